@@ -1,0 +1,1 @@
+"""The long-running daemon of a smart-metering data concentrator."""

@@ -1,0 +1,24 @@
+"""Who this device is: the values that DevInfo, DevDetail, SSMP registration and `dcuctl status` all show."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceInfo:
+    """Identity of the device and of what runs on it.
+
+    `device_id` is the DevId of DevInfo, a URN (`urn:dcu:KR-000042`); `fw_version` comes from the release file of the
+    running image, never from configuration.
+    """
+
+    device_id: str
+    man: str
+    mod: str
+    hw_version: str
+    fw_version: str
+    sw_version: str
+    oem: str = ""
+    dev_type: str = "dcu"
+    lang: str = "en"

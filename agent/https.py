@@ -1,0 +1,129 @@
+"""HTTP over TLS for everything the device asks a server: SSMP, DM, downloads, uplink. Port of `http.client`.
+
+The server's certificate is always verified against the configured authorities; plain `http` is refused. Every answer is
+bounded, every wait has an end, and every foreign exception leaves here as one of two of ours.
+"""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import ssl
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+from urllib.parse import urlsplit
+
+BODY_BYTES_MAX = 1 << 20  # no answer of the DM, SSMP or metering server is legitimately larger
+CHUNK_BYTES = 64 * 1024
+TIMEOUT_S = 20.0  # well below every worker's watchdog budget
+
+
+class HttpsError(Exception):
+    """The environment's fault: the server could not be reached, or the connection broke. Worth another try."""
+
+
+class HttpsRefused(HttpsError):
+    """TLS could not be established with this server: certificate or protocol. Trying again changes little."""
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """A whole answer. Header names are lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class Stream:
+    """An answer whose body is read piece by piece (downloads). Close it, or use it in `with`."""
+
+    def __init__(self, connection: http.client.HTTPSConnection, response: http.client.HTTPResponse) -> None:
+        self._connection = connection
+        self._response = response
+        self.status = response.status
+        self.headers: Mapping[str, str] = {k.lower(): v for k, v in response.getheaders()}
+
+    def chunks(self) -> Iterator[bytes]:
+        """Bytes as they arrive, each piece at most `CHUNK_BYTES`. A broken connection raises `HttpsError` after
+        everything that did arrive has been handed out."""
+        expected = self._response.length
+        got = 0
+        while True:
+            try:
+                piece = self._response.read1(CHUNK_BYTES)
+            except (OSError, http.client.HTTPException) as error:
+                raise HttpsError(f"connection lost after {got} bytes: {error}") from error
+            if not piece:
+                break
+            got += len(piece)
+            yield piece
+        if expected is not None and got < expected:
+            raise HttpsError(f"connection closed after {got} of {expected} bytes")
+
+    def close(self) -> None:
+        self._response.close()
+        self._connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class HttpsClient:
+    """One client a process; each request is its own connection (a session a few times an hour needs no pool)."""
+
+    def __init__(self, ca_file: Path, *, timeout_s: float = TIMEOUT_S) -> None:
+        """`ca_file`: PEM of the authorities that servers must chain to. Raises `OSError` when it cannot be read,
+        `ssl.SSLError` when it holds no certificate: both are configuration errors for the caller to name."""
+        self._context = ssl.create_default_context(cafile=str(ca_file))
+        self._context.minimum_version = ssl.TLSVersion.TLSv1_2
+        self._timeout_s = timeout_s
+
+    def request(
+        self, method: str, url: str, *, body: bytes | None = None, headers: Mapping[str, str] | None = None
+    ) -> Response:
+        """One exchange, whole. Raises `HttpsError`; any HTTP status is a `Response`, not an error."""
+        with self.stream(method, url, body=body, headers=headers) as stream:
+            pieces: list[bytes] = []
+            size = 0
+            for piece in stream.chunks():
+                size += len(piece)
+                if size > BODY_BYTES_MAX:
+                    raise HttpsError(f"{_shown(url)}: the answer exceeds {BODY_BYTES_MAX} bytes")
+                pieces.append(piece)
+            return Response(stream.status, stream.headers, b"".join(pieces))
+
+    def stream(
+        self, method: str, url: str, *, body: bytes | None = None, headers: Mapping[str, str] | None = None
+    ) -> Stream:
+        """Send the request and return once the answer's head has arrived. Raises `HttpsError`."""
+        parts = urlsplit(url)
+        if parts.scheme != "https" or not parts.hostname:
+            raise HttpsRefused(f"{_shown(url)}: only https URLs are used")
+        connection = http.client.HTTPSConnection(
+            parts.hostname, parts.port or 443, timeout=self._timeout_s, context=self._context
+        )
+        path = parts.path or "/"
+        if parts.query:
+            path = f"{path}?{parts.query}"
+        try:
+            connection.request(method, path, body=body, headers=dict(headers or {}))
+            response = connection.getresponse()
+        except ssl.SSLError as error:
+            connection.close()
+            raise HttpsRefused(f"{_shown(url)}: TLS: {error.reason or error}") from error
+        except (OSError, http.client.HTTPException, socket.gaierror) as error:
+            connection.close()
+            raise HttpsError(f"{_shown(url)}: {error}") from error
+        return Stream(connection, response)
+
+
+def _shown(url: str) -> str:
+    """The URL as logs may show it: without query (it can carry a token) and user information."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.hostname or '?'}:{parts.port or 443}{parts.path}"

@@ -1,0 +1,95 @@
+"""The one snapshot of the daemon's state: each owner publishes its frozen part; the whole is replaced, never edited."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field, replace
+
+
+@dataclass(frozen=True, slots=True)
+class SessionSummary:
+    """One finished DM session. Times in seconds since the epoch; `result` is `ok` or a sentence that says why not."""
+
+    started: float
+    ended: float
+    trigger: str  # boot | bootstrap | poll | push | alert
+    session_id: str
+    messages: int
+    commands: int
+    result: str
+
+
+@dataclass(frozen=True, slots=True)
+class DmStatus:
+    """`state`: unregistered (no account yet) | refused (the security server said no) | registered."""
+
+    state: str = "unregistered"
+    server_id: str = ""
+    server_url: str = ""
+    error: str = ""
+    last_session: SessionSummary | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MeterStatus:
+    """One registered meter. `state`: joined | read | failing | left. Times in seconds since the epoch, 0 never."""
+
+    meter_id: str
+    port: str
+    address: int
+    state: str
+    joined: float
+    last_success: float = 0.0
+    last_attempt: float = 0.0
+    last_error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class QueueStatus:
+    """The store of readings that wait for the head-end."""
+
+    records: int = 0
+    oldest: float = 0.0
+    forwarded: int = 0
+    last_uplink: float = 0.0
+    last_error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SlotStatus:
+    """One firmware slot as the Update Agent left it. `state`: good | trial | bad | empty."""
+
+    name: str
+    version: str
+    booted: bool
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    device_id: str = ""
+    fw_version: str = ""
+    sw_version: str = ""
+    started: float = 0.0
+    dm: DmStatus = DmStatus()
+    meters: tuple[MeterStatus, ...] = ()
+    queue: QueueStatus = QueueStatus()
+    slots: tuple[SlotStatus, ...] = ()
+    update_state: str = "idle"
+    workers: tuple[str, ...] = field(default=())
+
+
+class StatusBoard:
+    """Holds the current `Status`. `publish(dm=…)` replaces one part; readers get a whole that never changes."""
+
+    def __init__(self, first: Status) -> None:
+        self._lock = threading.Lock()
+        self._current = first
+
+    @property
+    def current(self) -> Status:
+        return self._current
+
+    def publish(self, **parts: object) -> None:
+        with self._lock:
+            self._current = replace(self._current, **parts)  # type: ignore[arg-type]

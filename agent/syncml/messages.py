@@ -1,0 +1,258 @@
+"""SyncML messages as values (OMA-TS-SyncML_RepPro 1.2, OMA-TS-DM_RepPro 1.2).
+
+One class an element that carries meaning; the wire's containers (`Target/LocURI`, `Source/LocURI`) are flattened
+into strings. Every value is frozen. What a codec cannot emit cannot be constructed: the constructors check.
+
+`Item.data` has four shapes:
+
+* `None`: no `Data` element;
+* `str`: character data, as it stands between the tags;
+* `bytes`: binary (WBXML `OPAQUE`; in XML base64 text, with `Meta.format` saying so);
+* `MgmtTree`: an embedded TNDS document (OMA-TS-DM_TNDS 1.2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+VER_DTD = "1.2"
+VER_PROTO = "DM/1.2"
+
+
+class SyncmlValueError(ValueError):
+    """A message value was constructed that no SyncML document can hold (our mistake, not the peer's)."""
+
+
+@dataclass(frozen=True, slots=True)
+class TndsNode:
+    """One node of a serialised management tree (TNDS 1.2, `Node`).
+
+    `path` is the `Path` element: the parent of this node from the root, given only where the document gives it.
+    `format` and `type` come from `RTProperties`; `value` is `None` for interior nodes.
+    """
+
+    name: str
+    path: str | None = None
+    format: str | None = None
+    type: str | None = None
+    acl: str | None = None
+    title: str | None = None
+    tstamp: str | None = None
+    ver_no: int | None = None
+    size: int | None = None
+    value: str | bytes | None = None
+    children: tuple[TndsNode, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class MgmtTree:
+    """A TNDS document: `MgmtTree` with its version and nodes."""
+
+    nodes: tuple[TndsNode, ...]
+    ver_dtd: str = "1.2"
+    man: str | None = None
+    mod: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Meta:
+    """MetInf (OMA-TS-SyncML_MetaInfo 1.2). Sizes in bytes; `next_nonce` is decoded from base64."""
+
+    format: str | None = None
+    type: str | None = None
+    mark: str | None = None
+    size: int | None = None
+    next_nonce: bytes | None = None
+    max_msg_size: int | None = None
+    max_obj_size: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Cred:
+    """`Cred`: `type` as `syncml:auth-basic` or `syncml:auth-md5`; `data` is the text of the element."""
+
+    data: str
+    type: str
+    format: str | None = "b64"
+
+
+@dataclass(frozen=True, slots=True)
+class Chal:
+    """`Chal` inside a Status: the wanted scheme and, for md5 and MAC, the next nonce (decoded)."""
+
+    type: str
+    format: str | None = "b64"
+    next_nonce: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """`Item`: `target` and `source` are the LocURIs, `*_name` the LocNames."""
+
+    target: str | None = None
+    source: str | None = None
+    target_name: str | None = None
+    source_name: str | None = None
+    meta: Meta | None = None
+    data: str | bytes | MgmtTree | None = None
+    more_data: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Add:
+    cmd_id: str
+    items: tuple[Item, ...]
+    meta: Meta | None = None
+    no_resp: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Replace:
+    cmd_id: str
+    items: tuple[Item, ...]
+    meta: Meta | None = None
+    no_resp: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    cmd_id: str
+    items: tuple[Item, ...]
+    meta: Meta | None = None
+    no_resp: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    cmd_id: str
+    items: tuple[Item, ...]
+    meta: Meta | None = None
+    no_resp: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Get:
+    cmd_id: str
+    items: tuple[Item, ...]
+    meta: Meta | None = None
+    no_resp: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Exec:
+    """`Exec` names one node; `correlator` comes back in the generic alert that reports the outcome."""
+
+    cmd_id: str
+    items: tuple[Item, ...]
+    correlator: str | None = None
+    meta: Meta | None = None
+    no_resp: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """`Alert`: `code` is the number in `Data` (1201, 1226, …); `None` where the peer sent none."""
+
+    cmd_id: str
+    code: int | None
+    items: tuple[Item, ...] = ()
+    correlator: str | None = None
+    no_resp: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """`Status`. `cmd_ref` is "0" for the SyncHdr (then `cmd` is "SyncHdr")."""
+
+    cmd_id: str
+    msg_ref: str
+    cmd_ref: str
+    cmd: str
+    code: int
+    target_refs: tuple[str, ...] = ()
+    source_refs: tuple[str, ...] = ()
+    chal: Chal | None = None
+    cred: Cred | None = None
+    items: tuple[Item, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """`Results` of a Get; the values are in `items` (`Item.source` names the node)."""
+
+    cmd_id: str
+    cmd_ref: str
+    items: tuple[Item, ...]
+    msg_ref: str | None = None
+    meta: Meta | None = None
+    target_ref: str | None = None
+    source_ref: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Atomic:
+    cmd_id: str
+    commands: tuple[Command, ...]
+    meta: Meta | None = None
+    no_resp: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Sequence:
+    cmd_id: str
+    commands: tuple[Command, ...]
+    meta: Meta | None = None
+    no_resp: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Unsupported:
+    """A command of SyncML that DM does not use (Put, Map, Sync, Search), or an unknown element: answered 406."""
+
+    cmd_id: str
+    name: str
+    no_resp: bool = False
+
+
+Command = Add | Replace | Delete | Copy | Get | Exec | Alert | Status | Results | Atomic | Sequence | Unsupported
+
+CommandT = TypeVar("CommandT")
+
+
+@dataclass(frozen=True, slots=True)
+class SyncHdr:
+    """`SyncHdr`. `session_id` is kept as text: 1 to 4 upper-case hexadecimal digits in DM 1.2, "0" is legal."""
+
+    session_id: str
+    msg_id: int
+    target: str
+    source: str
+    target_name: str | None = None
+    source_name: str | None = None
+    resp_uri: str | None = None
+    no_resp: bool = False
+    cred: Cred | None = None
+    meta: Meta | None = None
+    ver_dtd: str = VER_DTD
+    ver_proto: str = VER_PROTO
+
+    def __post_init__(self) -> None:
+        if not self.session_id or len(self.session_id) > 8:
+            raise SyncmlValueError(f"SyncHdr/SessionID: 1 to 8 characters, not {self.session_id!r}")
+        if self.msg_id < 0:
+            raise SyncmlValueError(f"SyncHdr/MsgID: not negative, got {self.msg_id}")
+
+
+@dataclass(frozen=True, slots=True)
+class SyncML:
+    """A whole message: header, the commands of `SyncBody` in order, and whether `Final` closes the package."""
+
+    hdr: SyncHdr
+    commands: tuple[Command, ...] = field(default=())
+    final: bool = True
+
+    def of(self, kind: type[CommandT]) -> Iterator[CommandT]:
+        """The top-level commands of one class, in order."""
+        return (command for command in self.commands if isinstance(command, kind))

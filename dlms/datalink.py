@@ -1,0 +1,65 @@
+"""What an association needs from the layer below it: the contract of HDLC, the wrapper and the 4-32 LLC.
+
+Sans-IO: no clock, no port. `now` is monotonic seconds and never decreases. Bytes from the line go in with `receive`,
+bytes for the line come out of `take_output`, and everything that happened is read from `next_event`.
+
+Stream links (HDLC, wrapper over TCP) take any split of the byte stream. Packet links (LLC over PRIME, wrapper over
+UDP) take and give one packet a call: call `take_output` until it answers `b""`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from dlms.errors import DlmsError
+
+
+@dataclass(frozen=True, slots=True)
+class LinkUp:
+    """The link is connected. `apdu_bytes_hint` is the APDU size that fits one frame each way (information field
+    negotiated, headers taken off); longer APDUs are segmented by the link where it can."""
+
+    apdu_bytes_hint: int
+
+
+@dataclass(frozen=True, slots=True)
+class ApduReceived:
+    """One whole APDU, reassembled."""
+
+    apdu: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class LinkDown:
+    """The link ended: `error` is `None` after an orderly disconnect."""
+
+    error: DlmsError | None
+
+
+LinkEvent = LinkUp | ApduReceived | LinkDown
+
+
+class DataLink(Protocol):
+    """One logical connection between a client SAP and a server SAP."""
+
+    def connect(self, now: float) -> None: ...
+
+    def send(self, apdu: bytes, now: float) -> None:
+        """Queue one APDU. Raises `LocalError` before `LinkUp` or after `LinkDown`."""
+
+    def disconnect(self, now: float) -> None: ...
+
+    def receive(self, data: bytes, now: float) -> None:
+        """Bytes from the line. Never raises for what the peer sent: that becomes an event."""
+
+    def receive_eof(self, now: float) -> None:
+        """The port below is closed for good."""
+
+    def take_output(self) -> bytes: ...
+
+    def next_event(self) -> LinkEvent | None: ...
+
+    def next_deadline(self) -> float | None: ...
+
+    def on_deadline(self, now: float) -> None: ...
