@@ -1,0 +1,113 @@
+"""The boot loader of the simulated board: U-Boot's redundant environment and RAUC's boot script, written from the
+format alone so that it checks `updateagent.bootenv` instead of repeating it.
+
+    copy : u32 crc (native endian) | u8 flag | data[ENV_BYTES - 5]
+    crc  : CRC-32 over all of data, padding included; the flag is not covered
+    data : "name=value" NUL ... NUL, then padding
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+ENV_BYTES = 0x4000
+ENV_OFFSETS = (0, ENV_BYTES)
+HEADER = struct.Struct("=IB")
+TRIES_FULL = 3
+
+
+class BootLoaderError(Exception):
+    """Nothing can be booted: on a pole this would need a truck."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the loader decided: the slot, the attempts left after this one, and whether all had run out."""
+
+    slot: str
+    left: int
+    recovered: bool
+
+
+def pack_copy(variables: dict[str, str], flag: int) -> bytes:
+    """One copy of the environment, as `saveenv` writes it."""
+    text = b"".join(f"{name}={value}".encode() + b"\0" for name, value in sorted(variables.items())) + b"\0"
+    room = ENV_BYTES - HEADER.size
+    if len(text) > room:
+        raise BootLoaderError(f"environment of {len(text)} bytes exceeds {room}")
+    data = text.ljust(room, b"\0")
+    return HEADER.pack(zlib.crc32(data), flag) + data
+
+
+def unpack_copy(raw: bytes) -> tuple[int, dict[str, str]] | None:
+    """Flag and variables of one copy, or None when its CRC does not hold."""
+    crc, flag = HEADER.unpack_from(raw)
+    data = raw[HEADER.size :]
+    if zlib.crc32(data) != crc:
+        return None
+    variables = {}
+    for entry in data.split(b"\0"):
+        if not entry:
+            break
+        name, _, value = entry.decode().partition("=")
+        variables[name] = value
+    return flag, variables
+
+
+class Environment:
+    """The two copies in the flash file."""
+
+    def __init__(self, flash: Path) -> None:
+        self.flash = flash
+
+    def load(self) -> tuple[int, int, dict[str, str]]:
+        """(index of the copy in force, its flag, its variables)."""
+        raw = self.flash.read_bytes()
+        copies = [unpack_copy(raw[offset : offset + ENV_BYTES]) for offset in ENV_OFFSETS]
+        good = [(index, copy) for index, copy in enumerate(copies) if copy is not None]
+        if not good:
+            raise BootLoaderError("both copies of the environment are bad")
+        index, (flag, variables) = good[0]
+        if len(good) == 2:
+            other = good[1][1][0]
+            if (other > flag and not (other == 255 and flag == 0)) or (other == 0 and flag == 255):
+                index, (flag, variables) = good[1]
+        return index, flag, variables
+
+    def save(self, variables: dict[str, str]) -> None:
+        """Write the copy that is not in force, with the next flag, and sync it."""
+        index, flag, _ = self.load()
+        with self.flash.open("r+b") as file:
+            file.seek(ENV_OFFSETS[1 - index])
+            file.write(pack_copy(variables, (flag + 1) & 0xFF))
+            file.flush()
+            os.fsync(file.fileno())
+
+    def create(self, variables: dict[str, str]) -> None:
+        """The factory's environment: both copies good."""
+        with self.flash.open("wb") as file:
+            file.write(pack_copy(variables, 1) + pack_copy(variables, 0))
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def choose(environment: Environment) -> Choice:
+    """The boot script: the first slot of BOOT_ORDER with attempts left; the attempt is counted before it starts."""
+    _, _, variables = environment.load()
+    order = variables.get("BOOT_ORDER", "A B").split()
+    for slot in order:
+        left = int(variables.get(f"BOOT_{slot}_LEFT", "0"))
+        if left > 0:
+            variables[f"BOOT_{slot}_LEFT"] = str(left - 1)
+            environment.save(variables)
+            return Choice(slot, left - 1, recovered=False)
+    if not order:
+        raise BootLoaderError("BOOT_ORDER is empty")
+    for slot in order:
+        variables[f"BOOT_{slot}_LEFT"] = str(TRIES_FULL)
+    environment.save(variables)
+    return Choice(order[0], TRIES_FULL, recovered=True)
