@@ -1,0 +1,337 @@
+"""The disk port: the only way this package, and the daemon's stores, change files.
+
+Two layers share one class:
+
+* **primitives** (`open_raw`, `rename`, `unlink`, `mkdir`, `sync_dir`, …), one system call each. A test disk
+  implements these and may cut the power at any of them;
+* **durable operations** (`write_durable`, …), written here once in terms of the primitives, so that the order of
+  write, fsync, rename and fsync of the folder is itself under test.
+
+Every operation raises `OSError` for trouble of the storage (`FileNotFoundError` where nothing is there).
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol, Self
+
+READ_CHUNK = 64 << 10
+READ_BYTES_MAX = 16 << 20  # `read_bytes` is for records and settings; nothing of that kind is larger
+
+
+class Disk(Protocol):
+    """What code that only keeps records needs to know of a disk."""
+
+    def read_bytes(self, path: Path) -> bytes:
+        """The content of a file. Raises `FileNotFoundError`, or another `OSError`."""
+
+    def write_durable(self, path: Path, data: bytes, mode: int = 0o600) -> None:
+        """Replace a file. After the return the new content survives a power cut; before it, old or new does."""
+
+    def remove_durable(self, path: Path) -> None:
+        """Remove a file for good. No error when there is none."""
+
+    def rename_durable(self, src: Path, dst: Path) -> None:
+        """Rename a file or folder whose content is already durable; `dst` is replaced."""
+
+    def exists(self, path: Path) -> bool: ...
+
+    def listdir(self, path: Path) -> list[str]:
+        """The names in a folder, sorted; empty when there is no folder."""
+
+    def mkdir_durable(self, path: Path, mode: int = 0o700) -> None:
+        """Make a folder and the missing ones above it. No error when it is there."""
+
+
+class RawFile(ABC):
+    """An open file or device, read and written at offsets. Also a context manager that closes it."""
+
+    @abstractmethod
+    def pread(self, size: int, offset: int) -> bytes:
+        """Up to `size` bytes; fewer only at the end."""
+
+    @abstractmethod
+    def pwrite(self, data: bytes | memoryview, offset: int) -> None:
+        """Write all of `data`. Not durable before `sync`."""
+
+    @abstractmethod
+    def sync(self) -> None:
+        """fsync: everything written so far survives a power cut."""
+
+    @abstractmethod
+    def size(self) -> int:
+        """Bytes of the file or device."""
+
+    @abstractmethod
+    def truncate(self, size: int) -> None:
+        """Set the length of a regular file."""
+
+    @abstractmethod
+    def close(self) -> None: ...
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Storage(ABC):
+    """Primitives, and the durable operations over them. Satisfies `Disk`."""
+
+    @abstractmethod
+    def open_raw(self, path: Path, *, write: bool = False, create: bool = False, mode: int = 0o600) -> RawFile:
+        """Open a file or device. `create` makes an empty regular file, or empties the one that is there."""
+
+    @abstractmethod
+    def rename(self, src: Path, dst: Path) -> None: ...
+
+    @abstractmethod
+    def unlink(self, path: Path) -> None:
+        """Raises `FileNotFoundError` when there is none."""
+
+    @abstractmethod
+    def mkdir(self, path: Path, mode: int) -> None:
+        """Raises `FileExistsError` when it is there."""
+
+    @abstractmethod
+    def rmdir(self, path: Path) -> None: ...
+
+    @abstractmethod
+    def sync_dir(self, path: Path) -> None:
+        """fsync a folder: names made, renamed or removed in it so far survive a power cut."""
+
+    @abstractmethod
+    def exists(self, path: Path) -> bool: ...
+
+    @abstractmethod
+    def is_dir(self, path: Path) -> bool: ...
+
+    @abstractmethod
+    def is_link(self, path: Path) -> bool: ...
+
+    @abstractmethod
+    def listdir(self, path: Path) -> list[str]: ...
+
+    @abstractmethod
+    def free_bytes(self, path: Path) -> int:
+        """Bytes that can still be written to the file system of `path`."""
+
+    @abstractmethod
+    def lock(self, path: Path) -> Lock:
+        """An exclusive advisory lock (flock) on a file that is made when missing."""
+
+    def read_bytes(self, path: Path) -> bytes:
+        with self.open_raw(path) as file:
+            # To the end, not to `size()`: files below /proc say 0.
+            data = b""
+            while len(part := file.pread(READ_CHUNK, len(data))) == READ_CHUNK:
+                data += part
+                if len(data) > READ_BYTES_MAX:
+                    raise OSError(f"{path}: more than {READ_BYTES_MAX} bytes, too large to be read at once")
+            return data + part
+
+    def write_durable(self, path: Path, data: bytes, mode: int = 0o600) -> None:
+        # One fixed temporary name a file: what a power cut leaves behind is overwritten, it cannot pile up.
+        temporary = path.with_name(f".{path.name}.tmp")
+        with self.open_raw(temporary, write=True, create=True, mode=mode) as file:
+            file.pwrite(data, 0)
+            file.sync()
+        self.rename(temporary, path)
+        self.sync_dir(path.parent)
+
+    def remove_durable(self, path: Path) -> None:
+        try:
+            self.unlink(path)
+        except FileNotFoundError:
+            return
+        self.sync_dir(path.parent)
+
+    def rename_durable(self, src: Path, dst: Path) -> None:
+        self.rename(src, dst)
+        self.sync_dir(dst.parent)
+        if src.parent != dst.parent:
+            self.sync_dir(src.parent)
+
+    def mkdir_durable(self, path: Path, mode: int = 0o700) -> None:
+        if self.is_dir(path):
+            return
+        if path.parent != path:
+            self.mkdir_durable(path.parent, mode)
+        try:
+            self.mkdir(path, mode)
+        except FileExistsError:
+            if not self.is_dir(path):
+                raise
+        self.sync_dir(path.parent)
+
+    def remove_tree_durable(self, path: Path) -> None:
+        """Remove a folder with everything below it; no error when there is none."""
+        if not self.exists(path):
+            return
+        self._remove_below(path)
+        self.rmdir(path)
+        self.sync_dir(path.parent)
+
+    def _remove_below(self, folder: Path) -> None:
+        for name in self.listdir(folder):
+            entry = folder / name
+            if self.is_dir(entry) and not self.is_link(entry):
+                self._remove_below(entry)
+                self.rmdir(entry)
+            else:
+                self.unlink(entry)
+
+
+class Lock(ABC):
+    """An advisory lock on a file, shared with other programs."""
+
+    @abstractmethod
+    def acquire(self) -> bool:
+        """Take it if it is free. False when somebody else holds it; never waits."""
+
+    @abstractmethod
+    def release(self) -> None: ...
+
+
+class _FdFile(RawFile):
+    def __init__(self, path: Path, fd: int) -> None:
+        self._path = path
+        self._fd = fd
+
+    def pread(self, size: int, offset: int) -> bytes:
+        parts: list[bytes] = []
+        while size > 0:
+            part = os.pread(self._fd, size, offset)
+            if not part:
+                break
+            parts.append(part)
+            size -= len(part)
+            offset += len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def pwrite(self, data: bytes | memoryview, offset: int) -> None:
+        view = memoryview(data)
+        while view:
+            done = os.pwrite(self._fd, view, offset)
+            view = view[done:]
+            offset += done
+
+    def sync(self) -> None:
+        os.fsync(self._fd)
+
+    def size(self) -> int:
+        # `st_size` of a block device is 0; its end is found by seeking.
+        return os.lseek(self._fd, 0, os.SEEK_END)
+
+    def truncate(self, size: int) -> None:
+        os.ftruncate(self._fd, size)
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+class _FlockFile(Lock):
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._fd = -1
+
+    def acquire(self) -> bool:
+        import fcntl
+
+        fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            return False
+        self._fd = fd
+        return True
+
+    def release(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)  # closing the only descriptor drops the lock
+            self._fd = -1
+
+
+class RealDisk(Storage):
+    """The disk of the machine."""
+
+    def open_raw(self, path: Path, *, write: bool = False, create: bool = False, mode: int = 0o600) -> RawFile:
+        flags = os.O_CLOEXEC | (os.O_RDWR if write else os.O_RDONLY)
+        if create:
+            # O_NOFOLLOW: a link planted under our temporary name must not send the data elsewhere.
+            flags |= os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+        fd = os.open(path, flags, mode)
+        if create:
+            os.fchmod(fd, mode)  # the mode asked for, whatever the umask and whoever made the file first
+        return _FdFile(path, fd)
+
+    def rename(self, src: Path, dst: Path) -> None:
+        src.replace(dst)
+
+    def unlink(self, path: Path) -> None:
+        path.unlink()
+
+    def mkdir(self, path: Path, mode: int) -> None:
+        path.mkdir(mode=mode)
+
+    def rmdir(self, path: Path) -> None:
+        path.rmdir()
+
+    def sync_dir(self, path: Path) -> None:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def exists(self, path: Path) -> bool:
+        try:
+            path.lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return True
+
+    def is_dir(self, path: Path) -> bool:
+        try:
+            return stat.S_ISDIR(path.stat().st_mode)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+
+    def is_link(self, path: Path) -> bool:
+        try:
+            return stat.S_ISLNK(path.lstat().st_mode)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+
+    def listdir(self, path: Path) -> list[str]:
+        try:
+            return sorted(os.listdir(path))  # noqa: PTH208  names are wanted, not paths
+        except FileNotFoundError:
+            return []
+
+    def free_bytes(self, path: Path) -> int:
+        found = os.statvfs(path)
+        return found.f_bavail * found.f_frsize
+
+    def lock(self, path: Path) -> Lock:
+        return _FlockFile(path)
+
+
+@contextmanager
+def locked(lock: Lock) -> Iterator[bool]:
+    """Hold `lock` for a block; yields whether it could be taken."""
+    taken = lock.acquire()
+    try:
+        yield taken
+    finally:
+        if taken:
+            lock.release()
