@@ -1,0 +1,147 @@
+"""What the DM client needs from the rest of the daemon, as values and callables that the composition root fills in.
+
+Everything here is a port: the DM code imports no configuration file, no metering code and no supervisor.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from agent.clock import Clock
+from agent.device import DeviceInfo
+from agent.provisioning import Provisioning, TaskStatus
+from agent.status import MeterStatus, StatusBoard
+from updateagent.disk import Disk
+
+if TYPE_CHECKING:
+    from agent.download import Downloaded, Progress
+    from agent.https import Response
+
+POLL_EVERY_S = 3600.0
+DM_WBXML = "application/vnd.syncml.dm+wbxml"
+
+
+class Worker(Protocol):
+    """A thread of the daemon. It beats at least every `budget_s` seconds and returns only after `stop`."""
+
+    name: str
+    budget_s: float
+
+    def run(self, stop: threading.Event, beat: Callable[[], None]) -> None: ...
+
+
+class Https(Protocol):
+    """The part of `agent.https.HttpsClient` that a DM session uses."""
+
+    def request(
+        self, method: str, url: str, *, body: bytes | None = None, headers: dict[str, str] | None = None
+    ) -> Response: ...
+
+
+class Fetcher(Protocol):
+    """The part of `agent.download.Downloader` that package jobs use. Raises `DownloadError`."""
+
+    def fetch(
+        self,
+        url: str,
+        into: Path,
+        *,
+        progress: Callable[[Progress], None],
+        stop: threading.Event,
+        beat: Callable[[], None],
+    ) -> Downloaded: ...
+
+
+class VerifiedPackage(Protocol):
+    """What a verified manifest tells a package job: `kind` is `firmware` or `software`."""
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def version(self) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class SoftwareResult:
+    """Outcome of one operation on a software component. `scomo` is the SCOMO result code (1200 is success)."""
+
+    scomo: int
+    software_id: str = ""
+    version: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DeployedSoftware:
+    """One installed software component, as the installer lists it."""
+
+    software_id: str
+    version: str
+    active: bool
+    name: str = ""
+
+
+class Software(Protocol):
+    """Operations on software components (`agent.software.SoftwareCommand`). They report failure in the result."""
+
+    def install(self, package: Path, *, activate: bool, beat: Callable[[], None]) -> SoftwareResult: ...
+    def activate(self, software_id: str, beat: Callable[[], None]) -> SoftwareResult: ...
+    def deactivate(self, software_id: str, beat: Callable[[], None]) -> SoftwareResult: ...
+    def remove(self, software_id: str, beat: Callable[[], None]) -> SoftwareResult: ...
+    def deployed(self) -> Sequence[DeployedSoftware]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class DmConfig:
+    """Fixed facts. `state_dir/dm` holds the tree and the nonces; `update_dir` is shared with the Update Agent.
+
+    `boot_id` is the text that identifies this boot (`/proc/sys/kernel/random/boot_id`); it tells a restarted agent
+    from a restarted board. `poll_every_s` is the longest time without a session.
+    """
+
+    device: DeviceInfo
+    state_dir: Path
+    update_dir: Path
+    boot_id: str
+    poll_every_s: float = POLL_EVERY_S
+    content_type: str = DM_WBXML
+    mac_algorithms: tuple[str, ...] = ("SHA-256",)
+
+
+@dataclass(frozen=True, slots=True)
+class DmPorts:
+    """Everything else the DM client calls.
+
+    * `register()`: one SSMP run; returns the bootstrap document, raises `SsmpRefused` or `SsmpError`.
+    * `verify_package(path)`: raises `updateagent.manifest.PackageError`; writes nothing.
+    * `health(name, ok, detail)`: one health check result, for the Update Agent's trial boot.
+    * `on_provisioning(p)`: called from the DM thread at start and after each change; must not block.
+    * `software_changed()`: called from the package thread after the set of active software components changed.
+    * `request_reboot()`: asks the supervisor to reboot the board; returns at once.
+    * `task_status`, `meters`: read-only views for the tree, called from the DM thread.
+    """
+
+    https: Https
+    disk: Disk
+    clock: Clock
+    board: StatusBoard
+    fetcher: Fetcher
+    software: Software
+    register: Callable[[], bytes]
+    verify_package: Callable[[Path], VerifiedPackage]
+    health: Callable[[str, bool, str], None]
+    on_provisioning: Callable[[Provisioning], None]
+    task_status: Callable[[str], TaskStatus]
+    meters: Callable[[], Sequence[MeterStatus]]
+    request_reboot: Callable[[], None]
+    software_changed: Callable[[], None] = lambda: None
+    rng: random.Random = field(default_factory=random.SystemRandom)
+    entropy: Callable[[int], bytes] = os.urandom
