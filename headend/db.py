@@ -1,0 +1,63 @@
+"""The head-end's database: one `MetaData` for all servers, and engines that keep the promises the servers make.
+
+SQLite is the default and the one engine in use; the tables use nothing that PostgreSQL lacks. Times are seconds since
+the epoch (UTC). Every server imports `metadata` and declares its own tables in its own package.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Engine, MetaData, create_engine, event, make_url
+from sqlalchemy.pool import ConnectionPoolEntry
+
+BUSY_TIMEOUT_MS = 30_000  # a writer waits this long for another writer before the request fails
+PRIVATE_MODE = 0o600
+
+metadata = MetaData()
+
+
+def open_engine(url: str) -> Engine:
+    """An engine for `url` (`sqlite:////abs/path.db`, later `postgresql+psycopg://…`).
+
+    A SQLite file is made for its owner alone: it holds device keys. What `engine.begin()` committed is on the disk.
+    """
+    parsed = make_url(url)
+    if parsed.get_backend_name() != "sqlite":
+        return create_engine(parsed, pool_pre_ping=True)
+    if parsed.database and parsed.database != ":memory:":
+        _make_private(Path(parsed.database))
+    engine = create_engine(parsed)
+    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def create_tables(engine: Engine) -> None:
+    """Make what is missing. The modules that declare tables must have been imported."""
+    metadata.create_all(engine)
+
+
+def _make_private(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE_MODE)
+    os.close(descriptor)
+    path.chmod(PRIVATE_MODE)
+
+
+def _prepare_sqlite(connection: sqlite3.Connection, _: ConnectionPoolEntry) -> None:
+    connection.isolation_level = None  # the driver begins no transactions of its own: `_begin_sqlite` does
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=FULL")  # an acknowledged reading survives a power cut
+    cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Any) -> None:
+    """Take the write lock at the start: a transaction that reads first and writes later can then never be refused
+    half-way because another one wrote in between."""
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
