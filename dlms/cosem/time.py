@@ -1,0 +1,182 @@
+"""COSEM date and time (BB 4.1.6.1), kept octet for octet, and the policy that makes an instant of it.
+
+```
+ 0    2   3   4   5   6   7   8      9       11
+ year mon day dow h   m   s   1/100  deviation status      "any" is FFFF / FF, deviation unknown is 8000
+```
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from enum import IntFlag
+
+from dlms.cursor import Cursor
+from dlms.errors import LocalError
+
+ANY = 0xFF
+ANY_YEAR = 0xFFFF
+DST_BEGIN = 0xFE  # month
+DST_END = 0xFD  # month
+LAST_DAY = 0xFE  # day of month
+SECOND_LAST_DAY = 0xFD  # day of month
+DEVIATION_UNKNOWN = -0x8000
+STATUS_UNKNOWN = 0xFF
+
+DATE_TIME_OCTETS = 12
+DATE_OCTETS = 5
+TIME_OCTETS = 4
+
+
+class ClockStatus(IntFlag):
+    """Octet `clock_status`; 0xFF as a whole means that the status is not specified."""
+
+    INVALID = 0x01
+    DOUBTFUL = 0x02
+    DIFFERENT_CLOCK_BASE = 0x04
+    INVALID_STATUS = 0x08
+    DAYLIGHT_SAVING = 0x80
+
+
+@dataclass(frozen=True, slots=True)
+class ClockPolicy:
+    """How the clock of one meter is to be read, since makers differ.
+
+    The standard counts `deviation` from local time to UTC (UTC = local + deviation). `deviation_sign` is -1 for meters
+    that count the other way and 0 for meters whose field means nothing. `utc_offset_minutes` is the offset (east is
+    positive) assumed where the deviation is not given; None leaves such a time without an instant.
+    `deviation_has_dst` is False where the deviation stays at standard time while the DST bit is set.
+    """
+
+    deviation_sign: int = 1
+    utc_offset_minutes: int | None = None
+    deviation_has_dst: bool = True
+    dst_minutes: int = 60
+
+    def __post_init__(self) -> None:
+        if self.deviation_sign not in (-1, 0, 1):
+            raise LocalError(f"deviation_sign is -1, 0 or 1, not {self.deviation_sign}")
+
+
+STANDARD_CLOCK = ClockPolicy()
+
+
+@dataclass(frozen=True, slots=True)
+class CosemDateTime:
+    """A date-time with its wildcards. Fields hold the octets of the wire; see the module for the special values."""
+
+    year: int = ANY_YEAR
+    month: int = ANY
+    day: int = ANY
+    day_of_week: int = ANY
+    hour: int = ANY
+    minute: int = ANY
+    second: int = ANY
+    hundredths: int = ANY
+    deviation: int = DEVIATION_UNKNOWN
+    status: int = STATUS_UNKNOWN
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.year <= ANY_YEAR or not -0x8000 <= self.deviation <= 0x7FFF:
+            raise LocalError("year or deviation does not fit two octets")
+        for octet in (self.month, self.day, self.day_of_week, self.hour, self.minute, self.second, self.hundredths):
+            if not 0 <= octet <= 0xFF:
+                raise LocalError(f"{octet} does not fit one octet")
+        if not 0 <= self.status <= 0xFF:
+            raise LocalError(f"status {self.status} does not fit one octet")
+
+    @classmethod
+    def parse(cls, data: bytes) -> CosemDateTime:
+        """The 12 octets of a date-time. Raises `DecodeError`."""
+        cursor = Cursor(data, "date-time")
+        year = cursor.u16()
+        month, day, day_of_week, hour, minute, second, hundredths = cursor.take(7)
+        deviation = int.from_bytes(cursor.take(2), "big", signed=True)
+        status = cursor.u8()
+        cursor.check_end()
+        return cls(year, month, day, day_of_week, hour, minute, second, hundredths, deviation, status)
+
+    @classmethod
+    def from_datetime(cls, when: datetime, *, dst: bool = False) -> CosemDateTime:
+        """A time with all fields set; the deviation from the zone of `when`, unknown when it has none."""
+        offset = when.utcoffset()
+        deviation = DEVIATION_UNKNOWN if offset is None else -round(offset.total_seconds() / 60)
+        status = ClockStatus.DAYLIGHT_SAVING if dst else 0
+        return cls(
+            when.year, when.month, when.day, when.isoweekday(), when.hour, when.minute, when.second,
+            when.microsecond // 10_000, deviation, int(status),
+        )  # fmt: skip
+
+    def emit(self) -> bytes:
+        """The 12 octets."""
+        rest = bytes((self.month, self.day, self.day_of_week, self.hour, self.minute, self.second, self.hundredths))
+        tail = self.deviation.to_bytes(2, "big", signed=True) + bytes((self.status,))
+        return self.year.to_bytes(2, "big") + rest + tail
+
+    @property
+    def daylight_saving(self) -> bool:
+        return self.status != STATUS_UNKNOWN and bool(self.status & ClockStatus.DAYLIGHT_SAVING)
+
+    @property
+    def trustworthy(self) -> bool:
+        """Whether the meter does not itself call this time invalid or doubtful."""
+        return self.status == STATUS_UNKNOWN or not self.status & (ClockStatus.INVALID | ClockStatus.DOUBTFUL)
+
+    def local(self) -> datetime | None:
+        """The meter's local time without a zone; None when a field down to the minute is a wildcard or impossible.
+
+        A second that is not given counts as 0.
+        """
+        day = _resolve_day(self.year, self.month, self.day)
+        if day is None or self.hour > 23 or self.minute > 59:
+            return None
+        second = 0 if self.second == ANY else self.second
+        hundredths = 0 if self.hundredths == ANY else self.hundredths
+        if second > 59 or hundredths > 99:
+            return None
+        moment = datetime(day.year, day.month, day.day, self.hour, self.minute, second)  # noqa: DTZ001 - local time
+        return moment + timedelta(milliseconds=10 * hundredths)
+
+    def to_datetime(self, policy: ClockPolicy = STANDARD_CLOCK) -> datetime | None:
+        """The instant in UTC by `policy`; None when wildcards or a missing offset leave it open."""
+        local = self.local()
+        if local is None:
+            return None
+        if self.deviation == DEVIATION_UNKNOWN or policy.deviation_sign == 0:
+            if policy.utc_offset_minutes is None:
+                return None
+            to_utc = -policy.utc_offset_minutes
+            if self.daylight_saving:
+                to_utc -= policy.dst_minutes
+        else:
+            to_utc = policy.deviation_sign * self.deviation
+            if self.daylight_saving and not policy.deviation_has_dst:
+                to_utc -= policy.dst_minutes
+        try:
+            return (local + timedelta(minutes=to_utc)).replace(tzinfo=UTC)
+        except OverflowError:
+            return None
+
+    def __str__(self) -> str:
+        def two(value: int) -> str:
+            return "**" if value == ANY else f"{value:02}"
+
+        year = "****" if self.year == ANY_YEAR else f"{self.year:04}"
+        text = f"{year}-{two(self.month)}-{two(self.day)} {two(self.hour)}:{two(self.minute)}:{two(self.second)}"
+        return text if self.deviation == DEVIATION_UNKNOWN else f"{text} {self.deviation:+}min"
+
+
+def _resolve_day(year: int, month: int, day: int) -> date | None:
+    """The calendar day, with "last" and "second last day of the month" resolved."""
+    if not 1 <= year <= 9999 or not 1 <= month <= 12:
+        return None
+    if day in (LAST_DAY, SECOND_LAST_DAY):
+        if year == 9999 and month == 12:
+            return date(year, month, 31 if day == LAST_DAY else 30)
+        first_of_next = date(year + month // 12, month % 12 + 1, 1)
+        return first_of_next - timedelta(days=1 if day == LAST_DAY else 2)
+    try:
+        return date(year, month, day)
+    except ValueError:
+        return None
