@@ -1,0 +1,62 @@
+"""What the package reader needs to know of a file: bytes at an offset. `updateagent.disk.RawFile` is one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+from updateagent.errors import PACKAGE_MISSING, STORAGE, TRUNCATED, DeviceError, PackageError
+
+
+class Readable(Protocol):
+    """A file, device or buffer that is read at offsets and never changed."""
+
+    def pread(self, size: int, offset: int) -> bytes:
+        """Up to `size` bytes; fewer only at the end. Raises `OSError`."""
+
+    def size(self) -> int:
+        """Bytes there are."""
+
+
+class Buffer:
+    """Bytes at hand, as a `Readable`."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def pread(self, size: int, offset: int) -> bytes:
+        return self._data[offset : offset + size]
+
+    def size(self) -> int:
+        return len(self._data)
+
+
+Package = Path | Readable
+"""A package is named by its path, or handed over open (a test disk, a buffer)."""
+
+
+@contextmanager
+def opened(package: Package) -> Iterator[Readable]:
+    """Open a package for reading; what the system says about the file becomes one of our errors, once, here."""
+    try:
+        if isinstance(package, Path):
+            from updateagent.disk import RealDisk
+
+            with RealDisk().open_raw(package) as file:
+                yield file
+        else:
+            yield package
+    except FileNotFoundError as error:
+        raise PackageError(PACKAGE_MISSING, f"{package}: no such file") from error
+    except OSError as error:
+        raise DeviceError(STORAGE, f"cannot read the package: {error}") from error
+
+
+def read_exactly(file: Readable, size: int, offset: int, what: str) -> bytes:
+    """Read `size` bytes, or raise `PackageError` (`truncated`) when the file ends before."""
+    data = file.pread(size, offset)
+    if len(data) != size:
+        raise PackageError(TRUNCATED, f"{what}: the file ends at byte {offset + len(data)}, {offset + size} expected")
+    return data
