@@ -1,0 +1,189 @@
+"""A serial bridge as its user sees it: poll it, and talk to nodes through channels.
+
+    bridge = open_bridge("prime-usi", "/dev/ttyS1", baudrate=115200)
+    channel = bridge.channel(address, dst_lsap=1, src_lsap=17)
+    channel.send(packet, now)
+    for event in bridge.poll(now, wait_s=0.05):   # NodeJoined, NodeLeft, NodesListed, BaseNodeSilent, …
+        ...
+    while (event := channel.next_event()) is not None:   # DataReceived, DataConfirmed, DataFailed
+        ...
+
+What a channel carries is `bridge.carries`:
+
+- `"apdu"` (prime-usi, dlmsotcp): one packet is one APDU. Any number of channels at a time.
+- `"hdlc"` (hdlc): a byte stream in pieces of any size. The bus is half duplex and shared (`bridge.shared_bus`): one
+  open channel at a time, and no node is announced.
+
+A `PlcPortError` from `poll` is final: close the bridge and open a new one after a pause. One thread owns a bridge.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+from plc.errors import PlcLocalError
+from plc.events import DataConfirmed, DataFailed, DataReceived, NodeEvent
+from plc.link import PlcLink
+from plc.port import BytePort, open_port
+from plc.transparent import TransparentLink
+
+CHANNEL_EVENTS_MAX = 256  # unread events of one channel; older ones are dropped when their reader is gone
+
+ChannelEvent = DataReceived | DataConfirmed | DataFailed
+
+
+class NodeLink(Protocol):
+    """The sans-IO core below a bridge: `PlcLink`, `DlmsOverTcpLink`, `TransparentLink`."""
+
+    carries: str
+    shared_bus: bool
+
+    def start(self, now: float) -> None: ...
+
+    def send(self, address: int, lsdu: bytes, dst_lsap: int, src_lsap: int, now: float) -> int: ...
+
+    def receive(self, data: bytes, now: float) -> None: ...
+
+    def take_output(self) -> bytes: ...
+
+    def next_event(self) -> NodeEvent | None: ...
+
+    def next_deadline(self) -> float | None: ...
+
+    def on_deadline(self, now: float) -> None: ...
+
+
+class Channel:
+    """The way to one node. Made by `Bridge.channel`; `close` it when the conversation is over."""
+
+    def __init__(self, bridge: Bridge, address: int, dst_lsap: int, src_lsap: int) -> None:
+        self.address = address
+        self.dst_lsap = dst_lsap
+        self.src_lsap = src_lsap
+        self._bridge = bridge
+        self._events: deque[ChannelEvent] = deque(maxlen=CHANNEL_EVENTS_MAX)
+        self._closed = False
+
+    def send(self, data: bytes, now: float) -> int:
+        """One packet to the node (on an HDLC bus: some bytes). The ticket comes back in `DataConfirmed` or
+        `DataFailed`, on bridges that confirm. Raises `PlcLocalError` when closed, or when the packet is too long."""
+        if self._closed:
+            raise PlcLocalError(f"the channel to {self.address} is closed")
+        return self._bridge.core.send(self.address, data, self.dst_lsap, self.src_lsap, now)
+
+    def next_event(self) -> ChannelEvent | None:
+        """What came for this channel since the last `poll`, oldest first."""
+        return self._events.popleft() if self._events else None
+
+    def close(self) -> None:
+        """Stop listening. Later packets of this node come out of `poll`."""
+        if not self._closed:
+            self._closed = True
+            self._bridge.forget(self)
+
+    def deliver(self, event: ChannelEvent) -> None:
+        """For the bridge: this event belongs to this channel."""
+        self._events.append(event)
+
+
+class Bridge:
+    """A port and the core that speaks its protocol."""
+
+    def __init__(self, port: BytePort, core: NodeLink, clock: Callable[[], float] = time.monotonic) -> None:
+        self.core = core
+        self._port = port
+        self._clock = clock
+        self._channels: dict[int, Channel] = {}
+        self._started = False
+
+    @property
+    def carries(self) -> str:
+        """What a channel carries: `"apdu"` or `"hdlc"`."""
+        return self.core.carries
+
+    @property
+    def shared_bus(self) -> bool:
+        """Whether only one conversation fits at a time."""
+        return self.core.shared_bus
+
+    def channel(self, address: int, *, dst_lsap: int = 1, src_lsap: int = 16) -> Channel:
+        """Open the way to a node. Raises `PlcLocalError` when it is open, or when the bus is taken."""
+        if address in self._channels:
+            raise PlcLocalError(f"a channel to {address} is open")
+        if self.shared_bus and self._channels:
+            raise PlcLocalError("another conversation has the bus")
+        channel = Channel(self, address, dst_lsap, src_lsap)
+        self._channels[address] = channel
+        return channel
+
+    def forget(self, channel: Channel) -> None:
+        """For `Channel.close`."""
+        if self._channels.get(channel.address) is channel:
+            del self._channels[channel.address]
+
+    def poll(self, now: float, wait_s: float) -> list[NodeEvent]:
+        """Write what is pending, wait at most `wait_s` for bytes (less when a deadline comes first), and take them in.
+
+        Returns the events that belong to no open channel. Raises `PlcPortError`.
+        """
+        if not self._started:
+            self._started = True
+            self.core.start(now)
+        self._flush()
+        deadline = self.core.next_deadline()
+        if deadline is not None:
+            wait_s = min(wait_s, max(0.0, deadline - now))
+        data = self._port.read(wait_s)
+        now = max(now, self._clock())
+        if data:
+            self.core.receive(data, now)
+        deadline = self.core.next_deadline()
+        if deadline is not None and deadline <= now:
+            self.core.on_deadline(now)
+        self._flush()
+        return self._sort_events()
+
+    def close(self) -> None:
+        """Close the port. Channels stay readable and cannot send any more."""
+        for channel in list(self._channels.values()):
+            channel.close()
+        self._port.close()
+
+    def _flush(self) -> None:
+        output = self.core.take_output()
+        if output:
+            self._port.write(output)
+
+    def _sort_events(self) -> list[NodeEvent]:
+        rest: list[NodeEvent] = []
+        while (event := self.core.next_event()) is not None:
+            if isinstance(event, DataReceived | DataConfirmed | DataFailed):
+                channel = self._channels.get(event.address)
+                if channel is not None:
+                    channel.deliver(event)
+                    continue
+            rest.append(event)
+        return rest
+
+
+PROTOCOLS: dict[str, Callable[[], NodeLink]] = {
+    "prime-usi": PlcLink,
+    "hdlc": TransparentLink,
+}
+
+
+def open_bridge(
+    protocol: str, url: str, baudrate: int = 115200, *, clock: Callable[[], float] = time.monotonic
+) -> Bridge:
+    """Open a port (8N1) and speak `protocol` on it: one of `PROTOCOLS`. `url` is anything `serial_for_url` takes:
+    `/dev/ttyS1`, `socket://host:port`, `rfc2217://host:port`.
+
+    Raises `PlcLocalError` for an unknown protocol, `PlcPortError` when the port cannot be opened.
+    """
+    make = PROTOCOLS.get(protocol)
+    if make is None:
+        raise PlcLocalError(f"no bridge protocol {protocol!r}; there are {', '.join(sorted(PROTOCOLS))}")
+    return Bridge(open_port(url, baudrate), make(), clock)
