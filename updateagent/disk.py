@@ -74,6 +74,10 @@ class RawFile(ABC):
     @abstractmethod
     def close(self) -> None: ...
 
+    @abstractmethod
+    def drop_cache(self) -> None:
+        """Ask that later reads come from the medium, not from memory. Call it after `sync`."""
+
     def __enter__(self) -> Self:
         return self
 
@@ -231,6 +235,9 @@ class _FdFile(RawFile):
 
     def truncate(self, size: int) -> None:
         os.ftruncate(self._fd, size)
+
+    def drop_cache(self) -> None:
+        os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
     def close(self) -> None:
         if self._fd >= 0:

@@ -1,0 +1,304 @@
+"""The U-Boot environment: its bytes, where `fw_env.config` says they are, and how a change of it is committed.
+
+    single    : u32 crc | data[ENV_SIZE - 4]
+    redundant : u32 crc | u8 flag | data[ENV_SIZE - 5]          two copies, two lines in fw_env.config
+    data      : "name=value" NUL … NUL, then padding
+
+The CRC-32 covers all of `data` with its padding, but not the flag; it is stored in the byte order of the CPU. Of two
+good copies the one with the higher flag counts, where 0 is newer than 255, and equal flags mean the first. A change
+is written to the *other* copy with the next flag, so a power cut leaves the old or the new environment.
+
+The flag is the one byte without a checksum: should a torn write leave only a new flag on the stale copy, the stale
+variables would win. `commit(settle=True)` therefore writes both copies, so that a stale one says the same; it is
+used for the decisions that must not come back (confirmed, rolled back).
+
+U-Boot writes the same format, and `fw_printenv`/`fw_setenv` of libubootenv read and write it under the same lock.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from updateagent.disk import Lock, Storage
+from updateagent.errors import (
+    CONFIGURATION,
+    ENVIRONMENT,
+    ENVIRONMENT_FULL,
+    ENVIRONMENT_LOCKED,
+    ENVIRONMENT_WRITE,
+    DeviceError,
+    RequestError,
+)
+
+LOCK_FILE = Path("/var/lock/fw_printenv.lock")
+LOCK_WAIT_S = 10.0
+LOCK_POLL_S = 0.05
+ENV_SIZE_MAX = 1 << 20  # U-Boot boards use 4 to 256 KiB
+COPIES_MAX = 2
+
+_CRC = struct.Struct("=I")
+_FLAG_AT = _CRC.size
+_FLAG_MODULUS = 256
+
+Variables = dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One line of `fw_env.config`: where a copy of the environment is. Bytes; a negative offset counts from the end."""
+
+    device: Path
+    offset: int
+    size: int
+    sector_size: int = 0
+    sectors: int = 0
+    no_lock: bool = False
+
+
+def parse_fw_env_config(text: str) -> tuple[Place, ...]:
+    """Read `fw_env.config`: `device offset size [sector_size [sectors [nolock]]]`, one or two lines.
+
+    Raises `RequestError` (configuration) naming the line. Sizes are hexadecimal with or without `0x`, as libubootenv
+    reads them; the offset follows its prefix (`0x10`, `16`).
+    """
+    places: list[Place] = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        fields = line.split("#", 1)[0].split()
+        if not fields:
+            continue
+        try:
+            device, offset, size, *rest = fields
+            place = Place(
+                Path(device),
+                int(offset, 0),
+                int(size, 16),
+                int(rest[0], 16) if rest else 0,
+                int(rest[1], 16) if len(rest) > 1 else 0,
+                len(rest) > 2 and int(rest[2]) != 0,
+            )
+        except ValueError:
+            raise RequestError(CONFIGURATION, f"fw_env.config line {number}: expected device, offset, size") from None
+        if not _FLAG_AT + 2 < place.size <= ENV_SIZE_MAX:
+            raise RequestError(CONFIGURATION, f"fw_env.config line {number}: size {place.size:#x} is not possible")
+        places.append(place)
+    if not 1 <= len(places) <= COPIES_MAX:
+        raise RequestError(CONFIGURATION, f"fw_env.config: one or two copies of the environment, not {len(places)}")
+    if len(places) == COPIES_MAX and places[0].size != places[1].size:
+        raise RequestError(CONFIGURATION, "fw_env.config: the two copies have different sizes")
+    return tuple(places)
+
+
+def parse_data(data: bytes) -> Variables:
+    """The variables of a copy whose CRC holds. Of a name given twice the last counts, as in U-Boot.
+
+    An entry without `=` is skipped, as libubootenv and U-Boot do. Raises `DeviceError` (environment) when the end
+    of the list is missing.
+    """
+    variables: Variables = {}
+    at = 0
+    while True:
+        end = data.find(b"\0", at)
+        if end < 0:
+            raise DeviceError(ENVIRONMENT, "the environment's list of variables does not end")
+        if end == at:
+            return variables
+        name, equals, value = data[at:end].partition(b"=")
+        if equals and name:
+            # surrogateescape: whatever bytes a board's maker put there go back unchanged
+            variables[name.decode("utf-8", "surrogateescape")] = value.decode("utf-8", "surrogateescape")
+        at = end + 1
+
+
+def emit_data(variables: Mapping[str, str], size: int) -> bytes:
+    """The data area of `size` bytes. Raises `DeviceError` (environment-full) when the variables do not fit."""
+    parts = [f"{name}={value}".encode("utf-8", "surrogateescape") + b"\0" for name, value in variables.items()]
+    data = b"".join(parts) + b"\0"
+    if len(data) > size:
+        raise DeviceError(ENVIRONMENT_FULL, f"the environment needs {len(data)} bytes, it has {size}")
+    return data.ljust(size, b"\0")
+
+
+def parse_copy(raw: bytes, *, redundant: bool) -> tuple[int, bytes] | None:
+    """Flag (0 for the single format) and data of one copy; None when its CRC does not hold."""
+    start = _FLAG_AT + 1 if redundant else _FLAG_AT
+    data = raw[start:]
+    if len(raw) <= start or zlib.crc32(data) != _CRC.unpack_from(raw)[0]:
+        return None
+    return (raw[_FLAG_AT] if redundant else 0), data
+
+
+def emit_copy(variables: Mapping[str, str], size: int, flag: int | None) -> bytes:
+    """One copy of `size` bytes; `flag` is None for the single format."""
+    head = b"" if flag is None else bytes([flag])
+    data = emit_data(variables, size - _CRC.size - len(head))
+    return _CRC.pack(zlib.crc32(data)) + head + data
+
+
+def newer(flag: int, other: int) -> bool:
+    """Whether `flag` is newer than `other`: higher, except that 0 follows 255."""
+    if {flag, other} == {0, _FLAG_MODULUS - 1}:
+        return flag == 0
+    return flag > other
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """An environment as read: which copy counts, its flag, its variables, and whether the other copy agrees."""
+
+    active: int
+    flag: int
+    variables: Variables
+    settled: bool
+
+
+class EnvironmentStore:
+    """The environment in its one or two places.
+
+    `wait` is called between attempts to get the lock (a real program passes `time.sleep`).
+    """
+
+    def __init__(
+        self,
+        disk: Storage,
+        places: tuple[Place, ...],
+        *,
+        lock: Lock | None = None,
+        wait: Callable[[float], None] | None = None,
+    ) -> None:
+        self._disk = disk
+        self._places = places
+        self._lock = lock
+        self._wait = wait
+        self.commits = 0
+
+    @property
+    def redundant(self) -> bool:
+        return len(self._places) == COPIES_MAX
+
+    def load(self) -> Loaded:
+        """Read the environment in force. Raises `DeviceError` (environment) when no copy is good."""
+        self._acquire()
+        try:
+            return self._load()
+        finally:
+            self._release()
+
+    def commit(self, changes: Mapping[str, str | None], *, settle: bool = False) -> bool:
+        """Set variables (None removes one) in one write; returns whether anything had to be written.
+
+        With `settle` the other copy is then made to say the same. Raises `DeviceError` (environment, -write, -full,
+        -locked).
+        """
+        self._acquire()
+        try:
+            loaded = self._load()
+            variables = dict(loaded.variables)
+            for name, value in changes.items():
+                if value is None:
+                    variables.pop(name, None)
+                else:
+                    variables[name] = value
+            changed = variables != loaded.variables
+            if not changed and (loaded.settled or not settle):
+                return False
+            self.commits += 1
+            if changed:
+                loaded = self._write(loaded, variables)
+            if settle and self.redundant:
+                self._write(loaded, variables)
+            return True
+        finally:
+            self._release()
+
+    def _write(self, loaded: Loaded, variables: Variables) -> Loaded:
+        """Write the copy that does not count; afterwards it does."""
+        if not self.redundant:
+            self._write_place(self._places[0], emit_copy(variables, self._places[0].size, None))
+            return Loaded(0, 0, variables, settled=True)
+        target = 1 - loaded.active
+        flag = (loaded.flag + 1) % _FLAG_MODULUS
+        self._write_place(self._places[target], emit_copy(variables, self._places[target].size, flag))
+        return Loaded(target, flag, variables, settled=False)
+
+    def _load(self) -> Loaded:
+        copies = [parse_copy(self._read_place(place), redundant=self.redundant) for place in self._places]
+        good = [(index, copy) for index, copy in enumerate(copies) if copy is not None]
+        if not good:
+            raise DeviceError(ENVIRONMENT, "no copy of the boot environment has a good checksum")
+        active, (flag, data) = good[0]
+        if len(good) == COPIES_MAX and newer(good[1][1][0], flag):
+            active, (flag, data) = good[1]
+        variables = parse_data(data)
+        settled = not self.redundant or (
+            len(good) == COPIES_MAX and parse_data(good[0][1][1]) == parse_data(good[1][1][1])
+        )
+        return Loaded(active, flag, variables, settled)
+
+    def _read_place(self, place: Place) -> bytes:
+        try:
+            with self._disk.open_raw(place.device) as file:
+                offset = place.offset if place.offset >= 0 else file.size() + place.offset
+                raw = file.pread(place.size, offset)
+        except OSError as error:
+            raise DeviceError(ENVIRONMENT, f"{place.device}: {error.strerror or error}") from error
+        return raw if len(raw) == place.size else b""
+
+    def _write_place(self, place: Place, raw: bytes) -> None:
+        try:
+            with self._disk.open_raw(place.device, write=True) as file:
+                offset = place.offset if place.offset >= 0 else file.size() + place.offset
+                file.pwrite(raw, offset)
+                file.sync()
+                same = file.pread(place.size, offset) == raw
+        except OSError as error:
+            raise DeviceError(ENVIRONMENT_WRITE, f"{place.device}: {error.strerror or error}") from error
+        if not same:
+            raise DeviceError(ENVIRONMENT_WRITE, f"{place.device} does not return what was written to it")
+
+    def _acquire(self) -> None:
+        if self._lock is None:
+            return
+        waited = 0.0
+        while not self._lock.acquire():
+            if self._wait is None or waited >= LOCK_WAIT_S:
+                raise DeviceError(ENVIRONMENT_LOCKED, "another program holds the lock of the boot environment")
+            self._wait(LOCK_POLL_S)
+            waited += LOCK_POLL_S
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
+
+
+class DryRunStore(EnvironmentStore):
+    """Reads the real environment, keeps changes to itself: for `--dry-run`. `changes` are those it would have made."""
+
+    def __init__(self, store: EnvironmentStore) -> None:
+        self._store = store
+        self.changes: dict[str, str | None] = {}
+        self.commits = 0
+
+    @property
+    def redundant(self) -> bool:
+        return self._store.redundant
+
+    def load(self) -> Loaded:
+        loaded = self._store.load()
+        variables = dict(loaded.variables)
+        for name, value in self.changes.items():
+            if value is None:
+                variables.pop(name, None)
+            else:
+                variables[name] = value
+        return Loaded(loaded.active, loaded.flag, variables, loaded.settled)
+
+    def commit(self, changes: Mapping[str, str | None], *, settle: bool = False) -> bool:  # noqa: ARG002
+        before = self.load().variables
+        self.changes.update(changes)
+        changed = self.load().variables != before
+        self.commits += changed
+        return changed
