@@ -1,0 +1,45 @@
+"""What XML and WBXML have in common: a tree of named elements with text, and the limits both readers keep.
+
+The readers (`xml`, `wbxml`) turn bytes into `Element`s and know no message; `document` and `tnds` turn elements into
+messages and know no bytes. `page` is the WBXML code page, and stands for the XML namespace; readers of foreign
+documents do not depend on it, because peers get namespaces wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+BODY_BYTES_MAX = 1 << 20  # a whole message; MaxMsgSize in the field is 4 KiB to 64 KiB
+DEPTH_MAX = 64  # SyncML needs 9, a TNDS document 4 plus the depth of the tree
+ELEMENTS_MAX = 50_000  # a TNDS of some 5000 nodes
+TEXT_BYTES_MAX = 4 << 20  # all text of a document; more than the body only through string table references
+
+PAGE_SYNCML = 0
+PAGE_METINF = 1
+PAGE_DDF = 2
+
+
+@dataclass(slots=True)
+class Element:
+    """One element. `content` holds child elements, character data (`str`) and opaque data (`bytes`) in order."""
+
+    name: str
+    page: int = PAGE_SYNCML
+    content: list[Element | str | bytes] = field(default_factory=list)
+
+    def elements(self) -> Iterator[Element]:
+        """The child elements, in order."""
+        return (part for part in self.content if isinstance(part, Element))
+
+    def child(self, name: str) -> Element | None:
+        """The first child element of that name."""
+        return next((part for part in self.elements() if part.name == name), None)
+
+    def text(self) -> str:
+        """All character data, opaque parts read as UTF-8 (undecodable bytes become U+FFFD); white space kept."""
+        return "".join(
+            part if isinstance(part, str) else part.decode("utf-8", "replace")
+            for part in self.content
+            if not isinstance(part, Element)
+        )
