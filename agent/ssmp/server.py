@@ -92,7 +92,7 @@ class ServerSession:
         self._known = known
         self._deadline = now + SESSION_S
         self._state = State.CHALLENGED
-        self._info: wire.RegistrationInfo | None = None
+        self._info = wire.RegistrationInfo("", "", "", "", "", "")  # until AUTH says
         self._transcript = Transcript()
         self._transcript.add(hello)
         self._transcript.add(challenge)
@@ -172,7 +172,6 @@ class ServerSession:
         if not equal(message.mac, self._keys.confirm_mac(self._transcript.digest())):
             self._move(Event.FAILURE)
             raise SsmpRefused(wire.ErrorCode.REFUSED, REFUSED_TEXT)
-        assert self._info is not None  # set on the way to BOOTSTRAPPED
         self._move(Event.CONFIRM)
         self._events.append(Confirmed(self.device_id, self._info))
 
