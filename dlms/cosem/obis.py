@@ -78,3 +78,25 @@ class AttributeRef:
 
     def __str__(self) -> str:
         return f"{self.class_id}/{self.obis}/{self.attribute}"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class MethodRef:
+    """One method of one object."""
+
+    class_id: int
+    obis: Obis
+    method: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.class_id <= 0xFFFF:
+            raise LocalError(f"class {self.class_id} does not fit two octets")
+        if not -128 <= self.method <= 127:
+            raise LocalError(f"method {self.method} does not fit one signed octet")
+
+    def emit(self) -> bytes:
+        """Cosem-Method-Descriptor: class, name, method (GB 9.5)."""
+        return self.class_id.to_bytes(2, "big") + self.obis.code + self.method.to_bytes(1, "big", signed=True)
+
+    def __str__(self) -> str:
+        return f"{self.class_id}/{self.obis}/{self.method}"
