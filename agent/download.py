@@ -48,6 +48,17 @@ _REDIRECT_STATUS = frozenset({301, 302, 303, 307, 308})
 
 
 @dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a download is. `have` bytes of `total` (None while unknown) are in the file; the rest as in
+    `Downloaded`."""
+
+    have: int
+    total: int | None
+    bytes_fetched: int
+    resumes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Downloaded:
     """A complete object. `sha256` is hexadecimal.
 
@@ -98,7 +109,7 @@ class Transport(Protocol):
     ) -> Body: ...
 
 
-def _ignore_progress(_: int, __: int | None) -> None:
+def _ignore_progress(_: Progress) -> None:
     """Nobody watches."""
 
 
@@ -134,15 +145,15 @@ class Downloader:
         url: str,
         into: Path,
         *,
-        progress: Callable[[int, int | None], None] = _ignore_progress,
+        progress: Callable[[Progress], None] = _ignore_progress,
         stop: threading.Event,
         beat: Callable[[], None] = _ignore_beat,
     ) -> Downloaded:
         """Fetch `url` into the file `into`; go on with what an earlier call for the same URL left there.
 
-        `progress(have, total)` is called as bytes arrive, `total` being None while unknown. `beat()` is called at
-        least every few seconds, apart from the waits inside `https`. A finished download is returned again, after a
-        check of the file, without asking the server: `discard` forgets it.
+        `progress` is called as bytes arrive, `beat` at least every few seconds, apart from the waits inside `https`.
+        A finished download is returned again, after a check of the file, without asking the server: `discard`
+        forgets it.
         Raises `DownloadError`, `DownloadStopped`.
         """
         check_url(url)
@@ -184,7 +195,7 @@ class _Job:
         owner: Downloader,
         file: PartialFile,
         folder: Path,
-        progress: Callable[[int, int | None], None],
+        progress: Callable[[Progress], None],
         stop: threading.Event,
         beat: Callable[[], None],
     ) -> None:
@@ -369,7 +380,8 @@ class _Job:
             raise DownloadError(402, 1402, f"the object goes on after {limit} bytes", Report.ATTRIBUTE_MISMATCH)
         file.write(piece)
         self._beat()
-        self._progress(file.have, file.state.total)
+        state = file.state
+        self._progress(Progress(file.have, state.total, state.bytes_fetched, state.resumes))
         if self._stop.is_set():
             file.checkpoint()
             raise DownloadStopped
@@ -459,4 +471,4 @@ def _media_type(headers: Mapping[str, str]) -> str:
     return headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
-__all__ = ["Downloaded", "DownloadError", "Downloader", "DownloadStopped"]
+__all__ = ["Progress", "Downloaded", "DownloadError", "Downloader", "DownloadStopped"]
