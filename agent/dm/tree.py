@@ -268,6 +268,11 @@ class Transaction:
         self._count += sum(1 for _ in stored_nodes(node))
         self._store(target, node)
 
+    def rollback(self, savepoint: State) -> None:
+        """Back to an earlier `state` of this transaction."""
+        self.state = savepoint
+        self._count = sum(1 for _ in stored_nodes(savepoint.root))
+
     # -- the device's own changes -----------------------------------------------------------------------------
 
     def put(self, path: Path, value: str | bytes = "", *, acl: Acl | None = None) -> None:

@@ -1,0 +1,425 @@
+"""The server's commands, carried out on the tree: one message, one transaction, its answers.
+
+Everything in a message that succeeded is durable before the first answer leaves; when storing fails, nothing of the
+message happened and every answer that said otherwise becomes an error. Within a message:
+
+* `Sequence` is 200 once begun; its children answer for themselves, and after an error the rest is 215;
+* `Atomic` restores a savepoint when a child fails: 507 for it, 216 for what was undone, 215 for what was not reached;
+  a Get or an Atomic inside is 500 and nothing is begun (DM_RepPro 1.2, section 6.6.2);
+* a chunk of a large object is buffered (213) until the last one (DM 1.2, section 7).
+
+The caller numbers the answers: their `cmd_id` is empty here.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from agent.dm.codes import AlertCode, Code, Refusal
+from agent.dm.nodes import Content, value_bytes
+from agent.dm.schema import ExecCall, Format
+from agent.dm.store import ManagementTree
+from agent.dm.tnds import from_tnds, to_tnds
+from agent.dm.tree import Place, Transaction
+from agent.dm.uri import Address, parse_uri, show
+from agent.syncml.messages import (
+    Add,
+    Alert,
+    Atomic,
+    Command,
+    Copy,
+    Delete,
+    Exec,
+    Get,
+    Item,
+    Meta,
+    MgmtTree,
+    Replace,
+    Results,
+    Sequence,
+    Status,
+    SyncML,
+    Unsupported,
+)
+
+log = logging.getLogger("agent.dm")
+
+NESTING_MAX = 4  # Sequence and Atomic inside each other
+COMMANDS_MAX = 512  # commands of one message, nested ones included
+OBJECT_BYTES_MAX = 256 * 1024  # MaxObjSize: the largest object that is assembled from chunks
+
+Reply = Status | Results | Alert
+_Single = Add | Replace | Delete | Copy | Get | Exec
+
+
+class Objects(Protocol):
+    """The registry of management objects, as the executor needs it."""
+
+    def execute(self, changing: Transaction, call: ExecCall) -> Code:
+        """Carry out an Exec within the transaction. Raises `Refusal`."""
+
+
+@dataclass(slots=True)
+class _Chunks:
+    """A large object on its way."""
+
+    command: type[Add | Replace]
+    target: str
+    size: int
+    item: Item
+    meta: Meta | None
+    pieces: list[str | bytes] = field(default_factory=list)
+    received: int = 0
+
+
+@dataclass(slots=True)
+class _Answers:
+    """What one message is answered with. `changing` marks the answers that promise a change."""
+
+    msg_ref: str
+    replies: list[Reply] = field(default_factory=list)
+    changing: list[int] = field(default_factory=list)
+
+    def status(self, command: Command, code: int, item: Item | None = None, *, changes: bool = False) -> None:
+        if changes:
+            self.changing.append(len(self.replies))
+        refs = (item.target,) if item is not None and item.target else ()
+        sources = (item.source,) if item is not None and item.source and isinstance(command, Copy) else ()
+        name = command.name if isinstance(command, Unsupported) else type(command).__name__
+        self.replies.append(Status("", self.msg_ref, command.cmd_id, name, int(code), refs, sources))
+
+    def withdraw(self, code: Code) -> None:
+        """The transaction was not stored."""
+        for index in self.changing:
+            reply = self.replies[index]
+            if isinstance(reply, Status) and reply.code < 300:
+                self.replies[index] = replace(reply, code=int(code))
+
+
+class Executor:
+    """One session's worth: holds the large object that is being received. `server` is the authenticated identifier."""
+
+    def __init__(self, tree: ManagementTree, objects: Objects, server: str) -> None:
+        self._tree = tree
+        self._objects = objects
+        self._server = server
+        self._chunks: _Chunks | None = None
+        self.executed = 0
+
+    def run(self, message: SyncML) -> list[Reply]:
+        """Carry out every command of `message` and answer it. Raises nothing."""
+        answers = _Answers(str(message.hdr.msg_id))
+        try:
+            with self._tree.transaction(self._server) as changing:
+                _Run(self, changing, answers).all(message.commands)
+        except Refusal as refusal:
+            answers.withdraw(refusal.code)
+        return answers.replies
+
+    def execute(self, changing: Transaction, call: ExecCall) -> Code:
+        return self._objects.execute(changing, call)
+
+    # -- large objects ----------------------------------------------------------------------------------------
+
+    @property
+    def receiving(self) -> bool:
+        return self._chunks is not None
+
+    def chunk(self, command: Add | Replace, item: Item) -> Item | None:
+        """Take one piece. The whole item when it was the last, `None` before. Raises `Refusal`, dropping the object."""
+        chunks = self._chunks
+        if chunks is None:
+            chunks = self._first_chunk(command, item)
+            self._chunks = chunks
+        piece = item.data if isinstance(item.data, str | bytes) else ""
+        chunks.received += value_bytes(piece)
+        if chunks.received > chunks.size or (chunks.pieces and not isinstance(piece, type(chunks.pieces[0]))):
+            self._chunks = None
+            raise Refusal(Code.SIZE_MISMATCH, f"more than {chunks.size} bytes")
+        chunks.pieces.append(piece)
+        if item.more_data:
+            return None
+        self._chunks = None
+        if chunks.received != chunks.size:
+            raise Refusal(Code.SIZE_MISMATCH, f"{chunks.received} of {chunks.size} bytes")
+        whole = [piece for piece in chunks.pieces if isinstance(piece, bytes)]
+        data: str | bytes = b"".join(whole) if whole else "".join(str(piece) for piece in chunks.pieces)
+        return replace(chunks.item, data=data, more_data=False, meta=chunks.item.meta or chunks.meta)
+
+    def _first_chunk(self, command: Add | Replace, item: Item) -> _Chunks:
+        size = next((meta.size for meta in (item.meta, command.meta) if meta and meta.size is not None), None)
+        if size is None:
+            raise Refusal(Code.INCOMPLETE, "a first chunk without Size")
+        if size > OBJECT_BYTES_MAX:
+            raise Refusal(Code.TOO_LARGE, f"{size} bytes, more than {OBJECT_BYTES_MAX}")
+        return _Chunks(type(command), item.target or "", size, item, command.meta)
+
+    def interrupted(self, command: Add | Replace | None, item: Item | None) -> Alert | None:
+        """Called before anything that is not the awaited next chunk: drops the object and says so (Alert 1225)."""
+        chunks = self._chunks
+        if chunks is None:
+            return None
+        same_target = item is not None and item.target in {chunks.target, None}
+        if isinstance(command, chunks.command) and same_target:
+            return None
+        self._chunks = None
+        return Alert("", AlertCode.NO_END_OF_DATA, (Item(target=chunks.target or None),))
+
+
+class _Run:
+    """One message."""
+
+    def __init__(self, executor: Executor, changing: Transaction, answers: _Answers) -> None:
+        self._executor = executor
+        self._changing = changing
+        self._answers = answers
+        self._seen = 0
+
+    def all(self, commands: tuple[Command, ...]) -> None:
+        for command in commands:
+            self._command(command, 0)
+
+    def _command(self, command: Command, depth: int) -> bool:
+        """Whether it succeeded."""
+        if isinstance(command, Status | Results):
+            return True  # answers to the client; the session reads them
+        self._seen += 1
+        self._executor.executed += 1
+        if self._seen > COMMANDS_MAX or depth > NESTING_MAX:
+            self._answers.status(command, Code.TOO_LARGE)
+            return False
+        if not isinstance(command, Add | Replace):
+            self._interrupt(None, None)
+        if isinstance(command, Sequence):
+            return self._sequence(command, depth)
+        if isinstance(command, Atomic):
+            return self._atomic(command, depth)
+        if isinstance(command, Alert):
+            return self._alert(command)
+        if isinstance(command, Unsupported):
+            self._answers.status(command, Code.NOT_SUPPORTED)
+            return False
+        return self._items(command)
+
+    def _interrupt(self, command: Add | Replace | None, item: Item | None) -> None:
+        alert = self._executor.interrupted(command, item)
+        if alert is not None:
+            self._answers.replies.append(alert)
+
+    def _sequence(self, command: Sequence, depth: int) -> bool:
+        self._answers.status(command, Code.OK, changes=True)
+        going = True
+        for child in command.commands:
+            if going:
+                going = self._command(child, depth + 1)
+            else:
+                self._unreached(child)
+        return going
+
+    def _atomic(self, command: Atomic, depth: int) -> bool:
+        if any(isinstance(child, Get | Atomic) for child in _flat(command.commands)):
+            self._answers.status(command, Code.COMMAND_FAILED)
+            for child in command.commands:
+                self._unreached(child)
+            return False
+        savepoint = self._changing.state
+        parent = len(self._answers.replies)
+        self._answers.status(command, Code.OK, changes=True)
+        first = len(self._answers.replies)
+        going = True
+        for child in command.commands:
+            if going:
+                going = self._command(child, depth + 1)
+            else:
+                self._unreached(child)
+        if not going:
+            self._changing.rollback(savepoint)
+            self._recode(parent, Code.ATOMIC_FAILED)
+            for index in range(first, len(self._answers.replies)):
+                reply = self._answers.replies[index]
+                if isinstance(reply, Status) and reply.code < 300 and reply.code not in {213, 215, 216}:
+                    self._recode(index, Code.ATOMIC_ROLLED_BACK)
+        return going
+
+    def _recode(self, index: int, code: Code) -> None:
+        reply = self._answers.replies[index]
+        if isinstance(reply, Status):
+            self._answers.replies[index] = replace(reply, code=int(code))
+
+    def _unreached(self, command: Command) -> None:
+        if isinstance(command, Status | Results):
+            return
+        self._answers.status(command, Code.NOT_EXECUTED)
+        if isinstance(command, Sequence | Atomic):
+            for child in command.commands:
+                self._unreached(child)
+
+    def _alert(self, command: Alert) -> bool:
+        """1222 and 1223 are the session's; user interaction needs a display and a person."""
+        if command.code in {AlertCode.NEXT_MESSAGE, AlertCode.SESSION_ABORT}:
+            self._answers.status(command, Code.OK)
+            return True
+        self._answers.status(command, Code.NOT_SUPPORTED)
+        return False
+
+    def _items(self, command: _Single) -> bool:
+        if not command.items:
+            self._answers.status(command, Code.INCOMPLETE)
+            return False
+        good = True
+        for item in command.items:
+            try:
+                code = self._item(command, item)
+            except Refusal as refusal:
+                log.debug("%s %s: %s", type(command).__name__, item.target, refusal)
+                self._answers.status(command, refusal.code, item)
+                good = False
+            else:
+                if not isinstance(command, Get):
+                    self._answers.status(command, code, item, changes=True)
+        return good
+
+    def _item(self, command: _Single, item: Item) -> Code:
+        if isinstance(command, Get):
+            return self._get(command, item)
+        if isinstance(command, Add | Replace):
+            self._interrupt(command, item)
+            if item.more_data or self._executor.receiving:
+                whole = self._executor.chunk(command, item)
+                if whole is None:
+                    return Code.CHUNK_BUFFERED
+                item = whole
+            return self._write(command, item)
+        address = parse_uri(item.target)
+        if isinstance(command, Delete):
+            _plain(address)
+            self._changing.delete(address.path)
+            return Code.OK
+        if isinstance(command, Copy):
+            source = parse_uri(item.source)
+            _plain(address)
+            _plain(source)
+            self._changing.copy(source.path, address.path)
+            return Code.OK
+        return self._exec(command, item, address)
+
+    def _exec(self, command: Exec, item: Item, address: Address) -> Code:
+        _plain(address)
+        self._changing.exec(address.path)
+        data = item.data if isinstance(item.data, str) else ""
+        savepoint = self._changing.state
+        try:
+            return self._executor.execute(self._changing, ExecCall(address.path, command.correlator or "", data))
+        except Refusal:
+            self._changing.rollback(savepoint)
+            raise
+
+    def _write(self, command: Add | Replace, item: Item) -> Code:
+        address = parse_uri(item.target)
+        meta = item.meta or Meta()
+        outer = command.meta or Meta()
+        format_, type_ = meta.format or outer.format, meta.type or outer.type
+        if address.list:
+            raise Refusal(Code.NOT_ALLOWED, "a list cannot be written")
+        if isinstance(item.data, MgmtTree):
+            return self._write_tnds(command, address, item.data)
+        if address.prop:
+            if isinstance(command, Add):
+                raise Refusal(Code.NOT_ALLOWED, "a property cannot be added")
+            self._changing.replace_property(address.path, address.prop, _text(item.data))
+            return Code.OK
+        content = Content(format_, type_, item.data)
+        if isinstance(command, Add):
+            self._changing.add(address.path, content)
+        else:
+            self._changing.replace(address.path, content)
+        return Code.OK
+
+    def _write_tnds(self, command: Add | Replace, address: Address, tree: MgmtTree) -> Code:
+        _plain(address)
+        if isinstance(command, Replace):
+            raise Refusal(Code.NOT_ALLOWED, "a subtree is added, not replaced")
+        savepoint = self._changing.state
+        try:
+            from_tnds(self._changing, address.path, tree)
+        except Refusal:
+            self._changing.rollback(savepoint)
+            raise
+        return Code.OK
+
+    # -- Get --------------------------------------------------------------------------------------------------
+
+    def _get(self, command: Get, item: Item) -> Code:
+        """Answers with Status and Results at once, so that each Results follows its Status."""
+        address = parse_uri(item.target)
+        if address.prop:
+            text = self._changing.property(address.path, address.prop)
+            items: tuple[Item, ...] = (Item(source=item.target, meta=Meta(format="chr", type="text/plain"), data=text),)
+        elif address.list == "TNDS":
+            tree = to_tnds(self._changing, address.path, address.parts)
+            meta = Meta(format="xml", type="application/vnd.syncml.dmtnds+xml")
+            items = (Item(source=show(address.path), meta=meta, data=tree),)
+        elif address.list:
+            with_data = address.list == "StructData"
+            items = tuple(self._struct(place, with_data=with_data) for place in self._changing.walk(address.path))
+        else:
+            items = (self._value(self._changing.get(address.path), item.target or ""),)
+        self._answers.status(command, Code.OK, item)
+        results = Results("", command.cmd_id, items, msg_ref=self._answers.msg_ref)
+        self._answers.replies.append(results)
+        return Code.OK
+
+    def _value(self, place: Place, source: str) -> Item:
+        if place.spec.interior:
+            names = [name for name in self._changing.names(place) if self._visible(place, name)]
+            return Item(source=source, meta=Meta(format="node"), data="/".join(names))
+        value = self._changing.value(place)
+        return Item(source=source, meta=_meta(place, value), data=value)
+
+    def _struct(self, place: Place, *, with_data: bool) -> Item:
+        if place.spec.interior:
+            return Item(source=show(place.path), meta=Meta(format="node", type=place.properties.type or None))
+        value = self._changing.value(place)
+        return Item(source=show(place.path), meta=_meta(place, value), data=value if with_data else None)
+
+    def _visible(self, place: Place, name: str) -> bool:
+        return self._changing.find((*place.path, name)) is not None
+
+
+def _meta(place: Place, value: str | bytes) -> Meta:
+    binary = isinstance(value, bytes)
+    return Meta(
+        format=str(Format.BIN if binary else place.spec.format),
+        type=place.properties.type or ("application/octet-stream" if binary else "text/plain"),
+    )
+
+
+def _plain(address: Address) -> None:
+    if address.prop or address.list:
+        raise Refusal(Code.NOT_ALLOWED, "not on a property or list")
+
+
+def _text(data: str | bytes | MgmtTree | None) -> str:
+    if data is None:
+        return ""
+    if isinstance(data, bytes):
+        try:
+            return data.decode("utf-8")
+        except UnicodeDecodeError:
+            raise Refusal(Code.BAD_REQUEST, "not UTF-8 text") from None
+    if isinstance(data, MgmtTree):
+        raise Refusal(Code.UNSUPPORTED_FORMAT, "text expected")
+    return data
+
+
+def _flat(commands: tuple[Command, ...]) -> list[Command]:
+    found: list[Command] = []
+    pending: list[Command] = list(commands)
+    while pending:
+        command = pending.pop()
+        found.append(command)
+        if isinstance(command, Sequence | Atomic):
+            pending.extend(command.commands)
+    return found
