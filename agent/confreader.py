@@ -1,0 +1,292 @@
+"""Reads a YAML mapping key by key against what the caller expects, and collects every problem with its line.
+
+The document is composed into nodes, not loaded: nodes know their line, and nothing of the file is constructed that was
+not asked for. A key asked for twice, a key never asked for, and a value of another type are all problems; none of them
+stops the reading, so that one look at the output shows everything there is to correct.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TypeVar
+
+import yaml
+
+FILE_BYTES_MAX = 1 << 20  # a configuration larger than this is not one
+_TAG = "tag:yaml.org,2002:"
+_TYPE_NAMES = {
+    "str": "text",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "null": "nothing",
+    "seq": "a list",
+    "map": "a section",
+    "timestamp": "a date",
+    "binary": "binary data",
+}
+
+
+class _Required:
+    """Marks a key without a default."""
+
+
+REQUIRED: Final = _Required()
+DefaultT = TypeVar("DefaultT")
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong. `line` counts from 1; `path` is the dotted way to the key, `ports[1].url`."""
+
+    line: int
+    path: str
+    text: str
+
+    def show(self, file: Path) -> str:
+        where = f"{self.path}: " if self.path else ""
+        return f"{file}:{self.line}: {where}{self.text}"
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used: the operator's to correct. `str()` is one line a problem."""
+
+    def __init__(self, file: Path, problems: Sequence[Problem]) -> None:
+        self.file = file
+        self.problems = tuple(sorted(problems, key=lambda p: p.line))
+        super().__init__("\n".join(problem.show(file) for problem in self.problems))
+
+
+def compose(file: Path) -> Section:
+    """The top of the document in `file`. Raises `ConfigError` for a file that is no readable YAML mapping."""
+    try:
+        with file.open("rb") as stream:
+            raw = stream.read(FILE_BYTES_MAX + 1)
+    except OSError as error:
+        raise ConfigError(file, [Problem(1, "", f"cannot be read: {error.strerror}")]) from error
+    if len(raw) > FILE_BYTES_MAX:
+        raise ConfigError(file, [Problem(1, "", f"larger than {FILE_BYTES_MAX} bytes")])
+    try:
+        node = yaml.compose(raw, Loader=yaml.SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        problem = Problem(mark.line + 1 if mark else 1, "", f"not YAML: {error.problem or error.context}")
+        raise ConfigError(file, [problem]) from error
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ConfigError(file, [Problem(1, "", f"not YAML: {first_line}")]) from error
+    if not isinstance(node, yaml.MappingNode):
+        raise ConfigError(file, [Problem(1, "", "the top of the file is a mapping of sections")])
+    return Section(node, "", [], file.parent)
+
+
+class Section:
+    """One mapping. Every getter notes a problem and answers the default (or a stand-in) when the value is unusable."""
+
+    def __init__(self, node: yaml.MappingNode | None, path: str, problems: list[Problem], base: Path) -> None:
+        """`node` is `None` for a section that the file leaves out; `base` is where relative paths start."""
+        self._path = path
+        self._problems = problems
+        self._base = base
+        self._line = _line(node) if node is not None else 1
+        self._absent = node is None
+        self._asked: set[str] = set()
+        self._values: dict[str, yaml.Node] = {}
+        self._lines: dict[str, int] = {}
+        for key, value in node.value if node is not None else ():
+            self._take(key, value)
+
+    @property
+    def problems(self) -> list[Problem]:
+        """Shared by all sections of a document."""
+        return self._problems
+
+    @property
+    def absent(self) -> bool:
+        return self._absent
+
+    def has(self, key: str) -> bool:
+        """Whether the file gives `key`."""
+        return key in self._values
+
+    def text(
+        self, key: str, default: str | _Required = REQUIRED, *, pattern: str = "", wanted: str = "", filled: bool = True
+    ) -> str:
+        """Text. `pattern` must match whole, `wanted` says in words what it asks for; `filled` refuses empty text."""
+        value = self._scalar(key, default, "str")
+        if value is None:
+            return default if isinstance(default, str) else ""
+        if filled and not value:
+            self.note(key, "is empty")
+        elif pattern and value and not re.fullmatch(pattern, value):
+            self.note(key, f"wanted {wanted or pattern}, got {value!r}")
+        return value
+
+    def choice(self, key: str, default: str | _Required, options: Sequence[str]) -> str:
+        value = self.text(key, default)
+        if key in self._values and value and value not in options:
+            self.note(key, f"wanted one of {', '.join(options)}, got {value!r}")
+        return value
+
+    def path(self, key: str, default: str | Path | _Required = REQUIRED) -> Path:
+        """A path; a relative one starts at the folder of the configuration file."""
+        value = self._scalar(key, default, "str")
+        if value is None:
+            return self._base / default if isinstance(default, str | Path) else self._base
+        if not value or "\0" in value:
+            self.note(key, "wanted a path")
+            return self._base
+        return self._base / Path(value).expanduser()
+
+    def integer(self, key: str, default: int | _Required, low: int, high: int) -> int:
+        """A whole number from `low` to `high`."""
+        value = self._scalar(key, default, "int")
+        if value is None:
+            return default if isinstance(default, int) else low
+        number = _plain_integer(value)
+        if number is None:
+            self.note(key, f"wanted a decimal whole number, got {value!r}")
+            return low
+        if not low <= number <= high:
+            self.note(key, f"wanted {low} to {high}, got {number}")
+        return number
+
+    def number(self, key: str, default: float | _Required, low: float, high: float) -> float:
+        """A number, whole or decimal, from `low` to `high`."""
+        value = self._scalar(key, default, "float", "int")
+        if value is None:
+            return float(default) if isinstance(default, float | int) else low
+        try:
+            number = float(value)
+        except ValueError:
+            self.note(key, f"wanted a decimal number, got {value!r}")
+            return low
+        if not low <= number <= high:  # also refuses NaN
+            self.note(key, f"wanted {low:g} to {high:g}, got {value}")
+            return low
+        return number
+
+    def flag(self, key: str, default: bool) -> bool:
+        value = self._scalar(key, default, "bool")
+        return default if value is None else value.lower() in ("true", "yes", "on")
+
+    def texts(self, key: str, default: Sequence[str] | _Required = REQUIRED) -> tuple[str, ...]:
+        """A list of texts, not empty where given."""
+        node = self._node(key, default)
+        if node is None:
+            return tuple(default) if not isinstance(default, _Required) else ()
+        if not isinstance(node, yaml.SequenceNode):
+            self.note(key, f"wanted a list of texts, got {_kind(node)}")
+            return ()
+        found: list[str] = []
+        for index, item in enumerate(node.value):
+            if isinstance(item, yaml.ScalarNode) and item.tag == _TAG + "str" and item.value:
+                found.append(item.value)
+            else:
+                self._add(_line(item), f"{self._join(key)}[{index}]", f"wanted text, got {_kind(item)} (quote it)")
+        if not node.value:
+            self.note(key, "is an empty list")
+        return tuple(found)
+
+    def section(self, key: str, *, required: bool = False) -> Section:
+        """A mapping below this one; an absent section answers every default."""
+        node = self._node(key, REQUIRED if required else None)
+        if node is not None and not isinstance(node, yaml.MappingNode):
+            if node.tag != _TAG + "null" or required:
+                self.note(key, f"wanted a section of keys, got {_kind(node)}")
+            node = None
+        return Section(node, self._join(key), self._problems, self._base)
+
+    def sections(self, key: str) -> list[Section]:
+        """A list of mappings; absent is empty."""
+        node = self._node(key, ())
+        if node is None:
+            return []
+        if not isinstance(node, yaml.SequenceNode):
+            self.note(key, f"wanted a list of sections, got {_kind(node)}")
+            return []
+        found: list[Section] = []
+        for index, item in enumerate(node.value):
+            path = f"{self._join(key)}[{index}]"
+            if isinstance(item, yaml.MappingNode):
+                found.append(Section(item, path, self._problems, self._base))
+            else:
+                self._add(_line(item), path, f"wanted a section of keys, got {_kind(item)}")
+        return found
+
+    def note(self, key: str, text: str) -> None:
+        """Record a problem with `key` (or, with `""`, with the section)."""
+        line = self._lines.get(key, self._line)
+        self._add(line, self._join(key) if key else self._path, text)
+
+    def end(self) -> None:
+        """Say that every key has been asked for: what is left is unknown."""
+        known = sorted(self._asked)
+        for key in self._values:
+            if key not in self._asked:
+                self.note(key, f"unknown key{_suggestion(key, known)}")
+
+    # --- inside ---
+
+    def _take(self, key: yaml.Node, value: yaml.Node) -> None:
+        if not isinstance(key, yaml.ScalarNode):
+            self._add(_line(key), self._path, "a key is plain text")
+            return
+        name = key.value
+        if name in self._values:
+            self._add(_line(key), self._join(name), f"given twice, first on line {self._lines[name]}")
+            return
+        self._values[name] = value
+        self._lines[name] = _line(key)
+
+    def _node(self, key: str, default: object) -> yaml.Node | None:
+        self._asked.add(key)
+        node = self._values.get(key)
+        if node is None and default is REQUIRED:
+            self.note(key, "is missing")
+        return node
+
+    def _scalar(self, key: str, default: object, *types: str) -> str | None:
+        node = self._node(key, default)
+        if node is None:
+            return None
+        if isinstance(node, yaml.ScalarNode) and node.tag in [_TAG + name for name in types]:
+            return str(node.value)
+        quote = " (quote it)" if types[0] == "str" and isinstance(node, yaml.ScalarNode) else ""
+        self.note(key, f"wanted {_TYPE_NAMES[types[0]]}, got {_kind(node)}{quote}")
+        return None
+
+    def _join(self, key: str) -> str:
+        return f"{self._path}.{key}" if self._path else key
+
+    def _add(self, line: int, path: str, text: str) -> None:
+        self._problems.append(Problem(line, path, text))
+
+
+def _plain_integer(value: str) -> int | None:
+    """YAML 1.1 reads 010 as eight and 1:30 as ninety; nobody who writes a configuration means that."""
+    text = value.replace("_", "")
+    if re.fullmatch(r"[+-]?(0|[1-9][0-9]{0,18})", text):
+        return int(text)
+    if re.fullmatch(r"0x[0-9a-fA-F]{1,16}", text):
+        return int(text, 16)
+    return None
+
+
+def _line(node: yaml.Node) -> int:
+    return int(node.start_mark.line) + 1
+
+
+def _kind(node: yaml.Node) -> str:
+    name = _TYPE_NAMES.get(node.tag.removeprefix(_TAG), f"a value tagged {node.tag}")
+    return f"{name} {node.value!r}" if isinstance(node, yaml.ScalarNode) and len(node.value) <= 40 else name
+
+
+def _suggestion(key: str, known: Sequence[str]) -> str:
+    import difflib
+
+    close = difflib.get_close_matches(key, known, n=1)
+    return f"; did you mean {close[0]}?" if close else f"; known here: {', '.join(known)}"

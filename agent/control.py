@@ -1,0 +1,139 @@
+"""The control socket: a local person or script asks the daemon. One line of JSON in, one line of JSON out.
+
+Request `{"command": "status"}`, answer `{"ok": true, "result": …}` or `{"ok": false, "error": "…"}`; a connection may
+ask several times. Who may connect is decided by the file's mode (0660) and group. Everything is bounded: the bytes of a
+request, the time for it, the connections that wait.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import shutil
+import socket
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+LOG = logging.getLogger("agent.control")
+
+REQUEST_BYTES_MAX = 4096
+REQUESTS_MAX = 64  # a connection; then it has to come again
+TALK_S = 5.0  # for one request to arrive and its answer to be taken
+WAITING_MAX = 8
+ACCEPT_S = 1.0
+MODE = 0o660
+
+Handler = Callable[[Mapping[str, object]], object]
+
+
+class ControlError(Exception):
+    """The request cannot be answered; the text goes to the one who asked."""
+
+
+class ControlServer:
+    """A worker that serves one connection after another."""
+
+    name = "control"
+    budget_s = 30.0
+
+    def __init__(self, path: Path, handlers: Mapping[str, Handler], *, group: str = "") -> None:
+        """A handler gets the request's object and answers something JSON can say; it may raise `ControlError`. It runs
+        on the control thread and must answer within a second or so."""
+        self._path = path
+        self._handlers = dict(handlers)
+        self._group = group
+
+    def run(self, stop: threading.Event, beat: Callable[[], None]) -> None:
+        """Raises `OSError` when the socket cannot be made."""
+        with self.listen() as listener:
+            try:
+                while not stop.is_set():
+                    beat()
+                    self.serve_one(listener)
+            finally:
+                self._path.unlink(missing_ok=True)
+
+    def listen(self) -> socket.socket:
+        """The listening socket. A file left behind by a process that died is replaced; the supervisor of the system
+        (systemd, init) sees to it that only one agent runs."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._path.unlink(missing_ok=True)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        before = os.umask(0o777 & ~MODE)
+        try:
+            listener.bind(str(self._path))
+        finally:
+            os.umask(before)
+        try:
+            if self._group:
+                shutil.chown(self._path, group=self._group)
+        except (LookupError, OSError) as error:
+            LOG.warning("group %s cannot own %s: %s", self._group, self._path, error, extra={"event": "control.group"})
+        listener.listen(WAITING_MAX)
+        listener.settimeout(ACCEPT_S)
+        return listener
+
+    def serve_one(self, listener: socket.socket) -> None:
+        """Wait a little for a connection and serve it to its end."""
+        try:
+            connection, _ = listener.accept()
+        except TimeoutError:
+            return
+        with connection, contextlib.suppress(OSError):  # whoever asked is gone or slow: their loss
+            connection.settimeout(TALK_S)
+            self._talk(connection)
+
+    def answer(self, line: bytes) -> bytes:
+        """The answer to one request line, with its newline."""
+        try:
+            result = self._dispatch(line)
+        except ControlError as error:
+            document: dict[str, object] = {"ok": False, "error": str(error)}
+        except Exception:
+            # A defect in one answer must not end the reading of meters.
+            LOG.exception("a control request failed", extra={"event": "control.defect"})
+            document = {"ok": False, "error": "internal error; the daemon's log says more"}
+        else:
+            document = {"ok": True, "result": result}
+        return json.dumps(document, separators=(",", ":")).encode() + b"\n"
+
+    def _dispatch(self, line: bytes) -> object:
+        try:
+            request = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise ControlError("the request is not JSON") from error
+        if not isinstance(request, dict) or not isinstance(request.get("command"), str):
+            raise ControlError('the request is an object with a "command"')
+        handler = self._handlers.get(request["command"])
+        if handler is None:
+            raise ControlError(
+                f"unknown command {request['command'][:40]!r}; known: {', '.join(sorted(self._handlers))}"
+            )
+        return handler(request)
+
+    def _talk(self, connection: socket.socket) -> None:
+        buffer = bytearray()
+        for _ in range(REQUESTS_MAX):
+            while b"\n" not in buffer:
+                if len(buffer) > REQUEST_BYTES_MAX:
+                    connection.sendall(b'{"ok":false,"error":"the request is too long"}\n')
+                    _drain(connection)
+                    return
+                piece = connection.recv(REQUEST_BYTES_MAX)
+                if not piece:
+                    return
+                buffer += piece
+            line, _, rest = bytes(buffer).partition(b"\n")
+            buffer = bytearray(rest)
+            connection.sendall(self.answer(line))
+
+
+def _drain(connection: socket.socket) -> None:
+    """Take what still comes, within a bound: closing over unread bytes would reset the connection, answer included."""
+    connection.shutdown(socket.SHUT_WR)
+    for _ in range(REQUESTS_MAX):
+        if not connection.recv(REQUEST_BYTES_MAX):
+            return

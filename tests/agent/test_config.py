@@ -1,0 +1,258 @@
+"""The configuration file: what is right is a value, what is wrong is named with file, line and key, all at once."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from agent import config as configuration
+from agent.config import Config, ConfigError, SecretError, device_info, load, read_release, read_secret
+
+REPO = Path(__file__).resolve().parents[2]
+
+MINIMAL = """\
+device:
+  id: urn:dcu:KR-000042
+  key_file: device.key
+  man: Example
+  mod: DCU-1
+  hw_version: A
+security_server:
+  url: https://127.0.0.1:8443/ssmp
+  ca_file: ca.pem
+"""
+
+FULL = (
+    MINIMAL
+    + """\
+dm:
+  poll_every_s: 60
+  content_type: xml
+  push_listen: {host: 127.0.0.1, port: 0}
+ports:
+  - {name: plc0, protocol: prime-usi, url: /dev/ttyS1}
+  - name: rs485
+    protocol: hdlc
+    url: /dev/ttyS2
+    baudrate: 19200
+    scan: {first: 17, last: 20}
+reboot_command: [dcu-reboot, now]
+log: {level: debug, file: dcu.log}
+"""
+)
+
+
+def read(tmp_path: Path, text: str | bytes) -> Config:
+    file = tmp_path / "dcu.yaml"
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return load(file)
+
+
+def problems(tmp_path: Path, text: str | bytes) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        read(tmp_path, text)
+    prefix = f"{tmp_path / 'dcu.yaml'}:"
+    lines = str(caught.value).splitlines()
+    assert all(line.startswith(prefix) for line in lines)
+    return [line.removeprefix(prefix) for line in lines]
+
+
+def test_a_minimal_file_gets_every_default(tmp_path: Path) -> None:
+    config = read(tmp_path, MINIMAL)
+    assert config.device.id == "urn:dcu:KR-000042"
+    assert config.ports == ()
+    assert config.dm.poll_every_s == 3600
+    assert config.dm.content_type == "application/vnd.syncml.dm+wbxml"
+    assert config.dm.push_listen is None
+    assert config.state_dir == Path("/var/lib/dcu")
+    assert config.metering.store_file == Path("/var/lib/dcu/readings.db")
+    assert config.reboot_command == ("reboot",)
+    assert config.log.file is None
+
+
+def test_a_full_file_is_read_as_written(tmp_path: Path) -> None:
+    config = read(tmp_path, FULL)
+    assert config.dm.content_type == "application/vnd.syncml.dm+xml"
+    assert config.dm.push_listen == configuration.PushConfig(host="127.0.0.1", port=0)
+    assert [(port.name, port.protocol, port.baudrate) for port in config.ports] == [
+        ("plc0", "prime-usi", 115_200),
+        ("rs485", "hdlc", 19_200),
+    ]
+    assert config.ports[1].scan == configuration.ScanConfig(first=17, last=20)
+    assert config.reboot_command == ("dcu-reboot", "now")
+
+
+def test_relative_paths_start_at_the_folder_of_the_file(tmp_path: Path) -> None:
+    config = read(tmp_path, FULL)
+    assert config.device.key_file == tmp_path / "device.key"
+    assert config.log.file == tmp_path / "dcu.log"
+
+
+def test_the_value_is_immutable(tmp_path: Path) -> None:
+    config = read(tmp_path, MINIMAL)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.device.man = "Other"  # type: ignore[misc]
+
+
+def test_all_errors_are_reported_at_once_in_the_order_of_their_lines(tmp_path: Path) -> None:
+    text = MINIMAL.replace("man: Example", "man: 5").replace("mod: DCU-1", "mdo: DCU-1") + (
+        "dm:\n  poll_every_s: often\nports:\n  - {name: a b, protocol: modbus, url: /dev/ttyS1}\nstate: /tmp\n"
+    )
+    assert problems(tmp_path, text) == [
+        "2: device.mod: is missing",
+        "4: device.man: wanted text, got a whole number '5' (quote it)",
+        "5: device.mdo: unknown key; did you mean mod?",
+        "11: dm.poll_every_s: wanted a whole number, got text 'often'",
+        "13: ports[0].protocol: wanted one of prime-usi, hdlc, dlmsotcp, got 'modbus'",
+        "13: ports[0].name: wanted up to 32 letters, digits, - and _, got 'a b'",
+        "14: state: unknown key; did you mean state_dir?",
+    ]
+
+
+def test_a_key_given_twice_is_an_error_at_its_second_line(tmp_path: Path) -> None:
+    assert problems(tmp_path, MINIMAL + "state_dir: /a\nstate_dir: /b\n") == [
+        "11: state_dir: given twice, first on line 10"
+    ]
+
+
+def test_missing_sections_are_named(tmp_path: Path) -> None:
+    found = problems(tmp_path, "state_dir: /a\n")
+    assert "1: device: is missing" in found
+    assert "1: security_server: is missing" in found
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("dm: {poll_every_s: 010}", "dm.poll_every_s: wanted a decimal whole number, got '010'"),
+        ("dm: {poll_every_s: 1:30}", "dm.poll_every_s: wanted a decimal whole number, got '1:30'"),
+        ("dm: {poll_every_s: 0}", "dm.poll_every_s: wanted 1 to 2678400, got 0"),
+        ("dm: {backoff_min_s: .nan}", "dm.backoff_min_s: wanted a decimal number, got '.nan'"),
+        ("dm: [1, 2]", "dm: wanted a section of keys, got a list"),
+        ("dm: yes", "dm: wanted a section of keys, got true or false 'yes'"),
+        ("ports: none", "ports: wanted a list of sections, got text 'none'"),
+        ("ports: [none]", "ports[0]: wanted a section of keys, got text 'none'"),
+        ("reboot_command: reboot", "reboot_command: wanted a list of texts, got text 'reboot'"),
+        ("reboot_command: []", "reboot_command: is an empty list"),
+        ("reboot_command: [reboot, 5]", "reboot_command[1]: wanted text, got a whole number '5' (quote it)"),
+        ("state_dir: ''", "state_dir: wanted a path"),
+        ("log: {level: loud}", "log.level: wanted one of debug, info, warning, error, got 'loud'"),
+        (
+            f"control_socket: /{'x' * 107}",
+            "control_socket: longer than the 107 bytes that a socket's path may have",
+        ),
+        (
+            "ports: [{name: a, protocol: hdlc, url: /dev/x}]",
+            "ports[0].scan: is missing: meters of an hdlc port are found by asking addresses",
+        ),
+        (
+            "ports: [{name: a, protocol: hdlc, url: /dev/x, scan: {first: 9, last: 3}}]",
+            "ports[0].scan.last: is lower than first (9)",
+        ),
+    ],
+)
+def test_a_wrong_value_names_line_key_and_reason(tmp_path: Path, line: str, complaint: str) -> None:
+    assert problems(tmp_path, MINIMAL + line + "\n") == [f"10: {complaint}"]
+
+
+def test_two_ports_may_not_share_name_or_device(tmp_path: Path) -> None:
+    text = MINIMAL + (
+        "ports:\n  - {name: a, protocol: prime-usi, url: /dev/x}\n  - {name: a, protocol: prime-usi, url: /dev/x}\n"
+    )
+    assert problems(tmp_path, text) == [
+        "12: ports[1].name: another port has the name 'a'",
+        "12: ports[1].url: another port has the URL '/dev/x'",
+    ]
+
+
+@pytest.mark.parametrize("url", ["http://server/ssmp", "https://", "https://user@server/", "server"])
+def test_the_security_server_is_reached_by_https_only(tmp_path: Path, url: str) -> None:
+    found = problems(tmp_path, MINIMAL.replace("https://127.0.0.1:8443/ssmp", url))
+    assert found == [f"8: security_server.url: wanted an https URL, got {url!r}"]
+
+
+@pytest.mark.parametrize(
+    ("text", "start"),
+    [
+        (b"", "1: the top of the file"),
+        (b"- a\n- b\n", "1: the top of the file"),
+        (b"device: {\n", "2: not YAML"),
+        (b"a: 1\n  b: 2\n", "2: not YAML"),
+        (b"\xff\xfe\x00", "1: not YAML"),
+        (b"a: \x00\n", "1: not YAML"),
+        (b"a: 1\n---\nb: 2\n", "2: not YAML"),
+        (b"[" * 3000, "1: not YAML"),
+        (b"#" * ((1 << 20) + 1), "1: larger than"),
+    ],
+)
+def test_what_is_no_mapping_of_sections_is_one_error(tmp_path: Path, text: bytes, start: str) -> None:
+    found = problems(tmp_path, text)
+    assert len(found) == 1
+    assert found[0].startswith(start)
+
+
+def test_a_key_that_is_no_text_and_an_unknown_section_do_not_crash(tmp_path: Path) -> None:
+    found = problems(tmp_path, MINIMAL + "? [a, b]\n: 1\n<<: {x: 1}\n")
+    assert found[0] == "10: a key is plain text"
+    assert found[1].startswith("12: <<: unknown key")
+
+
+def test_a_missing_file_is_an_error_of_the_same_kind(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load(tmp_path / "absent.yaml")
+
+
+def test_the_documented_example_is_valid_and_shows_every_key() -> None:
+    file = REPO / "etc" / "dcu.yaml"
+    config = load(file)
+    text = file.read_text(encoding="utf-8")
+    for section in (config.device, config.dm, config.metering, config.update, config.log, config.watchdog):
+        for field in dataclasses.fields(section):
+            assert f"{field.name}:" in text, f"{type(section).__name__}.{field.name} is not in the example"
+    for field in dataclasses.fields(configuration.PortConfig):
+        assert f"{field.name}:" in text
+
+
+# --- secrets and the release file ---
+
+
+def secret(tmp_path: Path, content: bytes, mode: int = 0o600) -> Path:
+    file = tmp_path / "device.key"
+    file.write_bytes(content)
+    file.chmod(mode)
+    return file
+
+
+def test_a_secret_is_hexadecimal_text_in_a_file_of_its_own(tmp_path: Path) -> None:
+    assert read_secret(secret(tmp_path, b"000102030405060708090a0b0c0d0e0f\n")) == bytes(range(16))
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o666])
+def test_a_secret_that_others_may_read_is_refused(tmp_path: Path, mode: int) -> None:
+    with pytest.raises(SecretError, match="chmod it to 0600"):
+        read_secret(secret(tmp_path, b"00" * 16, mode))
+
+
+@pytest.mark.parametrize("content", [b"", b"00" * 15, b"00" * 65, b"not hexadecimal at all!!", b"\xff" * 32])
+def test_a_malformed_secret_is_refused_without_showing_it(tmp_path: Path, content: bytes) -> None:
+    with pytest.raises(SecretError) as caught:
+        read_secret(secret(tmp_path, content))
+    assert "hexadecimal at all" not in str(caught.value)
+
+
+def test_a_missing_secret_and_a_folder_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(SecretError, match="cannot be read"):
+        read_secret(tmp_path / "none")
+    with pytest.raises(SecretError, match="is not a file"):
+        read_secret(tmp_path)
+
+
+def test_the_firmware_version_comes_from_the_release_file(tmp_path: Path) -> None:
+    release = tmp_path / "release"
+    release.write_text('# made by the image\nNAME="DCU"\nVERSION=7\nODD\n')
+    assert read_release(release) == {"NAME": "DCU", "VERSION": "7"}
+    config = dataclasses.replace(read(tmp_path, MINIMAL).device, release_file=release)
+    assert device_info(config, "0.1.0").fw_version == "7"
+    assert device_info(dataclasses.replace(config, release_file=tmp_path / "no"), "0.1.0").fw_version == "unknown"
