@@ -51,7 +51,7 @@ def opened(package: Package) -> Iterator[Readable]:
     except FileNotFoundError as error:
         raise PackageError(PACKAGE_MISSING, f"{package}: no such file") from error
     except OSError as error:
-        raise DeviceError(STORAGE, f"cannot read the package: {error}") from error
+        raise DeviceError(STORAGE, f"cannot read the package, or what its delta is made from: {error}") from error
 
 
 def read_exactly(file: Readable, size: int, offset: int, what: str) -> bytes:

@@ -1,0 +1,214 @@
+"""A package as a whole: what it says, who signed it, and whether this device may install it.
+
+    description -> signature -> signer -> fit to this device -> layout of the archive -> every payload
+
+`verify_package` takes these steps in this order and writes nothing. Nothing of a package is interpreted before the
+signature over it was checked, except the frame of the archive and of the signature itself. The headers of an archive
+are not signed, but they follow from the signed description (name, size, checksum and order of every member), so a
+package has exactly one form and every changed byte is noticed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from hashlib import sha256
+
+from updateagent import cms, cpio, description
+from updateagent.description import Kind
+from updateagent.errors import (
+    AGENT_VERSION,
+    COMPATIBLE,
+    DOWNGRADE,
+    FORMAT,
+    IMAGE_ROLE,
+    IMAGE_SIZE,
+    PAYLOAD,
+    SIGNATURE_MISSING,
+    STORAGE_FULL,
+    VERSION_REQUIRED,
+    DeviceError,
+    PackageError,
+)
+from updateagent.payload import DeltaSource, Encoding, Image, Role, Run
+from updateagent.readable import Package, Readable, opened
+from updateagent.trust import Trust
+from updateagent.verity import BLOCK_BYTES
+
+__all__ = [
+    "Manifest",
+    "Image",
+    "Role",
+    "Kind",
+    "Encoding",
+    "DeltaSource",
+    "Run",
+    "Trust",
+    "PackageError",
+    "DeviceError",
+    "verify_package",
+    "verify_description",
+    "read_unverified",
+]
+
+DESCRIPTION_NAME = "sw-description"
+SIGNATURE_NAME = "sw-description.sig"
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a package says about itself. `signed_at` is in seconds since 1970."""
+
+    kind: Kind
+    software_id: str
+    version: str
+    description: str
+    security_version: int
+    compatible: tuple[str, ...]
+    requires_version: tuple[str, ...]
+    requires_agent: str
+    images: tuple[Image, ...]
+    signed_at: int
+    signer: str
+    """SHA-256 fingerprint of the signer's certificate, in hexadecimal."""
+    digest: str
+    """SHA-256 of the signed description, in hexadecimal: the identity of the release."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of all images, unpacked."""
+        return sum(image.size for image in self.images)
+
+    def image(self, name: str, role: Role = Role.IMAGE) -> Image | None:
+        """The image of this role and name."""
+        return next((image for image in self.images if (image.role, image.name) == (role, name)), None)
+
+
+def verify_package(package: Package, trust: Trust) -> Manifest:
+    """Check everything about a package that can be checked without writing a byte; return what it says.
+
+    The source of a delta is not looked at here; that is `Image.check_source`.
+
+    Raises `PackageError` with the number of the first thing that is wrong, and `DeviceError` (`storage`,
+    `storage-full`).
+    """
+    with opened(package) as file:
+        manifest = _verify_description(file, trust)
+        for image in manifest.images:
+            image.check_payload(file)
+        return manifest
+
+
+def verify_description(package: Package, trust: Trust) -> Manifest:
+    """Like `verify_package`, but without reading the payloads: enough to decide whether to go on, in milliseconds."""
+    with opened(package) as file:
+        return _verify_description(file, trust)
+
+
+def read_unverified(package: Package) -> Manifest:
+    """Read what a package says about itself, believing it. For showing it to a person; never for installing.
+
+    Raises `PackageError` when the package is malformed or its signature does not fit; who signed is not checked.
+    """
+    with opened(package) as file:
+        text, signature, reader = _front(file)
+        return _located(_manifest(text, cms.verify(text, signature)), reader)
+
+
+def _verify_description(file: Readable, trust: Trust) -> Manifest:
+    text, signature, reader = _front(file)
+    signed = cms.verify(text, signature)
+    trust.check_signer(signed)
+    manifest = _manifest(text, signed)
+    _check_fit(manifest, trust)
+    return _located(manifest, reader)
+
+
+def _front(file: Readable) -> tuple[bytes, bytes, cpio.Reader]:
+    """Description and signature, and the reader standing behind them."""
+    reader = cpio.Reader(file)
+    member = reader.next()
+    if member is None or member.name != DESCRIPTION_NAME:
+        raise PackageError(FORMAT, f"the archive does not begin with {DESCRIPTION_NAME}")
+    text = reader.read(member, description.DESCRIPTION_BYTES_MAX)
+    member = reader.next()
+    if member is None or member.name != SIGNATURE_NAME:
+        raise PackageError(SIGNATURE_MISSING, "the package is not signed")
+    return text, reader.read(member, cms.SIGNATURE_BYTES_MAX), reader
+
+
+def _manifest(text: bytes, signed: cms.SignedContent) -> Manifest:
+    said = description.parse(text)
+    return Manifest(
+        kind=said.kind,
+        software_id=said.software_id,
+        version=said.version,
+        description=said.description,
+        security_version=said.security_version,
+        compatible=said.compatible,
+        requires_version=said.requires_version,
+        requires_agent=said.requires_agent,
+        images=said.images,
+        signed_at=signed.signed_at,
+        signer=signed.signer.fingerprint,
+        digest=sha256(text).hexdigest(),
+    )
+
+
+def _check_fit(manifest: Manifest, trust: Trust) -> None:
+    if trust.compatible not in manifest.compatible:
+        made_for = ", ".join(manifest.compatible)
+        raise PackageError(COMPATIBLE, f"the package is for {made_for}, this device is {trust.compatible}")
+    floor = trust.security_version
+    if manifest.kind is Kind.SOFTWARE:
+        floor = trust.software_security.get(manifest.software_id, 0)
+    if manifest.security_version < floor:
+        why = f"security version {manifest.security_version} is older than {floor}, the oldest that is still allowed"
+        raise PackageError(DOWNGRADE, why)
+    if manifest.requires_version and trust.version is not None and trust.version not in manifest.requires_version:
+        needed = ", ".join(manifest.requires_version)
+        raise PackageError(VERSION_REQUIRED, f"the package needs version {needed}, this device runs {trust.version}")
+    if trust.agent_version is not None and _numbers(trust.agent_version) < _numbers(manifest.requires_agent):
+        why = f"the package needs Update Agent {manifest.requires_agent}, this is {trust.agent_version}"
+        raise PackageError(AGENT_VERSION, why)
+    _check_space(manifest, trust)
+
+
+def _check_space(manifest: Manifest, trust: Trust) -> None:
+    needed = 0
+    for image in manifest.images:
+        filled = image.block_count * BLOCK_BYTES
+        if image.role is not Role.IMAGE:
+            needed += filled
+        elif trust.capacity is not None:
+            if image.name not in trust.capacity:
+                raise PackageError(IMAGE_ROLE, f"this device has no place for an image {image.name}")
+            if filled > trust.capacity[image.name]:
+                why = f"{image.name} needs {filled} bytes, its place has {trust.capacity[image.name]}"
+                raise PackageError(IMAGE_SIZE, why)
+    if trust.free_bytes is not None and needed > trust.free_bytes:
+        raise DeviceError(STORAGE_FULL, f"the files of the package need {needed} bytes, {trust.free_bytes} are free")
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".") if part.isdigit())
+
+
+def _located(manifest: Manifest, reader: cpio.Reader) -> Manifest:
+    """Walk the rest of the archive; every member must be the one that the description announces."""
+    images = []
+    for image in manifest.images:
+        tree = _expect(reader, image.tree_name, image.tree_size, image.tree_check)
+        payload = _expect(reader, image.payload_name, image.payload_size, image.payload_check)
+        images.append(replace(image, tree_offset=tree, payload_offset=payload))
+    if reader.next() is not None:
+        raise PackageError(FORMAT, "the archive holds more than the description announces")
+    return replace(manifest, images=tuple(images))
+
+
+def _expect(reader: cpio.Reader, name: str, size: int, check: int) -> int:
+    member = reader.next()
+    if member is None or member.name != name:
+        raise PackageError(FORMAT, f"the archive does not hold {name} where the description announces it")
+    if (member.size, member.check) != (size, check):
+        raise PackageError(PAYLOAD, f"size or checksum of {name} is not what was signed")
+    return member.data_offset
