@@ -67,4 +67,9 @@ class Acl:
         return any(name == command and (server in servers or ANYONE in servers) for name, servers in self.entries)
 
 
+def identifier(server_id: str) -> str:
+    """A server identifier as it stands in an ACL, where `+` and `&` separate (TND 1.2, section 7.7.1.6)."""
+    return server_id.replace("+", "%2B").replace("&", "%26")
+
+
 ROOT = Acl((("Add", (ANYONE,)), ("Get", (ANYONE,))))  # the default that TND 1.2 section 7.7.1.2 recommends

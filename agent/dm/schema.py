@@ -147,6 +147,20 @@ def setting(
     return NodeSpec(name, format, access, fixed=False, check=check, secret=secret, value_chars_max=value_chars_max)
 
 
+def permanent(
+    name: str,
+    format: Format,  # noqa: A002
+    *,
+    access: Access = GR,
+    default: str = "",
+    check: Callable[[str], None] | None = None,
+    secret: bool = False,
+    value_chars_max: int = 1024,
+) -> NodeSpec:
+    """A leaf that is always there and that servers replace."""
+    return NodeSpec(name, format, access, default=default, check=check, secret=secret, value_chars_max=value_chars_max)
+
+
 def live(name: str, format: Format, read: Callable[[Path], str]) -> NodeSpec:  # noqa: A002
     """A fixed leaf whose value is asked for at each Get."""
     return NodeSpec(name, format, Access.GET, live=read)

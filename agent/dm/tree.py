@@ -93,9 +93,8 @@ class Transaction:
         """The value of a leaf."""
         if place.spec.live is not None:
             return place.spec.live(place.path)
-        if place.node is not None:
-            return place.node.value
-        return place.spec.default
+        value = place.properties.value
+        return b"" if place.spec.format is Format.BIN and not value else value
 
     def text(self, path: Path, default: str = "") -> str:
         """The text of a leaf for the device's own use; `default` when there is no such node."""

@@ -1,0 +1,106 @@
+"""AMI: where readings go, how meters are talked to, and which there are; `urn:x-dcu:mo:ami:1.0`, this project's own.
+
+./AMI/Uplink/URL chr, Token chr (no Get), BatchMax int
+./AMI/Access/Client int, Auth chr (none, low), Secret chr (no Get)
+./AMI/Meter/<id>/Id, Port, Address, State, LastSuccess              live
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from agent.dm.schema import (
+    SEGMENT_CHARS_MAX,
+    Access,
+    Format,
+    NodeSpec,
+    Path,
+    group,
+    https_url,
+    int_range,
+    interior,
+    live,
+    one_of,
+    permanent,
+)
+from agent.dm.tree import Transaction
+from agent.mo.sched import tasks
+from agent.provisioning import MeterAccess, Provisioning, UplinkSettings
+from agent.status import MeterStatus
+
+URN = "urn:x-dcu:mo:ami:1.0"
+BATCH_RECORDS_MAX = 5000
+CLIENT_SAP_MAX = 127
+
+
+class Ami:
+    root: Path = ("AMI",)
+
+    def __init__(self, meters: Callable[[], Sequence[MeterStatus]]) -> None:
+        self._meters = meters
+
+    def spec(self) -> NodeSpec:
+        return interior(
+            "AMI",
+            interior(
+                "Uplink",
+                permanent("URL", Format.CHR, check=https_url),
+                permanent("Token", Format.CHR, access=Access.REPLACE, secret=True),
+                permanent("BatchMax", Format.INT, default="500", check=int_range(1, BATCH_RECORDS_MAX)),
+            ),
+            interior(
+                "Access",
+                permanent("Client", Format.INT, default="16", check=int_range(1, CLIENT_SAP_MAX)),
+                permanent("Auth", Format.CHR, default="none", check=one_of("none", "low")),
+                permanent("Secret", Format.CHR, access=Access.REPLACE, secret=True),
+            ),
+            NodeSpec("Meter", Format.NODE, Access.GET, (self._meter(),), names=self._names),
+            type=URN,
+        )
+
+    def _meter(self) -> NodeSpec:
+        return group(
+            live("Id", Format.CHR, lambda path: self._find(path[2]).meter_id),
+            live("Port", Format.CHR, lambda path: self._find(path[2]).port),
+            live("Address", Format.INT, lambda path: str(self._find(path[2]).address)),
+            live("State", Format.CHR, lambda path: self._find(path[2]).state),
+            live("LastSuccess", Format.INT, lambda path: str(int(self._find(path[2]).last_success))),
+            access=Access.GET,
+        )
+
+    def _names(self, _: Path) -> list[str]:
+        return [node_name(meter.meter_id) for meter in self._meters()]
+
+    def _find(self, name: str) -> MeterStatus:
+        for meter in self._meters():
+            if node_name(meter.meter_id) == name:
+                return meter
+        return MeterStatus(meter_id="", port="", address=0, state="left", joined=0.0)
+
+
+def node_name(text: str) -> str:
+    """A meter's or component's identifier as a node name: what an address cannot hold becomes `%` and hexadecimal."""
+    safe = "".join(char if char.isascii() and (char.isalnum() or char in "-_.:") else _percent(char) for char in text)
+    return (safe.replace(".", "%2E") if not safe.strip(".") else safe)[:SEGMENT_CHARS_MAX]
+
+
+def _percent(char: str) -> str:
+    return "".join(f"%{byte:02X}" for byte in char.encode("utf-8"))
+
+
+def provisioning_from_tree(looking: Transaction) -> Provisioning:
+    """Everything that the head-end has provisioned, as one value."""
+    uplink, access = ("AMI", "Uplink"), ("AMI", "Access")
+    return Provisioning(
+        tasks=tasks(looking),
+        uplink=UplinkSettings(
+            url=looking.text((*uplink, "URL")),
+            token=looking.text((*uplink, "Token")),
+            batch_records_max=int(looking.text((*uplink, "BatchMax")) or 500),
+        ),
+        access=MeterAccess(
+            client=int(looking.text((*access, "Client")) or 16),
+            auth=looking.text((*access, "Auth")) or "none",
+            secret=looking.text((*access, "Secret")).encode("utf-8"),
+        ),
+    )

@@ -1,0 +1,141 @@
+"""DMAcc, `urn:oma:mo:oma-dm-dmacc:1.0` (OMA-TS-DM_StdObj 1.2, section 5.3.1): the account with the DM server.
+
+The account arrives in the bootstrap document and lives in the tree. The nonces in it (`AAuthData`) are those it was
+made with; the running ones change with every message and are kept by `agent.dm.link`.
+"""
+
+from __future__ import annotations
+
+from agent.dm.acl import Acl, identifier
+from agent.dm.bootstrap import Account, account_from_tnds
+from agent.dm.codes import Code, Refusal
+from agent.dm.schema import ARD, Access, Format, NodeSpec, Path, group, interior, one_of, setting
+from agent.dm.tnds import put_tnds
+from agent.dm.tree import Transaction
+from agent.dm.uri import parse_path
+from agent.syncml.messages import MgmtTree
+
+URN = "urn:oma:mo:oma-dm-dmacc:1.0"
+ROOT: Path = ("DMAcc",)
+MANAGED = (("SCHED",), ("AMI",), ("FUMO",), ("SCOMO",))  # what the bootstrapped server may manage
+BOOTSTRAP_ROOTS = frozenset({"DMAcc", "SCHED", "AMI"})
+
+
+class DmAcc:
+    root = ROOT
+
+    def spec(self) -> NodeSpec:
+        level = one_of("CLCRED", "SRVCRED", "OBEX", "HTTP")
+        account = group(
+            setting("AppID", Format.CHR, check=one_of("w7")),
+            setting("ServerID", Format.CHR),
+            setting("Name", Format.CHR),
+            setting("PrefConRef", Format.CHR),
+            group(group(setting("ConRef", Format.CHR)), name="ToConRef"),
+            group(
+                group(
+                    setting("Addr", Format.CHR),
+                    setting("AddrType", Format.CHR, check=one_of("URI", "IPv4", "IPv6")),
+                    group(group(setting("PortNbr", Format.CHR)), name="Port"),
+                ),
+                name="AppAddr",
+            ),
+            setting("AAuthPref", Format.CHR),
+            group(
+                group(
+                    setting("AAuthLevel", Format.CHR, check=level),
+                    setting("AAuthType", Format.CHR),
+                    setting("AAuthName", Format.CHR),
+                    setting("AAuthSecret", Format.CHR, access=ARD, secret=True),
+                    setting("AAuthData", Format.BIN, access=ARD, secret=True),
+                ),
+                name="AppAuth",
+            ),
+            group(name="Ext"),
+            type=URN,
+        )
+        return interior("DMAcc", account)
+
+
+class Inbox:
+    """`./Inbox` (DM Bootstrap 1.2, section 5.2): a place to Add profiles to; there is nothing to Get (405)."""
+
+    root: Path = ("Inbox",)
+
+    def spec(self) -> NodeSpec:
+        return NodeSpec("Inbox", Format.NODE, Access.NONE)
+
+
+def install(changing: Transaction, tree: MgmtTree) -> Account:
+    """Put a bootstrap document into the tree, replacing any account. Raises `BootstrapError`, `Refusal`.
+
+    The server it names gets every right on the objects that it is to manage, and nobody else gets any.
+    """
+    account = account_from_tnds(tree)
+    for name in changing.names(changing.place(ROOT)):
+        changing.drop((*ROOT, name))
+    for node in tree.nodes:
+        top = (*parse_path(node.path or "."), node.name)[0]
+        if top not in BOOTSTRAP_ROOTS:
+            raise Refusal(Code.NOT_ALLOWED, f"a bootstrap document has no business in ./{top}")
+    put_tnds(changing, (), tree)
+    rights = Acl.everything_for(identifier(account.server_id))
+    for root in MANAGED:
+        if changing.find(root) is not None:
+            changing.put(root, acl=rights)
+    return account
+
+
+def account(looking: Transaction) -> Account | None:
+    """The first complete account in the tree."""
+    for name in looking.names(looking.place(ROOT)):
+        found = _account(looking, (*ROOT, name))
+        if found is not None:
+            return found
+    return None
+
+
+def _account(looking: Transaction, base: Path) -> Account | None:
+    client, server = _credentials(looking, base, "CLCRED"), _credentials(looking, base, "SRVCRED")
+    if client is None or server is None:
+        return None
+    server_id = looking.text((*base, "ServerID"))
+    try:
+        return Account(
+            server_id=server_id,
+            url=_address(looking, base),
+            client_name=looking.text((*client, "AAuthName")),
+            client_secret=looking.text((*client, "AAuthSecret")),
+            server_name=looking.text((*server, "AAuthName")) or server_id,
+            server_secret=looking.text((*server, "AAuthSecret")),
+            client_nonce=_bytes(looking, (*client, "AAuthData")),
+            server_nonce=_bytes(looking, (*server, "AAuthData")),
+            auth_type=looking.text((*client, "AAuthType")),
+        )
+    except ValueError:
+        return None
+
+
+def _below(looking: Transaction, path: Path) -> list[Path]:
+    place = looking.find(path)
+    return [] if place is None else [(*path, name) for name in looking.names(place)]
+
+
+def _credentials(looking: Transaction, base: Path, level: str) -> Path | None:
+    for path in _below(looking, (*base, "AppAuth")):
+        if looking.text((*path, "AAuthLevel")) == level:
+            return path
+    return None
+
+
+def _address(looking: Transaction, base: Path) -> str:
+    for path in _below(looking, (*base, "AppAddr")):
+        if looking.text((*path, "AddrType"), "URI") in {"URI", ""}:
+            return looking.text((*path, "Addr"))
+    return ""
+
+
+def _bytes(looking: Transaction, path: Path) -> bytes:
+    place = looking.find(path)
+    value = looking.value(place) if place is not None else b""
+    return value if isinstance(value, bytes) else value.encode("utf-8")

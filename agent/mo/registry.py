@@ -1,0 +1,55 @@
+"""The management objects of this device, and the registry that makes one tree of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from agent.dm.alerts import GenericAlert
+from agent.dm.codes import Code, Refusal
+from agent.dm.schema import ExecCall, NodeSpec, Path, interior
+from agent.dm.tree import Transaction
+from agent.dm.uri import show
+
+
+class ManagementObject(Protocol):
+    """One subtree: its description and what its nodes do."""
+
+    @property
+    def root(self) -> Path:
+        """Where the object hangs."""
+
+    def spec(self) -> NodeSpec:
+        """The description of the node at `root`."""
+
+
+class Executable(Protocol):
+    """An object with nodes that take Exec."""
+
+    @property
+    def root(self) -> Path: ...
+
+    def execute(self, changing: Transaction, call: ExecCall) -> Code:
+        """Within the transaction: record what is wanted, answer 202 or 200. Raises `Refusal`."""
+
+    def acknowledged(self, changing: Transaction, alert: GenericAlert) -> None:
+        """The server has taken note of an alert whose source lies in this object."""
+
+
+class Registry:
+    """All objects. Roots are single names directly below the root of the tree."""
+
+    def __init__(self, objects: Sequence[ManagementObject], executables: Sequence[Executable] = ()) -> None:
+        self.schema = interior(".", *(each.spec() for each in objects))
+        self._executables = tuple(executables)
+
+    def execute(self, changing: Transaction, call: ExecCall) -> Code:
+        for each in self._executables:
+            if call.path[: len(each.root)] == each.root:
+                return each.execute(changing, call)
+        raise Refusal(Code.NOT_ALLOWED, f"Exec of {show(call.path)}")
+
+    def acknowledged(self, changing: Transaction, alert: GenericAlert) -> None:
+        for each in self._executables:
+            if alert.source.removeprefix("./").split("/")[: len(each.root)] == list(each.root):
+                each.acknowledged(changing, alert)
