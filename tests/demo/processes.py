@@ -59,6 +59,8 @@ class Child:
         except subprocess.TimeoutExpired:
             self.kill()
         self._reader.join(STOP_S)
+        if self.process.stdout is not None:
+            self.process.stdout.close()
         self._log.close()
         return self.process.returncode
 

@@ -88,6 +88,7 @@ class Board:
         (self.ram / "run").mkdir()
         (self.ram / "cmdline").write_text(f"console=ttyS0 root=/dev/slot-{slot.lower()} rauc.slot={slot} quiet\n")
         (self.ram / "boot_id").write_text(f"{uuid.uuid4()}\n")
+        (self.ram / "board.pid").write_text(f"{os.getpid()}\n")
         image = self.root / "flash" / f"slot-{slot.lower()}.img"
         with tarfile.open(image, "r:") as tar:
             tar.extractall(rootfs, filter="data")
