@@ -9,13 +9,14 @@ from __future__ import annotations
 import os
 import sqlite3
 from pathlib import Path
-from typing import Any
 
-from sqlalchemy import Engine, MetaData, create_engine, event, make_url
+from sqlalchemy import Connection, Engine, MetaData, Table, create_engine, event, make_url
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.pool import ConnectionPoolEntry
 
 BUSY_TIMEOUT_MS = 30_000  # a writer waits this long for another writer before the request fails
 PRIVATE_MODE = 0o600
+_READ_ONLY = "dcu_read_only"
 
 metadata = MetaData()
 
@@ -41,6 +42,21 @@ def create_tables(engine: Engine) -> None:
     metadata.create_all(engine)
 
 
+def reader(engine: Engine) -> Engine:
+    """The same database for `begin()` blocks that only read: they wait for no writer."""
+    return engine.execution_options(**{_READ_ONLY: True})
+
+
+def insert_new(connection: Connection, table: Table, rows: list[dict[str, object]]) -> None:
+    """Insert rows; one whose primary key is there already is left as it stands."""
+    if not rows:
+        return
+    if connection.dialect.name == "postgresql":
+        connection.execute(postgresql.insert(table).on_conflict_do_nothing(), rows)
+    else:
+        connection.execute(sqlite.insert(table).on_conflict_do_nothing(), rows)
+
+
 def _make_private(path: Path) -> None:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE_MODE)
     os.close(descriptor)
@@ -57,7 +73,8 @@ def _prepare_sqlite(connection: sqlite3.Connection, _: ConnectionPoolEntry) -> N
     cursor.close()
 
 
-def _begin_sqlite(connection: Any) -> None:
+def _begin_sqlite(connection: Connection) -> None:
     """Take the write lock at the start: a transaction that reads first and writes later can then never be refused
     half-way because another one wrote in between."""
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+    read_only = connection.get_execution_options().get(_READ_ONLY, False)
+    connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")

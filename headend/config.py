@@ -1,0 +1,167 @@
+"""The head-end's configuration: one YAML file, read once. Paths in it are relative to its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import yaml
+
+VERSION = 1
+SERVERS = ("security", "dm", "software", "metering", "operator")
+CONFIG_NAME = "headend.yaml"
+PORT_MAX = 65_535
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used. `problems` holds every one found, each with file and key path."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """Where one server listens, and the base URL under which devices see it (a proxy may stand between)."""
+
+    host: str
+    port: int
+    public_url: str = ""
+
+    def url(self, port: int) -> str:
+        """The base URL without a trailing slash; `port` is the one really bound."""
+        return self.public_url.rstrip("/") or f"https://{self.host}:{port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Everything `serve` needs. `database` is an SQLAlchemy URL; the other paths are absolute."""
+
+    folder: Path
+    server_id: str
+    database: str = field(repr=False)  # a PostgreSQL URL holds a password
+    certificate: Path
+    certificate_key: Path
+    ca: Path
+    operator_token_file: Path
+    files: Path
+    servers: dict[str, Listener]
+    log_level: str = "INFO"
+
+    @property
+    def ports_file(self) -> Path:
+        return self.folder / "ports.json"
+
+
+def load(path: Path) -> Config:
+    """Read `path`. Raises `ConfigError`."""
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError([f"{path}: {error.strerror}"]) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError([f"{path}: not YAML: {error}"]) from error
+    problems = [f"{path}: {problem}" for problem in _problems(document)]
+    if problems:
+        raise ConfigError(problems)
+    folder = path.resolve().parent
+    return Config(
+        folder=folder,
+        server_id=document["server_id"],
+        database=_database(document["database"], folder),
+        certificate=folder / document["tls"]["certificate"],
+        certificate_key=folder / document["tls"]["key"],
+        ca=folder / document["tls"]["ca"],
+        operator_token_file=folder / document["operator_token_file"],
+        files=folder / document["files"],
+        servers={name: Listener(**document["servers"][name]) for name in SERVERS},
+        log_level=document.get("log", {}).get("level", "info").upper(),
+    )
+
+
+def template(server_id: str, ports: dict[str, int], host: str, tls: dict[str, str]) -> str:
+    """The text of a new configuration."""
+    document = {
+        "version": VERSION,
+        "server_id": server_id,
+        "database": "headend.db",
+        "files": "files",
+        "tls": tls,
+        "operator_token_file": "operator.token",
+        "servers": {name: {"host": host, "port": ports[name], "public_url": ""} for name in SERVERS},
+        "log": {"level": "info"},
+    }
+    return (
+        "# Configuration of the DCU head-end. Paths are relative to this file's folder. public_url is the base URL\n"
+        "# that devices and people use for a server; empty means https://host:port.\n"
+        + yaml.safe_dump(document, sort_keys=False)
+    )
+
+
+def _database(text: str, folder: Path) -> str:
+    return text if "://" in text else f"sqlite:///{folder / text}"
+
+
+_KEYS: dict[str, type] = {
+    "version": int,
+    "server_id": str,
+    "database": str,
+    "files": str,
+    "tls": dict,
+    "operator_token_file": str,
+    "servers": dict,
+    "log": dict,
+}
+_LISTENER_KEYS: dict[str, type] = {"host": str, "port": int, "public_url": str}
+_TLS_KEYS: dict[str, type] = {"certificate": str, "key": str, "ca": str}
+_LOG_KEYS: dict[str, type] = {"level": str}
+
+
+def _problems(document: Any) -> Iterator[str]:
+    if not isinstance(document, dict):
+        yield "a mapping is expected"
+        return
+    yield from _check(document, _KEYS, "", optional={"log"})
+    if document.get("version") != VERSION:
+        yield f"version: {VERSION} is expected"
+    if isinstance(document.get("tls"), dict):
+        yield from _check(document["tls"], _TLS_KEYS, "tls.")
+    if isinstance(document.get("log"), dict):
+        yield from _check(document["log"], _LOG_KEYS, "log.")
+        if document["log"].get("level", "info") not in ("debug", "info", "warning", "error"):
+            yield "log.level: debug, info, warning or error is expected"
+    servers = document.get("servers")
+    if isinstance(servers, dict):
+        yield from _check(servers, dict.fromkeys(SERVERS, dict), "servers.")
+        for name in SERVERS:
+            if isinstance(servers.get(name), dict):
+                yield from _listener_problems(servers[name], f"servers.{name}.")
+
+
+def _listener_problems(entry: dict[str, Any], where: str) -> Iterator[str]:
+    yield from _check(entry, _LISTENER_KEYS, where, optional={"public_url"})
+    port, url = entry.get("port"), entry.get("public_url")
+    if isinstance(port, int) and not 0 <= port <= PORT_MAX:
+        yield f"{where}port: 0 to {PORT_MAX} is expected"
+    if isinstance(url, str) and url:
+        parts = urlsplit(url)
+        if parts.scheme != "https" or not parts.hostname:
+            yield f"{where}public_url: an https URL is expected"
+
+
+def _check(
+    mapping: dict[Any, Any], keys: dict[str, type], where: str, optional: frozenset[str] | set[str] = frozenset()
+) -> Iterator[str]:
+    for key in mapping:
+        if key not in keys:
+            yield f"{where}{key}: unknown key"
+    for key, kind in keys.items():
+        if key not in mapping:
+            if key not in optional:
+                yield f"{where}{key}: missing"
+        elif not isinstance(mapping[key], kind) or (kind is int and isinstance(mapping[key], bool)):
+            yield f"{where}{key}: {kind.__name__} is expected, not {type(mapping[key]).__name__}"

@@ -1,0 +1,57 @@
+"""HTTP face of the metering server: `POST /v1/readings`."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from headend import web
+from headend.metering import records, store
+
+log = logging.getLogger("headend.metering")
+
+
+def create_app(engine: Engine, *, wall: Callable[[], float] = time.time) -> Starlette:
+    """The metering server's application. `wall` gives seconds since the epoch."""
+
+    async def post_readings(request: Request) -> Response:
+        device = await run_in_threadpool(store.device_of_token, engine, web.bearer(request))
+        if device is None:
+            raise web.HttpProblem(401, "this token is not known", {"WWW-Authenticate": "Bearer"})
+        body = await web.read_body(request, records.BODY_BYTES_MAX)
+        encoding = request.headers.get("content-encoding", "identity").lower()
+        if encoding not in ("gzip", "identity"):
+            raise web.HttpProblem(415, "Content-Encoding is gzip or none")
+        batch = await run_in_threadpool(_parse, body, encoding == "gzip")
+        if batch.device != device:
+            raise web.HttpProblem(403, "the batch is of another device than the token")
+        try:
+            await run_in_threadpool(store.store, engine, batch, wall())
+        except SQLAlchemyError as error:
+            log.exception("readings not stored", extra={"event": "metering.store.failed"})
+            raise web.HttpProblem(503, "the readings could not be stored") from error
+        highest = batch.records[-1].id if batch.records else None
+        log.info("%s: %d readings, up to id %s", device, len(batch.records), highest)
+        return JSONResponse({"acknowledged": highest})
+
+    return Starlette(
+        routes=[Route("/v1/readings", post_readings, methods=["POST"]), web.health_route()],
+        exception_handlers={web.HttpProblem: web.on_problem},
+    )
+
+
+def _parse(body: bytes, packed: bool) -> records.Batch:
+    try:
+        return records.parse(records.inflate(body) if packed else body)
+    except records.BatchError as error:
+        status = 413 if "after decompression" in str(error) else 400
+        raise web.HttpProblem(status, str(error)) from None

@@ -1,0 +1,265 @@
+"""The batch of readings that a concentrator posts (docs/headend.md, "Readings"): bytes in, checked values out."""
+
+from __future__ import annotations
+
+import json
+import re
+import zlib
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+VERSION = 1
+BODY_BYTES_MAX = 1 << 20  # as sent; a batch of 500 readings has some 150 KiB before compression
+PLAIN_BYTES_MAX = 4 << 20  # after decompression
+RECORDS_MAX = 5000
+TEXT_CHARS_MAX = 128
+RAW_CHARS_MAX = 16 * 1024  # of one value, as JSON
+DEPTH_MAX = 8
+FLOAT_DIGITS_MAX = 400  # written out without exponent; a double needs some 330
+ID_MAX = 2**63 - 1
+
+_STORE = re.compile(r"[0-9a-f]{32}", re.ASCII)
+_OBIS = re.compile(r"(?:\d{1,3}\.){5}\d{1,3}", re.ASCII)
+_HEX = re.compile(r"(?:[0-9a-f]{2})*", re.ASCII | re.IGNORECASE)
+_INTEGERS = {
+    "i8": (-(2**7), 2**7 - 1),
+    "u8": (0, 2**8 - 1),
+    "i16": (-(2**15), 2**15 - 1),
+    "u16": (0, 2**16 - 1),
+    "i32": (-(2**31), 2**31 - 1),
+    "u32": (0, 2**32 - 1),
+    "i64": (-(2**63), 2**63 - 1),
+    "u64": (0, 2**64 - 1),
+    "enum": (0, 2**8 - 1),
+}
+_FLOATS = ("f32", "f64")
+_HEX_TAGS = {"oct": None, "dt": 12, "date": 5, "time": 4}  # with the number of bytes where it is fixed
+_LISTS = ("array", "struct")
+_NOT_NUMBERS = ("NaN", "Infinity", "-Infinity")
+
+
+class BatchError(Exception):
+    """The body is no batch of readings: `text` says where and why. Nothing of it is stored."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One reading. `raw` is the JSON text of the raw value; `value` the decimal number (or text) as text, or None.
+
+    `meter_time` is ISO 8601 as sent; `received` and `run` are seconds since the epoch.
+    """
+
+    id: int
+    task: str
+    meter: str
+    cls: int
+    obis: str
+    attr: int
+    tag: str
+    raw: str
+    value: str | None
+    scaler: int | None
+    unit: int | None
+    meter_time: str | None
+    received: float
+    trusted: bool
+    error: str | None
+    run: int
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Readings of one store of one device, in ascending order of id."""
+
+    device: str
+    store: str
+    records: tuple[Record, ...]
+
+
+def inflate(body: bytes) -> bytes:
+    """A gzip body in plain. Raises `BatchError`, also when it would exceed `PLAIN_BYTES_MAX`."""
+    unpacker = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
+    try:
+        plain = unpacker.decompress(body, PLAIN_BYTES_MAX + 1)
+    except zlib.error as error:
+        raise BatchError(f"not gzip: {error}") from None
+    if len(plain) > PLAIN_BYTES_MAX:
+        raise BatchError(f"more than {PLAIN_BYTES_MAX} bytes after decompression")
+    if not unpacker.eof or unpacker.unused_data:
+        raise BatchError("not gzip: cut short, or followed by something else")
+    return plain
+
+
+def parse(body: bytes) -> Batch:
+    """The batch in a plain body. Raises `BatchError`, nothing else."""
+    try:
+        document = json.loads(body, parse_float=Decimal, parse_constant=_no_constant)
+    except (ValueError, RecursionError):
+        raise BatchError("the body is not JSON") from None
+    top = _Fields(document, "")
+    if top.integer("version", 0, 2**31) != VERSION:
+        raise BatchError(f"version: {VERSION} is expected")
+    device = top.text("device")
+    store = top.text("store")
+    if not device or not _STORE.fullmatch(store):
+        raise BatchError("device or store: an identifier is expected")
+    entries = document.get("records")
+    if not isinstance(entries, list) or len(entries) > RECORDS_MAX:
+        raise BatchError(f"records: a list of at most {RECORDS_MAX} is expected")
+    records: list[Record] = []
+    last = -1
+    for number, entry in enumerate(entries):
+        record = _record(_Fields(entry, f"records[{number}]."))
+        if record.id <= last:
+            raise BatchError(f"records[{number}].id: ids ascend")
+        last = record.id
+        records.append(record)
+    return Batch(device, store, tuple(records))
+
+
+def _record(fields: _Fields) -> Record:
+    obis = fields.text("obis")
+    if not _OBIS.fullmatch(obis) or any(int(group) > 255 for group in obis.split(".")):
+        raise BatchError(f"{fields.where}obis: six numbers of 0 to 255 are expected")
+    tag = fields.text("tag")
+    scaler = fields.optional_integer("scaler", -128, 127)
+    raw = fields.entries.get("raw")
+    _check_value(tag, raw, f"{fields.where}raw", 0)
+    raw_text = json.dumps(_plain(raw), separators=(",", ":"), ensure_ascii=False)
+    if len(raw_text) > RAW_CHARS_MAX:
+        raise BatchError(f"{fields.where}raw: more than {RAW_CHARS_MAX} characters")
+    return Record(
+        id=fields.integer("id", 0, ID_MAX),
+        task=fields.text("task"),
+        meter=fields.text("meter"),
+        cls=fields.integer("cls", 0, 65_535),
+        obis=obis,
+        attr=fields.integer("attr", -128, 127),
+        tag=tag,
+        raw=raw_text,
+        value=_value(tag, raw, scaler),
+        scaler=scaler,
+        unit=fields.optional_integer("unit", 0, 255),
+        meter_time=fields.optional_text("meter_time"),
+        received=fields.seconds("received"),
+        trusted=fields.boolean("trusted"),
+        error=fields.optional_text("error"),
+        run=fields.integer("run", 0, 2**40),
+    )
+
+
+def _value(tag: str, raw: Any, scaler: int | None) -> str | None:
+    """The value as text: raw * 10^scaler, exact, without exponent; other scalars as they are; None for the rest."""
+    if tag in _INTEGERS or (tag in _FLOATS and not isinstance(raw, str)):
+        sign, digits, exponent = Decimal(raw).as_tuple()
+        if not isinstance(exponent, int):  # NaN and infinities arrive as text, never here
+            return None
+        return format(Decimal((sign, digits, exponent + (scaler or 0))), "f")
+    if tag == "bool":
+        return "true" if raw else "false"
+    return raw if isinstance(raw, str) else None
+
+
+def _check_value(tag: str, raw: Any, where: str, depth: int) -> None:
+    if depth > DEPTH_MAX:
+        raise BatchError(f"{where}: nested deeper than {DEPTH_MAX}")
+    if tag in _LISTS:
+        _check_list(raw, where, depth)
+    elif not _fits(tag, raw):
+        raise BatchError(f"{where}: no value of tag {tag[:20]!r}")
+
+
+def _check_list(raw: Any, where: str, depth: int) -> None:
+    if not isinstance(raw, list):
+        raise BatchError(f"{where}: a list is expected")
+    for number, entry in enumerate(raw):
+        if not (isinstance(entry, list) and len(entry) == 2 and isinstance(entry[0], str)):
+            raise BatchError(f"{where}[{number}]: a pair of tag and value is expected")
+        _check_value(entry[0], entry[1], f"{where}[{number}]", depth + 1)
+
+
+def _fits(tag: str, raw: Any) -> bool:
+    if tag == "null":
+        return raw is None
+    if tag == "bool":
+        return isinstance(raw, bool)
+    if tag in _INTEGERS:
+        low, high = _INTEGERS[tag]
+        return isinstance(raw, int) and not isinstance(raw, bool) and low <= raw <= high
+    if tag in _FLOATS:
+        return _fits_float(raw)
+    if not isinstance(raw, str):
+        return False
+    if tag in _HEX_TAGS:
+        size = _HEX_TAGS[tag]
+        return bool(_HEX.fullmatch(raw)) and (size is None or len(raw) == 2 * size)
+    return tag == "str" or (tag == "bits" and not raw.strip("01"))
+
+
+def _fits_float(raw: Any) -> bool:
+    if isinstance(raw, str):
+        return raw in _NOT_NUMBERS
+    if isinstance(raw, bool) or not isinstance(raw, int | Decimal):
+        return False
+    _, digits, exponent = Decimal(raw).as_tuple()
+    return isinstance(exponent, int) and abs(exponent) + len(digits) <= FLOAT_DIGITS_MAX
+
+
+def _plain(raw: Any) -> Any:
+    """The raw value for `json.dumps`: floats come back as the shortest text that means the same double."""
+    if isinstance(raw, Decimal):
+        return float(raw)
+    return [_plain(entry) for entry in raw] if isinstance(raw, list) else raw
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+class _Fields:
+    """The members of one JSON object, each taken with its type checked."""
+
+    def __init__(self, entries: Any, where: str) -> None:
+        if not isinstance(entries, dict):
+            raise BatchError(f"{where or 'body'}: an object is expected")
+        self.entries: dict[str, Any] = entries
+        self.where = where
+
+    def text(self, name: str) -> str:
+        value = self.entries.get(name)
+        if not isinstance(value, str) or len(value) > TEXT_CHARS_MAX or not _storable(value):
+            raise BatchError(f"{self.where}{name}: a text of at most {TEXT_CHARS_MAX} characters is expected")
+        return value
+
+    def optional_text(self, name: str) -> str | None:
+        return None if self.entries.get(name) is None else self.text(name)
+
+    def integer(self, name: str, low: int, high: int) -> int:
+        value = self.entries.get(name)
+        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+            raise BatchError(f"{self.where}{name}: an integer from {low} to {high} is expected")
+        return value
+
+    def optional_integer(self, name: str, low: int, high: int) -> int | None:
+        return None if self.entries.get(name) is None else self.integer(name, low, high)
+
+    def seconds(self, name: str) -> float:
+        value = self.entries.get(name)
+        if isinstance(value, bool) or not isinstance(value, int | Decimal) or not 0 <= value < 2**40:
+            raise BatchError(f"{self.where}{name}: seconds since the epoch are expected")
+        return float(value)
+
+    def boolean(self, name: str) -> bool:
+        value = self.entries.get(name)
+        if not isinstance(value, bool):
+            raise BatchError(f"{self.where}{name}: true or false is expected")
+        return value
+
+
+def _storable(text: str) -> bool:
+    """Whether a database takes it: lone surrogates cannot be encoded, NUL is refused by PostgreSQL."""
+    try:
+        return b"\0" not in text.encode()
+    except UnicodeEncodeError:
+        return False

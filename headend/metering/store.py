@@ -1,0 +1,177 @@
+"""Tables and transactions of the metering server."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import asdict
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Connection,
+    Engine,
+    Float,
+    Integer,
+    String,
+    Table,
+    Text,
+    case,
+    delete,
+    func,
+    insert,
+    select,
+    update,
+)
+
+from headend import db, web
+from headend.metering import units
+from headend.metering.records import Batch
+
+TOKEN_BYTES = 32
+TOKENS_PER_DEVICE = 2  # the one in use, and the one that is on its way to the device
+PAGE_MAX = 10_000
+
+readings = Table(
+    "readings",
+    db.metadata,
+    Column("device", String(128), primary_key=True),
+    Column("store", String(32), primary_key=True),
+    Column("id", BigInteger, primary_key=True, autoincrement=False),
+    Column("task", String(128), nullable=False),
+    Column("meter", String(128), nullable=False, index=True),
+    Column("cls", Integer, nullable=False),
+    Column("obis", String(24), nullable=False),
+    Column("attr", Integer, nullable=False),
+    Column("tag", String(8), nullable=False),
+    Column("raw", Text, nullable=False),  # JSON
+    Column("value", Text),  # raw * 10^scaler, exact
+    Column("scaler", Integer),
+    Column("unit", Integer),
+    Column("unit_symbol", String(20), nullable=False),
+    Column("meter_time", String(128)),
+    Column("received", Float(53), nullable=False),  # at the concentrator
+    Column("trusted", Boolean, nullable=False),
+    Column("error", String(128)),
+    Column("run", BigInteger, nullable=False, index=True),
+    Column("stored", Float(53), nullable=False),  # here
+)
+
+meters = Table(
+    "meters",
+    db.metadata,
+    Column("device", String(128), primary_key=True),
+    Column("meter", String(128), primary_key=True),
+    Column("first_seen", Float(53), nullable=False),
+    Column("last_seen", Float(53), nullable=False),
+    Column("last_run", BigInteger, nullable=False),
+)
+
+metering_tokens = Table(
+    "metering_tokens",
+    db.metadata,
+    Column("token_hash", String(64), primary_key=True),
+    Column("device", String(128), nullable=False, index=True),
+    Column("issued", Float(53), nullable=False),
+)
+
+
+def issue_token(engine: Engine, device: str, now: float) -> str:
+    """A new bearer token for a device; the one before it stays valid, older ones do not. Only a hash is kept."""
+    token = secrets.token_urlsafe(TOKEN_BYTES)
+    with engine.begin() as connection:
+        connection.execute(insert(metering_tokens).values(token_hash=web.token_hash(token), device=device, issued=now))
+        kept = (
+            select(metering_tokens.c.token_hash)
+            .where(metering_tokens.c.device == device)
+            .order_by(metering_tokens.c.issued.desc())
+            .limit(TOKENS_PER_DEVICE)
+        )
+        hashes = list(connection.scalars(kept))
+        connection.execute(
+            delete(metering_tokens).where(
+                metering_tokens.c.device == device, metering_tokens.c.token_hash.not_in(hashes)
+            )
+        )
+    return token
+
+
+def device_of_token(engine: Engine, token: str) -> str | None:
+    """Whose token this is. The lookup goes by the token's hash: its timing tells nothing about the token."""
+    with db.reader(engine).begin() as connection:
+        query = select(metering_tokens.c.device).where(metering_tokens.c.token_hash == web.token_hash(token))
+        return connection.scalars(query).one_or_none()
+
+
+def store(engine: Engine, batch: Batch, now: float) -> None:
+    """Keep what is new of a batch. On return it is committed."""
+    if not batch.records:
+        return
+    rows: list[dict[str, object]] = [
+        {
+            **asdict(record),
+            "device": batch.device,
+            "store": batch.store,
+            "unit_symbol": units.symbol(record.unit),
+            "stored": now,
+        }
+        for record in batch.records
+    ]
+    with engine.begin() as connection:
+        db.insert_new(connection, readings, rows)
+        _see_meters(connection, batch, now)
+
+
+def _see_meters(connection: Connection, batch: Batch, now: float) -> None:
+    runs: dict[str, int] = {}
+    for record in batch.records:
+        runs[record.meter] = max(record.run, runs.get(record.meter, 0))
+    for meter, run in runs.items():
+        row: dict[str, object] = {"device": batch.device, "meter": meter, "first_seen": now}
+        db.insert_new(connection, meters, [{**row, "last_seen": now, "last_run": run}])
+        connection.execute(
+            update(meters)
+            .where(meters.c.device == batch.device, meters.c.meter == meter)
+            .values(last_seen=now, last_run=case((meters.c.last_run < run, run), else_=meters.c.last_run))
+        )
+
+
+def list_meters(engine: Engine, device: str | None = None) -> list[dict[str, object]]:
+    """Every meter that readings came from, with how many there are."""
+    count = (
+        select(readings.c.device, readings.c.meter, func.count().label("readings"))
+        .group_by(readings.c.device, readings.c.meter)
+        .subquery()
+    )
+    query = (
+        select(meters, func.coalesce(count.c.readings, 0).label("readings"))
+        .outerjoin(count, (count.c.device == meters.c.device) & (count.c.meter == meters.c.meter))
+        .order_by(meters.c.device, meters.c.meter)
+    )
+    if device is not None:
+        query = query.where(meters.c.device == device)
+    with db.reader(engine).begin() as connection:
+        return [dict(row) for row in connection.execute(query).mappings()]
+
+
+def list_readings(
+    engine: Engine,
+    *,
+    device: str | None = None,
+    meter: str | None = None,
+    obis: str | None = None,
+    run: int | None = None,
+    newest: bool = False,
+    limit: int = 1000,
+    offset: int = 0,
+) -> list[dict[str, object]]:
+    """Readings in the order of (device, store, id), or newest first."""
+    columns = readings.c
+    query = select(readings)
+    for column, wanted in ((columns.device, device), (columns.meter, meter), (columns.obis, obis), (columns.run, run)):
+        if wanted is not None:
+            query = query.where(column == wanted)
+    order = (columns.stored.desc(), columns.id.desc()) if newest else (columns.device, columns.store, columns.id)
+    query = query.order_by(*order).limit(min(limit, PAGE_MAX)).offset(offset)
+    with db.reader(engine).begin() as connection:
+        return [dict(row) for row in connection.execute(query).mappings()]

@@ -1,0 +1,101 @@
+"""What all servers of the head-end do with HTTP: bounded bodies, JSON errors, bearer tokens."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import json
+import re
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+BODY_TIMEOUT_S = 30.0  # a client that takes longer to send its request is cut off
+JSON_BODY_BYTES_MAX = 64 * 1024
+_BEARER = re.compile(r"Bearer ([A-Za-z0-9._~+/=-]{1,512})", re.ASCII | re.IGNORECASE)
+
+
+class HttpProblem(Exception):
+    """Answer this request with `status` and `{"error": text}`."""
+
+    def __init__(self, status: int, text: str, headers: dict[str, str] | None = None) -> None:
+        super().__init__(text)
+        self.status = status
+        self.text = text
+        self.headers = headers
+
+
+async def on_problem(_: Request, error: Exception) -> Response:
+    """Exception handler for `HttpProblem`."""
+    if not isinstance(error, HttpProblem):
+        raise error
+    return JSONResponse({"error": error.text}, status_code=error.status, headers=error.headers)
+
+
+async def read_body(request: Request, size_max: int) -> bytes:
+    """The request's body. Raises `HttpProblem` 413 or 408."""
+    length = request.headers.get("content-length", "")
+    if length.isdigit() and (len(length) > 15 or int(length) > size_max):
+        raise HttpProblem(413, f"the body exceeds {size_max} bytes")
+    pieces: list[bytes] = []
+    size = 0
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            async for piece in request.stream():
+                size += len(piece)
+                if size > size_max:
+                    raise HttpProblem(413, f"the body exceeds {size_max} bytes")
+                pieces.append(piece)
+    except TimeoutError:
+        raise HttpProblem(408, f"the body did not arrive within {BODY_TIMEOUT_S:.0f} s") from None
+    return b"".join(pieces)
+
+
+async def read_json(request: Request, size_max: int = JSON_BODY_BYTES_MAX) -> dict[str, Any]:
+    """The request's body as a JSON object. Raises `HttpProblem` 400, 408 or 413."""
+    return parse_json(await read_body(request, size_max))
+
+
+def parse_json(body: bytes) -> dict[str, Any]:
+    """A JSON object without NaN and infinities. Raises `HttpProblem` 400."""
+    try:
+        document = json.loads(body, parse_constant=_no_constant)
+    except (ValueError, RecursionError):
+        raise HttpProblem(400, "the body is not JSON") from None
+    if not isinstance(document, dict):
+        raise HttpProblem(400, "a JSON object is expected")
+    return document
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def bearer(request: Request) -> str:
+    """The bearer token of the request. Raises `HttpProblem` 401 when there is none."""
+    match = _BEARER.fullmatch(request.headers.get("authorization", ""))
+    if match is None:
+        raise HttpProblem(401, "a bearer token is required", {"WWW-Authenticate": "Bearer"})
+    return match[1]
+
+
+def token_hash(token: str) -> str:
+    """What is kept of a token. Tokens are random, 256 bits: a plain hash cannot be turned back."""
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def same_token(token: str, kept_hash: str) -> bool:
+    """Constant-time comparison with a kept hash."""
+    return hmac.compare_digest(token_hash(token), kept_hash)
+
+
+async def _healthz(_: Request) -> Response:
+    return JSONResponse({"status": "ok"})
+
+
+def health_route() -> Route:
+    """`GET /healthz`: this server answers."""
+    return Route("/healthz", _healthz)
