@@ -1,0 +1,1 @@
+"""The security server: knows the device keys, speaks SSMP, and hands out DM accounts."""

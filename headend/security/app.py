@@ -1,0 +1,44 @@
+"""HTTP face of the security server: `POST /ssmp`."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from agent.dm import bootstrap
+from agent.ssmp import wire
+from headend import web
+from headend.dm import accounts
+from headend.security.service import MakeDocument, SecurityService
+
+
+def create_app(service: SecurityService) -> Starlette:
+    """The security server's application."""
+
+    async def post_ssmp(request: Request) -> Response:
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind != wire.CONTENT_TYPE:
+            raise web.HttpProblem(415, f"{wire.CONTENT_TYPE} is expected")
+        body = await web.read_body(request, wire.MESSAGE_BYTES_MAX)
+        peer = request.client.host if request.client else "unknown"
+        status, answer = await run_in_threadpool(service.handle, body, peer)
+        return Response(answer, status_code=status, media_type=wire.CONTENT_TYPE, headers={"Cache-Control": "no-store"})
+
+    return Starlette(
+        routes=[Route("/ssmp", post_ssmp, methods=["POST"]), web.health_route()],
+        exception_handlers={web.HttpProblem: web.on_problem},
+    )
+
+
+def dm_accounts(server_id: str, dm_url: str) -> MakeDocument:
+    """Bootstrap documents that hold a new account at the DM server of this head-end."""
+
+    def make(connection: Connection, device_id: str, info: wire.RegistrationInfo) -> bytes:
+        account = accounts.create(connection, device_id, server_id=server_id, url=dm_url, push_url=info.push_url)
+        return bootstrap.emit_profile(account)
+
+    return make

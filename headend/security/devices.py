@@ -1,0 +1,138 @@
+"""Tables of the security server: the devices with their keys, and the log of registrations."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+from sqlalchemy import (
+    Boolean,
+    Column,
+    Connection,
+    Float,
+    Integer,
+    LargeBinary,
+    String,
+    Table,
+    delete,
+    insert,
+    select,
+    update,
+)
+
+from agent.ssmp.crypto import DEVICE_KEY_BYTES
+from agent.ssmp.wire import DEVICE_ID_BYTES_MAX, RegistrationInfo
+from headend import db
+
+LOG_ROWS_MAX = 10_000  # of the registration log; the oldest leave
+LOG_PRUNE_EVERY = 100
+_DEVICE_ID = re.compile(rf"[A-Za-z0-9:._-]{{1,{DEVICE_ID_BYTES_MAX}}}", re.ASCII)
+
+devices = Table(
+    "devices",
+    db.metadata,
+    Column("id", String(128), primary_key=True),
+    Column("key", LargeBinary, nullable=False),
+    Column("enabled", Boolean, nullable=False),
+    Column("enrolled", Float(53), nullable=False),
+    Column("registered", Float(53)),  # the last completed registration
+    Column("registrations", Integer, nullable=False),
+    Column("man", String(256), nullable=False),
+    Column("mod", String(256), nullable=False),
+    Column("hw", String(256), nullable=False),
+    Column("fw", String(256), nullable=False),
+    Column("sw", String(256), nullable=False),
+    Column("push_url", String(256), nullable=False),
+)
+
+registrations = Table(
+    "registrations",
+    db.metadata,
+    Column("seq", Integer, primary_key=True),
+    Column("at", Float(53), nullable=False),
+    Column("device", String(128), nullable=False),  # as claimed; an unknown one can stand here
+    Column("peer", String(64), nullable=False),
+    Column("code", Integer, nullable=False),  # 200, or the code of the ERROR that was sent
+    Column("text", String(200), nullable=False),
+)
+
+
+class DeviceError(ValueError):
+    """An enrolment that cannot be carried out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """What SSMP needs to know of an enrolled device."""
+
+    device_id: str
+    key: bytes = field(repr=False)
+    enabled: bool
+
+
+def enrol(connection: Connection, device_id: str, key: bytes, now: float, *, replace: bool = False) -> None:
+    """Add a device; with `replace`, give a known one a new key. Raises `DeviceError`."""
+    if not _DEVICE_ID.fullmatch(device_id):
+        raise DeviceError(f"a device id has 1 to {DEVICE_ID_BYTES_MAX} letters, digits and :._-")
+    if len(key) != DEVICE_KEY_BYTES:
+        raise DeviceError(f"a device key has {DEVICE_KEY_BYTES} bytes")
+    known = connection.execute(select(devices.c.id).where(devices.c.id == device_id)).one_or_none()
+    if known is not None:
+        if not replace:
+            raise DeviceError(f"{device_id} is enrolled already")
+        connection.execute(update(devices).where(devices.c.id == device_id).values(key=key, enabled=True))
+        return
+    texts = dict.fromkeys(("man", "mod", "hw", "fw", "sw", "push_url"), "")
+    connection.execute(
+        insert(devices).values(id=device_id, key=key, enabled=True, enrolled=now, registrations=0, **texts)
+    )
+
+
+def set_enabled(connection: Connection, device_id: str, enabled: bool) -> bool:
+    """Switch a device on or off for registration. False when there is no such device."""
+    return connection.execute(update(devices).where(devices.c.id == device_id).values(enabled=enabled)).rowcount == 1
+
+
+def find(connection: Connection, device_id: str) -> Device | None:
+    row = connection.execute(select(devices).where(devices.c.id == device_id)).one_or_none()
+    return None if row is None else Device(row.id, row.key, row.enabled)
+
+
+def listing(connection: Connection) -> list[dict[str, object]]:
+    """Every device, without its key."""
+    columns = [column for column in devices.c if column.name != "key"]
+    return [dict(row) for row in connection.execute(select(*columns).order_by(devices.c.id)).mappings()]
+
+
+def registered(connection: Connection, device_id: str, info: RegistrationInfo, now: float) -> None:
+    """A registration was completed."""
+    connection.execute(
+        update(devices)
+        .where(devices.c.id == device_id)
+        .values(
+            registered=now,
+            registrations=devices.c.registrations + 1,
+            man=info.man,
+            mod=info.mod,
+            hw=info.hw,
+            fw=info.fw,
+            sw=info.sw,
+            push_url=info.push_url,
+        )
+    )
+
+
+def note(connection: Connection, device_id: str, peer: str, code: int, text: str, now: float) -> None:
+    """Log how a registration ended."""
+    added = connection.execute(
+        insert(registrations).values(at=now, device=device_id[:128], peer=peer[:64], code=code, text=text[:200])
+    )
+    key = added.inserted_primary_key
+    if key is not None and key[0] % LOG_PRUNE_EVERY == 0:
+        connection.execute(delete(registrations).where(registrations.c.seq <= key[0] - LOG_ROWS_MAX))
+
+
+def log_listing(connection: Connection, limit: int) -> list[dict[str, object]]:
+    """The newest entries of the log."""
+    query = select(registrations).order_by(registrations.c.seq.desc()).limit(limit)
+    return [dict(row) for row in connection.execute(query).mappings()]

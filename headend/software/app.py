@@ -1,0 +1,163 @@
+"""HTTP face of the package server.
+
+`GET|HEAD /packages/NAME` the package, with ranges; `GET /descriptors/NAME` its download descriptor (OMA Download OTA
+1.0); `POST /install-notify/NAME` a report on it. `?device=ID` says who asks, for the log; nothing is decided by it:
+packages are signed, not secret.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import re
+import time
+from collections.abc import Callable
+from urllib.parse import quote
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from agent import descriptor as dd
+from headend import web
+from headend.software import ranges
+from headend.software.ranges import Slice
+from headend.software.store import Package, PackageStore
+
+log = logging.getLogger("headend.software")
+
+CHUNK_BYTES = 64 * 1024
+REPORT_BYTES_MAX = 256
+_REPORT = re.compile(rb"(\d{3})(?:[ \t]+([ -~]*))?\s*", re.ASCII)
+
+
+class PackageAnswer(Response):
+    """Sends a slice of a file and logs how much of it was handed to the network."""
+
+    def __init__(self, package: Package, part: Slice, headers: dict[str, str], done: Callable[[int], None]) -> None:
+        super().__init__(status_code=part.status, media_type=None, headers=headers)
+        self._package = package
+        self._part = part
+        self._done = done
+
+    async def __call__(self, _: Scope, receive: Receive, send: Send) -> None:
+        sent = 0
+        gone = asyncio.Event()
+        watcher = asyncio.create_task(_watch(receive, gone))
+        try:
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            with await asyncio.to_thread(self._package.path.open, "rb") as file:
+                file.seek(self._part.start)
+                while sent < self._part.size and not gone.is_set():
+                    piece = await asyncio.to_thread(file.read, min(CHUNK_BYTES, self._part.size - sent))
+                    if not piece:
+                        break  # the file is shorter than its row says: the client sees the length broken
+                    await send({"type": "http.response.body", "body": piece, "more_body": True})
+                    sent += len(piece)
+            if sent == self._part.size:
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+        except OSError as error:
+            log.info("%s: the answer broke after %d bytes: %s", self._package.name, sent, error)
+        finally:
+            watcher.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await watcher
+            await asyncio.to_thread(self._done, sent)
+
+
+async def _watch(receive: Receive, gone: asyncio.Event) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    gone.set()
+
+
+def create_app(
+    store: PackageStore, public_url: Callable[[], str], *, wall: Callable[[], float] = time.time
+) -> Starlette:
+    """The package server's application. `public_url()` is its base URL as devices see it."""
+
+    async def find(request: Request) -> Package:
+        package = await run_in_threadpool(store.find, request.path_params["name"])
+        if package is None:
+            raise web.HttpProblem(404, "there is no package of this name")
+        return package
+
+    async def get_package(request: Request) -> Response:
+        package = await find(request)
+        head = {"ETag": package.etag, "Accept-Ranges": "bytes", "Cache-Control": "no-cache"}
+        if ranges.unchanged(request.headers, package.etag):
+            return Response(status_code=304, headers=head)
+        wanted = request.headers if request.method == "GET" else {}
+        part = ranges.choose(wanted, package.size, package.etag)
+        if part is None:
+            head["Content-Range"] = f"bytes */{package.size}"
+            return Response(status_code=416, headers=head)
+        head |= {"Content-Type": package.content_type, "Content-Length": str(part.size)}
+        if part.status == 206:
+            head["Content-Range"] = f"bytes {part.start}-{part.start + part.size - 1}/{package.size}"
+        if request.method == "HEAD":
+            return _without_body(head)
+        began, device, peer = wall(), _device(request), request.client.host if request.client else ""
+
+        def done(sent: int) -> None:
+            store.note_download(
+                {
+                    "at": began,
+                    "ended": wall(),
+                    "package": package.name,
+                    "device": device,
+                    "peer": peer,
+                    "status": part.status,
+                    "start": part.start,
+                    "wanted": part.size,
+                    "sent": sent,
+                }
+            )
+
+        return PackageAnswer(package, part, head, done)
+
+    async def get_descriptor(request: Request) -> Response:
+        package = await find(request)
+        base, query = public_url(), f"?device={quote(_device(request))}" if _device(request) else ""
+        body = dd.Descriptor(
+            types=(package.content_type,),
+            size=package.size,
+            object_uri=f"{base}/packages/{package.name}{query}",
+            install_notify_uri=f"{base}/install-notify/{package.name}{query}",
+            name=package.name,
+        ).emit()
+        return Response(body, media_type=dd.CONTENT_TYPE, headers={"Cache-Control": "no-cache"})
+
+    async def post_report(request: Request) -> Response:
+        package = await find(request)
+        match = _REPORT.fullmatch(await web.read_body(request, REPORT_BYTES_MAX))
+        if match is None:
+            raise web.HttpProblem(400, "three digits and a text are expected")
+        code, text = int(match[1]), (match[2] or b"").decode("ascii").strip()
+        await run_in_threadpool(store.note_report, package.name, _device(request), code, text, wall())
+        return Response(status_code=200)
+
+    return Starlette(
+        routes=[
+            Route("/packages/{name}", get_package, methods=["GET"]),  # HEAD comes with it
+            Route("/descriptors/{name}", get_descriptor, methods=["GET"]),
+            Route("/install-notify/{name}", post_report, methods=["POST"]),
+            web.health_route(),
+        ],
+        exception_handlers={web.HttpProblem: web.on_problem},
+    )
+
+
+def _device(request: Request) -> str:
+    return request.query_params.get("device", "")[:128]
+
+
+def _without_body(headers: dict[str, str]) -> Response:
+    """A HEAD answer: the Content-Length is the package's, not of the body that is not there."""
+    answer = Response(status_code=200)
+    answer.init_headers(headers)
+    return answer
