@@ -3,7 +3,7 @@
     member  := header name NUL pad4 data pad4
     header  := "070702" then 13 fields of 8 upper-case hexadecimal digits:
                ino mode uid gid nlink mtime filesize devmajor devminor rdevmajor rdevminor namesize check
-    archive := member ... member, and last a member "TRAILER!!!" of size 0; nothing follows it
+    archive := member ... member, a member "TRAILER!!!" of size 0, and zeros up to a multiple of 512 bytes
 
 `check` is the sum of the data's bytes modulo 2**32. SWUpdate and `cpio -i` read what this module writes. The other
 way round this reader is strict on purpose: of the thirteen fields only the size, the length of the name and the
@@ -33,6 +33,9 @@ MEMBERS_MAX = 132
 """Description, signature, roots, and two members for each of 64 images."""
 SIZE_BYTES_MAX = 2**31 - 1
 """newc could count to 4 GiB, but readers with signed 32-bit sizes exist; no length reaches 2**31."""
+
+ARCHIVE_UNIT_BYTES = 512
+"""The cpio program writes whole units of this length, and SWUpdate expects them."""
 
 _SLICE_BYTES = 256
 """256 bytes add up to 65280 at most, below the modulus 65521 of Adler-32: its low half is then their exact sum."""
@@ -131,8 +134,11 @@ class Reader:
     def _check_end(self, trailer: Member) -> None:
         if trailer.size or trailer.check:
             raise _malformed(trailer.offset, "the trailer is not empty")
-        if trailer.end != self._length:
-            raise _malformed(trailer.offset, f"{self._length - trailer.end} bytes follow the trailer")
+        missing = -trailer.end % ARCHIVE_UNIT_BYTES
+        if read_exactly(self._file, missing, trailer.end, "end of the archive") != bytes(missing):
+            raise _malformed(trailer.end, "the end of the archive is not filled with zeros")
+        if trailer.end + missing != self._length:
+            raise _malformed(trailer.end, f"{self._length - trailer.end - missing} bytes follow the archive")
 
 
 class Writer:
@@ -141,6 +147,7 @@ class Writer:
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self._index = 0
+        self._written = 0
 
     def add(self, name: str, data: bytes) -> None:
         """Append a member that is at hand as a whole."""
@@ -157,20 +164,25 @@ class Writer:
             raise ValueError(f"{name}: {size} bytes do not fit in a package")
         if self._index >= MEMBERS_MAX:
             raise ValueError(f"more than {MEMBERS_MAX} members")
-        self._file.write(emit_header(self._index, name, size, check))
+        self._write(emit_header(self._index, name, size, check))
         written = total = 0
         for piece in pieces:
-            self._file.write(piece)
+            self._write(piece)
             written += len(piece)
             total = checksum(piece, total)
         if (written, total) != (size, check):
             raise ValueError(f"{name} changed while it was being packed")
-        self._file.write(bytes(padding(size)))
+        self._write(bytes(padding(size)))
         self._index += 1
 
     def close(self) -> None:
-        """Append the trailer. The file stays open."""
-        self._file.write(emit_header(self._index, TRAILER, 0, 0))
+        """Append the trailer and fill the last unit. The file stays open."""
+        self._write(emit_header(self._index, TRAILER, 0, 0))
+        self._write(bytes(-self._written % ARCHIVE_UNIT_BYTES))
+
+    def _write(self, data: bytes) -> None:
+        self._file.write(data)
+        self._written += len(data)
 
 
 def _parse_fields(head: bytes, offset: int) -> tuple[int, int, int]:

@@ -48,6 +48,8 @@ __all__ = [
     "verify_package",
     "verify_description",
     "read_unverified",
+    "read_signature",
+    "opened",
 ]
 
 DESCRIPTION_NAME = "sw-description"
@@ -112,6 +114,11 @@ def read_unverified(package: Package) -> Manifest:
     with opened(package) as file:
         text, signature, reader = _front(file)
         return _located(_manifest(text, cms.verify(text, signature)), reader)
+
+
+def read_signature(file: Readable) -> bytes:
+    """The detached signature of a package, as it is stored. Raises `PackageError`."""
+    return _front(file)[1]
 
 
 def _verify_description(file: Readable, trust: Trust) -> Manifest:

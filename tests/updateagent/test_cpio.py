@@ -80,9 +80,13 @@ def test_every_truncation_is_refused() -> None:
         assert caught.value.code in {TRUNCATED, FORMAT}
 
 
-def test_bytes_after_the_trailer_are_refused() -> None:
-    with pytest.raises(PackageError, match="4 bytes follow the trailer"):
-        members(archive(*FILES) + bytes(4))
+def test_bytes_after_the_last_unit_are_refused() -> None:
+    with pytest.raises(PackageError, match="512 bytes follow"):
+        members(archive(*FILES) + bytes(512))
+
+
+def test_an_archive_fills_whole_units_as_other_programs_expect() -> None:
+    assert len(archive(*FILES)) % 512 == 0
 
 
 def test_a_member_above_the_callers_limit_is_not_read() -> None:
