@@ -18,9 +18,16 @@ from dlms.errors import DlmsError
 @dataclass(frozen=True, slots=True)
 class LinkUp:
     """The link is connected. `apdu_bytes_hint` is the APDU size that fits one frame each way (information field
-    negotiated, headers taken off); longer APDUs are segmented by the link where it can."""
+    negotiated, headers taken off); longer APDUs are segmented by the link where it can.
+
+    `apdu_bytes_burst` is the size that travels each way without waiting for an acknowledgement (HDLC: a whole window
+    of frames); 0 means the same as the hint. `ends_association` says that disconnecting this link ends the association
+    too (HDLC), so that no release needs to be exchanged first.
+    """
 
     apdu_bytes_hint: int
+    apdu_bytes_burst: int = 0
+    ends_association: bool = False
 
 
 @dataclass(frozen=True, slots=True)

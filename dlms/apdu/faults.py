@@ -47,7 +47,15 @@ class ExceptionResponse:
 
     @property
     def text(self) -> str:
-        return f"{_name(StateError, self.state_error)}, {_name(ServiceError, self.service_error)}"
+        """The service error, which says more than the state error."""
+        return _name(ServiceError, self.service_error)
+
+    @property
+    def unsupported(self) -> bool:
+        """Whether the server says that it does not know the service."""
+        return (
+            self.state_error == StateError.SERVICE_UNKNOWN or self.service_error == ServiceError.SERVICE_NOT_SUPPORTED
+        )
 
     def emit(self) -> bytes:
         head = bytes((Apdu.EXCEPTION_RESPONSE, self.state_error, self.service_error))

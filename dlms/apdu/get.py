@@ -135,11 +135,23 @@ def parse_response(data: bytes) -> GetResponse | GetBlock | GetListResponse:
     if choice == NORMAL:
         response = GetResponse(invoke, read_result(cursor))
     elif choice == BLOCK:
-        last = cursor.flag()
-        number = cursor.u32()
-        content = AccessError(cursor.u8()) if cursor.flag() else cursor.octets()
-        response = GetBlock(invoke, last, number, content)
+        response = _read_block(cursor, invoke)
     else:
         response = GetListResponse(invoke, read_results(cursor))
     cursor.check_end()
     return response
+
+
+def parse_block(data: bytes) -> GetBlock:
+    """A GET-response known to be a block. Raises `DecodeError`."""
+    cursor = Cursor(data, "GET-response")
+    cursor.take(2)
+    block = _read_block(cursor, cursor.u8())
+    cursor.check_end()
+    return block
+
+
+def _read_block(cursor: Cursor, invoke: int) -> GetBlock:
+    last = cursor.flag()
+    number = cursor.u32()
+    return GetBlock(invoke, last, number, AccessError(cursor.u8()) if cursor.flag() else cursor.octets())

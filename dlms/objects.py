@@ -1,0 +1,164 @@
+"""The objects of a meter, seen from its server: readers, writers and methods by number, and the reading-list CSV."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dlms import axdr
+from dlms.apdu.common import AccessError, ActionOutcome, Result, Selection
+from dlms.axdr import Data, Tag
+from dlms.codes import ActionResult, DataAccessResult
+from dlms.cosem.obis import AttributeRef, Obis
+from dlms.errors import LocalError
+from dlms.knowledge import scaler_ref
+
+Reader = Callable[[Selection | None], Result]
+Writer = Callable[[Data], DataAccessResult]
+Method = Callable[[Data | None], ActionOutcome]
+ValueSource = Callable[[int, Obis, int], Result]
+"""Class, code and attribute to the value at this moment; an `AccessError` is answered as such."""
+
+LOGICAL_NAME = 1  # attribute 1 of every class
+ROWS_MAX = 10_000
+
+
+@dataclass(slots=True)
+class ServerObject:
+    """One COSEM object. What has no reader (writer, method) is denied; the logical name needs none."""
+
+    class_id: int
+    obis: Obis
+    version: int = 0
+    readers: dict[int, Reader] = field(default_factory=dict)
+    writers: dict[int, Writer] = field(default_factory=dict)
+    methods: dict[int, Method] = field(default_factory=dict)
+
+    def get(self, attribute: int, selection: Selection | None) -> Result:
+        if attribute == LOGICAL_NAME:
+            return axdr.octets(self.obis.code)
+        reader = self.readers.get(attribute)
+        return AccessError(DataAccessResult.READ_WRITE_DENIED) if reader is None else reader(selection)
+
+    def set(self, attribute: int, value: Data) -> DataAccessResult:
+        writer = self.writers.get(attribute)
+        return DataAccessResult.READ_WRITE_DENIED if writer is None else writer(value)
+
+    def act(self, method: int, parameters: Data | None) -> ActionOutcome:
+        found = self.methods.get(method)
+        return ActionOutcome(ActionResult.READ_WRITE_DENIED) if found is None else found(parameters)
+
+
+def constant(value: Data) -> Reader:
+    """A reader that always answers `value`."""
+    return lambda _selection: value
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of a reading list."""
+
+    name: str
+    obis: Obis
+    class_id: int
+    attribute: int
+    type_name: str
+    scaler: int | None
+    unit: int | None
+    phases: int
+
+    @property
+    def tag(self) -> Tag:
+        """The A-XDR tag that the type column asks for."""
+        return TYPE_TAGS[self.type_name.partition(":")[0]]
+
+    @property
+    def octets(self) -> int:
+        """Length of an octet-string; 12 for the date-times."""
+        if self.type_name in ("clock", "dt"):
+            return 12
+        return int(self.type_name.partition(":")[2] or 0)
+
+
+TYPE_TAGS: dict[str, Tag] = {
+    "bool": Tag.BOOLEAN,
+    "u8": Tag.UNSIGNED,
+    "u16": Tag.LONG_UNSIGNED,
+    "u32": Tag.DOUBLE_LONG_UNSIGNED,
+    "u64": Tag.LONG64_UNSIGNED,
+    "i8": Tag.INTEGER,
+    "i16": Tag.LONG,
+    "i32": Tag.DOUBLE_LONG,
+    "i64": Tag.LONG64,
+    "enum": Tag.ENUM,
+    "oct": Tag.OCTET_STRING,
+    "clock": Tag.OCTET_STRING,
+    "dt": Tag.OCTET_STRING,
+}
+
+
+def rows_from_csv(path: Path) -> list[Row]:
+    """The rows of a reading list with the columns name, obis, cls, attr, type, scaler, unit, ph.
+
+    Raises `LocalError` that names the line, and OSError.
+    """
+    rows: list[Row] = []
+    with path.open(encoding="utf-8", newline="") as file:
+        for line, fields in enumerate(csv.DictReader(file), start=2):
+            if len(rows) >= ROWS_MAX:
+                raise LocalError(f"{path}: more than {ROWS_MAX} rows")
+            try:
+                rows.append(_row(fields))
+            except (KeyError, ValueError, TypeError, LocalError) as error:
+                raise LocalError(f"{path}, line {line}: {error}") from error
+    return rows
+
+
+def _row(fields: dict[str, str]) -> Row:
+    row = Row(
+        fields["name"],
+        Obis.parse(fields["obis"]),
+        int(fields["cls"]),
+        int(fields["attr"]),
+        fields["type"],
+        int(fields["scaler"]) if fields["scaler"] else None,
+        int(fields["unit"]) if fields["unit"] else None,
+        int(fields["ph"] or 1),
+    )
+    if row.type_name.partition(":")[0] not in TYPE_TAGS:
+        raise LocalError(f"unknown type {row.type_name!r}")
+    return row
+
+
+def objects_from_rows(rows: Iterable[Row], value_source: ValueSource, *, phases: int = 1) -> list[ServerObject]:
+    """Objects that answer every row from `value_source`, and scaler and unit from the row itself.
+
+    Rows for more phases than the meter has are left out, so that the meter answers "object undefined".
+    """
+    objects: dict[tuple[int, Obis], ServerObject] = {}
+    for row in rows:
+        if row.phases > phases:
+            continue
+        found = objects.setdefault((row.class_id, row.obis), ServerObject(row.class_id, row.obis))
+        found.readers[row.attribute] = _live(value_source, row)
+        where = scaler_ref_of(row)
+        if where is not None:
+            found.readers[where] = constant(axdr.structure(axdr.i8(row.scaler or 0), axdr.enum(row.unit or 255)))
+    return list(objects.values())
+
+
+def _live(value_source: ValueSource, row: Row) -> Reader:
+    return lambda _selection: value_source(row.class_id, row.obis, row.attribute)
+
+
+def scaler_ref_of(row: Row) -> int | None:
+    """The attribute of the row's object that holds scaler and unit of the row's attribute."""
+    where = scaler_ref(AttributeRef(row.class_id, row.obis, row.attribute))
+    return None if where is None else where.attribute
+
+
+def objects_from_csv(path: Path, value_source: ValueSource, *, phases: int = 1) -> list[ServerObject]:
+    """`objects_from_rows` of the file at `path`. Raises `LocalError` that names the line, and OSError."""
+    return objects_from_rows(rows_from_csv(path), value_source, phases=phases)
