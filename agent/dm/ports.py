@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import random
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -18,6 +18,7 @@ from agent.device import DeviceInfo
 from agent.provisioning import Provisioning, TaskStatus
 from agent.status import MeterStatus, StatusBoard
 from updateagent.disk import Disk
+from updateagent.manifest import Kind
 
 if TYPE_CHECKING:
     from agent.download import Downloaded, Progress
@@ -37,10 +38,10 @@ class Worker(Protocol):
 
 
 class Https(Protocol):
-    """The part of `agent.https.HttpsClient` that a DM session uses."""
+    """The part of `agent.https.HttpsClient` that a DM session uses. Raises `agent.https.HttpsError`."""
 
     def request(
-        self, method: str, url: str, *, body: bytes | None = None, headers: dict[str, str] | None = None
+        self, method: str, url: str, *, body: bytes | None = None, headers: Mapping[str, str] | None = None
     ) -> Response: ...
 
 
@@ -57,14 +58,17 @@ class Fetcher(Protocol):
         beat: Callable[[], None],
     ) -> Downloaded: ...
 
+    def discard(self, into: Path) -> None:
+        """Forget a finished or abandoned download: the file and its state."""
+
 
 class VerifiedPackage(Protocol):
-    """What a verified manifest tells a package job: `kind` is `firmware` or `software`."""
+    """What a package job reads of a verified `updateagent.manifest.Manifest`."""
 
     @property
-    def kind(self) -> str: ...
+    def kind(self) -> Kind: ...
     @property
-    def name(self) -> str: ...
+    def software_id(self) -> str: ...
     @property
     def version(self) -> str: ...
 
@@ -104,7 +108,8 @@ class DmConfig:
     """Fixed facts. `state_dir/dm` holds the tree and the nonces; `update_dir` is shared with the Update Agent.
 
     `boot_id` is the text that identifies this boot (`/proc/sys/kernel/random/boot_id`); it tells a restarted agent
-    from a restarted board. `poll_every_s` is the longest time without a session.
+    from a restarted board. `poll_every_s` is the longest time without a session; after a failure the next attempt is
+    `backoff_min_s` away, doubling up to `backoff_max_s`.
     """
 
     device: DeviceInfo
@@ -112,6 +117,8 @@ class DmConfig:
     update_dir: Path
     boot_id: str
     poll_every_s: float = POLL_EVERY_S
+    backoff_min_s: float = 5.0
+    backoff_max_s: float = 3600.0
     content_type: str = DM_WBXML
     mac_algorithms: tuple[str, ...] = ("SHA-256",)
 

@@ -1,0 +1,449 @@
+"""The client's side of one DM session (OMA-TS-DM_Protocol 1.2), without I/O: messages in, messages out.
+
+The states are in `agent.dm.machine`. A driver posts what `take_output` gives, feeds the answer to `receive`, and
+carries out the events:
+
+* `Work(message)`: authenticated commands; the driver executes them and calls `answer(replies)`;
+* `NoncesChanged`: to be stored durably before the next output is sent;
+* `Acknowledged(alert_id)`: the server has taken note of a generic alert;
+* `Ended(ok, result, unproven)`: the last event.
+
+Authentication is a MAC in every message, both ways (DM Security 1.2, section 5.4). A message that does not prove
+itself is challenged once, with a fresh nonce; nothing in it is executed or believed, except that the nonce it brings
+serves the next attempt.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from agent.dm.alerts import GenericAlert
+from agent.dm.auth import AUTH_MAC, AuthError, hmac_header, verify_hmac
+from agent.dm.bootstrap import Account
+from agent.dm.codes import AlertCode, Code
+from agent.dm.machine import Input, SessionUsageError, State, possible, step
+from agent.dm.packing import Limits, Outgoing, Packer
+from agent.syncml.codec import accepts, decode, encode
+from agent.syncml.errors import SyncmlError
+from agent.syncml.messages import (
+    Alert,
+    Chal,
+    Command,
+    Item,
+    Meta,
+    Replace,
+    Results,
+    Status,
+    SyncHdr,
+    SyncML,
+    SyncmlValueError,
+)
+
+MESSAGES_MAX = 256  # of one session, ours; a large object of MaxObjSize in the smallest chunks a server sends
+SESSION_S_MAX = 900.0
+MESSAGE_BYTES_MAX = 64 * 1024  # MaxMsgSize: what we take and what we send
+OBJECT_BYTES_MAX = 256 * 1024  # MaxObjSize; the same as the executor's
+NONCE_BYTES = 16
+HTTP_OK = 200
+
+
+@dataclass(frozen=True, slots=True)
+class SessionSettings:
+    """What a session is held with. The nonces are those for the next message of each side."""
+
+    account: Account
+    client_nonce: bytes = field(repr=False)
+    server_nonce: bytes = field(repr=False)
+    session_id: str
+    device_id: str
+    device_info: tuple[tuple[str, str], ...]
+    content_type: str
+    alert: AlertCode = AlertCode.CLIENT_INITIATED
+    alerts: tuple[GenericAlert, ...] = ()
+    algorithms: tuple[str, ...] = ("SHA-256",)
+
+
+@dataclass(frozen=True, slots=True)
+class Post:
+    """A message to be posted to the server."""
+
+    url: str
+    content_type: str
+    body: bytes = field(repr=False)
+    mac: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The server's HTTP answer. `mac` is the value of its `x-syncml-hmac`, `None` without one."""
+
+    status: int
+    content_type: str
+    body: bytes = field(repr=False)
+    mac: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    message: SyncML
+
+
+@dataclass(frozen=True, slots=True)
+class NoncesChanged:
+    client_nonce: bytes = field(repr=False)
+    server_nonce: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledged:
+    alert_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """`result` is "ok" or a sentence. `unproven`: credentials failed, on either side; a retry soon is pointless."""
+
+    ok: bool
+    result: str
+    unproven: bool = False
+
+
+Event = Work | NoncesChanged | Acknowledged | Ended
+
+
+class Session:
+    """One session. `entropy(n)` gives n random bytes for nonces. Times are monotonic seconds."""
+
+    def __init__(self, settings: SessionSettings, entropy: Callable[[int], bytes]) -> None:
+        self._settings = settings
+        self._entropy = entropy
+        self._state = State.READY
+        self._url = settings.account.url
+        self._client_nonce = settings.client_nonce
+        self._server_nonce = settings.server_nonce
+        self._believed_client_nonce = settings.client_nonce  # the last one from an authenticated message
+        self._packer = Packer(settings.content_type, MESSAGE_BYTES_MAX)
+        self._sent: list[Outgoing] = []  # content of our last message, for sending it again
+        self._last_sent = Input.SENT_WHOLE
+        self._alert_refs: dict[tuple[str, str], str] = {}
+        self._header_status: Status | None = None
+        self._server_msg_id = -1
+        self._challenged = False  # the server has challenged us
+        self._challenging = False  # we have challenged the server
+        self._server_final = True
+        self._output: Post | None = None
+        self._events: deque[Event] = deque()
+        self._deadline: float | None = None
+        self.messages = 0
+
+    # -- the contract -----------------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> State:
+        return self._state
+
+    def start(self, now: float) -> None:
+        """Make package 1. Raises `SessionUsageError` when started before."""
+        self._step(Input.START)
+        self._deadline = now + SESSION_S_MAX
+        self._packer.put(self._package_1())
+        self._send(whole_allowed=True)
+
+    def take_output(self) -> Post | None:
+        post, self._output = self._output, None
+        return post
+
+    def next_event(self) -> Event | None:
+        return self._events.popleft() if self._events else None
+
+    def next_deadline(self) -> float | None:
+        return None if self._over() else self._deadline
+
+    def on_deadline(self, now: float) -> None:
+        """Gives the session up once its time is over."""
+        if self._deadline is not None and now >= self._deadline and possible(self._state, Input.BROKEN):
+            self._fail(f"no end after {SESSION_S_MAX:.0f} seconds")
+
+    def receive_failure(self, why: str, now: float) -> None:  # noqa: ARG002
+        """The exchange failed on the way: no answer will come."""
+        if possible(self._state, Input.BROKEN):
+            self._fail(why)
+
+    def receive(self, answer: Answer, now: float) -> None:
+        """The server's answer to the last output."""
+        if self._state not in {State.WAIT_PACKAGE, State.WAIT_NEXT, State.WAIT_REST}:
+            raise SessionUsageError(f"an answer in {self._state.name}")
+        self.on_deadline(now)
+        if self._over():
+            return
+        message = self._decoded(answer)
+        if message is not None and self._header_holds(message.hdr):
+            self._server_msg_id = message.hdr.msg_id
+            self._authenticated(message, answer)
+
+    def answer(self, replies: list[Outgoing], now: float) -> None:
+        """The answers to the commands of `Work`, not yet numbered."""
+        if self._state is not State.ANSWERING:
+            raise SessionUsageError(f"answers in {self._state.name}")
+        self.on_deadline(now)
+        if not self._over():
+            self._packer.put(replies)
+            self._send(whole_allowed=self._server_final)
+
+    # -- receiving --------------------------------------------------------------------------------------------
+
+    def _decoded(self, answer: Answer) -> SyncML | None:
+        if answer.status != HTTP_OK:
+            self._fail(f"the server answered HTTP {answer.status}")
+        elif len(answer.body) > MESSAGE_BYTES_MAX:
+            self._fail(f"a message of {len(answer.body)} bytes, more than {MESSAGE_BYTES_MAX}")
+        elif not accepts(answer.content_type):
+            self._fail(f"the server answered with {answer.content_type[:60] or 'no content type'}")
+        else:
+            try:
+                return decode(answer.body, answer.content_type)
+            except SyncmlError as error:
+                self._fail(f"the server's message cannot be read: {error}")
+        return None
+
+    def _header_holds(self, hdr: SyncHdr) -> bool:
+        if hdr.session_id.upper().lstrip("0") != self._settings.session_id.upper().lstrip("0"):
+            self._fail(f"an answer for session {hdr.session_id}, not {self._settings.session_id}")
+        elif hdr.msg_id <= self._server_msg_id:
+            self._fail(f"message {hdr.msg_id} after message {self._server_msg_id}")
+        elif not hdr.ver_proto.startswith("DM/1."):
+            self._fail(f"protocol {hdr.ver_proto[:16]!r} is not DM 1.x")
+        else:
+            return True
+        return False
+
+    def _authenticated(self, message: SyncML, answer: Answer) -> None:
+        """Both directions: does the server prove itself, and does it believe us."""
+        account = self._settings.account
+        refusal: AuthError | None = None
+        try:
+            verify_hmac(
+                answer.mac,
+                answer.body,
+                account.server_name,
+                account.server_secret,
+                self._server_nonce,
+                self._settings.algorithms,
+            )
+        except AuthError as error:
+            refusal = error
+        header = _header_status(message)
+        code = header.code if header is not None else 0
+        nonce = header.chal.next_nonce if header is not None and header.chal is not None else None
+        if nonce:
+            self._client_nonce = nonce
+            if refusal is None:
+                self._believed_client_nonce = nonce
+                self._note_nonces()
+        if code in {Code.UNAUTHORIZED, Code.CREDENTIALS_MISSING}:
+            self._on_challenge(message, header, refusal)
+        elif refusal is not None:
+            self._on_unproven(message, refusal)
+        elif code not in {Code.OK, Code.AUTHENTICATED}:
+            self._fail(f"the server answered our header with {code or 'nothing'}")
+        elif not nonce:
+            self._fail("the server gave no next nonce")
+        else:
+            self._believed(message)
+
+    def _on_challenge(self, message: SyncML, header: Status | None, refusal: AuthError | None) -> None:
+        chal = header.chal if header is not None else None
+        if self._challenged:
+            self._fail("the server refused our credentials", unproven=True)
+        elif chal is None or chal.type.lower() != AUTH_MAC.lower() or not chal.next_nonce:
+            self._fail("the server wants another kind of credentials", unproven=True)
+        elif refusal is not None and self._challenging:
+            self._fail(f"the server did not prove itself: {refusal}", unproven=True)
+        else:
+            self._challenged = True
+            self._step(Input.CHALLENGED)
+            self._challenging = self._challenging or refusal is not None
+            self._header_status = self._status_of_header(message.hdr, refusal)
+            self._resend()
+
+    def _on_unproven(self, message: SyncML, refusal: AuthError) -> None:
+        if self._challenging:
+            self._fail(f"the server did not prove itself: {refusal}", unproven=True)
+            return
+        self._challenging = True
+        self._step(Input.UNPROVEN)
+        self._header_status = self._status_of_header(message.hdr, refusal)
+        refs = str(message.hdr.msg_id)
+        commands = [c for c in message.commands if not isinstance(c, Status | Results)]
+        statuses: list[Outgoing] = [
+            Status("", refs, command.cmd_id, _name(command), refusal.status) for command in commands
+        ]
+        self._post(statuses, final=self._last_sent is Input.SENT_WHOLE)
+
+    def _believed(self, message: SyncML) -> None:
+        """An authenticated message whose sender accepted ours."""
+        hdr = message.hdr
+        if hdr.resp_uri:
+            if not hdr.resp_uri.startswith("https://"):
+                self._fail("RespURI is no https URL")
+                return
+            self._url = hdr.resp_uri
+        if hdr.meta is not None:
+            limits = self._packer.limits
+            self._packer.limits = Limits(
+                hdr.meta.max_msg_size or limits.message, hdr.meta.max_obj_size or limits.object
+            )
+        self._read_statuses(message)
+        work = [c for c in message.commands if not isinstance(c, Status | Results) and not _is_alert(c, 1222)]
+        if any(_is_alert(command, AlertCode.SESSION_ABORT) for command in work):
+            self._step(Input.ABORT)
+            self._end(Ended(ok=False, result="the server aborted the session"))
+            return
+        asked = any(_is_alert(command, AlertCode.NEXT_MESSAGE) for command in message.commands)
+        self._advance(message, has_work=bool(work), asked=asked)
+
+    def _advance(self, message: SyncML, *, has_work: bool, asked: bool) -> None:
+        if self._state is State.WAIT_NEXT and asked and not has_work:
+            given = Input.NEXT
+        elif not message.final:
+            given = Input.PARTIAL
+        else:
+            given = Input.FINAL_WORK if has_work else Input.FINAL_EMPTY
+        if not possible(self._state, given):
+            self._fail("the server sent commands while it still waits for answers")
+            return
+        was_waiting_next = self._state is State.WAIT_NEXT
+        self._step(given)
+        if self._state is State.ENDED:
+            self._end(Ended(ok=True, result="ok"))
+            return
+        if not was_waiting_next:
+            self._server_final = message.final
+        self._header_status = self._status_of_header(message.hdr, None)
+        if has_work:
+            self._events.append(Work(message))
+        else:
+            self._send(whole_allowed=self._server_final)
+
+    def _read_statuses(self, message: SyncML) -> None:
+        for status in message.of(Status):
+            alert_id = self._alert_refs.get((status.msg_ref, status.cmd_ref))
+            if alert_id is not None and Code.OK <= status.code < 300:
+                del self._alert_refs[status.msg_ref, status.cmd_ref]
+                self._events.append(Acknowledged(alert_id))
+
+    # -- sending ----------------------------------------------------------------------------------------------
+
+    def _package_1(self) -> list[Outgoing]:
+        """Alert, DevInfo, and what the server has not acknowledged yet (DM 1.2, section 8.3)."""
+        items = tuple(
+            Item(source=uri, meta=Meta(format="chr", type="text/plain"), data=value)
+            for uri, value in self._settings.device_info
+        )
+        generic = [
+            Alert("", AlertCode.GENERIC, (alert.item(),), alert.correlator or None) for alert in self._settings.alerts
+        ]
+        return [Alert("", self._settings.alert), Replace("", items), *generic]
+
+    def _header(self) -> SyncHdr:
+        settings = self._settings
+        meta = None
+        if self.messages == 0:
+            meta = Meta(max_msg_size=MESSAGE_BYTES_MAX, max_obj_size=OBJECT_BYTES_MAX)
+        return SyncHdr(
+            session_id=settings.session_id,
+            msg_id=self.messages + 1,
+            target=self._url,
+            source=settings.device_id,
+            source_name=settings.account.client_name,
+            meta=meta,
+        )
+
+    def _status_of_header(self, hdr: SyncHdr, refusal: AuthError | None) -> Status:
+        nonce = self._entropy(NONCE_BYTES)
+        self._server_nonce = nonce
+        self._note_nonces()
+        code = Code.OK if refusal is None else refusal.status
+        chal = Chal(AUTH_MAC, "b64", nonce)
+        return Status("", str(hdr.msg_id), "0", "SyncHdr", int(code), (hdr.target,), (hdr.source,), chal)
+
+    def _send(self, *, whole_allowed: bool) -> None:
+        """The next message of our package; Final only when the server has closed its own."""
+        first: list[Outgoing] = [self._header_status] if self._header_status is not None else []
+        if not whole_allowed:
+            first.append(Alert("", AlertCode.NEXT_MESSAGE))
+        commands = self._packer.take(self._header(), first)
+        self._sent = [c for c in commands[len(first) :] if isinstance(c, Status | Results | Alert | Replace)]
+        if not whole_allowed:
+            self._sent.append(Alert("", AlertCode.NEXT_MESSAGE))
+            self._last_sent = Input.SENT_ASK
+        else:
+            self._last_sent = Input.SENT_PART if len(self._packer) else Input.SENT_WHOLE
+        self._post(self._sent, final=self._last_sent is Input.SENT_WHOLE)
+
+    def _resend(self) -> None:
+        """The last message again, with other credentials and a status for the challenge."""
+        self._post(self._sent, final=self._last_sent is Input.SENT_WHOLE)
+
+    def _post(self, content: list[Outgoing], *, final: bool) -> None:
+        if self.messages >= MESSAGES_MAX:
+            self._fail(f"no end after {MESSAGES_MAX} messages")
+            return
+        first: list[Outgoing] = [self._header_status] if self._header_status is not None else []
+        self._header_status = None
+        commands = tuple(_numbered(command, number) for number, command in enumerate([*first, *content], start=1))
+        message = SyncML(self._header(), commands, final)
+        try:
+            body = encode(message, self._settings.content_type)
+        except SyncmlValueError as error:
+            self._fail(f"our message cannot be written: {error}")
+            return
+        self.messages += 1
+        self._remember_alerts(message)
+        account = self._settings.account
+        algorithm = self._settings.algorithms[0]
+        mac = hmac_header(body, account.client_name, account.client_secret, self._client_nonce, algorithm)
+        self._output = Post(self._url, self._settings.content_type, body, mac)
+        self._step(self._last_sent)
+
+    def _remember_alerts(self, message: SyncML) -> None:
+        generic = [c for c in message.of(Alert) if c.code == AlertCode.GENERIC]
+        for command, alert in zip(generic, self._settings.alerts, strict=False):
+            self._alert_refs[str(message.hdr.msg_id), command.cmd_id] = alert.id
+
+    # -- inner parts ------------------------------------------------------------------------------------------
+
+    def _note_nonces(self) -> None:
+        self._events.append(NoncesChanged(self._believed_client_nonce, self._server_nonce))
+
+    def _over(self) -> bool:
+        return self._state in {State.ENDED, State.FAILED}
+
+    def _step(self, given: Input) -> None:
+        self._state = step(self._state, given)
+
+    def _fail(self, why: str, *, unproven: bool = False) -> None:
+        self._step(Input.BROKEN)
+        self._end(Ended(ok=False, result=why, unproven=unproven))
+
+    def _end(self, ended: Ended) -> None:
+        self._output = None
+        self._events.append(ended)
+
+
+def _header_status(message: SyncML) -> Status | None:
+    return next((s for s in message.of(Status) if s.cmd_ref == "0" or s.cmd == "SyncHdr"), None)
+
+
+def _is_alert(command: Command, code: int) -> bool:
+    return isinstance(command, Alert) and command.code == code
+
+
+def _name(command: Command) -> str:
+    return getattr(command, "name", type(command).__name__)
+
+
+def _numbered(command: Outgoing, number: int) -> Outgoing:
+    return replace(command, cmd_id=str(number))

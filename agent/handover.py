@@ -1,0 +1,167 @@
+"""Files to and from the Update Agent, below `update_dir`: how a firmware package changes hands.
+
+    inbox/package.swu     the package
+    inbox/request.json    written last, durably: the moment at which the package is the Update Agent's
+    outbox/result.json    the Update Agent's outcome; removed here once the server has acknowledged it
+    status.json           what the Update Agent is doing, for display
+    download/             packages on their way; nobody else looks there
+
+The two programs run at different times and share nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from agent.status import SlotStatus
+from updateagent.disk import Disk
+
+log = logging.getLogger("agent.update")
+
+VERSION = 1
+PACKAGE = "package.swu"
+TEXT_CHARS_MAX = 1024
+LOG_LINES_MAX = 40
+SLOTS_MAX = 8
+
+
+@dataclass(frozen=True, slots=True)
+class InstallRequest:
+    """`id` makes the request and its result one; `requested` is in seconds since the epoch."""
+
+    id: str
+    correlator: str
+    requested: int
+    kind: str = "firmware"
+
+
+@dataclass(frozen=True, slots=True)
+class InstallResult:
+    """The Update Agent's outcome. `fumo` is the result code for the server."""
+
+    id: str
+    correlator: str
+    name: str
+    fumo: int
+    message: str = ""
+    from_version: str = ""
+    to_version: str = ""
+    failed_check: str = ""
+    log: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateStatus:
+    """`status.json`. `state` is the Update Agent's word: idle, staged, …, trial."""
+
+    state: str = "idle"
+    progress: int = 0
+    slots: tuple[SlotStatus, ...] = ()
+
+
+class HandOver:
+    """All methods raise `OSError` for trouble of the storage."""
+
+    def __init__(self, disk: Disk, update_dir: Path) -> None:
+        self._disk = disk
+        self._inbox = update_dir / "inbox"
+        self._outbox = update_dir / "outbox"
+        self._status = update_dir / "status.json"
+        self.download_dir = update_dir / "download"
+
+    def prepare(self) -> None:
+        """Make the folders."""
+        for folder in (self._inbox, self._outbox, self.download_dir):
+            self._disk.mkdir_durable(folder)
+
+    @property
+    def package(self) -> Path:
+        """Where the Update Agent finds the package."""
+        return self._inbox / PACKAGE
+
+    def requested(self) -> str:
+        """The id of the request that lies in the inbox; empty when there is none."""
+        return _text(self._read(self._inbox / "request.json"), "id")
+
+    def submit(self, package: Path, request: InstallRequest) -> None:
+        """Hand `package` over. May be repeated after a power cut at any point: what was done is not done again.
+
+        Raises `FileNotFoundError` when the package is neither where it was nor in the inbox.
+        """
+        if self.requested() == request.id:
+            return
+        if self._disk.exists(package):
+            # An old request must not meet a new package.
+            self._disk.remove_durable(self._inbox / "request.json")
+            self._disk.rename_durable(package, self.package)
+        elif not self._disk.exists(self.package):
+            raise FileNotFoundError(str(package))
+        document = {"version": VERSION, "package": PACKAGE, **asdict(request)}
+        self._disk.write_durable(self._inbox / "request.json", json.dumps(document).encode("utf-8"), 0o644)
+
+    def result(self) -> InstallResult | None:
+        """The outcome that waits to be reported. One that cannot be read is set aside."""
+        file = self._outbox / "result.json"
+        if not self._disk.exists(file):
+            return None
+        document = self._read(file)
+        result_id, fumo = _text(document, "id"), document.get("fumo")
+        if not result_id or not isinstance(fumo, int):
+            log.error(
+                "the Update Agent's result cannot be read; set aside", extra={"event": "update.result.unreadable"}
+            )
+            self._disk.rename_durable(file, self._outbox / "unreadable.json")
+            return None
+        lines = document.get("log")
+        return InstallResult(
+            id=result_id,
+            correlator=_text(document, "correlator"),
+            name=_text(document, "name"),
+            fumo=fumo,
+            message=_text(document, "message"),
+            from_version=_text(document, "from_version"),
+            to_version=_text(document, "to_version"),
+            failed_check=_text(document, "failed_check"),
+            log=tuple(str(line) for line in lines[-LOG_LINES_MAX:]) if isinstance(lines, list) else (),
+        )
+
+    def forget_result(self, result_id: str) -> None:
+        """The server knows. Another result than this one is left alone."""
+        if _text(self._read(self._outbox / "result.json"), "id") == result_id:
+            self._disk.remove_durable(self._outbox / "result.json")
+
+    def status(self) -> UpdateStatus:
+        """What the Update Agent last said; the default when it has said nothing readable."""
+        document = self._read(self._status)
+        booted = _text(document, "booted")
+        slots = document.get("slots")
+        progress = document.get("progress")
+        return UpdateStatus(
+            state=_text(document, "state") or "idle",
+            progress=progress if isinstance(progress, int) else 0,
+            slots=tuple(
+                SlotStatus(
+                    _text(slot, "name"), _text(slot, "version"), _text(slot, "name") == booted, _text(slot, "state")
+                )
+                for slot in (slots[:SLOTS_MAX] if isinstance(slots, list) else [])
+                if isinstance(slot, dict)
+            ),
+        )
+
+    def _read(self, file: Path) -> dict[str, Any]:
+        try:
+            document = json.loads(self._disk.read_bytes(file))
+        except FileNotFoundError:
+            return {}
+        except (ValueError, RecursionError):
+            return {}
+        return document if isinstance(document, dict) else {}
+
+
+def _text(document: dict[str, Any], key: str) -> str:
+    value = document.get(key)
+    return value[:TEXT_CHARS_MAX] if isinstance(value, str) else ""

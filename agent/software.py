@@ -1,0 +1,108 @@
+"""Software components by way of the Update Agent's command line, as a child process.
+
+The command comes from configuration (`update.command`); it is run without a shell, with a deadline, and its answer is
+one JSON object. What the child prints is bounded; nothing of it is executed.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from agent.dm.ports import DeployedSoftware, SoftwareResult
+
+log = logging.getLogger("agent.update")
+
+TIMEOUT_S = 600.0  # a large package unpacked on slow flash
+POLL_S = 1.0  # between beats while the child works
+OUTPUT_BYTES_MAX = 256 * 1024
+MESSAGE_CHARS_MAX = 500
+
+SUCCESS = 1200
+INSTALL_FAILED = 1405
+REMOVE_FAILED = 1408
+ACTIVATE_FAILED = 1409
+DEACTIVATE_FAILED = 1410
+UNDEFINED = 1412
+
+
+class SoftwareCommand:
+    """`command` is the program with its leading arguments, such as `["dcu-update", "--config", FILE]`."""
+
+    def __init__(self, command: Sequence[str], *, timeout_s: float = TIMEOUT_S) -> None:
+        self._command = tuple(command)
+        self._timeout_s = timeout_s
+
+    def install(self, package: Path, *, activate: bool, beat: Callable[[], None]) -> SoftwareResult:
+        extra = ["--activate"] if activate else []
+        return self._run(["install", str(package), *extra], INSTALL_FAILED, beat)
+
+    def activate(self, software_id: str, beat: Callable[[], None]) -> SoftwareResult:
+        return self._run(["activate", software_id], ACTIVATE_FAILED, beat)
+
+    def deactivate(self, software_id: str, beat: Callable[[], None]) -> SoftwareResult:
+        return self._run(["deactivate", software_id], DEACTIVATE_FAILED, beat)
+
+    def remove(self, software_id: str, beat: Callable[[], None]) -> SoftwareResult:
+        return self._run(["remove", software_id], REMOVE_FAILED, beat)
+
+    def deployed(self) -> Sequence[DeployedSoftware]:
+        """One entry a component: its active version, else the last one listed."""
+        status, answer = self._child(["list"], lambda: None)
+        entries = answer.get("software")
+        if status != 0 or not isinstance(entries, list):
+            log.warning("the installed software cannot be listed", extra={"event": "software.list"})
+            return ()
+        found: dict[str, DeployedSoftware] = {}
+        for entry in entries:
+            if isinstance(entry, dict) and isinstance(entry.get("id"), str):
+                one = DeployedSoftware(entry["id"], str(entry.get("version", "")), bool(entry.get("active")))
+                if one.active or not (known := found.get(one.software_id)) or not known.active:
+                    found[one.software_id] = one
+        return tuple(found.values())
+
+    def _run(self, arguments: list[str], failure: int, beat: Callable[[], None]) -> SoftwareResult:
+        status, answer = self._child(arguments, beat)
+        scomo = answer.get("scomo")
+        if not isinstance(scomo, int) or (status == 0) != (scomo == SUCCESS):
+            scomo = SUCCESS if status == 0 else failure
+        return SoftwareResult(
+            scomo,
+            software_id=str(answer.get("id", "")),
+            version=str(answer.get("version", "")),
+            message=str(answer.get("message", ""))[:MESSAGE_CHARS_MAX],
+        )
+
+    def _child(self, arguments: list[str], beat: Callable[[], None]) -> tuple[int, dict[str, Any]]:
+        """Exit status and answer; -1 when the child could not be run or did not end."""
+        command = [*self._command, "software", *arguments, "--json"]
+        try:
+            child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+        except OSError as error:
+            return -1, {"message": f"{command[0]}: {error.strerror or error}"}
+        deadline = time.monotonic() + self._timeout_s
+        with child:
+            while True:
+                beat()
+                try:
+                    output, _ = child.communicate(timeout=POLL_S)
+                except subprocess.TimeoutExpired:
+                    if time.monotonic() < deadline:
+                        continue
+                    child.kill()
+                    child.communicate()
+                    return -1, {"message": f"no end after {self._timeout_s:.0f} seconds"}
+                return child.returncode, _answer(output)
+
+
+def _answer(output: bytes) -> dict[str, Any]:
+    try:
+        document = json.loads(output[:OUTPUT_BYTES_MAX])
+    except (ValueError, RecursionError):
+        return {}
+    return document if isinstance(document, dict) else {}
