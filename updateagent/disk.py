@@ -16,7 +16,7 @@ import os
 import stat
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol, Self
 
@@ -100,6 +100,14 @@ class Storage(ABC):
         """Raises `FileNotFoundError` when there is none."""
 
     @abstractmethod
+    def symlink(self, target: str, path: Path) -> None:
+        """Make a symbolic link at `path` that says `target`. Raises `FileExistsError`."""
+
+    @abstractmethod
+    def readlink(self, path: Path) -> str:
+        """What a symbolic link says. Raises `FileNotFoundError`, or `OSError` when it is no link."""
+
+    @abstractmethod
     def mkdir(self, path: Path, mode: int) -> None:
         """Raises `FileExistsError` when it is there."""
 
@@ -172,6 +180,15 @@ class Storage(ABC):
         except FileExistsError:
             if not self.is_dir(path):
                 raise
+        self.sync_dir(path.parent)
+
+    def link_durable(self, target: str, path: Path) -> None:
+        """Make `path` a symbolic link that says `target`, replacing one that is there in one step."""
+        temporary = path.with_name(f".{path.name}.tmp")
+        with suppress(FileNotFoundError):
+            self.unlink(temporary)
+        self.symlink(target, temporary)
+        self.rename(temporary, path)
         self.sync_dir(path.parent)
 
     def remove_tree_durable(self, path: Path) -> None:
@@ -286,6 +303,12 @@ class RealDisk(Storage):
 
     def unlink(self, path: Path) -> None:
         path.unlink()
+
+    def symlink(self, target: str, path: Path) -> None:
+        path.symlink_to(target)
+
+    def readlink(self, path: Path) -> str:
+        return os.readlink(path)  # noqa: PTH115  the text of the link is wanted, not a path
 
     def mkdir(self, path: Path, mode: int) -> None:
         path.mkdir(mode=mode)

@@ -83,27 +83,40 @@ class SlotNote:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """The whole knowledge. Times in seconds since the epoch."""
+    """The whole knowledge. Times in seconds since the epoch.
+
+    `security_floor` and `software_floors` are the lowest security versions that may still be installed, `signed_time`
+    the newest time of a signature that was accepted, `last_id` and `last` the update that ended last.
+    """
 
     state: State = State.IDLE
     update: Update | None = None
     stores: int = 0
     slots: Mapping[str, SlotNote] = field(default_factory=dict)
     security_floor: int = 0
+    software_floors: Mapping[str, int] = field(default_factory=dict)
     signed_time: int = 0
     last_id: str = ""
+    last: Outcome | None = None
     lost: bool = False
 
     def __post_init__(self) -> None:
         if (self.state is State.IDLE) != (self.update is None):
             raise ValueError(f"a record is {self.state.value} with{'out' if self.update is None else ''} an update")
 
+    def stage(self, update: Update) -> Record:
+        """The record with an update to begin. Raises `IllegalTransition` while there is one."""
+        return replace(self, state=next_state(self.state, Event.STAGE), update=update, stores=0)
+
     def advance(self, event: Event, **changes: object) -> Record:
         """The record after `event`, with `changes` made to its update. Raises `IllegalTransition`."""
         state = next_state(self.state, event)
+        if self.update is None:
+            raise ValueError("an update is begun with `stage`")
         if state is State.IDLE:
-            return replace(self, state=state, update=None, stores=0)
-        update = replace(self.update, **changes) if self.update else None  # type: ignore[arg-type]
+            done = self.update
+            return replace(self, state=state, update=None, stores=0, last_id=done.id, last=done.outcome)
+        update = replace(self.update, **changes)  # type: ignore[arg-type]
         progress = state is not self.state or event is Event.CHECKPOINT
         return replace(self, state=state, update=update, stores=0 if progress else self.stores)
 
@@ -161,8 +174,10 @@ def _from_json(raw: Mapping[str, Any]) -> Record:
         stores=int(raw["stores"]),
         slots={str(name): _build(SlotNote, note) for name, note in raw["slots"].items()},
         security_floor=int(raw["security_floor"]),
+        software_floors={str(name): int(floor) for name, floor in raw.get("software_floors", {}).items()},
         signed_time=int(raw["signed_time"]),
         last_id=str(raw["last_id"]),
+        last=None if raw.get("last") is None else _build(Outcome, raw["last"]),
         lost=bool(raw["lost"]),
     )
 

@@ -51,7 +51,7 @@ class Event(Enum):
     CHECKPOINT = "checkpoint"
     COMPLETE = "complete"
     FAIL = "fail"
-    TRY = "try"
+    TRY = "try"  # also again, when the commit that asks for the trial was lost
     ATTEMPT = "attempt"  # the target slot was started once more
     BLAME = "blame"  # the new system says why it gives up
     CONFIRM = "confirm"
@@ -70,6 +70,7 @@ TABLE: dict[tuple[State, Event], State] = {
     (State.WRITING, Event.FAIL): State.FAILED,
     (State.WRITTEN, Event.TRY): State.TRIAL,
     (State.WRITTEN, Event.FAIL): State.FAILED,
+    (State.TRIAL, Event.TRY): State.TRIAL,
     (State.TRIAL, Event.ATTEMPT): State.TRIAL,
     (State.TRIAL, Event.BLAME): State.TRIAL,
     (State.TRIAL, Event.CONFIRM): State.CONFIRMED,

@@ -17,6 +17,7 @@ U-Boot writes the same format, and `fw_printenv`/`fw_setenv` of libubootenv read
 
 from __future__ import annotations
 
+import logging
 import struct
 import zlib
 from collections.abc import Callable, Mapping
@@ -39,6 +40,8 @@ LOCK_WAIT_S = 10.0
 LOCK_POLL_S = 0.05
 ENV_SIZE_MAX = 1 << 20  # U-Boot boards use 4 to 256 KiB
 COPIES_MAX = 2
+
+log = logging.getLogger("update.environment")
 
 _CRC = struct.Struct("=I")
 _FLAG_AT = _CRC.size
@@ -263,11 +266,20 @@ class EnvironmentStore:
         if self._lock is None:
             return
         waited = 0.0
-        while not self._lock.acquire():
+        while not self._taken(self._lock):
             if self._wait is None or waited >= LOCK_WAIT_S:
                 raise DeviceError(ENVIRONMENT_LOCKED, "another program holds the lock of the boot environment")
             self._wait(LOCK_POLL_S)
             waited += LOCK_POLL_S
+
+    @staticmethod
+    def _taken(lock: Lock) -> bool:
+        try:
+            return lock.acquire()
+        except OSError as error:
+            # libubootenv goes on, too: better an unlocked environment than one that can never be changed.
+            log.warning("no lock on the boot environment: %s", error, extra={"event": "update.no-lock"})
+            return True
 
     def _release(self) -> None:
         if self._lock is not None:

@@ -1,0 +1,173 @@
+"""A board for the tests of the Update Agent: slots and environment on files, a boot loader, packages without crypto.
+
+The boot loader is the simulated board's (`tests.sim.board.uboot`), written from the format alone. Packages here are
+values: what signed packages are is the business of the tests of `manifest`.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.sim.board.uboot import ENV_BYTES, ENV_OFFSETS, Choice, Environment, choose
+from updateagent.bootenv import RaucPolicy
+from updateagent.disk import RealDisk, Storage
+from updateagent.errors import PACKAGE_MISSING, PackageError
+from updateagent.journal import Journal, Record
+from updateagent.report import Exchange, InstallRequest
+from updateagent.slots import FileSlot, Slot
+from updateagent.ubootenv import EnvironmentStore, Place
+from updateagent.updater import Image, Package, Ports, Updater
+from updateagent.verity import BLOCK_BYTES, build
+
+SLOT_BYTES = 64 * BLOCK_BYTES
+TRIES = 3
+
+
+def content(version: str, blocks: int = 6) -> bytes:
+    """The image of a version: blocks that differ from each other and between versions, but for one."""
+    return b"".join(
+        (f"{'same' if index == 1 else version} {index} ".encode() * BLOCK_BYTES)[:BLOCK_BYTES]
+        for index in range(blocks)
+    )
+
+
+@dataclass(frozen=True)
+class PlainImage:
+    name: str
+    data: bytes
+    run_blocks: int = 2
+
+    @property
+    def size(self) -> int:
+        return len(self.data)
+
+    @property
+    def root(self) -> bytes:
+        return build([self.data])[0]
+
+    def blocks(self, start_block: int) -> Iterator[bytes]:
+        step = self.run_blocks * BLOCK_BYTES
+        for at in range(start_block * BLOCK_BYTES, self.size, step):
+            yield self.data[at : at + step]
+
+
+@dataclass(frozen=True)
+class PlainPackage:
+    version: str
+    security_version: int = 1
+    signed_time: int = 1_800_000_000
+    images: tuple[Image, ...] = ()
+
+
+@dataclass
+class Shelf:
+    """The packages that can be verified, by version; the file in the inbox holds the version's name."""
+
+    disk: Storage
+    packages: dict[str, Package | PackageError] = field(default_factory=dict)
+    verified: int = 0
+
+    def verify(self, path: Path, record: Record, target: str, fallback: str) -> Package:
+        try:
+            version = self.disk.read_bytes(path).decode()
+        except FileNotFoundError:
+            raise PackageError(PACKAGE_MISSING, f"there is no package {path.name}") from None
+        self.verified += 1
+        found = self.packages[version]
+        if isinstance(found, PackageError):
+            raise found
+        return found
+
+
+def plain_package(version: str, **changes: Any) -> PlainPackage:
+    return PlainPackage(version, images=(PlainImage("rootfs", content(version)),), **changes)
+
+
+class Board:
+    """The board between two power cuts: `power_on` runs the boot loader, `updater` the Update Agent's parts."""
+
+    def __init__(self, folder: Path, disk: Storage | None = None) -> None:
+        self.disk = disk or RealDisk()
+        self.folder = folder
+        self.update_dir = folder / "update"
+        self.environment = Environment(folder / "uboot.env")
+        self.shelf = Shelf(self.disk)
+        self.booted = "A"
+        self.boot_id = "factory"
+        self.wall = 1_800_000_000.0
+        self.log_lines: tuple[str, ...] = ()
+
+    def assemble(self) -> None:
+        """Factory state: version 1 in slot A, nothing in slot B."""
+        (self.update_dir / "inbox").mkdir(parents=True)
+        self.slot_file("A").write_bytes(content("1").ljust(SLOT_BYTES, b"\xff"))
+        self.slot_file("B").write_bytes(b"\xff" * SLOT_BYTES)
+        self.environment.create({"BOOT_ORDER": "A B", "BOOT_A_LEFT": "3", "BOOT_B_LEFT": "0", "serial": "42"})
+
+    def slot_file(self, name: str) -> Path:
+        return self.folder / f"slot-{name.lower()}.img"
+
+    def power_on(self) -> Choice:
+        choice = choose(self.environment)
+        self.booted = choice.slot
+        self.boot_id = str(uuid.uuid4())
+        return choice
+
+    def running_version(self) -> str:
+        """What the bytes of the slot that runs are; a board that booted anything else is a brick."""
+        data = self.slot_file(self.booted).read_bytes()
+        for version in "123456789":
+            image = content(version)
+            if data[: len(image)] == image:
+                return version
+        raise AssertionError(f"slot {self.booted} was started and holds no known image")
+
+    def places(self) -> dict[str, dict[str, Slot]]:
+        return {name: {"rootfs": FileSlot(self.disk, name, self.slot_file(name), SLOT_BYTES)} for name in ("A", "B")}
+
+    def store(self) -> EnvironmentStore:
+        places = tuple(Place(self.environment.flash, offset, ENV_BYTES) for offset in ENV_OFFSETS)
+        return EnvironmentStore(self.disk, places)
+
+    def exchange(self) -> Exchange:
+        return Exchange(self.disk, self.update_dir)
+
+    def ports(self) -> Ports:
+        return Ports(
+            journal=Journal(self.disk, self.update_dir),
+            bootenv=RaucPolicy(self.store(), ("A", "B"), TRIES),
+            places=self.places(),
+            exchange=self.exchange(),
+            packages=self.shelf,
+            booted=self.booted,
+            boot_id=self.boot_id,
+            booted_version=self.running_version(),
+            wall=lambda: self.wall,
+            log_tail=lambda: self.log_lines,
+        )
+
+    def updater(self) -> Updater:
+        return Updater(self.ports())
+
+    def variables(self) -> dict[str, str]:
+        return self.environment.load()[2]
+
+    # -- the agent's side
+
+    def hand_over(self, version: str, request_id: str = "r1", package: Package | PackageError | None = None) -> None:
+        self.shelf.packages[version] = package or plain_package(version)
+        self.disk.write_durable(self.update_dir / "inbox" / "package.swu", version.encode())
+        request = InstallRequest(request_id, "package.swu", f"correlator-{request_id}", self.wall)
+        self.disk.write_durable(self.update_dir / "inbox" / "request.json", request.emit())
+
+    def result(self) -> dict[str, Any] | None:
+        try:
+            found: dict[str, Any] = json.loads(self.disk.read_bytes(self.update_dir / "outbox" / "result.json"))
+        except FileNotFoundError:
+            return None
+        return found

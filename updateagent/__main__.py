@@ -1,0 +1,36 @@
+"""`dcu-update`: the Update Agent's program.
+
+    dcu-update boot       run by init before the agent: 0 nothing to do, 10 reboot wanted, 11 start the guard
+    dcu-update guard      run by init beside the agent: 0 done, 10 reboot wanted
+    dcu-update status     what is installed where, and what an update is doing
+    dcu-update verify     check a package and say what it is
+    dcu-update install    install a firmware package by hand: 10 reboot wanted
+    dcu-update confirm    the system on trial is good
+    dcu-update rollback   give up the trial, or go back to the other slot: 10 reboot wanted
+    dcu-update mark       tell the boot loader that a slot is good, bad, or the first one
+    dcu-update software   install, activate, deactivate, remove, list software packages
+
+Every other exit status is the number of an error (`updateagent.errors`); its sentence goes to standard error.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program; returns its exit status."""
+    from updateagent.errors import UpdateError
+
+    try:
+        from updateagent.cli import run
+
+        return run(sys.argv[1:] if argv is None else list(argv))
+    except UpdateError as error:
+        print(f"dcu-update: {error.message}", file=sys.stderr)  # noqa: T201
+        return error.number
+
+
+if __name__ == "__main__":
+    sys.exit(main())

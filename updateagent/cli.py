@@ -1,0 +1,276 @@
+"""The verbs of `dcu-update`, over `compose.Agent`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from updateagent.compose import Agent
+from updateagent.config import DEFAULT_FILE, load
+from updateagent.disk import RealDisk
+from updateagent.errors import (
+    EXIT_OK,
+    EXIT_REBOOT_WANTED,
+    OK_SCOMO,
+    PACKAGE_MISSING,
+    PackageError,
+    UpdateError,
+)
+from updateagent.slots import storage_error
+
+COPY_BYTES = 1 << 20
+
+
+def run(argv: list[str]) -> int:
+    """Do what the command line says. Raises `UpdateError`."""
+    arguments = _parser().parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(name)s %(levelname)s %(message)s", stream=sys.stderr)
+    verb: Callable[[argparse.Namespace], int] = arguments.run
+    return verb(arguments)
+
+
+def _agent(arguments: argparse.Namespace) -> Agent:
+    return Agent(load(arguments.config), RealDisk())
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+
+
+def _boot(arguments: argparse.Namespace) -> int:
+    agent = _agent(arguments)
+    with agent.alone():
+        return agent.updater().boot()
+
+
+def _guard(arguments: argparse.Namespace) -> int:
+    from updateagent.guard import Guard
+
+    return Guard(_agent(arguments), time.monotonic, time.sleep).run()
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    status = _agent(arguments).updater().status()
+    if arguments.json:
+        _say(json.dumps(status, indent=2))
+        return EXIT_OK
+    _say(f"state    {status['state']}")
+    slots: Any = status["slots"]
+    for slot in slots:
+        running = "  running" if slot["name"] == status["booted"] else ""
+        _say(f"slot {slot['name']}   version {slot['version'] or '-'}  {slot['state']}{running}")
+    last: Any = status["last"]
+    if last:
+        _say(f"last     {last['name']}: {last['message']}")
+    return EXIT_OK
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from updateagent.manifest import Trust, verify_package
+    from updateagent.trust import load_roots
+
+    if arguments.roots is not None:
+        trust = Trust(load_roots(arguments.roots), arguments.compatible or "", time.time())
+    else:
+        agent = _agent(arguments)
+        trust = agent.packages().trust(agent.journal().load())
+        if arguments.compatible:
+            trust = replace(trust, compatible=arguments.compatible)
+    manifest = verify_package(arguments.package, trust)
+    _say(f"{manifest.kind.value} {manifest.software_id} version {manifest.version}: ok".replace("  ", " "))
+    return EXIT_OK
+
+
+def _install(arguments: argparse.Namespace) -> int:
+    from updateagent.report import InstallRequest
+
+    agent = _agent(arguments)
+    with agent.alone():
+        updater = agent.updater()
+        name = "by-hand.swu"
+        _copy(arguments.package, agent.exchange().inbox / name, agent)
+        code = updater.install(InstallRequest(str(uuid.uuid4()), name, "", time.time()))
+    last = updater.record.last
+    if code != EXIT_REBOOT_WANTED and last is not None:
+        sys.stderr.write(f"dcu-update: {last.name}: {last.message}\n")
+        return last.code
+    _say("written; reboot to try it")
+    return code
+
+
+def _copy(source: Path, target: Path, agent: Agent) -> None:
+    """Copy a package to the inbox: it must survive the reboot, wherever it came from."""
+    disk = agent.disk
+    try:
+        with disk.open_raw(source) as old, disk.open_raw(target, write=True, create=True) as new:
+            offset = 0
+            while piece := old.pread(COPY_BYTES, offset):
+                new.pwrite(piece, offset)
+                offset += len(piece)
+            new.sync()
+        disk.sync_dir(target.parent)
+    except FileNotFoundError:
+        raise PackageError(PACKAGE_MISSING, f"there is no package {source}") from None
+    except OSError as error:
+        raise storage_error(error, f"copying {source}") from error
+
+
+def _confirm(arguments: argparse.Namespace) -> int:
+    agent = _agent(arguments)
+    with agent.alone():
+        code = agent.updater().confirm()
+    return code if code == EXIT_REBOOT_WANTED else EXIT_OK
+
+
+def _rollback(arguments: argparse.Namespace) -> int:
+    agent = _agent(arguments)
+    with agent.alone():
+        return agent.updater().rollback()
+
+
+def _mark(arguments: argparse.Namespace) -> int:
+    agent = _agent(arguments)
+    with agent.alone():
+        updater = agent.updater()
+        updater.mark(arguments.slot or agent.read_booted_slot(), arguments.how)
+    return EXIT_OK
+
+
+def _software(arguments: argparse.Namespace) -> int:
+    """Software verbs answer with one JSON object when asked to, also for errors."""
+    try:
+        answer = _SOFTWARE[arguments.action](arguments)
+    except UpdateError as error:
+        if not arguments.json:
+            raise
+        _say(json.dumps({"code": error.number, "name": error.name, "scomo": error.scomo, "message": error.message}))
+        return error.number
+    if arguments.json:
+        _say(json.dumps({"code": 0, "name": "ok", "scomo": OK_SCOMO, "message": "", **answer}))
+    else:
+        for line in answer.get("software", [answer]):
+            mark = "active" if line.get("active") else "inactive"
+            _say(f"{line.get('id', '')} {line.get('version', '')} {mark}".replace("  ", " "))
+    return EXIT_OK
+
+
+def _software_install(arguments: argparse.Namespace) -> Mapping[str, Any]:
+    from updateagent.manifest import verify_package
+    from updateagent.software import SoftwareStore
+
+    agent = _agent(arguments)
+    with agent.alone():
+        journal = agent.journal()
+        record = journal.load()
+        packages = agent.packages()
+        folder = agent.config.software_dir
+        agent.disk.mkdir_durable(folder, 0o755)
+        package = packages.open(arguments.package)
+        manifest = verify_package(package, packages.trust(record, free=agent.disk.free_bytes(folder)))
+        store = SoftwareStore(agent.disk, folder)
+        store.install(package, manifest)
+        if arguments.activate:
+            store.activate(manifest.software_id, manifest.version)
+        floors = dict(record.software_floors)
+        floors[manifest.software_id] = max(floors.get(manifest.software_id, 0), manifest.security_version)
+        signed_time = max(record.signed_time, manifest.signed_at)
+        if (floors, signed_time) != (dict(record.software_floors), record.signed_time):
+            journal.store(replace(record, software_floors=floors, signed_time=signed_time))
+        packages.close()
+    return {"id": manifest.software_id, "version": manifest.version, "active": arguments.activate}
+
+
+def _software_activate(arguments: argparse.Namespace) -> Mapping[str, Any]:
+    from updateagent.software import SoftwareStore
+
+    agent = _agent(arguments)
+    with agent.alone():
+        version = SoftwareStore(agent.disk, agent.config.software_dir).activate(arguments.id, arguments.version)
+    return {"id": arguments.id, "version": version, "active": True}
+
+
+def _software_deactivate(arguments: argparse.Namespace) -> Mapping[str, Any]:
+    from updateagent.software import SoftwareStore
+
+    agent = _agent(arguments)
+    with agent.alone():
+        SoftwareStore(agent.disk, agent.config.software_dir).deactivate(arguments.id)
+    return {"id": arguments.id, "active": False}
+
+
+def _software_remove(arguments: argparse.Namespace) -> Mapping[str, Any]:
+    from updateagent.software import SoftwareStore
+
+    agent = _agent(arguments)
+    with agent.alone():
+        SoftwareStore(agent.disk, agent.config.software_dir).remove(arguments.id)
+    return {"id": arguments.id, "active": False}
+
+
+def _software_list(arguments: argparse.Namespace) -> Mapping[str, Any]:
+    from updateagent.software import SoftwareStore
+
+    agent = _agent(arguments)
+    found = SoftwareStore(agent.disk, agent.config.software_dir).installed()
+    return {"software": [{"id": one.id, "version": one.version, "active": one.active} for one in found]}
+
+
+_SOFTWARE: dict[str, Callable[[argparse.Namespace], Mapping[str, Any]]] = {
+    "install": _software_install,
+    "activate": _software_activate,
+    "deactivate": _software_deactivate,
+    "remove": _software_remove,
+    "list": _software_list,
+}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="dcu-update", description="A/B firmware updates that cannot brick.")
+    parser.add_argument("--config", type=Path, default=DEFAULT_FILE)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+
+    def verb(name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+        added = verbs.add_parser(name, help=text)
+        added.set_defaults(run=run)
+        return added
+
+    verb("boot", _boot, "advance an update; run by init before the agent")
+    verb("guard", _guard, "watch the health of this boot; run by init beside the agent")
+    verb("status", _status, "slots and update").add_argument("--json", action="store_true")
+    verify = verb("verify", _verify, "check a package")
+    verify.add_argument("package", type=Path)
+    verify.add_argument("--roots", type=Path, help="root certificates (PEM); without it those of the configuration")
+    verify.add_argument("--compatible", help="hardware to check for")
+    verb("install", _install, "install a firmware package").add_argument("package", type=Path)
+    verb("confirm", _confirm, "the system on trial is good")
+    verb("rollback", _rollback, "give up the trial, or go back to the other slot")
+    mark = verb("mark", _mark, "tell the boot loader about a slot")
+    mark.add_argument("how", choices=["good", "bad", "active"])
+    mark.add_argument("slot", nargs="?", help="default: the one that runs")
+    _add_software(verb("software", _software, "software packages"))
+    return parser
+
+
+def _add_software(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", required=True)
+    for action in _SOFTWARE:
+        added = actions.add_parser(action)
+        added.add_argument("--json", action="store_true")
+        if action == "install":
+            added.add_argument("package", type=Path)
+            added.add_argument("--inactive", dest="activate", action="store_false", help="do not activate it")
+        elif action != "list":
+            added.add_argument("id")
+        if action == "activate":
+            added.add_argument("version", nargs="?")
+
+
+__all__: Sequence[str] = ["run"]

@@ -1,0 +1,144 @@
+"""Puts the Update Agent together from its configuration."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from updateagent.bootenv import POLICIES, BootEnv
+from updateagent.config import Config
+from updateagent.disk import Storage
+from updateagent.errors import (
+    BOOTED_SLOT,
+    BUSY,
+    CONFIGURATION,
+    DeviceError,
+    RequestError,
+)
+from updateagent.journal import Journal, Record
+from updateagent.report import Exchange, log_tail, read_release_version
+from updateagent.slots import SLOT_TYPES, Slot, storage_error
+from updateagent.ubootenv import DryRunStore, EnvironmentStore, parse_fw_env_config
+from updateagent.updater import Package, Packages, Ports, Updater
+
+if TYPE_CHECKING:
+    from updateagent.firmware import SignedPackages
+
+CMDLINE_BYTES_MAX = 16 << 10
+LOCK_NAME = "lock"
+
+
+class LazyPackages:
+    """Imports what verifies packages (and `cryptography`) only when there is a package."""
+
+    def __init__(self, make: Callable[[], Packages]) -> None:
+        self._make = make
+
+    def verify(self, path: Path, record: Record, target: str, fallback: str) -> Package:
+        return self._make().verify(path, record, target, fallback)
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """The configured parts. `wall` gives seconds since 1970."""
+
+    config: Config
+    disk: Storage
+    wall: Callable[[], float] = time.time
+
+    def read_booted_slot(self) -> str:
+        """The slot that runs, from the kernel's command line. Raises `DeviceError` (booted-slot)."""
+        config = self.config
+        try:
+            with self.disk.open_raw(config.cmdline) as file:
+                text = file.pread(CMDLINE_BYTES_MAX, 0).decode("utf-8", "replace")
+        except OSError as error:
+            raise DeviceError(BOOTED_SLOT, f"{config.cmdline}: {error.strerror or error}") from error
+        found = [word.partition("=")[2] for word in text.split() if word.startswith(f"{config.cmdline_key}=")]
+        if not found or found[-1] not in config.slot_names:
+            raise DeviceError(BOOTED_SLOT, f"{config.cmdline} names no configured slot with {config.cmdline_key}=")
+        return found[-1]
+
+    def read_boot_id(self) -> str:
+        """What tells this boot from others; empty when the system does not say."""
+        try:
+            with self.disk.open_raw(self.config.boot_id_file) as file:
+                return file.pread(256, 0).decode("ascii", "replace").strip()
+        except OSError:
+            return ""
+
+    def places(self) -> dict[str, dict[str, Slot]]:
+        """Where each image of each slot goes."""
+        return {
+            slot.name: {
+                image: SLOT_TYPES[place.type](self.disk, slot.name, place.path, place.size)
+                for image, place in slot.places.items()
+            }
+            for slot in self.config.slots
+        }
+
+    def environment(self) -> EnvironmentStore:
+        """The boot environment's variables. Raises `RequestError` (configuration)."""
+        where = self.config.bootenv
+        try:
+            places = parse_fw_env_config(self.disk.read_bytes(where.config).decode("utf-8", "replace"))
+        except OSError as error:
+            raise RequestError(CONFIGURATION, f"{where.config}: {error.strerror or error}") from error
+        lock = self.disk.lock(where.lock) if where.lock else None
+        return EnvironmentStore(self.disk, places, lock=lock, wait=time.sleep)
+
+    def bootenv(self, variables: EnvironmentStore | DryRunStore) -> BootEnv:
+        return POLICIES[self.config.bootenv.policy](variables, self.config.slot_names, self.config.trial_tries)
+
+    def exchange(self) -> Exchange:
+        return Exchange(self.disk, self.config.update_dir)
+
+    def journal(self) -> Journal:
+        return Journal(self.disk, self.config.update_dir)
+
+    def packages(self) -> SignedPackages:
+        """The verifier of packages."""
+        from updateagent.firmware import SignedPackages
+
+        config = self.config
+        version = read_release_version(self.disk, config.release_file)
+        return SignedPackages(self.disk, config.roots, config.compatible, self.places(), version, self.wall)
+
+    def updater(self) -> Updater:
+        """One run of the machine. Raises `DeviceError` (booted-slot, journal, storage), `RequestError`."""
+        config = self.config
+        return Updater(
+            Ports(
+                journal=self.journal(),
+                bootenv=self.bootenv(self.environment()),
+                places=self.places(),
+                exchange=self.exchange(),
+                packages=LazyPackages(self.packages),
+                booted=self.read_booted_slot(),
+                boot_id=self.read_boot_id(),
+                booted_version=read_release_version(self.disk, config.release_file),
+                wall=self.wall,
+                log_tail=lambda: log_tail(self.disk, config.log_file),
+            )
+        )
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Hold the Update Agent's own lock, making its folders. Raises `DeviceError` (busy, storage)."""
+        folder = self.config.update_dir
+        try:
+            self.disk.mkdir_durable(folder / "inbox")
+            lock = self.disk.lock(folder / LOCK_NAME)
+            taken = lock.acquire()
+        except OSError as error:
+            raise storage_error(error, str(folder)) from error
+        if not taken:
+            raise DeviceError(BUSY, "another dcu-update is at work")
+        try:
+            yield
+        finally:
+            lock.release()

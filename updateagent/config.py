@@ -1,0 +1,258 @@
+"""The settings of the Update Agent: one TOML file, read once, checked whole.
+
+Every mistake in the file is reported, each with its key, before anything else happens (exit status 2).
+`etc/dcu-update.toml` documents the keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from updateagent.errors import CONFIGURATION, RequestError
+
+DEFAULT_FILE = Path("/etc/dcu-update.toml")
+TRIES_DEFAULT = 3
+TRIES_MAX = 9
+DEADLINE_DEFAULT_S = 600.0
+ROOTFS = "rootfs"  # the image that goes to the slot itself
+FILE_BYTES_MAX = 64 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class PlaceConfig:
+    """Where one image goes. `size` in bytes; None is "as large as the device"."""
+
+    type: str
+    path: Path
+    size: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SlotConfig:
+    """One slot by the boot loader's name, with the place of each image it is made of."""
+
+    name: str
+    places: Mapping[str, PlaceConfig]
+
+
+@dataclass(frozen=True, slots=True)
+class BootEnvConfig:
+    type: str
+    config: Path
+    policy: str = "rauc"
+    lock: Path | None = Path("/var/lock/fw_printenv.lock")
+
+
+@dataclass(frozen=True, slots=True)
+class CommandCheck:
+    """A health check that is a command: good when it exits 0 within `timeout_s`."""
+
+    name: str
+    command: tuple[str, ...]
+    timeout_s: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class HealthConfig:
+    """`checks` must all be good for a trial to be confirmed; `boot_checks` for an ordinary boot to be marked good."""
+
+    deadline_s: float = DEADLINE_DEFAULT_S
+    poll_s: float = 1.0
+    checks: tuple[str, ...] = ("agent_up", "dm_session", "meter_port", "storage")
+    boot_checks: tuple[str, ...] = ("agent_up",)
+    commands: tuple[CommandCheck, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Everything configured."""
+
+    slots: tuple[SlotConfig, ...]
+    bootenv: BootEnvConfig
+    update_dir: Path
+    run_dir: Path
+    software_dir: Path
+    roots: Path
+    compatible: str
+    cmdline: Path = Path("/proc/cmdline")
+    cmdline_key: str = "rauc.slot"
+    boot_id_file: Path = Path("/proc/sys/kernel/random/boot_id")
+    release_file: Path = Path("/etc/os-release")
+    log_file: Path | None = None
+    trial_tries: int = TRIES_DEFAULT
+    health: HealthConfig = field(default_factory=HealthConfig)
+
+    @property
+    def slot_names(self) -> tuple[str, ...]:
+        return tuple(slot.name for slot in self.slots)
+
+
+class _Table:
+    """A TOML table that is emptied key by key; what is left over is a mistake, as is what cannot be read."""
+
+    def __init__(self, name: str, raw: object, mistakes: list[str]) -> None:
+        self._name = name
+        self._mistakes = mistakes
+        self._left: dict[str, Any] = {}
+        if isinstance(raw, dict):
+            self._left = dict(raw)
+        else:
+            mistakes.append(f"{name or 'file'}: expected a table")
+
+    def path(self, key: str) -> str:
+        return f"{self._name}.{key}" if self._name else key
+
+    def take(self, key: str, kind: type | tuple[type, ...], default: Any = ...) -> Any:
+        """The value of `key`; without `default` it must be there."""
+        if key not in self._left:
+            if default is ...:
+                self._mistakes.append(f"{self.path(key)}: missing")
+                return None
+            return default
+        value = self._left.pop(key)
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            wanted = kind.__name__ if isinstance(kind, type) else " or ".join(one.__name__ for one in kind)
+            self._mistakes.append(f"{self.path(key)}: expected {wanted}, found {type(value).__name__}")
+            return None if default is ... else default
+        return value
+
+    def take_path(self, key: str, default: Any = ...) -> Any:
+        text = self.take(key, str, default)
+        return Path(text) if isinstance(text, str) else text
+
+    def take_names(self, key: str, default: tuple[str, ...]) -> tuple[str, ...]:
+        found = self.take(key, list, list(default))
+        if not all(isinstance(name, str) for name in found):
+            self.mistake(key, "expected a list of texts")
+            return default
+        return tuple(found)
+
+    def table(self, key: str, default: Any = ...) -> _Table:
+        return _Table(self.path(key), self.take(key, dict, default) or {}, self._mistakes)
+
+    def tables(self, key: str) -> list[_Table]:
+        found = self.take(key, list, [])
+        return [_Table(f"{self.path(key)}[{index}]", raw, self._mistakes) for index, raw in enumerate(found)]
+
+    def mistake(self, key: str, why: str) -> None:
+        self._mistakes.append(f"{self.path(key)}: {why}")
+
+    def check(self, key: str, value: Any, good: Callable[[Any], bool], why: str) -> None:
+        if value is not None and not good(value):
+            self.mistake(key, why)
+
+    def end(self) -> None:
+        self._mistakes.extend(f"{self.path(key)}: unknown key" for key in self._left)
+
+
+def load(path: Path) -> Config:
+    """Read the file. Raises `RequestError` (configuration) with every mistake, one a line."""
+    import tomllib
+
+    try:
+        raw = path.read_bytes()
+        if len(raw) > FILE_BYTES_MAX:
+            raise RequestError(CONFIGURATION, f"{path}: more than {FILE_BYTES_MAX} bytes")
+        document = tomllib.loads(raw.decode())
+    except OSError as error:
+        raise RequestError(CONFIGURATION, f"{path}: {error.strerror or error}") from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise RequestError(CONFIGURATION, f"{path}: {error}") from error
+    mistakes: list[str] = []
+    config = _config(_Table("", document, mistakes), mistakes)
+    if config is None:
+        raise RequestError(CONFIGURATION, "\n".join(f"{path}: {mistake}" for mistake in mistakes))
+    return config
+
+
+def _config(top: _Table, mistakes: list[str]) -> Config | None:
+    """The configuration, or None when `mistakes` has any."""
+    slots = tuple(_slot(table) for table in top.tables("slot"))
+    names = [slot.name for slot in slots]
+    if len(names) < 2 or len(set(names)) != len(names):
+        top.mistake("slot", "at least two slots with different names are needed")
+    bootenv = _bootenv(top.table("bootenv"))
+    health = _health(top.table("health", {}))
+    tries = top.take("trial_tries", int, TRIES_DEFAULT)
+    top.check("trial_tries", tries, lambda value: 1 <= value <= TRIES_MAX, f"1 to {TRIES_MAX}")
+    update_dir = top.take_path("update_dir")
+    values: dict[str, Any] = {
+        "update_dir": update_dir,
+        "run_dir": top.take_path("run_dir"),
+        "software_dir": top.take_path("software_dir", update_dir / "software" if update_dir else None),
+        "roots": top.take_path("roots"),
+        "compatible": top.take("compatible", str),
+        "cmdline": top.take_path("cmdline", Path("/proc/cmdline")),
+        "cmdline_key": top.take("cmdline_key", str, "rauc.slot"),
+        "boot_id_file": top.take_path("boot_id_file", Path("/proc/sys/kernel/random/boot_id")),
+        "release_file": top.take_path("release_file", Path("/etc/os-release")),
+        "log_file": top.take_path("log_file", None),
+    }
+    top.end()
+    if mistakes:
+        return None
+    return Config(slots=slots, bootenv=bootenv, health=health, trial_tries=tries, **values)
+
+
+def _slot(table: _Table) -> SlotConfig:
+    name = table.take("name", str) or ""
+    table.check("name", name, lambda value: value.isalnum(), "letters and digits only")
+    places = {ROOTFS: _place(table)}
+    for image in table.tables("image"):
+        places[image.take("name", str) or ""] = _place(image)
+        image.end()
+    table.end()
+    return SlotConfig(name, places)
+
+
+def _place(table: _Table) -> PlaceConfig:
+    from updateagent.slots import SLOT_TYPES
+
+    kind = table.take("type", str) or ""
+    table.check("type", kind, lambda value: value in SLOT_TYPES, f"one of {', '.join(sorted(SLOT_TYPES))}")
+    size = table.take("size", int, None)
+    table.check("size", size, lambda value: value > 0, "a number of bytes above 0")
+    if kind == "file" and size is None:
+        table.mistake("size", "a slot of type file needs it")
+    return PlaceConfig(kind, table.take_path("path") or Path(), size)
+
+
+def _bootenv(table: _Table) -> BootEnvConfig:
+    from updateagent.bootenv import POLICIES
+
+    kind = table.take("type", str) or ""
+    table.check("type", kind, lambda value: value == "uboot", "uboot")
+    policy = table.take("policy", str, "rauc")
+    table.check("policy", policy, lambda value: value in POLICIES, f"one of {', '.join(sorted(POLICIES))}")
+    lock = table.take("lock", str, "/var/lock/fw_printenv.lock")
+    config = BootEnvConfig(kind, table.take_path("config") or Path(), policy, Path(lock) if lock else None)
+    table.end()
+    return config
+
+
+def _health(table: _Table) -> HealthConfig:
+    deadline = table.take("deadline_s", (int, float), DEADLINE_DEFAULT_S)
+    table.check("deadline_s", deadline, lambda value: value > 0, "a number of seconds above 0")
+    poll = table.take("poll_s", (int, float), 1.0)
+    table.check("poll_s", poll, lambda value: value > 0, "a number of seconds above 0")
+    defaults = HealthConfig()
+    commands = []
+    for command in table.tables("command"):
+        name = command.take("name", str) or ""
+        words = command.take_names("command", ())
+        if not words:
+            command.mistake("command", "a list with a program and its arguments")
+        commands.append(CommandCheck(name, words, float(command.take("timeout_s", (int, float), 10.0))))
+        command.end()
+    health = HealthConfig(
+        float(deadline),
+        float(poll),
+        table.take_names("checks", defaults.checks),
+        table.take_names("boot_checks", defaults.boot_checks),
+        tuple(commands),
+    )
+    table.end()
+    return health

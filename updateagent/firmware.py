@@ -1,0 +1,134 @@
+"""The Update Agent's way to verified packages: what this device knows, handed to `updateagent.manifest`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from updateagent import __version__
+from updateagent.disk import Storage
+from updateagent.errors import IMAGE_ROLE, KIND, PACKAGE_MISSING, PackageError
+from updateagent.journal import Record
+from updateagent.manifest import Image as SignedImage
+from updateagent.manifest import Kind, Manifest, Role, Trust, verify_package
+from updateagent.readable import Readable
+from updateagent.slots import Slot, storage_error
+from updateagent.trust import load_roots
+from updateagent.verity import BLOCK_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class FirmwareImage:
+    """One image of an open package, with the source of its delta if it is one."""
+
+    _image: SignedImage
+    _package: Readable
+    _source: Readable | None
+
+    @property
+    def name(self) -> str:
+        return self._image.name
+
+    @property
+    def size(self) -> int:
+        """Bytes that are written: whole blocks."""
+        return self._image.block_count * BLOCK_BYTES
+
+    @property
+    def root(self) -> bytes:
+        return self._image.root
+
+    def blocks(self, start_block: int) -> Iterator[bytes]:
+        """Runs of verified blocks. Raises `PackageError` or `DeviceError`."""
+        for run in self._image.blocks(self._package, start_block, self._source):
+            yield run.data
+
+
+@dataclass(frozen=True, slots=True)
+class FirmwarePackage:
+    """A verified firmware package, open."""
+
+    version: str
+    security_version: int
+    signed_time: int
+    images: tuple[FirmwareImage, ...]
+
+
+class SignedPackages:
+    """Verifies firmware packages for `Updater`. Files stay open until `close`: what was verified is what is written."""
+
+    def __init__(
+        self,
+        disk: Storage,
+        roots: Path,
+        compatible: str,
+        places: Mapping[str, Mapping[str, Slot]],
+        running_version: str,
+        clock: Callable[[], float],
+    ) -> None:
+        self._disk = disk
+        self._roots = roots
+        self._compatible = compatible
+        self._places = places
+        self._running_version = running_version
+        self._clock = clock
+        self._open = ExitStack()
+
+    def close(self) -> None:
+        self._open.close()
+
+    def trust(self, record: Record, *, capacity: Mapping[str, int] | None = None, free: int | None = None) -> Trust:
+        """What this device believes and needs now."""
+        return Trust(
+            roots=load_roots(self._roots),
+            compatible=self._compatible,
+            clock=self._clock(),
+            newest_signed=record.signed_time,
+            security_version=record.security_floor,
+            software_security=record.software_floors,
+            version=self._running_version or None,
+            agent_version=__version__,
+            capacity=capacity,
+            free_bytes=free,
+        )
+
+    def verify(self, path: Path, record: Record, target: str, fallback: str) -> FirmwarePackage:
+        """Verify a firmware package whole, and the sources of its deltas, for writing it to slot `target`."""
+        places = self._places[target]
+        package = self.open(path)
+        manifest = verify_package(
+            package, self.trust(record, capacity={name: slot.capacity() for name, slot in places.items()})
+        )
+        if manifest.kind is not Kind.FIRMWARE:
+            raise PackageError(KIND, "a software package, where firmware is wanted")
+        images = tuple(
+            FirmwareImage(image, package, self._source(image, fallback))
+            for image in manifest.images
+            if image.role is Role.IMAGE
+        )
+        self._check_roles(manifest)
+        return FirmwarePackage(manifest.version, manifest.security_version, manifest.signed_at, images)
+
+    def open(self, path: Path) -> Readable:
+        """Open a package. Raises `PackageError` (package-missing) or `DeviceError` (storage)."""
+        try:
+            return self._open.enter_context(self._disk.open_raw(path))
+        except FileNotFoundError:
+            raise PackageError(PACKAGE_MISSING, f"there is no package {path.name}") from None
+        except OSError as error:
+            raise storage_error(error, str(path)) from error
+
+    def _source(self, image: SignedImage, fallback: str) -> Readable | None:
+        if image.delta is None:
+            return None
+        source = self._open.enter_context(self._places[fallback][image.name].open())
+        image.check_source(source)
+        return source
+
+    @staticmethod
+    def _check_roles(manifest: Manifest) -> None:
+        for image in manifest.images:
+            if image.role is Role.FILE:
+                raise PackageError(IMAGE_ROLE, f"a firmware package has no place for the file {image.name}")

@@ -1,0 +1,79 @@
+"""Whether the running system is well: what the agent publishes, what commands say, and when the patience ends.
+
+The agent replaces `<run_dir>/health.json` as its checks change:
+
+    {"version": 1, "boot": "<boot id>", "checks": {"meter_port": {"ok": true, "at": 1770000000.0, "detail": ""}}}
+
+Only a file of *this* boot counts; the folder should be in memory, but a board where it is not must not be confirmed by
+yesterday's health. `Watch` is the decision, without clock or files.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+HEALTH_BYTES_MAX = 64 << 10
+DETAIL_CHARS_MAX = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """The state of one check, as last published."""
+
+    ok: bool
+    detail: str = ""
+
+
+def parse_health(raw: bytes, boot_id: str) -> dict[str, Check]:
+    """The checks of a health file of this boot; empty for one of another boot, or one that cannot be read."""
+    if len(raw) > HEALTH_BYTES_MAX:
+        return {}
+    try:
+        document = json.loads(raw)
+        if document["version"] != 1 or not boot_id or document["boot"].strip() != boot_id:
+            return {}
+        return {
+            str(name): Check(check["ok"] is True, str(check.get("detail", ""))[:DETAIL_CHARS_MAX])
+            for name, check in document["checks"].items()
+        }
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return {}
+
+
+class Verdict(Enum):
+    WAIT = "wait"
+    GOOD = "good"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """The first check that is not good, and what it says."""
+
+    name: str
+    detail: str
+
+
+class Watch:
+    """All of `names` must be good at the same time before `deadline` (monotonic seconds)."""
+
+    def __init__(self, names: Sequence[str], deadline: float) -> None:
+        self._names = tuple(names)
+        self._deadline = deadline
+        self.missing: Missing | None = None
+
+    def observe(self, checks: Mapping[str, Check], now: float) -> Verdict:
+        """The verdict at `now`; `missing` then says what was not good."""
+        self.missing = None
+        for name in self._names:
+            check = checks.get(name)
+            if check is None:
+                self.missing = Missing(name, "no word of it")
+            elif not check.ok:
+                self.missing = Missing(name, check.detail or "not good")
+            if self.missing is not None:
+                return Verdict.FAILED if now >= self._deadline else Verdict.WAIT
+        return Verdict.GOOD

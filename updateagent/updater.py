@@ -1,0 +1,519 @@
+"""The Update Agent's work: takes the machine from state to state and does what each state stands for.
+
+Everything it touches is a port (`Ports`), and everything it decides comes from the journal, the boot environment and
+which slot runs: it can be stopped at any instruction and started again. `boot` is what runs at every start of the
+device, before the agent.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+from updateagent.bootenv import BootEnv, Trial
+from updateagent.errors import (
+    CANCELLED,
+    ENVIRONMENT_NOT_SHARED,
+    EXIT_GUARD_WANTED,
+    EXIT_OK,
+    EXIT_REBOOT_WANTED,
+    IMAGE_ROLE,
+    JOURNAL,
+    KIND,
+    LOOP,
+    NOT_FOUND,
+    OK_FUMO,
+    OK_SCOMO,
+    SLOT,
+    STATE,
+    TRIAL_FAILED,
+    TRIAL_SILENT,
+    Code,
+    DeviceError,
+    PackageError,
+    RequestError,
+    UpdateError,
+)
+from updateagent.journal import STORES_MAX, Journal, Outcome, Record, SlotNote, Update
+from updateagent.machine import DECIDED, GIVE_UP, Event, State
+from updateagent.report import Exchange, InstallRequest, result_document
+from updateagent.slots import Slot, read_back, write_image
+
+log = logging.getLogger("update")
+
+CHECKPOINT_BYTES = 16 << 20  # a journal entry costs two syncs; what is repeated is read and compared, not written
+MESSAGE_CHARS_MAX = 500
+
+
+class Image(Protocol):
+    """One image of a verified package. `size` in bytes; `root` is that of its hash tree."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def root(self) -> bytes: ...
+
+    def blocks(self, start_block: int) -> Iterator[bytes]:
+        """The image from that block on, in runs, each checked before it is handed out."""
+
+
+class Package(Protocol):
+    """A package that was verified."""
+
+    @property
+    def version(self) -> str: ...
+
+    @property
+    def security_version(self) -> int: ...
+
+    @property
+    def signed_time(self) -> int: ...
+
+    @property
+    def images(self) -> Sequence[Image]: ...
+
+
+class Packages(Protocol):
+    """The way to a verified firmware package."""
+
+    def verify(self, path: Path, record: Record, target: str, fallback: str) -> Package:
+        """Raises `PackageError`, or `DeviceError` when it cannot be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Everything outside. `places[slot][image]` is where an image of a system goes; `wall` gives seconds since 1970."""
+
+    journal: Journal
+    bootenv: BootEnv
+    places: Mapping[str, Mapping[str, Slot]]
+    exchange: Exchange
+    packages: Packages
+    booted: str
+    boot_id: str
+    booted_version: str
+    wall: Callable[[], float]
+    log_tail: Callable[[], tuple[str, ...]]
+
+
+class Updater:
+    """One run of the Update Agent. Call one of the verbs, then throw it away."""
+
+    def __init__(self, ports: Ports) -> None:
+        self._ports = ports
+        self._package: Package | None = None
+        self.record = ports.journal.load()
+
+    # -- verbs
+
+    def boot(self) -> int:
+        """Take the update, if there is one, as far as it gets now; returns the exit status for init.
+
+        Trouble of the device never keeps the running system from starting: it is logged, and tried again next time.
+        """
+        try:
+            code = self._boot()
+        except UpdateError as error:
+            log.error("update: %s", error, extra={"event": "update.error"})  # noqa: TRY400  a sentence, no traceback
+            self.write_status(error=str(error))
+            return EXIT_GUARD_WANTED if self.on_trial else EXIT_OK
+        if code != EXIT_REBOOT_WANTED:
+            self.write_status()
+        return code
+
+    def install(self, request: InstallRequest) -> int:
+        """Install by hand a package that is in the inbox. Raises `RequestError` (state) while an update is going on."""
+        self._stage(request, by_hand=True)
+        return self._run()
+
+    def confirm(self) -> int:
+        """The running trial system is good. Raises `IllegalTransition` when none is on trial here."""
+        if not self.on_trial:
+            raise RequestError(STATE, f"slot {self._ports.booted} is not on trial")
+        self._advance(Event.CONFIRM, outcome=Outcome(0, "ok", OK_FUMO, OK_SCOMO, self._now_runs()))
+        code = self._run()
+        self.write_status()
+        return code
+
+    def blame(self, failed_check: str, detail: str) -> None:
+        """The running trial system gives up this attempt, and says why."""
+        self._advance(
+            Event.BLAME,
+            failed_check=failed_check,
+            log=(*self._ports.log_tail(), f"health check {failed_check}: {detail}"[:MESSAGE_CHARS_MAX]),
+        )
+
+    def mark_good(self) -> bool:
+        """The running, confirmed system is well: it gets its attempts back. Returns whether a commit was needed."""
+        if self.record.state is not State.IDLE:
+            return False
+        changed = self._ports.bootenv.needs_mark(self._ports.booted) and self._ports.bootenv.mark_good(
+            self._ports.booted
+        )
+        if self.record.lost:
+            self._store(replace(self.record, lost=False))
+        self.write_status()
+        return changed
+
+    def mark(self, slot: str, how: str) -> None:
+        """By hand: `good`, `bad` or `active`. Raises `RequestError`, or `DeviceError` of the environment."""
+        if slot not in self._ports.places:
+            raise RequestError(NOT_FOUND, f"there is no slot {slot}")
+        if self.record.state is not State.IDLE:
+            raise RequestError(STATE, f"not while an update is {self.record.state.value}")
+        if how == "good":
+            self._ports.bootenv.mark_good(slot)
+        elif how == "active":
+            self._ports.bootenv.confirm(slot)
+        else:
+            self._ports.bootenv.fall_back(slot, self._other(slot))
+        self.write_status()
+
+    def rollback(self) -> int:
+        """By hand: give up the trial, or go back to the other slot. Returns the exit status."""
+        if self.on_trial:
+            self._decide(CANCELLED, "given up by hand")
+            return self._run()
+        if self.record.state is not State.IDLE:
+            raise RequestError(STATE, f"not while an update is {self.record.state.value}")
+        other = self._other(self._ports.booted)
+        if self._note(other).state != "good":
+            raise RequestError(STATE, f"slot {other} holds no system known to be good")
+        self._ports.bootenv.confirm(other)
+        return EXIT_REBOOT_WANTED
+
+    @property
+    def on_trial(self) -> bool:
+        """Whether the running system has to prove itself."""
+        update = self.record.update
+        return self.record.state is State.TRIAL and update is not None and update.target == self._ports.booted
+
+    # -- the way through the states
+
+    def _boot(self) -> int:
+        if self.record.state is State.IDLE:
+            self._complete_hand_over()
+            raw = self._ports.exchange.read_request()
+            if raw is None:
+                return self._idle()
+            self._stage_raw(raw)
+        elif self.record.stores >= STORES_MAX:
+            self._break_loop()
+        else:
+            # Counts this start. Progress sets the count back; a step that never gets further uses it up.
+            self._store(self.record)
+        return self._run()
+
+    def _run(self) -> int:
+        while self.record.state is not State.IDLE:
+            handler = _HANDLERS[self.record.state]
+            try:
+                code = handler(self)
+            except UpdateError as error:
+                if error.code is JOURNAL or self.record.state not in GIVE_UP:
+                    raise
+                log.error("update: %s", error, extra={"event": "update.failed"})  # noqa: TRY400
+                self._decide(error.code, error.message)
+                continue
+            if code is not None:
+                return code
+        return self._idle()
+
+    def _idle(self) -> int:
+        if self._ports.bootenv.needs_mark(self._ports.booted):
+            return EXIT_GUARD_WANTED
+        return EXIT_OK
+
+    def _break_loop(self) -> None:
+        state = self.record.state
+        if state in DECIDED:
+            # The outcome stands; making it so has failed again and again. Report it all the same.
+            log.error("update: gives up on completing %s", state.value, extra={"event": "update.loop"})
+            self._finish()
+        else:
+            self._decide(LOOP, f"{state.value} was begun {self.record.stores} times and never completed")
+
+    def _stage_raw(self, raw: bytes) -> None:
+        try:
+            request = InstallRequest.parse(raw)
+        except RequestError as error:
+            import zlib
+
+            request = InstallRequest(f"unreadable-{zlib.crc32(raw):08x}", "package.swu", "", self._ports.wall())
+            self._stage(request)
+            self._decide(error.code, error.message)
+            return
+        if request.id == self.record.last_id:
+            self._ports.exchange.clear_inbox(request.package)
+            return
+        self._stage(request)
+        if request.kind != "firmware":
+            self._decide(KIND, f"a request of kind {request.kind} is not for the boot")
+
+    def _stage(self, request: InstallRequest, *, by_hand: bool = False) -> None:
+        update = Update(
+            request.id, request.package, request.correlator, request.requested, by_hand, boot_id=self._ports.boot_id
+        )
+        self._store(self.record.stage(update))
+
+    def _verify(self) -> None:
+        ports = self._ports
+        target = self._other(ports.booted)
+        package = self._verified(target, ports.booted)
+        for image in package.images:
+            if image.name not in ports.places[target]:
+                raise PackageError(IMAGE_ROLE, f"no place for an image named {image.name}")
+        noted = self.record.note(ports.booted, replace(self._note(ports.booted), version=ports.booted_version))
+        self._store(
+            replace(noted, signed_time=max(noted.signed_time, package.signed_time)).advance(
+                Event.ACCEPT,
+                target=target,
+                fallback=ports.booted,
+                from_version=ports.booted_version,
+                to_version=package.version,
+                security_version=package.security_version,
+            )
+        )
+        self.write_status()
+
+    def _protect(self) -> None:
+        self._ports.bootenv.protect(self._update.target)
+        self._store(self.record.note(self._update.target, SlotNote(state="bad")).advance(Event.WRITE))
+
+    def _write(self) -> None:
+        update = self._update
+        if update.target == self._ports.booted:
+            raise DeviceError(SLOT, f"slot {update.target} runs; it is never written")
+        package = self._verified(update.target, update.fallback)
+        total = sum(image.size for image in package.images)
+        done = 0
+        for index, image in enumerate(package.images):
+            if index >= self._update.image:
+                self._write_one(index, image, done, total)
+            done += image.size
+        for image in package.images:
+            read_back(self._ports.places[update.target][image.name], image.size, image.root)
+        self._store(
+            self.record.note(update.target, SlotNote(update.to_version, update.security_version, "trial")).advance(
+                Event.COMPLETE
+            )
+        )
+
+    def _write_one(self, index: int, image: Image, done: int, total: int) -> None:
+        start = self._update.block if index == self._update.image else 0
+        checkpoint_blocks = CHECKPOINT_BYTES // 4096
+        stored = start
+
+        def checkpoint(block: int) -> None:
+            nonlocal stored
+            if block - stored >= checkpoint_blocks:
+                self._advance(Event.CHECKPOINT, image=index, block=block)
+                stored = block
+            self.write_status(progress=(done + block * 4096) * 100 // max(total, 1))
+
+        place = self._ports.places[self._update.target][image.name]
+        count = write_image(place, image.size, image.blocks(start), start, checkpoint)
+        log.info(
+            "slot %s, image %s: %d bytes written, %d were there already",
+            self._update.target,
+            image.name,
+            count.written,
+            count.unchanged,
+            extra={"event": "update.written"},
+        )
+
+    def _begin_trial(self) -> None:
+        self._advance(Event.TRY, boot_id=self._ports.boot_id)
+
+    def _trial(self) -> int | None:
+        return self._attempt() if self.on_trial else self._before_or_after_trial()
+
+    def _attempt(self) -> int | None:
+        update = self._update
+        if update.boot_id != self._ports.boot_id:
+            # What the log says now was written by the attempt before, unless that one said goodbye itself.
+            lines = update.log or (self._ports.log_tail() if update.attempts else ())
+            self._advance(Event.ATTEMPT, attempts=update.attempts + 1, boot_id=self._ports.boot_id, log=lines)
+        if self._update.attempts > self._ports.bootenv.tries:
+            self._decide(*self._blame_of_trial())
+            return None
+        self.write_status()
+        return EXIT_GUARD_WANTED
+
+    def _before_or_after_trial(self) -> int | None:
+        ports = self._ports
+        found = ports.bootenv.trial(self._update.target)
+        if found is Trial.NOT_SET:
+            if self._update.boot_id != ports.boot_id:
+                self._advance(Event.TRY, boot_id=ports.boot_id)
+            ports.bootenv.try_slot(self._update.target, self._update.fallback)
+            self.write_status(progress=100)
+            return EXIT_REBOOT_WANTED
+        if found is Trial.WAITING:
+            if self._update.boot_id == ports.boot_id:
+                return EXIT_REBOOT_WANTED
+            self._decide(
+                ENVIRONMENT_NOT_SHARED,
+                "the boot loader did not see the trial that was asked for: does it read this environment?",
+            )
+            return None
+        self._decide(*self._blame_of_trial())
+        return None
+
+    def _blame_of_trial(self) -> tuple[Code, str]:
+        update = self._update
+        if update.failed_check:
+            return TRIAL_FAILED, f"health check {update.failed_check} was not good in time"
+        if update.attempts:
+            return TRIAL_SILENT, f"version {update.to_version} was started {update.attempts} times and never got well"
+        return TRIAL_SILENT, f"version {update.to_version} never got as far as its Update Agent"
+
+    def _make_confirmed(self) -> int | None:
+        update = self._update
+        self._ports.bootenv.confirm(update.target)
+        if update.target != self._ports.booted:
+            # The last attempt was used up before the environment knew. The health was proven: go there again.
+            return EXIT_REBOOT_WANTED
+        self._finish()
+        return None
+
+    def _make_rolled_back(self) -> int | None:
+        update = self._update
+        self._ports.bootenv.fall_back(update.target, update.fallback)
+        if update.target == self._ports.booted:
+            return EXIT_REBOOT_WANTED
+        self._finish()
+        return None
+
+    def _finish(self) -> None:
+        """Hand the result over and forget the update."""
+        ports, update = self._ports, self._update
+        outcome = update.outcome
+        if outcome is None:
+            raise AssertionError(f"{self.record.state.value} without an outcome")
+        if not update.by_hand:
+            ports.exchange.hold_result(result_document(update, outcome, ports.wall()))
+        self._store(self._settled().advance(Event.REPORT))
+        log.info("update to %s: %s", update.to_version or "?", outcome.name, extra={"event": f"update.{outcome.name}"})
+        ports.exchange.clear_inbox(update.package)
+        ports.exchange.publish()
+
+    def _settled(self) -> Record:
+        """The record with what this update taught about the slots."""
+        record, update = self.record, self._update
+        if record.state is State.CONFIRMED:
+            note = SlotNote(update.to_version, update.security_version, "good")
+            floor = max(record.security_floor, update.security_version)
+            return replace(record.note(update.target, note), security_floor=floor)
+        if record.state is State.ROLLED_BACK:
+            return record.note(update.target, replace(self._note(update.target), state="bad"))
+        return record
+
+    def _complete_hand_over(self) -> None:
+        """After a power cut at the very end: the journal is idle, the files may not be."""
+        exchange = self._ports.exchange
+        raw = exchange.read_request()
+        if raw is not None:
+            try:
+                request = InstallRequest.parse(raw)
+            except RequestError:
+                request = None
+            if request is not None and request.id == self.record.last_id:
+                exchange.clear_inbox(request.package)
+        exchange.publish()
+
+    # -- small things
+
+    @property
+    def _update(self) -> Update:
+        if self.record.update is None:
+            raise AssertionError("no update")
+        return self.record.update
+
+    def _verified(self, target: str, fallback: str) -> Package:
+        """The package, verified by this process: what an earlier one found counts for nothing."""
+        if self._package is None:
+            path = self._ports.exchange.inbox / self._update.package
+            self._package = self._ports.packages.verify(path, self.record, target, fallback)
+        return self._package
+
+    def _store(self, record: Record) -> None:
+        self.record = self._ports.journal.store(record)
+
+    def _advance(self, event: Event, **changes: object) -> None:
+        self._store(self.record.advance(event, **changes))
+
+    def _decide(self, code: Code, message: str) -> None:
+        """The update cannot go on: end it the way its state asks for."""
+        outcome = Outcome(code.number, code.name, code.fumo, code.scomo, message[:MESSAGE_CHARS_MAX])
+        event = GIVE_UP[self.record.state]
+        lines = self._update.log
+        if event is Event.FALL_BACK and not lines:
+            lines = self._ports.log_tail()
+        self._advance(event, outcome=outcome, log=lines)
+
+    def _other(self, slot: str) -> str:
+        """The slot to write when `slot` runs."""
+        names = list(self._ports.places)
+        if slot not in names:
+            raise DeviceError(SLOT, f"slot {slot} is not configured")
+        return names[(names.index(slot) + 1) % len(names)]
+
+    def _note(self, slot: str) -> SlotNote:
+        default = SlotNote(state="good") if slot == self._ports.booted else SlotNote()
+        return self.record.slots.get(slot, default)
+
+    def _now_runs(self) -> str:
+        return f"version {self._update.to_version} runs and is well"
+
+    # -- display
+
+    def status(self, *, progress: int | None = None, error: str = "") -> dict[str, object]:
+        """What `status.json` and `dcu-update status` show."""
+        ports, record = self._ports, self.record
+        update, last = record.update, record.last
+        if progress is None:
+            progress = 100 if record.state in (State.WRITTEN, State.TRIAL, State.CONFIRMED) else 0
+        return {
+            "version": 1,
+            "state": record.state.value,
+            "progress": min(progress, 100),
+            "booted": ports.booted,
+            "slots": [self._slot_status(name) for name in ports.places],
+            "update": None
+            if update is None
+            else {"id": update.id, "to_version": update.to_version, "attempts": update.attempts},
+            "last": None if last is None else {"id": record.last_id, "name": last.name, "message": last.message},
+            "error": error,
+        }
+
+    def write_status(self, *, progress: int | None = None, error: str = "") -> None:
+        self._ports.exchange.write_status(self.status(progress=progress, error=error))
+
+    def _slot_status(self, name: str) -> dict[str, object]:
+        note = self._note(name)
+        booted = name == self._ports.booted
+        state = note.state
+        if booted:
+            state = "trial" if self.on_trial else "good"
+        return {"name": name, "version": self._ports.booted_version if booted else note.version, "state": state}
+
+
+_HANDLERS: dict[State, Callable[[Updater], int | None]] = {
+    State.STAGED: Updater._verify,
+    State.VERIFIED: Updater._protect,
+    State.WRITING: Updater._write,
+    State.WRITTEN: Updater._begin_trial,
+    State.TRIAL: Updater._trial,
+    State.CONFIRMED: Updater._make_confirmed,
+    State.ROLLED_BACK: Updater._make_rolled_back,
+    State.REFUSED: Updater._finish,
+    State.FAILED: Updater._finish,
+}
