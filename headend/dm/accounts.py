@@ -1,0 +1,92 @@
+"""DM accounts: made by the security server at registration, read at each message, kept current by the nonce chains."""
+
+from __future__ import annotations
+
+import secrets
+import time
+
+from sqlalchemy import Connection, Row, insert, select, update
+
+from agent.dm.auth import NONCE_BYTES
+from agent.dm.bootstrap import Account
+from headend.dm.tables import accounts
+
+SECRET_BYTES = 32
+
+
+class UnknownDevice(LookupError):
+    """There is no DM account for this device."""
+
+
+def create(
+    conn: Connection, device_id: str, *, server_id: str, url: str, push_url: str = "", now: float | None = None
+) -> Account:
+    """A new account with fresh secrets, stored in the caller's transaction. `url` is the DM server's address.
+
+    A device that registers again gets new secrets; the old ones end with this transaction. The counter of its
+    notifications goes on, because the device remembers the highest it accepted. Raises `ValueError` for empty or
+    unprintable names.
+    """
+    account = Account(
+        server_id=server_id,
+        url=url,
+        client_name=device_id,
+        client_secret=secrets.token_urlsafe(SECRET_BYTES),
+        server_name=server_id,
+        server_secret=secrets.token_urlsafe(SECRET_BYTES),
+        client_nonce=secrets.token_bytes(NONCE_BYTES),
+        server_nonce=secrets.token_bytes(NONCE_BYTES),
+    )
+    now = time.time() if now is None else now
+    content = {
+        "server_id": account.server_id,
+        "url": account.url,
+        "client_name": account.client_name,
+        "client_secret": account.client_secret,
+        "server_name": account.server_name,
+        "server_secret": account.server_secret,
+        "client_nonce": account.client_nonce,
+        "server_nonce": account.server_nonce,
+        "auth_type": account.auth_type,
+        "push_url": push_url,
+        "last_request": None,
+        "last_answer": None,
+        "last_answer_mac": None,
+        "updated": now,
+    }
+    known = conn.execute(select(accounts.c.device_id).where(accounts.c.device_id == device_id)).first()
+    if known is None:
+        conn.execute(insert(accounts).values(device_id=device_id, created=now, **content))
+    else:
+        conn.execute(update(accounts).where(accounts.c.device_id == device_id).values(**content))
+    return account
+
+
+def load(conn: Connection, device_id: str) -> Row[tuple[object, ...]] | None:
+    """The whole row of a device, `None` for an unknown one."""
+    return conn.execute(select(accounts).where(accounts.c.device_id == device_id)).first()
+
+
+def from_row(row: Row[tuple[object, ...]]) -> Account:
+    """The account that a row of `dm_accounts` holds."""
+    return Account(
+        server_id=row.server_id,
+        url=row.url,
+        client_name=row.client_name,
+        client_secret=row.client_secret,
+        server_name=row.server_name,
+        server_secret=row.server_secret,
+        client_nonce=row.client_nonce,
+        server_nonce=row.server_nonce,
+        auth_type=row.auth_type,
+    )
+
+
+def next_push(conn: Connection, device_id: str) -> tuple[Account, str, int]:
+    """Account, push URL and a counter that was never used before. Raises `UnknownDevice`."""
+    row = load(conn, device_id)
+    if row is None:
+        raise UnknownDevice(device_id)
+    counter = int(row.push_counter) + 1
+    conn.execute(update(accounts).where(accounts.c.device_id == device_id).values(push_counter=counter))
+    return from_row(row), row.push_url, counter

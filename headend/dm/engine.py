@@ -1,0 +1,334 @@
+"""The server's side of a DM session, sans-IO (OMA-TS-DM_Protocol 1.2, sections 6 to 8).
+
+    device                                server
+    Pkg 1: Alert 1200/1201, DevInfo  →
+                                     ←    Pkg 2: Status for each command, commands of a job
+    Pkg 3: Status, Results           →
+                                     ←    Pkg 4: commands: back to Pkg 3; nothing but Status: the session is over
+
+Every package of ours is one message with Final, holding as many commands as the device's MaxMsgSize lets in; the rest
+follows in the next Pkg 4. The exception is an object larger than a message: its chunks go out one a message, without
+Final until the last. A package of the device may span messages: each but the last is answered with Status and
+Alert 1222.
+
+A `ServerSession` sees only messages whose sender has been authenticated. What it stores goes through a `SessionPort`,
+whose effects the caller commits before the answer leaves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from typing import Protocol
+
+from agent.syncml.messages import (
+    VER_DTD,
+    VER_PROTO,
+    Alert,
+    Chal,
+    Command,
+    Item,
+    Meta,
+    Replace,
+    Results,
+    Status,
+    SyncHdr,
+    SyncML,
+    Unsupported,
+)
+from headend.dm.kinds import KINDS
+from headend.dm.objects import CHUNK_STORED, SIZE_MISMATCH, Incoming
+from headend.dm.run import Run
+from headend.dm.steps import Failed, Job, Json, Outcome
+
+ALERT_NEXT = 1222
+
+OUR_MESSAGE_BYTES_MAX = 65_536  # what we declare as MaxMsgSize
+OUR_OBJECT_BYTES_MAX = 1 << 20
+PEER_MESSAGE_BYTES_MIN = 1024  # a device that declares less gets messages of this size all the same
+MESSAGES_MAX = 2000  # in one session; a firmware job takes some ten
+REFUSED = frozenset({401, 407})  # the peer does not believe our credentials
+_TYPE_PREFIX = "Reversed-Domain-Name:"  # some devices put it before the type of a generic alert
+
+
+class State(Enum):
+    OPEN = "running"
+    DONE = "done"  # everything said; the device does not answer our last message
+    ABORTED = "aborted"  # by the device (Alert 1223)
+    FAILED = "failed"  # our credentials or version were refused, or a limit was reached
+
+
+@dataclass(frozen=True, slots=True)
+class AlertSeen:
+    """An alert of the device: 1226 or 1224. `place` names it within its session, however often it is sent."""
+
+    place: str
+    code: int
+    type: str | None = None
+    source: str | None = None
+    mark: str | None = None
+    data: str | None = field(default=None, repr=False)
+    correlator: str | None = None
+
+
+class SessionPort(Protocol):
+    """Where a session's effects go, and where its work comes from."""
+
+    def value_seen(self, uri: str, item: Item) -> None:
+        """The device told the value of a node (`item.meta` holds its format)."""
+
+    def alert_seen(self, alert: AlertSeen) -> None: ...
+
+    def next_job(self) -> Job | None:
+        """The next job for this device, marked as running."""
+
+    def job_checkpoint(self, job: Job, progress: Json) -> None: ...
+
+    def job_finished(self, job: Job, outcome: Outcome) -> None: ...
+
+
+class ServerSession:
+    """One session with one device. `measure(message)` is the size in bytes that a message will have."""
+
+    def __init__(
+        self,
+        *,
+        session_id: str,
+        device_uri: str,
+        device_name: str | None,
+        server_uri: str,
+        server_name: str,
+        measure: Callable[[SyncML], int],
+    ) -> None:
+        self.state = State.OPEN
+        self.messages = 0
+        self.commands = 0
+        self.trigger: int | None = None
+        self._hdr = SyncHdr(
+            session_id, 0, target=device_uri, source=server_uri, target_name=device_name, source_name=server_name
+        )
+        self._measure = measure
+        self._peer_message_bytes = OUR_MESSAGE_BYTES_MAX
+        self._peer_object_bytes: int | None = None
+        self._cmd_id = 0
+        self._run: Run | None = None
+        self._incoming = Incoming(OUR_OBJECT_BYTES_MAX)
+        self._resent = False  # our last message was refused once already
+        self._said: list[Status] = []  # the statuses of our last message, in case the device did not believe it
+
+    # -- one exchange ------------------------------------------------------------------------------------------------
+
+    def receive(self, message: SyncML, port: SessionPort, chal: Chal | None) -> SyncML:
+        """Take an authenticated message; our answer. `chal` goes into the status of its header (the next nonce)."""
+        self.messages += 1
+        self._cmd_id = 0
+        self._hdr = replace(self._hdr, msg_id=self._hdr.msg_id + 1, meta=self._limits())
+        answers = [self._status("0", "SyncHdr", self._header(message.hdr), message, chal)]
+        if self.state is State.OPEN:
+            answers += self._repeat_if_refused(message)
+        for place, command in enumerate(message.commands):
+            if self.state is not State.OPEN:
+                break
+            answers += self._take(place, command, message, port)
+        self._said = answers[1:]
+        if self.state is State.OPEN and self.messages >= MESSAGES_MAX:
+            self.state = State.FAILED
+        if self.state is not State.OPEN:
+            return self._compose(answers, final=True)
+        return self._turn(message, answers, port)
+
+    def _turn(self, message: SyncML, answers: list[Status], port: SessionPort) -> SyncML:
+        """It is ours to speak: ask for the rest, or send the next piece or the next commands, or end the session."""
+        if self._incoming.pending:
+            return self._next_message(answers)
+        if self._run is None or not self._run.continue_object():
+            if not message.final and not _asks_next(message):
+                return self._next_message(answers)
+        base = self._compose(answers, final=True)
+        while True:
+            run = self._advance(port)
+            if run is None:
+                self.state = State.DONE
+                return base
+            commands, final = run.emit(base, self._new_id, self._measure, self._peer_message_bytes)
+            if commands:  # else what was to be sent turned out to be too large for this device
+                self.commands += len(commands)
+                return replace(base, commands=(*base.commands, *commands), final=final)
+
+    def _advance(self, port: SessionPort) -> Run | None:
+        """Feed what was answered to the job, and start the next one when it is finished."""
+        while True:
+            if self._run is None:
+                job = port.next_job()
+                if job is None:
+                    return None
+                self._run = Run(job, KINDS[job.kind].steps(job), self._peer_object_bytes)
+            outcome = self._run.advance(port.job_checkpoint)
+            if outcome is None:
+                if self._run.fits(self._compose([], final=True), self._measure, self._peer_message_bytes):
+                    return self._run
+                outcome = Failed({"error": "the commands do not fit into one message of the device"})
+            port.job_finished(self._run.job, outcome)
+            self._run = None
+
+    # -- reading -----------------------------------------------------------------------------------------------------
+
+    def _header(self, hdr: SyncHdr) -> int:
+        """The status that the header deserves; a version that is not ours ends the session."""
+        if hdr.meta is not None and hdr.meta.max_msg_size is not None:
+            limit = min(hdr.meta.max_msg_size, OUR_MESSAGE_BYTES_MAX)
+            self._peer_message_bytes = max(limit, PEER_MESSAGE_BYTES_MIN)
+        if hdr.meta is not None and hdr.meta.max_obj_size is not None and self._peer_object_bytes is None:
+            self._peer_object_bytes = hdr.meta.max_obj_size  # holds for the session
+        if hdr.ver_dtd == VER_DTD and hdr.ver_proto == VER_PROTO:
+            return 200
+        self.state = State.FAILED
+        return 513 if hdr.ver_dtd == VER_DTD else 505
+
+    def _repeat_if_refused(self, message: SyncML) -> list[Status]:
+        """Our last message was not believed: say it again under the nonce that came with the refusal, once."""
+        code = next((s.code for s in message.of(Status) if s.cmd_ref == "0"), 200)
+        if 200 <= code < 300:
+            self._resent = False
+            return []
+        if code not in REFUSED or self._resent:
+            self.state = State.FAILED
+            return []
+        self._resent = True
+        if self._run is not None:
+            self._run.take_back()
+        return [replace(status, cmd_id=self._new_id()) for status in self._said]
+
+    def _take(self, place: int, command: Command, message: SyncML, port: SessionPort) -> list[Status]:
+        match command:
+            case Status():
+                if not self._resent and command.cmd_ref != "0" and self._run is not None:
+                    self._run.status(command)
+                return []
+            case Results():
+                return self._results(command, message, port)
+            case Alert():
+                code = self._alert(place, command, message, port)
+            case Replace():
+                code = self._device_info(command, port)
+            case Unsupported():
+                code = 406
+            case _:
+                code = 405  # a device sends Replace of DevInfo, Alert, Status and Results (DM_Protocol 1.2, 6)
+        if not command.cmd_id or command.no_resp:
+            return []
+        return [self._status(command.cmd_id, _name(command), code, message, None, _uris(command))]
+
+    def _results(self, results: Results, message: SyncML, port: SessionPort) -> list[Status]:
+        """Values for the job; pieces of a large one are acknowledged, errors too, whole ones are not."""
+        answers: list[Status] = []
+        for item in results.items:
+            uri = item.source or item.target or results.source_ref or results.target_ref or ""
+            taken = self._incoming.feed(uri, replace(item, meta=_merged(item.meta, results.meta)))
+            if taken.broken and self._run is not None:
+                self._run.failed(results, SIZE_MISMATCH)
+            if taken.item is not None:
+                port.value_seen(uri, taken.item)
+                if self._run is not None:
+                    self._run.result(results, taken.item)
+            if taken.status is not None:
+                answers.append(self._status(results.cmd_id, "Results", taken.status, message, None, (uri,)))
+                if taken.status != CHUNK_STORED and self._run is not None:
+                    self._run.failed(results, taken.status)
+        return answers
+
+    def _alert(self, place: int, alert: Alert, message: SyncML, port: SessionPort) -> int:
+        match alert.code:
+            case 1200 | 1201:
+                self.trigger = alert.code
+            case 1222:
+                pass
+            case 1223:
+                self.state = State.ABORTED
+            case 1225:
+                if self._run is not None:
+                    self._run.object_refused(SIZE_MISMATCH)
+            case 1224 | 1226:
+                for index, item in enumerate(alert.items or (Item(),)):
+                    port.alert_seen(_seen(f"{message.hdr.msg_id}/{place}/{index}", alert, item))
+            case None:
+                return 400
+            case _:
+                return 406
+        return 200
+
+    def _device_info(self, command: Replace, port: SessionPort) -> int:
+        for item in command.items:
+            uri = item.source or item.target or ""
+            if not uri.startswith("./DevInfo/"):
+                return 405
+            port.value_seen(uri, replace(item, meta=_merged(item.meta, command.meta)))
+        return 200
+
+    # -- writing -----------------------------------------------------------------------------------------------------
+
+    def _limits(self) -> Meta | None:
+        first = self._hdr.msg_id == 0
+        return Meta(max_msg_size=OUR_MESSAGE_BYTES_MAX, max_obj_size=OUR_OBJECT_BYTES_MAX) if first else None
+
+    def _new_id(self) -> str:
+        self._cmd_id += 1
+        return str(self._cmd_id)
+
+    def _status(
+        self, cmd_ref: str, cmd: str, code: int, message: SyncML, chal: Chal | None, uris: tuple[str, ...] = ()
+    ) -> Status:
+        hdr = message.hdr
+        return Status(
+            cmd_id=self._new_id(),
+            msg_ref=str(hdr.msg_id),
+            cmd_ref=cmd_ref,
+            cmd=cmd,
+            code=code,
+            target_refs=(hdr.target,) if cmd_ref == "0" else (),
+            source_refs=(hdr.source,) if cmd_ref == "0" else uris,
+            chal=chal,
+        )
+
+    def _compose(self, answers: list[Status], *, final: bool) -> SyncML:
+        return SyncML(self._hdr, tuple(answers), final=final)
+
+    def _next_message(self, answers: list[Status]) -> SyncML:
+        alert = Alert(self._new_id(), ALERT_NEXT)
+        return SyncML(self._hdr, (*answers, alert), final=False)
+
+
+def _asks_next(message: SyncML) -> bool:
+    return any(alert.code == ALERT_NEXT for alert in message.of(Alert))
+
+
+def _name(command: Command) -> str:
+    return command.name if isinstance(command, Unsupported) else type(command).__name__
+
+
+def _uris(command: Command) -> tuple[str, ...]:
+    items = command.items if isinstance(command, Replace | Alert) else ()
+    return tuple(item.source for item in items if item.source)
+
+
+def _merged(inner: Meta | None, outer: Meta | None) -> Meta | None:
+    """The item's meta information, completed from the command's (format and type hold for every item)."""
+    if inner is None or outer is None:
+        return inner or outer
+    return replace(inner, format=inner.format or outer.format, type=inner.type or outer.type)
+
+
+def _seen(place: str, alert: Alert, item: Item) -> AlertSeen:
+    meta = item.meta or Meta()
+    kind = meta.type.removeprefix(_TYPE_PREFIX).strip() if meta.type else None
+    data = item.data.decode("utf-8", "replace") if isinstance(item.data, bytes) else item.data
+    return AlertSeen(
+        place=place,
+        code=alert.code or 0,
+        type=kind,
+        source=item.source,
+        mark=meta.mark,
+        data=data if isinstance(data, str) else None,
+        correlator=alert.correlator,
+    )

@@ -1,0 +1,113 @@
+"""Who is believed: auth-MAC of each message, and one challenge for a peer whose nonce was lost.
+
+A refusal (401, 407) carries a fresh nonce that holds for that session's next message only. It is kept here, not in
+the account: a stranger who sends messages in a device's name changes nothing about the device's own nonce, nor about
+a session that is open. The second refusal in a row carries no challenge; the attempt is over.
+
+A device that has no account gets the same answer as one that sent a wrong MAC, signed with a secret nobody has.
+"""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from agent.dm.auth import AUTH_MAC, NONCE_BYTES, NONCE_BYTES_MAX, AuthError, verify_hmac
+from agent.dm.bootstrap import Account
+from agent.syncml.messages import Chal, Status, SyncML
+
+PENDING_MAX = 4096  # challenges remembered; the oldest are forgotten first
+PENDING_S = 300.0
+REFUSALS_MAX = 2
+
+
+@dataclass(slots=True)
+class _Pending:
+    nonce: bytes
+    refusals: int
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Answer the whole message with `status`; `chal` is `None` when the peer has had its second chance."""
+
+    status: int
+    chal: Chal | None
+    reason: str
+
+
+class Gate:
+    """Checks messages; remembers the challenges it set. The caller serialises messages of one device."""
+
+    def __init__(self, algorithms: Sequence[str], entropy: Callable[[int], bytes] = secrets.token_bytes) -> None:
+        self._algorithms = tuple(algorithms)
+        self._entropy = entropy
+        self._pending: OrderedDict[tuple[str, str], _Pending] = OrderedDict()
+        self._decoy = secrets.token_bytes(32)
+
+    def decoy(self, name: str, server_id: str, url: str) -> Account:
+        """An account for a device that has none: its own secrets each, stable, in nobody's possession."""
+
+        def derive(label: str) -> bytes:
+            return hmac.digest(self._decoy, f"{label}:{name}".encode(), "sha256")
+
+        return Account(
+            server_id=server_id,
+            url=url,
+            client_name="unknown",
+            client_secret=derive("client").hex(),
+            server_name=server_id,
+            server_secret=derive("server").hex(),
+            client_nonce=derive("client nonce")[:NONCE_BYTES],
+            server_nonce=derive("server nonce")[:NONCE_BYTES],
+        )
+
+    def check(self, message: SyncML, body: bytes, header: str | None, account: Account, now: float) -> Refused | None:
+        """`None`: the message comes from the device of `account`. `now`: monotonic seconds."""
+        key = (message.hdr.source, message.hdr.session_id)
+        pending = self._current(key, now)
+        nonces = [account.client_nonce] + ([pending.nonce] if pending else [])
+        failure: AuthError | None = None
+        for nonce in nonces:
+            try:
+                verify_hmac(header, body, account.client_name, account.client_secret, nonce, self._algorithms)
+            except AuthError as error:
+                failure = error
+            else:
+                self._pending.pop(key, None)
+                return None
+        if failure is None:
+            raise RuntimeError("no nonce to check against")
+        return self._refuse(key, pending, failure, now)
+
+    def _current(self, key: tuple[str, str], now: float) -> _Pending | None:
+        pending = self._pending.get(key)
+        if pending is not None and now - pending.at > PENDING_S:
+            del self._pending[key]
+            return None
+        return pending
+
+    def _refuse(self, key: tuple[str, str], pending: _Pending | None, failure: AuthError, now: float) -> Refused:
+        refusals = 1 if pending is None else pending.refusals + 1
+        nonce = self._entropy(NONCE_BYTES)
+        self._pending[key] = _Pending(nonce, refusals, now)
+        self._pending.move_to_end(key)
+        while len(self._pending) > PENDING_MAX:
+            self._pending.popitem(last=False)
+        if refusals >= REFUSALS_MAX:
+            del self._pending[key]
+            return Refused(failure.status, None, str(failure))
+        return Refused(failure.status, Chal(AUTH_MAC, "b64", nonce), str(failure))
+
+
+def nonce_for_us(message: SyncML) -> bytes | None:
+    """The nonce that the peer wants our next message to be signed with: the challenge in its status of our header."""
+    for status in message.of(Status):
+        if status.cmd_ref == "0" and status.chal is not None and status.chal.type == AUTH_MAC:
+            nonce = status.chal.next_nonce
+            return nonce if nonce is not None and len(nonce) <= NONCE_BYTES_MAX else None
+    return None

@@ -1,0 +1,139 @@
+"""The queue of jobs: what the operator wants from a device, and what came of it.
+
+queued → running → done | failed
+                 → waiting → queued (the alert came) → running → …
+running → queued   when the session breaks off or the server restarts; `ATTEMPTS_MAX` times, then failed
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import Connection, insert, select, update
+
+from headend.dm.accounts import UnknownDevice, load
+from headend.dm.kinds import KINDS, JobError
+from headend.dm.steps import Done, Failed, Job, Json, Outcome, Waiting
+from headend.dm.tables import jobs
+
+ATTEMPTS_MAX = 20  # sessions that may break off under a job; a line that bad needs a person
+OPEN_STATES = ("queued", "running", "waiting")
+
+
+def enqueue(conn: Connection, device_id: str, kind: str, params: Mapping[str, Any], *, now: float | None = None) -> int:
+    """Queue a job in the caller's transaction; its id. Raises `JobError` for wrong parameters or an unknown kind,
+    `UnknownDevice`."""
+    if kind not in KINDS:
+        raise JobError(f"kind {kind!r} does not exist; there are {', '.join(sorted(KINDS))}")
+    checked = KINDS[kind].check(params)
+    if load(conn, device_id) is None:
+        raise UnknownDevice(device_id)
+    now = time.time() if now is None else now
+    added = conn.execute(
+        insert(jobs).values(
+            device_id=device_id,
+            kind=kind,
+            params=checked,
+            state="queued",
+            progress={},
+            correlator=uuid.uuid4().hex,
+            attempts=0,
+            created=now,
+            updated=now,
+        )
+    )
+    key = added.inserted_primary_key
+    if key is None:
+        raise RuntimeError("the database returned no key for a new job")
+    return int(key[0])
+
+
+def show(conn: Connection, job_id: int) -> Json | None:
+    """A job as the operator sees it: parameters without the values they set; `None` for an unknown id."""
+    row = conn.execute(select(jobs).where(jobs.c.id == job_id)).first()
+    return None if row is None else _shown(row._mapping)
+
+
+def listing(conn: Connection, device_id: str | None = None, *, limit: int = 100) -> list[Json]:
+    """The newest jobs, of one device or of all."""
+    query = select(jobs).order_by(jobs.c.id.desc()).limit(limit)
+    if device_id is not None:
+        query = query.where(jobs.c.device_id == device_id)
+    return [_shown(row._mapping) for row in conn.execute(query)]
+
+
+def _shown(row: Mapping[Any, Any]) -> Json:
+    names = ("id", "device_id", "kind", "state", "correlator", "attempts", "result", "created", "updated")
+    return {name: row[name] for name in names} | {"params": _without_values(row["params"])}
+
+
+def _without_values(params: Mapping[str, Any]) -> Json:
+    """Values to set can be tokens and passwords: nobody is shown them, and they are not kept once they are set."""
+    if "nodes" not in params:
+        return dict(params)
+    return {**params, "nodes": [{k: v for k, v in node.items() if k != "value"} for node in params["nodes"]]}
+
+
+def next_for(conn: Connection, device_id: str, now: float) -> Job | None:
+    """The oldest queued job of a device, now running; `None` when there is nothing to do."""
+    while True:
+        row = conn.execute(
+            select(jobs).where(jobs.c.device_id == device_id, jobs.c.state == "queued").order_by(jobs.c.id).limit(1)
+        ).first()
+        if row is None:
+            return None
+        if row.attempts < ATTEMPTS_MAX:
+            break
+        finish(conn, row.id, Failed({"error": f"given up after {row.attempts} broken sessions"}), now)
+    conn.execute(
+        update(jobs).where(jobs.c.id == row.id).values(state="running", attempts=row.attempts + 1, updated=now)
+    )
+    return Job(row.id, row.kind, row.params, row.correlator, row.progress)
+
+
+def checkpoint(conn: Connection, job_id: int, progress: Json, now: float) -> None:
+    conn.execute(update(jobs).where(jobs.c.id == job_id).values(progress=progress, updated=now))
+
+
+def finish(conn: Connection, job_id: int, outcome: Outcome, now: float) -> None:
+    """Store how the steps of a job ended."""
+    row = conn.execute(select(jobs).where(jobs.c.id == job_id)).one()
+    content: dict[str, Any]
+    match outcome:
+        case Waiting(progress) if "alert" in row.progress:  # it came together with the 202
+            content = {"state": "queued", "progress": {**progress, "alert": row.progress["alert"]}}
+        case Waiting(progress):
+            content = {"state": "waiting", "progress": progress, "attempts": 0}
+        case Done(result):
+            content = {"state": "done", "result": result, "params": _without_values(row.params)}
+        case Failed(result):
+            content = {"state": "failed", "result": result}
+    conn.execute(update(jobs).where(jobs.c.id == job_id).values(updated=now, **content))
+
+
+def requeue_running(conn: Connection, device_id: str, now: float) -> None:
+    """The session under these jobs is gone."""
+    conn.execute(
+        update(jobs).where(jobs.c.device_id == device_id, jobs.c.state == "running").values(state="queued", updated=now)
+    )
+
+
+def deliver_alert(conn: Connection, device_id: str, correlator: str, alert: Json, now: float) -> bool:
+    """Hand an alert to the job it answers. Also to one that is not waiting yet: a fast device reports before the
+    server has seen its 202. Returns whether there was such a job."""
+    row = conn.execute(
+        select(jobs).where(
+            jobs.c.device_id == device_id, jobs.c.correlator == correlator, jobs.c.state.in_(OPEN_STATES)
+        )
+    ).first()
+    if row is None:
+        return False
+    conn.execute(
+        update(jobs)
+        .where(jobs.c.id == row.id)
+        .values(state="queued", progress=dict(row.progress) | {"alert": alert}, updated=now)
+    )
+    return True

@@ -1,0 +1,350 @@
+"""The kinds of job: `get`, `provision`, `firmware` (FUMO 1.0), `software` (SCOMO 1.0).
+
+Each is a small object in `KINDS`: it checks the parameters when the operator enqueues the job and makes the steps when
+the device comes. The node names are those of docs/dm.md.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Generator, Mapping
+from typing import Any, Protocol
+
+from headend.dm.steps import (
+    ACCEPTED,
+    EXISTS,
+    NOT_FOUND,
+    Batch,
+    Checkpoint,
+    Done,
+    Failed,
+    Job,
+    Json,
+    Mode,
+    Outcome,
+    Read,
+    Reply,
+    Request,
+    Steps,
+    Verb,
+    Waiting,
+    add,
+    add_interior,
+    batches,
+    execute,
+    get,
+    read,
+    replace,
+)
+
+NODES_PER_JOB_MAX = 1000
+URI_CHARS_MAX = 255
+
+FIRMWARE = "./FUMO/Firmware"
+FIRMWARE_EXEC = f"{FIRMWARE}/DownloadAndUpdate"
+FIRMWARE_URL = f"{FIRMWARE_EXEC}/PkgURL"
+FIRMWARE_STATE = f"{FIRMWARE}/State"
+FIRMWARE_EXT = f"{FIRMWARE}/Ext"
+FW_VERSION = "./DevDetail/FwV"
+FUMO_BUSY = frozenset({"30", "40", "50", "60"})  # downloading .. updating (FUMO 1.0, 5.1.1)
+
+SCOMO = "./SCOMO"
+DEPLOYED = f"{SCOMO}/Inventory/Deployed"
+
+_URI = re.compile(r"\./[^/?\x00-\x1f]+(/[^/?\x00-\x1f]+)*")
+_UNSENDABLE = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # XML 1.0, Char
+_NODE_NAME = re.compile(r"[A-Za-z0-9_.-]{1,32}")
+
+
+class JobError(ValueError):
+    """The parameters of a job are wrong: the operator's mistake, said in a sentence."""
+
+
+class Kind(Protocol):
+    """One kind of job."""
+
+    name: str
+
+    def check(self, params: Mapping[str, Any]) -> Json:
+        """The parameters, checked and in canonical form. Raises `JobError`."""
+
+    def steps(self, job: Job) -> Steps: ...
+
+
+def _uri(value: object, what: str) -> str:
+    if not isinstance(value, str) or len(value) > URI_CHARS_MAX or not _URI.fullmatch(value):
+        raise JobError(f"{what}: a URI like ./Parent/Node wanted, not {value!r}")
+    return value
+
+
+def _known_keys(params: Mapping[str, Any], allowed: set[str], required: set[str]) -> None:
+    unknown, absent = sorted(set(params) - allowed), sorted(required - set(params))
+    if unknown:
+        raise JobError(f"unknown parameter {', '.join(unknown)}; known are {', '.join(sorted(allowed))}")
+    if absent:
+        raise JobError(f"parameter {', '.join(absent)} is missing")
+
+
+def _text(params: Mapping[str, Any], name: str, pattern: str) -> str:
+    value = params[name]
+    if not isinstance(value, str) or not re.fullmatch(pattern, value):
+        raise JobError(f"{name}: not acceptable: {value!r}")
+    return value
+
+
+class GetJob:
+    """Read nodes and subtrees; the values go to `dm_values`. `{"paths": ["./DevDetail", …]}`"""
+
+    name = "get"
+
+    def check(self, params: Mapping[str, Any]) -> Json:
+        _known_keys(params, {"paths"}, {"paths"})
+        paths = params["paths"]
+        if not isinstance(paths, list) or not 1 <= len(paths) <= NODES_PER_JOB_MAX:
+            raise JobError("paths: a list of 1 to 1000 URIs wanted")
+        return {"paths": [_uri(path, "paths") for path in paths]}
+
+    def steps(self, job: Job) -> Steps:
+        paths = list(job.params["paths"])
+        found = yield from read(paths)
+        refused = {path: found.missing[path] for path in [*paths, "."] if path in found.missing}
+        result: Json = {"values": len(found.values)}
+        if refused:
+            return Failed(result | {"error": "some paths could not be read", "refused": refused})
+        return Done(result)
+
+
+class ProvisionJob:
+    """Set nodes, whether they exist or not: Replace, and where that says 404, Add with what is missing above.
+
+    `{"nodes": [{"path": "./A/B", "value": 5, "format": "int"}, {"path": "./C", "delete": true}], "atomic": false}`.
+    `format` follows from the value where it is absent (int, bool, else chr); binary values are hexadecimal text with
+    format `bin`. With `atomic` the Replaces, and then the Adds, are one Atomic each.
+    """
+
+    name = "provision"
+
+    def check(self, params: Mapping[str, Any]) -> Json:
+        _known_keys(params, {"nodes", "atomic"}, {"nodes"})
+        nodes = params["nodes"]
+        if not isinstance(nodes, list) or not 1 <= len(nodes) <= NODES_PER_JOB_MAX:
+            raise JobError("nodes: a list of 1 to 1000 nodes wanted")
+        if not isinstance(params.get("atomic", False), bool):
+            raise JobError("atomic: true or false")
+        return {"nodes": [self._node(node) for node in nodes], "atomic": params.get("atomic", False)}
+
+    @staticmethod
+    def _node(node: object) -> Json:
+        if not isinstance(node, dict):
+            raise JobError(f"nodes: an object with path and value wanted, not {node!r}")
+        path = _uri(node.get("path"), "nodes: path")
+        if node.get("delete"):
+            return {"path": path, "delete": True}
+        value, wanted = node.get("value"), node.get("format")
+        if isinstance(value, bool):
+            value, inferred = ("true" if value else "false"), "bool"
+        elif isinstance(value, int):
+            value, inferred = str(value), "int"
+        elif isinstance(value, str):
+            inferred = "chr"
+        else:
+            raise JobError(f"nodes: {path}: a text, number or truth value wanted")
+        if wanted not in (None, "b64", "bin", "bool", "chr", "date", "float", "int", "time", "xml"):
+            raise JobError(f"nodes: {path}: format {wanted!r} does not exist")
+        if _UNSENDABLE.search(value):
+            raise JobError(f"nodes: {path}: a control character cannot be sent as text; use format bin")
+        if wanted in ("b64", "bin") and not re.fullmatch(r"([0-9a-fA-F]{2})*", value):
+            raise JobError(f"nodes: {path}: a binary value is hexadecimal text")
+        return {"path": path, "value": value, "format": wanted or inferred}
+
+    def steps(self, job: Job) -> Steps:
+        mode = Mode.ATOMIC if job.params["atomic"] else Mode.PLAIN
+        nodes = [node for node in job.params["nodes"] if not node.get("delete")]
+        doomed = [node["path"] for node in job.params["nodes"] if node.get("delete")]
+        refused: dict[str, int] = {}
+        replies = yield from batches([Request(Verb.DELETE, path) for path in doomed])
+        refused |= {
+            path: reply.status
+            for path, reply in zip(doomed, replies, strict=True)
+            if not reply.ok and reply.status != NOT_FOUND
+        }
+        replaces = [replace(node["path"], self._data(node), node["format"]) for node in nodes]
+        replies = yield from self._send(replaces, mode)
+        absent = self._absent(nodes, replies, mode, refused)
+        if absent:
+            refused |= yield from self._add(absent)
+        result: Json = {"replaced": len(nodes) - len(absent), "added": len(absent), "deleted": len(doomed)}
+        if refused:
+            return Failed(result | {"error": "the device refused nodes", "refused": refused})
+        return Done(result)
+
+    @staticmethod
+    def _absent(nodes: list[Json], replies: list[Reply], mode: Mode, refused: dict[str, int]) -> list[Json]:
+        """The nodes to add. What was refused otherwise is noted, unless an Atomic around it failed for a missing
+        node: then nothing was done at all, and every node goes the way of Add (which replaces what exists)."""
+        statuses = [reply.status for reply in replies]
+        if mode is Mode.ATOMIC and NOT_FOUND in statuses:
+            return nodes
+        for node, reply in zip(nodes, replies, strict=True):
+            if not reply.ok and reply.status != NOT_FOUND:
+                refused[node["path"]] = reply.status
+        return [node for node, status in zip(nodes, statuses, strict=True) if status == NOT_FOUND]
+
+    def _add(self, nodes: list[Json]) -> Generator[Batch, list[Reply], dict[str, int]]:
+        """Add the interior nodes above, those that exist answer 418, then the leaves; replace a leaf that exists."""
+        parents = list(dict.fromkeys(above for node in nodes for above in _above(node["path"])))
+        adds = [add_interior(uri) for uri in parents]
+        adds += [add(node["path"], self._data(node), node["format"]) for node in nodes]
+        replies = (yield from batches(adds))[len(parents) :]
+        again = [node for node, reply in zip(nodes, replies, strict=True) if reply.status == EXISTS]
+        refused = {
+            node["path"]: reply.status
+            for node, reply in zip(nodes, replies, strict=True)
+            if not reply.ok and reply.status != EXISTS
+        }
+        replies = yield from batches([replace(n["path"], self._data(n), n["format"]) for n in again])
+        return refused | {n["path"]: r.status for n, r in zip(again, replies, strict=True) if not r.ok}
+
+    @staticmethod
+    def _send(requests: list[Request], mode: Mode) -> Generator[Batch, list[Reply], list[Reply]]:
+        if mode is Mode.PLAIN or not requests:
+            return (yield from batches(requests))
+        return (yield Batch(tuple(requests), mode))
+
+    @staticmethod
+    def _data(node: Mapping[str, Any]) -> str | bytes:
+        value = str(node["value"])
+        return bytes.fromhex(value) if node["format"] in ("b64", "bin") else value
+
+
+def _above(uri: str) -> list[str]:
+    """The interior nodes above a node that a device can lack: not the root, not the first level."""
+    parts = uri.split("/")
+    return ["/".join(parts[:depth]) for depth in range(3, len(parts))]
+
+
+def _result_code(job: Job) -> int | None:
+    alert = job.progress.get("alert")
+    code = alert.get("result_code") if isinstance(alert, dict) else None
+    return code if isinstance(code, int) else None
+
+
+class FirmwareJob:
+    """FUMO: give the URL, Exec DownloadAndUpdate, wait for its generic alert, read what became of it.
+
+    `{"url": "https://…", "version": "2"}`; with `version`, a device that runs it already is left alone.
+    """
+
+    name = "firmware"
+
+    def check(self, params: Mapping[str, Any]) -> Json:
+        _known_keys(params, {"url", "version"}, {"url"})
+        checked: Json = {"url": _text(params, "url", r"https://[!-~]{1,1000}")}
+        if params.get("version") is not None:
+            checked["version"] = _text(params, "version", r"[ -~]{1,64}")
+        return checked
+
+    def steps(self, job: Job) -> Steps:
+        if "alert" in job.progress:
+            return (yield from self._report(job))
+        replies = yield Batch((get(FW_VERSION), get(FIRMWARE_STATE)))
+        version, state = (_only_text(reply) for reply in replies)
+        if version is None:
+            return Failed({"error": f"{FW_VERSION} could not be read", "status": replies[0].status})
+        if job.progress.get("exec_sent") and state in FUMO_BUSY:
+            return Waiting(dict(job.progress))  # the Exec had arrived; only its answer was lost
+        if job.params.get("version") == version and not job.progress.get("exec_sent"):
+            return Done({"result_code": 200, "fw_version": version, "from_version": version, "already": True})
+        (reply,) = yield Batch((replace(FIRMWARE_URL, job.params["url"]),))
+        if not reply.ok:
+            return Failed({"error": f"{FIRMWARE_URL} was refused", "status": reply.status})
+        progress = {"exec_sent": True, "from_version": job.progress.get("from_version", version)}
+        yield Checkpoint(progress)
+        (reply,) = yield Batch((execute(FIRMWARE_EXEC, job.correlator),))
+        if reply.status not in (200, ACCEPTED):
+            return Failed({"error": "the device refused to update", "status": reply.status})
+        return Waiting(progress)
+
+    def _report(self, job: Job) -> Generator[Batch, list[Reply], Outcome]:
+        found: Read = yield from read([FW_VERSION, FIRMWARE_STATE, FIRMWARE_EXT])
+        code = _result_code(job)
+        result: Json = {
+            "result_code": code,
+            "from_version": job.progress.get("from_version"),
+            "fw_version": found.values.get(FW_VERSION),
+            "state": found.values.get(FIRMWARE_STATE),
+            "ext": _below(found, FIRMWARE_EXT),
+        }
+        if code is not None and 200 <= code < 300:
+            return Done(result)
+        return Failed(result | {"error": f"the update ended with result {code}"})
+
+
+class SoftwareJob:
+    """SCOMO: add a download node, Exec DownloadInstall, wait for OperationComplete, read the inventory.
+
+    `{"id": "configs", "url": "https://…", "name": "…", "version": "1"}`; only `id` and `url` are required.
+    """
+
+    name = "software"
+
+    def check(self, params: Mapping[str, Any]) -> Json:
+        _known_keys(params, {"id", "url", "name", "version"}, {"id", "url"})
+        checked: Json = {
+            "id": _text(params, "id", _NODE_NAME.pattern),
+            "url": _text(params, "url", r"https://[!-~]{1,1000}"),
+        }
+        for name in ("name", "version"):
+            if params.get(name) is not None:
+                checked[name] = _text(params, name, r"[^\x00-\x1f]{1,64}")
+        return checked
+
+    def steps(self, job: Job) -> Steps:
+        if "alert" in job.progress:
+            return (yield from self._report(job))
+        node = f"{SCOMO}/Download/job{job.id}"
+        if job.progress.get("exec_sent"):
+            (reply,) = yield Batch((get(f"{node}/Status"),))
+            if _only_text(reply) in ("30", "40", "50"):  # progressing, complete, installing (SCOMO 1.0)
+                return Waiting(dict(job.progress))
+        leaves = {"PkgID": job.params["id"], "Name": job.params.get("name", job.params["id"])}
+        leaves["PkgURL"] = job.params["url"]
+        adds = [add_interior(node), *(add(f"{node}/{name}", value) for name, value in leaves.items())]
+        replies = yield Batch(tuple(adds))
+        refused = {
+            request.uri: reply.status
+            for request, reply in zip(adds, replies, strict=True)
+            if not reply.ok and reply.status != EXISTS
+        }
+        if refused:
+            return Failed({"error": "the device refused the download node", "refused": refused})
+        yield Checkpoint({"exec_sent": True})
+        (reply,) = yield Batch((execute(f"{node}/Operations/DownloadInstall", job.correlator),))
+        if reply.status not in (200, ACCEPTED):
+            return Failed({"error": "the device refused to install", "status": reply.status})
+        return Waiting({"exec_sent": True})
+
+    def _report(self, job: Job) -> Generator[Batch, list[Reply], Outcome]:
+        found: Read = yield from read([DEPLOYED])
+        code = _result_code(job)
+        result: Json = {"result_code": code, "deployed": _below(found, DEPLOYED)}
+        if code is not None and 1200 <= code < 1300:
+            return Done(result)
+        return Failed(result | {"error": f"the installation ended with result {code}"})
+
+
+def _only_text(reply: Reply) -> str | None:
+    item = reply.items[0] if reply.ok and reply.items else None
+    return item.data if item is not None and isinstance(item.data, str) else None
+
+
+def _below(found: Read, root: str) -> dict[str, str]:
+    """Leaf values below `root` by relative URI; binary values as hexadecimal text (the result is JSON)."""
+    return {
+        uri.removeprefix(f"{root}/"): value if isinstance(value, str) else value.hex()
+        for uri, value in found.values.items()
+        if uri.startswith(f"{root}/")
+    }
+
+
+KINDS: Mapping[str, Kind] = {kind.name: kind for kind in (GetJob(), ProvisionJob(), FirmwareJob(), SoftwareJob())}

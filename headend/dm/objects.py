@@ -1,0 +1,113 @@
+"""Large objects in both directions (OMA-TS-DM_Protocol 1.2, section 7): one value over consecutive messages.
+
+`Size` stands in the first chunk only, `MoreData` in all but the last. Sizes are bytes, of text in UTF-8.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from agent.syncml.messages import Item, Meta
+
+CHUNK_STORED = 213
+TOO_BIG = 416
+SIZE_MISMATCH = 424
+
+
+class LargeObject:
+    """A value on its way to the device. `chunk(limit)` gives the next piece; `back()` takes the last one back."""
+
+    def __init__(self, data: str | bytes) -> None:
+        self._text = isinstance(data, str)
+        self._data = data.encode("utf-8") if isinstance(data, str) else data
+        self._at = self._before = 0
+
+    @property
+    def size(self) -> int:
+        return len(self._data)
+
+    @property
+    def finished(self) -> bool:
+        """Whether every byte has been handed out."""
+        return self._at >= len(self._data)
+
+    @property
+    def first(self) -> bool:
+        """Whether nothing has been handed out yet."""
+        return self._at == 0
+
+    def back(self) -> None:
+        self._at = self._before
+
+    def chunk(self, limit: int) -> str | bytes:
+        """At most `limit` bytes (at least one character)."""
+        self._before = self._at
+        end = min(len(self._data), self._at + max(limit, 4))
+        while self._text and end < len(self._data) and self._data[end] & 0xC0 == 0x80:  # inside a character
+            end -= 1
+        piece = self._data[self._at : end]
+        self._at = end
+        return piece.decode("utf-8") if self._text else piece
+
+
+@dataclass(frozen=True, slots=True)
+class Assembled:
+    """What a piece did: `status` for the peer, `item` once the object is whole, `broken` when another one ended it."""
+
+    status: int | None
+    item: Item | None = None
+    broken: bool = False
+
+
+class Incoming:
+    """A value on its way from the device; at most one at a time, as the protocol has it."""
+
+    def __init__(self, bytes_max: int) -> None:
+        self._bytes_max = bytes_max
+        self._first: Item | None = None
+        self._uri = ""
+        self._parts: list[str | bytes] = []
+        self._bytes = 0
+
+    @property
+    def pending(self) -> bool:
+        """Whether the next message must bring the next piece."""
+        return self._first is not None
+
+    def feed(self, uri: str, item: Item) -> Assembled:
+        """Take the value of a Results item. Whole values pass through unchanged."""
+        broken = self._first is not None and uri != self._uri
+        if broken:
+            self._drop()
+        if self._first is None and not item.more_data:
+            return Assembled(None, item, broken)
+        if self._first is None:
+            self._first, self._uri = item, uri
+        piece = item.data if isinstance(item.data, str | bytes) else ""
+        self._parts.append(piece)
+        self._bytes += len(piece.encode("utf-8") if isinstance(piece, str) else piece)
+        if self._bytes > self._bytes_max:
+            self._drop()
+            return Assembled(TOO_BIG, None, broken)
+        if item.more_data:
+            return Assembled(CHUNK_STORED, None, broken)
+        return self._finish(broken=broken)
+
+    def _finish(self, *, broken: bool) -> Assembled:
+        first, parts, size = self._first, self._parts, self._bytes
+        self._drop()
+        if first is None:
+            raise RuntimeError("an object ends that never began")
+        meta = first.meta or Meta()
+        if meta.size is not None and meta.size != size:
+            return Assembled(SIZE_MISMATCH, None, broken)
+        texts = [part for part in parts if isinstance(part, str)]
+        data: str | bytes
+        if len(texts) == len(parts):
+            data = "".join(texts)
+        else:
+            data = b"".join(part.encode("utf-8") if isinstance(part, str) else part for part in parts)
+        return Assembled(None, replace(first, data=data, more_data=False), broken)
+
+    def _drop(self) -> None:
+        self._first, self._uri, self._parts, self._bytes = None, "", [], 0

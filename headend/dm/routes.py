@@ -1,0 +1,33 @@
+"""The DM server as ASGI: `POST /dm`."""
+
+from __future__ import annotations
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+from starlette.routing import Route
+
+from agent.dm.auth import HMAC_HEADER
+from agent.syncml.element import BODY_BYTES_MAX
+from headend.dm.server import DmServer, Request
+
+PATH = "/dm"
+
+
+def routes(server: DmServer) -> list[Route]:
+    """What the head-end's application mounts. Database work runs in the thread pool."""
+
+    async def post(http: HttpRequest) -> Response:
+        body = bytearray()
+        async for chunk in http.stream():
+            body += chunk
+            if len(body) > BODY_BYTES_MAX:
+                return Response("the message is too large", 413)
+        request = Request(bytes(body), http.headers.get("content-type", ""), http.headers.get(HMAC_HEADER))
+        answer = await run_in_threadpool(server.handle, request)
+        headers = {"content-type": answer.content_type, "cache-control": "no-store"}
+        if answer.mac is not None:
+            headers[HMAC_HEADER] = answer.mac
+        return Response(answer.body, answer.status, headers)
+
+    return [Route(PATH, post, methods=["POST"])]

@@ -1,0 +1,257 @@
+"""A job at work in a session: its steps, the batch they wait for, and what of it has been sent and answered."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from agent.syncml.messages import (
+    Add,
+    Atomic,
+    Command,
+    Copy,
+    Delete,
+    Exec,
+    Get,
+    Item,
+    Meta,
+    Replace,
+    Results,
+    Sequence,
+    Status,
+    SyncML,
+)
+from headend.dm.objects import CHUNK_STORED, TOO_BIG, LargeObject
+from headend.dm.steps import NO_ANSWER, OK, Batch, Checkpoint, Job, Json, Mode, Outcome, Reply, Request, Steps, Verb
+
+Measure = Callable[[SyncML], int]
+NewId = Callable[[], str]
+
+RESULT_ITEMS_MAX = 2000  # to one command; more are dropped, a Get of an interior node brings one
+SIZE_MARGIN_BYTES = 32  # CmdIDs get longer within a message
+
+
+@dataclass(slots=True)
+class _Slot:
+    """One request and what the device said to it so far."""
+
+    request: Request
+    status: int | None = None
+    items: list[Item] = field(default_factory=list)
+
+
+class Run:
+    """The steps of one job against one device, batch after batch."""
+
+    def __init__(self, job: Job, steps: Steps, object_bytes_max: int | None) -> None:
+        self.job = job
+        self._steps = steps
+        self._object_bytes_max = object_bytes_max
+        self._begun = False
+        self._mode = Mode.PLAIN
+        self._slots: list[_Slot] = []
+        self._unsent: deque[_Slot] = deque()
+        self._sent: dict[tuple[str, str], _Slot] = {}
+        self._last: list[_Slot] = []  # what our last message asked for
+        self._parent: _Slot | None = None  # the Atomic or Sequence itself
+        self._large: tuple[LargeObject, _Slot] | None = None
+
+    # -- what the device says ----------------------------------------------------------------------------------------
+
+    def status(self, status: Status) -> None:
+        """A Status for one of our commands; one for an unknown command is ignored."""
+        slot = self._sent.get((status.msg_ref, status.cmd_ref))
+        if slot is not None:
+            slot.status = status.code
+
+    def result(self, results: Results, item: Item) -> None:
+        slot = self._slot_of(results)
+        if slot is not None and len(slot.items) < RESULT_ITEMS_MAX:
+            slot.items.append(item)
+
+    def failed(self, results: Results, code: int) -> None:
+        """The value of this Results could not be taken."""
+        slot = self._slot_of(results)
+        if slot is not None:
+            slot.status = code
+
+    def _slot_of(self, results: Results) -> _Slot | None:
+        if results.msg_ref is not None:
+            return self._sent.get((results.msg_ref, results.cmd_ref))
+        return next((slot for (_, cmd), slot in reversed(self._sent.items()) if cmd == results.cmd_ref), None)
+
+    def object_refused(self, code: int) -> None:
+        """The device gave up on the object we are sending (Alert 1225)."""
+        if self._large is not None:
+            self._large[1].status = code
+            self._large = None
+
+    def take_back(self) -> None:
+        """Our last message was not believed: everything in it has to be said again."""
+        if self._large is not None:
+            large, slot = self._large
+            large.back()
+            slot.status = CHUNK_STORED
+            return
+        self._unsent.extendleft(reversed([slot for slot in self._last if slot.status is None]))
+        self._last = []
+        self._parent = None
+
+    # -- what the job says -------------------------------------------------------------------------------------------
+
+    def continue_object(self) -> bool:
+        """Whether the next message must carry the next chunk of an object. Ends the object when one was refused."""
+        if self._large is None:
+            return False
+        large, slot = self._large
+        if not large.finished and slot.status in (CHUNK_STORED, OK):
+            slot.status = None
+            return True
+        if slot.status is None:
+            slot.status = NO_ANSWER
+        self._large = None
+        return False
+
+    def advance(self, checkpoint: Callable[[Job, Json], None]) -> Outcome | None:
+        """Let the steps go on with what was answered. `None`: there are requests to send; else the job's outcome."""
+        while not self._unsent and self._large is None:
+            replies = self._replies()
+            try:
+                said = self._steps.send(replies) if self._begun else next(self._steps)
+                self._begun = True
+                while isinstance(said, Checkpoint):
+                    checkpoint(self.job, said.progress)
+                    said = self._steps.send([])
+            except StopIteration as end:
+                outcome: Outcome = end.value
+                return outcome
+            self._start(said)
+        return None
+
+    def _start(self, batch: Batch) -> None:
+        self._mode = batch.mode
+        self._slots = [_Slot(request) for request in batch.requests]
+        self._unsent = deque(self._slots)
+        self._sent, self._last, self._parent = {}, [], None
+
+    def _replies(self) -> list[Reply]:
+        """What was answered; a child of Atomic or Sequence without a status of its own shares its parent's."""
+        default = NO_ANSWER if self._parent is None or self._parent.status is None else self._parent.status
+        return [Reply(default if s.status is None else s.status, tuple(s.items)) for s in self._slots]
+
+    # -- into a message ----------------------------------------------------------------------------------------------
+
+    def fits(self, empty: SyncML, measure: Measure, limit: int) -> bool:
+        """Whether an Atomic or Sequence can be sent at all: it cannot be divided."""
+        if self._mode is Mode.PLAIN:
+            return True
+        whole = self._nested([_command(slot.request, "9") for slot in self._slots], "9")
+        return measure(replace(empty, commands=(whole,))) + SIZE_MARGIN_BYTES * len(self._slots) <= limit
+
+    def emit(self, base: SyncML, new_id: NewId, measure: Measure, limit: int) -> tuple[list[Command], bool]:
+        """The commands that go into the message beside what `base` holds already, and whether Final goes with them.
+
+        `limit`: bytes of a message that the device takes.
+        """
+        if self._large is not None:
+            return self._emit_chunk(base, new_id, measure, limit)
+        if self._mode is not Mode.PLAIN:
+            return self._emit_nested(base, new_id), True
+        commands: list[Command] = []
+        self._last = []
+        empty = measure(base)
+        used = empty + SIZE_MARGIN_BYTES
+        while self._unsent:
+            slot = self._unsent[0]
+            command = _command(slot.request, new_id())
+            size = measure(replace(base, commands=(*base.commands, command))) - empty
+            if used + size > limit:
+                if not commands:
+                    return self._emit_too_large(slot, base, new_id, measure, limit)
+                break
+            used += size
+            self._unsent.popleft()
+            self._note(slot, base, command)
+            commands.append(command)
+        return commands, True
+
+    def _note(self, slot: _Slot, base: SyncML, command: Command) -> None:
+        self._sent[str(base.hdr.msg_id), command.cmd_id] = slot
+        self._last.append(slot)
+
+    def _emit_nested(self, base: SyncML, new_id: NewId) -> list[Command]:
+        outer = new_id()
+        self._parent = _Slot(self._slots[0].request)
+        self._sent[str(base.hdr.msg_id), outer] = self._parent
+        self._last = []
+        inner: list[Command] = []
+        while self._unsent:
+            slot = self._unsent.popleft()
+            inner.append(_command(slot.request, new_id()))
+            self._note(slot, base, inner[-1])
+        return [self._nested(inner, outer)]
+
+    def _nested(self, inner: list[Command], cmd_id: str) -> Command:
+        kind = Atomic if self._mode is Mode.ATOMIC else Sequence
+        return kind(cmd_id, tuple(inner))
+
+    def _emit_too_large(
+        self, slot: _Slot, base: SyncML, new_id: NewId, measure: Measure, limit: int
+    ) -> tuple[list[Command], bool]:
+        """A request that fills more than a message: in chunks, or not at all (the message then goes without it)."""
+        self._unsent.popleft()
+        data = slot.request.data
+        large = LargeObject(data if data is not None else "")
+        if slot.request.verb not in (Verb.ADD, Verb.REPLACE) or not large.size or self._too_big(large):
+            slot.status = TOO_BIG
+            return [], True
+        self._large = (large, slot)
+        return self._emit_chunk(base, new_id, measure, limit)
+
+    def _too_big(self, large: LargeObject) -> bool:
+        return self._object_bytes_max is not None and large.size > self._object_bytes_max
+
+    def _emit_chunk(self, base: SyncML, new_id: NewId, measure: Measure, limit: int) -> tuple[list[Command], bool]:
+        """The largest next piece that fits. Text can grow in the encoding, so the size is found by trying."""
+        if self._large is None:
+            raise RuntimeError("no object to send")
+        large, slot = self._large
+        cmd_id = new_id()
+        size = max(4, limit - measure(base) - SIZE_MARGIN_BYTES)
+        while True:
+            first = large.first
+            piece = large.chunk(size)
+            command = _chunk(slot.request, cmd_id, piece, large.size if first else None, more=not large.finished)
+            if size <= 4 or measure(replace(base, commands=(*base.commands, command))) <= limit:
+                self._last = []
+                self._sent[str(base.hdr.msg_id), cmd_id] = slot
+                return [command], large.finished
+            large.back()
+            size = size * 7 // 8
+
+
+def _command(request: Request, cmd_id: str) -> Command:
+    meta = None
+    if request.format is not None or request.type is not None:
+        meta = Meta(format=request.format, type=request.type)
+    item = Item(target=request.uri, source=request.source, meta=meta, data=request.data)
+    match request.verb:
+        case Verb.GET:
+            return Get(cmd_id, (item,))
+        case Verb.ADD:
+            return Add(cmd_id, (item,))
+        case Verb.REPLACE:
+            return Replace(cmd_id, (item,))
+        case Verb.DELETE:
+            return Delete(cmd_id, (item,))
+        case Verb.COPY:
+            return Copy(cmd_id, (item,))
+        case Verb.EXEC:
+            return Exec(cmd_id, (item,), request.correlator)
+
+
+def _chunk(request: Request, cmd_id: str, piece: str | bytes, size: int | None, *, more: bool) -> Command:
+    meta = Meta(format=request.format, type=request.type, size=size)
+    item = Item(target=request.uri, meta=meta, data=piece, more_data=more)
+    return (Add if request.verb is Verb.ADD else Replace)(cmd_id, (item,))

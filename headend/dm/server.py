@@ -1,0 +1,280 @@
+"""One HTTP request of a device: authenticate, let the session work, sign the answer, all in one transaction.
+
+The answer to the last request is kept with the account. A device that lost it sends the same bytes with the same MAC
+again and gets the same bytes back; nothing is executed or stored twice. A device whose session this process does not
+know (the server restarted) goes on in a new one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import secrets
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from sqlalchemy import Connection, Engine, Row, insert, update
+
+from agent.dm.auth import AUTH_MAC, NONCE_BYTES, hmac_header
+from agent.dm.bootstrap import Account
+from agent.syncml.codec import accepts, decode, encode, media_type
+from agent.syncml.element import BODY_BYTES_MAX
+from agent.syncml.errors import SyncmlError
+from agent.syncml.messages import Chal, Command, Status, SyncHdr, SyncML, Unsupported
+from headend.dm import accounts, jobs
+from headend.dm.engine import ServerSession, State
+from headend.dm.gate import Gate, Refused, nonce_for_us
+from headend.dm.store import SessionStore
+from headend.dm.tables import accounts as accounts_table
+from headend.dm.tables import sessions as sessions_table
+
+log = logging.getLogger("headend.dm")
+
+SESSIONS_MAX = 4096  # one a device; the oldest are forgotten first, their devices start anew
+SESSION_IDLE_S = 900.0
+LOCKS = 64  # requests of different devices rarely share one
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    """`server_id` and `url` are what unknown devices are answered with; accounts bring their own.
+
+    `algorithms`: MAC algorithms that devices may use; the answer uses the first.
+    """
+
+    server_id: str
+    url: str
+    algorithms: tuple[str, ...] = ("SHA-256",)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    body: bytes
+    content_type: str
+    mac: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """`status` is HTTP's; anything but 200 carries a plain sentence."""
+
+    status: int
+    body: bytes
+    content_type: str
+    mac: str | None = None
+
+
+@dataclass(slots=True)
+class _Live:
+    session: ServerSession
+    session_id: str
+    row: int
+    at: float
+
+
+class DmServer:
+    """Thread-safe; `handle` blocks on the database."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        config: ServerConfig,
+        *,
+        wall: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+        entropy: Callable[[int], bytes] = secrets.token_bytes,
+    ) -> None:
+        self._engine = engine
+        self._config = config
+        self._wall, self._monotonic, self._entropy = wall, monotonic, entropy
+        self._gate = Gate(config.algorithms, entropy)
+        self._live: OrderedDict[str, _Live] = OrderedDict()
+        self._locks = tuple(threading.Lock() for _ in range(LOCKS))
+        self._table_lock = threading.Lock()
+
+    def handle(self, request: Request) -> Answer:
+        """The answer to one POST. Raises what the database raises; then nothing was stored and the device retries."""
+        if not accepts(request.content_type):
+            return _plain(415, "application/vnd.syncml.dm+xml or +wbxml wanted")
+        if len(request.body) > BODY_BYTES_MAX:
+            return _plain(413, "the message is too large")
+        try:
+            message = decode(request.body, request.content_type)
+        except SyncmlError as error:
+            log.warning("a message was not readable: %s", error, extra={"event": "dm.unreadable"})
+            return _plain(400, f"not a SyncML message: {error}")
+        device_id = message.hdr.source
+        with self._locks[hash(device_id) % LOCKS]:
+            try:
+                with self._engine.begin() as conn:
+                    return self._exchange(conn, device_id, message, request)
+            except Exception:
+                self._forget(device_id)  # its memory may be ahead of what was stored
+                raise
+
+    def _exchange(self, conn: Connection, device_id: str, message: SyncML, request: Request) -> Answer:
+        row = accounts.load(conn, device_id)
+        digest = hashlib.sha256(request.body + b"\0" + (request.mac or "").encode()).hexdigest()
+        if row is not None and row.last_request == digest:
+            return Answer(200, row.last_answer, media_type(request.content_type), row.last_answer_mac)
+        if row is None:
+            account = self._gate.decoy(device_id, self._config.server_id, self._config.url)
+        else:
+            account = accounts.from_row(row)
+        with self._table_lock:
+            refused = self._gate.check(message, request.body, request.mac, account, self._monotonic())
+        signer = replace(account, server_nonce=nonce_for_us(message) or account.server_nonce)
+        if refused is not None or row is None:
+            return self._refuse(message, request, signer, refused or Refused(401, None, "no account"))
+        answer, nonces = self._work(conn, row, message, request, signer)
+        conn.execute(
+            update(accounts_table)
+            .where(accounts_table.c.device_id == device_id)
+            .values(
+                client_nonce=nonces,
+                server_nonce=signer.server_nonce,
+                last_request=digest,
+                last_answer=answer.body,
+                last_answer_mac=answer.mac,
+                updated=self._wall(),
+            )
+        )
+        return answer
+
+    def _work(
+        self, conn: Connection, row: Row[tuple[object, ...]], message: SyncML, request: Request, signer: Account
+    ) -> tuple[Answer, bytes]:
+        """A believed message: let its session answer it. The answer, and the nonce the device was given."""
+        device_id, now = str(row.device_id), self._wall()
+        live = self._session(conn, device_id, message, request, signer, now)
+        next_nonce = self._entropy(NONCE_BYTES)
+        store = SessionStore(conn, device_id, live.row, now)
+        reply = live.session.receive(message, store, Chal(AUTH_MAC, "b64", next_nonce))
+        session = live.session
+        conn.execute(
+            update(sessions_table)
+            .where(sessions_table.c.id == live.row)
+            .values(
+                state=session.state.value,
+                trigger=session.trigger,
+                messages=session.messages,
+                commands=session.commands,
+                updated=now,
+            )
+        )
+        if session.state is not State.OPEN:
+            self._end(conn, device_id, live, now)
+        return self._sign(reply, request, signer), next_nonce
+
+    def _session(
+        self, conn: Connection, device_id: str, message: SyncML, request: Request, signer: Account, now: float
+    ) -> _Live:
+        live = self._live.get(device_id)
+        at = self._monotonic()
+        if live is not None and live.session_id == message.hdr.session_id and at - live.at < SESSION_IDLE_S:
+            live.at = at
+            return live
+        conn.execute(
+            update(sessions_table)
+            .where(sessions_table.c.device_id == device_id, sessions_table.c.state == State.OPEN.value)
+            .values(state="lost")
+        )
+        jobs.requeue_running(conn, device_id, now)
+        content_type = request.content_type
+        session = ServerSession(
+            session_id=message.hdr.session_id,
+            device_uri=message.hdr.source,
+            device_name=message.hdr.source_name,
+            server_uri=message.hdr.target,
+            server_name=signer.server_name,
+            measure=lambda m: len(encode(m, content_type)),
+        )
+        added = conn.execute(
+            insert(sessions_table).values(
+                device_id=device_id,
+                session_id=message.hdr.session_id,
+                state=State.OPEN.value,
+                messages=0,
+                commands=0,
+                started=now,
+                updated=now,
+            )
+        )
+        key = added.inserted_primary_key
+        live = _Live(session, message.hdr.session_id, int(key[0]) if key else 0, at)
+        with self._table_lock:
+            self._live[device_id] = live
+            self._live.move_to_end(device_id)
+            while len(self._live) > SESSIONS_MAX:
+                self._live.popitem(last=False)
+        return live
+
+    def _end(self, conn: Connection, device_id: str, live: _Live, now: float) -> None:
+        jobs.requeue_running(conn, device_id, now)
+        self._forget(device_id)
+        log.info(
+            "%s: session %s %s after %d messages, %d commands",
+            device_id,
+            live.session_id,
+            live.session.state.value,
+            live.session.messages,
+            live.session.commands,
+            extra={"event": "dm.session.end", "device": device_id},
+        )
+
+    def _forget(self, device_id: str) -> None:
+        with self._table_lock:
+            self._live.pop(device_id, None)
+
+    def _refuse(self, message: SyncML, request: Request, signer: Account, refused: Refused) -> Answer:
+        """Status for the header and, with the same code, for every command; nothing is executed."""
+        hdr = message.hdr
+        log.warning(
+            "%s: a message was refused: %s",
+            hdr.source[:64],
+            refused.reason,
+            extra={"event": "dm.auth.refused", "device": hdr.source[:64]},
+        )
+        statuses = [
+            Status(
+                cmd_id="1",
+                msg_ref=str(hdr.msg_id),
+                cmd_ref="0",
+                cmd="SyncHdr",
+                code=refused.status,
+                target_refs=(hdr.target,),
+                source_refs=(hdr.source,),
+                chal=refused.chal,
+            )
+        ]
+        for command in message.commands:
+            if command.cmd_id and _wants_status(command):
+                name = command.name if isinstance(command, Unsupported) else type(command).__name__
+                statuses.append(Status(str(len(statuses) + 1), str(hdr.msg_id), command.cmd_id, name, refused.status))
+        reply_hdr = SyncHdr(
+            hdr.session_id,
+            hdr.msg_id,
+            target=hdr.source,
+            source=hdr.target,
+            target_name=hdr.source_name,
+            source_name=signer.server_name,
+        )
+        return self._sign(SyncML(reply_hdr, tuple(statuses)), request, signer)
+
+    def _sign(self, reply: SyncML, request: Request, signer: Account) -> Answer:
+        body = encode(reply, request.content_type)
+        mac = hmac_header(
+            body, signer.server_name, signer.server_secret, signer.server_nonce, self._config.algorithms[0]
+        )
+        return Answer(200, body, media_type(request.content_type), mac)
+
+
+def _wants_status(command: Command) -> bool:
+    return type(command).__name__ not in ("Status", "Results") and not getattr(command, "no_resp", False)
+
+
+def _plain(status: int, text: str) -> Answer:
+    return Answer(status, text.encode(), "text/plain; charset=utf-8")

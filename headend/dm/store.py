@@ -1,0 +1,111 @@
+"""What a session stores: the database side of `SessionPort`, within one transaction."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+from typing import Any
+
+from sqlalchemy import Connection, delete, insert, select
+
+from agent.syncml.messages import Item, Meta
+from headend.dm import jobs
+from headend.dm.engine import AlertSeen
+from headend.dm.steps import Job, Json, Outcome
+from headend.dm.tables import alerts, values
+
+log = logging.getLogger("headend.dm")
+
+URI_CHARS_MAX = 255
+VALUE_CHARS_MAX = 1 << 20
+_RESULT_CODE = re.compile(r"<ResultCode>\s*(\d{1,5})\s*</ResultCode>|^\s*(\d{3,5})\s*$")
+
+
+def result_code(data: str | None) -> int | None:
+    """The code in a FUMO or SCOMO alert: `<ResultCode>200</ResultCode>`, or the bare number some devices send."""
+    match = _RESULT_CODE.search(data or "")
+    return int(match.group(1) or match.group(2)) if match else None
+
+
+class SessionStore:
+    """A `SessionPort` for one exchange of one device; `session` is the row in `dm_sessions`."""
+
+    def __init__(self, conn: Connection, device_id: str, session: int, now: float) -> None:
+        self._conn = conn
+        self._device_id = device_id
+        self._session = session
+        self._now = now
+
+    def value_seen(self, uri: str, item: Item) -> None:
+        meta = item.meta or Meta()
+        if not uri or len(uri) > URI_CHARS_MAX or "?" in uri or meta.format == "node":
+            return
+        content: dict[str, Any] = {"format": meta.format or "chr", "type": meta.type, "updated": self._now}
+        if isinstance(item.data, bytes):
+            content |= {"data": item.data}
+        elif isinstance(item.data, str) and len(item.data) <= VALUE_CHARS_MAX:
+            content |= {"value": item.data}
+        else:
+            return
+        where = (values.c.device_id == self._device_id) & (values.c.uri == uri)
+        self._conn.execute(delete(values).where(where))
+        self._conn.execute(insert(values).values(device_id=self._device_id, uri=uri, **content))
+
+    def alert_seen(self, alert: AlertSeen) -> None:
+        """Stored once, however often the device sends it; only the first one moves a job."""
+        identity = self._identity(alert)
+        known = select(alerts.c.id).where(alerts.c.device_id == self._device_id, alerts.c.identity == identity)
+        if self._conn.execute(known).first() is not None:
+            return
+        code = result_code(alert.data)
+        self._conn.execute(
+            insert(alerts).values(
+                device_id=self._device_id,
+                session=self._session,
+                identity=identity,
+                code=alert.code,
+                type=alert.type,
+                source=alert.source,
+                mark=alert.mark,
+                data=alert.data,
+                correlator=alert.correlator,
+                result_code=code,
+                received=self._now,
+            )
+        )
+        log.info(
+            "%s: alert %s from %s, result %s",
+            self._device_id,
+            alert.type or alert.code,
+            alert.source,
+            code,
+            extra={"event": "dm.alert", "device": self._device_id},
+        )
+        if alert.correlator is not None:
+            told = {"type": alert.type, "data": alert.data, "result_code": code}
+            jobs.deliver_alert(self._conn, self._device_id, alert.correlator, told, self._now)
+
+    def _identity(self, alert: AlertSeen) -> str:
+        if alert.correlator is not None:  # the final alert of one Exec is one alert, in whichever session it comes
+            parts = ["correlated", alert.correlator, alert.type, alert.source, alert.data]
+        else:
+            parts = ["placed", str(self._session), alert.place]
+        return hashlib.sha256(repr(parts).encode("utf-8", "surrogatepass")).hexdigest()
+
+    def next_job(self) -> Job | None:
+        return jobs.next_for(self._conn, self._device_id, self._now)
+
+    def job_checkpoint(self, job: Job, progress: Json) -> None:
+        jobs.checkpoint(self._conn, job.id, progress, self._now)
+
+    def job_finished(self, job: Job, outcome: Outcome) -> None:
+        jobs.finish(self._conn, job.id, outcome, self._now)
+        log.info(
+            "%s: job %d (%s) %s",
+            self._device_id,
+            job.id,
+            job.kind,
+            type(outcome).__name__.lower(),
+            extra={"event": "dm.job", "device": self._device_id, "job": job.id},
+        )
