@@ -21,12 +21,14 @@ class LinkUp:
     negotiated, headers taken off); longer APDUs are segmented by the link where it can.
 
     `apdu_bytes_burst` is the size that travels each way without waiting for an acknowledgement (HDLC: a whole window
-    of frames); 0 means the same as the hint. `ends_association` says that disconnecting this link ends the association
-    too (HDLC), so that no release needs to be exchanged first.
+    of frames); 0 means the same as the hint. `apdu_bytes_max` is the longest APDU the link carries at all, for links
+    that do not segment. `ends_association` says that disconnecting this link ends the association too (HDLC), so that
+    no release needs to be exchanged first.
     """
 
     apdu_bytes_hint: int
     apdu_bytes_burst: int = 0
+    apdu_bytes_max: int = 0xFFFF
     ends_association: bool = False
 
 

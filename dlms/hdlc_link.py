@@ -298,7 +298,9 @@ class HdlcClientLink:
         self._reset(agreed, now)
         self._decoder = decoder
         self._deadline = None
-        self._events.append(LinkUp(min(agreed.info_sent, agreed.info_taken) - LLC_BYTES))
+        frame = min(agreed.info_sent, agreed.info_taken) - LLC_BYTES
+        burst = min(agreed.info_sent * agreed.window_sent, agreed.info_taken * agreed.window_taken) - LLC_BYTES
+        self._events.append(LinkUp(frame, burst, ends_association=True))
 
     def _on_dm(self) -> None:
         if self._state is State.DISCONNECTING:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from enum import Enum, auto
 
@@ -327,6 +327,8 @@ class MeterSession:
             if self.state is State.CONNECTING:
                 self._link_up = event
                 self._step(Event.LINK_UP)
+                size = min(self._proposal.pdu_size, event.apdu_bytes_max)
+                self._association = Association(replace(self._proposal, pdu_size=size))
                 self._association.associate()
                 self._flush()
         elif event.error is not None and self.state is not State.DISCONNECTING:
@@ -394,10 +396,11 @@ class MeterSession:
 
     def _limits(self) -> Limits:
         established = self._association.established
+        most = self._link_up.apdu_bytes_max
         burst = max(self._link_up.apdu_bytes_hint, self._link_up.apdu_bytes_burst) or PDU_UNLIMITED
         return Limits(
-            request=min(established.pdu_size, burst),
-            answer=min(self._proposal.pdu_size, burst),
+            request=min(established.pdu_size, burst, most),
+            answer=min(self._proposal.pdu_size, burst, most),
             lists=bool(established.conformance & Conformance.MULTIPLE_REFERENCES),
         )
 
