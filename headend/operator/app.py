@@ -1,0 +1,315 @@
+"""The operator's JSON API (docs/headend.md, "Operator API"). Every request carries the operator's bearer token."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Engine
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from headend import db, web
+from headend.dm import accounts, jobs
+from headend.dm.kinds import JobError
+from headend.dm.push import PushError
+from headend.metering import store as metering
+from headend.operator import views
+from headend.security import devices
+from headend.software.store import DEFAULT_TYPE, PackageStore, PackageStoreError
+
+LIST_DEFAULT = 100
+LIST_MAX = 10_000
+OPEN_PATHS = frozenset({"/healthz"})
+
+Push = Callable[[str], int]
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the API works on. `push(device_id)` sends a notification and returns the
+    session id it announces; `urls` are the servers' base URLs by name."""
+
+    engine: Engine
+    packages: PackageStore
+    push: Push
+    urls: Callable[[], dict[str, str]]
+    token_hash: str
+    wall: Callable[[], float] = time.time
+
+
+class RequireToken:
+    """Refuses every request without the operator's token."""
+
+    def __init__(self, app: ASGIApp, token_hash: str) -> None:
+        self._app = app
+        self._token_hash = token_hash
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
+            request = Request(scope)
+            try:
+                web.require_token(request, self._token_hash)
+            except web.HttpProblem as problem:
+                await (await web.on_problem(request, problem))(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
+def create_app(parts: Parts) -> Starlette:
+    """The operator API's application."""
+    return Starlette(
+        routes=[
+            *_device_routes(parts),
+            *_device_verbs(parts),
+            *_job_routes(parts),
+            *_metering_routes(parts),
+            *_package_routes(parts),
+            web.health_route(),
+        ],
+        middleware=[Middleware(RequireToken, token_hash=parts.token_hash)],
+        exception_handlers={web.HttpProblem: web.on_problem},
+    )
+
+
+# ---- devices
+
+
+def _device_routes(parts: Parts) -> list[Route]:
+    async def list_devices(_: Request) -> Response:
+        return await _listing(parts, "devices", views.devices)
+
+    async def enrol(request: Request) -> Response:
+        document = await web.read_json(request)
+        device_id, key_text, replace = document.get("id"), document.get("key"), document.get("replace", False)
+        if not isinstance(device_id, str) or not isinstance(key_text, str) or not isinstance(replace, bool):
+            raise web.HttpProblem(400, "id and key (hexadecimal) are expected, replace is true or false")
+        if not re.fullmatch(r"([0-9a-fA-F]{2}){1,64}", key_text, re.ASCII):
+            raise web.HttpProblem(400, "key: hexadecimal digits are expected")
+
+        def work(connection: Connection) -> None:
+            devices.enrol(connection, device_id, bytes.fromhex(key_text), parts.wall(), replace=replace)
+
+        try:
+            await _write(parts, work)
+        except devices.DeviceError as error:
+            raise web.HttpProblem(409 if "already" in str(error) else 400, str(error)) from None
+        return JSONResponse({"id": device_id}, status_code=201)
+
+    async def change(request: Request) -> Response:
+        enabled = (await web.read_json(request)).get("enabled")
+        if not isinstance(enabled, bool):
+            raise web.HttpProblem(400, "enabled: true or false is expected")
+        device_id = request.path_params["device"]
+        if not await _write(parts, lambda connection: devices.set_enabled(connection, device_id, enabled)):
+            raise web.HttpProblem(404, "there is no such device")
+        return JSONResponse({"id": device_id, "enabled": enabled})
+
+    async def list_registrations(request: Request) -> Response:
+        limit = _limit(request)
+        return await _listing(parts, "registrations", lambda connection: devices.log_listing(connection, limit))
+
+    return [
+        Route("/v1/devices", list_devices, methods=["GET"]),
+        Route("/v1/devices", enrol, methods=["POST"]),
+        Route("/v1/devices/{device}", change, methods=["PATCH"]),
+        Route("/v1/registrations", list_registrations, methods=["GET"]),
+    ]
+
+
+def _device_verbs(parts: Parts) -> list[Route]:
+    async def metering_token(request: Request) -> Response:
+        device_id = request.path_params["device"]
+        await _require_device(parts, device_id)
+        token = await run_in_threadpool(metering.issue_token, parts.engine, device_id, parts.wall())
+        url = f"{parts.urls()['metering']}/v1/readings"
+        return JSONResponse({"device": device_id, "token": token, "url": url}, status_code=201)
+
+    async def push(request: Request) -> Response:
+        try:
+            session_id = await run_in_threadpool(parts.push, request.path_params["device"])
+        except accounts.UnknownDevice:
+            raise web.HttpProblem(404, "this device has no DM account") from None
+        except PushError as error:
+            raise web.HttpProblem(502, str(error)) from None
+        return JSONResponse({"session_id": session_id})
+
+    return [
+        Route("/v1/devices/{device}/metering-token", metering_token, methods=["POST"]),
+        Route("/v1/devices/{device}/push", push, methods=["POST"]),
+    ]
+
+
+# ---- device management
+
+
+def _job_routes(parts: Parts) -> list[Route]:
+    async def enqueue(request: Request) -> Response:
+        document = await web.read_json(request, size_max=1 << 20)
+        kind, params = document.get("kind"), document.get("params", {})
+        if not isinstance(kind, str) or not isinstance(params, dict):
+            raise web.HttpProblem(400, "kind, and params as an object, are expected")
+        device_id = request.path_params["device"]
+
+        def work(connection: Connection) -> dict[str, Any] | None:
+            number = jobs.enqueue(connection, device_id, kind, params, now=parts.wall())
+            return jobs.show(connection, number)
+
+        try:
+            return JSONResponse(await _write(parts, work), status_code=201)
+        except JobError as error:
+            raise web.HttpProblem(400, str(error)) from None
+        except accounts.UnknownDevice:
+            raise web.HttpProblem(404, "this device has no DM account (it has not registered)") from None
+
+    async def list_jobs(request: Request) -> Response:
+        device_id, limit = request.query_params.get("device"), _limit(request)
+        return await _listing(parts, "jobs", lambda connection: jobs.listing(connection, device_id, limit=limit))
+
+    async def show_job(request: Request) -> Response:
+        number = request.path_params["job"]
+        job = await _read(parts, lambda connection: jobs.show(connection, number))
+        if job is None:
+            raise web.HttpProblem(404, "there is no such job")
+        return JSONResponse(job)
+
+    def lister(name: str, view: Callable[[Connection, str | None, int], list[dict[str, Any]]]) -> Handler:
+        async def handle(request: Request) -> Response:
+            device_id, limit = request.query_params.get("device"), _limit(request)
+            return await _listing(parts, name, lambda connection: view(connection, device_id, limit))
+
+        return handle
+
+    return [
+        Route("/v1/devices/{device}/jobs", enqueue, methods=["POST"]),
+        Route("/v1/jobs", list_jobs, methods=["GET"]),
+        Route("/v1/jobs/{job:int}", show_job, methods=["GET"]),
+        Route("/v1/alerts", lister("alerts", views.alerts), methods=["GET"]),
+        Route("/v1/sessions", lister("sessions", views.sessions), methods=["GET"]),
+        Route("/v1/values", lister("values", views.values), methods=["GET"]),
+    ]
+
+
+# ---- metering
+
+
+def _metering_routes(parts: Parts) -> list[Route]:
+    async def list_meters(request: Request) -> Response:
+        device_id = request.query_params.get("device")
+        return JSONResponse({"meters": await run_in_threadpool(metering.list_meters, parts.engine, device_id)})
+
+    async def list_readings(request: Request) -> Response:
+        query = request.query_params
+
+        def work() -> list[dict[str, object]]:
+            return metering.list_readings(
+                parts.engine,
+                device=query.get("device"),
+                meter=query.get("meter"),
+                obis=query.get("obis"),
+                run=_number(request, "run"),
+                newest=query.get("order") == "newest",
+                limit=_limit(request),
+                offset=_number(request, "offset") or 0,
+            )
+
+        return JSONResponse({"readings": await run_in_threadpool(work)})
+
+    return [
+        Route("/v1/meters", list_meters, methods=["GET"]),
+        Route("/v1/readings", list_readings, methods=["GET"]),
+    ]
+
+
+# ---- packages
+
+
+def _package_routes(parts: Parts) -> list[Route]:
+    def shown(row: dict[str, Any]) -> dict[str, Any]:
+        base = parts.urls()["software"]
+        return row | {"url": f"{base}/packages/{row['name']}", "descriptor": f"{base}/descriptors/{row['name']}"}
+
+    async def list_packages(_: Request) -> Response:
+        rows = await run_in_threadpool(parts.packages.listing)
+        return JSONResponse({"packages": [shown(row) for row in rows]})
+
+    async def upload(request: Request) -> Response:
+        kind = request.headers.get("content-type", DEFAULT_TYPE).partition(";")[0].strip().lower()
+        try:
+            package = await parts.packages.add(request.path_params["name"], kind, request.stream(), parts.wall())
+        except PackageStoreError as error:
+            raise web.HttpProblem(400, str(error)) from None
+        except OSError as error:
+            raise web.HttpProblem(507, f"the package could not be stored: {error.strerror}") from None
+        row = {"name": package.name, "size": package.size, "sha256": package.sha256, "content_type": kind}
+        return JSONResponse(shown(row), status_code=201)
+
+    async def remove(request: Request) -> Response:
+        if not await run_in_threadpool(parts.packages.remove, request.path_params["name"]):
+            raise web.HttpProblem(404, "there is no package of this name")
+        return Response(status_code=204)
+
+    async def list_downloads(request: Request) -> Response:
+        package, limit = request.query_params.get("package"), _limit(request)
+        return JSONResponse({"downloads": await run_in_threadpool(parts.packages.downloads, package, limit)})
+
+    async def list_reports(request: Request) -> Response:
+        return JSONResponse({"reports": await run_in_threadpool(parts.packages.reports, _limit(request))})
+
+    return [
+        Route("/v1/packages", list_packages, methods=["GET"]),
+        Route("/v1/packages/{name}", upload, methods=["PUT"]),
+        Route("/v1/packages/{name}", remove, methods=["DELETE"]),
+        Route("/v1/downloads", list_downloads, methods=["GET"]),
+        Route("/v1/reports", list_reports, methods=["GET"]),
+    ]
+
+
+# ---- helpers
+
+
+async def _read(parts: Parts, work: Callable[[Connection], Any]) -> Any:
+    def run() -> Any:
+        with db.reader(parts.engine).begin() as connection:
+            return work(connection)
+
+    return await run_in_threadpool(run)
+
+
+async def _write(parts: Parts, work: Callable[[Connection], Any]) -> Any:
+    def run() -> Any:
+        with parts.engine.begin() as connection:
+            return work(connection)
+
+    return await run_in_threadpool(run)
+
+
+async def _listing(parts: Parts, name: str, work: Callable[[Connection], list[dict[str, Any]]]) -> Response:
+    return JSONResponse({name: await _read(parts, work)})
+
+
+async def _require_device(parts: Parts, device_id: str) -> None:
+    if await _read(parts, lambda connection: devices.find(connection, device_id)) is None:
+        raise web.HttpProblem(404, "there is no such device")
+
+
+def _limit(request: Request) -> int:
+    return max(1, min(_number(request, "limit") or LIST_DEFAULT, LIST_MAX))
+
+
+def _number(request: Request, name: str) -> int | None:
+    text = request.query_params.get(name)
+    if text is None:
+        return None
+    if not re.fullmatch(r"\d{1,15}", text, re.ASCII):
+        raise web.HttpProblem(400, f"{name}: a number is expected")
+    return int(text)

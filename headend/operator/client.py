@@ -1,0 +1,81 @@
+"""The operator API from the other side: what the command line calls."""
+
+from __future__ import annotations
+
+import json
+import ssl
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+
+from headend.config import Config
+
+TIMEOUT_S = 60.0
+
+
+class OperatorError(Exception):
+    """The head-end could not be reached, or refused. The text says which."""
+
+
+class OperatorClient:
+    """Speaks to a running head-end with the token and CA of its configuration."""
+
+    def __init__(self, base_url: str, token: str, ca: Path) -> None:
+        context = ssl.create_default_context(cafile=str(ca))
+        self._client = httpx.Client(
+            base_url=base_url,
+            verify=context,
+            timeout=TIMEOUT_S,
+            headers={"Authorization": f"Bearer {token}"},
+            trust_env=False,
+        )
+
+    @classmethod
+    def of(cls, config: Config) -> OperatorClient:
+        """For the head-end of `config` on this machine. Raises `OperatorError` when it does not seem to run."""
+        try:
+            port = json.loads(config.ports_file.read_text(encoding="utf-8"))["operator"]
+            token = config.operator_token_file.read_text(encoding="ascii").strip()
+            return cls(config.servers["operator"].url(port), token, config.ca)
+        except (OSError, ValueError, KeyError) as error:
+            raise OperatorError(f"no head-end seems to run in {config.folder}: {error}") from error
+
+    def get(self, path: str, **query: str | int | None) -> Any:
+        """The JSON of a GET. Raises `OperatorError`."""
+        return self._call("GET", path, params={k: v for k, v in query.items() if v is not None})
+
+    def post(self, path: str, document: object = None) -> Any:
+        """The JSON answer to a POST. Raises `OperatorError`."""
+        return self._call("POST", path, json=document if document is not None else {})
+
+    def put_file(self, path: str, file: Path, content_type: str) -> Any:
+        """Upload a file. Raises `OperatorError`."""
+        try:
+            with file.open("rb") as stream:
+                return self._call("PUT", path, content=stream, headers={"Content-Type": content_type})
+        except OSError as error:
+            raise OperatorError(f"{file}: {error.strerror}") from error
+
+    def close(self) -> None:
+        self._client.close()
+
+    def _call(self, method: str, path: str, **arguments: Any) -> Any:
+        try:
+            answer = self._client.request(method, path, **arguments)
+        except httpx.HTTPError as error:
+            raise OperatorError(f"{self._client.base_url}: {error}") from error
+        try:
+            document = answer.json() if answer.content else {}
+        except ValueError:
+            document = {"error": answer.text[:200]}
+        if answer.is_error:
+            reason = document.get("error", "") if isinstance(document, dict) else ""
+            raise OperatorError(f"HTTP {answer.status_code}: {reason}")
+        return document
+
+
+def device_path(device_id: str, rest: str = "") -> str:
+    """The API's path for a device."""
+    return f"/v1/devices/{quote(device_id, safe='')}{rest}"

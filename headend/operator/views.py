@@ -1,0 +1,63 @@
+"""What the operator sees of the tables that belong to the other servers: read only, without secrets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Connection, Table, func, select
+
+from headend.dm import tables as dm
+from headend.security import devices as security
+
+SESSION_COLUMNS = ("session_id", "state", "messages", "commands", "started", "updated")
+
+Rows = list[dict[str, Any]]
+
+
+def devices(connection: Connection) -> Rows:
+    """The enrolled devices, with what their DM account tells."""
+    rows = security.listing(connection)
+    with_account = {
+        row.device_id: row.created for row in connection.execute(select(dm.accounts.c.device_id, dm.accounts.c.created))
+    }
+    newest = select(func.max(dm.sessions.c.id)).group_by(dm.sessions.c.device_id)
+    last = {
+        row["device_id"]: {name: row[name] for name in SESSION_COLUMNS}
+        for row in connection.execute(select(dm.sessions).where(dm.sessions.c.id.in_(newest))).mappings()
+    }
+    return [
+        dict(row) | {"account_since": with_account.get(str(row["id"])), "last_session": last.get(str(row["id"]))}
+        for row in rows
+    ]
+
+
+def alerts(connection: Connection, device: str | None, limit: int) -> Rows:
+    """The alerts, newest first."""
+    return _newest(connection, dm.alerts, device, limit, hidden={"identity"})
+
+
+def sessions(connection: Connection, device: str | None, limit: int) -> Rows:
+    """The DM sessions, newest first."""
+    return _newest(connection, dm.sessions, device, limit)
+
+
+def values(connection: Connection, device: str | None, limit: int) -> Rows:
+    """The last known node values, by device and URI; binary ones as hexadecimal text."""
+    query = select(dm.values).order_by(dm.values.c.device_id, dm.values.c.uri).limit(limit)
+    if device is not None:
+        query = query.where(dm.values.c.device_id == device)
+    rows: Rows = []
+    for row in connection.execute(query).mappings():
+        data = row["data"]
+        rows.append(dict(row) | {"data": None if data is None else bytes(data).hex()})
+    return rows
+
+
+def _newest(
+    connection: Connection, table: Table, device: str | None, limit: int, hidden: set[str] | None = None
+) -> Rows:
+    columns = [column for column in table.c if column.name not in (hidden or set())]
+    query = select(*columns).order_by(table.c.id.desc()).limit(limit)
+    if device is not None:
+        query = query.where(table.c.device_id == device)
+    return [dict(row) for row in connection.execute(query).mappings()]

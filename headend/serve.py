@@ -1,0 +1,223 @@
+"""Runs the head-end's servers in one process: one event loop, a TLS listener each, one clean end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Callable, Generator, Sequence
+
+import uvicorn
+from sqlalchemy import Engine
+from starlette.applications import Starlette
+from starlette.types import ASGIApp
+
+from headend import db, pki, web
+from headend.config import SERVERS, Config
+from headend.dm import push
+from headend.dm import routes as dm_routes
+from headend.dm.server import DmServer, ServerConfig
+from headend.metering import app as metering_app
+from headend.operator import app as operator_app
+from headend.security import app as security_app
+from headend.security.service import SecurityService
+from headend.software import app as software_app
+from headend.software.store import PackageStore
+
+log = logging.getLogger("headend")
+
+BACKLOG = 256
+GRACEFUL_S = 5
+KEEP_ALIVE_S = 15
+CONNECTIONS_MAX = 2000  # a server; beyond, 503
+
+
+class ServeError(Exception):
+    """The servers cannot start: the configuration names something that is not to be had."""
+
+
+class Urls:
+    """The base URL of each server; known once the sockets are bound."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._ports = {name: listener.port for name, listener in config.servers.items()}
+
+    def bound(self, ports: dict[str, int]) -> None:
+        self._ports |= ports
+
+    def all(self) -> dict[str, str]:
+        return {name: listener.url(self._ports[name]) for name, listener in self._config.servers.items()}
+
+
+class _Server(uvicorn.Server):
+    """A uvicorn server that leaves the signals to us and says when it listens."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.listening = asyncio.Event()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.listening.set()
+
+
+def run(config: Config, names: Sequence[str], ready: Callable[[dict[str, int]], None]) -> None:
+    """Serve `names` until SIGTERM or SIGINT. `ready(ports)` is called once all of them accept connections.
+
+    Raises `ServeError` when it cannot start; `RuntimeError` when a server ended by itself.
+    """
+    engine = db.open_engine(config.database)
+    sockets: dict[str, socket.socket] = {}
+    try:
+        db.create_tables(engine)
+        for name in names:
+            sockets[name] = _listen(name, config)
+        ports = {name: bound.getsockname()[1] for name, bound in sockets.items()}
+        urls = Urls(config)
+        urls.bound(_known_ports(config) | ports)
+        apps = {name: _app(name, config, engine, urls) for name in names}
+        _write_ports(config, ports)
+        asyncio.run(_serve(config, apps, sockets, lambda: ready(ports)))
+    finally:
+        for bound in sockets.values():
+            bound.close()
+        engine.dispose()
+
+
+async def _serve(
+    config: Config, apps: dict[str, ASGIApp], sockets: dict[str, socket.socket], ready: Callable[[], None]
+) -> None:
+    servers = {name: _Server(_uvicorn_config(config, app)) for name, app in apps.items()}
+
+    asked = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, asked.set)
+    tasks = [asyncio.create_task(server.serve(sockets=[sockets[name]]), name=name) for name, server in servers.items()]
+    watch = asyncio.create_task(_announce(list(servers.values()), ready, asked))
+    ended, _ = await asyncio.wait([*tasks, watch], return_when=asyncio.FIRST_COMPLETED)
+    log.info("stopping", extra={"event": "headend.stop"})
+    for server in servers.values():
+        server.should_exit = True
+    watch.cancel()
+    await asyncio.gather(*tasks)
+    if watch not in ended:
+        raise RuntimeError(f"the {', '.join(task.get_name() for task in ended)} server ended by itself")
+
+
+async def _announce(servers: Sequence[_Server], ready: Callable[[], None], asked: asyncio.Event) -> None:
+    """Say so once all of them listen; return when the end was asked for."""
+    for server in servers:
+        await server.listening.wait()
+    ready()
+    await asked.wait()
+
+
+def _uvicorn_config(config: Config, app: ASGIApp) -> uvicorn.Config:
+    try:
+        made = uvicorn.Config(
+            app,
+            ssl_certfile=str(config.certificate),
+            ssl_keyfile=str(config.certificate_key),
+            http="h11",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=GRACEFUL_S,
+            limit_concurrency=CONNECTIONS_MAX,
+        )
+        made.load()
+    except OSError as error:
+        raise ServeError(f"{config.certificate}, {config.certificate_key}: {error}") from error
+    return made
+
+
+def _app(name: str, config: Config, engine: Engine, urls: Urls) -> ASGIApp:
+    match name:
+        case "security":
+            make = security_app.dm_accounts(config.server_id, f"{urls.all()['dm']}{dm_routes.PATH}")
+            return security_app.create_app(SecurityService(engine, make))
+        case "dm":
+            dm = DmServer(engine, ServerConfig(config.server_id, f"{urls.all()['dm']}{dm_routes.PATH}"))
+            return Starlette(routes=[*dm_routes.routes(dm), web.health_route()])
+        case "software":
+            return software_app.create_app(PackageStore(engine, config.files), lambda: urls.all()["software"])
+        case "metering":
+            return metering_app.create_app(engine)
+        case "operator":
+            return operator_app.create_app(_operator_parts(config, engine, urls))
+    raise ServeError(f"there is no server {name!r}; there are {', '.join(SERVERS)}")
+
+
+def _operator_parts(config: Config, engine: Engine, urls: Urls) -> operator_app.Parts:
+    try:
+        token = config.operator_token_file.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ServeError(f"{config.operator_token_file}: {error}") from error
+    if not token:
+        raise ServeError(f"{config.operator_token_file}: empty")
+    return operator_app.Parts(
+        engine=engine,
+        packages=PackageStore(engine, config.files),
+        push=lambda device_id: push.notify(engine, device_id),
+        urls=urls.all,
+        token_hash=web.token_hash(token),
+    )
+
+
+def _listen(name: str, config: Config) -> socket.socket:
+    listener = config.servers[name]
+    family = socket.AF_INET6 if ":" in listener.host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind((listener.host, listener.port))
+        bound.listen(BACKLOG)
+    except OSError as error:
+        bound.close()
+        raise ServeError(f"{name}: cannot listen on {listener.host}:{listener.port}: {error.strerror}") from error
+    return bound
+
+
+def _known_ports(config: Config) -> dict[str, int]:
+    """What the last start wrote: with `--only`, the other servers are other processes."""
+    try:
+        found = json.loads(config.ports_file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return {name: port for name, port in found.items() if name in SERVERS and config.servers[name].port == 0}
+
+
+def _write_ports(config: Config, ports: dict[str, int]) -> None:
+    text = json.dumps(_known_ports(config) | _fixed_ports(config) | ports, sort_keys=True) + "\n"
+    temporary = config.ports_file.with_suffix(".tmp")
+    temporary.unlink(missing_ok=True)
+    pki.write_new(temporary, text.encode(), 0o644)
+    temporary.replace(config.ports_file)
+
+
+def _fixed_ports(config: Config) -> dict[str, int]:
+    return {name: listener.port for name, listener in config.servers.items() if listener.port}
+
+
+def set_up_logging(level: str) -> None:
+    """Everything to standard error, one line an event."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
+    root = logging.getLogger()
+    root.addHandler(handler)
+    root.setLevel(level)
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    logging.getLogger("httpcore").setLevel(logging.WARNING)
