@@ -1,0 +1,194 @@
+"""The head-end as a process: real sockets, real TLS, and a line that breaks."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import stat
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from agent.clock import SystemClock
+from agent.device import DeviceInfo
+from agent.dm import bootstrap
+from agent.download import Downloader
+from agent.https import HttpsClient, HttpsRefused
+from agent.ssmp.client import SsmpRefused, register
+from headend import config as configuration
+from headend.operator.client import OperatorClient, device_path
+from tests.headend.running import Child, child, run
+from updateagent.disk import RealDisk
+
+pytestmark = pytest.mark.process
+
+DEVICE = DeviceInfo("urn:dcu:T-1", "Maker", "Model", "1", "1.0", "1.0")
+KEY = bytes(range(32))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("headend") / "he"
+    done = run("init", "--dir", str(made))
+    assert done.returncode == 0, done.stderr
+    return made
+
+
+@pytest.fixture(scope="module")
+def headend(folder: Path) -> Iterator[Child]:
+    with child("headend", "serve", "--config", str(folder / "headend.yaml")) as started:
+        yield started
+
+
+@pytest.fixture
+def operator(headend: Child, folder: Path) -> Iterator[OperatorClient]:
+    client = OperatorClient.of(configuration.load(folder / "headend.yaml"))
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def https(folder: Path) -> HttpsClient:
+    return HttpsClient(folder / "ca.pem")
+
+
+def test_a_device_registers_and_gets_its_account(headend: Child, operator: OperatorClient, https: HttpsClient) -> None:
+    operator.post("/v1/devices", {"id": DEVICE.device_id, "key": KEY.hex(), "replace": True})
+    url = f"https://127.0.0.1:{headend.ready['security']}/ssmp"
+    document = register(https, url, DEVICE, KEY, "http://127.0.0.1:9/push")
+    account = bootstrap.account_from_tnds(bootstrap.parse_profile(document))
+    assert account.url == f"https://127.0.0.1:{headend.ready['dm']}/dm"
+    assert account.client_name == DEVICE.device_id
+    (shown,) = operator.get("/v1/devices")["devices"]
+    assert (shown["registrations"], shown["man"], shown["fw"]) == (1, "Maker", "1.0")
+
+
+def test_a_wrong_key_and_an_unknown_device_get_the_same_refusal(
+    headend: Child, operator: OperatorClient, https: HttpsClient
+) -> None:
+    operator.post("/v1/devices", {"id": DEVICE.device_id, "key": KEY.hex(), "replace": True})
+    url = f"https://127.0.0.1:{headend.ready['security']}/ssmp"
+    stranger = DeviceInfo("urn:dcu:nobody", "", "", "", "", "")
+    refusals = []
+    for device, key in ((DEVICE, bytes(32)), (stranger, KEY)):
+        with pytest.raises(SsmpRefused) as refusal:
+            register(https, url, device, key, "")
+        refusals.append((refusal.value.code, refusal.value.text))
+    assert refusals[0] == refusals[1]
+    assert refusals[0][0] == 401
+
+
+def test_a_download_over_a_line_that_breaks_twice_fetches_no_byte_twice(
+    headend: Child, operator: OperatorClient, https: HttpsClient, tmp_path: Path
+) -> None:
+    content = random.Random(1).randbytes(3_000_000)
+    file = tmp_path / "package.bin"
+    file.write_bytes(content)
+    operator.put_file("/v1/packages/fw-2.swu", file, "application/octet-stream")
+    target = f"127.0.0.1:{headend.ready['software']}"
+    cuts = ("--cut-after", "1000000", "--cut-after", "700000")
+    with child("tests.sim.cutter", "--target", target, *cuts) as relay:
+        url = f"https://127.0.0.1:{relay.ready['port']}/packages/fw-2.swu?device={DEVICE.device_id}"
+        downloader = Downloader(https, RealDisk(), SystemClock(), jitter=lambda: 0.0)
+        done = downloader.fetch(url, tmp_path / "got", stop=threading.Event())
+        assert [relay.line(), relay.line()] == ["CUT 1\n", "CUT 2\n"]
+    assert done.sha256 == hashlib.sha256(content).hexdigest()
+    assert (done.size, done.bytes_fetched, done.resumes) == (len(content), len(content), 2)
+    answers = operator.get("/v1/downloads", package="fw-2.swu")["downloads"]
+    assert [answer["status"] for answer in answers] == [200, 206, 206]
+    assert {answer["device"] for answer in answers} == {DEVICE.device_id}
+    assert answers[-1]["start"] + answers[-1]["sent"] == len(content)
+
+
+def test_a_descriptor_leads_to_the_package_and_the_report_arrives(
+    headend: Child, operator: OperatorClient, https: HttpsClient, tmp_path: Path
+) -> None:
+    file = tmp_path / "package.bin"
+    file.write_bytes(b"package")
+    operator.put_file("/v1/packages/small", file, "application/octet-stream")
+    url = f"https://127.0.0.1:{headend.ready['software']}/descriptors/small?device=urn:dcu:T-1"
+    done = Downloader(https, RealDisk(), SystemClock()).fetch(url, tmp_path / "got", stop=threading.Event())
+    assert done.path.read_bytes() == b"package"
+    assert done.descriptor is not None
+    reports = operator.get("/v1/reports")["reports"]
+    assert [(r["package"], r["device"], r["code"]) for r in reports] == [("small", "urn:dcu:T-1", 900)]
+
+
+def test_readings_are_kept_once_with_their_exact_value(
+    headend: Child, operator: OperatorClient, https: HttpsClient
+) -> None:
+    operator.post("/v1/devices", {"id": DEVICE.device_id, "key": KEY.hex(), "replace": True})
+    issued = operator.post(device_path(DEVICE.device_id, "/metering-token"))
+    record = {
+        "id": 17, "task": "t", "meter": "M1", "cls": 3, "obis": "1.0.1.8.0.255", "attr": 2, "tag": "u32", "raw": 12345,
+        "scaler": -2, "unit": 30, "meter_time": None, "received": 1770000000.5, "trusted": True, "error": None,
+        "run": 1770000000,
+    }  # fmt: skip
+    body = json.dumps({"version": 1, "device": DEVICE.device_id, "store": "0" * 32, "records": [record]}).encode()
+    headers = {"Authorization": f"Bearer {issued['token']}", "Content-Type": "application/json"}
+    for _ in range(2):
+        answer = https.request("POST", issued["url"], body=body, headers=headers)
+        assert (answer.status, json.loads(answer.body)) == (200, {"acknowledged": 17})
+    (reading,) = operator.get("/v1/readings", device=DEVICE.device_id)["readings"]
+    assert (reading["value"], reading["unit_symbol"], reading["id"]) == ("123.45", "Wh", 17)
+    (meter,) = operator.get("/v1/meters")["meters"]
+    assert (meter["meter"], meter["readings"]) == ("M1", 1)
+
+
+def test_plain_http_and_foreign_authorities_get_nowhere(
+    headend: Child, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    other = tmp_path_factory.mktemp("other")
+    assert run("init", "--dir", str(other / "he")).returncode == 0
+    stranger = HttpsClient(other / "he" / "ca.pem")
+    with pytest.raises(HttpsRefused):
+        stranger.request("GET", f"https://127.0.0.1:{headend.ready['metering']}/healthz")
+
+
+def test_secrets_are_for_the_owner_alone(headend: Child, folder: Path) -> None:
+    for name in ("operator.token", "headend.yaml", "headend.db", "server.key", "ca.key"):
+        assert stat.S_IMODE((folder / name).stat().st_mode) == 0o600, name
+
+
+def test_sigterm_ends_it_cleanly_and_a_restart_goes_on_where_it_was(tmp_path: Path) -> None:
+    folder = tmp_path / "he"
+    assert run("init", "--dir", str(folder)).returncode == 0
+    config = str(folder / "headend.yaml")
+    with child("headend", "serve", "--config", config) as first:
+        done = run("enrol", "--config", config, "urn:dcu:T-2", "--new-key-file", str(folder / "device.key"))
+        assert done.returncode == 0, done.stderr
+        ports = first.ready
+        assert first.end() == 0
+    with child("headend", "serve", "--config", config) as second:
+        assert second.ready == ports
+        listed = json.loads(run("devices", "--config", config).stdout)
+        assert [device["id"] for device in listed["devices"]] == ["urn:dcu:T-2"]
+        assert second.end() == 0
+
+
+def test_each_server_can_be_a_process_of_its_own(tmp_path: Path) -> None:
+    folder = tmp_path / "he"
+    assert run("init", "--dir", str(folder)).returncode == 0
+    config = folder / "headend.yaml"
+    document = yaml.safe_load(config.read_text())
+    for server in document["servers"].values():
+        server["port"] = 0
+    config.write_text(yaml.safe_dump(document))
+    with (
+        child("headend", "serve", "--config", str(config), "--only", "metering") as metering,
+        child("headend", "serve", "--config", str(config), "--only", "operator") as operator,
+    ):
+        assert set(metering.ready) == {"metering"}
+        assert set(operator.ready) == {"operator"}
+        ports = json.loads((folder / "ports.json").read_text())
+        assert ports == metering.ready | operator.ready
+
+
+def test_a_port_that_is_taken_is_named_and_ends_with_2(headend: Child, folder: Path, tmp_path: Path) -> None:
+    done = run("serve", "--config", str(folder / "headend.yaml"))
+    assert done.returncode == 2
+    assert "cannot listen on 127.0.0.1" in done.stderr
