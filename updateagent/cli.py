@@ -21,7 +21,9 @@ from updateagent.errors import (
     EXIT_REBOOT_WANTED,
     OK_SCOMO,
     PACKAGE_MISSING,
+    STATE,
     PackageError,
+    RequestError,
     UpdateError,
 )
 from updateagent.slots import storage_error
@@ -90,11 +92,14 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _install(arguments: argparse.Namespace) -> int:
+    from updateagent.machine import State
     from updateagent.report import InstallRequest
 
     agent = _agent(arguments)
     with agent.alone():
         updater = agent.updater()
+        if updater.record.state is not State.IDLE:
+            raise RequestError(STATE, f"not while an update is {updater.record.state.value}")
         name = "by-hand.swu"
         _copy(arguments.package, agent.exchange().inbox / name, agent)
         code = updater.install(InstallRequest(str(uuid.uuid4()), name, "", time.time()))

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 CMDLINE_BYTES_MAX = 16 << 10
 LOCK_NAME = "lock"
+LOCK_WAIT_S = 5.0  # confirming takes a moment, installing software seconds; an install of firmware is not waited for
+LOCK_POLL_S = 0.05
 
 
 class LazyPackages:
@@ -133,7 +135,10 @@ class Agent:
         try:
             self.disk.mkdir_durable(folder / "inbox")
             lock = self.disk.lock(folder / LOCK_NAME)
-            taken = lock.acquire()
+            waited = 0.0
+            while not (taken := lock.acquire()) and waited < LOCK_WAIT_S:
+                time.sleep(LOCK_POLL_S)
+                waited += LOCK_POLL_S
         except OSError as error:
             raise storage_error(error, str(folder)) from error
         if not taken:

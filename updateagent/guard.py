@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from updateagent.compose import Agent
 from updateagent.config import CommandCheck
-from updateagent.errors import BUSY, EXIT_OK, EXIT_REBOOT_WANTED, DeviceError, UpdateError
+from updateagent.errors import EXIT_OK, EXIT_REBOOT_WANTED, DeviceError, UpdateError
 from updateagent.health import Check, Missing, Verdict, Watch, parse_health
 from updateagent.updater import Updater
 
@@ -45,9 +45,10 @@ class Guard:
                 if verdict is Verdict.FAILED:
                     return self._failed(on_trial, watch.missing)
             except DeviceError as error:
-                # Whoever holds the lock is done soon. Past the deadline nothing is worth waiting for.
-                if error.code is not BUSY or verdict is Verdict.FAILED:
-                    raise
+                # Another dcu-update is at work, or the storage has trouble: both may pass before the deadline.
+                log.warning("%s", error, extra={"event": "update.error"})
+                if watch.is_over(self._monotonic()):
+                    return EXIT_REBOOT_WANTED if on_trial else EXIT_OK
             self._wait(health.poll_s)
 
     def _good(self, on_trial: bool) -> int:

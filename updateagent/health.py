@@ -65,6 +65,10 @@ class Watch:
         self._deadline = deadline
         self.missing: Missing | None = None
 
+    def is_over(self, now: float) -> bool:
+        """Whether the deadline has passed."""
+        return now >= self._deadline
+
     def observe(self, checks: Mapping[str, Check], now: float) -> Verdict:
         """The verdict at `now`; `missing` then says what was not good."""
         self.missing = None
@@ -75,5 +79,5 @@ class Watch:
             elif not check.ok:
                 self.missing = Missing(name, check.detail or "not good")
             if self.missing is not None:
-                return Verdict.FAILED if now >= self._deadline else Verdict.WAIT
+                return Verdict.FAILED if self.is_over(now) else Verdict.WAIT
         return Verdict.GOOD
