@@ -46,13 +46,16 @@ class MeterStatus:
 
 @dataclass(frozen=True, slots=True)
 class QueueStatus:
-    """The store of readings that wait for the head-end."""
+    """The store of readings that wait for the head-end. `lost`: given up because the store was full; `refused`: set
+    aside because the head-end would not take them."""
 
     records: int = 0
     oldest: float = 0.0
     forwarded: int = 0
     last_uplink: float = 0.0
     last_error: str = ""
+    lost: int = 0
+    refused: int = 0
 
 
 @dataclass(frozen=True, slots=True)

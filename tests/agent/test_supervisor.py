@@ -18,6 +18,9 @@ from agent.supervisor import EXIT_OK, EXIT_WORKER, Supervisor, Worker
 from agent.watchdog import BothWatchdogs, NoWatchdog, SystemdWatchdog
 
 
+REPO = Path(__file__).resolve().parents[2]
+
+
 class VirtualClock:
     """Time that passes only when the supervisor waits."""
 
@@ -336,7 +339,7 @@ sys.exit(Supervisor([Waits()], SystemClock(), NoWatchdog()).run())
 @pytest.mark.process
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_the_process_in_order(number: int) -> None:
-    with subprocess.Popen([sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE) as process:
+    with subprocess.Popen([sys.executable, "-c", PROGRAM], cwd=REPO, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"running\n"
         process.send_signal(number)

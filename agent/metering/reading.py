@@ -1,0 +1,105 @@
+"""A reading: one attribute of one meter, as it goes into the store and to the head-end.
+
+Field names, tags and raw values are those of docs/uplink.md: `raw` is what JSON can hold without loss (octets as
+hexadecimal text, bit strings as "0101", arrays and structures as lists of `[tag, raw]`).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import astuple, dataclass, fields
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dlms.axdr import Data
+
+Raw = None | bool | int | float | str | list["list[object]"]
+
+# A-XDR tag → (tag of the record, how the value becomes `raw`)
+_PLAIN: dict[int, str] = {
+    3: "bool",
+    4: "bits",
+    5: "i32",
+    6: "u32",
+    13: "u8",  # bcd: its octet
+    15: "i8",
+    16: "i16",
+    17: "u8",
+    18: "u16",
+    20: "i64",
+    21: "u64",
+    22: "enum",
+    28: "i8",  # the delta types of a profile's compressed columns
+    29: "i16",
+    30: "i32",
+    31: "u8",
+    32: "u16",
+    33: "u32",
+}
+_TEXTS = (10, 12)
+_OCTETS: dict[int, str] = {9: "oct", 25: "dt", 26: "date", 27: "time"}
+_FLOATS: dict[int, str] = {23: "f32", 24: "f64"}
+_LISTS: dict[int, str] = {1: "array", 2: "struct", 19: "array"}
+_NOTHING = (0, 255)
+
+DATE_TIME_BYTES = 12
+
+
+class UnstorableError(ValueError):
+    """The meter sent a value that a record cannot say: not a number, or of an unknown type."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One attribute of one meter.
+
+    `received` is civil time in seconds since the epoch, `trusted` whether the clock had been set by then; `run` is the
+    aligned time of the task's run; `meter_time` is the meter's own clock, ISO 8601. With `error` there is no value.
+    """
+
+    task: str
+    meter: str
+    cls: int
+    obis: str
+    attr: int
+    tag: str
+    raw: Raw
+    scaler: int | None
+    unit: int | None
+    meter_time: str | None
+    received: float
+    trusted: bool
+    error: str | None
+    run: int
+
+    def row(self) -> list[object]:
+        """The fields in order, as the store keeps them."""
+        return list(astuple(self))
+
+
+FIELDS = tuple(field.name for field in fields(Reading))
+
+
+def encode(data: Data, *, date_time: bool = False) -> tuple[str, Raw]:
+    """Tag and raw value of a COSEM value. `date_time`: twelve octets are a date-time, whatever their type says.
+
+    Raises `UnstorableError`.
+    """
+    tag, value = int(data.tag), data.value
+    if tag in _NOTHING:
+        return "null", None
+    if tag in _PLAIN and isinstance(value, bool | int | str):
+        return _PLAIN[tag], value
+    if tag in _OCTETS and isinstance(value, bytes):
+        is_date_time = date_time and tag == 9 and len(value) == DATE_TIME_BYTES
+        return ("dt" if is_date_time else _OCTETS[tag]), value.hex()
+    if tag in _TEXTS and isinstance(value, str):
+        # Octets that are no UTF-8 arrive as lone surrogates, which no JSON reader has to accept.
+        return "str", value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    if tag in _FLOATS and isinstance(value, float):
+        if not math.isfinite(value):
+            raise UnstorableError("not-a-number")
+        return _FLOATS[tag], value
+    if tag in _LISTS:
+        return _LISTS[tag], [list(encode(member, date_time=date_time)) for member in data.members()]
+    raise UnstorableError("unknown-type")

@@ -1,0 +1,166 @@
+"""Reading lists: which attributes a task reads, as CSV files from the image and from active software packages.
+
+The first line names the columns: `obis`, `cls` and `attr` are needed, `name`, `type`, `scaler`, `unit` and any other
+may be there. `type` matters in two cases: `clock` and `dt` say that twelve octets are a date-time. A list of an active
+software package takes the place of one of the same name in the image.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+import re
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dlms.cosem.obis import AttributeRef, Obis
+from dlms.errors import DlmsError
+
+LOG = logging.getLogger("agent.metering.readinglist")
+
+ROWS_MAX = 2000  # a meter has some hundred objects
+FILE_BYTES_MAX = 1 << 20
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+DATE_TIME_TYPES = ("dt", "clock")
+NEEDED = ("obis", "cls", "attr")
+
+
+class ReadingListError(Exception):
+    """A list is missing or malformed; the text names file and line."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadingItem:
+    """One attribute to read. `date_time`: twelve octets of it are a date-time."""
+
+    ref: AttributeRef
+    name: str = ""
+    date_time: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ReadingList:
+    """A named list, each attribute once, in the order of the file."""
+
+    name: str
+    items: tuple[ReadingItem, ...]
+
+
+def parse(name: str, text: str, file: str) -> ReadingList:
+    """The list in `text`. Raises `ReadingListError` with every mistake, one a line, each with `file` and line."""
+    rows = csv.reader(io.StringIO(text, newline=""), strict=True)
+    mistakes: list[str] = []
+    items: dict[AttributeRef, ReadingItem] = {}
+    try:
+        header = [column.strip().lower() for column in next(rows, [])]
+        missing = [column for column in NEEDED if column not in header]
+        if missing:
+            raise ReadingListError(f"{file}:1: no column {', '.join(missing)}")
+        for row in rows:
+            if not any(cell.strip() for cell in row) or row[0].lstrip().startswith("#"):
+                continue
+            if len(items) >= ROWS_MAX:
+                raise ReadingListError(f"{file}:{rows.line_num}: more than {ROWS_MAX} attributes")
+            try:
+                item = _item(dict(zip(header, row, strict=False)))
+            except (ValueError, DlmsError) as error:
+                mistakes.append(f"{file}:{rows.line_num}: {error}")
+                continue
+            if item.ref in items:
+                mistakes.append(f"{file}:{rows.line_num}: {item.ref} is listed twice")
+            items[item.ref] = item
+    except csv.Error as error:
+        mistakes.append(f"{file}:{rows.line_num}: {error}")
+    if not items and not mistakes:
+        mistakes.append(f"{file}:1: lists nothing")
+    if mistakes:
+        raise ReadingListError("\n".join(mistakes))
+    return ReadingList(name, tuple(items.values()))
+
+
+def _item(row: dict[str, str]) -> ReadingItem:
+    def number(column: str, low: int, high: int) -> int:
+        text = row.get(column, "").strip()
+        if not re.fullmatch(r"-?[0-9]{1,6}", text) or not low <= int(text) <= high:
+            raise ValueError(f"{column}: wanted {low} to {high}, got {text!r}")
+        return int(text)
+
+    ref = AttributeRef(number("cls", 1, 65_535), Obis.parse(row.get("obis", "").strip()), number("attr", 1, 127))
+    kind = row.get("type", "").strip().lower().partition(":")[0]
+    return ReadingItem(ref, row.get("name", "").strip(), kind in DATE_TIME_TYPES)
+
+
+class ReadingLists:
+    """All lists by name, read when first asked for. Thread-safe."""
+
+    def __init__(self, image_dir: Path, software_dir: Path) -> None:
+        self._image_dir = image_dir
+        self._software_dir = software_dir
+        self._lock = threading.Lock()
+        self._cache: dict[str, ReadingList] = {}
+
+    def get(self, name: str) -> ReadingList:
+        """Raises `ReadingListError`."""
+        with self._lock:
+            found = self._cache.get(name)
+        if found is not None:
+            return found
+        if not NAME.fullmatch(name):
+            raise ReadingListError(f"reading list {name!r}: not a name of a list")
+        for file in self._candidates(name):
+            text = _read(file)
+            if text is not None:
+                made = parse(name, text, str(file))
+                with self._lock:
+                    self._cache[name] = made
+                return made
+        raise ReadingListError(f"reading list {name}: in no active software package, and not in {self._image_dir}")
+
+    def names(self) -> list[str]:
+        """The lists there are."""
+        return sorted({file.stem for folder in self._folders() for file in _csv_files(folder)})
+
+    def changed(self) -> None:
+        """The set of active software packages changed: read again when asked."""
+        with self._lock:
+            self._cache.clear()
+
+    def _candidates(self, name: str) -> Iterable[Path]:
+        return (folder / f"{name}.csv" for folder in self._folders())
+
+    def _folders(self) -> Sequence[Path]:
+        active = self._software_dir / "active"
+        try:
+            packages = sorted(path for path in active.iterdir() if path.is_dir())
+        except OSError:
+            packages = []
+        return [
+            *(folder for package in packages for folder in (package / "reading-lists", package)),
+            self._image_dir,
+        ]
+
+
+def _csv_files(folder: Path) -> list[Path]:
+    try:
+        return [path for path in folder.iterdir() if path.suffix == ".csv" and NAME.fullmatch(path.stem)]
+    except OSError:
+        return []
+
+
+def _read(file: Path) -> str | None:
+    try:
+        with file.open("rb") as stream:
+            raw = stream.read(FILE_BYTES_MAX + 1)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise ReadingListError(f"{file}: cannot be read: {error.strerror}") from error
+    if len(raw) > FILE_BYTES_MAX:
+        raise ReadingListError(f"{file}: larger than {FILE_BYTES_MAX} bytes")
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ReadingListError(f"{file}: not UTF-8 at byte {error.start}") from error

@@ -1,0 +1,260 @@
+"""The uplink: takes readings out of the store in the order of their ids and posts them to the head-end.
+
+A batch is released only after the head-end said that its own transaction is committed, so a reading is on the wire at
+least once, and in the head-end exactly once, because it keeps records by (device, store, id). Format: docs/uplink.md.
+
+What the head-end answers decides what happens next:
+
+* 200 with the highest id it holds: release, and go on at once;
+* 400 for a batch: the batch is cut in halves until the one record that it cannot take is alone; that one is set aside;
+* 401, 403: the token is wrong; waits for a new one from provisioning, and asks again now and then;
+* 413: smaller batches from now on;
+* anything else, or no answer: the same batch again, after a pause that doubles, with jitter, up to its limit.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import logging
+import random
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from agent.clock import Clock
+from agent.https import HttpsError, Response
+from agent.metering.store import Batch, Store, StoreError
+from agent.provisioning import UplinkSettings
+from agent.status import QueueStatus
+
+LOG = logging.getLogger("agent.metering.uplink")
+
+VERSION = 1
+GZIP_FROM_BYTES = 1024  # below, the header costs more than it saves
+LIMIT_GROWS = 2  # after each success, back towards the provisioned size
+LOOK_EVERY_S = 15.0  # with nothing to send, or in a long pause: beats, and publishes
+STOP_LOOK_S = 1.0
+ERROR_CHARS_MAX = 200
+RETRY_AFTER_MAX_S = 3600.0
+
+
+class Https(Protocol):
+    """The part of `agent.https.HttpsClient` that is used."""
+
+    def request(
+        self, method: str, url: str, *, body: bytes | None = None, headers: Mapping[str, str] | None = None
+    ) -> Response: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """Pauses in seconds: `first_s`, doubled up to `max_s`; each is drawn from its upper half, so that ten thousand
+    concentrators do not come back at the same moment."""
+
+    first_s: float
+    max_s: float
+
+    def pause(self, failures: int, rng: random.Random) -> float:
+        """The pause after so many failures in a row (1 and more)."""
+        longest = min(self.max_s, self.first_s * float(1 << min(failures - 1, 30)))
+        return longest * (0.5 + 0.5 * rng.random())
+
+
+class Uplink:
+    """A worker. `configure` takes new settings at any time; `notify` says that there is something to send."""
+
+    name = "uplink"
+    budget_s = 120.0  # one request takes at most three timeouts of the HTTPS client
+
+    def __init__(
+        self,
+        store: Store,
+        https: Https,
+        clock: Clock,
+        *,
+        device_id: str,
+        backoff: Backoff,
+        rng: random.Random,
+        publish: Callable[[QueueStatus], None] = lambda _status: None,
+    ) -> None:
+        self._store = store
+        self._https = https
+        self._clock = clock
+        self._device_id = device_id
+        self._backoff = backoff
+        self._rng = rng
+        self._publish = publish
+        self._wake = threading.Event()
+        self._settings = UplinkSettings()
+        self._applied = self._settings
+        self._limit = self._settings.batch_records_max
+        self._failures = 0
+        self._not_before = 0.0
+        self._status = QueueStatus()
+
+    def configure(self, settings: UplinkSettings) -> None:
+        """Use these from the next batch on. Any thread."""
+        if settings != self._settings:
+            self._settings = settings
+            self._wake.set()
+
+    def notify(self) -> None:
+        """Something was appended. Any thread."""
+        self._wake.set()
+
+    def run(self, stop: threading.Event, beat: Callable[[], None]) -> None:
+        while not stop.is_set():
+            beat()
+            self._wake.clear()
+            pause_s = self.step()
+            self.report()
+            if pause_s > 0:
+                self._rest(pause_s, stop)
+
+    def step(self) -> float:
+        """Send at most one batch; answers after how many seconds to come back (0: there may be more)."""
+        settings = self._settings
+        if settings != self._applied:
+            self._applied = settings
+            self._limit = settings.batch_records_max
+            self._failures, self._not_before = 0, 0.0
+            LOG.info("readings go to %s", settings.url or "nobody", extra={"event": "uplink.configured"})
+        now = self._clock.monotonic()
+        if not settings.url:
+            return LOOK_EVERY_S
+        if now < self._not_before:
+            return self._not_before - now
+        try:
+            batch = self._store.batch(self._limit)
+            if batch is None:
+                return LOOK_EVERY_S
+            if not batch.records:  # all of it unreadable: there is nothing to send, and no way to get it back
+                self._store.release(batch.store, batch.last)
+                return 0.0
+            return self._send(batch, settings)
+        except StoreError as error:
+            return self._failed(f"store: {error}")
+
+    def report(self) -> None:
+        """Publish the state of the queue."""
+        try:
+            stats = self._store.stats()
+        except StoreError as error:
+            self._publish(replace(self._status, last_error=f"store: {error}"))
+            return
+        self._status = replace(
+            self._status,
+            records=stats.pending,
+            oldest=stats.oldest,
+            forwarded=stats.forwarded,
+            lost=stats.lost,
+            refused=stats.refused,
+        )
+        self._publish(self._status)
+
+    # --- inside ---
+
+    def _rest(self, pause_s: float, stop: threading.Event) -> None:
+        """Appended readings do not cut a backoff short; new settings and the stop do."""
+        until = self._clock.monotonic() + min(pause_s, LOOK_EVERY_S)
+        while not stop.is_set() and (left := until - self._clock.monotonic()) > 0:
+            if self._wake.wait(min(left, STOP_LOOK_S)):
+                self._wake.clear()
+                if self._settings != self._applied or self._clock.monotonic() >= self._not_before:
+                    return
+
+    def _send(self, batch: Batch, settings: UplinkSettings) -> float:
+        body = self.body(batch)
+        headers = {"Authorization": f"Bearer {settings.token}", "Content-Type": "application/json"}
+        if len(body) >= GZIP_FROM_BYTES:
+            body = gzip.compress(body, mtime=0)
+            headers["Content-Encoding"] = "gzip"
+        try:
+            response = self._https.request("POST", settings.url, body=body, headers=headers)
+        except HttpsError as error:
+            return self._failed(str(error))
+        return self._answered(response, batch, settings)
+
+    def body(self, batch: Batch) -> bytes:
+        """The request's body before compression."""
+        document = {"version": VERSION, "device": self._device_id, "store": batch.store, "records": batch.records}
+        return json.dumps(document, separators=(",", ":"), allow_nan=False).encode()
+
+    def _answered(self, response: Response, batch: Batch, settings: UplinkSettings) -> float:
+        match response.status:
+            case 200:
+                return self._acknowledged(response, batch, settings)
+            case 400 if _is_verdict(response):
+                return self._not_taken(batch, _said(response))
+            case 413 if len(batch.records) == 1:
+                return self._not_taken(batch, "a single record is too large")
+            case 413:
+                self._limit = max(1, len(batch.records) // 2)
+                return 0.0
+            case 401 | 403:
+                return self._failed(f"the head-end refuses the token ({response.status})", again_s=self._backoff.max_s)
+            case status:
+                return self._failed(
+                    f"the head-end answered {status}: {_said(response)}", again_s=_retry_after(response)
+                )
+
+    def _acknowledged(self, response: Response, batch: Batch, settings: UplinkSettings) -> float:
+        last = _acknowledged_id(response)
+        if last is None or not batch.first <= last <= batch.last:
+            return self._failed(f"the head-end acknowledged {_said(response)} of {batch.first} to {batch.last}")
+        # The ids between the last record and the end of the batch were unreadable: they go with it.
+        sent_last = int(str(batch.records[-1]["id"]))
+        released = self._store.release(batch.store, batch.last if last >= sent_last else last)
+        if self._failures:
+            LOG.info("readings are delivered again", extra={"event": "uplink.recovered"})
+        LOG.debug("delivered %d records up to id %d", released, last)
+        self._failures = 0
+        self._limit = min(settings.batch_records_max, self._limit * LIMIT_GROWS)
+        self._status = replace(self._status, last_uplink=self._clock.wall(), last_error="")
+        return 0.0
+
+    def _not_taken(self, batch: Batch, why: str) -> float:
+        if len(batch.records) > 1:
+            self._limit = len(batch.records) // 2
+            return 0.0
+        self._store.refuse(batch, why)
+        # A head-end that refuses everything must not empty the store in a second: one record a pause.
+        return self._failed(f"the head-end refused record {batch.first}: {why}")
+
+    def _failed(self, why: str, again_s: float = 0.0) -> float:
+        self._failures += 1
+        pause_s = max(self._backoff.pause(self._failures, self._rng), again_s)
+        self._not_before = self._clock.monotonic() + pause_s
+        self._status = replace(self._status, last_error=why[:ERROR_CHARS_MAX])
+        level = logging.WARNING if self._failures == 1 else logging.DEBUG
+        LOG.log(level, "readings are not delivered: %s", why, extra={"event": "uplink.failed"})
+        return pause_s
+
+
+def _acknowledged_id(response: Response) -> int | None:
+    try:
+        document = json.loads(response.body)
+    except (ValueError, RecursionError):
+        return None
+    last = document.get("acknowledged") if isinstance(document, dict) else None
+    return last if isinstance(last, int) and not isinstance(last, bool) else None
+
+
+def _is_verdict(response: Response) -> bool:
+    """Whether a 400 comes from the metering server, which says `error`, and not from something in between."""
+    try:
+        document = json.loads(response.body)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(document, dict) and isinstance(document.get("error"), str)
+
+
+def _said(response: Response) -> str:
+    return response.body[:ERROR_CHARS_MAX].decode("utf-8", "replace")
+
+
+def _retry_after(response: Response) -> float:
+    value = response.headers.get("retry-after", "")
+    return min(float(value), RETRY_AFTER_MAX_S) if value.isdigit() and len(value) < 6 else 0.0
