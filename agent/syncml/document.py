@@ -93,8 +93,8 @@ def _loc_name(element: Element, name: str) -> str | None:
 def _header(element: Element) -> SyncHdr:
     msg_id = integer(element.child("MsgID"), WHAT, "SyncHdr")
     target, source = _uri(element, "Target"), _uri(element, "Source")
-    if msg_id is None or target is None or source is None:
-        raise SyncmlError(WHAT, "SyncHdr", "MsgID, Target or Source is missing")
+    if msg_id is None or not target or not source:
+        raise SyncmlError(WHAT, "SyncHdr", "MsgID, Target or Source is missing or empty")
     try:
         return SyncHdr(
             session_id=_required(element, "SessionID", "SyncHdr"),

@@ -123,7 +123,8 @@ class ServerSession:
         """Take an authenticated message; our answer. `chal` goes into the status of its header (the next nonce)."""
         self.messages += 1
         self._cmd_id = 0
-        self._hdr = replace(self._hdr, msg_id=self._hdr.msg_id + 1, meta=self._limits())
+        msg_id = max(self._hdr.msg_id + 1, message.hdr.msg_id)  # above that of a refusal that went before
+        self._hdr = replace(self._hdr, msg_id=msg_id, meta=self._limits())
         answers = [self._status("0", "SyncHdr", self._header(message.hdr), message, chal)]
         if self.state is State.OPEN:
             answers += self._repeat_if_refused(message)
