@@ -24,7 +24,8 @@ from dlms.cursor import Cursor, length_octets
 from dlms.errors import LocalError
 
 DEPTH_MAX = 16  # structures of interface classes nest four deep; this bounds the stack
-COMPACT_ELEMENTS_MAX = 1 << 20  # a type description of a few octets must not ask for memory without end
+COMPACT_ELEMENTS_BASE = 1024  # null-data takes no octets in a compact array, so a few octets of type description
+COMPACT_ELEMENTS_AN_OCTET = 16  # could ask for memory without end: elements are bounded by the octets there are
 
 
 class Tag(IntEnum):
@@ -280,7 +281,7 @@ def _read_description(cursor: Cursor, depth: int) -> TypeDescription:
 
 def _compact_elements(description: TypeDescription, contents: bytes, base: int) -> tuple[Data, ...]:
     cursor = Cursor(contents, "compact array", base)
-    budget = [COMPACT_ELEMENTS_MAX]
+    budget = [COMPACT_ELEMENTS_BASE + COMPACT_ELEMENTS_AN_OCTET * len(contents)]
     out: list[Data] = []
     while cursor.remaining:
         before = cursor.pos
@@ -293,7 +294,7 @@ def _compact_elements(description: TypeDescription, contents: bytes, base: int) 
 def _described(cursor: Cursor, description: TypeDescription, budget: list[int]) -> Data:
     budget[0] -= 1
     if budget[0] < 0:
-        raise cursor.error(f"more than {COMPACT_ELEMENTS_MAX} elements")
+        raise cursor.error("more elements than the contents can hold")
     tag = description.tag
     if tag == Tag.ARRAY:
         member = description.members[0]
