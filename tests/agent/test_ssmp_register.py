@@ -1,0 +1,99 @@
+"""`register`: the device's core over a transport that can fail."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping
+from typing import cast
+
+import pytest
+
+from agent.device import DeviceInfo
+from agent.https import HttpsClient, HttpsError, Response
+from agent.ssmp import wire
+from agent.ssmp.client import SsmpError, SsmpRefused, register
+from agent.ssmp.server import Authenticated, Confirmed, SessionTable
+
+DEVICE = DeviceInfo("urn:dcu:T-1", "Maker", "Model", "H", "F", "S")
+KEY = bytes(range(32))
+HEADERS = {"content-type": "application/vnd.dcu.ssmp; charset=binary"}
+
+
+class Server:
+    """Answers like the security server; `wrap` may change an answer."""
+
+    def __init__(self, wrap: Callable[[int, Response], Response] = lambda _, response: response) -> None:
+        self._table = SessionTable(random.Random(5).randbytes)
+        self._wrap = wrap
+        self.requests: list[tuple[str, str]] = []
+        self.info: wire.RegistrationInfo | None = None
+
+    def request(
+        self, method: str, url: str, *, body: bytes | None = None, headers: Mapping[str, str] | None = None
+    ) -> Response:
+        self.requests.append((method, url))
+        assert headers == {"Content-Type": wire.CONTENT_TYPE}
+        assert body is not None
+        return self._wrap(len(self.requests), Response(200, HEADERS, self._answer(body)))
+
+    def _answer(self, body: bytes) -> bytes:
+        message = wire.parse(body)
+        if isinstance(message, wire.Hello):
+            return self._table.open(body, KEY, known=True, now=0.0).take_output()
+        assert isinstance(message, wire.Auth | wire.Confirm)
+        session = self._table.find(message.session, 0.0)
+        try:
+            session.receive(body, 0.0)
+        except SsmpRefused as refusal:
+            return wire.Error(refusal.code, refusal.text).emit()
+        match session.next_event():
+            case Authenticated(_, info):
+                self.info = info
+                session.provide(b"document")
+            case Confirmed():
+                session.acknowledge()
+        return session.take_output()
+
+
+def registered(server: Server, key: bytes = KEY) -> bytes:
+    return register(cast("HttpsClient", server), "https://s/ssmp", DEVICE, key, "http://d/push")
+
+
+def test_three_exchanges_bring_the_document_and_tell_who_the_device_is() -> None:
+    server = Server()
+    assert registered(server) == b"document"
+    assert server.requests == [("POST", "https://s/ssmp")] * 3
+    assert server.info == wire.RegistrationInfo("Maker", "Model", "H", "F", "S", "http://d/push")
+
+
+def test_a_wrong_key_is_a_refusal_with_its_code() -> None:
+    with pytest.raises(SsmpRefused) as refusal:
+        registered(Server(), bytes(32))
+    assert refusal.value.code == wire.ErrorCode.REFUSED
+
+
+@pytest.mark.parametrize("broken", [1, 2, 3])
+def test_a_line_that_breaks_is_an_error_of_ours(broken: int) -> None:
+    def wrap(number: int, response: Response) -> Response:
+        if number == broken:
+            raise HttpsError("gone")
+        return response
+
+    with pytest.raises(SsmpError, match="gone"):
+        registered(Server(wrap))
+
+
+def test_an_answer_that_is_no_ssmp_is_named_with_its_status() -> None:
+    with pytest.raises(SsmpError, match="HTTP 502 with text/html"):
+        registered(Server(lambda _, __: Response(502, {"content-type": "text/html"}, b"<html>")))
+
+
+def test_a_server_that_repeats_itself_is_given_up() -> None:
+    first: list[Response] = []
+
+    def wrap(_: int, response: Response) -> Response:
+        first.append(response)
+        return first[0]
+
+    with pytest.raises(SsmpError, match="sent CHALLENGE while AUTH_SENT"):
+        registered(Server(wrap))
