@@ -144,12 +144,8 @@ class HandOver:
             state=_text(document, "state") or "idle",
             progress=progress if isinstance(progress, int) else 0,
             slots=tuple(
-                SlotStatus(
-                    _text(slot, "name"), _text(slot, "version"), _text(slot, "name") == booted, _text(slot, "state")
-                )
-                for slot in (slots[:SLOTS_MAX] if isinstance(slots, list) else [])
-                if isinstance(slot, dict)
-            ),
+                _slot(slot, booted) for slot in (slots if isinstance(slots, list) else []) if isinstance(slot, dict)
+            )[:SLOTS_MAX],
         )
 
     def _read(self, file: Path) -> dict[str, Any]:
@@ -165,3 +161,8 @@ class HandOver:
 def _text(document: dict[str, Any], key: str) -> str:
     value = document.get(key)
     return value[:TEXT_CHARS_MAX] if isinstance(value, str) else ""
+
+
+def _slot(slot: dict[str, Any], booted: str) -> SlotStatus:
+    name = _text(slot, "name")
+    return SlotStatus(name, _text(slot, "version"), name == booted, _text(slot, "state"))

@@ -39,7 +39,7 @@ class SoftwareCommand:
         self._timeout_s = timeout_s
 
     def install(self, package: Path, *, activate: bool, beat: Callable[[], None]) -> SoftwareResult:
-        extra = ["--activate"] if activate else []
+        extra = [] if activate else ["--inactive"]
         return self._run(["install", str(package), *extra], INSTALL_FAILED, beat)
 
     def activate(self, software_id: str, beat: Callable[[], None]) -> SoftwareResult:

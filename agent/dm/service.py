@@ -1,12 +1,58 @@
-"""The DM client as a worker of the daemon: registration, sessions and when to hold them."""
+"""The DM client as a worker of the daemon: registration, sessions and when to hold them.
+
+Without an account the device registers with its security server (SSMP) and applies the bootstrap it gets. With one it
+holds a session: after the bootstrap, at boot, on a notification, when something waits to be reported, and at the latest
+every `poll_every_s`. What failed is tried again after a growing, jittered wait; a notification cuts the wait short,
+because it proves that the server is there.
+"""
 
 from __future__ import annotations
 
+import logging
 import threading
+import uuid
 from collections.abc import Callable
 
+from agent.dm import alerts
+from agent.dm.auth import HMAC_HEADER
+from agent.dm.bootstrap import Account, BootstrapError, parse_profile
+from agent.dm.codes import AlertCode, Refusal
+from agent.dm.executor import Executor
+from agent.dm.link import Link
+from agent.dm.notification import Notification, NotificationError, verify
+from agent.dm.packages import PackageWorker
 from agent.dm.ports import DmConfig, DmPorts, Worker
+from agent.dm.session import (
+    Acknowledged,
+    Answer,
+    Ended,
+    Event,
+    NoncesChanged,
+    Session,
+    SessionSettings,
+    Work,
+)
+from agent.dm.store import ManagementTree
+from agent.dm.timing import Timing
+from agent.dm.tree import Transaction
+from agent.https import HttpsError
+from agent.mo import dmacc
+from agent.mo.ami import Ami, provisioning_from_tree
+from agent.mo.devdetail import DevDetail
+from agent.mo.devinfo import DevInfo
+from agent.mo.fumo import Fumo
+from agent.mo.registry import Registry
+from agent.mo.sched import Sched
+from agent.mo.scomo import Scomo
 from agent.provisioning import Provisioning
+from agent.ssmp.errors import SsmpError, SsmpRefused
+from agent.status import DmStatus, SessionSummary
+
+log = logging.getLogger("agent.dm")
+
+LOOK_EVERY_S = 1.0  # how often the worker beats while nothing happens
+UNPROVEN_MAX = 5  # sessions in a row that failed for credentials, before a new account is asked for
+HEALTH = "dm_session"
 
 
 class DmService:
@@ -14,6 +60,7 @@ class DmService:
 
     Construct once; add every worker of `workers` to the supervisor; give `on_notification` to a
     `agent.dm.push.PushListener`. `provisioning` is what the stored tree says, available before `run`.
+    Raises `OSError` from the constructor when the state folder cannot be used.
     """
 
     name = "dm"
@@ -22,7 +69,37 @@ class DmService:
     def __init__(self, config: DmConfig, ports: DmPorts) -> None:
         self._config = config
         self._ports = ports
-        self._provisioning = Provisioning()
+        folder = config.state_dir / "dm"
+        self._device_info = DevInfo(config.device)
+        self._link = Link(ports.disk, folder)
+        firmware = Fumo(self._view, _new_id)
+        software = Scomo(self._view, _new_id)
+        objects = (
+            self._device_info,
+            DevDetail(config.device),
+            dmacc.DmAcc(),
+            dmacc.Inbox(),
+            Sched(ports.task_status),
+            Ami(ports.meters),
+            firmware,
+            software,
+        )
+        self._registry = Registry(objects, (firmware, software))
+        self._tree = ManagementTree(self._registry.schema, ports.disk, folder, ports.clock.wall)
+        self._packages = PackageWorker(
+            config, ports, self._tree, firmware, on_alert=self._on_alert, on_reboot=self._on_reboot
+        )
+        self._wake = threading.Event()
+        self._reboot = threading.Event()
+        self._timing = Timing(config.poll_every_s, config.backoff_min_s, config.backoff_max_s, ports.rng.random)
+        self._unproven = 0
+        self._status = DmStatus()
+        self._provisioning = provisioning_from_tree(self._tree.view())
+
+    def _view(self) -> Transaction:
+        return self._tree.view()  # the objects need the tree, the tree needs the objects
+
+    # -- for other threads ------------------------------------------------------------------------------------
 
     @property
     def provisioning(self) -> Provisioning:
@@ -31,15 +108,260 @@ class DmService:
     @property
     def workers(self) -> tuple[Worker, ...]:
         """This worker and the one that carries out package jobs (`dm-packages`)."""
-        return (self,)
+        return (self, self._packages)
 
     def on_notification(self, body: bytes) -> int:
-        """A Package #0 arrived. Returns the HTTP status for the sender: 202, 400, 403, 503. Any thread."""
-        return 503 if body else 400
+        """A Package #0 arrived. Returns the HTTP status for the sender: 202, 403, 503."""
+        account = dmacc.account(self._tree.view())
+        if account is None:
+            return 503
+        try:
+            found = self._verified(body, account)
+        except NotificationError as error:
+            log.warning("notification ignored: %s", error, extra={"event": "dm.push.refused"})
+            return 403
+        except OSError as error:
+            log.error("notification counter not stored: %s", error, extra={"event": "dm.storage"})  # noqa: TRY400
+            return 503
+        log.info("notification for session %s", found.session_text, extra={"event": "dm.push"})
+        self._timing.ask("push", found.session_text)
+        self._wake.set()
+        return 202
+
+    def _verified(self, body: bytes, account: Account) -> Notification:
+        """Accepts each counter once, durably before anything follows from it."""
+        _, nonce = self._link.nonces(account)
+        found = verify(
+            body,
+            server_id=account.server_id,
+            secret=account.server_secret,
+            nonce=nonce,
+            last_counter=self._link.counter(account),
+        )
+        if found.counter is not None:
+            self._link.set_counter(account, found.counter)
+        return found
 
     def session_now(self, trigger: str = "user") -> None:
-        """Ask for a session soon (`dcuctl`). Any thread; returns at once."""
+        """Ask for a session soon (`dcuctl`). Returns at once."""
+        self._timing.ask(trigger)
+        self._wake.set()
+
+    def _on_alert(self) -> None:
+        self._timing.ask("alert")
+        self._wake.set()
+
+    def _on_reboot(self) -> None:
+        self._reboot.set()
+        self._wake.set()
+
+    # -- the worker -------------------------------------------------------------------------------------------
 
     def run(self, stop: threading.Event, beat: Callable[[], None]) -> None:
-        while not stop.wait(1.0):
+        self._ports.on_provisioning(self._provisioning)
+        account = dmacc.account(self._tree.view())
+        if account is not None:
+            self._registered(account)
+            self._timing.ask("boot")
+        else:
+            self._publish(DmStatus())
+        while not stop.is_set():
             beat()
+            self._wake.clear()
+            self.step(stop, beat)
+            if not stop.is_set():
+                self._wake.wait(self._timing.wait(self._ports.clock.monotonic(), LOOK_EVERY_S))
+
+    def step(self, stop: threading.Event, beat: Callable[[], None]) -> None:
+        """Whatever is due now: a reboot, a registration or a session."""
+        if self._reboot.is_set():
+            self._reboot.clear()
+            log.info("asking for a reboot", extra={"event": "dm.reboot"})
+            self._ports.request_reboot()
+            return
+        now = self._ports.clock.monotonic()
+        account = dmacc.account(self._tree.view())
+        if account is None or self._unproven >= UNPROVEN_MAX:
+            if self._timing.may_register(now):
+                beat()
+                self._register()
+            return
+        due = self._timing.due(now)
+        if due is not None:
+            self._session(account, *due, stop, beat)
+
+    # -- registration -----------------------------------------------------------------------------------------
+
+    def _register(self) -> None:
+        slow = False
+        try:
+            tree = parse_profile(self._ports.register())
+            with self._tree.transaction() as changing:
+                account = dmacc.install(changing, tree)
+        except SsmpRefused as error:
+            slow = True
+            why, state = f"refused by the security server: {error.text or error.code}", "refused"
+        except (SsmpError, BootstrapError, Refusal) as error:
+            why, state = f"registration failed: {error}", "unregistered"
+        else:
+            log.info("registered with %s", account.server_id, extra={"event": "dm.registered"})
+            self._unproven = 0
+            self._timing.succeeded(self._ports.clock.monotonic())
+            self._registered(account)
+            self._announce()
+            self._timing.ask("bootstrap")
+            self._wake.set()
+            return
+        log.warning("%s", why, extra={"event": f"dm.{state}"})
+        self._timing.failed(self._ports.clock.monotonic(), slow=slow)
+        self._publish(DmStatus(state=state, error=why, last_session=self._status.last_session))
+        self._ports.health(HEALTH, False, why)  # noqa: FBT003  a port's signature
+
+    def _registered(self, account: Account) -> None:
+        self._publish(DmStatus("registered", account.server_id, account.url, last_session=self._status.last_session))
+
+    def _publish(self, status: DmStatus) -> None:
+        self._status = status
+        self._ports.board.publish(dm=status)
+
+    def _announce(self) -> None:
+        """Hand on what the head-end provisioned, if it changed."""
+        now = provisioning_from_tree(self._tree.view())
+        if now != self._provisioning:
+            self._provisioning = now
+            log.info("provisioning changed: %d tasks", len(now.tasks), extra={"event": "dm.provisioning"})
+            self._ports.on_provisioning(now)
+
+    # -- one session ------------------------------------------------------------------------------------------
+
+    def _session(
+        self, account: Account, trigger: str, session_id: str, stop: threading.Event, beat: Callable[[], None]
+    ) -> None:
+        started = self._ports.clock.wall()
+        session_id = session_id or f"{int.from_bytes(self._ports.entropy(2), 'big') or 1:X}"
+        log.info("session %s (%s) begins", session_id, trigger, extra={"event": "dm.session.begin"})
+        session, executor = self._new_session(account, trigger, session_id)
+        ended = _Drive(self, account, session, executor, stop, beat).run()
+        self._announce()
+        if ended is None:
+            return  # the daemon stops
+        summary = SessionSummary(
+            started, self._ports.clock.wall(), trigger, session_id, session.messages, executor.executed, ended.result
+        )
+        now = self._ports.clock.monotonic()
+        if ended.ok:
+            self._unproven = 0
+            self._timing.succeeded(now)
+            if alerts.pending(self._tree.view()):
+                self._timing.unanswered(now)
+        else:
+            self._unproven = self._unproven + 1 if ended.unproven else 0
+            self._timing.failed(now)
+            self._timing.ask(trigger)
+        level = logging.INFO if ended.ok else logging.WARNING
+        log.log(level, "session %s ends: %s", session_id, ended.result, extra={"event": "dm.session.end"})
+        error = "" if ended.ok else ended.result
+        self._publish(DmStatus("registered", account.server_id, account.url, error, summary))
+        self._ports.health(HEALTH, ended.ok, ended.result)
+
+    def _new_session(self, account: Account, trigger: str, session_id: str) -> tuple[Session, Executor]:
+        client_nonce, server_nonce = self._link.nonces(account)
+        settings = SessionSettings(
+            account=account,
+            client_nonce=client_nonce,
+            server_nonce=server_nonce,
+            session_id=session_id,
+            device_id=self._config.device.device_id,
+            device_info=self._device_info.leaves(),
+            content_type=self._config.content_type,
+            alert=AlertCode.SERVER_INITIATED if trigger == "push" else AlertCode.CLIENT_INITIATED,
+            alerts=alerts.pending(self._tree.view()),
+            algorithms=self._config.mac_algorithms,
+        )
+        return Session(settings, self._ports.entropy), Executor(self._tree, self._registry, account.server_id)
+
+    def handle(self, account: Account, session: Session, executor: Executor, event: Event) -> None:
+        """Carry out one event of a session. Raises `OSError` when a nonce cannot be stored."""
+        match event:
+            case NoncesChanged(client, server):
+                self._link.set_nonces(account, client, server)
+            case Acknowledged(alert_id):
+                self._acknowledged(alert_id)
+            case Work(message):
+                replies = executor.run(message)
+                session.answer(list(replies), self._ports.clock.monotonic())
+            case Ended():
+                pass
+
+    def _acknowledged(self, alert_id: str) -> None:
+        try:
+            with self._tree.transaction() as changing:
+                alert = alerts.take(changing, alert_id)
+                if alert is not None:
+                    self._registry.acknowledged(changing, alert)
+        except Refusal as error:
+            # It stays queued and is sent again: at least once, as promised.
+            log.warning("alert %s stays queued: %s", alert_id, error, extra={"event": "dm.storage"})
+
+    def post(self, session: Session) -> None:
+        """One exchange over HTTPS, if the session has something to send."""
+        output = session.take_output()
+        if output is None:
+            return
+        headers = {"Content-Type": output.content_type, "Accept": output.content_type, HMAC_HEADER: output.mac}
+        try:
+            got = self._ports.https.request("POST", output.url, body=output.body, headers=headers)
+        except HttpsError as error:
+            session.receive_failure(str(error), self._ports.clock.monotonic())
+            return
+        answer = Answer(got.status, got.headers.get("content-type", ""), got.body, got.headers.get(HMAC_HEADER))
+        session.receive(answer, self._ports.clock.monotonic())
+
+    def now(self) -> float:
+        return self._ports.clock.monotonic()
+
+
+class _Drive:
+    """The loop of one session."""
+
+    def __init__(
+        self,
+        service: DmService,
+        account: Account,
+        session: Session,
+        executor: Executor,
+        stop: threading.Event,
+        beat: Callable[[], None],
+    ) -> None:
+        self._service = service
+        self._account = account
+        self._session = session
+        self._executor = executor
+        self._stop = stop
+        self._beat = beat
+
+    def run(self) -> Ended | None:
+        """How it ended; `None` when the daemon stops meanwhile."""
+        session = self._session
+        session.start(self._service.now())
+        while not self._stop.is_set():
+            self._beat()
+            try:
+                ended = self._events()
+            except OSError as error:
+                return Ended(ok=False, result=f"storage failed: {error}")
+            if ended is not None:
+                return ended
+            self._service.post(session)
+        return None
+
+    def _events(self) -> Ended | None:
+        while (event := self._session.next_event()) is not None:
+            if isinstance(event, Ended):
+                return event
+            self._service.handle(self._account, self._session, self._executor, event)
+        return None
+
+
+def _new_id() -> str:
+    return str(uuid.uuid4())

@@ -1,0 +1,224 @@
+"""The worker that carries out package jobs: download, verify, hand over or install, and report.
+
+FUMO and SCOMO record jobs in the tree (`agent.mo.fumo`, `agent.mo.scomo`); this worker finds them there, also after a
+restart, and takes each step so that it can be repeated: whatever was done before a power cut is found done. DM
+sessions go on in their own thread meanwhile.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+
+from agent.dm import alerts
+from agent.dm.checking import Rejected, verified
+from agent.dm.codes import Refusal
+from agent.dm.ports import DmConfig, DmPorts
+from agent.dm.software_jobs import SoftwareJobs
+from agent.dm.store import ManagementTree
+from agent.download import DownloadError, DownloadStopped, Progress
+from agent.handover import HandOver, InstallRequest, InstallResult, UpdateStatus
+from agent.mo import fumo
+from agent.mo.fumo import Event, Fumo, Job, State
+from updateagent.manifest import Kind
+
+log = logging.getLogger("agent.update")
+
+LOOK_EVERY_S = 1.0  # for results of the Update Agent, and as a safety net for a missed wake-up
+REBOOT_AGAIN_S = 600.0  # a reboot that was asked for and did not come is asked for again
+LOST_S = 900.0  # no package, no result, an idle Update Agent for so long: nothing will come any more
+RESULT_LOST = 409
+RESULT_STORAGE = 410  # "update failed"
+FIRMWARE_FILE = "firmware.swu"
+
+
+class PackageWorker:
+    """`on_alert` is called after an alert was queued, `on_reboot` when the Update Agent has work; any thread."""
+
+    name = "dm-packages"
+    budget_s = 600.0  # verification hashes a whole package without a pause
+
+    def __init__(
+        self,
+        config: DmConfig,
+        ports: DmPorts,
+        tree: ManagementTree,
+        firmware: Fumo,
+        *,
+        on_alert: Callable[[], None],
+        on_reboot: Callable[[], None],
+    ) -> None:
+        self._config = config
+        self._ports = ports
+        self._tree = tree
+        self._firmware = firmware
+        self._on_alert = on_alert
+        self._on_reboot = on_reboot
+        self._handover = HandOver(ports.disk, config.update_dir)
+        self._package = self._handover.download_dir / FIRMWARE_FILE
+        self._software = SoftwareJobs(ports, tree, self._handover.download_dir, on_alert)
+        self._wake = threading.Event()
+        self._reboot_asked: float | None = None
+        self._lost_since: float | None = None
+        self._shown: UpdateStatus | None = None
+        tree.on_commit(self._wake.set)
+
+    def run(self, stop: threading.Event, beat: Callable[[], None]) -> None:
+        self._handover.prepare()
+        self._software.refresh()
+        while not stop.is_set():
+            beat()
+            self._wake.clear()
+            self.step(stop, beat)
+            if not stop.is_set():
+                self._wake.wait(LOOK_EVERY_S)
+
+    def step(self, stop: threading.Event, beat: Callable[[], None]) -> None:
+        """Everything that can be done now. Trouble of the storage is logged, and the step tried again later."""
+        try:
+            self._show()
+            self._take_result()
+            job = fumo.load(self._tree.view())
+            if job.active and job.state in {State.DOWNLOADING, State.DOWNLOADED}:
+                self._firmware_job(job, stop, beat)
+            elif job.active and job.state == State.UPDATING:
+                self._await_update(job)
+            else:
+                self._software.step(stop, beat)
+        except (OSError, Refusal) as error:
+            log.error("package job: %s", error, extra={"event": "update.storage"})  # noqa: TRY400
+            stop.wait(LOOK_EVERY_S)
+
+    def _show(self) -> None:
+        status = self._handover.status()
+        if status != self._shown:
+            self._shown = status
+            self._ports.board.publish(slots=status.slots, update_state=status.state)
+
+    # -- firmware ---------------------------------------------------------------------------------------------
+
+    def _firmware_job(self, job: Job, stop: threading.Event, beat: Callable[[], None]) -> None:
+        if job.state == State.DOWNLOADING:
+            found = self._fetch(job, stop, beat)
+            if found is None:
+                return
+            job = found
+        beat()
+        if self._handed_over_before(job):
+            self._mark_handed_over(job)
+            return
+        package = self._package if self._ports.disk.exists(self._package) else self._handover.package
+        try:
+            manifest = verified(self._ports.verify_package, package, Kind.FIRMWARE)
+        except Rejected as error:
+            log.warning("firmware package refused: %s", error, extra={"event": "update.refused"})
+            self._finish(job, Event.REJECTED, error.fumo)
+            self._ports.fetcher.discard(self._package)
+            return
+        log.info("firmware %s verified", manifest.version, extra={"event": "update.verified"})
+        if job.operation == fumo.DOWNLOAD:
+            self._finish(job, Event.VERIFIED, fumo.OK_RESULT)
+        else:
+            self._hand_over(job)
+
+    def _fetch(self, job: Job, stop: threading.Event, beat: Callable[[], None]) -> Job | None:
+        """The job with its package complete; `None` when it is over, or has to wait for the next start."""
+
+        def progress(now: Progress) -> None:
+            self._firmware.progress = (now.bytes_fetched, now.resumes)
+
+        try:
+            done = self._ports.fetcher.fetch(job.url, self._package, progress=progress, stop=stop, beat=beat)
+        except DownloadStopped:
+            return None
+        except DownloadError as error:
+            log.warning("firmware download failed: %s", error, extra={"event": "update.download"})
+            self._finish(job, Event.FETCH_FAILED, error.code_fumo)
+            self._ports.fetcher.discard(self._package)
+            return None
+        finally:
+            self._firmware.progress = None
+        job = job.after(Event.FETCHED, bytes_fetched=done.bytes_fetched, resumes=done.resumes)
+        self._save(job)
+        return job
+
+    def _handed_over_before(self, job: Job) -> bool:
+        result = self._handover.result()
+        return self._handover.requested() == job.id or (result is not None and result.id == job.id)
+
+    def _hand_over(self, job: Job) -> None:
+        request = InstallRequest(job.id, job.correlator, int(self._ports.clock.wall()))
+        try:
+            self._handover.submit(self._package, request)
+        except FileNotFoundError:
+            self._finish(job, Event.FETCH_FAILED, RESULT_STORAGE)
+            return
+        self._mark_handed_over(job)
+        self._ports.fetcher.discard(self._package)
+
+    def _mark_handed_over(self, job: Job) -> None:
+        self._save(job.after(Event.HANDED_OVER, boot=self._config.boot_id))
+        log.info("firmware package handed over", extra={"event": "update.handed_over"})
+        self._await_update(fumo.load(self._tree.view()))
+
+    def _await_update(self, job: Job) -> None:
+        """Before the reboot: ask for it. After: wait for the result, but not for ever."""
+        now = self._ports.clock.monotonic()
+        if job.boot == self._config.boot_id:
+            if self._reboot_asked is None or now - self._reboot_asked >= REBOOT_AGAIN_S:
+                self._reboot_asked = now
+                self._on_reboot()
+            return
+        idle = self._handover.status().state == "idle" and not self._handover.requested()
+        if not idle or self._handover.result() is not None:
+            self._lost_since = None
+        elif self._lost_since is None:
+            self._lost_since = now
+        elif now - self._lost_since >= LOST_S:
+            log.error("the update left no result", extra={"event": "update.lost"})
+            self._finish(job, Event.UPDATE_FAILED, RESULT_LOST)
+
+    def _take_result(self) -> None:
+        result = self._handover.result()
+        if result is None:
+            return
+        looking = self._tree.view()
+        job = fumo.load(looking)
+        if result.id == job.reported:
+            self._handover.forget_result(result.id)
+            return
+        if any(alert.id == f"fumo-{result.id}" for alert in alerts.pending(looking)):
+            return
+        log.info("update ended: %s, %d", result.name, result.fumo, extra={"event": "update.result"})
+        with self._tree.transaction() as changing:
+            job = _updating(fumo.load(changing), result, self._config.boot_id)
+            event = Event.UPDATED if fumo.OK_RESULT <= result.fumo < 300 else Event.UPDATE_FAILED
+            fumo.finish(changing, job, event, result.fumo)
+        self._on_alert()
+
+    def _save(self, job: Job) -> None:
+        with self._tree.transaction() as changing:
+            fumo.save(changing, job)
+
+    def _finish(self, job: Job, event: Event, result: int) -> None:
+        with self._tree.transaction() as changing:
+            fumo.finish(changing, job, event, result)
+        self._on_alert()
+
+
+def _updating(job: Job, result: InstallResult, boot: str) -> Job:
+    """The job that `result` ends. An update that was started by hand, or whose job was lost, becomes one."""
+    if job.id == result.id and job.state == State.UPDATING:
+        return job
+    if job.id == result.id and job.state == State.DOWNLOADED:
+        return job.after(Event.HANDED_OVER, boot=boot)
+    return replace(
+        Job(reported=job.reported),
+        state=int(State.UPDATING),
+        active=True,
+        id=result.id,
+        operation=fumo.BOTH,
+        correlator=result.correlator,
+    )
