@@ -1,0 +1,264 @@
+"""`dcu-pack`, and what Debian's swupdate, openssl and cpio say of its packages."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from updateagent import pack
+from updateagent.errors import COMPATIBLE, DOWNGRADE, REQUEST, SIGNATURE_MISSING
+from updateagent.signing import Identity
+
+ROOTFS = bytes(range(256)) * 100
+EPOCH = 1_790_000_000
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two sets of keys that `dcu-pack keygen` made."""
+    folder = tmp_path_factory.mktemp("keys")
+    for name in ("own", "other"):
+        assert run("keygen", "--out", folder / name, "--algorithm", "rsa-2048").exit_code == 0
+    return folder
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(pack.cli, [str(argument) for argument in arguments])
+
+
+def exit_status(*arguments: object) -> int:
+    """The exit status of the program as installed, whose errors have numbers."""
+    with pytest.raises(SystemExit) as caught:
+        pack.main([str(argument) for argument in arguments])
+        raise SystemExit(0)
+    assert isinstance(caught.value.code, int)
+    return caught.value.code
+
+
+class Bench:
+    """A folder with inputs, and the options that every build needs."""
+
+    def __init__(self, folder: Path, keys: Path) -> None:
+        self.folder, self.keys = folder, keys
+        (folder / "rootfs.img").write_bytes(ROOTFS)
+        (folder / "list.csv").write_text("1.0.1.8.0.255\n")
+        for name in ("rootfs.img", "list.csv"):
+            os.utime(folder / name, (EPOCH, EPOCH))
+
+    def build(self, out: str = "fw.swu", *more: object, sign: bool = True, version: str = "2") -> Path:
+        own = self.keys / "own"
+        signing = ("--key", own / "signer.key", "--cert", own / "signer.crt") if sign else ()
+        said = ("--version", version, "--security-version", "2", "--compatible", "dcu-a1")
+        if "--software" not in more:
+            more = ("--image", f"rootfs={self.folder / 'rootfs.img'}", *more)
+        done = run("build", *signing, *said, *more, "-o", self.folder / out)
+        assert done.exit_code == 0, done.output
+        return self.folder / out
+
+    def verify(self, package: Path, *more: object, roots: str = "own") -> int:
+        return exit_status(
+            "verify", package, "--roots", self.keys / roots / "root.crt", "--compatible", "dcu-a1", *more
+        )
+
+
+@pytest.fixture
+def bench(tmp_path: Path, keys: Path) -> Bench:
+    return Bench(tmp_path, keys)
+
+
+def test_keys_are_readable_by_their_owner_alone_and_never_overwritten(keys: Path) -> None:
+    for name in ("root.key", "signer.key"):
+        assert stat.S_IMODE((keys / "own" / name).stat().st_mode) == 0o600
+    before = (keys / "own" / "root.key").read_bytes()
+    assert exit_status("keygen", "--out", keys / "own") == REQUEST.number
+    assert (keys / "own" / "root.key").read_bytes() == before
+
+
+@pytest.mark.parametrize("algorithm", ["p-256", "p-384", "rsa-3072"])
+def test_keys_of_each_algorithm_sign_packages_that_are_taken(bench: Bench, algorithm: str) -> None:
+    made = bench.folder / "made"
+    assert run("keygen", "--out", made, "--algorithm", algorithm).exit_code == 0
+    package = bench.build(sign=False)
+    assert run("sign", package, "--key", made / "signer.key", "--cert", made / "signer.crt").exit_code == 0
+    assert exit_status("verify", package, "--roots", made / "root.crt", "--compatible", "dcu-a1") == 0
+
+
+def test_a_firmware_package_is_built_and_verified(bench: Bench) -> None:
+    package = bench.build()
+    assert bench.verify(package) == 0
+    assert bench.verify(package, "--security-version", "3") == DOWNGRADE.number
+    assert bench.verify(package, roots="other") != 0
+
+
+def test_a_software_package_is_built_and_verified(bench: Bench) -> None:
+    package = bench.build("sw.swu", "--software", "lists", "--image", f"file:etc/list.csv={bench.folder / 'list.csv'}")
+    assert bench.verify(package) == 0
+    said = inspect(package)
+    assert (said["kind"], said["id"], said["images"][0]["name"]) == ("software", "lists", "etc/list.csv")
+
+
+def test_hardware_that_is_not_named_is_refused_by_its_number(bench: Bench) -> None:
+    package = bench.build()
+    roots = bench.keys / "own" / "root.crt"
+    assert exit_status("verify", package, "--roots", roots, "--compatible", "x") == COMPATIBLE.number
+
+
+def inspect(package: Path) -> dict[str, Any]:
+    found = json.loads(run("inspect", package, "--json").output)
+    assert isinstance(found, dict)
+    return found
+
+
+def test_building_twice_gives_the_same_bytes(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SOURCE_DATE_EPOCH", raising=False)
+    for options in ((), ("--compress", "zlib"), ("--compress", "xz")):
+        first, second = (bench.build(name, *options).read_bytes() for name in ("a.swu", "b.swu"))
+        assert first == second
+
+
+def test_the_time_of_signing_is_the_one_asked_for_or_that_of_the_newest_image(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certificate = Identity.load(bench.keys / "own" / "signer.crt").signer
+    late = certificate.not_before + 5000
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", str(late))
+    assert inspect(bench.build())["signed_at"] == late
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "0")
+    assert inspect(bench.build())["signed_at"] == certificate.not_before
+    monkeypatch.delenv("SOURCE_DATE_EPOCH")
+    os.utime(bench.folder / "rootfs.img", (late + 1, late + 1))
+    assert inspect(bench.build())["signed_at"] == late + 1
+
+
+def test_inspect_shows_what_a_package_says(bench: Bench) -> None:
+    package = bench.build("fw.swu", "--description", "for the field", "--requires-version", "1")
+    out = run("inspect", package).output
+    for wanted in ("firmware", "for the field", "dcu-a1", "image rootfs: 25600 bytes, raw 25600"):
+        assert wanted in out
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--image", "rootfs"),
+        ("--image", "rootfs="),
+        ("--image", "=x"),
+        ("--image", "rootfs=/nonexistent"),
+        ("--image", "Root=/dev/null"),
+        ("--image", "file:../x=/dev/null"),
+    ],
+)
+def test_an_image_that_cannot_be_packed_is_a_usage_error(bench: Bench, options: tuple[str, str]) -> None:
+    said = ("--version", "1", "--security-version", "1", "--compatible", "x")
+    assert exit_status("build", *said, *options, "-o", bench.folder / "out") == 2
+    assert not (bench.folder / "out").exists()
+
+
+def test_an_empty_image_is_refused(bench: Bench) -> None:
+    (bench.folder / "empty").touch()
+    said = ("--version", "1", "--security-version", "1", "--compatible", "x")
+    status = exit_status("build", *said, "--image", f"rootfs={bench.folder / 'empty'}", "-o", bench.folder / "out")
+    assert status == REQUEST.number
+    assert sorted(path.name for path in bench.folder.iterdir()) == ["empty", "list.csv", "rootfs.img"]
+
+
+def test_firmware_needs_a_security_version(bench: Bench) -> None:
+    image = f"rootfs={bench.folder / 'rootfs.img'}"
+    assert exit_status("build", "--version", "1", "--compatible", "x", "--image", image, "-o", bench.folder / "o") == 2
+
+
+def test_a_key_that_does_not_belong_to_the_certificate_is_refused(bench: Bench) -> None:
+    package = bench.build(sign=False)
+    own, other = bench.keys / "own", bench.keys / "other"
+    assert exit_status("sign", package, "--key", own / "signer.key", "--cert", other / "signer.crt") == REQUEST.number
+    assert bench.verify(package) == SIGNATURE_MISSING.number
+
+
+def test_an_unsigned_package_is_signed_later(bench: Bench) -> None:
+    package = bench.build(sign=False)
+    assert bench.verify(package) == SIGNATURE_MISSING.number
+    own = bench.keys / "own"
+    assert run("sign", package, "--key", own / "signer.key", "--cert", own / "signer.crt").exit_code == 0
+    assert bench.verify(package) == 0
+
+
+def test_a_signature_is_replaced(bench: Bench) -> None:
+    package, other = bench.build(), bench.keys / "other"
+    done = run("sign", package, "--key", other / "signer.key", "--cert", other / "signer.crt", "-o", package)
+    assert done.exit_code == 0, done.output
+    assert bench.verify(package) != 0
+    assert bench.verify(package, roots="other") == 0
+
+
+@pytest.mark.process
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs the openssl program")
+def test_an_offline_signature_is_brought_back(bench: Bench) -> None:
+    package, own = bench.build(sign=False), bench.keys / "own"
+    when = str(Identity.load(own / "signer.crt").signer.not_before + 60)
+    to_sign, answer = bench.folder / "to-sign", bench.folder / "answer"
+    common = ("sign", package, "--cert", own / "signer.crt", "--signed-at", when)
+    assert run(*common, "--to-sign", to_sign).exit_code == 0
+    subprocess.run(["openssl", "dgst", "-sha256", "-sign", own / "signer.key", "-out", answer, to_sign], check=True)
+    assert run(*common, "--signature", answer).exit_code == 0
+    assert bench.verify(package) == 0
+
+
+@pytest.mark.process
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs the openssl program")
+def test_a_signature_by_openssl_is_taken(bench: Bench) -> None:
+    package, own = bench.build(sign=False), bench.keys / "own"
+    done = run("inspect", package, "--extract", "sw-description")
+    (bench.folder / "sw-description").write_bytes(done.stdout_bytes)
+    command = ["openssl", "cms", "-sign", "-binary", "-nosmimecap", "-md", "sha256", "-outform", "DER"]
+    command += ["-in", "sw-description", "-out", "sig", "-signer", str(own / "signer.crt")]
+    subprocess.run([*command, "-inkey", str(own / "signer.key")], cwd=bench.folder, check=True)
+    assert run("sign", package, "--cms", bench.folder / "sig").exit_code == 0
+    assert bench.verify(package) == 0
+
+
+@pytest.mark.process
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs the openssl program")
+def test_openssl_accepts_the_signature_of_a_package_without_special_options(bench: Bench) -> None:
+    package = bench.build()
+    for name in ("sw-description", "sw-description.sig"):
+        (bench.folder / name).write_bytes(run("inspect", package, "--extract", name).stdout_bytes)
+    command = ["openssl", "cms", "-verify", "-binary", "-inform", "DER", "-in", "sw-description.sig", "-content"]
+    command += ["sw-description", "-CAfile", str(bench.keys / "own" / "root.crt"), "-out", "/dev/null"]
+    subprocess.run(command, cwd=bench.folder, check=True, capture_output=True)
+
+
+def swupdate(package: Path, roots: Path) -> str:
+    """The last line that `swupdate -c` prints. Its sockets are in TMPDIR, which must not be shared."""
+    command = ["swupdate", "-v", "-c", "-i", str(package), "-k", str(roots), "-H", "board:dcu-a1"]
+    environment = {**os.environ, "TMPDIR": str(package.parent)}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, env=environment)
+    return done.stdout + done.stderr
+
+
+@pytest.mark.process
+@pytest.mark.skipif(shutil.which("swupdate") is None, reason="needs swupdate (Debian package swupdate)")
+@pytest.mark.parametrize("more", [(), ("--compress", "zlib"), ("--software", "lists")])
+def test_a_stock_swupdate_accepts_the_package_and_refuses_another_root(bench: Bench, more: tuple[str, ...]) -> None:
+    if "--software" in more:
+        more = (*more, "--image", f"file:etc/list.csv={bench.folder / 'list.csv'}")
+    package = bench.build("p.swu", *more)
+    assert "SWUpdate was successful" in swupdate(package, bench.keys / "own" / "root.crt")
+    assert "SWUpdate was successful" not in swupdate(package, bench.keys / "other" / "root.crt")
+
+
+def test_the_device_side_does_not_load_the_writer() -> None:
+    code = (
+        "import sys, updateagent.manifest, updateagent.delta, updateagent.certificate\n"
+        "bad = {'click', 'cryptography.x509', 'updateagent.assemble', 'updateagent.signing', 'updateagent.pack'}\n"
+        "sys.exit(len(bad & set(sys.modules)))\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
