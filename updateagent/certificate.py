@@ -2,7 +2,7 @@
 
 Why not `cryptography.x509`: loading it costs the device 7 MiB of memory that an update does not have to spend, and
 its path validation does not exist in the versions we must work with. Keys and signatures are checked by
-`cryptography`; only the frame around them is read here. See docs/decisions/0001-cms.md.
+`cryptography`; only the frame around them is read here. See docs/decisions/0003-cms.md.
 """
 
 from __future__ import annotations

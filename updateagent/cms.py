@@ -8,7 +8,7 @@
 The digest is SHA-256, SHA-384 or SHA-512. `openssl cms -sign -binary -nosmimecap -outform DER` makes this form too,
 so a signature can come from any tool that drives a hardware token. Everything else that CMS can say (other signers,
 counter-signatures, unsigned attributes, revocation lists, BER) is refused with `signature-profile`: fewer forms are
-fewer places to hide something. The reasons are in docs/decisions/0001-cms.md.
+fewer places to hide something. The reasons are in docs/decisions/0003-cms.md.
 """
 
 from __future__ import annotations
