@@ -24,8 +24,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
-from plc.errors import PlcLocalError
-from plc.events import DataConfirmed, DataFailed, DataReceived, NodeEvent
+from plc.dlmsotcp import DlmsOverTcpLink
+from plc.errors import PlcLocalError, PlcPortError
+from plc.events import DataConfirmed, DataFailed, DataReceived, NodeEvent, ProtocolBroken
 from plc.link import PlcLink
 from plc.port import BytePort, open_port
 from plc.transparent import TransparentLink
@@ -165,12 +166,15 @@ class Bridge:
                 if channel is not None:
                     channel.deliver(event)
                     continue
+            elif isinstance(event, ProtocolBroken):
+                raise PlcPortError(event.why)
             rest.append(event)
         return rest
 
 
 PROTOCOLS: dict[str, Callable[[], NodeLink]] = {
     "prime-usi": PlcLink,
+    "dlmsotcp": DlmsOverTcpLink,
     "hdlc": TransparentLink,
 }
 

@@ -102,6 +102,16 @@ class NetworkNoted:
     eui48: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class ProtocolBroken:
+    """What comes is not the protocol, and there is no step to find again: the connection is of no use any more.
+
+    `Bridge.poll` raises this as a `PlcPortError`.
+    """
+
+    why: str
+
+
 NodeEvent = (
     NodeJoined
     | NodeLeft
@@ -112,4 +122,5 @@ NodeEvent = (
     | DataFailed
     | ResyncNoted
     | NetworkNoted
+    | ProtocolBroken
 )

@@ -1,0 +1,169 @@
+"""DLMS over TCP as PRIME base nodes offer it (port 4059): the host's side, sans-IO.
+
+    version 0001 (2)   source (2)   destination (2)   length (2)   payload
+
+    data      up: source = node, destination = client LSAP      down: source = client LSAP, destination = node
+    control   up: source 0, destination 1                       down: source 1, destination 0
+
+    up    01 addr(2) caps(2) idLen id EUI-48     a node joined (or is in the list)
+          02 addr(2)                             a node left
+    down  03 enable notifications, and list      04 addr(2) close      05 addr(2) / 06 addr(2) auto-close on / off
+
+The layout is the COSEM wrapper's, the addresses are not: the meter's own SAP is not carried. TCP neither loses nor
+damages, so a header that makes no sense ends the connection (`ProtocolBroken`) instead of a search for the next one.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+
+from plc.cursor import Cursor
+from plc.errors import PlcDecodeError, PlcLocalError
+from plc.events import DataReceived, NodeEvent, NodeJoined, NodeLeft, NodesListed, ProtocolBroken, ResyncNoted
+from plc.prime import EUI48_BYTES
+
+VERSION = 1
+HEADER_BYTES = 8
+PAYLOAD_BYTES_MAX = 0xFFFF
+WRITE_BYTES_MAX = 1 << 20  # between two `take_output`: hundreds of requests
+LIST_SETTLE_S = 2.0  # the list has no end mark: after this long without a new node it is taken as complete
+BASE_NODE = 0
+HOST = 1
+
+
+class Control(enum.IntEnum):
+    """First octet of a control payload."""
+
+    NEW_DEVICE = 0x01
+    DEVICE_REMOVED = 0x02
+    ENABLE_AND_LIST = 0x03
+    DELETE_DEVICE = 0x04
+    AUTO_CLOSE_ON = 0x05
+    AUTO_CLOSE_OFF = 0x06
+
+
+def emit_message(source: int, destination: int, payload: bytes) -> bytes:
+    """One message. Raises `PlcLocalError` when a field does not fit."""
+    if not 0 <= source <= 0xFFFF or not 0 <= destination <= 0xFFFF:
+        raise PlcLocalError(f"address {source} or {destination} is not sixteen bits")
+    if len(payload) > PAYLOAD_BYTES_MAX:
+        raise PlcLocalError(f"payload of {len(payload)} bytes, at most {PAYLOAD_BYTES_MAX}")
+    return b"".join(n.to_bytes(2, "big") for n in (VERSION, source, destination, len(payload))) + payload
+
+
+class DlmsOverTcpLink:
+    """One base node over TCP. Nothing is confirmed at this level, so there are no `DataConfirmed` events."""
+
+    carries = "apdu"
+    shared_bus = False
+
+    def __init__(self, *, list_settle_s: float = LIST_SETTLE_S) -> None:
+        self._list_settle_s = list_settle_s
+        self._buffer = bytearray()
+        self._output = bytearray()
+        self._events: deque[NodeEvent] = deque()
+        self._nodes: dict[int, bytes] = {}
+        self._last_ticket = 0
+        self._settle_deadline: float | None = None
+        self._broken = False
+
+    def start(self, now: float) -> None:
+        """Ask for the list of nodes and for news of them."""
+        self._output += emit_message(HOST, BASE_NODE, bytes((Control.ENABLE_AND_LIST,)))
+        self._settle_deadline = now + self._list_settle_s
+
+    def send(self, address: int, lsdu: bytes, dst_lsap: int, src_lsap: int, now: float) -> int:
+        """One APDU for a node. Raises `PlcLocalError` when it is too long or nobody takes the output."""
+        del dst_lsap, now
+        if not lsdu or len(self._output) + len(lsdu) > WRITE_BYTES_MAX:
+            raise PlcLocalError(f"{len(lsdu)} bytes: none, or too many for the connection at once")
+        self._output += emit_message(src_lsap, address, lsdu)
+        self._last_ticket += 1
+        return self._last_ticket
+
+    def release(self, address: int, now: float) -> None:
+        """Ask the base node to close a node's connection."""
+        del now
+        payload = bytes((Control.DELETE_DEVICE,)) + address.to_bytes(2, "big")
+        self._output += emit_message(HOST, BASE_NODE, payload)
+
+    def receive(self, data: bytes, now: float) -> None:
+        """Bytes from the connection, split anyhow. Never raises for what the base node sent."""
+        if self._broken:
+            return
+        self._buffer += data
+        while (message := self._next_message()) is not None:
+            source, destination, payload = message
+            if source == BASE_NODE:
+                try:
+                    self._on_control(payload, now)
+                except PlcDecodeError as error:
+                    self._events.append(ResyncNoted(len(payload), str(error)))
+            elif payload:
+                self._events.append(DataReceived(source, destination, 0, payload))
+
+    def take_output(self) -> bytes:
+        """All bytes for the connection since the last call."""
+        output = bytes(self._output)
+        self._output.clear()
+        return output
+
+    def next_event(self) -> NodeEvent | None:
+        """What happened, oldest first."""
+        return self._events.popleft() if self._events else None
+
+    def next_deadline(self) -> float | None:
+        """When `on_deadline` is due."""
+        return self._settle_deadline
+
+    def on_deadline(self, now: float) -> None:
+        """The list is complete."""
+        if self._settle_deadline is not None and self._settle_deadline <= now:
+            self._settle_deadline = None
+            self._events.append(NodesListed(len(self._nodes)))
+
+    def _next_message(self) -> tuple[int, int, bytes] | None:
+        buffer = self._buffer
+        version = bytes(buffer[:2])
+        if version != VERSION.to_bytes(2, "big")[: len(version)]:
+            self._broken = True
+            self._events.append(ProtocolBroken(f"a message begins with {version.hex()} instead of 0001"))
+            return None
+        if len(buffer) < HEADER_BYTES:
+            return None
+        source, destination, length = (int.from_bytes(buffer[at : at + 2], "big") for at in (2, 4, 6))
+        end = HEADER_BYTES + length
+        if len(buffer) < end:
+            return None
+        payload = bytes(buffer[HEADER_BYTES:end])
+        del buffer[:end]
+        return source, destination, payload
+
+    def _on_control(self, payload: bytes, now: float) -> None:
+        cursor = Cursor("control message", payload)
+        command = cursor.u8("command")
+        if command == Control.NEW_DEVICE:
+            address, _capabilities = cursor.u16("address"), cursor.u16("capabilities")
+            dlms_id = cursor.take(cursor.u8("id length"), "DLMS id")
+            eui48 = cursor.take(EUI48_BYTES, "EUI-48")
+            cursor.check_end()
+            self._join(address, eui48, dlms_id)
+            if self._settle_deadline is not None:
+                self._settle_deadline = now + self._list_settle_s
+        elif command == Control.DEVICE_REMOVED:
+            address = cursor.u16("address")
+            cursor.check_end()
+            self._leave(address)
+
+    def _join(self, address: int, eui48: bytes, dlms_id: bytes) -> None:
+        for other, known in list(self._nodes.items()):
+            if (other == address) != (known == eui48):
+                self._leave(other)
+        self._nodes[address] = eui48
+        self._events.append(NodeJoined(address, eui48, dlms_id, self._settle_deadline is not None))
+
+    def _leave(self, address: int) -> None:
+        eui48 = self._nodes.pop(address, None)
+        if eui48 is not None:
+            self._events.append(NodeLeft(address, eui48))

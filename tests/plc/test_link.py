@@ -1,0 +1,278 @@
+"""The host's side of a base node: who is there, what is in flight, and what happens when nothing comes back."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from plc.errors import PlcLocalError
+from plc.events import (
+    BaseNodeSilent,
+    DataConfirmed,
+    DataFailed,
+    DataReceived,
+    FailReason,
+    NetworkNoted,
+    NodeEvent,
+    NodeJoined,
+    NodeLeft,
+    NodesListed,
+    ResyncNoted,
+)
+from plc.link import CONFIRM_TIMEOUT_S, IN_FLIGHT_MAX, LIST_RETRY_S, LIST_TIMEOUT_S, RELIST_S, WAITING_MAX, PlcLink
+from plc.lists import ListPib, ListQuery, ListResponse, Node432
+from plc.prime import (
+    Command,
+    DataConfirm,
+    DataIndication,
+    DataRequest,
+    JoinIndication,
+    LeaveIndication,
+    NetworkEvent,
+    PrimePayload,
+    ReleaseRequest,
+    Whitelist,
+    parse_payload,
+)
+from plc.usi import ProtocolId, UsiDecoder, UsiFrame
+from tests.sim.pipes import all_splits, random_splits
+
+
+def eui(number: int) -> bytes:
+    return number.to_bytes(6, "big")
+
+
+def wire(payload: PrimePayload) -> bytes:
+    return UsiFrame(ProtocolId.PRIME_API, payload.emit(), payload.command).emit()
+
+
+def list_wire(*nodes: tuple[int, int], first: int = 0) -> bytes:
+    """A list answer with (address, EUI number) pairs, iterators ascending from `first`."""
+    records = tuple(
+        (first + index, Node432(address, b"id", eui(number)).emit()) for index, (address, number) in enumerate(nodes)
+    )
+    response = ListResponse(ListPib.NODES_432, Node432.SIZE if records else 0, records)
+    return UsiFrame(ProtocolId.MNGP_GETRSP_ENHANCED, response.emit()).emit()
+
+
+def sent(link: PlcLink) -> list[PrimePayload | ListQuery]:
+    decoder = UsiDecoder()
+    decoder.feed(link.take_output())
+    found: list[PrimePayload | ListQuery] = []
+    while (frame := decoder.next()) is not None:
+        assert isinstance(frame, UsiFrame)
+        if frame.command is None:
+            found.append(ListQuery.parse(frame.data))
+        else:
+            payload = parse_payload(frame.command, frame.data)
+            assert payload is not None
+            found.append(payload)
+    return found
+
+
+def events(link: PlcLink) -> list[NodeEvent]:
+    found: list[NodeEvent] = []
+    while (event := link.next_event()) is not None:
+        found.append(event)
+    return found
+
+
+def test_nodes_that_joined_before_the_host_started_are_found_by_the_list() -> None:
+    link = PlcLink()
+    link.start(0.0)
+    assert sent(link) == [ListQuery(ListPib.NODES_432, 32, 0)]
+    link.receive(list_wire((5, 1), (6, 2)), 0.1)
+    assert events(link) == [NodeJoined(5, eui(1), b"id", from_list=True), NodeJoined(6, eui(2), b"id", from_list=True)]
+    assert sent(link) == [ListQuery(ListPib.NODES_432, 32, 2)]
+    link.receive(list_wire(), 0.2)
+    assert events(link) == [NodesListed(2)]
+    assert link.nodes == {5: eui(1), 6: eui(2)}
+
+
+def test_a_silent_base_node_is_asked_again_after_a_pause_and_for_ever() -> None:
+    link = PlcLink()
+    link.start(0.0)
+    now = 0.0
+    for attempt in range(1, 4):
+        assert len(sent(link)) == 1
+        now += LIST_TIMEOUT_S
+        assert link.next_deadline() == now
+        link.on_deadline(now)
+        assert events(link) == [BaseNodeSilent(attempt)]
+        assert sent(link) == []
+        now += LIST_RETRY_S
+        assert link.next_deadline() == now
+        link.on_deadline(now)
+
+
+def test_the_list_is_read_again_and_nodes_that_are_gone_are_reported_as_left() -> None:
+    link = PlcLink()
+    link.start(0.0)
+    link.receive(list_wire((5, 1), (6, 2)) + list_wire(), 0.0)
+    events(link), sent(link)
+    assert link.next_deadline() == RELIST_S
+    link.on_deadline(RELIST_S)
+    assert sent(link) == [ListQuery(ListPib.NODES_432, 32, 0)]
+    link.receive(list_wire((6, 2)) + list_wire(), RELIST_S)
+    assert events(link) == [NodeLeft(5, eui(1)), NodesListed(1)]
+
+
+def test_a_node_that_joins_while_the_list_is_read_is_not_reported_as_left() -> None:
+    link = PlcLink()
+    link.start(0.0)
+    link.receive(wire(JoinIndication(b"new", 9, eui(9))) + list_wire((5, 1)) + list_wire(), 0.0)
+    assert events(link) == [NodeJoined(9, eui(9), b"new"), NodeJoined(5, eui(1), b"id", from_list=True), NodesListed(2)]
+
+
+def test_a_list_whose_iterators_do_not_ascend_is_dropped_and_the_timeout_asks_again() -> None:
+    link = PlcLink()
+    link.start(0.0)
+    link.receive(list_wire((5, 1)), 0.0)
+    link.receive(list_wire((6, 2), first=0), 0.0)
+    assert isinstance(events(link)[-1], ResyncNoted)
+    link.on_deadline(LIST_TIMEOUT_S)
+    assert events(link) == [BaseNodeSilent(1)]
+
+
+def test_join_and_leave_indications_are_reported() -> None:
+    link = PlcLink()
+    link.receive(wire(JoinIndication(b"DCU1", 5, eui(1))), 0.0)
+    link.receive(wire(LeaveIndication(5)), 0.0)
+    link.receive(wire(LeaveIndication(5)), 0.0)
+    assert events(link) == [NodeJoined(5, eui(1), b"DCU1"), NodeLeft(5, eui(1))]
+
+
+def test_a_node_with_a_new_address_leaves_its_old_one() -> None:
+    link = PlcLink()
+    link.receive(wire(JoinIndication(b"A", 5, eui(1))), 0.0)
+    link.receive(wire(JoinIndication(b"A", 6, eui(1))), 0.0)
+    link.receive(wire(JoinIndication(b"B", 6, eui(2))), 0.0)
+    joined = [NodeJoined(5, eui(1), b"A"), NodeLeft(5, eui(1)), NodeJoined(6, eui(1), b"A"), NodeLeft(6, eui(1))]
+    assert events(link) == [*joined, NodeJoined(6, eui(2), b"B")]
+    assert link.nodes == {6: eui(2)}
+
+
+def test_broadcast_entries_of_the_list_are_not_nodes() -> None:
+    link = PlcLink()
+    link.start(0.0)
+    link.receive(list_wire((0xFFF, 1), (0xFFE, 2), (5, 3)) + list_wire(), 0.0)
+    assert events(link) == [NodeJoined(5, eui(3), b"id", from_list=True), NodesListed(1)]
+
+
+def test_at_most_five_requests_are_in_flight_and_the_next_goes_out_with_a_confirm() -> None:
+    link = PlcLink()
+    tickets = [link.send(5 + index, b"get", 1, 16, 0.0) for index in range(7)]
+    assert sent(link) == [DataRequest(1, 16, 5 + index, b"get") for index in range(IN_FLIGHT_MAX)]
+    link.receive(wire(DataConfirm(1, 16, 6, 0)), 1.0)
+    assert events(link) == [DataConfirmed(6, 1, 16, tickets[1])]
+    assert sent(link) == [DataRequest(1, 16, 10, b"get")]
+
+
+def test_requests_to_one_node_are_confirmed_in_order() -> None:
+    link = PlcLink()
+    first, second = link.send(5, b"a", 1, 16, 0.0), link.send(5, b"b", 1, 16, 0.0)
+    link.receive(wire(DataConfirm(1, 16, 5, 0)) * 3, 0.0)
+    assert events(link) == [DataConfirmed(5, 1, 16, first), DataConfirmed(5, 1, 16, second)]
+
+
+@pytest.mark.parametrize(
+    ("status", "reason"),
+    [
+        (0x02, FailReason.NODE_TIMEOUT),
+        (0xC0, FailReason.BAD_ADDRESS),
+        (0xC1, FailReason.BAD_HANDLER),
+        (0xC2, FailReason.BUSY),
+        (0x77, FailReason.OTHER_STATUS),
+    ],
+)
+def test_a_confirm_with_a_bad_status_fails_the_request(status: int, reason: FailReason) -> None:
+    link = PlcLink()
+    ticket = link.send(5, b"a", 1, 16, 0.0)
+    link.receive(wire(DataConfirm(1, 16, 5, status)), 0.0)
+    assert events(link) == [DataFailed(5, 1, 16, ticket, reason, status)]
+
+
+def test_a_request_without_a_confirm_fails_after_its_timeout_and_is_never_sent_again() -> None:
+    link = PlcLink()
+    tickets = [link.send(5, bytes((index,)), 1, 16, 0.0) for index in range(6)]
+    assert len(sent(link)) == IN_FLIGHT_MAX
+    assert link.next_deadline() == CONFIRM_TIMEOUT_S
+    link.on_deadline(CONFIRM_TIMEOUT_S)
+    failed = [DataFailed(5, 1, 16, ticket, FailReason.NO_CONFIRM) for ticket in tickets[:IN_FLIGHT_MAX]]
+    assert events(link) == failed
+    assert sent(link) == [DataRequest(1, 16, 5, b"\x05")]
+
+
+def test_what_waits_for_a_node_that_leaves_fails_at_once() -> None:
+    link = PlcLink()
+    link.receive(wire(JoinIndication(b"A", 9, eui(9))), 0.0)
+    events(link)
+    for _ in range(IN_FLIGHT_MAX):
+        link.send(5, b"a", 1, 16, 0.0)
+    waiting = link.send(9, b"b", 1, 16, 0.0)
+    link.receive(wire(LeaveIndication(9)), 0.0)
+    assert events(link) == [DataFailed(9, 1, 16, waiting, FailReason.NODE_LEFT), NodeLeft(9, eui(9))]
+
+
+def test_misuse_is_refused_and_changes_nothing() -> None:
+    link = PlcLink()
+    for arguments in ((0x1000, b"a", 1, 16), (5, bytes(1022), 1, 16), (5, b"a", 256, 16), (-1, b"a", 1, 16)):
+        with pytest.raises(PlcLocalError):
+            link.send(*arguments, 0.0)
+    assert link.take_output() == b""
+    for _ in range(WAITING_MAX + IN_FLIGHT_MAX):
+        link.send(5, b"a", 1, 16, 0.0)
+    with pytest.raises(PlcLocalError):
+        link.send(5, b"a", 1, 16, 0.0)
+
+
+def test_data_and_network_events_are_reported() -> None:
+    link = PlcLink()
+    link.receive(wire(DataIndication(16, 1, 0, 5, b"answer")) + wire(NetworkEvent(4, eui(1), 1, 2, 3, 4, 5, 6)), 0.0)
+    assert events(link) == [DataReceived(5, 16, 1, b"answer"), NetworkNoted(4, eui(1))]
+
+
+def test_release_and_whitelist_go_out() -> None:
+    link = PlcLink()
+    link.release(5, 0.0)
+    link.whitelist(Whitelist(Command.WHITELIST_ADD, eui(1)), 0.0)
+    assert sent(link) == [ReleaseRequest(5), Whitelist(Command.WHITELIST_ADD, eui(1))]
+
+
+def test_every_split_of_the_stream_gives_the_same_events() -> None:
+    stream = b"noise" + list_wire((5, 1), (6, 2)) + wire(JoinIndication(b"A", 7, eui(7)))[:-4]
+    stream += wire(DataIndication(16, 1, 0, 5, b"answer~}")) + wire(LeaveIndication(6)) + list_wire()
+
+    def run(pieces: list[bytes]) -> list[NodeEvent]:
+        link = PlcLink()
+        link.start(0.0)
+        for piece in pieces:
+            link.receive(piece, 1.0)
+        return events(link)
+
+    whole = run([stream])
+    assert NodeLeft(6, eui(2)) in whole
+    for pieces in [*all_splits(stream), *random_splits(stream, random.Random(1), 30)]:
+        assert run(pieces) == whole
+
+
+def test_damaged_streams_never_raise_and_the_picture_is_right_again_after_the_next_list() -> None:
+    pick = random.Random(9)
+    for round_number in range(200):
+        link = PlcLink()
+        link.start(0.0)
+        stream = bytearray(list_wire((5, 1), (6, 2)) + wire(JoinIndication(b"A", 7, eui(7))) + list_wire())
+        for _ in range(pick.randrange(1, 6)):
+            stream[pick.randrange(len(stream))] = pick.randrange(256)
+        link.receive(bytes(stream), 1.0)
+        now = 2.0
+        for _ in range(4):
+            deadline = link.next_deadline()
+            assert deadline is not None, round_number
+            now = max(now, deadline)
+            link.on_deadline(now)
+        link.list_nodes(now)
+        link.receive(b"\x7e" + list_wire((5, 1), (6, 2)), now)
+        link.receive(list_wire(), now)
+        assert link.nodes == {5: eui(1), 6: eui(2)}
