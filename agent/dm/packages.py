@@ -66,14 +66,18 @@ class PackageWorker:
         tree.on_commit(self._wake.set)
 
     def run(self, stop: threading.Event, beat: Callable[[], None]) -> None:
-        self._handover.prepare()
-        self._software.refresh()
+        self.prepare()
         while not stop.is_set():
             beat()
             self._wake.clear()
             self.step(stop, beat)
             if not stop.is_set():
                 self._wake.wait(LOOK_EVERY_S)
+
+    def prepare(self) -> None:
+        """Before the first step: the folders, and an inventory that is true."""
+        self._handover.prepare()
+        self._software.refresh()
 
     def step(self, stop: threading.Event, beat: Callable[[], None]) -> None:
         """Everything that can be done now. Trouble of the storage is logged, and the step tried again later."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from agent.dm.codes import Code
@@ -56,8 +57,11 @@ class Packer:
             elif self._size(reply) is not None:
                 self._queue.append(reply)
 
-    def take(self, hdr: SyncHdr, first: list[Outgoing]) -> list[Command]:
-        """The commands of the next message, numbered: `first`, then as many of the queue as fit."""
+    def take(self, hdr: SyncHdr, first: list[Outgoing]) -> tuple[Command, ...]:
+        """The commands of the next message, numbered: `first`, then as many of the queue as fit.
+
+        Raises `SyncmlValueError` when `first` cannot be encoded.
+        """
         commands: list[Command] = list(first)
         room = self._room(hdr, first)
         while self._queue:
@@ -74,11 +78,11 @@ class Packer:
             commands.append(self._queue.popleft())
             self._continuing = False
             room -= size
-        return [replace(command, cmd_id=str(number)) for number, command in enumerate(commands, start=1)]
+        return numbered(commands)
 
     def _room(self, hdr: SyncHdr, first: list[Outgoing]) -> int:
         limit = min(self.limits.message or self._own_max, self._own_max)
-        return limit - OVERHEAD_BYTES - len(encode(SyncML(hdr, tuple(first)), self._content_type))
+        return limit - OVERHEAD_BYTES - len(encode(SyncML(hdr, numbered(first)), self._content_type))
 
     def _size(self, reply: Outgoing) -> int | None:
         """Bytes that a command adds to a message; `None` when it cannot be encoded."""
@@ -143,6 +147,11 @@ class Packer:
                 return chunk
             want = want * 3 // 4  # room for the shell, and for characters that the encoding writes longer
         return None
+
+
+def numbered(commands: Sequence[Command]) -> tuple[Command, ...]:
+    """With CmdIDs from 1."""
+    return tuple(replace(command, cmd_id=str(number)) for number, command in enumerate(commands, start=1))
 
 
 def _cut(data: str | bytes, size: int) -> tuple[str | bytes, str | bytes]:

@@ -86,7 +86,7 @@ class DmService:
         )
         self._registry = Registry(objects, (firmware, software))
         self._tree = ManagementTree(self._registry.schema, ports.disk, folder, ports.clock.wall)
-        self._packages = PackageWorker(
+        self.packages = PackageWorker(
             config, ports, self._tree, firmware, on_alert=self._on_alert, on_reboot=self._on_reboot
         )
         self._wake = threading.Event()
@@ -108,7 +108,7 @@ class DmService:
     @property
     def workers(self) -> tuple[Worker, ...]:
         """This worker and the one that carries out package jobs (`dm-packages`)."""
-        return (self, self._packages)
+        return (self, self.packages)
 
     def on_notification(self, body: bytes) -> int:
         """A Package #0 arrived. Returns the HTTP status for the sender: 202, 403, 503."""

@@ -17,14 +17,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from agent.dm.alerts import GenericAlert
 from agent.dm.auth import AUTH_MAC, AuthError, hmac_header, verify_hmac
 from agent.dm.bootstrap import Account
 from agent.dm.codes import AlertCode, Code
 from agent.dm.machine import Input, SessionUsageError, State, possible, step
-from agent.dm.packing import Limits, Outgoing, Packer
+from agent.dm.packing import Limits, Outgoing, Packer, numbered
 from agent.syncml.codec import accepts, decode, encode
 from agent.syncml.errors import SyncmlError
 from agent.syncml.messages import (
@@ -374,7 +374,11 @@ class Session:
         first: list[Outgoing] = [self._header_status] if self._header_status is not None else []
         if not whole_allowed:
             first.append(Alert("", AlertCode.NEXT_MESSAGE))
-        commands = self._packer.take(self._header(), first)
+        try:
+            commands = self._packer.take(self._header(), first)
+        except SyncmlValueError as error:
+            self._fail(f"our message cannot be written: {error}")
+            return
         self._sent = [c for c in commands[len(first) :] if isinstance(c, Status | Results | Alert | Replace)]
         if not whole_allowed:
             self._sent.append(Alert("", AlertCode.NEXT_MESSAGE))
@@ -393,8 +397,7 @@ class Session:
             return
         first: list[Outgoing] = [self._header_status] if self._header_status is not None else []
         self._header_status = None
-        commands = tuple(_numbered(command, number) for number, command in enumerate([*first, *content], start=1))
-        message = SyncML(self._header(), commands, final)
+        message = SyncML(self._header(), numbered([*first, *content]), final)
         try:
             body = encode(message, self._settings.content_type)
         except SyncmlValueError as error:
@@ -443,7 +446,3 @@ def _is_alert(command: Command, code: int) -> bool:
 
 def _name(command: Command) -> str:
     return getattr(command, "name", type(command).__name__)
-
-
-def _numbered(command: Outgoing, number: int) -> Outgoing:
-    return replace(command, cmd_id=str(number))

@@ -1,0 +1,195 @@
+"""A device for tests: `DmService` over a disk in memory, with fakes behind every port."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from agent.device import DeviceInfo
+from agent.dm.ports import DeployedSoftware, DmConfig, DmPorts, Https, SoftwareResult
+from agent.dm.service import DmService
+from agent.download import Downloaded, Progress
+from agent.provisioning import Provisioning, TaskStatus
+from agent.status import MeterStatus, Status, StatusBoard
+from tests.agent.dm_server import DEVICE_ID, PROFILE, FakeDmServer
+from tests.agent.virtual import VirtualClock
+from tests.sim.faulty_disk import FaultyDisk
+from updateagent.disk import Storage
+from updateagent.manifest import Kind
+
+STATE = Path("/state")
+UPDATE = Path("/update")
+DEVICE = DeviceInfo(DEVICE_ID, man="Maker", mod="DCU-1", hw_version="hw1", fw_version="1", sw_version="1.0")
+
+
+@dataclass(frozen=True, slots=True)
+class FakeManifest:
+    kind: Kind = Kind.FIRMWARE
+    software_id: str = ""
+    version: str = "2"
+
+
+class FakeFetcher:
+    """`errors` are raised first, one a call; then `content` is stored."""
+
+    def __init__(self, disk: Storage) -> None:
+        self.disk = disk
+        self.content = b"package"
+        self.errors: list[Exception] = []
+        self.urls: list[str] = []
+        self.during: Callable[[], None] = lambda: None
+
+    def fetch(
+        self,
+        url: str,
+        into: Path,
+        *,
+        progress: Callable[[Progress], None],
+        stop: threading.Event,
+        beat: Callable[[], None],
+    ) -> Downloaded:
+        self.urls.append(url)
+        progress(Progress(3, 7, 3, 1))
+        beat()
+        self.during()
+        if self.errors:
+            raise self.errors.pop(0)
+        self.disk.write_durable(into, self.content)
+        return Downloaded(into, len(self.content), "", len(self.content), 2, "application/octet-stream", None)
+
+    def discard(self, into: Path) -> None:
+        self.disk.remove_durable(into)
+
+
+class FakeSoftware:
+    """An installer in memory."""
+
+    def __init__(self) -> None:
+        self.components: dict[str, DeployedSoftware] = {}
+        self.installs = "lists"
+        self.fail: int | None = None
+        self.calls: list[str] = []
+
+    def install(self, package: Path, *, activate: bool, beat: Callable[[], None]) -> SoftwareResult:
+        self.calls.append(f"install {package.name}")
+        if self.fail is not None:
+            return SoftwareResult(self.fail, message="told to fail")
+        self.components[self.installs] = DeployedSoftware(self.installs, "1", activate)
+        return SoftwareResult(1200, self.installs, "1")
+
+    def _set(self, software_id: str, *, active: bool) -> SoftwareResult:
+        known = self.components[software_id]
+        self.components[software_id] = DeployedSoftware(software_id, known.version, active)
+        return SoftwareResult(1200, software_id, known.version)
+
+    def activate(self, software_id: str, beat: Callable[[], None]) -> SoftwareResult:
+        return self._set(software_id, active=True)
+
+    def deactivate(self, software_id: str, beat: Callable[[], None]) -> SoftwareResult:
+        return self._set(software_id, active=False)
+
+    def remove(self, software_id: str, beat: Callable[[], None]) -> SoftwareResult:
+        del self.components[software_id]
+        return SoftwareResult(1200, software_id)
+
+    def deployed(self) -> Sequence[DeployedSoftware]:
+        return tuple(self.components.values())
+
+
+@dataclass
+class Device:
+    """Built anew by `restart`; everything durable is in `disk`."""
+
+    server: FakeDmServer
+    disk: FaultyDisk = field(default_factory=FaultyDisk)
+    clock: VirtualClock = field(default_factory=VirtualClock)
+    boot_id: str = "boot 1"
+    profile: bytes | Exception = PROFILE
+    content_type: str = "application/vnd.syncml.dm+wbxml"
+    meters: list[MeterStatus] = field(default_factory=list)
+    provisioned: list[Provisioning] = field(default_factory=list)
+    health: list[tuple[str, bool, str]] = field(default_factory=list)
+    reboots: int = 0
+    registrations: int = 0
+    manifest: FakeManifest | Exception = field(default_factory=FakeManifest)
+
+    def __post_init__(self) -> None:
+        self.board = StatusBoard(Status())
+        self.software = FakeSoftware()
+        self.stop = threading.Event()
+        self.restart()
+
+    def restart(self, *, boot_id: str | None = None, disk: FaultyDisk | None = None) -> None:
+        self.boot_id = boot_id or self.boot_id
+        self.disk = disk or self.disk
+        self.fetcher = FakeFetcher(self.disk)
+        https: Https = self.server
+        ports = DmPorts(
+            https=https,
+            disk=self.disk,
+            clock=self.clock,
+            board=self.board,
+            fetcher=self.fetcher,
+            software=self.software,
+            register=self._register,
+            verify_package=self._verify,
+            health=lambda name, ok, detail: self.health.append((name, ok, detail)),
+            on_provisioning=self.provisioned.append,
+            task_status=lambda task_id: TaskStatus("idle", last_run=1, next_run=2, last_result=f"of {task_id}"),
+            meters=lambda: self.meters,
+            request_reboot=self._reboot,
+            rng=random.Random(1),
+            entropy=random.Random(2).randbytes,
+        )
+        config = DmConfig(DEVICE, STATE, UPDATE, self.boot_id, content_type=self.content_type)
+        self.service = DmService(config, ports)
+        self.packages = self.service.packages
+        self.packages.prepare()
+
+    def _register(self) -> bytes:
+        self.registrations += 1
+        if isinstance(self.profile, Exception):
+            raise self.profile
+        return self.profile
+
+    def _verify(self, path: Path) -> FakeManifest:
+        assert self.disk.exists(path)
+        if isinstance(self.manifest, Exception):
+            raise self.manifest
+        return self.manifest
+
+    def _reboot(self) -> None:
+        self.reboots += 1
+
+    def beat(self) -> None:
+        """Nobody watches."""
+
+    def turn(self) -> None:
+        """One turn of the DM worker."""
+        self.service.step(self.stop, self.beat)
+
+    def work(self) -> None:
+        """One turn of the package worker."""
+        self.packages.step(self.stop, self.beat)
+
+    def registered(self) -> Device:
+        """Register, and hold the first session, in which the server asks for nothing."""
+        self.turn()
+        packages, self.server.packages = self.server.packages, []
+        self.turn()
+        self.server.new_session(*packages)
+        return self
+
+    def session(self, *packages: Sequence[object], trigger: str = "user") -> None:
+        """One session in which the server sends `packages`."""
+        self.server.new_session(*packages)  # type: ignore[arg-type]
+        self.service.session_now(trigger)
+        self.turn()
+
+    @property
+    def last_result(self) -> str:
+        last = self.board.current.dm.last_session
+        return last.result if last else ""

@@ -1,0 +1,242 @@
+"""The DM client against a server that authenticates, asks and remembers."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from agent.dm.auth import AUTH_MAC
+from agent.provisioning import ReadingTask
+from agent.ssmp.errors import SsmpError, SsmpRefused
+from agent.status import MeterStatus
+from agent.syncml.codec import DM_WBXML, DM_XML
+from agent.syncml.messages import Alert, Replace, Status
+from tests.agent.dm_device import Device
+from tests.agent.dm_server import SERVER_ID, FakeDmServer, add, get, put, task
+
+
+def test_a_device_without_an_account_registers_and_then_holds_a_session() -> None:
+    device = Device(FakeDmServer())
+    assert device.board.current.dm.state == "unregistered"
+    device.turn()
+    assert device.registrations == 1
+    assert device.board.current.dm.state == "registered"
+    device.turn()
+    assert device.last_result == "ok"
+    assert device.board.current.dm.server_id == SERVER_ID
+    assert device.health[-1] == ("dm_session", True, "ok")
+
+
+@pytest.mark.parametrize("content_type", [DM_WBXML, DM_XML])
+def test_package_1_carries_the_alert_and_one_item_a_devinfo_leaf(content_type: str) -> None:
+    device = Device(FakeDmServer(content_type=content_type), content_type=content_type)
+    device.turn()
+    device.turn()
+    first = device.server.received[0]
+    assert [c.code for c in first.of(Alert)] == [1201]
+    sent = {item.source: item.data for command in first.of(Replace) for item in command.items}
+    assert sent == {
+        "./DevInfo/DevId": "urn:dcu:TEST-1",
+        "./DevInfo/Man": "Maker",
+        "./DevInfo/Mod": "DCU-1",
+        "./DevInfo/DmV": "1.2",
+        "./DevInfo/Lang": "en",
+    }
+    assert first.hdr.meta is not None
+    assert first.hdr.meta.max_msg_size is not None
+    assert first.final
+
+
+def test_the_client_sends_nothing_more_when_the_server_asked_for_nothing() -> None:
+    device = Device(FakeDmServer()).registered()
+    before = device.server.exchanges
+    device.session()
+    assert device.server.exchanges == before + 1
+
+
+def test_every_client_message_answers_the_servers_header_with_the_next_nonce() -> None:
+    device = Device(FakeDmServer()).registered()
+    device.session([get("./DevInfo/Man")], [get("./DevInfo/Mod")])
+    for message in device.server.received[1:]:
+        header = next(message.of(Status))
+        assert (header.cmd_ref, header.cmd, header.code) == ("0", "SyncHdr", 200)
+        assert header.chal is not None
+        assert header.chal.type == AUTH_MAC
+        assert header.chal.next_nonce
+
+
+def test_provisioned_tasks_take_effect_with_the_message_that_completed_them() -> None:
+    device = Device(FakeDmServer()).registered()
+    device.session(task(), [put("./AMI/Uplink/URL", "https://head.example/r"), put("./AMI/Uplink/Token", "tok")])
+    assert device.server.codes == [200] * 6
+    last = device.provisioned[-1]
+    assert last.tasks == (ReadingTask("t1", 60, "residential-108", name="billing"),)
+    assert (last.uplink.url, last.uplink.token) == ("https://head.example/r", "tok")
+
+
+def test_what_was_provisioned_is_there_after_a_restart() -> None:
+    device = Device(FakeDmServer()).registered()
+    device.session(task())
+    before = device.provisioned[-1]
+    device.restart()
+    assert device.service.provisioning == before
+    assert device.registrations == 1
+
+
+def test_meters_and_task_status_are_read_live() -> None:
+    device = Device(FakeDmServer()).registered()
+    device.meters.append(MeterStatus("KFM/1", "plc0", 17, "read", 1.0, last_success=99.5))
+    device.session(
+        [*task(), get("./AMI/Meter", "./AMI/Meter/KFM%2F1/Address", "./SCHED/Task/t1/Status/LastResult")],
+    )
+    assert device.server.values == {
+        "./AMI/Meter": "KFM%2F1",
+        "./AMI/Meter/KFM%2F1/Address": "17",
+        "./SCHED/Task/t1/Status/LastResult": "of t1",
+    }
+
+
+def test_nonces_survive_a_restart_so_no_challenge_is_needed() -> None:
+    device = Device(FakeDmServer()).registered()
+    device.session(task())
+    device.restart()
+    device.session()
+    assert len(device.server.received) == 1
+    assert device.last_result == "ok"
+
+
+def test_a_server_that_lost_the_nonce_challenges_once_and_package_1_comes_again() -> None:
+    device = Device(FakeDmServer()).registered()
+    device.server.client_nonce = b"another"
+    device.session([get("./DevInfo/Man")])
+    first, second, third = device.server.received
+    assert [type(c).__name__ for c in second.commands] == ["Status", "Alert", "Replace"]
+    assert first.hdr.session_id == second.hdr.session_id
+    assert device.last_result == "ok"
+    assert len(list(third.of(Status))) == 2
+
+
+def test_a_device_that_lost_the_servers_nonce_challenges_and_executes_nothing_before() -> None:
+    device = Device(FakeDmServer()).registered()
+    device.server.server_nonce = b"another"
+    device.session([put("./AMI/Uplink/URL", "https://a.example/")])
+    challenge = device.server.received[1]
+    assert [(s.cmd, s.code) for s in challenge.of(Status)] == [("SyncHdr", 401), ("Replace", 401)]
+    assert device.server.codes == [200]
+    assert device.last_result == "ok"
+
+
+def test_a_server_with_the_wrong_secret_is_refused_after_one_challenge() -> None:
+    device = Device(FakeDmServer()).registered()
+    device.server.wrong_macs = 2
+    device.session([put("./AMI/Uplink/URL", "https://a.example/")])
+    assert "did not prove itself" in device.last_result
+    assert device.service.provisioning.uplink.url == ""
+    assert device.health[-1][:2] == ("dm_session", False)
+
+
+def test_a_nonce_from_an_unproven_server_is_not_kept() -> None:
+    device = Device(FakeDmServer()).registered()
+    good = device.server.client_nonce
+    device.server.wrong_macs = 2
+    device.session([])
+    device.server.client_nonce = good
+    device.clock.advance(100)
+    device.session()
+    assert device.last_result == "ok"
+
+
+def test_both_sides_may_have_lost_their_nonces_at_once() -> None:
+    device = Device(FakeDmServer()).registered()
+    device.server.client_nonce, device.server.server_nonce = b"x", b"y"
+    device.session([get("./DevInfo/Man")])
+    assert device.last_result == "ok"
+    assert device.server.values == {"./DevInfo/Man": "Maker"}
+
+
+def test_a_lost_answer_is_repaired_by_the_next_session() -> None:
+    device = Device(FakeDmServer()).registered()
+    device.server.lose_next = ["line down"]
+    device.session(task())
+    assert device.last_result == "line down"
+    device.clock.advance(100)
+    device.session(task("t2"))
+    assert device.last_result == "ok"
+    assert [one.task_id for one in device.service.provisioning.tasks] == ["t2"]
+
+
+def test_sessions_that_fail_are_tried_again_after_growing_waits() -> None:
+    device = Device(FakeDmServer()).registered()
+    device.server.fail_next = ["down"] * 6
+    device.service.session_now("alert")
+    begun: list[float] = []
+    for _ in range(3000):
+        before = device.server.exchanges
+        device.turn()
+        if device.server.exchanges > before:
+            begun.append(device.clock.now)
+        device.clock.advance(1)
+    waits = [after - before for before, after in itertools.pairwise(begun)]
+    assert len(begun) == 7
+    assert all(later > earlier for earlier, later in itertools.pairwise(waits))
+
+
+def test_the_poll_brings_a_session_without_any_other_reason() -> None:
+    device = Device(FakeDmServer()).registered()
+    device.clock.advance(3599)
+    device.turn()
+    assert not device.server.received
+    device.clock.advance(2)
+    device.turn()
+    assert device.board.current.dm.last_session is not None
+    assert device.board.current.dm.last_session.trigger == "poll"
+
+
+def test_a_refused_registration_is_said_and_tried_again_slowly() -> None:
+    device = Device(FakeDmServer(), profile=SsmpRefused(401, "unknown device or wrong key"))
+    device.turn()
+    assert device.board.current.dm.state == "refused"
+    assert "unknown device or wrong key" in device.board.current.dm.error
+    for _ in range(1700):
+        device.clock.advance(1)
+        device.turn()
+    assert device.registrations == 1
+    device.clock.advance(3600)
+    device.turn()
+    assert device.registrations == 2
+
+
+def test_a_security_server_out_of_reach_is_tried_again_soon() -> None:
+    device = Device(FakeDmServer(), profile=SsmpError("no route"))
+    device.turn()
+    assert device.board.current.dm.state == "unregistered"
+    device.clock.advance(6)
+    device.turn()
+    assert device.registrations == 2
+
+
+def test_a_bootstrap_document_that_is_none_changes_nothing() -> None:
+    device = Device(FakeDmServer(), profile=b"not a profile")
+    device.turn()
+    assert device.board.current.dm.state == "unregistered"
+    assert "registration failed" in device.board.current.dm.error
+
+
+def test_a_server_that_never_believes_leads_to_a_new_registration() -> None:
+    device = Device(FakeDmServer()).registered()
+    for _ in range(5):
+        device.server.wrong_macs = 2
+        device.session()
+        device.clock.advance(4000)
+    device.turn()
+    assert device.registrations == 2
+    assert device.board.current.dm.state == "registered"
+
+
+def test_commands_of_a_session_are_counted_in_the_summary() -> None:
+    device = Device(FakeDmServer()).registered()
+    device.session([add("./SCHED/Task/t1", None, "node"), get("./SCHED/Task")])
+    last = device.board.current.dm.last_session
+    assert last is not None
+    assert (last.commands, last.messages, last.trigger) == (2, 2, "user")
