@@ -120,7 +120,7 @@ class Generator:
 
     def _command(self, depth: int) -> Command:
         pick, cmd_id = self._random, str(self._random.randrange(1, 10_000))
-        kinds = [Add, Replace, Delete, Copy, Get]
+        kinds: tuple[type[Add | Replace | Delete | Copy | Get], ...] = (Add, Replace, Delete, Copy, Get)
         choice = pick.randrange(10 if depth < 3 else 8)
         if choice < 5:
             return kinds[choice](cmd_id, self._items(), self._meta(), pick.random() < 0.2)
