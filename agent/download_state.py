@@ -96,7 +96,7 @@ def _fits(record: dict[str, object]) -> bool:
     }
     if set(record) != {field.name for field in fields(State)}:
         return False
-    if not all(isinstance(record[name], kind) for name, kind in kinds.items()):
+    if not all(type(record[name]) in kind for name, kind in kinds.items()):  # exactly: True is no number here
         return False
     return all(not isinstance(number, int) or number >= 0 for number in record.values())
 
