@@ -228,15 +228,20 @@ def _binary(element: Element, data_format: str, context: _Context) -> str | byte
     return text if decoded is None else decoded
 
 
-def _embedded(element: Element) -> MgmtTree:
-    """A TNDS document inside Data, as XML text (CDATA) or as a whole WBXML document (opaque)."""
+def _embedded(element: Element) -> str | bytes | MgmtTree:
+    """A TNDS document inside Data, as XML text (CDATA) or as a whole WBXML document (opaque).
+
+    What cannot be read as one stays what it is: a chunk of a large object, or a value its command will be refused for.
+    """
     raw = b"".join(
         part if isinstance(part, bytes) else str(part).encode("utf-8", "surrogatepass") for part in element.content
     )
-    stripped = raw.lstrip()
-    if stripped[:1] == b"<":
-        return tnds.read(xml.read(stripped), binary=False)
-    return tnds.read(wbxml.read(raw), binary=True)
+    try:
+        if raw.lstrip()[:1] == b"<":
+            return tnds.read(xml.read(raw.lstrip()), binary=False)
+        return tnds.read(wbxml.read(raw), binary=True)
+    except SyncmlError:
+        return raw if any(isinstance(part, bytes) for part in element.content) else element.text()
 
 
 _Reader = Callable[[Element, str, str, bool, _Context], Command]

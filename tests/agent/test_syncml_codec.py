@@ -104,6 +104,16 @@ def test_tnds_in_xml_data_is_read_as_elements_and_as_text(form: str) -> None:
     assert next(message.of(Add)).items[0].data == TREE
 
 
+@pytest.mark.parametrize("content_type", BOTH)
+def test_a_piece_of_a_tnds_document_stays_as_it_came(content_type: str) -> None:
+    kind = TNDS_WBXML if content_type == DM_WBXML else TNDS_XML
+    document = encode_tnds(TREE, kind)
+    piece: str | bytes = document[:200] if kind == TNDS_WBXML else document[:200].decode()
+    item = Item(target="./Inbox", meta=Meta("xml", kind, size=len(document)), data=piece, more_data=True)
+    message = SyncML(HEADER, (Add("1", (item,)),))
+    assert decode(encode(message, content_type), content_type) == message
+
+
 def test_bytes_become_base64_in_xml_and_the_format_says_so() -> None:
     message = SyncML(HEADER, (Replace("1", (Item(target="./x", data=b"\x00\xff"),)),))
     body = encode(message, DM_XML)
