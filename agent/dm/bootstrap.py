@@ -119,7 +119,7 @@ def dmacc(account: Account, name: str = "main") -> TndsNode:
 def emit_profile(account: Account, extra_nodes: Sequence[TndsNode] = ()) -> bytes:
     """The bootstrap document: WBXML. `extra_nodes` go into the tree beside the account; each names its `path`."""
     tree = MgmtTree((dmacc(account), *extra_nodes))
-    item = Item(target=INBOX, meta=Meta(format="bin", type=TNDS_WBXML), data=tree)
+    item = Item(target=INBOX, meta=Meta(format="xml", type=TNDS_WBXML), data=tree)
     hdr = SyncHdr("0", 1, target=account.client_name, source=account.server_id)
     return encode(SyncML(hdr, (Add("1", (item,)),)), DM_WBXML)
 

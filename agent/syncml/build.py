@@ -201,12 +201,12 @@ def _data(item: Item, outer: Meta | None, *, binary: bool) -> tuple[Meta | None,
         return _tree(item.meta, outer, data, binary=binary)
     if isinstance(data, str):
         return item.meta, [_leaf("Data", data)]
-    if binary:
-        return item.meta, [Element("Data", content=[data])]
-    meta = item.meta
-    if ((meta and meta.format) or (outer and outer.format)) not in tnds.BINARY_FORMATS:
-        meta = replace(meta or Meta(), format="b64")
-    return meta, [_leaf("Data", to_base64(data))]
+    meta, around = item.meta or Meta(), outer or Meta()
+    given = meta.format or around.format
+    if given is None or (not binary and given not in tnds.BINARY_FORMATS):
+        meta = replace(meta, format="bin")
+    content = Element("Data", content=[data]) if binary else _leaf("Data", to_base64(data))
+    return (None if meta == Meta() else meta), [content]
 
 
 def _tree(meta: Meta | None, outer: Meta | None, tree: MgmtTree, *, binary: bool) -> tuple[Meta | None, list[Element]]:

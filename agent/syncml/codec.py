@@ -2,7 +2,8 @@
 
 What changes its form with the encoding, and comes back the same:
 
-* `bytes` data: WBXML opaque; in XML base64 text, `Meta/Format` `bin` or `b64` (set to `b64` where it says neither);
+* `bytes` data: WBXML opaque, in XML base64 text; `Meta/Format` is set to `bin` where there is none, and in XML also
+  where it names a textual format;
 * `MgmtTree` data: in WBXML an opaque WBXML document, in XML elements; `Meta/Type` is rewritten to fit.
 
 Reading accepts more: base64 text in WBXML, text sent as opaque, TNDS inline on code page 2, as CDATA, or either form

@@ -41,7 +41,6 @@ from agent.syncml.text import from_base64, integer
 WHAT = "SyncML message"
 CMD_ID_CHARS_MAX = 16
 TNDS_TYPES = frozenset({"application/vnd.syncml.dmtnds+xml", "application/vnd.syncml.dmtnds+wbxml"})
-TEXT_FORMATS = frozenset({"bool", "chr", "date", "float", "int", "node", "null", "time", "xml"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,32 +197,31 @@ def _data(
     if data_type in TNDS_TYPES and element.content:
         return _embedded(element)
     if data_format in tnds.BINARY_FORMATS:
-        return _binary(element, data_format, context)
-    raw = [part for part in element.content if isinstance(part, bytes)]
-    if raw and len(raw) == len(element.content):
-        joined = b"".join(raw)
-        return _as_text(joined) if data_format in TEXT_FORMATS else joined
-    return element.text()
+        return _binary(element)
+    return _as_text(element)
 
 
-def _as_text(raw: bytes) -> str | bytes:
-    """Opaque data of a textual format: text, which some writers never send as a string; bytes if it is not UTF-8."""
+def _as_text(element: Element) -> str | bytes:
+    """Text, which some writers send as opaque data; opaque data that cannot be text stays bytes.
+
+    The format is a textual one or absent, which stands for `chr` (OMA-TS-SyncML_MetaInfo 1.2, Format).
+    """
+    raw = b"".join(part if isinstance(part, bytes) else str(part).encode() for part in element.content)
     try:
-        return raw.decode("utf-8")
+        text = raw.decode("utf-8")
     except UnicodeDecodeError:
         return raw
+    return raw if "\0" in text else text
 
 
-def _binary(element: Element, data_format: str, context: _Context) -> str | bytes:
-    """Opaque data as it is; text as base64, except `bin` in WBXML, where text stands for its own bytes.
+def _binary(element: Element) -> str | bytes:
+    """Opaque data as it is; text as base64, in WBXML too, where it comes from converters of XML.
 
     Text that should be base64 and is not stays text: the command that carries it fails, not the message.
     """
     if any(isinstance(part, bytes) for part in element.content):
         return b"".join(part if isinstance(part, bytes) else str(part).encode() for part in element.content)
     text = element.text()
-    if context.binary and data_format == "bin":
-        return text.encode("utf-8")
     decoded = from_base64(text)
     return text if decoded is None else decoded
 

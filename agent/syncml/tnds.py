@@ -84,9 +84,9 @@ def _value(element: Element | None, node_format: str | None, where: str, *, bina
     if element.content and all(isinstance(part, bytes) for part in element.content):
         return b"".join(part for part in element.content if isinstance(part, bytes))
     text = element.text()
-    if binary and node_format == "bin":
+    value = from_base64(text)  # in WBXML too: converters of XML leave it as text
+    if value is None and binary:
         return text.encode("utf-8")
-    value = from_base64(text)
     if value is None:
         raise SyncmlError(WHAT, where, "a binary Value that is not base64")
     return value

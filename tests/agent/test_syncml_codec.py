@@ -114,12 +114,13 @@ def test_a_piece_of_a_tnds_document_stays_as_it_came(content_type: str) -> None:
     assert decode(encode(message, content_type), content_type) == message
 
 
-def test_bytes_become_base64_in_xml_and_the_format_says_so() -> None:
-    message = SyncML(HEADER, (Replace("1", (Item(target="./x", data=b"\x00\xff"),)),))
-    body = encode(message, DM_XML)
-    assert b"<Format" in body
-    assert b">b64</Format>" in body
-    assert next(decode(body, DM_XML).of(Replace)).items[0].data == b"\x00\xff"
+@pytest.mark.parametrize("content_type", BOTH)
+def test_bytes_are_sent_with_a_binary_format(content_type: str) -> None:
+    for meta in (None, Meta("b64"), Meta("bin")):
+        message = SyncML(HEADER, (Replace("1", (Item(target="./x", meta=meta, data=b"\x00\xff"),)),))
+        item = next(decode(encode(message, content_type), content_type).of(Replace)).items[0]
+        assert item.data == b"\x00\xff"
+        assert item.meta == (Meta("b64") if meta == Meta("b64") else Meta("bin"))
 
 
 def test_text_that_claims_to_be_base64_and_is_not_stays_text() -> None:

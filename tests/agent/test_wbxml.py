@@ -80,16 +80,21 @@ def test_text_in_pieces_and_as_characters_is_joined() -> None:
     assert item.data == "aäbc"
 
 
-def test_text_sent_as_opaque_is_text_where_the_format_says_so() -> None:
-    body = BODY.replace(b"\x03v\x00", b"\xc3\x01v")
-    assert decode(b"\x02\xa4\x01\x6a\x00" + body, DM_WBXML) == MESSAGE
+@pytest.mark.parametrize(("raw", "expected"), [(b"v", "v"), (b"\xff", b"\xff"), (b"a\0b", b"a\0b")])
+@pytest.mark.parametrize("meta", [Meta("chr"), None])
+def test_opaque_data_is_text_if_it_can_be_and_no_binary_format_is_given(
+    raw: bytes, expected: str | bytes, meta: Meta | None
+) -> None:
+    message = SyncML(HEADER, (Replace("1", (Item(target="./x", meta=meta, data="v"),)),))
+    body = encode(message, DM_WBXML).replace(b"\x03v\x00", _opaque(raw))
+    assert next(decode(body, DM_WBXML).of(Replace)).items[0].data == expected
 
 
-def test_base64_text_in_wbxml_is_read_as_its_bytes_and_bin_text_as_itself() -> None:
-    for data_format, text, expected in (("b64", "AAE=", b"\x00\x01"), ("bin", "AAE=", b"AAE=")):
-        message = SyncML(HEADER, (Replace("1", (Item(target="./x", meta=Meta(data_format), data=text),)),))
-        item = next(decode(encode(message, DM_WBXML), DM_WBXML).of(Replace)).items[0]
-        assert item.data == expected
+@pytest.mark.parametrize("data_format", ["b64", "bin"])
+@pytest.mark.parametrize(("text", "expected"), [("AAE=", b"\x00\x01"), ("not base64", "not base64")])
+def test_base64_text_in_wbxml_is_read_as_its_bytes(data_format: str, text: str, expected: str | bytes) -> None:
+    message = SyncML(HEADER, (Replace("1", (Item(target="./x", meta=Meta(data_format), data=text),)),))
+    assert next(decode(encode(message, DM_WBXML), DM_WBXML).of(Replace)).items[0].data == expected
 
 
 def _with_tree(data: bytes, kind: str) -> bytes:
