@@ -1,0 +1,23 @@
+"""What the head-end's tests share: an empty database in a file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine
+
+import headend.dm.tables
+import headend.metering.store
+import headend.security.devices
+import headend.software.store  # noqa: F401  (declares its tables, like those above)
+from headend import db
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Engine]:
+    engine = db.open_engine(f"sqlite:///{tmp_path / 'headend.db'}")
+    db.create_tables(engine)
+    yield engine
+    engine.dispose()
