@@ -14,14 +14,16 @@ from typing import Any, BinaryIO
 
 import click
 
-from updateagent import assemble, manifest, signing, trust
+from updateagent import assemble, cpio, manifest, signing, trust
 from updateagent.assemble import Input, Release
 from updateagent.description import Kind, is_image_name
 from updateagent.errors import REQUEST, RequestError, UpdateError
 from updateagent.manifest import Manifest, Role, Trust
-from updateagent.payload import Encoding
+from updateagent.payload import DeltaSource, Encoding, Image
 from updateagent.signing import ALGORITHMS, Identity
 
+DELTA_WORTH = 0.9
+"""A patch above this part of the whole payload is not worth the device's work."""
 COMPRESSIONS = {"none": Encoding.RAW, "zlib": Encoding.ZLIB, "xz": Encoding.XZ}
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _OUT = click.Path(dir_okay=False, writable=True, path_type=Path)
@@ -72,22 +74,106 @@ def build(
     device_of = dict(_split(text, "--device") for text in devices)
     inputs = [_input(text, COMPRESSIONS[compress], device_of) for text in images]
     with tempfile.TemporaryDirectory(dir=output.resolve().parent, prefix=".dcu-pack-") as work:
-        prepared = [assemble.prepare(one, index, Path(work)) for index, one in enumerate(inputs)]
-        text = assemble.describe(release, prepared)
-        signature = None
-        if key is not None:
-            if cert is None:
-                raise click.UsageError("--key needs --cert")
-            identity = Identity.load(cert)
-            signed_at = _signing_time([one.path for one in inputs], identity)
-            signature = identity.sign(text, signed_at, _signer(key))
-        with _replaced(output) as file:
-            assemble.write(file, text, signature, prepared)
+        newest = int(max(one.path.stat().st_mtime for one in inputs))
+        _finish(release, inputs, Path(work), key, cert, output, newest)
+
+
+def _finish(
+    release: Release,
+    inputs: Sequence[Input],
+    work: Path,
+    key: str | None,
+    cert: Path | None,
+    output: Path,
+    signed_at: int,
+) -> None:
+    """Hash, describe, sign and write."""
+    if key is not None and cert is None:
+        raise click.UsageError("--key needs --cert")
+    prepared = [assemble.prepare(one, index, work) for index, one in enumerate(inputs)]
+    text = assemble.describe(release, prepared)
+    signature = None
+    if key is not None and cert is not None:
+        identity = Identity.load(cert)
+        signature = identity.sign(text, _signing_time(signed_at, identity), _signer(key))
+    with _replaced(output) as file:
+        assemble.write(file, text, signature, prepared)
     if signature is None:
         click.echo(f"{output}: not signed; `dcu-pack sign` makes it a package that devices take")
     else:
         _recheck(output)
         click.echo(f"{output}: {output.stat().st_size} bytes")
+
+
+@cli.command()
+@click.argument("old", type=_FILE)
+@click.argument("new", type=_FILE)
+@click.option("--key", help="Signer's key: a PEM file, or a pkcs11: URI. Without it the package is left unsigned.")
+@click.option("--cert", type=_FILE, help="Signer's certificate (PEM), followed by authorities between it and the root.")
+@click.option("--compress", type=click.Choice(list(COMPRESSIONS)), default="none", show_default=True,
+              help="For images of which a patch would not be smaller.")  # fmt: skip
+@click.option("-o", "--output", required=True, type=_OUT)
+def delta(old: Path, new: Path, key: str | None, cert: Path | None, compress: str, output: Path) -> None:
+    """Make a package that turns release OLD into release NEW; both are packages with whole images.
+
+    If neither is a package, OLD and NEW are images, and the output is the bare patch.
+    """
+    if not (_is_package(old) or _is_package(new)):
+        from updateagent import bsdiff
+
+        with _replaced(output) as file:
+            bsdiff.make(old, new, file)
+        click.echo(f"{output}: {output.stat().st_size} bytes of {new.stat().st_size}")
+        return
+    before, after = manifest.read_unverified(old), manifest.read_unverified(new)
+    with tempfile.TemporaryDirectory(dir=output.resolve().parent, prefix=".dcu-pack-") as work:
+        inputs = [
+            _delta_input(old, before, new, image, Path(work) / str(index), COMPRESSIONS[compress])
+            for index, image in enumerate(after.images)
+        ]
+        release = Release(
+            kind=after.kind,
+            version=after.version,
+            security_version=after.security_version,
+            compatible=after.compatible,
+            software_id=after.software_id,
+            description=after.description,
+            requires_version=(before.version,),
+            requires_agent=after.requires_agent,
+        )
+        _finish(release, inputs, Path(work), key, cert, output, after.signed_at)
+
+
+def _is_package(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(6) == cpio.MAGIC
+
+
+def _delta_input(old: Path, before: Manifest, new: Path, image: Image, work: Path, encoding: Encoding) -> Input:
+    """The image as a patch if there is one to make it from and it is worth it, else whole."""
+    from updateagent import bsdiff
+
+    whole, source_file, patch = work.with_suffix(".new"), work.with_suffix(".old"), work.with_suffix(".patch")
+    _extract(image, new, whole)
+    full = Input(image.role, image.name, whole, encoding)
+    source = before.image(image.name, image.role)
+    if source is None or image.role is not Role.IMAGE:
+        return full
+    _extract(source, old, source_file)
+    with patch.open("wb") as file:
+        bsdiff.make(source_file, whole, file)
+    if patch.stat().st_size >= DELTA_WORTH * image.payload_size:
+        click.echo(f"{image.name}: a patch would save little, packed whole")
+        return full
+    made_from = DeltaSource(before.version, source.size, source.root)
+    return Input(image.role, image.name, whole, Encoding.BSDIFF, delta=made_from, patch=patch)
+
+
+def _extract(image: Image, package: Path, out: Path) -> None:
+    if image.encoding is Encoding.BSDIFF:
+        raise RequestError(REQUEST, f"{package} holds {image.name} as a delta; a package with whole images is needed")
+    with out.open("wb") as file:
+        file.writelines(image.content(package))
 
 
 def _release(software: str | None, said: dict[str, Any]) -> Release:
@@ -127,15 +213,16 @@ def _signer(key: str) -> signing.Sign:
     return signing.token_signer(key) if key.startswith("pkcs11:") else signing.file_signer(Path(key))
 
 
-def _signing_time(inputs: Sequence[Path], identity: Identity) -> int:
+def _signing_time(newest: int, identity: Identity) -> int:
     """The time that the signature claims, a function of the inputs so that building twice gives the same bytes.
 
-    SOURCE_DATE_EPOCH if it is set, else the newest modification time of an image; never outside the validity of the
+    SOURCE_DATE_EPOCH if it is set, else `newest`, the time of the newest input; never outside the validity of the
     signer, where no device would take it.
     """
     wanted = os.environ.get("SOURCE_DATE_EPOCH")
-    newest = int(wanted) if wanted else int(max(path.stat().st_mtime for path in inputs))
-    return min(max(newest, identity.signer.not_before), identity.signer.not_after)
+    if wanted is not None and not wanted.isdigit():
+        raise click.UsageError("SOURCE_DATE_EPOCH is not a number of seconds")
+    return min(max(int(wanted) if wanted else newest, identity.signer.not_before), identity.signer.not_after)
 
 
 @contextmanager
