@@ -51,6 +51,7 @@ ANSWER_TIMEOUT_S = 60.0  # a meter that acknowledges the request and says "not y
 POLL_INTERVAL_S = 0.5  # and is asked that often
 RETRIES = 4
 FRUITLESS_FACTOR = 2  # answers that bring nothing cost less time than missing ones, so more of them are borne
+FRUITLESS_AT_ONCE = 2  # after that many, a pause of `poll_interval_s` precedes the next question
 BABBLE_TIMEOUTS = 4  # octets without a frame push the deadline at most this many timeouts away
 LONGEST_FRAME_OCTETS = 2060  # with flags and gaps: at `octet_s` each, how long a frame may be on the line
 
@@ -158,10 +159,8 @@ class HdlcClientLink:
         self._reassembly = Reassembly()
         self._timeouts = 0  # in a row without progress
         self._fruitless = 0  # answers in a row without progress
-        # Questions (commands with P=1) that nobody answered: an answer to one asked before the burst that is out now
-        # may still come, and must not be taken for "the burst was lost". See `_on_final`.
-        self._asked_before = 0
-        self._asked_since = 0
+        self._burst_frames = 0  # of the last burst
+        self._questions = 0  # commands with P=1 since the last burst, its own included
         self._gap = False  # a frame came that is ahead of the next one
         self._answer_due = False  # an APDU went out and none came back yet
         self._peer_busy = False
@@ -251,7 +250,11 @@ class HdlcClientLink:
             if self._deadline is None or now < self._deadline:
                 return
         if self._state is State.RESTING:
-            if self._check_patience(now):
+            if not self._check_patience(now):
+                return
+            if self._send_window.sendable and not self._peer_busy:
+                self._send_burst(now)
+            else:
                 self._ask_status(now)
         elif self._state is State.WAITING:
             self._timeouts += 1
@@ -352,23 +355,25 @@ class HdlcClientLink:
         self._events.append(ApduReceived(data[LLC_BYTES:]))
 
     def _on_final(self, now: float) -> None:
-        """The turn came back, unless this answers a question from before the burst that is out.
-
-        A meter that has the burst acknowledges it in its answer. An answer that does not is either late, while there
-        are unanswered questions older than the burst, or says that the burst was lost.
-        """
-        if self._send_window.unacknowledged and not self._progress:
-            if self._asked_before and not self._peer_busy:
-                self._asked_before -= 1
-                return
-        else:
-            self._asked_before = 0
-        self._asked_since = max(0, self._asked_since - 1)
+        """The turn came back, unless the answer is late."""
+        refused = self._send_window.unacknowledged and not self._progress and not self._peer_busy
+        at_once = self._questions == 1  # nothing was asked since the burst
+        if refused and at_once and self._burst_frames == 1:
+            # A meter that has the frame acknowledges it, and one that lost it does not answer it at all. So this
+            # answers something older, that we had given up.
+            return
         self._step(Step.TURN)
-        if not self._progress and (self._send_window.unacknowledged or self._reassembly.inside or self._gap):
+        if not self._progress and (refused or self._reassembly.inside or self._gap):
             self._fruitless += 1
-        self._send_window.rewind()
-        if self._check_patience(now):
+        if not self._check_patience(now):
+            return
+        if self._fruitless > FRUITLESS_AT_ONCE:
+            self._send_window.rewind()
+            self._rest(now)  # answers to older questions may be all over the line: let them pass
+        elif refused and at_once:
+            self._ask_status(now)  # late or true: the answer to this one tells
+        else:
+            self._send_window.rewind()
             self._take_turn(now)
 
     # ---- the turn is ours
@@ -392,8 +397,8 @@ class HdlcClientLink:
 
     def _send_burst(self, now: float) -> None:
         frames = self._send_window.burst()
-        self._asked_before += self._asked_since
-        self._asked_since = 0
+        self._burst_frames = len(frames)
+        self._questions = 0
         for index, (number, segment) in enumerate(frames):
             last = index == len(frames) - 1
             control = information_control(number, self._reassembly.receive_number, poll_final=last)
@@ -408,7 +413,7 @@ class HdlcClientLink:
     def _ask(self, now: float) -> None:
         """A command with P=1 is in the output."""
         self._step(Step.ASK)
-        self._asked_since += 1
+        self._questions += 1
         self._progress = False
         self._peer_busy = False
         self._gap = False
