@@ -85,19 +85,19 @@ class DmService:
             software,
         )
         self._registry = Registry(objects, (firmware, software))
-        self._tree = ManagementTree(self._registry.schema, ports.disk, folder, ports.clock.wall)
+        self.tree = ManagementTree(self._registry.schema, ports.disk, folder, ports.clock.wall)
         self.packages = PackageWorker(
-            config, ports, self._tree, firmware, on_alert=self._on_alert, on_reboot=self._on_reboot
+            config, ports, self.tree, firmware, on_alert=self._on_alert, on_reboot=self._on_reboot
         )
         self._wake = threading.Event()
         self._reboot = threading.Event()
         self._timing = Timing(config.poll_every_s, config.backoff_min_s, config.backoff_max_s, ports.rng.random)
         self._unproven = 0
         self._status = DmStatus()
-        self._provisioning = provisioning_from_tree(self._tree.view())
+        self._provisioning = provisioning_from_tree(self.tree.view())
 
     def _view(self) -> Transaction:
-        return self._tree.view()  # the objects need the tree, the tree needs the objects
+        return self.tree.view()  # the objects need the tree, the tree needs the objects
 
     # -- for other threads ------------------------------------------------------------------------------------
 
@@ -112,7 +112,7 @@ class DmService:
 
     def on_notification(self, body: bytes) -> int:
         """A Package #0 arrived. Returns the HTTP status for the sender: 202, 403, 503."""
-        account = dmacc.account(self._tree.view())
+        account = dmacc.account(self.tree.view())
         if account is None:
             return 503
         try:
@@ -159,7 +159,7 @@ class DmService:
 
     def run(self, stop: threading.Event, beat: Callable[[], None]) -> None:
         self._ports.on_provisioning(self._provisioning)
-        account = dmacc.account(self._tree.view())
+        account = dmacc.account(self.tree.view())
         if account is not None:
             self._registered(account)
             self._timing.ask("boot")
@@ -180,7 +180,7 @@ class DmService:
             self._ports.request_reboot()
             return
         now = self._ports.clock.monotonic()
-        account = dmacc.account(self._tree.view())
+        account = dmacc.account(self.tree.view())
         if account is None or self._unproven >= UNPROVEN_MAX:
             if self._timing.may_register(now):
                 beat()
@@ -196,7 +196,7 @@ class DmService:
         slow = False
         try:
             tree = parse_profile(self._ports.register())
-            with self._tree.transaction() as changing:
+            with self.tree.transaction() as changing:
                 account = dmacc.install(changing, tree)
         except SsmpRefused as error:
             slow = True
@@ -226,7 +226,7 @@ class DmService:
 
     def _announce(self) -> None:
         """Hand on what the head-end provisioned, if it changed."""
-        now = provisioning_from_tree(self._tree.view())
+        now = provisioning_from_tree(self.tree.view())
         if now != self._provisioning:
             self._provisioning = now
             log.info("provisioning changed: %d tasks", len(now.tasks), extra={"event": "dm.provisioning"})
@@ -252,7 +252,7 @@ class DmService:
         if ended.ok:
             self._unproven = 0
             self._timing.succeeded(now)
-            if alerts.pending(self._tree.view()):
+            if alerts.pending(self.tree.view()):
                 self._timing.unanswered(now)
         else:
             self._unproven = self._unproven + 1 if ended.unproven else 0
@@ -275,10 +275,10 @@ class DmService:
             device_info=self._device_info.leaves(),
             content_type=self._config.content_type,
             alert=AlertCode.SERVER_INITIATED if trigger == "push" else AlertCode.CLIENT_INITIATED,
-            alerts=alerts.pending(self._tree.view()),
+            alerts=alerts.pending(self.tree.view()),
             algorithms=self._config.mac_algorithms,
         )
-        return Session(settings, self._ports.entropy), Executor(self._tree, self._registry, account.server_id)
+        return Session(settings, self._ports.entropy), Executor(self.tree, self._registry, account.server_id)
 
     def handle(self, account: Account, session: Session, executor: Executor, event: Event) -> None:
         """Carry out one event of a session. Raises `OSError` when a nonce cannot be stored."""
@@ -295,7 +295,7 @@ class DmService:
 
     def _acknowledged(self, alert_id: str) -> None:
         try:
-            with self._tree.transaction() as changing:
+            with self.tree.transaction() as changing:
                 alert = alerts.take(changing, alert_id)
                 if alert is not None:
                     self._registry.acknowledged(changing, alert)
