@@ -1,34 +1,43 @@
 """The client's side of an application association (GB 9.4), sans-IO: APDUs in, APDUs out, no link and no clock.
 
 `associate` sends the AARQ. The AARE accepts, refuses, or (high level security) asks for a proof, which is an ACTION on
-the association object and answered by the server's own proof. Then one confirmed service at a time is in flight:
-`request` sends it, blocks keep it WAITING, its answer brings READY back. An exception-response ends the service, not
-the association. `release` ends it in order. An APDU that is not what the standard says closes it: `Broken`.
+the association object and answered by the server's own proof; both are PROVING. Then one confirmed service at a time
+is in flight: `request` sends it, blocks keep it WAITING, its answer brings READY back. An exception-response ends the
+service, not the association. `release` ends it in order. An APDU that is not what the standard says ends in `Broken`.
 
 An answer with another invoke id than the request's belongs to a request given up earlier and is dropped.
 """
 
 from __future__ import annotations
 
+import secrets
 from collections import deque
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
+from dlms import axdr
 from dlms.acse import Aare, Aarq, InitiateRequest, InitiateResponse, Release
 from dlms.apdu import faults
 from dlms.apdu.common import CONFIRMED, HIGH_PRIORITY, INVOKE_ID_MASK
+from dlms.ciphering import CIPHERED_TAGS, Ciphering
 from dlms.codes import LN_CLIENT_CONFORMANCE, Apdu, Conformance, Context
+from dlms.cosem.obis import MethodRef, Obis
 from dlms.errors import DecodeError, DlmsError, LocalError, PeerError
-from dlms.exchange import Answer, Exchange, ListRefused
-from dlms.security import Auth, Lls, NoAuth
+from dlms.exchange import ActionAnswer, ActionExchange, Answer, Exchange, ListRefused
+from dlms.hls import Challenges, check_challenges, make_challenge, prove, verify
+from dlms.security import Auth, Hls, Lls, NoAuth, Policy, Security
 
 PDU_UNLIMITED = 0xFFFF  # what a pdu size of 0 ("no limit") is taken for
 PDU_SIZE_MIN = 12  # an APDU smaller than this cannot carry a service (GB 9.4.2.5)
+CIPHERING_OCTETS = 29  # general-glo head 10, length 2, control and counter 5, tag 12: what protection adds at most
+CURRENT_ASSOCIATION = Obis.parse("0.0.40.0.0.255")
+REPLY_TO_HLS = MethodRef(15, CURRENT_ASSOCIATION, 1)
 
 
 class State(Enum):
     IDLE = auto()
     ASSOCIATING = auto()
+    PROVING = auto()
     READY = auto()
     WAITING = auto()
     RELEASING = auto()
@@ -38,6 +47,7 @@ class State(Enum):
 class Event(Enum):
     ASSOCIATE = auto()
     ACCEPT = auto()
+    CHALLENGE = auto()
     REFUSE = auto()
     REQUEST = auto()
     BLOCK = auto()
@@ -54,6 +64,11 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.ASSOCIATING, Event.ACCEPT): State.READY,
     (State.ASSOCIATING, Event.REFUSE): State.CLOSED,
     (State.ASSOCIATING, Event.BREAK): State.CLOSED,
+    (State.ASSOCIATING, Event.CHALLENGE): State.PROVING,
+    (State.PROVING, Event.BLOCK): State.PROVING,
+    (State.PROVING, Event.ACCEPT): State.READY,
+    (State.PROVING, Event.REFUSE): State.CLOSED,
+    (State.PROVING, Event.BREAK): State.CLOSED,
     (State.READY, Event.REQUEST): State.WAITING,
     (State.READY, Event.RELEASE): State.RELEASING,
     (State.READY, Event.BREAK): State.CLOSED,
@@ -72,6 +87,7 @@ class Proposal:
     """What the client asks of the association. `pdu_size` is the largest APDU it takes, in octets."""
 
     auth: Auth = field(default_factory=NoAuth)
+    security: Security | None = None
     pdu_size: int = 1024
     conformance: Conformance = LN_CLIENT_CONFORMANCE
     high_priority: bool = True
@@ -83,7 +99,7 @@ class Proposal:
 
 @dataclass(frozen=True, slots=True)
 class Established:
-    """The server accepted. `pdu_size` is the largest APDU the server takes, in octets."""
+    """The server accepted. `pdu_size` is the largest APDU the server takes, in octets, less what ciphering adds."""
 
     conformance: Conformance
     pdu_size: int
@@ -149,6 +165,10 @@ class Association:
         self._output: deque[bytes] = deque()
         self._events: deque[AssociationEvent] = deque()
         self._established: Established | None = None
+        self._ciphering = _ciphering(proposal.security)
+        self._dedicated_key: bytes | None = None
+        self._challenge = b""
+        self._challenges: Challenges | None = None
 
     @property
     def established(self) -> Established:
@@ -162,28 +182,58 @@ class Association:
     def associate(self) -> None:
         """Send the AARQ. Raises `LocalError` in another state than IDLE."""
         self._step(Event.ASSOCIATE)
-        auth = self._proposal.auth
+        auth, security = self._proposal.auth, self._proposal.security
+        authentication = None
+        if isinstance(auth, Lls):
+            authentication = auth.password
+        elif isinstance(auth, Hls):
+            authentication = self._challenge = make_challenge(auth)
+        if security is not None and security.dedicated:
+            self._dedicated_key = secrets.token_bytes(len(security.ek))
         aarq = Aarq(
-            context=Context.LN,
-            user_information=InitiateRequest(self._proposal.conformance, self._proposal.pdu_size).emit(),
+            context=Context.LN_CIPHERED if self._ciphered else Context.LN,
+            user_information=self._initiate(),
             mechanism=auth.mechanism,
-            authentication=auth.password if isinstance(auth, Lls) else None,
+            authentication=authentication,
+            system_title=None if security is None else security.system_title,
         )
         self._output.append(aarq.emit())
+
+    @property
+    def _ciphered(self) -> bool:
+        security = self._proposal.security
+        return security is not None and security.ciphered_context
+
+    def _initiate(self) -> bytes:
+        """InitiateRequest, ciphered where the context is."""
+        proposal = self._proposal
+        plain = InitiateRequest(proposal.conformance, proposal.pdu_size, self._dedicated_key).emit()
+        if self._ciphering is None or not self._ciphered:
+            return plain
+        return self._ciphering.protect_initiate(plain)
 
     def request(self, exchange: Exchange) -> None:
         """Send the first APDU of a service. Raises `LocalError` unless READY."""
         self._step(Event.REQUEST)
+        self._start(exchange)
+
+    def _start(self, exchange: Exchange) -> None:
         self._invoke_id = (self._invoke_id + 1) & INVOKE_ID_MASK
         priority = HIGH_PRIORITY if self._proposal.high_priority else 0
         self._exchange = exchange
-        self._output.append(exchange.start(self._invoke_id | CONFIRMED | priority))
+        self._send(exchange.start(self._invoke_id | CONFIRMED | priority))
+
+    def _send(self, apdu: bytes) -> None:
+        if self._ciphering is not None and self._ciphered:
+            apdu = self._ciphering.protect(apdu)
+        self._output.append(apdu)
 
     def release(self) -> None:
         """Send the RLRQ. Raises `LocalError` unless associated."""
         self._step(Event.RELEASE)
         self._exchange = None
-        self._output.append(Release().emit())
+        # in a ciphered context the release proves with an initiate that it comes from the same client
+        self._output.append(Release(user_information=self._initiate() if self._ciphered else None).emit())
 
     def break_off(self, error: DlmsError) -> None:
         """The link ended below: close, and say so unless closed already."""
@@ -213,6 +263,7 @@ class Association:
     def _receive(self, apdu: bytes) -> None:
         if len(apdu) < 2:
             raise DecodeError("APDU", len(apdu), "ends where one more octet is due")
+        apdu = self._unprotect(apdu)
         tag = apdu[0]
         if tag == Apdu.EXCEPTION_RESPONSE:
             exception = faults.parse_exception(apdu)
@@ -230,6 +281,17 @@ class Association:
         else:
             raise PeerError(f"APDU 0x{tag:02x} came in state {self.state.name}")
 
+    def _unprotect(self, apdu: bytes) -> bytes:
+        """The plain APDU. What the policy wants protected may not come in the clear, but a refusal may."""
+        if self._ciphering is None or not self._ciphered:
+            return apdu
+        if apdu[0] in CIPHERED_TAGS:
+            return self._ciphering.unprotect(apdu)
+        security = self._proposal.security
+        if apdu[0] not in _ALWAYS_PLAIN and security is not None and security.policy is not Policy.NONE:
+            raise PeerError(f"APDU 0x{apdu[0]:02x} came unprotected")
+        return apdu
+
     def _response(self, exchange: Exchange, apdu: bytes) -> None:
         if len(apdu) < 3:
             raise DecodeError("APDU", len(apdu), "ends where one more octet is due")
@@ -238,14 +300,15 @@ class Association:
         following = exchange.advance(apdu)
         if isinstance(following, bytes):
             self._step(Event.BLOCK)
-            self._output.append(following)
+            self._send(following)
+        elif self.state is State.PROVING:
+            self._proved(following)
         else:
             self._end_exchange(Event.ANSWER, Answered(following))
 
     def _refused(self, reason: str, *, unsupported: bool = False) -> None:
-        if self.state is State.ASSOCIATING:
-            self._step(Event.REFUSE)
-            self._events.append(Broken(AssociationRefused(reason)))
+        if self.state in (State.ASSOCIATING, State.PROVING):
+            self._refuse(reason)
         elif self.state is State.WAITING:
             self._end_exchange(Event.EXCEPTION, Excepted(ServiceRefused(reason, unsupported=unsupported)))
         elif self.state is State.RELEASING:  # some meters do not know the release and say so
@@ -257,19 +320,83 @@ class Association:
         self._exchange = None
         self._events.append(outcome)
 
+    def _refuse(self, reason: str) -> None:
+        self._step(Event.REFUSE)
+        self._exchange = None
+        self._events.append(Broken(AssociationRefused(reason)))
+
     def _aare(self, aare: Aare) -> None:
-        if not aare.accepted:
-            self._step(Event.REFUSE)
-            self._events.append(Broken(AssociationRefused(_refusal(aare))))
+        information = self._user_information(aare)
+        error = None
+        if information[:1] == bytes((Apdu.CONFIRMED_SERVICE_ERROR,)):
+            error = faults.parse_service_error(information).text
+        if not aare.accepted or error is not None:
+            self._refuse(aare.reason if error is None else f"{aare.reason}, {error}")
             return
-        if aare.user_information is None:
+        if not information:
             raise PeerError("the association is accepted without an InitiateResponse")
-        if aare.user_information[:1] == bytes((Apdu.CONFIRMED_SERVICE_ERROR,)):
-            raise AssociationRefused(faults.parse_service_error(aare.user_information).text)
-        response = InitiateResponse.parse(aare.user_information)
-        self._established = Established(response.conformance, response.pdu_size or PDU_UNLIMITED)
+        response = InitiateResponse.parse(information)
+        size = response.pdu_size or PDU_UNLIMITED
+        if self._ciphered:
+            size = max(PDU_SIZE_MIN, size - CIPHERING_OCTETS)
+        self._established = Established(response.conformance, size)
+        if isinstance(self._proposal.auth, Hls):
+            self._prove(self._proposal.auth, aare)
+        else:
+            self._accept(self._established)
+
+    def _user_information(self, aare: Aare) -> bytes:
+        """The plain user information, b"" when there is none; learns the server's system title."""
+        ciphering = self._ciphering
+        if ciphering is not None and aare.system_title:
+            if ciphering.peer_title is not None and ciphering.peer_title != aare.system_title:
+                raise PeerError(f"the meter is {aare.system_title.hex()}, not {ciphering.peer_title.hex()}")
+            ciphering.peer_title = aare.system_title
+        information = aare.user_information or b""
+        if information[:1] and information[0] in CIPHERED_TAGS:
+            if ciphering is None:
+                raise PeerError("the AARE is ciphered, but we have no keys")
+            return ciphering.unprotect(information)
+        if self._ciphered and aare.accepted and information[:1] == bytes((Apdu.INITIATE_RESPONSE,)):
+            raise PeerError("the InitiateResponse came unprotected")
+        return information
+
+    def _accept(self, established: Established) -> None:
         self._step(Event.ACCEPT)
-        self._events.append(self._established)
+        if self._ciphering is not None and self._dedicated_key is not None:
+            self._ciphering.use_dedicated(self._dedicated_key)
+        self._events.append(established)
+
+    # ------------------------------------------------------------------------------------------ high level security
+
+    def _prove(self, auth: Hls, aare: Aare) -> None:
+        """Passes 2 and 3: the server's challenge came, our proof goes out."""
+        if aare.mechanism not in (None, auth.mechanism) or aare.authentication is None:
+            raise PeerError("the server did not take up the authentication proposed")
+        check_challenges(self._challenge, aare.authentication)
+        security = self._proposal.security
+        ours = b"" if security is None else security.system_title
+        theirs = aare.system_title or (security.peer_title if security else None) or b""
+        self._challenges = Challenges(self._challenge, aare.authentication, ours, theirs)
+        self._step(Event.CHALLENGE)
+        proof = prove(auth, self._challenges, self._ciphering)
+        self._start(ActionExchange((REPLY_TO_HLS,), (axdr.octets(proof),), PDU_UNLIMITED))
+
+    def _proved(self, answer: Answer) -> None:
+        """Pass 4: the server's own proof, or that ours was not good enough."""
+        auth, challenges = self._proposal.auth, self._challenges
+        if not isinstance(answer, ActionAnswer) or not isinstance(auth, Hls) or challenges is None:
+            raise PeerError("something else than the answer to our proof came")
+        (outcome,) = answer.outcomes
+        if outcome.code != 0:
+            self._refuse(f"our proof was not accepted ({outcome.text})")
+            return
+        returned = outcome.returned
+        if not isinstance(returned, axdr.Data) or not isinstance(returned.value, bytes):
+            raise PeerError("the server accepted our proof and gave none of its own")
+        verify(auth, challenges, returned.value, self._ciphering)
+        self._exchange = None
+        self._accept(self.established)
 
     # ------------------------------------------------------------------------------------------------------- states
 
@@ -287,9 +414,8 @@ class Association:
         self.state = following
 
 
-def _refusal(aare: Aare) -> str:
-    """The reason of a refusal: the diagnostic, and the InitiateError when one came along."""
-    reason = aare.reason
-    if aare.user_information is not None and aare.user_information[:1] == bytes((Apdu.CONFIRMED_SERVICE_ERROR,)):
-        reason = f"{reason}, {faults.parse_service_error(aare.user_information).text}"
-    return reason
+_ALWAYS_PLAIN = frozenset((Apdu.AARE, Apdu.RLRE, Apdu.EXCEPTION_RESPONSE, Apdu.CONFIRMED_SERVICE_ERROR))
+
+
+def _ciphering(security: Security | None) -> Ciphering | None:
+    return None if security is None else Ciphering(security)

@@ -11,16 +11,17 @@ answered with an exception-response.
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
 
 from dlms import axdr
 from dlms.acse import Aare, Aarq, InitiateRequest, InitiateResponse, Release
-from dlms.apdu import action, faults, get
-from dlms.apdu import set as set_apdu
-from dlms.apdu.common import AccessError, ActionOutcome, Item, Result, emit_results
+from dlms.apdu import action, faults
+from dlms.apdu.common import AccessError, ActionOutcome, Item, Result
+from dlms.association import CIPHERING_OCTETS, PDU_SIZE_MIN, PDU_UNLIMITED, REPLY_TO_HLS
 from dlms.axdr import Data
+from dlms.ciphering import CIPHERED_TAGS, Ciphering, Replayed
 from dlms.codes import (
     DLMS_VERSION,
     LN_CLIENT_CONFORMANCE,
@@ -31,13 +32,13 @@ from dlms.codes import (
     Context,
     DataAccessResult,
     Diagnostic,
+    Mechanism,
     ServiceError,
     StateError,
 )
 from dlms.cosem.obis import MethodRef, Obis
-from dlms.cursor import Cursor, length_octets
-from dlms.errors import DecodeError, DlmsError, LocalError
-from dlms.exchange import BLOCK_HEAD_OCTETS, BlockSender
+from dlms.errors import DecodeError, DlmsError, LocalError, PeerError
+from dlms.hls import Challenges, check_challenges, make_challenge, prove, verify
 from dlms.objects import (
     Row,
     ServerObject,
@@ -47,22 +48,20 @@ from dlms.objects import (
     objects_from_rows,
     rows_from_csv,
 )
-from dlms.security import Auth, Lls, NoAuth
+from dlms.security import CHALLENGE_OCTETS_MAX, CHALLENGE_OCTETS_MIN, Auth, Hls, Lls, NoAuth, Policy, Security
+from dlms.server_services import Refuse, Services, exception
 
 __all__ = [
     "MeterServer", "Row", "ServerAssociation", "ServerObject", "ValueSource", "constant", "objects_from_csv",
     "objects_from_rows", "rows_from_csv",
 ]  # fmt: skip
 
-RECEIVED_BYTES_MAX = 1024 * 1024  # of one SET or ACTION that comes in blocks
-PDU_SIZE_MIN = 12
-PDU_UNLIMITED = 0xFFFF
-
 
 class MeterServer:
     """The objects of one meter and who may associate.
 
-    `auth` is what every client must prove, or a mapping from client SAP to it (other SAPs are then refused).
+    `auth` is what every client must prove, or a mapping from client SAP to it (other SAPs are then refused). With
+    `security`, for all or by client SAP, associations are ciphered.
     """
 
     def __init__(
@@ -70,6 +69,7 @@ class MeterServer:
         objects: Iterable[ServerObject],
         *,
         auth: Auth | Mapping[int, Auth] | None = None,
+        security: Security | Mapping[int, Security] | None = None,
         pdu_size: int = 1024,
         conformance: Conformance = LN_CLIENT_CONFORMANCE,
     ) -> None:
@@ -78,6 +78,7 @@ class MeterServer:
         self.pdu_size = pdu_size
         self.conformance = conformance
         self._auth = NoAuth() if auth is None else auth
+        self._security = security
         self._objects: dict[Obis, dict[int, ServerObject]] = {}
         for item in objects:
             self.add(item)
@@ -92,6 +93,10 @@ class MeterServer:
     def auth_of(self, client_sap: int) -> Auth | None:
         """What this client must prove; None when it may not associate at all."""
         return self._auth.get(client_sap) if isinstance(self._auth, Mapping) else self._auth
+
+    def security_of(self, client_sap: int) -> Security | None:
+        """The keys for this client; None when its associations are plain."""
+        return self._security.get(client_sap) if isinstance(self._security, Mapping) else self._security
 
     def find(self, class_id: int, obis: Obis) -> ServerObject | DataAccessResult:
         classes = self._objects.get(obis)
@@ -122,254 +127,231 @@ class MeterServer:
 
 class State(Enum):
     IDLE = auto()
+    PROVING = auto()
     ASSOCIATED = auto()
 
 
-@dataclass(slots=True)
-class _Incoming:
-    """A SET or ACTION whose parameters come in blocks."""
+class Event(Enum):
+    ACCEPT = auto()
+    CHALLENGE = auto()
+    PROVED = auto()
+    END = auto()
 
-    first: set_apdu.SetFirstBlock | action.ActionFirstBlock
-    data: bytearray
-    number: int
+
+TRANSITIONS: dict[tuple[State, Event], State] = {
+    (State.IDLE, Event.ACCEPT): State.ASSOCIATED,
+    (State.IDLE, Event.CHALLENGE): State.PROVING,
+    (State.IDLE, Event.END): State.IDLE,
+    (State.PROVING, Event.PROVED): State.ASSOCIATED,
+    (State.PROVING, Event.END): State.IDLE,
+    (State.ASSOCIATED, Event.END): State.IDLE,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    """A client that high level security has not let in yet."""
+
+    auth: Hls
+    challenges: Challenges
 
 
 class ServerAssociation:
-    """See the module. `now` is monotonic seconds."""
+    """See the module. With high level security it is PROVING between the AARQ and the client's good proof."""
 
     def __init__(self, server: MeterServer, client_sap: int) -> None:
         self.state = State.IDLE
         self.client_sap = client_sap
         self._server = server
-        self._conformance = Conformance(0)
-        self._client_pdu_size = PDU_UNLIMITED
-        self._get_blocks: BlockSender | None = None
-        self._action_blocks: BlockSender | None = None
-        self._incoming: _Incoming | None = None
-        self._services: dict[int, Callable[[bytes], bytes]] = {
-            Apdu.AARQ: self._aarq,
-            Apdu.RLRQ: self._rlrq,
-            Apdu.GET_REQUEST: self._get,
-            Apdu.SET_REQUEST: self._set,
-            Apdu.ACTION_REQUEST: self._action,
-        }
+        self._services = Services(server, Conformance(0), PDU_UNLIMITED)
+        self._ciphering: Ciphering | None = None
+        self._pending: _Pending | None = None
+        self._proof_ciphering: Ciphering | None = None
 
     def receive_apdu(self, apdu: bytes, now: float) -> list[bytes]:  # noqa: ARG002 - the contract of the cores
-        """The answers to one APDU, in order."""
-        tag = apdu[0] if apdu else -1
-        service = self._services.get(tag)
-        if service is None:
-            return [_exception(StateError.SERVICE_UNKNOWN, ServiceError.SERVICE_NOT_SUPPORTED)]
-        if self.state is State.IDLE and tag != Apdu.AARQ:
-            return [_exception(StateError.SERVICE_NOT_ALLOWED, ServiceError.OPERATION_NOT_POSSIBLE)]
+        """The answers to one APDU, in order. `now` is monotonic seconds."""
         try:
-            answer = service(apdu)
-        except _Refuse as refusal:
+            return [self._receive(apdu)]
+        except Refuse as refusal:
             return [refusal.apdu]
         except DecodeError:
-            return [_exception(StateError.SERVICE_NOT_ALLOWED, ServiceError.OTHER_REASON)]
+            return [exception(StateError.SERVICE_NOT_ALLOWED, ServiceError.OTHER_REASON)]
         except DlmsError:
-            return [_exception(StateError.SERVICE_NOT_ALLOWED, ServiceError.OPERATION_NOT_POSSIBLE)]
-        return [answer]
+            return [exception(StateError.SERVICE_NOT_ALLOWED, ServiceError.OPERATION_NOT_POSSIBLE)]
 
     def reset(self) -> None:
         """The link went down: the association is gone."""
-        self.state = State.IDLE
-        self._get_blocks = self._action_blocks = self._incoming = None
+        self._step(Event.END)
+        self._ciphering = self._pending = None
+
+    def _receive(self, apdu: bytes) -> bytes:
+        tag = apdu[0] if apdu else -1
+        if tag == Apdu.AARQ:
+            return self._aarq(apdu)
+        if tag not in _KNOWN:
+            raise Refuse(StateError.SERVICE_UNKNOWN, ServiceError.SERVICE_NOT_SUPPORTED)
+        if self.state is State.IDLE:
+            raise Refuse(StateError.SERVICE_NOT_ALLOWED, ServiceError.OPERATION_NOT_POSSIBLE)
+        if tag == Apdu.RLRQ:
+            return self._rlrq(apdu)
+        plain = self._unprotect(apdu)
+        answer = self._services.handle(plain) if self.state is State.ASSOCIATED else self._prove(plain)
+        if self._ciphering is None:
+            return answer
+        return self._ciphering.protect(answer, tag)
 
     # ------------------------------------------------------------------------------------------------- association
 
     def _aarq(self, apdu: bytes) -> bytes:
         self.reset()
         aarq = Aarq.parse(apdu)
-        if aarq.context is not Context.LN:
+        security = self._server.security_of(self.client_sap)
+        if aarq.context not in (Context.LN, Context.LN_CIPHERED):
+            return _rejection(aarq.context, Diagnostic.APPLICATION_CONTEXT_NAME_NOT_SUPPORTED)
+        if aarq.context.ciphered != (security is not None and security.ciphered_context):
             return _rejection(aarq.context, Diagnostic.APPLICATION_CONTEXT_NAME_NOT_SUPPORTED)
         failure = self._check_auth(aarq)
         if failure is not None:
             return _rejection(aarq.context, failure)
         if aarq.user_information is None:
             return _rejection(aarq.context, Diagnostic.NO_REASON_GIVEN)
-        request = InitiateRequest.parse(aarq.user_information)
-        if request.version < DLMS_VERSION:
-            return _initiate_error(aarq.context, 1)
-        if 0 < request.pdu_size < PDU_SIZE_MIN:
-            return _initiate_error(aarq.context, 3)
-        self._conformance = request.conformance & self._server.conformance
-        if not self._conformance:
-            return _initiate_error(aarq.context, 2)
-        self._client_pdu_size = request.pdu_size or PDU_UNLIMITED
-        self.state = State.ASSOCIATED
-        response = InitiateResponse(self._conformance, self._server.pdu_size)
-        return Aare(aarq.context, AssociationResult.ACCEPTED, Diagnostic.NULL, response.emit()).emit()
+        ciphering = None
+        if security is not None:
+            ciphering = Ciphering(security)
+            ciphering.peer_title = aarq.system_title or security.peer_title
+        try:
+            request = _initiate(aarq, ciphering)
+        except PeerError:
+            return _rejection(aarq.context, Diagnostic.AUTHENTICATION_FAILURE)
+        error = _initiate_problem(request, self._server.conformance)
+        if error is not None:
+            return _initiate_error(aarq.context, error)
+        return self._accept(aarq, request, ciphering)
 
     def _check_auth(self, aarq: Aarq) -> Diagnostic | None:
         auth = self._server.auth_of(self.client_sap)
         if auth is None:
             return Diagnostic.CALLING_AP_TITLE_NOT_RECOGNIZED
         if auth.mechanism != aarq.mechanism:
-            if aarq.mechanism == 0:
+            if aarq.mechanism == Mechanism.NONE:
                 return Diagnostic.AUTHENTICATION_REQUIRED
             return Diagnostic.AUTHENTICATION_MECHANISM_NAME_NOT_RECOGNISED
         if isinstance(auth, Lls) and not hmac.compare_digest(auth.password, aarq.authentication or b""):
             return Diagnostic.AUTHENTICATION_FAILURE
+        if (
+            isinstance(auth, Hls)
+            and not CHALLENGE_OCTETS_MIN <= len(aarq.authentication or b"") <= CHALLENGE_OCTETS_MAX
+        ):
+            return Diagnostic.AUTHENTICATION_FAILURE
         return None
 
+    def _accept(self, aarq: Aarq, request: InitiateRequest, ciphering: Ciphering | None) -> bytes:
+        server = self._server
+        auth = server.auth_of(self.client_sap)
+        conformance = request.conformance & server.conformance
+        response = InitiateResponse(conformance, server.pdu_size).emit()
+        size = request.pdu_size or PDU_UNLIMITED
+        if aarq.context.ciphered and ciphering is not None:
+            response = ciphering.protect_initiate(response)
+            size = max(PDU_SIZE_MIN, size - CIPHERING_OCTETS)
+            if request.dedicated_key is not None:
+                ciphering.use_dedicated(request.dedicated_key)
+        self._ciphering = ciphering if aarq.context.ciphered else None
+        self._services = Services(server, conformance, size)
+        title = None if ciphering is None else ciphering.system_title
+        if not isinstance(auth, Hls):
+            self._step(Event.ACCEPT)
+            return Aare(aarq.context, AssociationResult.ACCEPTED, Diagnostic.NULL, response, system_title=title).emit()
+        ours = make_challenge(auth)
+        challenges = Challenges(ours, aarq.authentication or b"", title or b"", aarq.system_title or b"")
+        self._pending = _Pending(auth, challenges)
+        self._proof_ciphering = ciphering
+        self._step(Event.CHALLENGE)
+        return Aare(
+            aarq.context,
+            AssociationResult.ACCEPTED,
+            Diagnostic.AUTHENTICATION_REQUIRED,
+            response,
+            auth.mechanism,
+            ours,
+            title,
+        ).emit()
+
+    def _prove(self, plain: bytes) -> bytes:
+        """Passes 3 and 4 of high level security: the one request that is served before the client is let in."""
+        pending = self._pending
+        request = action.parse_request(plain) if plain[0] == Apdu.ACTION_REQUEST else None
+        if pending is None or not isinstance(request, action.ActionRequest) or request.method != REPLY_TO_HLS:
+            raise Refuse(StateError.SERVICE_NOT_ALLOWED, ServiceError.OPERATION_NOT_POSSIBLE)
+        proof = request.parameters.value if request.parameters is not None else None
+        try:
+            check_challenges(pending.challenges.ours, pending.challenges.theirs)
+            verify(pending.auth, pending.challenges, proof if isinstance(proof, bytes) else b"", self._proof_ciphering)
+        except (PeerError, DecodeError):
+            answer = action.ActionResponse(request.invoke, ActionOutcome(ActionResult.READ_WRITE_DENIED)).emit()
+            ciphering = self._ciphering
+            self.reset()
+            self._ciphering = ciphering  # for this last answer
+            return answer
+        ours = prove(pending.auth, pending.challenges, self._proof_ciphering)
+        self._pending = None
+        self._step(Event.PROVED)
+        return action.ActionResponse(request.invoke, ActionOutcome(ActionResult.SUCCESS, axdr.octets(ours))).emit()
+
     def _rlrq(self, apdu: bytes) -> bytes:
-        Release.parse(apdu)
+        release = Release.parse(apdu)
+        if self._ciphering is not None and release.user_information is not None:
+            self._ciphering.unprotect(release.user_information)
         self.reset()
         return Release(is_response=True).emit()
 
-    def _need(self, service: Conformance) -> None:
-        if not self._conformance & service:
-            raise _Refuse(StateError.SERVICE_UNKNOWN, ServiceError.SERVICE_NOT_SUPPORTED)
+    # --------------------------------------------------------------------------------------------------- protection
 
-    # --------------------------------------------------------------------------------------------------------- GET
+    def _unprotect(self, apdu: bytes) -> bytes:
+        ciphering = self._ciphering
+        if ciphering is None:
+            return apdu
+        if apdu[0] not in CIPHERED_TAGS:
+            security = self._server.security_of(self.client_sap)
+            if security is not None and security.policy is not Policy.NONE:
+                raise Refuse(StateError.SERVICE_NOT_ALLOWED, ServiceError.OPERATION_NOT_POSSIBLE)
+            return apdu
+        try:
+            return ciphering.unprotect(apdu)
+        except Replayed as replay:
+            raise Refuse(
+                StateError.SERVICE_NOT_ALLOWED, ServiceError.INVOCATION_COUNTER_ERROR, replay.expected
+            ) from replay
+        except DlmsError as error:
+            raise Refuse(StateError.SERVICE_NOT_ALLOWED, ServiceError.DECIPHERING_ERROR) from error
 
-    def _get(self, apdu: bytes) -> bytes:
-        self._need(Conformance.GET)
-        request = get.parse_request(apdu)
-        if isinstance(request, get.GetNext):
-            return self._get_next(request)
-        self._get_blocks = None
-        if isinstance(request, get.GetRequest):
-            result = self._server.get(request.item)
-            whole = get.GetResponse(request.invoke, result).emit()
-            raw = result.emit() if isinstance(result, Data) else b""
-        else:
-            self._need(Conformance.MULTIPLE_REFERENCES)
-            results = tuple([self._server.get(item) for item in request.items])
-            raw = emit_results(results)
-            whole = bytes((Apdu.GET_RESPONSE, get.LIST, request.invoke)) + raw
-        if len(whole) <= self._client_pdu_size:
-            return whole
-        if not self._conformance & Conformance.BLOCK_TRANSFER_WITH_GET:
-            return get.GetResponse(request.invoke, AccessError(DataAccessResult.OTHER_REASON)).emit()
-        self._get_blocks = BlockSender(raw, self._client_pdu_size - BLOCK_HEAD_OCTETS)
-        return self._get_block(request.invoke, self._get_blocks)
-
-    def _get_next(self, request: get.GetNext) -> bytes:
-        blocks = self._get_blocks
-        if blocks is None:
-            code = AccessError(DataAccessResult.NO_LONG_GET_IN_PROGRESS)
-            return get.GetBlock(request.invoke, last=True, number=request.number, content=code).emit()
-        if request.number != blocks.number:
-            self._get_blocks = None
-            code = AccessError(DataAccessResult.DATA_BLOCK_NUMBER_INVALID)
-            return get.GetBlock(request.invoke, last=True, number=request.number, content=code).emit()
-        return self._get_block(request.invoke, blocks)
-
-    def _get_block(self, invoke: int, blocks: BlockSender) -> bytes:
-        block = blocks.next()
-        if block.last:
-            self._get_blocks = None
-        return get.GetBlock(invoke, block.last, block.number, block.data).emit()
-
-    # --------------------------------------------------------------------------------------------------------- SET
-
-    def _set(self, apdu: bytes) -> bytes:
-        self._need(Conformance.SET)
-        request = set_apdu.parse_request(apdu)
-        if isinstance(request, set_apdu.SetRequest):
-            return set_apdu.SetResponse(request.invoke, (self._server.set(request.item, request.value),)).emit()
-        if isinstance(request, set_apdu.SetListRequest):
-            self._need(Conformance.MULTIPLE_REFERENCES)
-            results = self._set_all(request.items, request.values)
-            return set_apdu.SetResponse(request.invoke, results, as_list=True).emit()
-        self._need(Conformance.BLOCK_TRANSFER_WITH_SET)
-        incoming = self._collect(request)
-        if not isinstance(incoming, set_apdu.SetFirstBlock):
-            return set_apdu.SetBlockAck(request.invoke, request.block.number).emit()
-        cursor = Cursor(self._collected(), "SET-request in blocks")
-        values = set_apdu.read_values(cursor) if incoming.as_list else (axdr.read(cursor),)
-        cursor.check_end()
-        if len(values) != len(incoming.items):
-            raise cursor.error(f"{len(values)} values for {len(incoming.items)} attributes")
-        results = self._set_all(incoming.items, values)
-        return set_apdu.SetResponse(request.invoke, results, request.block.number, incoming.as_list).emit()
-
-    def _set_all(self, items: tuple[Item, ...], values: tuple[Data, ...]) -> tuple[int, ...]:
-        return tuple([self._server.set(item, value) for item, value in zip(items, values, strict=True)])
-
-    def _collect(
-        self, request: set_apdu.SetFirstBlock | set_apdu.SetBlock | action.ActionFirstBlock | action.ActionBlock
-    ) -> set_apdu.SetFirstBlock | action.ActionFirstBlock | None:
-        """Take in one block; the opening request when it was the last one. Raises `_Refuse`."""
-        block = request.block
-        if isinstance(request, set_apdu.SetFirstBlock | action.ActionFirstBlock):
-            self._incoming = _Incoming(request, bytearray(), 0)
-        incoming = self._incoming
-        wrong = incoming is None or block.number != incoming.number + 1
-        if wrong or incoming is None or len(incoming.data) + len(block.data) > RECEIVED_BYTES_MAX:
-            self._incoming = None
-            raise _Refuse(StateError.SERVICE_NOT_ALLOWED, ServiceError.OPERATION_NOT_POSSIBLE)
-        incoming.data += block.data
-        incoming.number = block.number
-        return incoming.first if block.last else None
-
-    def _collected(self) -> bytes:
-        incoming, self._incoming = self._incoming, None
-        return b"" if incoming is None else bytes(incoming.data)
-
-    # ------------------------------------------------------------------------------------------------------ ACTION
-
-    def _action(self, apdu: bytes) -> bytes:
-        self._need(Conformance.ACTION)
-        request = action.parse_request(apdu)
-        if isinstance(request, action.ActionNext):
-            blocks = self._action_blocks
-            if blocks is None or request.number != blocks.number:
-                self._action_blocks = None
-                raise _Refuse(StateError.SERVICE_NOT_ALLOWED, ServiceError.OPERATION_NOT_POSSIBLE)
-            return self._action_block(request.invoke, blocks)
-        self._action_blocks = None
-        if isinstance(request, action.ActionRequest):
-            return self._outcomes(request.invoke, (self._server.act(request.method, request.parameters),))
-        if isinstance(request, action.ActionListRequest):
-            self._need(Conformance.MULTIPLE_REFERENCES)
-            return self._outcomes(request.invoke, self._act_all(request.methods, request.parameters), as_list=True)
-        self._need(Conformance.BLOCK_TRANSFER_WITH_ACTION)
-        incoming = self._collect(request)
-        if not isinstance(incoming, action.ActionFirstBlock):
-            return action.ActionBlockAck(request.invoke, request.block.number).emit()
-        cursor = Cursor(self._collected(), "ACTION-request in blocks")
-        values = set_apdu.read_values(cursor) if incoming.as_list else (axdr.read(cursor),)
-        cursor.check_end()
-        if len(values) != len(incoming.methods):
-            raise cursor.error(f"{len(values)} parameters for {len(incoming.methods)} methods")
-        return self._outcomes(request.invoke, self._act_all(incoming.methods, values), as_list=incoming.as_list)
-
-    def _act_all(self, methods: tuple[MethodRef, ...], values: tuple[Data, ...]) -> tuple[ActionOutcome, ...]:
-        return tuple([self._server.act(method, value) for method, value in zip(methods, values, strict=True)])
-
-    def _outcomes(self, invoke: int, outcomes: tuple[ActionOutcome, ...], *, as_list: bool = False) -> bytes:
-        raw = b"".join([outcome.emit() for outcome in outcomes])
-        if as_list:
-            raw = length_octets(len(outcomes)) + raw
-        form = action.RESPONSE_LIST if as_list else action.NORMAL
-        whole = bytes((Apdu.ACTION_RESPONSE, form, invoke)) + raw
-        if len(whole) <= self._client_pdu_size:
-            return whole
-        self._need(Conformance.BLOCK_TRANSFER_WITH_ACTION)
-        self._action_blocks = BlockSender(raw, self._client_pdu_size - BLOCK_HEAD_OCTETS)
-        return self._action_block(invoke, self._action_blocks)
-
-    def _action_block(self, invoke: int, blocks: BlockSender) -> bytes:
-        block = blocks.next()
-        if block.last:
-            self._action_blocks = None
-        return action.ActionResponseBlock(invoke, block).emit()
+    def _step(self, event: Event) -> None:
+        """Take the transition. Raises `LocalError`, and changes nothing, when there is none."""
+        following = TRANSITIONS.get((self.state, event))
+        if following is None:
+            raise LocalError(f"{event.name} in state {self.state.name}")
+        self.state = following
 
 
-class _Refuse(DlmsError):
-    """A request that is answered with this exception-response."""
-
-    def __init__(self, state_error: StateError, service_error: ServiceError) -> None:
-        super().__init__(service_error.name)
-        self.apdu = _exception(state_error, service_error)
+_KNOWN = CIPHERED_TAGS | {Apdu.RLRQ, Apdu.GET_REQUEST, Apdu.SET_REQUEST, Apdu.ACTION_REQUEST}
+_VERSION_TOO_LOW, _INCOMPATIBLE_CONFORMANCE, _PDU_TOO_SHORT = 1, 2, 3
 
 
-def _exception(state_error: StateError, service_error: ServiceError) -> bytes:
-    return faults.ExceptionResponse(state_error, service_error).emit()
+def _initiate(aarq: Aarq, ciphering: Ciphering | None) -> InitiateRequest:
+    """The InitiateRequest, deciphered in a ciphered context. Raises `DlmsError`."""
+    information = aarq.user_information or b""
+    if aarq.context.ciphered and ciphering is not None:
+        information = ciphering.unprotect(information)
+    return InitiateRequest.parse(information)
+
+
+def _initiate_problem(request: InitiateRequest, conformance: Conformance) -> int | None:
+    """Code of the InitiateError that `request` deserves, if any."""
+    if request.version < DLMS_VERSION:
+        return _VERSION_TOO_LOW
+    if 0 < request.pdu_size < PDU_SIZE_MIN:
+        return _PDU_TOO_SHORT
+    return None if request.conformance & conformance else _INCOMPATIBLE_CONFORMANCE
 
 
 def _rejection(context: Context, diagnostic: Diagnostic) -> bytes:

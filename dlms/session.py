@@ -42,7 +42,7 @@ from dlms.errors import DlmsError, LinkError, LocalError, PeerError
 from dlms.exchange import Answer, Exchange, GetAnswer, GetExchange
 from dlms.knowledge import MeterKnowledge, ScalerUnit, scaler_ref
 from dlms.planner import Limits, Planner
-from dlms.security import Auth, NoAuth, open_auth
+from dlms.security import Auth, NoAuth, Security, open_auth
 
 __all__ = [
     "AttributeRef", "Auth", "ItemError", "ItemRead", "MeterKnowledge", "MeterSession", "ReadDone", "Replied",
@@ -201,6 +201,7 @@ class MeterSession:
         client: int,
         server: int,
         auth: Auth | None = None,
+        security: Security | None = None,
         pdu_size: int = 1024,
         keep_open: bool = False,
         known: MeterKnowledge | None = None,
@@ -213,7 +214,7 @@ class MeterSession:
         self._link = link
         self._keep_open = keep_open
         self._response_timeout_s = response_timeout_s
-        self._proposal = Proposal(NoAuth() if auth is None else auth, pdu_size)
+        self._proposal = Proposal(NoAuth() if auth is None else auth, security, pdu_size)
         self._association = Association(self._proposal)
         self._link_up = LinkUp(0)
         self._jobs: deque[_Read | Exchange] = deque()  # the first one is being worked on
