@@ -1,0 +1,152 @@
+"""Configuration, certificates and the database file."""
+
+from __future__ import annotations
+
+import ssl
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from cryptography import x509
+from sqlalchemy import text
+
+from headend import config, db, pki
+
+PORTS = {name: 1000 + number for number, name in enumerate(config.SERVERS)}
+TLS = {"certificate": "server.pem", "key": "server.key", "ca": "/etc/ca.pem"}
+
+
+def written(folder: Path, **changes: Any) -> Path:
+    document = yaml.safe_load(config.template("headend", PORTS, "127.0.0.1", TLS)) | changes
+    path = folder / config.CONFIG_NAME
+    path.write_text(yaml.safe_dump(document))
+    return path
+
+
+def problems(path: Path) -> list[str]:
+    with pytest.raises(config.ConfigError) as error:
+        config.load(path)
+    return error.value.problems
+
+
+def test_the_template_loads_with_paths_made_absolute(tmp_path: Path) -> None:
+    found = config.load(written(tmp_path))
+    assert found.database == f"sqlite:///{tmp_path / 'headend.db'}"
+    assert found.certificate == tmp_path / "server.pem"
+    assert found.ca == Path("/etc/ca.pem")
+    assert found.servers["dm"] == config.Listener("127.0.0.1", PORTS["dm"], "")
+    assert found.log_level == "INFO"
+
+
+def test_a_public_url_stands_for_host_and_port() -> None:
+    assert config.Listener("127.0.0.1", 5).url(7) == "https://127.0.0.1:7"
+    assert config.Listener("127.0.0.1", 5, "https://dcu.example/dm/").url(7) == "https://dcu.example/dm"
+
+
+def test_a_database_url_is_taken_as_it_is_and_not_shown(tmp_path: Path) -> None:
+    found = config.load(written(tmp_path, database="postgresql+psycopg://u:hidden@h/d"))
+    assert found.database.startswith("postgresql")
+    assert "hidden" not in repr(found)
+
+
+def test_every_problem_is_named_with_file_and_key(tmp_path: Path) -> None:
+    path = written(tmp_path, server_id=5, colour="red", version=2, log={"level": "loud"})
+    document = yaml.safe_load(path.read_text())
+    document["servers"]["dm"] = {"host": "h", "port": 70000, "public_url": "http://plain"}
+    document["servers"]["extra"] = {}
+    document["servers"]["metering"] = {"host": "h", "port": True}
+    del document["servers"]["software"]
+    document["tls"]["key"] = None
+    path.write_text(yaml.safe_dump(document))
+    found = problems(path)
+    assert all(line.startswith(f"{path}: ") for line in found)
+    keys = {line.removeprefix(f"{path}: ").split(":")[0] for line in found}
+    assert keys == {
+        "server_id",
+        "colour",
+        "version",
+        "log.level",
+        "tls.key",
+        "servers.extra",
+        "servers.software",
+        "servers.dm.port",
+        "servers.dm.public_url",
+        "servers.metering.port",
+    }
+
+
+@pytest.mark.parametrize("content", ["", "[]", "a: [", "\x00", "5"])
+def test_what_is_no_configuration_is_an_error(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "headend.yaml"
+    path.write_text(content)
+    assert problems(path)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    assert "No such file" in problems(tmp_path / "none.yaml")[0]
+
+
+# ---- certificates
+
+
+def test_the_server_certificate_chains_to_the_authority_and_has_the_names(tmp_path: Path) -> None:
+    files = pki.make(tmp_path, ["127.0.0.1", "::1", "headend.example"])
+    ca = x509.load_pem_x509_certificate((tmp_path / files["ca"]).read_bytes())
+    server = x509.load_pem_x509_certificate((tmp_path / files["certificate"]).read_bytes())
+    server.verify_directly_issued_by(ca)
+    names = server.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert names.get_values_for_type(x509.DNSName) == ["headend.example"]
+    assert [str(address) for address in names.get_values_for_type(x509.IPAddress)] == ["127.0.0.1", "::1"]
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(tmp_path / files["certificate"], tmp_path / files["key"])
+    for name in ("ca.key", "server.key"):
+        assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o600
+
+
+def test_nothing_is_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "ca.key").write_text("mine")
+    with pytest.raises(FileExistsError):
+        pki.make(tmp_path, ["127.0.0.1"])
+    assert (tmp_path / "ca.key").read_text() == "mine"
+
+
+# ---- the database
+
+
+def test_the_database_file_is_for_the_owner_alone_and_commits_are_synced(tmp_path: Path) -> None:
+    path = tmp_path / "x.db"
+    path.touch(mode=0o644)
+    engine = db.open_engine(f"sqlite:///{path}")
+    with engine.begin() as connection:
+        settings = [
+            connection.execute(text(f"PRAGMA {name}")).scalar()
+            for name in ("journal_mode", "synchronous", "foreign_keys")
+        ]
+    engine.dispose()
+    assert settings == ["wal", 2, 1]
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_transaction_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    engine = db.open_engine(f"sqlite:///{tmp_path / 'x.db'}")
+    with engine.begin() as connection:
+        connection.execute(text("create table t (a)"))
+    with pytest.raises(ZeroDivisionError), engine.begin() as connection:
+        connection.execute(text("insert into t values (1)"))
+        raise ZeroDivisionError
+    with db.reader(engine).begin() as connection:
+        assert connection.execute(text("select count(*) from t")).scalar() == 0
+    engine.dispose()
+
+
+def test_a_reader_waits_for_no_writer(tmp_path: Path) -> None:
+    engine = db.open_engine(f"sqlite:///{tmp_path / 'x.db'}")
+    with engine.begin() as connection:
+        connection.execute(text("create table t (a)"))
+    with engine.begin() as writer:
+        writer.execute(text("insert into t values (1)"))
+        with db.reader(engine).begin() as connection:
+            assert connection.execute(text("select count(*) from t")).scalar() == 0
+    engine.dispose()

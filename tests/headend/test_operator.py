@@ -1,0 +1,265 @@
+"""The operator's API: what it shows, what it does, and whom it does not answer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from sqlalchemy import Engine, insert
+from starlette.applications import Starlette
+
+from headend import web
+from headend.dm import accounts
+from headend.dm import tables as dm
+from headend.dm.push import PushError
+from headend.metering import store as metering
+from headend.operator import app
+from headend.software.store import PackageStore
+from tests.headend.asgi import call, pieces
+
+TOKEN = "operator-token"
+DEVICE = "urn:dcu:T-1"
+KEY = "00" * 32
+URLS = {"software": "https://packages.example", "metering": "https://metering.example"}
+
+
+class Push:
+    """Stands for the notification: remembers, and fails on demand."""
+
+    def __init__(self) -> None:
+        self.sent: list[str] = []
+        self.error: Exception | None = None
+
+    def __call__(self, device_id: str) -> int:
+        if self.error is not None:
+            raise self.error
+        self.sent.append(device_id)
+        return 0x1234
+
+
+@pytest.fixture
+def push() -> Push:
+    return Push()
+
+
+@pytest.fixture
+def server(database: Engine, tmp_path: Path, push: Push) -> Starlette:
+    packages = PackageStore(database, tmp_path / "files")
+    return app.create_app(app.Parts(database, packages, push, lambda: URLS, web.token_hash(TOKEN), wall=lambda: 1000.0))
+
+
+def ask(server: Starlette, method: str, path: str, **arguments: Any) -> httpx.Response:
+    headers = {"Authorization": f"Bearer {TOKEN}"} | arguments.pop("headers", {})
+    return call(server, method, path, headers=headers, **arguments)
+
+
+def enrol(server: Starlette) -> None:
+    assert ask(server, "POST", "/v1/devices", json={"id": DEVICE, "key": KEY}).status_code == 201
+
+
+def open_account(database: Engine) -> None:
+    with database.begin() as connection:
+        accounts.create(connection, DEVICE, server_id="headend", url="https://dm.example/dm")
+
+
+# ---- the token
+
+
+@pytest.mark.parametrize("authorization", ["", "Bearer wrong", f"Basic {TOKEN}", f"Bearer {TOKEN}x", "Bearer"])
+@pytest.mark.parametrize("path", ["/v1/devices", "/v1/packages/x", "/nothing", "/"])
+def test_without_the_token_nothing_is_answered(server: Starlette, authorization: str, path: str) -> None:
+    for method in ("GET", "PUT", "POST"):
+        assert call(server, method, path, headers={"Authorization": authorization}).status_code == 401
+
+
+def test_health_needs_no_token(server: Starlette) -> None:
+    assert call(server, "GET", "/healthz").json() == {"status": "ok"}
+
+
+# ---- devices
+
+
+def test_a_device_is_enrolled_once_and_shown_without_its_key(server: Starlette) -> None:
+    enrol(server)
+    again = ask(server, "POST", "/v1/devices", json={"id": DEVICE, "key": KEY})
+    assert (again.status_code, again.json()) == (409, {"error": f"{DEVICE} is enrolled already"})
+    assert ask(server, "POST", "/v1/devices", json={"id": DEVICE, "key": KEY, "replace": True}).status_code == 201
+    (device,) = ask(server, "GET", "/v1/devices").json()["devices"]
+    assert (device["id"], device["enrolled"], device["account_since"]) == (DEVICE, 1000.0, None)
+    assert "key" not in device
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {},
+        {"id": DEVICE},
+        {"id": DEVICE, "key": "zz"},
+        {"id": DEVICE, "key": "00"},
+        {"id": "a b", "key": KEY},
+        {"id": 5, "key": KEY},
+        {"id": DEVICE, "key": KEY, "replace": "yes"},
+    ],
+)
+def test_what_is_no_enrolment_is_refused(server: Starlette, document: dict[str, Any]) -> None:
+    assert ask(server, "POST", "/v1/devices", json=document).status_code == 400
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{", b'{"a": NaN}', b"\xff", b"[" * 50_000])
+def test_what_is_no_json_object_is_refused(server: Starlette, content: bytes) -> None:
+    assert ask(server, "POST", "/v1/devices", content=content).status_code == 400
+
+
+def test_a_device_can_be_switched_off(server: Starlette) -> None:
+    enrol(server)
+    assert ask(server, "PATCH", f"/v1/devices/{DEVICE}", json={"enabled": False}).status_code == 200
+    assert ask(server, "GET", "/v1/devices").json()["devices"][0]["enabled"] is False
+    assert ask(server, "PATCH", f"/v1/devices/{DEVICE}", json={}).status_code == 400
+    assert ask(server, "PATCH", "/v1/devices/nobody", json={"enabled": True}).status_code == 404
+
+
+def test_a_metering_token_is_issued_with_the_address_to_use_it_at(server: Starlette, database: Engine) -> None:
+    enrol(server)
+    answer = ask(server, "POST", f"/v1/devices/{DEVICE}/metering-token")
+    assert answer.status_code == 201
+    issued = answer.json()
+    assert issued["url"] == "https://metering.example/v1/readings"
+    assert metering.device_of_token(database, issued["token"]) == DEVICE
+    assert ask(server, "POST", "/v1/devices/nobody/metering-token").status_code == 404
+
+
+def test_a_device_is_shown_with_its_account_and_last_session(server: Starlette, database: Engine) -> None:
+    enrol(server)
+    open_account(database)
+    with database.begin() as connection:
+        for number in (1, 2):
+            connection.execute(
+                insert(dm.sessions).values(
+                    device_id=DEVICE, session_id=str(number), state="done", messages=4, commands=2, started=5, updated=6
+                )
+            )
+    (device,) = ask(server, "GET", "/v1/devices").json()["devices"]
+    assert device["account_since"] > 0
+    assert (device["last_session"]["session_id"], device["last_session"]["state"]) == ("2", "done")
+    sessions = ask(server, "GET", "/v1/sessions", params={"device": DEVICE, "limit": 1}).json()["sessions"]
+    assert [session["session_id"] for session in sessions] == ["2"]
+
+
+# ---- jobs
+
+
+def test_a_job_is_queued_and_shown(server: Starlette, database: Engine) -> None:
+    open_account(database)
+    answer = ask(server, "POST", f"/v1/devices/{DEVICE}/jobs", json={"kind": "get", "params": {"paths": ["./DevInfo"]}})
+    assert answer.status_code == 201
+    job = answer.json()
+    assert (job["kind"], job["state"], job["device_id"]) == ("get", "queued", DEVICE)
+    assert ask(server, "GET", f"/v1/jobs/{job['id']}").json() == job
+    assert ask(server, "GET", "/v1/jobs", params={"device": DEVICE}).json()["jobs"] == [job]
+    assert ask(server, "GET", "/v1/jobs", params={"device": "other"}).json()["jobs"] == []
+
+
+def test_values_that_a_job_sets_are_shown_to_nobody(server: Starlette, database: Engine) -> None:
+    open_account(database)
+    nodes = [{"path": "./AMI/Uplink/Token", "value": "secret-token"}]
+    document = {"kind": "provision", "params": {"nodes": nodes}}
+    answer = ask(server, "POST", f"/v1/devices/{DEVICE}/jobs", json=document)
+    assert answer.status_code == 201
+    assert "secret-token" not in answer.text + ask(server, "GET", "/v1/jobs").text
+
+
+@pytest.mark.parametrize(
+    ("document", "status"),
+    [
+        ({}, 400),
+        ({"kind": 5}, 400),
+        ({"kind": "dance"}, 400),
+        ({"kind": "get", "params": []}, 400),
+        ({"kind": "get", "params": {"paths": []}}, 400),
+        ({"kind": "firmware", "params": {"url": "http://plain"}}, 400),
+    ],
+)
+def test_what_is_no_job_is_refused(server: Starlette, database: Engine, document: dict[str, Any], status: int) -> None:
+    open_account(database)
+    assert ask(server, "POST", f"/v1/devices/{DEVICE}/jobs", json=document).status_code == status
+
+
+def test_jobs_for_devices_without_account_are_refused(server: Starlette) -> None:
+    document = {"kind": "get", "params": {"paths": ["./DevInfo"]}}
+    assert ask(server, "POST", f"/v1/devices/{DEVICE}/jobs", json=document).status_code == 404
+    assert ask(server, "GET", "/v1/jobs/77").status_code == 404
+
+
+def test_a_push_tells_the_session_it_announces(server: Starlette, push: Push) -> None:
+    answer = ask(server, "POST", f"/v1/devices/{DEVICE}/push")
+    assert (answer.json(), push.sent) == ({"session_id": 0x1234}, [DEVICE])
+    push.error = accounts.UnknownDevice(DEVICE)
+    assert ask(server, "POST", f"/v1/devices/{DEVICE}/push").status_code == 404
+    push.error = PushError("unreachable")
+    answer = ask(server, "POST", f"/v1/devices/{DEVICE}/push")
+    assert (answer.status_code, answer.json()) == (502, {"error": "unreachable"})
+
+
+def test_alerts_and_values_are_shown(server: Starlette, database: Engine) -> None:
+    open_account(database)
+    with database.begin() as connection:
+        session = connection.execute(
+            insert(dm.sessions).values(
+                device_id=DEVICE, session_id="1", state="done", messages=1, commands=0, started=5, updated=6
+            )
+        ).inserted_primary_key
+        assert session is not None
+        connection.execute(
+            insert(dm.alerts).values(
+                device_id=DEVICE,
+                session=session[0],
+                identity="i",
+                code=1226,
+                correlator="c",
+                result_code=200,
+                received=7,
+            )
+        )
+        connection.execute(
+            insert(dm.values).values(device_id=DEVICE, uri="./X", format="bin", data=b"\x01\xff", updated=8)
+        )
+    (alert,) = ask(server, "GET", "/v1/alerts").json()["alerts"]
+    assert (alert["code"], alert["correlator"], alert["result_code"]) == (1226, "c", 200)
+    (value,) = ask(server, "GET", "/v1/values", params={"device": DEVICE}).json()["values"]
+    assert (value["uri"], value["data"]) == ("./X", "01ff")
+
+
+# ---- readings
+
+
+@pytest.mark.parametrize("query", ["limit=x", "run=-1", "offset=1.5", "run=" + "9" * 20])
+def test_queries_with_no_number_are_refused(server: Starlette, query: str) -> None:
+    assert ask(server, "GET", f"/v1/readings?{query}").status_code == 400
+
+
+def test_lists_are_empty_where_nothing_is(server: Starlette) -> None:
+    for name in ("readings", "meters", "jobs", "alerts", "sessions", "values", "registrations", "downloads", "reports"):
+        assert ask(server, "GET", f"/v1/{name}").json() == {name: []}
+
+
+# ---- packages
+
+
+def test_a_package_is_uploaded_shown_with_its_address_and_removed(server: Starlette) -> None:
+    answer = ask(
+        server, "PUT", "/v1/packages/fw.swu", content=pieces(b"x" * 5000), headers={"Content-Type": "application/x-swu"}
+    )
+    assert answer.status_code == 201
+    (shown,) = ask(server, "GET", "/v1/packages").json()["packages"]
+    assert (shown["size"], shown["content_type"]) == (5000, "application/x-swu")
+    assert shown["url"] == answer.json()["url"] == "https://packages.example/packages/fw.swu"
+    assert shown["descriptor"] == "https://packages.example/descriptors/fw.swu"
+    assert ask(server, "DELETE", "/v1/packages/fw.swu").status_code == 204
+    assert ask(server, "DELETE", "/v1/packages/fw.swu").status_code == 404
+
+
+@pytest.mark.parametrize(("name", "content"), [(".x", b"x"), ("a%20b", b"x"), ("ok", b"")])
+def test_what_is_no_package_is_refused(server: Starlette, name: str, content: bytes) -> None:
+    assert ask(server, "PUT", f"/v1/packages/{name}", content=content).status_code == 400
