@@ -17,7 +17,6 @@ from agent import watchdog as watchdogs
 from agent.supervisor import EXIT_OK, EXIT_WORKER, Supervisor, Worker
 from agent.watchdog import BothWatchdogs, NoWatchdog, SystemdWatchdog
 
-
 REPO = Path(__file__).resolve().parents[2]
 
 

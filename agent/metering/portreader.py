@@ -1,0 +1,346 @@
+"""One port and all meters behind it: a worker that drives the bridge and as many visits at a time as it bears.
+
+On a bridge with nodes (PRIME), meters announce themselves and several are visited at once: while one answers, the
+others' packets travel. On an HDLC bus one conversation has the line, and meters are found by asking addresses.
+
+A visit that fails is tried again after a pause that doubles, `retries_max` times a run; then the run is given up for
+that meter, until its next run or until it joins again. The line is never idle for one silent meter: others go first.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from agent.config import MeteringConfig, PortConfig
+from agent.metering.probe import Probe, hdlc_address
+from agent.metering.registry import Meter
+from agent.metering.store import Progress, StoreError
+from agent.metering.tasks import Job
+from agent.metering.uplink import Backoff
+from agent.metering.visit import Channel, Visit
+from agent.metering.waiting import Knowledge, Leftovers, Ports, Troubles
+from dlms.datalink import DataLink
+from dlms.errors import DlmsError
+from dlms.hdlc_link import HdlcClientLink
+from dlms.llc import LlcLink
+from dlms.session import MeterSession, open_auth
+from plc.errors import PlcError, PlcLocalError
+from plc.events import BaseNodeSilent, NodeEvent, NodeJoined, NodeLeft, NodesListed, ResyncNoted
+
+LOG = logging.getLogger("agent.metering.port")
+
+WAIT_S = 0.5  # at most, for bytes: then beats, stop and new settings are looked at
+LOOK_EVERY_S = 1.0  # how often all meters are asked what they owe, when nothing has changed
+REOPEN = Backoff(1.0, 60.0)
+SERVER_SAP = 1  # the management logical device
+SILENT_MAX = 3  # unanswered list queries before the port counts as not working
+RESPONSE_TIMEOUT_MIN_S = 60.0  # of the session: a backstop, the links below have timeouts of their own
+
+
+class Bridge(Protocol):
+    """The part of `plc.bridge.Bridge` that is used."""
+
+    @property
+    def carries(self) -> str: ...
+    @property
+    def shared_bus(self) -> bool: ...
+    def channel(self, address: int, *, dst_lsap: int = 1, src_lsap: int = 16) -> Channel: ...
+    def poll(self, now: float, wait_s: float) -> Sequence[NodeEvent]: ...
+    def close(self) -> None: ...
+
+
+class PortReader:
+    """The worker of one port."""
+
+    budget_s = 90.0
+
+    def __init__(
+        self, port: PortConfig, metering: MeteringConfig, ports: Ports, open_bridge: Callable[[PortConfig], Bridge]
+    ) -> None:
+        """`open_bridge` raises `PlcError` when the port cannot be opened."""
+        self.name = f"port-{port.name}"
+        self._port = port
+        self._metering = metering
+        self._ports = ports
+        self._open_bridge = open_bridge
+        self._clock = ports.clock
+        self._parallel_max = port.parallel_max or metering.parallel_max
+        self._troubles = Troubles(metering, ports)
+        self._knowledge = Knowledge(ports.store)
+        self._leftovers = Leftovers()
+        self._probe = Probe(port, ports.registry)
+        self._bridge: Bridge | None = None
+        self._visits: dict[int, Visit] = {}
+        self._line: deque[Meter] = deque()
+        self._look_at = 0.0
+        self._generation = -1
+        self._open_at = 0.0
+        self._open_failures = 0
+
+    # --- the worker ---
+
+    def run(self, stop: threading.Event, beat: Callable[[], None]) -> None:
+        self._ports.health(self._port.name, "not open yet")
+        while not stop.is_set():
+            beat()
+            pause_s = self.step()
+            if pause_s > 0:
+                stop.wait(min(pause_s, LOOK_EVERY_S))
+        self.close()
+
+    def step(self) -> float:
+        """One round. Waits in the bridge for at most `WAIT_S`; answers how long to wait beside it (no bridge yet)."""
+        now = self._clock.monotonic()
+        bridge = self._bridge
+        if bridge is None:
+            if now >= self._open_at:
+                self._open()
+            return max(0.0, self._open_at - now) if self._bridge is None else 0.0
+        try:
+            self._round(bridge, now)
+        except PlcError as error:
+            self._lost(str(error))
+        return 0.0
+
+    def close(self) -> None:
+        """Give the port back; visits under way are dropped."""
+        for visit in self._visits.values():
+            self._ports.tasks.ended(visit.jobs, visit.meter.meter_id, ok=False, final=False)
+        self._visits.clear()
+        if self._bridge is not None:
+            self._bridge.close()
+            self._bridge = None
+
+    # --- the port ---
+
+    def _open(self) -> None:
+        try:
+            bridge = self._open_bridge(self._port)
+        except PlcError as error:
+            level = logging.DEBUG if self._open_failures else logging.WARNING
+            LOG.log(level, "port %s cannot be opened: %s", self._port.name, error, extra={"event": "port.open.failed"})
+            self._try_again_later(str(error))
+            return
+        self._bridge = bridge
+        LOG.info("port %s is open (%s)", self._port.name, self._port.url, extra={"event": "port.open"})
+        self._ports.health(self._port.name, "open, nothing heard yet")
+        if bridge.shared_bus:
+            # Nobody announces himself on a bus: who was there before is tried again, who is new is asked for.
+            for meter in self._ports.registry.absent(self._port.name):
+                self._ports.registry.join(self._port.name, meter.address)
+            self._probe.reset(self._clock.monotonic())
+
+    def _lost(self, why: str) -> None:
+        LOG.warning("port %s is lost: %s", self._port.name, why, extra={"event": "port.lost"})
+        for visit in list(self._visits.values()):
+            self._over(visit, f"the port is lost: {why}", counts=False)
+        self._probe.abandon()
+        self.close()
+        self._ports.registry.leave_all(self._port.name)
+        self._try_again_later(why)
+
+    def _try_again_later(self, why: str) -> None:
+        self._open_failures += 1
+        self._open_at = self._clock.monotonic() + REOPEN.pause(self._open_failures, self._ports.rng)
+        self._ports.health(self._port.name, why)
+
+    def _answers(self) -> None:
+        """Something sensible came from the port."""
+        self._open_failures = 0
+        self._ports.health(self._port.name, "")
+
+    # --- a round ---
+
+    def _round(self, bridge: Bridge, now: float) -> None:
+        self._begin(bridge, now)
+        for event in bridge.poll(now, self._wait_s(now)):
+            self._on_event(event)
+        now, wall = self._clock.monotonic(), self._clock.wall()
+        for visit in list(self._visits.values()):
+            visit.step(now, wall)
+            if visit.outcome is not None:
+                self._finish(visit)
+        if self._probe.step(now):
+            self._look_at = 0.0
+            self._answers()
+
+    def _wait_s(self, now: float) -> float:
+        deadlines = [now + WAIT_S, self._probe.deadline(), *(visit.deadline() for visit in self._visits.values())]
+        start = self._ports.tasks.next_start()
+        if start is not None:
+            deadlines.append(now + start)
+        return max(0.0, min(deadlines) - now)
+
+    def _on_event(self, event: NodeEvent) -> None:
+        registry, name = self._ports.registry, self._port.name
+        match event:
+            case NodeJoined(address=address, eui48=eui48):
+                meter = registry.join(name, address, eui48)
+                self._troubles.forgive(meter)  # it is back: what was given up is tried again
+                self._look_at = 0.0
+                self._answers()
+            case NodeLeft(address=address):
+                left = registry.at(name, address)
+                if left is not None:
+                    registry.leave(left.key)
+            case NodesListed(count=count):
+                LOG.debug("port %s: %d nodes", name, count)
+                self._answers()
+            case BaseNodeSilent(attempts=attempts) if attempts >= SILENT_MAX:
+                self._ports.health(name, f"the base node has not answered {attempts} times")
+            case ResyncNoted(dropped_bytes=dropped, why=why):
+                LOG.debug("port %s: %d bytes dropped: %s", name, dropped, why)
+            case _:
+                pass
+
+    # --- who is next ---
+
+    def _begin(self, bridge: Bridge, now: float) -> None:
+        if self._generation != self._ports.tasks.generation:
+            self._generation = self._ports.tasks.generation
+            self._troubles.forgive_all()  # other tasks, or another password: everybody gets a new chance
+            self._look_at = 0.0
+        room = (1 if bridge.shared_bus else self._parallel_max) - len(self._visits) - self._probe.running
+        if room > 0 and now >= self._look_at:
+            start = self._ports.tasks.next_start()
+            self._look_at = now + (LOOK_EVERY_S if start is None else min(LOOK_EVERY_S, start))
+            self._line = deque(self._waiting(now))
+        while room > 0 and self._line:
+            meter = self._line.popleft()
+            jobs = self._jobs_of(meter, now)
+            if jobs:
+                self._visit(bridge, meter, jobs, now)
+                room -= 1
+        if room > 0 and bridge.shared_bus:
+            try:
+                self._probe.begin(bridge, now)
+            except DlmsError as error:
+                LOG.warning("port %s: %s", self._port.name, error, extra={"event": "port.scan"})
+
+    def _waiting(self, now: float) -> list[Meter]:
+        """Meters that owe something and may be visited, the most important and longest waiting first."""
+        ranked: list[tuple[tuple[int, int, float], Meter]] = []
+        for meter in self._ports.registry.present(self._port.name):
+            jobs = self._jobs_of(meter, now)
+            if jobs:
+                ranked.append(((-jobs[0].task.priority, jobs[0].run, self._troubles.since(meter)), meter))
+        ranked.sort(key=lambda entry: (entry[0], entry[1].key))
+        return [meter for _, meter in ranked]
+
+    def _jobs_of(self, meter: Meter, now: float) -> list[Job]:
+        """What this meter is to be read for now; nothing while it is being visited or rests after a failure."""
+        if meter.address in self._visits or self._troubles.resting(meter, now):
+            return []
+        try:
+            owed = self._ports.tasks.owed(meter.meter_id)
+        except StoreError:
+            return []  # its owner reports it; without knowing what was read, nothing is read
+        return [job for job in owed if not self._troubles.given_up(meter, job)]
+
+    # --- visits ---
+
+    def _visit(self, bridge: Bridge, meter: Meter, jobs: list[Job], now: float) -> None:
+        access = self._ports.tasks.access
+        knowledge = self._knowledge.of(meter.key)
+        try:
+            session = MeterSession(
+                self._link(bridge, access.client, meter.address),
+                client=access.client,
+                server=SERVER_SAP,
+                auth=open_auth(access.auth, access.secret),
+                pdu_size=self._metering.pdu_size,
+                known=knowledge,
+                response_timeout_s=max(RESPONSE_TIMEOUT_MIN_S, 2 * self._port.response_timeout_s),
+            )
+            channel = bridge.channel(meter.address, dst_lsap=SERVER_SAP, src_lsap=access.client)
+        except (DlmsError, PlcLocalError) as error:
+            # What was provisioned or configured does not make a session: say so, and wait like after any failure.
+            self._ports.registry.attempted(meter.key, str(error))
+            self._troubles.note(meter, jobs)
+            return
+        visit = Visit(
+            meter=meter,
+            jobs=jobs,
+            session=session,
+            channel=channel,
+            packets=bridge.carries == "apdu",
+            until=now + self._metering.visit_timeout_s,
+            knowledge=knowledge,
+            taken=self._leftovers.take(meter, jobs),
+        )
+        self._visits[meter.address] = visit
+        self._ports.tasks.began(jobs)
+        visit.start(now)
+
+    def _link(self, bridge: Bridge, client: int, address: int) -> DataLink:
+        if bridge.carries == "apdu":
+            return LlcLink(client, SERVER_SAP, answer_timeout_s=self._port.response_timeout_s)
+        return HdlcClientLink(
+            client,
+            hdlc_address(self._port, address),
+            info_max=self._port.info_bytes_max,
+            window=self._port.window,
+            ack_timeout_s=self._port.response_timeout_s,
+            octet_s=10 / self._port.baudrate,
+        )
+
+    def _finish(self, visit: Visit) -> None:
+        outcome = visit.outcome
+        if outcome is None:
+            return
+        if outcome.reached:
+            self._answers()
+        if not outcome.ok:
+            self._leftovers.keep(visit)
+            self._over(visit, outcome.error)
+            return
+        meter, name = visit.meter, visit.device_name()
+        if name and meter.named and name != meter.meter_id:
+            # What was remembered of the other meter, scalers among it, says nothing about this one: read it anew.
+            LOG.warning(
+                "%s answers as %s, it was %s", meter.key, name, meter.meter_id, extra={"event": "meter.exchanged"}
+            )
+            visit.knowledge.forget()
+            self._ports.registry.name(meter.key, name)
+            self._over(visit, "the meter was exchanged", counts=False)
+            return
+        if name and not meter.named:
+            meter = self._ports.registry.name(meter.key, name) or meter
+        try:
+            self._store(visit, meter)
+        except StoreError as error:
+            self._over(visit, f"the readings cannot be stored: {error}")
+            return
+        self._close(visit)
+        self._troubles.forgive(meter)
+        self._ports.registry.attempted(meter.key)
+
+    def _store(self, visit: Visit, meter: Meter) -> None:
+        """Readings, how far the meter was read, and what was learned, in one commit."""
+        trusted = self._clock.trusted()
+        # A meter that has only now told its name may have been read for this run by another way.
+        owed = {(job.task.task_id, job.run) for job in self._ports.tasks.owed(meter.meter_id)}
+        jobs = [job for job in visit.jobs if meter is visit.meter or (job.task.task_id, job.run) in owed]
+        readings = [reading for job in jobs for reading in visit.readings(job, meter.meter_id, trusted=trusted)]
+        marks = [Progress(meter.meter_id, job.task.task_id, job.run) for job in jobs] if trusted else []
+        learned = visit.learned()
+        self._ports.store.append(readings, marks, {meter.key: learned} if learned else None)
+        self._ports.tasks.ended(visit.jobs, meter.meter_id, ok=True, final=True)
+
+    def _over(self, visit: Visit, error: str, *, counts: bool = True) -> None:
+        """The visit failed; `counts`: through the meter's fault or the line's."""
+        self._close(visit)
+        LOG.debug("visit of %s failed: %s", visit.meter.meter_id, error)
+        self._ports.registry.attempted(visit.meter.key, error)
+        final = self._troubles.note(visit.meter, visit.jobs, gained=visit.gained) if counts else False
+        if final and not visit.reached and self._bridge is not None and self._bridge.shared_bus:
+            self._ports.registry.leave(visit.meter.key)  # the scan finds it when it is back
+        self._ports.tasks.ended(visit.jobs, visit.meter.meter_id, ok=False, final=final)
+
+    def _close(self, visit: Visit) -> None:
+        visit.channel.close()
+        self._visits.pop(visit.meter.address, None)

@@ -1,0 +1,198 @@
+"""The tasks in force: what each meter owes, and what became of each run. Shared by the port threads and the tree."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from agent.clock import Clock
+from agent.metering.readinglist import ReadingList, ReadingListError, ReadingLists
+from agent.metering.schedule import next_run, next_start, owed_run
+from agent.metering.store import Store
+from agent.provisioning import MeterAccess, Provisioning, ReadingTask, TaskStatus
+
+LOG = logging.getLogger("agent.metering.tasks")
+
+RESULT_CHARS_MAX = 160
+UNTRUSTED_HOLD_S = 120.0  # after start, readings wait so long for a clock that has yet to be set
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Read `items` from a meter, for this run of this task."""
+
+    task: ReadingTask
+    run: int
+    items: ReadingList
+
+
+@dataclass(slots=True)
+class _Account:
+    """Of a task's newest run: who was read, who was not."""
+
+    run: int = 0
+    read: int = 0
+    failed: int = 0
+    active: int = 0
+    error: str = ""
+
+
+class TaskBook:
+    """Thread-safe. What a meter was read for is remembered durably by the store, in the readings' own transaction; runs
+    under a clock that was never set are remembered here only."""
+
+    def __init__(self, store: Store, lists: ReadingLists, clock: Clock, *, catch_up_s: int) -> None:
+        self._store = store
+        self._lists = lists
+        self._clock = clock
+        self._catch_up_s = catch_up_s
+        self._started = clock.monotonic()
+        self._lock = threading.RLock()
+        self._provisioning = Provisioning()
+        self._progress: dict[tuple[str, str], int] | None = None
+        self._untrusted: dict[tuple[str, str], int] = {}
+        self._accounts: dict[str, _Account] = {}
+        self._reading_lists: dict[str, ReadingList | None] = {}
+        self.generation = 0
+        self.on_change: Callable[[], None] = lambda: None
+
+    # --- settings ---
+
+    def configure(self, provisioning: Provisioning) -> None:
+        """Follow these tasks and this access from now on."""
+        with self._lock:
+            if provisioning.tasks == self._provisioning.tasks and provisioning.access == self._provisioning.access:
+                self._provisioning = provisioning
+                return
+            self._provisioning = provisioning
+            self._accounts = {task.task_id: self._accounts.get(task.task_id, _Account()) for task in provisioning.tasks}
+            self._reading_lists.clear()
+            self._recall()
+            self.generation += 1
+        LOG.info(
+            "%d reading tasks in force: %s",
+            len(provisioning.tasks),
+            ", ".join(f"{task.task_id} every {task.every_s} s" for task in provisioning.tasks) or "none",
+            extra={"event": "tasks.configured"},
+        )
+        self.on_change()
+
+    def lists_changed(self) -> None:
+        """A software package was activated or removed: look for the lists again."""
+        self._lists.changed()
+        with self._lock:
+            self._reading_lists.clear()
+            self.generation += 1
+        self.on_change()
+
+    @property
+    def access(self) -> MeterAccess:
+        return self._provisioning.access
+
+    # --- what is owed ---
+
+    def owed(self, meter_id: str) -> list[Job]:
+        """What the meter owes now, most important first. Raises `StoreError` while it is not known what was done."""
+        wall, trusted = self._clock.wall(), self._clock.trusted()
+        if not trusted and self._clock.monotonic() - self._started < UNTRUSTED_HOLD_S:
+            return []
+        with self._lock:
+            done = self._done(trusted=trusted)
+            jobs: list[Job] = []
+            for task in self._provisioning.tasks:
+                run = owed_run(task, done.get((meter_id, task.task_id), 0), wall, self._catch_up_s)
+                items = self._list_of(task) if run is not None else None
+                if run is not None and items is not None:
+                    jobs.append(Job(task, run, items))
+            return sorted(jobs, key=lambda job: (-job.task.priority, job.run, job.task.task_id))
+
+    def next_start(self) -> float | None:
+        """Seconds until some task has a new run."""
+        wall = self._clock.wall()
+        at = next_start(self._provisioning.tasks, wall)
+        return None if at is None else max(0.0, at - wall)
+
+    # --- what became of it ---
+
+    def began(self, jobs: Iterable[Job]) -> None:
+        for job in jobs:
+            self._account(job).active += 1
+
+    def ended(self, jobs: Iterable[Job], meter_id: str, *, ok: bool, final: bool) -> None:
+        """A visit for these jobs is over. `ok`: the readings are in the store; `final`: no retry will follow."""
+        with self._lock:
+            for job in jobs:
+                account = self._account(job)
+                account.active = max(0, account.active - 1)
+                if account.run != job.run:
+                    continue
+                if ok:
+                    account.read += 1
+                    self._note_done(meter_id, job)
+                elif final:
+                    account.failed += 1
+
+    def status(self, task_id: str) -> TaskStatus:
+        """For the management tree."""
+        with self._lock:
+            task = next((task for task in self._provisioning.tasks if task.task_id == task_id), None)
+            account = self._accounts.get(task_id)
+            if task is None or account is None:
+                return TaskStatus()
+            state = "disabled" if not task.enabled else "running" if account.active else "idle"
+            result = account.error or (f"{account.read} read, {account.failed} failed" if account.run else "")
+            return TaskStatus(
+                state=state,
+                last_run=account.run,
+                next_run=next_run(task, self._clock.wall()) if task.enabled else 0,
+                last_result=result[:RESULT_CHARS_MAX],
+            )
+
+    def statuses(self) -> dict[str, TaskStatus]:
+        return {task.task_id: self.status(task.task_id) for task in self._provisioning.tasks}
+
+    # --- inside ---
+
+    def _done(self, *, trusted: bool) -> dict[tuple[str, str], int]:
+        if not trusted:
+            return self._untrusted
+        if self._progress is None:
+            self._progress = self._store.progress()
+            self._recall()
+        return self._progress
+
+    def _recall(self) -> None:
+        """The last runs of an earlier life of this process."""
+        for (_, task_id), run in (self._progress or {}).items():
+            account = self._accounts.get(task_id)
+            if account is not None and account.read + account.failed + account.active == 0:
+                account.run = max(account.run, run)
+
+    def _note_done(self, meter_id: str, job: Job) -> None:
+        if self._clock.trusted():
+            self._done(trusted=True)[meter_id, job.task.task_id] = job.run
+        else:
+            self._untrusted[meter_id, job.task.task_id] = job.run
+
+    def _account(self, job: Job) -> _Account:
+        """The account of the job's task; a new run opens a new one."""
+        with self._lock:
+            account = self._accounts.setdefault(job.task.task_id, _Account())
+            if account.run != job.run and (account.active == 0 or job.run > account.run):
+                account.run, account.read, account.failed = job.run, 0, 0
+            return account
+
+    def _list_of(self, task: ReadingTask) -> ReadingList | None:
+        name = task.reading_list
+        if name not in self._reading_lists:
+            account = self._accounts[task.task_id]
+            try:
+                self._reading_lists[name] = self._lists.get(name)
+                account.error = ""
+            except ReadingListError as error:
+                self._reading_lists[name] = None
+                account.error = str(error).splitlines()[0]
+                LOG.warning("task %s cannot run: %s", task.task_id, error, extra={"event": "tasks.list"})
+        return self._reading_lists[name]

@@ -1,0 +1,72 @@
+"""Simulated lines in virtual time: the real bridge and the simulated network, joined by a port that makes time pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from plc.bridge import Bridge
+from plc.errors import PlcPortError
+from tests.agent.virtual import VirtualClock
+
+
+class Network(Protocol):
+    """The sans-IO side of `tests.sim.plc_network.BaseNode` and `tests.sim.rs485_bus.Bus`."""
+
+    def receive(self, data: bytes, now: float) -> None: ...
+
+    def take_bursts(self) -> list[bytes]: ...
+
+    def next_deadline(self) -> float | None: ...
+
+    def on_deadline(self, now: float) -> None: ...
+
+
+class Line:
+    """A `plc.port.BytePort` over a network. Waiting moves the clock; `octet_s` is what an octet takes on the line."""
+
+    def __init__(self, network: Network, clock: VirtualClock, octet_s: float = 0.0) -> None:
+        self.network = network
+        self.clock = clock
+        self.octet_s = octet_s
+        self.broken = False
+        self.closed = False
+        self.incoming = bytearray()
+
+    def read(self, wait_s: float) -> bytes:
+        if self.broken:
+            raise PlcPortError("the line is cut")
+        end = self.clock.now + max(wait_s, 0.0)
+        while not self.incoming:
+            self._due()
+            if self.incoming or self.clock.now >= end:
+                break
+            deadline = self.network.next_deadline()
+            self.clock.now = end if deadline is None else min(end, max(deadline, self.clock.now + 1e-6))
+        data, self.incoming = bytes(self.incoming), bytearray()
+        self.clock.now += len(data) * self.octet_s
+        return data
+
+    def write(self, data: bytes) -> None:
+        if self.broken:
+            raise PlcPortError("the line is cut")
+        self.clock.now += len(data) * self.octet_s
+        self.network.receive(data, self.clock.now)
+        self._due()
+
+    def close(self) -> None:
+        self.closed = True
+
+    def _due(self) -> None:
+        deadline = self.network.next_deadline()
+        if deadline is not None and deadline <= self.clock.now:
+            self.network.on_deadline(self.clock.now)
+        for burst in self.network.take_bursts():
+            self.incoming += burst
+
+
+def bridge_over(line: Line, core: object) -> Bridge:
+    return Bridge(line, core, line.clock.monotonic)  # type: ignore[arg-type]
+
+
+Opener = Callable[[], Bridge]
