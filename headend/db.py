@@ -10,7 +10,19 @@ import os
 import sqlite3
 from pathlib import Path
 
-from sqlalchemy import Connection, Engine, MetaData, Table, create_engine, event, make_url
+from sqlalchemy import (
+    Column,
+    Connection,
+    Engine,
+    Integer,
+    MetaData,
+    Table,
+    create_engine,
+    event,
+    insert,
+    make_url,
+    select,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.pool import ConnectionPoolEntry
 
@@ -18,7 +30,14 @@ BUSY_TIMEOUT_MS = 30_000  # a writer waits this long for another writer before t
 PRIVATE_MODE = 0o600
 _READ_ONLY = "dcu_read_only"
 
+SCHEMA_VERSION = 1
+
 metadata = MetaData()
+schema = Table("schema_version", metadata, Column("version", Integer, nullable=False))
+
+
+class SchemaError(Exception):
+    """The database belongs to another version of the head-end. Nothing in it was changed."""
 
 
 def open_engine(url: str) -> Engine:
@@ -38,8 +57,17 @@ def open_engine(url: str) -> Engine:
 
 
 def create_tables(engine: Engine) -> None:
-    """Make what is missing. The modules that declare tables must have been imported."""
+    """Make what is missing. The modules that declare tables must have been imported.
+
+    Raises `SchemaError` for a database that another version of the head-end made.
+    """
     metadata.create_all(engine)
+    with engine.begin() as connection:
+        found = connection.scalars(select(schema.c.version)).one_or_none()
+        if found is None:
+            connection.execute(insert(schema).values(version=SCHEMA_VERSION))
+        elif found != SCHEMA_VERSION:
+            raise SchemaError(f"the database has schema {found}, this head-end needs {SCHEMA_VERSION}")
 
 
 def reader(engine: Engine) -> Engine:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Generator, Sequence
 
 import uvicorn
 from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.applications import Starlette
 from starlette.types import ASGIApp
 
@@ -75,10 +76,13 @@ def run(config: Config, names: Sequence[str], ready: Callable[[dict[str, int]], 
 
     Raises `ServeError` when it cannot start; `RuntimeError` when a server ended by itself.
     """
-    engine = db.open_engine(config.database)
+    try:
+        engine = db.open_engine(config.database)
+        db.create_tables(engine)
+    except (OSError, SQLAlchemyError, db.SchemaError) as error:
+        raise ServeError(f"the database cannot be used: {error}") from error
     sockets: dict[str, socket.socket] = {}
     try:
-        db.create_tables(engine)
         for name in names:
             sockets[name] = _listen(name, config)
         ports = {name: bound.getsockname()[1] for name, bound in sockets.items()}

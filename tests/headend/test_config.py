@@ -150,3 +150,14 @@ def test_a_reader_waits_for_no_writer(tmp_path: Path) -> None:
         with db.reader(engine).begin() as connection:
             assert connection.execute(text("select count(*) from t")).scalar() == 0
     engine.dispose()
+
+
+def test_a_database_of_another_version_is_left_alone(tmp_path: Path) -> None:
+    engine = db.open_engine(f"sqlite:///{tmp_path / 'x.db'}")
+    db.create_tables(engine)
+    db.create_tables(engine)
+    with engine.begin() as connection:
+        connection.execute(text("update schema_version set version = 99"))
+    with pytest.raises(db.SchemaError, match="schema 99"):
+        db.create_tables(engine)
+    engine.dispose()
