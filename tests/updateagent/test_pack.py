@@ -272,22 +272,32 @@ def test_the_delta_of_two_images_is_the_bare_patch(bench: Bench) -> None:
     assert (bench.folder / "p").read_bytes().startswith(b"BSDIFF40")
 
 
-def swupdate(package: Path, roots: Path) -> int:
-    """The exit status of `swupdate -c`. Its sockets are in TMPDIR, which must not be shared."""
+def swupdate_accepts(package: Path, roots: Path) -> bool:
+    """Whether `swupdate -c` takes the package. Its sockets are in TMPDIR, which must not be shared.
+
+    Its own processes race on a busy machine: now and then it answers 1 to a good package, having said "successful".
+    It never answers 0 to one that it refuses, so a few tries tell the two apart.
+    """
     command = ["swupdate", "-v", "-c", "-i", str(package), "-k", str(roots), "-H", "board:dcu-a1"]
     environment = {**os.environ, "TMPDIR": str(package.parent)}
-    return subprocess.run(command, capture_output=True, check=False, timeout=60, env=environment).returncode
+    tries = (subprocess.run(command, capture_output=True, check=False, timeout=60, env=environment) for _ in range(5))
+    return any(done.returncode == 0 for done in tries)
 
 
 @pytest.mark.process
 @pytest.mark.skipif(shutil.which("swupdate") is None, reason="needs swupdate (Debian package swupdate)")
 @pytest.mark.parametrize("more", [(), ("--compress", "zlib"), ("--software", "lists")])
-def test_a_stock_swupdate_accepts_the_package_and_refuses_another_root(bench: Bench, more: tuple[str, ...]) -> None:
+def test_a_stock_swupdate_accepts_the_package(bench: Bench, more: tuple[str, ...]) -> None:
     if "--software" in more:
         more = (*more, "--image", f"file:etc/list.csv={bench.folder / 'list.csv'}")
     package = bench.build("p.swu", *more)
-    assert swupdate(package, bench.keys / "own" / "root.crt") == 0
-    assert swupdate(package, bench.keys / "other" / "root.crt") != 0
+    assert swupdate_accepts(package, bench.keys / "own" / "root.crt")
+
+
+@pytest.mark.process
+@pytest.mark.skipif(shutil.which("swupdate") is None, reason="needs swupdate (Debian package swupdate)")
+def test_a_stock_swupdate_refuses_the_package_of_another_root(bench: Bench) -> None:
+    assert not swupdate_accepts(bench.build(), bench.keys / "other" / "root.crt")
 
 
 def test_the_device_side_does_not_load_the_writer() -> None:
