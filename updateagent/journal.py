@@ -151,9 +151,20 @@ def parse(raw: bytes) -> tuple[int, Record]:
 
 
 def _to_json(record: Record) -> dict[str, Any]:
-    from dataclasses import asdict
+    raw = _plain(record)
+    return {
+        **raw,
+        "state": record.state.value,
+        "update": record.update
+        and {**_plain(record.update), "outcome": record.update.outcome and _plain(record.update.outcome)},
+        "slots": {name: _plain(note) for name, note in record.slots.items()},
+        "last": record.last and _plain(record.last),
+    }
 
-    return {**asdict(record), "state": record.state.value}
+
+def _plain(value: Any) -> dict[str, Any]:
+    """The fields of a dataclass, as they are."""
+    return {name: getattr(value, name) for name in value.__dataclass_fields__}
 
 
 def _from_json(raw: Mapping[str, Any]) -> Record:

@@ -111,10 +111,10 @@ class Exchange:
             raise storage_error(error, "the request") from error
 
     def clear_inbox(self, package: str) -> None:
-        """Forget the request, then its package."""
+        """Remove the package, and last the request: after a power cut between, the request leads here again."""
         try:
-            self._disk.remove_durable(self.request_file)
             self._disk.remove_durable(self.inbox / package)
+            self._disk.remove_durable(self.request_file)
         except OSError as error:
             raise storage_error(error, "the inbox") from error
 

@@ -40,7 +40,7 @@ from updateagent.errors import (
 from updateagent.journal import STORES_MAX, Journal, Outcome, Record, SlotNote, Update
 from updateagent.machine import DECIDED, GIVE_UP, Event, State
 from updateagent.report import Exchange, InstallRequest, result_document
-from updateagent.slots import Slot, read_back, write_image
+from updateagent.slots import BLOCK_BYTES, SYNC_BYTES, Slot, read_back, write_image
 
 log = logging.getLogger("update")
 
@@ -89,7 +89,10 @@ class Packages(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """Everything outside. `places[slot][image]` is where an image of a system goes; `wall` gives seconds since 1970."""
+    """Everything outside. `places[slot][image]` is where an image of a system goes; `wall` gives seconds since 1970.
+
+    A slot is synced after `sync_bytes`, and the journal notes how far it is after `checkpoint_bytes`.
+    """
 
     journal: Journal
     bootenv: BootEnv
@@ -101,6 +104,8 @@ class Ports:
     booted_version: str
     wall: Callable[[], float]
     log_tail: Callable[[], tuple[str, ...]]
+    sync_bytes: int = SYNC_BYTES
+    checkpoint_bytes: int = CHECKPOINT_BYTES
 
 
 class Updater:
@@ -308,7 +313,7 @@ class Updater:
 
     def _write_one(self, index: int, image: Image, done: int, total: int) -> None:
         start = self._update.block if index == self._update.image else 0
-        checkpoint_blocks = CHECKPOINT_BYTES // 4096
+        checkpoint_blocks = self._ports.checkpoint_bytes // BLOCK_BYTES
         stored = start
 
         def checkpoint(block: int) -> None:
@@ -316,10 +321,12 @@ class Updater:
             if block - stored >= checkpoint_blocks:
                 self._advance(Event.CHECKPOINT, image=index, block=block)
                 stored = block
-            self.write_status(progress=(done + block * 4096) * 100 // max(total, 1))
+            self.write_status(progress=(done + block * BLOCK_BYTES) * 100 // max(total, 1))
 
         place = self._ports.places[self._update.target][image.name]
-        count = write_image(place, image.size, image.blocks(start), start, checkpoint)
+        count = write_image(
+            place, image.size, image.blocks(start), start, checkpoint, sync_bytes=self._ports.sync_bytes
+        )
         log.info(
             "slot %s, image %s: %d bytes written, %d were there already",
             self._update.target,

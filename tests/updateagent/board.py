@@ -8,12 +8,22 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.sim.board.uboot import ENV_BYTES, ENV_OFFSETS, Choice, Environment, choose
+from tests.sim.board.uboot import (
+    ENV_BYTES,
+    ENV_OFFSETS,
+    HEADER,
+    BootLoaderError,
+    Choice,
+    Environment,
+    choose,
+    pack_copy,
+)
 from updateagent.bootenv import RaucPolicy
 from updateagent.disk import RealDisk, Storage
 from updateagent.errors import PACKAGE_MISSING, PackageError
@@ -24,8 +34,10 @@ from updateagent.ubootenv import EnvironmentStore, Place
 from updateagent.updater import Image, Package, Ports, Updater
 from updateagent.verity import BLOCK_BYTES, build
 
-SLOT_BYTES = 64 * BLOCK_BYTES
+SLOT_BYTES = 8 * BLOCK_BYTES
 TRIES = 3
+FILLER = "x" * 472
+"""Puts the end of the environment's first sector between BOOT_B_LEFT and BOOT_ORDER: a torn copy mixes old and new."""
 
 
 def content(version: str, blocks: int = 6) -> bytes:
@@ -88,6 +100,59 @@ def plain_package(version: str, **changes: Any) -> PlainPackage:
     return PlainPackage(version, images=(PlainImage("rootfs", content(version)),), **changes)
 
 
+def _unpack(raw: bytes) -> tuple[int, dict[str, str]] | None:
+    """Flag and variables of one copy: `unpack_copy`, quick enough for some ten thousand boots."""
+    crc, flag = HEADER.unpack_from(raw)
+    data = raw[HEADER.size :]
+    if zlib.crc32(data) != crc:
+        return None
+    entries = data[: data.index(b"\0\0")].decode().split("\0")
+    return flag, dict(entry.split("=", 1) for entry in entries)
+
+
+class DiskEnvironment(Environment):
+    """The boot loader's view of the environment on a disk that may fail."""
+
+    def __init__(self, disk: Storage, flash: Path) -> None:
+        super().__init__(flash)
+        self._disk = disk
+
+    def load(self) -> tuple[int, int, dict[str, str]]:
+        raw = self._disk.read_bytes(self.flash)
+        copies = [_unpack(raw[offset : offset + ENV_BYTES]) for offset in ENV_OFFSETS]
+        good = {index: copy for index, copy in enumerate(copies) if copy is not None}
+        if not good:
+            raise BootLoaderError("both copies of the environment are bad")
+        # 255 is followed by 0; otherwise the higher flag is the newer one.
+        ages = {index: copy[0] for index, copy in good.items()}
+        wrapped = set(ages.values()) == {0, 255}
+        index = max(good, key=lambda one: ((ages[one] == 0) if wrapped else ages[one], -one))
+        return index, *good[index]
+
+    def save(self, variables: dict[str, str]) -> None:
+        index, flag, _ = self.load()
+        with self._disk.open_raw(self.flash, write=True) as file:
+            file.pwrite(pack_copy(variables, (flag + 1) & 0xFF), ENV_OFFSETS[1 - index])
+            file.sync()
+
+    def create(self, variables: dict[str, str]) -> None:
+        self._disk.write_durable(self.flash, pack_copy(variables, 1) + pack_copy(variables, 0))
+
+
+class WatchedExchange(Exchange):
+    """An agent that waits for the result takes it the moment it is handed over."""
+
+    def __init__(self, disk: Storage, folder: Path, agent: Callable[[], None] | None) -> None:
+        super().__init__(disk, folder)
+        self._agent = agent
+
+    def publish(self) -> bool:
+        done = super().publish()
+        if done and self._agent is not None:
+            self._agent()
+        return done
+
+
 class Board:
     """The board between two power cuts: `power_on` runs the boot loader, `updater` the Update Agent's parts."""
 
@@ -95,19 +160,20 @@ class Board:
         self.disk = disk or RealDisk()
         self.folder = folder
         self.update_dir = folder / "update"
-        self.environment = Environment(folder / "uboot.env")
+        self.environment = DiskEnvironment(self.disk, folder / "uboot.env")
         self.shelf = Shelf(self.disk)
         self.booted = "A"
         self.boot_id = "factory"
         self.wall = 1_800_000_000.0
         self.log_lines: tuple[str, ...] = ()
+        self.agent: Callable[[], None] | None = None
 
     def assemble(self) -> None:
         """Factory state: version 1 in slot A, nothing in slot B."""
-        (self.update_dir / "inbox").mkdir(parents=True)
-        self.slot_file("A").write_bytes(content("1").ljust(SLOT_BYTES, b"\xff"))
-        self.slot_file("B").write_bytes(b"\xff" * SLOT_BYTES)
-        self.environment.create({"BOOT_ORDER": "A B", "BOOT_A_LEFT": "3", "BOOT_B_LEFT": "0", "serial": "42"})
+        self.disk.mkdir_durable(self.update_dir / "inbox")
+        self.disk.write_durable(self.slot_file("A"), content("1").ljust(SLOT_BYTES, b"\xff"))
+        self.disk.write_durable(self.slot_file("B"), b"\xff" * SLOT_BYTES)
+        self.environment.create({"BOOT_ORDER": "A B", "BOOT_A_LEFT": "3", "BOOT_B_LEFT": "0", "BOARD": FILLER})
 
     def slot_file(self, name: str) -> Path:
         return self.folder / f"slot-{name.lower()}.img"
@@ -120,7 +186,7 @@ class Board:
 
     def running_version(self) -> str:
         """What the bytes of the slot that runs are; a board that booted anything else is a brick."""
-        data = self.slot_file(self.booted).read_bytes()
+        data = self.disk.read_bytes(self.slot_file(self.booted))
         for version in "123456789":
             image = content(version)
             if data[: len(image)] == image:
@@ -135,7 +201,7 @@ class Board:
         return EnvironmentStore(self.disk, places)
 
     def exchange(self) -> Exchange:
-        return Exchange(self.disk, self.update_dir)
+        return WatchedExchange(self.disk, self.update_dir, self.agent)
 
     def ports(self) -> Ports:
         return Ports(
@@ -149,6 +215,8 @@ class Board:
             booted_version=self.running_version(),
             wall=lambda: self.wall,
             log_tail=lambda: self.log_lines,
+            sync_bytes=2 * BLOCK_BYTES,
+            checkpoint_bytes=2 * BLOCK_BYTES,
         )
 
     def updater(self) -> Updater:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.updateagent.board import SLOT_BYTES, Board, PlainImage, PlainPackage, content
+from tests.updateagent.board import FILLER, SLOT_BYTES, Board, PlainImage, PlainPackage, content
 from updateagent.errors import (
     EXIT_GUARD_WANTED,
     EXIT_OK,
@@ -56,7 +56,7 @@ def test_a_good_update_runs_from_the_other_slot_and_reports_200(board: Board) ->
     board.hand_over("2")
 
     assert board.updater().boot() == EXIT_REBOOT_WANTED
-    assert board.variables() == {"BOOT_ORDER": "B A", "BOOT_A_LEFT": "3", "BOOT_B_LEFT": "3", "serial": "42"}
+    assert board.variables() == {"BOOT_ORDER": "B A", "BOOT_A_LEFT": "3", "BOOT_B_LEFT": "3", "BOARD": FILLER}
     assert board.power_on().slot == "B"
     assert board.running_version() == "2"
     assert board.updater().boot() == EXIT_GUARD_WANTED

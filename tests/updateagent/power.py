@@ -1,0 +1,412 @@
+"""Cuts the power at every operation of a story, lets the board recover, and checks what must always hold.
+
+A story is an update from the request to the report, over the production code; only the disk, the boot loader, the
+health of a version and the DM server are models. Every operation is cut before, inside (torn) and after it; after
+each cut the unsynced rest survives in several ways (`Survival`); the recovery runs in new objects over what the disk
+then holds, and can be cut again.
+
+Always:
+* every boot lands on an image that is known and whole;
+* once the server has heard of success only the new version runs, once it has heard of failure only the old one;
+* a version that never gets well is started at most `TRIES` times;
+* the server hears of the update exactly once, whatever happens, and what it hears is what the story must end in;
+* it ends: idle, nothing in the inbox, and the next power-on gives the right version.
+
+`python -m tests.updateagent.power` runs everything and prints the table.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from random import Random
+
+from tests.sim.board.uboot import BootLoaderError
+from tests.sim.faulty_disk import FaultyDisk, Operation, PowerCut, Survival
+from tests.updateagent.board import TRIES, Board
+from updateagent.errors import EXIT_GUARD_WANTED, EXIT_OK, EXIT_REBOOT_WANTED, OK_FUMO, DeviceError, PackageError
+from updateagent.machine import State
+from updateagent.updater import Package
+
+ROOT = Path("/board")
+LIVES_MAX = 30  # a good story needs four
+TEARS = {"before": 0.0, "torn": 0.5, "after": 1.0}
+SURVIVALS = (*Survival, Survival.HOLED, Survival.HOLED)  # chance gets three throws
+
+
+class Violation(AssertionError):
+    """Something that must always hold did not."""
+
+
+@dataclass(frozen=True)
+class Story:
+    """What happens: the version handed over, whether it gets well, and the FUMO result that it must end with."""
+
+    name: str
+    version: str
+    package: Package | PackageError
+    healthy: bool
+    fumo: int
+    make_board: Callable[[Path, FaultyDisk], Board] = Board
+    make_disk: Callable[[], FaultyDisk] = FaultyDisk
+
+    def runs_after(self, fumo: int) -> str:
+        """The version that must run for good once the server has heard this result."""
+        return self.version if fumo == OK_FUMO else "1"
+
+    def begin(self) -> World:
+        """The board as delivered, with the request handed over."""
+        disk = self.make_disk()
+        board = self.make_board(ROOT, disk)
+        disk.mkdir_durable(ROOT)
+        board.assemble()
+        board.hand_over(self.version, package=self.package)
+        disk.sync_all()
+        disk.operations = 0
+        return World(self, disk, frozenset({self.fumo}))
+
+
+@dataclass
+class World:
+    """The board's disk, and everything outside that remembers."""
+
+    story: Story
+    disk: FaultyDisk
+    allowed: frozenset[int] = frozenset()
+    """The FUMO results that may be reported."""
+    heard: int | None = None
+    """The result the server was told. It knows reports by their id: one sent again before the agent forgot it is no
+    news, but must say the same."""
+    forgotten: bool = False
+    """The agent has removed the result for good, after the server had acknowledged it."""
+    in_boot_loader: bool = False
+    starts: Counter[str] = field(default_factory=Counter)
+    lives: int = 0
+    ended: bool = False
+
+    def copy(self, disk: FaultyDisk) -> World:
+        return replace(self, disk=disk, starts=Counter(self.starts))
+
+    def play(self) -> None:
+        """Lives, one after the other, to the end of the story. Raises `Violation`, or `PowerCut`."""
+        while not self.ended:
+            self.lives += 1
+            if self.lives > LIVES_MAX:
+                raise Violation(f"no end after {LIVES_MAX} boots")
+            self._live()
+        self._check_end()
+
+    def _live(self) -> None:
+        board = self._power_on()
+        code = board.updater().boot()
+        if code == EXIT_REBOOT_WANTED:
+            return
+        board.agent = partial(self._report, board)  # from here on the agent runs, beside the guard
+        if code == EXIT_GUARD_WANTED and self._guard(board) == EXIT_REBOOT_WANTED:
+            return
+        self._report(board)
+        try:
+            idle = board.updater().record.state is State.IDLE and board.exchange().read_request() is None
+        except DeviceError:
+            return
+        self.ended = idle and self.heard is not None and board.result() is None
+
+    def _power_on(self) -> Board:
+        board = self.story.make_board(ROOT, self.disk)
+        board.shelf.packages[self.story.version] = self.story.package
+        self.in_boot_loader = True
+        try:
+            board.power_on()
+            version = board.running_version()
+        except (BootLoaderError, AssertionError) as error:
+            raise Violation(f"a brick: {error}") from error
+        self.in_boot_loader = False
+        self.starts[version] += 1
+        if self.heard is not None and version != self.story.runs_after(self.heard):
+            raise Violation(f"version {version} runs, although the server was told {self.heard}")
+        if not self.story.healthy and version == self.story.version and self.starts[version] > TRIES:
+            raise Violation(f"version {version} was started {self.starts[version]} times")
+        return board
+
+    def _guard(self, board: Board) -> int:
+        """What `updateagent.guard` does: tries again while there is trouble, and in the end asks for a reboot."""
+        for _ in range(2):
+            try:
+                updater = board.updater()
+                if not updater.on_trial:
+                    updater.mark_good()
+                    return EXIT_OK
+                if self.story.healthy:
+                    return updater.confirm()
+                updater.blame("meter_port", "no answer")
+            except DeviceError:
+                continue
+            return EXIT_REBOOT_WANTED
+        return EXIT_REBOOT_WANTED
+
+    def _report(self, board: Board) -> None:
+        """What the agent does: tells the server, then forgets."""
+        try:
+            result = board.result()
+            if result is None:
+                return
+            if self.forgotten:
+                raise Violation("a second result, after the server had acknowledged the first")
+            if result["fumo"] not in self.allowed or self.heard not in (None, result["fumo"]):
+                raise Violation(f"reported {result['fumo']} {result['name']}")
+            self.heard = result["fumo"]
+            board.disk.remove_durable(board.exchange().result_file)
+            self.forgotten = True
+        except ValueError as error:
+            raise Violation(f"a result that cannot be read: {error}") from error
+        except OSError:
+            return
+
+    def _check_end(self) -> None:
+        if self.heard is None:
+            raise Violation("the server was never told")
+        board = self._power_on()
+        if board.running_version() != self.story.runs_after(self.heard):
+            raise Violation(f"version {board.running_version()} runs at the end")
+        inbox = board.disk.listdir(board.update_dir / "inbox")
+        if inbox:
+            raise Violation(f"left in the inbox: {inbox}")
+
+
+@dataclass(frozen=True)
+class Cut:
+    """One place to cut the power at."""
+
+    number: int
+    phase: str
+    survival: Survival
+    throw: int
+
+    def __str__(self) -> str:
+        return f"operation {self.number}, {self.phase}, {self.survival.value}, throw {self.throw}"
+
+
+@dataclass
+class Tally:
+    """What an enumeration did. `fired` counts the cuts that took place."""
+
+    story: str
+    operations: int = 0
+    planned: int = 0
+    fired: int = 0
+    double_planned: int = 0
+    double_fired: int = 0
+    violations: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.story:<34}{self.operations:>6}{self.planned:>9}{self.fired:>9}"
+            f"{self.double_planned:>9}{self.double_fired:>9}{len(self.violations):>7}"
+        )
+
+
+HEADING = f"{'story':<34}{'ops':>6}{'planned':>9}{'fired':>9}{'double':>9}{'fired':>9}{'wrong':>7}"
+
+
+def count_operations(story: Story) -> int:
+    """How many operations the story has when nothing happens to it. Raises `Violation`."""
+    world = story.begin()
+    world.play()
+    return world.disk.operations
+
+
+def cut_at(world: World, number: int, phase: str, seed: int) -> bool:
+    """Play `world` to operation `number` and cut there; whether the cut fired. Raises `Violation`."""
+    fired = False
+
+    def plan(operation: Operation) -> float | None:
+        nonlocal fired
+        if operation.number != number:
+            return None
+        fired = True
+        if phase == "before":
+            raise PowerCut
+        return TEARS[phase]
+
+    world.disk.operations = 0
+    world.disk.random = Random(seed)
+    world.disk.on_operation = plan
+    try:
+        world.play()
+    except PowerCut:
+        return fired
+    finally:
+        world.disk.on_operation = None
+    return False
+
+
+def enumerate_cuts(
+    story: Story,
+    *,
+    phases: tuple[str, ...] = tuple(TEARS),
+    survivals: tuple[Survival, ...] = SURVIVALS,
+    stride: int = 1,
+) -> Iterator[tuple[Cut, World]]:
+    """Every cut of the story, with the world as it is found when the power is back. Raises `Violation`."""
+    for number in range(1, count_operations(story) + 1, stride):
+        for phase in phases:
+            world = story.begin()
+            if not cut_at(world, number, phase, seed=number):
+                continue
+            for throw, survival in enumerate(survivals):
+                cut = Cut(number, phase, survival, throw)
+                yield cut, world.copy(world.disk.after_power_cut(survival, Random(str(cut))))
+
+
+def explore(
+    story: Story,
+    *,
+    phases: tuple[str, ...] = tuple(TEARS),
+    survivals: tuple[Survival, ...] = SURVIVALS,
+    stride: int = 1,
+    double_stride: int = 0,
+    stop_at_first: bool = False,
+) -> Tally:
+    """Cut a story everywhere. With `double_stride` every so many single cuts are cut a second time, everywhere."""
+    tally = Tally(story.name, count_operations(story))
+    numbers = len(range(1, tally.operations + 1, stride))
+    tally.planned = numbers * len(phases) * len(survivals)
+    for cut, world in enumerate_cuts(story, phases=phases, survivals=survivals, stride=stride):
+        tally.fired += 1
+        if double_stride and tally.fired % double_stride == 0:
+            _cut_again(cut, world, tally)
+        try:
+            world.play()
+        except Violation as violation:
+            tally.violations.append(f"{cut}: {violation}")
+            if stop_at_first:
+                break
+    return tally
+
+
+def _cut_again(first: Cut, found: World, tally: Tally) -> None:
+    """Cut the recovery from `first` at each of its operations."""
+    whole = found.copy(found.disk.copy())
+    try:
+        whole.play()
+    except Violation:
+        return  # counted where the single cut is played
+    for number in range(1, whole.disk.operations + 1):
+        tally.double_planned += 1
+        world = found.copy(found.disk.copy())
+        try:
+            if not cut_at(world, number, "torn", seed=number):
+                continue
+            tally.double_fired += 1
+            again = world.copy(world.disk.after_power_cut(Survival.HOLED, Random(f"{first} {number}")))
+            again.play()
+        except Violation as violation:
+            tally.violations.append(f"{first}; then operation {number}, torn: {violation}")
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """What the disk answers instead of doing an operation, once or for the rest of that boot."""
+
+    error: int
+    lasting: bool
+
+    def __str__(self) -> str:
+        return f"{errno.errorcode[self.error]}{' from then on' if self.lasting else ''}"
+
+
+TROUBLES = tuple(Trouble(error, lasting) for error in (errno.EIO, errno.ENOSPC) for lasting in (False, True))
+RESULTS_OF_TROUBLE = frozenset({410, 502, 409})
+
+
+def explore_errors(story: Story, *, troubles: tuple[Trouble, ...] = TROUBLES, stride: int = 1) -> Tally:
+    """Let every operation of the story fail. The update may then fail, too, but must say so and harm nothing."""
+    numbers = operations_of_the_system(story)
+    tally = Tally(f"{story.name}, with errors", len(numbers))
+    for number in numbers[::stride]:
+        for trouble in troubles:
+            world = story.begin()
+            world.allowed |= RESULTS_OF_TROUBLE
+            tally.planned += 1
+            try:
+                tally.fired += fail_at(world, number, trouble)
+            except Violation as violation:
+                tally.fired += 1
+                tally.violations.append(f"operation {number}, {trouble}: {violation}")
+    return tally
+
+
+def operations_of_the_system(story: Story) -> list[int]:
+    """The numbers of the story's operations without those of the boot loader, which has no way to go on."""
+    world = story.begin()
+    numbers: list[int] = []
+
+    def note(operation: Operation) -> None:
+        if not world.in_boot_loader:
+            numbers.append(operation.number)
+
+    world.disk.on_operation = note
+    world.play()
+    return numbers
+
+
+def fail_at(world: World, number: int, trouble: Trouble) -> bool:
+    """Play `world` with trouble at operation `number`; whether it took place. Raises `Violation`."""
+    first_life = 0
+
+    def plan(operation: Operation) -> float | None:
+        nonlocal first_life
+        if operation.number < number or world.in_boot_loader:
+            return None
+        if not first_life:
+            first_life = world.lives
+        elif not trouble.lasting or world.lives > first_life:
+            return None
+        raise OSError(trouble.error, os.strerror(trouble.error), str(operation.path))
+
+    world.disk.on_operation = plan
+    try:
+        world.play()
+    finally:
+        world.disk.on_operation = None
+    return bool(first_life)
+
+
+def stories() -> list[Story]:
+    """Everything that can happen to an update."""
+    from tests.updateagent.board import plain_package
+    from updateagent.errors import SIGNATURE
+
+    return [
+        Story("good", "2", plain_package("2"), healthy=True, fumo=200),
+        Story("never healthy", "3", plain_package("3"), healthy=False, fumo=410),
+        Story("tampered", "2", PackageError(SIGNATURE, "no"), healthy=True, fumo=404),
+    ]
+
+
+def main() -> int:
+    """Run every story with single and double cuts; 1 when anything was wrong or a cut did not fire."""
+    logging.disable(logging.CRITICAL)
+    print(HEADING)
+    wrong = False
+    stride = int(sys.argv[1]) if len(sys.argv) > 1 else 10
+    runs = [partial(explore, story, double_stride=stride) for story in stories()]
+    runs += [partial(explore_errors, story) for story in stories()]
+    for run in runs:
+        tally = run()
+        print(tally, flush=True)
+        for line in tally.violations[:20]:
+            print("  ", line)
+        wrong |= bool(tally.violations) or tally.fired != tally.planned or tally.double_fired != tally.double_planned
+    return int(wrong)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

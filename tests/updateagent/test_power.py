@@ -1,0 +1,271 @@
+"""Power cuts and disk errors at every operation of an update; and the bugs that must not escape this net."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.sim.board.uboot import BootLoaderError
+from tests.sim.faulty_disk import FaultyDisk, Survival
+from tests.updateagent.board import SLOT_BYTES, Board, DiskEnvironment
+from tests.updateagent.power import Story, Tally, explore, explore_errors, stories
+from updateagent.disk import RawFile, Storage
+from updateagent.errors import DeviceError
+from updateagent.journal import Journal, Record, emit, parse
+from updateagent.machine import Event
+from updateagent.report import result_document
+from updateagent.slots import FileSlot, Slot
+from updateagent.ubootenv import EnvironmentStore, Place, emit_copy, parse_copy, parse_data
+from updateagent.updater import Ports, Updater
+
+GOOD, UNHEALTHY, TAMPERED = stories()
+QUICK = (Survival.LOST, Survival.NAMES_ONLY, Survival.HOLED)
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+def check(tally: Tally) -> None:
+    assert tally.violations == []
+    assert (tally.fired, tally.double_fired) == (tally.planned, tally.double_planned)
+    assert tally.fired > 0
+
+
+@pytest.mark.parametrize(
+    ("story", "stride"), [(GOOD, 1), (UNHEALTHY, 2), (TAMPERED, 1)], ids=lambda value: getattr(value, "name", None)
+)
+def test_a_power_cut_at_any_operation_is_survived(story: Story, stride: int) -> None:
+    tally = explore(story, survivals=QUICK, stride=stride)
+    print(tally)
+    check(tally)
+
+
+@pytest.mark.parametrize("story", stories(), ids=lambda story: story.name)
+def test_a_second_power_cut_in_the_recovery_is_survived(story: Story) -> None:
+    check(explore(story, phases=("torn",), survivals=(Survival.HOLED,), stride=9, double_stride=2))
+
+
+@pytest.mark.parametrize("story", stories(), ids=lambda story: story.name)
+def test_a_disk_error_at_any_operation_is_reported_or_overcome(story: Story) -> None:
+    check(explore_errors(story, stride=2))
+
+
+# -- planted bugs: each must be found, or the tests above mean nothing
+
+
+class ForgetsFsync(FaultyDisk):
+    """Writes the new content under its name without waiting for the data."""
+
+    def write_durable(self, path: Path, data: bytes, mode: int = 0o600) -> None:
+        temporary = path.with_name(f".{path.name}.tmp")
+        with self.open_raw(temporary, write=True, create=True, mode=mode) as file:
+            file.pwrite(data, 0)
+        self.rename(temporary, path)
+        self.sync_dir(path.parent)
+
+
+class ForgetsTheFolder(FaultyDisk):
+    """Does not sync the folder after a rename."""
+
+    def sync_dir(self, path: Path) -> None:
+        return
+
+
+class NeverSyncs(RawFile):
+    """A slot's file whose sync does nothing."""
+
+    def __init__(self, file: RawFile) -> None:
+        self._file = file
+
+    def pread(self, size: int, offset: int) -> bytes:
+        return self._file.pread(size, offset)
+
+    def pwrite(self, data: bytes | memoryview, offset: int) -> None:
+        self._file.pwrite(data, offset)
+
+    def sync(self) -> None:
+        return
+
+    def size(self) -> int:
+        return self._file.size()
+
+    def truncate(self, size: int) -> None:
+        self._file.truncate(size)
+
+    def drop_cache(self) -> None:
+        return
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class UnsyncedSlot(FileSlot):
+    def open(self, *, write: bool = False) -> RawFile:
+        return NeverSyncs(super().open(write=write))
+
+
+class TriesAnUnsyncedSlot(Board):
+    def places(self) -> dict[str, dict[str, Slot]]:
+        return {
+            name: {"rootfs": UnsyncedSlot(self.disk, name, self.slot_file(name), SLOT_BYTES)} for name in ("A", "B")
+        }
+
+
+class OneCopy(DiskEnvironment):
+    """A boot loader without a redundant environment."""
+
+    SIZE = 0x1000
+
+    def load(self) -> tuple[int, int, dict[str, str]]:
+        found = parse_copy(self._disk.read_bytes(self.flash)[: self.SIZE], redundant=False)
+        if found is None:
+            raise BootLoaderError("the environment is bad")
+        return 0, 0, parse_data(found[1])
+
+    def save(self, variables: dict[str, str]) -> None:
+        with self._disk.open_raw(self.flash, write=True) as file:
+            file.pwrite(emit_copy(variables, self.SIZE, None), 0)
+            file.sync()
+
+    def create(self, variables: dict[str, str]) -> None:
+        self._disk.write_durable(self.flash, emit_copy(variables, self.SIZE, None))
+
+
+class HasOneEnvironment(Board):
+    def __init__(self, folder: Path, disk: Storage | None = None) -> None:
+        super().__init__(folder, disk)
+        self.environment = OneCopy(self.disk, folder / "uboot.env")
+
+    def store(self) -> EnvironmentStore:
+        return EnvironmentStore(self.disk, (Place(self.environment.flash, 0, OneCopy.SIZE),))
+
+
+class CountsNoAttempts(DiskEnvironment):
+    def save(self, variables: dict[str, str]) -> None:
+        return
+
+
+class BootLoaderCountsNoAttempts(Board):
+    def __init__(self, folder: Path, disk: Storage | None = None) -> None:
+        super().__init__(folder, disk)
+        self.environment = CountsNoAttempts(self.disk, folder / "uboot.env")
+
+
+class TrustingJournal(Journal):
+    """One copy, written in place, its checksum never looked at."""
+
+    def load(self) -> Record:
+        try:
+            raw = self._disk.read_bytes(self._copies[0])
+        except FileNotFoundError:
+            return Record()
+        length = int.from_bytes(raw[12:16], "little")
+        payload = raw[20 : 20 + length]
+        try:
+            sequence, record = parse(emit_payload(payload))
+        except DeviceError:
+            return Record()
+        self._sequence = sequence
+        return record
+
+    def store(self, record: Record) -> Record:
+        counted = replace(record, stores=record.stores + 1)
+        create = not self._disk.exists(self._copies[0])
+        with self._disk.open_raw(self._copies[0], write=True, create=create) as file:
+            file.pwrite(emit(counted, self._sequence + 1), 0)
+            file.sync()
+        if create:
+            self._disk.sync_dir(self._copies[0].parent)
+        return counted
+
+
+def emit_payload(payload: bytes) -> bytes:
+    """A journal around any payload, with the checksum that fits it."""
+    import struct
+    import zlib
+
+    head = struct.pack("<4sHHII", b"DCUJ", 1, 0, 1, len(payload))
+    return head + struct.pack("<I", zlib.crc32(payload, zlib.crc32(head))) + payload
+
+
+class TrustsItsJournal(Board):
+    def ports(self) -> Ports:
+        return replace(super().ports(), journal=TrustingJournal(self.disk, self.update_dir))
+
+
+class TriesBeforeWriting(Board):
+    """Asks for the trial when the package is verified, because the slot will surely be written in a moment."""
+
+    class Hasty(Updater):
+        def _write(self) -> None:
+            self._ports.bootenv.try_slot(self._update.target, self._update.fallback)
+            super()._write()
+
+    def updater(self) -> Updater:
+        return _with_handler(self.Hasty(self.ports()))
+
+
+class ReportsBeforeForgetting(Board):
+    """Hands the result over while the journal still has the update."""
+
+    class Talkative(Updater):
+        def _finish(self) -> None:
+            ports, update = self._ports, self._update
+            assert update.outcome is not None
+            ports.exchange.hold_result(result_document(update, update.outcome, ports.wall()))
+            ports.exchange.publish()
+            ports.exchange.clear_inbox(update.package)
+            self._store(self._settled().advance(Event.REPORT))
+
+    def updater(self) -> Updater:
+        return _with_handler(self.Talkative(self.ports()))
+
+
+def _with_handler(updater: Updater) -> Updater:
+    """The machine calls the methods of `Updater` by a table; make it call this object's own."""
+    run = updater._run
+
+    def own_run() -> int:
+        from updateagent import updater as module
+
+        before = dict(module._HANDLERS)
+        for state, handler in before.items():
+            module._HANDLERS[state] = getattr(type(updater), handler.__name__)
+        try:
+            return run()
+        finally:
+            module._HANDLERS.update(before)
+
+    updater._run = own_run  # type: ignore[method-assign]
+    return updater
+
+
+PLANTED: dict[str, Callable[[], Story]] = {
+    "no fsync before the rename": lambda: replace(GOOD, make_disk=ForgetsFsync),
+    "no fsync of the folder": lambda: replace(GOOD, make_disk=ForgetsTheFolder),
+    "trial of a slot that was not synced": lambda: replace(GOOD, make_board=TriesAnUnsyncedSlot),
+    "trial asked for before the slot is written": lambda: replace(GOOD, make_board=TriesBeforeWriting),
+    "a single environment": lambda: replace(GOOD, make_board=HasOneEnvironment),
+    "attempts that are not stored": lambda: replace(UNHEALTHY, make_board=BootLoaderCountsNoAttempts),
+    "a journal whose checksum is not checked": lambda: replace(GOOD, make_board=TrustsItsJournal),
+    "a result handed over before the journal forgets": lambda: replace(GOOD, make_board=ReportsBeforeForgetting),
+}
+
+
+@pytest.mark.parametrize("bug", PLANTED)
+def test_a_planted_bug_is_found(bug: str) -> None:
+    from tests.updateagent.power import Violation
+
+    try:
+        tally = explore(PLANTED[bug](), stop_at_first=True)
+    except Violation:
+        return  # it fails even without a cut
+    assert tally.violations, f"{bug}: {tally.fired} cuts found nothing"
