@@ -10,8 +10,8 @@ from decimal import Decimal
 from typing import Any
 
 VERSION = 1
-BODY_BYTES_MAX = 1 << 20  # as sent; a batch of 500 readings has some 150 KiB before compression
-PLAIN_BYTES_MAX = 4 << 20  # after decompression
+BODY_BYTES_MAX = 4 << 20  # as sent; the largest batch has some 2 MiB before compression
+PLAIN_BYTES_MAX = 8 << 20  # after decompression
 RECORDS_MAX = 5000
 TEXT_CHARS_MAX = 128
 RAW_CHARS_MAX = 16 * 1024  # of one value, as JSON
