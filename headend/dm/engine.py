@@ -40,7 +40,7 @@ from agent.syncml.messages import (
 from headend.dm.kinds import KINDS
 from headend.dm.objects import CHUNK_STORED, SIZE_MISMATCH, Incoming
 from headend.dm.run import Run
-from headend.dm.steps import Failed, Job, Json, Outcome
+from headend.dm.steps import Failed, Job, Note, Outcome
 
 ALERT_NEXT = 1222
 
@@ -83,7 +83,8 @@ class SessionPort(Protocol):
     def next_job(self) -> Job | None:
         """The next job for this device, marked as running."""
 
-    def job_checkpoint(self, job: Job, progress: Json) -> None: ...
+    def job_noted(self, job: Job, note: Note) -> None:
+        """The steps have something to store: their progress, or which nodes a device has."""
 
     def job_finished(self, job: Job, outcome: Outcome) -> None: ...
 
@@ -165,7 +166,7 @@ class ServerSession:
                 if job is None:
                     return None
                 self._run = Run(job, KINDS[job.kind].steps(job), self._peer_object_bytes)
-            outcome = self._run.advance(port.job_checkpoint)
+            outcome = self._run.advance(port.job_noted)
             if outcome is None:
                 if self._run.fits(self._compose([], final=True), self._measure, self._peer_message_bytes):
                     return self._run

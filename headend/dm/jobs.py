@@ -20,6 +20,7 @@ from headend.dm.steps import Done, Failed, Job, Json, Outcome, Waiting
 from headend.dm.tables import jobs
 
 ATTEMPTS_MAX = 20  # sessions that may break off under a job; a line that bad needs a person
+HOLD_VALUES = ("nodes", "commands")  # parameters whose entries carry values to set
 OPEN_STATES = ("queued", "running", "waiting")
 
 
@@ -72,9 +73,10 @@ def _shown(row: Mapping[Any, Any]) -> Json:
 
 def _without_values(params: Mapping[str, Any]) -> Json:
     """Values to set can be tokens and passwords: nobody is shown them, and they are not kept once they are set."""
-    if "nodes" not in params:
-        return dict(params)
-    return {**params, "nodes": [{k: v for k, v in node.items() if k != "value"} for node in params["nodes"]]}
+    return {
+        name: [{k: v for k, v in entry.items() if k != "value"} for entry in value] if name in HOLD_VALUES else value
+        for name, value in params.items()
+    }
 
 
 def next_for(conn: Connection, device_id: str, now: float) -> Job | None:
@@ -112,6 +114,16 @@ def finish(conn: Connection, job_id: int, outcome: Outcome, now: float) -> None:
         case Failed(result):
             content = {"state": "failed", "result": result}
     conn.execute(update(jobs).where(jobs.c.id == job_id).values(updated=now, **content))
+
+
+def cancel(conn: Connection, job_id: int, *, now: float | None = None) -> bool:
+    """Give up a job that is queued or waiting. Returns false for one that runs, is over, or does not exist: what has
+    been sent to a device cannot be taken back. The device may still report; the alert is stored all the same."""
+    row = conn.execute(select(jobs).where(jobs.c.id == job_id, jobs.c.state.in_(("queued", "waiting")))).first()
+    if row is None:
+        return False
+    finish(conn, job_id, Failed({"error": "cancelled by the operator"}), time.time() if now is None else now)
+    return True
 
 
 def requeue_running(conn: Connection, device_id: str, now: float) -> None:

@@ -1,4 +1,4 @@
-"""The kinds of job: `get`, `provision`, `firmware` (FUMO 1.0), `software` (SCOMO 1.0).
+"""The kinds of job: `get`, `provision`, `firmware` (FUMO 1.0), `software` (SCOMO 1.0), `commands`.
 
 Each is a small object in `KINDS`: it checks the parameters when the operator enqueues the job and makes the steps when
 the device comes. The node names are those of docs/dm.md.
@@ -6,10 +6,11 @@ the device comes. The node names are those of docs/dm.md.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Generator, Mapping
 from typing import Any, Protocol
 
+from headend.dm.commands import CommandsJob
+from headend.dm.params import NODES_PER_JOB_MAX, JobError, data, known_keys, node_value, objects, text, uri
 from headend.dm.steps import (
     ACCEPTED,
     EXISTS,
@@ -21,6 +22,7 @@ from headend.dm.steps import (
     Job,
     Json,
     Mode,
+    Note,
     Outcome,
     Read,
     Reply,
@@ -37,9 +39,6 @@ from headend.dm.steps import (
     replace,
 )
 
-NODES_PER_JOB_MAX = 1000
-URI_CHARS_MAX = 255
-
 FIRMWARE = "./FUMO/Firmware"
 FIRMWARE_EXEC = f"{FIRMWARE}/DownloadAndUpdate"
 FIRMWARE_URL = f"{FIRMWARE_EXEC}/PkgURL"
@@ -51,13 +50,10 @@ FUMO_BUSY = frozenset({"30", "40", "50", "60"})  # downloading .. updating (FUMO
 SCOMO = "./SCOMO"
 DEPLOYED = f"{SCOMO}/Inventory/Deployed"
 
-_URI = re.compile(r"\./[^/?\x00-\x1f]+(/[^/?\x00-\x1f]+)*")
-_UNSENDABLE = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # XML 1.0, Char
-_NODE_NAME = re.compile(r"[A-Za-z0-9_.-]{1,32}")
+__all__ = ["KINDS", "JobError", "Kind"]
 
-
-class JobError(ValueError):
-    """The parameters of a job are wrong: the operator's mistake, said in a sentence."""
+_NODE_NAME = r"[A-Za-z0-9_.-]{1,32}"
+_HTTPS_URL = r"https://[!-~]{1,1000}"
 
 
 class Kind(Protocol):
@@ -71,38 +67,17 @@ class Kind(Protocol):
     def steps(self, job: Job) -> Steps: ...
 
 
-def _uri(value: object, what: str) -> str:
-    if not isinstance(value, str) or len(value) > URI_CHARS_MAX or not _URI.fullmatch(value):
-        raise JobError(f"{what}: a URI like ./Parent/Node wanted, not {value!r}")
-    return value
-
-
-def _known_keys(params: Mapping[str, Any], allowed: set[str], required: set[str]) -> None:
-    unknown, absent = sorted(set(params) - allowed), sorted(required - set(params))
-    if unknown:
-        raise JobError(f"unknown parameter {', '.join(unknown)}; known are {', '.join(sorted(allowed))}")
-    if absent:
-        raise JobError(f"parameter {', '.join(absent)} is missing")
-
-
-def _text(params: Mapping[str, Any], name: str, pattern: str) -> str:
-    value = params[name]
-    if not isinstance(value, str) or not re.fullmatch(pattern, value):
-        raise JobError(f"{name}: not acceptable: {value!r}")
-    return value
-
-
 class GetJob:
     """Read nodes and subtrees; the values go to `dm_values`. `{"paths": ["./DevDetail", …]}`"""
 
     name = "get"
 
     def check(self, params: Mapping[str, Any]) -> Json:
-        _known_keys(params, {"paths"}, {"paths"})
+        known_keys(params, {"paths"}, {"paths"})
         paths = params["paths"]
         if not isinstance(paths, list) or not 1 <= len(paths) <= NODES_PER_JOB_MAX:
             raise JobError("paths: a list of 1 to 1000 URIs wanted")
-        return {"paths": [_uri(path, "paths") for path in paths]}
+        return {"paths": [uri(path, "paths") for path in paths]}
 
     def steps(self, job: Job) -> Steps:
         paths = list(job.params["paths"])
@@ -119,43 +94,25 @@ class ProvisionJob:
 
     `{"nodes": [{"path": "./A/B", "value": 5, "format": "int"}, {"path": "./C", "delete": true}], "atomic": false}`.
     `format` follows from the value where it is absent (int, bool, else chr); binary values are hexadecimal text with
-    format `bin`. With `atomic` the Replaces, and then the Adds, are one Atomic each.
+    format `bin`. With `atomic` the Replaces are one Atomic; where a node is missing, all are added or replaced singly.
     """
 
     name = "provision"
 
     def check(self, params: Mapping[str, Any]) -> Json:
-        _known_keys(params, {"nodes", "atomic"}, {"nodes"})
-        nodes = params["nodes"]
-        if not isinstance(nodes, list) or not 1 <= len(nodes) <= NODES_PER_JOB_MAX:
-            raise JobError("nodes: a list of 1 to 1000 nodes wanted")
+        known_keys(params, {"nodes", "atomic"}, {"nodes"})
         if not isinstance(params.get("atomic", False), bool):
             raise JobError("atomic: true or false")
+        nodes = objects(params["nodes"], "nodes")
         return {"nodes": [self._node(node) for node in nodes], "atomic": params.get("atomic", False)}
 
     @staticmethod
-    def _node(node: object) -> Json:
-        if not isinstance(node, dict):
-            raise JobError(f"nodes: an object with path and value wanted, not {node!r}")
-        path = _uri(node.get("path"), "nodes: path")
+    def _node(node: Mapping[str, Any]) -> Json:
+        known_keys(node, {"path", "value", "format", "delete"}, {"path"})
+        path = uri(node["path"], "nodes: path")
         if node.get("delete"):
             return {"path": path, "delete": True}
-        value, wanted = node.get("value"), node.get("format")
-        if isinstance(value, bool):
-            value, inferred = ("true" if value else "false"), "bool"
-        elif isinstance(value, int):
-            value, inferred = str(value), "int"
-        elif isinstance(value, str):
-            inferred = "chr"
-        else:
-            raise JobError(f"nodes: {path}: a text, number or truth value wanted")
-        if wanted not in (None, "b64", "bin", "bool", "chr", "date", "float", "int", "time", "xml"):
-            raise JobError(f"nodes: {path}: format {wanted!r} does not exist")
-        if _UNSENDABLE.search(value):
-            raise JobError(f"nodes: {path}: a control character cannot be sent as text; use format bin")
-        if wanted in ("b64", "bin") and not re.fullmatch(r"([0-9a-fA-F]{2})*", value):
-            raise JobError(f"nodes: {path}: a binary value is hexadecimal text")
-        return {"path": path, "value": value, "format": wanted or inferred}
+        return {"path": path, **node_value(path, node.get("value"), node.get("format"))}
 
     def steps(self, job: Job) -> Steps:
         mode = Mode.ATOMIC if job.params["atomic"] else Mode.PLAIN
@@ -168,7 +125,7 @@ class ProvisionJob:
             for path, reply in zip(doomed, replies, strict=True)
             if not reply.ok and reply.status != NOT_FOUND
         }
-        replaces = [replace(node["path"], self._data(node), node["format"]) for node in nodes]
+        replaces = [replace(node["path"], data(node), node["format"]) for node in nodes]
         replies = yield from self._send(replaces, mode)
         absent = self._absent(nodes, replies, mode, refused)
         if absent:
@@ -194,7 +151,7 @@ class ProvisionJob:
         """Add the interior nodes above, those that exist answer 418, then the leaves; replace a leaf that exists."""
         parents = list(dict.fromkeys(above for node in nodes for above in _above(node["path"])))
         adds = [add_interior(uri) for uri in parents]
-        adds += [add(node["path"], self._data(node), node["format"]) for node in nodes]
+        adds += [add(node["path"], data(node), node["format"]) for node in nodes]
         replies = (yield from batches(adds))[len(parents) :]
         again = [node for node, reply in zip(nodes, replies, strict=True) if reply.status == EXISTS]
         refused = {
@@ -202,7 +159,7 @@ class ProvisionJob:
             for node, reply in zip(nodes, replies, strict=True)
             if not reply.ok and reply.status != EXISTS
         }
-        replies = yield from batches([replace(n["path"], self._data(n), n["format"]) for n in again])
+        replies = yield from batches([replace(n["path"], data(n), n["format"]) for n in again])
         return refused | {n["path"]: r.status for n, r in zip(again, replies, strict=True) if not r.ok}
 
     @staticmethod
@@ -210,11 +167,6 @@ class ProvisionJob:
         if mode is Mode.PLAIN or not requests:
             return (yield from batches(requests))
         return (yield Batch(tuple(requests), mode))
-
-    @staticmethod
-    def _data(node: Mapping[str, Any]) -> str | bytes:
-        value = str(node["value"])
-        return bytes.fromhex(value) if node["format"] in ("b64", "bin") else value
 
 
 def _above(uri: str) -> list[str]:
@@ -238,10 +190,10 @@ class FirmwareJob:
     name = "firmware"
 
     def check(self, params: Mapping[str, Any]) -> Json:
-        _known_keys(params, {"url", "version"}, {"url"})
-        checked: Json = {"url": _text(params, "url", r"https://[!-~]{1,1000}")}
+        known_keys(params, {"url", "version"}, {"url"})
+        checked: Json = {"url": text(params, "url", _HTTPS_URL)}
         if params.get("version") is not None:
-            checked["version"] = _text(params, "version", r"[ -~]{1,64}")
+            checked["version"] = text(params, "version", r"[ -~]{1,64}")
         return checked
 
     def steps(self, job: Job) -> Steps:
@@ -265,7 +217,7 @@ class FirmwareJob:
             return Failed({"error": "the device refused to update", "status": reply.status})
         return Waiting(progress)
 
-    def _report(self, job: Job) -> Generator[Batch, list[Reply], Outcome]:
+    def _report(self, job: Job) -> Generator[Batch | Note, list[Reply], Outcome]:
         found: Read = yield from read([FW_VERSION, FIRMWARE_STATE, FIRMWARE_EXT])
         code = _result_code(job)
         result: Json = {
@@ -289,14 +241,14 @@ class SoftwareJob:
     name = "software"
 
     def check(self, params: Mapping[str, Any]) -> Json:
-        _known_keys(params, {"id", "url", "name", "version"}, {"id", "url"})
+        known_keys(params, {"id", "url", "name", "version"}, {"id", "url"})
         checked: Json = {
-            "id": _text(params, "id", _NODE_NAME.pattern),
-            "url": _text(params, "url", r"https://[!-~]{1,1000}"),
+            "id": text(params, "id", _NODE_NAME),
+            "url": text(params, "url", _HTTPS_URL),
         }
         for name in ("name", "version"):
             if params.get(name) is not None:
-                checked[name] = _text(params, name, r"[^\x00-\x1f]{1,64}")
+                checked[name] = text(params, name, r"[^\x00-\x1f]{1,64}")
         return checked
 
     def steps(self, job: Job) -> Steps:
@@ -324,7 +276,7 @@ class SoftwareJob:
             return Failed({"error": "the device refused to install", "status": reply.status})
         return Waiting({"exec_sent": True})
 
-    def _report(self, job: Job) -> Generator[Batch, list[Reply], Outcome]:
+    def _report(self, job: Job) -> Generator[Batch | Note, list[Reply], Outcome]:
         found: Read = yield from read([DEPLOYED])
         code = _result_code(job)
         result: Json = {"result_code": code, "deployed": _below(found, DEPLOYED)}
@@ -347,4 +299,6 @@ def _below(found: Read, root: str) -> dict[str, str]:
     }
 
 
-KINDS: Mapping[str, Kind] = {kind.name: kind for kind in (GetJob(), ProvisionJob(), FirmwareJob(), SoftwareJob())}
+KINDS: Mapping[str, Kind] = {
+    kind.name: kind for kind in (GetJob(), ProvisionJob(), FirmwareJob(), SoftwareJob(), CommandsJob())
+}

@@ -23,7 +23,7 @@ from agent.syncml.messages import (
     SyncML,
 )
 from headend.dm.objects import CHUNK_STORED, TOO_BIG, LargeObject
-from headend.dm.steps import NO_ANSWER, OK, Batch, Checkpoint, Job, Json, Mode, Outcome, Reply, Request, Steps, Verb
+from headend.dm.steps import NO_ANSWER, OK, Batch, Job, Mode, Note, Outcome, Reply, Request, Steps, Verb
 
 Measure = Callable[[SyncML], int]
 NewId = Callable[[], str]
@@ -113,15 +113,15 @@ class Run:
         self._large = None
         return False
 
-    def advance(self, checkpoint: Callable[[Job, Json], None]) -> Outcome | None:
+    def advance(self, note: Callable[[Job, Note], None]) -> Outcome | None:
         """Let the steps go on with what was answered. `None`: there are requests to send; else the job's outcome."""
         while not self._unsent and self._large is None:
             replies = self._replies()
             try:
                 said = self._steps.send(replies) if self._begun else next(self._steps)
                 self._begun = True
-                while isinstance(said, Checkpoint):
-                    checkpoint(self.job, said.progress)
+                while not isinstance(said, Batch):
+                    note(self.job, said)
                     said = self._steps.send([])
             except StopIteration as end:
                 outcome: Outcome = end.value

@@ -23,7 +23,7 @@ from agent.dm.bootstrap import Account
 from agent.syncml.codec import accepts, decode, encode, media_type
 from agent.syncml.element import BODY_BYTES_MAX
 from agent.syncml.errors import SyncmlError
-from agent.syncml.messages import Chal, Command, Status, SyncHdr, SyncML, Unsupported
+from agent.syncml.messages import Chal, Command, Status, SyncHdr, SyncML, SyncmlValueError, Unsupported
 from headend.dm import accounts, jobs
 from headend.dm.engine import ServerSession, State
 from headend.dm.gate import Gate, Refused, nonce_for_us
@@ -35,6 +35,7 @@ log = logging.getLogger("headend.dm")
 
 SESSIONS_MAX = 4096  # one a device; the oldest are forgotten first, their devices start anew
 SESSION_IDLE_S = 900.0
+DEVICE_ID_CHARS_MAX = 255
 LOCKS = 64  # requests of different devices rarely share one
 
 
@@ -107,10 +108,15 @@ class DmServer:
             log.warning("a message was not readable: %s", error, extra={"event": "dm.unreadable"})
             return _plain(400, f"not a SyncML message: {error}")
         device_id = message.hdr.source
+        if len(device_id) > DEVICE_ID_CHARS_MAX:
+            return _plain(400, "the name of the source is too long")
         with self._locks[hash(device_id) % LOCKS]:
             try:
                 with self._engine.begin() as conn:
                     return self._exchange(conn, device_id, message, request)
+            except SyncmlValueError as error:  # the peer's own text has to be repeated and has no form
+                self._forget(device_id)
+                return _plain(400, f"the message cannot be answered: {error}")
             except Exception:
                 self._forget(device_id)  # its memory may be ahead of what was stored
                 raise

@@ -43,7 +43,10 @@ class Mode(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One command on one node. `data`, `format` and `type` for Add, Replace, Exec; `source` for Copy."""
+    """One command on one node. `data`, `format` and `type` for Add, Replace, Exec; `source` for Copy.
+
+    `uri` may end in a query (`?prop=ACL`, `?list=TNDS`).
+    """
 
     verb: Verb
     uri: str
@@ -96,8 +99,17 @@ class Waiting:
     progress: Json
 
 
+@dataclass(frozen=True, slots=True)
+class Known:
+    """Below `root` the device has these nodes and no others: what was stored for others is outdated."""
+
+    root: str
+    uris: frozenset[str]
+
+
 Outcome = Done | Failed | Waiting
-Steps = Generator[Batch | Checkpoint, list[Reply], Outcome]
+Note = Checkpoint | Known  # stored at once, without an answer of the device
+Steps = Generator[Batch | Note, list[Reply], Outcome]
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +163,7 @@ class Read:
     missing: dict[str, int]
 
 
-def read(paths: list[str]) -> Generator[Batch, list[Reply], Read]:
+def read(paths: list[str]) -> Generator[Batch | Note, list[Reply], Read]:
     """Read nodes; of an interior node everything below, by asking for the children it names."""
     found = Read({}, {})
     level = list(dict.fromkeys(paths))
@@ -169,6 +181,9 @@ def read(paths: list[str]) -> Generator[Batch, list[Reply], Read]:
             for item in reply.items:
                 below += _note(found, item.source or uri, item)
         level = list(dict.fromkeys(below))
+    for path in paths:
+        if path not in found.missing or found.missing[path] == NOT_FOUND:
+            yield Known(path, frozenset(found.values))
     return found
 
 

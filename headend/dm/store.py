@@ -12,7 +12,7 @@ from sqlalchemy import Connection, delete, insert, select
 from agent.syncml.messages import Item, Meta
 from headend.dm import jobs
 from headend.dm.engine import AlertSeen
-from headend.dm.steps import Job, Json, Outcome
+from headend.dm.steps import Checkpoint, Job, Known, Note, Outcome
 from headend.dm.tables import alerts, values
 
 log = logging.getLogger("headend.dm")
@@ -96,8 +96,20 @@ class SessionStore:
     def next_job(self) -> Job | None:
         return jobs.next_for(self._conn, self._device_id, self._now)
 
-    def job_checkpoint(self, job: Job, progress: Json) -> None:
-        jobs.checkpoint(self._conn, job.id, progress, self._now)
+    def job_noted(self, job: Job, note: Note) -> None:
+        match note:
+            case Checkpoint(progress):
+                jobs.checkpoint(self._conn, job.id, progress, self._now)
+            case Known(root, uris):
+                self._keep_only(root, uris)
+
+    def _keep_only(self, root: str, uris: frozenset[str]) -> None:
+        below = (values.c.uri == root) | values.c.uri.startswith(f"{root}/", autoescape=True)
+        where = (values.c.device_id == self._device_id) & below
+        for row in self._conn.execute(select(values.c.uri).where(where)).all():
+            if row.uri not in uris:
+                gone = (values.c.device_id == self._device_id) & (values.c.uri == row.uri)
+                self._conn.execute(delete(values).where(gone))
 
     def job_finished(self, job: Job, outcome: Outcome) -> None:
         jobs.finish(self._conn, job.id, outcome, self._now)

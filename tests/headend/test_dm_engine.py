@@ -26,7 +26,7 @@ from agent.syncml.messages import (
 from headend.dm.engine import MESSAGES_MAX, AlertSeen, ServerSession, State
 from headend.dm.kinds import KINDS
 from headend.dm.objects import Incoming, LargeObject
-from headend.dm.steps import Done, Failed, Job, Json, Outcome
+from headend.dm.steps import Done, Failed, Job, Note, Outcome
 
 HDR = SyncHdr("1", 0, target="https://h/dm", source="urn:d", source_name="urn:d")
 NO_ID = "none"
@@ -42,7 +42,7 @@ class Port:
     values: dict[str, object] = field(default_factory=dict)
     alerts: list[AlertSeen] = field(default_factory=list)
     outcomes: dict[int, Outcome] = field(default_factory=dict)
-    checkpoints: list[Json] = field(default_factory=list)
+    notes: list[Note] = field(default_factory=list)
 
     def value_seen(self, uri: str, item: Item) -> None:
         self.values[uri] = item.data
@@ -53,8 +53,8 @@ class Port:
     def next_job(self) -> Job | None:
         return self.waiting.pop(0) if self.waiting else None
 
-    def job_checkpoint(self, job: Job, progress: Json) -> None:
-        self.checkpoints.append(progress)
+    def job_noted(self, job: Job, note: Note) -> None:
+        self.notes.append(note)
 
     def job_finished(self, job: Job, outcome: Outcome) -> None:
         self.outcomes[job.id] = outcome

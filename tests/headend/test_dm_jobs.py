@@ -91,6 +91,16 @@ def test_get_of_a_missing_path_fails_and_names_it(engine: Engine, device: Device
     assert stored(engine)["./E"] == "text"
 
 
+def test_get_forgets_what_is_no_longer_there(engine: Engine, device: Device) -> None:
+    device.tree = Tree({"./A": None, "./A/B": "1", "./A/C": None, "./A/C/D": "2", "./AB": "3"})
+    enqueue(engine, "get", paths=["./A", "./AB"])
+    device.session()
+    device.tree.nodes = {"./A": None, "./A/B": "1"}
+    enqueue(engine, "get", paths=["./A"])
+    device.session()
+    assert {uri for uri in stored(engine) if uri.startswith("./A")} == {"./A/B", "./AB"}
+
+
 def test_get_of_two_hundred_leaves_in_small_messages_reads_all(engine: Engine, device: Device) -> None:
     device.tree = Tree({"./A": None})
     device.tree.nodes |= {f"./A/N{n}": str(n) for n in range(200)}
@@ -320,6 +330,58 @@ def test_software_that_the_device_will_not_take_fails(engine: Engine, device: De
     assert job(engine, number)["result"]["status"] == 500
 
 
+# -- commands ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["plain", "sequence"])
+def test_commands_are_sent_as_written_and_every_status_comes_back(engine: Engine, device: Device, mode: str) -> None:
+    device.tree = Tree({"./A": None, "./A/B": "1", "./A/B?prop=ACL": "Get=*"})
+    commands = [
+        {"verb": "get", "path": "./A/B"},
+        {"verb": "replace", "path": "./A/B?prop=ACL", "value": "Get=headend"},
+        {"verb": "add", "path": "./A/C"},
+        {"verb": "add", "path": "./A/C/D", "value": "00ff", "format": "bin"},
+        {"verb": "delete", "path": "./A/B"},
+        {"verb": "exec", "path": "./A/C"},
+    ]
+    number = enqueue(engine, "commands", commands=commands, mode=mode)
+    device.session()
+    replies = job(engine, number)["result"]["replies"]
+    assert [reply["status"] for reply in replies] == [200, 200, 200, 200, 200, 202]
+    assert replies[0]["values"] == {"./A/B": "1"}
+    assert device.tree.nodes == {"./A": None, "./A/B?prop=ACL": "Get=headend", "./A/C": None, "./A/C/D": b"\x00\xff"}
+    assert device.tree.execs == [("./A/C", job(engine, number)["correlator"])]
+
+
+def test_commands_in_an_atomic_are_all_undone_when_one_fails(engine: Engine, device: Device) -> None:
+    device.tree = Tree({"./A": "1"})
+    commands = [{"verb": "replace", "path": "./A", "value": "2"}, {"verb": "replace", "path": "./B", "value": "2"}]
+    number = enqueue(engine, "commands", commands=commands, mode="atomic")
+    device.session()
+    assert job(engine, number)["state"] == "failed"
+    assert [reply["status"] for reply in job(engine, number)["result"]["replies"]] == [216, 404]
+    assert device.tree.nodes == {"./A": "1"}
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        {"verb": "put", "path": "./A"},
+        {"verb": "replace", "path": "./A"},
+        {"verb": "copy", "path": "./A"},
+        {"verb": "add", "path": "./A?prop=ACL"},
+        {"verb": "get", "path": "./A?drop=table"},
+        {"verb": "get"},
+    ],
+)
+def test_commands_that_make_no_sense_are_refused_when_they_are_queued(
+    engine: Engine, device: Device, command: dict[str, Any]
+) -> None:
+    assert device.account.client_name == DEVICE
+    with pytest.raises(JobError):
+        enqueue(engine, "commands", commands=[command])
+
+
 # -- the queue -------------------------------------------------------------------------------------
 
 
@@ -339,6 +401,15 @@ def test_a_job_under_which_sessions_keep_breaking_is_given_up(engine: Engine, de
     device.session()
     assert job(engine, number)["state"] == "failed"
     assert "given up" in job(engine, number)["result"]["error"]
+
+
+def test_a_job_can_be_cancelled_until_it_runs(engine: Engine, device: Device) -> None:
+    first, second = enqueue(engine, "get", paths=["./A"]), enqueue(engine, "get", paths=["./B"])
+    device.take(device.server.handle(device.request(device.begin())))
+    with engine.begin() as conn:
+        assert [jobs.cancel(conn, number) for number in (first, second, 99)] == [False, True, False]
+    assert job(engine, second)["state"] == "failed"
+    assert "cancelled" in job(engine, second)["result"]["error"]
 
 
 @pytest.mark.parametrize(
@@ -377,6 +448,5 @@ def test_a_job_for_a_device_without_account_is_refused(engine: Engine) -> None:
 
 
 def test_the_registry_holds_every_kind_under_its_name() -> None:
-    assert {name: kind.name for name, kind in KINDS.items()} == {
-        n: n for n in ("get", "provision", "firmware", "software")
-    }
+    names = ("get", "provision", "firmware", "software", "commands")
+    assert {name: kind.name for name, kind in KINDS.items()} == {name: name for name in names}

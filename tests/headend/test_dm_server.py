@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,11 +13,12 @@ from sqlalchemy import Engine, event, select
 
 from agent.dm.auth import hmac_header
 from agent.dm.bootstrap import Account
-from agent.syncml.codec import DM_WBXML, DM_XML, decode
+from agent.syncml.codec import DM_WBXML, DM_XML, decode, encode
 from agent.syncml.messages import Alert, Command, Get, Item, Status, SyncML
 from headend.db import create_tables, open_engine
 from headend.dm import accounts, jobs, tables
 from headend.dm.server import Answer, DmServer, Request, ServerConfig
+from tests.agent.syncml_samples import Generator
 from tests.headend.dm_device import Device, Tree, alert
 
 DEVICE = "urn:dcu:KR-000001"
@@ -315,6 +317,47 @@ def test_what_is_no_message_is_refused_with_an_http_status(device: Device, reque
     answer = device.server.handle(request_)
     assert answer.status == status
     assert answer.mac is None
+
+
+def test_a_source_that_is_too_long_is_refused(device: Device) -> None:
+    device.account = replace(device.account, client_name="x" * 256)
+    assert device.server.handle(device.request(device.begin())).status == 400
+
+
+def test_text_that_no_answer_can_repeat_is_refused_and_stores_nothing(engine: Engine, device: Device) -> None:
+    device.alerts = [alert("c", "x", source="./NUL")]
+    request = device.request(device.begin())
+    body = request.body.replace(b"\x03./NUL\x00", b"\xc3\x05./\x00UL")
+    a = device.account
+    mac = hmac_header(body, a.client_name, a.client_secret, a.client_nonce)
+    assert device.server.handle(Request(body, DM_WBXML, mac)).status == 400
+    assert rows(engine, tables.alerts) == []
+
+
+@pytest.mark.parametrize("content_type", [DM_XML, DM_WBXML])
+@pytest.mark.parametrize("seed", range(6))
+def test_a_believed_device_that_talks_nonsense_gets_answers_and_breaks_nothing(
+    engine: Engine, device: Device, seed: int, content_type: str
+) -> None:
+    """Random messages, some damaged, all with a good MAC: HTTP 200 or 400, never an exception."""
+    pick, talk = random.Random(seed), Generator(seed)
+    with engine.begin() as conn:
+        jobs.enqueue(conn, DEVICE, "get", {"paths": ["./A"]})
+    for number in range(12):
+        message = talk.message()
+        status = Status("1", str(number), "0", "SyncHdr", pick.choice([200, 212, 401, 500]))
+        hdr = replace(message.hdr, source=DEVICE, session_id=pick.choice(["1", "2"]), msg_id=number)
+        commands = tuple(replace(c, cmd_id=pick.choice(["1", "2", c.cmd_id])) for c in message.commands)
+        body = bytearray(encode(replace(message, hdr=hdr, commands=(status, *commands)), content_type))
+        if pick.random() < 0.5:
+            at = pick.randrange(len(body))
+            body[at : at + 1] = pick.randbytes(pick.randrange(3))
+        with engine.begin() as conn:
+            row = accounts.load(conn, DEVICE)
+        assert row is not None
+        a = accounts.from_row(row)
+        mac = hmac_header(bytes(body), a.client_name, a.client_secret, a.client_nonce)
+        assert device.server.handle(Request(bytes(body), content_type, mac)).status in (200, 400)
 
 
 def test_secrets_stay_out_of_the_log(device: Device, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,0 +1,103 @@
+"""The job `commands`: any commands of OMA DM, as the operator writes them, and every status that came back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from agent.syncml.messages import Item, MgmtTree, TndsNode
+from headend.dm import params as checks
+from headend.dm.params import JobError
+from headend.dm.steps import Batch, Done, Failed, Job, Json, Mode, Reply, Request, Steps, Verb, batches
+
+MODES = {"plain": Mode.PLAIN, "sequence": Mode.SEQUENCE, "atomic": Mode.ATOMIC}
+VERBS = {verb.value.lower(): verb for verb in Verb}
+SHOWN_CHARS_MAX = 4096  # of one value in the result; whole values are in dm_values
+
+
+class CommandsJob:
+    """`{"commands": [{"verb": "replace", "path": "./A?prop=ACL", "value": "Get=*"}, …], "mode": "sequence"}`.
+
+    Verbs: get, add, replace, delete, exec, copy (with `source`). Add without a value makes an interior node. `mode`:
+    plain (default), sequence, atomic; a Get inside an atomic is refused by every device. The result lists the status of
+    each command and what a Get brought; the job has failed when any status is an error.
+    """
+
+    name = "commands"
+
+    def check(self, params: Mapping[str, Any]) -> Json:
+        checks.known_keys(params, {"commands", "mode"}, {"commands"})
+        mode = params.get("mode", "plain")
+        if mode not in MODES:
+            raise JobError(f"mode: one of {', '.join(MODES)}")
+        return {"commands": [self._command(c) for c in checks.objects(params["commands"], "commands")], "mode": mode}
+
+    @staticmethod
+    def _command(command: Mapping[str, Any]) -> Json:
+        checks.known_keys(command, {"verb", "path", "value", "format", "source"}, {"verb", "path"})
+        verb = command["verb"]
+        if verb not in VERBS:
+            raise JobError(f"verb: one of {', '.join(VERBS)}")
+        path = checks.uri(command["path"], "path", query=verb in ("get", "replace"))
+        checked: Json = {"verb": verb, "path": path}
+        if verb == "copy":
+            checked["source"] = checks.uri(command.get("source"), "source")
+        if command.get("value") is not None:
+            checked |= checks.node_value(path, command["value"], command.get("format"))
+        elif verb == "replace":
+            raise JobError(f"{path}: replace needs a value")
+        return checked
+
+    def steps(self, job: Job) -> Steps:
+        requests = [self._request(command, job.correlator) for command in job.params["commands"]]
+        mode = MODES[job.params["mode"]]
+        if mode is Mode.PLAIN:
+            replies = yield from batches(requests)
+        else:
+            replies = yield Batch(tuple(requests), mode)
+        said = [_shown(request, reply) for request, reply in zip(requests, replies, strict=True)]
+        if all(reply.ok for reply in replies):
+            return Done({"replies": said})
+        return Failed({"replies": said, "error": "the device refused a command"})
+
+    @staticmethod
+    def _request(command: Mapping[str, Any], correlator: str) -> Request:
+        verb = VERBS[command["verb"]]
+        has_value = "value" in command
+        data_format = command["format"] if has_value else None
+        if verb is Verb.ADD and not has_value:
+            data_format = "node"
+        return Request(
+            verb,
+            command["path"],
+            checks.data(command) if has_value else None,
+            data_format,
+            source=command.get("source"),
+            correlator=correlator if verb is Verb.EXEC else None,
+        )
+
+
+def _shown(request: Request, reply: Reply) -> Json:
+    shown: Json = {"verb": request.verb.value.lower(), "path": request.uri, "status": reply.status}
+    if reply.items:
+        shown["values"] = {uri: text for item in reply.items for uri, text in _values(item, request.uri).items()}
+    return shown
+
+
+def _values(item: Item, path: str) -> dict[str, str]:
+    if isinstance(item.data, MgmtTree):
+        return {uri: value for node in item.data.nodes for uri, value in _tree(node, node.path or ".").items()}
+    return {item.source or path: _text(item.data)}
+
+
+def _tree(node: TndsNode, parent: str) -> dict[str, str]:
+    uri = f"{parent.rstrip('/')}/{node.name}"
+    found = {} if node.value is None else {uri: _text(node.value)}
+    for child in node.children:
+        found |= _tree(child, uri)
+    return found
+
+
+def _text(data: str | bytes | MgmtTree | None) -> str:
+    shown = data.hex() if isinstance(data, bytes) else data if isinstance(data, str) else ""
+    return shown[:SHOWN_CHARS_MAX]

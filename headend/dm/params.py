@@ -1,0 +1,83 @@
+"""Checking the parameters of jobs when the operator queues them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from headend.dm.steps import Json
+
+NODES_PER_JOB_MAX = 1000
+URI_CHARS_MAX = 255
+FORMATS = ("b64", "bin", "bool", "chr", "date", "float", "int", "time", "xml")
+BINARY = ("b64", "bin")
+
+_URI = re.compile(r"\.(/[^/?\x00-\x1f]+)+")
+_QUERY = re.compile(r"\?(prop=[A-Za-z]{1,16}|list=[A-Za-z+-]{1,64})")
+_UNSENDABLE = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # XML 1.0, Char
+
+
+class JobError(ValueError):
+    """The parameters of a job are wrong: the operator's mistake, said in a sentence."""
+
+
+def known_keys(params: Mapping[str, Any], allowed: set[str], required: set[str]) -> None:
+    unknown, absent = sorted(set(params) - allowed), sorted(required - set(params))
+    if unknown:
+        raise JobError(f"unknown parameter {', '.join(unknown)}; known are {', '.join(sorted(allowed))}")
+    if absent:
+        raise JobError(f"parameter {', '.join(absent)} is missing")
+
+
+def uri(value: object, what: str, *, query: bool = False) -> str:
+    """A node's URI; with `query`, `?prop=` or `?list=` may follow it."""
+    if isinstance(value, str) and len(value) <= URI_CHARS_MAX:
+        match = _URI.match(value)
+        rest = value[match.end() :] if match else value
+        if match and (not rest or (query and _QUERY.fullmatch(rest))):
+            return value
+    raise JobError(f"{what}: a URI like ./Parent/Node wanted, not {value!r}")
+
+
+def text(params: Mapping[str, Any], name: str, pattern: str) -> str:
+    value = params[name]
+    if not isinstance(value, str) or not re.fullmatch(pattern, value):
+        raise JobError(f"{name}: not acceptable: {value!r}")
+    return value
+
+
+def objects(value: object, what: str) -> list[Mapping[str, Any]]:
+    """A list of 1 to `NODES_PER_JOB_MAX` objects."""
+    if not isinstance(value, list) or not 1 <= len(value) <= NODES_PER_JOB_MAX:
+        raise JobError(f"{what}: a list of 1 to {NODES_PER_JOB_MAX} wanted")
+    for entry in value:
+        if not isinstance(entry, dict):
+            raise JobError(f"{what}: objects wanted, not {entry!r}")
+    return value
+
+
+def node_value(path: str, value: object, wanted: object) -> Json:
+    """`value` and `format` of a node: the format follows from the value where none is given; binary values stay
+    hexadecimal text until they are sent."""
+    if isinstance(value, bool):
+        value, inferred = ("true" if value else "false"), "bool"
+    elif isinstance(value, int):
+        value, inferred = str(value), "int"
+    else:
+        inferred = "chr"
+    if not isinstance(value, str):
+        raise JobError(f"{path}: a text, number or truth value wanted")
+    if wanted is not None and wanted not in FORMATS:
+        raise JobError(f"{path}: format {wanted!r} does not exist")
+    if _UNSENDABLE.search(value):
+        raise JobError(f"{path}: a control character cannot be sent as text; use format bin")
+    if wanted in BINARY and not re.fullmatch(r"([0-9a-fA-F]{2})*", value):
+        raise JobError(f"{path}: a binary value is hexadecimal text")
+    return {"value": value, "format": wanted or inferred}
+
+
+def data(node: Mapping[str, Any]) -> str | bytes:
+    """What `node_value` made, as it is sent."""
+    value = str(node["value"])
+    return bytes.fromhex(value) if node["format"] in BINARY else value
