@@ -1,0 +1,178 @@
+"""The COSEM wrapper over streams and datagrams."""
+
+from __future__ import annotations
+
+import itertools
+import random
+
+import pytest
+
+from dlms.datalink import ApduReceived, LinkDown, LinkEvent, LinkUp
+from dlms.errors import DecodeError, LinkError, LocalError
+from dlms.wrapper import (
+    ANSWER_TIMEOUT_S,
+    UDP_APDU_BYTES_MAX,
+    WRAPPER_TRANSITIONS,
+    WrapperDecoder,
+    WrapperFrame,
+    WrapperLink,
+    WrapperServerLink,
+    WrapperState,
+    WrapperStep,
+)
+from tests.dlms.hdlc_frames import events
+from tests.sim.pipes import all_splits, random_splits
+
+GET = bytes.fromhex("c001c100")
+
+
+def link_up(*, packet: bool = False) -> WrapperLink:
+    link = WrapperLink(16, 1, packet=packet)
+    link.connect(0.0)
+    longest = UDP_APDU_BYTES_MAX if packet else 0xFFFF
+    assert events(link) == [LinkUp(longest, apdu_bytes_max=longest)]
+    return link
+
+
+def link_in(state: WrapperState) -> WrapperLink:
+    link = WrapperLink(16, 1)
+    if state is not WrapperState.IDLE:
+        link.connect(0.0)
+    if state is WrapperState.CLOSED:
+        link.disconnect(0.0)
+    events(link)
+    return link
+
+
+@pytest.mark.parametrize(("state", "step"), list(itertools.product(WrapperState, WrapperStep)))
+def test_every_pair_of_state_and_step_moves_as_the_table_says_or_changes_nothing(
+    state: WrapperState, step: WrapperStep
+) -> None:
+    link = link_in(state)
+    target = WRAPPER_TRANSITIONS.get((state, step))
+    if target is None:
+        with pytest.raises(LocalError):
+            link._step(step)
+        assert link.state is state
+    else:
+        link._step(step)
+        assert link.state is target
+
+
+def test_an_apdu_travels_with_the_ports_of_both_sides() -> None:
+    link = link_up()
+    link.send(GET, 0.0)
+    assert link.take_output().hex() == "0001" + "0010" + "0001" + "0004" + "c001c100"
+    link.receive(WrapperFrame(1, 16, b"\xc4\x01").emit(), 0.1)
+    assert events(link) == [ApduReceived(b"\xc4\x01")]
+    assert link.next_deadline() is None
+
+
+def test_frames_of_other_associations_on_the_connection_are_left_alone() -> None:
+    link = link_up()
+    link.receive(WrapperFrame(1, 17, b"x").emit() + WrapperFrame(2, 16, b"y").emit(), 0.0)
+    assert events(link) == []
+
+
+def test_an_answer_that_does_not_come_ends_the_link() -> None:
+    link = link_up()
+    link.send(GET, 5.0)
+    assert link.next_deadline() == 5.0 + ANSWER_TIMEOUT_S
+    link.on_deadline(5.0 + ANSWER_TIMEOUT_S)
+    (down,) = events(link)
+    assert isinstance(down, LinkDown)
+    assert isinstance(down.error, LinkError)
+    with pytest.raises(LocalError):
+        link.send(GET, 40.0)
+
+
+def test_the_end_of_the_connection_ends_the_link_once() -> None:
+    link = link_up()
+    link.receive_eof(0.0)
+    link.receive_eof(0.0)
+    (down,) = events(link)
+    assert isinstance(down, LinkDown)
+    assert isinstance(down.error, LinkError)
+
+
+def test_disconnecting_is_immediate_and_later_bytes_mean_nothing() -> None:
+    link = link_up()
+    link.disconnect(0.0)
+    link.receive(WrapperFrame(1, 16, b"late").emit(), 0.0)
+    assert events(link) == [LinkDown(None)]
+
+
+@pytest.mark.parametrize("apdu", [b"", bytes(0x10000)])
+def test_an_apdu_that_does_not_fit_is_refused(apdu: bytes) -> None:
+    with pytest.raises(LocalError):
+        link_up().send(apdu, 0.0)
+
+
+def test_another_version_ends_the_link_at_its_first_octet() -> None:
+    link = link_up()
+    link.receive(b"\x01", 0.0)
+    (down,) = events(link)
+    assert isinstance(down, LinkDown)
+    assert isinstance(down.error, DecodeError)
+
+
+def test_every_split_of_the_stream_gives_the_same_events() -> None:
+    stream = b"".join(
+        WrapperFrame(source, 16, apdu).emit() for source, apdu in ((1, b"a"), (2, b"bb"), (1, b""), (1, bytes(300)))
+    )
+
+    def run(pieces: list[bytes]) -> list[LinkEvent]:
+        link = link_up()
+        for piece in pieces:
+            link.receive(piece, 0.0)
+        return events(link)
+
+    assert run([stream]) == [ApduReceived(b"a"), ApduReceived(bytes(300))]
+    for pieces in [*all_splits(stream), *random_splits(stream, random.Random(1), 20)]:
+        assert run(pieces) == run([stream])
+
+
+def test_datagrams_go_out_and_come_in_one_by_one_and_a_bad_one_is_dropped() -> None:
+    link = link_up(packet=True)
+    link.send(b"a", 0.0)
+    link.send(b"b", 0.0)
+    assert link.take_output() == WrapperFrame(16, 1, b"a").emit()
+    assert link.take_output() == WrapperFrame(16, 1, b"b").emit()
+    assert link.take_output() == b""
+    link.receive(b"\xff", 0.0)
+    link.receive(WrapperFrame(1, 16, b"cut").emit()[:-1], 0.0)
+    link.receive(WrapperFrame(1, 16, b"whole").emit(), 0.0)
+    assert events(link) == [ApduReceived(b"whole")]
+
+
+def test_the_server_answers_the_client_that_spoke_last() -> None:
+    link = WrapperServerLink(1)
+    link.connect(0.0)
+    events(link)
+    with pytest.raises(LocalError):
+        link.send(b"x", 0.0)
+    link.receive(WrapperFrame(16, 1, b"a").emit() + WrapperFrame(16, 2, b"other").emit(), 0.0)
+    assert link.client == 16
+    assert events(link) == [ApduReceived(b"a")]
+    link.send(b"A", 0.0)
+    assert link.take_output() == WrapperFrame(1, 16, b"A").emit()
+    assert link.next_deadline() is None
+
+
+def test_random_bytes_give_frames_need_more_or_a_decode_error() -> None:
+    pick = random.Random(2)
+    for _ in range(2000):
+        decoder = WrapperDecoder()
+        decoder.feed(bytes(pick.choice((0, 0, 1, pick.randrange(256))) for _ in range(pick.randrange(40))))
+        try:
+            while decoder.next() is not None:
+                pass
+        except DecodeError:
+            with pytest.raises(DecodeError):
+                decoder.next()
+
+
+@pytest.mark.parametrize("values", [(-1, 1, b""), (1, 0x10000, b""), (1, 1, bytes(0x10000))])
+def test_a_frame_that_does_not_fit_cannot_be_made(values: tuple[int, int, bytes]) -> None:
+    with pytest.raises(LocalError):
+        WrapperFrame(*values)
