@@ -17,12 +17,13 @@ from agent.device import DeviceInfo
 __all__ = ["Config", "ConfigError", "SecretError", "load", "read_release", "read_secret", "device_info"]
 
 DAY_S = 86_400
-KEY_BYTES_MIN = 16  # SSMP asks for at least 128 bits
-KEY_BYTES_MAX = 64
+KEY_BYTES = 32  # what SSMP takes
 SECRET_FILE_BYTES_MAX = 4096
 RELEASE_FILE_BYTES_MAX = 64 * 1024
 PROTOCOLS = ("prime-usi", "hdlc", "dlmsotcp")
 BAUDRATE = {"prime-usi": 115_200, "hdlc": 9600, "dlmsotcp": 115_200}
+# A power line relays over several hops; a meter on a bus answers within a second or never.
+RESPONSE_TIMEOUT_S = {"prime-usi": 20.0, "hdlc": 1.5, "dlmsotcp": 20.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +180,7 @@ def load(file: Path) -> Config:
         dm=_dm(top.section("dm")),
         ports=_ports(top),
         metering=_metering(top.section("metering"), state_dir),
-        update=_update(top.section("update"), state_dir),
+        update=_update(top.section("update", required=True), state_dir),
         state_dir=state_dir,
         control_socket=top.path("control_socket", "/run/dcu/control.sock"),
         control_group=top.text("control_group", "", filled=False),
@@ -280,7 +281,7 @@ def _port(section: Section) -> PortConfig:
         address_bytes=section.integer("address_bytes", 2, 1, 4),
         info_bytes_max=section.integer("info_bytes_max", 128, 32, 2030),
         window=section.integer("window", 1, 1, 7),
-        response_timeout_s=section.number("response_timeout_s", 5.0, 0.05, 120),
+        response_timeout_s=section.number("response_timeout_s", RESPONSE_TIMEOUT_S.get(protocol, 5.0), 0.05, 120),
     )
     section.end()
     if protocol == "hdlc" and scanned is None:
@@ -317,7 +318,7 @@ def _update(section: Section, state_dir: Path) -> UpdateConfig:
         run_dir=section.path("run_dir", "/run/dcu"),
         boot_id_file=section.path("boot_id_file", "/proc/sys/kernel/random/boot_id"),
         roots=section.path("roots", "/etc/dcu/roots.pem"),
-        compatible=section.text("compatible", "", filled=False),
+        compatible=section.text("compatible"),
         command=section.texts("command", ("dcu-update",)),
         software_dir=section.path("software_dir", state_dir / "software"),
     )
@@ -352,7 +353,7 @@ class SecretError(Exception):
 
 
 def read_secret(file: Path) -> bytes:
-    """The key in `file`: 16 to 64 bytes as hexadecimal text. Raises `SecretError`."""
+    """The device key in `file`: 32 bytes as hexadecimal text. Raises `SecretError`."""
     try:
         descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
@@ -370,8 +371,8 @@ def read_secret(file: Path) -> bytes:
         key = bytes.fromhex(text.decode("ascii").strip())
     except ValueError:
         raise SecretError(f"{file}: wanted hexadecimal digits") from None
-    if not KEY_BYTES_MIN <= len(key) <= KEY_BYTES_MAX:
-        raise SecretError(f"{file}: wanted {KEY_BYTES_MIN} to {KEY_BYTES_MAX} bytes, it holds {len(key)}")
+    if len(key) != KEY_BYTES:
+        raise SecretError(f"{file}: wanted {KEY_BYTES} bytes, it holds {len(key)}")
     return key
 
 

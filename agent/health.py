@@ -1,7 +1,7 @@
 """What the Update Agent asks before it confirms a trial: `health.json` in the run directory.
 
 The file is replaced whole and never synced: it speaks of this boot only (`boot` says which), and lives in memory.
-Format: docs/health.md is part of docs/configuration.md, section "health.json".
+Format: docs/configuration.md, section "health.json".
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ class Check:
 
 
 class Health:
-    """Collects the checks from their owners and publishes them. Thread-safe."""
+    """Collects the checks from their owners and publishes them. Thread-safe. `boot` is the id of this boot."""
 
     def __init__(self, run_dir: Path, boot_id_file: Path, clock: Clock) -> None:
         self._file = run_dir / "health.json"
         self._clock = clock
-        self._boot = _read_boot_id(boot_id_file)
+        self.boot = _read_boot_id(boot_id_file)
         self._lock = threading.Lock()
         self._checks = {name: Check() for name in CHECKS}
         self._written_at: float | None = None
@@ -76,7 +76,7 @@ class Health:
     def _publish(self) -> None:
         document = {
             "version": 1,
-            "boot": self._boot,
+            "boot": self.boot,
             "checks": {name: asdict(check) for name, check in self._checks.items()},
         }
         self._written_at = self._clock.monotonic()

@@ -100,6 +100,11 @@ class Supervisor:
         self._stop.set()
         self.wake()
 
+    def ages(self) -> dict[str, float]:
+        """Seconds since the last beat of each worker."""
+        now = self._clock.monotonic()
+        return {running.worker.name: now - running.beat_at for running in self._running}
+
     def run(self, *, handle_signals: bool = True) -> int:
         """Run until the end; answers the process's exit code. `handle_signals` needs the main thread."""
         if handle_signals:

@@ -22,6 +22,7 @@ device:
 security_server:
   url: https://127.0.0.1:8443/ssmp
   ca_file: ca.pem
+update: {compatible: board-1}
 """
 
 FULL = (
@@ -104,16 +105,16 @@ def test_all_errors_are_reported_at_once_in_the_order_of_their_lines(tmp_path: P
         "2: device.mod: is missing",
         "4: device.man: wanted text, got a whole number '5' (quote it)",
         "5: device.mdo: unknown key; did you mean mod?",
-        "11: dm.poll_every_s: wanted a whole number, got text 'often'",
-        "13: ports[0].protocol: wanted one of prime-usi, hdlc, dlmsotcp, got 'modbus'",
-        "13: ports[0].name: wanted up to 32 letters, digits, - and _, got 'a b'",
-        "14: state: unknown key; did you mean state_dir?",
+        "12: dm.poll_every_s: wanted a whole number, got text 'often'",
+        "14: ports[0].protocol: wanted one of prime-usi, hdlc, dlmsotcp, got 'modbus'",
+        "14: ports[0].name: wanted up to 32 letters, digits, - and _, got 'a b'",
+        "15: state: unknown key; did you mean state_dir?",
     ]
 
 
 def test_a_key_given_twice_is_an_error_at_its_second_line(tmp_path: Path) -> None:
     assert problems(tmp_path, MINIMAL + "state_dir: /a\nstate_dir: /b\n") == [
-        "11: state_dir: given twice, first on line 10"
+        "12: state_dir: given twice, first on line 11"
     ]
 
 
@@ -121,6 +122,7 @@ def test_missing_sections_are_named(tmp_path: Path) -> None:
     found = problems(tmp_path, "state_dir: /a\n")
     assert "1: device: is missing" in found
     assert "1: security_server: is missing" in found
+    assert "1: update: is missing" in found
 
 
 @pytest.mark.parametrize(
@@ -154,7 +156,7 @@ def test_missing_sections_are_named(tmp_path: Path) -> None:
     ],
 )
 def test_a_wrong_value_names_line_key_and_reason(tmp_path: Path, line: str, complaint: str) -> None:
-    assert problems(tmp_path, MINIMAL + line + "\n") == [f"10: {complaint}"]
+    assert problems(tmp_path, MINIMAL + line + "\n") == [f"11: {complaint}"]
 
 
 def test_two_ports_may_not_share_name_or_device(tmp_path: Path) -> None:
@@ -162,8 +164,8 @@ def test_two_ports_may_not_share_name_or_device(tmp_path: Path) -> None:
         "ports:\n  - {name: a, protocol: prime-usi, url: /dev/x}\n  - {name: a, protocol: prime-usi, url: /dev/x}\n"
     )
     assert problems(tmp_path, text) == [
-        "12: ports[1].name: another port has the name 'a'",
-        "12: ports[1].url: another port has the URL '/dev/x'",
+        "13: ports[1].name: another port has the name 'a'",
+        "13: ports[1].url: another port has the URL '/dev/x'",
     ]
 
 
@@ -195,8 +197,8 @@ def test_what_is_no_mapping_of_sections_is_one_error(tmp_path: Path, text: bytes
 
 def test_a_key_that_is_no_text_and_an_unknown_section_do_not_crash(tmp_path: Path) -> None:
     found = problems(tmp_path, MINIMAL + "? [a, b]\n: 1\n<<: {x: 1}\n")
-    assert found[0] == "10: a key is plain text"
-    assert found[1].startswith("12: <<: unknown key")
+    assert found[0] == "11: a key is plain text"
+    assert found[1].startswith("13: <<: unknown key")
 
 
 def test_a_missing_file_is_an_error_of_the_same_kind(tmp_path: Path) -> None:
@@ -226,16 +228,16 @@ def secret(tmp_path: Path, content: bytes, mode: int = 0o600) -> Path:
 
 
 def test_a_secret_is_hexadecimal_text_in_a_file_of_its_own(tmp_path: Path) -> None:
-    assert read_secret(secret(tmp_path, b"000102030405060708090a0b0c0d0e0f\n")) == bytes(range(16))
+    assert read_secret(secret(tmp_path, bytes(range(32)).hex().encode() + b"\n")) == bytes(range(32))
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o666])
 def test_a_secret_that_others_may_read_is_refused(tmp_path: Path, mode: int) -> None:
     with pytest.raises(SecretError, match="chmod it to 0600"):
-        read_secret(secret(tmp_path, b"00" * 16, mode))
+        read_secret(secret(tmp_path, b"00" * 32, mode))
 
 
-@pytest.mark.parametrize("content", [b"", b"00" * 15, b"00" * 65, b"not hexadecimal at all!!", b"\xff" * 32])
+@pytest.mark.parametrize("content", [b"", b"00" * 16, b"00" * 33, b"not hexadecimal at all!!", b"\xff" * 32])
 def test_a_malformed_secret_is_refused_without_showing_it(tmp_path: Path, content: bytes) -> None:
     with pytest.raises(SecretError) as caught:
         read_secret(secret(tmp_path, content))

@@ -1,0 +1,265 @@
+"""dcu-agent: the composition root. Reads the configuration, makes every part, connects them, and hands over to the
+supervisor. Nothing is decided here but who knows whom.
+
+Exit codes: 0 ended in order, 2 the configuration (or a file it names) cannot be used, 70 a worker died.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import random
+import ssl
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from agent import __version__, log
+from agent.config import Config, ConfigError, SecretError, device_info, load, read_secret
+
+if TYPE_CHECKING:
+    from agent.https import HttpsClient
+    from agent.provisioning import Provisioning
+    from agent.supervisor import Supervisor, Worker
+
+LOG = logging.getLogger("agent")
+
+EXIT_CONFIG = 2
+DEFAULT_CONFIG = Path("/etc/dcu/dcu.yaml")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point of `dcu-agent`; answers the process's exit code."""
+    options = _options(arguments)
+    if options.check is not None:
+        from agent.check import check
+
+        return check(options.check, sys.stdout, sys.stderr)
+    try:
+        config = load(options.config)
+        log.setup(config.log.level, config.log.file, config.log.file_bytes_max)
+        agent = Agent(config)
+    except (ConfigError, SecretError) as error:
+        sys.stderr.write(f"{error}\n")
+        return EXIT_CONFIG
+    except OSError as error:
+        # A file that the configuration names, an address that is taken: the operator's to put right.
+        sys.stderr.write(f"{options.config}: {error}\n")
+        return EXIT_CONFIG
+    return agent.run()
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="dcu-agent", description="Agent of a smart-metering data concentrator.")
+    parser.add_argument("--config", type=Path, default=DEFAULT_CONFIG, help=f"default: {DEFAULT_CONFIG}")
+    parser.add_argument("--check", type=Path, metavar="CONFIG", help="check a configuration and what it names; exit")
+    parser.add_argument("--version", action="version", version=f"dcu-agent {__version__}")
+    return parser.parse_args(arguments)
+
+
+class Agent:
+    """All parts of one running daemon."""
+
+    def __init__(self, config: Config) -> None:
+        """Raises `SecretError`, or `OSError` for a file or address that cannot be used."""
+        from agent.clock import SystemClock
+        from agent.device import DeviceInfo
+        from agent.health import Health
+        from agent.reboot import Rebooter
+        from agent.status import Status, StatusBoard
+        from updateagent.disk import RealDisk
+
+        self.config = config
+        self.clock = SystemClock()
+        self.disk = RealDisk()
+        self.rng = random.SystemRandom()
+        self.key = read_secret(config.device.key_file)
+        log.hide(self.key)
+        self.device: DeviceInfo = device_info(config.device, __version__)
+        self.board = StatusBoard(
+            Status(
+                device_id=self.device.device_id,
+                fw_version=self.device.fw_version,
+                sw_version=self.device.sw_version,
+                started=self.clock.wall(),
+            )
+        )
+        self.health = Health(config.update.run_dir, config.update.boot_id_file, self.clock)
+        self.rebooter = Rebooter(config.reboot_command, self.clock)
+        self.https = _https(config)
+        self._make_metering()
+        self._make_dm()
+        self._make_workers()
+
+    def run(self) -> int:
+        """Until the end; answers the exit code."""
+        LOG.info(
+            "%s, firmware %s, software %s", self.device.device_id, self.device.fw_version, __version__,
+            extra={"event": "agent.begin"},
+        )  # fmt: skip
+        code = self.supervisor.run()
+        self.collector.close()
+        self.store.close()
+        return code
+
+    # --- readings ---
+
+    def _make_metering(self) -> None:
+        from agent.metering.collector import Collector
+        from agent.metering.readinglist import ReadingLists
+        from agent.metering.registry import Registry
+        from agent.metering.store import Store
+        from agent.metering.uplink import Backoff, Uplink
+        from plc.bridge import open_bridge
+
+        metering = self.config.metering
+        self.store = Store(
+            metering.store_file,
+            self.clock,
+            records_max=metering.store_records_max,
+            keep_forwarded_max=metering.store_keep_forwarded_max,
+        )
+        self.store.on_health = lambda problem: self.health.set("storage", not problem, problem)
+        self.registry = Registry(
+            self.disk,
+            metering.registry_file,
+            self.clock,
+            leave_after_s=metering.leave_after_s,
+            publish=lambda meters: self.board.publish(meters=meters),
+        )
+        self.collector = Collector(
+            self.config.ports,
+            metering,
+            store=self.store,
+            registry=self.registry,
+            lists=ReadingLists(metering.reading_lists_dir, self.config.update.software_dir),
+            clock=self.clock,
+            rng=self.rng,
+            open_bridge=lambda port: open_bridge(port.protocol, port.url, port.baudrate),
+            health=lambda ok, detail: self.health.set("meter_port", ok, detail),
+        )
+        self.uplink = Uplink(
+            self.store,
+            self.https,
+            self.clock,
+            device_id=self.device.device_id,
+            backoff=Backoff(metering.uplink_backoff_min_s, metering.uplink_backoff_max_s),
+            rng=self.rng,
+            publish=lambda queue: self.board.publish(queue=queue),
+        )
+        self.store.on_append = self.uplink.notify
+
+    # --- management ---
+
+    def _make_dm(self) -> None:
+        from agent.dm.ports import DmConfig, DmPorts
+        from agent.dm.push import PushListener
+        from agent.dm.service import DmService
+        from agent.download import Downloader
+        from agent.packagecheck import verifier
+        from agent.software import SoftwareCommand
+
+        config = self.config
+        settings = DmConfig(
+            device=self.device,
+            state_dir=config.state_dir,
+            update_dir=config.update.dir,
+            boot_id=self.health.boot,
+            poll_every_s=config.dm.poll_every_s,
+            backoff_min_s=config.dm.backoff_min_s,
+            backoff_max_s=config.dm.backoff_max_s,
+            content_type=config.dm.content_type,
+        )
+        ports = DmPorts(
+            https=self.https,
+            disk=self.disk,
+            clock=self.clock,
+            board=self.board,
+            fetcher=Downloader(self.https, self.disk, self.clock, jitter=self.rng.random),
+            software=SoftwareCommand(config.update.command),
+            register=self._register,
+            verify_package=verifier(config.update, self.disk, self.clock, self.device.fw_version),
+            health=self.health.set,
+            on_provisioning=self._provisioned,
+            task_status=self.collector.task_status,
+            meters=self.collector.meters,
+            request_reboot=lambda: self.rebooter.request("a firmware package waits for the Update Agent"),
+            software_changed=self.collector.software_changed,
+            rng=self.rng,
+        )
+        self.dm = DmService(settings, ports)
+        self.push: PushListener | None = None
+        self.push_url = ""
+        listen = config.dm.push_listen
+        if listen is not None:
+            self.push = PushListener(self.dm.on_notification, host=listen.host, port=listen.port)
+            self.push_url = listen.advertise or f"http://{_in_url(listen.host)}:{self.push.port}/push"
+
+    def _register(self) -> bytes:
+        from agent.ssmp.client import register
+
+        return register(self.https, self.config.security_server.url, self.device, self.key, self.push_url)
+
+    def _provisioned(self, provisioning: Provisioning) -> None:
+        log.hide(provisioning.uplink.token)
+        log.hide(provisioning.access.secret)
+        self.collector.configure(provisioning)
+        self.uplink.configure(provisioning.uplink)
+
+    # --- threads ---
+
+    def _make_workers(self) -> None:
+        from agent import watchdog
+        from agent.control import ControlServer
+        from agent.handover import HandOver
+        from agent.supervisor import Supervisor
+        from agent.views import Views
+
+        config = self.config
+        self._provisioned(self.dm.provisioning)
+        views = Views(
+            board=self.board,
+            store=self.store,
+            collector=self.collector,
+            health=self.health,
+            handover=HandOver(self.disk, config.update.dir),
+            clock=self.clock,
+            session_now=self.dm.session_now,
+            ages=self._ages,
+        )
+        control = ControlServer(config.control_socket, views.handlers(), group=config.control_group)
+        workers: list[Worker] = [*self.collector.workers, self.uplink, *self.dm.workers, control]
+        if self.push is not None:
+            workers.append(self.push)
+        self.board.publish(workers=tuple(worker.name for worker in workers))
+        self.supervisor: Supervisor = Supervisor(
+            workers,
+            self.clock,
+            watchdog.find(os.environ, config.watchdog.device, config.watchdog.timeout_s),
+            ticks=[self.health.tick, self.rebooter.tick, self.collector.tick],
+        )
+        self.rebooter.wake = self.supervisor.wake
+
+    def _ages(self) -> dict[str, float]:
+        return self.supervisor.ages()
+
+
+def _https(config: Config) -> HttpsClient:
+    from agent.https import HttpsClient
+
+    try:
+        return HttpsClient(config.security_server.ca_file)
+    except ssl.SSLError as error:
+        raise SecretError(f"{config.security_server.ca_file}: holds no certificate: {error.reason}") from error
+    except OSError as error:
+        raise SecretError(f"{config.security_server.ca_file}: cannot be read: {error.strerror}") from error
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,162 @@
+"""dcuctl: what a technician asks a running concentrator. Exit codes: 0 done, 1 the daemon said no, 2 wrong usage,
+3 the daemon does not run."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from agent.cli import show
+from agent.cli.client import NotRunningError, RefusedError, ask, socket_path
+
+EXIT_REFUSED = 1
+EXIT_NOT_RUNNING = 3  # what init scripts call "program is not running"
+FOLLOW_S = 1.0
+
+FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
+
+
+class Context:
+    """Where to ask, and how to answer."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def ask(self, command: str, **arguments: object) -> Any:
+        return ask(self.path, command, **arguments)
+
+    def tell(self, result: object, as_json: bool, text: Callable[[], str]) -> None:
+        click.echo(json.dumps(result, indent=2, sort_keys=True) if as_json else text())
+
+
+def json_option(function: FunctionT) -> FunctionT:
+    return click.option("--json", "as_json", is_flag=True, help="The same as JSON.")(function)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--socket",
+    "given",
+    type=click.Path(path_type=Path),
+    help="The daemon's control socket. [default: $DCU_CONTROL_SOCKET or /run/dcu/control.sock]",
+)
+@click.pass_context
+def cli(context: click.Context, given: Path | None) -> None:
+    """Ask the data concentrator's agent."""
+    context.obj = Context(socket_path(given))
+
+
+@cli.command()
+@json_option
+@click.pass_obj
+def status(context: Context, as_json: bool) -> None:
+    """Device, account, last session, meters, queue, slots."""
+    found = context.ask("status")
+    context.tell(found, as_json, lambda: show.status(found))
+
+
+@cli.group(invoke_without_command=True)
+@json_option
+@click.pass_context
+def meters(context: click.Context, as_json: bool) -> None:
+    """The meters that this concentrator knows."""
+    if context.invoked_subcommand is None:
+        found = context.obj.ask("meters")
+        context.obj.tell(found, as_json, lambda: show.meters(found, time.time()))
+
+
+@meters.command("forget")
+@click.argument("meter")
+@click.pass_obj
+def forget_meter(context: Context, meter: str) -> None:
+    """Forget METER, which is gone for good. It is registered again if it joins again."""
+    found = context.ask("forget-meter", meter=meter)
+    click.echo(f"forgotten: {', '.join(found['forgotten'])}")
+
+
+@cli.command()
+@json_option
+@click.pass_obj
+def queue(context: Context, as_json: bool) -> None:
+    """The readings that wait for the head-end."""
+    found = context.ask("queue")
+    context.tell(found, as_json, lambda: show.queue(found, time.time()))
+
+
+@cli.command()
+@json_option
+@click.pass_obj
+def tasks(context: Context, as_json: bool) -> None:
+    """The reading tasks and their runs."""
+    found = context.ask("tasks")
+    context.tell(found, as_json, lambda: show.tasks(found, time.time()) if found else "no tasks provisioned")
+
+
+@cli.command()
+@json_option
+@click.pass_obj
+def health(context: Context, as_json: bool) -> None:
+    """The checks that a new firmware must pass; exit code 1 when one does not."""
+    found = context.ask("health")
+    context.tell(found, as_json, lambda: show.health(found, time.time()))
+    if not all(check["ok"] for check in found.values()):
+        sys.exit(EXIT_REFUSED)
+
+
+@cli.command()
+@click.pass_obj
+def session(context: Context) -> None:
+    """Have the agent hold a session with its DM server now."""
+    context.ask("session")
+    click.echo("a session was asked for; `dcuctl status` shows how it ended")
+
+
+@cli.group()
+def update() -> None:
+    """Firmware updates."""
+
+
+@update.command("status")
+@click.option("--follow", is_flag=True, help="Go on until no update is under way.")
+@json_option
+@click.pass_obj
+def update_status(context: Context, follow: bool, as_json: bool) -> None:
+    """Slots, and what the Update Agent is doing."""
+    found = context.ask("update")
+    shown = ""
+    while follow and found["state"] not in show.FIRMWARE_STATES_AT_REST:
+        line = show.update_line(found)
+        if line != shown:
+            click.echo(json.dumps(found, sort_keys=True) if as_json else line)
+            shown = line
+        time.sleep(FOLLOW_S)
+        found = context.ask("update")
+    context.tell(found, as_json, lambda: show.update(found))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; answers the exit code."""
+    try:
+        cli.main(args=list(arguments) if arguments is not None else None, prog_name="dcuctl", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except click.Abort:
+        return 130
+    except NotRunningError as error:
+        click.echo(f"dcuctl: {error}", err=True)
+        return EXIT_NOT_RUNNING
+    except RefusedError as error:
+        click.echo(f"dcuctl: {error}", err=True)
+        return EXIT_REFUSED
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,194 @@
+"""The daemon's answers as a person reads them: aligned columns, times as UTC with an age."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+MINUTE, HOUR, DAY = 60, 3600, 86_400
+FIRMWARE_STATES_AT_REST = ("idle",)
+
+
+def when(epoch: float, now: float) -> str:
+    """`2026-11-22 10:00:00Z (3 min ago)`; 0 is never."""
+    if not epoch:
+        return "never"
+    return f"{time.strftime('%Y-%m-%d %H:%M:%SZ', time.gmtime(epoch))} ({age(now - epoch)})"
+
+
+def age(seconds: float) -> str:
+    """`12 s ago`, `in 3 min`."""
+    amount = abs(seconds)
+    if amount < 100:
+        text = f"{amount:.0f} s"
+    elif amount < 100 * MINUTE:
+        text = f"{amount / MINUTE:.0f} min"
+    elif amount < 2 * DAY:
+        text = f"{amount / HOUR:.0f} h"
+    else:
+        text = f"{amount / DAY:.0f} d"
+    return f"in {text}" if seconds < 0 else f"{text} ago"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Columns as wide as their widest cell; numbers to the right."""
+    cells = [[str(cell) for cell in row] for row in rows]
+    widths = [max(len(line[index]) for line in [list(head), *cells]) for index in range(len(head))]
+    right = [bool(rows) and all(isinstance(row[index], int | float) for row in rows) for index in range(len(head))]
+
+    def line(parts: Sequence[str]) -> str:
+        padded = [
+            part.rjust(width) if to_right else part.ljust(width)
+            for part, width, to_right in zip(parts, widths, right, strict=True)
+        ]
+        return "  ".join(padded).rstrip()
+
+    return "\n".join(line(parts) for parts in [list(head), *cells])
+
+
+def facts(pairs: Sequence[tuple[str, object]]) -> str:
+    """`name  value` lines."""
+    width = max(len(name) for name, _ in pairs)
+    return "\n".join(f"{name.ljust(width)}  {value}" for name, value in pairs)
+
+
+def status(document: Mapping[str, Any]) -> str:
+    """The whole status."""
+    now = document["now"]
+    return "\n\n".join(block for block in _blocks(document, now) if block)
+
+
+def _blocks(document: Mapping[str, Any], now: float) -> Iterator[str]:
+    dm, meters = document["dm"], document["meters"]
+    clock = time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(now))
+    yield facts(
+        [
+            ("device", document["device_id"]),
+            ("firmware", document["fw_version"]),
+            ("software", document["sw_version"]),
+            ("running", f"since {when(document['started'], now)}"),
+            ("clock", clock if document["clock_trusted"] else f"{clock} (never set)"),
+            ("account", account(dm)),
+            ("last session", session(dm["last_session"], now)),
+            ("meters", counted(meters)),
+            ("queue", queue_line(document["queue"], now)),
+            ("update", document["update_state"]),
+            ("health", health_line(document["health"])),
+        ]
+    )
+    yield slots(document["slots"]) if document["slots"] else ""
+    yield tasks(document["tasks"], now) if document["tasks"] else ""
+
+
+def account(dm: Mapping[str, Any]) -> str:
+    if dm["state"] == "registered":
+        text = f"{dm['server_id']} at {dm['server_url']}"
+        return f"{text}; {dm['error']}" if dm["error"] else text
+    return f"{dm['state']}: {dm['error']}" if dm["error"] else str(dm["state"])
+
+
+def session(last: Mapping[str, Any] | None, now: float) -> str:
+    if not last:
+        return "none yet"
+    return f"{when(last['ended'], now)}, {last['trigger']}, {last['messages']} messages, {last['result']}"
+
+
+def counted(meters: Sequence[Mapping[str, Any]]) -> str:
+    states = sorted({str(meter["state"]) for meter in meters})
+    parts = [f"{sum(meter['state'] == state for meter in meters)} {state}" for state in states]
+    return f"{len(meters)}{': ' if parts else ''}{', '.join(parts)}"
+
+
+def queue_line(queue: Mapping[str, Any], now: float) -> str:
+    text = f"{queue['records']} readings wait"
+    if queue["records"]:
+        text += f", the oldest since {age(now - queue['oldest']).removesuffix(' ago')}"
+    text += f"; {queue['forwarded']} delivered"
+    for name in ("lost", "refused"):
+        if queue[name]:
+            text += f", {queue[name]} {name}"
+    return f"{text}; {queue['last_error']}" if queue["last_error"] else text
+
+
+def health_line(checks: Mapping[str, Any]) -> str:
+    wrong = [f"{name}: {check['detail']}" for name, check in checks.items() if not check["ok"]]
+    return "; ".join(wrong) or "all good"
+
+
+def slots(found: Sequence[Mapping[str, Any]]) -> str:
+    rows = [(slot["name"], slot["version"] or "-", slot["state"], "booted" if slot["booted"] else "") for slot in found]
+    return table(("slot", "version", "state", ""), rows)
+
+
+def tasks(found: Mapping[str, Mapping[str, Any]], now: float) -> str:
+    rows = [
+        (name, task["state"], when(task["last_run"], now), when(task["next_run"], now), task["last_result"])
+        for name, task in found.items()
+    ]
+    return table(("task", "state", "last run", "next run", "result"), rows)
+
+
+def meters(found: Sequence[Mapping[str, Any]], now: float) -> str:
+    if not found:
+        return "no meters yet"
+    rows = [
+        (
+            meter["meter_id"],
+            meter["port"],
+            meter["address"],
+            meter["state"],
+            when(meter["last_success"], now),
+            meter["last_error"],
+        )
+        for meter in found
+    ]
+    return table(("meter", "port", "address", "state", "last read", "error"), rows)
+
+
+def queue(found: Mapping[str, Any], now: float) -> str:
+    return facts(
+        [
+            ("waiting", f"{found['records']} readings"),
+            ("oldest", when(found["oldest"], now)),
+            ("delivered", found["forwarded"]),
+            ("kept", f"{found['kept']} delivered readings"),
+            ("lost", found["lost"]),
+            ("refused", found["refused"]),
+            ("last delivery", when(found["last_uplink"], now)),
+            ("last error", found["last_error"] or "none"),
+            ("store", found["store"]),
+        ]
+    )
+
+
+def health(checks: Mapping[str, Mapping[str, Any]], now: float) -> str:
+    rows = [
+        (name, "ok" if check["ok"] else "NOT OK", when(check["at"], now), check["detail"])
+        for name, check in checks.items()
+    ]
+    return table(("check", "", "determined", "detail"), rows)
+
+
+def update(found: Mapping[str, Any]) -> str:
+    parts = [update_line(found)]
+    if found["slots"]:
+        parts.append(slots(found["slots"]))
+    result = found.get("result")
+    if result:
+        parts.append(
+            facts(
+                [
+                    ("last result", f"{result['name']} ({result['fumo']}), not yet reported"),
+                    ("versions", f"{result['from_version']} to {result['to_version']}"),
+                    ("message", result["message"] or "-"),
+                ]
+            )
+        )
+    return "\n\n".join(parts)
+
+
+def update_line(found: Mapping[str, Any]) -> str:
+    if found["state"] in FIRMWARE_STATES_AT_REST:
+        return "no update under way"
+    return f"{found['state']}, {found['progress']} %"
