@@ -25,7 +25,7 @@ from agent.syncml.messages import (
 Outgoing = Status | Results | Alert | Replace
 
 OVERHEAD_BYTES = 64  # numbers of commands and messages that grow, the second encoding of a tag
-CHUNK_BYTES_MIN = 256  # a peer whose messages leave less room than this gets 413 instead
+CHUNK_BYTES_MIN = 32  # a peer whose messages leave less room than this gets the whole, and may refuse it
 
 
 @dataclass(slots=True)

@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Callable
 
 from agent.dm import alerts
+from agent.dm.acl import identifier
 from agent.dm.auth import HMAC_HEADER
 from agent.dm.bootstrap import Account, BootstrapError, parse_profile
 from agent.dm.codes import AlertCode, Refusal
@@ -278,7 +279,11 @@ class DmService:
             alerts=alerts.pending(self.tree.view()),
             algorithms=self._config.mac_algorithms,
         )
-        return Session(settings, self._ports.entropy), Executor(self.tree, self._registry, account.server_id)
+        return Session(settings, self._ports.entropy), self.executor(account.server_id)
+
+    def executor(self, server_id: str) -> Executor:
+        """What carries out the commands of one session with `server_id`."""
+        return Executor(self.tree, self._registry, identifier(server_id))
 
     def handle(self, account: Account, session: Session, executor: Executor, event: Event) -> None:
         """Carry out one event of a session. Raises `OSError` when a nonce cannot be stored."""

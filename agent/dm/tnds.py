@@ -44,8 +44,11 @@ def _node(looking: Transaction, place: Place, below: dict[Path, list[Place]], pa
 
 
 def from_tnds(changing: Transaction, base: Path, tree: MgmtTree) -> None:
-    """Add every node of the document. `base` is the command's target, the place of the document's topmost nodes that
-    give no `Path`. Raises `Refusal`; then the caller rolls back."""
+    """Add every node of the document. `base` is the command's target: the parent of the topmost nodes that give no
+    `Path`, or, where there is no such node yet, the one topmost node of that name itself. Raises `Refusal`; then the
+    caller rolls back."""
+    if base and changing.find(base) is None and [(node.name, node.path) for node in tree.nodes] == [(base[-1], None)]:
+        base = base[:-1]
     for path, node in flatten(base, tree):
         content = Content(node.format, node.type, node.value)
         if node.value is None and not node.children and changing.find(path) is not None:

@@ -206,7 +206,7 @@ class FakeDmServer:
             "", str(message.hdr.msg_id), "0", "SyncHdr", code, chal=Chal(AUTH_MAC, next_nonce=self.client_nonce)
         )
         numbered = number([status, *commands])
-        body = encode(SyncML(hdr, tuple(numbered), final), self.content_type)
+        body = self._encode(SyncML(hdr, tuple(numbered), final))
         account = self.account
         secret = account.server_secret
         if self.wrong_macs:
@@ -214,6 +214,9 @@ class FakeDmServer:
             secret = "another secret"
         mac = hmac_header(body, account.server_name, secret, self.server_nonce, self.algorithm)
         return Response(200, {"content-type": self.content_type, "x-syncml-hmac": mac}, body)
+
+    def _encode(self, message: SyncML) -> bytes:
+        return encode(message, self.content_type)
 
     # -- what a test asks
 
