@@ -7,7 +7,7 @@ from setuptools import find_packages, setup
 HERE = Path(__file__).parent
 
 DEVICE = ["pyserial>=3.5", "crcmod>=1.7", "cryptography>=38", "PyYAML>=6.0", "click>=8.1"]
-HEADEND = ["starlette>=0.37", "uvicorn>=0.27", "SQLAlchemy>=2.0", "httpx>=0.27"]
+HEADEND = ["starlette>=0.37", "uvicorn>=0.30", "SQLAlchemy>=2.0", "httpx>=0.27", "jinja2>=3.1"]
 DEV = [
     "pytest>=8",
     "hypothesis>=6.90",
