@@ -76,17 +76,22 @@ def _credentials(name: str, level: str, auth_type: str, user: str, secret: str, 
     )
 
 
+def account_acl(server_id: str) -> str:
+    """Who may touch a DM account: the server it belongs to (OMA-TS-DM_Bootstrap 1.2, 5.3)."""
+    who = server_id.replace("+", "%2B").replace("&", "%26")
+    return f"Get={who}&Replace={who}&Delete={who}"
+
+
 def dmacc(account: Account, name: str = "main") -> TndsNode:
     """The DMAcc management object of `account`, as the node `./DMAcc/<name>` with its ACL."""
     port = urlsplit(account.url).port
     ports = () if port is None else (_interior("Port", _interior("1", _leaf("PortNbr", str(port)))),)
-    who = account.server_id.replace("+", "%2B").replace("&", "%26")
     return TndsNode(
         name,
         path=DMACC_PATH,
         format="node",
         type=DMACC_URN,
-        acl=f"Get={who}&Replace={who}&Delete={who}",
+        acl=account_acl(account.server_id),
         children=(
             _leaf("AppID", APP_ID),
             _leaf("ServerID", account.server_id),

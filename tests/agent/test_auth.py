@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import hmac
 
 import pytest
 
@@ -86,6 +87,11 @@ def test_who_is_not_believed_and_why() -> None:
 )
 def test_a_header_that_cannot_be_read_is_malformed(header: str) -> None:
     assert failure(header) == "MALFORMED"
+
+
+def test_hmac_of_rfc_2104_in_the_place_of_the_mac_is_refused() -> None:
+    plain = base64.b64encode(hmac.digest(SECRET.encode(), BODY, "md5")).decode()
+    assert failure(f'algorithm=MD5, username="Bruce2", mac={plain}') == "WRONG"
 
 
 def test_missing_credentials_are_answered_407_and_all_others_401() -> None:
