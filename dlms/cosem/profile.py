@@ -1,0 +1,298 @@
+"""Profile Generic (class 7; BB 4.3.6): what is captured, which rows are asked for, and rows as typed values.
+
+A buffer is an array of structures that nearly always have the same shape, octet for octet. So the shape of a row is
+learned once, whole runs of rows with that shape are unpacked in one go, and only a row of a new shape is decoded member
+by member.
+
+In a row a value is what `Data.value` would be (int, bool, float, bytes, str, None, tuple), except that the column of
+the clock is a `datetime` in UTC where the clock policy gives one, a `CosemDateTime` where it does not.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from dlms import axdr
+from dlms.apdu.common import Selection
+from dlms.axdr import Data, Tag
+from dlms.cosem.obis import AttributeRef, Obis
+from dlms.cosem.time import DATE_TIME_OCTETS, DEVIATION_UNKNOWN, STANDARD_CLOCK, ClockPolicy, CosemDateTime
+from dlms.cursor import Cursor
+from dlms.errors import DecodeError, LocalError
+
+BUFFER, CAPTURE_OBJECTS, CAPTURE_PERIOD, SORT_METHOD, SORT_OBJECT, ENTRIES_IN_USE, ENTRIES = range(2, 9)
+CLOCK_CLASS, CLOCK_TIME = 8, 2
+CLOCK_OBIS = Obis.parse("0.0.1.0.0.255")
+SELECT_RANGE, SELECT_ENTRY = 1, 2
+SHAPES_MAX = 16  # shapes remembered of one buffer; a buffer with more is decoded member by member
+COLUMNS_MAX = 1024
+LOOK_AHEAD_MIN = 64  # rows compared with a shape at a time; it grows with the runs, so that short runs stay cheap
+
+Cell = axdr.Value | datetime | CosemDateTime
+Row = tuple[Cell, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CaptureObject:
+    """One column: an attribute, or with `data_index` other than 0 a part of it."""
+
+    ref: AttributeRef
+    data_index: int = 0
+
+    @property
+    def is_clock(self) -> bool:
+        return self.ref.class_id == CLOCK_CLASS and self.ref.attribute == CLOCK_TIME
+
+    def data(self) -> Data:
+        """capture_object_definition."""
+        ref = self.ref
+        return axdr.structure(
+            axdr.u16(ref.class_id), axdr.octets(ref.obis.code), axdr.i8(ref.attribute), axdr.u16(self.data_index)
+        )
+
+    @classmethod
+    def of(cls, data: Data) -> CaptureObject:
+        """From a capture_object_definition. Raises `LocalError`."""
+        members = data.members()
+        if len(members) != 4:
+            raise LocalError(f"a capture object has four members, not {len(members)}")
+        class_id, name, attribute, index = members
+        ref = AttributeRef(class_id.integer(), Obis(name.octets()), attribute.integer())
+        return cls(ref, index.integer())
+
+
+def columns_of(data: Data) -> tuple[CaptureObject, ...]:
+    """The value of `capture_objects`. Raises `DecodeError` when it is something else."""
+    try:
+        columns = tuple([CaptureObject.of(member) for member in data.members()])
+    except LocalError as error:
+        raise DecodeError("capture objects", 0, str(error)) from error
+    if len(columns) > COLUMNS_MAX:
+        raise DecodeError("capture objects", 0, f"more than {COLUMNS_MAX} columns")
+    return columns
+
+
+# --------------------------------------------------------------------------------------------------------- selection
+
+
+def by_range(column: CaptureObject, first: Data, last: Data, wanted: Iterable[CaptureObject] = ()) -> Selection:
+    """Rows whose `column` lies between `first` and `last`, both included. Only `wanted` columns, if any are named."""
+    selected = axdr.array([capture.data() for capture in wanted])
+    return Selection(SELECT_RANGE, axdr.structure(column.data(), first, last, selected))
+
+
+def by_time(first: datetime, last: datetime, clock: Obis = CLOCK_OBIS) -> Selection:
+    """Rows captured between two instants, both included. Meters compare in the time the argument is given in."""
+    column = CaptureObject(AttributeRef(CLOCK_CLASS, clock, CLOCK_TIME))
+    return by_range(column, _time(first), _time(last))
+
+
+def _time(when: datetime) -> Data:
+    return axdr.octets(CosemDateTime.from_datetime(when).emit())
+
+
+def by_entry(first: int, last: int = 0, first_column: int = 1, last_column: int = 0) -> Selection:
+    """Rows `first` to `last` counted from 1 in the buffer's order, and columns likewise; 0 means up to the end."""
+    return Selection(
+        SELECT_ENTRY,
+        axdr.structure(axdr.u32(first), axdr.u32(last), axdr.u16(first_column), axdr.u16(last_column)),
+    )
+
+
+# -------------------------------------------------------------------------------------------------------------- rows
+
+_FORMATS: dict[int, str] = {
+    Tag.BOOLEAN: "?", Tag.DOUBLE_LONG: "i", Tag.DOUBLE_LONG_UNSIGNED: "I", Tag.BCD: "B", Tag.INTEGER: "b",
+    Tag.LONG: "h", Tag.UNSIGNED: "B", Tag.LONG_UNSIGNED: "H", Tag.LONG64: "q", Tag.LONG64_UNSIGNED: "Q",
+    Tag.ENUM: "B", Tag.FLOAT32: "f", Tag.FLOAT64: "d", Tag.DELTA_INTEGER: "b", Tag.DELTA_LONG: "h",
+    Tag.DELTA_DOUBLE_LONG: "i", Tag.DELTA_UNSIGNED: "B", Tag.DELTA_LONG_UNSIGNED: "H",
+    Tag.DELTA_DOUBLE_LONG_UNSIGNED: "I",
+}  # fmt: skip
+_FIXED_STRINGS = {int(Tag.DATE_TIME): 12, int(Tag.DATE): 5, int(Tag.TIME): 4}
+_SHORT_LENGTH = 0x80
+
+
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """Rows of `size` octets whose octets at `marks` are always the same: tags, counts and lengths.
+
+    `nulls` are the columns that hold null-data, which takes no octets beside its tag.
+    """
+
+    layout: struct.Struct
+    marks: tuple[tuple[int, int], ...]
+    nulls: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        return self.layout.size
+
+    def run(self, data: bytes, start: int, rows_max: int) -> int:
+        """How many rows from `start` on have this shape."""
+        size = self.size
+        rows = min((len(data) - start) // size, rows_max)
+        for offset, octet in self.marks:
+            column = data[start + offset : start + rows * size : size]
+            if column.count(octet) != rows:
+                rows = len(column) - len(column.lstrip(bytes((octet,))))
+            if not rows:
+                break
+        return rows
+
+    def rows(self, block: bytes) -> Iterator[tuple[axdr.Value, ...]]:
+        """The rows of a block that has this shape throughout."""
+        unpacked = self.layout.iter_unpack(block)
+        return self._with_nulls(unpacked) if self.nulls else unpacked
+
+    def _with_nulls(self, unpacked: Iterator[tuple[axdr.Value, ...]]) -> Iterator[tuple[axdr.Value, ...]]:
+        for row in unpacked:
+            cells = list(row)
+            for at in self.nulls:
+                cells.insert(at, None)
+            yield tuple(cells)
+
+
+class RowDecoder:
+    """Rows of one profile. `columns` names the clock's column; `period_s` fills in times that the meter left out
+    because they follow from the capture period."""
+
+    def __init__(
+        self, columns: tuple[CaptureObject, ...], policy: ClockPolicy = STANDARD_CLOCK, period_s: int = 0
+    ) -> None:
+        self._clock = next((at for at, column in enumerate(columns) if column.is_clock), None)
+        self._width = len(columns)
+        self._policy = policy
+        self._period = timedelta(seconds=period_s)
+        self._shapes: list[_Shape] = []
+        self._look_ahead = LOOK_AHEAD_MIN
+        self._last_time: datetime | None = None
+
+    def decode(self, data: bytes) -> list[Row]:
+        """The rows of an encoded buffer. Raises `DecodeError`."""
+        cursor = Cursor(data, "profile buffer")
+        if cursor.peek() != Tag.ARRAY:
+            return self._whole(axdr.decode(data, "profile buffer"))
+        cursor.u8()
+        count = cursor.length()
+        if count > cursor.remaining:
+            raise cursor.error(f"{count} rows cannot fit the {cursor.remaining} octets that are left")
+        rows: list[Row] = []
+        while len(rows) < count:
+            rows.extend(self._some(data, cursor, count - len(rows)))
+        cursor.check_end()
+        return rows
+
+    def _some(self, data: bytes, cursor: Cursor, rows_max: int) -> Iterator[Row]:
+        """At least one more row: a run of a known shape, or one row that is decoded and learned from."""
+        rows_max = min(rows_max, self._look_ahead)
+        for at, shape in enumerate(self._shapes):
+            rows = shape.run(data, cursor.pos, rows_max)
+            if rows:
+                if at:
+                    self._shapes.insert(0, self._shapes.pop(at))
+                self._look_ahead = max(LOOK_AHEAD_MIN, 4 * rows)
+                return self._finish(shape.rows(cursor.take(rows * shape.size)))
+        start = cursor.pos
+        row = axdr.read(cursor)
+        learned = _shape_of(data[start : cursor.pos])
+        if learned is not None and len(self._shapes) < SHAPES_MAX:
+            self._shapes.insert(0, learned)
+        return self._finish([_cells(row, cursor)])
+
+    def _whole(self, data: Data) -> list[Row]:
+        """A buffer that came as a compact array, or as null-data when it is empty."""
+        if data.value is None:
+            return []
+        cursor = Cursor(b"", "profile buffer")
+        try:
+            rows = data.members()
+        except LocalError as error:
+            raise DecodeError("profile buffer", 0, "neither array nor compact array") from error
+        return list(self._finish([_cells(row, cursor) for row in rows]))
+
+    def _finish(self, rows: Iterable[tuple[axdr.Value, ...]]) -> Iterator[Row]:
+        clock = self._clock
+        if clock is None:
+            return iter(rows)
+        return self._timed(rows, clock)
+
+    def _timed(self, rows: Iterable[tuple[axdr.Value, ...]], clock: int) -> Iterator[Row]:
+        instant = self._instant
+        for row in rows:
+            if clock < len(row):
+                yield (*row[:clock], instant(row[clock]), *row[clock + 1 :])
+            else:
+                yield row
+
+    def _instant(self, raw: axdr.Value) -> Cell:
+        if raw is None:
+            if self._last_time is None or not self._period:
+                return None
+            self._last_time += self._period
+            return self._last_time
+        if not isinstance(raw, bytes) or len(raw) != DATE_TIME_OCTETS:
+            return raw
+        when = _plain_instant(raw) if self._policy is STANDARD_CLOCK else None
+        if when is None:
+            cosem = CosemDateTime.parse(raw)
+            when = cosem.to_datetime(self._policy)
+            if when is None:
+                return cosem
+        self._last_time = when
+        return when
+
+
+_TIME = struct.Struct(">HBBxBBBBhB")
+_MINUTES = {minutes: timedelta(minutes=minutes) for minutes in range(-840, 841, 15)}
+
+
+def _plain_instant(raw: bytes) -> datetime | None:
+    """The instant by the standard clock policy when every field is given and ordinary; None is for the long way."""
+    year, month, day, hour, minute, second, hundredths, deviation, _status = _TIME.unpack(raw)
+    if deviation == DEVIATION_UNKNOWN or hundredths not in (0, 0xFF):
+        return None
+    try:
+        when = datetime(year, month, day, hour, minute, second, tzinfo=UTC)
+        return when if not deviation else when + (_MINUTES.get(deviation) or timedelta(minutes=deviation))
+    except (ValueError, OverflowError):
+        return None
+
+
+def _cells(row: Data, cursor: Cursor) -> tuple[axdr.Value, ...]:
+    if row.tag not in (Tag.STRUCTURE, Tag.ARRAY):
+        raise cursor.error(f"a row with tag {row.tag}")
+    return tuple([member.value for member in row.members()])
+
+
+def _shape_of(row: bytes) -> _Shape | None:
+    """The shape of one encoded row; None when it holds something other than numbers and short strings of octets."""
+    cursor = Cursor(row, "profile row")
+    if cursor.u8() != Tag.STRUCTURE or cursor.peek() >= _SHORT_LENGTH:
+        return None
+    marks = [(0, row[0]), (1, row[1])]
+    layout = [">xx"]
+    nulls: list[int] = []
+    for at in range(cursor.u8()):
+        marks.append((cursor.pos, cursor.peek()))
+        tag = cursor.u8()
+        layout.append("x")
+        number = _FORMATS.get(tag)
+        if number is not None:
+            layout.append(number)
+            cursor.take(struct.calcsize(">" + number))
+        elif tag in _FIXED_STRINGS:
+            layout.append(f"{_FIXED_STRINGS[tag]}s")
+            cursor.take(_FIXED_STRINGS[tag])
+        elif tag == Tag.OCTET_STRING and cursor.peek() < _SHORT_LENGTH:
+            marks.append((cursor.pos, cursor.peek()))
+            size = cursor.u8()
+            layout.append(f"x{size}s")
+            cursor.take(size)
+        elif tag == Tag.NULL:
+            nulls.append(at)
+        else:
+            return None
+    return _Shape(struct.Struct("".join(layout)), tuple(marks), tuple(nulls))

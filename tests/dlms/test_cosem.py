@@ -1,0 +1,187 @@
+"""Interface classes, the OBIS dictionary, and profiles to typed rows."""
+
+from __future__ import annotations
+
+import random
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from dlms import axdr
+from dlms.axdr import Data, Tag, TypeDescription
+from dlms.cosem.classes import all_classes, attribute_name, interface_class
+from dlms.cosem.dictionary import describe, usual_class
+from dlms.cosem.obis import AttributeRef, Obis
+from dlms.cosem.profile import (
+    CLOCK_OBIS,
+    CaptureObject,
+    Row,
+    RowDecoder,
+    by_entry,
+    by_range,
+    by_time,
+    columns_of,
+)
+from dlms.cosem.time import ClockPolicy, CosemDateTime
+from dlms.errors import DecodeError, DlmsError, LocalError
+from dlms.knowledge import scaler_ref
+from tests.dlms.random_data import random_data
+from tests.dlms.test_app_fuzz import mutate
+from tests.dlms.test_session import ROWS
+
+
+def test_the_table_has_every_class_a_head_end_meets() -> None:
+    wanted = {1, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 15, 17, 18, 20, 21, 22, 23, 40, 64, 70, 71, 72}
+    assert {found.class_id for found in all_classes()} == wanted
+
+
+def test_a_class_is_given_in_the_version_asked_for_or_the_one_before() -> None:
+    versions = [(None, 3), (0, 0), (1, 1), (2, 1), (3, 3), (9, 3)]
+    for asked, given in versions:
+        found = interface_class(15, asked)
+        assert found is not None
+        assert found.version == given
+    assert interface_class(9999) is None
+    found = interface_class(70)
+    assert found is not None
+    assert found.methods[1].name == "remote_disconnect"
+    assert found.attributes[2].tag is Tag.BOOLEAN
+    assert found.attributes[1].name == "logical_name"
+
+
+def test_the_scaler_of_a_class_is_where_the_table_says() -> None:
+    for found in all_classes():
+        where = next((n for n, member in found.attributes.items() if member.type_name == "scal_unit"), None)
+        if where is not None:
+            ref = scaler_ref(AttributeRef(found.class_id, CLOCK_OBIS, 2))
+            assert ref is not None
+            assert ref.attribute == where
+
+
+def test_names_of_attributes_and_codes() -> None:
+    assert attribute_name(3, 3) == "scaler_unit"
+    assert attribute_name(3, 77) == "attribute_77"
+    assert attribute_name(999, 1) == "logical_name"
+    assert describe(Obis.parse("1.0.1.8.2.101")) == "active power +, energy, tariff 2, billing period 101"
+    assert describe(Obis.parse("1.0.32.7.0.255")) == "voltage L1, instantaneous"
+    assert describe(Obis.parse("1.0.41.7.0.255")) == "active power + L2, instantaneous"
+    assert describe(Obis.parse("1.1.1.8.0.255")) == "active power +, energy, channel 1"
+    assert describe(Obis.parse("0.0.1.0.0.255")) == "clock"
+    assert describe(Obis.parse("7.0.3.1.0.255")) == ""
+
+
+def test_every_code_of_the_reading_list_has_a_name_and_its_class() -> None:
+    for row in ROWS:
+        assert describe(row.obis), row
+        assert usual_class(row.obis) == row.class_id, row
+
+
+CLOCK = CaptureObject(AttributeRef(8, CLOCK_OBIS, 2))
+COLUMNS = (CLOCK, *(CaptureObject(AttributeRef(3, Obis(bytes((1, 0, c, 8, 0, 255))), 2)) for c in (1, 2)))
+START = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def clock(at: int) -> Data:
+    return axdr.octets(CosemDateTime.from_datetime(START + timedelta(minutes=15 * at)).emit())
+
+
+def buffer(rows: int) -> bytes:
+    return axdr.array(axdr.structure(clock(at), axdr.u32(at), axdr.i16(-at)) for at in range(rows)).emit()
+
+
+def plain(rows: int) -> list[Row]:
+    return [(START + timedelta(minutes=15 * at), at, -at) for at in range(rows)]
+
+
+@pytest.mark.parametrize("rows", [0, 1, 2, 63, 64, 65, 127, 128, 700])
+def test_a_buffer_becomes_typed_rows(rows: int) -> None:
+    assert RowDecoder(COLUMNS).decode(buffer(rows)) == plain(rows)
+
+
+def test_a_decoder_keeps_what_it_learned_for_the_next_block() -> None:
+    decoder = RowDecoder(COLUMNS)
+    assert decoder.decode(buffer(3)) + decoder.decode(buffer(5)) == plain(3) + plain(5)
+
+
+def test_times_left_out_follow_from_the_capture_period() -> None:
+    rows = [axdr.structure(clock(at) if at % 4 == 0 else axdr.null(), axdr.u32(at), axdr.i16(-at)) for at in range(50)]
+    assert RowDecoder(COLUMNS, period_s=900).decode(axdr.array(rows).emit()) == plain(50)
+    assert RowDecoder(COLUMNS).decode(axdr.array(rows[:2]).emit())[1] == (None, 1, -1)
+
+
+def test_any_mixture_of_shapes_reads_as_member_by_member() -> None:
+    chance = random.Random(5)
+    kinds = [[random_data(chance) for _ in range(chance.randrange(1, 4))] for _ in range(25)]
+    for _ in range(60):
+        rows: list[Data] = []
+        while len(rows) < 200:
+            rows += [axdr.structure(*chance.choice(kinds))] * chance.choice((1, 1, 2, 9, 70))
+        expected = [tuple(member.value for member in row.members()) for row in rows]
+        assert RowDecoder(COLUMNS[1:]).decode(axdr.array(rows).emit()) == expected
+
+
+def test_a_compact_array_gives_the_same_rows() -> None:
+    types = [TypeDescription(tag) for tag in (Tag.OCTET_STRING, Tag.DOUBLE_LONG_UNSIGNED, Tag.LONG)]
+    rows = [axdr.structure(clock(at), axdr.u32(at), axdr.i16(-at)) for at in range(30)]
+    compact = axdr.compact(TypeDescription(Tag.STRUCTURE, 0, tuple(types)), rows)
+    assert RowDecoder(COLUMNS).decode(compact.emit()) == plain(30)
+    assert RowDecoder(COLUMNS).decode(axdr.null().emit()) == []
+
+
+def test_the_clock_column_follows_the_meters_policy() -> None:
+    summer = axdr.octets(bytes.fromhex("07ea0616020e1e0f00ff8880"))
+    row = axdr.array([axdr.structure(summer, axdr.u32(1), axdr.i16(1))]).emit()
+    assert RowDecoder(COLUMNS).decode(row)[0][0] == datetime(2026, 6, 22, 12, 30, 15, tzinfo=UTC)
+    policy = ClockPolicy(deviation_sign=-1)
+    assert RowDecoder(COLUMNS, policy).decode(row)[0][0] == datetime(2026, 6, 22, 16, 30, 15, tzinfo=UTC)
+    unknown = axdr.octets(bytes.fromhex("07ea0616020e1e0f008000ff"))
+    row = axdr.array([axdr.structure(unknown, axdr.u32(1), axdr.i16(1))]).emit()
+    assert isinstance(RowDecoder(COLUMNS).decode(row)[0][0], CosemDateTime)
+    odd = axdr.octets(bytes.fromhex("07ea0230ffffffffff8000ff"))
+    row = axdr.array([axdr.structure(odd, axdr.u32(1), axdr.i16(1))]).emit()
+    assert isinstance(RowDecoder(COLUMNS).decode(row)[0][0], CosemDateTime)
+    text = axdr.array([axdr.structure(axdr.octets(b"no time"), axdr.u32(1), axdr.i16(1))]).emit()
+    assert RowDecoder(COLUMNS).decode(text)[0][0] == b"no time"
+
+
+def test_fractions_of_a_second_and_odd_deviations_are_kept() -> None:
+    when = axdr.octets(bytes.fromhex("07ea0616020e1e0f32ffc800"))
+    row = axdr.array([axdr.structure(when, axdr.u32(1), axdr.i16(1))]).emit()
+    assert RowDecoder(COLUMNS).decode(row)[0][0] == datetime(2026, 6, 22, 13, 34, 15, 500_000, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    "encoded", ["", "01", "0184ffffffff", "0101", "010111", "010111 05", "0601020304", "01010201", "0100 00"]
+)
+def test_what_is_no_buffer_is_a_decode_error(encoded: str) -> None:
+    with pytest.raises(DecodeError):
+        RowDecoder(COLUMNS).decode(bytes.fromhex(encoded.replace(" ", "")))
+
+
+def test_damaged_buffers_give_rows_or_an_error() -> None:
+    chance = random.Random(19)
+    seeds = [buffer(4), buffer(70), axdr.array([axdr.structure(axdr.null(), axdr.u8(1))] * 9).emit()]
+    for _ in range(3000):
+        try:
+            RowDecoder(COLUMNS, period_s=900).decode(mutate(chance, chance.choice(seeds)))
+        except DlmsError:
+            continue
+
+
+def test_capture_objects_both_ways() -> None:
+    assert columns_of(axdr.array([column.data() for column in COLUMNS])) == COLUMNS
+    for wrong in (axdr.u8(1), axdr.array([axdr.u8(1)]), axdr.array([axdr.structure(axdr.u8(1))])):
+        with pytest.raises(DecodeError):
+            columns_of(wrong)
+    with pytest.raises(LocalError):
+        CaptureObject.of(axdr.structure(*[axdr.u8(1)] * 4))
+
+
+def test_selections_are_those_of_the_standard() -> None:
+    assert by_entry(1, 5).emit().hex() == "02" + "0204" + "0600000001" + "0600000005" + "120001" + "120000"
+    column = "0204" + "120008" + "09060000010000ff" + "0f02" + "120000"
+    selection = by_range(CLOCK, axdr.u32(1), axdr.u32(2), [CLOCK])
+    assert selection.emit().hex() == "01" + "0204" + column + "0600000001" + "0600000002" + "0101" + column
+    times = by_time(START, START + timedelta(days=1)).emit().hex()
+    first, last = "090c07ea010104000000000000" + "00", "090c07ea010205000000000000" + "00"
+    assert times == "01" + "0204" + column + first + last + "0100"
