@@ -115,7 +115,9 @@ class PushListener:
         host: str,
         port: int,
         monotonic: Callable[[], float] = time.monotonic,
+        request_s: float = REQUEST_S,
     ) -> None:
+        self._request_s = request_s
         self._on_notification = on_notification
         self._monotonic = monotonic
         self._bucket = TokenBucket(RATE_PER_S, BURST)
@@ -148,7 +150,7 @@ class PushListener:
                     self._serve(connection, str(peer[0]))
 
     def _serve(self, connection: socket.socket, peer: str) -> None:
-        deadline = self._monotonic() + REQUEST_S
+        deadline = self._monotonic() + self._request_s
         try:
             status = self._answer(connection, deadline)
         except RequestError as error:

@@ -252,9 +252,7 @@ class DmService:
         now = self._ports.clock.monotonic()
         if ended.ok:
             self._unproven = 0
-            self._timing.succeeded(now)
-            if alerts.pending(self.tree.view()):
-                self._timing.unanswered(now)
+            self._timing.succeeded(now, unanswered=bool(alerts.pending(self.tree.view())))
         else:
             self._unproven = self._unproven + 1 if ended.unproven else 0
             self._timing.failed(now)

@@ -55,12 +55,18 @@ class Timing:
     def may_register(self, now: float) -> bool:
         return now >= self._not_before
 
-    def succeeded(self, now: float) -> None:
+    def succeeded(self, now: float, *, unanswered: bool = False) -> None:
+        """A session went well. `unanswered`: alerts are left that the server did not answer; they are reported again,
+        ever more rarely."""
         with self._lock:
             self._failures = 0
             self._not_before = now
             self._poll_at = now + self._poll_every_s
-            if "alert" not in self._wishes:
+            if unanswered:
+                self._alerts_not_before = now + self._jittered(self._unanswered)
+                self._unanswered = min(self._unanswered + 1, DOUBLINGS_MAX)
+                self._wishes["alert"] = ""
+            else:
                 self._unanswered = 0
                 self._alerts_not_before = now
 
@@ -69,13 +75,6 @@ class Timing:
         with self._lock:
             self._failures = min(self._failures + 1, DOUBLINGS_MAX)
             self._not_before = now + (self._jittered(DOUBLINGS_MAX) if slow else self._jittered(self._failures - 1))
-
-    def unanswered(self, now: float) -> None:
-        """A session went well, but the server left an alert without an answer: report again, ever more rarely."""
-        with self._lock:
-            self._alerts_not_before = now + self._jittered(self._unanswered)
-            self._unanswered = min(self._unanswered + 1, DOUBLINGS_MAX)
-            self._wishes["alert"] = ""
 
     def wait(self, now: float, most: float) -> float:
         """Seconds until something may be due, at most `most`."""
