@@ -87,9 +87,14 @@ def token_hash(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()
 
 
+def same_token(token: str, kept_hash: str) -> bool:
+    """Whether this is the token of a kept hash; compared in constant time."""
+    return hmac.compare_digest(token_hash(token), kept_hash)
+
+
 def require_token(request: Request, kept_hash: str) -> None:
-    """Raises `HttpProblem` 401 unless the request's token has this hash; compared in constant time."""
-    if not hmac.compare_digest(token_hash(bearer(request)), kept_hash):
+    """Raises `HttpProblem` 401 unless the request carries the token of this hash."""
+    if not same_token(bearer(request), kept_hash):
         raise HttpProblem(401, "this token is not known", {"WWW-Authenticate": "Bearer"})
 
 

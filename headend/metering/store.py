@@ -175,3 +175,16 @@ def list_readings(
     query = query.order_by(*order).limit(min(limit, PAGE_MAX)).offset(offset)
     with db.reader(engine).begin() as connection:
         return [dict(row) for row in connection.execute(query).mappings()]
+
+
+def list_runs(engine: Engine, device: str, meter: str, limit: int) -> list[dict[str, object]]:
+    """The newest runs of a meter, with how many readings there are and how many of them are errors."""
+    query = (
+        select(readings.c.run, func.count().label("count"), func.count(readings.c.error).label("errors"))
+        .where(readings.c.device == device, readings.c.meter == meter)
+        .group_by(readings.c.run)
+        .order_by(readings.c.run.desc())
+        .limit(limit)
+    )
+    with db.reader(engine).begin() as connection:
+        return [dict(row) for row in connection.execute(query).mappings()]

@@ -23,12 +23,13 @@ from headend.dm.kinds import JobError
 from headend.dm.push import PushError
 from headend.metering import store as metering
 from headend.operator import views
+from headend.operator.console import Console
 from headend.security import devices
 from headend.software.store import DEFAULT_TYPE, PackageStore, PackageStoreError
 
 LIST_DEFAULT = 100
 LIST_MAX = 10_000
-OPEN_PATHS = frozenset({"/healthz"})
+API = "/v1/"  # everything below needs the token; the pages beside it have sessions of their own
 
 Push = Callable[[str], int]
 Handler = Callable[[Request], Awaitable[Response]]
@@ -48,14 +49,14 @@ class Parts:
 
 
 class RequireToken:
-    """Refuses every request without the operator's token."""
+    """Refuses every request to the API without the operator's token."""
 
     def __init__(self, app: ASGIApp, token_hash: str) -> None:
         self._app = app
         self._token_hash = token_hash
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
+        if scope["type"] == "http" and scope["path"].startswith(API):
             request = Request(scope)
             try:
                 web.require_token(request, self._token_hash)
@@ -66,7 +67,8 @@ class RequireToken:
 
 
 def create_app(parts: Parts) -> Starlette:
-    """The operator API's application."""
+    """The operator server's application: the API, and the pages for people."""
+    console = Console(parts.engine, parts.packages, parts.token_hash, monotonic=time.monotonic, wall=parts.wall)
     return Starlette(
         routes=[
             *_device_routes(parts),
@@ -74,6 +76,7 @@ def create_app(parts: Parts) -> Starlette:
             *_job_routes(parts),
             *_metering_routes(parts),
             *_package_routes(parts),
+            *console.routes(),
             web.health_route(),
         ],
         middleware=[Middleware(RequireToken, token_hash=parts.token_hash)],

@@ -4,14 +4,31 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection, Table, func, select
+from sqlalchemy import Connection, Select, Table, func, select
 
 from headend.dm import tables as dm
+from headend.dm.jobs import OPEN_STATES
+from headend.metering import store as metering
 from headend.security import devices as security
 
 SESSION_COLUMNS = ("session_id", "state", "messages", "commands", "started", "updated")
 
 Rows = list[dict[str, Any]]
+
+
+def counts(connection: Connection) -> dict[str, int]:
+    """How much there is."""
+
+    def count(query: Select[Any]) -> int:
+        return connection.execute(select(func.count()).select_from(query.subquery())).scalar_one()
+
+    return {
+        "devices": count(select(security.devices.c.id)),
+        "meters": count(select(metering.meters.c.meter)),
+        "readings": count(select(metering.readings.c.id)),
+        "open_jobs": count(select(dm.jobs.c.id).where(dm.jobs.c.state.in_(OPEN_STATES))),
+        "failed_jobs": count(select(dm.jobs.c.id).where(dm.jobs.c.state == "failed")),
+    }
 
 
 def devices(connection: Connection) -> Rows:

@@ -9,6 +9,7 @@ import httpx
 import pytest
 from sqlalchemy import Engine, insert
 from starlette.applications import Starlette
+from starlette.routing import Route
 
 from headend import web
 from headend.dm import accounts
@@ -68,10 +69,17 @@ def open_account(database: Engine) -> None:
 
 
 @pytest.mark.parametrize("authorization", ["", "Bearer wrong", f"Basic {TOKEN}", f"Bearer {TOKEN}x", "Bearer"])
-@pytest.mark.parametrize("path", ["/v1/devices", "/v1/packages/x", "/nothing", "/"])
+@pytest.mark.parametrize("path", ["/v1/devices", "/v1/packages/x", "/v1/nothing"])
 def test_without_the_token_nothing_is_answered(server: Starlette, authorization: str, path: str) -> None:
     for method in ("GET", "PUT", "POST"):
         assert call(server, method, path, headers={"Authorization": authorization}).status_code == 401
+
+
+def test_every_route_is_below_the_guarded_path_or_known_to_guard_itself(server: Starlette) -> None:
+    paths = {route.path for route in server.routes if isinstance(route, Route)}
+    beside = {path for path in paths if not path.startswith(app.API)}
+    pages = {"/", "/device", "/meters", "/meter", "/readings", "/jobs", "/alerts", "/packages", "/registrations"}
+    assert beside == pages | {"/login", "/logout", "/style.css", "/healthz"}
 
 
 def test_health_needs_no_token(server: Starlette) -> None:

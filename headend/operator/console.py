@@ -1,0 +1,273 @@
+"""The operator's pages: what the JSON API tells, for people. Server-rendered, without scripts; they change nothing.
+
+A browser logs in with the operator's token and gets a session cookie: random, for this server's pages only, kept in
+this process and forgotten with it.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import secrets
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from sqlalchemy import Engine
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.routing import Route
+
+from headend import db, web
+from headend.dm import jobs
+from headend.metering import store as metering
+from headend.operator import views
+from headend.security import devices
+from headend.security.limits import RateLimit
+from headend.software.store import PackageStore
+
+SESSION_S = 8 * 3600.0
+SESSIONS_MAX = 100
+COOKIE = "dcu_session"
+LOGIN_BYTES_MAX = 2048
+REFRESH_S = 10
+ROWS = 100
+ROWS_ON_OVERVIEW = 8
+RUNS = 24
+READINGS_OF_A_RUN = 1000
+HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; style-src 'self'; form-action 'self'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
+_GOOD = frozenset({"done", "complete", "ok"})
+_BAD = frozenset({"failed", "aborted", "lost", "broken off"})
+_PAGES = Path(__file__).parent / "pages"
+
+Page = Callable[[Request], tuple[str, dict[str, Any]]]
+
+
+class Console:
+    """The pages of one head-end. `monotonic` gives seconds for sessions, `wall` seconds since the epoch."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        packages: PackageStore,
+        token_hash: str,
+        *,
+        monotonic: Callable[[], float],
+        wall: Callable[[], float],
+    ) -> None:
+        self._engine = engine
+        self._packages = packages
+        self._token_hash = token_hash
+        self._monotonic = monotonic
+        self._wall = wall
+        self._sessions: dict[str, float] = {}
+        self._logins = RateLimit()
+        self._templates = _environment(wall)
+
+    def routes(self) -> list[Route]:
+        """What the operator server mounts beside its API."""
+        pages: dict[str, Page] = {
+            "/": self._overview,
+            "/device": self._device,
+            "/meters": self._meters,
+            "/meter": self._meter,
+            "/readings": self._readings,
+            "/jobs": self._jobs,
+            "/alerts": self._alerts,
+            "/packages": self._packages_page,
+            "/registrations": self._registrations,
+        }
+        return [
+            *(Route(path, self._guarded(path, page), methods=["GET"]) for path, page in pages.items()),
+            Route("/login", self._show_login, methods=["GET"]),
+            Route("/login", self._login, methods=["POST"]),
+            Route("/logout", self._logout, methods=["POST"]),
+            Route("/style.css", self._style, methods=["GET"]),
+        ]
+
+    # ---- sessions
+
+    def _guarded(self, path: str, page: Page) -> Callable[[Request], Awaitable[Response]]:
+        async def handle(request: Request) -> Response:
+            if not self._logged_in(request):
+                return RedirectResponse("/login", status_code=303, headers=HEADERS)
+            template, content = await run_in_threadpool(page, request)
+            return self._render(template, {"here": path, "refresh_s": 0} | content)
+
+        return handle
+
+    def _logged_in(self, request: Request) -> bool:
+        ends = self._sessions.get(web.token_hash(request.cookies.get(COOKIE, "")))
+        return ends is not None and self._monotonic() < ends
+
+    async def _show_login(self, _: Request) -> Response:
+        return self._render("login.html", {"error": ""})
+
+    async def _login(self, request: Request) -> Response:
+        body = await web.read_body(request, LOGIN_BYTES_MAX)
+        peer = request.client.host if request.client else ""
+        if not self._logins.allow(peer, self._monotonic()):
+            return self._render("login.html", {"error": "Too many attempts. Wait a minute."}, 429)
+        given = parse_qs(body.decode("utf-8", "replace")).get("token", [""])[0].strip()
+        if not web.same_token(given, self._token_hash):
+            return self._render("login.html", {"error": "This is not the operator's token."}, 401)
+        answer = RedirectResponse("/", status_code=303, headers=HEADERS)
+        answer.set_cookie(COOKIE, self._open_session(), httponly=True, secure=True, samesite="strict")
+        return answer
+
+    async def _logout(self, request: Request) -> Response:
+        self._sessions.pop(web.token_hash(request.cookies.get(COOKIE, "")), None)
+        answer = RedirectResponse("/login", status_code=303, headers=HEADERS)
+        answer.delete_cookie(COOKIE, httponly=True, secure=True, samesite="strict")
+        return answer
+
+    def _open_session(self) -> str:
+        now = self._monotonic()
+        self._sessions = {key: ends for key, ends in self._sessions.items() if now < ends}
+        while len(self._sessions) >= SESSIONS_MAX:
+            del self._sessions[next(iter(self._sessions))]
+        session = secrets.token_urlsafe(32)
+        self._sessions[web.token_hash(session)] = now + SESSION_S
+        return session
+
+    # ---- pages
+
+    def _overview(self, _: Request) -> tuple[str, dict[str, Any]]:
+        with db.reader(self._engine).begin() as connection:
+            return "overview.html", {
+                "refresh_s": REFRESH_S,
+                "counts": views.counts(connection),
+                "devices": views.devices(connection),
+                "jobs": jobs.listing(connection, limit=ROWS_ON_OVERVIEW),
+                "alerts": views.alerts(connection, None, ROWS_ON_OVERVIEW),
+            }
+
+    def _device(self, request: Request) -> tuple[str, dict[str, Any]]:
+        device_id = request.query_params.get("id", "")
+        meters = metering.list_meters(self._engine, device_id)
+        with db.reader(self._engine).begin() as connection:
+            device = next((row for row in views.devices(connection) if row["id"] == device_id), None)
+            if device is None:
+                raise web.HttpProblem(404, "there is no such device")
+            return "device.html", {
+                "device": device,
+                "meters": meters,
+                "jobs": jobs.listing(connection, device_id, limit=ROWS),
+                "alerts": views.alerts(connection, device_id, ROWS),
+                "sessions": views.sessions(connection, device_id, ROWS),
+                "values": views.values(connection, device_id, READINGS_OF_A_RUN),
+            }
+
+    def _meters(self, _: Request) -> tuple[str, dict[str, Any]]:
+        return "meters.html", {"meters": metering.list_meters(self._engine)}
+
+    def _meter(self, request: Request) -> tuple[str, dict[str, Any]]:
+        device, meter = request.query_params.get("device", ""), request.query_params.get("meter", "")
+        runs = metering.list_runs(self._engine, device, meter, RUNS)
+        wanted = request.query_params.get("run", "")
+        run = int(wanted) if wanted.isascii() and wanted.isdigit() and len(wanted) < 13 else None
+        if run is None and runs:
+            run = int(str(runs[0]["run"]))
+        rows = metering.list_readings(self._engine, device=device, meter=meter, run=run, limit=READINGS_OF_A_RUN)
+        return "meter.html", {"device": device, "meter": meter, "runs": runs, "run": run, "readings": rows}
+
+    def _readings(self, _: Request) -> tuple[str, dict[str, Any]]:
+        rows = metering.list_readings(self._engine, newest=True, limit=2 * ROWS)
+        return "readings.html", {"readings": rows, "refresh_s": REFRESH_S}
+
+    def _jobs(self, _: Request) -> tuple[str, dict[str, Any]]:
+        with db.reader(self._engine).begin() as connection:
+            return "jobs.html", {"jobs": jobs.listing(connection, limit=ROWS), "refresh_s": REFRESH_S}
+
+    def _alerts(self, _: Request) -> tuple[str, dict[str, Any]]:
+        with db.reader(self._engine).begin() as connection:
+            return "alerts.html", {"alerts": views.alerts(connection, None, ROWS), "refresh_s": REFRESH_S}
+
+    def _packages_page(self, _: Request) -> tuple[str, dict[str, Any]]:
+        return "packages.html", {
+            "packages": self._packages.listing(),
+            "downloads": self._packages.downloads(None, ROWS)[::-1],
+            "reports": self._packages.reports(ROWS),
+        }
+
+    def _registrations(self, _: Request) -> tuple[str, dict[str, Any]]:
+        with db.reader(self._engine).begin() as connection:
+            return "registrations.html", {"registrations": devices.log_listing(connection, ROWS)}
+
+    async def _style(self, _: Request) -> Response:
+        style = await run_in_threadpool((_PAGES / "style.css").read_text, "utf-8")
+        return Response(style, media_type="text/css", headers={"Cache-Control": "max-age=300"})
+
+    def _render(self, template: str, content: dict[str, Any], status: int = 200) -> Response:
+        return HTMLResponse(self._templates.get_template(template).render(content), status, headers=HEADERS)
+
+
+def _environment(wall: Callable[[], float]) -> Environment:
+    made = Environment(
+        loader=FileSystemLoader(_PAGES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    filters: dict[str, Callable[[Any], str]] = {
+        "iso": _iso,
+        "ago": lambda at: _ago(wall() - at),
+        "mood": lambda text: "good" if text in _GOOD else "bad" if text in _BAD else "busy",
+        "result_mood": lambda code: "good" if code in (200, 1200) else "bad",
+        "what": _what,
+        "outcome": _outcome,
+    }
+    made.filters.update(filters)
+    return made
+
+
+def _iso(at: float) -> str:
+    """Seconds since the epoch as UTC; a time that no calendar has stays a number."""
+    try:
+        return dt.datetime.fromtimestamp(at, dt.UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+    except (ValueError, OverflowError, OSError):
+        return str(at)
+
+
+def _ago(seconds: float) -> str:
+    """How long ago, in one unit."""
+    if seconds < 0:
+        return "in the future"
+    for size, unit in ((86_400, "day"), (3600, "hour"), (60, "minute"), (1, "second")):
+        count = int(seconds // size)
+        if count:
+            return f"{count} {unit}{'s' if count > 1 else ''} ago"
+    return "now"
+
+
+def _what(job: Mapping[str, Any]) -> str:
+    """A job's parameters in a line."""
+    params = job["params"]
+    if "paths" in params:
+        return _few(params["paths"])
+    if "nodes" in params:
+        return _few([node["path"] for node in params["nodes"]])
+    return " ".join(f"{key}={value}" for key, value in params.items())
+
+
+def _few(names: list[str]) -> str:
+    shown = ", ".join(names[:3])
+    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
+
+
+def _outcome(job: Mapping[str, Any]) -> str:
+    """A job's result in a line."""
+    result = job["result"]
+    if not result:
+        return ""
+    lines = [f"{key}={value}" for key, value in result.items() if isinstance(value, str | int | float)]
+    return ", ".join(lines) or json.dumps(result)[:120]

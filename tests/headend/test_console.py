@@ -1,0 +1,226 @@
+"""The operator's pages: who may see them, and that they show what is there, as text."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from sqlalchemy import Engine, insert
+from starlette.applications import Starlette
+
+from headend import web
+from headend.dm import accounts, jobs
+from headend.dm import tables as dm
+from headend.metering import records
+from headend.metering import store as metering
+from headend.operator import app, console
+from headend.security import devices
+from headend.software.store import PackageStore
+from tests.headend.asgi import BASE, pieces
+
+TOKEN = "operator-token"
+DEVICE = "urn:dcu:T-1"
+PAGES = ("/", "/meters", "/readings", "/jobs", "/alerts", "/packages", "/registrations")
+EVIL = "<script>alert(1)</script>"
+
+
+class Browser:
+    """Keeps cookies; follows no redirection by itself."""
+
+    def __init__(self, server: Starlette) -> None:
+        self._server = server
+        self._cookies = httpx.Cookies()
+
+    def call(self, method: str, path: str, **arguments: Any) -> httpx.Response:
+        async def run() -> httpx.Response:
+            transport = httpx.ASGITransport(app=self._server, client=("192.0.2.1", 4711))
+            async with httpx.AsyncClient(transport=transport, base_url=BASE, cookies=self._cookies) as client:
+                answer = await client.request(method, path, **arguments)
+                self._cookies = client.cookies
+                return answer
+
+        return asyncio.run(run())
+
+    def log_in(self, token: str = TOKEN) -> httpx.Response:
+        return self.call("POST", "/login", data={"token": token})
+
+    def page(self, path: str) -> str:
+        answer = self.call("GET", path)
+        assert answer.status_code == 200
+        assert "default-src 'none'" in answer.headers["content-security-policy"]
+        return answer.text
+
+
+@pytest.fixture
+def packages(database: Engine, tmp_path: Path) -> PackageStore:
+    return PackageStore(database, tmp_path / "files")
+
+
+@pytest.fixture
+def server(database: Engine, packages: PackageStore) -> Starlette:
+    return app.create_app(
+        app.Parts(database, packages, lambda _: 1, dict, web.token_hash(TOKEN), wall=lambda: 1_770_000_060.0)
+    )
+
+
+@pytest.fixture
+def browser(server: Starlette) -> Browser:
+    made = Browser(server)
+    assert made.log_in().status_code == 303
+    return made
+
+
+def fill(engine: Engine, packages: PackageStore, text: str = "x") -> None:
+    """Something of everything, with `text` wherever others choose the words."""
+    record = {
+        "id": 1, "task": text, "meter": text, "cls": 3, "obis": "1.0.1.8.0.255", "attr": 2, "tag": "u32", "raw": 12345,
+        "scaler": -2, "unit": 30, "meter_time": text, "received": 1770000000.0, "trusted": False, "error": None,
+        "run": 1770000000,
+    }  # fmt: skip
+    failed = record | {
+        "id": 2,
+        "tag": "str",
+        "raw": text,
+        "scaler": None,
+        "unit": None,
+        "error": text,
+        "obis": "1.0.0.0.0.1",
+    }
+    batch = {"version": 1, "device": DEVICE, "store": "0" * 32, "records": [record, failed]}
+    metering.store(engine, records.parse(json.dumps(batch).encode()), 1_770_000_000.0)
+    with engine.begin() as connection:
+        devices.enrol(connection, DEVICE, bytes(32), 5.0)
+        devices.note(connection, text, text, 401, text, 1e300)
+        accounts.create(connection, DEVICE, server_id="headend", url="https://dm.example/dm", push_url=text)
+        jobs.enqueue(connection, DEVICE, "get", {"paths": ["./DevInfo", "./A", "./B", "./C"]})
+        number = jobs.enqueue(connection, DEVICE, "firmware", {"url": "https://packages.example/fw"})
+        connection.execute(
+            dm.jobs.update().where(dm.jobs.c.id == number).values(state="failed", result={"error": text})
+        )
+        common = {"device_id": DEVICE, "session_id": "1", "trigger": 1200, "messages": 1, "commands": 0, "started": 5}
+        session = connection.execute(insert(dm.sessions).values(**common, state="done", updated=6)).inserted_primary_key
+        assert session is not None
+        alert = {"device_id": DEVICE, "session": session[0], "identity": "i", "code": 1226, "received": 7}
+        connection.execute(insert(dm.alerts).values(**alert, type=text, source=text, data=text, result_code=410))
+        values = {"device_id": DEVICE, "format": "chr", "updated": 8}
+        connection.execute(insert(dm.values).values(**values, uri="./DevInfo/Man", value=text))
+    asyncio.run(packages.add("fw-2", "application/x-swu", pieces(b"content"), 9.0))
+    packages.note_report("fw-2", text, 900, text, 10.0)
+    row = {"at": 1.0, "ended": 2.0, "package": "fw-2", "device": text, "peer": "p", "status": 200, "start": 0}
+    packages.note_download(row | {"wanted": 10, "sent": 4})
+
+
+# ---- sessions
+
+
+@pytest.mark.parametrize("path", [*PAGES, f"/device?id={DEVICE}", "/meter?device=a&meter=b"])
+def test_pages_are_for_people_who_logged_in(server: Starlette, path: str) -> None:
+    answer = Browser(server).call("GET", path)
+    assert (answer.status_code, answer.headers["location"]) == (303, "/login")
+    with_cookie = Browser(server).call("GET", path, headers={"Cookie": f"{console.COOKIE}=guess"})
+    assert with_cookie.status_code == 303
+
+
+def test_the_operators_token_is_no_cookie(server: Starlette) -> None:
+    answer = Browser(server).call("GET", "/", headers={"Cookie": f"{console.COOKIE}={TOKEN}"})
+    assert answer.status_code == 303
+
+
+def test_the_cookie_is_for_this_server_over_tls_only(server: Starlette) -> None:
+    answer = Browser(server).log_in()
+    cookie = answer.headers["set-cookie"].lower()
+    assert all(word in cookie for word in ("httponly", "secure", "samesite=strict"))
+    assert TOKEN not in cookie
+
+
+def test_a_cookie_opens_no_api(browser: Browser) -> None:
+    assert browser.call("GET", "/v1/devices").status_code == 401
+
+
+def test_a_wrong_token_does_not_log_in_and_guessing_is_slow(server: Starlette) -> None:
+    browser = Browser(server)
+    statuses = [browser.log_in("wrong").status_code for _ in range(12)]
+    assert statuses[:10] == [401] * 10
+    assert statuses[11] == 429
+    assert browser.call("GET", "/").status_code == 303
+
+
+@pytest.mark.parametrize("content", [b"", b"token", b"\xff\xfe", b"token=" + b"x" * 3000])
+def test_what_is_no_login_does_not_log_in(server: Starlette, content: bytes) -> None:
+    assert Browser(server).call("POST", "/login", content=content).status_code in (401, 413)
+
+
+def test_logging_out_ends_the_session(browser: Browser) -> None:
+    assert browser.call("GET", "/").status_code == 200
+    assert browser.call("POST", "/logout").status_code == 303
+    assert browser.call("GET", "/").status_code == 303
+
+
+def test_sessions_end_by_themselves(database: Engine, packages: PackageStore) -> None:
+    now = [1000.0]
+    made = console.Console(
+        database, packages, web.token_hash(TOKEN), monotonic=lambda: now[0], wall=lambda: 1_770_000_000.0
+    )
+    browser = Browser(Starlette(routes=[*made.routes()]))
+    browser.log_in()
+    now[0] += console.SESSION_S - 1
+    assert browser.call("GET", "/").status_code == 200
+    now[0] += 1
+    assert browser.call("GET", "/").status_code == 303
+
+
+# ---- content
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_empty_pages_say_so(browser: Browser, path: str) -> None:
+    assert "<main>" in browser.page(path)
+
+
+def test_pages_show_what_is_there(browser: Browser, database: Engine, packages: PackageStore) -> None:
+    fill(database, packages)
+    assert "1 minute ago" in browser.page("/meters")
+    readings = browser.page("/readings")
+    assert "123.45" in readings
+    assert "Wh" in readings
+    assert "clock not set" in readings
+    meter = browser.page(f"/meter?device={DEVICE}&meter=x")
+    assert "2026-02-02 02:40:00Z" in meter
+    assert "123.45" in meter
+    assert "410" in browser.page("/alerts")
+    assert "broken off" in browser.page("/packages")
+    assert "./DevInfo, ./A, ./B and 1 more" in browser.page("/jobs")
+    device = browser.page(f"/device?id={DEVICE}")
+    assert "./DevInfo/Man" in device
+    assert "https://packages.example/fw" in device
+    overview = browser.page("/")
+    assert "<b>2</b><span>readings</span>" in overview
+    assert "<b>1</b><span>failed jobs</span>" in overview
+
+
+def test_foreign_words_stay_words(browser: Browser, database: Engine, packages: PackageStore) -> None:
+    fill(database, packages, EVIL)
+    paths = [*PAGES, f"/device?id={DEVICE}", "/meter?device=urn:dcu:T-1&meter=%3Cscript%3Ealert(1)%3C/script%3E"]
+    for path in paths:
+        assert "<script>" not in browser.page(path)
+
+
+def test_a_meter_that_is_not_known_has_no_readings(browser: Browser) -> None:
+    for query in ("device=a&meter=b", "", "device=a&meter=b&run=x", "device=a&meter=b&run=" + "9" * 30):
+        assert "has not been read" in browser.page(f"/meter?{query}")
+
+
+def test_a_device_that_is_not_known_is_404(browser: Browser) -> None:
+    assert browser.call("GET", "/device?id=nobody").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.2, "now"), (1, "1 second ago"), (59, "59 seconds ago"), (3600, "1 hour ago"), (200_000, "2 days ago")],
+)
+def test_times_are_told_in_one_unit(seconds: float, text: str) -> None:
+    assert console._ago(seconds) == text
