@@ -145,7 +145,7 @@ class OutOfTime(AssertionError):
 
 
 class Loop:
-    """Runs two cores against each other."""
+    """Runs two cores against each other. `waited_s` is the time in which nothing was on its way: somebody's timeout."""
 
     def __init__(self, left: Core, right: Core, there: Line, back: Line, turn: Callable[[float], bool | None]) -> None:
         self._cores = (left, right)
@@ -154,6 +154,7 @@ class Loop:
         self._arrivals: list[tuple[float, int, int, bytes]] = []
         self._order = itertools.count()
         self.now = 0.0
+        self.waited_s = 0.0
 
     def run(self, limit_s: float) -> None:
         """Until nothing can happen, or `turn` says so. Raises `OutOfTime` after `limit_s` of virtual time."""
@@ -164,6 +165,8 @@ class Loop:
             due = self._next_time()
             if due is None:
                 return
+            if not self._arrivals:
+                self.waited_s += max(0.0, due - self.now)
             self.now = max(self.now, due)
             if self.now > limit_s:
                 raise OutOfTime(f"still busy after {limit_s} s")
