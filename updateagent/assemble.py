@@ -23,8 +23,8 @@ from updateagent.payload import DeltaSource, Encoding, Image, Role
 from updateagent.readable import opened
 from updateagent.unpack import GZIP_WINDOW
 
-XZ_DICTIONARY_BYTES = 4 << 20
-"""What the device must hold in memory to unpack; larger ones save little on a root file system."""
+XZ_DICTIONARY_BYTES = 1 << 20
+"""What the device must hold in memory to unpack; file systems compress in blocks no larger than that anyway."""
 _XZ_FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 6, "dict_size": XZ_DICTIONARY_BYTES}]
 _SUFFIXES = {Encoding.RAW: "", Encoding.ZLIB: ".gz", Encoding.XZ: ".xz", Encoding.BSDIFF: ".bsdiff"}
 _SWUPDATE_COMPRESSION = {Encoding.ZLIB: "zlib", Encoding.XZ: "xz"}
@@ -135,7 +135,7 @@ def _packed(one: Input) -> Iterator[bytes]:
 
 
 def read_pieces(path: Path) -> Iterator[bytes]:
-    """The content of a file in pieces of 1 MiB."""
+    """The content of a file in pieces that fit in memory."""
     with path.open("rb") as file:
         while piece := file.read(verity.RUN_BYTES):
             yield piece

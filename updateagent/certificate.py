@@ -25,11 +25,21 @@ CODE_SIGNING = der.oid("1.3.6.1.5.5.7.3.3")
 _RSA_OIDS = {"sha256": "1.2.840.113549.1.1.11", "sha384": "1.2.840.113549.1.1.12", "sha512": "1.2.840.113549.1.1.13"}
 _ECDSA_OIDS = {"sha256": "1.2.840.10045.4.3.2", "sha384": "1.2.840.10045.4.3.3", "sha512": "1.2.840.10045.4.3.4"}
 _NULL = der.tlv(der.NULL)
+RSA_ENCRYPTION = der.tlv(der.SEQUENCE, der.oid("1.2.840.113549.1.1.1"), _NULL)
 SIGNATURE_ALGORITHMS: dict[bytes, tuple[str, str]] = {
     **{der.tlv(der.SEQUENCE, der.oid(o), _NULL): ("rsa", name) for name, o in _RSA_OIDS.items()},
     **{der.tlv(der.SEQUENCE, der.oid(o)): ("ecdsa", name) for name, o in _ECDSA_OIDS.items()},
 }
 """Every accepted AlgorithmIdentifier, whole, with the kind of key and the hash it stands for."""
+
+_EC_PUBLIC_KEY = der.oid("1.2.840.10045.2.1")
+_KEY_ALGORITHMS = {
+    RSA_ENCRYPTION: "rsa",
+    der.tlv(der.SEQUENCE, _EC_PUBLIC_KEY, der.oid("1.2.840.10045.3.1.7")): "p-256",
+    der.tlv(der.SEQUENCE, _EC_PUBLIC_KEY, der.oid("1.3.132.0.34")): "p-384",
+}
+_KIND_OF_KEY = {"rsa": "rsa", "p-256": "ecdsa", "p-384": "ecdsa"}
+_POINT_BYTES = {"p-256": 65, "p-384": 97}
 
 _BASIC_CONSTRAINTS = der.oid("2.5.29.19")
 _KEY_USAGE = der.oid("2.5.29.15")
@@ -186,27 +196,45 @@ def verify_signature(public_key: bytes, algorithm: tuple[str, str], signature: b
     from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
     from cryptography.hazmat.primitives import hashes
     from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
-    from cryptography.hazmat.primitives.serialization import load_der_public_key
 
     kind, hash_name = algorithm
     digests = {"sha256": hashes.SHA256(), "sha384": hashes.SHA384(), "sha512": hashes.SHA512()}
     digest = digests[hash_name]
+    kind_of_key, numbers, point = _public_key(public_key)
+    if kind != _KIND_OF_KEY[kind_of_key]:
+        raise PackageError(SIGNATURE_PROFILE, f"a signature by {kind} and a key of another kind")
     try:
-        key = load_der_public_key(public_key)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise PackageError(SIGNATURE_PROFILE, "a public key that cannot be read") from error
-    try:
-        if kind == "rsa" and isinstance(key, rsa.RSAPublicKey) and RSA_BITS_MIN <= key.key_size <= RSA_BITS_MAX:
-            if key.public_numbers().e != 65537:
-                raise PackageError(SIGNATURE_PROFILE, "an RSA key with an exponent other than 65537")
-            key.verify(signature, message, padding.PKCS1v15(), digest)
-        elif (
-            kind == "ecdsa"
-            and isinstance(key, ec.EllipticCurvePublicKey)
-            and isinstance(key.curve, ec.SECP256R1 | ec.SECP384R1)
-        ):
-            key.verify(signature, message, ec.ECDSA(digest))
+        if kind == "rsa":
+            rsa.RSAPublicNumbers(*numbers).public_key().verify(signature, message, padding.PKCS1v15(), digest)
         else:
-            raise PackageError(SIGNATURE_PROFILE, "a key of a kind or size that is not accepted")
+            curve = ec.SECP256R1() if kind_of_key == "p-256" else ec.SECP384R1()
+            key = ec.EllipticCurvePublicKey.from_encoded_point(curve, point)
+            key.verify(signature, message, ec.ECDSA(digest))
     except InvalidSignature as error:
         raise PackageError(SIGNATURE, "a signature does not fit") from error
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise PackageError(SIGNATURE_PROFILE, f"a public key that cannot be used: {error}") from error
+
+
+def _public_key(data: bytes) -> tuple[str, tuple[int, int], bytes]:
+    """Kind of key, exponent and modulus of RSA, point of a curve, of a SubjectPublicKeyInfo (RFC 3279, RFC 5480)."""
+    whole = der.Cursor(data, "public key")
+    info = whole.enter(der.SEQUENCE, "subjectPublicKeyInfo")
+    whole.check_end()
+    algorithm, bits = info.raw(der.SEQUENCE), info.bits()
+    info.check_end()
+    kind = _KEY_ALGORITHMS.get(algorithm)
+    if kind is None:
+        raise info.fail("a kind of key that is not accepted")
+    if kind != "rsa":
+        if len(bits) != _POINT_BYTES[kind] or bits[0] != 4:
+            raise info.fail("a point of a curve that is not in the long form")
+        return kind, (0, 0), bits
+    numbers = der.Cursor(bits, "RSA key")
+    pair = numbers.enter(der.SEQUENCE, "numbers")
+    numbers.check_end()
+    modulus, exponent = pair.integer(), pair.integer()
+    pair.check_end()
+    if not RSA_BITS_MIN <= modulus.bit_length() <= RSA_BITS_MAX or exponent != 65537:
+        raise info.fail("an RSA key of a size or exponent that is not accepted")
+    return kind, (exponent, modulus), b""

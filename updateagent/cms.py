@@ -44,7 +44,6 @@ _DIGESTS = {
     for name, name_oid in _DIGEST_OIDS.items()
     for parameters in (b"", _NULL)
 }
-_RSA_ENCRYPTION = der.tlv(der.SEQUENCE, der.oid("1.2.840.113549.1.1.1"), _NULL)
 _ECDSA_SHA256 = der.tlv(der.SEQUENCE, der.oid("1.2.840.10045.4.3.2"))
 
 
@@ -139,7 +138,7 @@ def _verify_signer(
 
 def _signature_algorithm(cursor: der.Cursor, digest_name: str) -> tuple[str, str]:
     raw = cursor.raw(der.SEQUENCE)
-    if raw == _RSA_ENCRYPTION:
+    if raw == certificate.RSA_ENCRYPTION:
         return ("rsa", digest_name)
     algorithm = certificate.SIGNATURE_ALGORITHMS.get(raw)
     if algorithm is None or algorithm[1] != digest_name:
@@ -186,7 +185,7 @@ def signed_attributes(content: bytes, signed_at: int, digest_name: str = "sha256
 def emit(attributes: bytes, value: bytes, signer: Certificate, others: tuple[Certificate, ...], kind: str) -> bytes:
     """Put a signature together: `value` is the signature, of a key of `kind`, over `attributes` (with SHA-256)."""
     digest = der.tlv(der.SEQUENCE, _DIGEST_OIDS["sha256"])
-    algorithm = _RSA_ENCRYPTION if kind == "rsa" else _ECDSA_SHA256
+    algorithm = certificate.RSA_ENCRYPTION if kind == "rsa" else _ECDSA_SHA256
     attribute_content = der.Cursor(attributes, "signedAttrs").value(der.SET)
     info = der.tlv(
         der.SEQUENCE,

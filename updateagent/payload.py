@@ -2,7 +2,7 @@
 
 `Image.blocks` is that way. It unpacks the payload as a stream, checks every block of 4 KiB against the hash tree
 (whose root is in the signed description), and only then hands it out. Memory does not grow with the image: a run of
-1 MiB, what the decompressor needs (see `updateagent.unpack`), and 1/16384 of the image for the upper levels of its
+256 KiB, what the decompressor needs (see `updateagent.unpack`), and 1/16384 of the image for the upper levels of its
 tree.
 """
 
@@ -50,7 +50,7 @@ class DeltaSource:
 
 
 class Run(NamedTuple):
-    """Checked blocks: `data` is a whole number of blocks (the last one filled with zeros), at most 1 MiB."""
+    """Checked blocks: `data` is a whole number of blocks (the last one filled with zeros), at most 256 KiB."""
 
     block: int
     data: bytes
@@ -102,7 +102,7 @@ class Image:
             yield from self._blocks(file, start_block, source)
 
     def content(self, package: Package) -> Iterator[bytes]:
-        """Yield the image without the zeros that fill its last block, each piece checked and at most 1 MiB."""
+        """Yield the image without the zeros that fill its last block, each piece checked and at most 256 KiB."""
         for run in self.blocks(package):
             yield run.data[: self.size - run.block * BLOCK_BYTES]
 
@@ -169,7 +169,7 @@ class Image:
 
 
 def _runs(pieces: Iterable[bytes], size: int, name: str) -> Iterator[bytes]:
-    """Regroup `pieces` into runs of 1 MiB, and stop as soon as there is more than `size`."""
+    """Regroup `pieces` into runs of 256 KiB, and stop as soon as there is more than `size`."""
     buffer = bytearray()
     left = size
     for piece in pieces:

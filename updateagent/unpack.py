@@ -17,8 +17,8 @@ from updateagent.readable import Readable, read_exactly
 
 PIECE_BYTES = 64 << 10
 """Packed bytes read, and unpacked bytes handed out, at once."""
-XZ_MEMORY_BYTES_MAX = 10 << 20
-"""What the xz decoder may take; the packer's dictionary of 4 MiB needs about 5 MiB."""
+XZ_MEMORY_BYTES_MAX = 2 << 20
+"""What the xz decoder may take; the packer's dictionary of 1 MiB needs a little more than that."""
 GZIP_WINDOW = 31
 """zlib's `wbits` for the gzip format, which is what SWUpdate calls "zlib"."""
 

@@ -262,7 +262,7 @@ def gz(data: bytes) -> bytes:
 
 
 def xz(data: bytes) -> bytes:
-    return lzma.compress(data)
+    return lzma.compress(data, preset=0)
 
 
 DATA = bytes(3 * BLOCK_BYTES)

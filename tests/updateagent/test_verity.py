@@ -122,3 +122,33 @@ def test_blocks_outside_the_image_are_a_misuse() -> None:
 def test_an_empty_image_has_no_tree() -> None:
     with pytest.raises(ValueError, match="empty"):
         verity.build([])
+
+
+class Pattern:
+    """An image of any length that takes no memory; bounded reads are counted."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._block = random.Random(4).randbytes(BLOCK_BYTES)
+
+    def pread(self, size: int, offset: int) -> bytes:
+        size = min(size, self._size - offset)
+        whole = self._block * (size // BLOCK_BYTES + 2)
+        return whole[offset % BLOCK_BYTES :][:size]
+
+    def size(self) -> int:
+        return self._size
+
+
+@pytest.mark.parametrize("size", [*SIZES, FANOUT * FANOUT * BLOCK_BYTES, FANOUT * FANOUT * BLOCK_BYTES + 1])
+def test_the_root_alone_is_the_root_of_the_tree(size: int) -> None:
+    pattern = Pattern(size)
+    assert verity.root_of(pattern, size) == verity.build(verity.pieces(pattern, 0, size))[0]
+
+
+def test_the_root_of_a_part_of_a_longer_file_is_found() -> None:
+    data = image(TWO_LEVELS)
+    assert verity.root_of(Buffer(data + b"more"), len(data)) == verity.build([data])[0]
+    with pytest.raises(PackageError) as caught:
+        verity.root_of(Buffer(data), len(data) + 1)
+    assert caught.value.code is TRUNCATED
