@@ -1,0 +1,160 @@
+"""The journal keeps the newest record over torn writes, and the machine's table holds for every pair."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from tests.sim.faulty_disk import FaultyDisk
+from updateagent.errors import JOURNAL, DeviceError
+from updateagent.journal import Journal, Outcome, Record, SlotNote, Update, emit, parse
+from updateagent.machine import DECIDED, GIVE_UP, TABLE, Event, IllegalTransition, State, next_state
+
+FOLDER = Path("/update")
+UPDATE = Update("r1", "package.swu", "correlator", 12.5, target="B", fallback="A", log=("line",))
+FULL = Record(
+    State.ROLLED_BACK,
+    replace(UPDATE, outcome=Outcome(72, "trial-failed", 410, 1405, "why"), failed_check="meter_port"),
+    slots={"A": SlotNote("1", 1, "good")},
+    security_floor=3,
+    software_floors={"lists": 2},
+    signed_time=99,
+    last_id="r0",
+    last=Outcome(0, "ok", 200, 1200),
+)
+
+
+@pytest.fixture
+def disk() -> FaultyDisk:
+    made = FaultyDisk()
+    made.mkdir_durable(FOLDER)
+    return made
+
+
+def test_every_pair_of_state_and_event_is_in_the_table_or_refused_without_effect() -> None:
+    for state in State:
+        for event in Event:
+            if (state, event) in TABLE:
+                assert next_state(state, event) is TABLE[state, event]
+                continue
+            record = Record() if state is State.IDLE else Record(state, UPDATE)
+            with pytest.raises(IllegalTransition):
+                record.advance(event)
+
+
+def test_every_state_is_reached_and_left() -> None:
+    assert set(TABLE.values()) == set(State)
+    assert {before for before, _ in TABLE} == set(State)
+
+
+def test_every_update_that_is_not_decided_can_be_given_up_and_every_decided_one_reported() -> None:
+    for state in set(State) - {State.IDLE}:
+        if state in DECIDED:
+            assert next_state(state, Event.REPORT) is State.IDLE
+        else:
+            assert next_state(state, GIVE_UP[state]) in DECIDED
+
+
+def test_a_record_survives_storing_and_loading(disk: FaultyDisk) -> None:
+    Journal(disk, FOLDER).store(FULL)
+
+    assert Journal(disk, FOLDER).load() == replace(FULL, stores=1)
+
+
+def test_a_board_without_a_journal_is_idle(disk: FaultyDisk) -> None:
+    assert Journal(disk, FOLDER).load() == Record()
+
+
+def test_records_go_to_the_two_copies_in_turn(disk: FaultyDisk) -> None:
+    journal = Journal(disk, FOLDER)
+    for number in range(5):
+        journal.store(Record(signed_time=number))
+        journal = Journal(disk, FOLDER)
+        assert journal.load().signed_time == number
+    times = {parse(disk.read_bytes(FOLDER / f"journal.{index}"))[1].signed_time for index in (0, 1)}
+    assert times == {3, 4}
+
+
+@pytest.mark.parametrize("damage", [b"", b"DCUJ", b"\0" * 200])
+def test_a_damaged_newest_copy_leaves_the_one_before(disk: FaultyDisk, damage: bytes) -> None:
+    journal = Journal(disk, FOLDER)
+    journal.store(Record(signed_time=1))
+    journal.store(Record(signed_time=2))
+    disk.write_durable(FOLDER / "journal.1", damage)
+
+    journal = Journal(disk, FOLDER)
+    assert journal.load().signed_time == 1
+    journal.store(Record(signed_time=3))
+    assert Journal(disk, FOLDER).load().signed_time == 3
+
+
+def test_two_damaged_copies_are_lost_knowledge_and_say_so(disk: FaultyDisk) -> None:
+    for index in (0, 1):
+        disk.write_durable(FOLDER / f"journal.{index}", b"?")
+
+    journal = Journal(disk, FOLDER)
+    record = journal.load()
+    assert record == Record(lost=True)
+    journal.store(record)
+    assert Journal(disk, FOLDER).load().lost
+
+
+def test_stores_are_counted_until_there_is_progress() -> None:
+    record = replace(Record(State.TRIAL, UPDATE), stores=5)
+
+    assert record.advance(Event.ATTEMPT).stores == 5
+    assert record.advance(Event.CONFIRM).stores == 0
+    assert replace(record, state=State.WRITING).advance(Event.CHECKPOINT, block=7).stores == 0
+
+
+def test_the_end_of_an_update_is_remembered_without_the_update() -> None:
+    record = FULL.advance(Event.REPORT)
+
+    assert record.update is None
+    assert (record.last_id, record.last) == ("r1", FULL.update and FULL.update.outcome)
+
+
+def test_a_key_that_is_not_known_is_ignored() -> None:
+    raw = emit(FULL, 1)
+    payload = raw[20:].replace(b'"attempts":0', b'"attempts":0,"future":1')
+
+    head = raw[:12] + struct.pack("<I", len(payload))
+    assert parse(head + struct.pack("<I", zlib.crc32(payload, zlib.crc32(head))) + payload) == (1, FULL)
+
+
+def test_a_newer_version_is_not_guessed_at() -> None:
+
+    payload = b"{}"
+    head = struct.pack("<4sHHII", b"DCUJ", 2, 0, 1, len(payload))
+    with pytest.raises(DeviceError, match="version 2") as caught:
+        parse(head + struct.pack("<I", zlib.crc32(payload, zlib.crc32(head))) + payload)
+    assert caught.value.code is JOURNAL
+
+
+def test_every_single_changed_bit_is_noticed() -> None:
+    raw = emit(FULL, 3)
+    for at in range(len(raw)):
+        changed = bytearray(raw)
+        changed[at] ^= 1 << (at % 8)
+        with pytest.raises(DeviceError):
+            parse(bytes(changed))
+
+
+def test_payloads_with_a_good_checksum_and_any_content_are_a_record_or_a_journal_error() -> None:
+
+    random = Random(3)
+    good = emit(FULL, 1)[20:]
+    for _ in range(2000):
+        payload = bytearray(good)
+        for _ in range(random.randint(1, 3)):
+            at = random.randrange(len(payload))
+            payload[at : at + random.randint(0, 2)] = bytes(random.choices(b'{}[]",:019anul\\', k=random.randint(0, 3)))
+        head = struct.pack("<4sHHII", b"DCUJ", 1, 0, 1, len(payload))
+        with suppress(DeviceError):
+            parse(head + struct.pack("<I", zlib.crc32(payload, zlib.crc32(head))) + bytes(payload))
