@@ -51,13 +51,13 @@ class SoftwareCommand:
     def remove(self, software_id: str, beat: Callable[[], None]) -> SoftwareResult:
         return self._run(["remove", software_id], REMOVE_FAILED, beat)
 
-    def deployed(self) -> Sequence[DeployedSoftware]:
-        """One entry a component: its active version, else the last one listed."""
+    def deployed(self) -> Sequence[DeployedSoftware] | None:
+        """One entry a component: its active version, else the last one listed. `None` when the list failed."""
         status, answer = self._child(["list"], lambda: None)
         entries = answer.get("software")
         if status != 0 or not isinstance(entries, list):
             log.warning("the installed software cannot be listed", extra={"event": "software.list"})
-            return ()
+            return None
         found: dict[str, DeployedSoftware] = {}
         for entry in entries:
             if isinstance(entry, dict) and isinstance(entry.get("id"), str):

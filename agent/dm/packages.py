@@ -28,6 +28,7 @@ log = logging.getLogger("agent.update")
 
 LOOK_EVERY_S = 1.0  # for results of the Update Agent, and as a safety net for a missed wake-up
 REBOOT_AGAIN_S = 600.0  # a reboot that was asked for and did not come is asked for again
+STORAGE_RETRY_S_MAX = 60.0
 LOST_S = 900.0  # no package, no result, an idle Update Agent for so long: nothing will come any more
 RESULT_LOST = 409
 RESULT_STORAGE = 410  # "update failed"
@@ -63,37 +64,44 @@ class PackageWorker:
         self._reboot_asked: float | None = None
         self._lost_since: float | None = None
         self._shown: UpdateStatus | None = None
+        self._prepared = False
+        self._failures = 0
         tree.on_commit(self._wake.set)
 
     def run(self, stop: threading.Event, beat: Callable[[], None]) -> None:
-        self.prepare()
         while not stop.is_set():
             beat()
             self._wake.clear()
             self.step(stop, beat)
-            if not stop.is_set():
+            if self._failures:
+                stop.wait(min(LOOK_EVERY_S * 2**self._failures, STORAGE_RETRY_S_MAX))
+            elif not stop.is_set():
                 self._wake.wait(LOOK_EVERY_S)
-
-    def prepare(self) -> None:
-        """Before the first step: the folders, and an inventory that is true."""
-        self._handover.prepare()
-        self._software.refresh()
 
     def step(self, stop: threading.Event, beat: Callable[[], None]) -> None:
         """Everything that can be done now. Trouble of the storage is logged, and the step tried again later."""
         try:
-            self._show()
-            self._take_result()
-            job = fumo.load(self._tree.view())
-            if job.active and job.state in {State.DOWNLOADING, State.DOWNLOADED}:
-                self._firmware_job(job, stop, beat)
-            elif job.active and job.state == State.UPDATING:
-                self._await_update(job)
-            else:
-                self._software.step(stop, beat)
+            self._step(stop, beat)
         except (OSError, Refusal) as error:
+            self._failures += 1
             log.error("package job: %s", error, extra={"event": "update.storage"})  # noqa: TRY400
-            stop.wait(LOOK_EVERY_S)
+        else:
+            self._failures = 0
+
+    def _step(self, stop: threading.Event, beat: Callable[[], None]) -> None:
+        if not self._prepared:
+            self._handover.prepare()
+            self._software.refresh()
+            self._prepared = True
+        self._show()
+        self._take_result()
+        job = fumo.load(self._tree.view())
+        if job.active and job.state in {State.DOWNLOADING, State.DOWNLOADED}:
+            self._firmware_job(job, stop, beat)
+        elif job.active and job.state == State.UPDATING:
+            self._await_update(job)
+        else:
+            self._software.step(stop, beat)
 
     def _show(self) -> None:
         status = self._handover.status()

@@ -215,6 +215,7 @@ class DmService:
             return
         log.warning("%s", why, extra={"event": f"dm.{state}"})
         self._timing.failed(self._ports.clock.monotonic(), slow=slow)
+        self._unproven = min(self._unproven, UNPROVEN_MAX - 1)  # the account there is, if any, gets another try
         self._publish(DmStatus(state=state, error=why, last_session=self._status.last_session))
         self._ports.health(HEALTH, False, why)  # noqa: FBT003  a port's signature
 
@@ -256,7 +257,7 @@ class DmService:
         else:
             self._unproven = self._unproven + 1 if ended.unproven else 0
             self._timing.failed(now)
-            self._timing.ask(trigger)
+            self._timing.again(trigger, session_id if trigger == "push" else "")
         level = logging.INFO if ended.ok else logging.WARNING
         log.log(level, "session %s ends: %s", session_id, ended.result, extra={"event": "dm.session.end"})
         error = "" if ended.ok else ended.result
@@ -317,6 +318,8 @@ class DmService:
         except HttpsError as error:
             session.receive_failure(str(error), self._ports.clock.monotonic())
             return
+        if session.over():
+            return  # that was a goodbye
         answer = Answer(got.status, got.headers.get("content-type", ""), got.body, got.headers.get(HMAC_HEADER))
         session.receive(answer, self._ports.clock.monotonic())
 
@@ -352,6 +355,9 @@ class _Drive:
             try:
                 ended = self._events()
             except OSError as error:
+                # Without the nonce stored the next session could not prove itself: say goodbye while that is possible.
+                session.abort(self._service.now())
+                self._service.post(session)
                 return Ended(ok=False, result=f"storage failed: {error}")
             if ended is not None:
                 return ended

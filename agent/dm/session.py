@@ -159,7 +159,7 @@ class Session:
         return self._events.popleft() if self._events else None
 
     def next_deadline(self) -> float | None:
-        return None if self._over() else self._deadline
+        return None if self.over() else self._deadline
 
     def on_deadline(self, now: float) -> None:
         """Gives the session up once its time is over."""
@@ -176,7 +176,7 @@ class Session:
         if self._state not in {State.WAIT_PACKAGE, State.WAIT_NEXT, State.WAIT_REST}:
             raise SessionUsageError(f"an answer in {self._state.name}")
         self.on_deadline(now)
-        if self._over():
+        if self.over():
             return
         message = self._decoded(answer)
         if message is not None and self._header_holds(message.hdr):
@@ -188,9 +188,17 @@ class Session:
         if self._state is not State.ANSWERING:
             raise SessionUsageError(f"answers in {self._state.name}")
         self.on_deadline(now)
-        if not self._over():
+        if not self.over():
             self._packer.put(replies)
             self._send(whole_allowed=self._server_final)
+
+    def abort(self, now: float) -> None:  # noqa: ARG002
+        """Give the session up, telling the server (Alert 1223 with Final) where it is our turn to speak."""
+        if self._state is State.ANSWERING or self._output is not None:
+            self._write([Alert("", AlertCode.SESSION_ABORT)], final=True)
+        if possible(self._state, Input.ABORT):
+            self._step(Input.ABORT)
+            self._events.append(Ended(ok=False, result="given up on this side"))
 
     # -- receiving --------------------------------------------------------------------------------------------
 
@@ -394,7 +402,11 @@ class Session:
     def _post(self, content: list[Outgoing], *, final: bool) -> None:
         if self.messages >= MESSAGES_MAX:
             self._fail(f"no end after {MESSAGES_MAX} messages")
-            return
+        elif self._write(content, final=final):
+            self._step(self._last_sent)
+
+    def _write(self, content: list[Outgoing], *, final: bool) -> bool:
+        """Make the output. A message that cannot be written ends the session."""
         first: list[Outgoing] = [self._header_status] if self._header_status is not None else []
         self._header_status = None
         message = SyncML(self._header(), numbered([*first, *content]), final)
@@ -402,14 +414,14 @@ class Session:
             body = encode(message, self._settings.content_type)
         except SyncmlValueError as error:
             self._fail(f"our message cannot be written: {error}")
-            return
+            return False
         self.messages += 1
         self._remember_alerts(message)
         account = self._settings.account
         algorithm = self._settings.algorithms[0]
         mac = hmac_header(body, account.client_name, account.client_secret, self._client_nonce, algorithm)
         self._output = Post(self._url, self._settings.content_type, body, mac)
-        self._step(self._last_sent)
+        return True
 
     def _remember_alerts(self, message: SyncML) -> None:
         generic = [c for c in message.of(Alert) if c.code == AlertCode.GENERIC]
@@ -421,7 +433,8 @@ class Session:
     def _note_nonces(self) -> None:
         self._events.append(NoncesChanged(self._believed_client_nonce, self._server_nonce))
 
-    def _over(self) -> bool:
+    def over(self) -> bool:
+        """Whether it has ended, well or not: no answer is wanted any more."""
         return self._state in {State.ENDED, State.FAILED}
 
     def _step(self, given: Input) -> None:

@@ -147,6 +147,8 @@ class SoftwareJobs:
 
     def _inventory(self, package_of: dict[str, str]) -> None:
         deployed = self._ports.software.deployed()
+        if deployed is None:
+            return
         with self._tree.transaction() as changing:
             scomo.set_deployed(changing, deployed, package_of)
 

@@ -34,6 +34,11 @@ class Timing:
             if trigger in URGENT:
                 self._not_before = float("-inf")
 
+    def again(self, trigger: str, session_id: str = "") -> None:
+        """What failed is still wanted, but not before the wait is over."""
+        with self._lock:
+            self._wishes.setdefault(trigger, session_id)
+
     def due(self, now: float) -> tuple[str, str] | None:
         """The trigger and session id of a session to hold now; one session serves all wishes."""
         with self._lock:

@@ -7,7 +7,7 @@ made with; the running ones change with every message and are kept by `agent.dm.
 from __future__ import annotations
 
 from agent.dm.acl import Acl, identifier
-from agent.dm.bootstrap import Account, account_from_tnds
+from agent.dm.bootstrap import Account, BootstrapError, account_from_tnds
 from agent.dm.codes import Code, Refusal
 from agent.dm.schema import ARD, Access, Format, NodeSpec, Path, group, interior, one_of, setting
 from agent.dm.tnds import put_tnds
@@ -72,6 +72,8 @@ def install(changing: Transaction, tree: MgmtTree) -> Account:
     The server it names gets every right on the objects that it is to manage, and nobody else gets any.
     """
     account = account_from_tnds(tree)
+    if account.auth_type != "HMAC":
+        raise BootstrapError(f"the account wants {account.auth_type}; this device authenticates with a MAC")
     for name in changing.names(changing.place(ROOT)):
         changing.drop((*ROOT, name))
     for node in tree.nodes:

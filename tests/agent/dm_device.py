@@ -147,7 +147,7 @@ class Device:
         config = DmConfig(DEVICE, STATE, UPDATE, self.boot_id, content_type=self.content_type)
         self.service = DmService(config, ports)
         self.packages = self.service.packages
-        self.packages.prepare()
+        self.disk.mkdir_durable(UPDATE / "outbox")
 
     def _register(self) -> bytes:
         self.registrations += 1

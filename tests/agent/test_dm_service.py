@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from agent.dm.auth import AUTH_MAC
+from agent.dm.bootstrap import emit_profile
 from agent.provisioning import ReadingTask
 from agent.ssmp.errors import SsmpError, SsmpRefused
 from agent.status import MeterStatus
 from agent.syncml.codec import DM_WBXML, DM_XML
-from agent.syncml.messages import Alert, Replace, Status
+from agent.syncml.messages import Alert, Replace, Status, TndsNode
 from tests.agent.dm_device import Device
-from tests.agent.dm_server import SERVER_ID, FakeDmServer, add, get, put, task
+from tests.agent.dm_server import ACCOUNT, SERVER_ID, FakeDmServer, add, delete, get, leaf, put, task
 
 
 def test_a_device_without_an_account_registers_and_then_holds_a_session() -> None:
@@ -240,3 +243,64 @@ def test_commands_of_a_session_are_counted_in_the_summary() -> None:
     last = device.board.current.dm.last_session
     assert last is not None
     assert (last.commands, last.messages, last.trigger) == (2, 2, "user")
+
+
+@pytest.mark.parametrize("trigger", ["user", "bootstrap"])
+def test_an_urgent_session_that_failed_waits_like_any_other(trigger: str) -> None:
+    device = Device(FakeDmServer()).registered()
+    device.server.fail_next = ["down"] * 50
+    device.service.session_now(trigger)
+    for _ in range(100):
+        device.turn()
+    assert len(device.server.fail_next) == 49
+
+
+def test_when_a_nonce_cannot_be_stored_the_session_is_given_up_and_the_server_told() -> None:
+    device = Device(FakeDmServer()).registered()
+    whole = device.disk.write_durable
+
+    def failing(path: Path, data: bytes, mode: int = 0o600) -> None:
+        if path.name.startswith("link"):
+            raise OSError(5, "input/output error")
+        whole(path, data, mode)
+
+    device.disk.write_durable = failing  # type: ignore[method-assign]
+    device.session([put("./AMI/Uplink/URL", "https://a.example/")])
+    assert "storage failed" in device.last_result
+    assert [alert.code for alert in device.server.alerts] == [1201, 1223]
+    assert device.server.received[-1].final
+    assert device.service.provisioning.uplink.url == ""
+
+
+def test_an_account_for_another_kind_of_authentication_is_not_taken() -> None:
+    device = Device(FakeDmServer(), profile=emit_profile(replace(ACCOUNT, auth_type="BASIC")))
+    device.turn()
+    assert "wants BASIC" in device.board.current.dm.error
+
+
+def test_a_bootstrap_may_bring_provisioning_but_no_business_of_the_device() -> None:
+    task = TndsNode("t9", path="./SCHED/Task", format="node", children=(leaf("Name", "x"),))
+    device = Device(FakeDmServer(), profile=emit_profile(ACCOUNT, [task])).registered()
+    device.session([get("./SCHED/Task")])
+    assert device.server.values == {"./SCHED/Task": "t9"}
+    intruder = TndsNode("PkgName", path="./FUMO/Firmware", format="chr", value="x")
+    other = Device(FakeDmServer(), profile=emit_profile(ACCOUNT, [intruder]))
+    other.turn()
+    assert other.board.current.dm.state == "unregistered"
+
+
+def test_a_server_may_move_its_account_to_another_address() -> None:
+    device = Device(FakeDmServer()).registered()
+    device.session([put("./DMAcc/main/AppAddr/1/Addr", "https://new.example/dm")])
+    assert device.server.codes == [200]
+    device.server.account = replace(ACCOUNT, url="https://new.example/dm")
+    device.session()
+    assert device.last_result == "ok"
+
+
+def test_a_deleted_account_leads_to_a_new_registration() -> None:
+    device = Device(FakeDmServer()).registered()
+    device.session([delete("./DMAcc/main")])
+    assert device.server.codes == [200]
+    device.turn()
+    assert device.registrations == 2
