@@ -11,6 +11,7 @@ from headend.dm.jobs import OPEN_STATES
 from headend.metering import store as metering
 from headend.security import devices as security
 
+FW_VERSION = "./DevDetail/FwV"
 SESSION_COLUMNS = ("session_id", "state", "messages", "commands", "started", "updated")
 
 Rows = list[dict[str, Any]]
@@ -32,7 +33,7 @@ def counts(connection: Connection) -> dict[str, int]:
 
 
 def devices(connection: Connection) -> Rows:
-    """The enrolled devices, with what their DM account tells."""
+    """The enrolled devices, with what their DM account tells. `fw` is of the registration, `fw_version` the newest."""
     rows = security.listing(connection)
     with_account = {
         row.device_id: row.created for row in connection.execute(select(dm.accounts.c.device_id, dm.accounts.c.created))
@@ -42,8 +43,16 @@ def devices(connection: Connection) -> Rows:
         row["device_id"]: {name: row[name] for name in SESSION_COLUMNS}
         for row in connection.execute(select(dm.sessions).where(dm.sessions.c.id.in_(newest))).mappings()
     }
+    told = dict(
+        connection.execute(select(dm.values.c.device_id, dm.values.c.value).where(dm.values.c.uri == FW_VERSION)).all()
+    )
     return [
-        dict(row) | {"account_since": with_account.get(str(row["id"])), "last_session": last.get(str(row["id"]))}
+        dict(row)
+        | {
+            "account_since": with_account.get(str(row["id"])),
+            "last_session": last.get(str(row["id"])),
+            "fw_version": told.get(str(row["id"])) or row["fw"],
+        }
         for row in rows
     ]
 

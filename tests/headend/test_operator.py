@@ -148,8 +148,12 @@ def test_a_device_is_shown_with_its_account_and_last_session(server: Starlette, 
                     device_id=DEVICE, session_id=str(number), state="done", messages=4, commands=2, started=5, updated=6
                 )
             )
+        connection.execute(
+            insert(dm.values).values(device_id=DEVICE, uri="./DevDetail/FwV", format="chr", value="7", updated=8)
+        )
     (device,) = ask(server, "GET", "/v1/devices").json()["devices"]
     assert device["account_since"] > 0
+    assert (device["fw"], device["fw_version"]) == ("", "7")
     assert (device["last_session"]["session_id"], device["last_session"]["state"]) == ("2", "done")
     sessions = ask(server, "GET", "/v1/sessions", params={"device": DEVICE, "limit": 1}).json()["sessions"]
     assert [session["session_id"] for session in sessions] == ["2"]
