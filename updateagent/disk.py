@@ -141,12 +141,12 @@ class Storage(ABC):
     def read_bytes(self, path: Path) -> bytes:
         with self.open_raw(path) as file:
             # To the end, not to `size()`: files below /proc say 0.
-            data = b""
-            while len(part := file.pread(READ_CHUNK, len(data))) == READ_CHUNK:
+            data = bytearray()
+            while part := file.pread(READ_CHUNK, len(data)):
                 data += part
                 if len(data) > READ_BYTES_MAX:
                     raise OSError(f"{path}: more than {READ_BYTES_MAX} bytes, too large to be read at once")
-            return data + part
+            return bytes(data)
 
     def write_durable(self, path: Path, data: bytes, mode: int = 0o600) -> None:
         # One fixed temporary name a file: what a power cut leaves behind is overwritten, it cannot pile up.

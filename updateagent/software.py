@@ -190,10 +190,12 @@ class SoftwareStore:
                 self._disk.remove_tree_durable(home / name)
 
     def _drop_old_versions(self, software_id: str, keep: str) -> None:
+        home = self._folder / software_id
         others = sorted((v for v in self._versions(software_id) if v != keep), key=_version_order)
         try:
             for version in others[: max(0, len(others) - (VERSIONS_KEPT - 1))]:
-                self._discard(self._folder / software_id / version)
+                self._discard(home / version)
+            self._remove_leftovers(home)
         except OSError as error:
             raise storage_error(error, f"software {software_id}") from error
 

@@ -362,7 +362,10 @@ def _rename(names: dict[Path, Entry], change: NameChange) -> None:
     step: NameChange | None = change
     while step is not None:
         if step.entry is None:
-            names.pop(step.path, None)
+            gone = names.pop(step.path, None)
+            if isinstance(gone, Folder):  # it was empty: what the medium still has below it goes with it
+                for below in [path for path in names if step.path in path.parents]:
+                    del names[below]
         else:
             names[step.path] = step.entry
         step = step.also
