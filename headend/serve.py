@@ -137,6 +137,7 @@ def _uvicorn_config(config: Config, app: ASGIApp) -> uvicorn.Config:
             log_config=None,
             access_log=False,
             server_header=False,
+            proxy_headers=False,  # whoever connects could write them: they would forge addresses in logs and limits
             timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=GRACEFUL_S,
             limit_concurrency=CONNECTIONS_MAX,

@@ -8,7 +8,6 @@ packages are signed, not secret.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import re
 import time
@@ -43,30 +42,34 @@ class PackageAnswer(Response):
         self._package = package
         self._part = part
         self._done = done
+        self._sent = 0
 
     async def __call__(self, _: Scope, receive: Receive, send: Send) -> None:
-        sent = 0
         gone = asyncio.Event()
         watcher = asyncio.create_task(_watch(receive, gone))
         try:
-            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            with await asyncio.to_thread(self._package.path.open, "rb") as file:
-                file.seek(self._part.start)
-                while sent < self._part.size and not gone.is_set():
-                    piece = await asyncio.to_thread(file.read, min(CHUNK_BYTES, self._part.size - sent))
-                    if not piece:
-                        break  # the file is shorter than its row says: the client sees the length broken
-                    await send({"type": "http.response.body", "body": piece, "more_body": True})
-                    sent += len(piece)
-            if sent == self._part.size:
-                await send({"type": "http.response.body", "body": b"", "more_body": False})
+            await self._send(send, gone)
         except OSError as error:
-            log.info("%s: the answer broke after %d bytes: %s", self._package.name, sent, error)
+            log.info("%s: the answer broke after %d bytes: %s", self._package.name, self._sent, error)
+        except asyncio.CancelledError:
+            self._done(self._sent)  # the server ends, and with it the threads that could do this
+            raise
         finally:
             watcher.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await watcher
-            await asyncio.to_thread(self._done, sent)
+        await asyncio.to_thread(self._done, self._sent)
+
+    async def _send(self, send: Send, gone: asyncio.Event) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        with await asyncio.to_thread(self._package.path.open, "rb") as file:
+            file.seek(self._part.start)
+            while self._sent < self._part.size and not gone.is_set():
+                piece = await asyncio.to_thread(file.read, min(CHUNK_BYTES, self._part.size - self._sent))
+                if not piece:
+                    break  # the file is shorter than its row says: the client sees the length broken
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+                self._sent += len(piece)
+        if self._sent == self._part.size:
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 async def _watch(receive: Receive, gone: asyncio.Event) -> None:

@@ -39,6 +39,14 @@ def get(server: Starlette, path: str = "/packages/fw-2.swu", **headers: str) -> 
     return call(server, "GET", path, headers={name.replace("_", "-"): text for name, text in headers.items()})
 
 
+def a_scope() -> dict[str, Any]:
+    """A request for the package as a server hands it to the application."""
+    return {
+        "type": "http", "method": "GET", "path": "/packages/fw-2.swu", "raw_path": b"", "query_string": b"",
+        "headers": [], "client": None, "server": None, "scheme": "https", "root_path": "", "http_version": "1.1",
+    }  # fmt: skip
+
+
 # ---- ranges
 
 
@@ -137,11 +145,7 @@ def test_a_client_that_goes_away_is_logged_with_what_it_got(server: Starlette, s
             for _ in range(3):
                 await asyncio.sleep(0)  # the watcher gets its turns
 
-    scope: dict[str, Any] = {
-        "type": "http", "method": "GET", "path": "/packages/fw-2.swu", "raw_path": b"", "query_string": b"",
-        "headers": [], "client": None, "server": None, "scheme": "https", "root_path": "", "http_version": "1.1",
-    }  # fmt: skip
-    asyncio.run(server(scope, receive, send))
+    asyncio.run(server(a_scope(), receive, send))
     (row,) = store.downloads(None, 10)
     assert (row["sent"], row["wanted"]) == (2 * app.CHUNK_BYTES, len(CONTENT))
 
@@ -155,13 +159,33 @@ def test_a_connection_that_breaks_while_sending_is_logged(server: Starlette, sto
         if message["type"] == "http.response.body":
             raise OSError("broken pipe")
 
-    scope: dict[str, Any] = {
-        "type": "http", "method": "GET", "path": "/packages/fw-2.swu", "raw_path": b"", "query_string": b"",
-        "headers": [], "client": None, "server": None, "scheme": "https", "root_path": "", "http_version": "1.1",
-    }  # fmt: skip
-    asyncio.run(server(scope, receive, send))
+    asyncio.run(server(a_scope(), receive, send))
     (row,) = store.downloads(None, 10)
     assert row["sent"] == 0
+
+
+def test_a_download_that_the_servers_end_interrupts_is_logged(server: Starlette, store: PackageStore) -> None:
+    async def receive() -> Message:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def run() -> None:
+        begun = asyncio.Event()
+
+        async def send(message: Message) -> None:
+            if message["type"] == "http.response.body":
+                begun.set()
+                await asyncio.Event().wait()
+
+        task = asyncio.ensure_future(server(a_scope(), receive, send))
+        await begun.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(run())
+    (row,) = store.downloads(None, 10)
+    assert (row["sent"], row["wanted"]) == (0, len(CONTENT))
 
 
 # ---- the store

@@ -1,0 +1,127 @@
+"""`dcu-headend`, as far as it needs no running servers."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+
+from headend import pki
+from headend.__main__ import main
+
+
+@pytest.fixture(autouse=True)
+def same_logging_after() -> Iterator[None]:
+    """`serve` sets up logging for a process of its own; here the process goes on."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+def dcu_headend(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments], catch_exceptions=False)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    assert dcu_headend("init", "--dir", tmp_path / "he").exit_code == 0
+    return tmp_path / "he" / "headend.yaml"
+
+
+def test_init_says_where_things_are_and_not_what_the_token_is(tmp_path: Path) -> None:
+    done = dcu_headend("init", "--dir", tmp_path / "he")
+    token = (tmp_path / "he" / "operator.token").read_text().strip()
+    assert len(token) >= 43
+    assert token not in done.output
+    assert all(str(tmp_path / "he" / name) in done.output for name in ("headend.yaml", "operator.token", "ca.pem"))
+
+
+def test_init_chooses_a_port_for_each_server(config: Path) -> None:
+    servers = yaml.safe_load(config.read_text())["servers"]
+    ports = [server["port"] for server in servers.values()]
+    assert len(set(ports)) == 5
+    assert all(1024 <= port <= 65535 for port in ports)
+
+
+def test_init_leaves_a_head_end_alone(config: Path) -> None:
+    before = config.read_bytes()
+    again = dcu_headend("init", "--dir", config.parent)
+    assert again.exit_code == 1
+    assert "exists already" in again.output
+    assert config.read_bytes() == before
+
+
+def test_init_takes_given_certificates(tmp_path: Path) -> None:
+    pki.make(tmp_path, ["headend.example"])
+    files = ["--certificate", tmp_path / "server.pem", "--key", tmp_path / "server.key", "--ca", tmp_path / "ca.pem"]
+    assert dcu_headend("init", "--dir", tmp_path / "he", *files).exit_code == 0
+    document = yaml.safe_load((tmp_path / "he" / "headend.yaml").read_text())
+    assert document["tls"]["certificate"] == str(tmp_path / "server.pem")
+    assert not (tmp_path / "he" / "ca.key").exists()
+    assert dcu_headend("init", "--dir", tmp_path / "x", *files[:2]).exit_code == 2
+
+
+def test_a_wrong_configuration_is_told_with_every_problem(config: Path) -> None:
+    document = yaml.safe_load(config.read_text()) | {"colour": "red", "server_id": 5}
+    config.write_text(yaml.safe_dump(document))
+    done = dcu_headend("serve", "--config", config)
+    assert done.exit_code == 2
+    assert f"{config}: colour: unknown key" in done.output
+    assert f"{config}: server_id: str is expected" in done.output
+
+
+def test_missing_certificates_are_told(config: Path) -> None:
+    (config.parent / "server.key").unlink()
+    done = dcu_headend("serve", "--config", config, "--only", "metering")
+    assert done.exit_code == 2
+    assert "server.key" in done.output
+
+
+def test_an_empty_operator_token_is_no_token(config: Path) -> None:
+    (config.parent / "operator.token").write_text("\n")
+    done = dcu_headend("serve", "--config", config, "--only", "operator")
+    assert done.exit_code == 2
+    assert "operator.token: empty" in done.output
+
+
+def test_a_database_that_cannot_be_opened_is_told(config: Path) -> None:
+    document = yaml.safe_load(config.read_text()) | {"database": "missing/folder/x.db"}
+    config.write_text(yaml.safe_dump(document))
+    done = dcu_headend("serve", "--config", config)
+    assert done.exit_code == 2
+    assert "the database cannot be used" in done.output
+
+
+@pytest.mark.parametrize("command", ["devices", "meters", "readings", "jobs", "alerts"])
+def test_asking_a_head_end_that_does_not_run_is_told(config: Path, command: str) -> None:
+    done = dcu_headend(command, "--config", config)
+    assert done.exit_code == 1
+    assert "no head-end seems to run" in done.output
+
+
+def test_a_head_end_that_went_away_is_told(config: Path) -> None:
+    (config.parent / "ports.json").write_text(json.dumps({"operator": 1}))
+    done = dcu_headend("devices", "--config", config)
+    assert done.exit_code == 1
+    assert "https://127.0.0.1:1" in done.output
+
+
+def test_a_key_comes_from_a_file_or_goes_into_one(config: Path, tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("00" * 32)
+    both = ["--key-file", tmp_path / "key", "--new-key-file", tmp_path / "new"]
+    assert dcu_headend("enrol", "--config", config, "urn:dcu:X", *both).exit_code == 2
+    assert dcu_headend("enrol", "--config", config, "urn:dcu:X").exit_code == 2
+    missing = dcu_headend("enrol", "--config", config, "urn:dcu:X", "--key-file", tmp_path / "none")
+    assert missing.exit_code == 1
+    assert "none" in missing.output
+
+
+def test_parameters_of_a_job_are_json(config: Path) -> None:
+    assert dcu_headend("job", "--config", config, "urn:dcu:X", "get", "--params", "{").exit_code == 2
