@@ -230,6 +230,7 @@ class Agent:
             ages=self._ages,
         )
         control = ControlServer(config.control_socket, views.handlers(), group=config.control_group)
+        control.bind()
         workers: list[Worker] = [*self.collector.workers, self.uplink, *self.dm.workers, control]
         if self.push is not None:
             workers.append(self.push)

@@ -185,6 +185,8 @@ class Section:
         for index, item in enumerate(node.value):
             if isinstance(item, yaml.ScalarNode) and item.tag == _TAG + "str" and item.value:
                 found.append(item.value)
+            elif isinstance(item, yaml.ScalarNode) and item.tag == _TAG + "str":
+                self._add(_line(item), f"{self._join(key)}[{index}]", "is empty")
             else:
                 self._add(_line(item), f"{self._join(key)}[{index}]", f"wanted text, got {_kind(item)} (quote it)")
         if not node.value:

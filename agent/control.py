@@ -45,10 +45,15 @@ class ControlServer:
         self._path = path
         self._handlers = dict(handlers)
         self._group = group
+        self._listener: socket.socket | None = None
+
+    def bind(self) -> None:
+        """Make the socket now, so that whoever is told that we are ready can connect. Raises `OSError`."""
+        self._listener = self.listen()
 
     def run(self, stop: threading.Event, beat: Callable[[], None]) -> None:
         """Raises `OSError` when the socket cannot be made."""
-        with self.listen() as listener:
+        with self._listener or self.listen() as listener:
             try:
                 while not stop.is_set():
                     beat()

@@ -14,14 +14,16 @@ The caller numbers the answers: their `cmd_id` is empty here.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from agent.dm.codes import AlertCode, Code, Refusal
 from agent.dm.nodes import Content, value_bytes
-from agent.dm.schema import ExecCall, Format
+from agent.dm.schema import ExecCall, Format, Path
 from agent.dm.store import ManagementTree
-from agent.dm.tnds import from_tnds, to_tnds
+from agent.dm.tnds import from_tnds, replace_tnds, to_tnds
 from agent.dm.tree import Place, Transaction
 from agent.dm.uri import Address, parse_uri, show
 from agent.syncml.messages import (
@@ -59,6 +61,9 @@ class Objects(Protocol):
 
     def execute(self, changing: Transaction, call: ExecCall) -> Code:
         """Carry out an Exec within the transaction. Raises `Refusal`."""
+
+    def written(self, changing: Transaction, path: Path) -> None:
+        """A server has added or replaced the value of a leaf. Raises `Refusal` to have it undone."""
 
 
 @dataclass(slots=True)
@@ -120,6 +125,9 @@ class Executor:
 
     def execute(self, changing: Transaction, call: ExecCall) -> Code:
         return self._objects.execute(changing, call)
+
+    def written(self, changing: Transaction, path: Path) -> None:
+        self._objects.written(changing, path)
 
     # -- large objects ----------------------------------------------------------------------------------------
 
@@ -309,12 +317,8 @@ class _Run:
         _plain(address)
         self._changing.exec(address.path)
         data = item.data if isinstance(item.data, str) else ""
-        savepoint = self._changing.state
-        try:
+        with self._undone_if_refused():
             return self._executor.execute(self._changing, ExecCall(address.path, command.correlator or "", data))
-        except Refusal:
-            self._changing.rollback(savepoint)
-            raise
 
     def _write(self, command: Add | Replace, item: Item) -> Code:
         address = parse_uri(item.target)
@@ -331,22 +335,31 @@ class _Run:
             self._changing.replace_property(address.path, address.prop, _text(item.data))
             return Code.OK
         content = Content(format_, type_, item.data)
-        if isinstance(command, Add):
-            self._changing.add(address.path, content)
-        else:
-            self._changing.replace(address.path, content)
+        with self._undone_if_refused():
+            if isinstance(command, Add):
+                self._changing.add(address.path, content)
+            else:
+                self._changing.replace(address.path, content)
+            self._executor.written(self._changing, address.path)
         return Code.OK
 
-    def _write_tnds(self, command: Add | Replace, address: Address, tree: MgmtTree) -> Code:
-        _plain(address)
-        if isinstance(command, Replace):
-            raise Refusal(Code.NOT_ALLOWED, "a subtree is added, not replaced")
+    @contextmanager
+    def _undone_if_refused(self) -> Iterator[None]:
+        """A command of several steps is done whole or not at all."""
         savepoint = self._changing.state
         try:
-            from_tnds(self._changing, address.path, tree)
+            yield
         except Refusal:
             self._changing.rollback(savepoint)
             raise
+
+    def _write_tnds(self, command: Add | Replace, address: Address, tree: MgmtTree) -> Code:
+        _plain(address)
+        with self._undone_if_refused():
+            if isinstance(command, Replace):
+                replace_tnds(self._changing, address.path, tree)
+            else:
+                from_tnds(self._changing, address.path, tree)
         return Code.OK
 
     # -- Get --------------------------------------------------------------------------------------------------

@@ -121,6 +121,7 @@ class PackageWorker:
         if self._handed_over_before(job):
             self._mark_handed_over(job)
             return
+        self._take_data()
         package = self._package if self._ports.disk.exists(self._package) else self._handover.package
         try:
             manifest = verified(self._ports.verify_package, package, Kind.FIRMWARE)
@@ -155,6 +156,14 @@ class PackageWorker:
         job = job.after(Event.FETCHED, bytes_fetched=done.bytes_fetched, resumes=done.resumes)
         self._save(job)
         return job
+
+    def _take_data(self) -> None:
+        """A package that came through the tree becomes a file."""
+        data = fumo.package_data(self._tree.view())
+        if data:
+            self._ports.disk.write_durable(self._package, data)
+            with self._tree.transaction() as changing:
+                fumo.drop_data(changing)
 
     def _handed_over_before(self, job: Job) -> bool:
         result = self._handover.result()

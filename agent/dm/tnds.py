@@ -64,6 +64,15 @@ def from_tnds(changing: Transaction, base: Path, tree: MgmtTree) -> None:
             changing.replace_property(path, "ACL", node.acl)
 
 
+def replace_tnds(changing: Transaction, base: Path, tree: MgmtTree) -> None:
+    """Put the document in the place of the dynamic subtree at `base`, which it must name. Raises `Refusal`; then the
+    caller rolls back."""
+    if len(tree.nodes) != 1 or [path for path, _ in flatten(base[:-1], tree)][0] != base:
+        raise Refusal(Code.BAD_REQUEST, f"a tree for {show(base)} expected")
+    changing.clear(base)
+    from_tnds(changing, base, tree)
+
+
 def put_tnds(changing: Transaction, base: Path, tree: MgmtTree) -> None:
     """As `from_tnds`, by the device itself: for bootstrap documents. What is not described is refused."""
     for path, node in flatten(base, tree):

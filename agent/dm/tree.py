@@ -181,6 +181,14 @@ class Transaction:
         self._permit(place.acl, "Delete", path)
         self._remove(path)
 
+    def clear(self, path: Path) -> None:
+        """Replace of a dynamic interior node, first half: it and everything below it goes, to be added anew."""
+        place = self.place(path)
+        if place.spec.fixed or not place.spec.interior or not place.spec.access & Access.REPLACE or place.node is None:
+            raise Refusal(Code.NOT_ALLOWED, f"{show(path)} cannot be replaced whole")
+        self._permit(place.acl, "Replace", path)
+        self._remove(path)
+
     def copy(self, source: Path, target: Path) -> None:
         """Copy leaf to leaf; the target is added, or replaced when it exists."""
         place = self.get(source)

@@ -3,6 +3,10 @@
 On a bridge with nodes (PRIME), meters announce themselves and several are visited at once: while one answers, the
 others' packets travel. On an HDLC bus one conversation has the line, and meters are found by asking addresses.
 
+The port counts as working once a *meter* has answered through it: a base node that talks about its meters proves the
+wire to it and nothing beyond. So that a new firmware can be judged within minutes although its next run is hours away,
+the first thing said through an opened port is a greeting to some meter, which reads its name.
+
 A visit that fails is tried again after a pause that doubles, `retries_max` times a run; then the run is given up for
 that meter, until its next run or until it joins again. The line is never idle for one silent meter: others go first.
 """
@@ -74,6 +78,7 @@ class PortReader:
         self._leftovers = Leftovers()
         self._probe = Probe(port, ports.registry)
         self._bridge: Bridge | None = None
+        self._proven = False  # since the port was opened, a meter has answered
         self._visits: dict[int, Visit] = {}
         self._line: deque[Meter] = deque()
         self._look_at = 0.0
@@ -126,6 +131,7 @@ class PortReader:
             self._try_again_later(str(error))
             return
         self._bridge = bridge
+        self._proven = False
         LOG.info("port %s is open (%s)", self._port.name, self._port.url, extra={"event": "port.open"})
         self._ports.health(self._port.name, "open, nothing heard yet")
         if bridge.shared_bus:
@@ -149,9 +155,19 @@ class PortReader:
         self._ports.health(self._port.name, why)
 
     def _answers(self) -> None:
-        """Something sensible came from the port."""
+        """A meter answered, or there is none that could."""
         self._open_failures = 0
         self._ports.health(self._port.name, "")
+
+    def _base_node_answers(self) -> None:
+        """Enough for a port that never had a meter, or has nothing to ask them; else a meter must answer too."""
+        self._open_failures = 0
+        registry, name = self._ports.registry, self._port.name
+        known = len(registry.present(name)) + len(registry.absent(name))
+        if self._proven or known == 0 or not self._ports.tasks.in_force:
+            self._answers()
+        else:
+            self._ports.health(name, f"the base node answers, none of {known} meters has yet")
 
     # --- a round ---
 
@@ -166,6 +182,7 @@ class PortReader:
                 self._finish(visit)
         if self._probe.step(now):
             self._look_at = 0.0
+            self._proven = True
             self._answers()
 
     def _wait_s(self, now: float) -> float:
@@ -182,14 +199,14 @@ class PortReader:
                 meter = registry.join(name, address, eui48)
                 self._troubles.forgive(meter)  # it is back: what was given up is tried again
                 self._look_at = 0.0
-                self._answers()
+                self._base_node_answers()
             case NodeLeft(address=address):
                 left = registry.at(name, address)
                 if left is not None:
                     registry.leave(left.key)
             case NodesListed(count=count):
                 LOG.debug("port %s: %d nodes", name, count)
-                self._answers()
+                self._base_node_answers()
             case BaseNodeSilent(attempts=attempts) if attempts >= SILENT_MAX:
                 self._ports.health(name, f"the base node has not answered {attempts} times")
             case ResyncNoted(dropped_bytes=dropped, why=why):
@@ -215,11 +232,21 @@ class PortReader:
             if jobs:
                 self._visit(bridge, meter, jobs, now)
                 room -= 1
+        if room > 0 and not self._proven and not self._visits and self._ports.tasks.in_force:
+            room -= self._greet(bridge, now)
         if room > 0 and bridge.shared_bus:
             try:
                 self._probe.begin(bridge, now)
             except DlmsError as error:
                 LOG.warning("port %s: %s", self._port.name, error, extra={"event": "port.scan"})
+
+    def _greet(self, bridge: Bridge, now: float) -> int:
+        """Visit one meter that owes nothing, for its name alone. Answers how many visits that made."""
+        for meter in self._ports.registry.present(self._port.name):
+            if not self._troubles.resting(meter, now):
+                self._visit(bridge, meter, [], now)
+                return 1
+        return 0
 
     def _waiting(self, now: float) -> list[Meter]:
         """Meters that owe something and may be visited, the most important and longest waiting first."""
@@ -293,6 +320,7 @@ class PortReader:
         if outcome is None:
             return
         if outcome.reached:
+            self._proven = True
             self._answers()
         if not outcome.ok:
             self._leftovers.keep(visit)

@@ -91,6 +91,11 @@ class TaskBook:
     def access(self) -> MeterAccess:
         return self._provisioning.access
 
+    @property
+    def in_force(self) -> bool:
+        """Whether there is anything to read: without a task nobody has said yet how meters are talked to."""
+        return bool(self._provisioning.tasks)
+
     # --- what is owed ---
 
     def owed(self, meter_id: str) -> list[Job]:

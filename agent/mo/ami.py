@@ -96,11 +96,15 @@ def provisioning_from_tree(looking: Transaction) -> Provisioning:
         uplink=UplinkSettings(
             url=looking.text((*uplink, "URL")),
             token=looking.text((*uplink, "Token")),
-            batch_records_max=int(looking.text((*uplink, "BatchMax")) or 500),
+            batch_records_max=_number(looking.text((*uplink, "BatchMax")), 500),
         ),
         access=MeterAccess(
-            client=int(looking.text((*access, "Client")) or 16),
+            client=_number(looking.text((*access, "Client")), 16),
             auth=looking.text((*access, "Auth")) or "none",
             secret=looking.text((*access, "Secret")).encode("utf-8"),
         ),
     )
+
+
+def _number(text: str, default: int) -> int:
+    return int(text) if text.isascii() and text.isdigit() else default

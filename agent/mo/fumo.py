@@ -23,6 +23,7 @@ from agent.dm.tree import Transaction
 
 URN = "urn:oma:mo:oma-fumo:1.0"
 ROOT: Path = ("FUMO", "Firmware")
+PKG_DATA: Path = (*ROOT, "Update", "PkgData")
 RECORD = "fumo"
 PKG_DATA_BYTES_MAX = 192 * 1024  # what fits MaxObjSize in every encoding
 
@@ -148,6 +149,17 @@ def finish(changing: Transaction, job: Job, event: Event | None, result: int) ->
     return ended
 
 
+def package_data(looking: Transaction) -> bytes:
+    """A package that a server wrote into the tree; empty when there is none."""
+    value = looking.value(looking.place(PKG_DATA))
+    return value if isinstance(value, bytes) else b""
+
+
+def drop_data(changing: Transaction) -> None:
+    if package_data(changing):
+        changing.put(PKG_DATA, b"")
+
+
 class Fumo:
     """`new_id()` makes the identifier that ties a job, its request and its result together."""
 
@@ -216,8 +228,19 @@ class Fumo:
             correlator=call.correlator,
             reported=job.reported,
         )
+        if operation != UPDATE:
+            drop_data(changing)
         save(changing, started)
         return Code.ACCEPTED
+
+    def written(self, changing: Transaction, path: Path) -> None:
+        """PkgData: the package came through the tree. Refused (500) while a job is under way."""
+        if path != PKG_DATA:
+            return
+        job = load(changing)
+        if job.active:
+            raise Refusal(Code.COMMAND_FAILED, "a firmware job is under way")
+        save(changing, Job(state=job.after(Event.DATA_BROUGHT).state, reported=job.reported))
 
     def acknowledged(self, changing: Transaction, alert: alerts.GenericAlert) -> None:
         """Note which result the server knows, so that it is never reported again."""

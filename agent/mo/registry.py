@@ -32,6 +32,9 @@ class Executable(Protocol):
     def execute(self, changing: Transaction, call: ExecCall) -> Code:
         """Within the transaction: record what is wanted, answer 202 or 200. Raises `Refusal`."""
 
+    def written(self, changing: Transaction, path: Path) -> None:
+        """A server has written a leaf of this object. Raises `Refusal` to have that undone."""
+
     def acknowledged(self, changing: Transaction, alert: GenericAlert) -> None:
         """The server has taken note of an alert whose source lies in this object."""
 
@@ -48,6 +51,11 @@ class Registry:
             if call.path[: len(each.root)] == each.root:
                 return each.execute(changing, call)
         raise Refusal(Code.NOT_ALLOWED, f"Exec of {show(call.path)}")
+
+    def written(self, changing: Transaction, path: Path) -> None:
+        for each in self._executables:
+            if path[: len(each.root)] == each.root:
+                each.written(changing, path)
 
     def acknowledged(self, changing: Transaction, alert: GenericAlert) -> None:
         for each in self._executables:

@@ -201,6 +201,9 @@ class Scomo:
         _set_jobs(changing, [*waiting, job])
         return Code.ACCEPTED
 
+    def written(self, changing: Transaction, path: Path) -> None:
+        """Nothing follows from a value."""
+
     def acknowledged(self, changing: Transaction, alert: alerts.GenericAlert) -> None:
         """Nothing is kept beyond the alert."""
 

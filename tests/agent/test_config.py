@@ -139,6 +139,7 @@ def test_missing_sections_are_named(tmp_path: Path) -> None:
         ("reboot_command: reboot", "reboot_command: wanted a list of texts, got text 'reboot'"),
         ("reboot_command: []", "reboot_command: is an empty list"),
         ("reboot_command: [reboot, 5]", "reboot_command[1]: wanted text, got a whole number '5' (quote it)"),
+        ("reboot_command: ['']", "reboot_command[0]: is empty"),
         ("state_dir: ''", "state_dir: wanted a path"),
         ("log: {level: loud}", "log.level: wanted one of debug, info, warning, error, got 'loud'"),
         (

@@ -1,0 +1,221 @@
+"""dcuctl: readable answers, the same as JSON, and an exit code that says what is wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.cli import show
+from agent.cli.__main__ import EXIT_NOT_RUNNING, EXIT_REFUSED, main
+from agent.control import ControlError, ControlServer
+
+NOW = 1_800_000_000.0
+
+METER = {
+    "meter_id": "KEP0001", "port": "plc0", "address": 5, "state": "read", "joined": NOW - 5000,
+    "last_success": NOW - 30, "last_attempt": NOW - 30, "last_error": "",
+}  # fmt: skip
+QUEUE = {
+    "records": 12, "oldest": NOW - 7200, "forwarded": 5000, "last_uplink": NOW - 7300, "last_error": "no route",
+    "lost": 3, "refused": 0,
+}  # fmt: skip
+SLOTS = [
+    {"name": "A", "version": "1", "booted": True, "state": "good"},
+    {"name": "B", "version": "", "booted": False, "state": "empty"},
+]
+SESSION = {
+    "started": NOW - 61, "ended": NOW - 60, "trigger": "push", "session_id": "1A", "messages": 3, "commands": 5,
+    "result": "ok",
+}  # fmt: skip
+TASK = {"state": "idle", "last_run": int(NOW) - 300, "next_run": int(NOW) + 600, "last_result": "12 read, 0 failed"}
+CHECK = {"ok": True, "at": NOW - 1, "detail": "plc0"}
+STATUS = {
+    "device_id": "urn:dcu:1", "fw_version": "2", "sw_version": "0.1.0", "started": NOW - 86_400, "now": NOW,
+    "clock_trusted": True, "update_state": "idle", "workers": ["dm"], "beats": {"dm": 0.2},
+    "dm": {"state": "registered", "server_id": "head", "server_url": "https://h/dm", "error": "",
+           "last_session": SESSION},
+    "meters": [METER, {**METER, "meter_id": "KEP0002", "state": "failing", "last_error": "no answer in time"}],
+    "queue": QUEUE, "slots": SLOTS, "tasks": {"billing": TASK}, "health": {"meter_port": CHECK},
+}  # fmt: skip
+
+
+class Daemon:
+    """The daemon's control server with answers of the test."""
+
+    def __init__(self, path: Path) -> None:
+        self.asked: list[Mapping[str, object]] = []
+        self.answers: dict[str, Any] = {
+            "status": STATUS,
+            "meters": STATUS["meters"],
+            "queue": {**QUEUE, "store": "ab" * 16, "kept": 7},
+            "tasks": {"billing": TASK},
+            "health": {"meter_port": CHECK},
+            "session": {"asked": True},
+            "update": {"state": "idle", "progress": 0, "slots": SLOTS, "result": None},
+            "forget-meter": {"forgotten": ["KEP0001"]},
+        }
+        self.path = path
+        self.stop = threading.Event()
+        ready = threading.Event()
+        server = ControlServer(path, {name: self._handler(name) for name in self.answers})
+        self.thread = threading.Thread(target=server.run, args=(self.stop, ready.set))
+        self.thread.start()
+        assert ready.wait(10)
+
+    def _handler(self, name: str) -> Callable[[Mapping[str, object]], object]:
+        def handle(request: Mapping[str, object]) -> object:
+            self.asked.append(request)
+            answer = self.answers[name]
+            answer = answer.pop(0) if isinstance(answer, list) and name == "update" else answer
+            if isinstance(answer, ControlError):
+                raise answer
+            return answer
+
+        return handle
+
+    def end(self) -> None:
+        self.stop.set()
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as wake:
+            wake.connect(str(self.path))
+        self.thread.join(10)
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    daemon = Daemon(tmp_path_factory.mktemp("run") / "control.sock")
+    yield daemon
+    daemon.end()
+
+
+@pytest.fixture
+def daemon(running: Daemon) -> Iterator[Daemon]:
+    before = dict(running.answers)
+    running.asked.clear()
+    yield running
+    running.answers.update(before)
+
+
+def run(daemon: Daemon, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    code = main(["--socket", str(daemon.path), *arguments])
+    output = capsys.readouterr()
+    return code, output.out, output.err
+
+
+def test_status_shows_device_account_session_meters_queue_and_slots(
+    daemon: Daemon, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, _ = run(daemon, capsys, "status")
+    assert code == 0
+    for text in (
+        "device        urn:dcu:1",
+        "firmware      2",
+        "account       head at https://h/dm",
+        "last session  2027-01-15 07:59:00Z (60 s ago), push, 3 messages, ok",
+        "meters        2: 1 failing, 1 read",
+        "12 readings wait, the oldest since 2 h; 5000 delivered, 3 lost; no route",
+        "health        all good",
+        "A     1        good   booted",
+        "billing",
+        "12 read, 0 failed",
+    ):
+        assert text in out, text
+
+
+def test_json_gives_the_same(daemon: Daemon, capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("status", "meters", "queue", "tasks", "health"):
+        code, out, _ = run(daemon, capsys, command, "--json")
+        assert code == 0
+        assert json.loads(out) == daemon.answers[command]
+
+
+def test_a_refusal_by_the_security_server_is_said(daemon: Daemon, capsys: pytest.CaptureFixture[str]) -> None:
+    refused = {"state": "refused", "server_id": "", "server_url": "", "last_session": None,
+               "error": "refused by the security server: unknown device or wrong key"}  # fmt: skip
+    daemon.answers["status"] = {**STATUS, "dm": refused, "meters": [], "tasks": {}, "slots": []}
+    _, out, _ = run(daemon, capsys, "status")
+    assert "account       refused: refused by the security server: unknown device or wrong key" in out
+    assert "last session  none yet" in out
+    assert "meters        0\n" in out
+
+
+def test_meters_are_a_table(daemon: Daemon, capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = run(daemon, capsys, "meters")
+    head, first, second = out.splitlines()
+    assert head.split() == ["meter", "port", "address", "state", "last", "read", "error"]
+    assert first.startswith("KEP0001  plc0        5  read")
+    assert second.endswith("no answer in time")
+
+
+def test_a_meter_can_be_forgotten(daemon: Daemon, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(daemon, capsys, "meters", "forget", "KEP0001")[:2] == (0, "forgotten: KEP0001\n")
+    assert daemon.asked == [{"command": "forget-meter", "meter": "KEP0001"}]
+
+
+def test_queue_session_and_update_answer(daemon: Daemon, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "waiting        12 readings" in run(daemon, capsys, "queue")[1]
+    assert "a session was asked for" in run(daemon, capsys, "session")[1]
+    assert "no update under way" in run(daemon, capsys, "update", "status")[1]
+
+
+def test_an_update_can_be_followed_to_its_end(
+    daemon: Daemon, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.cli.__main__.FOLLOW_S", 0.0)
+    result = {"name": "ok", "fumo": 200, "from_version": "1", "to_version": "2", "message": ""}
+    step = {"state": "installing", "progress": 40, "slots": SLOTS, "result": None}
+    daemon.answers["update"] = [step, step, {**step, "progress": 80}, {**step, "state": "idle", "result": result}]
+    code, out, _ = run(daemon, capsys, "update", "status", "--follow")
+    assert code == 0
+    assert out.splitlines()[:3] == ["installing, 40 %", "installing, 80 %", "no update under way"]
+    assert "last result  ok (200), not yet reported" in out
+
+
+def test_a_failed_check_is_an_exit_code(daemon: Daemon, capsys: pytest.CaptureFixture[str]) -> None:
+    daemon.answers["health"] = {"storage": {"ok": False, "at": NOW, "detail": "disk full"}}
+    with pytest.raises(SystemExit) as ended:
+        run(daemon, capsys, "health")
+    assert ended.value.code == EXIT_REFUSED
+    assert "NOT OK" in capsys.readouterr().out
+
+
+def test_what_the_daemon_refuses_is_said_with_exit_code_1(daemon: Daemon, capsys: pytest.CaptureFixture[str]) -> None:
+    daemon.answers["session"] = ControlError("the device is not registered yet")
+    code, out, err = run(daemon, capsys, "session")
+    assert (code, out, err) == (EXIT_REFUSED, "", "dcuctl: the device is not registered yet\n")
+
+
+def test_without_a_daemon_the_exit_code_is_3_and_the_reason_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(["--socket", str(tmp_path / "none"), "status"]) == EXIT_NOT_RUNNING
+    assert f"dcu-agent does not run (no socket {tmp_path / 'none'})" in capsys.readouterr().err
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(tmp_path / "dead"))
+    monkeypatch.setenv("DCU_CONTROL_SOCKET", str(tmp_path / "dead"))
+    assert main(["status"]) == EXIT_NOT_RUNNING
+    assert "nobody listens" in capsys.readouterr().err
+
+
+def test_wrong_usage_has_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fly"]) == 2
+    assert "No such command" in capsys.readouterr().err
+    assert main(["--help"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(5, "5 s ago"), (-5, "in 5 s"), (600, "10 min ago"), (7200, "2 h ago"), (10 * 86_400, "10 d ago")],
+)
+def test_ages_are_short(seconds: float, text: str) -> None:
+    assert show.age(seconds) == text
+
+
+def test_never_is_never() -> None:
+    assert show.when(0.0, NOW) == "never"
