@@ -10,17 +10,19 @@ import json
 import lzma
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from updateagent import cpio, description, verity
+from updateagent import cpio, description, roots, verity
 from updateagent.description import Kind
 from updateagent.errors import REQUEST, RequestError
 from updateagent.manifest import DESCRIPTION_NAME, SIGNATURE_NAME
 from updateagent.payload import DeltaSource, Encoding, Image, Role
 from updateagent.readable import opened
+from updateagent.roots import RootList
 from updateagent.unpack import GZIP_WINDOW
 
 XZ_DICTIONARY_BYTES = 1 << 20
@@ -212,12 +214,20 @@ def _entry(one: Prepared, version: str, folder: str) -> dict[str, Any]:
     return entry
 
 
-def write(file: BinaryIO, text: bytes, signature: bytes | None, prepared: Sequence[Prepared]) -> None:
+def write(
+    file: BinaryIO,
+    text: bytes,
+    signature: bytes | None,
+    prepared: Sequence[Prepared],
+    root_lists: Sequence[RootList] = (),
+) -> None:
     """Write the archive; without a signature it is one that no device takes, to be signed later."""
     writer = cpio.Writer(file)
     writer.add(DESCRIPTION_NAME, text)
     if signature is not None:
         writer.add(SIGNATURE_NAME, signature)
+    for found in sorted(root_lists, key=lambda one: one.version):
+        writer.add(roots.member_name(found.version), roots.emit(found))
     for one in ordered(prepared):
         image = one.image
         writer.add(image.tree_name, one.tree)
@@ -252,3 +262,15 @@ def read_description(package: Path) -> bytes:
         if member is None or member.name != DESCRIPTION_NAME:
             raise RequestError(REQUEST, f"{package} does not begin with {DESCRIPTION_NAME}")
         return reader.read(member, description.DESCRIPTION_BYTES_MAX)
+
+
+@contextmanager
+def replaced(path: Path) -> Iterator[BinaryIO]:
+    """Write a file that appears whole or not at all."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

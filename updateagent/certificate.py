@@ -216,6 +216,11 @@ def verify_signature(public_key: bytes, algorithm: tuple[str, str], signature: b
         raise PackageError(SIGNATURE_PROFILE, f"a public key that cannot be used: {error}") from error
 
 
+def key_kind(one: Certificate) -> str:
+    """Kind of the key of a certificate, "rsa" or "ecdsa". Raises `PackageError` (`signature-profile`)."""
+    return _KIND_OF_KEY[_public_key(one.public_key)[0]]
+
+
 def _public_key(data: bytes) -> tuple[str, tuple[int, int], bytes]:
     """Kind of key, exponent and modulus of RSA, point of a curve, of a SubjectPublicKeyInfo (RFC 3279, RFC 5480)."""
     whole = der.Cursor(data, "public key")

@@ -29,8 +29,8 @@ MODE_REGULAR_FILE = 0o100644
 
 NAME_BYTES_MAX = 64
 """Long enough for `NN-` and a file name, short enough that a header is always read in one piece."""
-MEMBERS_MAX = 132
-"""Description, signature, roots, and two members for each of 64 images."""
+MEMBERS_MAX = 140
+"""Description, signature, eight lists of roots, and two members for each of 64 images, with room."""
 SIZE_BYTES_MAX = 2**31 - 1
 """newc could count to 4 GiB, but readers with signed 32-bit sizes exist; no length reaches 2**31."""
 

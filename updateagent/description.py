@@ -65,14 +65,15 @@ class Description:
 
 def parse(data: bytes) -> Description:
     """Read a description. Raises `PackageError` (`description`, `limit`)."""
-    software = _Fields(_load(data), "sw-description").child("software")
+    whole = Fields(load_json(data, DESCRIPTION_BYTES_MAX, "sw-description"), "sw-description")
+    software = whole.child("software")
     ours = software.child("dcu")
     if ours.number("format", FORMAT_VERSION) != FORMAT_VERSION:
         ours.fail("format", f"only format {FORMAT_VERSION} is understood")
     kind = ours.choice("kind", Kind)
     ours.check_known({"format", "kind", "id", "security_version", "requires"})
     software_id = ours.text("id", _ID) if kind is Kind.SOFTWARE else ours.absent("id")
-    requires = ours.child("requires") if "requires" in ours else _Fields({}, "requires")
+    requires = ours.child("requires") if "requires" in ours else Fields({}, "requires")
     requires.check_known({"version", "agent"})
     images = tuple(_image(entry) for key in ("images", "files") for entry in software.children(key, IMAGES_MAX))
     _check_images(images, kind)
@@ -92,7 +93,7 @@ def parse(data: bytes) -> Description:
     )
 
 
-def _image(entry: _Fields) -> Image:
+def _image(entry: Fields) -> Image:
     ours = entry.child("dcu")
     ours.check_known({"role", "encoding", "size", "root", "stored", "checksum", "tree", "tree_checksum", "delta"})
     role, encoding = ours.choice("role", Role), ours.choice("encoding", Encoding)
@@ -121,7 +122,7 @@ def _image(entry: _Fields) -> Image:
     )
 
 
-def _delta(fields: _Fields) -> DeltaSource:
+def _delta(fields: Fields) -> DeltaSource:
     fields.check_known({"version", "size", "root"})
     size = fields.number("size", SIZE_BYTES_MAX)
     if size == 0:
@@ -155,8 +156,8 @@ def _check_images(images: Sequence[Image], kind: Kind) -> None:
             raise PackageError(DESCRIPTION, f"sw-description: {name} lies below a file")
 
 
-class _Fields:
-    """One JSON object, with the path to it for error messages."""
+class Fields:
+    """One JSON object, with the path to it for error messages. Every method raises `PackageError` (`description`)."""
 
     def __init__(self, value: Any, path: str) -> None:
         self._path = path
@@ -174,6 +175,12 @@ class _Fields:
         for key in self._values:
             if key not in known:
                 self.fail(key[:64], "an unknown key")
+
+    def keys(self, count_max: int, pattern: re.Pattern[str]) -> list[str]:
+        """All keys, which must be few and of this form."""
+        if len(self._values) > count_max or not all(pattern.fullmatch(key) for key in self._values):
+            raise PackageError(DESCRIPTION, f"{self._path}: too many keys, or keys that are not allowed")
+        return list(self._values)
 
     def absent(self, key: str) -> str:
         if key in self._values:
@@ -209,22 +216,22 @@ class _Fields:
         except ValueError:
             self.fail(key, "one of " + ", ".join(str(one.value) for one in choices) + " is expected")
 
-    def child(self, key: str) -> _Fields:
-        return _Fields(self._values.get(key), f"{self._path}.{key}")
+    def child(self, key: str) -> Fields:
+        return Fields(self._values.get(key), f"{self._path}.{key}")
 
-    def children(self, key: str, count_max: int) -> list[_Fields]:
+    def children(self, key: str, count_max: int) -> list[Fields]:
         value = self._values.get(key, [])
         if not isinstance(value, list):
             self.fail(key, "a list is expected")
         if len(value) > count_max:
             raise PackageError(LIMIT, f"{self._path}.{key}: more than {count_max} entries")
-        return [_Fields(one, f"{self._path}.{key}[{at}]") for at, one in enumerate(value)]
+        return [Fields(one, f"{self._path}.{key}[{at}]") for at, one in enumerate(value)]
 
 
-def _load(data: bytes) -> Any:
+def load_json(data: bytes, bytes_max: int, what: str) -> Any:
     """JSON without what makes readers differ: repeated keys, fractions, NaN, numbers of any length."""
-    if len(data) > DESCRIPTION_BYTES_MAX:
-        raise PackageError(LIMIT, f"sw-description: {len(data)} bytes, the limit is {DESCRIPTION_BYTES_MAX}")
+    if len(data) > bytes_max:
+        raise PackageError(LIMIT, f"{what}: {len(data)} bytes, the limit is {bytes_max}")
     try:
         return json.loads(
             data.decode("utf-8"),
@@ -234,7 +241,7 @@ def _load(data: bytes) -> Any:
             parse_constant=_no_number,
         )
     except (ValueError, RecursionError) as error:
-        raise PackageError(DESCRIPTION, f"sw-description: not the JSON that is expected: {error}") from error
+        raise PackageError(DESCRIPTION, f"{what}: not the JSON that is expected: {error}") from error
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from hashlib import sha256
 
-from updateagent import cms, cpio, description
+from updateagent import cms, cpio, description, roots
 from updateagent.description import Kind
 from updateagent.errors import (
     AGENT_VERSION,
@@ -22,6 +22,7 @@ from updateagent.errors import (
     FORMAT,
     IMAGE_ROLE,
     IMAGE_SIZE,
+    LIMIT,
     PAYLOAD,
     SIGNATURE_MISSING,
     STORAGE_FULL,
@@ -74,6 +75,9 @@ class Manifest:
     """SHA-256 fingerprint of the signer's certificate, in hexadecimal."""
     digest: str
     """SHA-256 of the signed description, in hexadecimal: the identity of the release."""
+    new_roots: bytes | None = None
+    """The newest list of roots that came along and that this device has not accepted yet, to be kept in its storage
+    (and read back with `updateagent.roots`) when the package is installed."""
 
     @property
     def size(self) -> int:
@@ -112,26 +116,40 @@ def read_unverified(package: Package) -> Manifest:
     Raises `PackageError` when the package is malformed or its signature does not fit; who signed is not checked.
     """
     with opened(package) as file:
-        text, signature, reader = _front(file)
-        return _located(_manifest(text, cms.verify(text, signature)), reader)
+        front = _front(file)
+        return _located(_manifest(front.text, cms.verify(front.text, front.signature)), front)
 
 
 def read_signature(file: Readable) -> bytes:
     """The detached signature of a package, as it is stored. Raises `PackageError`."""
-    return _front(file)[1]
+    return _front(file).signature
 
 
 def _verify_description(file: Readable, trust: Trust) -> Manifest:
-    text, signature, reader = _front(file)
-    signed = cms.verify(text, signature)
+    front = _front(file)
+    new_roots = None
+    if front.roots:
+        trust, newest = roots.accept(trust, front.roots)
+        new_roots = roots.emit(newest) if newest else None
+    signed = cms.verify(front.text, front.signature)
     trust.check_signer(signed)
-    manifest = _manifest(text, signed)
+    manifest = replace(_manifest(front.text, signed), new_roots=new_roots)
     _check_fit(manifest, trust)
-    return _located(manifest, reader)
+    return _located(manifest, front)
 
 
-def _front(file: Readable) -> tuple[bytes, bytes, cpio.Reader]:
-    """Description and signature, and the reader standing behind them."""
+@dataclass(frozen=True, slots=True)
+class _Front:
+    """What stands before the images, and the reader behind it."""
+
+    text: bytes
+    signature: bytes
+    roots: tuple[bytes, ...]
+    first: cpio.Member | None
+    reader: cpio.Reader
+
+
+def _front(file: Readable) -> _Front:
     reader = cpio.Reader(file)
     member = reader.next()
     if member is None or member.name != DESCRIPTION_NAME:
@@ -140,7 +158,15 @@ def _front(file: Readable) -> tuple[bytes, bytes, cpio.Reader]:
     member = reader.next()
     if member is None or member.name != SIGNATURE_NAME:
         raise PackageError(SIGNATURE_MISSING, "the package is not signed")
-    return text, reader.read(member, cms.SIGNATURE_BYTES_MAX), reader
+    signature = reader.read(member, cms.SIGNATURE_BYTES_MAX)
+    lists: list[bytes] = []
+    while (member := reader.next()) is not None and roots.is_member_name(member.name):
+        if len(lists) == roots.LISTS_MAX:
+            raise PackageError(LIMIT, f"more than {roots.LISTS_MAX} lists of roots")
+        lists.append(reader.read(member, roots.ENVELOPE_BYTES_MAX))
+        if member.name != roots.member_name(roots.parse(lists[-1]).version):
+            raise PackageError(FORMAT, f"{member.name} is not named by its version")
+    return _Front(text, signature, tuple(lists), member, reader)
 
 
 def _manifest(text: bytes, signed: cms.SignedContent) -> Manifest:
@@ -200,20 +226,21 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split(".") if part.isdigit())
 
 
-def _located(manifest: Manifest, reader: cpio.Reader) -> Manifest:
+def _located(manifest: Manifest, front: _Front) -> Manifest:
     """Walk the rest of the archive; every member must be the one that the description announces."""
     images = []
+    member = front.first
     for image in manifest.images:
-        tree = _expect(reader, image.tree_name, image.tree_size, image.tree_check)
-        payload = _expect(reader, image.payload_name, image.payload_size, image.payload_check)
+        tree = _expect(member, image.tree_name, image.tree_size, image.tree_check)
+        payload = _expect(front.reader.next(), image.payload_name, image.payload_size, image.payload_check)
         images.append(replace(image, tree_offset=tree, payload_offset=payload))
-    if reader.next() is not None:
+        member = front.reader.next()
+    if member is not None:
         raise PackageError(FORMAT, "the archive holds more than the description announces")
     return replace(manifest, images=tuple(images))
 
 
-def _expect(reader: cpio.Reader, name: str, size: int, check: int) -> int:
-    member = reader.next()
+def _expect(member: cpio.Member | None, name: str, size: int, check: int) -> int:
     if member is None or member.name != name:
         raise PackageError(FORMAT, f"the archive does not hold {name} where the description announces it")
     if (member.size, member.check) != (size, check):

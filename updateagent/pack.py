@@ -7,14 +7,13 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import click
 
-from updateagent import assemble, cpio, manifest, signing, trust
+from updateagent import assemble, cpio, manifest, pack_roots, roots, signing, trust
 from updateagent.assemble import Input, Release
 from updateagent.description import Kind, is_image_name
 from updateagent.errors import REQUEST, RequestError, UpdateError
@@ -58,6 +57,7 @@ def keygen(out: Path, algorithm: str) -> None:
 @click.option("--device", "devices", multiple=True, metavar="NAME=PATH", help="Device that a stock SWUpdate uses.")
 @click.option("--requires-version", multiple=True, help="Only for devices that run this version; may be repeated.")
 @click.option("--requires-agent", default="", help="Least version of the Update Agent.")
+@click.option("--roots", "root_files", multiple=True, type=_FILE, help="A list of roots to carry; may be repeated.")
 @click.option("-o", "--output", required=True, type=_OUT)
 def build(
     key: str | None,
@@ -66,6 +66,7 @@ def build(
     software: str | None,
     compress: str,
     devices: tuple[str, ...],
+    root_files: tuple[Path, ...],
     output: Path,
     **said: Any,
 ) -> None:
@@ -75,7 +76,9 @@ def build(
     inputs = [_input(text, COMPRESSIONS[compress], device_of) for text in images]
     with tempfile.TemporaryDirectory(dir=output.resolve().parent, prefix=".dcu-pack-") as work:
         newest = int(max(one.path.stat().st_mtime for one in inputs))
-        _finish(release, inputs, Path(work), key, cert, output, newest)
+        _finish(
+            release, inputs, Path(work), key, cert, output, newest, [roots.parse(f.read_bytes()) for f in root_files]
+        )
 
 
 def _finish(
@@ -86,6 +89,7 @@ def _finish(
     cert: Path | None,
     output: Path,
     signed_at: int,
+    root_lists: Sequence[roots.RootList] = (),
 ) -> None:
     """Hash, describe, sign and write."""
     if key is not None and cert is None:
@@ -95,9 +99,9 @@ def _finish(
     signature = None
     if key is not None and cert is not None:
         identity = Identity.load(cert)
-        signature = identity.sign(text, _signing_time(signed_at, identity), _signer(key))
-    with _replaced(output) as file:
-        assemble.write(file, text, signature, prepared)
+        signature = identity.sign(text, _signing_time(signed_at, identity), signing.signer(key))
+    with assemble.replaced(output) as file:
+        assemble.write(file, text, signature, prepared, root_lists)
     if signature is None:
         click.echo(f"{output}: not signed; `dcu-pack sign` makes it a package that devices take")
     else:
@@ -121,7 +125,7 @@ def delta(old: Path, new: Path, key: str | None, cert: Path | None, compress: st
     if not (_is_package(old) or _is_package(new)):
         from updateagent import bsdiff
 
-        with _replaced(output) as file:
+        with assemble.replaced(output) as file:
             bsdiff.make(old, new, file)
         click.echo(f"{output}: {output.stat().st_size} bytes of {new.stat().st_size}")
         return
@@ -209,10 +213,6 @@ def _input(text: str, encoding: Encoding, device_of: dict[str, str]) -> Input:
     return Input(role, name, path, encoding, device_of.get(name, ""))
 
 
-def _signer(key: str) -> signing.Sign:
-    return signing.token_signer(key) if key.startswith("pkcs11:") else signing.file_signer(Path(key))
-
-
 def _signing_time(newest: int, identity: Identity) -> int:
     """The time that the signature claims, a function of the inputs so that building twice gives the same bytes.
 
@@ -223,18 +223,6 @@ def _signing_time(newest: int, identity: Identity) -> int:
     if wanted is not None and not wanted.isdigit():
         raise click.UsageError("SOURCE_DATE_EPOCH is not a number of seconds")
     return min(max(int(wanted) if wanted else newest, identity.signer.not_before), identity.signer.not_after)
-
-
-@contextmanager
-def _replaced(path: Path) -> Iterator[BinaryIO]:
-    """Write a file that appears whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            yield file
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _recheck(package: Path) -> None:
@@ -280,7 +268,7 @@ def sign(
         if made is None:
             return
         joined = made
-    with _replaced(output or package) as file:
+    with assemble.replaced(output or package) as file:
         assemble.sign_again(package, file, joined)
     _recheck(output or package)
 
@@ -312,7 +300,7 @@ def _sign_offline_or_here(
         def answer(_: bytes) -> bytes:
             return brought
     elif key is not None:
-        answer = _signer(key)
+        answer = signing.signer(key)
     else:
         raise click.UsageError("one of --key, --cms, --to-sign and --signature is needed")
     return identity.join(text, attributes, answer)
@@ -392,6 +380,9 @@ def verify(package: Path, roots: Path, compatible: str, security_version: int, c
     )
     said = manifest.verify_package(package, device)
     click.echo(f"{package}: good, {said.kind.value} {said.software_id} version {said.version}".replace("  ", " "))
+
+
+cli.add_command(pack_roots.group)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

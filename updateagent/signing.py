@@ -118,6 +118,11 @@ def token_signer(uri: str) -> Sign:
     return sign
 
 
+def signer(key: str) -> Sign:
+    """A signer for what a person calls a key: a `pkcs11:` URI, or a file."""
+    return token_signer(key) if key.startswith("pkcs11:") else file_signer(Path(key))
+
+
 def new_key(algorithm: str) -> PrivateKey:
     """Make a private key; `algorithm` is one of `ALGORITHMS`."""
     if algorithm.startswith("rsa-"):

@@ -62,6 +62,10 @@ class Trust:
     """What the file system for software can still take; None: not checked."""
     revoked: frozenset[str] = frozenset()
     """SHA-256 fingerprints, in hexadecimal, of certificates that were taken back."""
+    root_version: int = 0
+    """Version of the list that `roots` come from (see `updateagent.roots`); 0: the device's PEM file."""
+    root_threshold: int = 0
+    """How many of the roots must sign the next list; 0: a majority."""
 
     @property
     def time(self) -> float:
