@@ -383,6 +383,40 @@ def test_a_port_that_cannot_be_opened_is_tried_with_growing_pauses(tmp_path: Pat
     assert rig.count() == {(rig.meters[0].id, 1_800_000_000): 108}
 
 
+def test_a_base_node_that_answers_for_meters_that_do_not_proves_nothing(tmp_path: Path) -> None:
+    rig = PlcRig(tmp_path)
+    rig.collector.configure(provisioning())
+    deaf = rig.network.receive
+
+    def without_data(data: bytes, now: float) -> None:
+        if b"\x37" not in data[:6]:  # DL_DATA.request: everything else the base node answers
+            deaf(data, now)
+
+    rig.network.receive = without_data  # type: ignore[method-assign]
+    rig.run(90)
+    assert rig.health[-1] == (False, "plc0: the base node answers, none of 3 meters has yet")
+
+
+def test_after_a_restart_between_two_runs_one_meter_is_greeted_so_that_the_port_is_proven(tmp_path: Path) -> None:
+    rig = PlcRig(tmp_path)
+    rig.collector.configure(provisioning())
+    rig.run(30)
+    before = rig.count()
+    rig.health.clear()
+    rig.restart()
+    rig.collector.configure(provisioning())
+    rig.run(30)
+    assert rig.health[-1] == (True, "plc0")
+    assert rig.count() == before
+
+
+def test_a_port_without_meters_works_when_its_base_node_answers(tmp_path: Path) -> None:
+    rig = PlcRig(tmp_path, meters=0)
+    rig.collector.configure(provisioning())
+    rig.run(10)
+    assert rig.health[-1] == (True, "plc0")
+
+
 def test_a_base_node_that_is_silent_makes_the_port_unhealthy(tmp_path: Path) -> None:
     rig = PlcRig(tmp_path, meters=0)
     rig.network.receive = lambda data, now: None  # type: ignore[method-assign]

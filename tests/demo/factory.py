@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import socket
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -140,7 +141,7 @@ dm:
   poll_every_s: {POLL_EVERY_S}
   push_listen:
     host: 127.0.0.1
-    port: 0
+    port: {free_port()}
   backoff_min_s: 0.5
   backoff_max_s: 5
 ports:
@@ -207,6 +208,13 @@ type = "file"
 path = "{self.slot("B")}"
 size = {SLOT_BYTES}
 """
+
+
+def free_port() -> int:
+    """A TCP port that nobody uses now. The device keeps it over its reboots, as on a pole."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def device_key() -> str:

@@ -13,6 +13,7 @@ from typing import Any, cast
 ANSWER_BYTES_MAX = 1 << 20
 TIMEOUT_S = 10.0
 CLOCK_DRIFT_S = 300
+DIMENSIONLESS = 255  # Blue Book, 4.3.2: "no unit, unitless, count"
 
 
 class Network:
@@ -87,7 +88,8 @@ def _difference(row: Mapping[str, Any], held: Mapping[str, Any]) -> str | None:
     if held.get("scaler") is None:
         return None
     wanted = Decimal(held["raw"]).scaleb(int(held["scaler"]))
-    if row["value"] is None or Decimal(row["value"]) != wanted or row["unit"] != held["unit"] or not row["unit_symbol"]:
+    named = bool(row["unit_symbol"]) or held["unit"] == DIMENSIONLESS
+    if row["value"] is None or Decimal(row["value"]) != wanted or row["unit"] != held["unit"] or not named:
         return f"{row['value']} {row['unit_symbol']} ({row['unit']}), not {wanted} ({held['unit']})"
     return None
 
