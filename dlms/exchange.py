@@ -112,6 +112,11 @@ class GetExchange:
         self._blocks = bytearray()
         self._number = 0
 
+    @property
+    def partial(self) -> bytes:
+        """The part of the encoded value that came in blocks so far."""
+        return bytes(self._blocks)
+
     def start(self, invoke: int) -> bytes:
         self._invoke = invoke
         if self._as_list:

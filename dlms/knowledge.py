@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from dlms.axdr import Data
 from dlms.cosem.obis import AttributeRef
 from dlms.errors import LocalError
 
@@ -112,3 +113,14 @@ class MeterKnowledge:
             )
         except (TypeError, ValueError, AttributeError) as error:
             raise LocalError(f"meter knowledge: {error}") from error
+
+
+def scaler_unit(data: Data) -> ScalerUnit | None:
+    """A scal_unit_type as a value; None for anything else."""
+    members = data.value
+    if not isinstance(members, tuple) or len(members) != 2:
+        return None
+    scaler, unit = members[0].value, members[1].value
+    if type(scaler) is not int or type(unit) is not int:
+        return None
+    return ScalerUnit(scaler, unit)

@@ -40,7 +40,7 @@ from dlms.cosem.obis import AttributeRef
 from dlms.datalink import ApduReceived, DataLink, LinkEvent, LinkUp
 from dlms.errors import DlmsError, LinkError, LocalError, PeerError
 from dlms.exchange import Answer, Exchange, GetAnswer, GetExchange
-from dlms.knowledge import MeterKnowledge, ScalerUnit, scaler_ref
+from dlms.knowledge import MeterKnowledge, ScalerUnit, scaler_ref, scaler_unit
 from dlms.planner import Limits, Planner
 from dlms.security import Auth, NoAuth, Security, open_auth
 
@@ -259,6 +259,11 @@ class MeterSession:
             self._release()
         self._pump()
 
+    @property
+    def request_octets(self) -> int:
+        """The longest request that may be sent whole. Raises `LocalError` before the session is open."""
+        return min(self._association.established.pdu_size, self._link_up.apdu_bytes_max)
+
     # ------------------------------------------------------------------------------------------- the sans-IO contract
 
     def receive(self, data: bytes, now: float) -> None:
@@ -461,7 +466,7 @@ class MeterSession:
             return
         self.known.sizes[ref] = 1 + len(result.emit())
         if ref in job.missing:
-            self.known.scalers[ref] = _scaler_unit(result)
+            self.known.scalers[ref] = scaler_unit(result)
         scaler = self.known.scaler_of(ref)
         value = Value(result) if scaler is None else Value(result, scaler.scaler, scaler.unit)
         self._item(job, ref, value)
@@ -518,14 +523,3 @@ class MeterSession:
         if following is None:
             raise LocalError(f"{event.name} in state {self.state.name}")
         self.state = following
-
-
-def _scaler_unit(data: Data) -> ScalerUnit | None:
-    """A scal_unit_type as a value; None for anything else."""
-    members = data.value
-    if not isinstance(members, tuple) or len(members) != 2:
-        return None
-    scaler, unit = members[0].value, members[1].value
-    if type(scaler) is not int or type(unit) is not int:
-        return None
-    return ScalerUnit(scaler, unit)

@@ -169,6 +169,21 @@ class RowDecoder:
         self._shapes: list[_Shape] = []
         self._look_ahead = LOOK_AHEAD_MIN
         self._last_time: datetime | None = None
+        self.last_clock: bytes | None = None  # of the last row decoded that had one, as the meter wrote it
+
+    def decode_partial(self, data: bytes) -> list[Row]:
+        """The whole rows at the beginning of an encoded buffer whose end is missing."""
+        cursor = Cursor(data, "profile buffer")
+        rows: list[Row] = []
+        try:
+            if cursor.u8() != Tag.ARRAY:
+                return rows
+            count = cursor.length()
+            while len(rows) < count:
+                rows.extend(self._some(data, cursor, count - len(rows)))
+        except DecodeError:
+            pass
+        return rows
 
     def decode(self, data: bytes) -> list[Row]:
         """The rows of an encoded buffer. Raises `DecodeError`."""
@@ -235,6 +250,7 @@ class RowDecoder:
             return self._last_time
         if not isinstance(raw, bytes) or len(raw) != DATE_TIME_OCTETS:
             return raw
+        self.last_clock = raw
         when = _plain_instant(raw) if self._policy is STANDARD_CLOCK else None
         if when is None:
             cosem = CosemDateTime.parse(raw)

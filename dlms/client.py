@@ -1,0 +1,341 @@
+"""A blocking client for one meter.
+
+    from dlms import Lls, Meter
+
+    with Meter("socket://127.0.0.1:4059", link="wrapper", client=1, server=1, auth=Lls("...")) as meter:
+        print(meter.read("1.0.1.8.0.255"))
+        for result in meter.read_many(["1.0.32.7.0.255", "1.0.52.7.0.255"]): ...
+        for row in meter.profile("1.0.99.1.0.255", since=yesterday): ...
+
+The work is done by `dlms.session`; here is the loop that carries bytes between it and a port. A session that was lost
+is opened again by the next call. One `Meter` is for one thread.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from dlms.apdu.common import AccessError, ActionOutcome, Item, Result, Selection
+from dlms.axdr import Data
+from dlms.codes import data_access_text
+from dlms.cosem.dictionary import usual_class
+from dlms.cosem.obis import AttributeRef, MethodRef, Obis
+from dlms.cosem.time import STANDARD_CLOCK, ClockPolicy
+from dlms.discovery import ASSOCIATION, ObjectInfo, objects_of
+from dlms.errors import DlmsError, LocalError, PeerError
+from dlms.exchange import ActionAnswer, ActionExchange, Answer, Exchange, GetAnswer, GetExchange, SetAnswer, SetExchange
+from dlms.knowledge import MeterKnowledge, ScalerUnit, scaler_ref, scaler_unit
+from dlms.links import LinkOptions, open_link
+from dlms.port import Port, open_port
+from dlms.reading import Failed, Reading, present
+from dlms.security import Auth, Security
+from dlms.session import (
+    ItemError,
+    ItemRead,
+    MeterSession,
+    ReadDone,
+    Replied,
+    SessionClosed,
+    SessionEvent,
+    SessionFailed,
+    SessionOpened,
+)
+
+if TYPE_CHECKING:
+    from dlms.profiles import Column, ProfileRow
+    from dlms.verbs import ClockVerbs, ImageVerbs
+
+Trace = Callable[[str, float, bytes], None]
+"""Called with ">" or "<", the monotonic time in seconds and the bytes, for everything that crosses the port."""
+
+
+class ItemFailed(PeerError):
+    """The meter refused one attribute or method; `code` is its reason, as `object-undefined`."""
+
+    def __init__(self, what: object, code: str) -> None:
+        super().__init__(f"{what}: {code}")
+        self.code = code
+
+
+class Meter:
+    """See the module.
+
+    `url` names the port (see `dlms.port`), `link` the data link (see `dlms.links`). `known` is what earlier sessions
+    with this meter learned. `clock` says how to read the meter's time. `port` is used in place of opening `url`.
+    Methods raise `LinkError` when the line fails, `PeerError` when the meter refuses, `DecodeError` when it talks
+    nonsense, `LocalError` for a wrong argument: all of them `DlmsError`.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        link: str = "hdlc",
+        client: int = 16,
+        server: int | str = 1,
+        auth: Auth | None = None,
+        security: Security | None = None,
+        pdu_size: int = 1024,
+        info_max: int = 128,
+        window: int = 1,
+        baudrate: int = 9600,
+        timeout_s: float | None = None,
+        known: MeterKnowledge | None = None,
+        clock: ClockPolicy = STANDARD_CLOCK,
+        port: Port | None = None,
+        trace: Trace | None = None,
+    ) -> None:
+        self.known = MeterKnowledge() if known is None else known
+        self.policy = clock
+        self._url = url
+        self._link_name = link
+        asynchronous = not url.startswith(("socket://", "udp://", "rfc2217://", "loop://"))
+        self._options = LinkOptions(
+            client, server, info_max, window, url.startswith("udp://"), baudrate if asynchronous else None, timeout_s
+        )
+        self._auth = auth
+        self._security = security
+        self._pdu_size = pdu_size
+        self._baudrate = baudrate
+        self._port = port
+        self._given_port = port is not None
+        self._trace = trace
+        self._session: MeterSession | None = None
+        self._classes: dict[Obis, int] = {}
+        self.columns: dict[Obis, tuple[tuple[Column, ...], int]] = {}
+
+    # ------------------------------------------------------------------------------------------------- the connection
+
+    def __enter__(self) -> Self:
+        self.open()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def is_open(self) -> bool:
+        return self._session is not None
+
+    def open(self) -> None:
+        """Connect and associate; does nothing when that is done."""
+        if self._session is not None:
+            return
+        if self._port is None:
+            self._port = open_port(self._url, self._baudrate)
+        self._session = MeterSession(
+            open_link(self._link_name, self._options),
+            client=self._options.client,
+            server=self._options.sap,
+            auth=self._auth,
+            security=self._security,
+            pdu_size=self._pdu_size,
+            keep_open=True,
+            known=self.known,
+        )
+        self._session.open(time.monotonic())
+        self._run(lambda event: isinstance(event, SessionOpened))
+
+    def close(self) -> None:
+        """Release, disconnect, close the port. Never raises: what cannot be closed in order is dropped."""
+        session = self._session
+        if session is not None:
+            try:
+                session.close(time.monotonic())
+                self._run(lambda event: isinstance(event, SessionClosed))
+            except DlmsError:
+                pass  # the port goes away in any case
+        self._drop()
+
+    def _drop(self) -> None:
+        self._session = None
+        if self._port is not None and not self._given_port:
+            self._port.close()
+            self._port = None
+
+    def _run(self, wanted: Callable[[SessionEvent], bool]) -> list[SessionEvent]:
+        """Carry bytes until the wanted event comes; all events up to it. Raises the error that ended the session."""
+        session, port = self._session, self._port
+        if session is None or port is None:
+            raise LocalError("the meter is not open")
+        events: list[SessionEvent] = []
+        try:
+            while True:
+                while output := session.take_output():
+                    self._note(">", output)
+                    port.write(output)
+                while (event := session.next_event()) is not None:
+                    events.append(event)
+                    if isinstance(event, SessionFailed):
+                        raise event.error
+                    if wanted(event):
+                        return events
+                self._wait(session, port)
+        except DlmsError:
+            self._drop()
+            raise
+
+    def _wait(self, session: MeterSession, port: Port) -> None:
+        deadline = session.next_deadline()
+        now = time.monotonic()
+        data = port.read(None if deadline is None else max(0.0, deadline - now))
+        now = time.monotonic()
+        if data is None:
+            session.receive_eof(now)
+        elif data:
+            self._note("<", data)
+            session.receive(data, now)
+        elif deadline is not None and now >= deadline:
+            session.on_deadline(now)
+
+    def _note(self, way: str, data: bytes) -> None:
+        if self._trace is not None:
+            self._trace(way, time.monotonic(), data)
+
+    def _opened(self) -> MeterSession:
+        self.open()
+        if self._session is None:
+            raise LocalError("the meter is not open")
+        return self._session
+
+    def request(self, exchange: Exchange) -> Answer:
+        """Carry out one service of `dlms.exchange`."""
+        self._opened().request(exchange, time.monotonic())
+        event = self._run(lambda event: isinstance(event, Replied))[-1]
+        outcome = event.outcome if isinstance(event, Replied) else PeerError("no reply")
+        if isinstance(outcome, PeerError):
+            raise outcome
+        return outcome
+
+    # -------------------------------------------------------------------------------------------------------- reading
+
+    def ref(self, what: AttributeRef | Obis | str, attribute: int = 2) -> AttributeRef:
+        """A reference from what people write: `3/1.0.1.8.0.255/2`, or a code, whose class is that of the object list if
+        it was discovered and else the usual one. Raises `LocalError`."""
+        if isinstance(what, AttributeRef):
+            return what
+        if isinstance(what, str) and "/" in what:
+            return AttributeRef.parse(what)
+        obis = Obis.parse(what) if isinstance(what, str) else what
+        return AttributeRef(self._class_of(obis), obis, attribute)
+
+    def _class_of(self, obis: Obis) -> int:
+        return self._classes.get(obis) or usual_class(obis)
+
+    def read(self, what: AttributeRef | Obis | str, attribute: int = 2) -> Reading:
+        """One attribute, scaled. Raises `ItemFailed` when the meter has no value."""
+        (result,) = self.read_many([self.ref(what, attribute)])
+        if isinstance(result, Failed):
+            raise ItemFailed(result.ref, result.error)
+        return result
+
+    def read_many(self, what: Sequence[AttributeRef | Obis | str]) -> list[Reading | Failed]:
+        """A reading, or why there is none, for every attribute in the order given."""
+        refs = [self.ref(each) for each in what]
+        self._opened().read(refs, time.monotonic())
+        found: dict[AttributeRef, Reading | Failed] = {}
+        for event in self._run(lambda event: isinstance(event, ReadDone)):
+            if isinstance(event, ItemRead):
+                found[event.ref] = self._result(event)
+        return [found[ref] for ref in refs]
+
+    def _result(self, event: ItemRead) -> Reading | Failed:
+        if isinstance(event.result, ItemError):
+            return Failed(event.ref, event.result.code)
+        return present(event.ref, event.result, self.policy)
+
+    def get(self, ref: AttributeRef, selection: Selection | None = None) -> Data:
+        """One attribute as the meter sends it. Raises `ItemFailed`."""
+        answer = self.request(GetExchange((Item(ref, selection),)))
+        (result,) = _results(answer)
+        if isinstance(result, AccessError):
+            raise ItemFailed(ref, result.text)
+        return result
+
+    def scalers(self, refs: Sequence[AttributeRef]) -> dict[AttributeRef, ScalerUnit]:
+        """Scaler and unit of those of `refs` that have them; asked for once a meter."""
+        where = {ref: found for ref in refs if (found := scaler_ref(ref)) is not None}
+        missing = [found for found in where.values() if found not in self.known.scalers]
+        for result in self.read_many(missing) if missing else ():
+            self.known.scalers[result.ref] = scaler_unit(result.raw) if isinstance(result, Reading) else None
+        known = {ref: self.known.scalers.get(found) for ref, found in where.items()}
+        return {ref: scaler for ref, scaler in known.items() if scaler is not None}
+
+    # ------------------------------------------------------------------------------------------------------- changing
+
+    def set(self, ref: AttributeRef, value: Data) -> None:
+        """Write one attribute. Raises `ItemFailed`."""
+        answer = self.request(SetExchange((Item(ref),), (value,), self._request_octets()))
+        code = answer.results[0] if isinstance(answer, SetAnswer) else 0
+        if code:
+            raise ItemFailed(ref, data_access_text(code))
+
+    def action(self, method: MethodRef, parameters: Data | None = None) -> Result | None:
+        """Call one method; what it returned. Raises `ItemFailed`."""
+        answer = self.request(ActionExchange((method,), (parameters,), self._request_octets()))
+        outcome = answer.outcomes[0] if isinstance(answer, ActionAnswer) else ActionOutcome(250)
+        if outcome.code:
+            raise ItemFailed(method, outcome.text)
+        return outcome.returned
+
+    def _request_octets(self) -> int:
+        return self._opened().request_octets
+
+    # --------------------------------------------------------------------------------------------- whole objects
+
+    def discover(self) -> list[ObjectInfo]:
+        """The objects this client sees, from the association's object list; their classes are remembered."""
+        found = objects_of(self.get(ASSOCIATION))
+        self._classes = {info.obis: info.class_id for info in found}
+        return found
+
+    def profile(
+        self,
+        what: Obis | str,
+        *,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        entries: tuple[int, int] | None = None,
+    ) -> Iterator[ProfileRow]:
+        """Rows of a profile, in the meter's order: those captured between two instants, or the entries counted from 1,
+        or all. After a failure of the line the rest is asked for again, from the last row that came whole."""
+        from dlms.profiles import read_profile
+
+        obis = Obis.parse(what) if isinstance(what, str) else what
+        return read_profile(self, obis, since, until, entries)
+
+    @property
+    def clock(self) -> ClockVerbs:
+        """The meter's clock."""
+        from dlms.verbs import ClockVerbs
+
+        return ClockVerbs(self)
+
+    @property
+    def image(self) -> ImageVerbs:
+        """Firmware transfer to the meter."""
+        from dlms.verbs import ImageVerbs
+
+        return ImageVerbs(self)
+
+    def disconnect(self) -> None:
+        """Switch the customer off: remote_disconnect of the disconnect control."""
+        from dlms.verbs import DISCONNECT, NOTHING
+
+        self.action(DISCONNECT, NOTHING)
+
+    def reconnect(self) -> None:
+        """Allow the customer on again: remote_reconnect of the disconnect control."""
+        from dlms.verbs import NOTHING, RECONNECT
+
+        self.action(RECONNECT, NOTHING)
+
+
+def _results(answer: Answer) -> tuple[Result, ...]:
+    return answer.results() if isinstance(answer, GetAnswer) else ()
