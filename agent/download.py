@@ -251,7 +251,7 @@ class _Job:
                 furthest = max(have, furthest)
                 if failures >= self._owner._attempts_max:
                     raise again.error from again
-                log.info("download interrupted at byte %d: %s", have, again)
+                log.info("download interrupted at byte %d: %s", have, again, extra={"event": "download.interrupted"})
                 self._wait(failures, again.after_s)
         raise DownloadStopped
 
@@ -451,9 +451,9 @@ class _Job:
                 answer = self._https.request("POST", uri, body=report.line(), headers={"Content-Type": "text/plain"})
                 if 200 <= answer.status < 300:
                     return True
-                log.info("installation report answered with HTTP %d", answer.status)
+                log.debug("installation report answered with HTTP %d", answer.status)
             except (HttpsError, DownloadError) as error:
-                log.info("installation report not delivered: %s", error)
+                log.debug("installation report not delivered: %s", error)
             try:
                 if attempt < REPORT_ATTEMPTS_MAX:
                     self._wait(attempt, 0.0)

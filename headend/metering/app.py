@@ -40,7 +40,7 @@ def create_app(engine: Engine, *, wall: Callable[[], float] = time.time) -> Star
             log.exception("readings not stored", extra={"event": "metering.store.failed"})
             raise web.HttpProblem(503, "the readings could not be stored") from error
         highest = batch.records[-1].id if batch.records else None
-        log.info("%s: %d readings, up to id %s", device, len(batch.records), highest)
+        log.info("%s: %d readings, up to id %s", device, len(batch.records), highest, extra={"event": "metering.batch"})
         return JSONResponse({"acknowledged": highest})
 
     return Starlette(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 from collections.abc import Awaitable, Callable
@@ -26,6 +27,8 @@ from headend.operator import views
 from headend.operator.console import Console
 from headend.security import devices
 from headend.software.store import DEFAULT_TYPE, PackageStore, PackageStoreError
+
+log = logging.getLogger("headend.operator")
 
 LIST_DEFAULT = 100
 LIST_MAX = 10_000
@@ -106,6 +109,7 @@ def _device_routes(parts: Parts) -> list[Route]:
             await _write(parts, work)
         except devices.DeviceError as error:
             raise web.HttpProblem(409 if "already" in str(error) else 400, str(error)) from None
+        log.info("enrolled %s", device_id, extra={"event": "operator.enrolled"})
         return JSONResponse({"id": device_id}, status_code=201)
 
     async def change(request: Request) -> Response:
@@ -115,6 +119,7 @@ def _device_routes(parts: Parts) -> list[Route]:
         device_id = request.path_params["device"]
         if not await _write(parts, lambda connection: devices.set_enabled(connection, device_id, enabled)):
             raise web.HttpProblem(404, "there is no such device")
+        log.info("%s switched %s", device_id, "on" if enabled else "off", extra={"event": "operator.switched"})
         return JSONResponse({"id": device_id, "enabled": enabled})
 
     async def list_registrations(request: Request) -> Response:
@@ -134,6 +139,7 @@ def _device_verbs(parts: Parts) -> list[Route]:
         device_id = request.path_params["device"]
         await _require_device(parts, device_id)
         token = await run_in_threadpool(metering.issue_token, parts.engine, device_id, parts.wall())
+        log.info("metering token issued for %s", device_id, extra={"event": "operator.token"})
         url = f"{parts.urls()['metering']}/v1/readings"
         return JSONResponse({"device": device_id, "token": token, "url": url}, status_code=201)
 
@@ -168,11 +174,13 @@ def _job_routes(parts: Parts) -> list[Route]:
             return jobs.show(connection, number)
 
         try:
-            return JSONResponse(await _write(parts, work), status_code=201)
+            queued = await _write(parts, work)
         except JobError as error:
             raise web.HttpProblem(400, str(error)) from None
         except accounts.UnknownDevice:
             raise web.HttpProblem(404, "this device has no DM account (it has not registered)") from None
+        log.info("%s job queued for %s", kind, device_id, extra={"event": "operator.job"})
+        return JSONResponse(queued, status_code=201)
 
     async def list_jobs(request: Request) -> Response:
         device_id, limit = request.query_params.get("device"), _limit(request)
@@ -253,12 +261,14 @@ def _package_routes(parts: Parts) -> list[Route]:
             raise web.HttpProblem(400, str(error)) from None
         except OSError as error:
             raise web.HttpProblem(507, f"the package could not be stored: {error.strerror}") from None
+        log.info("package %s: %d bytes", package.name, package.size, extra={"event": "operator.package"})
         row = {"name": package.name, "size": package.size, "sha256": package.sha256, "content_type": kind}
         return JSONResponse(shown(row), status_code=201)
 
     async def remove(request: Request) -> Response:
         if not await run_in_threadpool(parts.packages.remove, request.path_params["name"]):
             raise web.HttpProblem(404, "there is no package of this name")
+        log.info("package %s removed", request.path_params["name"], extra={"event": "operator.package.removed"})
         return Response(status_code=204)
 
     async def list_downloads(request: Request) -> Response:

@@ -56,7 +56,7 @@ class SecurityService:
             except SsmpRefused as refusal:
                 return refusal.code, wire.Error(refusal.code, refusal.text).emit()
             except SsmpWireError as error:
-                log.info("%s sent no SSMP message: %s", peer, error)
+                log.info("%s sent no SSMP message: %s", peer, error, extra={"event": "ssmp.malformed"})
                 return 400, wire.Error(wire.ErrorCode.MALFORMED, "this is not an SSMP message").emit()
             except SQLAlchemyError:
                 log.exception("registration not possible", extra={"event": "ssmp.store.failed"})

@@ -50,7 +50,8 @@ class PackageAnswer(Response):
         try:
             await self._send(send, gone)
         except OSError as error:
-            log.info("%s: the answer broke after %d bytes: %s", self._package.name, self._sent, error)
+            event = {"event": "software.broken"}
+            log.info("%s: the answer broke after %d bytes: %s", self._package.name, self._sent, error, extra=event)
         except asyncio.CancelledError:
             self._done(self._sent)  # the server ends, and with it the threads that could do this
             raise
@@ -156,7 +157,7 @@ def create_app(
 
 
 def _device(request: Request) -> str:
-    return request.query_params.get("device", "")[:128]
+    return request.query_params.get("device", "").replace("\0", "")[:128]
 
 
 def _without_body(headers: dict[str, str]) -> Response:
