@@ -356,10 +356,9 @@ class _Run:
     def _write_tnds(self, command: Add | Replace, address: Address, tree: MgmtTree) -> Code:
         _plain(address)
         with self._undone_if_refused():
-            if isinstance(command, Replace):
-                replace_tnds(self._changing, address.path, tree)
-            else:
-                from_tnds(self._changing, address.path, tree)
+            apply = replace_tnds if isinstance(command, Replace) else from_tnds
+            for path in apply(self._changing, address.path, tree):
+                self._executor.written(self._changing, path)
         return Code.OK
 
     # -- Get --------------------------------------------------------------------------------------------------

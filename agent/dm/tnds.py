@@ -43,10 +43,11 @@ def _node(looking: Transaction, place: Place, below: dict[Path, list[Place]], pa
     )
 
 
-def from_tnds(changing: Transaction, base: Path, tree: MgmtTree) -> None:
+def from_tnds(changing: Transaction, base: Path, tree: MgmtTree) -> list[Path]:
     """Add every node of the document. `base` is the command's target: the parent of the topmost nodes that give no
-    `Path`, or, where there is no such node yet, the one topmost node of that name itself. Raises `Refusal`; then the
-    caller rolls back."""
+    `Path`, or, where there is no such node yet, the one topmost node of that name itself. Returns the leaves that
+    were written. Raises `Refusal`; then the caller rolls back."""
+    written: list[Path] = []
     if base and changing.find(base) is None and [(node.name, node.path) for node in tree.nodes] == [(base[-1], None)]:
         base = base[:-1]
     for path, node in flatten(base, tree):
@@ -56,21 +57,23 @@ def from_tnds(changing: Transaction, base: Path, tree: MgmtTree) -> None:
         if node.children or node.format == Format.NODE:
             if changing.find(path) is None:
                 changing.add(path, Content("node", node.type))
-        elif changing.find(path) is None:
-            changing.add(path, content)
         else:
-            changing.replace(path, content)
+            if changing.find(path) is None:
+                changing.add(path, content)
+            else:
+                changing.replace(path, content)
+            written.append(path)
         if node.acl:
             changing.replace_property(path, "ACL", node.acl)
+    return written
 
 
-def replace_tnds(changing: Transaction, base: Path, tree: MgmtTree) -> None:
-    """Put the document in the place of the dynamic subtree at `base`, which it must name. Raises `Refusal`; then the
-    caller rolls back."""
-    if len(tree.nodes) != 1 or [path for path, _ in flatten(base[:-1], tree)][0] != base:
+def replace_tnds(changing: Transaction, base: Path, tree: MgmtTree) -> list[Path]:
+    """Put the document in the place of the dynamic subtree at `base`, which it must name. As `from_tnds` otherwise."""
+    if len(tree.nodes) != 1 or next(path for path, _ in flatten(base[:-1], tree)) != base:
         raise Refusal(Code.BAD_REQUEST, f"a tree for {show(base)} expected")
     changing.clear(base)
-    from_tnds(changing, base, tree)
+    return from_tnds(changing, base, tree)
 
 
 def put_tnds(changing: Transaction, base: Path, tree: MgmtTree) -> None:

@@ -14,7 +14,7 @@ from agent.dm.machine import TABLE, Input, SessionUsageError, State, possible, s
 from agent.dm.nodes import state_from_json, state_to_json
 from agent.dm.session import MESSAGES_MAX, SESSION_S_MAX, Answer, Ended, NoncesChanged, Session, SessionSettings, Work
 from agent.https import Response
-from agent.syncml.codec import DM_WBXML, DM_XML, encode
+from agent.syncml.codec import DM_WBXML, DM_XML, TNDS_WBXML, TNDS_XML, decode_tnds, encode
 from agent.syncml.messages import (
     Add,
     Alert,
@@ -38,7 +38,7 @@ from agent.syncml.messages import (
     Unsupported,
 )
 from agent.syncml.messages import Sequence as SequenceCommand
-from tests.agent.dm_device import Device
+from tests.agent.dm_device import UPDATE, Device
 from tests.agent.dm_server import (
     ACCOUNT,
     SERVER_ID,
@@ -348,6 +348,14 @@ def test_a_large_binary_object_is_a_firmware_package_in_the_tree() -> None:
     pieces = [bytes([n]) * 30_000 for n in range(5)]
     one.session(*chunked("./FUMO/Firmware/Update/PkgData", pieces, 150_000))
     assert one.server.codes == [213, 213, 213, 213, 200]
+    one.session([get("./FUMO/Firmware/State"), execute("./FUMO/Firmware/Update", "u")])
+    assert one.server.values == {"./FUMO/Firmware/State": "50"}
+    assert one.server.codes == [200, 202]
+    one.work()
+    assert one.disk.read_bytes(UPDATE / "inbox/package.swu") == b"".join(pieces)
+    one.turn()
+    one.session(chunked("./FUMO/Firmware/Update/PkgData", [b"x"], None)[0])
+    assert one.server.codes == [500]
 
 
 @pytest.mark.parametrize(
@@ -484,7 +492,9 @@ def test_each_item_of_a_command_is_answered() -> None:
         (put(URL, "http://plain.example"), 400),
         (execute("./SCHED"), 405),
         (add("./SCHED/Task/x", MgmtTree((TndsNode("x", format="node"),))), 200),
-        (put("./SCHED", MgmtTree((TndsNode("x", format="node"),))), 405),
+        (put("./SCHED", MgmtTree((TndsNode("SCHED", format="node"),))), 405),
+        (put("./SCHED/Task/x", MgmtTree((TndsNode("x", format="node"),))), 404),
+        (put("./SCHED/Task/x", MgmtTree((TndsNode("y", format="node"),))), 400),
     ],
 )
 def test_what_cannot_be_done_has_its_status(command: Command, code: int) -> None:
@@ -556,6 +566,50 @@ def test_a_tree_comes_back_as_a_tnds_document_and_can_be_added_as_one() -> None:
     assert [(t.task_id, t.every_s) for t in one.service.provisioning.tasks] == [("t1", 60), ("t2", 30)]
 
 
+def test_a_subtree_is_replaced_whole_or_not_at_all() -> None:
+    def tree(*settings: TndsNode) -> MgmtTree:
+        group = TndsNode("Setting", format="node", children=settings)
+        return MgmtTree((TndsNode("t1", format="node", children=(group,)),))
+
+    one = device()
+    one.session(task())
+    bad = tree(leaf("Every", "never", "int"))
+    good = tree(leaf("Every", "15", "int"), leaf("ReadingList", "other"))
+    one.session([put("./SCHED/Task/t1", bad)])
+    assert one.server.codes == [400]
+    assert [t.name for t in one.service.provisioning.tasks] == ["billing"]
+    one.session([put("./SCHED/Task/t1", good)])
+    assert one.server.codes == [200]
+    assert [(t.name, t.every_s) for t in one.service.provisioning.tasks] == [("", 15)]
+
+
+@pytest.mark.parametrize("content_type", [DM_WBXML, DM_XML])
+def test_the_whole_tree_as_a_document_travels_in_chunks(content_type: str) -> None:
+    one = Device(FakeDmServer(content_type=content_type), content_type=content_type).registered()
+    one.server.max_msg_size = 1500
+    one.session([get(".?list=TNDS")])
+    chunks = [r.items[0] for r in one.server.replies if isinstance(r, Results)]
+    assert len(chunks) > 2
+    first = chunks[0].meta
+    assert first is not None
+    if content_type == DM_WBXML:
+        document = b"".join(chunk.data for chunk in chunks if isinstance(chunk.data, bytes))
+        tree = decode_tnds(document, TNDS_WBXML)
+    else:
+        document = "".join(chunk.data for chunk in chunks if isinstance(chunk.data, str)).encode()
+        tree = decode_tnds(document, TNDS_XML)
+    assert first.size == len(document)
+    assert [child.name for child in tree.nodes[0].children] == [
+        "DevInfo",
+        "DevDetail",
+        "DMAcc",
+        "SCHED",
+        "AMI",
+        "FUMO",
+        "SCOMO",
+    ]
+
+
 def test_a_tnds_document_is_added_whole_or_not_at_all() -> None:
     one = device()
     good, bad = leaf("Every", "30", "int"), leaf("Unknown", "x")
@@ -565,6 +619,14 @@ def test_a_tnds_document_is_added_whole_or_not_at_all() -> None:
     one.session([Add("", (item("./SCHED/Task", tree),))], [get("./SCHED/Task")])
     assert one.server.codes == [405, 200]
     assert one.server.values == {"./SCHED/Task": ""}
+
+
+def test_package_data_may_come_inside_a_document() -> None:
+    one = device()
+    data = TndsNode("PkgData", format="bin", value=b"package")
+    one.session([Add("", (item("./FUMO/Firmware/Update", MgmtTree((data,))),))], [get("./FUMO/Firmware/State")])
+    assert one.server.codes == [200, 200]
+    assert one.server.values == {"./FUMO/Firmware/State": "50"}
 
 
 def test_struct_lists_name_every_node_below() -> None:
