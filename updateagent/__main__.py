@@ -13,20 +13,25 @@
 Every other exit status is the number of an error (`updateagent.errors`); its sentence goes to standard error.
 """
 
-from __future__ import annotations
-
 import sys
-from collections.abc import Sequence
+
+DEFAULT_CONFIG = "/etc/dcu-update.toml"
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: "list[str] | None" = None) -> int:
     """Run the program; returns its exit status."""
+    arguments = sys.argv[1:] if argv is None else argv
+    if arguments[-1:] == ["boot"] and (len(arguments) == 1 or (len(arguments) == 3 and arguments[0] == "--config")):
+        from updateagent.quick import answer
+
+        code = answer(arguments[1] if len(arguments) == 3 else DEFAULT_CONFIG)
+        if code is not None:
+            return code
+    from updateagent.cli import run
     from updateagent.errors import UpdateError
 
     try:
-        from updateagent.cli import run
-
-        return run(sys.argv[1:] if argv is None else list(argv))
+        return run(arguments)
     except UpdateError as error:
         print(f"dcu-update: {error.message}", file=sys.stderr)  # noqa: T201
         return error.number

@@ -7,7 +7,6 @@ import json
 import logging
 import sys
 import time
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -92,6 +91,8 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _install(arguments: argparse.Namespace) -> int:
+    import uuid
+
     from updateagent.machine import State
     from updateagent.report import InstallRequest
 
@@ -247,7 +248,9 @@ def _parser() -> argparse.ArgumentParser:
         added.set_defaults(run=run)
         return added
 
-    verb("boot", _boot, "advance an update; run by init before the agent")
+    verb("boot", _boot, "advance an update; run by init before the agent").add_argument(
+        "--thorough", action="store_true", help="also when a quick look finds nothing to do"
+    )
     verb("guard", _guard, "watch the health of this boot; run by init beside the agent")
     verb("status", _status, "slots and update").add_argument("--json", action="store_true")
     verify = verb("verify", _verify, "check a package")

@@ -1,13 +1,10 @@
 """The journal: what the Update Agent knows over power cuts, as one small record in two copies.
 
-    journal.0, journal.1 :=
-      magic "DCUJ" | u16 version | u16 reserved 0 | u32 sequence | u32 length | u32 crc | payload[length]
+The copies are the files `journal.0` and `journal.1`; their frame is that of `sealed`. The payload is JSON, see
+`Record`; keys that a reader does not know are ignored, so that an older system can read what a newer one wrote while on
+trial, and the version is raised only when an older reader would do harm.
 
-Little-endian. `crc` is the CRC-32 of the 16 bytes before it and the payload. The payload is JSON, see `Record`; keys
-that a reader does not know are ignored, so that an older system can read what a newer one wrote while on trial, and
-`version` is raised only when an older reader would do harm.
-
-A record goes to the copy that does *not* hold the newest one. The copy with the higher sequence and a good CRC
+A record goes to the copy that does *not* hold the newest one. The copy with the higher sequence and a good checksum
 counts; when neither is good the knowledge is lost (`Record.lost`), which makes the health check of this system as
 strict as that of a trial.
 
@@ -18,8 +15,6 @@ step again and again is caught by it.
 from __future__ import annotations
 
 import json
-import struct
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,14 +23,9 @@ from typing import Any
 from updateagent.disk import Storage
 from updateagent.errors import JOURNAL, DeviceError
 from updateagent.machine import Event, State, next_state
+from updateagent.sealed import VERSION, seal, unseal
 
-MAGIC = b"DCUJ"
-VERSION = 1
-RECORD_BYTES_MAX = 64 << 10  # a record with 20 lines of log has 4 KiB
 STORES_MAX = 16  # in one step; a good update needs two or three
-
-_HEAD = struct.Struct("<4sHHIII")
-_CRC_AT = _HEAD.size - 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,21 +117,15 @@ class Record:
 
 def emit(record: Record, sequence: int) -> bytes:
     """One copy of the journal."""
-    payload = json.dumps(_to_json(record), separators=(",", ":"), sort_keys=True).encode()
-    head = _HEAD.pack(MAGIC, VERSION, 0, sequence, len(payload), 0)[:_CRC_AT]
-    return head + struct.pack("<I", zlib.crc32(payload, zlib.crc32(head))) + payload
+    return seal(json.dumps(_to_json(record), separators=(",", ":"), sort_keys=True).encode(), sequence)
 
 
 def parse(raw: bytes) -> tuple[int, Record]:
     """Sequence and record of one copy. Raises `DeviceError` (journal)."""
-    if len(raw) < _HEAD.size:
-        raise DeviceError(JOURNAL, f"a journal of {len(raw)} bytes")
-    magic, version, _, sequence, length, crc = _HEAD.unpack_from(raw)
-    payload = raw[_HEAD.size :]
-    if magic != MAGIC or length != len(payload) or length > RECORD_BYTES_MAX:
-        raise DeviceError(JOURNAL, "not a journal, or cut off")
-    if zlib.crc32(payload, zlib.crc32(raw[:_CRC_AT])) != crc:
-        raise DeviceError(JOURNAL, "the checksum of the journal does not hold")
+    found = unseal(raw)
+    if found is None:
+        raise DeviceError(JOURNAL, "not a journal, or a damaged one")
+    version, sequence, payload = found
     if version != VERSION:
         raise DeviceError(JOURNAL, f"the journal has version {version}, this program knows {VERSION}")
     try:

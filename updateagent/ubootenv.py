@@ -1,12 +1,7 @@
 """The U-Boot environment: its bytes, where `fw_env.config` says they are, and how a change of it is committed.
 
-    single    : u32 crc | data[ENV_SIZE - 4]
-    redundant : u32 crc | u8 flag | data[ENV_SIZE - 5]          two copies, two lines in fw_env.config
-    data      : "name=value" NUL … NUL, then padding
-
-The CRC-32 covers all of `data` with its padding, but not the flag; it is stored in the byte order of the CPU. Of two
-good copies the one with the higher flag counts, where 0 is newer than 255, and equal flags mean the first. A change
-is written to the *other* copy with the next flag, so a power cut leaves the old or the new environment.
+The bytes are described in `envbytes`. A change is written to the copy that does *not* count, with the next flag, so a
+power cut leaves the old or the new environment.
 
 The flag is the one byte without a checksum: should a torn write leave only a new flag on the stale copy, the stale
 variables would win. `commit(settle=True)` therefore writes both copies, so that a stale one says the same; it is
@@ -18,13 +13,13 @@ U-Boot writes the same format, and `fw_printenv`/`fw_setenv` of libubootenv read
 from __future__ import annotations
 
 import logging
-import struct
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from updateagent.disk import Lock, Storage
+from updateagent.envbytes import CRC, FLAG_AT, FLAG_MODULUS, choose, entries, parse_copy
 from updateagent.errors import (
     CONFIGURATION,
     ENVIRONMENT,
@@ -42,10 +37,6 @@ ENV_SIZE_MAX = 1 << 20  # U-Boot boards use 4 to 256 KiB
 COPIES_MAX = 2
 
 log = logging.getLogger("update.environment")
-
-_CRC = struct.Struct("=I")
-_FLAG_AT = _CRC.size
-_FLAG_MODULUS = 256
 
 Variables = dict[str, str]
 
@@ -85,7 +76,7 @@ def parse_fw_env_config(text: str) -> tuple[Place, ...]:
             )
         except ValueError:
             raise RequestError(CONFIGURATION, f"fw_env.config line {number}: expected device, offset, size") from None
-        if not _FLAG_AT + 2 < place.size <= ENV_SIZE_MAX:
+        if not FLAG_AT + 2 < place.size <= ENV_SIZE_MAX:
             raise RequestError(CONFIGURATION, f"fw_env.config line {number}: size {place.size:#x} is not possible")
         places.append(place)
     if not 1 <= len(places) <= COPIES_MAX:
@@ -101,19 +92,11 @@ def parse_data(data: bytes) -> Variables:
     An entry without `=` is skipped, as libubootenv and U-Boot do. Raises `DeviceError` (environment) when the end
     of the list is missing.
     """
-    variables: Variables = {}
-    at = 0
-    while True:
-        end = data.find(b"\0", at)
-        if end < 0:
-            raise DeviceError(ENVIRONMENT, "the environment's list of variables does not end")
-        if end == at:
-            return variables
-        name, equals, value = data[at:end].partition(b"=")
-        if equals and name:
-            # surrogateescape: whatever bytes a board's maker put there go back unchanged
-            variables[name.decode("utf-8", "surrogateescape")] = value.decode("utf-8", "surrogateescape")
-        at = end + 1
+    found = entries(data)
+    if found is None:
+        raise DeviceError(ENVIRONMENT, "the environment's list of variables does not end")
+    # surrogateescape: whatever bytes a board's maker put there go back unchanged
+    return {name.decode("utf-8", "surrogateescape"): value.decode("utf-8", "surrogateescape") for name, value in found}
 
 
 def emit_data(variables: Mapping[str, str], size: int) -> bytes:
@@ -125,27 +108,11 @@ def emit_data(variables: Mapping[str, str], size: int) -> bytes:
     return data.ljust(size, b"\0")
 
 
-def parse_copy(raw: bytes, *, redundant: bool) -> tuple[int, bytes] | None:
-    """Flag (0 for the single format) and data of one copy; None when its CRC does not hold."""
-    start = _FLAG_AT + 1 if redundant else _FLAG_AT
-    data = raw[start:]
-    if len(raw) <= start or zlib.crc32(data) != _CRC.unpack_from(raw)[0]:
-        return None
-    return (raw[_FLAG_AT] if redundant else 0), data
-
-
 def emit_copy(variables: Mapping[str, str], size: int, flag: int | None) -> bytes:
     """One copy of `size` bytes; `flag` is None for the single format."""
     head = b"" if flag is None else bytes([flag])
-    data = emit_data(variables, size - _CRC.size - len(head))
-    return _CRC.pack(zlib.crc32(data)) + head + data
-
-
-def newer(flag: int, other: int) -> bool:
-    """Whether `flag` is newer than `other`: higher, except that 0 follows 255."""
-    if {flag, other} == {0, _FLAG_MODULUS - 1}:
-        return flag == 0
-    return flag > other
+    data = emit_data(variables, size - CRC.size - len(head))
+    return CRC.pack(zlib.crc32(data)) + head + data
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,23 +190,19 @@ class EnvironmentStore:
             self._write_place(self._places[0], emit_copy(variables, self._places[0].size, None))
             return Loaded(0, 0, variables, settled=True)
         target = 1 - loaded.active
-        flag = (loaded.flag + 1) % _FLAG_MODULUS
+        flag = (loaded.flag + 1) % FLAG_MODULUS
         self._write_place(self._places[target], emit_copy(variables, self._places[target].size, flag))
         return Loaded(target, flag, variables, settled=False)
 
     def _load(self) -> Loaded:
         copies = [parse_copy(self._read_place(place), redundant=self.redundant) for place in self._places]
-        good = [(index, copy) for index, copy in enumerate(copies) if copy is not None]
-        if not good:
+        active = choose(copies)
+        counts = None if active is None else copies[active]
+        if active is None or counts is None:
             raise DeviceError(ENVIRONMENT, "no copy of the boot environment has a good checksum")
-        active, (flag, data) = good[0]
-        if len(good) == COPIES_MAX and newer(good[1][1][0], flag):
-            active, (flag, data) = good[1]
-        variables = parse_data(data)
-        settled = not self.redundant or (
-            len(good) == COPIES_MAX and parse_data(good[0][1][1]) == parse_data(good[1][1][1])
-        )
-        return Loaded(active, flag, variables, settled)
+        variables = parse_data(counts[1])
+        settled = all(copy is not None and parse_data(copy[1]) == variables for copy in copies)
+        return Loaded(active, counts[0], variables, settled)
 
     def _read_place(self, place: Place) -> bytes:
         try:

@@ -15,6 +15,7 @@ from tests.sim.faulty_disk import FaultyDisk
 from updateagent.errors import JOURNAL, DeviceError
 from updateagent.journal import Journal, Outcome, Record, SlotNote, Update, emit, parse
 from updateagent.machine import DECIDED, GIVE_UP, TABLE, Event, IllegalTransition, State, next_state
+from updateagent.sealed import seal
 
 FOLDER = Path("/update")
 UPDATE = Update("r1", "package.swu", "correlator", 12.5, target="B", fallback="A", log=("line",))
@@ -124,8 +125,7 @@ def test_a_key_that_is_not_known_is_ignored() -> None:
     raw = emit(FULL, 1)
     payload = raw[20:].replace(b'"attempts":0', b'"attempts":0,"future":1')
 
-    head = raw[:12] + struct.pack("<I", len(payload))
-    assert parse(head + struct.pack("<I", zlib.crc32(payload, zlib.crc32(head))) + payload) == (1, FULL)
+    assert parse(seal(payload, 1)) == (1, FULL)
 
 
 def test_a_newer_version_is_not_guessed_at() -> None:
@@ -155,6 +155,5 @@ def test_payloads_with_a_good_checksum_and_any_content_are_a_record_or_a_journal
         for _ in range(random.randint(1, 3)):
             at = random.randrange(len(payload))
             payload[at : at + random.randint(0, 2)] = bytes(random.choices(b'{}[]",:019anul\\', k=random.randint(0, 3)))
-        head = struct.pack("<4sHHII", b"DCUJ", 1, 0, 1, len(payload))
         with suppress(DeviceError):
-            parse(head + struct.pack("<I", zlib.crc32(payload, zlib.crc32(head))) + bytes(payload))
+            parse(seal(bytes(payload), 1))

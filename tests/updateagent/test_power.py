@@ -14,12 +14,14 @@ from tests.sim.faulty_disk import FaultyDisk, Survival
 from tests.updateagent.board import SLOT_BYTES, Board, DiskEnvironment
 from tests.updateagent.power import Story, Tally, explore, explore_errors, stories
 from updateagent.disk import RawFile, Storage
+from updateagent.envbytes import parse_copy
 from updateagent.errors import DeviceError
 from updateagent.journal import Journal, Record, emit, parse
 from updateagent.machine import Event
 from updateagent.report import result_document
+from updateagent.sealed import seal
 from updateagent.slots import FileSlot, Slot
-from updateagent.ubootenv import EnvironmentStore, Place, emit_copy, parse_copy, parse_data
+from updateagent.ubootenv import EnvironmentStore, Place, emit_copy, parse_data
 from updateagent.updater import Ports, Updater
 
 GOOD, UNHEALTHY, TAMPERED = stories()
@@ -170,7 +172,7 @@ class TrustingJournal(Journal):
         length = int.from_bytes(raw[12:16], "little")
         payload = raw[20 : 20 + length]
         try:
-            sequence, record = parse(emit_payload(payload))
+            sequence, record = parse(seal(payload, 1))
         except DeviceError:
             return Record()
         self._sequence = sequence
@@ -185,15 +187,6 @@ class TrustingJournal(Journal):
         if create:
             self._disk.sync_dir(self._copies[0].parent)
         return counted
-
-
-def emit_payload(payload: bytes) -> bytes:
-    """A journal around any payload, with the checksum that fits it."""
-    import struct
-    import zlib
-
-    head = struct.pack("<4sHHII", b"DCUJ", 1, 0, 1, len(payload))
-    return head + struct.pack("<I", zlib.crc32(payload, zlib.crc32(head))) + payload
 
 
 class TrustsItsJournal(Board):

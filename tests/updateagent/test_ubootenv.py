@@ -15,6 +15,7 @@ import pytest
 
 from tests.sim.faulty_disk import FaultyDisk
 from updateagent.disk import RealDisk
+from updateagent.envbytes import newer, parse_copy
 from updateagent.errors import (
     CONFIGURATION,
     ENVIRONMENT,
@@ -30,8 +31,6 @@ from updateagent.ubootenv import (
     EnvironmentStore,
     Place,
     emit_copy,
-    newer,
-    parse_copy,
     parse_data,
     parse_fw_env_config,
 )
