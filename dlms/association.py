@@ -10,22 +10,24 @@ An answer with another invoke id than the request's belongs to a request given u
 
 from __future__ import annotations
 
-import secrets
 from collections import deque
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from typing import TYPE_CHECKING
 
 from dlms import axdr
 from dlms.acse import Aare, Aarq, InitiateRequest, InitiateResponse, Release
 from dlms.apdu import faults
 from dlms.apdu.common import CONFIRMED, HIGH_PRIORITY, INVOKE_ID_MASK
-from dlms.ciphering import CIPHERED_TAGS, Ciphering
 from dlms.codes import LN_CLIENT_CONFORMANCE, Apdu, Conformance, Context
 from dlms.cosem.obis import MethodRef, Obis
 from dlms.errors import DecodeError, DlmsError, LocalError, PeerError
-from dlms.exchange import ActionAnswer, ActionExchange, Answer, Exchange, ListRefused
-from dlms.hls import Challenges, check_challenges, make_challenge, prove, verify
+from dlms.exchange import ActionAnswer, Answer, Exchange, ListRefused
 from dlms.security import Auth, Hls, Lls, NoAuth, Policy, Security
+
+if TYPE_CHECKING:
+    from dlms.ciphering import Ciphering
+    from dlms.hls import Challenges
 
 PDU_UNLIMITED = 0xFFFF  # what a pdu size of 0 ("no limit") is taken for
 PDU_SIZE_MIN = 12  # an APDU smaller than this cannot carry a service (GB 9.4.2.5)
@@ -187,8 +189,12 @@ class Association:
         if isinstance(auth, Lls):
             authentication = auth.password
         elif isinstance(auth, Hls):
+            from dlms.hls import make_challenge
+
             authentication = self._challenge = make_challenge(auth)
         if security is not None and security.dedicated:
+            import secrets
+
             self._dedicated_key = secrets.token_bytes(len(security.ek))
         aarq = Aarq(
             context=Context.LN_CIPHERED if self._ciphered else Context.LN,
@@ -285,7 +291,7 @@ class Association:
         """The plain APDU. What the policy wants protected may not come in the clear, but a refusal may."""
         if self._ciphering is None or not self._ciphered:
             return apdu
-        if apdu[0] in CIPHERED_TAGS:
+        if apdu[0] in self._ciphering.tags:
             return self._ciphering.unprotect(apdu)
         security = self._proposal.security
         if apdu[0] not in _ALWAYS_PLAIN and security is not None and security.policy is not Policy.NONE:
@@ -353,9 +359,7 @@ class Association:
                 raise PeerError(f"the meter is {aare.system_title.hex()}, not {ciphering.peer_title.hex()}")
             ciphering.peer_title = aare.system_title
         information = aare.user_information or b""
-        if information[:1] and information[0] in CIPHERED_TAGS:
-            if ciphering is None:
-                raise PeerError("the AARE is ciphered, but we have no keys")
+        if ciphering is not None and information[:1] and information[0] in ciphering.tags:
             return ciphering.unprotect(information)
         if self._ciphered and aare.accepted and information[:1] == bytes((Apdu.INITIATE_RESPONSE,)):
             raise PeerError("the InitiateResponse came unprotected")
@@ -371,6 +375,9 @@ class Association:
 
     def _prove(self, auth: Hls, aare: Aare) -> None:
         """Passes 2 and 3: the server's challenge came, our proof goes out."""
+        from dlms.exchange_write import ActionExchange
+        from dlms.hls import Challenges, check_challenges, prove
+
         if aare.mechanism not in (None, auth.mechanism) or aare.authentication is None:
             raise PeerError("the server did not take up the authentication proposed")
         check_challenges(self._challenge, aare.authentication)
@@ -384,6 +391,8 @@ class Association:
 
     def _proved(self, answer: Answer) -> None:
         """Pass 4: the server's own proof, or that ours was not good enough."""
+        from dlms.hls import verify
+
         auth, challenges = self._proposal.auth, self._challenges
         if not isinstance(answer, ActionAnswer) or not isinstance(auth, Hls) or challenges is None:
             raise PeerError("something else than the answer to our proof came")
@@ -418,4 +427,8 @@ _ALWAYS_PLAIN = frozenset((Apdu.AARE, Apdu.RLRE, Apdu.EXCEPTION_RESPONSE, Apdu.C
 
 
 def _ciphering(security: Security | None) -> Ciphering | None:
-    return None if security is None else Ciphering(security)
+    if security is None:
+        return None
+    from dlms.ciphering import Ciphering
+
+    return Ciphering(security)

@@ -106,6 +106,8 @@ class Ciphering:
         self._dedicated: Key | None = None
         self.peer_title = security.peer_title
 
+    tags = CIPHERED_TAGS
+
     @property
     def system_title(self) -> bytes:
         return self._security.system_title

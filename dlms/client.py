@@ -27,7 +27,7 @@ from dlms.cosem.obis import AttributeRef, MethodRef, Obis
 from dlms.cosem.time import STANDARD_CLOCK, ClockPolicy
 from dlms.discovery import ASSOCIATION, ObjectInfo, objects_of
 from dlms.errors import DlmsError, LocalError, PeerError
-from dlms.exchange import ActionAnswer, ActionExchange, Answer, Exchange, GetAnswer, GetExchange, SetAnswer, SetExchange
+from dlms.exchange import ActionAnswer, Answer, Exchange, GetAnswer, GetExchange, SetAnswer
 from dlms.knowledge import MeterKnowledge, ScalerUnit, scaler_ref, scaler_unit
 from dlms.links import LinkOptions, open_link
 from dlms.port import Port, open_port
@@ -271,6 +271,8 @@ class Meter:
 
     def set(self, ref: AttributeRef, value: Data) -> None:
         """Write one attribute. Raises `ItemFailed`."""
+        from dlms.exchange_write import SetExchange
+
         answer = self.request(SetExchange((Item(ref),), (value,), self._request_octets()))
         code = answer.results[0] if isinstance(answer, SetAnswer) else 0
         if code:
@@ -278,6 +280,8 @@ class Meter:
 
     def action(self, method: MethodRef, parameters: Data | None = None) -> Result | None:
         """Call one method; what it returned. Raises `ItemFailed`."""
+        from dlms.exchange_write import ActionExchange
+
         answer = self.request(ActionExchange((method,), (parameters,), self._request_octets()))
         outcome = answer.outcomes[0] if isinstance(answer, ActionAnswer) else ActionOutcome(250)
         if outcome.code:

@@ -7,13 +7,13 @@ the rest go to `serial.serial_for_url`. Foreign exceptions become `LinkError` he
 from __future__ import annotations
 
 import contextlib
-import socket
 from typing import TYPE_CHECKING, Protocol
-from urllib.parse import urlsplit
 
 from dlms.errors import LinkError, LocalError
 
 if TYPE_CHECKING:
+    import socket
+
     import serial
 
 CONNECT_TIMEOUT_S = 10.0
@@ -112,6 +112,9 @@ def open_port(url: str, baudrate: int = 9600) -> Port:
 
 
 def _open_socket(url: str) -> SocketPort:
+    import socket
+    from urllib.parse import urlsplit
+
     try:
         parts = urlsplit(url)
         address = (parts.hostname, parts.port)

@@ -15,7 +15,7 @@ from dlms.codes import Apdu, Conformance, DataAccessResult, ServiceError, StateE
 from dlms.cosem.obis import MethodRef
 from dlms.cursor import Cursor, length_octets
 from dlms.errors import DlmsError
-from dlms.exchange import BLOCK_HEAD_OCTETS, BlockSender
+from dlms.exchange_write import BLOCK_HEAD_OCTETS, BlockSender
 
 RECEIVED_BYTES_MAX = 1024 * 1024  # of one SET or ACTION that comes in blocks
 

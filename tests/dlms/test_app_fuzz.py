@@ -17,7 +17,8 @@ from dlms.association import Answered, Association, Proposal
 from dlms.cosem.obis import AttributeRef
 from dlms.cosem.time import CosemDateTime
 from dlms.errors import DlmsError
-from dlms.exchange import ActionExchange, GetAnswer, GetExchange, SetExchange
+from dlms.exchange import GetAnswer, GetExchange
+from dlms.exchange_write import ActionExchange, SetExchange
 from dlms.security import Lls
 from dlms.server import MeterServer
 from tests.dlms import test_acse, test_apdu, test_association, test_axdr, test_server

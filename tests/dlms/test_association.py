@@ -24,7 +24,8 @@ from dlms.association import (
 from dlms.codes import Conformance, Context
 from dlms.cosem.obis import AttributeRef, MethodRef
 from dlms.errors import DecodeError, LocalError, PeerError
-from dlms.exchange import ActionAnswer, ActionExchange, GetAnswer, GetExchange, SetExchange
+from dlms.exchange import ActionAnswer, GetAnswer, GetExchange
+from dlms.exchange_write import ActionExchange, SetExchange
 
 ITEM = Item(AttributeRef.parse("1/0.0.96.1.0.255/2"))
 METHOD = MethodRef(9, ITEM.ref.obis, 1)

@@ -14,7 +14,8 @@ from dlms.axdr import Data
 from dlms.codes import LN_CLIENT_CONFORMANCE, ActionResult, Conformance, Context, DataAccessResult, Mechanism
 from dlms.cosem.obis import AttributeRef, MethodRef, Obis
 from dlms.errors import LocalError
-from dlms.exchange import ActionExchange, GetExchange, SetExchange
+from dlms.exchange import GetExchange
+from dlms.exchange_write import ActionExchange, SetExchange
 from dlms.security import Lls
 from dlms.server import MeterServer, ServerAssociation, ServerObject, constant, objects_from_csv, rows_from_csv
 

@@ -14,7 +14,8 @@ from dlms.codes import LN_CLIENT_CONFORMANCE, Conformance, DataAccessResult
 from dlms.cosem.obis import AttributeRef, Obis
 from dlms.datalink import LinkUp
 from dlms.errors import LinkError, LocalError
-from dlms.exchange import GetAnswer, GetExchange, SetAnswer, SetExchange
+from dlms.exchange import GetAnswer, GetExchange, SetAnswer
+from dlms.exchange_write import SetExchange
 from dlms.knowledge import MeterKnowledge, ScalerUnit
 from dlms.security import Auth, Lls, NoAuth
 from dlms.server import MeterServer, ServerObject, constant, objects_from_rows, rows_from_csv
