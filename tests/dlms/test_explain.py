@@ -1,0 +1,158 @@
+"""Bytes explained as trees."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import pytest
+
+from dlms import axdr
+from dlms.acse import Aarq, InitiateRequest
+from dlms.apdu.get import GetResponse
+from dlms.ciphering import Ciphering
+from dlms.codes import Conformance, Context, Mechanism
+from dlms.explain.apdus import Keys, explain_apdu
+from dlms.explain.node import Node
+from dlms.explain.streams import explain_bytes, explain_trace
+from dlms.hdlc import HdlcAddress, HdlcFrame
+from dlms.security import MemoryCounters, Security
+from dlms.trace import TraceLine
+from dlms.wrapper import WrapperFrame
+
+EK, AK = bytes(range(16)), bytes(range(16, 32))
+GET = bytes.fromhex("c001c100030100010800ff0200")
+ANSWER = bytes.fromhex("c401c10006000004d2")
+
+
+def text(nodes: list[Node]) -> str:
+    return "\n".join(line for node in nodes for line in node.lines())
+
+
+def explained(data: str | bytes, keys: Keys | None = None) -> str:
+    return text(explain_bytes(bytes.fromhex(data) if isinstance(data, str) else data, keys or Keys()))
+
+
+def test_frames_are_shown_with_their_parameters() -> None:
+    shown = explained("7ea0070321930f017e7ea01e210373c37a818012050180060180070400000001080400000001533b7e")
+    assert "HDLC: SNRM P/F 16 to 1" in shown
+    assert "information field: sends 128, takes 128" in shown
+
+
+def test_an_apdu_is_shown_with_names_for_its_numbers() -> None:
+    shown = explained(GET)
+    assert "get-request" in shown
+    assert "register 1.0.1.8.0.255 attribute 2 value" in shown
+    assert "double-long-unsigned: 1234" in explained(ANSWER)
+
+
+def test_segments_are_put_together_and_shown_with_the_last_one() -> None:
+    apdu = bytes.fromhex("e6e700") + GetResponse(0xC1, axdr.octets(bytes(150))).emit()
+    client, meter = HdlcAddress(16), HdlcAddress(1)
+    first = HdlcFrame(client, meter, 0x30, apdu[:128], segmented=True).emit()
+    second = HdlcFrame(client, meter, 0x32, apdu[128:]).emit()
+    shown = explained(first + first + second)
+    assert "segment: 128 octets, 128 so far" in shown
+    assert "repeated: 128 octets" in shown
+    assert "result octet-string: " + bytes(150).hex() in shown
+
+
+def test_wrapper_messages_are_shown() -> None:
+    shown = explained(WrapperFrame(16, 1, GET).emit() + WrapperFrame(1, 16, ANSWER).emit() + b"\x00")
+    assert "wrapper: 16 to 1, 13 octets" in shown
+    assert "wrapper: 1 to 16, 9 octets" in shown
+    assert "incomplete: 1 octets" in shown
+
+
+def test_a_bare_value_is_shown_and_times_are_read() -> None:
+    shown = explained("0203090c07ea0116050a1e00ff0000000600000001110a")
+    assert shown.startswith("structure: 3 elements")
+    assert "2026-01-22 10:30:00" in shown
+
+
+def test_passwords_and_dedicated_keys_are_not_shown() -> None:
+    initiate = InitiateRequest(Conformance.GET, 1024, dedicated_key=bytes.fromhex("dd" * 16)).emit()
+    shown = explained(Aarq(Context.LN, initiate, Mechanism.LLS, b"hunter2").emit())
+    assert "not shown" in shown
+    assert b"hunter2".hex() not in shown
+    assert "hunter2" not in shown
+    assert "dd" * 16 not in shown
+
+
+def ciphered(apdu: bytes, title: bytes, *, general: bool = False) -> bytes:
+    return Ciphering(Security(title, EK, AK, counters=MemoryCounters(7), general=general)).protect(apdu)
+
+
+@pytest.mark.parametrize("general", [False, True])
+def test_ciphered_apdus_are_opened_with_the_keys(general: bool) -> None:
+    apdu = ciphered(GET, b"CLIENT00", general=general)
+    closed = explained(apdu)
+    assert "invocation counter: 7" in closed
+    assert "give the key" in closed
+    assert "1.0.1.8.0.255" in explained(apdu, Keys(EK, AK, client_title=b"CLIENT00"))
+
+
+def test_a_wrong_key_is_said_and_nothing_is_made_up() -> None:
+    apdu = ciphered(GET, b"CLIENT00")
+    shown = explained(apdu, Keys(EK[::-1], AK, client_title=b"CLIENT00"))
+    assert "cannot be deciphered" in shown
+    assert "1.0.1.8.0.255" not in shown
+
+
+def test_system_titles_are_learned_from_the_association_and_told_apart_by_direction() -> None:
+    initiate = InitiateRequest(Conformance.GET, 1024).emit()
+    aarq = Aarq(Context.LN_CIPHERED, initiate, system_title=b"CLIENT00").emit()
+    keys = Keys(EK, AK, server_title=b"SERVER00")
+    stream = b"".join(
+        WrapperFrame(1, 1, apdu).emit() for apdu in (aarq, ciphered(GET, b"CLIENT00"), ciphered(ANSWER, b"SERVER00"))
+    )
+    shown = explained(stream, keys)
+    assert "1.0.1.8.0.255" in shown
+    assert "double-long-unsigned: 1234" in shown
+
+
+def test_a_trace_is_shown_burst_by_burst_with_frames_that_span_bursts() -> None:
+    frame = HdlcFrame(HdlcAddress(16), HdlcAddress(1), 0x30, bytes.fromhex("e6e700") + ANSWER).emit()
+    lines = [
+        TraceLine(0.0, sent=True, data=HdlcFrame(HdlcAddress(1), HdlcAddress(16), 0x93).emit()),
+        TraceLine(0.1, sent=False, data=frame[:10]),
+        TraceLine(0.2, sent=False, data=frame[10:]),
+        TraceLine(0.3, sent=False, data=frame[:5]),
+    ]
+    shown = text(explain_trace(lines, Keys()))
+    assert "0.000 s to the meter: 9 octets" in shown
+    assert "double-long-unsigned: 1234" in shown
+    assert "at the end: from the meter" in shown
+
+
+def test_a_trace_of_bare_apdus_is_shown() -> None:
+    shown = text(explain_trace([TraceLine(0.0, sent=True, data=GET)], Keys()))
+    assert "get-request" in shown
+
+
+def test_the_tree_is_json_too() -> None:
+    (node,) = explain_bytes(GET, Keys())
+    tree = json.loads(json.dumps(node.as_json()))
+    assert tree["label"] == "get-request"
+    assert {"label": "invoke", "value": "193"} in tree["children"]
+
+
+def test_random_bytes_are_always_explained_somehow() -> None:
+    pick = random.Random(11)
+    starts = [b"", b"\x7e\xa0", b"\x00\x01\x00", b"\x60", b"\x61", b"\xc0\x01", b"\xc4", b"\xdb\x08", b"\xcc", b"\x02"]
+    for _ in range(1500):
+        data = pick.choice(starts) + pick.randbytes(pick.randrange(60))
+        nodes = explain_bytes(data, Keys(EK, AK, EK, b"CLIENT00", b"SERVER00"))
+        assert text(nodes) or not data
+        json.dumps([node.as_json() for node in nodes])
+
+
+def test_damaged_apdus_of_every_kind_are_explained() -> None:
+    pick = random.Random(12)
+    keys = Keys(EK, AK, client_title=b"CLIENT00", server_title=b"SERVER00")
+    aarq = Aarq(Context.LN, InitiateRequest(Conformance.GET, 1024).emit(), Mechanism.LLS, b"pw").emit()
+    for apdu in (GET, ANSWER, aarq, ciphered(GET, b"CLIENT00"), ciphered(GET, b"CLIENT00", general=True)):
+        for _ in range(200):
+            damaged = bytearray(apdu[: pick.randrange(1, len(apdu) + 1)])
+            damaged[pick.randrange(len(damaged))] = pick.randrange(256)
+            assert explain_apdu(bytes(damaged), keys).lines()
