@@ -19,13 +19,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from agent.dm.chunks import Incoming
 from agent.dm.codes import AlertCode, Code, Refusal
-from agent.dm.nodes import Content, value_bytes
-from agent.dm.schema import ExecCall, Format, Path
+from agent.dm.nodes import Content
+from agent.dm.reading import results_of
+from agent.dm.schema import ExecCall, Path
 from agent.dm.store import ManagementTree
-from agent.dm.tnds import from_tnds, replace_tnds, to_tnds
-from agent.dm.tree import Place, Transaction
-from agent.dm.uri import Address, parse_uri, show
+from agent.dm.tnds import from_tnds, replace_tnds
+from agent.dm.tree import Transaction
+from agent.dm.uri import Address, parse_uri
 from agent.syncml.messages import (
     Add,
     Alert,
@@ -50,7 +52,6 @@ log = logging.getLogger("agent.dm")
 
 NESTING_MAX = 4  # Sequence and Atomic inside each other
 COMMANDS_MAX = 512  # commands of one message, nested ones included
-OBJECT_BYTES_MAX = 256 * 1024  # MaxObjSize: the largest object that is assembled from chunks
 
 Reply = Status | Results | Alert
 _Single = Add | Replace | Delete | Copy | Get | Exec
@@ -64,19 +65,6 @@ class Objects(Protocol):
 
     def written(self, changing: Transaction, path: Path) -> None:
         """A server has added or replaced the value of a leaf. Raises `Refusal` to have it undone."""
-
-
-@dataclass(slots=True)
-class _Chunks:
-    """A large object on its way."""
-
-    command: type[Add | Replace]
-    target: str
-    size: int
-    item: Item
-    meta: Meta | None
-    pieces: list[str | bytes] = field(default_factory=list)
-    received: int = 0
 
 
 @dataclass(slots=True)
@@ -99,7 +87,7 @@ class _Answers:
         """The transaction was not stored."""
         for index in self.changing:
             reply = self.replies[index]
-            if isinstance(reply, Status) and reply.code < 300:
+            if isinstance(reply, Status) and reply.code in {Code.OK, Code.ACCEPTED}:
                 self.replies[index] = replace(reply, code=int(code))
 
 
@@ -110,7 +98,7 @@ class Executor:
         self._tree = tree
         self._objects = objects
         self._server = server
-        self._chunks: _Chunks | None = None
+        self.incoming = Incoming()
         self.executed = 0
 
     def run(self, message: SyncML) -> list[Reply]:
@@ -128,52 +116,6 @@ class Executor:
 
     def written(self, changing: Transaction, path: Path) -> None:
         self._objects.written(changing, path)
-
-    # -- large objects ----------------------------------------------------------------------------------------
-
-    @property
-    def receiving(self) -> bool:
-        return self._chunks is not None
-
-    def chunk(self, command: Add | Replace, item: Item) -> Item | None:
-        """Take one piece. The whole item when it was the last, `None` before. Raises `Refusal`, dropping the object."""
-        chunks = self._chunks
-        if chunks is None:
-            chunks = self._first_chunk(command, item)
-            self._chunks = chunks
-        piece = item.data if isinstance(item.data, str | bytes) else ""
-        chunks.received += value_bytes(piece)
-        if chunks.received > chunks.size or (chunks.pieces and not isinstance(piece, type(chunks.pieces[0]))):
-            self._chunks = None
-            raise Refusal(Code.SIZE_MISMATCH, f"more than {chunks.size} bytes")
-        chunks.pieces.append(piece)
-        if item.more_data:
-            return None
-        self._chunks = None
-        if chunks.received != chunks.size:
-            raise Refusal(Code.SIZE_MISMATCH, f"{chunks.received} of {chunks.size} bytes")
-        whole = [piece for piece in chunks.pieces if isinstance(piece, bytes)]
-        data: str | bytes = b"".join(whole) if whole else "".join(str(piece) for piece in chunks.pieces)
-        return replace(chunks.item, data=data, more_data=False, meta=chunks.item.meta or chunks.meta)
-
-    def _first_chunk(self, command: Add | Replace, item: Item) -> _Chunks:
-        size = next((meta.size for meta in (item.meta, command.meta) if meta and meta.size is not None), None)
-        if size is None:
-            raise Refusal(Code.INCOMPLETE, "a first chunk without Size")
-        if size > OBJECT_BYTES_MAX:
-            raise Refusal(Code.TOO_LARGE, f"{size} bytes, more than {OBJECT_BYTES_MAX}")
-        return _Chunks(type(command), item.target or "", size, item, command.meta)
-
-    def interrupted(self, command: Add | Replace | None, item: Item | None) -> Alert | None:
-        """Called before anything that is not the awaited next chunk: drops the object and says so (Alert 1225)."""
-        chunks = self._chunks
-        if chunks is None:
-            return None
-        same_target = item is not None and item.target in {chunks.target, None}
-        if isinstance(command, chunks.command) and same_target:
-            return None
-        self._chunks = None
-        return Alert("", AlertCode.NO_END_OF_DATA, (Item(target=chunks.target or None),))
 
 
 class _Run:
@@ -212,7 +154,7 @@ class _Run:
         return self._items(command)
 
     def _interrupt(self, command: Add | Replace | None, item: Item | None) -> None:
-        alert = self._executor.interrupted(command, item)
+        alert = self._executor.incoming.interrupted(command, item)
         if alert is not None:
             self._answers.replies.append(alert)
 
@@ -294,8 +236,8 @@ class _Run:
             return self._get(command, item)
         if isinstance(command, Add | Replace):
             self._interrupt(command, item)
-            if item.more_data or self._executor.receiving:
-                whole = self._executor.chunk(command, item)
+            if item.more_data or self._executor.incoming.receiving:
+                whole = self._executor.incoming.chunk(command, item)
                 if whole is None:
                     return Code.CHUNK_BUFFERED
                 item = whole
@@ -361,51 +303,12 @@ class _Run:
                 self._executor.written(self._changing, path)
         return Code.OK
 
-    # -- Get --------------------------------------------------------------------------------------------------
-
     def _get(self, command: Get, item: Item) -> Code:
         """Answers with Status and Results at once, so that each Results follows its Status."""
-        address = parse_uri(item.target)
-        if address.prop:
-            text = self._changing.property(address.path, address.prop)
-            items: tuple[Item, ...] = (Item(source=item.target, meta=Meta(format="chr", type="text/plain"), data=text),)
-        elif address.list == "TNDS":
-            tree = to_tnds(self._changing, address.path, address.parts)
-            meta = Meta(format="xml", type="application/vnd.syncml.dmtnds+xml")
-            items = (Item(source=show(address.path), meta=meta, data=tree),)
-        elif address.list:
-            with_data = address.list == "StructData"
-            items = tuple(self._struct(place, with_data=with_data) for place in self._changing.walk(address.path))
-        else:
-            items = (self._value(self._changing.get(address.path), item.target or ""),)
+        items = results_of(self._changing, item)
         self._answers.status(command, Code.OK, item)
-        results = Results("", command.cmd_id, items, msg_ref=self._answers.msg_ref)
-        self._answers.replies.append(results)
+        self._answers.replies.append(Results("", command.cmd_id, items, msg_ref=self._answers.msg_ref))
         return Code.OK
-
-    def _value(self, place: Place, source: str) -> Item:
-        if place.spec.interior:
-            names = [name for name in self._changing.names(place) if self._visible(place, name)]
-            return Item(source=source, meta=Meta(format="node"), data="/".join(names))
-        value = self._changing.value(place)
-        return Item(source=source, meta=_meta(place, value), data=value)
-
-    def _struct(self, place: Place, *, with_data: bool) -> Item:
-        if place.spec.interior:
-            return Item(source=show(place.path), meta=Meta(format="node", type=place.properties.type or None))
-        value = self._changing.value(place)
-        return Item(source=show(place.path), meta=_meta(place, value), data=value if with_data else None)
-
-    def _visible(self, place: Place, name: str) -> bool:
-        return self._changing.find((*place.path, name)) is not None
-
-
-def _meta(place: Place, value: str | bytes) -> Meta:
-    binary = isinstance(value, bytes)
-    return Meta(
-        format=str(Format.BIN if binary else place.spec.format),
-        type=place.properties.type or ("application/octet-stream" if binary else "text/plain"),
-    )
 
 
 def _plain(address: Address) -> None:

@@ -18,21 +18,13 @@ from agent.dm.acl import identifier
 from agent.dm.auth import HMAC_HEADER
 from agent.dm.bootstrap import Account, BootstrapError, parse_profile
 from agent.dm.codes import AlertCode, Refusal
+from agent.dm.exchange import Acknowledged, Answer, Ended, Event, NoncesChanged, SessionSettings, Work
 from agent.dm.executor import Executor
 from agent.dm.link import Link
 from agent.dm.notification import Notification, NotificationError, verify
 from agent.dm.packages import PackageWorker
 from agent.dm.ports import DmConfig, DmPorts, Worker
-from agent.dm.session import (
-    Acknowledged,
-    Answer,
-    Ended,
-    Event,
-    NoncesChanged,
-    Session,
-    SessionSettings,
-    Work,
-)
+from agent.dm.session import Session
 from agent.dm.store import ManagementTree
 from agent.dm.timing import Timing
 from agent.dm.tree import Transaction
@@ -293,6 +285,7 @@ class DmService:
                 self._acknowledged(alert_id)
             case Work(message):
                 replies = executor.run(message)
+                self._announce()
                 session.answer(list(replies), self._ports.clock.monotonic())
             case Ended():
                 pass

@@ -17,12 +17,20 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
-from agent.dm.alerts import GenericAlert
 from agent.dm.auth import AUTH_MAC, AuthError, hmac_header, verify_hmac
-from agent.dm.bootstrap import Account
+from agent.dm.chunks import OBJECT_BYTES_MAX
 from agent.dm.codes import AlertCode, Code
+from agent.dm.exchange import (
+    Acknowledged,
+    Answer,
+    Ended,
+    Event,
+    NoncesChanged,
+    Post,
+    SessionSettings,
+    Work,
+)
 from agent.dm.machine import Input, SessionUsageError, State, possible, step
 from agent.dm.packing import Limits, Outgoing, Packer, numbered
 from agent.syncml.codec import accepts, decode, encode
@@ -44,73 +52,8 @@ from agent.syncml.messages import (
 MESSAGES_MAX = 256  # of one session, ours; a large object of MaxObjSize in the smallest chunks a server sends
 SESSION_S_MAX = 900.0
 MESSAGE_BYTES_MAX = 64 * 1024  # MaxMsgSize: what we take and what we send
-OBJECT_BYTES_MAX = 256 * 1024  # MaxObjSize; the same as the executor's
 NONCE_BYTES = 16
 HTTP_OK = 200
-
-
-@dataclass(frozen=True, slots=True)
-class SessionSettings:
-    """What a session is held with. The nonces are those for the next message of each side."""
-
-    account: Account
-    client_nonce: bytes = field(repr=False)
-    server_nonce: bytes = field(repr=False)
-    session_id: str
-    device_id: str
-    device_info: tuple[tuple[str, str], ...]
-    content_type: str
-    alert: AlertCode = AlertCode.CLIENT_INITIATED
-    alerts: tuple[GenericAlert, ...] = ()
-    algorithms: tuple[str, ...] = ("SHA-256",)
-
-
-@dataclass(frozen=True, slots=True)
-class Post:
-    """A message to be posted to the server."""
-
-    url: str
-    content_type: str
-    body: bytes = field(repr=False)
-    mac: str = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """The server's HTTP answer. `mac` is the value of its `x-syncml-hmac`, `None` without one."""
-
-    status: int
-    content_type: str
-    body: bytes = field(repr=False)
-    mac: str | None = field(default=None, repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    message: SyncML
-
-
-@dataclass(frozen=True, slots=True)
-class NoncesChanged:
-    client_nonce: bytes = field(repr=False)
-    server_nonce: bytes = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Acknowledged:
-    alert_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """`result` is "ok" or a sentence. `unproven`: credentials failed, on either side; a retry soon is pointless."""
-
-    ok: bool
-    result: str
-    unproven: bool = False
-
-
-Event = Work | NoncesChanged | Acknowledged | Ended
 
 
 class Session:
@@ -128,7 +71,8 @@ class Session:
         self._sent: list[Outgoing] = []  # content of our last message, for sending it again
         self._last_sent = Input.SENT_WHOLE
         self._alert_refs: dict[tuple[str, str], str] = {}
-        self._header_status: Status | None = None
+        self._lead: list[Outgoing] = []  # what the next message begins with: the status of the server's header
+        self._believed_once = False
         self._server_msg_id = -1
         self._challenged = False  # the server has challenged us
         self._challenging = False  # we have challenged the server
@@ -273,7 +217,7 @@ class Session:
             self._challenged = True
             self._step(Input.CHALLENGED)
             self._challenging = self._challenging or refusal is not None
-            self._header_status = self._status_of_header(message.hdr, refusal)
+            self._lead = [self._status_of_header(message.hdr, refusal)]
             self._resend()
 
     def _on_unproven(self, message: SyncML, refusal: AuthError) -> None:
@@ -282,7 +226,7 @@ class Session:
             return
         self._challenging = True
         self._step(Input.UNPROVEN)
-        self._header_status = self._status_of_header(message.hdr, refusal)
+        self._lead = [self._status_of_header(message.hdr, refusal)]
         refs = str(message.hdr.msg_id)
         commands = [c for c in message.commands if not isinstance(c, Status | Results)]
         statuses: list[Outgoing] = [
@@ -292,6 +236,7 @@ class Session:
 
     def _believed(self, message: SyncML) -> None:
         """An authenticated message whose sender accepted ours."""
+        self._believed_once = True
         hdr = message.hdr
         if hdr.resp_uri:
             if not hdr.resp_uri.startswith("https://"):
@@ -329,10 +274,13 @@ class Session:
             return
         if not was_waiting_next:
             self._server_final = message.final
-        self._header_status = self._status_of_header(message.hdr, None)
+        self._lead = [self._status_of_header(message.hdr, None)]
         if has_work:
             self._events.append(Work(message))
         else:
+            self._lead += [
+                Status("", str(message.hdr.msg_id), alert.cmd_id, "Alert", Code.OK) for alert in message.of(Alert)
+            ]
             self._send(whole_allowed=self._server_final)
 
     def _read_statuses(self, message: SyncML) -> None:
@@ -358,7 +306,7 @@ class Session:
     def _header(self) -> SyncHdr:
         settings = self._settings
         meta = None
-        if self.messages == 0:
+        if not self._believed_once:
             meta = Meta(max_msg_size=MESSAGE_BYTES_MAX, max_obj_size=OBJECT_BYTES_MAX)
         return SyncHdr(
             session_id=settings.session_id,
@@ -379,7 +327,7 @@ class Session:
 
     def _send(self, *, whole_allowed: bool) -> None:
         """The next message of our package; Final only when the server has closed its own."""
-        first: list[Outgoing] = [self._header_status] if self._header_status is not None else []
+        first = list(self._lead)
         if not whole_allowed:
             first.append(Alert("", AlertCode.NEXT_MESSAGE))
         try:
@@ -407,8 +355,7 @@ class Session:
 
     def _write(self, content: list[Outgoing], *, final: bool) -> bool:
         """Make the output. A message that cannot be written ends the session."""
-        first: list[Outgoing] = [self._header_status] if self._header_status is not None else []
-        self._header_status = None
+        first, self._lead = self._lead, []
         message = SyncML(self._header(), numbered([*first, *content]), final)
         try:
             body = encode(message, self._settings.content_type)
@@ -431,6 +378,8 @@ class Session:
     # -- inner parts ------------------------------------------------------------------------------------------
 
     def _note_nonces(self) -> None:
+        if self._events and isinstance(self._events[-1], NoncesChanged):
+            self._events.pop()  # one durable write a message is enough
         self._events.append(NoncesChanged(self._believed_client_nonce, self._server_nonce))
 
     def over(self) -> bool:

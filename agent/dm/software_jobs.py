@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import threading
 from collections.abc import Callable
@@ -94,7 +95,8 @@ class SoftwareJobs:
         self._on_alert()
 
     def _delivered_file(self, name: str) -> Path:
-        return self._folder / f"delivered-{name}.swu"
+        # A node name may be longer, in bytes, than a file name.
+        return self._folder / f"delivered-{hashlib.sha256(name.encode()).hexdigest()[:32]}.swu"
 
     # -- Inventory --------------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 from agent.dm.schema import (
     SEGMENT_CHARS_MAX,
@@ -78,6 +79,7 @@ class Ami:
         return MeterStatus(meter_id="", port="", address=0, state="left", joined=0.0)
 
 
+@lru_cache(maxsize=8192)  # asked for every meter at every step of a walk
 def node_name(text: str) -> str:
     """A meter's or component's identifier as a node name: what an address cannot hold becomes `%` and hexadecimal."""
     safe = "".join(char if char.isascii() and (char.isalnum() or char in "-_.:") else _percent(char) for char in text)

@@ -119,6 +119,7 @@ class Device:
     def __post_init__(self) -> None:
         self.board = StatusBoard(Status())
         self.software = FakeSoftware()
+        self.on_health: Callable[[], None] = lambda: None
         self.stop = threading.Event()
         self.restart()
 
@@ -136,7 +137,7 @@ class Device:
             software=self.software,
             register=self._register,
             verify_package=self._verify,
-            health=lambda name, ok, detail: self.health.append((name, ok, detail)),
+            health=self._health,
             on_provisioning=self.provisioned.append,
             task_status=lambda task_id: TaskStatus("idle", last_run=1, next_run=2, last_result=f"of {task_id}"),
             meters=lambda: self.meters,
@@ -160,6 +161,10 @@ class Device:
         if isinstance(self.manifest, Exception):
             raise self.manifest
         return self.manifest
+
+    def _health(self, name: str, ok: bool, detail: str) -> None:
+        self.health.append((name, ok, detail))
+        self.on_health()
 
     def _reboot(self) -> None:
         self.reboots += 1

@@ -229,8 +229,9 @@ class FakeDmServer:
 
     @property
     def codes(self) -> list[int]:
-        """The statuses of our commands, in the order they came."""
-        return [reply.code for reply in self.replies if isinstance(reply, Status)]
+        """The statuses of our commands, in the order they came; without those of our requests for more."""
+        statuses = [reply for reply in self.replies if isinstance(reply, Status)]
+        return [reply.code for reply in statuses if (reply.cmd, reply.code) != ("Alert", 200)]
 
     @property
     def values(self) -> dict[str, Data]:

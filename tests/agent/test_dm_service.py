@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -115,6 +116,8 @@ def test_a_server_that_lost_the_nonce_challenges_once_and_package_1_comes_again(
     device.session([get("./DevInfo/Man")])
     first, second, third = device.server.received
     assert [type(c).__name__ for c in second.commands] == ["Status", "Alert", "Replace"]
+    assert second.hdr.meta == first.hdr.meta
+    assert second.hdr.meta is not None
     assert first.hdr.session_id == second.hdr.session_id
     assert device.last_result == "ok"
     assert len(list(third.of(Status))) == 2
@@ -304,3 +307,21 @@ def test_a_deleted_account_leads_to_a_new_registration() -> None:
     assert device.server.codes == [200]
     device.turn()
     assert device.registrations == 2
+
+
+def test_the_workers_run_until_they_are_stopped() -> None:
+    device = Device(FakeDmServer([task()]))
+    reached, beaten = threading.Event(), threading.Event()
+    device.on_health = reached.set
+    threads = [threading.Thread(target=worker.run, args=(device.stop, beaten.set)) for worker in device.service.workers]
+    for thread in threads:
+        thread.start()
+    assert reached.wait(10)
+    assert beaten.wait(10)
+    device.stop.set()
+    device.service.session_now()
+    for thread in threads:
+        thread.join(10)
+        assert not thread.is_alive()
+    assert device.last_result == "ok"
+    assert [worker.name for worker in device.service.workers] == ["dm", "dm-packages"]
