@@ -1,0 +1,34 @@
+"""Every target of the package reader, over a fixed number of mutations: success or a typed error, no third outcome."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from tests.fuzz.guided import explore, mutate
+from tests.fuzz.updateagent import TARGETS
+
+MUTATIONS = {"package": 600, "verity": 300}
+MUTATIONS_ELSEWHERE = 2000
+
+
+@pytest.mark.parametrize("name", sorted(TARGETS))
+def test_changed_bytes_give_success_or_a_typed_error(name: str) -> None:
+    target = TARGETS[name]
+    seeds = target.seeds()
+    chance = random.Random(name)
+    for seed in seeds:
+        target.outcome(seed)
+    for _ in range(MUTATIONS.get(name, MUTATIONS_ELSEWHERE)):
+        target.outcome(mutate(chance.choice(seeds), chance, seeds))
+
+
+def test_the_guided_fuzzer_keeps_inputs_that_reach_new_lines() -> None:
+    target = TARGETS["description"]
+    corpus = [b"{}"]
+    steps = iter(range(400))
+    tried, lines = explore(target, random.Random(1), lambda: next(steps, None) is None, corpus)
+    assert tried == 400
+    assert lines > 10
+    assert len(corpus) > 1
