@@ -81,7 +81,10 @@ def install(changing: Transaction, tree: MgmtTree) -> Account:
         if top not in BOOTSTRAP_ROOTS:
             raise Refusal(Code.NOT_ALLOWED, f"a bootstrap document has no business in ./{top}")
     put_tnds(changing, (), tree)
-    rights = Acl.everything_for(identifier(account.server_id))
+    try:
+        rights = Acl.everything_for(identifier(account.server_id))
+    except ValueError as error:
+        raise BootstrapError(f"the server's identifier cannot stand in an ACL: {error}") from error
     for root in MANAGED:
         if changing.find(root) is not None:
             changing.put(root, acl=rights)

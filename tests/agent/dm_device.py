@@ -109,6 +109,7 @@ class Device:
     boot_id: str = "boot 1"
     profile: bytes | Exception = PROFILE
     content_type: str = "application/vnd.syncml.dm+wbxml"
+    algorithms: tuple[str, ...] = ("SHA-256",)
     meters: list[MeterStatus] = field(default_factory=list)
     provisioned: list[Provisioning] = field(default_factory=list)
     health: list[tuple[str, bool, str]] = field(default_factory=list)
@@ -145,7 +146,14 @@ class Device:
             rng=random.Random(1),
             entropy=random.Random(2).randbytes,
         )
-        config = DmConfig(DEVICE, STATE, UPDATE, self.boot_id, content_type=self.content_type)
+        config = DmConfig(
+            DEVICE,
+            STATE,
+            UPDATE,
+            self.boot_id,
+            content_type=self.content_type,
+            mac_algorithms=self.algorithms,
+        )
         self.service = DmService(config, ports)
         self.packages = self.service.packages
         self.disk.mkdir_durable(UPDATE / "outbox")

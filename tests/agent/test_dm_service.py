@@ -6,18 +6,20 @@ import itertools
 import threading
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 
 import pytest
 
 from agent.dm.auth import AUTH_MAC
 from agent.dm.bootstrap import emit_profile
+from agent.mo import dmacc
 from agent.provisioning import ReadingTask
 from agent.ssmp.errors import SsmpError, SsmpRefused
 from agent.status import MeterStatus
 from agent.syncml.codec import DM_WBXML, DM_XML
 from agent.syncml.messages import Alert, Replace, Status, TndsNode
 from tests.agent.dm_device import Device
-from tests.agent.dm_server import ACCOUNT, SERVER_ID, FakeDmServer, add, delete, get, leaf, put, task
+from tests.agent.dm_server import ACCOUNT, PROFILE, SERVER_ID, FakeDmServer, add, delete, get, leaf, put, task
 
 
 def test_a_device_without_an_account_registers_and_then_holds_a_session() -> None:
@@ -325,3 +327,41 @@ def test_the_workers_run_until_they_are_stopped() -> None:
         assert not thread.is_alive()
     assert device.last_result == "ok"
     assert [worker.name for worker in device.service.workers] == ["dm", "dm-packages"]
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_damaged_bootstrap_document_is_applied_whole_or_not_at_all(seed: int) -> None:
+    random = Random(seed)
+    for _ in range(20):
+        damaged = bytearray(PROFILE)
+        for _ in range(random.randint(1, 3)):
+            damaged[random.randrange(len(damaged))] = random.randrange(256)
+        device = Device(FakeDmServer(), profile=bytes(damaged))
+        before = device.service.tree.state
+        device.turn()
+        if device.board.current.dm.state == "registered":
+            assert dmacc.account(device.service.tree.view()) is not None
+        else:
+            assert device.service.tree.state is before
+
+
+@pytest.mark.parametrize("server_id", ["a=b", "a*", "a+b&c"])
+def test_a_server_identifier_that_an_acl_cannot_hold_is_no_account(server_id: str) -> None:
+    account = replace(ACCOUNT, server_id=server_id, server_name=server_id)
+    device = Device(FakeDmServer(), profile=emit_profile(account))
+    device.turn()
+    assert (device.board.current.dm.state == "registered") == (server_id == "a+b&c")
+
+
+def test_a_standard_server_with_md5_is_served_when_configured_and_only_then() -> None:
+    server = FakeDmServer([[get("./DevInfo/Man")]])
+    server.algorithm = "MD5"
+    device = Device(server, algorithms=("MD5",))
+    device.turn()
+    device.turn()
+    assert device.last_result == "ok"
+    strict = Device(FakeDmServer())
+    strict.server.algorithm = "MD5"
+    strict.turn()
+    strict.turn()
+    assert strict.last_result != "ok"
