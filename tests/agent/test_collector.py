@@ -163,7 +163,7 @@ class BusRig(Rig):
 
 
 def codes(meter: SimMeter) -> int:
-    return len(meter.model.rows)
+    return len(meter.rows)
 
 
 # --- the ordinary day ---
@@ -185,8 +185,8 @@ def test_every_value_has_unit_and_scaler_and_is_what_the_meter_holds(tmp_path: P
     rig = PlcRig(tmp_path, meters=1)
     rig.collector.configure(provisioning())
     rig.run(30)
-    held = rig.meters[0].model.records()
-    volatile = set(rig.meters[0].model.volatile())
+    held = rig.meters[0].records()
+    volatile = set(rig.meters[0].volatile())
     records = {f"{r['cls']}/{r['obis']}/{r['attr']}": r for r in rig.records()}
     assert set(records) == set(held)
     for code, expected in held.items():
@@ -460,7 +460,7 @@ def test_noise_on_the_line_costs_time_and_no_value(tmp_path: Path) -> None:
     rig.run(EVERY_S - 60)
     assert rig.count() == {(meter.id, 1_800_000_000): 108 for meter in rig.meters}
     for meter in rig.meters:
-        held, volatile = meter.model.records(), set(meter.model.volatile())
+        held, volatile = meter.records(), set(meter.volatile())
         for record in rig.records():
             code = f"{record['cls']}/{record['obis']}/{record['attr']}"
             if record["meter"] == meter.id and code not in volatile:

@@ -59,7 +59,7 @@ class BaseNode:
         self.faults = Faults()
         self._latency_s = latency_s
         self._nodes = {
-            FIRST_ADDRESS + index: Node(FIRST_ADDRESS + index, eui48_of(meter.model.serial), meter)
+            FIRST_ADDRESS + index: Node(FIRST_ADDRESS + index, eui48_of(meter.serial), meter)
             for index, meter in enumerate(meters)
         }
         self._decoder = UsiDecoder()

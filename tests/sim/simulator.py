@@ -56,11 +56,11 @@ def handle_common(device: Device, command: dict[str, object], now: float) -> dic
         case "meters":
             return {"meters": [{"id": meter.id, **device.describe(meter)} for meter in device.meters.values()]}
         case "values":
-            model = device.meters[str(command["meter"])].model
-            return {"values": model.records(), "volatile": model.volatile()}
+            meter = device.meters[str(command["meter"])]
+            return {"values": meter.records(), "volatile": meter.volatile()}
         case "advance":
             for meter in device.meters.values():
-                meter.model.advance(int(str(command["wh"])))
+                meter.advance(int(str(command["wh"])))
             return {"ok": True}
         case "faults":
             device.faults.set(command)
