@@ -21,17 +21,27 @@ DEFAULT_CONFIG = "/etc/dcu-update.toml"
 def main(argv: "list[str] | None" = None) -> int:
     """Run the program; returns its exit status."""
     arguments = sys.argv[1:] if argv is None else argv
-    if arguments[-1:] == ["boot"] and (len(arguments) == 1 or (len(arguments) == 3 and arguments[0] == "--config")):
+    config = DEFAULT_CONFIG
+    if len(arguments) == 3 and arguments[0] == "--config":
+        config = arguments[1]
+    elif len(arguments) != 1:
+        config = ""
+    is_boot = arguments[-1:] == ["boot"] and config != ""
+    if is_boot:
         from updateagent.quick import answer
 
-        code = answer(arguments[1] if len(arguments) == 3 else DEFAULT_CONFIG)
+        code = answer(config)
         if code is not None:
             return code
-    from updateagent.cli import run
+    return _whole_program(arguments, config if is_boot else None)
+
+
+def _whole_program(arguments: "list[str]", boot_config: "str | None") -> int:
+    from updateagent import cli
     from updateagent.errors import UpdateError
 
     try:
-        return run(arguments)
+        return cli.run(arguments) if boot_config is None else cli.boot(cli.Path(boot_config))
     except UpdateError as error:
         print(f"dcu-update: {error.message}", file=sys.stderr)  # noqa: T201
         return error.number

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import sys
@@ -10,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from updateagent.compose import Agent
 from updateagent.config import DEFAULT_FILE, load
@@ -27,15 +26,30 @@ from updateagent.errors import (
 )
 from updateagent.slots import storage_error
 
+if TYPE_CHECKING:
+    import argparse
+
 COPY_BYTES = 1 << 20
 
 
 def run(argv: list[str]) -> int:
     """Do what the command line says. Raises `UpdateError`."""
     arguments = _parser().parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(name)s %(levelname)s %(message)s", stream=sys.stderr)
+    _log_to_stderr()
     verb: Callable[[argparse.Namespace], int] = arguments.run
     return verb(arguments)
+
+
+def boot(config: Path) -> int:
+    """`dcu-update boot`, which init waits for. Raises `UpdateError`."""
+    _log_to_stderr()
+    agent = Agent(load(config), RealDisk())
+    with agent.alone():
+        return agent.updater().boot()
+
+
+def _log_to_stderr() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(name)s %(levelname)s %(message)s", stream=sys.stderr)
 
 
 def _agent(arguments: argparse.Namespace) -> Agent:
@@ -47,9 +61,7 @@ def _say(text: str) -> None:
 
 
 def _boot(arguments: argparse.Namespace) -> int:
-    agent = _agent(arguments)
-    with agent.alone():
-        return agent.updater().boot()
+    return boot(arguments.config)
 
 
 def _guard(arguments: argparse.Namespace) -> int:
@@ -181,6 +193,8 @@ def _software_install(arguments: argparse.Namespace) -> Mapping[str, Any]:
         agent.disk.mkdir_durable(folder, 0o755)
         package = packages.open(arguments.package)
         manifest = verify_package(package, packages.trust(record, free=agent.disk.free_bytes(folder)))
+        if manifest.new_roots is not None:
+            packages.keep_roots(manifest.new_roots)
         store = SoftwareStore(agent.disk, folder)
         store.install(package, manifest)
         if arguments.activate:
@@ -239,6 +253,8 @@ _SOFTWARE: dict[str, Callable[[argparse.Namespace], Mapping[str, Any]]] = {
 
 
 def _parser() -> argparse.ArgumentParser:
+    import argparse
+
     parser = argparse.ArgumentParser(prog="dcu-update", description="A/B firmware updates that cannot brick.")
     parser.add_argument("--config", type=Path, default=DEFAULT_FILE)
     verbs = parser.add_subparsers(dest="verb", required=True)

@@ -39,9 +39,18 @@ class LazyPackages:
 
     def __init__(self, make: Callable[[], Packages]) -> None:
         self._make = make
+        self._made: Packages | None = None
 
     def verify(self, path: Path, record: Record, target: str, fallback: str) -> Package:
-        return self._make().verify(path, record, target, fallback)
+        return self._packages().verify(path, record, target, fallback)
+
+    def keep_roots(self, envelope: bytes) -> None:
+        self._packages().keep_roots(envelope)
+
+    def _packages(self) -> Packages:
+        if self._made is None:
+            self._made = self._make()
+        return self._made
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +117,10 @@ class Agent:
 
         config = self.config
         version = read_release_version(self.disk, config.release_file)
-        return SignedPackages(self.disk, config.roots, config.compatible, self.places(), version, self.wall)
+        newer_roots = config.update_dir / "roots.json"
+        return SignedPackages(
+            self.disk, config.roots, newer_roots, config.compatible, self.places(), version, self.wall
+        )
 
     def updater(self) -> Updater:
         """One run of the machine. Raises `DeviceError` (booted-slot, journal, storage), `RequestError`."""

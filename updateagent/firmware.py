@@ -1,4 +1,9 @@
-"""The Update Agent's way to verified packages: what this device knows, handed to `updateagent.manifest`."""
+"""The Update Agent's way to verified packages: what this device knows, handed to `updateagent.manifest`.
+
+Roots: the PEM file of the image is where trust begins; a list that a verified package brought along, signed by enough
+of the roots believed so far, is kept on the data partition and believed instead (`updateagent.roots`). A kept list that
+is damaged makes every package be refused: going back to the PEM file would forget what was revoked.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +18,13 @@ from updateagent.errors import IMAGE_ROLE, KIND, PACKAGE_MISSING, PackageError
 from updateagent.journal import Record
 from updateagent.manifest import Image as SignedImage
 from updateagent.manifest import Kind, Manifest, Role, Trust, verify_package
+from updateagent.payload import Encoding
 from updateagent.readable import Readable
+from updateagent.roots import believe
+from updateagent.roots import parse as parse_roots
 from updateagent.slots import Slot, storage_error
 from updateagent.trust import load_roots
-from updateagent.verity import BLOCK_BYTES
+from updateagent.verity import BLOCK_BYTES, padded, pieces
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +53,12 @@ class FirmwareImage:
         for run in self._image.blocks(self._package, start_block, self._source):
             yield run.data
 
+    def stored(self) -> Iterator[bytes] | None:
+        """The image as it stands in the package, for comparing; None when it is packed."""
+        if self._image.encoding is not Encoding.RAW:
+            return None
+        return map(padded, pieces(self._package, self._image.payload_offset, self._image.size))
+
 
 @dataclass(frozen=True, slots=True)
 class FirmwarePackage:
@@ -54,6 +68,7 @@ class FirmwarePackage:
     security_version: int
     signed_time: int
     images: tuple[FirmwareImage, ...]
+    new_roots: bytes | None = None
 
 
 class SignedPackages:
@@ -63,6 +78,7 @@ class SignedPackages:
         self,
         disk: Storage,
         roots: Path,
+        newer_roots: Path,
         compatible: str,
         places: Mapping[str, Mapping[str, Slot]],
         running_version: str,
@@ -70,6 +86,7 @@ class SignedPackages:
     ) -> None:
         self._disk = disk
         self._roots = roots
+        self._newer_roots = newer_roots
         self._compatible = compatible
         self._places = places
         self._running_version = running_version
@@ -80,8 +97,11 @@ class SignedPackages:
         self._open.close()
 
     def trust(self, record: Record, *, capacity: Mapping[str, int] | None = None, free: int | None = None) -> Trust:
-        """What this device believes and needs now."""
-        return Trust(
+        """What this device believes and needs now.
+
+        Raises `DeviceError` (configuration, storage), or `PackageError` (roots) for a damaged list.
+        """
+        trust = Trust(
             roots=load_roots(self._roots),
             compatible=self._compatible,
             clock=self._clock(),
@@ -93,6 +113,20 @@ class SignedPackages:
             capacity=capacity,
             free_bytes=free,
         )
+        try:
+            accepted = self._disk.read_bytes(self._newer_roots)
+        except FileNotFoundError:
+            return trust
+        except OSError as error:
+            raise storage_error(error, str(self._newer_roots)) from error
+        return believe(trust, parse_roots(accepted))
+
+    def keep_roots(self, envelope: bytes) -> None:
+        """Believe a list of roots that came with a verified package, from now on. Raises `DeviceError` (storage)."""
+        try:
+            self._disk.write_durable(self._newer_roots, envelope)
+        except OSError as error:
+            raise storage_error(error, str(self._newer_roots)) from error
 
     def verify(self, path: Path, record: Record, target: str, fallback: str) -> FirmwarePackage:
         """Verify a firmware package whole, and the sources of its deltas, for writing it to slot `target`."""
@@ -109,7 +143,9 @@ class SignedPackages:
             if image.role is Role.IMAGE
         )
         self._check_roles(manifest)
-        return FirmwarePackage(manifest.version, manifest.security_version, manifest.signed_at, images)
+        return FirmwarePackage(
+            manifest.version, manifest.security_version, manifest.signed_at, images, manifest.new_roots
+        )
 
     def open(self, path: Path) -> Readable:
         """Open a package. Raises `PackageError` (package-missing) or `DeviceError` (storage)."""

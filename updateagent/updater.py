@@ -63,6 +63,9 @@ class Image(Protocol):
     def blocks(self, start_block: int) -> Iterator[bytes]:
         """The image from that block on, in runs, each checked before it is handed out."""
 
+    def stored(self) -> Iterator[bytes] | None:
+        """The image again, for comparing with what the slot returns; None when only its hash tells."""
+
 
 class Package(Protocol):
     """A package that was verified."""
@@ -79,12 +82,19 @@ class Package(Protocol):
     @property
     def images(self) -> Sequence[Image]: ...
 
+    @property
+    def new_roots(self) -> bytes | None:
+        """A list of roots to believe from now on."""
+
 
 class Packages(Protocol):
     """The way to a verified firmware package."""
 
     def verify(self, path: Path, record: Record, target: str, fallback: str) -> Package:
         """Raises `PackageError`, or `DeviceError` when it cannot be read."""
+
+    def keep_roots(self, envelope: bytes) -> None:
+        """Believe these roots from now on. Raises `DeviceError`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,6 +285,9 @@ class Updater:
         for image in package.images:
             if image.name not in ports.places[target]:
                 raise PackageError(IMAGE_ROLE, f"no place for an image named {image.name}")
+        if package.new_roots is not None:
+            # Before the package is accepted: verified again after a power cut, it must still fit.
+            ports.packages.keep_roots(package.new_roots)
         noted = self.record.note(ports.booted, replace(self._note(ports.booted), version=ports.booted_version))
         self._store(
             replace(noted, signed_time=max(noted.signed_time, package.signed_time)).advance(
@@ -304,7 +317,7 @@ class Updater:
                 self._write_one(index, image, done, total)
             done += image.size
         for image in package.images:
-            read_back(self._ports.places[update.target][image.name], image.size, image.root)
+            read_back(self._ports.places[update.target][image.name], image.size, image.root, image.stored())
         self._store(
             self.record.note(update.target, SlotNote(update.to_version, update.security_version, "trial")).advance(
                 Event.COMPLETE

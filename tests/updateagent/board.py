@@ -67,6 +67,9 @@ class PlainImage:
         for at in range(start_block * BLOCK_BYTES, self.size, step):
             yield self.data[at : at + step]
 
+    def stored(self) -> Iterator[bytes] | None:
+        return self.blocks(0)
+
 
 @dataclass(frozen=True)
 class PlainPackage:
@@ -74,6 +77,7 @@ class PlainPackage:
     security_version: int = 1
     signed_time: int = 1_800_000_000
     images: tuple[Image, ...] = ()
+    new_roots: bytes | None = None
 
 
 @dataclass
@@ -94,6 +98,9 @@ class Shelf:
         if isinstance(found, PackageError):
             raise found
         return found
+
+    def keep_roots(self, envelope: bytes) -> None:
+        raise AssertionError("no package here brings roots")
 
 
 def plain_package(version: str, **changes: Any) -> PlainPackage:

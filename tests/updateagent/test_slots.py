@@ -132,9 +132,18 @@ def test_reading_back_something_else_is_noticed() -> None:
     changed[-1] ^= 1
     _, slot = slot_with(bytes(changed))
     for size in (len(IMAGE), len(IMAGE) + 1):
-        with pytest.raises(DeviceError) as caught:
-            read_back(slot, size, ROOT)
-        assert caught.value.code is READ_BACK
+        for stored in (None, runs(IMAGE)):
+            with pytest.raises(DeviceError) as caught:
+                read_back(slot, size, ROOT, stored)
+            assert caught.value.code is READ_BACK
+
+
+def test_reading_back_by_comparing_sees_what_is_missing() -> None:
+    _, slot = slot_with(IMAGE)
+
+    read_back(slot, len(IMAGE), ROOT, runs(IMAGE))
+    with pytest.raises(DeviceError):
+        read_back(slot, len(IMAGE), ROOT, runs(IMAGE[:-BLOCK_BYTES]))
 
 
 def test_a_file_slot_is_made_when_missing_and_a_device_is_not() -> None:
