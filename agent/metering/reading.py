@@ -6,6 +6,7 @@ hexadecimal text, bit strings as "0101", arrays and structures as lists of `[tag
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import astuple, dataclass, fields
 from typing import TYPE_CHECKING
@@ -43,10 +44,13 @@ _LISTS: dict[int, str] = {1: "array", 2: "struct", 19: "array"}
 _NOTHING = (0, 255)
 
 DATE_TIME_BYTES = 12
+DEPTH_MAX = 8  # of lists in lists, what the head-end takes
+RAW_CHARS_MAX = 16 * 1024  # of one value as JSON, what the head-end takes
+LIST_ENTRIES_MAX = RAW_CHARS_MAX // 8  # an entry is at least `["u8",0]` and a comma
 
 
 class UnstorableError(ValueError):
-    """The meter sent a value that a record cannot say: not a number, or of an unknown type."""
+    """The meter sent a value that a record cannot say: of an unknown type, too large, or nested too deep."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +89,13 @@ def encode(data: Data, *, date_time: bool = False) -> tuple[str, Raw]:
 
     Raises `UnstorableError`.
     """
+    tag, raw = _encode(data, date_time, 0)
+    if isinstance(raw, list | str) and len(json.dumps(raw)) > RAW_CHARS_MAX:
+        raise UnstorableError("too-large")
+    return tag, raw
+
+
+def _encode(data: Data, date_time: bool, depth: int) -> tuple[str, Raw]:
     tag, value = int(data.tag), data.value
     if tag in _NOTHING:
         return "null", None
@@ -97,9 +108,21 @@ def encode(data: Data, *, date_time: bool = False) -> tuple[str, Raw]:
         # Octets that are no UTF-8 arrive as lone surrogates, which no JSON reader has to accept.
         return "str", value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     if tag in _FLOATS and isinstance(value, float):
-        if not math.isfinite(value):
-            raise UnstorableError("not-a-number")
-        return _FLOATS[tag], value
+        return _FLOATS[tag], _float(value)
     if tag in _LISTS:
-        return _LISTS[tag], [list(encode(member, date_time=date_time)) for member in data.members()]
+        members = data.members()
+        if depth >= DEPTH_MAX:
+            raise UnstorableError("too-deep")
+        if len(members) > LIST_ENTRIES_MAX:
+            raise UnstorableError("too-large")
+        return _LISTS[tag], [list(_encode(member, date_time, depth + 1)) for member in members]
     raise UnstorableError("unknown-type")
+
+
+def _float(value: float) -> float | str:
+    """JSON has no word for what is no number; the head-end takes these."""
+    if math.isnan(value):
+        return "NaN"
+    if math.isinf(value):
+        return "Infinity" if value > 0 else "-Infinity"
+    return value

@@ -32,6 +32,7 @@ from agent.status import QueueStatus
 LOG = logging.getLogger("agent.metering.uplink")
 
 VERSION = 1
+BATCH_RECORDS_MAX = 5000  # what the head-end takes at once, whatever is provisioned
 GZIP_FROM_BYTES = 1024  # below, the header costs more than it saves
 LIMIT_GROWS = 2  # after each success, back towards the provisioned size
 LOOK_EVERY_S = 15.0  # with nothing to send, or in a long pause: beats, and publishes
@@ -89,7 +90,7 @@ class Uplink:
         self._wake = threading.Event()
         self._settings = UplinkSettings()
         self._applied = self._settings
-        self._limit = self._settings.batch_records_max
+        self._limit = _batch_limit(self._settings)
         self._failures = 0
         self._not_before = 0.0
         self._status = QueueStatus()
@@ -118,7 +119,7 @@ class Uplink:
         settings = self._settings
         if settings != self._applied:
             self._applied = settings
-            self._limit = settings.batch_records_max
+            self._limit = _batch_limit(settings)
             self._failures, self._not_before = 0, 0.0
             LOG.info("readings go to %s", settings.url or "nobody", extra={"event": "uplink.configured"})
         now = self._clock.monotonic()
@@ -211,7 +212,7 @@ class Uplink:
             LOG.info("readings are delivered again", extra={"event": "uplink.recovered"})
         LOG.debug("delivered %d records up to id %d", released, last)
         self._failures = 0
-        self._limit = min(settings.batch_records_max, self._limit * LIMIT_GROWS)
+        self._limit = min(_batch_limit(settings), self._limit * LIMIT_GROWS)
         self._status = replace(self._status, last_uplink=self._clock.wall(), last_error="")
         return 0.0
 
@@ -231,6 +232,10 @@ class Uplink:
         level = logging.WARNING if self._failures == 1 else logging.DEBUG
         LOG.log(level, "readings are not delivered: %s", why, extra={"event": "uplink.failed"})
         return pause_s
+
+
+def _batch_limit(settings: UplinkSettings) -> int:
+    return max(1, min(settings.batch_records_max, BATCH_RECORDS_MAX))
 
 
 def _acknowledged_id(response: Response) -> int | None:

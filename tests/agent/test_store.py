@@ -400,7 +400,27 @@ def test_twelve_octets_are_a_date_time_only_where_the_list_says_so() -> None:
     assert encode(Data(Tag.OCTET_STRING, bytes(11)), date_time=True)[0] == "oct"
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_what_is_no_number_is_said_so(value: float) -> None:
-    with pytest.raises(UnstorableError, match="not-a-number"):
-        encode(Data(Tag.FLOAT64, value))
+@pytest.mark.parametrize(
+    ("value", "raw"), [(float("nan"), "NaN"), (float("inf"), "Infinity"), (float("-inf"), "-Infinity")]
+)
+def test_what_is_no_number_is_a_word_that_json_can_hold(value: float, raw: str) -> None:
+    assert encode(Data(Tag.FLOAT64, value)) == ("f64", raw)
+
+
+def nested(depth: int) -> Data:
+    data = Data(Tag.NULL, None)
+    for _ in range(depth):
+        data = Data(Tag.STRUCTURE, (data,))
+    return data
+
+
+def test_a_value_that_the_head_end_would_not_take_is_an_error_of_its_own() -> None:
+    assert encode(nested(8))[0] == "struct"
+    for data, why in (
+        (nested(9), "too-deep"),
+        (Data(Tag.ARRAY, (Data(Tag.ENUM, 1),) * 3000), "too-large"),
+        (Data(Tag.ARRAY, (Data(Tag.OCTET_STRING, bytes(100)),) * 100), "too-large"),
+        (Data(Tag.OCTET_STRING, bytes(9000)), "too-large"),
+    ):
+        with pytest.raises(UnstorableError, match=why):
+            encode(data)

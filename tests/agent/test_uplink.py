@@ -361,3 +361,12 @@ def test_killed_at_every_moment_between_store_and_head_end_nothing_is_lost_or_do
             for record_id, raw in records:
                 assert kept.setdefault((uuid, record_id), raw) == raw, "one id, two readings"
         assert sorted(kept.values()) == list(range(visits * 7))
+
+
+@pytest.mark.parametrize(("provisioned", "used"), [(0, 1), (-5, 1), (7, 7), (10**9, 5000)])
+def test_a_batch_size_that_makes_no_sense_is_brought_into_bounds(tmp_path: Path, provisioned: int, used: int) -> None:
+    rig = Rig(tmp_path, provisioned)
+    for start in range(0, 6000, 1000):
+        rig.store.append(visit(start, 1000))
+    rig.uplink.step()
+    assert len(rig.headend.requests[-1]["records"]) == used  # type: ignore[arg-type]
