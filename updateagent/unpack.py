@@ -6,8 +6,6 @@ that comes out is at most 64 KiB, however much the input claims to hold; the cal
 
 from __future__ import annotations
 
-import bz2
-import lzma
 import zlib
 from collections.abc import Iterator
 from typing import Protocol
@@ -59,21 +57,27 @@ class _Inflater:
 
 def inflate(file: Readable, offset: int, size: int) -> Iterator[bytes]:
     """Unpack gzip. Raises `PackageError` (`compression`, `truncated`)."""
-    return _decoded(_Inflater(), file, offset, size, "gzip")
+    return _decoded(_Inflater(), file, offset, size, "gzip", (zlib.error,))
 
 
 def unxz(file: Readable, offset: int, size: int) -> Iterator[bytes]:
     """Unpack xz. Raises `PackageError` (`compression`, `truncated`)."""
+    import lzma  # here and below: loading a decoder costs memory, and few packages need it
+
     decoder = lzma.LZMADecompressor(format=lzma.FORMAT_XZ, memlimit=XZ_MEMORY_BYTES_MAX)
-    return _decoded(decoder, file, offset, size, "xz")
+    return _decoded(decoder, file, offset, size, "xz", (lzma.LZMAError,))
 
 
 def bunzip(file: Readable, offset: int, size: int) -> Iterator[bytes]:
     """Unpack bzip2. Raises `PackageError` (`compression`, `truncated`)."""
-    return _decoded(bz2.BZ2Decompressor(), file, offset, size, "bzip2")
+    import bz2
+
+    return _decoded(bz2.BZ2Decompressor(), file, offset, size, "bzip2", (OSError, ValueError))
 
 
-def _decoded(decoder: _Decoder, file: Readable, offset: int, size: int, what: str) -> Iterator[bytes]:
+def _decoded(
+    decoder: _Decoder, file: Readable, offset: int, size: int, what: str, decoder_errors: tuple[type[Exception], ...]
+) -> Iterator[bytes]:
     end = offset + size
     while not decoder.eof:
         if offset == end:
@@ -83,7 +87,7 @@ def _decoded(decoder: _Decoder, file: Readable, offset: int, size: int, what: st
         while True:
             try:
                 out = decoder.decompress(data, PIECE_BYTES)
-            except (zlib.error, lzma.LZMAError, OSError, EOFError, ValueError) as error:
+            except decoder_errors as error:
                 raise PackageError(COMPRESSION, f"a broken {what} stream: {error}") from error
             if out:
                 yield out
