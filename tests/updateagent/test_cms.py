@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -80,8 +81,7 @@ def test_a_signature_by_each_kind_of_key_is_accepted(algorithm: str) -> None:
 @pytest.mark.process
 @needs_openssl
 @pytest.mark.parametrize("by", [signer, rsa_signer])
-def test_openssl_accepts_our_signatures(openssl: OpenSsl, by: object) -> None:
-    assert callable(by)
+def test_openssl_accepts_our_signatures(openssl: OpenSsl, by: Callable[[], Party]) -> None:
     signature = by().cms(CONTENT)
     assert openssl.accepts(signature)
     assert not openssl.accepts(signature, CONTENT + b" ")
@@ -321,6 +321,70 @@ def test_a_certificate_is_read_as_the_library_reads_it() -> None:
         assert ours.fingerprint == theirs.fingerprint(hashes.SHA256()).hex()
         constraints = theirs.extensions.get_extension_for_class(x509.BasicConstraints).value
         assert (ours.is_authority, ours.path_length) == (constraints.ca, constraints.path_length)
+
+
+def as_the_library_reads(data: bytes) -> tuple[object, ...]:
+    """The fields that take part in a decision, by `cryptography.x509`."""
+    theirs = x509.load_der_x509_certificate(data)
+    extensions = {extension.oid: extension.value for extension in theirs.extensions}
+    constraints = extensions.get(x509.BasicConstraints.oid)
+    usage = extensions.get(x509.KeyUsage.oid)
+    purposes = extensions.get(x509.ExtendedKeyUsage.oid)
+    assert constraints is None or isinstance(constraints, x509.BasicConstraints)
+    assert usage is None or isinstance(usage, x509.KeyUsage)
+    assert purposes is None or isinstance(purposes, x509.ExtendedKeyUsage)
+    begin = getattr(theirs, "not_valid_before_utc", None) or theirs.not_valid_before.replace(tzinfo=UTC)
+    end = getattr(theirs, "not_valid_after_utc", None) or theirs.not_valid_after.replace(tzinfo=UTC)
+    return (
+        theirs.serial_number,
+        theirs.issuer.public_bytes(),
+        theirs.subject.public_bytes(),
+        begin.timestamp(),
+        end.timestamp(),
+        constraints is not None and constraints.ca,
+        constraints.path_length if constraints is not None else None,
+        usage is not None and usage.digital_signature,
+        usage is not None and usage.key_cert_sign,
+        None if purposes is None else tuple(der.oid(purpose.dotted_string) for purpose in purposes),
+    )
+
+
+def as_we_read(ours: certificate.Certificate) -> tuple[object, ...]:
+    return (
+        ours.serial,
+        ours.issuer,
+        ours.subject,
+        ours.not_before,
+        ours.not_after,
+        ours.is_authority,
+        ours.path_length,
+        ours.may(certificate.DIGITAL_SIGNATURE),
+        ours.may(certificate.KEY_CERT_SIGN),
+        ours.purposes,
+    )
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+@pytest.mark.parametrize("one", [root, signer, rsa_signer])
+def test_a_changed_certificate_is_refused_or_read_as_the_library_reads_it(one: Callable[[], Party]) -> None:
+    good = one().certificate.der
+    agreed = refusals = 0
+    for bit in range(len(good) * 8):
+        bad = bytearray(good)
+        bad[bit // 8] ^= 1 << bit % 8
+        try:
+            ours = certificate.parse(bytes(bad))
+        except PackageError:
+            refusals += 1
+            continue
+        try:
+            theirs = as_the_library_reads(bytes(bad))
+        except (ValueError, KeyError):  # KeyError: version 38
+            continue  # what we keep as bytes, the library also interprets: names, key identifiers, the key
+        assert as_we_read(ours) == theirs
+        agreed += 1
+    assert agreed > 500
+    assert refusals > 500
 
 
 @pytest.mark.parametrize(
