@@ -7,9 +7,9 @@ bounded, every wait has an end, and every foreign exception leaves here as one o
 from __future__ import annotations
 
 import http.client
-import socket
 import ssl
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -17,7 +17,8 @@ from urllib.parse import urlsplit
 
 BODY_BYTES_MAX = 1 << 20  # no answer of the DM, SSMP or metering server is legitimately larger
 CHUNK_BYTES = 64 * 1024
-TIMEOUT_S = 20.0  # well below every worker's watchdog budget
+TIMEOUT_S = 20.0  # without a byte; well below every worker's watchdog budget
+ANSWER_S = 60.0  # for a whole answer: a server that drips bytes must not outlast that budget either
 
 
 class HttpsError(Exception):
@@ -77,12 +78,15 @@ class Stream:
 class HttpsClient:
     """One client a process; each request is its own connection (a session a few times an hour needs no pool)."""
 
-    def __init__(self, ca_file: Path, *, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(
+        self, ca_file: Path, *, timeout_s: float = TIMEOUT_S, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
         """`ca_file`: PEM of the authorities that servers must chain to. Raises `OSError` when it cannot be read,
         `ssl.SSLError` when it holds no certificate: both are configuration errors for the caller to name."""
         self._context = ssl.create_default_context(cafile=str(ca_file))
         self._context.minimum_version = ssl.TLSVersion.TLSv1_2
         self._timeout_s = timeout_s
+        self._monotonic = monotonic
 
     def request(
         self, method: str, url: str, *, body: bytes | None = None, headers: Mapping[str, str] | None = None
@@ -91,8 +95,11 @@ class HttpsClient:
         with self.stream(method, url, body=body, headers=headers) as stream:
             pieces: list[bytes] = []
             size = 0
+            end = self._monotonic() + ANSWER_S
             for piece in stream.chunks():
                 size += len(piece)
+                if self._monotonic() > end:
+                    raise HttpsError(f"{_shown(url)}: the answer was not complete after {ANSWER_S:.0f} s")
                 if size > BODY_BYTES_MAX:
                     raise HttpsError(f"{_shown(url)}: the answer exceeds {BODY_BYTES_MAX} bytes")
                 pieces.append(piece)
@@ -102,25 +109,32 @@ class HttpsClient:
         self, method: str, url: str, *, body: bytes | None = None, headers: Mapping[str, str] | None = None
     ) -> Stream:
         """Send the request and return once the answer's head has arrived. Raises `HttpsError`."""
-        parts = urlsplit(url)
-        if parts.scheme != "https" or not parts.hostname:
-            raise HttpsRefused(f"{_shown(url)}: only https URLs are used")
-        connection = http.client.HTTPSConnection(
-            parts.hostname, parts.port or 443, timeout=self._timeout_s, context=self._context
-        )
-        path = parts.path or "/"
-        if parts.query:
-            path = f"{path}?{parts.query}"
+        host, port, path = _target(url)
+        connection = http.client.HTTPSConnection(host, port, timeout=self._timeout_s, context=self._context)
         try:
             connection.request(method, path, body=body, headers=dict(headers or {}))
             response = connection.getresponse()
         except ssl.SSLError as error:
             connection.close()
             raise HttpsRefused(f"{_shown(url)}: TLS: {error.reason or error}") from error
-        except (OSError, http.client.HTTPException, socket.gaierror) as error:
+        except (OSError, http.client.HTTPException) as error:
             connection.close()
             raise HttpsError(f"{_shown(url)}: {error}") from error
         return Stream(connection, response)
+
+
+def _target(url: str) -> tuple[str, int, str]:
+    """(host, port, path with query). Raises `HttpsRefused` for what is no https URL."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port or 443
+        path = parts.path or "/"
+        (path + parts.query).encode("ascii")
+    except ValueError as error:
+        raise HttpsRefused(f"not a URL: {error}") from error
+    if parts.scheme != "https" or not host:
+        raise HttpsRefused(f"{_shown(url)}: only https URLs are used")
+    return host, port, f"{path}?{parts.query}" if parts.query else path
 
 
 def _shown(url: str) -> str:

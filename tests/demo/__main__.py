@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -12,11 +13,13 @@ from tests.demo.display import Display
 from tests.demo.processes import DemoError
 from tests.demo.story import Story
 
+DEATH_IS_KNOWN_S = 1.0
+
 
 def reason(story: Story, error: Exception) -> str:
-    """A refused connection is only what a process's death looks like from here: say which process died."""
+    """A refused connection is only what a death looks like from here: give it a moment to be known by name."""
     try:
-        story.processes.check()
+        story.processes.watch_for(DEATH_IS_KNOWN_S)
     except DemoError as death:
         return str(death)
     return str(error) if isinstance(error, DemoError) else f"{type(error).__name__}: {error}"
@@ -27,6 +30,8 @@ def main() -> int:
     parser.add_argument("--plain", action="store_true", help="lines instead of a live display, also on a terminal")
     parser.add_argument("--keep", action="store_true", help="keep the folder with logs, databases and slots")
     options = parser.parse_args()
+    for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: nothing of the demo may stay behind
+        signal.signal(number, signal.default_int_handler)
     folder = Path(tempfile.mkdtemp(prefix="dcu-demo-"))
     story = Story(folder)
     stages = story.stages()

@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
+from rich.table import Column, Table
+from rich.text import Text
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,14 @@ class Row:
     asked: str
     answer: str
     ok: bool
+
+
+class Seconds(ProgressColumn):
+    """How long a stage took, or takes: minutes would waste the width."""
+
+    def render(self, task: Task) -> Text:
+        elapsed = task.finished_time if task.finished else task.elapsed
+        return Text("" if elapsed is None else f"{elapsed:4.0f} s", style="dim")
 
 
 class Stage:
@@ -47,11 +56,17 @@ class Display:
         self.started = time.monotonic()
         self.progress = Progress(
             TextColumn("{task.fields[mark]}"),
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=24),
-            TextColumn("{task.fields[note]}", style="dim", markup=False),
-            TimeElapsedColumn(),
+            TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True)),
+            BarColumn(bar_width=16, table_column=Column(min_width=16)),
+            Seconds(table_column=Column(min_width=6, no_wrap=True)),
+            TextColumn(
+                "{task.fields[note]}",
+                style="dim",
+                markup=False,
+                table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"),
+            ),
             console=self.console,
+            expand=True,
             disable=not self.live,
         )
         width = max(map(len, titles))

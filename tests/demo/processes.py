@@ -97,6 +97,13 @@ class Processes:
         for watch in self.watchers:
             watch()
 
+    def watch_for(self, seconds: float) -> None:
+        """`check` again and again for a while."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            self.check()
+            time.sleep(POLL_S)
+
     def ready(self, name: str, within_s: float = 30.0) -> dict[str, Any]:
         """The JSON object behind the child's READY line (empty when it says READY alone)."""
 

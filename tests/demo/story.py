@@ -47,17 +47,17 @@ class Story:
 
     def stages(self) -> list[tuple[str, Callable[[Stage], None]]]:
         return [
-            ("Factory: keys, firmware images, a board", self.make),
-            ("Head-end: security, DM, software, metering servers", self.start_headend),
-            (f"Meters: {METERS_PLC} behind a PRIME base node, {len(ADDRESSES_RS485)} on RS-485", self.start_meters),
-            ("Power on: authentication, registration, DM account", self.bootstrap),
-            ("Provisioning: reading schedule over a DM session", self.provision),
-            (f"Meters join and are read: {METERS} x {len(self.codes)} values", self.read),
-            ("Head-end goes away; readings wait and arrive", self.outage),
-            ("Software package with a reading list (SCOMO)", self.software),
-            ("Firmware 2 over a line that breaks twice (FUMO)", self.firmware_2),
+            ("Factory: keys, images, a board", self.make),
+            ("Head-end with its four servers", self.start_headend),
+            (f"Meters: {METERS_PLC} on PRIME, {len(ADDRESSES_RS485)} on RS-485", self.start_meters),
+            ("Power on: registration (SSMP)", self.bootstrap),
+            ("Provisioning over a DM session", self.provision),
+            (f"Meters are read: {METERS} x {len(self.codes)} values", self.read),
+            ("Head-end goes away and returns", self.outage),
+            ("Software package (SCOMO)", self.software),
+            ("Firmware 2, line cut twice (FUMO)", self.firmware_2),
             ("A tampered package is refused", self.tampered),
-            ("Firmware 3 fails its health check and is rolled back", self.firmware_3),
+            ("Firmware 3 is unhealthy, rolled back", self.firmware_3),
         ]
 
     # ---- 1 to 3: the world
@@ -248,19 +248,19 @@ class Story:
         total = METERS * len(self.codes)
         self.headend.close()
         self.processes.stop("head-end")
-        gone = time.time()
         for network in self.networks:
             network.advance(ADVANCE_WH)
+        first = int(time.time() // READ_EVERY_S + 1) * READ_EVERY_S  # the first run that nobody is there to hear of
 
-        def waiting() -> bool:
+        def waiting() -> int | None:
             records = int(self.dcuctl("status")["queue"]["records"])
+            task = self.dcuctl("tasks")["billing"]
             stage.step(records, total, f"head-end is away; {records} records wait in the concentrator")
-            return records >= total
+            return int(task["last_run"]) if task["last_run"] >= first and task["state"] == "idle" else None
 
-        self.processes.until(waiting, 60, f"{total} records to wait in the store", each_s=0.5)
+        last = self.processes.until(waiting, 60, "a whole run in the store of the concentrator", each_s=0.5)
         self.serve()
-        back = time.time()
-        during = [run for run in range(_aligned(gone), int(back) + 1, READ_EVERY_S) if run >= gone]
+        during = list(range(first, last + 1, READ_EVERY_S))
 
         def arrived() -> bool:
             runs = self.runs("billing")
@@ -465,15 +465,11 @@ class Story:
             raise DemoError(otherwise)
 
     def end(self) -> None:
-        self.processes.end()
         self.headend.close()
+        self.processes.end()
 
 
 def _codes(file: Path) -> set[str]:
     """`class/obis/attribute` of every line of a reading list."""
     lines = [line.split(",") for line in file.read_text().splitlines()[1:] if line]
     return {f"{cls}/{obis}/{attr}" for _, _, obis, cls, attr, *_ in lines}
-
-
-def _aligned(when: float) -> int:
-    return int(when // READ_EVERY_S) * READ_EVERY_S
