@@ -16,10 +16,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from updateagent import cpio, description, roots, verity
+from updateagent import bsdiff, cpio, description, roots, verity
 from updateagent.description import Kind
 from updateagent.errors import REQUEST, RequestError
-from updateagent.manifest import DESCRIPTION_NAME, SIGNATURE_NAME
+from updateagent.manifest import DESCRIPTION_NAME, SIGNATURE_NAME, Manifest
 from updateagent.payload import DeltaSource, Encoding, Image, Role
 from updateagent.readable import opened
 from updateagent.roots import RootList
@@ -30,6 +30,8 @@ XZ_DICTIONARY_BYTES = 1 << 20
 _XZ_FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 6, "dict_size": XZ_DICTIONARY_BYTES}]
 _SUFFIXES = {Encoding.RAW: "", Encoding.ZLIB: ".gz", Encoding.XZ: ".xz", Encoding.BSDIFF: ".bsdiff"}
 _SWUPDATE_COMPRESSION = {Encoding.ZLIB: "zlib", Encoding.XZ: "xz"}
+DELTA_WORTH = 0.9
+"""A patch above this part of the whole payload is not worth the device's work."""
 SOFTWARE_FOLDER = "/var/lib/dcu/software"
 """Where a stock SWUpdate would put the files of a software package; our own agent decides by its configuration."""
 
@@ -274,3 +276,27 @@ def replaced(path: Path) -> Iterator[BinaryIO]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def delta_input(old: Path, before: Manifest, new: Path, image: Image, work: Path, encoding: Encoding) -> Input:
+    """An image of the package `new` as a patch against the one of `old`, or whole where a patch would save little."""
+    whole, source_file, patch = work.with_suffix(".new"), work.with_suffix(".old"), work.with_suffix(".patch")
+    _extract(image, new, whole)
+    full = Input(image.role, image.name, whole, encoding)
+    source = before.image(image.name, image.role)
+    if source is None or image.role is not Role.IMAGE:
+        return full
+    _extract(source, old, source_file)
+    with patch.open("wb") as file:
+        bsdiff.make(source_file, whole, file)
+    if patch.stat().st_size >= DELTA_WORTH * image.payload_size:
+        return full
+    made_from = DeltaSource(before.version, source.size, source.root)
+    return Input(image.role, image.name, whole, Encoding.BSDIFF, delta=made_from, patch=patch)
+
+
+def _extract(image: Image, package: Path, out: Path) -> None:
+    if image.encoding is Encoding.BSDIFF:
+        raise RequestError(REQUEST, f"{package} holds {image.name} as a delta; a package with whole images is needed")
+    with out.open("wb") as file:
+        file.writelines(image.content(package))

@@ -18,11 +18,9 @@ from updateagent.assemble import Input, Release
 from updateagent.description import Kind, is_image_name
 from updateagent.errors import REQUEST, RequestError, UpdateError
 from updateagent.manifest import Manifest, Role, Trust
-from updateagent.payload import DeltaSource, Encoding, Image
+from updateagent.payload import Encoding
 from updateagent.signing import ALGORITHMS, Identity
 
-DELTA_WORTH = 0.9
-"""A patch above this part of the whole payload is not worth the device's work."""
 COMPRESSIONS = {"none": Encoding.RAW, "zlib": Encoding.ZLIB, "xz": Encoding.XZ}
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _OUT = click.Path(dir_okay=False, writable=True, path_type=Path)
@@ -76,9 +74,11 @@ def build(
     inputs = [_input(text, COMPRESSIONS[compress], device_of) for text in images]
     with tempfile.TemporaryDirectory(dir=output.resolve().parent, prefix=".dcu-pack-") as work:
         newest = int(max(one.path.stat().st_mtime for one in inputs))
-        _finish(
-            release, inputs, Path(work), key, cert, output, newest, [roots.parse(f.read_bytes()) for f in root_files]
-        )
+        _finish(release, inputs, Path(work), key, cert, output, newest, _lists(root_files))
+
+
+def _lists(paths: Sequence[Path]) -> list[roots.RootList]:
+    return [roots.parse(path.read_bytes()) for path in paths]
 
 
 def _finish(
@@ -116,8 +116,17 @@ def _finish(
 @click.option("--cert", type=_FILE, help="Signer's certificate (PEM), followed by authorities between it and the root.")
 @click.option("--compress", type=click.Choice(list(COMPRESSIONS)), default="none", show_default=True,
               help="For images of which a patch would not be smaller.")  # fmt: skip
+@click.option("--roots", "root_files", multiple=True, type=_FILE, help="A list of roots to carry; may be repeated.")
 @click.option("-o", "--output", required=True, type=_OUT)
-def delta(old: Path, new: Path, key: str | None, cert: Path | None, compress: str, output: Path) -> None:
+def delta(
+    old: Path,
+    new: Path,
+    key: str | None,
+    cert: Path | None,
+    compress: str,
+    root_files: tuple[Path, ...],
+    output: Path,
+) -> None:
     """Make a package that turns release OLD into release NEW; both are packages with whole images.
 
     If neither is a package, OLD and NEW are images, and the output is the bare patch.
@@ -132,7 +141,7 @@ def delta(old: Path, new: Path, key: str | None, cert: Path | None, compress: st
     before, after = manifest.read_unverified(old), manifest.read_unverified(new)
     with tempfile.TemporaryDirectory(dir=output.resolve().parent, prefix=".dcu-pack-") as work:
         inputs = [
-            _delta_input(old, before, new, image, Path(work) / str(index), COMPRESSIONS[compress])
+            assemble.delta_input(old, before, new, image, Path(work) / str(index), COMPRESSIONS[compress])
             for index, image in enumerate(after.images)
         ]
         release = Release(
@@ -145,39 +154,12 @@ def delta(old: Path, new: Path, key: str | None, cert: Path | None, compress: st
             requires_version=(before.version,),
             requires_agent=after.requires_agent,
         )
-        _finish(release, inputs, Path(work), key, cert, output, after.signed_at)
+        _finish(release, inputs, Path(work), key, cert, output, after.signed_at, _lists(root_files))
 
 
 def _is_package(path: Path) -> bool:
     with path.open("rb") as file:
         return file.read(6) == cpio.MAGIC
-
-
-def _delta_input(old: Path, before: Manifest, new: Path, image: Image, work: Path, encoding: Encoding) -> Input:
-    """The image as a patch if there is one to make it from and it is worth it, else whole."""
-    from updateagent import bsdiff
-
-    whole, source_file, patch = work.with_suffix(".new"), work.with_suffix(".old"), work.with_suffix(".patch")
-    _extract(image, new, whole)
-    full = Input(image.role, image.name, whole, encoding)
-    source = before.image(image.name, image.role)
-    if source is None or image.role is not Role.IMAGE:
-        return full
-    _extract(source, old, source_file)
-    with patch.open("wb") as file:
-        bsdiff.make(source_file, whole, file)
-    if patch.stat().st_size >= DELTA_WORTH * image.payload_size:
-        click.echo(f"{image.name}: a patch would save little, packed whole")
-        return full
-    made_from = DeltaSource(before.version, source.size, source.root)
-    return Input(image.role, image.name, whole, Encoding.BSDIFF, delta=made_from, patch=patch)
-
-
-def _extract(image: Image, package: Path, out: Path) -> None:
-    if image.encoding is Encoding.BSDIFF:
-        raise RequestError(REQUEST, f"{package} holds {image.name} as a delta; a package with whole images is needed")
-    with out.open("wb") as file:
-        file.writelines(image.content(package))
 
 
 def _release(software: str | None, said: dict[str, Any]) -> Release:

@@ -325,6 +325,38 @@ def test_a_stock_swupdate_accepts_the_package(bench: Bench, more: tuple[str, ...
 
 @pytest.mark.process
 @pytest.mark.skipif(shutil.which("swupdate") is None, reason="needs swupdate (Debian package swupdate)")
+def test_a_stock_swupdate_accepts_a_delta_with_a_list_of_roots(bench: Bench) -> None:
+    own, listed = bench.keys / "own", bench.folder / "roots-1.json"
+    run("roots", "new", "--version", "1", "--threshold", "1", "--root", own / "root.crt", "-o", listed)
+    run("roots", "sign", listed, "--cert", own / "root.crt", "--key", own / "root.key")
+    old = bench.build("1.swu", version="1")
+    (bench.folder / "rootfs.img").write_bytes(ROOTFS + b"more")
+    new, out = bench.build("2.swu"), bench.folder / "delta.swu"
+    signing = ("--key", own / "signer.key", "--cert", own / "signer.crt", "--roots", listed)
+    done = run("delta", old, new, *signing, "-o", out)
+    assert done.exit_code == 0, done.output
+    assert b"roots-1.json" in out.read_bytes()
+    assert bench.verify(out) == 0
+    assert swupdate_accepts(out, own / "root.crt")
+
+
+@pytest.mark.process
+@pytest.mark.skipif(
+    shutil.which("cpio") is None or shutil.which("veritysetup") is None,
+    reason="needs cpio and veritysetup (Debian packages cpio, cryptsetup-bin)",
+)
+def test_veritysetup_accepts_image_and_tree_as_cpio_extracts_them(bench: Bench) -> None:
+    package = bench.build()
+    subprocess.run(["cpio", "-i", "--quiet"], input=package.read_bytes(), cwd=bench.folder, check=True)
+    image = inspect(package)["images"][0]
+    data, tree = bench.folder / "rootfs.img", bench.folder / "rootfs.img.verity"
+    assert data.read_bytes() == ROOTFS
+    data.write_bytes(ROOTFS + bytes(-len(ROOTFS) % 4096))
+    subprocess.run(["veritysetup", "verify", str(data), str(tree), image["root"]], check=True)
+
+
+@pytest.mark.process
+@pytest.mark.skipif(shutil.which("swupdate") is None, reason="needs swupdate (Debian package swupdate)")
 def test_a_stock_swupdate_refuses_the_package_of_another_root(bench: Bench) -> None:
     assert not swupdate_accepts(bench.build(), bench.keys / "other" / "root.crt", tries=2)
 
