@@ -37,11 +37,15 @@ def main(argv: "list[str] | None" = None) -> int:
 
 
 def _whole_program(arguments: "list[str]", boot_config: "str | None") -> int:
+    import gc
+
+    if boot_config is not None:
+        gc.disable()  # one short run: what collecting would free is less than what it costs on a small board
     from updateagent import cli
     from updateagent.errors import UpdateError
 
     try:
-        return cli.run(arguments) if boot_config is None else cli.boot(cli.Path(boot_config))
+        return cli.run(arguments) if boot_config is None else cli.boot(boot_config)
     except UpdateError as error:
         print(f"dcu-update: {error.message}", file=sys.stderr)  # noqa: T201
         return error.number

@@ -40,10 +40,10 @@ def run(argv: list[str]) -> int:
     return verb(arguments)
 
 
-def boot(config: Path) -> int:
+def boot(config: str | Path) -> int:
     """`dcu-update boot`, which init waits for. Raises `UpdateError`."""
     _log_to_stderr()
-    agent = Agent(load(config), RealDisk())
+    agent = Agent(load(Path(config)), RealDisk())
     with agent.alone():
         return agent.updater().boot()
 

@@ -45,6 +45,7 @@ from updateagent.slots import BLOCK_BYTES, SYNC_BYTES, Slot, read_back, write_im
 log = logging.getLogger("update")
 
 CHECKPOINT_BYTES = 16 << 20  # a journal entry costs two syncs; what is repeated is read and compared, not written
+PROGRESS_STEP = 4  # per cent between two updates of the display
 MESSAGE_CHARS_MAX = 500
 
 
@@ -328,13 +329,17 @@ class Updater:
         start = self._update.block if index == self._update.image else 0
         checkpoint_blocks = self._ports.checkpoint_bytes // BLOCK_BYTES
         stored = start
+        shown = -PROGRESS_STEP
 
         def checkpoint(block: int) -> None:
-            nonlocal stored
+            nonlocal stored, shown
             if block - stored >= checkpoint_blocks:
                 self._advance(Event.CHECKPOINT, image=index, block=block)
                 stored = block
-            self.write_status(progress=(done + block * BLOCK_BYTES) * 100 // max(total, 1))
+            progress = (done + block * BLOCK_BYTES) * 100 // max(total, 1)
+            if progress >= shown + PROGRESS_STEP:
+                self.write_status(progress=progress)
+                shown = progress
 
         place = self._ports.places[self._update.target][image.name]
         count = write_image(
