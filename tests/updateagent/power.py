@@ -27,6 +27,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from random import Random
+from tempfile import TemporaryDirectory
 
 from tests.sim.board.uboot import BootLoaderError
 from tests.sim.faulty_disk import FaultyDisk, Operation, PowerCut, Survival
@@ -61,13 +62,17 @@ class Story:
         """The version that must run for good once the server has heard this result."""
         return self.version if fumo == OK_FUMO else "1"
 
+    def hand_over(self, board: Board) -> None:
+        """What the agent did before the story begins."""
+        board.hand_over(self.version, package=self.package)
+
     def begin(self) -> World:
         """The board as delivered, with the request handed over."""
         disk = self.make_disk()
         board = self.make_board(ROOT, disk)
         disk.mkdir_durable(ROOT)
         board.assemble()
-        board.hand_over(self.version, package=self.package)
+        self.hand_over(board)
         disk.sync_all()
         disk.operations = 0
         return World(self, disk, frozenset({self.fumo}))
@@ -393,18 +398,23 @@ def stories() -> list[Story]:
 
 def main() -> int:
     """Run every story with single and double cuts; 1 when anything was wrong or a cut did not fire."""
+    from tests.updateagent.signed import signed_stories
+
     logging.disable(logging.CRITICAL)
     print(HEADING)
     wrong = False
     stride = int(sys.argv[1]) if len(sys.argv) > 1 else 10
-    runs = [partial(explore, story, double_stride=stride) for story in stories()]
-    runs += [partial(explore_errors, story) for story in stories()]
-    for run in runs:
-        tally = run()
-        print(tally, flush=True)
-        for line in tally.violations[:20]:
-            print("  ", line)
-        wrong |= bool(tally.violations) or tally.fired != tally.planned or tally.double_fired != tally.double_planned
+    with TemporaryDirectory() as folder:
+        played = [*stories(), *signed_stories(Path(folder))]
+        runs = [partial(explore, story, double_stride=stride) for story in played]
+        runs += [partial(explore_errors, story) for story in played]
+        for run in runs:
+            tally = run()
+            print(tally, flush=True)
+            for line in tally.violations[:20]:
+                print("  ", line)
+            wrong |= bool(tally.violations)
+            wrong |= tally.fired != tally.planned or tally.double_fired != tally.double_planned
     return int(wrong)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -12,7 +13,8 @@ import pytest
 from tests.sim.board.uboot import BootLoaderError
 from tests.sim.faulty_disk import FaultyDisk, Survival
 from tests.updateagent.board import SLOT_BYTES, Board, DiskEnvironment
-from tests.updateagent.power import Story, Tally, explore, explore_errors, stories
+from tests.updateagent.power import Story, Tally, Trouble, explore, explore_errors, stories
+from tests.updateagent.signed import signed_stories
 from updateagent.disk import RawFile, Storage
 from updateagent.envbytes import parse_copy
 from updateagent.errors import DeviceError
@@ -58,6 +60,13 @@ def test_a_second_power_cut_in_the_recovery_is_survived(story: Story) -> None:
 @pytest.mark.parametrize("story", stories(), ids=lambda story: story.name)
 def test_a_disk_error_at_any_operation_is_reported_or_overcome(story: Story) -> None:
     check(explore_errors(story, stride=2))
+
+
+@pytest.mark.parametrize("index", range(4), ids=["compressed", "delta", "new roots", "one byte changed"])
+def test_signed_packages_survive_cuts_and_errors_too(tmp_path: Path, index: int) -> None:
+    story = signed_stories(tmp_path)[index]
+    check(explore(story, survivals=(Survival.LOST, Survival.HOLED), phases=("torn",), stride=3))
+    check(explore_errors(story, troubles=(Trouble(errno.EIO, lasting=False),), stride=3))
 
 
 # -- planted bugs: each must be found, or the tests above mean nothing

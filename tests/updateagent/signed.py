@@ -1,0 +1,113 @@
+"""Stories of power cuts with real packages: signed, compressed, as a delta, with new roots; over `SignedPackages`."""
+
+from __future__ import annotations
+
+import functools
+import io
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import cast
+
+from tests.updateagent.board import Board, content
+from tests.updateagent.packages import HARDWARE, NOW, Party, Workshop, party, release, root
+from tests.updateagent.power import Story
+from updateagent import assemble, bsdiff, roots, verity
+from updateagent.disk import Storage
+from updateagent.errors import SIGNATURE, PackageError
+from updateagent.firmware import SignedPackages
+from updateagent.payload import DeltaSource, Encoding, Role
+from updateagent.report import InstallRequest
+from updateagent.updater import Ports
+
+OLD, NEW = content("1"), content("2")
+UNUSED = PackageError(SIGNATURE, "packages of these stories are files")
+
+
+class SignedBoard(Board):
+    """A board whose inbox holds real packages, and whose roots are in a PEM file outside the simulated disk."""
+
+    def __init__(self, folder: Path, disk: Storage | None, pem: Path) -> None:
+        super().__init__(folder, disk)
+        self.pem = pem
+
+    def ports(self) -> Ports:
+        ports = super().ports()
+        packages = SignedPackages(
+            self.disk,
+            self.pem,
+            self.update_dir / "roots.json",
+            HARDWARE,
+            ports.places,
+            ports.booted_version,
+            lambda: float(NOW),
+        )
+        return replace(ports, packages=packages)
+
+
+@dataclass(frozen=True)
+class SignedStory(Story):
+    """A story whose package is bytes."""
+
+    raw: bytes = b""
+
+    def hand_over(self, board: Board) -> None:
+        board.disk.write_durable(board.update_dir / "inbox" / "package.swu", self.raw)
+        request = InstallRequest("r1", "package.swu", "correlator", 1.0)
+        board.disk.write_durable(board.update_dir / "inbox" / "request.json", request.emit())
+
+
+@functools.cache
+def _authority(name: str) -> Party:
+    return party(name, authority=True, days=7000)
+
+
+def signed_stories(folder: Path) -> list[Story]:
+    """The stories; `folder` is a real one, for keys and for building."""
+    shop = Workshop(folder)
+    old_pem = folder / "root.pem"
+    old_pem.write_bytes(pem(root()))
+    three = tuple(_authority(name) for name in "ABC")
+    three_pem = folder / "three.pem"
+    three_pem.write_bytes(b"".join(pem(one) for one in three))
+
+    def story(name: str, raw: bytes, fumo: int = 200, trusted: Path = old_pem) -> Story:
+        make = functools.partial(SignedBoard, pem=trusted)
+        return SignedStory(name, "2", UNUSED, healthy=True, fumo=fumo, make_board=cast("type[Board]", make), raw=raw)
+
+    delta = _delta(shop)
+    return [
+        story("signed, compressed", shop.build([shop.image("rootfs", NEW, encoding=Encoding.ZLIB)])),
+        story("signed, delta", delta),
+        story("signed, new roots", _with_new_roots(shop, three), trusted=three_pem),
+        story("signed, one byte changed", delta[:-900] + bytes([delta[-900] ^ 1]) + delta[-899:], fumo=404),
+    ]
+
+
+def pem(one: Party) -> bytes:
+    from cryptography.hazmat.primitives.serialization import Encoding as Form
+
+    return one.x509.public_bytes(Form.PEM)
+
+
+def _delta(shop: Workshop) -> bytes:
+    patch = io.BytesIO()
+    bsdiff.write(OLD, NEW, bsdiff.stretches(OLD, NEW), patch)
+    path = shop.folder / "patch"
+    path.write_bytes(patch.getvalue())
+    source = DeltaSource("1", len(OLD), verity.build([OLD])[0])
+    return shop.build([shop.image("rootfs", NEW, Role.IMAGE, Encoding.BSDIFF, delta=source, patch=path)])
+
+
+def _with_new_roots(shop: Workshop, before: tuple[Party, ...]) -> bytes:
+    """Brings the roots B, C, D to a device that believes A, B, C; only D vouches for its signer."""
+    after = (*before[1:], _authority("D"))
+    found = roots.make(1, 2, NOW, [one.certificate for one in after])
+    for one in before:
+        if one in after:
+            found = roots.with_signature(found, one.certificate, one.sign(found.text))
+    signer = party("signer of D", after[-1])
+    prepared = [assemble.prepare(shop.image("rootfs", NEW), 0, shop.folder)]
+    text = assemble.describe(release(), prepared)
+    out = io.BytesIO()
+    assemble.write(out, text, signer.cms(text, signed_at=NOW), prepared, [found])
+    return out.getvalue()
