@@ -84,7 +84,6 @@ class PortConfig:
     protocol: str
     url: str
     baudrate: int
-    parity: str = "none"
     scan: ScanConfig | None = None
     parallel_max: int = 0  # 0: metering.parallel_max
     health: bool = True
@@ -97,7 +96,8 @@ class PortConfig:
 
 @dataclass(frozen=True, slots=True)
 class MeteringConfig:
-    """How meters are read and readings are kept."""
+    """How meters are read and readings are kept. `meter_utc_offset_min` (east is positive) is for meters whose clock
+    does not say its offset; `None` leaves their time open."""
 
     reading_lists_dir: Path
     store_file: Path
@@ -111,6 +111,8 @@ class MeteringConfig:
     catch_up_s: int
     leave_after_s: float
     pdu_size: int
+    profile_first_s: int
+    meter_utc_offset_min: int | None
     uplink_backoff_min_s: float
     uplink_backoff_max_s: float
 
@@ -273,7 +275,6 @@ def _port(section: Section) -> PortConfig:
         protocol=protocol,
         url=section.text("url"),
         baudrate=section.integer("baudrate", BAUDRATE.get(protocol, 9600), 300, 4_000_000),
-        parity=section.choice("parity", "none", ("none", "even", "odd")),
         scan=scanned,
         parallel_max=section.integer("parallel_max", 0, 0, 64),
         health=section.flag("health", default=True),
@@ -305,6 +306,8 @@ def _metering(section: Section, state_dir: Path) -> MeteringConfig:
         catch_up_s=section.integer("catch_up_s", DAY_S, 0, 31 * DAY_S),
         leave_after_s=section.number("leave_after_s", 120.0, 0, DAY_S),
         pdu_size=section.integer("pdu_size", 1024, 64, 65_535),
+        profile_first_s=section.integer("profile_first_s", DAY_S, 0, 366 * DAY_S),
+        meter_utc_offset_min=section.integer_or_none("meter_utc_offset_min", -720, 840),
         uplink_backoff_min_s=section.number("uplink_backoff_min_s", 2.0, 0.05, 3600),
         uplink_backoff_max_s=section.number("uplink_backoff_max_s", 300.0, 0.1, DAY_S),
     )

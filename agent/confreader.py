@@ -154,6 +154,11 @@ class Section:
             self.note(key, f"wanted {low} to {high}, got {number}")
         return number
 
+    def integer_or_none(self, key: str, low: int, high: int) -> int | None:
+        """A whole number from `low` to `high`, `None` where the key is left out."""
+        number = self.integer(key, low, low, high)
+        return number if key in self._values else None
+
     def number(self, key: str, default: float | _Required, low: float, high: float) -> float:
         """A number, whole or decimal, from `low` to `high`."""
         value = self._scalar(key, default, "float", "int")

@@ -16,17 +16,20 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Protocol
 
 from agent.config import MeteringConfig, PortConfig
 from agent.metering.probe import Probe, hdlc_address
+from agent.metering.profiles import ProfileReading
 from agent.metering.registry import Meter
 from agent.metering.store import Progress, StoreError
 from agent.metering.tasks import Job
 from agent.metering.uplink import Backoff
-from agent.metering.visit import Channel, Visit
-from agent.metering.waiting import Knowledge, Leftovers, Ports, Troubles
+from agent.metering.visit import Channel, ProfileKey, Visit, is_profile
+from agent.metering.waiting import Knowledge, Leftovers, Ports, Troubles, places
+from dlms.cosem.time import ClockPolicy
 from dlms.datalink import DataLink
 from dlms.errors import DlmsError
 from dlms.hdlc_link import HdlcClientLink
@@ -73,6 +76,7 @@ class PortReader:
         self._open_bridge = open_bridge
         self._clock = ports.clock
         self._parallel_max = port.parallel_max or metering.parallel_max
+        self._policy = ClockPolicy(utc_offset_minutes=metering.meter_utc_offset_min)
         self._troubles = Troubles(metering, ports)
         self._knowledge = Knowledge(ports.store)
         self._leftovers = Leftovers()
@@ -297,11 +301,24 @@ class PortReader:
             packets=bridge.carries == "apdu",
             until=now + self._metering.visit_timeout_s,
             knowledge=knowledge,
+            policy=self._policy,
+            profiles=self._profiles(meter, jobs),
             taken=self._leftovers.take(meter, jobs),
         )
         self._visits[meter.address] = visit
         self._ports.tasks.began(jobs)
         visit.start(now)
+
+    def _profiles(self, meter: Meter, jobs: Sequence[Job]) -> dict[ProfileKey, ProfileReading]:
+        """The profiles that these jobs ask for, each from where it was read to."""
+        first = datetime.fromtimestamp(max(0.0, self._clock.wall() - self._metering.profile_first_s), UTC)
+        found: dict[ProfileKey, ProfileReading] = {}
+        for job in jobs:
+            for item in job.items.items:
+                if is_profile(item.ref):
+                    place = self._knowledge.place(meter.meter_id, job.task.task_id, item.ref.obis)
+                    found[job.task.task_id, item.ref.obis] = ProfileReading(item.ref.obis, place, first)
+        return found
 
     def _link(self, bridge: Bridge, client: int, address: int) -> DataLink:
         if bridge.carries == "apdu":
@@ -355,8 +372,13 @@ class PortReader:
         jobs = [job for job in visit.jobs if meter is visit.meter or (job.task.task_id, job.run) in owed]
         readings = [reading for job in jobs for reading in visit.readings(job, meter.meter_id, trusted=trusted)]
         marks = [Progress(meter.meter_id, job.task.task_id, job.run) for job in jobs] if trusted else []
+        knowledge: dict[str, Mapping[str, object]] = {}
+        for job in jobs:
+            knowledge |= places(meter.meter_id, job.task.task_id, visit.places(job))
         learned = visit.learned()
-        self._ports.store.append(readings, marks, {meter.key: learned} if learned else None)
+        if learned:
+            knowledge[meter.key] = learned
+        self._ports.store.append(readings, marks, knowledge)
         self._ports.tasks.ended(visit.jobs, meter.meter_id, ok=True, final=True)
 
     def _over(self, visit: Visit, error: str, *, counts: bool = True) -> None:

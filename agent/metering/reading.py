@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
 from typing import TYPE_CHECKING
 
@@ -58,7 +59,8 @@ class Reading:
     """One attribute of one meter.
 
     `received` is civil time in seconds since the epoch, `trusted` whether the clock had been set by then; `run` is the
-    aligned time of the task's run; `meter_time` is the meter's own clock, ISO 8601. With `error` there is no value.
+    aligned time of the task's run; `meter_time` is the meter's own clock, ISO 8601, or with `profile` (its code) the
+    time of the row that this is a cell of. With `error` there is no value.
     """
 
     task: str
@@ -75,13 +77,21 @@ class Reading:
     trusted: bool
     error: str | None
     run: int
+    profile: str | None = None
 
     def row(self) -> list[object]:
-        """The fields in order, as the store keeps them."""
-        return list(astuple(self))
+        """The fields in order, as the store keeps them; those at the end that are not there may be left out."""
+        row = list(astuple(self))
+        return row if self.profile is not None else row[:-1]
+
+
+def record(record_id: int, row: Sequence[object]) -> dict[str, object]:
+    """A record of the uplink from a row of the store."""
+    return {"id": record_id, **dict(zip(FIELDS, row, strict=False))}
 
 
 FIELDS = tuple(field.name for field in fields(Reading))
+ROW_SIZES = (len(FIELDS) - 1, len(FIELDS))
 
 
 def encode(data: Data, *, date_time: bool = False) -> tuple[str, Raw]:

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from agent.clock import Clock
-from agent.metering.reading import FIELDS, Reading
+from agent.metering.reading import ROW_SIZES, Reading, record
 from agent.metering.storefile import StoreError, StoreFile
 
 __all__ = ["Batch", "Progress", "Store", "StoreError", "StoreStats"]
@@ -137,6 +137,7 @@ class Store:
         def work(db: sqlite3.Connection, _: _Counters) -> None:
             db.executemany("DELETE FROM progress WHERE meter=?", gone_meters)
             db.executemany("DELETE FROM knowledge WHERE meter=?", gone_meters)
+            db.executemany("DELETE FROM knowledge WHERE substr(meter, 1, length(?1) + 1) = ?1 || '#'", gone_meters)
             db.executemany("DELETE FROM progress WHERE task=?", gone_tasks)
 
         if gone_meters or gone_tasks:
@@ -167,7 +168,7 @@ class Store:
 
     def refuse(self, batch: Batch, why: str) -> None:
         """The head-end will never take this batch: keep it aside, so that the others get through."""
-        rows = [(record["id"], json.dumps(record), why) for record in batch.records]
+        rows = [(entry["id"], json.dumps(entry), why) for entry in batch.records]
 
         def work(db: sqlite3.Connection, counters: _Counters) -> None:
             if batch.store != self.file.uuid or batch.last <= counters["released"]:
@@ -274,9 +275,7 @@ class Store:
                 continue
             room = records_max - len(records)
             taken = unpacked[begin - first :][:room]
-            records += [
-                {"id": record_id, **dict(zip(FIELDS, row, strict=True))} for record_id, row in enumerate(taken, begin)
-            ]
+            records += [record(record_id, row) for record_id, row in enumerate(taken, begin)]
             reached = begin + len(taken) - 1
             if len(records) >= records_max:
                 break
@@ -305,4 +304,4 @@ def _block_rows(first: int, last: int, body: bytes) -> list[list[object]] | None
     rows = _unpack(body)
     if not isinstance(rows, list) or len(rows) != last - first + 1:
         return None
-    return rows if all(isinstance(row, list) and len(row) == len(FIELDS) for row in rows) else None
+    return rows if all(isinstance(row, list) and len(row) in ROW_SIZES for row in rows) else None

@@ -7,20 +7,39 @@ A visit is over when `outcome` is set. What was read is complete by then (`ok`),
 association is released after the last value changes nothing about that. After a failure, what was read so far may be
 given to the next visit for the same runs (`taken`), which then asks for the rest only: over a line that loses packets
 and repeats none, a long list would otherwise never come to its end.
+
+A visit asks in three steps: all attributes at once, with what describes the profiles; the scalers of their columns,
+where they are not known yet; then the profiles' rows, window by window.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from datetime import UTC
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
+from agent.metering.profiles import PROFILE_CLASS, ProfileReading, iso_time
 from agent.metering.reading import Reading, UnstorableError, encode
 from agent.metering.registry import Meter, meter_name
 from agent.metering.tasks import Job
-from dlms.cosem.obis import AttributeRef
-from dlms.session import ItemError, ItemRead, MeterSession, ReadDone, SessionClosed, SessionFailed, SessionOpened, Value
+from dlms.apdu.common import AccessError, Result
+from dlms.axdr import Data
+from dlms.cosem.obis import AttributeRef, Obis
+from dlms.cosem.profile import BUFFER
+from dlms.cosem.time import STANDARD_CLOCK, ClockPolicy, CosemDateTime
+from dlms.errors import DlmsError, PeerError
+from dlms.exchange import Answer, GetAnswer, GetExchange
+from dlms.session import (
+    ItemError,
+    ItemRead,
+    MeterSession,
+    ReadDone,
+    Replied,
+    SessionClosed,
+    SessionFailed,
+    SessionOpened,
+    Value,
+)
 from plc.errors import PlcLocalError
 from plc.events import DataConfirmed, DataFailed, DataReceived
 
@@ -29,8 +48,10 @@ if TYPE_CHECKING:
 
 DEVICE_NAME = AttributeRef.parse("1/0.0.42.0.0.255/2")
 CLOCK_TIME = AttributeRef.parse("8/0.0.1.0.0.255/2")
+OTHER_REASON = 250  # Data-Access-Result
 CLOSE_S = 5.0  # for the release, once everything was read
 
+ProfileKey = tuple[str, Obis]  # task, profile
 ChannelEvent = DataReceived | DataConfirmed | DataFailed
 
 
@@ -66,7 +87,8 @@ class Taken:
 
 @dataclass(slots=True)
 class Visit:
-    """Drive it with `step`; `deadline` says when at the latest. `packets`: the channel takes whole APDUs."""
+    """Drive it with `step`; `deadline` says when at the latest. `packets`: the channel takes whole APDUs. `profiles`
+    are to be read for the task they are filed under."""
 
     meter: Meter
     jobs: Sequence[Job]
@@ -76,17 +98,27 @@ class Visit:
     until: float
     knowledge: MeterKnowledge
     learned_before: tuple[object, ...] = ()
+    policy: ClockPolicy = STANDARD_CLOCK
+    profiles: dict[ProfileKey, ProfileReading] = field(default_factory=dict)
     taken: dict[AttributeRef, Taken] = field(default_factory=dict)
     taken_before: int = 0
     outcome: Outcome | None = None
     complete: bool = False
+    described: bool = False
+    asked: ProfileReading | None = None
+    profiles_at: float = 0.0
     reached: bool = False
     closed: bool = False
 
     def start(self, now: float) -> None:
         self.learned_before = signature(self.knowledge)
         self.taken_before = len(self.taken)
-        wanted = {DEVICE_NAME: None} | {item.ref: None for job in self.jobs for item in job.items.items}
+        wanted = {DEVICE_NAME: None} | {
+            item.ref: None for job in self.jobs for item in job.items.items if not is_profile(item.ref)
+        }
+        if self.profiles:
+            wanted[CLOCK_TIME] = None
+            wanted |= {ref: None for profile in self.profiles.values() for ref in profile.descriptors}
         self.session.read([ref for ref in wanted if ref not in self.taken], now)
         self._write(now)
 
@@ -131,42 +163,25 @@ class Visit:
         return meter_name(value.encode("utf-8", "replace")) if isinstance(value, str) else ""
 
     def readings(self, job: Job, meter_id: str, *, trusted: bool) -> list[Reading]:
-        """The readings of one job, in the order of its list."""
-        meter_time = self._meter_time()
+        """The readings of one job in the order of its list, rows of profiles in the order of the meter."""
+        maker = _Maker(job, meter_id, self._iso(self._data(CLOCK_TIME)), trusted)
         found: list[Reading] = []
         for item in job.items.items:
+            if is_profile(item.ref):
+                found += self._rows(maker, item.ref)
+                continue
             taken = self.taken.get(item.ref)
-            if taken is None:
-                continue  # the session answers for every attribute; one that it does not is not made up
-            tag, raw, error = "null", None, None
-            scaler = unit = None
-            if isinstance(taken.result, ItemError):
-                error = taken.result.code
-            else:
-                scaler, unit = taken.result.scaler, taken.result.unit
-                try:
-                    tag, raw = encode(taken.result.data, date_time=item.date_time)
-                except UnstorableError as unstorable:
-                    error = str(unstorable)
-            found.append(
-                Reading(
-                    task=job.task.task_id,
-                    meter=meter_id,
-                    cls=item.ref.class_id,
-                    obis=str(item.ref.obis),
-                    attr=item.ref.attribute,
-                    tag=tag,
-                    raw=raw,
-                    scaler=scaler,
-                    unit=unit,
-                    meter_time=meter_time,
-                    received=round(taken.received, 3),
-                    trusted=trusted,
-                    error=error,
-                    run=job.run,
-                )
-            )
+            if taken is not None:  # the session answers for every attribute; one that it does not is not made up
+                found.append(maker.reading(item.ref, taken.result, taken.received, date_time=item.date_time))
         return found
+
+    def places(self, job: Job) -> dict[Obis, bytes]:
+        """How far each profile of a job has been read now."""
+        return {
+            obis: profile.place
+            for (task_id, obis), profile in self.profiles.items()
+            if task_id == job.task.task_id and profile.place
+        }
 
     # --- inside ---
 
@@ -178,14 +193,49 @@ class Visit:
                 case ItemRead(ref=ref, result=result):
                     self.taken[ref] = Taken(result, wall)
                 case ReadDone():
-                    self.complete = True
-                    self.until = min(self.until, now + CLOSE_S)
+                    self._go_on(now)
+                case Replied(outcome=outcome) if self.asked is not None:
+                    self.profiles_at = wall
+                    self.asked.answer(_result(outcome))
+                    self._go_on(now)
                 case SessionClosed():
                     self._end("" if self.complete else "the session ended before everything was read")
                 case SessionFailed(error=error):
                     self._end("" if self.complete else str(error))
                 case _:
                     pass
+
+    def _go_on(self, now: float) -> None:
+        """Everything asked for was answered: ask for what follows from it, or be content."""
+        if not self.described:
+            self.described = True
+            for profile in self.profiles.values():
+                captures, period = (self._data(ref) for ref in profile.descriptors)
+                profile.describe(captures, period, self._clock())
+            unscaled = {ref: None for profile in self.profiles.values() for ref in profile.unscaled(self.knowledge)}
+            if unscaled:
+                self.session.read(list(unscaled), now)
+                return
+        for profile in self.profiles.values():
+            item = profile.next_item()
+            if item is not None:
+                self.asked = profile
+                self.session.request(GetExchange((item,)), now)
+                return
+        self.asked = None
+        self.complete = True
+        self.until = min(self.until, now + CLOSE_S)
+
+    def _data(self, ref: AttributeRef) -> Data | None:
+        taken = self.taken.get(ref)
+        return taken.result.data if taken is not None and isinstance(taken.result, Value) else None
+
+    def _clock(self) -> CosemDateTime | None:
+        data = self._data(CLOCK_TIME)
+        try:
+            return CosemDateTime.parse(data.value) if data is not None and isinstance(data.value, bytes) else None
+        except DlmsError:
+            return None
 
     def _write(self, now: float) -> None:
         """HDLC: bytes in one go. Packets: one APDU each."""
@@ -207,19 +257,80 @@ class Visit:
             self.outcome = Outcome(error, self.reached)
             self.channel.close()
 
-    def _meter_time(self) -> str | None:
-        """The meter's own clock as it was read in this visit, ISO 8601 in UTC, where that can be said."""
-        taken = self.taken.get(CLOCK_TIME)
-        if taken is None or not isinstance(taken.result, Value) or not isinstance(taken.result.data.value, bytes):
-            return None
-        from dlms.cosem.time import CosemDateTime
-        from dlms.errors import DlmsError
+    def _rows(self, maker: _Maker, ref: AttributeRef) -> list[Reading]:
+        profile = self.profiles.get((maker.job.task.task_id, ref.obis))
+        if profile is None:
+            return []
+        found: list[Reading] = []
+        for row in profile.rows:
+            of_row = replace(maker, meter_time=iso_time(row.clock, self.policy), profile=str(ref.obis))
+            for column, data in row.cells:
+                scaler = self.knowledge.scaler_of(column)
+                value = Value(data, scaler.scaler, scaler.unit) if scaler else Value(data)
+                found.append(of_row.reading(column, value, self.profiles_at))
+        if profile.error:
+            found.append(maker.reading(ref, ItemError(profile.error), self.profiles_at))
+        return found
 
+    def _iso(self, data: Data | None) -> str | None:
+        return iso_time(data.value, self.policy) if data is not None and isinstance(data.value, bytes) else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Maker:
+    """Makes the readings of one job, or of one row."""
+
+    job: Job
+    meter_id: str
+    meter_time: str | None
+    trusted: bool
+    profile: str | None = None
+
+    def reading(
+        self, ref: AttributeRef, result: Value | ItemError, received: float, *, date_time: bool = False
+    ) -> Reading:
+        tag, raw = "null", None
+        scaler = unit = error = None
+        if isinstance(result, ItemError):
+            error = result.code
+        else:
+            scaler, unit = result.scaler, result.unit
+            try:
+                tag, raw = encode(result.data, date_time=date_time)
+            except UnstorableError as unstorable:
+                error = str(unstorable)
+        return Reading(
+            task=self.job.task.task_id,
+            meter=self.meter_id,
+            cls=ref.class_id,
+            obis=str(ref.obis),
+            attr=ref.attribute,
+            tag=tag,
+            raw=raw,
+            scaler=scaler,
+            unit=unit,
+            meter_time=self.meter_time,
+            received=round(received, 3),
+            trusted=self.trusted,
+            error=error,
+            run=self.job.run,
+            profile=self.profile,
+        )
+
+
+def is_profile(ref: AttributeRef) -> bool:
+    """Whether this names the buffer of a profile, whose rows are read one by one."""
+    return ref.class_id == PROFILE_CLASS and ref.attribute == BUFFER
+
+
+def _result(outcome: Answer | PeerError) -> Result:
+    """The answer to the request of a profile's window."""
+    if isinstance(outcome, GetAnswer):
         try:
-            moment = CosemDateTime.parse(taken.result.data.value).to_datetime()
+            return outcome.results()[0]
         except DlmsError:
-            return None
-        return None if moment is None else moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
+            return AccessError(OTHER_REASON)
+    return AccessError(OTHER_REASON)
 
 
 def signature(knowledge: MeterKnowledge) -> tuple[object, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from agent.clock import Clock
@@ -15,7 +15,7 @@ from agent.metering.store import Store, StoreError
 from agent.metering.tasks import Job, TaskBook
 from agent.metering.uplink import Backoff
 from agent.metering.visit import DEVICE_NAME, Taken, Visit
-from dlms.cosem.obis import AttributeRef
+from dlms.cosem.obis import AttributeRef, Obis
 from dlms.errors import DlmsError
 from dlms.knowledge import MeterKnowledge
 
@@ -138,6 +138,15 @@ class Knowledge:
             self._recent.popitem(last=False)
         return known
 
+    def place(self, meter_id: str, task_id: str, obis: Obis) -> bytes:
+        """The clock of the last row of a profile that is in the store; empty for none."""
+        try:
+            found = (self._store.knowledge(_place_key(meter_id, task_id, obis)) or {}).get("clock")
+            return bytes.fromhex(found) if isinstance(found, str) else b""
+        except (StoreError, ValueError) as error:
+            LOG.debug("how far profile %s of %s was read is lost: %s", obis, meter_id, error)
+            return b""
+
     def _load(self, key: str) -> MeterKnowledge:
         try:
             dumped = self._store.knowledge(key)
@@ -145,3 +154,12 @@ class Knowledge:
         except (StoreError, DlmsError) as error:
             LOG.debug("what was known of %s is lost: %s", key, error)
             return MeterKnowledge()
+
+
+def places(meter_id: str, task_id: str, reached: Mapping[Obis, bytes]) -> dict[str, dict[str, object]]:
+    """What `Knowledge.place` will find, for the store to keep."""
+    return {_place_key(meter_id, task_id, obis): {"clock": clock.hex()} for obis, clock in reached.items()}
+
+
+def _place_key(meter_id: str, task_id: str, obis: Obis) -> str:
+    return f"{meter_id}#{task_id}#{obis}"

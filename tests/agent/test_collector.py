@@ -56,6 +56,8 @@ def metering(tmp_path: Path) -> MeteringConfig:
         catch_up_s=86_400,
         leave_after_s=60.0,
         pdu_size=1024,
+        profile_first_s=86_400,
+        meter_utc_offset_min=None,
         uplink_backoff_min_s=1.0,
         uplink_backoff_max_s=60.0,
     )

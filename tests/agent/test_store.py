@@ -8,11 +8,12 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from agent.metering.reading import UnstorableError, encode
+from agent.metering.reading import FIELDS, UnstorableError, encode
 from agent.metering.store import Progress, Store, StoreError
 from dlms.axdr import Data, Tag
 from tests.agent.readings import reading, visit
@@ -45,8 +46,16 @@ def test_what_was_appended_comes_out_in_order_with_ascending_ids(tmp_path: Path)
     assert [record["id"] for record in batch.records] == [1, 2, 3, 4, 5]
     assert [record["raw"] for record in batch.records] == [0, 1, 2, 3, 4]
     assert batch.records[4]["meter"] == "m2"
-    assert batch.records[0] == {"id": 1, **{f: getattr(reading(0), f) for f in reading(0).__dataclass_fields__}}
+    assert batch.records[0] == {"id": 1, **{name: getattr(reading(0), name) for name in FIELDS[:-1]}}
     assert (batch.first, batch.last) == (1, 5)
+
+
+def test_a_cell_of_a_profile_says_so(tmp_path: Path) -> None:
+    opened = store(tmp_path)
+    opened.append([reading(0), replace(reading(1), profile="1.0.99.1.0.255")])
+    batch = opened.batch(10)
+    assert batch is not None
+    assert [record.get("profile", "none") for record in batch.records] == ["none", "1.0.99.1.0.255"]
 
 
 def test_a_batch_has_a_limit_and_may_end_inside_a_visit(tmp_path: Path) -> None:
@@ -82,11 +91,13 @@ def test_nothing_is_lost_by_closing_and_opening(tmp_path: Path) -> None:
 def test_progress_is_replaced_and_forgotten(tmp_path: Path) -> None:
     opened = store(tmp_path)
     opened.append([], [Progress("m1", "t1", 900), Progress("m1", "t2", 900), Progress("m2", "t1", 900)])
-    opened.append([], [Progress("m1", "t1", 1800)], {"m2": {}})
+    opened.append([], [Progress("m1", "t1", 1800)], {"m2": {}, "m2#t1#1.0.99.1.0.255": {}, "m20": {}})
     assert opened.progress()["m1", "t1"] == 1800
     opened.forget(meters=["m2"], tasks=["t2"])
     assert opened.progress() == {("m1", "t1"): 1800}
     assert opened.knowledge("m2") is None
+    assert opened.knowledge("m2#t1#1.0.99.1.0.255") is None
+    assert opened.knowledge("m20") == {}
 
 
 def test_an_acknowledgement_of_another_store_or_of_nothing_releases_nothing(tmp_path: Path) -> None:
@@ -333,6 +344,7 @@ def test_a_store_held_by_another_process_is_trouble_and_not_corruption(tmp_path:
 
 WRITER = """
 import sys
+from dataclasses import replace
 from pathlib import Path
 from agent.clock import SystemClock
 from agent.metering.store import Progress, Store
