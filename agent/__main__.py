@@ -1,7 +1,8 @@
 """dcu-agent: the composition root. Reads the configuration, makes every part, connects them, and hands over to the
 supervisor. Nothing is decided here but who knows whom.
 
-Exit codes: 0 ended in order, 2 the configuration (or a file it names) cannot be used, 70 a worker died.
+Exit codes: 0 ended in order, 2 the configuration (or a key or certificate it names) cannot be used, 70 a worker died,
+71 the system would not let us start (storage, an address that is taken): trying again may help.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 LOG = logging.getLogger("agent")
 
 EXIT_CONFIG = 2
+EXIT_SYSTEM = 71  # EX_OSERR of sysexits.h
 DEFAULT_CONFIG = Path("/etc/dcu/dcu.yaml")
 
 
@@ -45,9 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"{error}\n")
         return EXIT_CONFIG
     except OSError as error:
-        # A file that the configuration names, an address that is taken: the operator's to put right.
-        sys.stderr.write(f"{options.config}: {error}\n")
-        return EXIT_CONFIG
+        sys.stderr.write(f"dcu-agent: cannot start: {error}\n")
+        return EXIT_SYSTEM
     return agent.run()
 
 
@@ -187,20 +188,28 @@ class Agent:
             meters=self.collector.meters,
             request_reboot=lambda: self.rebooter.request("a firmware package waits for the Update Agent"),
             software_changed=self.collector.software_changed,
+            push_url=self._push_url,
             rng=self.rng,
         )
         self.dm = DmService(settings, ports)
         self.push: PushListener | None = None
-        self.push_url = ""
         listen = config.dm.push_listen
         if listen is not None:
             self.push = PushListener(self.dm.on_notification, host=listen.host, port=listen.port)
-            self.push_url = listen.advertise or f"http://{_in_url(listen.host)}:{self.push.port}/push"
 
     def _register(self) -> bytes:
         from agent.ssmp.client import register
 
-        return register(self.https, self.config.security_server.url, self.device, self.key, self.push_url)
+        return register(self.https, self.config.security_server.url, self.device, self.key, self._push_url())
+
+    def _push_url(self) -> str:
+        """Where notifications reach this device now."""
+        from agent.dm.push import own_url
+
+        listen = self.config.dm.push_listen
+        if listen is None or self.push is None:
+            return ""
+        return listen.advertise or own_url(listen.host, self.push.port, self.config.security_server.url)
 
     def _provisioned(self, provisioning: Provisioning) -> None:
         log.hide(provisioning.uplink.token)
@@ -256,10 +265,6 @@ def _https(config: Config) -> HttpsClient:
         raise SecretError(f"{config.security_server.ca_file}: holds no certificate: {error.reason}") from error
     except OSError as error:
         raise SecretError(f"{config.security_server.ca_file}: cannot be read: {error.strerror}") from error
-
-
-def _in_url(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
 
 
 if __name__ == "__main__":

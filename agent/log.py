@@ -13,6 +13,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TextIO
 
@@ -114,7 +115,7 @@ def _stream_handler(stream: TextIO | None) -> logging.Handler:
 
 
 def _journal_handler() -> logging.Handler | None:
-    """systemd-python's handler, when our error output *is* the journal (systemd.exec(5), JOURNAL_STREAM)."""
+    """The journal, when our error output *is* the journal (systemd.exec(5), JOURNAL_STREAM)."""
     declared = os.environ.get("JOURNAL_STREAM", "")
     try:
         here = os.fstat(2)
@@ -126,18 +127,46 @@ def _journal_handler() -> logging.Handler | None:
         from systemd import journal
     except ImportError:
         return None
-    handler: logging.Handler = journal.JournalHandler(SYSLOG_IDENTIFIER="dcu-agent")
-    handler.addFilter(_journal_fields)
-    handler.setFormatter(LineFormatter(stamped=False))
-    return handler
+    return JournalHandler(journal.send)
 
 
-def _journal_fields(record: logging.LogRecord) -> bool:
-    """Journal fields are the record's upper-case attributes: `journalctl DCU_EVENT=dm.session.end`."""
-    event = getattr(record, "event", "")
-    if event:
-        record.DCU_EVENT = event
-    return True
+class JournalHandler(logging.Handler):
+    """Sends records to systemd's journal with fields to search by: `journalctl DCU_EVENT=dm.session.end`.
+
+    systemd-python has a handler of its own, which also sends the arguments of a message as they are; secrets among them
+    would get past the formatter. Hence only `send` of it is used.
+    """
+
+    def __init__(self, send: Callable[..., object]) -> None:
+        super().__init__()
+        self._send = send
+        self.setFormatter(LineFormatter(stamped=False))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        fields = {
+            "PRIORITY": _priority(record.levelno),
+            "SYSLOG_IDENTIFIER": "dcu-agent",
+            "LOGGER": record.name,
+            "THREAD_NAME": record.threadName or "",
+            "CODE_FILE": record.pathname,
+            "CODE_LINE": record.lineno,
+            "CODE_FUNC": record.funcName,
+        }
+        event = getattr(record, "event", "")
+        if event:
+            fields["DCU_EVENT"] = event
+        try:
+            self._send(self.format(record), **fields)
+        except (OSError, ValueError):  # the journal is down
+            self.handleError(record)
+
+
+def _priority(level: int) -> int:
+    """Of syslog(3)."""
+    for floor, priority in ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6)):
+        if level >= floor:
+            return priority
+    return 7
 
 
 def _thread_excepthook(arguments: threading.ExceptHookArgs) -> None:

@@ -13,6 +13,7 @@ that meter, until its next run or until it joins again. The line is never idle f
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections import deque
@@ -225,6 +226,9 @@ class PortReader:
             self._generation = self._ports.tasks.generation
             self._troubles.forgive_all()  # other tasks, or another password: everybody gets a new chance
             self._look_at = 0.0
+            with contextlib.suppress(StoreError):  # its owner reports it; the next change of tasks tidies up
+                self._ports.tasks.tidy()
+                self._ports.store.retain(self._ports.registry.names())
         room = (1 if bridge.shared_bus else self._parallel_max) - len(self._visits) - self._probe.running
         if room > 0 and now >= self._look_at:
             start = self._ports.tasks.next_start()

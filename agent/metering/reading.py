@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -81,8 +81,8 @@ class Reading:
 
     def row(self) -> list[object]:
         """The fields in order, as the store keeps them; those at the end that are not there may be left out."""
-        row = list(astuple(self))
-        return row if self.profile is not None else row[:-1]
+        names = FIELDS if self.profile is not None else FIELDS[:-1]
+        return [getattr(self, name) for name in names]  # not astuple(), which copies in depth: thirty times slower
 
 
 def record(record_id: int, row: Sequence[object]) -> dict[str, object]:

@@ -224,6 +224,11 @@ class Registry:
         """The present meter with this address."""
         return next((meter for meter in self.present(port) if meter.address == address), None)
 
+    def names(self) -> set[str]:
+        """Every name under which something may be remembered: ids, and the ways to reach them."""
+        with self._lock:
+            return {name for entry in self._entries.values() for name in (entry.meter.key, entry.meter.meter_id)}
+
     def meters(self) -> tuple[MeterStatus, ...]:
         """All of them, by id."""
         with self._lock:

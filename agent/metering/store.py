@@ -18,7 +18,7 @@ import json
 import logging
 import sqlite3
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -35,6 +35,7 @@ BYTES_MAX = 128 << 20  # of the database file; half a million readings take abou
 BLOCKS_A_BATCH_MAX = 64  # looked at for one uplink batch
 COMPRESSION = 6
 FULL_RETRIES = 4  # each gives up an eighth of the blocks and tries again
+REMEMBERED_MAX = 16_384  # names, before those that nobody knows any more are looked for; the registry holds 4096
 REFUSED_MAX = 1000  # records that the head-end would not take, kept for a person to look at
 
 ResultT = TypeVar("ResultT")
@@ -139,9 +140,25 @@ class Store:
             db.executemany("DELETE FROM knowledge WHERE meter=?", gone_meters)
             db.executemany("DELETE FROM knowledge WHERE substr(meter, 1, length(?1) + 1) = ?1 || '#'", gone_meters)
             db.executemany("DELETE FROM progress WHERE task=?", gone_tasks)
+            db.executemany("DELETE FROM knowledge WHERE instr(meter, '#' || ? || '#')", gone_tasks)
 
         if gone_meters or gone_tasks:
             self._run(work)
+
+    def retain(self, meters: Collection[str]) -> int:
+        """Forget all meters but these, where so much is remembered that most of it must be of meters that are gone.
+        Answers how many rows went."""
+
+        def work(db: sqlite3.Connection, _: _Counters) -> int:
+            gone = 0
+            for table in ("knowledge", "progress"):
+                names = [name for (name,) in db.execute(f"SELECT DISTINCT meter FROM {table}")]  # noqa: S608
+                if len(names) > REMEMBERED_MAX:
+                    stale = [(name,) for name in names if name.partition("#")[0] not in meters]
+                    gone += db.executemany(f"DELETE FROM {table} WHERE meter=?", stale).rowcount  # noqa: S608
+            return gone
+
+        return self._run(work)
 
     # --- for the uplink ---
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from agent.clock import Clock
@@ -56,7 +56,6 @@ class TaskBook:
         self._accounts: dict[str, _Account] = {}
         self._reading_lists: dict[str, ReadingList | None] = {}
         self.generation = 0
-        self.on_change: Callable[[], None] = lambda: None
 
     # --- settings ---
 
@@ -77,7 +76,6 @@ class TaskBook:
             ", ".join(f"{task.task_id} every {task.every_s} s" for task in provisioning.tasks) or "none",
             extra={"event": "tasks.configured"},
         )
-        self.on_change()
 
     def lists_changed(self) -> None:
         """A software package was activated or removed: look for the lists again."""
@@ -85,7 +83,6 @@ class TaskBook:
         with self._lock:
             self._reading_lists.clear()
             self.generation += 1
-        self.on_change()
 
     @property
     def access(self) -> MeterAccess:
@@ -95,6 +92,16 @@ class TaskBook:
     def in_force(self) -> bool:
         """Whether there is anything to read: without a task nobody has said yet how meters are talked to."""
         return bool(self._provisioning.tasks)
+
+    def tidy(self) -> None:
+        """Have the store forget the progress of tasks that are gone. Raises `StoreError`."""
+        with self._lock:
+            known = {task.task_id for task in self._provisioning.tasks}
+            gone = {task_id for _, task_id in self._done(trusted=True) if task_id not in known}
+            if gone and self._progress is not None:
+                self._progress = {key: run for key, run in self._progress.items() if key[1] in known}
+        if gone:
+            self._store.forget(tasks=gone)
 
     # --- what is owed ---
 

@@ -259,6 +259,7 @@ def test_a_new_task_and_a_new_interval_take_effect_without_a_restart(tmp_path: P
     before = len(rig.records())
     rig.run(600)
     assert len(rig.records()) == before
+    assert rig.store.progress() == {}
 
 
 def replace_config(config: MeteringConfig, lists: Path) -> MeteringConfig:

@@ -107,3 +107,49 @@ def test_setup_twice_does_not_log_twice(tmp_path: Path) -> None:
     logging.getLogger("agent.x").warning("once")
     assert stream.getvalue().count("once") == 1
     assert "once" not in (tmp_path / "old.log").read_text()
+
+
+class Journal:
+    """What systemd's `journal.send` was called with."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[str, dict[str, object]]] = []
+        self.down = False
+
+    def send(self, message: str, **fields: object) -> None:
+        if self.down:
+            raise OSError("no journal")
+        self.sent.append((message, fields))
+
+
+def test_the_journal_gets_fields_to_search_by_and_no_raw_arguments() -> None:
+    journal = Journal()
+    log.hide("token-4711-abc")
+    handler = log.JournalHandler(journal.send)
+    made = record("header was %s", "token-4711-abc", event="uplink.failed")
+    made.levelno = logging.WARNING
+    handler.emit(made)
+    ((message, fields),) = journal.sent
+    assert message == "INFO agent.dm uplink.failed: header was [secret]"
+    assert (fields["DCU_EVENT"], fields["PRIORITY"], fields["LOGGER"]) == ("uplink.failed", 4, "agent.dm")
+    assert all(name.isupper() for name in fields)
+    assert "token-4711-abc" not in repr(fields)
+
+
+def test_a_journal_that_is_down_stops_nobody() -> None:
+    journal = Journal()
+    journal.down = True
+    logging.raiseExceptions = False
+    log.JournalHandler(journal.send).emit(record("lost"))
+
+
+@pytest.mark.parametrize(
+    ("level", "priority"),
+    [(logging.DEBUG, 7), (logging.INFO, 6), (logging.WARNING, 4), (logging.ERROR, 3), (logging.CRITICAL, 2)],
+)
+def test_levels_become_the_priorities_of_syslog(level: int, priority: int) -> None:
+    journal = Journal()
+    made = record("x")
+    made.levelno = level
+    log.JournalHandler(journal.send).emit(made)
+    assert journal.sent[0][1]["PRIORITY"] == priority

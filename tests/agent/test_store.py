@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from agent.metering.reading import FIELDS, UnstorableError, encode
-from agent.metering.store import Progress, Store, StoreError
+from agent.metering.store import REMEMBERED_MAX, Progress, Store, StoreError
 from dlms.axdr import Data, Tag
 from tests.agent.readings import reading, visit
 from tests.agent.virtual import VirtualClock
@@ -93,11 +93,24 @@ def test_progress_is_replaced_and_forgotten(tmp_path: Path) -> None:
     opened.append([], [Progress("m1", "t1", 900), Progress("m1", "t2", 900), Progress("m2", "t1", 900)])
     opened.append([], [Progress("m1", "t1", 1800)], {"m2": {}, "m2#t1#1.0.99.1.0.255": {}, "m20": {}})
     assert opened.progress()["m1", "t1"] == 1800
+    opened.append([], [], {"m1#t2#1.0.99.1.0.255": {}, "m1#t1#1.0.99.1.0.255": {}})
     opened.forget(meters=["m2"], tasks=["t2"])
+    assert opened.knowledge("m1#t2#1.0.99.1.0.255") is None
+    assert opened.knowledge("m1#t1#1.0.99.1.0.255") == {}
     assert opened.progress() == {("m1", "t1"): 1800}
     assert opened.knowledge("m2") is None
     assert opened.knowledge("m2#t1#1.0.99.1.0.255") is None
     assert opened.knowledge("m20") == {}
+
+
+def test_meters_that_nobody_knows_any_more_are_forgotten_when_there_are_very_many(tmp_path: Path) -> None:
+    opened = store(tmp_path)
+    assert opened.retain(["m1"]) == 0
+    names = [f"m{number}" for number in range(REMEMBERED_MAX + 1)]
+    opened.append([], [Progress(name, "t1", 900) for name in names], {"m1#t1#x": {}, "m2": {}})
+    assert opened.retain(["m1", "m7"]) == len(names) - 2
+    assert set(opened.progress()) == {("m1", "t1"), ("m7", "t1")}
+    assert opened.knowledge("m1#t1#x") == {}
 
 
 def test_an_acknowledgement_of_another_store_or_of_nothing_releases_nothing(tmp_path: Path) -> None:

@@ -198,6 +198,14 @@ def test_a_readable_key_ends_with_2(home: Path, capsys: pytest.CaptureFixture[st
     assert "others may use it (mode 0644)" in bad_start(home, capsys)
 
 
+def test_storage_that_fails_ends_with_a_code_that_is_tried_again(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (home / "state").write_text("a file where the folder should be")
+    assert main(["--config", str(home / "dcu.yaml")]) == 71
+    assert "cannot start" in capsys.readouterr().err
+
+
 # --- the check without a start ---
 
 
