@@ -135,6 +135,7 @@ class DmPorts:
     * `software_changed()`: called from the package thread after the set of active software components changed.
     * `request_reboot()`: asks the supervisor to reboot the board; returns at once.
     * `task_status`, `meters`: read-only views for the tree, called from the DM thread.
+    * `push_url()`: where notifications reach this device now, empty for nowhere; called from the DM thread.
     """
 
     https: Https
@@ -151,5 +152,6 @@ class DmPorts:
     meters: Callable[[], Sequence[MeterStatus]]
     request_reboot: Callable[[], None]
     software_changed: Callable[[], None] = lambda: None
+    push_url: Callable[[], str] = lambda: ""
     rng: random.Random = field(default_factory=random.SystemRandom)
     entropy: Callable[[int], bytes] = os.urandom

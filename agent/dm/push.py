@@ -12,6 +12,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from urllib.parse import urlsplit
 
 log = logging.getLogger("agent.dm.push")
 
@@ -97,6 +98,30 @@ class TokenBucket:
             return False
         self._tokens -= 1.0
         return True
+
+
+def own_url(host: str, port: int, server_url: str) -> str:
+    """The URL under which a listener on `host` can be reached; empty when that cannot be told now.
+
+    For a listener on every interface it is the address from which packets to the host of `server_url` leave. It is
+    asked of the routing table; nothing is sent.
+    """
+    if host not in ("0.0.0.0", "::", ""):  # noqa: S104 - compared, not bound
+        return _url(host, port)
+    target = urlsplit(server_url)
+    family = socket.AF_INET6 if host == "::" else socket.AF_INET
+    try:
+        found = socket.getaddrinfo(target.hostname, target.port or 443, family, socket.SOCK_DGRAM)
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect(found[0][4])
+            return _url(str(probe.getsockname()[0]), port)
+    except (OSError, ValueError) as error:  # no route, no name service
+        log.debug("own address not known: %s", error)
+        return ""
+
+
+def _url(host: str, port: int) -> str:
+    return f"http://[{host}]:{port}{PATH}" if ":" in host else f"http://{host}:{port}{PATH}"
 
 
 class PushListener:

@@ -1,9 +1,9 @@
 """The DM client as a worker of the daemon: registration, sessions and when to hold them.
 
 Without an account the device registers with its security server (SSMP) and applies the bootstrap it gets. With one it
-holds a session: after the bootstrap, at boot, on a notification, when something waits to be reported, and at the latest
-every `poll_every_s`. What failed is tried again after a growing, jittered wait; a notification cuts the wait short,
-because it proves that the server is there.
+holds a session: after the bootstrap, at boot, on a notification, when something waits to be reported, when its own
+push address has changed, and at the latest every `poll_every_s`. What failed is tried again after a growing, jittered
+wait; a notification cuts the wait short, because it proves that the server is there.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from agent.https import HttpsError
 from agent.mo import dmacc
 from agent.mo.ami import Ami, provisioning_from_tree
 from agent.mo.devdetail import DevDetail
-from agent.mo.devinfo import DevInfo
+from agent.mo.devinfo import PUSH_URL, DevInfo
 from agent.mo.fumo import Fumo
 from agent.mo.registry import Registry
 from agent.mo.sched import Sched
@@ -45,6 +45,7 @@ log = logging.getLogger("agent.dm")
 
 LOOK_EVERY_S = 1.0  # how often the worker beats while nothing happens
 UNPROVEN_MAX = 5  # sessions in a row that failed for credentials, before a new account is asked for
+ADDRESS_EVERY_S = 60.0  # how often the push URL is compared with the one that the server knows
 HEALTH = "dm_session"
 
 
@@ -63,7 +64,7 @@ class DmService:
         self._config = config
         self._ports = ports
         folder = config.state_dir / "dm"
-        self._device_info = DevInfo(config.device)
+        self._device_info = DevInfo(config.device, ports.push_url)
         self._link = Link(ports.disk, folder)
         firmware = Fumo(self._view, _new_id)
         software = Scomo(self._view, _new_id)
@@ -86,6 +87,8 @@ class DmService:
         self._reboot = threading.Event()
         self._timing = Timing(config.poll_every_s, config.backoff_min_s, config.backoff_max_s, ports.rng.random)
         self._unproven = 0
+        self._push_url: str | None = None  # as the server knows it; None before the first session
+        self._address_at = float("-inf")
         self._status = DmStatus()
         self._provisioning = provisioning_from_tree(self.tree.view())
 
@@ -179,9 +182,16 @@ class DmService:
                 beat()
                 self._register()
             return
+        self._look_at_address(now)
         due = self._timing.due(now)
         if due is not None:
             self._session(account, *due, stop, beat)
+
+    def _look_at_address(self, now: float) -> None:
+        if self._push_url is not None and now - self._address_at >= ADDRESS_EVERY_S:
+            self._address_at = now
+            if self._ports.push_url() != self._push_url:
+                self._timing.ask("address")
 
     # -- registration -----------------------------------------------------------------------------------------
 
@@ -234,7 +244,8 @@ class DmService:
         started = self._ports.clock.wall()
         session_id = session_id or f"{int.from_bytes(self._ports.entropy(2), 'big') or 1:X}"
         log.info("session %s (%s) begins", session_id, trigger, extra={"event": "dm.session.begin"})
-        session, executor = self._new_session(account, trigger, session_id)
+        device_info = self._device_info.leaves()
+        session, executor = self._new_session(account, trigger, session_id, device_info)
         ended = _Drive(self, account, session, executor, stop, beat).run()
         self._announce()
         if ended is None:
@@ -245,6 +256,7 @@ class DmService:
         now = self._ports.clock.monotonic()
         if ended.ok:
             self._unproven = 0
+            self._push_url = dict(device_info)[PUSH_URL]
             self._timing.succeeded(now, unanswered=bool(alerts.pending(self.tree.view())))
         else:
             self._unproven = self._unproven + 1 if ended.unproven else 0
@@ -256,7 +268,9 @@ class DmService:
         self._publish(DmStatus("registered", account.server_id, account.url, error, summary))
         self._ports.health(HEALTH, ended.ok, ended.result)
 
-    def _new_session(self, account: Account, trigger: str, session_id: str) -> tuple[Session, Executor]:
+    def _new_session(
+        self, account: Account, trigger: str, session_id: str, device_info: tuple[tuple[str, str], ...]
+    ) -> tuple[Session, Executor]:
         client_nonce, server_nonce = self._link.nonces(account)
         settings = SessionSettings(
             account=account,
@@ -264,7 +278,7 @@ class DmService:
             server_nonce=server_nonce,
             session_id=session_id,
             device_id=self._config.device.device_id,
-            device_info=self._device_info.leaves(),
+            device_info=device_info,
             content_type=self._config.content_type,
             alert=AlertCode.SERVER_INITIATED if trigger == "push" else AlertCode.CLIENT_INITIATED,
             alerts=alerts.pending(self.tree.view()),

@@ -1,21 +1,26 @@
 """DevInfo, `urn:oma:mo:oma-dm-devinfo:1.0` (OMA-TS-DM_StdObj 1.2, section 5.3.1): who the device is.
 
-The client sends these leaves at the start of every session.
+The client sends these leaves at the start of every session. `Ext/PushURL` is this project's own: where the device takes
+notifications now, empty for nowhere. An address can change without a new registration.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from agent.device import DeviceInfo
 from agent.dm.schema import Format, NodeSpec, Path, interior, live
 
 URN = "urn:oma:mo:oma-dm-devinfo:1.0"
 DM_VERSION = "1.2"
+PUSH_URL = "./DevInfo/Ext/PushURL"
 
 
 class DevInfo:
     root: Path = ("DevInfo",)
 
-    def __init__(self, device: DeviceInfo) -> None:
+    def __init__(self, device: DeviceInfo, push_url: Callable[[], str]) -> None:
+        self._push_url = push_url
         self._leaves = (
             ("DevId", device.device_id),
             ("Man", device.man),
@@ -26,11 +31,12 @@ class DevInfo:
 
     def leaves(self) -> tuple[tuple[str, str], ...]:
         """`(LocURI, value)` for the Replace of package 1."""
-        return tuple((f"./DevInfo/{name}", value) for name, value in self._leaves)
+        return (*((f"./DevInfo/{name}", value) for name, value in self._leaves), (PUSH_URL, self._push_url()))
 
     def spec(self) -> NodeSpec:
         leaves = [_constant(name, value) for name, value in self._leaves]
-        return interior("DevInfo", *leaves, type=URN)
+        push_url = live("PushURL", Format.CHR, lambda _: self._push_url())
+        return interior("DevInfo", *leaves, interior("Ext", push_url), type=URN)
 
 
 def _constant(name: str, value: str) -> NodeSpec:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import time
+from urllib.parse import urlsplit
 
 from sqlalchemy import Connection, Row, insert, select, update
 
@@ -12,6 +14,8 @@ from agent.dm.bootstrap import Account
 from headend.dm.tables import accounts
 
 SECRET_BYTES = 32
+PUSH_URL_CHARS_MAX = 255
+_PUSH_URL = re.compile(rf"https?://[!-~]{{1,{PUSH_URL_CHARS_MAX - 8}}}", re.ASCII)
 
 
 class UnknownDevice(LookupError):
@@ -80,6 +84,29 @@ def from_row(row: Row[tuple[object, ...]]) -> Account:
         server_nonce=row.server_nonce,
         auth_type=row.auth_type,
     )
+
+
+def set_push_url(conn: Connection, device_id: str, url: str) -> bool:
+    """Where the device takes notifications from now on; empty for nowhere. False for what is no http or https URL:
+    then the one before stays. Only for what a device said in a session in which it has proved itself."""
+    if url and not _usable(url):
+        return False
+    conn.execute(
+        update(accounts)
+        .where(accounts.c.device_id == device_id, accounts.c.push_url != url)
+        .values(push_url=url, updated=time.time())
+    )
+    return True
+
+
+def _usable(url: str) -> bool:
+    if not _PUSH_URL.fullmatch(url):
+        return False
+    try:
+        parts = urlsplit(url)
+        return bool(parts.hostname) and parts.username is None and parts.port != 0
+    except ValueError:
+        return False
 
 
 def next_push(conn: Connection, device_id: str) -> tuple[Account, str, int]:

@@ -10,13 +10,14 @@ from typing import Any
 from sqlalchemy import Connection, delete, insert, select
 
 from agent.syncml.messages import Item, Meta
-from headend.dm import jobs
+from headend.dm import accounts, jobs
 from headend.dm.engine import AlertSeen
 from headend.dm.steps import Checkpoint, Job, Known, Note, Outcome
 from headend.dm.tables import alerts, values
 
 log = logging.getLogger("headend.dm")
 
+PUSH_URL = "./DevInfo/Ext/PushURL"
 URI_CHARS_MAX = 255
 VALUE_CHARS_MAX = 1 << 20
 _RESULT_CODE = re.compile(r"<ResultCode>\s*(\d{1,5})\s*</ResultCode>|^\s*(\d{3,5})\s*$")
@@ -51,6 +52,12 @@ class SessionStore:
         where = (values.c.device_id == self._device_id) & (values.c.uri == uri)
         self._conn.execute(delete(values).where(where))
         self._conn.execute(insert(values).values(device_id=self._device_id, uri=uri, **content))
+        if uri == PUSH_URL and not accounts.set_push_url(self._conn, self._device_id, str(item.data)):
+            log.warning(
+                "%s: its push URL is none",
+                self._device_id,
+                extra={"event": "dm.push.url", "device": self._device_id},
+            )
 
     def alert_seen(self, alert: AlertSeen) -> None:
         """Stored once, however often the device sends it; only the first one moves a job."""

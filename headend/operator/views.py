@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import Connection, Select, Table, func, select
@@ -33,11 +34,11 @@ def counts(connection: Connection) -> dict[str, int]:
 
 
 def devices(connection: Connection) -> Rows:
-    """The enrolled devices, with what their DM account tells. `fw` is of the registration, `fw_version` the newest."""
+    """The enrolled devices, with what their DM account tells. `fw` is of the registration, `fw_version` the newest;
+    `push_url` is the newest."""
     rows = security.listing(connection)
-    with_account = {
-        row.device_id: row.created for row in connection.execute(select(dm.accounts.c.device_id, dm.accounts.c.created))
-    }
+    columns = (dm.accounts.c.device_id, dm.accounts.c.created, dm.accounts.c.push_url)
+    with_account = {row.device_id: row for row in connection.execute(select(*columns))}
     newest = select(func.max(dm.sessions.c.id)).group_by(dm.sessions.c.device_id)
     last = {
         row["device_id"]: {name: row[name] for name in SESSION_COLUMNS}
@@ -47,14 +48,19 @@ def devices(connection: Connection) -> Rows:
         connection.execute(select(dm.values.c.device_id, dm.values.c.value).where(dm.values.c.uri == FW_VERSION)).all()
     )
     return [
-        dict(row)
-        | {
-            "account_since": with_account.get(str(row["id"])),
-            "last_session": last.get(str(row["id"])),
-            "fw_version": told.get(str(row["id"])) or row["fw"],
-        }
-        for row in rows
+        _device(row, with_account.get(row["id"]), last.get(str(row["id"])), told.get(str(row["id"]))) for row in rows
     ]
+
+
+def _device(
+    row: Mapping[str, Any], account: Any, session: dict[str, Any] | None, version: str | None
+) -> dict[str, Any]:
+    return dict(row) | {
+        "account_since": None if account is None else account.created,
+        "push_url": row["push_url"] if account is None else account.push_url,
+        "last_session": session,
+        "fw_version": version or row["fw"],
+    }
 
 
 def alerts(connection: Connection, device: str | None, limit: int) -> Rows:

@@ -114,6 +114,7 @@ class Device:
     provisioned: list[Provisioning] = field(default_factory=list)
     health: list[tuple[str, bool, str]] = field(default_factory=list)
     reboots: int = 0
+    push_url: str = ""
     registrations: int = 0
     manifest: FakeManifest | Exception = field(default_factory=FakeManifest)
 
@@ -143,6 +144,7 @@ class Device:
             task_status=lambda task_id: TaskStatus("idle", last_run=1, next_run=2, last_result=f"of {task_id}"),
             meters=lambda: self.meters,
             request_reboot=self._reboot,
+            push_url=lambda: self.push_url,
             rng=random.Random(1),
             entropy=random.Random(2).randbytes,
         )

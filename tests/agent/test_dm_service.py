@@ -48,6 +48,7 @@ def test_package_1_carries_the_alert_and_one_item_a_devinfo_leaf(content_type: s
         "./DevInfo/Mod": "DCU-1",
         "./DevInfo/DmV": "1.2",
         "./DevInfo/Lang": "en",
+        "./DevInfo/Ext/PushURL": "",
     }
     assert first.hdr.meta is not None
     assert first.hdr.meta.max_msg_size is not None
@@ -188,6 +189,31 @@ def test_sessions_that_fail_are_tried_again_after_growing_waits() -> None:
     waits = [after - before for before, after in itertools.pairwise(begun)]
     assert len(begun) == 7
     assert all(later > earlier for earlier, later in itertools.pairwise(waits))
+
+
+def test_the_push_url_of_the_moment_is_told_in_every_session_and_can_be_read() -> None:
+    device = Device(FakeDmServer()).registered()
+    device.push_url = "http://192.0.2.7:8030/push"
+    device.session([get("./DevInfo/Ext/PushURL", "./DevInfo/Ext")])
+    sent = {item.source: item.data for command in device.server.received[0].of(Replace) for item in command.items}
+    assert sent["./DevInfo/Ext/PushURL"] == device.push_url
+    assert device.server.values == {"./DevInfo/Ext/PushURL": device.push_url, "./DevInfo/Ext": "PushURL"}
+
+
+def test_a_push_url_that_changed_brings_a_session_within_a_minute_and_only_one() -> None:
+    device = Device(FakeDmServer()).registered()
+    device.turn()
+    device.push_url = "http://192.0.2.8:8030/push"
+    device.server.new_session()
+    sessions = []
+    for _ in range(200):
+        device.clock.advance(1)
+        device.turn()
+        last = device.board.current.dm.last_session
+        if last is not None and last.trigger == "address" and last not in sessions:
+            sessions.append(last)
+    assert len(sessions) == 1
+    assert len(device.server.received) == 1
 
 
 def test_the_poll_brings_a_session_without_any_other_reason() -> None:

@@ -20,6 +20,7 @@ from agent.dm.push import (
     PushListener,
     RequestError,
     TokenBucket,
+    own_url,
     parse_head,
 )
 from tests.agent.dm_device import Device
@@ -128,6 +129,21 @@ def running() -> Iterator[Running]:
 
 def request(body: bytes) -> bytes:
     return GOOD.replace("Length: 5", f"Length: {len(body)}").encode() + b"\r\n\r\n" + body
+
+
+@pytest.mark.parametrize(
+    ("host", "server", "url"),
+    [
+        ("192.0.2.7", "https://head.example", "http://192.0.2.7:80/push"),
+        ("2001:db8::7", "https://head.example", "http://[2001:db8::7]:80/push"),
+        ("0.0.0.0", "https://127.0.0.1:4430/ssmp", "http://127.0.0.1:80/push"),
+        ("0.0.0.0", "https://127.0.0.1", "http://127.0.0.1:80/push"),
+        ("0.0.0.0", "https://[::1]/ssmp", ""),
+        ("0.0.0.0", "https://127.0.0.1:99999/", ""),
+    ],
+)
+def test_the_own_url_is_that_of_the_interface_towards_the_server(host: str, server: str, url: str) -> None:
+    assert own_url(host, 80, server) == url
 
 
 def test_a_notification_is_handed_on_and_its_status_is_the_answer(running: Running) -> None:

@@ -14,7 +14,7 @@ from sqlalchemy import Engine, event, select
 from agent.dm.auth import hmac_header
 from agent.dm.bootstrap import Account
 from agent.syncml.codec import DM_WBXML, DM_XML, decode, encode
-from agent.syncml.messages import Alert, Command, Get, Item, Status, SyncML
+from agent.syncml.messages import Alert, Command, Get, Item, Meta, Replace, Status, SyncML
 from headend.db import create_tables, open_engine
 from headend.dm import accounts, jobs, tables
 from headend.dm.server import Answer, DmServer, Request, ServerConfig
@@ -56,6 +56,16 @@ def header(answer: Answer) -> Status:
 def wrong(device: Device) -> Device:
     """The same device with a nonce it should not have."""
     return Device(device.server, replace(device.account, client_nonce=b"wrong"), device.tree)
+
+
+def push_url_of(engine: Engine) -> str:
+    (row,) = rows(engine, tables.accounts)
+    return str(row.push_url)
+
+
+def told(device: Device, url: str) -> list[Command]:
+    item = Item(source="./DevInfo/Ext/PushURL", meta=Meta(format="chr"), data=url)
+    return [*device.begin(), Replace("", (item,))]
 
 
 # -- one session -------------------------------------------------------------------------------------
@@ -143,6 +153,39 @@ def test_a_stranger_changes_neither_the_account_nor_an_open_session(engine: Engi
         shown = jobs.show(conn, number)
     assert shown is not None
     assert shown["state"] == "done"
+
+
+def test_a_push_url_is_taken_from_the_device_itself_only(engine: Engine, device: Device) -> None:
+    good = "http://192.0.2.7:8030/push"
+    stranger = wrong(device)
+    stranger.server.handle(stranger.request(told(stranger, "http://198.51.100.1/push")))
+    assert push_url_of(engine) == ""
+    device.take(device.server.handle(device.request(told(device, good))))
+    assert push_url_of(engine) == good
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "ftp://192.0.2.7/push",
+        "file:///etc/passwd",
+        "192.0.2.7:8030",
+        "http://",
+        "http://:80/push",
+        "http://user:secret@192.0.2.7/",
+        "http://192.0.2.7:99999/",
+        "http://192.0.2.7:0/",
+        "http://[::1/push",
+        "http://a b/",
+        "http://a/\u00e9",
+        "http://a/" + "x" * 255,
+    ],
+)
+def test_a_push_url_that_is_none_leaves_the_one_before(engine: Engine, device: Device, url: str) -> None:
+    good = "https://[2001:db8::7]/push"
+    device.take(device.server.handle(device.request(told(device, good))))
+    device.take(device.server.handle(device.request(told(device, url))))
+    assert push_url_of(engine) == good
 
 
 def test_commands_of_a_stranger_are_not_stored(engine: Engine, device: Device) -> None:

@@ -222,6 +222,14 @@ def test_a_server_that_restarts_in_the_middle_finishes_the_work(world: World, at
     assert world.job(number)["state"] == "done", world.job(number)
 
 
+def test_the_server_notifies_the_address_that_the_device_told_last(world: World) -> None:
+    for url in ("http://192.0.2.7:8030/push", "http://192.0.2.9:8031/push", ""):
+        world.device.push_url = url
+        assert world.session() == "ok"
+        (account,) = world.rows(tables.accounts)
+        assert account.push_url == url
+
+
 def test_the_agent_believes_our_notification_once(world: World) -> None:
     assert world.session() == "ok"
     with world.engine.begin() as conn:
