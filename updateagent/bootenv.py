@@ -95,6 +95,10 @@ class BootEnv(ABC):
     def needs_mark(self, slot: str) -> bool:
         """Whether `slot`, which runs, has fewer attempts than it should have."""
 
+    @abstractmethod
+    def has_fallback(self, slot: str) -> bool:
+        """Whether the boot loader would start another slot when the attempts of `slot` run out."""
+
 
 class RaucPolicy(BootEnv):
     """RAUC's variables: `BOOT_ORDER="A B"` and `BOOT_<slot>_LEFT`.
@@ -138,6 +142,10 @@ class RaucPolicy(BootEnv):
 
     def needs_mark(self, slot: str) -> bool:
         return self.view().left.get(slot, self.tries) < self.tries
+
+    def has_fallback(self, slot: str) -> bool:
+        view = self.view()
+        return any(other != slot and view.left.get(other, 0) > 0 for other in view.order)
 
     def _commit(self, order: tuple[str, ...], left: dict[str, int], *, settle: bool = False) -> bool:
         changes: dict[str, str | None] = {self.ORDER: " ".join(order)}

@@ -15,11 +15,13 @@ from updateagent.compose import Agent
 from updateagent.config import DEFAULT_FILE, load
 from updateagent.disk import RealDisk
 from updateagent.errors import (
+    EXIT_GUARD_WANTED,
     EXIT_OK,
     EXIT_REBOOT_WANTED,
     OK_SCOMO,
     PACKAGE_MISSING,
     STATE,
+    DeviceError,
     PackageError,
     RequestError,
     UpdateError,
@@ -41,11 +43,16 @@ def run(argv: list[str]) -> int:
 
 
 def boot(config: str | Path) -> int:
-    """`dcu-update boot`, which init waits for. Raises `UpdateError`."""
+    """`dcu-update boot`, which init waits for. Raises `RequestError` (configuration)."""
     _log_to_stderr()
     agent = Agent(load(Path(config)), RealDisk())
-    with agent.alone():
-        return agent.updater().boot()
+    try:
+        with agent.alone():
+            return agent.updater().boot()
+    except DeviceError as error:
+        # The system starts all the same; the guard finds out whether it is well.
+        logging.getLogger("update").error("%s", error, extra={"event": "update.error"})  # noqa: TRY400
+        return EXIT_GUARD_WANTED
 
 
 def _log_to_stderr() -> None:

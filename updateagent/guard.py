@@ -3,6 +3,10 @@
 On trial, all checks of `[health] checks` must be good before the deadline, else the reason is recorded and a reboot is
 asked for: the boot loader tries again until the attempts run out, then the old system starts. On an ordinary boot the
 checks of `[health] boot_checks` give the slot its attempts back, and nothing worse happens when they do not.
+
+Without a journal nobody knows. A new system that cannot mount the data partition looks just like a new board; so all
+checks must be good, and if they are not, and the boot loader has counted an attempt and has another slot to go back to,
+it is treated as a trial. (A new board has one slot in its boot order.)
 """
 
 from __future__ import annotations
@@ -10,14 +14,22 @@ from __future__ import annotations
 import logging
 import subprocess
 from collections.abc import Callable
+from enum import Enum
 
 from updateagent.compose import Agent
 from updateagent.config import CommandCheck
 from updateagent.errors import EXIT_OK, EXIT_REBOOT_WANTED, DeviceError, UpdateError
 from updateagent.health import Check, Missing, Verdict, Watch, parse_health
-from updateagent.updater import Updater
 
 log = logging.getLogger("update.guard")
+
+
+class Boot(Enum):
+    """What is known about this boot."""
+
+    ORDINARY = "ordinary"
+    TRIAL = "trial"
+    UNKNOWN = "unknown"  # no journal: a new board, or a new system that cannot mount the data partition
 
 
 class Guard:
@@ -30,50 +42,66 @@ class Guard:
         self._boot_id = agent.read_boot_id()
 
     def run(self) -> int:
-        """Watch to the end; returns the exit status for init. Raises `UpdateError`."""
+        """Watch to the end; returns the exit status for init. Raises `RequestError` (configuration)."""
         health = self._agent.config.health
-        updater = self._agent.updater()
-        on_trial = updater.on_trial
-        # A board that lost its journal may be on trial without knowing it: nothing less than full health will do.
-        names = health.checks if on_trial or updater.record.lost else health.boot_checks
+        boot = self._look()
+        names = health.boot_checks if boot is Boot.ORDINARY else health.checks
         watch = Watch(names, self._monotonic() + health.deadline_s)
         while True:
             verdict = watch.observe(self._checks(names), self._monotonic())
-            try:
-                if verdict is Verdict.GOOD:
-                    return self._good(on_trial)
-                if verdict is Verdict.FAILED:
-                    return self._failed(on_trial, watch.missing)
-            except DeviceError as error:
-                # Another dcu-update is at work, or the storage has trouble: both may pass before the deadline.
-                log.warning("%s", error, extra={"event": "update.error"})
-                if watch.is_over(self._monotonic()):
-                    return EXIT_REBOOT_WANTED if on_trial else EXIT_OK
+            if verdict is Verdict.GOOD:
+                try:
+                    return self._good(boot)
+                except DeviceError as error:
+                    # Another dcu-update is at work, or the storage has trouble: both may pass before the deadline.
+                    log.warning("%s", error, extra={"event": "update.error"})
+                    if watch.is_over(self._monotonic()):
+                        return self._failed(boot, Missing("storage", error.message))
+            elif verdict is Verdict.FAILED:
+                return self._failed(boot, watch.missing or Missing("", ""))
             self._wait(health.poll_s)
 
-    def _good(self, on_trial: bool) -> int:
+    def _look(self) -> Boot:
+        try:
+            updater = self._agent.updater()
+        except DeviceError as error:
+            log.error("%s", error, extra={"event": "update.error"})  # noqa: TRY400  a sentence, no traceback
+            return Boot.UNKNOWN
+        if updater.on_trial:
+            return Boot.TRIAL
+        return Boot.UNKNOWN if updater.record.lost else Boot.ORDINARY
+
+    def _good(self, boot: Boot) -> int:
         with self._agent.alone():
             updater = self._agent.updater()
-            if on_trial and updater.on_trial:
+            if boot is Boot.TRIAL and updater.on_trial:
                 code = updater.confirm()
                 return code if code == EXIT_REBOOT_WANTED else EXIT_OK
             updater.mark_good()
             return EXIT_OK
 
-    def _failed(self, on_trial: bool, missing: Missing | None) -> int:
-        name, detail = (missing.name, missing.detail) if missing else ("", "")
-        if not on_trial:
-            log.warning("not marked good: health check %s: %s", name, detail, extra={"event": "update.boot-not-marked"})
-            return EXIT_OK
-        log.error("trial: health check %s: %s", name, detail, extra={"event": "update.trial-unhealthy"})
+    def _failed(self, boot: Boot, missing: Missing) -> int:
+        log.error("health check %s: %s", missing.name, missing.detail, extra={"event": "update.unhealthy"})
+        if boot is Boot.TRIAL:
+            try:
+                with self._agent.alone():
+                    self._agent.updater().blame(missing.name, missing.detail)
+            except UpdateError as error:
+                # The reason could not be kept. The way back matters more.
+                log.error("%s", error, extra={"event": "update.error"})  # noqa: TRY400
+            return EXIT_REBOOT_WANTED
+        if boot is Boot.UNKNOWN and self._may_be_on_trial():
+            return EXIT_REBOOT_WANTED
+        return EXIT_OK
+
+    def _may_be_on_trial(self) -> bool:
+        """Whether the boot loader counted an attempt of this slot and has another one to go back to."""
         try:
-            with self._agent.alone():
-                updater: Updater = self._agent.updater()
-                updater.blame(name, detail)
-        except UpdateError as error:
-            # The reason could not be kept. The way back matters more.
-            log.error("%s", error, extra={"event": "update.error"})  # noqa: TRY400
-        return EXIT_REBOOT_WANTED
+            bootenv = self._agent.bootenv(self._agent.environment())
+            slot = self._agent.read_booted_slot()
+            return bootenv.needs_mark(slot) and bootenv.has_fallback(slot)
+        except UpdateError:
+            return False
 
     def _checks(self, names: tuple[str, ...]) -> dict[str, Check]:
         config = self._agent.config

@@ -5,8 +5,8 @@ The copies are the files `journal.0` and `journal.1`; their frame is that of `se
 trial, and the version is raised only when an older reader would do harm.
 
 A record goes to the copy that does *not* hold the newest one. The copy with the higher sequence and a good checksum
-counts; when neither is good the knowledge is lost (`Record.lost`), which makes the health check of this system as
-strict as that of a trial.
+counts; when neither is good nothing is known (`Record.lost`), which makes the health check of this system as strict
+as that of a trial.
 
 `Record.stores` counts the stores since the update last made progress. A board that is cut, or crashes, at the same
 step again and again is caught by it.
@@ -76,7 +76,8 @@ class Record:
     """The whole knowledge. Times in seconds since the epoch.
 
     `security_floor` and `software_floors` are the lowest security versions that may still be installed, `signed_time`
-    the newest time of a signature that was accepted, `last_id` and `last` the update that ended last.
+    the newest time of a signature that was accepted, `last_id` and `last` the update that ended last. `lost`: there was
+    no journal to read; the board may be new, or its data partition damaged or not mounted, and an update on trial.
     """
 
     state: State = State.IDLE
@@ -192,26 +193,22 @@ class Journal:
         self._sequence = 0
 
     def load(self) -> Record:
-        """The newest good record; a fresh one on a new board; a fresh one marked `lost` when both copies are bad.
+        """The newest good record; one that is `lost` when there is none.
 
         Raises `DeviceError` (journal) when the storage cannot be read.
         """
         found: list[tuple[int, int, Record]] = []
-        damaged = False
         for index, path in enumerate(self._copies):
             try:
                 sequence, record = parse(self._disk.read_bytes(path))
-            except FileNotFoundError:
-                continue
-            except DeviceError:
-                damaged = True
+            except (FileNotFoundError, DeviceError):
                 continue
             except OSError as error:
                 raise DeviceError(JOURNAL, f"{path}: {error.strerror or error}") from error
             found.append((sequence, index, record))
         if not found:
             self._next, self._sequence = 0, 0
-            return Record(lost=damaged)
+            return Record(lost=True)
         self._sequence, newest, record = max(found, key=lambda entry: entry[0])
         self._next = 1 - newest
         return record

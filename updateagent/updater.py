@@ -436,7 +436,7 @@ class Updater:
         if record.state is State.CONFIRMED:
             note = SlotNote(update.to_version, update.security_version, "good")
             floor = max(record.security_floor, update.security_version)
-            return replace(record.note(update.target, note), security_floor=floor)
+            return replace(record.note(update.target, note), security_floor=floor, lost=False)
         if record.state is State.ROLLED_BACK:
             return record.note(update.target, replace(self._note(update.target), state="bad"))
         return record

@@ -129,6 +129,12 @@ class Bench:
         self.now += seconds
         self.on_wait()
 
+    def become_known(self) -> None:
+        """Version 1 was once well, and the journal knows."""
+        self.power_on()
+        self.board.updater().mark_good()
+        self.power_on()
+
     def bring_on_trial(self) -> None:
         self.power_on()
         self.board.hand_over("2")
@@ -172,7 +178,7 @@ def test_silence_is_no_health(bench: Bench) -> None:
 
 
 def test_an_ordinary_boot_is_marked_good_by_fewer_checks(bench: Bench) -> None:
-    bench.power_on()
+    bench.become_known()
     bench.publish(agent_up=True)
 
     assert bench.guard() == EXIT_OK
@@ -180,7 +186,8 @@ def test_an_ordinary_boot_is_marked_good_by_fewer_checks(bench: Bench) -> None:
 
 
 def test_an_ordinary_boot_that_is_not_well_is_not_marked_and_not_rebooted(bench: Bench) -> None:
-    bench.power_on()
+    bench.become_known()
+    bench.board.environment.save({**bench.board.variables(), "BOOT_B_LEFT": "3"})
 
     assert bench.guard() == EXIT_OK
     assert bench.board.variables()["BOOT_A_LEFT"] == "2"
@@ -199,6 +206,37 @@ def test_a_board_that_lost_its_journal_must_be_fully_well_to_be_marked_good(benc
     assert bench.guard() == EXIT_OK
     assert bench.board.variables()["BOOT_A_LEFT"] == "3"
     assert not bench.board.updater().record.lost
+
+
+def test_a_new_system_that_cannot_see_the_journal_goes_back_when_it_is_not_well(bench: Bench) -> None:
+    bench.bring_on_trial()
+    for name in ("journal.0", "journal.1"):
+        (bench.board.update_dir / name).unlink()  # as when the data partition is not mounted
+    bench.publish(agent_up=True)
+
+    assert bench.guard() == EXIT_REBOOT_WANTED
+    assert bench.board.variables()["BOOT_B_LEFT"] == "2"
+
+
+def test_a_new_board_that_is_not_well_yet_is_not_rebooted(bench: Bench) -> None:
+    bench.power_on()
+
+    assert bench.guard() == EXIT_OK
+    assert bench.board.variables()["BOOT_A_LEFT"] == "2"
+
+
+def test_a_guard_that_cannot_read_its_journal_acts_as_on_a_trial(bench: Bench) -> None:
+    bench.bring_on_trial()
+    bench.publish(agent_up=True, meter_port=True)
+
+    class Unreadable(RealDisk):
+        def read_bytes(self, path: Path) -> bytes:
+            if path.name.startswith("journal"):
+                raise OSError(5, "Input/output error")
+            return super().read_bytes(path)
+
+    guard = Guard(Agent(bench.config, Unreadable(), wall=lambda: 1.0), lambda: bench.now, bench._wait)
+    assert guard.run() == EXIT_REBOOT_WANTED
 
 
 def test_a_guard_whose_storage_has_trouble_for_a_while_tries_again(bench: Bench) -> None:

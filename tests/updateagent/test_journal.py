@@ -68,8 +68,8 @@ def test_a_record_survives_storing_and_loading(disk: FaultyDisk) -> None:
     assert Journal(disk, FOLDER).load() == replace(FULL, stores=1)
 
 
-def test_a_board_without_a_journal_is_idle(disk: FaultyDisk) -> None:
-    assert Journal(disk, FOLDER).load() == Record()
+def test_a_board_without_a_journal_is_idle_and_knows_nothing(disk: FaultyDisk) -> None:
+    assert Journal(disk, FOLDER).load() == Record(lost=True)
 
 
 def test_records_go_to_the_two_copies_in_turn(disk: FaultyDisk) -> None:

@@ -164,7 +164,7 @@ def test_a_signed_package_becomes_the_running_system_and_then_a_bad_one_does_not
     device: Device, keys: Path, tmp_path: Path
 ) -> None:
     assert device.update("boot").returncode == 11  # one attempt was counted: the guard gives it back
-    device.publish_health({"agent_up": True})
+    device.publish_health({"agent_up": True, "meter_port": True})  # no journal yet: all must be well
     assert device.update("guard").returncode == 0
     assert device.environment.load()[2]["BOOT_A_LEFT"] == "2"
 
