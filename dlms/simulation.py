@@ -157,14 +157,18 @@ class SimulatedMeter:
         last = int(self._now().timestamp()) // spacing_s * spacing_s
         pick = random.Random(f"{self.serial}/{obis}")  # noqa: S311 (values to look at, not secrets)
         totals = [self._total(column) for column in columns[1:]]
-        for index in range(count):
-            moment = datetime.fromtimestamp(last - (count - 1 - index) * spacing_s, UTC)
-            cells = [axdr.octets(CosemDateTime.from_datetime(moment).emit())]
+        rows: list[list[Data]] = []
+        for index in range(count):  # from the newest row back, so that the newest shows what the registers show
+            moment = datetime.fromtimestamp(last - index * spacing_s, UTC)
+            row = [axdr.octets(CosemDateTime.from_datetime(moment).emit())]
             if period_s:
-                cells += [axdr.u32(max(0, total - (count - 1 - index) * pick.randrange(50, 60))) for total in totals]
+                row += [axdr.u32(total) for total in totals]
+                totals = [max(0, total - pick.randrange(20, 200)) for total in totals]
             else:
-                cells.append(axdr.u8(pick.randrange(1, 40)))
-            profile.capture(cells)
+                row.append(axdr.u8(pick.randrange(1, 40)))
+            rows.append(row)
+        for row in reversed(rows):
+            profile.capture(row)
         return profile
 
     def _total(self, column: CaptureObject) -> int:

@@ -1,35 +1,23 @@
-"""Faults on a simulated line: bursts lost, bits flipped, silence. Seeded."""
+"""Faults on a simulated line, as the control socket sets them."""
 
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
+
+from dlms.faults import LineFaults
 
 
-@dataclass(slots=True)
-class Faults:
-    """Probabilities a burst. `silent` swallows everything; `mute` names meters that hear and do not answer."""
+class Faults(LineFaults):
+    """The faults of the line, and `mute`: meters that hear and do not answer."""
 
-    loss: float = 0.0
-    flip: float = 0.0
-    silent: bool = False
     mute: frozenset[str] = frozenset()
-    pick: random.Random = field(default_factory=lambda: random.Random(1))
-
-    def apply(self, burst: bytes) -> bytes:
-        """What is left of one burst."""
-        if self.silent or (self.loss and self.pick.random() < self.loss):
-            return b""
-        if burst and self.flip and self.pick.random() < self.flip:
-            damaged = bytearray(burst)
-            damaged[self.pick.randrange(len(damaged))] ^= 1 << self.pick.randrange(8)
-            return bytes(damaged)
-        return burst
 
     def set(self, command: dict[str, object]) -> None:
         """The control socket's `faults` command: what it does not name goes back to "none"."""
         self.loss = float(str(command.get("loss", 0.0)))
         self.flip = float(str(command.get("flip", 0.0)))
+        self.reorder = float(str(command.get("reorder", 0.0)))
+        self.bad_fcs = float(str(command.get("bad_fcs", 0.0)))
         self.silent = bool(command.get("silence", False))
         mute = command.get("mute", [])
         self.mute = frozenset(str(name) for name in mute) if isinstance(mute, list) else frozenset()

@@ -1,0 +1,1 @@
+"""The commands of the `dlms` tool; `dlms.__main__` puts them together."""
