@@ -228,7 +228,7 @@ class FaultyDisk(Storage):
             raise IsADirectoryError(errno.EISDIR, "is a folder", str(path))
         if not isinstance(entry, Node):
             raise FileNotFoundError(errno.ENOENT, "no such file", str(path))
-        return _File(self, target, entry, writable=write or create)
+        return SimulatedFile(self, target, entry, writable=write or create)
 
     def rename(self, src: Path, dst: Path) -> None:
         entry = self._names.get(src)
@@ -389,7 +389,9 @@ def _cut_if(tear: float | None) -> None:
         raise PowerCut
 
 
-class _File(RawFile):
+class SimulatedFile(RawFile):
+    """An open file of a `FaultyDisk`."""
+
     def __init__(self, disk: FaultyDisk, path: Path, node: Node, *, writable: bool) -> None:
         self._disk = disk
         self._path = path

@@ -30,10 +30,13 @@ from random import Random
 from tempfile import TemporaryDirectory
 
 from tests.sim.board.uboot import BootLoaderError
-from tests.sim.faulty_disk import FaultyDisk, Operation, PowerCut, Survival
-from tests.updateagent.board import TRIES, Board
+from tests.sim.faulty_disk import FaultyDisk, Operation, PowerCut, SimulatedFile, Survival
+from tests.updateagent.board import SLOT_BYTES, TRIES, Board
+from updateagent.disk import RawFile
 from updateagent.errors import EXIT_GUARD_WANTED, EXIT_OK, EXIT_REBOOT_WANTED, OK_FUMO, DeviceError, PackageError
+from updateagent.journal import Journal
 from updateagent.machine import State
+from updateagent.slots import BLOCK_BYTES, FileSlot, Slot
 from updateagent.updater import Package
 
 ROOT = Path("/board")
@@ -208,6 +211,8 @@ class Tally:
     fired: int = 0
     double_planned: int = 0
     double_fired: int = 0
+    states: Counter[State] = field(default_factory=Counter)
+    """How often the journal said which state after a cut, or when an operation failed."""
     violations: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
@@ -285,6 +290,7 @@ def explore(
     tally.planned = numbers * len(phases) * len(survivals)
     for cut, world in enumerate_cuts(story, phases=phases, survivals=survivals, stride=stride):
         tally.fired += 1
+        tally.states[state_on(world.disk)] += 1
         if double_stride and tally.fired % double_stride == 0:
             _cut_again(cut, world, tally)
         try:
@@ -294,6 +300,11 @@ def explore(
             if stop_at_first:
                 break
     return tally
+
+
+def state_on(disk: FaultyDisk) -> State:
+    """What the journal on a disk says."""
+    return Journal(disk, ROOT / "update").load().state
 
 
 def _cut_again(first: Cut, found: World, tally: Tally) -> None:
@@ -341,7 +352,7 @@ def explore_errors(story: Story, *, troubles: tuple[Trouble, ...] = TROUBLES, st
             world.allowed |= RESULTS_OF_TROUBLE
             tally.planned += 1
             try:
-                tally.fired += fail_at(world, number, trouble)
+                tally.fired += fail_at(world, number, trouble, tally.states)
             except Violation as violation:
                 tally.fired += 1
                 tally.violations.append(f"operation {number}, {trouble}: {violation}")
@@ -362,7 +373,7 @@ def operations_of_the_system(story: Story) -> list[int]:
     return numbers
 
 
-def fail_at(world: World, number: int, trouble: Trouble) -> bool:
+def fail_at(world: World, number: int, trouble: Trouble, states: Counter[State]) -> bool:
     """Play `world` with trouble at operation `number`; whether it took place. Raises `Violation`."""
     first_life = 0
 
@@ -372,6 +383,7 @@ def fail_at(world: World, number: int, trouble: Trouble) -> bool:
             return None
         if not first_life:
             first_life = world.lives
+            states[state_on(world.disk.copy())] += 1
         elif not trouble.lasting or world.lives > first_life:
             return None
         raise OSError(trouble.error, os.strerror(trouble.error), str(operation.path))
@@ -384,6 +396,28 @@ def fail_at(world: World, number: int, trouble: Trouble) -> bool:
     return bool(first_life)
 
 
+class WornFile(SimulatedFile):
+    """Flash that has stopped taking what is written to its first block."""
+
+    def pwrite(self, data: bytes | memoryview, offset: int) -> None:
+        if offset == 0:
+            data = bytes(BLOCK_BYTES) + bytes(data)[BLOCK_BYTES:]
+        super().pwrite(data, offset)
+
+
+class WornSlot(FileSlot):
+    def open(self, *, write: bool = False) -> RawFile:
+        file = super().open(write=write)
+        if isinstance(file, SimulatedFile):
+            file.__class__ = WornFile
+        return file
+
+
+class WornBoard(Board):
+    def places(self) -> dict[str, dict[str, Slot]]:
+        return {name: {"rootfs": WornSlot(self.disk, name, self.slot_file(name), SLOT_BYTES)} for name in ("A", "B")}
+
+
 def stories() -> list[Story]:
     """Everything that can happen to an update."""
     from tests.updateagent.board import plain_package
@@ -393,6 +427,7 @@ def stories() -> list[Story]:
         Story("good", "2", plain_package("2"), healthy=True, fumo=200),
         Story("never healthy", "3", plain_package("3"), healthy=False, fumo=410),
         Story("tampered", "2", PackageError(SIGNATURE, "no"), healthy=True, fumo=404),
+        Story("worn slot", "2", plain_package("2"), healthy=True, fumo=410, make_board=WornBoard),
     ]
 
 
@@ -404,6 +439,8 @@ def main() -> int:
     print(HEADING)
     wrong = False
     stride = int(sys.argv[1]) if len(sys.argv) > 1 else 10
+    killed: Counter[State] = Counter()
+    failed: Counter[State] = Counter()
     with TemporaryDirectory() as folder:
         played = [*stories(), *signed_stories(Path(folder))]
         runs = [partial(explore, story, double_stride=stride) for story in played]
@@ -413,8 +450,13 @@ def main() -> int:
             print(tally, flush=True)
             for line in tally.violations[:20]:
                 print("  ", line)
+            (failed if "with errors" in tally.story else killed).update(tally.states)
             wrong |= bool(tally.violations)
             wrong |= tally.fired != tally.planned or tally.double_fired != tally.double_planned
+    print(f"\n{'state':<14}{'killed in':>12}{'error in':>12}")
+    for state in State:
+        print(f"{state.value:<14}{killed[state]:>12}{failed[state]:>12}")
+        wrong |= not killed[state] or not failed[state]
     return int(wrong)
 
 

@@ -4,29 +4,31 @@ from __future__ import annotations
 
 import errno
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 
 import pytest
 
 from tests.sim.board.uboot import BootLoaderError
 from tests.sim.faulty_disk import FaultyDisk, Survival
 from tests.updateagent.board import SLOT_BYTES, Board, DiskEnvironment
-from tests.updateagent.power import Story, Tally, Trouble, explore, explore_errors, stories
-from tests.updateagent.signed import signed_stories
+from tests.updateagent.power import ROOT, Story, Tally, Trouble, explore, explore_errors, stories
+from tests.updateagent.signed import SignedStory, signed_stories
 from updateagent.disk import RawFile, Storage
 from updateagent.envbytes import parse_copy
 from updateagent.errors import DeviceError
 from updateagent.journal import Journal, Record, emit, parse
-from updateagent.machine import Event
+from updateagent.machine import Event, State
 from updateagent.report import result_document
 from updateagent.sealed import seal
 from updateagent.slots import FileSlot, Slot
 from updateagent.ubootenv import EnvironmentStore, Place, emit_copy, parse_data
 from updateagent.updater import Ports, Updater
 
-GOOD, UNHEALTHY, TAMPERED = stories()
+GOOD, UNHEALTHY, TAMPERED, WORN = stories()
 QUICK = (Survival.LOST, Survival.NAMES_ONLY, Survival.HOLED)
 
 
@@ -44,7 +46,9 @@ def check(tally: Tally) -> None:
 
 
 @pytest.mark.parametrize(
-    ("story", "stride"), [(GOOD, 1), (UNHEALTHY, 2), (TAMPERED, 1)], ids=lambda value: getattr(value, "name", None)
+    ("story", "stride"),
+    [(GOOD, 1), (UNHEALTHY, 2), (TAMPERED, 1), (WORN, 2)],
+    ids=lambda value: getattr(value, "name", None),
 )
 def test_a_power_cut_at_any_operation_is_survived(story: Story, stride: int) -> None:
     tally = explore(story, survivals=QUICK, stride=stride)
@@ -60,6 +64,39 @@ def test_a_second_power_cut_in_the_recovery_is_survived(story: Story) -> None:
 @pytest.mark.parametrize("story", stories(), ids=lambda story: story.name)
 def test_a_disk_error_at_any_operation_is_reported_or_overcome(story: Story) -> None:
     check(explore_errors(story, stride=2))
+
+
+def test_every_state_is_cut_in_and_failed_in() -> None:
+    killed: Counter[State] = Counter()
+    failed: Counter[State] = Counter()
+    for story in (UNHEALTHY, TAMPERED, WORN, GOOD):
+        killed.update(explore(story, phases=("torn",), survivals=(Survival.KEPT,), stride=3).states)
+        failed.update(explore_errors(story, troubles=(Trouble(errno.EIO, lasting=True),), stride=3).states)
+    assert set(killed) == set(failed) == set(State)
+
+
+@pytest.mark.parametrize("place", range(24))
+def test_a_package_changed_or_cut_off_anywhere_is_refused_with_nothing_written(tmp_path: Path, place: int) -> None:
+    story = signed_stories(tmp_path)[0]
+    assert isinstance(story, SignedStory)
+    random = Random(place)
+    for number in range(8):
+        raw = bytearray(story.raw)
+        at = random.randrange(len(raw))
+        if number % 2:
+            raw[at] ^= 1 << random.randrange(8)
+        else:
+            del raw[at:]
+        bad = replace(story, raw=bytes(raw))
+        world = bad.begin()
+        flash, slot = (world.disk.read_bytes(ROOT / name) for name in ("uboot.env", "slot-b.img"))
+        board = bad.make_board(ROOT, world.disk)
+        board.updater().boot()
+        result = board.result()
+        assert result is not None
+        assert result["fumo"] in (402, 404)
+        assert world.disk.read_bytes(ROOT / "uboot.env") == flash
+        assert world.disk.read_bytes(ROOT / "slot-b.img") == slot
 
 
 @pytest.mark.parametrize("index", range(4), ids=["compressed", "delta", "new roots", "one byte changed"])
@@ -267,7 +304,7 @@ def test_a_planted_bug_is_found(bug: str) -> None:
     from tests.updateagent.power import Violation
 
     try:
-        tally = explore(PLANTED[bug](), stop_at_first=True)
+        tally = explore(PLANTED[bug](), phases=("torn", "after"), survivals=QUICK, stop_at_first=True)
     except Violation:
         return  # it fails even without a cut
     assert tally.violations, f"{bug}: {tally.fired} cuts found nothing"
