@@ -25,11 +25,16 @@ BUSY_TIMEOUT_S = 5.0  # another process (an agent that is just ending) may hold 
 CACHE_KIB = 1024  # the board has 128 MiB for everything
 COUNTERS = ("next", "released", "forwarded", "lost", "refused")
 
+# The types are checked because SQLite itself takes anything anywhere, also from a damaged page; `quick_check` looks at
+# these constraints too.
 _SCHEMA = (
     "CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID",
-    "CREATE TABLE block (first INTEGER PRIMARY KEY, last INTEGER NOT NULL, made REAL NOT NULL, body BLOB NOT NULL)",
-    "CREATE TABLE progress (meter TEXT, task TEXT, run INTEGER NOT NULL, PRIMARY KEY (meter, task)) WITHOUT ROWID",
-    "CREATE TABLE knowledge (meter TEXT PRIMARY KEY, body BLOB NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE block (first INTEGER PRIMARY KEY, last INTEGER NOT NULL, made REAL NOT NULL, body BLOB NOT NULL,"
+    " CHECK (typeof(last) = 'integer' AND last >= first AND typeof(made) = 'real' AND typeof(body) = 'blob'))",
+    "CREATE TABLE progress (meter TEXT, task TEXT, run INTEGER NOT NULL, PRIMARY KEY (meter, task),"
+    " CHECK (typeof(meter) = 'text' AND typeof(task) = 'text' AND typeof(run) = 'integer')) WITHOUT ROWID",
+    "CREATE TABLE knowledge (meter TEXT PRIMARY KEY, body BLOB NOT NULL,"
+    " CHECK (typeof(meter) = 'text' AND typeof(body) = 'blob')) WITHOUT ROWID",
     "CREATE TABLE refused (id INTEGER PRIMARY KEY, record TEXT NOT NULL, why TEXT NOT NULL)",
 )
 _TABLES = {"meta", "block", "progress", "knowledge", "refused"}
@@ -86,7 +91,8 @@ class StoreFile:
             for _ in range(2):
                 try:
                     return self._attempt(work)
-                except (sqlite3.DatabaseError, StoreCorruptError) as error:
+                except (sqlite3.DatabaseError, StoreCorruptError, UnicodeDecodeError) as error:
+                    # The last one: SQLite quotes a damaged schema in its message, and Python cannot decode that.
                     self._roll_back()
                     if is_environment(error):
                         full = getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL
@@ -120,6 +126,7 @@ class StoreFile:
         fresh = not self._file.exists()
         db = sqlite3.connect(self._file, check_same_thread=False, timeout=self.busy_timeout_s)
         try:
+            db.text_factory = lambda text: text.decode("utf-8", "replace")
             self._file.chmod(0o600)
             db.execute(f"PRAGMA page_size={PAGE_BYTES}")
             db.execute("PRAGMA locking_mode=EXCLUSIVE")  # no shared memory file: JFFS2 cannot map one

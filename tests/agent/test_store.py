@@ -254,6 +254,20 @@ def another_format(file: Path) -> None:
     db.close()
 
 
+def other_types(file: Path) -> None:
+    db = sqlite3.connect(file)
+    db.execute("PRAGMA ignore_check_constraints=1")
+    db.execute("INSERT INTO progress VALUES ('m', 't', 'yesterday')")
+    db.commit()
+    db.close()
+
+
+def schema_that_is_no_text(file: Path) -> None:
+    data = file.read_bytes()
+    assert b"CREATE TABLE progress" in data
+    file.write_bytes(data.replace(b"CREATE TABLE progress", b"CREATE TABLE pr\xff\xfe\xfdess"))
+
+
 def counters_astray(file: Path) -> None:
     db = sqlite3.connect(file)
     db.execute("UPDATE meta SET value=2 WHERE key='next'")
@@ -262,7 +276,17 @@ def counters_astray(file: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "damage", [corrupt_middle, cut_short, no_database, another_database, another_format, counters_astray]
+    "damage",
+    [
+        corrupt_middle,
+        cut_short,
+        no_database,
+        another_database,
+        another_format,
+        other_types,
+        schema_that_is_no_text,
+        counters_astray,
+    ],
 )
 def test_a_damaged_store_is_set_aside_and_a_new_one_with_another_name_begins(
     tmp_path: Path, damage: object, caplog: pytest.LogCaptureFixture
@@ -315,7 +339,7 @@ def test_a_batch_of_nothing_but_rot_can_be_released(tmp_path: Path) -> None:
     opened.append(visit(0, 10))
     opened.close()
     db = sqlite3.connect(tmp_path / "s" / "readings.db")
-    db.execute("UPDATE block SET body='no'")
+    db.execute("UPDATE block SET body=x'6e6f'")
     db.commit()
     db.close()
     again = store(tmp_path)
