@@ -5,7 +5,8 @@ the association object and answered by the server's own proof; both are PROVING.
 is in flight: `request` sends it, blocks keep it WAITING, its answer brings READY back. An exception-response ends the
 service, not the association. `release` ends it in order. An APDU that is not what the standard says ends in `Broken`.
 
-An answer with another invoke id than the request's belongs to a request given up earlier and is dropped.
+Over a link that may repeat packets, an answer with another invoke id than the request's is an old one come twice, and
+dropped. Over other links it is taken: there are meters that answer with an id of their own choice.
 """
 
 from __future__ import annotations
@@ -159,9 +160,10 @@ AssociationEvent = Established | Answered | Excepted | Released | Broken
 class Association:
     """See the module. The caller passes each APDU of `take_output` to the link, and each APDU of the link here."""
 
-    def __init__(self, proposal: Proposal) -> None:
+    def __init__(self, proposal: Proposal, *, may_repeat: bool = False) -> None:
         self.state = State.IDLE
         self._proposal = proposal
+        self._may_repeat = may_repeat
         self._invoke_id = 0
         self._exchange: Exchange | None = None
         self._output: deque[bytes] = deque()
@@ -178,6 +180,11 @@ class Association:
         if self._established is None:
             raise LocalError("the association is not established")
         return self._established
+
+    @property
+    def busy(self) -> bool:
+        """Whether a request is in flight."""
+        return self._exchange is not None
 
     # ------------------------------------------------------------------------------------------------------- verbs
 
@@ -301,8 +308,8 @@ class Association:
     def _response(self, exchange: Exchange, apdu: bytes) -> None:
         if len(apdu) < 3:
             raise DecodeError("APDU", len(apdu), "ends where one more octet is due")
-        if (apdu[2] & INVOKE_ID_MASK) != self._invoke_id:
-            return  # of a request given up earlier
+        if self._may_repeat and (apdu[2] & INVOKE_ID_MASK) != self._invoke_id:
+            return
         following = exchange.advance(apdu)
         if isinstance(following, bytes):
             self._step(Event.BLOCK)

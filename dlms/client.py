@@ -167,19 +167,23 @@ class Meter:
         events: list[SessionEvent] = []
         try:
             while True:
-                while output := session.take_output():
-                    self._note(">", output)
-                    port.write(output)
+                self._send(session, port)
                 while (event := session.next_event()) is not None:
                     events.append(event)
                     if isinstance(event, SessionFailed):
                         raise event.error
                     if wanted(event):
                         return events
+                self._send(session, port)
                 self._wait(session, port)
         except DlmsError:
             self._drop()
             raise
+
+    def _send(self, session: MeterSession, port: Port) -> None:
+        while output := session.take_output():
+            self._note(">", output)
+            port.write(output)
 
     def _wait(self, session: MeterSession, port: Port) -> None:
         deadline = session.next_deadline()

@@ -23,13 +23,14 @@ class LinkUp:
     `apdu_bytes_burst` is the size that travels each way without waiting for an acknowledgement (HDLC: a whole window
     of frames); 0 means the same as the hint. `apdu_bytes_max` is the longest APDU the link carries at all, for links
     that do not segment. `ends_association` says that disconnecting this link ends the association too (HDLC), so that
-    no release needs to be exchanged first.
+    no release needs to be exchanged first. `may_repeat` says that a packet may arrive twice (UDP, power line).
     """
 
     apdu_bytes_hint: int
     apdu_bytes_burst: int = 0
     apdu_bytes_max: int = 0xFFFF
     ends_association: bool = False
+    may_repeat: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,7 +81,7 @@ class LlcLink:
         """The node is in the network already, so `LinkUp` follows at once."""
         del now
         self._step(LlcStep.CONNECT)
-        self._events.append(LinkUp(self._lsdu_bytes_max, apdu_bytes_max=self._lsdu_bytes_max))
+        self._events.append(LinkUp(self._lsdu_bytes_max, apdu_bytes_max=self._lsdu_bytes_max, may_repeat=True))
 
     def send(self, apdu: bytes, now: float) -> None:
         """Queue one APDU. Raises `LocalError` before `LinkUp` or after `LinkDown`, or when it is too long."""

@@ -42,7 +42,7 @@ class Planner:
 
     def put_back(self, refs: Iterable[AttributeRef]) -> None:
         """`refs` again, before all others: their list was refused, and what can be sent has changed."""
-        self._queue = [*refs, *(ref for chunk in self._chunks for ref in chunk)]
+        self._queue = [*refs, *(ref for chunk in self._chunks for ref in chunk), *self._queue]
         self._chunks.clear()
 
     def take(self, limits: Limits) -> Chunk:

@@ -1,8 +1,9 @@
 """A meter session, sans-IO: a data link, an association over it, and a planner that reads attributes.
 
-Drive it like a data link: `receive` what the line brings, write `take_output`, then take `next_event` until None, and
-call `on_deadline` when `next_deadline` has come. Take the output before the events: the request for the next chunk is
-there as soon as an answer is whole, and answers are decoded only when their events are asked for.
+Drive it like a data link: `receive` what the line brings, write `take_output`, then take `next_event` until None,
+write `take_output` again, and call `on_deadline` when `next_deadline` has come. Output goes before the events because
+the next request is there as soon as an answer is whole, while answers are decoded only when their events are asked for;
+and again after them because the last event may close the session.
 
     session = MeterSession(link, client=1, server=1, auth=Lls(secret), known=known)
     session.read(refs, now)          # opens by itself; `open` does it ahead of time
@@ -52,9 +53,7 @@ __all__ = [
 _PASSING = (DataAccessResult.HARDWARE_FAULT, DataAccessResult.TEMPORARY_FAILURE, DataAccessResult.OTHER_REASON)
 """Results that say nothing about the next time."""
 
-RESPONSE_TIMEOUT_S = (
-    60.0  # longer than any retry sequence of a link below: only a link that cannot time out runs into it
-)
+RESPONSE_TIMEOUT_S = 300.0  # longer than any link below takes to give up: a guard, and the end of links that never do
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,10 +178,10 @@ class _Read:
         self.in_flight = self.scalers.take(limits) or self.values.take(limits)
         return self.in_flight
 
-    def put_back(self) -> None:
-        """The list in flight was refused: ask again, in smaller pieces."""
-        queue = self.scalers if self.in_flight[0] in self.missing else self.values
-        queue.put_back(self.in_flight)
+    def put_back(self, refs: tuple[AttributeRef, ...]) -> None:
+        """The list of `refs` was refused or answered with nonsense: ask again, in smaller pieces."""
+        queue = self.scalers if refs[0] in self.missing else self.values
+        queue.put_back(refs)
 
 
 _Undecoded = tuple[_Read, tuple[AttributeRef, ...], GetAnswer]
@@ -223,6 +222,7 @@ class MeterSession:
         self._deadline: float | None = None
         self._now = 0.0
         self._idle_closes = False
+        self._output_waits = False  # an event made something to send: the driver must not go to sleep on it
 
     # ------------------------------------------------------------------------------------------------------- verbs
 
@@ -279,6 +279,7 @@ class MeterSession:
         self._pump()
 
     def take_output(self) -> bytes:
+        self._output_waits = False
         return self._link.take_output()
 
     def next_event(self) -> SessionEvent | None:
@@ -290,10 +291,13 @@ class MeterSession:
             self._decode(*event)
         if self._idle_closes and not self._keep_open and not self._jobs and self.state is State.OPEN:
             self.close(self._now)
+            self._output_waits = True
         return None
 
     def next_deadline(self) -> float | None:
         """When `on_deadline` is due, in the time of `now`; None for never."""
+        if self._output_waits:
+            return self._now
         below = self._link.next_deadline()
         if self._deadline is None or (below is not None and below <= self._deadline):
             return below
@@ -334,7 +338,7 @@ class MeterSession:
                 self._link_up = event
                 self._step(Event.LINK_UP)
                 size = min(self._proposal.pdu_size, event.apdu_bytes_max)
-                self._association = Association(replace(self._proposal, pdu_size=size))
+                self._association = Association(replace(self._proposal, pdu_size=size), may_repeat=event.may_repeat)
                 self._association.associate()
                 self._flush()
         elif event.error is not None and self.state is not State.DISCONNECTING:
@@ -398,6 +402,7 @@ class MeterSession:
                 return
             self._jobs.popleft()
             self._events.extend([ItemRead(ref, ItemError("object-undefined")) for ref in job.undefined])
+            job.undefined = []
             self._events.append(ReadDone())
 
     def _limits(self) -> Limits:
@@ -418,8 +423,6 @@ class MeterSession:
             self._jobs.popleft()
             self._events.append(Replied(answer))
         elif isinstance(answer, GetAnswer):
-            if len(job.in_flight) > 1:
-                self.known.lists_work = True
             self._events.append((job, job.in_flight, answer))
             job.in_flight = ()
 
@@ -434,7 +437,7 @@ class MeterSession:
         if len(job.in_flight) > 1:
             outright = isinstance(error, ServiceRefused) and error.unsupported
             self.known.list_refused(len(job.in_flight), outright=outright)
-            job.put_back()
+            job.put_back(job.in_flight)
             return
         code = error.code if isinstance(error, ServiceRefused) else "other-reason"
         for ref in job.in_flight:
@@ -446,15 +449,36 @@ class MeterSession:
         try:
             results = answer.results()
         except DlmsError as error:
-            self._events.clear()
-            self._fail(error)
+            if len(refs) > 1 and self.state is State.OPEN:
+                self._ask_again(job, refs)
+                self._output_waits = True
+            else:
+                self._events.clear()
+                self._fail(error)
             self._pump()
             return
+        if len(refs) > 1:
+            self.known.lists_work = True
         events = self._events
         self._events = deque()
         for ref, result in zip(refs, results, strict=True):
             self._result(job, ref, result)
         self._events.extend(events)
+
+    def _ask_again(self, job: _Read, refs: tuple[AttributeRef, ...]) -> None:
+        """The answer to a list is not what the standard says: this meter gets smaller lists, in the end none."""
+        self.known.list_refused(len(refs), outright=False)
+        job.put_back(refs)
+        if job in self._jobs:
+            return
+        done = next((event for event in self._events if isinstance(event, ReadDone)), None)
+        if done is not None:  # the first one is of this job, which is not done after all
+            self._events.remove(done)
+        busy = self._association.busy
+        self._jobs.insert(1 if busy else 0, job)
+        if not busy:
+            self._next_request()
+            self._flush()
 
     def _result(self, job: _Read, ref: AttributeRef, result: Result) -> None:
         if isinstance(result, AccessError):

@@ -136,7 +136,7 @@ class _WrapperBase:
         """The transport is there already, so `LinkUp` follows at once."""
         del now
         self._step(WrapperStep.CONNECT)
-        self._events.append(LinkUp(self._apdu_max, apdu_bytes_max=self._apdu_max))
+        self._events.append(LinkUp(self._apdu_max, apdu_bytes_max=self._apdu_max, may_repeat=self._packet))
 
     def _send(self, apdu: bytes) -> None:
         if not apdu or len(apdu) > self._apdu_max:

@@ -32,8 +32,8 @@ METHOD = MethodRef(9, ITEM.ref.obis, 1)
 AARE = Aare(Context.LN, 0, 0, InitiateResponse(Conformance(0x1010), 0).emit()).emit()
 
 
-def ready() -> Association:
-    association = Association(Proposal())
+def ready(*, may_repeat: bool = False) -> Association:
+    association = Association(Proposal(), may_repeat=may_repeat)
     association.associate()
     association.take_output()
     association.receive_apdu(AARE)
@@ -170,8 +170,14 @@ def test_a_release_ends_whether_the_meter_knows_it_or_not(answer: str) -> None:
     assert association.state is State.CLOSED
 
 
-def test_invoke_ids_go_round_and_answers_of_old_ones_are_dropped() -> None:
-    association = ready()
+def test_an_answer_with_an_id_of_the_meters_own_is_taken_where_nothing_can_come_twice() -> None:
+    association = waiting()
+    association.receive_apdu(bytes.fromhex("c401ce001105"))
+    assert isinstance(association.next_event(), Answered)
+
+
+def test_invoke_ids_go_round_and_answers_of_old_ones_are_dropped_where_they_may_come_twice() -> None:
+    association = ready(may_repeat=True)
     seen = []
     for _ in range(17):
         association.request(GetExchange((ITEM,)))

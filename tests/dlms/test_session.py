@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 
@@ -325,9 +326,9 @@ def test_garbage_instead_of_an_answer_fails_the_session() -> None:
         assert isinstance(events[-1], SessionFailed), garbage
 
 
-def test_an_answer_to_an_earlier_request_is_dropped() -> None:
+def test_an_old_answer_come_twice_is_dropped_where_the_link_may_repeat() -> None:
     wire = Wire(server().new_association(1))
-    session = MeterSession(PacketLink(), client=1, server=1, auth=SECRET)
+    session = MeterSession(PacketLink(LinkUp(1000, may_repeat=True)), client=1, server=1, auth=SECRET)
     session.read([AttributeRef.parse("1/0.0.96.1.0.255/2")], 0.0)
     (aare,) = wire.exchange(session.take_output(), 0.0)
     session.receive(aare, 0.0)
@@ -398,3 +399,29 @@ def test_nobody_is_asked_for_nothing() -> None:
     session = MeterSession(PacketLink(), client=1, server=1)
     session.read([], 0.0)
     assert [type(event) for event in run(session, wire)] == [SessionOpened, ReadDone, SessionClosed]
+
+
+@pytest.mark.parametrize("damage", [lambda apdu: apdu[:-1], lambda apdu: apdu[:3] + b"\0", lambda apdu: apdu + b"\0"])
+@pytest.mark.parametrize("count", [2, 5, 30])
+def test_lists_answered_with_nonsense_are_asked_again_in_smaller_pieces(
+    damage: Callable[[bytes], bytes], count: int
+) -> None:
+    wire = Wire(server(phases=3).new_association(1))
+    known = MeterKnowledge()
+    session = MeterSession(PacketLink(LinkUp(125)), client=1, server=1, auth=SECRET, known=known)
+    session.read(REFS[:count], 0.0)
+    session.read([ENERGY], 0.0)
+    events: list[SessionEvent] = []
+    while not events or not isinstance(events[-1], SessionClosed | SessionFailed):
+        while apdu := session.take_output():
+            for answer in wire.exchange(apdu, 0.0):
+                session.receive(damage(answer) if answer[:2] == b"\xc4\x03" else answer, 0.0)
+        while (event := session.next_event()) is not None:
+            events.append(event)
+    reads = [event for event in events if isinstance(event, ItemRead)]
+    assert [event.ref for event in reads].count(ENERGY) == 1
+    assert {
+        event.ref: event.result.data for event in reads if isinstance(event.result, Value) and event.ref != ENERGY
+    } == {ref: values(ref.class_id, ref.obis, ref.attribute) for ref in REFS[:count]}
+    assert sum(isinstance(event, ReadDone) for event in events) == 2
+    assert known.list_max == 1

@@ -30,7 +30,7 @@ def link_up(*, packet: bool = False) -> WrapperLink:
     link = WrapperLink(16, 1, packet=packet)
     link.connect(0.0)
     longest = UDP_APDU_BYTES_MAX if packet else 0xFFFF
-    assert events(link) == [LinkUp(longest, apdu_bytes_max=longest)]
+    assert events(link) == [LinkUp(longest, apdu_bytes_max=longest, may_repeat=packet)]
     return link
 
 

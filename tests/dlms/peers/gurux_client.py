@@ -1,0 +1,146 @@
+# mypy: ignore-errors
+# ruff: noqa: FBT003 - gurux's names
+"""gurux-dlms as a client, for the tests: does a session with a meter on a TCP port and prints what it got as JSON.
+
+    python gurux_client.py '{"port": 4059, "link": "hdlc", "auth": "low", ...}'
+
+Runs in an environment that has gurux-dlms; nothing here imports this project.
+"""
+
+import json
+import socket
+import sys
+
+from gurux_dlms import GXByteBuffer, GXDateTime, GXReplyData
+from gurux_dlms.enums import Authentication, InterfaceType, ObjectType, Security
+from gurux_dlms.objects import GXDLMSData, GXDLMSObject, GXDLMSProfileGeneric, GXDLMSRegister
+from gurux_dlms.secure import GXDLMSSecureClient
+
+AUTHENTICATION = {
+    "none": Authentication.NONE,
+    "low": Authentication.LOW,
+    "md5": Authentication.HIGH_MD5,
+    "sha1": Authentication.HIGH_SHA1,
+    "sha256": Authentication.HIGH_SHA256,
+    "gmac": Authentication.HIGH_GMAC,
+}
+
+
+class Session:
+    def __init__(self, options):
+        interface = InterfaceType.HDLC if options["link"] == "hdlc" else InterfaceType.WRAPPER
+        self.client = GXDLMSSecureClient(
+            options.get("ln", True), 16, 1, AUTHENTICATION[options["auth"]], options.get("secret", ""), interface
+        )
+        if options.get("pdu_size"):
+            self.client.maxReceivePDUSize = options["pdu_size"]
+        if "ek" in options:
+            self.client.ciphering.systemTitle = bytes.fromhex(options["title"])
+            self.client.ciphering.blockCipherKey = bytes.fromhex(options["ek"])
+            self.client.ciphering.authenticationKey = bytes.fromhex(options["ak"])
+            self.client.ciphering.security = Security(options["policy"])
+            if options.get("dedicated"):
+                self.client.ciphering.dedicatedKey = bytes(range(0x20, 0x30))
+        self.socket = socket.create_connection(("127.0.0.1", options["port"]), 10)
+
+    def packet(self, data, reply):
+        reply.error = 0
+        self.socket.sendall(bytes(data))
+        received = GXByteBuffer()
+        notify = GXReplyData()
+        while not self.client.getData(received, reply, notify):
+            got = self.socket.recv(4096)
+            if not got:
+                raise EOFError
+            received.set(got)
+        if reply.error:
+            raise RuntimeError(f"error {reply.error}")
+
+    def ask(self, data):
+        """One request in as many frames as it took; the reply."""
+        reply = GXReplyData()
+        for each in data if isinstance(data, list) else [data]:
+            reply.clear()
+            self.packet(each, reply)
+            while reply.isMoreData():
+                self.packet(self.client.receiverReady(reply), reply)
+        return reply
+
+    def open(self):
+        snrm = self.client.snrmRequest()
+        if snrm:
+            self.client.parseUAResponse(self.ask(snrm).data)
+        self.client.parseAareResponse(self.ask(self.client.aarqRequest()).data)
+        if self.client.authentication > Authentication.LOW:
+            for data in self.client.getApplicationAssociationRequest():
+                self.client.parseApplicationAssociationResponse(self.ask(data).data)
+
+    def close(self):
+        self.ask(self.client.releaseRequest())
+        data = self.client.disconnectRequest()
+        if data:
+            self.ask(data)
+        self.socket.close()
+
+    def read(self, item, attribute):
+        reply = self.ask(self.client.read(item, attribute))
+        return self.client.updateValue(item, attribute, reply.value)
+
+
+def plain(value):
+    """Something JSON can hold."""
+    if isinstance(value, bytes | bytearray):
+        return value.hex()
+    if isinstance(value, GXDateTime):
+        return value.value.isoformat()
+    if isinstance(value, list | tuple):
+        return [plain(each) for each in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return str(value)
+
+
+def run(options):
+    session = Session(options)
+    session.open()
+    out = {"values": {}}
+    for class_id, code, attribute in options.get("read", []):
+        item = {1: GXDLMSData, 3: GXDLMSRegister}.get(class_id, GXDLMSObject)
+        item = item(code) if item is not GXDLMSObject else GXDLMSObject(ObjectType(class_id), code)
+        try:
+            value = (
+                session.read(item, attribute)
+                if class_id in (1, 3)
+                else session.ask(session.client.read(item, attribute)).value
+            )
+            out["values"][f"{class_id}/{code}/{attribute}"] = plain(value)
+        except RuntimeError as error:
+            out["values"][f"{class_id}/{code}/{attribute}"] = str(error)
+    if "list" in options:
+        items = [(GXDLMSData(code), 2) for code in options["list"]]
+        values = []
+        for request in session.client.readList(items):
+            reply = session.ask(request)
+            values.extend(reply.value)
+        out["list"] = plain(values)
+    if "objects" in options:
+        reply = session.ask(session.client.getObjectsRequest())
+        out["objects"] = sorted(str(each.logicalName) for each in session.client.parseObjects(reply.data, False, False))
+    if "profile" in options:
+        profile = GXDLMSProfileGeneric(options["profile"])
+        session.read(profile, 3)
+        first, count = options["entries"]
+        reply = session.ask(session.client.readRowsByEntry(profile, first, count))
+        out["rows"] = plain(session.client.updateValue(profile, 2, reply.value))
+    if "write" in options:
+        code, octets = options["write"]
+        item = GXDLMSData(code)
+        item.value = bytes.fromhex(octets)
+        session.ask(session.client.write(item, 2))
+        out["written"] = plain(session.read(item, 2))
+    session.close()
+    return out
+
+
+if __name__ == "__main__":
+    print(json.dumps(run(json.loads(sys.argv[1]))))
