@@ -266,7 +266,7 @@ class HdlcDecoder:
     """
 
     def __init__(self) -> None:
-        self._buffer = bytearray()
+        self._buffer = b""  # bytes: slices of it are copied once
         self._start = 0  # of what is not consumed
         self._noise_bytes = 0
         self._noise_why = ""
@@ -300,7 +300,7 @@ class HdlcDecoder:
     def _cut(self, *, at_end: bool) -> None:
         buffer = self._buffer
         while True:
-            flag = buffer.find(FLAG, self._start)
+            flag = buffer.find(_FLAG, self._start)
             if flag < 0:
                 self._drop(len(buffer) - self._start, "no flag")
                 break
@@ -321,7 +321,7 @@ class HdlcDecoder:
                 self._drop(1, "the frame stopped in its middle")
                 continue
             self._start = end
-        del buffer[: self._start]
+        self._buffer = buffer[self._start :]
         self._start = 0
 
     def _drop(self, count: int, why: str) -> None:
@@ -342,8 +342,8 @@ class HdlcDecoder:
         Every check is made as soon as its octets are there and in one order, so splits do not matter.
         """
         buffer = self._buffer
-        have = len(buffer) - flag - 1
         first = flag + 1
+        have = len(buffer) - first
         if have < 1:
             return None
         if buffer[first] & 0xF0 != FORMAT_TYPE:
@@ -355,7 +355,7 @@ class HdlcDecoder:
             raise _Bad(f"length {length}")
         source = _address_end(buffer, first + 2)
         control = _address_end(buffer, source) if source else None
-        if source is None or control is None or have < control + 1 - first:
+        if source is None or control is None or first + have <= control:
             return None
         head = control + 1 - first
         if length != head + 2:
@@ -363,30 +363,32 @@ class HdlcDecoder:
                 raise _Bad(f"length {length} with a header of {head}")
             if have < head + 2:
                 return None
-            if fcs16(bytes(buffer[first : control + 3])) != FCS_RESIDUE:
+            if fcs16(buffer[first : control + 3]) != FCS_RESIDUE:
                 raise _Bad("wrong HCS", began=True)
         # One octet more than the length: whoever may speak next has to wait for the closing flag.
-        if have < length + (0 if at_end else 1):
+        if have < length + (not at_end):
             return None
-        body = bytes(buffer[first : first + length])
-        if fcs16(body) != FCS_RESIDUE:
+        end = first + length
+        if fcs16(buffer[first:end]) != FCS_RESIDUE:
             raise _Bad("wrong FCS", began=True)
         self._note_noise()
         self._broken = False
         self._ready.append(
             HdlcFrame(
-                _parse_address(bytes(buffer[first + 2 : source])),
-                _parse_address(bytes(buffer[source:control])),
+                _parse_address(buffer[first + 2 : source]),
+                _parse_address(buffer[source:control]),
                 buffer[control],
-                body[head + 2 : -2],
-                bool(body[0] & 0x08),
+                buffer[control + 3 : end - 2],
+                buffer[first] & 0x08 != 0,
             )
         )
-        return first + length
+        return end
 
 
-def _address_end(buffer: bytearray, start: int) -> int | None:
+def _address_end(buffer: bytes, start: int) -> int | None:
     """Behind the last octet of the address that starts here; `None` for "need more"."""
+    if start < len(buffer) and buffer[start] & 1:
+        return start + 1  # one octet, as nearly always
     for offset in range(ADDRESS_BYTES_MAX):
         if start + offset >= len(buffer):
             return None
