@@ -124,11 +124,16 @@ class Flipping:
 
 
 class Slow:
-    """A serial line: octets of 10 bits one after another, then `latency_s`. `octets` counts what was sent."""
+    """A serial line: octets of 10 bits one after another, then `latency_s`. `octets` counts what was sent.
 
-    def __init__(self, baudrate: int, latency_s: float = 0.0) -> None:
+    Bursts arrive whole with their last octet, or in pieces of `piece_bytes` as they come. One object for both
+    directions is a line that only one side can use at a time.
+    """
+
+    def __init__(self, baudrate: int, latency_s: float = 0.0, piece_bytes: int | None = None) -> None:
         self._octet_s = 10 / baudrate
         self._latency_s = latency_s
+        self._piece_bytes = piece_bytes
         self._free_at = 0.0
         self.octets = 0
         self.bursts = 0
@@ -136,8 +141,13 @@ class Slow:
     def carry(self, burst: bytes, now: float) -> list[tuple[float, bytes]]:
         self.octets += len(burst)
         self.bursts += 1
-        self._free_at = max(self._free_at, now) + len(burst) * self._octet_s
-        return [(self._free_at + self._latency_s, burst)]
+        size = self._piece_bytes or len(burst) or 1
+        arrivals: list[tuple[float, bytes]] = []
+        for start in range(0, len(burst), size):
+            piece = burst[start : start + size]
+            self._free_at = max(self._free_at, now) + len(piece) * self._octet_s
+            arrivals.append((self._free_at + self._latency_s, piece))
+        return arrivals
 
 
 class OutOfTime(AssertionError):
