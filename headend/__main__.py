@@ -205,6 +205,15 @@ def job(config_path: Path, device_id: str, kind: str, params: str, notify: bool)
         _show(queued)
 
 
+@main.command()
+@_CONFIG
+@click.argument("number", type=click.IntRange(1))
+def cancel(config_path: Path, number: int) -> None:
+    """Give up a job that is queued, or waits for the device's report."""
+    with _asking(config_path) as client:
+        _show(client.post(f"/v1/jobs/{number}/cancel"))
+
+
 def _load(path: Path) -> Config:
     try:
         return configuration.load(path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,6 +14,8 @@ VERSION = 1
 SERVERS = ("security", "dm", "software", "metering", "operator")
 CONFIG_NAME = "headend.yaml"
 PORT_MAX = 65_535
+WAITING_DAYS_MAX = 14  # a job whose device has not reported for so long has failed
+DAYS_MAX = 36_500
 
 
 class ConfigError(Exception):
@@ -38,6 +40,17 @@ class Listener:
 
 
 @dataclass(frozen=True, slots=True)
+class Retention:
+    """Days after which rows are deleted; 0 keeps them for ever. `downloads_days` holds for installation reports too."""
+
+    sessions_days: int = 90
+    alerts_days: int = 365
+    downloads_days: int = 90
+    registrations_days: int = 365
+    readings_days: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """Everything `serve` needs. `database` is an SQLAlchemy URL; the other paths are absolute."""
 
@@ -51,6 +64,8 @@ class Config:
     files: Path
     servers: dict[str, Listener]
     log_level: str = "INFO"
+    waiting_days_max: int = WAITING_DAYS_MAX
+    retention: Retention = field(default=Retention())
 
     @property
     def ports_file(self) -> Path:
@@ -80,6 +95,8 @@ def load(path: Path) -> Config:
         files=folder / document["files"],
         servers={name: Listener(**document["servers"][name]) for name in SERVERS},
         log_level=document.get("log", {}).get("level", "info").upper(),
+        waiting_days_max=document.get("jobs", {}).get("waiting_days_max", WAITING_DAYS_MAX),
+        retention=Retention(**document.get("retention", {})),
     )
 
 
@@ -93,12 +110,14 @@ def template(server_id: str, ports: dict[str, int], host: str, tls: dict[str, st
         "tls": tls,
         "operator_token_file": "operator.token",
         "servers": {name: {"host": host, "port": ports[name], "public_url": ""} for name in SERVERS},
+        "jobs": {"waiting_days_max": WAITING_DAYS_MAX},
+        "retention": asdict(Retention()),
         "log": {"level": "info"},
     }
     return (
         "# Configuration of the DCU head-end. Paths are relative to this file's folder. public_url is the base URL\n"
-        "# that devices and people use for a server; empty means https://host:port.\n"
-        + yaml.safe_dump(document, sort_keys=False)
+        "# that devices and people use for a server; empty means https://host:port. retention: days after which rows\n"
+        "# are deleted, 0 keeps them for ever.\n" + yaml.safe_dump(document, sort_keys=False)
     )
 
 
@@ -114,18 +133,24 @@ _KEYS: dict[str, type] = {
     "tls": dict,
     "operator_token_file": str,
     "servers": dict,
+    "jobs": dict,
+    "retention": dict,
     "log": dict,
 }
 _LISTENER_KEYS: dict[str, type] = {"host": str, "port": int, "public_url": str}
 _TLS_KEYS: dict[str, type] = {"certificate": str, "key": str, "ca": str}
 _LOG_KEYS: dict[str, type] = {"level": str}
+_DAYS_KEYS: dict[str, tuple[dict[str, type], int]] = {  # section: its keys, and the lowest number of days
+    "jobs": ({"waiting_days_max": int}, 1),
+    "retention": ({each.name: int for each in fields(Retention)}, 0),
+}
 
 
 def _problems(document: Any) -> Iterator[str]:
     if not isinstance(document, dict):
         yield "a mapping is expected"
         return
-    yield from _check(document, _KEYS, "", optional={"log"})
+    yield from _check(document, _KEYS, "", optional={"log", *_DAYS_KEYS})
     if document.get("version") != VERSION:
         yield f"version: {VERSION} is expected"
     if isinstance(document.get("tls"), dict):
@@ -134,12 +159,23 @@ def _problems(document: Any) -> Iterator[str]:
         yield from _check(document["log"], _LOG_KEYS, "log.")
         if document["log"].get("level", "info") not in ("debug", "info", "warning", "error"):
             yield "log.level: debug, info, warning or error is expected"
+    for name, (keys, least) in _DAYS_KEYS.items():
+        if isinstance(document.get(name), dict):
+            yield from _days_problems(document[name], keys, least, f"{name}.")
     servers = document.get("servers")
     if isinstance(servers, dict):
         yield from _check(servers, dict.fromkeys(SERVERS, dict), "servers.")
         for name in SERVERS:
             if isinstance(servers.get(name), dict):
                 yield from _listener_problems(servers[name], f"servers.{name}.")
+
+
+def _days_problems(entry: dict[str, Any], keys: dict[str, type], least: int, where: str) -> Iterator[str]:
+    yield from _check(entry, keys, where, optional=set(keys))
+    for key in keys:
+        days = entry.get(key, least)
+        if isinstance(days, int) and not least <= days <= DAYS_MAX:
+            yield f"{where}{key}: {least} to {DAYS_MAX} days are expected"
 
 
 def _listener_problems(entry: dict[str, Any], where: str) -> Iterator[str]:

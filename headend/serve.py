@@ -28,6 +28,7 @@ from headend.security import app as security_app
 from headend.security.service import SecurityService
 from headend.software import app as software_app
 from headend.software.store import PackageStore
+from headend.upkeep import Upkeep
 
 log = logging.getLogger("headend")
 
@@ -90,11 +91,26 @@ def run(config: Config, names: Sequence[str], ready: Callable[[dict[str, int]], 
         urls.bound(_known_ports(config) | ports)
         apps = {name: _app(name, config, engine, urls) for name in names}
         _write_ports(config, ports)
-        asyncio.run(_serve(config, apps, sockets, lambda: ready(ports)))
+        with _kept_up(config, engine, names):
+            asyncio.run(_serve(config, apps, sockets, lambda: ready(ports)))
     finally:
         for bound in sockets.values():
             bound.close()
         engine.dispose()
+
+
+@contextlib.contextmanager
+def _kept_up(config: Config, engine: Engine, names: Sequence[str]) -> Generator[None, None, None]:
+    """Upkeep of the database: by the process that has the DM server, so that there is one."""
+    if "dm" not in names:
+        yield
+        return
+    upkeep = Upkeep(engine, config.retention, config.waiting_days_max)
+    upkeep.start()
+    try:
+        yield
+    finally:
+        upkeep.stop()
 
 
 async def _serve(

@@ -2,6 +2,7 @@
 
 queued → running → done | failed
                  → waiting → queued (the alert came) → running → …
+                           → failed (it did not come in time, or the operator gave up)
 running → queued   when the session breaks off or the server restarts; `ATTEMPTS_MAX` times, then failed
 """
 
@@ -123,6 +124,21 @@ def cancel(conn: Connection, job_id: int, *, now: float | None = None) -> bool:
     if row is None:
         return False
     finish(conn, job_id, Failed({"error": "cancelled by the operator"}), time.time() if now is None else now)
+    return True
+
+
+def overdue(conn: Connection, before: float, limit: int) -> list[int]:
+    """Jobs that have waited for the device's report since a time before `before`."""
+    query = select(jobs.c.id).where(jobs.c.state == "waiting", jobs.c.updated < before).order_by(jobs.c.id)
+    return list(conn.scalars(query.limit(limit)))
+
+
+def expire(conn: Connection, job_id: int, before: float, reason: str, now: float) -> bool:
+    """Fail a job that is `overdue` still. A report that comes later is stored as an alert and changes no job."""
+    query = select(jobs.c.id).where(jobs.c.id == job_id, jobs.c.state == "waiting", jobs.c.updated < before)
+    if conn.execute(query).first() is None:
+        return False
+    finish(conn, job_id, Failed({"error": reason}), now)
     return True
 
 

@@ -9,6 +9,7 @@ from starlette.routing import Route
 
 from agent.dm.auth import HMAC_HEADER
 from agent.syncml.element import BODY_BYTES_MAX
+from headend import web
 from headend.dm.server import DmServer, Request
 
 PATH = "/dm"
@@ -18,12 +19,11 @@ def routes(server: DmServer) -> list[Route]:
     """What the head-end's application mounts. Database work runs in the thread pool."""
 
     async def post(http: HttpRequest) -> Response:
-        body = bytearray()
-        async for chunk in http.stream():
-            body += chunk
-            if len(body) > BODY_BYTES_MAX:
-                return Response("the message is too large", 413)
-        request = Request(bytes(body), http.headers.get("content-type", ""), http.headers.get(HMAC_HEADER))
+        try:
+            body = await web.read_body(http, BODY_BYTES_MAX)
+        except web.HttpProblem as problem:
+            return Response(problem.text, problem.status)
+        request = Request(body, http.headers.get("content-type", ""), http.headers.get(HMAC_HEADER))
         answer = await run_in_threadpool(server.handle, request)
         headers = {"content-type": answer.content_type, "cache-control": "no-store"}
         if answer.mac is not None:

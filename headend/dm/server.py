@@ -1,4 +1,6 @@
-"""One HTTP request of a device: authenticate, let the session work, sign the answer, all in one transaction.
+"""One HTTP request of a device: authenticate; then let the session work and sign the answer, in one transaction.
+
+Authentication only reads the database. A stranger, however many there are, takes no write lock from the devices.
 
 The answer to the last request is kept with the account. A device that lost it sends the same bytes with the same MAC
 again and gets the same bytes back; nothing is executed or stored twice. A device whose session this process does not
@@ -16,7 +18,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from sqlalchemy import Connection, Engine, Row, insert, update
+from sqlalchemy import Connection, Engine, insert, update
 
 from agent.dm.auth import AUTH_MAC, NONCE_BYTES, hmac_header
 from agent.dm.bootstrap import Account
@@ -24,6 +26,7 @@ from agent.syncml.codec import accepts, decode, encode, media_type
 from agent.syncml.element import BODY_BYTES_MAX
 from agent.syncml.errors import SyncmlError
 from agent.syncml.messages import Chal, Command, Status, SyncHdr, SyncML, SyncmlValueError, Unsupported
+from headend import db
 from headend.dm import accounts, jobs
 from headend.dm.engine import ServerSession, State
 from headend.dm.gate import Gate, Refused, nonce_for_us
@@ -112,8 +115,7 @@ class DmServer:
             return _plain(400, "the name of the source is too long")
         with self._locks[hash(device_id) % LOCKS]:
             try:
-                with self._engine.begin() as conn:
-                    return self._exchange(conn, device_id, message, request)
+                return self._exchange(device_id, message, request)
             except SyncmlValueError as error:  # the peer's own text has to be repeated and has no form
                 self._forget(device_id)
                 return _plain(400, f"the message cannot be answered: {error}")
@@ -121,9 +123,10 @@ class DmServer:
                 self._forget(device_id)  # its memory may be ahead of what was stored
                 raise
 
-    def _exchange(self, conn: Connection, device_id: str, message: SyncML, request: Request) -> Answer:
-        row = accounts.load(conn, device_id)
+    def _exchange(self, device_id: str, message: SyncML, request: Request) -> Answer:
         digest = hashlib.sha256(request.body + b"\0" + (request.mac or "").encode()).hexdigest()
+        with db.reader(self._engine).begin() as conn:
+            row = accounts.load(conn, device_id)
         if row is not None and row.last_request == digest:
             return Answer(200, row.last_answer, media_type(request.content_type), row.last_answer_mac)
         if row is None:
@@ -135,12 +138,21 @@ class DmServer:
         signer = replace(account, server_nonce=nonce_for_us(message) or account.server_nonce)
         if refused is not None or row is None:
             return self._refuse(message, request, signer, refused or Refused(401, None, "no account"))
-        answer, nonces = self._work(conn, row, message, request, signer)
+        with self._engine.begin() as conn:
+            row = accounts.load(conn, device_id)
+            if row is None or accounts.from_row(row) != account:
+                return self._refuse(message, request, signer, Refused(401, None, "the account changed meanwhile"))
+            return self._answer(conn, device_id, message, request, digest, signer)
+
+    def _answer(
+        self, conn: Connection, device_id: str, message: SyncML, request: Request, digest: str, signer: Account
+    ) -> Answer:
+        answer, nonce = self._work(conn, device_id, message, request, signer)
         conn.execute(
             update(accounts_table)
             .where(accounts_table.c.device_id == device_id)
             .values(
-                client_nonce=nonces,
+                client_nonce=nonce,
                 server_nonce=signer.server_nonce,
                 last_request=digest,
                 last_answer=answer.body,
@@ -151,10 +163,10 @@ class DmServer:
         return answer
 
     def _work(
-        self, conn: Connection, row: Row[tuple[object, ...]], message: SyncML, request: Request, signer: Account
+        self, conn: Connection, device_id: str, message: SyncML, request: Request, signer: Account
     ) -> tuple[Answer, bytes]:
         """A believed message: let its session answer it. The answer, and the nonce the device was given."""
-        device_id, now = str(row.device_id), self._wall()
+        now = self._wall()
         live = self._session(conn, device_id, message, request, signer, now)
         next_nonce = self._entropy(NONCE_BYTES)
         store = SessionStore(conn, device_id, live.row, now)

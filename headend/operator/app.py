@@ -77,6 +77,7 @@ def create_app(parts: Parts) -> Starlette:
             *_device_routes(parts),
             *_device_verbs(parts),
             *_job_routes(parts),
+            *_told_routes(parts),
             *_metering_routes(parts),
             *_package_routes(parts),
             *console.routes(),
@@ -193,6 +194,31 @@ def _job_routes(parts: Parts) -> list[Route]:
             raise web.HttpProblem(404, "there is no such job")
         return JSONResponse(job)
 
+    async def cancel_job(request: Request) -> Response:
+        number = request.path_params["job"]
+
+        def work(connection: Connection) -> tuple[bool, dict[str, Any] | None]:
+            return jobs.cancel(connection, number, now=parts.wall()), jobs.show(connection, number)
+
+        cancelled, job = await _write(parts, work)
+        if job is None:
+            raise web.HttpProblem(404, "there is no such job")
+        if not cancelled:
+            raise web.HttpProblem(409, f"the job is {job['state']}: only queued and waiting ones can be cancelled")
+        log.info("job %d cancelled", number, extra={"event": "operator.job.cancelled"})
+        return JSONResponse(job)
+
+    return [
+        Route("/v1/devices/{device}/jobs", enqueue, methods=["POST"]),
+        Route("/v1/jobs", list_jobs, methods=["GET"]),
+        Route("/v1/jobs/{job:int}", show_job, methods=["GET"]),
+        Route("/v1/jobs/{job:int}/cancel", cancel_job, methods=["POST"]),
+    ]
+
+
+def _told_routes(parts: Parts) -> list[Route]:
+    """What the devices told."""
+
     def lister(name: str, view: Callable[[Connection, str | None, int], list[dict[str, Any]]]) -> Handler:
         async def handle(request: Request) -> Response:
             device_id, limit = request.query_params.get("device"), _limit(request)
@@ -201,9 +227,6 @@ def _job_routes(parts: Parts) -> list[Route]:
         return handle
 
     return [
-        Route("/v1/devices/{device}/jobs", enqueue, methods=["POST"]),
-        Route("/v1/jobs", list_jobs, methods=["GET"]),
-        Route("/v1/jobs/{job:int}", show_job, methods=["GET"]),
         Route("/v1/alerts", lister("alerts", views.alerts), methods=["GET"]),
         Route("/v1/sessions", lister("sessions", views.sessions), methods=["GET"]),
         Route("/v1/values", lister("values", views.values), methods=["GET"]),

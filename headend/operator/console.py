@@ -1,13 +1,17 @@
-"""The operator's pages: what the JSON API tells, for people. Server-rendered, without scripts; they change nothing.
+"""The operator's pages: what the JSON API tells, for people. Server-rendered, without scripts. The one thing that they
+change is to cancel a job.
 
 A browser logs in with the operator's token and gets a session cookie: random, for this server's pages only, kept in
-this process and forgotten with it.
+this process and forgotten with it. A form that changes something carries a word derived from the session: another
+site's page cannot know it, whatever the browser thinks of `SameSite`.
 """
 
 from __future__ import annotations
 
 import datetime as dt
+import hmac
 import json
+import logging
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
@@ -29,10 +33,12 @@ from headend.security import devices
 from headend.security.limits import RateLimit
 from headend.software.store import PackageStore
 
+log = logging.getLogger("headend.operator")
+
 SESSION_S = 8 * 3600.0
 SESSIONS_MAX = 100
 COOKIE = "dcu_session"
-LOGIN_BYTES_MAX = 2048
+FORM_BYTES_MAX = 2048
 REFRESH_S = 10
 ROWS = 100
 ROWS_ON_OVERVIEW = 8
@@ -89,6 +95,7 @@ class Console:
             *(Route(path, self._guarded(path, page), methods=["GET"]) for path, page in pages.items()),
             Route("/login", self._show_login, methods=["GET"]),
             Route("/login", self._login, methods=["POST"]),
+            Route("/jobs/cancel", self._cancel, methods=["POST"]),
             Route("/logout", self._logout, methods=["POST"]),
             Route("/style.css", self._style, methods=["GET"]),
         ]
@@ -99,10 +106,20 @@ class Console:
         async def handle(request: Request) -> Response:
             if not self._logged_in(request):
                 return RedirectResponse("/login", status_code=303, headers=HEADERS)
-            template, content = await run_in_threadpool(page, request)
-            return self._render(template, {"here": path, "refresh_s": 0} | content)
+            try:
+                template, content = await run_in_threadpool(page, request)
+            except web.HttpProblem as problem:
+                return self._problem(request, problem)
+            return self._render(template, self._frame(request) | {"here": path} | content)
 
         return handle
+
+    def _frame(self, request: Request) -> dict[str, Any]:
+        """What every page of a session needs."""
+        return {"here": "", "refresh_s": 0, "word": _word(request)}
+
+    def _problem(self, request: Request, problem: web.HttpProblem) -> Response:
+        return self._render("problem.html", self._frame(request) | {"text": problem.text}, problem.status)
 
     def _logged_in(self, request: Request) -> bool:
         ends = self._sessions.get(web.token_hash(request.cookies.get(COOKIE, "")))
@@ -112,12 +129,11 @@ class Console:
         return self._render("login.html", {"error": ""})
 
     async def _login(self, request: Request) -> Response:
-        body = await web.read_body(request, LOGIN_BYTES_MAX)
+        form = await _form(request)
         peer = request.client.host if request.client else ""
         if not self._logins.allow(peer, self._monotonic()):
             return self._render("login.html", {"error": "Too many attempts. Wait a minute."}, 429)
-        given = parse_qs(body.decode("utf-8", "replace")).get("token", [""])[0].strip()
-        if not web.same_token(given, self._token_hash):
+        if not web.same_token(form.get("token", "").strip(), self._token_hash):
             return self._render("login.html", {"error": "This is not the operator's token."}, 401)
         answer = RedirectResponse("/", status_code=303, headers=HEADERS)
         answer.set_cookie(COOKIE, self._open_session(), httponly=True, secure=True, samesite="strict")
@@ -128,6 +144,26 @@ class Console:
         answer = RedirectResponse("/login", status_code=303, headers=HEADERS)
         answer.delete_cookie(COOKIE, httponly=True, secure=True, samesite="strict")
         return answer
+
+    async def _cancel(self, request: Request) -> Response:
+        form = await _form(request)
+        if not self._logged_in(request):
+            return RedirectResponse("/login", status_code=303, headers=HEADERS)
+        number = form.get("job", "")
+        if not hmac.compare_digest(form.get("word", "").encode(), _word(request).encode()):
+            return self._problem(request, web.HttpProblem(403, "This form is not of your session."))
+        if not (number.isascii() and number.isdigit() and len(number) < 16):
+            return self._problem(request, web.HttpProblem(400, "There is no such job."))
+
+        def work() -> bool:
+            with self._engine.begin() as connection:
+                return jobs.cancel(connection, int(number), now=self._wall())
+
+        if not await run_in_threadpool(work):
+            text = f"Job {number} cannot be cancelled: it runs, is over, or does not exist."
+            return self._problem(request, web.HttpProblem(409, text))
+        log.info("job %s cancelled", number, extra={"event": "operator.job.cancelled"})
+        return RedirectResponse("/jobs", status_code=303, headers=HEADERS)
 
     def _open_session(self) -> str:
         now = self._monotonic()
@@ -208,6 +244,17 @@ class Console:
 
     def _render(self, template: str, content: dict[str, Any], status: int = 200) -> Response:
         return HTMLResponse(self._templates.get_template(template).render(content), status, headers=HEADERS)
+
+
+async def _form(request: Request) -> dict[str, str]:
+    """The fields of a posted form; of a repeated one the first. Raises `HttpProblem` 408 or 413."""
+    body = await web.read_body(request, FORM_BYTES_MAX)
+    return {name: values[0] for name, values in parse_qs(body.decode("utf-8", "replace")).items()}
+
+
+def _word(request: Request) -> str:
+    """What forms of this session carry."""
+    return web.token_hash(f"form {request.cookies.get(COOKIE, '')}")
 
 
 def _environment(wall: Callable[[], float]) -> Environment:

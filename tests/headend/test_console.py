@@ -215,7 +215,58 @@ def test_a_meter_that_is_not_known_has_no_readings(browser: Browser) -> None:
 
 
 def test_a_device_that_is_not_known_is_404(browser: Browser) -> None:
-    assert browser.call("GET", "/device?id=nobody").status_code == 404
+    answer = browser.call("GET", "/device?id=nobody")
+    assert answer.status_code == 404
+    assert "there is no such device" in answer.text
+
+
+# ---- cancelling a job
+
+
+def word_on(page: str) -> str:
+    return page.partition('name="word" value="')[2].partition('"')[0]
+
+
+def state_of(database: Engine, number: int) -> str:
+    with database.begin() as connection:
+        job = jobs.show(connection, number)
+    assert job is not None
+    return str(job["state"])
+
+
+def test_a_waiting_job_is_cancelled_from_the_page_and_a_finished_one_cannot_be(
+    browser: Browser, database: Engine, packages: PackageStore
+) -> None:
+    fill(database, packages)
+    page = browser.page("/jobs")
+    assert page.count("Cancel</button>") == 1
+    form = {"job": "1", "word": word_on(page)}
+    assert browser.call("POST", "/jobs/cancel", data=form).headers["location"] == "/jobs"
+    assert state_of(database, 1) == "failed"
+    again = browser.call("POST", "/jobs/cancel", data=form)
+    assert again.status_code == 409
+    assert "cannot be cancelled" in again.text
+
+
+@pytest.mark.parametrize(
+    ("changes", "status"),
+    [({"word": "guess"}, 403), ({"word": ""}, 403), ({"job": "x"}, 400), ({"job": "9" * 30}, 400)],
+)
+def test_a_form_of_another_site_cancels_nothing(
+    browser: Browser, database: Engine, packages: PackageStore, changes: dict[str, str], status: int
+) -> None:
+    fill(database, packages)
+    form = {"job": "1", "word": word_on(browser.page("/jobs"))} | changes
+    assert browser.call("POST", "/jobs/cancel", data=form).status_code == status
+    assert state_of(database, 1) == "queued"
+
+
+def test_nobody_cancels_without_logging_in(server: Starlette, database: Engine, packages: PackageStore) -> None:
+    fill(database, packages)
+    word = web.token_hash("form ")  # what the word would be without a session
+    answer = Browser(server).call("POST", "/jobs/cancel", data={"job": "1", "word": word})
+    assert (answer.status_code, answer.headers["location"]) == (303, "/login")
+    assert state_of(database, 1) == "queued"
 
 
 @pytest.mark.parametrize(

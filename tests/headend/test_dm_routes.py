@@ -16,6 +16,7 @@ from starlette.applications import Starlette
 from agent.dm.auth import HMAC_HEADER
 from agent.dm.bootstrap import Account
 from agent.dm.notification import MIME, RESYNC_NONCE, Notification, verify
+from headend import web
 from headend.db import create_tables, open_engine
 from headend.dm import accounts
 from headend.dm.push import PushError, notify
@@ -69,6 +70,24 @@ def test_a_session_works_through_the_application(engine: Engine) -> None:
 def test_a_body_that_is_too_large_is_refused_while_it_arrives(engine: Engine) -> None:
     answer = OverHttp(engine).handle(Request(bytes((1 << 20) + 1), "application/vnd.syncml.dm+wbxml", None))
     assert answer.status == 413
+
+
+def test_a_sender_that_takes_for_ever_is_cut_off(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    import asyncio
+    from collections.abc import AsyncIterator
+
+    monkeypatch.setattr(web, "BODY_TIMEOUT_S", 0.01)
+
+    async def slow() -> AsyncIterator[bytes]:
+        yield b"x"
+        await asyncio.Event().wait()
+
+    async def post() -> httpx.Response:
+        app = Starlette(routes=routes(DmServer(engine, CONFIG)))
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://dm") as client:
+            return await client.post("/dm", content=slow(), headers={"content-type": "application/vnd.syncml.dm+xml"})
+
+    assert asyncio.run(post()).status_code == 408
 
 
 def test_a_content_type_that_is_not_syncml_is_refused(engine: Engine) -> None:

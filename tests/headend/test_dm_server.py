@@ -17,6 +17,7 @@ from agent.syncml.codec import DM_WBXML, DM_XML, decode, encode
 from agent.syncml.messages import Alert, Command, Get, Item, Meta, Replace, Status, SyncML
 from headend.db import create_tables, open_engine
 from headend.dm import accounts, jobs, tables
+from headend.dm.gate import Gate
 from headend.dm.server import Answer, DmServer, Request, ServerConfig
 from tests.agent.syncml_samples import Generator
 from tests.headend.dm_device import Device, Tree, alert
@@ -342,6 +343,34 @@ def test_an_aborted_session_gives_its_job_back(engine: Engine, device: Device) -
     device.take(device.server.handle(device.request([device.header_status(message), Alert("", 1223)])))
     assert rows(engine, tables.sessions)[0].state == "aborted"
     assert rows(engine, tables.jobs)[0].state == "queued"
+
+
+# -- the write lock ---------------------------------------------------------------------------------
+
+
+def test_strangers_are_answered_while_somebody_else_writes(engine: Engine, device: Device) -> None:
+    stranger = wrong(device)
+    nobody = Device(device.server, replace(device.account, client_name="urn:dcu:NOBODY"))
+    with engine.begin() as writing:
+        writing.execute(tables.values.delete())
+        for one in (stranger, nobody):
+            assert header(one.server.handle(one.request(one.begin()))).code == 401
+        repeated = device.request(device.begin())
+        assert header(device.server.handle(replace(repeated, mac=None))).code == 407
+
+
+def test_an_account_that_changes_between_the_look_and_the_work_is_not_believed(engine: Engine, device: Device) -> None:
+    class Slow(Gate):
+        def check(self, *arguments: Any) -> Any:
+            believed = super().check(*arguments)
+            with engine.begin() as conn:
+                accounts.create(conn, DEVICE, server_id=CONFIG.server_id, url=CONFIG.url)
+            return believed
+
+    request = device.request(device.begin())
+    device.server._gate = Slow(CONFIG.algorithms)
+    assert header(device.server.handle(request)).code == 401
+    assert rows(engine, tables.sessions) == []
 
 
 # -- what is not a message ---------------------------------------------------------------------------

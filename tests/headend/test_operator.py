@@ -79,7 +79,7 @@ def test_every_route_is_below_the_guarded_path_or_known_to_guard_itself(server: 
     paths = {route.path for route in server.routes if isinstance(route, Route)}
     beside = {path for path in paths if not path.startswith(app.API)}
     pages = {"/", "/device", "/meters", "/meter", "/readings", "/jobs", "/alerts", "/packages", "/registrations"}
-    assert beside == pages | {"/login", "/logout", "/style.css", "/healthz"}
+    assert beside == pages | {"/login", "/logout", "/jobs/cancel", "/style.css", "/healthz"}
 
 
 def test_health_needs_no_token(server: Starlette) -> None:
@@ -171,6 +171,19 @@ def test_a_job_is_queued_and_shown(server: Starlette, database: Engine) -> None:
     assert ask(server, "GET", f"/v1/jobs/{job['id']}").json() == job
     assert ask(server, "GET", "/v1/jobs", params={"device": DEVICE}).json()["jobs"] == [job]
     assert ask(server, "GET", "/v1/jobs", params={"device": "other"}).json()["jobs"] == []
+
+
+def test_a_queued_job_is_cancelled_once(server: Starlette, database: Engine) -> None:
+    open_account(database)
+    document = {"kind": "get", "params": {"paths": ["./DevInfo"]}}
+    number = ask(server, "POST", f"/v1/devices/{DEVICE}/jobs", json=document).json()["id"]
+    answer = ask(server, "POST", f"/v1/jobs/{number}/cancel")
+    assert (answer.status_code, answer.json()["state"]) == (200, "failed")
+    assert "cancelled" in answer.json()["result"]["error"]
+    again = ask(server, "POST", f"/v1/jobs/{number}/cancel")
+    assert (again.status_code, "failed" in again.json()["error"]) == (409, True)
+    assert ask(server, "POST", "/v1/jobs/77/cancel").status_code == 404
+    assert call(server, "POST", f"/v1/jobs/{number}/cancel").status_code == 401
 
 
 def test_values_that_a_job_sets_are_shown_to_nobody(server: Starlette, database: Engine) -> None:

@@ -1,0 +1,142 @@
+"""What the head-end does by the calendar: jobs that wait too long fail, and old rows leave.
+
+Each step is one small transaction, and what it is to work on is looked up before, without the write lock: no device
+waits for more than `ROWS_PER_STEP` rows. Everything may be interrupted and repeated.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from sqlalchemy import ColumnElement, Engine, Table, delete, select, tuple_
+from sqlalchemy.exc import SQLAlchemyError
+
+from headend import db
+from headend.config import Retention
+from headend.dm import jobs
+from headend.dm import tables as dm
+from headend.metering.store import readings
+from headend.security.devices import registrations
+from headend.software.store import downloads, reports
+
+log = logging.getLogger("headend.upkeep")
+
+DAY_S = 86_400.0
+EVERY_S = 3600.0
+ROWS_PER_STEP = 500
+PAUSE_S = 0.1  # between steps, so that whoever waits for the write lock gets it
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    """Which rows of `table` are old."""
+
+    table: Table
+    old: ColumnElement[bool]
+
+
+def _rules(keep: Retention, now: float) -> Iterator[_Rule]:
+    """Alerts before the sessions that brought them: a session stays as long as one of its alerts."""
+
+    def before(days: int) -> float:
+        return now - days * DAY_S
+
+    if keep.alerts_days:
+        yield _Rule(dm.alerts, dm.alerts.c.received < before(keep.alerts_days))
+    if keep.sessions_days:
+        silent = dm.sessions.c.id.not_in(select(dm.alerts.c.session))
+        yield _Rule(dm.sessions, (dm.sessions.c.updated < before(keep.sessions_days)) & silent)
+    if keep.downloads_days:
+        yield _Rule(downloads, downloads.c.at < before(keep.downloads_days))
+        yield _Rule(reports, reports.c.at < before(keep.downloads_days))
+    if keep.registrations_days:
+        yield _Rule(registrations, registrations.c.at < before(keep.registrations_days))
+    if keep.readings_days:
+        # The run has an index; our own clock has the last word, because a concentrator's may be wrong.
+        cutoff = before(keep.readings_days)
+        yield _Rule(readings, (readings.c.run < int(cutoff)) & (readings.c.stored < cutoff))
+
+
+def prune(engine: Engine, keep: Retention, now: float) -> Iterator[tuple[str, int]]:
+    """Delete what is older than configured: after each transaction, the table and how many rows left it."""
+    for rule in _rules(keep, now):
+        key = tuple_(*rule.table.primary_key.columns)
+        found = select(*rule.table.primary_key.columns).where(rule.old).limit(ROWS_PER_STEP)
+        while True:
+            with db.reader(engine).begin() as connection:
+                rows = [tuple(row) for row in connection.execute(found)]
+            if not rows:
+                break
+            with engine.begin() as connection:
+                gone = connection.execute(delete(rule.table).where(key.in_(rows), rule.old)).rowcount
+            yield rule.table.name, gone
+            if len(rows) < ROWS_PER_STEP or not gone:
+                break
+
+
+def expire_jobs(engine: Engine, waiting_days_max: int, now: float) -> Iterator[int]:
+    """Fail the jobs whose device has not reported for so long: after each transaction, how many."""
+    before = now - waiting_days_max * DAY_S
+    while True:
+        with db.reader(engine).begin() as connection:
+            overdue = jobs.overdue(connection, before, ROWS_PER_STEP)
+        if not overdue:
+            return
+        reason = f"the device has not reported for {waiting_days_max} days"
+        with engine.begin() as connection:
+            count = sum(jobs.expire(connection, number, before, reason, now) for number in overdue)
+        yield count
+        if not count:
+            return
+
+
+class Upkeep:
+    """Looks after the database of one head-end, every hour, in a thread of its own."""
+
+    def __init__(
+        self, engine: Engine, keep: Retention, waiting_days_max: int, *, wall: Callable[[], float] = time.time
+    ) -> None:
+        self._engine = engine
+        self._keep = keep
+        self._waiting_days_max = waiting_days_max
+        self._wall = wall
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="upkeep", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Returns once the step under way is committed."""
+        self._stop.set()
+        self._thread.join()
+
+    def once(self) -> None:
+        """Everything that is due. Raises what the database raises."""
+        now = self._wall()
+        failed = 0
+        for count in expire_jobs(self._engine, self._waiting_days_max, now):
+            failed += count
+            if self._stop.wait(PAUSE_S):
+                return
+        if failed:
+            log.warning("%d jobs waited too long and failed", failed, extra={"event": "upkeep.jobs"})
+        gone: dict[str, int] = {}
+        for table, count in prune(self._engine, self._keep, now):
+            gone[table] = gone.get(table, 0) + count
+            if self._stop.wait(PAUSE_S):
+                break
+        for table, count in gone.items():
+            log.info("%s: %d old rows deleted", table, count, extra={"event": "upkeep.pruned"})
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self.once()
+            except SQLAlchemyError:
+                log.exception("upkeep failed; it is tried again", extra={"event": "upkeep.failed"})
+            self._stop.wait(EVERY_S)
