@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent import __version__, log
-from agent.config import Config, ConfigError, SecretError, device_info, load, read_secret
+from agent.config import UNKNOWN_VERSION, Config, ConfigError, SecretError, device_info, load, read_secret
 
 if TYPE_CHECKING:
+    from agent.device import DeviceInfo
     from agent.https import HttpsClient
     from agent.provisioning import Provisioning
     from agent.supervisor import Supervisor, Worker
@@ -66,7 +67,6 @@ class Agent:
     def __init__(self, config: Config) -> None:
         """Raises `SecretError`, or `OSError` for a file or address that cannot be used."""
         from agent.clock import SystemClock
-        from agent.device import DeviceInfo
         from agent.health import Health
         from agent.reboot import Rebooter
         from agent.status import Status, StatusBoard
@@ -181,7 +181,7 @@ class Agent:
             fetcher=Downloader(self.https, self.disk, self.clock, jitter=self.rng.random),
             software=SoftwareCommand(config.update.command),
             register=self._register,
-            verify_package=verifier(config.update, self.disk, self.clock, self.device.fw_version),
+            verify_package=verifier(config.update, self.disk, self.clock, _version(self.device)),
             health=self.health.set,
             on_provisioning=self._provisioned,
             task_status=self.collector.task_status,
@@ -254,6 +254,10 @@ class Agent:
 
     def _ages(self) -> dict[str, float]:
         return self.supervisor.ages()
+
+
+def _version(device: DeviceInfo) -> str:
+    return "" if device.fw_version == UNKNOWN_VERSION else device.fw_version
 
 
 def _https(config: Config) -> HttpsClient:

@@ -20,6 +20,7 @@ DAY_S = 86_400
 KEY_BYTES = 32  # what SSMP takes
 SECRET_FILE_BYTES_MAX = 4096
 RELEASE_FILE_BYTES_MAX = 64 * 1024
+UNKNOWN_VERSION = "unknown"
 PROTOCOLS = ("prime-usi", "hdlc", "dlmsotcp")
 BAUDRATE = {"prime-usi": 115_200, "hdlc": 9600, "dlmsotcp": 115_200}
 # A power line relays over several hops; a meter on a bus answers within a second or never.
@@ -402,7 +403,7 @@ def device_info(config: DeviceConfig, sw_version: str) -> DeviceInfo:
         man=config.man,
         mod=config.mod,
         hw_version=config.hw_version,
-        fw_version=fw_version or "unknown",
+        fw_version=fw_version or UNKNOWN_VERSION,
         sw_version=sw_version,
         oem=config.oem,
     )

@@ -10,30 +10,42 @@ if TYPE_CHECKING:
     from agent.clock import Clock
     from agent.config import UpdateConfig
     from updateagent.disk import Storage
-    from updateagent.manifest import Manifest
+    from updateagent.manifest import Manifest, Trust
+
+
+NEWER_ROOTS = "roots.json"  # in the folder shared with the Update Agent: the list of roots that it accepted last
 
 
 def verifier(update: UpdateConfig, disk: Storage, clock: Clock, fw_version: str) -> Callable[[Path], Manifest]:
     """A function that verifies a package file, writes nothing, and raises `PackageError` or `DeviceError`.
 
-    Trusted roots and the floors of the Update Agent's journal are read anew each time: both change while we run.
+    The Update Agent's journal and the roots that it believes are read anew each time: both change while we run.
+    `fw_version` may be empty where it is not known.
     """
 
     def verify(package: Path) -> Manifest:
-        from updateagent.journal import Journal
-        from updateagent.manifest import Trust, verify_package
-        from updateagent.trust import load_roots
+        from updateagent.manifest import verify_package
 
-        record = Journal(disk, update.dir).load()
-        trust = Trust(
-            roots=load_roots(update.roots),
-            compatible=update.compatible,
-            clock=clock.wall(),
-            newest_signed=record.signed_time,
-            security_version=record.security_floor,
-            software_security=record.software_floors,
-            version=fw_version,
-        )
-        return verify_package(package, trust)
+        return verify_package(package, _trust(update, disk, clock, fw_version))
 
     return verify
+
+
+def _trust(update: UpdateConfig, disk: Storage, clock: Clock, fw_version: str) -> Trust:
+    from updateagent.journal import Journal
+    from updateagent.manifest import Trust
+    from updateagent.roots import believe, parse
+    from updateagent.trust import load_roots
+
+    record = Journal(disk, update.dir).load()
+    trust = Trust(
+        roots=load_roots(update.roots),
+        compatible=update.compatible,
+        clock=clock.wall(),
+        newest_signed=record.signed_time,
+        security_version=record.security_floor,
+        software_security=record.software_floors,
+        version=fw_version or None,
+    )
+    newer = update.dir / NEWER_ROOTS
+    return believe(trust, parse(disk.read_bytes(newer))) if disk.exists(newer) else trust

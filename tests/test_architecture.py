@@ -20,7 +20,15 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "plc": (),
     "dlms": (),
     "updateagent": (),
-    "agent": ("dlms", "plc", "updateagent.manifest", "updateagent.disk", "updateagent.journal", "updateagent.trust"),
+    "agent": (
+        "dlms",
+        "plc",
+        "updateagent.manifest",
+        "updateagent.disk",
+        "updateagent.journal",
+        "updateagent.trust",
+        "updateagent.roots",
+    ),
     "headend": (
         "agent.syncml",
         "agent.ssmp",

@@ -22,7 +22,7 @@ from tests.agent.virtual import VirtualClock
 from updateagent.disk import RealDisk
 
 REPO = Path(__file__).resolve().parents[2]
-ROUNDS = 300
+ROUNDS = 100
 SPICE = [b"\0", b"\xff", b"\n", b"- ", b": ", b"[", b"{", b'"', b"&a ", b"*a ", b"!!", b"|\n", b"<<", b",", b"9" * 30]
 
 
