@@ -28,6 +28,7 @@ from dlms.security import Auth, Hls, Lls, NoAuth, Policy, Security
 
 if TYPE_CHECKING:
     from dlms.ciphering import Ciphering
+    from dlms.gbt import BlockTransfer
     from dlms.hls import Challenges
 
 PDU_UNLIMITED = 0xFFFF  # what a pdu size of 0 ("no limit") is taken for
@@ -87,13 +88,15 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """What the client asks of the association. `pdu_size` is the largest APDU it takes, in octets."""
+    """What the client asks of the association. `pdu_size` is the largest APDU it takes, in octets; `block_window` how
+    many blocks it takes at a time where general block transfer is in the conformance."""
 
     auth: Auth = field(default_factory=NoAuth)
     security: Security | None = None
     pdu_size: int = 1024
     conformance: Conformance = LN_CLIENT_CONFORMANCE
     high_priority: bool = True
+    block_window: int = 4
 
     def __post_init__(self) -> None:
         if not PDU_SIZE_MIN <= self.pdu_size <= PDU_UNLIMITED:
@@ -173,6 +176,8 @@ class Association:
         self._dedicated_key: bytes | None = None
         self._challenge = b""
         self._challenges: Challenges | None = None
+        self._transfer: BlockTransfer | None = None
+        self._pdu_size = PDU_UNLIMITED
 
     @property
     def established(self) -> Established:
@@ -233,13 +238,18 @@ class Association:
     def _start(self, exchange: Exchange) -> None:
         self._invoke_id = (self._invoke_id + 1) & INVOKE_ID_MASK
         priority = HIGH_PRIORITY if self._proposal.high_priority else 0
+        if self._transfer is not None:
+            self._transfer.reset()
         self._exchange = exchange
         self._send(exchange.start(self._invoke_id | CONFIRMED | priority))
 
     def _send(self, apdu: bytes) -> None:
         if self._ciphering is not None and self._ciphered:
             apdu = self._ciphering.protect(apdu)
-        self._output.append(apdu)
+        if self._transfer is not None and len(apdu) > self._pdu_size:
+            self._output.extend(self._transfer.send(apdu))
+        else:
+            self._output.append(apdu)
 
     def release(self) -> None:
         """Send the RLRQ. Raises `LocalError` unless associated."""
@@ -276,6 +286,12 @@ class Association:
     def _receive(self, apdu: bytes) -> None:
         if len(apdu) < 2:
             raise DecodeError("APDU", len(apdu), "ends where one more octet is due")
+        if apdu[0] == Apdu.GENERAL_BLOCK_TRANSFER and self._transfer is not None:
+            answers, complete = self._transfer.receive(apdu)
+            self._output.extend(answers)
+            if complete is None:
+                return
+            apdu = complete
         apdu = self._unprotect(apdu)
         tag = apdu[0]
         if tag == Apdu.EXCEPTION_RESPONSE:
@@ -349,7 +365,11 @@ class Association:
         if not information:
             raise PeerError("the association is accepted without an InitiateResponse")
         response = InitiateResponse.parse(information)
-        size = response.pdu_size or PDU_UNLIMITED
+        size = self._pdu_size = response.pdu_size or PDU_UNLIMITED
+        if response.conformance & Conformance.GENERAL_BLOCK_TRANSFER:
+            from dlms.gbt import BlockTransfer
+
+            self._transfer = BlockTransfer(size, self._proposal.block_window)
         if self._ciphered:
             size = max(PDU_SIZE_MIN, size - CIPHERING_OCTETS)
         self._established = Established(response.conformance, size)

@@ -38,6 +38,7 @@ from dlms.codes import (
 )
 from dlms.cosem.obis import MethodRef, Obis
 from dlms.errors import DecodeError, DlmsError, LocalError, PeerError
+from dlms.gbt import BlockTransfer
 from dlms.hls import Challenges, check_challenges, make_challenge, prove, verify
 from dlms.objects import (
     Row,
@@ -167,11 +168,13 @@ class ServerAssociation:
         self._ciphering: Ciphering | None = None
         self._pending: _Pending | None = None
         self._proof_ciphering: Ciphering | None = None
+        self._transfer: BlockTransfer | None = None
+        self._client_pdu_size = PDU_UNLIMITED
 
     def receive_apdu(self, apdu: bytes, now: float) -> list[bytes]:  # noqa: ARG002 - the contract of the cores
         """The answers to one APDU, in order. `now` is monotonic seconds."""
         try:
-            return [self._receive(apdu)]
+            return self._receive(apdu)
         except Refuse as refusal:
             return [refusal.apdu]
         except DecodeError:
@@ -182,12 +185,28 @@ class ServerAssociation:
     def reset(self) -> None:
         """The link went down: the association is gone."""
         self._step(Event.END)
-        self._ciphering = self._pending = None
+        self._ciphering = self._pending = self._transfer = None
 
-    def _receive(self, apdu: bytes) -> bytes:
+    def _receive(self, apdu: bytes) -> list[bytes]:
         tag = apdu[0] if apdu else -1
         if tag == Apdu.AARQ:
-            return self._aarq(apdu)
+            return [self._aarq(apdu)]
+        if tag == Apdu.GENERAL_BLOCK_TRANSFER and self._transfer is not None:
+            answers, complete = self._transfer.receive(apdu)
+            return answers if complete is None else self._whole(complete)
+        if self._transfer is not None:
+            self._transfer.reset()
+        return self._whole(apdu)
+
+    def _whole(self, apdu: bytes) -> list[bytes]:
+        """The answer to a whole APDU, in general blocks where it is too long."""
+        answer = self._answer(apdu)
+        if self._transfer is None or len(answer) <= self._client_pdu_size:
+            return [answer]
+        return self._transfer.send(answer)
+
+    def _answer(self, apdu: bytes) -> bytes:
+        tag = apdu[0] if apdu else -1
         if tag not in _KNOWN:
             raise Refuse(StateError.SERVICE_UNKNOWN, ServiceError.SERVICE_NOT_SUPPORTED)
         if self.state is State.IDLE:
@@ -250,12 +269,15 @@ class ServerAssociation:
         auth = server.auth_of(self.client_sap)
         conformance = request.conformance & server.conformance
         response = InitiateResponse(conformance, server.pdu_size).emit()
-        size = request.pdu_size or PDU_UNLIMITED
+        size = self._client_pdu_size = request.pdu_size or PDU_UNLIMITED
         if aarq.context.ciphered and ciphering is not None:
             response = ciphering.protect_initiate(response)
             size = max(PDU_SIZE_MIN, size - CIPHERING_OCTETS)
             if request.dedicated_key is not None:
                 ciphering.use_dedicated(request.dedicated_key)
+        if conformance & Conformance.GENERAL_BLOCK_TRANSFER:
+            self._transfer = BlockTransfer(self._client_pdu_size)
+            size = PDU_UNLIMITED  # an answer is whole to the services, and cut up after it was protected
         self._ciphering = ciphering if aarq.context.ciphered else None
         self._services = Services(server, conformance, size)
         title = None if ciphering is None else ciphering.system_title

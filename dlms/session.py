@@ -36,7 +36,7 @@ from dlms.association import (
     ServiceRefused,
 )
 from dlms.axdr import Data
-from dlms.codes import Conformance, DataAccessResult
+from dlms.codes import LN_CLIENT_CONFORMANCE, Conformance, DataAccessResult
 from dlms.cosem.obis import AttributeRef
 from dlms.datalink import ApduReceived, DataLink, LinkEvent, LinkUp
 from dlms.errors import DlmsError, LinkError, LocalError, PeerError
@@ -204,6 +204,7 @@ class MeterSession:
         pdu_size: int = 1024,
         keep_open: bool = False,
         known: MeterKnowledge | None = None,
+        conformance: Conformance = LN_CLIENT_CONFORMANCE,
         response_timeout_s: float = RESPONSE_TIMEOUT_S,
     ) -> None:
         self.client = client
@@ -213,7 +214,7 @@ class MeterSession:
         self._link = link
         self._keep_open = keep_open
         self._response_timeout_s = response_timeout_s
-        self._proposal = Proposal(NoAuth() if auth is None else auth, security, pdu_size)
+        self._proposal = Proposal(NoAuth() if auth is None else auth, security, pdu_size, conformance)
         self._association = Association(self._proposal)
         self._link_up = LinkUp(0)
         self._jobs: deque[_Read | Exchange] = deque()  # the first one is being worked on
