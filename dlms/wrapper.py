@@ -20,6 +20,7 @@ from dlms.datalink import ApduReceived, LinkDown, LinkEvent, LinkUp
 from dlms.errors import DecodeError, LinkError, LocalError
 
 VERSION = 1
+VERSION_OCTETS = VERSION.to_bytes(2, "big")
 HEADER_BYTES = 8
 APDU_BYTES_MAX = 0xFFFF
 UDP_APDU_BYTES_MAX = 65507 - HEADER_BYTES  # the longest UDP payload over IPv4
@@ -62,9 +63,9 @@ class WrapperDecoder:
         """The next frame, `None` for "need more". Raises `DecodeError` for a wrong version, then and ever after."""
         buffer = self._buffer
         # The version is checked as soon as it is there: garbage must not wait for a length that is garbage too.
-        version = bytes(buffer[:2])
-        if version != VERSION.to_bytes(2, "big")[: len(version)]:
-            raise DecodeError("wrapper header", 0, f"version {version.hex()}")
+        for offset, (came, due) in enumerate(zip(buffer, VERSION_OCTETS, strict=False)):
+            if came != due:
+                raise DecodeError("wrapper header", offset, f"0x{came:02x} where version {VERSION} has 0x{due:02x}")
         if len(buffer) < HEADER_BYTES:
             return None
         source, destination, length = (int.from_bytes(buffer[at : at + 2], "big") for at in (2, 4, 6))

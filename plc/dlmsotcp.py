@@ -24,6 +24,7 @@ from plc.events import DataReceived, NodeEvent, NodeJoined, NodeLeft, NodesListe
 from plc.prime import EUI48_BYTES
 
 VERSION = 1
+VERSION_OCTETS = VERSION.to_bytes(2, "big")
 HEADER_BYTES = 8
 PAYLOAD_BYTES_MAX = 0xFFFF
 WRITE_BYTES_MAX = 1 << 20  # between two `take_output`: hundreds of requests
@@ -125,11 +126,11 @@ class DlmsOverTcpLink:
 
     def _next_message(self) -> tuple[int, int, bytes] | None:
         buffer = self._buffer
-        version = bytes(buffer[:2])
-        if version != VERSION.to_bytes(2, "big")[: len(version)]:
-            self._broken = True
-            self._events.append(ProtocolBroken(f"a message begins with {version.hex()} instead of 0001"))
-            return None
+        for came, due in zip(buffer, VERSION_OCTETS, strict=False):
+            if came != due:
+                self._broken = True
+                self._events.append(ProtocolBroken(f"a message has 0x{came:02x} in its version instead of 0x{due:02x}"))
+                return None
         if len(buffer) < HEADER_BYTES:
             return None
         source, destination, length = (int.from_bytes(buffer[at : at + 2], "big") for at in (2, 4, 6))

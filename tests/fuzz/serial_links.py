@@ -1,0 +1,303 @@
+"""Fuzz targets for everything that comes from a serial port: bytes into decoders, and bytes into whole links.
+
+Decoders answer a value, "need more" or their own error. Links take anything without raising; the first byte of the
+input cuts the rest into pieces, and the pieces must give the same events as the whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from dlms.acse import Aarq, InitiateRequest
+from dlms.codes import Conformance, Context
+from dlms.datalink import DataLink
+from dlms.errors import DlmsError
+from dlms.explain.apdus import Keys
+from dlms.explain.streams import explain_bytes
+from dlms.hdlc import HdlcAddress, HdlcDecoder, HdlcFrame, HdlcNoise, information_control
+from dlms.hdlc_link import HdlcClientLink, HdlcServerLink
+from dlms.hdlc_params import FrameReject, LinkParameters
+from dlms.llc import LlcLink
+from dlms.mode_e import ModeEOpening
+from dlms.trace import HEADER, parse_trace
+from dlms.wrapper import WrapperFrame, WrapperLink
+from plc.dlmsotcp import DlmsOverTcpLink, emit_message
+from plc.errors import PlcError
+from plc.link import PlcLink
+from plc.lists import ListPib, ListQuery, ListResponse, Node432
+from plc.prime import Command, DataIndication, JoinIndication, LeaveIndication, parse_payload
+from plc.usi import ProtocolId, UsiDecoder, UsiFrame, UsiNoise
+from tests.fuzz.guided import Target, main
+
+CLIENT, METER = HdlcAddress(17), HdlcAddress(1)
+EUI = bytes.fromhex("02dc00000001")
+GET = bytes.fromhex("c001c100030100010800ff0200")
+ANSWER = bytes.fromhex("e6e700c401c10006000004d2")
+
+
+def pieces(data: bytes) -> list[bytes]:
+    """The rest of `data`, cut as its first byte says."""
+    if not data:
+        return []
+    size, rest = data[0] % 31 + 1, data[1:]
+    return [rest[start : start + size] for start in range(0, len(rest), size)]
+
+
+# ---- decoders
+
+
+def run_usi(data: bytes) -> None:
+    def decode(parts: Sequence[bytes]) -> list[UsiFrame | UsiNoise]:
+        decoder = UsiDecoder()
+        for part in parts:
+            decoder.feed(part)
+        return list(iter(decoder.next, None))
+
+    found = decode(pieces(data))
+    assert found == decode([data[1:]])
+    for item in found:
+        if isinstance(item, UsiFrame):
+            assert decode([item.emit()]) == [item]
+
+
+def run_payload(data: bytes) -> None:
+    command = data[0] & 0x7F if data else 0
+    payload = parse_payload(command, data[1:])
+    if payload is not None:
+        assert payload.emit() == data[1:]
+
+
+def run_list(data: bytes) -> None:
+    response = ListResponse.parse(data)
+    assert response.emit() == data
+    for _, record in response.records:
+        Node432.parse(record)
+
+
+def run_hdlc(data: bytes) -> None:
+    def decode(parts: Sequence[bytes]) -> list[HdlcFrame | HdlcNoise]:
+        decoder = HdlcDecoder()
+        for part in parts:
+            decoder.feed(part)
+        decoder.idle()
+        return list(iter(decoder.next, None))
+
+    found = decode(pieces(data))
+    assert found == decode([data[1:]])
+    for item in found:
+        if isinstance(item, HdlcFrame):
+            assert decode([item.emit()]) == [item]
+
+
+def run_params(data: bytes) -> None:
+    parameters = LinkParameters.parse(data)
+    assert LinkParameters.parse(parameters.emit_full()) == parameters
+
+
+# ---- links
+
+
+def _both(data: bytes, make: Callable[[], DataLink]) -> None:
+    """The same events from the pieces and from the whole; then time passes until the link is at rest or down."""
+
+    def run(parts: Sequence[bytes]) -> list[object]:
+        link = make()
+        for part in parts:
+            link.receive(part, 1.0)
+        found: list[object] = list(iter(link.next_event, None))
+        now = 1.0
+        for _ in range(300):
+            deadline = link.next_deadline()
+            if deadline is None:
+                break
+            now = max(now, deadline)
+            link.on_deadline(now)
+            link.take_output()
+        else:
+            raise AssertionError("the link is still waiting after 300 deadlines")
+        return [_comparable(event) for event in found]
+
+    assert run(pieces(data)) == run([data[1:]])
+
+
+def _comparable(event: object) -> object:
+    error = getattr(event, "error", None)
+    return (type(event), str(error)) if error is not None else event
+
+
+def client() -> HdlcClientLink:
+    link = HdlcClientLink(17, 1, window=3, answer_timeout_s=5.0)
+    link.connect(0.0)
+    link.receive(HdlcFrame(CLIENT, METER, 0x73, LinkParameters(128, 128, 3, 3).emit()).emit(), 0.0)
+    link.send(GET, 0.0)
+    while link.next_event() is not None:
+        pass
+    return link
+
+
+def server() -> HdlcServerLink:
+    link = HdlcServerLink(1, inactivity_timeout_s=10.0)
+    link.receive(HdlcFrame(METER, CLIENT, 0x93).emit(), 0.0)
+    while link.next_event() is not None:
+        pass
+    return link
+
+
+def wrapper() -> WrapperLink:
+    link = WrapperLink(16, 1)
+    link.connect(0.0)
+    link.send(GET, 0.0)
+    return link
+
+
+def llc() -> LlcLink:
+    link = LlcLink(16, 1)
+    link.connect(0.0)
+    link.send(GET, 0.0)
+    return link
+
+
+def run_client(data: bytes) -> None:
+    _both(data, client)
+
+
+def run_server(data: bytes) -> None:
+    _both(data, server)
+
+
+def run_wrapper(data: bytes) -> None:
+    _both(data, wrapper)
+
+
+def run_llc(data: bytes) -> None:
+    link = llc()
+    link.receive(data, 1.0)
+
+
+def run_plc(data: bytes) -> None:
+    def run(parts: Sequence[bytes]) -> list[object]:
+        link = PlcLink()
+        link.start(0.0)
+        link.send(5, GET, 1, 16, 0.0)
+        for part in parts:
+            link.receive(part, 1.0)
+        return list(iter(link.next_event, None))
+
+    assert run(pieces(data)) == run([data[1:]])
+
+
+def run_dlmsotcp(data: bytes) -> None:
+    def run(parts: Sequence[bytes]) -> list[object]:
+        link = DlmsOverTcpLink()
+        link.start(0.0)
+        for part in parts:
+            link.receive(part, 1.0)
+        return list(iter(link.next_event, None))
+
+    assert run(pieces(data)) == run([data[1:]])
+
+
+def run_mode_e(data: bytes) -> None:
+    opening = ModeEOpening()
+    opening.start(0.0)
+    opening.receive(data, 1.0)
+    list(iter(opening.next_event, None))
+
+
+def run_explain(data: bytes) -> None:
+    keys = Keys(bytes(16), bytes(16), bytes(16), b"CLIENT00", b"SERVER00")
+    for node in explain_bytes(data, keys):
+        node.lines()
+
+
+# ---- seeds
+
+
+def _usi(*payloads: DataIndication | JoinIndication | LeaveIndication) -> bytes:
+    return b"".join(UsiFrame(ProtocolId.PRIME_API, one.emit(), one.command).emit() for one in payloads)
+
+
+def usi_seeds() -> list[bytes]:
+    node = Node432(5, b"DCU0000000000001", EUI)
+    answer = ListResponse(ListPib.NODES_432, Node432.SIZE, ((0, node.emit()),)).emit()
+    listed = UsiFrame(ProtocolId.MNGP_GETRSP_ENHANCED, answer).emit()
+    joined = _usi(JoinIndication(b"A", 5, EUI), DataIndication(16, 1, 0, 5, b"~}answer"), LeaveIndication(5))
+    return [b"\x05" + listed + joined, b"\x01noise" + joined[3:] + listed, b"\x1e" + listed[:-4] + joined]
+
+
+def payload_seeds() -> list[bytes]:
+    join, data = JoinIndication(b"A", 5, EUI), DataIndication(16, 1, 0, 5, b"answer")
+    event = bytes((Command.NETWORK_EVENT, 4)) + EUI + bytes.fromhex("01000203040506")
+    return [bytes((join.command,)) + join.emit(), bytes((data.command,)) + data.emit(), event, b"\x5b" + EUI]
+
+
+def list_seeds() -> list[bytes]:
+    node = Node432(5, b"DCU0000000000001", EUI)
+    records = ((1, node.emit()), (9, node.emit()))
+    return [ListResponse(ListPib.NODES_432, Node432.SIZE, records).emit(), ListQuery(0x50, 1, 2).emit()]
+
+
+def frames(*, to_client: bool) -> bytes:
+    ends = (CLIENT, METER) if to_client else (METER, CLIENT)
+    llc_header = b"\xe6\xe7\x00" if to_client else b"\xe6\xe6\x00"
+    parts = [
+        HdlcFrame(*ends, 0x73 if to_client else 0x93, LinkParameters(64, 64, 3, 3).emit()),
+        HdlcFrame(*ends, information_control(0, 1, poll_final=False), llc_header + GET, segmented=True),
+        HdlcFrame(*ends, information_control(1, 1, poll_final=True), ANSWER),
+        HdlcFrame(*ends, 0x97, FrameReject(0x10, 0, 0, 4).emit()),
+        HdlcFrame(*ends, 0x31),
+    ]
+    return b"".join(frame.emit() for frame in parts)
+
+
+def hdlc_seeds() -> list[bytes]:
+    return [b"\x03" + frames(to_client=True), b"\x07" + frames(to_client=False), b"\x01\x7e\x7e\xa7\xff\x03"]
+
+
+def wrapper_seeds() -> list[bytes]:
+    return [b"\x04" + WrapperFrame(1, 16, GET).emit() + WrapperFrame(2, 16, b"").emit(), b"\x02\x00\x01\x00"]
+
+
+def dlmsotcp_seeds() -> list[bytes]:
+    joined = emit_message(0, 1, b"\x01\x00\x05\x00\x01\x01A" + EUI)
+    return [b"\x06" + joined + emit_message(5, 16, GET) + emit_message(0, 1, b"\x02\x00\x05")]
+
+
+def explain_seeds() -> list[bytes]:
+    aarq = Aarq(Context.LN, InitiateRequest(Conformance.GET, 1024).emit()).emit()
+    return [
+        frames(to_client=True),
+        WrapperFrame(1, 16, GET).emit(),
+        aarq,
+        GET,
+        bytes.fromhex("c80d30000000011122334455"),
+    ]
+
+
+DLMS, PLC = (DlmsError,), (PlcError,)
+
+TARGETS = {
+    "usi": Target(run_usi, usi_seeds, PLC, "/plc/"),
+    "payload": Target(run_payload, payload_seeds, PLC, "/plc/"),
+    "list": Target(run_list, list_seeds, PLC, "/plc/"),
+    "plc": Target(run_plc, usi_seeds, (), "/plc/"),
+    "dlmsotcp": Target(run_dlmsotcp, dlmsotcp_seeds, (), "/plc/"),
+    "hdlc": Target(run_hdlc, hdlc_seeds, (), "/dlms/"),
+    "params": Target(run_params, lambda: [LinkParameters(512, 1024, 3, 7).emit()], DLMS, "/dlms/"),
+    "reject": Target(FrameReject.parse, lambda: [FrameReject(0x10, 1, 2, 3).emit()], DLMS, "/dlms/"),
+    "client": Target(run_client, hdlc_seeds, (), "/dlms/"),
+    "server": Target(run_server, hdlc_seeds, (), "/dlms/"),
+    "wrapper": Target(run_wrapper, wrapper_seeds, (), "/dlms/"),
+    "llc": Target(run_llc, lambda: [GET], (), "/dlms/"),
+    "mode-e": Target(run_mode_e, lambda: [rb"/ABC5\2METER" + b"\r\n\x06252\r\n"], (), "/dlms/"),
+    "trace": Target(
+        lambda data: parse_trace(data.decode("latin-1")),
+        lambda: [f"{HEADER}\n0.5 > 7e\n1 < 7e".encode()],
+        DLMS,
+        "/dlms/",
+    ),
+    "explain": Target(run_explain, explain_seeds, (), "/dlms/"),
+}
+
+if __name__ == "__main__":
+    main(TARGETS)
