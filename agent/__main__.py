@@ -172,6 +172,7 @@ class Agent:
             backoff_min_s=config.dm.backoff_min_s,
             backoff_max_s=config.dm.backoff_max_s,
             content_type=config.dm.content_type,
+            mac_algorithms=config.dm.mac_algorithms,
         )
         ports = DmPorts(
             https=self.https,

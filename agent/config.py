@@ -13,6 +13,7 @@ from pathlib import Path
 
 from agent.confreader import REQUIRED, ConfigError, Section, compose
 from agent.device import DeviceInfo
+from agent.ssmp.wire import DEVICE_ID_BYTES_MAX, TEXT_BYTES_MAX
 
 __all__ = ["Config", "ConfigError", "SecretError", "load", "read_release", "read_secret", "device_info"]
 
@@ -21,6 +22,7 @@ KEY_BYTES = 32  # what SSMP takes
 SECRET_FILE_BYTES_MAX = 4096
 RELEASE_FILE_BYTES_MAX = 64 * 1024
 UNKNOWN_VERSION = "unknown"
+MAC_ALGORITHMS = ("SHA-256", "MD5")
 PROTOCOLS = ("prime-usi", "hdlc", "dlmsotcp")
 BAUDRATE = {"prime-usi": 115_200, "hdlc": 9600, "dlmsotcp": 115_200}
 # A power line relays over several hops; a meter on a bus answers within a second or never.
@@ -59,13 +61,15 @@ class PushConfig:
 
 @dataclass(frozen=True, slots=True)
 class DmConfig:
-    """`content_type` is the media type of DM messages. `push_listen` is `None` where no push can reach the device."""
+    """`content_type` is the media type of DM messages. `push_listen` is `None` where no push can reach the device.
+    `mac_algorithms` are accepted from the server; the first is used for this device's own messages."""
 
     poll_every_s: int
     content_type: str
     push_listen: PushConfig | None
     backoff_min_s: float = 5.0
     backoff_max_s: float = 3600.0
+    mac_algorithms: tuple[str, ...] = ("SHA-256",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,16 +205,28 @@ def load(file: Path) -> Config:
 
 def _device(section: Section) -> DeviceConfig:
     device = DeviceConfig(
-        id=section.text("id", pattern=r"[!-~]{1,128}", wanted="up to 128 printable characters without spaces"),
+        id=section.text(
+            "id",
+            pattern=rf"[A-Za-z0-9:._-]{{1,{DEVICE_ID_BYTES_MAX}}}",
+            wanted=f"up to {DEVICE_ID_BYTES_MAX} letters, digits and :._-",
+        ),
         key_file=section.path("key_file"),
-        man=section.text("man"),
-        mod=section.text("mod"),
-        hw_version=section.text("hw_version"),
+        man=_registered(section, "man"),
+        mod=_registered(section, "mod"),
+        hw_version=_registered(section, "hw_version"),
         oem=section.text("oem", "", filled=False),
         release_file=section.path("release_file", "/etc/dcu-release"),
     )
     section.end()
     return device
+
+
+def _registered(section: Section, key: str) -> str:
+    """Text that the registration carries (docs/ssmp.md)."""
+    text = section.text(key)
+    if len(text.encode("utf-8", "surrogatepass")) > TEXT_BYTES_MAX or not text.isprintable():
+        section.note(key, f"wanted up to {TEXT_BYTES_MAX} bytes of printable text")
+    return text
 
 
 def _security_server(section: Section) -> SecurityServerConfig:
@@ -231,7 +247,11 @@ def _dm(section: Section) -> DmConfig:
             host=listen.text("host", "0.0.0.0"),  # noqa: S104 - pushes come from the head-end's network
             port=listen.integer("port", REQUIRED, 0, 65_535),
             advertise=listen.text(
-                "advertise", "", pattern=r"https?://\S+", wanted="an http or https URL", filled=False
+                "advertise",
+                "",
+                pattern=r"https?://[!-~]{1,240}",
+                wanted="an http or https URL of up to 240 ASCII characters",
+                filled=False,
             ),
         )
         listen.end()
@@ -241,7 +261,11 @@ def _dm(section: Section) -> DmConfig:
         push_listen=push,
         backoff_min_s=section.number("backoff_min_s", 5.0, 0.1, 3600),
         backoff_max_s=section.number("backoff_max_s", 3600.0, 1, DAY_S),
+        mac_algorithms=section.texts("mac_algorithms", ("SHA-256",)),
     )
+    for index, name in enumerate(dm.mac_algorithms):
+        if name not in MAC_ALGORITHMS or name in dm.mac_algorithms[:index]:
+            section.note("mac_algorithms", f"wanted SHA-256, MD5 or both, once each, got {name!r}")
     section.end()
     return dm
 

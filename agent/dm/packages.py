@@ -7,6 +7,7 @@ sessions go on in their own thread meanwhile.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections.abc import Callable
@@ -29,9 +30,13 @@ log = logging.getLogger("agent.update")
 LOOK_EVERY_S = 1.0  # for results of the Update Agent, and as a safety net for a missed wake-up
 REBOOT_AGAIN_S = 600.0  # a reboot that was asked for and did not come is asked for again
 STORAGE_RETRY_S_MAX = 60.0
+STORAGE_TRIES_MAX = 8  # of one job, over some four minutes; then it is reported as failed
+DOUBLINGS_MAX = 10
 LOST_S = 900.0  # no package, no result, an idle Update Agent for so long: nothing will come any more
 RESULT_LOST = 409
-RESULT_STORAGE = 410  # "update failed"
+RESULT_VANISHED = 410  # "update failed": the file was gone when it was to be handed over
+RESULT_NO_ROOM_DOWNLOAD = 501  # "out of memory at download" (FUMO 1.0, section 7)
+RESULT_NO_ROOM_UPDATE = 502
 FIRMWARE_FILE = "firmware.swu"
 
 
@@ -66,6 +71,7 @@ class PackageWorker:
         self._shown: UpdateStatus | None = None
         self._prepared = False
         self._failures = 0
+        self._tried = ("", 0)  # the job that the storage fails, and how often in a row
         tree.on_commit(self._wake.set)
 
     def run(self, stop: threading.Event, beat: Callable[[], None]) -> None:
@@ -74,19 +80,53 @@ class PackageWorker:
             self._wake.clear()
             self.step(stop, beat)
             if self._failures:
-                stop.wait(min(LOOK_EVERY_S * 2**self._failures, STORAGE_RETRY_S_MAX))
+                stop.wait(min(LOOK_EVERY_S * 2 ** min(self._failures, DOUBLINGS_MAX), STORAGE_RETRY_S_MAX))
             elif not stop.is_set():
                 self._wake.wait(LOOK_EVERY_S)
 
     def step(self, stop: threading.Event, beat: Callable[[], None]) -> None:
-        """Everything that can be done now. Trouble of the storage is logged, and the step tried again later."""
+        """Everything that can be done now. Trouble of the storage is logged, and the step tried again later; a job
+        that has seen enough of it is reported as failed."""
         try:
             self._step(stop, beat)
         except (OSError, Refusal) as error:
             self._failures += 1
             log.error("package job: %s", error, extra={"event": "update.storage"})  # noqa: TRY400
+            self._count(stop)
         else:
             self._failures = 0
+            self._tried = ("", 0)
+
+    def _count(self, stop: threading.Event) -> None:
+        """One more try of the job under way has failed."""
+        firmware = fumo.load(self._tree.view())
+        job_id = firmware.id if firmware.active else self._software.current()
+        known, tries = self._tried
+        self._tried = (job_id, tries + 1 if job_id == known else 1)
+        if not job_id or self._tried[1] < STORAGE_TRIES_MAX or stop.is_set():
+            return
+        try:
+            if firmware.active:
+                self._give_up(firmware)
+            else:
+                self._software.give_up()
+        except (OSError, Refusal) as error:  # not even that can be stored: later, with the next try
+            log.error("package job: cannot be given up: %s", error, extra={"event": "update.storage"})  # noqa: TRY400
+
+    def _give_up(self, job: Job) -> None:
+        """The storage fails a firmware job for good. What is with the Update Agent already stays there."""
+        if job.state == State.UPDATING or self._handed_over_before(job):
+            if job.boot in {"", self._config.boot_id}:
+                self._ask_for_reboot()
+            return
+        log.error("firmware job given up: the storage fails", extra={"event": "update.given_up"})
+        with contextlib.suppress(OSError):
+            self._ports.fetcher.discard(self._package)  # its room may be what is missing
+        if job.state == State.DOWNLOADING:
+            self._finish(job, Event.FETCH_FAILED, RESULT_NO_ROOM_DOWNLOAD)
+        else:
+            verifying = job.operation == fumo.DOWNLOAD
+            self._finish(job, Event.REJECTED, RESULT_NO_ROOM_DOWNLOAD if verifying else RESULT_NO_ROOM_UPDATE)
 
     def _step(self, stop: threading.Event, beat: Callable[[], None]) -> None:
         if not self._prepared:
@@ -174,7 +214,7 @@ class PackageWorker:
         try:
             self._handover.submit(self._package, request)
         except FileNotFoundError:
-            self._finish(job, Event.FETCH_FAILED, RESULT_STORAGE)
+            self._finish(job, Event.FETCH_FAILED, RESULT_VANISHED)
             return
         self._mark_handed_over(job)
         self._ports.fetcher.discard(self._package)
@@ -186,12 +226,10 @@ class PackageWorker:
 
     def _await_update(self, job: Job) -> None:
         """Before the reboot: ask for it. After: wait for the result, but not for ever."""
-        now = self._ports.clock.monotonic()
         if job.boot == self._config.boot_id:
-            if self._reboot_asked is None or now - self._reboot_asked >= REBOOT_AGAIN_S:
-                self._reboot_asked = now
-                self._on_reboot()
+            self._ask_for_reboot()
             return
+        now = self._ports.clock.monotonic()
         idle = self._handover.status().state == "idle" and not self._handover.requested()
         if not idle or self._handover.result() is not None:
             self._lost_since = None
@@ -200,6 +238,12 @@ class PackageWorker:
         elif now - self._lost_since >= LOST_S:
             log.error("the update left no result", extra={"event": "update.lost"})
             self._finish(job, Event.UPDATE_FAILED, RESULT_LOST)
+
+    def _ask_for_reboot(self) -> None:
+        now = self._ports.clock.monotonic()
+        if self._reboot_asked is None or now - self._reboot_asked >= REBOOT_AGAIN_S:
+            self._reboot_asked = now
+            self._on_reboot()
 
     def _take_result(self) -> None:
         result = self._handover.result()

@@ -38,7 +38,7 @@ from agent.mo.registry import Registry
 from agent.mo.sched import Sched
 from agent.mo.scomo import Scomo
 from agent.provisioning import Provisioning
-from agent.ssmp.errors import SsmpError, SsmpRefused
+from agent.ssmp.errors import SsmpError, SsmpRefused, SsmpUsageError
 from agent.status import DmStatus, SessionSummary
 
 log = logging.getLogger("agent.dm")
@@ -204,7 +204,7 @@ class DmService:
         except SsmpRefused as error:
             slow = True
             why, state = f"refused by the security server: {error.text or error.code}", "refused"
-        except (SsmpError, BootstrapError, Refusal) as error:
+        except (SsmpError, SsmpUsageError, BootstrapError, Refusal) as error:
             why, state = f"registration failed: {error}", "unregistered"
         else:
             log.info("registered with %s", account.server_id, extra={"event": "dm.registered"})

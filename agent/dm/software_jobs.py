@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import threading
@@ -19,6 +20,8 @@ from updateagent.manifest import Kind
 log = logging.getLogger("agent.update")
 
 NOT_FOUND = 1400
+NO_ROOM_DOWNLOAD = 1404  # "memory error at download" (SCOMO 1.0, section 7)
+NO_ROOM_INSTALL = 1406
 
 
 class SoftwareJobs:
@@ -47,10 +50,31 @@ class SoftwareJobs:
         else:
             self._deployed(job, beat)
 
+    def current(self) -> str:
+        """The id of the job that `step` works on; empty when there is none."""
+        return next((job.id for job in scomo.jobs(self._tree.view())), "")
+
+    def give_up(self) -> None:
+        """Report the current job as failed, because the storage fails it for good."""
+        job = scomo.jobs(self._tree.view())[0]
+        log.error("software job given up: the storage fails", extra={"event": "software.given_up"})
+        if job.kind != "Download":
+            self._finish(job, NO_ROOM_INSTALL, "", None)
+            return
+        with contextlib.suppress(OSError):
+            self._ports.fetcher.discard(self._package(job))  # its room may be what is missing
+        if scomo.status_of(self._tree.view(), job.name) == DownloadStatus.INSTALLING:
+            self._finish(job, NO_ROOM_INSTALL, "", DownloadStatus.INSTALL_FAILED)
+        else:
+            self._finish(job, NO_ROOM_DOWNLOAD, "", DownloadStatus.DOWNLOAD_FAILED)
+
+    def _package(self, job: Job) -> Path:
+        return self._folder / f"software-{job.id}.swu"
+
     # -- Download/<x> -----------------------------------------------------------------------------------------
 
     def _download(self, job: Job, stop: threading.Event, beat: Callable[[], None]) -> None:
-        package = self._folder / f"software-{job.id}.swu"
+        package = self._package(job)
         self._status(job, DownloadStatus.PROGRESSING)
         try:
             self._ports.fetcher.fetch(job.url, package, progress=_ignore, stop=stop, beat=beat)

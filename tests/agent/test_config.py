@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -132,6 +133,19 @@ def test_missing_sections_are_named(tmp_path: Path) -> None:
         ("dm: {poll_every_s: 1:30}", "dm.poll_every_s: wanted a decimal whole number, got '1:30'"),
         ("dm: {poll_every_s: 0}", "dm.poll_every_s: wanted 1 to 2678400, got 0"),
         ("dm: {backoff_min_s: .nan}", "dm.backoff_min_s: wanted a decimal number, got '.nan'"),
+        (
+            "dm: {mac_algorithms: [SHA-256, MD4]}",
+            "dm.mac_algorithms: wanted SHA-256, MD5 or both, once each, got 'MD4'",
+        ),
+        (
+            "dm: {mac_algorithms: [MD5, MD5]}",
+            "dm.mac_algorithms: wanted SHA-256, MD5 or both, once each, got 'MD5'",
+        ),
+        ("dm: {mac_algorithms: []}", "dm.mac_algorithms: is an empty list"),
+        (
+            "dm: {push_listen: {port: 1, advertise: 'http://a/\u00e9'}}",
+            "dm.push_listen.advertise: wanted an http or https URL of up to 240 ASCII characters, got 'http://a/\u00e9'",
+        ),
         ("dm: [1, 2]", "dm: wanted a section of keys, got a list"),
         ("dm: yes", "dm: wanted a section of keys, got true or false 'yes'"),
         ("ports: none", "ports: wanted a list of sections, got text 'none'"),
@@ -158,6 +172,21 @@ def test_missing_sections_are_named(tmp_path: Path) -> None:
 )
 def test_a_wrong_value_names_line_key_and_reason(tmp_path: Path, line: str, complaint: str) -> None:
     assert problems(tmp_path, MINIMAL + line + "\n") == [f"11: {complaint}"]
+
+
+@pytest.mark.parametrize("identity", ["urn dcu", "urn:dcu:\u00e9", "x" * 129, "a/b"])
+def test_a_device_id_that_no_server_can_enrol_is_refused_at_its_line(tmp_path: Path, identity: str) -> None:
+    text = MINIMAL.replace("id: urn:dcu:KR-000042", f"id: {identity}")
+    (found,) = problems(tmp_path, text)
+    assert found.endswith(f"device.id: wanted up to 128 letters, digits and :._-, got {identity!r}")
+    assert found.partition(":")[0] == str(1 + text[: text.index("id:")].count("\n"))
+
+
+@pytest.mark.parametrize("key", ["man", "mod", "hw_version"])
+@pytest.mark.parametrize("value", ["x" * 257, "\u00e9" * 129, '"a\\x07b"'])
+def test_what_the_registration_cannot_carry_is_refused(tmp_path: Path, key: str, value: str) -> None:
+    (found,) = problems(tmp_path, re.sub(rf"\b{key}: [^,}}\n]+", lambda _: f"{key}: {value}", MINIMAL))
+    assert found.endswith(f"device.{key}: wanted up to 256 bytes of printable text")
 
 
 def test_two_ports_may_not_share_name_or_device(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from agent.dm.auth import AUTH_MAC
 from agent.dm.bootstrap import emit_profile
 from agent.mo import dmacc
 from agent.provisioning import ReadingTask
-from agent.ssmp.errors import SsmpError, SsmpRefused
+from agent.ssmp.errors import SsmpError, SsmpRefused, SsmpUsageError
 from agent.status import MeterStatus
 from agent.syncml.codec import DM_WBXML, DM_XML
 from agent.syncml.messages import Alert, Replace, Status, TndsNode
@@ -225,6 +225,12 @@ def test_the_poll_brings_a_session_without_any_other_reason() -> None:
     device.turn()
     assert device.board.current.dm.last_session is not None
     assert device.board.current.dm.last_session.trigger == "poll"
+
+
+def test_a_registration_that_cannot_be_sent_is_said_and_ends_nothing() -> None:
+    device = Device(FakeDmServer(), profile=SsmpUsageError("fw is longer than 256 bytes"))
+    device.turn()
+    assert device.board.current.dm.error == "registration failed: fw is longer than 256 bytes"
 
 
 def test_a_refused_registration_is_said_and_tried_again_slowly() -> None:
