@@ -1,5 +1,5 @@
 """Figures of the serial side: USI frames, and reading 108 values over a modelled line, beside the floor of its octets
-and latencies. (HDLC frames beside other stacks are in `tests.bench.dlms`.)
+and latencies. HDLC frames beside other stacks are in `tests.bench.dlms`.
 """
 
 from __future__ import annotations
