@@ -4,7 +4,7 @@ A policy says three things to the machine of an update: which slot starts, how m
 trial that was asked for has begun. Every verb is one commit of the environment, changes nothing when nothing is to
 be changed, and can be repeated after a power cut.
 
-Registry: `POLICIES[name]` with `[bootenv] policy = "rauc"` of the configuration.
+Registry: `policy(name)` with `[bootenv] policy = "rauc"` of the configuration.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
+from importlib import import_module
 from typing import Protocol
 
 from updateagent.errors import ENVIRONMENT, DeviceError
@@ -169,4 +170,17 @@ class RaucPolicy(BootEnv):
         return f"BOOT_{slot}_LEFT"
 
 
-POLICIES: dict[str, type[BootEnv]] = {"rauc": RaucPolicy}
+POLICIES = {
+    "rauc": "updateagent.bootenv:RaucPolicy",
+    "bootcount": "updateagent.bootcount:BootcountPolicy",
+    "mender": "updateagent.bootcount:MenderPolicy",
+    "rauc-grub": "updateagent.grubenv:RaucGrubPolicy",
+}
+"""Where each policy is; only the one that is configured is imported."""
+
+
+def policy(name: str) -> type[BootEnv]:
+    """The policy of that name."""
+    module, _, attribute = POLICIES[name].partition(":")
+    found: type[BootEnv] = getattr(import_module(module), attribute)
+    return found

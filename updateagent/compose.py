@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from updateagent.bootenv import POLICIES, BootEnv
+from updateagent.bootenv import BootEnv, Variables, policy
 from updateagent.config import Config
 from updateagent.disk import Storage
 from updateagent.errors import (
@@ -22,7 +22,6 @@ from updateagent.errors import (
 from updateagent.journal import Journal, Record
 from updateagent.report import Exchange, log_tail, read_release_version
 from updateagent.slots import SLOT_TYPES, Slot, storage_error
-from updateagent.ubootenv import DryRunStore, EnvironmentStore, parse_fw_env_config
 from updateagent.updater import Package, Packages, Ports, Updater
 
 if TYPE_CHECKING:
@@ -92,18 +91,12 @@ class Agent:
             for slot in self.config.slots
         }
 
-    def environment(self) -> EnvironmentStore:
+    def environment(self) -> Variables:
         """The boot environment's variables. Raises `RequestError` (configuration)."""
-        where = self.config.bootenv
-        try:
-            places = parse_fw_env_config(self.disk.read_bytes(where.config).decode("utf-8", "replace"))
-        except OSError as error:
-            raise RequestError(CONFIGURATION, f"{where.config}: {error.strerror or error}") from error
-        lock = self.disk.lock(where.lock) if where.lock else None
-        return EnvironmentStore(self.disk, places, lock=lock, wait=time.sleep)
+        return ENVIRONMENTS[self.config.bootenv.type](self)
 
-    def bootenv(self, variables: EnvironmentStore | DryRunStore) -> BootEnv:
-        return POLICIES[self.config.bootenv.policy](variables, self.config.slot_names, self.config.trial_tries)
+    def bootenv(self, variables: Variables) -> BootEnv:
+        return policy(self.config.bootenv.policy)(variables, self.config.slot_names, self.config.trial_tries)
 
     def exchange(self) -> Exchange:
         return Exchange(self.disk, self.config.update_dir)
@@ -159,3 +152,24 @@ class Agent:
             yield
         finally:
             lock.release()
+
+
+def _uboot(agent: Agent) -> Variables:
+    from updateagent.ubootenv import EnvironmentStore, parse_fw_env_config
+
+    where = agent.config.bootenv
+    try:
+        places = parse_fw_env_config(agent.disk.read_bytes(where.config).decode("utf-8", "replace"))
+    except OSError as error:
+        raise RequestError(CONFIGURATION, f"{where.config}: {error.strerror or error}") from error
+    lock = agent.disk.lock(where.lock) if where.lock else None
+    return EnvironmentStore(agent.disk, places, lock=lock, wait=time.sleep)
+
+
+def _grub(agent: Agent) -> Variables:
+    from updateagent.grubenv import GrubStore
+
+    return GrubStore(agent.disk, agent.config.bootenv.config)
+
+
+ENVIRONMENTS: dict[str, Callable[[Agent], Variables]] = {"uboot": _uboot, "grub": _grub}

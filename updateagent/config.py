@@ -40,6 +40,8 @@ class SlotConfig:
 
 @dataclass(frozen=True, slots=True)
 class BootEnvConfig:
+    """`config` is fw_env.config for U-Boot, the environment block itself for GRUB."""
+
     type: str
     config: Path
     policy: str = "rauc"
@@ -224,8 +226,8 @@ def _bootenv(table: _Table) -> BootEnvConfig:
     from updateagent.bootenv import POLICIES
 
     kind = table.take("type", str) or ""
-    table.check("type", kind, lambda value: value == "uboot", "uboot")
-    policy = table.take("policy", str, "rauc")
+    table.check("type", kind, lambda value: value in ("uboot", "grub"), "uboot or grub")
+    policy = table.take("policy", str, "rauc-grub" if kind == "grub" else "rauc")
     table.check("policy", policy, lambda value: value in POLICIES, f"one of {', '.join(sorted(POLICIES))}")
     lock = table.take("lock", str, "/var/lock/fw_printenv.lock")
     config = BootEnvConfig(kind, table.take_path("config") or Path(), policy, Path(lock) if lock else None)

@@ -24,7 +24,7 @@ from tests.sim.board.uboot import (
     choose,
     pack_copy,
 )
-from updateagent.bootenv import RaucPolicy
+from updateagent.bootenv import BootEnv, RaucPolicy
 from updateagent.disk import RealDisk, Storage
 from updateagent.errors import PACKAGE_MISSING, PackageError
 from updateagent.journal import Journal, Record
@@ -180,16 +180,23 @@ class Board:
         self.disk.mkdir_durable(self.update_dir / "inbox")
         self.disk.write_durable(self.slot_file("A"), content("1").ljust(SLOT_BYTES, b"\xff"))
         self.disk.write_durable(self.slot_file("B"), b"\xff" * SLOT_BYTES)
-        self.environment.create({"BOOT_ORDER": "A B", "BOOT_A_LEFT": "3", "BOOT_B_LEFT": "0", "BOARD": FILLER})
+        self.make_environment()
 
     def slot_file(self, name: str) -> Path:
         return self.folder / f"slot-{name.lower()}.img"
 
     def power_on(self) -> Choice:
-        choice = choose(self.environment)
+        choice = self.start_boot_loader()
         self.booted = choice.slot
         self.boot_id = str(uuid.uuid4())
         return choice
+
+    def start_boot_loader(self) -> Choice:
+        return choose(self.environment)
+
+    def make_environment(self) -> None:
+        """The factory's environment."""
+        self.environment.create({"BOOT_ORDER": "A B", "BOOT_A_LEFT": "3", "BOOT_B_LEFT": "0", "BOARD": FILLER})
 
     def running_version(self) -> str:
         """What the bytes of the slot that runs are; a board that booted anything else is a brick."""
@@ -207,13 +214,16 @@ class Board:
         places = tuple(Place(self.environment.flash, offset, ENV_BYTES) for offset in ENV_OFFSETS)
         return EnvironmentStore(self.disk, places)
 
+    def bootenv(self) -> BootEnv:
+        return RaucPolicy(self.store(), ("A", "B"), TRIES)
+
     def exchange(self) -> Exchange:
         return WatchedExchange(self.disk, self.update_dir, self.agent)
 
     def ports(self) -> Ports:
         return Ports(
             journal=Journal(self.disk, self.update_dir),
-            bootenv=RaucPolicy(self.store(), ("A", "B"), TRIES),
+            bootenv=self.bootenv(),
             places=self.places(),
             exchange=self.exchange(),
             packages=self.shelf,

@@ -60,10 +60,15 @@ class Story:
     fumo: int
     make_board: Callable[[Path, FaultyDisk], Board] = Board
     make_disk: Callable[[], FaultyDisk] = FaultyDisk
+    also_allowed: frozenset[int] = frozenset()
+    """Results that a power cut may turn this story into."""
+    one_attempt: bool = False
+    """A confirmed system has one attempt, too: a cut before it is marked good starts the other one."""
 
-    def runs_after(self, fumo: int) -> str:
+    def may_run_after(self, fumo: int) -> set[str]:
         """The version that must run for good once the server has heard this result."""
-        return self.version if fumo == OK_FUMO else "1"
+        runs = self.version if fumo == OK_FUMO else "1"
+        return {runs, "1"} if self.one_attempt else {runs}
 
     def hand_over(self, board: Board) -> None:
         """What the agent did before the story begins."""
@@ -78,7 +83,7 @@ class Story:
         self.hand_over(board)
         disk.sync_all()
         disk.operations = 0
-        return World(self, disk, frozenset({self.fumo}))
+        return World(self, disk, self.also_allowed | {self.fumo})
 
 
 @dataclass
@@ -137,7 +142,7 @@ class World:
             raise Violation(f"a brick: {error}") from error
         self.in_boot_loader = False
         self.starts[version] += 1
-        if self.heard is not None and version != self.story.runs_after(self.heard):
+        if self.heard is not None and version not in self.story.may_run_after(self.heard):
             raise Violation(f"version {version} runs, although the server was told {self.heard}")
         if not self.story.healthy and version == self.story.version and self.starts[version] > TRIES:
             raise Violation(f"version {version} was started {self.starts[version]} times")
@@ -181,7 +186,7 @@ class World:
         if self.heard is None:
             raise Violation("the server was never told")
         board = self._power_on()
-        if board.running_version() != self.story.runs_after(self.heard):
+        if board.running_version() not in self.story.may_run_after(self.heard):
             raise Violation(f"version {board.running_version()} runs at the end")
         inbox = board.disk.listdir(board.update_dir / "inbox")
         if inbox:
