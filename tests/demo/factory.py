@@ -193,7 +193,7 @@ type = "uboot"
 config = "{self.etc}/fw_env.config"
 
 [health]
-deadline_s = 12
+deadline_s = 20
 checks = ["agent_up", "dm_session", "meter_port", "storage"]
 
 [[slot]]
