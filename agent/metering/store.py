@@ -138,7 +138,7 @@ class Store:
         def work(db: sqlite3.Connection, _: _Counters) -> None:
             db.executemany("DELETE FROM progress WHERE meter=?", gone_meters)
             db.executemany("DELETE FROM knowledge WHERE meter=?", gone_meters)
-            db.executemany("DELETE FROM knowledge WHERE substr(meter, 1, length(?1) + 1) = ?1 || '#'", gone_meters)
+            db.executemany("DELETE FROM knowledge WHERE instr(meter, ? || '#') = 1", gone_meters)
             db.executemany("DELETE FROM progress WHERE task=?", gone_tasks)
             db.executemany("DELETE FROM knowledge WHERE instr(meter, '#' || ? || '#')", gone_tasks)
 

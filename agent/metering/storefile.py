@@ -108,6 +108,12 @@ class StoreFile:
         with self._lock:
             self._drop_connection()
 
+    def __del__(self) -> None:
+        # A connection wants to be closed, not collected. Without the lock: nobody else can hold us any more.
+        db = getattr(self, "_db", None)
+        if db is not None:
+            db.close()
+
     # --- inside ---
 
     def _attempt(self, work: Callable[[sqlite3.Connection, dict[str, int]], ResultT]) -> ResultT:
