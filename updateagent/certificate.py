@@ -195,7 +195,6 @@ def verify_signature(public_key: bytes, algorithm: tuple[str, str], signature: b
     """
     from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
     from cryptography.hazmat.primitives import hashes
-    from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
     kind, hash_name = algorithm
     digests = {"sha256": hashes.SHA256(), "sha384": hashes.SHA384(), "sha512": hashes.SHA512()}
@@ -204,9 +203,13 @@ def verify_signature(public_key: bytes, algorithm: tuple[str, str], signature: b
     if kind != _KIND_OF_KEY[kind_of_key]:
         raise PackageError(SIGNATURE_PROFILE, f"a signature by {kind} and a key of another kind")
     try:
-        if kind == "rsa":
+        if kind == "rsa":  # imported apart: what is not needed costs a third of a MiB
+            from cryptography.hazmat.primitives.asymmetric import padding, rsa
+
             rsa.RSAPublicNumbers(*numbers).public_key().verify(signature, message, padding.PKCS1v15(), digest)
         else:
+            from cryptography.hazmat.primitives.asymmetric import ec
+
             curve = ec.SECP256R1() if kind_of_key == "p-256" else ec.SECP384R1()
             key = ec.EllipticCurvePublicKey.from_encoded_point(curve, point)
             key.verify(signature, message, ec.ECDSA(digest))

@@ -8,7 +8,7 @@ Numbers are 64 bits, little-endian, sign and magnitude. A triple says: take `add
 byte of the source at the current position (modulo 256); then take `copy` bytes of the extra part; then move the
 position in the source by `seek`. Where the source has no byte, 0 is added.
 
-Memory: three bzip2 decoders of at most 4 MiB each, and pieces of 64 KiB.
+Memory: three bzip2 decoders of at most 4 MiB each, and pieces of 16 KiB.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class _Part:
 def apply(
     file: Readable, offset: int, size: int, *, source: Readable, source_size: int, result_size: int
 ) -> Iterator[bytes]:
-    """Yield the result of the patch at `offset` of `file` in pieces of at most 64 KiB.
+    """Yield the result of the patch at `offset` of `file` in pieces of at most 16 KiB.
 
     Raises `PackageError`: `patch` for a patch that is malformed or does not give `result_size` bytes, `compression`,
     `truncated`; and `OSError` when the source cannot be read. The caller checks the result against its hash tree.

@@ -2,7 +2,7 @@
 
 `Image.blocks` is that way. It unpacks the payload as a stream, checks every block of 4 KiB against the hash tree
 (whose root is in the signed description), and only then hands it out. Memory does not grow with the image: a run of
-256 KiB, what the decompressor needs (see `updateagent.unpack`), and 1/16384 of the image for the upper levels of its
+64 KiB, what the decompressor needs (see `updateagent.unpack`), and 1/16384 of the image for the upper levels of its
 tree.
 """
 
@@ -50,7 +50,7 @@ class DeltaSource:
 
 
 class Run(NamedTuple):
-    """Checked blocks: `data` is a whole number of blocks (the last one filled with zeros), at most 256 KiB."""
+    """Checked blocks: `data` is a whole number of blocks (the last one filled with zeros), at most 64 KiB."""
 
     block: int
     data: bytes
@@ -102,7 +102,7 @@ class Image:
             yield from self._blocks(file, start_block, source)
 
     def content(self, package: Package) -> Iterator[bytes]:
-        """Yield the image without the zeros that fill its last block, each piece checked and at most 256 KiB."""
+        """Yield the image without the zeros that fill its last block, each piece checked and at most 64 KiB."""
         for run in self.blocks(package):
             yield run.data[: self.size - run.block * BLOCK_BYTES]
 
@@ -169,21 +169,27 @@ class Image:
 
 
 def _runs(pieces: Iterable[bytes], size: int, name: str) -> Iterator[bytes]:
-    """Regroup `pieces` into runs of 256 KiB, and stop as soon as there is more than `size`."""
-    buffer = bytearray()
+    """Regroup `pieces` into runs of 64 KiB, and stop as soon as there is more than `size`."""
+    collected: list[bytes] = []
+    missing = RUN_BYTES
     left = size
     for piece in pieces:
         left -= len(piece)
         if left < 0:
             raise PackageError(PAYLOAD, f"{name} unpacks to more than the {size} bytes that were signed")
-        buffer += piece
-        while len(buffer) >= RUN_BYTES:
-            yield bytes(memoryview(buffer)[:RUN_BYTES])
-            del buffer[:RUN_BYTES]
+        while len(piece) >= missing:
+            collected.append(piece[:missing])
+            piece = piece[missing:]
+            run = b"".join(collected)
+            collected.clear()
+            missing = RUN_BYTES
+            yield run
+        collected.append(piece)
+        missing -= len(piece)
     if left:
         raise PackageError(PAYLOAD, f"{name} unpacks to {size - left} of the {size} bytes that were signed")
-    if buffer:
-        yield bytes(buffer)
+    if missing < RUN_BYTES:
+        yield b"".join(collected)
 
 
 def _skip(runs: Iterable[bytes], count: int) -> Iterator[bytes]:

@@ -1,7 +1,7 @@
 """Streaming decompression in bounded memory, over the decoders of the standard library.
 
 A packed part is exactly one stream of its format: it must end where the part ends, and nothing may follow. Each piece
-that comes out is at most 64 KiB, however much the input claims to hold; the caller counts and stops.
+that comes out is at most 16 KiB, however much the input claims to hold; the caller counts and stops.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import Protocol
 from updateagent.errors import COMPRESSION, PackageError
 from updateagent.readable import Readable, read_exactly
 
-PIECE_BYTES = 64 << 10
+PIECE_BYTES = 16 << 10
 """Packed bytes read, and unpacked bytes handed out, at once."""
-XZ_MEMORY_BYTES_MAX = 2 << 20
-"""What the xz decoder may take; the packer's dictionary of 1 MiB needs a little more than that."""
+XZ_MEMORY_BYTES_MAX = 1 << 20
+"""What the xz decoder may take; the packer's dictionary of 512 KiB needs a little more than that."""
 GZIP_WINDOW = 31
 """zlib's `wbits` for the gzip format, which is what SWUpdate calls "zlib"."""
 

@@ -25,13 +25,13 @@ from updateagent.readable import Readable, read_exactly
 BLOCK_BYTES = 4096
 DIGEST_BYTES = 32
 FANOUT = BLOCK_BYTES // DIGEST_BYTES
-RUN_BLOCKS = 64
-"""Blocks that are read, checked and handed out at once: 256 KiB. More made nothing faster, and needs more memory."""
+RUN_BLOCKS = 16
+"""Blocks that are read, checked and handed out at once: 64 KiB. More made nothing faster, and needs more memory."""
 RUN_BYTES = RUN_BLOCKS * BLOCK_BYTES
 
 _SUPERBLOCK = struct.Struct("<8sII16s32sIIQH6x256s168x")
-_LEAVES_AHEAD = 16
-"""Leaf blocks read at once: 16 cover 2048 data blocks, 8 MiB."""
+_LEAVES_AHEAD = 4
+"""Leaf blocks read at once: 4 cover 512 data blocks, 2 MiB."""
 
 
 def block_count(size: int) -> int:
@@ -141,7 +141,7 @@ def root_of(file: Readable, size: int) -> bytes:
 
 
 def pieces(file: Readable, offset: int, size: int) -> Iterator[bytes]:
-    """Yield `size` bytes of `file` from `offset` on in pieces of at most 256 KiB."""
+    """Yield `size` bytes of `file` from `offset` on in pieces of at most 64 KiB."""
     end = offset + size
     while offset < end:
         length = min(RUN_BYTES, end - offset)

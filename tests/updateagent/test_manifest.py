@@ -39,7 +39,7 @@ from updateagent.errors import (
 from updateagent.manifest import Image, Manifest, Trust, verify_package
 from updateagent.payload import Encoding, Role
 from updateagent.readable import Buffer
-from updateagent.verity import BLOCK_BYTES, RUN_BYTES
+from updateagent.verity import BLOCK_BYTES, RUN_BLOCKS, RUN_BYTES
 
 ROOTFS = random.Random(1).randbytes(600 * BLOCK_BYTES + 123)
 KERNEL = b"kernel" * 1000
@@ -226,7 +226,7 @@ def test_no_block_of_a_payload_that_changes_after_the_check_is_handed_out(shop: 
     with pytest.raises(UpdateError) as caught:
         got.extend(run.data for run in image.blocks(Buffer(bytes(package))))
     assert caught.value.code is PAYLOAD
-    assert b"".join(got) == ROOTFS[: 256 * BLOCK_BYTES]
+    assert b"".join(got) == ROOTFS[: 300 // RUN_BLOCKS * RUN_BYTES]
 
 
 def test_a_tree_that_changes_after_the_check_is_noticed(shop: Workshop) -> None:
