@@ -34,6 +34,30 @@ class HasVariables(Protocol):
     def variables(self) -> dict[str, str]: ...
 
 
+@dataclass(frozen=True, slots=True)
+class PlainVariables:
+    """Variables that are nowhere but here."""
+
+    variables: dict[str, str]
+
+
+class DryRun:
+    """Reads the real variables and keeps changes to itself. `changes` are those that would have been written."""
+
+    def __init__(self, real: Variables) -> None:
+        self._real = real
+        self.changes: dict[str, str | None] = {}
+
+    def load(self) -> PlainVariables:
+        merged = {**self._real.load().variables, **self.changes}
+        return PlainVariables({name: value for name, value in merged.items() if value is not None})
+
+    def commit(self, changes: Mapping[str, str | None], *, settle: bool = False) -> bool:  # noqa: ARG002
+        before = self.load()
+        self.changes |= {name: value for name, value in changes.items() if before.variables.get(name) != value}
+        return self.load() != before
+
+
 class Trial(Enum):
     """How far a trial has come, as far as the environment tells."""
 

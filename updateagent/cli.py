@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from updateagent.bootenv import DryRun
 from updateagent.compose import Agent
 from updateagent.config import DEFAULT_FILE, load
 from updateagent.disk import RealDisk
@@ -163,9 +164,14 @@ def _rollback(arguments: argparse.Namespace) -> int:
 
 def _mark(arguments: argparse.Namespace) -> int:
     agent = _agent(arguments)
+    if arguments.dry_run:
+        agent = replace(agent, dry_run=DryRun(agent.environment()))
     with agent.alone():
         updater = agent.updater()
         updater.mark(arguments.slot or agent.read_booted_slot(), arguments.how)
+    if agent.dry_run is not None:
+        for name, value in agent.dry_run.changes.items():
+            _say(f"{name}={value}" if value is not None else f"{name} is removed")
     return EXIT_OK
 
 
@@ -286,6 +292,7 @@ def _parser() -> argparse.ArgumentParser:
     mark = verb("mark", _mark, "tell the boot loader about a slot")
     mark.add_argument("how", choices=["good", "bad", "active"])
     mark.add_argument("slot", nargs="?", help="default: the one that runs")
+    mark.add_argument("--dry-run", action="store_true", help="show what would be written to the boot environment")
     _add_software(verb("software", _software, "software packages"))
     return parser
 

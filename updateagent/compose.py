@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from updateagent.bootenv import BootEnv, Variables, policy
+from updateagent.bootenv import BootEnv, DryRun, Variables, policy
 from updateagent.config import Config
 from updateagent.disk import Storage
 from updateagent.errors import (
@@ -54,11 +54,12 @@ class LazyPackages:
 
 @dataclass(frozen=True, slots=True)
 class Agent:
-    """The configured parts. `wall` gives seconds since 1970."""
+    """The configured parts. `wall` gives seconds since 1970; with `dry_run` the boot environment is only looked at."""
 
     config: Config
     disk: Storage
     wall: Callable[[], float] = time.time
+    dry_run: DryRun | None = None
 
     def read_booted_slot(self) -> str:
         """The slot that runs, from the kernel's command line. Raises `DeviceError` (booted-slot)."""
@@ -93,6 +94,8 @@ class Agent:
 
     def environment(self) -> Variables:
         """The boot environment's variables. Raises `RequestError` (configuration)."""
+        if self.dry_run is not None:
+            return self.dry_run
         return ENVIRONMENTS[self.config.bootenv.type](self)
 
     def bootenv(self, variables: Variables) -> BootEnv:

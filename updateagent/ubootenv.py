@@ -247,33 +247,3 @@ class EnvironmentStore:
     def _release(self) -> None:
         if self._lock is not None:
             self._lock.release()
-
-
-class DryRunStore(EnvironmentStore):
-    """Reads the real environment, keeps changes to itself: for `--dry-run`. `changes` are those it would have made."""
-
-    def __init__(self, store: EnvironmentStore) -> None:
-        self._store = store
-        self.changes: dict[str, str | None] = {}
-        self.commits = 0
-
-    @property
-    def redundant(self) -> bool:
-        return self._store.redundant
-
-    def load(self) -> Loaded:
-        loaded = self._store.load()
-        variables = dict(loaded.variables)
-        for name, value in self.changes.items():
-            if value is None:
-                variables.pop(name, None)
-            else:
-                variables[name] = value
-        return Loaded(loaded.active, loaded.flag, variables, loaded.settled)
-
-    def commit(self, changes: Mapping[str, str | None], *, settle: bool = False) -> bool:  # noqa: ARG002
-        before = self.load().variables
-        self.changes.update(changes)
-        changed = self.load().variables != before
-        self.commits += changed
-        return changed

@@ -240,6 +240,20 @@ def test_a_package_is_installed_by_hand_and_confirmed_by_hand(device: Device, ke
     assert (status["state"], status["last"]["name"]) == ("idle", "ok")
 
 
+def test_a_slot_is_marked_by_hand_and_a_dry_run_only_says_what_would_be_written(device: Device) -> None:
+    before = (device.folder / "uboot.env").read_bytes()
+    dry = device.update("mark", "bad", "A", "--dry-run")
+    assert dry.returncode == 0
+    assert dry.stdout.splitlines() == ["BOOT_ORDER=B", "BOOT_A_LEFT=0", "BOOT_B_LEFT=2"]
+    assert (device.folder / "uboot.env").read_bytes() == before
+
+    assert device.update("mark", "active", "B").returncode == 0
+    assert device.environment.load()[2]["BOOT_ORDER"] == "B A"
+    assert device.update("mark", "good").returncode == 0
+    assert device.environment.load()[2]["BOOT_A_LEFT"] == "2"
+    assert device.update("mark", "good", "X").returncode == 92
+
+
 def test_installing_the_same_image_again_writes_nothing_to_the_slot(device: Device, keys: Path, tmp_path: Path) -> None:
     package = firmware(keys, tmp_path, "2")
     device.slot("B").write_bytes(image("2").ljust(SLOT_BYTES, b"\0"))

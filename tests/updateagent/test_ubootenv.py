@@ -14,6 +14,7 @@ from random import Random
 import pytest
 
 from tests.sim.faulty_disk import FaultyDisk
+from updateagent.bootenv import DryRun
 from updateagent.disk import RealDisk
 from updateagent.envbytes import newer, parse_copy
 from updateagent.errors import (
@@ -27,7 +28,6 @@ from updateagent.errors import (
 )
 from updateagent.ubootenv import (
     LOCK_WAIT_S,
-    DryRunStore,
     EnvironmentStore,
     Place,
     emit_copy,
@@ -231,7 +231,7 @@ def test_the_lock_is_waited_for_but_not_for_ever() -> None:
 
 def test_a_dry_run_shows_the_changes_and_writes_none() -> None:
     disk = two(1, 0)
-    store = DryRunStore(EnvironmentStore(disk, TWO))
+    store = DryRun(EnvironmentStore(disk, TWO))
 
     assert store.commit({"BOOT_ORDER": "B A", "copy": None}) is True
     assert store.commit({"BOOT_ORDER": "B A"}) is False
