@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 TAG_OCTETS = 12
+_AUTHENTICATE, _ENCRYPT, _BOTH = int(Policy.AUTHENTICATE), int(Policy.ENCRYPT), int(Policy.BOTH)
 SUITE_MASK = 0x0F
 BROADCAST_KEY = 0x40
 COMPRESSED = 0x80
@@ -102,6 +103,9 @@ class Ciphering:
 
     def __init__(self, security: Security) -> None:
         self._security = security
+        self._policy = int(security.policy)  # plain numbers: flags cost more than the ciphering of a short APDU
+        self._ak = security.ak
+        self._suite = security.suite
         self._global = Key(security.ek, security.counters)
         self._dedicated: Key | None = None
         self.peer_title = security.peer_title
@@ -126,8 +130,8 @@ class Ciphering:
         `like` is the first octet of the request that is answered: the answer has the same key and form.
         Raises `LocalError` when the counter is used up.
         """
-        policy = self._security.policy
-        if policy is Policy.NONE:
+        policy = self._policy
+        if not policy:
             return apdu
         key, table, in_general = self._global, _GLO, self._security.general
         dedicated = self._dedicated
@@ -147,19 +151,19 @@ class Ciphering:
     def protect_initiate(self, apdu: bytes) -> bytes:
         """An InitiateRequest or -Response: always with the global key, authenticated and encrypted where we have an
         authentication key."""
-        policy = Policy.BOTH if self._security.ak else Policy.ENCRYPT
+        policy = _BOTH if self._ak else _ENCRYPT
         contents = self._seal(self._global, apdu, policy)
         return bytes((_GLO[apdu[0]],)) + _counted(contents)
 
-    def _seal(self, key: Key, apdu: bytes, policy: Policy) -> bytes:
-        control = bytes((policy | self._security.suite,))
+    def _seal(self, key: Key, apdu: bytes, policy: int) -> bytes:
+        control = bytes((policy | self._suite,))
         counter = key.counters.next().to_bytes(4, "big")
-        iv = self.system_title + counter
-        if policy is Policy.AUTHENTICATE:
-            return control + counter + apdu + key.seal(iv, b"", control + self._security.ak + apdu)[1]
-        aad = control + self._security.ak if policy & Policy.AUTHENTICATE else b""
+        iv = self._security.system_title + counter
+        if policy == _AUTHENTICATE:
+            return control + counter + apdu + key.seal(iv, b"", control + self._ak + apdu)[1]
+        aad = control + self._ak if policy & _AUTHENTICATE else b""
         ciphertext, tag = key.seal(iv, apdu, aad)
-        return control + counter + ciphertext + (tag if policy & Policy.AUTHENTICATE else b"")
+        return control + counter + ciphertext + (tag if policy & _AUTHENTICATE else b"")
 
     # ----------------------------------------------------------------------------------------------------- receiving
 
@@ -183,19 +187,20 @@ class Ciphering:
             if self._dedicated is None:
                 raise PeerError("ciphered with a dedicated key, but none was agreed")
             key = self._dedicated
-        body = cursor.sub("ciphered APDU")
-        cursor.check_end()
-        return self._open(key, body, title, _PLAIN_OF_GLO.get(tag, _PLAIN_OF_DED.get(tag)))
+        count = cursor.length()
+        if count != cursor.remaining:
+            raise cursor.error(f"{count} octets are announced where {cursor.remaining} follow")
+        return self._open(key, cursor, title, _PLAIN_OF_GLO.get(tag, _PLAIN_OF_DED.get(tag)))
 
     def _open(self, key: Key, body: Cursor, title: bytes, expected: int | None) -> bytes:
         control = body.u8()
         counter = body.take(4)
         if control & (COMPRESSED | BROADCAST_KEY):
             raise body.error("compression and broadcast keys are not in use here", back=5)
-        if control & SUITE_MASK != self._security.suite:
-            raise PeerError(f"security suite {control & SUITE_MASK} where {self._security.suite} is in use")
-        policy = Policy(control & Policy.BOTH)
-        if self._security.policy & ~policy:
+        if control & SUITE_MASK != self._suite:
+            raise PeerError(f"security suite {control & SUITE_MASK} where {self._suite} is in use")
+        policy = control & _BOTH
+        if self._policy & ~policy:
             raise PeerError("protection weaker than agreed")
         plain = self._plain(key, body, policy, title + counter, bytes((control,)))
         if not plain or (expected is not None and plain[0] != expected):
@@ -203,15 +208,15 @@ class Ciphering:
         self._check_counter(key, int.from_bytes(counter, "big"))
         return plain
 
-    def _plain(self, key: Key, body: Cursor, policy: Policy, iv: bytes, control: bytes) -> bytes:
-        if not policy & Policy.AUTHENTICATE:
+    def _plain(self, key: Key, body: Cursor, policy: int, iv: bytes, control: bytes) -> bytes:
+        if not policy & _AUTHENTICATE:
             contents = body.rest()
-            plain = key.open(iv, contents, None, b"") if policy & Policy.ENCRYPT else contents
+            plain = key.open(iv, contents, None, b"") if policy & _ENCRYPT else contents
             return plain or b""
         contents = body.take(max(0, body.remaining - TAG_OCTETS))
         tag = body.take(TAG_OCTETS)
-        aad = control + self._security.ak
-        if policy & Policy.ENCRYPT:
+        aad = control + self._ak
+        if policy & _ENCRYPT:
             opened = key.open(iv, contents, tag, aad)
         else:
             right = hmac.compare_digest(key.seal(iv, b"", aad + contents)[1], tag)
@@ -230,9 +235,9 @@ class Ciphering:
 
     def gmac(self, challenge: bytes) -> bytes:
         """SC | IC | tag over `challenge`, with the global key."""
-        control = bytes((Policy.AUTHENTICATE | self._security.suite,))
+        control = bytes((_AUTHENTICATE | self._suite,))
         counter = self._global.counters.next().to_bytes(4, "big")
-        aad = control + self._security.ak + challenge
+        aad = control + self._ak + challenge
         return control + counter + self._global.seal(self.system_title + counter, b"", aad)[1]
 
     def check_gmac(self, challenge: bytes, proof: bytes) -> None:
@@ -240,9 +245,9 @@ class Ciphering:
         cursor = Cursor(proof, "HLS proof")
         control, counter, tag = cursor.take(1), cursor.take(4), cursor.take(TAG_OCTETS)
         cursor.check_end()
-        if control[0] != Policy.AUTHENTICATE | self._security.suite or self.peer_title is None:
+        if control[0] != _AUTHENTICATE | self._suite or self.peer_title is None:
             raise PeerError("the proof of the other side is of another suite, or its system title is not known")
-        aad = control + self._security.ak + challenge
+        aad = control + self._ak + challenge
         expected = self._global.seal(self.peer_title + counter, b"", aad)[1]
         if not hmac.compare_digest(expected, tag):
             raise PeerError("the proof of the other side is wrong")
