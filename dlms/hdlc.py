@@ -304,7 +304,8 @@ class HdlcDecoder:
             if flag < 0:
                 self._drop(len(buffer) - self._start, "no flag")
                 break
-            self._drop(flag - self._start, "no flag")
+            if flag != self._start:
+                self._drop(flag - self._start, "no flag")
             while flag + 1 < len(buffer) and buffer[flag + 1] == FLAG:
                 flag += 1
             self._start = flag
@@ -321,6 +322,8 @@ class HdlcDecoder:
                 self._drop(1, "the frame stopped in its middle")
                 continue
             self._start = end
+            if end + 1 == len(buffer):  # the closing flag alone, as nearly always
+                break
         self._buffer = buffer[self._start :]
         self._start = 0
 
@@ -371,7 +374,8 @@ class HdlcDecoder:
         end = first + length
         if fcs16(buffer[first:end]) != FCS_RESIDUE:
             raise _Bad("wrong FCS", began=True)
-        self._note_noise()
+        if self._noise_bytes:
+            self._note_noise()
         self._broken = False
         self._ready.append(
             HdlcFrame(
