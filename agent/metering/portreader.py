@@ -182,13 +182,24 @@ class PortReader:
             self._on_event(event)
         now, wall = self._clock.monotonic(), self._clock.wall()
         for visit in list(self._visits.values()):
-            visit.step(now, wall)
-            if visit.outcome is not None:
-                self._finish(visit)
+            self._advance(visit, now, wall)
         if self._probe.step(now):
             self._look_at = 0.0
             self._proven = True
             self._answers()
+
+    def _advance(self, visit: Visit, now: float, wall: float) -> None:
+        """One step of one visit. A defect of ours that one meter brings to light must not keep all others from being
+        read, start after start: it is logged as what it is, and counts as a failure of that visit."""
+        try:
+            visit.step(now, wall)
+            if visit.outcome is not None:
+                self._finish(visit)
+        except PlcError:
+            raise
+        except Exception as error:
+            LOG.exception("defect in the visit of %s", visit.meter.meter_id, extra={"event": "visit.defect"})
+            self._over(visit, f"defect: {type(error).__name__}")
 
     def _wait_s(self, now: float) -> float:
         deadlines = [now + WAIT_S, self._probe.deadline(), *(visit.deadline() for visit in self._visits.values())]

@@ -194,19 +194,24 @@ class Visit:
                     self.taken[ref] = Taken(result, wall)
                 case ReadDone():
                     self._go_on(now)
-                case Replied(outcome=outcome) if self.asked is not None:
+                case Replied(outcome=outcome):
                     self.profiles_at = wall
-                    self.asked.answer(_result(outcome))
+                    if self.asked is not None:
+                        self.asked.answer(_result(outcome))
                     self._go_on(now)
                 case SessionClosed():
                     self._end("" if self.complete else "the session ended before everything was read")
                 case SessionFailed(error=error):
                     self._end("" if self.complete else str(error))
-                case _:
-                    pass
 
     def _go_on(self, now: float) -> None:
         """Everything asked for was answered: ask for what follows from it, or be content."""
+        try:
+            self._ask_more(now)
+        except DlmsError as error:  # the session ended behind its last answer
+            self._end(str(error))
+
+    def _ask_more(self, now: float) -> None:
         if not self.described:
             self.described = True
             for profile in self.profiles.values():

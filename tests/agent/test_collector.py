@@ -14,19 +14,21 @@ import pytest
 
 from agent.config import MeteringConfig, PortConfig, ScanConfig
 from agent.metering.collector import Collector
+from agent.metering.portreader import Bridge as BridgePort
 from agent.metering.readinglist import ReadingLists
 from agent.metering.registry import Registry
 from agent.metering.store import Store
+from agent.metering.visit import Channel, ChannelEvent
 from agent.provisioning import MeterAccess, Provisioning, ReadingTask
 from dlms.objects import rows_from_csv
-from plc.bridge import Bridge
 from plc.errors import PlcPortError
+from plc.events import DataReceived
 from plc.link import PlcLink
 from plc.transparent import TransparentLink
 from tests.agent.lines import Line, bridge_over
 from tests.agent.virtual import VirtualClock
 from tests.sim.meters import SimMeter
-from tests.sim.plc_network import BaseNode
+from tests.sim.plc_network import FIRST_ADDRESS, BaseNode
 from tests.sim.rs485_bus import Bus, Station
 from updateagent.disk import RealDisk
 
@@ -112,14 +114,14 @@ class Rig:
         self.store.close()
         self.start()
 
-    def open(self, _port: PortConfig) -> Bridge:
+    def open(self, _port: PortConfig) -> BridgePort:
         self.opened += 1
         if self.open_error:
             raise PlcPortError(self.open_error)
         return self.new_bridge()
 
-    def new_bridge(self) -> Bridge:
-        raise NotImplementedError
+    def new_bridge(self) -> BridgePort:
+        raise AssertionError("a rig has a line")
 
     def run(self, seconds: float, until: Callable[[], bool] = lambda: False) -> None:
         end = self.clock.now + seconds
@@ -146,7 +148,7 @@ class PlcRig(Rig):
         super().__init__(tmp_path, PLC, config)
         self.network = BaseNode(self.meters, start=self.clock.now, join_interval_s=0.5, latency_s=0.05)
 
-    def new_bridge(self) -> Bridge:
+    def new_bridge(self) -> BridgePort:
         self.lines.append(Line(self.network, self.clock, octet_s=10 / 115_200))
         return bridge_over(self.lines[-1], PlcLink())
 
@@ -159,7 +161,7 @@ class BusRig(Rig):
         )
         super().__init__(tmp_path, BUS)
 
-    def new_bridge(self) -> Bridge:
+    def new_bridge(self) -> BridgePort:
         self.lines.append(Line(self.network, self.clock, octet_s=10 / 9600))
         return bridge_over(self.lines[-1], TransparentLink())
 
@@ -441,6 +443,56 @@ def test_readings_that_cannot_be_stored_are_read_again_when_they_can(tmp_path: P
     (tmp_path / "moved.db").rename(rig.config.store_file)
     rig.run(60)
     assert rig.count() == {(rig.meters[0].id, 1_800_000_000): 108}
+
+
+class Poison(bytes):
+    """What no decoder expects: octets that fall apart when they are looked at."""
+
+    def __getitem__(self, key: object) -> bytes:  # type: ignore[override]
+        raise ZeroDivisionError
+
+
+class PoisonedChannel:
+    """A channel on which everything received is poison."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self.send = channel.send
+        self.close = channel.close
+
+    def next_event(self) -> ChannelEvent | None:
+        event = self._channel.next_event()
+        return replace(event, lsdu=Poison(event.lsdu)) if isinstance(event, DataReceived) else event
+
+
+class PoisonedBridge:
+    """A bridge with one poisoned node."""
+
+    def __init__(self, bridge: BridgePort, address: int) -> None:
+        self._bridge = bridge
+        self._address = address
+        self.carries = bridge.carries
+        self.shared_bus = bridge.shared_bus
+        self.poll = bridge.poll
+        self.close = bridge.close
+
+    def channel(self, address: int, *, dst_lsap: int = 1, src_lsap: int = 16) -> Channel:
+        channel = self._bridge.channel(address, dst_lsap=dst_lsap, src_lsap=src_lsap)
+        return PoisonedChannel(channel) if address == self._address else channel
+
+
+def test_a_defect_that_one_meter_brings_to_light_leaves_the_others_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rig = PlcRig(tmp_path)
+    whole = rig.new_bridge
+    rig.new_bridge = lambda: PoisonedBridge(whole(), FIRST_ADDRESS + 1)  # type: ignore[method-assign]
+    rig.collector.configure(provisioning())
+    rig.run(60)
+    assert set(rig.count()) == {(meter.id, 1_800_000_000) for meter in rig.meters if meter is not rig.meters[1]}
+    assert any(getattr(record, "event", "") == "visit.defect" for record in caplog.records)
+    failing = [meter.last_error for meter in rig.collector.meters() if meter.state == "failing"]
+    assert failing == ["defect: ZeroDivisionError"]
 
 
 def test_an_exchanged_meter_behind_the_same_modem_is_noticed_and_read_as_itself(tmp_path: Path) -> None:
