@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent import __version__, log
-from agent.config import UNKNOWN_VERSION, Config, ConfigError, SecretError, device_info, load, read_secret
+from agent.config import Config, ConfigError, load
+from agent.identity import UNKNOWN_VERSION, SecretError, device_info, read_secret
 
 if TYPE_CHECKING:
     from agent.device import DeviceInfo

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
-from agent.config import Config, ConfigError, SecretError, load, read_release, read_secret
+from agent.config import Config, ConfigError, load
+from agent.identity import SecretError, read_release, read_secret
 
 EXIT_OK = 0
 EXIT_CONFIG = 2

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from agent import config as configuration
-from agent.config import Config, ConfigError, SecretError, device_info, load, read_release, read_secret
+from agent.config import Config, ConfigError, load
+from agent.identity import SecretError, device_info, read_release, read_secret
 
 REPO = Path(__file__).resolve().parents[2]
 
