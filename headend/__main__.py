@@ -14,7 +14,7 @@ import click
 
 from headend import config as configuration
 from headend import pki, serve
-from headend.config import CONFIG_NAME, SERVERS, Config, ConfigError
+from headend.config import CONFIG_NAME, SERVER_ID, SERVERS, Config, ConfigError
 from headend.operator.client import OperatorClient, OperatorError, device_path
 from headend.serve import ServeError
 
@@ -48,7 +48,7 @@ def main() -> None:
 @click.option("--certificate", type=click.Path(path_type=Path, exists=True), help="Certificate chain to use (PEM).")
 @click.option("--key", type=click.Path(path_type=Path, exists=True), help="Its private key (PEM).")
 @click.option("--ca", type=click.Path(path_type=Path, exists=True), help="The authority that it chains to (PEM).")
-@click.option("--server-id", default="dcu-headend", show_default=True, help="The DM server's id.")
+@click.option("--server-id", default=SERVER_ID, show_default=True, help="The DM server's id.")
 def init(
     folder: Path,
     host: str,
@@ -203,6 +203,36 @@ def job(config_path: Path, device_id: str, kind: str, params: str, notify: bool)
         if notify:
             queued["push"] = client.post(device_path(device_id, "/push"))
         _show(queued)
+
+
+@main.command()
+@_CONFIG
+@click.argument("device_id")
+@click.option(
+    "--auth",
+    type=click.Choice(["hmac", "digest", "basic"]),
+    default="hmac",
+    show_default=True,
+    help="How the device proves itself: MAC of each message, syncml:auth-md5 or syncml:auth-basic.",
+)
+@click.option("--push-url", default="", help="Where it takes notifications.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), required=True, help="A new file for the credentials, mode 0600."
+)
+def account(config_path: Path, device_id: str, auth: str, push_url: str, out: Path) -> None:
+    """Make a DM account for an enrolled device that cannot register itself (of another make). The one it had ends."""
+    with _asking(config_path) as client:
+        try:
+            pki.write_new(out, b"", pki.SECRET_MODE)  # before the old account ends: a file that cannot be written
+        except OSError as error:
+            raise click.ClickException(f"{out}: {error.strerror}") from error
+        try:
+            made = client.post(device_path(device_id, "/dm-account"), {"auth": auth.upper(), "push_url": push_url})
+        except OperatorError:
+            out.unlink()
+            raise
+        out.write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
+        click.echo(f"credentials of {device_id} at {made['url']}: {out}")
 
 
 @main.command()

@@ -13,6 +13,7 @@ import yaml
 VERSION = 1
 SERVERS = ("security", "dm", "software", "metering", "operator")
 CONFIG_NAME = "headend.yaml"
+SERVER_ID = "dcu-headend"
 PORT_MAX = 65_535
 WAITING_DAYS_MAX = 14  # a job whose device has not reported for so long has failed
 DAYS_MAX = 36_500

@@ -194,6 +194,7 @@ def _operator_parts(config: Config, engine: Engine, urls: Urls) -> operator_app.
         push=lambda device_id: push.notify(engine, device_id),
         urls=urls.all,
         token_hash=web.token_hash(token),
+        server_id=config.server_id,
     )
 
 

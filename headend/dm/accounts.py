@@ -23,13 +23,20 @@ class UnknownDevice(LookupError):
 
 
 def create(
-    conn: Connection, device_id: str, *, server_id: str, url: str, push_url: str = "", now: float | None = None
+    conn: Connection,
+    device_id: str,
+    *,
+    server_id: str,
+    url: str,
+    push_url: str = "",
+    auth_type: str = "HMAC",
+    now: float | None = None,
 ) -> Account:
     """A new account with fresh secrets, stored in the caller's transaction. `url` is the DM server's address.
 
     A device that registers again gets new secrets; the old ones end with this transaction. The counter of its
-    notifications goes on, because the device remembers the highest it accepted. Raises `ValueError` for empty or
-    unprintable names.
+    notifications goes on, because the device remembers the highest it accepted. `auth_type` is one of
+    `headend.dm.schemes`. Raises `ValueError` for empty or unprintable names.
     """
     account = Account(
         server_id=server_id,
@@ -40,6 +47,7 @@ def create(
         server_secret=secrets.token_urlsafe(SECRET_BYTES),
         client_nonce=secrets.token_bytes(NONCE_BYTES),
         server_nonce=secrets.token_bytes(NONCE_BYTES),
+        auth_type=auth_type,
     )
     now = time.time() if now is None else now
     content = {

@@ -1,4 +1,4 @@
-"""Who is believed: auth-MAC of each message, and one challenge for a peer whose nonce was lost.
+"""Who is believed: the credentials of each message, and one challenge for a peer whose nonce was lost.
 
 A refusal (401, 407) carries a fresh nonce that holds for that session's next message only. It is kept here, not in
 the account: a stranger who sends messages in a device's name changes nothing about the device's own nonce, nor about
@@ -12,12 +12,13 @@ from __future__ import annotations
 import hmac
 import secrets
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from agent.dm.auth import AUTH_MAC, NONCE_BYTES, NONCE_BYTES_MAX, AuthError, verify_hmac
+from agent.dm.auth import NONCE_BYTES, AuthError
 from agent.dm.bootstrap import Account
-from agent.syncml.messages import Chal, Status, SyncML
+from agent.syncml.messages import Chal, SyncML
+from headend.dm.schemes import Scheme, Schemes
 
 PENDING_MAX = 4096  # challenges remembered; the oldest are forgotten first
 PENDING_S = 300.0
@@ -43,8 +44,8 @@ class Refused:
 class Gate:
     """Checks messages; remembers the challenges it set. The caller serialises messages of one device."""
 
-    def __init__(self, algorithms: Sequence[str], entropy: Callable[[int], bytes] = secrets.token_bytes) -> None:
-        self._algorithms = tuple(algorithms)
+    def __init__(self, schemes: Schemes, entropy: Callable[[int], bytes] = secrets.token_bytes) -> None:
+        self._schemes = schemes
         self._entropy = entropy
         self._pending: OrderedDict[tuple[str, str], _Pending] = OrderedDict()
         self._decoy = secrets.token_bytes(32)
@@ -68,13 +69,14 @@ class Gate:
 
     def check(self, message: SyncML, body: bytes, header: str | None, account: Account, now: float) -> Refused | None:
         """`None`: the message comes from the device of `account`. `now`: monotonic seconds."""
+        scheme = self._schemes.of(account)
         key = (message.hdr.source, message.hdr.session_id)
         pending = self._current(key, now)
         nonces = [account.client_nonce] + ([pending.nonce] if pending else [])
         failure: AuthError | None = None
         for nonce in nonces:
             try:
-                verify_hmac(header, body, account.client_name, account.client_secret, nonce, self._algorithms)
+                scheme.verify(message, body, header, account, nonce)
             except AuthError as error:
                 failure = error
             else:
@@ -82,7 +84,7 @@ class Gate:
                 return None
         if failure is None:
             raise RuntimeError("no nonce to check against")
-        return self._refuse(key, pending, failure, now)
+        return self._refuse(scheme, key, pending, failure, now)
 
     def _current(self, key: tuple[str, str], now: float) -> _Pending | None:
         pending = self._pending.get(key)
@@ -91,7 +93,9 @@ class Gate:
             return None
         return pending
 
-    def _refuse(self, key: tuple[str, str], pending: _Pending | None, failure: AuthError, now: float) -> Refused:
+    def _refuse(
+        self, scheme: Scheme, key: tuple[str, str], pending: _Pending | None, failure: AuthError, now: float
+    ) -> Refused:
         refusals = 1 if pending is None else pending.refusals + 1
         nonce = self._entropy(NONCE_BYTES)
         self._pending[key] = _Pending(nonce, refusals, now)
@@ -101,13 +105,4 @@ class Gate:
         if refusals >= REFUSALS_MAX:
             del self._pending[key]
             return Refused(failure.status, None, str(failure))
-        return Refused(failure.status, Chal(AUTH_MAC, "b64", nonce), str(failure))
-
-
-def nonce_for_us(message: SyncML) -> bytes | None:
-    """The nonce that the peer wants our next message to be signed with: the challenge in its status of our header."""
-    for status in message.of(Status):
-        if status.cmd_ref == "0" and status.chal is not None and status.chal.type == AUTH_MAC:
-            nonce = status.chal.next_nonce
-            return nonce if nonce is not None and len(nonce) <= NONCE_BYTES_MAX else None
-    return None
+        return Refused(failure.status, scheme.chal(nonce), str(failure))

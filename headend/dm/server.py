@@ -20,16 +20,17 @@ from dataclasses import dataclass, replace
 
 from sqlalchemy import Connection, Engine, insert, update
 
-from agent.dm.auth import AUTH_MAC, NONCE_BYTES, hmac_header
+from agent.dm.auth import NONCE_BYTES
 from agent.dm.bootstrap import Account
 from agent.syncml.codec import accepts, decode, encode, media_type
 from agent.syncml.element import BODY_BYTES_MAX
 from agent.syncml.errors import SyncmlError
-from agent.syncml.messages import Chal, Command, Status, SyncHdr, SyncML, SyncmlValueError, Unsupported
+from agent.syncml.messages import Command, Status, SyncHdr, SyncML, SyncmlValueError, Unsupported
 from headend import db
 from headend.dm import accounts, jobs
 from headend.dm.engine import ServerSession, State
-from headend.dm.gate import Gate, Refused, nonce_for_us
+from headend.dm.gate import Gate, Refused
+from headend.dm.schemes import Schemes, nonce_for_us
 from headend.dm.store import SessionStore
 from headend.dm.tables import accounts as accounts_table
 from headend.dm.tables import sessions as sessions_table
@@ -39,6 +40,7 @@ log = logging.getLogger("headend.dm")
 SESSIONS_MAX = 4096  # one a device; the oldest are forgotten first, their devices start anew
 SESSION_IDLE_S = 900.0
 DEVICE_ID_CHARS_MAX = 255
+PROVED = 212
 LOCKS = 64  # requests of different devices rarely share one
 
 
@@ -77,6 +79,7 @@ class _Live:
     session_id: str
     row: int
     at: float
+    proved: bool = False  # the device said 212: it wants no credentials of ours in this session any more
 
 
 class DmServer:
@@ -94,7 +97,8 @@ class DmServer:
         self._engine = engine
         self._config = config
         self._wall, self._monotonic, self._entropy = wall, monotonic, entropy
-        self._gate = Gate(config.algorithms, entropy)
+        self._schemes = Schemes.with_mac(config.algorithms)
+        self._gate = Gate(self._schemes, entropy)
         self._live: OrderedDict[str, _Live] = OrderedDict()
         self._locks = tuple(threading.Lock() for _ in range(LOCKS))
         self._table_lock = threading.Lock()
@@ -127,7 +131,7 @@ class DmServer:
         digest = hashlib.sha256(request.body + b"\0" + (request.mac or "").encode()).hexdigest()
         with db.reader(self._engine).begin() as conn:
             row = accounts.load(conn, device_id)
-        if row is not None and row.last_request == digest:
+        if row is not None and row.last_request == digest and not _may_be_another(message, row.auth_type):
             return Answer(200, row.last_answer, media_type(request.content_type), row.last_answer_mac)
         if row is None:
             account = self._gate.decoy(device_id, self._config.server_id, self._config.url)
@@ -135,7 +139,8 @@ class DmServer:
             account = accounts.from_row(row)
         with self._table_lock:
             refused = self._gate.check(message, request.body, request.mac, account, self._monotonic())
-        signer = replace(account, server_nonce=nonce_for_us(message) or account.server_nonce)
+        nonce = nonce_for_us(message, self._schemes.of(account).type)
+        signer = replace(account, server_nonce=nonce or account.server_nonce)
         if refused is not None or row is None:
             return self._refuse(message, request, signer, refused or Refused(401, None, "no account"))
         with self._engine.begin() as conn:
@@ -170,7 +175,8 @@ class DmServer:
         live = self._session(conn, device_id, message, request, signer, now)
         next_nonce = self._entropy(NONCE_BYTES)
         store = SessionStore(conn, device_id, live.row, now)
-        reply = live.session.receive(message, store, Chal(AUTH_MAC, "b64", next_nonce))
+        live.proved = live.proved or any(s.cmd_ref == "0" and s.code == PROVED for s in message.of(Status))
+        reply = live.session.receive(message, store, self._schemes.of(signer).accepted(next_nonce))
         session = live.session
         conn.execute(
             update(sessions_table)
@@ -185,14 +191,16 @@ class DmServer:
         )
         if session.state is not State.OPEN:
             self._end(conn, device_id, live, now)
-        return self._sign(reply, request, signer), next_nonce
+        return self._sign(reply, request, signer, proved=live.proved), next_nonce
 
     def _session(
         self, conn: Connection, device_id: str, message: SyncML, request: Request, signer: Account, now: float
     ) -> _Live:
         live = self._live.get(device_id)
         at = self._monotonic()
-        if live is not None and live.session_id == message.hdr.session_id and at - live.at < SESSION_IDLE_S:
+        begins = message.hdr.msg_id == 1  # some devices give every session the same number
+        same = live is not None and live.session_id == message.hdr.session_id and not begins
+        if live is not None and same and at - live.at < SESSION_IDLE_S:
             live.at = at
             return live
         conn.execute(
@@ -208,7 +216,7 @@ class DmServer:
             device_name=message.hdr.source_name,
             server_uri=message.hdr.target,
             server_name=signer.server_name,
-            measure=lambda m: len(encode(m, content_type)),
+            measure=lambda m: len(encode(self._with_cred(m, signer), content_type)),
         )
         added = conn.execute(
             insert(sessions_table).values(
@@ -282,12 +290,18 @@ class DmServer:
         )
         return self._sign(SyncML(reply_hdr, tuple(statuses)), request, signer)
 
-    def _sign(self, reply: SyncML, request: Request, signer: Account) -> Answer:
-        body = encode(reply, request.content_type)
-        mac = hmac_header(
-            body, signer.server_name, signer.server_secret, signer.server_nonce, self._config.algorithms[0]
-        )
-        return Answer(200, body, media_type(request.content_type), mac)
+    def _sign(self, reply: SyncML, request: Request, signer: Account, *, proved: bool = False) -> Answer:
+        body = encode(reply if proved else self._with_cred(reply, signer), request.content_type)
+        return Answer(200, body, media_type(request.content_type), self._schemes.of(signer).mac(body, signer))
+
+    def _with_cred(self, reply: SyncML, signer: Account) -> SyncML:
+        return replace(reply, hdr=replace(reply.hdr, cred=self._schemes.of(signer).cred(signer)))
+
+
+def _may_be_another(message: SyncML, auth_type: str) -> bool:
+    """Whether the first message of a new session can be, byte for byte, the last one that was answered: without a
+    nonce in it, yes."""
+    return auth_type == "BASIC" and message.hdr.msg_id == 1
 
 
 def _wants_status(command: Command) -> bool:

@@ -18,10 +18,14 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from agent.dm.bootstrap import Account
 from headend import db, web
+from headend.config import SERVER_ID
 from headend.dm import accounts, jobs
+from headend.dm import routes as dm_routes
 from headend.dm.kinds import JobError
 from headend.dm.push import PushError
+from headend.dm.schemes import AUTH_TYPES
 from headend.metering import store as metering
 from headend.operator import views
 from headend.operator.console import Console
@@ -41,7 +45,7 @@ Handler = Callable[[Request], Awaitable[Response]]
 @dataclass(frozen=True, slots=True)
 class Parts:
     """What the API works on. `push(device_id)` sends a notification and returns the
-    session id it announces; `urls` are the servers' base URLs by name."""
+    session id it announces; `urls` are the servers' base URLs by name; `server_id` is the DM server's."""
 
     engine: Engine
     packages: PackageStore
@@ -49,6 +53,7 @@ class Parts:
     urls: Callable[[], dict[str, str]]
     token_hash: str
     wall: Callable[[], float] = time.time
+    server_id: str = SERVER_ID
 
 
 class RequireToken:
@@ -144,6 +149,27 @@ def _device_verbs(parts: Parts) -> list[Route]:
         url = f"{parts.urls()['metering']}/v1/readings"
         return JSONResponse({"device": device_id, "token": token, "url": url}, status_code=201)
 
+    async def dm_account(request: Request) -> Response:
+        document = await web.read_json(request)
+        kind, push_url = document.get("auth", "HMAC"), document.get("push_url", "")
+        if kind not in AUTH_TYPES or not isinstance(push_url, str):
+            raise web.HttpProblem(400, f"auth is one of {', '.join(AUTH_TYPES)}, push_url a URL")
+        device_id = request.path_params["device"]
+        await _require_device(parts, device_id)
+        url = f"{parts.urls()['dm']}{dm_routes.PATH}"
+
+        def work(connection: Connection) -> Account:
+            made = accounts.create(
+                connection, device_id, server_id=parts.server_id, url=url, auth_type=kind, now=parts.wall()
+            )
+            if not accounts.set_push_url(connection, device_id, push_url):
+                raise web.HttpProblem(400, "push_url: an http or https URL is expected")
+            return made
+
+        account = await _write(parts, work)
+        log.info("DM account with %s made for %s", kind, device_id, extra={"event": "operator.account"})
+        return JSONResponse(views.credentials(account), status_code=201, headers={"Cache-Control": "no-store"})
+
     async def push(request: Request) -> Response:
         try:
             session_id = await run_in_threadpool(parts.push, request.path_params["device"])
@@ -155,6 +181,7 @@ def _device_verbs(parts: Parts) -> list[Route]:
 
     return [
         Route("/v1/devices/{device}/metering-token", metering_token, methods=["POST"]),
+        Route("/v1/devices/{device}/dm-account", dm_account, methods=["POST"]),
         Route("/v1/devices/{device}/push", push, methods=["POST"]),
     ]
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import Connection, Select, Table, func, select
 
+from agent.dm.bootstrap import Account
 from headend.dm import tables as dm
 from headend.dm.jobs import OPEN_STATES
 from headend.metering import store as metering
@@ -60,6 +62,21 @@ def _device(
         "push_url": row["push_url"] if account is None else account.push_url,
         "last_session": session,
         "fw_version": version or row["fw"],
+    }
+
+
+def credentials(account: Account) -> dict[str, str]:
+    """All that a device of another make needs for its DM account. Secrets: for the one who asked, once."""
+    return {
+        "server_id": account.server_id,
+        "url": account.url,
+        "auth": account.auth_type,
+        "client_name": account.client_name,
+        "client_secret": account.client_secret,
+        "client_nonce": base64.b64encode(account.client_nonce).decode("ascii"),
+        "server_name": account.server_name,
+        "server_secret": account.server_secret,
+        "server_nonce": base64.b64encode(account.server_nonce).decode("ascii"),
     }
 
 

@@ -505,6 +505,24 @@ def test_what_cannot_be_done_has_its_status(command: Command, code: int) -> None
     assert one.last_result == "ok"
 
 
+@pytest.mark.parametrize("code", range(1100, 1105))
+def test_a_device_without_a_user_refuses_interaction_and_does_nothing_that_hangs_on_it(code: int) -> None:
+    """OMA-TS-DM_Protocol 1.2, section 10: optional feature not supported; what was to follow a consent does not."""
+    question = Alert("", code, (Item(data="MINDT=10"), Item(data="Update the firmware?")))
+    wish = put(URL, "https://a.example/")
+    for commands, codes in (
+        ([question, wish], [406, 200]),
+        ([seq(question, wish)], [200, 406, 215]),
+        ([atomic(question, wish)], [507, 406, 215]),
+        ([atomic(wish, question)], [507, 216, 406]),
+    ):
+        one = device()
+        one.session(commands)
+        assert one.server.codes == codes
+        assert (one.service.provisioning.uplink.url != "") == (codes == [406, 200])
+        assert one.last_result == "ok"
+
+
 def random_message(random: Random) -> SyncML:
     commands = number([random_command(random) for _ in range(random.randint(0, 5))])
     return SyncML(SyncHdr("1", 1, "t", "s"), tuple(commands))

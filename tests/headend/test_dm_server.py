@@ -18,6 +18,7 @@ from agent.syncml.messages import Alert, Command, Get, Item, Meta, Replace, Stat
 from headend.db import create_tables, open_engine
 from headend.dm import accounts, jobs, tables
 from headend.dm.gate import Gate
+from headend.dm.schemes import Schemes
 from headend.dm.server import Answer, DmServer, Request, ServerConfig
 from tests.agent.syncml_samples import Generator
 from tests.headend.dm_device import Device, Tree, alert
@@ -368,7 +369,7 @@ def test_an_account_that_changes_between_the_look_and_the_work_is_not_believed(e
             return believed
 
     request = device.request(device.begin())
-    device.server._gate = Slow(CONFIG.algorithms)
+    device.server._gate = Slow(Schemes.with_mac(CONFIG.algorithms))
     assert header(device.server.handle(request)).code == 401
     assert rows(engine, tables.sessions) == []
 

@@ -23,7 +23,7 @@ from tests.headend.asgi import call, pieces
 TOKEN = "operator-token"
 DEVICE = "urn:dcu:T-1"
 KEY = "00" * 32
-URLS = {"software": "https://packages.example", "metering": "https://metering.example"}
+URLS = {"dm": "https://dm.example", "software": "https://packages.example", "metering": "https://metering.example"}
 
 
 class Push:
@@ -157,6 +157,32 @@ def test_a_device_is_shown_with_its_account_and_last_session(server: Starlette, 
     assert (device["last_session"]["session_id"], device["last_session"]["state"]) == ("2", "done")
     sessions = ask(server, "GET", "/v1/sessions", params={"device": DEVICE, "limit": 1}).json()["sessions"]
     assert [session["session_id"] for session in sessions] == ["2"]
+
+
+@pytest.mark.parametrize("auth", ["HMAC", "DIGEST", "BASIC"])
+def test_an_account_for_a_device_of_another_make_is_told_once(server: Starlette, database: Engine, auth: str) -> None:
+    enrol(server)
+    document = {"auth": auth, "push_url": "http://192.0.2.7/push"}
+    answer = ask(server, "POST", f"/v1/devices/{DEVICE}/dm-account", json=document)
+    assert answer.status_code == 201
+    made = answer.json()
+    with database.begin() as connection:
+        row = accounts.load(connection, DEVICE)
+    assert row is not None
+    assert (row.auth_type, row.client_secret, row.push_url) == (auth, made["client_secret"], document["push_url"])
+    assert (made["url"], made["server_id"], made["client_name"]) == ("https://dm.example/dm", "dcu-headend", DEVICE)
+    assert made["client_secret"] not in ask(server, "GET", "/v1/devices").text
+
+
+@pytest.mark.parametrize("document", [{"auth": "NONE"}, {"auth": 5}, {"push_url": 5}, {"push_url": "ftp://x/"}])
+def test_an_account_that_cannot_be_changes_nothing(
+    server: Starlette, database: Engine, document: dict[str, Any]
+) -> None:
+    assert ask(server, "POST", f"/v1/devices/{DEVICE}/dm-account", json={}).status_code == 404
+    enrol(server)
+    assert ask(server, "POST", f"/v1/devices/{DEVICE}/dm-account", json=document).status_code == 400
+    with database.begin() as connection:
+        assert accounts.load(connection, DEVICE) is None
 
 
 # ---- jobs
