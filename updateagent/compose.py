@@ -21,7 +21,7 @@ from updateagent.errors import (
 )
 from updateagent.journal import Journal, Record
 from updateagent.report import Exchange, log_tail, read_release_version
-from updateagent.slots import SLOT_TYPES, Slot, storage_error
+from updateagent.slots import Slot, slot_type, storage_error
 from updateagent.updater import Package, Packages, Ports, Updater
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class Agent:
         """Where each image of each slot goes."""
         return {
             slot.name: {
-                image: SLOT_TYPES[place.type](self.disk, slot.name, place.path, place.size)
+                image: slot_type(place.type)(self.disk, slot.name, place.path, place.size)
                 for image, place in slot.places.items()
             }
             for slot in self.config.slots

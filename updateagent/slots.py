@@ -7,7 +7,7 @@
   most that much again;
 * leaves the reading back to `read_back`, which looks at what the device returns, with the page cache dropped.
 
-Registry: `SLOT_TYPES[type]` with `[[slot]] type = "file"` of the configuration.
+Registry: `slot_type(type)` with `[[slot]] type = "file"` of the configuration.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import errno
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 from updateagent.disk import RawFile, Storage
@@ -87,7 +88,20 @@ class BlockSlot(Slot):
             raise storage_error(error, f"slot {self.name}, {self.path}") from error
 
 
-SLOT_TYPES: dict[str, type[Slot]] = {"file": FileSlot, "block": BlockSlot}
+SLOT_TYPES = {
+    "file": "updateagent.slots:FileSlot",
+    "block": "updateagent.slots:BlockSlot",
+    "ubi": "updateagent.flash:UbiSlot",
+    "mtd": "updateagent.flash:MtdSlot",
+}
+"""Where each type of slot is; only those that are configured are imported."""
+
+
+def slot_type(name: str) -> type[Slot]:
+    """The type of slot of that name."""
+    module, _, attribute = SLOT_TYPES[name].partition(":")
+    found: type[Slot] = getattr(import_module(module), attribute)
+    return found
 
 
 @dataclass(slots=True)
