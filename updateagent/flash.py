@@ -36,8 +36,8 @@ MEMUNLOCK = 0x40084D06
 MEMGETBADBLOCK = 0x40084D0B
 MEMSETBADBLOCK = 0x40084D0C
 MTD_INFO = struct.Struct("=B3xIIIIIQ")  # type, flags, size, erase size, write size, oob size
-MTD_NANDFLASH = 4
-MTD_TYPES = (3, MTD_NANDFLASH, 8)  # NOR, NAND, MLC NAND
+MTD_NAND = (4, 8)  # SLC, MLC
+MTD_TYPES = (1, 3, 6, *MTD_NAND)  # RAM (the kernel's mtdram), NOR, DataFlash
 ERASED = 0xFF
 
 
@@ -277,8 +277,8 @@ class KernelMtd:
         kind, _, size, self.block_bytes, *_ = MTD_INFO.unpack(info)
         if kind not in MTD_TYPES:
             self.close()
-            raise DeviceError(SLOT, f"{path} is neither NOR nor NAND flash")
-        self._nand = kind == MTD_NANDFLASH
+            raise DeviceError(SLOT, f"{path} is no flash that can be written")
+        self._nand = kind in MTD_NAND
         self.blocks = size // self.block_bytes
 
     def is_bad(self, block: int) -> bool:
