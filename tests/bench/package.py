@@ -1,6 +1,4 @@
-"""What verifying and unpacking a package costs, beside sha256sum and dd in the same run.
-
-    python -m tests.bench.package [--mib 64] [--rounds 5]
+"""What verifying and unpacking a package costs without the rest of an install, as ratios to sha256sum + dd.
 
 Each figure is the median of some rounds, each round a process of its own. Memory is the highest resident size that
 the process itself saw (VmHWM), which is exact where ru_maxrss also counts what the parent had.
@@ -8,7 +6,6 @@ the process itself saw (VmHWM), which is exact where ru_maxrss also counts what 
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import random
@@ -21,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.bench.figure import Figure, plain
 from tests.updateagent.packages import NOW, Workshop, root, rsa_signer
 from updateagent import assemble, bsdiff, signing, verity
 from updateagent.payload import DeltaSource, Encoding
@@ -121,34 +119,22 @@ class Bench:
         return ["sh", "-c", f"sha256sum {image} >/dev/null && dd if={image} of={out} bs=1M conv=fsync 2>/dev/null"]
 
 
-def main() -> None:
-    """Print a table."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--mib", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=5)
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name:
-        bench = Bench(Path(name), arguments.mib)
+def run(mib: int = 64, rounds: int = 3) -> list[Figure]:
+    """Measure."""
+    figures = []
+    with tempfile.TemporaryDirectory(prefix="dcu-bench-") as name:
+        bench = Bench(Path(name), mib)
         raw = bench.package(Encoding.RAW)
-        base = measure(bench.yardstick(), arguments.rounds)
-        rows = [("sha256sum + dd conv=fsync", base, 0)]
-        rows.append(
-            ("dcu-update: signature and description", measure(bench.child("description", raw), arguments.rounds), 0)
-        )
-        rows.append(("dcu-update: verify the whole package", measure(bench.child("verify", raw), arguments.rounds), 0))
+        base = measure(bench.yardstick(), rounds)
+        figures.append(plain(f"sha256sum + dd, {mib} MiB", f"{base.wall:.2f} s, CPU {base.cpu:.2f} s"))
+        works = [("signature and description", raw, "description", ""), ("the whole package", raw, "verify", "")]
         for encoding in Encoding:
-            package = bench.package(encoding)
             source = str(bench.folder / "old") if encoding is Encoding.BSDIFF else ""
-            figures = measure(bench.child("write", package, source), arguments.rounds)
-            rows.append((f"verify, check each block and write: {encoding.value}", figures, package.stat().st_size))
-    print(f"{arguments.mib} MiB image, median of {arguments.rounds}")
-    print(f"{'':<46}{'wall s':>8}{'x':>6}{'CPU s':>8}{'x':>6}{'RSS MiB':>9}{'package %':>11}")
-    for label, figures, size in rows:
-        rss = f"{figures.rss:.1f}" if figures.rss else "-"
-        part = f"{100 * size / (arguments.mib * MIB):.1f}" if size else "-"
-        times = f"{figures.wall:>8.3f}{figures.wall / base.wall:>6.2f}{figures.cpu:>8.3f}{figures.cpu / base.cpu:>6.2f}"
-        print(f"{label:<46}{times}{rss:>9}{part:>11}")
-
-
-if __name__ == "__main__":
-    main()
+            package = bench.package(encoding)
+            works.append((f"and each block, written: {encoding.value}", package, "write", source))
+        for what, package, task, source in works:
+            used = measure(bench.child(task, package, source), rounds)
+            part = 100 * package.stat().st_size / (mib * MIB)
+            value = f"wall {used.wall / base.wall:.2f} x, CPU {used.cpu / base.cpu:.2f} x, {used.rss:.1f} MiB"
+            figures.append(plain(f"verify {what} ({part:.0f} % of the image)", value))
+    return figures

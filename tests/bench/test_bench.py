@@ -36,7 +36,7 @@ def test_a_printed_table_is_read(line: str, figure: Figure | None) -> None:
 def test_every_module_that_measures_is_found_and_no_helper() -> None:
     found = runner.find()
     assert {"package", "update"} <= set(found)
-    assert not {"figure", "peers", "__main__", "test_bench"} & set(found)
+    assert not {"figure", "updaters", "__main__", "test_bench"} & set(found)
     assert all(bench.about.endswith(".") and len(bench.about) < 600 for bench in found.values())
 
 
