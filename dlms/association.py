@@ -27,6 +27,7 @@ from dlms.exchange import ActionAnswer, Answer, Exchange, ListRefused
 from dlms.security import Auth, Hls, Lls, NoAuth, Policy, Security
 
 if TYPE_CHECKING:
+    from dlms.apdu.notify import Notification
     from dlms.ciphering import Ciphering
     from dlms.gbt import BlockTransfer
     from dlms.hls import Challenges
@@ -96,11 +97,14 @@ class Proposal:
     pdu_size: int = 1024
     conformance: Conformance = LN_CLIENT_CONFORMANCE
     high_priority: bool = True
+    short_names: bool = False
     block_window: int = 4
 
     def __post_init__(self) -> None:
         if not PDU_SIZE_MIN <= self.pdu_size <= PDU_UNLIMITED:
             raise LocalError(f"a PDU size is {PDU_SIZE_MIN} to {PDU_UNLIMITED} octets, not {self.pdu_size}")
+        if self.short_names and isinstance(self.auth, Hls):
+            raise LocalError("high level security goes with logical names here")
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,13 +155,20 @@ class Released:
 
 
 @dataclass(frozen=True, slots=True)
+class Notified:
+    """The server said something unasked."""
+
+    notification: Notification
+
+
+@dataclass(frozen=True, slots=True)
 class Broken:
     """The association is over: refused, or the server broke the protocol."""
 
     error: DlmsError
 
 
-AssociationEvent = Established | Answered | Excepted | Released | Broken
+AssociationEvent = Established | Answered | Excepted | Released | Notified | Broken
 
 
 class Association:
@@ -209,13 +220,19 @@ class Association:
 
             self._dedicated_key = secrets.token_bytes(len(security.ek))
         aarq = Aarq(
-            context=Context.LN_CIPHERED if self._ciphered else Context.LN,
+            context=self._context,
             user_information=self._initiate(),
             mechanism=auth.mechanism,
             authentication=authentication,
             system_title=None if security is None else security.system_title,
         )
         self._output.append(aarq.emit())
+
+    @property
+    def _context(self) -> Context:
+        if self._proposal.short_names:
+            return Context.SN_CIPHERED if self._ciphered else Context.SN
+        return Context.LN_CIPHERED if self._ciphered else Context.LN
 
     @property
     def _ciphered(self) -> bool:
@@ -292,6 +309,8 @@ class Association:
             if complete is None:
                 return
             apdu = complete
+        if apdu[0] in _NOTIFICATIONS and self._ciphered:
+            return  # anybody could have said that
         apdu = self._unprotect(apdu)
         tag = apdu[0]
         if tag == Apdu.EXCEPTION_RESPONSE:
@@ -299,6 +318,8 @@ class Association:
             self._refused(exception.text, unsupported=exception.unsupported)
         elif tag == Apdu.CONFIRMED_SERVICE_ERROR:
             self._refused(faults.parse_service_error(apdu).text)
+        elif tag in _NOTIFICATIONS and self.state not in (State.IDLE, State.ASSOCIATING):
+            self._notified(apdu)
         elif self.state is State.ASSOCIATING and tag == Apdu.AARE:
             self._aare(Aare.parse(apdu))
         elif self.state is State.RELEASING:
@@ -321,10 +342,19 @@ class Association:
             raise PeerError(f"APDU 0x{apdu[0]:02x} came unprotected")
         return apdu
 
+    def _notified(self, apdu: bytes) -> None:
+        """Something unasked. What cannot be read is dropped: it must not cost the association."""
+        from dlms.apdu import notify
+
+        try:
+            self._events.append(Notified(notify.parse(apdu)))
+        except DecodeError:
+            return
+
     def _response(self, exchange: Exchange, apdu: bytes) -> None:
         if len(apdu) < 3:
             raise DecodeError("APDU", len(apdu), "ends where one more octet is due")
-        if self._may_repeat and (apdu[2] & INVOKE_ID_MASK) != self._invoke_id:
+        if self._may_repeat and exchange.has_invoke_id and (apdu[2] & INVOKE_ID_MASK) != self._invoke_id:
             return
         following = exchange.advance(apdu)
         if isinstance(following, bytes):
@@ -450,6 +480,7 @@ class Association:
         self.state = following
 
 
+_NOTIFICATIONS = frozenset((Apdu.DATA_NOTIFICATION, Apdu.EVENT_NOTIFICATION, Apdu.INFORMATION_REPORT))
 _ALWAYS_PLAIN = frozenset((Apdu.AARE, Apdu.RLRE, Apdu.EXCEPTION_RESPONSE, Apdu.CONFIRMED_SERVICE_ERROR))
 
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Self
 
 from dlms.apdu.common import AccessError, ActionOutcome, Item, Result, Selection
 from dlms.axdr import Data
-from dlms.codes import data_access_text
+from dlms.codes import Conformance, data_access_text
 from dlms.cosem.dictionary import usual_class
 from dlms.cosem.obis import AttributeRef, MethodRef, Obis
 from dlms.cosem.time import STANDARD_CLOCK, ClockPolicy
@@ -47,6 +47,7 @@ from dlms.session import (
 
 if TYPE_CHECKING:
     from dlms.profiles import Column, ProfileRow
+    from dlms.shortnames import SnReadExchange
     from dlms.verbs import ClockVerbs, ImageVerbs
 
 Trace = Callable[[str, float, bytes], None]
@@ -80,6 +81,8 @@ class Meter:
         auth: Auth | None = None,
         security: Security | None = None,
         pdu_size: int = 1024,
+        short_names: bool = False,
+        conformance: Conformance | None = None,
         info_max: int = 128,
         window: int = 1,
         baudrate: int = 9600,
@@ -100,6 +103,8 @@ class Meter:
         self._auth = auth
         self._security = security
         self._pdu_size = pdu_size
+        self._short_names = short_names
+        self._conformance = conformance
         self._baudrate = baudrate
         self._port = port
         self._given_port = port is not None
@@ -136,6 +141,8 @@ class Meter:
             auth=self._auth,
             security=self._security,
             pdu_size=self._pdu_size,
+            short_names=self._short_names,
+            conformance=self._conformance,
             keep_open=True,
             known=self.known,
         )
@@ -256,7 +263,7 @@ class Meter:
 
     def get(self, ref: AttributeRef, selection: Selection | None = None) -> Data:
         """One attribute as the meter sends it. Raises `ItemFailed`."""
-        answer = self.request(GetExchange((Item(ref, selection),)))
+        answer = self.request(self.reading(Item(ref, selection)))
         (result,) = _results(answer)
         if isinstance(result, AccessError):
             raise ItemFailed(ref, result.text)
@@ -271,13 +278,22 @@ class Meter:
         known = {ref: self.known.scalers.get(found) for ref, found in where.items()}
         return {ref: scaler for ref, scaler in known.items() if scaler is not None}
 
+    def reading(self, item: Item) -> GetExchange | SnReadExchange:
+        """The exchange that reads one item, for `request`."""
+        return self._opened().reading((item,))
+
     # ------------------------------------------------------------------------------------------------------- changing
 
     def set(self, ref: AttributeRef, value: Data) -> None:
         """Write one attribute. Raises `ItemFailed`."""
         from dlms.exchange_write import SetExchange
 
-        answer = self.request(SetExchange((Item(ref),), (value,), self._request_octets()))
+        if self._short_names:
+            from dlms.shortnames import SnWriteExchange
+
+            answer = self.request(SnWriteExchange((Item(ref),), (value,), self._names()))
+        else:
+            answer = self.request(SetExchange((Item(ref),), (value,), self._request_octets()))
         code = answer.results[0] if isinstance(answer, SetAnswer) else 0
         if code:
             raise ItemFailed(ref, data_access_text(code))
@@ -286,11 +302,26 @@ class Meter:
         """Call one method; what it returned. Raises `ItemFailed`."""
         from dlms.exchange_write import ActionExchange
 
+        if self._short_names:
+            self._write_method(method, parameters)
+            return None
         answer = self.request(ActionExchange((method,), (parameters,), self._request_octets()))
         outcome = answer.outcomes[0] if isinstance(answer, ActionAnswer) else ActionOutcome(250)
         if outcome.code:
             raise ItemFailed(method, outcome.text)
         return outcome.returned
+
+    def _write_method(self, method: MethodRef, parameters: Data | None) -> None:
+        from dlms.shortnames import SnWriteExchange
+
+        answer = self.request(SnWriteExchange.call(method, parameters, self._names()))
+        code = answer.results[0] if isinstance(answer, SetAnswer) else 0
+        if code:
+            raise ItemFailed(method, data_access_text(code))
+
+    def _names(self) -> dict[tuple[int, Obis], int]:
+        self.open()
+        return self.known.short_names or {}
 
     def _request_octets(self) -> int:
         return self._opened().request_octets

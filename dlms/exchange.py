@@ -7,7 +7,7 @@ request, or the answer when it is complete. GET is here; SET and ACTION are in `
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from dlms import axdr
 from dlms.apdu import get as get_apdu
@@ -17,6 +17,9 @@ from dlms.codes import Apdu
 from dlms.cosem.obis import MethodRef
 from dlms.cursor import Cursor
 from dlms.errors import PeerError
+
+if TYPE_CHECKING:
+    from dlms.apdu.access import Access, AccessOutcome
 
 ANSWER_BYTES_MAX = 16 * 1024 * 1024  # a year of quarter-hours with 8 columns is 2 MiB
 
@@ -51,8 +54,10 @@ class GetAnswer:
         """The undecoded value of a GET of one attribute, for a reader that knows its type. Raises `DecodeError`."""
         if self.form == "value":
             return self.body
-        if self.body[:1] == b"\x00":
+        if self.form == "result" and self.body[:1] == b"\x00":
             return self.body[1:]
+        if self.form == "list" and self.body[:2] == b"\x01\x00":
+            return self.body[2:]
         (result,) = self.results()
         return result if isinstance(result, AccessError) else result.emit()
 
@@ -73,13 +78,22 @@ class ActionAnswer:
     outcomes: tuple[ActionOutcome, ...]
 
 
-Answer = GetAnswer | SetAnswer | ActionAnswer
+@dataclass(frozen=True, slots=True)
+class AccessAnswer:
+    """Answer to an ACCESS: an outcome a specification."""
+
+    items: tuple[Access, ...]
+    outcomes: tuple[AccessOutcome, ...]
+
+
+Answer = GetAnswer | SetAnswer | ActionAnswer | AccessAnswer
 
 
 class Exchange(Protocol):
     """See the module."""
 
     response_tag: int
+    has_invoke_id: bool
 
     def start(self, invoke: int) -> bytes: ...
 
@@ -91,6 +105,7 @@ class GetExchange:
     """GET of one attribute or a list."""
 
     response_tag = int(Apdu.GET_RESPONSE)
+    has_invoke_id = True
 
     def __init__(self, items: tuple[Item, ...], *, as_list: bool | None = None) -> None:
         self._items = items

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dlms import axdr
+from dlms.apdu import access as access_apdu
 from dlms.apdu import action as action_apdu
 from dlms.apdu import set as set_apdu
-from dlms.apdu.common import ActionOutcome, DataBlock, Item, read_count, read_outcome
+from dlms.apdu.common import INVOKE_ID_MASK, ActionOutcome, DataBlock, Item, read_count, read_outcome
 from dlms.axdr import Data
 from dlms.codes import Apdu
 from dlms.cosem.obis import MethodRef
 from dlms.cursor import Cursor
 from dlms.errors import PeerError
-from dlms.exchange import ANSWER_BYTES_MAX, ActionAnswer, SetAnswer
+from dlms.exchange import ANSWER_BYTES_MAX, AccessAnswer, ActionAnswer, SetAnswer
 
 BLOCK_HEAD_OCTETS = 16  # tag, choice, invoke, last, number, length: the most that stands before raw data in a block
 
@@ -20,6 +21,7 @@ class SetExchange:
     """SET of one attribute or a list; in blocks when the request is longer than `pdu_size` octets."""
 
     response_tag = int(Apdu.SET_RESPONSE)
+    has_invoke_id = True
 
     def __init__(self, items: tuple[Item, ...], values: tuple[Data, ...], pdu_size: int) -> None:
         self._items = items
@@ -60,6 +62,7 @@ class ActionExchange:
     """ACTION of one method or a list; parameters go in blocks when the request is longer than `pdu_size` octets."""
 
     response_tag = int(Apdu.ACTION_RESPONSE)
+    has_invoke_id = True
 
     def __init__(self, methods: tuple[MethodRef, ...], parameters: tuple[Data | None, ...], pdu_size: int) -> None:
         self._methods = methods
@@ -144,3 +147,24 @@ class BlockSender:
         """Raises `PeerError` when `number` is not that of the block sent last."""
         if number != self.number:
             raise PeerError(f"block {number} acknowledged where block {self.number} was sent")
+
+
+class AccessExchange:
+    """ACCESS: gets, sets and calls in one list, carried out in order."""
+
+    response_tag = int(Apdu.ACCESS_RESPONSE)
+    has_invoke_id = False  # it has a longer one of its own
+
+    def __init__(self, items: tuple[access_apdu.Access, ...]) -> None:
+        self._items = items
+        self._invoke = 0
+
+    def start(self, invoke: int) -> bytes:
+        self._invoke = access_apdu.CONFIRMED | access_apdu.HIGH_PRIORITY | (invoke & INVOKE_ID_MASK)
+        return access_apdu.AccessRequest(self._invoke, self._items).emit()
+
+    def advance(self, apdu: bytes) -> AccessAnswer:
+        response = access_apdu.AccessResponse.parse(apdu)
+        if len(response.outcomes) != len(self._items):
+            raise PeerError(f"{len(response.outcomes)} outcomes for {len(self._items)} specifications")
+        return AccessAnswer(self._items, response.outcomes)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from dlms.axdr import Data
-from dlms.cosem.obis import AttributeRef
+from dlms.cosem.obis import AttributeRef, Obis
 from dlms.errors import LocalError
 
 _SCALER_OF: dict[int, tuple[frozenset[int], int]] = {
@@ -45,7 +45,8 @@ class MeterKnowledge:
 
     `scalers` has the scaler of a `scaler_ref`, None where the meter has the object but no usable scaler. `sizes` is the
     octets the last answer of an attribute took, for the planner. `list_max` bounds the items of a GET-with-list: 1 for
-    a meter that takes no lists, None while no bound is known.
+    a meter that takes no lists, None while no bound is known. `short_names` are the base names of the objects by class
+    and code, of a meter with short-name referencing.
     """
 
     scalers: dict[AttributeRef, ScalerUnit | None] = field(default_factory=dict)
@@ -54,6 +55,7 @@ class MeterKnowledge:
     list_max: int | None = None
     lists_work: bool = False
     list_failures: int = 0
+    short_names: dict[tuple[int, Obis], int] | None = None
 
     def scaler_of(self, ref: AttributeRef) -> ScalerUnit | None:
         """Scaler and unit of the attribute `ref`, if it has them and they are known."""
@@ -65,6 +67,7 @@ class MeterKnowledge:
         self.scalers.clear()
         self.undefined.clear()
         self.sizes.clear()
+        self.short_names = None
         self.list_max, self.lists_work, self.list_failures = None, False, 0
 
     def list_refused(self, items: int, *, outright: bool) -> None:
@@ -87,6 +90,9 @@ class MeterKnowledge:
             "sizes": {str(ref): size for ref, size in self.sizes.items()},
             "list_max": self.list_max,
             "lists_work": self.lists_work,
+            "short_names": None
+            if self.short_names is None
+            else [[class_id, str(obis), base] for (class_id, obis), base in self.short_names.items()],
         }
 
     @classmethod
@@ -95,9 +101,12 @@ class MeterKnowledge:
         if dumped.get("version") != DUMP_VERSION:
             raise LocalError(f"meter knowledge of version {dumped.get('version')!r}")
         scalers, sizes, undefined = dumped.get("scalers"), dumped.get("sizes"), dumped.get("undefined")
+        names = dumped.get("short_names")
         list_max, lists_work = dumped.get("list_max"), dumped.get("lists_work")
         if not isinstance(scalers, dict) or not isinstance(sizes, dict) or not isinstance(undefined, list):
             raise LocalError("meter knowledge lacks scalers, sizes or undefined")
+        if not isinstance(names, list | None):
+            raise LocalError("meter knowledge: short_names has the wrong type")
         if not isinstance(list_max, int | None) or not isinstance(lists_work, bool):
             raise LocalError("meter knowledge: list_max or lists_work has the wrong type")
         try:
@@ -110,6 +119,9 @@ class MeterKnowledge:
                 {AttributeRef.parse(ref): int(size) for ref, size in sizes.items()},
                 list_max,
                 lists_work,
+                short_names=None
+                if names is None
+                else {(int(class_id), Obis.parse(obis)): int(base) for class_id, obis, base in names},
             )
         except (TypeError, ValueError, AttributeError) as error:
             raise LocalError(f"meter knowledge: {error}") from error

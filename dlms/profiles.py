@@ -25,7 +25,7 @@ from dlms.cosem.profile import (
 )
 from dlms.cosem.time import CosemDateTime
 from dlms.errors import LinkError, LocalError, PeerError
-from dlms.exchange import GetAnswer, GetExchange
+from dlms.exchange import GetAnswer
 from dlms.knowledge import ScalerUnit
 from dlms.reading import unit_symbol
 
@@ -104,7 +104,7 @@ def read_profile(
     fruitless = 0
     while True:
         selection = _selection(place, clock, since, until, entries)
-        exchange = GetExchange((Item(AttributeRef(PROFILE_CLASS, obis, BUFFER), selection),))
+        exchange = meter.reading(Item(AttributeRef(PROFILE_CLASS, obis, BUFFER), selection))
         failure: LinkError | None = None
         try:
             rows = decoder.decode(_buffer(obis, meter.request(exchange)))

@@ -25,6 +25,9 @@ from dlms.ciphering import CIPHERED_TAGS, Ciphering, Replayed
 from dlms.codes import (
     DLMS_VERSION,
     LN_CLIENT_CONFORMANCE,
+    SN_CLIENT_CONFORMANCE,
+    VAA_NAME_LN,
+    VAA_NAME_SN,
     ActionResult,
     Apdu,
     AssociationResult,
@@ -50,6 +53,7 @@ from dlms.objects import (
     rows_from_csv,
 )
 from dlms.security import CHALLENGE_OCTETS_MAX, CHALLENGE_OCTETS_MIN, Auth, Hls, Lls, NoAuth, Policy, Security
+from dlms.server_names import NamedServices
 from dlms.server_services import Refuse, Services, exception
 
 __all__ = [
@@ -62,7 +66,7 @@ class MeterServer:
     """The objects of one meter and who may associate.
 
     `auth` is what every client must prove, or a mapping from client SAP to it (other SAPs are then refused). With
-    `security`, for all or by client SAP, associations are ciphered.
+    `security`, for all or by client SAP, associations are ciphered. `short_names` lets clients use them too.
     """
 
     def __init__(
@@ -73,11 +77,13 @@ class MeterServer:
         security: Security | Mapping[int, Security] | None = None,
         pdu_size: int = 1024,
         conformance: Conformance = LN_CLIENT_CONFORMANCE,
+        short_names: bool = False,
     ) -> None:
         if not PDU_SIZE_MIN <= pdu_size <= PDU_UNLIMITED:
             raise LocalError(f"a PDU size is {PDU_SIZE_MIN} to {PDU_UNLIMITED} octets, not {pdu_size}")
         self.pdu_size = pdu_size
-        self.conformance = conformance
+        self.conformance = conformance | SN_CLIENT_CONFORMANCE if short_names else conformance
+        self.short_names = short_names
         self._auth = NoAuth() if auth is None else auth
         self._security = security
         self._objects: dict[Obis, dict[int, ServerObject]] = {}
@@ -164,7 +170,7 @@ class ServerAssociation:
         self.state = State.IDLE
         self.client_sap = client_sap
         self._server = server
-        self._services = Services(server, Conformance(0), PDU_UNLIMITED)
+        self._services: Services | NamedServices = Services(server, Conformance(0), PDU_UNLIMITED)
         self._ciphering: Ciphering | None = None
         self._pending: _Pending | None = None
         self._proof_ciphering: Ciphering | None = None
@@ -225,7 +231,7 @@ class ServerAssociation:
         self.reset()
         aarq = Aarq.parse(apdu)
         security = self._server.security_of(self.client_sap)
-        if aarq.context not in (Context.LN, Context.LN_CIPHERED):
+        if aarq.context.short_names and not self._server.short_names:
             return _rejection(aarq.context, Diagnostic.APPLICATION_CONTEXT_NAME_NOT_SUPPORTED)
         if aarq.context.ciphered != (security is not None and security.ciphered_context):
             return _rejection(aarq.context, Diagnostic.APPLICATION_CONTEXT_NAME_NOT_SUPPORTED)
@@ -268,7 +274,8 @@ class ServerAssociation:
         server = self._server
         auth = server.auth_of(self.client_sap)
         conformance = request.conformance & server.conformance
-        response = InitiateResponse(conformance, server.pdu_size).emit()
+        vaa_name = VAA_NAME_SN if aarq.context.short_names else VAA_NAME_LN
+        response = InitiateResponse(conformance, server.pdu_size, vaa_name).emit()
         size = self._client_pdu_size = request.pdu_size or PDU_UNLIMITED
         if aarq.context.ciphered and ciphering is not None:
             response = ciphering.protect_initiate(response)
@@ -279,7 +286,11 @@ class ServerAssociation:
             self._transfer = BlockTransfer(self._client_pdu_size)
             size = PDU_UNLIMITED  # an answer is whole to the services, and cut up after it was protected
         self._ciphering = ciphering if aarq.context.ciphered else None
-        self._services = Services(server, conformance, size)
+        self._services = (
+            NamedServices(server, server.objects(), conformance, size)
+            if aarq.context.short_names
+            else Services(server, conformance, size)
+        )
         title = None if ciphering is None else ciphering.system_title
         if not isinstance(auth, Hls):
             self._step(Event.ACCEPT)
@@ -355,7 +366,15 @@ class ServerAssociation:
         self.state = following
 
 
-_KNOWN = CIPHERED_TAGS | {Apdu.RLRQ, Apdu.GET_REQUEST, Apdu.SET_REQUEST, Apdu.ACTION_REQUEST}
+_KNOWN = CIPHERED_TAGS | {
+    Apdu.RLRQ,
+    Apdu.GET_REQUEST,
+    Apdu.SET_REQUEST,
+    Apdu.ACTION_REQUEST,
+    Apdu.ACCESS_REQUEST,
+    Apdu.READ_REQUEST,
+    Apdu.WRITE_REQUEST,
+}
 _VERSION_TOO_LOW, _INCOMPATIBLE_CONFORMANCE, _PDU_TOO_SHORT = 1, 2, 3
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from dlms import axdr
-from dlms.apdu import action, faults, get
+from dlms.apdu import access, action, faults, get
 from dlms.apdu import set as set_apdu
 from dlms.apdu.common import AccessError, ActionOutcome, Item, Result, emit_results
 from dlms.axdr import Data
@@ -65,6 +65,7 @@ class Services:
             Apdu.GET_REQUEST: self._get,
             Apdu.SET_REQUEST: self._set,
             Apdu.ACTION_REQUEST: self._action,
+            Apdu.ACCESS_REQUEST: self._access_service,
         }
 
     def handle(self, apdu: bytes) -> bytes:
@@ -164,6 +165,29 @@ class Services:
     def _collected(self) -> bytes:
         incoming, self._incoming = self._incoming, None
         return b"" if incoming is None else bytes(incoming.data)
+
+    # ------------------------------------------------------------------------------------------------------ ACCESS
+
+    def _access_service(self, apdu: bytes) -> bytes:
+        self._need(Conformance.ACCESS)
+        request = access.AccessRequest.parse(apdu)
+        outcomes = tuple([self._one(item) for item in request.items])
+        answer = access.AccessResponse(request.invoke, outcomes).emit()
+        if len(answer) > self._pdu_size:
+            raise Refuse(StateError.SERVICE_NOT_ALLOWED, ServiceError.PDU_TOO_LONG)
+        return answer
+
+    def _one(self, item: access.Access) -> access.AccessOutcome:
+        if isinstance(item.target, MethodRef):
+            outcome = self._access.act(item.target, item.value)
+            returned = outcome.returned if isinstance(outcome.returned, Data) else axdr.null()
+            return access.AccessOutcome(access.ACTION, outcome.code, returned)
+        if item.value is not None:
+            return access.AccessOutcome(access.SET, self._access.set(item.target, item.value), axdr.null())
+        result = self._access.get(item.target)
+        if isinstance(result, AccessError):
+            return access.AccessOutcome(access.GET, result.code, axdr.null())
+        return access.AccessOutcome(access.GET, 0, result)
 
     # ------------------------------------------------------------------------------------------------------ ACTION
 

@@ -18,9 +18,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from decimal import Decimal
+from dataclasses import replace
 from enum import Enum, auto
+from typing import TYPE_CHECKING
 
 from dlms.apdu.common import AccessError, Item, Result
 from dlms.association import (
@@ -31,95 +31,44 @@ from dlms.association import (
     Broken,
     Established,
     Excepted,
+    Notified,
     Proposal,
     Released,
     ServiceRefused,
 )
-from dlms.axdr import Data
-from dlms.codes import LN_CLIENT_CONFORMANCE, Conformance, DataAccessResult
+from dlms.codes import LN_CLIENT_CONFORMANCE, SN_CLIENT_CONFORMANCE, Conformance, DataAccessResult
 from dlms.cosem.obis import AttributeRef
 from dlms.datalink import ApduReceived, DataLink, LinkEvent, LinkUp
 from dlms.errors import DlmsError, LinkError, LocalError, PeerError
 from dlms.exchange import Answer, Exchange, GetAnswer, GetExchange
-from dlms.knowledge import MeterKnowledge, ScalerUnit, scaler_ref, scaler_unit
-from dlms.planner import Limits, Planner
+from dlms.knowledge import MeterKnowledge, ScalerUnit, scaler_unit
+from dlms.planner import Limits
+from dlms.readjob import ReadJob
 from dlms.security import Auth, NoAuth, Security, open_auth
+from dlms.session_events import (
+    ItemError,
+    ItemRead,
+    ReadDone,
+    Replied,
+    SessionClosed,
+    SessionEvent,
+    SessionFailed,
+    SessionOpened,
+    Value,
+)
+
+if TYPE_CHECKING:
+    from dlms.shortnames import SnReadExchange
 
 __all__ = [
-    "AttributeRef", "Auth", "ItemError", "ItemRead", "MeterKnowledge", "MeterSession", "ReadDone", "Replied",
-    "ScalerUnit", "SessionClosed", "SessionEvent", "SessionFailed", "SessionOpened", "Value", "open_auth",
+    "AttributeRef", "Auth", "ItemError", "ItemRead", "MeterKnowledge", "MeterSession", "Notified", "ReadDone",
+    "Replied", "ScalerUnit", "SessionClosed", "SessionEvent", "SessionFailed", "SessionOpened", "Value", "open_auth",
 ]  # fmt: skip
 
 _PASSING = (DataAccessResult.HARDWARE_FAULT, DataAccessResult.TEMPORARY_FAILURE, DataAccessResult.OTHER_REASON)
 """Results that say nothing about the next time."""
 
 RESPONSE_TIMEOUT_S = 300.0  # longer than any link below takes to give up: a guard, and the end of links that never do
-
-
-@dataclass(frozen=True, slots=True)
-class Value:
-    """An attribute's value; scaler and unit are None where the attribute has none or the meter would not tell."""
-
-    data: Data
-    scaler: int | None = None
-    unit: int | None = None
-
-    def scaled(self) -> Decimal | None:
-        """The number with its scaler applied, exactly; None for what is not a number."""
-        raw = self.data.value
-        if isinstance(raw, bool) or not isinstance(raw, int):
-            return None
-        return Decimal(raw).scaleb(self.scaler or 0)
-
-
-@dataclass(frozen=True, slots=True)
-class ItemError:
-    """Why there is no value: the Data-Access-Result as `object-undefined`, or what refused the request as a whole."""
-
-    code: str
-
-
-@dataclass(frozen=True, slots=True)
-class SessionOpened:
-    """Link and association stand; `pdu_size` is the largest APDU the meter takes, in octets."""
-
-    conformance: Conformance
-    pdu_size: int
-
-
-@dataclass(frozen=True, slots=True)
-class ItemRead:
-    """The outcome for one attribute of a `read`."""
-
-    ref: AttributeRef
-    result: Value | ItemError
-
-
-@dataclass(frozen=True, slots=True)
-class ReadDone:
-    """Every attribute of one `read` has had its `ItemRead`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Replied:
-    """The outcome of one `request`: the answer, or the error that refused the request as a whole."""
-
-    outcome: Answer | PeerError
-
-
-@dataclass(frozen=True, slots=True)
-class SessionClosed:
-    """The session ended in order."""
-
-
-@dataclass(frozen=True, slots=True)
-class SessionFailed:
-    """The session ended because of `error`."""
-
-    error: DlmsError
-
-
-SessionEvent = SessionOpened | ItemRead | ReadDone | Replied | SessionClosed | SessionFailed
 
 
 class State(Enum):
@@ -159,32 +108,7 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
 }
 
 
-class _Read:
-    """One `read`: what is still to ask, and how many attributes have no event yet."""
-
-    def __init__(self, wanted: Sequence[AttributeRef], known: MeterKnowledge) -> None:
-        asked = [ref for ref in dict.fromkeys(wanted) if ref not in known.undefined]
-        self.undefined = [ref for ref in dict.fromkeys(wanted) if ref in known.undefined]
-        self.wanted = frozenset(asked)
-        self.missing = dict.fromkeys(
-            where for ref in asked if (where := scaler_ref(ref)) and where not in known.scalers
-        )
-        self.scalers = Planner(self.missing, known)
-        self.values = Planner([ref for ref in asked if ref not in self.missing], known)
-        self.in_flight: tuple[AttributeRef, ...] = ()
-
-    def take(self, limits: Limits) -> tuple[AttributeRef, ...]:
-        """What to ask next: all scalers before the first value, since a value is only complete with its scaler."""
-        self.in_flight = self.scalers.take(limits) or self.values.take(limits)
-        return self.in_flight
-
-    def put_back(self, refs: tuple[AttributeRef, ...]) -> None:
-        """The list of `refs` was refused or answered with nonsense: ask again, in smaller pieces."""
-        queue = self.scalers if refs[0] in self.missing else self.values
-        queue.put_back(refs)
-
-
-_Undecoded = tuple[_Read, tuple[AttributeRef, ...], GetAnswer]
+_Undecoded = tuple[ReadJob, tuple[AttributeRef, ...], GetAnswer]
 
 
 class MeterSession:
@@ -204,7 +128,8 @@ class MeterSession:
         pdu_size: int = 1024,
         keep_open: bool = False,
         known: MeterKnowledge | None = None,
-        conformance: Conformance = LN_CLIENT_CONFORMANCE,
+        conformance: Conformance | None = None,
+        short_names: bool = False,
         response_timeout_s: float = RESPONSE_TIMEOUT_S,
     ) -> None:
         self.client = client
@@ -214,10 +139,15 @@ class MeterSession:
         self._link = link
         self._keep_open = keep_open
         self._response_timeout_s = response_timeout_s
-        self._proposal = Proposal(NoAuth() if auth is None else auth, security, pdu_size, conformance)
+        self._short_names = short_names
+        if conformance is None:
+            conformance = SN_CLIENT_CONFORMANCE if short_names else LN_CLIENT_CONFORMANCE
+        self._proposal = Proposal(
+            NoAuth() if auth is None else auth, security, pdu_size, conformance, short_names=short_names
+        )
         self._association = Association(self._proposal)
         self._link_up = LinkUp(0)
-        self._jobs: deque[_Read | Exchange] = deque()  # the first one is being worked on
+        self._jobs: deque[ReadJob | Exchange] = deque()  # the first one is being worked on
         self._events: deque[SessionEvent | _Undecoded] = deque()
         self._failure: DlmsError | None = None
         self._deadline: float | None = None
@@ -241,7 +171,7 @@ class MeterSession:
 
     def read(self, refs: Sequence[AttributeRef], now: float) -> None:
         """Read `refs`, each once, after what was asked for before. Raises `LocalError` when closing or closed."""
-        self._add(_Read(refs, self.known), now)
+        self._add(ReadJob(refs, self.known), now)
 
     def request(self, exchange: Exchange, now: float) -> None:
         """Carry out one service of `dlms.exchange`: a `Replied` follows. Raises `LocalError` when closing or closed."""
@@ -358,15 +288,22 @@ class MeterSession:
             self._arm()
 
     def _on_association(self, event: AssociationEvent) -> None:
+        if isinstance(event, Notified):
+            self._events.append(event)
+            return
         self._deadline = None
         if isinstance(event, Established):
-            self._step(Event.ESTABLISHED)
-            self._events.append(SessionOpened(event.conformance, event.pdu_size))
-            self._next_request()
+            self._established()
         elif isinstance(event, Answered):
+            if self.state is State.ASSOCIATING:
+                self._names_read(event.answer)
+                return
             self._answered(event.answer)
             self._next_request()
         elif isinstance(event, Excepted):
+            if self.state is State.ASSOCIATING:
+                self._fail(event.error)
+                return
             self._excepted(event.error)
             self._next_request()
         elif isinstance(event, Released):
@@ -376,9 +313,42 @@ class MeterSession:
             if self.state is not State.DISCONNECTING:
                 self._fail(event.error)
 
+    def _established(self) -> None:
+        """The association stands; with short names the meter's list of them is read first, once a meter."""
+        if self._short_names and self.known.short_names is None:
+            from dlms.shortnames import OBJECT_LIST, SnReadExchange, association_names
+
+            self._association.request(SnReadExchange((Item(OBJECT_LIST),), association_names()))
+            return
+        established = self._association.established
+        self._step(Event.ESTABLISHED)
+        self._events.append(SessionOpened(established.conformance, established.pdu_size))
+        self._next_request()
+
+    def _names_read(self, answer: Answer) -> None:
+        from dlms.shortnames import names_of
+
+        try:
+            (result,) = answer.results() if isinstance(answer, GetAnswer) else (AccessError(250),)
+            if isinstance(result, AccessError):
+                raise PeerError(f"the list of short names: {result.text}")
+            self.known.short_names = names_of(result)
+        except DlmsError as error:
+            self._fail(error)
+            return
+        self._established()
+
+    def reading(self, items: tuple[Item, ...]) -> GetExchange | SnReadExchange:
+        """The exchange that reads `items`. Raises `LocalError` for what has no short name where they are in use."""
+        if not self._short_names:
+            return GetExchange(items)
+        from dlms.shortnames import SnReadExchange
+
+        return SnReadExchange(items, self.known.short_names or {})
+
     # ---------------------------------------------------------------------------------------------------- requests
 
-    def _add(self, job: _Read | Exchange, now: float) -> None:
+    def _add(self, job: ReadJob | Exchange, now: float) -> None:
         if self.state in (State.RELEASING, State.DISCONNECTING, State.CLOSED):
             raise LocalError(f"the session is {self.state.name.lower()}")
         self._jobs.append(job)
@@ -394,17 +364,29 @@ class MeterSession:
         """Send what is next; the answer to the last request has not been decoded yet."""
         while self._jobs and self.state is State.OPEN:
             job = self._jobs[0]
-            if not isinstance(job, _Read):
+            if not isinstance(job, ReadJob):
                 self._association.request(job)
                 return
             refs = job.take(self._limits())
             if refs:
-                self._association.request(GetExchange(tuple([Item(ref) for ref in refs])))
-                return
+                if self._request_items(job, refs):
+                    return
+                continue
             self._jobs.popleft()
             self._events.extend([ItemRead(ref, ItemError("object-undefined")) for ref in job.undefined])
             job.undefined = []
             self._events.append(ReadDone())
+
+    def _request_items(self, job: ReadJob, refs: tuple[AttributeRef, ...]) -> bool:
+        """Ask for `refs`; those without a short name, where these are in use, are undefined without asking."""
+        names = self.known.short_names
+        if self._short_names and names is not None:
+            for ref in [ref for ref in refs if (ref.class_id, ref.obis) not in names]:
+                self._item(job, ref, ItemError(DataAccessResult.OBJECT_UNDEFINED.text))
+            job.in_flight = refs = tuple([ref for ref in refs if (ref.class_id, ref.obis) in names])
+        if refs:
+            self._association.request(self.reading(tuple([Item(ref) for ref in refs])))
+        return bool(refs)
 
     def _limits(self) -> Limits:
         established = self._association.established
@@ -420,7 +402,7 @@ class MeterSession:
         if not self._jobs:
             return
         job = self._jobs[0]
-        if not isinstance(job, _Read):
+        if not isinstance(job, ReadJob):
             self._jobs.popleft()
             self._events.append(Replied(answer))
         elif isinstance(answer, GetAnswer):
@@ -431,7 +413,7 @@ class MeterSession:
         if not self._jobs:
             return
         job = self._jobs[0]
-        if not isinstance(job, _Read):
+        if not isinstance(job, ReadJob):
             self._jobs.popleft()
             self._events.append(Replied(error))
             return
@@ -446,7 +428,7 @@ class MeterSession:
 
     # ------------------------------------------------------------------------------------------------------- answers
 
-    def _decode(self, job: _Read, refs: tuple[AttributeRef, ...], answer: GetAnswer) -> None:
+    def _decode(self, job: ReadJob, refs: tuple[AttributeRef, ...], answer: GetAnswer) -> None:
         try:
             results = answer.results()
         except DlmsError as error:
@@ -466,7 +448,7 @@ class MeterSession:
             self._result(job, ref, result)
         self._events.extend(events)
 
-    def _ask_again(self, job: _Read, refs: tuple[AttributeRef, ...]) -> None:
+    def _ask_again(self, job: ReadJob, refs: tuple[AttributeRef, ...]) -> None:
         """The answer to a list is not what the standard says: this meter gets smaller lists, in the end none."""
         self.known.list_refused(len(refs), outright=False)
         job.put_back(refs)
@@ -481,7 +463,7 @@ class MeterSession:
             self._next_request()
             self._flush()
 
-    def _result(self, job: _Read, ref: AttributeRef, result: Result) -> None:
+    def _result(self, job: ReadJob, ref: AttributeRef, result: Result) -> None:
         if isinstance(result, AccessError):
             if result.code == DataAccessResult.OBJECT_UNDEFINED:
                 self.known.undefined.add(ref)
@@ -496,7 +478,7 @@ class MeterSession:
         value = Value(result) if scaler is None else Value(result, scaler.scaler, scaler.unit)
         self._item(job, ref, value)
 
-    def _item(self, job: _Read, ref: AttributeRef, result: Value | ItemError) -> None:
+    def _item(self, job: ReadJob, ref: AttributeRef, result: Value | ItemError) -> None:
         if ref in job.wanted:
             self._events.append(ItemRead(ref, result))
 
@@ -536,7 +518,7 @@ class MeterSession:
     def _note_loss(self, error: DlmsError) -> None:
         if self._jobs and isinstance(error, LinkError):
             job = self._jobs[0]
-            if isinstance(job, _Read) and len(job.in_flight) > 1:
+            if isinstance(job, ReadJob) and len(job.in_flight) > 1:
                 self.known.list_lost()
 
     def _arm(self) -> None:

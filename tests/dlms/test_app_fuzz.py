@@ -11,14 +11,16 @@ import pytest
 
 from dlms import axdr
 from dlms.acse import Aare, Aarq, InitiateRequest, InitiateResponse, Release
-from dlms.apdu import action, faults, get
+from dlms.apdu import action, faults, get, notify, sn
 from dlms.apdu import set as set_apdu
+from dlms.apdu.access import AccessRequest, AccessResponse
 from dlms.association import Answered, Association, Proposal
 from dlms.cosem.obis import AttributeRef
 from dlms.cosem.time import CosemDateTime
 from dlms.errors import DlmsError
 from dlms.exchange import GetAnswer, GetExchange
 from dlms.exchange_write import ActionExchange, SetExchange
+from dlms.gbt import GeneralBlock
 from dlms.security import Lls
 from dlms.server import MeterServer
 from tests.dlms import test_acse, test_apdu, test_association, test_axdr, test_server
@@ -41,6 +43,14 @@ DECODERS: list[Callable[[bytes], object]] = [
     faults.parse_exception,
     faults.parse_service_error,
     CosemDateTime.parse,
+    notify.parse,
+    AccessRequest.parse,
+    AccessResponse.parse,
+    sn.parse_read_request,
+    sn.parse_read_response,
+    sn.parse_write_request,
+    sn.parse_write_response,
+    GeneralBlock.parse,
 ]
 SEEDS = [
     *(bytes.fromhex(encoded) for encoded, _ in test_axdr.KNOWN),
@@ -53,6 +63,22 @@ SEEDS = [
     test_acse.PROPOSED.emit(),
     test_acse.NEGOTIATED.emit(),
     Release().emit(),
+    *map(
+        bytes.fromhex,
+        (
+            "0f400000010c07ea0b16070c0000000000001105",
+            "c2010c07ea0b16070c00000000000000010000600100ff021105",
+            "18000102123401" + "1105",
+            "d940000001000101" + "00010000600100ff02" + "0100",
+            "da40000001000001110501" + "0100",
+            "0502021234041234021105",
+            "0c020011050104",
+            "0c010200000303616263",
+            "0601021234011105",
+            "0d02000103",
+            "e0430005000103616263",
+        ),
+    ),
 ]
 
 
