@@ -9,6 +9,8 @@
 #
 # mkimage -A arm -T script -C none -d boot.cmd boot.scr
 
+# What saves the variables; a board that keeps them in a file sets it to its own export and write.
+test -n "${boot_save}" || setenv boot_save saveenv
 test -n "${boot_tries}" || setenv boot_tries 3
 test -n "${boot_dev}" || setenv boot_dev "mmc 0"
 test -n "${boot_disk}" || setenv boot_disk /dev/mmcblk0p
@@ -44,12 +46,12 @@ if test -z "${boot_slot}"; then
   elif test "${BOOT_ORDER}" = "B"; then
     setenv BOOT_A_LEFT 0
   fi
-  saveenv
+  run boot_save
   reset
 fi
 
-# An attempt that cannot be counted must not be made: it could go on for ever.
-saveenv || reset
+# When nothing can be saved any more, nothing can be updated either: the slot that was good goes on, uncounted.
+run boot_save || echo "the attempt cannot be counted"
 
 echo "starting slot ${boot_slot}"
 setenv bootargs "${bootargs_base} root=${boot_disk}${boot_part} rootwait ro rauc.slot=${boot_slot}"
