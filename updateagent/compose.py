@@ -115,7 +115,7 @@ class Agent:
         version = read_release_version(self.disk, config.release_file)
         newer_roots = config.update_dir / "roots.json"
         return SignedPackages(
-            self.disk, config.roots, newer_roots, config.compatible, self.places(), version, self.wall
+            self.disk, config.roots, newer_roots, config.run_dir, config.compatible, self.places(), version, self.wall
         )
 
     def updater(self) -> Updater:

@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from updateagent import __version__
 from updateagent.disk import Storage
-from updateagent.errors import IMAGE_ROLE, KIND, PACKAGE_MISSING, PackageError
+from updateagent.errors import HOOK, IMAGE_ROLE, KIND, PACKAGE_MISSING, PackageError
 from updateagent.journal import Record
 from updateagent.manifest import Image as SignedImage
 from updateagent.manifest import Kind, Manifest, Role, Trust, verify_package
@@ -25,6 +26,8 @@ from updateagent.roots import parse as parse_roots
 from updateagent.slots import Slot, storage_error
 from updateagent.trust import load_roots
 from updateagent.verity import BLOCK_BYTES, padded, pieces
+
+HOOK_STEPS = ("pre-install", "post-install")  # see `updateagent.hooks`, which is imported only to run one
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +72,16 @@ class FirmwarePackage:
     signed_time: int
     images: tuple[FirmwareImage, ...]
     new_roots: bytes | None = None
+    _hooks: tuple[tuple[str, Callable[[], Iterator[bytes]]], ...] = ()
+    _run_dir: Path = Path()
+
+    def run_hook(self, step: str, variables: Mapping[str, str]) -> None:
+        """Run the hook of this step, if the package has one. Raises `PackageError` (hook), `DeviceError` (storage)."""
+        for name, content in self._hooks:
+            if name == step:
+                from updateagent.hooks import run_hook
+
+                run_hook(step, content(), self._run_dir, variables)
 
 
 class SignedPackages:
@@ -79,6 +92,7 @@ class SignedPackages:
         disk: Storage,
         roots: Path,
         newer_roots: Path,
+        run_dir: Path,
         compatible: str,
         places: Mapping[str, Mapping[str, Slot]],
         running_version: str,
@@ -87,6 +101,7 @@ class SignedPackages:
         self._disk = disk
         self._roots = roots
         self._newer_roots = newer_roots
+        self._run_dir = run_dir
         self._compatible = compatible
         self._places = places
         self._running_version = running_version
@@ -143,8 +158,17 @@ class SignedPackages:
             if image.role is Role.IMAGE
         )
         self._check_roles(manifest)
+        hooks = tuple(
+            (image.name, partial(image.content, package)) for image in manifest.images if image.role is Role.HOOK
+        )
         return FirmwarePackage(
-            manifest.version, manifest.security_version, manifest.signed_at, images, manifest.new_roots
+            manifest.version,
+            manifest.security_version,
+            manifest.signed_at,
+            images,
+            manifest.new_roots,
+            hooks,
+            self._run_dir,
         )
 
     def open(self, path: Path) -> Readable:
@@ -168,3 +192,5 @@ class SignedPackages:
         for image in manifest.images:
             if image.role is Role.FILE:
                 raise PackageError(IMAGE_ROLE, f"a firmware package has no place for the file {image.name}")
+            if image.role is Role.HOOK and image.name not in HOOK_STEPS:
+                raise PackageError(HOOK, f"there is no step called {image.name}; {' and '.join(HOOK_STEPS)} are")

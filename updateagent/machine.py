@@ -13,8 +13,8 @@ doing it again is right in all three cases.
 | state       | effect that it stands for                                                                  |
 |-------------|--------------------------------------------------------------------------------------------|
 | staged      | the package is verified; nothing is written                                                |
-| verified    | the boot loader is told not to start the target slot (first commit, if it could)           |
-| writing     | verified blocks go to the target slot                                                      |
+| verified    | hook; the boot loader is told not to start the target slot (first commit, if it could)     |
+| writing     | verified blocks go to the target slot; read back; hook                                     |
 | written     | none: synced and read back                                                                 |
 | trial       | the boot loader is told to try the target slot (second commit); reboot; health is watched  |
 | confirmed   | the boot loader is told that the target is good (third commit); result                     |

@@ -87,6 +87,9 @@ class Package(Protocol):
     def new_roots(self) -> bytes | None:
         """A list of roots to believe from now on."""
 
+    def run_hook(self, step: str, variables: Mapping[str, str]) -> None:
+        """Run the package's hook of this step, if it has one. Raises `PackageError` (hook), `DeviceError`."""
+
 
 class Packages(Protocol):
     """The way to a verified firmware package."""
@@ -303,6 +306,7 @@ class Updater:
         self.write_status()
 
     def _protect(self) -> None:
+        self._run_hook("pre-install")
         self._ports.bootenv.protect(self._update.target)
         self._store(self.record.note(self._update.target, SlotNote(state="bad")).advance(Event.WRITE))
 
@@ -319,10 +323,23 @@ class Updater:
             done += image.size
         for image in package.images:
             read_back(self._ports.places[update.target][image.name], image.size, image.root, image.stored())
+        self._run_hook("post-install")
         self._store(
             self.record.note(update.target, SlotNote(update.to_version, update.security_version, "trial")).advance(
                 Event.COMPLETE
             )
+        )
+
+    def _run_hook(self, step: str) -> None:
+        update = self._update
+        self._verified(update.target, update.fallback).run_hook(
+            step,
+            {
+                "DCU_SLOT": update.target,
+                "DCU_FROM_VERSION": update.from_version,
+                "DCU_TO_VERSION": update.to_version,
+                "DCU_UPDATE_DIR": str(self._ports.exchange.folder),
+            },
         )
 
     def _write_one(self, index: int, image: Image, done: int, total: int) -> None:

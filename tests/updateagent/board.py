@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import uuid
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -78,6 +78,9 @@ class PlainPackage:
     signed_time: int = 1_800_000_000
     images: tuple[Image, ...] = ()
     new_roots: bytes | None = None
+
+    def run_hook(self, step: str, variables: Mapping[str, str]) -> None:
+        """There are none."""
 
 
 @dataclass

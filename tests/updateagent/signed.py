@@ -36,6 +36,7 @@ class SignedBoard(Board):
             self.disk,
             self.pem,
             self.update_dir / "roots.json",
+            self.pem.parent,
             HARDWARE,
             ports.places,
             ports.booted_version,

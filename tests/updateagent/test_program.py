@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 
 from tests.sim.board.uboot import ENV_BYTES, ENV_OFFSETS, Environment, choose
+from updateagent.errors import PackageError
+from updateagent.hooks import run_hook
 
 pytestmark = pytest.mark.process
 
@@ -196,6 +198,59 @@ def test_a_signed_package_becomes_the_running_system_and_then_a_bad_one_does_not
         "meter_port",
     )
     assert device.environment.load()[2]["BOOT_ORDER"] == "B"
+
+
+def hooked(keys: Path, folder: Path, step: str, script: str) -> Path:
+    program = folder / step
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    return firmware(keys, folder, "2", "--image", f"hook:{step}={program}")
+
+
+def test_hooks_run_before_and_after_the_images_are_written_and_leave_nothing_behind(
+    device: Device, keys: Path, tmp_path: Path
+) -> None:
+    seen = device.folder / "seen"
+    device.hand_over(
+        hooked(
+            keys, tmp_path, "post-install", f'echo "$DCU_HOOK $DCU_SLOT $DCU_FROM_VERSION $DCU_TO_VERSION" > {seen}'
+        ),
+        "r2",
+    )
+    assert device.update("boot").returncode == 10
+    assert seen.read_text() == "post-install B 1 2\n"
+    assert list((device.folder / "run").iterdir()) == []
+
+
+@pytest.mark.parametrize(("step", "changed"), [("pre-install", False), ("post-install", True)])
+def test_a_hook_that_fails_ends_the_update_and_says_why(
+    device: Device, keys: Path, tmp_path: Path, step: str, changed: bool
+) -> None:
+    device.hand_over(hooked(keys, tmp_path, step, "echo no room for the new database >&2; exit 3"), "r2")
+    before = device.slot("B").read_bytes()
+
+    assert device.update("boot").returncode in (0, 11)
+    result = device.result()
+    assert (result["fumo"], result["name"]) == (410, "hook")
+    assert "ended with 3: no room for the new database" in result["message"]
+    assert (device.slot("B").read_bytes() != before) == changed
+    assert device.power_on() == "A"
+
+
+def test_a_hook_that_does_not_end_is_ended(tmp_path: Path) -> None:
+    with pytest.raises(PackageError, match="did not end"):
+        run_hook("pre-install", [b"#!/bin/sh\nsleep 100 & wait\n"], tmp_path / "run", {}, timeout_s=0.05)
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_what_is_no_program_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(PackageError, match="cannot be run"):
+        run_hook("pre-install", [b"\x00no program"], tmp_path, {})
+
+
+def test_a_hook_of_an_unknown_step_is_refused(device: Device, keys: Path, tmp_path: Path) -> None:
+    device.hand_over(hooked(keys, tmp_path, "mid-install", "true"), "r2")
+    device.update("boot")
+    assert device.result()["name"] == "hook"
 
 
 def test_health_of_another_boot_does_not_confirm(device: Device, keys: Path, tmp_path: Path) -> None:

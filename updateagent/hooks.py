@@ -1,0 +1,75 @@
+"""Hooks: programs inside a signed firmware package that run before and after its images are written.
+
+    pre-install     on the running system, when the package is verified and nothing is written yet; failing refuses it
+    post-install    on the running system, when the images are written and read back; failing ends the update
+
+A hook gets a few variables (`DCU_HOOK`, `DCU_SLOT`, `DCU_FROM_VERSION`, `DCU_TO_VERSION`, `DCU_UPDATE_DIR`), no
+arguments, no input, `TIMEOUT_S` seconds, and may run again after a power cut: it must bear that. It is copied to the
+run directory (which must allow programs to be run), every block checked against the signed hash tree, and removed
+afterwards. What it started and left running is ended with it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from updateagent.errors import HOOK, PackageError
+from updateagent.slots import storage_error
+
+TIMEOUT_S = 120.0
+SAID_CHARS_MAX = 300
+
+log = logging.getLogger("update.hook")
+
+
+def run_hook(
+    step: str, content: Iterable[bytes], folder: Path, variables: Mapping[str, str], timeout_s: float = TIMEOUT_S
+) -> None:
+    """Run the verified `content` as a program. Raises `PackageError` (hook), `DeviceError` (storage)."""
+    program = folder / f"hook-{step}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # Not durable on purpose: a hook that was interrupted is copied and run again.
+        fd = os.open(program, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o700)
+        with os.fdopen(fd, "wb") as file:
+            for piece in content:
+                file.write(piece)
+    except OSError as error:
+        raise storage_error(error, str(program)) from error
+    try:
+        _run(step, program, variables, timeout_s)
+    finally:
+        program.unlink(missing_ok=True)
+
+
+def _run(step: str, program: Path, variables: Mapping[str, str], timeout_s: float) -> None:
+    environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "DCU_HOOK": step, **variables}
+    try:
+        child = subprocess.Popen(
+            [program],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise PackageError(HOOK, f"hook {step} cannot be run: {error.strerror or error}") from error
+    with child:
+        try:
+            stderr = child.communicate(timeout=timeout_s)[1]
+        except subprocess.TimeoutExpired:
+            raise PackageError(HOOK, f"hook {step} did not end in {timeout_s:g} s") from None
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+    said = stderr.decode("utf-8", "replace").strip()[-SAID_CHARS_MAX:]
+    if child.returncode != 0:
+        raise PackageError(HOOK, f"hook {step} ended with {child.returncode}: {said}")
+    log.info("hook %s: done %s", step, said, extra={"event": "update.hook"})
