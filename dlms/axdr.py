@@ -391,39 +391,39 @@ def boolean(value: bool) -> Data:
 
 
 def u8(value: int) -> Data:
-    return Data(Tag.UNSIGNED, value)
+    return Data(Tag.UNSIGNED, int(value))
 
 
 def u16(value: int) -> Data:
-    return Data(Tag.LONG_UNSIGNED, value)
+    return Data(Tag.LONG_UNSIGNED, int(value))
 
 
 def u32(value: int) -> Data:
-    return Data(Tag.DOUBLE_LONG_UNSIGNED, value)
+    return Data(Tag.DOUBLE_LONG_UNSIGNED, int(value))
 
 
 def u64(value: int) -> Data:
-    return Data(Tag.LONG64_UNSIGNED, value)
+    return Data(Tag.LONG64_UNSIGNED, int(value))
 
 
 def i8(value: int) -> Data:
-    return Data(Tag.INTEGER, value)
+    return Data(Tag.INTEGER, int(value))
 
 
 def i16(value: int) -> Data:
-    return Data(Tag.LONG, value)
+    return Data(Tag.LONG, int(value))
 
 
 def i32(value: int) -> Data:
-    return Data(Tag.DOUBLE_LONG, value)
+    return Data(Tag.DOUBLE_LONG, int(value))
 
 
 def i64(value: int) -> Data:
-    return Data(Tag.LONG64, value)
+    return Data(Tag.LONG64, int(value))
 
 
 def enum(value: int) -> Data:
-    return Data(Tag.ENUM, value)
+    return Data(Tag.ENUM, int(value))
 
 
 def octets(value: bytes) -> Data:

@@ -48,7 +48,7 @@ from dlms.session import (
 if TYPE_CHECKING:
     from dlms.profiles import Column, ProfileRow
     from dlms.shortnames import SnReadExchange
-    from dlms.verbs import ClockVerbs, ImageVerbs
+    from dlms.verbs import ClockVerbs, ImageVerbs, SecurityVerbs
 
 Trace = Callable[[str, float, bytes], None]
 """Called with ">" or "<", the monotonic time in seconds and the bytes, for everything that crosses the port."""
@@ -362,6 +362,13 @@ class Meter:
         from dlms.verbs import ImageVerbs
 
         return ImageVerbs(self)
+
+    @property
+    def security_setup(self) -> SecurityVerbs:
+        """New keys for the meter."""
+        from dlms.verbs import SecurityVerbs
+
+        return SecurityVerbs(self)
 
     def disconnect(self) -> None:
         """Switch the customer off: remote_disconnect of the disconnect control."""

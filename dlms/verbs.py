@@ -14,7 +14,12 @@ from dlms.errors import LocalError, PeerError
 from dlms.reading import Reading
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+
     from dlms.client import Meter
+    from dlms.keys import KeyAgreement, KeyId
 
 NOTHING = axdr.i8(0)  # the parameter of methods that take none
 _CONTACTOR = Obis.parse("0.0.96.3.10.255")
@@ -44,6 +49,33 @@ class ClockVerbs:
         if not -900 <= seconds <= 900:
             raise LocalError("a clock is shifted by at most 900 seconds")
         self._meter.action(MethodRef(8, self._time.obis, 6), axdr.i16(seconds))
+
+
+class SecurityVerbs:
+    """The security setup: new keys for a meter. The meter uses them from the next association on."""
+
+    def __init__(self, meter: Meter, obis: str = "0.0.43.0.0.255") -> None:
+        self._meter = meter
+        self._obis = Obis.parse(obis)
+
+    def transfer(self, master: bytes, keys: Mapping[KeyId, bytes]) -> None:
+        """Bring `keys`, wrapped under the master key that both sides have. Raises `ItemFailed`."""
+        from dlms.keys import key_transfer
+
+        self._meter.action(MethodRef(64, self._obis, 2), key_transfer(master, keys))
+
+    def agree(self, ours: KeyAgreement, verifying: EllipticCurvePublicKey) -> bytes:
+        """Agree on one key with the meter, whose static public key is `verifying`; the key.
+
+        Raises `ItemFailed` when the meter refuses, `PeerError` when its half is wrong.
+        """
+        returned = self._meter.action(MethodRef(64, self._obis, 3), axdr.array([ours.data()]))
+        if not isinstance(returned, axdr.Data):
+            raise PeerError("the meter returned no half of its own")
+        members = returned.members()
+        if len(members) != 1:
+            raise PeerError(f"{len(members)} halves of keys where one was asked for")
+        return ours.agree(members[0], verifying)
 
 
 # ------------------------------------------------------------------------------------------------- image transfer
