@@ -191,9 +191,9 @@ class FirmwareJob:
 
     def check(self, params: Mapping[str, Any]) -> Json:
         known_keys(params, {"url", "version"}, {"url"})
-        checked: Json = {"url": text(params, "url", _HTTPS_URL)}
+        checked: Json = {"url": text(params, "url", _HTTPS_URL, "an https URL")}
         if params.get("version") is not None:
-            checked["version"] = text(params, "version", r"[ -~]{1,64}")
+            checked["version"] = text(params, "version", r"[ -~]{1,64}", "up to 64 printable ASCII characters")
         return checked
 
     def steps(self, job: Job) -> Steps:
@@ -243,12 +243,12 @@ class SoftwareJob:
     def check(self, params: Mapping[str, Any]) -> Json:
         known_keys(params, {"id", "url", "name", "version"}, {"id", "url"})
         checked: Json = {
-            "id": text(params, "id", _NODE_NAME),
-            "url": text(params, "url", _HTTPS_URL),
+            "id": text(params, "id", _NODE_NAME, "up to 32 letters, digits and _.-"),
+            "url": text(params, "url", _HTTPS_URL, "an https URL"),
         }
         for name in ("name", "version"):
             if params.get(name) is not None:
-                checked[name] = text(params, name, r"[^\x00-\x1f]{1,64}")
+                checked[name] = text(params, name, r"[^\x00-\x1f]{1,64}", "up to 64 printable characters")
         return checked
 
     def steps(self, job: Job) -> Steps:

@@ -40,10 +40,11 @@ def uri(value: object, what: str, *, query: bool = False) -> str:
     raise JobError(f"{what}: a URI like ./Parent/Node wanted, not {value!r}")
 
 
-def text(params: Mapping[str, Any], name: str, pattern: str) -> str:
+def text(params: Mapping[str, Any], name: str, pattern: str, wanted: str) -> str:
+    """The text `name`, which `pattern` must match whole; `wanted` says in words what that is."""
     value = params[name]
     if not isinstance(value, str) or not re.fullmatch(pattern, value):
-        raise JobError(f"{name}: not acceptable: {value!r}")
+        raise JobError(f"{name}: {wanted} wanted, not {value!r}")
     return value
 
 

@@ -206,6 +206,7 @@ def _job_routes(parts: Parts) -> list[Route]:
         except JobError as error:
             raise web.HttpProblem(400, str(error)) from None
         except accounts.UnknownDevice:
+            await _require_device(parts, device_id)
             raise web.HttpProblem(404, "this device has no DM account (it has not registered)") from None
         log.info("%s job queued for %s", kind, device_id, extra={"event": "operator.job"})
         return JSONResponse(queued, status_code=201)

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import httpx
 
-from headend.config import Config
+from headend.config import CONFIG_NAME, Config
 
 TIMEOUT_S = 60.0
 
@@ -40,7 +40,9 @@ class OperatorClient:
             token = config.operator_token_file.read_text(encoding="ascii").strip()
             return cls(config.servers["operator"].url(port), token, config.ca)
         except (OSError, ValueError, KeyError) as error:
-            raise OperatorError(f"no head-end seems to run in {config.folder}: {error}") from error
+            why = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error)
+            start = f"dcu-headend serve --config {config.folder / CONFIG_NAME}"
+            raise OperatorError(f"no head-end seems to run in {config.folder} ({why}); start it: {start}") from error
 
     def get(self, path: str, **query: str | int | None) -> Any:
         """The JSON of a GET. Raises `OperatorError`."""

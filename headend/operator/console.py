@@ -303,7 +303,8 @@ def _what(job: Mapping[str, Any]) -> str:
         return _few(params["paths"])
     if "nodes" in params:
         return _few([node["path"] for node in params["nodes"]])
-    return " ".join(f"{key}={value}" for key, value in params.items())
+    shown = {key: value.rpartition("/")[2] if key == "url" else value for key, value in params.items()}
+    return ", ".join(str(value) if key in ("id", "url") else f"{key} {value}" for key, value in shown.items())
 
 
 def _few(names: list[str]) -> str:
@@ -316,5 +317,8 @@ def _outcome(job: Mapping[str, Any]) -> str:
     result = job["result"]
     if not result:
         return ""
-    lines = [f"{key}={value}" for key, value in result.items() if isinstance(value, str | int | float)]
+    told = {key: value for key, value in result.items() if isinstance(value, str | int | float)}
+    error = told.pop("error", None)
+    lines = [] if error is None else [str(error)]
+    lines += [f"{key.replace('_', ' ')} {value}" for key, value in told.items()]
     return ", ".join(lines) or json.dumps(result)[:120]

@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 
 from headend import pki
 from headend.__main__ import main
+from headend.operator.show import CELL_CHARS_MAX, table
 
 
 @pytest.fixture(autouse=True)
@@ -99,7 +100,9 @@ def test_a_database_that_cannot_be_opened_is_told(config: Path) -> None:
     assert "the database cannot be used" in done.output
 
 
-@pytest.mark.parametrize("command", ["devices", "meters", "readings", "jobs", "alerts"])
+@pytest.mark.parametrize(
+    "command", ["devices", "meters", "readings", "jobs", "alerts", "values", "sessions", "packages"]
+)
 def test_asking_a_head_end_that_does_not_run_is_told(config: Path, command: str) -> None:
     done = dcu_headend(command, "--config", config)
     assert done.exit_code == 1
@@ -125,3 +128,57 @@ def test_a_key_comes_from_a_file_or_goes_into_one(config: Path, tmp_path: Path) 
 
 def test_parameters_of_a_job_are_json(config: Path) -> None:
     assert dcu_headend("job", "--config", config, "urn:dcu:X", "get", "--params", "{").exit_code == 2
+
+
+# ---- for people
+
+
+ROWS = [
+    {"id": 7, "name": "a", "updated": 0, "last": {"state": "done"}, "other": 1},
+    {"id": 12345, "name": "\x1b[31mred\n", "updated": None, "last": None, "other": {"x": "ü"}},
+]
+
+
+def test_a_table_is_as_wide_as_its_content_and_tells_a_terminal_nothing() -> None:
+    lines = table(ROWS, ("id", "name", "last.state", "other", "missing")).splitlines()
+    assert lines == [
+        "   id  name       last state  other       missing",
+        "    7  a          done        1",
+        '12345  \ufffd[31mred\ufffd              {"x": "ü"}',
+    ]
+
+
+def test_a_table_without_rows_says_so_and_long_values_are_cut() -> None:
+    assert table([], ("id",)) == "nothing to show"
+    assert len(table([{"value": "x" * 1000}], ("value",)).splitlines()[1]) == CELL_CHARS_MAX
+
+
+@pytest.mark.parametrize("at", [1e300, -1e300, float("inf")])
+def test_a_time_that_no_calendar_has_stays_a_number(at: float) -> None:
+    assert table([{"updated": at}], ("updated",)).splitlines()[1].strip() == str(at)
+
+
+def test_a_key_file_that_cannot_be_one_is_told_before_anything_is_asked(config: Path, tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("abc")
+    (config.parent / "ports.json").write_text(json.dumps({"operator": 1}))
+    done = dcu_headend("enrol", "--config", config, "urn:dcu:X", "--key-file", tmp_path / "key")
+    assert (done.exit_code, "64 hexadecimal digits" in done.output) == (1, True)
+
+
+def test_a_new_key_does_not_stay_when_the_enrolment_failed(config: Path, tmp_path: Path) -> None:
+    (config.parent / "ports.json").write_text(json.dumps({"operator": 1}))
+    done = dcu_headend("enrol", "--config", config, "urn:dcu:X", "--new-key-file", tmp_path / "new")
+    assert done.exit_code == 1
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "new").write_text("mine")
+    again = dcu_headend("enrol", "--config", config, "urn:dcu:X", "--new-key-file", tmp_path / "new")
+    assert "File exists" in again.output
+    assert (tmp_path / "new").read_text() == "mine"
+
+
+def test_init_says_what_comes_next(tmp_path: Path) -> None:
+    output = dcu_headend("init", "--dir", tmp_path / "he").output
+    servers = yaml.safe_load((tmp_path / "he" / "headend.yaml").read_text())["servers"]
+    assert f"https://127.0.0.1:{servers['operator']['port']}/" in output
+    assert f"security_server.url: https://127.0.0.1:{servers['security']['port']}/ssmp" in output
+    assert f"dcu-headend serve --config {tmp_path / 'he' / 'headend.yaml'}" in output

@@ -192,3 +192,36 @@ def test_a_port_that_is_taken_is_named_and_ends_with_2(headend: Child, folder: P
     done = run("serve", "--config", str(folder / "headend.yaml"))
     assert done.returncode == 2
     assert "cannot listen on 127.0.0.1" in done.stderr
+
+
+def test_the_command_line_says_what_it_did_and_what_it_could_not(headend: Child, folder: Path, tmp_path: Path) -> None:
+    """The way of a new operator: enrol, account, package, jobs for a device that cannot be notified, lists."""
+    device, config = "urn:dcu:OP-1", ["--config", str(folder / "headend.yaml")]
+    (tmp_path / "fw.swu").write_bytes(b"package")
+    assert run("enrol", *config, device, "--new-key-file", str(tmp_path / "key")).returncode == 0
+    again = run("enrol", *config, device, "--new-key-file", str(tmp_path / "other"))
+    assert (again.returncode, "enrolled already" in again.stderr) == (1, True)
+    assert not (tmp_path / "other").exists()
+    secret = tmp_path / "account.json"
+    made = run("account", *config, device, "--auth", "digest", "--out", str(secret))
+    assert json.loads(secret.read_text())["client_secret"] not in made.stdout + made.stderr
+    assert secret.stat().st_mode & 0o777 == 0o600
+    assert run("upload", *config, str(tmp_path / "fw.swu")).returncode == 0
+    queued = run("job", *config, device, "firmware", "--package", "fw.swu")
+    job = json.loads(queued.stdout)
+    assert (queued.returncode, job["params"]["url"].endswith("/packages/fw.swu")) == (0, True)
+    assert "was not notified" in queued.stderr
+    missing = run("job", *config, device, "firmware", "--package", "none.swu")
+    assert (missing.returncode, "uploaded are: " in missing.stderr) == (1, True)
+    assert run("job", *config, device, "firmware", "--package", "fw.swu", "--no-push", "--wait", "0.01").returncode == 1
+    uplink = run("uplink", *config, device)
+    assert [node["path"] for node in json.loads(uplink.stdout)["params"]["nodes"]] == [
+        "./AMI/Uplink/URL",
+        "./AMI/Uplink/Token",
+    ]
+    assert json.loads(run("cancel", *config, str(job["id"])).stdout)["state"] == "failed"
+    assert run("cancel", *config, str(job["id"])).returncode == 1
+    assert "cancelled by the operator" in run("jobs", *config, "--table", "--device", device).stdout
+    assert "nothing to show" in run("values", *config, "--table").stdout
+    unknown = run("job", *config, "urn:dcu:NOBODY", "get", "--params", '{"paths": ["./DevInfo"]}')
+    assert "there is no such device" in unknown.stderr

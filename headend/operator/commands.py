@@ -1,0 +1,341 @@
+"""The commands of `dcu-headend` that ask a running head-end. JSON for programs; tables where a person looks."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import secrets
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from headend import config as configuration
+from headend import pki
+from headend.config import CONFIG_NAME, Config, ConfigError
+from headend.dm.jobs import OPEN_STATES
+from headend.operator.client import OperatorClient, OperatorError, device_path
+from headend.operator.show import table
+
+EXIT_FAILED = 1
+EXIT_CONFIGURATION = 2
+DEVICE_KEY_BYTES = 32
+POLL_S = 1.0
+
+CONFIG = click.option(
+    "--config",
+    "config_path",
+    type=click.Path(path_type=Path),
+    default=Path(CONFIG_NAME),
+    show_default=True,
+    help="The configuration that `init` made.",
+)
+_DEVICE = click.option("--device", help="Only this device.")
+_LIMIT = click.option("--limit", type=click.IntRange(1, 10_000), default=100, show_default=True)
+_JSON = click.option(
+    "--json/--table", "as_json", default=None, help="Without either: a table on a terminal, JSON into a pipe or file."
+)
+
+COMMANDS: list[click.Command] = []
+
+
+def _command(function: Callable[..., None]) -> click.Command:
+    made = click.command()(function)
+    COMMANDS.append(made)
+    return made
+
+
+# ---- devices
+
+
+@_command
+@CONFIG
+@click.argument("device_id")
+@click.option("--key-file", type=click.Path(path_type=Path), help="The device key: 64 hexadecimal digits.")
+@click.option("--new-key-file", type=click.Path(path_type=Path), help="Make a key and write it here, mode 0600.")
+@click.option("--replace", is_flag=True, help="Give a device that is enrolled already this key.")
+def enrol(config_path: Path, device_id: str, key_file: Path | None, new_key_file: Path | None, replace: bool) -> None:
+    """Enrol a device by its id and factory key. The key travels in files, never on a command line.
+
+    A device that is enrolled already needs --replace.
+    """
+    if (key_file is None) == (new_key_file is None):
+        raise click.UsageError("one of --key-file and --new-key-file is needed")
+    key = secrets.token_hex(DEVICE_KEY_BYTES) if key_file is None else _read_key(key_file)
+    kept = contextlib.nullcontext() if new_key_file is None else new_secret(new_key_file, f"{key}\n")
+    with kept, asking(config_path) as client:
+        show(client.post("/v1/devices", {"id": device_id, "key": key, "replace": replace}))
+
+
+def _read_key(file: Path) -> str:
+    try:
+        key = file.read_text(encoding="ascii").strip()
+        size = len(bytes.fromhex(key))
+    except OSError as error:
+        raise click.ClickException(f"{file}: {error.strerror}") from error
+    except ValueError:
+        size = 0
+    if size != DEVICE_KEY_BYTES:
+        raise click.ClickException(f"{file}: a device key is {2 * DEVICE_KEY_BYTES} hexadecimal digits")
+    return key
+
+
+@_command
+@CONFIG
+@click.argument("device_id")
+@click.option(
+    "--auth",
+    type=click.Choice(["hmac", "digest", "basic"]),
+    default="hmac",
+    show_default=True,
+    help="How the device proves itself: MAC of each message, syncml:auth-md5 or syncml:auth-basic.",
+)
+@click.option("--push-url", default="", help="Where it takes notifications.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="New file for the credentials, mode 0600.")
+def account(config_path: Path, device_id: str, auth: str, push_url: str, out: Path) -> None:
+    """Make a DM account for an enrolled device that cannot register itself (of another make). The one it had ends."""
+    with asking(config_path) as client, new_secret(out, ""):
+        made = client.post(device_path(device_id, "/dm-account"), {"auth": auth.upper(), "push_url": push_url})
+        out.write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
+        click.echo(f"credentials of {device_id} at {made['url']}: {out}")
+
+
+# ---- jobs
+
+
+@_command
+@CONFIG
+@click.argument("device_id")
+@click.argument("kind")
+@click.option("--params", default="{}", help="Parameters of the job as JSON; `-` reads them from standard input.")
+@click.option("--package", help="firmware, software: the uploaded package of this name, instead of its url.")
+@click.option("--push/--no-push", "notify", default=True, show_default=True, help="Notify the device.")
+@click.option("--wait", "wait_s", type=click.FloatRange(0), default=0.0, help="Seconds to wait for the job's end.")
+def job(
+    config_path: Path, device_id: str, kind: str, params: str, package: str | None, notify: bool, wait_s: float
+) -> None:
+    """Queue a job for a device.
+
+    \b
+    get        --params '{"paths": ["./DevDetail"]}'; `values` shows what was read
+    provision  --params '{"nodes": [{"path": "./SCHED/Task/t1/Setting/Every", "value": 900}]}'
+    firmware   --package fw-2.swu [--params '{"version": "2"}']
+    software   --package lists.swu --params '{"id": "lists"}'
+    commands   --params '{"commands": [{"verb": "Exec", "path": "./FUMO/Firmware/Update"}]}'
+
+    Exit status with --wait: 0 done, 1 failed or not over in time.
+    """
+    try:
+        document = json.loads(sys.stdin.read() if params == "-" else params)
+    except ValueError as error:
+        raise click.UsageError(f"--params is not JSON: {error}") from error
+    with asking(config_path) as client:
+        if package is not None and isinstance(document, dict):
+            document = document | {"url": _package_url(client, package)}
+        _finish(
+            client,
+            client.post(device_path(device_id, "/jobs"), {"kind": kind, "params": document}),
+            notify=notify,
+            wait_s=wait_s,
+        )
+
+
+def _package_url(client: OperatorClient, name: str) -> str:
+    found = {row["name"]: row["url"] for row in client.get("/v1/packages")["packages"]}
+    if name not in found:
+        raise click.ClickException(f"there is no package {name}; uploaded are: {', '.join(found) or 'none'}")
+    return str(found[name])
+
+
+def _finish(client: OperatorClient, queued: dict[str, Any], *, notify: bool, wait_s: float) -> None:
+    """Notify the device; wait, if wanted; show the job. A device that cannot be notified gets the job all the same."""
+    if notify:
+        try:
+            queued["push"] = client.post(device_path(queued["device_id"], "/push"))
+        except OperatorError as error:
+            queued["push"] = {"error": str(error)}
+            click.echo(f"queued; the device takes it at its next session, it was not notified: {error}", err=True)
+    deadline = time.monotonic() + wait_s
+    while wait_s and queued["state"] in OPEN_STATES and time.monotonic() < deadline:
+        time.sleep(min(POLL_S, wait_s))
+        queued |= client.get(f"/v1/jobs/{queued['id']}")
+    show(queued)
+    if wait_s and queued["state"] != "done":
+        sys.exit(EXIT_FAILED)
+
+
+@_command
+@CONFIG
+@click.argument("device_id")
+@click.option("--wait", "wait_s", type=click.FloatRange(0), default=0.0, help="Seconds to wait for the job's end.")
+def uplink(config_path: Path, device_id: str, wait_s: float) -> None:
+    """Have a device deliver its readings here: issues a token and queues the job that sets URL and token."""
+    with asking(config_path) as client:
+        issued = client.post(device_path(device_id, "/metering-token"))
+        nodes = [
+            {"path": "./AMI/Uplink/URL", "value": issued["url"]},
+            {"path": "./AMI/Uplink/Token", "value": issued["token"]},
+        ]
+        document = {"kind": "provision", "params": {"nodes": nodes}}
+        _finish(client, client.post(device_path(device_id, "/jobs"), document), notify=True, wait_s=wait_s)
+
+
+@_command
+@CONFIG
+@click.argument("number", type=click.IntRange(1))
+def cancel(config_path: Path, number: int) -> None:
+    """Give up a job that is queued, or waits for the device's report."""
+    with asking(config_path) as client:
+        show(client.post(f"/v1/jobs/{number}/cancel"))
+
+
+@_command
+@CONFIG
+@click.argument("device_id")
+def push(config_path: Path, device_id: str) -> None:
+    """Ask a device to start a session now."""
+    with asking(config_path) as client:
+        show(client.post(device_path(device_id, "/push")))
+
+
+# ---- packages
+
+
+@_command
+@CONFIG
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--name", help="Name of the package; the file's name if not given.")
+@click.option("--content-type", default="application/octet-stream", show_default=True)
+def upload(config_path: Path, file: Path, name: str | None, content_type: str) -> None:
+    """Put a package on the package server; one of this name is replaced."""
+    with asking(config_path) as client:
+        show(client.put_file(f"/v1/packages/{name or file.name}", file, content_type))
+
+
+# ---- lists
+
+
+def _lister(name: str, columns: Sequence[str], help_text: str, *options: Callable[..., Any], path: str = "") -> None:
+    """A command that shows `GET /v1/NAME`; `options` become its query."""
+
+    def ask(config_path: Path, as_json: bool | None, **query: Any) -> None:
+        with asking(config_path) as client:
+            listed(client.get(path or f"/v1/{name}", **query), name, columns, as_json)
+
+    for option in reversed(options):
+        ask = option(ask)
+    ask.__doc__ = help_text
+    COMMANDS.append(click.command(name)(CONFIG(_JSON(ask))))
+
+
+_METER = click.option("--meter", help="Only this meter.")
+_RUN = click.option("--run", type=int, help="Only this run (seconds since the epoch).")
+_OBIS = click.option("--obis", help="Only this code, as 1.0.1.8.0.255.")
+_ORDER = click.option("--newest", "order", flag_value="newest", help="The newest first.")
+_PACKAGE = click.option("--package", help="Only this package.")
+
+_lister(
+    "devices",
+    ("id", "enabled", "man", "mod", "fw_version", "registered", "last_session.state", "last_session.updated"),
+    "The enrolled devices.",
+)
+_lister("registrations", ("at", "device", "peer", "code", "text"), "The registrations, newest first.", _LIMIT)
+_lister(
+    "sessions",
+    ("device_id", "session_id", "state", "messages", "commands", "started", "updated"),
+    "The DM sessions, newest first.",
+    _DEVICE,
+    _LIMIT,
+)
+_lister(
+    "values", ("device_id", "uri", "value", "data", "updated"), "What devices told of their trees.", _DEVICE, _LIMIT
+)
+_lister("jobs", ("id", "device_id", "kind", "state", "result", "updated"), "The jobs, newest first.", _DEVICE, _LIMIT)
+_lister(
+    "alerts",
+    ("received", "device_id", "type", "source", "result_code", "data"),
+    "The alerts, newest first.",
+    _DEVICE,
+    _LIMIT,
+)
+_lister(
+    "meters",
+    ("device", "meter", "readings", "last_run", "last_seen"),
+    "The meters that readings came from.",
+    _DEVICE,
+)
+_lister(
+    "readings",
+    ("run", "meter", "obis", "attr", "value", "unit_symbol", "meter_time", "error"),
+    "The readings, in the order of device, store and id.",
+    _DEVICE,
+    _METER,
+    _OBIS,
+    _RUN,
+    _ORDER,
+    _LIMIT,
+)
+_lister("packages", ("name", "size", "content_type", "uploaded", "sha256"), "The uploaded packages.")
+_lister(
+    "downloads",
+    ("at", "package", "device", "status", "start", "wanted", "sent"),
+    "The log of package downloads, oldest first.",
+    _PACKAGE,
+    _LIMIT,
+)
+
+
+# ---- helpers
+
+
+def load(path: Path) -> Config:
+    """The configuration; wrong ones end the command with status 2."""
+    try:
+        return configuration.load(path)
+    except ConfigError as error:
+        click.echo(str(error), err=True)
+        sys.exit(EXIT_CONFIGURATION)
+
+
+@contextlib.contextmanager
+def asking(path: Path) -> Iterator[OperatorClient]:
+    """A client of the running head-end; its errors end the command with a sentence."""
+    try:
+        client = OperatorClient.of(load(path))
+        try:
+            yield client
+        finally:
+            client.close()
+    except OperatorError as error:
+        raise click.ClickException(str(error)) from error
+
+
+@contextlib.contextmanager
+def new_secret(file: Path, content: str) -> Iterator[None]:
+    """A new file of mode 0600 for as long as the block goes well."""
+    try:
+        pki.write_new(file, content.encode(), pki.SECRET_MODE)
+    except OSError as error:
+        raise click.ClickException(f"{file}: {error.strerror}") from error
+    try:
+        yield
+    except BaseException:
+        file.unlink(missing_ok=True)
+        raise
+
+
+def show(document: object) -> None:
+    click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+
+
+def listed(document: Mapping[str, Any], name: str, columns: Sequence[str], as_json: bool | None) -> None:
+    """A list as JSON, or as a table where a person looks."""
+    if as_json is None:
+        as_json = not sys.stdout.isatty()
+    if as_json:
+        show(document)
+    else:
+        click.echo(table(document[name], columns))
