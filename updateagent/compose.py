@@ -20,9 +20,10 @@ from updateagent.errors import (
     RequestError,
 )
 from updateagent.journal import Journal, Record
+from updateagent.ports import Package, Packages, Ports
 from updateagent.report import Exchange, log_tail, read_release_version
 from updateagent.slots import Slot, slot_type, storage_error
-from updateagent.updater import Package, Packages, Ports, Updater
+from updateagent.updater import Updater
 
 if TYPE_CHECKING:
     from updateagent.firmware import SignedPackages

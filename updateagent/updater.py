@@ -8,12 +8,10 @@ device, before the agent.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Protocol
+from collections.abc import Callable
+from dataclasses import replace
 
-from updateagent.bootenv import BootEnv, Trial
+from updateagent.bootenv import Trial
 from updateagent.errors import (
     CANCELLED,
     ENVIRONMENT_NOT_SHARED,
@@ -37,89 +35,16 @@ from updateagent.errors import (
     RequestError,
     UpdateError,
 )
-from updateagent.journal import STORES_MAX, Journal, Outcome, Record, SlotNote, Update
+from updateagent.journal import STORES_MAX, Outcome, Record, SlotNote, Update
 from updateagent.machine import DECIDED, GIVE_UP, Event, State
-from updateagent.report import Exchange, InstallRequest, result_document
-from updateagent.slots import BLOCK_BYTES, SYNC_BYTES, Slot, read_back, write_image
+from updateagent.ports import Image, Package, Ports
+from updateagent.report import InstallRequest, result_document
+from updateagent.slots import BLOCK_BYTES, read_back, write_image
 
 log = logging.getLogger("update")
 
-CHECKPOINT_BYTES = 16 << 20  # a journal entry costs two syncs; what is repeated is read and compared, not written
 PROGRESS_STEP = 4  # per cent between two updates of the display
 MESSAGE_CHARS_MAX = 500
-
-
-class Image(Protocol):
-    """One image of a verified package. `size` in bytes; `root` is that of its hash tree."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def size(self) -> int: ...
-
-    @property
-    def root(self) -> bytes: ...
-
-    def blocks(self, start_block: int) -> Iterator[bytes]:
-        """The image from that block on, in runs, each checked before it is handed out."""
-
-    def stored(self) -> Iterator[bytes] | None:
-        """The image again, for comparing with what the slot returns; None when only its hash tells."""
-
-
-class Package(Protocol):
-    """A package that was verified."""
-
-    @property
-    def version(self) -> str: ...
-
-    @property
-    def security_version(self) -> int: ...
-
-    @property
-    def signed_time(self) -> int: ...
-
-    @property
-    def images(self) -> Sequence[Image]: ...
-
-    @property
-    def new_roots(self) -> bytes | None:
-        """A list of roots to believe from now on."""
-
-    def run_hook(self, step: str, variables: Mapping[str, str]) -> None:
-        """Run the package's hook of this step, if it has one. Raises `PackageError` (hook), `DeviceError`."""
-
-
-class Packages(Protocol):
-    """The way to a verified firmware package."""
-
-    def verify(self, path: Path, record: Record, target: str, fallback: str) -> Package:
-        """Raises `PackageError`, or `DeviceError` when it cannot be read."""
-
-    def keep_roots(self, envelope: bytes) -> None:
-        """Believe these roots from now on. Raises `DeviceError`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ports:
-    """Everything outside. `places[slot][image]` is where an image of a system goes; `wall` gives seconds since 1970.
-
-    A slot is synced after `sync_bytes`, and the journal notes how far it is after `checkpoint_bytes`.
-    """
-
-    journal: Journal
-    bootenv: BootEnv
-    places: Mapping[str, Mapping[str, Slot]]
-    exchange: Exchange
-    packages: Packages
-    booted: str
-    boot_id: str
-    booted_version: str
-    wall: Callable[[], float]
-    log_tail: Callable[[], tuple[str, ...]]
-    sync_bytes: int = SYNC_BYTES
-    checkpoint_bytes: int = CHECKPOINT_BYTES
 
 
 class Updater:

@@ -28,10 +28,11 @@ from updateagent.bootenv import BootEnv, RaucPolicy
 from updateagent.disk import RealDisk, Storage
 from updateagent.errors import PACKAGE_MISSING, PackageError
 from updateagent.journal import Journal, Record
+from updateagent.ports import Image, Package, Ports
 from updateagent.report import Exchange, InstallRequest
 from updateagent.slots import FileSlot, Slot
 from updateagent.ubootenv import EnvironmentStore, Place
-from updateagent.updater import Image, Package, Ports, Updater
+from updateagent.updater import Updater
 from updateagent.verity import BLOCK_BYTES, build
 
 SLOT_BYTES = 8 * BLOCK_BYTES

@@ -36,8 +36,8 @@ from updateagent.disk import RawFile
 from updateagent.errors import EXIT_GUARD_WANTED, EXIT_OK, EXIT_REBOOT_WANTED, OK_FUMO, DeviceError, PackageError
 from updateagent.journal import Journal
 from updateagent.machine import State
+from updateagent.ports import Package
 from updateagent.slots import BLOCK_BYTES, FileSlot, Slot
-from updateagent.updater import Package
 
 ROOT = Path("/board")
 LIVES_MAX = 30  # a good story needs four

@@ -16,8 +16,8 @@ from updateagent.disk import Storage
 from updateagent.errors import SIGNATURE, PackageError
 from updateagent.firmware import SignedPackages
 from updateagent.payload import DeltaSource, Encoding, Role
+from updateagent.ports import Ports
 from updateagent.report import InstallRequest
-from updateagent.updater import Ports
 
 OLD, NEW = content("1"), content("2")
 UNUSED = PackageError(SIGNATURE, "packages of these stories are files")

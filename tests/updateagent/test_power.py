@@ -22,11 +22,12 @@ from updateagent.envbytes import parse_copy
 from updateagent.errors import DeviceError
 from updateagent.journal import Journal, Record, emit, parse
 from updateagent.machine import Event, State
+from updateagent.ports import Ports
 from updateagent.report import result_document
 from updateagent.sealed import seal
 from updateagent.slots import FileSlot, Slot
 from updateagent.ubootenv import EnvironmentStore, Place, emit_copy, parse_data
-from updateagent.updater import Ports, Updater
+from updateagent.updater import Updater
 
 GOOD, UNHEALTHY, TAMPERED, WORN = stories()
 THROWS = (Survival.LOST, Survival.NAMES_ONLY, Survival.KEPT, *[Survival.HOLED] * 4)
