@@ -173,10 +173,10 @@ class Bootstrap:
 
 
 @dataclass(frozen=True, slots=True)
-class Confirm:
-    """Device → server: the bootstrap document arrived and opened."""
+class _Proof:
+    """A session, and the sender's MAC over everything said in it so far."""
 
-    type: ClassVar[Type] = Type.CONFIRM
+    type: ClassVar[Type]
     session: bytes
     mac: bytes
 
@@ -189,19 +189,17 @@ class Confirm:
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
+class Confirm(_Proof):
+    """Device → server: the bootstrap document arrived and opened."""
+
+    type: ClassVar[Type] = Type.CONFIRM
+
+
+@dataclass(frozen=True, slots=True)
+class Done(_Proof):
     """Server → device: the account is in force."""
 
     type: ClassVar[Type] = Type.DONE
-    session: bytes
-    mac: bytes
-
-    def __post_init__(self) -> None:
-        _sized(self.session, SESSION_BYTES, "session")
-        _sized(self.mac, MAC_BYTES, "mac")
-
-    def emit(self) -> bytes:
-        return _message(self.type, [(Tag.SESSION, self.session), (Tag.MAC, self.mac)])
 
 
 @dataclass(frozen=True, slots=True)
