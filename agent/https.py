@@ -26,7 +26,8 @@ class HttpsError(Exception):
 
 
 class HttpsRefused(HttpsError):
-    """TLS could not be established with this server: certificate or protocol. Trying again changes little."""
+    """TLS could not be established with this server (certificate or protocol), or the request is none that can be sent:
+    trying again changes little."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +111,10 @@ class HttpsClient:
     ) -> Stream:
         """Send the request and return once the answer's head has arrived. Raises `HttpsError`."""
         host, port, path = _target(url)
-        connection = http.client.HTTPSConnection(host, port, timeout=self._timeout_s, context=self._context)
+        try:
+            connection = http.client.HTTPSConnection(host, port, timeout=self._timeout_s, context=self._context)
+        except http.client.InvalidURL as error:
+            raise HttpsRefused(f"not a URL: {error}") from error
         try:
             connection.request(method, path, body=body, headers=dict(headers or {}))
             response = connection.getresponse()
@@ -120,6 +124,11 @@ class HttpsClient:
         except (OSError, http.client.HTTPException) as error:
             connection.close()
             raise HttpsError(f"{_shown(url)}: {error}") from error
+        except ValueError:
+            # A host name that IDNA cannot encode, a header value with a line break: addresses and tokens are
+            # provisioned, and a wrong one must not end the process. The text may quote a token, so it stays here.
+            connection.close()
+            raise HttpsRefused(f"{_shown(url)}: the host name or a header cannot be sent") from None
         return Stream(connection, response)
 
 

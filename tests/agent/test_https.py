@@ -130,6 +130,24 @@ def test_a_connection_that_breaks_hands_out_what_came_first(server: Server) -> N
     assert got == bytes(40)
 
 
+@pytest.mark.parametrize(
+    ("url", "header"),
+    [
+        ("https://dcu..example/x", "Bearer ok"),
+        (f"https://{'a' * 70}.example/x", "Bearer ok"),
+        ("https://a\0b/x", "Bearer ok"),
+        ("https://127.0.0.1:1/x", "Bearer hush-\nhush"),
+        ("https://127.0.0.1:1/x", "Bearer hush-\u20ac"),
+    ],
+)
+def test_an_address_or_token_that_cannot_be_sent_is_refused_and_not_shown(
+    server: Server, url: str, header: str
+) -> None:
+    with pytest.raises(HttpsRefused) as caught:
+        HttpsClient(server.ca).request("POST", url, body=b"", headers={"Authorization": header})
+    assert "hush" not in str(caught.value)
+
+
 def test_what_is_no_http_is_an_error_of_ours(server: Server) -> None:
     server.answer = b"220 smtp.example ESMTP\r\n"
     with pytest.raises(HttpsError):
