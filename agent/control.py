@@ -14,6 +14,7 @@ import os
 import shutil
 import socket
 import threading
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -21,7 +22,8 @@ LOG = logging.getLogger("agent.control")
 
 REQUEST_BYTES_MAX = 4096
 REQUESTS_MAX = 64  # a connection; then it has to come again
-TALK_S = 5.0  # for one request to arrive and its answer to be taken
+TALK_S = 5.0  # without a byte, either way
+CONNECTION_S = 15.0  # for a whole connection: who drips bytes must not keep the worker from its beat
 WAITING_MAX = 8
 ACCEPT_S = 1.0
 MODE = 0o660
@@ -39,12 +41,20 @@ class ControlServer:
     name = "control"
     budget_s = 30.0
 
-    def __init__(self, path: Path, handlers: Mapping[str, Handler], *, group: str = "") -> None:
+    def __init__(
+        self,
+        path: Path,
+        handlers: Mapping[str, Handler],
+        *,
+        group: str = "",
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         """A handler gets the request's object and answers something JSON can say; it may raise `ControlError`. It runs
         on the control thread and must answer within a second or so."""
         self._path = path
         self._handlers = dict(handlers)
         self._group = group
+        self._monotonic = monotonic
         self._listener: socket.socket | None = None
 
     def bind(self) -> None:
@@ -88,8 +98,7 @@ class ControlServer:
         except TimeoutError:
             return
         with connection, contextlib.suppress(OSError):  # whoever asked is gone or slow: their loss
-            connection.settimeout(TALK_S)
-            self._talk(connection)
+            self._talk(connection, self._monotonic() + CONNECTION_S)
 
     def answer(self, line: bytes) -> bytes:
         """The answer to one request line, with its newline."""
@@ -119,10 +128,14 @@ class ControlServer:
             )
         return handler(request)
 
-    def _talk(self, connection: socket.socket) -> None:
+    def _talk(self, connection: socket.socket, until: float) -> None:
         buffer = bytearray()
         for _ in range(REQUESTS_MAX):
             while b"\n" not in buffer:
+                left = until - self._monotonic()
+                if left <= 0:
+                    return
+                connection.settimeout(min(TALK_S, left))
                 if len(buffer) > REQUEST_BYTES_MAX:
                     connection.sendall(b'{"ok":false,"error":"the request is too long"}\n')
                     _drain(connection)

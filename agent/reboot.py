@@ -1,4 +1,4 @@
-"""Asks the system for a reboot: the configured command, as a child process, once."""
+"""Asks the system for a reboot: the configured command, as a child process, until the system goes down."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ LOG = logging.getLogger("agent.reboot")
 
 RETRY_S = 60.0  # after a command that failed; a reboot that was asked for must happen some time
 ANSWER_S = 120.0  # a command that neither ends nor brings the system down by then is ended and tried again
+UNDER_WAY_S = 600.0  # init took the request; where we still run so long after, its shutdown hangs or was cancelled
 
 
 class Rebooter:
@@ -24,7 +25,6 @@ class Rebooter:
         self._lock = threading.Lock()
         self._reason = ""
         self.child: subprocess.Popen[bytes] | None = None
-        self._done = False
         self._not_before = 0.0
         self.wake = wake
 
@@ -44,7 +44,7 @@ class Rebooter:
 
     def tick(self) -> None:
         """One look, not blocking. Main thread only."""
-        if not self.requested or self._done:
+        if not self.requested:
             return
         now = self._clock.monotonic()
         if self.child is None:
@@ -58,7 +58,7 @@ class Rebooter:
             return
         self.child = None
         if code == 0:
-            self._done = True
+            self._not_before = now + UNDER_WAY_S
             LOG.info("the reboot is under way", extra={"event": "reboot.accepted"})
         else:
             self._not_before = now + RETRY_S

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from agent.control import REQUEST_BYTES_MAX, ControlError, ControlServer
+from agent.control import CONNECTION_S, REQUEST_BYTES_MAX, ControlError, ControlServer
 from agent.health import REFRESH_S, Health
-from agent.reboot import RETRY_S, Rebooter
+from agent.reboot import RETRY_S, UNDER_WAY_S, Rebooter
 
 
 class VirtualClock:
@@ -98,6 +98,24 @@ def test_one_connection_may_ask_several_times(server: Path) -> None:
 def test_a_bad_request_gets_an_error_and_the_server_lives_on(server: Path, line: bytes, error: str) -> None:
     assert ask(server, line) == [{"ok": False, "error": error}]
     assert ask(server, b'{"command":"echo","value":1}\n')[0]["ok"] is True
+
+
+def test_who_drips_bytes_is_left_when_his_time_is_over_however_lively_he_is(tmp_path: Path) -> None:
+    clock = VirtualClock()
+    drips: list[float] = []
+
+    def monotonic() -> float:  # each look at the clock is a drip later
+        clock.now += 1.0
+        drips.append(clock.now)
+        with contextlib.suppress(OSError):
+            client.send(b" ")
+        return clock.now
+
+    control = ControlServer(tmp_path / "control.sock", HANDLERS, monotonic=monotonic)
+    with control.listen() as listener, socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(tmp_path / "control.sock"))
+        control.serve_one(listener)
+    assert CONNECTION_S <= drips[-1] - drips[0] < control.budget_s
 
 
 def test_only_owner_and_group_may_ask(server: Path) -> None:
@@ -207,6 +225,15 @@ def test_the_reboot_command_runs_once_however_often_it_is_asked_for(tmp_path: Pa
     rounds(rebooter, clock, 3 * RETRY_S)
     assert mark.read_text() == "x"
     assert woken == [1]
+
+
+@pytest.mark.process
+def test_a_reboot_that_was_accepted_and_never_comes_is_asked_for_again(tmp_path: Path) -> None:
+    clock, mark = VirtualClock(), tmp_path / "asked"
+    rebooter = Rebooter([sys.executable, "-c", f"open({str(mark)!r}, 'a').write('x')"], clock)
+    rebooter.request("update staged")
+    rounds(rebooter, clock, UNDER_WAY_S + 60, step=20.0)
+    assert mark.read_text() == "xx"
 
 
 @pytest.mark.process
