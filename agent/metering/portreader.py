@@ -19,6 +19,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Protocol
 
 from agent.config import MeteringConfig, PortConfig
@@ -182,17 +183,17 @@ class PortReader:
             self._on_event(event)
         now, wall = self._clock.monotonic(), self._clock.wall()
         for visit in list(self._visits.values()):
-            self._advance(visit, now, wall)
+            self._advance(visit, partial(visit.step, now, wall))
         if self._probe.step(now):
             self._look_at = 0.0
             self._proven = True
             self._answers()
 
-    def _advance(self, visit: Visit, now: float, wall: float) -> None:
-        """One step of one visit. A defect of ours that one meter brings to light must not keep all others from being
+    def _advance(self, visit: Visit, take: Callable[[], None]) -> None:
+        """One step of a visit. A defect of ours that one meter brings to light must not keep all others from being
         read, start after start: it is logged as what it is, and counts as a failure of that visit."""
         try:
-            visit.step(now, wall)
+            take()
             if visit.outcome is not None:
                 self._finish(visit)
         except PlcError:
@@ -322,7 +323,7 @@ class PortReader:
         )
         self._visits[meter.address] = visit
         self._ports.tasks.began(jobs)
-        visit.start(now)
+        self._advance(visit, partial(visit.start, now))
 
     def _profiles(self, meter: Meter, jobs: Sequence[Job]) -> dict[ProfileKey, ProfileReading]:
         """The profiles that these jobs ask for, each from where it was read to."""

@@ -91,6 +91,9 @@ class StoreFile:
             for _ in range(2):
                 try:
                     return self._attempt(work)
+                except (sqlite3.ProgrammingError, sqlite3.NotSupportedError):
+                    self._roll_back()  # our own defect, which says nothing about the file
+                    raise
                 except (sqlite3.DatabaseError, StoreCorruptError, UnicodeDecodeError) as error:
                     # The last one: SQLite quotes a damaged schema in its message, and Python cannot decode that.
                     self._roll_back()
@@ -101,7 +104,11 @@ class StoreFile:
                         raise StoreError(f"{self._file}: {error}", full=full) from error
                     self._quarantine(str(error))
                 except OSError as error:
+                    self._roll_back()
                     raise StoreError(f"{self._file}: {error}") from error
+                except BaseException:
+                    self._roll_back()  # half a transaction must not be there for the next piece of work to commit
+                    raise
             raise StoreError(f"{self._file}: corrupt again right after it was made anew")
 
     def close(self) -> None:

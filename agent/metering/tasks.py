@@ -36,7 +36,6 @@ class _Account:
     read: int = 0
     failed: int = 0
     active: int = 0
-    error: str = ""
 
 
 class TaskBook:
@@ -54,7 +53,7 @@ class TaskBook:
         self._progress: dict[tuple[str, str], int] | None = None
         self._untrusted: dict[tuple[str, str], int] = {}
         self._accounts: dict[str, _Account] = {}
-        self._reading_lists: dict[str, ReadingList | None] = {}
+        self._reading_lists: dict[str, ReadingList | ReadingListError] = {}  # what was found, or why not
         self.generation = 0
 
     # --- settings ---
@@ -154,7 +153,10 @@ class TaskBook:
             if task is None or account is None:
                 return TaskStatus()
             state = "disabled" if not task.enabled else "running" if account.active else "idle"
-            result = account.error or (f"{account.read} read, {account.failed} failed" if account.run else "")
+            result = f"{account.read} read, {account.failed} failed" if account.run else ""
+            items = self._reading_lists.get(task.reading_list)
+            if isinstance(items, ReadingListError):
+                result = str(items).splitlines()[0]
             return TaskStatus(
                 state=state,
                 last_run=account.run,
@@ -199,12 +201,10 @@ class TaskBook:
     def _list_of(self, task: ReadingTask) -> ReadingList | None:
         name = task.reading_list
         if name not in self._reading_lists:
-            account = self._accounts[task.task_id]
             try:
                 self._reading_lists[name] = self._lists.get(name)
-                account.error = ""
             except ReadingListError as error:
-                self._reading_lists[name] = None
-                account.error = str(error).splitlines()[0]
+                self._reading_lists[name] = error
                 LOG.warning("task %s cannot run: %s", task.task_id, error, extra={"event": "tasks.list"})
-        return self._reading_lists[name]
+        items = self._reading_lists[name]
+        return None if isinstance(items, ReadingListError) else items

@@ -300,6 +300,18 @@ def test_an_unknown_reading_list_is_said_in_the_task_s_status(tmp_path: Path) ->
     assert rig.collector.task_status("a").last_result == "1 read, 0 failed"
 
 
+def test_a_missing_list_is_said_of_every_task_that_wants_it_and_of_none_once_it_is_there(tmp_path: Path) -> None:
+    rig = PlcRig(tmp_path, meters=1)
+    rig.collector.configure(provisioning(task("a", reading_list="none"), task("b", reading_list="none")))
+    rig.run(30)
+    assert ["reading list none" in rig.collector.task_status(name).last_result for name in "ab"] == [True, True]
+    (tmp_path / "software" / "active" / "pkg").mkdir(parents=True)
+    (tmp_path / "software" / "active" / "pkg" / "none.csv").write_text("obis,cls,attr\n1.0.1.8.0.255,3,2\n")
+    rig.collector.software_changed()
+    rig.run(5)
+    assert {rig.collector.task_status(name).last_result for name in "ab"} == {"1 read, 0 failed"}
+
+
 # --- trouble ---
 
 
@@ -465,11 +477,23 @@ class PoisonedChannel:
         return replace(event, lsdu=Poison(event.lsdu)) if isinstance(event, DataReceived) else event
 
 
+class BrokenChannel(PoisonedChannel):
+    """A channel on which already the first word is a defect."""
+
+    def __init__(self, channel: Channel) -> None:
+        super().__init__(channel)
+        self.send = self.fall_apart
+
+    def fall_apart(self, data: bytes, now: float) -> int:
+        raise ZeroDivisionError(len(data), now)
+
+
 class PoisonedBridge:
     """A bridge with one poisoned node."""
 
-    def __init__(self, bridge: BridgePort, address: int) -> None:
+    def __init__(self, bridge: BridgePort, address: int, poison: type[PoisonedChannel]) -> None:
         self._bridge = bridge
+        self._poison = poison
         self._address = address
         self.carries = bridge.carries
         self.shared_bus = bridge.shared_bus
@@ -478,15 +502,16 @@ class PoisonedBridge:
 
     def channel(self, address: int, *, dst_lsap: int = 1, src_lsap: int = 16) -> Channel:
         channel = self._bridge.channel(address, dst_lsap=dst_lsap, src_lsap=src_lsap)
-        return PoisonedChannel(channel) if address == self._address else channel
+        return self._poison(channel) if address == self._address else channel
 
 
+@pytest.mark.parametrize("poison", [PoisonedChannel, BrokenChannel])
 def test_a_defect_that_one_meter_brings_to_light_leaves_the_others_alone(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, poison: type[PoisonedChannel]
 ) -> None:
     rig = PlcRig(tmp_path)
     whole = rig.new_bridge
-    rig.new_bridge = lambda: PoisonedBridge(whole(), FIRST_ADDRESS + 1)  # type: ignore[method-assign]
+    rig.new_bridge = lambda: PoisonedBridge(whole(), FIRST_ADDRESS + 1, poison)  # type: ignore[method-assign]
     rig.collector.configure(provisioning())
     rig.run(60)
     assert set(rig.count()) == {(meter.id, 1_800_000_000) for meter in rig.meters if meter is not rig.meters[1]}

@@ -377,6 +377,24 @@ def test_a_store_held_by_another_process_is_trouble_and_not_corruption(tmp_path:
     assert raws(again) == [0]
 
 
+@pytest.mark.parametrize("defect", [ZeroDivisionError, sqlite3.ProgrammingError])
+def test_a_defect_in_the_middle_of_a_transaction_leaves_nothing_of_it_and_no_doubt_about_the_file(
+    tmp_path: Path, defect: type[Exception]
+) -> None:
+    opened = store(tmp_path)
+    opened.append(visit(0, 2))
+
+    def half(db: sqlite3.Connection, counters: dict[str, int]) -> None:
+        db.execute("INSERT INTO block VALUES (?, ?, ?, ?)", (counters["next"], counters["next"], 1.0, b"half"))
+        raise defect("a mistake of ours")
+
+    with pytest.raises(defect):
+        opened.file.run(half)
+    assert opened.append(visit(2, 1)) == (3, 3)
+    assert raws(opened) == [0, 1, 2]
+    assert not (tmp_path / "s" / "readings.db.corrupt").exists()
+
+
 # --- power ---
 
 WRITER = """
