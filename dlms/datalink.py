@@ -49,6 +49,16 @@ class LinkDown:
 
 LinkEvent = LinkUp | ApduReceived | LinkDown
 
+# First octets of what a meter says without being asked: data-notification, information report and event notification,
+# the latter two also ciphered with the global and the dedicated key.
+UNSOLICITED = frozenset({0x0F, 0x18, 0x38, 0x58, 0xC2, 0xCA, 0xD2})
+
+
+def is_unsolicited(apdu: bytes) -> bool:
+    """Whether this answers nothing, so that a link which waits for an answer goes on waiting. Inside general ciphering
+    that cannot be seen from here."""
+    return apdu[0] in UNSOLICITED
+
 
 class DataLink(Protocol):
     """One logical connection between a client SAP and a server SAP."""

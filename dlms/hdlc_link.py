@@ -22,9 +22,10 @@ link with a `LinkError`, so does an answer that takes longer than `answer_timeou
 from __future__ import annotations
 
 import enum
-from collections import deque
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
-from dlms.datalink import ApduReceived, LinkDown, LinkEvent, LinkUp
+from dlms.datalink import ApduReceived, LinkDown, LinkEvent, LinkUp, is_unsolicited
 from dlms.errors import DecodeError, DlmsError, LinkError, LocalError, PeerError
 from dlms.hdlc import (
     CONTROLS,
@@ -42,6 +43,7 @@ from dlms.hdlc import (
 from dlms.hdlc_params import FrameReject, LinkParameters
 from dlms.hdlc_secondary import HdlcServerLink
 from dlms.hdlc_window import LLC_BYTES, LLC_COMMAND, LLC_RESPONSE, MODULUS, Reassembly, SendWindow
+from dlms.machine import Machine
 
 __all__ = ["HdlcClientLink", "HdlcServerLink", "State", "Step", "TRANSITIONS"]
 
@@ -114,13 +116,15 @@ TRANSITIONS: dict[tuple[State, Step], State] = {
 _CONNECTED = frozenset({State.READY, State.WAITING, State.RESTING})
 
 
-class HdlcClientLink:
+class HdlcClientLink(Machine[State, Step, LinkEvent]):
     """The primary station: a `dlms.datalink.DataLink` from a client SAP to one server address.
 
     `server_address` is an `HdlcAddress`, a number (upper part alone) or `"upper/lower"`. `info_max` and `window` are
     offered for both directions. Times are seconds; `octet_s` is how long one octet takes on the line (10 / baud rate),
     which keeps the deadlines right on slow lines.
     """
+
+    TRANSITIONS: ClassVar[Mapping[tuple[Any, Any], Any]] = TRANSITIONS
 
     def __init__(
         self,
@@ -136,6 +140,7 @@ class HdlcClientLink:
         retries: int = RETRIES,
         octet_s: float = 0.0,
     ) -> None:
+        super().__init__(State.IDLE)
         self._client = HdlcAddress(client)
         self._server = HdlcAddress.of(server_address)
         self._addresses = self._server.emit() + self._client.emit()
@@ -146,10 +151,6 @@ class HdlcClientLink:
         self._poll_interval_s = poll_interval_s
         self._retries = retries
         self._octet_s = octet_s
-        self._state = State.IDLE
-        self._output = bytearray()
-        self._events: deque[LinkEvent] = deque()
-        self._deadline: float | None = None
         self._reset(LinkParameters(), 0.0)
 
     def _reset(self, agreed: LinkParameters, now: float) -> None:
@@ -167,11 +168,6 @@ class HdlcClientLink:
         self._progress = False  # something new came, or something of ours was acknowledged, since the last P=1
         self._progress_at = now
         self._frame_at = now  # when the last frame came, or the last burst left
-
-    @property
-    def state(self) -> State:
-        """Where the link is."""
-        return self._state
 
     # ---- verbs
 
@@ -225,20 +221,6 @@ class HdlcClientLink:
         del now
         if self._state is not State.CLOSED:
             self._fail(LinkError("the connection was closed"))
-
-    def take_output(self) -> bytes:
-        """All bytes for the line since the last call."""
-        output = bytes(self._output)
-        self._output.clear()
-        return output
-
-    def next_event(self) -> LinkEvent | None:
-        """What happened, oldest first."""
-        return self._events.popleft() if self._events else None
-
-    def next_deadline(self) -> float | None:
-        """When `on_deadline` is due."""
-        return self._deadline
 
     def on_deadline(self, now: float) -> None:
         """Time passed: ask again, or give up."""
@@ -351,8 +333,12 @@ class HdlcClientLink:
     def _deliver(self, data: bytes) -> None:
         if data[:LLC_BYTES] not in (LLC_RESPONSE, LLC_COMMAND):
             raise DecodeError("LLC header", 0, f"{data[:LLC_BYTES].hex()} instead of {LLC_RESPONSE.hex()}")
-        self._answer_due = False
-        self._events.append(ApduReceived(data[LLC_BYTES:]))
+        apdu = data[LLC_BYTES:]
+        if not apdu:
+            raise DecodeError("APDU", LLC_BYTES, "nothing behind the LLC header")
+        # Behind a notification the answer is still to come, and the meter has to be given the turn for it.
+        self._answer_due = self._answer_due and is_unsolicited(apdu)
+        self._events.append(ApduReceived(apdu))
 
     def _on_final(self, now: float) -> None:
         """The turn came back, unless the answer is late."""
@@ -472,10 +458,3 @@ class HdlcClientLink:
         self._step(Step.FAIL)
         self._deadline = None
         self._events.append(LinkDown(error))
-
-    def _step(self, step: Step) -> None:
-        """Move, or raise `LocalError` and change nothing."""
-        target = TRANSITIONS.get((self._state, step))
-        if target is None:
-            raise LocalError(f"{step.name.lower()} in state {self._state.name}")
-        self._state = target

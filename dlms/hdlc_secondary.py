@@ -12,8 +12,8 @@ When it does not, RR with F=1 goes out and the client asks again later.
 from __future__ import annotations
 
 import enum
-from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from typing import Any, ClassVar
 
 from dlms.datalink import ApduReceived, LinkDown, LinkEvent, LinkUp
 from dlms.errors import DecodeError, DlmsError, LinkError, LocalError, PeerError
@@ -33,6 +33,7 @@ from dlms.hdlc import (
 )
 from dlms.hdlc_params import FrameReject, LinkParameters
 from dlms.hdlc_window import LLC_BYTES, LLC_COMMAND, LLC_RESPONSE, Reassembly, SendWindow
+from dlms.machine import Machine
 
 ANSWER_S = 0.5  # shorter than any client's patience
 INTER_OCTET_TIMEOUT_S = 0.3
@@ -74,12 +75,14 @@ SERVER_TRANSITIONS: dict[tuple[ServerState, ServerStep], ServerState] = {
 }
 
 
-class HdlcServerLink:
+class HdlcServerLink(Machine[ServerState, ServerStep, LinkEvent]):
     """The secondary station: a `dlms.datalink.DataLink` that waits for its client. `LinkUp` comes with each SNRM.
 
     `address` and `aliases` are heard; answers carry the address that was called. `client` is the SAP of the client that
     is connected. Frames of other addresses on the bus are left alone.
     """
+
+    TRANSITIONS: ClassVar[Mapping[tuple[Any, Any], Any]] = SERVER_TRANSITIONS
 
     def __init__(
         self,
@@ -92,17 +95,15 @@ class HdlcServerLink:
         inter_octet_timeout_s: float = INTER_OCTET_TIMEOUT_S,
         inactivity_timeout_s: float | None = None,
     ) -> None:
+        super().__init__(ServerState.DISCONNECTED)
         self._heard = frozenset(HdlcAddress.of(value) for value in (address, *aliases))
         self._offer = LinkParameters(info_max, info_max, window, window)
         self._answer_s = answer_s
         self._inter_octet_timeout_s = inter_octet_timeout_s
         self._inactivity_timeout_s = inactivity_timeout_s
-        self._state = ServerState.DISCONNECTED
         self._decoder = HdlcDecoder()
         self._gap_deadline: float | None = None
         self._quiet_deadline: float | None = None
-        self._output = bytearray()
-        self._events: deque[LinkEvent] = deque()
         self._peer: HdlcAddress | None = None
         self._addresses = b""
         self._reset(LinkParameters())
@@ -115,11 +116,6 @@ class HdlcServerLink:
         self._turn_deadline: float | None = None
         self._client_busy = False
         self._reject: FrameReject | None = None
-
-    @property
-    def state(self) -> ServerState:
-        """Where the link is."""
-        return self._state
 
     @property
     def client(self) -> int | None:
@@ -172,13 +168,7 @@ class HdlcServerLink:
         """All bytes for the line since the last call; gives the turn back when an answer is queued."""
         if self._turn and self._turn_deadline is None and self._state is ServerState.CONNECTED:
             self._give_turn_back()
-        output = bytes(self._output)
-        self._output.clear()
-        return output
-
-    def next_event(self) -> LinkEvent | None:
-        """What happened, oldest first."""
-        return self._events.popleft() if self._events else None
+        return super().take_output()
 
     def next_deadline(self) -> float | None:
         """When `on_deadline` is due."""
@@ -340,10 +330,3 @@ class HdlcServerLink:
         self._turn_deadline = self._quiet_deadline = None
         if before in (ServerState.CONNECTED, ServerState.REJECTING):
             self._events.append(LinkDown(error))
-
-    def _step(self, step: ServerStep) -> None:
-        """Move, or raise `LocalError` and change nothing."""
-        target = SERVER_TRANSITIONS.get((self._state, step))
-        if target is None:
-            raise LocalError(f"{step.name.lower()} in state {self._state.name}")
-        self._state = target

@@ -13,10 +13,12 @@ says when to change the speed, and the pause before that.
 from __future__ import annotations
 
 import enum
-from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from dlms.errors import DecodeError, DlmsError, LinkError, LocalError, PeerError
+from dlms.machine import Machine
 
 START_BAUDRATE = 300
 SPEEDS = {"0": 300, "1": 600, "2": 1200, "3": 2400, "4": 4800, "5": 9600, "6": 19200}
@@ -109,9 +111,11 @@ def add_even_parity(text: bytes) -> bytes:
     return bytes(octet | (octet.bit_count() & 1) << 7 for octet in text)
 
 
-class ModeEOpening:
+class ModeEOpening(Machine[ModeEState, ModeEStep, ModeEEvent]):
     """The reader's side of the greeting. `address` is the meter's, needed where several share a loop; `baudrate_max`
     bounds the speed chosen; `require_mark` refuses meters that do not say that they can do HDLC."""
+
+    TRANSITIONS: ClassVar[Mapping[tuple[Any, Any], Any]] = MODE_E_TRANSITIONS
 
     def __init__(
         self,
@@ -122,6 +126,7 @@ class ModeEOpening:
         answer_timeout_s: float = ANSWER_TIMEOUT_S,
         retries: int = RETRIES,
     ) -> None:
+        super().__init__(ModeEState.IDLE)
         if len(address) > ADDRESS_CHARS_MAX or not address.isascii() or not (address.isalnum() or not address):
             raise LocalError(f"device address {address!r}: at most {ADDRESS_CHARS_MAX} letters and digits")
         self._request = f"/?{address}!\r\n".encode("ascii")
@@ -129,19 +134,10 @@ class ModeEOpening:
         self._require_mark = require_mark
         self._answer_timeout_s = answer_timeout_s
         self._retries = retries
-        self._state = ModeEState.IDLE
         self._line = bytearray()
         self._noise_bytes = 0
         self._attempts = 0
-        self._output = bytearray()
-        self._events: deque[ModeEEvent] = deque()
-        self._deadline: float | None = None
         self._agreed: SpeedAgreed | None = None
-
-    @property
-    def state(self) -> ModeEState:
-        """Where the greeting is."""
-        return self._state
 
     def start(self, now: float) -> None:
         """Ask the meter for its identification. Raises `LocalError` when that was done before."""
@@ -169,20 +165,6 @@ class ModeEOpening:
         del now
         if self._state in (ModeEState.ASKED, ModeEState.CHOSEN):
             self._fail(LinkError("the connection was closed"))
-
-    def take_output(self) -> bytes:
-        """All bytes for the port since the last call, for 8N1."""
-        output = bytes(self._output)
-        self._output.clear()
-        return output
-
-    def next_event(self) -> ModeEEvent | None:
-        """What happened, oldest first."""
-        return self._events.popleft() if self._events else None
-
-    def next_deadline(self) -> float | None:
-        """When `on_deadline` is due."""
-        return self._deadline
 
     def on_deadline(self, now: float) -> None:
         """Time passed: ask again, give up, or go on without the meter's ACK."""
@@ -247,9 +229,3 @@ class ModeEOpening:
         self._step(ModeEStep.FAIL)
         self._deadline = None
         self._events.append(OpeningFailed(error))
-
-    def _step(self, step: ModeEStep) -> None:
-        target = MODE_E_TRANSITIONS.get((self._state, step))
-        if target is None:
-            raise LocalError(f"{step.name.lower()} in state {self._state.name}")
-        self._state = target

@@ -36,6 +36,7 @@ from tests.dlms.hdlc_frames import (
     short,
     shown,
 )
+from tests.dlms.table_walk import take_step
 
 
 def connected(*, info_max: int = 128, window: int = 1) -> HdlcClientLink:
@@ -79,15 +80,7 @@ def client_in(state: State) -> HdlcClientLink:
 def test_every_pair_of_client_state_and_step_moves_as_the_table_says_or_changes_nothing(
     state: State, step: Step
 ) -> None:
-    link = client_in(state)
-    target = TRANSITIONS.get((state, step))
-    if target is None:
-        with pytest.raises(LocalError):
-            link._step(step)
-        assert link.state is state
-    else:
-        link._step(step)
-        assert link.state is target
+    take_step(client_in(state), step)
 
 
 @pytest.mark.parametrize("state", State)
@@ -438,3 +431,18 @@ def test_an_answer_that_grows_without_end_ends_the_link() -> None:
     (down,) = events(link)
     assert isinstance(down, LinkDown)
     assert isinstance(down.error, LinkError)
+
+
+def test_behind_a_notification_the_meter_is_asked_for_the_answer() -> None:
+    link = connected()
+    link.send(b"\xc0get", 0.0)
+    link.take_output()
+    notification = b"\xc2event"
+    link.receive(i_frame(0, 1, notification), 0.1)
+    assert events(link) == [ApduReceived(notification)]
+    assert link.next_deadline() == 0.1 + POLL_INTERVAL_S
+    link.on_deadline(0.1 + POLL_INTERVAL_S)
+    assert shown(link.take_output()) == ["RR 1 P"]
+    link.receive(i_frame(1, 1, b"\xc4answer"), 0.7)
+    assert events(link) == [ApduReceived(b"\xc4answer")]
+    assert link.next_deadline() is None

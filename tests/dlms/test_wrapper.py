@@ -1,25 +1,14 @@
-"""The COSEM wrapper over streams and datagrams."""
+"""The COSEM wrapper over streams and datagrams; what its links share with others is in `test_direct`."""
 
 from __future__ import annotations
 
-import itertools
 import random
 
 import pytest
 
 from dlms.datalink import ApduReceived, LinkDown, LinkEvent, LinkUp
-from dlms.errors import DecodeError, LinkError, LocalError
-from dlms.wrapper import (
-    ANSWER_TIMEOUT_S,
-    UDP_APDU_BYTES_MAX,
-    WRAPPER_TRANSITIONS,
-    WrapperDecoder,
-    WrapperFrame,
-    WrapperLink,
-    WrapperServerLink,
-    WrapperState,
-    WrapperStep,
-)
+from dlms.errors import DecodeError, LocalError
+from dlms.wrapper import UDP_APDU_BYTES_MAX, WrapperDecoder, WrapperFrame, WrapperLink, WrapperServerLink
 from tests.dlms.hdlc_frames import events
 from tests.sim.pipes import all_splits, random_splits
 
@@ -32,31 +21,6 @@ def link_up(*, packet: bool = False) -> WrapperLink:
     longest = UDP_APDU_BYTES_MAX if packet else 0xFFFF
     assert events(link) == [LinkUp(longest, apdu_bytes_max=longest, may_repeat=packet)]
     return link
-
-
-def link_in(state: WrapperState) -> WrapperLink:
-    link = WrapperLink(16, 1)
-    if state is not WrapperState.IDLE:
-        link.connect(0.0)
-    if state is WrapperState.CLOSED:
-        link.disconnect(0.0)
-    events(link)
-    return link
-
-
-@pytest.mark.parametrize(("state", "step"), list(itertools.product(WrapperState, WrapperStep)))
-def test_every_pair_of_state_and_step_moves_as_the_table_says_or_changes_nothing(
-    state: WrapperState, step: WrapperStep
-) -> None:
-    link = link_in(state)
-    target = WRAPPER_TRANSITIONS.get((state, step))
-    if target is None:
-        with pytest.raises(LocalError):
-            link._step(step)
-        assert link.state is state
-    else:
-        link._step(step)
-        assert link.state is target
 
 
 def test_an_apdu_travels_with_the_ports_of_both_sides() -> None:
@@ -74,38 +38,11 @@ def test_frames_of_other_associations_on_the_connection_are_left_alone() -> None
     assert events(link) == []
 
 
-def test_an_answer_that_does_not_come_ends_the_link() -> None:
-    link = link_up()
-    link.send(GET, 5.0)
-    assert link.next_deadline() == 5.0 + ANSWER_TIMEOUT_S
-    link.on_deadline(5.0 + ANSWER_TIMEOUT_S)
-    (down,) = events(link)
-    assert isinstance(down, LinkDown)
-    assert isinstance(down.error, LinkError)
-    with pytest.raises(LocalError):
-        link.send(GET, 40.0)
-
-
-def test_the_end_of_the_connection_ends_the_link_once() -> None:
-    link = link_up()
-    link.receive_eof(0.0)
-    link.receive_eof(0.0)
-    (down,) = events(link)
-    assert isinstance(down, LinkDown)
-    assert isinstance(down.error, LinkError)
-
-
 def test_disconnecting_is_immediate_and_later_bytes_mean_nothing() -> None:
     link = link_up()
     link.disconnect(0.0)
     link.receive(WrapperFrame(1, 16, b"late").emit(), 0.0)
     assert events(link) == [LinkDown(None)]
-
-
-@pytest.mark.parametrize("apdu", [b"", bytes(0x10000)])
-def test_an_apdu_that_does_not_fit_is_refused(apdu: bytes) -> None:
-    with pytest.raises(LocalError):
-        link_up().send(apdu, 0.0)
 
 
 def test_another_version_ends_the_link_at_its_first_octet() -> None:
