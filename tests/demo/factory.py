@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import socket
 import subprocess
@@ -17,6 +18,9 @@ COMPATIBLE = "dcu-demo-board"
 DEVICE_ID = "urn:dcu:DEMO-000042"
 SLOT_BYTES = 48 * 1024 * 1024
 TRIES = 2
+HEALTH_DEADLINE_S = 30  # of a trial; a busy machine needs a third of it, an unhealthy system all of it, twice
+PORT_FIRST = 10_000
+COMMAND_S = 120
 POLL_EVERY_S = 3600  # nothing in the demo waits for a poll: every session is pushed or reported
 
 # A release nobody tested on hardware: the checksum of the PRIME API starts from the wrong value, so the base node
@@ -41,7 +45,9 @@ class Signing:
 
 def run(*command: str | Path) -> str:
     """Run one of the project's programs of the build host to its end; its output, or `DemoError` with what it said."""
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, cwd=REPO, check=False)
+    done = subprocess.run(
+        [str(part) for part in command], capture_output=True, text=True, cwd=REPO, check=False, timeout=COMMAND_S
+    )
     if done.returncode != 0:
         raise DemoError(f"{Path(str(command[0])).name} failed with {done.returncode}: {done.stderr.strip()[-400:]}")
     return done.stdout
@@ -141,7 +147,7 @@ dm:
   poll_every_s: {POLL_EVERY_S}
   push_listen:
     host: 127.0.0.1
-    port: {free_port()}
+    port: {free_ports(1)[0]}
   backoff_min_s: 0.5
   backoff_max_s: 5
 ports:
@@ -193,7 +199,7 @@ type = "uboot"
 config = "{self.etc}/fw_env.config"
 
 [health]
-deadline_s = 20
+deadline_s = {HEALTH_DEADLINE_S}
 checks = ["agent_up", "dm_session", "meter_port", "storage"]
 
 [[slot]]
@@ -210,11 +216,22 @@ size = {SLOT_BYTES}
 """
 
 
-def free_port() -> int:
-    """A TCP port that nobody uses now. The device keeps it over its reboots, as on a pole."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def free_ports(count: int) -> list[int]:
+    """TCP ports that nobody uses now, and that the kernel gives to nobody unasked: their owners go away for a while
+    (a reboot, an outage), and somebody's outgoing connection must not sit there when they return."""
+    low = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    candidates = list(range(PORT_FIRST, max(low, PORT_FIRST)))
+    secrets.SystemRandom().shuffle(candidates)
+    found: list[int] = []
+    with contextlib.ExitStack() as held:
+        for port in [*candidates, *[0] * count]:  # 0: where the kernel's range leaves none, one of its own
+            if len(found) == count:
+                break
+            probe = held.enter_context(socket.socket())
+            with contextlib.suppress(OSError):
+                probe.bind(("127.0.0.1", port))
+                found.append(int(probe.getsockname()[1]))
+    return found
 
 
 def device_key() -> str:

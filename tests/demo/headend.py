@@ -12,7 +12,7 @@ import httpx
 import yaml
 from sqlalchemy import Engine, RowMapping, create_engine, text
 
-from tests.demo.factory import run, tool
+from tests.demo.factory import free_ports, run, tool
 from tests.demo.processes import DemoError
 
 TIMEOUT_S = 30.0
@@ -27,6 +27,10 @@ class HeadEnd:
     def init(self) -> None:
         """Configuration, certificates and the operator's token, as a head-end's own administrator makes them."""
         run(tool("dcu-headend"), "init", "--dir", self.folder, "--host", "127.0.0.1")
+        document = self.configuration
+        for server, port in zip(document["servers"].values(), free_ports(len(document["servers"])), strict=True):
+            server["port"] = port
+        self._configure(document)
 
     @property
     def configuration(self) -> dict[str, Any]:
@@ -46,6 +50,9 @@ class HeadEnd:
         """Devices are to reach `server` under another address (the line that breaks stands between)."""
         document = self.configuration
         document["servers"][server]["public_url"] = url
+        self._configure(document)
+
+    def _configure(self, document: dict[str, Any]) -> None:
         (self.folder / "headend.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
 
     # ---- commands

@@ -86,7 +86,11 @@ class Processes:
         return child
 
     def stop(self, name: str) -> None:
-        self.children.pop(name).stop()
+        """End a process in order. `DemoError` when it was dead already, or would not end well."""
+        self.check()
+        code = self.children.pop(name).stop()
+        if code != 0:
+            raise DemoError(f"the process {name!r} did not end in order when told to, but with {code}: see {name}.log")
 
     def check(self) -> None:
         """Raise `DemoError` when a process died that nobody ended, or a watcher saw something wrong."""

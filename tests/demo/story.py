@@ -25,6 +25,7 @@ METERS = METERS_PLC + len(ADDRESSES_RS485)
 READ_EVERY_S = 15
 CUTS_BYTES = (5 << 20, 9 << 20)
 ADVANCE_WH = 1234
+COMMAND_S = 60
 LIST = REPO / "etc" / "reading-lists" / "residential-108.csv"
 OPERATIONS_LIST = "grid-operations"
 OPERATIONS_CODES = 6
@@ -454,6 +455,7 @@ class Story:
             capture_output=True,
             text=True,
             check=False,
+            timeout=COMMAND_S,
         )
         if done.returncode != 0:
             raise DemoError(f"dcuctl {' '.join(command)} ended with {done.returncode}: {done.stderr.strip()}")

@@ -9,10 +9,18 @@ from pathlib import Path
 
 import pytest
 
+from tests.demo.__main__ import insist
 from tests.demo.display import Display, Row
-from tests.demo.factory import UNTESTED
+from tests.demo.factory import PORT_FIRST, UNTESTED, free_ports
 from tests.demo.image import REPO, Defect, build, dependency_files
 from tests.demo.processes import DemoError, Processes
+
+TERM_7 = """
+import signal, sys, threading
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
+print("READY", flush=True)
+threading.Event().wait()
+"""
 
 
 @pytest.fixture
@@ -117,3 +125,30 @@ def test_a_failed_stage_is_marked_and_its_error_goes_on() -> None:
 def test_the_table_shows_a_row_that_does_not_hold(capsys: pytest.CaptureFixture[str]) -> None:
     Display(["one"], plain=True).table([Row("sky is green", "the sky", "blue", ok=False)])
     assert "NO" in capsys.readouterr().out
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(("code", "wanted"), [("raise SystemExit(3)", "by itself with 3"), (TERM_7, "but with 7")])
+def test_a_process_that_does_not_end_in_order_is_named_when_it_is_stopped(
+    processes: Processes, code: str, wanted: str
+) -> None:
+    child = processes.start("head-end", python(code))
+    if code == TERM_7:
+        processes.ready("head-end")
+    else:
+        child.process.wait()
+    with pytest.raises(DemoError, match=f"'head-end' .*{wanted}"):
+        processes.stop("head-end")
+
+
+def test_ports_that_are_kept_over_a_reboot_are_none_that_the_kernel_gives_away() -> None:
+    low = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    ports = free_ports(6)
+    assert len(set(ports)) == 6
+    assert low <= PORT_FIRST + 6 or max(ports) < low
+
+
+def test_a_row_that_the_other_side_denies_ends_the_demo_in_its_stage() -> None:
+    insist([Row("sky is blue", "the sky", "blue", ok=True)])
+    with pytest.raises(DemoError, match=r"sky is green \(the sky: blue\)"):
+        insist([Row("sky is blue", "the sky", "blue", ok=True), Row("sky is green", "the sky", "blue", ok=False)])

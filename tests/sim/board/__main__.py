@@ -91,7 +91,9 @@ class Board:
         (self.ram / "board.pid").write_text(f"{os.getpid()}\n")
         image = self.root / "flash" / f"slot-{slot.lower()}.img"
         with tarfile.open(image, "r:") as tar:
-            tar.extractall(rootfs, filter="data")
+            # Named this way because Debian 12's own Python 3.11.2 has neither the filter nor the argument for it.
+            tar.extraction_filter = getattr(tarfile, "data_filter", None)
+            tar.extractall(rootfs)
 
 
 class Life:
