@@ -149,6 +149,19 @@ def test_gurux_reads_our_meter_with_high_level_security_and_ciphering(
 
 
 @pytest.mark.parametrize("link", ["hdlc", "wrapper"])
+def test_gurux_reads_our_meter_by_short_names(link: str) -> None:
+    objects = [item for item in World().server.objects() if item.class_id != 15]
+    with served(MeterServer(objects, auth=Lls("pw"), short_names=True), link) as port:
+        got = peer(
+            "gurux_client.py", port=port, link=link, auth="low", secret="pw", ln=False, registers=["1.0.1.8.0.255"],
+            profile=str(PROFILE), entries=[3, 8],
+        )  # fmt: skip
+    assert got["values"] == {"1.0.1.8.0.255": 123456}
+    assert [row[1] for row in got["rows"]] == list(range(1002, 1010))
+    assert got["names"]["0.0.40.0.0.255"] == 0xFA00
+
+
+@pytest.mark.parametrize("link", ["hdlc", "wrapper"])
 @pytest.mark.parametrize("name", ["none", "low", "gmac"])
 def test_dlms_cosem_reads_our_meter(link: str, name: str) -> None:
     ciphering = {"ek": EK.hex(), "ak": AK.hex(), "title": CLIENT.hex()} if name == "gmac" else {}

@@ -100,9 +100,28 @@ def plain(value):
     return str(value)
 
 
+def by_short_names(session, options):
+    """Registers and a profile of a meter with short names, whose names come from its object list."""
+    reply = session.ask(session.client.getObjectsRequest())
+    objects = {str(one.logicalName): one for one in session.client.parseObjects(reply.data, False, False)}
+    profile = objects[options["profile"]]
+    session.read(profile, 3)
+    first, count = options["entries"]
+    reply = session.ask(session.client.readRowsByEntry(profile, first, count))
+    return {
+        "names": {code: one.shortName for code, one in objects.items()},
+        "values": {code: plain(session.read(objects[code], 2)) for code in options["registers"]},
+        "rows": plain(session.client.updateValue(profile, 2, reply.value)),
+    }
+
+
 def run(options):
     session = Session(options)
     session.open()
+    if not options.get("ln", True):
+        found = by_short_names(session, options)
+        session.close()
+        return found
     out = {"values": {}}
     for class_id, code, attribute in options.get("read", []):
         item = {1: GXDLMSData, 3: GXDLMSRegister}.get(class_id, GXDLMSObject)

@@ -1,0 +1,195 @@
+"""Fuzz targets for everything of DLMS above the links: data, APDUs, both sides of an association, ciphering, profiles.
+
+Success or `DlmsError`; the two sides of an association bear everything and raise nothing.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+from dlms import axdr
+from dlms.acse import Aare, Aarq, Release
+from dlms.apdu import action, faults, get, notify, sn
+from dlms.apdu import set as set_apdu
+from dlms.apdu.access import AccessRequest, AccessResponse
+from dlms.apdu.common import Item
+from dlms.association import Answered, Association, Proposal
+from dlms.ciphering import Ciphering
+from dlms.codes import Conformance
+from dlms.cosem.obis import AttributeRef, MethodRef
+from dlms.cosem.profile import RowDecoder
+from dlms.discovery import objects_of
+from dlms.errors import DlmsError
+from dlms.exchange import Exchange, GetAnswer, GetExchange
+from dlms.exchange_write import ActionExchange, SetExchange
+from dlms.gbt import BlockTransfer
+from dlms.general import GeneralCiphered, GeneralSigned
+from dlms.knowledge import MeterKnowledge
+from dlms.security import MemoryCounters, Security
+from dlms.server import MeterServer
+from dlms.server_objects import association_object
+from dlms.session import MeterSession
+from dlms.shortnames import names_of
+from tests.dlms import test_app_fuzz, test_association, test_cosem, test_security, test_server
+from tests.dlms.plain_link import PacketLink
+from tests.fuzz.guided import Target, main
+
+PARSERS: tuple[Callable[[bytes], object], ...] = (
+    Aarq.parse, Aare.parse, Release.parse, get.parse_request, get.parse_response, set_apdu.parse_request,
+    set_apdu.parse_response, action.parse_request, action.parse_response, faults.parse_exception,
+    faults.parse_service_error, notify.parse, AccessRequest.parse, AccessResponse.parse, sn.parse_read_request,
+    sn.parse_read_response, sn.parse_write_request, sn.parse_write_response, GeneralCiphered.parse, GeneralSigned.parse,
+)  # fmt: skip
+REF = AttributeRef.parse("1/0.0.96.1.0.255/2")
+METHOD = MethodRef(1, REF.obis, 1)
+
+
+def run_data(data: bytes) -> None:
+    """What reads is written again as it was understood, and reads the same."""
+    value = axdr.decode(data)
+    assert axdr.decode(value.emit()).emit() == value.emit()
+    for reader in (objects_of, names_of):
+        with suppress(DlmsError):
+            reader(value)
+
+
+def run_apdu(data: bytes) -> None:
+    """Every parser."""
+    for parser in PARSERS:
+        with suppress(DlmsError):
+            message = parser(data)
+            emit = getattr(message, "emit", None)
+            if emit is not None:
+                emit()
+
+
+def pieces(data: bytes) -> list[bytes]:
+    """APDUs out of one input: each behind an octet that says how long it is."""
+    out: list[bytes] = []
+    at = 0
+    while at < len(data) and len(out) < 40:
+        size = data[at] or 1
+        out.append(data[at + 1 : at + 1 + size])
+        at += 1 + size
+    return out
+
+
+def _join(*apdus: bytes) -> bytes:
+    return b"".join(bytes((len(apdu),)) + apdu for apdu in apdus if 0 < len(apdu) < 256)
+
+
+def run_association(data: bytes) -> None:
+    """A client that associates, then asks in turn for one thing after the other; the input is what a meter says."""
+    exchanges: list[Callable[[], Exchange]] = [
+        lambda: GetExchange((Item(REF),)),
+        lambda: GetExchange((Item(REF), Item(REF))),
+        lambda: SetExchange((Item(REF),), (axdr.octets(bytes(100)),), 64),
+        lambda: ActionExchange((METHOD,), (axdr.octets(bytes(100)),), 64),
+    ]
+    association = Association(Proposal(conformance=Conformance(0xFFFFFF)))
+    association.associate()
+    for at, apdu in enumerate(pieces(data)):
+        association.receive_apdu(apdu)
+        while association.take_output():
+            pass
+        while (event := association.next_event()) is not None:
+            if isinstance(event, Answered) and isinstance(event.answer, GetAnswer):
+                with suppress(DlmsError):
+                    event.answer.results()
+        with suppress(DlmsError):
+            association.request(exchanges[at % len(exchanges)]())
+
+
+def run_session(data: bytes) -> None:
+    """A session that reads a list; it ends, one way or the other, and says so once."""
+    session = MeterSession(PacketLink(), client=1, server=1, known=MeterKnowledge())
+    session.read([REF, AttributeRef.parse("3/1.0.1.8.0.255/2"), AttributeRef.parse("8/0.0.1.0.0.255/2")], 0.0)
+    ends = 0
+    for apdu in pieces(data):
+        while session.take_output():
+            pass
+        session.receive(apdu, 0.0)
+        while (event := session.next_event()) is not None:
+            ends += type(event).__name__ in ("SessionClosed", "SessionFailed")
+    session.receive_eof(1.0)
+    while (event := session.next_event()) is not None:
+        ends += type(event).__name__ in ("SessionClosed", "SessionFailed")
+    assert ends == 1
+
+
+def run_server(data: bytes) -> None:
+    """A meter, with and without ciphering, with short names and everything negotiable."""
+    store = test_server.Store()
+    _client, security = test_security.pair()
+    for keys in (None, security):
+        server = MeterServer([store.item], security=keys, conformance=Conformance(0xFFFFFF), short_names=True)
+        server.add(association_object(server))
+        association = server.new_association(1)
+        for apdu in pieces(data):
+            for answer in association.receive_apdu(apdu, 0.0):
+                assert answer
+
+
+def run_ciphering(data: bytes) -> None:
+    """Ciphered APDUs of every kind."""
+    title = bytes.fromhex("4d4d4d0000bc614e")
+    security = Security(bytes(8), test_security.EK, test_security.AK, counters=MemoryCounters(), peer_title=title)
+    ciphering = Ciphering(security)
+    ciphering.use_dedicated(bytes(16))
+    ciphering.unprotect(data)
+
+
+def run_rows(data: bytes) -> None:
+    """A profile buffer, whole and cut off."""
+    decoder = RowDecoder(test_cosem.COLUMNS, period_s=900)
+    decoder.decode_partial(data)
+    decoder.decode(data)
+
+
+def run_blocks(data: bytes) -> None:
+    """General block transfer, while something is being sent."""
+    transfer = BlockTransfer(64, 3)
+    transfer.send(bytes(300))
+    for apdu in pieces(data):
+        with suppress(DlmsError):
+            transfer.receive(apdu)
+
+
+@functools.cache
+def conversation() -> tuple[bytes, ...]:
+    """Inputs for the sides of an association: what the other side of the tests says."""
+    seeds = test_app_fuzz.SEEDS
+    aare, aarq = test_association.AARE, test_server.aarq(64)
+    answers = [seed for seed in seeds if seed[:1] in (b"\xc4", b"\xc5", b"\xc7", b"\xd8", b"\x0c", b"\x0f", b"\xe0")]
+    requests = [seed for seed in seeds if seed[:1] in (b"\xc0", b"\xc1", b"\xc3", b"\xd9", b"\x05", b"\x06", b"\x62")]
+    return (
+        _join(aare, *answers[:8]),
+        _join(aare, *answers[8:]),
+        _join(aarq, *requests[:10]),
+        _join(aarq, *requests[10:]),
+    )
+
+
+def ciphering_seeds() -> Sequence[bytes]:
+    sender = Ciphering(Security(test_security.METER, test_security.EK, test_security.AK, counters=MemoryCounters(1)))
+    plain = bytes.fromhex("c401c1001105")
+    return [sender.protect(plain), sender.protect(plain, 0xDB), sender.protect_initiate(b"\x08" + bytes(13))]
+
+
+DLMS = (DlmsError,)
+
+TARGETS = {
+    "data": Target(run_data, lambda: test_app_fuzz.SEEDS, DLMS, "/dlms/"),
+    "apdu": Target(run_apdu, lambda: test_app_fuzz.SEEDS, (), "/dlms/"),
+    "association": Target(run_association, conversation, (), "/dlms/"),
+    "session": Target(run_session, conversation, (), "/dlms/"),
+    "meter": Target(run_server, conversation, (), "/dlms/"),
+    "ciphering": Target(run_ciphering, ciphering_seeds, DLMS, "/dlms/"),
+    "rows": Target(run_rows, lambda: [test_cosem.buffer(3), test_cosem.buffer(70)], DLMS, "/dlms/"),
+    "blocks": Target(run_blocks, conversation, (), "/dlms/"),
+}
+
+if __name__ == "__main__":
+    main(TARGETS)
