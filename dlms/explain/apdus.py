@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from dlms.acse import Aare, Aarq, InitiateRequest, InitiateResponse, Release
-from dlms.apdu import action, faults, get
+from dlms.apdu import access, action, faults, get, notify, sn
 from dlms.apdu import set as set_apdu
 from dlms.ciphering import CIPHERED_TAGS, Ciphering
 from dlms.codes import Apdu, Mechanism, kebab
@@ -14,6 +14,7 @@ from dlms.cursor import Cursor
 from dlms.errors import DlmsError
 from dlms.explain.node import Node, octets_text
 from dlms.explain.values import message_fields
+from dlms.gbt import GeneralBlock
 from dlms.security import SYSTEM_TITLE_OCTETS, MemoryCounters, Policy, Security
 
 DEPTH_MAX = 4  # an APDU inside a ciphered one inside a general one: nothing real nests deeper
@@ -75,19 +76,46 @@ def _acse_of(parse: Callable[[bytes], Aarq | Aare]) -> Callable[[bytes, Keys, in
     return explain
 
 
+def _release(data: bytes, keys: Keys, depth: int) -> tuple[str, tuple[Node, ...]]:
+    message = Release.parse(data)
+    fields = [node for node in message_fields(message) if node.label != "user information"]
+    if message.user_information is not None:
+        fields.append(Node("user information", "", (_initiate(message.user_information, keys, depth),)))
+    return "", tuple(fields)
+
+
+def _general_block(data: bytes, keys: Keys, depth: int) -> tuple[str, tuple[Node, ...]]:
+    """One block; where it is the first and the last, the APDU inside."""
+    block = GeneralBlock.parse(data)
+    fields = message_fields(block)
+    if block.last and block.number == 1 and block.data:
+        fields = (*(node for node in fields if node.label != "data"), explain_apdu(block.data, keys, depth + 1))
+    return "", fields
+
+
 _EXPLAINERS: dict[int, Callable[[bytes, Keys, int], tuple[str, tuple[Node, ...]]]] = {
     Apdu.INITIATE_REQUEST: _fields_of(InitiateRequest.parse),
     Apdu.INITIATE_RESPONSE: _fields_of(InitiateResponse.parse),
     Apdu.AARQ: _acse_of(Aarq.parse),
     Apdu.AARE: _acse_of(Aare.parse),
-    Apdu.RLRQ: _fields_of(Release.parse),
-    Apdu.RLRE: _fields_of(Release.parse),
+    Apdu.RLRQ: _release,
+    Apdu.RLRE: _release,
     Apdu.GET_REQUEST: _fields_of(get.parse_request),
     Apdu.GET_RESPONSE: _fields_of(get.parse_response),
     Apdu.SET_REQUEST: _fields_of(set_apdu.parse_request),
     Apdu.SET_RESPONSE: _fields_of(set_apdu.parse_response),
     Apdu.ACTION_REQUEST: _fields_of(action.parse_request),
     Apdu.ACTION_RESPONSE: _fields_of(action.parse_response),
+    Apdu.READ_REQUEST: _fields_of(sn.parse_read_request),
+    Apdu.READ_RESPONSE: _fields_of(sn.parse_read_response),
+    Apdu.WRITE_REQUEST: _fields_of(sn.parse_write_request),
+    Apdu.WRITE_RESPONSE: _fields_of(sn.parse_write_response),
+    Apdu.ACCESS_REQUEST: _fields_of(access.AccessRequest.parse),
+    Apdu.ACCESS_RESPONSE: _fields_of(access.AccessResponse.parse),
+    Apdu.DATA_NOTIFICATION: _fields_of(notify.parse),
+    Apdu.EVENT_NOTIFICATION: _fields_of(notify.parse),
+    Apdu.INFORMATION_REPORT: _fields_of(notify.parse),
+    Apdu.GENERAL_BLOCK_TRANSFER: _general_block,
     Apdu.EXCEPTION_RESPONSE: _fields_of(faults.parse_exception),
     Apdu.CONFIRMED_SERVICE_ERROR: _fields_of(faults.parse_service_error),
 }
@@ -114,7 +142,19 @@ def _name(tag: int) -> str:
     try:
         return kebab(Apdu(tag))
     except ValueError:
-        return f"ciphered 0x{tag:02x}" if tag in CIPHERED_TAGS else f"APDU 0x{tag:02x}"
+        plain, name = _plain_tag(tag)
+        return f"{name}-{kebab(plain)}" if plain is not None else f"APDU 0x{tag:02x}"
+
+
+def _plain_tag(tag: int) -> tuple[Apdu | None, str]:
+    """What a service-specific ciphered APDU holds, and with which key (GB 9.5: its tag is the plain one's plus 8 or 16,
+    below 40 plus 20 or 40, all in hexadecimal)."""
+    if tag in CIPHERED_TAGS:
+        for name, high, low in (("glo", 0x08, 0x20), ("ded", 0x10, 0x40)):
+            for plain in Apdu:
+                if tag == plain + (high if plain >= Apdu.GET_REQUEST else low):
+                    return plain, name
+    return None, ""
 
 
 def _ciphered(apdu: bytes, keys: Keys, depth: int) -> tuple[Node, ...]:

@@ -156,3 +156,29 @@ def test_damaged_apdus_of_every_kind_are_explained() -> None:
             damaged = bytearray(apdu[: pick.randrange(1, len(apdu) + 1)])
             damaged[pick.randrange(len(damaged))] = pick.randrange(256)
             assert explain_apdu(bytes(damaged), keys).lines()
+
+
+@pytest.mark.parametrize(
+    ("apdu", "label", "inside"),
+    [
+        ("0f00000001000202120001120002", "data-notification", "long-unsigned: 1"),
+        ("c20000030100010800ff020600000005", "event-notification", "double-long-unsigned: 5"),
+        ("0501020008", "read-request", "8"),
+        ("0c01000600000005", "read-response", "double-long-unsigned: 5"),
+        ("e0810001000009c401c10006000004d2", "general-block-transfer", "double-long-unsigned: 1234"),
+        ("62 03 800100", "rlrq", "reason: 0"),
+    ],
+)
+def test_every_kind_of_apdu_is_shown_with_what_is_inside(apdu: str, label: str, inside: str) -> None:
+    shown = text([explain_apdu(bytes.fromhex(apdu), Keys())])
+    assert label in shown
+    assert inside in shown
+
+
+@pytest.mark.parametrize(
+    ("tag", "name"),
+    [(0x21, "glo-initiate-request"), (0xC8, "glo-get-request"), (0xD4, "ded-get-response"), (0x45, "ded-read-request"),
+     (0xCF, "glo-action-response"), (0xFE, "APDU 0xfe")],
+)  # fmt: skip
+def test_ciphered_apdus_are_called_by_what_they_hold(tag: int, name: str) -> None:
+    assert name in str(explain_apdu(bytes((tag, 5, 0x30, 0, 0, 0, 1)), Keys()).lines())
