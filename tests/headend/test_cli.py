@@ -12,7 +12,7 @@ import yaml
 from click.testing import CliRunner, Result
 
 from headend import pki
-from headend.__main__ import main
+from headend.cli import main
 from headend.operator.show import CELL_CHARS_MAX, table
 
 
