@@ -129,6 +129,8 @@ def test_the_agent_runs_without_any_network_answers_dcuctl_and_ends_in_order(run
     assert (status["device_id"], status["fw_version"]) == ("urn:dcu:1", "7")
     assert status["queue"]["records"] == 0
     assert sorted(status["workers"]) == ["control", "dm", "dm-packages", "push", "uplink"]
+    tasks = Path(f"/proc/{running.process.pid}/task").glob("*/comm")
+    assert set(status["workers"]) <= {file.read_text().strip() for file in tasks}
     health = json.loads((running.home / "run" / "health.json").read_text())
     assert health["boot"] == "boot-1"
     assert health["checks"]["agent_up"]["ok"] is True
