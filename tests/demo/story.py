@@ -418,7 +418,10 @@ class Story:
     # ---- shared
 
     def row(self, claim: str, asked: str, answer: str, ok: bool) -> None:
+        """One line of the closing table. What the other side denies ends the demo in the stage that claimed it."""
         self.rows.append(Row(claim, asked, answer, ok))
+        if not ok:
+            raise DemoError(f"it is not so: {claim} ({asked}: {answer})")
 
     def row_of_job(self, claim: str, job: dict[str, Any], code: int) -> None:
         """The result that the device reported must carry the Correlator of the Exec that caused it."""

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.demo.__main__ import insist
 from tests.demo.display import Display, Row
 from tests.demo.factory import PORT_FIRST, UNTESTED, free_ports
 from tests.demo.image import REPO, Defect, build, dependency_files
 from tests.demo.processes import DemoError, Processes
+from tests.demo.story import Story
 
 TERM_7 = """
 import signal, sys, threading
@@ -148,7 +148,9 @@ def test_ports_that_are_kept_over_a_reboot_are_none_that_the_kernel_gives_away()
     assert low <= PORT_FIRST + 6 or max(ports) < low
 
 
-def test_a_row_that_the_other_side_denies_ends_the_demo_in_its_stage() -> None:
-    insist([Row("sky is blue", "the sky", "blue", ok=True)])
-    with pytest.raises(DemoError, match=r"sky is green \(the sky: blue\)"):
-        insist([Row("sky is blue", "the sky", "blue", ok=True), Row("sky is green", "the sky", "blue", ok=False)])
+def test_a_row_that_the_other_side_denies_ends_its_stage_and_stands_in_the_table(tmp_path: Path) -> None:
+    story = Story(tmp_path)
+    story.row("the sky is blue", "the sky", "blue", ok=True)
+    with pytest.raises(DemoError, match=r"the sky is green \(the sky: blue\)"):
+        story.row("the sky is green", "the sky", "blue", ok=False)
+    assert [row.ok for row in story.rows] == [True, False]
