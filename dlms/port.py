@@ -7,6 +7,7 @@ the rest go to `serial.serial_for_url`. Foreign exceptions become `LinkError` he
 from __future__ import annotations
 
 import contextlib
+import time
 from typing import TYPE_CHECKING, Protocol
 
 from dlms.errors import LinkError, LocalError
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 CONNECT_TIMEOUT_S = 10.0
 READ_BYTES_MAX = 65536
 WRITE_TIMEOUT_S = 30.0
+SLICE_S = 0.05  # how late a serial port may notice that a read has timed out
 
 
 class Port(Protocol):
@@ -64,29 +66,36 @@ class SocketPort:
 
 
 class SerialPort:
-    """A port of pyserial."""
+    """A port of pyserial, whose own timeout is `SLICE_S`: to set another one for each read would configure the line
+    anew, on rfc2217 with an exchange over the network each time."""
 
     def __init__(self, port: serial.Serial) -> None:
         self._port = port
 
     def read(self, timeout_s: float | None) -> bytes | None:
-        import serial
-
+        limit = None if timeout_s is None else time.monotonic() + timeout_s
         try:
-            self._port.timeout = timeout_s
-            first = self._port.read(1)
-            waiting = self._port.in_waiting if first else 0
-            return bytes(first + self._port.read(waiting)) if waiting else bytes(first)
-        except (serial.SerialException, OSError) as error:
+            while not (first := bytes(self._port.read(1))):
+                if limit is not None and time.monotonic() >= limit:
+                    return b""
+            waiting = self._port.in_waiting
+            return first + bytes(self._port.read(waiting)) if waiting else first
+        except OSError as error:  # SerialException is one
             raise LinkError(f"serial port: {error}") from error
 
     def write(self, data: bytes) -> None:
-        import serial
-
         try:
             self._port.write(data)
-        except (serial.SerialException, OSError) as error:
+        except OSError as error:
             raise LinkError(f"serial port: {error}") from error
+
+    def set_speed(self, baudrate: int) -> None:
+        """Go on at another speed; what came at the old one is dropped. Raises `LinkError`."""
+        try:
+            self._port.baudrate = baudrate
+            self._port.reset_input_buffer()
+        except (OSError, ValueError) as error:
+            raise LinkError(f"serial port at {baudrate} baud: {error}") from error
 
     def close(self) -> None:
         with contextlib.suppress(OSError):
@@ -100,13 +109,20 @@ def open_port(url: str, baudrate: int = 9600) -> Port:
     """
     if url.startswith(("socket://", "udp://")):
         return _open_socket(url)
+    return open_serial(url, baudrate)
+
+
+def open_serial(url: str, baudrate: int) -> SerialPort:
+    """Open what pyserial opens, 8N1. Raises `LocalError`, `LinkError`."""
     import serial
 
+    # pyserial's rfc2217 refuses a write timeout; its socket has one of its own.
+    write_timeout_s = None if url.startswith("rfc2217://") else WRITE_TIMEOUT_S
     try:
-        port = serial.serial_for_url(url, baudrate=baudrate, write_timeout=WRITE_TIMEOUT_S)
+        port = serial.serial_for_url(url, baudrate=baudrate, timeout=SLICE_S, write_timeout=write_timeout_s)
     except ValueError as error:
         raise LocalError(f"{url}: {error}") from error
-    except (serial.SerialException, OSError) as error:
+    except OSError as error:
         raise LinkError(f"{url}: {error}") from error
     return SerialPort(port)
 

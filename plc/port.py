@@ -77,8 +77,10 @@ def _has_descriptor(port: serial.SerialBase) -> bool:
 
 def open_port(url: str, baudrate: int) -> SerialPort:
     """Open a pyserial URL or device, 8N1. Raises `PlcPortError`."""
+    # pyserial's rfc2217 refuses a write timeout; its socket has one of its own.
+    write_timeout_s = None if url.startswith("rfc2217://") else WRITE_TIMEOUT_S
     try:
-        port = serial.serial_for_url(url, do_not_open=True, baudrate=baudrate, write_timeout=WRITE_TIMEOUT_S)
+        port = serial.serial_for_url(url, do_not_open=True, baudrate=baudrate, write_timeout=write_timeout_s)
         # Ports with a descriptor are waited for with select and then read without waiting.
         port.timeout = 0 if _has_descriptor(port) else BLIND_WAIT_S
         port.open()

@@ -271,5 +271,4 @@ def _answers(port: Port, link: HdlcClientLink) -> bool:
             raise LinkError("the port was closed")
         if data:
             link.receive(data, now)
-        else:
-            link.on_deadline(now)
+        link.on_deadline(now)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from dlms.errors import LinkError
 from dlms.mode_e import START_BAUDRATE, ModeEOpening, OpeningFailed, SpeedAgreed
-from dlms.port import WRITE_TIMEOUT_S, Port, SerialPort
+from dlms.port import Port, open_serial
 
 
 def greet(port: Port, opening: ModeEOpening, clock: Callable[[], float] = time.monotonic) -> SpeedAgreed:
@@ -28,27 +27,16 @@ def greet(port: Port, opening: ModeEOpening, clock: Callable[[], float] = time.m
             opening.receive_eof(clock())
         elif data:
             opening.receive(data, clock())
-        else:
-            opening.on_deadline(clock())
+        opening.on_deadline(clock())  # on a line that babbles there is never silence
 
 
 def open_with_greeting(url: str, baudrate_max: int, address: str = "") -> Port:
     """A serial port that stands at the speed the meter agreed to. Raises `DlmsError`."""
-    import serial
-
-    try:
-        line = serial.serial_for_url(url, baudrate=START_BAUDRATE, write_timeout=WRITE_TIMEOUT_S)
-    except (OSError, ValueError) as error:
-        raise LinkError(f"{url}: {error}") from error
-    port = SerialPort(line)
+    port = open_serial(url, START_BAUDRATE)
     try:
         agreed = greet(port, ModeEOpening(address=address, baudrate_max=baudrate_max))
         time.sleep(agreed.pause_s)
-        line.baudrate = agreed.baudrate
-        line.reset_input_buffer()
-    except (OSError, ValueError) as error:
-        port.close()
-        raise LinkError(f"{url}: {error}") from error
+        port.set_speed(agreed.baudrate)
     except BaseException:
         port.close()
         raise

@@ -12,7 +12,7 @@ import time
 import tty
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import click
@@ -45,14 +45,14 @@ class Server:
         link.connect(time.monotonic())
         self.run()
 
-    def receive(self, data: bytes) -> bytes:
-        """Bytes from the client; what goes back now."""
+    def receive(self, data: bytes) -> list[bytes]:
+        """Bytes from the client; the bursts, or packets, that go back now."""
         heard = self._faults.apply(data)
         if heard:
             self.link.receive(heard, time.monotonic())
         return self.run()
 
-    def run(self) -> bytes:
+    def run(self) -> list[bytes]:
         """Events to the meter, answers to the line."""
         now = time.monotonic()
         while (event := self.link.next_event()) is not None:
@@ -64,19 +64,20 @@ class Server:
                 self._meter.forget_clients()
         return self._take()
 
-    def wake(self) -> bytes:
+    def wake(self) -> list[bytes]:
         """Time passed."""
         deadline = self.link.next_deadline()
         if deadline is not None and deadline <= time.monotonic():
             self.link.on_deadline(time.monotonic())
         return self.run()
 
-    def _take(self) -> bytes:
-        out = b""
+    def _take(self) -> list[bytes]:
+        bursts = []
         link: DataLink = self.link
         while burst := link.take_output():
-            out += self._faults.apply(burst)
-        return out
+            if damaged := self._faults.apply(burst):
+                bursts.append(damaged)
+        return bursts
 
 
 class Place(Protocol):
@@ -128,10 +129,10 @@ class TcpPlace:
         else:
             self._drop(connection)
 
-    def _send(self, connection: socket.socket, data: bytes) -> None:
-        if data:
+    def _send(self, connection: socket.socket, bursts: list[bytes]) -> None:
+        if bursts:
             try:
-                connection.sendall(data)
+                connection.sendall(b"".join(bursts))
             except OSError:
                 self._drop(connection)
 
@@ -148,23 +149,23 @@ class TcpPlace:
 
 
 class UdpPlace:
-    """Datagrams: each answer goes to whoever sent the request."""
+    """Datagrams: what the meter says goes to whoever spoke last, a packet a datagram."""
 
     def __init__(self, host: str, port: int, make: MakeServer) -> None:
         self._server = make()
+        self._peer: tuple[Any, ...] = ()
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._socket.bind((host, port))
         self.name = f"udp://{host}:{self._socket.getsockname()[1]}"
 
     def serve_once(self, wait_s: float) -> None:
         self._socket.settimeout(max(wait_s, 0.001))
-        try:
-            data, peer = self._socket.recvfrom(READ_BYTES_MAX)
-        except TimeoutError:
-            return
-        answer = self._server.receive(data)
-        if answer:
-            self._socket.sendto(answer, peer)
+        packets: list[bytes] = []
+        with contextlib.suppress(TimeoutError):
+            data, self._peer = self._socket.recvfrom(READ_BYTES_MAX)
+            packets = self._server.receive(data)
+        for packet in packets + self._server.wake():
+            self._socket.sendto(packet, self._peer)
 
     def close(self) -> None:
         self._socket.close()
@@ -185,12 +186,11 @@ class TerminalPlace:
         self._selector.register(self._master, selectors.EVENT_READ)
 
     def serve_once(self, wait_s: float) -> None:
-        answer = b""
+        bursts: list[bytes] = []
         if self._selector.select(wait_s):
-            answer = self._server.receive(os.read(self._master, READ_BYTES_MAX))
-        answer += self._server.wake()
-        if answer:
-            os.write(self._master, answer)
+            bursts = self._server.receive(os.read(self._master, READ_BYTES_MAX))
+        for burst in bursts + self._server.wake():
+            os.write(self._master, burst)
 
     def close(self) -> None:
         self._selector.close()

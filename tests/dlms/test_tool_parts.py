@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import random
+import termios
+import threading
+import tty
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -19,7 +23,7 @@ from dlms.hdlc import CONTROLS, HdlcAddress, HdlcDecoder, HdlcFrame, HdlcNoise, 
 from dlms.mode_e import ModeEOpening, add_even_parity
 from dlms.objects import rows_from_csv
 from dlms.simulation import SimulatedMeter
-from dlms.tool.greeting import greet
+from dlms.tool.greeting import greet, open_with_greeting
 from dlms.tool.nodeport import ENABLE, NodePort
 from dlms.tool.secrets import read_hex, read_secret
 from dlms.tool.show import plain, type_name
@@ -160,6 +164,49 @@ def test_a_greeting_that_fails_raises() -> None:
         greet(FakePort(b"/ABCxMETER\r\n"), ModeEOpening(), clock=lambda: 0.0)
     with pytest.raises(LinkError):
         greet(FakePort(None), ModeEOpening(), clock=lambda: 0.0)
+
+
+@pytest.mark.parametrize("babble", [b"\n", b"x", rb"/ABC", b"\x7e\xa0"])
+def test_a_line_that_babbles_without_end_ends_the_greeting(babble: bytes) -> None:
+    now = 0.0
+
+    class Babbling(FakePort):
+        def read(self, timeout_s: float | None) -> bytes | None:
+            nonlocal now
+            now += 0.01
+            assert now < 60.0
+            return babble
+
+    with pytest.raises(LinkError):
+        greet(Babbling(), ModeEOpening(), clock=lambda: now)
+
+
+@pytest.mark.process
+def test_the_greeting_changes_the_speed_of_a_real_terminal() -> None:
+    """The meter's side at 300 baud, then HDLC at the speed agreed to; the terminal tells at which speed it stands."""
+    master, slave = os.openpty()
+    tty.setraw(slave)
+    speeds: list[int] = []
+
+    def meter() -> None:
+        for due, answer in ((b"/?!\r\n", rb"/ABC5\2METER" + b"\r\n"), (b"\x06252\r\n", b"\x06252\r\n")):
+            heard = b""
+            while heard != add_even_parity(due):
+                heard += os.read(master, 64)
+            speeds.append(termios.tcgetattr(master)[5])
+            os.write(master, add_even_parity(answer))
+
+    thread = threading.Thread(target=meter, daemon=True)
+    thread.start()
+    port = open_with_greeting(os.ttyname(slave), 9600)
+    thread.join(10.0)
+    assert speeds == [termios.B300, termios.B300]
+    assert termios.tcgetattr(master)[5] == termios.B9600
+    port.write(b"snrm")
+    assert os.read(master, 64) == b"snrm"
+    port.close()
+    os.close(slave)
+    os.close(master)
 
 
 # ---- faults

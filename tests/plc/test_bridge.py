@@ -17,6 +17,7 @@ from plc.port import open_port
 from plc.prime import DataConfirm, DataIndication, DataRequest, JoinIndication, PrimePayload
 from plc.transparent import TransparentLink
 from plc.usi import ProtocolId, UsiFrame
+from tests.sim.terminal_server import terminal_server
 
 EUI = bytes.fromhex("02dc00000001")
 
@@ -162,6 +163,20 @@ def test_a_loop_port_gives_back_what_was_written_in_one_piece() -> None:
     assert port.read(1.0) == b"0123456789"
     assert port.read(0.0) == b""
     port.close()
+
+
+@pytest.mark.process
+@pytest.mark.filterwarnings("ignore:set(Daemon|Name):DeprecationWarning")  # pyserial's
+def test_a_terminal_server_is_a_port() -> None:
+    with terminal_server() as server:
+        port = open_port(server.url, 115200)
+        port.write(bytes(range(256)))
+        found = b""
+        while len(found) < 256 and (data := port.read(5.0)):
+            found += data
+        assert found == bytes(range(256))
+        assert server.plug.baudrate == 115200
+        port.close()
 
 
 @pytest.fixture

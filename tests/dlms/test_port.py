@@ -1,0 +1,45 @@
+"""Ports: sockets and what pyserial opens."""
+
+from __future__ import annotations
+
+import pytest
+
+from dlms.errors import LinkError, LocalError
+from dlms.port import Port, open_port, open_serial
+from tests.sim.terminal_server import terminal_server
+
+pytestmark = pytest.mark.process
+LIMIT_S = 10.0
+EVERY_OCTET = bytes(range(256))
+
+
+def read_all(port: Port, count: int) -> bytes:
+    found = b""
+    while len(found) < count and (data := port.read(LIMIT_S)):
+        found += data
+    return found
+
+
+@pytest.mark.filterwarnings("ignore:set(Daemon|Name):DeprecationWarning")  # pyserial's
+def test_a_terminal_server_carries_every_octet_and_changes_its_speed() -> None:
+    with terminal_server() as server:
+        port = open_serial(server.url, 300)
+        assert server.plug.baudrate == 300
+        port.write(EVERY_OCTET)
+        assert read_all(port, 256) == EVERY_OCTET
+        port.set_speed(9600)
+        assert server.plug.baudrate == 9600
+        assert port.read(0.0) == b""
+        port.close()
+
+
+@pytest.mark.parametrize("url", ["socket://127.0.0.1", "udp://:1", "nothing://x"])
+def test_a_url_that_cannot_be_is_a_local_error(url: str) -> None:
+    with pytest.raises(LocalError):
+        open_port(url)
+
+
+@pytest.mark.parametrize("url", ["socket://127.0.0.1:1", "rfc2217://127.0.0.1:1", "/dev/there-is-no-such-port"])
+def test_a_port_that_does_not_open_is_a_link_error(url: str) -> None:
+    with pytest.raises(LinkError):
+        open_port(url)

@@ -1,0 +1,66 @@
+"""A terminal server of RFC 2217 with a loop-back plug on its port, for tests of `rfc2217://`."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import serial
+import serial.rfc2217
+
+TICK_S = 0.01
+
+
+@dataclass(slots=True)
+class TerminalServer:
+    """Where it listens, and the port it has."""
+
+    url: str
+    plug: Any  # pyserial's stubs do not know its URL handlers
+
+
+class _Writer:
+    """What `PortManager` writes to."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+
+    def write(self, data: bytes) -> None:
+        self._connection.sendall(data)
+
+
+@contextlib.contextmanager
+def terminal_server() -> Iterator[TerminalServer]:
+    """Serves one client, and sends back what it writes."""
+    plug: Any = serial.serial_for_url("loop://", timeout=0)
+    listener = socket.create_server(("127.0.0.1", 0))
+    stop = threading.Event()
+    thread = threading.Thread(target=_serve, args=(listener, plug, stop), daemon=True)
+    thread.start()
+    try:
+        yield TerminalServer(f"rfc2217://127.0.0.1:{listener.getsockname()[1]}", plug)
+    finally:
+        stop.set()
+        listener.close()
+        thread.join(5.0)
+
+
+def _serve(listener: socket.socket, plug: Any, stop: threading.Event) -> None:
+    with contextlib.suppress(OSError):
+        connection, _ = listener.accept()
+        with connection:
+            connection.settimeout(TICK_S)
+            writer: Any = _Writer(connection)
+            manager = serial.rfc2217.PortManager(plug, writer)
+            while not stop.is_set():
+                with contextlib.suppress(TimeoutError):
+                    data = connection.recv(4096)
+                    if not data:
+                        return
+                    plug.write(b"".join(manager.filter(data)))
+                if echoed := plug.read(plug.in_waiting):
+                    connection.sendall(b"".join(manager.escape(echoed)))
