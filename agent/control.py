@@ -138,7 +138,7 @@ class ControlServer:
                 connection.settimeout(min(TALK_S, left))
                 if len(buffer) > REQUEST_BYTES_MAX:
                     connection.sendall(b'{"ok":false,"error":"the request is too long"}\n')
-                    _drain(connection)
+                    self._drain(connection, until)
                     return
                 piece = connection.recv(REQUEST_BYTES_MAX)
                 if not piece:
@@ -148,10 +148,11 @@ class ControlServer:
             buffer = bytearray(rest)
             connection.sendall(self.answer(line))
 
-
-def _drain(connection: socket.socket) -> None:
-    """Take what still comes, within a bound: closing over unread bytes would reset the connection, answer included."""
-    connection.shutdown(socket.SHUT_WR)
-    for _ in range(REQUESTS_MAX):
-        if not connection.recv(REQUEST_BYTES_MAX):
-            return
+    def _drain(self, connection: socket.socket, until: float) -> None:
+        """Take what still comes, within bounds: closing over unread bytes resets the connection, answer included."""
+        connection.shutdown(socket.SHUT_WR)
+        for _ in range(REQUESTS_MAX):
+            left = until - self._monotonic()
+            connection.settimeout(min(TALK_S, max(left, 0.0)))
+            if left <= 0 or not connection.recv(REQUEST_BYTES_MAX):
+                return

@@ -100,7 +100,8 @@ def test_a_bad_request_gets_an_error_and_the_server_lives_on(server: Path, line:
     assert ask(server, b'{"command":"echo","value":1}\n')[0]["ok"] is True
 
 
-def test_who_drips_bytes_is_left_when_his_time_is_over_however_lively_he_is(tmp_path: Path) -> None:
+@pytest.mark.parametrize("before", [b"", b" " * (REQUEST_BYTES_MAX + 1)])
+def test_who_drips_bytes_is_left_when_his_time_is_over_however_lively_he_is(tmp_path: Path, before: bytes) -> None:
     clock = VirtualClock()
     drips: list[float] = []
 
@@ -114,6 +115,7 @@ def test_who_drips_bytes_is_left_when_his_time_is_over_however_lively_he_is(tmp_
     control = ControlServer(tmp_path / "control.sock", HANDLERS, monotonic=monotonic)
     with control.listen() as listener, socket.socket(socket.AF_UNIX) as client:
         client.connect(str(tmp_path / "control.sock"))
+        client.sendall(before)
         control.serve_one(listener)
     assert CONNECTION_S <= drips[-1] - drips[0] < control.budget_s
 
