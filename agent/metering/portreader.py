@@ -382,7 +382,8 @@ class PortReader:
 
     def _store(self, visit: Visit, meter: Meter) -> None:
         """Readings, how far the meter was read, and what was learned, in one commit."""
-        trusted = self._clock.trusted()
+        # A clock that was set in the middle of the visit makes neither the run nor the times before it true.
+        trusted = self._clock.trusted() and all(job.trusted for job in visit.jobs)
         # A meter that has only now told its name may have been read for this run by another way.
         owed = {(job.task.task_id, job.run) for job in self._ports.tasks.owed(meter.meter_id)}
         jobs = [job for job in visit.jobs if meter is visit.meter or (job.task.task_id, job.run) in owed]

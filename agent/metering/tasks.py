@@ -21,11 +21,12 @@ UNTRUSTED_HOLD_S = 120.0  # after start, readings wait so long for a clock that 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Read `items` from a meter, for this run of this task."""
+    """Read `items` from a meter, for this run of this task. `trusted`: the clock that says so has been set."""
 
     task: ReadingTask
     run: int
     items: ReadingList
+    trusted: bool = True
 
 
 @dataclass(slots=True)
@@ -116,7 +117,7 @@ class TaskBook:
                 run = owed_run(task, done.get((meter_id, task.task_id), 0), wall, self._catch_up_s)
                 items = self._list_of(task) if run is not None else None
                 if run is not None and items is not None:
-                    jobs.append(Job(task, run, items))
+                    jobs.append(Job(task, run, items, trusted))
             return sorted(jobs, key=lambda job: (-job.task.priority, job.run, job.task.task_id))
 
     def next_start(self) -> float | None:
@@ -185,10 +186,7 @@ class TaskBook:
                 account.run = max(account.run, run)
 
     def _note_done(self, meter_id: str, job: Job) -> None:
-        if self._clock.trusted():
-            self._done(trusted=True)[meter_id, job.task.task_id] = job.run
-        else:
-            self._untrusted[meter_id, job.task.task_id] = job.run
+        self._done(trusted=job.trusted)[meter_id, job.task.task_id] = job.run
 
     def _account(self, job: Job) -> _Account:
         """The account of the job's task; a new run opens a new one."""

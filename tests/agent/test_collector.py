@@ -566,6 +566,18 @@ def test_before_the_clock_was_ever_set_reading_waits_a_little_then_reads_and_say
     assert len(trusted) == 108
 
 
+def test_a_clock_that_is_set_in_the_middle_of_a_visit_vouches_for_nothing_before(tmp_path: Path) -> None:
+    rig = PlcRig(tmp_path, meters=1)
+    rig.clock.wall_offset, rig.clock.is_trusted = 1_000_000.0, False
+    rig.collector.configure(provisioning())
+    rig.run(300, until=lambda: rig.collector.task_status("t1").state == "running")
+    rig.clock.wall_offset, rig.clock.is_trusted = 1_800_000_000.0, True
+    rig.run(30)
+    counted = Counter((record["trusted"], int(str(record["run"])) > 1_700_000_000) for record in rig.records())
+    assert counted == {(False, False): 108, (True, True): 108}
+    assert set(rig.store.progress().values()) == {1_800_000_000}
+
+
 def test_a_run_that_was_read_is_not_read_again_after_a_restart_without_a_clock(tmp_path: Path) -> None:
     rig = PlcRig(tmp_path, meters=1)
     rig.collector.configure(provisioning())
