@@ -22,6 +22,7 @@ from dlms.errors import DlmsError, LocalError
 from dlms.faults import LineFaults
 from dlms.hdlc import HdlcAddress
 from dlms.hdlc_link import HdlcServerLink
+from dlms.links import LINKS
 from dlms.objects import rows_from_csv
 from dlms.security import MemoryCounters, Security, open_auth
 from dlms.simulation import SERIAL_MAX, SimulatedMeter
@@ -234,8 +235,8 @@ def _until_signal() -> Iterator[list[int]]:
 
 @click.command()
 @click.option("--listen", default="tcp://127.0.0.1:4059", show_default=True, help="also udp://host:port, pty:PATH")
-@click.option("--link", type=click.Choice(("hdlc", "wrapper")), default="hdlc", show_default=True)
-@click.option("--server", default="1", show_default=True, help="SAP, or for HDLC UPPER/LOWER")
+@click.option("--link", type=click.Choice(tuple(LINKS)), default="hdlc", show_default=True)
+@click.option("--server", default="1", show_default=True, help="SAP; for HDLC also UPPER/LOWER; for llc the node")
 @click.option("--serial", type=click.IntRange(1, SERIAL_MAX), default=1, show_default=True)
 @click.option("--phases", type=click.Choice(("1", "3")), default="3", show_default=True)
 @click.option("--codes", type=click.Path(path_type=Path), help="a reading list; a small one is built in")
@@ -318,5 +319,6 @@ def _link(name: str, server: str, info_max: int, window: int, *, packet: bool) -
     if name == "hdlc":
         return HdlcServerLink(HdlcAddress.of(server), info_max=info_max, window=window)
     if not server.isdigit():
-        raise LocalError(f"--server {server!r}: the wrapper has SAPs only")
+        raise LocalError(f"--server {server!r}: only HDLC has UPPER/LOWER")
+    # A base node's DLMS over TCP has the wrapper's layout with the node in the place of the SAP: see `nodeport`.
     return WrapperServerLink(int(server), packet=packet)

@@ -162,6 +162,15 @@ def test_the_wrapper_is_spoken_over_streams_and_datagrams_with_ciphering(listen:
         assert wrong.exit_code != 0
 
 
+def test_a_node_behind_a_base_node_is_read_over_its_llc() -> None:
+    options = ("--listen", "tcp://127.0.0.1:0", "--link", "llc", "--server", "5", "--codes", str(LIST))
+    with simulated(*options, "--auth", "low", "--password", "pw") as url:
+        reach = ("--url", url, "--link", "llc", "--node", "5", "--auth", "low", "--password", "pw")
+        results = parsed(run("read", *reach, "--json", "--codes", str(LIST)))["results"]
+    assert len(results) == 108
+    assert sum(result["error"] is None for result in results) == 108
+
+
 def test_a_terminal_is_a_port_and_faults_are_survived(tmp_path: Path) -> None:
     with simulated(
         "--listen",
