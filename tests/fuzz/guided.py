@@ -2,8 +2,9 @@
 
     python -m tests.fuzz.updateagent TARGET [--seconds 60] [--seed 1] [--corpus DIR]
 
-It mutates inputs and keeps those that reach a line of the package that no input reached before. Where atheris is
-installed, `--atheris` hands the same target to it. The tests of a package run the same targets for a fixed number of
+`all` in the place of TARGET runs each of them for so long. It mutates inputs and keeps those that reach a line of the
+package that no input reached before. Where atheris is installed, `--atheris` hands the same target, its seeds and the
+corpus to it; words it does not know are atheris' own. The tests of a package run the same targets for a fixed number of
 mutations without coverage, so that every run of the suite does the same.
 """
 
@@ -11,9 +12,11 @@ from __future__ import annotations
 
 import argparse
 import random
+import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -22,6 +25,7 @@ from typing import Any
 
 INPUT_BYTES_MAX = 64 << 10
 CORPUS_MAX = 2000
+ALL = "all"
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,26 +122,49 @@ def explore(target: Target, chance: random.Random, until: Callable[[], bool], co
     return tried, len(coverage.seen)
 
 
+def _by_atheris(target: Target, corpus: Path | None, options: Sequence[str]) -> None:
+    """Never returns. Findings are written to files named crash-… here."""
+    import atheris
+
+    folder = corpus or Path(tempfile.mkdtemp(prefix="fuzz-"))
+    for number, seed in enumerate(target.seeds()):
+        (folder / f"seed-{number}").write_bytes(seed)
+    atheris.instrument_all()
+    atheris.Setup([sys.argv[0], f"-max_len={INPUT_BYTES_MAX}", *options, str(folder)], target.outcome)
+    atheris.Fuzz()
+
+
+def _each(targets: Iterable[str]) -> int:
+    """Run the targets one after the other with the same options; returns the first exit status that is not 0."""
+    at = sys.argv.index(ALL)
+    for name in sorted(targets):
+        words = [*sys.argv[1:at], name, *sys.argv[at + 1 :]]
+        done = subprocess.run([sys.executable, "-m", "tests.fuzz." + Path(sys.argv[0]).stem, *words], check=False)
+        if done.returncode:
+            return done.returncode
+    return 0
+
+
 def main(targets: Mapping[str, Target]) -> None:
-    """Run one target from the command line."""
+    """Run one target, or `all`, from the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("target", choices=sorted(targets))
+    parser.add_argument("target", choices=[*sorted(targets), ALL])
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--corpus", type=Path, help="read inputs from here, and write new ones")
+    parser.add_argument("--corpus", type=Path, help="folder with a folder for each target: read inputs, write new ones")
     parser.add_argument("--atheris", action="store_true", help="let atheris do it")
     arguments, rest = parser.parse_known_args()
+    if arguments.target == ALL:
+        sys.exit(_each(targets))
+    if arguments.corpus:
+        arguments.corpus /= arguments.target
+        arguments.corpus.mkdir(parents=True, exist_ok=True)
     target = targets[arguments.target]
     if arguments.atheris:
-        import atheris
-
-        atheris.instrument_all()
-        atheris.Setup([sys.argv[0], *rest], target.outcome)
-        atheris.Fuzz()
+        _by_atheris(target, arguments.corpus, [f"-max_total_time={arguments.seconds:.0f}", *rest])
         return
     corpus = list(target.seeds())
     if arguments.corpus:
-        arguments.corpus.mkdir(parents=True, exist_ok=True)
         corpus += [path.read_bytes() for path in sorted(arguments.corpus.iterdir())]
     known = set(corpus)
     end = time.monotonic() + arguments.seconds
