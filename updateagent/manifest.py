@@ -160,12 +160,15 @@ def _front(file: Readable) -> _Front:
         raise PackageError(SIGNATURE_MISSING, "the package is not signed")
     signature = reader.read(member, cms.SIGNATURE_BYTES_MAX)
     lists: list[bytes] = []
+    newest = 0
     while (member := reader.next()) is not None and roots.is_member_name(member.name):
         if len(lists) == roots.LISTS_MAX:
             raise PackageError(LIMIT, f"more than {roots.LISTS_MAX} lists of roots")
         lists.append(reader.read(member, roots.ENVELOPE_BYTES_MAX))
-        if member.name != roots.member_name(roots.parse(lists[-1]).version):
-            raise PackageError(FORMAT, f"{member.name} is not named by its version")
+        version = roots.parse(lists[-1]).version
+        if member.name != roots.member_name(version) or version <= newest:
+            raise PackageError(FORMAT, f"{member.name} is not named by its version, or not in ascending order")
+        newest = version
     return _Front(text, signature, tuple(lists), member, reader)
 
 
