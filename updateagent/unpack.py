@@ -16,7 +16,7 @@ from updateagent.readable import Readable, read_exactly
 PIECE_BYTES = 16 << 10
 """Packed bytes read, and unpacked bytes handed out, at once."""
 XZ_MEMORY_BYTES_MAX = 1 << 20
-"""What the xz decoder may take; the packer's dictionary of 512 KiB needs a little more than that."""
+"""What the xz decoder may take; the packer's dictionary of 384 KiB needs a little more than that."""
 GZIP_WINDOW = 31
 """zlib's `wbits` for the gzip format, which is what SWUpdate calls "zlib"."""
 
