@@ -79,8 +79,8 @@ class TaskBook:
 
     def lists_changed(self) -> None:
         """A software package was activated or removed: look for the lists again."""
-        self._lists.changed()
-        with self._lock:
+        with self._lock:  # both at once: a list that is just being read must not be kept as a new one
+            self._lists.changed()
             self._reading_lists.clear()
             self.generation += 1
 
