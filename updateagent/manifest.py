@@ -10,11 +10,11 @@ package has exactly one form and every changed byte is noticed.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from hashlib import sha256
 
 from updateagent import cms, cpio, description, roots
-from updateagent.description import Kind
+from updateagent.description import Description, Kind
 from updateagent.errors import (
     AGENT_VERSION,
     COMPATIBLE,
@@ -58,18 +58,9 @@ SIGNATURE_NAME = "sw-description.sig"
 
 
 @dataclass(frozen=True, slots=True)
-class Manifest:
-    """What a package says about itself. `signed_at` is in seconds since 1970."""
+class Manifest(Description):
+    """What a package says about itself, and who says so. `signed_at` is in seconds since 1970."""
 
-    kind: Kind
-    software_id: str
-    version: str
-    description: str
-    security_version: int
-    compatible: tuple[str, ...]
-    requires_version: tuple[str, ...]
-    requires_agent: str
-    images: tuple[Image, ...]
     signed_at: int
     signer: str
     """SHA-256 fingerprint of the signer's certificate, in hexadecimal."""
@@ -175,15 +166,7 @@ def _front(file: Readable) -> _Front:
 def _manifest(text: bytes, signed: cms.SignedContent) -> Manifest:
     said = description.parse(text)
     return Manifest(
-        kind=said.kind,
-        software_id=said.software_id,
-        version=said.version,
-        description=said.description,
-        security_version=said.security_version,
-        compatible=said.compatible,
-        requires_version=said.requires_version,
-        requires_agent=said.requires_agent,
-        images=said.images,
+        **{field.name: getattr(said, field.name) for field in fields(said)},
         signed_at=signed.signed_at,
         signer=signed.signer.fingerprint,
         digest=sha256(text).hexdigest(),
