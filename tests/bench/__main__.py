@@ -34,8 +34,8 @@ PAGE = REPO / "docs" / "benchmarks.md"
 SECONDS_MAX = 900
 _INTRODUCTION = """# Figures
 
-Written by `make bench` (`python -m tests.bench --write`); `python -m tests.bench NAME --write` measures one section
-again. Absolute times depend on the machine, so what is wanted is stated as a ratio to something that was measured in
+Written by `python -m tests.bench --write`; with a NAME only its section is measured again. `make bench` measures and
+prints. Absolute times depend on the machine, so what is wanted is stated as a ratio to something that was measured in
 the same run: a tool that everybody has, a bare interpreter, or a peer as Debian ships it. Python's modules are compiled
 beforehand, as they are on a device.
 """
