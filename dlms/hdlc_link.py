@@ -202,6 +202,7 @@ class HdlcClientLink(Machine[State, Step, LinkEvent]):
         self._step(Step.DISCONNECT)
         if self._state is State.DISCONNECTING and before is not State.DISCONNECTING:
             self._timeouts = 0
+            self._progress_at = now
             self._send_unnumbered(FrameType.DISC, b"", now)
         elif before is State.IDLE:
             self._events.append(LinkDown(None))
@@ -297,38 +298,39 @@ class HdlcClientLink(Machine[State, Step, LinkEvent]):
 
     def _on_transfer(self, frame: HdlcFrame, control: Control, now: float) -> None:
         """I, RR, RNR, REJ and UI while connected. Commands that only a primary sends are left alone."""
-        repeated = False
+        repeated = news = False
         if control.type is FrameType.UI:
             self._deliver(frame.info)
         elif control.type in (FrameType.I, FrameType.RR, FrameType.RNR, FrameType.REJ):
             freed = self._send_window.acknowledge(control.receive_number)
             if freed is None:
                 return  # cannot be: a late repetition, or damage that the FCS did not show
-            self._progress = self._progress or freed > 0
+            news = freed > 0
             if control.type is FrameType.I:
-                repeated = self._on_information(frame, control)
+                new, repeated = self._on_information(frame, control)
+                news = news or new
             self._peer_busy = control.type is FrameType.RNR
         else:
             return
-        if self._progress:
+        if news:
+            self._progress = True
             self._timeouts = self._fruitless = 0
             self._progress_at = now
         if control.poll_final and self._state is State.WAITING and (self._progress or not repeated):
             self._on_final(now)
 
-    def _on_information(self, frame: HdlcFrame, control: Control) -> bool:
-        """Take one I frame; whether it is an old one again.
+    def _on_information(self, frame: HdlcFrame, control: Control) -> tuple[bool, bool]:
+        """Take one I frame; whether it is the next one, and whether it is an old one again.
 
         The last command told the meter what had arrived, so an old frame answers an earlier command.
         """
         ahead = (control.send_number - self._reassembly.receive_number) % MODULUS
         new, whole = self._reassembly.accept(control.send_number, frame.info, frame.segmented)
-        self._progress = self._progress or new
         if whole is not None:
             self._deliver(whole)
         if not new and ahead < self.parameters.window_taken:
             self._gap = True
-        return not new and not self._gap
+        return new, not new and not self._gap
 
     def _deliver(self, data: bytes) -> None:
         if data[:LLC_BYTES] not in (LLC_RESPONSE, LLC_COMMAND):
@@ -410,14 +412,16 @@ class HdlcClientLink(Machine[State, Step, LinkEvent]):
         self._deadline = self._frame_at + self._ack_timeout_s
 
     def _extend_deadline(self, now: float) -> None:
-        """Octets are coming: wait for the end of them, but not for ever for a babbling line."""
+        """Octets are coming: wait for the end of them, but not for ever: neither for a babbling line nor for a station
+        that sends one good frame after another and none that helps."""
         if self._deadline is None or self._state is State.RESTING:
             return
         pause = self._ack_timeout_s
         if self._decoder.pending or self._decoder.broken:
             pause = min(pause, self._inter_octet_timeout_s)
         babble = self._ack_timeout_s * BABBLE_TIMEOUTS + LONGEST_FRAME_OCTETS * self._octet_s
-        self._deadline = min(max(now, self._frame_at) + pause, self._frame_at + babble)
+        patience = self._progress_at + self._answer_timeout_s
+        self._deadline = min(max(now, self._frame_at) + pause, self._frame_at + babble, max(now, patience))
 
     # ---- giving up
 
@@ -428,7 +432,7 @@ class HdlcClientLink(Machine[State, Step, LinkEvent]):
             text = f"no progress with {self._server}: {silent} answers missing, {empty} without news"
             self._fail(LinkError(text))
             return False
-        if now - self._progress_at > self._answer_timeout_s:
+        if now - self._progress_at >= self._answer_timeout_s:
             self._fail(LinkError(f"{self._server} gave no answer in {self._answer_timeout_s:g} s"))
             return False
         return True

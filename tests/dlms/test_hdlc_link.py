@@ -446,3 +446,40 @@ def test_behind_a_notification_the_meter_is_asked_for_the_answer() -> None:
     link.receive(i_frame(1, 1, b"\xc4answer"), 0.7)
     assert events(link) == [ApduReceived(b"\xc4answer")]
     assert link.next_deadline() is None
+
+
+ASKING = (State.CONNECTING, State.WAITING, State.RESTING, State.DISCONNECTING)
+
+
+def run_down(link: HdlcClientLink, now: float) -> float:
+    """Let time pass until nothing is waited for; when that was."""
+    while (deadline := link.next_deadline()) is not None:
+        now = max(now, deadline)
+        assert now < 1000.0
+        link.on_deadline(now)
+    return now
+
+
+@pytest.mark.parametrize("state", ASKING)
+def test_after_any_frame_whole_or_damaged_the_link_comes_to_rest_in_bounded_time(state: State) -> None:
+    for control, info in itertools.product(range(256), (b"", b"\x01", RESPONSE + b"\xc4x", RESPONSE + b"\xc2x")):
+        wire = response(control, info, segmented=control % 3 == 0)
+        flipped = wire[:-2] + bytes((wire[-2] ^ 1,)) + wire[-1:]
+        for answer in (wire, flipped, wire[:-3], wire[1:-1]):
+            link = client_in(state)
+            link.receive(answer, 0.0)
+            assert run_down(link, 0.0) <= (RETRIES + 2) * ACK_TIMEOUT_S
+
+
+@pytest.mark.parametrize("pause_s", [0.2, ACK_TIMEOUT_S - 0.1])
+@pytest.mark.parametrize("state", ASKING)
+def test_one_good_frame_after_another_that_does_not_help_ends_the_link_in_bounded_time(
+    state: State, pause_s: float
+) -> None:
+    for control in range(256):
+        link, now = client_in(state), 0.0
+        while link.next_deadline() is not None:
+            link.receive(response(control), now)
+            now += pause_s
+            link.on_deadline(now)
+            assert now <= ANSWER_TIMEOUT_S + (RETRIES + 2) * ACK_TIMEOUT_S
