@@ -1,9 +1,10 @@
 """The client's side of an application association (GB 9.4), sans-IO: APDUs in, APDUs out, no link and no clock.
 
 `associate` sends the AARQ. The AARE accepts, refuses, or (high level security) asks for a proof, which is an ACTION on
-the association object and answered by the server's own proof; both are PROVING. Then one confirmed service at a time
-is in flight: `request` sends it, blocks keep it WAITING, its answer brings READY back. An exception-response ends the
-service, not the association. `release` ends it in order. An APDU that is not what the standard says ends in `Broken`.
+the association object (by short names a READ) and answered by the server's own proof; both are PROVING. Then one
+confirmed service at a time is in flight: `request` sends it, blocks keep it WAITING, its answer brings READY back. An
+exception-response ends the service, not the association. `release` ends it in order. An APDU that is not what the
+standard says ends in `Broken`.
 
 Over a link that may repeat packets, an answer with another invoke id than the request's is an old one come twice, and
 dropped. Over other links it is taken: there are meters that answer with an id of their own choice.
@@ -19,11 +20,11 @@ from typing import TYPE_CHECKING
 from dlms import axdr
 from dlms.acse import Aare, Aarq, InitiateRequest, InitiateResponse, Release
 from dlms.apdu import faults
-from dlms.apdu.common import CONFIRMED, HIGH_PRIORITY, INVOKE_ID_MASK
+from dlms.apdu.common import CONFIRMED, HIGH_PRIORITY, INVOKE_ID_MASK, AccessError
 from dlms.codes import LN_CLIENT_CONFORMANCE, Apdu, Conformance, Context
 from dlms.cosem.obis import MethodRef, Obis
 from dlms.errors import DecodeError, DlmsError, LocalError, PeerError
-from dlms.exchange import ActionAnswer, Answer, Exchange, ListRefused
+from dlms.exchange import ActionAnswer, Answer, Exchange, GetAnswer, ListRefused
 from dlms.security import Auth, Hls, Lls, NoAuth, Policy, Security
 
 if TYPE_CHECKING:
@@ -103,8 +104,6 @@ class Proposal:
     def __post_init__(self) -> None:
         if not PDU_SIZE_MIN <= self.pdu_size <= PDU_UNLIMITED:
             raise LocalError(f"a PDU size is {PDU_SIZE_MIN} to {PDU_UNLIMITED} octets, not {self.pdu_size}")
-        if self.short_names and isinstance(self.auth, Hls):
-            raise LocalError("high level security goes with logical names here")
 
 
 @dataclass(frozen=True, slots=True)
@@ -444,20 +443,24 @@ class Association:
         self._challenges = Challenges(self._challenge, aare.authentication, ours, theirs)
         self._step(Event.CHALLENGE)
         proof = prove(auth, self._challenges, self._ciphering)
-        self._start(ActionExchange((REPLY_TO_HLS,), (axdr.octets(proof),), PDU_UNLIMITED))
+        if self._proposal.short_names:
+            from dlms.shortnames import SnReadExchange
+
+            self._start(SnReadExchange.reply_to_hls(proof))
+        else:
+            self._start(ActionExchange((REPLY_TO_HLS,), (axdr.octets(proof),), PDU_UNLIMITED))
 
     def _proved(self, answer: Answer) -> None:
         """Pass 4: the server's own proof, or that ours was not good enough."""
         from dlms.hls import verify
 
         auth, challenges = self._proposal.auth, self._challenges
-        if not isinstance(answer, ActionAnswer) or not isinstance(auth, Hls) or challenges is None:
+        if not isinstance(auth, Hls) or challenges is None:
             raise PeerError("something else than the answer to our proof came")
-        (outcome,) = answer.outcomes
-        if outcome.code != 0:
-            self._refuse(f"our proof was not accepted ({outcome.text})")
+        refusal, returned = _reply(answer)
+        if refusal is not None:
+            self._refuse(f"our proof was not accepted ({refusal})")
             return
-        returned = outcome.returned
         if not isinstance(returned, axdr.Data) or not isinstance(returned.value, bytes):
             raise PeerError("the server accepted our proof and gave none of its own")
         verify(auth, challenges, returned.value, self._ciphering)
@@ -482,6 +485,17 @@ class Association:
 
 _NOTIFICATIONS = frozenset((Apdu.DATA_NOTIFICATION, Apdu.EVENT_NOTIFICATION, Apdu.INFORMATION_REPORT))
 _ALWAYS_PLAIN = frozenset((Apdu.AARE, Apdu.RLRE, Apdu.EXCEPTION_RESPONSE, Apdu.CONFIRMED_SERVICE_ERROR))
+
+
+def _reply(answer: Answer) -> tuple[str | None, object]:
+    """Why the server did not take our proof, or None and what it gave in return."""
+    if isinstance(answer, ActionAnswer):
+        (outcome,) = answer.outcomes
+        return (None if outcome.code == 0 else outcome.text), outcome.returned
+    if isinstance(answer, GetAnswer):  # by short names
+        (result,) = answer.results()
+        return (result.text, None) if isinstance(result, AccessError) else (None, result)
+    raise PeerError("something else than the answer to our proof came")
 
 
 def _ciphering(security: Security | None) -> Ciphering | None:

@@ -17,7 +17,7 @@ from enum import Enum, auto
 
 from dlms import axdr
 from dlms.acse import Aare, Aarq, InitiateRequest, InitiateResponse, Release
-from dlms.apdu import action, faults
+from dlms.apdu import action, faults, sn
 from dlms.apdu.common import AccessError, ActionOutcome, Item, Result
 from dlms.association import CIPHERING_OCTETS, PDU_SIZE_MIN, PDU_UNLIMITED, REPLY_TO_HLS
 from dlms.axdr import Data
@@ -55,6 +55,7 @@ from dlms.objects import (
 from dlms.security import CHALLENGE_OCTETS_MAX, CHALLENGE_OCTETS_MIN, Auth, Hls, Lls, NoAuth, Policy, Security
 from dlms.server_names import NamedServices
 from dlms.server_services import Refuse, Services, exception
+from dlms.shortnames import REPLY_TO_HLS_NAME
 
 __all__ = [
     "MeterServer", "Row", "ServerAssociation", "ServerObject", "ValueSource", "constant", "objects_from_csv",
@@ -313,23 +314,21 @@ class ServerAssociation:
     def _prove(self, plain: bytes) -> bytes:
         """Passes 3 and 4 of high level security: the one request that is served before the client is let in."""
         pending = self._pending
-        request = action.parse_request(plain) if plain[0] == Apdu.ACTION_REQUEST else None
-        if pending is None or not isinstance(request, action.ActionRequest) or request.method != REPLY_TO_HLS:
+        reply = None if pending is None else _reply(plain, short_names=isinstance(self._services, NamedServices))
+        if pending is None or reply is None:
             raise Refuse(StateError.SERVICE_NOT_ALLOWED, ServiceError.OPERATION_NOT_POSSIBLE)
-        proof = request.parameters.value if request.parameters is not None else None
         try:
             check_challenges(pending.challenges.ours, pending.challenges.theirs)
-            verify(pending.auth, pending.challenges, proof if isinstance(proof, bytes) else b"", self._proof_ciphering)
+            verify(pending.auth, pending.challenges, reply.proof, self._proof_ciphering)
         except (PeerError, DecodeError):
-            answer = action.ActionResponse(request.invoke, ActionOutcome(ActionResult.READ_WRITE_DENIED)).emit()
             ciphering = self._ciphering
             self.reset()
             self._ciphering = ciphering  # for this last answer
-            return answer
+            return reply.refusal()
         ours = prove(pending.auth, pending.challenges, self._proof_ciphering)
         self._pending = None
         self._step(Event.PROVED)
-        return action.ActionResponse(request.invoke, ActionOutcome(ActionResult.SUCCESS, axdr.octets(ours))).emit()
+        return reply.acceptance(ours)
 
     def _rlrq(self, apdu: bytes) -> bytes:
         release = Release.parse(apdu)
@@ -376,6 +375,44 @@ _KNOWN = CIPHERED_TAGS | {
     Apdu.WRITE_REQUEST,
 }
 _VERSION_TOO_LOW, _INCOMPATIBLE_CONFORMANCE, _PDU_TOO_SHORT = 1, 2, 3
+
+
+@dataclass(frozen=True, slots=True)
+class _Reply:
+    """A client's proof, and how to answer it: `invoke` None is a READ of the method's short name."""
+
+    invoke: int | None
+    proof: bytes
+
+    def refusal(self) -> bytes:
+        if self.invoke is None:
+            return sn.ReadResponse((AccessError(DataAccessResult.READ_WRITE_DENIED),)).emit()
+        return action.ActionResponse(self.invoke, ActionOutcome(ActionResult.READ_WRITE_DENIED)).emit()
+
+    def acceptance(self, proof: bytes) -> bytes:
+        if self.invoke is None:
+            return sn.ReadResponse((axdr.octets(proof),)).emit()
+        return action.ActionResponse(self.invoke, ActionOutcome(ActionResult.SUCCESS, axdr.octets(proof))).emit()
+
+
+def _reply(plain: bytes, *, short_names: bool) -> _Reply | None:
+    """The call of reply_to_HLS_authentication in `plain`, None when it is something else. Raises `DecodeError`."""
+    invoke, parameters = None, None
+    if short_names and plain[0] == Apdu.READ_REQUEST:
+        read = sn.parse_read_request(plain)
+        if not isinstance(read, sn.ReadRequest) or [one.name for one in read.variables] != [REPLY_TO_HLS_NAME]:
+            return None
+        selection = read.variables[0].selection
+        parameters = None if selection is None else selection.parameters
+    elif not short_names and plain[0] == Apdu.ACTION_REQUEST:
+        request = action.parse_request(plain)
+        if not isinstance(request, action.ActionRequest) or request.method != REPLY_TO_HLS:
+            return None
+        invoke, parameters = request.invoke, request.parameters
+    else:
+        return None
+    proof = parameters.value if parameters is not None else None
+    return _Reply(invoke, proof if isinstance(proof, bytes) else b"")
 
 
 def _initiate(aarq: Aarq, ciphering: Ciphering | None) -> InitiateRequest:

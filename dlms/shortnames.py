@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dlms import axdr
 from dlms.apdu import sn
-from dlms.apdu.common import Item, read_results
+from dlms.apdu.common import Item, Selection, read_results
 from dlms.axdr import Data
 from dlms.codes import Apdu, DataAccessResult
 from dlms.cosem.obis import AttributeRef, MethodRef, Obis
@@ -18,6 +18,8 @@ from dlms.exchange import ANSWER_BYTES_MAX, Answer, GetAnswer, SetAnswer
 
 ASSOCIATION_BASE = 0xFA00
 OBJECT_LIST = AttributeRef(12, Obis.parse("0.0.40.0.0.255"), 2)
+REPLY_TO_HLS_NAME = ASSOCIATION_BASE + 0x58  # method 8 of Association SN (BB 4.4.3)
+REPLY_TO_HLS_SELECTOR = 1
 NAMES_MAX = 0x10000 // 8
 
 _METHODS: dict[int, int] = {
@@ -79,6 +81,13 @@ class SnReadExchange:
         self._variables = tuple([sn.Variable(_known(names, item.ref), item.selection) for item in items])
         self._blocks = bytearray()
         self._number = 0
+
+    @classmethod
+    def reply_to_hls(cls, proof: bytes) -> SnReadExchange:
+        """Pass 3 of high level security: our proof as the parameter of a READ, whose value is the meter's proof."""
+        ref = AttributeRef(OBJECT_LIST.class_id, OBJECT_LIST.obis, (REPLY_TO_HLS_NAME - ASSOCIATION_BASE) // 8 + 1)
+        selection = Selection(REPLY_TO_HLS_SELECTOR, axdr.octets(proof))
+        return cls((Item(ref, selection),), association_names())
 
     @property
     def partial(self) -> bytes:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
 
 from dlms import axdr
+from dlms.acse import Aare, Aarq, InitiateRequest
 from dlms.apdu import access, notify, sn
 from dlms.apdu.access import Access, AccessOutcome, AccessRequest, AccessResponse
 from dlms.apdu.common import AccessError, DataBlock, Item, Selection
 from dlms.apdu.notify import DataNotification, EventNotification, InformationReport
-from dlms.association import Answered, Notified, Proposal
+from dlms.association import Answered, Notified
 from dlms.client import ItemFailed, Meter
-from dlms.codes import LN_CLIENT_CONFORMANCE, Conformance
+from dlms.codes import LN_CLIENT_CONFORMANCE, SN_CLIENT_CONFORMANCE, Conformance, Context, Mechanism
 from dlms.cosem.obis import AttributeRef, MethodRef
 from dlms.cosem.time import CosemDateTime
 from dlms.errors import DecodeError, DlmsError, LocalError, PeerError
@@ -22,16 +24,25 @@ from dlms.exchange_write import AccessExchange
 from dlms.knowledge import MeterKnowledge
 from dlms.objects import ServerObject, constant
 from dlms.reading import Failed, Reading
-from dlms.security import NoAuth, Policy, open_auth
+from dlms.security import Auth, Policy, Security, open_auth
 from dlms.server import MeterServer
 from dlms.server_names import NameTable
-from dlms.session import MeterSession, SessionFailed
+from dlms.session import (
+    ItemRead,
+    MeterSession,
+    ReadDone,
+    SessionClosed,
+    SessionEvent,
+    SessionFailed,
+    SessionOpened,
+    Value,
+)
 from dlms.shortnames import SnReadExchange, method_name, name_of, names_of
 from tests.dlms.meter_port import MeterPort
 from tests.dlms.plain_link import PacketLink, Wire
 from tests.dlms.test_association import ITEM, waiting
 from tests.dlms.test_client import PROFILE, START, World
-from tests.dlms.test_security import pair
+from tests.dlms.test_security import AUTHS, pair
 from tests.dlms.test_server import CODE, Store
 
 WHEN = CosemDateTime.from_datetime(datetime(2026, 11, 22, 12, tzinfo=UTC))
@@ -262,10 +273,73 @@ def test_a_meter_that_does_not_tell_its_names_fails_the_session(answer: str) -> 
     assert isinstance(failed.error, DlmsError)
 
 
-def test_high_level_security_goes_with_logical_names() -> None:
-    with pytest.raises(LocalError):
-        Proposal(open_auth("md5", b"s"), short_names=True)
-    assert Proposal(NoAuth(), short_names=True).short_names
+@pytest.mark.parametrize("ciphered", [False, True])
+@pytest.mark.parametrize(("name", "ours", "theirs"), AUTHS[2:], ids=[line[0] for line in AUTHS[2:]])
+def test_high_level_security_by_short_names(name: str, ours: Auth, theirs: Auth, ciphered: bool) -> None:
+    client, meter = pair() if ciphered or name == "gmac" else (None, None)
+    if client is not None and meter is not None and not ciphered:
+        client, meter = replace(client, ciphered_context=False), replace(meter, ciphered_context=False)
+    events, wire = sn_run((ours, client), (theirs, meter))
+    assert [type(event) for event in events] == [SessionOpened, ItemRead, ReadDone, SessionClosed]
+    assert isinstance(events[1], ItemRead)
+    assert events[1].result == Value(axdr.u32(7))
+    if not ciphered:
+        assert wire.requests()[1].hex().startswith("050104fa580109")  # READ of one parameterized name
+
+
+@pytest.mark.parametrize("name", ["md5", "sha1", "sha256"])
+def test_a_wrong_secret_is_refused_by_short_names_too(name: str) -> None:
+    (failed,), wire = sn_run((open_auth(name, b"right"), None), (open_auth(name, b"wrong"), None))
+    assert isinstance(failed, SessionFailed)
+    assert "our proof was not accepted (read-write-denied)" in str(failed.error)
+    assert wire.association.receive_apdu(bytes.fromhex("05010202fa08"), 0.0)[0][0] == 0xD8
+
+
+def test_a_meter_that_proves_nothing_by_short_names_fails_the_session() -> None:
+    auth = (open_auth("sha256", b"secret"), None)
+    for answer in ("0c0100", "0c01000900", "0c010011ff", "0c0100090101", "0c020109010a", "0d0100"):
+        (failed,), _wire = sn_run(auth, auth, bytes.fromhex(answer))
+        assert isinstance(failed, SessionFailed)
+        assert isinstance(failed.error, DlmsError)
+
+
+@pytest.mark.parametrize(
+    "request_", ["05010200fa08", "050102fa08", "050102fa58", "050104fa50010900", "06010201080100", "0501050001", "05"]
+)
+def test_nothing_else_is_served_before_the_proof_by_short_names(request_: str) -> None:
+    server = MeterServer(
+        [ServerObject(1, CODE, readers={2: constant(axdr.u32(7))})], auth=open_auth("md5", b"s"), short_names=True
+    )
+    association = server.new_association(1)
+    initiate = InitiateRequest(SN_CLIENT_CONFORMANCE, 512).emit()
+    aarq = Aarq(Context.SN, initiate, mechanism=Mechanism.HLS_MD5, authentication=b"12345678")
+    assert Aare.parse(association.receive_apdu(aarq.emit(), 0.0)[0]).accepted
+    (answer,) = association.receive_apdu(bytes.fromhex(request_), 0.0)
+    assert answer[0] == 0xD8 or answer.hex() == "0c010103"
+    (answer,) = association.receive_apdu(bytes.fromhex("0501020108"), 0.0)
+    assert answer[0] == 0xD8
+
+
+def sn_run(
+    client: tuple[Auth, Security | None],
+    meter: tuple[Auth, Security | None],
+    forged: bytes | None = None,
+) -> tuple[list[SessionEvent], Wire]:
+    """A session by short names that reads one value; `forged` is the answer to the proof instead of the meter's."""
+    objects = [ServerObject(1, CODE, readers={2: constant(axdr.u32(7))})]
+    wire = Wire(MeterServer(objects, auth=meter[0], security=meter[1], short_names=True).new_association(1))
+    session = MeterSession(PacketLink(), client=1, server=1, auth=client[0], security=client[1], short_names=True)
+    session.read([ITEM.ref], 0.0)
+    events: list[SessionEvent] = []
+    while True:
+        while apdu := session.take_output():
+            for answer in wire.exchange(apdu, 0.0):
+                session.receive(forged if forged is not None and len(wire.requests()) == 2 else answer, 0.0)
+        said = len(events)
+        while (event := session.next_event()) is not None:
+            events.append(event)
+        if len(events) == said:
+            return events, wire
 
 
 @pytest.mark.parametrize("counted", [True, False])
