@@ -25,7 +25,7 @@ from dlms.codes import LN_CLIENT_CONFORMANCE, Apdu, Conformance, Context
 from dlms.cosem.obis import MethodRef, Obis
 from dlms.errors import DecodeError, DlmsError, LocalError, PeerError
 from dlms.exchange import ActionAnswer, Answer, Exchange, GetAnswer, ListRefused
-from dlms.security import Auth, Hls, Lls, NoAuth, Policy, Security
+from dlms.security import Auth, Hls, Lls, NoAuth, Security
 
 if TYPE_CHECKING:
     from dlms.apdu.notify import Notification
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 PDU_UNLIMITED = 0xFFFF  # what a pdu size of 0 ("no limit") is taken for
 PDU_SIZE_MIN = 12  # an APDU smaller than this cannot carry a service (GB 9.4.2.5)
-CIPHERING_OCTETS = 29  # general-glo head 10, length 2, control and counter 5, tag 12: what protection adds at most
 CURRENT_ASSOCIATION = Obis.parse("0.0.40.0.0.255")
 REPLY_TO_HLS = MethodRef(15, CURRENT_ASSOCIATION, 1)
 
@@ -241,7 +240,10 @@ class Association:
     def _initiate(self) -> bytes:
         """InitiateRequest, ciphered where the context is."""
         proposal = self._proposal
-        plain = InitiateRequest(proposal.conformance, proposal.pdu_size, self._dedicated_key).emit()
+        conformance = proposal.conformance
+        if proposal.security is not None and proposal.security.named:
+            conformance |= Conformance.GENERAL_PROTECTION
+        plain = InitiateRequest(conformance, proposal.pdu_size, self._dedicated_key).emit()
         if self._ciphering is None or not self._ciphered:
             return plain
         return self._ciphering.protect_initiate(plain)
@@ -337,7 +339,7 @@ class Association:
         if apdu[0] in self._ciphering.tags:
             return self._ciphering.unprotect(apdu)
         security = self._proposal.security
-        if apdu[0] not in _ALWAYS_PLAIN and security is not None and security.policy is not Policy.NONE:
+        if apdu[0] not in _ALWAYS_PLAIN and security is not None and (security.policy or security.signs):
             raise PeerError(f"APDU 0x{apdu[0]:02x} came unprotected")
         return apdu
 
@@ -399,13 +401,24 @@ class Association:
             from dlms.gbt import BlockTransfer
 
             self._transfer = BlockTransfer(size, self._proposal.block_window)
-        if self._ciphered:
-            size = max(PDU_SIZE_MIN, size - CIPHERING_OCTETS)
+        security = self._proposal.security
+        if security is not None and security.ciphered_context:
+            self._agree_on_form(security, response.conformance)
+            size = max(PDU_SIZE_MIN, size - security.overhead)
         self._established = Established(response.conformance, size)
         if isinstance(self._proposal.auth, Hls):
             self._prove(self._proposal.auth, aare)
         else:
             self._accept(self._established)
+
+    def _agree_on_form(self, security: Security, conformance: Conformance) -> None:
+        """general-ciphering where the server takes it; signatures are not left out for a server that does not."""
+        if not security.named or self._ciphering is None:
+            return
+        if conformance & Conformance.GENERAL_PROTECTION:
+            self._ciphering.use_named()
+        elif security.signs:
+            raise PeerError("the server does not take signed APDUs")
 
     def _user_information(self, aare: Aare) -> bytes:
         """The plain user information, b"" when there is none; learns the server's system title."""

@@ -26,6 +26,8 @@ from dlms.security import SYSTEM_TITLE_OCTETS, InvocationCounters, MemoryCounter
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+    from dlms.layers import Layers
+
 TAG_OCTETS = 12
 _AUTHENTICATE, _ENCRYPT, _BOTH = int(Policy.AUTHENTICATE), int(Policy.ENCRYPT), int(Policy.BOTH)
 SUITE_MASK = 0x0F
@@ -57,7 +59,10 @@ _DED: dict[int, int] = {
 }
 _PLAIN_OF_GLO = {glo: plain for plain, glo in _GLO.items()}
 _PLAIN_OF_DED = {ded: plain for plain, ded in _DED.items()}
+_NAMED = frozenset((Apdu.GENERAL_CIPHERING, Apdu.GENERAL_SIGNING))
 CIPHERED_TAGS = frozenset((*_PLAIN_OF_GLO, *_PLAIN_OF_DED, Apdu.GENERAL_GLO, Apdu.GENERAL_DED))
+PROTECTED_TAGS = CIPHERED_TAGS | _NAMED
+_INITIATES = frozenset((_GLO[Apdu.INITIATE_REQUEST], _GLO[Apdu.INITIATE_RESPONSE]))
 
 
 def _counted(octets: bytes) -> bytes:
@@ -99,9 +104,16 @@ class Key:
 
 
 class Ciphering:
-    """Protects what this side sends and checks what the other sends. `peer_title` is set when it becomes known."""
+    """Protects what this side sends and checks what the other sends. `peer_title` is set when it becomes known.
 
-    def __init__(self, security: Security) -> None:
+    general-ciphering and general-signing are the work of `dlms.layers`. A client uses them once `use_named` said that
+    the meter takes them; a server (`is_server`) answers in kind.
+    """
+
+    def __init__(self, security: Security, *, is_server: bool = False) -> None:
+        self._is_server = is_server
+        self._layers: Layers | None = None
+        self._named = False
         self._security = security
         self._policy = int(security.policy)  # plain numbers: flags cost more than the ciphering of a short APDU
         self._ak = security.ak
@@ -110,7 +122,7 @@ class Ciphering:
         self._dedicated: Key | None = None
         self.peer_title = security.peer_title
 
-    tags = CIPHERED_TAGS
+    tags = PROTECTED_TAGS
 
     @property
     def system_title(self) -> bytes:
@@ -122,6 +134,17 @@ class Ciphering:
             raise LocalError(f"a dedicated key of {len(key)} octets")
         self._dedicated = Key(key, MemoryCounters())
 
+    def use_named(self) -> None:
+        """From now on send in general-ciphering and general-signing, as the settings say."""
+        self._named = True
+
+    def _in_layers(self) -> Layers:
+        if self._layers is None:
+            from dlms.layers import Layers
+
+            self._layers = Layers(self._security, is_server=self._is_server)
+        return self._layers
+
     # ------------------------------------------------------------------------------------------------------- sending
 
     def protect(self, apdu: bytes, like: int | None = None) -> bytes:
@@ -131,6 +154,8 @@ class Ciphering:
         Raises `LocalError` when the counter is used up.
         """
         policy = self._policy
+        if self._named or like in _NAMED:
+            return self._in_layers().seal(apdu, self.peer_title)
         if not policy:
             return apdu
         key, table, in_general = self._global, _GLO, self._security.general
@@ -172,6 +197,10 @@ class Ciphering:
         cursor = Cursor(apdu, "ciphered APDU")
         tag = cursor.u8()
         title = self.peer_title
+        if tag in _NAMED:
+            return self._in_layers().open(apdu, title)
+        if self._security.signs and tag not in _INITIATES:
+            raise PeerError("protection weaker than agreed: not signed")
         if tag in (Apdu.GENERAL_GLO, Apdu.GENERAL_DED):
             named = cursor.octets()
             if named:  # only a hint which key to use: it is not authenticated itself

@@ -20,13 +20,13 @@ import secrets
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from dlms.ciphering import TAG_OCTETS, Key
+from dlms.ciphering import TAG_OCTETS, Key, Replayed
 from dlms.codes import Apdu
 from dlms.cursor import Cursor, length_octets
 from dlms.errors import LocalError, PeerError
 from dlms.hls import check_signature, sign
 from dlms.keys import GCM_ALGORITHM, curve_of, kdf, public_key, public_octets, shared_secret, unwrap, wrap
-from dlms.security import InvocationCounters, Policy, Security
+from dlms.security import SYSTEM_TITLE_OCTETS, InvocationCounters, Policy, Security
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey, EllipticCurvePublicKey
@@ -210,7 +210,9 @@ def open_ciphered(apdu: bytes, security: Security, counters: InvocationCounters,
     cursor = Cursor(ciphered.contents, "general-ciphering contents")
     control, counter = cursor.take(1), cursor.take(4)
     policy = control[0] & int(Policy.BOTH)
-    if control[0] & ~int(Policy.BOTH) != security.suite or int(security.policy) & ~policy:
+    if len(ciphered.header.originator) != SYSTEM_TITLE_OCTETS:
+        raise PeerError("general-ciphering by somebody without a system title")
+    if not policy or control[0] & ~int(Policy.BOTH) != security.suite or int(security.policy) & ~policy:
         raise PeerError("general-ciphering of another suite or weaker than agreed")
     opening = Key(key or security.ek, counters)
     iv = ciphered.header.originator + counter
@@ -230,7 +232,7 @@ def open_ciphered(apdu: bytes, security: Security, counters: InvocationCounters,
         raise PeerError("the authentication tag is wrong")
     seen, number = counters.seen(), int.from_bytes(counter, "big")
     if seen is not None and number <= seen:
-        raise PeerError(f"invocation counter {number} after {seen}: replayed")
+        raise Replayed(number, seen + 1)
     counters.note(number)
     return plain
 

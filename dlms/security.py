@@ -30,6 +30,10 @@ CHALLENGE_OCTETS = 16  # of 8 to 64; some meters fail with more
 CHALLENGE_OCTETS_MIN, CHALLENGE_OCTETS_MAX = 8, 64
 COUNTER_MAX = 0xFFFF_FFFF
 KEY_OCTETS = {0: 16, 1: 16, 2: 32}
+SERVICE_OVERHEAD_OCTETS = 29  # general-glo head 10, length 2, control and counter 5, tag 12
+_HEADER_OCTETS = 1 + 9 + 9 + 9 + 1 + 1  # tag, transaction, both titles, no date-time, no other information
+CIPHERING_OVERHEAD_OCTETS = _HEADER_OCTETS + 3 + 3 + 5 + 12  # key-info, length, control and counter, tag
+SIGNING_OVERHEAD_OCTETS = _HEADER_OCTETS + 3 + 2  # two lengths; the signature comes on top
 
 
 class Policy(IntFlag):
@@ -86,6 +90,11 @@ class Security:
     `ek`. With `dedicated` a key is made for the one association. `general` sends general-glo/ded-ciphering, which says
     whose key it is, instead of the forms that belong to a service. `peer_title` is the other side's system title where
     it does not say it itself. Without `ciphered_context` the keys serve HLS 5 alone and APDUs stay plain.
+
+    `general_ciphering` sends general-ciphering, which names both ends, where the other side takes it; a meter's side
+    always takes it and answers in kind. With `signing_key` and `peer_signing_key` (suites 1 and 2) every APDU of the
+    association is signed in general-signing, and one that is not signed is refused. Both go with the global key.
+
     Raises `LocalError` for keys and titles of a wrong length.
     """
 
@@ -99,6 +108,9 @@ class Security:
     general: bool = False
     peer_title: bytes | None = None
     ciphered_context: bool = True
+    general_ciphering: bool = False
+    signing_key: EllipticCurvePrivateKey | None = field(default=None, repr=False)
+    peer_signing_key: EllipticCurvePublicKey | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         octets = KEY_OCTETS.get(self.suite)
@@ -108,9 +120,33 @@ class Security:
             raise LocalError(f"keys of suite {self.suite} have {octets} octets")
         if self.policy & Policy.AUTHENTICATE and not self.ak:
             raise LocalError("authenticated APDUs need an authentication key")
+        if (self.signing_key is None) != (self.peer_signing_key is None):
+            raise LocalError("signing needs our private key and the other side's public key")
+        if self.signs and not self.suite:
+            raise LocalError("suite 0 signs nothing")
+        if self.named and (self.dedicated or self.general or not self.ciphered_context):
+            raise LocalError("general-ciphering and signing go with the global key of a ciphered context, in one form")
         for title in (self.system_title, self.peer_title):
             if title is not None and len(title) != SYSTEM_TITLE_OCTETS:
                 raise LocalError(f"a system title has {SYSTEM_TITLE_OCTETS} octets")
+
+    @property
+    def signs(self) -> bool:
+        """Whether every APDU is signed, ours and the other side's."""
+        return self.signing_key is not None
+
+    @property
+    def named(self) -> bool:
+        """Whether the form wanted is one that names both ends."""
+        return self.general_ciphering or self.signs
+
+    @property
+    def overhead(self) -> int:
+        """How much protection adds to an APDU at most, in octets."""
+        if not self.named:
+            return SERVICE_OVERHEAD_OCTETS
+        signature = 2 * (32 if self.suite == 1 else 48)
+        return CIPHERING_OVERHEAD_OCTETS + (SIGNING_OVERHEAD_OCTETS + signature if self.signs else 0)
 
 
 # -------------------------------------------------------------------------------------------------- authentication

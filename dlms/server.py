@@ -12,16 +12,16 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 
 from dlms import axdr
 from dlms.acse import Aare, Aarq, InitiateRequest, InitiateResponse, Release
 from dlms.apdu import action, faults, sn
 from dlms.apdu.common import AccessError, ActionOutcome, Item, Result
-from dlms.association import CIPHERING_OCTETS, PDU_SIZE_MIN, PDU_UNLIMITED, REPLY_TO_HLS
+from dlms.association import PDU_SIZE_MIN, PDU_UNLIMITED, REPLY_TO_HLS
 from dlms.axdr import Data
-from dlms.ciphering import CIPHERED_TAGS, Ciphering, Replayed
+from dlms.ciphering import PROTECTED_TAGS, Ciphering, Replayed
 from dlms.codes import (
     DLMS_VERSION,
     LN_CLIENT_CONFORMANCE,
@@ -52,7 +52,7 @@ from dlms.objects import (
     objects_from_rows,
     rows_from_csv,
 )
-from dlms.security import CHALLENGE_OCTETS_MAX, CHALLENGE_OCTETS_MIN, Auth, Hls, Lls, NoAuth, Policy, Security
+from dlms.security import CHALLENGE_OCTETS_MAX, CHALLENGE_OCTETS_MIN, Auth, Hls, Lls, NoAuth, Security
 from dlms.server_names import NamedServices
 from dlms.server_services import Refuse, Services, exception
 from dlms.shortnames import REPLY_TO_HLS_NAME
@@ -243,7 +243,7 @@ class ServerAssociation:
             return _rejection(aarq.context, Diagnostic.NO_REASON_GIVEN)
         ciphering = None
         if security is not None:
-            ciphering = Ciphering(security)
+            ciphering = Ciphering(security, is_server=True)
             ciphering.peer_title = aarq.system_title or security.peer_title
         try:
             request = _initiate(aarq, ciphering)
@@ -274,13 +274,17 @@ class ServerAssociation:
     def _accept(self, aarq: Aarq, request: InitiateRequest, ciphering: Ciphering | None) -> bytes:
         server = self._server
         auth = server.auth_of(self.client_sap)
-        conformance = request.conformance & server.conformance
+        security = server.security_of(self.client_sap)
+        protecting = Conformance.GENERAL_PROTECTION if aarq.context.ciphered else Conformance(0)
+        conformance = request.conformance & (server.conformance | protecting)
         vaa_name = VAA_NAME_SN if aarq.context.short_names else VAA_NAME_LN
         response = InitiateResponse(conformance, server.pdu_size, vaa_name).emit()
         size = self._client_pdu_size = request.pdu_size or PDU_UNLIMITED
-        if aarq.context.ciphered and ciphering is not None:
+        if aarq.context.ciphered and ciphering is not None and security is not None:
             response = ciphering.protect_initiate(response)
-            size = max(PDU_SIZE_MIN, size - CIPHERING_OCTETS)
+            # general-ciphering is answered in kind, whether or not it is what we would begin with
+            named = replace(security, general_ciphering=True, dedicated=False, general=False)
+            size = max(PDU_SIZE_MIN, size - (named if conformance & protecting else security).overhead)
             if request.dedicated_key is not None:
                 ciphering.use_dedicated(request.dedicated_key)
         if conformance & Conformance.GENERAL_BLOCK_TRANSFER:
@@ -343,9 +347,9 @@ class ServerAssociation:
         ciphering = self._ciphering
         if ciphering is None:
             return apdu
-        if apdu[0] not in CIPHERED_TAGS:
+        if apdu[0] not in PROTECTED_TAGS:
             security = self._server.security_of(self.client_sap)
-            if security is not None and security.policy is not Policy.NONE:
+            if security is not None and (security.policy or security.signs):
                 raise Refuse(StateError.SERVICE_NOT_ALLOWED, ServiceError.OPERATION_NOT_POSSIBLE)
             return apdu
         try:
@@ -365,7 +369,7 @@ class ServerAssociation:
         self.state = following
 
 
-_KNOWN = CIPHERED_TAGS | {
+_KNOWN = PROTECTED_TAGS | {
     Apdu.RLRQ,
     Apdu.GET_REQUEST,
     Apdu.SET_REQUEST,
