@@ -202,7 +202,8 @@ class Meter:
         elif data:
             self._note("<", data)
             session.receive(data, now)
-        elif deadline is not None and now >= deadline:
+        deadline = session.next_deadline()  # on a line that babbles there is never silence
+        if deadline is not None and now >= deadline:
             session.on_deadline(now)
 
     def _note(self, way: str, data: bytes) -> None:

@@ -375,6 +375,38 @@ def test_a_closed_socket_is_an_error_and_no_spin() -> None:
         client.open()
 
 
+class BabblingPort:
+    """A line that is never silent, with a clock of its own: every read takes a tenth of a second."""
+
+    def __init__(self, babble: bytes) -> None:
+        self.now, self.reads = 1000.0, 0
+        self._babble = babble
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def read(self, timeout_s: float | None) -> bytes | None:
+        del timeout_s
+        self.now += 0.1
+        self.reads += 1
+        assert self.reads < 5000, "no deadline passes"
+        return self._babble
+
+    def write(self, data: bytes) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("babble", [b"x", b"\x7e", b"\x7e\xa0"])
+def test_a_line_that_babbles_without_end_is_an_error(babble: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    port = BabblingPort(babble)
+    monkeypatch.setattr("dlms.client.time", port)
+    with pytest.raises(LinkError):
+        Meter("loop://", port=port, timeout_s=2.0).open()
+
+
 @pytest.mark.process
 def test_importing_the_client_loads_neither_cryptography_nor_pyserial() -> None:
     code = (
