@@ -197,6 +197,17 @@ def test_protected_for_or_by_somebody_else_is_refused() -> None:
     assert theirs.open(ours.seal(READ, METER), CLIENT) == READ
 
 
+@pytest.mark.parametrize(("policy", "signs"), FORMS)
+def test_the_answer_to_another_request_is_refused(policy: Policy, signs: bool) -> None:
+    ours, theirs = layers(signs=signs, policy=policy)
+    theirs.open(ours.seal(READ, METER), CLIENT)
+    late = theirs.seal(bytes.fromhex("c401c1001105"), CLIENT)
+    theirs.open(ours.seal(READ, METER), CLIENT)
+    with pytest.raises(PeerError, match="another request"):
+        ours.open(late, METER)
+    assert ours.open(theirs.seal(bytes.fromhex("c401c1001106"), CLIENT), METER)[-1] == 6
+
+
 def test_a_signature_moved_into_another_transaction_is_refused() -> None:
     client, meter = sides(signs=True)
     moved = sign_apdu(READ, Header(bytes(8), CLIENT, METER), OUR_KEYS[1])
