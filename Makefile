@@ -1,5 +1,6 @@
 # make demo   the main job, end to end           make test   lint, types, tests
-# make bench  figures for docs/benchmarks.md     make clean  what these made
+# make bench  figures for docs/benchmarks.md     make fuzz   coverage-guided, every parser
+# make clean  what these made
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -40,6 +41,14 @@ tests: $(STAMP) $(PEERS)/.installed
 
 bench: $(STAMP) $(PEERS)/.installed
 	$(BIN)/python -m tests.bench
+
+# Coverage-guided, each target for FUZZ_SECONDS; with FUZZ=--atheris by atheris, if it is installed.
+FUZZ_SECONDS ?= 60
+FUZZ ?=
+fuzz: $(STAMP)
+	$(BIN)/python -m tests.fuzz.updateagent all --seconds $(FUZZ_SECONDS) $(FUZZ)
+	$(BIN)/python -m tests.fuzz.serial_links all --seconds $(FUZZ_SECONDS) $(FUZZ)
+	$(BIN)/python -m tests.fuzz.dlms_app all --seconds $(FUZZ_SECONDS) $(FUZZ)
 
 clean:
 	rm -rf $(VENV) $(PEERS) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -19,6 +19,7 @@ from agent.dm.ports import DeployedSoftware, SoftwareResult
 log = logging.getLogger("agent.update")
 
 TIMEOUT_S = 600.0  # a large package unpacked on slow flash
+LIST_TIMEOUT_S = 30.0  # nothing is unpacked, and nobody beats meanwhile: well below a worker's budget
 POLL_S = 1.0  # between beats while the child works
 OUTPUT_BYTES_MAX = 256 * 1024
 MESSAGE_CHARS_MAX = 500
@@ -53,7 +54,7 @@ class SoftwareCommand:
 
     def deployed(self) -> Sequence[DeployedSoftware] | None:
         """One entry a component: its active version, else the last one listed. `None` when the list failed."""
-        status, answer = self._child(["list"], lambda: None)
+        status, answer = self._child(["list"], lambda: None, min(LIST_TIMEOUT_S, self._timeout_s))
         entries = answer.get("software")
         if status != 0 or not isinstance(entries, list):
             log.warning("the installed software cannot be listed", extra={"event": "software.list"})
@@ -67,7 +68,7 @@ class SoftwareCommand:
         return tuple(found.values())
 
     def _run(self, arguments: list[str], failure: int, beat: Callable[[], None]) -> SoftwareResult:
-        status, answer = self._child(arguments, beat)
+        status, answer = self._child(arguments, beat, self._timeout_s)
         scomo = answer.get("scomo")
         if not isinstance(scomo, int) or (status == 0) != (scomo == SUCCESS):
             scomo = SUCCESS if status == 0 else failure
@@ -78,14 +79,14 @@ class SoftwareCommand:
             message=str(answer.get("message", ""))[:MESSAGE_CHARS_MAX],
         )
 
-    def _child(self, arguments: list[str], beat: Callable[[], None]) -> tuple[int, dict[str, Any]]:
+    def _child(self, arguments: list[str], beat: Callable[[], None], timeout_s: float) -> tuple[int, dict[str, Any]]:
         """Exit status and answer; -1 when the child could not be run or did not end."""
         command = [*self._command, "software", *arguments, "--json"]
         try:
             child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
         except OSError as error:
             return -1, {"message": f"{command[0]}: {error.strerror or error}"}
-        deadline = time.monotonic() + self._timeout_s
+        deadline = time.monotonic() + timeout_s
         with child:
             while True:
                 beat()
@@ -96,7 +97,7 @@ class SoftwareCommand:
                         continue
                     child.kill()
                     child.communicate()
-                    return -1, {"message": f"no end after {self._timeout_s:.0f} seconds"}
+                    return -1, {"message": f"no end after {timeout_s:.0f} seconds"}
                 return child.returncode, _answer(output)
 
 

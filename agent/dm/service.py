@@ -29,6 +29,7 @@ from agent.dm.store import ManagementTree
 from agent.dm.timing import Timing
 from agent.dm.tree import Transaction
 from agent.https import HttpsError
+from agent.log import hide
 from agent.mo import dmacc
 from agent.mo.ami import Ami, provisioning_from_tree
 from agent.mo.devdetail import DevDetail
@@ -222,6 +223,8 @@ class DmService:
         self._ports.health(HEALTH, False, why)  # noqa: FBT003  a port's signature
 
     def _registered(self, account: Account) -> None:
+        hide(account.client_secret)
+        hide(account.server_secret)
         self._publish(DmStatus("registered", account.server_id, account.url, last_session=self._status.last_session))
 
     def _publish(self, status: DmStatus) -> None:
