@@ -20,6 +20,7 @@ from updateagent.errors import (
     RequestError,
 )
 from updateagent.journal import Journal, Record
+from updateagent.migration import StateFolders
 from updateagent.ports import Package, Packages, Ports
 from updateagent.report import Exchange, log_tail, read_release_version
 from updateagent.slots import Slot, slot_type, storage_error
@@ -134,6 +135,8 @@ class Agent:
                 booted_version=read_release_version(self.disk, config.release_file),
                 wall=self.wall,
                 log_tail=lambda: log_tail(self.disk, config.log_file),
+                state_folders=lambda folders: StateFolders(self.disk, folders),
+                state_dirs=tuple(str(folder) for folder in config.state_dirs),
             )
         )
 

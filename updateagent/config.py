@@ -84,6 +84,7 @@ class Config:
     boot_id_file: Path = Path("/proc/sys/kernel/random/boot_id")
     release_file: Path = Path("/etc/os-release")
     log_file: Path | None = None
+    state_dirs: tuple[Path, ...] = ()
     trial_tries: int = TRIES_DEFAULT
     health: HealthConfig = field(default_factory=HealthConfig)
 
@@ -192,11 +193,23 @@ def _config(top: _Table, mistakes: list[str]) -> Config | None:
         "boot_id_file": top.take_path("boot_id_file", Path("/proc/sys/kernel/random/boot_id")),
         "release_file": top.take_path("release_file", Path("/etc/os-release")),
         "log_file": top.take_path("log_file", None),
+        "state_dirs": _state_dirs(top, update_dir),
     }
     top.end()
     if mistakes:
         return None
     return Config(slots=slots, bootenv=bootenv, health=health, trial_tries=tries, **values)
+
+
+def _state_dirs(top: _Table, update_dir: Path | None) -> tuple[Path, ...]:
+    folders = tuple(Path(name) for name in top.take_names("state_dirs", ()))
+    for folder in folders:
+        others = [*folders, *([update_dir] if update_dir else [])]
+        if not folder.is_absolute() or ":" in str(folder) or ".." in folder.parts:
+            top.mistake("state_dirs", f"{folder}: an absolute path without .. and colons is needed")
+        elif any(one is not folder and (one.is_relative_to(folder) or folder.is_relative_to(one)) for one in others):
+            top.mistake("state_dirs", f"{folder} lies in, or holds, another folder of these or update_dir")
+    return folders
 
 
 def _slot(table: _Table) -> SlotConfig:

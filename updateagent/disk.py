@@ -128,6 +128,14 @@ class Storage(ABC):
     def is_link(self, path: Path) -> bool: ...
 
     @abstractmethod
+    def is_file(self, path: Path) -> bool:
+        """Whether it is a regular file, and no link to one."""
+
+    @abstractmethod
+    def copy_owner_and_mode(self, source: Path, target: Path) -> None:
+        """Give a file or folder the owner, the group and the permissions of another one."""
+
+    @abstractmethod
     def listdir(self, path: Path) -> list[str]: ...
 
     @abstractmethod
@@ -341,6 +349,17 @@ class RealDisk(Storage):
             return stat.S_ISLNK(path.lstat().st_mode)
         except (FileNotFoundError, NotADirectoryError):
             return False
+
+    def is_file(self, path: Path) -> bool:
+        try:
+            return stat.S_ISREG(path.lstat().st_mode)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+
+    def copy_owner_and_mode(self, source: Path, target: Path) -> None:
+        found = source.stat()
+        os.chown(target, found.st_uid, found.st_gid)
+        target.chmod(stat.S_IMODE(found.st_mode))  # after the owner: changing that one clears set-id bits
 
     def listdir(self, path: Path) -> list[str]:
         try:

@@ -27,7 +27,7 @@ from updateagent.slots import Slot, storage_error
 from updateagent.trust import load_roots
 from updateagent.verity import BLOCK_BYTES, padded, pieces
 
-HOOK_STEPS = ("pre-install", "post-install")  # see `updateagent.hooks`, which is imported only to run one
+HOOK_STEPS = ("pre-install", "post-install", "migrate")  # see `updateagent.hooks`, which is imported only to run one
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +75,11 @@ class FirmwarePackage:
     _hooks: tuple[tuple[str, Callable[[], Iterator[bytes]]], ...] = ()
     _run_dir: Path = Path()
 
+    @property
+    def hooks(self) -> tuple[str, ...]:
+        """The steps that the package has a hook for."""
+        return tuple(name for name, _ in self._hooks)
+
     def run_hook(self, step: str, variables: Mapping[str, str]) -> None:
         """Run the hook of this step, if the package has one. Raises `PackageError` (hook), `DeviceError` (storage)."""
         for name, content in self._hooks:
@@ -116,6 +121,8 @@ class SignedPackages:
 
         Raises `DeviceError` (configuration, storage), or `PackageError` (roots) for a damaged list.
         """
+        # A package is verified again while its own version runs on trial: what it asks for is the version before.
+        version = (record.update and record.update.from_version) or self._running_version
         trust = Trust(
             roots=load_roots(self._roots),
             compatible=self._compatible,
@@ -123,7 +130,7 @@ class SignedPackages:
             newest_signed=record.signed_time,
             security_version=record.security_floor,
             software_security=record.software_floors,
-            version=self._running_version or None,
+            version=version or None,
             agent_version=__version__,
             capacity=capacity,
             free_bytes=free,
@@ -193,4 +200,4 @@ class SignedPackages:
             if image.role is Role.FILE:
                 raise PackageError(IMAGE_ROLE, f"a firmware package has no place for the file {image.name}")
             if image.role is Role.HOOK and image.name not in HOOK_STEPS:
-                raise PackageError(HOOK, f"there is no step called {image.name}; {' and '.join(HOOK_STEPS)} are")
+                raise PackageError(HOOK, f"there is no step called {image.name}; {', '.join(HOOK_STEPS)} are")

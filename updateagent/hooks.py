@@ -1,12 +1,14 @@
-"""Hooks: programs inside a signed firmware package that run before and after its images are written.
+"""Hooks: programs inside a signed firmware package that run at certain steps of its installation.
 
     pre-install     on the running system, when the package is verified and nothing is written yet; failing refuses it
     post-install    on the running system, when the images are written and read back; failing ends the update
+    migrate         on the new system, before its agent is started for the first time; failing rolls the update back
 
-A hook gets a few variables (`DCU_HOOK`, `DCU_SLOT`, `DCU_FROM_VERSION`, `DCU_TO_VERSION`, `DCU_UPDATE_DIR`), no
-arguments, no input, `TIMEOUT_S` seconds, and may run again after a power cut: it must bear that. It is copied to the
-run directory (which must allow programs to be run), every block checked against the signed hash tree, and removed
-afterwards. What it started and left running is ended with it.
+A hook gets a few variables (`DCU_HOOK`, `DCU_SLOT`, `DCU_FROM_VERSION`, `DCU_TO_VERSION`, `DCU_UPDATE_DIR`; `migrate`
+also `DCU_STATE`, the copies of the state folders that it is to change, with colons between them), no arguments, no
+input, `TIMEOUT_S` seconds, and may run again after a power cut: it must bear that. It is copied to the run directory
+(which must allow programs to be run), every block checked against the signed hash tree, and removed afterwards. What it
+started and left running is ended with it.
 """
 
 from __future__ import annotations

@@ -41,7 +41,10 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """One update from its request to its report. `block` of image number `image` is the first not known to be safe."""
+    """One update from its request to its report. `block` of image number `image` is the first not known to be safe.
+
+    `state_dirs` are the folders to migrate, as the old system's settings name them; `migrated`: their copies are.
+    """
 
     id: str
     package: str
@@ -56,6 +59,8 @@ class Update:
     image: int = 0
     block: int = 0
     attempts: int = 0
+    state_dirs: tuple[str, ...] = ()
+    migrated: bool = False
     boot_id: str = ""
     failed_check: str | None = None
     log: tuple[str, ...] = ()
@@ -164,6 +169,7 @@ def _from_json(raw: Mapping[str, Any]) -> Record:
             {
                 **update,
                 "log": tuple(update.get("log", ())),
+                "state_dirs": tuple(update.get("state_dirs", ())),
                 "outcome": None if outcome is None else _build(Outcome, outcome),
             },
         ),

@@ -16,9 +16,10 @@ doing it again is right in all three cases.
 | verified    | hook; the boot loader is told not to start the target slot (first commit, if it could)     |
 | writing     | verified blocks go to the target slot; read back; hook                                     |
 | written     | none: synced and read back                                                                 |
-| trial       | the boot loader is told to try the target slot (second commit); reboot; health is watched  |
-| confirmed   | the boot loader is told that the target is good (third commit); result                     |
-| rolled back | the boot loader is told that the target is bad and the old slot good; result               |
+| trial       | the boot loader is told to try the target slot (second commit); reboot; state is migrated; |
+|             | health is watched                                                                          |
+| confirmed   | the boot loader is told that the target is good (third commit); old state goes; result     |
+| rolled back | old state comes back; the boot loader is told that the target is bad; result               |
 | refused     | result                                                                                     |
 | failed      | result; the target slot stays out of the boot order until a package is written completely  |
 """
@@ -53,6 +54,7 @@ class Event(Enum):
     FAIL = "fail"
     TRY = "try"  # also again, when the commit that asks for the trial was lost
     ATTEMPT = "attempt"  # the target slot was started once more
+    MIGRATE = "migrate"  # the copies of the state are migrated and durable
     BLAME = "blame"  # the new system says why it gives up
     CONFIRM = "confirm"
     FALL_BACK = "fall back"
@@ -72,6 +74,7 @@ TABLE: dict[tuple[State, Event], State] = {
     (State.WRITTEN, Event.FAIL): State.FAILED,
     (State.TRIAL, Event.TRY): State.TRIAL,
     (State.TRIAL, Event.ATTEMPT): State.TRIAL,
+    (State.TRIAL, Event.MIGRATE): State.TRIAL,
     (State.TRIAL, Event.BLAME): State.TRIAL,
     (State.TRIAL, Event.CONFIRM): State.CONFIRMED,
     (State.TRIAL, Event.FALL_BACK): State.ROLLED_BACK,

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from updateagent.bootenv import BootEnv
 from updateagent.journal import Journal, Record
+from updateagent.migration import StateFolders
 from updateagent.report import Exchange
 from updateagent.slots import SYNC_BYTES, Slot
 
@@ -53,6 +54,10 @@ class Package(Protocol):
     def new_roots(self) -> bytes | None:
         """A list of roots to believe from now on."""
 
+    @property
+    def hooks(self) -> Sequence[str]:
+        """The steps that the package has a hook for."""
+
     def run_hook(self, step: str, variables: Mapping[str, str]) -> None:
         """Run the package's hook of this step, if it has one. Raises `PackageError` (hook), `DeviceError`."""
 
@@ -71,6 +76,7 @@ class Packages(Protocol):
 class Ports:
     """Everything outside. `places[slot][image]` is where an image of a system goes; `wall` gives seconds since 1970.
 
+    `state_dirs` are the folders that a package may migrate; `state_folders` gives the verbs for some of them.
     A slot is synced after `sync_bytes`, and the journal notes how far it is after `checkpoint_bytes`.
     """
 
@@ -84,5 +90,7 @@ class Ports:
     booted_version: str
     wall: Callable[[], float]
     log_tail: Callable[[], tuple[str, ...]]
+    state_folders: Callable[[Sequence[str]], StateFolders]
+    state_dirs: tuple[str, ...] = ()
     sync_bytes: int = SYNC_BYTES
     checkpoint_bytes: int = CHECKPOINT_BYTES

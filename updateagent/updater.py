@@ -18,6 +18,7 @@ from updateagent.errors import (
     EXIT_GUARD_WANTED,
     EXIT_OK,
     EXIT_REBOOT_WANTED,
+    HOOK,
     IMAGE_ROLE,
     JOURNAL,
     KIND,
@@ -45,6 +46,7 @@ log = logging.getLogger("update")
 
 PROGRESS_STEP = 4  # per cent between two updates of the display
 MESSAGE_CHARS_MAX = 500
+MIGRATE = "migrate"  # the hook that changes the form of the state
 
 
 class Updater:
@@ -67,6 +69,8 @@ class Updater:
         except UpdateError as error:
             log.error("update: %s", error, extra={"event": "update.error"})  # noqa: TRY400  a sentence, no traceback
             self.write_status(error=str(error))
+            if self._agent_must_wait():
+                return EXIT_REBOOT_WANTED
             return EXIT_GUARD_WANTED if self.on_trial else EXIT_OK
         if code != EXIT_REBOOT_WANTED:
             self.write_status()
@@ -214,6 +218,9 @@ class Updater:
         for image in package.images:
             if image.name not in ports.places[target]:
                 raise PackageError(IMAGE_ROLE, f"no place for an image named {image.name}")
+        migrates = MIGRATE in package.hooks
+        if migrates and not ports.state_dirs:
+            raise PackageError(HOOK, "the package migrates state, and the settings name no state_dirs")
         if package.new_roots is not None:
             # Before the package is accepted: verified again after a power cut, it must still fit.
             ports.packages.keep_roots(package.new_roots)
@@ -226,6 +233,7 @@ class Updater:
                 from_version=ports.booted_version,
                 to_version=package.version,
                 security_version=package.security_version,
+                state_dirs=ports.state_dirs if migrates else (),
             )
         )
         self.write_status()
@@ -255,7 +263,7 @@ class Updater:
             )
         )
 
-    def _run_hook(self, step: str) -> None:
+    def _run_hook(self, step: str, **more: str) -> None:
         update = self._update
         self._verified(update.target, update.fallback).run_hook(
             step,
@@ -264,6 +272,7 @@ class Updater:
                 "DCU_FROM_VERSION": update.from_version,
                 "DCU_TO_VERSION": update.to_version,
                 "DCU_UPDATE_DIR": str(self._ports.exchange.folder),
+                **more,
             },
         )
 
@@ -311,8 +320,38 @@ class Updater:
         if self._update.attempts > self._ports.bootenv.tries:
             self._decide(*self._blame_of_trial())
             return None
+        self._migrate()
         self.write_status()
         return EXIT_GUARD_WANTED
+
+    def _migrate(self) -> None:
+        """Give the new system its state, before its agent is started: on every attempt, and nothing is done twice."""
+        update = self._update
+        if not update.state_dirs:
+            return
+        folders = self._ports.state_folders(update.state_dirs)
+        if not update.migrated:
+            folders.copy()
+            self._run_hook(MIGRATE, DCU_STATE=":".join(str(copy) for copy in folders.copies))
+            folders.sync()
+            self._advance(Event.MIGRATE, migrated=True)
+        folders.put_in_place()
+
+    def _agent_must_wait(self) -> bool:
+        """Whether the system that runs may not see the state: it may be that of the other version.
+
+        Not when there is no other system to go to: then any start is better than none.
+        """
+        update, state = self.record.update, self.record.state
+        if update is None or not update.state_dirs:
+            return False
+        on_target = update.target == self._ports.booted
+        if state not in ((State.TRIAL, State.ROLLED_BACK) if on_target else (State.CONFIRMED,)):
+            return False
+        try:
+            return self._ports.bootenv.has_fallback(self._ports.booted)
+        except UpdateError:
+            return False
 
     def _before_or_after_trial(self) -> int | None:
         ports = self._ports
@@ -348,14 +387,22 @@ class Updater:
         if update.target != self._ports.booted:
             # The last attempt was used up before the environment knew. The health was proven: go there again.
             return EXIT_REBOOT_WANTED
+        if update.state_dirs:
+            self._ports.state_folders(update.state_dirs).forget()
         self._finish()
         return None
 
     def _make_rolled_back(self) -> int | None:
         update = self._update
-        self._ports.bootenv.fall_back(update.target, update.fallback)
         if update.target == self._ports.booted:
+            # The state stays: the agent of this version may be at work.
+            self._ports.bootenv.fall_back(update.target, update.fallback)
             return EXIT_REBOOT_WANTED
+        folders = self._ports.state_folders(update.state_dirs)
+        if update.migrated:
+            folders.put_back()
+        self._ports.bootenv.fall_back(update.target, update.fallback)
+        folders.forget()
         self._finish()
         return None
 

@@ -183,6 +183,7 @@ class FaultyDisk(Storage):
         for change in found._name_changes[:kept]:
             _rename(found._durable_names, change)
         found._name_changes = []
+        _drop_unreachable(found._durable_names)
         found._names = dict(found._durable_names)
         for entry in found._names.values():
             if isinstance(entry, Node):
@@ -308,6 +309,13 @@ class FaultyDisk(Storage):
     def is_link(self, path: Path) -> bool:
         return isinstance(self._names.get(path), Link)
 
+    def is_file(self, path: Path) -> bool:
+        return isinstance(self._names.get(path), Node)
+
+    def copy_owner_and_mode(self, source: Path, target: Path) -> None:
+        """Counted, and nothing else: this disk has neither."""
+        _cut_if(self._operation("chmod", target))
+
     def listdir(self, path: Path) -> list[str]:
         self._alive()
         return sorted(name.name for name in self._names if name.parent == path and name != path)
@@ -369,6 +377,13 @@ def _rename(names: dict[Path, Entry], change: NameChange) -> None:
         else:
             names[step.path] = step.entry
         step = step.also
+
+
+def _drop_unreachable(names: dict[Path, Entry]) -> None:
+    """A name that was synced in a folder whose own name was not is not found any more."""
+    for path in sorted(names):
+        if path.parent not in names:
+            del names[path]
 
 
 def _settle(node: Node, keep: float, random: Random) -> None:

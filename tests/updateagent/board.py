@@ -28,6 +28,7 @@ from updateagent.bootenv import BootEnv, RaucPolicy
 from updateagent.disk import RealDisk, Storage
 from updateagent.errors import PACKAGE_MISSING, PackageError
 from updateagent.journal import Journal, Record
+from updateagent.migration import StateFolders
 from updateagent.ports import Image, Package, Ports
 from updateagent.report import Exchange, InstallRequest
 from updateagent.slots import FileSlot, Slot
@@ -37,6 +38,7 @@ from updateagent.verity import BLOCK_BYTES, build
 
 SLOT_BYTES = 8 * BLOCK_BYTES
 TRIES = 3
+IDENTITY = b"urn:dcu:7 and its key"  # on the data partition, as everything that no update may touch
 FILLER = "x" * 472
 """Puts the end of the environment's first sector between BOOT_B_LEFT and BOOT_ORDER: a torn copy mixes old and new."""
 
@@ -79,6 +81,7 @@ class PlainPackage:
     signed_time: int = 1_800_000_000
     images: tuple[Image, ...] = ()
     new_roots: bytes | None = None
+    hooks: tuple[str, ...] = ()
 
     def run_hook(self, step: str, variables: Mapping[str, str]) -> None:
         """There are none."""
@@ -101,7 +104,11 @@ class Shelf:
         found = self.packages[version]
         if isinstance(found, PackageError):
             raise found
-        return found
+        return self.with_disk(found)
+
+    def with_disk(self, package: Package) -> Package:
+        """The package, able to work on this board's disk."""
+        return package
 
     def keep_roots(self, envelope: bytes) -> None:
         raise AssertionError("no package here brings roots")
@@ -171,6 +178,7 @@ class Board:
         self.disk = disk or RealDisk()
         self.folder = folder
         self.update_dir = folder / "update"
+        self.identity = folder / "device.key"
         self.environment = DiskEnvironment(self.disk, folder / "uboot.env")
         self.shelf = Shelf(self.disk)
         self.booted = "A"
@@ -182,6 +190,7 @@ class Board:
     def assemble(self) -> None:
         """Factory state: version 1 in slot A, nothing in slot B."""
         self.disk.mkdir_durable(self.update_dir / "inbox")
+        self.disk.write_durable(self.identity, IDENTITY)
         self.disk.write_durable(self.slot_file("A"), content("1").ljust(SLOT_BYTES, b"\xff"))
         self.disk.write_durable(self.slot_file("B"), b"\xff" * SLOT_BYTES)
         self.make_environment()
@@ -236,6 +245,7 @@ class Board:
             booted_version=self.running_version(),
             wall=lambda: self.wall,
             log_tail=lambda: self.log_lines,
+            state_folders=lambda folders: StateFolders(self.disk, folders),
             sync_bytes=2 * BLOCK_BYTES,
             checkpoint_bytes=2 * BLOCK_BYTES,
         )
@@ -247,6 +257,15 @@ class Board:
         return self.environment.load()[2]
 
     # -- the agent's side
+
+    def start_agent(self) -> None:
+        """What the agent does with its state when it starts. Raises `AssertionError` when it is not its own."""
+        kept = self.disk.read_bytes(self.identity)
+        assert kept == IDENTITY, "what is kept over updates was changed"
+
+    def check_at_rest(self) -> None:
+        """What must hold of the agent's files when the story has ended."""
+        self.start_agent()
 
     def hand_over(self, version: str, request_id: str = "r1", package: Package | PackageError | None = None) -> None:
         self.shelf.packages[version] = package or plain_package(version)

@@ -10,6 +10,7 @@ Always:
 * once the server has heard of success only the new version runs, once it has heard of failure only the old one;
 * a version that never gets well is started at most `TRIES` times;
 * the server hears of the update exactly once, whatever happens, and what it hears is what the story must end in;
+* the agent finds the state of its own version, and what is kept over updates as it was;
 * it ends: idle, nothing in the inbox, and the next power-on gives the right version.
 
 `python -m tests.updateagent.power` runs everything and prints the table.
@@ -102,6 +103,8 @@ class World:
     in_boot_loader: bool = False
     starts: Counter[str] = field(default_factory=Counter)
     lives: int = 0
+    troubled: int = 0
+    """The life in which the disk had errors."""
     ended: bool = False
 
     def copy(self, disk: FaultyDisk) -> World:
@@ -122,6 +125,7 @@ class World:
         if code == EXIT_REBOOT_WANTED:
             return
         board.agent = partial(self._report, board)  # from here on the agent runs, beside the guard
+        self._start_agent(board)
         if code == EXIT_GUARD_WANTED and self._guard(board) == EXIT_REBOOT_WANTED:
             return
         self._report(board)
@@ -147,6 +151,16 @@ class World:
         if not self.story.healthy and version == self.story.version and self.starts[version] > TRIES:
             raise Violation(f"version {version} was started {self.starts[version]} times")
         return board
+
+    def _start_agent(self, board: Board) -> None:
+        if self.troubled == self.lives:
+            return  # the state may be that of the other version until the disk works again; see docs/update.md
+        try:
+            board.start_agent()
+        except OSError:
+            return
+        except AssertionError as error:
+            raise Violation(f"the agent of version {board.running_version()}: {error}") from error
 
     def _guard(self, board: Board) -> int:
         """What `updateagent.guard` does: tries again while there is trouble, and in the end asks for a reboot."""
@@ -188,6 +202,10 @@ class World:
         board = self._power_on()
         if board.running_version() not in self.story.may_run_after(self.heard):
             raise Violation(f"version {board.running_version()} runs at the end")
+        try:
+            board.check_at_rest()
+        except AssertionError as error:
+            raise Violation(f"at the end: {error}") from error
         inbox = board.disk.listdir(board.update_dir / "inbox")
         if inbox:
             raise Violation(f"left in the inbox: {inbox}")
@@ -387,7 +405,7 @@ def fail_at(world: World, number: int, trouble: Trouble, states: Counter[State])
         if operation.number < number or world.in_boot_loader:
             return None
         if not first_life:
-            first_life = world.lives
+            first_life = world.troubled = world.lives
             states[state_on(world.disk.copy())] += 1
         elif not trouble.lasting or world.lives > first_life:
             return None
@@ -426,6 +444,7 @@ class WornBoard(Board):
 def stories() -> list[Story]:
     """Everything that can happen to an update."""
     from tests.updateagent.board import plain_package
+    from tests.updateagent.hooked import hooked_stories
     from updateagent.errors import SIGNATURE
 
     return [
@@ -433,6 +452,7 @@ def stories() -> list[Story]:
         Story("never healthy", "3", plain_package("3"), healthy=False, fumo=410),
         Story("tampered", "2", PackageError(SIGNATURE, "no"), healthy=True, fumo=404),
         Story("worn slot", "2", plain_package("2"), healthy=True, fumo=410, make_board=WornBoard),
+        *hooked_stories(),
     ]
 
 

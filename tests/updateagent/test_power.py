@@ -7,6 +7,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -15,6 +16,7 @@ import pytest
 from tests.sim.board.uboot import BootLoaderError
 from tests.sim.faulty_disk import FaultyDisk, Survival
 from tests.updateagent.board import SLOT_BYTES, Board, DiskEnvironment
+from tests.updateagent.hooked import HookedBoard
 from tests.updateagent.power import ROOT, Story, Tally, Trouble, explore, explore_errors, stories
 from tests.updateagent.signed import SignedStory, signed_stories
 from updateagent.disk import RawFile, Storage
@@ -22,6 +24,7 @@ from updateagent.envbytes import parse_copy
 from updateagent.errors import DeviceError
 from updateagent.journal import Journal, Record, emit, parse
 from updateagent.machine import Event, State
+from updateagent.migration import StateFolders
 from updateagent.ports import Ports
 from updateagent.report import result_document
 from updateagent.sealed import seal
@@ -29,7 +32,7 @@ from updateagent.slots import FileSlot, Slot
 from updateagent.ubootenv import EnvironmentStore, Place, emit_copy, parse_data
 from updateagent.updater import Updater
 
-GOOD, UNHEALTHY, TAMPERED, WORN = stories()
+GOOD, UNHEALTHY, TAMPERED, WORN, MIGRATION, *HOOKED = stories()
 THROWS = (Survival.LOST, Survival.NAMES_ONLY, Survival.KEPT, *[Survival.HOLED] * 4)
 QUICK = (Survival.LOST, Survival.NAMES_ONLY, Survival.HOLED)
 
@@ -49,7 +52,7 @@ def check(tally: Tally) -> None:
 
 @pytest.mark.parametrize(
     ("story", "stride"),
-    [(GOOD, 1), (UNHEALTHY, 5), (TAMPERED, 1), (WORN, 3)],
+    [(GOOD, 1), (UNHEALTHY, 5), (TAMPERED, 1), (WORN, 3), (MIGRATION, 5), *((story, 19) for story in HOOKED)],
     ids=lambda value: getattr(value, "name", None),
 )
 def test_a_power_cut_at_any_operation_is_survived(story: Story, stride: int) -> None:
@@ -60,12 +63,13 @@ def test_a_power_cut_at_any_operation_is_survived(story: Story, stride: int) -> 
 
 @pytest.mark.parametrize("story", stories(), ids=lambda story: story.name)
 def test_a_second_power_cut_in_the_recovery_is_survived(story: Story) -> None:
-    check(explore(story, phases=("torn",), survivals=(Survival.HOLED,), stride=13, double_stride=2))
+    stride = 13 if story not in (MIGRATION, *HOOKED) else 41
+    check(explore(story, phases=("torn",), survivals=(Survival.HOLED,), stride=stride, double_stride=2))
 
 
 @pytest.mark.parametrize("story", stories(), ids=lambda story: story.name)
 def test_a_disk_error_at_any_operation_is_reported_or_overcome(story: Story) -> None:
-    check(explore_errors(story, stride=2))
+    check(explore_errors(story, stride=2 if story not in (MIGRATION, *HOOKED) else 11))
 
 
 def test_every_state_is_cut_in_and_failed_in() -> None:
@@ -270,6 +274,41 @@ class ReportsBeforeForgetting(Board):
         return _with_handler(self.Talkative(self.ports()))
 
 
+class UnsyncedFolders(StateFolders):
+    def sync(self) -> None:
+        return
+
+
+class ForgetsToSyncTheState(HookedBoard):
+    def ports(self) -> Ports:
+        return replace(super().ports(), state_folders=partial(UnsyncedFolders, self.disk))
+
+
+class SwapsBeforeTheJournalKnows(HookedBoard):
+    """Puts the migrated copy in place and says so afterwards."""
+
+    class Hasty(Updater):
+        def _advance(self, event: Event, **changes: object) -> None:
+            if event is Event.MIGRATE:
+                self._ports.state_folders(self._update.state_dirs).put_in_place()
+            super()._advance(event, **changes)
+
+    def updater(self) -> Updater:
+        return self.Hasty(self.ports())
+
+
+class SkipsTheHook(HookedBoard):
+    """Takes a hook that was begun for one that has ended."""
+
+    class Careless(Updater):
+        def _run_hook(self, step: str, **more: str) -> None:
+            if self.record.stores < 2:
+                super()._run_hook(step, **more)
+
+    def updater(self) -> Updater:
+        return self.Careless(self.ports())
+
+
 def _with_handler(updater: Updater) -> Updater:
     """The machine calls the methods of `Updater` by a table; make it call this object's own."""
     run = updater._run
@@ -296,8 +335,13 @@ PLANTED: dict[str, Callable[[], Story]] = {
     "trial asked for before the slot is written": lambda: replace(GOOD, make_board=TriesBeforeWriting),
     "a single environment": lambda: replace(GOOD, make_board=HasOneEnvironment),
     "attempts that are not stored": lambda: replace(UNHEALTHY, make_board=BootLoaderCountsNoAttempts),
-    "a journal whose checksum is not checked": lambda: replace(GOOD, make_board=TrustsItsJournal),
+    "a journal whose checksum is not checked": lambda: replace(UNHEALTHY, make_board=TrustsItsJournal),
     "a result handed over before the journal forgets": lambda: replace(GOOD, make_board=ReportsBeforeForgetting),
+    "migrated state that is not synced": lambda: replace(MIGRATION, make_board=ForgetsToSyncTheState),
+    "migrated state in place before the journal knows": lambda: replace(
+        MIGRATION, make_board=SwapsBeforeTheJournalKnows
+    ),
+    "a hook that was cut is not run again": lambda: replace(MIGRATION, make_board=SkipsTheHook),
 }
 
 
@@ -305,8 +349,9 @@ PLANTED: dict[str, Callable[[], Story]] = {
 def test_a_planted_bug_is_found(bug: str) -> None:
     from tests.updateagent.power import Violation
 
+    throws = QUICK if "migrated" in bug else THROWS  # found by any, and the way there is long
     try:
-        tally = explore(PLANTED[bug](), phases=("torn", "after"), survivals=THROWS, stop_at_first=True)
+        tally = explore(PLANTED[bug](), phases=("torn", "after"), survivals=throws, stop_at_first=True)
     except Violation:
         return  # it fails even without a cut
     assert tally.violations, f"{bug}: {tally.fired} cuts found nothing"
