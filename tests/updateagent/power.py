@@ -234,6 +234,8 @@ class Tally:
     fired: int = 0
     double_planned: int = 0
     double_fired: int = 0
+    places: Counter[str] = field(default_factory=Counter)
+    """How many different operations were cut in each phase."""
     states: Counter[State] = field(default_factory=Counter)
     """How often the journal said which state after a cut, or when an operation failed."""
     violations: list[str] = field(default_factory=list)
@@ -313,6 +315,7 @@ def explore(
     tally.planned = numbers * len(phases) * len(survivals)
     for cut, world in enumerate_cuts(story, phases=phases, survivals=survivals, stride=stride):
         tally.fired += 1
+        tally.places[cut.phase] += cut.throw == 0
         tally.states[state_on(world.disk)] += 1
         if double_stride and tally.fired % double_stride == 0:
             _cut_again(cut, world, tally)
@@ -466,6 +469,8 @@ def main() -> int:
     stride = int(sys.argv[1]) if len(sys.argv) > 1 else 10
     killed: Counter[State] = Counter()
     failed: Counter[State] = Counter()
+    operations = 0
+    places: Counter[str] = Counter()
     with TemporaryDirectory() as folder:
         played = [*stories(), *signed_stories(Path(folder))]
         runs = [partial(explore, story, double_stride=stride) for story in played]
@@ -475,12 +480,20 @@ def main() -> int:
             print(tally, flush=True)
             for line in tally.violations[:20]:
                 print("  ", line)
-            (failed if "with errors" in tally.story else killed).update(tally.states)
+            if "with errors" in tally.story:
+                failed.update(tally.states)
+            else:
+                killed.update(tally.states)
+                operations += tally.operations
+                places.update(tally.places)
             wrong |= bool(tally.violations)
             wrong |= tally.fired != tally.planned or tally.double_fired != tally.double_planned
-    print(f"\n{'state':<14}{'killed in':>12}{'error in':>12}")
+    cuts = ", ".join(f"{places[phase]} cut {phase}" for phase in TEARS)
+    print(f"\n{operations} operations: {cuts}\n")
+    wrong |= any(places[phase] != operations for phase in TEARS)
     for state in State:
-        print(f"{state.value:<14}{killed[state]:>12}{failed[state]:>12}")
+        name = state.value.replace(" ", "_")
+        print(f"{'Killed_in_' + name:<24}{killed[state]:>8}    {'Error_in_' + name:<24}{failed[state]:>8}")
         wrong |= not killed[state] or not failed[state]
     return int(wrong)
 

@@ -59,6 +59,7 @@ def test_a_power_cut_at_any_operation_is_survived(story: Story, stride: int) -> 
     tally = explore(story, survivals=QUICK, stride=stride)
     print(tally)
     check(tally)
+    assert set(tally.places.values()) == {len(range(0, tally.operations, stride))}
 
 
 @pytest.mark.parametrize("story", stories(), ids=lambda story: story.name)
