@@ -136,7 +136,7 @@ def test_a_status_with_nonsense_in_it_is_the_default() -> None:
 # -- the command -------------------------------------------------------------------------------------------------
 
 PROGRAM = """
-import json, sys, time
+import json, signal, sys
 arguments = sys.argv[1:]
 assert arguments[0] == "software" and arguments[-1] == "--json", arguments
 verb = arguments[1]
@@ -155,7 +155,7 @@ elif verb == "activate":
 elif verb == "deactivate":
     print("also none")
 else:
-    time.sleep(60)
+    signal.pause()
 """
 
 
