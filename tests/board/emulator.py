@@ -1,0 +1,134 @@
+"""The emulator: one QEMU process is one board that is switched on.
+
+The guest talks on its serial port. Lines that start with `@@ ` carry one JSON object each; everything is kept in a file,
+which a failed test names. Its disk goes through QEMU's `blklogwrites`, so that what was written, in which order, and what
+was flushed is known afterwards (`writelog`).
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import select
+import subprocess
+import tarfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.board.build import machine
+from tests.board.debian import UBOOT
+
+PREFIX = "@@ "
+PATIENCE_S = 240.0
+LINE_BYTES_MAX = 64 << 10
+
+
+class GuestError(AssertionError):
+    """The board did not do what was waited for; the text has the end of its console."""
+
+
+@dataclass
+class Board:
+    """A board that is on."""
+
+    process: subprocess.Popen[bytes]
+    console: Path
+    events: list[dict[str, Any]] = field(default_factory=list)
+    _line: bytes = b""
+
+    def wait_for(self, event: str, patience_s: float = PATIENCE_S) -> dict[str, Any]:
+        """The next event of that name. Raises `GuestError` when the board goes off, or says nothing for too long."""
+        start = len(self.events)
+        for found in self.follow(patience_s):
+            if found.get("event") == event:
+                return found
+        raise GuestError(f"no {event!r} after {self.events[start:]}; {self.tail()}")
+
+    def wait_off(self, patience_s: float = PATIENCE_S) -> list[dict[str, Any]]:
+        """All events from now until the board is off."""
+        return list(self.follow(patience_s))
+
+    def follow(self, patience_s: float = PATIENCE_S) -> Iterator[dict[str, Any]]:
+        """Events as they come, until the board goes off. Raises `GuestError` when that takes longer than `patience_s`."""
+        deadline = time.monotonic() + patience_s
+        for line in self._lines(deadline):
+            text = line.decode("utf-8", "replace").strip()
+            if text.startswith(PREFIX):
+                try:
+                    found = json.loads(text.removeprefix(PREFIX))
+                except ValueError:
+                    raise GuestError(f"not JSON: {text}; {self.tail()}") from None
+                self.events.append(found)
+                yield found
+
+    def _lines(self, deadline: float) -> Iterator[bytes]:
+        stdout = self.process.stdout
+        assert stdout is not None
+        with self.console.open("ab") as kept:
+            while True:
+                ready, _, _ = select.select([stdout], [], [], max(0.0, deadline - time.monotonic()))
+                if not ready:
+                    raise GuestError(f"the board is not done in time; {self.tail()}")
+                piece = stdout.read1(4096)  # type: ignore[attr-defined]
+                if not piece:
+                    return
+                kept.write(piece)
+                kept.flush()
+                *whole, self._line = (self._line + piece).split(b"\n")
+                self._line = self._line[-LINE_BYTES_MAX:]
+                yield from whole
+
+    def tail(self) -> str:
+        """The end of the console, for messages."""
+        text = self.console.read_bytes()[-3000:].decode("utf-8", "replace") if self.console.exists() else ""
+        return f"console {self.console}, which ends:\n{text}"
+
+    def unplug(self) -> None:
+        """Cut the power: nothing in the guest is told."""
+        self.process.kill()
+        self.process.wait()
+
+
+@contextmanager
+def power_on(
+    disk: Path, folder: Path, *, job: Path | None = None, log: Path | None = None, more: tuple[str, ...] = ()
+) -> Iterator[Board]:
+    """Switch the board on. `folder` gets the console; with `log`, writes to the disk are recorded there as well."""
+    command = ["qemu-system-arm", *machine(), "-bios", str(UBOOT), "-serial", "stdio", *more]
+    source = f"driver=raw,node-name=d0,file.driver=file,file.filename={disk}"
+    if log is not None:
+        log.write_bytes(b"")
+        source = (
+            f"driver=blklogwrites,node-name=d0,file.driver=file,file.filename={disk},"
+            f"log.driver=file,log.filename={log},log-super-update-interval=1"
+        )
+    # The last device is the first disk, for U-Boot and for Linux.
+    if job is not None:
+        command += ["-drive", f"if=none,id=d1,format=raw,readonly=on,file={job}", "-device", "virtio-blk-device,drive=d1"]
+    command += ["-blockdev", source, "-device", "virtio-blk-device,drive=d0"]
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    board = Board(process, folder / "console.txt")
+    try:
+        yield board
+    finally:
+        board.unplug()
+
+
+def make_job(out: Path, script: str, files: Mapping[str, bytes] | None = None) -> Path:
+    """A disk with a job for the board: the script `job`, run when the system is up, and files beside it."""
+    with tarfile.open(out, "w:", format=tarfile.USTAR_FORMAT) as tar:
+        for name, data in {"job": script.encode(), **(files or {})}.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            info.mode = 0o755
+            tar.addfile(info, io.BytesIO(data))
+    with out.open("ab") as file:
+        file.truncate(max(1 << 20, -(-out.stat().st_size // 512) * 512))
+    return out
+
+
+Until = Callable[[dict[str, Any]], bool]

@@ -1,0 +1,111 @@
+"""What a slot holds beside the base system: our programs and settings, and what makes one version differ from another."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+PACKAGES = ("agent", "dlms", "plc", "updateagent")
+PROGRAMS = {
+    "dcu-agent": "agent.__main__",
+    "dcu-update": "updateagent.__main__",
+    "dcuctl": "agent.cli.__main__",
+}
+PROGRAM = """#!/usr/bin/python3 -I
+import sys
+from {module} import main
+
+sys.exit(main())
+"""
+COMPATIBLE = "emulated-board"
+TRIES = 2
+DEADLINE_S = 25  # the emulated agent is up some five seconds after the guard
+BALLAST_BYTES = 4 << 20
+
+# Our own files of etc/, with the values of this board in place of the example's.
+UPDATE_SETTINGS = (
+    ("/dev/mmcblk0p2", "/dev/vda2"),
+    ("/dev/mmcblk0p3", "/dev/vda3"),
+    ('compatible = "example-dcu-10"', f'compatible = "{COMPATIBLE}"'),
+    ('roots = "/etc/dcu/roots.pem"', 'roots = "/data/factory/root.crt"'),
+    ("trial_tries = 3", f"trial_tries = {TRIES}"),
+    ("deadline_s = 600", f"deadline_s = {DEADLINE_S}"),
+    ('checks = ["agent_up", "dm_session", "meter_port", "storage"]', 'checks = ["agent_up", "storage", "self_test"]'),
+    (
+        "# A check can also be a command",
+        '[[health.command]]\nname = "self_test"\ncommand = ["/usr/bin/self-test"]\n\n# A check can also be a command',
+    ),
+)
+FW_ENV_CONFIG = (
+    ("/dev/mmcblk0      0x400000    0x4000", "/dev/vda          0x100000    0x4000"),
+    ("/dev/mmcblk0      0x410000    0x4000", "/dev/vda          0x110000    0x4000"),
+)
+AGENT_SETTINGS = (
+    ("compatible: example-dcu-1 ", f"compatible: {COMPATIBLE} "),
+    ("/etc/dcu/device.key", "/data/factory/device.key"),
+    ("/etc/dcu/ca.pem", "/data/factory/root.crt"),
+    ("/etc/dcu/roots.pem", "/data/factory/root.crt"),
+    ("/var/lib/dcu", "/data/dcu"),
+    ("# file: /var/log/dcu.log", "file: /data/dcu/log/agent.log"),
+    ("/usr/share/dcu-agent/reading-lists", "/etc/dcu/reading-lists"),
+)
+
+
+@dataclass(frozen=True)
+class SystemVersion:
+    """A version of the firmware; one that is not healthy fails its own test."""
+
+    name: str
+    healthy: bool = True
+
+
+def _with(text: str, changes: tuple[tuple[str, str], ...]) -> str:
+    for old, new in changes:
+        if old not in text:
+            raise ValueError(f"a file of etc/ has no {old!r} any more")
+        text = text.replace(old, new)
+    return text
+
+
+def install_programs(root: Path, repo: Path, guest: Path) -> None:
+    """Our packages, programs, settings and start scripts."""
+    library = root / "usr/lib/python3/dist-packages"
+    for package in PACKAGES:
+        shutil.copytree(repo / package, library / package, ignore=shutil.ignore_patterns("__pycache__"))
+    for program, module in PROGRAMS.items():
+        _executable(root / "usr/bin" / program, PROGRAM.format(module=module))
+    etc = root / "etc"
+    (etc / "dcu").mkdir()
+    (etc / "init.d").mkdir(exist_ok=True)
+    for old in (etc / "init.d").iterdir():
+        old.unlink()
+    shutil.copytree(repo / "etc" / "reading-lists", etc / "dcu" / "reading-lists")
+    (etc / "dcu-update.toml").write_text(_with((repo / "etc/dcu-update.toml").read_text(), UPDATE_SETTINGS))
+    (etc / "fw_env.config").write_text(_with((repo / "etc/fw_env.config").read_text(), FW_ENV_CONFIG))
+    (etc / "dcu" / "dcu.yaml").write_text(_with((repo / "etc/dcu.yaml").read_text(), AGENT_SETTINGS))
+    for script in (repo / "etc" / "init.d").iterdir():
+        _executable(etc / "init.d" / script.name, script.read_text())
+    for script in guest.iterdir():
+        if script.name == "inittab":
+            shutil.copy(script, etc / "inittab")
+        elif script.name[0] in "Sr":
+            _executable(etc / "init.d" / script.name, script.read_text())
+
+
+def set_version(root: Path, version: SystemVersion) -> None:
+    """Make the root file system that of a version."""
+    (root / "etc/dcu-release").write_text(f"NAME=board\nVERSION={version.name}\n")
+    _executable(
+        root / "usr/bin/self-test",
+        f"#!/bin/sh\n{'exit 0' if version.healthy else 'echo no answer from the radio >&2; exit 1'}\n",
+    )
+    # Bytes that differ between versions: what makes an update more than a few blocks.
+    content = random.Random(f"ballast of {version.name}").randbytes(BALLAST_BYTES)
+    (root / "usr/lib/ballast").write_bytes(content)
+
+
+def _executable(path: Path, text: str) -> None:
+    path.write_text(text)
+    path.chmod(0o755)
