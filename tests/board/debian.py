@@ -30,7 +30,8 @@ PACKAGES = (
 )
 MODULES = ("ext4", "nandsim", "softdog", "spi-imx", "spi-nor", "ubi", "virtio_blk", "virtio_mmio", "virtio_net")
 """What the board loads; modules that these need come along."""
-PROGRAMS = ("fw_printenv", "fw_setenv", "flash_erase", "mtdinfo", "python3*", "ubiattach", "ubidetach", "ubiformat",
+PROGRAMS = ("fw_printenv", "fw_setenv", "flash_erase", "mtdinfo", "nanddump", "nandwrite",
+            "python3*", "ubiattach", "ubidetach", "ubiformat",
             "ubimkvol", "ubirmvol")  # fmt: skip
 LIBRARY_JUNK = ("gconv", "perl*", "libdb-*", "krb5", "audit", "security")
 STDLIB_JUNK = ("asyncio", "distutils", "ensurepip", "idlelib", "lib2to3", "pydoc_data", "test", "turtle*", "unittest",

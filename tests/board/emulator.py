@@ -13,16 +13,17 @@ import select
 import subprocess
 import tarfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.board.build import machine
+from tests.board.build import BuiltBoard, machine
 from tests.board.debian import UBOOT
 
 PREFIX = "@@ "
+STARTING = "starting slot "
 PATIENCE_S = 240.0
 LINE_BYTES_MAX = 64 << 10
 
@@ -57,13 +58,21 @@ class Board:
         deadline = time.monotonic() + patience_s
         for line in self._lines(deadline):
             text = line.decode("utf-8", "replace").strip()
-            if text.startswith(PREFIX):
-                try:
-                    found = json.loads(text.removeprefix(PREFIX))
-                except ValueError:
-                    raise GuestError(f"not JSON: {text}; {self.tail()}") from None
+            found = self._event(text)
+            if found is not None:
                 self.events.append(found)
                 yield found
+
+    def _event(self, text: str) -> dict[str, Any] | None:
+        if text.startswith(STARTING):
+            return {"event": "starting", "slot": text.removeprefix(STARTING)}  # said by boot.cmd itself
+        if not text.startswith(PREFIX):
+            return None
+        try:
+            found: dict[str, Any] = json.loads(text.removeprefix(PREFIX))
+        except ValueError:
+            raise GuestError(f"not JSON: {text}; {self.tail()}") from None
+        return found
 
     def _lines(self, deadline: float) -> Iterator[bytes]:
         stdout = self.process.stdout
@@ -91,14 +100,28 @@ class Board:
         """Cut the power: nothing in the guest is told."""
         self.process.kill()
         self.process.wait()
+        if self.process.stdout is not None:
+            self.process.stdout.close()
 
 
 @contextmanager
 def power_on(
-    disk: Path, folder: Path, *, job: Path | None = None, log: Path | None = None, more: tuple[str, ...] = ()
+    built: BuiltBoard,
+    disk: Path,
+    console: Path,
+    *,
+    job: Path | None = None,
+    log: Path | None = None,
+    flash: Path | None = None,
 ) -> Iterator[Board]:
-    """Switch the board on. `folder` gets the console; with `log`, writes to the disk are recorded there as well."""
-    command = ["qemu-system-arm", *machine(), "-bios", str(UBOOT), "-serial", "stdio", *more]
+    """Switch the board on.
+
+    `log` gets a record of all writes to the disk. U-Boot's own NOR flash is that of the built board and cannot be written,
+    unless `flash` names another.
+    """
+    kept = "" if flash else ",readonly=on"
+    command = ["qemu-system-arm", *machine(), "-bios", str(UBOOT), "-serial", "stdio"]
+    command += ["-drive", f"if=pflash,unit=1,format=raw,file={flash or built.flash}{kept}"]
     source = f"driver=raw,node-name=d0,file.driver=file,file.filename={disk}"
     if log is not None:
         log.write_bytes(b"")
@@ -111,7 +134,7 @@ def power_on(
         command += ["-drive", f"if=none,id=d1,format=raw,readonly=on,file={job}", "-device", "virtio-blk-device,drive=d1"]
     command += ["-blockdev", source, "-device", "virtio-blk-device,drive=d0"]
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    board = Board(process, folder / "console.txt")
+    board = Board(process, console)
     try:
         yield board
     finally:
@@ -131,4 +154,3 @@ def make_job(out: Path, script: str, files: Mapping[str, bytes] | None = None) -
     return out
 
 
-Until = Callable[[dict[str, Any]], bool]

@@ -21,7 +21,8 @@ sys.exit(main())
 """
 COMPATIBLE = "emulated-board"
 TRIES = 2
-DEADLINE_S = 25  # the emulated agent is up some five seconds after the guard
+DEADLINE_S = 120  # the emulated agent is up some five seconds after the guard, on a quiet machine
+SICK_DEADLINE_S = 3
 BALLAST_BYTES = 4 << 20
 
 # Our own files of etc/, with the values of this board in place of the example's.
@@ -32,7 +33,7 @@ UPDATE_SETTINGS = (
     ('roots = "/etc/dcu/roots.pem"', 'roots = "/data/factory/root.crt"'),
     ("trial_tries = 3", f"trial_tries = {TRIES}"),
     ("deadline_s = 600", f"deadline_s = {DEADLINE_S}"),
-    ('checks = ["agent_up", "dm_session", "meter_port", "storage"]', 'checks = ["agent_up", "storage", "self_test"]'),
+    ('checks = ["agent_up", "dm_session", "meter_port", "storage"]', 'checks = ["self_test", "agent_up", "storage"]'),
     (
         "# A check can also be a command",
         '[[health.command]]\nname = "self_test"\ncommand = ["/usr/bin/self-test"]\n\n# A check can also be a command',
@@ -51,6 +52,13 @@ AGENT_SETTINGS = (
     ("# file: /var/log/dcu.log", "file: /data/dcu/log/agent.log"),
     ("/usr/share/dcu-agent/reading-lists", "/etc/dcu/reading-lists"),
 )
+NEVER_ENDS = """#!/bin/sh
+# BusyBox init does not look at a wish to reboot before this has ended.
+[ "$1" = start ] && ! [ -e /data/never-ended ] || exit 0
+touch /data/never-ended
+sync
+sleep 100000
+"""
 
 
 @dataclass(frozen=True)
@@ -95,12 +103,18 @@ def install_programs(root: Path, repo: Path, guest: Path) -> None:
 
 
 def set_version(root: Path, version: SystemVersion) -> None:
-    """Make the root file system that of a version."""
+    """Make the root file system that of a version. One that is not healthy also has a start script that never ends, once."""
     (root / "etc/dcu-release").write_text(f"NAME=board\nVERSION={version.name}\n")
     _executable(
         root / "usr/bin/self-test",
         f"#!/bin/sh\n{'exit 0' if version.healthy else 'echo no answer from the radio >&2; exit 1'}\n",
     )
+    if not version.healthy:
+        _executable(root / "etc/init.d/S85never-ends", NEVER_ENDS)
+        (root / "etc/default").mkdir(exist_ok=True)
+        (root / "etc/default/dcu-update").write_text("PATIENCE_S=3\n")
+        settings = root / "etc/dcu-update.toml"
+        settings.write_text(_with(settings.read_text(), ((f"deadline_s = {DEADLINE_S}", f"deadline_s = {SICK_DEADLINE_S}"),)))
     # Bytes that differ between versions: what makes an update more than a few blocks.
     content = random.Random(f"ballast of {version.name}").randbytes(BALLAST_BYTES)
     (root / "usr/lib/ballast").write_bytes(content)

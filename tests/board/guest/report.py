@@ -1,61 +1,72 @@
 """Runs on the board: tells the host what has started, waits for the end of the update, tells that, and switches off."""
 
-import glob
 import hashlib
 import json
 import subprocess
 import sys
 import time
+from pathlib import Path
+from typing import Any
 
-UPDATE = "/data/dcu/update"
-PARTS = {"A": "/dev/vda2", "B": "/dev/vda3"}
+from tests.board.guest.telling import say
+
+UPDATE = Path("/data/dcu/update")
+PARTS = {"A": Path("/dev/vda2"), "B": Path("/dev/vda3")}
+POLL_S = 0.5
 
 
-def say(**event):
-    print("@@ " + json.dumps(event), flush=True)
-
-
-def read_json(path):
+def read_json(path: Path) -> Any:
     try:
-        with open(path) as file:
-            return json.load(file)
+        return json.loads(path.read_text())
     except FileNotFoundError:
         return None
 
 
-def guard_runs():
-    for path in glob.glob("/proc/[0-9]*/cmdline"):
+def guard_runs() -> bool:
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            with open(path, "rb") as file:
-                words = file.read().split(b"\0")
+            words = path.read_bytes().split(b"\0")
         except OSError:
-            continue
-        if words[-2:-1] == [b"guard"]:
+            continue  # it has just ended
+        if b"guard" in words:
             return True
     return False
 
 
-def main(patience_s):
-    with open("/proc/cmdline") as file:
-        slot = next(word[10:] for word in file.read().split() if word.startswith("rauc.slot="))
-    with open(PARTS[slot], "rb") as device:
-        digest = hashlib.sha256()
+def output(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def tell_image(slot: str) -> None:
+    digest = hashlib.sha256()
+    with PARTS[slot].open("rb") as device:
         while piece := device.read(1 << 20):
             digest.update(piece)
     say(event="image", slot=slot, sha256=digest.hexdigest())
+
+
+def main(patience_s: float) -> None:
+    words = Path("/proc/cmdline").read_text().split()
+    slot = next(word.removeprefix("rauc.slot=") for word in words if word.startswith("rauc.slot="))
+    tell_image(slot)
     deadline = time.monotonic() + patience_s
     while time.monotonic() < deadline:
-        result = read_json(UPDATE + "/outbox/result.json")
-        waiting = read_json(UPDATE + "/inbox/request.json")
-        if not guard_runs() and (result or not waiting):
+        waits = (UPDATE / "inbox" / "request.json").exists()
+        if not guard_runs() and not waits and any((UPDATE / "outbox").iterdir()):
             break
-        time.sleep(0.5)
-    env = subprocess.run(["fw_printenv"], capture_output=True, text=True, check=False)
-    variables = dict(line.split("=", 1) for line in env.stdout.splitlines() if line.startswith("BOOT_"))
-    status = subprocess.run(["dcu-update", "status", "--json"], capture_output=True, text=True, check=False)
-    say(event="end", slot=slot, result=result, request=waiting, environment=variables, status=json.loads(status.stdout),
-        health=read_json("/run/dcu/health.json"))
+        time.sleep(POLL_S)
+    variables = dict(line.split("=", 1) for line in output("fw_printenv").splitlines() if line.startswith("BOOT_"))
+    say(
+        event="end",
+        slot=slot,
+        result=read_json(UPDATE / "outbox" / "result.json"),
+        outbox=sorted(path.name for path in (UPDATE / "outbox").iterdir()),
+        inbox=sorted(path.name for path in (UPDATE / "inbox").iterdir()),
+        environment=variables,
+        status=json.loads(output("dcu-update", "status", "--json")),
+    )
     subprocess.run(["poweroff"], check=True)
 
 
-main(float(sys.argv[1]))
+if __name__ == "__main__":
+    main(float(sys.argv[1]))

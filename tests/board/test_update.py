@@ -1,0 +1,41 @@
+"""A whole update on the board: handed over, installed, tried, and confirmed or taken back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.board.conftest import Recorded
+from tests.board.factory import Factory
+from tests.board.story import Bench, slot_hash, violations
+
+pytestmark = pytest.mark.board
+
+
+def test_a_good_version_is_installed_tried_and_confirmed(bench: Bench, recorded: Recorded) -> None:
+    outcome = recorded.outcome
+
+    assert violations(bench, outcome, recorded.disk, cuts=0) == []
+    assert outcome.started == ["A", "B"]
+    assert outcome.up == [("B", "2")]  # version 1 asked for a reboot before anything else was started
+    assert outcome.end is not None
+    result = outcome.end["result"]
+    assert (result["fumo"], result["from_version"], result["to_version"], result["attempts"]) == (200, "1", "2", 1)
+    assert outcome.end["environment"] == {"BOOT_ORDER": "B A", "BOOT_A_LEFT": "2", "BOOT_B_LEFT": "2"}
+
+
+def test_an_unwell_version_is_tried_twice_and_taken_back(bench: Bench, factory: Factory, folder: Path) -> None:
+    """On its first attempt a start script never ends, so that init cannot be asked for the reboot."""
+    disk = factory.disk(folder, update="3")
+    outcome = bench.run("rollback", disk, bench.report_job(folder))
+
+    assert outcome.started == ["A", "B", "B", "A"]
+    assert outcome.up[-1] == ("A", "1")
+    assert outcome.end is not None
+    result = outcome.end["result"]
+    assert (result["id"], result["fumo"], result["attempts"], result["failed_check"]) == ("r3", 410, 2, "self_test")
+    assert "no answer from the radio" in result["message"]
+    assert outcome.end["environment"]["BOOT_ORDER"] == "A"
+    assert (outcome.end["outbox"], outcome.end["inbox"]) == (["result.json"], [])
+    assert slot_hash(disk, "A") == bench.hash_of("1")
