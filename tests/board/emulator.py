@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import select
 import subprocess
 import tarfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ from tests.board.debian import UBOOT
 
 PREFIX = "@@ "
 STARTING = "starting slot "
-PATIENCE_S = 240.0
+TICK_S = 0.1
+PIECE_BYTES = 4096
 LINE_BYTES_MAX = 64 << 10
 
 
@@ -38,29 +40,19 @@ class Board:
 
     process: subprocess.Popen[bytes]
     console: Path
-    events: list[dict[str, Any]] = field(default_factory=list)
-    _line: bytes = b""
 
-    def wait_for(self, event: str, patience_s: float = PATIENCE_S) -> dict[str, Any]:
-        """The next event of that name. Raises `GuestError` when the board goes off, or says nothing for too long."""
-        start = len(self.events)
-        for found in self.follow(patience_s):
-            if found.get("event") == event:
-                return found
-        raise GuestError(f"no {event!r} after {self.events[start:]}; {self.tail()}")
+    def follow(self, patience_s: float, *, ticks: bool = False) -> Iterator[dict[str, Any] | None]:
+        """Events as they come, until the board goes off. Raises `GuestError` when that takes longer than `patience_s`.
 
-    def wait_off(self, patience_s: float = PATIENCE_S) -> list[dict[str, Any]]:
-        """All events from now until the board is off."""
-        return list(self.follow(patience_s))
-
-    def follow(self, patience_s: float = PATIENCE_S) -> Iterator[dict[str, Any]]:
-        """Events as they come, until the board goes off. Raises `GuestError` when that takes longer than `patience_s`."""
+        With `ticks` there is a None now and then, for those who wait for something that the board does not say.
+        """
         deadline = time.monotonic() + patience_s
-        for line in self._lines(deadline):
-            text = line.decode("utf-8", "replace").strip()
-            found = self._event(text)
+        for line in self._lines(deadline, TICK_S if ticks else patience_s):
+            if line is None:
+                yield None
+                continue
+            found = self._event(line.decode("utf-8", "replace").strip())
             if found is not None:
-                self.events.append(found)
                 yield found
 
     def _event(self, text: str) -> dict[str, Any] | None:
@@ -74,21 +66,26 @@ class Board:
             raise GuestError(f"not JSON: {text}; {self.tail()}") from None
         return found
 
-    def _lines(self, deadline: float) -> Iterator[bytes]:
+    def _lines(self, deadline: float, tick_s: float) -> Iterator[bytes | None]:
         stdout = self.process.stdout
         assert stdout is not None
+        rest = b""
         with self.console.open("ab") as kept:
             while True:
-                ready, _, _ = select.select([stdout], [], [], max(0.0, deadline - time.monotonic()))
-                if not ready:
+                left = deadline - time.monotonic()
+                if left <= 0:
                     raise GuestError(f"the board is not done in time; {self.tail()}")
-                piece = stdout.read1(4096)  # type: ignore[attr-defined]
+                ready, _, _ = select.select([stdout], [], [], min(left, tick_s))
+                if not ready:
+                    yield None
+                    continue
+                piece = os.read(stdout.fileno(), PIECE_BYTES)
                 if not piece:
                     return
                 kept.write(piece)
                 kept.flush()
-                *whole, self._line = (self._line + piece).split(b"\n")
-                self._line = self._line[-LINE_BYTES_MAX:]
+                *whole, rest = (rest + piece).split(b"\n")
+                rest = rest[-LINE_BYTES_MAX:]
                 yield from whole
 
     def tail(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -85,10 +85,14 @@ class Bench:
         return outcome
 
 
-def listen(board: Board, outcome: Outcome) -> None:
-    """Take what the board says until it is off."""
-    for event in board.follow(RUN_PATIENCE_S):
-        outcome.take(event)
+def listen(board: Board, outcome: Outcome, until: Callable[[], bool] | None = None) -> None:
+    """Take what the board says until it is off; with `until`, look at that now and then, and cut the power when it holds."""
+    for event in board.follow(RUN_PATIENCE_S, ticks=until is not None):
+        if event is not None:
+            outcome.take(event)
+        elif until is not None and until():
+            board.unplug()
+            return
 
 
 def slot_hash(disk: Path, slot: str) -> str:

@@ -89,7 +89,7 @@ def survivors(writes: Sequence[Write], cut: Cut) -> tuple[list[tuple[Write, int]
     before = writes[: cut.index]
     safe = max((number for number, write in enumerate(before) if write.is_flush), default=-1)
     chance = random.Random(cut.seed)
-    left = [(write, write.size) for write in before[:safe] if write.size]
+    left = [(write, write.size) for write in before[: safe + 1] if write.size]
     kept = torn = lost = 0
     for write in before[safe + 1 :]:
         fate = "kept" if write.flags & FUA else chance.choice(("kept", "torn", "lost"))
