@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -32,7 +33,7 @@ from updateagent.slots import storage_error
 if TYPE_CHECKING:
     import argparse
 
-COPY_BYTES = 1 << 20
+COPY_BYTES = 1 << 16  # as much as everything else here has in hand at a time
 
 
 def run(argv: list[str]) -> int:
@@ -111,8 +112,6 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _install(arguments: argparse.Namespace) -> int:
-    import uuid
-
     from updateagent.machine import State
     from updateagent.report import InstallRequest
 
@@ -123,7 +122,7 @@ def _install(arguments: argparse.Namespace) -> int:
             raise RequestError(STATE, f"not while an update is {updater.record.state.value}")
         name = "by-hand.swu"
         _copy(arguments.package, agent.exchange().inbox / name, agent)
-        code = updater.install(InstallRequest(str(uuid.uuid4()), name, "", time.time()))
+        code = updater.install(InstallRequest(f"by-hand-{os.urandom(8).hex()}", name, "", time.time()))
     last = updater.record.last
     if code != EXIT_REBOOT_WANTED and last is not None:
         sys.stderr.write(f"dcu-update: {last.name}: {last.message}\n")
