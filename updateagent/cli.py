@@ -21,19 +21,14 @@ from updateagent.errors import (
     EXIT_OK,
     EXIT_REBOOT_WANTED,
     OK_SCOMO,
-    PACKAGE_MISSING,
     STATE,
     DeviceError,
-    PackageError,
     RequestError,
     UpdateError,
 )
-from updateagent.slots import storage_error
 
 if TYPE_CHECKING:
     import argparse
-
-COPY_BYTES = 1 << 16  # as much as everything else here has in hand at a time
 
 
 def run(argv: list[str]) -> int:
@@ -121,7 +116,7 @@ def _install(arguments: argparse.Namespace) -> int:
         if updater.record.state is not State.IDLE:
             raise RequestError(STATE, f"not while an update is {updater.record.state.value}")
         name = "by-hand.swu"
-        _copy(arguments.package, agent.exchange().inbox / name, agent)
+        agent.exchange().take_in(arguments.package, name)
         code = updater.install(InstallRequest(f"by-hand-{os.urandom(8).hex()}", name, "", time.time()))
     last = updater.record.last
     if code != EXIT_REBOOT_WANTED and last is not None:
@@ -129,23 +124,6 @@ def _install(arguments: argparse.Namespace) -> int:
         return last.code
     _say("written; reboot to try it")
     return code
-
-
-def _copy(source: Path, target: Path, agent: Agent) -> None:
-    """Copy a package to the inbox: it must survive the reboot, wherever it came from."""
-    disk = agent.disk
-    try:
-        with disk.open_raw(source) as old, disk.open_raw(target, write=True, create=True) as new:
-            offset = 0
-            while piece := old.pread(COPY_BYTES, offset):
-                new.pwrite(piece, offset)
-                offset += len(piece)
-            new.sync()
-        disk.sync_dir(target.parent)
-    except FileNotFoundError:
-        raise PackageError(PACKAGE_MISSING, f"there is no package {source}") from None
-    except OSError as error:
-        raise storage_error(error, f"copying {source}") from error
 
 
 def _confirm(arguments: argparse.Namespace) -> int:
