@@ -35,6 +35,7 @@ AES_GCM_256 = bytes.fromhex("60857405080301")
 AES_WRAP_128 = bytes.fromhex("60857405080302")
 AES_WRAP_256 = bytes.fromhex("60857405080303")
 GCM_ALGORITHM = {1: AES_GCM_128, 2: AES_GCM_256}
+WRAP_ALGORITHM = {1: AES_WRAP_128, 2: AES_WRAP_256}
 
 
 class KeyId(IntEnum):
@@ -170,4 +171,5 @@ class KeyAgreement:
             raise PeerError(f"key_agreement for key {number} where {int(self._key_id)} is due")
         check_signature(verifying, bytes((number,)) + point, signature)
         secret = shared_secret(self._ephemeral, public_key(self._suite, point))
-        return kdf(self._suite, secret, GCM_ALGORITHM[self._suite], self._party_u, self._party_v)
+        uses = WRAP_ALGORITHM if self._key_id is KeyId.MASTER else GCM_ALGORITHM  # what the key will be for
+        return kdf(self._suite, secret, uses[self._suite], self._party_u, self._party_v)
