@@ -194,8 +194,10 @@ def cipher_apdu(
 ) -> bytes:
     """`apdu` in general-ciphering by the policy of `security`, with `key` or the global key.
 
-    `also` is protection (bits of `Policy`) beyond the policy. `counter` is for a key that was never used before; else the counter of the global key gives one. Raises `LocalError`
-    when the policy is to do nothing, and for counters used up.
+    `also` is protection (bits of `Policy`) beyond the policy. `counter` is for a key that was never used before, or for
+    one with counters of its own; else the counter of the global key gives one.
+
+    Raises `LocalError` when the policy is to do nothing, and for counters used up.
     """
     policy = int(security.policy) | also
     if not policy:
