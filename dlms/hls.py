@@ -7,7 +7,8 @@ CtoS, StoC: the challenges in AARQ and AARE.   ST-C, ST-S: the system titles.
 4 SHA-1          f = SHA-1(challenge | secret)
 5 GMAC           f = SC | IC | GMAC(SC | AK | challenge)
 6 SHA-256        f(StoC) = SHA-256(secret | ST-C | ST-S | StoC | CtoS), f(CtoS) with both pairs exchanged
-7 ECDSA          f(StoC) = signature of ST-C | ST-S | StoC | CtoS, f(CtoS) with both pairs exchanged
+7 ECDSA          f(StoC) = signature of ST-C | ST-S | StoC | CtoS, f(CtoS) with both pairs exchanged; challenges of 7
+                 have 32 octets or more
 ```
 """
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
         EllipticCurvePrivateKey,
         EllipticCurvePublicKey,
     )
-    from cryptography.hazmat.primitives.hashes import HashAlgorithm
+    from cryptography.hazmat.primitives.hashes import SHA256, SHA384
 
     from dlms.ciphering import Ciphering
 
@@ -105,7 +106,8 @@ def _signed(challenge: bytes, other: bytes, prover: bytes, verifier: bytes) -> b
     return prover + verifier + challenge + other
 
 
-def _hash(curve: EllipticCurve) -> HashAlgorithm:
+def hash_of(curve: EllipticCurve) -> SHA256 | SHA384:
+    """The hash that goes with a curve: SHA-256 with P-256, SHA-384 with P-384."""
     from cryptography.hazmat.primitives import hashes
 
     return hashes.SHA384() if curve.key_size == 384 else hashes.SHA256()
@@ -132,7 +134,7 @@ def sign(key: EllipticCurvePrivateKey, data: bytes) -> bytes:
     from cryptography.hazmat.primitives.asymmetric import ec
     from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
-    r, s = decode_dss_signature(key.sign(data, ec.ECDSA(_hash(key.curve))))
+    r, s = decode_dss_signature(key.sign(data, ec.ECDSA(hash_of(key.curve))))
     size = (key.curve.key_size + 7) // 8
     return r.to_bytes(size, "big") + s.to_bytes(size, "big")
 
@@ -148,6 +150,6 @@ def check_signature(key: EllipticCurvePublicKey, data: bytes, signature: bytes) 
         raise PeerError(f"a signature of {len(signature)} octets where {2 * size} are due")
     r, s = int.from_bytes(signature[:size], "big"), int.from_bytes(signature[size:], "big")
     try:
-        key.verify(encode_dss_signature(r, s), data, ec.ECDSA(_hash(key.curve)))
+        key.verify(encode_dss_signature(r, s), data, ec.ECDSA(hash_of(key.curve)))
     except InvalidSignature as error:
         raise PeerError("the signature of the other side is wrong") from error

@@ -89,6 +89,7 @@ class MeterServer:
         self.pdu_size = pdu_size
         self.conformance = conformance | SN_CLIENT_CONFORMANCE if short_names else conformance
         self.short_names = short_names
+        self.asking_title: bytes | None = None  # of the client whose request is served right now
         self._auth = NoAuth() if auth is None else auth
         self._security = security
         self._objects: dict[Obis, dict[int, ServerObject]] = {}
@@ -250,6 +251,7 @@ class ServerAssociation:
         if tag == Apdu.RLRQ:
             return self._rlrq(apdu)
         plain = self._unprotect(apdu)
+        self._server.asking_title = None if self._ciphering is None else self._ciphering.peer_title
         if self.state is State.ASSOCIATED and is_unconfirmed(plain):
             with contextlib.suppress(DlmsError):  # nobody waits to hear what was wrong with it
                 self._services.handle(plain)
