@@ -61,10 +61,10 @@ _DED: dict[int, int] = {
     for plain, glo in _GLO.items()
     if plain not in (Apdu.INITIATE_REQUEST, Apdu.INITIATE_RESPONSE)
 }
-_PLAIN_OF_GLO = {glo: plain for plain, glo in _GLO.items()}
-_PLAIN_OF_DED = {ded: plain for plain, ded in _DED.items()}
+PLAIN_OF_GLO = {glo: plain for plain, glo in _GLO.items()}
+PLAIN_OF_DED = {ded: plain for plain, ded in _DED.items()}
 _NAMED = frozenset((Apdu.GENERAL_CIPHERING, Apdu.GENERAL_SIGNING))
-CIPHERED_TAGS = frozenset((*_PLAIN_OF_GLO, *_PLAIN_OF_DED, Apdu.GENERAL_GLO, Apdu.GENERAL_DED))
+CIPHERED_TAGS = frozenset((*PLAIN_OF_GLO, *PLAIN_OF_DED, Apdu.GENERAL_GLO, Apdu.GENERAL_DED))
 PROTECTED_TAGS = CIPHERED_TAGS | _NAMED
 _NAMED_OCTETS = frozenset(bytes((tag,)) for tag in _NAMED)
 _INITIATE_OCTETS = frozenset(bytes((_GLO[tag],)) for tag in (Apdu.INITIATE_REQUEST, Apdu.INITIATE_RESPONSE))
@@ -185,7 +185,7 @@ class Ciphering:
         dedicated = self._dedicated
         if like is not None:
             in_general = like in (Apdu.GENERAL_GLO, Apdu.GENERAL_DED)
-            if like != Apdu.GENERAL_DED and like not in _PLAIN_OF_DED:
+            if like != Apdu.GENERAL_DED and like not in PLAIN_OF_DED:
                 dedicated = None
         general = Apdu.GENERAL_GLO
         if dedicated is not None:
@@ -256,19 +256,19 @@ class Ciphering:
                 if title is not None and named != title:
                     raise PeerError(f"ciphered by {named.hex()}, not by {title.hex()}")
                 title = named
-        elif tag not in _PLAIN_OF_GLO and tag not in _PLAIN_OF_DED:
+        elif tag not in PLAIN_OF_GLO and tag not in PLAIN_OF_DED:
             raise cursor.error(f"0x{tag:02x} is not a ciphered APDU", back=1)
         if title is None or len(title) != SYSTEM_TITLE_OCTETS:
             raise PeerError("a ciphered APDU from a side whose system title is not known")
         key = self._global
-        if tag == Apdu.GENERAL_DED or tag in _PLAIN_OF_DED:
+        if tag == Apdu.GENERAL_DED or tag in PLAIN_OF_DED:
             if self._dedicated is None:
                 raise PeerError("ciphered with a dedicated key, but none was agreed")
             key = self._dedicated
         count = cursor.length()
         if count != cursor.remaining:
             raise cursor.error(f"{count} octets are announced where {cursor.remaining} follow")
-        return self._open(key, cursor, title, _PLAIN_OF_GLO.get(tag, _PLAIN_OF_DED.get(tag)))
+        return self._open(key, cursor, title, PLAIN_OF_GLO.get(tag, PLAIN_OF_DED.get(tag)))
 
     def _open(self, key: Key, body: Cursor, title: bytes, expected: int | None) -> bytes:
         control = body.u8()

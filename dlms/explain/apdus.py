@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dlms.acse import Aare, Aarq, InitiateRequest, InitiateResponse, Release
 from dlms.apdu import access, action, faults, get, notify, sn
 from dlms.apdu import set as set_apdu
-from dlms.ciphering import CIPHERED_TAGS
+from dlms.ciphering import CIPHERED_TAGS, PLAIN_OF_DED, PLAIN_OF_GLO
 from dlms.codes import Apdu, Mechanism, kebab
 from dlms.errors import DlmsError
 from dlms.explain.node import Node, octets_text
@@ -141,19 +141,10 @@ def explain_apdu(apdu: bytes, keys: Keys, depth: int = 0) -> Node:
 
 
 def _name(tag: int) -> str:
+    for name, plain_tags in (("glo", PLAIN_OF_GLO), ("ded", PLAIN_OF_DED)):
+        if tag in plain_tags:
+            return f"{name}-{kebab(Apdu(plain_tags[tag]))}"
     try:
         return kebab(Apdu(tag))
     except ValueError:
-        plain, name = _plain_tag(tag)
-        return f"{name}-{kebab(plain)}" if plain is not None else f"APDU 0x{tag:02x}"
-
-
-def _plain_tag(tag: int) -> tuple[Apdu | None, str]:
-    """What a service-specific ciphered APDU holds, and with which key (GB 9.5: its tag is the plain one's plus 8 or 16,
-    below 40 plus 20 or 40, all in hexadecimal)."""
-    if tag in CIPHERED_TAGS:
-        for name, high, low in (("glo", 0x08, 0x20), ("ded", 0x10, 0x40)):
-            for plain in Apdu:
-                if tag == plain + (high if plain >= Apdu.GET_REQUEST else low):
-                    return plain, name
-    return None, ""
+        return f"APDU 0x{tag:02x}"

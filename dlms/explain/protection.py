@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from dlms.ciphering import BROADCAST_KEY, CIPHERED_TAGS, COMPRESSED, SUITE_MASK, Ciphering
+from dlms.ciphering import BROADCAST_KEY, COMPRESSED, PLAIN_OF_DED, SUITE_MASK, Ciphering
 from dlms.codes import Apdu
 from dlms.cosem.time import CosemDateTime
 from dlms.cursor import Cursor
@@ -34,7 +34,7 @@ _SCHEMES = {b"\x01": "one-pass Diffie-Hellman C(1e, 1s)", b"\x02": "static unifi
 # Service-specific ciphered APDUs that a server sends: answers and notifications.
 _FROM_SERVER = frozenset({0x28, 0x2C, 0x2D, 0x2E, 0x38, 0x4C, 0x4D, 0x4E, 0x58, 0xCA, 0xCC, 0xCD, 0xCF})
 _FROM_SERVER_DED = frozenset({0xD2, 0xD4, 0xD5, 0xD7})
-_DED = frozenset(tag for tag in CIPHERED_TAGS if 0xD0 <= tag <= 0xD7 or 0x41 <= tag <= 0x58) | {Apdu.GENERAL_DED}
+_DED = frozenset((*PLAIN_OF_DED, Apdu.GENERAL_DED))
 
 
 @dataclass(slots=True)
