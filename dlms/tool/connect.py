@@ -18,7 +18,7 @@ from dlms.port import Port, open_port
 from dlms.security import InvocationCounters, MemoryCounters, Security
 from dlms.tool.greeting import open_with_greeting
 from dlms.tool.nodeport import NodePort
-from dlms.tool.protection import Protection, make_auth, make_security, protection_options
+from dlms.tool.protection import Protection, grouped, make_auth, make_security, protection_options
 from dlms.trace import ReplayPort, TraceWriter, read_trace
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
@@ -47,6 +47,10 @@ class Connection:
     replay: Path | None
     protection: Protection
 
+    def __post_init__(self) -> None:
+        if not self.url and self.replay is None:
+            raise click.UsageError("Missing option '--url'.")
+
 
 _OPTIONS = (
     click.option("--url", default="", help="socket://host:port, udp://host:port, rfc2217://host:port, /dev/ttyUSB0"),
@@ -71,21 +75,7 @@ _OPTIONS = (
 
 def connection_options(function: FunctionT) -> FunctionT:
     """Adds the options and passes them as one `connection`."""
-
-    def call(**arguments: Any) -> Any:
-        own = {name: arguments.pop(name) for name in Connection.__dataclass_fields__}
-        connection = Connection(**own)
-        if not connection.url and connection.replay is None:
-            raise click.UsageError("Missing option '--url'.")
-        return function(connection=connection, **arguments)
-
-    call.__doc__ = function.__doc__
-    call.__name__ = function.__name__
-    call.__dict__.update(function.__dict__)
-    wrapped: Any = protection_options(call)
-    for option in reversed(_OPTIONS):
-        wrapped = option(wrapped)
-    return wrapped  # type: ignore[no-any-return]
+    return grouped("connection", Connection, (*_OPTIONS, protection_options))(function)
 
 
 @contextlib.contextmanager

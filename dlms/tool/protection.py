@@ -6,8 +6,8 @@ Symmetric keys are HEX, @FILE or from the environment; keys of elliptic curves a
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -79,23 +79,30 @@ _OPTIONS = (
     click.option("--agreement-key", type=_PEM, help="our key agreement key, PEM"),
     click.option("--peer-agreement-key", type=_PEM, help="the other side's public key agreement key, PEM"),
 )
-NAMES = tuple(Protection.__dataclass_fields__)
 
 
-def protection_options(function: FunctionT) -> FunctionT:
-    """Adds the options and passes them as one `protection`."""
+def grouped(name: str, kind: type, options: Sequence[Callable[[Any], Any]]) -> Callable[[FunctionT], FunctionT]:
+    """A decorator that adds `options` and passes them as one argument called `name`: a dataclass `kind`, each of whose
+    fields is called as an option."""
 
-    def call(**arguments: Any) -> Any:
-        own = {name: arguments.pop(name) for name in NAMES}
-        return function(protection=Protection(**own), **arguments)
+    def decorate(function: FunctionT) -> FunctionT:
+        def call(**arguments: Any) -> Any:
+            own = {field.name: arguments.pop(field.name) for field in fields(kind)}
+            return function(**{name: kind(**own)}, **arguments)
 
-    call.__doc__ = function.__doc__
-    call.__name__ = function.__name__
-    call.__dict__.update(function.__dict__)
-    wrapped: Any = call
-    for option in reversed(_OPTIONS):
-        wrapped = option(wrapped)
-    return wrapped  # type: ignore[no-any-return]
+        call.__doc__ = function.__doc__
+        call.__name__ = function.__name__
+        call.__dict__.update(function.__dict__)
+        wrapped: Any = call
+        for option in reversed(options):
+            wrapped = option(wrapped)
+        return wrapped  # type: ignore[no-any-return]
+
+    return decorate
+
+
+protection_options = grouped("protection", Protection, _OPTIONS)
+"""Adds the options and passes them as one `protection`."""
 
 
 def make_auth(protection: Protection) -> Auth:
