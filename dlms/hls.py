@@ -2,7 +2,7 @@
 
 ```
 CtoS, StoC: the challenges in AARQ and AARE.   ST-C, ST-S: the system titles.
-2 by agreement   f = transform(challenge)
+2 by agreement   f = transform(challenge), often `aes_ecb(secret)`
 3 MD5            f = MD5(challenge | secret)
 4 SHA-1          f = SHA-1(challenge | secret)
 5 GMAC           f = SC | IC | GMAC(SC | AK | challenge)
@@ -25,6 +25,8 @@ from dlms.errors import LocalError, PeerError
 from dlms.security import CHALLENGE_OCTETS_MAX, CHALLENGE_OCTETS_MIN, Hls
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from cryptography.hazmat.primitives.asymmetric.ec import (
         EllipticCurve,
         EllipticCurvePrivateKey,
@@ -33,6 +35,9 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.hashes import SHA256, SHA384
 
     from dlms.ciphering import Ciphering
+
+
+AES_BLOCK_OCTETS = 16
 
 
 def make_challenge(hls: Hls) -> bytes:
@@ -100,6 +105,23 @@ def _digest(hls: Hls, challenge: bytes, other: bytes, prover: bytes, verifier: b
 
 
 # ------------------------------------------------------------------------------------------------------- ECDSA
+
+
+def aes_ecb(secret: bytes) -> Callable[[bytes], bytes]:
+    """A `transform` for mechanism 2 as many makers have agreed on it: the challenge, filled up with zeros, encrypted
+    with the secret block by block (AES-128-ECB). Raises `LocalError` for a secret of other than 16 octets."""
+    from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+
+    if len(secret) != AES_BLOCK_OCTETS:
+        raise LocalError(f"a secret for AES-128 has {AES_BLOCK_OCTETS} octets")
+    cipher = Cipher(algorithms.AES(secret), modes.ECB())  # noqa: S305 - a challenge never comes twice
+
+    def transform(challenge: bytes) -> bytes:
+        encryptor = cipher.encryptor()
+        padded = challenge + bytes(-len(challenge) % AES_BLOCK_OCTETS)
+        return encryptor.update(padded) + encryptor.finalize()
+
+    return transform
 
 
 def _signed(challenge: bytes, other: bytes, prover: bytes, verifier: bytes) -> bytes:
