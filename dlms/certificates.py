@@ -9,6 +9,7 @@ certificate is meant either by (entity, type, system title) or by (serial number
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TYPE_CHECKING
@@ -72,15 +73,20 @@ def read_certificate(der: bytes) -> Certificate:
     from cryptography import x509
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+    from cryptography.utils import CryptographyDeprecationWarning
 
     if len(der) > CERTIFICATE_BYTES_MAX:
         raise PeerError(f"a certificate of {len(der)} octets")
     try:
-        certificate = x509.load_der_x509_certificate(der)
-        # all that is looked at later is read here once: `cryptography` reads when asked
-        key, *_rest = certificate.public_key(), certificate.extensions, certificate.subject, certificate.issuer
+        # `cryptography` warns of what it will refuse one day; we refuse it below
+        with warnings.catch_warnings(action="ignore", category=CryptographyDeprecationWarning):
+            certificate = x509.load_der_x509_certificate(der)
+            # all that is looked at later is read here once: it is read when asked for
+            key, *_rest = certificate.public_key(), certificate.extensions, certificate.subject, certificate.issuer
+            serial_number = certificate.serial_number
     except (
         ValueError,
+        TypeError,
         UnsupportedAlgorithm,
         x509.InvalidVersion,
         x509.DuplicateExtension,
@@ -89,6 +95,8 @@ def read_certificate(der: bytes) -> Certificate:
         raise PeerError("a certificate that cannot be read") from error
     if not isinstance(key, EllipticCurvePublicKey):
         raise PeerError("a certificate of another kind of key")
+    if serial_number <= 0:
+        raise PeerError("a certificate whose serial number is not positive")
     return certificate
 
 

@@ -163,7 +163,7 @@ class Ciphering:
         if self._layers is None:
             from dlms.layers import Layers
 
-            self._layers = Layers(self._security, is_server=self._is_server, uncipher=self._uncipher)
+            self._layers = Layers(self._security, is_server=self._is_server, uncipher=self._uncipher_signed)
         return self._layers
 
     # ------------------------------------------------------------------------------------------------------- sending
@@ -244,6 +244,9 @@ class Ciphering:
         if self._security.signs and apdu[:1] not in _INITIATE_OCTETS:
             raise PeerError("protection weaker than agreed: not signed")
         return self._uncipher(apdu)
+
+    def _uncipher_signed(self, apdu: bytes) -> tuple[bytes, int]:
+        return self._uncipher(apdu), self._asked
 
     def _uncipher(self, apdu: bytes) -> bytes:
         """What is inside of the forms of a service, and of general-glo and -ded."""

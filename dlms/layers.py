@@ -60,11 +60,11 @@ class _Opened:
 
 class Layers:
     """See the module. `is_server` says which side asks and which repeats transaction ids; `uncipher` opens the other
-    forms of ciphering, where they may be inside of a signature. `broadcast` is whether the last APDU came with the
-    broadcast key."""
+    forms of ciphering, where they may be inside of a signature, and says how they were protected. `broadcast` is
+    whether the last APDU came with the broadcast key."""
 
     def __init__(
-        self, security: Security, *, is_server: bool, uncipher: Callable[[bytes], bytes] | None = None
+        self, security: Security, *, is_server: bool, uncipher: Callable[[bytes], tuple[bytes, int]] | None = None
     ) -> None:
         self._security = security
         self._uncipher = uncipher
@@ -145,7 +145,7 @@ class Layers:
             found.headers.append(signed.header)
             found.plain, found.signed = signed.content, True
         elif tag in CIPHERED_TAGS and not found.ciphered and self._uncipher is not None:
-            found.plain = self._uncipher(found.plain)
+            found.plain, found.policy = self._uncipher(found.plain)
             found.ciphered = found.counted = True
         else:
             return False

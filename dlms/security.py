@@ -133,7 +133,7 @@ class GeneralOptions:
         """How much the longest key-info and the header grow by these options, in octets."""
         date_time = DATE_TIME_OCTETS if self.date_time is not None else 0
         point = 2 * coordinate_octets(suite) if suite else 0
-        sizes = (KEY_OCTETS[suite] + 8 if self.master_key else 0, 2 * point + 5 if self.peer_agreement_key else 0)
+        sizes = (KEY_OCTETS[suite] + 9 if self.master_key else 0, 2 * point + 5 if self.peer_agreement_key else 0)
         return date_time + len(self.other_information) + max(sizes)
 
 

@@ -56,7 +56,8 @@ class SecuritySetup:
     """See the module. `security` is the one that `server` was made with, and then what it became.
 
     `trusted` are the certification authorities whose certificates are taken; without any none is. `new_counters` makes
-    the counters of a new encryption key, `changed` is told the new settings before they are in force, to keep them.
+    the counters of a new encryption key, `changed` is told the new settings before they are in force, to keep them; it
+    raises `LocalError` where it cannot, and nothing changes.
     """
 
     def __init__(

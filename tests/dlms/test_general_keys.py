@@ -93,6 +93,24 @@ def test_a_session_with_every_kind_of_key_is_answered_in_kind(suite: int, choice
     assert max(len(apdu) for _way, apdu in wire.log) <= 512
 
 
+@pytest.mark.parametrize(("suite", "choice", "sign"), EVERY)
+def test_protection_adds_no_more_than_is_reckoned_with(suite: int, choice: KeyChoice, *, sign: bool) -> None:
+    client, _meter = pair(choice, suite, sign=sign)
+    options = client.options
+    only = GeneralOptions(
+        choice,
+        options.master_key if choice is KeyChoice.WRAPPED else b"",
+        options.agreement_key if choice.agreed else None,
+        options.peer_agreement_key if choice.agreed else None,
+    )
+    sender = replace(client, options=replace(only, date_time=lambda: NOW, other_information=bytes(64)))
+    ours = Ciphering(sender)
+    ours.use_named()
+    sizes = {len(ours.protect(bytes((0xC0,)) + bytes(size - 1))) - size for size in (1, 40, 100, 200, 500, 60_000)}
+    assert max(sizes) <= sender.overhead
+    assert sender.overhead - max(sizes) <= 4 * 48 + 12  # what an ephemeral key would take where none is made
+
+
 def associated(client: Security, meter: Security) -> tuple[Ciphering, MeterServer, object, list[int]]:
     """A client's ciphering with a meter that granted general protection, and what was written to it."""
     written: list[int] = []
@@ -277,6 +295,11 @@ def test_a_signature_around_a_ciphered_form_of_the_service_is_taken() -> None:
     (answer,) = ask(association, sign_apdu(inner, header, client.signing_key))
     assert answer[0] == Apdu.GENERAL_CIPHERING
     assert ours
+    lax = replace(meter, policy=Policy.NONE, counters=MemoryCounters(5))
+    _ours, _server, association, _written = associated(replace(client, counters=MemoryCounters(5)), lax)
+    inner = Ciphering(replace(plain, counters=MemoryCounters(50))).protect(GET)
+    (answer,) = ask(association, sign_apdu(inner, header, client.signing_key))
+    assert answer[0] == Apdu.GENERAL_CIPHERING  # nobody asks for it but the request
 
 
 # ------------------------------------------------------------------------------------------------------- broadcast

@@ -365,7 +365,7 @@ def test_damaged_certificates_and_parameters_are_answered() -> None:
     both = Pair(trusted=(root.certificate,))
     public = ec.generate_private_key(ec.SECP256R1()).public_key()
     seed = der(root.issue(CLIENT.hex(), public, SIGNING, alternative=bytes.fromhex("300e06022a030408") + CLIENT))
-    for _ in range(600):
+    for _ in range(1500):
         both.setup.item.act(6, axdr.octets(mutate(chance, seed)))
     odd = (
         axdr.null(), axdr.enum(99), axdr.u8(3), axdr.octets(b""), axdr.array([]), axdr.array([axdr.u8(1)] * 9),

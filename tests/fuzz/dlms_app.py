@@ -163,7 +163,7 @@ def run_general(data: bytes) -> None:
     """A meter that takes keys of every kind and signatures hears an APDU; and what says which certificate is meant."""
     _client, meter = message_keys()
     keyed = replace(meter, counters=MemoryCounters(), sign=False, options=replace(meter.options))
-    layers = Layers(keyed, is_server=True, uncipher=Ciphering(keyed, is_server=True).unprotect)
+    layers = Layers(keyed, is_server=True, uncipher=lambda apdu: (Ciphering(keyed, is_server=True).unprotect(apdu), 0))
     with suppress(DlmsError):
         layers.open(data, test_security.CLIENT)
     with suppress(DlmsError):
