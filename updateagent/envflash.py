@@ -6,7 +6,8 @@ What U-Boot, its `fw_setenv` and libubootenv do there, and so this does:
   is whole, the flag of the old one is made 0 by programming that one byte. A power cut before that leaves two copies
   that could count, of which the first does: the old environment or the new one, whole.
 * **NAND**: the same by blocks, bad ones passed over, within the range of `sectors` times `sectorsize` bytes from the
-  offset. Flags are numbers. A block that fails is marked bad, and the next one of the range takes its place.
+  offset. Flags are numbers. A block that fails is marked bad, and the next one of the range takes its place, as long
+  as there is one.
 * **UBI**: a copy is the beginning of a volume. A dynamic volume is changed by an atomic LEB change, so that even a
   single copy survives a power cut; a static one, one that an interrupted update left unreadable, or one whose erase
   blocks are smaller than the copy, by a volume update.
@@ -86,11 +87,21 @@ class MtdMedium:
 
     def write(self, raw: bytes) -> None:
         with self._open(write=True) as mtd:
-            blocks = self._blocks(mtd)
-            for at in range(0, len(raw), mtd.block_bytes):
-                piece = raw[at : at + mtd.block_bytes]
-                if not any(self._replaced(mtd, block, piece) for block in blocks):
-                    raise OSError(errno.ENOSPC, "no good block is left for the environment")
+            blocks = list(self._blocks(mtd))
+            pieces = [raw[at : at + mtd.block_bytes] for at in range(0, len(raw), mtd.block_bytes)]
+            while pieces:
+                if len(blocks) < len(pieces):
+                    raise OSError(errno.ENOSPC, "too few good blocks are left for the environment")
+                block = blocks.pop(0)
+                try:
+                    self._replace(mtd, block, pieces[0])
+                except OSError as error:
+                    # The last good blocks are never given up: the trouble may pass.
+                    if error.errno != errno.EIO or not mtd.is_nand or len(blocks) < len(pieces):
+                        raise
+                    mtd.mark_bad(block)
+                else:
+                    pieces.pop(0)
 
     def make_obsolete(self) -> None:
         with self._open(write=True) as mtd:
@@ -127,24 +138,16 @@ class MtdMedium:
                 yield block
 
     @staticmethod
-    def _replaced(mtd: EnvMtd, block: int, piece: bytes) -> bool:
-        """Write `piece` to the start of a block; False when that block has failed and is marked bad now."""
+    def _replace(mtd: EnvMtd, block: int, piece: bytes) -> None:
+        """Give the start of a block a new content."""
         behind = mtd.read(block, mtd.block_bytes - len(piece), len(piece)) if len(piece) < mtd.block_bytes else b""
         content = piece + behind.rstrip(bytes([ERASED]))
         content = content.ljust(min(mtd.block_bytes, -(-len(content) // PAGE_BYTES_MAX) * PAGE_BYTES_MAX), b"\xff")
-        try:
-            with _unlocked(mtd, block):
-                mtd.erase(block)
-                mtd.program(block, content, 0)
-            if mtd.read(block, len(content), 0) == content:
-                return True
-        except OSError as error:
-            if error.errno != errno.EIO or not mtd.is_nand:
-                raise
-        if not mtd.is_nand:
-            raise OSError(errno.EIO, "a block of NOR flash does not return what was written")
-        mtd.mark_bad(block)
-        return False
+        with _unlocked(mtd, block):
+            mtd.erase(block)
+            mtd.program(block, content, 0)
+        if mtd.read(block, len(content), 0) != content:
+            raise OSError(errno.EIO, "a block does not return what was written to it")
 
 
 @contextmanager
