@@ -505,15 +505,12 @@ class Updater:
         self._ports.bootenv.check_shared(self._ports.canary)
 
     def _target(self) -> str:
-        """The slot to write: not the one that runs, rather none that is known to be good, rather a later one."""
+        """The slot to write: not the one that runs; from recovery rather none known to be good, rather a later one."""
         others = self._others(self._ports.booted)
         if self._ports.booted != self._ports.bootenv.recovery:
             return others[0]
-        order = self._ports.bootenv.view().order
-        return max(
-            others,
-            key=lambda slot: (self._note(slot).state != "good", order.index(slot) if slot in order else len(order)),
-        )
+        broken = [slot for slot in others if self._note(slot).state != "good"]
+        return (broken or others)[-1]
 
     def _instead_of(self, slot: str) -> str:
         """The slot to start when `slot` is bad."""
@@ -522,14 +519,15 @@ class Updater:
         return recovery if recovery and self._note(other).state != "good" else other
 
     def _others(self, slot: str) -> list[str]:
-        """The slots that can be written when `slot` runs, the next one first."""
+        """The slots that can be written when `slot` runs: the next one first, from recovery those of the boot order."""
         names = list(self._ports.places)
         if slot in names:
             at = names.index(slot)
             return names[at + 1 :] + names[:at]
         if slot != self._ports.bootenv.recovery:
             raise DeviceError(SLOT, f"slot {slot} is not configured")
-        return names
+        order = self._ports.bootenv.view().order
+        return sorted(names, key=lambda name: order.index(name) if name in order else len(order))
 
     def _note(self, slot: str) -> SlotNote:
         default = SlotNote(state="good") if slot == self._ports.booted else SlotNote()

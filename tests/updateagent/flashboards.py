@@ -145,6 +145,10 @@ class FlashBoard(Board):
         super().__init__(folder, disk or FaultyDisk())
         self.environment = self.make(self.disk, folder / "mtd0")
 
+    @property
+    def faulty(self) -> FaultyDisk:
+        return cast("FaultyDisk", self.disk)
+
     def store(self) -> EnvironmentStore:
         return EnvironmentStore(self.disk, self.env_places(), medium=lambda _, place: self.medium(place))
 
@@ -163,7 +167,7 @@ class NorBoard(FlashBoard):
         return Place(flash, 0, ENV_BYTES, NOR_BLOCK, 2), Place(flash, ENV_BYTES, ENV_BYTES, NOR_BLOCK, 2)
 
     def medium(self, place: Place) -> Medium:
-        return MtdMedium(place, lambda path, *, write: cast("NorEnvironment", self.environment).chip())  # noqa: ARG005
+        return MtdMedium(place, lambda path, *, write: cast("NorEnvironment", self.environment).chip())
 
 
 class NandBoard(FlashBoard):
@@ -174,7 +178,7 @@ class NandBoard(FlashBoard):
         return Place(flash, 0, ENV_BYTES, NAND_BLOCK, 3), Place(flash, size, ENV_BYTES, NAND_BLOCK, 3)
 
     def medium(self, place: Place) -> Medium:
-        return MtdMedium(place, lambda path, *, write: cast("NandEnvironment", self.environment).chip())  # noqa: ARG005
+        return MtdMedium(place, lambda path, *, write: cast("NandEnvironment", self.environment).chip())
 
 
 class UbiBoard(FlashBoard):
@@ -185,7 +189,7 @@ class UbiBoard(FlashBoard):
         return Place(environment.volume_path(0), 0, ENV_BYTES), Place(environment.volume_path(1), 0, ENV_BYTES)
 
     def medium(self, place: Place) -> Medium:
-        return UbiMedium(place, lambda path, *, write: Volume(cast("FaultyDisk", self.disk), path, LEB))  # noqa: ARG005
+        return UbiMedium(place, lambda path, *, write: Volume(cast("FaultyDisk", self.disk), path, LEB))
 
 
 FLASH_BOARDS = (NorBoard, NandBoard, UbiBoard)

@@ -86,7 +86,8 @@ class Board:
         rootfs = self.ram / "rootfs"
         rootfs.mkdir(parents=True)
         (self.ram / "run").mkdir()
-        (self.ram / "cmdline").write_text(f"console=ttyS0 root=/dev/slot-{slot.lower()} rauc.slot={slot} dcu.boots={boots} quiet\n")
+        words = f"console=ttyS0 root=/dev/slot-{slot.lower()} rauc.slot={slot} dcu.boots={boots} quiet"
+        (self.ram / "cmdline").write_text(f"{words}\n")
         (self.ram / "boot_id").write_text(f"{uuid.uuid4()}\n")
         (self.ram / "board.pid").write_text(f"{os.getpid()}\n")
         image = self.root / "flash" / f"slot-{slot.lower()}.img"

@@ -1,7 +1,7 @@
 """`etc/boot.cmd` decides what the model of it decides: run by a shell in which U-Boot's commands are functions.
 
-Nothing in the script needs more of U-Boot's shell than `sh` has too. What a shell cannot show, its own quirks, is shown by
-running it under U-Boot.
+Nothing in the script needs more of U-Boot's shell than `sh` has too. What a shell cannot show, U-Boot's own quirks, is
+shown by running it under U-Boot.
 """
 
 from __future__ import annotations

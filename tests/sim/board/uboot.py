@@ -104,8 +104,8 @@ def choose(environment: Environment) -> Choice:
     """The boot script: the first slot of BOOT_ORDER with attempts left; the attempt is counted before it starts."""
     _, _, variables = environment.load()
     order = variables.setdefault("BOOT_ORDER", "A B").split()
-    for slot, left in SLOTS.items():
-        variables.setdefault(f"BOOT_{slot}_LEFT", left)
+    for known, attempts in SLOTS.items():
+        variables.setdefault(f"BOOT_{known}_LEFT", attempts)
     slot = _with_attempts(order, variables)
     recovered = slot is None
     if slot is None:
