@@ -183,6 +183,7 @@ class Board:
         self.shelf = Shelf(self.disk)
         self.booted = "A"
         self.boot_id = "factory"
+        self.canary: str | None = None
         self.wall = 1_800_000_000.0
         self.log_lines: tuple[str, ...] = ()
         self.agent: Callable[[], None] | None = None
@@ -201,6 +202,7 @@ class Board:
     def power_on(self) -> Choice:
         choice = self.start_boot_loader()
         self.booted = choice.slot
+        self.canary = choice.boots
         self.boot_id = str(uuid.uuid4())
         return choice
 
@@ -246,6 +248,7 @@ class Board:
             wall=lambda: self.wall,
             log_tail=lambda: self.log_lines,
             state_folders=lambda folders: StateFolders(self.disk, folders),
+            canary=self.canary,
             sync_bytes=2 * BLOCK_BYTES,
             checkpoint_bytes=2 * BLOCK_BYTES,
         )
