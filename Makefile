@@ -1,4 +1,5 @@
 # make demo   the main job, end to end           make test   lint, types, tests
+# make board  an emulated ARM board: U-Boot, kernel, flash
 # make bench  figures for docs/benchmarks.md     make fuzz   coverage-guided, every parser
 # make clean  what these made
 PYTHON ?= python3
@@ -7,7 +8,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 PEERS  := .venv-peers
 
-.PHONY: demo test lint types tests bench fuzz clean
+.PHONY: demo test lint types tests board bench fuzz clean
 
 $(STAMP): setup.py pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
@@ -37,7 +38,11 @@ types: $(STAMP)
 	$(BIN)/mypy
 
 tests: $(STAMP) $(PEERS)/.installed
-	$(BIN)/pytest
+	$(BIN)/pytest -m "not board"
+
+# Needs root and the packages of apt-packages-board.txt; without them its tests are skipped, and say why.
+board: $(STAMP)
+	$(BIN)/pytest tests/board -m board -rs
 
 bench: $(STAMP) $(PEERS)/.installed
 	$(BIN)/python -m tests.bench

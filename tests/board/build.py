@@ -50,7 +50,7 @@ FLASH_ENVIRONMENT = {
     "bootdelay": "0",
     "kernel_addr_r": "0x40400000",
 }
-"""In the place and the form in which this U-Boot keeps its own environment: one copy, 256 KiB, at the start of NOR flash."""
+"""In the place and form in which this U-Boot keeps its own environment: one copy, 256 KiB, the start of NOR flash."""
 
 VERSIONS = (
     SystemVersion("1"),
@@ -176,7 +176,20 @@ def _build_board(base: Path, work: Path) -> None:
 
 def machine() -> tuple[str, ...]:
     """The emulated machine. Its device tree does not depend on the devices that are added."""
-    return ("-M", "virt,highmem=off", "-cpu", "cortex-a7", "-m", str(MEMORY_MIB), "-display", "none", "-monitor", "none", "-nic", "none")
+    return (
+        "-M",
+        "virt,highmem=off",
+        "-cpu",
+        "cortex-a7",
+        "-m",
+        str(MEMORY_MIB),
+        "-display",
+        "none",
+        "-monitor",
+        "none",
+        "-nic",
+        "none",
+    )
 
 
 def _make_file_system(root: Path, out: Path, size: int, features: str) -> None:
@@ -184,7 +197,25 @@ def _make_file_system(root: Path, out: Path, size: int, features: str) -> None:
     with out.open("r+b") as file:
         file.truncate(size)
     run(
-        *("mkfs.ext4", "-q", "-F", "-O", features, "-m", "0", "-b", "4096", "-I", "256", "-N", "6000", "-U", UUID, "-d", root),
+        *(
+            "mkfs.ext4",
+            "-q",
+            "-F",
+            "-O",
+            features,
+            "-m",
+            "0",
+            "-b",
+            "4096",
+            "-I",
+            "256",
+            "-N",
+            "6000",
+            "-U",
+            UUID,
+            "-d",
+            root,
+        ),
         *("-E", f"hash_seed={UUID},lazy_itable_init=0", out),
         env={"E2FSPROGS_FAKE_TIME": BUILT_AT},
     )
@@ -231,7 +262,7 @@ def factory_environment(board: BuiltBoard) -> dict[str, str]:
 
 
 def make_disk(board: BuiltBoard, out: Path, data: Path, environment: dict[str, str] | None = None) -> None:
-    """A disk as it leaves the factory: version 1 in slot A, nothing in slot B, `data` as the data partition's content."""
+    """A disk as it leaves the factory: version 1 in slot A, nothing in slot B, the folder `data` as data partition."""
     variables = factory_environment(board) | (environment or {})
     with tempfile.TemporaryDirectory(dir=out.parent) as name:
         partition = Path(name) / "data.ext4"

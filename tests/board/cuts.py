@@ -1,8 +1,8 @@
 """Power cuts on the board: `python -m tests.board.cuts --cuts 50 --seed 7` plays more than the tests do.
 
-One update is played and recorded. For each cut, a disk is made as the cut would have left it (`writelog`), and a board is
-switched on with it. On some of them the emulator itself is killed once more in the middle, and what its disk then had not
-flushed is lost as well; they are switched on a third time.
+One update is played and recorded. For each cut, a disk is made as the cut would have left it (`writelog`), and a board
+is switched on with it. On some of them the emulator itself is killed once more in the middle, and what its disk then
+had not flushed is lost as well; they are switched on a third time.
 """
 
 from __future__ import annotations
@@ -53,7 +53,9 @@ class Played:
         lost = "; ".join(f"{loss.kept} kept {loss.torn} torn {loss.lost} lost" for loss in self.losses)
         path = "".join(slot for outcome in self.outcomes for slot in [*outcome.started, "|"]).strip("|")
         said = ", ".join(self.violations) or "all holds"
-        return f"cut {self.plan.number} before write {self.plan.cut.index}: {lost}; {path}; {result.get('fumo')}; {said}"
+        return (
+            f"cut {self.plan.number} before write {self.plan.cut.index}: {lost}; {path}; {result.get('fumo')}; {said}"
+        )
 
 
 def is_environment(write: Write) -> bool:
@@ -67,7 +69,9 @@ def plan(writes: Sequence[Write], cuts: int, seed: int) -> list[Plan]:
     commits = [index + 1 for index, write in enumerate(writes) if is_environment(write)]
     wanted = chance.sample(commits, min(cuts // 2, len(commits)))
     rest = cuts - len(wanted)
-    wanted += [chance.randrange(len(writes) * part // rest + 1, len(writes) * (part + 1) // rest) for part in range(rest)]
+    wanted += [
+        chance.randrange(len(writes) * part // rest + 1, len(writes) * (part + 1) // rest) for part in range(rest)
+    ]
     return [
         Plan(
             number,

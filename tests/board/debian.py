@@ -1,8 +1,8 @@
 """The base system of the board: Debian's packages for armhf, unpacked and reduced to what a device would carry.
 
-Where packages come from is the business of this machine's apt configuration; nothing here names a server. No program of
-the other architecture is run while building, so what maintainer scripts would have done (links of the linker, byte code,
-module lists) is done here.
+Where packages come from is the business of this machine's apt configuration; nothing here names a server. No program
+of the other architecture is run while building, so what maintainer scripts would have done (links of the linker, byte
+code, module lists) is done here.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PACKAGES = (
     "linux-image-armmp",
     "mtd-utils",
 )
-MODULES = ("ext4", "nandsim", "softdog", "spi-imx", "spi-nor", "ubi", "virtio_blk", "virtio_mmio", "virtio_net")
+MODULES = ("ext4", "loop", "nandsim", "softdog", "spi-imx", "spi-nor", "ubi", "virtio_blk", "virtio_mmio", "virtio_net")
 """What the board loads; modules that these need come along."""
 PROGRAMS = ("fw_printenv", "fw_setenv", "flash_erase", "mtdinfo", "nanddump", "nandwrite",
             "python3*", "ubiattach", "ubidetach", "ubiformat",
@@ -41,6 +41,7 @@ NEEDED_TOOLS = {
     "busybox": "busybox-static",
     "cpio": "cpio",
     "depmod": "kmod",
+    "fw_printenv": "libubootenv-tool",
     "mcopy": "mtools",
     "mkfs.ext4": "e2fsprogs",
     "mkfs.vfat": "dosfstools",
@@ -94,8 +95,8 @@ class Sources:
 def sources() -> Sources:
     """Debian's main and updates suites in this machine's apt configuration, in apt's one-line format.
 
-    Security updates are left out: their list for another architecture is often out of step, and nothing here is in reach
-    of anybody. Raises `BoardError` when there is no such suite.
+    Security updates are left out: their list for another architecture is often out of step, and nothing here is in
+    reach of anybody. Raises `BoardError` when there is no such suite.
     """
     wanted = "$(REPO_URI)|$(RELEASE)|$(CODENAME)|$(COMPONENT)|$(ORIGIN)|$(LABEL)"
     found = run("apt-get", "indextargets", "--format", wanted, "Created-By: Packages").splitlines()
@@ -208,10 +209,10 @@ def finish(root: Path) -> None:
     run("ldconfig", "-r", root)
     for folder in ("proc", "sys", "dev", "run", "tmp", "data", "root", "var/lib", "mnt"):
         (root / folder).mkdir(parents=True, exist_ok=True)
-    for link in ("var/run", "var/lock"):
-        (root / link).unlink(missing_ok=True)
-        shutil.rmtree(root / link, ignore_errors=True)
-        (root / link).symlink_to("/run" if link == "var/run" else "/run/lock")
+    for name, target in (("var/run", "/run"), ("var/lock", "/run/lock")):
+        shutil.rmtree(root / name, ignore_errors=True)
+        (root / name).unlink(missing_ok=True)
+        (root / name).symlink_to(target)
     (root / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n")
     (root / "etc/group").write_text("root:x:0:\nnogroup:x:65534:\n")
     (root / "etc/hostname").write_text("board\n")
@@ -230,7 +231,9 @@ def compile_python(root: Path) -> None:
     """Byte code in place of sources, as firmware images have it. Needs an interpreter of the board's version here."""
     (stdlib,) = (root / "usr/lib").glob("python3.*")
     version = stdlib.name
-    interpreter = next((path for path in (f"/usr/bin/{version}", _which(version)) if path and Path(path).exists()), None)
+    interpreter = next(
+        (path for path in (f"/usr/bin/{version}", _which(version)) if path and Path(path).exists()), None
+    )
     if interpreter is None:
         raise BoardError(f"the board has {version}; its byte code can only be made by {version}, which is not here")
     for folder in (stdlib, root / "usr/lib/python3/dist-packages"):

@@ -1,8 +1,8 @@
 """The emulator: one QEMU process is one board that is switched on.
 
-The guest talks on its serial port. Lines that start with `@@ ` carry one JSON object each; everything is kept in a file,
-which a failed test names. Its disk goes through QEMU's `blklogwrites`, so that what was written, in which order, and what
-was flushed is known afterwards (`writelog`).
+The guest talks on its serial port. Lines that start with `@@ ` carry one JSON object each; everything is kept in a
+file, which a failed test names. Its disk can go through QEMU's `blklogwrites`, so that what was written, in which
+order, and what was flushed is known afterwards (`writelog`).
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class Board:
 @contextmanager
 def power_on(
     built: BuiltBoard,
-    disk: Path,
+    disk: Path | None,
     console: Path,
     *,
     job: Path | None = None,
@@ -113,23 +113,14 @@ def power_on(
 ) -> Iterator[Board]:
     """Switch the board on.
 
-    `log` gets a record of all writes to the disk. U-Boot's own NOR flash is that of the built board and cannot be written,
-    unless `flash` names another.
+    `log` gets a record of all writes to the disk. U-Boot's own NOR flash is that of the built board and cannot be
+    written, unless `flash` names another. `job` is a disk made by `make_job`.
     """
     kept = "" if flash else ",readonly=on"
     command = ["qemu-system-arm", *machine(), "-bios", str(UBOOT), "-serial", "stdio"]
     command += ["-drive", f"if=pflash,unit=1,format=raw,file={flash or built.flash}{kept}"]
-    source = f"driver=raw,node-name=d0,file.driver=file,file.filename={disk}"
-    if log is not None:
-        log.write_bytes(b"")
-        source = (
-            f"driver=blklogwrites,node-name=d0,file.driver=file,file.filename={disk},"
-            f"log.driver=file,log.filename={log},log-super-update-interval=1"
-        )
-    # The last device is the first disk, for U-Boot and for Linux.
-    if job is not None:
-        command += ["-drive", f"if=none,id=d1,format=raw,readonly=on,file={job}", "-device", "virtio-blk-device,drive=d1"]
-    command += ["-blockdev", source, "-device", "virtio-blk-device,drive=d0"]
+    if disk is not None:
+        command += _disk(disk, job, log)
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     board = Board(process, console)
     try:
@@ -151,3 +142,16 @@ def make_job(out: Path, script: str, files: Mapping[str, bytes] | None = None) -
     return out
 
 
+def _disk(disk: Path, job: Path | None, log: Path | None) -> list[str]:
+    words: list[str] = []
+    source = f"driver=raw,node-name=d0,file.driver=file,file.filename={disk}"
+    if log is not None:
+        log.write_bytes(b"")
+        source = (
+            f"driver=blklogwrites,node-name=d0,file.driver=file,file.filename={disk},"
+            f"log.driver=file,log.filename={log},log-super-update-interval=1"
+        )
+    # The last device is the first disk, for U-Boot and for Linux.
+    if job is not None:
+        words = ["-drive", f"if=none,id=d1,format=raw,readonly=on,file={job}", "-device", "virtio-blk-device,drive=d1"]
+    return [*words, "-blockdev", source, "-device", "virtio-blk-device,drive=d0"]

@@ -73,10 +73,12 @@ class Bench:
         """A job that runs a program of guest/ and, whatever becomes of it, switches the board off."""
         files = {f"tests/board/guest/{path.name}": path.read_bytes() for path in GUEST.glob("*.py")}
         files |= {"tests/__init__.py": b"", "tests/board/__init__.py": b""}
-        return make_job(folder / "job.img", f"python3 -m tests.board.guest.{command} || poweroff\n", files | dict(more or {}))
+        return make_job(
+            folder / "job.img", f"python3 -m tests.board.guest.{command} || poweroff\n", files | dict(more or {})
+        )
 
     def run(
-        self, name: str, disk: Path, job: Path, log: Path | None = None, flash: Path | None = None
+        self, name: str, disk: Path | None, job: Path | None, log: Path | None = None, flash: Path | None = None
     ) -> Outcome:
         """Switch on, listen until the board is off. Raises `GuestError` when that takes too long."""
         outcome = Outcome()
@@ -86,7 +88,7 @@ class Bench:
 
 
 def listen(board: Board, outcome: Outcome, until: Callable[[], bool] | None = None) -> None:
-    """Take what the board says until it is off; with `until`, look at that now and then, and cut the power when it holds."""
+    """Take what the board says until it is off; with `until`, look at that too, and cut the power when it holds."""
     for event in board.follow(RUN_PATIENCE_S, ticks=until is not None):
         if event is not None:
             outcome.take(event)
@@ -108,7 +110,7 @@ def slot_hash(disk: Path, slot: str) -> str:
 def violations(bench: Bench, outcome: Outcome, disk: Path, *, cuts: int) -> list[str]:
     """What does not hold of a board on which version 1 ran and version 2, a good one, was to be installed as `r2`.
 
-    One cut costs at most one of the trial's two attempts. With more the attempts may run out, and the old version stays.
+    One cut costs at most one of the trial's two attempts. With more they may run out, and the old version stays.
     """
     found = []
     for slot, version in outcome.up:

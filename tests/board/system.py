@@ -1,4 +1,4 @@
-"""What a slot holds beside the base system: our programs and settings, and what makes one version differ from another."""
+"""What a slot holds beside the base system: our programs and settings, and what makes versions differ."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def install_programs(root: Path, repo: Path, guest: Path) -> None:
 
 
 def set_version(root: Path, version: SystemVersion) -> None:
-    """Make the root file system that of a version. One that is not healthy also has a start script that never ends, once."""
+    """Make the root file system that of a version. The start script of an unhealthy one does not end, the first time."""
     (root / "etc/dcu-release").write_text(f"NAME=board\nVERSION={version.name}\n")
     _executable(
         root / "usr/bin/self-test",
@@ -114,7 +114,9 @@ def set_version(root: Path, version: SystemVersion) -> None:
         (root / "etc/default").mkdir(exist_ok=True)
         (root / "etc/default/dcu-update").write_text("PATIENCE_S=3\n")
         settings = root / "etc/dcu-update.toml"
-        settings.write_text(_with(settings.read_text(), ((f"deadline_s = {DEADLINE_S}", f"deadline_s = {SICK_DEADLINE_S}"),)))
+        settings.write_text(
+            _with(settings.read_text(), ((f"deadline_s = {DEADLINE_S}", f"deadline_s = {SICK_DEADLINE_S}"),))
+        )
     # Bytes that differ between versions: what makes an update more than a few blocks.
     content = random.Random(f"ballast of {version.name}").randbytes(BALLAST_BYTES)
     (root / "usr/lib/ballast").write_bytes(content)

@@ -26,9 +26,7 @@ def played(bench: Bench, recorded: Recorded, scratch: Path) -> list[Played]:
 
 
 @pytest.mark.parametrize("number", range(CUTS))
-def test_an_update_survives_a_power_cut(
-    played: list[Played], number: int, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_update_survives_a_power_cut(played: list[Played], number: int, capsys: pytest.CaptureFixture[str]) -> None:
     with capsys.disabled():
         print(f"\n{played[number]}")
     assert played[number].violations == ()

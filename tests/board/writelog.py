@@ -7,9 +7,9 @@ QEMU's `blklogwrites` keeps every write and every flush of the guest in the form
     entry : u64 sector | u64 sectors | u64 flags | u64 length of data, padded to a sector | the sectors' data
     flags : 1 flush, 2 forced unit access, 4 discard (without data), 8 mark
 
-The model of a power cut: what was written before the last flush is on the disk. Of what was written after it, every write
-is there, or lost, or there in part (its first sectors), each for itself: a disk's cache keeps no order. So is U-Boot's
-write of the environment, which it does not flush.
+The model of a power cut: what was written before the last flush is on the disk. Of what was written after it, every
+write is there, or lost, or there in part (its first sectors), each for itself: a disk's cache keeps no order. This
+includes what U-Boot writes, which does not flush.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def read(log: Path) -> list[Write]:
         magic, version, _, sector = SUPER.unpack(head)
         if (magic, version) != (MAGIC, 1):
             raise ValueError(f"{log} is no log of writes")
-        # The number of entries in the head is not up to date when the emulator was killed: the entries speak for themselves.
+        # The head's number of entries may be old when the emulator was killed: the entries speak for themselves.
         at = sector
         while at + sector <= length:
             file.seek(at)

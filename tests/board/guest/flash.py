@@ -1,7 +1,7 @@
 """Slots on the kernel's own flash drivers: raw NAND with bad blocks, and a UBI volume on another NAND.
 
-Runs on the board (nandsim is a NAND in memory that the kernel treats as a real one). Each check answers with what it found;
-the test on the host says what that must be.
+Runs on the board (nandsim is a NAND in memory that the kernel treats as a real one). Each check answers with what it
+found; the test on the host says what that must be.
 """
 
 import os
@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.board.guest.telling import check, say
-
 from updateagent.disk import RealDisk
 from updateagent.errors import DeviceError
 from updateagent.flash import KernelMtd, KernelUbi, MtdSlot, UbiSlot
@@ -74,9 +73,15 @@ def resume(slot_type: str, path: Path) -> dict[str, object]:
     """A process that writes is ended with SIGKILL when it has said that its first MiB is safe; another one goes on."""
     data = image("resumed")
     hears, tells = os.pipe()
+
+    def checkpoint(block: int) -> None:
+        os.write(tells, bytes(1))
+        if block * BLOCK_BYTES == len(data):
+            signal.pause()  # the kill is to find it alive
+
     child = os.fork()
     if child == 0:
-        write_image(make_slot(slot_type, path), len(data), runs(data), 0, lambda block: os.write(tells, bytes(1)) and None)
+        write_image(make_slot(slot_type, path), len(data), runs(data), 0, checkpoint)
         os._exit(0)
     os.read(hears, 1)
     os.kill(child, signal.SIGKILL)
@@ -131,7 +136,7 @@ def refused(slot: Slot) -> str:
     size = slot.capacity() + BLOCK_BYTES
     try:
         write_image(slot, size, iter(()), 0, lambda block: None)
-    except Exception as error:  # noqa: BLE001  its name is the answer
+    except Exception as error:
         return type(error).__name__
     return "accepted"
 
