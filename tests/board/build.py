@@ -27,6 +27,8 @@ REPO = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
 CACHE = REPO / "build" / "board"
 
+KEPT = 2  # builds of each stage; the one before may be in use by another run
+
 MIB = 1 << 20
 SECTOR = 512
 ENV_AT = (1 * MIB, 1 * MIB + 0x10000)  # guest/environment.cmd, system.FW_ENV_CONFIG
@@ -39,6 +41,7 @@ DISK_BYTES = DATA_AT + DATA_BYTES
 MEMORY_MIB = 128
 INITRD_AT = 0x43000000
 INITRD_MODULES = ("virtio_mmio", "virtio_blk", "crc32c_generic", "ext4")
+PACK_CPIO = "find . | LC_ALL=C sort | cpio --quiet --reproducible -o -H newc"
 UUID = "6d1f3a52-0b43-4b44-9d3c-0c1e5a8f4b20"
 BUILT_AT = "1767225600"  # images of equal content are equal bytes
 
@@ -79,6 +82,16 @@ class BuiltBoard:
         return self.folder / "initrd"
 
     @property
+    def nor_tree(self) -> Path:
+        """The device tree of the machine with a NOR flash."""
+        return self.folder / "nor.dtb"
+
+    @property
+    def nor_system(self) -> Path:
+        """The whole system as an initial file system."""
+        return self.folder / "nor.cpio.gz"
+
+    @property
     def flash(self) -> Path:
         """The NOR flash that only U-Boot sees."""
         return self.folder / "flash.img"
@@ -105,8 +118,9 @@ def build(cache: Path = CACHE, say: bool = True) -> BuiltBoard:
     if not board.exists():
         _say(say, "images: versions " + ", ".join(version.name for version in VERSIONS))
         _made(board, lambda work: _build_board(base, work))
-        for old in (*cache.glob("board-*"), *cache.glob("debian-*")):
-            if old not in (board, base):
+        for kind in ("board", "debian"):
+            newest = sorted(cache.glob(f"{kind}-*"), key=lambda path: path.stat().st_mtime)
+            for old in newest[:-KEPT]:
                 shutil.rmtree(old)
     return BuiltBoard(board)
 
@@ -151,7 +165,7 @@ def _build_base(found: debian.Sources, work: Path) -> None:
 def base_kernel(base: Path) -> Kernel:
     """The kernel of a base system."""
     kept = base / "kernel"
-    return Kernel((kept / "version").read_text(), kept / "zImage", kept / "trees")
+    return Kernel((kept / "version").read_text(), kept / "zImage", kept / debian.NOR_TREE)
 
 
 def _build_board(base: Path, work: Path) -> None:
@@ -161,6 +175,8 @@ def _build_board(base: Path, work: Path) -> None:
     install_programs(root, REPO, HERE / "guest")
     debian.compile_python(root)
     shutil.copyfile(kernel.image, work / "zImage")
+    shutil.copyfile(kernel.nor_tree, work / "nor.dtb")
+    _make_nor_system(root, work)
     _make_initrd(root, kernel, work)
     _make_boot(work)
     shutil.copyfile(kernel.image, root / "boot" / "zImage")
@@ -232,8 +248,17 @@ def _make_initrd(root: Path, kernel: Kernel, work: Path) -> None:
     for path in files:
         shutil.copy(path, tree / "modules" / path.name)
     (tree / "modules" / "order").write_text("".join(f"{path.name}\n" for path in files))
-    run("sh", "-c", "find . | LC_ALL=C sort | cpio --quiet --reproducible -o -H newc | gzip -9n > ../initrd", cwd=tree)
+    run("sh", "-c", f"{PACK_CPIO} | gzip -9n > ../initrd", cwd=tree)
     shutil.rmtree(tree)
+
+
+def _make_nor_system(root: Path, work: Path) -> None:
+    """The whole system as an initial file system: what the machine with NOR flash has in place of a disk."""
+    init = root / "init"
+    shutil.copyfile(HERE / "guest" / "init-nor", init)
+    init.chmod(0o755)
+    run("sh", "-c", f"{PACK_CPIO} | gzip -1n > {work / 'nor.cpio.gz'}", cwd=root)
+    init.unlink()
 
 
 def _make_boot(work: Path) -> None:

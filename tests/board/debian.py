@@ -28,8 +28,22 @@ PACKAGES = (
     "linux-image-armmp",
     "mtd-utils",
 )
-MODULES = ("ext4", "loop", "nandsim", "softdog", "spi-imx", "spi-nor", "ubi", "virtio_blk", "virtio_mmio", "virtio_net")
+MODULES = (
+    "ext4",
+    "gpio-mxc",
+    "loop",
+    "nandsim",
+    "softdog",
+    "spi-imx",
+    "spi-nor",
+    "ubi",
+    "virtio_blk",
+    "virtio_mmio",
+    "virtio_net",
+)
 """What the board loads; modules that these need come along."""
+NOR_TREE = "imx6q-sabrelite.dtb"
+"""The device tree of the machine with a NOR flash."""
 PROGRAMS = ("fw_printenv", "fw_setenv", "flash_erase", "mtdinfo", "nanddump", "nandwrite",
             "python3*", "ubiattach", "ubidetach", "ubiformat",
             "ubimkvol", "ubirmvol")  # fmt: skip
@@ -54,6 +68,10 @@ UBOOT = Path("/usr/lib/u-boot/qemu_arm/u-boot.bin")
 
 class BoardError(Exception):
     """The board cannot be built or run here; the text says why."""
+
+
+class NoPackagesError(BoardError):
+    """Debian's packages cannot be had: no fault of ours."""
 
 
 def run(*command: str | Path, cwd: Path | None = None, env: dict[str, str] | None = None) -> str:
@@ -96,7 +114,7 @@ def sources() -> Sources:
     """Debian's main and updates suites in this machine's apt configuration, in apt's one-line format.
 
     Security updates are left out: their list for another architecture is often out of step, and nothing here is in
-    reach of anybody. Raises `BoardError` when there is no such suite.
+    reach of anybody. Raises `NoPackagesError` when there is no such suite.
     """
     wanted = "$(REPO_URI)|$(RELEASE)|$(CODENAME)|$(COMPONENT)|$(ORIGIN)|$(LABEL)"
     found = run("apt-get", "indextargets", "--format", wanted, "Created-By: Packages").splitlines()
@@ -106,19 +124,22 @@ def sources() -> Sources:
             lines.add(f"deb {uri} {release} {component}")
             codenames.add(codename.partition("-")[0])
     if len(codenames) != 1:
-        raise BoardError(f"apt knows {len(codenames)} releases of Debian here; one is needed (apt-get update?)")
+        raise NoPackagesError(f"apt knows {len(codenames)} releases of Debian here; one is needed (apt-get update?)")
     return Sources(codenames.pop(), "".join(line + "\n" for line in sorted(lines)))
 
 
 def unpack(found: Sources, root: Path, scratch: Path) -> None:
-    """Fetch the packages and unpack them to `root`. Raises `BoardError`."""
+    """Fetch the packages and unpack them to `root`. Raises `NoPackagesError`."""
     listing = scratch / "debian.list"
     listing.write_text(found.lines)
     archive = scratch / "debian.tar"
-    run(
-        *("mmdebstrap", f"--architectures={ARCHITECTURE}", "--variant=extract", "--mode=root"),
-        *(f"--include={','.join(PACKAGES)}", found.codename, archive, listing),
-    )
+    try:
+        run(
+            *("mmdebstrap", f"--architectures={ARCHITECTURE}", "--variant=extract", "--mode=root"),
+            *(f"--include={','.join(PACKAGES)}", found.codename, archive, listing),
+        )
+    except BoardError as error:
+        raise NoPackagesError(f"Debian's {ARCHITECTURE} packages cannot be had: {error}") from error
     root.mkdir(parents=True)
     run("tar", "-C", root, "-xf", archive)
     archive.unlink()
@@ -130,20 +151,22 @@ class Kernel:
 
     version: str
     image: Path
-    trees: Path
+    nor_tree: Path
 
 
 def take_kernel(root: Path, kept: Path) -> Kernel:
-    """Move kernel and device trees of `root` to `kept`, and leave only the modules that the board loads."""
+    """Move kernel and device tree of `root` to `kept`, and leave only the modules that the board loads."""
     kept.mkdir(parents=True)
     (image,) = (root / "boot").glob("vmlinuz-*")
     version = image.name.removeprefix("vmlinuz-")
     shutil.move(image, kept / "zImage")
-    shutil.move(root / "usr" / "lib" / f"linux-image-{version}", kept / "trees")
+    trees = root / "usr" / "lib" / f"linux-image-{version}"
+    shutil.move(trees / NOR_TREE, kept / NOR_TREE)
+    shutil.rmtree(trees)
     shutil.rmtree(root / "boot")
     (root / "boot").mkdir()
     _keep_modules(root, version)
-    return Kernel(version, kept / "zImage", kept / "trees")
+    return Kernel(version, kept / "zImage", kept / NOR_TREE)
 
 
 def module_files(root: Path, version: str, names: tuple[str, ...]) -> list[Path]:

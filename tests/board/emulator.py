@@ -142,6 +142,43 @@ def make_job(out: Path, script: str, files: Mapping[str, bytes] | None = None) -
     return out
 
 
+@contextmanager
+def power_on_with_nor(built: BuiltBoard, nor: Path, console: Path, job: Path) -> Iterator[Board]:
+    """Switch on the machine with an SPI NOR flash (2 MiB), which has no disk: system and job are in its memory.
+
+    It cannot switch itself off. `job` is a folder.
+    """
+    system = console.with_suffix(".cpio")
+    packed = subprocess.run(
+        ["sh", "-c", "find job | cpio --quiet -o -H newc"], cwd=job.parent, capture_output=True, check=True
+    ).stdout
+    whole = built.nor_system.read_bytes()
+    system.write_bytes(whole + bytes(-len(whole) % 4) + packed)
+    command = [
+        "qemu-system-arm",
+        "-M",
+        "sabrelite",
+        "-m",
+        "512",
+        "-display",
+        "none",
+        "-monitor",
+        "none",
+        "-nic",
+        "none",
+    ]
+    command += ["-serial", "null", "-serial", "stdio", "-drive", f"if=mtd,format=raw,file={nor}"]
+    command += ["-kernel", str(built.kernel), "-dtb", str(built.nor_tree), "-initrd", str(system)]
+    command += ["-append", "console=ttymxc1 quiet loglevel=3 cryptomgr.notests"]
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    board = Board(process, console)
+    try:
+        yield board
+    finally:
+        board.unplug()
+        system.unlink()
+
+
 def _disk(disk: Path, job: Path | None, log: Path | None) -> list[str]:
     words: list[str] = []
     source = f"driver=raw,node-name=d0,file.driver=file,file.filename={disk}"

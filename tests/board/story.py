@@ -10,11 +10,12 @@ from typing import Any
 
 from tests.board.build import MIB, SLOT_AT, SLOT_BYTES, BuiltBoard
 from tests.board.debian import BoardError
-from tests.board.emulator import Board, make_job, power_on
+from tests.board.emulator import Board, make_job, power_on, power_on_with_nor
 
 GUEST = Path(__file__).resolve().parent / "guest"
 REPORT_PATIENCE_S = 150
 RUN_PATIENCE_S = 420.0
+NOR_BYTES = 2 * MIB
 
 
 @dataclass
@@ -71,8 +72,7 @@ class Bench:
 
     def guest_job(self, folder: Path, command: str, more: Mapping[str, bytes] | None = None) -> Path:
         """A job that runs a program of guest/ and, whatever becomes of it, switches the board off."""
-        files = {f"tests/board/guest/{path.name}": path.read_bytes() for path in GUEST.glob("*.py")}
-        files |= {"tests/__init__.py": b"", "tests/board/__init__.py": b""}
+        files = guest_files()
         return make_job(
             folder / "job.img", f"python3 -m tests.board.guest.{command} || poweroff\n", files | dict(more or {})
         )
@@ -87,6 +87,12 @@ class Bench:
         return outcome
 
 
+def guest_files() -> dict[str, bytes]:
+    """The programs of guest/, as the packages that they are."""
+    files = {f"tests/board/guest/{path.name}": path.read_bytes() for path in GUEST.glob("*.py")}
+    return files | {"tests/__init__.py": b"", "tests/board/__init__.py": b""}
+
+
 def listen(board: Board, outcome: Outcome, until: Callable[[], bool] | None = None) -> None:
     """Take what the board says until it is off; with `until`, look at that too, and cut the power when it holds."""
     for event in board.follow(RUN_PATIENCE_S, ticks=until is not None):
@@ -95,6 +101,24 @@ def listen(board: Board, outcome: Outcome, until: Callable[[], bool] | None = No
         elif until is not None and until():
             board.unplug()
             return
+
+
+def run_with_nor(bench: Bench, name: str, program: str, folder: Path) -> Outcome:
+    """Run a program of guest/ on the machine with NOR flash, until it says that it is done."""
+    job = folder / "job"
+    for path, data in {**guest_files(), "job": f"python3 -m tests.board.guest.{program}\n".encode()}.items():
+        (job / path).parent.mkdir(parents=True, exist_ok=True)
+        (job / path).write_bytes(data)
+    nor = folder / "nor.img"
+    nor.write_bytes(b"\xff" * NOR_BYTES)
+    outcome = Outcome()
+    with power_on_with_nor(bench.built, nor, bench.console(name), job) as board:
+        for event in board.follow(RUN_PATIENCE_S):
+            if event is not None:
+                outcome.take(event)
+                if event["event"] == "done":
+                    break
+    return outcome
 
 
 def slot_hash(disk: Path, slot: str) -> str:

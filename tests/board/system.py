@@ -103,7 +103,7 @@ def install_programs(root: Path, repo: Path, guest: Path) -> None:
 
 
 def set_version(root: Path, version: SystemVersion) -> None:
-    """Make the root file system that of a version. The start script of an unhealthy one does not end, the first time."""
+    """Make the root file system that of a version. An unhealthy one has a start script that does not end at first."""
     (root / "etc/dcu-release").write_text(f"NAME=board\nVERSION={version.name}\n")
     _executable(
         root / "usr/bin/self-test",

@@ -17,7 +17,7 @@ from tests.board.guest.telling import check, say
 from updateagent.disk import RealDisk
 from updateagent.errors import DeviceError
 from updateagent.flash import KernelMtd, KernelUbi, MtdSlot, UbiSlot
-from updateagent.slots import BLOCK_BYTES, Slot, read_back, write_image
+from updateagent.slots import BLOCK_BYTES, SYNC_BYTES, Slot, read_back, write_image
 from updateagent.verity import build
 
 # Samsung's 16 MiB: 512-byte pages, blocks of 16 KiB. The weak block fails when it is erased the second time.
@@ -69,9 +69,8 @@ def make_slot(slot_type: str, path: Path) -> Slot:
     return (UbiSlot if slot_type == "ubi" else MtdSlot)(RealDisk(), "B", path, None)
 
 
-def resume(slot_type: str, path: Path) -> dict[str, object]:
-    """A process that writes is ended with SIGKILL when it has said that its first MiB is safe; another one goes on."""
-    data = image("resumed")
+def resume(slot_type: str, path: Path, data: bytes, sync_bytes: int) -> dict[str, object]:
+    """A process that writes is ended with SIGKILL when it has said that its first part is safe; another goes on."""
     hears, tells = os.pipe()
 
     def checkpoint(block: int) -> None:
@@ -81,7 +80,7 @@ def resume(slot_type: str, path: Path) -> dict[str, object]:
 
     child = os.fork()
     if child == 0:
-        write_image(make_slot(slot_type, path), len(data), runs(data), 0, checkpoint)
+        write_image(make_slot(slot_type, path), len(data), runs(data), 0, checkpoint, sync_bytes=sync_bytes)
         os._exit(0)
     os.read(hears, 1)
     os.kill(child, signal.SIGKILL)
@@ -115,7 +114,7 @@ def mtd_checks() -> None:
     check("mtd-capacity-after", slot.capacity)
     check("mtd-nanddump", lambda: nanddump(path) == image("2"))
     check("mtd-nandwrite", lambda: nandwrite(path, slot))
-    check("mtd-resume", lambda: resume("mtd", path))
+    check("mtd-resume", lambda: resume("mtd", path, image("resumed"), SYNC_BYTES))
     check("mtd-full", lambda: refused(slot))
 
 
@@ -161,7 +160,7 @@ def ubi_checks() -> None:
     check("ubi-same-again", lambda: write(slot, image("1")))
     check("ubi-one-block", lambda: write(slot, one_block_changed()))
     check("ubi-plain-read", lambda: plain_read(volume) == one_block_changed())
-    check("ubi-resume", lambda: resume("ubi", volume))
+    check("ubi-resume", lambda: resume("ubi", volume, image("resumed"), SYNC_BYTES))
     check("ubi-killed-changes", lambda: killed_changes(volume))
     check("ubi-killed-kernel-change", lambda: half_a_change(volume))
     check("ubi-after-attach", lambda: attached_again(slot))
