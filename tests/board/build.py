@@ -39,6 +39,8 @@ DATA_AT = 10 * MIB + 2 * SLOT_BYTES
 DATA_BYTES = 112 * MIB
 DISK_BYTES = DATA_AT + DATA_BYTES
 MEMORY_MIB = 128
+WITHOUT = ("-display", "none", "-monitor", "none", "-nic", "none")
+"""What the emulated machines lack."""
 INITRD_AT = 0x43000000
 INITRD_MODULES = ("virtio_mmio", "virtio_blk", "crc32c_generic", "ext4")
 PACK_CPIO = "find . | LC_ALL=C sort | cpio --quiet --reproducible -o -H newc"
@@ -121,7 +123,8 @@ def build(cache: Path = CACHE, say: bool = True) -> BuiltBoard:
         for kind in ("board", "debian"):
             newest = sorted(cache.glob(f"{kind}-*"), key=lambda path: path.stat().st_mtime)
             for old in newest[:-KEPT]:
-                shutil.rmtree(old)
+                if old not in (board, base):
+                    shutil.rmtree(old)
     return BuiltBoard(board)
 
 
@@ -192,20 +195,7 @@ def _build_board(base: Path, work: Path) -> None:
 
 def machine() -> tuple[str, ...]:
     """The emulated machine. Its device tree does not depend on the devices that are added."""
-    return (
-        "-M",
-        "virt,highmem=off",
-        "-cpu",
-        "cortex-a7",
-        "-m",
-        str(MEMORY_MIB),
-        "-display",
-        "none",
-        "-monitor",
-        "none",
-        "-nic",
-        "none",
-    )
+    return ("-M", "virt,highmem=off", "-cpu", "cortex-a7", "-m", str(MEMORY_MIB), *WITHOUT)
 
 
 def _make_file_system(root: Path, out: Path, size: int, features: str) -> None:

@@ -78,7 +78,12 @@ def run(*command: str | Path, cwd: Path | None = None, env: dict[str, str] | Non
     """Run a tool to its end and return what it printed. Raises `BoardError` with the end of what it complained."""
     words = [str(word) for word in command]
     done = subprocess.run(
-        words, cwd=cwd, env={**os.environ, **(env or {})}, stdin=subprocess.DEVNULL, capture_output=True, check=False
+        words,
+        cwd=cwd,
+        env={**os.environ, "PATH": _search_path(), **(env or {})},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
     )
     if done.returncode != 0:
         said = (done.stderr + done.stdout).decode("utf-8", "replace").strip()[-1500:]
@@ -98,8 +103,12 @@ def missing() -> str:
     return ""
 
 
+def _search_path() -> str:
+    return os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
+
+
 def _which(tool: str) -> str | None:
-    return shutil.which(tool, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
+    return shutil.which(tool, path=_search_path())
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.board.build import BuiltBoard, machine
+from tests.board.build import WITHOUT, BuiltBoard, machine
 from tests.board.debian import UBOOT
 
 PREFIX = "@@ "
@@ -121,6 +121,12 @@ def power_on(
     command += ["-drive", f"if=pflash,unit=1,format=raw,file={flash or built.flash}{kept}"]
     if disk is not None:
         command += _disk(disk, job, log)
+    with _running(command, console) as board:
+        yield board
+
+
+@contextmanager
+def _running(command: list[str], console: Path) -> Iterator[Board]:
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     board = Board(process, console)
     try:
@@ -154,29 +160,13 @@ def power_on_with_nor(built: BuiltBoard, nor: Path, console: Path, job: Path) ->
     ).stdout
     whole = built.nor_system.read_bytes()
     system.write_bytes(whole + bytes(-len(whole) % 4) + packed)
-    command = [
-        "qemu-system-arm",
-        "-M",
-        "sabrelite",
-        "-m",
-        "512",
-        "-display",
-        "none",
-        "-monitor",
-        "none",
-        "-nic",
-        "none",
-    ]
+    command = ["qemu-system-arm", "-M", "sabrelite", "-m", "512", *WITHOUT]
     command += ["-serial", "null", "-serial", "stdio", "-drive", f"if=mtd,format=raw,file={nor}"]
     command += ["-kernel", str(built.kernel), "-dtb", str(built.nor_tree), "-initrd", str(system)]
     command += ["-append", "console=ttymxc1 quiet loglevel=3 cryptomgr.notests"]
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    board = Board(process, console)
-    try:
+    with _running(command, console) as board:
         yield board
-    finally:
-        board.unplug()
-        system.unlink()
+    system.unlink()
 
 
 def _disk(disk: Path, job: Path | None, log: Path | None) -> list[str]:

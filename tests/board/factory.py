@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ from pathlib import Path
 from tests.board.build import REPO, BuiltBoard, make_disk
 from tests.board.debian import BoardError
 from tests.board.system import COMPATIBLE
+from updateagent.report import InstallRequest
 
 DEVICE_KEY = "5a" * 32 + "\n"
 
@@ -49,15 +49,8 @@ class Factory:
         if update is not None:
             inbox = data / "dcu" / "update" / "inbox"
             (inbox / "package.swu").write_bytes(self.package(update).read_bytes())
-            request = {
-                "version": 1,
-                "id": f"r{update}",
-                "package": "package.swu",
-                "kind": "firmware",
-                "correlator": f"c{update}",
-                "requested": 1,
-            }
-            (inbox / "request.json").write_text(json.dumps(request))
+            request = InstallRequest(f"r{update}", "package.swu", f"c{update}", requested=1.0)
+            (inbox / "request.json").write_bytes(request.emit())
         disk = folder / "disk.img"
         make_disk(self.board, disk, data, dict(environment or {}))
         return disk

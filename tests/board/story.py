@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tests.board.build import MIB, SLOT_AT, SLOT_BYTES, BuiltBoard
-from tests.board.debian import BoardError
 from tests.board.emulator import Board, make_job, power_on, power_on_with_nor
 
 GUEST = Path(__file__).resolve().parent / "guest"
@@ -70,12 +69,10 @@ class Bench:
         """The job of all stories of updates: see guest/report.py."""
         return self.guest_job(folder, f"report {REPORT_PATIENCE_S}")
 
-    def guest_job(self, folder: Path, command: str, more: Mapping[str, bytes] | None = None) -> Path:
+    def guest_job(self, folder: Path, command: str) -> Path:
         """A job that runs a program of guest/ and, whatever becomes of it, switches the board off."""
-        files = guest_files()
-        return make_job(
-            folder / "job.img", f"python3 -m tests.board.guest.{command} || poweroff\n", files | dict(more or {})
-        )
+        script = f"python3 -m tests.board.guest.{command} || poweroff\n"
+        return make_job(folder / "job.img", script, guest_files())
 
     def run(
         self, name: str, disk: Path | None, job: Path | None, log: Path | None = None, flash: Path | None = None
@@ -162,6 +159,3 @@ def violations(bench: Bench, outcome: Outcome, disk: Path, *, cuts: int) -> list
     if end["environment"]["BOOT_ORDER"].split()[0] != end["slot"]:
         found.append(f"the next boot would start another slot: {end['environment']}")
     return found
-
-
-__all__ = ["Bench", "BoardError", "Outcome", "listen", "slot_hash", "violations"]

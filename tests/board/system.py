@@ -7,12 +7,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-PACKAGES = ("agent", "dlms", "plc", "updateagent")
-PROGRAMS = {
-    "dcu-agent": "agent.__main__",
-    "dcu-update": "updateagent.__main__",
-    "dcuctl": "agent.cli.__main__",
-}
+from tests.demo.image import PACKAGES, PROGRAMS
+
 PROGRAM = """#!/usr/bin/python3 -I
 import sys
 from {module} import main
