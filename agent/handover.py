@@ -41,7 +41,7 @@ class InstallRequest:
 
 @dataclass(frozen=True, slots=True)
 class InstallResult:
-    """The Update Agent's outcome. `fumo` is the result code for the server."""
+    """The Update Agent's outcome. `code` is its number of the error, 0 for none; `fumo` the result for the server."""
 
     id: str
     correlator: str
@@ -52,6 +52,12 @@ class InstallResult:
     to_version: str = ""
     failed_check: str = ""
     log: tuple[str, ...] = ()
+    code: int = 0
+
+    @property
+    def error(self) -> str:
+        """Number, name and sentence of what went wrong; empty for success."""
+        return f"{self.code} {self.name}: {self.message}" if self.code else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +122,7 @@ class HandOver:
             )
             self._disk.rename_durable(file, self._outbox / "unreadable.json")
             return None
-        lines = document.get("log")
+        lines, code = document.get("log"), document.get("code")
         return InstallResult(
             id=result_id,
             correlator=_text(document, "correlator"),
@@ -127,6 +133,7 @@ class HandOver:
             to_version=_text(document, "to_version"),
             failed_check=_text(document, "failed_check"),
             log=tuple(str(line) for line in lines[-LOG_LINES_MAX:]) if isinstance(lines, list) else (),
+            code=code if isinstance(code, int) else 0,
         )
 
     def forget_result(self, result_id: str) -> None:

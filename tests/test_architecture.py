@@ -25,6 +25,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "plc",
         "updateagent.manifest",
         "updateagent.disk",
+        "updateagent.errors",
         "updateagent.journal",
         "updateagent.trust",
         "updateagent.roots",
