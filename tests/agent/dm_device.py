@@ -23,6 +23,7 @@ from updateagent.manifest import Kind
 
 STATE = Path("/state")
 UPDATE = Path("/update")
+COMPATIBLE = "dcu-a1"
 DEVICE = DeviceInfo(DEVICE_ID, man="Maker", mod="DCU-1", hw_version="hw1", fw_version="1", sw_version="1.0")
 
 
@@ -167,7 +168,7 @@ class Device:
             self.boot_id,
             content_type=self.content_type,
             mac_algorithms=self.algorithms,
-            compatible="dcu-a1",
+            compatible=COMPATIBLE,
             full_instead_of_delta=self.full_instead_of_delta,
             full_bytes_max=self.full_bytes_max,
         )

@@ -351,4 +351,8 @@ def test_a_planted_bug_is_found(bug: type[PackageWorker]) -> None:
     def make() -> Case:
         return Case(LATE, allowed=True, worker=bug)
 
-    assert wrong(make, 200, allowed=True) != []
+    try:
+        found = wrong(make, 200, allowed=True)
+    except AssertionError:
+        return  # it fails even without a cut
+    assert found != []
