@@ -68,6 +68,7 @@ class SoftwareCommand:
             software_id=str(answer.get("id", "")),
             version=str(answer.get("version", "")),
             message=str(answer.get("message", ""))[:MESSAGE_CHARS_MAX],
+            name=str(answer.get("name", "")),
         )
 
     def _child(self, arguments: list[str], beat: Callable[[], None], timeout_s: float) -> tuple[int, dict[str, Any]]:

@@ -242,30 +242,18 @@ def _answered(verb: Callable[[], Mapping[str, Any]], *, as_json: bool) -> int:
 
 
 def _software_install(arguments: argparse.Namespace) -> Mapping[str, Any]:
-    from updateagent.manifest import verify_package
-    from updateagent.software import SoftwareStore
+    from updateagent.installation import install_software
 
     agent = _agent(arguments)
     with agent.alone():
-        journal = agent.journal()
-        record = journal.load()
-        packages = agent.packages()
-        folder = agent.config.software_dir
-        agent.disk.mkdir_durable(folder, 0o755)
-        package = packages.open(arguments.package)
-        manifest = verify_package(package, packages.trust(record, free=agent.disk.free_bytes(folder)))
-        if manifest.new_roots is not None:
-            packages.keep_roots(manifest.new_roots)
-        store = SoftwareStore(agent.disk, folder)
-        store.install(package, manifest)
-        if arguments.activate:
-            store.activate(manifest.software_id, manifest.version)
-        floors = dict(record.software_floors)
-        floors[manifest.software_id] = max(floors.get(manifest.software_id, 0), manifest.security_version)
-        signed_time = max(record.signed_time, manifest.signed_at)
-        if (floors, signed_time) != (dict(record.software_floors), record.signed_time):
-            journal.store(replace(record, software_floors=floors, signed_time=signed_time))
-        packages.close()
+        manifest = install_software(
+            agent.disk,
+            agent.config.software_dir,
+            agent.journal(),
+            agent.packages(),
+            arguments.package,
+            activate=arguments.activate,
+        )
     return {"id": manifest.software_id, "version": manifest.version, "active": arguments.activate}
 
 

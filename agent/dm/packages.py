@@ -142,6 +142,7 @@ class PackageWorker:
         if not self._prepared:
             self._handover.prepare()
             self._software.refresh()
+            self._discard_leftovers()
             self._prepared = True
         self._show()
         self._take_result()
@@ -152,6 +153,12 @@ class PackageWorker:
             self._await_update(job)
         else:
             self._software.step(stop, beat)
+
+    def _discard_leftovers(self) -> None:
+        """The package of a job that had ended when the power went."""
+        job = fumo.load(self._tree.view())
+        if not job.active and job.state not in (State.READY, State.FAILED_WITH_DATA):
+            self._ports.fetcher.discard(self._package)
 
     def _show(self) -> None:
         status = self._handover.status()

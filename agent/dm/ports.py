@@ -92,12 +92,14 @@ class VerifiedPackage(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SoftwareResult:
-    """Outcome of one operation on a software component. `scomo` is the SCOMO result code (1200 is success)."""
+    """Outcome of one operation on a software component. `scomo` is the SCOMO result code (1200 is success), `name` the
+    Update Agent's name of the error."""
 
     scomo: int
     software_id: str = ""
     version: str = ""
     message: str = ""
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)

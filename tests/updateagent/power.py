@@ -29,6 +29,7 @@ from functools import partial
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
+from typing import Protocol, Self
 
 from tests.sim.board.uboot import BootLoaderError
 from tests.sim.faulty_disk import FaultyDisk, Operation, PowerCut, SimulatedFile, Survival
@@ -44,6 +45,28 @@ ROOT = Path("/board")
 LIVES_MAX = 30  # a good story needs four
 TEARS = {"before": 0.0, "torn": 0.5, "after": 1.0}
 SURVIVALS = (*Survival, Survival.HOLED, Survival.HOLED)  # chance gets three throws
+
+
+class Playable(Protocol):
+    """What the enumeration needs of a world: `World`, and that of `tests.updateagent.scomo`."""
+
+    disk: FaultyDisk
+    in_boot_loader: bool
+    lives: int
+    troubled: int
+
+    def play(self) -> None: ...
+    def copy(self, disk: FaultyDisk) -> Self: ...
+    def expect_trouble(self) -> None: ...
+    def state(self, disk: FaultyDisk) -> State | None: ...
+
+
+class Played(Protocol):
+    """A story of either kind."""
+
+    @property
+    def name(self) -> str: ...
+    def begin(self) -> Playable: ...
 
 
 class Violation(AssertionError):
@@ -107,7 +130,15 @@ class World:
     """The life in which the disk had errors."""
     ended: bool = False
 
-    def copy(self, disk: FaultyDisk) -> World:
+    def expect_trouble(self) -> None:
+        """From now on the update may fail, and say so."""
+        self.allowed |= RESULTS_OF_TROUBLE
+
+    def state(self, disk: FaultyDisk) -> State | None:
+        """What the journal on a disk says."""
+        return Journal(disk, ROOT / "update").load().state
+
+    def copy(self, disk: FaultyDisk) -> Self:
         return replace(self, disk=disk, starts=Counter(self.starts))
 
     def play(self) -> None:
@@ -240,6 +271,11 @@ class Tally:
     """How often the journal said which state after a cut, or when an operation failed."""
     violations: list[str] = field(default_factory=list)
 
+    def note_state(self, state: State | None) -> None:
+        """A cut or an error in this state; None: in no state of the machine."""
+        if state is not None:
+            self.states[state] += 1
+
     def __str__(self) -> str:
         return (
             f"{self.story:<34}{self.operations:>6}{self.planned:>9}{self.fired:>9}"
@@ -250,14 +286,14 @@ class Tally:
 HEADING = f"{'story':<34}{'ops':>6}{'planned':>9}{'fired':>9}{'double':>9}{'fired':>9}{'wrong':>7}"
 
 
-def count_operations(story: Story) -> int:
+def count_operations(story: Played) -> int:
     """How many operations the story has when nothing happens to it. Raises `Violation`."""
     world = story.begin()
     world.play()
     return world.disk.operations
 
 
-def cut_at(world: World, number: int, phase: str, seed: int) -> bool:
+def cut_at(world: Playable, number: int, phase: str, seed: int) -> bool:
     """Play `world` to operation `number` and cut there; whether the cut fired. Raises `Violation`."""
     fired = False
 
@@ -283,12 +319,12 @@ def cut_at(world: World, number: int, phase: str, seed: int) -> bool:
 
 
 def enumerate_cuts(
-    story: Story,
+    story: Played,
     *,
     phases: tuple[str, ...] = tuple(TEARS),
     survivals: tuple[Survival, ...] = SURVIVALS,
     stride: int = 1,
-) -> Iterator[tuple[Cut, World]]:
+) -> Iterator[tuple[Cut, Playable]]:
     """Every cut of the story, with the world as it is found when the power is back. Raises `Violation`."""
     for number in range(1, count_operations(story) + 1, stride):
         for phase in phases:
@@ -301,7 +337,7 @@ def enumerate_cuts(
 
 
 def explore(
-    story: Story,
+    story: Played,
     *,
     phases: tuple[str, ...] = tuple(TEARS),
     survivals: tuple[Survival, ...] = SURVIVALS,
@@ -316,7 +352,7 @@ def explore(
     for cut, world in enumerate_cuts(story, phases=phases, survivals=survivals, stride=stride):
         tally.fired += 1
         tally.places[cut.phase] += cut.throw == 0
-        tally.states[state_on(world.disk)] += 1
+        tally.note_state(world.state(world.disk))
         if double_stride and tally.fired % double_stride == 0:
             _cut_again(cut, world, tally)
         try:
@@ -328,12 +364,7 @@ def explore(
     return tally
 
 
-def state_on(disk: FaultyDisk) -> State:
-    """What the journal on a disk says."""
-    return Journal(disk, ROOT / "update").load().state
-
-
-def _cut_again(first: Cut, found: World, tally: Tally) -> None:
+def _cut_again(first: Cut, found: Playable, tally: Tally) -> None:
     """Cut the recovery from `first` at each of its operations."""
     whole = found.copy(found.disk.copy())
     try:
@@ -368,24 +399,24 @@ TROUBLES = tuple(Trouble(error, lasting) for error in (errno.EIO, errno.ENOSPC) 
 RESULTS_OF_TROUBLE = frozenset({410, 502, 409})
 
 
-def explore_errors(story: Story, *, troubles: tuple[Trouble, ...] = TROUBLES, stride: int = 1) -> Tally:
+def explore_errors(story: Played, *, troubles: tuple[Trouble, ...] = TROUBLES, stride: int = 1) -> Tally:
     """Let every operation of the story fail. The update may then fail, too, but must say so and harm nothing."""
     numbers = operations_of_the_system(story)
     tally = Tally(f"{story.name}, with errors", len(numbers))
     for number in numbers[::stride]:
         for trouble in troubles:
             world = story.begin()
-            world.allowed |= RESULTS_OF_TROUBLE
+            world.expect_trouble()
             tally.planned += 1
             try:
-                tally.fired += fail_at(world, number, trouble, tally.states)
+                tally.fired += fail_at(world, number, trouble, tally)
             except Violation as violation:
                 tally.fired += 1
                 tally.violations.append(f"operation {number}, {trouble}: {violation}")
     return tally
 
 
-def operations_of_the_system(story: Story) -> list[int]:
+def operations_of_the_system(story: Played) -> list[int]:
     """The numbers of the story's operations without those of the boot loader, which has no way to go on."""
     world = story.begin()
     numbers: list[int] = []
@@ -399,7 +430,7 @@ def operations_of_the_system(story: Story) -> list[int]:
     return numbers
 
 
-def fail_at(world: World, number: int, trouble: Trouble, states: Counter[State]) -> bool:
+def fail_at(world: Playable, number: int, trouble: Trouble, tally: Tally) -> bool:
     """Play `world` with trouble at operation `number`; whether it took place. Raises `Violation`."""
     first_life = 0
 
@@ -409,7 +440,7 @@ def fail_at(world: World, number: int, trouble: Trouble, states: Counter[State])
             return None
         if not first_life:
             first_life = world.troubled = world.lives
-            states[state_on(world.disk.copy())] += 1
+            tally.note_state(world.state(world.disk.copy()))
         elif not trouble.lasting or world.lives > first_life:
             return None
         raise OSError(trouble.error, os.strerror(trouble.error), str(operation.path))
@@ -461,6 +492,7 @@ def stories() -> list[Story]:
 
 def main() -> int:
     """Run every story with single and double cuts; 1 when anything was wrong or a cut did not fire."""
+    from tests.updateagent.scomo import software_stories
     from tests.updateagent.signed import signed_stories
 
     logging.disable(logging.CRITICAL)
@@ -472,7 +504,7 @@ def main() -> int:
     operations = 0
     places: Counter[str] = Counter()
     with TemporaryDirectory() as folder:
-        played = [*stories(), *signed_stories(Path(folder))]
+        played: list[Played] = [*stories(), *signed_stories(Path(folder)), *software_stories(Path(folder))]
         runs = [partial(explore, story, double_stride=stride) for story in played]
         runs += [partial(explore_errors, story) for story in played]
         for run in runs:
