@@ -243,16 +243,13 @@ def _answered(verb: Callable[[], Mapping[str, Any]], *, as_json: bool) -> int:
 
 def _software_install(arguments: argparse.Namespace) -> Mapping[str, Any]:
     from updateagent.installation import install_software
+    from updateagent.software import SoftwareStore
 
     agent = _agent(arguments)
+    store = SoftwareStore(agent.disk, agent.config.software_dir)
     with agent.alone():
         manifest = install_software(
-            agent.disk,
-            agent.config.software_dir,
-            agent.journal(),
-            agent.packages(),
-            arguments.package,
-            activate=arguments.activate,
+            store, agent.journal(), agent.packages(), arguments.package, activate=arguments.activate
         )
     return {"id": manifest.software_id, "version": manifest.version, "active": arguments.activate}
 

@@ -56,6 +56,14 @@ class SoftwareStore:
         self._folder = folder
         self._active = folder / ACTIVE
 
+    def free_bytes(self) -> int:
+        """Room for files."""
+        try:
+            self._disk.mkdir_durable(self._folder, 0o755)
+            return self._disk.free_bytes(self._folder)
+        except OSError as error:
+            raise storage_error(error, str(self._folder)) from error
+
     def install(self, package: Readable, manifest: Manifest) -> None:
         """Unpack a verified software package. Raises `PackageError` (kind, hook, and whatever its payload has)."""
         if manifest.kind is not Kind.SOFTWARE:

@@ -59,6 +59,7 @@ class Playable(Protocol):
     def copy(self, disk: FaultyDisk) -> Self: ...
     def expect_trouble(self) -> None: ...
     def state(self, disk: FaultyDisk) -> State | None: ...
+    def resumes(self, disk: FaultyDisk) -> bool: ...
 
 
 class Played(Protocol):
@@ -137,6 +138,12 @@ class World:
     def state(self, disk: FaultyDisk) -> State | None:
         """What the journal on a disk says."""
         return Journal(disk, ROOT / "update").load().state
+
+    def resumes(self, disk: FaultyDisk) -> bool:
+        """Whether writing a slot goes on in its middle."""
+        record = Journal(disk, ROOT / "update").load()
+        update = record.update
+        return record.state is State.WRITING and update is not None and (update.image, update.block) > (0, 0)
 
     def copy(self, disk: FaultyDisk) -> Self:
         return replace(self, disk=disk, starts=Counter(self.starts))
@@ -269,6 +276,8 @@ class Tally:
     """How many different operations were cut in each phase."""
     states: Counter[State] = field(default_factory=Counter)
     """How often the journal said which state after a cut, or when an operation failed."""
+    resumed: int = 0
+    """Cuts after which a slot is written on from its middle."""
     violations: list[str] = field(default_factory=list)
 
     def note_state(self, state: State | None) -> None:
@@ -353,6 +362,7 @@ def explore(
         tally.fired += 1
         tally.places[cut.phase] += cut.throw == 0
         tally.note_state(world.state(world.disk))
+        tally.resumed += world.resumes(world.disk)
         if double_stride and tally.fired % double_stride == 0:
             _cut_again(cut, world, tally)
         try:
@@ -501,7 +511,7 @@ def main() -> int:
     stride = int(sys.argv[1]) if len(sys.argv) > 1 else 10
     killed: Counter[State] = Counter()
     failed: Counter[State] = Counter()
-    operations = 0
+    operations = errors = resumed = 0
     places: Counter[str] = Counter()
     with TemporaryDirectory() as folder:
         played: list[Played] = [*stories(), *signed_stories(Path(folder)), *software_stories(Path(folder))]
@@ -514,14 +524,19 @@ def main() -> int:
                 print("  ", line)
             if "with errors" in tally.story:
                 failed.update(tally.states)
+                errors += tally.operations
             else:
                 killed.update(tally.states)
                 operations += tally.operations
+                resumed += tally.resumed
                 places.update(tally.places)
             wrong |= bool(tally.violations)
             wrong |= tally.fired != tally.planned or tally.double_fired != tally.double_planned
     cuts = ", ".join(f"{places[phase]} cut {phase}" for phase in TEARS)
-    print(f"\n{operations} operations: {cuts}\n")
+    troubles = ", ".join(map(str, TROUBLES))
+    print(f"\n{operations} operations: {cuts}; {resumed} cuts were followed by a resume in the middle of a slot")
+    print(f"{errors} operations failed, each with {troubles}\n")
+    wrong |= not resumed
     wrong |= any(places[phase] != operations for phase in TEARS)
     for state in State:
         name = state.value.replace(" ", "_")

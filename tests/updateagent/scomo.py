@@ -102,7 +102,9 @@ class SoftwareStory:
         disk.remove_durable(DOWNLOADS / "first.swu")
         if self.damage:
             disk.write_durable(FOLDER / LISTS / self.installed[-1][0] / "list.csv", b"damaged")
-        Device(self, disk).add_download_node()
+        one = Device(self, disk)
+        one.jobs.refresh()
+        one.add_download_node()
         disk.sync_all()
         disk.operations = 0
         return SoftwareWorld(self, disk)
@@ -125,7 +127,7 @@ class Installer:
         journal = Journal(self.disk, UPDATE)
 
         def work() -> tuple[str, str]:
-            manifest = install_software(self.disk, FOLDER, journal, packages, package, activate=activate)
+            manifest = install_software(self.store, journal, packages, package, activate=activate)
             return manifest.software_id, manifest.version
 
         return _answer(work)
@@ -240,6 +242,8 @@ class SoftwareWorld:
     """The device has answered the Exec of this step."""
     heard: dict[str, int] = field(default_factory=dict)
     """Results by correlator."""
+    forgotten: frozenset[str] = frozenset()
+    """Correlators whose alert the device has removed for good, after the server had acknowledged it."""
     active: frozenset[str | None] = NOTHING
     """What may be active now."""
     trouble_allowed: bool = False
@@ -264,6 +268,10 @@ class SoftwareWorld:
     def state(self, disk: FaultyDisk) -> State | None:
         """None: the Update Agent's machine has no part in software packages."""
         return None
+
+    def resumes(self, disk: FaultyDisk) -> bool:
+        """Files are unpacked again from the beginning."""
+        return False
 
     def play(self) -> None:
         """Lives, one after the other, to the end of the story. Raises `Violation`, or `PowerCut`."""
@@ -303,6 +311,7 @@ class SoftwareWorld:
         for alert in alerts.pending(one.tree.view()):
             self._hear(alert)
             one.acknowledge(alert)
+            self.forgotten |= {alert.correlator}
         if self.step == len(self.story.steps):
             return
         wanted = self.story.steps[self.step]
@@ -318,6 +327,8 @@ class SoftwareWorld:
 
     def _hear(self, alert: alerts.GenericAlert) -> None:
         code = int(alert.data.partition("<ResultCode>")[2].partition("</ResultCode>")[0])
+        if alert.correlator in self.forgotten:
+            raise _violation(f"{alert.correlator}: a second report, after the server had acknowledged the first")
         known = self.heard.get(alert.correlator)
         if known is not None:
             if known != code:
@@ -408,6 +419,7 @@ def software_stories(folder: Path) -> list[SoftwareStory]:
         story("first", three, (), Step(install, then="3")),
         story("update", three, before, Step(install, meanwhile=frozenset({"2"}), then="3")),
         story("one byte changed", bad, before, Step(install, result=1407, then="2")),
+        story("remove", three, before, Step((*DEPLOYED, "Operations", "Remove"), meanwhile=frozenset({"2"}))),
         story("repair", two, before, Step(install, meanwhile=frozenset({"2", None}), then="2"), damage=True),
         story(
             "step by step",
