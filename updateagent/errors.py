@@ -6,7 +6,7 @@ also the exit status of `dcu-update`; 0 is success, 10 and 11 are answers of `dc
 FUMO results are those of OMA-TS-DM-FUMO 1.0 (section 5.4), SCOMO results those of OMA-TS-DM-SCOMO 1.0 (section 8.7).
 Anything that makes a package differ from what was signed is 404: "failed validation". 402 ("corrupted") is kept for
 packages that cannot be read at all. 450 and 451 are of the range that FUMO leaves to vendors: they tell a server that a
-package with whole images would do where the delta did not (docs/decisions/0007-never-a-full-image-unasked.md).
+package with whole images would do where the delta did not (docs/decisions/0009-never-a-full-image-unasked.md).
 """
 
 from __future__ import annotations
