@@ -62,11 +62,15 @@ class InstallResult:
 
 @dataclass(frozen=True, slots=True)
 class UpdateStatus:
-    """`status.json`. `state` is the Update Agent's word: idle, staged, …, trial."""
+    """`status.json`. `state` is the Update Agent's word: idle, staged, …, trial. `error`: what it cannot do now."""
 
     state: str = "idle"
     progress: int = 0
     slots: tuple[SlotStatus, ...] = ()
+    to_version: str = ""
+    error: str = ""
+    last: str = ""
+    """How the last update ended: name and sentence."""
 
 
 class HandOver:
@@ -143,17 +147,7 @@ class HandOver:
 
     def status(self) -> UpdateStatus:
         """What the Update Agent last said; the default when it has said nothing readable."""
-        document = self._read(self._status)
-        booted = _text(document, "booted")
-        slots = document.get("slots")
-        progress = document.get("progress")
-        return UpdateStatus(
-            state=_text(document, "state") or "idle",
-            progress=progress if isinstance(progress, int) else 0,
-            slots=tuple(
-                _slot(slot, booted) for slot in (slots if isinstance(slots, list) else []) if isinstance(slot, dict)
-            )[:SLOTS_MAX],
-        )
+        return parse_status(self._read(self._status))
 
     def _read(self, file: Path) -> dict[str, Any]:
         try:
@@ -163,6 +157,22 @@ class HandOver:
         except (ValueError, RecursionError):
             return {}
         return document if isinstance(document, dict) else {}
+
+
+def parse_status(document: dict[str, Any]) -> UpdateStatus:
+    """`status.json` as it may come from any version of the Update Agent."""
+    booted, progress = _text(document, "booted"), document.get("progress")
+    slots, update, last = (document.get(key) for key in ("slots", "update", "last"))
+    return UpdateStatus(
+        state=_text(document, "state") or "idle",
+        progress=progress if isinstance(progress, int) else 0,
+        slots=tuple(
+            _slot(slot, booted) for slot in (slots if isinstance(slots, list) else []) if isinstance(slot, dict)
+        )[:SLOTS_MAX],
+        to_version=_text(update, "to_version") if isinstance(update, dict) else "",
+        error=_text(document, "error"),
+        last=f"{_text(last, 'name')}: {_text(last, 'message')}" if isinstance(last, dict) else "",
+    )
 
 
 def _text(document: dict[str, Any], key: str) -> str:

@@ -87,6 +87,7 @@ class Status:
     queue: QueueStatus = QueueStatus()
     slots: tuple[SlotStatus, ...] = ()
     update_state: str = "idle"
+    firmware_job: str = ""  # downloading | verifying | handed over; empty: none
     download: DownloadStatus | None = None
     workers: tuple[str, ...] = field(default=())
 

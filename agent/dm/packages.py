@@ -43,6 +43,7 @@ RESULT_VANISHED = 410  # "update failed": the file was gone when it was to be ha
 RESULT_NO_ROOM_DOWNLOAD = 501  # "out of memory at download" (FUMO 1.0, section 7)
 RESULT_NO_ROOM_UPDATE = 502
 STORAGE_FAILS = "the storage fails"
+WORDS: dict[int, str] = {State.DOWNLOADING: "downloading", State.DOWNLOADED: "verifying", State.UPDATING: "handed over"}
 VANISHED = "the package was gone when it was to be handed over"
 FIRMWARE_FILE = "firmware.swu"
 
@@ -165,6 +166,12 @@ class PackageWorker:
         if status != self._shown:
             self._shown = status
             self._ports.board.publish(slots=status.slots, update_state=status.state)
+        self._show_job(fumo.load(self._tree.view()))
+
+    def _show_job(self, job: Job) -> None:
+        word = WORDS.get(job.state, "") if job.active else ""
+        if word != self._ports.board.current.firmware_job:
+            self._ports.board.publish(firmware_job=word)
 
     # -- firmware ---------------------------------------------------------------------------------------------
 
@@ -354,10 +361,12 @@ class PackageWorker:
     def _save(self, job: Job) -> None:
         with self._tree.transaction() as changing:
             fumo.save(changing, job)
+        self._show_job(job)
 
     def _finish(self, job: Job, event: Event, result: int, error: str = "") -> None:
         with self._tree.transaction() as changing:
             fumo.finish(changing, job, event, result, fumo.Why(error))
+        self._show_job(fumo.load(self._tree.view()))
         self._on_alert()
 
 

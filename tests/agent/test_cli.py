@@ -167,7 +167,7 @@ def test_queue_session_and_update_answer(daemon: Daemon, capsys: pytest.CaptureF
 def test_an_update_can_be_followed_to_its_end(
     daemon: Daemon, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agent.cli.__main__.FOLLOW_S", 0.0)
+    monkeypatch.setattr("agent.cli.following.FOLLOW_S", 0.0)
     result = {"name": "ok", "fumo": 200, "from_version": "1", "to_version": "2", "message": ""}
     step = {"state": "installing", "progress": 40, "slots": SLOTS, "result": None}
     daemon.answers["update"] = [step, step, {**step, "progress": 80}, {**step, "state": "idle", "result": result}]
