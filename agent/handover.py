@@ -68,6 +68,7 @@ class UpdateStatus:
     progress: int = 0
     slots: tuple[SlotStatus, ...] = ()
     to_version: str = ""
+    attempts: int = 0
     error: str = ""
     last: str = ""
     """How the last update ended: name and sentence."""
@@ -163,13 +164,16 @@ def parse_status(document: dict[str, Any]) -> UpdateStatus:
     """`status.json` as it may come from any version of the Update Agent."""
     booted, progress = _text(document, "booted"), document.get("progress")
     slots, update, last = (document.get(key) for key in ("slots", "update", "last"))
+    update = update if isinstance(update, dict) else {}
+    attempts = update.get("attempts")
     return UpdateStatus(
         state=_text(document, "state") or "idle",
         progress=progress if isinstance(progress, int) else 0,
         slots=tuple(
             _slot(slot, booted) for slot in (slots if isinstance(slots, list) else []) if isinstance(slot, dict)
         )[:SLOTS_MAX],
-        to_version=_text(update, "to_version") if isinstance(update, dict) else "",
+        to_version=_text(update, "to_version"),
+        attempts=attempts if isinstance(attempts, int) else 0,
         error=_text(document, "error"),
         last=f"{_text(last, 'name')}: {_text(last, 'message')}" if isinstance(last, dict) else "",
     )

@@ -74,7 +74,7 @@ class Following:
             time.sleep(FOLLOW_S)
             found = self._again()
         if self._live and self._shown:
-            click.echo(CLEAR_LINE, nl=False)
+            click.echo(CLEAR_LINE, nl=False, color=True)
         if self._as_json:
             click.echo(json.dumps(found, indent=None if follow else 2, sort_keys=True))
         else:
@@ -98,7 +98,7 @@ class Following:
         if line == self._shown:
             return
         self._shown = line
-        click.echo(f"{CLEAR_LINE}{line}" if self._live else line, nl=not self._live)
+        click.echo(f"{CLEAR_LINE}{line}" if self._live else line, nl=not self._live, color=self._live)
         sys.stdout.flush()
 
 

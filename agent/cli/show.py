@@ -8,6 +8,7 @@ from typing import Any
 
 MINUTE, HOUR, DAY = 60, 3600, 86_400
 FIRMWARE_STATES_AT_REST = ("idle",)
+STATES_WITH_PROGRESS = ("writing", "written")
 
 
 def when(epoch: float, now: float) -> str:
@@ -204,9 +205,7 @@ def update_percent(found: Mapping[str, Any]) -> int | None:
     download = found.get("download")
     if found.get("job") == "downloading":
         return download["have"] * 100 // download["total"] if download and download["total"] else None
-    if found["state"] in FIRMWARE_STATES_AT_REST:
-        return None
-    return int(found["progress"])
+    return int(found["progress"]) if found["state"] in STATES_WITH_PROGRESS else None
 
 
 def update_line(found: Mapping[str, Any]) -> str:
@@ -219,6 +218,8 @@ def update_line(found: Mapping[str, Any]) -> str:
         line = str(found["state"])
         if found.get("to_version"):
             line += f", version {found['to_version']}"
+        if found["state"] == "trial" and found.get("attempts"):
+            line += f", attempt {found['attempts']}"
     if percent is not None:
         line += f", {percent} %"
     if download and found.get("job") == "downloading":
