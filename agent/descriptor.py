@@ -76,7 +76,7 @@ class DescriptorError(Exception):
         self.notify_uri = notify_uri
 
 
-_SOURCE = re.compile(r"([a-z][a-z0-9_-]{0,31}) ([!-~]{1,64}) ([0-9]{1,15}) ([0-9a-f]{64})", re.ASCII)
+_SOURCE = re.compile(r"([a-z][a-z0-9_-]{0,31}) ([!-~]{1,64}) ([1-9][0-9]{0,14}) ([0-9a-f]{64})", re.ASCII)
 _VERSION = re.compile(r"[!-~]{1,64}", re.ASCII)
 
 

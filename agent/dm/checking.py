@@ -18,14 +18,6 @@ class Rejected(Exception):
         self.code = code
         self.message = message
 
-    @property
-    def fumo(self) -> int:
-        return self.code.fumo
-
-    @property
-    def scomo(self) -> int:
-        return self.code.scomo
-
 
 def verified(verify: Callable[[Path], VerifiedPackage], package: Path, kind: Kind) -> VerifiedPackage:
     """What the package at `package` says, all of it verified. Raises `Rejected`."""

@@ -96,7 +96,7 @@ class SoftwareJobs:
             manifest = verified(self._ports.verify_package, package, Kind.SOFTWARE)
         except Rejected as error:
             log.warning("software package refused: %s", error, extra={"event": "software.refused"})
-            self._finish(job, error.scomo, "", DownloadStatus.INSTALL_FAILED)
+            self._finish(job, error.code.scomo, "", DownloadStatus.INSTALL_FAILED)
             self._ports.fetcher.discard(package)
             return
         if job.operation == "Download":

@@ -206,6 +206,17 @@ class Device:
         """One turn of the package worker."""
         self.packages.step(self.stop, self.beat)
 
+    def settle(self, boot: Callable[[], None], turns: int) -> None:
+        """Both workers in turn, with a boot whenever one is asked for, until nothing moves any more."""
+        reboots = self.reboots
+        for _ in range(turns):
+            self.work()
+            self.turn()
+            if self.reboots > reboots:
+                reboots = self.reboots
+                boot()
+            self.clock.advance(60)
+
     def registered(self) -> Device:
         """Register, and hold the first session, in which the server asks for nothing."""
         self.turn()

@@ -148,14 +148,7 @@ class Case:
 
     def run(self) -> None:
         """Until nothing moves any more."""
-        reboots = self.one.reboots
-        for _ in range(12):
-            self.one.work()
-            self.one.turn()
-            if self.one.reboots > reboots:
-                reboots = self.one.reboots
-                self.boot()
-            self.one.clock.advance(60)
+        self.one.settle(self.boot, 12)
 
     def told(self) -> list[tuple[str, str | None]]:
         """Every different alert that the server heard: data and correlator."""

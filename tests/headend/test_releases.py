@@ -18,9 +18,13 @@ from starlette.applications import Starlette
 from agent import descriptor as dd
 from agent.download_errors import DeltaUnfit
 from agent.mo import fumo
+from headend import web
 from headend.db import create_tables, open_engine
 from headend.dm import tables
 from headend.dm.kinds import KINDS, JobError
+from headend.operator import app as operator
+from headend.operator.console import _contents, _outcome, _what
+from headend.security import devices
 from headend.software import app, releases
 from headend.software.releases import NoPackageError, Release, choose
 from headend.software.store import PackageStore
@@ -341,3 +345,42 @@ def test_whichever_exchange_is_lost_the_full_package_is_sent_once(
     scene.succeed()
     assert scene.world.job(number)["state"] == "done", scene.world.job(number)
     assert scene.fetched() == [DELTA, FULL]
+
+
+# -- what the operator sees
+
+
+def test_pages_say_in_a_line_what_a_package_is(shelf: Shelf) -> None:
+    shelf.add_both()
+    rows = {str(row["name"]): row for row in shelf.store.listing()}
+    assert _contents(rows[FULL]) == "firmware 2"
+    assert _contents(rows[DELTA]) == "firmware 2, delta from 1"
+    assert _contents(rows[FULL] | {"from_versions": ["1", "1.5"]}) == "firmware 2, only from 1, 1.5"
+
+
+def test_a_job_says_what_it_is_about_and_what_was_sent(engine: Engine, shelf: Shelf) -> None:
+    scene = Scene(engine, shelf)
+    job = scene.world.job(scene.start())
+    assert _what(job) == "version 2, delta allowed"
+    assert _outcome(job) == f"sent {DELTA}, {shelf.descriptor(DELTA).size} bytes"
+
+
+def test_the_operator_names_a_release_and_the_server_fills_in_the_rest(engine: Engine, shelf: Shelf) -> None:
+    scene = Scene(engine, shelf)
+    urls = {"dm": "https://dm.example", "software": PACKAGES, "metering": "https://metering.example"}
+    parts = operator.Parts(engine, shelf.store, lambda _: 1, lambda: urls, web.token_hash("token"))
+    server = operator.create_app(parts)
+    head = {"Authorization": "Bearer token"}
+    with engine.begin() as connection:
+        devices.enrol(connection, DEVICE_ID, bytes(32), 1.0, replace=False)
+    wanted = {"kind": "firmware", "params": {"version": "2"}}
+    queued = call(server, "POST", f"/v1/devices/{DEVICE_ID}/jobs", headers=head, json=wanted)
+    assert queued.status_code == 201, queued.text
+    assert scene.world.session() == "ok"
+    job = call(server, "GET", f"/v1/jobs/{queued.json()['id']}", headers=head).json()
+    assert (job["state"], job["sent"]["package"]) == ("waiting", DELTA)
+    listed = call(server, "GET", "/v1/packages", headers=head).json()["packages"]
+    assert {row["name"]: (row["kind"], row["delta"]) for row in listed} == {
+        DELTA: ("firmware", True),
+        FULL: ("firmware", False),
+    }
