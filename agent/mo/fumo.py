@@ -281,6 +281,8 @@ class Fumo:
             url=url if operation != UPDATE else "",
             correlator=call.correlator,
             reported=job.reported,
+            full_url=job.full_url if operation == UPDATE else "",  # offered with the package that was kept
+            full_bytes=job.full_bytes if operation == UPDATE else 0,
         )
         if operation != UPDATE:
             drop_data(changing)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -64,7 +64,13 @@ class Case:
     """A device that was told to fetch a delta; `where` it turns out to be of no use."""
 
     def __init__(
-        self, where: str, *, allowed: bool, bytes_max: int = 1 << 30, worker: type[PackageWorker] = PackageWorker
+        self,
+        where: str,
+        *,
+        allowed: bool,
+        bytes_max: int = 1 << 30,
+        worker: type[PackageWorker] = PackageWorker,
+        start: Sequence[object] = START,
     ) -> None:
         self.where = where
         self.worker = worker
@@ -79,7 +85,7 @@ class Case:
         self.requests: list[str] = []
         self.fetched: list[str] = []
         self.wire()
-        self.one.session(START)
+        self.one.session(start)
         self.one.server.new_session()
 
     def wire(self) -> None:
@@ -248,6 +254,17 @@ def test_the_bytes_of_both_downloads_are_counted() -> None:
     case = Case("verified", allowed=True)
     case.run()
     assert case.job().bytes_fetched == len(b"delta") + len(b"full")
+
+
+def test_a_delta_that_was_kept_can_be_replaced_when_it_is_to_be_installed() -> None:
+    download = "./FUMO/Firmware/Download"
+    case = Case(LATE, allowed=True, start=[put(f"{download}/PkgURL", DELTA_URL), execute(download, "d")])
+    case.one.work()
+    case.one.session([execute("./FUMO/Firmware/Update", "u")])
+    case.one.server.new_session()
+    case.run()
+    assert case.fetched == [DELTA_URL, FULL_URL]
+    assert case.told() == [("<ResultCode>200</ResultCode>", "u")]
 
 
 def test_the_exec_again_while_the_full_package_is_fetched_starts_nothing() -> None:

@@ -37,7 +37,7 @@ from updateagent.errors import (
     Code,
     UpdateError,
 )
-from updateagent.manifest import Image, Manifest, Trust, verify_package
+from updateagent.manifest import Image, Manifest, PackageError, Trust, verify_package
 from updateagent.payload import DeltaSource, Encoding, Role
 from updateagent.readable import Buffer
 from updateagent.verity import BLOCK_BYTES, RUN_BLOCKS, RUN_BYTES
