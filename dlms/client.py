@@ -26,7 +26,7 @@ from dlms.cosem.dictionary import usual_class
 from dlms.cosem.obis import AttributeRef, MethodRef, Obis
 from dlms.cosem.time import STANDARD_CLOCK, ClockPolicy
 from dlms.discovery import ASSOCIATION, ObjectInfo, objects_of
-from dlms.errors import DlmsError, LocalError, PeerError
+from dlms.errors import DlmsError, LinkError, LocalError, PeerError
 from dlms.exchange import ActionAnswer, Answer, Exchange, GetAnswer, GetExchange, SetAnswer
 from dlms.knowledge import MeterKnowledge, ScalerUnit, scaler_ref, scaler_unit
 from dlms.links import LinkOptions, open_link
@@ -48,6 +48,7 @@ from dlms.session import (
 if TYPE_CHECKING:
     from dlms.profiles import Column, ProfileRow
     from dlms.shortnames import SnReadExchange
+    from dlms.streaming import AnswerStream
     from dlms.verbs import ClockVerbs, ImageVerbs, SecurityVerbs
 
 Trace = Callable[[str, float, bytes], None]
@@ -87,6 +88,7 @@ class Meter:
         window: int = 1,
         baudrate: int = 9600,
         timeout_s: float | None = None,
+        retry_pause_s: float = 1.0,
         known: MeterKnowledge | None = None,
         clock: ClockPolicy = STANDARD_CLOCK,
         port: Port | None = None,
@@ -109,9 +111,11 @@ class Meter:
         self._port = port
         self._given_port = port is not None
         self._trace = trace
+        self._retry_pause_s = retry_pause_s
         self._session: MeterSession | None = None
+        self._stream: AnswerStream | None = None
         self._classes: dict[Obis, int] = {}
-        self.columns: dict[Obis, tuple[tuple[Column, ...], int]] = {}
+        self.columns: dict[Obis, tuple[tuple[Column, ...], int, int]] = {}
 
     # ------------------------------------------------------------------------------------------------- the connection
 
@@ -147,7 +151,7 @@ class Meter:
             known=self.known,
         )
         self._session.open(time.monotonic())
-        self._run(lambda event: isinstance(event, SessionOpened))
+        self.run(lambda event: isinstance(event, SessionOpened))
 
     def close(self) -> None:
         """Release, disconnect, close the port. Never raises: what cannot be closed in order is dropped."""
@@ -155,19 +159,27 @@ class Meter:
         if session is not None:
             try:
                 session.close(time.monotonic())
-                self._run(lambda event: isinstance(event, SessionClosed))
+                self.run(lambda event: isinstance(event, SessionClosed))
             except DlmsError:
                 pass  # the port goes away in any case
         self._drop()
 
     def _drop(self) -> None:
         self._session = None
+        if self._stream is not None:
+            self._stream.end(LinkError("the session ended"))
+            self._stream = None
         if self._port is not None and not self._given_port:
             self._port.close()
             self._port = None
 
-    def _run(self, wanted: Callable[[SessionEvent], bool]) -> list[SessionEvent]:
-        """Carry bytes until the wanted event comes; all events up to it. Raises the error that ended the session."""
+    def run(
+        self, wanted: Callable[[SessionEvent], bool], come: Callable[[], bool] = lambda: False
+    ) -> list[SessionEvent]:
+        """Carry bytes until the wanted event comes, or what `come` waits for; all events up to it.
+
+        Raises the error that ended the session, which is then dropped.
+        """
         session, port = self._session, self._port
         if session is None or port is None:
             raise LocalError("the meter is not open")
@@ -182,6 +194,8 @@ class Meter:
                     if wanted(event):
                         return events
                 self._send(session, port)
+                if come():
+                    return events
                 self._wait(session, port)
         except DlmsError:
             self._drop()
@@ -206,11 +220,18 @@ class Meter:
         if deadline is not None and now >= deadline:
             session.on_deadline(now)
 
+    def pause(self) -> None:
+        """Give a line that failed a moment before it is opened again."""
+        time.sleep(self._retry_pause_s)
+
     def _note(self, way: str, data: bytes) -> None:
         if self._trace is not None:
             self._trace(way, time.monotonic(), data)
 
     def _opened(self) -> MeterSession:
+        if self._stream is not None:
+            self._stream.drain()
+            self._stream = None
         self.open()
         if self._session is None:
             raise LocalError("the meter is not open")
@@ -219,7 +240,7 @@ class Meter:
     def request(self, exchange: Exchange) -> Answer:
         """Carry out one service of `dlms.exchange`."""
         self._opened().request(exchange, time.monotonic())
-        event = self._run(lambda event: isinstance(event, Replied))[-1]
+        event = self.run(lambda event: isinstance(event, Replied))[-1]
         outcome = event.outcome if isinstance(event, Replied) else PeerError("no reply")
         if isinstance(outcome, PeerError):
             raise outcome
@@ -252,7 +273,7 @@ class Meter:
         refs = [self.ref(each) for each in what]
         self._opened().read(refs, time.monotonic())
         found: dict[AttributeRef, Reading | Failed] = {}
-        for event in self._run(lambda event: isinstance(event, ReadDone)):
+        for event in self.run(lambda event: isinstance(event, ReadDone)):
             if isinstance(event, ItemRead):
                 found[event.ref] = self._result(event)
         return [found[ref] for ref in refs]
@@ -282,6 +303,15 @@ class Meter:
     def reading(self, item: Item) -> GetExchange | SnReadExchange:
         """The exchange that reads one item, for `request`."""
         return self._opened().reading((item,))
+
+    def stream(self, item: Item) -> AnswerStream:
+        """One attribute's encoded value, piece by piece as it comes (see `dlms.streaming`)."""
+        from dlms.streaming import AnswerStream
+
+        exchange = self.reading(item)
+        self._opened().request(exchange, time.monotonic())
+        self._stream = AnswerStream(self, item.ref, exchange)
+        return self._stream
 
     # ------------------------------------------------------------------------------------------------------- changing
 
@@ -344,7 +374,12 @@ class Meter:
         entries: tuple[int, int] | None = None,
     ) -> Iterator[ProfileRow]:
         """Rows of a profile, in the meter's order: those captured between two instants, or the entries counted from 1,
-        or all. After a failure of the line the rest is asked for again, from the last row that came whole."""
+        or all. An instant without a zone is the meter's local time.
+
+        Each row is there as soon as the block that ends it has come. When the line fails it is opened again and the
+        rest asked for, from the last row that came whole: no row is given twice, none is left out. The failure is
+        raised when it brings no new row any more.
+        """
         from dlms.profiles import read_profile
 
         obis = Obis.parse(what) if isinstance(what, str) else what

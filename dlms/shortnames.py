@@ -81,6 +81,7 @@ class SnReadExchange:
         self._variables = tuple([sn.Variable(_known(names, item.ref), item.selection) for item in items])
         self._blocks = bytearray()
         self._number = 0
+        self._stopped = False
 
     @classmethod
     def reply_to_hls(cls, proof: bytes) -> SnReadExchange:
@@ -89,10 +90,14 @@ class SnReadExchange:
         selection = Selection(REPLY_TO_HLS_SELECTOR, axdr.octets(proof))
         return cls((Item(ref, selection),), association_names())
 
-    @property
-    def partial(self) -> bytes:
-        """The part of the encoded value that came in blocks so far: behind the choice octet of the result."""
-        return bytes(self._blocks[1:])
+    def value_from(self, start: int) -> bytes:
+        """Of the one encoded value that comes in blocks, what has come so far from octet `start` on."""
+        head = 2 if self._blocks[:1] == b"\x01" else 1  # count, which some meters leave out, and choice of the result
+        return bytes(self._blocks[head + start :])
+
+    def stop(self) -> None:
+        """No more blocks are wanted: the exchange ends with the next one. A new request tells the meter the same."""
+        self._stopped = True
 
     def start(self, _invoke: int) -> bytes:
         return sn.ReadRequest(self._variables).emit()
@@ -110,7 +115,7 @@ class SnReadExchange:
         if len(self._blocks) + len(block.data) > ANSWER_BYTES_MAX:
             raise PeerError(f"an answer of more than {ANSWER_BYTES_MAX} octets")
         self._blocks += block.data
-        if not block.last:
+        if not block.last and not self._stopped:
             return sn.ReadNext(block.number).emit()
         return GetAnswer(self._items, "list", self._counted(bytes(self._blocks)))
 

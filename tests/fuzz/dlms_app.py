@@ -19,7 +19,7 @@ from dlms.association import Answered, Association, Proposal
 from dlms.ciphering import Ciphering
 from dlms.codes import Conformance
 from dlms.cosem.obis import AttributeRef, MethodRef
-from dlms.cosem.profile import RowDecoder
+from dlms.cosem.profile import RowDecoder, RowStream
 from dlms.discovery import objects_of
 from dlms.errors import DlmsError
 from dlms.exchange import Exchange, GetAnswer, GetExchange
@@ -142,10 +142,12 @@ def run_ciphering(data: bytes) -> None:
 
 
 def run_rows(data: bytes) -> None:
-    """A profile buffer, whole and cut off."""
-    decoder = RowDecoder(test_cosem.COLUMNS, period_s=900)
-    decoder.decode_partial(data)
-    decoder.decode(data)
+    """A profile buffer, in pieces and whole."""
+    stream = RowStream(RowDecoder(test_cosem.COLUMNS, period_s=900))
+    for piece in pieces(data):
+        stream.feed(piece)
+    RowDecoder(test_cosem.COLUMNS, period_s=900).decode(data)
+    stream.finish()
 
 
 def run_blocks(data: bytes) -> None:
