@@ -22,9 +22,12 @@ from typing import TYPE_CHECKING, Self
 from dlms.apdu.common import AccessError, ActionOutcome, Item, Result, Selection
 from dlms.axdr import Data
 from dlms.codes import Conformance, data_access_text
+from dlms.cosem.classes import method_type
 from dlms.cosem.dictionary import usual_class
 from dlms.cosem.obis import AttributeRef, MethodRef, Obis
 from dlms.cosem.time import STANDARD_CLOCK, ClockPolicy
+from dlms.cosem.types import ANY
+from dlms.cosem.values import encode
 from dlms.discovery import ASSOCIATION, ObjectInfo, objects_of
 from dlms.errors import DlmsError, LinkError, LocalError, PeerError
 from dlms.exchange import ActionAnswer, Answer, Exchange, GetAnswer, GetExchange, SetAnswer
@@ -46,10 +49,11 @@ from dlms.session import (
 )
 
 if TYPE_CHECKING:
+    from dlms.images import ImageVerbs
     from dlms.profiles import Column, ProfileRow
     from dlms.shortnames import SnReadExchange
     from dlms.streaming import AnswerStream
-    from dlms.verbs import ClockVerbs, ImageVerbs, SecurityVerbs
+    from dlms.verbs import ClockVerbs, SecurityVerbs
 
 Trace = Callable[[str, float, bytes], None]
 """Called with ">" or "<", the monotonic time in seconds and the bytes, for everything that crosses the port."""
@@ -114,7 +118,7 @@ class Meter:
         self._retry_pause_s = retry_pause_s
         self._session: MeterSession | None = None
         self._stream: AnswerStream | None = None
-        self._classes: dict[Obis, int] = {}
+        self._objects: dict[Obis, ObjectInfo] = {}
         self.columns: dict[Obis, tuple[tuple[Column, ...], int, int]] = {}
 
     # ------------------------------------------------------------------------------------------------- the connection
@@ -174,9 +178,12 @@ class Meter:
             self._port = None
 
     def run(
-        self, wanted: Callable[[SessionEvent], bool], come: Callable[[], bool] = lambda: False
+        self,
+        wanted: Callable[[SessionEvent], bool],
+        come: Callable[[], bool] = lambda: False,
+        seen: Callable[[SessionEvent], None] = lambda _event: None,
     ) -> list[SessionEvent]:
-        """Carry bytes until the wanted event comes, or what `come` waits for; all events up to it.
+        """Carry bytes until the wanted event comes, or what `come` waits for; all events up to it. `seen` is told each.
 
         Raises the error that ended the session, which is then dropped.
         """
@@ -189,6 +196,7 @@ class Meter:
                 self._send(session, port)
                 while (event := session.next_event()) is not None:
                     events.append(event)
+                    seen(event)
                     if isinstance(event, SessionFailed):
                         raise event.error
                     if wanted(event):
@@ -259,7 +267,12 @@ class Meter:
         return AttributeRef(self._class_of(obis), obis, attribute)
 
     def _class_of(self, obis: Obis) -> int:
-        return self._classes.get(obis) or usual_class(obis)
+        info = self._objects.get(obis)
+        return usual_class(obis) if info is None else info.class_id
+
+    def _version_of(self, ref: AttributeRef | MethodRef) -> int | None:
+        info = self._objects.get(ref.obis)
+        return info.version if info is not None and info.class_id == ref.class_id else None
 
     def read(self, what: AttributeRef | Obis | str, attribute: int = 2) -> Reading:
         """One attribute, scaled. Raises `ItemFailed` when the meter has no value."""
@@ -269,19 +282,38 @@ class Meter:
         return result
 
     def read_many(self, what: Sequence[AttributeRef | Obis | str]) -> list[Reading | Failed]:
-        """A reading, or why there is none, for every attribute in the order given."""
+        """A reading, or why there is none, for every attribute in the order given.
+
+        When the line fails on the way it is opened again for the rest, as long as each time brings something. Raises
+        only when there is nothing at all.
+        """
         refs = [self.ref(each) for each in what]
-        self._opened().read(refs, time.monotonic())
         found: dict[AttributeRef, Reading | Failed] = {}
-        for event in self.run(lambda event: isinstance(event, ReadDone)):
+
+        def seen(event: SessionEvent) -> None:
             if isinstance(event, ItemRead):
                 found[event.ref] = self._result(event)
+
+        missing = list(dict.fromkeys(refs))
+        while missing:
+            try:
+                self._opened().read(missing, time.monotonic())
+                self.run(lambda event: isinstance(event, ReadDone), seen=seen)
+            except DlmsError as error:
+                left = [ref for ref in missing if ref not in found]
+                if not found:
+                    raise
+                if isinstance(error, LinkError) and len(left) < len(missing):
+                    missing = left
+                    continue
+                found.update({ref: Failed(ref, "session-failed", error) for ref in left})
+            break
         return [found[ref] for ref in refs]
 
     def _result(self, event: ItemRead) -> Reading | Failed:
         if isinstance(event.result, ItemError):
             return Failed(event.ref, event.result.code)
-        return present(event.ref, event.result, self.policy)
+        return present(event.ref, event.result, self.policy, self._version_of(event.ref))
 
     def get(self, ref: AttributeRef, selection: Selection | None = None) -> Data:
         """One attribute as the meter sends it. Raises `ItemFailed`."""
@@ -315,31 +347,53 @@ class Meter:
 
     # ------------------------------------------------------------------------------------------------------- changing
 
-    def set(self, ref: AttributeRef, value: Data) -> None:
-        """Write one attribute. Raises `ItemFailed`."""
+    def set(self, what: AttributeRef | Obis | str, value: object) -> None:
+        """Write one attribute.
+
+        `value` is a `Data`, or what `read` gives: it is written in the attribute's declared type (see
+        `dlms.cosem.values`), a number in the attribute's unit; where the type is open, in that of the present value,
+        which is read for it. Raises `ItemFailed`, and `LocalError` for a value that does not fit.
+        """
         from dlms.exchange_write import SetExchange
 
+        ref = self.ref(what)
+        data = value if isinstance(value, Data) else self._to_write(ref, value)
         if self._short_names:
             from dlms.shortnames import SnWriteExchange
 
-            answer = self.request(SnWriteExchange((Item(ref),), (value,), self._names()))
+            answer = self.request(SnWriteExchange((Item(ref),), (data,), self._names()))
         else:
-            answer = self.request(SetExchange((Item(ref),), (value,), self._request_octets()))
+            answer = self.request(SetExchange((Item(ref),), (data,), self._request_octets()))
         code = answer.results[0] if isinstance(answer, SetAnswer) else 0
         if code:
             raise ItemFailed(ref, data_access_text(code))
 
-    def action(self, method: MethodRef, parameters: Data | None = None) -> Result | None:
-        """Call one method; what it returned. Raises `ItemFailed`."""
+    def _to_write(self, ref: AttributeRef, value: object) -> Data:
+        from dlms.writing import declared, unscaled
+
+        kind = declared(ref, self._version_of(ref), lambda: self.get(ref))
+        scaler = self.scalers([ref]).get(ref)
+        return encode(kind, unscaled(value, scaler), self.policy, str(ref))
+
+    def action(self, method: MethodRef | str, parameters: object = None) -> Result | None:
+        """Call one method; what it returned. `parameters` as for `set`; None where the method takes none.
+
+        Raises `ItemFailed`, and `LocalError` for parameters that do not fit.
+        """
         from dlms.exchange_write import ActionExchange
 
+        ref = MethodRef.parse(method) if isinstance(method, str) else method
+        kind = method_type(ref.class_id, ref.method, self._version_of(ref)) or ANY
+        data = None
+        if parameters is not None or kind.kind == "-":
+            data = encode(kind, parameters, self.policy, str(ref))
         if self._short_names:
-            self._write_method(method, parameters)
+            self._write_method(ref, data)
             return None
-        answer = self.request(ActionExchange((method,), (parameters,), self._request_octets()))
+        answer = self.request(ActionExchange((ref,), (data,), self._request_octets()))
         outcome = answer.outcomes[0] if isinstance(answer, ActionAnswer) else ActionOutcome(250)
         if outcome.code:
-            raise ItemFailed(method, outcome.text)
+            raise ItemFailed(ref, outcome.text)
         return outcome.returned
 
     def _write_method(self, method: MethodRef, parameters: Data | None) -> None:
@@ -361,9 +415,15 @@ class Meter:
 
     def discover(self) -> list[ObjectInfo]:
         """The objects this client sees, from the association's object list; their classes are remembered."""
-        found = objects_of(self.get(ASSOCIATION))
-        self._classes = {info.obis: info.class_id for info in found}
+        found = self._named_objects() if self._short_names else objects_of(self.get(ASSOCIATION))
+        self._objects = {info.obis: info for info in found}
         return found
+
+    def _named_objects(self) -> list[ObjectInfo]:
+        from dlms.discovery import OBJECT_LIST, SN_ACCESS_RIGHTS, named_objects_of
+
+        (rights,) = self.read_many([SN_ACCESS_RIGHTS])
+        return named_objects_of(self.get(OBJECT_LIST), None if isinstance(rights, Failed) else rights.raw)
 
     def profile(
         self,
@@ -395,7 +455,7 @@ class Meter:
     @property
     def image(self) -> ImageVerbs:
         """Firmware transfer to the meter."""
-        from dlms.verbs import ImageVerbs
+        from dlms.images import ImageVerbs
 
         return ImageVerbs(self)
 

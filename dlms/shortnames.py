@@ -13,11 +13,11 @@ from dlms.axdr import Data
 from dlms.codes import Apdu, DataAccessResult
 from dlms.cosem.obis import AttributeRef, MethodRef, Obis
 from dlms.cursor import Cursor, length_octets
+from dlms.discovery import OBJECT_LIST
 from dlms.errors import DecodeError, LocalError, PeerError
 from dlms.exchange import ANSWER_BYTES_MAX, Answer, GetAnswer, SetAnswer
 
 ASSOCIATION_BASE = 0xFA00
-OBJECT_LIST = AttributeRef(12, Obis.parse("0.0.40.0.0.255"), 2)
 REPLY_TO_HLS_NAME = ASSOCIATION_BASE + 0x58  # method 8 of Association SN (BB 4.4.3)
 REPLY_TO_HLS_SELECTOR = 1
 NAMES_MAX = 0x10000 // 8

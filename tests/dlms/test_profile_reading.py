@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from dlms import axdr
-from dlms.apdu.common import AccessError, Selection
+from dlms.apdu.common import AccessError, Result, Selection
 from dlms.axdr import Data
 from dlms.client import ItemFailed, Meter
 from dlms.codes import DataAccessResult
@@ -17,7 +17,7 @@ from dlms.cosem.obis import AttributeRef, Obis
 from dlms.cosem.profile import CLOCK_OBIS, CaptureObject
 from dlms.cosem.time import ClockPolicy, CosemDateTime
 from dlms.errors import LinkError
-from dlms.objects import Result, ServerObject, constant
+from dlms.objects import ServerObject, constant
 from dlms.server import MeterServer
 from dlms.server_objects import ProfileObject
 from tests.dlms.test_client import Fault, Line
