@@ -64,12 +64,67 @@ def test_names_of_attributes_and_codes() -> None:
     assert attribute_name(3, 3) == "scaler_unit"
     assert attribute_name(3, 77) == "attribute_77"
     assert attribute_name(999, 1) == "logical_name"
-    assert describe(Obis.parse("1.0.1.8.2.101")) == "active power +, energy, tariff 2, billing period 101"
+    assert describe(Obis.parse("1.0.1.8.2.101")) == "active energy +, tariff 2, billing period 101"
     assert describe(Obis.parse("1.0.32.7.0.255")) == "voltage L1, instantaneous"
     assert describe(Obis.parse("1.0.41.7.0.255")) == "active power + L2, instantaneous"
-    assert describe(Obis.parse("1.1.1.8.0.255")) == "active power +, energy, channel 1"
+    assert describe(Obis.parse("1.1.1.8.0.255")) == "active energy +, channel 1"
     assert describe(Obis.parse("0.0.1.0.0.255")) == "clock"
-    assert describe(Obis.parse("7.0.3.1.0.255")) == ""
+
+
+CODES = """
+1.0.1.29.0.255 3 active energy +, of the interval
+1.0.21.8.0.255 3 active energy + L1
+1.0.36.7.0.255 3 active power net L1, instantaneous
+1.0.1.6.0.255 4 active power +, maximum
+1.0.13.7.0.255 3 power factor, instantaneous
+1.0.33.9.0.255 3 power factor L1, energy of the billing period
+1.0.32.7.3.255 3 voltage L1, instantaneous, harmonic 3
+1.0.1.5.0.255 5 active power +, last average
+1.0.81.7.15.255 3 phase angle of I L2 to U L2
+1.0.81.7.38.255 3
+1.0.32.31.0.255 3 voltage L1, threshold under
+1.0.0.0.4.255 1 electricity id
+1.0.0.6.0.255 3 nominal voltage
+1.0.0.1.0.255 1 billing period counter
+1.0.96.5.0.255 1 operating status
+1.0.98.1.0.101 7 billing profile, billing period 101
+1.0.99.1.0.255 7 load profile 1
+1.0.200.7.0.255 3
+0.0.96.1.4.255 1 device id 5
+0.0.96.8.3.255 3 operating time, tariff 3
+0.1.24.2.1.255 4 M-Bus value, channel 1
+0.0.10.0.7.255 9 script
+0.0.16.1.2.255 21 alarm monitor
+0.0.28.7.0.255 86 PRIME applications identification
+0.0.25.9.0.255 40 push setup
+0.0.43.1.0.255 1 invocation counter
+0.0.40.0.2.255 15 association
+0.0.222.0.0.255 1
+7.0.3.1.0.255 3 gas volume
+7.0.99.98.0.255 7 gas event log
+6.0.8.0.0.255 3 heat power
+5.0.1.0.0.255 3 cooling energy
+8.0.1.0.0.255 3 cold water volume
+4.0.2.0.0.255 3 heat cost rated integral
+7.0.0.2.0.255 1 gas active firmware id
+15.0.1.0.0.255 3
+"""
+
+
+@pytest.mark.parametrize("line", CODES.strip().splitlines())
+def test_codes_of_every_medium_have_a_name_and_a_class(line: str) -> None:
+    code, class_id, *name = line.split(" ", 2)
+    assert describe(Obis.parse(code)) == "".join(name)
+    assert usual_class(Obis.parse(code)) == int(class_id)
+
+
+def test_any_code_is_described_without_fail_and_its_class_is_known() -> None:
+    chance = random.Random(67)
+    known = {found.class_id for found in all_classes()} | {30, 46, 68, 100, 111, 112, 113, 115, 122, 124}
+    for _ in range(20_000):
+        code = Obis(bytes((chance.randrange(10), 0, *chance.randbytes(2), chance.choice((0, 1, 255)), 255)))
+        assert "  " not in describe(code)
+        assert usual_class(code) in known
 
 
 def test_every_code_of_the_reading_list_has_a_name_and_its_class() -> None:
