@@ -22,12 +22,9 @@ from typing import TYPE_CHECKING, Self
 from dlms.apdu.common import AccessError, ActionOutcome, Item, Result, Selection
 from dlms.axdr import Data
 from dlms.codes import Conformance, data_access_text
-from dlms.cosem.classes import method_type
 from dlms.cosem.dictionary import usual_class
 from dlms.cosem.obis import AttributeRef, MethodRef, Obis
 from dlms.cosem.time import STANDARD_CLOCK, ClockPolicy
-from dlms.cosem.types import ANY
-from dlms.cosem.values import encode
 from dlms.discovery import ASSOCIATION, ObjectInfo, objects_of
 from dlms.errors import DlmsError, LinkError, LocalError, PeerError
 from dlms.exchange import ActionAnswer, Answer, Exchange, GetAnswer, GetExchange, SetAnswer
@@ -369,6 +366,7 @@ class Meter:
             raise ItemFailed(ref, data_access_text(code))
 
     def _to_write(self, ref: AttributeRef, value: object) -> Data:
+        from dlms.cosem.values import encode
         from dlms.writing import declared, unscaled
 
         kind = declared(ref, self._version_of(ref), lambda: self.get(ref))
@@ -383,10 +381,7 @@ class Meter:
         from dlms.exchange_write import ActionExchange
 
         ref = MethodRef.parse(method) if isinstance(method, str) else method
-        kind = method_type(ref.class_id, ref.method, self._version_of(ref)) or ANY
-        data = None
-        if parameters is not None or kind.kind == "-":
-            data = encode(kind, parameters, self.policy, str(ref))
+        data = parameters if isinstance(parameters, Data) else self._to_call(ref, parameters)
         if self._short_names:
             self._write_method(ref, data)
             return None
@@ -395,6 +390,14 @@ class Meter:
         if outcome.code:
             raise ItemFailed(ref, outcome.text)
         return outcome.returned
+
+    def _to_call(self, ref: MethodRef, parameters: object) -> Data | None:
+        from dlms.cosem.classes import method_type
+        from dlms.cosem.types import ANY
+        from dlms.cosem.values import encode
+
+        kind = method_type(ref.class_id, ref.method, self._version_of(ref)) or ANY
+        return None if parameters is None and kind.kind != "-" else encode(kind, parameters, self.policy, str(ref))
 
     def _write_method(self, method: MethodRef, parameters: Data | None) -> None:
         from dlms.shortnames import SnWriteExchange

@@ -11,6 +11,7 @@ from dlms import axdr
 from dlms.apdu.common import AccessError, ActionOutcome, Result, Selection
 from dlms.axdr import Data, Tag
 from dlms.codes import ActionResult, DataAccessResult
+from dlms.cosem.dictionary import usual_class
 from dlms.cosem.obis import AttributeRef, Obis
 from dlms.errors import LocalError
 from dlms.knowledge import scaler_ref
@@ -114,6 +115,25 @@ def rows_from_csv(path: Path) -> list[Row]:
             except (KeyError, ValueError, TypeError, LocalError) as error:
                 raise LocalError(f"{path}, line {line}: {error}") from error
     return rows
+
+
+def refs_from_csv(path: Path) -> list[AttributeRef]:
+    """The attributes that a reading list names. Only the column obis must be there: cls is the usual class of the code
+    where there is none, attr 2. Raises `LocalError` that names the line, and OSError."""
+    refs: list[AttributeRef] = []
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        for line, fields in enumerate(csv.DictReader(file), start=2):
+            if len(refs) >= ROWS_MAX:
+                raise LocalError(f"{path}: more than {ROWS_MAX} rows")
+            try:
+                obis = Obis.parse(fields["obis"])
+                refs.append(
+                    AttributeRef(int(fields.get("cls") or usual_class(obis)), obis, int(fields.get("attr") or 2))
+                )
+            except (KeyError, ValueError, TypeError, AttributeError, LocalError) as error:
+                what = "no column obis" if isinstance(error, KeyError) else str(error)
+                raise LocalError(f"{path}, line {line}: {what}") from error
+    return refs
 
 
 def _row(fields: dict[str, str]) -> Row:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from dlms import axdr
 from dlms.apdu.common import Item, Selection
 from dlms.client import ItemFailed
+from dlms.cosem.classes import attribute_type
 from dlms.cosem.obis import AttributeRef, Obis
 from dlms.cosem.profile import (
     BUFFER,
@@ -28,7 +29,7 @@ from dlms.cosem.profile import (
     by_range,
     columns_of,
 )
-from dlms.cosem.time import ANY, ClockPolicy, CosemDateTime
+from dlms.cosem.time import ANY, DATE_TIME_OCTETS, STANDARD_CLOCK, ClockPolicy, CosemDateTime
 from dlms.errors import DlmsError, LinkError, LocalError
 from dlms.knowledge import ScalerUnit
 from dlms.reading import Failed, Reading, unit_symbol
@@ -46,14 +47,23 @@ FIFO, LIFO = 1, 2  # sort methods: the oldest row first, the newest row first
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """What one cell of a row is."""
+    """What one cell of a row is. `policy` is how to read a time that is not the profile's clock."""
 
     capture: CaptureObject
     scaler: ScalerUnit | None
+    policy: ClockPolicy = STANDARD_CLOCK
 
     @property
     def ref(self) -> AttributeRef:
         return self.capture.ref
+
+    def time_of(self, cell: bytes) -> bytes | datetime | CosemDateTime:
+        """A cell that is a time by the type of its attribute, such as that of a maximum, as a time."""
+        kind = attribute_type(self.ref.class_id, self.ref.attribute)
+        if kind is None or kind.kind not in ("datetime", "date-time") or len(cell) != DATE_TIME_OCTETS:
+            return cell
+        time = CosemDateTime.parse(cell)
+        return time.to_datetime(self.policy) or time
 
     @property
     def unit(self) -> str:
@@ -77,14 +87,16 @@ class ProfileRow:
 
     @property
     def values(self) -> tuple[Cell | Decimal, ...]:
-        """The cells, numbers with a unit as `Decimal` with the scaler applied."""
+        """The cells, numbers with a unit as `Decimal` with the scaler applied, times as times."""
         return tuple([_scaled(column, cell) for column, cell in zip(self.columns, self.raw, strict=False)])
 
 
 def _scaled(column: Column, cell: Cell) -> Cell | Decimal:
-    if column.scaler is None or type(cell) is not int:
+    if type(cell) is bytes:
+        return column.time_of(cell)
+    if column.scaler is None or (type(cell) is not int and type(cell) is not float):
         return cell
-    return Decimal(cell).scaleb(column.scaler.scaler)
+    return column.scaler.scaled(cell)
 
 
 class _Given:
@@ -223,7 +235,7 @@ def _columns(meter: Meter, obis: Obis) -> tuple[tuple[Column, ...], int, int]:
             raise ItemFailed(described.ref, described.error)
         captures = columns_of(described.raw)
         scalers = meter.scalers([capture.ref for capture in captures])
-        columns = tuple([Column(capture, scalers.get(capture.ref)) for capture in captures])
+        columns = tuple([Column(capture, scalers.get(capture.ref), meter.policy) for capture in captures])
         found = meter.columns[obis] = columns, _number(period, 0), _number(sort_method, FIFO)
     return found
 

@@ -5,18 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
+from typing import TYPE_CHECKING
 
 from dlms.axdr import Data, Tag
 from dlms.codes import UNITS
-from dlms.cosem.classes import attribute_type
 from dlms.cosem.obis import AttributeRef
 from dlms.cosem.time import STANDARD_CLOCK, ClockPolicy, CosemDateTime
-from dlms.cosem.types import ANY, CosemType
-from dlms.cosem.values import Typed, typed
 from dlms.errors import DlmsError
+from dlms.knowledge import ScalerUnit
 from dlms.session import Value
 
-Presented = Typed | Decimal | datetime
+if TYPE_CHECKING:
+    from dlms.cosem.values import Typed
+
+    Presented = Typed | Decimal | datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +57,10 @@ def present(
         scaled = value.scaled()
         if scaled is not None:
             return Reading(ref, scaled, unit_symbol(value.unit), data, value.scaler, value.unit)
-    kind = attribute_type(ref.class_id, ref.attribute, version)
-    if kind is None or kind.tag is None:
-        kind = _DATE_TIME if data.tag == Tag.DATE_TIME else ANY
-    shown = typed(kind, data)
+        if isinstance(data.value, float):
+            scaler = ScalerUnit(value.scaler, value.unit or 0)
+            return Reading(ref, scaler.scaled(data.value), unit_symbol(value.unit), data, value.scaler, value.unit)
+    shown = _named(ref, data, version)
     if isinstance(shown, CosemDateTime):
         when = shown.to_datetime(policy)
         return Reading(ref, shown if when is None else when, "", data, quality=_quality(shown))
@@ -66,7 +68,16 @@ def present(
     return Reading(ref, shown, unit_symbol(value.unit), data, value.scaler, value.unit)
 
 
-_DATE_TIME = CosemType("date-time")
+def _named(ref: AttributeRef, data: Data, version: int | None) -> Typed:
+    """`data` by its declared type. The table is loaded when first needed: a plain reading does not need it."""
+    from dlms.cosem.classes import attribute_type
+    from dlms.cosem.types import ANY, CosemType
+    from dlms.cosem.values import typed
+
+    kind = attribute_type(ref.class_id, ref.attribute, version)
+    if kind is None or kind.tag is None:
+        kind = CosemType("date-time") if data.tag == Tag.DATE_TIME else ANY
+    return typed(kind, data)
 
 
 def _quality(time: CosemDateTime) -> str:

@@ -22,7 +22,7 @@ def _title(name: str, text: str | None) -> bytes | None:
     return read_hex(name, text) or None
 
 
-@click.command()
+@click.command(short_help="Explain frames, APDUs and values.")
 @click.argument("what", metavar="HEX|FILE|-")
 @click.option("--ek", envvar="DLMS_EK", help="encryption key, HEX or @FILE; also $DLMS_EK")
 @click.option("--ak", envvar="DLMS_AK", help="authentication key, HEX or @FILE; also $DLMS_AK")
