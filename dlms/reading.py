@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from dlms.axdr import Data, Tag
-from dlms.codes import UNITS
+from dlms.codes import UNITS, kebab
 from dlms.cosem.obis import AttributeRef
 from dlms.cosem.time import STANDARD_CLOCK, ClockPolicy, CosemDateTime
 from dlms.errors import DlmsError
@@ -76,7 +76,7 @@ def _named(ref: AttributeRef, data: Data, version: int | None) -> Typed:
 
     kind = attribute_type(ref.class_id, ref.attribute, version)
     if kind is None or kind.tag is None:
-        kind = CosemType("date-time") if data.tag == Tag.DATE_TIME else ANY
+        kind = CosemType(kebab(Tag(data.tag))) if data.tag in (Tag.DATE_TIME, Tag.DATE, Tag.TIME) else ANY
     return typed(kind, data)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from datetime import UTC, date, datetime, time, timedelta, timezone
+from decimal import Decimal
 
 import pytest
 
@@ -12,10 +14,13 @@ from dlms.axdr import Data, Tag
 from dlms.codes import UNITS
 from dlms.cosem.classes import all_classes, attribute_type, method_type
 from dlms.cosem.obis import AttributeRef, Obis
+from dlms.cosem.profile import CaptureObject
 from dlms.cosem.time import ClockPolicy, CosemDate, CosemDateTime, CosemTime
 from dlms.cosem.types import ANY, TAGS, CosemType
 from dlms.cosem.values import Named, encode, typed
 from dlms.errors import DlmsError, LocalError
+from dlms.knowledge import ScalerUnit
+from dlms.profiles import Column, ProfileRow
 from dlms.reading import present
 from dlms.session_events import Value
 from tests.dlms.random_data import random_data, random_of
@@ -241,6 +246,43 @@ def test_dates_and_times_read_back_what_they_print() -> None:
     for wrong in (lambda: CosemDate(70000), lambda: CosemDate(2026, 256), lambda: CosemTime(-1)):
         with pytest.raises(LocalError):
             wrong()
+
+
+def test_readings_are_scaled_and_timed_whatever_their_type() -> None:
+    code = Obis.parse("1.0.1.8.0.255")
+    value = AttributeRef(3, code, 2)
+    assert present(value, Value(Data(Tag.FLOAT32, 2.5), 3, 30)).value == 2500.0
+    assert present(value, Value(axdr.u32(25), -1, 30)).value == Decimal("2.5")
+    assert present(value, Value(axdr.u64(2**64 - 1), -7, 30)).value == Decimal("1844674407370.9551615")
+    assert present(value, Value(Data(Tag.DATE, DATE.emit()))).value == DATE
+    assert present(value, Value(Data(Tag.TIME, bytes((2, 30, 0, 0))))).value == CosemTime(2, 30, 0, 0)
+    at = CosemDateTime.from_datetime(datetime(2026, 3, 1, tzinfo=UTC))
+    for reading in (
+        present(value, Value(Data(Tag.DATE_TIME, at.emit()))),
+        present(AttributeRef(4, code, 5), Value(axdr.octets(at.emit()))),
+        present(AttributeRef(4, code, 5), Value(Data(Tag.DATE_TIME, at.emit()))),
+    ):
+        assert reading.value == datetime(2026, 3, 1, tzinfo=UTC)
+    doubtful = present(AttributeRef(8, code, 2), Value(axdr.octets(replace(at, status=2, hour=255).emit())))
+    assert isinstance(doubtful.value, CosemDateTime)
+    assert doubtful.quality == "doubtful"
+    assert present(AttributeRef(3, code, 1), Value(axdr.octets(code.code))).value == code
+
+
+def test_columns_of_a_profile_that_are_times_are_times() -> None:
+    maximum = AttributeRef(4, Obis.parse("1.0.1.6.0.255"), 5)
+    at = CosemDateTime.from_datetime(datetime(2026, 3, 1, tzinfo=UTC))
+    columns = (
+        Column(CaptureObject(maximum), None),
+        Column(CaptureObject(AttributeRef(3, maximum.obis, 2)), ScalerUnit(-1, 30)),
+        Column(CaptureObject(AttributeRef(1, maximum.obis, 2)), None),
+    )
+    unclear = replace(at, hour=255)
+    assert ProfileRow(columns, (at.emit(), 25, b"x" * 12)).values[:2] == (
+        datetime(2026, 3, 1, tzinfo=UTC),
+        Decimal("2.5"),
+    )
+    assert ProfileRow(columns, (unclear.emit(), 2.5, b"x" * 12)).values == (unclear, 0.25, b"x" * 12)
 
 
 def test_every_unit_of_the_blue_book_has_a_symbol() -> None:

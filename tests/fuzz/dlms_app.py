@@ -6,6 +6,7 @@ Success or `DlmsError`; the two sides of an association bear everything and rais
 from __future__ import annotations
 
 import functools
+import random
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
@@ -16,11 +17,15 @@ from dlms.apdu import set as set_apdu
 from dlms.apdu.access import AccessRequest, AccessResponse
 from dlms.apdu.common import Item
 from dlms.association import Answered, Association, Proposal
+from dlms.axdr import Data
 from dlms.ciphering import Ciphering
 from dlms.codes import Conformance
+from dlms.cosem.classes import all_classes
 from dlms.cosem.obis import AttributeRef, MethodRef
 from dlms.cosem.profile import RowDecoder, RowStream
-from dlms.discovery import objects_of
+from dlms.cosem.types import CosemType
+from dlms.cosem.values import encode, typed
+from dlms.discovery import named_objects_of, objects_of
 from dlms.errors import DlmsError
 from dlms.exchange import Exchange, GetAnswer, GetExchange
 from dlms.exchange_write import ActionExchange, SetExchange
@@ -34,6 +39,7 @@ from dlms.session import MeterSession
 from dlms.shortnames import names_of
 from tests.dlms import test_app_fuzz, test_association, test_cosem, test_security, test_server
 from tests.dlms.plain_link import PacketLink
+from tests.dlms.random_data import random_of
 from tests.fuzz.guided import Target, main
 
 PARSERS: tuple[Callable[[bytes], object], ...] = (
@@ -50,9 +56,30 @@ def run_data(data: bytes) -> None:
     """What reads is written again as it was understood, and reads the same."""
     value = axdr.decode(data)
     assert axdr.decode(value.emit()).emit() == value.emit()
-    for reader in (objects_of, names_of):
+    for reader in (objects_of, names_of, lambda value: named_objects_of(value, value)):
         with suppress(DlmsError):
             reader(value)
+
+
+@functools.cache
+def kinds() -> list[CosemType]:
+    """Every type of an attribute, in the order of the table."""
+    return [member.type for found in all_classes() for member in found.attributes.values()]
+
+
+def run_values(data: bytes) -> None:
+    """The first two octets choose an attribute, the rest is its value: shown by its type, it is written back."""
+    kind = kinds()[int.from_bytes(data[:2], "big") % len(kinds())]
+    value = axdr.decode(data[2:])
+    shown = typed(kind, value)
+    if not isinstance(shown, Data):
+        assert encode(kind, shown) == value or value.tag != kind.tag
+
+
+def typed_values() -> list[bytes]:
+    """A value of every attribute."""
+    chance = random.Random(3)
+    return [at.to_bytes(2, "big") + random_of(kind, chance).emit() for at, kind in enumerate(kinds())]
 
 
 def run_apdu(data: bytes) -> None:
@@ -189,6 +216,7 @@ TARGETS = {
     "session": Target(run_session, conversation, (), "/dlms/"),
     "meter": Target(run_server, conversation, (), "/dlms/"),
     "ciphering": Target(run_ciphering, ciphering_seeds, DLMS, "/dlms/"),
+    "values": Target(run_values, typed_values, DLMS, "/dlms/cosem/"),
     "rows": Target(run_rows, lambda: [test_cosem.buffer(3), test_cosem.buffer(70)], DLMS, "/dlms/"),
     "blocks": Target(run_blocks, conversation, (), "/dlms/"),
 }
