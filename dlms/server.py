@@ -10,6 +10,7 @@ answered with an exception-response.
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -18,7 +19,7 @@ from enum import Enum, auto
 from dlms import axdr
 from dlms.acse import Aare, Aarq, InitiateRequest, InitiateResponse, Release
 from dlms.apdu import action, faults, sn
-from dlms.apdu.common import AccessError, ActionOutcome, Item, Result
+from dlms.apdu.common import AccessError, ActionOutcome, Item, Result, is_unconfirmed
 from dlms.association import PDU_SIZE_MIN, PDU_UNLIMITED, REPLY_TO_HLS
 from dlms.axdr import Data
 from dlms.ciphering import PROTECTED_TAGS, Ciphering, Replayed
@@ -52,15 +53,18 @@ from dlms.objects import (
     objects_from_rows,
     rows_from_csv,
 )
-from dlms.security import CHALLENGE_OCTETS_MAX, CHALLENGE_OCTETS_MIN, Auth, Hls, Lls, NoAuth, Security
+from dlms.security import CHALLENGE_OCTETS_MAX, CHALLENGE_OCTETS_MIN, Auth, Hls, Lls, NoAuth, Security, own_title
 from dlms.server_names import NamedServices
-from dlms.server_services import Refuse, Services, exception
+from dlms.server_services import Access, Refuse, Services, exception
 from dlms.shortnames import REPLY_TO_HLS_NAME
 
 __all__ = [
     "MeterServer", "Row", "ServerAssociation", "ServerObject", "ValueSource", "constant", "objects_from_csv",
     "objects_from_rows", "rows_from_csv",
 ]  # fmt: skip
+
+
+SECURITY_SETUP_CLASS = 64
 
 
 class MeterServer:
@@ -85,6 +89,7 @@ class MeterServer:
         self.pdu_size = pdu_size
         self.conformance = conformance | SN_CLIENT_CONFORMANCE if short_names else conformance
         self.short_names = short_names
+        self.asking_title: bytes | None = None  # of the client whose request is served right now
         self._auth = NoAuth() if auth is None else auth
         self._security = security
         self._objects: dict[Obis, dict[int, ServerObject]] = {}
@@ -105,6 +110,13 @@ class MeterServer:
     def security_of(self, client_sap: int) -> Security | None:
         """The keys for this client; None when its associations are plain."""
         return self._security.get(client_sap) if isinstance(self._security, Mapping) else self._security
+
+    def change_security(self, old: Security, new: Security) -> None:
+        """`new` in the place of `old`, for every client that had it, from its next association on."""
+        if isinstance(self._security, Mapping):
+            self._security = {sap: new if held is old else held for sap, held in self._security.items()}
+        elif self._security is old:
+            self._security = new
 
     def find(self, class_id: int, obis: Obis) -> ServerObject | DataAccessResult:
         classes = self._objects.get(obis)
@@ -131,6 +143,20 @@ class MeterServer:
     def new_association(self, client_sap: int) -> ServerAssociation:
         """For a connection just made."""
         return ServerAssociation(self, client_sap)
+
+
+class _Unsecured:
+    """What a client without ciphering may act on: everything but the keys of the meter."""
+
+    def __init__(self, server: MeterServer) -> None:
+        self.get = server.get
+        self.set = server.set
+        self._act = server.act
+
+    def act(self, method: MethodRef, parameters: Data | None) -> ActionOutcome:
+        if method.class_id == SECURITY_SETUP_CLASS:
+            return ActionOutcome(ActionResult.READ_WRITE_DENIED)
+        return self._act(method, parameters)
 
 
 class State(Enum):
@@ -173,6 +199,7 @@ class ServerAssociation:
         self._server = server
         self._services: Services | NamedServices = Services(server, Conformance(0), PDU_UNLIMITED)
         self._ciphering: Ciphering | None = None
+        self._security: Security | None = None  # as it was when the association was made
         self._pending: _Pending | None = None
         self._proof_ciphering: Ciphering | None = None
         self._transfer: BlockTransfer | None = None
@@ -208,11 +235,14 @@ class ServerAssociation:
     def _whole(self, apdu: bytes) -> list[bytes]:
         """The answer to a whole APDU, in general blocks where it is too long."""
         answer = self._answer(apdu)
+        if answer is None:
+            return []
         if self._transfer is None or len(answer) <= self._client_pdu_size:
             return [answer]
         return self._transfer.send(answer)
 
-    def _answer(self, apdu: bytes) -> bytes:
+    def _answer(self, apdu: bytes) -> bytes | None:
+        """None where no answer is wanted."""
         tag = apdu[0] if apdu else -1
         if tag not in _KNOWN:
             raise Refuse(StateError.SERVICE_UNKNOWN, ServiceError.SERVICE_NOT_SUPPORTED)
@@ -221,6 +251,11 @@ class ServerAssociation:
         if tag == Apdu.RLRQ:
             return self._rlrq(apdu)
         plain = self._unprotect(apdu)
+        self._server.asking_title = None if self._ciphering is None else self._ciphering.peer_title
+        if self.state is State.ASSOCIATED and is_unconfirmed(plain):
+            with contextlib.suppress(DlmsError):  # nobody waits to hear what was wrong with it
+                self._services.handle(plain)
+            return None
         answer = self._services.handle(plain) if self.state is State.ASSOCIATED else self._prove(plain)
         if self._ciphering is None:
             return answer
@@ -291,12 +326,14 @@ class ServerAssociation:
             self._transfer = BlockTransfer(self._client_pdu_size)
             size = PDU_UNLIMITED  # an answer is whole to the services, and cut up after it was protected
         self._ciphering = ciphering if aarq.context.ciphered else None
+        self._security = security
+        access: Access = server if aarq.context.ciphered else _Unsecured(server)
         self._services = (
-            NamedServices(server, server.objects(), conformance, size)
+            NamedServices(access, server.objects(), conformance, size)
             if aarq.context.short_names
-            else Services(server, conformance, size)
+            else Services(access, conformance, size)
         )
-        title = None if ciphering is None else ciphering.system_title
+        title = None if auth is None else own_title(auth, security)
         if not isinstance(auth, Hls):
             self._step(Event.ACCEPT)
             return Aare(aarq.context, AssociationResult.ACCEPTED, Diagnostic.NULL, response, system_title=title).emit()
@@ -348,7 +385,7 @@ class ServerAssociation:
         if ciphering is None:
             return apdu
         if apdu[0] not in PROTECTED_TAGS:
-            security = self._server.security_of(self.client_sap)
+            security = self._security
             if security is not None and (security.policy or security.signs):
                 raise Refuse(StateError.SERVICE_NOT_ALLOWED, ServiceError.OPERATION_NOT_POSSIBLE)
             return apdu

@@ -8,6 +8,7 @@ import hashlib
 import random
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 
 from dlms import axdr
 from dlms.apdu.common import AccessError, Item, Result
@@ -20,6 +21,9 @@ from dlms.objects import Row, objects_from_rows
 from dlms.security import Auth, Security
 from dlms.server import MeterServer, ServerAssociation
 from dlms.server_objects import ClockObject, DisconnectControl, ImageTransfer, ProfileObject, association_object
+
+if TYPE_CHECKING:
+    from dlms.server_security import SecuritySetup
 
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 DEVICE_NAME = "0.0.42.0.0.255"
@@ -82,6 +86,7 @@ class SimulatedMeter:
         self.clock = ClockObject(now)
         self.contactor = DisconnectControl()
         self.images = ImageTransfer()
+        self.security_setup = _security_setup(self.server, security)
         self.profiles: dict[Obis, ProfileObject] = {}
         self._add_living_objects()
         self._associations: dict[int, ServerAssociation] = {}
@@ -147,6 +152,8 @@ class SimulatedMeter:
                 profile = self._profile(obis)
                 self.profiles[obis] = profile
                 self.server.add(profile.item)
+        if self.security_setup is not None:
+            self.server.add(self.security_setup.item)
         self.server.add(self.images.item)
         self.server.add(association_object(self.server))
 
@@ -174,6 +181,15 @@ class SimulatedMeter:
     def _total(self, column: CaptureObject) -> int:
         value = self._values.get(_key(column.ref.class_id, column.ref.obis, column.ref.attribute))
         return value.integer() if value is not None else 1_000_000
+
+
+def _security_setup(server: MeterServer, security: Security | Mapping[int, Security] | None) -> SecuritySetup | None:
+    """For a meter whose clients all have the same keys: with several there would be several setups."""
+    if not isinstance(security, Security):
+        return None
+    from dlms.server_security import SecuritySetup
+
+    return SecuritySetup(server, security)
 
 
 def _key(class_id: int, obis: Obis, attribute: int) -> tuple[int, bytes, int]:

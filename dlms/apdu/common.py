@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from dlms import axdr
 from dlms.axdr import Data
-from dlms.codes import action_result_text, data_access_text
+from dlms.codes import Apdu, action_result_text, data_access_text
 from dlms.cosem.obis import AttributeRef, MethodRef, Obis
 from dlms.cursor import Cursor, length_octets
 from dlms.errors import LocalError
@@ -16,6 +16,17 @@ CONFIRMED = 0x40  # service class bit of invoke-id-and-priority
 HIGH_PRIORITY = 0x80
 BLOCK_NUMBER_MAX = 0xFFFF_FFFF
 LIST_MAX = 0xFFFF  # items of a list; meters take some tens
+_WITHOUT_ANSWER = frozenset((Apdu.SET_REQUEST, Apdu.ACTION_REQUEST))
+
+
+def is_unconfirmed(apdu: bytes) -> bool:
+    """Whether a plain request wants no answer: an UNCONFIRMED-WRITE, a SET or ACTION whose service class says so.
+
+    (A GET without an answer makes no sense: some clients forget the bit.)
+    """
+    if apdu[:1] == bytes((Apdu.UNCONFIRMED_WRITE_REQUEST,)):
+        return True
+    return len(apdu) > 2 and apdu[0] in _WITHOUT_ANSWER and not apdu[2] & CONFIRMED
 
 
 @dataclass(frozen=True, slots=True)

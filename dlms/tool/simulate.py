@@ -11,6 +11,7 @@ import socket
 import time
 import tty
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -24,15 +25,16 @@ from dlms.hdlc import HdlcAddress
 from dlms.hdlc_link import HdlcServerLink
 from dlms.links import LINKS
 from dlms.objects import rows_from_csv
-from dlms.security import MemoryCounters, Security, open_auth
+from dlms.security import MemoryCounters
 from dlms.simulation import SERIAL_MAX, SimulatedMeter
-from dlms.tool.secrets import read_hex, read_secret
+from dlms.tool.protection import Protection, make_auth, make_security, protection_options
 from dlms.wrapper import WrapperServerLink
 
 BUILT_IN_LIST = Path(__file__).with_name("simulated.csv")
 TICK_S = 0.5
 CONNECTIONS_MAX = 16
 READ_BYTES_MAX = 65536
+SYSTEM_TITLE = "53494d3000000001"  # where none is given
 ADVANCE_S = 60.0  # registers move this often
 
 
@@ -240,11 +242,7 @@ def _until_signal() -> Iterator[list[int]]:
 @click.option("--serial", type=click.IntRange(1, SERIAL_MAX), default=1, show_default=True)
 @click.option("--phases", type=click.Choice(("1", "3")), default="3", show_default=True)
 @click.option("--codes", type=click.Path(path_type=Path), help="a reading list; a small one is built in")
-@click.option("--auth", type=click.Choice(("none", "low", "md5", "sha1", "gmac", "sha256")), default="none")
-@click.option("--password", envvar="DLMS_PASSWORD", help="TEXT or @FILE; also $DLMS_PASSWORD")
-@click.option("--ek", envvar="DLMS_EK", help="encryption key, HEX or @FILE; also $DLMS_EK")
-@click.option("--ak", envvar="DLMS_AK", help="authentication key, HEX or @FILE; also $DLMS_AK")
-@click.option("--system-title", default="5349 4d30 0000 0001", help="the meter's, 8 octets in HEX")
+@protection_options
 @click.option("--pdu-size", type=click.IntRange(64, 0xFFFF), default=1024, show_default=True)
 @click.option("--info-max", type=click.IntRange(1, 2030), default=128, show_default=True)
 @click.option("--window", type=click.IntRange(1, 7), default=1, show_default=True)
@@ -264,11 +262,7 @@ def simulate(
     serial: int,
     phases: str,
     codes: Path | None,
-    auth: str,
-    password: str | None,
-    ek: str | None,
-    ak: str | None,
-    system_title: str,
+    protection: Protection,
     pdu_size: int,
     info_max: int,
     window: int,
@@ -284,8 +278,10 @@ def simulate(
     faults = LineFaults(loss, flip, reorder, bad_fcs, silent, random.Random(seed))  # noqa: S311 (not secrets)
     try:
         rows = rows_from_csv(codes or BUILT_IN_LIST)
-        proof = open_auth(auth, b"" if password is None else read_secret(password))
-        security = _security(ek, ak, system_title)
+        if protection.system_title is None:
+            protection = replace(protection, system_title=SYSTEM_TITLE)
+        proof = make_auth(protection)
+        security = make_security(protection, MemoryCounters())
         meter = SimulatedMeter(
             serial, rows, phases=int(phases), auth=proof, security=security, pdu_size=pdu_size
         )  # fmt: skip
@@ -305,14 +301,6 @@ def simulate(
                     meter.advance(advance_wh)
     finally:
         place.close()
-
-
-def _security(ek: str | None, ak: str | None, system_title: str) -> Security | None:
-    if ek is None:
-        return None
-    return Security(
-        read_hex("system-title", system_title), read_hex("ek", ek), read_hex("ak", ak), counters=MemoryCounters()
-    )
 
 
 def _link(name: str, server: str, info_max: int, window: int, *, packet: bool) -> HdlcServerLink | WrapperServerLink:

@@ -12,6 +12,8 @@ import socket
 import sys
 
 from gurux_dlms import GXByteBuffer, GXDateTime, GXReplyData
+from gurux_dlms.ecdsa.GXPrivateKey import GXPrivateKey
+from gurux_dlms.ecdsa.GXPublicKey import GXPublicKey
 from gurux_dlms.enums import Authentication, InterfaceType, ObjectType, Security
 from gurux_dlms.objects import GXDLMSData, GXDLMSObject, GXDLMSProfileGeneric, GXDLMSRegister
 from gurux_dlms.secure import GXDLMSSecureClient
@@ -23,6 +25,8 @@ AUTHENTICATION = {
     "sha1": Authentication.HIGH_SHA1,
     "sha256": Authentication.HIGH_SHA256,
     "gmac": Authentication.HIGH_GMAC,
+    "ecdsa": Authentication.HIGH_ECDSA,
+    "high": Authentication.HIGH,
 }
 
 
@@ -41,6 +45,11 @@ class Session:
             self.client.ciphering.security = Security(options["policy"])
             if options.get("dedicated"):
                 self.client.ciphering.dedicatedKey = bytes(range(0x20, 0x30))
+        if "private_key" in options:
+            self.client.ciphering.systemTitle = bytes.fromhex(options["title"])
+            ours = GXPrivateKey.fromRawBytes(bytes.fromhex(options["private_key"]))
+            theirs = GXPublicKey.fromRawBytes(bytes.fromhex(options["peer_key"]))
+            self.client.ciphering.signingKeyPair = (theirs, ours)
         self.socket = socket.create_connection(("127.0.0.1", options["port"]), 10)
 
     def packet(self, data, reply):
