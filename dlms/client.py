@@ -302,6 +302,7 @@ class Meter:
                     raise
                 if isinstance(error, LinkError) and len(left) < len(missing):
                     missing = left
+                    self.pause()
                     continue
                 found.update({ref: Failed(ref, "session-failed", error) for ref in left})
             break

@@ -6,6 +6,7 @@ import csv
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from dlms import axdr
 from dlms.apdu.common import AccessError, ActionOutcome, Result, Selection
@@ -21,6 +22,8 @@ Writer = Callable[[Data], DataAccessResult]
 Method = Callable[[Data | None], ActionOutcome]
 ValueSource = Callable[[int, Obis, int], Result]
 """Class, code and attribute to the value at this moment; an `AccessError` is answered as such."""
+
+LineT = TypeVar("LineT")
 
 LOGICAL_NAME = 1  # attribute 1 of every class
 ROWS_MAX = 10_000
@@ -105,35 +108,33 @@ def rows_from_csv(path: Path) -> list[Row]:
 
     Raises `LocalError` that names the line, and OSError.
     """
-    rows: list[Row] = []
-    with path.open(encoding="utf-8", newline="") as file:
-        for line, fields in enumerate(csv.DictReader(file), start=2):
-            if len(rows) >= ROWS_MAX:
-                raise LocalError(f"{path}: more than {ROWS_MAX} rows")
-            try:
-                rows.append(_row(fields))
-            except (KeyError, ValueError, TypeError, LocalError) as error:
-                raise LocalError(f"{path}, line {line}: {error}") from error
-    return rows
+    return _lines(path, _row)
 
 
 def refs_from_csv(path: Path) -> list[AttributeRef]:
     """The attributes that a reading list names. Only the column obis must be there: cls is the usual class of the code
     where there is none, attr 2. Raises `LocalError` that names the line, and OSError."""
-    refs: list[AttributeRef] = []
+    return _lines(path, _ref)
+
+
+def _lines(path: Path, make: Callable[[dict[str, str]], LineT]) -> list[LineT]:
+    found: list[LineT] = []
     with path.open(encoding="utf-8-sig", newline="") as file:
         for line, fields in enumerate(csv.DictReader(file), start=2):
-            if len(refs) >= ROWS_MAX:
+            if len(found) >= ROWS_MAX:
                 raise LocalError(f"{path}: more than {ROWS_MAX} rows")
             try:
-                obis = Obis.parse(fields["obis"])
-                refs.append(
-                    AttributeRef(int(fields.get("cls") or usual_class(obis)), obis, int(fields.get("attr") or 2))
-                )
-            except (KeyError, ValueError, TypeError, AttributeError, LocalError) as error:
-                what = "no column obis" if isinstance(error, KeyError) else str(error)
-                raise LocalError(f"{path}, line {line}: {what}") from error
-    return refs
+                found.append(make(fields))
+            except KeyError as error:
+                raise LocalError(f"{path}, line {line}: no column {error.args[0]}") from error
+            except (ValueError, TypeError, AttributeError, LocalError) as error:
+                raise LocalError(f"{path}, line {line}: {error}") from error
+    return found
+
+
+def _ref(fields: dict[str, str]) -> AttributeRef:
+    obis = Obis.parse(fields["obis"])
+    return AttributeRef(int(fields.get("cls") or usual_class(obis)), obis, int(fields.get("attr") or 2))
 
 
 def _row(fields: dict[str, str]) -> Row:

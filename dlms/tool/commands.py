@@ -223,7 +223,7 @@ def _rights(info: ObjectInfo) -> Iterator[str]:
 
 
 def _values_of(meter: Meter, found: list[ObjectInfo]) -> dict[tuple[int, Obis], Reading | Failed]:
-    wanted = [info for info in found if info.readable(2) and info.class_id not in (7, 15)]
+    wanted = [info for info in found if info.readable(2) and info.class_id not in (7, 12, 15)]
     results = meter.read_many([AttributeRef(info.class_id, info.obis, 2) for info in wanted])
     return {(info.class_id, info.obis): result for info, result in zip(wanted, results, strict=True)}
 

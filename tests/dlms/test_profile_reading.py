@@ -213,6 +213,22 @@ def test_a_meter_that_ends_a_long_answer_is_asked_for_the_rest(monkeypatch: pyte
     assert len(line.ports) == 1
 
 
+def test_short_names_bring_rows_in_blocks_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = TIMES["ascending"]()
+    for cut in (1000, 9, 14, 18):
+        server = MeterServer([profile(times).item], pdu_size=200, short_names=True)
+        line = Line(server, "wrapper", [breaks(cut)])
+        monkeypatch.setattr("dlms.client.open_port", line)
+        client = Meter("loop://", link="wrapper", pdu_size=200, retry_pause_s=0, short_names=True)
+        rows = client.profile(PROFILE)
+        found = [next(rows).raw]
+        early = line.ports[0].answers
+        found += [row.raw for row in rows]
+        assert found == expected(times)
+        assert early < 8
+        assert len(line.ports) == (1 if cut == 1000 else 2)
+
+
 def test_a_meter_that_does_not_know_entries_goes_on_by_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     source = profile(TIMES["ascending"]())
     whole = source.item.readers[2]
