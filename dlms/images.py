@@ -68,8 +68,10 @@ class ImageVerbs:
 
         Before the activation size, identifier and, where one is given, `signature` are compared with what the meter
         says that it is about to activate. `resume` goes on with a transfer of the same image that was left
-        unfinished, where the meter still has it. `progress` is told blocks sent and blocks in all. Raises `PeerError`
-        when the meter refuses or the image does not verify, `LinkError` when the line brings no block any more.
+        unfinished, or not activated, where the meter still has it. `progress` is told blocks sent and blocks in all.
+
+        Raises `PeerError` when the meter refuses or the image does not verify, `LinkError` when the line brings no
+        block any more.
         """
         meter = self._meter
         if meter.get(self._ref(_ENABLED)).value is not True:
@@ -77,14 +79,19 @@ class ImageVerbs:
         size = meter.get(self._ref(_BLOCK_SIZE)).integer()
         if not 0 < size <= IMAGE_BLOCK_OCTETS_MAX:
             raise PeerError(f"an image block size of {size} octets")
-        blocks = -(-len(image) // size)
-        fresh = not (resume and self.status == INITIATED and self._fits(blocks))
-        if fresh:
-            self._call(_INITIATE, axdr.structure(axdr.octets(identifier), axdr.u32(len(image))))
         pieces = [image[at : at + size] for at in range(0, len(image), size)]
-        self._bring(pieces, range(blocks) if fresh else None, progress)
-        self._verify()
-        self._check(len(image), identifier, signature)
+        wanted = len(image), identifier, signature
+        status = self.status if resume else 0
+        if status != VERIFICATION_SUCCESSFUL or self._difference(*wanted) != "":
+            if status == INITIATED and self._fits(len(pieces)):
+                self._bring(pieces, None, progress)
+            else:
+                self._call(_INITIATE, axdr.structure(axdr.octets(identifier), axdr.u32(len(image))))
+                self._bring(pieces, range(len(pieces)), progress)
+            self._verify()
+            difference = self._difference(*wanted)
+            if difference or (difference is None and signature is not None):
+                raise PeerError(difference or "the meter does not tell the signature of the image")
         if activate:
             self.activate()
 
@@ -158,25 +165,20 @@ class ImageVerbs:
             self._sleep(self._poll_interval_s)
         raise PeerError(what)
 
-    def _check(self, size: int, identifier: bytes, signature: bytes | None) -> None:
-        """What the meter says that it would activate. One that says nothing is believed, but for the signature."""
+    def _difference(self, size: int, identifier: bytes, signature: bytes | None) -> str | None:
+        """How the image differs that the meter says it would activate; "" for not at all, None if it says nothing."""
         (told,) = self._meter.read_many([self._ref(_TO_ACTIVATE)])
         images = [] if isinstance(told, Failed) or not isinstance(told.value, list) else told.value
-        ours = [image for image in images if isinstance(image, dict)]
-        if not ours:
-            if signature is not None:
-                raise PeerError("the meter does not tell the signature of the image")
-            return
-        for image in ours:
-            if image["image_to_activate_identification"] != identifier:
-                continue
-            if image["image_to_activate_size"] != size:
-                raise PeerError(f"the meter has an image of {image['image_to_activate_size']!r} octets, not {size}")
-            theirs = image["image_to_activate_signature"]
-            if signature is not None and not (isinstance(theirs, bytes) and hmac.compare_digest(theirs, signature)):
-                raise PeerError("the image in the meter has another signature")
-            return
-        raise PeerError("the meter would activate another image")
+        named = [image for image in images if isinstance(image, dict)]
+        ours = next((image for image in named if image["image_to_activate_identification"] == identifier), None)
+        if ours is None:
+            return "the meter would activate another image" if named else None
+        if ours["image_to_activate_size"] != size:
+            return f"the meter has an image of {ours['image_to_activate_size']!r} octets, not {size}"
+        theirs = ours["image_to_activate_signature"]
+        if signature is None or (isinstance(theirs, bytes) and hmac.compare_digest(theirs, signature)):
+            return ""
+        return "the image in the meter has another signature"
 
     def _ref(self, attribute: int) -> AttributeRef:
         return AttributeRef(_CLASS, self._obis, attribute)

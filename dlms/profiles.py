@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
+from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 from dlms import axdr
@@ -105,16 +106,21 @@ class _Given:
     def __init__(self) -> None:
         self.rows = 0
         self.clock: bytes | None = None
-        self._hashes = array("q")
+        self._digests = array("Q")
 
-    def note(self, raw: Row, clock: bytes | None) -> None:
+    def note(self, digest: int, clock: bytes | None) -> None:
         self.rows += 1
         self.clock = clock
-        self._hashes.append(hash(raw))
+        self._digests.append(digest)
 
     def counted(self, rows: int) -> Counter[int]:
         """How often each of the last `rows` was given. Rows may well be equal: two events in a second, or no clock."""
-        return Counter(self._hashes[max(0, self.rows - rows) :])
+        return Counter(self._digests[max(0, self.rows - rows) :])
+
+
+def _digest(raw: Row) -> int:
+    """What a row is known by: 64 bits, also where `hash` has 32 and a year of rows would soon have two alike."""
+    return int.from_bytes(blake2b(repr(raw).encode(), digest_size=8).digest(), "big")
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,10 +195,11 @@ def read_profile(
         before, again = given.rows, given.counted(given.rows if by_clock else ENTRIES_AGAIN)
         try:
             for raw in _rows(meter, Item(ref, wanted.selection(given, by_clock=by_clock)), decoder):
-                if again[hash(raw)]:
-                    again[hash(raw)] -= 1
+                digest = _digest(raw)
+                if again[digest]:
+                    again[digest] -= 1
                     continue
-                given.note(raw, decoder.last_clock)
+                given.note(digest, decoder.last_clock)
                 row = ProfileRow(columns, raw)
                 if wanted.has(row):
                     yield row

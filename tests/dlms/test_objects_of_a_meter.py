@@ -279,6 +279,23 @@ def test_a_transfer_that_was_left_is_taken_up_by_another_program(monkeypatch: py
     assert len(sent) < 30
     again.image.transfer(IMAGE + bytes(500), b"v3", resume=True)
     assert images.item.get(6, None) == axdr.enum(3)
+    sent.clear()
+    again.image.transfer(
+        IMAGE + bytes(500), b"v3", resume=True, activate=True, progress=lambda number, _blocks: sent.append(number)
+    )
+    assert not sent, "it was verified already"
+    assert activated[1:] == [IMAGE + bytes(500)]
+
+
+def test_a_verified_image_is_not_taken_for_another_one_of_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    activated: list[bytes] = []
+    images = ImageTransfer(activated=activated.append)
+    meter, _ = client(monkeypatch, images.item)
+    meter.image.transfer(IMAGE, b"v2")
+    images.item.readers[7] = constant(axdr.array([]))  # from now on it does not tell what it has
+    other = IMAGE[::-1]
+    meter.image.transfer(other, b"v2", resume=True, activate=True)
+    assert activated == [other]
 
 
 def info(size: int, identifier: bytes, signature: bytes) -> Data:
