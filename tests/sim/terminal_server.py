@@ -1,4 +1,4 @@
-"""A terminal server of RFC 2217 with a loop-back plug on its port, for tests of `rfc2217://`."""
+"""A terminal server of RFC 2217 with a loop-back plug, or another port of pyserial, for tests of `rfc2217://`."""
 
 from __future__ import annotations
 
@@ -23,6 +23,16 @@ class TerminalServer:
     plug: Any  # pyserial's stubs do not know its URL handlers
 
 
+class _Terminal(serial.Serial):
+    """A pseudo-terminal, which has a speed and no modem lines."""
+
+    cts = dsr = ri = cd = False
+
+    def _update_rts_state(self) -> None: ...
+
+    def _update_dtr_state(self) -> None: ...
+
+
 class _Writer:
     """What `PortManager` writes to."""
 
@@ -34,9 +44,9 @@ class _Writer:
 
 
 @contextlib.contextmanager
-def terminal_server() -> Iterator[TerminalServer]:
-    """Serves one client, and sends back what it writes."""
-    plug: Any = serial.serial_for_url("loop://", timeout=0)
+def terminal_server(port: str = "loop://") -> Iterator[TerminalServer]:
+    """Serves one client with `port`."""
+    plug: Any = serial.serial_for_url(port, timeout=0) if "://" in port else _Terminal(port, timeout=0)
     listener = socket.create_server(("127.0.0.1", 0))
     stop = threading.Event()
     thread = threading.Thread(target=_serve, args=(listener, plug, stop), daemon=True)
