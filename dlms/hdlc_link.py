@@ -41,6 +41,7 @@ from dlms.hdlc import (
     supervisory_control,
     unnumbered_control,
 )
+from dlms.hdlc_echo import EchoFilter
 from dlms.hdlc_params import FrameReject, LinkParameters
 from dlms.hdlc_secondary import HdlcServerLink
 from dlms.hdlc_timer import ResponseTimer
@@ -156,6 +157,7 @@ class HdlcClientLink(Machine[State, Step, LinkEvent]):
         self._retries = retries
         self._octet_s = octet_s
         self._timer = ResponseTimer(ack_timeout_s, octet_s)
+        self._echo = EchoFilter(self._client == self._server)
         self._reset(LinkParameters(), 0.0)
 
     def _reset(self, agreed: LinkParameters, now: float) -> None:
@@ -182,6 +184,7 @@ class HdlcClientLink(Machine[State, Step, LinkEvent]):
         """Send SNRM; `LinkUp` or `LinkDown` follows. Raises `LocalError` while the link is in use."""
         self._step(Step.CONNECT)
         self._timer = ResponseTimer(self._ack_timeout_s, self._octet_s)
+        self._echo = EchoFilter(self._client == self._server)
         self._reset(LinkParameters(), now)
         self._send_unnumbered(FrameType.SNRM, self._offer.emit(), now)
 
@@ -259,7 +262,12 @@ class HdlcClientLink(Machine[State, Step, LinkEvent]):
 
     def _drain(self, now: float) -> None:
         while (item := self._decoder.next()) is not None:
-            if isinstance(item, HdlcNoise) or item.destination != self._client or item.source != self._server:
+            if isinstance(item, HdlcNoise):
+                continue
+            if item.destination == self._server and item.source == self._client and self._echo.is_echo(item):
+                self._timer.was_echo()
+                continue
+            if item.destination != self._client or item.source != self._server:
                 continue
             if self._state in (State.IDLE, State.CLOSED):
                 continue
@@ -401,7 +409,7 @@ class HdlcClientLink(Machine[State, Step, LinkEvent]):
         for index, (number, segment) in enumerate(frames):
             last = index == len(frames) - 1
             control = information_control(number, self._reassembly.receive_number, poll_final=last)
-            self._output += emit_frame(self._addresses, control, segment.info, segment.more)
+            self._emit(control, segment.info, segmented=segment.more)
         self._burst_s = len(self._output) * self._octet_s
         self._ask(now, again=again)
 
@@ -420,8 +428,12 @@ class HdlcClientLink(Machine[State, Step, LinkEvent]):
 
     def _ask_status(self, now: float, *, again: bool = False) -> None:
         control = supervisory_control(FrameType.RR, self._reassembly.receive_number, poll_final=True)
-        self._output += emit_frame(self._addresses, control)
+        self._emit(control)
         self._ask(now, again=again)
+
+    def _emit(self, control: int, info: bytes = b"", *, segmented: bool = False) -> None:
+        self._output += emit_frame(self._addresses, control, info, segmented)
+        self._echo.sent(control, info)
 
     def _ask(self, now: float, *, again: bool = False) -> None:
         """A command with P=1 is in the output."""
@@ -463,7 +475,7 @@ class HdlcClientLink(Machine[State, Step, LinkEvent]):
         return True
 
     def _send_unnumbered(self, kind: FrameType, info: bytes, now: float, *, again: bool = False) -> None:
-        self._output += emit_frame(self._addresses, unnumbered_control(kind, poll_final=True), info)
+        self._emit(unnumbered_control(kind, poll_final=True), info)
         self._start_waiting(now, again=again)
 
     def _repeat_unnumbered(self, now: float) -> None:

@@ -41,6 +41,10 @@ class ResponseTimer:
         if self._heard_at is None and now >= self._left_at:
             self._heard_at = now - octets * self._octet_s
 
+    def was_echo(self) -> None:
+        """What came was the question itself."""
+        self._heard_at = None
+
     def answered(self) -> None:
         """What came is a frame of the meter's."""
         if self._first_asking and self._heard_at is not None:
