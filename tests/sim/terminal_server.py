@@ -17,10 +17,11 @@ TICK_S = 0.01
 
 @dataclass(slots=True)
 class TerminalServer:
-    """Where it listens, and the port it has."""
+    """Where it listens, the port it has, and whether the client has written something for that."""
 
     url: str
     plug: Any  # pyserial's stubs do not know its URL handlers
+    heard: threading.Event
 
 
 class _Terminal(serial.Serial):
@@ -49,17 +50,19 @@ def terminal_server(port: str = "loop://") -> Iterator[TerminalServer]:
     plug: Any = serial.serial_for_url(port, timeout=0) if "://" in port else _Terminal(port, timeout=0)
     listener = socket.create_server(("127.0.0.1", 0))
     stop = threading.Event()
-    thread = threading.Thread(target=_serve, args=(listener, plug, stop), daemon=True)
+    server = TerminalServer(f"rfc2217://127.0.0.1:{listener.getsockname()[1]}", plug, threading.Event())
+    thread = threading.Thread(target=_serve, args=(listener, server, stop), daemon=True)
     thread.start()
     try:
-        yield TerminalServer(f"rfc2217://127.0.0.1:{listener.getsockname()[1]}", plug)
+        yield server
     finally:
         stop.set()
         listener.close()
         thread.join(5.0)
 
 
-def _serve(listener: socket.socket, plug: Any, stop: threading.Event) -> None:
+def _serve(listener: socket.socket, server: TerminalServer, stop: threading.Event) -> None:
+    plug = server.plug
     with contextlib.suppress(OSError):
         connection, _ = listener.accept()
         with connection:
@@ -71,6 +74,8 @@ def _serve(listener: socket.socket, plug: Any, stop: threading.Event) -> None:
                     data = connection.recv(4096)
                     if not data:
                         return
-                    plug.write(b"".join(manager.filter(data)))
+                    if written := b"".join(manager.filter(data)):
+                        plug.write(written)
+                        server.heard.set()
                 if echoed := plug.read(plug.in_waiting):
                     connection.sendall(b"".join(manager.escape(echoed)))
