@@ -11,11 +11,12 @@ client is always in one of these states:
     DISCONNECTING   DISC is out
     CLOSED          over; `connect` begins anew
 
-Recovery after a lost or damaged frame is always the same: when the answer does not come, or comes damaged, RR with P=1
-asks for it; its N(R) says what the client has, the N(R) of the answer says what the meter has, and whatever is missing
-is sent again. A request is therefore never carried out twice, and a long frame never sent again for nothing. `retries`
-exchanges in a row without progress end the link with a `LinkError`, so does an answer that takes longer than
-`answer_timeout_s`: nothing lasts for ever. How long an answer is waited for is in `dlms.hdlc_timer`.
+Recovery after a lost or damaged frame: when the answer does not come, or comes damaged, RR with P=1 asks for it; its
+N(R) says what the client has, the N(R) of the answer says what the meter has, and whatever is missing is sent again. (A
+command that takes less time than this question is sent again without it.) The meter knows the numbers, so a request is
+never carried out twice. `retries` exchanges in a row without progress end the link with a `LinkError`, so does an
+answer that takes longer than `answer_timeout_s`: nothing lasts for ever. How long an answer is waited for is in
+`dlms.hdlc_timer`.
 
 `HdlcServerLink`, the meter's side, is in `dlms.hdlc_secondary`.
 """

@@ -52,7 +52,7 @@ METER_TRANSITIONS: dict[tuple[MeterState, MeterStep], MeterState] = {
 
 class ModeEMeter(Machine[MeterState, MeterStep, None]):
     """`identification` is what the meter says of itself, its speed the highest it offers; `address` its number on a
-    loop. Raises `LocalError` for a speed that mode E does not have."""
+    loop. Raises `LocalError` for a speed that mode E does not have, and for what is not ASCII."""
 
     TRANSITIONS: ClassVar[Mapping[tuple[Any, Any], Any]] = METER_TRANSITIONS
 
@@ -60,6 +60,8 @@ class ModeEMeter(Machine[MeterState, MeterStep, None]):
         super().__init__(MeterState.LISTENING)
         if identification.speed not in SPEEDS:
             raise LocalError(f"speed {identification.speed!r}: one of {', '.join(SPEEDS)}")
+        if not f"{identification}{address}".isascii():
+            raise LocalError(f"{identification}, number {address!r}: only ASCII travels in mode E")
         self._identification = identification
         self._requests = (b"/?!", f"/?{address}!".encode("ascii"))
         self._line = bytearray()

@@ -93,9 +93,10 @@ def test_a_connection_that_stands_is_not_given_up() -> None:
     assert meter.next_deadline() is None
 
 
-def test_a_speed_that_mode_e_does_not_have_cannot_be_offered() -> None:
+@pytest.mark.parametrize(("speed", "text", "address"), [("9", "X", ""), ("5", "é", ""), ("5", "X", "é")])
+def test_what_mode_e_cannot_say_cannot_be_offered(speed: str, text: str, address: str) -> None:
     with pytest.raises(LocalError):
-        ModeEMeter(Identification("ABC", "9", "X", offers_hdlc=True))
+        ModeEMeter(Identification("ABC", speed, text, offers_hdlc=True), address)
 
 
 def test_random_octets_never_raise_and_splits_do_not_matter() -> None:
