@@ -84,8 +84,10 @@ class Server:
                 self._meter.forget_clients()
                 connected = isinstance(event, LinkUp)
         bursts = self._take()
-        if self._greeting is not None and connected is not None:
-            self._greeting.connected() if connected else self._greeting.reset()
+        if self._greeting is not None and connected:
+            self._greeting.connected()
+        elif self._greeting is not None and connected is False:
+            self._greeting.reset()
         return bursts
 
     def wake(self) -> list[bytes]:
