@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -46,6 +47,7 @@ from dlms.session import (
 )
 
 if TYPE_CHECKING:
+    from dlms.greeting import ModeE
     from dlms.images import ImageVerbs
     from dlms.profiles import Column, ProfileRow
     from dlms.shortnames import SnReadExchange
@@ -68,7 +70,9 @@ class Meter:
     """See the module.
 
     `url` names the port (see `dlms.port`), `link` the data link (see `dlms.links`). `known` is what earlier sessions
-    with this meter learned. `clock` says how to read the meter's time. `port` is used in place of opening `url`.
+    with this meter learned. `clock` says how to read the meter's time. `port` is used in place of opening `url`. With
+    `mode_e` every opening begins with the greeting of IEC 62056-21 at 300 baud (see `dlms.greeting`), and `baudrate` is
+    the highest speed to agree to.
     Methods raise `LinkError` when the line fails, `PeerError` when the meter refuses, `DecodeError` when it talks
     nonsense, `LocalError` for a wrong argument: all of them `DlmsError`.
     """
@@ -93,13 +97,14 @@ class Meter:
         known: MeterKnowledge | None = None,
         clock: ClockPolicy = STANDARD_CLOCK,
         port: Port | None = None,
+        mode_e: ModeE | bool = False,
         trace: Trace | None = None,
     ) -> None:
         self.known = MeterKnowledge() if known is None else known
         self.policy = clock
         self._url = url
         self._link_name = link
-        asynchronous = not url.startswith(("socket://", "udp://", "rfc2217://", "loop://"))
+        asynchronous = not url.startswith(("socket://", "udp://", "loop://"))
         self._options = LinkOptions(
             client, server, info_max, window, url.startswith("udp://"), baudrate if asynchronous else None, timeout_s
         )
@@ -111,6 +116,10 @@ class Meter:
         self._baudrate = baudrate
         self._port = port
         self._given_port = port is not None
+        self._mode_e = mode_e
+        self._lost_at: int | None = None  # the speed agreed to with a meter that was not taken leave of
+        if mode_e and (link != "hdlc" or self._given_port):
+            raise LocalError("mode E opens a port of its own for HDLC: neither another link nor a given port")
         self._trace = trace
         self._retry_pause_s = retry_pause_s
         self._session: MeterSession | None = None
@@ -138,7 +147,7 @@ class Meter:
         if self._session is not None:
             return
         if self._port is None:
-            self._port = open_port(self._url, self._baudrate)
+            self._port = self._open_port()
         self._session = MeterSession(
             open_link(self._link_name, self._options),
             client=self._options.client,
@@ -154,6 +163,17 @@ class Meter:
         self._session.open(time.monotonic())
         self.run(lambda event: isinstance(event, SessionOpened))
 
+    def _open_port(self) -> Port:
+        if not self._mode_e:
+            return open_port(self._url, self._baudrate)
+        from dlms.greeting import ModeE, open_with_greeting
+
+        how = self._mode_e if isinstance(self._mode_e, ModeE) else ModeE()
+        port = open_with_greeting(self._url, self._baudrate, how, lost_at=self._lost_at)
+        self._options = replace(self._options, baudrate=port.baudrate)
+        self._lost_at = port.baudrate
+        return port
+
     def close(self) -> None:
         """Release, disconnect, close the port. Never raises: what cannot be closed in order is dropped."""
         session = self._session
@@ -161,6 +181,7 @@ class Meter:
             try:
                 session.close(time.monotonic())
                 self.run(lambda event: isinstance(event, SessionClosed))
+                self._lost_at = None
             except DlmsError:
                 pass  # the port goes away in any case
         self._drop()

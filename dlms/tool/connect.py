@@ -14,10 +14,10 @@ from dlms.client import Meter, Trace
 from dlms.cosem.time import ClockPolicy
 from dlms.counters import FileCounters
 from dlms.errors import LocalError
+from dlms.greeting import ModeE, open_with_greeting
 from dlms.links import LINKS
-from dlms.port import Port, open_port
+from dlms.port import Port, SerialPort, open_port
 from dlms.security import InvocationCounters, MemoryCounters, Security
-from dlms.tool.greeting import open_with_greeting
 from dlms.tool.nodeport import NodePort
 from dlms.tool.protection import Protection, grouped, make_auth, make_security, protection_options
 from dlms.trace import ReplayPort, TraceWriter, read_trace
@@ -46,6 +46,7 @@ class Connection:
     baudrate: int
     timeout_s: float | None
     mode_e: bool
+    mode_e_address: str
     short_names: bool
     utc_offset: int | None
     deviation: str
@@ -74,6 +75,7 @@ _OPTIONS = (
     click.option("--baudrate", type=click.IntRange(300), default=9600, show_default=True),
     click.option("--timeout-s", type=click.FloatRange(0.01), help="for an answer"),
     click.option("--mode-e", is_flag=True, help="greet at 300 baud; --baudrate is the highest to agree to"),
+    click.option("--mode-e-address", default="", help="with --mode-e: the meter's number, where several share a loop"),
     click.option("--short-names", is_flag=True, help="short-name referencing"),
     click.option(
         "--utc-offset", type=click.IntRange(-840, 840), help="minutes east of UTC, of a clock that does not say"
@@ -119,7 +121,8 @@ def _open_port(connection: Connection) -> Port:
     if connection.replay is not None:
         return ReplayPort(read_trace(connection.replay))
     if connection.mode_e:
-        return open_with_greeting(connection.url, connection.baudrate)
+        mode_e = ModeE(connection.mode_e_address)
+        return open_with_greeting(connection.url, connection.baudrate, mode_e)
     return open_port(connection.url, connection.baudrate)
 
 
@@ -144,7 +147,7 @@ def open_meter(connection: Connection) -> Iterator[Meter]:
             pdu_size=connection.pdu_size,
             info_max=connection.info_max,
             window=connection.window,
-            baudrate=connection.baudrate,
+            baudrate=below.baudrate if isinstance(below, SerialPort) else connection.baudrate,
             timeout_s=connection.timeout_s,
             port=port,
             trace=note,

@@ -8,6 +8,7 @@ import random
 import selectors
 import signal
 import socket
+import termios
 import time
 import tty
 from collections.abc import Iterator
@@ -18,12 +19,14 @@ from urllib.parse import urlsplit
 
 import click
 
-from dlms.datalink import ApduReceived, DataLink
+from dlms.datalink import ApduReceived, DataLink, LinkUp
 from dlms.errors import DlmsError, LocalError
 from dlms.faults import LineFaults
 from dlms.hdlc import HdlcAddress
 from dlms.hdlc_link import HdlcServerLink
 from dlms.links import LINKS
+from dlms.mode_e import Identification
+from dlms.mode_e_meter import ModeEMeter
 from dlms.objects import rows_from_csv
 from dlms.security import MemoryCounters
 from dlms.simulation import SERIAL_MAX, SimulatedMeter
@@ -36,28 +39,44 @@ CONNECTIONS_MAX = 16
 READ_BYTES_MAX = 65536
 SYSTEM_TITLE = "53494d3000000001"  # where none is given
 ADVANCE_S = 60.0  # registers move this often
+INACTIVITY_S = 120.0  # with mode E a lost client may not keep the meter at its speed (default of the HDLC setup class)
 
 
 class Server:
-    """The meter's side of one connection: link, faults and the meter behind."""
+    """The meter's side of one connection: link, faults and the meter behind; `greeting` stands before the link."""
 
-    def __init__(self, link: HdlcServerLink | WrapperServerLink, meter: SimulatedMeter, faults: LineFaults) -> None:
+    def __init__(
+        self,
+        link: HdlcServerLink | WrapperServerLink,
+        meter: SimulatedMeter,
+        faults: LineFaults,
+        greeting: ModeEMeter | None = None,
+    ) -> None:
         self.link = link
         self._meter = meter
         self._faults = faults
+        self._greeting = greeting
         link.connect(time.monotonic())
         self.run()
 
     def receive(self, data: bytes) -> list[bytes]:
         """Bytes from the client; the bursts, or packets, that go back now."""
         heard = self._faults.apply(data)
-        if heard:
+        if heard and self._greeting is not None and not self._greeting.is_hdlc:
+            self._greeting.receive(heard, time.monotonic())
+        elif heard:
             self.link.receive(heard, time.monotonic())
         return self.run()
+
+    @property
+    def baudrate(self) -> int | None:
+        """The speed the meter hears at; None for any."""
+        return None if self._greeting is None else self._greeting.baudrate
 
     def run(self) -> list[bytes]:
         """Events to the meter, answers to the line."""
         now = time.monotonic()
+        connected: bool | None = None
         while (event := self.link.next_event()) is not None:
             if isinstance(event, ApduReceived):
                 with contextlib.suppress(LocalError):  # the client disconnected behind its request
@@ -65,19 +84,27 @@ class Server:
                         self.link.send(answer, now)
             else:
                 self._meter.forget_clients()
-        return self._take()
+                connected = isinstance(event, LinkUp)
+        bursts = self._take()
+        if self._greeting is not None and connected:
+            self._greeting.connected()
+        elif self._greeting is not None and connected is False:
+            self._greeting.reset()
+        return bursts
 
     def wake(self) -> list[bytes]:
         """Time passed."""
         deadline = self.link.next_deadline()
         if deadline is not None and deadline <= time.monotonic():
             self.link.on_deadline(time.monotonic())
+        if self._greeting is not None:
+            self._greeting.on_deadline(time.monotonic())
         return self.run()
 
     def _take(self) -> list[bytes]:
         bursts = []
         link: DataLink = self.link
-        while burst := link.take_output():
+        while burst := (b"" if self._greeting is None else self._greeting.take_output()) or link.take_output():
             if damaged := self._faults.apply(burst):
                 bursts.append(damaged)
         return bursts
@@ -175,7 +202,8 @@ class UdpPlace:
 
 
 class TerminalPlace:
-    """A pseudo-terminal behind a symbolic link; clients open and close it as they like."""
+    """A pseudo-terminal behind a symbolic link; clients open and close it as they like. A meter that stands at a speed
+    hears nothing at another."""
 
     def __init__(self, link: Path, make: MakeServer) -> None:
         self._server = make()
@@ -191,7 +219,10 @@ class TerminalPlace:
     def serve_once(self, wait_s: float) -> None:
         bursts: list[bytes] = []
         if self._selector.select(wait_s):
-            bursts = self._server.receive(os.read(self._master, READ_BYTES_MAX))
+            data = os.read(self._master, READ_BYTES_MAX)
+            baudrate = self._server.baudrate
+            if baudrate is None or termios.tcgetattr(self._master)[5] == getattr(termios, f"B{baudrate}"):
+                bursts = self._server.receive(data)
         for burst in bursts + self._server.wake():
             os.write(self._master, burst)
 
@@ -246,6 +277,7 @@ def _until_signal() -> Iterator[list[int]]:
 @click.option("--pdu-size", type=click.IntRange(64, 0xFFFF), default=1024, show_default=True)
 @click.option("--info-max", type=click.IntRange(1, 2030), default=128, show_default=True)
 @click.option("--window", type=click.IntRange(1, 7), default=1, show_default=True)
+@click.option("--mode-e", is_flag=True, help="on a pseudo-terminal: be greeted at 300 baud first, by number: --serial")
 @click.option("--loss", type=click.FloatRange(0, 1), default=0.0, help="share of bursts swallowed, each way")
 @click.option("--flip", type=click.FloatRange(0, 1), default=0.0, help="share of bursts with one bit flipped")
 @click.option("--reorder", type=click.FloatRange(0, 1), default=0.0, help="share of HDLC windows out of order")
@@ -266,6 +298,7 @@ def simulate(
     pdu_size: int,
     info_max: int,
     window: int,
+    mode_e: bool,
     loss: float,
     flip: float,
     reorder: float,
@@ -286,8 +319,16 @@ def simulate(
             serial, rows, phases=int(phases), auth=proof, security=security, pdu_size=pdu_size
         )  # fmt: skip
         packet = listen.startswith("udp:")
-        _link(link, server, info_max, window, packet=packet)  # wrong options are said now, not to the first client
-        place = open_place(listen, lambda: Server(_link(link, server, info_max, window, packet=packet), meter, faults))
+        if mode_e and (link != "hdlc" or not listen.startswith("pty:")):
+            raise LocalError("--mode-e is for --link hdlc on pty:PATH, which has a speed")
+        inactivity_s = INACTIVITY_S if mode_e else None
+
+        def make() -> Server:
+            below = _link(link, server, info_max, window, packet=packet, inactivity_s=inactivity_s)
+            return Server(below, meter, faults, greeting(meter) if mode_e else None)
+
+        make()  # wrong options are said now, not to the first client
+        place = open_place(listen, make)
     except (DlmsError, OSError) as error:
         raise click.UsageError(str(error)) from error
     click.echo(f"{meter.id} listening on {place.name}")
@@ -303,9 +344,17 @@ def simulate(
         place.close()
 
 
-def _link(name: str, server: str, info_max: int, window: int, *, packet: bool) -> HdlcServerLink | WrapperServerLink:
+def greeting(meter: SimulatedMeter) -> ModeEMeter:
+    """The greeting of mode E, up to 19200 baud; on a loop the meter's number is its serial number."""
+    return ModeEMeter(Identification(meter.id[:3], "6", meter.id, offers_hdlc=True), str(meter.serial))
+
+
+def _link(
+    name: str, server: str, info_max: int, window: int, *, packet: bool, inactivity_s: float | None
+) -> HdlcServerLink | WrapperServerLink:
     if name == "hdlc":
-        return HdlcServerLink(HdlcAddress.of(server), info_max=info_max, window=window)
+        address = HdlcAddress.of(server)
+        return HdlcServerLink(address, info_max=info_max, window=window, inactivity_timeout_s=inactivity_s)
     if not server.isdigit():
         raise LocalError(f"--server {server!r}: only HDLC has UPPER/LOWER")
     # A base node's DLMS over TCP has the wrapper's layout with the node in the place of the SAP: see `nodeport`.

@@ -261,6 +261,13 @@ def test_a_terminal_is_a_port_and_faults_are_survived(tmp_path: Path) -> None:
         assert [result["error"] for result in found["results"]] == [None, None, None]
 
 
+def test_a_meter_is_greeted_at_300_baud_by_its_number(tmp_path: Path) -> None:
+    with simulated("--listen", f"pty:{tmp_path / 'tty'}", "--mode-e", "--serial", "42") as url:
+        reach = ("--url", url, "--mode-e", "--mode-e-address", "42", "--baudrate", "4800")
+        found = parsed(run("read", *reach, "1.0.1.8.0.255", "--json"))
+    assert [result["error"] for result in found["results"]] == [None]
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -272,6 +279,8 @@ def test_a_terminal_is_a_port_and_faults_are_survived(tmp_path: Path) -> None:
         ("read", "--url", "socket://127.0.0.1:1", "--ek", "00", "1.0.1.8.0.255"),
         ("read", "--url", "socket://127.0.0.1:1", "--auth", "low", "--password", "@/nonexistent", "1.0.1.8.0.255"),
         ("read", "--url", "socket://127.0.0.1:1", "--codes", "/nonexistent"),
+        ("simulate", "--mode-e"),
+        ("simulate", "--mode-e", "--listen", "pty:/tmp/x", "--link", "wrapper"),
         ("read", "--replay", "/nonexistent", "1.0.1.8.0.255"),
         ("read", "--url", "socket://127.0.0.1:1", "--auth", "ecdsa", "1.0.1.8.0.255"),
         ("profile", "--url", "socket://127.0.0.1:1", "1.0.99.1.0.255", "--entries", "x"),

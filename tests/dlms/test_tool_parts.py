@@ -19,12 +19,12 @@ from dlms.axdr import Data, Tag
 from dlms.cosem.obis import AttributeRef, Obis
 from dlms.errors import DecodeError, LinkError, LocalError, PeerError
 from dlms.faults import LineFaults, reorder_window, spoil_fcs
+from dlms.greeting import ModeE, greet, open_with_greeting
 from dlms.hdlc import CONTROLS, HdlcAddress, HdlcDecoder, HdlcFrame, HdlcNoise, information_control
 from dlms.mode_e import ModeEOpening, add_even_parity
 from dlms.objects import rows_from_csv
 from dlms.simulation import SimulatedMeter
 from dlms.tool.change import readings_of
-from dlms.tool.greeting import greet, open_with_greeting
 from dlms.tool.nodeport import ENABLE, NodePort
 from dlms.tool.secrets import read_hex, read_secret
 from dlms.tool.show import plain, tree, type_name
@@ -229,7 +229,7 @@ def test_the_greeting_changes_the_speed_of_a_real_terminal() -> None:
 
     thread = threading.Thread(target=meter, daemon=True)
     thread.start()
-    port = open_with_greeting(os.ttyname(slave), 9600)
+    port = open_with_greeting(os.ttyname(slave), 9600, ModeE())
     thread.join(10.0)
     assert speeds == [termios.B300, termios.B300]
     assert termios.tcgetattr(master)[5] == termios.B9600
