@@ -21,7 +21,7 @@ from dlms.errors import PeerError
 if TYPE_CHECKING:
     from dlms.apdu.access import Access, AccessOutcome
 
-ANSWER_BYTES_MAX = 16 * 1024 * 1024  # a year of quarter-hours with 8 columns is 2 MiB
+ANSWER_BYTES_MAX = 4 * 1024 * 1024  # a year of quarter-hours with 8 columns is 2 MiB; a device has 128
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,11 +104,29 @@ def test_giant_counts_and_deep_nesting_cost_no_memory() -> None:
         tracemalloc.stop()
 
 
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        b"\x01\x83\x0f\x42\x40" + b"\x03\x01" * 1_000_000,  # an array of a million booleans
+        b"\x01\x83\x02\x00\x00" + (b"\x02\x08" + b"\x0f\x01" * 8) * 0x20000,  # no array of it is too long, all are
+        b"\x13\x02\x10" + b"\x00" * 15 + b"\x11" + b"\x83\x0f\x42\x40" + bytes(1_000_000),  # 15 values for nothing
+    ],
+)
+def test_more_values_than_a_year_of_profile_rows_are_not_made(hostile: bytes) -> None:
+    tracemalloc.start()
+    try:
+        with pytest.raises(DecodeError, match=r"more than 524288 values|more elements than"):
+            axdr.decode(hostile)
+        assert tracemalloc.get_traced_memory()[1] < 150_000_000
+    finally:
+        tracemalloc.stop()
+
+
 def test_null_data_takes_a_reference_each_and_long_bit_strings_their_own_length() -> None:
     tracemalloc.start()
     try:
-        many = axdr.decode(b"\x01\x83\x0f\x42\x40" + bytes(1_000_000))
-        assert len(many.members()) == 1_000_000
+        many = axdr.decode(b"\x01\x83\x07\xa1\x20" + bytes(500_000))
+        assert len(many.members()) == 500_000
         assert tracemalloc.get_traced_memory()[1] < 40_000_000
         del many
         tracemalloc.reset_peak()
