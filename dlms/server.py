@@ -10,6 +10,7 @@ answered with an exception-response.
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from enum import Enum, auto
 
 from dlms import axdr
 from dlms.acse import Aare, Aarq, InitiateRequest, InitiateResponse, Release
-from dlms.apdu import action, faults, sn
+from dlms.apdu import action, faults, notify, sn
 from dlms.apdu.common import AccessError, ActionOutcome, Item, Result
 from dlms.association import PDU_SIZE_MIN, PDU_UNLIMITED, REPLY_TO_HLS
 from dlms.axdr import Data
@@ -53,8 +54,10 @@ from dlms.objects import (
     rows_from_csv,
 )
 from dlms.security import CHALLENGE_OCTETS_MAX, CHALLENGE_OCTETS_MIN, Auth, Hls, Lls, NoAuth, Security
+from dlms.rights import MANAGEMENT, NOTHING, Rights
 from dlms.server_names import NamedServices
-from dlms.server_services import Refuse, Services, exception
+from dlms.server_services import Refuse, Services
+from dlms.server_view import Terms, View
 from dlms.shortnames import REPLY_TO_HLS_NAME
 
 __all__ = [
@@ -67,7 +70,8 @@ class MeterServer:
     """The objects of one meter and who may associate.
 
     `auth` is what every client must prove, or a mapping from client SAP to it (other SAPs are then refused). With
-    `security`, for all or by client SAP, associations are ciphered. `short_names` lets clients use them too.
+    `security`, for all or by client SAP, associations are ciphered. `short_names` lets clients use them too. `rights`
+    are what a client may do, for all or by client SAP (`dlms.rights`; SAPs that are not named then see nothing).
     """
 
     def __init__(
@@ -79,6 +83,7 @@ class MeterServer:
         pdu_size: int = 1024,
         conformance: Conformance = LN_CLIENT_CONFORMANCE,
         short_names: bool = False,
+        rights: Rights | Mapping[int, Rights] = MANAGEMENT,
     ) -> None:
         if not PDU_SIZE_MIN <= pdu_size <= PDU_UNLIMITED:
             raise LocalError(f"a PDU size is {PDU_SIZE_MIN} to {PDU_UNLIMITED} octets, not {pdu_size}")
@@ -86,7 +91,9 @@ class MeterServer:
         self.conformance = conformance | SN_CLIENT_CONFORMANCE if short_names else conformance
         self.short_names = short_names
         self._auth = NoAuth() if auth is None else auth
+        self._changed_auth: dict[int, Auth] = {}
         self._security = security
+        self._rights = rights
         self._objects: dict[Obis, dict[int, ServerObject]] = {}
         for item in objects:
             self.add(item)
@@ -100,7 +107,17 @@ class MeterServer:
 
     def auth_of(self, client_sap: int) -> Auth | None:
         """What this client must prove; None when it may not associate at all."""
+        if client_sap in self._changed_auth:
+            return self._changed_auth[client_sap]
         return self._auth.get(client_sap) if isinstance(self._auth, Mapping) else self._auth
+
+    def change_auth(self, client_sap: int, auth: Auth) -> None:
+        """What this client must prove from its next association on."""
+        self._changed_auth[client_sap] = auth
+
+    def rights_of(self, client_sap: int) -> Rights:
+        """What this client may do."""
+        return self._rights.get(client_sap, NOTHING) if isinstance(self._rights, Mapping) else self._rights
 
     def security_of(self, client_sap: int) -> Security | None:
         """The keys for this client; None when its associations are plain."""
@@ -177,17 +194,36 @@ class ServerAssociation:
         self._proof_ciphering: Ciphering | None = None
         self._transfer: BlockTransfer | None = None
         self._client_pdu_size = PDU_UNLIMITED
+        self._conformance = Conformance(0)
 
     def receive_apdu(self, apdu: bytes, now: float) -> list[bytes]:  # noqa: ARG002 - the contract of the cores
-        """The answers to one APDU, in order. `now` is monotonic seconds."""
+        """The answers to one APDU, in order; none to what wants none. `now` is monotonic seconds."""
         try:
             return self._receive(apdu)
         except Refuse as refusal:
-            return [refusal.apdu]
+            return [self._refusal(apdu, refusal)]
         except DecodeError:
-            return [exception(StateError.SERVICE_NOT_ALLOWED, ServiceError.OTHER_REASON)]
+            return [self._refusal(apdu, Refuse(StateError.SERVICE_NOT_ALLOWED, ServiceError.OTHER_REASON))]
         except DlmsError:
-            return [exception(StateError.SERVICE_NOT_ALLOWED, ServiceError.OPERATION_NOT_POSSIBLE)]
+            return [self._refusal(apdu, Refuse(StateError.SERVICE_NOT_ALLOWED, ServiceError.OPERATION_NOT_POSSIBLE))]
+
+    def _refusal(self, apdu: bytes, refusal: Refuse) -> bytes:
+        """An exception-response, or with short names a confirmed-service-error."""
+        service = _NAMED_SERVICES.get(apdu[0] if apdu else -1)
+        if service is None or self.state is not State.ASSOCIATED or not isinstance(self._services, NamedServices):
+            return refusal.apdu
+        return faults.ConfirmedServiceError(service, faults.SERVICE_CLASS, _SERVICE_CODES.get(refusal.error, 0)).emit()
+
+    def notify(self, message: notify.Notification) -> bytes | None:
+        """The APDU that brings `message` to this client; None when it did not agree to such. Raises `LocalError` when
+        it is too long for the client."""
+        wanted = _NOTIFYING[type(message)]
+        if self.state is not State.ASSOCIATED or not self._conformance & wanted:
+            return None
+        apdu = message.emit() if self._ciphering is None else self._ciphering.protect(message.emit())
+        if len(apdu) > self._client_pdu_size:
+            raise LocalError(f"a notification of {len(apdu)} octets for a client that takes {self._client_pdu_size}")
+        return apdu
 
     def reset(self) -> None:
         """The link went down: the association is gone."""
@@ -208,6 +244,8 @@ class ServerAssociation:
     def _whole(self, apdu: bytes) -> list[bytes]:
         """The answer to a whole APDU, in general blocks where it is too long."""
         answer = self._answer(apdu)
+        if not answer:
+            return []
         if self._transfer is None or len(answer) <= self._client_pdu_size:
             return [answer]
         return self._transfer.send(answer)
@@ -221,10 +259,18 @@ class ServerAssociation:
         if tag == Apdu.RLRQ:
             return self._rlrq(apdu)
         plain = self._unprotect(apdu)
-        answer = self._services.handle(plain) if self.state is State.ASSOCIATED else self._prove(plain)
-        if self._ciphering is None:
+        answer = self._serve(plain) if self.state is State.ASSOCIATED else self._prove(plain)
+        if self._ciphering is None or not answer:
             return answer
         return self._ciphering.protect(answer, tag)
+
+    def _serve(self, plain: bytes) -> bytes:
+        """One request of a client that is let in; no answer, not even a refusal, to an unconfirmed one."""
+        if not _is_unconfirmed(plain):
+            return self._services.handle(plain)
+        with contextlib.suppress(DlmsError):
+            self._services.handle(plain)
+        return b""
 
     # ------------------------------------------------------------------------------------------------- association
 
@@ -291,10 +337,17 @@ class ServerAssociation:
             self._transfer = BlockTransfer(self._client_pdu_size)
             size = PDU_UNLIMITED  # an answer is whole to the services, and cut up after it was protected
         self._ciphering = ciphering if aarq.context.ciphered else None
+        self._conformance = conformance
+        rights = server.rights_of(self.client_sap)
+        view = View(
+            server,
+            Terms(self.client_sap, auth or NoAuth(), aarq.context, conformance, server.pdu_size,
+                  self._client_pdu_size, rights),
+        )  # fmt: skip
         self._services = (
-            NamedServices(server, server.objects(), conformance, size)
+            NamedServices(view, view.objects(), conformance, size)
             if aarq.context.short_names
-            else Services(server, conformance, size)
+            else Services(view, conformance, size)
         )
         title = None if ciphering is None else ciphering.system_title
         if not isinstance(auth, Hls):
@@ -369,6 +422,23 @@ class ServerAssociation:
         self.state = following
 
 
+def _is_unconfirmed(plain: bytes) -> bool:
+    """Whether the client wants no answer: by the service's kind, or by the service class of a SET, ACTION, ACCESS."""
+    if plain[0] == Apdu.UNCONFIRMED_WRITE_REQUEST:
+        return True
+    at = _SERVICE_CLASS_AT.get(plain[0])
+    return at is not None and len(plain) > at and not plain[at] & CONFIRMED
+
+
+CONFIRMED = 0x40  # of invoke-id-and-priority (GB 9.5)
+_SERVICE_CLASS_AT: dict[int, int] = {Apdu.SET_REQUEST: 2, Apdu.ACTION_REQUEST: 2, Apdu.ACCESS_REQUEST: 1}
+_NAMED_SERVICES: dict[int, int] = {Apdu.READ_REQUEST: faults.READ_SERVICE, Apdu.WRITE_REQUEST: faults.WRITE_SERVICE}
+_SERVICE_CODES = {ServiceError.PDU_TOO_LONG: 1, ServiceError.SERVICE_NOT_SUPPORTED: 2}
+_NOTIFYING: dict[type[notify.Notification], Conformance] = {
+    notify.DataNotification: Conformance.DATA_NOTIFICATION,
+    notify.EventNotification: Conformance.EVENT_NOTIFICATION,
+    notify.InformationReport: Conformance.INFORMATION_REPORT,
+}
 _KNOWN = PROTECTED_TAGS | {
     Apdu.RLRQ,
     Apdu.GET_REQUEST,
@@ -377,6 +447,7 @@ _KNOWN = PROTECTED_TAGS | {
     Apdu.ACCESS_REQUEST,
     Apdu.READ_REQUEST,
     Apdu.WRITE_REQUEST,
+    Apdu.UNCONFIRMED_WRITE_REQUEST,
 }
 _VERSION_TOO_LOW, _INCOMPATIBLE_CONFORMANCE, _PDU_TOO_SHORT = 1, 2, 3
 

@@ -16,6 +16,7 @@ from dlms.server_services import Access, Refuse
 from dlms.shortnames import ASSOCIATION_BASE, OBJECT_LIST, method_offset
 
 FIRST_BASE = 0x0100
+ASSOCIATION_LN = 15
 READ_BLOCK_HEAD_OCTETS = 10  # tag, count, choice, last, number, a length of up to four octets
 _NAMES_STEP = 8
 
@@ -27,6 +28,8 @@ class NameTable:
         self.bases: list[tuple[int, ServerObject]] = []
         base = FIRST_BASE
         for item in objects:
+            if item.class_id == ASSOCIATION_LN:
+                continue  # of logical names; the association of short names is at the end
             self.bases.append((base, item))
             base += _span(item)
         if base > ASSOCIATION_BASE:
@@ -85,8 +88,8 @@ class NamedServices:
         if apdu[0] == Apdu.READ_REQUEST:
             self._need(Conformance.READ)
             return self._read(apdu)
-        if apdu[0] == Apdu.WRITE_REQUEST:
-            self._need(Conformance.WRITE)
+        if apdu[0] in (Apdu.WRITE_REQUEST, Apdu.UNCONFIRMED_WRITE_REQUEST):
+            self._need(Conformance.WRITE if apdu[0] == Apdu.WRITE_REQUEST else Conformance.UNCONFIRMED_WRITE)
             request = sn.parse_write_request(apdu)
             codes = [
                 self._write(variable, value) for variable, value in zip(request.variables, request.values, strict=True)

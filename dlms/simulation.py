@@ -19,7 +19,9 @@ from dlms.cosem.time import CosemDateTime
 from dlms.objects import Row, objects_from_rows
 from dlms.security import Auth, Security
 from dlms.server import MeterServer, ServerAssociation
-from dlms.server_objects import ClockObject, DisconnectControl, ImageTransfer, ProfileObject, association_object
+from dlms.server_control import DisconnectControl
+from dlms.server_image import ImageTransfer
+from dlms.server_objects import ClockObject, ProfileObject, association_object
 
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 DEVICE_NAME = "0.0.42.0.0.255"
