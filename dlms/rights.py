@@ -56,7 +56,8 @@ MANAGEMENT = Rights(_yes, _yes, _yes, _yes)
 READER = Rights(_yes, _yes, _no, _no)
 PUBLIC = Rights(_public, _yes, _no, _no)
 NOTHING = Rights(_no, _no, _no, _no)
-USUAL_RIGHTS = {16: PUBLIC, 2: READER, 1: MANAGEMENT}
+PUBLIC_CLIENT = 16
+USUAL_RIGHTS = {PUBLIC_CLIENT: PUBLIC, 2: READER, 1: MANAGEMENT}
 
 
 def object_list(objects: Iterable[ServerObject], rights: Rights) -> Data:

@@ -53,10 +53,10 @@ from dlms.objects import (
     objects_from_rows,
     rows_from_csv,
 )
-from dlms.security import CHALLENGE_OCTETS_MAX, CHALLENGE_OCTETS_MIN, Auth, Hls, Lls, NoAuth, Security
 from dlms.rights import MANAGEMENT, NOTHING, Rights
-from dlms.server_names import NamedServices
-from dlms.server_services import Refuse, Services
+from dlms.security import CHALLENGE_OCTETS_MAX, CHALLENGE_OCTETS_MIN, Auth, Hls, Lls, NoAuth, Security
+from dlms.server_names import NamedServices, refusal_by_name
+from dlms.server_services import Refuse, Services, is_unconfirmed
 from dlms.server_view import Terms, View
 from dlms.shortnames import REPLY_TO_HLS_NAME
 
@@ -209,10 +209,9 @@ class ServerAssociation:
 
     def _refusal(self, apdu: bytes, refusal: Refuse) -> bytes:
         """An exception-response, or with short names a confirmed-service-error."""
-        service = _NAMED_SERVICES.get(apdu[0] if apdu else -1)
-        if service is None or self.state is not State.ASSOCIATED or not isinstance(self._services, NamedServices):
-            return refusal.apdu
-        return faults.ConfirmedServiceError(service, faults.SERVICE_CLASS, _SERVICE_CODES.get(refusal.error, 0)).emit()
+        if self.state is State.ASSOCIATED and isinstance(self._services, NamedServices):
+            return refusal_by_name(apdu, refusal)
+        return refusal.apdu
 
     def notify(self, message: notify.Notification) -> bytes | None:
         """The APDU that brings `message` to this client; None when it did not agree to such. Raises `LocalError` when
@@ -266,7 +265,7 @@ class ServerAssociation:
 
     def _serve(self, plain: bytes) -> bytes:
         """One request of a client that is let in; no answer, not even a refusal, to an unconfirmed one."""
-        if not _is_unconfirmed(plain):
+        if not is_unconfirmed(plain):
             return self._services.handle(plain)
         with contextlib.suppress(DlmsError):
             self._services.handle(plain)
@@ -422,18 +421,6 @@ class ServerAssociation:
         self.state = following
 
 
-def _is_unconfirmed(plain: bytes) -> bool:
-    """Whether the client wants no answer: by the service's kind, or by the service class of a SET, ACTION, ACCESS."""
-    if plain[0] == Apdu.UNCONFIRMED_WRITE_REQUEST:
-        return True
-    at = _SERVICE_CLASS_AT.get(plain[0])
-    return at is not None and len(plain) > at and not plain[at] & CONFIRMED
-
-
-CONFIRMED = 0x40  # of invoke-id-and-priority (GB 9.5)
-_SERVICE_CLASS_AT: dict[int, int] = {Apdu.SET_REQUEST: 2, Apdu.ACTION_REQUEST: 2, Apdu.ACCESS_REQUEST: 1}
-_NAMED_SERVICES: dict[int, int] = {Apdu.READ_REQUEST: faults.READ_SERVICE, Apdu.WRITE_REQUEST: faults.WRITE_SERVICE}
-_SERVICE_CODES = {ServiceError.PDU_TOO_LONG: 1, ServiceError.SERVICE_NOT_SUPPORTED: 2}
 _NOTIFYING: dict[type[notify.Notification], Conformance] = {
     notify.DataNotification: Conformance.DATA_NOTIFICATION,
     notify.EventNotification: Conformance.EVENT_NOTIFICATION,

@@ -279,9 +279,7 @@ class SingleActionSchedule:
             times = [(time.octets(), date.octets()) for time, date in (one.members() for one in value.members())]
         except (LocalError, ValueError):
             return DataAccessResult.TYPE_UNMATCHED
-        if len(times) > TIMES_MAX or any(
-            len(time) != TIME_OCTETS or len(date) != DATE_OCTETS for time, date in times
-        ):
+        if len(times) > TIMES_MAX or any(len(time) != TIME_OCTETS or len(date) != DATE_OCTETS for time, date in times):
             return DataAccessResult.TYPE_UNMATCHED
         self._times = times
         return DataAccessResult.SUCCESS
@@ -310,14 +308,15 @@ def _matches(moment: datetime, time: bytes, date: bytes) -> bool:
 
 
 class Limiter:
-    """Class 71, without emergency profiles: a script when a value stays above or at its threshold long enough."""
+    """Class 71, without emergency profiles: a script when a value stays above its threshold, or comes back, for long
+    enough. At the beginning there is none for either."""
 
     def __init__(self, actor: Access, obis: Obis, monitored: AttributeRef, threshold: Data, scripts: Obis) -> None:
         self._actor = actor
         self._monitored = monitored
         self._normal = threshold
         self._durations = {6: 0, 7: 0}
-        self._actions = {True: _ScriptRef(scripts, 1), False: _ScriptRef(scripts, 0)}
+        self._actions = {True: _ScriptRef(scripts, 0), False: _ScriptRef(scripts, 0)}
         self._over = False
         self._changing_since: datetime | None = None
         self.item = ServerObject(71, obis)

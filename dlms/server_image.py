@@ -172,9 +172,7 @@ class ImageTransfer:
             return axdr.array([])
         image = self.image
         signature = hashlib.sha256(image).digest()
-        return axdr.array(
-            [axdr.structure(axdr.u32(len(image)), axdr.octets(self.identifier), axdr.octets(signature))]
-        )
+        return axdr.array([axdr.structure(axdr.u32(len(image)), axdr.octets(self.identifier), axdr.octets(signature))])
 
     # ---- methods
 
