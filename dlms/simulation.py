@@ -16,7 +16,7 @@ from dlms import axdr
 from dlms.apdu.common import AccessError, Item, Result
 from dlms.apdu.notify import Notification
 from dlms.axdr import Data, Tag
-from dlms.codes import SERVER_CONFORMANCE, DataAccessResult
+from dlms.codes import SERVER_CONFORMANCE, Conformance, DataAccessResult
 from dlms.cosem.obis import AttributeRef, Obis
 from dlms.cosem.time import CosemDateTime
 from dlms.errors import LocalError
@@ -85,6 +85,7 @@ class SimulatedMeter:
         auth: Auth | Mapping[int, Auth] | None = None,
         security: Security | Mapping[int, Security] | None = None,
         rights: Rights | Mapping[int, Rights] = MANAGEMENT,
+        conformance: Conformance = SERVER_CONFORMANCE,
         pdu_size: int = 1024,
         now: Callable[[], datetime] = _civil_now,
         living: bool = True,
@@ -98,7 +99,7 @@ class SimulatedMeter:
             auth=auth,
             security=security,
             pdu_size=pdu_size,
-            conformance=SERVER_CONFORMANCE,
+            conformance=conformance,
             short_names=True,
             rights=rights,
         )

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import click
 
+from dlms.codes import SERVER_CONFORMANCE, Conformance
 from dlms.errors import DlmsError, LocalError
 from dlms.faults import LineFaults, SlowLine
 from dlms.hdlc import HdlcAddress
@@ -55,6 +56,7 @@ def _until_signal() -> Iterator[list[int]]:
 @click.option("--ek", envvar="DLMS_EK", help="encryption key, HEX or @FILE; also $DLMS_EK")
 @click.option("--ak", envvar="DLMS_AK", help="authentication key, HEX or @FILE; also $DLMS_AK")
 @click.option("--system-title", default="5349 4d30 0000 0001", help="the meter's, 8 octets in HEX")
+@click.option("--gbt", is_flag=True, help="grant general block transfer (some clients propose it and cannot do it)")
 @click.option("--pdu-size", type=click.IntRange(64, 0xFFFF), default=1024, show_default=True)
 @click.option("--info-max", type=click.IntRange(1, 2030), default=128, show_default=True)
 @click.option("--window", type=click.IntRange(1, 7), default=1, show_default=True)
@@ -94,6 +96,7 @@ def simulate(
     ek: str | None,
     ak: str | None,
     system_title: str,
+    gbt: bool,
     pdu_size: int,
     info_max: int,
     window: int,
@@ -127,6 +130,7 @@ def simulate(
         proofs, keys, allowed = _clients(rights, proof, security)
         meter = SimulatedMeter(
             serial, rows, phases=int(phases), auth=proofs, security=keys, rights=allowed, pdu_size=pdu_size,
+            conformance=SERVER_CONFORMANCE if gbt else SERVER_CONFORMANCE & ~Conformance.GENERAL_BLOCK_TRANSFER,
             now=_clock(speed),
         )  # fmt: skip
         make_server()  # wrong options are said now, not to the first client
