@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,7 @@ ValueSource = Callable[[int, Obis, int], Result]
 
 LOGICAL_NAME = 1  # attribute 1 of every class
 ROWS_MAX = 10_000
+OCTETS_MAX = 0xFFFF  # of one octet-string
 
 
 @dataclass(slots=True)
@@ -104,31 +106,36 @@ def rows_from_csv(path: Path) -> list[Row]:
 
     Raises `LocalError` that names the line, and OSError.
     """
-    rows: list[Row] = []
-    with path.open(encoding="utf-8", newline="") as file:
-        for line, fields in enumerate(csv.DictReader(file), start=2):
-            if len(rows) >= ROWS_MAX:
-                raise LocalError(f"{path}: more than {ROWS_MAX} rows")
-            try:
-                rows.append(_row(fields))
-            except (KeyError, ValueError, TypeError, LocalError) as error:
-                raise LocalError(f"{path}, line {line}: {error}") from error
+    reader: csv.DictReader[str] | None = None
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file)
+            rows = [_row(fields) for fields in itertools.islice(reader, ROWS_MAX + 1)]
+    except (KeyError, ValueError, TypeError, csv.Error, LocalError) as error:
+        raise LocalError(f"{path}, line {reader.line_num if reader else 1}: {error}") from error
+    if len(rows) > ROWS_MAX:
+        raise LocalError(f"{path}: more than {ROWS_MAX} rows")
     return rows
 
 
-def _row(fields: dict[str, str]) -> Row:
+def _row(fields: dict[str, str | None]) -> Row:
+    name, obis, kind = (fields[column] for column in ("name", "obis", "type"))
+    if name is None or obis is None or kind is None:
+        raise LocalError("a row that ends early")
     row = Row(
-        fields["name"],
-        Obis.parse(fields["obis"]),
-        int(fields["cls"]),
-        int(fields["attr"]),
-        fields["type"],
+        name,
+        Obis.parse(obis),
+        int(fields["cls"] or ""),
+        int(fields["attr"] or ""),
+        kind,
         int(fields["scaler"]) if fields["scaler"] else None,
         int(fields["unit"]) if fields["unit"] else None,
         int(fields["ph"] or 1),
     )
     if row.type_name.partition(":")[0] not in TYPE_TAGS:
         raise LocalError(f"unknown type {row.type_name!r}")
+    if not 0 <= row.octets <= OCTETS_MAX:
+        raise LocalError(f"{row.octets} octets")
     return row
 
 
