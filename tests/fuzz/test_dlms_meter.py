@@ -4,7 +4,6 @@ the package is without a target."""
 from __future__ import annotations
 
 import ast
-import random
 import sys
 from pathlib import Path
 from types import FrameType
@@ -13,7 +12,7 @@ import pytest
 
 from tests.fuzz import dlms_app, dlms_meter, serial_links
 from tests.fuzz.dlms_meter import TARGETS
-from tests.fuzz.guided import Target, mutate
+from tests.fuzz.guided import Target, exercise
 
 DLMS = Path(__file__).parents[2] / "dlms"
 MUTATIONS = {"living": 250, "counters": 300, "codes": 500}
@@ -70,13 +69,7 @@ def decoders() -> set[str]:
 
 @pytest.mark.parametrize("name", sorted(TARGETS))
 def test_changed_bytes_give_success_or_a_typed_error(name: str) -> None:
-    target = TARGETS[name]
-    seeds = target.seeds()
-    chance = random.Random(name)
-    for seed in seeds:
-        target.outcome(seed)
-    for _ in range(MUTATIONS.get(name, MUTATIONS_ELSEWHERE)):
-        target.outcome(mutate(chance.choice(seeds), chance, seeds))
+    exercise(TARGETS[name], name, MUTATIONS.get(name, MUTATIONS_ELSEWHERE))
 
 
 def reached(targets: dict[str, Target]) -> set[str]:
