@@ -62,6 +62,10 @@ class Cursor:
         self.pos = end
         return self._data[pos:end]
 
+    def since(self, pos: int) -> bytes:
+        """What was read since `pos`, an earlier value of the attribute of that name."""
+        return self._data[pos : self.pos]
+
     def rest(self) -> bytes:
         """Everything that is left."""
         return self.take(self._end - self.pos)

@@ -16,11 +16,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 
-from dlms import axdr
 from dlms.acse import Aare, Aarq, InitiateRequest, InitiateResponse, Release
-from dlms.apdu import action, faults, notify, sn
-from dlms.apdu.common import AccessError, ActionOutcome, Item, Result
-from dlms.association import PDU_SIZE_MIN, PDU_UNLIMITED, REPLY_TO_HLS
+from dlms.apdu import faults, notify
+from dlms.apdu.common import AccessError, ActionOutcome, Item, Result, is_unconfirmed
+from dlms.association import PDU_SIZE_MIN, PDU_UNLIMITED
 from dlms.axdr import Data
 from dlms.ciphering import PROTECTED_TAGS, Ciphering, Replayed
 from dlms.codes import (
@@ -54,11 +53,11 @@ from dlms.objects import (
     rows_from_csv,
 )
 from dlms.rights import MANAGEMENT, NOTHING, Rights
-from dlms.security import CHALLENGE_OCTETS_MAX, CHALLENGE_OCTETS_MIN, Auth, Hls, Lls, NoAuth, Security
+from dlms.security import CHALLENGE_OCTETS_MAX, CHALLENGE_OCTETS_MIN, Auth, Hls, Lls, NoAuth, Security, own_title
+from dlms.server_hls import reply_to_hls
 from dlms.server_names import NamedServices, refusal_by_name
-from dlms.server_services import Refuse, Services, is_unconfirmed
+from dlms.server_services import Refuse, Services
 from dlms.server_view import Terms, View
-from dlms.shortnames import REPLY_TO_HLS_NAME
 
 __all__ = [
     "MeterServer", "Row", "ServerAssociation", "ServerObject", "ValueSource", "constant", "objects_from_csv",
@@ -90,6 +89,7 @@ class MeterServer:
         self.pdu_size = pdu_size
         self.conformance = conformance | SN_CLIENT_CONFORMANCE if short_names else conformance
         self.short_names = short_names
+        self.asking_title: bytes | None = None  # of the client whose request is served right now
         self._auth = NoAuth() if auth is None else auth
         self._changed_auth: dict[int, Auth] = {}
         self._security = security
@@ -122,6 +122,13 @@ class MeterServer:
     def security_of(self, client_sap: int) -> Security | None:
         """The keys for this client; None when its associations are plain."""
         return self._security.get(client_sap) if isinstance(self._security, Mapping) else self._security
+
+    def change_security(self, old: Security, new: Security) -> None:
+        """`new` in the place of `old`, for every client that had it, from its next association on."""
+        if isinstance(self._security, Mapping):
+            self._security = {sap: new if held is old else held for sap, held in self._security.items()}
+        elif self._security is old:
+            self._security = new
 
     def find(self, class_id: int, obis: Obis) -> ServerObject | DataAccessResult:
         classes = self._objects.get(obis)
@@ -190,6 +197,7 @@ class ServerAssociation:
         self._server = server
         self._services: Services | NamedServices = Services(server, Conformance(0), PDU_UNLIMITED)
         self._ciphering: Ciphering | None = None
+        self._security: Security | None = None  # as it was when the association was made
         self._pending: _Pending | None = None
         self._proof_ciphering: Ciphering | None = None
         self._transfer: BlockTransfer | None = None
@@ -250,6 +258,7 @@ class ServerAssociation:
         return self._transfer.send(answer)
 
     def _answer(self, apdu: bytes) -> bytes:
+        """None where no answer is wanted."""
         tag = apdu[0] if apdu else -1
         if tag not in _KNOWN:
             raise Refuse(StateError.SERVICE_UNKNOWN, ServiceError.SERVICE_NOT_SUPPORTED)
@@ -258,6 +267,7 @@ class ServerAssociation:
         if tag == Apdu.RLRQ:
             return self._rlrq(apdu)
         plain = self._unprotect(apdu)
+        self._server.asking_title = None if self._ciphering is None else self._ciphering.peer_title
         answer = self._serve(plain) if self.state is State.ASSOCIATED else self._prove(plain)
         if self._ciphering is None or not answer:
             return answer
@@ -336,6 +346,7 @@ class ServerAssociation:
             self._transfer = BlockTransfer(self._client_pdu_size)
             size = PDU_UNLIMITED  # an answer is whole to the services, and cut up after it was protected
         self._ciphering = ciphering if aarq.context.ciphered else None
+        self._security = security
         self._conformance = conformance
         rights = server.rights_of(self.client_sap)
         view = View(
@@ -348,7 +359,7 @@ class ServerAssociation:
             if aarq.context.short_names
             else Services(view, conformance, size)
         )
-        title = None if ciphering is None else ciphering.system_title
+        title = None if auth is None else own_title(auth, security)
         if not isinstance(auth, Hls):
             self._step(Event.ACCEPT)
             return Aare(aarq.context, AssociationResult.ACCEPTED, Diagnostic.NULL, response, system_title=title).emit()
@@ -370,7 +381,7 @@ class ServerAssociation:
     def _prove(self, plain: bytes) -> bytes:
         """Passes 3 and 4 of high level security: the one request that is served before the client is let in."""
         pending = self._pending
-        reply = None if pending is None else _reply(plain, short_names=isinstance(self._services, NamedServices))
+        reply = None if pending is None else reply_to_hls(plain, short_names=isinstance(self._services, NamedServices))
         if pending is None or reply is None:
             raise Refuse(StateError.SERVICE_NOT_ALLOWED, ServiceError.OPERATION_NOT_POSSIBLE)
         try:
@@ -400,7 +411,7 @@ class ServerAssociation:
         if ciphering is None:
             return apdu
         if apdu[0] not in PROTECTED_TAGS:
-            security = self._server.security_of(self.client_sap)
+            security = self._security
             if security is not None and (security.policy or security.signs):
                 raise Refuse(StateError.SERVICE_NOT_ALLOWED, ServiceError.OPERATION_NOT_POSSIBLE)
             return apdu
@@ -437,44 +448,6 @@ _KNOWN = PROTECTED_TAGS | {
     Apdu.UNCONFIRMED_WRITE_REQUEST,
 }
 _VERSION_TOO_LOW, _INCOMPATIBLE_CONFORMANCE, _PDU_TOO_SHORT = 1, 2, 3
-
-
-@dataclass(frozen=True, slots=True)
-class _Reply:
-    """A client's proof, and how to answer it: `invoke` None is a READ of the method's short name."""
-
-    invoke: int | None
-    proof: bytes
-
-    def refusal(self) -> bytes:
-        if self.invoke is None:
-            return sn.ReadResponse((AccessError(DataAccessResult.READ_WRITE_DENIED),)).emit()
-        return action.ActionResponse(self.invoke, ActionOutcome(ActionResult.READ_WRITE_DENIED)).emit()
-
-    def acceptance(self, proof: bytes) -> bytes:
-        if self.invoke is None:
-            return sn.ReadResponse((axdr.octets(proof),)).emit()
-        return action.ActionResponse(self.invoke, ActionOutcome(ActionResult.SUCCESS, axdr.octets(proof))).emit()
-
-
-def _reply(plain: bytes, *, short_names: bool) -> _Reply | None:
-    """The call of reply_to_HLS_authentication in `plain`, None when it is something else. Raises `DecodeError`."""
-    invoke, parameters = None, None
-    if short_names and plain[0] == Apdu.READ_REQUEST:
-        read = sn.parse_read_request(plain)
-        if not isinstance(read, sn.ReadRequest) or [one.name for one in read.variables] != [REPLY_TO_HLS_NAME]:
-            return None
-        selection = read.variables[0].selection
-        parameters = None if selection is None else selection.parameters
-    elif not short_names and plain[0] == Apdu.ACTION_REQUEST:
-        request = action.parse_request(plain)
-        if not isinstance(request, action.ActionRequest) or request.method != REPLY_TO_HLS:
-            return None
-        invoke, parameters = request.invoke, request.parameters
-    else:
-        return None
-    proof = parameters.value if parameters is not None else None
-    return _Reply(invoke, proof if isinstance(proof, bytes) else b"")
 
 
 def _initiate(aarq: Aarq, ciphering: Ciphering | None) -> InitiateRequest:

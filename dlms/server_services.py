@@ -43,18 +43,6 @@ def exception(state_error: StateError, service_error: ServiceError, counter: int
     return faults.ExceptionResponse(state_error, service_error, counter).emit()
 
 
-CONFIRMED = 0x40  # of invoke-id-and-priority (GB 9.5)
-_SERVICE_CLASS_AT: dict[int, int] = {Apdu.SET_REQUEST: 2, Apdu.ACTION_REQUEST: 2, Apdu.ACCESS_REQUEST: 1}
-
-
-def is_unconfirmed(apdu: bytes) -> bool:
-    """Whether the client wants no answer: by the service's kind, or by the service class of a SET, ACTION, ACCESS."""
-    if apdu[0] == Apdu.UNCONFIRMED_WRITE_REQUEST:
-        return True
-    at = _SERVICE_CLASS_AT.get(apdu[0])
-    return at is not None and len(apdu) > at and not apdu[at] & CONFIRMED
-
-
 @dataclass(slots=True)
 class _Incoming:
     """A SET or ACTION whose parameters come in blocks."""

@@ -23,6 +23,7 @@ from dlms.security import PASSWORD_OCTETS_MAX, Auth, Hls, Lls
 
 ASSOCIATED = 2  # association_status
 SERVER_SAP = 1
+SECURITY_SETUP_CLASS = 64
 _DENIED = AccessError(DataAccessResult.READ_WRITE_DENIED)
 
 
@@ -83,6 +84,8 @@ class View:
         found = self._find(method.class_id, method.obis)
         if not isinstance(found, ServerObject):
             return ActionOutcome(ActionResult(int(found)))
+        if method.class_id == SECURITY_SETUP_CLASS and not self._terms.context.ciphered:
+            return ActionOutcome(ActionResult.READ_WRITE_DENIED)  # keys are not changed in the clear
         if not self._rights.calls(method.class_id, method.obis, method.method):
             return ActionOutcome(ActionResult.READ_WRITE_DENIED)
         return found.act(method.method, parameters)

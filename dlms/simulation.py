@@ -10,6 +10,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 from weakref import WeakSet
 
 from dlms import axdr
@@ -28,6 +29,9 @@ from dlms.server_connection import ServerConnection
 from dlms.simulated_objects import CLOCK_CLASS, ENERGY_SHARES, Event, LivingObjects
 
 __all__ = ["CLOCK_CLASS", "SERIAL_MAX", "Event", "SimulatedMeter", "SimulatedConnection", "device_name"]
+
+if TYPE_CHECKING:
+    from dlms.server_security import SecuritySetup
 
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 DEVICE_NAME = "0.0.42.0.0.255"
@@ -111,6 +115,9 @@ class SimulatedMeter:
         self.images = self.living.images
         self.profiles = self.living.profiles
         self._lives = living
+        self.security_setup = _security_setup(self.server, security)
+        if self.security_setup is not None:
+            self.server.add(self.security_setup.item)
         self._add_identity()
         self._only: SimulatedConnection | None = None
 
@@ -191,6 +198,15 @@ class SimulatedMeter:
         if kind == "bool":
             return Data(tag=Tag.BOOLEAN, value=True)
         return Data(row.tag, _number(row, pick))
+
+
+def _security_setup(server: MeterServer, security: Security | Mapping[int, Security] | None) -> SecuritySetup | None:
+    """For a meter whose clients all have the same keys: with several there would be several setups."""
+    if not isinstance(security, Security):
+        return None
+    from dlms.server_security import SecuritySetup
+
+    return SecuritySetup(server, security)
 
 
 def _key(class_id: int, obis: Obis, attribute: int) -> tuple[int, bytes, int]:

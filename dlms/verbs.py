@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 
+    from dlms.apdu.common import Result
+    from dlms.certificates import CertificateType, Wanted
     from dlms.client import Meter
     from dlms.keys import KeyAgreement, KeyId
 
@@ -52,30 +54,67 @@ class ClockVerbs:
 
 
 class SecurityVerbs:
-    """The security setup: new keys for a meter. The meter uses them from the next association on."""
+    """The security setup: policy, keys and certificates of a meter. Raises `ItemFailed` when the meter refuses.
+
+    Our meter side uses new keys from the next association on; `dlms.keys.rekeyed` gives the settings for it.
+    """
 
     def __init__(self, meter: Meter, obis: str = "0.0.43.0.0.255") -> None:
         self._meter = meter
         self._obis = Obis.parse(obis)
 
+    def activate(self, policy_bits: int) -> None:
+        """Strengthen the security policy: 04, 08, 10 ask for authenticated, encrypted, signed requests, 20, 40, 80 the
+        same for responses (version 1 of the class)."""
+        self._call(1, axdr.enum(policy_bits))
+
     def transfer(self, master: bytes, keys: Mapping[KeyId, bytes]) -> None:
         """Bring `keys`, wrapped under the master key that both sides have. Raises `ItemFailed`."""
         from dlms.keys import key_transfer
 
-        self._meter.action(MethodRef(64, self._obis, 2), key_transfer(master, keys))
+        self._call(2, key_transfer(master, keys))
 
     def agree(self, ours: KeyAgreement, verifying: EllipticCurvePublicKey) -> bytes:
         """Agree on one key with the meter, whose static public key is `verifying`; the key.
 
         Raises `ItemFailed` when the meter refuses, `PeerError` when its half is wrong.
         """
-        returned = self._meter.action(MethodRef(64, self._obis, 3), axdr.array([ours.data()]))
+        returned = self._call(3, axdr.array([ours.data()]))
         if not isinstance(returned, axdr.Data):
             raise PeerError("the meter returned no half of its own")
         members = returned.members()
         if len(members) != 1:
             raise PeerError(f"{len(members)} halves of keys where one was asked for")
         return ours.agree(members[0], verifying)
+
+    def generate_key_pair(self, kind: CertificateType) -> None:
+        """Have the meter make a key pair, which it uses once its certificate is imported."""
+        self._call(4, axdr.enum(kind))
+
+    def certificate_request(self, kind: CertificateType) -> bytes:
+        """A PKCS #10 request in DER for the pair that was made."""
+        return self._octets(self._call(5, axdr.enum(kind)))
+
+    def import_certificate(self, der: bytes) -> None:
+        """Bring a certificate, X.509 in DER."""
+        self._call(6, axdr.octets(der))
+
+    def export_certificate(self, wanted: Wanted) -> bytes:
+        """One of the meter's certificates, in DER."""
+        return self._octets(self._call(7, wanted.data()))
+
+    def remove_certificate(self, wanted: Wanted) -> None:
+        """Have the meter forget a certificate."""
+        self._call(8, wanted.data())
+
+    def _call(self, method: int, parameters: axdr.Data) -> Result | None:
+        return self._meter.action(MethodRef(64, self._obis, method), parameters)
+
+    @staticmethod
+    def _octets(returned: Result | None) -> bytes:
+        if not isinstance(returned, axdr.Data) or not isinstance(returned.value, bytes):
+            raise PeerError("the meter returned no octets")
+        return returned.value
 
 
 # ------------------------------------------------------------------------------------------------- image transfer

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,19 +21,14 @@ from updateagent.errors import (
     EXIT_OK,
     EXIT_REBOOT_WANTED,
     OK_SCOMO,
-    PACKAGE_MISSING,
     STATE,
     DeviceError,
-    PackageError,
     RequestError,
     UpdateError,
 )
-from updateagent.slots import storage_error
 
 if TYPE_CHECKING:
     import argparse
-
-COPY_BYTES = 1 << 20
 
 
 def run(argv: list[str]) -> int:
@@ -111,8 +107,6 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _install(arguments: argparse.Namespace) -> int:
-    import uuid
-
     from updateagent.machine import State
     from updateagent.report import InstallRequest
 
@@ -122,31 +116,14 @@ def _install(arguments: argparse.Namespace) -> int:
         if updater.record.state is not State.IDLE:
             raise RequestError(STATE, f"not while an update is {updater.record.state.value}")
         name = "by-hand.swu"
-        _copy(arguments.package, agent.exchange().inbox / name, agent)
-        code = updater.install(InstallRequest(str(uuid.uuid4()), name, "", time.time()))
+        agent.exchange().take_in(arguments.package, name)
+        code = updater.install(InstallRequest(f"by-hand-{os.urandom(8).hex()}", name, "", time.time()))
     last = updater.record.last
     if code != EXIT_REBOOT_WANTED and last is not None:
         sys.stderr.write(f"dcu-update: {last.name}: {last.message}\n")
         return last.code
     _say("written; reboot to try it")
     return code
-
-
-def _copy(source: Path, target: Path, agent: Agent) -> None:
-    """Copy a package to the inbox: it must survive the reboot, wherever it came from."""
-    disk = agent.disk
-    try:
-        with disk.open_raw(source) as old, disk.open_raw(target, write=True, create=True) as new:
-            offset = 0
-            while piece := old.pread(COPY_BYTES, offset):
-                new.pwrite(piece, offset)
-                offset += len(piece)
-            new.sync()
-        disk.sync_dir(target.parent)
-    except FileNotFoundError:
-        raise PackageError(PACKAGE_MISSING, f"there is no package {source}") from None
-    except OSError as error:
-        raise storage_error(error, f"copying {source}") from error
 
 
 def _confirm(arguments: argparse.Namespace) -> int:

@@ -31,8 +31,8 @@ class Image(Protocol):
     def blocks(self, start_block: int) -> Iterator[bytes]:
         """The image from that block on, in runs, each checked before it is handed out."""
 
-    def stored(self) -> Iterator[bytes] | None:
-        """The image again, for comparing with what the slot returns; None when only its hash tells."""
+    def known(self) -> Callable[[int, bytes], bool] | None:
+        """Tells whether run number N, of 64 KiB, is the one that was verified; None when only its hash tells."""
 
 
 class Package(Protocol):

@@ -255,7 +255,7 @@ class Updater:
                 self._write_one(index, image, done, total)
             done += image.size
         for image in package.images:
-            read_back(self._ports.places[update.target][image.name], image.size, image.root, image.stored())
+            read_back(self._ports.places[update.target][image.name], image.size, image.root, image.known())
         self._run_hook("post-install")
         self._store(
             self.record.note(update.target, SlotNote(update.to_version, update.security_version, "trial")).advance(

@@ -7,6 +7,7 @@ import random
 import signal
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -20,14 +21,15 @@ from dlms.hdlc_bus import HdlcServerBus
 from dlms.links import LINKS
 from dlms.objects import rows_from_csv
 from dlms.rights import MANAGEMENT, PUBLIC_CLIENT, USUAL_RIGHTS, Rights
-from dlms.security import Auth, MemoryCounters, NoAuth, Security, open_auth
+from dlms.security import Auth, MemoryCounters, NoAuth, Security
 from dlms.simulation import SERIAL_MAX, SimulatedMeter
 from dlms.tool.places import Place, Server, open_place
-from dlms.tool.secrets import read_hex, read_secret
+from dlms.tool.protection import Protection, make_auth, make_security, protection_options
 from dlms.wrapper import WrapperServerLink
 
 BUILT_IN_LIST = Path(__file__).with_name("simulated.csv")
 TICK_S = 0.5
+SYSTEM_TITLE = "53494d3000000001"  # where none is given
 ADVANCE_S = 60.0  # of the meter's time: registers move this often
 
 
@@ -51,11 +53,7 @@ def _until_signal() -> Iterator[list[int]]:
 @click.option("--serial", type=click.IntRange(1, SERIAL_MAX), default=1, show_default=True)
 @click.option("--phases", type=click.Choice(("1", "3")), default="3", show_default=True)
 @click.option("--codes", type=click.Path(path_type=Path), help="a reading list; a small one is built in")
-@click.option("--auth", type=click.Choice(("none", "low", "md5", "sha1", "gmac", "sha256")), default="none")
-@click.option("--password", envvar="DLMS_PASSWORD", help="TEXT or @FILE; also $DLMS_PASSWORD")
-@click.option("--ek", envvar="DLMS_EK", help="encryption key, HEX or @FILE; also $DLMS_EK")
-@click.option("--ak", envvar="DLMS_AK", help="authentication key, HEX or @FILE; also $DLMS_AK")
-@click.option("--system-title", default="5349 4d30 0000 0001", help="the meter's, 8 octets in HEX")
+@protection_options
 @click.option("--gbt", is_flag=True, help="grant general block transfer (some clients propose it and cannot do it)")
 @click.option("--pdu-size", type=click.IntRange(64, 0xFFFF), default=1024, show_default=True)
 @click.option("--info-max", type=click.IntRange(1, 2030), default=128, show_default=True)
@@ -91,11 +89,7 @@ def simulate(
     serial: int,
     phases: str,
     codes: Path | None,
-    auth: str,
-    password: str | None,
-    ek: str | None,
-    ak: str | None,
-    system_title: str,
+    protection: Protection,
     gbt: bool,
     pdu_size: int,
     info_max: int,
@@ -125,8 +119,10 @@ def simulate(
 
     try:
         rows = rows_from_csv(codes or BUILT_IN_LIST)
-        proof = open_auth(auth, b"" if password is None else read_secret(password))
-        security = _security(ek, ak, system_title)
+        if protection.system_title is None:
+            protection = replace(protection, system_title=SYSTEM_TITLE)
+        proof = make_auth(protection)
+        security = make_security(protection, MemoryCounters())
         proofs, keys, allowed = _clients(rights, proof, security)
         meter = SimulatedMeter(
             serial, rows, phases=int(phases), auth=proofs, security=keys, rights=allowed, pdu_size=pdu_size,
@@ -174,14 +170,6 @@ def _clients(
     proofs = {client: NoAuth() if client == PUBLIC_CLIENT else proof for client in USUAL_RIGHTS}
     keys = {client: security for client in USUAL_RIGHTS if client != PUBLIC_CLIENT and security is not None}
     return proofs, keys, USUAL_RIGHTS
-
-
-def _security(ek: str | None, ak: str | None, system_title: str) -> Security | None:
-    if ek is None:
-        return None
-    return Security(
-        read_hex("system-title", system_title), read_hex("ek", ek), read_hex("ak", ak), counters=MemoryCounters()
-    )
 
 
 def _link(

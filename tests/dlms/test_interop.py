@@ -21,17 +21,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from dlms import axdr
 from dlms.axdr import Data
 from dlms.client import Meter
-from dlms.codes import SERVER_CONFORMANCE, Conformance, DataAccessResult
+from dlms.codes import SERVER_CONFORMANCE, Conformance, DataAccessResult, Mechanism
 from dlms.cosem.obis import AttributeRef, Obis
 from dlms.cosem.time import CosemDateTime
 from dlms.errors import DecodeError, DlmsError, LinkError, PeerError
+from dlms.hls import aes_ecb
+from dlms.keys import public_octets
 from dlms.objects import ServerObject
 from dlms.reading import Failed, Reading
-from dlms.security import Auth, Lls, MemoryCounters, Policy, Security, open_auth
+from dlms.security import Auth, Hls, Lls, MemoryCounters, Policy, Security, open_auth
 from dlms.server import MeterServer
 from dlms.server_objects import association_object
 from tests.dlms.meter_port import MeterPort
@@ -238,6 +241,27 @@ def test_gurux_has_general_block_transfer_that_fails_in_its_own_code() -> None:
             steps=[["rows_by_entry", str(PROFILE), 1, 40]], also=["GENERAL_BLOCK_TRANSFER"],
         )["steps"]  # fmt: skip
     assert got == [{"failed": "AttributeError: 'GXDLMSSettings' object has no attribute 'blockNumber'"}]
+
+
+def test_gurux_and_our_meter_prove_themselves_with_ecdsa() -> None:
+    curve = ec.SECP256R1()  # with P-384 gurux fails in its own code
+    ours, theirs = ec.generate_private_key(curve), ec.generate_private_key(curve)
+    auth = Hls(Mechanism.HLS_ECDSA, private_key=ours, peer_key=theirs.public_key(), system_title=METER)
+    number = theirs.private_numbers().private_value.to_bytes(curve.key_size // 8, "big")
+    with served(meter(auth), "wrapper") as port:
+        got = peer(
+            "gurux_client.py", port=port, link="wrapper", auth="ecdsa", read=READ[:1], title=CLIENT.hex(),
+            private_key=number.hex(), peer_key=(b"\x04" + public_octets(ours.public_key())).hex(),
+        )  # fmt: skip
+    assert got["values"] == {"3/1.0.1.8.0.255/2": 123456}
+
+
+def test_gurux_proves_itself_with_hls_2_as_most_makers_have_it() -> None:
+    with served(meter(Hls(Mechanism.HLS, transform=aes_ecb(b"sixteen octets!!"))), "wrapper") as port:
+        got = peer(
+            "gurux_client.py", port=port, link="wrapper", auth="high", secret="sixteen octets!!", read=READ[:1]
+        )  # fmt: skip
+    assert got["values"] == {"3/1.0.1.8.0.255/2": 123456}
 
 
 @pytest.mark.parametrize("link", ["hdlc", "wrapper"])

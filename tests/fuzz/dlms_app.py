@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 
 from dlms import axdr
 from dlms.acse import Aare, Aarq, Release
@@ -16,6 +17,7 @@ from dlms.apdu import set as set_apdu
 from dlms.apdu.access import AccessRequest, AccessResponse
 from dlms.apdu.common import Item
 from dlms.association import Answered, Association, Proposal
+from dlms.certificates import Wanted, check_issued, held, read_certificate
 from dlms.ciphering import Ciphering
 from dlms.codes import Conformance
 from dlms.cosem.obis import AttributeRef, MethodRef
@@ -26,13 +28,23 @@ from dlms.exchange import Exchange, GetAnswer, GetExchange
 from dlms.exchange_write import ActionExchange, SetExchange
 from dlms.gbt import BlockTransfer
 from dlms.general import GeneralCiphered, GeneralSigned
+from dlms.keys import KeyId, key_transfer, transferred_keys
 from dlms.knowledge import MeterKnowledge
-from dlms.security import MemoryCounters, Security
+from dlms.layers import Layers
+from dlms.security import KeyChoice, MemoryCounters, Security
 from dlms.server import MeterServer
 from dlms.server_objects import association_object
 from dlms.session import MeterSession
 from dlms.shortnames import names_of
-from tests.dlms import test_app_fuzz, test_association, test_cosem, test_security, test_server
+from tests.dlms import (
+    test_app_fuzz,
+    test_association,
+    test_cosem,
+    test_general_keys,
+    test_security,
+    test_security_setup,
+    test_server,
+)
 from tests.dlms.plain_link import PacketLink
 from tests.fuzz.guided import Target, main
 
@@ -141,6 +153,52 @@ def run_ciphering(data: bytes) -> None:
     ciphering.unprotect(data)
 
 
+@functools.cache
+def message_keys() -> tuple[Security, Security]:
+    """A client and a meter with keys of every kind; made once, since making them is slow."""
+    return test_general_keys.pair()
+
+
+def run_general(data: bytes) -> None:
+    """A meter that takes keys of every kind and signatures hears an APDU; and what says which certificate is meant."""
+    _client, meter = message_keys()
+    keyed = replace(meter, counters=MemoryCounters(), sign=False, options=replace(meter.options))
+    layers = Layers(keyed, is_server=True, uncipher=lambda apdu: (Ciphering(keyed, is_server=True).unprotect(apdu), 0))
+    with suppress(DlmsError):
+        layers.open(data, test_security.CLIENT)
+    with suppress(DlmsError):
+        Wanted.of(axdr.decode(data))
+    transferred_keys(test_general_keys.MASTER, axdr.decode(data))
+
+
+def general_seeds() -> Sequence[bytes]:
+    client, _meter = message_keys()
+    plain = bytes.fromhex("c001c100010000600100ff0200")
+    seeds = [Wanted(title=bytes(8)).data().emit(), Wanted(serial=b"1", issuer=b"0").data().emit()]
+    seeds.append(key_transfer(test_general_keys.MASTER, {KeyId.MASTER: bytes(16)}).emit())
+    for choice in KeyChoice:
+        options = replace(client.options, key=choice)
+        sender = Layers(replace(client, options=options, sign=choice is KeyChoice.STATIC), is_server=False)
+        seeds.append(sender.seal(plain, test_security.METER))
+    return seeds
+
+
+def run_certificate(data: bytes) -> None:
+    """A meter is brought a certificate."""
+    certificate = read_certificate(data)
+    held(certificate, data, test_security.METER, test_security.CLIENT).info().emit()
+    check_issued(certificate, (certificate,))
+
+
+def certificate_seeds() -> Sequence[bytes]:
+    root = test_security_setup.Authority()
+    middle = test_security_setup.Authority("Middle", root)
+    return [
+        test_security_setup.der(root.certificate),
+        test_security_setup.der(middle.certificate),
+    ]
+
+
 def run_rows(data: bytes) -> None:
     """A profile buffer, whole and cut off."""
     decoder = RowDecoder(test_cosem.COLUMNS, period_s=900)
@@ -187,6 +245,8 @@ TARGETS = {
     "session": Target(run_session, conversation, (), "/dlms/"),
     "meter": Target(run_server, conversation, (), "/dlms/"),
     "ciphering": Target(run_ciphering, ciphering_seeds, DLMS, "/dlms/"),
+    "general": Target(run_general, general_seeds, DLMS, "/dlms/"),
+    "certificate": Target(run_certificate, certificate_seeds, DLMS, "/dlms/"),
     "rows": Target(run_rows, lambda: [test_cosem.buffer(3), test_cosem.buffer(70)], DLMS, "/dlms/"),
     "blocks": Target(run_blocks, conversation, (), "/dlms/"),
 }

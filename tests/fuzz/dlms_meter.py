@@ -16,6 +16,8 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import click
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from dlms import axdr
@@ -32,19 +34,21 @@ from dlms.counters import FileCounters, _crc
 from dlms.cursor import Cursor
 from dlms.errors import DlmsError
 from dlms.explain.apdus import Keys
-from dlms.explain.streams import explain_trace
+from dlms.explain.streams import explain_bytes, explain_trace
 from dlms.gbt import GeneralBlock
-from dlms.general import KeyInfo, key_of
+from dlms.general import KeyInfo
 from dlms.hdlc import HdlcAddress
 from dlms.hdlc_bus import HdlcServerBus
 from dlms.keys import KeyId, key_transfer, public_key, transferred_keys
 from dlms.knowledge import MeterKnowledge, ScalerUnit
 from dlms.layers import Layers
+from dlms.message_keys import key_of
 from dlms.mode_e import Identification
 from dlms.objects import objects_from_csv, rows_from_csv
 from dlms.security import MemoryCounters, Policy, Security
 from dlms.simulation import SimulatedMeter
 from dlms.tool.nodeport import NodePort
+from dlms.tool.protection import read_private, read_public
 from dlms.tool.simulate import BUILT_IN_LIST
 from dlms.tool.values import parse_value
 from dlms.trace import HEADER, TraceLine, read_trace
@@ -250,6 +254,34 @@ def run_explain_trace(data: bytes) -> None:
         node.lines()
 
 
+def run_explain_protected(data: bytes) -> None:
+    """What names both ends, with the keys to look inside."""
+    client, meter = _ends()
+    keys = Keys(bytes(16), bytes(16), bytes(16), b"CLIENT00", b"SERVER00", bytes(16), MASTER)
+    known = tuple(key for key in (client.peer_signing_key, meter.peer_signing_key) if key is not None)
+    for node in explain_bytes(data, replace(keys, verifying=known)):
+        node.lines()
+
+
+def run_key_file(data: bytes) -> None:
+    """Keys of elliptic curves in files that people name."""
+    with _file(data) as path:
+        for read in (read_private, read_public):
+            with suppress(click.UsageError):
+                read("key", path)
+
+
+def key_file_seeds() -> list[bytes]:
+    key = ec.derive_private_key(12345, ec.SECP256R1())
+    nobody = serialization.NoEncryption()
+    pem, form = serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    private = [
+        key.private_bytes(pem, kind, nobody)
+        for kind in (serialization.PrivateFormat.PKCS8, serialization.PrivateFormat.TraditionalOpenSSL)
+    ]
+    return [*private, key.public_key().public_bytes(pem, form)]
+
+
 class _Below:
     """A port that has one piece after the other, and then ends."""
 
@@ -419,6 +451,8 @@ TARGETS = {
         run_wrapper_stream, lambda: [b"\x04" + WrapperFrame(1, 16, b"abc").emit() * 3], (), "/dlms/"
     ),
     "explain-trace": Target(run_explain_trace, explain_seeds, (), "/dlms/"),
+    "explain-protected": Target(run_explain_protected, layers_seeds, (), "/dlms/"),
+    "key-file": Target(run_key_file, key_file_seeds, (), "/dlms/"),
     "node-port": Target(run_node_port, lambda: [b"\x05" + WrapperFrame(16, 1, b"abc").emit() * 2], DLMS, "/dlms/"),
     "layers": Target(run_layers, layers_seeds, (), "/dlms/"),
     "small": Target(run_small, small_seeds, (), "/dlms/"),

@@ -15,7 +15,7 @@ from tests.fuzz.dlms_meter import TARGETS
 from tests.fuzz.guided import Target, exercise
 
 DLMS = Path(__file__).parents[2] / "dlms"
-MUTATIONS = {"living": 250, "counters": 300, "codes": 500}
+MUTATIONS = {"living": 250, "counters": 300, "codes": 500, "key-file": 400}
 MUTATIONS_ELSEWHERE = 1000
 
 DECODER_NAMES = ("parse", "decode", "load", "read", "open", "unwrap", "unprotect", "explain", "receive")

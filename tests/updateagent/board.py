@@ -34,7 +34,7 @@ from updateagent.report import Exchange, InstallRequest
 from updateagent.slots import FileSlot, Slot
 from updateagent.ubootenv import EnvironmentStore, Place
 from updateagent.updater import Updater
-from updateagent.verity import BLOCK_BYTES, build
+from updateagent.verity import BLOCK_BYTES, RUN_BYTES, build
 
 SLOT_BYTES = 8 * BLOCK_BYTES
 TRIES = 3
@@ -70,8 +70,8 @@ class PlainImage:
         for at in range(start_block * BLOCK_BYTES, self.size, step):
             yield self.data[at : at + step]
 
-    def stored(self) -> Iterator[bytes] | None:
-        return self.blocks(0)
+    def known(self) -> Callable[[int, bytes], bool] | None:
+        return lambda run, data: self.data[run * RUN_BYTES : (run + 1) * RUN_BYTES] == data
 
 
 @dataclass(frozen=True)

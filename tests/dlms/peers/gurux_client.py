@@ -13,6 +13,8 @@ import sys
 from pathlib import Path
 
 from gurux_dlms import GXByteBuffer, GXDateTime, GXReplyData
+from gurux_dlms.ecdsa.GXPrivateKey import GXPrivateKey
+from gurux_dlms.ecdsa.GXPublicKey import GXPublicKey
 from gurux_dlms.enums import Authentication, Conformance, InterfaceType, ObjectType, Security
 from gurux_dlms.objects import GXDLMSData, GXDLMSObject, GXDLMSProfileGeneric, GXDLMSRegister
 from gurux_dlms.secure import GXDLMSSecureClient
@@ -27,6 +29,8 @@ AUTHENTICATION = {
     "sha1": Authentication.HIGH_SHA1,
     "sha256": Authentication.HIGH_SHA256,
     "gmac": Authentication.HIGH_GMAC,
+    "ecdsa": Authentication.HIGH_ECDSA,
+    "high": Authentication.HIGH,
 }
 
 
@@ -45,6 +49,11 @@ class Session:
             self.client.ciphering.security = Security(options["policy"])
             if options.get("dedicated"):
                 self.client.ciphering.dedicatedKey = bytes(range(0x20, 0x30))
+        if "private_key" in options:
+            self.client.ciphering.systemTitle = bytes.fromhex(options["title"])
+            ours = GXPrivateKey.fromRawBytes(bytes.fromhex(options["private_key"]))
+            theirs = GXPublicKey.fromRawBytes(bytes.fromhex(options["peer_key"]))
+            self.client.ciphering.signingKeyPair = (theirs, ours)
         for name in options.get("also", []):
             self.client.proposedConformance |= Conformance[name]
         self.told = []
