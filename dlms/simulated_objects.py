@@ -72,7 +72,8 @@ class Event(enum.IntEnum):
 
 
 class LivingObjects:
-    """See the module. `now` gives civil time, `send` takes what the meter says unasked."""
+    """See the module. `now` gives civil time, `send` takes what the meter says unasked. Without `lives` nothing happens
+    by itself, and nothing is logged."""
 
     def __init__(
         self,
@@ -81,7 +82,10 @@ class LivingObjects:
         serial: int,
         now: Callable[[], datetime],
         send: Callable[[Notification], None],
+        *,
+        lives: bool = True,
     ) -> None:
+        self._lives = lives
         self._server = server
         self._serial = serial
         self._send = send
@@ -105,6 +109,8 @@ class LivingObjects:
 
     def tick(self) -> None:
         """Catch up with the clock."""
+        if not self._lives:
+            return
         now, since = self.clock.time(), self._ticked
         self._ticked = now
         for obis in self._due:
@@ -123,6 +129,8 @@ class LivingObjects:
     def log(self, event: Event, when: datetime | None = None) -> None:
         """One more row of the event log, and word to the clients that agreed to hear of events; the object of the event
         code has the last one."""
+        if not self._lives:
+            return
         moment = when or self.clock.time()
         self._last_event = event
         log = self.profiles.get(STANDARD_LOG)

@@ -76,8 +76,8 @@ class SimulatedConnection(ServerConnection):
 class SimulatedMeter:
     """One meter. `rows` are the lines of a reading list; those for more phases than it has are undefined in it.
 
-    `now` gives civil time. Without `living` the profiles keep the rows of the beginning, and neither schedule nor
-    limiter do anything.
+    `now` gives civil time. Without `living` the profiles keep the rows of the beginning, nothing is logged, and neither
+    schedule nor limiter do anything.
     """
 
     def __init__(
@@ -109,12 +109,11 @@ class SimulatedMeter:
         )
         self._connections: WeakSet[SimulatedConnection] = WeakSet()
         classes = {(row.class_id, row.obis) for row in self.rows}
-        self.living = LivingObjects(self.server, classes, serial, now, self._send)
+        self.living = LivingObjects(self.server, classes, serial, now, self._send, lives=living)
         self.clock = self.living.clock
         self.contactor = self.living.contactor
         self.images = self.living.images
         self.profiles = self.living.profiles
-        self._lives = living
         self.security_setup = _security_setup(self.server, security)
         if self.security_setup is not None:
             self.server.add(self.security_setup.item)
@@ -172,8 +171,7 @@ class SimulatedMeter:
 
     def tick(self) -> None:
         """What the meter did by itself since the last call: rows of the profiles, the schedule, the limiter."""
-        if self._lives:
-            self.living.tick()
+        self.living.tick()
 
     def log(self, event: Event) -> None:
         """Something happened: it goes into the event log, and to the clients that agreed to hear of events."""

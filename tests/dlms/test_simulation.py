@@ -94,10 +94,12 @@ def test_a_client_that_reads_finds_the_rows_without_anybody_ticking() -> None:
 
 def test_a_meter_that_does_not_live_keeps_its_rows() -> None:
     meter, now = made(living=False)
-    before = len(meter.profiles[PROFILE].rows)
+    before, logged = len(meter.profiles[PROFILE].rows), len(meter.profiles[STANDARD_LOG].rows)
+    meter.contactor.item.act(1, NOTHING)
     now.passes(days=3)
     meter.receive_apdu(1, b"\xc0", 0.0)
     assert len(meter.profiles[PROFILE].rows) == before
+    assert len(meter.profiles[STANDARD_LOG].rows) == logged
 
 
 def test_years_that_passed_fill_the_profile_and_no_more() -> None:
