@@ -66,11 +66,21 @@ class Tag(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class TypeDescription:
-    """Type of the elements of a compact array. `count` is for arrays, `members` for arrays (one) and structures."""
+    """Type of the elements of a compact array. `count` is for arrays, `members` for arrays (one) and structures.
+
+    Raises `LocalError` for a type that cannot be described.
+    """
 
     tag: int
     count: int = 0
     members: tuple[TypeDescription, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.tag not in _CHECKS or self.tag == Tag.COMPACT_ARRAY:
+            raise LocalError(f"tag {self.tag} cannot be described in a compact array")
+        members_due = {Tag.ARRAY: 1, Tag.STRUCTURE: len(self.members)}.get(Tag(self.tag), 0)
+        if len(self.members) != members_due or not 0 <= self.count <= 0xFFFF or (self.count and self.tag != Tag.ARRAY):
+            raise LocalError("an array is described by one type and a count of two octets, a structure by its members")
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +221,9 @@ def _fits_float32(value: float) -> bool:
     return True
 
 
+_NULL = Data(Tag.NULL, None)  # one for all: a million of them in an array is a million references
+
+
 # ------------------------------------------------------------------------------------------------------ reading
 
 
@@ -225,7 +238,7 @@ def decode(data: bytes, what: str = "COSEM data") -> Data:
 def read(cursor: Cursor, depth: int = 0) -> Data:
     """The value at the cursor. Raises `DecodeError`."""
     tag = cursor.u8()
-    return Data(tag, _contents(cursor, tag, depth))
+    return _NULL if tag == Tag.NULL else Data(tag, _contents(cursor, tag, depth))
 
 
 def _contents(cursor: Cursor, tag: int, depth: int) -> Value:
@@ -249,8 +262,8 @@ def _read_sequence(cursor: Cursor, _tag: int, depth: int) -> Value:
 
 def _read_bits(cursor: Cursor, _tag: int, _depth: int) -> Value:
     count = cursor.length()
-    octets = cursor.take((count + 7) // 8)
-    return "".join([f"{octet:08b}" for octet in octets])[:count]
+    octets = cursor.take((count + 7) // 8)  # what is too long for the data ends here, before there is any text
+    return f"{int.from_bytes(octets, 'big'):0{8 * len(octets)}b}"[:count] if count else ""
 
 
 def _read_compact(cursor: Cursor, _tag: int, depth: int) -> Value:

@@ -7,11 +7,13 @@ import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from dlms import axdr
 from dlms.apdu.common import AccessError, ActionOutcome, Result, Selection
 from dlms.axdr import Data, Tag
 from dlms.codes import ActionResult, DataAccessResult
+from dlms.cosem.dictionary import usual_class
 from dlms.cosem.obis import AttributeRef, Obis
 from dlms.errors import LocalError
 from dlms.knowledge import scaler_ref
@@ -21,6 +23,8 @@ Writer = Callable[[Data], DataAccessResult]
 Method = Callable[[Data | None], ActionOutcome]
 ValueSource = Callable[[int, Obis, int], Result]
 """Class, code and attribute to the value at this moment; an `AccessError` is answered as such."""
+
+LineT = TypeVar("LineT")
 
 LOGICAL_NAME = 1  # attribute 1 of every class
 ROWS_MAX = 10_000
@@ -106,16 +110,35 @@ def rows_from_csv(path: Path) -> list[Row]:
 
     Raises `LocalError` that names the line, and OSError.
     """
+    return _lines(path, _row)
+
+
+def refs_from_csv(path: Path) -> list[AttributeRef]:
+    """The attributes that a reading list names. Only the column obis must be there: cls is the usual class of the code
+    where there is none, attr 2. Raises `LocalError` that names the line, and OSError."""
+    return _lines(path, _ref)
+
+
+def _lines(path: Path, make: Callable[[dict[str, str | None]], LineT]) -> list[LineT]:
     reader: csv.DictReader[str] | None = None
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
-            rows = [_row(fields) for fields in itertools.islice(reader, ROWS_MAX + 1)]
+            found = [make(fields) for fields in itertools.islice(reader, ROWS_MAX + 1)]
     except (KeyError, ValueError, TypeError, csv.Error, LocalError) as error:
-        raise LocalError(f"{path}, line {reader.line_num if reader else 1}: {error}") from error
-    if len(rows) > ROWS_MAX:
+        why = f"no column {error.args[0]}" if isinstance(error, KeyError) else str(error)
+        raise LocalError(f"{path}, line {reader.line_num if reader else 1}: {why}") from error
+    if len(found) > ROWS_MAX:
         raise LocalError(f"{path}: more than {ROWS_MAX} rows")
-    return rows
+    return found
+
+
+def _ref(fields: dict[str, str | None]) -> AttributeRef:
+    code = fields["obis"]
+    if code is None:
+        raise LocalError("a row that ends early")
+    obis = Obis.parse(code)
+    return AttributeRef(int(fields.get("cls") or usual_class(obis)), obis, int(fields.get("attr") or 2))
 
 
 def _row(fields: dict[str, str | None]) -> Row:

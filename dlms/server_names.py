@@ -9,11 +9,12 @@ from dlms.axdr import Data
 from dlms.codes import Apdu, Conformance, DataAccessResult, ServiceError, StateError
 from dlms.cosem.classes import interface_class
 from dlms.cosem.obis import AttributeRef, MethodRef
+from dlms.discovery import OBJECT_LIST
 from dlms.errors import LocalError
 from dlms.exchange_write import BlockSender
 from dlms.objects import ServerObject
 from dlms.server_services import Access, Refuse
-from dlms.shortnames import ASSOCIATION_BASE, OBJECT_LIST, method_offset
+from dlms.shortnames import ASSOCIATION_BASE, method_offset
 
 FIRST_BASE = 0x0100
 ASSOCIATION_LN = 15

@@ -90,6 +90,11 @@ class View:
             return ActionOutcome(ActionResult.READ_WRITE_DENIED)
         return found.act(method.method, parameters)
 
+    def _listed(self) -> list[ServerObject]:
+        """All objects of the meter, with the association that this client would find."""
+        found = [self._find(item.class_id, item.obis) for item in self._meter.objects()]
+        return [item for item in found if isinstance(item, ServerObject)]
+
     def _find(self, class_id: int, obis: Obis) -> ServerObject | DataAccessResult:
         if not self._rights.sees(class_id, obis):
             return DataAccessResult.OBJECT_UNDEFINED
@@ -104,7 +109,7 @@ class View:
         partners = axdr.structure(axdr.i8(terms.client_sap & 0x7F), axdr.u16(SERVER_SAP))
         item = ServerObject(ASSOCIATION.class_id, ASSOCIATION.obis, version=1)
         item.readers = {
-            2: lambda _selection: object_list(self._meter.objects(), self._rights),
+            2: lambda _selection: object_list(self._listed(), self._rights),
             3: constant(partners),
             4: constant(axdr.octets(context_name(terms.context))),
             5: constant(self._context_info()),

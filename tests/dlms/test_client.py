@@ -97,7 +97,7 @@ def meter(
     world: World, monkeypatch: pytest.MonkeyPatch, link: str = "hdlc", faults: list[Fault] | None = None
 ) -> Meter:
     monkeypatch.setattr("dlms.client.open_port", Line(world.server, link, faults))
-    return Meter("loop://", link=link, auth=SECRET)
+    return Meter("loop://", link=link, auth=SECRET, retry_pause_s=0)
 
 
 @pytest.mark.parametrize("link", ["hdlc", "wrapper"])

@@ -26,7 +26,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from dlms import axdr
 from dlms.axdr import Data
 from dlms.client import Meter
-from dlms.codes import SERVER_CONFORMANCE, Conformance, DataAccessResult, Mechanism
+from dlms.codes import SERVER_CONFORMANCE, UNITS, Conformance, DataAccessResult, Mechanism
+from dlms.cosem.classes import interface_class
 from dlms.cosem.obis import AttributeRef, Obis
 from dlms.cosem.time import CosemDateTime
 from dlms.errors import DecodeError, DlmsError, LinkError, PeerError
@@ -418,3 +419,41 @@ def test_a_gurux_meter_fails_at_blocks() -> None:
 def test_a_gurux_meter_refuses_a_wrong_password() -> None:
     with gurux_meter(auth="low", secret="pw") as port, pytest.raises(PeerError, match="authentication-failure"):
         Meter(f"socket://127.0.0.1:{port}", link="wrapper", auth=Lls("wrong")).open()
+
+
+GURUX_DIFFERS = {
+    # An array where the Blue Book has a structure of named members.
+    (4, 3), (5, 4), (7, 6), (21, 3), (22, 2), (28, 6), (45, 4),
+    (21, 2),  # thresholds: gurux gives no type
+    (23, 3), (23, 4), (23, 5),  # version 0 of class 23 is its twisted pair setup, which is class 24
+    (65, 3),  # an octet-string, which the Blue Book calls date-time; we take either
+}  # fmt: skip
+
+
+def test_the_table_of_classes_and_units_is_that_of_gurux() -> None:
+    """Numbers and types of attributes, numbers of methods, codes of units."""
+    told = subprocess.run(
+        [str(PEERS), str(HERE / "peers" / "gurux_classes.py")], capture_output=True, text=True, check=True, timeout=60
+    )
+    compared: set[int] = set()
+    differs: set[tuple[int, int]] = set()
+    units: set[int] = set()
+    for line in told.stdout.splitlines():
+        kind, *words = line.split()
+        if kind == "unit":
+            units.add(int(words[0]))
+            continue
+        class_id, version, *rest = [int(word) for word in words]
+        known = interface_class(class_id, version)
+        if known is None:
+            continue
+        compared.add(class_id)
+        if kind == "methods":
+            assert max(known.methods, default=0) == rest[0] or class_id == 4, f"methods of {known}"  # 4 has a reset
+        else:
+            tag = known.attributes[rest[0]].tag
+            if tag is not None and tag != rest[1]:
+                differs.add((class_id, rest[0]))
+    assert differs == GURUX_DIFFERS
+    assert len(compared) >= 40
+    assert units - {0} == set(UNITS)

@@ -106,6 +106,9 @@ def test_the_object_list_of_each_client_says_what_it_may() -> None:
     assert set(shown[16]) == {"0.0.42.0.0.255", "0.0.43.1.2.255", "0.0.40.0.0.255"}
     assert shown[2][str(CODE)] == ({1: 1, 2: 1}, {1: 0})
     assert shown[1][str(CODE)] == ({1: 1, 2: 3}, {1: 1})
+    own = str(ASSOCIATION.obis)
+    assert shown[16][own] == ({**dict.fromkeys((1, 2, 3, 4, 5, 6, 8, 9), 1), 7: 0}, {2: 0})
+    assert shown[1][own] == ({**dict.fromkeys((1, 2, 3, 4, 5, 6, 8, 9), 1), 7: 2}, {2: 1})
 
 
 def test_short_names_have_rights_too() -> None:

@@ -29,7 +29,7 @@ from dlms.axdr import Data
 from dlms.codes import SERVER_CONFORMANCE, SN_CLIENT_CONFORMANCE, Conformance, Context
 from dlms.cosem.obis import AttributeRef, MethodRef, Obis
 from dlms.cosem.profile import CaptureObject, by_entry, columns_of
-from dlms.cosem.time import CosemDateTime
+from dlms.cosem.time import CosemDate, CosemDateTime, CosemTime
 from dlms.counters import FileCounters, _crc
 from dlms.cursor import Cursor
 from dlms.errors import DlmsError
@@ -44,7 +44,7 @@ from dlms.knowledge import MeterKnowledge, ScalerUnit
 from dlms.layers import Layers
 from dlms.message_keys import key_of
 from dlms.mode_e import Identification
-from dlms.objects import objects_from_csv, rows_from_csv
+from dlms.objects import objects_from_csv, refs_from_csv, rows_from_csv
 from dlms.security import MemoryCounters, Policy, Security
 from dlms.simulation import SimulatedMeter
 from dlms.tool.nodeport import NodePort
@@ -207,7 +207,8 @@ def _file(data: bytes) -> Iterator[Path]:
 def run_codes(data: bytes) -> None:
     """A reading list."""
     with _file(data) as path:
-        rows_from_csv(path)
+        with suppress(DlmsError):
+            refs_from_csv(path)
         objects_from_csv(path, lambda _class, _obis, _attribute: axdr.null())
 
 
@@ -238,7 +239,7 @@ def run_trace_file(data: bytes) -> None:
 def run_text(data: bytes) -> None:
     """What people type."""
     text = data.decode("utf-8", "replace")
-    for parse in (Obis.parse, AttributeRef.parse, HdlcAddress.of, Identification.parse, parse_value):
+    for parse in (Obis.parse, AttributeRef.parse, MethodRef.parse, HdlcAddress.of, Identification.parse, parse_value):
         with suppress(DlmsError):
             parse(text)
 
@@ -357,6 +358,7 @@ def run_wrapper_stream(data: bytes) -> None:
 
 SMALL: tuple[Callable[[bytes], object], ...] = (
     InitiateRequest.parse, InitiateResponse.parse, get.parse_block, CosemDateTime.parse, GeneralBlock.parse,
+    CosemDate.parse, CosemTime.parse,
     HdlcAddress.parse, lambda data: key_of(KeyInfo.read(Cursor(data, "key-info")), MASTER),
     lambda data: public_key(1, data),
 )  # fmt: skip

@@ -19,7 +19,16 @@ MUTATIONS = {"living": 250, "counters": 300, "codes": 500, "key-file": 400}
 MUTATIONS_ELSEWHERE = 1000
 
 DECODER_NAMES = ("parse", "decode", "load", "read", "open", "unwrap", "unprotect", "explain", "receive")
-OTHER_DECODERS = {"objects_of", "names_of", "columns_of", "rows_from_csv", "objects_from_csv", "key_of", "public_key"}
+OTHER_DECODERS = {
+    "objects_of",
+    "names_of",
+    "columns_of",
+    "rows_from_csv",
+    "refs_from_csv",
+    "objects_from_csv",
+    "key_of",
+    "public_key",
+}
 # What has such a name and takes nothing that a peer or a disk made up, or is a line around a decoder of this list.
 NO_DECODERS = {
     "client.Meter.read": "verbs",
