@@ -315,7 +315,8 @@ def times(*patterns: str) -> list[tuple[bytes, bytes]]:
         ("0c0000 07e9 ff ff ff", 0),
     ],
 )
-def test_a_schedule_runs_its_script_once_for_each_time(pattern: str, runs: int) -> None:
+@pytest.mark.parametrize("step_s", [97, 60, 30])
+def test_a_schedule_runs_its_script_once_for_each_time(pattern: str, runs: int, step_s: int) -> None:
     panel = Panel()
     schedule = SingleActionSchedule(panel.meter, CODE, SCRIPTS, 2, times(pattern))
     ran: list[int] = []
@@ -327,7 +328,7 @@ def test_a_schedule_runs_its_script_once_for_each_time(pattern: str, runs: int) 
     panel.table.item.methods[1] = execute
     moment, end = datetime(2026, 2, 28, tzinfo=UTC), datetime(2026, 3, 3, tzinfo=UTC)
     while moment < end:
-        following = moment + timedelta(seconds=97)
+        following = moment + timedelta(seconds=step_s)
         schedule.run(moment, following)
         moment = following
     assert ran == [2] * runs
