@@ -108,6 +108,18 @@ SN_CLIENT_CONFORMANCE = (
 )
 """The same with short-name referencing."""
 
+SERVER_CONFORMANCE = (
+    LN_CLIENT_CONFORMANCE
+    | Conformance.GENERAL_BLOCK_TRANSFER
+    | Conformance.ACCESS
+    | Conformance.PRIORITY
+    | Conformance.DATA_NOTIFICATION
+    | Conformance.EVENT_NOTIFICATION
+    | Conformance.UNCONFIRMED_WRITE
+    | Conformance.INFORMATION_REPORT
+)
+"""Everything that the meter's side of this package can do, beside short names."""
+
 
 class Context(IntEnum):
     """Last arc of the application context name 2.16.756.5.8.1.x (GB 9.4.2.2.2)."""

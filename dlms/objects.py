@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,7 @@ LineT = TypeVar("LineT")
 
 LOGICAL_NAME = 1  # attribute 1 of every class
 ROWS_MAX = 10_000
+OCTETS_MAX = 0xFFFF  # of one octet-string
 
 
 @dataclass(slots=True)
@@ -117,39 +119,46 @@ def refs_from_csv(path: Path) -> list[AttributeRef]:
     return _lines(path, _ref)
 
 
-def _lines(path: Path, make: Callable[[dict[str, str]], LineT]) -> list[LineT]:
-    found: list[LineT] = []
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        for line, fields in enumerate(csv.DictReader(file), start=2):
-            if len(found) >= ROWS_MAX:
-                raise LocalError(f"{path}: more than {ROWS_MAX} rows")
-            try:
-                found.append(make(fields))
-            except KeyError as error:
-                raise LocalError(f"{path}, line {line}: no column {error.args[0]}") from error
-            except (ValueError, TypeError, AttributeError, LocalError) as error:
-                raise LocalError(f"{path}, line {line}: {error}") from error
+def _lines(path: Path, make: Callable[[dict[str, str | None]], LineT]) -> list[LineT]:
+    reader: csv.DictReader[str] | None = None
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            found = [make(fields) for fields in itertools.islice(reader, ROWS_MAX + 1)]
+    except (KeyError, ValueError, TypeError, csv.Error, LocalError) as error:
+        why = f"no column {error.args[0]}" if isinstance(error, KeyError) else str(error)
+        raise LocalError(f"{path}, line {reader.line_num if reader else 1}: {why}") from error
+    if len(found) > ROWS_MAX:
+        raise LocalError(f"{path}: more than {ROWS_MAX} rows")
     return found
 
 
-def _ref(fields: dict[str, str]) -> AttributeRef:
-    obis = Obis.parse(fields["obis"])
+def _ref(fields: dict[str, str | None]) -> AttributeRef:
+    code = fields["obis"]
+    if code is None:
+        raise LocalError("a row that ends early")
+    obis = Obis.parse(code)
     return AttributeRef(int(fields.get("cls") or usual_class(obis)), obis, int(fields.get("attr") or 2))
 
 
-def _row(fields: dict[str, str]) -> Row:
+def _row(fields: dict[str, str | None]) -> Row:
+    name, obis, kind = (fields[column] for column in ("name", "obis", "type"))
+    if name is None or obis is None or kind is None:
+        raise LocalError("a row that ends early")
     row = Row(
-        fields["name"],
-        Obis.parse(fields["obis"]),
-        int(fields["cls"]),
-        int(fields["attr"]),
-        fields["type"],
+        name,
+        Obis.parse(obis),
+        int(fields["cls"] or ""),
+        int(fields["attr"] or ""),
+        kind,
         int(fields["scaler"]) if fields["scaler"] else None,
         int(fields["unit"]) if fields["unit"] else None,
         int(fields["ph"] or 1),
     )
     if row.type_name.partition(":")[0] not in TYPE_TAGS:
         raise LocalError(f"unknown type {row.type_name!r}")
+    if not 0 <= row.octets <= OCTETS_MAX:
+        raise LocalError(f"{row.octets} octets")
     return row
 
 

@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 
 from dlms import LinkError, LocalError, Meter, ModeE
-from dlms.faults import LineFaults
-from dlms.hdlc_link import HdlcServerLink
+from dlms.faults import LineFaults, SlowLine
+from dlms.hdlc_bus import HdlcServerBus
 from dlms.mode_e import Identification, ModeEOpening, SpeedAgreed, add_even_parity
 from dlms.mode_e_meter import CHOICE_TIMEOUT_S, CONNECT_TIMEOUT_S, MeterState, MeterStep, ModeEMeter
 from dlms.objects import rows_from_csv
 from dlms.simulation import SimulatedMeter
-from dlms.tool.simulate import BUILT_IN_LIST, Server, greeting, open_place
+from dlms.tool.places import Server, open_place
+from dlms.tool.simulate import BUILT_IN_LIST, greeting
 from tests.dlms.table_walk import take_step
 from tests.sim.terminal_server import terminal_server
 
@@ -122,7 +123,7 @@ class Place:
         self.path = str(link)
         self.meter = SimulatedMeter(7, rows_from_csv(BUILT_IN_LIST))
         self.greeting = greeting(self.meter)
-        server = Server(HdlcServerLink(1), self.meter, LineFaults(), self.greeting)
+        server = Server(HdlcServerBus(1), self.meter, LineFaults(), SlowLine(), greeting=self.greeting)
         self._place = open_place(f"pty:{link}", lambda: server)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -183,7 +184,7 @@ def test_behind_a_terminal_server_the_speed_is_changed_there(place: Place) -> No
 @pytest.mark.process
 def test_a_meter_that_does_not_answer_the_greeting_is_a_link_error(tmp_path: Path) -> None:
     meter = SimulatedMeter(7, rows_from_csv(BUILT_IN_LIST))
-    silent = Server(HdlcServerLink(1), meter, LineFaults(silent=True), greeting(meter))
+    silent = Server(HdlcServerBus(1), meter, LineFaults(silent=True), SlowLine(), greeting=greeting(meter))
     place = open_place(f"pty:{tmp_path / 'meter'}", lambda: silent)
     with pytest.raises(LinkError, match="greeting"):
         Meter(place.name, mode_e=ModeE(answer_timeout_s=0.05, retries=1)).open()

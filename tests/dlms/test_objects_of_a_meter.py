@@ -3,7 +3,7 @@ that fails on the way."""
 
 from __future__ import annotations
 
-import zlib
+import hashlib
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -23,7 +23,8 @@ from dlms.images import ImageVerbs
 from dlms.objects import ServerObject, constant
 from dlms.reading import Failed, Reading
 from dlms.server import MeterServer
-from dlms.server_objects import ClockObject, ImageTransfer, association_object
+from dlms.server_image import ImageTransfer
+from dlms.server_objects import ClockObject, association_object
 from tests.dlms.test_client import Fault, Line
 
 CALENDAR = Obis.parse("0.0.13.0.0.255")
@@ -246,7 +247,7 @@ def test_a_line_that_stays_dead_costs_only_what_was_not_read(monkeypatch: pytest
 # ---------------------------------------------------------------------------------------------------------- images
 
 IMAGE = b"I" + bytes(range(256)) * 20
-SIGNATURE = zlib.crc32(IMAGE).to_bytes(4, "big")
+SIGNATURE = hashlib.sha256(IMAGE).digest()
 
 
 def test_firmware_goes_on_after_any_cut_and_no_block_is_sent_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -17,6 +18,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from dlms.__main__ import COMMANDS, main
+from dlms.client import ItemFailed, Meter
+from dlms.errors import PeerError
+from dlms.security import Lls
 
 ROOT = Path(__file__).parents[2]
 LIST = ROOT / "etc" / "reading-lists" / "residential-108.csv"
@@ -140,7 +144,7 @@ def test_rights_are_shown_attribute_by_attribute(hdlc: str) -> None:
     lines = run("discover", *low(hdlc), "--rights").stdout.splitlines()
     assert "        2  rw  time" in lines
     assert "       +6  x   shift_time" in lines
-    assert "        5  --  daylight_savings_begin" in lines
+    assert "        7  -w  secret" in lines
 
 
 def test_a_value_is_written_in_its_declared_type(hdlc: str) -> None:
@@ -330,3 +334,34 @@ def test_decode_takes_hexadecimal_files_and_stdin(tmp_path: Path) -> None:
     assert json.loads(piped.stdout)[0]["label"] == "get-request"
     text.write_text("# dlms trace 1\nnonsense\n")
     assert run("decode", str(text)).exit_code == 2
+
+
+def test_clients_are_served_at_once_each_with_its_rights_and_the_profile_grows() -> None:
+    options = ("--auth", "low", "--password", "pw", "--rights", "usual", "--speed", "3600", "--inactivity-s", "60")
+    with simulated("--listen", "tcp://127.0.0.1:0", "--codes", str(LIST), "--duplicate", "0.2", *options) as url:
+        manager = Meter(url, client=1, auth=Lls("pw"))
+        reader = Meter(url, client=2, auth=Lls("pw"))
+        public = Meter(url, client=16)
+        with manager, reader, public:
+            for _ in range(2):
+                assert manager.read("1.0.1.8.0.255").unit == "Wh"
+                assert reader.read("1.0.1.8.0.255").unit == "Wh"
+                with pytest.raises(ItemFailed, match="object-undefined"):
+                    public.read("1.0.1.8.0.255")
+            with pytest.raises(ItemFailed, match="read-write-denied"):
+                reader.disconnect()
+            manager.disconnect()
+            first = len(list(reader.profile("1.0.99.1.0.255", entries=(190, 0))))
+            later = first
+            while later == first:  # a quarter of an hour takes a quarter of a second
+                later = len(list(reader.profile("1.0.99.1.0.255", entries=(190, 0))))
+            assert later > first
+        with pytest.raises(PeerError):
+            Meter(url, client=3, auth=Lls("pw")).open()
+
+
+def test_a_meter_hangs_up_on_a_client_that_says_nothing() -> None:
+    with simulated("--listen", "tcp://127.0.0.1:0", "--link", "wrapper", "--inactivity-s", "1") as url:
+        host, _, number = url.removeprefix("socket://").rpartition(":")
+        with socket.create_connection((host, int(number)), LIMIT_S) as idle:
+            assert idle.recv(1) == b""

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from tests.fuzz.guided import explore, mutate
+from tests.fuzz.guided import exercise, explore
 from tests.fuzz.updateagent import TARGETS
 
 MUTATIONS = {"package": 600, "verity": 300}
@@ -15,13 +15,7 @@ MUTATIONS_ELSEWHERE = 2000
 
 @pytest.mark.parametrize("name", sorted(TARGETS))
 def test_changed_bytes_give_success_or_a_typed_error(name: str) -> None:
-    target = TARGETS[name]
-    seeds = target.seeds()
-    chance = random.Random(name)
-    for seed in seeds:
-        target.outcome(seed)
-    for _ in range(MUTATIONS.get(name, MUTATIONS_ELSEWHERE)):
-        target.outcome(mutate(chance.choice(seeds), chance, seeds))
+    exercise(TARGETS[name], name, MUTATIONS.get(name, MUTATIONS_ELSEWHERE))
 
 
 def test_the_guided_fuzzer_keeps_inputs_that_reach_new_lines() -> None:
