@@ -1,4 +1,4 @@
-"""Every target of the boot environment, over a fixed number of mutations: success or a typed error, no third outcome."""
+"""Every target of the boot environment, over a fixed number of mutations: success or a typed error, no third one."""
 
 from __future__ import annotations
 
