@@ -145,7 +145,7 @@ class Updater:
             raise RequestError(STATE, f"not while an update is {self.record.state.value}")
         other = next((slot for slot in self._others(self._ports.booted) if self._note(slot).state == "good"), None)
         if other is None:
-            raise RequestError(STATE, "no other slot holds a system known to be good")
+            raise RequestError(STATE, "the other slots hold no system known to be good")
         self._check_environment()
         self._ports.bootenv.confirm(other)
         return EXIT_REBOOT_WANTED

@@ -462,6 +462,8 @@ def stories() -> list[Story]:
 
 def main() -> int:
     """Run every story with single and double cuts; 1 when anything was wrong or a cut did not fire."""
+    from tests.updateagent.flashboards import flash_stories
+    from tests.updateagent.recovery import recovery_stories
     from tests.updateagent.signed import signed_stories
 
     logging.disable(logging.CRITICAL)
@@ -473,7 +475,7 @@ def main() -> int:
     operations = 0
     places: Counter[str] = Counter()
     with TemporaryDirectory() as folder:
-        played = [*stories(), *signed_stories(Path(folder))]
+        played = [*stories(), *signed_stories(Path(folder)), *recovery_stories(), *flash_stories()]
         runs = [partial(explore, story, double_stride=stride) for story in played]
         runs += [partial(explore_errors, story) for story in played]
         for run in runs:
