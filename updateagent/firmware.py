@@ -15,7 +15,7 @@ from pathlib import Path
 
 from updateagent import __version__
 from updateagent.disk import Storage
-from updateagent.errors import HOOK, IMAGE_ROLE, KIND, PACKAGE_MISSING, PackageError
+from updateagent.errors import DELTA_SOURCE, HOOK, IMAGE_ROLE, KIND, PACKAGE_MISSING, PackageError
 from updateagent.journal import Record
 from updateagent.manifest import Image as SignedImage
 from updateagent.manifest import Kind, Manifest, Role, Trust, verify_package
@@ -192,6 +192,8 @@ class SignedPackages:
     def _source(self, image: SignedImage, fallback: str) -> Readable | None:
         if image.delta is None:
             return None
+        if fallback not in self._places:
+            raise PackageError(DELTA_SOURCE, "the recovery system is nothing that a delta is made from")
         source = self._open.enter_context(self._places[fallback][image.name].open())
         image.check_source(source)
         return source

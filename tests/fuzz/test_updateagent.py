@@ -1,4 +1,4 @@
-"""Every target of the package reader, over a fixed number of mutations: success or a typed error, no third outcome."""
+"""Every target of package and environment, over a fixed number of mutations: success or a typed error, no third one."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import random
 
 import pytest
 
+from tests.fuzz import environment, updateagent
 from tests.fuzz.guided import exercise, explore
-from tests.fuzz.updateagent import TARGETS
 
-MUTATIONS = {"package": 600, "verity": 300}
+TARGETS = {**updateagent.TARGETS, **environment.TARGETS}
+MUTATIONS = {"package": 600, "verity": 300, "marked": 600, "quick": 500}
 MUTATIONS_ELSEWHERE = 2000
 
 
