@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING
 from dlms import axdr
 from dlms.acse import Aare, Aarq, InitiateRequest, InitiateResponse, Release
 from dlms.apdu import faults
-from dlms.apdu.common import CONFIRMED, HIGH_PRIORITY, INVOKE_ID_MASK, AccessError
+from dlms.apdu.common import CONFIRMED, HIGH_PRIORITY, INVOKE_ID_MASK, AccessError, is_unconfirmed
 from dlms.codes import LN_CLIENT_CONFORMANCE, Apdu, Conformance, Context
 from dlms.cosem.obis import MethodRef, Obis
 from dlms.errors import DecodeError, DlmsError, LocalError, PeerError
 from dlms.exchange import ActionAnswer, Answer, Exchange, GetAnswer, ListRefused
-from dlms.security import Auth, Hls, Lls, NoAuth, Security
+from dlms.security import Auth, Hls, Lls, NoAuth, Security, own_title
 
 if TYPE_CHECKING:
     from dlms.apdu.notify import Notification
@@ -222,7 +222,7 @@ class Association:
             user_information=self._initiate(),
             mechanism=auth.mechanism,
             authentication=authentication,
-            system_title=None if security is None else security.system_title,
+            system_title=own_title(auth, security),
         )
         self._output.append(aarq.emit())
 
@@ -268,6 +268,18 @@ class Association:
             self._output.extend(self._transfer.send(apdu))
         else:
             self._output.append(apdu)
+
+    def tell(self, apdu: bytes) -> None:
+        """Send one unconfirmed request, a SET or ACTION of service class 0 or an UNCONFIRMED-WRITE, to every meter that
+        has the broadcast key; in a plain context as it is. No answer comes. Raises `LocalError` unless READY, and for
+        other requests."""
+        if self.state is not State.READY:
+            raise LocalError(f"nothing is told in state {self.state.name}")
+        if self._ciphering is not None and self._ciphered:
+            apdu = self._ciphering.protect_broadcast(apdu)
+        elif not is_unconfirmed(apdu):
+            raise LocalError("only what is not answered goes to everybody")
+        self._output.append(apdu)
 
     def release(self) -> None:
         """Send the RLRQ. Raises `LocalError` unless associated."""
@@ -451,7 +463,7 @@ class Association:
             raise PeerError("the server did not take up the authentication proposed")
         check_challenges(self._challenge, aare.authentication)
         security = self._proposal.security
-        ours = b"" if security is None else security.system_title
+        ours = own_title(auth, security) or b""
         theirs = aare.system_title or (security.peer_title if security else None) or b""
         self._challenges = Challenges(self._challenge, aare.authentication, ours, theirs)
         self._step(Event.CHALLENGE)

@@ -10,14 +10,18 @@ contents  10: APDU, tag(12) over SC | AK | APDU      20: encrypted APDU      30:
 ```
 
 A counter is accepted once, and only if it is higher than every one before; the peer's protection must be no weaker than
-ours. The counter is looked at after the tag, so that nobody without the key can push it on.
+ours. The counter is looked at after the tag, so that nobody without the key can push it on. An answer has the
+protection of its request, and more where the policy asks for more. With the broadcast key a meter takes only what it
+does not answer, and a client nothing.
 """
 
 from __future__ import annotations
 
+import functools
 import hmac
 from typing import TYPE_CHECKING
 
+from dlms.apdu.common import is_unconfirmed
 from dlms.codes import Apdu
 from dlms.cursor import Cursor, length_octets
 from dlms.errors import LocalError, PeerError
@@ -57,12 +61,13 @@ _DED: dict[int, int] = {
     for plain, glo in _GLO.items()
     if plain not in (Apdu.INITIATE_REQUEST, Apdu.INITIATE_RESPONSE)
 }
-_PLAIN_OF_GLO = {glo: plain for plain, glo in _GLO.items()}
-_PLAIN_OF_DED = {ded: plain for plain, ded in _DED.items()}
+PLAIN_OF_GLO = {glo: plain for plain, glo in _GLO.items()}
+PLAIN_OF_DED = {ded: plain for plain, ded in _DED.items()}
 _NAMED = frozenset((Apdu.GENERAL_CIPHERING, Apdu.GENERAL_SIGNING))
-CIPHERED_TAGS = frozenset((*_PLAIN_OF_GLO, *_PLAIN_OF_DED, Apdu.GENERAL_GLO, Apdu.GENERAL_DED))
+CIPHERED_TAGS = frozenset((*PLAIN_OF_GLO, *PLAIN_OF_DED, Apdu.GENERAL_GLO, Apdu.GENERAL_DED))
 PROTECTED_TAGS = CIPHERED_TAGS | _NAMED
-_INITIATES = frozenset((_GLO[Apdu.INITIATE_REQUEST], _GLO[Apdu.INITIATE_RESPONSE]))
+_NAMED_OCTETS = frozenset(bytes((tag,)) for tag in _NAMED)
+_INITIATE_OCTETS = frozenset(bytes((_GLO[tag],)) for tag in (Apdu.INITIATE_REQUEST, Apdu.INITIATE_RESPONSE))
 
 
 def _counted(octets: bytes) -> bytes:
@@ -77,14 +82,21 @@ class Replayed(PeerError):
         self.expected = expected
 
 
-class Key:
-    """One encryption key with the counters that belong to it."""
+def check_counter(counters: InvocationCounters, counter: int) -> None:
+    """Accept the peer's `counter` once. Raises `Replayed`."""
+    seen = counters.seen()
+    if seen is not None and counter <= seen:
+        raise Replayed(counter, seen + 1)
+    counters.note(counter)
 
-    def __init__(self, key: bytes, counters: InvocationCounters) -> None:
+
+class Gcm:
+    """AES-GCM with one key, its tags cut to 12 octets."""
+
+    def __init__(self, key: bytes) -> None:
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
         self._gcm: AESGCM = AESGCM(key)
-        self.counters = counters
 
     def seal(self, iv: bytes, plain: bytes, aad: bytes) -> tuple[bytes, bytes]:
         """Ciphertext and the tag cut to 12 octets."""
@@ -101,6 +113,14 @@ class Key:
         if tag is not None and not hmac.compare_digest(self.seal(iv, plain, aad)[1], tag):
             return None
         return plain
+
+
+class Key(Gcm):
+    """One encryption key with the counters that belong to it."""
+
+    def __init__(self, key: bytes, counters: InvocationCounters) -> None:
+        super().__init__(key)
+        self.counters = counters
 
 
 class Ciphering:
@@ -120,6 +140,7 @@ class Ciphering:
         self._suite = security.suite
         self._global = Key(security.ek, security.counters)
         self._dedicated: Key | None = None
+        self._asked = 0  # the protection of the request that is being answered
         self.peer_title = security.peer_title
 
     tags = PROTECTED_TAGS
@@ -142,7 +163,7 @@ class Ciphering:
         if self._layers is None:
             from dlms.layers import Layers
 
-            self._layers = Layers(self._security, is_server=self._is_server)
+            self._layers = Layers(self._security, is_server=self._is_server, uncipher=self._uncipher_signed)
         return self._layers
 
     # ------------------------------------------------------------------------------------------------------- sending
@@ -156,13 +177,15 @@ class Ciphering:
         policy = self._policy
         if self._named or like in _NAMED:
             return self._in_layers().seal(apdu, self.peer_title)
+        if like is not None and like in PROTECTED_TAGS:
+            policy |= self._asked
         if not policy:
             return apdu
         key, table, in_general = self._global, _GLO, self._security.general
         dedicated = self._dedicated
         if like is not None:
             in_general = like in (Apdu.GENERAL_GLO, Apdu.GENERAL_DED)
-            if like != Apdu.GENERAL_DED and like not in _PLAIN_OF_DED:
+            if like != Apdu.GENERAL_DED and like not in PLAIN_OF_DED:
                 dedicated = None
         general = Apdu.GENERAL_GLO
         if dedicated is not None:
@@ -172,6 +195,24 @@ class Ciphering:
         if tag is None or in_general:
             return bytes((general,)) + _counted(self.system_title) + _counted(contents)
         return bytes((tag,)) + _counted(contents)
+
+    def protect_broadcast(self, apdu: bytes) -> bytes:
+        """An unconfirmed request for every meter that has the broadcast key, in general-glo, which says whose it is, or
+        in general-ciphering. Raises `LocalError` for anything else, and without a key and a policy."""
+        if not is_unconfirmed(apdu):
+            raise LocalError("only what is not answered goes to everybody")
+        if self._named:
+            return self._in_layers().seal_broadcast(apdu)
+        key = self._broadcast
+        if key is None or not self._policy:
+            raise LocalError("a broadcast needs the broadcast key and a policy")
+        contents = self._seal(key, apdu, self._policy | BROADCAST_KEY)
+        return bytes((Apdu.GENERAL_GLO,)) + _counted(self.system_title) + _counted(contents)
+
+    @functools.cached_property
+    def _broadcast(self) -> Key | None:
+        options = self._security.options
+        return Key(options.broadcast_key, options.broadcast_counters) if options.broadcast_key else None
 
     def protect_initiate(self, apdu: bytes) -> bytes:
         """An InitiateRequest or -Response: always with the global key, authenticated and encrypted where we have an
@@ -184,7 +225,7 @@ class Ciphering:
         control = bytes((policy | self._suite,))
         counter = key.counters.next().to_bytes(4, "big")
         iv = self._security.system_title + counter
-        if policy == _AUTHENTICATE:
+        if policy & _BOTH == _AUTHENTICATE:
             return control + counter + apdu + key.seal(iv, b"", control + self._ak + apdu)[1]
         aad = control + self._ak if policy & _AUTHENTICATE else b""
         ciphertext, tag = key.seal(iv, apdu, aad)
@@ -194,38 +235,54 @@ class Ciphering:
 
     def unprotect(self, apdu: bytes) -> bytes:
         """The APDU inside a ciphered one. Raises `DecodeError`, and `PeerError` for what is wrong, weak or replayed."""
+        if apdu[:1] in _NAMED_OCTETS:
+            layers = self._in_layers()
+            plain = layers.open(apdu, self.peer_title)
+            if layers.broadcast:
+                self._check_broadcast(plain)
+            return plain
+        if self._security.signs and apdu[:1] not in _INITIATE_OCTETS:
+            raise PeerError("protection weaker than agreed: not signed")
+        return self._uncipher(apdu)
+
+    def _uncipher_signed(self, apdu: bytes) -> tuple[bytes, int]:
+        return self._uncipher(apdu), self._asked
+
+    def _uncipher(self, apdu: bytes) -> bytes:
+        """What is inside of the forms of a service, and of general-glo and -ded."""
         cursor = Cursor(apdu, "ciphered APDU")
         tag = cursor.u8()
         title = self.peer_title
-        if tag in _NAMED:
-            return self._in_layers().open(apdu, title)
-        if self._security.signs and tag not in _INITIATES:
-            raise PeerError("protection weaker than agreed: not signed")
         if tag in (Apdu.GENERAL_GLO, Apdu.GENERAL_DED):
             named = cursor.octets()
             if named:  # only a hint which key to use: it is not authenticated itself
                 if title is not None and named != title:
                     raise PeerError(f"ciphered by {named.hex()}, not by {title.hex()}")
                 title = named
-        elif tag not in _PLAIN_OF_GLO and tag not in _PLAIN_OF_DED:
+        elif tag not in PLAIN_OF_GLO and tag not in PLAIN_OF_DED:
             raise cursor.error(f"0x{tag:02x} is not a ciphered APDU", back=1)
         if title is None or len(title) != SYSTEM_TITLE_OCTETS:
             raise PeerError("a ciphered APDU from a side whose system title is not known")
         key = self._global
-        if tag == Apdu.GENERAL_DED or tag in _PLAIN_OF_DED:
+        if tag == Apdu.GENERAL_DED or tag in PLAIN_OF_DED:
             if self._dedicated is None:
                 raise PeerError("ciphered with a dedicated key, but none was agreed")
             key = self._dedicated
         count = cursor.length()
         if count != cursor.remaining:
             raise cursor.error(f"{count} octets are announced where {cursor.remaining} follow")
-        return self._open(key, cursor, title, _PLAIN_OF_GLO.get(tag, _PLAIN_OF_DED.get(tag)))
+        return self._open(key, cursor, title, PLAIN_OF_GLO.get(tag, PLAIN_OF_DED.get(tag)))
 
     def _open(self, key: Key, body: Cursor, title: bytes, expected: int | None) -> bytes:
         control = body.u8()
         counter = body.take(4)
-        if control & (COMPRESSED | BROADCAST_KEY):
-            raise body.error("compression and broadcast keys are not in use here", back=5)
+        if control & COMPRESSED:
+            raise body.error("compression is not in use here", back=5)
+        broadcast = control & BROADCAST_KEY
+        if broadcast:
+            if self._broadcast is None or key is not self._global:
+                raise PeerError("ciphered with a broadcast key, and there is none")
+            key = self._broadcast
         if control & SUITE_MASK != self._suite:
             raise PeerError(f"security suite {control & SUITE_MASK} where {self._suite} is in use")
         policy = control & _BOTH
@@ -234,8 +291,16 @@ class Ciphering:
         plain = self._plain(key, body, policy, title + counter, bytes((control,)))
         if not plain or (expected is not None and plain[0] != expected):
             raise PeerError("a ciphered APDU holds something else than it says")
-        self._check_counter(key, int.from_bytes(counter, "big"))
+        if broadcast:
+            self._check_broadcast(plain)
+        check_counter(key.counters, int.from_bytes(counter, "big"))
+        self._asked = policy
         return plain
+
+    def _check_broadcast(self, plain: bytes) -> None:
+        """Everybody in the group has that key: who answers to it is fooled, and who believes an answer too."""
+        if not self._is_server or not is_unconfirmed(plain):
+            raise PeerError("ciphered with the broadcast key, and not for everybody")
 
     def _plain(self, key: Key, body: Cursor, policy: int, iv: bytes, control: bytes) -> bytes:
         if not policy & _AUTHENTICATE:
@@ -253,12 +318,6 @@ class Ciphering:
         if opened is None:
             raise PeerError("the authentication tag is wrong")
         return opened
-
-    def _check_counter(self, key: Key, counter: int) -> None:
-        seen = key.counters.seen()
-        if seen is not None and counter <= seen:
-            raise Replayed(counter, seen + 1)
-        key.counters.note(counter)
 
     # ---------------------------------------------------------------------------------------------------- HLS 5 GMAC
 

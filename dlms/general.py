@@ -8,9 +8,8 @@ ciphered           SC IC(4) contents [tag(12)]
 ```
 
 Every field is an octet-string with its length. The tag is over SC | AK | the five fields before key-info with their
-lengths (| the APDU, where it is not encrypted); the signature is over those fields and the content, with lengths.
-With a wrapped key the key travels along under the master key; with an agreed key both sides derive it: key-parameters
-1 is one-pass Diffie-Hellman C(1e, 1s), and key-ciphered-data the originator's ephemeral public key and its signature.
+lengths (| the APDU, where it is not encrypted); the signature is over those fields and the content, with lengths. The
+key-set bit of SC means nothing here. How a key travels in key-info is the matter of `dlms.message_keys`.
 """
 
 from __future__ import annotations
@@ -20,19 +19,17 @@ import secrets
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from dlms.ciphering import TAG_OCTETS, Key, Replayed
+from dlms.ciphering import COMPRESSED, SUITE_MASK, TAG_OCTETS, Gcm, check_counter
 from dlms.codes import Apdu
 from dlms.cursor import Cursor, length_octets
 from dlms.errors import LocalError, PeerError
 from dlms.hls import check_signature, sign
-from dlms.keys import GCM_ALGORITHM, curve_of, kdf, public_key, public_octets, shared_secret, unwrap, wrap
-from dlms.security import SYSTEM_TITLE_OCTETS, InvocationCounters, Policy, Security
+from dlms.security import DATE_TIME_OCTETS, SYSTEM_TITLE_OCTETS, InvocationCounters, Policy, Security
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey, EllipticCurvePublicKey
 
 IDENTIFIED, WRAPPED, AGREED = 0, 1, 2
-ONE_PASS = b"\x01"
 TRANSACTION_OCTETS = 8
 FIELD_OCTETS_MAX = 255
 
@@ -43,13 +40,14 @@ def _counted(octets: bytes) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What stands before the contents in both."""
+    """What stands before the contents in both. `raw` is how it came: lengths may be in long form, and count."""
 
     transaction: bytes
     originator: bytes
     recipient: bytes
     date_time: bytes = b""
     other: bytes = b""
+    raw: bytes = field(default=b"", repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for octets in (self.transaction, self.originator, self.recipient, self.date_time, self.other):
@@ -57,17 +55,23 @@ class Header:
                 raise LocalError(f"a field of {len(octets)} octets before protected contents")
 
     def emit(self) -> bytes:
+        if self.raw:
+            return self.raw
         fields = (self.transaction, self.originator, self.recipient, self.date_time, self.other)
         return b"".join(map(_counted, fields))
 
     @classmethod
     def read(cls, cursor: Cursor) -> Header:
         fields: list[bytes] = []
+        start = cursor.pos
         for _ in range(5):
             fields.append(cursor.octets())
             if len(fields[-1]) > FIELD_OCTETS_MAX:
                 raise cursor.error("a field before protected contents is too long", back=len(fields[-1]))
-        return cls(*fields)
+        if len(fields[3]) not in (0, DATE_TIME_OCTETS):
+            raise cursor.error(f"a date-time of {len(fields[3])} octets before protected contents")
+        transaction, originator, recipient, date_time, other = fields
+        return cls(transaction, originator, recipient, date_time, other, cursor.since(start))
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,97 +183,77 @@ def new_header(originator: bytes, recipient: bytes) -> Header:
 
 
 def cipher_apdu(
-    apdu: bytes, header: Header, security: Security, key_info: KeyInfo | None = None, key: bytes | None = None
+    apdu: bytes,
+    header: Header,
+    security: Security,
+    key_info: KeyInfo | None = None,
+    key: bytes | None = None,
+    *,
+    counter: int | None = None,
+    also: int = 0,
 ) -> bytes:
-    """`apdu` in general-ciphering by the policy of `security`, whose counters are used, with `key` or the global key.
+    """`apdu` in general-ciphering by the policy of `security`, with `key` or the global key.
 
-    Raises `LocalError` when the policy is to do nothing.
+    `also` is protection (bits of `Policy`) beyond the policy. `counter` is for a key that was never used before, or for
+    one with counters of its own; else the counter of the global key gives one.
+
+    Raises `LocalError` when the policy is to do nothing, and for counters used up.
     """
-    policy = int(security.policy)
+    policy = int(security.policy) | also
     if not policy:
         raise LocalError("general-ciphering needs a policy")
     control = bytes((policy | security.suite,))
-    counter = security.counters.next().to_bytes(4, "big")
-    sealing = Key(key or security.ek, security.counters)
-    iv = header.originator + counter
+    invocation = (security.counters.next() if counter is None else counter).to_bytes(4, "big")
+    sealing = Gcm(key or security.ek)
+    iv = header.originator + invocation
     aad = control + security.ak + header.emit()
     if policy == Policy.AUTHENTICATE:
         contents = apdu + sealing.seal(iv, b"", aad + apdu)[1]
     else:
         ciphertext, tag = sealing.seal(iv, apdu, aad if policy & Policy.AUTHENTICATE else b"")
         contents = ciphertext + (tag if policy & Policy.AUTHENTICATE else b"")
-    return GeneralCiphered(header, key_info, control + counter + contents).emit()
+    return GeneralCiphered(header, key_info, control + invocation + contents).emit()
 
 
-def open_ciphered(apdu: bytes, security: Security, counters: InvocationCounters, key: bytes | None = None) -> bytes:
-    """The APDU inside. `counters` belong to the key and remember the originator's. `key` overrides the global key.
+def open_ciphered(
+    apdu: bytes | GeneralCiphered,
+    security: Security,
+    counters: InvocationCounters | None,
+    key: bytes | None = None,
+) -> bytes:
+    """The APDU inside. `counters` belong to the key and remember the originator's; None for a key that came along and
+    whose counter says nothing, which is taken for an authenticated APDU only. `key` overrides the global key.
 
     Raises `DecodeError`, and `PeerError` for what is wrong, weaker than the policy of `security`, or replayed.
     """
-    ciphered = GeneralCiphered.parse(apdu)
+    ciphered = GeneralCiphered.parse(apdu) if isinstance(apdu, bytes) else apdu
     cursor = Cursor(ciphered.contents, "general-ciphering contents")
     control, counter = cursor.take(1), cursor.take(4)
     policy = control[0] & int(Policy.BOTH)
     if len(ciphered.header.originator) != SYSTEM_TITLE_OCTETS:
         raise PeerError("general-ciphering by somebody without a system title")
-    if not policy or control[0] & ~int(Policy.BOTH) != security.suite or int(security.policy) & ~policy:
+    if control[0] & COMPRESSED:
+        raise PeerError("compressed, which is not in use here")
+    demanded = int(security.policy) | (int(Policy.AUTHENTICATE) if counters is None else 0)
+    if not policy or control[0] & SUITE_MASK != security.suite or demanded & ~policy:
         raise PeerError("general-ciphering of another suite or weaker than agreed")
-    opening = Key(key or security.ek, counters)
-    iv = ciphered.header.originator + counter
-    aad = control + security.ak + ciphered.header.emit()
-    plain: bytes | None
-    if not policy & Policy.AUTHENTICATE:
-        plain = opening.open(iv, cursor.rest(), None, b"")
-    else:
-        contents = cursor.take(max(0, cursor.remaining - TAG_OCTETS))
-        tag = cursor.take(TAG_OCTETS)
-        if policy & Policy.ENCRYPT:
-            plain = opening.open(iv, contents, tag, aad)
-        else:
-            right = hmac.compare_digest(opening.seal(iv, b"", aad + contents)[1], tag)
-            plain = contents if right else None
+    plain = _opened(ciphered.header, cursor, control, counter, key or security.ek, security.ak)
     if not plain:
         raise PeerError("the authentication tag is wrong")
-    seen, number = counters.seen(), int.from_bytes(counter, "big")
-    if seen is not None and number <= seen:
-        raise Replayed(number, seen + 1)
-    counters.note(number)
+    if counters is not None:
+        check_counter(counters, int.from_bytes(counter, "big"))
     return plain
 
 
-def wrapped_key(master: bytes, key: bytes) -> KeyInfo:
-    """Key-info that brings `key` along under the master key."""
-    return KeyInfo(WRAPPED, 0, data=wrap(master, key))
-
-
-def key_of(info: KeyInfo, master: bytes) -> bytes:
-    """The key that such a key-info brings. Raises `PeerError`."""
-    if info.kind != WRAPPED:
-        raise PeerError("no wrapped key came along")
-    return unwrap(master, info.data)
-
-
-def one_pass_originator(
-    suite: int, header: Header, recipient: EllipticCurvePublicKey, signing: EllipticCurvePrivateKey
-) -> tuple[bytes, KeyInfo]:
-    """A fresh key for `recipient` by one-pass Diffie-Hellman, and the key-info that tells it."""
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    ephemeral = ec.generate_private_key(curve_of(suite))
-    point = public_octets(ephemeral.public_key())
-    secret = shared_secret(ephemeral, recipient)
-    key = kdf(suite, secret, GCM_ALGORITHM[suite], header.originator, header.recipient)
-    return key, KeyInfo(AGREED, parameters=ONE_PASS, data=point + sign(signing, point))
-
-
-def one_pass_recipient(
-    suite: int, header: Header, info: KeyInfo, static: EllipticCurvePrivateKey, verifying: EllipticCurvePublicKey
-) -> bytes:
-    """The same key from the key-info, whose signature must be the originator's. Raises `PeerError`."""
-    if info.kind != AGREED or info.parameters != ONE_PASS:
-        raise PeerError("the key was not agreed on by one-pass Diffie-Hellman")
-    size = 2 * ((curve_of(suite).key_size + 7) // 8)
-    point, signature = info.data[:size], info.data[size:]
-    check_signature(verifying, point, signature)
-    secret = shared_secret(static, public_key(suite, point))
-    return kdf(suite, secret, GCM_ALGORITHM[suite], header.originator, header.recipient)
+def _opened(header: Header, cursor: Cursor, control: bytes, counter: bytes, key: bytes, ak: bytes) -> bytes | None:
+    opening = Gcm(key)
+    iv = header.originator + counter
+    if not control[0] & Policy.AUTHENTICATE:
+        return opening.open(iv, cursor.rest(), None, b"")
+    aad = control + ak + header.emit()
+    contents = cursor.take(max(0, cursor.remaining - TAG_OCTETS))
+    tag = cursor.take(TAG_OCTETS)
+    if control[0] & Policy.ENCRYPT:
+        return opening.open(iv, contents, tag, aad)
+    right = hmac.compare_digest(opening.seal(iv, b"", aad + contents)[1], tag)
+    return contents if right else None

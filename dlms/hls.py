@@ -2,12 +2,13 @@
 
 ```
 CtoS, StoC: the challenges in AARQ and AARE.   ST-C, ST-S: the system titles.
-2 by agreement   f = transform(challenge)
+2 by agreement   f = transform(challenge), often `aes_ecb(secret)`
 3 MD5            f = MD5(challenge | secret)
 4 SHA-1          f = SHA-1(challenge | secret)
 5 GMAC           f = SC | IC | GMAC(SC | AK | challenge)
 6 SHA-256        f(StoC) = SHA-256(secret | ST-C | ST-S | StoC | CtoS), f(CtoS) with both pairs exchanged
-7 ECDSA          f(StoC) = signature of ST-C | ST-S | StoC | CtoS, f(CtoS) with both pairs exchanged
+7 ECDSA          f(StoC) = signature of ST-C | ST-S | StoC | CtoS, f(CtoS) with both pairs exchanged; challenges of 7
+                 have 32 octets or more
 ```
 """
 
@@ -24,14 +25,19 @@ from dlms.errors import LocalError, PeerError
 from dlms.security import CHALLENGE_OCTETS_MAX, CHALLENGE_OCTETS_MIN, Hls
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from cryptography.hazmat.primitives.asymmetric.ec import (
         EllipticCurve,
         EllipticCurvePrivateKey,
         EllipticCurvePublicKey,
     )
-    from cryptography.hazmat.primitives.hashes import HashAlgorithm
+    from cryptography.hazmat.primitives.hashes import SHA256, SHA384
 
     from dlms.ciphering import Ciphering
+
+
+AES_BLOCK_OCTETS = 16
 
 
 def make_challenge(hls: Hls) -> bytes:
@@ -101,11 +107,29 @@ def _digest(hls: Hls, challenge: bytes, other: bytes, prover: bytes, verifier: b
 # ------------------------------------------------------------------------------------------------------- ECDSA
 
 
+def aes_ecb(secret: bytes) -> Callable[[bytes], bytes]:
+    """A `transform` for mechanism 2 as many makers have agreed on it: the challenge, filled up with zeros, encrypted
+    with the secret block by block (AES-128-ECB). Raises `LocalError` for a secret of other than 16 octets."""
+    from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+
+    if len(secret) != AES_BLOCK_OCTETS:
+        raise LocalError(f"a secret for AES-128 has {AES_BLOCK_OCTETS} octets")
+    cipher = Cipher(algorithms.AES(secret), modes.ECB())  # noqa: S305 - a challenge never comes twice
+
+    def transform(challenge: bytes) -> bytes:
+        encryptor = cipher.encryptor()
+        padded = challenge + bytes(-len(challenge) % AES_BLOCK_OCTETS)
+        return encryptor.update(padded) + encryptor.finalize()
+
+    return transform
+
+
 def _signed(challenge: bytes, other: bytes, prover: bytes, verifier: bytes) -> bytes:
     return prover + verifier + challenge + other
 
 
-def _hash(curve: EllipticCurve) -> HashAlgorithm:
+def hash_of(curve: EllipticCurve) -> SHA256 | SHA384:
+    """The hash that goes with a curve: SHA-256 with P-256, SHA-384 with P-384."""
     from cryptography.hazmat.primitives import hashes
 
     return hashes.SHA384() if curve.key_size == 384 else hashes.SHA256()
@@ -132,7 +156,7 @@ def sign(key: EllipticCurvePrivateKey, data: bytes) -> bytes:
     from cryptography.hazmat.primitives.asymmetric import ec
     from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
-    r, s = decode_dss_signature(key.sign(data, ec.ECDSA(_hash(key.curve))))
+    r, s = decode_dss_signature(key.sign(data, ec.ECDSA(hash_of(key.curve))))
     size = (key.curve.key_size + 7) // 8
     return r.to_bytes(size, "big") + s.to_bytes(size, "big")
 
@@ -148,6 +172,6 @@ def check_signature(key: EllipticCurvePublicKey, data: bytes, signature: bytes) 
         raise PeerError(f"a signature of {len(signature)} octets where {2 * size} are due")
     r, s = int.from_bytes(signature[:size], "big"), int.from_bytes(signature[size:], "big")
     try:
-        key.verify(encode_dss_signature(r, s), data, ec.ECDSA(_hash(key.curve)))
+        key.verify(encode_dss_signature(r, s), data, ec.ECDSA(hash_of(key.curve)))
     except InvalidSignature as error:
         raise PeerError("the signature of the other side is wrong") from error

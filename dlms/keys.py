@@ -13,7 +13,7 @@ Suite 1 uses P-256, SHA-256 and 16 octets of key, suite 2 P-384, SHA-384 and 32.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from dataclasses import replace
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
@@ -21,20 +21,25 @@ from dlms import axdr
 from dlms.axdr import Data
 from dlms.errors import LocalError, PeerError
 from dlms.hls import check_signature, sign
-from dlms.security import KEY_OCTETS
+from dlms.security import KEY_OCTETS, MemoryCounters, Policy
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from cryptography.hazmat.primitives.asymmetric.ec import (
         EllipticCurve,
         EllipticCurvePrivateKey,
         EllipticCurvePublicKey,
     )
 
+    from dlms.security import InvocationCounters, Security
+
 AES_GCM_128 = bytes.fromhex("60857405080300")
 AES_GCM_256 = bytes.fromhex("60857405080301")
 AES_WRAP_128 = bytes.fromhex("60857405080302")
 AES_WRAP_256 = bytes.fromhex("60857405080303")
 GCM_ALGORITHM = {1: AES_GCM_128, 2: AES_GCM_256}
+WRAP_ALGORITHM = {1: AES_WRAP_128, 2: AES_WRAP_256}
 
 
 class KeyId(IntEnum):
@@ -81,6 +86,52 @@ def transferred_keys(master: bytes, parameter: Data) -> dict[KeyId, bytes]:
         return {KeyId(key_id.integer()): unwrap(master, wrapped.octets()) for key_id, wrapped in pairs}
     except (LocalError, ValueError) as error:
         raise PeerError(f"key_transfer: {error}") from error
+
+
+def rekeyed(
+    security: Security, keys: Mapping[KeyId, bytes], new_counters: Callable[[], InvocationCounters] = MemoryCounters
+) -> Security:
+    """`security` with new keys. A new encryption key has counters of its own, which begin anew: they say which (title,
+    counter) pairs were used with that key. Raises `LocalError` for keys of a wrong length."""
+    options = security.options
+    if KeyId.GLOBAL_BROADCAST_ENCRYPTION in keys:
+        broadcast = keys[KeyId.GLOBAL_BROADCAST_ENCRYPTION]
+        options = replace(options, broadcast_key=broadcast, broadcast_counters=new_counters())
+    if KeyId.MASTER in keys:
+        options = replace(options, master_key=keys[KeyId.MASTER])
+    ek, ak = keys.get(KeyId.GLOBAL_UNICAST_ENCRYPTION), keys.get(KeyId.AUTHENTICATION)
+    counters = security.counters if ek is None else new_counters()
+    return replace(
+        security,
+        ek=security.ek if ek is None else ek,
+        ak=security.ak if ak is None else ak,
+        counters=counters,
+        options=options,
+    )
+
+
+# ------------------------------------------------------------------------------------------------- security_policy
+
+_REQUEST_BITS = {Policy.AUTHENTICATE: 0x04, Policy.ENCRYPT: 0x08}
+_SIGNED_REQUEST = 0x10
+_TO_RESPONSE = 3  # bits from those of a request to those of its response
+POLICY_BITS = 0xFC
+
+
+def policy_bits(security: Security) -> int:
+    """The security_policy (version 1) that says what `security` asks for, in both directions."""
+    bits = sum(bit for policy, bit in _REQUEST_BITS.items() if security.policy & policy)
+    bits |= _SIGNED_REQUEST if security.signs else 0
+    return bits | bits << _TO_RESPONSE
+
+
+def policy_of(bits: int) -> tuple[Policy, bool]:
+    """What such an octet asks for in either direction, and whether that is signing too. Raises `LocalError`."""
+    if not 0 <= bits <= POLICY_BITS or bits & ~POLICY_BITS:
+        raise LocalError(f"a security policy {bits}")
+    either = bits | bits >> _TO_RESPONSE
+    policy = Policy(sum(policy for policy, bit in _REQUEST_BITS.items() if either & bit))
+    return policy, bool(either & _SIGNED_REQUEST)
 
 
 # --------------------------------------------------------------------------------------------------------- agreement
@@ -170,4 +221,5 @@ class KeyAgreement:
             raise PeerError(f"key_agreement for key {number} where {int(self._key_id)} is due")
         check_signature(verifying, bytes((number,)) + point, signature)
         secret = shared_secret(self._ephemeral, public_key(self._suite, point))
-        return kdf(self._suite, secret, GCM_ALGORITHM[self._suite], self._party_u, self._party_v)
+        uses = WRAP_ALGORITHM if self._key_id is KeyId.MASTER else GCM_ALGORITHM  # what the key will be for
+        return kdf(self._suite, secret, uses[self._suite], self._party_u, self._party_v)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +22,6 @@ from updateagent.errors import (
     EXIT_REBOOT_WANTED,
     IMAGE_ROLE,
     OK_SCOMO,
-    PACKAGE_MISSING,
     REQUEST,
     STATE,
     DeviceError,
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
     from updateagent.payload import DeltaSource
 
-COPY_BYTES = 1 << 20
 ROOT_BYTES = 32  # SHA-256
 
 
@@ -51,7 +50,10 @@ def run(argv: list[str]) -> int:
 def boot(config: str | Path) -> int:
     """`dcu-update boot`, which init waits for. Raises `RequestError` (configuration)."""
     _log_to_stderr()
-    agent = Agent(load(Path(config)), RealDisk())
+    return _boot_of(Agent(load(Path(config)), RealDisk()))
+
+
+def _boot_of(agent: Agent) -> int:
     try:
         with agent.alone():
             return agent.updater().boot()
@@ -66,7 +68,19 @@ def _log_to_stderr() -> None:
 
 
 def _agent(arguments: argparse.Namespace) -> Agent:
-    return Agent(load(arguments.config), RealDisk())
+    agent = Agent(load(arguments.config), RealDisk())
+    if getattr(arguments, "dry_run", False):
+        agent = replace(agent, dry_run=DryRun(agent.environment()))
+    return agent
+
+
+def _say_commits(agent: Agent) -> None:
+    """After a dry run: what would have been written to the boot environment."""
+    if agent.dry_run is not None:
+        from updateagent.rehearsal import lines
+
+        for line in lines(agent.dry_run.commits):
+            _say(line)
 
 
 def _say(text: str) -> None:
@@ -74,13 +88,19 @@ def _say(text: str) -> None:
 
 
 def _boot(arguments: argparse.Namespace) -> int:
-    return boot(arguments.config)
+    agent = _agent(arguments)
+    code = _boot_of(agent)
+    _say_commits(agent)
+    return code
 
 
 def _guard(arguments: argparse.Namespace) -> int:
     from updateagent.guard import Guard
 
-    return Guard(_agent(arguments), time.monotonic, time.sleep).run()
+    agent = _agent(arguments)
+    code = Guard(agent, time.monotonic, time.sleep).run()
+    _say_commits(agent)
+    return code
 
 
 def _status(arguments: argparse.Namespace) -> int:
@@ -96,6 +116,8 @@ def _status(arguments: argparse.Namespace) -> int:
     last: Any = status["last"]
     if last:
         _say(f"last     {last['name']}: {last['message']}")
+    if status["error"]:
+        _say(f"error    {status['error']}")
     return EXIT_OK
 
 
@@ -151,67 +173,50 @@ def _delta_source(text: str) -> tuple[str, DeltaSource]:
 
 
 def _install(arguments: argparse.Namespace) -> int:
-    import uuid
-
     from updateagent.machine import State
     from updateagent.report import InstallRequest
 
-    agent = _agent(arguments)
+    agent = replace(_agent(arguments), package=arguments.package if arguments.dry_run else None)
     with agent.alone():
         updater = agent.updater()
         if updater.record.state is not State.IDLE:
             raise RequestError(STATE, f"not while an update is {updater.record.state.value}")
         name = "by-hand.swu"
-        _copy(arguments.package, agent.exchange().inbox / name, agent)
-        code = updater.install(InstallRequest(str(uuid.uuid4()), name, "", time.time()))
+        if not arguments.dry_run:
+            agent.exchange().take_in(arguments.package, name)
+        code = updater.install(InstallRequest(f"by-hand-{os.urandom(8).hex()}", name, "", time.time()))
     last = updater.record.last
     if code != EXIT_REBOOT_WANTED and last is not None:
         sys.stderr.write(f"dcu-update: {last.name}: {last.message}\n")
         return last.code
-    _say("written; reboot to try it")
+    if arguments.dry_run:
+        _say_commits(agent)
+    else:
+        _say("written; reboot to try it")
     return code
-
-
-def _copy(source: Path, target: Path, agent: Agent) -> None:
-    """Copy a package to the inbox: it must survive the reboot, wherever it came from."""
-    disk = agent.disk
-    try:
-        with disk.open_raw(source) as old, disk.open_raw(target, write=True, create=True) as new:
-            offset = 0
-            while piece := old.pread(COPY_BYTES, offset):
-                new.pwrite(piece, offset)
-                offset += len(piece)
-            new.sync()
-        disk.sync_dir(target.parent)
-    except FileNotFoundError:
-        raise PackageError(PACKAGE_MISSING, f"there is no package {source}") from None
-    except OSError as error:
-        raise storage_error(error, f"copying {source}") from error
 
 
 def _confirm(arguments: argparse.Namespace) -> int:
     agent = _agent(arguments)
     with agent.alone():
         code = agent.updater().confirm()
+    _say_commits(agent)
     return code if code == EXIT_REBOOT_WANTED else EXIT_OK
 
 
 def _rollback(arguments: argparse.Namespace) -> int:
     agent = _agent(arguments)
     with agent.alone():
-        return agent.updater().rollback()
+        code = agent.updater().rollback()
+    _say_commits(agent)
+    return code
 
 
 def _mark(arguments: argparse.Namespace) -> int:
     agent = _agent(arguments)
-    if arguments.dry_run:
-        agent = replace(agent, dry_run=DryRun(agent.environment()))
     with agent.alone():
-        updater = agent.updater()
-        updater.mark(arguments.slot or agent.read_booted_slot(), arguments.how)
-    if agent.dry_run is not None:
-        for name, value in agent.dry_run.changes.items():
-            _say(f"{name}={value}" if value is not None else f"{name} is removed")
+        agent.updater().mark(arguments.slot or agent.read_booted_slot(), arguments.how)
+    _say_commits(agent)
     return EXIT_OK
 
 
@@ -310,10 +315,15 @@ def _parser() -> argparse.ArgumentParser:
         added.set_defaults(run=run)
         return added
 
-    verb("boot", _boot, "advance an update; run by init before the agent").add_argument(
+    def committing(name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+        added = verb(name, run, text)
+        added.add_argument("--dry-run", action="store_true", help="write nothing; show the commits to the environment")
+        return added
+
+    committing("boot", _boot, "advance an update; run by init before the agent").add_argument(
         "--thorough", action="store_true", help="also when a quick look finds nothing to do"
     )
-    verb("guard", _guard, "watch the health of this boot; run by init beside the agent")
+    committing("guard", _guard, "watch the health of this boot; run by init beside the agent")
     verb("status", _status, "slots and update").add_argument("--json", action="store_true")
     verify = verb("verify", _verify, "check a package")
     verify.add_argument("package", type=Path)
@@ -322,13 +332,12 @@ def _parser() -> argparse.ArgumentParser:
     source = verb("source", _source, "does the slot that runs hold the images that a delta was made from?")
     source.add_argument("--json", action="store_true")
     source.add_argument("images", nargs="+", metavar="NAME=VERSION:SIZE:ROOT")
-    verb("install", _install, "install a firmware package").add_argument("package", type=Path)
-    verb("confirm", _confirm, "the system on trial is good")
-    verb("rollback", _rollback, "give up the trial, or go back to the other slot")
-    mark = verb("mark", _mark, "tell the boot loader about a slot")
+    committing("install", _install, "install a firmware package").add_argument("package", type=Path)
+    committing("confirm", _confirm, "the system on trial is good")
+    committing("rollback", _rollback, "give up the trial, or go back to the other slot")
+    mark = committing("mark", _mark, "tell the boot loader about a slot")
     mark.add_argument("how", choices=["good", "bad", "active"])
     mark.add_argument("slot", nargs="?", help="default: the one that runs")
-    mark.add_argument("--dry-run", action="store_true", help="show what would be written to the boot environment")
     _add_software(verb("software", _software, "software packages"))
     return parser
 

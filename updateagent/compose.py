@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from updateagent.firmware import SignedPackages
 
 CMDLINE_BYTES_MAX = 16 << 10
+CANARY_KEY = "dcu.boots"  # also in `quick`
 LOCK_NAME = "lock"
 LOCK_WAIT_S = 5.0  # confirming takes a moment, installing software seconds; an install of firmware is not waited for
 LOCK_POLL_S = 0.05
@@ -56,25 +57,39 @@ class LazyPackages:
 
 @dataclass(frozen=True, slots=True)
 class Agent:
-    """The configured parts. `wall` gives seconds since 1970; with `dry_run` the boot environment is only looked at."""
+    """The configured parts. `wall` gives seconds since 1970.
+
+    With `dry_run` nothing is written: it collects what the boot environment would get. `package` is then the file that
+    stands for the package in the inbox.
+    """
 
     config: Config
     disk: Storage
     wall: Callable[[], float] = time.time
     dry_run: DryRun | None = None
+    package: Path | None = None
 
     def read_booted_slot(self) -> str:
         """The slot that runs, from the kernel's command line. Raises `DeviceError` (booted-slot)."""
         config = self.config
+        found = self._from_cmdline(config.cmdline_key)
+        if found not in config.slot_names:
+            raise DeviceError(BOOTED_SLOT, f"{config.cmdline} names no configured slot with {config.cmdline_key}=")
+        return found
+
+    def read_canary(self) -> str | None:
+        """What the boot loader has saved at this start; None when it does not say. Raises `DeviceError`."""
+        return self._from_cmdline(CANARY_KEY)
+
+    def _from_cmdline(self, key: str) -> str | None:
+        path = self.config.cmdline
         try:
-            with self.disk.open_raw(config.cmdline) as file:
+            with self.disk.open_raw(path) as file:
                 text = file.pread(CMDLINE_BYTES_MAX, 0).decode("utf-8", "replace")
         except OSError as error:
-            raise DeviceError(BOOTED_SLOT, f"{config.cmdline}: {error.strerror or error}") from error
-        found = [word.partition("=")[2] for word in text.split() if word.startswith(f"{config.cmdline_key}=")]
-        if not found or found[-1] not in config.slot_names:
-            raise DeviceError(BOOTED_SLOT, f"{config.cmdline} names no configured slot with {config.cmdline_key}=")
-        return found[-1]
+            raise DeviceError(BOOTED_SLOT, f"{path}: {error.strerror or error}") from error
+        found = [word.partition("=")[2] for word in text.split() if word.startswith(f"{key}=")]
+        return found[-1] if found else None
 
     def read_boot_id(self) -> str:
         """What tells this boot from others; empty when the system does not say."""
@@ -85,13 +100,14 @@ class Agent:
             return ""
 
     def places(self) -> dict[str, dict[str, Slot]]:
-        """Where each image of each slot goes."""
+        """Where each image of each slot goes; a recovery slot is not written."""
         return {
             slot.name: {
                 image: slot_type(place.type)(self.disk, slot.name, place.path, place.size)
                 for image, place in slot.places.items()
             }
             for slot in self.config.slots
+            if not slot.recovery
         }
 
     def environment(self) -> Variables:
@@ -101,7 +117,8 @@ class Agent:
         return ENVIRONMENTS[self.config.bootenv.type](self)
 
     def bootenv(self, variables: Variables) -> BootEnv:
-        return policy(self.config.bootenv.policy)(variables, self.config.slot_names, self.config.trial_tries)
+        config = self.config
+        return policy(config.bootenv.policy)(variables, config.slot_names, config.trial_tries, config.recovery)
 
     def exchange(self) -> Exchange:
         return Exchange(self.disk, self.config.update_dir)
@@ -123,22 +140,26 @@ class Agent:
     def updater(self) -> Updater:
         """One run of the machine. Raises `DeviceError` (booted-slot, journal, storage), `RequestError`."""
         config = self.config
-        return Updater(
-            Ports(
-                journal=self.journal(),
-                bootenv=self.bootenv(self.environment()),
-                places=self.places(),
-                exchange=self.exchange(),
-                packages=LazyPackages(self.packages),
-                booted=self.read_booted_slot(),
-                boot_id=self.read_boot_id(),
-                booted_version=read_release_version(self.disk, config.release_file),
-                wall=self.wall,
-                log_tail=lambda: log_tail(self.disk, config.log_file) or command_tail(config.log_command),
-                state_folders=lambda folders: StateFolders(self.disk, folders),
-                state_dirs=tuple(str(folder) for folder in config.state_dirs),
-            )
+        ports = Ports(
+            journal=self.journal(),
+            bootenv=self.bootenv(self.environment()),
+            places=self.places(),
+            exchange=self.exchange(),
+            packages=LazyPackages(self.packages),
+            booted=self.read_booted_slot(),
+            boot_id=self.read_boot_id(),
+            booted_version=read_release_version(self.disk, config.release_file),
+            wall=self.wall,
+            log_tail=lambda: log_tail(self.disk, config.log_file) or command_tail(config.log_command),
+            state_folders=lambda folders: StateFolders(self.disk, folders),
+            state_dirs=tuple(str(folder) for folder in config.state_dirs),
+            canary=self.read_canary(),
         )
+        if self.dry_run is not None:
+            from updateagent.rehearsal import rehearse
+
+            ports = rehearse(ports, self.disk, self.package)
+        return Updater(ports)
 
     @contextmanager
     def alone(self) -> Iterator[None]:

@@ -32,10 +32,11 @@ class PlaceConfig:
 
 @dataclass(frozen=True, slots=True)
 class SlotConfig:
-    """One slot by the boot loader's name, with the place of each image it is made of."""
+    """One slot by the boot loader's name, with the place of each image it is made of; none for a recovery slot."""
 
     name: str
     places: Mapping[str, PlaceConfig]
+    recovery: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +92,13 @@ class Config:
 
     @property
     def slot_names(self) -> tuple[str, ...]:
-        return tuple(slot.name for slot in self.slots)
+        """All slots, the recovery slot last."""
+        return tuple(slot.name for slot in sorted(self.slots, key=lambda slot: slot.recovery))
+
+    @property
+    def recovery(self) -> str:
+        """The name of the recovery slot; empty when there is none."""
+        return next((slot.name for slot in self.slots if slot.recovery), "")
 
 
 class _Table:
@@ -175,10 +182,8 @@ def load(path: Path) -> Config:
 def _config(top: _Table, mistakes: list[str]) -> Config | None:
     """The configuration, or None when `mistakes` has any."""
     slots = tuple(_slot(table) for table in top.tables("slot"))
-    names = [slot.name for slot in slots]
-    if len(names) < 2 or len(set(names)) != len(names):
-        top.mistake("slot", "at least two slots with different names are needed")
     bootenv = _bootenv(top.table("bootenv"))
+    _check_slots(top, slots, bootenv.policy)
     health = _health(top.table("health", {}))
     tries = top.take("trial_tries", int, TRIES_DEFAULT)
     top.check("trial_tries", tries, lambda value: 1 <= value <= TRIES_MAX, f"1 to {TRIES_MAX}")
@@ -214,9 +219,24 @@ def _state_dirs(top: _Table, update_dir: Path | None) -> tuple[Path, ...]:
     return folders
 
 
+def _check_slots(top: _Table, slots: tuple[SlotConfig, ...], policy_name: str) -> None:
+    from updateagent.bootenv import POLICIES, policy
+
+    recovery = [slot for slot in slots if slot.recovery]
+    if len(slots) - len(recovery) < 2 or len({slot.name for slot in slots}) != len(slots):
+        top.mistake("slot", "at least two slots with different names are needed, besides a recovery slot")
+    if len(recovery) > 1:
+        top.mistake("slot", "there can be one recovery slot")
+    if recovery and policy_name in POLICIES and not policy(policy_name).has_recovery:
+        top.mistake("slot", f"the policy {policy_name} has no recovery slot")
+
+
 def _slot(table: _Table) -> SlotConfig:
     name = table.take("name", str) or ""
-    table.check("name", name, lambda value: value.isalnum(), "letters and digits only")
+    table.check("name", name, lambda value: value.isascii() and value.isalnum(), "letters and digits only")
+    if table.take("recovery", bool, default=False):
+        table.end()  # it is not written: where it is concerns the boot loader only
+        return SlotConfig(name, {}, recovery=True)
     places = {ROOTFS: _place(table)}
     for image in table.tables("image"):
         places[image.take("name", str) or ""] = _place(image)

@@ -96,6 +96,10 @@ class Storage(ABC):
     def rename(self, src: Path, dst: Path) -> None: ...
 
     @abstractmethod
+    def link(self, src: Path, dst: Path) -> None:
+        """A second name for a file. Raises `FileExistsError`, or `OSError` where the file system cannot (EXDEV, …)."""
+
+    @abstractmethod
     def unlink(self, path: Path) -> None:
         """Raises `FileNotFoundError` when there is none."""
 
@@ -308,6 +312,9 @@ class RealDisk(Storage):
 
     def rename(self, src: Path, dst: Path) -> None:
         src.replace(dst)
+
+    def link(self, src: Path, dst: Path) -> None:
+        dst.hardlink_to(src.resolve())  # link(2) would make a second name of a symbolic link
 
     def unlink(self, path: Path) -> None:
         path.unlink()

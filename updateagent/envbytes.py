@@ -5,8 +5,12 @@
     data      : "name=value" NUL … NUL, then padding (zeros or ones: assume neither)
 
 The CRC-32 covers all of `data` with its padding, but not the flag; it is stored in the byte order of the CPU. Of two
-good copies the one with the higher flag counts, where 0 is newer than 255, and equal flags mean the first. Imports next
-to nothing, for `quick`.
+good copies the one with the higher flag counts, where 0 is newer than 255, and equal flags mean the first.
+
+On NOR flash the flag is no number but a mark: 1 in the copy that counts, 0 in the one that is obsolete. There the
+higher one counts without the exception, so that 255, a flag that an erase left, is the highest.
+
+Imports next to nothing, for `quick`.
 """
 
 import struct
@@ -15,6 +19,8 @@ import zlib
 CRC = struct.Struct("=I")
 FLAG_AT = CRC.size
 FLAG_MODULUS = 256
+MARK_ACTIVE = 1
+MARK_OBSOLETE = 0  # made from any other by programming, without an erase
 
 
 def parse_copy(raw: bytes, *, redundant: bool) -> tuple[int, bytes] | None:
@@ -33,12 +39,12 @@ def newer(flag: int, other: int) -> bool:
     return flag > other
 
 
-def choose(copies: list[tuple[int, bytes] | None]) -> int | None:
-    """The index of the copy that counts; None when none is good."""
+def choose(copies: list[tuple[int, bytes] | None], *, marked: bool = False) -> int | None:
+    """The index of the copy that counts; None when none is good. `marked`: flags are marks, as on NOR flash."""
     chosen = -1
     flag = 0
     for index, copy in enumerate(copies):
-        if copy is not None and (chosen < 0 or newer(copy[0], flag)):
+        if copy is not None and (chosen < 0 or (copy[0] > flag if marked else newer(copy[0], flag))):
             chosen, flag = index, copy[0]
     return None if chosen < 0 else chosen
 

@@ -15,17 +15,17 @@ from pathlib import Path
 
 from updateagent import __version__
 from updateagent.disk import Storage
-from updateagent.errors import HOOK, IMAGE_ROLE, KIND, PACKAGE_MISSING, PackageError
+from updateagent.errors import DELTA_SOURCE, HOOK, IMAGE_ROLE, KIND, PACKAGE_MISSING, PackageError
 from updateagent.journal import Record
 from updateagent.manifest import Image as SignedImage
 from updateagent.manifest import Kind, Manifest, Role, Trust, verify_package
-from updateagent.payload import Encoding
 from updateagent.readable import Readable
 from updateagent.roots import believe
 from updateagent.roots import parse as parse_roots
 from updateagent.slots import Slot, storage_error
 from updateagent.trust import load_roots
-from updateagent.verity import BLOCK_BYTES, padded, pieces
+from updateagent.verity import BLOCK_BYTES, RUN_BYTES
+from updateagent.witness import Witness
 
 HOOK_STEPS = ("pre-install", "post-install", "migrate")  # see `updateagent.hooks`, which is imported only to run one
 
@@ -37,6 +37,7 @@ class FirmwareImage:
     _image: SignedImage
     _package: Readable
     _source: Readable | None
+    _witness: Witness
 
     @property
     def name(self) -> str:
@@ -53,14 +54,15 @@ class FirmwareImage:
 
     def blocks(self, start_block: int) -> Iterator[bytes]:
         """Runs of verified blocks. Raises `PackageError` or `DeviceError`."""
-        for run in self._image.blocks(self._package, start_block, self._source):
+        for run in self._image.blocks(self._package, start_block, self._source, self._witness):
             yield run.data
 
-    def stored(self) -> Iterator[bytes] | None:
-        """The image as it stands in the package, for comparing; None when it is packed."""
-        if self._image.encoding is not Encoding.RAW:
+    def known(self) -> Callable[[int, bytes], bool] | None:
+        """Tells a run that this process verified; None when it has not seen all of them (a delta that is resumed)."""
+        name = self._image.payload_name
+        if not self._witness.has_all(name, -(-self.size // RUN_BYTES)):
             return None
-        return map(padded, pieces(self._package, self._image.payload_offset, self._image.size))
+        return partial(self._witness.knows, name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,13 +156,13 @@ class SignedPackages:
         """Verify a firmware package whole, and the sources of its deltas, for writing it to slot `target`."""
         places = self._places[target]
         package = self.open(path)
-        manifest = verify_package(
-            package, self.trust(record, capacity={name: slot.capacity() for name, slot in places.items()})
-        )
+        capacity = {name: slot.capacity() for name, slot in places.items()}
+        witness = Witness()
+        manifest = verify_package(package, self.trust(record, capacity=capacity), witness)
         if manifest.kind is not Kind.FIRMWARE:
             raise PackageError(KIND, "a software package, where firmware is wanted")
         images = tuple(
-            FirmwareImage(image, package, self._source(image, fallback))
+            FirmwareImage(image, package, self._source(image, fallback), witness)
             for image in manifest.images
             if image.role is Role.IMAGE
         )
@@ -190,6 +192,8 @@ class SignedPackages:
     def _source(self, image: SignedImage, fallback: str) -> Readable | None:
         if image.delta is None:
             return None
+        if fallback not in self._places:
+            raise PackageError(DELTA_SOURCE, "the recovery system is nothing that a delta is made from")
         source = self._open.enter_context(self._places[fallback][image.name].open())
         image.check_source(source)
         return source

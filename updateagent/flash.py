@@ -27,12 +27,15 @@ from updateagent.errors import KERNEL_FEATURE, SLOT, DeviceError
 from updateagent.slots import Slot, storage_error
 
 UBI_IOCEBCH = 0x40044F02
+UBI_IOCVOLUP = 0x40084F00
 UBI_DATA_UNKNOWN = 3  # how long the data will live; ignored by every kernel of this century
 LEB_CHANGE = struct.Struct("=iib7x")
 
 MEMGETINFO = 0x80204D01
 MEMERASE = 0x40084D02
+MEMLOCK = 0x40084D05
 MEMUNLOCK = 0x40084D06
+MEMISLOCKED = 0x80084D17
 MEMGETBADBLOCK = 0x40084D0B
 MEMSETBADBLOCK = 0x40084D0C
 MTD_INFO = struct.Struct("=B3xIIIIIQ")  # type, flags, size, erase size, write size, oob size
@@ -230,9 +233,10 @@ class KernelUbi:
 
     SYSFS = Path("/sys/class/ubi")
 
-    def __init__(self, path: Path, *, write: bool) -> None:
+    def __init__(self, path: Path, *, write: bool, allow_static: bool = False) -> None:
         about = self.SYSFS / path.name
-        if (about / "type").read_text().strip() != "dynamic":
+        self.dynamic = (about / "type").read_text().strip() == "dynamic"
+        if not self.dynamic and not allow_static:
             raise DeviceError(SLOT, f"{path} is a static volume; a slot must be a dynamic one")
         self.leb_bytes = int((about / "usable_eb_size").read_text())
         self.lebs = int((about / "reserved_ebs").read_text())
@@ -251,6 +255,16 @@ class KernelUbi:
         import fcntl
 
         fcntl.ioctl(self._fd, UBI_IOCEBCH, LEB_CHANGE.pack(leb, len(data), UBI_DATA_UNKNOWN))
+        self._write_all(data)
+
+    def update(self, data: bytes) -> None:
+        """Give the volume a new content. A power cut leaves it unreadable (EBADF) until the next update."""
+        import fcntl
+
+        fcntl.ioctl(self._fd, UBI_IOCVOLUP, struct.pack("=q", len(data)))
+        self._write_all(data)
+
+    def _write_all(self, data: bytes) -> None:
         view = memoryview(data)
         while view:
             view = view[os.write(self._fd, view) :]
@@ -278,30 +292,49 @@ class KernelMtd:
         if kind not in MTD_TYPES:
             self.close()
             raise DeviceError(SLOT, f"{path} is no flash that can be written")
-        self._nand = kind in MTD_NAND
+        self.is_nand = kind in MTD_NAND
         self.blocks = size // self.block_bytes
 
     def is_bad(self, block: int) -> bool:
-        if not self._nand:
+        if not self.is_nand:
             return False
         where = bytearray(struct.pack("=q", block * self.block_bytes))
         answer: int = self._ioctl(self._fd, MEMGETBADBLOCK, where)  # the result, because the argument is mutable
         return answer > 0
 
     def mark_bad(self, block: int) -> None:
-        if not self._nand:
+        if not self.is_nand:
             raise OSError(errno.EIO, "a block of NOR flash has failed")
         self._ioctl(self._fd, MEMSETBADBLOCK, struct.pack("=q", block * self.block_bytes))
 
     def erase(self, block: int) -> None:
-        where = struct.pack("=II", block * self.block_bytes, self.block_bytes)
-        if not self._nand:
-            try:
-                self._ioctl(self._fd, MEMUNLOCK, where)
-            except OSError as error:
-                if error.errno not in (errno.EOPNOTSUPP, errno.ENOTTY):
-                    raise
-        self._ioctl(self._fd, MEMERASE, where)
+        self.unlock(block)
+        self._ioctl(self._fd, MEMERASE, self._where(block))
+
+    def unlock(self, block: int) -> bool:
+        """Make a block of NOR flash writable; returns whether it was locked."""
+        if self.is_nand:
+            return False
+        was_locked = self._if_known(MEMISLOCKED, block) > 0
+        self._if_known(MEMUNLOCK, block)
+        return was_locked
+
+    def lock(self, block: int) -> None:
+        """Protect a block that `unlock` found locked."""
+        self._ioctl(self._fd, MEMLOCK, self._where(block))
+
+    def _where(self, block: int) -> bytearray:
+        return bytearray(struct.pack("=II", block * self.block_bytes, self.block_bytes))
+
+    def _if_known(self, request: int, block: int) -> int:
+        """The answer to a request that not all flash knows; 0 when this one does not."""
+        try:
+            answer: int = self._ioctl(self._fd, request, self._where(block))
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.ENOTTY):
+                raise
+            return 0
+        return answer
 
     def read(self, block: int, size: int, offset: int) -> bytes:
         data = b""
@@ -313,7 +346,11 @@ class KernelMtd:
         return data
 
     def write(self, block: int, data: bytes) -> None:
-        offset = block * self.block_bytes
+        self.program(block, data, 0)
+
+    def program(self, block: int, data: bytes, inside: int) -> None:
+        """Clear bits, without an erase. NAND takes whole pages only, and each of them once."""
+        offset = block * self.block_bytes + inside
         view = memoryview(data)
         while view:
             done = os.pwrite(self._fd, view, offset)

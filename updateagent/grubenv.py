@@ -120,9 +120,10 @@ class RaucGrubPolicy(BootEnv):
     """One attempt a trial, whatever the settings say."""
 
     ORDER = "ORDER"
+    has_recovery = True
 
-    def __init__(self, variables: Variables, slots: tuple[str, ...], tries: int) -> None:  # noqa: ARG002
-        super().__init__(variables, slots, tries=1)
+    def __init__(self, variables: Variables, slots: tuple[str, ...], tries: int, recovery: str = "") -> None:  # noqa: ARG002
+        super().__init__(variables, slots, 1, recovery)
 
     def view(self) -> BootView:
         variables = self._variables.load().variables
@@ -137,11 +138,10 @@ class RaucGrubPolicy(BootEnv):
         view = self.view()
         if target not in view.order:
             return False
-        return self._commit(tuple(slot for slot in view.order if slot != target), {target: False})
+        return self._commit(self._ordered(*(slot for slot in view.order if slot != target)), {target: False})
 
     def try_slot(self, target: str, fallback: str) -> bool:
-        rest = tuple(slot for slot in self.view().order if slot not in (target, fallback))
-        return self._commit((target, fallback, *rest), {target: True, fallback: True})
+        return self._commit(self._ordered(target, fallback, *self.view().order), {target: True, fallback: True})
 
     def trial(self, target: str) -> Trial:
         view = self.view()
@@ -150,11 +150,11 @@ class RaucGrubPolicy(BootEnv):
         return Trial.WAITING if view.left[target] else Trial.BEGUN
 
     def confirm(self, slot: str) -> bool:
-        return self._commit((slot, *(other for other in self.view().order if other != slot)), {slot: True})
+        return self._commit(self._ordered(slot, *self.view().order), {slot: True})
 
     def fall_back(self, bad: str, good: str) -> bool:
-        others = tuple(slot for slot in self.view().order if slot not in (bad, good))
-        return self._commit((good, *others), {bad: False, good: True})
+        others = (slot for slot in self.view().order if slot != bad)
+        return self._commit(self._ordered(good, *others), {bad: False, good: True})
 
     def mark_good(self, slot: str) -> bool:
         return self._variables.commit({f"{slot}_OK": "1", f"{slot}_TRY": "0"})

@@ -4,6 +4,9 @@ On trial, all checks of `[health] checks` must be good before the deadline, else
 asked for: the boot loader tries again until the attempts run out, then the old system starts. On an ordinary boot the
 checks of `[health] boot_checks` give the slot its attempts back, and nothing worse happens when they do not.
 
+One check is always made where a trial may be confirmed, `environment`: a system that reads another boot environment
+than the boot loader cannot confirm itself, and must not believe that it has.
+
 Without a journal nobody knows. A new system that cannot mount the data partition looks just like a new board; so all
 checks must be good, and if they are not, and the boot loader has counted an attempt and has another slot to go back to,
 it is treated as a trial. (A new board has one slot in its boot order.)
@@ -23,6 +26,7 @@ from updateagent.health import Check, Missing, Verdict, Watch, parse_health
 
 log = logging.getLogger("update.guard")
 
+ENVIRONMENT_CHECK = "environment"
 SAID_BYTES_MAX = 200
 
 
@@ -47,7 +51,7 @@ class Guard:
         """Watch to the end; returns the exit status for init. Raises `RequestError` (configuration)."""
         health = self._agent.config.health
         boot = self._look()
-        names = health.boot_checks if boot is Boot.ORDINARY else health.checks
+        names = health.boot_checks if boot is Boot.ORDINARY else (*health.checks, ENVIRONMENT_CHECK)
         watch = Watch(names, self._monotonic() + health.deadline_s)
         while True:
             verdict = watch.observe(self._checks(names), self._monotonic())
@@ -101,6 +105,7 @@ class Guard:
         try:
             bootenv = self._agent.bootenv(self._agent.environment())
             slot = self._agent.read_booted_slot()
+            bootenv.check_shared(self._agent.read_canary())
             return bootenv.needs_mark(slot) and bootenv.has_fallback(slot)
         except UpdateError:
             return False
@@ -114,7 +119,16 @@ class Guard:
         for command in config.health.commands:
             if command.name in names:
                 checks[command.name] = run_command_check(command)
+        if ENVIRONMENT_CHECK in names:
+            checks[ENVIRONMENT_CHECK] = self._check_environment()
         return checks
+
+    def _check_environment(self) -> Check:
+        try:
+            self._agent.bootenv(self._agent.environment()).check_shared(self._agent.read_canary())
+        except UpdateError as error:
+            return Check(ok=False, detail=error.message)
+        return Check(ok=True)
 
 
 def run_command_check(check: CommandCheck) -> Check:

@@ -36,6 +36,7 @@ from updateagent.payload import DeltaSource, Encoding, Image, Role, Run
 from updateagent.readable import Package, Readable, opened
 from updateagent.trust import Trust
 from updateagent.verity import BLOCK_BYTES
+from updateagent.witness import Witness
 
 __all__ = [
     "Manifest",
@@ -87,10 +88,11 @@ class Manifest(Description):
         return next((image for image in self.images if (image.role, image.name) == (role, name)), None)
 
 
-def verify_package(package: Package, trust: Trust) -> Manifest:
+def verify_package(package: Package, trust: Trust, witness: Witness | None = None) -> Manifest:
     """Check everything about a package that can be checked without writing a byte; return what it says.
 
-    The source of a delta is not looked at here; that is `Image.check_source`.
+    The source of a delta is not looked at here; that is `Image.check_source`. `witness` is told what was found good,
+    so that `Image.blocks` need not hash it again.
 
     Raises `PackageError` with the number of the first thing that is wrong, and `DeviceError` (`storage`,
     `storage-full`).
@@ -98,7 +100,7 @@ def verify_package(package: Package, trust: Trust) -> Manifest:
     with opened(package) as file:
         manifest = _verify_description(file, trust)
         for image in manifest.images:
-            image.check_payload(file)
+            image.check_payload(file, witness)
         return manifest
 
 

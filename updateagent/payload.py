@@ -17,7 +17,8 @@ from typing import NamedTuple
 from updateagent import unpack, verity
 from updateagent.errors import DELTA_SOURCE, PAYLOAD, PackageError
 from updateagent.readable import Package, Readable, opened
-from updateagent.verity import BLOCK_BYTES, RUN_BYTES, Tree
+from updateagent.verity import BLOCK_BYTES, RUN_BLOCKS, RUN_BYTES, Tree
+from updateagent.witness import Witness
 
 
 class Role(Enum):
@@ -98,17 +99,32 @@ class Image:
         """The hash tree, its upper levels checked. Raises `PackageError`."""
         return Tree(file, self.tree_offset, self.tree_size, self.block_count, self.root)
 
-    def blocks(self, package: Package, start_block: int = 0, source: Readable | None = None) -> Iterator[Run]:
+    def blocks(
+        self,
+        package: Package,
+        start_block: int = 0,
+        source: Readable | None = None,
+        witness: Witness | None = None,
+    ) -> Iterator[Run]:
         """Yield the image from `start_block` on, in order, each block checked before it is handed out.
 
         A delta needs `source`, the place that holds the image it was made from; the caller has checked it with
-        `check_source`. A packed image or delta is unpacked from its beginning whatever `start_block` is.
+        `check_source`. A packed image or delta is unpacked from its beginning whatever `start_block` is. Runs that
+        `witness` saw when this process verified the package are recognised; all others are hashed, and noted.
 
         Raises `PackageError` (`payload`, `compression`, `patch`, `delta-source`, `truncated`) and
         `DeviceError` (`storage`).
         """
         with opened(package) as file:
-            yield from self._blocks(file, start_block, source)
+            tree = self.tree(file)
+            for run in self._runs(file, start_block, source):
+                number, inside = divmod(run.block, RUN_BLOCKS)
+                if inside or witness is None:
+                    tree.check(run.block, run.data)
+                elif not witness.knows(self.payload_name, number, run.data):
+                    tree.check(run.block, run.data)
+                    witness.note(self.payload_name, number, run.data)
+                yield run
 
     def content(self, package: Package) -> Iterator[bytes]:
         """Yield the image without the zeros that fill its last block, each piece checked and at most 64 KiB."""
@@ -120,19 +136,21 @@ class Image:
         if self.delta is not None:
             self.delta.check(self.name, source)
 
-    def check_payload(self, file: Readable) -> None:
-        """Check everything of the payload that can be checked without the source of a delta. Writes nothing."""
+    def check_payload(self, file: Readable, witness: Witness | None = None) -> None:
+        """Check everything of the payload that can be checked without the source of a delta. Writes nothing.
+
+        `witness` is told of each run that was found good.
+        """
         tree = self.tree(file)
-        if self.encoding is Encoding.RAW:
-            for _ in self._blocks(file, 0, None):
-                pass
-            return
-        self._check_stored(file)
+        if self.encoding is not Encoding.RAW:
+            self._check_stored(file)
         if self.encoding is Encoding.BSDIFF:
             tree.check_all_leaves()
             return
-        for _ in self._blocks(file, 0, None):
-            pass
+        for number, run in enumerate(self._runs(file, 0, None)):
+            tree.check(run.block, run.data)
+            if witness is not None:
+                witness.note(self.payload_name, number, run.data)
 
     def _check_stored(self, file: Readable) -> None:
         digest = sha256()
@@ -141,19 +159,18 @@ class Image:
         if digest.digest() != self.payload_sha256:
             raise PackageError(PAYLOAD, f"{self.payload_name} is not what was signed")
 
-    def _blocks(self, file: Readable, start_block: int, source: Readable | None) -> Iterator[Run]:
+    def _runs(self, file: Readable, start_block: int, source: Readable | None) -> Iterator[Run]:
+        """The image from `start_block` on, not checked yet."""
         if not 0 <= start_block <= self.block_count:
             raise ValueError(f"block {start_block} of {self.block_count}")
-        tree = self.tree(file)
         if self.encoding is Encoding.RAW:
             offset = start_block * BLOCK_BYTES
             pieces = verity.pieces(file, self.payload_offset + offset, self.size - offset)
         else:
-            pieces = _skip(_runs(self._unpacked(file, source), self.size, self.name), start_block * BLOCK_BYTES)
+            pieces = _skip(_regrouped(self._unpacked(file, source), self.size, self.name), start_block * BLOCK_BYTES)
         block = start_block
         for piece in pieces:
             data = verity.padded(piece)
-            tree.check(block, data)
             yield Run(block, data)
             block += len(data) // BLOCK_BYTES
 
@@ -170,7 +187,7 @@ class Image:
         return apply(*packed, source=source, source_size=self.delta.size, result_size=self.size)
 
 
-def _runs(pieces: Iterable[bytes], size: int, name: str) -> Iterator[bytes]:
+def _regrouped(pieces: Iterable[bytes], size: int, name: str) -> Iterator[bytes]:
     """Regroup `pieces` into runs of 64 KiB, and stop as soon as there is more than `size`."""
     collected: list[bytes] = []
     missing = RUN_BYTES

@@ -31,8 +31,8 @@ class Image(Protocol):
     def blocks(self, start_block: int) -> Iterator[bytes]:
         """The image from that block on, in runs, each checked before it is handed out."""
 
-    def stored(self) -> Iterator[bytes] | None:
-        """The image again, for comparing with what the slot returns; None when only its hash tells."""
+    def known(self) -> Callable[[int, bytes], bool] | None:
+        """Tells whether run number N, of 64 KiB, is the one that was verified; None when only its hash tells."""
 
 
 class Package(Protocol):
@@ -76,6 +76,7 @@ class Packages(Protocol):
 class Ports:
     """Everything outside. `places[slot][image]` is where an image of a system goes; `wall` gives seconds since 1970.
 
+    `places` has no recovery slot: it is not written. `canary` is what the boot loader has passed, None when nothing.
     `state_dirs` are the folders that a package may migrate; `state_folders` gives the verbs for some of them.
     A slot is synced after `sync_bytes`, and the journal notes how far it is after `checkpoint_bytes`.
     """
@@ -92,5 +93,6 @@ class Ports:
     log_tail: Callable[[], tuple[str, ...]]
     state_folders: Callable[[Sequence[str]], StateFolders]
     state_dirs: tuple[str, ...] = ()
+    canary: str | None = None
     sync_bytes: int = SYNC_BYTES
     checkpoint_bytes: int = CHECKPOINT_BYTES

@@ -1,8 +1,9 @@
 """The answer of `dcu-update boot` when there is nothing to do, given before anything is imported.
 
 On a small board importing is what a start costs. So the usual case is recognised here, from the files alone: the
-journal is idle, there is no request and no result to hand over, the display is of this slot. Whatever else is found,
-and whatever looks unusual, is left to the whole program: `answer` then returns None.
+journal is idle, there is no request and no result to hand over, the display is of this slot, and the boot loader has
+saved what is in the environment. Whatever else is found, and whatever looks unusual, is left to the whole program:
+`answer` then returns None.
 
 Only settings that are written the plain way (`key = "text"`, `key = 3`) are understood.
 """
@@ -14,6 +15,9 @@ from updateagent import envbytes, sealed
 NOTHING_TO_DO = 0
 START_THE_GUARD = 11
 FILE_BYTES_MAX = 1 << 20
+CANARY, CANARY_KEY = b"dcu_boots", "dcu.boots"  # as in `bootenv` and `compose`
+DIGITS_MAX = 2
+MARKED = (b"nor", b"dataflash", b"ram")
 _WANTED = {
     "update_dir": "",
     "cmdline": "/proc/cmdline",
@@ -31,15 +35,21 @@ def answer(config_file: str) -> int | None:
         settings = read_settings(_read(config_file).decode())
         if settings is None or (settings["bootenv.type"], settings["bootenv.policy"]) != ("uboot", "rauc"):
             return None
-        slot = _booted(settings)
+        words = _read(settings["cmdline"]).decode().split()
+        slot = _last(words, settings["cmdline_key"])
         if slot is None or not _is_idle(settings["update_dir"], slot):
             return None
-        left = _attempts_left(settings["bootenv.config"], slot)
+        variables = _variables(settings["bootenv.config"])
+        canary = _last(words, CANARY_KEY)
+        left = variables.get(f"BOOT_{slot}_LEFT".encode())
+        if left is None or not left.isalnum() or len(left) > DIGITS_MAX:
+            return None
+        if canary is not None and variables.get(CANARY, b"").decode() != canary:
+            return None
+        is_new = not any(os.access(name, os.F_OK) for name in _journals(settings["update_dir"]))
+        return START_THE_GUARD if is_new or int(left, 16) < int(settings["trial_tries"]) else NOTHING_TO_DO
     except (OSError, ValueError):
         return None
-    if left is None:
-        return None
-    return START_THE_GUARD if left < int(settings["trial_tries"]) else NOTHING_TO_DO
 
 
 def read_settings(text: str) -> dict[str, str] | None:
@@ -70,10 +80,13 @@ def _read(path: str) -> bytes:
         return file.read(FILE_BYTES_MAX)
 
 
-def _booted(settings: dict[str, str]) -> str | None:
-    start = settings["cmdline_key"] + "="
-    found = [word for word in _read(settings["cmdline"]).decode().split() if word.startswith(start)]
-    return found[-1][len(start) :] if found else None
+def _last(words: list[str], key: str) -> str | None:
+    found = [word for word in words if word.startswith(key + "=")]
+    return found[-1][len(key) + 1 :] if found else None
+
+
+def _journals(folder: str) -> list[str]:
+    return [f"{folder}/journal.{index}" for index in (0, 1)]
 
 
 def _is_idle(folder: str, slot: str) -> bool:
@@ -83,7 +96,7 @@ def _is_idle(folder: str, slot: str) -> bool:
     shown = _read(f"{folder}/status.json")
     if f'"booted": "{slot}"'.encode() not in shown or b'"error": ""' not in shown:
         return False
-    names = [f"{folder}/journal.{index}" for index in (0, 1)]
+    names = _journals(folder)
     if not any(os.access(name, os.F_OK) for name in names):
         return True  # a board that never had an update
     newest = (-1, b"")
@@ -96,18 +109,38 @@ def _is_idle(folder: str, slot: str) -> bool:
     return b'"state":"idle"' in newest[1] and b'"lost":false' in newest[1]
 
 
-def _attempts_left(config: str, slot: str) -> int | None:
+def _variables(config: str) -> dict[bytes, bytes]:
+    """The variables of the environment; none of them where finding them takes more than reading."""
     lines = [line.split("#")[0].split() for line in _read(config).decode().split("\n")]
     places = [line for line in lines if line]
     copies = []
+    flash = set()
     for device, offset, size, *_ in places:
+        flash.add(_flash(os.path.realpath(device)))
         if offset.startswith("-"):
-            return None
-        with open(device, "rb") as file:  # noqa: PTH123
+            return {}
+        with open(device, "rb", buffering=0) as file:  # noqa: PTH123
             file.seek(int(offset, 0))
-            copies.append(envbytes.parse_copy(file.read(int(size, 16)), redundant=len(places) == 2))
-    chosen = envbytes.choose(copies)
+            raw = file.read(int(size, 16))
+        if len(raw) != int(size, 16):
+            return {}
+        copies.append(envbytes.parse_copy(raw, redundant=len(places) == 2))
+    if len(flash) != 1:
+        return {}
+    chosen = envbytes.choose(copies, marked=flash.pop() in MARKED)
     copy = None if chosen is None else copies[chosen]
-    variables = dict(envbytes.entries(copy[1]) or ()) if copy else {}
-    left = variables.get(f"BOOT_{slot}_LEFT".encode())
-    return None if left is None else int(left, 16)
+    return dict(envbytes.entries(copy[1]) or ()) if copy else {}
+
+
+def _flash(device: str) -> bytes:
+    """What kind of flash an MTD device is; empty for what is none. Raises `ValueError` for NAND with bad blocks."""
+    if not device.startswith("/dev/mtd") or device.startswith("/dev/mtdblock"):
+        return b""
+    about = f"/sys/class/mtd/{device[5:]}"
+    with open(f"{about}/type", "rb") as file:  # noqa: PTH123
+        kind = file.read(16).strip()
+    if kind not in MARKED:
+        with open(f"{about}/bad_blocks", "rb") as file:  # noqa: PTH123
+            if file.read(16).strip() != b"0":
+                raise ValueError("the environment may have moved")
+    return kind

@@ -14,16 +14,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from updateagent.disk import Storage
-from updateagent.errors import REQUEST, RequestError
+from updateagent.disk import RawFile, Storage
+from updateagent.errors import PACKAGE_MISSING, REQUEST, PackageError, RequestError
 from updateagent.journal import Outcome, Update
 from updateagent.slots import storage_error
 
 REQUEST_BYTES_MAX = 16 << 10
+COPY_BYTES = 1 << 16
 TEXT_CHARS_MAX = 256
 LOG_LINES_MAX = 20
 LOG_BYTES_MAX = 8 << 10
@@ -103,6 +105,46 @@ class Exchange:
             return None
         except OSError as error:
             raise storage_error(error, "the request") from error
+
+    def take_in(self, source: Path, name: str) -> None:
+        """Put a package into the inbox, for good: it must survive the reboot, wherever it came from.
+
+        One that lies on the same file system gets a second name: writing it again would wear the flash for nothing.
+        Also raises `PackageError` (package-missing).
+        """
+        disk = self._disk
+        temporary, target = self.inbox / f".{name}.tmp", self.inbox / name
+        try:
+            with disk.open_raw(source) as package:
+                with suppress(FileNotFoundError):
+                    disk.unlink(temporary)
+                if self._linked(source, temporary):
+                    package.sync()
+                else:
+                    self._copy(package, temporary)
+            disk.rename(temporary, target)
+            with suppress(FileNotFoundError):
+                disk.unlink(temporary)  # renaming does nothing where both are names of one file
+            disk.sync_dir(self.inbox)
+        except FileNotFoundError:
+            raise PackageError(PACKAGE_MISSING, f"there is no package {source}") from None
+        except OSError as error:
+            raise storage_error(error, f"taking in {source}") from error
+
+    def _linked(self, source: Path, target: Path) -> bool:
+        try:
+            self._disk.link(source, target)
+        except OSError:  # another file system, or one that knows no second names
+            return False
+        return True
+
+    def _copy(self, package: RawFile, target: Path) -> None:
+        with self._disk.open_raw(target, write=True, create=True) as new:
+            offset = 0
+            while piece := package.pread(COPY_BYTES, offset):
+                new.pwrite(piece, offset)
+                offset += len(piece)
+            new.sync()
 
     def write_request(self, request: InstallRequest) -> None:
         """What the agent does, for an install by hand: the package is in the inbox, the request commits it."""

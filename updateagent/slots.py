@@ -182,30 +182,24 @@ def _different(run: bytes, present: bytes) -> Iterable[tuple[int, int]]:
         yield begin, len(run)
 
 
-def read_back(slot: Slot, size: int, root: bytes, stored: Iterable[bytes] | None = None) -> None:
-    """Compare the first `size` bytes of the slot, read from the medium, with what was written.
+def read_back(slot: Slot, size: int, root: bytes, known: Callable[[int, bytes], bool] | None = None) -> None:
+    """Read the first `size` bytes of the slot from the medium: are they the image?
 
-    With `stored`, the bytes of the package, directly; else by the image's signed root. The first is as good (those
-    bytes were verified when they were written) and costs no hashing. Raises `DeviceError` (read-back).
+    `known(run, data)` says whether a run of 64 KiB is the one that was verified; without it the image's signed root
+    tells, at the cost of hashing. Raises `DeviceError` (read-back).
     """
-    from updateagent.verity import root_of
+    from updateagent.verity import pieces, root_of
 
     with slot.open() as file:
         file.drop_cache()
         try:
-            same = root_of(file, size) == root if stored is None else _is_same(file, size, stored)
+            if known is None:
+                same = root_of(file, size) == root
+            else:
+                same = all(known(run, data) for run, data in enumerate(pieces(file, 0, size)))
         except OSError as error:
             raise storage_error(error, f"slot {slot.name}") from error
         except PackageError as error:
             raise DeviceError(READ_BACK, f"slot {slot.name}: {error.message}") from error
     if not same:
         raise DeviceError(READ_BACK, f"slot {slot.name} does not return what was written to it")
-
-
-def _is_same(file: RawFile, size: int, stored: Iterable[bytes]) -> bool:
-    offset = 0
-    for piece in stored:
-        if file.pread(len(piece), offset) != piece:
-            return False
-        offset += len(piece)
-    return offset == size

@@ -5,21 +5,37 @@ power cut leaves the old or the new environment.
 
 The flag is the one byte without a checksum: should a torn write leave only a new flag on the stale copy, the stale
 variables would win. `commit(settle=True)` therefore writes both copies, so that a stale one says the same; it is
-used for the decisions that must not come back (confirmed, rolled back).
+used for the decisions that must not come back (confirmed, rolled back). On NOR flash the flag is a mark (`envbytes`),
+and a commit is one step longer: when the new copy is whole, the old one is marked obsolete.
 
-U-Boot writes the same format, and `fw_printenv`/`fw_setenv` of libubootenv read and write it under the same lock.
+Where a copy is follows from its device's name: `/dev/mtd1` and `/dev/ubi0_1` are raw flash (`envflash`), everything
+else is a file or a block device. U-Boot writes the same format, and `fw_printenv`/`fw_setenv` of libubootenv read and
+write it under the same lock.
 """
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
+import re
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol, TypeVar
 
-from updateagent.disk import Lock, Storage
-from updateagent.envbytes import CRC, FLAG_AT, FLAG_MODULUS, choose, entries, parse_copy
+from updateagent.disk import Lock, RawFile, Storage
+from updateagent.envbytes import (
+    CRC,
+    FLAG_AT,
+    FLAG_MODULUS,
+    MARK_ACTIVE,
+    MARK_OBSOLETE,
+    choose,
+    entries,
+    parse_copy,
+)
 from updateagent.errors import (
     CONFIGURATION,
     ENVIRONMENT,
@@ -34,11 +50,13 @@ LOCK_FILE = Path("/var/lock/fw_printenv.lock")
 LOCK_WAIT_S = 10.0
 LOCK_POLL_S = 0.05
 ENV_SIZE_MAX = 1 << 20  # U-Boot boards use 4 to 256 KiB
+RANGE_MAX = 1 << 28  # a copy may move over bad blocks, not over the whole flash
 COPIES_MAX = 2
 
 log = logging.getLogger("update.environment")
 
 Variables = dict[str, str]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +69,11 @@ class Place:
     sector_size: int = 0
     sectors: int = 0
     no_lock: bool = False
+
+    @property
+    def range_bytes(self) -> int:
+        """What belongs to the copy, from its offset on; on NAND it may lie anywhere in there."""
+        return max(self.size, self.sector_size * self.sectors)
 
 
 def parse_fw_env_config(text: str) -> tuple[Place, ...]:
@@ -78,12 +101,23 @@ def parse_fw_env_config(text: str) -> tuple[Place, ...]:
             raise RequestError(CONFIGURATION, f"fw_env.config line {number}: expected device, offset, size") from None
         if not FLAG_AT + 2 < place.size <= ENV_SIZE_MAX:
             raise RequestError(CONFIGURATION, f"fw_env.config line {number}: size {place.size:#x} is not possible")
+        if not (0 <= place.sector_size <= RANGE_MAX and 0 <= place.sectors * place.sector_size <= RANGE_MAX):
+            raise RequestError(CONFIGURATION, f"fw_env.config line {number}: these sectors are not possible")
         places.append(place)
     if not 1 <= len(places) <= COPIES_MAX:
         raise RequestError(CONFIGURATION, f"fw_env.config: one or two copies of the environment, not {len(places)}")
-    if len(places) == COPIES_MAX and places[0].size != places[1].size:
-        raise RequestError(CONFIGURATION, "fw_env.config: the two copies have different sizes")
+    if len(places) == COPIES_MAX:
+        _check_pair(*places)
     return tuple(places)
+
+
+def _check_pair(first: Place, second: Place) -> None:
+    if first.size != second.size:
+        raise RequestError(CONFIGURATION, "fw_env.config: the two copies have different sizes")
+    below, above = sorted((first, second), key=lambda place: place.offset)
+    together = (below.offset < 0) == (above.offset < 0)
+    if first.device == second.device and together and below.offset + below.range_bytes > above.offset:
+        raise RequestError(CONFIGURATION, "fw_env.config: the two copies overlap")
 
 
 def parse_data(data: bytes) -> Variables:
@@ -123,12 +157,72 @@ class Loaded:
     flag: int
     variables: Variables
     settled: bool
+    marked: bool = False
+
+
+class Medium(Protocol):
+    """Where one copy is. All raise `OSError`, a device that is none `DeviceError`; what is written is durable."""
+
+    def is_marked(self) -> bool:
+        """Whether flags are marks there, as on NOR flash."""
+
+    def read(self) -> bytes: ...
+
+    def write(self, raw: bytes) -> None: ...
+
+    def make_obsolete(self) -> None:
+        """Mark the copy; only where flags are marks."""
+
+
+class FileMedium:
+    """A copy in a file or on a block device."""
+
+    def __init__(self, disk: Storage, place: Place) -> None:
+        self._disk = disk
+        self._place = place
+
+    def is_marked(self) -> bool:
+        return False
+
+    def read(self) -> bytes:
+        with self._disk.open_raw(self._place.device) as file:
+            return file.pread(self._place.size, self._offset(file))
+
+    def write(self, raw: bytes) -> None:
+        with self._disk.open_raw(self._place.device, write=True) as file:
+            file.pwrite(raw, self._offset(file))
+            file.sync()
+
+    def make_obsolete(self) -> None:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    def _offset(self, file: RawFile) -> int:
+        offset = self._place.offset
+        return offset if offset >= 0 else file.size() + offset
+
+
+def medium_of(disk: Storage, place: Place) -> Medium:
+    """The medium that the device's name stands for."""
+    name = str(place.device)
+    if name.startswith("/dev/") and ":" not in name:
+        name = os.path.realpath(name)
+    place = replace(place, device=Path(name))
+    if re.fullmatch(r"/dev/mtd\d+", name):
+        from updateagent.envflash import MtdMedium
+
+        return MtdMedium(place)
+    if re.fullmatch(r"/dev/ubi\d+(_\d+|:.+)", name):
+        from updateagent.envflash import UbiMedium
+
+        return UbiMedium(place)
+    return FileMedium(disk, place)
 
 
 class EnvironmentStore:
     """The environment in its one or two places.
 
-    `wait` is called between attempts to get the lock (a real program passes `time.sleep`).
+    `wait` is called between attempts to get the lock (a real program passes `time.sleep`); `medium` gives what a
+    place is on. `commits` counts changes, `writes` the copies that were written for them.
     """
 
     def __init__(
@@ -138,12 +232,14 @@ class EnvironmentStore:
         *,
         lock: Lock | None = None,
         wait: Callable[[float], None] | None = None,
+        medium: Callable[[Storage, Place], Medium] = medium_of,
     ) -> None:
-        self._disk = disk
         self._places = places
+        self._media = tuple(medium(disk, place) for place in places)
         self._lock = lock
         self._wait = wait
         self.commits = 0
+        self.writes = 0
 
     @property
     def redundant(self) -> bool:
@@ -186,44 +282,67 @@ class EnvironmentStore:
 
     def _write(self, loaded: Loaded, variables: Variables) -> Loaded:
         """Write the copy that does not count; afterwards it does."""
+        size = self._places[0].size
         if not self.redundant:
-            self._write_place(self._places[0], emit_copy(variables, self._places[0].size, None))
+            self._write_copy(0, emit_copy(variables, size, None))
             return Loaded(0, 0, variables, settled=True)
         target = 1 - loaded.active
-        flag = (loaded.flag + 1) % FLAG_MODULUS
-        self._write_place(self._places[target], emit_copy(variables, self._places[target].size, flag))
-        return Loaded(target, flag, variables, settled=False)
+        flag = MARK_ACTIVE if loaded.marked else (loaded.flag + 1) % FLAG_MODULUS
+        self._write_copy(target, emit_copy(variables, size, flag))
+        if loaded.marked:
+            self._make_obsolete(loaded.active)
+        return replace(loaded, active=target, flag=flag, variables=variables, settled=False)
 
     def _load(self) -> Loaded:
-        copies = [parse_copy(self._read_place(place), redundant=self.redundant) for place in self._places]
-        active = choose(copies)
+        marked = self._is_marked()
+        copies = [parse_copy(self._read_copy(index), redundant=self.redundant) for index in range(len(self._places))]
+        active = choose(copies, marked=marked)
         counts = None if active is None else copies[active]
         if active is None or counts is None:
             raise DeviceError(ENVIRONMENT, "no copy of the boot environment has a good checksum")
         variables = parse_data(counts[1])
-        settled = all(copy is not None and parse_data(copy[1]) == variables for copy in copies)
-        return Loaded(active, counts[0], variables, settled)
+        settled = all(copy is not None and entries(copy[1]) == entries(counts[1]) for copy in copies)
+        return Loaded(active, counts[0], variables, settled, marked)
 
-    def _read_place(self, place: Place) -> bytes:
-        try:
-            with self._disk.open_raw(place.device) as file:
-                offset = place.offset if place.offset >= 0 else file.size() + place.offset
-                raw = file.pread(place.size, offset)
-        except OSError as error:
-            raise DeviceError(ENVIRONMENT, f"{place.device}: {error.strerror or error}") from error
-        return raw if len(raw) == place.size else b""
+    def _is_marked(self) -> bool:
+        """Whether flags are marks. Raises `DeviceError` (environment) when the two copies do not agree on it."""
+        if not self.redundant:
+            return False
+        kinds = {self._from(index, medium.is_marked) for index, medium in enumerate(self._media)}
+        if len(kinds) > 1:
+            raise DeviceError(ENVIRONMENT, "the two copies of the boot environment are on different kinds of flash")
+        return kinds.pop()
 
-    def _write_place(self, place: Place, raw: bytes) -> None:
+    def _read_copy(self, index: int) -> bytes:
+        raw = self._from(index, self._media[index].read)
+        return raw if len(raw) == self._places[index].size else b""
+
+    def _from(self, index: int, read: Callable[[], T]) -> T:
         try:
-            with self._disk.open_raw(place.device, write=True) as file:
-                offset = place.offset if place.offset >= 0 else file.size() + place.offset
-                file.pwrite(raw, offset)
-                file.sync()
-                same = file.pread(place.size, offset) == raw
+            return read()
         except OSError as error:
-            raise DeviceError(ENVIRONMENT_WRITE, f"{place.device}: {error.strerror or error}") from error
+            raise DeviceError(ENVIRONMENT, f"{self._places[index].device}: {error.strerror or error}") from error
+
+    def _write_copy(self, index: int, raw: bytes) -> None:
+        device, medium = self._places[index].device, self._media[index]
+        self.writes += 1
+        try:
+            medium.write(raw)
+            same = medium.read() == raw
+        except OSError as error:
+            raise DeviceError(ENVIRONMENT_WRITE, f"{device}: {error.strerror or error}") from error
         if not same:
-            raise DeviceError(ENVIRONMENT_WRITE, f"{place.device} does not return what was written to it")
+            raise DeviceError(ENVIRONMENT_WRITE, f"{device} does not return what was written to it")
+
+    def _make_obsolete(self, index: int) -> None:
+        device, medium = self._places[index].device, self._media[index]
+        try:
+            medium.make_obsolete()
+            flag = medium.read()[FLAG_AT]
+        except OSError as error:
+            raise DeviceError(ENVIRONMENT_WRITE, f"{device}: {error.strerror or error}") from error
+        if flag != MARK_OBSOLETE:
+            raise DeviceError(ENVIRONMENT_WRITE, f"{device}: the old copy cannot be marked obsolete")
 
     def _acquire(self) -> None:
         if self._lock is None:

@@ -55,6 +55,7 @@ class Updater:
     def __init__(self, ports: Ports) -> None:
         self._ports = ports
         self._package: Package | None = None
+        self._environment_error: str | None = None  # not looked at yet
         self.record = ports.journal.load()
 
     # -- verbs
@@ -82,9 +83,14 @@ class Updater:
         return self._run()
 
     def confirm(self) -> int:
-        """The running trial system is good. Raises `IllegalTransition` when none is on trial here."""
+        """The running trial system is good.
+
+        Raises `RequestError` (state) when none is on trial here, `DeviceError` (environment-not-shared) when this
+        system writes where the boot loader does not read.
+        """
         if not self.on_trial:
             raise RequestError(STATE, f"slot {self._ports.booted} is not on trial")
+        self._check_environment()
         self._advance(Event.CONFIRM, outcome=Outcome(0, "ok", OK_FUMO, OK_SCOMO, self._now_runs()))
         code = self._run()
         self.write_status()
@@ -99,12 +105,14 @@ class Updater:
         )
 
     def mark_good(self) -> bool:
-        """The running, confirmed system is well: it gets its attempts back. Returns whether a commit was needed."""
+        """The running, confirmed system is well: it gets its attempts back. Returns whether a commit was needed.
+
+        An environment that the boot loader does not read is left alone.
+        """
         if self.record.state is not State.IDLE:
             return False
-        changed = self._ports.bootenv.needs_mark(self._ports.booted) and self._ports.bootenv.mark_good(
-            self._ports.booted
-        )
+        bootenv, booted = self._ports.bootenv, self._ports.booted
+        changed = self._is_shared() and bootenv.needs_mark(booted) and bootenv.mark_good(booted)
         if self.record.lost:
             self._store(replace(self.record, lost=False))
         self.write_status()
@@ -112,16 +120,20 @@ class Updater:
 
     def mark(self, slot: str, how: str) -> None:
         """By hand: `good`, `bad` or `active`. Raises `RequestError`, or `DeviceError` of the environment."""
-        if slot not in self._ports.places:
+        bootenv = self._ports.bootenv
+        if slot not in bootenv.slots:
             raise RequestError(NOT_FOUND, f"there is no slot {slot}")
         if self.record.state is not State.IDLE:
             raise RequestError(STATE, f"not while an update is {self.record.state.value}")
+        if slot == bootenv.recovery and how != "good":
+            raise RequestError(STATE, f"slot {slot} is the recovery slot: the last one, always")
+        self._check_environment()
         if how == "good":
-            self._ports.bootenv.mark_good(slot)
+            bootenv.mark_good(slot)
         elif how == "active":
-            self._ports.bootenv.confirm(slot)
+            bootenv.confirm(slot)
         else:
-            self._ports.bootenv.fall_back(slot, self._other(slot))
+            bootenv.fall_back(slot, self._instead_of(slot))
         self.write_status()
 
     def rollback(self) -> int:
@@ -131,9 +143,10 @@ class Updater:
             return self._run()
         if self.record.state is not State.IDLE:
             raise RequestError(STATE, f"not while an update is {self.record.state.value}")
-        other = self._other(self._ports.booted)
-        if self._note(other).state != "good":
-            raise RequestError(STATE, f"slot {other} holds no system known to be good")
+        other = next((slot for slot in self._others(self._ports.booted) if self._note(slot).state == "good"), None)
+        if other is None:
+            raise RequestError(STATE, "the other slots hold no system known to be good")
+        self._check_environment()
         self._ports.bootenv.confirm(other)
         return EXIT_REBOOT_WANTED
 
@@ -175,9 +188,12 @@ class Updater:
         return self._idle()
 
     def _idle(self) -> int:
-        if self._ports.bootenv.needs_mark(self._ports.booted):
+        error = self.environment_error()
+        if error:
+            log.error("%s", error, extra={"event": "update.environment"})
+        elif self._ports.bootenv.needs_mark(self._ports.booted):
             return EXIT_GUARD_WANTED
-        return EXIT_OK
+        return EXIT_GUARD_WANTED if self.record.lost else EXIT_OK
 
     def _break_loop(self) -> None:
         state = self.record.state
@@ -213,7 +229,8 @@ class Updater:
 
     def _verify(self) -> None:
         ports = self._ports
-        target = self._other(ports.booted)
+        self._check_environment()
+        target = self._target()
         package = self._verified(target, ports.booted)
         for image in package.images:
             if image.name not in ports.places[target]:
@@ -255,7 +272,7 @@ class Updater:
                 self._write_one(index, image, done, total)
             done += image.size
         for image in package.images:
-            read_back(self._ports.places[update.target][image.name], image.size, image.root, image.stored())
+            read_back(self._ports.places[update.target][image.name], image.size, image.root, image.known())
         self._run_hook("post-install")
         self._store(
             self.record.note(update.target, SlotNote(update.to_version, update.security_version, "trial")).advance(
@@ -357,6 +374,7 @@ class Updater:
         ports = self._ports
         found = ports.bootenv.trial(self._update.target)
         if found is Trial.NOT_SET:
+            self._check_environment()
             if self._update.boot_id != ports.boot_id:
                 self._advance(Event.TRY, boot_id=ports.boot_id)
             ports.bootenv.try_slot(self._update.target, self._update.fallback)
@@ -473,12 +491,52 @@ class Updater:
             lines = self._ports.log_tail()
         self._advance(event, outcome=outcome, log=lines)
 
-    def _other(self, slot: str) -> str:
-        """The slot to write when `slot` runs."""
+    def environment_error(self) -> str:
+        """What is wrong with the boot environment, in a sentence: unreadable, or not the boot loader's; else empty."""
+        if self._environment_error is None:
+            try:
+                self._check_environment()
+                self._environment_error = ""
+            except DeviceError as error:
+                self._environment_error = str(error)
+        return self._environment_error
+
+    def _is_shared(self) -> bool:
+        try:
+            self._check_environment()
+        except DeviceError as error:
+            if error.code is not ENVIRONMENT_NOT_SHARED:
+                raise  # it may pass, and whoever asked tries again
+            return False
+        return True
+
+    def _check_environment(self) -> None:
+        self._ports.bootenv.check_shared(self._ports.canary)
+
+    def _target(self) -> str:
+        """The slot to write: not the one that runs; from recovery rather none known to be good, rather a later one."""
+        others = self._others(self._ports.booted)
+        if self._ports.booted != self._ports.bootenv.recovery:
+            return others[0]
+        broken = [slot for slot in others if self._note(slot).state != "good"]
+        return (broken or others)[-1]
+
+    def _instead_of(self, slot: str) -> str:
+        """The slot to start when `slot` is bad."""
+        other = self._others(slot)[0]
+        recovery = self._ports.bootenv.recovery
+        return recovery if recovery and self._note(other).state != "good" else other
+
+    def _others(self, slot: str) -> list[str]:
+        """The slots that can be written when `slot` runs: the next one first, from recovery those of the boot order."""
         names = list(self._ports.places)
-        if slot not in names:
+        if slot in names:
+            at = names.index(slot)
+            return names[at + 1 :] + names[:at]
+        if slot != self._ports.bootenv.recovery:
             raise DeviceError(SLOT, f"slot {slot} is not configured")
-        return names[(names.index(slot) + 1) % len(names)]
+        order = self._ports.bootenv.view().order
+        return sorted(names, key=lambda name: order.index(name) if name in order else len(order))
 
     def _note(self, slot: str) -> SlotNote:
         default = SlotNote(state="good") if slot == self._ports.booted else SlotNote()
@@ -500,12 +558,12 @@ class Updater:
             "state": record.state.value,
             "progress": min(progress, 100),
             "booted": ports.booted,
-            "slots": [self._slot_status(name) for name in ports.places],
+            "slots": [self._slot_status(name) for name in ports.bootenv.slots],
             "update": None
             if update is None
             else {"id": update.id, "to_version": update.to_version, "attempts": update.attempts},
             "last": None if last is None else {"id": record.last_id, "name": last.name, "message": last.message},
-            "error": error,
+            "error": error or self.environment_error(),
         }
 
     def write_status(self, *, progress: int | None = None, error: str = "") -> None:
@@ -514,7 +572,7 @@ class Updater:
     def _slot_status(self, name: str) -> dict[str, object]:
         note = self._note(name)
         booted = name == self._ports.booted
-        state = note.state
+        state = "recovery" if name == self._ports.bootenv.recovery else note.state
         if booted:
             state = "trial" if self.on_trial else "good"
         return {"name": name, "version": self._ports.booted_version if booted else note.version, "state": state}

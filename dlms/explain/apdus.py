@@ -3,38 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 from dlms.acse import Aare, Aarq, InitiateRequest, InitiateResponse, Release
 from dlms.apdu import access, action, faults, get, notify, sn
 from dlms.apdu import set as set_apdu
-from dlms.ciphering import CIPHERED_TAGS, Ciphering
+from dlms.ciphering import CIPHERED_TAGS, PLAIN_OF_DED, PLAIN_OF_GLO
 from dlms.codes import Apdu, Mechanism, kebab
-from dlms.cursor import Cursor
 from dlms.errors import DlmsError
 from dlms.explain.node import Node, octets_text
+from dlms.explain.protection import Keys, explain_ciphered, explain_general_ciphered, explain_general_signed
 from dlms.explain.values import message_fields
 from dlms.gbt import GeneralBlock
-from dlms.security import SYSTEM_TITLE_OCTETS, MemoryCounters, Policy, Security
+
+__all__ = ["Keys", "explain_apdu"]
 
 DEPTH_MAX = 4  # an APDU inside a ciphered one inside a general one: nothing real nests deeper
-_SUITE_MASK = 0x0F
-_TITLE_UNKNOWN = bytes(SYSTEM_TITLE_OCTETS)
-
-# Service-specific ciphered APDUs that a server sends: answers and notifications.
-_FROM_SERVER = frozenset({0x28, 0x2C, 0x2D, 0x2E, 0x38, 0x4C, 0x4D, 0x4E, 0x58, 0xCA, 0xCC, 0xCD, 0xCF})
-_FROM_SERVER_DED = frozenset({0xD2, 0xD4, 0xD5, 0xD7})
-
-
-@dataclass(slots=True)
-class Keys:
-    """What is needed to look into ciphered APDUs. The titles are learned from AARQ and AARE on the way."""
-
-    ek: bytes = field(default=b"", repr=False)
-    ak: bytes = field(default=b"", repr=False)
-    dedicated: bytes = field(default=b"", repr=False)
-    client_title: bytes | None = None
-    server_title: bytes | None = None
 
 
 def _initiate(data: bytes, keys: Keys, depth: int) -> Node:
@@ -84,6 +67,14 @@ def _release(data: bytes, keys: Keys, depth: int) -> tuple[str, tuple[Node, ...]
     return "", tuple(fields)
 
 
+def _get_response(data: bytes, keys: Keys, depth: int) -> tuple[str, tuple[Node, ...]]:
+    """With the last block what all blocks say together."""
+    del depth
+    message = get.parse_response(data)
+    whole = keys.blocks.add(message) if isinstance(message, get.GetBlock) else None
+    return type(message).__name__, (*message_fields(message), *((whole,) if whole is not None else ()))
+
+
 def _general_block(data: bytes, keys: Keys, depth: int) -> tuple[str, tuple[Node, ...]]:
     """One block; where it is the first and the last, the APDU inside."""
     block = GeneralBlock.parse(data)
@@ -91,6 +82,11 @@ def _general_block(data: bytes, keys: Keys, depth: int) -> tuple[str, tuple[Node
     if block.last and block.number == 1 and block.data:
         fields = (*(node for node in fields if node.label != "data"), explain_apdu(block.data, keys, depth + 1))
     return "", fields
+
+
+def _unconfirmed_write(data: bytes) -> sn.WriteRequest:
+    """It differs from the confirmed one in its tag alone."""
+    return sn.parse_write_request(bytes((Apdu.WRITE_REQUEST,)) + data[1:])
 
 
 _EXPLAINERS: dict[int, Callable[[bytes, Keys, int], tuple[str, tuple[Node, ...]]]] = {
@@ -101,7 +97,7 @@ _EXPLAINERS: dict[int, Callable[[bytes, Keys, int], tuple[str, tuple[Node, ...]]
     Apdu.RLRQ: _release,
     Apdu.RLRE: _release,
     Apdu.GET_REQUEST: _fields_of(get.parse_request),
-    Apdu.GET_RESPONSE: _fields_of(get.parse_response),
+    Apdu.GET_RESPONSE: _get_response,
     Apdu.SET_REQUEST: _fields_of(set_apdu.parse_request),
     Apdu.SET_RESPONSE: _fields_of(set_apdu.parse_response),
     Apdu.ACTION_REQUEST: _fields_of(action.parse_request),
@@ -109,6 +105,7 @@ _EXPLAINERS: dict[int, Callable[[bytes, Keys, int], tuple[str, tuple[Node, ...]]
     Apdu.READ_REQUEST: _fields_of(sn.parse_read_request),
     Apdu.READ_RESPONSE: _fields_of(sn.parse_read_response),
     Apdu.WRITE_REQUEST: _fields_of(sn.parse_write_request),
+    Apdu.UNCONFIRMED_WRITE_REQUEST: _fields_of(_unconfirmed_write),
     Apdu.WRITE_RESPONSE: _fields_of(sn.parse_write_response),
     Apdu.ACCESS_REQUEST: _fields_of(access.AccessRequest.parse),
     Apdu.ACCESS_RESPONSE: _fields_of(access.AccessResponse.parse),
@@ -121,14 +118,27 @@ _EXPLAINERS: dict[int, Callable[[bytes, Keys, int], tuple[str, tuple[Node, ...]]
 }
 
 
+_PROTECTED = {
+    **dict.fromkeys(CIPHERED_TAGS, explain_ciphered),
+    Apdu.GENERAL_CIPHERING: explain_general_ciphered,
+    Apdu.GENERAL_SIGNING: explain_general_signed,
+}
+
+
+def _inner(apdu: bytes, keys: Keys, depth: int) -> Node:
+    return Node("contents", "nested too deeply") if depth > DEPTH_MAX else explain_apdu(apdu, keys, depth)
+
+
 def explain_apdu(apdu: bytes, keys: Keys, depth: int = 0) -> Node:
     """One APDU; what is wrong with it is said in the tree, never raised."""
     if not apdu:
         return Node("APDU", "(empty)")
     label = _name(apdu[0])
     try:
-        if apdu[0] in CIPHERED_TAGS:
-            return Node(label, f"{len(apdu)} octets", _ciphered(apdu, keys, depth))
+        protected = _PROTECTED.get(apdu[0])
+        if protected is not None:
+            children = protected(apdu, keys, lambda plain: _inner(plain, keys, depth + 1))
+            return Node(label, f"{len(apdu)} octets", children)
         explainer = _EXPLAINERS.get(apdu[0])
         if explainer is None:
             return Node(label, octets_text(apdu[1:]))
@@ -139,67 +149,10 @@ def explain_apdu(apdu: bytes, keys: Keys, depth: int = 0) -> Node:
 
 
 def _name(tag: int) -> str:
+    for name, plain_tags in (("glo", PLAIN_OF_GLO), ("ded", PLAIN_OF_DED)):
+        if tag in plain_tags:
+            return f"{name}-{kebab(Apdu(plain_tags[tag]))}"
     try:
         return kebab(Apdu(tag))
     except ValueError:
-        plain, name = _plain_tag(tag)
-        return f"{name}-{kebab(plain)}" if plain is not None else f"APDU 0x{tag:02x}"
-
-
-def _plain_tag(tag: int) -> tuple[Apdu | None, str]:
-    """What a service-specific ciphered APDU holds, and with which key (GB 9.5: its tag is the plain one's plus 8 or 16,
-    below 40 plus 20 or 40, all in hexadecimal)."""
-    if tag in CIPHERED_TAGS:
-        for name, high, low in (("glo", 0x08, 0x20), ("ded", 0x10, 0x40)):
-            for plain in Apdu:
-                if tag == plain + (high if plain >= Apdu.GET_REQUEST else low):
-                    return plain, name
-    return None, ""
-
-
-def _ciphered(apdu: bytes, keys: Keys, depth: int) -> tuple[Node, ...]:
-    cursor = Cursor(apdu, "ciphered APDU")
-    tag = cursor.u8()
-    named = cursor.octets() if tag in (Apdu.GENERAL_GLO, Apdu.GENERAL_DED) else b""
-    body = cursor.sub("ciphered APDU")
-    control, counter = body.u8(), body.u32()
-    protection = Policy(control & Policy.BOTH)
-    nodes = [Node("system title", octets_text(named))] if named else []
-    nodes.append(Node("security control", f"0x{control:02x} suite {control & _SUITE_MASK}, {_protection(protection)}"))
-    nodes.append(Node("invocation counter", str(counter)))
-    dedicated = tag == Apdu.GENERAL_DED or 0xD0 <= tag <= 0xD7 or 0x41 <= tag <= 0x58
-    key = keys.dedicated if dedicated else keys.ek
-    if not key:
-        return (*nodes, Node("contents", f"{body.remaining} octets; give the key to see them"))
-    nodes.append(_opened(apdu, key, control & _SUITE_MASK, named or _title_of(tag, keys), keys, depth))
-    return tuple(nodes)
-
-
-def _title_of(tag: int, keys: Keys) -> bytes:
-    from_server = tag in _FROM_SERVER or tag in _FROM_SERVER_DED
-    return (keys.server_title if from_server else keys.client_title) or b""
-
-
-def _opened(apdu: bytes, key: bytes, suite: int, title: bytes, keys: Keys, depth: int) -> Node:
-    if not title:
-        return Node("contents", "give the sender's system title to see them")
-    if depth >= DEPTH_MAX:
-        return Node("contents", "nested too deeply")
-    try:
-        security = Security(_TITLE_UNKNOWN, key, keys.ak, suite, Policy.NONE, MemoryCounters(), peer_title=title)
-        ciphering = Ciphering(security)
-        if apdu[0] == Apdu.GENERAL_DED or key == keys.dedicated:
-            ciphering.use_dedicated(key)
-        return explain_apdu(ciphering.unprotect(apdu), keys, depth + 1)
-    except DlmsError as error:
-        return Node("contents", f"cannot be deciphered: {error}")
-
-
-def _protection(policy: Policy) -> str:
-    names = {
-        Policy.NONE: "not protected",
-        Policy.AUTHENTICATE: "authenticated",
-        Policy.ENCRYPT: "encrypted",
-        Policy.BOTH: "authenticated and encrypted",
-    }
-    return names[policy]
+        return f"APDU 0x{tag:02x}"

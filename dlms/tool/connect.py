@@ -4,28 +4,27 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from dlms.client import Meter, Trace
-from dlms.codes import Mechanism
+from dlms.cosem.time import ClockPolicy
 from dlms.counters import FileCounters
 from dlms.errors import LocalError
+from dlms.greeting import ModeE, open_with_greeting
 from dlms.links import LINKS
-from dlms.port import Port, open_port
-from dlms.security import Auth, Hls, InvocationCounters, MemoryCounters, Policy, Security, open_auth
-from dlms.tool.greeting import open_with_greeting
+from dlms.port import Port, SerialPort, open_port
+from dlms.security import InvocationCounters, MemoryCounters, Security
 from dlms.tool.nodeport import NodePort
-from dlms.tool.secrets import read_hex, read_secret
+from dlms.tool.protection import Protection, grouped, make_auth, make_security, protection_options
 from dlms.trace import ReplayPort, TraceWriter, read_trace
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
-AUTHS = ("none", "low", "md5", "sha1", "gmac", "sha256", "ecdsa")
-POLICIES = {"none": Policy.NONE, "auth": Policy.AUTHENTICATE, "encrypt": Policy.ENCRYPT, "both": Policy.BOTH}
+DEVIATIONS = {"standard": 1, "opposite": -1, "none": 0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,25 +36,27 @@ class Connection:
     client: int
     server: str
     node: int | None
-    auth: str
-    password: str | None
-    ek: str | None
-    ak: str | None
-    system_title: str | None
-    suite: int
-    policy: str
+    dedicated: bool
+    general_glo: bool
     counter: int
     counter_file: Path | None
-    private_key: Path | None
-    peer_key: Path | None
     info_max: int
     window: int
     pdu_size: int
     baudrate: int
     timeout_s: float | None
     mode_e: bool
+    mode_e_address: str
+    short_names: bool
+    utc_offset: int | None
+    deviation: str
     trace: Path | None
     replay: Path | None
+    protection: Protection
+
+    def __post_init__(self) -> None:
+        if not self.url and self.replay is None:
+            raise click.UsageError("Missing option '--url'.")
 
 
 _OPTIONS = (
@@ -64,23 +65,28 @@ _OPTIONS = (
     click.option("--client", type=click.IntRange(0, 0xFFFF), default=16, show_default=True, help="client SAP"),
     click.option("--server", default="1", show_default=True, help="SAP, or for HDLC UPPER/LOWER"),
     click.option("--node", type=click.IntRange(1, 0xFFFF), help="with --link llc: the node behind the base node"),
-    click.option("--auth", type=click.Choice(AUTHS), default="none", show_default=True),
-    click.option("--password", envvar="DLMS_PASSWORD", help="TEXT or @FILE; also $DLMS_PASSWORD"),
-    click.option("--ek", envvar="DLMS_EK", help="encryption key, HEX or @FILE; also $DLMS_EK"),
-    click.option("--ak", envvar="DLMS_AK", help="authentication key, HEX or @FILE; also $DLMS_AK"),
-    click.option("--system-title", help="our own, 8 octets in HEX"),
-    click.option("--suite", type=click.IntRange(0, 2), default=0, show_default=True, help="security suite"),
-    click.option("--policy", type=click.Choice(list(POLICIES)), default="both", show_default=True),
+    click.option("--dedicated", is_flag=True, help="a key for this one association"),
+    click.option("--general-glo", is_flag=True, help="general-glo and -ded instead of the forms of each service"),
     click.option("--counter", type=click.IntRange(0, 0xFFFFFFFF), default=0, help="first invocation counter to use"),
     click.option("--counter-file", type=click.Path(path_type=Path), help="invocation counters, kept between runs"),
-    click.option("--private-key", type=click.Path(path_type=Path), help="ours, PEM, for --auth ecdsa"),
-    click.option("--peer-key", type=click.Path(path_type=Path), help="the meter's public key, PEM"),
     click.option("--info-max", type=click.IntRange(1, 2030), default=128, show_default=True, help="HDLC information"),
     click.option("--window", type=click.IntRange(1, 7), default=1, show_default=True, help="HDLC window"),
     click.option("--pdu-size", type=click.IntRange(64, 0xFFFF), default=1024, show_default=True),
     click.option("--baudrate", type=click.IntRange(300), default=9600, show_default=True),
     click.option("--timeout-s", type=click.FloatRange(0.01), help="for an answer"),
     click.option("--mode-e", is_flag=True, help="greet at 300 baud; --baudrate is the highest to agree to"),
+    click.option("--mode-e-address", default="", help="with --mode-e: the meter's number, where several share a loop"),
+    click.option("--short-names", is_flag=True, help="short-name referencing"),
+    click.option(
+        "--utc-offset", type=click.IntRange(-840, 840), help="minutes east of UTC, of a clock that does not say"
+    ),
+    click.option(
+        "--deviation",
+        type=click.Choice(list(DEVIATIONS)),
+        default="standard",
+        show_default=True,
+        help="how the meter counts from UTC: as the standard, with the other sign, or not at all",
+    ),
     click.option("--trace", type=click.Path(path_type=Path), help="record what crosses the port"),
     click.option("--replay", type=click.Path(path_type=Path), help="talk to a recorded trace instead of a port"),
 )
@@ -88,21 +94,7 @@ _OPTIONS = (
 
 def connection_options(function: FunctionT) -> FunctionT:
     """Adds the options and passes them as one `connection`."""
-
-    def call(**arguments: Any) -> Any:
-        own = {name: arguments.pop(name) for name in Connection.__dataclass_fields__}
-        connection = Connection(**own)
-        if not connection.url and connection.replay is None:
-            raise click.UsageError("Missing option '--url'.")
-        return function(connection=connection, **arguments)
-
-    call.__doc__ = function.__doc__
-    call.__name__ = function.__name__
-    call.__dict__.update(function.__dict__)
-    wrapped: Any = call
-    for option in reversed(_OPTIONS):
-        wrapped = option(wrapped)
-    return wrapped  # type: ignore[no-any-return]
+    return grouped("connection", Connection, (*_OPTIONS, protection_options))(function)
 
 
 @contextlib.contextmanager
@@ -129,14 +121,16 @@ def _open_port(connection: Connection) -> Port:
     if connection.replay is not None:
         return ReplayPort(read_trace(connection.replay))
     if connection.mode_e:
-        return open_with_greeting(connection.url, connection.baudrate)
+        mode_e = ModeE(connection.mode_e_address)
+        return open_with_greeting(connection.url, connection.baudrate, mode_e)
     return open_port(connection.url, connection.baudrate)
 
 
 @contextlib.contextmanager
 def open_meter(connection: Connection) -> Iterator[Meter]:
     """The meter, associated. Raises `DlmsError`, `click.UsageError`."""
-    auth, security = make_auth(connection), make_security(connection)
+    auth = make_auth(connection.protection)
+    security = _security(connection)
     with open_connection(connection) as (below, note):
         port = below
         if connection.link == "llc":
@@ -153,10 +147,12 @@ def open_meter(connection: Connection) -> Iterator[Meter]:
             pdu_size=connection.pdu_size,
             info_max=connection.info_max,
             window=connection.window,
-            baudrate=connection.baudrate,
+            baudrate=below.baudrate if isinstance(below, SerialPort) else connection.baudrate,
             timeout_s=connection.timeout_s,
             port=port,
             trace=note,
+            short_names=connection.short_names,
+            clock=ClockPolicy(DEVIATIONS[connection.deviation], connection.utc_offset),
         )
         with meter:
             yield meter
@@ -164,55 +160,17 @@ def open_meter(connection: Connection) -> Iterator[Meter]:
             security.counters.close()
 
 
-def make_auth(connection: Connection) -> Auth:
-    """The authentication that the options ask for. Raises `click.UsageError`."""
+def _security(connection: Connection) -> Security | None:
+    security = make_security(connection.protection, _counters(connection))
+    if security is None or not (connection.dedicated or connection.general_glo):
+        return security
     try:
-        if connection.auth == "ecdsa":
-            return _ecdsa(connection)
-        secret = b"" if connection.password is None else read_secret(connection.password)
-        return open_auth(connection.auth, secret)
+        return replace(security, dedicated=connection.dedicated, general=connection.general_glo)
     except LocalError as error:
         raise click.UsageError(str(error)) from error
-
-
-def _ecdsa(connection: Connection) -> Auth:
-    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey, EllipticCurvePublicKey
-    from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
-
-    if connection.private_key is None or connection.peer_key is None:
-        raise click.UsageError("--auth ecdsa needs --private-key and --peer-key")
-    try:
-        ours = load_pem_private_key(connection.private_key.read_bytes(), None)
-        theirs = load_pem_public_key(connection.peer_key.read_bytes())
-    except (OSError, ValueError, TypeError) as error:
-        raise click.UsageError(f"a key cannot be read: {error}") from error
-    if not isinstance(ours, EllipticCurvePrivateKey) or not isinstance(theirs, EllipticCurvePublicKey):
-        raise click.UsageError("--private-key and --peer-key are keys of an elliptic curve")
-    return Hls(Mechanism.HLS_ECDSA, private_key=ours, peer_key=theirs)
 
 
 def _counters(connection: Connection) -> InvocationCounters:
     if connection.counter_file is None:
         return MemoryCounters(connection.counter)
     return FileCounters(connection.counter_file, connection.counter)
-
-
-def make_security(connection: Connection) -> Security | None:
-    """The keys that the options give, or nothing. Raises `click.UsageError`."""
-    if connection.ek is None:
-        if connection.auth == "gmac":
-            raise click.UsageError("--auth gmac needs --ek, --ak and --system-title")
-        return None
-    if connection.system_title is None:
-        raise click.UsageError("--ek needs --system-title")
-    try:
-        return Security(
-            read_hex("system-title", connection.system_title),
-            read_hex("ek", connection.ek),
-            read_hex("ak", connection.ak),
-            connection.suite,
-            POLICIES[connection.policy],
-            _counters(connection),
-        )
-    except LocalError as error:
-        raise click.UsageError(str(error)) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,10 +12,15 @@ from dlms.errors import DlmsError
 from dlms.explain.apdus import Keys
 from dlms.explain.node import Node
 from dlms.explain.streams import explain_bytes, explain_trace
+from dlms.tool.protection import read_private, read_public
 from dlms.tool.secrets import read_hex
 from dlms.tool.show import echo_json
 from dlms.trace import FILE_BYTES_MAX, HEADER, parse_trace
 
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+
+_PEM = click.Path(path_type=Path)
 _HEX_NOISE = str.maketrans("", "", " \t\r\n:-,")
 
 
@@ -22,13 +28,22 @@ def _title(name: str, text: str | None) -> bytes | None:
     return read_hex(name, text) or None
 
 
-@click.command()
+def _publics(name: str, paths: tuple[Path, ...]) -> tuple[EllipticCurvePublicKey, ...]:
+    return tuple([key for path in paths if (key := read_public(name, path))])
+
+
+@click.command(short_help="Explain frames, APDUs and values.")
 @click.argument("what", metavar="HEX|FILE|-")
 @click.option("--ek", envvar="DLMS_EK", help="encryption key, HEX or @FILE; also $DLMS_EK")
 @click.option("--ak", envvar="DLMS_AK", help="authentication key, HEX or @FILE; also $DLMS_AK")
 @click.option("--dedicated-key", help="HEX or @FILE, where no AARQ in the same input brings it")
 @click.option("--system-title", help="the client's, where no AARQ in the same input says it")
 @click.option("--server-title", help="the meter's, where no AARE in the same input says it")
+@click.option("--broadcast-key", envvar="DLMS_BROADCAST_KEY", help="HEX or @FILE; also $DLMS_BROADCAST_KEY")
+@click.option("--master-key", envvar="DLMS_MASTER_KEY", help="HEX or @FILE; also $DLMS_MASTER_KEY")
+@click.option("--agreement-key", type=_PEM, multiple=True, help="a private key agreement key of either side, PEM")
+@click.option("--peer-agreement-key", type=_PEM, multiple=True, help="a public key agreement key, PEM")
+@click.option("--peer-key", type=_PEM, multiple=True, help="a public signing key, PEM: says whose signature is good")
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
 def decode(
     what: str,
@@ -37,6 +52,11 @@ def decode(
     dedicated_key: str | None,
     system_title: str | None,
     server_title: str | None,
+    broadcast_key: str | None,
+    master_key: str | None,
+    agreement_key: tuple[Path, ...],
+    peer_agreement_key: tuple[Path, ...],
+    peer_key: tuple[Path, ...],
     as_json: bool,
 ) -> None:
     """Explain frames, APDUs and values: HDLC, wrapper or bare, in hexadecimal or from a file, or a whole trace."""
@@ -46,6 +66,11 @@ def decode(
         read_hex("dedicated-key", dedicated_key),
         _title("system-title", system_title),
         _title("server-title", server_title),
+        read_hex("broadcast-key", broadcast_key),
+        read_hex("master-key", master_key),
+        tuple([key for path in agreement_key if (key := read_private("agreement-key", path))]),
+        _publics("peer-agreement-key", peer_agreement_key),
+        _publics("peer-key", peer_key),
     )
     nodes = _explain(what, keys)
     if as_json:

@@ -37,7 +37,8 @@ _INTRODUCTION = """# Figures
 Written by `python -m tests.bench --write`; with a NAME only its section is measured again. `make bench` measures and
 prints. Absolute times depend on the machine, so what is wanted is stated as a ratio to something that was measured in
 the same run: a tool that everybody has, a bare interpreter, or a peer as Debian ships it. Python's modules are compiled
-beforehand, as they are on a device.
+beforehand, as they are on a device. Peers that are not installed are said to be absent: `apt-packages-bench.txt` names
+Debian's, `make bench` fetches those from PyPI.
 """
 
 

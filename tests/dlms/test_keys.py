@@ -8,10 +8,6 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from dlms import axdr
-from dlms.apdu.common import ActionOutcome
-from dlms.client import ItemFailed, Meter
-from dlms.codes import ActionResult
-from dlms.cosem.obis import Obis
 from dlms.errors import DlmsError, LocalError, PeerError
 from dlms.general import (
     GeneralCiphered,
@@ -19,14 +15,10 @@ from dlms.general import (
     Header,
     KeyInfo,
     cipher_apdu,
-    key_of,
     new_header,
-    one_pass_originator,
-    one_pass_recipient,
     open_ciphered,
     open_signed,
     sign_apdu,
-    wrapped_key,
 )
 from dlms.keys import (
     AES_GCM_128,
@@ -41,10 +33,8 @@ from dlms.keys import (
     unwrap,
     wrap,
 )
-from dlms.objects import ServerObject
+from dlms.message_keys import key_of, one_pass_originator, one_pass_recipient, wrapped_key
 from dlms.security import MemoryCounters, Policy, Security
-from dlms.server import MeterServer
-from tests.dlms.meter_port import MeterPort
 from tests.dlms.test_app_fuzz import mutate
 from tests.dlms.test_security import AK, EK, keys
 
@@ -104,35 +94,6 @@ def test_suite_0_agrees_on_nothing_and_bad_points_are_refused() -> None:
         public_key(1, bytes(64))
     key = ec.generate_private_key(ec.SECP256R1()).public_key()
     assert public_octets(public_key(1, public_octets(key))) == public_octets(key)
-
-
-def test_keys_are_brought_to_a_meter() -> None:
-    master = bytes(range(16))
-    signing = [ec.generate_private_key(curve_of(1)) for _ in range(2)]
-    got: dict[KeyId, bytes] = {}
-
-    def transfer(parameters: axdr.Data | None) -> ActionOutcome:
-        assert parameters is not None
-        try:
-            got.update(transferred_keys(master, parameters))
-        except PeerError:
-            return ActionOutcome(ActionResult.OTHER_REASON)
-        return ActionOutcome(ActionResult.SUCCESS)
-
-    def agree(parameters: axdr.Data | None) -> ActionOutcome:
-        assert parameters is not None
-        theirs = KeyAgreement(1, KeyId.MASTER, signing[1], party_u=CLIENT, party_v=METER)
-        got[KeyId.MASTER] = theirs.agree(parameters.members()[0], signing[0].public_key())
-        return ActionOutcome(ActionResult.SUCCESS, axdr.array([theirs.data()]))
-
-    setup = ServerObject(64, Obis.parse("0.0.43.0.0.255"), version=1, methods={2: transfer, 3: agree})
-    with Meter("loop://", port=MeterPort(MeterServer([setup]))) as meter:
-        meter.security_setup.transfer(master, {KeyId.AUTHENTICATION: bytes(16)})
-        with pytest.raises(ItemFailed, match="other-reason"):
-            meter.security_setup.transfer(bytes(16), {KeyId.AUTHENTICATION: bytes(16)})
-        ours = KeyAgreement(1, KeyId.MASTER, signing[0], party_u=CLIENT, party_v=METER)
-        key = meter.security_setup.agree(ours, signing[1].public_key())
-    assert got == {KeyId.AUTHENTICATION: bytes(16), KeyId.MASTER: key}
 
 
 def security(policy: Policy = Policy.BOTH, suite: int = 0) -> Security:

@@ -11,11 +11,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from dlms import axdr
 from dlms.acse import Aare, Aarq, InitiateRequest
 from dlms.association import Association, Broken, Proposal
-from dlms.ciphering import Ciphering, Replayed
+from dlms.ciphering import TAG_OCTETS, Ciphering, Replayed
 from dlms.codes import LN_CLIENT_CONFORMANCE, Context, Mechanism
 from dlms.cosem.obis import AttributeRef
 from dlms.errors import DecodeError, DlmsError, LocalError, PeerError
-from dlms.hls import Challenges, check_challenges, check_signature, make_challenge, prove, sign, verify
+from dlms.hls import Challenges, aes_ecb, check_challenges, check_signature, make_challenge, prove, sign, verify
 from dlms.security import (
     COUNTER_MAX,
     Auth,
@@ -89,6 +89,38 @@ def test_digests_of_hls_3_and_4() -> None:
         verify(hls, other, proof, None)
         with pytest.raises(PeerError):
             verify(hls, other, proof[:-1] + bytes((proof[-1] ^ 1,)), None)
+
+
+def test_hls_2_with_aes_encrypts_the_challenge_filled_up_with_zeros() -> None:
+    transform = aes_ecb(bytes(range(16)))
+    # FIPS 197, appendix C.1
+    assert transform(bytes.fromhex("00112233445566778899aabbccddeeff")).hex() == "69c4e0d86a7b0430d8cdb78070b4c55a"
+    assert transform(b"12345678") == transform(b"12345678" + bytes(8))
+    assert len(transform(bytes(17))) == 32
+    with pytest.raises(LocalError):
+        aes_ecb(b"short")
+
+
+def test_ecdsa_challenges_have_32_octets_and_a_shorter_one_of_the_other_side_is_borne() -> None:
+    ours, _theirs = ecdsa_pair(ec.SECP256R1())
+    assert len(make_challenge(ours)) == 32
+    with pytest.raises(LocalError, match="32 to 64"):
+        replace(ours, challenge_octets=16)
+    check_challenges(make_challenge(ours), b"sixteen octets!!")
+
+
+@pytest.mark.parametrize("name", ["sha256", "ecdsa"])
+def test_system_titles_are_proved_in_a_plain_context_too(name: str) -> None:
+    client, meter = ecdsa_pair(ec.SECP256R1())
+    if name != "ecdsa":
+        client = meter = Hls(Mechanism.HLS_SHA256, b"secret")
+    sides = replace(client, system_title=CLIENT), replace(meter, system_title=METER)
+    events, wire = run((sides[0], None), (sides[1], None))
+    assert isinstance(events[-1], SessionClosed)
+    assert Aarq.parse(wire.log[0][1]).system_title == CLIENT
+    assert Aare.parse(wire.log[1][1]).system_title == METER
+    with pytest.raises(LocalError, match="system title"):
+        replace(client, system_title=b"short")
 
 
 def ecdsa_pair(curve: ec.EllipticCurve) -> tuple[Hls, Hls]:
@@ -202,8 +234,9 @@ def test_a_wrong_key_is_refused_by_the_meter() -> None:
         assert "authentication-failure" in str(failed.error)
 
 
-def test_every_flipped_bit_of_a_ciphered_answer_is_noticed() -> None:
-    client, meter = pair()
+@pytest.mark.parametrize("policy", [Policy.AUTHENTICATE, Policy.BOTH])
+def test_every_flipped_bit_of_a_ciphered_answer_is_noticed(policy: Policy) -> None:
+    client, meter = pair(policy)
     server = MeterServer([ServerObject(1, REF.obis, readers={2: constant(axdr.u32(7))})], security=meter)
     association = server.new_association(1)
     ours = Ciphering(client)
@@ -216,7 +249,8 @@ def test_every_flipped_bit_of_a_ciphered_answer_is_noticed() -> None:
     for bit in range(8 * len(answer)):
         damaged = bytearray(answer)
         damaged[bit // 8] ^= 1 << bit % 8
-        with pytest.raises(DlmsError):
+        in_tag = bit // 8 >= len(answer) - TAG_OCTETS
+        with pytest.raises(DlmsError, match="authentication tag is wrong" if in_tag else None):
             ours.unprotect(bytes(damaged))
     assert ours.unprotect(answer).hex() == "c401c1000600000007"
     with pytest.raises(Replayed):

@@ -6,8 +6,10 @@ Success or `DlmsError`; the two sides of an association bear everything and rais
 from __future__ import annotations
 
 import functools
+import random
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 
 from dlms import axdr
 from dlms.acse import Aare, Aarq, Release
@@ -16,24 +18,40 @@ from dlms.apdu import set as set_apdu
 from dlms.apdu.access import AccessRequest, AccessResponse
 from dlms.apdu.common import Item
 from dlms.association import Answered, Association, Proposal
+from dlms.axdr import Data
+from dlms.certificates import Wanted, check_issued, held, read_certificate
 from dlms.ciphering import Ciphering
 from dlms.codes import Conformance
+from dlms.cosem.classes import all_classes
 from dlms.cosem.obis import AttributeRef, MethodRef
-from dlms.cosem.profile import RowDecoder
-from dlms.discovery import objects_of
+from dlms.cosem.profile import RowDecoder, RowStream
+from dlms.cosem.types import CosemType
+from dlms.cosem.values import encode, typed
+from dlms.discovery import named_objects_of, objects_of
 from dlms.errors import DlmsError
 from dlms.exchange import Exchange, GetAnswer, GetExchange
 from dlms.exchange_write import ActionExchange, SetExchange
 from dlms.gbt import BlockTransfer
 from dlms.general import GeneralCiphered, GeneralSigned
+from dlms.keys import KeyId, key_transfer, transferred_keys
 from dlms.knowledge import MeterKnowledge
-from dlms.security import MemoryCounters, Security
+from dlms.layers import Layers
+from dlms.security import KeyChoice, MemoryCounters, Security
 from dlms.server import MeterServer
 from dlms.server_objects import association_object
 from dlms.session import MeterSession
 from dlms.shortnames import names_of
-from tests.dlms import test_app_fuzz, test_association, test_cosem, test_security, test_server
+from tests.dlms import (
+    test_app_fuzz,
+    test_association,
+    test_cosem,
+    test_general_keys,
+    test_security,
+    test_security_setup,
+    test_server,
+)
 from tests.dlms.plain_link import PacketLink
+from tests.dlms.random_data import random_of
 from tests.fuzz.guided import Target, main
 
 PARSERS: tuple[Callable[[bytes], object], ...] = (
@@ -50,9 +68,30 @@ def run_data(data: bytes) -> None:
     """What reads is written again as it was understood, and reads the same."""
     value = axdr.decode(data)
     assert axdr.decode(value.emit()).emit() == value.emit()
-    for reader in (objects_of, names_of):
+    for reader in (objects_of, names_of, lambda value: named_objects_of(value, value)):
         with suppress(DlmsError):
             reader(value)
+
+
+@functools.cache
+def kinds() -> list[CosemType]:
+    """Every type of an attribute, in the order of the table."""
+    return [member.type for found in all_classes() for member in found.attributes.values()]
+
+
+def run_values(data: bytes) -> None:
+    """The first two octets choose an attribute, the rest is its value: shown by its type, it is written back."""
+    kind = kinds()[int.from_bytes(data[:2], "big") % len(kinds())]
+    value = axdr.decode(data[2:])
+    shown = typed(kind, value)
+    if not isinstance(shown, Data):
+        assert encode(kind, shown) == value or value.tag != kind.tag
+
+
+def typed_values() -> list[bytes]:
+    """A value of every attribute."""
+    chance = random.Random(3)
+    return [at.to_bytes(2, "big") + random_of(kind, chance).emit() for at, kind in enumerate(kinds())]
 
 
 def run_apdu(data: bytes) -> None:
@@ -141,11 +180,59 @@ def run_ciphering(data: bytes) -> None:
     ciphering.unprotect(data)
 
 
+@functools.cache
+def message_keys() -> tuple[Security, Security]:
+    """A client and a meter with keys of every kind; made once, since making them is slow."""
+    return test_general_keys.pair()
+
+
+def run_general(data: bytes) -> None:
+    """A meter that takes keys of every kind and signatures hears an APDU; and what says which certificate is meant."""
+    _client, meter = message_keys()
+    keyed = replace(meter, counters=MemoryCounters(), sign=False, options=replace(meter.options))
+    layers = Layers(keyed, is_server=True, uncipher=lambda apdu: (Ciphering(keyed, is_server=True).unprotect(apdu), 0))
+    with suppress(DlmsError):
+        layers.open(data, test_security.CLIENT)
+    with suppress(DlmsError):
+        Wanted.of(axdr.decode(data))
+    transferred_keys(test_general_keys.MASTER, axdr.decode(data))
+
+
+def general_seeds() -> Sequence[bytes]:
+    client, _meter = message_keys()
+    plain = bytes.fromhex("c001c100010000600100ff0200")
+    seeds = [Wanted(title=bytes(8)).data().emit(), Wanted(serial=b"1", issuer=b"0").data().emit()]
+    seeds.append(key_transfer(test_general_keys.MASTER, {KeyId.MASTER: bytes(16)}).emit())
+    for choice in KeyChoice:
+        options = replace(client.options, key=choice)
+        sender = Layers(replace(client, options=options, sign=choice is KeyChoice.STATIC), is_server=False)
+        seeds.append(sender.seal(plain, test_security.METER))
+    return seeds
+
+
+def run_certificate(data: bytes) -> None:
+    """A meter is brought a certificate."""
+    certificate = read_certificate(data)
+    held(certificate, data, test_security.METER, test_security.CLIENT).info().emit()
+    check_issued(certificate, (certificate,))
+
+
+def certificate_seeds() -> Sequence[bytes]:
+    root = test_security_setup.Authority()
+    middle = test_security_setup.Authority("Middle", root)
+    return [
+        test_security_setup.der(root.certificate),
+        test_security_setup.der(middle.certificate),
+    ]
+
+
 def run_rows(data: bytes) -> None:
-    """A profile buffer, whole and cut off."""
-    decoder = RowDecoder(test_cosem.COLUMNS, period_s=900)
-    decoder.decode_partial(data)
-    decoder.decode(data)
+    """A profile buffer, in pieces and whole."""
+    stream = RowStream(RowDecoder(test_cosem.COLUMNS, period_s=900))
+    for piece in pieces(data):
+        stream.feed(piece)
+    RowDecoder(test_cosem.COLUMNS, period_s=900).decode(data)
+    stream.finish()
 
 
 def run_blocks(data: bytes) -> None:
@@ -187,6 +274,9 @@ TARGETS = {
     "session": Target(run_session, conversation, (), "/dlms/"),
     "meter": Target(run_server, conversation, (), "/dlms/"),
     "ciphering": Target(run_ciphering, ciphering_seeds, DLMS, "/dlms/"),
+    "values": Target(run_values, typed_values, DLMS, "/dlms/cosem/"),
+    "general": Target(run_general, general_seeds, DLMS, "/dlms/"),
+    "certificate": Target(run_certificate, certificate_seeds, DLMS, "/dlms/"),
     "rows": Target(run_rows, lambda: [test_cosem.buffer(3), test_cosem.buffer(70)], DLMS, "/dlms/"),
     "blocks": Target(run_blocks, conversation, (), "/dlms/"),
 }

@@ -243,6 +243,17 @@ class FaultyDisk(Storage):
         self._change_name(NameChange(dst, entry, also=NameChange(src, None)))
         _cut_if(tear)
 
+    def link(self, src: Path, dst: Path) -> None:
+        entry = self._names.get(src)
+        if not isinstance(entry, Node):
+            raise FileNotFoundError(errno.ENOENT, "no such file", str(src))
+        if dst in self._names:
+            raise FileExistsError(errno.EEXIST, "exists", str(dst))
+        self._need_folder(dst.parent)
+        tear = self._operation("link", dst)
+        self._change_name(NameChange(dst, entry))
+        _cut_if(tear)
+
     def unlink(self, path: Path) -> None:
         entry = self._names.get(path)
         if entry is None:

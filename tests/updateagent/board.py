@@ -34,7 +34,7 @@ from updateagent.report import Exchange, InstallRequest
 from updateagent.slots import FileSlot, Slot
 from updateagent.ubootenv import EnvironmentStore, Place
 from updateagent.updater import Updater
-from updateagent.verity import BLOCK_BYTES, build
+from updateagent.verity import BLOCK_BYTES, RUN_BYTES, build
 
 SLOT_BYTES = 8 * BLOCK_BYTES
 TRIES = 3
@@ -70,8 +70,8 @@ class PlainImage:
         for at in range(start_block * BLOCK_BYTES, self.size, step):
             yield self.data[at : at + step]
 
-    def stored(self) -> Iterator[bytes] | None:
-        return self.blocks(0)
+    def known(self) -> Callable[[int, bytes], bool] | None:
+        return lambda run, data: self.data[run * RUN_BYTES : (run + 1) * RUN_BYTES] == data
 
 
 @dataclass(frozen=True)
@@ -120,6 +120,8 @@ def plain_package(version: str, **changes: Any) -> PlainPackage:
 
 def _unpack(raw: bytes) -> tuple[int, dict[str, str]] | None:
     """Flag and variables of one copy: `unpack_copy`, quick enough for some ten thousand boots."""
+    if len(raw) != ENV_BYTES:
+        return None
     crc, flag = HEADER.unpack_from(raw)
     data = raw[HEADER.size :]
     if zlib.crc32(data) != crc:
@@ -135,9 +137,12 @@ class DiskEnvironment(Environment):
         super().__init__(flash)
         self._disk = disk
 
+    def read(self, index: int) -> bytes:
+        """One copy; not whole where it cannot be read."""
+        return self._disk.read_bytes(self.flash)[ENV_OFFSETS[index] :][:ENV_BYTES]
+
     def load(self) -> tuple[int, int, dict[str, str]]:
-        raw = self._disk.read_bytes(self.flash)
-        copies = [_unpack(raw[offset : offset + ENV_BYTES]) for offset in ENV_OFFSETS]
+        copies = [_unpack(self.read(index)) for index in (0, 1)]
         good = {index: copy for index, copy in enumerate(copies) if copy is not None}
         if not good:
             raise BootLoaderError("both copies of the environment are bad")
@@ -183,6 +188,7 @@ class Board:
         self.shelf = Shelf(self.disk)
         self.booted = "A"
         self.boot_id = "factory"
+        self.canary: str | None = None
         self.wall = 1_800_000_000.0
         self.log_lines: tuple[str, ...] = ()
         self.agent: Callable[[], None] | None = None
@@ -201,6 +207,7 @@ class Board:
     def power_on(self) -> Choice:
         choice = self.start_boot_loader()
         self.booted = choice.slot
+        self.canary = choice.boots
         self.boot_id = str(uuid.uuid4())
         return choice
 
@@ -246,6 +253,7 @@ class Board:
             wall=lambda: self.wall,
             log_tail=lambda: self.log_lines,
             state_folders=lambda folders: StateFolders(self.disk, folders),
+            canary=self.canary,
             sync_bytes=2 * BLOCK_BYTES,
             checkpoint_bytes=2 * BLOCK_BYTES,
         )

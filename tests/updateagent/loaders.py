@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.sim.board.uboot import BootLoaderError, Choice
+from tests.sim.board.uboot import BootLoaderError, Choice, count_start
 from tests.updateagent.board import FILLER, TRIES, Board
 from updateagent.bootcount import BootcountPolicy, MenderPolicy
 from updateagent.bootenv import BootEnv
@@ -30,7 +30,11 @@ class BootcountBoard(Board):
 
     def start_boot_loader(self) -> Choice:
         _, _, variables = self.environment.load()
+        if "dcu_boots" not in variables:
+            count_start(variables)
+            self.environment.save(variables)
         if variables.get("upgrade_available") == "1":
+            count_start(variables)
             count = int(variables.get("bootcount", "0")) + 1
             variables["bootcount"] = str(count)
             if count > int(variables.get("bootlimit", "1")):
@@ -39,7 +43,8 @@ class BootcountBoard(Board):
                 if "mender_boot_part_hex" in variables:
                     variables["mender_boot_part_hex"] = other
             self.environment.save(variables)
-        return Choice("AB"[self.VALUES.index(variables[self.SLOT])], 0, recovered=False)
+        slot = "AB"[self.VALUES.index(variables[self.SLOT])]
+        return Choice(slot, 0, recovered=False, boots=variables["dcu_boots"])
 
 
 class MenderBoard(BootcountBoard):
@@ -72,12 +77,13 @@ class GrubBoard(Board):
         for slot in variables["ORDER"].split():
             if variables.get(f"{slot}_OK") == "1" and variables.get(f"{slot}_TRY", "0") == "0":
                 variables[f"{slot}_TRY"] = "1"
+                boots = variables["dcu_boots"] = "2" if variables.get("dcu_boots") == "1" else "1"
                 with self.disk.open_raw(self.grubenv, write=True) as file:
                     file.pwrite(_block(variables), 0)
                     file.sync()
-                return Choice(slot, 0, recovered=False)
+                return Choice(slot, 0, recovered=False, boots=boots)
         # RAUC's script then starts what was good last, without counting.
-        return Choice(variables["ORDER"].split()[0], 0, recovered=True)
+        return Choice(variables["ORDER"].split()[0], 0, recovered=True, boots=variables.get("dcu_boots", ""))
 
 
 def _block(variables: dict[str, str]) -> bytes:

@@ -56,6 +56,20 @@ def test_folders_are_made_with_those_above_and_removed_with_all_below(disk: Stor
     disk.remove_tree_durable(tmp_path / "a")
 
 
+def test_a_second_name_leads_to_the_same_file_and_replaces_nothing(disk: Storage, tmp_path: Path) -> None:
+    disk.write_durable(tmp_path / "one", b"x")
+    disk.link(tmp_path / "one", tmp_path / "two")
+    with disk.open_raw(tmp_path / "one", write=True) as file:
+        file.pwrite(b"y", 0)
+    assert disk.read_bytes(tmp_path / "two") == b"y"
+    with pytest.raises(FileExistsError):
+        disk.link(tmp_path / "one", tmp_path / "two")
+    with pytest.raises(FileNotFoundError):
+        disk.link(tmp_path / "none", tmp_path / "three")
+    disk.unlink(tmp_path / "one")
+    assert disk.read_bytes(tmp_path / "two") == b"y"
+
+
 def test_removing_a_folder_does_not_follow_links_out_of_it(disk: Storage, tmp_path: Path) -> None:
     disk.mkdir_durable(tmp_path / "precious")
     disk.write_durable(tmp_path / "precious/file", b"x")

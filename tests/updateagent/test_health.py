@@ -116,7 +116,7 @@ class Bench:
 
     def power_on(self) -> None:
         self.board.power_on()
-        (self.folder / "cmdline").write_text(f"rauc.slot={self.board.booted}")
+        (self.folder / "cmdline").write_text(f"rauc.slot={self.board.booted} dcu.boots={self.board.canary}")
         (self.folder / "boot_id").write_text(self.board.boot_id)
 
     def publish(self, **checks: bool) -> None:
@@ -133,6 +133,7 @@ class Bench:
         """Version 1 was once well, and the journal knows."""
         self.power_on()
         self.board.updater().mark_good()
+        self.board.environment.save({**self.board.variables(), "BOOT_A_LEFT": "3"})  # many starts later
         self.power_on()
 
     def bring_on_trial(self) -> None:
@@ -182,7 +183,23 @@ def test_an_ordinary_boot_is_marked_good_by_fewer_checks(bench: Bench) -> None:
     bench.publish(agent_up=True)
 
     assert bench.guard() == EXIT_OK
-    assert bench.board.variables()["BOOT_A_LEFT"] == "3"
+    assert bench.board.variables()["BOOT_A_LEFT"] == "9"
+
+
+def test_an_environment_that_is_locked_for_a_while_gets_the_attempts_in_the_end(bench: Bench) -> None:
+    bench.become_known()
+    bench.publish(agent_up=True)
+    kept = bench.board.environment.flash.read_bytes()
+    bench.board.environment.flash.write_bytes(b"")  # as good as locked: it cannot be read
+
+    def later() -> None:
+        if bench.now == 3:
+            bench.board.environment.flash.write_bytes(kept)
+
+    bench.on_wait = later
+
+    assert bench.guard() == EXIT_OK
+    assert bench.board.variables()["BOOT_A_LEFT"] == "9"
 
 
 def test_an_ordinary_boot_that_is_not_well_is_not_marked_and_not_rebooted(bench: Bench) -> None:
@@ -204,7 +221,7 @@ def test_a_board_that_lost_its_journal_must_be_fully_well_to_be_marked_good(benc
     bench.now = 0
     bench.publish(agent_up=True, meter_port=True)
     assert bench.guard() == EXIT_OK
-    assert bench.board.variables()["BOOT_A_LEFT"] == "3"
+    assert bench.board.variables()["BOOT_A_LEFT"] == "9"
     assert not bench.board.updater().record.lost
 
 

@@ -299,7 +299,7 @@ def test_the_delta_of_two_images_is_the_bare_patch(bench: Bench) -> None:
     assert (bench.folder / "p").read_bytes().startswith(b"BSDIFF40")
 
 
-def swupdate_accepts(package: Path, roots: Path, tries: int = 5) -> bool:
+def swupdate_accepts(package: Path, roots: Path, tries: int = 20) -> bool:
     """Whether `swupdate -c` takes the package. Its sockets are in TMPDIR, which must not be shared.
 
     Its own processes race on a busy machine: now and then it answers 1 to a good package, having said "successful".

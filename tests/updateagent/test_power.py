@@ -16,7 +16,7 @@ import pytest
 
 from agent.dm.software_jobs import SoftwareJobs
 from agent.mo import scomo
-from tests.sim.board.uboot import BootLoaderError
+from tests.sim.board.uboot import BootLoaderError, Choice
 from tests.sim.faulty_disk import FaultyDisk, Survival
 from tests.updateagent.board import SLOT_BYTES, Board, DiskEnvironment
 from tests.updateagent.hooked import HookedBoard
@@ -220,6 +220,9 @@ class BootLoaderCountsNoAttempts(Board):
     def __init__(self, folder: Path, disk: Storage | None = None) -> None:
         super().__init__(folder, disk)
         self.environment = CountsNoAttempts(self.disk, folder / "uboot.env")
+
+    def start_boot_loader(self) -> Choice:
+        return replace(super().start_boot_loader(), boots=None)  # an old script: it would be found out at once
 
 
 class TrustingJournal(Journal):

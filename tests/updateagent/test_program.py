@@ -113,8 +113,9 @@ checks = ["agent_up", "meter_port"]
         self.power_on()
 
     def power_on(self) -> str:
-        slot = choose(self.environment).slot
-        (self.folder / "cmdline").write_text(f"quiet rauc.slot={slot}\n")
+        choice = choose(self.environment)
+        slot = choice.slot
+        (self.folder / "cmdline").write_text(f"quiet rauc.slot={slot} dcu.boots={choice.boots}\n")
         (self.folder / "boot_id").write_text(f"{uuid.uuid4()}\n")
         (self.folder / "run" / "health.json").unlink(missing_ok=True)
         start = self.slot(slot).read_bytes()[:20].decode()
@@ -170,7 +171,7 @@ def test_a_signed_package_becomes_the_running_system_and_then_a_bad_one_does_not
     assert device.update("boot").returncode == 11  # one attempt was counted: the guard gives it back
     device.publish_health({"agent_up": True, "meter_port": True})  # no journal yet: all must be well
     assert device.update("guard").returncode == 0
-    assert device.environment.load()[2]["BOOT_A_LEFT"] == "2"
+    assert device.environment.load()[2]["BOOT_A_LEFT"] == "9"
 
     device.hand_over(firmware(keys, tmp_path, "2"), "r2")
     assert device.update("boot").returncode == 10
@@ -301,13 +302,13 @@ def test_a_slot_is_marked_by_hand_and_a_dry_run_only_says_what_would_be_written(
     before = (device.folder / "uboot.env").read_bytes()
     dry = device.update("mark", "bad", "A", "--dry-run")
     assert dry.returncode == 0
-    assert dry.stdout.splitlines() == ["BOOT_ORDER=B", "BOOT_A_LEFT=0", "BOOT_B_LEFT=2"]
+    assert dry.stdout.splitlines() == ["BOOT_ORDER=B", "BOOT_A_LEFT=0", "BOOT_B_LEFT=9"]
     assert (device.folder / "uboot.env").read_bytes() == before
 
     assert device.update("mark", "active", "B").returncode == 0
     assert device.environment.load()[2]["BOOT_ORDER"] == "B A"
     assert device.update("mark", "good").returncode == 0
-    assert device.environment.load()[2]["BOOT_A_LEFT"] == "2"
+    assert device.environment.load()[2]["BOOT_A_LEFT"] == "9"
     assert device.update("mark", "good", "X").returncode == 92
 
 

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.updateagent.board import TRIES, Board
+from tests.updateagent.board import TRIES
 from tests.updateagent.test_health import Bench
 from updateagent.__main__ import main
+from updateagent.bootenv import TRIES_MAX
 from updateagent.config import HealthConfig
 from updateagent.quick import answer, read_settings
 
@@ -56,13 +57,17 @@ def bench(tmp_path: Path) -> Quick:
     return Quick(tmp_path)
 
 
-def settled(board: Board) -> None:
-    """Some history: the system was once well, both copies of the journal are there, an attempt was counted since."""
-    updater = board.updater()
+def settled(bench: Quick, starts: int = 1 + TRIES_MAX - TRIES) -> None:
+    """Some history: the system was once well, both copies of the journal are there, and it was started since.
+
+    After that many starts there are fewer attempts left than a trial has.
+    """
+    updater = bench.board.updater()
     updater.mark_good()
     updater._store(updater.record)
     updater.write_status()
-    board.power_on()
+    for _ in range(starts):
+        bench.power_on()
 
 
 def test_a_board_that_was_never_started_is_left_to_the_whole_program(bench: Quick) -> None:
@@ -76,22 +81,42 @@ def test_a_board_that_never_had_an_update_is_idle(bench: Quick) -> None:
 
 
 def test_an_attempt_to_give_back_is_seen(bench: Quick) -> None:
-    settled(bench.board)
+    settled(bench)
 
     assert bench.both() == (11, 11)
 
 
 def test_nothing_to_do_is_seen(bench: Quick) -> None:
-    settled(bench.board)
-    bench.board.updater().mark_good()
-
+    settled(bench, starts=1)
     assert bench.both() == (0, 0)
+
+
+def test_the_guard_is_wanted_once_in_seven_starts(bench: Quick) -> None:
+    settled(bench, starts=0)
+    answers = []
+    for _ in range(14):
+        bench.power_on()
+        answers.append(bench.both())
+        if answers[-1] == (11, 11):
+            bench.board.updater().mark_good()
+
+    assert answers == 2 * [*6 * [(0, 0)], (11, 11)]
+
+
+def test_an_environment_that_the_boot_loader_did_not_save_is_left_to_the_whole_program(bench: Quick) -> None:
+    settled(bench)
+    for passed in ("0", "none", "", "x1"):
+        (bench.folder / "cmdline").write_text(f"rauc.slot=A dcu.boots={passed}")
+        assert answer(str(bench.file)) is None, passed
+    (bench.folder / "cmdline").write_text("rauc.slot=A")  # a script that passes nothing
+    assert bench.both() == (11, 11)
+    assert main(["--config", str(bench.file), "boot"]) == 11
 
 
 def test_a_request_a_held_result_another_slot_or_an_error_on_display_are_left_to_the_whole_program(
     bench: Quick,
 ) -> None:
-    settled(bench.board)
+    settled(bench)
     update = bench.board.update_dir
     for path, content in (
         (update / "inbox" / "request.json", "{}"),
@@ -113,7 +138,7 @@ def test_a_request_a_held_result_another_slot_or_an_error_on_display_are_left_to
 
 
 def test_every_state_but_idle_is_left_to_the_whole_program(bench: Quick) -> None:
-    settled(bench.board)
+    settled(bench)
     bench.board.hand_over("2")
     bench.board.updater().boot()
     (bench.board.update_dir / "inbox" / "request.json").unlink()
@@ -123,7 +148,7 @@ def test_every_state_but_idle_is_left_to_the_whole_program(bench: Quick) -> None
 
 
 def test_a_text_that_only_looks_like_an_idle_journal_is_no_idle_journal(bench: Quick) -> None:
-    settled(bench.board)
+    settled(bench)
     bench.board.hand_over("2", request_id='","state":"idle","lost":false,"x":"')
     bench.board.updater().boot()
     (bench.board.update_dir / "inbox" / "request.json").unlink()
@@ -132,7 +157,7 @@ def test_a_text_that_only_looks_like_an_idle_journal_is_no_idle_journal(bench: Q
 
 
 def test_a_damaged_environment_is_left_to_the_whole_program(bench: Quick) -> None:
-    settled(bench.board)
+    settled(bench)
     bench.board.environment.flash.write_bytes(b"\xff" * 100)
 
     assert answer(str(bench.file)) is None
@@ -164,7 +189,7 @@ def test_settings_written_the_plain_way_are_understood() -> None:
 
 @pytest.mark.process
 def test_the_quick_answer_imports_next_to_nothing(bench: Quick) -> None:
-    settled(bench.board)
+    settled(bench)
     script = (
         "import sys; before = set(sys.modules); from updateagent.__main__ import main;"
         f"code = main(['--config', {str(bench.file)!r}, 'boot']);"

@@ -236,7 +236,7 @@ def test_a_dry_run_shows_the_changes_and_writes_none() -> None:
     assert store.commit({"BOOT_ORDER": "B A", "copy": None}) is True
     assert store.commit({"BOOT_ORDER": "B A"}) is False
     assert store.load().variables == {"BOOT_ORDER": "B A"}
-    assert store.changes == {"BOOT_ORDER": "B A", "copy": None}
+    assert store.commits == [{"BOOT_ORDER": "B A", "copy": None}]
     assert disk.operations == 0
 
 

@@ -73,7 +73,7 @@ class Board:
     def power_on(self) -> str:
         """One life between two resets; says why it ended."""
         choice = choose(self.environment)
-        self.mount(choice.slot)
+        self.mount(choice.slot, choice.boots)
         tell("boot", boot=self.boots, slot=choice.slot, left=choice.left, recovered=choice.recovered)
         life = Life(self)
         try:
@@ -81,12 +81,13 @@ class Board:
         finally:
             life.end()
 
-    def mount(self, slot: str) -> None:
+    def mount(self, slot: str, boots: str | None) -> None:
         shutil.rmtree(self.ram, ignore_errors=True)
         rootfs = self.ram / "rootfs"
         rootfs.mkdir(parents=True)
         (self.ram / "run").mkdir()
-        (self.ram / "cmdline").write_text(f"console=ttyS0 root=/dev/slot-{slot.lower()} rauc.slot={slot} quiet\n")
+        words = f"console=ttyS0 root=/dev/slot-{slot.lower()} rauc.slot={slot} dcu.boots={boots} quiet"
+        (self.ram / "cmdline").write_text(f"{words}\n")
         (self.ram / "boot_id").write_text(f"{uuid.uuid4()}\n")
         (self.ram / "board.pid").write_text(f"{os.getpid()}\n")
         image = self.root / "flash" / f"slot-{slot.lower()}.img"

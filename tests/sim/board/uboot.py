@@ -9,6 +9,7 @@ format alone so that it checks `updateagent.bootenv` instead of repeating it.
 from __future__ import annotations
 
 import os
+import re
 import struct
 import zlib
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ ENV_BYTES = 0x4000
 ENV_OFFSETS = (0, ENV_BYTES)
 HEADER = struct.Struct("=IB")
 TRIES_FULL = 3
+SLOTS = {"A": str(TRIES_FULL), "B": "0", "R": str(TRIES_FULL)}
+"""The slots that the script knows, and the attempts of one whose count is not there."""
 
 
 class BootLoaderError(Exception):
@@ -26,11 +29,13 @@ class BootLoaderError(Exception):
 
 @dataclass(frozen=True)
 class Choice:
-    """What the loader decided: the slot, the attempts left after this one, and whether all had run out."""
+    """What the loader decided: the slot, the attempts left after this one, whether all had run out; and the count of
+    its starts that it has saved and passes to the kernel (None: it passes none)."""
 
     slot: str
     left: int
     recovered: bool
+    boots: str | None = None
 
 
 def pack_copy(variables: dict[str, str], flag: int) -> bytes:
@@ -98,16 +103,37 @@ class Environment:
 def choose(environment: Environment) -> Choice:
     """The boot script: the first slot of BOOT_ORDER with attempts left; the attempt is counted before it starts."""
     _, _, variables = environment.load()
-    order = variables.get("BOOT_ORDER", "A B").split()
-    for slot in order:
-        left = int(variables.get(f"BOOT_{slot}_LEFT", "0"))
-        if left > 0:
-            variables[f"BOOT_{slot}_LEFT"] = str(left - 1)
-            environment.save(variables)
-            return Choice(slot, left - 1, recovered=False)
-    if not order:
-        raise BootLoaderError("BOOT_ORDER is empty")
-    for slot in order:
-        variables[f"BOOT_{slot}_LEFT"] = str(TRIES_FULL)
+    order = variables.setdefault("BOOT_ORDER", "A B").split()
+    for known, attempts in SLOTS.items():
+        if known != "R" or known in order:
+            variables.setdefault(f"BOOT_{known}_LEFT", attempts)
+    slot = _with_attempts(order, variables)
+    recovered = slot is None
+    if slot is None:
+        for one in order:
+            variables[f"BOOT_{one}_LEFT"] = str(TRIES_FULL)
+        slot = _with_attempts(order, variables)
+    if slot is None:
+        variables |= {"BOOT_ORDER": "A B", "BOOT_A_LEFT": str(TRIES_FULL), "BOOT_B_LEFT": str(TRIES_FULL)}
+        slot = "A"
+    left = int(variables[f"BOOT_{slot}_LEFT"]) - 1
+    variables[f"BOOT_{slot}_LEFT"] = str(left)
+    boots = count_start(variables)
     environment.save(variables)
-    return Choice(order[0], TRIES_FULL, recovered=True)
+    return Choice(slot, left, recovered, boots)
+
+
+def count_start(variables: dict[str, str]) -> str:
+    """Count this start, in hexadecimal as `setexpr` does; what is no number counts as 0."""
+    found = variables.get("dcu_boots", "0")
+    boots = f"{(int(found, 16) if re.fullmatch('[0-9a-f]{1,8}', found) else 0) + 1:x}"
+    variables["dcu_boots"] = boots
+    return boots
+
+
+def _with_attempts(order: list[str], variables: dict[str, str]) -> str | None:
+    for slot in order:
+        left = variables.get(f"BOOT_{slot}_LEFT", "0")
+        if slot in SLOTS and left.isdigit() and int(left) > 0:
+            return slot
+    return None
