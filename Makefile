@@ -55,6 +55,7 @@ fuzz: $(STAMP)
 	$(BIN)/python -m tests.fuzz.environment all --seconds $(FUZZ_SECONDS) $(FUZZ)
 	$(BIN)/python -m tests.fuzz.serial_links all --seconds $(FUZZ_SECONDS) $(FUZZ)
 	$(BIN)/python -m tests.fuzz.dlms_app all --seconds $(FUZZ_SECONDS) $(FUZZ)
+	$(BIN)/python -m tests.fuzz.dlms_meter all --seconds $(FUZZ_SECONDS) $(FUZZ)
 
 clean:
 	rm -rf $(VENV) $(PEERS) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

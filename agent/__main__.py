@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from agent import __version__, log
 from agent.config import Config, ConfigError, load
-from agent.identity import UNKNOWN_VERSION, SecretError, device_info, read_secret
+from agent.identity import SecretError, device_info, read_secret
 
 if TYPE_CHECKING:
     from agent.device import DeviceInfo
@@ -162,6 +162,7 @@ class Agent:
         from agent.download import Downloader
         from agent.packagecheck import verifier
         from agent.software import SoftwareCommand
+        from agent.updatecommand import SourceCheck
 
         config = self.config
         settings = DmConfig(
@@ -174,6 +175,9 @@ class Agent:
             backoff_max_s=config.dm.backoff_max_s,
             content_type=config.dm.content_type,
             mac_algorithms=config.dm.mac_algorithms,
+            compatible=config.update.compatible,
+            full_instead_of_delta=config.update.full_instead_of_delta == "always",
+            full_bytes_max=config.update.full_bytes_max,
         )
         ports = DmPorts(
             https=self.https,
@@ -183,7 +187,7 @@ class Agent:
             fetcher=Downloader(self.https, self.disk, self.clock, jitter=self.rng.random),
             software=SoftwareCommand(config.update.command),
             register=self._register,
-            verify_package=verifier(config.update, self.disk, self.clock, _version(self.device)),
+            verify_package=verifier(config.update, self.disk, self.clock, self.device.known_fw_version),
             health=self.health.set,
             on_provisioning=self._provisioned,
             task_status=self.collector.task_status,
@@ -191,6 +195,7 @@ class Agent:
             request_reboot=lambda: self.rebooter.request("a firmware package waits for the Update Agent"),
             software_changed=self.collector.software_changed,
             push_url=self._push_url,
+            check_sources=SourceCheck(config.update.command),
             rng=self.rng,
         )
         self.dm = DmService(settings, ports)
@@ -256,10 +261,6 @@ class Agent:
 
     def _ages(self) -> dict[str, float]:
         return self.supervisor.ages()
-
-
-def _version(device: DeviceInfo) -> str:
-    return "" if device.fw_version == UNKNOWN_VERSION else device.fw_version
 
 
 def _https(config: Config) -> HttpsClient:

@@ -118,7 +118,8 @@ class MeteringConfig:
 
 @dataclass(frozen=True, slots=True)
 class UpdateConfig:
-    """The files shared with the Update Agent, and the command that runs it."""
+    """The files shared with the Update Agent, and the command that runs it. `full_instead_of_delta` is `never` or
+    `always`, with packages of at most `full_bytes_max` bytes."""
 
     dir: Path
     run_dir: Path
@@ -127,6 +128,8 @@ class UpdateConfig:
     compatible: str
     command: tuple[str, ...]
     software_dir: Path
+    full_instead_of_delta: str = "never"
+    full_bytes_max: int = 1 << 30
 
     @property
     def software_command(self) -> tuple[str, ...]:
@@ -343,8 +346,12 @@ def _update(section: Section, state_dir: Path) -> UpdateConfig:
         compatible=section.text("compatible"),
         command=section.texts("command", ("dcu-update",)),
         software_dir=section.path("software_dir", state_dir / "software"),
+        full_instead_of_delta=section.choice("full_instead_of_delta", "never", ("never", "always")),
+        full_bytes_max=section.integer("full_bytes_max", 1 << 30, 1, 1 << 30),
     )
     section.end()
+    if section.has("full_bytes_max") and update.full_instead_of_delta == "never":
+        section.note("full_bytes_max", "has no use while full_instead_of_delta is never")
     return update
 
 

@@ -3,11 +3,20 @@
 A descriptor tells what will be fetched before it is fetched: its type, its size and where it is, and where to report
 what became of it (`installNotifyURI`). The parser is liberal in order, name space prefix and unknown elements, and
 strict in what it hands on.
+
+Elements of our own, in a name space of their own, which other readers pass over, tell that the object is a delta:
+
+    <dcu:deltaFrom>1.9</dcu:deltaFrom>                             a version that it can be applied to; repeatable
+    <dcu:deltaSource>rootfs 1.9 67108864 5f…e0</dcu:deltaSource>   an image it was made from: name, version, size in
+                                                                   bytes, root of its hash tree; repeatable
+    <dcu:fullURI>…</dcu:fullURI> <dcu:fullSize>…</dcu:fullSize>    the same release as whole images, should it not fit
 """
 
 from __future__ import annotations
 
+import re
 import xml.etree.ElementTree as ET
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from urllib.parse import urljoin, urlsplit
@@ -15,11 +24,13 @@ from xml.parsers import expat
 
 CONTENT_TYPE = "application/vnd.oma.dd+xml"
 NAMESPACE = "http://www.openmobilealliance.org/xmlns/dd"
+DELTA_NAMESPACE = "urn:dcu:dd:delta:1"
 DESCRIPTOR_BYTES_MAX = 16 * 1024  # some hundred bytes in the field
 ELEMENTS_MAX = 64
 TYPES_MAX = 16
 TEXT_CHARS_MAX = 2048  # a URI or a description
 DIGITS_MAX = 15
+DELTA_SOURCES_MAX = 16  # images of one device, and versions that one delta can be applied to
 
 
 class Report(IntEnum):
@@ -65,9 +76,57 @@ class DescriptorError(Exception):
         self.notify_uri = notify_uri
 
 
+_SOURCE = re.compile(r"([a-z][a-z0-9_-]{0,31}) ([!-~]{1,64}) ([1-9][0-9]{0,14}) ([0-9a-f]{64})", re.ASCII)
+_VERSION = re.compile(r"[!-~]{1,64}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class DeltaSource:
+    """An image that a delta was made from. `size` in bytes, `root` of its hash tree in hexadecimal."""
+
+    name: str
+    version: str
+    size: int
+    root: str
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.version} {self.size} {self.root}"
+
+    @classmethod
+    def parse(cls, text: str) -> DeltaSource:
+        """Raises `ValueError`."""
+        match = _SOURCE.fullmatch(text)
+        if match is None:
+            raise ValueError(f"{text[:60]!r} is no source of a delta")
+        return cls(match[1], match[2], int(match[3]), match[4])
+
+
+@dataclass(frozen=True, slots=True)
+class DeltaFacts:
+    """What a descriptor tells of a delta, so that a device can know before the download that it does not fit, and
+    what the server offers then. `full_size` in bytes; without `full_uri` there is nothing else to fetch."""
+
+    from_versions: tuple[str, ...] = ()
+    sources: tuple[DeltaSource, ...] = ()
+    full_uri: str | None = None
+    full_size: int = 0
+
+    def __post_init__(self) -> None:
+        if max(len(self.from_versions), len(self.sources)) > DELTA_SOURCES_MAX:
+            raise ValueError(f"more than {DELTA_SOURCES_MAX} versions or images that a delta is made from")
+        for version in self.from_versions:
+            if not _VERSION.fullmatch(version):
+                raise ValueError(f"{version[:60]!r} is no version")
+        if (self.full_uri is None) != (self.full_size == 0) or not 0 <= self.full_size < 10**DIGITS_MAX:
+            raise ValueError("fullURI and fullSize stand together")
+        if self.full_uri is not None and not 0 < len(self.full_uri) <= TEXT_CHARS_MAX:
+            raise ValueError("fullURI is empty or too long")
+
+
 @dataclass(frozen=True, slots=True)
 class Descriptor:
-    """One descriptor. `size` in bytes; URIs are absolute after `parse` when a base was given."""
+    """One descriptor. `size` in bytes; URIs are absolute after `parse` when a base was given. `delta` is there when
+    the object is known to be one."""
 
     types: tuple[str, ...]
     size: int
@@ -81,6 +140,7 @@ class Descriptor:
     info_url: str | None = None
     icon_uri: str | None = None
     install_param: str | None = None
+    delta: DeltaFacts | None = None
 
     def __post_init__(self) -> None:
         if not self.types or len(self.types) > TYPES_MAX:
@@ -96,6 +156,7 @@ class Descriptor:
     def emit(self) -> bytes:
         """The descriptor as XML, UTF-8."""
         ET.register_namespace("", NAMESPACE)
+        ET.register_namespace("dcu", DELTA_NAMESPACE)
         root = ET.Element(f"{{{NAMESPACE}}}media")
         for kind in self.types:
             _element(root, "type", kind)
@@ -105,6 +166,8 @@ class Descriptor:
             value = getattr(self, attribute)
             if value is not None and tag != "objectURI":
                 _element(root, tag, value)
+        for tag, text in _delta_elements(self.delta) if self.delta is not None else ():
+            _element(root, tag, text, DELTA_NAMESPACE)
         return f'<?xml version="1.0" encoding="UTF-8"?>\n{ET.tostring(root, encoding="unicode")}'.encode()
 
 
@@ -120,14 +183,24 @@ _TEXTS = {
     "iconURI": "icon_uri",
     "installParam": "install_param",
 }
-_URIS = ("objectURI", "installNotifyURI", "nextURL")
+_URIS = ("objectURI", "installNotifyURI", "nextURL", "fullURI")
+_FULL = ("fullURI", "fullSize")
+_REPEATED = ("type", "deltaFrom", "deltaSource")
+
+
+def _delta_elements(delta: DeltaFacts) -> Iterator[tuple[str, str]]:
+    yield from (("deltaFrom", version) for version in delta.from_versions)
+    yield from (("deltaSource", str(source)) for source in delta.sources)
+    if delta.full_uri is not None:
+        yield "fullURI", delta.full_uri
+        yield "fullSize", str(delta.full_size)
 
 
 def parse(data: bytes, base_url: str = "") -> Descriptor:
     """The descriptor that `data` holds; relative URIs are resolved against `base_url`. Raises `DescriptorError`."""
     if len(data) > DESCRIPTOR_BYTES_MAX:
         raise DescriptorError(Report.INVALID_DESCRIPTOR, f"longer than {DESCRIPTOR_BYTES_MAX} bytes")
-    types, texts = _collect(data)
+    lists, texts = _collect(data)
     for tag in _URIS:
         if texts.get(tag):
             texts[tag] = _absolute(texts[tag], base_url)
@@ -135,34 +208,57 @@ def parse(data: bytes, base_url: str = "") -> Descriptor:
     version = texts.get("DDVersion", "1.0") or "1.0"
     if version.partition(".")[0] != "1":
         raise DescriptorError(Report.INVALID_DDVERSION, f"DDVersion {version[:20]!r} is not 1.x", notify)
-    size = texts.pop("size", "")
-    if not size.isascii() or not size.isdigit() or len(size) > DIGITS_MAX:
-        raise DescriptorError(Report.INVALID_DESCRIPTOR, f"size {size[:20]!r} is not a number", notify)
-    fields: dict[str, str] = {_TEXTS[tag]: text for tag, text in texts.items() if text}
+    fields: dict[str, str] = {_TEXTS[tag]: text for tag, text in texts.items() if text and tag in _TEXTS}
     fields["dd_version"] = version
     object_uri = fields.pop("object_uri", "")
     try:
-        return Descriptor(types=types, size=int(size), object_uri=object_uri, **fields)
+        return Descriptor(
+            types=tuple(lists["type"]),
+            size=_number(texts, "size"),
+            object_uri=object_uri,
+            delta=_delta(lists, texts),
+            **fields,
+        )
     except ValueError as error:
         raise DescriptorError(Report.INVALID_DESCRIPTOR, str(error), notify) from None
 
 
-def _collect(data: bytes) -> tuple[tuple[str, ...], dict[str, str]]:
-    """The `type` texts, and the first text of every other known element."""
-    types: list[str] = []
+def _number(texts: Mapping[str, str], tag: str) -> int:
+    text = texts.get(tag, "")
+    if not text.isascii() or not text.isdigit() or len(text) > DIGITS_MAX:
+        raise ValueError(f"{tag} {text[:20]!r} is not a number")
+    return int(text)
+
+
+def _delta(lists: Mapping[str, list[str]], texts: Mapping[str, str]) -> DeltaFacts | None:
+    """Raises `ValueError`."""
+    if not (lists["deltaFrom"] or lists["deltaSource"] or any(tag in texts for tag in _FULL)):
+        return None
+    return DeltaFacts(
+        from_versions=tuple(lists["deltaFrom"]),
+        sources=tuple(DeltaSource.parse(text) for text in lists["deltaSource"]),
+        full_uri=texts.get("fullURI"),
+        full_size=_number(texts, "fullSize") if "fullSize" in texts else 0,
+    )
+
+
+def _collect(data: bytes) -> tuple[dict[str, list[str]], dict[str, str]]:
+    """The texts of the elements that may be repeated, and the text of every other known element."""
+    lists: dict[str, list[str]] = {tag: [] for tag in _REPEATED}
     texts: dict[str, str] = {}
     root = _root(data)
     if _local(root.tag) != "media":
         raise DescriptorError(Report.INVALID_DESCRIPTOR, f"the root is {_local(root.tag)[:40]!r}, not media")
     for element in root:
         tag, text = _local(element.tag), (element.text or "").strip()
-        if tag == "type":
-            types.append(text)
-        elif tag == "size" or tag in _TEXTS:
+        if tag in lists:
+            if text:
+                lists[tag].append(text)
+        elif tag in ("size", *_FULL) or tag in _TEXTS:
             if tag in texts:
                 raise DescriptorError(Report.INVALID_DESCRIPTOR, f"{tag} stands twice")
             texts[tag] = text
-    return tuple(kind for kind in types if kind), texts
+    return lists, texts
 
 
 def _root(data: bytes) -> ET.Element:
@@ -206,5 +302,5 @@ def _absolute(uri: str, base_url: str) -> str:
     return absolute
 
 
-def _element(root: ET.Element, tag: str, text: str) -> None:
-    ET.SubElement(root, f"{{{NAMESPACE}}}{tag}").text = text
+def _element(root: ET.Element, tag: str, text: str, namespace: str = NAMESPACE) -> None:
+    ET.SubElement(root, f"{{{namespace}}}{tag}").text = text

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+UNKNOWN_VERSION = "unknown"
+
 
 @dataclass(frozen=True, slots=True)
 class DeviceInfo:
@@ -22,3 +24,8 @@ class DeviceInfo:
     oem: str = ""
     dev_type: str = "dcu"
     lang: str = "en"
+
+    @property
+    def known_fw_version(self) -> str:
+        """The firmware's version as packages name it; empty where it is not known."""
+        return "" if self.fw_version == UNKNOWN_VERSION else self.fw_version

@@ -117,6 +117,10 @@ def _ignore_beat() -> None:
     """No watchdog."""
 
 
+def _accept_all(_: Descriptor) -> None:
+    """Whatever is described is wanted."""
+
+
 class Downloader:
     """Fetches objects; holds no state of its own between calls."""
 
@@ -148,17 +152,21 @@ class Downloader:
         progress: Callable[[Progress], None] = _ignore_progress,
         stop: threading.Event,
         beat: Callable[[], None] = _ignore_beat,
+        accept: Callable[[Descriptor], None] = _accept_all,
+        bytes_max: int | None = None,
     ) -> Downloaded:
         """Fetch `url` into the file `into`; go on with what an earlier call for the same URL left there.
 
         `progress` is called as bytes arrive, `beat` at least every few seconds, apart from the waits inside `https`.
         A finished download is returned again, after a check of the file, without asking the server: `discard`
-        forgets it.
+        forgets it. `accept` is shown the descriptor, where there is one, before anything of the object is fetched in
+        this call, and raises `DownloadError` for one that is not wanted; `bytes_max` is the most that is taken.
         Raises `DownloadError`, `DownloadStopped`.
         """
         check_url(url)
         file = PartialFile(self._disk, self._clock, into, self._checkpoint_bytes, beat)
-        job = _Job(self, file, into.parent, progress, stop, beat)
+        job = _Job(self, file, into.parent, progress, stop, beat, accept)
+        job.bytes_max = min(self._object_bytes_max, bytes_max or self._object_bytes_max)
         try:
             job.run(url)
         finally:
@@ -198,6 +206,7 @@ class _Job:
         progress: Callable[[Progress], None],
         stop: threading.Event,
         beat: Callable[[], None],
+        accept: Callable[[Descriptor], None],
     ) -> None:
         self._owner = owner
         self._https = owner._https
@@ -206,7 +215,9 @@ class _Job:
         self._progress = progress
         self._stop = stop
         self._beat = beat
+        self._accept = accept
         self.descriptor: Descriptor | None = None
+        self.bytes_max = owner._object_bytes_max
 
     def run(self, url: str) -> None:
         """Until the object is complete. Raises `DownloadError`, `DownloadStopped`."""
@@ -233,6 +244,7 @@ class _Job:
                 self.descriptor = dd.parse(file.state.descriptor.encode())
             except dd.DescriptorError as error:  # our own record: the checksum was right, the writer was not
                 raise DownloadError(409, 1412, f"kept descriptor: {error}") from error
+            self._accept(self.descriptor)
 
     # ---- attempts
 
@@ -334,7 +346,7 @@ class _Job:
             raise DownloadError(402, 1402, text, Report.ATTRIBUTE_MISMATCH)
 
     def _check_room(self) -> None:
-        total, limit = self._file.state.total or 0, self._owner._object_bytes_max
+        total, limit = self._file.state.total or 0, self.bytes_max
         if total > limit:
             text = f"the object has {total} bytes, at most {limit} are taken"
             raise DownloadError(501, 1404, text, Report.INSUFFICIENT_MEMORY)
@@ -374,7 +386,7 @@ class _Job:
 
     def _take_piece(self, piece: bytes) -> None:
         file = self._file
-        limit = self._owner._object_bytes_max if file.state.total is None else file.state.total
+        limit = self.bytes_max if file.state.total is None else file.state.total
         if file.have + len(piece) > limit:
             file.restart()
             raise DownloadError(402, 1402, f"the object goes on after {limit} bytes", Report.ATTRIBUTE_MISMATCH)
@@ -418,6 +430,7 @@ class _Job:
             raise DownloadError(402, 1402, str(error), error.report) from error
         self.descriptor = found
         check_url(found.object_uri)
+        self._accept(found)
         self._file.restart()
         state = self._file.state
         state.descriptor = found.emit().decode()

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 from agent.descriptor import Report
+from updateagent.errors import Code
 
 URL_CHARS_MAX = 2048
 _RETRY_STATUS = frozenset({408, 421, 425, 429})
@@ -22,6 +23,14 @@ class DownloadError(Exception):
         self.code_scomo = code_scomo
         self.message = message
         self.report = report
+
+
+class DeltaUnfit(DownloadError):
+    """The object is a delta that is of no use here, as its descriptor or its content tells: `code` says why."""
+
+    def __init__(self, code: Code, message: str) -> None:
+        super().__init__(code.fumo, code.scomo, message, Report.NON_ACCEPTABLE_CONTENT)
+        self.code = code
 
 
 class DownloadStopped(Exception):

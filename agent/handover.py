@@ -41,7 +41,7 @@ class InstallRequest:
 
 @dataclass(frozen=True, slots=True)
 class InstallResult:
-    """The Update Agent's outcome. `fumo` is the result code for the server."""
+    """The Update Agent's outcome. `code` is its number of the error, 0 for none; `fumo` the result for the server."""
 
     id: str
     correlator: str
@@ -52,15 +52,26 @@ class InstallResult:
     to_version: str = ""
     failed_check: str = ""
     log: tuple[str, ...] = ()
+    code: int = 0
+
+    @property
+    def error(self) -> str:
+        """Number, name and sentence of what went wrong; empty for success."""
+        return f"{self.code} {self.name}: {self.message}" if self.code else ""
 
 
 @dataclass(frozen=True, slots=True)
 class UpdateStatus:
-    """`status.json`. `state` is the Update Agent's word: idle, staged, …, trial."""
+    """`status.json`. `state` is the Update Agent's word: idle, staged, …, trial. `error`: what it cannot do now."""
 
     state: str = "idle"
     progress: int = 0
     slots: tuple[SlotStatus, ...] = ()
+    to_version: str = ""
+    attempts: int = 0
+    error: str = ""
+    last: str = ""
+    """How the last update ended: name and sentence."""
 
 
 class HandOver:
@@ -116,7 +127,7 @@ class HandOver:
             )
             self._disk.rename_durable(file, self._outbox / "unreadable.json")
             return None
-        lines = document.get("log")
+        lines, code = document.get("log"), document.get("code")
         return InstallResult(
             id=result_id,
             correlator=_text(document, "correlator"),
@@ -127,6 +138,7 @@ class HandOver:
             to_version=_text(document, "to_version"),
             failed_check=_text(document, "failed_check"),
             log=tuple(str(line) for line in lines[-LOG_LINES_MAX:]) if isinstance(lines, list) else (),
+            code=code if isinstance(code, int) else 0,
         )
 
     def forget_result(self, result_id: str) -> None:
@@ -136,17 +148,7 @@ class HandOver:
 
     def status(self) -> UpdateStatus:
         """What the Update Agent last said; the default when it has said nothing readable."""
-        document = self._read(self._status)
-        booted = _text(document, "booted")
-        slots = document.get("slots")
-        progress = document.get("progress")
-        return UpdateStatus(
-            state=_text(document, "state") or "idle",
-            progress=progress if isinstance(progress, int) else 0,
-            slots=tuple(
-                _slot(slot, booted) for slot in (slots if isinstance(slots, list) else []) if isinstance(slot, dict)
-            )[:SLOTS_MAX],
-        )
+        return parse_status(self._read(self._status))
 
     def _read(self, file: Path) -> dict[str, Any]:
         try:
@@ -156,6 +158,25 @@ class HandOver:
         except (ValueError, RecursionError):
             return {}
         return document if isinstance(document, dict) else {}
+
+
+def parse_status(document: dict[str, Any]) -> UpdateStatus:
+    """`status.json` as it may come from any version of the Update Agent."""
+    booted, progress = _text(document, "booted"), document.get("progress")
+    slots, update, last = (document.get(key) for key in ("slots", "update", "last"))
+    update = update if isinstance(update, dict) else {}
+    attempts = update.get("attempts")
+    return UpdateStatus(
+        state=_text(document, "state") or "idle",
+        progress=progress if isinstance(progress, int) else 0,
+        slots=tuple(
+            _slot(slot, booted) for slot in (slots if isinstance(slots, list) else []) if isinstance(slot, dict)
+        )[:SLOTS_MAX],
+        to_version=_text(update, "to_version"),
+        attempts=attempts if isinstance(attempts, int) else 0,
+        error=_text(document, "error"),
+        last=f"{_text(last, 'name')}: {_text(last, 'message')}" if isinstance(last, dict) else "",
+    )
 
 
 def _text(document: dict[str, Any], key: str) -> str:

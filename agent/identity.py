@@ -7,12 +7,11 @@ import stat
 from pathlib import Path
 
 from agent.config import DeviceConfig
-from agent.device import DeviceInfo
+from agent.device import UNKNOWN_VERSION, DeviceInfo
 
 KEY_BYTES = 32  # what SSMP takes
 SECRET_FILE_BYTES_MAX = 4096
 RELEASE_FILE_BYTES_MAX = 64 * 1024
-UNKNOWN_VERSION = "unknown"
 
 
 class SecretError(Exception):

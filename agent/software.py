@@ -1,28 +1,19 @@
-"""Software components by way of the Update Agent's command line, as a child process.
-
-The command comes from configuration (`update.command`); it is run without a shell, with a deadline, and its answer is
-one JSON object. What the child prints is bounded; nothing of it is executed.
-"""
+"""Software components by way of the Update Agent's command line, as a child process."""
 
 from __future__ import annotations
 
-import json
 import logging
-import subprocess
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from agent.dm.ports import DeployedSoftware, SoftwareResult
+from agent.updatecommand import MESSAGE_CHARS_MAX, ask
 
 log = logging.getLogger("agent.update")
 
 TIMEOUT_S = 600.0  # a large package unpacked on slow flash
 LIST_TIMEOUT_S = 30.0  # nothing is unpacked, and nobody beats meanwhile: well below a worker's budget
-POLL_S = 1.0  # between beats while the child works
-OUTPUT_BYTES_MAX = 256 * 1024
-MESSAGE_CHARS_MAX = 500
 
 SUCCESS = 1200
 INSTALL_FAILED = 1405
@@ -77,33 +68,8 @@ class SoftwareCommand:
             software_id=str(answer.get("id", "")),
             version=str(answer.get("version", "")),
             message=str(answer.get("message", ""))[:MESSAGE_CHARS_MAX],
+            name=str(answer.get("name", "")),
         )
 
     def _child(self, arguments: list[str], beat: Callable[[], None], timeout_s: float) -> tuple[int, dict[str, Any]]:
-        """Exit status and answer; -1 when the child could not be run or did not end."""
-        command = [*self._command, "software", *arguments, "--json"]
-        try:
-            child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
-        except OSError as error:
-            return -1, {"message": f"{command[0]}: {error.strerror or error}"}
-        deadline = time.monotonic() + timeout_s
-        with child:
-            while True:
-                beat()
-                try:
-                    output, _ = child.communicate(timeout=POLL_S)
-                except subprocess.TimeoutExpired:
-                    if time.monotonic() < deadline:
-                        continue
-                    child.kill()
-                    child.communicate()
-                    return -1, {"message": f"no end after {timeout_s:.0f} seconds"}
-                return child.returncode, _answer(output)
-
-
-def _answer(output: bytes) -> dict[str, Any]:
-    try:
-        document = json.loads(output[:OUTPUT_BYTES_MAX])
-    except (ValueError, RecursionError):
-        return {}
-    return document if isinstance(document, dict) else {}
+        return ask([*self._command, "software", *arguments, "--json"], beat, timeout_s)

@@ -69,6 +69,14 @@ class SlotStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class DownloadStatus:
+    """A firmware package on its way: bytes that are there, and of how many, where that is known."""
+
+    have: int
+    total: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     device_id: str = ""
     fw_version: str = ""
@@ -79,6 +87,8 @@ class Status:
     queue: QueueStatus = QueueStatus()
     slots: tuple[SlotStatus, ...] = ()
     update_state: str = "idle"
+    firmware_job: str = ""  # downloading | verifying | handed over; empty: none
+    download: DownloadStatus | None = None
     workers: tuple[str, ...] = field(default=())
 
 

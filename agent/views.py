@@ -93,7 +93,13 @@ class Views:
             result = self._handover.result()
         except OSError as error:
             raise ControlError(f"the Update Agent's files: {error}") from error
-        return {**asdict(status), "result": asdict(result) if result else None}
+        shown = self._board.current
+        return {
+            **asdict(status),
+            "job": shown.firmware_job,
+            "download": asdict(shown.download) if shown.download else None,
+            "result": asdict(result) if result else None,
+        }
 
     def forget_meter(self, request: Mapping[str, object]) -> object:
         meter_id = request.get("meter")

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from dlms.cosem.time import ClockPolicy, CosemDateTime
     from dlms.counters import FileCounters
     from dlms.errors import DecodeError, DlmsError, LinkError, LocalError, PeerError
+    from dlms.greeting import ModeE
     from dlms.knowledge import MeterKnowledge
     from dlms.reading import Failed, Reading
     from dlms.security import Hls, Lls, MemoryCounters, NoAuth, Policy, Security, open_auth
@@ -27,6 +28,7 @@ __all__ = [
     "Meter", "Reading", "Failed", "ItemFailed", "NoAuth", "Lls", "Hls", "open_auth", "Security", "Policy",
     "FileCounters", "MemoryCounters", "Obis", "AttributeRef", "MethodRef", "Data", "CosemDateTime", "ClockPolicy",
     "MeterKnowledge", "MeterSession", "MeterServer", "DlmsError", "LocalError", "DecodeError", "PeerError", "LinkError",
+    "ModeE",
 ]  # fmt: skip
 
 _HOMES = {
@@ -36,6 +38,7 @@ _HOMES = {
     "MethodRef": "cosem.obis", "Data": "axdr", "CosemDateTime": "cosem.time", "ClockPolicy": "cosem.time",
     "MeterKnowledge": "knowledge", "MeterSession": "session", "MeterServer": "server", "DlmsError": "errors",
     "LocalError": "errors", "DecodeError": "errors", "PeerError": "errors", "LinkError": "errors",
+    "ModeE": "greeting",
 }  # fmt: skip
 
 

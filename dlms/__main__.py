@@ -1,4 +1,4 @@
-"""The `dlms` tool: discover, read, profile, set, decode, simulate.
+"""The `dlms` tool: discover, read, profile, set, action, image, decode, simulate.
 
 Exit codes: 0 done, 1 the meter refused or talked nonsense, 2 wrong usage, 3 nobody answered or the line failed.
 """
@@ -14,7 +14,9 @@ COMMANDS = {
     "discover": ("dlms.tool.commands", "discover"),
     "read": ("dlms.tool.commands", "read"),
     "profile": ("dlms.tool.commands", "profile"),
-    "set": ("dlms.tool.commands", "set_value"),
+    "set": ("dlms.tool.change", "set_value"),
+    "action": ("dlms.tool.change", "action"),
+    "image": ("dlms.tool.change", "image"),
     "decode": ("dlms.tool.decode", "decode"),
     "simulate": ("dlms.tool.simulate", "simulate"),
 }

@@ -146,6 +146,16 @@ def _name(arc: bytes, last: int) -> bytes:
     return arc + bytes((last,))
 
 
+def context_name(context: Context) -> bytes:
+    """The contents of the application context's object identifier."""
+    return _name(_CONTEXT_ARC, context)
+
+
+def mechanism_name(mechanism: Mechanism) -> bytes:
+    """The contents of the authentication mechanism's object identifier."""
+    return _name(_MECHANISM_ARC, mechanism)
+
+
 def _arc(octets: bytes, arc: bytes, cursor: Cursor) -> int:
     """Last arc of an object identifier below `arc`."""
     if len(octets) != len(arc) + 1 or not octets.startswith(arc):

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import IntEnum
 
-from dlms.cursor import Cursor, length_octets
+from dlms.cursor import VALUES_MAX, Cursor, length_octets
 from dlms.errors import LocalError
 
 DEPTH_MAX = 16  # structures of interface classes nest four deep; this bounds the stack
@@ -66,11 +66,21 @@ class Tag(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class TypeDescription:
-    """Type of the elements of a compact array. `count` is for arrays, `members` for arrays (one) and structures."""
+    """Type of the elements of a compact array. `count` is for arrays, `members` for arrays (one) and structures.
+
+    Raises `LocalError` for a type that cannot be described.
+    """
 
     tag: int
     count: int = 0
     members: tuple[TypeDescription, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.tag not in _CHECKS or self.tag == Tag.COMPACT_ARRAY:
+            raise LocalError(f"tag {self.tag} cannot be described in a compact array")
+        members_due = {Tag.ARRAY: 1, Tag.STRUCTURE: len(self.members)}.get(Tag(self.tag), 0)
+        if len(self.members) != members_due or not 0 <= self.count <= 0xFFFF or (self.count and self.tag != Tag.ARRAY):
+            raise LocalError("an array is described by one type and a count of two octets, a structure by its members")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +92,7 @@ class CompactArray:
 
     def elements(self) -> tuple[Data, ...]:
         """The elements, typed. Raises `DecodeError` when the contents do not fit the description."""
-        return _compact_elements(self.description, self.contents, 0)
+        return _compact_elements(self.description, self.contents, 0)[0]
 
 
 Value = None | bool | int | float | bytes | str | tuple["Data", ...] | CompactArray
@@ -211,6 +221,9 @@ def _fits_float32(value: float) -> bool:
     return True
 
 
+_NULL = Data(Tag.NULL, None)  # one for all: a million of them in an array is a million references
+
+
 # ------------------------------------------------------------------------------------------------------ reading
 
 
@@ -225,7 +238,7 @@ def decode(data: bytes, what: str = "COSEM data") -> Data:
 def read(cursor: Cursor, depth: int = 0) -> Data:
     """The value at the cursor. Raises `DecodeError`."""
     tag = cursor.u8()
-    return Data(tag, _contents(cursor, tag, depth))
+    return _NULL if tag == Tag.NULL else Data(tag, _contents(cursor, tag, depth))
 
 
 def _contents(cursor: Cursor, tag: int, depth: int) -> Value:
@@ -244,13 +257,14 @@ def _read_sequence(cursor: Cursor, _tag: int, depth: int) -> Value:
     count = cursor.length()
     if count > cursor.remaining:  # every element takes an octet at least
         raise cursor.error(f"{count} elements cannot fit the {cursor.remaining} octets that are left")
+    cursor.spend(count)
     return tuple([read(cursor, depth + 1) for _ in range(count)])
 
 
 def _read_bits(cursor: Cursor, _tag: int, _depth: int) -> Value:
     count = cursor.length()
-    octets = cursor.take((count + 7) // 8)
-    return "".join([f"{octet:08b}" for octet in octets])[:count]
+    octets = cursor.take((count + 7) // 8)  # what is too long for the data ends here, before there is any text
+    return f"{int.from_bytes(octets, 'big'):0{8 * len(octets)}b}"[:count] if count else ""
 
 
 def _read_compact(cursor: Cursor, _tag: int, depth: int) -> Value:
@@ -258,7 +272,7 @@ def _read_compact(cursor: Cursor, _tag: int, depth: int) -> Value:
     count = cursor.length()
     base = cursor.offset
     contents = cursor.take(count)
-    _compact_elements(description, contents, base)  # what exists must be readable
+    cursor.spend(_compact_elements(description, contents, base)[1])  # what exists must be readable
     return CompactArray(description, contents)
 
 
@@ -279,16 +293,18 @@ def _read_description(cursor: Cursor, depth: int) -> TypeDescription:
     return TypeDescription(tag)
 
 
-def _compact_elements(description: TypeDescription, contents: bytes, base: int) -> tuple[Data, ...]:
+def _compact_elements(description: TypeDescription, contents: bytes, base: int) -> tuple[tuple[Data, ...], int]:
+    """The elements, and of how many values they are made."""
     cursor = Cursor(contents, "compact array", base)
-    budget = [COMPACT_ELEMENTS_BASE + COMPACT_ELEMENTS_AN_OCTET * len(contents)]
+    most = min(VALUES_MAX, COMPACT_ELEMENTS_BASE + COMPACT_ELEMENTS_AN_OCTET * len(contents))
+    budget = [most]
     out: list[Data] = []
     while cursor.remaining:
         before = cursor.pos
         out.append(_described(cursor, description, budget))
         if cursor.pos == before:
             raise cursor.error("the element type takes no octets, but contents follow")
-    return tuple(out)
+    return tuple(out), most - budget[0]
 
 
 def _described(cursor: Cursor, description: TypeDescription, budget: list[int]) -> Data:
@@ -301,7 +317,7 @@ def _described(cursor: Cursor, description: TypeDescription, budget: list[int]) 
         return Data(tag, tuple([_described(cursor, member, budget) for _ in range(description.count)]))
     if tag == Tag.STRUCTURE:
         return Data(tag, tuple([_described(cursor, member, budget) for member in description.members]))
-    return Data(tag, _contents(cursor, tag, DEPTH_MAX))
+    return _NULL if tag == Tag.NULL else Data(tag, _contents(cursor, tag, DEPTH_MAX))
 
 
 def _read_float(cursor: Cursor, tag: int, _depth: int) -> Value:

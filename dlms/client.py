@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -26,7 +27,7 @@ from dlms.cosem.dictionary import usual_class
 from dlms.cosem.obis import AttributeRef, MethodRef, Obis
 from dlms.cosem.time import STANDARD_CLOCK, ClockPolicy
 from dlms.discovery import ASSOCIATION, ObjectInfo, objects_of
-from dlms.errors import DlmsError, LocalError, PeerError
+from dlms.errors import DlmsError, LinkError, LocalError, PeerError
 from dlms.exchange import ActionAnswer, Answer, Exchange, GetAnswer, GetExchange, SetAnswer
 from dlms.knowledge import MeterKnowledge, ScalerUnit, scaler_ref, scaler_unit
 from dlms.links import LinkOptions, open_link
@@ -46,9 +47,12 @@ from dlms.session import (
 )
 
 if TYPE_CHECKING:
+    from dlms.greeting import ModeE
+    from dlms.images import ImageVerbs
     from dlms.profiles import Column, ProfileRow
     from dlms.shortnames import SnReadExchange
-    from dlms.verbs import ClockVerbs, ImageVerbs, SecurityVerbs
+    from dlms.streaming import AnswerStream
+    from dlms.verbs import ClockVerbs, SecurityVerbs
 
 Trace = Callable[[str, float, bytes], None]
 """Called with ">" or "<", the monotonic time in seconds and the bytes, for everything that crosses the port."""
@@ -66,7 +70,9 @@ class Meter:
     """See the module.
 
     `url` names the port (see `dlms.port`), `link` the data link (see `dlms.links`). `known` is what earlier sessions
-    with this meter learned. `clock` says how to read the meter's time. `port` is used in place of opening `url`.
+    with this meter learned. `clock` says how to read the meter's time. `port` is used in place of opening `url`. With
+    `mode_e` every opening begins with the greeting of IEC 62056-21 at 300 baud (see `dlms.greeting`), and `baudrate` is
+    the highest speed to agree to.
     Methods raise `LinkError` when the line fails, `PeerError` when the meter refuses, `DecodeError` when it talks
     nonsense, `LocalError` for a wrong argument: all of them `DlmsError`.
     """
@@ -87,16 +93,18 @@ class Meter:
         window: int = 1,
         baudrate: int = 9600,
         timeout_s: float | None = None,
+        retry_pause_s: float = 1.0,
         known: MeterKnowledge | None = None,
         clock: ClockPolicy = STANDARD_CLOCK,
         port: Port | None = None,
+        mode_e: ModeE | bool = False,
         trace: Trace | None = None,
     ) -> None:
         self.known = MeterKnowledge() if known is None else known
         self.policy = clock
         self._url = url
         self._link_name = link
-        asynchronous = not url.startswith(("socket://", "udp://", "rfc2217://", "loop://"))
+        asynchronous = not url.startswith(("socket://", "udp://", "loop://"))
         self._options = LinkOptions(
             client, server, info_max, window, url.startswith("udp://"), baudrate if asynchronous else None, timeout_s
         )
@@ -108,10 +116,16 @@ class Meter:
         self._baudrate = baudrate
         self._port = port
         self._given_port = port is not None
+        self._mode_e = mode_e
+        self._lost_at: int | None = None  # the speed agreed to with a meter that was not taken leave of
+        if mode_e and (link != "hdlc" or self._given_port):
+            raise LocalError("mode E opens a port of its own for HDLC: neither another link nor a given port")
         self._trace = trace
+        self._retry_pause_s = retry_pause_s
         self._session: MeterSession | None = None
-        self._classes: dict[Obis, int] = {}
-        self.columns: dict[Obis, tuple[tuple[Column, ...], int]] = {}
+        self._stream: AnswerStream | None = None
+        self._objects: dict[Obis, ObjectInfo] = {}
+        self.columns: dict[Obis, tuple[tuple[Column, ...], int, int]] = {}
 
     # ------------------------------------------------------------------------------------------------- the connection
 
@@ -133,7 +147,7 @@ class Meter:
         if self._session is not None:
             return
         if self._port is None:
-            self._port = open_port(self._url, self._baudrate)
+            self._port = self._open_port()
         self._session = MeterSession(
             open_link(self._link_name, self._options),
             client=self._options.client,
@@ -147,7 +161,18 @@ class Meter:
             known=self.known,
         )
         self._session.open(time.monotonic())
-        self._run(lambda event: isinstance(event, SessionOpened))
+        self.run(lambda event: isinstance(event, SessionOpened))
+
+    def _open_port(self) -> Port:
+        if not self._mode_e:
+            return open_port(self._url, self._baudrate)
+        from dlms.greeting import ModeE, open_with_greeting
+
+        how = self._mode_e if isinstance(self._mode_e, ModeE) else ModeE()
+        port = open_with_greeting(self._url, self._baudrate, how, lost_at=self._lost_at)
+        self._options = replace(self._options, baudrate=port.baudrate)
+        self._lost_at = port.baudrate
+        return port
 
     def close(self) -> None:
         """Release, disconnect, close the port. Never raises: what cannot be closed in order is dropped."""
@@ -155,19 +180,31 @@ class Meter:
         if session is not None:
             try:
                 session.close(time.monotonic())
-                self._run(lambda event: isinstance(event, SessionClosed))
+                self.run(lambda event: isinstance(event, SessionClosed))
+                self._lost_at = None
             except DlmsError:
                 pass  # the port goes away in any case
         self._drop()
 
     def _drop(self) -> None:
         self._session = None
+        if self._stream is not None:
+            self._stream.end(LinkError("the session ended"))
+            self._stream = None
         if self._port is not None and not self._given_port:
             self._port.close()
             self._port = None
 
-    def _run(self, wanted: Callable[[SessionEvent], bool]) -> list[SessionEvent]:
-        """Carry bytes until the wanted event comes; all events up to it. Raises the error that ended the session."""
+    def run(
+        self,
+        wanted: Callable[[SessionEvent], bool],
+        come: Callable[[], bool] = lambda: False,
+        seen: Callable[[SessionEvent], None] = lambda _event: None,
+    ) -> list[SessionEvent]:
+        """Carry bytes until the wanted event comes, or what `come` waits for; all events up to it. `seen` is told each.
+
+        Raises the error that ended the session, which is then dropped.
+        """
         session, port = self._session, self._port
         if session is None or port is None:
             raise LocalError("the meter is not open")
@@ -177,11 +214,14 @@ class Meter:
                 self._send(session, port)
                 while (event := session.next_event()) is not None:
                     events.append(event)
+                    seen(event)
                     if isinstance(event, SessionFailed):
                         raise event.error
                     if wanted(event):
                         return events
                 self._send(session, port)
+                if come():
+                    return events
                 self._wait(session, port)
         except DlmsError:
             self._drop()
@@ -206,11 +246,18 @@ class Meter:
         if deadline is not None and now >= deadline:
             session.on_deadline(now)
 
+    def pause(self) -> None:
+        """Give a line that failed a moment before it is opened again."""
+        time.sleep(self._retry_pause_s)
+
     def _note(self, way: str, data: bytes) -> None:
         if self._trace is not None:
             self._trace(way, time.monotonic(), data)
 
     def _opened(self) -> MeterSession:
+        if self._stream is not None:
+            self._stream.drain()
+            self._stream = None
         self.open()
         if self._session is None:
             raise LocalError("the meter is not open")
@@ -219,7 +266,7 @@ class Meter:
     def request(self, exchange: Exchange) -> Answer:
         """Carry out one service of `dlms.exchange`."""
         self._opened().request(exchange, time.monotonic())
-        event = self._run(lambda event: isinstance(event, Replied))[-1]
+        event = self.run(lambda event: isinstance(event, Replied))[-1]
         outcome = event.outcome if isinstance(event, Replied) else PeerError("no reply")
         if isinstance(outcome, PeerError):
             raise outcome
@@ -238,7 +285,12 @@ class Meter:
         return AttributeRef(self._class_of(obis), obis, attribute)
 
     def _class_of(self, obis: Obis) -> int:
-        return self._classes.get(obis) or usual_class(obis)
+        info = self._objects.get(obis)
+        return usual_class(obis) if info is None else info.class_id
+
+    def _version_of(self, ref: AttributeRef | MethodRef) -> int | None:
+        info = self._objects.get(ref.obis)
+        return info.version if info is not None and info.class_id == ref.class_id else None
 
     def read(self, what: AttributeRef | Obis | str, attribute: int = 2) -> Reading:
         """One attribute, scaled. Raises `ItemFailed` when the meter has no value."""
@@ -248,19 +300,39 @@ class Meter:
         return result
 
     def read_many(self, what: Sequence[AttributeRef | Obis | str]) -> list[Reading | Failed]:
-        """A reading, or why there is none, for every attribute in the order given."""
+        """A reading, or why there is none, for every attribute in the order given.
+
+        When the line fails on the way it is opened again for the rest, as long as each time brings something. Raises
+        only when there is nothing at all.
+        """
         refs = [self.ref(each) for each in what]
-        self._opened().read(refs, time.monotonic())
         found: dict[AttributeRef, Reading | Failed] = {}
-        for event in self._run(lambda event: isinstance(event, ReadDone)):
+
+        def seen(event: SessionEvent) -> None:
             if isinstance(event, ItemRead):
                 found[event.ref] = self._result(event)
+
+        missing = list(dict.fromkeys(refs))
+        while missing:
+            try:
+                self._opened().read(missing, time.monotonic())
+                self.run(lambda event: isinstance(event, ReadDone), seen=seen)
+            except DlmsError as error:
+                left = [ref for ref in missing if ref not in found]
+                if not found:
+                    raise
+                if isinstance(error, LinkError) and len(left) < len(missing):
+                    missing = left
+                    self.pause()
+                    continue
+                found.update({ref: Failed(ref, "session-failed", error) for ref in left})
+            break
         return [found[ref] for ref in refs]
 
     def _result(self, event: ItemRead) -> Reading | Failed:
         if isinstance(event.result, ItemError):
             return Failed(event.ref, event.result.code)
-        return present(event.ref, event.result, self.policy)
+        return present(event.ref, event.result, self.policy, self._version_of(event.ref))
 
     def get(self, ref: AttributeRef, selection: Selection | None = None) -> Data:
         """One attribute as the meter sends it. Raises `ItemFailed`."""
@@ -283,34 +355,71 @@ class Meter:
         """The exchange that reads one item, for `request`."""
         return self._opened().reading((item,))
 
+    def stream(self, item: Item) -> AnswerStream:
+        """One attribute's encoded value, piece by piece as it comes (see `dlms.streaming`)."""
+        from dlms.streaming import AnswerStream
+
+        exchange = self.reading(item)
+        self._opened().request(exchange, time.monotonic())
+        self._stream = AnswerStream(self, item.ref, exchange)
+        return self._stream
+
     # ------------------------------------------------------------------------------------------------------- changing
 
-    def set(self, ref: AttributeRef, value: Data) -> None:
-        """Write one attribute. Raises `ItemFailed`."""
+    def set(self, what: AttributeRef | Obis | str, value: object) -> None:
+        """Write one attribute.
+
+        `value` is a `Data`, or what `read` gives: it is written in the attribute's declared type (see
+        `dlms.cosem.values`), a number in the attribute's unit; where the type is open, in that of the present value,
+        which is read for it. Raises `ItemFailed`, and `LocalError` for a value that does not fit.
+        """
         from dlms.exchange_write import SetExchange
 
+        ref = self.ref(what)
+        data = value if isinstance(value, Data) else self._to_write(ref, value)
         if self._short_names:
             from dlms.shortnames import SnWriteExchange
 
-            answer = self.request(SnWriteExchange((Item(ref),), (value,), self._names()))
+            answer = self.request(SnWriteExchange((Item(ref),), (data,), self._names()))
         else:
-            answer = self.request(SetExchange((Item(ref),), (value,), self._request_octets()))
+            answer = self.request(SetExchange((Item(ref),), (data,), self._request_octets()))
         code = answer.results[0] if isinstance(answer, SetAnswer) else 0
         if code:
             raise ItemFailed(ref, data_access_text(code))
 
-    def action(self, method: MethodRef, parameters: Data | None = None) -> Result | None:
-        """Call one method; what it returned. Raises `ItemFailed`."""
+    def _to_write(self, ref: AttributeRef, value: object) -> Data:
+        from dlms.cosem.values import encode
+        from dlms.writing import declared, unscaled
+
+        kind = declared(ref, self._version_of(ref), lambda: self.get(ref))
+        scaler = self.scalers([ref]).get(ref)
+        return encode(kind, unscaled(value, scaler), self.policy, str(ref))
+
+    def action(self, method: MethodRef | str, parameters: object = None) -> Result | None:
+        """Call one method; what it returned. `parameters` as for `set`; None where the method takes none.
+
+        Raises `ItemFailed`, and `LocalError` for parameters that do not fit.
+        """
         from dlms.exchange_write import ActionExchange
 
+        ref = MethodRef.parse(method) if isinstance(method, str) else method
+        data = parameters if isinstance(parameters, Data) else self._to_call(ref, parameters)
         if self._short_names:
-            self._write_method(method, parameters)
+            self._write_method(ref, data)
             return None
-        answer = self.request(ActionExchange((method,), (parameters,), self._request_octets()))
+        answer = self.request(ActionExchange((ref,), (data,), self._request_octets()))
         outcome = answer.outcomes[0] if isinstance(answer, ActionAnswer) else ActionOutcome(250)
         if outcome.code:
-            raise ItemFailed(method, outcome.text)
+            raise ItemFailed(ref, outcome.text)
         return outcome.returned
+
+    def _to_call(self, ref: MethodRef, parameters: object) -> Data | None:
+        from dlms.cosem.classes import method_type
+        from dlms.cosem.types import ANY
+        from dlms.cosem.values import encode
+
+        kind = method_type(ref.class_id, ref.method, self._version_of(ref)) or ANY
+        return None if parameters is None and kind.kind != "-" else encode(kind, parameters, self.policy, str(ref))
 
     def _write_method(self, method: MethodRef, parameters: Data | None) -> None:
         from dlms.shortnames import SnWriteExchange
@@ -331,9 +440,15 @@ class Meter:
 
     def discover(self) -> list[ObjectInfo]:
         """The objects this client sees, from the association's object list; their classes are remembered."""
-        found = objects_of(self.get(ASSOCIATION))
-        self._classes = {info.obis: info.class_id for info in found}
+        found = self._named_objects() if self._short_names else objects_of(self.get(ASSOCIATION))
+        self._objects = {info.obis: info for info in found}
         return found
+
+    def _named_objects(self) -> list[ObjectInfo]:
+        from dlms.discovery import OBJECT_LIST, SN_ACCESS_RIGHTS, named_objects_of
+
+        (rights,) = self.read_many([SN_ACCESS_RIGHTS])
+        return named_objects_of(self.get(OBJECT_LIST), None if isinstance(rights, Failed) else rights.raw)
 
     def profile(
         self,
@@ -344,7 +459,12 @@ class Meter:
         entries: tuple[int, int] | None = None,
     ) -> Iterator[ProfileRow]:
         """Rows of a profile, in the meter's order: those captured between two instants, or the entries counted from 1,
-        or all. After a failure of the line the rest is asked for again, from the last row that came whole."""
+        or all. An instant without a zone is the meter's local time.
+
+        Each row is there as soon as the block that ends it has come. When the line fails it is opened again and the
+        rest asked for, from the last row that came whole: no row is given twice, none is left out. The failure is
+        raised when it brings no new row any more.
+        """
         from dlms.profiles import read_profile
 
         obis = Obis.parse(what) if isinstance(what, str) else what
@@ -360,7 +480,7 @@ class Meter:
     @property
     def image(self) -> ImageVerbs:
         """Firmware transfer to the meter."""
-        from dlms.verbs import ImageVerbs
+        from dlms.images import ImageVerbs
 
         return ImageVerbs(self)
 

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from dlms.errors import DecodeError
 
+VALUES_MAX = 1 << 19  # a year of quarter-hours with 8 columns is 280,320
+
 
 class Cursor:
-    """A place in `data`. `what` names the thing being read; `base` is where `data` starts in the whole message."""
+    """A place in `data`. `what` names the thing being read; `base` is where `data` starts in the whole message.
 
-    __slots__ = ("_data", "_end", "base", "pos", "what")
+    `values_left` is how many values may still be made of it: what takes an octet on the line takes a hundred in memory.
+    """
+
+    __slots__ = ("_data", "_end", "base", "pos", "values_left", "what")
 
     def __init__(self, data: bytes, what: str, base: int = 0) -> None:
         self._data = data
@@ -16,6 +21,7 @@ class Cursor:
         self.pos = 0
         self.what = what
         self.base = base
+        self.values_left = VALUES_MAX
 
     @property
     def offset(self) -> int:
@@ -29,6 +35,12 @@ class Cursor:
     def error(self, why: str, back: int = 0) -> DecodeError:
         """The error to raise about the octet `back` octets before the current one."""
         return DecodeError(self.what, self.base + self.pos - back, why)
+
+    def spend(self, values: int) -> None:
+        """`values` more are going to be read. Raises `DecodeError` when that is too many in all."""
+        self.values_left -= values
+        if self.values_left < 0:
+            raise self.error(f"more than {VALUES_MAX} values at once")
 
     def u8(self) -> int:
         pos = self.pos

@@ -21,7 +21,7 @@ from dlms.errors import PeerError
 if TYPE_CHECKING:
     from dlms.apdu.access import Access, AccessOutcome
 
-ANSWER_BYTES_MAX = 16 * 1024 * 1024  # a year of quarter-hours with 8 columns is 2 MiB
+ANSWER_BYTES_MAX = 4 * 1024 * 1024  # a year of quarter-hours with 8 columns is 2 MiB; a device has 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,11 +113,15 @@ class GetExchange:
         self._invoke = 0
         self._blocks = bytearray()
         self._number = 0
+        self._stopped = False
 
-    @property
-    def partial(self) -> bytes:
-        """The part of the encoded value that came in blocks so far."""
-        return bytes(self._blocks)
+    def value_from(self, start: int) -> bytes:
+        """Of the encoded value that comes in blocks, what has come so far from octet `start` on."""
+        return bytes(self._blocks[start:])
+
+    def stop(self) -> None:
+        """No more blocks are wanted: the exchange ends with the next one. A new request tells the meter the same."""
+        self._stopped = True
 
     def start(self, invoke: int) -> bytes:
         self._invoke = invoke
@@ -160,7 +164,7 @@ class GetExchange:
         if len(self._blocks) + len(block.content) > ANSWER_BYTES_MAX:
             raise PeerError(f"an answer of more than {ANSWER_BYTES_MAX} octets")
         self._blocks += block.content
-        if not block.last:
+        if not block.last and not self._stopped:
             return get_apdu.GetNext(self._invoke, block.number).emit()
         return GetAnswer(self._items, "list" if self._as_list else "value", bytes(self._blocks))
 

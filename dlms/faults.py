@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import heapq
 import random
 from dataclasses import dataclass, field
 
 from dlms.hdlc import CONTROLS, FrameType, HdlcDecoder, HdlcFrame, fcs16
 
 FLAG = b"\x7e"
+BURSTS_MAX = 1024
 
 
 @dataclass(slots=True)
 class LineFaults:
     """Probabilities a burst: `loss` swallows it, `flip` damages one bit, `reorder` swaps two I frames of a window,
-    `bad_fcs` gives an HDLC frame a wrong checksum whose last octet is 7E. `silent` swallows everything."""
+    `bad_fcs` gives an HDLC frame a wrong checksum whose last octet is 7E, `duplicate` lets it come twice. `silent`
+    swallows everything. How long bursts take is the business of `SlowLine`."""
 
     loss: float = 0.0
     flip: float = 0.0
     reorder: float = 0.0
     bad_fcs: float = 0.0
+    duplicate: float = 0.0
     silent: bool = False
     pick: random.Random = field(default_factory=lambda: random.Random(1))  # noqa: S311 (faults, not secrets)
 
@@ -34,10 +38,43 @@ class LineFaults:
             damaged = bytearray(burst)
             damaged[self.pick.randrange(len(damaged))] ^= 1 << self.pick.randrange(8)
             burst = bytes(damaged)
-        return burst
+        return burst * 2 if self._happens(self.duplicate) else burst
 
     def _happens(self, probability: float) -> bool:
         return probability > 0 and self.pick.random() < probability
+
+
+@dataclass(slots=True)
+class SlowLine:
+    """Bursts on their way: each arrives `latency_s` after it left, the share `late` of them `late_s` after that, and so
+    behind others that left later. Sans-IO; no more than `BURSTS_MAX` are on their way at once."""
+
+    latency_s: float = 0.0
+    late: float = 0.0
+    late_s: float = 0.0
+    pick: random.Random = field(default_factory=lambda: random.Random(1))  # noqa: S311 (faults, not secrets)
+    _waiting: list[tuple[float, int, bytes]] = field(default_factory=list)
+    _number: int = 0
+
+    def put(self, burst: bytes, now: float) -> None:
+        """A burst leaves; on a line that is full it is lost."""
+        if not burst or len(self._waiting) >= BURSTS_MAX:
+            return
+        is_late = self.late > 0 and self.pick.random() < self.late
+        due = now + self.latency_s + (self.late_s if is_late else 0.0)
+        self._number += 1
+        heapq.heappush(self._waiting, (due, self._number, burst))
+
+    def take(self, now: float) -> list[bytes]:
+        """What has arrived."""
+        arrived: list[bytes] = []
+        while self._waiting and self._waiting[0][0] <= now:
+            arrived.append(heapq.heappop(self._waiting)[2])
+        return arrived
+
+    def next_deadline(self) -> float | None:
+        """When the next one arrives."""
+        return self._waiting[0][0] if self._waiting else None
 
 
 def _frames(burst: bytes) -> list[HdlcFrame]:

@@ -22,7 +22,7 @@ LAST, STREAMING, WINDOW_MASK = 0x80, 0x40, 0x3F
 WINDOW_DEFAULT = 1
 NUMBER_MAX = 0xFFFF
 HEAD_OCTETS = 9  # tag, control, two numbers, a length of up to three octets
-ASSEMBLED_BYTES_MAX = 16 * 1024 * 1024
+ASSEMBLED_BYTES_MAX = 4 * 1024 * 1024  # as much as `dlms.exchange` takes
 REPEATS_MAX = 8  # times in a row that blocks are sent again without any getting through
 
 

@@ -196,13 +196,15 @@ class HdlcAddress:
         return cls(parts[0] << 7 | parts[1], parts[2] << 7 | parts[3], size=4)
 
 
-# One bus has few addresses, and every frame carries two of them.
-_parse_address = functools.lru_cache(maxsize=1024)(HdlcAddress.parse)
+@functools.lru_cache(maxsize=1024)
+def _parse_addresses(octets: bytes) -> tuple[HdlcAddress, HdlcAddress]:
+    """Destination and source, one behind the other. One bus has few, and every frame carries two of them."""
+    source = next(at for at, octet in enumerate(octets) if octet & 1) + 1
+    return HdlcAddress.parse(octets[:source]), HdlcAddress.parse(octets[source:])
 
 
-@dataclass(frozen=True, slots=True)
-class HdlcFrame:
-    """One frame. `control` is the raw octet; `CONTROLS[control]` reads it."""
+class HdlcFrame(NamedTuple):
+    """One frame. `control` is the raw octet; `CONTROLS[control]` reads it. A tuple, because it is made the fastest."""
 
     destination: HdlcAddress
     source: HdlcAddress
@@ -356,10 +358,14 @@ class HdlcDecoder:
         length = (buffer[first] & 0x07) << 8 | buffer[first + 1]
         if length < FRAME_BYTES_MIN:
             raise _Bad(f"length {length}")
-        source = _address_end(buffer, first + 2)
-        control = _address_end(buffer, source) if source else None
-        if source is None or control is None or first + have <= control:
-            return None
+        if have > 4 and buffer[first + 2] & buffer[first + 3] & 1:
+            control = first + 4  # both of one octet, as nearly always
+        else:
+            source = _address_end(buffer, first + 2)
+            end = _address_end(buffer, source) if source else None
+            if end is None or first + have <= end:
+                return None
+            control = end
         head = control + 1 - first
         if length != head + 2:
             if length < head + 5:
@@ -377,22 +383,16 @@ class HdlcDecoder:
         if self._noise_bytes:
             self._note_noise()
         self._broken = False
-        self._ready.append(
-            HdlcFrame(
-                _parse_address(buffer[first + 2 : source]),
-                _parse_address(buffer[source:control]),
-                buffer[control],
-                buffer[control + 3 : end - 2],
-                buffer[first] & 0x08 != 0,
-            )
-        )
+        destination, sender = _parse_addresses(buffer[first + 2 : control])
+        info = buffer[control + 3 : end - 2]
+        self._ready.append(HdlcFrame(destination, sender, buffer[control], info, buffer[first] & 0x08 != 0))
         return end
 
 
 def _address_end(buffer: bytes, start: int) -> int | None:
     """Behind the last octet of the address that starts here; `None` for "need more"."""
     if start < len(buffer) and buffer[start] & 1:
-        return start + 1  # one octet, as nearly always
+        return start + 1
     for offset in range(ADDRESS_BYTES_MAX):
         if start + offset >= len(buffer):
             return None

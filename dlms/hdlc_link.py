@@ -11,10 +11,12 @@ client is always in one of these states:
     DISCONNECTING   DISC is out
     CLOSED          over; `connect` begins anew
 
-Recovery after a lost or damaged frame is always the same: when the answer does not come, or comes damaged, RR with P=1
-asks for it; its N(R) says what the client has, the N(R) of the answer says what the meter has, and whatever is missing
-is sent again. A request is therefore never carried out twice. `retries` exchanges in a row without progress end the
-link with a `LinkError`, so does an answer that takes longer than `answer_timeout_s`: nothing lasts for ever.
+Recovery after a lost or damaged frame: when the answer does not come, or comes damaged, RR with P=1 asks for it; its
+N(R) says what the client has, the N(R) of the answer says what the meter has, and whatever is missing is sent again. (A
+command that takes less time than this question is sent again without it.) The meter knows the numbers, so a request is
+never carried out twice. `retries` exchanges in a row without progress end the link with a `LinkError`, so does an
+answer that takes longer than `answer_timeout_s`: nothing lasts for ever. How long an answer is waited for is in
+`dlms.hdlc_timer`.
 
 `HdlcServerLink`, the meter's side, is in `dlms.hdlc_secondary`.
 """
@@ -40,14 +42,17 @@ from dlms.hdlc import (
     supervisory_control,
     unnumbered_control,
 )
+from dlms.hdlc_echo import EchoFilter
 from dlms.hdlc_params import FrameReject, LinkParameters
 from dlms.hdlc_secondary import HdlcServerLink
+from dlms.hdlc_timer import ResponseTimer
 from dlms.hdlc_window import LLC_BYTES, LLC_COMMAND, LLC_RESPONSE, MODULUS, Reassembly, SendWindow
 from dlms.machine import Machine
 
 __all__ = ["HdlcClientLink", "HdlcServerLink", "State", "Step", "TRANSITIONS"]
 
-ACK_TIMEOUT_S = 3.0  # a meter answers within this, counted from the end of our burst and again from every octet
+# A meter answers within this, counted from the end of our burst and again from every octet; see `dlms.hdlc_timer`.
+ACK_TIMEOUT_S = 3.0
 INTER_OCTET_TIMEOUT_S = 0.3  # far over the standard's 25 ms: serial servers and USB adapters deliver in lumps
 ANSWER_TIMEOUT_S = 60.0  # a meter that acknowledges the request and says "not yet" has so long
 POLL_INTERVAL_S = 0.5  # and is asked that often
@@ -55,6 +60,7 @@ RETRIES = 4
 FRUITLESS_FACTOR = 2  # answers that bring nothing cost less time than missing ones, so more of them are borne
 FRUITLESS_AT_ONCE = 2  # after that many, a pause of `poll_interval_s` precedes the next question
 BABBLE_TIMEOUTS = 4  # octets without a frame push the deadline at most this many timeouts away
+SHORT_FRAME_OCTETS = 9  # RR with one-octet addresses
 LONGEST_FRAME_OCTETS = 2060  # with flags and gaps: at `octet_s` each, how long a frame may be on the line
 
 
@@ -151,6 +157,8 @@ class HdlcClientLink(Machine[State, Step, LinkEvent]):
         self._poll_interval_s = poll_interval_s
         self._retries = retries
         self._octet_s = octet_s
+        self._timer = ResponseTimer(ack_timeout_s, octet_s)
+        self._echo = EchoFilter(self._client == self._server)
         self._reset(LinkParameters(), 0.0)
 
     def _reset(self, agreed: LinkParameters, now: float) -> None:
@@ -161,6 +169,8 @@ class HdlcClientLink(Machine[State, Step, LinkEvent]):
         self._timeouts = 0  # in a row without progress
         self._fruitless = 0  # answers in a row without progress
         self._burst_frames = 0  # of the last burst
+        self._burst_s = 0.0  # its time on the line
+        self._blind = False  # the last burst was sent again without asking first
         self._questions = 0  # commands with P=1 since the last burst, its own included
         self._gap = False  # a frame came that is ahead of the next one
         self._answer_due = False  # an APDU went out and none came back yet
@@ -174,6 +184,8 @@ class HdlcClientLink(Machine[State, Step, LinkEvent]):
     def connect(self, now: float) -> None:
         """Send SNRM; `LinkUp` or `LinkDown` follows. Raises `LocalError` while the link is in use."""
         self._step(Step.CONNECT)
+        self._timer = ResponseTimer(self._ack_timeout_s, self._octet_s)
+        self._echo = EchoFilter(self._client == self._server)
         self._reset(LinkParameters(), now)
         self._send_unnumbered(FrameType.SNRM, self._offer.emit(), now)
 
@@ -213,6 +225,7 @@ class HdlcClientLink(Machine[State, Step, LinkEvent]):
         """Bytes from the line. Never raises for what the peer sent: that becomes an event."""
         if self._state in (State.IDLE, State.CLOSED):
             return
+        self._timer.heard(len(data), now)
         self._decoder.feed(data)
         self._drain(now)
         self._extend_deadline(now)
@@ -240,9 +253,9 @@ class HdlcClientLink(Machine[State, Step, LinkEvent]):
             else:
                 self._ask_status(now)
         elif self._state is State.WAITING:
-            self._timeouts += 1
+            self._timeouts += self._timer.expired()
             if self._check_patience(now):
-                self._ask_status(now)
+                self._ask_again(now)
         elif self._state in (State.CONNECTING, State.DISCONNECTING):
             self._repeat_unnumbered(now)
 
@@ -250,11 +263,17 @@ class HdlcClientLink(Machine[State, Step, LinkEvent]):
 
     def _drain(self, now: float) -> None:
         while (item := self._decoder.next()) is not None:
-            if isinstance(item, HdlcNoise) or item.destination != self._client or item.source != self._server:
+            if isinstance(item, HdlcNoise):
+                continue
+            if item.destination == self._server and item.source == self._client and self._echo.is_echo(item):
+                self._timer.was_echo()
+                continue
+            if item.destination != self._client or item.source != self._server:
                 continue
             if self._state in (State.IDLE, State.CLOSED):
                 continue
             self._frame_at = now
+            self._timer.answered()
             try:
                 self._handle(item, CONTROLS[item.control], now)
             except DlmsError as error:
@@ -315,6 +334,7 @@ class HdlcClientLink(Machine[State, Step, LinkEvent]):
         if news:
             self._progress = True
             self._timeouts = self._fruitless = 0
+            self._blind = False
             self._progress_at = now
         if control.poll_final and self._state is State.WAITING and (self._progress or not repeated):
             self._on_final(now)
@@ -383,40 +403,58 @@ class HdlcClientLink(Machine[State, Step, LinkEvent]):
         self._step(Step.REST)
         self._deadline = now + self._poll_interval_s
 
-    def _send_burst(self, now: float) -> None:
+    def _send_burst(self, now: float, *, again: bool = False) -> None:
         frames = self._send_window.burst()
         self._burst_frames = len(frames)
         self._questions = 0
         for index, (number, segment) in enumerate(frames):
             last = index == len(frames) - 1
             control = information_control(number, self._reassembly.receive_number, poll_final=last)
-            self._output += emit_frame(self._addresses, control, segment.info, segment.more)
-        self._ask(now)
+            self._emit(control, segment.info, segmented=segment.more)
+        self._burst_s = len(self._output) * self._octet_s
+        self._ask(now, again=again)
 
-    def _ask_status(self, now: float) -> None:
+    def _ask_again(self, now: float) -> None:
+        """No answer came: was the command lost, or the answer? RR asks; where that takes clearly longer than the
+        command itself, the command is sent again at once, which the meter answers either way: it knows the number.
+        Once only."""
+        question_s = 3 * SHORT_FRAME_OCTETS * self._octet_s + self._timer.turnaround_s
+        once = self._questions == 1 and self._burst_frames == 1 and not self._blind
+        if once and self._octet_s and self._timer.silent and 3 * self._burst_s <= 2 * question_s:
+            self._blind = True
+            self._send_window.rewind()
+            self._send_burst(now, again=True)
+        else:
+            self._ask_status(now, again=True)
+
+    def _ask_status(self, now: float, *, again: bool = False) -> None:
         control = supervisory_control(FrameType.RR, self._reassembly.receive_number, poll_final=True)
-        self._output += emit_frame(self._addresses, control)
-        self._ask(now)
+        self._emit(control)
+        self._ask(now, again=again)
 
-    def _ask(self, now: float) -> None:
+    def _emit(self, control: int, info: bytes = b"", *, segmented: bool = False) -> None:
+        self._output += emit_frame(self._addresses, control, info, segmented)
+        self._echo.sent(control, info)
+
+    def _ask(self, now: float, *, again: bool = False) -> None:
         """A command with P=1 is in the output."""
         self._step(Step.ASK)
         self._questions += 1
         self._progress = False
         self._peer_busy = False
         self._gap = False
-        self._start_waiting(now)
+        self._start_waiting(now, again=again)
 
-    def _start_waiting(self, now: float) -> None:
-        self._frame_at = now + len(self._output) * self._octet_s
-        self._deadline = self._frame_at + self._ack_timeout_s
+    def _start_waiting(self, now: float, *, again: bool) -> None:
+        self._frame_at = self._timer.asked(len(self._output), now, again=again)
+        self._deadline = self._frame_at + self._timer.wait_s
 
     def _extend_deadline(self, now: float) -> None:
         """Octets are coming: wait for the end of them, but not for ever: neither for a babbling line nor for a station
         that sends one good frame after another and none that helps."""
         if self._deadline is None or self._state is State.RESTING:
             return
-        pause = self._ack_timeout_s
+        pause = self._timer.wait_s
         if self._decoder.pending or self._decoder.broken:
             pause = min(pause, self._inter_octet_timeout_s)
         babble = self._ack_timeout_s * BABBLE_TIMEOUTS + LONGEST_FRAME_OCTETS * self._octet_s
@@ -437,17 +475,17 @@ class HdlcClientLink(Machine[State, Step, LinkEvent]):
             return False
         return True
 
-    def _send_unnumbered(self, kind: FrameType, info: bytes, now: float) -> None:
-        self._output += emit_frame(self._addresses, unnumbered_control(kind, poll_final=True), info)
-        self._start_waiting(now)
+    def _send_unnumbered(self, kind: FrameType, info: bytes, now: float, *, again: bool = False) -> None:
+        self._emit(unnumbered_control(kind, poll_final=True), info)
+        self._start_waiting(now, again=again)
 
     def _repeat_unnumbered(self, now: float) -> None:
         """SNRM or DISC was not answered."""
-        self._timeouts += 1
+        self._timeouts += self._timer.expired()
         connecting = self._state is State.CONNECTING
         if self._timeouts <= self._retries:
             kind = FrameType.SNRM if connecting else FrameType.DISC
-            self._send_unnumbered(kind, self._offer.emit() if connecting else b"", now)
+            self._send_unnumbered(kind, self._offer.emit() if connecting else b"", now, again=True)
         elif connecting:
             self._fail(LinkError(f"{self._server} does not answer"))
         else:

@@ -279,8 +279,8 @@ class HdlcServerLink(Machine[ServerState, ServerStep, LinkEvent]):
         return True
 
     def _deliver(self, data: bytes) -> None:
-        if data[:LLC_BYTES] not in (LLC_COMMAND, LLC_RESPONSE):
-            self._leave(PeerError(f"LLC header {data[:LLC_BYTES].hex()}"))
+        if data[:LLC_BYTES] not in (LLC_COMMAND, LLC_RESPONSE) or len(data) == LLC_BYTES:
+            self._leave(PeerError(f"{len(data)} octets with the LLC header {data[:LLC_BYTES].hex()}"))
             return
         self._events.append(ApduReceived(data[LLC_BYTES:]))
 

@@ -110,10 +110,11 @@ class Reassembly:
         if send_number != self.receive_number:
             return False, None
         self.receive_number = (self.receive_number + 1) % MODULUS
-        self._bytes += len(info)
+        self._bytes += len(info) or 1  # what brings nothing has an end too
         if self._bytes > APDU_BYTES_MAX + LLC_BYTES:
             raise LinkError(f"an APDU of more than {APDU_BYTES_MAX} bytes arrives")
-        self._parts.append(info)
+        if info or not self._parts:  # empty segments without end are not kept
+            self._parts.append(info)
         if more:
             return True, None
         whole = b"".join(self._parts)

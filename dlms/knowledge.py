@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 
 from dlms.axdr import Data
 from dlms.cosem.obis import AttributeRef, Obis
@@ -29,6 +30,12 @@ class ScalerUnit:
 
     scaler: int
     unit: int
+
+    def scaled(self, raw: int | float) -> Decimal | float:  # noqa: PYI041 - a float is multiplied, an int is exact
+        """`raw` with the scaler applied: exactly, but for a float."""
+        if isinstance(raw, float):
+            return raw * 10.0**self.scaler
+        return Decimal(raw).scaleb(self.scaler)
 
 
 def scaler_ref(ref: AttributeRef) -> AttributeRef | None:

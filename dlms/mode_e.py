@@ -29,7 +29,7 @@ ANSWER_TIMEOUT_S = 2.5  # 1.5 s to the first character, and an identification ta
 ECHO_TIMEOUT_S = 0.6  # the meter's own ACK line takes 0.2 s
 SWITCH_PAUSE_S = 0.2  # the reaction time after which both sides are at the new speed
 RETRIES = 2
-_ACK = 0x06
+ACK = 0x06
 
 
 class ModeEState(enum.Enum):
@@ -83,6 +83,10 @@ class Identification:
             raise DecodeError("identification", 1, f"maker {maker!r}")
         offers = text.startswith("\\2")
         return cls(maker, speed, text[2:] if offers else text, offers)
+
+    def __str__(self) -> str:
+        mark = "\\2" if self.offers_hdlc else ""
+        return f"/{self.maker}{self.speed}{mark}{self.text}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +196,7 @@ class ModeEOpening(Machine[ModeEState, ModeEStep, ModeEEvent]):
     def _on_line(self, line: bytes, now: float) -> None:
         text = line.decode("ascii").rstrip("\r\n")
         if self._state is ModeEState.CHOSEN:
-            if _ACK in line:
+            if ACK in line:
                 self._agree()
             return
         slash = text.rfind("/")
@@ -217,7 +221,7 @@ class ModeEOpening(Machine[ModeEState, ModeEStep, ModeEEvent]):
         )
         self._step(ModeEStep.IDENTIFIED)
         self._agreed = SpeedAgreed(baudrate, SWITCH_PAUSE_S, identification)
-        self._send(bytes((_ACK,)) + f"2{speed}2\r\n".encode("ascii"), now, ECHO_TIMEOUT_S)
+        self._send(bytes((ACK,)) + f"2{speed}2\r\n".encode("ascii"), now, ECHO_TIMEOUT_S)
 
     def _agree(self) -> None:
         self._step(ModeEStep.AGREED)

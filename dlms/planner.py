@@ -1,9 +1,10 @@
 """Cuts a set of attributes into requests: as few exchanges as the negotiated sizes allow.
 
-A list item costs 10 octets in the request, and the result octet plus the value in the answer. A request is filled in
-the order asked for as long as it, and its answer by the sizes known from earlier readings, fit what travels in one go.
-Where long answers bunch up so that this takes more requests than the totals need, long and short ones are spread evenly
-over the requests instead.
+A list item costs 10 octets in the request, and the result octet plus the value in the answer. A request, and its answer
+by the sizes known from earlier readings, have to fit what travels in one go. There are as many requests as the totals
+need, with as many items in each, in the order asked for: a line that loses one of them then loses the least. Where long
+answers bunch up so that this does not fit, requests are filled one after another, or, where that takes more of them,
+long and short answers are spread over the requests.
 """
 
 from __future__ import annotations
@@ -57,12 +58,18 @@ class Planner:
         room = limits.answer - LIST_HEAD_OCTETS - COUNT_OCTETS
         in_order = self._in_order(refs, items_max, room)
         least = max(-(-len(refs) // items_max), -(-sum(map(self._size, refs)) // max(1, room)))
-        if len(in_order) <= least:
-            return in_order
-        spread = self._spread(refs, least)
-        if all(len(chunk) <= items_max and sum(map(self._size, chunk)) <= room for chunk in spread):
-            return spread
+        for chunks in (self._even(refs, min(least, len(in_order))), in_order, self._spread(refs, least)):
+            if len(chunks) <= least and all(self._fits(chunk, items_max, room) for chunk in chunks):
+                return chunks
         return in_order
+
+    def _fits(self, chunk: Chunk, items_max: int, room: int) -> bool:
+        return len(chunk) <= items_max and (len(chunk) == 1 or sum(map(self._size, chunk)) <= room)
+
+    @staticmethod
+    def _even(refs: list[AttributeRef], count: int) -> list[Chunk]:
+        """`count` chunks of as many items each, in order."""
+        return [tuple(refs[len(refs) * at // count : len(refs) * (at + 1) // count]) for at in range(count)]
 
     def _in_order(self, refs: list[AttributeRef], items_max: int, room: int) -> list[Chunk]:
         chunks: list[Chunk] = []

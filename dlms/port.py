@@ -89,6 +89,11 @@ class SerialPort:
         except OSError as error:
             raise LinkError(f"serial port: {error}") from error
 
+    @property
+    def baudrate(self) -> int:
+        """The speed the line stands at."""
+        return int(self._port.baudrate)
+
     def set_speed(self, baudrate: int) -> None:
         """Go on at another speed; what came at the old one is dropped. Raises `LinkError`."""
         try:

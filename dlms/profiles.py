@@ -2,51 +2,69 @@
 
 from __future__ import annotations
 
+from array import array
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
+from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 from dlms import axdr
-from dlms.apdu.common import AccessError, Item, Selection
+from dlms.apdu.common import Item, Selection
+from dlms.client import ItemFailed
+from dlms.cosem.classes import attribute_type
 from dlms.cosem.obis import AttributeRef, Obis
 from dlms.cosem.profile import (
     BUFFER,
     CAPTURE_OBJECTS,
     CAPTURE_PERIOD,
+    SORT_METHOD,
     CaptureObject,
     Cell,
     Row,
     RowDecoder,
+    RowStream,
     by_entry,
     by_range,
     columns_of,
 )
-from dlms.cosem.time import CosemDateTime
-from dlms.errors import LinkError, LocalError, PeerError
-from dlms.exchange import GetAnswer
+from dlms.cosem.time import ANY, DATE_TIME_OCTETS, STANDARD_CLOCK, ClockPolicy, CosemDateTime
+from dlms.errors import DlmsError, LinkError, LocalError
 from dlms.knowledge import ScalerUnit
-from dlms.reading import unit_symbol
+from dlms.reading import Failed, Reading, unit_symbol
 
 if TYPE_CHECKING:
     from dlms.client import Meter
 
 PROFILE_CLASS = 7
 FRUITLESS_MAX = 3  # failures in a row that brought no new row
-_END_OF_TIME = CosemDateTime(2099, 12, 31, 0xFF, 23, 59, 59, 0).emit()
+ENTRIES_AGAIN = 16  # rows asked for again by number: so many may have left a full buffer at its end meanwhile
+BEGIN_OF_TIME = CosemDateTime(1970, 1, 1, ANY, 0, 0, 0, 0).emit()
+END_OF_TIME = CosemDateTime(2099, 12, 31, ANY, 23, 59, 59, 0).emit()
+FIFO, LIFO = 1, 2  # sort methods: the oldest row first, the newest row first
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """What one cell of a row is."""
+    """What one cell of a row is. `policy` is how to read a time that is not the profile's clock."""
 
     capture: CaptureObject
     scaler: ScalerUnit | None
+    policy: ClockPolicy = STANDARD_CLOCK
 
     @property
     def ref(self) -> AttributeRef:
         return self.capture.ref
+
+    def time_of(self, cell: bytes) -> bytes | datetime | CosemDateTime:
+        """A cell that is a time by the type of its attribute, such as that of a maximum, as a time."""
+        kind = attribute_type(self.ref.class_id, self.ref.attribute)
+        if kind is None or kind.kind not in ("datetime", "date-time") or len(cell) != DATE_TIME_OCTETS:
+            return cell
+        time = CosemDateTime.parse(cell)
+        return time.to_datetime(self.policy) or time
 
     @property
     def unit(self) -> str:
@@ -70,23 +88,91 @@ class ProfileRow:
 
     @property
     def values(self) -> tuple[Cell | Decimal, ...]:
-        """The cells, numbers with a unit as `Decimal` with the scaler applied."""
+        """The cells, numbers with a unit as `Decimal` with the scaler applied, times as times."""
         return tuple([_scaled(column, cell) for column, cell in zip(self.columns, self.raw, strict=False)])
 
 
 def _scaled(column: Column, cell: Cell) -> Cell | Decimal:
-    if column.scaler is None or type(cell) is not int:
+    if type(cell) is bytes:
+        return column.time_of(cell)
+    if column.scaler is None or (type(cell) is not int and type(cell) is not float):
         return cell
-    return Decimal(cell).scaleb(column.scaler.scaler)
+    return column.scaler.scaled(cell)
 
 
-@dataclass(slots=True)
-class _Place:
-    """How far the reading has come: rows given, and the last one's clock, as the meter wrote it and as an instant."""
+class _Given:
+    """The rows given so far: how many, which ones, and the clock of the last one, as the meter wrote it."""
 
-    rows: int = 0
-    clock: bytes | None = None
-    time: datetime | None = None
+    def __init__(self) -> None:
+        self.rows = 0
+        self.clock: bytes | None = None
+        self._digests = array("Q")
+
+    def note(self, digest: int, clock: bytes | None) -> None:
+        self.rows += 1
+        self.clock = clock
+        self._digests.append(digest)
+
+    def counted(self, rows: int) -> Counter[int]:
+        """How often each of the last `rows` was given. Rows may well be equal: two events in a second, or no clock."""
+        return Counter(self._digests[max(0, self.rows - rows) :])
+
+
+def _digest(raw: Row) -> int:
+    """What a row is known by: 64 bits, also where `hash` has 32 and a year of rows would soon have two alike."""
+    return int.from_bytes(blake2b(repr(raw).encode(), digest_size=8).digest(), "big")
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """Which rows: by time or by entry, or all."""
+
+    clock: CaptureObject | None
+    since: datetime | None
+    until: datetime | None
+    entries: tuple[int, int] | None
+    policy: ClockPolicy
+    sort_method: int
+
+    @property
+    def by_clock(self) -> bool:
+        return self.since is not None or self.until is not None
+
+    def selection(self, given: _Given, *, by_clock: bool) -> Selection | None:
+        """What to ask for. After a failure that is less, but more than what is missing: rows that come again are known
+        by what is in them."""
+        if not by_clock or self.clock is None:
+            first, last = self.entries or (1, 0)
+            if not given.rows and self.entries is None:
+                return None
+            return by_entry(first + max(0, given.rows - ENTRIES_AGAIN), last)
+        low = given.clock if self.sort_method == FIFO else None
+        high = given.clock if self.sort_method == LIFO else None
+        low = low or (BEGIN_OF_TIME if self.since is None else self._low(self.since))
+        high = high or (END_OF_TIME if self.until is None else self._high(self.until))
+        return by_range(self.clock, axdr.octets(low), axdr.octets(high))
+
+    def _low(self, when: datetime) -> bytes:
+        return CosemDateTime.from_instant(when, self.policy).emit()
+
+    def _high(self, when: datetime) -> bytes:
+        return CosemDateTime.from_instant(when, self.policy, dst=self._vague).emit()
+
+    @property
+    def _vague(self) -> bool:
+        """A meter that knows only local time: whether daylight saving is on at a limit is not known, so the range is
+        an hour wider and what is too much is left out here."""
+        return self.policy.deviation_sign == 0 and self.policy.utc_offset_minutes is not None
+
+    def has(self, row: ProfileRow) -> bool:
+        """Whether the row is one of those asked for."""
+        time = row.time if self._vague else None
+        if time is None:
+            return True
+        return not (
+            (self.since is not None and self.since.tzinfo is not None and time < self.since)
+            or (self.until is not None and self.until.tzinfo is not None and time > self.until)
+        )
 
 
 def read_profile(
@@ -95,74 +181,72 @@ def read_profile(
     """See `Meter.profile`."""
     if entries is not None and (since is not None or until is not None):
         raise LocalError("rows are chosen by time or by entry, not by both")
-    columns, period_s = _columns(meter, obis)
-    decoder = RowDecoder(tuple([column.capture for column in columns]), meter.policy, period_s)
+    columns, period_s, sort_method = _columns(meter, obis)
     clock = next((column.capture for column in columns if column.capture.is_clock), None)
     if clock is None and (since is not None or until is not None):
         raise LocalError(f"profile {obis} has no clock to choose by")
-    place = _Place()
+    decoder = RowDecoder(tuple([column.capture for column in columns]), meter.policy, period_s)
+    wanted = _Wanted(clock, since, until, entries, meter.policy, sort_method)
+    by_clock = wanted.by_clock
+    ref = AttributeRef(PROFILE_CLASS, obis, BUFFER)
+    given = _Given()
     fruitless = 0
     while True:
-        selection = _selection(place, clock, since, until, entries)
-        exchange = meter.reading(Item(AttributeRef(PROFILE_CLASS, obis, BUFFER), selection))
-        failure: LinkError | None = None
+        before, again = given.rows, given.counted(given.rows if by_clock else ENTRIES_AGAIN)
         try:
-            rows = decoder.decode(_buffer(obis, meter.request(exchange)))
+            for raw in _rows(meter, Item(ref, wanted.selection(given, by_clock=by_clock)), decoder):
+                digest = _digest(raw)
+                if again[digest]:
+                    again[digest] -= 1
+                    continue
+                given.note(digest, decoder.last_clock)
+                row = ProfileRow(columns, raw)
+                if wanted.has(row):
+                    yield row
         except LinkError as error:
+            failure: DlmsError = error
+        except ItemFailed as error:
             failure = error
-            rows = decoder.decode_partial(exchange.partial)
-        before = place.rows
-        for row in rows:
-            profile_row = ProfileRow(columns, row)
-            if _is_new(place, profile_row):
-                place.rows += 1
-                place.time = profile_row.time or place.time
-                yield profile_row
-        place.clock = decoder.last_clock
-        if failure is None:
+            if given.rows == before:
+                if by_clock or clock is None or entries is not None or not given.rows:
+                    raise
+                by_clock = True  # the meter may not know entries, but clocks
+        else:
             return
-        fruitless = fruitless + 1 if place.rows == before else 0
+        fruitless = fruitless + 1 if given.rows == before else 0
         if fruitless >= FRUITLESS_MAX:
             raise failure
+        if fruitless:
+            meter.pause()
 
 
-def _is_new(place: _Place, row: ProfileRow) -> bool:
-    """After a failure the last row is asked for again, because a range includes its ends."""
-    time = row.time
-    return place.time is None or time is None or time > place.time
+def _rows(meter: Meter, item: Item, decoder: RowDecoder) -> Iterator[Row]:
+    """The rows of one answer, each as soon as it is whole."""
+    stream = meter.stream(item)
+    rows = RowStream(decoder)
+    try:
+        for piece in stream:
+            yield from rows.feed(piece)
+        yield from rows.finish()
+    finally:
+        stream.close()
 
 
-def _buffer(obis: Obis, answer: object) -> bytes:
-    content = answer.single() if isinstance(answer, GetAnswer) else AccessError(250)
-    if isinstance(content, AccessError):
-        raise PeerError(f"profile {obis}: {content.text}")
-    return content
-
-
-def _selection(
-    place: _Place,
-    clock: CaptureObject | None,
-    since: datetime | None,
-    until: datetime | None,
-    entries: tuple[int, int] | None,
-) -> Selection | None:
-    """What to ask for: the range or entries wanted, less what was given already."""
-    if entries is not None:
-        return by_entry(entries[0] + place.rows, entries[1])
-    if clock is None or (since is None and until is None and place.clock is None):
-        return by_entry(place.rows + 1) if place.rows else None
-    first = place.clock or (CosemDateTime(1970, 1, 1) if since is None else CosemDateTime.from_datetime(since)).emit()
-    last = _END_OF_TIME if until is None else CosemDateTime.from_datetime(until).emit()
-    return by_range(clock, axdr.octets(first), axdr.octets(last))
-
-
-def _columns(meter: Meter, obis: Obis) -> tuple[tuple[Column, ...], int]:
-    """The columns with their scalers, and the capture period in seconds; asked for once a `Meter`."""
+def _columns(meter: Meter, obis: Obis) -> tuple[tuple[Column, ...], int, int]:
+    """The columns with their scalers, the capture period in seconds, the sort method; asked for once a `Meter`."""
     found = meter.columns.get(obis)
     if found is None:
-        captures = columns_of(meter.get(AttributeRef(PROFILE_CLASS, obis, CAPTURE_OBJECTS)))
-        period = meter.get(AttributeRef(PROFILE_CLASS, obis, CAPTURE_PERIOD)).value
+        refs = [AttributeRef(PROFILE_CLASS, obis, number) for number in (CAPTURE_OBJECTS, CAPTURE_PERIOD, SORT_METHOD)]
+        described, period, sort_method = meter.read_many(refs)
+        if isinstance(described, Failed):
+            raise ItemFailed(described.ref, described.error)
+        captures = columns_of(described.raw)
         scalers = meter.scalers([capture.ref for capture in captures])
-        columns = tuple([Column(capture, scalers.get(capture.ref)) for capture in captures])
-        found = meter.columns[obis] = columns, period if isinstance(period, int) else 0
+        columns = tuple([Column(capture, scalers.get(capture.ref), meter.policy) for capture in captures])
+        found = meter.columns[obis] = columns, _number(period, 0), _number(sort_method, FIFO)
     return found
+
+
+def _number(result: Reading | Failed, otherwise: int) -> int:
+    value = None if isinstance(result, Failed) else result.raw.value
+    return value if isinstance(value, int) else otherwise

@@ -16,11 +16,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 
-from dlms import axdr
 from dlms.acse import Aare, Aarq, InitiateRequest, InitiateResponse, Release
-from dlms.apdu import action, faults, sn
+from dlms.apdu import faults, notify
 from dlms.apdu.common import AccessError, ActionOutcome, Item, Result, is_unconfirmed
-from dlms.association import PDU_SIZE_MIN, PDU_UNLIMITED, REPLY_TO_HLS
+from dlms.association import PDU_SIZE_MIN, PDU_UNLIMITED
 from dlms.axdr import Data
 from dlms.ciphering import PROTECTED_TAGS, Ciphering, Replayed
 from dlms.codes import (
@@ -53,10 +52,12 @@ from dlms.objects import (
     objects_from_rows,
     rows_from_csv,
 )
+from dlms.rights import MANAGEMENT, NOTHING, Rights
 from dlms.security import CHALLENGE_OCTETS_MAX, CHALLENGE_OCTETS_MIN, Auth, Hls, Lls, NoAuth, Security, own_title
-from dlms.server_names import NamedServices
-from dlms.server_services import Access, Refuse, Services, exception
-from dlms.shortnames import REPLY_TO_HLS_NAME
+from dlms.server_hls import reply_to_hls
+from dlms.server_names import NamedServices, refusal_by_name
+from dlms.server_services import Refuse, Services
+from dlms.server_view import Terms, View
 
 __all__ = [
     "MeterServer", "Row", "ServerAssociation", "ServerObject", "ValueSource", "constant", "objects_from_csv",
@@ -64,14 +65,12 @@ __all__ = [
 ]  # fmt: skip
 
 
-SECURITY_SETUP_CLASS = 64
-
-
 class MeterServer:
     """The objects of one meter and who may associate.
 
     `auth` is what every client must prove, or a mapping from client SAP to it (other SAPs are then refused). With
-    `security`, for all or by client SAP, associations are ciphered. `short_names` lets clients use them too.
+    `security`, for all or by client SAP, associations are ciphered. `short_names` lets clients use them too. `rights`
+    are what a client may do, for all or by client SAP (`dlms.rights`; SAPs that are not named then see nothing).
     """
 
     def __init__(
@@ -83,6 +82,7 @@ class MeterServer:
         pdu_size: int = 1024,
         conformance: Conformance = LN_CLIENT_CONFORMANCE,
         short_names: bool = False,
+        rights: Rights | Mapping[int, Rights] = MANAGEMENT,
     ) -> None:
         if not PDU_SIZE_MIN <= pdu_size <= PDU_UNLIMITED:
             raise LocalError(f"a PDU size is {PDU_SIZE_MIN} to {PDU_UNLIMITED} octets, not {pdu_size}")
@@ -91,7 +91,9 @@ class MeterServer:
         self.short_names = short_names
         self.asking_title: bytes | None = None  # of the client whose request is served right now
         self._auth = NoAuth() if auth is None else auth
+        self._changed_auth: dict[int, Auth] = {}
         self._security = security
+        self._rights = rights
         self._objects: dict[Obis, dict[int, ServerObject]] = {}
         for item in objects:
             self.add(item)
@@ -105,7 +107,17 @@ class MeterServer:
 
     def auth_of(self, client_sap: int) -> Auth | None:
         """What this client must prove; None when it may not associate at all."""
+        if client_sap in self._changed_auth:
+            return self._changed_auth[client_sap]
         return self._auth.get(client_sap) if isinstance(self._auth, Mapping) else self._auth
+
+    def change_auth(self, client_sap: int, auth: Auth) -> None:
+        """What this client must prove from its next association on."""
+        self._changed_auth[client_sap] = auth
+
+    def rights_of(self, client_sap: int) -> Rights:
+        """What this client may do."""
+        return self._rights.get(client_sap, NOTHING) if isinstance(self._rights, Mapping) else self._rights
 
     def security_of(self, client_sap: int) -> Security | None:
         """The keys for this client; None when its associations are plain."""
@@ -143,20 +155,6 @@ class MeterServer:
     def new_association(self, client_sap: int) -> ServerAssociation:
         """For a connection just made."""
         return ServerAssociation(self, client_sap)
-
-
-class _Unsecured:
-    """What a client without ciphering may act on: everything but the keys of the meter."""
-
-    def __init__(self, server: MeterServer) -> None:
-        self.get = server.get
-        self.set = server.set
-        self._act = server.act
-
-    def act(self, method: MethodRef, parameters: Data | None) -> ActionOutcome:
-        if method.class_id == SECURITY_SETUP_CLASS:
-            return ActionOutcome(ActionResult.READ_WRITE_DENIED)
-        return self._act(method, parameters)
 
 
 class State(Enum):
@@ -204,17 +202,35 @@ class ServerAssociation:
         self._proof_ciphering: Ciphering | None = None
         self._transfer: BlockTransfer | None = None
         self._client_pdu_size = PDU_UNLIMITED
+        self._conformance = Conformance(0)
 
     def receive_apdu(self, apdu: bytes, now: float) -> list[bytes]:  # noqa: ARG002 - the contract of the cores
-        """The answers to one APDU, in order. `now` is monotonic seconds."""
+        """The answers to one APDU, in order; none to what wants none. `now` is monotonic seconds."""
         try:
             return self._receive(apdu)
         except Refuse as refusal:
-            return [refusal.apdu]
+            return [self._refusal(apdu, refusal)]
         except DecodeError:
-            return [exception(StateError.SERVICE_NOT_ALLOWED, ServiceError.OTHER_REASON)]
+            return [self._refusal(apdu, Refuse(StateError.SERVICE_NOT_ALLOWED, ServiceError.OTHER_REASON))]
         except DlmsError:
-            return [exception(StateError.SERVICE_NOT_ALLOWED, ServiceError.OPERATION_NOT_POSSIBLE)]
+            return [self._refusal(apdu, Refuse(StateError.SERVICE_NOT_ALLOWED, ServiceError.OPERATION_NOT_POSSIBLE))]
+
+    def _refusal(self, apdu: bytes, refusal: Refuse) -> bytes:
+        """An exception-response, or with short names a confirmed-service-error."""
+        if self.state is State.ASSOCIATED and isinstance(self._services, NamedServices):
+            return refusal_by_name(apdu, refusal)
+        return refusal.apdu
+
+    def notify(self, message: notify.Notification) -> bytes | None:
+        """The APDU that brings `message` to this client; None when it did not agree to such. Raises `LocalError` when
+        it is too long for the client."""
+        wanted = _NOTIFYING[type(message)]
+        if self.state is not State.ASSOCIATED or not self._conformance & wanted:
+            return None
+        apdu = message.emit() if self._ciphering is None else self._ciphering.protect(message.emit())
+        if len(apdu) > self._client_pdu_size:
+            raise LocalError(f"a notification of {len(apdu)} octets for a client that takes {self._client_pdu_size}")
+        return apdu
 
     def reset(self) -> None:
         """The link went down: the association is gone."""
@@ -235,13 +251,13 @@ class ServerAssociation:
     def _whole(self, apdu: bytes) -> list[bytes]:
         """The answer to a whole APDU, in general blocks where it is too long."""
         answer = self._answer(apdu)
-        if answer is None:
+        if not answer:
             return []
         if self._transfer is None or len(answer) <= self._client_pdu_size:
             return [answer]
         return self._transfer.send(answer)
 
-    def _answer(self, apdu: bytes) -> bytes | None:
+    def _answer(self, apdu: bytes) -> bytes:
         """None where no answer is wanted."""
         tag = apdu[0] if apdu else -1
         if tag not in _KNOWN:
@@ -252,14 +268,18 @@ class ServerAssociation:
             return self._rlrq(apdu)
         plain = self._unprotect(apdu)
         self._server.asking_title = None if self._ciphering is None else self._ciphering.peer_title
-        if self.state is State.ASSOCIATED and is_unconfirmed(plain):
-            with contextlib.suppress(DlmsError):  # nobody waits to hear what was wrong with it
-                self._services.handle(plain)
-            return None
-        answer = self._services.handle(plain) if self.state is State.ASSOCIATED else self._prove(plain)
-        if self._ciphering is None:
+        answer = self._serve(plain) if self.state is State.ASSOCIATED else self._prove(plain)
+        if self._ciphering is None or not answer:
             return answer
         return self._ciphering.protect(answer, tag)
+
+    def _serve(self, plain: bytes) -> bytes:
+        """One request of a client that is let in; no answer, not even a refusal, to an unconfirmed one."""
+        if not is_unconfirmed(plain):
+            return self._services.handle(plain)
+        with contextlib.suppress(DlmsError):
+            self._services.handle(plain)
+        return b""
 
     # ------------------------------------------------------------------------------------------------- association
 
@@ -327,11 +347,17 @@ class ServerAssociation:
             size = PDU_UNLIMITED  # an answer is whole to the services, and cut up after it was protected
         self._ciphering = ciphering if aarq.context.ciphered else None
         self._security = security
-        access: Access = server if aarq.context.ciphered else _Unsecured(server)
+        self._conformance = conformance
+        rights = server.rights_of(self.client_sap)
+        view = View(
+            server,
+            Terms(self.client_sap, auth or NoAuth(), aarq.context, conformance, server.pdu_size,
+                  self._client_pdu_size, rights),
+        )  # fmt: skip
         self._services = (
-            NamedServices(access, server.objects(), conformance, size)
+            NamedServices(view, view.objects(), conformance, size)
             if aarq.context.short_names
-            else Services(access, conformance, size)
+            else Services(view, conformance, size)
         )
         title = None if auth is None else own_title(auth, security)
         if not isinstance(auth, Hls):
@@ -355,7 +381,7 @@ class ServerAssociation:
     def _prove(self, plain: bytes) -> bytes:
         """Passes 3 and 4 of high level security: the one request that is served before the client is let in."""
         pending = self._pending
-        reply = None if pending is None else _reply(plain, short_names=isinstance(self._services, NamedServices))
+        reply = None if pending is None else reply_to_hls(plain, short_names=isinstance(self._services, NamedServices))
         if pending is None or reply is None:
             raise Refuse(StateError.SERVICE_NOT_ALLOWED, ServiceError.OPERATION_NOT_POSSIBLE)
         try:
@@ -406,6 +432,11 @@ class ServerAssociation:
         self.state = following
 
 
+_NOTIFYING: dict[type[notify.Notification], Conformance] = {
+    notify.DataNotification: Conformance.DATA_NOTIFICATION,
+    notify.EventNotification: Conformance.EVENT_NOTIFICATION,
+    notify.InformationReport: Conformance.INFORMATION_REPORT,
+}
 _KNOWN = PROTECTED_TAGS | {
     Apdu.RLRQ,
     Apdu.GET_REQUEST,
@@ -414,46 +445,9 @@ _KNOWN = PROTECTED_TAGS | {
     Apdu.ACCESS_REQUEST,
     Apdu.READ_REQUEST,
     Apdu.WRITE_REQUEST,
+    Apdu.UNCONFIRMED_WRITE_REQUEST,
 }
 _VERSION_TOO_LOW, _INCOMPATIBLE_CONFORMANCE, _PDU_TOO_SHORT = 1, 2, 3
-
-
-@dataclass(frozen=True, slots=True)
-class _Reply:
-    """A client's proof, and how to answer it: `invoke` None is a READ of the method's short name."""
-
-    invoke: int | None
-    proof: bytes
-
-    def refusal(self) -> bytes:
-        if self.invoke is None:
-            return sn.ReadResponse((AccessError(DataAccessResult.READ_WRITE_DENIED),)).emit()
-        return action.ActionResponse(self.invoke, ActionOutcome(ActionResult.READ_WRITE_DENIED)).emit()
-
-    def acceptance(self, proof: bytes) -> bytes:
-        if self.invoke is None:
-            return sn.ReadResponse((axdr.octets(proof),)).emit()
-        return action.ActionResponse(self.invoke, ActionOutcome(ActionResult.SUCCESS, axdr.octets(proof))).emit()
-
-
-def _reply(plain: bytes, *, short_names: bool) -> _Reply | None:
-    """The call of reply_to_HLS_authentication in `plain`, None when it is something else. Raises `DecodeError`."""
-    invoke, parameters = None, None
-    if short_names and plain[0] == Apdu.READ_REQUEST:
-        read = sn.parse_read_request(plain)
-        if not isinstance(read, sn.ReadRequest) or [one.name for one in read.variables] != [REPLY_TO_HLS_NAME]:
-            return None
-        selection = read.variables[0].selection
-        parameters = None if selection is None else selection.parameters
-    elif not short_names and plain[0] == Apdu.ACTION_REQUEST:
-        request = action.parse_request(plain)
-        if not isinstance(request, action.ActionRequest) or request.method != REPLY_TO_HLS:
-            return None
-        invoke, parameters = request.invoke, request.parameters
-    else:
-        return None
-    proof = parameters.value if parameters is not None else None
-    return _Reply(invoke, proof if isinstance(proof, bytes) else b"")
 
 
 def _initiate(aarq: Aarq, ciphering: Ciphering | None) -> InitiateRequest:

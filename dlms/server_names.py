@@ -3,21 +3,35 @@
 from __future__ import annotations
 
 from dlms import axdr
-from dlms.apdu import sn
+from dlms.apdu import faults, sn
 from dlms.apdu.common import AccessError, Item, Result, Selection, emit_results
 from dlms.axdr import Data
 from dlms.codes import Apdu, Conformance, DataAccessResult, ServiceError, StateError
 from dlms.cosem.classes import interface_class
 from dlms.cosem.obis import AttributeRef, MethodRef
+from dlms.discovery import OBJECT_LIST
 from dlms.errors import LocalError
 from dlms.exchange_write import BlockSender
 from dlms.objects import ServerObject
 from dlms.server_services import Access, Refuse
-from dlms.shortnames import ASSOCIATION_BASE, OBJECT_LIST, method_offset
+from dlms.shortnames import ASSOCIATION_BASE, method_offset
 
 FIRST_BASE = 0x0100
+ASSOCIATION_LN = 15
 READ_BLOCK_HEAD_OCTETS = 10  # tag, count, choice, last, number, a length of up to four octets
 _NAMES_STEP = 8
+
+
+_SERVICES: dict[int, int] = {Apdu.READ_REQUEST: faults.READ_SERVICE, Apdu.WRITE_REQUEST: faults.WRITE_SERVICE}
+_SERVICE_CODES = {ServiceError.PDU_TOO_LONG: 1, ServiceError.SERVICE_NOT_SUPPORTED: 2}  # others are 0, "other"
+
+
+def refusal_by_name(apdu: bytes, refusal: Refuse) -> bytes:
+    """The confirmed-service-error for a READ or WRITE that is refused; an exception-response for everything else."""
+    service = _SERVICES.get(apdu[0] if apdu else -1)
+    if service is None:
+        return refusal.apdu
+    return faults.ConfirmedServiceError(service, faults.SERVICE_CLASS, _SERVICE_CODES.get(refusal.error, 0)).emit()
 
 
 class NameTable:
@@ -27,6 +41,8 @@ class NameTable:
         self.bases: list[tuple[int, ServerObject]] = []
         base = FIRST_BASE
         for item in objects:
+            if item.class_id == ASSOCIATION_LN:
+                continue  # of logical names; the association of short names is at the end
             self.bases.append((base, item))
             base += _span(item)
         if base > ASSOCIATION_BASE:
@@ -85,8 +101,8 @@ class NamedServices:
         if apdu[0] == Apdu.READ_REQUEST:
             self._need(Conformance.READ)
             return self._read(apdu)
-        if apdu[0] == Apdu.WRITE_REQUEST:
-            self._need(Conformance.WRITE)
+        if apdu[0] in (Apdu.WRITE_REQUEST, Apdu.UNCONFIRMED_WRITE_REQUEST):
+            self._need(Conformance.WRITE if apdu[0] == Apdu.WRITE_REQUEST else Conformance.UNCONFIRMED_WRITE)
             request = sn.parse_write_request(apdu)
             codes = [
                 self._write(variable, value) for variable, value in zip(request.variables, request.values, strict=True)

@@ -35,6 +35,7 @@ class Refuse(DlmsError):
 
     def __init__(self, state_error: StateError, service_error: ServiceError, counter: int | None = None) -> None:
         super().__init__(service_error.name)
+        self.error = service_error
         self.apdu = exception(state_error, service_error, counter)
 
 

@@ -316,7 +316,8 @@ class MeterSession:
     def _established(self) -> None:
         """The association stands; with short names the meter's list of them is read first, once a meter."""
         if self._short_names and self.known.short_names is None:
-            from dlms.shortnames import OBJECT_LIST, SnReadExchange, association_names
+            from dlms.discovery import OBJECT_LIST
+            from dlms.shortnames import SnReadExchange, association_names
 
             self._association.request(SnReadExchange((Item(OBJECT_LIST),), association_names()))
             return

@@ -13,11 +13,11 @@ from dlms.axdr import Data
 from dlms.codes import Apdu, DataAccessResult
 from dlms.cosem.obis import AttributeRef, MethodRef, Obis
 from dlms.cursor import Cursor, length_octets
+from dlms.discovery import OBJECT_LIST
 from dlms.errors import DecodeError, LocalError, PeerError
 from dlms.exchange import ANSWER_BYTES_MAX, Answer, GetAnswer, SetAnswer
 
 ASSOCIATION_BASE = 0xFA00
-OBJECT_LIST = AttributeRef(12, Obis.parse("0.0.40.0.0.255"), 2)
 REPLY_TO_HLS_NAME = ASSOCIATION_BASE + 0x58  # method 8 of Association SN (BB 4.4.3)
 REPLY_TO_HLS_SELECTOR = 1
 NAMES_MAX = 0x10000 // 8
@@ -81,6 +81,7 @@ class SnReadExchange:
         self._variables = tuple([sn.Variable(_known(names, item.ref), item.selection) for item in items])
         self._blocks = bytearray()
         self._number = 0
+        self._stopped = False
 
     @classmethod
     def reply_to_hls(cls, proof: bytes) -> SnReadExchange:
@@ -89,10 +90,14 @@ class SnReadExchange:
         selection = Selection(REPLY_TO_HLS_SELECTOR, axdr.octets(proof))
         return cls((Item(ref, selection),), association_names())
 
-    @property
-    def partial(self) -> bytes:
-        """The part of the encoded value that came in blocks so far: behind the choice octet of the result."""
-        return bytes(self._blocks[1:])
+    def value_from(self, start: int) -> bytes:
+        """Of the one encoded value that comes in blocks, what has come so far from octet `start` on."""
+        head = 2 if self._blocks[:1] == b"\x01" else 1  # count, which some meters leave out, and choice of the result
+        return bytes(self._blocks[head + start :])
+
+    def stop(self) -> None:
+        """No more blocks are wanted: the exchange ends with the next one. A new request tells the meter the same."""
+        self._stopped = True
 
     def start(self, _invoke: int) -> bytes:
         return sn.ReadRequest(self._variables).emit()
@@ -110,7 +115,7 @@ class SnReadExchange:
         if len(self._blocks) + len(block.data) > ANSWER_BYTES_MAX:
             raise PeerError(f"an answer of more than {ANSWER_BYTES_MAX} octets")
         self._blocks += block.data
-        if not block.last:
+        if not block.last and not self._stopped:
             return sn.ReadNext(block.number).emit()
         return GetAnswer(self._items, "list", self._counted(bytes(self._blocks)))
 

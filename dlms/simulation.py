@@ -1,56 +1,43 @@
-"""A simulated meter: the values of a reading list, deterministic from its serial number, with a real clock, profiles
-with rows, a contactor, image transfer and its object list. For `dlms simulate`, tests and demonstrations.
+"""A simulated meter: the values of a reading list, deterministic from its serial number, with a clock of its own,
+profiles that go on as time passes, events, a contactor with scripts, schedule and limiter, image transfer, push, and
+its object list. For `dlms simulate`, tests and demonstrations.
 """
 
 from __future__ import annotations
 
 import hashlib
 import random
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 from dlms import axdr
 from dlms.apdu.common import AccessError, Item, Result
+from dlms.apdu.notify import Notification
 from dlms.axdr import Data, Tag
-from dlms.codes import DataAccessResult
+from dlms.codes import SERVER_CONFORMANCE, Conformance, DataAccessResult
 from dlms.cosem.obis import AttributeRef, Obis
-from dlms.cosem.profile import CLOCK_OBIS, CaptureObject
 from dlms.cosem.time import CosemDateTime
-from dlms.objects import Row, objects_from_rows
+from dlms.errors import LocalError
+from dlms.objects import Row, ServerObject, constant, objects_from_rows
+from dlms.rights import MANAGEMENT, Rights
 from dlms.security import Auth, Security
-from dlms.server import MeterServer, ServerAssociation
-from dlms.server_objects import ClockObject, DisconnectControl, ImageTransfer, ProfileObject, association_object
+from dlms.server import MeterServer
+from dlms.server_connection import ServerConnection
+from dlms.simulated_objects import CLOCK_CLASS, ENERGY_SHARES, Event, LivingObjects
+
+__all__ = ["CLOCK_CLASS", "SERIAL_MAX", "Event", "SimulatedMeter", "SimulatedConnection", "device_name"]
 
 if TYPE_CHECKING:
     from dlms.server_security import SecuritySetup
 
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 DEVICE_NAME = "0.0.42.0.0.255"
+SAP_ASSIGNMENT = "0.0.41.0.0.255"
 SERIAL_MAX = 10**13 - 1
-PROFILE_CLASS, CLOCK_CLASS, CONTACTOR_CLASS = 7, 8, 70
-
-CLOCK_COLUMN = CaptureObject(AttributeRef(CLOCK_CLASS, CLOCK_OBIS, 2))
-IMPORTED = CaptureObject(AttributeRef(3, Obis.parse("1.0.1.8.0.255"), 2))
-EXPORTED = CaptureObject(AttributeRef(3, Obis.parse("1.0.2.8.0.255"), 2))
-EVENT = CaptureObject(AttributeRef(1, Obis.parse("0.0.96.11.0.255"), 2))
-
-# Columns, period in seconds and rows at the beginning, by the code of a profile; others are event logs.
-PROFILES: dict[str, tuple[tuple[CaptureObject, ...], int, int]] = {
-    "1.0.99.1.0.255": ((CLOCK_COLUMN, IMPORTED, EXPORTED), 900, 192),
-    "1.0.99.2.0.255": ((CLOCK_COLUMN, IMPORTED, EXPORTED), 86_400, 31),
-    "0.0.98.1.0.255": ((CLOCK_COLUMN, IMPORTED, EXPORTED), 30 * 86_400, 12),
-}
-EVENT_LOG = ((CLOCK_COLUMN, EVENT), 0, 5)
-EVENT_SPACING_S = 36_000
-
-# What an energy register gains of `advance(wh)`, in percent: imports flow through tariff 1, exports are a fifth.
-ENERGY_SHARES = {
-    "1.0.1.8.0.255": 100, "1.0.1.8.1.255": 100, "1.0.15.8.0.255": 120, "1.0.16.8.0.255": 80,
-    "1.0.2.8.0.255": 20, "1.0.2.8.1.255": 20, "1.0.9.8.0.255": 105, "1.0.10.8.0.255": 21,
-    "1.0.3.8.0.255": 30, "1.0.3.8.1.255": 30, "1.0.5.8.0.255": 30, "1.0.4.8.0.255": 5, "1.0.4.8.1.255": 5,
-    "1.0.8.8.0.255": 5,
-}  # fmt: skip
+NOTIFICATIONS_MAX = 64  # that wait on one connection
 
 
 def _civil_now() -> datetime:
@@ -62,8 +49,36 @@ def device_name(serial: int) -> str:
     return f"DCU{serial:013d}"
 
 
+class SimulatedConnection(ServerConnection):
+    """One connection to a simulated meter, with what the meter wants to say unasked."""
+
+    def __init__(self, meter: SimulatedMeter) -> None:
+        super().__init__(meter.server)
+        self._meter = meter
+        self.waiting: deque[Notification] = deque(maxlen=NOTIFICATIONS_MAX)
+
+    def receive_apdu(self, client: int, apdu: bytes, now: float) -> list[bytes]:
+        """The answers to one APDU of one client; what the meter did meanwhile is done first."""
+        self._meter.tick()
+        return super().receive_apdu(client, apdu, now)
+
+    def take_notifications(self) -> list[tuple[int, bytes]]:
+        """Notifications since the last call, for each client that agreed to such; too long ones are dropped."""
+        found: list[tuple[int, bytes]] = []
+        while self.waiting:
+            try:
+                found += self.notify(self.waiting.popleft()).items()
+            except LocalError:
+                continue
+        return found
+
+
 class SimulatedMeter:
-    """One meter. `rows` are the lines of a reading list; those for more phases than it has are undefined in it."""
+    """One meter. `rows` are the lines of a reading list; those for more phases than it has are undefined in it.
+
+    `now` gives civil time. Without `living` the profiles keep the rows of the beginning, nothing is logged, and neither
+    schedule nor limiter do anything.
+    """
 
     def __init__(
         self,
@@ -73,42 +88,77 @@ class SimulatedMeter:
         phases: int = 3,
         auth: Auth | Mapping[int, Auth] | None = None,
         security: Security | Mapping[int, Security] | None = None,
+        rights: Rights | Mapping[int, Rights] = MANAGEMENT,
+        conformance: Conformance = SERVER_CONFORMANCE,
         pdu_size: int = 1024,
         now: Callable[[], datetime] = _civil_now,
+        living: bool = True,
     ) -> None:
         self.serial = serial
         self.id = device_name(serial)
         self.rows = [row for row in rows if row.phases <= phases]
-        self._now = now
         self._values = {_key(row.class_id, row.obis, row.attribute): self._make(row) for row in self.rows}
-        objects = objects_from_rows(self.rows, self._value, phases=phases)
-        self.server = MeterServer(objects, auth=auth, security=security, pdu_size=pdu_size)
-        self.clock = ClockObject(now)
-        self.contactor = DisconnectControl()
-        self.images = ImageTransfer()
+        self.server = MeterServer(
+            objects_from_rows(self.rows, self._value, phases=phases),
+            auth=auth,
+            security=security,
+            pdu_size=pdu_size,
+            conformance=conformance,
+            short_names=True,
+            rights=rights,
+        )
+        self._connections: WeakSet[SimulatedConnection] = WeakSet()
+        classes = {(row.class_id, row.obis) for row in self.rows}
+        self.living = LivingObjects(self.server, classes, serial, now, self._send, lives=living)
+        self.clock = self.living.clock
+        self.contactor = self.living.contactor
+        self.images = self.living.images
+        self.profiles = self.living.profiles
         self.security_setup = _security_setup(self.server, security)
-        self.profiles: dict[Obis, ProfileObject] = {}
-        self._add_living_objects()
-        self._associations: dict[int, ServerAssociation] = {}
+        if self.security_setup is not None:
+            self.server.add(self.security_setup.item)
+        self._add_identity()
+        self._only: SimulatedConnection | None = None
+
+    def _add_identity(self) -> None:
+        name = axdr.octets(self.id.encode())
+        listed = axdr.array([axdr.structure(axdr.u16(1), name)])
+        self.server.add(ServerObject(17, Obis.parse(SAP_ASSIGNMENT), readers={2: constant(listed)}))
 
     # ---- talking
 
+    def connect(self) -> SimulatedConnection:
+        """One more connection; it is forgotten when nobody holds it any more."""
+        connection = SimulatedConnection(self)
+        self._connections.add(connection)
+        return connection
+
     def receive_apdu(self, client: int, apdu: bytes, now: float) -> list[bytes]:
-        """The answers to one APDU of one client SAP."""
-        association = self._associations.get(client)
-        if association is None:
-            association = self._associations[client] = self.server.new_association(client)
-        return association.receive_apdu(apdu, now)
+        """The answers to one APDU of one client SAP, for a meter that has one connection only."""
+        if self._only is None:
+            self._only = self.connect()
+        return self._only.receive_apdu(client, apdu, now)
 
     def forget_clients(self) -> None:
-        """The link is gone, and all associations with it."""
-        self._associations.clear()
+        """That connection is gone, and all associations with it."""
+        self._only = None
+
+    def _send(self, message: Notification) -> None:
+        for connection in self._connections:
+            connection.waiting.append(message)
 
     # ---- values
 
     def get(self, ref: AttributeRef) -> Result:
-        """What a client would be given."""
+        """What a client with all rights would be given."""
         return self.server.get(Item(ref))
+
+    def put(self, ref: AttributeRef, value: Data) -> None:
+        """Give an attribute of the list another value. Raises `LocalError` for one that is not in it."""
+        key = _key(ref.class_id, ref.obis, ref.attribute)
+        if key not in self._values:
+            raise LocalError(f"{ref} is not in this meter's list")
+        self._values[key] = value
 
     def advance(self, watt_hours: int) -> None:
         """Energy flows."""
@@ -118,6 +168,14 @@ class SimulatedMeter:
                 key = _key(row.class_id, row.obis, row.attribute)
                 old = self._values[key]
                 self._values[key] = Data(old.tag, old.integer() + watt_hours * share // 100)
+
+    def tick(self) -> None:
+        """What the meter did by itself since the last call: rows of the profiles, the schedule, the limiter."""
+        self.living.tick()
+
+    def log(self, event: Event) -> None:
+        """Something happened: it goes into the event log, and to the clients that agreed to hear of events."""
+        self.living.log(event)
 
     def _value(self, class_id: int, obis: Obis, attribute: int) -> Result:
         value = self._values.get(_key(class_id, obis, attribute))
@@ -138,49 +196,6 @@ class SimulatedMeter:
         if kind == "bool":
             return Data(tag=Tag.BOOLEAN, value=True)
         return Data(row.tag, _number(row, pick))
-
-    # ---- objects that do something
-
-    def _add_living_objects(self) -> None:
-        classes = {(row.class_id, row.obis) for row in self.rows}
-        if (CLOCK_CLASS, CLOCK_OBIS) in classes:
-            self.server.add(self.clock.item)
-        if (CONTACTOR_CLASS, self.contactor.item.obis) in classes:
-            self.server.add(self.contactor.item)
-        for class_id, obis in sorted(classes):
-            if class_id == PROFILE_CLASS:
-                profile = self._profile(obis)
-                self.profiles[obis] = profile
-                self.server.add(profile.item)
-        if self.security_setup is not None:
-            self.server.add(self.security_setup.item)
-        self.server.add(self.images.item)
-        self.server.add(association_object(self.server))
-
-    def _profile(self, obis: Obis) -> ProfileObject:
-        columns, period_s, count = PROFILES.get(str(obis), EVENT_LOG)
-        profile = ProfileObject(obis, columns, period_s=period_s)
-        spacing_s = period_s or EVENT_SPACING_S
-        last = int(self._now().timestamp()) // spacing_s * spacing_s
-        pick = random.Random(f"{self.serial}/{obis}")  # noqa: S311 (values to look at, not secrets)
-        totals = [self._total(column) for column in columns[1:]]
-        rows: list[list[Data]] = []
-        for index in range(count):  # from the newest row back, so that the newest shows what the registers show
-            moment = datetime.fromtimestamp(last - index * spacing_s, UTC)
-            row = [axdr.octets(CosemDateTime.from_datetime(moment).emit())]
-            if period_s:
-                row += [axdr.u32(total) for total in totals]
-                totals = [max(0, total - pick.randrange(20, 200)) for total in totals]
-            else:
-                row.append(axdr.u8(pick.randrange(1, 40)))
-            rows.append(row)
-        for row in reversed(rows):
-            profile.capture(row)
-        return profile
-
-    def _total(self, column: CaptureObject) -> int:
-        value = self._values.get(_key(column.ref.class_id, column.ref.obis, column.ref.attribute))
-        return value.integer() if value is not None else 1_000_000
 
 
 def _security_setup(server: MeterServer, security: Security | Mapping[int, Security] | None) -> SecuritySetup | None:

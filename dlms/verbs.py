@@ -1,9 +1,7 @@
-"""Things one does with a meter that take more than one service: its clock, its firmware, its contactor."""
+"""Things one does with a meter that take more than one service: its clock, its keys, its contactor."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -41,10 +39,11 @@ class ClockVerbs:
         return self._meter.read(self._time)
 
     def set(self, when: datetime, *, dst: bool = False) -> None:
-        """Set the time, written in the zone of `when`; `dst` sets the daylight-saving bit. Raises `ItemFailed`."""
+        """Set the time, written as the meter's own clock would (see `CosemDateTime.from_instant`); `dst` sets the
+        daylight-saving bit. Raises `ItemFailed`."""
         if when.tzinfo is None:
             raise LocalError("a clock is set with a time that has a zone")
-        self._meter.set(self._time, axdr.octets(CosemDateTime.from_datetime(when, dst=dst).emit()))
+        self._meter.set(self._time, axdr.octets(CosemDateTime.from_instant(when, self._meter.policy, dst=dst).emit()))
 
     def shift(self, seconds: int) -> None:
         """Move the clock by -900 to 900 seconds, without a jump where the meter can. Raises `ItemFailed`."""
@@ -115,107 +114,3 @@ class SecurityVerbs:
         if not isinstance(returned, axdr.Data) or not isinstance(returned.value, bytes):
             raise PeerError("the meter returned no octets")
         return returned.value
-
-
-# ------------------------------------------------------------------------------------------------- image transfer
-
-IMAGE = Obis.parse("0.0.44.0.0.255")
-_CLASS = 18
-_BLOCK_SIZE, _BLOCKS_STATUS, _FIRST_MISSING, _ENABLED, _STATUS, _TO_ACTIVATE = range(2, 8)
-_INITIATE, _BLOCK, _VERIFY, _ACTIVATE = range(1, 5)
-VERIFICATION_FAILED, VERIFICATION_SUCCESSFUL = 4, 3
-IMAGE_BLOCK_OCTETS_MAX = 64 * 1024
-ROUNDS_MAX = 5  # times over the blocks that the meter still lacks
-VERIFY_POLLS_MAX = 120
-
-
-class ImageVerbs:
-    """Firmware transfer (BB 4.4.6): initiate, blocks, what is missing again, verify, activate."""
-
-    def __init__(
-        self, meter: Meter, *, sleep: Callable[[float], None] = time.sleep, poll_interval_s: float = 5.0
-    ) -> None:
-        self._meter = meter
-        self._sleep = sleep
-        self._poll_interval_s = poll_interval_s
-
-    def transfer(
-        self,
-        image: bytes,
-        identifier: bytes,
-        *,
-        activate: bool = False,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> None:
-        """Bring `image` to the meter and have it verified, and activated if so wished.
-
-        `progress` is told blocks sent and blocks in all. Raises `PeerError` when the meter refuses, or when the image
-        does not verify.
-        """
-        meter = self._meter
-        if meter.get(self._ref(_ENABLED)).value is not True:
-            raise PeerError("the meter does not take images now")
-        size = meter.get(self._ref(_BLOCK_SIZE)).integer()
-        if not 0 < size <= IMAGE_BLOCK_OCTETS_MAX:
-            raise PeerError(f"an image block size of {size} octets")
-        self._call(_INITIATE, axdr.structure(axdr.octets(identifier), axdr.u32(len(image))))
-        blocks = -(-len(image) // size)
-        self._send(image, size, range(blocks), blocks, progress)
-        for _ in range(ROUNDS_MAX):
-            missing = self._missing(blocks)
-            if not missing:
-                break
-            self._send(image, size, missing, blocks, progress)
-        else:
-            raise PeerError("the meter still lacks blocks of the image")
-        self._verify()
-        if activate:
-            self._call(_ACTIVATE, NOTHING)
-
-    def _send(
-        self,
-        image: bytes,
-        size: int,
-        numbers: range | list[int],
-        blocks: int,
-        progress: Callable[[int, int], None] | None,
-    ) -> None:
-        for number in numbers:
-            piece = image[number * size : (number + 1) * size]
-            self._call(_BLOCK, axdr.structure(axdr.u32(number), axdr.octets(piece)))
-            if progress is not None:
-                progress(number + 1, blocks)
-
-    def _missing(self, blocks: int) -> list[int]:
-        if self._meter.get(self._ref(_FIRST_MISSING)).integer() >= blocks:
-            return []
-        status = self._meter.get(self._ref(_BLOCKS_STATUS)).value
-        if not isinstance(status, str):
-            raise PeerError("the status of the blocks is no bit-string")
-        return [number for number in range(blocks) if status[number : number + 1] != "1"]
-
-    def _verify(self) -> None:
-        """A meter that takes its time says "temporary-failure" and is asked for its status until it has one."""
-        from dlms.client import ItemFailed
-
-        try:
-            self._call(_VERIFY, NOTHING)
-        except ItemFailed as refusal:
-            if refusal.code != "temporary-failure":
-                raise
-        else:
-            return
-        for _ in range(VERIFY_POLLS_MAX):
-            status = self._meter.get(self._ref(_STATUS)).integer()
-            if status == VERIFICATION_SUCCESSFUL:
-                return
-            if status == VERIFICATION_FAILED:
-                break
-            self._sleep(self._poll_interval_s)
-        raise PeerError("the image was not verified")
-
-    def _ref(self, attribute: int) -> AttributeRef:
-        return AttributeRef(_CLASS, IMAGE, attribute)
-
-    def _call(self, method: int, parameters: axdr.Data) -> None:
-        self._meter.action(MethodRef(_CLASS, IMAGE, method), parameters)

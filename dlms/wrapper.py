@@ -10,8 +10,10 @@ A WPort is the SAP of the client or of the logical device. What else a link does
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 
+from dlms.datalink import ApduReceived, LinkEvent
 from dlms.direct import DirectLink
 from dlms.errors import DecodeError, LocalError
 
@@ -118,22 +120,40 @@ class WrapperLink(_WrapperBase):
 
 
 class WrapperServerLink(_WrapperBase):
-    """The meter's side: hears one WPort, answers the client that spoke last. `client` is its SAP."""
+    """The meter's side: hears one WPort. `client` is the SAP of the client whose APDU `next_event` gave last, and who
+    gets what is sent; clients may share the connection."""
 
     def __init__(self, server: int, *, packet: bool = False) -> None:
         super().__init__(server, None, packet=packet, answer_timeout_s=None)
+        self._came_from = 0
+        self._sources: deque[int] = deque()  # of the APDUs among the events
 
     @property
     def client(self) -> int | None:
-        """SAP of the client that spoke last."""
+        """SAP of the client that is heard or answered; None before the first."""
         return self._remote
 
+    def address(self, client: int) -> None:
+        """What is sent next goes to this client."""
+        self._remote = client
+
     def send(self, apdu: bytes, now: float) -> None:
-        """Queue one APDU for the client that spoke last. Raises `LocalError` when there is none."""
+        """Queue one APDU for `client`. Raises `LocalError` when there is none."""
         if self._remote is None:
             raise LocalError("no client has spoken")
         super().send(apdu, now)
 
+    def next_event(self) -> LinkEvent | None:
+        """What happened, oldest first."""
+        event = super().next_event()
+        if isinstance(event, ApduReceived):
+            self._remote = self._sources.popleft()
+        return event
+
     def _is_peer(self, source: int) -> bool:
-        self._remote = source
+        self._came_from = source
         return True
+
+    def _deliver(self, apdu: bytes) -> None:
+        self._sources.append(self._came_from)
+        super()._deliver(apdu)

@@ -188,9 +188,11 @@ def _operator_parts(config: Config, engine: Engine, urls: Urls) -> operator_app.
         raise ServeError(f"{config.operator_token_file}: {error}") from error
     if not token:
         raise ServeError(f"{config.operator_token_file}: empty")
+    packages = PackageStore(engine, config.files)
+    packages.learn()
     return operator_app.Parts(
         engine=engine,
-        packages=PackageStore(engine, config.files),
+        packages=packages,
         push=lambda device_id: push.notify(engine, device_id),
         urls=urls.all,
         token_hash=web.token_hash(token),

@@ -20,15 +20,23 @@ from updateagent.errors import (
     EXIT_GUARD_WANTED,
     EXIT_OK,
     EXIT_REBOOT_WANTED,
+    IMAGE_ROLE,
     OK_SCOMO,
+    REQUEST,
     STATE,
     DeviceError,
+    PackageError,
     RequestError,
     UpdateError,
 )
+from updateagent.slots import storage_error
 
 if TYPE_CHECKING:
     import argparse
+
+    from updateagent.payload import DeltaSource
+
+ROOT_BYTES = 32  # SHA-256
 
 
 def run(argv: list[str]) -> int:
@@ -129,6 +137,41 @@ def _verify(arguments: argparse.Namespace) -> int:
     return EXIT_OK
 
 
+def _source(arguments: argparse.Namespace) -> int:
+    """Whether the slot that runs holds the images that a delta was made from."""
+    agent = _agent(arguments)
+
+    def check() -> Mapping[str, Any]:
+        places = agent.places()[agent.read_booted_slot()]
+        for text in arguments.images:
+            name, source = _delta_source(text)
+            if name not in places:
+                raise PackageError(IMAGE_ROLE, f"this device has no place for an image {name}")
+            try:
+                with places[name].open() as file:
+                    source.check(name, file)
+            except OSError as error:
+                raise storage_error(error, f"image {name} of the slot that runs") from error
+        return {}
+
+    return _answered(check, as_json=arguments.json)
+
+
+def _delta_source(text: str) -> tuple[str, DeltaSource]:
+    """`NAME=VERSION:SIZE:ROOT`. Raises `RequestError` (request)."""
+    from updateagent.payload import DeltaSource
+
+    name, _, rest = text.partition("=")
+    try:
+        version, size, root = rest.split(":")
+        source = DeltaSource(version, int(size), bytes.fromhex(root))
+    except ValueError:
+        source = None
+    if source is None or source.size <= 0 or len(source.root) != ROOT_BYTES:
+        raise RequestError(REQUEST, f"{text[:80]!r}: NAME=VERSION:SIZE:ROOT is expected")
+    return name, source
+
+
 def _install(arguments: argparse.Namespace) -> int:
     from updateagent.machine import State
     from updateagent.report import InstallRequest
@@ -178,48 +221,41 @@ def _mark(arguments: argparse.Namespace) -> int:
 
 
 def _software(arguments: argparse.Namespace) -> int:
-    """Software verbs answer with one JSON object when asked to, also for errors."""
-    try:
+    def do() -> Mapping[str, Any]:
         answer = _SOFTWARE[arguments.action](arguments)
-    except UpdateError as error:
         if not arguments.json:
+            for line in answer.get("software", [answer]):
+                mark = "active" if line.get("active") else "inactive"
+                _say(f"{line.get('id', '')} {line.get('version', '')} {mark}".replace("  ", " "))
+        return answer
+
+    return _answered(do, as_json=arguments.json)
+
+
+def _answered(verb: Callable[[], Mapping[str, Any]], *, as_json: bool) -> int:
+    """Do it, and answer with one JSON object when asked to, also for errors."""
+    try:
+        answer = verb()
+    except UpdateError as error:
+        if not as_json:
             raise
         _say(json.dumps({"code": error.number, "name": error.name, "scomo": error.scomo, "message": error.message}))
         return error.number
-    if arguments.json:
+    if as_json:
         _say(json.dumps({"code": 0, "name": "ok", "scomo": OK_SCOMO, "message": "", **answer}))
-    else:
-        for line in answer.get("software", [answer]):
-            mark = "active" if line.get("active") else "inactive"
-            _say(f"{line.get('id', '')} {line.get('version', '')} {mark}".replace("  ", " "))
     return EXIT_OK
 
 
 def _software_install(arguments: argparse.Namespace) -> Mapping[str, Any]:
-    from updateagent.manifest import verify_package
+    from updateagent.installation import install_software
     from updateagent.software import SoftwareStore
 
     agent = _agent(arguments)
+    store = SoftwareStore(agent.disk, agent.config.software_dir)
     with agent.alone():
-        journal = agent.journal()
-        record = journal.load()
-        packages = agent.packages()
-        folder = agent.config.software_dir
-        agent.disk.mkdir_durable(folder, 0o755)
-        package = packages.open(arguments.package)
-        manifest = verify_package(package, packages.trust(record, free=agent.disk.free_bytes(folder)))
-        if manifest.new_roots is not None:
-            packages.keep_roots(manifest.new_roots)
-        store = SoftwareStore(agent.disk, folder)
-        store.install(package, manifest)
-        if arguments.activate:
-            store.activate(manifest.software_id, manifest.version)
-        floors = dict(record.software_floors)
-        floors[manifest.software_id] = max(floors.get(manifest.software_id, 0), manifest.security_version)
-        signed_time = max(record.signed_time, manifest.signed_at)
-        if (floors, signed_time) != (dict(record.software_floors), record.signed_time):
-            journal.store(replace(record, software_floors=floors, signed_time=signed_time))
-        packages.close()
+        manifest = install_software(
+            store, agent.journal(), agent.packages(), arguments.package, activate=arguments.activate
+        )
     return {"id": manifest.software_id, "version": manifest.version, "active": arguments.activate}
 
 
@@ -293,6 +329,9 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("package", type=Path)
     verify.add_argument("--roots", type=Path, help="root certificates (PEM); without it those of the configuration")
     verify.add_argument("--compatible", help="hardware to check for")
+    source = verb("source", _source, "does the slot that runs hold the images that a delta was made from?")
+    source.add_argument("--json", action="store_true")
+    source.add_argument("images", nargs="+", metavar="NAME=VERSION:SIZE:ROOT")
     committing("install", _install, "install a firmware package").add_argument("package", type=Path)
     committing("confirm", _confirm, "the system on trial is good")
     committing("rollback", _rollback, "give up the trial, or go back to the other slot")

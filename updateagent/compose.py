@@ -22,7 +22,7 @@ from updateagent.errors import (
 from updateagent.journal import Journal, Record
 from updateagent.migration import StateFolders
 from updateagent.ports import Package, Packages, Ports
-from updateagent.report import Exchange, log_tail, read_release_version
+from updateagent.report import Exchange, command_tail, log_tail, read_release_version
 from updateagent.slots import Slot, slot_type, storage_error
 from updateagent.updater import Updater
 
@@ -150,7 +150,7 @@ class Agent:
             boot_id=self.read_boot_id(),
             booted_version=read_release_version(self.disk, config.release_file),
             wall=self.wall,
-            log_tail=lambda: log_tail(self.disk, config.log_file),
+            log_tail=lambda: log_tail(self.disk, config.log_file) or command_tail(config.log_command),
             state_folders=lambda folders: StateFolders(self.disk, folders),
             state_dirs=tuple(str(folder) for folder in config.state_dirs),
             canary=self.read_canary(),

@@ -85,6 +85,7 @@ class Config:
     boot_id_file: Path = Path("/proc/sys/kernel/random/boot_id")
     release_file: Path = Path("/etc/os-release")
     log_file: Path | None = None
+    log_command: tuple[str, ...] = ()
     state_dirs: tuple[Path, ...] = ()
     trial_tries: int = TRIES_DEFAULT
     health: HealthConfig = field(default_factory=HealthConfig)
@@ -198,6 +199,7 @@ def _config(top: _Table, mistakes: list[str]) -> Config | None:
         "boot_id_file": top.take_path("boot_id_file", Path("/proc/sys/kernel/random/boot_id")),
         "release_file": top.take_path("release_file", Path("/etc/os-release")),
         "log_file": top.take_path("log_file", None),
+        "log_command": top.take_names("log_command", ()),
         "state_dirs": _state_dirs(top, update_dir),
     }
     top.end()

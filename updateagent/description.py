@@ -104,8 +104,8 @@ def _image(entry: Fields) -> Image:
     stored = ours.number("stored", SIZE_BYTES_MAX)
     if size == 0 or stored == 0 or (encoding is Encoding.RAW and size != stored):
         ours.fail("size", "an image and its payload have at least one byte, and the same length unless packed")
-    if (encoding is Encoding.BSDIFF) != ("delta" in ours):
-        ours.fail("delta", "a delta, and nothing else, names its source")
+    if (encoding is Encoding.BSDIFF) != ("delta" in ours) or (encoding is Encoding.BSDIFF and role is not Role.IMAGE):
+        ours.fail("delta", "a delta, and nothing else, names its source; only the image of a slot can be one")
     return Image(
         name=name,
         role=role,

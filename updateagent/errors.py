@@ -5,7 +5,8 @@ also the exit status of `dcu-update`; 0 is success, 10 and 11 are answers of `dc
 
 FUMO results are those of OMA-TS-DM-FUMO 1.0 (section 5.4), SCOMO results those of OMA-TS-DM-SCOMO 1.0 (section 8.7).
 Anything that makes a package differ from what was signed is 404: "failed validation". 402 ("corrupted") is kept for
-packages that cannot be read at all.
+packages that cannot be read at all. 450 and 451 are of the range that FUMO leaves to vendors: they tell a server that a
+package with whole images would do where the delta did not (docs/decisions/0009-never-a-full-image-unasked.md).
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ PAYLOAD = Code(34, "payload", 404, 1407)  # a block, a tree or a checksum differ
 IMAGE_MISSING = Code(35, "image-missing", 405, 1405)
 VERSION_REQUIRED = Code(36, "version-required", 405, 1413)
 AGENT_VERSION = Code(37, "agent-version", 405, 1413)
-DELTA_SOURCE = Code(38, "delta-source", 405, 1413)  # the source slot is not what the patch was made from
+DELTA_SOURCE = Code(38, "delta-source", 450, 1413)  # the system that runs is not what the patch was made from
 IMAGE_SIZE = Code(39, "image-size", 502, 1406)  # the image does not fit the slot
 KIND = Code(40, "kind", 405, 1405)  # a software package where firmware is wanted, or the reverse
 HOOK = Code(41, "hook", 410, 1405)
@@ -60,6 +61,10 @@ COMPRESSION = Code(42, "compression", 402, 1405)
 PATCH = Code(43, "patch", 402, 1405)
 IMAGE_ROLE = Code(44, "image-role", 403, 1413)  # no slot, or no place, for an image of this name
 PACKAGE_MISSING = Code(45, "package-missing", 402, 1405)
+FULL_REFUSED = Code(46, "full-refused", 451, 1413)  # the delta is of no use; the settings forbid what would replace it
+
+DELTA_UNUSABLE = frozenset({DELTA_SOURCE, PATCH})
+"""The delta is at fault, or is another system's: the same release as whole images may do."""
 
 # 60-89: the device.
 STORAGE = Code(60, "storage", 410, 1405)

@@ -15,10 +15,10 @@ it is treated as a trial. (A new board has one slot in its boot order.)
 from __future__ import annotations
 
 import logging
-import subprocess
 from collections.abc import Callable
 from enum import Enum
 
+from updateagent import child
 from updateagent.compose import Agent
 from updateagent.config import CommandCheck
 from updateagent.errors import EXIT_OK, EXIT_REBOOT_WANTED, DeviceError, UpdateError
@@ -27,6 +27,7 @@ from updateagent.health import Check, Missing, Verdict, Watch, parse_health
 log = logging.getLogger("update.guard")
 
 ENVIRONMENT_CHECK = "environment"
+SAID_BYTES_MAX = 200
 
 
 class Boot(Enum):
@@ -133,17 +134,9 @@ class Guard:
 def run_command_check(check: CommandCheck) -> Check:
     """Run one configured command."""
     try:
-        done = subprocess.run(
-            check.command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            timeout=check.timeout_s,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        return Check(ok=False, detail=f"no answer in {check.timeout_s:g} s")
+        status, said = child.run(check.command, check.timeout_s, SAID_BYTES_MAX)
     except OSError as error:
         return Check(ok=False, detail=f"{check.command[0]}: {error.strerror or error}")
-    said = done.stderr.decode("utf-8", "replace").strip()[-200:]
-    return Check(done.returncode == 0, said or f"exit status {done.returncode}")
+    if status is None:
+        return Check(ok=False, detail=f"no answer in {check.timeout_s:g} s")
+    return Check(status == 0, said or f"exit status {status}")

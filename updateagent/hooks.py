@@ -15,17 +15,15 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
-import subprocess
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from pathlib import Path
 
+from updateagent import child
 from updateagent.errors import HOOK, PackageError
 from updateagent.slots import storage_error
 
 TIMEOUT_S = 120.0
-SAID_CHARS_MAX = 300
+SAID_BYTES_MAX = 300
 
 log = logging.getLogger("update.hook")
 
@@ -53,25 +51,11 @@ def run_hook(
 def _run(step: str, program: Path, variables: Mapping[str, str], timeout_s: float) -> None:
     environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "DCU_HOOK": step, **variables}
     try:
-        child = subprocess.Popen(
-            [program],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-        )
+        status, said = child.run([program], timeout_s, SAID_BYTES_MAX, environment=environment)
     except OSError as error:
         raise PackageError(HOOK, f"hook {step} cannot be run: {error.strerror or error}") from error
-    with child:
-        try:
-            stderr = child.communicate(timeout=timeout_s)[1]
-        except subprocess.TimeoutExpired:
-            raise PackageError(HOOK, f"hook {step} did not end in {timeout_s:g} s") from None
-        finally:
-            with suppress(ProcessLookupError):
-                os.killpg(child.pid, signal.SIGKILL)
-    said = stderr.decode("utf-8", "replace").strip()[-SAID_CHARS_MAX:]
-    if child.returncode != 0:
-        raise PackageError(HOOK, f"hook {step} ended with {child.returncode}: {said}")
+    if status is None:
+        raise PackageError(HOOK, f"hook {step} did not end in {timeout_s:g} s: {said}")
+    if status != 0:
+        raise PackageError(HOOK, f"hook {step} ended with {status}: {said}")
     log.info("hook %s: done %s", step, said, extra={"event": "update.hook"})

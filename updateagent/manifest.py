@@ -10,6 +10,7 @@ package has exactly one form and every changed byte is noticed.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from hashlib import sha256
 
@@ -18,6 +19,7 @@ from updateagent.description import Description, Kind
 from updateagent.errors import (
     AGENT_VERSION,
     COMPATIBLE,
+    DELTA_SOURCE,
     DOWNGRADE,
     FORMAT,
     IMAGE_ROLE,
@@ -75,6 +77,11 @@ class Manifest(Description):
     def size(self) -> int:
         """Bytes of all images, unpacked."""
         return sum(image.size for image in self.images)
+
+    @property
+    def deltas(self) -> Mapping[str, DeltaSource]:
+        """The images that come as patches, by name, with what each was made from."""
+        return {image.name: image.delta for image in self.images if image.delta is not None}
 
     def image(self, name: str, role: Role = Role.IMAGE) -> Image | None:
         """The image of this role and name."""
@@ -187,7 +194,8 @@ def _check_fit(manifest: Manifest, trust: Trust) -> None:
         raise PackageError(DOWNGRADE, why)
     if manifest.requires_version and trust.version is not None and trust.version not in manifest.requires_version:
         needed = ", ".join(manifest.requires_version)
-        raise PackageError(VERSION_REQUIRED, f"the package needs version {needed}, this device runs {trust.version}")
+        code = DELTA_SOURCE if manifest.deltas else VERSION_REQUIRED
+        raise PackageError(code, f"the package needs version {needed}, this device runs {trust.version}")
     if trust.agent_version is not None and _numbers(trust.agent_version) < _numbers(manifest.requires_agent):
         why = f"the package needs Update Agent {manifest.requires_agent}, this is {trust.agent_version}"
         raise PackageError(AGENT_VERSION, why)

@@ -49,6 +49,15 @@ class DeltaSource:
     size: int
     root: bytes
 
+    def check(self, name: str, source: Readable) -> None:
+        """Raise `PackageError` (`delta-source`) unless `source` holds this image, which is called `name`."""
+        try:
+            root = verity.root_of(source, self.size)
+        except PackageError as error:
+            raise PackageError(DELTA_SOURCE, f"the source of {name} is shorter than the delta needs") from error
+        if root != self.root:
+            raise PackageError(DELTA_SOURCE, f"the source of {name} is not version {self.version} as it was released")
+
 
 class Run(NamedTuple):
     """Checked blocks: `data` is a whole number of blocks (the last one filled with zeros), at most 64 KiB."""
@@ -124,15 +133,8 @@ class Image:
 
     def check_source(self, source: Readable) -> None:
         """Raise `PackageError` (`delta-source`) unless `source` holds the image that the delta was made from."""
-        if self.delta is None:
-            return
-        try:
-            root = verity.root_of(source, self.delta.size)
-        except PackageError as error:
-            raise PackageError(DELTA_SOURCE, f"the source of {self.name} is shorter than the delta needs") from error
-        if root != self.delta.root:
-            why = f"the source of {self.name} is not version {self.delta.version} as it was released"
-            raise PackageError(DELTA_SOURCE, why)
+        if self.delta is not None:
+            self.delta.check(self.name, source)
 
     def check_payload(self, file: Readable, witness: Witness | None = None) -> None:
         """Check everything of the payload that can be checked without the source of a delta. Writes nothing.

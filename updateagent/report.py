@@ -13,7 +13,7 @@ completes the hand-over.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +30,7 @@ TEXT_CHARS_MAX = 256
 LOG_LINES_MAX = 20
 LOG_BYTES_MAX = 8 << 10
 LOG_LINE_CHARS_MAX = 300
+LOG_COMMAND_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +213,19 @@ def log_tail(disk: Storage, path: Path | None) -> tuple[str, ...]:
     if start and lines:
         lines = lines[1:]  # the first one is cut
     return tuple(line[:LOG_LINE_CHARS_MAX] for line in lines[-LOG_LINES_MAX:])
+
+
+def command_tail(command: Sequence[str]) -> tuple[str, ...]:
+    """The last lines that a command prints of the agent's log; empty when there is none, or it does not answer."""
+    if not command:
+        return ()
+    from updateagent import child
+
+    try:
+        _, said = child.run(command, LOG_COMMAND_TIMEOUT_S, LOG_BYTES_MAX, with_output=True)
+    except OSError:
+        return ()
+    return tuple(line[:LOG_LINE_CHARS_MAX] for line in said.splitlines()[-LOG_LINES_MAX:])
 
 
 def read_release_version(disk: Storage, path: Path) -> str:

@@ -11,6 +11,7 @@ and activation is one rename of a link. Readers open files below `active/<id>/`.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +30,8 @@ from updateagent.errors import (
 from updateagent.manifest import Image, Kind, Manifest, Role
 from updateagent.readable import Readable
 from updateagent.slots import storage_error
+
+log = logging.getLogger("update")
 
 ACTIVE = "active"
 NEW = ".new-"
@@ -52,6 +55,14 @@ class SoftwareStore:
         self._disk = disk
         self._folder = folder
         self._active = folder / ACTIVE
+
+    def free_bytes(self) -> int:
+        """Room for files."""
+        try:
+            self._disk.mkdir_durable(self._folder, 0o755)
+            return self._disk.free_bytes(self._folder)
+        except OSError as error:
+            raise storage_error(error, str(self._folder)) from error
 
     def install(self, package: Readable, manifest: Manifest) -> None:
         """Unpack a verified software package. Raises `PackageError` (kind, hook, and whatever its payload has)."""
@@ -92,7 +103,10 @@ class SoftwareStore:
             self._disk.link_durable(f"../{software_id}/{chosen}", self._active / software_id)
         except OSError as error:
             raise DeviceError(SOFTWARE_ACTIVATE, f"software {software_id}: {error.strerror or error}") from error
-        self._drop_old_versions(software_id, chosen)
+        try:
+            self._drop_old_versions(software_id, chosen)
+        except OSError as error:  # the version is active: what is left of others goes with the next one
+            log.warning("old versions of %s stay: %s", software_id, error, extra={"event": "software.leftovers"})
         return chosen
 
     def deactivate(self, software_id: str) -> None:
@@ -105,15 +119,21 @@ class SoftwareStore:
             raise DeviceError(SOFTWARE_DEACTIVATE, f"software {software_id}: {error.strerror or error}") from error
 
     def remove(self, software_id: str) -> None:
-        """Remove all versions, the active one too.
+        """Remove all versions, the active one too. What a power cut has left of a removal is removed as well.
 
         Raises `RequestError` (not-found), `DeviceError` (software-deactivate, software-remove).
         """
-        self.deactivate(software_id)
+        home = self._folder / software_id
+        if not self._versions(software_id) and not self._disk.is_dir(home):
+            raise RequestError(NOT_FOUND, f"software {software_id} is not installed")
+        try:
+            self._disk.remove_durable(self._active / software_id)
+        except OSError as error:
+            raise DeviceError(SOFTWARE_DEACTIVATE, f"software {software_id}: {error.strerror or error}") from error
         try:
             for version in self._versions(software_id):
-                self._discard(self._folder / software_id / version)
-            self._disk.remove_tree_durable(self._folder / software_id)
+                self._discard(home / version)
+            self._disk.remove_tree_durable(home)
         except OSError as error:
             raise DeviceError(SOFTWARE_REMOVE, f"software {software_id}: {error.strerror or error}") from error
 
@@ -192,12 +212,9 @@ class SoftwareStore:
     def _drop_old_versions(self, software_id: str, keep: str) -> None:
         home = self._folder / software_id
         others = sorted((v for v in self._versions(software_id) if v != keep), key=_version_order)
-        try:
-            for version in others[: max(0, len(others) - (VERSIONS_KEPT - 1))]:
-                self._discard(home / version)
-            self._remove_leftovers(home)
-        except OSError as error:
-            raise storage_error(error, f"software {software_id}") from error
+        for version in others[: max(0, len(others) - (VERSIONS_KEPT - 1))]:
+            self._discard(home / version)
+        self._remove_leftovers(home)
 
 
 def _version_order(version: str) -> tuple[tuple[int, str], ...]:

@@ -112,7 +112,7 @@ class Updater:
         if self.record.state is not State.IDLE:
             return False
         bootenv, booted = self._ports.bootenv, self._ports.booted
-        changed = not self.environment_error() and bootenv.needs_mark(booted) and bootenv.mark_good(booted)
+        changed = self._is_shared() and bootenv.needs_mark(booted) and bootenv.mark_good(booted)
         if self.record.lost:
             self._store(replace(self.record, lost=False))
         self.write_status()
@@ -145,7 +145,7 @@ class Updater:
             raise RequestError(STATE, f"not while an update is {self.record.state.value}")
         other = next((slot for slot in self._others(self._ports.booted) if self._note(slot).state == "good"), None)
         if other is None:
-            raise RequestError(STATE, "no other slot holds a system known to be good")
+            raise RequestError(STATE, "the other slots hold no system known to be good")
         self._check_environment()
         self._ports.bootenv.confirm(other)
         return EXIT_REBOOT_WANTED
@@ -500,6 +500,15 @@ class Updater:
             except DeviceError as error:
                 self._environment_error = str(error)
         return self._environment_error
+
+    def _is_shared(self) -> bool:
+        try:
+            self._check_environment()
+        except DeviceError as error:
+            if error.code is not ENVIRONMENT_NOT_SHARED:
+                raise  # it may pass, and whoever asked tries again
+            return False
+        return True
 
     def _check_environment(self) -> None:
         self._ports.bootenv.check_shared(self._ports.canary)

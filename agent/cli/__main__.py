@@ -12,12 +12,11 @@ from typing import Any, TypeVar
 
 import click
 
-from agent.cli import show
+from agent.cli import following, show
 from agent.cli.client import NotRunningError, RefusedError, ask, socket_path
 
 EXIT_REFUSED = 1
 EXIT_NOT_RUNNING = 3  # what init scripts call "program is not running"
-FOLLOW_S = 1.0
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
@@ -123,21 +122,25 @@ def update() -> None:
 
 
 @update.command("status")
-@click.option("--follow", is_flag=True, help="Go on until no update is under way.")
+@click.option(
+    "--follow/--no-follow",
+    default=None,
+    help="Go on until no update is under way. [default: on a terminal, while one is]",
+)
+@click.option(
+    "--file",
+    type=click.Path(path_type=Path),
+    help="The Update Agent's status.json, for when the agent does not run: while an update is written. "
+    "[default: $DCU_UPDATE_STATUS or /var/lib/dcu/update/status.json]",
+)
 @json_option
 @click.pass_obj
-def update_status(context: Context, follow: bool, as_json: bool) -> None:
+def update_status(context: Context, follow: bool | None, file: Path | None, as_json: bool) -> None:
     """Slots, and what the Update Agent is doing."""
-    found = context.ask("update")
-    shown = ""
-    while follow and found["state"] not in show.FIRMWARE_STATES_AT_REST:
-        line = show.update_line(found)
-        if line != shown:
-            click.echo(json.dumps(found, sort_keys=True) if as_json else line)
-            shown = line
-        time.sleep(FOLLOW_S)
-        found = context.ask("update")
-    context.tell(found, as_json, lambda: show.update(found))
+    where = following.status_path(file)
+    live = sys.stdout.isatty() and not as_json
+    show_update = following.Following(lambda: following.look(context.path, where), live=live, as_json=as_json)
+    show_update.run(follow=live if follow is None else follow)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

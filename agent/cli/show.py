@@ -8,6 +8,7 @@ from typing import Any
 
 MINUTE, HOUR, DAY = 60, 3600, 86_400
 FIRMWARE_STATES_AT_REST = ("idle",)
+STATES_WITH_PROGRESS = ("writing", "written")
 
 
 def when(epoch: float, now: float) -> str:
@@ -174,7 +175,11 @@ def update(found: Mapping[str, Any]) -> str:
     parts = [update_line(found)]
     if found["slots"]:
         parts.append(slots(found["slots"]))
+    if found.get("agent"):
+        parts.append(f"from the Update Agent's file: {found['agent']}")
     result = found.get("result")
+    if found.get("last") and not result:
+        parts.append(facts([("last update", found["last"])]))
     if result:
         parts.append(
             facts(
@@ -182,13 +187,46 @@ def update(found: Mapping[str, Any]) -> str:
                     ("last result", f"{result['name']} ({result['fumo']}), not yet reported"),
                     ("versions", f"{result['from_version']} to {result['to_version']}"),
                     ("message", result["message"] or "-"),
+                    *([("failed check", result["failed_check"])] if result.get("failed_check") else []),
+                    *([("log", "\n".join(result["log"]))] if result.get("log") else []),
                 ]
             )
         )
     return "\n\n".join(parts)
 
 
+def update_at_rest(found: Mapping[str, Any]) -> bool:
+    """Whether no update is under way: none is downloaded, handed over, written or on trial."""
+    return found["state"] in FIRMWARE_STATES_AT_REST and not found.get("job")
+
+
+def update_percent(found: Mapping[str, Any]) -> int | None:
+    """How far the step is that takes its time; None for a step that cannot tell."""
+    download = found.get("download")
+    if found.get("job") == "downloading":
+        return download["have"] * 100 // download["total"] if download and download["total"] else None
+    return int(found["progress"]) if found["state"] in STATES_WITH_PROGRESS else None
+
+
 def update_line(found: Mapping[str, Any]) -> str:
-    if found["state"] in FIRMWARE_STATES_AT_REST:
+    if update_at_rest(found):
         return "no update under way"
-    return f"{found['state']}, {found['progress']} %"
+    download, percent = found.get("download"), update_percent(found)
+    if found["state"] in FIRMWARE_STATES_AT_REST:
+        line = "handed over, waits for the reboot" if found["job"] == "handed over" else str(found["job"])
+    else:
+        line = str(found["state"])
+        if found.get("to_version"):
+            line += f", version {found['to_version']}"
+        if found["state"] == "trial" and found.get("attempts"):
+            line += f", attempt {found['attempts']}"
+    if percent is not None:
+        line += f", {percent} %"
+    if download and found.get("job") == "downloading":
+        of = f" of {_megabytes(download['total'])}" if download["total"] else ""
+        line += f", {_megabytes(download['have'])}{of} MB"
+    return f"{line}; {found['error']}" if found.get("error") else line
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:.1f}"

@@ -6,18 +6,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 from agent.dm.ports import VerifiedPackage
+from updateagent.errors import KIND, Code
 from updateagent.manifest import DeviceError, Kind, PackageError
-
-WRONG_KIND_FUMO, WRONG_KIND_SCOMO = 405, 1405  # the Update Agent says the same
 
 
 class Rejected(Exception):
     """The package is not for this device, or not for this job. Nothing was written because of it."""
 
-    def __init__(self, fumo: int, scomo: int, message: str) -> None:
-        super().__init__(message)
-        self.fumo = fumo
-        self.scomo = scomo
+    def __init__(self, code: Code, message: str) -> None:
+        super().__init__(f"{code.name} ({code.number}): {message}")
+        self.code = code
+        self.message = message
 
 
 def verified(verify: Callable[[Path], VerifiedPackage], package: Path, kind: Kind) -> VerifiedPackage:
@@ -25,7 +24,7 @@ def verified(verify: Callable[[Path], VerifiedPackage], package: Path, kind: Kin
     try:
         manifest = verify(package)
     except (PackageError, DeviceError) as error:
-        raise Rejected(error.fumo, error.scomo, str(error)) from error
+        raise Rejected(error.code, error.message) from error
     if manifest.kind is not kind:
-        raise Rejected(WRONG_KIND_FUMO, WRONG_KIND_SCOMO, f"a {manifest.kind.value} package, {kind.value} expected")
+        raise Rejected(KIND, f"a {manifest.kind.value} package, {kind.value} expected")
     return manifest

@@ -13,16 +13,21 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 
+from agent.descriptor import DeltaFacts, DeltaSource, Descriptor
 from agent.dm import alerts
 from agent.dm.checking import Rejected, verified
 from agent.dm.codes import Refusal
+from agent.dm.deltas import Deltas, FullPolicy, check_full
 from agent.dm.ports import DmConfig, DmPorts
 from agent.dm.software_jobs import SoftwareJobs
 from agent.dm.store import ManagementTree
-from agent.download import DownloadError, DownloadStopped, Progress
+from agent.download import Downloaded, DownloadError, DownloadStopped, Progress
+from agent.download_errors import DeltaUnfit
 from agent.handover import HandOver, InstallRequest, InstallResult, UpdateStatus
 from agent.mo import fumo
 from agent.mo.fumo import Event, Fumo, Job, State
+from agent.status import DownloadStatus
+from updateagent.errors import DELTA_UNUSABLE, FULL_REFUSED, Code
 from updateagent.manifest import Kind
 
 log = logging.getLogger("agent.update")
@@ -37,6 +42,9 @@ RESULT_LOST = 409
 RESULT_VANISHED = 410  # "update failed": the file was gone when it was to be handed over
 RESULT_NO_ROOM_DOWNLOAD = 501  # "out of memory at download" (FUMO 1.0, section 7)
 RESULT_NO_ROOM_UPDATE = 502
+STORAGE_FAILS = "the storage fails"
+WORDS: dict[int, str] = {State.DOWNLOADING: "downloading", State.DOWNLOADED: "verifying", State.UPDATING: "handed over"}
+VANISHED = "the package was gone when it was to be handed over"
 FIRMWARE_FILE = "firmware.swu"
 
 
@@ -64,6 +72,8 @@ class PackageWorker:
         self._on_reboot = on_reboot
         self._handover = HandOver(ports.disk, config.update_dir)
         self._package = self._handover.download_dir / FIRMWARE_FILE
+        self._policy = FullPolicy(config.full_instead_of_delta, config.full_bytes_max)
+        self._deltas = Deltas(config.device.known_fw_version, ports.check_sources)
         self._software = SoftwareJobs(ports, tree, self._handover.download_dir, on_alert)
         self._wake = threading.Event()
         self._reboot_asked: float | None = None
@@ -123,15 +133,17 @@ class PackageWorker:
         with contextlib.suppress(OSError):
             self._ports.fetcher.discard(self._package)  # its room may be what is missing
         if job.state == State.DOWNLOADING:
-            self._finish(job, Event.FETCH_FAILED, RESULT_NO_ROOM_DOWNLOAD)
+            self._finish(job, Event.FETCH_FAILED, RESULT_NO_ROOM_DOWNLOAD, error=STORAGE_FAILS)
         else:
             verifying = job.operation == fumo.DOWNLOAD
-            self._finish(job, Event.REJECTED, RESULT_NO_ROOM_DOWNLOAD if verifying else RESULT_NO_ROOM_UPDATE)
+            result = RESULT_NO_ROOM_DOWNLOAD if verifying else RESULT_NO_ROOM_UPDATE
+            self._finish(job, Event.REJECTED, result, error=STORAGE_FAILS)
 
     def _step(self, stop: threading.Event, beat: Callable[[], None]) -> None:
         if not self._prepared:
             self._handover.prepare()
             self._software.refresh()
+            self._discard_leftovers()
             self._prepared = True
         self._show()
         self._take_result()
@@ -143,11 +155,23 @@ class PackageWorker:
         else:
             self._software.step(stop, beat)
 
+    def _discard_leftovers(self) -> None:
+        """The package of a job that had ended when the power went."""
+        job = fumo.load(self._tree.view())
+        if not job.active and job.state not in (State.READY, State.FAILED_WITH_DATA):
+            self._ports.fetcher.discard(self._package)
+
     def _show(self) -> None:
         status = self._handover.status()
         if status != self._shown:
             self._shown = status
             self._ports.board.publish(slots=status.slots, update_state=status.state)
+        self._show_job(fumo.load(self._tree.view()))
+
+    def _show_job(self, job: Job) -> None:
+        word = WORDS.get(job.state, "") if job.active else ""
+        if word != self._ports.board.current.firmware_job:
+            self._ports.board.publish(firmware_job=word)
 
     # -- firmware ---------------------------------------------------------------------------------------------
 
@@ -165,10 +189,11 @@ class PackageWorker:
         package = self._package if self._ports.disk.exists(self._package) else self._handover.package
         try:
             manifest = verified(self._ports.verify_package, package, Kind.FIRMWARE)
+            signed = [DeltaSource(name, one.version, one.size, one.root.hex()) for name, one in manifest.deltas.items()]
+            self._deltas.check_signed(signed, beat)
         except Rejected as error:
             log.warning("firmware package refused: %s", error, extra={"event": "update.refused"})
-            self._finish(job, Event.REJECTED, error.fumo)
-            self._ports.fetcher.discard(self._package)
+            self._refused(job, Event.REJECTED, error.code, error.message)
             return
         log.info("firmware %s verified", manifest.version, extra={"event": "update.verified"})
         if job.operation == fumo.DOWNLOAD:
@@ -177,25 +202,85 @@ class PackageWorker:
             self._hand_over(job)
 
     def _fetch(self, job: Job, stop: threading.Event, beat: Callable[[], None]) -> Job | None:
-        """The job with its package complete; `None` when it is over, or has to wait for the next start."""
+        """The job with its package complete; `None` when it is over, or has to wait for the next start or turn."""
+        before = job.bytes_fetched  # of the delta that this package replaces
+        offer: DeltaFacts | None = None
 
         def progress(now: Progress) -> None:
-            self._firmware.progress = (now.bytes_fetched, now.resumes)
+            self._firmware.progress = (before + now.bytes_fetched, job.resumes + now.resumes)
+            self._ports.board.publish(download=DownloadStatus(now.have, now.total))
+
+        def accept(descriptor: Descriptor) -> None:
+            nonlocal offer
+            offer = descriptor.delta
+            if job.instead:
+                check_full(descriptor, self._policy)
+            elif offer is not None:
+                self._deltas.check_described(offer, beat)
 
         try:
-            done = self._ports.fetcher.fetch(job.url, self._package, progress=progress, stop=stop, beat=beat)
+            done = self._download(job, progress, stop, beat, accept)
         except DownloadStopped:
+            return None
+        except DeltaUnfit as error:
+            log.warning("firmware package not fetched: %s", error, extra={"event": "update.delta"})
+            self._refused(_offered(job, offer), Event.FETCH_FAILED, error.code, error.message)
             return None
         except DownloadError as error:
             log.warning("firmware download failed: %s", error, extra={"event": "update.download"})
-            self._finish(job, Event.FETCH_FAILED, error.code_fumo)
+            self._finish(job, Event.FETCH_FAILED, error.code_fumo, error=f"download: {error}")
             self._ports.fetcher.discard(self._package)
             return None
         finally:
             self._firmware.progress = None
-        job = job.after(Event.FETCHED, bytes_fetched=done.bytes_fetched, resumes=done.resumes)
+            self._ports.board.publish(download=None)
+        delta = done.descriptor.delta if done.descriptor is not None else None
+        fetched = {"bytes_fetched": before + done.bytes_fetched, "resumes": job.resumes + done.resumes}
+        job = _offered(job, delta).after(Event.FETCHED, **fetched)
         self._save(job)
         return job
+
+    def _download(
+        self,
+        job: Job,
+        progress: Callable[[Progress], None],
+        stop: threading.Event,
+        beat: Callable[[], None],
+        accept: Callable[[Descriptor], None],
+    ) -> Downloaded:
+        fetch = self._ports.fetcher.fetch
+        if not job.instead:
+            return fetch(job.url, self._package, progress=progress, stop=stop, beat=beat, accept=accept)
+        refusal = self._refusal(job)  # the settings may have changed since
+        if refusal:
+            raise DeltaUnfit(FULL_REFUSED, refusal)
+        limit = self._policy.bytes_max
+        return fetch(
+            job.full_url, self._package, progress=progress, stop=stop, beat=beat, accept=accept, bytes_max=limit
+        )
+
+    def _refused(self, job: Job, event: Event, code: Code, message: str) -> None:
+        """The package of a job is not for this device: the full one in its place, or the end of the job."""
+        reported = self._full_instead(job, code, message)
+        if reported is not None:
+            why = message if reported is code else f"{self._refusal(job)}; {code.number} {code.name}: {message}"
+            self._finish(job, event, reported.fumo, error=f"{reported.number} {reported.name}: {why}")
+        self._ports.fetcher.discard(self._package)
+
+    def _refusal(self, job: Job) -> str:
+        return self._policy.refusal(job.full_bytes)
+
+    def _full_instead(self, job: Job, code: Code, message: str, **changes: str) -> Code | None:
+        """Turn a job whose delta is of no use to the full package, durably; `None` when that is done, else what is to
+        be reported. From then on the job is an ordinary one, with another URL."""
+        if code not in DELTA_UNUSABLE or not job.full_url or job.instead:
+            return code
+        if self._refusal(job):
+            return FULL_REFUSED
+        instead = f"{code.number} {code.name}: {message}"[: fumo.ERROR_CHARS_MAX]
+        self._save(job.after(Event.FULL_INSTEAD, instead=instead, boot="", **changes))
+        log.warning("the full package is fetched in place of a delta", extra={"event": "update.full_instead"})
+        return None
 
     def _take_data(self) -> None:
         """A package that came through the tree becomes a file."""
@@ -214,7 +299,7 @@ class PackageWorker:
         try:
             self._handover.submit(self._package, request)
         except FileNotFoundError:
-            self._finish(job, Event.FETCH_FAILED, RESULT_VANISHED)
+            self._finish(job, Event.FETCH_FAILED, RESULT_VANISHED, error=VANISHED)
             return
         self._mark_handed_over(job)
         self._ports.fetcher.discard(self._package)
@@ -237,7 +322,7 @@ class PackageWorker:
             self._lost_since = now
         elif now - self._lost_since >= LOST_S:
             log.error("the update left no result", extra={"event": "update.lost"})
-            self._finish(job, Event.UPDATE_FAILED, RESULT_LOST)
+            self._finish(job, Event.UPDATE_FAILED, RESULT_LOST, error="the update left no result")
 
     def _ask_for_reboot(self) -> None:
         now = self._ports.clock.monotonic()
@@ -251,26 +336,45 @@ class PackageWorker:
             return
         looking = self._tree.view()
         job = fumo.load(looking)
-        if result.id == job.reported:
+        if result.id in (job.reported, job.replaced):
             self._handover.forget_result(result.id)
             return
         if any(alert.id == f"fumo-{result.id}" for alert in alerts.pending(looking)):
             return
         log.info("update ended: %s, %d", result.name, result.fumo, extra={"event": "update.result"})
+        code, error = result.fumo, result.error
+        useless = next((one for one in DELTA_UNUSABLE if one.number == result.code), None)
+        if useless is not None and job.active and job.id == result.id:
+            # The Update Agent never does a request again that it has answered: the full package comes under another id.
+            reported = self._full_instead(job, useless, result.message, id=f"{job.id}-full", replaced=job.id)
+            if reported is None:
+                self._handover.forget_result(result.id)
+                return
+            if reported is FULL_REFUSED:
+                code, error = reported.fumo, f"{reported.number} {reported.name}: {self._refusal(job)}; {error}"
         with self._tree.transaction() as changing:
             job = _updating(fumo.load(changing), result, self._config.boot_id)
-            event = Event.UPDATED if fumo.OK_RESULT <= result.fumo < 300 else Event.UPDATE_FAILED
-            fumo.finish(changing, job, event, result.fumo)
+            event = Event.UPDATED if fumo.OK_RESULT <= code < 300 else Event.UPDATE_FAILED
+            fumo.finish(changing, job, event, code, fumo.Why(error, result.failed_check, "\n".join(result.log)))
         self._on_alert()
 
     def _save(self, job: Job) -> None:
         with self._tree.transaction() as changing:
             fumo.save(changing, job)
+        self._show_job(job)
 
-    def _finish(self, job: Job, event: Event, result: int) -> None:
+    def _finish(self, job: Job, event: Event, result: int, error: str = "") -> None:
         with self._tree.transaction() as changing:
-            fumo.finish(changing, job, event, result)
+            fumo.finish(changing, job, event, result, fumo.Why(error))
+        self._show_job(fumo.load(self._tree.view()))
         self._on_alert()
+
+
+def _offered(job: Job, delta: DeltaFacts | None) -> Job:
+    """The job, with what the server offers in place of its delta."""
+    if delta is None or delta.full_uri is None or job.instead:
+        return job
+    return replace(job, full_url=delta.full_uri, full_bytes=delta.full_size)
 
 
 def _updating(job: Job, result: InstallResult, boot: str) -> Job:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from agent.clock import Clock
+from agent.descriptor import DeltaSource, Descriptor
 from agent.device import DeviceInfo
 from agent.provisioning import Provisioning, TaskStatus
 from agent.status import MeterStatus, StatusBoard
@@ -56,10 +57,23 @@ class Fetcher(Protocol):
         progress: Callable[[Progress], None],
         stop: threading.Event,
         beat: Callable[[], None],
+        accept: Callable[[Descriptor], None] = ...,
+        bytes_max: int | None = None,
     ) -> Downloaded: ...
 
     def discard(self, into: Path) -> None:
         """Forget a finished or abandoned download: the file and its state."""
+
+
+class SignedSource(Protocol):
+    """What a signed description says of the image that a delta was made from."""
+
+    @property
+    def version(self) -> str: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def root(self) -> bytes: ...
 
 
 class VerifiedPackage(Protocol):
@@ -71,16 +85,21 @@ class VerifiedPackage(Protocol):
     def software_id(self) -> str: ...
     @property
     def version(self) -> str: ...
+    @property
+    def deltas(self) -> Mapping[str, SignedSource]:
+        """The images that come as patches, by name, with what each was made from."""
 
 
 @dataclass(frozen=True, slots=True)
 class SoftwareResult:
-    """Outcome of one operation on a software component. `scomo` is the SCOMO result code (1200 is success)."""
+    """Outcome of one operation on a software component. `scomo` is the SCOMO result code (1200 is success), `name` the
+    Update Agent's name of the error."""
 
     scomo: int
     software_id: str = ""
     version: str = ""
     message: str = ""
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +129,9 @@ class DmConfig:
 
     `boot_id` is the text that identifies this boot (`/proc/sys/kernel/random/boot_id`); it tells a restarted agent
     from a restarted board. `poll_every_s` is the longest time without a session; after a failure the next attempt is
-    `backoff_min_s` away, doubling up to `backoff_max_s`.
+    `backoff_min_s` away, doubling up to `backoff_max_s`. `compatible` is the hardware's name for packages. Where a
+    delta cannot be used, a full package of at most `full_bytes_max` bytes is fetched in its place if
+    `full_instead_of_delta`.
     """
 
     device: DeviceInfo
@@ -122,6 +143,9 @@ class DmConfig:
     backoff_max_s: float = 3600.0
     content_type: str = DM_WBXML
     mac_algorithms: tuple[str, ...] = ("SHA-256",)
+    compatible: str = ""
+    full_instead_of_delta: bool = False
+    full_bytes_max: int = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +154,7 @@ class DmPorts:
 
     * `register()`: one SSMP run; returns the bootstrap document, raises `SsmpRefused` or `SsmpError`.
     * `verify_package(path)`: raises `updateagent.manifest.PackageError`; writes nothing.
+    * `check_sources(sources, beat)`: raises `DeltaUnfit` when the slot that runs is known not to hold these images.
     * `health(name, ok, detail)`: one health check result, for the Update Agent's trial boot.
     * `on_provisioning(p)`: called from the DM thread at start and after each change; must not block.
     * `software_changed()`: called from the package thread after the set of active software components changed.
@@ -153,5 +178,6 @@ class DmPorts:
     request_reboot: Callable[[], None]
     software_changed: Callable[[], None] = lambda: None
     push_url: Callable[[], str] = lambda: ""
+    check_sources: Callable[[Sequence[DeltaSource], Callable[[], None]], None] = lambda _sources, _beat: None
     rng: random.Random = field(default_factory=random.SystemRandom)
     entropy: Callable[[int], bytes] = os.urandom

@@ -67,7 +67,7 @@ class DmService:
         folder = config.state_dir / "dm"
         self._device_info = DevInfo(config.device, ports.push_url)
         self._link = Link(ports.disk, folder)
-        firmware = Fumo(self._view, _new_id)
+        firmware = Fumo(self._view, _new_id, config.compatible)
         software = Scomo(self._view, _new_id)
         objects = (
             self._device_info,

@@ -15,6 +15,7 @@ from agent.dm.store import ManagementTree
 from agent.download import DownloadError, DownloadStopped, Progress
 from agent.mo import scomo
 from agent.mo.scomo import DELIVERED, DOWNLOAD, DownloadStatus, Job
+from updateagent.errors import NOT_FOUND as NOT_INSTALLED
 from updateagent.manifest import Kind
 
 log = logging.getLogger("agent.update")
@@ -22,6 +23,7 @@ log = logging.getLogger("agent.update")
 NOT_FOUND = 1400
 NO_ROOM_DOWNLOAD = 1404  # "memory error at download" (SCOMO 1.0, section 7)
 NO_ROOM_INSTALL = 1406
+PACKAGE_PREFIX, PACKAGE_SUFFIX = "software-", ".swu"
 
 
 class SoftwareJobs:
@@ -34,8 +36,12 @@ class SoftwareJobs:
         self._on_alert = on_alert
 
     def refresh(self) -> None:
-        """Make the inventory say what is installed."""
+        """After a start: make the inventory say what is installed, and remove the packages of jobs that have ended."""
         self._inventory({})
+        waiting = {self._package(job).name for job in scomo.jobs(self._tree.view())}
+        for name in self._ports.disk.listdir(self._folder):
+            if name.startswith(PACKAGE_PREFIX) and name.endswith(PACKAGE_SUFFIX) and name not in waiting:
+                self._ports.fetcher.discard(self._folder / name)
 
     def step(self, stop: threading.Event, beat: Callable[[], None]) -> None:
         """Carry out the first waiting job, if there is one."""
@@ -69,7 +75,7 @@ class SoftwareJobs:
             self._finish(job, NO_ROOM_DOWNLOAD, "", DownloadStatus.DOWNLOAD_FAILED)
 
     def _package(self, job: Job) -> Path:
-        return self._folder / f"software-{job.id}.swu"
+        return self._folder / f"{PACKAGE_PREFIX}{job.id}{PACKAGE_SUFFIX}"
 
     # -- Download/<x> -----------------------------------------------------------------------------------------
 
@@ -90,7 +96,7 @@ class SoftwareJobs:
             manifest = verified(self._ports.verify_package, package, Kind.SOFTWARE)
         except Rejected as error:
             log.warning("software package refused: %s", error, extra={"event": "software.refused"})
-            self._finish(job, error.scomo, "", DownloadStatus.INSTALL_FAILED)
+            self._finish(job, error.code.scomo, "", DownloadStatus.INSTALL_FAILED)
             self._ports.fetcher.discard(package)
             return
         if job.operation == "Download":
@@ -141,13 +147,16 @@ class SoftwareJobs:
         self._done(job, result, software_id)
 
     def _deployed(self, job: Job, beat: Callable[[], None]) -> None:
-        software_id = self._tree.view().text((*job.base, "ID"))
+        software_id = job.software_id or self._tree.view().text((*job.base, "ID"))
         if not software_id:
             self._finish(job, NOT_FOUND, "", None)
             return
         software = self._ports.software
         verb = {"Activate": software.activate, "Deactivate": software.deactivate, "Remove": software.remove}
-        self._done(job, verb[job.operation](software_id, beat), software_id)
+        result = verb[job.operation](software_id, beat)
+        if job.operation == "Remove" and result.name == NOT_INSTALLED.name:
+            result = SoftwareResult(scomo.SUCCESS, software_id)  # it was removed before the power went
+        self._done(job, result, software_id)
 
     # -- ends -------------------------------------------------------------------------------------------------
 

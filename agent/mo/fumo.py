@@ -25,6 +25,8 @@ URN = "urn:oma:mo:oma-fumo:1.0"
 ROOT: Path = ("FUMO", "Firmware")
 PKG_DATA: Path = (*ROOT, "Update", "PkgData")
 RECORD = "fumo"
+ERROR_CHARS_MAX = 1024
+LOG_CHARS_MAX = 8192  # some forty lines
 PKG_DATA_BYTES_MAX = 192 * 1024  # what fits MaxObjSize in every encoding
 
 OK_RESULT = 200
@@ -57,6 +59,7 @@ class Event(Enum):
     HANDED_OVER = auto()
     UPDATED = auto()
     UPDATE_FAILED = auto()
+    FULL_INSTEAD = auto()  # the delta is of no use: the same release is fetched as whole images
 
 
 _RESTING = (
@@ -80,6 +83,9 @@ TABLE: Final[dict[tuple[State, Event], State]] = {
     (State.DOWNLOADED, Event.REJECTED): State.FAILED,
     (State.DOWNLOADED, Event.HANDED_OVER): State.UPDATING,
     (State.DOWNLOADED, Event.FETCH_FAILED): State.DOWNLOAD_FAILED,  # the file vanished before it was handed over
+    (State.DOWNLOADING, Event.FULL_INSTEAD): State.DOWNLOADING,
+    (State.DOWNLOADED, Event.FULL_INSTEAD): State.DOWNLOADING,
+    (State.UPDATING, Event.FULL_INSTEAD): State.DOWNLOADING,
     (State.UPDATING, Event.UPDATED): State.SUCCEEDED,
     (State.UPDATING, Event.UPDATE_FAILED): State.FAILED,
 }
@@ -100,7 +106,11 @@ def step(state: State, event: Event) -> State:
 @dataclass(frozen=True, slots=True)
 class Job:
     """The one firmware job, as stored. `boot` is the boot in which the package was handed over; `active` ends with
-    the result. `reported` is the id of the last job whose result the server has acknowledged."""
+    the result. `reported` is the id of the last job whose result the server has acknowledged.
+
+    `full_url` and `full_bytes` are what the server offers in place of a delta; `instead` says why it is fetched, and is
+    empty while the package of `url` is. `replaced` is the id under which the delta was handed over in vain. `error`,
+    `failed_check` and `log` tell why the job failed."""
 
     state: int = State.IDLE
     active: bool = False
@@ -113,6 +123,13 @@ class Job:
     result: int = 0
     boot: str = ""
     reported: str = ""
+    full_url: str = ""
+    full_bytes: int = 0
+    instead: str = ""
+    replaced: str = ""
+    error: str = ""
+    failed_check: str = ""
+    log: str = ""
 
     def after(self, event: Event, **changes: Any) -> Job:
         """Raises `FumoStateError`."""
@@ -133,9 +150,26 @@ def save(changing: Transaction, job: Job) -> None:
     changing.set_record(RECORD, asdict(job))
 
 
-def finish(changing: Transaction, job: Job, event: Event | None, result: int) -> Job:
+@dataclass(frozen=True, slots=True)
+class Why:
+    """Why a job failed: the error with its number, the health check that was not good, the last lines of the log."""
+
+    error: str = ""
+    failed_check: str = ""
+    log: str = ""
+
+
+def finish(changing: Transaction, job: Job, event: Event | None, result: int, why: Why | None = None) -> Job:
     """End a job: its state, its result and the alert that tells the server, together."""
-    ended = replace(job.after(event) if event else job, active=False, result=result)
+    why = why or Why()
+    ended = replace(
+        job.after(event) if event else job,
+        active=False,
+        result=result,
+        error=why.error[:ERROR_CHARS_MAX],
+        failed_check=why.failed_check[:ERROR_CHARS_MAX],
+        log=why.log[-LOG_CHARS_MAX:],
+    )
     save(changing, ended)
     alert = alerts.GenericAlert(
         id=f"fumo-{job.id}",
@@ -165,9 +199,10 @@ class Fumo:
 
     root = ROOT
 
-    def __init__(self, view: Callable[[], Transaction], new_id: Callable[[], str]) -> None:
+    def __init__(self, view: Callable[[], Transaction], new_id: Callable[[], str], compatible: str = "") -> None:
         self._view = view
         self._new_id = new_id
+        self._compatible = compatible
         self.progress: tuple[int, int] | None = None  # bytes fetched and resumes of a running download
 
     def _number(self, path: Path) -> str:
@@ -176,9 +211,23 @@ class Fumo:
         values = {"State": job.state, "BytesFetched": fetched, "Resumes": resumes, "LastResult": job.result}
         return str(values[path[-1]])
 
+    def _text(self, path: Path) -> str:
+        job = load(self._view())
+        values = {
+            "LastError": job.error,
+            "FailedCheck": job.failed_check,
+            "LastLog": job.log,
+            "FullInstead": job.instead,
+            "Compatible": self._compatible,
+        }
+        return values[path[-1]]
+
     def spec(self) -> NodeSpec:
         def number(name: str) -> NodeSpec:
             return live(name, Format.INT, self._number)
+
+        def text(name: str) -> NodeSpec:
+            return live(name, Format.CHR, self._text)
 
         url = permanent("PkgURL", Format.CHR, check=https_url, value_chars_max=2048)
         data = permanent("PkgData", Format.BIN, access=Access.REPLACE, value_chars_max=PKG_DATA_BYTES_MAX)
@@ -195,6 +244,11 @@ class Fumo:
                 number("BytesFetched"),
                 number("Resumes"),
                 number("LastResult"),
+                text("LastError"),
+                text("FailedCheck"),
+                text("LastLog"),
+                text("FullInstead"),
+                text("Compatible"),
             ),
             type=URN,
         )
@@ -227,6 +281,8 @@ class Fumo:
             url=url if operation != UPDATE else "",
             correlator=call.correlator,
             reported=job.reported,
+            full_url=job.full_url if operation == UPDATE else "",  # offered with the package that was kept
+            full_bytes=job.full_bytes if operation == UPDATE else 0,
         )
         if operation != UPDATE:
             drop_data(changing)

@@ -70,7 +70,8 @@ OPERATIONS: Mapping[str, Sequence[str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One accepted Exec. `kind` says in which part of the object, `name` on which component."""
+    """One accepted Exec. `kind` says in which part of the object, `name` on which component; `software_id` is that of
+    an installed one, for when a removal that was cut is taken up again and the node is gone."""
 
     id: str
     operation: str
@@ -78,6 +79,7 @@ class Job:
     name: str
     url: str
     correlator: str
+    software_id: str = ""
 
     @property
     def base(self) -> Path:
@@ -86,7 +88,8 @@ class Job:
 
 def jobs(looking: Transaction) -> tuple[Job, ...]:
     entries = looking.record(RECORD).get("jobs", [])
-    return tuple(Job(**entry) for entry in entries if set(entry) == set(Job.__slots__))
+    known = set(Job.__slots__)
+    return tuple(Job(**entry) for entry in entries if known - {"software_id"} <= set(entry) <= known)
 
 
 def status_of(looking: Transaction, name: str) -> int:
@@ -197,7 +200,8 @@ class Scomo:
             raise Refusal(Code.INCOMPLETE, "PkgURL is empty")
         if len(waiting) >= JOBS_MAX:
             raise Refusal(Code.DEVICE_FULL, f"{JOBS_MAX} jobs are waiting")
-        job = Job(self._new_id(), operation, kind, name, url, call.correlator)
+        software_id = changing.text((*DEPLOYED, name, "ID")) if kind == "Deployed" else ""
+        job = Job(self._new_id(), operation, kind, name, url, call.correlator, software_id)
         _set_jobs(changing, [*waiting, job])
         return Code.ACCEPTED
 

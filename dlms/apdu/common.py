@@ -16,17 +16,19 @@ CONFIRMED = 0x40  # service class bit of invoke-id-and-priority
 HIGH_PRIORITY = 0x80
 BLOCK_NUMBER_MAX = 0xFFFF_FFFF
 LIST_MAX = 0xFFFF  # items of a list; meters take some tens
-_WITHOUT_ANSWER = frozenset((Apdu.SET_REQUEST, Apdu.ACTION_REQUEST))
+# Where the service class is, by the service that may go without an answer.
+_WITHOUT_ANSWER: dict[int, int] = {Apdu.SET_REQUEST: 2, Apdu.ACTION_REQUEST: 2, Apdu.ACCESS_REQUEST: 1}
 
 
 def is_unconfirmed(apdu: bytes) -> bool:
-    """Whether a plain request wants no answer: an UNCONFIRMED-WRITE, a SET or ACTION whose service class says so.
+    """Whether a plain request wants no answer: an UNCONFIRMED-WRITE, or the service class of SET, ACTION, ACCESS.
 
     (A GET without an answer makes no sense: some clients forget the bit.)
     """
     if apdu[:1] == bytes((Apdu.UNCONFIRMED_WRITE_REQUEST,)):
         return True
-    return len(apdu) > 2 and apdu[0] in _WITHOUT_ANSWER and not apdu[2] & CONFIRMED
+    at = _WITHOUT_ANSWER.get(apdu[0]) if apdu else None
+    return at is not None and len(apdu) > at and not apdu[at] & CONFIRMED
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,8 +33,8 @@ _INITIATE_CODES = {
     3: "pdu-size-too-short",
     4: "refused-by-the-vde-handler",
 }
-INITIATE_SERVICE = 1
-INITIATE_CLASS = 6
+INITIATE_SERVICE, READ_SERVICE, WRITE_SERVICE = 1, 5, 6
+SERVICE_CLASS, INITIATE_CLASS = 3, 6
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ read-request    05 n variable...              variable    02 name(2) | 04 name(2
 read-response   0C n result...                result      00 data | 01 error | 02 last number(2) octets | 03 number(2)
 write-request   06 n variable... n data...
 write-response  0D n result...                result      00 | 01 error | 02 number(2)
+unconfirmed     16 n variable... n data...     no answer
 ```
 
 A read-response with only data and errors reads like a list of Get-Data-Result.
@@ -84,17 +85,19 @@ class ReadBlock:
 
 @dataclass(frozen=True, slots=True)
 class WriteRequest:
-    """WriteRequest: as many values as variables."""
+    """WriteRequest: as many values as variables. `confirmed` is False for UnconfirmedWriteRequest."""
 
     variables: tuple[Variable, ...]
     values: tuple[Data, ...]
+    confirmed: bool = True
 
     def __post_init__(self) -> None:
         if len(self.variables) != len(self.values):
             raise LocalError(f"{len(self.values)} values for {len(self.variables)} variables")
 
     def emit(self) -> bytes:
-        head = bytes((Apdu.WRITE_REQUEST,)) + length_octets(len(self.variables))
+        tag = Apdu.WRITE_REQUEST if self.confirmed else Apdu.UNCONFIRMED_WRITE_REQUEST
+        head = bytes((tag,)) + length_octets(len(self.variables))
         return head + b"".join([variable.emit() for variable in self.variables]) + emit_values(self.values)
 
 
@@ -126,13 +129,13 @@ def parse_read_request(data: bytes) -> ReadRequest | ReadNext:
 def parse_write_request(data: bytes) -> WriteRequest:
     """Raises `DecodeError`."""
     cursor = Cursor(data, "write-request")
-    cursor.u8()
+    confirmed = cursor.u8() != Apdu.UNCONFIRMED_WRITE_REQUEST
     variables = tuple([_read_variable(cursor) for _ in range(read_count(cursor, 3))])
     values = read_values(cursor)
     if len(values) != len(variables):
         raise cursor.error(f"{len(values)} values for {len(variables)} variables")
     cursor.check_end()
-    return WriteRequest(variables, values)
+    return WriteRequest(variables, values, confirmed)
 
 
 def _read_variable(cursor: Cursor) -> Variable:

@@ -94,6 +94,12 @@ class MethodRef:
         if not -128 <= self.method <= 127:
             raise LocalError(f"method {self.method} does not fit one signed octet")
 
+    @classmethod
+    def parse(cls, text: str) -> MethodRef:
+        """`70/0.0.96.3.10.255/1`: class, code, method. Raises `LocalError`."""
+        ref = AttributeRef.parse(text)
+        return cls(ref.class_id, ref.obis, ref.attribute)
+
     def emit(self) -> bytes:
         """Cosem-Method-Descriptor: class, name, method (GB 9.5)."""
         return self.class_id.to_bytes(2, "big") + self.obis.code + self.method.to_bytes(1, "big", signed=True)

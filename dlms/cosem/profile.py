@@ -5,7 +5,9 @@ learned once, whole runs of rows with that shape are unpacked in one go, and onl
 by member.
 
 In a row a value is what `Data.value` would be (int, bool, float, bytes, str, None, tuple), except that the column of
-the clock is a `datetime` in UTC where the clock policy gives one, a `CosemDateTime` where it does not.
+the clock is a `datetime` in UTC where the clock policy gives one, a `CosemDateTime` where it does not. Null-data stands
+for what can be told from the row before: the same value, or the time one capture period later. A delta type is what is
+added to the value in the row before.
 """
 
 from __future__ import annotations
@@ -111,6 +113,7 @@ _FORMATS: dict[int, str] = {
     Tag.DELTA_DOUBLE_LONG: "i", Tag.DELTA_UNSIGNED: "B", Tag.DELTA_LONG_UNSIGNED: "H",
     Tag.DELTA_DOUBLE_LONG_UNSIGNED: "I",
 }  # fmt: skip
+_DELTAS = frozenset(range(Tag.DELTA_INTEGER, Tag.DELTA_DOUBLE_LONG_UNSIGNED + 1))
 _FIXED_STRINGS = {int(Tag.DATE_TIME): 12, int(Tag.DATE): 5, int(Tag.TIME): 4}
 _SHORT_LENGTH = 0x80
 
@@ -119,12 +122,13 @@ _SHORT_LENGTH = 0x80
 class _Shape:
     """Rows of `size` octets whose octets at `marks` are always the same: tags, counts and lengths.
 
-    `nulls` are the columns that hold null-data, which takes no octets beside its tag.
+    `nulls` are the columns that hold null-data, which takes no octets beside its tag, `deltas` those of a delta type.
     """
 
     layout: struct.Struct
     marks: tuple[tuple[int, int], ...]
     nulls: tuple[int, ...]
+    deltas: tuple[int, ...]
 
     @property
     def size(self) -> int:
@@ -142,18 +146,6 @@ class _Shape:
                 break
         return rows
 
-    def rows(self, block: bytes) -> Iterator[tuple[axdr.Value, ...]]:
-        """The rows of a block that has this shape throughout."""
-        unpacked = self.layout.iter_unpack(block)
-        return self._with_nulls(unpacked) if self.nulls else unpacked
-
-    def _with_nulls(self, unpacked: Iterator[tuple[axdr.Value, ...]]) -> Iterator[tuple[axdr.Value, ...]]:
-        for row in unpacked:
-            cells = list(row)
-            for at in self.nulls:
-                cells.insert(at, None)
-            yield tuple(cells)
-
 
 class RowDecoder:
     """Rows of one profile. `columns` names the clock's column; `period_s` fills in times that the meter left out
@@ -163,61 +155,90 @@ class RowDecoder:
         self, columns: tuple[CaptureObject, ...], policy: ClockPolicy = STANDARD_CLOCK, period_s: int = 0
     ) -> None:
         self._clock = next((at for at, column in enumerate(columns) if column.is_clock), None)
-        self._width = len(columns)
         self._policy = policy
         self._period = timedelta(seconds=period_s)
         self._shapes: list[_Shape] = []
         self._look_ahead = LOOK_AHEAD_MIN
         self._last_time: datetime | None = None
+        self._before: tuple[axdr.Value, ...] = ()  # the row before, with what was left out filled in
         self.last_clock: bytes | None = None  # of the last row decoded that had one, as the meter wrote it
 
-    def decode_partial(self, data: bytes) -> list[Row]:
-        """The whole rows at the beginning of an encoded buffer whose end is missing."""
-        cursor = Cursor(data, "profile buffer")
-        rows: list[Row] = []
-        try:
-            if cursor.u8() != Tag.ARRAY:
-                return rows
-            count = cursor.length()
-            while len(rows) < count:
-                rows.extend(self._some(data, cursor, count - len(rows)))
-        except DecodeError:
-            pass
-        return rows
+    def restart(self) -> None:
+        """A new buffer begins: nothing in it follows from the last one. What was learned of the shapes is kept."""
+        self._before = ()
+        self._last_time = None
 
     def decode(self, data: bytes) -> list[Row]:
         """The rows of an encoded buffer. Raises `DecodeError`."""
+        self.restart()
         cursor = Cursor(data, "profile buffer")
         if cursor.peek() != Tag.ARRAY:
-            return self._whole(axdr.decode(data, "profile buffer"))
+            return self.whole(axdr.decode(data, "profile buffer"))
         cursor.u8()
         count = cursor.length()
         if count > cursor.remaining:
             raise cursor.error(f"{count} rows cannot fit the {cursor.remaining} octets that are left")
         rows: list[Row] = []
         while len(rows) < count:
-            rows.extend(self._some(data, cursor, count - len(rows)))
+            rows.extend(self.some(data, cursor, count - len(rows)))
         cursor.check_end()
         return rows
 
-    def _some(self, data: bytes, cursor: Cursor, rows_max: int) -> Iterator[Row]:
-        """At least one more row: a run of a known shape, or one row that is decoded and learned from."""
+    def some(self, data: bytes, cursor: Cursor, rows_max: int) -> Iterator[Row]:
+        """At least one more row: a run of a known shape, or one row that is decoded and learned from.
+
+        Raises `DecodeError`, and has then taken nothing.
+        """
         rows_max = min(rows_max, self._look_ahead)
         for at, shape in enumerate(self._shapes):
-            rows = shape.run(data, cursor.pos, rows_max)
-            if rows:
+            count = shape.run(data, cursor.pos, rows_max)
+            if count:
                 if at:
                     self._shapes.insert(0, self._shapes.pop(at))
-                self._look_ahead = max(LOOK_AHEAD_MIN, 4 * rows)
-                return self._finish(shape.rows(cursor.take(rows * shape.size)))
+                self._look_ahead = max(LOOK_AHEAD_MIN, 4 * count)
+                rows = list(shape.layout.iter_unpack(cursor.take(count * shape.size)))
+                if shape.nulls or shape.deltas:
+                    return self._finish([self._recovered(row, shape.nulls, shape.deltas) for row in rows])
+                self._before = rows[-1]
+                return self._finish(rows)
         start = cursor.pos
         row = axdr.read(cursor)
         learned = _shape_of(data[start : cursor.pos])
         if learned is not None and len(self._shapes) < SHAPES_MAX:
             self._shapes.insert(0, learned)
-        return self._finish([_cells(row, cursor)])
+        return self._finish([self._cells(row, cursor)])
 
-    def _whole(self, data: Data) -> list[Row]:
+    def _cells(self, row: Data, cursor: Cursor) -> tuple[axdr.Value, ...]:
+        if row.tag not in (Tag.STRUCTURE, Tag.ARRAY):
+            raise cursor.error(f"a row with tag {row.tag}")
+        nulls: list[int] = []
+        deltas: list[int] = []
+        cells: list[axdr.Value] = []
+        for at, member in enumerate(row.members()):
+            if member.tag == Tag.NULL:
+                nulls.append(at)
+                continue
+            if member.tag in _DELTAS:
+                deltas.append(at)
+            cells.append(member.value)
+        return self._recovered(tuple(cells), tuple(nulls), tuple(deltas))
+
+    def _recovered(
+        self, present: tuple[axdr.Value, ...], nulls: tuple[int, ...], deltas: tuple[int, ...]
+    ) -> tuple[axdr.Value, ...]:
+        """A row with what its nulls and deltas stand for; `present` has no place for the nulls."""
+        cells = list(present)
+        before = self._before
+        for at in nulls:  # ascending, so that each place is right when its turn comes
+            cells.insert(at, before[at] if at < len(before) and at != self._clock else None)
+        for at in deltas:
+            base, step = before[at] if at < len(before) else None, cells[at]
+            if isinstance(base, int) and isinstance(step, int):
+                cells[at] = base + step
+        self._before = tuple(cells)
+        return self._before
+
+    def whole(self, data: Data) -> list[Row]:
         """A buffer that came as a compact array, or as null-data when it is empty."""
         if data.value is None:
             return []
@@ -226,7 +247,7 @@ class RowDecoder:
             rows = data.members()
         except LocalError as error:
             raise DecodeError("profile buffer", 0, "neither array nor compact array") from error
-        return list(self._finish([_cells(row, cursor) for row in rows]))
+        return list(self._finish([self._cells(row, cursor) for row in rows]))
 
     def _finish(self, rows: Iterable[tuple[axdr.Value, ...]]) -> Iterator[Row]:
         clock = self._clock
@@ -261,6 +282,65 @@ class RowDecoder:
         return when
 
 
+class RowStream:
+    """Rows of one encoded buffer that comes in pieces: each as soon as it is whole.
+
+    What is not whole is looked at again when there is twice as much of it, so that a row as long as the buffer does not
+    cost its square.
+    """
+
+    def __init__(self, decoder: RowDecoder) -> None:
+        decoder.restart()
+        self._decoder = decoder
+        self._pieces: list[bytes] = []
+        self._octets = 0  # in `_pieces`
+        self._worth_octets = 0  # fewer than that are not looked at
+        self._base = 0  # octets before `_pieces` that are done with
+        self._rows_due: int | None = None  # None until the count of the array has come
+
+    def feed(self, piece: bytes) -> list[Row]:
+        """The rows that `piece` completed."""
+        self._pieces.append(piece)
+        self._octets += len(piece)
+        return self._rows() if self._octets >= self._worth_octets else []
+
+    def finish(self) -> list[Row]:
+        """Nothing more comes: the rows that are left. Raises `DecodeError`."""
+        rows = self._rows()
+        data = b"".join(self._pieces)
+        if self._rows_due is None:
+            return self._decoder.whole(axdr.decode(data, "profile buffer"))
+        cursor = Cursor(data, "profile buffer", self._base)
+        if self._rows_due:
+            axdr.read(cursor)
+            raise cursor.error("no row of the profile")
+        cursor.check_end()
+        return rows
+
+    def _rows(self) -> list[Row]:
+        data = b"".join(self._pieces)
+        cursor = Cursor(data, "profile buffer", self._base)
+        rows: list[Row] = []
+        done = 0
+        try:
+            if self._rows_due is None and cursor.peek() == Tag.ARRAY:
+                cursor.u8()
+                self._rows_due = cursor.length()
+                done = cursor.pos
+            while self._rows_due:
+                found = list(self._decoder.some(data, cursor, self._rows_due))
+                self._rows_due -= len(found)
+                rows += found
+                done = cursor.pos
+        except DecodeError:
+            pass  # not whole yet, or nonsense: the end will tell
+        self._base += done
+        self._pieces = [data[done:]]
+        self._octets = len(data) - done
+        self._worth_octets = 2 * self._octets
+        return rows
+
+
 _TIME = struct.Struct(">HBBxBBBBhB")
 _MINUTES = {minutes: timedelta(minutes=minutes) for minutes in range(-840, 841, 15)}
 
@@ -277,12 +357,6 @@ def _plain_instant(raw: bytes) -> datetime | None:
         return None
 
 
-def _cells(row: Data, cursor: Cursor) -> tuple[axdr.Value, ...]:
-    if row.tag not in (Tag.STRUCTURE, Tag.ARRAY):
-        raise cursor.error(f"a row with tag {row.tag}")
-    return tuple([member.value for member in row.members()])
-
-
 def _shape_of(row: bytes) -> _Shape | None:
     """The shape of one encoded row; None when it holds something other than numbers and short strings of octets."""
     cursor = Cursor(row, "profile row")
@@ -291,6 +365,7 @@ def _shape_of(row: bytes) -> _Shape | None:
     marks = [(0, row[0]), (1, row[1])]
     layout = [">xx"]
     nulls: list[int] = []
+    deltas: list[int] = []
     for at in range(cursor.u8()):
         marks.append((cursor.pos, cursor.peek()))
         tag = cursor.u8()
@@ -298,6 +373,8 @@ def _shape_of(row: bytes) -> _Shape | None:
         number = _FORMATS.get(tag)
         if number is not None:
             layout.append(number)
+            if tag in _DELTAS:
+                deltas.append(at)
             cursor.take(struct.calcsize(">" + number))
         elif tag in _FIXED_STRINGS:
             layout.append(f"{_FIXED_STRINGS[tag]}s")
@@ -311,4 +388,4 @@ def _shape_of(row: bytes) -> _Shape | None:
             nulls.append(at)
         else:
             return None
-    return _Shape(struct.Struct("".join(layout)), tuple(marks), tuple(nulls))
+    return _Shape(struct.Struct("".join(layout)), tuple(marks), tuple(nulls), tuple(deltas))

@@ -4,12 +4,17 @@
  0    2   3   4   5   6   7   8      9       11
  year mon day dow h   m   s   1/100  deviation status      "any" is FFFF / FF, deviation unknown is 8000
 ```
+
+A `CosemDate` is the first five octets of that, a `CosemTime` the four behind. As text they are `2026-03-29`, `02:30:00`
+with `*` for any, months `DB` and `DE` where daylight saving begins and ends, days `LD` and `SL` for the last and the
+second last of the month.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+import re
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime, timedelta, timezone
 from enum import IntFlag
 
 from dlms.cursor import Cursor
@@ -80,9 +85,7 @@ class CosemDateTime:
     def __post_init__(self) -> None:
         if not 0 <= self.year <= ANY_YEAR or not -0x8000 <= self.deviation <= 0x7FFF:
             raise LocalError("year or deviation does not fit two octets")
-        for octet in (self.month, self.day, self.day_of_week, self.hour, self.minute, self.second, self.hundredths):
-            if not 0 <= octet <= 0xFF:
-                raise LocalError(f"{octet} does not fit one octet")
+        _check_octets(self.month, self.day, self.day_of_week, self.hour, self.minute, self.second, self.hundredths)
         if not 0 <= self.status <= 0xFF:
             raise LocalError(f"status {self.status} does not fit one octet")
 
@@ -107,6 +110,47 @@ class CosemDateTime:
             when.year, when.month, when.day, when.isoweekday(), when.hour, when.minute, when.second,
             when.microsecond // 10_000, deviation, int(status),
         )  # fmt: skip
+
+    @classmethod
+    def from_instant(cls, when: datetime, policy: ClockPolicy = STANDARD_CLOCK, *, dst: bool = False) -> CosemDateTime:
+        """`when` as the meter's own clock would write it: the inverse of `to_datetime` for the same policy.
+
+        In the meter's local time where the policy has an offset, and else in the zone of `when`. A `when` without a
+        zone is the meter's local time already.
+        """
+        total = when.utcoffset()
+        if total is None:
+            return cls.from_datetime(when, dst=dst)
+        if policy.utc_offset_minutes is not None:
+            total = timedelta(minutes=policy.utc_offset_minutes + (policy.dst_minutes if dst else 0))
+        local = cls.from_datetime(when.astimezone(timezone(total)), dst=dst)
+        if policy.deviation_sign == 0:
+            return replace(local, deviation=DEVIATION_UNKNOWN)
+        minutes = -round(total.total_seconds() / 60)
+        if dst and not policy.deviation_has_dst:
+            minutes += policy.dst_minutes
+        return replace(local, deviation=policy.deviation_sign * minutes)
+
+    @classmethod
+    def of(cls, text: str) -> CosemDateTime:
+        """ISO 8601, or a date, a time and perhaps a deviation as in `****-12-25 00:00 -60min`. Raises `LocalError`."""
+        try:
+            return cls.from_datetime(datetime.fromisoformat(text))
+        except ValueError:
+            pass
+        parts = text.split()
+        if not 1 <= len(parts) <= 3:
+            raise LocalError(f"{text!r} is no date and time")
+        day, time = CosemDate.of(parts[0]), CosemTime.of(parts[1]) if len(parts) > 1 else CosemTime()
+        deviation = DEVIATION_UNKNOWN
+        if len(parts) > 2:
+            found = _DEVIATION.fullmatch(parts[2])
+            if found is None:
+                raise LocalError(f"{parts[2]!r} is no deviation such as -60min")
+            deviation = int(found[1])
+        return cls.parse(
+            day.emit() + time.emit() + deviation.to_bytes(2, "big", signed=True) + bytes((STATUS_UNKNOWN,))
+        )
 
     def emit(self) -> bytes:
         """The 12 octets."""
@@ -159,12 +203,115 @@ class CosemDateTime:
             return None
 
     def __str__(self) -> str:
-        def two(value: int) -> str:
-            return "**" if value == ANY else f"{value:02}"
-
-        year = "****" if self.year == ANY_YEAR else f"{self.year:04}"
-        text = f"{year}-{two(self.month)}-{two(self.day)} {two(self.hour)}:{two(self.minute)}:{two(self.second)}"
+        octets = self.emit()
+        text = f"{CosemDate.parse(octets[:DATE_OCTETS])} {CosemTime.parse(octets[DATE_OCTETS:9])}"
         return text if self.deviation == DEVIATION_UNKNOWN else f"{text} {self.deviation:+}min"
+
+
+@dataclass(frozen=True, slots=True)
+class CosemDate:
+    """A date with its wildcards, as calendars and special days have it."""
+
+    year: int = ANY_YEAR
+    month: int = ANY
+    day: int = ANY
+    day_of_week: int = ANY
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.year <= ANY_YEAR:
+            raise LocalError(f"year {self.year} does not fit two octets")
+        _check_octets(self.month, self.day, self.day_of_week)
+
+    @classmethod
+    def parse(cls, data: bytes) -> CosemDate:
+        """The 5 octets of a date. Raises `DecodeError`."""
+        cursor = Cursor(data, "date")
+        year = cursor.u16()
+        month, day, day_of_week = cursor.take(3)
+        cursor.check_end()
+        return cls(year, month, day, day_of_week)
+
+    @classmethod
+    def of(cls, text: str) -> CosemDate:
+        """`2026-03-29`, or with wildcards as `****-DB-LD`. Raises `LocalError`."""
+        found = _DATE.fullmatch(text)
+        if found is None:
+            raise LocalError(f"{text!r} is no date such as 2026-03-29 or ****-12-25")
+        year, month, day = found.groups()
+        whole = cls(
+            ANY_YEAR if year == "****" else int(year),
+            _SPECIAL_MONTHS_OF[month] if month in _SPECIAL_MONTHS_OF else int(month),
+            _SPECIAL_DAYS_OF[day] if day in _SPECIAL_DAYS_OF else int(day),
+        )
+        known = _resolve_day(whole.year, whole.month, whole.day)
+        return whole if known is None else replace(whole, day_of_week=known.isoweekday())
+
+    def emit(self) -> bytes:
+        """The 5 octets."""
+        return self.year.to_bytes(2, "big") + bytes((self.month, self.day, self.day_of_week))
+
+    def date(self) -> date | None:
+        """The calendar day; None when a wildcard leaves it open, or there is none."""
+        return _resolve_day(self.year, self.month, self.day)
+
+    def __str__(self) -> str:
+        year = "****" if self.year == ANY_YEAR else f"{self.year:04}"
+        month = _SPECIAL_MONTHS.get(self.month) or f"{self.month:02}"
+        return f"{year}-{month}-{_SPECIAL_DAYS.get(self.day) or f'{self.day:02}'}"
+
+
+@dataclass(frozen=True, slots=True)
+class CosemTime:
+    """A time of the day with its wildcards."""
+
+    hour: int = ANY
+    minute: int = ANY
+    second: int = ANY
+    hundredths: int = ANY
+
+    def __post_init__(self) -> None:
+        _check_octets(self.hour, self.minute, self.second, self.hundredths)
+
+    @classmethod
+    def parse(cls, data: bytes) -> CosemTime:
+        """The 4 octets of a time. Raises `DecodeError`."""
+        cursor = Cursor(data, "time")
+        hour, minute, second, hundredths = cursor.take(TIME_OCTETS)
+        cursor.check_end()
+        return cls(hour, minute, second, hundredths)
+
+    @classmethod
+    def of(cls, text: str) -> CosemTime:
+        """`02:30`, `02:30:00`, `02:30:00.50`, or with `**`. Raises `LocalError`."""
+        found = _TIME.fullmatch(text)
+        if found is None:
+            raise LocalError(f"{text!r} is no time such as 02:30:00")
+        hour, minute, second, hundredths = found.groups()
+        parts = hour, minute, "00" if second is None else second, "00" if hundredths is None else hundredths
+        return cls(*(ANY if part == "**" else int(part) for part in parts))
+
+    def emit(self) -> bytes:
+        """The 4 octets."""
+        return bytes((self.hour, self.minute, self.second, self.hundredths))
+
+    def __str__(self) -> str:
+        text = ":".join("**" if part == ANY else f"{part:02}" for part in (self.hour, self.minute, self.second))
+        return text if self.hundredths in (0, ANY) else f"{text}.{self.hundredths:02}"
+
+
+_DATE = re.compile(r"(\*{4}|\d{4})-(\*\*|\d\d|DB|DE)-(\*\*|\d\d|LD|SL)")
+_TIME = re.compile(r"(\*\*|\d\d):(\*\*|\d\d)(?::(\*\*|\d\d)(?:\.(\d\d))?)?")
+_DEVIATION = re.compile(r"([+-]\d{1,3})min")
+_SPECIAL_MONTHS = {ANY: "**", DST_BEGIN: "DB", DST_END: "DE"}
+_SPECIAL_DAYS = {ANY: "**", LAST_DAY: "LD", SECOND_LAST_DAY: "SL"}
+_SPECIAL_MONTHS_OF = {text: number for number, text in _SPECIAL_MONTHS.items()}
+_SPECIAL_DAYS_OF = {text: number for number, text in _SPECIAL_DAYS.items()}
+
+
+def _check_octets(*values: int) -> None:
+    for octet in values:
+        if not 0 <= octet <= 0xFF:
+            raise LocalError(f"{octet} does not fit one octet")
 
 
 def _resolve_day(year: int, month: int, day: int) -> date | None:

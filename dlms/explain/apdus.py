@@ -67,6 +67,14 @@ def _release(data: bytes, keys: Keys, depth: int) -> tuple[str, tuple[Node, ...]
     return "", tuple(fields)
 
 
+def _get_response(data: bytes, keys: Keys, depth: int) -> tuple[str, tuple[Node, ...]]:
+    """With the last block what all blocks say together."""
+    del depth
+    message = get.parse_response(data)
+    whole = keys.blocks.add(message) if isinstance(message, get.GetBlock) else None
+    return type(message).__name__, (*message_fields(message), *((whole,) if whole is not None else ()))
+
+
 def _general_block(data: bytes, keys: Keys, depth: int) -> tuple[str, tuple[Node, ...]]:
     """One block; where it is the first and the last, the APDU inside."""
     block = GeneralBlock.parse(data)
@@ -89,7 +97,7 @@ _EXPLAINERS: dict[int, Callable[[bytes, Keys, int], tuple[str, tuple[Node, ...]]
     Apdu.RLRQ: _release,
     Apdu.RLRE: _release,
     Apdu.GET_REQUEST: _fields_of(get.parse_request),
-    Apdu.GET_RESPONSE: _fields_of(get.parse_response),
+    Apdu.GET_RESPONSE: _get_response,
     Apdu.SET_REQUEST: _fields_of(set_apdu.parse_request),
     Apdu.SET_RESPONSE: _fields_of(set_apdu.parse_response),
     Apdu.ACTION_REQUEST: _fields_of(action.parse_request),

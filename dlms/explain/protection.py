@@ -12,6 +12,7 @@ from dlms.codes import Apdu
 from dlms.cosem.time import CosemDateTime
 from dlms.cursor import Cursor
 from dlms.errors import DlmsError, PeerError
+from dlms.explain.blocks import Blocks
 from dlms.explain.node import Node, octets_text
 from dlms.general import AGREED, IDENTIFIED, WRAPPED, GeneralCiphered, GeneralSigned, Header, KeyInfo, open_ciphered
 from dlms.keys import KeyId
@@ -42,7 +43,7 @@ class Keys:
     """What is needed to look into protected APDUs. The titles are learned from AARQ and AARE on the way.
 
     `agreement` are private key agreement keys of either side, `peer_agreement` public ones, `verifying` the public keys
-    whose signatures are told.
+    whose signatures are told. `blocks` is what came of an answer in blocks.
     """
 
     ek: bytes = field(default=b"", repr=False)
@@ -55,6 +56,7 @@ class Keys:
     agreement: tuple[EllipticCurvePrivateKey, ...] = field(default=(), repr=False)
     peer_agreement: tuple[EllipticCurvePublicKey, ...] = ()
     verifying: tuple[EllipticCurvePublicKey, ...] = ()
+    blocks: Blocks = field(default_factory=Blocks, repr=False, compare=False)
 
 
 Inside = Callable[[bytes], Node]

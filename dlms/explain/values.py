@@ -8,7 +8,7 @@ from enum import Enum, IntEnum, IntFlag
 from dlms.apdu.common import AccessError, ActionOutcome
 from dlms.axdr import CompactArray, Data, Tag
 from dlms.codes import kebab
-from dlms.cosem.classes import attribute_name, interface_class
+from dlms.cosem.classes import attribute_name, interface_class, method_name
 from dlms.cosem.dictionary import describe
 from dlms.cosem.obis import AttributeRef, MethodRef, Obis
 from dlms.cosem.time import DATE_TIME_OCTETS, CosemDateTime
@@ -54,7 +54,7 @@ def ref_text(ref: AttributeRef | MethodRef) -> str:
     tail = f" ({meaning})" if meaning else ""
     if isinstance(ref, AttributeRef):
         return f"{class_name} {ref.obis} attribute {ref.attribute} {attribute_name(ref.class_id, ref.attribute)}{tail}"
-    return f"{class_name} {ref.obis} method {ref.method}{tail}"
+    return f"{class_name} {ref.obis} method {ref.method} {method_name(ref.class_id, ref.method)}{tail}"
 
 
 def field_node(label: str, value: object) -> Node:

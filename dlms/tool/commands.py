@@ -1,17 +1,20 @@
-"""The commands that talk to a meter: discover, read, profile, set."""
+"""The commands that ask a meter: discover, read, profile."""
 
 from __future__ import annotations
 
+import csv
+import re
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import click
 
-from dlms.client import ItemFailed, Meter
-from dlms.cosem.classes import interface_class
+from dlms.client import Meter
+from dlms.cosem.classes import attribute_name, interface_class, method_name
 from dlms.cosem.dictionary import describe
 from dlms.cosem.obis import AttributeRef, Obis
 from dlms.datalink import LinkDown, LinkUp
@@ -19,13 +22,12 @@ from dlms.discovery import ObjectInfo
 from dlms.errors import DlmsError, LinkError, LocalError, PeerError
 from dlms.hdlc import HdlcAddress
 from dlms.hdlc_link import HdlcClientLink
-from dlms.objects import rows_from_csv
+from dlms.objects import refs_from_csv
 from dlms.port import Port
 from dlms.profiles import ProfileRow
 from dlms.reading import Failed, Reading
 from dlms.tool.connect import Connection, connection_options, open_connection, open_meter
-from dlms.tool.show import echo_json, plain, result_json, result_text
-from dlms.tool.values import parse_value
+from dlms.tool.show import echo_json, plain, result_json, result_text, value_text
 
 EXIT_REFUSED = 1  # the meter said no, or talked nonsense
 EXIT_LINK = 3  # nobody answered, or the line failed
@@ -53,15 +55,15 @@ def json_option(function: Callable[..., None]) -> Callable[..., None]:
     return click.option("--json", "as_json", is_flag=True, help="print JSON")(function)
 
 
-@click.command()
+@click.command(short_help="Read attributes.")
 @click.argument("items", nargs=-1, metavar="[CODE|CLASS/CODE/ATTRIBUTE]...")
-@click.option("--codes", type=click.Path(path_type=Path), help="a reading list: CSV with obis, cls, attr, ...")
+@click.option("--codes", type=click.Path(path_type=Path), help="CSV with a column obis, and perhaps cls and attr")
 @json_option
 @connection_options
 def read(connection: Connection, items: tuple[str, ...], codes: Path | None, as_json: bool) -> None:
     """Read attributes: by OBIS code (its usual class, attribute 2) or as 3/1.0.1.8.0.255/2."""
     with exits():
-        wanted = [_reference(item) for item in items]
+        wanted = [reference(item) for item in items]
         refs = _list_refs(codes)
         if not items and not refs:
             raise click.UsageError("name what to read, or give --codes")
@@ -72,11 +74,16 @@ def read(connection: Connection, items: tuple[str, ...], codes: Path | None, as_
     else:
         for result in results:
             click.echo(result_text(result))
-    if all(isinstance(result, Failed) for result in results):
+    failed = [result for result in results if isinstance(result, Failed)]
+    broken = next((result.cause for result in failed if result.cause is not None), None)
+    if broken is not None:
+        click.echo(f"dlms: {broken}", err=True)
+        raise SystemExit(EXIT_LINK if isinstance(broken, LinkError) else EXIT_REFUSED)
+    if len(failed) == len(results):
         raise SystemExit(EXIT_REFUSED)
 
 
-def _reference(text: str) -> AttributeRef | Obis:
+def reference(text: str) -> AttributeRef | Obis:
     """What people write, read before a meter is asked. Raises `LocalError`."""
     return AttributeRef.parse(text) if "/" in text else Obis.parse(text)
 
@@ -85,48 +92,81 @@ def _list_refs(codes: Path | None) -> list[AttributeRef]:
     if codes is None:
         return []
     try:
-        return [AttributeRef(row.class_id, row.obis, row.attribute) for row in rows_from_csv(codes)]
+        return refs_from_csv(codes)
     except OSError as error:
         raise click.UsageError(f"--codes {codes}: {error.strerror}") from error
 
 
-@click.command()
+@click.command(short_help="Read the rows of a profile.")
 @click.argument("code")
-@click.option("--since", type=click.DateTime(), help="UTC; rows captured from then on")
-@click.option("--until", type=click.DateTime(), help="UTC; rows captured up to then")
-@click.option("--entries", help="FIRST-LAST, counted from 1; LAST 0 is the newest")
+@click.option("--since", help="rows captured from then on: ISO 8601, UTC where it says no zone, or 3h, 2d ago")
+@click.option("--until", help="rows captured up to then")
+@click.option("--entries", help="FIRST-LAST, counted from 1; LAST 0 is the last of the buffer")
+@click.option("--csv", "as_csv", is_flag=True, help="print CSV, each row as soon as it has come")
 @json_option
 @connection_options
 def profile(
     connection: Connection,
     code: str,
-    since: datetime | None,
-    until: datetime | None,
+    since: str | None,
+    until: str | None,
     entries: str | None,
+    as_csv: bool,
     as_json: bool,
 ) -> None:
-    """Read the rows of a profile, such as 1.0.99.1.0.255; all of them, by time, or by entry."""
+    """Read the rows of a profile, such as 1.0.99.1.0.255; all of them, by time, or by entry.
+
+    \b
+    dlms profile 1.0.99.1.0.255 --since 1d --csv > yesterday.csv
+    dlms profile 0.0.99.98.0.255 --entries 1-20
+    """
     with exits():
         obis, chosen = Obis.parse(code), _entries(entries)
-        since = since.replace(tzinfo=UTC) if since else None
-        until = until.replace(tzinfo=UTC) if until else None
+        first, last = _instant("since", since), _instant("until", until)
         rows: list[ProfileRow] = []
+        write = None if as_json else csv.writer(sys.stdout).writerow if as_csv else _tabbed
         with open_meter(connection) as meter:
-            for row in meter.profile(obis, since=since, until=until, entries=chosen):
-                if not as_json and not rows:
-                    click.echo("\t".join(_column_names(row)))
-                rows.append(row)
-                if not as_json:
-                    click.echo("\t".join(str(plain(value)) for value in row.values))
+            for row in meter.profile(obis, since=first, until=last, entries=chosen):
+                if write is None:
+                    rows.append(row)
+                    continue
+                if not rows:
+                    rows.append(row)
+                    write(_column_names(row))
+                write([value.hex() if isinstance(value, bytes) else value_text(value) for value in row.values])
     if as_json:
-        columns = [
-            {"obis": str(column.ref.obis), "class_id": column.ref.class_id, "attribute": column.ref.attribute,
-             "unit": column.unit or None}
-            for column in (rows[0].columns if rows else ())
-        ]  # fmt: skip
-        echo_json(
-            {"obis": str(obis), "columns": columns, "rows": [[plain(value) for value in row.values] for row in rows]}
-        )
+        echo_json(_profile_json(obis, rows))
+
+
+def _tabbed(cells: Sequence[object]) -> None:
+    click.echo("\t".join(str(cell) for cell in cells))
+
+
+def _profile_json(obis: Obis, rows: list[ProfileRow]) -> dict[str, object]:
+    columns = [
+        {"obis": str(column.ref.obis), "class_id": column.ref.class_id, "attribute": column.ref.attribute,
+         "unit": column.unit or None}
+        for column in (rows[0].columns if rows else ())
+    ]  # fmt: skip
+    return {"obis": str(obis), "columns": columns, "rows": [[plain(value) for value in row.values] for row in rows]}
+
+
+_AGO = re.compile(r"(\d{1,6})([smhdw])")
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+
+
+def _instant(option: str, text: str | None) -> datetime | None:
+    """ISO 8601, or so long ago."""
+    if text is None:
+        return None
+    ago = _AGO.fullmatch(text)
+    try:
+        if ago is not None:
+            return datetime.now(UTC) - timedelta(seconds=int(ago[1]) * _SECONDS[ago[2]])
+        when = datetime.fromisoformat(text)
+    except (ValueError, OverflowError) as error:
+        raise LocalError(f"--{option} {text!r}: write 2026-03-01T00:00, or 3h or 2d for so long ago") from error
+    return when if when.tzinfo else when.replace(tzinfo=UTC)
 
 
 def _column_names(row: ProfileRow) -> list[str]:
@@ -142,36 +182,13 @@ def _entries(text: str | None) -> tuple[int, int] | None:
     return int(first), int(last)
 
 
-@click.command("set")
-@click.argument("item", metavar="CODE|CLASS/CODE/ATTRIBUTE")
-@click.argument("value", metavar="TYPE=VALUE")
-@json_option
-@connection_options
-def set_value(connection: Connection, item: str, value: str, as_json: bool) -> None:
-    """Write one attribute: `dlms set 1/0.0.96.1.0.255/2 oct=30313233`."""
-    with exits():
-        wanted, data = _reference(item), parse_value(value)
-        error: str | None = None
-        with open_meter(connection) as meter:
-            ref = meter.ref(wanted)
-            try:
-                meter.set(ref, data)
-            except ItemFailed as failed:
-                error = failed.code
-    if as_json:
-        echo_json({"obis": str(ref.obis), "class_id": ref.class_id, "attribute": ref.attribute, "error": error})
-    else:
-        click.echo(f"{ref}  {error or 'written'}")
-    if error:
-        raise SystemExit(EXIT_REFUSED)
-
-
-@click.command()
+@click.command(short_help="List the objects of a meter, or the meters on a bus.")
 @click.option("--scan", help="FIRST-LAST: ask these HDLC addresses who is there, instead of one meter what it has")
 @click.option("--values", is_flag=True, help="read attribute 2 of every object that may be read")
+@click.option("--rights", is_flag=True, help="show what may be done with each attribute and method")
 @json_option
 @connection_options
-def discover(connection: Connection, scan: str | None, values: bool, as_json: bool) -> None:
+def discover(connection: Connection, scan: str | None, values: bool, rights: bool, as_json: bool) -> None:
     """List the objects of a meter, or with --scan the meters on an HDLC bus."""
     with exits():
         if scan is not None:
@@ -189,10 +206,24 @@ def discover(connection: Connection, scan: str | None, values: bool, as_json: bo
         reading = readings.get((info.class_id, info.obis))
         tail = "" if reading is None else f"  = {_short(reading)}"
         click.echo(f"{info.class_id:>4}  {info.obis!s:<18} {name:<24} {describe(info.obis)}{tail}")
+        for line in _rights(info) if rights else ():
+            click.echo(f"      {line}")
+
+
+def _rights(info: ObjectInfo) -> Iterator[str]:
+    """A line an attribute and a method: number, name, what this association may do."""
+    for number in sorted(info.attributes):
+        may = ("r" if info.readable(number) else "-") + ("w" if info.writable(number) else "-")
+        selectors = info.selectors.get(number, ())
+        tail = f"  selectors {', '.join(map(str, selectors))}" if selectors else ""
+        yield f"{number:>3}  {may}  {attribute_name(info.class_id, number, info.version)}{tail}"
+    for number in sorted(info.methods):
+        name = method_name(info.class_id, number, info.version)
+        yield f"{number:>+3}  {'x' if info.callable(number) else '-'}   {name}"
 
 
 def _values_of(meter: Meter, found: list[ObjectInfo]) -> dict[tuple[int, Obis], Reading | Failed]:
-    wanted = [info for info in found if info.readable(2) and info.class_id not in (7, 15)]
+    wanted = [info for info in found if info.readable(2) and info.class_id not in (7, 12, 15)]
     results = meter.read_many([AttributeRef(info.class_id, info.obis, 2) for info in wanted])
     return {(info.class_id, info.obis): result for info, result in zip(wanted, results, strict=True)}
 
@@ -200,7 +231,10 @@ def _values_of(meter: Meter, found: list[ObjectInfo]) -> dict[tuple[int, Obis], 
 def _short(reading: Reading | Failed) -> str:
     if isinstance(reading, Failed):
         return reading.error
-    return f"{plain(reading.value)} {reading.unit}".rstrip()
+    value = reading.value
+    if isinstance(value, list | dict):
+        return f"({len(value)})"
+    return f"{value_text(value)} {reading.unit}".rstrip()
 
 
 def _object_json(info: ObjectInfo, readings: dict[tuple[int, Obis], Reading | Failed]) -> dict[str, object]:

@@ -11,17 +11,20 @@ from typing import Any, TypeVar
 import click
 
 from dlms.client import Meter, Trace
+from dlms.cosem.time import ClockPolicy
 from dlms.counters import FileCounters
 from dlms.errors import LocalError
+from dlms.greeting import ModeE, open_with_greeting
 from dlms.links import LINKS
-from dlms.port import Port, open_port
+from dlms.port import Port, SerialPort, open_port
 from dlms.security import InvocationCounters, MemoryCounters, Security
-from dlms.tool.greeting import open_with_greeting
 from dlms.tool.nodeport import NodePort
 from dlms.tool.protection import Protection, grouped, make_auth, make_security, protection_options
 from dlms.trace import ReplayPort, TraceWriter, read_trace
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
+
+DEVIATIONS = {"standard": 1, "opposite": -1, "none": 0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,10 @@ class Connection:
     baudrate: int
     timeout_s: float | None
     mode_e: bool
+    mode_e_address: str
+    short_names: bool
+    utc_offset: int | None
+    deviation: str
     trace: Path | None
     replay: Path | None
     protection: Protection
@@ -68,6 +75,18 @@ _OPTIONS = (
     click.option("--baudrate", type=click.IntRange(300), default=9600, show_default=True),
     click.option("--timeout-s", type=click.FloatRange(0.01), help="for an answer"),
     click.option("--mode-e", is_flag=True, help="greet at 300 baud; --baudrate is the highest to agree to"),
+    click.option("--mode-e-address", default="", help="with --mode-e: the meter's number, where several share a loop"),
+    click.option("--short-names", is_flag=True, help="short-name referencing"),
+    click.option(
+        "--utc-offset", type=click.IntRange(-840, 840), help="minutes east of UTC, of a clock that does not say"
+    ),
+    click.option(
+        "--deviation",
+        type=click.Choice(list(DEVIATIONS)),
+        default="standard",
+        show_default=True,
+        help="how the meter counts from UTC: as the standard, with the other sign, or not at all",
+    ),
     click.option("--trace", type=click.Path(path_type=Path), help="record what crosses the port"),
     click.option("--replay", type=click.Path(path_type=Path), help="talk to a recorded trace instead of a port"),
 )
@@ -102,7 +121,8 @@ def _open_port(connection: Connection) -> Port:
     if connection.replay is not None:
         return ReplayPort(read_trace(connection.replay))
     if connection.mode_e:
-        return open_with_greeting(connection.url, connection.baudrate)
+        mode_e = ModeE(connection.mode_e_address)
+        return open_with_greeting(connection.url, connection.baudrate, mode_e)
     return open_port(connection.url, connection.baudrate)
 
 
@@ -127,10 +147,12 @@ def open_meter(connection: Connection) -> Iterator[Meter]:
             pdu_size=connection.pdu_size,
             info_max=connection.info_max,
             window=connection.window,
-            baudrate=connection.baudrate,
+            baudrate=below.baudrate if isinstance(below, SerialPort) else connection.baudrate,
             timeout_s=connection.timeout_s,
             port=port,
             trace=note,
+            short_names=connection.short_names,
+            clock=ClockPolicy(DEVIATIONS[connection.deviation], connection.utc_offset),
         )
         with meter:
             yield meter

@@ -32,7 +32,7 @@ def _publics(name: str, paths: tuple[Path, ...]) -> tuple[EllipticCurvePublicKey
     return tuple([key for path in paths if (key := read_public(name, path))])
 
 
-@click.command()
+@click.command(short_help="Explain frames, APDUs and values.")
 @click.argument("what", metavar="HEX|FILE|-")
 @click.option("--ek", envvar="DLMS_EK", help="encryption key, HEX or @FILE; also $DLMS_EK")
 @click.option("--ak", envvar="DLMS_AK", help="authentication key, HEX or @FILE; also $DLMS_AK")

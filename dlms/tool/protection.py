@@ -172,12 +172,13 @@ def read_private(name: str, path: Path | None) -> EllipticCurvePrivateKey | None
     """The private key of an elliptic curve in a PEM file. Raises `click.UsageError`."""
     if path is None:
         return None
+    from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
     try:
         key = load_pem_private_key(_pem(name, path), None)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise click.UsageError(f"--{name} {path} is no private key without a passphrase, in PEM") from error
     if not isinstance(key, EllipticCurvePrivateKey):
         raise click.UsageError(f"--{name} {path} is no key of an elliptic curve")
@@ -188,12 +189,13 @@ def read_public(name: str, path: Path | None) -> EllipticCurvePublicKey | None:
     """The public key of an elliptic curve in a PEM file. Raises `click.UsageError`."""
     if path is None:
         return None
+    from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
     try:
         key = load_pem_public_key(_pem(name, path))
-    except ValueError as error:
+    except (ValueError, UnsupportedAlgorithm) as error:
         raise click.UsageError(f"--{name} {path} is no public key, in PEM") from error
     if not isinstance(key, EllipticCurvePublicKey):
         raise click.UsageError(f"--{name} {path} is no key of an elliptic curve")

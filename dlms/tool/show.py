@@ -10,8 +10,11 @@ import click
 
 from dlms.axdr import CompactArray, Data, Tag
 from dlms.codes import kebab
+from dlms.cosem.classes import attribute_name
 from dlms.cosem.dictionary import describe
-from dlms.cosem.time import CosemDateTime
+from dlms.cosem.obis import Obis
+from dlms.cosem.time import CosemDate, CosemDateTime, CosemTime
+from dlms.cosem.values import Named
 from dlms.errors import DlmsError
 from dlms.explain.node import octets_text
 from dlms.reading import Failed, Reading
@@ -34,15 +37,19 @@ def type_name(tag: int) -> str:
 
 
 def plain(value: object) -> object:
-    """A value as JSON has it: octets in hexadecimal, times in ISO 8601, members of structures as lists."""
+    """A value as JSON has it: octets in hexadecimal, times in ISO 8601, what has no names as lists."""
     if isinstance(value, Decimal):
         return _number(value)
     if isinstance(value, bytes):
         return value.hex()
     if isinstance(value, datetime):
         return value.isoformat().replace("+00:00", "Z")
-    if isinstance(value, CosemDateTime):
+    if isinstance(value, CosemDateTime | CosemDate | CosemTime | Obis):
         return str(value)
+    if isinstance(value, dict):
+        return {name: plain(member) for name, member in value.items()}
+    if isinstance(value, Named):
+        return int(value)
     if isinstance(value, Data):
         return plain(value.value)
     if isinstance(value, CompactArray):
@@ -50,7 +57,7 @@ def plain(value: object) -> object:
             return plain(value.elements())
         except DlmsError:
             return value.contents.hex()
-    if isinstance(value, tuple):
+    if isinstance(value, tuple | list):
         return [plain(member) for member in value]
     return value
 
@@ -81,14 +88,42 @@ def result_json(result: Reading | Failed) -> dict[str, object]:
 
 def result_text(result: Reading | Failed) -> str:
     """One line: reference, value with unit, meaning of the code."""
-    meaning = describe(result.ref.obis)
-    head = f"{result.ref!s:<24} "
+    ref = result.ref
+    meaning = describe(ref.obis)
+    head = f"{ref!s:<24} "
     if isinstance(result, Failed):
         return f"{head}{result.error}" + (f"  ({meaning})" if meaning else "")
-    value = octets_text(result.value) if isinstance(result.value, bytes) else plain(result.value)
     unit = f" {result.unit}" if result.unit else ""
     quality = "" if result.quality == "good" else f" [{result.quality}]"
-    return f"{head}{value}{unit}{quality}" + (f"  ({meaning})" if meaning else "")
+    tail = f"  ({meaning})" if meaning else ""
+    if isinstance(result.value, list | dict) and result.value:
+        return "\n".join([f"{head}{attribute_name(ref.class_id, ref.attribute)}{tail}", *tree(result.value)])
+    return f"{head}{value_text(result.value)}{unit}{quality}{tail}"
+
+
+def value_text(value: object) -> str:
+    """A value without parts, for people."""
+    if isinstance(value, bytes):
+        return octets_text(value)
+    if isinstance(value, Named):
+        return str(value)
+    if isinstance(value, Decimal):
+        return f"{value:f}"
+    if isinstance(value, Data):
+        return f"{type_name(value.tag)}={plain(value)}"
+    return str(plain(value))
+
+
+def tree(value: object, indent: str = "  ") -> list[str]:
+    """Lines of a structure or an array, a member a line."""
+    lines: list[str] = []
+    named = value.items() if isinstance(value, dict) else enumerate(value, start=1) if isinstance(value, list) else ()
+    for name, member in named:
+        if isinstance(member, list | dict) and member:
+            lines += [f"{indent}{name}", *tree(member, indent + "  ")]
+        else:
+            lines.append(f"{indent}{name}: {value_text(member)}")
+    return lines
 
 
 def echo_json(value: object) -> None:

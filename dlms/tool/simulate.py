@@ -3,223 +3,37 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import random
-import selectors
 import signal
-import socket
 import time
-import tty
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Protocol
-from urllib.parse import urlsplit
 
 import click
 
-from dlms.datalink import ApduReceived, DataLink
+from dlms.codes import SERVER_CONFORMANCE, Conformance
 from dlms.errors import DlmsError, LocalError
-from dlms.faults import LineFaults
+from dlms.faults import LineFaults, SlowLine
 from dlms.hdlc import HdlcAddress
-from dlms.hdlc_link import HdlcServerLink
+from dlms.hdlc_bus import HdlcServerBus
 from dlms.links import LINKS
+from dlms.mode_e import Identification
+from dlms.mode_e_meter import ModeEMeter
 from dlms.objects import rows_from_csv
-from dlms.security import MemoryCounters
+from dlms.rights import MANAGEMENT, PUBLIC_CLIENT, USUAL_RIGHTS, Rights
+from dlms.security import Auth, MemoryCounters, NoAuth, Security
 from dlms.simulation import SERIAL_MAX, SimulatedMeter
+from dlms.tool.places import Place, Server, open_place
 from dlms.tool.protection import Protection, make_auth, make_security, protection_options
 from dlms.wrapper import WrapperServerLink
 
 BUILT_IN_LIST = Path(__file__).with_name("simulated.csv")
 TICK_S = 0.5
-CONNECTIONS_MAX = 16
-READ_BYTES_MAX = 65536
 SYSTEM_TITLE = "53494d3000000001"  # where none is given
-ADVANCE_S = 60.0  # registers move this often
-
-
-class Server:
-    """The meter's side of one connection: link, faults and the meter behind."""
-
-    def __init__(self, link: HdlcServerLink | WrapperServerLink, meter: SimulatedMeter, faults: LineFaults) -> None:
-        self.link = link
-        self._meter = meter
-        self._faults = faults
-        link.connect(time.monotonic())
-        self.run()
-
-    def receive(self, data: bytes) -> list[bytes]:
-        """Bytes from the client; the bursts, or packets, that go back now."""
-        heard = self._faults.apply(data)
-        if heard:
-            self.link.receive(heard, time.monotonic())
-        return self.run()
-
-    def run(self) -> list[bytes]:
-        """Events to the meter, answers to the line."""
-        now = time.monotonic()
-        while (event := self.link.next_event()) is not None:
-            if isinstance(event, ApduReceived):
-                with contextlib.suppress(LocalError):  # the client disconnected behind its request
-                    for answer in self._meter.receive_apdu(self.link.client or 0, event.apdu, now):
-                        self.link.send(answer, now)
-            else:
-                self._meter.forget_clients()
-        return self._take()
-
-    def wake(self) -> list[bytes]:
-        """Time passed."""
-        deadline = self.link.next_deadline()
-        if deadline is not None and deadline <= time.monotonic():
-            self.link.on_deadline(time.monotonic())
-        return self.run()
-
-    def _take(self) -> list[bytes]:
-        bursts = []
-        link: DataLink = self.link
-        while burst := link.take_output():
-            if damaged := self._faults.apply(burst):
-                bursts.append(damaged)
-        return bursts
-
-
-class Place(Protocol):
-    """Where the meter listens."""
-
-    name: str
-
-    def serve_once(self, wait_s: float) -> None: ...
-
-    def close(self) -> None: ...
-
-
-class TcpPlace:
-    """Any number of clients, one after another or together, each with its own link."""
-
-    def __init__(self, host: str, port: int, make: MakeServer) -> None:
-        self._make = make
-        self._listener = socket.create_server((host, port))
-        self.name = f"tcp://{host}:{self._listener.getsockname()[1]}"
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(self._listener, selectors.EVENT_READ)
-        self._servers: dict[socket.socket, Server] = {}
-
-    def serve_once(self, wait_s: float) -> None:
-        for key, _ in self._selector.select(wait_s):
-            if key.fileobj is self._listener:
-                self._accept()
-            elif isinstance(key.fileobj, socket.socket):
-                self._read(key.fileobj)
-        for connection, server in list(self._servers.items()):
-            self._send(connection, server.wake())
-
-    def _accept(self) -> None:
-        connection, _ = self._listener.accept()
-        if len(self._servers) >= CONNECTIONS_MAX:
-            connection.close()
-            return
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._servers[connection] = self._make()
-        self._selector.register(connection, selectors.EVENT_READ)
-
-    def _read(self, connection: socket.socket) -> None:
-        try:
-            data = connection.recv(READ_BYTES_MAX)
-        except OSError:
-            data = b""
-        if data:
-            self._send(connection, self._servers[connection].receive(data))
-        else:
-            self._drop(connection)
-
-    def _send(self, connection: socket.socket, bursts: list[bytes]) -> None:
-        if bursts:
-            try:
-                connection.sendall(b"".join(bursts))
-            except OSError:
-                self._drop(connection)
-
-    def _drop(self, connection: socket.socket) -> None:
-        if self._servers.pop(connection, None) is not None:
-            self._selector.unregister(connection)
-            connection.close()
-
-    def close(self) -> None:
-        for connection in list(self._servers):
-            self._drop(connection)
-        self._selector.close()
-        self._listener.close()
-
-
-class UdpPlace:
-    """Datagrams: what the meter says goes to whoever spoke last, a packet a datagram."""
-
-    def __init__(self, host: str, port: int, make: MakeServer) -> None:
-        self._server = make()
-        self._peer: tuple[Any, ...] = ()
-        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self._socket.bind((host, port))
-        self.name = f"udp://{host}:{self._socket.getsockname()[1]}"
-
-    def serve_once(self, wait_s: float) -> None:
-        self._socket.settimeout(max(wait_s, 0.001))
-        packets: list[bytes] = []
-        with contextlib.suppress(TimeoutError):
-            data, self._peer = self._socket.recvfrom(READ_BYTES_MAX)
-            packets = self._server.receive(data)
-        for packet in packets + self._server.wake():
-            self._socket.sendto(packet, self._peer)
-
-    def close(self) -> None:
-        self._socket.close()
-
-
-class TerminalPlace:
-    """A pseudo-terminal behind a symbolic link; clients open and close it as they like."""
-
-    def __init__(self, link: Path, make: MakeServer) -> None:
-        self._server = make()
-        self._master, self._slave = os.openpty()
-        tty.setraw(self._slave)
-        self._link = link
-        link.unlink(missing_ok=True)
-        link.symlink_to(os.ttyname(self._slave))
-        self.name = str(link)
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(self._master, selectors.EVENT_READ)
-
-    def serve_once(self, wait_s: float) -> None:
-        bursts: list[bytes] = []
-        if self._selector.select(wait_s):
-            bursts = self._server.receive(os.read(self._master, READ_BYTES_MAX))
-        for burst in bursts + self._server.wake():
-            os.write(self._master, burst)
-
-    def close(self) -> None:
-        self._selector.close()
-        self._link.unlink(missing_ok=True)
-        os.close(self._master)
-        os.close(self._slave)
-
-
-class MakeServer(Protocol):
-    """Makes the meter's side of a new connection."""
-
-    def __call__(self) -> Server: ...
-
-
-def open_place(listen: str, make: MakeServer) -> Place:
-    """`tcp://host:port`, `udp://host:port` or `pty:PATH`; port 0 is any. Raises `LocalError`, OSError."""
-    if listen.startswith("pty:") and len(listen) > len("pty:"):
-        return TerminalPlace(Path(listen.removeprefix("pty:")), make)
-    try:
-        parts = urlsplit(listen)
-        host, port = parts.hostname, parts.port
-    except ValueError as error:
-        raise LocalError(f"--listen {listen!r}: {error}") from error
-    if parts.scheme not in ("tcp", "udp") or not host or port is None:
-        raise LocalError(f"--listen {listen!r}: write tcp://host:port, udp://host:port or pty:PATH")
-    return TcpPlace(host, port, make) if parts.scheme == "tcp" else UdpPlace(host, port, make)
+ADVANCE_S = 60.0  # of the meter's time: registers move this often
+INACTIVITY_S = 120.0  # with mode E a lost client may not keep the meter at its speed (default of the HDLC setup class)
 
 
 @contextlib.contextmanager
@@ -243,18 +57,35 @@ def _until_signal() -> Iterator[list[int]]:
 @click.option("--phases", type=click.Choice(("1", "3")), default="3", show_default=True)
 @click.option("--codes", type=click.Path(path_type=Path), help="a reading list; a small one is built in")
 @protection_options
+@click.option("--gbt", is_flag=True, help="grant general block transfer (some clients propose it and cannot do it)")
 @click.option("--pdu-size", type=click.IntRange(64, 0xFFFF), default=1024, show_default=True)
 @click.option("--info-max", type=click.IntRange(1, 2030), default=128, show_default=True)
 @click.option("--window", type=click.IntRange(1, 7), default=1, show_default=True)
+@click.option("--mode-e", is_flag=True, help="on a pseudo-terminal: be greeted at 300 baud first, by number: --serial")
 @click.option("--loss", type=click.FloatRange(0, 1), default=0.0, help="share of bursts swallowed, each way")
 @click.option("--flip", type=click.FloatRange(0, 1), default=0.0, help="share of bursts with one bit flipped")
 @click.option("--reorder", type=click.FloatRange(0, 1), default=0.0, help="share of HDLC windows out of order")
 @click.option(
     "--bad-fcs", type=click.FloatRange(0, 1), default=0.0, help="share of frames with a wrong FCS ending in 7E"
 )
+@click.option("--duplicate", type=click.FloatRange(0, 1), default=0.0, help="share of bursts that come twice")
+@click.option("--latency-s", type=click.FloatRange(0, 60), default=0.0, help="until an answer leaves")
+@click.option("--late", type=click.FloatRange(0, 1), default=0.0, help="share of answers that take --late-s longer")
+@click.option("--late-s", type=click.FloatRange(0, 600), default=5.0, show_default=True)
 @click.option("--silent", is_flag=True, help="hear, and say nothing")
 @click.option("--seed", type=int, default=1, show_default=True, help="of the faults")
 @click.option("--advance-wh", type=click.IntRange(0), default=0, help="energy a minute")
+@click.option(
+    "--speed", type=click.FloatRange(0, 100_000), default=1.0, help="of the meter's clock: 60 is a minute a second"
+)
+@click.option("--inactivity-s", type=click.FloatRange(1), help="forget a client, or hang up, after so long a silence")
+@click.option(
+    "--rights",
+    type=click.Choice(("all", "usual")),
+    default="all",
+    show_default=True,
+    help="usual: client 16 is public and needs no proof, 2 reads, 1 manages, others are refused",
+)
 def simulate(
     listen: str,
     link: str,
@@ -263,49 +94,106 @@ def simulate(
     phases: str,
     codes: Path | None,
     protection: Protection,
+    gbt: bool,
     pdu_size: int,
     info_max: int,
     window: int,
+    mode_e: bool,
     loss: float,
     flip: float,
     reorder: float,
     bad_fcs: float,
+    duplicate: float,
+    latency_s: float,
+    late: float,
+    late_s: float,
     silent: bool,
     seed: int,
     advance_wh: int,
+    speed: float,
+    inactivity_s: float | None,
+    rights: str,
 ) -> None:
     """Be a meter until interrupted."""
-    faults = LineFaults(loss, flip, reorder, bad_fcs, silent, random.Random(seed))  # noqa: S311 (not secrets)
+    pick = random.Random(seed)  # noqa: S311 (faults, not secrets)
+    faults = LineFaults(loss, flip, reorder, bad_fcs, duplicate, silent, pick)
+
+    if mode_e and inactivity_s is None:
+        inactivity_s = INACTIVITY_S
+
+    def make_server() -> Server:
+        made = _link(link, server, info_max, window, inactivity_s, packet=listen.startswith("udp:"))
+        line = SlowLine(latency_s, late, late_s, pick)
+        return Server(made, meter, faults, line, inactivity_s, greeting(meter) if mode_e else None)
+
     try:
+        if mode_e and (link != "hdlc" or not listen.startswith("pty:")):
+            raise LocalError("--mode-e is for --link hdlc on pty:PATH, which has a speed")
         rows = rows_from_csv(codes or BUILT_IN_LIST)
         if protection.system_title is None:
             protection = replace(protection, system_title=SYSTEM_TITLE)
         proof = make_auth(protection)
         security = make_security(protection, MemoryCounters())
+        proofs, keys, allowed = _clients(rights, proof, security)
         meter = SimulatedMeter(
-            serial, rows, phases=int(phases), auth=proof, security=security, pdu_size=pdu_size
+            serial, rows, phases=int(phases), auth=proofs, security=keys, rights=allowed, pdu_size=pdu_size,
+            conformance=SERVER_CONFORMANCE if gbt else SERVER_CONFORMANCE & ~Conformance.GENERAL_BLOCK_TRANSFER,
+            now=_clock(speed),
         )  # fmt: skip
-        packet = listen.startswith("udp:")
-        _link(link, server, info_max, window, packet=packet)  # wrong options are said now, not to the first client
-        place = open_place(listen, lambda: Server(_link(link, server, info_max, window, packet=packet), meter, faults))
+        make_server()  # wrong options are said now, not to the first client
+        place = open_place(listen, make_server)
     except (DlmsError, OSError) as error:
         raise click.UsageError(str(error)) from error
     click.echo(f"{meter.id} listening on {place.name}")
-    moved_at = time.monotonic()
     try:
-        with _until_signal() as received:
-            while not received:
-                place.serve_once(TICK_S)
-                if time.monotonic() - moved_at >= ADVANCE_S:
-                    moved_at += ADVANCE_S
-                    meter.advance(advance_wh)
+        _serve(place, meter, advance_wh, speed)
     finally:
         place.close()
 
 
-def _link(name: str, server: str, info_max: int, window: int, *, packet: bool) -> HdlcServerLink | WrapperServerLink:
+def greeting(meter: SimulatedMeter) -> ModeEMeter:
+    """The greeting of mode E, up to 19200 baud; on a loop the meter's number is its serial number."""
+    return ModeEMeter(Identification(meter.id[:3], "6", meter.id, offers_hdlc=True), str(meter.serial))
+
+
+def _serve(place: Place, meter: SimulatedMeter, advance_wh: int, speed: float) -> None:
+    moved_at = time.monotonic()
+    step_s = ADVANCE_S / speed if speed else float("inf")
+    with _until_signal() as received:
+        while not received:
+            place.serve_once(TICK_S)
+            steps = int((time.monotonic() - moved_at) // step_s)
+            moved_at += steps * step_s if steps else 0.0
+            meter.advance(advance_wh * steps)
+            meter.tick()
+
+
+def _clock(speed: float) -> Callable[[], datetime]:
+    """Civil time that begins now and goes on at this speed."""
+    began, started = datetime.now(UTC), time.monotonic()
+    return lambda: began + timedelta(seconds=(time.monotonic() - started) * speed)
+
+
+_Keys = Security | dict[int, Security] | None
+
+
+def _clients(
+    rights: str, proof: Auth, security: Security | None
+) -> tuple[Auth | dict[int, Auth], _Keys, Rights | dict[int, Rights]]:
+    """What each client must prove, its keys, and what it may do."""
+    if rights == "all":
+        return proof, security, MANAGEMENT
+    proofs = {client: NoAuth() if client == PUBLIC_CLIENT else proof for client in USUAL_RIGHTS}
+    keys = {client: security for client in USUAL_RIGHTS if client != PUBLIC_CLIENT and security is not None}
+    return proofs, keys, USUAL_RIGHTS
+
+
+def _link(
+    name: str, server: str, info_max: int, window: int, inactivity_s: float | None, *, packet: bool
+) -> HdlcServerBus | WrapperServerLink:
     if name == "hdlc":
-        return HdlcServerLink(HdlcAddress.of(server), info_max=info_max, window=window)
+        address = HdlcAddress.of(server)
+        return HdlcServerBus(address, info_max=info_max, window=window, inactivity_timeout_s=inactivity_s)
     if not server.isdigit():
         raise LocalError(f"--server {server!r}: only HDLC has UPPER/LOWER")
     # A base node's DLMS over TCP has the wrapper's layout with the node in the place of the SAP: see `nodeport`.

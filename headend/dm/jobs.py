@@ -16,9 +16,11 @@ from typing import Any
 from sqlalchemy import Connection, insert, select, update
 
 from headend.dm.accounts import UnknownDevice, load
+from headend.dm.firmware import FIRMWARE
 from headend.dm.kinds import KINDS, JobError
 from headend.dm.steps import Done, Failed, Job, Json, Outcome, Waiting
 from headend.dm.tables import jobs
+from headend.software.releases import Release, of_version
 
 ATTEMPTS_MAX = 20  # sessions that may break off under a job; a line that bad needs a person
 HOLD_VALUES = ("nodes", "commands")  # parameters whose entries carry values to set
@@ -69,7 +71,9 @@ def listing(conn: Connection, device_id: str | None = None, *, limit: int = 100)
 
 def _shown(row: Mapping[Any, Any]) -> Json:
     names = ("id", "device_id", "kind", "state", "correlator", "attempts", "result", "created", "updated")
-    return {name: row[name] for name in names} | {"params": _without_values(row["params"])}
+    told = {name: row[name] for name in names} | {"params": _without_values(row["params"])}
+    sent = row["progress"].get("sent")  # which package, while the device is at work on it
+    return told if sent is None else told | {"sent": sent}
 
 
 def _without_values(params: Mapping[str, Any]) -> Json:
@@ -94,7 +98,10 @@ def next_for(conn: Connection, device_id: str, now: float) -> Job | None:
     conn.execute(
         update(jobs).where(jobs.c.id == row.id).values(state="running", attempts=row.attempts + 1, updated=now)
     )
-    return Job(row.id, row.kind, row.params, row.correlator, row.progress)
+    packages: tuple[Release, ...] = ()
+    if row.kind == FIRMWARE and "url" not in row.params:
+        packages = of_version(conn, row.params["version"])
+    return Job(row.id, row.kind, row.params, row.correlator, row.progress, packages, device_id)
 
 
 def checkpoint(conn: Connection, job_id: int, progress: Json, now: float) -> None:

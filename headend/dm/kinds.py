@@ -10,7 +10,8 @@ from collections.abc import Generator, Mapping
 from typing import Any, Protocol
 
 from headend.dm.commands import CommandsJob
-from headend.dm.params import NODES_PER_JOB_MAX, JobError, data, known_keys, node_value, objects, text, uri
+from headend.dm.firmware import FirmwareJob
+from headend.dm.params import HTTPS_URL, NODES_PER_JOB_MAX, JobError, data, known_keys, node_value, objects, text, uri
 from headend.dm.steps import (
     ACCEPTED,
     EXISTS,
@@ -33,19 +34,14 @@ from headend.dm.steps import (
     add,
     add_interior,
     batches,
+    below,
     execute,
     get,
+    only_text,
     read,
     replace,
+    result_code,
 )
-
-FIRMWARE = "./FUMO/Firmware"
-FIRMWARE_EXEC = f"{FIRMWARE}/DownloadAndUpdate"
-FIRMWARE_URL = f"{FIRMWARE_EXEC}/PkgURL"
-FIRMWARE_STATE = f"{FIRMWARE}/State"
-FIRMWARE_EXT = f"{FIRMWARE}/Ext"
-FW_VERSION = "./DevDetail/FwV"
-FUMO_BUSY = frozenset({"30", "40", "50", "60"})  # downloading .. updating (FUMO 1.0, 5.1.1)
 
 SCOMO = "./SCOMO"
 DEPLOYED = f"{SCOMO}/Inventory/Deployed"
@@ -53,7 +49,6 @@ DEPLOYED = f"{SCOMO}/Inventory/Deployed"
 __all__ = ["KINDS", "JobError", "Kind"]
 
 _NODE_NAME = r"[A-Za-z0-9_.-]{1,32}"
-_HTTPS_URL = r"https://[!-~]{1,1000}"
 
 
 class Kind(Protocol):
@@ -175,63 +170,6 @@ def _above(uri: str) -> list[str]:
     return ["/".join(parts[:depth]) for depth in range(3, len(parts))]
 
 
-def _result_code(job: Job) -> int | None:
-    alert = job.progress.get("alert")
-    code = alert.get("result_code") if isinstance(alert, dict) else None
-    return code if isinstance(code, int) else None
-
-
-class FirmwareJob:
-    """FUMO: give the URL, Exec DownloadAndUpdate, wait for its generic alert, read what became of it.
-
-    `{"url": "https://…", "version": "2"}`; with `version`, a device that runs it already is left alone.
-    """
-
-    name = "firmware"
-
-    def check(self, params: Mapping[str, Any]) -> Json:
-        known_keys(params, {"url", "version"}, {"url"})
-        checked: Json = {"url": text(params, "url", _HTTPS_URL, "an https URL")}
-        if params.get("version") is not None:
-            checked["version"] = text(params, "version", r"[ -~]{1,64}", "up to 64 printable ASCII characters")
-        return checked
-
-    def steps(self, job: Job) -> Steps:
-        if "alert" in job.progress:
-            return (yield from self._report(job))
-        replies = yield Batch((get(FW_VERSION), get(FIRMWARE_STATE)))
-        version, state = (_only_text(reply) for reply in replies)
-        if version is None:
-            return Failed({"error": f"{FW_VERSION} could not be read", "status": replies[0].status})
-        if job.progress.get("exec_sent") and state in FUMO_BUSY:
-            return Waiting(dict(job.progress))  # the Exec had arrived; only its answer was lost
-        if job.params.get("version") == version and not job.progress.get("exec_sent"):
-            return Done({"result_code": 200, "fw_version": version, "from_version": version, "already": True})
-        (reply,) = yield Batch((replace(FIRMWARE_URL, job.params["url"]),))
-        if not reply.ok:
-            return Failed({"error": f"{FIRMWARE_URL} was refused", "status": reply.status})
-        progress = {"exec_sent": True, "from_version": job.progress.get("from_version", version)}
-        yield Checkpoint(progress)
-        (reply,) = yield Batch((execute(FIRMWARE_EXEC, job.correlator),))
-        if reply.status not in (200, ACCEPTED):
-            return Failed({"error": "the device refused to update", "status": reply.status})
-        return Waiting(progress)
-
-    def _report(self, job: Job) -> Generator[Batch | Note, list[Reply], Outcome]:
-        found: Read = yield from read([FW_VERSION, FIRMWARE_STATE, FIRMWARE_EXT])
-        code = _result_code(job)
-        result: Json = {
-            "result_code": code,
-            "from_version": job.progress.get("from_version"),
-            "fw_version": found.values.get(FW_VERSION),
-            "state": found.values.get(FIRMWARE_STATE),
-            "ext": _below(found, FIRMWARE_EXT),
-        }
-        if code is not None and 200 <= code < 300:
-            return Done(result)
-        return Failed(result | {"error": f"the update ended with result {code}"})
-
-
 class SoftwareJob:
     """SCOMO: add a download node, Exec DownloadInstall, wait for OperationComplete, read the inventory.
 
@@ -244,7 +182,7 @@ class SoftwareJob:
         known_keys(params, {"id", "url", "name", "version"}, {"id", "url"})
         checked: Json = {
             "id": text(params, "id", _NODE_NAME, "up to 32 letters, digits and _.-"),
-            "url": text(params, "url", _HTTPS_URL, "an https URL"),
+            "url": text(params, "url", HTTPS_URL, "an https URL"),
         }
         for name in ("name", "version"):
             if params.get(name) is not None:
@@ -257,7 +195,7 @@ class SoftwareJob:
         node = f"{SCOMO}/Download/job{job.id}"
         if job.progress.get("exec_sent"):
             (reply,) = yield Batch((get(f"{node}/Status"),))
-            if _only_text(reply) in ("30", "40", "50"):  # progressing, complete, installing (SCOMO 1.0)
+            if only_text(reply) in ("30", "40", "50"):  # progressing, complete, installing (SCOMO 1.0)
                 return Waiting(dict(job.progress))
         leaves = {"PkgID": job.params["id"], "Name": job.params.get("name", job.params["id"])}
         leaves["PkgURL"] = job.params["url"]
@@ -278,25 +216,11 @@ class SoftwareJob:
 
     def _report(self, job: Job) -> Generator[Batch | Note, list[Reply], Outcome]:
         found: Read = yield from read([DEPLOYED])
-        code = _result_code(job)
-        result: Json = {"result_code": code, "deployed": _below(found, DEPLOYED)}
+        code = result_code(job)
+        result: Json = {"result_code": code, "deployed": below(found, DEPLOYED)}
         if code is not None and 1200 <= code < 1300:
             return Done(result)
         return Failed(result | {"error": f"the installation ended with result {code}"})
-
-
-def _only_text(reply: Reply) -> str | None:
-    item = reply.items[0] if reply.ok and reply.items else None
-    return item.data if item is not None and isinstance(item.data, str) else None
-
-
-def _below(found: Read, root: str) -> dict[str, str]:
-    """Leaf values below `root` by relative URI; binary values as hexadecimal text (the result is JSON)."""
-    return {
-        uri.removeprefix(f"{root}/"): value if isinstance(value, str) else value.hex()
-        for uri, value in found.values.items()
-        if uri.startswith(f"{root}/")
-    }
 
 
 KINDS: Mapping[str, Kind] = {

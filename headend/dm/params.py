@@ -12,6 +12,7 @@ NODES_PER_JOB_MAX = 1000
 URI_CHARS_MAX = 255
 FORMATS = ("b64", "bin", "bool", "chr", "date", "float", "int", "time", "xml")
 BINARY = ("b64", "bin")
+HTTPS_URL = r"https://[!-~]{1,1000}"
 
 _URI = re.compile(r"\.(/[^/?\x00-\x1f]+)+")
 _QUERY = re.compile(r"\?(prop=[A-Za-z]{1,16}|list=[A-Za-z+-]{1,64})")

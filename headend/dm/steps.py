@@ -14,6 +14,7 @@ from enum import Enum
 from typing import Any
 
 from agent.syncml.messages import Item
+from headend.software.releases import Release
 
 Json = dict[str, Any]
 
@@ -114,13 +115,16 @@ Steps = Generator[Batch | Note, list[Reply], Outcome]
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A job as its steps see it. `progress["alert"]` is the alert that a waiting job was waiting for."""
+    """A job as its steps see it. `progress["alert"]` is the alert that a waiting job was waiting for; `packages` are
+    those of the firmware release that it is about, as they are uploaded now."""
 
     id: int
     kind: str
     params: Mapping[str, Any]
     correlator: str
     progress: Mapping[str, Any]
+    packages: tuple[Release, ...] = ()
+    device_id: str = ""
 
 
 def get(uri: str) -> Request:
@@ -195,3 +199,25 @@ def _note(found: Read, uri: str, item: Item) -> list[str]:
     if isinstance(item.data, str | bytes):
         found.values[uri] = item.data
     return []
+
+
+def result_code(job: Job) -> int | None:
+    """The result in the alert that a job was waiting for."""
+    alert = job.progress.get("alert")
+    code = alert.get("result_code") if isinstance(alert, dict) else None
+    return code if isinstance(code, int) else None
+
+
+def only_text(reply: Reply) -> str | None:
+    """The text that a Get of one leaf brought."""
+    item = reply.items[0] if reply.ok and reply.items else None
+    return item.data if item is not None and isinstance(item.data, str) else None
+
+
+def below(found: Read, root: str) -> dict[str, str]:
+    """Leaf values below `root` by relative URI; binary values as hexadecimal text (the result is JSON)."""
+    return {
+        uri.removeprefix(f"{root}/"): value if isinstance(value, str) else value.hex()
+        for uri, value in found.values.items()
+        if uri.startswith(f"{root}/")
+    }

@@ -31,6 +31,7 @@ from headend.operator import views
 from headend.operator.console import Console
 from headend.security import devices
 from headend.software.store import DEFAULT_TYPE, PackageStore, PackageStoreError
+from headend.software.store import shown as described
 
 log = logging.getLogger("headend.operator")
 
@@ -196,6 +197,8 @@ def _job_routes(parts: Parts) -> list[Route]:
         if not isinstance(kind, str) or not isinstance(params, dict):
             raise web.HttpProblem(400, "kind, and params as an object, are expected")
         device_id = request.path_params["device"]
+        if kind == "firmware" and "url" not in params:
+            params = {"packages_url": parts.urls()["software"]} | params
 
         def work(connection: Connection) -> dict[str, Any] | None:
             number = jobs.enqueue(connection, device_id, kind, params, now=parts.wall())
@@ -314,7 +317,8 @@ def _package_routes(parts: Parts) -> list[Route]:
             raise web.HttpProblem(507, f"the package could not be stored: {error.strerror}") from None
         log.info("package %s: %d bytes", package.name, package.size, extra={"event": "operator.package"})
         row = {"name": package.name, "size": package.size, "sha256": package.sha256, "content_type": kind}
-        return JSONResponse(shown(row), status_code=201)
+        release, _ = await run_in_threadpool(parts.packages.release, package.name)
+        return JSONResponse(shown(row | described(release)), status_code=201)
 
     async def remove(request: Request) -> Response:
         if not await run_in_threadpool(parts.packages.remove, request.path_params["name"]):

@@ -112,17 +112,30 @@ def account(config_path: Path, device_id: str, auth: str, push_url: str, out: Pa
 @click.argument("kind")
 @click.option("--params", default="{}", help="Parameters of the job as JSON; `-` reads them from standard input.")
 @click.option("--package", help="firmware, software: the uploaded package of this name, instead of its url.")
+@click.option("--release", help="firmware: this release, as the delta that fits the device, or whole where none does.")
+@click.option("--no-delta", is_flag=True, help="firmware: the full package of --release.")
+@click.option("--full-after-delta", is_flag=True, help="firmware: send the full package when the device cannot use "
+              "the delta and may not fetch the full one by itself.")  # fmt: skip
 @click.option("--push/--no-push", "notify", default=True, show_default=True, help="Notify the device.")
 @click.option("--wait", "wait_s", type=click.FloatRange(0), default=0.0, help="Seconds to wait for the job's end.")
 def job(
-    config_path: Path, device_id: str, kind: str, params: str, package: str | None, notify: bool, wait_s: float
+    config_path: Path,
+    device_id: str,
+    kind: str,
+    params: str,
+    package: str | None,
+    release: str | None,
+    no_delta: bool,
+    full_after_delta: bool,
+    notify: bool,
+    wait_s: float,
 ) -> None:
     """Queue a job for a device.
 
     \b
     get        --params '{"paths": ["./DevDetail"]}'; `values` shows what was read
     provision  --params '{"nodes": [{"path": "./SCHED/Task/t1/Setting/Every", "value": 900}]}'
-    firmware   --package fw-2.swu [--params '{"version": "2"}']
+    firmware   --release 2; or --package fw-2.swu [--params '{"version": "2"}']
     software   --package lists.swu --params '{"id": "lists"}'
     commands   --params '{"commands": [{"verb": "Exec", "path": "./FUMO/Firmware/Update"}]}'
 
@@ -132,6 +145,10 @@ def job(
         document = json.loads(sys.stdin.read() if params == "-" else params)
     except ValueError as error:
         raise click.UsageError(f"--params is not JSON: {error}") from error
+    if release is not None and isinstance(document, dict):
+        document = document | {"version": release, "delta": not no_delta, "full_after_delta": full_after_delta}
+    elif no_delta or full_after_delta:
+        raise click.UsageError("--no-delta and --full-after-delta go with --release")
     with asking(config_path) as client:
         if package is not None and isinstance(document, dict):
             document = document | {"url": _package_url(client, package)}
@@ -253,7 +270,13 @@ _lister(
 _lister(
     "values", ("device_id", "uri", "value", "data", "updated"), "What devices told of their trees.", _DEVICE, _LIMIT
 )
-_lister("jobs", ("id", "device_id", "kind", "state", "result", "updated"), "The jobs, newest first.", _DEVICE, _LIMIT)
+_lister(
+    "jobs",
+    ("id", "device_id", "kind", "state", "sent.package", "result", "updated"),
+    "The jobs, newest first.",
+    _DEVICE,
+    _LIMIT,
+)
 _lister(
     "alerts",
     ("received", "device_id", "type", "source", "result_code", "data"),
@@ -278,7 +301,11 @@ _lister(
     _ORDER,
     _LIMIT,
 )
-_lister("packages", ("name", "size", "content_type", "uploaded", "sha256"), "The uploaded packages.")
+_lister(
+    "packages",
+    ("name", "kind", "version", "delta", "from_versions", "size", "uploaded", "sha256"),
+    "The uploaded packages, and what they are.",
+)
 _lister(
     "downloads",
     ("at", "package", "device", "status", "start", "wanted", "sent"),

@@ -272,6 +272,7 @@ def _environment(wall: Callable[[], float]) -> Environment:
         "result_mood": lambda code: "good" if code in (200, 1200) else "bad",
         "what": _what,
         "outcome": _outcome,
+        "contents": _contents,
     }
     made.filters.update(filters)
     return made
@@ -304,7 +305,20 @@ def _what(job: Mapping[str, Any]) -> str:
     if "nodes" in params:
         return _few([node["path"] for node in params["nodes"]])
     shown = {key: value.rpartition("/")[2] if key == "url" else value for key, value in params.items()}
+    if "delta" in params:
+        shown = {"version": params["version"], "delta": "allowed" if params["delta"] else "not allowed"}
     return ", ".join(str(value) if key in ("id", "url") else f"{key} {value}" for key, value in shown.items())
+
+
+def _contents(package: Mapping[str, Any]) -> str:
+    """What a package is, in a line."""
+    if not package["kind"]:
+        return "no update package"
+    what = f"{package['kind']} {package['id']} {package['version']}".replace("  ", " ")
+    made_from = ", ".join(package["from_versions"])
+    if package["delta"]:
+        return f"{what}, delta from {made_from}"
+    return f"{what}, only from {made_from}" if made_from else what
 
 
 def _few(names: list[str]) -> str:
@@ -316,7 +330,8 @@ def _outcome(job: Mapping[str, Any]) -> str:
     """A job's result in a line."""
     result = job["result"]
     if not result:
-        return ""
+        sent = job.get("sent")
+        return f"sent {sent['package']}, {sent['bytes']} bytes" if sent else ""
     told = {key: value for key, value in result.items() if isinstance(value, str | int | float)}
     error = told.pop("error", None)
     lines = [] if error is None else [str(error)]

@@ -1,8 +1,8 @@
 """HTTP face of the package server.
 
 `GET|HEAD /packages/NAME` the package, with ranges; `GET /descriptors/NAME` its download descriptor (OMA Download OTA
-1.0); `POST /install-notify/NAME` a report on it. `?device=ID` says who asks, for the log; nothing is decided by it:
-packages are signed, not secret.
+1.0), which tells of a delta what it was made from and where the full package is; `POST /install-notify/NAME` a report
+on it. `?device=ID` says who asks, for the log; nothing is decided by it: packages are signed, not secret.
 """
 
 from __future__ import annotations
@@ -126,13 +126,19 @@ def create_app(
 
     async def get_descriptor(request: Request) -> Response:
         package = await find(request)
+        release, full = await run_in_threadpool(store.release, package.name)
         base, query = public_url(), f"?device={quote(_device(request))}" if _device(request) else ""
+        delta = None
+        if release is not None and release.is_delta:
+            offered = None if full is None else f"{base}/descriptors/{full.name}{query}"
+            delta = dd.DeltaFacts(release.from_versions, release.sources, offered, full.size if full else 0)
         body = dd.Descriptor(
             types=(package.content_type,),
             size=package.size,
             object_uri=f"{base}/packages/{package.name}{query}",
             install_notify_uri=f"{base}/install-notify/{package.name}{query}",
             name=package.name,
+            delta=delta,
         ).emit()
         return Response(body, media_type=dd.CONTENT_TYPE, headers={"Cache-Control": "no-cache"})
 

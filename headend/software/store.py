@@ -17,6 +17,8 @@ from pathlib import Path
 from sqlalchemy import BigInteger, Column, Engine, Float, Integer, String, Table, delete, insert, select, update
 
 from headend import db
+from headend.software import releases
+from headend.software.releases import Release
 
 NAME_CHARS_MAX = 128
 PACKAGE_BYTES_MAX = 1 << 30
@@ -115,6 +117,24 @@ class PackageStore:
         self._register(package, now)
         return package
 
+    def learn(self) -> None:
+        """Read the descriptions of packages that were added when this was not done yet."""
+        with db.reader(self._engine).begin() as connection:
+            known = releases.known(connection)
+            rows = connection.execute(select(packages)).all()
+        for row in rows:
+            if row.name not in known:
+                found = releases.describe(row.name, self._files / row.sha256, row.size)
+                with self._engine.begin() as connection:
+                    releases.note(connection, row.name, found)
+
+    def release(self, name: str) -> tuple[Release | None, Release | None]:
+        """What a package is, and the full package of the same release when it is a delta."""
+        with db.reader(self._engine).begin() as connection:
+            found = releases.find(connection, name)
+            full = releases.full_of(connection, found) if found is not None and found.is_delta else None
+        return found, full
+
     def remove(self, name: str) -> bool:
         """Forget a package; its file goes when no other name has it. False when there is none."""
         package = self.find(name)
@@ -122,14 +142,18 @@ class PackageStore:
             return False
         with self._engine.begin() as connection:
             connection.execute(delete(packages).where(packages.c.name == name))
+            releases.note(connection, name, None)
             shared = connection.execute(select(packages.c.name).where(packages.c.sha256 == package.sha256)).first()
         if shared is None:
             package.path.unlink(missing_ok=True)
         return True
 
     def listing(self) -> list[dict[str, object]]:
+        """The packages by name, each with what it is (`kind` and so on; empty for a file that is no package)."""
         with db.reader(self._engine).begin() as connection:
-            return [dict(row) for row in connection.execute(select(packages).order_by(packages.c.name)).mappings()]
+            known = releases.known(connection)
+            rows = connection.execute(select(packages).order_by(packages.c.name)).mappings().all()
+        return [dict(row) | shown(known.get(row["name"])) for row in rows]
 
     def note_download(self, row: dict[str, object]) -> None:
         """Log an answer that ended; `row` has the columns of `downloads` but `seq`."""
@@ -165,10 +189,26 @@ class PackageStore:
             "content_type": package.content_type,
             "uploaded": now,
         }
+        found = releases.describe(package.name, package.path, package.size)
         with self._engine.begin() as connection:
+            releases.note(connection, package.name, found)
             changed = connection.execute(update(packages).where(packages.c.name == package.name).values(**values))
             if changed.rowcount == 0:
                 connection.execute(insert(packages).values(name=package.name, **values))
+
+
+def shown(release: Release | None) -> dict[str, object]:
+    """What a package is, as the operator sees it."""
+    if release is None:
+        return {"kind": "", "id": "", "version": "", "compatible": [], "delta": False, "from_versions": []}
+    return {
+        "kind": release.kind,
+        "id": release.software_id,
+        "version": release.version,
+        "compatible": list(release.compatible),
+        "delta": release.is_delta,
+        "from_versions": list(release.from_versions),
+    }
 
 
 async def _write(path: Path, chunks: AsyncIterator[bytes]) -> tuple[str, int]:

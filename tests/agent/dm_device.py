@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from agent.descriptor import DeltaSource, Descriptor
 from agent.device import DeviceInfo
-from agent.dm.ports import DeployedSoftware, DmConfig, DmPorts, Https, SoftwareResult
+from agent.dm.ports import DeployedSoftware, DmConfig, DmPorts, Https, SignedSource, SoftwareResult
 from agent.dm.service import DmService
 from agent.download import Downloaded, Progress
 from agent.provisioning import Provisioning, TaskStatus
@@ -22,6 +23,7 @@ from updateagent.manifest import Kind
 
 STATE = Path("/state")
 UPDATE = Path("/update")
+COMPATIBLE = "dcu-a1"
 DEVICE = DeviceInfo(DEVICE_ID, man="Maker", mod="DCU-1", hw_version="hw1", fw_version="1", sw_version="1.0")
 
 
@@ -30,10 +32,11 @@ class FakeManifest:
     kind: Kind = Kind.FIRMWARE
     software_id: str = ""
     version: str = "2"
+    deltas: Mapping[str, SignedSource] = field(default_factory=dict)
 
 
 class FakeFetcher:
-    """`errors` are raised first, one a call; then `content` is stored."""
+    """`errors` are raised first, one a call; then `content` is stored. A URL in `descriptors` has one."""
 
     def __init__(self, disk: Storage) -> None:
         self.disk = disk
@@ -41,6 +44,7 @@ class FakeFetcher:
         self.errors: list[Exception] = []
         self.urls: list[str] = []
         self.during: Callable[[], None] = lambda: None
+        self.descriptors: dict[str, Descriptor] = {}
 
     def fetch(
         self,
@@ -50,15 +54,20 @@ class FakeFetcher:
         progress: Callable[[Progress], None],
         stop: threading.Event,
         beat: Callable[[], None],
+        accept: Callable[[Descriptor], None] = lambda _: None,
+        bytes_max: int | None = None,
     ) -> Downloaded:
         self.urls.append(url)
+        descriptor = self.descriptors.get(url)
+        if descriptor is not None:
+            accept(descriptor)
         progress(Progress(3, 7, 3, 1))
         beat()
         self.during()
         if self.errors:
             raise self.errors.pop(0)
         self.disk.write_durable(into, self.content)
-        return Downloaded(into, len(self.content), "", len(self.content), 2, "application/octet-stream", None)
+        return Downloaded(into, len(self.content), "", len(self.content), 2, "application/octet-stream", descriptor)
 
     def discard(self, into: Path) -> None:
         self.disk.remove_durable(into)
@@ -117,6 +126,9 @@ class Device:
     push_url: str = ""
     registrations: int = 0
     manifest: FakeManifest | Exception = field(default_factory=FakeManifest)
+    full_instead_of_delta: bool = False
+    full_bytes_max: int = 1 << 30
+    check_sources: Callable[[Sequence[DeltaSource]], None] = lambda _: None
 
     def __post_init__(self) -> None:
         self.board = StatusBoard(Status())
@@ -145,6 +157,7 @@ class Device:
             meters=lambda: self.meters,
             request_reboot=self._reboot,
             push_url=lambda: self.push_url,
+            check_sources=lambda sources, _: self.check_sources(sources),
             rng=random.Random(1),
             entropy=random.Random(2).randbytes,
         )
@@ -155,6 +168,9 @@ class Device:
             self.boot_id,
             content_type=self.content_type,
             mac_algorithms=self.algorithms,
+            compatible=COMPATIBLE,
+            full_instead_of_delta=self.full_instead_of_delta,
+            full_bytes_max=self.full_bytes_max,
         )
         self.service = DmService(config, ports)
         self.packages = self.service.packages
@@ -189,6 +205,17 @@ class Device:
     def work(self) -> None:
         """One turn of the package worker."""
         self.packages.step(self.stop, self.beat)
+
+    def settle(self, boot: Callable[[], None], turns: int) -> None:
+        """Both workers in turn, with a boot whenever one is asked for, until nothing moves any more."""
+        reboots = self.reboots
+        for _ in range(turns):
+            self.work()
+            self.turn()
+            if self.reboots > reboots:
+                reboots = self.reboots
+                boot()
+            self.clock.advance(60)
 
     def registered(self) -> Device:
         """Register, and hold the first session, in which the server asks for nothing."""

@@ -167,14 +167,92 @@ def test_queue_session_and_update_answer(daemon: Daemon, capsys: pytest.CaptureF
 def test_an_update_can_be_followed_to_its_end(
     daemon: Daemon, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agent.cli.__main__.FOLLOW_S", 0.0)
+    monkeypatch.setattr("agent.cli.following.FOLLOW_S", 0.0)
     result = {"name": "ok", "fumo": 200, "from_version": "1", "to_version": "2", "message": ""}
-    step = {"state": "installing", "progress": 40, "slots": SLOTS, "result": None}
-    daemon.answers["update"] = [step, step, {**step, "progress": 80}, {**step, "state": "idle", "result": result}]
+    step = {"state": "writing", "progress": 40, "slots": SLOTS, "result": None, "to_version": "2"}
+    waits = {"state": "idle", "progress": 0, "slots": SLOTS, "result": None}
+    daemon.answers["update"] = [
+        {**waits, "job": "downloading", "download": {"have": 1_200_000, "total": 4_800_000}},
+        {**waits, "job": "verifying", "download": None},
+        {**waits, "job": "handed over", "download": None},
+        step,
+        step,
+        {**step, "progress": 80},
+        {**step, "state": "trial", "attempts": 1},
+        {**step, "state": "idle", "result": result},
+    ]
     code, out, _ = run(daemon, capsys, "update", "status", "--follow")
     assert code == 0
-    assert out.splitlines()[:3] == ["installing, 40 %", "installing, 80 %", "no update under way"]
+    assert out.splitlines()[:7] == [
+        "downloading, 25 %, 1.2 of 4.8 MB",
+        "verifying",
+        "handed over, waits for the reboot",
+        "writing, version 2, 40 %",
+        "writing, version 2, 80 %",
+        "trial, version 2, attempt 1",
+        "no update under way",
+    ]
     assert "last result  ok (200), not yet reported" in out
+
+
+def test_while_the_agent_does_not_run_the_update_agents_file_is_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "status.json"
+    document = {
+        "version": 1, "state": "writing", "progress": 40, "booted": "A", "error": "", "last": None,
+        "slots": [{"name": "A", "version": "1", "state": "good"}, {"name": "B", "version": "", "state": "bad"}],
+        "update": {"id": "x", "to_version": "2", "attempts": 0},
+    }  # fmt: skip
+    file.write_text(json.dumps(document))
+    asking = ["--socket", str(tmp_path / "none"), "update", "status", "--file", str(file)]
+    assert main(asking) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("writing, version 2, 40 %\n")
+    assert "dcu-agent does not run" in out
+    assert main([*asking, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["to_version"] == "2"
+
+    looks: list[object] = []
+
+    def later(_: float) -> None:
+        looks.append(None)
+        if len(looks) == 1:
+            file.unlink()  # the agent starts: for a moment there is nobody, and then the end
+        else:
+            file.write_text(json.dumps(document | {"state": "idle", "last": {"name": "ok", "message": "runs"}}))
+
+    monkeypatch.setattr("agent.cli.following.time.sleep", later)
+    assert main([*asking, "--follow"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("writing, version 2, 40 %\nno update under way\n")
+    assert "ok: runs" in out
+
+
+def test_a_terminal_gets_one_line_that_changes(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from agent.cli.following import CLEAR_LINE, Following
+
+    found = {"state": "writing", "progress": 50, "slots": [], "result": None, "to_version": "2"}
+    answers = [found, found, {**found, "progress": 75}, {**found, "state": "idle"}]
+    monkeypatch.setattr("agent.cli.following.time.sleep", lambda _: None)
+    Following(lambda: answers.pop(0), live=True, as_json=False).run(follow=True)
+    assert capsys.readouterr().out == (
+        f"{CLEAR_LINE}writing, version 2, 50 %  [############............]"
+        f"{CLEAR_LINE}writing, version 2, 75 %  [##################......]"
+        f"{CLEAR_LINE}no update under way\n"
+    )
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"state": 5, "slots": {}, "update": 7, "last": 1}', "\x00"])
+def test_a_status_file_that_cannot_be_read_is_no_traceback(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str
+) -> None:
+    (tmp_path / "status.json").write_text(content)
+    code = main(["--socket", str(tmp_path / "none"), "update", "status", "--file", str(tmp_path / "status.json")])
+    assert code in (0, EXIT_NOT_RUNNING)
+    assert "dcu-agent does not run" in "".join(capsys.readouterr())
 
 
 def test_a_failed_check_is_an_exit_code(daemon: Daemon, capsys: pytest.CaptureFixture[str]) -> None:

@@ -190,6 +190,26 @@ def test_what_the_registration_cannot_carry_is_refused(tmp_path: Path, key: str,
     assert found.endswith(f"device.{key}: wanted up to 256 bytes of printable text")
 
 
+def test_a_full_package_in_place_of_a_delta_is_never_fetched_by_default(tmp_path: Path) -> None:
+    config = read(tmp_path, MINIMAL)
+    assert (config.update.full_instead_of_delta, config.update.full_bytes_max) == ("never", 1 << 30)
+
+
+@pytest.mark.parametrize(
+    ("lines", "complaint"),
+    [
+        ("  full_instead_of_delta: sometimes\n", "wanted one of never, always, got 'sometimes'"),
+        ("  full_instead_of_delta: always\n  full_bytes_max: 0\n", "wanted 1 to 1073741824, got 0"),
+        ("  full_bytes_max: 5\n", "has no use while full_instead_of_delta is never"),
+    ],
+)
+def test_a_policy_for_full_packages_that_is_none_is_refused(tmp_path: Path, lines: str, complaint: str) -> None:
+    assert (
+        complaint
+        in problems(tmp_path, MINIMAL.replace("{compatible: board-1}", f"\n  compatible: board-1\n{lines}"))[0]
+    )
+
+
 def test_two_ports_may_not_share_name_or_device(tmp_path: Path) -> None:
     text = MINIMAL + (
         "ports:\n  - {name: a, protocol: prime-usi, url: /dev/x}\n  - {name: a, protocol: prime-usi, url: /dev/x}\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import xml.etree.ElementTree as ET
 
 import pytest
 
@@ -120,3 +121,67 @@ def test_mutated_descriptors_parse_or_fail_as_such() -> None:
         parsed += 1
         assert found.size > 0
     assert parsed > 200
+
+
+# ---- deltas
+
+ROOT = "5f" * 32
+SOURCE = dd.DeltaSource("rootfs", "1.9", 67_108_864, ROOT)
+DELTA = dd.DeltaFacts(("1.9", "1.8"), (SOURCE, dd.DeltaSource("kernel", "1.9", 5, "00" * 32)), "https://h/full", 7)
+
+
+def test_what_a_delta_needs_is_emitted_and_parses_back() -> None:
+    described = Descriptor(("a/b",), 5, "https://h/o", delta=DELTA)
+    assert dd.parse(described.emit()) == described
+    assert b'xmlns:dcu="urn:dcu:dd:delta:1"' in described.emit()
+    assert b"dcu" not in Descriptor(("a/b",), 5, "https://h/o").emit()
+
+
+def test_a_reader_that_knows_nothing_of_deltas_finds_a_plain_descriptor() -> None:
+    """As strict XML readers do: by name space."""
+    root = ET.fromstring(Descriptor(("a/b",), 5, "https://h/o", delta=DELTA).emit())
+    known = {element.tag: element.text for element in root if element.tag.startswith(f"{{{dd.NAMESPACE}}}")}
+    assert len(known) == 4
+    assert known[f"{{{dd.NAMESPACE}}}objectURI"] == "https://h/o"
+
+
+def test_the_address_of_the_full_package_may_be_relative() -> None:
+    data = xml(*GOOD, "<fullURI>full</fullURI><fullSize>9</fullSize>")
+    delta = dd.parse(data, "https://h/descriptors/delta").delta
+    assert delta == dd.DeltaFacts(full_uri="https://h/descriptors/full", full_size=9)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        "<fullURI>https://h/full</fullURI>",
+        "<fullSize>5</fullSize>",
+        "<fullURI>https://h/full</fullURI><fullSize>0</fullSize>",
+        "<fullURI>https://h/full</fullURI><fullSize>-1</fullSize>",
+        "<fullURI></fullURI><fullSize>9</fullSize>",
+        f"<deltaSource>rootfs 1 5 {ROOT[:-1]}</deltaSource>",
+        f"<deltaSource>rootfs 1 5 {ROOT} more</deltaSource>",
+        f"<deltaSource>rootfs 1 -5 {ROOT}</deltaSource>",
+        f"<deltaSource>../rootfs 1 5 {ROOT}</deltaSource>",
+        f"<deltaSource>rootfs 1 {'9' * 16} {ROOT}</deltaSource>",
+        "<deltaFrom>one version</deltaFrom>",
+        f"<deltaFrom>{'1' * 65}</deltaFrom>",
+        "".join(f"<deltaFrom>{number}</deltaFrom>" for number in range(17)),
+    ],
+)
+def test_a_delta_that_is_described_badly_is_an_invalid_descriptor(more: str) -> None:
+    with pytest.raises(DescriptorError) as refused:
+        dd.parse(xml(*GOOD, "<installNotifyURI>https://h/n</installNotifyURI>", more))
+    assert (refused.value.report, refused.value.notify_uri) == (Report.INVALID_DESCRIPTOR, "https://h/n")
+
+
+def test_any_text_as_a_source_is_one_or_an_error() -> None:
+    chance = random.Random(5)
+    good = str(SOURCE)
+    for _ in range(2000):
+        at = chance.randrange(len(good))
+        text = good[:at] + chance.choice(" /:0az\n\u0660é") + good[at + chance.randrange(2) :]
+        try:
+            assert str(dd.DeltaSource.parse(text)) == text
+        except ValueError:
+            continue

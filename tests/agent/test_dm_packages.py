@@ -320,14 +320,7 @@ class _Life:
 
     def run(self) -> None:
         """Until nothing moves any more."""
-        reboots = self.one.reboots
-        for _ in range(8):
-            self.one.work()
-            self.one.turn()
-            if self.one.reboots > reboots:
-                reboots = self.one.reboots
-                self.boot()
-            self.one.clock.advance(60)
+        self.one.settle(self.boot, 8)
 
 
 def _operations() -> int:

@@ -15,10 +15,12 @@ import pytest
 from agent import descriptor as dd
 from agent import download_state
 from agent.download import Downloaded, Downloader, DownloadError, DownloadStopped, Progress
+from agent.download_errors import DeltaUnfit
 from agent.https import HttpsError, Response
 from tests.agent.origin import Answer, Asked, Object, Origin
 from tests.agent.virtual import VirtualClock
 from tests.sim.faulty_disk import FaultyDisk, Operation, PowerCut, Survival
+from updateagent.errors import DELTA_SOURCE
 
 URL = "https://packages.example/fw"
 INTO = Path("/data/package.swu")
@@ -508,6 +510,40 @@ def test_a_report_that_cannot_be_delivered_does_not_spoil_the_download() -> None
     bench = Bench(origin)
     check(bench.fetch(DESCRIPTOR_URL), bench.disk)
     assert sum(asked.url == NOTIFY for asked in origin.asked) == 3
+
+
+def test_a_descriptor_that_is_not_wanted_costs_no_download_and_is_reported() -> None:
+    bench = Bench(with_descriptor())
+
+    def refuse(found: dd.Descriptor) -> None:
+        assert found.object_uri == URL
+        raise DeltaUnfit(DELTA_SOURCE, "another version runs")
+
+    for _ in range(2):  # the same at the next start
+        with pytest.raises(DeltaUnfit, match="another version runs"):
+            bench.downloader.fetch(DESCRIPTOR_URL, INTO, stop=bench.stop, accept=refuse)
+    assert [asked.url for asked in bench.origin.asked if asked.method == "GET"] == [DESCRIPTOR_URL] * 2
+    assert bench.origin.reports == [(NOTIFY, b"953 Non-Acceptable Content")] * 2
+
+
+def test_a_descriptor_is_shown_again_when_a_download_is_taken_up_again() -> None:
+    bench = Bench(with_descriptor())
+    part(bench, 7000, DESCRIPTOR_URL)
+    shown: list[dd.Descriptor] = []
+    again = Bench(with_descriptor(), bench.disk)
+    again.origin.cuts = []
+    again.downloader.fetch(DESCRIPTOR_URL, INTO, stop=again.stop, accept=shown.append)
+    assert [found.object_uri for found in shown] == [URL]
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_no_more_is_taken_than_the_caller_allows(*, chunked: bool) -> None:
+    head = {"transfer-encoding": "chunked"} if chunked else {"content-length": "20000"}
+    bench = Bench(Origin(instead=lambda *_: Response(200, head, CONTENT)))
+    with pytest.raises(DownloadError, match="19999"):
+        bench.downloader.fetch(URL, INTO, stop=bench.stop, bytes_max=len(CONTENT) - 1)
+    bench = Bench(an_origin())
+    check(bench.downloader.fetch(URL, INTO, stop=bench.stop, bytes_max=len(CONTENT)), bench.disk)
 
 
 # ---- restarts and power cuts

@@ -10,9 +10,13 @@ from random import Random
 
 import pytest
 
+from agent.descriptor import DeltaSource
+from agent.download_errors import DeltaUnfit
 from agent.handover import HandOver, InstallRequest
 from agent.software import SoftwareCommand
+from agent.updatecommand import SourceCheck
 from tests.sim.faulty_disk import FaultyDisk, PowerCut, Survival
+from updateagent.errors import DELTA_SOURCE
 
 UPDATE = Path("/update")
 PACKAGE = UPDATE / "download/firmware.swu"
@@ -207,3 +211,33 @@ def test_a_program_that_is_not_there_is_a_failed_operation() -> None:
     command = SoftwareCommand(["/nonexistent/dcu-update"])
     assert command.install(Path("x"), activate=True, beat=beat).scomo == 1405
     assert command.deployed() is None
+
+
+SOURCE = DeltaSource("rootfs", "1", 5, "5f" * 32)
+
+
+def answering(tmp_path: Path, answer: str, status: int) -> SourceCheck:
+    program = tmp_path / "update.py"
+    asked = ["source", "--json", f"rootfs=1:5:{SOURCE.root}"]
+    program.write_text(f"import sys\nassert sys.argv[1:] == {asked}\nprint({answer!r})\nsys.exit({status})\n")
+    return SourceCheck([sys.executable, str(program)])
+
+
+@pytest.mark.process
+def test_a_slot_that_is_not_the_source_of_a_delta_is_known_before_the_reboot(tmp_path: Path) -> None:
+    check = answering(tmp_path, '{"code": 38, "name": "delta-source", "scomo": 1413, "message": "no"}', 38)
+    with pytest.raises(DeltaUnfit, match="no") as unfit:
+        check([SOURCE], beat)
+    assert (unfit.value.code, unfit.value.code_fumo) == (DELTA_SOURCE, 450)
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(
+    ("answer", "status"), [('{"code": 0}', 0), ('{"code": 60, "message": "EIO"}', 60), ("usage:", 2)]
+)
+def test_what_cannot_be_told_before_the_reboot_is_left_to_the_update_agent(
+    tmp_path: Path, answer: str, status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    answering(tmp_path, answer, status)([SOURCE], beat)
+    assert ("not known before the boot" in caplog.text) == (status != 0)
+    SourceCheck(["/nonexistent/dcu-update"])([SOURCE], beat)

@@ -1,10 +1,11 @@
 """Figures of the serial side: USI frames; reading 108 values over a modelled line, beside the floor of its octets and
-latencies; the same over a line that loses and damages; many meters at once. HDLC frames beside other stacks are in
-`tests.bench.dlms`.
+latencies, which nothing can be under; the same over a line that loses and damages; many meters at once. HDLC frames
+beside other stacks are in `tests.bench.dlms`.
 """
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import time
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from dlms.knowledge import MeterKnowledge
 from dlms.session import SessionClosed
 from plc.usi import ProtocolId, UsiDecoder, UsiFrame
 from tests.bench.figure import Figure, at_least, at_most, median, plain
-from tests.dlms.line import FLOOR, session, steady
+from tests.dlms.line import CONFIGURATIONS, floor_s, session, steady
 from tests.plc.network import BAUDRATE, LATENCY_S, interleave
 from tests.sim.pipes import Slow
 
@@ -21,7 +22,8 @@ ROUNDS = 5
 ROUND_S = 0.2
 BAUDRATES = (9600, 19200, 115200)
 LATENCIES_S = (0.02, 0.05)
-BAD_LINES = 40
+BAD_LINES = ((9600, 0.02), (115200, 0.02))
+SEEDS = 400
 METERS = 8
 
 
@@ -58,20 +60,22 @@ def _usi() -> list[Figure]:
 
 
 def _line() -> list[Figure]:
-    """Time over the floor, on every line the issue names; without latency where the octets go fastest."""
+    """Time over the floor of `tests.dlms.line`, on every line the issue names; without latency where the octets go
+    fastest. The floor is a bound that nothing can be under: the session's own SNRM is 12 octets longer and an even
+    division of the lists may take a frame more, so the figures are between 1.00 and 1.02."""
     known = MeterKnowledge()
     session(1024, 7, 115200, 0.0, known)
     figures = []
-    for (info_max, window), (octets, exchanges) in FLOOR.items():
+    for info_max, window in CONFIGURATIONS:
         what = f"108 values, info {info_max}, window {window}"
         for baudrate in BAUDRATES:
             worst = 0.0
             for latency_s in LATENCIES_S:
                 measured = session(info_max, window, baudrate, latency_s, known)
-                worst = max(worst, measured.seconds / (octets * 10 / baudrate + exchanges * latency_s))
+                worst = max(worst, measured.seconds / floor_s(info_max, window, baudrate, latency_s))
             figures.append(at_most(f"{what}, {baudrate} baud, 20 and 50 ms: times the floor", worst, 1.05, "x", 3))
         measured = session(info_max, window, 115200, 0.0, known)
-        ratio = measured.seconds / (octets * 10 / 115200)
+        ratio = measured.seconds / floor_s(info_max, window, 115200, 0.0)
         figures.append(at_most(f"{what}, 115200 baud, 0 ms: times the floor", ratio, 1.1, "x", 3))
         figures.append(plain(what, f"{measured.octets} B, {measured.exchanges} exchanges"))
     measured = session(512, 1, 9600, LATENCIES_S[0], known)
@@ -80,37 +84,46 @@ def _line() -> list[Figure]:
 
 
 def _bad_line() -> list[Figure]:
-    """3 % of the bursts lost and 1 % damaged, both ways. Time is counted without the waiting for what was lost; what is
-    sent again counts, so that one lost burst of 1 KB weighs more than one of 128 octets."""
+    """3 % of the bursts lost and 1 % damaged, both ways, in many sessions; what counts as a timeout is in
+    `tests.dlms.line`. A session is in time when it takes at most 1.3 times the floor without the timeouts, the bursts
+    that the line spoiled among them. With these bursts a session that loses a kilobyte twice takes longer, and no
+    protocol could be faster: the last row says how far the sessions are from that bound."""
     known = MeterKnowledge()
     session(1024, 7, 115200, 0.0, known)
     figures = []
-    for info_max, window in FLOOR:
-        what = f"3 % lost, 1 % flipped, info {info_max}, window {window}"
-        clean = session(info_max, window, 9600, LATENCIES_S[0], known)
-        runs = [session(info_max, window, 9600, LATENCIES_S[0], known, seed) for seed in range(0, 5 * BAD_LINES, 5)]
-        complete = sum(isinstance(run.events[-1], SessionClosed) for run in runs)
-        wrong = sum(steady(run) != steady(clean) for run in runs)
-        ratios = [(run.seconds - run.waited_s) / clean.seconds for run in runs]
-        waited_s = statistics.mean(run.waited_s for run in runs)
+    for (info_max, window), (baudrate, latency_s) in itertools.product(CONFIGURATIONS, BAD_LINES):
+        what = f"3 % lost, 1 % flipped, info {info_max}, window {window}, {baudrate} baud, {1000 * latency_s:g} ms"
+        least_s = floor_s(info_max, window, baudrate, latency_s)
+        clean = session(info_max, window, baudrate, latency_s, known)
+        runs = [session(info_max, window, baudrate, latency_s, known, seed) for seed in range(0, 2 * SEEDS, 2)]
+        right = sum(isinstance(run.events[-1], SessionClosed) and steady(run) == steady(clean) for run in runs)
+        busy = [run.busy_s / least_s for run in runs]
+        worst = max((run.busy_s - run.spoiled_s) / least_s for run in runs)
+        mean, longer = statistics.mean(busy), sum(ratio > 1.3 for ratio in busy)
+        over = max(run.busy_s / (least_s + run.spoiled_s) for run in runs)
+        silent_s = statistics.mean(run.waited_s for run in runs)
         figures += [
-            at_least(f"{what}: sessions complete of {BAD_LINES}", complete, BAD_LINES, "", 0),
-            at_most(f"{what}: sessions with a wrong or missing value", wrong, 0, "", 0),
-            at_most(f"{what}: times the clean session, mean", statistics.mean(ratios), 1.3, "x"),
-            plain(f"{what}: the worst one, and the mean wait", f"{max(ratios):.2f} x, {waited_s:.1f} s"),
+            at_least(f"{what}: sessions complete, every value right, of {SEEDS}", right, SEEDS, "", 0),
+            at_most(f"{what}: the worst session, times the floor, without timeouts", worst, 1.3, "x"),
+            plain(
+                f"{what}: the same with the spoiled bursts, mean and worst; sessions over 1.3",
+                f"{mean:.2f} x, {max(busy):.2f} x; {longer}",
+            ),
+            plain(f"{what}: the worst, times its own bound; mean silence", f"{over:.2f} x; {silent_s:.1f} s"),
         ]
     return figures
 
 
 def _many() -> list[Figure]:
-    """Eight meters at once behind one bridge, on a line that one side uses at a time."""
+    """Eight meters at once behind one bridge, on a line that one side uses at a time. Busy is the share of the whole
+    time, the latency before the first answer and behind the last one included."""
     known: dict[int, MeterKnowledge] = {}
     fast = Slow(10_000_000)
     interleave(METERS, 0.0, known, fast, fast)
     line = Slow(BAUDRATE, piece_bytes=16)
     seconds = interleave(METERS, LATENCY_S, known, line, line)
-    busy = 100 * line.octets * 10 / BAUDRATE / (seconds - 2 * LATENCY_S)
-    what = f"{METERS} meters at once, {BAUDRATE} baud, {1000 * LATENCY_S:g} ms: line busy between first and last answer"
+    busy = 100 * line.octets * 10 / BAUDRATE / seconds
+    what = f"{METERS} meters at once, {BAUDRATE} baud, {1000 * LATENCY_S:g} ms: line busy"
     one_by_one_s = line.octets * 10 / BAUDRATE + line.bursts / 2 * LATENCY_S
     return [
         at_least(what, busy, 95, "%", 1),

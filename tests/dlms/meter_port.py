@@ -31,7 +31,7 @@ class MeterPort:
         self._client = client
         self._association: ServerAssociation | None = None
         self._fault = fault
-        self._answers = 0
+        self.answers = 0
         self._line = bytearray()
         self._closed = False
         self.written = 0
@@ -53,8 +53,8 @@ class MeterPort:
                     self._link.send(apdu, 0.0)
         answer = self._link.take_output()
         if answer:
-            self._answers += 1
-            arrives = self._fault(self._answers, answer)
+            self.answers += 1
+            arrives = self._fault(self.answers, answer)
             if arrives is None:
                 self._closed = True
             else:

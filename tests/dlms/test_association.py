@@ -250,7 +250,7 @@ def test_an_answer_without_end_is_stopped() -> None:
         if association.state is State.CLOSED:
             break
         association.take_output()
-    assert number == 16 * 1024 * 1024 // 60_000 + 1
+    assert number == 4 * 1024 * 1024 // 60_000 + 1
 
 
 def test_a_pdu_size_that_cannot_be_is_refused() -> None:

@@ -11,7 +11,7 @@ import pytest
 from dlms import axdr
 from dlms.axdr import CompactArray, Data, Tag, TypeDescription, decode
 from dlms.errors import DecodeError, LocalError
-from tests.dlms.random_data import random_data
+from tests.dlms.random_data import random_data, random_described, random_description, random_simple, simple_tags
 
 KNOWN = [
     ("00", axdr.null()),
@@ -61,6 +61,96 @@ def test_random_values_survive_the_round_trip() -> None:
     for _ in range(1500):
         value = random_data(chance)
         assert decode(value.emit()) == value
+
+
+@pytest.mark.parametrize("tag", simple_tags())
+def test_random_values_of_every_simple_type_survive(tag: int) -> None:
+    chance = random.Random(tag)
+    for _ in range(50):
+        value = random_simple(tag, chance)
+        assert axdr.decode(value.emit()) == value
+
+
+def test_random_compact_arrays_give_the_elements_they_were_made_of() -> None:
+    chance = random.Random(61)
+    for _ in range(500):
+        description = random_description(chance)
+        elements = tuple([random_described(description, chance) for _ in range(chance.randrange(6))])
+        compact = axdr.compact(description, elements)
+        again = axdr.decode(compact.emit())
+        assert again == compact
+        assert isinstance(compact.value, CompactArray)
+        # Elements that take no octets (an array of none) cannot be counted: the standard has no count for them.
+        assert again.members() == (elements if compact.value.contents else ())
+
+
+def test_giant_counts_and_deep_nesting_cost_no_memory() -> None:
+    hostile = [
+        "0184ffffffff" + "00" * 8,  # an array of 4 billion
+        "0484ffffffff" + "ff" * 8,  # bits
+        "0984ffffffff" + "ff" * 8,
+        "13" + "01ffff" * 15 + "11" + "01ff",  # arrays of arrays of 65535 in a compact array
+        "13" + "02ff" * 15 + "11" + "01ff",
+        "0101" * 4000,
+        "13" + "010001" * 4000,
+    ]
+    tracemalloc.start()
+    try:
+        for encoded in hostile:
+            with pytest.raises(DecodeError):
+                axdr.decode(bytes.fromhex(encoded))
+        assert tracemalloc.get_traced_memory()[1] < 2_000_000
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        b"\x01\x83\x0f\x42\x40" + b"\x03\x01" * 1_000_000,  # an array of a million booleans
+        b"\x01\x83\x02\x00\x00" + (b"\x02\x08" + b"\x0f\x01" * 8) * 0x20000,  # no array of it is too long, all are
+        b"\x13\x02\x10" + b"\x00" * 15 + b"\x11" + b"\x83\x0f\x42\x40" + bytes(1_000_000),  # 15 values for nothing
+    ],
+)
+def test_more_values_than_a_year_of_profile_rows_are_not_made(hostile: bytes) -> None:
+    tracemalloc.start()
+    try:
+        with pytest.raises(DecodeError, match=r"more than 524288 values|more elements than"):
+            axdr.decode(hostile)
+        assert tracemalloc.get_traced_memory()[1] < 150_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_null_data_takes_a_reference_each_and_long_bit_strings_their_own_length() -> None:
+    tracemalloc.start()
+    try:
+        many = axdr.decode(b"\x01\x83\x07\xa1\x20" + bytes(500_000))
+        assert len(many.members()) == 500_000
+        assert tracemalloc.get_traced_memory()[1] < 40_000_000
+        del many
+        tracemalloc.reset_peak()
+        assert len(str(axdr.decode(b"\x04\x84\x00\x7a\x12\x00" + bytes(1_000_000)).value)) == 8_000_000
+        assert tracemalloc.get_traced_memory()[1] < 40_000_000
+    finally:
+        tracemalloc.stop()
+
+
+_OCTET = TypeDescription(Tag.UNSIGNED)
+
+
+@pytest.mark.parametrize(
+    ("tag", "count", "members"),
+    [
+        (Tag.ARRAY, 1, ()), (Tag.ARRAY, 0x10000, (_OCTET,)), (Tag.COMPACT_ARRAY, 0, ()), (7, 0, ()),
+        (Tag.UNSIGNED, 0, (_OCTET,)), (Tag.UNSIGNED, 1, ()), (Tag.ARRAY, 2, (_OCTET, _OCTET)),
+    ],
+)  # fmt: skip
+def test_a_type_that_cannot_be_described_cannot_be_made(
+    tag: int, count: int, members: tuple[TypeDescription, ...]
+) -> None:
+    with pytest.raises(LocalError):
+        TypeDescription(tag, count, members)
 
 
 def test_every_octet_string_of_text_survives() -> None:

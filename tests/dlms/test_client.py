@@ -22,13 +22,9 @@ from dlms.objects import ServerObject, constant
 from dlms.reading import Failed, Reading
 from dlms.security import Lls
 from dlms.server import MeterServer
-from dlms.server_objects import (
-    ClockObject,
-    DisconnectControl,
-    ImageTransfer,
-    ProfileObject,
-    association_object,
-)
+from dlms.server_control import DisconnectControl
+from dlms.server_image import ImageTransfer
+from dlms.server_objects import ClockObject, ProfileObject, association_object
 from tests.dlms.meter_port import MeterPort
 from tests.dlms.test_session import REFS, SECRET
 from tests.dlms.test_session import server as reading_list_server
@@ -101,7 +97,7 @@ def meter(
     world: World, monkeypatch: pytest.MonkeyPatch, link: str = "hdlc", faults: list[Fault] | None = None
 ) -> Meter:
     monkeypatch.setattr("dlms.client.open_port", Line(world.server, link, faults))
-    return Meter("loop://", link=link, auth=SECRET)
+    return Meter("loop://", link=link, auth=SECRET, retry_pause_s=0)
 
 
 @pytest.mark.parametrize("link", ["hdlc", "wrapper"])

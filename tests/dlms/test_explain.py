@@ -9,7 +9,8 @@ import pytest
 
 from dlms import axdr
 from dlms.acse import Aarq, InitiateRequest
-from dlms.apdu.get import GetResponse
+from dlms.apdu.common import AccessError, emit_results
+from dlms.apdu.get import GetBlock, GetResponse
 from dlms.ciphering import Ciphering
 from dlms.codes import Conformance, Context, Mechanism
 from dlms.explain.apdus import Keys, explain_apdu
@@ -55,6 +56,24 @@ def test_segments_are_put_together_and_shown_with_the_last_one() -> None:
     assert "segment: 128 octets, 128 so far" in shown
     assert "repeated: 128 octets" in shown
     assert "result octet-string: " + bytes(150).hex() in shown
+
+
+def test_an_answer_in_blocks_is_shown_whole_with_its_last_block() -> None:
+    value = axdr.array([axdr.octets(bytes(40)), axdr.u32(7)]).emit()
+    keys = Keys()
+
+    def told(number: int, piece: bytes, *, last: bool = False) -> str:
+        return "\n".join(explain_apdu(GetBlock(0xC1, last, number, piece).emit(), keys).lines())
+
+    assert "whole" not in told(1, value[:10])
+    assert "whole" not in told(1, value[:10])
+    assert "whole" not in told(2, value[10:20])
+    assert "whole" not in told(2, value[10:20])
+    assert "the whole value: array: 2 elements" in told(3, value[20:], last=True)
+    assert "whole" not in told(9, value, last=True)
+    results = emit_results((axdr.u8(1), AccessError(4)))
+    assert "all results: 2" in told(1, results, last=True)
+    assert "the whole value: cannot be read" in told(1, b"\xfe", last=True)
 
 
 def test_wrapper_messages_are_shown() -> None:

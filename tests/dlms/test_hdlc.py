@@ -164,9 +164,11 @@ def test_frames_with_every_possible_checksum_are_read() -> None:
         body = head + number.to_bytes(2, "big")
         check = fcs16(body)
         seen[check] = 1
-        decoder.feed(b"\x7e" + body + check.to_bytes(2, "little") + b"\x7e")
+        wire = b"\x7e" + body + check.to_bytes(2, "little") + b"\x7e"
+        decoder.feed(wire)
         frame = decoder.next()
         assert isinstance(frame, HdlcFrame)
+        assert frame.emit() == wire
         assert frame.info == number.to_bytes(2, "big")
         assert decoder.next() is None
     assert all(seen)

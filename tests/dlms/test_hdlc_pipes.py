@@ -107,6 +107,19 @@ def test_three_percent_of_bursts_lost_and_one_percent_damaged_never_break_a_sess
         talk.check()
 
 
+@pytest.mark.parametrize("theirs", range(1, 8))
+@pytest.mark.parametrize("ours", range(1, 8))
+def test_windows_of_every_size_on_both_sides_bear_loss_and_damage(ours: int, theirs: int) -> None:
+    client = HdlcClientLink(17, "1/17", info_max=48, window=ours, retries=8)
+    server = HdlcServerLink("1/17", info_max=80, window=theirs)
+    talk = Talk(client, server, 10 * ours + theirs, exchanges=8)
+    there = Lossy(0.05, ours, Flipping(0.05, 10 + ours))
+    back = Lossy(0.05, 20 + theirs, Flipping(0.05, 30 + theirs))
+    Loop(client, server, there, back, talk.turn).run(limit_s=600.0)
+    talk.check()
+    assert client.parameters.window_sent == client.parameters.window_taken == min(ours, theirs)
+
+
 @pytest.mark.parametrize("after", range(12))
 def test_a_line_that_goes_dead_at_any_burst_ends_the_link_in_bounded_time(after: int) -> None:
     class Dying:

@@ -8,7 +8,7 @@ import pytest
 
 from dlms.datalink import ApduReceived, LinkDown, LinkUp
 from dlms.errors import DlmsError, LocalError
-from dlms.hdlc import CONTROLS, FrameType, HdlcAddress, HdlcFrame
+from dlms.hdlc import CONTROLS, FrameType, HdlcAddress, HdlcFrame, information_control
 from dlms.hdlc_link import HdlcServerLink
 from dlms.hdlc_params import FrameReject, LinkParameters
 from dlms.hdlc_secondary import ANSWER_S, ServerState, ServerStep
@@ -164,6 +164,29 @@ def test_the_server_hears_its_addresses_and_no_others() -> None:
     link.receive(command(0x93, to=HdlcAddress(1, 17, size=4)), 0.0)
     (ua,) = frames(link.take_output())
     assert ua.source.emit() == HdlcAddress(1, 17, size=4).emit()
+
+
+@pytest.mark.parametrize("info", [b"", COMMAND, b"\xe6", b"\xe6\xe6\x01x"])
+def test_the_server_leaves_a_client_that_sends_no_apdu(info: bytes) -> None:
+    link = server_in(ServerState.CONNECTED)
+    link.receive(command(0x10, info), 0.0)
+    (down,) = events(link)
+    assert isinstance(down, LinkDown)
+    assert isinstance(down.error, DlmsError)
+    assert link.state is ServerState.DISCONNECTED
+
+
+def test_the_server_leaves_a_client_whose_request_grows_without_end() -> None:
+    link = HdlcServerLink(METER, info_max=2030, window=7)
+    link.receive(command(0x93, LinkParameters(2030, 2030, 7, 7).emit()), 0.0)
+    events(link), link.take_output()
+    for number in range(40):
+        control = information_control(number % 8, 0, poll_final=True)
+        link.receive(HdlcFrame(METER, CLIENT, control, bytes(2000), segmented=True).emit(), 0.0)
+        assert len(link.take_output()) < 20
+    (down,) = events(link)
+    assert isinstance(down, LinkDown)
+    assert isinstance(down.error, DlmsError)
 
 
 def test_a_broadcast_is_heard_and_not_answered() -> None:

@@ -102,7 +102,7 @@ def test_a_time_goes_there_and_back() -> None:
     cosem = CosemDateTime.from_datetime(when)
     assert cosem.deviation == -540
     assert CosemDateTime.parse(cosem.emit()).to_datetime() == when
-    assert str(cosem) == "2026-11-22 20:15:30 -540min"
+    assert str(cosem) == "2026-11-22 20:15:30.25 -540min"
 
 
 def test_a_doubtful_clock_says_so() -> None:

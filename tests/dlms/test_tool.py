@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -15,6 +18,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from dlms.__main__ import COMMANDS, main
+from dlms.client import ItemFailed, Meter
+from dlms.errors import PeerError
+from dlms.security import Lls
 
 ROOT = Path(__file__).parents[2]
 LIST = ROOT / "etc" / "reading-lists" / "residential-108.csv"
@@ -115,6 +121,76 @@ def test_profile_rows_come_by_entry_by_time_and_all(hdlc: str) -> None:
     assert "[Wh]" in lines[0]
 
 
+def test_rows_are_printed_as_csv_and_times_may_be_so_long_ago(hdlc: str) -> None:
+    result = run("profile", *low(hdlc), "1.0.99.1.0.255", "--since", "3h", "--csv")
+    header, *rows = list(csv.reader(io.StringIO(result.stdout)))
+    assert header == ["8/0.0.1.0.0.255/2", "3/1.0.1.8.0.255/2 [Wh]", "3/1.0.2.8.0.255/2 [Wh]"]
+    assert len(rows) == 12
+    assert all(len(row) == 3 for row in rows)
+    assert run("profile", *low(hdlc), "1.0.99.1.0.255", "--since", "2126-01-01").stdout == ""
+
+
+def test_nested_values_are_shown_with_names_and_as_json(hdlc: str) -> None:
+    lines = run("read", *low(hdlc), "7/1.0.99.1.0.255/3", "70/0.0.96.3.10.255/3").stdout.splitlines()
+    assert "    logical_name: 1.0.1.8.0.255" in lines
+    assert "1 connected" in lines[-1]
+    (captures,) = parsed(run("read", *low(hdlc), "7/1.0.99.1.0.255/3", "--json"))["results"]
+    clock = {"class_id": 8, "logical_name": "0.0.1.0.0.255", "attribute_index": 2, "data_index": 0}
+    assert captures["value"][0] == clock  # type: ignore[index]
+    assert captures["raw"][0] == [8, "0000010000ff", 2, 0]  # type: ignore[index]
+
+
+def test_rights_are_shown_attribute_by_attribute(hdlc: str) -> None:
+    lines = run("discover", *low(hdlc), "--rights").stdout.splitlines()
+    assert "        2  rw  time" in lines
+    assert "       +6  x   shift_time" in lines
+    assert "        7  -w  secret" in lines
+
+
+def test_a_value_is_written_in_its_declared_type(hdlc: str) -> None:
+    assert run("set", *low(hdlc), "0.0.1.0.0.255", "2026-05-02T12:00:00+02:00").exit_code == 0
+    value = parsed(run("read", *low(hdlc), "0.0.1.0.0.255", "--json"))["results"][0]["value"]
+    assert str(value).startswith("2026-05-02T10:00")
+    wrong = run("set", *low(hdlc), "0.0.1.0.0.255", "soon")
+    assert wrong.exit_code == 2
+    assert "'soon' is no date" in wrong.stderr
+
+
+def test_a_method_is_called_and_what_it_needs_is_asked_for(hdlc: str) -> None:
+    def state() -> str:
+        return run("read", *low(hdlc), "70/0.0.96.3.10.255/3").stdout
+
+    assert run("action", *low(hdlc), "70/0.0.96.3.10.255/1").stdout == "70/0.0.96.3.10.255/1  done\n"
+    assert "0 disconnected" in state()
+    called = json.loads(run("action", *low(hdlc), "70/0.0.96.3.10.255/2", "--json").stdout)
+    assert (called["method"], called["returned"], called["error"]) == (2, None, None)
+    assert "1 connected" in state()
+    assert run("action", *low(hdlc), "70/0.0.96.3.10.255/9").exit_code == 1
+    assert run("action", *low(hdlc), "8/0.0.1.0.0.255/6", "soon").exit_code == 2
+
+
+def test_firmware_is_brought_and_checked(hdlc: str, tmp_path: Path) -> None:
+    file = tmp_path / "image"
+    file.write_bytes(b"I" * 1000)
+    result = run("image", *low(hdlc), str(file), "--identifier", "0x7632", "--activate", "--resume")
+    assert result.stdout == "1000 bytes verified and activated\n"
+    wrong = run("image", *low(hdlc), str(file), "--identifier", "v2", "--signature", "00")
+    assert wrong.exit_code == 1
+    assert "another signature" in wrong.stderr
+    assert run("image", *low(hdlc), str(tmp_path / "none"), "--identifier", "v2").exit_code == 2
+
+
+def test_a_list_needs_nothing_but_codes(hdlc: str, tmp_path: Path) -> None:
+    codes = tmp_path / "codes.csv"
+    codes.write_text("\ufeffobis,attr\n1.0.1.8.0.255,\n0.0.96.3.10.255,3\n")
+    results = parsed(run("read", *low(hdlc), "--codes", str(codes), "--json"))["results"]
+    assert [(found["class_id"], found["attribute"]) for found in results] == [(3, 2), (70, 3)]
+    codes.write_text("code\n1.0.1.8.0.255\n")
+    assert "line 2: no column obis" in run("read", *low(hdlc), "--codes", str(codes)).stderr
+    codes.write_text("obis\n1.0.1.8\n")
+    assert "line 2: '1.0.1.8' is not an OBIS code" in run("read", *low(hdlc), "--codes", str(codes)).stderr
+
+
 def test_an_attribute_is_written_or_refused(hdlc: str) -> None:
     assert run("set", *low(hdlc), "8/0.0.1.0.0.255/2", "dt=2026-05-01T12:00:00+00:00").exit_code == 0
     assert str(parsed(run("read", *low(hdlc), "0.0.1.0.0.255", "--json"))["results"][0]["value"]).startswith(
@@ -189,6 +265,13 @@ def test_a_terminal_is_a_port_and_faults_are_survived(tmp_path: Path) -> None:
         assert [result["error"] for result in found["results"]] == [None, None, None]
 
 
+def test_a_meter_is_greeted_at_300_baud_by_its_number(tmp_path: Path) -> None:
+    with simulated("--listen", f"pty:{tmp_path / 'tty'}", "--mode-e", "--serial", "42") as url:
+        reach = ("--url", url, "--mode-e", "--mode-e-address", "42", "--baudrate", "4800")
+        found = parsed(run("read", *reach, "1.0.1.8.0.255", "--json"))
+    assert [result["error"] for result in found["results"]] == [None]
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -200,10 +283,16 @@ def test_a_terminal_is_a_port_and_faults_are_survived(tmp_path: Path) -> None:
         ("read", "--url", "socket://127.0.0.1:1", "--ek", "00", "1.0.1.8.0.255"),
         ("read", "--url", "socket://127.0.0.1:1", "--auth", "low", "--password", "@/nonexistent", "1.0.1.8.0.255"),
         ("read", "--url", "socket://127.0.0.1:1", "--codes", "/nonexistent"),
+        ("simulate", "--mode-e"),
+        ("simulate", "--mode-e", "--listen", "pty:/tmp/x", "--link", "wrapper"),
         ("read", "--replay", "/nonexistent", "1.0.1.8.0.255"),
         ("read", "--url", "socket://127.0.0.1:1", "--auth", "ecdsa", "1.0.1.8.0.255"),
         ("profile", "--url", "socket://127.0.0.1:1", "1.0.99.1.0.255", "--entries", "x"),
         ("set", "--url", "socket://127.0.0.1:1", "1.0.1.8.0.255", "u99=1"),
+        ("profile", "--url", "socket://127.0.0.1:1", "1.0.99.1.0.255", "--since", "yesterday"),
+        ("action", "--url", "socket://127.0.0.1:1", "1.0.1.8.0.255"),
+        ("action", "--url", "socket://127.0.0.1:1", "3/1.0.1.8.0.255/1", "u8=300"),
+        ("read", "--url", "socket://127.0.0.1:1", "--deviation", "sideways", "1.0.1.8.0.255"),
         ("discover", "--url", "socket://127.0.0.1:1", "--scan", "x"),
         ("discover", "--url", "socket://127.0.0.1:1", "--scan", "1", "--link", "wrapper"),
         ("decode", "xyz"),
@@ -245,3 +334,34 @@ def test_decode_takes_hexadecimal_files_and_stdin(tmp_path: Path) -> None:
     assert json.loads(piped.stdout)[0]["label"] == "get-request"
     text.write_text("# dlms trace 1\nnonsense\n")
     assert run("decode", str(text)).exit_code == 2
+
+
+def test_clients_are_served_at_once_each_with_its_rights_and_the_profile_grows() -> None:
+    options = ("--auth", "low", "--password", "pw", "--rights", "usual", "--speed", "3600", "--inactivity-s", "60")
+    with simulated("--listen", "tcp://127.0.0.1:0", "--codes", str(LIST), "--duplicate", "0.2", *options) as url:
+        manager = Meter(url, client=1, auth=Lls("pw"))
+        reader = Meter(url, client=2, auth=Lls("pw"))
+        public = Meter(url, client=16)
+        with manager, reader, public:
+            for _ in range(2):
+                assert manager.read("1.0.1.8.0.255").unit == "Wh"
+                assert reader.read("1.0.1.8.0.255").unit == "Wh"
+                with pytest.raises(ItemFailed, match="object-undefined"):
+                    public.read("1.0.1.8.0.255")
+            with pytest.raises(ItemFailed, match="read-write-denied"):
+                reader.disconnect()
+            manager.disconnect()
+            first = len(list(reader.profile("1.0.99.1.0.255", entries=(190, 0))))
+            later = first
+            while later == first:  # a quarter of an hour takes a quarter of a second
+                later = len(list(reader.profile("1.0.99.1.0.255", entries=(190, 0))))
+            assert later > first
+        with pytest.raises(PeerError):
+            Meter(url, client=3, auth=Lls("pw")).open()
+
+
+def test_a_meter_hangs_up_on_a_client_that_says_nothing() -> None:
+    with simulated("--listen", "tcp://127.0.0.1:0", "--link", "wrapper", "--inactivity-s", "1") as url:
+        host, _, number = url.removeprefix("socket://").rpartition(":")
+        with socket.create_connection((host, int(number)), LIMIT_S) as idle:
+            assert idle.recv(1) == b""

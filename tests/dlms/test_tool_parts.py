@@ -19,14 +19,15 @@ from dlms.axdr import Data, Tag
 from dlms.cosem.obis import AttributeRef, Obis
 from dlms.errors import DecodeError, LinkError, LocalError, PeerError
 from dlms.faults import LineFaults, reorder_window, spoil_fcs
+from dlms.greeting import ModeE, greet, open_with_greeting
 from dlms.hdlc import CONTROLS, HdlcAddress, HdlcDecoder, HdlcFrame, HdlcNoise, information_control
 from dlms.mode_e import ModeEOpening, add_even_parity
 from dlms.objects import rows_from_csv
 from dlms.simulation import SimulatedMeter
-from dlms.tool.greeting import greet, open_with_greeting
+from dlms.tool.change import readings_of
 from dlms.tool.nodeport import ENABLE, NodePort
 from dlms.tool.secrets import read_hex, read_secret
-from dlms.tool.show import plain, type_name
+from dlms.tool.show import plain, tree, type_name
 from dlms.tool.simulate import BUILT_IN_LIST
 from dlms.tool.values import TYPES, parse_value
 from dlms.wrapper import WrapperFrame
@@ -78,6 +79,36 @@ def test_values_are_written_as_type_and_value(text: str, value: Data) -> None:
 def test_what_is_no_value_is_an_error(text: str) -> None:
     with pytest.raises((LocalError, DecodeError)):
         parse_value(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("u16=5", [axdr.u16(5)]),
+        ("null", [axdr.null()]),
+        ("5.10", [Decimal("5.10"), "5.10"]),
+        ("3031", [3031, "3031"]),
+        ("soon", ["soon"]),
+        (
+            '["u8=1", {"a": "oct=00"}, "x=y"]',
+            [[axdr.u8(1), {"a": axdr.octets(bytes(1))}, "x=y"], '["u8=1", {"a": "oct=00"}, "x=y"]'],
+        ),
+    ],
+)
+def test_a_value_without_a_type_is_json_or_text(text: str, values: list[object]) -> None:
+    assert readings_of(text) == values
+
+
+def test_a_wrong_type_is_told() -> None:
+    with pytest.raises(LocalError, match="u99"):
+        readings_of("u99=1")
+
+
+def test_nested_values_are_lines() -> None:
+    value = {"name": b"W", "days": [{"id": 1, "times": []}, axdr.u8(5)], "when": Obis.parse("1.0.1.8.0.255")}
+    assert tree(value) == [
+        '  name: 57 "W"', "  days", "    1", "      id: 1", "      times: []", "    2: u8=5", "  when: 1.0.1.8.0.255",
+    ]  # fmt: skip
 
 
 def test_random_text_is_a_value_or_an_error() -> None:
@@ -198,7 +229,7 @@ def test_the_greeting_changes_the_speed_of_a_real_terminal() -> None:
 
     thread = threading.Thread(target=meter, daemon=True)
     thread.start()
-    port = open_with_greeting(os.ttyname(slave), 9600)
+    port = open_with_greeting(os.ttyname(slave), 9600, ModeE())
     thread.join(10.0)
     assert speeds == [termios.B300, termios.B300]
     assert termios.tcgetattr(master)[5] == termios.B9600

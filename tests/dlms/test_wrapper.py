@@ -89,11 +89,25 @@ def test_the_server_answers_the_client_that_spoke_last() -> None:
     with pytest.raises(LocalError):
         link.send(b"x", 0.0)
     link.receive(WrapperFrame(16, 1, b"a").emit() + WrapperFrame(16, 2, b"other").emit(), 0.0)
-    assert link.client == 16
     assert events(link) == [ApduReceived(b"a")]
+    assert link.client == 16
     link.send(b"A", 0.0)
     assert link.take_output() == WrapperFrame(1, 16, b"A").emit()
     assert link.next_deadline() is None
+
+
+def test_clients_that_share_a_connection_are_answered_each_by_itself() -> None:
+    link = WrapperServerLink(1)
+    link.connect(0.0)
+    events(link)
+    link.receive(WrapperFrame(16, 1, b"a").emit() + WrapperFrame(2, 1, b"b").emit(), 0.0)
+    while (event := link.next_event()) is not None:
+        assert isinstance(event, ApduReceived)
+        link.send(event.apdu.upper(), 0.0)
+    assert link.take_output() == WrapperFrame(1, 16, b"A").emit() + WrapperFrame(1, 2, b"B").emit()
+    link.address(16)
+    link.send(b"news", 0.0)
+    assert link.take_output() == WrapperFrame(1, 16, b"news").emit()
 
 
 def test_random_bytes_give_frames_need_more_or_a_decode_error() -> None:

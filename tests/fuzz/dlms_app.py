@@ -6,6 +6,7 @@ Success or `DlmsError`; the two sides of an association bear everything and rais
 from __future__ import annotations
 
 import functools
+import random
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -17,12 +18,16 @@ from dlms.apdu import set as set_apdu
 from dlms.apdu.access import AccessRequest, AccessResponse
 from dlms.apdu.common import Item
 from dlms.association import Answered, Association, Proposal
+from dlms.axdr import Data
 from dlms.certificates import Wanted, check_issued, held, read_certificate
 from dlms.ciphering import Ciphering
 from dlms.codes import Conformance
+from dlms.cosem.classes import all_classes
 from dlms.cosem.obis import AttributeRef, MethodRef
-from dlms.cosem.profile import RowDecoder
-from dlms.discovery import objects_of
+from dlms.cosem.profile import RowDecoder, RowStream
+from dlms.cosem.types import CosemType
+from dlms.cosem.values import encode, typed
+from dlms.discovery import named_objects_of, objects_of
 from dlms.errors import DlmsError
 from dlms.exchange import Exchange, GetAnswer, GetExchange
 from dlms.exchange_write import ActionExchange, SetExchange
@@ -46,6 +51,7 @@ from tests.dlms import (
     test_server,
 )
 from tests.dlms.plain_link import PacketLink
+from tests.dlms.random_data import random_of
 from tests.fuzz.guided import Target, main
 
 PARSERS: tuple[Callable[[bytes], object], ...] = (
@@ -62,9 +68,30 @@ def run_data(data: bytes) -> None:
     """What reads is written again as it was understood, and reads the same."""
     value = axdr.decode(data)
     assert axdr.decode(value.emit()).emit() == value.emit()
-    for reader in (objects_of, names_of):
+    for reader in (objects_of, names_of, lambda value: named_objects_of(value, value)):
         with suppress(DlmsError):
             reader(value)
+
+
+@functools.cache
+def kinds() -> list[CosemType]:
+    """Every type of an attribute, in the order of the table."""
+    return [member.type for found in all_classes() for member in found.attributes.values()]
+
+
+def run_values(data: bytes) -> None:
+    """The first two octets choose an attribute, the rest is its value: shown by its type, it is written back."""
+    kind = kinds()[int.from_bytes(data[:2], "big") % len(kinds())]
+    value = axdr.decode(data[2:])
+    shown = typed(kind, value)
+    if not isinstance(shown, Data):
+        assert encode(kind, shown) == value or value.tag != kind.tag
+
+
+def typed_values() -> list[bytes]:
+    """A value of every attribute."""
+    chance = random.Random(3)
+    return [at.to_bytes(2, "big") + random_of(kind, chance).emit() for at, kind in enumerate(kinds())]
 
 
 def run_apdu(data: bytes) -> None:
@@ -200,10 +227,12 @@ def certificate_seeds() -> Sequence[bytes]:
 
 
 def run_rows(data: bytes) -> None:
-    """A profile buffer, whole and cut off."""
-    decoder = RowDecoder(test_cosem.COLUMNS, period_s=900)
-    decoder.decode_partial(data)
-    decoder.decode(data)
+    """A profile buffer, in pieces and whole."""
+    stream = RowStream(RowDecoder(test_cosem.COLUMNS, period_s=900))
+    for piece in pieces(data):
+        stream.feed(piece)
+    RowDecoder(test_cosem.COLUMNS, period_s=900).decode(data)
+    stream.finish()
 
 
 def run_blocks(data: bytes) -> None:
@@ -245,6 +274,7 @@ TARGETS = {
     "session": Target(run_session, conversation, (), "/dlms/"),
     "meter": Target(run_server, conversation, (), "/dlms/"),
     "ciphering": Target(run_ciphering, ciphering_seeds, DLMS, "/dlms/"),
+    "values": Target(run_values, typed_values, DLMS, "/dlms/cosem/"),
     "general": Target(run_general, general_seeds, DLMS, "/dlms/"),
     "certificate": Target(run_certificate, certificate_seeds, DLMS, "/dlms/"),
     "rows": Target(run_rows, lambda: [test_cosem.buffer(3), test_cosem.buffer(70)], DLMS, "/dlms/"),

@@ -1,4 +1,4 @@
-"""Fuzz targets for what the Update Agent reads of the device itself: boot environments, their settings, its own journal.
+"""Fuzz targets for what the Update Agent reads of the device itself: environments, settings, its own journal.
 
 Success or `UpdateError`; and `quick`, which may not know an answer but never a wrong one and never an exception.
 """

@@ -76,6 +76,16 @@ def mutate(data: bytes, chance: random.Random, others: Sequence[bytes]) -> bytes
     return bytes(out[:INPUT_BYTES_MAX])
 
 
+def exercise(target: Target, name: str, mutations: int) -> None:
+    """The seeds and so many mutations of them, the same for the same name: for the tests of a package."""
+    seeds = target.seeds()
+    chance = random.Random(name)
+    for seed in seeds:
+        target.outcome(seed)
+    for _ in range(mutations):
+        target.outcome(mutate(chance.choice(seeds), chance, seeds))
+
+
 class Coverage:
     """Lines of one folder that a call reaches, by `sys.settrace`."""
 

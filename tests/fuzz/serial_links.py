@@ -18,7 +18,8 @@ from dlms.hdlc import HdlcAddress, HdlcDecoder, HdlcFrame, HdlcNoise, informatio
 from dlms.hdlc_link import HdlcClientLink, HdlcServerLink
 from dlms.hdlc_params import FrameReject, LinkParameters
 from dlms.llc import LlcLink
-from dlms.mode_e import ModeEOpening
+from dlms.mode_e import Identification, ModeEOpening
+from dlms.mode_e_meter import ModeEMeter
 from dlms.trace import HEADER, parse_trace
 from dlms.wrapper import WrapperFrame, WrapperLink
 from plc.dlmsotcp import DlmsOverTcpLink, emit_message
@@ -204,6 +205,13 @@ def run_mode_e(data: bytes) -> None:
     list(iter(opening.next_event, None))
 
 
+def run_mode_e_meter(data: bytes) -> None:
+    meter = ModeEMeter(Identification("ABC", "5", "METER", offers_hdlc=True), "17")
+    meter.receive(data, 1.0)
+    meter.take_output()
+    meter.on_deadline(100.0)
+
+
 def run_explain(data: bytes) -> None:
     keys = Keys(bytes(16), bytes(16), bytes(16), b"CLIENT00", b"SERVER00")
     for node in explain_bytes(data, keys):
@@ -290,6 +298,7 @@ TARGETS = {
     "wrapper": Target(run_wrapper, wrapper_seeds, (), "/dlms/"),
     "llc": Target(run_llc, lambda: [GET], (), "/dlms/"),
     "mode-e": Target(run_mode_e, lambda: [rb"/ABC5\2METER" + b"\r\n\x06252\r\n"], (), "/dlms/"),
+    "mode-e-meter": Target(run_mode_e_meter, lambda: [b"/?17!\r\n\x06252\r\n"], (), "/dlms/"),
     "trace": Target(
         lambda data: parse_trace(data.decode("latin-1")),
         lambda: [f"{HEADER}\n0.5 > 7e\n1 < 7e".encode()],

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import random
-
 import pytest
 
 from tests.fuzz.dlms_app import TARGETS
-from tests.fuzz.guided import mutate
+from tests.fuzz.guided import exercise
 
 MUTATIONS = {"meter": 300, "session": 400}
 MUTATIONS_ELSEWHERE = 800
@@ -15,10 +13,4 @@ MUTATIONS_ELSEWHERE = 800
 
 @pytest.mark.parametrize("name", sorted(TARGETS))
 def test_changed_bytes_give_success_or_a_typed_error(name: str) -> None:
-    target = TARGETS[name]
-    seeds = target.seeds()
-    chance = random.Random(name)
-    for seed in seeds:
-        target.outcome(seed)
-    for _ in range(MUTATIONS.get(name, MUTATIONS_ELSEWHERE)):
-        target.outcome(mutate(chance.choice(seeds), chance, seeds))
+    exercise(TARGETS[name], name, MUTATIONS.get(name, MUTATIONS_ELSEWHERE))

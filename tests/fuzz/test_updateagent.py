@@ -1,4 +1,4 @@
-"""Every target of the package reader, over a fixed number of mutations: success or a typed error, no third outcome."""
+"""Every target of package and environment, over a fixed number of mutations: success or a typed error, no third one."""
 
 from __future__ import annotations
 
@@ -6,22 +6,17 @@ import random
 
 import pytest
 
-from tests.fuzz.guided import explore, mutate
-from tests.fuzz.updateagent import TARGETS
+from tests.fuzz import environment, updateagent
+from tests.fuzz.guided import exercise, explore
 
-MUTATIONS = {"package": 600, "verity": 300}
+TARGETS = {**updateagent.TARGETS, **environment.TARGETS}
+MUTATIONS = {"package": 600, "verity": 300, "marked": 600, "quick": 500}
 MUTATIONS_ELSEWHERE = 2000
 
 
 @pytest.mark.parametrize("name", sorted(TARGETS))
 def test_changed_bytes_give_success_or_a_typed_error(name: str) -> None:
-    target = TARGETS[name]
-    seeds = target.seeds()
-    chance = random.Random(name)
-    for seed in seeds:
-        target.outcome(seed)
-    for _ in range(MUTATIONS.get(name, MUTATIONS_ELSEWHERE)):
-        target.outcome(mutate(chance.choice(seeds), chance, seeds))
+    exercise(TARGETS[name], name, MUTATIONS.get(name, MUTATIONS_ELSEWHERE))
 
 
 def test_the_guided_fuzzer_keeps_inputs_that_reach_new_lines() -> None:

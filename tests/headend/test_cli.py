@@ -130,6 +130,12 @@ def test_parameters_of_a_job_are_json(config: Path) -> None:
     assert dcu_headend("job", "--config", config, "urn:dcu:X", "get", "--params", "{").exit_code == 2
 
 
+def test_a_release_is_a_job_s_parameter_and_its_options_go_with_it(config: Path) -> None:
+    for option in ("--no-delta", "--full-after-delta"):
+        done = dcu_headend("job", "--config", config, "urn:dcu:X", "firmware", option)
+        assert (done.exit_code, "go with --release" in done.output) == (2, True)
+
+
 # ---- for people
 
 

@@ -193,6 +193,7 @@ def test_pages_show_what_is_there(browser: Browser, database: Engine, packages: 
     assert "123.45" in meter
     assert "410" in browser.page("/alerts")
     assert "broken off" in browser.page("/packages")
+    assert "no update package" in browser.page("/packages")
     assert "./DevInfo, ./A, ./B and 1 more" in browser.page("/jobs")
     device = browser.page(f"/device?id={DEVICE}")
     assert "./DevInfo/Man" in device

@@ -18,6 +18,7 @@ class Faults(LineFaults):
         self.flip = float(str(command.get("flip", 0.0)))
         self.reorder = float(str(command.get("reorder", 0.0)))
         self.bad_fcs = float(str(command.get("bad_fcs", 0.0)))
+        self.duplicate = float(str(command.get("duplicate", 0.0)))
         self.silent = bool(command.get("silence", False))
         mute = command.get("mute", [])
         self.mute = frozenset(str(name) for name in mute) if isinstance(mute, list) else frozenset()

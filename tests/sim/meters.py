@@ -21,7 +21,9 @@ class SimMeter(SimulatedMeter):
     def __init__(
         self, serial: int, rows: Sequence[Row], phases: int, password: bytes | None, pdu_size: int = 1024
     ) -> None:
-        super().__init__(serial, rows, phases=phases, auth=Lls(password) if password else None, pdu_size=pdu_size)
+        auth = Lls(password) if password else None
+        # What the head-end got is compared with what the meter holds later: nothing may change meanwhile by itself.
+        super().__init__(serial, rows, phases=phases, auth=auth, pdu_size=pdu_size, living=False)
 
     def records(self) -> dict[str, dict[str, object]]:
         """Every value of the list, by reference."""

@@ -69,8 +69,20 @@ class Chopped:
         return pieces
 
 
+def flip_a_bit(burst: bytes, pick: random.Random) -> bytes:
+    """`burst` with one bit changed."""
+    damaged = bytearray(burst)
+    damaged[pick.randrange(len(damaged))] ^= 1 << pick.randrange(8)
+    return bytes(damaged)
+
+
+def nothing_of(arrivals: list[tuple[float, bytes]]) -> list[tuple[float, bytes]]:
+    """The line is busy as long, and nothing arrives."""
+    return [(at, b"") for at, _ in arrivals]
+
+
 class Lossy:
-    """A burst is lost with probability `loss`."""
+    """A burst is lost with probability `loss`: the line below carries it, and nothing comes out at the far end."""
 
     def __init__(self, loss: float, seed: int, below: Line | None = None) -> None:
         self._loss = loss
@@ -78,7 +90,8 @@ class Lossy:
         self._below = below or Perfect()
 
     def carry(self, burst: bytes, now: float) -> list[tuple[float, bytes]]:
-        return self._below.carry(b"" if self._pick.random() < self._loss else burst, now)
+        arrivals = self._below.carry(burst, now)
+        return nothing_of(arrivals) if self._pick.random() < self._loss else arrivals
 
 
 class Delayed:
@@ -117,10 +130,31 @@ class Flipping:
 
     def carry(self, burst: bytes, now: float) -> list[tuple[float, bytes]]:
         if burst and self._pick.random() < self._share:
-            damaged = bytearray(burst)
-            damaged[self._pick.randrange(len(damaged))] ^= 1 << self._pick.randrange(8)
-            burst = bytes(damaged)
+            burst = flip_a_bit(burst, self._pick)
         return self._below.carry(burst, now)
+
+
+class Spoiling:
+    """A line on which each burst is lost with probability `loss`, and else damaged with probability `flip`.
+
+    `spoiled` bursts had this happen to them, which took `spoiled_s`.
+    """
+
+    def __init__(self, loss: float, flip: float, seed: int, below: Line) -> None:
+        self._loss = loss
+        self._flip = flip
+        self._pick = random.Random(seed)
+        self._below = below
+        self.spoiled = 0
+        self.spoiled_s = 0.0
+
+    def carry(self, burst: bytes, now: float) -> list[tuple[float, bytes]]:
+        lost, damaged = self._pick.random() < self._loss, self._pick.random() < self._flip
+        arrivals = self._below.carry(flip_a_bit(burst, self._pick) if damaged else burst, now)
+        if lost or damaged:
+            self.spoiled += 1
+            self.spoiled_s += arrivals[-1][0] - now
+        return nothing_of(arrivals) if lost else arrivals
 
 
 class Slow:
@@ -155,7 +189,8 @@ class OutOfTime(AssertionError):
 
 
 class Loop:
-    """Runs two cores against each other. `waited_s` is the time in which nothing was on its way: somebody's timeout."""
+    """Runs two cores against each other. `waited_s` is the time in which nothing was on the line, lost bursts included:
+    somebody's timeout."""
 
     def __init__(self, left: Core, right: Core, there: Line, back: Line, turn: Callable[[float], bool | None]) -> None:
         self._cores = (left, right)
@@ -187,8 +222,7 @@ class Loop:
         for side, core in enumerate(self._cores):
             while burst := core.take_output():
                 for at, data in self._lines[side].carry(burst, self.now):
-                    if data:
-                        heapq.heappush(self._arrivals, (at, next(self._order), 1 - side, data))
+                    heapq.heappush(self._arrivals, (at, next(self._order), 1 - side, data))
 
     def _next_time(self) -> float | None:
         due = [self._arrivals[0][0]] if self._arrivals else []
@@ -198,7 +232,8 @@ class Loop:
     def _advance(self) -> None:
         if self._arrivals and self._arrivals[0][0] <= self.now:
             _, _, side, data = heapq.heappop(self._arrivals)
-            self._cores[side].receive(data, self.now)
+            if data:  # else the end of what was lost
+                self._cores[side].receive(data, self.now)
             return
         for core in self._cores:
             deadline = core.next_deadline()

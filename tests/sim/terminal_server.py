@@ -1,4 +1,4 @@
-"""A terminal server of RFC 2217 with a loop-back plug on its port, for tests of `rfc2217://`."""
+"""A terminal server of RFC 2217 with a loop-back plug, or another port of pyserial, for tests of `rfc2217://`."""
 
 from __future__ import annotations
 
@@ -17,10 +17,21 @@ TICK_S = 0.01
 
 @dataclass(slots=True)
 class TerminalServer:
-    """Where it listens, and the port it has."""
+    """Where it listens, the port it has, and whether the client has written something for that."""
 
     url: str
     plug: Any  # pyserial's stubs do not know its URL handlers
+    heard: threading.Event
+
+
+class _Terminal(serial.Serial):
+    """A pseudo-terminal, which has a speed and no modem lines."""
+
+    cts = dsr = ri = cd = False
+
+    def _update_rts_state(self) -> None: ...
+
+    def _update_dtr_state(self) -> None: ...
 
 
 class _Writer:
@@ -34,22 +45,24 @@ class _Writer:
 
 
 @contextlib.contextmanager
-def terminal_server() -> Iterator[TerminalServer]:
-    """Serves one client, and sends back what it writes."""
-    plug: Any = serial.serial_for_url("loop://", timeout=0)
+def terminal_server(port: str = "loop://") -> Iterator[TerminalServer]:
+    """Serves one client with `port`."""
+    plug: Any = serial.serial_for_url(port, timeout=0) if "://" in port else _Terminal(port, timeout=0)
     listener = socket.create_server(("127.0.0.1", 0))
     stop = threading.Event()
-    thread = threading.Thread(target=_serve, args=(listener, plug, stop), daemon=True)
+    server = TerminalServer(f"rfc2217://127.0.0.1:{listener.getsockname()[1]}", plug, threading.Event())
+    thread = threading.Thread(target=_serve, args=(listener, server, stop), daemon=True)
     thread.start()
     try:
-        yield TerminalServer(f"rfc2217://127.0.0.1:{listener.getsockname()[1]}", plug)
+        yield server
     finally:
         stop.set()
         listener.close()
         thread.join(5.0)
 
 
-def _serve(listener: socket.socket, plug: Any, stop: threading.Event) -> None:
+def _serve(listener: socket.socket, server: TerminalServer, stop: threading.Event) -> None:
+    plug = server.plug
     with contextlib.suppress(OSError):
         connection, _ = listener.accept()
         with connection:
@@ -61,6 +74,8 @@ def _serve(listener: socket.socket, plug: Any, stop: threading.Event) -> None:
                     data = connection.recv(4096)
                     if not data:
                         return
-                    plug.write(b"".join(manager.filter(data)))
+                    if written := b"".join(manager.filter(data)):
+                        plug.write(written)
+                        server.heard.set()
                 if echoed := plug.read(plug.in_waiting):
                     connection.sendall(b"".join(manager.escape(echoed)))

@@ -120,6 +120,8 @@ def plain_package(version: str, **changes: Any) -> PlainPackage:
 
 def _unpack(raw: bytes) -> tuple[int, dict[str, str]] | None:
     """Flag and variables of one copy: `unpack_copy`, quick enough for some ten thousand boots."""
+    if len(raw) != ENV_BYTES:
+        return None
     crc, flag = HEADER.unpack_from(raw)
     data = raw[HEADER.size :]
     if zlib.crc32(data) != crc:
@@ -135,9 +137,12 @@ class DiskEnvironment(Environment):
         super().__init__(flash)
         self._disk = disk
 
+    def read(self, index: int) -> bytes:
+        """One copy; not whole where it cannot be read."""
+        return self._disk.read_bytes(self.flash)[ENV_OFFSETS[index] :][:ENV_BYTES]
+
     def load(self) -> tuple[int, int, dict[str, str]]:
-        raw = self._disk.read_bytes(self.flash)
-        copies = [_unpack(raw[offset : offset + ENV_BYTES]) for offset in ENV_OFFSETS]
+        copies = [_unpack(self.read(index)) for index in (0, 1)]
         good = {index: copy for index, copy in enumerate(copies) if copy is not None}
         if not good:
             raise BootLoaderError("both copies of the environment are bad")

@@ -5,13 +5,15 @@ The boot loader's side is written from what U-Boot does (env/sf.c, env/nand.c, e
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
 from tests.sim.board.uboot import ENV_BYTES, BootLoaderError, pack_copy
 from tests.sim.faulty_disk import FaultyDisk
 from tests.sim.flash import Chip, Volume
-from tests.updateagent.board import Board, DiskEnvironment, _unpack
+from tests.updateagent.board import Board, DiskEnvironment
+from tests.updateagent.power import Story, stories
 from updateagent.disk import Storage
 from updateagent.envflash import MtdMedium, UbiMedium
 from updateagent.ubootenv import EnvironmentStore, Medium, Place
@@ -22,18 +24,7 @@ LEB = 0x5000
 
 
 class FlashEnvironment(DiskEnvironment):
-    """U-Boot's two copies, `read` and `write` where they are. Flags are numbers."""
-
-    def load(self) -> tuple[int, int, dict[str, str]]:
-        copies = [_unpack(raw) if len(raw := self.read(index)) == ENV_BYTES else None for index in (0, 1)]
-        good = {index: copy for index, copy in enumerate(copies) if copy is not None}
-        if not good:
-            raise BootLoaderError("both copies of the environment are bad")
-        # env_check_redund(): 255 is followed by 0, on NOR too; equal flags mean the first.
-        ages = {index: copy[0] for index, copy in good.items()}
-        wrapped = set(ages.values()) == {0, 255}
-        index = max(good, key=lambda one: ((ages[one] == 0) if wrapped else ages[one], -one))
-        return index, *good[index]
+    """U-Boot's two copies, `read` and `write` where they are. Flags are numbers; chosen as everywhere, on NOR too."""
 
     def save(self, variables: dict[str, str]) -> None:
         index, flag, _ = self.load()
@@ -41,9 +32,6 @@ class FlashEnvironment(DiskEnvironment):
 
     def next_flag(self, flag: int) -> int:
         return (flag + 1) & 0xFF
-
-    def read(self, index: int) -> bytes:
-        raise NotImplementedError
 
     def write(self, index: int, raw: bytes) -> None:
         raise NotImplementedError
@@ -193,3 +181,12 @@ class UbiBoard(FlashBoard):
 
 
 FLASH_BOARDS = (NorBoard, NandBoard, UbiBoard)
+
+
+def flash_stories() -> list[Story]:
+    """An update that is good and one that is not, with the environment on each kind of flash."""
+    return [
+        replace(story, name=f"{story.name}, {kind.__name__}", make_board=kind)
+        for kind in FLASH_BOARDS
+        for story in stories()[:2]
+    ]

@@ -29,6 +29,7 @@ from functools import partial
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
+from typing import Protocol, Self
 
 from tests.sim.board.uboot import BootLoaderError
 from tests.sim.faulty_disk import FaultyDisk, Operation, PowerCut, SimulatedFile, Survival
@@ -44,6 +45,29 @@ ROOT = Path("/board")
 LIVES_MAX = 30  # a good story needs four
 TEARS = {"before": 0.0, "torn": 0.5, "after": 1.0}
 SURVIVALS = (*Survival, Survival.HOLED, Survival.HOLED)  # chance gets three throws
+
+
+class Playable(Protocol):
+    """What the enumeration needs of a world: `World`, and that of `tests.updateagent.scomo`."""
+
+    disk: FaultyDisk
+    in_boot_loader: bool
+    lives: int
+    troubled: int
+
+    def play(self) -> None: ...
+    def copy(self, disk: FaultyDisk) -> Self: ...
+    def expect_trouble(self) -> None: ...
+    def state(self, disk: FaultyDisk) -> State | None: ...
+    def resumes(self, disk: FaultyDisk) -> bool: ...
+
+
+class Played(Protocol):
+    """A story of either kind."""
+
+    @property
+    def name(self) -> str: ...
+    def begin(self) -> Playable: ...
 
 
 class Violation(AssertionError):
@@ -108,7 +132,21 @@ class World:
     """The life in which the disk had errors."""
     ended: bool = False
 
-    def copy(self, disk: FaultyDisk) -> World:
+    def expect_trouble(self) -> None:
+        """From now on the update may fail, and say so."""
+        self.allowed |= RESULTS_OF_TROUBLE
+
+    def state(self, disk: FaultyDisk) -> State | None:
+        """What the journal on a disk says."""
+        return Journal(disk, ROOT / "update").load().state
+
+    def resumes(self, disk: FaultyDisk) -> bool:
+        """Whether writing a slot goes on in its middle."""
+        record = Journal(disk, ROOT / "update").load()
+        update = record.update
+        return record.state is State.WRITING and update is not None and (update.image, update.block) > (0, 0)
+
+    def copy(self, disk: FaultyDisk) -> Self:
         return replace(self, disk=disk, starts=Counter(self.starts))
 
     def play(self) -> None:
@@ -239,7 +277,14 @@ class Tally:
     """How many different operations were cut in each phase."""
     states: Counter[State] = field(default_factory=Counter)
     """How often the journal said which state after a cut, or when an operation failed."""
+    resumed: int = 0
+    """Cuts after which a slot is written on from its middle."""
     violations: list[str] = field(default_factory=list)
+
+    def note_state(self, state: State | None) -> None:
+        """A cut or an error in this state; None: in no state of the machine."""
+        if state is not None:
+            self.states[state] += 1
 
     def __str__(self) -> str:
         return (
@@ -251,14 +296,14 @@ class Tally:
 HEADING = f"{'story':<34}{'ops':>6}{'planned':>9}{'fired':>9}{'double':>9}{'fired':>9}{'wrong':>7}"
 
 
-def count_operations(story: Story) -> int:
+def count_operations(story: Played) -> int:
     """How many operations the story has when nothing happens to it. Raises `Violation`."""
     world = story.begin()
     world.play()
     return world.disk.operations
 
 
-def cut_at(world: World, number: int, phase: str, seed: int) -> bool:
+def cut_at(world: Playable, number: int, phase: str, seed: int) -> bool:
     """Play `world` to operation `number` and cut there; whether the cut fired. Raises `Violation`."""
     fired = False
 
@@ -284,12 +329,12 @@ def cut_at(world: World, number: int, phase: str, seed: int) -> bool:
 
 
 def enumerate_cuts(
-    story: Story,
+    story: Played,
     *,
     phases: tuple[str, ...] = tuple(TEARS),
     survivals: tuple[Survival, ...] = SURVIVALS,
     stride: int = 1,
-) -> Iterator[tuple[Cut, World]]:
+) -> Iterator[tuple[Cut, Playable]]:
     """Every cut of the story, with the world as it is found when the power is back. Raises `Violation`."""
     for number in range(1, count_operations(story) + 1, stride):
         for phase in phases:
@@ -302,7 +347,7 @@ def enumerate_cuts(
 
 
 def explore(
-    story: Story,
+    story: Played,
     *,
     phases: tuple[str, ...] = tuple(TEARS),
     survivals: tuple[Survival, ...] = SURVIVALS,
@@ -317,7 +362,8 @@ def explore(
     for cut, world in enumerate_cuts(story, phases=phases, survivals=survivals, stride=stride):
         tally.fired += 1
         tally.places[cut.phase] += cut.throw == 0
-        tally.states[state_on(world.disk)] += 1
+        tally.note_state(world.state(world.disk))
+        tally.resumed += world.resumes(world.disk)
         if double_stride and tally.fired % double_stride == 0:
             _cut_again(cut, world, tally)
         try:
@@ -329,12 +375,7 @@ def explore(
     return tally
 
 
-def state_on(disk: FaultyDisk) -> State:
-    """What the journal on a disk says."""
-    return Journal(disk, ROOT / "update").load().state
-
-
-def _cut_again(first: Cut, found: World, tally: Tally) -> None:
+def _cut_again(first: Cut, found: Playable, tally: Tally) -> None:
     """Cut the recovery from `first` at each of its operations."""
     whole = found.copy(found.disk.copy())
     try:
@@ -369,24 +410,24 @@ TROUBLES = tuple(Trouble(error, lasting) for error in (errno.EIO, errno.ENOSPC) 
 RESULTS_OF_TROUBLE = frozenset({410, 502, 409})
 
 
-def explore_errors(story: Story, *, troubles: tuple[Trouble, ...] = TROUBLES, stride: int = 1) -> Tally:
+def explore_errors(story: Played, *, troubles: tuple[Trouble, ...] = TROUBLES, stride: int = 1) -> Tally:
     """Let every operation of the story fail. The update may then fail, too, but must say so and harm nothing."""
     numbers = operations_of_the_system(story)
     tally = Tally(f"{story.name}, with errors", len(numbers))
     for number in numbers[::stride]:
         for trouble in troubles:
             world = story.begin()
-            world.allowed |= RESULTS_OF_TROUBLE
+            world.expect_trouble()
             tally.planned += 1
             try:
-                tally.fired += fail_at(world, number, trouble, tally.states)
+                tally.fired += fail_at(world, number, trouble, tally)
             except Violation as violation:
                 tally.fired += 1
                 tally.violations.append(f"operation {number}, {trouble}: {violation}")
     return tally
 
 
-def operations_of_the_system(story: Story) -> list[int]:
+def operations_of_the_system(story: Played) -> list[int]:
     """The numbers of the story's operations without those of the boot loader, which has no way to go on."""
     world = story.begin()
     numbers: list[int] = []
@@ -400,7 +441,7 @@ def operations_of_the_system(story: Story) -> list[int]:
     return numbers
 
 
-def fail_at(world: World, number: int, trouble: Trouble, states: Counter[State]) -> bool:
+def fail_at(world: Playable, number: int, trouble: Trouble, tally: Tally) -> bool:
     """Play `world` with trouble at operation `number`; whether it took place. Raises `Violation`."""
     first_life = 0
 
@@ -410,7 +451,7 @@ def fail_at(world: World, number: int, trouble: Trouble, states: Counter[State])
             return None
         if not first_life:
             first_life = world.troubled = world.lives
-            states[state_on(world.disk.copy())] += 1
+            tally.note_state(world.state(world.disk.copy()))
         elif not trouble.lasting or world.lives > first_life:
             return None
         raise OSError(trouble.error, os.strerror(trouble.error), str(operation.path))
@@ -462,6 +503,9 @@ def stories() -> list[Story]:
 
 def main() -> int:
     """Run every story with single and double cuts; 1 when anything was wrong or a cut did not fire."""
+    from tests.updateagent.flashboards import flash_stories
+    from tests.updateagent.recovery import recovery_stories
+    from tests.updateagent.scomo import software_stories
     from tests.updateagent.signed import signed_stories
 
     logging.disable(logging.CRITICAL)
@@ -470,10 +514,12 @@ def main() -> int:
     stride = int(sys.argv[1]) if len(sys.argv) > 1 else 10
     killed: Counter[State] = Counter()
     failed: Counter[State] = Counter()
-    operations = 0
+    operations = errors = resumed = 0
     places: Counter[str] = Counter()
     with TemporaryDirectory() as folder:
-        played = [*stories(), *signed_stories(Path(folder))]
+        folders = Path(folder)
+        played: list[Played] = [*stories(), *signed_stories(folders), *software_stories(folders)]
+        played += [*recovery_stories(), *flash_stories()]
         runs = [partial(explore, story, double_stride=stride) for story in played]
         runs += [partial(explore_errors, story) for story in played]
         for run in runs:
@@ -483,14 +529,19 @@ def main() -> int:
                 print("  ", line)
             if "with errors" in tally.story:
                 failed.update(tally.states)
+                errors += tally.operations
             else:
                 killed.update(tally.states)
                 operations += tally.operations
+                resumed += tally.resumed
                 places.update(tally.places)
             wrong |= bool(tally.violations)
             wrong |= tally.fired != tally.planned or tally.double_fired != tally.double_planned
     cuts = ", ".join(f"{places[phase]} cut {phase}" for phase in TEARS)
-    print(f"\n{operations} operations: {cuts}\n")
+    troubles = ", ".join(map(str, TROUBLES))
+    print(f"\n{operations} operations: {cuts}; {resumed} cuts were followed by a resume in the middle of a slot")
+    print(f"{errors} operations failed, each with {troubles}\n")
+    wrong |= not resumed
     wrong |= any(places[phase] != operations for phase in TEARS)
     for state in State:
         name = state.value.replace(" ", "_")

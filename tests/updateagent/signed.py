@@ -26,13 +26,24 @@ UNUSED = PackageError(SIGNATURE, "packages of these stories are files")
 class SignedBoard(Board):
     """A board whose inbox holds real packages, and whose roots are in a PEM file outside the simulated disk."""
 
-    def __init__(self, folder: Path, disk: Storage | None, pem: Path) -> None:
+    packages_type: type[SignedPackages] = SignedPackages
+
+    def __init__(self, folder: Path, disk: Storage | None, pem: Path, new_roots: bytes = b"") -> None:
         super().__init__(folder, disk)
         self.pem = pem
+        self.new_roots = new_roots
+
+    def check_at_rest(self) -> None:
+        super().check_at_rest()
+        kept = self.update_dir / "roots.json"
+        found = self.disk.read_bytes(kept) if self.disk.exists(kept) else b""
+        assert found in (b"", self.new_roots), "the roots that are believed are not the ones that the package brought"
+        kept_or_old = found == self.new_roots or self.running_version() == "1"
+        assert kept_or_old, "the roots that the package of this version brought are not kept"
 
     def ports(self) -> Ports:
         ports = super().ports()
-        packages = SignedPackages(
+        packages = self.packages_type(
             self.disk,
             self.pem,
             self.update_dir / "roots.json",
@@ -71,15 +82,16 @@ def signed_stories(folder: Path) -> list[Story]:
     three_pem = folder / "three.pem"
     three_pem.write_bytes(b"".join(pem(one) for one in three))
 
-    def story(name: str, raw: bytes, fumo: int = 200, trusted: Path = old_pem) -> Story:
-        make = functools.partial(SignedBoard, pem=trusted)
+    def story(name: str, raw: bytes, fumo: int = 200, trusted: Path = old_pem, new_roots: bytes = b"") -> Story:
+        make = functools.partial(SignedBoard, pem=trusted, new_roots=new_roots)
         return SignedStory(name, "2", UNUSED, healthy=True, fumo=fumo, make_board=cast("type[Board]", make), raw=raw)
 
     delta = _delta(shop)
+    rotating, new_roots = _with_new_roots(shop, three)
     return [
         story("signed, compressed", shop.build([shop.image("rootfs", NEW, encoding=Encoding.ZLIB)])),
         story("signed, delta", delta),
-        story("signed, new roots", _with_new_roots(shop, three), trusted=three_pem),
+        story("signed, new roots", rotating, trusted=three_pem, new_roots=roots.emit(new_roots)),
         story("signed, one byte changed", delta[:-900] + bytes([delta[-900] ^ 1]) + delta[-899:], fumo=404),
     ]
 
@@ -99,7 +111,7 @@ def _delta(shop: Workshop) -> bytes:
     return shop.build([shop.image("rootfs", NEW, Role.IMAGE, Encoding.BSDIFF, delta=source, patch=path)])
 
 
-def _with_new_roots(shop: Workshop, before: tuple[Party, ...]) -> bytes:
+def _with_new_roots(shop: Workshop, before: tuple[Party, ...]) -> tuple[bytes, roots.RootList]:
     """Brings the roots B, C, D to a device that believes A, B, C; only D vouches for its signer."""
     after = (*before[1:], _authority("D"))
     found = roots.make(1, 2, NOW, [one.certificate for one in after])
@@ -111,4 +123,4 @@ def _with_new_roots(shop: Workshop, before: tuple[Party, ...]) -> bytes:
     text = assemble.describe(release(), prepared)
     out = io.BytesIO()
     assemble.write(out, text, signer.cms(text, signed_at=NOW), prepared, [found])
-    return out.getvalue()
+    return out.getvalue(), found

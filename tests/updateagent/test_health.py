@@ -186,6 +186,22 @@ def test_an_ordinary_boot_is_marked_good_by_fewer_checks(bench: Bench) -> None:
     assert bench.board.variables()["BOOT_A_LEFT"] == "9"
 
 
+def test_an_environment_that_is_locked_for_a_while_gets_the_attempts_in_the_end(bench: Bench) -> None:
+    bench.become_known()
+    bench.publish(agent_up=True)
+    kept = bench.board.environment.flash.read_bytes()
+    bench.board.environment.flash.write_bytes(b"")  # as good as locked: it cannot be read
+
+    def later() -> None:
+        if bench.now == 3:
+            bench.board.environment.flash.write_bytes(kept)
+
+    bench.on_wait = later
+
+    assert bench.guard() == EXIT_OK
+    assert bench.board.variables()["BOOT_A_LEFT"] == "9"
+
+
 def test_an_ordinary_boot_that_is_not_well_is_not_marked_and_not_rebooted(bench: Bench) -> None:
     bench.become_known()
     bench.board.environment.save({**bench.board.variables(), "BOOT_B_LEFT": "3"})

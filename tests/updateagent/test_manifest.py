@@ -20,6 +20,7 @@ from updateagent.errors import (
     CERTIFICATE_CHAIN,
     COMPATIBLE,
     COMPRESSION,
+    DELTA_SOURCE,
     DESCRIPTION,
     DOWNGRADE,
     FORMAT,
@@ -36,8 +37,8 @@ from updateagent.errors import (
     Code,
     UpdateError,
 )
-from updateagent.manifest import Image, Manifest, Trust, verify_package
-from updateagent.payload import Encoding, Role
+from updateagent.manifest import Image, Manifest, PackageError, Trust, verify_package
+from updateagent.payload import DeltaSource, Encoding, Role
 from updateagent.readable import Buffer
 from updateagent.verity import BLOCK_BYTES, RUN_BLOCKS, RUN_BYTES
 
@@ -153,6 +154,24 @@ def test_a_required_version_is_checked_when_the_device_knows_its_own(shop: Works
     for version in ("1", "1.5", None):
         verify_package(Buffer(package), device(version=version))
     assert refused(package, device(version="1.4")) is VERSION_REQUIRED
+
+
+def test_a_delta_for_another_version_is_told_apart_from_a_package_for_another_version(shop: Workshop) -> None:
+    source, patch = DeltaSource("1", 5, bytes(32)), shop.folder / "patch"
+    patch.write_bytes(b"BSDIFF40")
+    image = shop.image("rootfs", KERNEL, encoding=Encoding.BSDIFF, delta=source, patch=patch)
+    package = shop.build([image], release(requires_version=("1",)))
+    assert refused(package, device(version="1.4")) is DELTA_SOURCE
+    assert verify_package(Buffer(package), device(version="1")).deltas == {"rootfs": source}
+
+
+def test_only_the_image_of_a_slot_can_be_a_delta(shop: Workshop) -> None:
+    source, patch = DeltaSource("1", 5, bytes(32)), shop.folder / "patch"
+    patch.write_bytes(b"BSDIFF40")
+    file = shop.image("list.csv", KERNEL, Role.FILE, Encoding.BSDIFF, delta=source, patch=patch)
+    with pytest.raises(PackageError) as caught:
+        shop.build([file], release(kind=Kind.SOFTWARE, software_id="lists"))
+    assert caught.value.code is DESCRIPTION
 
 
 def test_a_least_version_of_the_agent_is_compared_by_number(shop: Workshop) -> None:

@@ -10,25 +10,33 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from random import Random
+from typing import cast
 
 import pytest
 
+from agent.dm.software_jobs import SoftwareJobs
+from agent.mo import scomo
 from tests.sim.board.uboot import BootLoaderError, Choice
 from tests.sim.faulty_disk import FaultyDisk, Survival
 from tests.updateagent.board import SLOT_BYTES, Board, DiskEnvironment
 from tests.updateagent.hooked import HookedBoard
 from tests.updateagent.power import ROOT, Story, Tally, Trouble, explore, explore_errors, stories
-from tests.updateagent.signed import SignedStory, signed_stories
+from tests.updateagent.scomo import SoftwareStory, software_stories
+from tests.updateagent.signed import SignedBoard, SignedStory, signed_stories
 from updateagent.disk import RawFile, Storage
 from updateagent.envbytes import parse_copy
 from updateagent.errors import DeviceError
+from updateagent.firmware import SignedPackages
 from updateagent.journal import Journal, Record, emit, parse
 from updateagent.machine import Event, State
+from updateagent.manifest import Image
 from updateagent.migration import StateFolders
 from updateagent.ports import Ports
+from updateagent.readable import Readable
 from updateagent.report import result_document
 from updateagent.sealed import seal
 from updateagent.slots import FileSlot, Slot
+from updateagent.software import SoftwareStore
 from updateagent.ubootenv import EnvironmentStore, Place, emit_copy, parse_data
 from updateagent.updater import Updater
 
@@ -278,6 +286,34 @@ class ReportsBeforeForgetting(Board):
         return _with_handler(self.Talkative(self.ports()))
 
 
+class SkipsBlocksOnResume(Board):
+    """Notes blocks as safe that come after the checkpoint."""
+
+    class Hasty(Updater):
+        def _advance(self, event: Event, **changes: object) -> None:
+            if event is Event.CHECKPOINT:
+                changes["block"] = int(str(changes["block"])) + 1
+            super()._advance(event, **changes)
+
+    def updater(self) -> Updater:
+        return self.Hasty(self.ports())
+
+
+class CarelessWithRoots(SignedPackages):
+    """Keeps new roots without waiting for the data."""
+
+    def keep_roots(self, envelope: bytes) -> None:
+        temporary = self._newer_roots.with_name(".roots.tmp")
+        with self._disk.open_raw(temporary, write=True, create=True) as file:
+            file.pwrite(envelope, 0)
+        self._disk.rename(temporary, self._newer_roots)
+        self._disk.sync_dir(self._newer_roots.parent)
+
+
+class ForgetsToSyncTheRoots(SignedBoard):
+    packages_type = CarelessWithRoots
+
+
 class UnsyncedFolders(StateFolders):
     def sync(self) -> None:
         return
@@ -346,6 +382,7 @@ PLANTED: dict[str, Callable[[], Story]] = {
         MIGRATION, make_board=SwapsBeforeTheJournalKnows
     ),
     "a hook that was cut is not run again": lambda: replace(MIGRATION, make_board=SkipsTheHook),
+    "a resume that leaves out a block": lambda: replace(GOOD, make_board=SkipsBlocksOnResume),
 }
 
 
@@ -359,3 +396,132 @@ def test_a_planted_bug_is_found(bug: str) -> None:
     except Violation:
         return  # it fails even without a cut
     assert tally.violations, f"{bug}: {tally.fired} cuts found nothing"
+
+
+def test_new_roots_that_are_not_synced_are_found(tmp_path: Path) -> None:
+    story = signed_stories(tmp_path)[2]
+    assert isinstance(story.make_board, partial)
+    careless = partial(ForgetsToSyncTheRoots, **story.make_board.keywords)
+    bad = replace(story, make_board=cast("type[Board]", careless))
+    assert explore(bad, phases=("torn", "after"), survivals=QUICK, stop_at_first=True).violations
+
+
+# -- software packages
+
+
+SOFTWARE = ("first", "update", "one byte changed", "remove", "repair", "step by step")
+
+
+def software(folder: Path, name: str) -> SoftwareStory:
+    return software_stories(folder)[SOFTWARE.index(name)]
+
+
+@pytest.mark.parametrize("name", SOFTWARE)
+def test_software_survives_cuts_and_errors_from_the_exec_to_the_report(tmp_path: Path, name: str) -> None:
+    story = software(tmp_path, name)
+    stride = 11 if name == "step by step" else 5
+    check(explore(story, survivals=(Survival.LOST, Survival.HOLED), stride=stride))
+    check(explore_errors(story, troubles=(Trouble(errno.EIO, lasting=False),), stride=stride))
+
+
+@pytest.mark.parametrize("name", ["update", "step by step"])
+def test_a_second_power_cut_in_the_recovery_of_software_is_survived(tmp_path: Path, name: str) -> None:
+    stride = 61 if name == "step by step" else 29
+    story = software(tmp_path, name)
+    check(explore(story, phases=("torn",), survivals=(Survival.HOLED,), stride=stride, double_stride=2))
+
+
+class UnpacksUnsynced(SoftwareStore):
+    def _unpack(self, image: Image, package: Readable, path: Path) -> None:
+        self._disk.mkdir_durable(path.parent, 0o755)
+        with self._disk.open_raw(path, write=True, create=True) as file:
+            file.pwrite(b"".join(image.content(package)), 0)
+        self._disk.sync_dir(path.parent)
+
+
+class UnpacksUnderTheName(SoftwareStore):
+    """A version has its name before its files are there."""
+
+    def _unpack(self, image: Image, package: Readable, path: Path) -> None:
+        home = path.parents[len(image.name.split("/")) - 1]
+        super()._unpack(image, package, home.with_name(home.name.removeprefix(".new-")) / image.name)
+
+
+class LinksInTwoSteps(SoftwareStore):
+    """Takes the old link away before it makes the new one."""
+
+    def activate(self, software_id: str, version: str | None = None) -> str:
+        self._disk.remove_durable(self._active / software_id)
+        return super().activate(software_id, version)
+
+
+class RemovesUnderTheName(SoftwareStore):
+    def _discard(self, folder: Path) -> None:
+        self._disk.remove_tree_durable(folder)
+
+
+class ForgetsTheJobFirst(SoftwareJobs):
+    """The job is gone before its report is durable."""
+
+    def _finish(self, job: scomo.Job, result: int, identifier: str, status: scomo.DownloadStatus | None) -> None:
+        with self._tree.transaction() as changing:
+            scomo._set_jobs(changing, [])
+        super()._finish(job, result, identifier, status)
+
+
+class ReportsTwice(SoftwareJobs):
+    """The job stays after its report."""
+
+    def _finish(self, job: scomo.Job, result: int, identifier: str, status: scomo.DownloadStatus | None) -> None:
+        with self._tree.transaction() as changing:
+            scomo.finish(changing, job, result, identifier, status)
+            scomo._set_jobs(changing, [job])
+        with self._tree.transaction() as changing:
+            scomo._set_jobs(changing, [])
+
+
+class RemovesTwice(SoftwareJobs):
+    """A removal that was cut is tried again, and what is gone cannot be removed."""
+
+    def _deployed(self, job: scomo.Job, beat: Callable[[], None]) -> None:
+        self._done(job, replace(self._ports.software.remove("lists", beat), name=""), "lists")
+
+
+class LeavesPackages(SoftwareJobs):
+    def refresh(self) -> None:
+        self._inventory({})
+
+
+STORES: dict[str, type[SoftwareStore]] = {
+    "files that are not synced": UnpacksUnsynced,
+    "files under the name of the version": UnpacksUnderTheName,
+    "a link in two steps": LinksInTwoSteps,
+    "a removal under the name of the version": RemovesUnderTheName,
+}
+JOBS: dict[str, tuple[str, type[SoftwareJobs]]] = {
+    "a job forgotten before its report": ("remove", ForgetsTheJobFirst),
+    "a job that outlives its report": ("remove", ReportsTwice),
+    "packages of ended jobs": ("first", LeavesPackages),
+    "a removal that cannot be taken up again": ("remove", RemovesTwice),
+}
+
+
+def found(story: SoftwareStory) -> bool:
+    from tests.updateagent.power import Violation
+
+    try:
+        return bool(explore(story, phases=("torn", "after"), survivals=QUICK, stop_at_first=True).violations)
+    except Violation:
+        return True  # it fails even without a cut
+
+
+@pytest.mark.parametrize("bug", STORES)
+def test_a_planted_bug_of_the_software_store_is_found(tmp_path: Path, bug: str) -> None:
+    story = software(tmp_path, "update")
+    assert found(replace(story, make_store=STORES[bug]))
+
+
+@pytest.mark.parametrize("bug", JOBS)
+def test_a_planted_bug_of_the_software_jobs_is_found(tmp_path: Path, bug: str) -> None:
+    name, jobs = JOBS[bug]
+    assert found(replace(software(tmp_path, name), make_jobs=jobs))

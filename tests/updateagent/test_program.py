@@ -16,8 +16,10 @@ from typing import Any
 import pytest
 
 from tests.sim.board.uboot import ENV_BYTES, ENV_OFFSETS, Environment, choose
+from updateagent import verity
 from updateagent.errors import PackageError
 from updateagent.hooks import run_hook
+from updateagent.readable import Buffer
 
 pytestmark = pytest.mark.process
 
@@ -338,6 +340,24 @@ def test_a_killed_install_goes_on_at_the_next_boot(device: Device, keys: Path, t
         assert device.power_on() == "B"
         assert device.update("boot").returncode == 11
     assert device.slot("B").read_bytes()[:IMAGE_BYTES] == image("2")
+
+
+def test_whether_the_running_slot_holds_the_source_of_a_delta_is_answered(device: Device) -> None:
+    running = verity.root_of(Buffer(image("1")), IMAGE_BYTES).hex()
+    good = device.update("source", "--json", f"rootfs=1:{IMAGE_BYTES}:{running}")
+    assert (good.returncode, json.loads(good.stdout)["code"]) == (0, 0)
+    other = device.update("source", "--json", f"rootfs=1:{IMAGE_BYTES - 1}:{running}")
+    assert (other.returncode, json.loads(other.stdout)["name"]) == (38, "delta-source")
+    assert device.update("source", f"kernel=1:5:{running}").returncode == 44
+    assert device.update("source", f"rootfs=1:{SLOT_BYTES + 1}:{running}").returncode == 38
+    for wrong in (
+        "rootfs",
+        "rootfs=1:5",
+        f"rootfs=1:0:{running}",
+        f"rootfs=1:5:{running[2:]}",
+        f"rootfs=1:x:{running}",
+    ):
+        assert device.update("source", wrong).returncode == 91
 
 
 def test_software_is_installed_activated_listed_and_removed_with_numbered_answers(

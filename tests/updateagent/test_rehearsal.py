@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.updateagent.test_program import Device, firmware, keys
+from tests.updateagent.test_program import Device, device, firmware, keys
 
-__all__ = ["keys"]  # the fixture
+__all__ = ["device", "keys"]  # the fixtures
 
 pytestmark = pytest.mark.process
 INSTALL = ["BOOT_ORDER=A", "", "BOOT_ORDER=B A", "BOOT_A_LEFT=9", "BOOT_B_LEFT=2"]
@@ -20,14 +20,6 @@ def everything(folder: Path) -> dict[str, bytes]:
     """The device's files but for locks and health."""
     files = [path for path in folder.rglob("*") if path.is_file() and "lock" not in path.name]
     return {str(path.relative_to(folder)): path.read_bytes() for path in files if "run" not in path.parts}
-
-
-@pytest.fixture
-def device(tmp_path: Path, keys: Path) -> Device:
-    made = Device(tmp_path / "device")
-    made.folder.mkdir()
-    made.assemble(keys)
-    return made
 
 
 def rehearse(device: Device, *words: object, code: int) -> list[str]:

@@ -10,13 +10,17 @@ Runs in an environment that has gurux-dlms; nothing here imports this project.
 import json
 import socket
 import sys
+from pathlib import Path
 
 from gurux_dlms import GXByteBuffer, GXDateTime, GXReplyData
 from gurux_dlms.ecdsa.GXPrivateKey import GXPrivateKey
 from gurux_dlms.ecdsa.GXPublicKey import GXPublicKey
-from gurux_dlms.enums import Authentication, InterfaceType, ObjectType, Security
+from gurux_dlms.enums import Authentication, Conformance, InterfaceType, ObjectType, Security
 from gurux_dlms.objects import GXDLMSData, GXDLMSObject, GXDLMSProfileGeneric, GXDLMSRegister
 from gurux_dlms.secure import GXDLMSSecureClient
+
+sys.path.insert(0, str(Path(__file__).parent))
+import gurux_steps
 
 AUTHENTICATION = {
     "none": Authentication.NONE,
@@ -50,6 +54,10 @@ class Session:
             ours = GXPrivateKey.fromRawBytes(bytes.fromhex(options["private_key"]))
             theirs = GXPublicKey.fromRawBytes(bytes.fromhex(options["peer_key"]))
             self.client.ciphering.signingKeyPair = (theirs, ours)
+        for name in options.get("also", []):
+            self.client.proposedConformance |= Conformance[name]
+        self.told = []
+        self.received, self.wrapper = b"", options["link"] == "wrapper"
         self.socket = socket.create_connection(("127.0.0.1", options["port"]), 10)
 
     def packet(self, data, reply):
@@ -58,12 +66,25 @@ class Session:
         received = GXByteBuffer()
         notify = GXReplyData()
         while not self.client.getData(received, reply, notify):
+            if notify.data.size and not notify.isMoreData():
+                self.told.append(self.client.parseReport(notify, []))
+                received, notify = GXByteBuffer(), GXReplyData()
+                reply.clear()
+            received.set(self.frame())
+        if reply.error:
+            raise RuntimeError(f"error {reply.error}")
+
+    def frame(self):
+        """What came; of wrapper frames one at a time, since gurux takes all that it is given for one."""
+        while True:
+            size = 8 + int.from_bytes(self.received[6:8], "big") if self.wrapper else len(self.received)
+            if self.received and len(self.received) >= size >= self.wrapper * 8:
+                found, self.received = self.received[:size], self.received[size:]
+                return found
             got = self.socket.recv(4096)
             if not got:
                 raise EOFError
-            received.set(got)
-        if reply.error:
-            raise RuntimeError(f"error {reply.error}")
+            self.received += got
 
     def ask(self, data):
         """One request in as many frames as it took; the reply."""
@@ -104,6 +125,8 @@ def plain(value):
         return value.value.isoformat()
     if isinstance(value, list | tuple):
         return [plain(each) for each in value]
+    if isinstance(value, dict):
+        return {key: plain(each) for key, each in value.items()}
     if value is None or isinstance(value, bool | int | float | str):
         return value
     return str(value)
@@ -129,6 +152,10 @@ def run(options):
     session.open()
     if not options.get("ln", True):
         found = by_short_names(session, options)
+        session.close()
+        return found
+    if "steps" in options:
+        found = {"steps": gurux_steps.run(session, options["steps"], plain)}
         session.close()
         return found
     out = {"values": {}}

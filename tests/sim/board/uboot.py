@@ -105,7 +105,8 @@ def choose(environment: Environment) -> Choice:
     _, _, variables = environment.load()
     order = variables.setdefault("BOOT_ORDER", "A B").split()
     for known, attempts in SLOTS.items():
-        variables.setdefault(f"BOOT_{known}_LEFT", attempts)
+        if known != "R" or known in order:
+            variables.setdefault(f"BOOT_{known}_LEFT", attempts)
     slot = _with_attempts(order, variables)
     recovered = slot is None
     if slot is None:

@@ -1,0 +1,59 @@
+"""What an attribute or a method's parameter consists of, below its A-XDR tag: names of fields, of numbers, of times."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from dlms.axdr import Tag
+
+TAGS: dict[str, Tag] = {
+    "boolean": Tag.BOOLEAN, "bit-string": Tag.BIT_STRING, "double-long": Tag.DOUBLE_LONG,
+    "double-long-unsigned": Tag.DOUBLE_LONG_UNSIGNED, "octet-string": Tag.OCTET_STRING,
+    "visible-string": Tag.VISIBLE_STRING, "utf8-string": Tag.UTF8_STRING, "integer": Tag.INTEGER, "long": Tag.LONG,
+    "unsigned": Tag.UNSIGNED, "long-unsigned": Tag.LONG_UNSIGNED, "long64": Tag.LONG64,
+    "long64-unsigned": Tag.LONG64_UNSIGNED, "enum": Tag.ENUM, "unit": Tag.ENUM, "float32": Tag.FLOAT32,
+    "float64": Tag.FLOAT64, "date-time": Tag.DATE_TIME, "logical-name": Tag.OCTET_STRING, "datetime": Tag.OCTET_STRING,
+    "date": Tag.OCTET_STRING, "time": Tag.OCTET_STRING, "-": Tag.INTEGER,
+}  # fmt: skip
+"""The types that have no parts. `datetime`, `date`, `time` and `logical-name` are octet-strings of 12, 5, 4 and 6
+octets, `unit` an enum, `-` the integer 0 that stands for "nothing"."""
+
+
+@dataclass(frozen=True, slots=True)
+class CosemType:
+    """A type of the table.
+
+    `kind` is a key of `TAGS`, or `any` (a choice), `array` (of `element`), `structure` (of `members`, by name).
+    `numbers` names the values of an enum.
+    """
+
+    kind: str
+    members: tuple[tuple[str, CosemType], ...] = ()
+    element: CosemType | None = None
+    numbers: dict[int, str] = field(default_factory=dict, hash=False, compare=False)
+
+    @property
+    def tag(self) -> Tag | None:
+        """The tag that a value must have; None for a choice."""
+        if self.kind == "array":
+            return Tag.ARRAY
+        return Tag.STRUCTURE if self.kind == "structure" else TAGS.get(self.kind)
+
+
+ANY = CosemType("any")
+
+
+def type_of(text: str, structures: dict[str, CosemType], enums: dict[str, dict[int, str]]) -> CosemType:
+    """A type as the table writes it: `unsigned`, `enum:baud`, `@season`, `array:@season`, `any`."""
+    head, _, rest = text.partition(":")
+    if head == "array":
+        return CosemType("array", element=type_of(rest, structures, enums))
+    if head.startswith("@"):
+        return structures[head[1:]]
+    if head == "enum" and rest:
+        return CosemType("enum", numbers=enums[rest])
+    if head == "unit":
+        from dlms.codes import UNITS
+
+        return CosemType("unit", numbers=UNITS)
+    return ANY if head == "any" else CosemType(head)

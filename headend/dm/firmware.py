@@ -1,0 +1,140 @@
+"""The job `firmware` (FUMO 1.0): which package a device is sent, and what came of it.
+
+Either the operator names the package (`url`), or only the release (`version`): then the device is sent the delta that
+fits the version it runs, or the full package where none does. A delta's descriptor names the full package, and whether
+the device fetches that when the delta turns out to be of no use is the device's own policy; with `full_after_delta`
+the job sends the full package itself when the device has reported so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from typing import Any
+from urllib.parse import quote
+
+from headend.dm.params import HTTPS_URL, JobError, known_keys, text
+from headend.dm.steps import (
+    ACCEPTED,
+    Batch,
+    Checkpoint,
+    Done,
+    Failed,
+    Job,
+    Json,
+    Note,
+    Outcome,
+    Read,
+    Reply,
+    Steps,
+    Waiting,
+    below,
+    execute,
+    get,
+    only_text,
+    read,
+    replace,
+    result_code,
+)
+from headend.software.releases import NoPackageError, Release, choose
+
+FIRMWARE = "firmware"
+FUMO = "./FUMO/Firmware"
+EXEC = f"{FUMO}/DownloadAndUpdate"
+URL = f"{EXEC}/PkgURL"
+STATE = f"{FUMO}/State"
+EXT = f"{FUMO}/Ext"
+HARDWARE = f"{EXT}/Compatible"
+FW_VERSION = "./DevDetail/FwV"
+BUSY = frozenset({"30", "40", "50", "60"})  # downloading .. updating (FUMO 1.0, 5.1.1)
+DELTA_RESULTS = frozenset({450, 451})  # the delta is of no use; 451: and the device may not fetch what was offered
+TOLD = {"LastError": "device_error", "FailedCheck": "failed_check", "FullInstead": "full_instead"}
+
+
+class FirmwareJob:
+    """Give the URL, Exec DownloadAndUpdate, wait for its generic alert, read what became of it.
+
+    `{"url": "https://…", "version": "2"}`: this package; with `version`, a device that runs it already is left alone.
+    `{"version": "2", "delta": true, "full_after_delta": false}`: whichever package of this release fits;
+    `packages_url`, the base URL of the package server, is filled in by the operator's server.
+    """
+
+    name = FIRMWARE
+
+    def check(self, params: Mapping[str, Any]) -> Json:
+        if "url" in params:
+            known_keys(params, {"url", "version"}, {"url"})
+            checked: Json = {"url": text(params, "url", HTTPS_URL, "an https URL")}
+        else:
+            known_keys(params, {"version", "packages_url", "delta", "full_after_delta"}, {"version", "packages_url"})
+            checked = {"packages_url": text(params, "packages_url", HTTPS_URL, "an https URL")}
+            for name, default in (("delta", True), ("full_after_delta", False)):
+                checked[name] = params.get(name, default)
+                if not isinstance(checked[name], bool):
+                    raise JobError(f"{name}: true or false")
+        if params.get("version") is not None or "url" not in params:
+            checked["version"] = text(params, "version", r"[ -~]{1,64}", "up to 64 printable ASCII characters")
+        return checked
+
+    def steps(self, job: Job) -> Steps:
+        progress: Json = dict(job.progress)
+        if "alert" in progress:
+            if not _delta_was_of_no_use(job):
+                return (yield from self._report(job))
+            first = {"package": progress["sent"]["package"], "result_code": result_code(job)}
+            progress = {"from_version": progress.get("from_version"), "after_delta": first}
+            yield Checkpoint(progress)
+        replies = yield Batch((get(FW_VERSION), get(STATE), *(() if "url" in job.params else (get(HARDWARE),))))
+        version, state, *hardware = (only_text(reply) for reply in replies)
+        if version is None:
+            return Failed({"error": f"{FW_VERSION} could not be read", "status": replies[0].status})
+        if progress.get("exec_sent") and state in BUSY:
+            return Waiting(progress)  # the Exec had arrived; only its answer was lost
+        if job.params.get("version") == version and not progress.get("exec_sent"):
+            return Done({"result_code": 200, "fw_version": version, "from_version": version, "already": True})
+        try:
+            url, sent = self._package(job, version, hardware[0] if hardware else None, progress)
+        except NoPackageError as error:
+            return Failed({"error": str(error), "fw_version": version})
+        (reply,) = yield Batch((replace(URL, url),))
+        if not reply.ok:
+            return Failed({"error": f"{URL} was refused", "status": reply.status})
+        progress |= {"exec_sent": True, "from_version": progress.get("from_version") or version, **sent}
+        yield Checkpoint(progress)
+        (reply,) = yield Batch((execute(EXEC, job.correlator),))
+        if reply.status not in (200, ACCEPTED):
+            return Failed({"error": "the device refused to update", "status": reply.status})
+        return Waiting(progress)
+
+    @staticmethod
+    def _package(job: Job, running: str, hardware: str | None, progress: Json) -> tuple[str, Json]:
+        """The URL to give the device, and what to note of the package. Raises `NoPackageError`."""
+        if "url" in job.params:
+            return job.params["url"], {}
+        delta = job.params["delta"] and "after_delta" not in progress
+        found: Release = choose(job.packages, running, hardware or None, delta=delta)
+        url = f"{job.params['packages_url']}/descriptors/{quote(found.name)}?device={quote(job.device_id)}"
+        return url, {"sent": {"package": found.name, "delta": found.is_delta, "bytes": found.size}}
+
+    def _report(self, job: Job) -> Generator[Batch | Note, list[Reply], Outcome]:
+        found: Read = yield from read([FW_VERSION, STATE, EXT])
+        code, ext = result_code(job), below(found, EXT)
+        result: Json = {
+            "result_code": code,
+            "from_version": job.progress.get("from_version"),
+            "fw_version": found.values.get(FW_VERSION),
+            "state": found.values.get(STATE),
+            "ext": ext,
+            **job.progress.get("sent", {}),
+        }
+        result |= {name: ext[leaf] for leaf, name in TOLD.items() if ext.get(leaf)}
+        if "after_delta" in job.progress:
+            result["after_delta"] = job.progress["after_delta"]
+        if code is not None and 200 <= code < 300:
+            return Done(result)
+        return Failed(result | {"error": f"the update ended with result {code}"})
+
+
+def _delta_was_of_no_use(job: Job) -> bool:
+    """Whether the device has reported that, and the operator wants the full package then."""
+    sent = job.progress.get("sent", {})
+    return bool(sent.get("delta")) and bool(job.params.get("full_after_delta")) and result_code(job) in DELTA_RESULTS

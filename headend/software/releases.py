@@ -1,0 +1,153 @@
+"""What the uploaded packages are: read from each package's own description when it is added.
+
+A firmware release has a full package and may have deltas, each from named versions. Which of them a device is sent
+follows from the version that it runs. The signature is not judged here (the device does that, with its own roots); a
+file that is no package has no row and is served like any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import JSON, Column, Connection, Integer, String, Table, delete, insert, select
+
+from agent.descriptor import DeltaSource
+from headend import db
+from updateagent.manifest import DeviceError, Kind, PackageError, read_unverified
+
+releases = Table(
+    "package_releases",
+    db.metadata,
+    Column("name", String(128), primary_key=True),  # of the package
+    Column("kind", String(16), nullable=False),  # firmware | software
+    Column("software_id", String(64), nullable=False),
+    Column("version", String(64), nullable=False, index=True),
+    Column("security_version", Integer, nullable=False),
+    Column("compatible", JSON, nullable=False),  # names of hardware
+    Column("requires", JSON, nullable=False),  # versions that it can be installed on; empty: any
+    Column("sources", JSON, nullable=False),  # of a delta: the images it was made from, as in its descriptor
+    Column("size", Integer, nullable=False),  # bytes of the package
+)
+
+
+class NoPackageError(Exception):
+    """No uploaded package brings this device to this version; the text is for the operator."""
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """One package of a release. `size` in bytes; `sources` is empty for a package with whole images."""
+
+    name: str
+    kind: str
+    software_id: str
+    version: str
+    security_version: int
+    compatible: tuple[str, ...]
+    requires: tuple[str, ...]
+    sources: tuple[DeltaSource, ...]
+    size: int
+
+    @property
+    def is_delta(self) -> bool:
+        return bool(self.sources)
+
+    @property
+    def from_versions(self) -> tuple[str, ...]:
+        """The versions that it can be installed on; empty: any."""
+        made_from = tuple(dict.fromkeys(source.version for source in self.sources))
+        return self.requires or made_from
+
+    def fits(self, running: str) -> bool:
+        """Whether a device that runs version `running` can install it."""
+        return not self.from_versions or running in self.from_versions
+
+
+def describe(name: str, file: Path, size: int) -> Release | None:
+    """What the package in `file` says about itself; `None` for a file that is no package."""
+    try:
+        said = read_unverified(file)
+    except (PackageError, DeviceError):
+        return None
+    return Release(
+        name=name,
+        kind=said.kind.value,
+        software_id=said.software_id,
+        version=said.version,
+        security_version=said.security_version,
+        compatible=said.compatible,
+        requires=said.requires_version,
+        sources=tuple(
+            DeltaSource(image, made_from.version, made_from.size, made_from.root.hex())
+            for image, made_from in said.deltas.items()
+        ),
+        size=size,
+    )
+
+
+def note(connection: Connection, name: str, release: Release | None) -> None:
+    """Store what the package `name` is now, in place of what it was."""
+    connection.execute(delete(releases).where(releases.c.name == name))
+    if release is not None:
+        row: dict[str, Any] = {field: getattr(release, field) for field in Release.__slots__}
+        row |= {"compatible": list(release.compatible), "requires": list(release.requires)}
+        row["sources"] = [str(source) for source in release.sources]
+        connection.execute(insert(releases).values(**row))
+
+
+def known(connection: Connection) -> dict[str, Release]:
+    """Every package that is known for what it is, by its name."""
+    return {row["name"]: _release(row) for row in connection.execute(select(releases)).mappings()}
+
+
+def find(connection: Connection, name: str) -> Release | None:
+    row = connection.execute(select(releases).where(releases.c.name == name)).mappings().one_or_none()
+    return None if row is None else _release(row)
+
+
+def of_version(connection: Connection, version: str) -> tuple[Release, ...]:
+    """The packages of one firmware release, by name."""
+    query = select(releases).where(releases.c.version == version, releases.c.kind == Kind.FIRMWARE.value)
+    return tuple(_release(row) for row in connection.execute(query.order_by(releases.c.name)).mappings())
+
+
+def _release(row: Any) -> Release:
+    lists = {name: tuple(row[name]) for name in ("compatible", "requires")}
+    sources = tuple(DeltaSource.parse(text) for text in row["sources"])
+    return Release(**{name: row[name] for name in Release.__slots__} | lists | {"sources": sources})
+
+
+def choose(packages: Sequence[Release], running: str, hardware: str | None, *, delta: bool = True) -> Release:
+    """The package of a release for a device that runs version `running` on `hardware` (`None`: it does not tell).
+
+    A delta that fits, if one is allowed and smaller; else the full package. Raises `NoPackageError`.
+    """
+    fitting = [one for one in packages if hardware is None or hardware in one.compatible]
+    if hardware is None and len({one.compatible for one in fitting}) > 1:
+        named = ", ".join(sorted({name for one in fitting for name in one.compatible}))
+        raise NoPackageError(f"the packages are for different hardware ({named}), and the device does not tell its own")
+    usable = [one for one in fitting if one.fits(running) and (delta or not one.is_delta)]
+    if not usable:
+        there = "; ".join(_said(one) for one in packages) or "none was uploaded"
+        on = f" on {hardware}" if hardware else ""
+        raise NoPackageError(f"no package for a device{on} that runs {running}: {there}")
+    return min(usable, key=lambda one: (one.size, one.is_delta))
+
+
+def full_of(connection: Connection, package: Release) -> Release | None:
+    """The package with whole images of the release that `package` is a delta to, for all hardware that it is for."""
+    found = [
+        one
+        for one in of_version(connection, package.version)
+        if not one.is_delta and not one.requires and set(package.compatible) <= set(one.compatible)
+    ]
+    return min(found, key=lambda one: one.size, default=None)
+
+
+def _said(one: Release) -> str:
+    what = f"{one.name} is {'a delta' if one.is_delta else 'full'}"
+    what += f" for {', '.join(one.compatible)}"
+    return what + (f" from {', '.join(one.from_versions)}" if one.from_versions else "")

@@ -1,0 +1,70 @@
+"""A program run for its exit status and its last words: with a deadline, in bounded memory, with nothing left running.
+
+The program gets a session of its own. At its end, or at the deadline, everything in that session is killed; what it
+started may hold its output open, and is not waited for.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+
+PIECE_BYTES = 4096
+LOOK_S = 0.05  # between two looks whether a program has ended that says nothing
+
+
+def run(
+    command: Sequence[str | os.PathLike[str]],
+    timeout_s: float,
+    said_bytes_max: int,
+    *,
+    environment: Mapping[str, str] | None = None,
+    with_output: bool = False,
+) -> tuple[int | None, str]:
+    """Exit status, `None` when the program did not end in `timeout_s` seconds, and the end of what it said.
+
+    What it says is its standard error, `with_output` also its standard output. Raises `OSError` when it cannot be run.
+    """
+    child = subprocess.Popen(
+        command,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE if with_output else subprocess.DEVNULL,
+        stderr=subprocess.STDOUT if with_output else subprocess.PIPE,
+        start_new_session=True,
+    )
+    stream = child.stdout or child.stderr
+    with child:
+        try:
+            said, ended = _listen(
+                child, stream.fileno() if stream else -1, time.monotonic() + timeout_s, said_bytes_max
+            )
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+        status = child.wait()
+    return (status if ended else None), said.decode("utf-8", "replace").strip()
+
+
+def _listen(child: subprocess.Popen[bytes], stream: int, deadline: float, said_bytes_max: int) -> tuple[bytes, bool]:
+    """The end of what the child says until it ends, and whether it ended before the deadline."""
+    said = b""
+    is_open = True
+    while True:
+        ended = child.poll() is not None
+        if is_open and select.select([stream], [], [], 0 if ended else LOOK_S)[0]:
+            piece = os.read(stream, PIECE_BYTES)
+            is_open = bool(piece)
+            said = (said + piece)[-said_bytes_max:]
+        elif ended:
+            return said, True
+        elif not is_open:
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(LOOK_S)
+        if time.monotonic() >= deadline:
+            return said, child.poll() is not None
