@@ -91,6 +91,9 @@ def install_programs(root: Path, repo: Path, guest: Path) -> None:
     (etc / "dcu" / "dcu.yaml").write_text(_with((repo / "etc/dcu.yaml").read_text(), AGENT_SETTINGS))
     for script in (repo / "etc" / "init.d").iterdir():
         _executable(etc / "init.d" / script.name, script.read_text())
+    (root / "usr/libexec/dcu").mkdir(parents=True)
+    for script in (repo / "etc" / "libexec").iterdir():
+        _executable(root / "usr/libexec/dcu" / script.name, script.read_text())
     for script in guest.iterdir():
         if script.name == "inittab":
             shutil.copy(script, etc / "inittab")
