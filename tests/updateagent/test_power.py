@@ -354,15 +354,15 @@ def _with_handler(updater: Updater) -> Updater:
     run = updater._run
 
     def own_run() -> int:
-        from updateagent import updater as module
+        from updateagent import steps as module
 
-        before = dict(module._HANDLERS)
+        before = dict(module.STEPS)
         for state, handler in before.items():
-            module._HANDLERS[state] = getattr(type(updater), handler.__name__)
+            module.STEPS[state] = getattr(type(updater), handler.__name__)
         try:
             return run()
         finally:
-            module._HANDLERS.update(before)
+            module.STEPS.update(before)
 
     updater._run = own_run  # type: ignore[method-assign]
     return updater
