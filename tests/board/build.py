@@ -19,7 +19,7 @@ from pathlib import Path
 
 from tests.board import debian
 from tests.board.debian import BoardError, Kernel, run
-from tests.board.system import SystemVersion, install_programs, set_version
+from tests.board.system import Ailment, SystemVersion, install_programs, set_version
 from tests.sim.board.uboot import pack_copy
 from updateagent.ubootenv import emit_copy
 
@@ -60,7 +60,8 @@ FLASH_ENVIRONMENT = {
 VERSIONS = (
     SystemVersion("1"),
     SystemVersion("2"),
-    SystemVersion("3", healthy=False),
+    SystemVersion("3", Ailment.UNWELL),
+    SystemVersion("4", Ailment.MUTE),
 )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,10 +123,10 @@ def _killed(bench: Bench, disk: Path, job: Path, planned: Plan, name: str, outco
     return loss
 
 
-def play_all(bench: Bench, base: Path, log: Path, job: Path, plans: Sequence[Plan], folder: Path) -> list[Played]:
-    """All cuts, as many at once as there are processors for."""
+def play_all(bench: Bench, base: Path, log: Path, job: Path, plans: Sequence[Plan], folder: Path) -> Iterator[Played]:
+    """All cuts in their order, some at once."""
     with ThreadPoolExecutor(EMULATORS) as pool:
-        return list(pool.map(lambda one: play(bench, base, log, job, one, folder), plans))
+        yield from pool.map(lambda one: play(bench, base, log, job, one, folder), plans)
 
 
 def main() -> int:

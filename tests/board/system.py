@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import shutil
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 
 from tests.demo.image import PACKAGES, PROGRAMS
@@ -57,12 +58,22 @@ sleep 100000
 """
 
 
+class Ailment(Enum):
+    """What a release that nobody tested may have."""
+
+    NONE = "none"
+    UNWELL = "unwell"
+    """It fails its own test; and one of its start scripts does not end, on the first attempt."""
+    MUTE = "mute"
+    """Its Update Agent does not work at all."""
+
+
 @dataclass(frozen=True)
 class SystemVersion:
-    """A version of the firmware; one that is not healthy fails its own test."""
+    """A version of the firmware, and what is wrong with it."""
 
     name: str
-    healthy: bool = True
+    ailment: Ailment = Ailment.NONE
 
 
 def _with(text: str, changes: tuple[tuple[str, str], ...]) -> str:
@@ -97,25 +108,28 @@ def install_programs(root: Path, repo: Path, guest: Path) -> None:
     for script in guest.iterdir():
         if script.name == "inittab":
             shutil.copy(script, etc / "inittab")
-        elif script.name[0] in "Sr":
+        elif script.name.startswith(("S", "rc")):
             _executable(etc / "init.d" / script.name, script.read_text())
 
 
 def set_version(root: Path, version: SystemVersion) -> None:
-    """Make the root file system that of a version. An unhealthy one has a start script that does not end at first."""
+    """Make the root file system, so far that of a healthy version, that of another one. Ill ones come last."""
     (root / "etc/dcu-release").write_text(f"NAME=board\nVERSION={version.name}\n")
-    _executable(
-        root / "usr/bin/self-test",
-        f"#!/bin/sh\n{'exit 0' if version.healthy else 'echo no answer from the radio >&2; exit 1'}\n",
-    )
-    if not version.healthy:
-        _executable(root / "etc/init.d/S85never-ends", NEVER_ENDS)
+    self_test, never_ends = root / "usr/bin/self-test", root / "etc/init.d/S85never-ends"
+    _executable(self_test, "#!/bin/sh\nexit 0\n")
+    never_ends.unlink(missing_ok=True)
+    if version.ailment is not Ailment.NONE:
         (root / "etc/default").mkdir(exist_ok=True)
-        (root / "etc/default/dcu-update").write_text("PATIENCE_S=3\n")
+        (root / "etc/default/dcu-update").write_text("PATIENCE_S=3\nSILENCE_S=3\n")
+    if version.ailment is Ailment.UNWELL:
+        _executable(self_test, "#!/bin/sh\necho no answer from the radio >&2\nexit 1\n")
+        _executable(never_ends, NEVER_ENDS)
         settings = root / "etc/dcu-update.toml"
         settings.write_text(
             _with(settings.read_text(), ((f"deadline_s = {DEADLINE_S}", f"deadline_s = {SICK_DEADLINE_S}"),))
         )
+    if version.ailment is Ailment.MUTE:
+        _executable(root / "usr/bin/dcu-update", "#!/bin/sh\necho dcu-update: no module of that name >&2\nexit 1\n")
     # Bytes that differ between versions: what makes an update more than a few blocks.
     content = random.Random(f"ballast of {version.name}").randbytes(BALLAST_BYTES)
     (root / "usr/lib/ballast").write_bytes(content)

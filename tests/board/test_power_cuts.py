@@ -22,7 +22,7 @@ def played(bench: Bench, recorded: Recorded, scratch: Path) -> list[Played]:
     folder = scratch / "cuts"
     folder.mkdir()
     plans = plan(read(recorded.log), CUTS, SEED)
-    return play_all(bench, recorded.base, recorded.log, bench.report_job(folder), plans, folder)
+    return list(play_all(bench, recorded.base, recorded.log, bench.report_job(folder), plans, folder))
 
 
 @pytest.mark.parametrize("number", range(CUTS))

@@ -41,3 +41,15 @@ def test_an_unwell_version_is_tried_twice_and_taken_back(bench: Bench, factory: 
     assert outcome.end["environment"]["BOOT_ORDER"] == "A"
     assert (outcome.end["outbox"], outcome.end["inbox"]) == (["result.json"], [])
     assert slot_hash(disk, "A") == bench.hash_of("1")
+
+
+def test_a_version_whose_update_agent_does_not_work_is_taken_back(bench: Bench, factory: Factory, folder: Path) -> None:
+    disk = factory.disk(folder, update="4")
+    outcome = bench.run("mute", disk, bench.report_job(folder))
+
+    assert outcome.started == ["A", "B", "B", "A"]
+    assert outcome.end is not None
+    result = outcome.end["result"]
+    assert (result["id"], result["fumo"], result["name"]) == ("r4", 410, "trial-silent")
+    assert outcome.end["environment"]["BOOT_ORDER"] == "A"
+    assert slot_hash(disk, "A") == bench.hash_of("1")
