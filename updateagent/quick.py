@@ -96,8 +96,8 @@ def _is_idle(folder: str, slot: str) -> bool:
     shown = _read(f"{folder}/status.json")
     if f'"booted": "{slot}"'.encode() not in shown or b'"error": ""' not in shown:
         return False
-    names = _journals(folder)
-    if not any(os.access(name, os.F_OK) for name in names):
+    names = [name for name in _journals(folder) if os.access(name, os.F_OK)]  # the second copy comes with an update
+    if not names:
         return True  # a board that never had an update
     newest = (-1, b"")
     for name in names:

@@ -95,7 +95,9 @@ class Bench:
         self.config.write_text(
             f'update_dir = "{folder}/update"\nrun_dir = "{folder}"\nroots = "{self.keys}/root.crt"\n'
             f'compatible = "HW"\ncmdline = "{folder}/cmdline"\nrelease_file = "{folder}/release"\n'
-            f'[bootenv]\ntype = "uboot"\nconfig = "{folder}/fw_env.config"\nlock = ""\n{slots}'
+            f'[bootenv]\ntype = "uboot"\nconfig = "{folder}/fw_env.config"\nlock = ""\n'
+            '[health]\nchecks = ["well"]\nboot_checks = ["well"]\n'
+            f'[[health.command]]\nname = "well"\ncommand = ["true"]\n{slots}'
         )
 
     def _tool(self, module: str, *arguments: str | Path) -> None:
@@ -126,6 +128,15 @@ class Bench:
         request = {"version": 1, "id": "r", "package": "package.swu", "kind": "firmware", "requested": 1}
         (inbox / "request.json").write_text(json.dumps(request))
         os.sync()
+
+    def guard(self) -> None:
+        """The board is commissioned: it is well, and has its attempts."""
+        subprocess.run(
+            [sys.executable, "-m", "updateagent", "--config", self.config, "guard"],
+            cwd=REPO,
+            check=True,
+            capture_output=True,
+        )
 
     def boot(self) -> Run:
         return run([sys.executable, "-c", _MEMORY, "--config", self.config, "boot"])
@@ -242,6 +253,7 @@ def _written(done: Run) -> int:
 def _starts(bench: Bench) -> bool:
     bench.reset()
     bench.boot()
+    bench.guard()
     bare, idle = [], []
     program = ["-c", "import sys; from updateagent.__main__ import main; sys.exit(main(sys.argv[1:]))"]
     for _ in range(4 * ROUNDS):

@@ -91,6 +91,13 @@ def test_nothing_to_do_is_seen(bench: Quick) -> None:
     assert bench.both() == (0, 0)
 
 
+def test_a_board_that_was_once_well_and_never_had_an_update_has_one_journal_and_is_idle(bench: Quick) -> None:
+    bench.board.updater().mark_good()
+    bench.power_on()
+    assert [name for name in ("journal.0", "journal.1") if (bench.config.update_dir / name).exists()] == ["journal.0"]
+    assert bench.both() == (0, 0)
+
+
 def test_the_guard_is_wanted_once_in_seven_starts(bench: Quick) -> None:
     settled(bench, starts=0)
     answers = []
