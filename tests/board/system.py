@@ -26,7 +26,8 @@ BALLAST_BYTES = 4 << 20
 UPDATE_SETTINGS = (
     ("/dev/mmcblk0p2", "/dev/vda2"),
     ("/dev/mmcblk0p3", "/dev/vda3"),
-    ('compatible = "example-dcu-10"', f'compatible = "{COMPATIBLE}"'),
+    ("/var/lib/dcu", "/data/dcu"),
+    ('compatible = "example-dcu-1"', f'compatible = "{COMPATIBLE}"'),
     ('roots = "/etc/dcu/roots.pem"', 'roots = "/data/factory/root.crt"'),
     ("trial_tries = 3", f"trial_tries = {TRIES}"),
     ("deadline_s = 600", f"deadline_s = {DEADLINE_S}"),
@@ -46,7 +47,7 @@ AGENT_SETTINGS = (
     ("/etc/dcu/ca.pem", "/data/factory/root.crt"),
     ("/etc/dcu/roots.pem", "/data/factory/root.crt"),
     ("/var/lib/dcu", "/data/dcu"),
-    ("# file: /var/log/dcu.log", "file: /data/dcu/log/agent.log"),
+    ("# file: /data/dcu/log/agent.log", "file: /data/dcu/log/agent.log"),
     ("/usr/share/dcu-agent/reading-lists", "/etc/dcu/reading-lists"),
 )
 NEVER_ENDS = """#!/bin/sh
