@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from dlms.axdr import Data
-    from dlms.client import ItemFailed, Meter
+    from dlms.client.knowledge import MeterKnowledge
+    from dlms.client.meter import ItemFailed, Meter
+    from dlms.client.reading import Failed, Reading
+    from dlms.client.session import MeterSession
     from dlms.cosem.obis import AttributeRef, MethodRef, Obis
     from dlms.cosem.time import ClockPolicy, CosemDateTime
-    from dlms.counters import FileCounters
     from dlms.errors import DecodeError, DlmsError, LinkError, LocalError, PeerError
-    from dlms.greeting import ModeE
-    from dlms.knowledge import MeterKnowledge
-    from dlms.reading import Failed, Reading
-    from dlms.security import Hls, Lls, MemoryCounters, NoAuth, Policy, Security, open_auth
-    from dlms.server import MeterServer
-    from dlms.session import MeterSession
+    from dlms.link.mode_e.port import ModeE
+    from dlms.security.counters import FileCounters
+    from dlms.security.settings import Hls, Lls, MemoryCounters, NoAuth, Policy, Security, open_auth
+    from dlms.server.server import MeterServer
 
 __all__ = [
     "Meter", "Reading", "Failed", "ItemFailed", "NoAuth", "Lls", "Hls", "open_auth", "Security", "Policy",
@@ -32,18 +32,24 @@ __all__ = [
 ]  # fmt: skip
 
 _HOMES = {
-    "Meter": "client", "ItemFailed": "client", "Reading": "reading", "Failed": "reading", "NoAuth": "security",
-    "Lls": "security", "Hls": "security", "open_auth": "security", "Security": "security", "Policy": "security",
-    "MemoryCounters": "security", "FileCounters": "counters", "Obis": "cosem.obis", "AttributeRef": "cosem.obis",
-    "MethodRef": "cosem.obis", "Data": "axdr", "CosemDateTime": "cosem.time", "ClockPolicy": "cosem.time",
-    "MeterKnowledge": "knowledge", "MeterSession": "session", "MeterServer": "server", "DlmsError": "errors",
-    "LocalError": "errors", "DecodeError": "errors", "PeerError": "errors", "LinkError": "errors",
-    "ModeE": "greeting",
-}  # fmt: skip
+    "axdr": ("Data",),
+    "client.knowledge": ("MeterKnowledge",),
+    "client.meter": ("ItemFailed", "Meter"),
+    "client.reading": ("Failed", "Reading"),
+    "client.session": ("MeterSession",),
+    "cosem.obis": ("AttributeRef", "MethodRef", "Obis"),
+    "cosem.time": ("ClockPolicy", "CosemDateTime"),
+    "errors": ("DecodeError", "DlmsError", "LinkError", "LocalError", "PeerError"),
+    "link.mode_e.port": ("ModeE",),
+    "security.counters": ("FileCounters",),
+    "security.settings": ("Hls", "Lls", "MemoryCounters", "NoAuth", "Policy", "Security", "open_auth"),
+    "server.server": ("MeterServer",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 
 def __getattr__(name: str) -> object:
-    home = _HOMES.get(name)
+    home = _HOME_OF.get(name)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value: object = getattr(import_module(f"dlms.{home}"), name)

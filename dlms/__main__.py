@@ -11,14 +11,14 @@ import click
 
 # Command → module and function. Imported when used: `dlms --help` and `dlms decode` need no client.
 COMMANDS = {
-    "discover": ("dlms.tool.commands", "discover"),
-    "read": ("dlms.tool.commands", "read"),
-    "profile": ("dlms.tool.commands", "profile"),
-    "set": ("dlms.tool.change", "set_value"),
-    "action": ("dlms.tool.change", "action"),
-    "image": ("dlms.tool.change", "image"),
-    "decode": ("dlms.tool.decode", "decode"),
-    "simulate": ("dlms.tool.simulate", "simulate"),
+    "discover": ("dlms.cli.query", "discover"),
+    "read": ("dlms.cli.query", "read"),
+    "profile": ("dlms.cli.query", "profile"),
+    "set": ("dlms.cli.change", "set_value"),
+    "action": ("dlms.cli.change", "action"),
+    "image": ("dlms.cli.change", "image"),
+    "decode": ("dlms.cli.decode", "decode"),
+    "simulate": ("dlms.cli.simulate", "simulate"),
 }
 
 

@@ -31,12 +31,12 @@ from agent.metering.tasks import Job
 from agent.metering.uplink import Backoff
 from agent.metering.visit import Channel, ProfileKey, Visit, is_profile
 from agent.metering.waiting import Knowledge, Leftovers, Ports, Troubles, places
+from dlms.client.session import MeterSession, open_auth
 from dlms.cosem.time import ClockPolicy
-from dlms.datalink import DataLink
 from dlms.errors import DlmsError
-from dlms.hdlc_link import HdlcClientLink
-from dlms.llc import LlcLink
-from dlms.session import MeterSession, open_auth
+from dlms.link.datalink import DataLink
+from dlms.link.hdlc.primary import HdlcClientLink
+from dlms.link.llc import LlcLink
 from plc.errors import PlcError, PlcLocalError
 from plc.events import BaseNodeSilent, NodeEvent, NodeJoined, NodeLeft, NodesListed, ResyncNoted
 

@@ -13,9 +13,9 @@ from typing import Protocol
 from agent.config import PortConfig
 from agent.metering.registry import Registry
 from agent.metering.visit import Channel
-from dlms.datalink import LinkDown, LinkUp
-from dlms.hdlc import HdlcAddress
-from dlms.hdlc_link import HdlcClientLink
+from dlms.link.datalink import LinkDown, LinkUp
+from dlms.link.hdlc.frames import HdlcAddress
+from dlms.link.hdlc.primary import HdlcClientLink
 from plc.events import DataReceived
 
 PROBE_CLIENT = 16  # the public client, which every meter answers

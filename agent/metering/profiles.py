@@ -15,13 +15,13 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from dlms import axdr
-from dlms.apdu.common import AccessError, Item, Result
 from dlms.axdr import Data
+from dlms.client.knowledge import MeterKnowledge, scaler_ref
 from dlms.cosem.obis import AttributeRef, Obis
 from dlms.cosem.profile import BUFFER, CAPTURE_OBJECTS, CAPTURE_PERIOD, CaptureObject, by_range, columns_of
 from dlms.cosem.time import ANY, DATE_TIME_OCTETS, ClockPolicy, CosemDateTime
 from dlms.errors import DlmsError, LocalError
-from dlms.knowledge import MeterKnowledge, scaler_ref
+from dlms.xdlms.apdu.common import AccessError, Item, Result
 
 PROFILE_CLASS = 7
 ROWS_A_WINDOW = 96  # a day of quarter-hours: some 4 kB, 5 s at 9600 baud

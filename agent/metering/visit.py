@@ -22,14 +22,8 @@ from agent.metering.profiles import PROFILE_CLASS, ProfileReading, iso_time
 from agent.metering.reading import Reading, UnstorableError, encode
 from agent.metering.registry import Meter, meter_name
 from agent.metering.tasks import Job
-from dlms.apdu.common import AccessError, Result
 from dlms.axdr import Data
-from dlms.cosem.obis import AttributeRef, Obis
-from dlms.cosem.profile import BUFFER
-from dlms.cosem.time import STANDARD_CLOCK, ClockPolicy, CosemDateTime
-from dlms.errors import DlmsError, PeerError
-from dlms.exchange import Answer, GetAnswer, GetExchange
-from dlms.session import (
+from dlms.client.session import (
     ItemError,
     ItemRead,
     MeterSession,
@@ -40,11 +34,17 @@ from dlms.session import (
     SessionOpened,
     Value,
 )
+from dlms.cosem.obis import AttributeRef, Obis
+from dlms.cosem.profile import BUFFER
+from dlms.cosem.time import STANDARD_CLOCK, ClockPolicy, CosemDateTime
+from dlms.errors import DlmsError, PeerError
+from dlms.xdlms.apdu.common import AccessError, Result
+from dlms.xdlms.exchange import Answer, GetAnswer, GetExchange
 from plc.errors import PlcLocalError
 from plc.events import DataConfirmed, DataFailed, DataReceived
 
 if TYPE_CHECKING:
-    from dlms.knowledge import MeterKnowledge
+    from dlms.client.knowledge import MeterKnowledge
 
 DEVICE_NAME = AttributeRef.parse("1/0.0.42.0.0.255/2")
 CLOCK_TIME = AttributeRef.parse("8/0.0.1.0.0.255/2")

@@ -15,9 +15,9 @@ from agent.metering.store import Store, StoreError
 from agent.metering.tasks import Job, TaskBook
 from agent.metering.uplink import Backoff
 from agent.metering.visit import DEVICE_NAME, Taken, Visit
+from dlms.client.knowledge import MeterKnowledge
 from dlms.cosem.obis import AttributeRef, Obis
 from dlms.errors import DlmsError
-from dlms.knowledge import MeterKnowledge
 
 LOG = logging.getLogger("agent.metering.port")
 

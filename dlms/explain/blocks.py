@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dlms import axdr
-from dlms.apdu import get
-from dlms.apdu.common import read_results
 from dlms.cursor import Cursor
 from dlms.errors import DlmsError
 from dlms.explain.node import Node
 from dlms.explain.values import data_node, field_node
+from dlms.xdlms.apdu import get
+from dlms.xdlms.apdu.common import read_results
 
 ANSWER_BYTES_MAX = 1 << 20
 

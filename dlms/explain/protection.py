@@ -7,16 +7,25 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from dlms.ciphering import BROADCAST_KEY, COMPRESSED, PLAIN_OF_DED, SUITE_MASK, Ciphering
 from dlms.codes import Apdu
 from dlms.cosem.time import CosemDateTime
 from dlms.cursor import Cursor
 from dlms.errors import DlmsError, PeerError
 from dlms.explain.blocks import Blocks
 from dlms.explain.node import Node, octets_text
-from dlms.general import AGREED, IDENTIFIED, WRAPPED, GeneralCiphered, GeneralSigned, Header, KeyInfo, open_ciphered
-from dlms.keys import KeyId
-from dlms.security import (
+from dlms.security.ciphering import BROADCAST_KEY, COMPRESSED, PLAIN_OF_DED, SUITE_MASK, Ciphering
+from dlms.security.general_formats import (
+    AGREED,
+    IDENTIFIED,
+    WRAPPED,
+    GeneralCiphered,
+    GeneralSigned,
+    Header,
+    KeyInfo,
+    open_ciphered,
+)
+from dlms.security.keys import KeyId
+from dlms.security.settings import (
     KEY_OCTETS,
     SYSTEM_TITLE_OCTETS,
     GeneralOptions,
@@ -171,7 +180,7 @@ def explain_general_ciphered(apdu: bytes, keys: Keys, inside: Inside) -> tuple[N
 
 def _candidates(ciphered: GeneralCiphered, keys: Keys, suite: int) -> Iterator[bytes]:
     """The keys that `ciphered` may be meant for, of those given."""
-    from dlms.message_keys import ephemeral_of, key_of, one_pass_key, static_key
+    from dlms.security.message_keys import ephemeral_of, key_of, one_pass_key, static_key
 
     header, info = ciphered.header, ciphered.key_info
     if info is None or info.kind == IDENTIFIED:
@@ -208,7 +217,7 @@ def explain_general_signed(apdu: bytes, keys: Keys, inside: Inside) -> tuple[Nod
 
 
 def _verdict(signed: GeneralSigned, keys: Keys) -> str:
-    from dlms.hls import check_signature
+    from dlms.security.hls import check_signature
 
     if not keys.verifying:
         return ""

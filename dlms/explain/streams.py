@@ -9,11 +9,11 @@ from dlms.errors import DecodeError, DlmsError
 from dlms.explain.apdus import Keys, explain_apdu
 from dlms.explain.node import Node
 from dlms.explain.values import data_node
-from dlms.hdlc import CONTROLS, FrameType, HdlcDecoder, HdlcFrame, HdlcNoise
-from dlms.hdlc_params import FrameReject, LinkParameters
-from dlms.hdlc_window import LLC_BYTES, LLC_COMMAND, LLC_RESPONSE
-from dlms.trace import TraceLine
-from dlms.wrapper import VERSION, WrapperDecoder, WrapperFrame
+from dlms.link.hdlc.frames import CONTROLS, FrameType, HdlcDecoder, HdlcFrame, HdlcNoise
+from dlms.link.hdlc.params import FrameReject, LinkParameters
+from dlms.link.hdlc.window import LLC_BYTES, LLC_COMMAND, LLC_RESPONSE
+from dlms.link.trace import TraceLine
+from dlms.link.wrapper import VERSION, WrapperDecoder, WrapperFrame
 
 SEGMENTS_BYTES_MAX = 1 << 20  # of one APDU put together for the explanation
 

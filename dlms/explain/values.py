@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from enum import Enum, IntEnum, IntFlag
 
-from dlms.apdu.common import AccessError, ActionOutcome
 from dlms.axdr import CompactArray, Data, Tag
 from dlms.codes import kebab
 from dlms.cosem.classes import attribute_name, interface_class, method_name
@@ -14,6 +13,7 @@ from dlms.cosem.obis import AttributeRef, MethodRef, Obis
 from dlms.cosem.time import DATE_TIME_OCTETS, CosemDateTime
 from dlms.errors import DlmsError
 from dlms.explain.node import Node, octets_text
+from dlms.xdlms.apdu.common import AccessError, ActionOutcome
 
 # Fields that would show a secret. The tree is often pasted into a mail.
 SECRET_FIELDS = frozenset({"dedicated_key"})

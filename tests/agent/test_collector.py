@@ -20,7 +20,7 @@ from agent.metering.registry import Registry
 from agent.metering.store import Store
 from agent.metering.visit import Channel, ChannelEvent
 from agent.provisioning import MeterAccess, Provisioning, ReadingTask
-from dlms.objects import rows_from_csv
+from dlms.server.objects import rows_from_csv
 from plc.errors import PlcPortError
 from plc.events import DataReceived
 from plc.link import PlcLink

@@ -10,11 +10,11 @@ import pytest
 from agent.metering.profiles import ROWS_A_VISIT_MAX, ProfileReading, shifted
 from agent.provisioning import MeterAccess, Provisioning, ReadingTask
 from dlms import axdr
-from dlms.apdu.common import AccessError
 from dlms.axdr import Data
 from dlms.cosem.obis import AttributeRef, Obis
 from dlms.cosem.profile import CLOCK_OBIS, CaptureObject
 from dlms.cosem.time import CosemDateTime
+from dlms.xdlms.apdu.common import AccessError
 from tests.agent.test_collector import PASSWORD, PlcRig, metering, replace_config
 from tests.sim.meters import SimMeter
 

@@ -19,14 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from dlms import axdr
-from dlms.ciphering import Ciphering
 from dlms.cosem.obis import AttributeRef, Obis
 from dlms.cosem.profile import CLOCK_OBIS, CaptureObject, RowDecoder
 from dlms.cosem.time import CosemDateTime
-from dlms.hdlc import HdlcDecoder, emit_frame
-from dlms.objects import objects_from_rows, rows_from_csv
-from dlms.security import Lls, MemoryCounters, Security
-from dlms.server import MeterServer
+from dlms.link.hdlc.frames import HdlcDecoder, emit_frame
+from dlms.security.ciphering import Ciphering
+from dlms.security.settings import Lls, MemoryCounters, Security
+from dlms.server.objects import objects_from_rows, rows_from_csv
+from dlms.server.server import MeterServer
 from tests.bench.figure import Figure, plain
 from tests.dlms.meter_port import MeterPort
 

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
-from dlms.datalink import DataLink, LinkEvent
-from dlms.hdlc import CONTROLS, FrameType, HdlcAddress, HdlcDecoder, HdlcFrame, information_control, supervisory_control
+from dlms.link.datalink import DataLink, LinkEvent
+from dlms.link.hdlc.frames import (
+    CONTROLS,
+    FrameType,
+    HdlcAddress,
+    HdlcDecoder,
+    HdlcFrame,
+    information_control,
+    supervisory_control,
+)
 
 CLIENT, METER = HdlcAddress(17), HdlcAddress(1, 17)
 COMMAND, RESPONSE = bytes.fromhex("e6e600"), bytes.fromhex("e6e700")

@@ -24,13 +24,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from dlms.client.knowledge import MeterKnowledge
+from dlms.client.session import ItemRead, MeterSession, SessionClosed, SessionEvent, SessionFailed, Value
 from dlms.cosem.obis import AttributeRef
-from dlms.datalink import ApduReceived
-from dlms.hdlc_link import HdlcClientLink, HdlcServerLink
-from dlms.knowledge import MeterKnowledge
-from dlms.objects import rows_from_csv
-from dlms.security import Lls
-from dlms.session import ItemRead, MeterSession, SessionClosed, SessionEvent, SessionFailed, Value
+from dlms.link.datalink import ApduReceived
+from dlms.link.hdlc.primary import HdlcClientLink, HdlcServerLink
+from dlms.security.settings import Lls
+from dlms.server.objects import rows_from_csv
 from tests.sim.meters import SimMeter
 from tests.sim.pipes import Line, Loop, Slow, Spoiling
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from dlms.datalink import ApduReceived, DataLink, LinkUp
-from dlms.hdlc_link import HdlcServerLink
-from dlms.server import MeterServer, ServerAssociation
-from dlms.wrapper import WrapperServerLink
+from dlms.link.datalink import ApduReceived, DataLink, LinkUp
+from dlms.link.hdlc.primary import HdlcServerLink
+from dlms.link.wrapper import WrapperServerLink
+from dlms.server.server import MeterServer, ServerAssociation
 
 
 class MeterPort:
-    """`dlms.port.Port`. What is written reaches the meter at once, and what it answers is there to be read.
+    """`dlms.link.port.Port`. What is written reaches the meter at once, and what it answers is there to be read.
 
     `fault` gets each answer of the meter with its number, and gives what arrives: less, more, other, or None to close
     the line for good.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import deque
 
-from dlms.datalink import ApduReceived, LinkDown, LinkEvent, LinkUp
 from dlms.errors import LinkError, LocalError
-from dlms.server import ServerAssociation
+from dlms.link.datalink import ApduReceived, LinkDown, LinkEvent, LinkUp
+from dlms.server.server import ServerAssociation
 
 
 class PacketLink:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from dlms.errors import LocalError
-from dlms.machine import Machine
+from dlms.statemachine import Machine
 
 
 def drain(machine: Machine[Any, Any, Any]) -> list[object]:

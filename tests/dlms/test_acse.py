@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from dlms.acse import Aare, Aarq, InitiateRequest, InitiateResponse, Release
 from dlms.codes import Conformance, Context, Mechanism
 from dlms.errors import DecodeError
+from dlms.xdlms.acse import Aare, Aarq, InitiateRequest, InitiateResponse, Release
 
 # Examples of the Green Book's annex on AARQ and AARE: no ciphering, lowest / low / high level security.
 AARQ_NONE = "601da109060760857405080101be10040e01000000065f1f0400007e1f04b0"

@@ -10,19 +10,20 @@ from pathlib import Path
 import pytest
 
 from dlms import axdr
-from dlms.acse import Aare, Aarq, InitiateRequest, InitiateResponse, Release
-from dlms.apdu import action, faults, get, notify, sn
-from dlms.apdu import set as set_apdu
-from dlms.apdu.access import AccessRequest, AccessResponse
-from dlms.association import Answered, Association, Proposal
+from dlms.client.association import Answered, Association, Proposal
 from dlms.cosem.obis import AttributeRef
 from dlms.cosem.time import CosemDateTime
 from dlms.errors import DlmsError
-from dlms.exchange import GetAnswer, GetExchange
-from dlms.exchange_write import ActionExchange, SetExchange
-from dlms.gbt import GeneralBlock
-from dlms.security import Lls
-from dlms.server import MeterServer
+from dlms.security.settings import Lls
+from dlms.server.server import MeterServer
+from dlms.xdlms.acse import Aare, Aarq, InitiateRequest, InitiateResponse, Release
+from dlms.xdlms.apdu import action, get, notify, sn
+from dlms.xdlms.apdu import service_errors as faults
+from dlms.xdlms.apdu import set as set_apdu
+from dlms.xdlms.apdu.access import AccessRequest, AccessResponse
+from dlms.xdlms.exchange import GetAnswer, GetExchange
+from dlms.xdlms.exchange_write import ActionExchange, SetExchange
+from dlms.xdlms.gbt import GeneralBlock
 from tests.dlms import test_acse, test_apdu, test_association, test_axdr, test_server
 from tests.dlms.random_data import random_data
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dlms import axdr
-from dlms.acse import Aare, InitiateResponse
-from dlms.apdu.common import Item
-from dlms.association import (
+from dlms.client.association import (
     TRANSITIONS,
     Answered,
     Association,
@@ -24,8 +22,10 @@ from dlms.association import (
 from dlms.codes import Conformance, Context
 from dlms.cosem.obis import AttributeRef, MethodRef
 from dlms.errors import DecodeError, LocalError, PeerError
-from dlms.exchange import ActionAnswer, GetAnswer, GetExchange
-from dlms.exchange_write import ActionExchange, SetExchange
+from dlms.xdlms.acse import Aare, InitiateResponse
+from dlms.xdlms.apdu.common import Item
+from dlms.xdlms.exchange import ActionAnswer, GetAnswer, GetExchange
+from dlms.xdlms.exchange_write import ActionExchange, SetExchange
 
 ITEM = Item(AttributeRef.parse("1/0.0.96.1.0.255/2"))
 METHOD = MethodRef(9, ITEM.ref.obis, 1)

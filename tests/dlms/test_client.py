@@ -13,18 +13,18 @@ from decimal import Decimal
 import pytest
 
 from dlms import axdr
-from dlms.client import ItemFailed, Meter
+from dlms.client.meter import ItemFailed, Meter
+from dlms.client.reading import Failed, Reading
 from dlms.cosem.obis import AttributeRef, MethodRef, Obis
 from dlms.cosem.profile import CLOCK_OBIS, CaptureObject
 from dlms.cosem.time import CosemDateTime
 from dlms.errors import LinkError, LocalError, PeerError
-from dlms.objects import ServerObject, constant
-from dlms.reading import Failed, Reading
-from dlms.security import Lls
-from dlms.server import MeterServer
-from dlms.server_control import DisconnectControl
-from dlms.server_image import ImageTransfer
-from dlms.server_objects import ClockObject, ProfileObject, association_object
+from dlms.security.settings import Lls
+from dlms.server.builtin import ClockObject, ProfileObject, association_object
+from dlms.server.control import DisconnectControl
+from dlms.server.image import ImageTransfer
+from dlms.server.objects import ServerObject, constant
+from dlms.server.server import MeterServer
 from tests.dlms.meter_port import MeterPort
 from tests.dlms.test_session import REFS, SECRET
 from tests.dlms.test_session import server as reading_list_server
@@ -96,7 +96,7 @@ class Line:
 def meter(
     world: World, monkeypatch: pytest.MonkeyPatch, link: str = "hdlc", faults: list[Fault] | None = None
 ) -> Meter:
-    monkeypatch.setattr("dlms.client.open_port", Line(world.server, link, faults))
+    monkeypatch.setattr("dlms.client.meter.open_port", Line(world.server, link, faults))
     return Meter("loop://", link=link, auth=SECRET, retry_pause_s=0)
 
 
@@ -261,7 +261,7 @@ def test_firmware_that_does_not_verify_is_not_activated(monkeypatch: pytest.Monk
 
 def test_a_lost_session_is_opened_again_by_the_next_call(monkeypatch: pytest.MonkeyPatch) -> None:
     line = Line(World().server, "hdlc", [lambda number, data: None if number > 3 else data])
-    monkeypatch.setattr("dlms.client.open_port", line)
+    monkeypatch.setattr("dlms.client.meter.open_port", line)
     client = Meter("loop://", auth=SECRET)
     with pytest.raises(LinkError):
         client.read("1.0.1.8.0.255")
@@ -273,14 +273,14 @@ def test_a_lost_session_is_opened_again_by_the_next_call(monkeypatch: pytest.Mon
 
 
 def test_a_wrong_password_is_the_peers_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dlms.client.open_port", Line(World().server))
+    monkeypatch.setattr("dlms.client.meter.open_port", Line(World().server))
     with pytest.raises(PeerError, match="authentication-failure"):
         Meter("loop://", auth=Lls("wrong")).open()
 
 
 def test_everything_that_crosses_the_port_can_be_traced(monkeypatch: pytest.MonkeyPatch) -> None:
     line = Line(World().server)
-    monkeypatch.setattr("dlms.client.open_port", line)
+    monkeypatch.setattr("dlms.client.meter.open_port", line)
     trace: list[tuple[str, bytes]] = []
     with Meter("loop://", auth=SECRET, trace=lambda way, _when, data: trace.append((way, data))) as client:
         client.read("1.0.1.8.0.255")
@@ -301,7 +301,7 @@ def test_wrong_arguments_are_told_before_anything_is_sent() -> None:
 
 def test_the_whole_list_over_hdlc_takes_no_more_than_its_floor(monkeypatch: pytest.MonkeyPatch) -> None:
     line = Line(reading_list_server(phases=3))
-    monkeypatch.setattr("dlms.client.open_port", line)
+    monkeypatch.setattr("dlms.client.meter.open_port", line)
     writes: list[str] = []
     client = Meter("loop://", auth=SECRET, trace=lambda way, _when, _data: writes.append(way))
     client.read_many(REFS)
@@ -398,7 +398,7 @@ class BabblingPort:
 @pytest.mark.parametrize("babble", [b"x", b"\x7e", b"\x7e\xa0"])
 def test_a_line_that_babbles_without_end_is_an_error(babble: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     port = BabblingPort(babble)
-    monkeypatch.setattr("dlms.client.time", port)
+    monkeypatch.setattr("dlms.client.meter.time", port)
     with pytest.raises(LinkError):
         Meter("loop://", port=port, timeout_s=2.0).open()
 

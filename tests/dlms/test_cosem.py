@@ -9,6 +9,7 @@ import pytest
 
 from dlms import axdr
 from dlms.axdr import Data, Tag, TypeDescription
+from dlms.client.knowledge import scaler_ref
 from dlms.cosem.classes import all_classes, attribute_name, interface_class
 from dlms.cosem.dictionary import describe, usual_class
 from dlms.cosem.obis import AttributeRef, Obis
@@ -26,7 +27,6 @@ from dlms.cosem.profile import (
 )
 from dlms.cosem.time import ClockPolicy, CosemDateTime
 from dlms.errors import DecodeError, DlmsError, LocalError
-from dlms.knowledge import scaler_ref
 from tests.dlms.random_data import random_data
 from tests.dlms.test_app_fuzz import mutate
 from tests.dlms.test_session import ROWS

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from dlms.counters import RESERVED, FileCounters
 from dlms.errors import LocalError
-from dlms.security import COUNTER_MAX
+from dlms.security.counters import RESERVED, FileCounters
+from dlms.security.settings import COUNTER_MAX
 
 
 def test_a_restart_never_gives_a_value_again(tmp_path: Path) -> None:

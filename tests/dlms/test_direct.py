@@ -7,11 +7,11 @@ from collections.abc import Callable
 
 import pytest
 
-from dlms.datalink import ApduReceived, LinkDown, LinkUp
-from dlms.direct import DirectLink, DirectState, DirectStep
 from dlms.errors import LinkError, LocalError
-from dlms.llc import LSDU_BYTES_MAX, LlcLink
-from dlms.wrapper import APDU_BYTES_MAX, UDP_APDU_BYTES_MAX, WrapperFrame, WrapperLink
+from dlms.link.datalink import ApduReceived, LinkDown, LinkUp
+from dlms.link.direct import DirectLink, DirectState, DirectStep
+from dlms.link.llc import LSDU_BYTES_MAX, LlcLink
+from dlms.link.wrapper import APDU_BYTES_MAX, UDP_APDU_BYTES_MAX, WrapperFrame, WrapperLink
 from tests.dlms.hdlc_frames import events
 from tests.dlms.table_walk import take_step
 

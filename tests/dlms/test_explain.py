@@ -8,18 +8,18 @@ import random
 import pytest
 
 from dlms import axdr
-from dlms.acse import Aarq, InitiateRequest
-from dlms.apdu.common import AccessError, emit_results
-from dlms.apdu.get import GetBlock, GetResponse
-from dlms.ciphering import Ciphering
 from dlms.codes import Conformance, Context, Mechanism
 from dlms.explain.apdus import Keys, explain_apdu
 from dlms.explain.node import Node
 from dlms.explain.streams import explain_bytes, explain_trace
-from dlms.hdlc import HdlcAddress, HdlcFrame
-from dlms.security import MemoryCounters, Security
-from dlms.trace import TraceLine
-from dlms.wrapper import WrapperFrame
+from dlms.link.hdlc.frames import HdlcAddress, HdlcFrame
+from dlms.link.trace import TraceLine
+from dlms.link.wrapper import WrapperFrame
+from dlms.security.ciphering import Ciphering
+from dlms.security.settings import MemoryCounters, Security
+from dlms.xdlms.acse import Aarq, InitiateRequest
+from dlms.xdlms.apdu.common import AccessError, emit_results
+from dlms.xdlms.apdu.get import GetBlock, GetResponse
 
 EK, AK = bytes(range(16)), bytes(range(16, 32))
 GET = bytes.fromhex("c001c100030100010800ff0200")

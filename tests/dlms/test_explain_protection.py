@@ -13,13 +13,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from dlms import axdr
 from dlms.__main__ import main
-from dlms.apdu import set as set_apdu
-from dlms.apdu.common import HIGH_PRIORITY, Item
-from dlms.ciphering import CIPHERED_TAGS, Ciphering
 from dlms.codes import Apdu
 from dlms.explain.apdus import Keys, explain_apdu
-from dlms.general import Header, KeyInfo, cipher_apdu, sign_apdu
-from dlms.security import KeyChoice, MemoryCounters, Policy, Security
+from dlms.security.ciphering import CIPHERED_TAGS, Ciphering
+from dlms.security.general_formats import Header, KeyInfo, cipher_apdu, sign_apdu
+from dlms.security.settings import KeyChoice, MemoryCounters, Policy, Security
+from dlms.xdlms.apdu import set as set_apdu
+from dlms.xdlms.apdu.common import HIGH_PRIORITY, Item
 from tests.dlms.test_app_fuzz import mutate
 from tests.dlms.test_general_keys import BROADCAST, MASTER, NOW, pair
 from tests.dlms.test_key_vectors import AGREEMENT_C, AGREEMENT_S, CLIENT, ONE_PASS_APDU, SERVER, SIGNING_C

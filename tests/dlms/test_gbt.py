@@ -7,14 +7,14 @@ import random
 import pytest
 
 from dlms import axdr
+from dlms.client.session import ItemRead, MeterSession, SessionClosed, SessionEvent, Value
 from dlms.codes import LN_CLIENT_CONFORMANCE, Conformance
 from dlms.cosem.obis import AttributeRef
 from dlms.errors import DecodeError, DlmsError, LocalError, PeerError
-from dlms.gbt import HEAD_OCTETS, BlockTransfer, GeneralBlock
-from dlms.objects import ServerObject, constant
-from dlms.security import Policy
-from dlms.server import MeterServer
-from dlms.session import ItemRead, MeterSession, SessionClosed, SessionEvent, Value
+from dlms.security.settings import Policy
+from dlms.server.objects import ServerObject, constant
+from dlms.server.server import MeterServer
+from dlms.xdlms.gbt import HEAD_OCTETS, BlockTransfer, GeneralBlock
 from tests.dlms.plain_link import PacketLink, Wire
 from tests.dlms.test_app_fuzz import mutate
 from tests.dlms.test_security import pair

@@ -8,19 +8,28 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from dlms import axdr
-from dlms.acse import Aare, Aarq, InitiateRequest
-from dlms.apdu import set as set_apdu
-from dlms.apdu.common import HIGH_PRIORITY, Item
-from dlms.association import Association, Established, Proposal
-from dlms.ciphering import Ciphering
+from dlms.client.association import Association, Established, Proposal
+from dlms.client.session import SessionClosed, SessionFailed, Value
 from dlms.codes import LN_CLIENT_CONFORMANCE, Apdu, Conformance, Context, DataAccessResult
 from dlms.errors import DlmsError, LocalError, PeerError
-from dlms.general import AGREED, IDENTIFIED, WRAPPED, GeneralCiphered, GeneralSigned, Header, KeyInfo, cipher_apdu
-from dlms.keys import curve_of
-from dlms.message_keys import GLOBAL_BROADCAST, GLOBAL_UNICAST, incoming, outgoing, wrapped_key
-from dlms.security import GeneralOptions, KeyChoice, MemoryCounters, NoAuth, Policy, Security
-from dlms.server import MeterServer, ServerObject
-from dlms.session import SessionClosed, SessionFailed, Value
+from dlms.security.ciphering import Ciphering
+from dlms.security.general_formats import (
+    AGREED,
+    IDENTIFIED,
+    WRAPPED,
+    GeneralCiphered,
+    GeneralSigned,
+    Header,
+    KeyInfo,
+    cipher_apdu,
+)
+from dlms.security.keys import curve_of
+from dlms.security.message_keys import GLOBAL_BROADCAST, GLOBAL_UNICAST, incoming, outgoing, wrapped_key
+from dlms.security.settings import GeneralOptions, KeyChoice, MemoryCounters, NoAuth, Policy, Security
+from dlms.server.server import MeterServer, ServerObject
+from dlms.xdlms.acse import Aare, Aarq, InitiateRequest
+from dlms.xdlms.apdu import set as set_apdu
+from dlms.xdlms.apdu.common import HIGH_PRIORITY, Item
 from tests.dlms.test_security import CLIENT, LONG, METER, REF, keys, run
 
 GET = bytes.fromhex("c001c100010000600100ff0200")
@@ -215,7 +224,7 @@ def test_without_keys_of_that_kind_nothing_is_taken_or_sent() -> None:
 
 
 def test_a_point_off_the_curve_is_refused_though_it_is_signed() -> None:
-    from dlms.hls import sign
+    from dlms.security.hls import sign
 
     client, meter = pair(KeyChoice.ONE_PASS)
     assert client.signing_key is not None
@@ -284,7 +293,7 @@ def test_the_answer_has_the_protection_of_its_request_though_the_policy_asks_for
 
 
 def test_a_signature_around_a_ciphered_form_of_the_service_is_taken() -> None:
-    from dlms.general import sign_apdu
+    from dlms.security.general_formats import sign_apdu
 
     client, meter = pair(sign=True)
     plain = replace(client, sign=False, general_ciphering=False)

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from dlms.errors import DecodeError, LocalError
-from dlms.hdlc import (
+from dlms.link.hdlc.frames import (
     CONTROLS,
     FRAME_BYTES_MAX,
     FrameType,

@@ -6,10 +6,10 @@ import random
 
 import pytest
 
-from dlms.datalink import ApduReceived, LinkDown, LinkEvent, LinkUp
 from dlms.errors import LocalError
-from dlms.hdlc import HdlcAddress
-from dlms.hdlc_bus import CLIENTS_MAX, HdlcServerBus
+from dlms.link.datalink import ApduReceived, LinkDown, LinkEvent, LinkUp
+from dlms.link.hdlc.bus import CLIENTS_MAX, HdlcServerBus
+from dlms.link.hdlc.frames import HdlcAddress
 from tests.dlms.hdlc_frames import COMMAND, METER, command, frames, i_command, short
 from tests.sim.pipes import all_splits, random_splits
 

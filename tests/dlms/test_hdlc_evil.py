@@ -8,13 +8,13 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from dlms.datalink import ApduReceived, LinkDown, LinkEvent, LinkUp
+from dlms.client.session import MeterSession, SessionFailed
 from dlms.errors import DecodeError, DlmsError, LinkError, PeerError
-from dlms.hdlc import CONTROLS, FrameType, HdlcAddress, HdlcFrame, information_control
-from dlms.hdlc_link import ACK_TIMEOUT_S, ANSWER_TIMEOUT_S, RETRIES, HdlcClientLink, State
-from dlms.hdlc_params import FrameReject, LinkParameters
-from dlms.hdlc_secondary import HdlcServerLink
-from dlms.session import MeterSession, SessionFailed
+from dlms.link.datalink import ApduReceived, LinkDown, LinkEvent, LinkUp
+from dlms.link.hdlc.frames import CONTROLS, FrameType, HdlcAddress, HdlcFrame, information_control
+from dlms.link.hdlc.params import FrameReject, LinkParameters
+from dlms.link.hdlc.primary import ACK_TIMEOUT_S, ANSWER_TIMEOUT_S, RETRIES, HdlcClientLink, State
+from dlms.link.hdlc.secondary import HdlcServerLink
 from tests.dlms.hdlc_frames import CLIENT, DM, METER, UA, events, frames, i_frame, response, rr
 from tests.sim.pipes import Loop, Slow
 

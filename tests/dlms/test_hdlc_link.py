@@ -7,10 +7,11 @@ from collections.abc import Callable
 
 import pytest
 
-from dlms.datalink import ApduReceived, LinkDown, LinkUp
 from dlms.errors import DecodeError, LinkError, LocalError, PeerError
-from dlms.hdlc import FrameType, HdlcAddress, HdlcFrame
-from dlms.hdlc_link import (
+from dlms.link.datalink import ApduReceived, LinkDown, LinkUp
+from dlms.link.hdlc.frames import FrameType, HdlcAddress, HdlcFrame
+from dlms.link.hdlc.params import FrameReject, LinkParameters
+from dlms.link.hdlc.primary import (
     ACK_TIMEOUT_S,
     ANSWER_TIMEOUT_S,
     POLL_INTERVAL_S,
@@ -20,7 +21,6 @@ from dlms.hdlc_link import (
     State,
     Step,
 )
-from dlms.hdlc_params import FrameReject, LinkParameters
 from tests.dlms.hdlc_frames import (
     CLIENT,
     COMMAND,

@@ -8,7 +8,7 @@ import random
 import pytest
 
 from dlms.errors import DecodeError, LocalError
-from dlms.hdlc_params import FrameReject, LinkParameters
+from dlms.link.hdlc.params import FrameReject, LinkParameters
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ from collections.abc import Callable
 
 import pytest
 
-from dlms.datalink import ApduReceived, LinkDown
 from dlms.errors import LinkError
-from dlms.hdlc_link import HdlcClientLink, HdlcServerLink, State
+from dlms.link.datalink import ApduReceived, LinkDown
+from dlms.link.hdlc.primary import HdlcClientLink, HdlcServerLink, State
 from tests.sim.pipes import ByteAtATime, Chopped, Delayed, Flipping, Line, Loop, Lossy, Perfect, Repeating, Slow
 
 EXCHANGES = 25

@@ -6,12 +6,12 @@ import itertools
 
 import pytest
 
-from dlms.datalink import ApduReceived, LinkDown, LinkUp
 from dlms.errors import DlmsError, LocalError
-from dlms.hdlc import CONTROLS, FrameType, HdlcAddress, HdlcFrame, information_control
-from dlms.hdlc_link import HdlcServerLink
-from dlms.hdlc_params import FrameReject, LinkParameters
-from dlms.hdlc_secondary import ANSWER_S, ServerState, ServerStep
+from dlms.link.datalink import ApduReceived, LinkDown, LinkUp
+from dlms.link.hdlc.frames import CONTROLS, FrameType, HdlcAddress, HdlcFrame, information_control
+from dlms.link.hdlc.params import FrameReject, LinkParameters
+from dlms.link.hdlc.primary import HdlcServerLink
+from dlms.link.hdlc.secondary import ANSWER_S, ServerState, ServerStep
 from tests.dlms.hdlc_frames import (
     CLIENT,
     COMMAND,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from dlms.datalink import ApduReceived
-from dlms.hdlc_link import ACK_TIMEOUT_S, RETRIES, HdlcClientLink, State
-from dlms.hdlc_timer import SHORTEST_S, TURNAROUND_FACTOR, ResponseTimer
+from dlms.link.datalink import ApduReceived
+from dlms.link.hdlc.primary import ACK_TIMEOUT_S, RETRIES, HdlcClientLink, State
+from dlms.link.hdlc.timer import SHORTEST_S, TURNAROUND_FACTOR, ResponseTimer
 from tests.dlms.hdlc_frames import METER, UA, events, i_frame, rr, shown
 
 OCTET_S = 10 / 115200

@@ -25,19 +25,19 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from dlms import axdr
 from dlms.axdr import Data
-from dlms.client import Meter
+from dlms.client.meter import Meter
+from dlms.client.reading import Failed, Reading
 from dlms.codes import SERVER_CONFORMANCE, UNITS, Conformance, DataAccessResult, Mechanism
 from dlms.cosem.classes import interface_class
 from dlms.cosem.obis import AttributeRef, Obis
 from dlms.cosem.time import CosemDateTime
 from dlms.errors import DecodeError, DlmsError, LinkError, PeerError
-from dlms.hls import aes_ecb
-from dlms.keys import public_octets
-from dlms.objects import ServerObject
-from dlms.reading import Failed, Reading
-from dlms.security import Auth, Hls, Lls, MemoryCounters, Policy, Security, open_auth
-from dlms.server import MeterServer
-from dlms.server_objects import association_object
+from dlms.security.hls import aes_ecb
+from dlms.security.keys import public_octets
+from dlms.security.settings import Auth, Hls, Lls, MemoryCounters, Policy, Security, open_auth
+from dlms.server.builtin import association_object
+from dlms.server.objects import ServerObject
+from dlms.server.server import MeterServer
 from tests.dlms.meter_port import MeterPort
 from tests.dlms.test_client import PROFILE, START, World
 from tests.dlms.test_security import AK, CLIENT, EK, METER

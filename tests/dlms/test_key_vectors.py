@@ -15,14 +15,14 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from dlms import axdr
-from dlms.apdu.access import AccessRequest
-from dlms.ciphering import TAG_OCTETS, Gcm
 from dlms.codes import Mechanism
-from dlms.general import GeneralCiphered, GeneralSigned, Header, KeyInfo
-from dlms.hls import Challenges, check_signature, prove, sign, verify
-from dlms.keys import AES_GCM_128, KeyAgreement, KeyId, kdf, public_key, public_octets, shared_secret
-from dlms.message_keys import one_pass_recipient, static_key
-from dlms.security import Hls
+from dlms.security.ciphering import TAG_OCTETS, Gcm
+from dlms.security.general_formats import GeneralCiphered, GeneralSigned, Header, KeyInfo
+from dlms.security.hls import Challenges, check_signature, prove, sign, verify
+from dlms.security.keys import AES_GCM_128, KeyAgreement, KeyId, kdf, public_key, public_octets, shared_secret
+from dlms.security.message_keys import one_pass_recipient, static_key
+from dlms.security.settings import Hls
+from dlms.xdlms.apdu.access import AccessRequest
 
 CLIENT, SERVER = bytes.fromhex("4d4d4d0000bc614e"), bytes.fromhex("4d4d4d0000000001")
 TRANSACTION = bytes.fromhex("0102030405060708")

@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from dlms import axdr
 from dlms.errors import DlmsError, LocalError, PeerError
-from dlms.general import (
+from dlms.security.general_formats import (
     GeneralCiphered,
     GeneralSigned,
     Header,
@@ -20,7 +20,7 @@ from dlms.general import (
     open_signed,
     sign_apdu,
 )
-from dlms.keys import (
+from dlms.security.keys import (
     AES_GCM_128,
     KeyAgreement,
     KeyId,
@@ -33,8 +33,8 @@ from dlms.keys import (
     unwrap,
     wrap,
 )
-from dlms.message_keys import key_of, one_pass_originator, one_pass_recipient, wrapped_key
-from dlms.security import MemoryCounters, Policy, Security
+from dlms.security.message_keys import key_of, one_pass_originator, one_pass_recipient, wrapped_key
+from dlms.security.settings import MemoryCounters, Policy, Security
 from tests.dlms.test_app_fuzz import mutate
 from tests.dlms.test_security import AK, EK, keys
 

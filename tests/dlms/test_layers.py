@@ -9,15 +9,15 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from dlms import axdr
-from dlms.acse import Aare, Aarq, InitiateRequest, InitiateResponse
-from dlms.ciphering import Ciphering, Replayed
+from dlms.client.session import ItemRead, ReadDone, SessionClosed, SessionFailed, SessionOpened, Value
 from dlms.codes import LN_CLIENT_CONFORMANCE, AssociationResult, Conformance, Context, Diagnostic
 from dlms.errors import DlmsError, LocalError, PeerError
-from dlms.general import GeneralCiphered, GeneralSigned, Header, KeyInfo, sign_apdu
-from dlms.layers import Layers
-from dlms.security import MemoryCounters, NoAuth, Policy, Security, open_auth
-from dlms.server import MeterServer, ServerAssociation, ServerObject, constant
-from dlms.session import ItemRead, ReadDone, SessionClosed, SessionFailed, SessionOpened, Value
+from dlms.security.ciphering import Ciphering, Replayed
+from dlms.security.general_formats import GeneralCiphered, GeneralSigned, Header, KeyInfo, sign_apdu
+from dlms.security.general_protection import Layers
+from dlms.security.settings import MemoryCounters, NoAuth, Policy, Security, open_auth
+from dlms.server.server import MeterServer, ServerAssociation, ServerObject, constant
+from dlms.xdlms.acse import Aare, Aarq, InitiateRequest, InitiateResponse
 from tests.dlms.test_security import CLIENT, LONG, METER, REF, keys, run
 
 READ = bytes.fromhex("c001c100010000600100ff0200")

@@ -8,9 +8,9 @@ from typing import Protocol
 
 import pytest
 
-from dlms.hdlc_bus import HdlcServerBus
-from dlms.mode_e import ModeEOpening
-from dlms.wrapper import WrapperFrame, WrapperServerLink
+from dlms.link.hdlc.bus import HdlcServerBus
+from dlms.link.mode_e.opening import ModeEOpening
+from dlms.link.wrapper import WrapperFrame, WrapperServerLink
 from tests.fuzz.serial_links import GET, client, frames, server, wrapper
 from tests.sim.pipes import all_splits, random_splits
 

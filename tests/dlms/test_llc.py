@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dlms.datalink import ApduReceived, LinkDown
 from dlms.errors import LinkError
-from dlms.llc import ANSWER_TIMEOUT_S, LlcLink
+from dlms.link.datalink import ApduReceived, LinkDown
+from dlms.link.llc import ANSWER_TIMEOUT_S, LlcLink
 from tests.dlms.hdlc_frames import events
 
 

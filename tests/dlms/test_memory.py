@@ -10,17 +10,17 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from dlms import axdr
-from dlms.apdu.common import Item
 from dlms.axdr import TypeDescription
 from dlms.cosem.profile import RowDecoder
 from dlms.errors import DlmsError
-from dlms.exchange import GetExchange
-from dlms.gbt import BlockTransfer, GeneralBlock
-from dlms.hdlc import HdlcDecoder
-from dlms.hdlc_link import HdlcServerLink
-from dlms.hdlc_window import Reassembly
-from dlms.mode_e import ModeEOpening
-from dlms.wrapper import WrapperDecoder, WrapperLink
+from dlms.link.hdlc.frames import HdlcDecoder
+from dlms.link.hdlc.primary import HdlcServerLink
+from dlms.link.hdlc.window import Reassembly
+from dlms.link.mode_e.opening import ModeEOpening
+from dlms.link.wrapper import WrapperDecoder, WrapperLink
+from dlms.xdlms.apdu.common import Item
+from dlms.xdlms.exchange import GetExchange
+from dlms.xdlms.gbt import BlockTransfer, GeneralBlock
 from tests.dlms import test_cosem
 from tests.dlms.test_app_fuzz import SEEDS
 from tests.dlms.test_association import ITEM

@@ -8,7 +8,7 @@ import random
 import pytest
 
 from dlms.errors import DecodeError, LinkError, LocalError, PeerError
-from dlms.mode_e import (
+from dlms.link.mode_e.opening import (
     NOISE_BYTES_MAX,
     RETRIES,
     SWITCH_PAUSE_S,

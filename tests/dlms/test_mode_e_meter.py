@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 
 from dlms import LinkError, LocalError, Meter, ModeE
-from dlms.faults import LineFaults, SlowLine
-from dlms.hdlc_bus import HdlcServerBus
-from dlms.mode_e import Identification, ModeEOpening, SpeedAgreed, add_even_parity
-from dlms.mode_e_meter import CHOICE_TIMEOUT_S, CONNECT_TIMEOUT_S, MeterState, MeterStep, ModeEMeter
-from dlms.objects import rows_from_csv
-from dlms.simulation import SimulatedMeter
-from dlms.tool.places import Server, open_place
-from dlms.tool.simulate import BUILT_IN_LIST, greeting
+from dlms.cli.listeners import Server, open_place
+from dlms.cli.simulate import BUILT_IN_LIST, greeting
+from dlms.link.hdlc.bus import HdlcServerBus
+from dlms.link.mode_e.meter import CHOICE_TIMEOUT_S, CONNECT_TIMEOUT_S, MeterState, MeterStep, ModeEMeter
+from dlms.link.mode_e.opening import Identification, ModeEOpening, SpeedAgreed, add_even_parity
+from dlms.server.objects import rows_from_csv
+from dlms.simulator.line_faults import LineFaults, SlowLine
+from dlms.simulator.meter import SimulatedMeter
 from tests.dlms.table_walk import take_step
 from tests.sim.terminal_server import terminal_server
 

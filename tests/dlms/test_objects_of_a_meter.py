@@ -11,20 +11,20 @@ from typing import Any
 import pytest
 
 from dlms import axdr
-from dlms.apdu.common import ActionOutcome
 from dlms.axdr import Data
-from dlms.client import ItemFailed, Meter
+from dlms.client.discovery import ObjectInfo, emit_objects, named_objects_of, objects_of
+from dlms.client.image_transfer import ImageVerbs
+from dlms.client.meter import ItemFailed, Meter
+from dlms.client.reading import Failed, Reading
 from dlms.codes import ActionResult, DataAccessResult
 from dlms.cosem.obis import AttributeRef, MethodRef, Obis
 from dlms.cosem.time import ClockPolicy, CosemTime
-from dlms.discovery import ObjectInfo, emit_objects, named_objects_of, objects_of
 from dlms.errors import DecodeError, LinkError, LocalError, PeerError
-from dlms.images import ImageVerbs
-from dlms.objects import ServerObject, constant
-from dlms.reading import Failed, Reading
-from dlms.server import MeterServer
-from dlms.server_image import ImageTransfer
-from dlms.server_objects import ClockObject, association_object
+from dlms.server.builtin import ClockObject, association_object
+from dlms.server.image import ImageTransfer
+from dlms.server.objects import ServerObject, constant
+from dlms.server.server import MeterServer
+from dlms.xdlms.apdu.common import ActionOutcome
 from tests.dlms.test_client import Fault, Line
 
 CALENDAR = Obis.parse("0.0.13.0.0.255")
@@ -61,7 +61,7 @@ def client(
     server = MeterServer(objects)
     server.add(association_object(server))
     line = Line(server, "wrapper", faults)
-    monkeypatch.setattr("dlms.client.open_port", line)
+    monkeypatch.setattr("dlms.client.meter.open_port", line)
     return Meter("loop://", link="wrapper", retry_pause_s=0, **options), line
 
 
@@ -203,7 +203,7 @@ def test_short_names_are_discovered_with_their_rights_where_they_are_told() -> N
 
 def test_a_meter_with_short_names_is_discovered(monkeypatch: pytest.MonkeyPatch) -> None:
     server = MeterServer([Store(3, ENERGY, a2=axdr.u32(7)).item], short_names=True)
-    monkeypatch.setattr("dlms.client.open_port", Line(server, "wrapper"))
+    monkeypatch.setattr("dlms.client.meter.open_port", Line(server, "wrapper"))
     with Meter("loop://", link="wrapper", short_names=True) as meter:
         found = {info.obis: info for info in meter.discover()}
         assert found[ENERGY].class_id == 3

@@ -8,26 +8,11 @@ from datetime import UTC, datetime
 import pytest
 
 from dlms import axdr
-from dlms.acse import Aare, Aarq, InitiateRequest
-from dlms.apdu import access, notify, sn
-from dlms.apdu.access import Access, AccessOutcome, AccessRequest, AccessResponse
-from dlms.apdu.common import AccessError, DataBlock, Item, Selection
-from dlms.apdu.notify import DataNotification, EventNotification, InformationReport
-from dlms.association import Answered, Notified
-from dlms.client import ItemFailed, Meter
-from dlms.codes import LN_CLIENT_CONFORMANCE, SN_CLIENT_CONFORMANCE, Conformance, Context, Mechanism
-from dlms.cosem.obis import AttributeRef, MethodRef
-from dlms.cosem.time import CosemDateTime
-from dlms.errors import DecodeError, DlmsError, LocalError, PeerError
-from dlms.exchange import AccessAnswer, GetAnswer
-from dlms.exchange_write import AccessExchange
-from dlms.knowledge import MeterKnowledge
-from dlms.objects import ServerObject, constant
-from dlms.reading import Failed, Reading
-from dlms.security import Auth, Policy, Security, open_auth
-from dlms.server import MeterServer
-from dlms.server_names import NameTable
-from dlms.session import (
+from dlms.client.association import Answered, Notified
+from dlms.client.knowledge import MeterKnowledge
+from dlms.client.meter import ItemFailed, Meter
+from dlms.client.reading import Failed, Reading
+from dlms.client.session import (
     ItemRead,
     MeterSession,
     ReadDone,
@@ -37,7 +22,22 @@ from dlms.session import (
     SessionOpened,
     Value,
 )
-from dlms.shortnames import SnReadExchange, method_name, name_of, names_of
+from dlms.client.shortnames import SnReadExchange, method_name, name_of, names_of
+from dlms.codes import LN_CLIENT_CONFORMANCE, SN_CLIENT_CONFORMANCE, Conformance, Context, Mechanism
+from dlms.cosem.obis import AttributeRef, MethodRef
+from dlms.cosem.time import CosemDateTime
+from dlms.errors import DecodeError, DlmsError, LocalError, PeerError
+from dlms.security.settings import Auth, Policy, Security, open_auth
+from dlms.server.names import NameTable
+from dlms.server.objects import ServerObject, constant
+from dlms.server.server import MeterServer
+from dlms.xdlms.acse import Aare, Aarq, InitiateRequest
+from dlms.xdlms.apdu import access, notify, sn
+from dlms.xdlms.apdu.access import Access, AccessOutcome, AccessRequest, AccessResponse
+from dlms.xdlms.apdu.common import AccessError, DataBlock, Item, Selection
+from dlms.xdlms.apdu.notify import DataNotification, EventNotification, InformationReport
+from dlms.xdlms.exchange import AccessAnswer, GetAnswer
+from dlms.xdlms.exchange_write import AccessExchange
 from tests.dlms.meter_port import MeterPort
 from tests.dlms.plain_link import PacketLink, Wire
 from tests.dlms.test_association import ITEM, waiting

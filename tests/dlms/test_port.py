@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dlms.errors import LinkError, LocalError
-from dlms.port import Port, open_port, open_serial
+from dlms.link.port import Port, open_port, open_serial
 from tests.sim.terminal_server import terminal_server
 
 pytestmark = pytest.mark.process

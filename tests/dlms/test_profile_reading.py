@@ -9,17 +9,17 @@ from typing import Any
 import pytest
 
 from dlms import axdr
-from dlms.apdu.common import AccessError, Result, Selection
 from dlms.axdr import Data
-from dlms.client import ItemFailed, Meter
+from dlms.client.meter import ItemFailed, Meter
 from dlms.codes import DataAccessResult
 from dlms.cosem.obis import AttributeRef, Obis
 from dlms.cosem.profile import CLOCK_OBIS, CaptureObject
 from dlms.cosem.time import ClockPolicy, CosemDateTime
 from dlms.errors import LinkError
-from dlms.objects import ServerObject, constant
-from dlms.server import MeterServer
-from dlms.server_objects import ProfileObject
+from dlms.server.builtin import ProfileObject
+from dlms.server.objects import ServerObject, constant
+from dlms.server.server import MeterServer
+from dlms.xdlms.apdu.common import AccessError, Result, Selection
 from tests.dlms.test_client import Fault, Line
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
@@ -46,7 +46,7 @@ def meter(
     item: ServerObject, monkeypatch: pytest.MonkeyPatch, faults: list[Fault], **options: Any
 ) -> tuple[Meter, Line]:
     line = Line(MeterServer([item], pdu_size=200), "wrapper", faults)
-    monkeypatch.setattr("dlms.client.open_port", line)
+    monkeypatch.setattr("dlms.client.meter.open_port", line)
     return Meter("loop://", link="wrapper", pdu_size=200, retry_pause_s=0, **options), line
 
 
@@ -218,7 +218,7 @@ def test_short_names_bring_rows_in_blocks_too(monkeypatch: pytest.MonkeyPatch) -
     for cut in (1000, 9, 14, 18):
         server = MeterServer([profile(times).item], pdu_size=200, short_names=True)
         line = Line(server, "wrapper", [breaks(cut)])
-        monkeypatch.setattr("dlms.client.open_port", line)
+        monkeypatch.setattr("dlms.client.meter.open_port", line)
         client = Meter("loop://", link="wrapper", pdu_size=200, retry_pause_s=0, short_names=True)
         rows = client.profile(PROFILE)
         found = [next(rows).raw]

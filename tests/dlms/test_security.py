@@ -9,26 +9,25 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from dlms import axdr
-from dlms.acse import Aare, Aarq, InitiateRequest
-from dlms.association import Association, Broken, Proposal
-from dlms.ciphering import TAG_OCTETS, Ciphering, Replayed
+from dlms.client.association import Association, Broken, Proposal
+from dlms.client.session import ItemRead, MeterSession, ReadDone, SessionClosed, SessionEvent, SessionFailed, Value
 from dlms.codes import LN_CLIENT_CONFORMANCE, Context, Mechanism
 from dlms.cosem.obis import AttributeRef
 from dlms.errors import DecodeError, DlmsError, LocalError, PeerError
-from dlms.hls import Challenges, aes_ecb, check_challenges, check_signature, make_challenge, prove, sign, verify
-from dlms.security import (
-    COUNTER_MAX,
-    Auth,
-    Hls,
-    Lls,
-    MemoryCounters,
-    NoAuth,
-    Policy,
-    Security,
-    open_auth,
+from dlms.security.ciphering import TAG_OCTETS, Ciphering, Replayed
+from dlms.security.hls import (
+    Challenges,
+    aes_ecb,
+    check_challenges,
+    check_signature,
+    make_challenge,
+    prove,
+    sign,
+    verify,
 )
-from dlms.server import MeterServer, ServerObject, constant
-from dlms.session import ItemRead, MeterSession, ReadDone, SessionClosed, SessionEvent, SessionFailed, Value
+from dlms.security.settings import COUNTER_MAX, Auth, Hls, Lls, MemoryCounters, NoAuth, Policy, Security, open_auth
+from dlms.server.server import MeterServer, ServerObject, constant
+from dlms.xdlms.acse import Aare, Aarq, InitiateRequest
 from tests.dlms.plain_link import PacketLink, Wire
 
 # The keys and titles of the Green Book's examples.

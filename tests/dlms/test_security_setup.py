@@ -13,15 +13,15 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from dlms import axdr
 from dlms.axdr import Data
-from dlms.certificates import CERTIFICATE_BYTES_MAX, CertificateType, Entity, Wanted, read_certificate
-from dlms.client import ItemFailed, Meter
+from dlms.client.meter import ItemFailed, Meter
 from dlms.codes import ActionResult
 from dlms.cosem.obis import AttributeRef
 from dlms.errors import DlmsError, LocalError, PeerError
-from dlms.keys import KeyAgreement, KeyId, key_transfer, policy_bits, policy_of, rekeyed
-from dlms.security import MemoryCounters, Policy, Security
-from dlms.server import MeterServer
-from dlms.server_security import CERTIFICATES_MAX, SecuritySetup
+from dlms.security.certificates import CERTIFICATE_BYTES_MAX, CertificateType, Entity, Wanted, read_certificate
+from dlms.security.keys import KeyAgreement, KeyId, key_transfer, policy_bits, policy_of, rekeyed
+from dlms.security.settings import MemoryCounters, Policy, Security
+from dlms.server.security_setup import CERTIFICATES_MAX, SecuritySetup
+from dlms.server.server import MeterServer
 from tests.dlms.meter_port import MeterPort
 from tests.dlms.test_app_fuzz import mutate
 from tests.dlms.test_general_keys import pair

@@ -7,17 +7,17 @@ from pathlib import Path
 import pytest
 
 from dlms import axdr
-from dlms.acse import Aare, Aarq, InitiateRequest
-from dlms.apdu import get
-from dlms.apdu.common import ActionOutcome, Item
 from dlms.axdr import Data
 from dlms.codes import LN_CLIENT_CONFORMANCE, ActionResult, Conformance, Context, DataAccessResult, Mechanism
 from dlms.cosem.obis import AttributeRef, MethodRef, Obis
 from dlms.errors import LocalError
-from dlms.exchange import GetExchange
-from dlms.exchange_write import ActionExchange, SetExchange
-from dlms.security import Lls
-from dlms.server import MeterServer, ServerAssociation, ServerObject, constant, objects_from_csv, rows_from_csv
+from dlms.security.settings import Lls
+from dlms.server.server import MeterServer, ServerAssociation, ServerObject, constant, objects_from_csv, rows_from_csv
+from dlms.xdlms.acse import Aare, Aarq, InitiateRequest
+from dlms.xdlms.apdu import get
+from dlms.xdlms.apdu.common import ActionOutcome, Item
+from dlms.xdlms.exchange import GetExchange
+from dlms.xdlms.exchange_write import ActionExchange, SetExchange
 
 CODE = Obis.parse("0.0.96.1.0.255")
 ITEM = Item(AttributeRef(1, CODE, 2))

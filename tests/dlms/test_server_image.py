@@ -7,15 +7,15 @@ import hashlib
 import pytest
 
 from dlms import axdr
-from dlms.apdu.notify import DataNotification, Notification
 from dlms.axdr import Data
 from dlms.codes import DataAccessResult
 from dlms.cosem.obis import AttributeRef
 from dlms.cosem.profile import CaptureObject
 from dlms.errors import LocalError
-from dlms.server import MeterServer
-from dlms.server_image import IMAGE_TRANSITIONS, ImageStatus, ImageStep, ImageTransfer
-from dlms.server_push import PushSetup
+from dlms.server.image import IMAGE_TRANSITIONS, ImageStatus, ImageStep, ImageTransfer
+from dlms.server.push import PushSetup
+from dlms.server.server import MeterServer
+from dlms.xdlms.apdu.notify import DataNotification, Notification
 from tests.dlms.test_server import CODE, Store
 from tests.dlms.test_server_objects import SCRIPTS, called, value
 

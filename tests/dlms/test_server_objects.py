@@ -7,15 +7,13 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from dlms import axdr
-from dlms.apdu.common import AccessError, ActionOutcome, Item, Selection
 from dlms.axdr import Data
 from dlms.codes import ActionResult, DataAccessResult
 from dlms.cosem.obis import AttributeRef, MethodRef, Obis
 from dlms.cosem.profile import CLOCK_OBIS, CaptureObject, by_entry
 from dlms.cosem.time import CosemDateTime
-from dlms.objects import ServerObject
-from dlms.server import MeterServer
-from dlms.server_control import (
+from dlms.server.builtin import ClockObject, ProfileObject
+from dlms.server.control import (
     CONTROL_MODES,
     NOTHING,
     ControlState,
@@ -27,7 +25,9 @@ from dlms.server_control import (
     action,
     script,
 )
-from dlms.server_objects import ClockObject, ProfileObject
+from dlms.server.objects import ServerObject
+from dlms.server.server import MeterServer
+from dlms.xdlms.apdu.common import AccessError, ActionOutcome, Item, Selection
 from tests.dlms.test_server import CODE, Store
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)

@@ -7,13 +7,10 @@ from collections.abc import Mapping
 import pytest
 
 from dlms import axdr
-from dlms.acse import Aare, Aarq, InitiateRequest
-from dlms.apdu import sn
-from dlms.apdu.common import ActionOutcome, Item
-from dlms.apdu.notify import DataNotification, EventNotification, InformationReport, Notification
-from dlms.association import Association, Notified, Proposal
 from dlms.axdr import Data
-from dlms.client import ItemFailed, Meter
+from dlms.client.association import Association, Notified, Proposal
+from dlms.client.discovery import ASSOCIATION
+from dlms.client.meter import ItemFailed, Meter
 from dlms.codes import (
     LN_CLIENT_CONFORMANCE,
     SERVER_CONFORMANCE,
@@ -24,14 +21,17 @@ from dlms.codes import (
     Mechanism,
 )
 from dlms.cosem.obis import AttributeRef, MethodRef, Obis
-from dlms.discovery import ASSOCIATION
 from dlms.errors import LocalError, PeerError
-from dlms.objects import ServerObject, constant
-from dlms.rights import MANAGEMENT, PUBLIC, READER, USUAL_RIGHTS, Rights
-from dlms.security import Auth, Lls, NoAuth, Policy, Security, open_auth
-from dlms.server import MeterServer, ServerAssociation
-from dlms.server_connection import CLIENTS_MAX, ServerConnection
-from dlms.server_objects import association_object
+from dlms.security.settings import Auth, Lls, NoAuth, Policy, Security, open_auth
+from dlms.server.builtin import association_object
+from dlms.server.connection import CLIENTS_MAX, ServerConnection
+from dlms.server.objects import ServerObject, constant
+from dlms.server.rights import MANAGEMENT, PUBLIC, READER, USUAL_RIGHTS, Rights
+from dlms.server.server import MeterServer, ServerAssociation
+from dlms.xdlms.acse import Aare, Aarq, InitiateRequest
+from dlms.xdlms.apdu import sn
+from dlms.xdlms.apdu.common import ActionOutcome, Item
+from dlms.xdlms.apdu.notify import DataNotification, EventNotification, InformationReport, Notification
 from tests.dlms.meter_port import MeterPort
 from tests.dlms.test_association import ITEM
 from tests.dlms.test_security import pair

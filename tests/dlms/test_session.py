@@ -9,18 +9,9 @@ from pathlib import Path
 import pytest
 
 from dlms import axdr
-from dlms.apdu.common import AccessError, Item, Result
 from dlms.axdr import Data
-from dlms.codes import LN_CLIENT_CONFORMANCE, Conformance, DataAccessResult
-from dlms.cosem.obis import AttributeRef, Obis
-from dlms.datalink import LinkUp
-from dlms.errors import LinkError, LocalError
-from dlms.exchange import GetAnswer, GetExchange, SetAnswer
-from dlms.exchange_write import SetExchange
-from dlms.knowledge import MeterKnowledge, ScalerUnit
-from dlms.security import Auth, Lls, NoAuth
-from dlms.server import MeterServer, ServerObject, constant, objects_from_rows, rows_from_csv
-from dlms.session import (
+from dlms.client.knowledge import MeterKnowledge, ScalerUnit
+from dlms.client.session import (
     ItemError,
     ItemRead,
     MeterSession,
@@ -32,6 +23,15 @@ from dlms.session import (
     SessionOpened,
     Value,
 )
+from dlms.codes import LN_CLIENT_CONFORMANCE, Conformance, DataAccessResult
+from dlms.cosem.obis import AttributeRef, Obis
+from dlms.errors import LinkError, LocalError
+from dlms.link.datalink import LinkUp
+from dlms.security.settings import Auth, Lls, NoAuth
+from dlms.server.server import MeterServer, ServerObject, constant, objects_from_rows, rows_from_csv
+from dlms.xdlms.apdu.common import AccessError, Item, Result
+from dlms.xdlms.exchange import GetAnswer, GetExchange, SetAnswer
+from dlms.xdlms.exchange_write import SetExchange
 from tests.dlms.plain_link import PacketLink, Wire
 
 CSV = Path(__file__).parents[2] / "etc" / "reading-lists" / "residential-108.csv"

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable
 
 import pytest
 
-from dlms.hdlc_link import HdlcClientLink
-from dlms.knowledge import MeterKnowledge
-from dlms.session import MeterSession, SessionClosed, SessionEvent
-from dlms.wrapper import WrapperLink
+from dlms.client.knowledge import MeterKnowledge
+from dlms.client.session import MeterSession, SessionClosed, SessionEvent
+from dlms.link.hdlc.primary import HdlcClientLink
+from dlms.link.wrapper import WrapperLink
 from tests.dlms.meter_port import MeterPort
 from tests.dlms.test_session import REFS, SECRET, server
 

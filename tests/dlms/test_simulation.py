@@ -8,21 +8,21 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from dlms import axdr
-from dlms.apdu.common import Item
-from dlms.apdu.notify import DataNotification, EventNotification
-from dlms.association import Association, Established, Notified, Proposal
 from dlms.axdr import Data
+from dlms.cli.simulate import BUILT_IN_LIST
+from dlms.client.association import Association, Established, Notified, Proposal
 from dlms.codes import SERVER_CONFORMANCE
 from dlms.cosem.obis import AttributeRef, MethodRef, Obis
 from dlms.cosem.time import CosemDateTime
 from dlms.errors import LocalError
-from dlms.exchange_write import ActionExchange
-from dlms.faults import LineFaults, SlowLine
-from dlms.objects import rows_from_csv
-from dlms.server_control import NOTHING
-from dlms.simulated_objects import DISCONNECT_SCRIPTS, EVENT_REF, LIMITER, POWER, STANDARD_LOG
-from dlms.simulation import NOTIFICATIONS_MAX, Event, SimulatedConnection, SimulatedMeter
-from dlms.tool.simulate import BUILT_IN_LIST
+from dlms.server.control import NOTHING
+from dlms.server.objects import rows_from_csv
+from dlms.simulator.line_faults import LineFaults, SlowLine
+from dlms.simulator.meter import NOTIFICATIONS_MAX, Event, SimulatedConnection, SimulatedMeter
+from dlms.simulator.objects import DISCONNECT_SCRIPTS, EVENT_REF, LIMITER, POWER, STANDARD_LOG
+from dlms.xdlms.apdu.common import Item
+from dlms.xdlms.apdu.notify import DataNotification, EventNotification
+from dlms.xdlms.exchange_write import ActionExchange
 from tests.dlms.test_client import PROFILE
 from tests.dlms.test_session import ROWS
 

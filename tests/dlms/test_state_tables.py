@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from dlms import association, server, session
-from dlms.association import Association, Proposal
+from dlms.client import association, session
+from dlms.client.association import Association, Proposal
+from dlms.client.session import MeterSession
 from dlms.errors import LocalError
-from dlms.server import MeterServer
-from dlms.session import MeterSession
+from dlms.server import server
+from dlms.server.server import MeterServer
 from tests.dlms.plain_link import PacketLink
 
 MACHINES: dict[str, tuple[Any, Callable[[], Any]]] = {

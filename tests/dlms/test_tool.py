@@ -18,9 +18,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from dlms.__main__ import COMMANDS, main
-from dlms.client import ItemFailed, Meter
+from dlms.client.meter import ItemFailed, Meter
 from dlms.errors import PeerError
-from dlms.security import Lls
+from dlms.security.settings import Lls
 
 ROOT = Path(__file__).parents[2]
 LIST = ROOT / "etc" / "reading-lists" / "residential-108.csv"

@@ -16,25 +16,25 @@ import pytest
 
 from dlms import axdr
 from dlms.axdr import Data, Tag
+from dlms.cli.base_node import ENABLE, NodePort
+from dlms.cli.change import readings_of
+from dlms.cli.secrets import read_hex, read_secret
+from dlms.cli.show import plain, tree, type_name
+from dlms.cli.simulate import BUILT_IN_LIST
+from dlms.cli.typed_values import TYPES, parse_value
 from dlms.cosem.obis import AttributeRef, Obis
 from dlms.errors import DecodeError, LinkError, LocalError, PeerError
-from dlms.faults import LineFaults, reorder_window, spoil_fcs
-from dlms.greeting import ModeE, greet, open_with_greeting
-from dlms.hdlc import CONTROLS, HdlcAddress, HdlcDecoder, HdlcFrame, HdlcNoise, information_control
-from dlms.mode_e import ModeEOpening, add_even_parity
-from dlms.objects import rows_from_csv
-from dlms.simulation import SimulatedMeter
-from dlms.tool.change import readings_of
-from dlms.tool.nodeport import ENABLE, NodePort
-from dlms.tool.secrets import read_hex, read_secret
-from dlms.tool.show import plain, tree, type_name
-from dlms.tool.simulate import BUILT_IN_LIST
-from dlms.tool.values import TYPES, parse_value
-from dlms.wrapper import WrapperFrame
+from dlms.link.hdlc.frames import CONTROLS, HdlcAddress, HdlcDecoder, HdlcFrame, HdlcNoise, information_control
+from dlms.link.mode_e.opening import ModeEOpening, add_even_parity
+from dlms.link.mode_e.port import ModeE, greet, open_with_greeting
+from dlms.link.wrapper import WrapperFrame
+from dlms.server.objects import rows_from_csv
+from dlms.simulator.line_faults import LineFaults, reorder_window, spoil_fcs
+from dlms.simulator.meter import SimulatedMeter
 
 
 class FakePort:
-    """A `dlms.port.Port` that answers what the test put in."""
+    """A `dlms.link.port.Port` that answers what the test put in."""
 
     def __init__(self, *incoming: bytes | None) -> None:
         self.incoming = list(incoming)

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from dlms.datalink import ApduReceived
 from dlms.errors import DecodeError, LinkError, LocalError
-from dlms.hdlc_link import HdlcClientLink, HdlcServerLink
-from dlms.trace import HEADER, ReplayPort, TraceLine, TraceWriter, parse_trace, read_trace
+from dlms.link.datalink import ApduReceived
+from dlms.link.hdlc.primary import HdlcClientLink, HdlcServerLink
+from dlms.link.trace import HEADER, ReplayPort, TraceLine, TraceWriter, parse_trace, read_trace
 
 
 def test_what_was_written_is_read_again_and_only_its_owner_may_read_it(tmp_path: Path) -> None:

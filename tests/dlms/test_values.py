@@ -11,6 +11,10 @@ import pytest
 
 from dlms import axdr
 from dlms.axdr import Data, Tag
+from dlms.client.events import Value
+from dlms.client.knowledge import ScalerUnit
+from dlms.client.profile import Column, ProfileRow
+from dlms.client.reading import present
 from dlms.codes import UNITS
 from dlms.cosem.classes import all_classes, attribute_type, method_type
 from dlms.cosem.obis import AttributeRef, Obis
@@ -19,10 +23,6 @@ from dlms.cosem.time import ClockPolicy, CosemDate, CosemDateTime, CosemTime
 from dlms.cosem.types import ANY, TAGS, CosemType
 from dlms.cosem.values import Named, encode, typed
 from dlms.errors import DlmsError, LocalError
-from dlms.knowledge import ScalerUnit
-from dlms.profiles import Column, ProfileRow
-from dlms.reading import present
-from dlms.session_events import Value
 from tests.dlms.random_data import random_data, random_of
 
 DATE = CosemDate(2026, 3, 29, 7)

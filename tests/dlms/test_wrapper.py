@@ -6,9 +6,9 @@ import random
 
 import pytest
 
-from dlms.datalink import ApduReceived, LinkDown, LinkEvent, LinkUp
 from dlms.errors import DecodeError, LocalError
-from dlms.wrapper import UDP_APDU_BYTES_MAX, WrapperDecoder, WrapperFrame, WrapperLink, WrapperServerLink
+from dlms.link.datalink import ApduReceived, LinkDown, LinkEvent, LinkUp
+from dlms.link.wrapper import UDP_APDU_BYTES_MAX, WrapperDecoder, WrapperFrame, WrapperLink, WrapperServerLink
 from tests.dlms.hdlc_frames import events
 from tests.sim.pipes import all_splits, random_splits
 

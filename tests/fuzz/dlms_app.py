@@ -12,35 +12,36 @@ from contextlib import suppress
 from dataclasses import replace
 
 from dlms import axdr
-from dlms.acse import Aare, Aarq, Release
-from dlms.apdu import action, faults, get, notify, sn
-from dlms.apdu import set as set_apdu
-from dlms.apdu.access import AccessRequest, AccessResponse
-from dlms.apdu.common import Item
-from dlms.association import Answered, Association, Proposal
 from dlms.axdr import Data
-from dlms.certificates import Wanted, check_issued, held, read_certificate
-from dlms.ciphering import Ciphering
+from dlms.client.association import Answered, Association, Proposal
+from dlms.client.discovery import named_objects_of, objects_of
+from dlms.client.knowledge import MeterKnowledge
+from dlms.client.session import MeterSession
+from dlms.client.shortnames import names_of
 from dlms.codes import Conformance
 from dlms.cosem.classes import all_classes
 from dlms.cosem.obis import AttributeRef, MethodRef
 from dlms.cosem.profile import RowDecoder, RowStream
 from dlms.cosem.types import CosemType
 from dlms.cosem.values import encode, typed
-from dlms.discovery import named_objects_of, objects_of
 from dlms.errors import DlmsError
-from dlms.exchange import Exchange, GetAnswer, GetExchange
-from dlms.exchange_write import ActionExchange, SetExchange
-from dlms.gbt import BlockTransfer
-from dlms.general import GeneralCiphered, GeneralSigned
-from dlms.keys import KeyId, key_transfer, transferred_keys
-from dlms.knowledge import MeterKnowledge
-from dlms.layers import Layers
-from dlms.security import KeyChoice, MemoryCounters, Security
-from dlms.server import MeterServer
-from dlms.server_objects import association_object
-from dlms.session import MeterSession
-from dlms.shortnames import names_of
+from dlms.security.certificates import Wanted, check_issued, held, read_certificate
+from dlms.security.ciphering import Ciphering
+from dlms.security.general_formats import GeneralCiphered, GeneralSigned
+from dlms.security.general_protection import Layers
+from dlms.security.keys import KeyId, key_transfer, transferred_keys
+from dlms.security.settings import KeyChoice, MemoryCounters, Security
+from dlms.server.builtin import association_object
+from dlms.server.server import MeterServer
+from dlms.xdlms.acse import Aare, Aarq, Release
+from dlms.xdlms.apdu import action, get, notify, sn
+from dlms.xdlms.apdu import service_errors as faults
+from dlms.xdlms.apdu import set as set_apdu
+from dlms.xdlms.apdu.access import AccessRequest, AccessResponse
+from dlms.xdlms.apdu.common import Item
+from dlms.xdlms.exchange import Exchange, GetAnswer, GetExchange
+from dlms.xdlms.exchange_write import ActionExchange, SetExchange
+from dlms.xdlms.gbt import BlockTransfer
 from tests.dlms import (
     test_app_fuzz,
     test_association,

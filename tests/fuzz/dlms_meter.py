@@ -21,38 +21,38 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from dlms import axdr
-from dlms.acse import Aarq, InitiateRequest, InitiateResponse
-from dlms.apdu import access, action, get, sn
-from dlms.apdu import set as set_apdu
-from dlms.apdu.common import Item, Selection
 from dlms.axdr import Data
+from dlms.cli.base_node import NodePort
+from dlms.cli.protection import read_private, read_public
+from dlms.cli.simulate import BUILT_IN_LIST
+from dlms.cli.typed_values import parse_value
+from dlms.client.knowledge import MeterKnowledge, ScalerUnit
 from dlms.codes import SERVER_CONFORMANCE, SN_CLIENT_CONFORMANCE, Conformance, Context
 from dlms.cosem.obis import AttributeRef, MethodRef, Obis
 from dlms.cosem.profile import CaptureObject, by_entry, columns_of
 from dlms.cosem.time import CosemDate, CosemDateTime, CosemTime
-from dlms.counters import FileCounters, _crc
 from dlms.cursor import Cursor
 from dlms.errors import DlmsError
 from dlms.explain.apdus import Keys
 from dlms.explain.streams import explain_bytes, explain_trace
-from dlms.gbt import GeneralBlock
-from dlms.general import KeyInfo
-from dlms.hdlc import HdlcAddress
-from dlms.hdlc_bus import HdlcServerBus
-from dlms.keys import KeyId, key_transfer, public_key, transferred_keys
-from dlms.knowledge import MeterKnowledge, ScalerUnit
-from dlms.layers import Layers
-from dlms.message_keys import key_of
-from dlms.mode_e import Identification
-from dlms.objects import objects_from_csv, refs_from_csv, rows_from_csv
-from dlms.security import MemoryCounters, Policy, Security
-from dlms.simulation import SimulatedMeter
-from dlms.tool.nodeport import NodePort
-from dlms.tool.protection import read_private, read_public
-from dlms.tool.simulate import BUILT_IN_LIST
-from dlms.tool.values import parse_value
-from dlms.trace import HEADER, TraceLine, read_trace
-from dlms.wrapper import WrapperDecoder, WrapperFrame
+from dlms.link.hdlc.bus import HdlcServerBus
+from dlms.link.hdlc.frames import HdlcAddress
+from dlms.link.mode_e.opening import Identification
+from dlms.link.trace import HEADER, TraceLine, read_trace
+from dlms.link.wrapper import WrapperDecoder, WrapperFrame
+from dlms.security.counters import FileCounters, _crc
+from dlms.security.general_formats import KeyInfo
+from dlms.security.general_protection import Layers
+from dlms.security.keys import KeyId, key_transfer, public_key, transferred_keys
+from dlms.security.message_keys import key_of
+from dlms.security.settings import MemoryCounters, Policy, Security
+from dlms.server.objects import objects_from_csv, refs_from_csv, rows_from_csv
+from dlms.simulator.meter import SimulatedMeter
+from dlms.xdlms.acse import Aarq, InitiateRequest, InitiateResponse
+from dlms.xdlms.apdu import access, action, get, sn
+from dlms.xdlms.apdu import set as set_apdu
+from dlms.xdlms.apdu.common import Item, Selection
+from dlms.xdlms.gbt import GeneralBlock
 from tests.dlms.hdlc_frames import command, i_command
 from tests.fuzz.guided import Target, main
 from tests.fuzz.serial_links import explain_seeds

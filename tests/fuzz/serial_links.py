@@ -8,20 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from dlms.acse import Aarq, InitiateRequest
 from dlms.codes import Conformance, Context
-from dlms.datalink import DataLink
 from dlms.errors import DlmsError
 from dlms.explain.apdus import Keys
 from dlms.explain.streams import explain_bytes
-from dlms.hdlc import HdlcAddress, HdlcDecoder, HdlcFrame, HdlcNoise, information_control
-from dlms.hdlc_link import HdlcClientLink, HdlcServerLink
-from dlms.hdlc_params import FrameReject, LinkParameters
-from dlms.llc import LlcLink
-from dlms.mode_e import Identification, ModeEOpening
-from dlms.mode_e_meter import ModeEMeter
-from dlms.trace import HEADER, parse_trace
-from dlms.wrapper import WrapperFrame, WrapperLink
+from dlms.link.datalink import DataLink
+from dlms.link.hdlc.frames import HdlcAddress, HdlcDecoder, HdlcFrame, HdlcNoise, information_control
+from dlms.link.hdlc.params import FrameReject, LinkParameters
+from dlms.link.hdlc.primary import HdlcClientLink, HdlcServerLink
+from dlms.link.llc import LlcLink
+from dlms.link.mode_e.meter import ModeEMeter
+from dlms.link.mode_e.opening import Identification, ModeEOpening
+from dlms.link.trace import HEADER, parse_trace
+from dlms.link.wrapper import WrapperFrame, WrapperLink
+from dlms.xdlms.acse import Aarq, InitiateRequest
 from plc.dlmsotcp import DlmsOverTcpLink, emit_message
 from plc.errors import PlcError
 from plc.link import PlcLink

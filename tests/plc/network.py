@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from dlms.client.knowledge import MeterKnowledge
+from dlms.client.session import ItemRead, MeterSession, SessionClosed, SessionEvent, Value
 from dlms.cosem.obis import AttributeRef
-from dlms.knowledge import MeterKnowledge
-from dlms.llc import LlcLink
-from dlms.objects import rows_from_csv
-from dlms.security import Lls
-from dlms.session import ItemRead, MeterSession, SessionClosed, SessionEvent, Value
+from dlms.link.llc import LlcLink
+from dlms.security.settings import Lls
+from dlms.server.objects import rows_from_csv
 from plc.events import DataReceived, NodeJoined
 from plc.link import PlcLink
 from tests.sim.meters import SimMeter

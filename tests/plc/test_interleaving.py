@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dlms.knowledge import MeterKnowledge
+from dlms.client.knowledge import MeterKnowledge
 from plc.link import IN_FLIGHT_MAX
 from tests.plc.network import BAUDRATE, LATENCY_S, Host, Network, interleave
 from tests.sim.pipes import Loop, Slow

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from dlms.faults import LineFaults
+from dlms.simulator.line_faults import LineFaults
 
 
 class Faults(LineFaults):

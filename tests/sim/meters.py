@@ -7,9 +7,9 @@ from pathlib import Path
 
 from dlms.axdr import Data
 from dlms.cosem.obis import AttributeRef
-from dlms.objects import Row, rows_from_csv
-from dlms.security import Lls
-from dlms.simulation import CLOCK_CLASS, SimulatedMeter
+from dlms.security.settings import Lls
+from dlms.server.objects import Row, rows_from_csv
+from dlms.simulator.meter import CLOCK_CLASS, SimulatedMeter
 
 # Types of the uplink's records, where the list's type column says it differently.
 RECORD_TAGS = {"clock": "dt"}

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import argparse
 
-from dlms.datalink import ApduReceived
 from dlms.errors import LocalError
-from dlms.hdlc_link import HdlcServerLink
+from dlms.link.datalink import ApduReceived
+from dlms.link.hdlc.primary import HdlcServerLink
 from tests.sim.faults import Faults
 from tests.sim.meters import SimMeter, make_meters
 from tests.sim.simulator import parse_arguments, serve

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from dlms.client.session import ItemError, ItemRead, MeterSession, SessionClosed, SessionFailed, Value
 from dlms.cosem.obis import AttributeRef
-from dlms.hdlc_link import HdlcClientLink
-from dlms.llc import LlcLink
-from dlms.security import Lls
-from dlms.session import ItemError, ItemRead, MeterSession, SessionClosed, SessionFailed, Value
+from dlms.link.hdlc.primary import HdlcClientLink
+from dlms.link.llc import LlcLink
+from dlms.security.settings import Lls
 from plc.bridge import Bridge, Channel, open_bridge
 from plc.events import DataReceived, NodeEvent, NodeJoined, NodeLeft, NodesListed
 from tests.sim.control import ask

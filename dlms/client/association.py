@@ -1,0 +1,531 @@
+"""The client's side of an application association (GB 9.4), sans-IO: APDUs in, APDUs out, no link and no clock.
+
+`associate` sends the AARQ. The AARE accepts, refuses, or (high level security) asks for a proof, which is an ACTION on
+the association object (by short names a READ) and answered by the server's own proof; both are PROVING. Then one
+confirmed service at a time is in flight: `request` sends it, blocks keep it WAITING, its answer brings READY back. An
+exception-response ends the service, not the association. `release` ends it in order. An APDU that is not what the
+standard says ends in `Broken`.
+
+Over a link that may repeat packets, an answer with another invoke id than the request's is an old one come twice, and
+dropped. Over other links it is taken: there are meters that answer with an id of their own choice.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import TYPE_CHECKING
+
+from dlms import axdr
+from dlms.codes import LN_CLIENT_CONFORMANCE, Apdu, Conformance, Context
+from dlms.cosem.obis import MethodRef, Obis
+from dlms.errors import DecodeError, DlmsError, LocalError, PeerError
+from dlms.security.settings import Auth, Hls, Lls, NoAuth, Security, own_title
+from dlms.xdlms.acse import Aare, Aarq, InitiateRequest, InitiateResponse, Release
+from dlms.xdlms.apdu import service_errors as faults
+from dlms.xdlms.apdu.common import CONFIRMED, HIGH_PRIORITY, INVOKE_ID_MASK, AccessError, is_unconfirmed
+from dlms.xdlms.exchange import ActionAnswer, Answer, Exchange, GetAnswer, ListRefused
+
+if TYPE_CHECKING:
+    from dlms.security.ciphering import Ciphering
+    from dlms.security.hls import Challenges
+    from dlms.xdlms.apdu.notify import Notification
+    from dlms.xdlms.gbt import BlockTransfer
+
+PDU_UNLIMITED = 0xFFFF  # what a pdu size of 0 ("no limit") is taken for
+PDU_SIZE_MIN = 12  # an APDU smaller than this cannot carry a service (GB 9.4.2.5)
+CURRENT_ASSOCIATION = Obis.parse("0.0.40.0.0.255")
+REPLY_TO_HLS = MethodRef(15, CURRENT_ASSOCIATION, 1)
+
+
+class State(Enum):
+    IDLE = auto()
+    ASSOCIATING = auto()
+    PROVING = auto()
+    READY = auto()
+    WAITING = auto()
+    RELEASING = auto()
+    CLOSED = auto()
+
+
+class Event(Enum):
+    ASSOCIATE = auto()
+    ACCEPT = auto()
+    CHALLENGE = auto()
+    REFUSE = auto()
+    REQUEST = auto()
+    BLOCK = auto()
+    ANSWER = auto()
+    EXCEPTION = auto()
+    RELEASE = auto()
+    RELEASED = auto()
+    BREAK = auto()
+
+
+TRANSITIONS: dict[tuple[State, Event], State] = {
+    (State.IDLE, Event.ASSOCIATE): State.ASSOCIATING,
+    (State.IDLE, Event.BREAK): State.CLOSED,
+    (State.ASSOCIATING, Event.ACCEPT): State.READY,
+    (State.ASSOCIATING, Event.REFUSE): State.CLOSED,
+    (State.ASSOCIATING, Event.BREAK): State.CLOSED,
+    (State.ASSOCIATING, Event.CHALLENGE): State.PROVING,
+    (State.PROVING, Event.BLOCK): State.PROVING,
+    (State.PROVING, Event.ACCEPT): State.READY,
+    (State.PROVING, Event.REFUSE): State.CLOSED,
+    (State.PROVING, Event.BREAK): State.CLOSED,
+    (State.READY, Event.REQUEST): State.WAITING,
+    (State.READY, Event.RELEASE): State.RELEASING,
+    (State.READY, Event.BREAK): State.CLOSED,
+    (State.WAITING, Event.BLOCK): State.WAITING,
+    (State.WAITING, Event.ANSWER): State.READY,
+    (State.WAITING, Event.EXCEPTION): State.READY,
+    (State.WAITING, Event.RELEASE): State.RELEASING,
+    (State.WAITING, Event.BREAK): State.CLOSED,
+    (State.RELEASING, Event.RELEASED): State.CLOSED,
+    (State.RELEASING, Event.BREAK): State.CLOSED,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """What the client asks of the association. `pdu_size` is the largest APDU it takes, in octets; `block_window` how
+    many blocks it takes at a time where general block transfer is in the conformance."""
+
+    auth: Auth = field(default_factory=NoAuth)
+    security: Security | None = None
+    pdu_size: int = 1024
+    conformance: Conformance = LN_CLIENT_CONFORMANCE
+    high_priority: bool = True
+    short_names: bool = False
+    block_window: int = 4
+
+    def __post_init__(self) -> None:
+        if not PDU_SIZE_MIN <= self.pdu_size <= PDU_UNLIMITED:
+            raise LocalError(f"a PDU size is {PDU_SIZE_MIN} to {PDU_UNLIMITED} octets, not {self.pdu_size}")
+
+
+@dataclass(frozen=True, slots=True)
+class Established:
+    """The server accepted. `pdu_size` is the largest APDU the server takes, in octets, less what ciphering adds."""
+
+    conformance: Conformance
+    pdu_size: int
+
+
+class AssociationRefused(PeerError):
+    """The server did not accept the association; `reason` in the standard's words."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"association refused: {reason}")
+        self.reason = reason
+
+
+class ServiceRefused(PeerError):
+    """The server answered a request with an exception-response or a confirmedServiceError.
+
+    `code` is the reason in the standard's spelling; `unsupported` says that the server does not know the service.
+    """
+
+    def __init__(self, code: str, *, unsupported: bool = False) -> None:
+        super().__init__(f"service refused: {code}")
+        self.code = code
+        self.unsupported = unsupported
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """The answer of the request in flight."""
+
+    answer: Answer
+
+
+@dataclass(frozen=True, slots=True)
+class Excepted:
+    """The request in flight was refused as a whole; the association stands."""
+
+    error: PeerError
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """The server agreed to the release."""
+
+
+@dataclass(frozen=True, slots=True)
+class Notified:
+    """The server said something unasked."""
+
+    notification: Notification
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """The association is over: refused, or the server broke the protocol."""
+
+    error: DlmsError
+
+
+AssociationEvent = Established | Answered | Excepted | Released | Notified | Broken
+
+
+class Association:
+    """See the module. The caller passes each APDU of `take_output` to the link, and each APDU of the link here."""
+
+    def __init__(self, proposal: Proposal, *, may_repeat: bool = False) -> None:
+        self.state = State.IDLE
+        self._proposal = proposal
+        self._may_repeat = may_repeat
+        self._invoke_id = 0
+        self._exchange: Exchange | None = None
+        self._output: deque[bytes] = deque()
+        self._events: deque[AssociationEvent] = deque()
+        self._established: Established | None = None
+        self._ciphering = _ciphering(proposal.security)
+        self._dedicated_key: bytes | None = None
+        self._challenge = b""
+        self._challenges: Challenges | None = None
+        self._transfer: BlockTransfer | None = None
+        self._pdu_size = PDU_UNLIMITED
+
+    @property
+    def established(self) -> Established:
+        """What was negotiated. Raises `LocalError` before the server accepted."""
+        if self._established is None:
+            raise LocalError("the association is not established")
+        return self._established
+
+    @property
+    def busy(self) -> bool:
+        """Whether a request is in flight."""
+        return self._exchange is not None
+
+    # ------------------------------------------------------------------------------------------------------- verbs
+
+    def associate(self) -> None:
+        """Send the AARQ. Raises `LocalError` in another state than IDLE."""
+        self._step(Event.ASSOCIATE)
+        auth, security = self._proposal.auth, self._proposal.security
+        authentication = None
+        if isinstance(auth, Lls):
+            authentication = auth.password
+        elif isinstance(auth, Hls):
+            from dlms.security.hls import make_challenge
+
+            authentication = self._challenge = make_challenge(auth)
+        if security is not None and security.dedicated:
+            import secrets
+
+            self._dedicated_key = secrets.token_bytes(len(security.ek))
+        aarq = Aarq(
+            context=self._context,
+            user_information=self._initiate(),
+            mechanism=auth.mechanism,
+            authentication=authentication,
+            system_title=own_title(auth, security),
+        )
+        self._output.append(aarq.emit())
+
+    @property
+    def _context(self) -> Context:
+        if self._proposal.short_names:
+            return Context.SN_CIPHERED if self._ciphered else Context.SN
+        return Context.LN_CIPHERED if self._ciphered else Context.LN
+
+    @property
+    def _ciphered(self) -> bool:
+        security = self._proposal.security
+        return security is not None and security.ciphered_context
+
+    def _initiate(self) -> bytes:
+        """InitiateRequest, ciphered where the context is."""
+        proposal = self._proposal
+        conformance = proposal.conformance
+        if proposal.security is not None and proposal.security.named:
+            conformance |= Conformance.GENERAL_PROTECTION
+        plain = InitiateRequest(conformance, proposal.pdu_size, self._dedicated_key).emit()
+        if self._ciphering is None or not self._ciphered:
+            return plain
+        return self._ciphering.protect_initiate(plain)
+
+    def request(self, exchange: Exchange) -> None:
+        """Send the first APDU of a service. Raises `LocalError` unless READY."""
+        self._step(Event.REQUEST)
+        self._start(exchange)
+
+    def _start(self, exchange: Exchange) -> None:
+        self._invoke_id = (self._invoke_id + 1) & INVOKE_ID_MASK
+        priority = HIGH_PRIORITY if self._proposal.high_priority else 0
+        if self._transfer is not None:
+            self._transfer.reset()
+        self._exchange = exchange
+        self._send(exchange.start(self._invoke_id | CONFIRMED | priority))
+
+    def _send(self, apdu: bytes) -> None:
+        if self._ciphering is not None and self._ciphered:
+            apdu = self._ciphering.protect(apdu)
+        if self._transfer is not None and len(apdu) > self._pdu_size:
+            self._output.extend(self._transfer.send(apdu))
+        else:
+            self._output.append(apdu)
+
+    def tell(self, apdu: bytes) -> None:
+        """Send one unconfirmed request, a SET or ACTION of service class 0 or an UNCONFIRMED-WRITE, to every meter that
+        has the broadcast key; in a plain context as it is. No answer comes. Raises `LocalError` unless READY, and for
+        other requests."""
+        if self.state is not State.READY:
+            raise LocalError(f"nothing is told in state {self.state.name}")
+        if self._ciphering is not None and self._ciphered:
+            apdu = self._ciphering.protect_broadcast(apdu)
+        elif not is_unconfirmed(apdu):
+            raise LocalError("only what is not answered goes to everybody")
+        self._output.append(apdu)
+
+    def release(self) -> None:
+        """Send the RLRQ. Raises `LocalError` unless associated."""
+        self._step(Event.RELEASE)
+        self._exchange = None
+        # in a ciphered context the release proves with an initiate that it comes from the same client
+        self._output.append(Release(user_information=self._initiate() if self._ciphered else None).emit())
+
+    def break_off(self, error: DlmsError) -> None:
+        """The link ended below: close, and say so unless closed already."""
+        if self.state is not State.CLOSED:
+            self._break(error)
+
+    def take_output(self) -> bytes:
+        """The next APDU to send, b"" when there is none."""
+        return self._output.popleft() if self._output else b""
+
+    def next_event(self) -> AssociationEvent | None:
+        return self._events.popleft() if self._events else None
+
+    # ------------------------------------------------------------------------------------------------------- input
+
+    def receive_apdu(self, apdu: bytes) -> None:
+        """One APDU from the server. Never raises for what it holds."""
+        if self.state is State.CLOSED:
+            return
+        try:
+            self._receive(apdu)
+        except ListRefused as error:
+            self._end_exchange(Event.EXCEPTION, Excepted(error))
+        except DlmsError as error:
+            self._break(error)
+
+    def _receive(self, apdu: bytes) -> None:
+        if len(apdu) < 2:
+            raise DecodeError("APDU", len(apdu), "ends where one more octet is due")
+        if apdu[0] == Apdu.GENERAL_BLOCK_TRANSFER and self._transfer is not None:
+            answers, complete = self._transfer.receive(apdu)
+            self._output.extend(answers)
+            if complete is None:
+                return
+            apdu = complete
+        if apdu[0] in _NOTIFICATIONS and self._ciphered:
+            return  # anybody could have said that
+        apdu = self._unprotect(apdu)
+        tag = apdu[0]
+        if tag == Apdu.EXCEPTION_RESPONSE:
+            exception = faults.parse_exception(apdu)
+            self._refused(exception.text, unsupported=exception.unsupported)
+        elif tag == Apdu.CONFIRMED_SERVICE_ERROR:
+            self._refused(faults.parse_service_error(apdu).text)
+        elif tag in _NOTIFICATIONS and self.state not in (State.IDLE, State.ASSOCIATING):
+            self._notified(apdu)
+        elif self.state is State.ASSOCIATING and tag == Apdu.AARE:
+            self._aare(Aare.parse(apdu))
+        elif self.state is State.RELEASING:
+            if tag == Apdu.RLRE:
+                self._step(Event.RELEASED)
+                self._events.append(Released())
+        elif self._exchange is not None and tag == self._exchange.response_tag:
+            self._response(self._exchange, apdu)
+        else:
+            raise PeerError(f"APDU 0x{tag:02x} came in state {self.state.name}")
+
+    def _unprotect(self, apdu: bytes) -> bytes:
+        """The plain APDU. What the policy wants protected may not come in the clear, but a refusal may."""
+        if self._ciphering is None or not self._ciphered:
+            return apdu
+        if apdu[0] in self._ciphering.tags:
+            return self._ciphering.unprotect(apdu)
+        security = self._proposal.security
+        if apdu[0] not in _ALWAYS_PLAIN and security is not None and (security.policy or security.signs):
+            raise PeerError(f"APDU 0x{apdu[0]:02x} came unprotected")
+        return apdu
+
+    def _notified(self, apdu: bytes) -> None:
+        """Something unasked. What cannot be read is dropped: it must not cost the association."""
+        from dlms.xdlms.apdu import notify
+
+        try:
+            self._events.append(Notified(notify.parse(apdu)))
+        except DecodeError:
+            return
+
+    def _response(self, exchange: Exchange, apdu: bytes) -> None:
+        if len(apdu) < 3:
+            raise DecodeError("APDU", len(apdu), "ends where one more octet is due")
+        if self._may_repeat and exchange.has_invoke_id and (apdu[2] & INVOKE_ID_MASK) != self._invoke_id:
+            return
+        following = exchange.advance(apdu)
+        if isinstance(following, bytes):
+            self._step(Event.BLOCK)
+            self._send(following)
+        elif self.state is State.PROVING:
+            self._proved(following)
+        else:
+            self._end_exchange(Event.ANSWER, Answered(following))
+
+    def _refused(self, reason: str, *, unsupported: bool = False) -> None:
+        if self.state in (State.ASSOCIATING, State.PROVING):
+            self._refuse(reason)
+        elif self.state is State.WAITING:
+            self._end_exchange(Event.EXCEPTION, Excepted(ServiceRefused(reason, unsupported=unsupported)))
+        elif self.state is State.RELEASING:  # some meters do not know the release and say so
+            self._step(Event.RELEASED)
+            self._events.append(Released())
+
+    def _end_exchange(self, event: Event, outcome: AssociationEvent) -> None:
+        self._step(event)
+        self._exchange = None
+        self._events.append(outcome)
+
+    def _refuse(self, reason: str) -> None:
+        self._step(Event.REFUSE)
+        self._exchange = None
+        self._events.append(Broken(AssociationRefused(reason)))
+
+    def _aare(self, aare: Aare) -> None:
+        information = self._user_information(aare)
+        error = None
+        if information[:1] == bytes((Apdu.CONFIRMED_SERVICE_ERROR,)):
+            error = faults.parse_service_error(information).text
+        if not aare.accepted or error is not None:
+            self._refuse(aare.reason if error is None else f"{aare.reason}, {error}")
+            return
+        if not information:
+            raise PeerError("the association is accepted without an InitiateResponse")
+        response = InitiateResponse.parse(information)
+        size = self._pdu_size = response.pdu_size or PDU_UNLIMITED
+        if response.conformance & Conformance.GENERAL_BLOCK_TRANSFER:
+            from dlms.xdlms.gbt import BlockTransfer
+
+            self._transfer = BlockTransfer(size, self._proposal.block_window)
+        security = self._proposal.security
+        if security is not None and security.ciphered_context:
+            self._agree_on_form(security, response.conformance)
+            size = max(PDU_SIZE_MIN, size - security.overhead)
+        self._established = Established(response.conformance, size)
+        if isinstance(self._proposal.auth, Hls):
+            self._prove(self._proposal.auth, aare)
+        else:
+            self._accept(self._established)
+
+    def _agree_on_form(self, security: Security, conformance: Conformance) -> None:
+        """general-ciphering where the server takes it; signatures are not left out for a server that does not."""
+        if not security.named or self._ciphering is None:
+            return
+        if conformance & Conformance.GENERAL_PROTECTION:
+            self._ciphering.use_named()
+        elif security.signs:
+            raise PeerError("the server does not take signed APDUs")
+
+    def _user_information(self, aare: Aare) -> bytes:
+        """The plain user information, b"" when there is none; learns the server's system title."""
+        ciphering = self._ciphering
+        if ciphering is not None and aare.system_title:
+            if ciphering.peer_title is not None and ciphering.peer_title != aare.system_title:
+                raise PeerError(f"the meter is {aare.system_title.hex()}, not {ciphering.peer_title.hex()}")
+            ciphering.peer_title = aare.system_title
+        information = aare.user_information or b""
+        if ciphering is not None and information[:1] and information[0] in ciphering.tags:
+            return ciphering.unprotect(information)
+        if self._ciphered and aare.accepted and information[:1] == bytes((Apdu.INITIATE_RESPONSE,)):
+            raise PeerError("the InitiateResponse came unprotected")
+        return information
+
+    def _accept(self, established: Established) -> None:
+        self._step(Event.ACCEPT)
+        if self._ciphering is not None and self._dedicated_key is not None:
+            self._ciphering.use_dedicated(self._dedicated_key)
+        self._events.append(established)
+
+    # ------------------------------------------------------------------------------------------ high level security
+
+    def _prove(self, auth: Hls, aare: Aare) -> None:
+        """Passes 2 and 3: the server's challenge came, our proof goes out."""
+        from dlms.security.hls import Challenges, check_challenges, prove
+        from dlms.xdlms.exchange_write import ActionExchange
+
+        if aare.mechanism not in (None, auth.mechanism) or aare.authentication is None:
+            raise PeerError("the server did not take up the authentication proposed")
+        check_challenges(self._challenge, aare.authentication)
+        security = self._proposal.security
+        ours = own_title(auth, security) or b""
+        theirs = aare.system_title or (security.peer_title if security else None) or b""
+        self._challenges = Challenges(self._challenge, aare.authentication, ours, theirs)
+        self._step(Event.CHALLENGE)
+        proof = prove(auth, self._challenges, self._ciphering)
+        if self._proposal.short_names:
+            from dlms.client.shortnames import SnReadExchange
+
+            self._start(SnReadExchange.reply_to_hls(proof))
+        else:
+            self._start(ActionExchange((REPLY_TO_HLS,), (axdr.octets(proof),), PDU_UNLIMITED))
+
+    def _proved(self, answer: Answer) -> None:
+        """Pass 4: the server's own proof, or that ours was not good enough."""
+        from dlms.security.hls import verify
+
+        auth, challenges = self._proposal.auth, self._challenges
+        if not isinstance(auth, Hls) or challenges is None:
+            raise PeerError("something else than the answer to our proof came")
+        refusal, returned = _reply(answer)
+        if refusal is not None:
+            self._refuse(f"our proof was not accepted ({refusal})")
+            return
+        if not isinstance(returned, axdr.Data) or not isinstance(returned.value, bytes):
+            raise PeerError("the server accepted our proof and gave none of its own")
+        verify(auth, challenges, returned.value, self._ciphering)
+        self._exchange = None
+        self._accept(self.established)
+
+    # ------------------------------------------------------------------------------------------------------- states
+
+    def _break(self, error: DlmsError) -> None:
+        self._step(Event.BREAK)
+        self._exchange = None
+        self._output.clear()
+        self._events.append(Broken(error))
+
+    def _step(self, event: Event) -> None:
+        """Take the transition. Raises `LocalError`, and changes nothing, when there is none."""
+        following = TRANSITIONS.get((self.state, event))
+        if following is None:
+            raise LocalError(f"{event.name} in state {self.state.name}")
+        self.state = following
+
+
+_NOTIFICATIONS = frozenset((Apdu.DATA_NOTIFICATION, Apdu.EVENT_NOTIFICATION, Apdu.INFORMATION_REPORT))
+_ALWAYS_PLAIN = frozenset((Apdu.AARE, Apdu.RLRE, Apdu.EXCEPTION_RESPONSE, Apdu.CONFIRMED_SERVICE_ERROR))
+
+
+def _reply(answer: Answer) -> tuple[str | None, object]:
+    """Why the server did not take our proof, or None and what it gave in return."""
+    if isinstance(answer, ActionAnswer):
+        (outcome,) = answer.outcomes
+        return (None if outcome.code == 0 else outcome.text), outcome.returned
+    if isinstance(answer, GetAnswer):  # by short names
+        (result,) = answer.results()
+        return (result.text, None) if isinstance(result, AccessError) else (None, result)
+    raise PeerError("something else than the answer to our proof came")
+
+
+def _ciphering(security: Security | None) -> Ciphering | None:
+    if security is None:
+        return None
+    from dlms.security.ciphering import Ciphering
+
+    return Ciphering(security)

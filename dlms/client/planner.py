@@ -1,0 +1,104 @@
+"""Cuts a set of attributes into requests: as few exchanges as the negotiated sizes allow.
+
+A list item costs 10 octets in the request, and the result octet plus the value in the answer. A request, and its answer
+by the sizes known from earlier readings, have to fit what travels in one go. There are as many requests as the totals
+need, with as many items in each, in the order asked for: a line that loses one of them then loses the least. Where long
+answers bunch up so that this does not fit, requests are filled one after another, or, where that takes more of them,
+long and short answers are spread over the requests.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from dlms.client.knowledge import MeterKnowledge
+from dlms.cosem.obis import AttributeRef
+from dlms.xdlms.apdu.get import ITEM_OCTETS_MIN, LIST_HEAD_OCTETS
+
+ANSWER_OCTETS_GUESS = 8  # most are a result octet, a tag and up to four octets; strings are longer
+COUNT_OCTETS = 2  # of a list's length field up to 255 items
+LIST_ITEMS_MAX = 255  # one octet of count; meters hold less
+
+Chunk = tuple[AttributeRef, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Octets that a request and an answer may have, and whether the association has lists at all."""
+
+    request: int
+    answer: int
+    lists: bool
+
+
+class Planner:
+    """A queue of attributes, taken from in chunks."""
+
+    def __init__(self, refs: Iterable[AttributeRef], known: MeterKnowledge) -> None:
+        self._queue = list(refs)
+        self._known = known
+        self._chunks: deque[Chunk] = deque()
+
+    def put_back(self, refs: Iterable[AttributeRef]) -> None:
+        """`refs` again, before all others: their list was refused, and what can be sent has changed."""
+        self._queue = [*refs, *(ref for chunk in self._chunks for ref in chunk), *self._queue]
+        self._chunks.clear()
+
+    def take(self, limits: Limits) -> Chunk:
+        """The attributes of the next request; more than one only where a list may be sent."""
+        if self._queue:
+            self._chunks.extend(self._cut(self._queue, limits))
+            self._queue = []
+        return self._chunks.popleft() if self._chunks else ()
+
+    def _cut(self, refs: list[AttributeRef], limits: Limits) -> list[Chunk]:
+        items_max = self._items_max(limits)
+        room = limits.answer - LIST_HEAD_OCTETS - COUNT_OCTETS
+        in_order = self._in_order(refs, items_max, room)
+        least = max(-(-len(refs) // items_max), -(-sum(map(self._size, refs)) // max(1, room)))
+        for chunks in (self._even(refs, min(least, len(in_order))), in_order, self._spread(refs, least)):
+            if len(chunks) <= least and all(self._fits(chunk, items_max, room) for chunk in chunks):
+                return chunks
+        return in_order
+
+    def _fits(self, chunk: Chunk, items_max: int, room: int) -> bool:
+        return len(chunk) <= items_max and (len(chunk) == 1 or sum(map(self._size, chunk)) <= room)
+
+    @staticmethod
+    def _even(refs: list[AttributeRef], count: int) -> list[Chunk]:
+        """`count` chunks of as many items each, in order."""
+        return [tuple(refs[len(refs) * at // count : len(refs) * (at + 1) // count]) for at in range(count)]
+
+    def _in_order(self, refs: list[AttributeRef], items_max: int, room: int) -> list[Chunk]:
+        chunks: list[Chunk] = []
+        chunk: list[AttributeRef] = []
+        left = room
+        for ref in refs:
+            size = self._size(ref)
+            if chunk and (len(chunk) >= items_max or size > left):
+                chunks.append(tuple(chunk))
+                chunk, left = [], room
+            chunk.append(ref)
+            left -= size
+        if chunk:
+            chunks.append(tuple(chunk))
+        return chunks
+
+    def _spread(self, refs: list[AttributeRef], count: int) -> list[Chunk]:
+        """`count` chunks of nearly the same length: dealt out by size, to and fro."""
+        chunks: list[list[AttributeRef]] = [[] for _ in range(count)]
+        for at, ref in enumerate(sorted(refs, key=self._size, reverse=True)):
+            turn, place = divmod(at, count)
+            chunks[place if turn % 2 == 0 else count - 1 - place].append(ref)
+        return [tuple(chunk) for chunk in chunks]
+
+    def _size(self, ref: AttributeRef) -> int:
+        return self._known.sizes.get(ref, ANSWER_OCTETS_GUESS)
+
+    def _items_max(self, limits: Limits) -> int:
+        if not limits.lists or self._known.list_max == 1:
+            return 1
+        fit = (limits.request - LIST_HEAD_OCTETS - COUNT_OCTETS) // ITEM_OCTETS_MIN
+        return max(1, min(fit, LIST_ITEMS_MAX, self._known.list_max or LIST_ITEMS_MAX))

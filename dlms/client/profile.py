@@ -1,0 +1,252 @@
+"""Reads a profile over a line that may fail: rows as they are whole, and the rest asked for again."""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from hashlib import blake2b
+from typing import TYPE_CHECKING
+
+from dlms import axdr
+from dlms.client.knowledge import ScalerUnit
+from dlms.client.meter import ItemFailed
+from dlms.client.reading import Failed, Reading, unit_symbol
+from dlms.cosem.classes import attribute_type
+from dlms.cosem.obis import AttributeRef, Obis
+from dlms.cosem.profile import (
+    BUFFER,
+    CAPTURE_OBJECTS,
+    CAPTURE_PERIOD,
+    SORT_METHOD,
+    CaptureObject,
+    Cell,
+    Row,
+    RowDecoder,
+    RowStream,
+    by_entry,
+    by_range,
+    columns_of,
+)
+from dlms.cosem.time import ANY, DATE_TIME_OCTETS, STANDARD_CLOCK, ClockPolicy, CosemDateTime
+from dlms.errors import DlmsError, LinkError, LocalError
+from dlms.xdlms.apdu.common import Item, Selection
+
+if TYPE_CHECKING:
+    from dlms.client.meter import Meter
+
+PROFILE_CLASS = 7
+FRUITLESS_MAX = 3  # failures in a row that brought no new row
+ENTRIES_AGAIN = 16  # rows asked for again by number: so many may have left a full buffer at its end meanwhile
+BEGIN_OF_TIME = CosemDateTime(1970, 1, 1, ANY, 0, 0, 0, 0).emit()
+END_OF_TIME = CosemDateTime(2099, 12, 31, ANY, 23, 59, 59, 0).emit()
+FIFO, LIFO = 1, 2  # sort methods: the oldest row first, the newest row first
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """What one cell of a row is. `policy` is how to read a time that is not the profile's clock."""
+
+    capture: CaptureObject
+    scaler: ScalerUnit | None
+    policy: ClockPolicy = STANDARD_CLOCK
+
+    @property
+    def ref(self) -> AttributeRef:
+        return self.capture.ref
+
+    def time_of(self, cell: bytes) -> bytes | datetime | CosemDateTime:
+        """A cell that is a time by the type of its attribute, such as that of a maximum, as a time."""
+        kind = attribute_type(self.ref.class_id, self.ref.attribute)
+        if kind is None or kind.kind not in ("datetime", "date-time") or len(cell) != DATE_TIME_OCTETS:
+            return cell
+        time = CosemDateTime.parse(cell)
+        return time.to_datetime(self.policy) or time
+
+    @property
+    def unit(self) -> str:
+        return unit_symbol(None if self.scaler is None else self.scaler.unit)
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileRow:
+    """One row. `raw` are the cells as the meter counts them, the clock's as a `datetime`."""
+
+    columns: tuple[Column, ...]
+    raw: Row
+
+    @property
+    def time(self) -> datetime | None:
+        """When the row was captured, in UTC, if the profile has a clock and its time is an instant."""
+        for column, cell in zip(self.columns, self.raw, strict=False):
+            if column.capture.is_clock:
+                return cell if isinstance(cell, datetime) else None
+        return None
+
+    @property
+    def values(self) -> tuple[Cell | Decimal, ...]:
+        """The cells, numbers with a unit as `Decimal` with the scaler applied, times as times."""
+        return tuple([_scaled(column, cell) for column, cell in zip(self.columns, self.raw, strict=False)])
+
+
+def _scaled(column: Column, cell: Cell) -> Cell | Decimal:
+    if type(cell) is bytes:
+        return column.time_of(cell)
+    if column.scaler is None or (type(cell) is not int and type(cell) is not float):
+        return cell
+    return column.scaler.scaled(cell)
+
+
+class _Given:
+    """The rows given so far: how many, which ones, and the clock of the last one, as the meter wrote it."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self.clock: bytes | None = None
+        self._digests = array("Q")
+
+    def note(self, digest: int, clock: bytes | None) -> None:
+        self.rows += 1
+        self.clock = clock
+        self._digests.append(digest)
+
+    def counted(self, rows: int) -> Counter[int]:
+        """How often each of the last `rows` was given. Rows may well be equal: two events in a second, or no clock."""
+        return Counter(self._digests[max(0, self.rows - rows) :])
+
+
+def _digest(raw: Row) -> int:
+    """What a row is known by: 64 bits, also where `hash` has 32 and a year of rows would soon have two alike."""
+    return int.from_bytes(blake2b(repr(raw).encode(), digest_size=8).digest(), "big")
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """Which rows: by time or by entry, or all."""
+
+    clock: CaptureObject | None
+    since: datetime | None
+    until: datetime | None
+    entries: tuple[int, int] | None
+    policy: ClockPolicy
+    sort_method: int
+
+    @property
+    def by_clock(self) -> bool:
+        return self.since is not None or self.until is not None
+
+    def selection(self, given: _Given, *, by_clock: bool) -> Selection | None:
+        """What to ask for. After a failure that is less, but more than what is missing: rows that come again are known
+        by what is in them."""
+        if not by_clock or self.clock is None:
+            first, last = self.entries or (1, 0)
+            if not given.rows and self.entries is None:
+                return None
+            return by_entry(first + max(0, given.rows - ENTRIES_AGAIN), last)
+        low = given.clock if self.sort_method == FIFO else None
+        high = given.clock if self.sort_method == LIFO else None
+        low = low or (BEGIN_OF_TIME if self.since is None else self._low(self.since))
+        high = high or (END_OF_TIME if self.until is None else self._high(self.until))
+        return by_range(self.clock, axdr.octets(low), axdr.octets(high))
+
+    def _low(self, when: datetime) -> bytes:
+        return CosemDateTime.from_instant(when, self.policy).emit()
+
+    def _high(self, when: datetime) -> bytes:
+        return CosemDateTime.from_instant(when, self.policy, dst=self._vague).emit()
+
+    @property
+    def _vague(self) -> bool:
+        """A meter that knows only local time: whether daylight saving is on at a limit is not known, so the range is
+        an hour wider and what is too much is left out here."""
+        return self.policy.deviation_sign == 0 and self.policy.utc_offset_minutes is not None
+
+    def has(self, row: ProfileRow) -> bool:
+        """Whether the row is one of those asked for."""
+        time = row.time if self._vague else None
+        if time is None:
+            return True
+        return not (
+            (self.since is not None and self.since.tzinfo is not None and time < self.since)
+            or (self.until is not None and self.until.tzinfo is not None and time > self.until)
+        )
+
+
+def read_profile(
+    meter: Meter, obis: Obis, since: datetime | None, until: datetime | None, entries: tuple[int, int] | None
+) -> Iterator[ProfileRow]:
+    """See `Meter.profile`."""
+    if entries is not None and (since is not None or until is not None):
+        raise LocalError("rows are chosen by time or by entry, not by both")
+    columns, period_s, sort_method = _columns(meter, obis)
+    clock = next((column.capture for column in columns if column.capture.is_clock), None)
+    if clock is None and (since is not None or until is not None):
+        raise LocalError(f"profile {obis} has no clock to choose by")
+    decoder = RowDecoder(tuple([column.capture for column in columns]), meter.policy, period_s)
+    wanted = _Wanted(clock, since, until, entries, meter.policy, sort_method)
+    by_clock = wanted.by_clock
+    ref = AttributeRef(PROFILE_CLASS, obis, BUFFER)
+    given = _Given()
+    fruitless = 0
+    while True:
+        before, again = given.rows, given.counted(given.rows if by_clock else ENTRIES_AGAIN)
+        try:
+            for raw in _rows(meter, Item(ref, wanted.selection(given, by_clock=by_clock)), decoder):
+                digest = _digest(raw)
+                if again[digest]:
+                    again[digest] -= 1
+                    continue
+                given.note(digest, decoder.last_clock)
+                row = ProfileRow(columns, raw)
+                if wanted.has(row):
+                    yield row
+        except LinkError as error:
+            failure: DlmsError = error
+        except ItemFailed as error:
+            failure = error
+            if given.rows == before:
+                if by_clock or clock is None or entries is not None or not given.rows:
+                    raise
+                by_clock = True  # the meter may not know entries, but clocks
+        else:
+            return
+        fruitless = fruitless + 1 if given.rows == before else 0
+        if fruitless >= FRUITLESS_MAX:
+            raise failure
+        if fruitless:
+            meter.pause()
+
+
+def _rows(meter: Meter, item: Item, decoder: RowDecoder) -> Iterator[Row]:
+    """The rows of one answer, each as soon as it is whole."""
+    stream = meter.stream(item)
+    rows = RowStream(decoder)
+    try:
+        for piece in stream:
+            yield from rows.feed(piece)
+        yield from rows.finish()
+    finally:
+        stream.close()
+
+
+def _columns(meter: Meter, obis: Obis) -> tuple[tuple[Column, ...], int, int]:
+    """The columns with their scalers, the capture period in seconds, the sort method; asked for once a `Meter`."""
+    found = meter.columns.get(obis)
+    if found is None:
+        refs = [AttributeRef(PROFILE_CLASS, obis, number) for number in (CAPTURE_OBJECTS, CAPTURE_PERIOD, SORT_METHOD)]
+        described, period, sort_method = meter.read_many(refs)
+        if isinstance(described, Failed):
+            raise ItemFailed(described.ref, described.error)
+        captures = columns_of(described.raw)
+        scalers = meter.scalers([capture.ref for capture in captures])
+        columns = tuple([Column(capture, scalers.get(capture.ref), meter.policy) for capture in captures])
+        found = meter.columns[obis] = columns, _number(period, 0), _number(sort_method, FIFO)
+    return found
+
+
+def _number(result: Reading | Failed, otherwise: int) -> int:
+    value = None if isinstance(result, Failed) else result.raw.value
+    return value if isinstance(value, int) else otherwise

@@ -1,0 +1,91 @@
+"""Values as a person or a program wants them: scaled, with a unit, times as times."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+from dlms.axdr import Data, Tag
+from dlms.client.knowledge import ScalerUnit
+from dlms.client.session import Value
+from dlms.codes import UNITS, kebab
+from dlms.cosem.obis import AttributeRef
+from dlms.cosem.time import STANDARD_CLOCK, ClockPolicy, CosemDateTime
+from dlms.errors import DlmsError
+
+if TYPE_CHECKING:
+    from dlms.cosem.values import Typed
+
+    Presented = Typed | Decimal | datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One attribute, read. `value` is a `Decimal` with the scaler applied where there is one, a `datetime` in UTC for a
+    time that has an instant, for other attributes of the table what `dlms.cosem.values` makes of them (structures are
+    dicts with the names of the Blue Book), and what is not in the table what `Data.value` is. `raw` has it as it came.
+    `quality` is "good", or what the meter itself says of a time: "doubtful", or "invalid".
+    """
+
+    ref: AttributeRef
+    value: Presented
+    unit: str
+    raw: Data
+    scaler: int | None = None
+    unit_code: int | None = None
+    quality: str = "good"
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """One attribute that could not be read: `error` is the meter's reason, as `object-undefined`, or `session-failed`
+    where the line or the meter broke off before its turn came, which `cause` then explains."""
+
+    ref: AttributeRef
+    error: str
+    cause: DlmsError | None = field(default=None, compare=False)
+
+
+def present(
+    ref: AttributeRef, value: Value, policy: ClockPolicy = STANDARD_CLOCK, version: int | None = None
+) -> Reading:
+    """`value` of the attribute `ref` as a `Reading`. `version` is that of its class, where it is known."""
+    data = value.data
+    if value.scaler is not None:
+        scaled = value.scaled()
+        if scaled is not None:
+            return Reading(ref, scaled, unit_symbol(value.unit), data, value.scaler, value.unit)
+        if isinstance(data.value, float):
+            scaler = ScalerUnit(value.scaler, value.unit or 0)
+            return Reading(ref, scaler.scaled(data.value), unit_symbol(value.unit), data, value.scaler, value.unit)
+    shown = _named(ref, data, version)
+    if isinstance(shown, CosemDateTime):
+        when = shown.to_datetime(policy)
+        return Reading(ref, shown if when is None else when, "", data, quality=_quality(shown))
+    shown = data.value if shown is data else shown
+    return Reading(ref, shown, unit_symbol(value.unit), data, value.scaler, value.unit)
+
+
+def _named(ref: AttributeRef, data: Data, version: int | None) -> Typed:
+    """`data` by its declared type. The table is loaded when first needed: a plain reading does not need it."""
+    from dlms.cosem.classes import attribute_type
+    from dlms.cosem.types import ANY, CosemType
+    from dlms.cosem.values import typed
+
+    kind = attribute_type(ref.class_id, ref.attribute, version)
+    if kind is None or kind.tag is None:
+        kind = CosemType(kebab(Tag(data.tag))) if data.tag in (Tag.DATE_TIME, Tag.DATE, Tag.TIME) else ANY
+    return typed(kind, data)
+
+
+def _quality(time: CosemDateTime) -> str:
+    if time.trustworthy:
+        return "good"
+    return "invalid" if time.status & 1 else "doubtful"
+
+
+def unit_symbol(code: int | None) -> str:
+    """The symbol of a unit code; "" for none, the number in brackets for an unknown one."""
+    return "" if code is None else UNITS.get(code, f"[{code}]")

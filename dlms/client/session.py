@@ -1,0 +1,535 @@
+"""A meter session, sans-IO: a data link, an association over it, and a planner that reads attributes.
+
+Drive it like a data link: `receive` what the line brings, write `take_output`, then take `next_event` until None,
+write `take_output` again, and call `on_deadline` when `next_deadline` has come. Output goes before the events because
+the next request is there as soon as an answer is whole, while answers are decoded only when their events are asked for;
+and again after them because the last event may close the session.
+
+    session = MeterSession(link, client=1, server=1, auth=Lls(secret), known=known)
+    session.read(refs, now)          # opens by itself; `open` does it ahead of time
+    ... SessionOpened, ItemRead(ref, Value | ItemError) for each ref in the order they are answered, ReadDone,
+    ... SessionClosed                # by itself after the last read, unless keep_open; `close` does it at once
+
+A failure of link or association is one `SessionFailed`; attributes not read until then have no event. A session is used
+once: after `SessionClosed` or `SessionFailed` make a new one, with the same `MeterKnowledge`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import replace
+from enum import Enum, auto
+from typing import TYPE_CHECKING
+
+from dlms.client.association import (
+    PDU_UNLIMITED,
+    Answered,
+    Association,
+    AssociationEvent,
+    Broken,
+    Established,
+    Excepted,
+    Notified,
+    Proposal,
+    Released,
+    ServiceRefused,
+)
+from dlms.client.events import (
+    ItemError,
+    ItemRead,
+    ReadDone,
+    Replied,
+    SessionClosed,
+    SessionEvent,
+    SessionFailed,
+    SessionOpened,
+    Value,
+)
+from dlms.client.knowledge import MeterKnowledge, ScalerUnit, scaler_unit
+from dlms.client.planner import Limits
+from dlms.client.readjob import ReadJob
+from dlms.codes import LN_CLIENT_CONFORMANCE, SN_CLIENT_CONFORMANCE, Conformance, DataAccessResult
+from dlms.cosem.obis import AttributeRef
+from dlms.errors import DlmsError, LinkError, LocalError, PeerError
+from dlms.link.datalink import ApduReceived, DataLink, LinkEvent, LinkUp
+from dlms.security.settings import Auth, NoAuth, Security, open_auth
+from dlms.xdlms.apdu.common import AccessError, Item, Result
+from dlms.xdlms.exchange import Answer, Exchange, GetAnswer, GetExchange
+
+if TYPE_CHECKING:
+    from dlms.client.shortnames import SnReadExchange
+
+__all__ = [
+    "AttributeRef", "Auth", "ItemError", "ItemRead", "MeterKnowledge", "MeterSession", "Notified", "ReadDone",
+    "Replied", "ScalerUnit", "SessionClosed", "SessionEvent", "SessionFailed", "SessionOpened", "Value", "open_auth",
+]  # fmt: skip
+
+_PASSING = (DataAccessResult.HARDWARE_FAULT, DataAccessResult.TEMPORARY_FAILURE, DataAccessResult.OTHER_REASON)
+"""Results that say nothing about the next time."""
+
+RESPONSE_TIMEOUT_S = 300.0  # longer than any link below takes to give up: a guard, and the end of links that never do
+
+
+class State(Enum):
+    IDLE = auto()
+    CONNECTING = auto()
+    ASSOCIATING = auto()
+    OPEN = auto()
+    RELEASING = auto()
+    DISCONNECTING = auto()
+    CLOSED = auto()
+
+
+class Event(Enum):
+    OPEN = auto()
+    LINK_UP = auto()
+    ESTABLISHED = auto()
+    RELEASE = auto()
+    DISCONNECT = auto()
+    LINK_DOWN = auto()
+
+
+TRANSITIONS: dict[tuple[State, Event], State] = {
+    (State.IDLE, Event.OPEN): State.CONNECTING,
+    (State.IDLE, Event.LINK_DOWN): State.CLOSED,
+    (State.CONNECTING, Event.LINK_UP): State.ASSOCIATING,
+    (State.CONNECTING, Event.DISCONNECT): State.DISCONNECTING,
+    (State.CONNECTING, Event.LINK_DOWN): State.CLOSED,
+    (State.ASSOCIATING, Event.ESTABLISHED): State.OPEN,
+    (State.ASSOCIATING, Event.DISCONNECT): State.DISCONNECTING,
+    (State.ASSOCIATING, Event.LINK_DOWN): State.CLOSED,
+    (State.OPEN, Event.RELEASE): State.RELEASING,
+    (State.OPEN, Event.DISCONNECT): State.DISCONNECTING,
+    (State.OPEN, Event.LINK_DOWN): State.CLOSED,
+    (State.RELEASING, Event.DISCONNECT): State.DISCONNECTING,
+    (State.RELEASING, Event.LINK_DOWN): State.CLOSED,
+    (State.DISCONNECTING, Event.LINK_DOWN): State.CLOSED,
+}
+
+
+_Undecoded = tuple[ReadJob, tuple[AttributeRef, ...], GetAnswer]
+
+
+class MeterSession:
+    """See the module. `client` and `server` are the SAPs, for the log and for ciphering; the link already has them.
+
+    `response_timeout_s` bounds the wait for an answer over links that have no timeout of their own.
+    """
+
+    def __init__(
+        self,
+        link: DataLink,
+        *,
+        client: int,
+        server: int,
+        auth: Auth | None = None,
+        security: Security | None = None,
+        pdu_size: int = 1024,
+        keep_open: bool = False,
+        known: MeterKnowledge | None = None,
+        conformance: Conformance | None = None,
+        short_names: bool = False,
+        response_timeout_s: float = RESPONSE_TIMEOUT_S,
+    ) -> None:
+        self.client = client
+        self.server = server
+        self.state = State.IDLE
+        self.known = MeterKnowledge() if known is None else known
+        self._link = link
+        self._keep_open = keep_open
+        self._response_timeout_s = response_timeout_s
+        self._short_names = short_names
+        if conformance is None:
+            conformance = SN_CLIENT_CONFORMANCE if short_names else LN_CLIENT_CONFORMANCE
+        self._proposal = Proposal(
+            NoAuth() if auth is None else auth, security, pdu_size, conformance, short_names=short_names
+        )
+        self._association = Association(self._proposal)
+        self._link_up = LinkUp(0)
+        self._jobs: deque[ReadJob | Exchange] = deque()  # the first one is being worked on
+        self._events: deque[SessionEvent | _Undecoded] = deque()
+        self._failure: DlmsError | None = None
+        self._deadline: float | None = None
+        self._now = 0.0
+        self._idle_closes = False
+        self._output_waits = False  # an event made something to send: the driver must not go to sleep on it
+
+    # ------------------------------------------------------------------------------------------------------- verbs
+
+    def open(self, now: float) -> None:
+        """Connect and associate. Does nothing when that has begun. Raises `LocalError` after the end."""
+        if self.state is State.CLOSED:
+            raise LocalError("the session is over; make a new one")
+        if self.state is not State.IDLE:
+            return
+        self._now = now
+        self._step(Event.OPEN)
+        self._arm()
+        self._link.connect(now)
+        self._pump()
+
+    def read(self, refs: Sequence[AttributeRef], now: float) -> None:
+        """Read `refs`, each once, after what was asked for before. Raises `LocalError` when closing or closed."""
+        self._add(ReadJob(refs, self.known), now)
+
+    def request(self, exchange: Exchange, now: float) -> None:
+        """Carry out one service of `dlms.xdlms.exchange`: a `Replied` follows. Raises `LocalError` when closing or
+        closed.
+        """
+        self._add(exchange, now)
+
+    def close(self, now: float) -> None:
+        """Release and disconnect; what was not read yet is dropped. Does nothing when that has begun."""
+        self._now = now
+        self._jobs.clear()
+        if self.state is State.IDLE:
+            self._step(Event.LINK_DOWN)
+            self._events.append(SessionClosed())
+        elif self.state in (State.CONNECTING, State.ASSOCIATING):
+            self._disconnect()
+        elif self.state is State.OPEN:
+            self._release()
+        self._pump()
+
+    @property
+    def request_octets(self) -> int:
+        """The longest request that may be sent whole. Raises `LocalError` before the session is open."""
+        return min(self._association.established.pdu_size, self._link_up.apdu_bytes_max)
+
+    # ------------------------------------------------------------------------------------------- the sans-IO contract
+
+    def receive(self, data: bytes, now: float) -> None:
+        """Bytes from the line. Never raises for what they hold."""
+        self._now = now
+        self._link.receive(data, now)
+        self._pump()
+
+    def receive_eof(self, now: float) -> None:
+        """The port is closed for good."""
+        self._now = now
+        self._link.receive_eof(now)
+        self._pump()
+
+    def take_output(self) -> bytes:
+        self._output_waits = False
+        return self._link.take_output()
+
+    def next_event(self) -> SessionEvent | None:
+        while self._events:
+            event = self._events.popleft()
+            if not isinstance(event, tuple):
+                self._idle_closes |= isinstance(event, ReadDone | Replied)
+                return event
+            self._decode(*event)
+        if self._idle_closes and not self._keep_open and not self._jobs and self.state is State.OPEN:
+            self.close(self._now)
+            self._output_waits = True
+        return None
+
+    def next_deadline(self) -> float | None:
+        """When `on_deadline` is due, in the time of `now`; None for never."""
+        if self._output_waits:
+            return self._now
+        below = self._link.next_deadline()
+        if self._deadline is None or (below is not None and below <= self._deadline):
+            return below
+        return self._deadline
+
+    def on_deadline(self, now: float) -> None:
+        self._now = now
+        below = self._link.next_deadline()
+        if below is not None and below <= now:
+            self._link.on_deadline(now)
+        self._pump()
+        if self._deadline is not None and self._deadline <= now:
+            error = LinkError(f"no answer within {self._response_timeout_s:g} s")
+            if self.state is State.DISCONNECTING:
+                self._end(self._failure or error)
+            else:
+                self._fail(error)
+                self._pump()
+
+    # ------------------------------------------------------------------------------------------------------- events
+
+    def _pump(self) -> None:
+        while True:
+            event = self._link.next_event()
+            if event is None:
+                return
+            self._on_link(event)
+
+    def _on_link(self, event: LinkEvent) -> None:
+        if self.state in (State.IDLE, State.CLOSED):
+            return
+        if isinstance(event, ApduReceived):
+            if self.state is not State.DISCONNECTING:
+                self._association.receive_apdu(event.apdu)
+                self._flush()
+        elif isinstance(event, LinkUp):
+            if self.state is State.CONNECTING:
+                self._link_up = event
+                self._step(Event.LINK_UP)
+                size = min(self._proposal.pdu_size, event.apdu_bytes_max)
+                self._association = Association(replace(self._proposal, pdu_size=size), may_repeat=event.may_repeat)
+                self._association.associate()
+                self._flush()
+        elif event.error is not None and self.state is not State.DISCONNECTING:
+            self._end(event.error)
+        elif self.state is State.DISCONNECTING:
+            self._end(self._failure)
+        else:
+            self._end(LinkError("the meter disconnected"))
+
+    def _flush(self) -> None:
+        """Events of the association, then the APDUs it wants sent."""
+        while (event := self._association.next_event()) is not None:
+            self._on_association(event)
+        while apdu := self._association.take_output():
+            self._link.send(apdu, self._now)
+            self._arm()
+
+    def _on_association(self, event: AssociationEvent) -> None:
+        if isinstance(event, Notified):
+            self._events.append(event)
+            return
+        self._deadline = None
+        if isinstance(event, Established):
+            self._established()
+        elif isinstance(event, Answered):
+            if self.state is State.ASSOCIATING:
+                self._names_read(event.answer)
+                return
+            self._answered(event.answer)
+            self._next_request()
+        elif isinstance(event, Excepted):
+            if self.state is State.ASSOCIATING:
+                self._fail(event.error)
+                return
+            self._excepted(event.error)
+            self._next_request()
+        elif isinstance(event, Released):
+            if self.state is State.RELEASING:
+                self._disconnect()
+        elif isinstance(event, Broken):
+            if self.state is not State.DISCONNECTING:
+                self._fail(event.error)
+
+    def _established(self) -> None:
+        """The association stands; with short names the meter's list of them is read first, once a meter."""
+        if self._short_names and self.known.short_names is None:
+            from dlms.client.discovery import OBJECT_LIST
+            from dlms.client.shortnames import SnReadExchange, association_names
+
+            self._association.request(SnReadExchange((Item(OBJECT_LIST),), association_names()))
+            return
+        established = self._association.established
+        self._step(Event.ESTABLISHED)
+        self._events.append(SessionOpened(established.conformance, established.pdu_size))
+        self._next_request()
+
+    def _names_read(self, answer: Answer) -> None:
+        from dlms.client.shortnames import names_of
+
+        try:
+            (result,) = answer.results() if isinstance(answer, GetAnswer) else (AccessError(250),)
+            if isinstance(result, AccessError):
+                raise PeerError(f"the list of short names: {result.text}")
+            self.known.short_names = names_of(result)
+        except DlmsError as error:
+            self._fail(error)
+            return
+        self._established()
+
+    def reading(self, items: tuple[Item, ...]) -> GetExchange | SnReadExchange:
+        """The exchange that reads `items`. Raises `LocalError` for what has no short name where they are in use."""
+        if not self._short_names:
+            return GetExchange(items)
+        from dlms.client.shortnames import SnReadExchange
+
+        return SnReadExchange(items, self.known.short_names or {})
+
+    # ---------------------------------------------------------------------------------------------------- requests
+
+    def _add(self, job: ReadJob | Exchange, now: float) -> None:
+        if self.state in (State.RELEASING, State.DISCONNECTING, State.CLOSED):
+            raise LocalError(f"the session is {self.state.name.lower()}")
+        self._jobs.append(job)
+        self._idle_closes = False
+        self.open(now)
+        if self.state is State.OPEN and len(self._jobs) == 1:
+            self._now = now
+            self._next_request()
+            self._flush()
+            self._pump()
+
+    def _next_request(self) -> None:
+        """Send what is next; the answer to the last request has not been decoded yet."""
+        while self._jobs and self.state is State.OPEN:
+            job = self._jobs[0]
+            if not isinstance(job, ReadJob):
+                self._association.request(job)
+                return
+            refs = job.take(self._limits())
+            if refs:
+                if self._request_items(job, refs):
+                    return
+                continue
+            self._jobs.popleft()
+            self._events.extend([ItemRead(ref, ItemError("object-undefined")) for ref in job.undefined])
+            job.undefined = []
+            self._events.append(ReadDone())
+
+    def _request_items(self, job: ReadJob, refs: tuple[AttributeRef, ...]) -> bool:
+        """Ask for `refs`; those without a short name, where these are in use, are undefined without asking."""
+        names = self.known.short_names
+        if self._short_names and names is not None:
+            for ref in [ref for ref in refs if (ref.class_id, ref.obis) not in names]:
+                self._item(job, ref, ItemError(DataAccessResult.OBJECT_UNDEFINED.text))
+            job.in_flight = refs = tuple([ref for ref in refs if (ref.class_id, ref.obis) in names])
+        if refs:
+            self._association.request(self.reading(tuple([Item(ref) for ref in refs])))
+        return bool(refs)
+
+    def _limits(self) -> Limits:
+        established = self._association.established
+        most = self._link_up.apdu_bytes_max
+        burst = max(self._link_up.apdu_bytes_hint, self._link_up.apdu_bytes_burst) or PDU_UNLIMITED
+        return Limits(
+            request=min(established.pdu_size, burst, most),
+            answer=min(self._proposal.pdu_size, burst, most),
+            lists=bool(established.conformance & Conformance.MULTIPLE_REFERENCES),
+        )
+
+    def _answered(self, answer: Answer) -> None:
+        if not self._jobs:
+            return
+        job = self._jobs[0]
+        if not isinstance(job, ReadJob):
+            self._jobs.popleft()
+            self._events.append(Replied(answer))
+        elif isinstance(answer, GetAnswer):
+            self._events.append((job, job.in_flight, answer))
+            job.in_flight = ()
+
+    def _excepted(self, error: PeerError) -> None:
+        if not self._jobs:
+            return
+        job = self._jobs[0]
+        if not isinstance(job, ReadJob):
+            self._jobs.popleft()
+            self._events.append(Replied(error))
+            return
+        if len(job.in_flight) > 1:
+            outright = isinstance(error, ServiceRefused) and error.unsupported
+            self.known.list_refused(len(job.in_flight), outright=outright)
+            job.put_back(job.in_flight)
+            return
+        code = error.code if isinstance(error, ServiceRefused) else "other-reason"
+        for ref in job.in_flight:
+            self._item(job, ref, ItemError(code))
+
+    # ------------------------------------------------------------------------------------------------------- answers
+
+    def _decode(self, job: ReadJob, refs: tuple[AttributeRef, ...], answer: GetAnswer) -> None:
+        try:
+            results = answer.results()
+        except DlmsError as error:
+            if len(refs) > 1 and self.state is State.OPEN:
+                self._ask_again(job, refs)
+                self._output_waits = True
+            else:
+                self._events.clear()
+                self._fail(error)
+            self._pump()
+            return
+        if len(refs) > 1:
+            self.known.lists_work = True
+        events = self._events
+        self._events = deque()
+        for ref, result in zip(refs, results, strict=True):
+            self._result(job, ref, result)
+        self._events.extend(events)
+
+    def _ask_again(self, job: ReadJob, refs: tuple[AttributeRef, ...]) -> None:
+        """The answer to a list is not what the standard says: this meter gets smaller lists, in the end none."""
+        self.known.list_refused(len(refs), outright=False)
+        job.put_back(refs)
+        if job in self._jobs:
+            return
+        done = next((event for event in self._events if isinstance(event, ReadDone)), None)
+        if done is not None:  # the first one is of this job, which is not done after all
+            self._events.remove(done)
+        busy = self._association.busy
+        self._jobs.insert(1 if busy else 0, job)
+        if not busy:
+            self._next_request()
+            self._flush()
+
+    def _result(self, job: ReadJob, ref: AttributeRef, result: Result) -> None:
+        if isinstance(result, AccessError):
+            if result.code == DataAccessResult.OBJECT_UNDEFINED:
+                self.known.undefined.add(ref)
+            if ref in job.missing and result.code not in _PASSING:
+                self.known.scalers[ref] = None
+            self._item(job, ref, ItemError(result.text))
+            return
+        self.known.sizes[ref] = 1 + len(result.emit())
+        if ref in job.missing:
+            self.known.scalers[ref] = scaler_unit(result)
+        scaler = self.known.scaler_of(ref)
+        value = Value(result) if scaler is None else Value(result, scaler.scaler, scaler.unit)
+        self._item(job, ref, value)
+
+    def _item(self, job: ReadJob, ref: AttributeRef, result: Value | ItemError) -> None:
+        if ref in job.wanted:
+            self._events.append(ItemRead(ref, result))
+
+    # ---------------------------------------------------------------------------------------------------------- end
+
+    def _release(self) -> None:
+        if self._link_up.ends_association:
+            self._disconnect()
+            return
+        self._step(Event.RELEASE)
+        self._association.release()
+        self._flush()
+
+    def _disconnect(self) -> None:
+        self._step(Event.DISCONNECT)
+        self._arm()
+        self._link.disconnect(self._now)
+
+    def _fail(self, error: DlmsError) -> None:
+        """Give up, but let the meter know: its side of the link would stay connected."""
+        if self.state in (State.DISCONNECTING, State.CLOSED):
+            return
+        self._note_loss(error)
+        self._failure = error
+        self._jobs.clear()
+        self._disconnect()
+
+    def _end(self, error: DlmsError | None) -> None:
+        if error is not None:
+            self._note_loss(error)
+        self._step(Event.LINK_DOWN)
+        self._jobs.clear()
+        self._deadline = None
+        self._association.break_off(error or LinkError("disconnected"))
+        self._events.append(SessionClosed() if error is None else SessionFailed(error))
+
+    def _note_loss(self, error: DlmsError) -> None:
+        if self._jobs and isinstance(error, LinkError):
+            job = self._jobs[0]
+            if isinstance(job, ReadJob) and len(job.in_flight) > 1:
+                self.known.list_lost()
+
+    def _arm(self) -> None:
+        self._deadline = self._now + self._response_timeout_s
+
+    def _step(self, event: Event) -> None:
+        """Take the transition. Raises `LocalError`, and changes nothing, when there is none."""
+        following = TRANSITIONS.get((self.state, event))
+        if following is None:
+            raise LocalError(f"{event.name} in state {self.state.name}")
+        self.state = following

@@ -1,0 +1,169 @@
+"""Short-name referencing from the client's side (GB 9.4.3, BB 4.4.2): names of objects, READ and WRITE as exchanges.
+
+An attribute has the short name base + 8 x (attribute - 1); methods follow from an offset that each class fixes. The
+bases are in the object list of the association, whose own base is 0xFA00.
+"""
+
+from __future__ import annotations
+
+from dlms import axdr
+from dlms.axdr import Data
+from dlms.client.discovery import OBJECT_LIST
+from dlms.codes import Apdu, DataAccessResult
+from dlms.cosem.obis import AttributeRef, MethodRef, Obis
+from dlms.cursor import Cursor, length_octets
+from dlms.errors import DecodeError, LocalError, PeerError
+from dlms.xdlms.apdu import sn
+from dlms.xdlms.apdu.common import Item, Selection, read_results
+from dlms.xdlms.exchange import ANSWER_BYTES_MAX, Answer, GetAnswer, SetAnswer
+
+ASSOCIATION_BASE = 0xFA00
+REPLY_TO_HLS_NAME = ASSOCIATION_BASE + 0x58  # method 8 of Association SN (BB 4.4.3)
+REPLY_TO_HLS_SELECTOR = 1
+NAMES_MAX = 0x10000 // 8
+
+_METHODS: dict[int, int] = {
+    3: 0x28, 4: 0x38, 5: 0x48, 6: 0x30, 7: 0x58, 8: 0x60, 9: 0x20, 10: 0x20, 11: 0x10, 12: 0x20, 17: 0x20, 18: 0x40,
+    20: 0x50, 40: 0x38, 64: 0x30, 70: 0x20, 72: 0x60,
+}  # fmt: skip
+"""By class: the offset of method 1; the others follow 8 apart."""
+
+ShortNames = dict[tuple[int, Obis], int]
+
+
+def association_names() -> ShortNames:
+    """What is known before anything was read."""
+    return {(OBJECT_LIST.class_id, OBJECT_LIST.obis): ASSOCIATION_BASE}
+
+
+def names_of(data: Data) -> ShortNames:
+    """The value of `object_list` of Association SN. Raises `DecodeError` when it is something else."""
+    names = association_names()
+    try:
+        for member in data.members()[:NAMES_MAX]:
+            base, class_id, _version, name = member.members()
+            names[class_id.integer(), Obis(name.octets())] = base.integer() & 0xFFFF
+    except (LocalError, ValueError) as error:
+        raise DecodeError("object list", 0, str(error)) from error
+    return names
+
+
+def name_of(names: ShortNames, ref: AttributeRef) -> int | None:
+    """The short name of an attribute; None where the object has none, or the number cannot be."""
+    base = names.get((ref.class_id, ref.obis))
+    name = None if base is None else base + 8 * (ref.attribute - 1)
+    return name if name is not None and 0 <= name <= 0xFFFF else None
+
+
+def method_name(names: ShortNames, ref: MethodRef) -> int | None:
+    """The short name of a method; None where the object has none."""
+    base, offset = names.get((ref.class_id, ref.obis)), _METHODS.get(ref.class_id)
+    name = None if base is None or offset is None else base + offset + 8 * (ref.method - 1)
+    return name if name is not None and 0 <= name <= 0xFFFF else None
+
+
+def method_offset(class_id: int) -> int | None:
+    """Where the methods of a class begin."""
+    return _METHODS.get(class_id)
+
+
+class SnReadExchange:
+    """READ of attributes: answered like a GET, so that its answer is a `GetAnswer`.
+
+    Raises `LocalError` for an attribute without a short name.
+    """
+
+    response_tag = int(Apdu.READ_RESPONSE)
+    has_invoke_id = False
+
+    def __init__(self, items: tuple[Item, ...], names: ShortNames) -> None:
+        self._items = items
+        self._variables = tuple([sn.Variable(_known(names, item.ref), item.selection) for item in items])
+        self._blocks = bytearray()
+        self._number = 0
+        self._stopped = False
+
+    @classmethod
+    def reply_to_hls(cls, proof: bytes) -> SnReadExchange:
+        """Pass 3 of high level security: our proof as the parameter of a READ, whose value is the meter's proof."""
+        ref = AttributeRef(OBJECT_LIST.class_id, OBJECT_LIST.obis, (REPLY_TO_HLS_NAME - ASSOCIATION_BASE) // 8 + 1)
+        selection = Selection(REPLY_TO_HLS_SELECTOR, axdr.octets(proof))
+        return cls((Item(ref, selection),), association_names())
+
+    def value_from(self, start: int) -> bytes:
+        """Of the one encoded value that comes in blocks, what has come so far from octet `start` on."""
+        head = 2 if self._blocks[:1] == b"\x01" else 1  # count, which some meters leave out, and choice of the result
+        return bytes(self._blocks[head + start :])
+
+    def stop(self) -> None:
+        """No more blocks are wanted: the exchange ends with the next one. A new request tells the meter the same."""
+        self._stopped = True
+
+    def start(self, _invoke: int) -> bytes:
+        return sn.ReadRequest(self._variables).emit()
+
+    def advance(self, apdu: bytes) -> bytes | GetAnswer:
+        if apdu[1] != 1 or len(apdu) < 3 or apdu[2] != sn.RESULT_BLOCK:
+            return GetAnswer(self._items, "list", apdu[1:])
+        response = sn.parse_read_response(apdu)
+        if not isinstance(response, sn.ReadBlock):
+            raise PeerError("a read-response without a block where a block is due")
+        block = response.block
+        if block.number != self._number + 1:
+            raise PeerError(f"block {block.number} where block {self._number + 1} is due")
+        self._number = block.number
+        if len(self._blocks) + len(block.data) > ANSWER_BYTES_MAX:
+            raise PeerError(f"an answer of more than {ANSWER_BYTES_MAX} octets")
+        self._blocks += block.data
+        if not block.last and not self._stopped:
+            return sn.ReadNext(block.number).emit()
+        return GetAnswer(self._items, "list", self._counted(bytes(self._blocks)))
+
+    def _counted(self, raw: bytes) -> bytes:
+        """The results with their count before them, which some meters leave out of the blocks."""
+        cursor = Cursor(raw, "read-response in blocks")
+        try:
+            complete = len(read_results(cursor)) == len(self._items) and not cursor.remaining
+        except DecodeError:
+            complete = False
+        return raw if complete else length_octets(len(self._items)) + raw
+
+
+class SnWriteExchange:
+    """WRITE of attributes, or the call of methods by writing to their names. The answer is a `SetAnswer`."""
+
+    response_tag = int(Apdu.WRITE_RESPONSE)
+    has_invoke_id = False
+
+    def __init__(self, items: tuple[Item, ...], values: tuple[Data, ...], names: ShortNames) -> None:
+        self._items = items
+        self._request = sn.WriteRequest(
+            tuple([sn.Variable(_known(names, item.ref), item.selection) for item in items]), values
+        )
+
+    @classmethod
+    def call(cls, method: MethodRef, parameters: Data | None, names: ShortNames) -> SnWriteExchange:
+        """The call of one method. Raises `LocalError` when it has no short name."""
+        name = method_name(names, method)
+        if name is None:
+            raise LocalError(f"{method} has no short name")
+        exchange = cls((), (), names)
+        exchange._items = (Item(AttributeRef(method.class_id, method.obis, 0)),)
+        exchange._request = sn.WriteRequest((sn.Variable(name),), (parameters or axdr.i8(0),))
+        return exchange
+
+    def start(self, _invoke: int) -> bytes:
+        return self._request.emit()
+
+    def advance(self, apdu: bytes) -> bytes | Answer:
+        response = sn.parse_write_response(apdu)
+        if len(response.results) != len(self._items):
+            raise PeerError(f"{len(response.results)} results for {len(self._items)} variables")
+        return SetAnswer(self._items, response.results)
+
+
+def _known(names: ShortNames, ref: AttributeRef) -> int:
+    name = name_of(names, ref)
+    if name is None:
+        raise LocalError(f"{ref} has no short name: {DataAccessResult.OBJECT_UNDEFINED.text}")
+    return name

@@ -1,0 +1,345 @@
+"""Protection of APDUs with AES-GCM, of one side of one association (GB 9.2.7.2, 9.5).
+
+```
+service-specific   tag(C8.. glo, D0.. ded, 21/28 initiate)  length  SC IC(4) contents
+general-glo/ded    DB/DC  08 system-title(8)                length  SC IC(4) contents
+
+SC        bits 0-3 suite, 10 authenticated, 20 encrypted, 40 broadcast key, 80 compressed
+IV        system title of the sender (8) | IC (4)
+contents  10: APDU, tag(12) over SC | AK | APDU      20: encrypted APDU      30: encrypted APDU, tag(12) over SC | AK
+```
+
+A counter is accepted once, and only if it is higher than every one before; the peer's protection must be no weaker than
+ours. The counter is looked at after the tag, so that nobody without the key can push it on. An answer has the
+protection of its request, and more where the policy asks for more. With the broadcast key a meter takes only what it
+does not answer, and a client nothing.
+"""
+
+from __future__ import annotations
+
+import functools
+import hmac
+from typing import TYPE_CHECKING
+
+from dlms.codes import Apdu
+from dlms.cursor import Cursor, length_octets
+from dlms.errors import LocalError, PeerError
+from dlms.security.settings import SYSTEM_TITLE_OCTETS, InvocationCounters, MemoryCounters, Policy, Security
+from dlms.xdlms.apdu.common import is_unconfirmed
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+    from dlms.security.general_protection import Layers
+
+TAG_OCTETS = 12
+_AUTHENTICATE, _ENCRYPT, _BOTH = int(Policy.AUTHENTICATE), int(Policy.ENCRYPT), int(Policy.BOTH)
+SUITE_MASK = 0x0F
+BROADCAST_KEY = 0x40
+COMPRESSED = 0x80
+
+_GLO: dict[int, int] = {
+    Apdu.INITIATE_REQUEST: 0x21,
+    Apdu.READ_REQUEST: 0x25,
+    Apdu.WRITE_REQUEST: 0x26,
+    Apdu.INITIATE_RESPONSE: 0x28,
+    Apdu.READ_RESPONSE: 0x2C,
+    Apdu.WRITE_RESPONSE: 0x2D,
+    Apdu.CONFIRMED_SERVICE_ERROR: 0x2E,
+    Apdu.UNCONFIRMED_WRITE_REQUEST: 0x36,
+    Apdu.INFORMATION_REPORT: 0x38,
+    Apdu.GET_REQUEST: 0xC8,
+    Apdu.SET_REQUEST: 0xC9,
+    Apdu.EVENT_NOTIFICATION: 0xCA,
+    Apdu.ACTION_REQUEST: 0xCB,
+    Apdu.GET_RESPONSE: 0xCC,
+    Apdu.SET_RESPONSE: 0xCD,
+    Apdu.ACTION_RESPONSE: 0xCF,
+}
+_DED: dict[int, int] = {
+    plain: 0xD0 + glo - 0xC8 if glo >= 0xC8 else 0x40 + plain
+    for plain, glo in _GLO.items()
+    if plain not in (Apdu.INITIATE_REQUEST, Apdu.INITIATE_RESPONSE)
+}
+PLAIN_OF_GLO = {glo: plain for plain, glo in _GLO.items()}
+PLAIN_OF_DED = {ded: plain for plain, ded in _DED.items()}
+_NAMED = frozenset((Apdu.GENERAL_CIPHERING, Apdu.GENERAL_SIGNING))
+CIPHERED_TAGS = frozenset((*PLAIN_OF_GLO, *PLAIN_OF_DED, Apdu.GENERAL_GLO, Apdu.GENERAL_DED))
+PROTECTED_TAGS = CIPHERED_TAGS | _NAMED
+_NAMED_OCTETS = frozenset(bytes((tag,)) for tag in _NAMED)
+_INITIATE_OCTETS = frozenset(bytes((_GLO[tag],)) for tag in (Apdu.INITIATE_REQUEST, Apdu.INITIATE_RESPONSE))
+
+
+def _counted(octets: bytes) -> bytes:
+    return length_octets(len(octets)) + octets
+
+
+class Replayed(PeerError):
+    """An invocation counter came that is not higher than those before; `expected` is the lowest that would do."""
+
+    def __init__(self, counter: int, expected: int) -> None:
+        super().__init__(f"invocation counter {counter} where {expected} or more is due: replayed")
+        self.expected = expected
+
+
+def check_counter(counters: InvocationCounters, counter: int) -> None:
+    """Accept the peer's `counter` once. Raises `Replayed`."""
+    seen = counters.seen()
+    if seen is not None and counter <= seen:
+        raise Replayed(counter, seen + 1)
+    counters.note(counter)
+
+
+class Gcm:
+    """AES-GCM with one key, its tags cut to 12 octets."""
+
+    def __init__(self, key: bytes) -> None:
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+        self._gcm: AESGCM = AESGCM(key)
+
+    def seal(self, iv: bytes, plain: bytes, aad: bytes) -> tuple[bytes, bytes]:
+        """Ciphertext and the tag cut to 12 octets."""
+        sealed = self._gcm.encrypt(iv, plain, aad)
+        return sealed[:-16], sealed[-16:-4]
+
+    def open(self, iv: bytes, ciphertext: bytes, tag: bytes | None, aad: bytes) -> bytes | None:
+        """The plain text; None when the tag is wrong. Without a tag nothing is checked.
+
+        GCM encrypts by exclusive or with a key stream, so encrypting the ciphertext gives the plain text, and
+        encrypting that again the full tag, of which twelve octets are compared.
+        """
+        plain = self._gcm.encrypt(iv, ciphertext, None)[:-16]
+        if tag is not None and not hmac.compare_digest(self.seal(iv, plain, aad)[1], tag):
+            return None
+        return plain
+
+
+class Key(Gcm):
+    """One encryption key with the counters that belong to it."""
+
+    def __init__(self, key: bytes, counters: InvocationCounters) -> None:
+        super().__init__(key)
+        self.counters = counters
+
+
+class Ciphering:
+    """Protects what this side sends and checks what the other sends. `peer_title` is set when it becomes known.
+
+    general-ciphering and general-signing are the work of `dlms.security.general_protection`. A client uses them once
+    `use_named` said that the meter takes them; a server (`is_server`) answers in kind.
+    """
+
+    def __init__(self, security: Security, *, is_server: bool = False) -> None:
+        self._is_server = is_server
+        self._layers: Layers | None = None
+        self._named = False
+        self._security = security
+        self._policy = int(security.policy)  # plain numbers: flags cost more than the ciphering of a short APDU
+        self._ak = security.ak
+        self._suite = security.suite
+        self._global = Key(security.ek, security.counters)
+        self._dedicated: Key | None = None
+        self._asked = 0  # the protection of the request that is being answered
+        self.peer_title = security.peer_title
+
+    tags = PROTECTED_TAGS
+
+    @property
+    def system_title(self) -> bytes:
+        return self._security.system_title
+
+    def use_dedicated(self, key: bytes) -> None:
+        """From now on send with the key made for this association. Raises `LocalError` for a wrong length."""
+        if len(key) != len(self._security.ek):
+            raise LocalError(f"a dedicated key of {len(key)} octets")
+        self._dedicated = Key(key, MemoryCounters())
+
+    def use_named(self) -> None:
+        """From now on send in general-ciphering and general-signing, as the settings say."""
+        self._named = True
+
+    def _in_layers(self) -> Layers:
+        if self._layers is None:
+            from dlms.security.general_protection import Layers
+
+            self._layers = Layers(self._security, is_server=self._is_server, uncipher=self._uncipher_signed)
+        return self._layers
+
+    # ------------------------------------------------------------------------------------------------------- sending
+
+    def protect(self, apdu: bytes, like: int | None = None) -> bytes:
+        """`apdu` by the policy; as it is where the policy is to do nothing.
+
+        `like` is the first octet of the request that is answered: the answer has the same key and form.
+        Raises `LocalError` when the counter is used up.
+        """
+        policy = self._policy
+        if self._named or like in _NAMED:
+            return self._in_layers().seal(apdu, self.peer_title)
+        if like is not None and like in PROTECTED_TAGS:
+            policy |= self._asked
+        if not policy:
+            return apdu
+        key, table, in_general = self._global, _GLO, self._security.general
+        dedicated = self._dedicated
+        if like is not None:
+            in_general = like in (Apdu.GENERAL_GLO, Apdu.GENERAL_DED)
+            if like != Apdu.GENERAL_DED and like not in PLAIN_OF_DED:
+                dedicated = None
+        general = Apdu.GENERAL_GLO
+        if dedicated is not None:
+            key, table, general = dedicated, _DED, Apdu.GENERAL_DED
+        contents = self._seal(key, apdu, policy)
+        tag = table.get(apdu[0])
+        if tag is None or in_general:
+            return bytes((general,)) + _counted(self.system_title) + _counted(contents)
+        return bytes((tag,)) + _counted(contents)
+
+    def protect_broadcast(self, apdu: bytes) -> bytes:
+        """An unconfirmed request for every meter that has the broadcast key, in general-glo, which says whose it is, or
+        in general-ciphering. Raises `LocalError` for anything else, and without a key and a policy."""
+        if not is_unconfirmed(apdu):
+            raise LocalError("only what is not answered goes to everybody")
+        if self._named:
+            return self._in_layers().seal_broadcast(apdu)
+        key = self._broadcast
+        if key is None or not self._policy:
+            raise LocalError("a broadcast needs the broadcast key and a policy")
+        contents = self._seal(key, apdu, self._policy | BROADCAST_KEY)
+        return bytes((Apdu.GENERAL_GLO,)) + _counted(self.system_title) + _counted(contents)
+
+    @functools.cached_property
+    def _broadcast(self) -> Key | None:
+        options = self._security.options
+        return Key(options.broadcast_key, options.broadcast_counters) if options.broadcast_key else None
+
+    def protect_initiate(self, apdu: bytes) -> bytes:
+        """An InitiateRequest or -Response: always with the global key, authenticated and encrypted where we have an
+        authentication key."""
+        policy = _BOTH if self._ak else _ENCRYPT
+        contents = self._seal(self._global, apdu, policy)
+        return bytes((_GLO[apdu[0]],)) + _counted(contents)
+
+    def _seal(self, key: Key, apdu: bytes, policy: int) -> bytes:
+        control = bytes((policy | self._suite,))
+        counter = key.counters.next().to_bytes(4, "big")
+        iv = self._security.system_title + counter
+        if policy & _BOTH == _AUTHENTICATE:
+            return control + counter + apdu + key.seal(iv, b"", control + self._ak + apdu)[1]
+        aad = control + self._ak if policy & _AUTHENTICATE else b""
+        ciphertext, tag = key.seal(iv, apdu, aad)
+        return control + counter + ciphertext + (tag if policy & _AUTHENTICATE else b"")
+
+    # ----------------------------------------------------------------------------------------------------- receiving
+
+    def unprotect(self, apdu: bytes) -> bytes:
+        """The APDU inside a ciphered one. Raises `DecodeError`, and `PeerError` for what is wrong, weak or replayed."""
+        if apdu[:1] in _NAMED_OCTETS:
+            layers = self._in_layers()
+            plain = layers.open(apdu, self.peer_title)
+            if layers.broadcast:
+                self._check_broadcast(plain)
+            return plain
+        if self._security.signs and apdu[:1] not in _INITIATE_OCTETS:
+            raise PeerError("protection weaker than agreed: not signed")
+        return self._uncipher(apdu)
+
+    def _uncipher_signed(self, apdu: bytes) -> tuple[bytes, int]:
+        return self._uncipher(apdu), self._asked
+
+    def _uncipher(self, apdu: bytes) -> bytes:
+        """What is inside of the forms of a service, and of general-glo and -ded."""
+        cursor = Cursor(apdu, "ciphered APDU")
+        tag = cursor.u8()
+        title = self.peer_title
+        if tag in (Apdu.GENERAL_GLO, Apdu.GENERAL_DED):
+            named = cursor.octets()
+            if named:  # only a hint which key to use: it is not authenticated itself
+                if title is not None and named != title:
+                    raise PeerError(f"ciphered by {named.hex()}, not by {title.hex()}")
+                title = named
+        elif tag not in PLAIN_OF_GLO and tag not in PLAIN_OF_DED:
+            raise cursor.error(f"0x{tag:02x} is not a ciphered APDU", back=1)
+        if title is None or len(title) != SYSTEM_TITLE_OCTETS:
+            raise PeerError("a ciphered APDU from a side whose system title is not known")
+        key = self._global
+        if tag == Apdu.GENERAL_DED or tag in PLAIN_OF_DED:
+            if self._dedicated is None:
+                raise PeerError("ciphered with a dedicated key, but none was agreed")
+            key = self._dedicated
+        count = cursor.length()
+        if count != cursor.remaining:
+            raise cursor.error(f"{count} octets are announced where {cursor.remaining} follow")
+        return self._open(key, cursor, title, PLAIN_OF_GLO.get(tag, PLAIN_OF_DED.get(tag)))
+
+    def _open(self, key: Key, body: Cursor, title: bytes, expected: int | None) -> bytes:
+        control = body.u8()
+        counter = body.take(4)
+        if control & COMPRESSED:
+            raise body.error("compression is not in use here", back=5)
+        broadcast = control & BROADCAST_KEY
+        if broadcast:
+            if self._broadcast is None or key is not self._global:
+                raise PeerError("ciphered with a broadcast key, and there is none")
+            key = self._broadcast
+        if control & SUITE_MASK != self._suite:
+            raise PeerError(f"security suite {control & SUITE_MASK} where {self._suite} is in use")
+        policy = control & _BOTH
+        if self._policy & ~policy:
+            raise PeerError("protection weaker than agreed")
+        plain = self._plain(key, body, policy, title + counter, bytes((control,)))
+        if not plain or (expected is not None and plain[0] != expected):
+            raise PeerError("a ciphered APDU holds something else than it says")
+        if broadcast:
+            self._check_broadcast(plain)
+        check_counter(key.counters, int.from_bytes(counter, "big"))
+        self._asked = policy
+        return plain
+
+    def _check_broadcast(self, plain: bytes) -> None:
+        """Everybody in the group has that key: who answers to it is fooled, and who believes an answer too."""
+        if not self._is_server or not is_unconfirmed(plain):
+            raise PeerError("ciphered with the broadcast key, and not for everybody")
+
+    def _plain(self, key: Key, body: Cursor, policy: int, iv: bytes, control: bytes) -> bytes:
+        if not policy & _AUTHENTICATE:
+            contents = body.rest()
+            plain = key.open(iv, contents, None, b"") if policy & _ENCRYPT else contents
+            return plain or b""
+        contents = body.take(max(0, body.remaining - TAG_OCTETS))
+        tag = body.take(TAG_OCTETS)
+        aad = control + self._ak
+        if policy & _ENCRYPT:
+            opened = key.open(iv, contents, tag, aad)
+        else:
+            right = hmac.compare_digest(key.seal(iv, b"", aad + contents)[1], tag)
+            opened = contents if right else None
+        if opened is None:
+            raise PeerError("the authentication tag is wrong")
+        return opened
+
+    # ---------------------------------------------------------------------------------------------------- HLS 5 GMAC
+
+    def gmac(self, challenge: bytes) -> bytes:
+        """SC | IC | tag over `challenge`, with the global key."""
+        control = bytes((_AUTHENTICATE | self._suite,))
+        counter = self._global.counters.next().to_bytes(4, "big")
+        aad = control + self._ak + challenge
+        return control + counter + self._global.seal(self.system_title + counter, b"", aad)[1]
+
+    def check_gmac(self, challenge: bytes, proof: bytes) -> None:
+        """Raises `DecodeError`, and `PeerError` when `proof` is not the peer's for `challenge`."""
+        cursor = Cursor(proof, "HLS proof")
+        control, counter, tag = cursor.take(1), cursor.take(4), cursor.take(TAG_OCTETS)
+        cursor.check_end()
+        if control[0] != _AUTHENTICATE | self._suite or self.peer_title is None:
+            raise PeerError("the proof of the other side is of another suite, or its system title is not known")
+        aad = control + self._ak + challenge
+        expected = self._global.seal(self.peer_title + counter, b"", aad)[1]
+        if not hmac.compare_digest(expected, tag):
+            raise PeerError("the proof of the other side is wrong")
+        # The challenge was fresh, so this is no replay, and the APDU around it may have a later counter.
+        number, seen = int.from_bytes(counter, "big"), self._global.counters.seen()
+        if seen is None or number > seen:
+            self._global.counters.note(number)

@@ -1,0 +1,186 @@
+"""general-signing and general-ciphering around the APDUs of one side of one association (GB 9.2.7.2, 9.2.7.5).
+
+A signed APDU is signed first and ciphered, where the policy says so, around that; what comes may have its layers the
+other way round, and a form of the service inside a signature. Both ends are named and checked: the originator is the
+peer, the recipient is us (nobody in a broadcast). The answer has the protection of its request and the same kind of
+key, where the policy does not ask for more.
+
+A request has a transaction id of its own, the answer repeats it, and an answer to another request is refused. The
+transaction ids that we make are invocation counter values, 8 octets. Where an invocation counter tells no replay,
+because nothing is ciphered or the key came along, the receiver of a request accepts each transaction id once and only
+if it is higher than all before. (The standard leaves their making open.)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dlms.codes import Apdu
+from dlms.errors import LocalError, PeerError
+from dlms.security.ciphering import CIPHERED_TAGS, check_counter
+from dlms.security.general_formats import (
+    TRANSACTION_OCTETS,
+    GeneralCiphered,
+    Header,
+    cipher_apdu,
+    open_ciphered,
+    open_signed,
+    sign_apdu,
+)
+from dlms.security.message_keys import GLOBAL_BROADCAST, incoming, outgoing
+from dlms.security.settings import COUNTER_MAX, KeyChoice, Policy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from dlms.security.settings import Security
+
+LAYERS_MAX = 2  # one signature, one ciphering
+_UNASKED = frozenset((Apdu.DATA_NOTIFICATION, Apdu.EVENT_NOTIFICATION, Apdu.INFORMATION_REPORT))
+
+
+class _Opened:
+    """What was found on the way in."""
+
+    def __init__(self, apdu: bytes) -> None:
+        self.plain = apdu
+        self.headers: list[Header] = []
+        self.signed = False
+        self.ciphered = False
+        self.broadcast = False
+        self.counted = False  # an invocation counter was checked
+        self.choice: KeyChoice | None = None
+        self.policy = 0  # of general-ciphering, bits of `Policy`
+
+    @property
+    def consistent(self) -> bool:
+        """Whether all layers are of one transaction between the same two."""
+        return len({(header.transaction, header.originator, header.recipient) for header in self.headers}) == 1
+
+
+class Layers:
+    """See the module. `is_server` says which side asks and which repeats transaction ids; `uncipher` opens the other
+    forms of ciphering, where they may be inside of a signature, and says how they were protected. `broadcast` is
+    whether the last APDU came with the broadcast key."""
+
+    def __init__(
+        self, security: Security, *, is_server: bool, uncipher: Callable[[bytes], tuple[bytes, int]] | None = None
+    ) -> None:
+        self._security = security
+        self._uncipher = uncipher
+        self._is_server = is_server
+        self._transaction: bytes | None = None
+        self._asked_signed = False
+        self._asked_with: KeyChoice | None = None
+        self._asked_policy = 0
+        self.broadcast = False
+
+    # ------------------------------------------------------------------------------------------------------- sending
+
+    def seal(self, apdu: bytes, peer_title: bytes | None) -> bytes:
+        """`apdu` protected. Raises `LocalError` when the counter is used up or there is nobody to send it to."""
+        security = self._security
+        if peer_title is None:
+            raise LocalError("general protection needs the system title of the other side")
+        if not self._is_server or self._transaction is None:
+            self._transaction = self._new_transaction()
+        header = self._header(self._transaction, peer_title)
+        if security.signing_key is not None and (security.signs or self._asked_signed):
+            apdu = sign_apdu(apdu, header, security.signing_key)
+        if security.policy or self._asked_policy:
+            key = outgoing(security, header, self._asked_with or security.options.key)
+            counter = 0 if key.fresh else None
+            apdu = cipher_apdu(apdu, header, security, key.info, key.key, counter=counter, also=self._asked_policy)
+        return apdu
+
+    def seal_broadcast(self, apdu: bytes) -> bytes:
+        """`apdu` for every meter that has the broadcast key. Raises `LocalError` when we do not have it."""
+        security, options = self._security, self._security.options
+        if not options.broadcast_key:
+            raise LocalError("there is no broadcast key")
+        header = self._header(self._new_transaction(), b"")
+        if security.signing_key is not None and security.signs:
+            apdu = sign_apdu(apdu, header, security.signing_key)
+        counter = options.broadcast_counters.next()
+        return cipher_apdu(apdu, header, security, GLOBAL_BROADCAST, options.broadcast_key, counter=counter)
+
+    def _new_transaction(self) -> bytes:
+        return self._security.counters.next().to_bytes(TRANSACTION_OCTETS, "big")
+
+    def _header(self, transaction: bytes, recipient: bytes) -> Header:
+        options = self._security.options
+        date_time = b"" if options.date_time is None else options.date_time()
+        return Header(transaction, self._security.system_title, recipient, date_time, options.other_information)
+
+    # ----------------------------------------------------------------------------------------------------- receiving
+
+    def open(self, apdu: bytes, peer_title: bytes | None) -> bytes:
+        """The APDU inside. Raises `DecodeError`, and `PeerError` for what is wrong, weaker than ours, or replayed."""
+        security, found = self._security, _Opened(apdu)
+        for _ in range(LAYERS_MAX):
+            if not self._open_layer(found, peer_title):
+                break
+        if security.policy and not found.ciphered:
+            raise PeerError("protection weaker than agreed: not ciphered")
+        if security.signs and not found.signed:
+            raise PeerError("protection weaker than agreed: not signed")
+        if not found.headers or not found.plain:
+            raise PeerError("nothing is inside of a protected APDU")
+        if not found.consistent:
+            raise PeerError("signed and ciphered for different transactions")
+        self._check_transaction(found)
+        self.broadcast = found.broadcast
+        return found.plain
+
+    def _open_layer(self, found: _Opened, peer_title: bytes | None) -> bool:
+        """Take one layer off; False when what is left is none."""
+        tag = found.plain[0] if found.plain else -1
+        if tag == Apdu.GENERAL_CIPHERING and not found.ciphered:
+            self._decipher(found, peer_title)
+        elif tag == Apdu.GENERAL_SIGNING and not found.signed:
+            if self._security.peer_signing_key is None:
+                raise PeerError("signed, and the key to check it with is not known")
+            signed = open_signed(found.plain, self._security.peer_signing_key)
+            self._check_ends(signed.header, peer_title)
+            found.headers.append(signed.header)
+            found.plain, found.signed = signed.content, True
+        elif tag in CIPHERED_TAGS and not found.ciphered and self._uncipher is not None:
+            found.plain, found.policy = self._uncipher(found.plain)
+            found.ciphered = found.counted = True
+        else:
+            return False
+        return True
+
+    def _decipher(self, found: _Opened, peer_title: bytes | None) -> None:
+        security = self._security
+        ciphered = GeneralCiphered.parse(found.plain)
+        self._check_ends(ciphered.header, peer_title, anybody=ciphered.key_info == GLOBAL_BROADCAST)
+        key = incoming(security, ciphered.header, ciphered.key_info)
+        counters = security.options.broadcast_counters if key.broadcast else security.counters
+        found.plain = open_ciphered(ciphered, security, None if key.fresh else counters, key.key)
+        found.headers.append(ciphered.header)
+        found.ciphered, found.counted = True, not key.fresh
+        found.choice, found.broadcast = key.choice, key.broadcast
+        found.policy = ciphered.contents[0] & Policy.BOTH
+
+    def _check_ends(self, header: Header, peer_title: bytes | None, *, anybody: bool = False) -> None:
+        if peer_title is None or header.originator != peer_title:
+            raise PeerError(f"protected by {header.originator.hex()}, who is not the other side")
+        if header.recipient != self._security.system_title and not (self._is_server and not header.recipient):
+            raise PeerError(f"protected for {header.recipient.hex()}, not for us")
+        if anybody and not self._is_server:
+            raise PeerError("a meter does not broadcast")
+
+    def _check_transaction(self, found: _Opened) -> None:
+        transaction = found.headers[0].transaction
+        asked = self._is_server or found.plain[0] in _UNASKED
+        if not asked and transaction != self._transaction:
+            raise PeerError("the answer to another request")
+        if asked and not found.counted:
+            number = int.from_bytes(transaction, "big")
+            if number > COUNTER_MAX:  # it would shut out every invocation counter that is still to come
+                raise PeerError("a transaction id that is no invocation counter, where it must tell a replay")
+            check_counter(self._security.counters, number)
+        if self._is_server and not found.broadcast:
+            self._transaction = transaction
+            self._asked_signed, self._asked_with, self._asked_policy = found.signed, found.choice, found.policy

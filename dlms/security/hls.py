@@ -1,0 +1,177 @@
+"""The proofs of high level security (GB 9.2.2.2.2.4, 9.2.7.4): what one side answers to the other's challenge.
+
+```
+CtoS, StoC: the challenges in AARQ and AARE.   ST-C, ST-S: the system titles.
+2 by agreement   f = transform(challenge), often `aes_ecb(secret)`
+3 MD5            f = MD5(challenge | secret)
+4 SHA-1          f = SHA-1(challenge | secret)
+5 GMAC           f = SC | IC | GMAC(SC | AK | challenge)
+6 SHA-256        f(StoC) = SHA-256(secret | ST-C | ST-S | StoC | CtoS), f(CtoS) with both pairs exchanged
+7 ECDSA          f(StoC) = signature of ST-C | ST-S | StoC | CtoS, f(CtoS) with both pairs exchanged; challenges of 7
+                 have 32 octets or more
+```
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from dlms.codes import Mechanism
+from dlms.errors import LocalError, PeerError
+from dlms.security.settings import CHALLENGE_OCTETS_MAX, CHALLENGE_OCTETS_MIN, Hls
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from cryptography.hazmat.primitives.asymmetric.ec import (
+        EllipticCurve,
+        EllipticCurvePrivateKey,
+        EllipticCurvePublicKey,
+    )
+    from cryptography.hazmat.primitives.hashes import SHA256, SHA384
+
+    from dlms.security.ciphering import Ciphering
+
+
+AES_BLOCK_OCTETS = 16
+
+
+def make_challenge(hls: Hls) -> bytes:
+    """A fresh challenge from the system's random numbers, printable because some meters want text."""
+    alphabet = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+-"
+    return bytes(secrets.choice(alphabet) for _ in range(hls.challenge_octets))
+
+
+def check_challenges(ours: bytes, theirs: bytes) -> None:
+    """Raises `PeerError` for a challenge of an unfit length, and for our own sent back: its proof would be ours."""
+    if not CHALLENGE_OCTETS_MIN <= len(theirs) <= CHALLENGE_OCTETS_MAX:
+        raise PeerError(f"a challenge of {len(theirs)} octets")
+    if hmac.compare_digest(ours, theirs):
+        raise PeerError("our own challenge came back")
+
+
+@dataclass(frozen=True, slots=True)
+class Challenges:
+    """Challenges and titles, from the point of view of one side."""
+
+    ours: bytes
+    theirs: bytes
+    our_title: bytes = b""
+    their_title: bytes = b""
+
+
+def prove(hls: Hls, challenges: Challenges, ciphering: Ciphering | None) -> bytes:
+    """Our answer to their challenge. Raises `LocalError` when keys or titles that it takes are missing."""
+    if hls.mechanism is Mechanism.HLS_GMAC:
+        return _need(ciphering).gmac(challenges.theirs)
+    if hls.mechanism is Mechanism.HLS_ECDSA:
+        return _sign(hls, challenges)
+    return _digest(hls, challenges.theirs, challenges.ours, challenges.our_title, challenges.their_title)
+
+
+def verify(hls: Hls, challenges: Challenges, proof: bytes, ciphering: Ciphering | None) -> None:
+    """Check their answer to our challenge. Raises `PeerError` when it is wrong, `LocalError` as `prove`."""
+    if hls.mechanism is Mechanism.HLS_GMAC:
+        _need(ciphering).check_gmac(challenges.ours, proof)
+    elif hls.mechanism is Mechanism.HLS_ECDSA:
+        _check_signature(hls, challenges, proof)
+    else:
+        expected = _digest(hls, challenges.ours, challenges.theirs, challenges.their_title, challenges.our_title)
+        if not hmac.compare_digest(expected, proof):
+            raise PeerError("the proof of the other side is wrong")
+
+
+def _need(ciphering: Ciphering | None) -> Ciphering:
+    if ciphering is None:
+        raise LocalError("HLS_GMAC needs the keys of a Security")
+    return ciphering
+
+
+def _digest(hls: Hls, challenge: bytes, other: bytes, prover: bytes, verifier: bytes) -> bytes:
+    """`challenge` is the one answered, `prover` the system title of the side that answers it."""
+    if hls.mechanism is Mechanism.HLS_MD5:
+        return hashlib.md5(challenge + hls.secret, usedforsecurity=False).digest()
+    if hls.mechanism is Mechanism.HLS_SHA1:
+        return hashlib.sha1(challenge + hls.secret, usedforsecurity=False).digest()
+    if hls.mechanism is Mechanism.HLS_SHA256:
+        return hashlib.sha256(hls.secret + prover + verifier + challenge + other).digest()
+    if hls.transform is None:
+        raise LocalError("HLS 2 needs the transform agreed with the maker")
+    return hls.transform(challenge)
+
+
+# ------------------------------------------------------------------------------------------------------- ECDSA
+
+
+def aes_ecb(secret: bytes) -> Callable[[bytes], bytes]:
+    """A `transform` for mechanism 2 as many makers have agreed on it: the challenge, filled up with zeros, encrypted
+    with the secret block by block (AES-128-ECB). Raises `LocalError` for a secret of other than 16 octets."""
+    from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+
+    if len(secret) != AES_BLOCK_OCTETS:
+        raise LocalError(f"a secret for AES-128 has {AES_BLOCK_OCTETS} octets")
+    cipher = Cipher(algorithms.AES(secret), modes.ECB())  # noqa: S305 - a challenge never comes twice
+
+    def transform(challenge: bytes) -> bytes:
+        encryptor = cipher.encryptor()
+        padded = challenge + bytes(-len(challenge) % AES_BLOCK_OCTETS)
+        return encryptor.update(padded) + encryptor.finalize()
+
+    return transform
+
+
+def _signed(challenge: bytes, other: bytes, prover: bytes, verifier: bytes) -> bytes:
+    return prover + verifier + challenge + other
+
+
+def hash_of(curve: EllipticCurve) -> SHA256 | SHA384:
+    """The hash that goes with a curve: SHA-256 with P-256, SHA-384 with P-384."""
+    from cryptography.hazmat.primitives import hashes
+
+    return hashes.SHA384() if curve.key_size == 384 else hashes.SHA256()
+
+
+def _sign(hls: Hls, challenges: Challenges) -> bytes:
+    if hls.private_key is None:
+        raise LocalError("HLS_ECDSA needs our private key")
+    return sign(
+        hls.private_key,
+        _signed(challenges.theirs, challenges.ours, challenges.our_title, challenges.their_title),
+    )
+
+
+def _check_signature(hls: Hls, challenges: Challenges, proof: bytes) -> None:
+    if hls.peer_key is None:
+        raise LocalError("HLS_ECDSA needs the meter's public key")
+    signed = _signed(challenges.ours, challenges.theirs, challenges.their_title, challenges.our_title)
+    check_signature(hls.peer_key, signed, proof)
+
+
+def sign(key: EllipticCurvePrivateKey, data: bytes) -> bytes:
+    """ECDSA as DLMS writes it: r and s one after another, each as long as the curve's field."""
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
+
+    r, s = decode_dss_signature(key.sign(data, ec.ECDSA(hash_of(key.curve))))
+    size = (key.curve.key_size + 7) // 8
+    return r.to_bytes(size, "big") + s.to_bytes(size, "big")
+
+
+def check_signature(key: EllipticCurvePublicKey, data: bytes, signature: bytes) -> None:
+    """Raises `PeerError` when `signature` is not that of `data`."""
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
+
+    size = (key.curve.key_size + 7) // 8
+    if len(signature) != 2 * size:
+        raise PeerError(f"a signature of {len(signature)} octets where {2 * size} are due")
+    r, s = int.from_bytes(signature[:size], "big"), int.from_bytes(signature[size:], "big")
+    try:
+        key.verify(encode_dss_signature(r, s), data, ec.ECDSA(hash_of(key.curve)))
+    except InvalidSignature as error:
+        raise PeerError("the signature of the other side is wrong") from error

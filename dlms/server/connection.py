@@ -1,0 +1,42 @@
+"""The associations of one connection to a meter: one a client SAP, whoever shares the line."""
+
+from __future__ import annotations
+
+from dlms.server.server import MeterServer, ServerAssociation, State
+from dlms.xdlms.apdu.notify import Notification
+
+CLIENTS_MAX = 16
+
+
+class ServerConnection:
+    """Sans-IO. APDUs come with the SAP of the client that sent them; other connections are not touched by them."""
+
+    def __init__(self, server: MeterServer) -> None:
+        self._server = server
+        self._associations: dict[int, ServerAssociation] = {}
+
+    def receive_apdu(self, client: int, apdu: bytes, now: float) -> list[bytes]:
+        """The answers to one APDU of one client."""
+        association = self._associations.get(client)
+        if association is None:
+            self._make_room()
+            association = self._associations[client] = self._server.new_association(client)
+        return association.receive_apdu(apdu, now)
+
+    def notify(self, message: Notification) -> dict[int, bytes]:
+        """The APDU for each client that agreed to hear such a message. Raises `LocalError` when it is too long."""
+        apdus = {client: association.notify(message) for client, association in self._associations.items()}
+        return {client: apdu for client, apdu in apdus.items() if apdu is not None}
+
+    def forget(self, client: int | None = None) -> None:
+        """The link of a client, or of all of them, is gone and its association with it."""
+        if client is None:
+            self._associations.clear()
+        else:
+            self._associations.pop(client, None)
+
+    def _make_room(self) -> None:
+        """Of too many clients those go first that are not associated, then the oldest."""
+        if len(self._associations) >= CLIENTS_MAX:
+            idle = [sap for sap, association in self._associations.items() if association.state is State.IDLE]
+            self.forget(idle[0] if idle else next(iter(self._associations)))

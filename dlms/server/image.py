@@ -1,0 +1,234 @@
+"""Image transfer from the meter's side (class 18; BB 4.4.6).
+
+    status                     INITIATE    BLOCK   VERIFY   GOOD   BAD   ACTIVATE   DONE   FAILED
+    0 not initiated            1
+    1 initiated                1           1       2                     5
+    2 verification initiated                                3      4
+    3 verification successful  1                   2                     5
+    4 verification failed      1                   2
+    5 activation initiated                                                          6      7
+    6 activation successful    1
+    7 activation failed        1                   2
+
+Activating an image that was not verified verifies it first. Pieces are kept as they come, so an image that was only
+announced takes no memory.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+from collections.abc import Callable
+
+from dlms import axdr
+from dlms.axdr import Data
+from dlms.codes import ActionResult, DataAccessResult
+from dlms.cosem.obis import Obis
+from dlms.errors import LocalError
+from dlms.server.objects import ServerObject, constant
+from dlms.xdlms.apdu.common import ActionOutcome, Result, Selection
+
+IMAGE_BYTES_MAX = 4 * 1024 * 1024
+IDENTIFIER_OCTETS_MAX = 64
+BLOCK_OCTETS = 128
+
+_DONE = ActionOutcome(ActionResult.SUCCESS)
+_UNFIT = ActionOutcome(ActionResult.TYPE_UNMATCHED)
+_DENIED = ActionOutcome(ActionResult.READ_WRITE_DENIED)
+_LATER = ActionOutcome(ActionResult.TEMPORARY_FAILURE)
+_BAD = ActionOutcome(ActionResult.OTHER_REASON)
+
+
+class ImageStatus(enum.IntEnum):
+    """`image_transfer_status`."""
+
+    NOT_INITIATED = 0
+    INITIATED = 1
+    VERIFYING = 2
+    VERIFIED = 3
+    NOT_VERIFIED = 4
+    ACTIVATING = 5
+    ACTIVATED = 6
+    NOT_ACTIVATED = 7
+
+
+class ImageStep(enum.Enum):
+    """What moves the status."""
+
+    INITIATE = enum.auto()
+    BLOCK = enum.auto()
+    VERIFY = enum.auto()
+    GOOD = enum.auto()
+    BAD = enum.auto()
+    ACTIVATE = enum.auto()
+    DONE = enum.auto()
+    FAILED = enum.auto()
+
+
+_S, _T = ImageStatus, ImageStep
+IMAGE_TRANSITIONS: dict[tuple[ImageStatus, ImageStep], ImageStatus] = {
+    **{(status, _T.INITIATE): _S.INITIATED for status in _S if status not in (_S.VERIFYING, _S.ACTIVATING)},
+    (_S.INITIATED, _T.BLOCK): _S.INITIATED,
+    (_S.INITIATED, _T.VERIFY): _S.VERIFYING,
+    (_S.VERIFIED, _T.VERIFY): _S.VERIFYING,
+    (_S.NOT_VERIFIED, _T.VERIFY): _S.VERIFYING,
+    (_S.NOT_ACTIVATED, _T.VERIFY): _S.VERIFYING,
+    (_S.VERIFYING, _T.GOOD): _S.VERIFIED,
+    (_S.VERIFYING, _T.BAD): _S.NOT_VERIFIED,
+    (_S.INITIATED, _T.ACTIVATE): _S.ACTIVATING,
+    (_S.VERIFIED, _T.ACTIVATE): _S.ACTIVATING,
+    (_S.ACTIVATING, _T.DONE): _S.ACTIVATED,
+    (_S.ACTIVATING, _T.FAILED): _S.NOT_ACTIVATED,
+}
+
+
+class ImageTransfer:
+    """`verify` says whether a whole image is good; `activated` gets the one that is switched to.
+
+    With `slow_polls`, verification and activation answer "temporary failure" and are over when the status was read so
+    many times. The signature in `image_to_activate_info` is the SHA-256 of the image.
+    """
+
+    def __init__(
+        self,
+        *,
+        block_octets: int = BLOCK_OCTETS,
+        verify: Callable[[bytes], bool] = bool,
+        activated: Callable[[bytes], None] | None = None,
+        image_max: int = IMAGE_BYTES_MAX,
+        slow_polls: int = 0,
+        obis: Obis | None = None,
+    ) -> None:
+        self.status = ImageStatus.NOT_INITIATED
+        self.enabled = True
+        self.identifier = b""
+        self._block_octets = block_octets
+        self._verify_image = verify
+        self._activated = activated
+        self._image_max = image_max
+        self._slow_polls = slow_polls
+        self._polls_left = 0
+        self._size = 0
+        self._pieces: dict[int, bytes] = {}
+        self.item = ServerObject(
+            18,
+            obis or Obis.parse("0.0.44.0.0.255"),
+            readers={
+                2: constant(axdr.u32(block_octets)),
+                3: lambda _selection: axdr.bits("".join("01"[at in self._pieces] for at in range(self.blocks))),
+                4: lambda _selection: axdr.u32(self._first_missing()),
+                5: lambda _selection: axdr.boolean(self.enabled),
+                6: self._read_status,
+                7: self._to_activate,
+            },
+            writers={5: self._enable},
+            methods={1: self._initiate, 2: self._block, 3: self._verify, 4: self._activate},
+        )
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of the image that was announced."""
+        return -(-self._size // self._block_octets)
+
+    @property
+    def image(self) -> bytes:
+        """What came so far, without the blocks that are missing."""
+        return b"".join([self._pieces[at] for at in sorted(self._pieces)])
+
+    def forget(self, number: int) -> None:
+        """Lose a block that came, as a fault would."""
+        self._pieces.pop(number, None)
+
+    def _step(self, step: ImageStep) -> None:
+        """Take the transition. Raises `LocalError`, and changes nothing, when there is none."""
+        following = IMAGE_TRANSITIONS.get((self.status, step))
+        if following is None:
+            raise LocalError(f"image transfer: {step.name} in status {self.status.name}")
+        self.status = following
+
+    def _may(self, step: ImageStep) -> bool:
+        return self.enabled and (self.status, step) in IMAGE_TRANSITIONS
+
+    # ---- attributes
+
+    def _first_missing(self) -> int:
+        return next((at for at in range(self.blocks) if at not in self._pieces), self.blocks)
+
+    def _enable(self, value: Data) -> DataAccessResult:
+        if not isinstance(value.value, bool):
+            return DataAccessResult.TYPE_UNMATCHED
+        self.enabled = value.value
+        return DataAccessResult.SUCCESS
+
+    def _read_status(self, _selection: Selection | None) -> Result:
+        if self.status in (ImageStatus.VERIFYING, ImageStatus.ACTIVATING):
+            self._polls_left -= 1
+            if self._polls_left < 0:
+                self._finish()
+        return axdr.enum(self.status)
+
+    def _to_activate(self, _selection: Selection | None) -> Result:
+        if self.status is not ImageStatus.VERIFIED:
+            return axdr.array([])
+        image = self.image
+        signature = hashlib.sha256(image).digest()
+        return axdr.array([axdr.structure(axdr.u32(len(image)), axdr.octets(self.identifier), axdr.octets(signature))])
+
+    # ---- methods
+
+    def _initiate(self, parameters: Data | None) -> ActionOutcome:
+        try:
+            identifier, size = parameters.members() if parameters is not None else ()
+            name, octets = identifier.octets(), size.integer()
+        except (LocalError, ValueError):
+            return _UNFIT
+        if not self._may(ImageStep.INITIATE) or len(name) > IDENTIFIER_OCTETS_MAX:
+            return _DENIED
+        if not 0 < octets <= self._image_max:
+            return _DENIED
+        self._step(ImageStep.INITIATE)
+        self.identifier, self._size = name, octets
+        self._pieces.clear()
+        return _DONE
+
+    def _block(self, parameters: Data | None) -> ActionOutcome:
+        try:
+            number, piece = parameters.members() if parameters is not None else ()
+            at, data = number.integer(), piece.octets()
+        except (LocalError, ValueError):
+            return _UNFIT
+        if not self._may(ImageStep.BLOCK) or not 0 <= at < self.blocks:
+            return _DENIED
+        if len(data) != min(self._block_octets, self._size - at * self._block_octets):
+            return _UNFIT
+        self._step(ImageStep.BLOCK)
+        self._pieces[at] = data
+        return _DONE
+
+    def _verify(self, _parameters: Data | None) -> ActionOutcome:
+        return self._begin(ImageStep.VERIFY)
+
+    def _activate(self, _parameters: Data | None) -> ActionOutcome:
+        return self._begin(ImageStep.ACTIVATE)
+
+    def _begin(self, step: ImageStep) -> ActionOutcome:
+        if not self._may(step):
+            busy = self.status in (ImageStatus.VERIFYING, ImageStatus.ACTIVATING)
+            return _LATER if busy else _DENIED
+        self._step(step)
+        self._polls_left = self._slow_polls
+        if self._slow_polls:
+            return _LATER
+        self._finish()
+        return _DONE if self.status in (ImageStatus.VERIFIED, ImageStatus.ACTIVATED) else _BAD
+
+    def _finish(self) -> None:
+        """The work that was begun ends."""
+        image = self.image
+        good = len(self._pieces) == self.blocks and self._verify_image(image)
+        if self.status is ImageStatus.VERIFYING:
+            self._step(ImageStep.GOOD if good else ImageStep.BAD)
+            return
+        self._step(ImageStep.DONE if good else ImageStep.FAILED)
+        if good and self._activated is not None:
+            self._activated(image)

@@ -1,0 +1,84 @@
+"""Push setup (class 40): a list of attributes that the meter sends as one data-notification (BB 4.4.8).
+
+The message goes to `send`; where it is sent is the business of whoever carries APDUs. The time of the notification is
+left to the list, which has the clock as a rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from dlms import axdr
+from dlms.axdr import Data
+from dlms.codes import ActionResult, DataAccessResult
+from dlms.cosem.obis import Obis
+from dlms.cosem.profile import CaptureObject, columns_of
+from dlms.errors import DlmsError
+from dlms.server.objects import ServerObject, constant
+from dlms.server.services import Access
+from dlms.xdlms.apdu.common import AccessError, ActionOutcome, Item
+from dlms.xdlms.apdu.notify import LONG_ID_MASK, DataNotification
+
+PUSH_OBIS = Obis.parse("0.0.25.9.0.255")
+OBJECTS_MAX = 64
+TCP, DLMS_MESSAGE = 0, 0  # transport service, message type
+
+
+class PushSetup:
+    """See the module. What cannot be read is null in the message."""
+
+    def __init__(
+        self,
+        actor: Access,
+        objects: Iterable[CaptureObject],
+        send: Callable[[DataNotification], None],
+        obis: Obis = PUSH_OBIS,
+    ) -> None:
+        self._actor = actor
+        self._objects = tuple(objects)
+        self._send = send
+        self._invoke = 0
+        destination = axdr.structure(axdr.enum(TCP), axdr.octets(b""), axdr.enum(DLMS_MESSAGE))
+        self.item = ServerObject(
+            40,
+            obis,
+            readers={
+                2: lambda _selection: axdr.array(one.data() for one in self._objects),
+                3: constant(destination),
+                4: constant(axdr.array([])),
+                5: constant(axdr.u16(0)),
+                6: constant(axdr.u8(0)),
+                7: constant(axdr.u16(0)),
+            },
+            writers={2: self._write},
+            methods={1: self._push},
+        )
+
+    def push(self) -> None:
+        """Send the list now."""
+        self._invoke = (self._invoke + 1) & LONG_ID_MASK
+        self._send(DataNotification(self._invoke, None, axdr.structure(*map(self._value, self._objects))))
+
+    def _value(self, one: CaptureObject) -> Data:
+        """An attribute, or with a data index of 1 or more one member of it."""
+        value = self._actor.get(Item(one.ref))
+        if isinstance(value, AccessError):
+            return axdr.null()
+        if not one.data_index:
+            return value
+        members = value.members() if isinstance(value.value, tuple) else ()
+        return members[one.data_index - 1] if 0 < one.data_index <= len(members) else axdr.null()
+
+    def _push(self, _parameters: Data | None) -> ActionOutcome:
+        self.push()
+        return ActionOutcome(ActionResult.SUCCESS)
+
+    def _write(self, value: Data) -> DataAccessResult:
+        try:
+            objects = columns_of(value)
+        except (DlmsError, ValueError):
+            return DataAccessResult.TYPE_UNMATCHED
+        if len(objects) > OBJECTS_MAX:
+            return DataAccessResult.OTHER_REASON
+        self._objects = objects
+        return DataAccessResult.SUCCESS

@@ -1,0 +1,242 @@
+"""Security Setup (class 64 version 1, BB 4.4.7) of a meter: its keys, changed by who already has some.
+
+    setup = SecuritySetup(server, security)
+    server.add(setup.item)
+
+What changes is in force from the next association on: the one that changed it ends with the keys it began with. A new
+encryption key comes with new counters. The methods answer only in ciphered associations (`MeterServer` sees to that).
+
+security_policy is the octet of version 1: 04, 08, 10 ask for authenticated, encrypted, signed requests, 20, 40, 80 the
+same for responses. Our `Policy` does not tell the two apart: what one direction asks for is done in both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from dlms import axdr
+from dlms.axdr import Data
+from dlms.codes import ActionResult
+from dlms.cosem.obis import Obis
+from dlms.errors import DlmsError, PeerError
+from dlms.security.certificates import (
+    CertificateType,
+    Entity,
+    Held,
+    Wanted,
+    certificate_request,
+    check_issued,
+    held,
+    public_key_of,
+    read_certificate,
+)
+from dlms.security.keys import (
+    KeyAgreement,
+    KeyId,
+    curve_of,
+    policy_bits,
+    policy_of,
+    public_octets,
+    rekeyed,
+    transferred_keys,
+)
+from dlms.security.settings import InvocationCounters, MemoryCounters, Security
+from dlms.server.objects import ServerObject, constant
+from dlms.xdlms.apdu.common import ActionOutcome, Result, Selection
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+    from cryptography.x509 import Certificate
+
+    from dlms.server.server import MeterServer
+
+SECURITY_SETUP = Obis.parse("0.0.43.0.0.255")
+CERTIFICATES_MAX = 16
+KEYS_MAX = 4  # in one transfer or agreement: there are no more
+_DONE = ActionOutcome(ActionResult.SUCCESS)
+_REFUSED = ActionOutcome(ActionResult.OTHER_REASON)
+_DENIED = ActionOutcome(ActionResult.READ_WRITE_DENIED)
+_UNKNOWN = ActionOutcome(ActionResult.OBJECT_UNAVAILABLE)
+
+
+class SecuritySetup:
+    """See the module. `security` is the one that `server` was made with, and then what it became.
+
+    `trusted` are the certification authorities whose certificates are taken; without any none is. `new_counters` makes
+    the counters of a new encryption key, `changed` is told the new settings before they are in force, to keep them; it
+    raises `LocalError` where it cannot, and nothing changes.
+    """
+
+    def __init__(
+        self,
+        server: MeterServer,
+        security: Security,
+        *,
+        trusted: tuple[Certificate, ...] = (),
+        new_counters: Callable[[], InvocationCounters] = MemoryCounters,
+        changed: Callable[[Security], None] | None = None,
+    ) -> None:
+        self.security = security
+        self.certificates: list[Held] = []
+        self._policy = policy_bits(security)
+        self._server = server
+        self._trusted = trusted
+        self._new_counters = new_counters
+        self._changed = changed
+        self._pairs: dict[CertificateType, EllipticCurvePrivateKey] = {}
+        self.item = ServerObject(64, SECURITY_SETUP, version=1)
+        self.item.readers = {
+            2: lambda _selection: axdr.enum(self._policy),
+            3: constant(axdr.enum(security.suite)),
+            4: lambda _selection: axdr.octets(self._client_title or b""),
+            5: constant(axdr.octets(security.system_title)),
+            6: self._list,
+        }
+        methods = (
+            self._activate, self._transfer, self._agree, self._generate, self._request, self._import, self._export,
+            self._remove,
+        )  # fmt: skip
+        self.item.methods = {number: self._guarded(method) for number, method in enumerate(methods, start=1)}
+
+    @property
+    def _client_title(self) -> bytes | None:
+        return self._server.asking_title or self.security.peer_title
+
+    def _guarded(self, method: Callable[[Data], ActionOutcome]) -> Callable[[Data | None], ActionOutcome]:
+        """What a client gets wrong is an answer, not an error."""
+
+        def call(parameters: Data | None) -> ActionOutcome:
+            if parameters is None:
+                return ActionOutcome(ActionResult.TYPE_UNMATCHED)
+            try:
+                return method(parameters)
+            except (DlmsError, ValueError):  # ValueError: an enumeration without that number
+                return _REFUSED
+
+        return call
+
+    def _use(self, security: Security) -> None:
+        if self._changed is not None:
+            self._changed(security)
+        self._server.change_security(self.security, security)
+        self.security = security
+
+    # ------------------------------------------------------------------------------------------------ policy and keys
+
+    def _activate(self, parameters: Data) -> ActionOutcome:
+        """security_activate: only ever stronger."""
+        bits = parameters.integer()
+        if bits & self._policy != self._policy:
+            return _DENIED
+        policy, signs = policy_of(bits)
+        if signs and self.security.signing_key is None:
+            return _REFUSED
+        self._use(replace(self.security, policy=policy | self.security.policy, sign=signs or self.security.sign))
+        self._policy = bits
+        return _DONE
+
+    def _transfer(self, parameters: Data) -> ActionOutcome:
+        """key_transfer: all of the keys or none."""
+        master = self.security.options.master_key
+        if not master or len(parameters.members()) > KEYS_MAX:
+            return _REFUSED
+        self._use(rekeyed(self.security, transferred_keys(master, parameters), self._new_counters))
+        return _DONE
+
+    def _agree(self, parameters: Data) -> ActionOutcome:
+        """key_agreement: party U is the client, that of the ephemeral unified model C(2e, 0s)."""
+        security = self.security
+        client = self._client_title
+        if security.signing_key is None or security.peer_signing_key is None or client is None:
+            return _REFUSED
+        theirs = parameters.members()
+        if not 0 < len(theirs) <= KEYS_MAX:
+            return _REFUSED
+        keys: dict[KeyId, bytes] = {}
+        halves: list[Data] = []
+        for half in theirs:
+            key_id = KeyId(half.members()[0].integer())
+            ours = KeyAgreement(
+                security.suite, key_id, security.signing_key, party_u=client, party_v=security.system_title
+            )
+            keys[key_id] = ours.agree(half, security.peer_signing_key)
+            halves.append(ours.data())
+        self._use(rekeyed(security, keys, self._new_counters))
+        return ActionOutcome(ActionResult.SUCCESS, axdr.array(halves))
+
+    # ---------------------------------------------------------------------------------------- key pairs, certificates
+
+    def _generate(self, parameters: Data) -> ActionOutcome:
+        """generate_key_pair: it waits for its certificate, and the old one is used until then."""
+        from cryptography.hazmat.primitives.asymmetric import ec
+
+        kind = CertificateType(parameters.integer())
+        if kind is CertificateType.OTHER:
+            return _REFUSED
+        self._pairs[kind] = ec.generate_private_key(curve_of(self.security.suite))
+        return _DONE
+
+    def _request(self, parameters: Data) -> ActionOutcome:
+        """generate_certificate_request, for the key pair made last."""
+        pair = self._pairs.get(CertificateType(parameters.integer()))
+        if pair is None:
+            return _UNKNOWN
+        return ActionOutcome(ActionResult.SUCCESS, axdr.octets(certificate_request(self.security.system_title, pair)))
+
+    def _import(self, parameters: Data) -> ActionOutcome:
+        """import_certificate: of an authority we trust. One like it leaves, and its key is used."""
+        der = parameters.octets()
+        certificate = read_certificate(der)
+        known = [read_certificate(one.der) for one in self.certificates if one.entity is Entity.CERTIFICATION_AUTHORITY]
+        check_issued(certificate, (*self._trusted, *known))
+        one = held(certificate, der, self.security.system_title, self._client_title)
+        kept = [other for other in self.certificates if not _same(one, other)]
+        if len(kept) >= CERTIFICATES_MAX:
+            return _REFUSED
+        self._take_key(one, certificate)
+        self.certificates = [*kept, one]
+        return _DONE
+
+    def _take_key(self, one: Held, certificate: Certificate) -> None:
+        security, public = self.security, public_key_of(certificate)
+        options, kind = security.options, one.kind
+        if one.entity is Entity.SERVER:
+            pair = self._pairs.get(kind)
+            if pair is None or public_octets(pair.public_key()) != public_octets(public):
+                raise PeerError("a certificate of a key that we do not have")
+            if kind is CertificateType.DIGITAL_SIGNATURE and security.peer_signing_key is not None:
+                self._use(replace(security, signing_key=pair))
+            elif kind is CertificateType.KEY_AGREEMENT:
+                self._use(replace(security, options=replace(options, agreement_key=pair)))
+        elif one.entity is Entity.CLIENT:
+            if kind is CertificateType.DIGITAL_SIGNATURE and security.signing_key is not None:
+                self._use(replace(security, peer_signing_key=public))
+            elif kind is CertificateType.KEY_AGREEMENT:
+                self._use(replace(security, options=replace(options, peer_agreement_key=public)))
+
+    def _export(self, parameters: Data) -> ActionOutcome:
+        one = self._find(parameters)
+        return _UNKNOWN if one is None else ActionOutcome(ActionResult.SUCCESS, axdr.octets(one.der))
+
+    def _remove(self, parameters: Data) -> ActionOutcome:
+        """remove_certificate: the key that it brought is used on, until another comes."""
+        one = self._find(parameters)
+        if one is None:
+            return _UNKNOWN
+        self.certificates.remove(one)
+        return _DONE
+
+    def _find(self, parameters: Data) -> Held | None:
+        wanted = Wanted.of(parameters)
+        return next((one for one in self.certificates if wanted.matches(one)), None)
+
+    def _list(self, _selection: Selection | None) -> Result:
+        return axdr.array([one.info() for one in self.certificates])
+
+
+def _same(one: Held, other: Held) -> bool:
+    if one.entity in (Entity.SERVER, Entity.CLIENT):
+        return (one.entity, one.kind) == (other.entity, other.kind)
+    return (one.serial, one.issuer) == (other.serial, other.issuer)

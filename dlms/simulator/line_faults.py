@@ -1,0 +1,112 @@
+"""Faults on demand for a simulated line. Seeded: the same seed damages the same bursts."""
+
+from __future__ import annotations
+
+import heapq
+import random
+from dataclasses import dataclass, field
+
+from dlms.link.hdlc.frames import CONTROLS, FrameType, HdlcDecoder, HdlcFrame, fcs16
+
+FLAG = b"\x7e"
+BURSTS_MAX = 1024
+
+
+@dataclass(slots=True)
+class LineFaults:
+    """Probabilities a burst: `loss` swallows it, `flip` damages one bit, `reorder` swaps two I frames of a window,
+    `bad_fcs` gives an HDLC frame a wrong checksum whose last octet is 7E, `duplicate` lets it come twice. `silent`
+    swallows everything. How long bursts take is the business of `SlowLine`."""
+
+    loss: float = 0.0
+    flip: float = 0.0
+    reorder: float = 0.0
+    bad_fcs: float = 0.0
+    duplicate: float = 0.0
+    silent: bool = False
+    pick: random.Random = field(default_factory=lambda: random.Random(1))  # noqa: S311 (faults, not secrets)
+
+    def apply(self, burst: bytes) -> bytes:
+        """What is left of one burst."""
+        if not burst or self.silent or self._happens(self.loss):
+            return b""
+        if self._happens(self.reorder):
+            burst = reorder_window(burst, self.pick)
+        if self._happens(self.bad_fcs):
+            burst = spoil_fcs(burst)
+        if self._happens(self.flip):
+            damaged = bytearray(burst)
+            damaged[self.pick.randrange(len(damaged))] ^= 1 << self.pick.randrange(8)
+            burst = bytes(damaged)
+        return burst * 2 if self._happens(self.duplicate) else burst
+
+    def _happens(self, probability: float) -> bool:
+        return probability > 0 and self.pick.random() < probability
+
+
+@dataclass(slots=True)
+class SlowLine:
+    """Bursts on their way: each arrives `latency_s` after it left, the share `late` of them `late_s` after that, and so
+    behind others that left later. Sans-IO; no more than `BURSTS_MAX` are on their way at once."""
+
+    latency_s: float = 0.0
+    late: float = 0.0
+    late_s: float = 0.0
+    pick: random.Random = field(default_factory=lambda: random.Random(1))  # noqa: S311 (faults, not secrets)
+    _waiting: list[tuple[float, int, bytes]] = field(default_factory=list)
+    _number: int = 0
+
+    def put(self, burst: bytes, now: float) -> None:
+        """A burst leaves; on a line that is full it is lost."""
+        if not burst or len(self._waiting) >= BURSTS_MAX:
+            return
+        is_late = self.late > 0 and self.pick.random() < self.late
+        due = now + self.latency_s + (self.late_s if is_late else 0.0)
+        self._number += 1
+        heapq.heappush(self._waiting, (due, self._number, burst))
+
+    def take(self, now: float) -> list[bytes]:
+        """What has arrived."""
+        arrived: list[bytes] = []
+        while self._waiting and self._waiting[0][0] <= now:
+            arrived.append(heapq.heappop(self._waiting)[2])
+        return arrived
+
+    def next_deadline(self) -> float | None:
+        """When the next one arrives."""
+        return self._waiting[0][0] if self._waiting else None
+
+
+def _frames(burst: bytes) -> list[HdlcFrame]:
+    decoder = HdlcDecoder()
+    decoder.feed(burst)
+    found: list[HdlcFrame] = []
+    while (item := decoder.next()) is not None:
+        if isinstance(item, HdlcFrame):
+            found.append(item)
+    return found
+
+
+def reorder_window(burst: bytes, pick: random.Random) -> bytes:
+    """Two neighbouring I frames change places, the F bit stays at the end; a burst with one frame stays as it is."""
+    frames = _frames(burst)
+    numbered = [at for at, frame in enumerate(frames[:-1]) if CONTROLS[frame.control].type is FrameType.I]
+    swappable = [at for at in numbered if at + 1 in numbered]
+    if not swappable:
+        return burst
+    at = pick.choice(swappable)
+    frames[at], frames[at + 1] = frames[at + 1], frames[at]
+    return b"".join(frame.emit() for frame in frames)
+
+
+def spoil_fcs(burst: bytes) -> bytes:
+    """The last frame gets a wrong checksum that ends in 7E: who looks for flags instead of lengths cuts it short."""
+    frames = _frames(burst)
+    if not frames:
+        return burst
+    wire = frames[-1].emit()
+    wrong = bytes(((wire[-3] ^ 0x55), 0x7E))
+    if int.from_bytes(wrong, "little") == fcs16(wire[1:-3]):
+        wrong = bytes((wrong[0] ^ 0x0F, 0x7E))
+    spoiled = wire[:-3] + wrong + FLAG
+    return b"".join(frame.emit() for frame in frames[:-1]) + spoiled

@@ -1,0 +1,160 @@
+"""ACCESS: gets, sets and actions in one list (GB 9.5).
+
+```
+request   D9 long-invoke-id(4) date-time  n specification...            n data...
+response  DA long-invoke-id(4) date-time  (00 | 01 n specification...)  n data...  n (kind result)...
+specification   01 descriptor | 02 descriptor | 03 method | 04 descriptor selection | 05 descriptor selection
+```
+
+Every specification has one datum in the request (null-data for a get) and one in the response (null-data for a set).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dlms import axdr
+from dlms.axdr import Data
+from dlms.codes import Apdu
+from dlms.cosem.obis import MethodRef
+from dlms.cosem.time import CosemDateTime
+from dlms.cursor import Cursor, length_octets
+from dlms.errors import LocalError
+from dlms.xdlms.apdu.common import Item, Selection, read_count, read_method, read_ref
+from dlms.xdlms.apdu.notify import read_time
+from dlms.xdlms.apdu.set import emit_values, read_values
+
+GET, SET, ACTION, GET_SELECTED, SET_SELECTED = 1, 2, 3, 4, 5
+SPECIFICATION_OCTETS_MIN = 10
+CONFIRMED = 0x4000_0000
+HIGH_PRIORITY = 0x8000_0000
+LONG_ID_MASK = 0x00FF_FFFF
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """One thing to do: get `target` (an item, without a value), set it (with one), or call it (a method)."""
+
+    target: Item | MethodRef
+    value: Data | None = None
+
+    @property
+    def kind(self) -> int:
+        """The choice of Access-Request-Specification."""
+        if isinstance(self.target, MethodRef):
+            return ACTION
+        if self.value is None:
+            return GET if self.target.selection is None else GET_SELECTED
+        return SET if self.target.selection is None else SET_SELECTED
+
+    def emit(self) -> bytes:
+        """The specification, without the value."""
+        if isinstance(self.target, MethodRef):
+            return bytes((ACTION,)) + self.target.emit()
+        selection = b"" if self.target.selection is None else self.target.selection.emit()
+        return bytes((self.kind,)) + self.target.ref.emit() + selection
+
+
+@dataclass(frozen=True, slots=True)
+class AccessRequest:
+    """Access-Request."""
+
+    invoke: int
+    items: tuple[Access, ...]
+    time: CosemDateTime | None = None
+
+    def emit(self) -> bytes:
+        values = tuple([axdr.null() if item.value is None else item.value for item in self.items])
+        head = bytes((Apdu.ACCESS_REQUEST,)) + self.invoke.to_bytes(4, "big") + _emit_time(self.time)
+        specifications = b"".join([item.emit() for item in self.items])
+        return head + length_octets(len(self.items)) + specifications + emit_values(values)
+
+    @classmethod
+    def parse(cls, data: bytes) -> AccessRequest:
+        """Raises `DecodeError`."""
+        cursor = Cursor(data, "access-request")
+        cursor.u8()
+        invoke = cursor.u32()
+        time = read_time(cursor)
+        specifications = _read_specifications(cursor)
+        values = read_values(cursor)
+        cursor.check_end()
+        if len(values) != len(specifications):
+            raise cursor.error(f"{len(values)} data for {len(specifications)} specifications")
+        items = [
+            Access(target, None if kind in (GET, GET_SELECTED) else value)
+            for (kind, target), value in zip(specifications, values, strict=True)
+        ]
+        return cls(invoke, tuple(items), time)
+
+
+@dataclass(frozen=True, slots=True)
+class AccessOutcome:
+    """What became of one specification: a Data-Access-Result (an Action-Result for `ACTION`), and its datum."""
+
+    kind: int
+    code: int
+    value: Data
+
+
+@dataclass(frozen=True, slots=True)
+class AccessResponse:
+    """Access-Response."""
+
+    invoke: int
+    outcomes: tuple[AccessOutcome, ...]
+    time: CosemDateTime | None = None
+
+    def __post_init__(self) -> None:
+        if any(outcome.kind not in (GET, SET, ACTION) for outcome in self.outcomes):
+            raise LocalError("an outcome is of a get, a set or an action")
+
+    def emit(self) -> bytes:
+        head = bytes((Apdu.ACCESS_RESPONSE,)) + self.invoke.to_bytes(4, "big") + _emit_time(self.time)
+        values = emit_values(tuple([outcome.value for outcome in self.outcomes]))
+        results = b"".join([bytes((outcome.kind, outcome.code)) for outcome in self.outcomes])
+        return head + b"\x00" + values + length_octets(len(self.outcomes)) + results
+
+    @classmethod
+    def parse(cls, data: bytes) -> AccessResponse:
+        """Raises `DecodeError`."""
+        cursor = Cursor(data, "access-response")
+        cursor.u8()
+        invoke = cursor.u32()
+        time = read_time(cursor)
+        if cursor.flag():
+            _read_specifications(cursor)
+        values = read_values(cursor)
+        count = read_count(cursor, 2)
+        if count != len(values):
+            raise cursor.error(f"{count} results for {len(values)} data")
+        outcomes: list[AccessOutcome] = []
+        for value in values:
+            kind = cursor.u8()
+            if kind not in (GET, SET, ACTION):
+                raise cursor.error(f"{kind} is not the result of a get, set or action", back=1)
+            outcomes.append(AccessOutcome(kind, cursor.u8(), value))
+        cursor.check_end()
+        return cls(invoke, tuple(outcomes), time)
+
+
+def _read_specifications(cursor: Cursor) -> list[tuple[int, Item | MethodRef]]:
+    found: list[tuple[int, Item | MethodRef]] = []
+    for _ in range(read_count(cursor, SPECIFICATION_OCTETS_MIN)):
+        kind = cursor.u8()
+        if kind == ACTION:
+            found.append((kind, read_method(cursor)))
+        elif kind in (GET, SET):
+            found.append((kind, Item(read_ref(cursor))))
+        elif kind in (GET_SELECTED, SET_SELECTED):
+            ref = read_ref(cursor)
+            selector = cursor.u8()
+            found.append((kind, Item(ref, Selection(selector, axdr.read(cursor)))))
+        else:
+            raise cursor.error(f"{kind} is not a specification of the access service", back=1)
+    return found
+
+
+def _emit_time(time: CosemDateTime | None) -> bytes:
+    when = b"" if time is None else time.emit()
+    return bytes((len(when),)) + when
