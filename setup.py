@@ -56,7 +56,7 @@ setup(
             "dcu-update=updateagent.__main__:main",
             "dcuctl=agent.cli.__main__:main",
             "dlms=dlms.__main__:main",
-            "dcu-pack=updateagent.pack:main",
+            "dcu-pack=updateagent.buildhost.pack:main",
             "dcu-headend=headend.__main__:main",
         ]
     },

@@ -73,8 +73,8 @@ def _authorities(config: Config) -> Iterator[str]:
 
 
 def _roots(config: Config) -> Iterator[str]:
-    from updateagent.manifest import DeviceError, PackageError
-    from updateagent.trust import load_roots
+    from updateagent.package.manifest import DeviceError, PackageError
+    from updateagent.package.trust import load_roots
 
     try:
         load_roots(config.update.roots)

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from agent.clock import Clock
     from agent.config import UpdateConfig
     from updateagent.disk import Storage
-    from updateagent.manifest import Manifest, Trust
+    from updateagent.package.manifest import Manifest, Trust
 
 
 NEWER_ROOTS = "roots.json"  # in the folder shared with the Update Agent: the list of roots that it accepted last
@@ -24,7 +24,7 @@ def verifier(update: UpdateConfig, disk: Storage, clock: Clock, fw_version: str)
     """
 
     def verify(package: Path) -> Manifest:
-        from updateagent.manifest import verify_package
+        from updateagent.package.manifest import verify_package
 
         return verify_package(package, _trust(update, disk, clock, fw_version))
 
@@ -32,10 +32,10 @@ def verifier(update: UpdateConfig, disk: Storage, clock: Clock, fw_version: str)
 
 
 def _trust(update: UpdateConfig, disk: Storage, clock: Clock, fw_version: str) -> Trust:
-    from updateagent.journal import Journal
-    from updateagent.manifest import Trust
-    from updateagent.roots import believe, parse
-    from updateagent.trust import load_roots
+    from updateagent.engine.journal import Journal
+    from updateagent.package.manifest import Trust
+    from updateagent.package.roots import believe, parse
+    from updateagent.package.trust import load_roots
 
     record = Journal(disk, update.dir).load()
     trust = Trust(

@@ -14,7 +14,7 @@ REPO = Path(__file__).resolve().parents[1]
 OURS = ("agent", "updateagent", "dlms", "plc", "headend")
 DEVICE = ("agent", "updateagent", "dlms", "plc")
 DEVICE_LIBRARIES = {"serial", "crcmod", "cryptography", "yaml", "click", "systemd"}
-BUILD_HOST_ONLY = {"updateagent/pack.py", "updateagent/pack_roots.py"}
+BUILD_HOST_ONLY = {"updateagent/buildhost/pack.py", "updateagent/buildhost/roots.py"}
 
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "plc": (),
@@ -23,12 +23,12 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "agent": (
         "dlms",
         "plc",
-        "updateagent.manifest",
+        "updateagent.package.manifest",
         "updateagent.disk",
         "updateagent.errors",
-        "updateagent.journal",
-        "updateagent.trust",
-        "updateagent.roots",
+        "updateagent.engine.journal",
+        "updateagent.package.trust",
+        "updateagent.package.roots",
     ),
     "headend": (
         "agent.syncml",
@@ -38,7 +38,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "agent.dm.auth",
         "agent.dm.notification",
         "agent.dm.bootstrap",
-        "updateagent.manifest",
+        "updateagent.package.manifest",
     ),
 }
 
@@ -71,7 +71,7 @@ SANS_IO = (
     "agent/dm/session.py",
     "agent/ssmp/wire.py",
     "agent/metering/schedule.py",
-    "updateagent/machine.py",
+    "updateagent/engine/machine.py",
 )
 IO_MODULES = {"serial", "socket", "threading", "time", "os", "subprocess", "select", "http", "ssl", "asyncio"}
 

@@ -28,7 +28,7 @@ def main(argv: "list[str] | None" = None) -> int:
         config = ""
     is_boot = arguments[-1:] == ["boot"] and config != ""
     if is_boot:
-        from updateagent.quick import answer
+        from updateagent.fast_path import answer
 
         code = answer(config)
         if code is not None:

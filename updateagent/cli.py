@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from updateagent.bootenv import DryRun
+from updateagent.boot.policy import DryRun
 from updateagent.compose import Agent
 from updateagent.config import DEFAULT_FILE, load
 from updateagent.disk import RealDisk
@@ -29,12 +29,12 @@ from updateagent.errors import (
     RequestError,
     UpdateError,
 )
-from updateagent.slots import storage_error
+from updateagent.slots.block import storage_error
 
 if TYPE_CHECKING:
     import argparse
 
-    from updateagent.payload import DeltaSource
+    from updateagent.package.payload import DeltaSource
 
 ROOT_BYTES = 32  # SHA-256
 
@@ -77,7 +77,7 @@ def _agent(arguments: argparse.Namespace) -> Agent:
 def _say_commits(agent: Agent) -> None:
     """After a dry run: what would have been written to the boot environment."""
     if agent.dry_run is not None:
-        from updateagent.rehearsal import lines
+        from updateagent.engine.dry_run import lines
 
         for line in lines(agent.dry_run.commits):
             _say(line)
@@ -95,7 +95,7 @@ def _boot(arguments: argparse.Namespace) -> int:
 
 
 def _guard(arguments: argparse.Namespace) -> int:
-    from updateagent.guard import Guard
+    from updateagent.engine.guard import Guard
 
     agent = _agent(arguments)
     code = Guard(agent, time.monotonic, time.sleep).run()
@@ -122,8 +122,8 @@ def _status(arguments: argparse.Namespace) -> int:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    from updateagent.manifest import Trust, verify_package
-    from updateagent.trust import load_roots
+    from updateagent.package.manifest import Trust, verify_package
+    from updateagent.package.trust import load_roots
 
     if arguments.roots is not None:
         trust = Trust(load_roots(arguments.roots), arguments.compatible or "", time.time())
@@ -159,7 +159,7 @@ def _source(arguments: argparse.Namespace) -> int:
 
 def _delta_source(text: str) -> tuple[str, DeltaSource]:
     """`NAME=VERSION:SIZE:ROOT`. Raises `RequestError` (request)."""
-    from updateagent.payload import DeltaSource
+    from updateagent.package.payload import DeltaSource
 
     name, _, rest = text.partition("=")
     try:
@@ -173,8 +173,8 @@ def _delta_source(text: str) -> tuple[str, DeltaSource]:
 
 
 def _install(arguments: argparse.Namespace) -> int:
-    from updateagent.machine import State
-    from updateagent.report import InstallRequest
+    from updateagent.engine.machine import State
+    from updateagent.engine.mailbox import InstallRequest
 
     agent = replace(_agent(arguments), package=arguments.package if arguments.dry_run else None)
     with agent.alone():
@@ -247,8 +247,8 @@ def _answered(verb: Callable[[], Mapping[str, Any]], *, as_json: bool) -> int:
 
 
 def _software_install(arguments: argparse.Namespace) -> Mapping[str, Any]:
-    from updateagent.installation import install_software
-    from updateagent.software import SoftwareStore
+    from updateagent.software.install import install_software
+    from updateagent.software.store import SoftwareStore
 
     agent = _agent(arguments)
     store = SoftwareStore(agent.disk, agent.config.software_dir)
@@ -260,7 +260,7 @@ def _software_install(arguments: argparse.Namespace) -> Mapping[str, Any]:
 
 
 def _software_activate(arguments: argparse.Namespace) -> Mapping[str, Any]:
-    from updateagent.software import SoftwareStore
+    from updateagent.software.store import SoftwareStore
 
     agent = _agent(arguments)
     with agent.alone():
@@ -269,7 +269,7 @@ def _software_activate(arguments: argparse.Namespace) -> Mapping[str, Any]:
 
 
 def _software_deactivate(arguments: argparse.Namespace) -> Mapping[str, Any]:
-    from updateagent.software import SoftwareStore
+    from updateagent.software.store import SoftwareStore
 
     agent = _agent(arguments)
     with agent.alone():
@@ -278,7 +278,7 @@ def _software_deactivate(arguments: argparse.Namespace) -> Mapping[str, Any]:
 
 
 def _software_remove(arguments: argparse.Namespace) -> Mapping[str, Any]:
-    from updateagent.software import SoftwareStore
+    from updateagent.software.store import SoftwareStore
 
     agent = _agent(arguments)
     with agent.alone():
@@ -287,7 +287,7 @@ def _software_remove(arguments: argparse.Namespace) -> Mapping[str, Any]:
 
 
 def _software_list(arguments: argparse.Namespace) -> Mapping[str, Any]:
-    from updateagent.software import SoftwareStore
+    from updateagent.software.store import SoftwareStore
 
     agent = _agent(arguments)
     found = SoftwareStore(agent.disk, agent.config.software_dir).installed()

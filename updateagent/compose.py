@@ -9,9 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from updateagent.bootenv import BootEnv, DryRun, Variables, policy
+from updateagent.boot.policy import BootEnv, DryRun, Variables, policy
 from updateagent.config import Config
 from updateagent.disk import Storage
+from updateagent.engine.deps import Package, Packages, Ports
+from updateagent.engine.journal import Journal, Record
+from updateagent.engine.mailbox import Exchange, command_tail, log_tail, read_release_version
+from updateagent.engine.migration import StateFolders
+from updateagent.engine.updater import Updater
 from updateagent.errors import (
     BOOTED_SLOT,
     BUSY,
@@ -19,15 +24,10 @@ from updateagent.errors import (
     DeviceError,
     RequestError,
 )
-from updateagent.journal import Journal, Record
-from updateagent.migration import StateFolders
-from updateagent.ports import Package, Packages, Ports
-from updateagent.report import Exchange, command_tail, log_tail, read_release_version
-from updateagent.slots import Slot, slot_type, storage_error
-from updateagent.updater import Updater
+from updateagent.slots.block import Slot, slot_type, storage_error
 
 if TYPE_CHECKING:
-    from updateagent.firmware import SignedPackages
+    from updateagent.package.verifier import SignedPackages
 
 CMDLINE_BYTES_MAX = 16 << 10
 CANARY_KEY = "dcu.boots"  # also in `quick`
@@ -128,7 +128,7 @@ class Agent:
 
     def packages(self) -> SignedPackages:
         """The verifier of packages."""
-        from updateagent.firmware import SignedPackages
+        from updateagent.package.verifier import SignedPackages
 
         config = self.config
         version = read_release_version(self.disk, config.release_file)
@@ -156,7 +156,7 @@ class Agent:
             canary=self.read_canary(),
         )
         if self.dry_run is not None:
-            from updateagent.rehearsal import rehearse
+            from updateagent.engine.dry_run import rehearse
 
             ports = rehearse(ports, self.disk, self.package)
         return Updater(ports)
@@ -183,7 +183,7 @@ class Agent:
 
 
 def _uboot(agent: Agent) -> Variables:
-    from updateagent.ubootenv import EnvironmentStore, parse_fw_env_config
+    from updateagent.boot.uboot.env import EnvironmentStore, parse_fw_env_config
 
     where = agent.config.bootenv
     try:
@@ -195,7 +195,7 @@ def _uboot(agent: Agent) -> Variables:
 
 
 def _grub(agent: Agent) -> Variables:
-    from updateagent.grubenv import GrubStore
+    from updateagent.boot.grub import GrubStore
 
     return GrubStore(agent.disk, agent.config.bootenv.config)
 

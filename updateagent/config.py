@@ -220,7 +220,7 @@ def _state_dirs(top: _Table, update_dir: Path | None) -> tuple[Path, ...]:
 
 
 def _check_slots(top: _Table, slots: tuple[SlotConfig, ...], policy_name: str) -> None:
-    from updateagent.bootenv import POLICIES, policy
+    from updateagent.boot.policy import POLICIES, policy
 
     recovery = [slot for slot in slots if slot.recovery]
     if len(slots) - len(recovery) < 2 or len({slot.name for slot in slots}) != len(slots):
@@ -246,7 +246,7 @@ def _slot(table: _Table) -> SlotConfig:
 
 
 def _place(table: _Table) -> PlaceConfig:
-    from updateagent.slots import SLOT_TYPES
+    from updateagent.slots.block import SLOT_TYPES
 
     kind = table.take("type", str) or ""
     table.check("type", kind, lambda value: value in SLOT_TYPES, f"one of {', '.join(sorted(SLOT_TYPES))}")
@@ -258,7 +258,7 @@ def _place(table: _Table) -> PlaceConfig:
 
 
 def _bootenv(table: _Table) -> BootEnvConfig:
-    from updateagent.bootenv import POLICIES
+    from updateagent.boot.policy import POLICIES
 
     kind = table.take("type", str) or ""
     table.check("type", kind, lambda value: value in ("uboot", "grub"), "uboot or grub")

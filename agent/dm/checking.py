@@ -7,7 +7,7 @@ from pathlib import Path
 
 from agent.dm.ports import VerifiedPackage
 from updateagent.errors import KIND, Code
-from updateagent.manifest import DeviceError, Kind, PackageError
+from updateagent.package.manifest import DeviceError, Kind, PackageError
 
 
 class Rejected(Exception):

@@ -28,7 +28,7 @@ from agent.mo import fumo
 from agent.mo.fumo import Event, Fumo, Job, State
 from agent.status import DownloadStatus
 from updateagent.errors import DELTA_UNUSABLE, FULL_REFUSED, Code
-from updateagent.manifest import Kind
+from updateagent.package.manifest import Kind
 
 log = logging.getLogger("agent.update")
 

@@ -19,7 +19,7 @@ from agent.device import DeviceInfo
 from agent.provisioning import Provisioning, TaskStatus
 from agent.status import MeterStatus, StatusBoard
 from updateagent.disk import Disk
-from updateagent.manifest import Kind
+from updateagent.package.manifest import Kind
 
 if TYPE_CHECKING:
     from agent.download import Downloaded, Progress
@@ -77,7 +77,7 @@ class SignedSource(Protocol):
 
 
 class VerifiedPackage(Protocol):
-    """What a package job reads of a verified `updateagent.manifest.Manifest`."""
+    """What a package job reads of a verified `updateagent.package.manifest.Manifest`."""
 
     @property
     def kind(self) -> Kind: ...
@@ -153,7 +153,7 @@ class DmPorts:
     """Everything else the DM client calls.
 
     * `register()`: one SSMP run; returns the bootstrap document, raises `SsmpRefused` or `SsmpError`.
-    * `verify_package(path)`: raises `updateagent.manifest.PackageError`; writes nothing.
+    * `verify_package(path)`: raises `updateagent.package.manifest.PackageError`; writes nothing.
     * `check_sources(sources, beat)`: raises `DeltaUnfit` when the slot that runs is known not to hold these images.
     * `health(name, ok, detail)`: one health check result, for the Update Agent's trial boot.
     * `on_provisioning(p)`: called from the DM thread at start and after each change; must not block.

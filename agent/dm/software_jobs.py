@@ -16,7 +16,7 @@ from agent.download import DownloadError, DownloadStopped, Progress
 from agent.mo import scomo
 from agent.mo.scomo import DELIVERED, DOWNLOAD, DownloadStatus, Job
 from updateagent.errors import NOT_FOUND as NOT_INSTALLED
-from updateagent.manifest import Kind
+from updateagent.package.manifest import Kind
 
 log = logging.getLogger("agent.update")
 

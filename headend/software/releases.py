@@ -16,7 +16,7 @@ from sqlalchemy import JSON, Column, Connection, Integer, String, Table, delete,
 
 from agent.descriptor import DeltaSource
 from headend import db
-from updateagent.manifest import DeviceError, Kind, PackageError, read_unverified
+from updateagent.package.manifest import DeviceError, Kind, PackageError, read_unverified
 
 releases = Table(
     "package_releases",

@@ -19,7 +19,7 @@ from tests.agent.dm_server import DEVICE_ID, PROFILE, FakeDmServer
 from tests.agent.virtual import VirtualClock
 from tests.sim.faulty_disk import FaultyDisk
 from updateagent.disk import Storage
-from updateagent.manifest import Kind
+from updateagent.package.manifest import Kind
 
 STATE = Path("/state")
 UPDATE = Path("/update")

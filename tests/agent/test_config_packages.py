@@ -13,10 +13,10 @@ from agent.packagecheck import NEWER_ROOTS, verifier
 from tests.agent.virtual import VirtualClock
 from tests.updateagent.packages import HARDWARE, NOW, Workshop, other_root, party, release, root
 from tests.updateagent.signed import pem
-from updateagent import roots
 from updateagent.disk import RealDisk
-from updateagent.journal import Journal, Record
-from updateagent.manifest import Manifest, PackageError
+from updateagent.engine.journal import Journal, Record
+from updateagent.package import roots
+from updateagent.package.manifest import Manifest, PackageError
 
 
 class Rig:

@@ -19,7 +19,7 @@ from headend.dm import accounts, jobs, tables
 from headend.dm.server import DmServer, Request, ServerConfig
 from tests.agent.dm_device import UPDATE, Device, FakeManifest
 from tests.agent.dm_server import DEVICE_ID, FakeDmServer
-from updateagent.manifest import Kind
+from updateagent.package.manifest import Kind
 
 CONFIG = ServerConfig("headend", "https://headend/dm")
 

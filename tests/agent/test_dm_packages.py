@@ -16,7 +16,7 @@ from tests.agent.dm_device import UPDATE, Device, FakeManifest
 from tests.agent.dm_server import FakeDmServer, add, delete, execute, get, put
 from tests.sim.faulty_disk import FaultyDisk, PowerCut, Survival
 from updateagent.errors import SIGNATURE, PackageError
-from updateagent.manifest import Kind
+from updateagent.package.manifest import Kind
 
 URL = "https://packages.example/fw.swu"
 BOTH = "./FUMO/Firmware/DownloadAndUpdate"

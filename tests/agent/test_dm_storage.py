@@ -17,7 +17,7 @@ from agent.mo.fumo import State
 from tests.agent.dm_device import UPDATE, Device, FakeManifest
 from tests.agent.dm_server import FakeDmServer, add, execute
 from tests.agent.test_dm_packages import REQUEST, START, URL, device, leave_result, state_of
-from updateagent.manifest import Kind
+from updateagent.package.manifest import Kind
 
 
 class Broken:

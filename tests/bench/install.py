@@ -114,7 +114,7 @@ class _Device(Bench):
         if how == "delta":
             before, after = self.build("old", self.folder / "old"), self.packed("none")
             given = ("--key", self.keys / "signer.key", "--cert", self.keys / "signer.crt")
-            self._tool("updateagent.pack", "delta", before, after, *given, "-o", out)
+            self._tool("updateagent.buildhost.pack", "delta", before, after, *given, "-o", out)
             return out
         return self.build(how, self.folder / "new", "--compress", how)
 
@@ -262,7 +262,7 @@ def _squashfs_delta(folder: Path, device: _Device) -> list[Figure]:
             path.write_text("".join(lines))
     out = folder / "squashfs.swu"
     given = ("--key", device.keys / "signer.key", "--cert", device.keys / "signer.crt")
-    device._tool("updateagent.pack", "delta", *releases, *given, "-o", out)
+    device._tool("updateagent.buildhost.pack", "delta", *releases, *given, "-o", out)
     size = (folder / "two").stat().st_size
     part = 100 * out.stat().st_size / size
     return [at_most(f"{what} of {size / MIB:.0f} MiB, whole package", part, DELTA_PERCENT_MAX, "%")]

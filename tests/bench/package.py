@@ -20,9 +20,10 @@ from pathlib import Path
 
 from tests.bench.figure import Figure, plain
 from tests.updateagent.packages import NOW, Workshop, root, rsa_signer
-from updateagent import assemble, bsdiff, signing, verity
-from updateagent.payload import DeltaSource, Encoding
-from updateagent.readable import Buffer
+from updateagent.buildhost import assemble, bsdiff, signing
+from updateagent.package import verity
+from updateagent.package.payload import DeltaSource, Encoding
+from updateagent.package.readable import Buffer
 
 MIB = 1 << 20
 CHANGED_PLACES = 25

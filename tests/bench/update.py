@@ -25,6 +25,7 @@ from random import Random
 from tests.sim.board.uboot import ENV_BYTES, ENV_OFFSETS, Environment
 
 REPO = Path(__file__).parents[2]
+PACK = "updateagent.buildhost.pack"
 ROUNDS = 5
 MIB = 1 << 20
 SWUPDATE_ROUNDS = 5
@@ -80,7 +81,7 @@ class Bench:
         self.size = image_bytes
         self.config = folder / "dcu-update.toml"
         self.keys = folder / "keys"
-        self._tool("updateagent.pack", "keygen", "--out", self.keys)
+        self._tool(PACK, "keygen", "--out", self.keys)
         self.image = folder / "image"
         self.image.write_bytes(Random(1).randbytes(image_bytes))
         self.package = self.build("2", self.image)
@@ -109,7 +110,7 @@ class Bench:
         out = self.folder / f"{version}.swu"
         signing = ("--key", self.keys / "signer.key", "--cert", self.keys / "signer.crt")
         about = ("--version", version, "--security-version", "1", "--compatible", "HW")
-        self._tool("updateagent.pack", "build", *signing, *about, *more, "--image", f"rootfs={image}", "-o", out)
+        self._tool(PACK, "build", *signing, *about, *more, "--image", f"rootfs={image}", "-o", out)
         return out
 
     def reset(self, slot_b: bytes | None = None) -> None:

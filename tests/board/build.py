@@ -21,7 +21,7 @@ from tests.board import debian
 from tests.board.debian import BoardError, Kernel, run
 from tests.board.system import Ailment, SystemVersion, install_programs, set_version
 from tests.sim.board.uboot import pack_copy
-from updateagent.ubootenv import emit_copy
+from updateagent.boot.uboot.env import emit_copy
 
 REPO = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent

@@ -10,7 +10,7 @@ from pathlib import Path
 from tests.board.build import REPO, BuiltBoard, make_disk
 from tests.board.debian import BoardError
 from tests.board.system import COMPATIBLE
-from updateagent.report import InstallRequest
+from updateagent.engine.mailbox import InstallRequest
 
 DEVICE_KEY = "5a" * 32 + "\n"
 
@@ -57,7 +57,7 @@ class Factory:
 
 
 def _pack(*arguments: object) -> None:
-    command = [sys.executable, "-m", "updateagent.pack", *map(str, arguments)]
+    command = [sys.executable, "-m", "updateagent.buildhost.pack", *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=REPO, check=False)
     if done.returncode != 0:
         raise BoardError(f"dcu-pack {arguments[0]}: {done.stderr}")

@@ -12,8 +12,8 @@ from tests.board.build import FLASH_BYTES, FLASH_ENV_BYTES
 from tests.board.factory import Factory
 from tests.board.guest import environment
 from tests.board.story import Bench, Outcome
+from updateagent.boot.uboot.env import EnvironmentStore, Place, emit_copy
 from updateagent.disk import RealDisk
-from updateagent.ubootenv import EnvironmentStore, Place, emit_copy
 
 pytestmark = pytest.mark.board
 

@@ -15,16 +15,16 @@ from pathlib import Path
 from tests.fuzz.guided import Target, main
 from tests.sim.faulty_disk import FaultyDisk
 from tests.sim.flash import Chip
-from updateagent import quick
-from updateagent.bootcount import BootcountPolicy, MenderPolicy
-from updateagent.bootenv import BootEnv, RaucPolicy
-from updateagent.envflash import MtdMedium
+from updateagent import fast_path as quick
+from updateagent.boot.bootcount import BootcountPolicy, MenderPolicy
+from updateagent.boot.grub import Block, RaucGrubPolicy
+from updateagent.boot.policy import BootEnv, RaucPolicy
+from updateagent.boot.uboot.env import EnvironmentStore, Place, emit_copy, parse_data, parse_fw_env_config
+from updateagent.boot.uboot.flash import MtdMedium
+from updateagent.engine.health import parse_health
+from updateagent.engine.journal import Record, emit, parse
+from updateagent.engine.mailbox import InstallRequest
 from updateagent.errors import UpdateError
-from updateagent.grubenv import Block, RaucGrubPolicy
-from updateagent.health import parse_health
-from updateagent.journal import Record, emit, parse
-from updateagent.report import InstallRequest
-from updateagent.ubootenv import EnvironmentStore, Place, emit_copy, parse_data, parse_fw_env_config
 
 SIZE = 0x200
 FLASH = Path("/env")

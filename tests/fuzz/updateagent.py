@@ -18,12 +18,13 @@ from pathlib import Path
 
 from tests.fuzz.guided import Target, main
 from tests.updateagent.packages import NOW, Workshop, device, party, release, root, rsa_signer, signer
-from updateagent import bsdiff, certificate, cms, cpio, delta, der, description, roots, signing, trust, unpack, verity
-from updateagent.description import Kind
+from updateagent.buildhost import bsdiff, signing
 from updateagent.errors import UpdateError
-from updateagent.manifest import verify_package
-from updateagent.payload import DeltaSource, Encoding, Image, Role
-from updateagent.readable import Buffer
+from updateagent.package import certificate, cms, cpio, delta, der, description, roots, trust, unpack, verity
+from updateagent.package.description import Kind
+from updateagent.package.manifest import verify_package
+from updateagent.package.payload import DeltaSource, Encoding, Image, Role
+from updateagent.package.readable import Buffer
 
 OLD = bytes(range(256)) * 40
 NEW = OLD[:3000] + b"changed" * 20 + OLD[2900:]

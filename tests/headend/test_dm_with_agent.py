@@ -178,7 +178,7 @@ def hand_over_result(device: Device, correlator: str, *, code: int) -> None:
 
 def test_software_goes_from_the_exec_to_its_result(world: World) -> None:
     from tests.agent.dm_device import FakeManifest
-    from updateagent.manifest import Kind
+    from updateagent.package.manifest import Kind
 
     world.device.manifest = FakeManifest(Kind.SOFTWARE, "lists", "1")
     number = world.enqueue("software", id="lists", url="https://headend/pkg/s")

@@ -33,9 +33,10 @@ from tests.agent.dm_server import DEVICE_ID
 from tests.headend.asgi import call, pieces
 from tests.headend.test_dm_with_agent import World
 from tests.updateagent.packages import HARDWARE, Workshop, release
-from updateagent import bsdiff, verity
+from updateagent.buildhost import bsdiff
 from updateagent.errors import DELTA_SOURCE
-from updateagent.payload import DeltaSource, Encoding, Role
+from updateagent.package import verity
+from updateagent.package.payload import DeltaSource, Encoding, Role
 
 PACKAGES = "https://packages.example:1"
 OLD, NEW = b"old " * 5000, b"old " * 4000 + b"new!" * 1000

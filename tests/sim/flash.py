@@ -58,7 +58,7 @@ def program_partly(old: bytes, data: bytes, random: Random) -> bytes:
 class Chip:
     """An MTD partition at `path` of the disk: its bytes, then one byte a block that is 1 for a bad one.
 
-    It implements `updateagent.envflash.EnvMtd`. `failing` blocks give an error when they are programmed.
+    It implements `updateagent.boot.uboot.flash.EnvMtd`. `failing` blocks give an error when they are programmed.
     """
 
     def __init__(
@@ -149,7 +149,9 @@ class Chip:
 
 
 class Volume:
-    """A UBI volume at `path` of the disk: 1 when it can be read, then its bytes. `updateagent.envflash.EnvUbi`."""
+    """A UBI volume at `path` of the disk: 1 when it can be read, then its bytes.
+    `updateagent.boot.uboot.flash.EnvUbi`.
+    """
 
     def __init__(self, disk: FaultyDisk, path: Path, leb_bytes: int, *, dynamic: bool = True) -> None:
         self._disk = disk

@@ -24,17 +24,17 @@ from tests.sim.board.uboot import (
     choose,
     pack_copy,
 )
-from updateagent.bootenv import BootEnv, RaucPolicy
+from updateagent.boot.policy import BootEnv, RaucPolicy
+from updateagent.boot.uboot.env import EnvironmentStore, Place
 from updateagent.disk import RealDisk, Storage
+from updateagent.engine.deps import Image, Package, Ports
+from updateagent.engine.journal import Journal, Record
+from updateagent.engine.mailbox import Exchange, InstallRequest
+from updateagent.engine.migration import StateFolders
+from updateagent.engine.updater import Updater
 from updateagent.errors import PACKAGE_MISSING, PackageError
-from updateagent.journal import Journal, Record
-from updateagent.migration import StateFolders
-from updateagent.ports import Image, Package, Ports
-from updateagent.report import Exchange, InstallRequest
-from updateagent.slots import FileSlot, Slot
-from updateagent.ubootenv import EnvironmentStore, Place
-from updateagent.updater import Updater
-from updateagent.verity import BLOCK_BYTES, RUN_BYTES, build
+from updateagent.package.verity import BLOCK_BYTES, RUN_BYTES, build
+from updateagent.slots.block import FileSlot, Slot
 
 SLOT_BYTES = 8 * BLOCK_BYTES
 TRIES = 3

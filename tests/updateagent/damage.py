@@ -25,11 +25,11 @@ from tests.sim.board.uboot import ENV_BYTES, ENV_OFFSETS, Environment
 from tests.updateagent.board import content
 from tests.updateagent.packages import HARDWARE, Workshop, root
 from tests.updateagent.signed import SignedStory, pem, signed_stories
-from updateagent import cpio
 from updateagent.__main__ import main as dcu_update
-from updateagent.cpio import Member
 from updateagent.errors import EXIT_REBOOT_WANTED, FORMAT, LIMIT, PACKAGE_MISSING, TRUNCATED, all_codes
-from updateagent.readable import Buffer
+from updateagent.package import cpio
+from updateagent.package.cpio import Member
+from updateagent.package.readable import Buffer
 
 PACKAGE_ERRORS = frozenset(range(FORMAT.number, PACKAGE_MISSING.number))
 CUT_ERRORS = frozenset({FORMAT.number, TRUNCATED.number, LIMIT.number})

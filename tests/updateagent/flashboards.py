@@ -14,9 +14,9 @@ from tests.sim.faulty_disk import FaultyDisk
 from tests.sim.flash import Chip, Volume
 from tests.updateagent.board import Board, DiskEnvironment
 from tests.updateagent.power import Story, stories
+from updateagent.boot.uboot.env import EnvironmentStore, Medium, Place
+from updateagent.boot.uboot.flash import MtdMedium, UbiMedium
 from updateagent.disk import Storage
-from updateagent.envflash import MtdMedium, UbiMedium
-from updateagent.ubootenv import EnvironmentStore, Medium, Place
 
 NOR_BLOCK = 0x2000  # the environment takes two
 NAND_BLOCK = 0x4000

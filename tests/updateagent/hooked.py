@@ -14,9 +14,9 @@ from pathlib import Path
 from tests.updateagent.board import SLOT_BYTES, Board, PlainPackage, Shelf, plain_package
 from tests.updateagent.power import Story, Violation
 from updateagent.disk import RawFile, Storage
+from updateagent.engine.deps import Package, Ports
 from updateagent.errors import HOOK, PackageError
-from updateagent.ports import Package, Ports
-from updateagent.slots import FileSlot, Slot
+from updateagent.slots.block import FileSlot, Slot
 
 STATE = {
     "1": {"form": b"1", "account": b"the head-end's address", "readings/0": b"r" * 700},

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from tests.sim.board.uboot import BootLoaderError, Choice, count_start
 from tests.updateagent.board import FILLER, TRIES, Board
-from updateagent.bootcount import BootcountPolicy, MenderPolicy
-from updateagent.bootenv import BootEnv
+from updateagent.boot.bootcount import BootcountPolicy, MenderPolicy
+from updateagent.boot.grub import GrubStore, RaucGrubPolicy
+from updateagent.boot.policy import BootEnv
 from updateagent.disk import Storage
-from updateagent.grubenv import GrubStore, RaucGrubPolicy
 
 SIGNATURE = "# GRUB Environment Block\n"
 

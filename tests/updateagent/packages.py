@@ -14,13 +14,13 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
-from updateagent import assemble, signing
-from updateagent.assemble import Input, Release
-from updateagent.certificate import Certificate
-from updateagent.description import Kind
-from updateagent.payload import Encoding, Role
-from updateagent.signing import Identity, PrivateKey
-from updateagent.trust import Trust
+from updateagent.buildhost import assemble, signing
+from updateagent.buildhost.assemble import Input, Release
+from updateagent.buildhost.signing import Identity, PrivateKey
+from updateagent.package.certificate import Certificate
+from updateagent.package.description import Kind
+from updateagent.package.payload import Encoding, Role
+from updateagent.package.trust import Trust
 
 DAY = 86_400
 BEGIN = datetime(2026, 3, 1, tzinfo=UTC)

@@ -35,11 +35,11 @@ from tests.sim.board.uboot import BootLoaderError
 from tests.sim.faulty_disk import FaultyDisk, Operation, PowerCut, SimulatedFile, Survival
 from tests.updateagent.board import SLOT_BYTES, TRIES, Board
 from updateagent.disk import RawFile
+from updateagent.engine.deps import Package
+from updateagent.engine.journal import Journal
+from updateagent.engine.machine import State
 from updateagent.errors import EXIT_GUARD_WANTED, EXIT_OK, EXIT_REBOOT_WANTED, OK_FUMO, DeviceError, PackageError
-from updateagent.journal import Journal
-from updateagent.machine import State
-from updateagent.ports import Package
-from updateagent.slots import BLOCK_BYTES, FileSlot, Slot
+from updateagent.slots.block import BLOCK_BYTES, FileSlot, Slot
 
 ROOT = Path("/board")
 LIVES_MAX = 30  # a good story needs four
@@ -202,7 +202,9 @@ class World:
             raise Violation(f"the agent of version {board.running_version()}: {error}") from error
 
     def _guard(self, board: Board) -> int:
-        """What `updateagent.guard` does: tries again while there is trouble, and in the end asks for a reboot."""
+        """What `updateagent.engine.guard` does: tries again while there is trouble, and in the end asks for a
+        reboot.
+        """
         for _ in range(2):
             try:
                 updater = board.updater()

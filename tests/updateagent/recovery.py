@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from tests.updateagent.board import SLOT_BYTES, TRIES, Board, content, plain_package
 from tests.updateagent.power import Story
-from updateagent.bootenv import BootEnv, RaucPolicy
+from updateagent.boot.policy import BootEnv, RaucPolicy
 
 RECOVERY_VERSION = "9"
 

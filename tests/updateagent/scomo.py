@@ -35,13 +35,13 @@ from agent.mo.scomo import Scomo
 from tests.sim.faulty_disk import FaultyDisk
 from tests.updateagent.packages import HARDWARE, NOW, Workshop, device, release, root
 from updateagent.disk import Storage
+from updateagent.engine.journal import Journal
+from updateagent.engine.machine import State
 from updateagent.errors import UpdateError
-from updateagent.firmware import SignedPackages
-from updateagent.installation import install_software
-from updateagent.journal import Journal
-from updateagent.machine import State
-from updateagent.manifest import Kind, Manifest, Role, verify_package
-from updateagent.software import SoftwareStore
+from updateagent.package.manifest import Kind, Manifest, Role, verify_package
+from updateagent.package.verifier import SignedPackages
+from updateagent.software.install import install_software
+from updateagent.software.store import SoftwareStore
 
 BOARD = Path("/board")
 FOLDER, UPDATE, DM = BOARD / "software", BOARD / "update", BOARD / "dm"

@@ -11,13 +11,14 @@ from typing import cast
 from tests.updateagent.board import Board, content
 from tests.updateagent.packages import HARDWARE, NOW, Party, Workshop, party, release, root
 from tests.updateagent.power import Story
-from updateagent import assemble, bsdiff, roots, verity
+from updateagent.buildhost import assemble, bsdiff
 from updateagent.disk import Storage
+from updateagent.engine.deps import Ports
+from updateagent.engine.mailbox import InstallRequest
 from updateagent.errors import SIGNATURE, PackageError
-from updateagent.firmware import SignedPackages
-from updateagent.payload import DeltaSource, Encoding, Role
-from updateagent.ports import Ports
-from updateagent.report import InstallRequest
+from updateagent.package import roots, verity
+from updateagent.package.payload import DeltaSource, Encoding, Role
+from updateagent.package.verifier import SignedPackages
 
 OLD, NEW = content("1"), content("2")
 UNUSED = PackageError(SIGNATURE, "packages of these stories are files")

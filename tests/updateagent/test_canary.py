@@ -16,8 +16,8 @@ from tests.updateagent.flashboards import NandBoard, NorBoard, UbiBoard
 from tests.updateagent.loaders import BootcountBoard, GrubBoard, MenderBoard
 from tests.updateagent.test_health import Bench
 from updateagent.config import HealthConfig
+from updateagent.engine.machine import State
 from updateagent.errors import ENVIRONMENT_NOT_SHARED, EXIT_GUARD_WANTED, EXIT_OK, EXIT_REBOOT_WANTED, DeviceError
-from updateagent.machine import State
 
 BOARDS = [Board, NorBoard, NandBoard, UbiBoard, BootcountBoard, MenderBoard, GrubBoard]
 

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, ObjectIdentifier
 
 from tests.updateagent.packages import BEGIN, DAY, NOW, Party, device, other_root, party, root, rsa_signer, signer
-from updateagent import certificate, cms, der, signing
+from updateagent.buildhost import signing
 from updateagent.errors import (
     CERTIFICATE_CHAIN,
     CERTIFICATE_PURPOSE,
@@ -25,7 +25,8 @@ from updateagent.errors import (
     Code,
     PackageError,
 )
-from updateagent.trust import Trust
+from updateagent.package import certificate, cms, der
+from updateagent.package.trust import Trust
 
 CONTENT = b'{"software": {}}\n'
 needs_openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="needs the openssl program")

@@ -12,7 +12,7 @@ from tests.updateagent.board import Board
 from tests.updateagent.flashboards import NandBoard, NorBoard, UbiBoard
 from tests.updateagent.loaders import BootcountBoard, GrubBoard, MenderBoard
 from tests.updateagent.recovery import WithRecovery
-from updateagent.bootenv import BootEnv
+from updateagent.boot.policy import BootEnv
 from updateagent.errors import EXIT_GUARD_WANTED, EXIT_OK, EXIT_REBOOT_WANTED
 
 RAUC = [Board, NorBoard, NandBoard, UbiBoard, WithRecovery]

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from updateagent import cpio
 from updateagent.errors import FORMAT, LIMIT, TRUNCATED, PackageError
-from updateagent.readable import Buffer
+from updateagent.package import cpio
+from updateagent.package.readable import Buffer
 
 
 def archive(*files: tuple[str, bytes]) -> bytes:

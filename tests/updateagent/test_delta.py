@@ -15,13 +15,14 @@ from pathlib import Path
 import pytest
 
 from tests.updateagent.packages import Workshop, device
-from updateagent import bsdiff, delta, verity
-from updateagent.delta import emit_number, parse_number
+from updateagent.buildhost import bsdiff
 from updateagent.errors import COMPRESSION, DELTA_SOURCE, PATCH, PAYLOAD, STORAGE, TRUNCATED, Code, UpdateError
-from updateagent.manifest import Image, verify_package
-from updateagent.payload import DeltaSource, Encoding
-from updateagent.readable import Buffer
-from updateagent.verity import BLOCK_BYTES
+from updateagent.package import delta, verity
+from updateagent.package.delta import emit_number, parse_number
+from updateagent.package.manifest import Image, verify_package
+from updateagent.package.payload import DeltaSource, Encoding
+from updateagent.package.readable import Buffer
+from updateagent.package.verity import BLOCK_BYTES
 
 OLD = random.Random(1).randbytes(40_000)
 

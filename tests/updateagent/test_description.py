@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from updateagent import description
-from updateagent.description import Kind
 from updateagent.errors import DESCRIPTION, LIMIT, Code, PackageError
-from updateagent.payload import Encoding, Role
+from updateagent.package import description
+from updateagent.package.description import Kind
+from updateagent.package.payload import Encoding, Role
 
 
 def entry(name: str = "rootfs", **ours: Any) -> dict[str, Any]:

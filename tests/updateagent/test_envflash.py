@@ -28,10 +28,10 @@ from tests.updateagent.flashboards import (
     UbiEnvironment,
 )
 from tests.updateagent.power import Story, Trouble, explore, explore_errors, stories
-from updateagent.envbytes import choose, parse_copy
-from updateagent.envflash import MtdMedium, UbiMedium, volume_path
+from updateagent.boot.uboot.bytes import choose, parse_copy
+from updateagent.boot.uboot.env import EnvironmentStore, FileMedium, Place, emit_copy, medium_of
+from updateagent.boot.uboot.flash import MtdMedium, UbiMedium, volume_path
 from updateagent.errors import ENVIRONMENT, ENVIRONMENT_WRITE, DeviceError
-from updateagent.ubootenv import EnvironmentStore, FileMedium, Place, emit_copy, medium_of
 
 GOOD, UNHEALTHY = stories()[:2]
 ROOT = Path("/board")

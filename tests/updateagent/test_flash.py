@@ -12,9 +12,9 @@ import pytest
 
 from tests.sim.faulty_disk import FaultyDisk, PowerCut
 from updateagent.errors import KERNEL_FEATURE, SLOT, STORAGE, STORAGE_FULL, Code, DeviceError
-from updateagent.flash import LEB_CHANGE, MTD_INFO, MtdFile, MtdSlot, UbiFile, UbiSlot
-from updateagent.slots import BLOCK_BYTES, read_back, slot_type, write_image
-from updateagent.verity import build
+from updateagent.package.verity import build
+from updateagent.slots.block import BLOCK_BYTES, read_back, slot_type, write_image
+from updateagent.slots.flash import LEB_CHANGE, MTD_INFO, MtdFile, MtdSlot, UbiFile, UbiSlot
 
 ERASE_BLOCK = 3 * BLOCK_BYTES  # no power of two, as in UBI
 BLOCKS = 8

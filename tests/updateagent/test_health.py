@@ -13,10 +13,10 @@ from tests.updateagent.board import Board
 from updateagent.compose import Agent
 from updateagent.config import BootEnvConfig, CommandCheck, Config, HealthConfig, PlaceConfig, SlotConfig
 from updateagent.disk import RealDisk
+from updateagent.engine.guard import Guard, run_command_check
+from updateagent.engine.health import Check, Missing, Verdict, Watch, parse_health
+from updateagent.engine.machine import State
 from updateagent.errors import EXIT_GUARD_WANTED, EXIT_OK, EXIT_REBOOT_WANTED
-from updateagent.guard import Guard, run_command_check
-from updateagent.health import Check, Missing, Verdict, Watch, parse_health
-from updateagent.machine import State
 
 
 def document(boot: str = "b1", **checks: bool) -> bytes:

@@ -12,10 +12,10 @@ from random import Random
 import pytest
 
 from tests.sim.faulty_disk import FaultyDisk
+from updateagent.engine.journal import Journal, Outcome, Record, SlotNote, Update, emit, parse
+from updateagent.engine.machine import DECIDED, GIVE_UP, TABLE, Event, IllegalTransition, State, next_state
+from updateagent.engine.sealed import seal
 from updateagent.errors import JOURNAL, DeviceError
-from updateagent.journal import Journal, Outcome, Record, SlotNote, Update, emit, parse
-from updateagent.machine import DECIDED, GIVE_UP, TABLE, Event, IllegalTransition, State, next_state
-from updateagent.sealed import seal
 
 FOLDER = Path("/update")
 UPDATE = Update("r1", "package.swu", "correlator", 12.5, target="B", fallback="A", log=("line",))

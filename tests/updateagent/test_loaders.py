@@ -16,11 +16,11 @@ from tests.sim.faulty_disk import FaultyDisk, Survival
 from tests.updateagent.board import Board
 from tests.updateagent.loaders import BootcountBoard, GrubBoard, MenderBoard
 from tests.updateagent.power import Story, Trouble, explore, explore_errors, stories
-from updateagent.bootenv import POLICIES, BootEnv, policy
+from updateagent.boot.grub import Block, GrubStore
+from updateagent.boot.policy import POLICIES, BootEnv, policy
 from updateagent.disk import RealDisk
+from updateagent.engine.updater import Updater
 from updateagent.errors import ENVIRONMENT, ENVIRONMENT_FULL, DeviceError
-from updateagent.grubenv import Block, GrubStore
-from updateagent.updater import Updater
 
 
 @pytest.fixture(autouse=True)

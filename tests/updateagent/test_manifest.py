@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.updateagent.packages import HARDWARE, NOW, Workshop, device, other_root, party, release, signer
-from updateagent import assemble, cpio, manifest
-from updateagent.description import Kind
+from updateagent.buildhost import assemble
 from updateagent.errors import (
     AGENT_VERSION,
     CERTIFICATE_CHAIN,
@@ -37,10 +36,12 @@ from updateagent.errors import (
     Code,
     UpdateError,
 )
-from updateagent.manifest import Image, Manifest, PackageError, Trust, verify_package
-from updateagent.payload import DeltaSource, Encoding, Role
-from updateagent.readable import Buffer
-from updateagent.verity import BLOCK_BYTES, RUN_BLOCKS, RUN_BYTES
+from updateagent.package import cpio, manifest
+from updateagent.package.description import Kind
+from updateagent.package.manifest import Image, Manifest, PackageError, Trust, verify_package
+from updateagent.package.payload import DeltaSource, Encoding, Role
+from updateagent.package.readable import Buffer
+from updateagent.package.verity import BLOCK_BYTES, RUN_BLOCKS, RUN_BYTES
 
 ROOTFS = random.Random(1).randbytes(600 * BLOCK_BYTES + 123)
 KERNEL = b"kernel" * 1000

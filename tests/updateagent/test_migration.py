@@ -15,13 +15,13 @@ from tests.updateagent.packages import HARDWARE, NOW, Workshop, release, root
 from tests.updateagent.signed import NEW, pem
 from updateagent.config import load
 from updateagent.disk import RealDisk
+from updateagent.engine.deps import Ports
+from updateagent.engine.journal import Update
+from updateagent.engine.mailbox import InstallRequest
+from updateagent.engine.migration import StateFolders
 from updateagent.errors import EXIT_GUARD_WANTED, EXIT_OK, EXIT_REBOOT_WANTED, STORAGE_FULL, DeviceError, RequestError
-from updateagent.firmware import SignedPackages
-from updateagent.journal import Update
-from updateagent.migration import StateFolders
-from updateagent.payload import Role
-from updateagent.ports import Ports
-from updateagent.report import InstallRequest
+from updateagent.package.payload import Role
+from updateagent.package.verifier import SignedPackages
 
 REPO = Path(__file__).parents[2]
 SCRIPT = b"""#!/bin/sh
@@ -185,8 +185,8 @@ def test_a_full_disk_is_said_with_its_number(tmp_path: Path) -> None:
 
 
 def test_an_older_journal_without_the_migration_is_read(board: StateBoard) -> None:
-    from updateagent.journal import Record, emit, parse
-    from updateagent.sealed import seal, unseal
+    from updateagent.engine.journal import Record, emit, parse
+    from updateagent.engine.sealed import seal, unseal
 
     raw = emit(Record().stage(Update("r1", "package.swu")), 1)
     found = unseal(raw)

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from updateagent import pack
+from updateagent.buildhost import pack
+from updateagent.buildhost.signing import Identity
 from updateagent.errors import COMPATIBLE, DOWNGRADE, REQUEST, SIGNATURE_MISSING
-from updateagent.signing import Identity
 
 ROOTFS = bytes(range(256)) * 100
 EPOCH = 1_790_000_000
@@ -363,8 +363,9 @@ def test_a_stock_swupdate_refuses_the_package_of_another_root(bench: Bench) -> N
 
 def test_the_device_side_does_not_load_the_writer() -> None:
     code = (
-        "import sys, updateagent.manifest, updateagent.delta, updateagent.certificate\n"
-        "bad = {'click', 'cryptography.x509', 'updateagent.assemble', 'updateagent.signing', 'updateagent.pack'}\n"
+        "import sys, updateagent.package.manifest, updateagent.package.delta, updateagent.package.certificate\n"
+        "bad = {'click', 'cryptography.x509', 'updateagent.buildhost.assemble',"
+        " 'updateagent.buildhost.signing', 'updateagent.buildhost.pack'}\n"
         "sys.exit(len(bad & set(sys.modules)))\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

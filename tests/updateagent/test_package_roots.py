@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from tests.updateagent.packages import NOW, Party, Workshop, device, party, release, signer
-from updateagent import assemble, cms, pack, roots, signing
+from updateagent.buildhost import assemble, pack, signing
 from updateagent.errors import (
     CERTIFICATE_CHAIN,
     CERTIFICATE_REVOKED,
@@ -25,9 +25,10 @@ from updateagent.errors import (
     PackageError,
     UpdateError,
 )
-from updateagent.manifest import verify_package
-from updateagent.readable import Buffer
-from updateagent.trust import Trust
+from updateagent.package import cms, roots
+from updateagent.package.manifest import verify_package
+from updateagent.package.readable import Buffer
+from updateagent.package.trust import Trust
 
 
 @functools.cache

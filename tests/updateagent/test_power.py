@@ -23,22 +23,22 @@ from tests.updateagent.hooked import HookedBoard
 from tests.updateagent.power import ROOT, Story, Tally, Trouble, explore, explore_errors, stories
 from tests.updateagent.scomo import SoftwareStory, software_stories
 from tests.updateagent.signed import SignedBoard, SignedStory, signed_stories
+from updateagent.boot.uboot.bytes import parse_copy
+from updateagent.boot.uboot.env import EnvironmentStore, Place, emit_copy, parse_data
 from updateagent.disk import RawFile, Storage
-from updateagent.envbytes import parse_copy
+from updateagent.engine.deps import Ports
+from updateagent.engine.journal import Journal, Record, emit, parse
+from updateagent.engine.machine import Event, State
+from updateagent.engine.mailbox import result_document
+from updateagent.engine.migration import StateFolders
+from updateagent.engine.sealed import seal
+from updateagent.engine.updater import Updater
 from updateagent.errors import DeviceError
-from updateagent.firmware import SignedPackages
-from updateagent.journal import Journal, Record, emit, parse
-from updateagent.machine import Event, State
-from updateagent.manifest import Image
-from updateagent.migration import StateFolders
-from updateagent.ports import Ports
-from updateagent.readable import Readable
-from updateagent.report import result_document
-from updateagent.sealed import seal
-from updateagent.slots import FileSlot, Slot
-from updateagent.software import SoftwareStore
-from updateagent.ubootenv import EnvironmentStore, Place, emit_copy, parse_data
-from updateagent.updater import Updater
+from updateagent.package.manifest import Image
+from updateagent.package.readable import Readable
+from updateagent.package.verifier import SignedPackages
+from updateagent.slots.block import FileSlot, Slot
+from updateagent.software.store import SoftwareStore
 
 GOOD, UNHEALTHY, TAMPERED, WORN, MIGRATION, *HOOKED = stories()
 THROWS = (Survival.LOST, Survival.NAMES_ONLY, Survival.KEPT, *[Survival.HOLED] * 4)
@@ -354,7 +354,7 @@ def _with_handler(updater: Updater) -> Updater:
     run = updater._run
 
     def own_run() -> int:
-        from updateagent import steps as module
+        from updateagent.engine import steps as module
 
         before = dict(module.STEPS)
         for state, handler in before.items():

@@ -16,14 +16,15 @@ from typing import Any
 import pytest
 
 from tests.sim.board.uboot import ENV_BYTES, ENV_OFFSETS, Environment, choose
-from updateagent import verity
+from updateagent.engine.hooks import run_hook
 from updateagent.errors import PackageError
-from updateagent.hooks import run_hook
-from updateagent.readable import Buffer
+from updateagent.package import verity
+from updateagent.package.readable import Buffer
 
 pytestmark = pytest.mark.process
 
 REPO = Path(__file__).parents[2]
+PACK = "updateagent.buildhost.pack"
 SLOT_BYTES = 4 << 20
 IMAGE_BYTES = (1 << 20) + 12345
 
@@ -31,7 +32,7 @@ IMAGE_BYTES = (1 << 20) + 12345
 @pytest.fixture(scope="module")
 def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("keys") / "k"
-    _run("updateagent.pack", "keygen", "--out", folder)
+    _run(PACK, "keygen", "--out", folder)
     return folder
 
 
@@ -51,7 +52,7 @@ def firmware(keys: Path, folder: Path, version: str, *more: object) -> Path:
     out = folder / f"{version}.swu"
     signing = ("--key", keys / "signer.key", "--cert", keys / "signer.crt")
     about = ("--version", version, "--security-version", "1", "--compatible", "HW")
-    done = _run("updateagent.pack", "build", *signing, *about, *more, "--image", f"rootfs={source}", "-o", out)
+    done = _run(PACK, "build", *signing, *about, *more, "--image", f"rootfs={source}", "-o", out)
     assert done.returncode == 0, done.stderr
     return out
 
@@ -62,7 +63,7 @@ def software(keys: Path, folder: Path, version: str, text: str) -> Path:
     out = folder / f"lists-{version}.swu"
     signing = ("--key", keys / "signer.key", "--cert", keys / "signer.crt")
     about = ("--software", "lists", "--version", version, "--security-version", version, "--compatible", "HW")
-    done = _run("updateagent.pack", "build", *signing, *about, "--image", f"file:list.csv={source}", "-o", out)
+    done = _run(PACK, "build", *signing, *about, "--image", f"file:list.csv={source}", "-o", out)
     assert done.returncode == 0, done.stderr
     return out
 

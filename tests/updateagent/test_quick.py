@@ -12,9 +12,9 @@ import pytest
 from tests.updateagent.board import TRIES
 from tests.updateagent.test_health import Bench
 from updateagent.__main__ import main
-from updateagent.bootenv import TRIES_MAX
+from updateagent.boot.policy import TRIES_MAX
 from updateagent.config import HealthConfig
-from updateagent.quick import answer, read_settings
+from updateagent.fast_path import answer, read_settings
 
 REPO = Path(__file__).parents[2]
 
@@ -215,8 +215,8 @@ def test_the_quick_answer_imports_next_to_nothing(bench: Quick) -> None:
     assert {name for name in modules if name.startswith("updateagent")} == {
         "updateagent",
         "updateagent.__main__",
-        "updateagent.envbytes",
-        "updateagent.quick",
-        "updateagent.sealed",
+        "updateagent.boot.uboot.bytes",
+        "updateagent.fast_path",
+        "updateagent.engine.sealed",
     }
     assert not {"dataclasses", "pathlib", "json", "tomllib", "argparse", "logging", "re", "typing"} & set(modules)

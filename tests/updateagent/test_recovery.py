@@ -12,11 +12,11 @@ import pytest
 from tests.sim.faulty_disk import Survival
 from tests.updateagent.power import Story, Trouble, explore, explore_errors
 from tests.updateagent.recovery import InRecovery, WithRecovery, recovery_stories
-from updateagent.bootcount import BootcountPolicy
+from updateagent.boot.bootcount import BootcountPolicy
+from updateagent.boot.grub import Block, GrubStore, RaucGrubPolicy
 from updateagent.config import load
 from updateagent.disk import RealDisk
 from updateagent.errors import CONFIGURATION, EXIT_GUARD_WANTED, EXIT_OK, EXIT_REBOOT_WANTED, RequestError
-from updateagent.grubenv import Block, GrubStore, RaucGrubPolicy
 
 
 @pytest.fixture(autouse=True)

@@ -22,9 +22,9 @@ from updateagent.errors import (
     DeviceError,
     PackageError,
 )
-from updateagent.slots import BLOCK_BYTES, BlockSlot, FileSlot, Slot, read_back, write_image
-from updateagent.verity import RUN_BYTES, build
-from updateagent.witness import Witness
+from updateagent.package.integrity_tags import Witness
+from updateagent.package.verity import RUN_BYTES, build
+from updateagent.slots.block import BLOCK_BYTES, BlockSlot, FileSlot, Slot, read_back, write_image
 
 PATH = Path("/slot")
 IMAGE = b"".join(bytes([number]) * BLOCK_BYTES for number in range(1, 9))

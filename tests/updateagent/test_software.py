@@ -20,9 +20,9 @@ from updateagent.errors import (
     PackageError,
     RequestError,
 )
-from updateagent.manifest import Kind, Manifest, Role
-from updateagent.readable import Buffer, Readable
-from updateagent.software import SoftwareStore
+from updateagent.package.manifest import Kind, Manifest, Role
+from updateagent.package.readable import Buffer, Readable
+from updateagent.software.store import SoftwareStore
 
 FOLDER = Path("/software")
 NOTHING = Buffer(b"")

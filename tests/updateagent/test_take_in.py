@@ -11,8 +11,8 @@ import pytest
 
 from tests.sim.faulty_disk import FaultyDisk, Operation, PowerCut, Survival
 from updateagent.disk import RealDisk
+from updateagent.engine.mailbox import COPY_BYTES, Exchange
 from updateagent.errors import PACKAGE_MISSING, STORAGE, STORAGE_FULL, Code, UpdateError
-from updateagent.report import COPY_BYTES, Exchange
 
 PACKAGE = Random(1).randbytes(2 * COPY_BYTES + 700)
 FOLDER, SOURCE = Path("/data/update"), Path("/data/home/new.swu")

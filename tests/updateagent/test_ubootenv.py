@@ -14,9 +14,10 @@ from random import Random
 import pytest
 
 from tests.sim.faulty_disk import FaultyDisk
-from updateagent.bootenv import DryRun
+from updateagent.boot.policy import DryRun
+from updateagent.boot.uboot.bytes import newer, parse_copy
+from updateagent.boot.uboot.env import LOCK_WAIT_S, EnvironmentStore, Place, emit_copy, parse_data, parse_fw_env_config
 from updateagent.disk import RealDisk
-from updateagent.envbytes import newer, parse_copy
 from updateagent.errors import (
     CONFIGURATION,
     ENVIRONMENT,
@@ -25,14 +26,6 @@ from updateagent.errors import (
     ENVIRONMENT_WRITE,
     DeviceError,
     RequestError,
-)
-from updateagent.ubootenv import (
-    LOCK_WAIT_S,
-    EnvironmentStore,
-    Place,
-    emit_copy,
-    parse_data,
-    parse_fw_env_config,
 )
 
 SIZE = 0x400

@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.updateagent.board import FILLER, SLOT_BYTES, Board, PlainImage, PlainPackage, content
+from updateagent.engine.journal import STORES_MAX, Outcome
+from updateagent.engine.machine import Event, State
+from updateagent.engine.updater import Updater
 from updateagent.errors import (
     EXIT_GUARD_WANTED,
     EXIT_OK,
@@ -16,9 +19,6 @@ from updateagent.errors import (
     PackageError,
     RequestError,
 )
-from updateagent.journal import STORES_MAX, Outcome
-from updateagent.machine import Event, State
-from updateagent.updater import Updater
 
 
 @pytest.fixture

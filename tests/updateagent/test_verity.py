@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from updateagent import verity
 from updateagent.errors import FORMAT, PAYLOAD, TRUNCATED, PackageError
-from updateagent.readable import Buffer
-from updateagent.verity import BLOCK_BYTES, FANOUT, Tree
+from updateagent.package import verity
+from updateagent.package.readable import Buffer
+from updateagent.package.verity import BLOCK_BYTES, FANOUT, Tree
 
 SIZES = [1, BLOCK_BYTES, BLOCK_BYTES + 1, FANOUT * BLOCK_BYTES, FANOUT * BLOCK_BYTES + 1, 300 * BLOCK_BYTES + 17]
 TWO_LEVELS = 300 * BLOCK_BYTES

@@ -9,11 +9,11 @@ import pytest
 
 from tests.updateagent.packages import Workshop, device
 from updateagent.errors import PAYLOAD, UpdateError
-from updateagent.manifest import verify_package
-from updateagent.payload import Encoding, Image
-from updateagent.readable import Buffer
-from updateagent.verity import BLOCK_BYTES, RUN_BLOCKS, RUN_BYTES
-from updateagent.witness import Witness
+from updateagent.package.integrity_tags import Witness
+from updateagent.package.manifest import verify_package
+from updateagent.package.payload import Encoding, Image
+from updateagent.package.readable import Buffer
+from updateagent.package.verity import BLOCK_BYTES, RUN_BLOCKS, RUN_BYTES
 
 RUNS = [random.Random(seed).randbytes(RUN_BYTES) for seed in range(3)]
 ROOTFS = random.Random(1).randbytes(40 * BLOCK_BYTES + 123)

@@ -11,8 +11,8 @@ from functools import partial
 from pathlib import Path
 
 from tests.board.guest.telling import check, say
+from updateagent.boot.uboot.env import EnvironmentStore, emit_copy, parse_fw_env_config
 from updateagent.disk import RealDisk
-from updateagent.ubootenv import EnvironmentStore, emit_copy, parse_fw_env_config
 
 SIZE = 0x4000
 START = {"BOOT_ORDER": "A B", "BOOT_A_LEFT": "3", "spaces": "a b  c", "equals": "a=b=c"}

@@ -1,5 +1,5 @@
 """The boot loader of the simulated board: U-Boot's redundant environment and RAUC's boot script, written from the
-format alone so that it checks `updateagent.bootenv` instead of repeating it.
+format alone so that it checks `updateagent.boot.policy` instead of repeating it.
 
     copy : u32 crc (native endian) | u8 flag | data[ENV_BYTES - 5]
     crc  : CRC-32 over all of data, padding included; the flag is not covered

@@ -1,0 +1,173 @@
+"""GRUB's environment block, and RAUC's policy for GRUB.
+
+    block := "# GRUB Environment Block\\n" { "#" comment "\\n" | name "=" value "\\n" } "#" …      1024 bytes
+
+In a value, a backslash stands before a backslash and before a newline.
+
+    ORDER="A B"    slots to try, first to last
+    A_OK=1         the slot may be started
+    A_TRY=0        set to 1 by the boot script before the attempt; 0 again when the system is well
+
+There is one attempt a trial, and one for a confirmed system: a power cut after GRUB has set TRY and before the system
+is marked good starts the other slot next. That is RAUC's policy for GRUB as it is; U-Boot's has attempts to spare. The
+block has no checksum and no second copy: GRUB writes it in place, and a power cut just then may lose it, which no
+updater can help. From here it is replaced whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from updateagent.boot.policy import BootEnv, BootView, Trial, Variables
+from updateagent.disk import Storage
+from updateagent.errors import ENVIRONMENT, ENVIRONMENT_FULL, ENVIRONMENT_WRITE, DeviceError
+
+BLOCK_BYTES = 1024
+SIGNATURE = b"# GRUB Environment Block\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """The variables of a block, and its lines of comment (newer versions of GRUB write a warning there)."""
+
+    variables: dict[str, str]
+    comments: tuple[str, ...] = ()
+
+    @classmethod
+    def parse(cls, raw: bytes) -> Block:
+        """Raises `DeviceError` (environment)."""
+        if len(raw) != BLOCK_BYTES or not raw.startswith(SIGNATURE):
+            raise DeviceError(ENVIRONMENT, "not an environment block of GRUB")
+        text = raw[len(SIGNATURE) :].decode("utf-8", "surrogateescape")
+        variables: dict[str, str] = {}
+        comments: list[str] = []
+        at = 0
+        while at < len(text):
+            if text[at] == "#":
+                line, newline, _ = text[at:].partition("\n")
+                if not newline:
+                    break  # the filling
+                comments.append(line)
+                at += len(line) + 1
+            else:
+                name, value, at = _entry(text, at)
+                variables[name] = value
+        return cls(variables, tuple(comments))
+
+    def emit(self) -> bytes:
+        """Raises `DeviceError` (environment-full)."""
+        lines = [f"{comment}\n" for comment in self.comments]
+        lines += [f"{name}={_escaped(value)}\n" for name, value in self.variables.items()]
+        raw = SIGNATURE + "".join(lines).encode("utf-8", "surrogateescape")
+        if len(raw) > BLOCK_BYTES:
+            raise DeviceError(ENVIRONMENT_FULL, f"the environment needs {len(raw)} bytes, GRUB has {BLOCK_BYTES}")
+        return raw.ljust(BLOCK_BYTES, b"#")
+
+
+def _entry(text: str, at: int) -> tuple[str, str, int]:
+    """Name, value and the place behind one line; an escaped newline does not end it."""
+    name_end = text.find("=", at)
+    if name_end < 0:
+        raise DeviceError(ENVIRONMENT, "a line of GRUB's environment has no =")
+    value = ""
+    place = name_end + 1
+    while place < len(text) and text[place] != "\n":
+        if text[place] == "\\":
+            place += 1
+        value += text[place : place + 1]
+        place += 1
+    if place >= len(text):
+        raise DeviceError(ENVIRONMENT, "a line of GRUB's environment does not end")
+    return text[at:name_end], value, place + 1
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", "\\\\").replace("\n", "\\\n")
+
+
+class GrubStore:
+    """The block in a file. Raises `DeviceError` (environment, -write, -full)."""
+
+    def __init__(self, disk: Storage, path: Path) -> None:
+        self._disk = disk
+        self._path = path
+        self.commits = 0
+
+    def load(self) -> Block:
+        try:
+            return Block.parse(self._disk.read_bytes(self._path))
+        except OSError as error:
+            raise DeviceError(ENVIRONMENT, f"{self._path}: {error.strerror or error}") from error
+
+    def commit(self, changes: Mapping[str, str | None], *, settle: bool = False) -> bool:  # noqa: ARG002  one copy
+        before = self.load()
+        merged = {**before.variables, **changes}
+        after = {name: value for name, value in merged.items() if value is not None}
+        if after == before.variables:
+            return False
+        raw = Block(after, before.comments).emit()
+        self.commits += 1
+        try:
+            self._disk.write_durable(self._path, raw, mode=0o644)
+        except OSError as error:
+            raise DeviceError(ENVIRONMENT_WRITE, f"{self._path}: {error.strerror or error}") from error
+        return True
+
+
+class RaucGrubPolicy(BootEnv):
+    """One attempt a trial, whatever the settings say."""
+
+    ORDER = "ORDER"
+    has_recovery = True
+
+    def __init__(self, variables: Variables, slots: tuple[str, ...], tries: int, recovery: str = "") -> None:  # noqa: ARG002
+        super().__init__(variables, slots, 1, recovery)
+
+    def view(self) -> BootView:
+        variables = self._variables.load().variables
+        order = tuple(dict.fromkeys(variables.get(self.ORDER, " ".join(self.slots)).split()))
+        left = {
+            slot: int(variables.get(f"{slot}_OK", "1") == "1" and variables.get(f"{slot}_TRY", "0") == "0")
+            for slot in self.slots
+        }
+        return BootView(order, left)
+
+    def protect(self, target: str) -> bool:
+        view = self.view()
+        if target not in view.order:
+            return False
+        return self._commit(self._ordered(*(slot for slot in view.order if slot != target)), {target: False})
+
+    def try_slot(self, target: str, fallback: str) -> bool:
+        return self._commit(self._ordered(target, fallback, *self.view().order), {target: True, fallback: True})
+
+    def trial(self, target: str) -> Trial:
+        view = self.view()
+        if not view.order or view.order[0] != target:
+            return Trial.NOT_SET
+        return Trial.WAITING if view.left[target] else Trial.BEGUN
+
+    def confirm(self, slot: str) -> bool:
+        return self._commit(self._ordered(slot, *self.view().order), {slot: True})
+
+    def fall_back(self, bad: str, good: str) -> bool:
+        others = (slot for slot in self.view().order if slot != bad)
+        return self._commit(self._ordered(good, *others), {bad: False, good: True})
+
+    def mark_good(self, slot: str) -> bool:
+        return self._variables.commit({f"{slot}_OK": "1", f"{slot}_TRY": "0"})
+
+    def needs_mark(self, slot: str) -> bool:
+        return self.view().left.get(slot, 1) == 0
+
+    def has_fallback(self, slot: str) -> bool:
+        view = self.view()
+        return any(other != slot and view.left.get(other, 0) for other in view.order)
+
+    def _commit(self, order: tuple[str, ...], may_start: dict[str, bool]) -> bool:
+        changes: dict[str, str | None] = {self.ORDER: " ".join(order)}
+        for slot, good in may_start.items():
+            changes |= {f"{slot}_OK": str(int(good)), f"{slot}_TRY": "0"}
+        return self._variables.commit(changes)

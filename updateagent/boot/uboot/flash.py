@@ -1,0 +1,216 @@
+"""Copies of the U-Boot environment on raw flash: MTD partitions of NOR or NAND, and UBI volumes.
+
+What U-Boot, its `fw_setenv` and libubootenv do there, and so this does:
+
+* **NOR** (and DataFlash): the blocks that the copy lies in are erased and written. Flags are marks: when the new copy
+  is whole, the flag of the old one is made 0 by programming that one byte. A power cut before that leaves two copies
+  that could count, of which the first does: the old environment or the new one, whole.
+* **NAND**: the same by blocks, bad ones passed over, within the range of `sectors` times `sectorsize` bytes from the
+  offset. Flags are numbers. A block that fails is marked bad, and the next one of the range takes its place, as long
+  as there is one.
+* **UBI**: a copy is the beginning of a volume. A dynamic volume is changed by an atomic LEB change, so that even a
+  single copy survives a power cut; a static one, one that an interrupted update left unreadable, or one whose erase
+  blocks are smaller than the copy, by a volume update.
+
+What lies behind the copy in its last block is kept. Two copies may not share a block, and a copy begins with one.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Protocol
+
+from updateagent.boot.uboot.bytes import FLAG_AT, MARK_OBSOLETE
+from updateagent.boot.uboot.env import Place
+from updateagent.slots.flash import ERASED, KernelMtd, KernelUbi, Mtd, UbiVolume
+
+PAGE_BYTES_MAX = 4096  # what is not written of a block is a multiple of it: NAND takes whole pages
+
+
+class EnvMtd(Mtd, Protocol):
+    """An MTD partition that a copy is on. All raise `OSError`."""
+
+    is_nand: bool
+
+    def program(self, block: int, data: bytes, inside: int) -> None:
+        """Clear bits, without an erase."""
+
+    def unlock(self, block: int) -> bool:
+        """Make a block writable; returns whether it was locked."""
+
+    def lock(self, block: int) -> None: ...
+
+
+class EnvUbi(UbiVolume, Protocol):
+    """A UBI volume that a copy is on. All raise `OSError`."""
+
+    dynamic: bool
+
+    def update(self, data: bytes) -> None:
+        """Give the volume a new content; a power cut leaves it unreadable (EBADF)."""
+
+
+class OpenMtd(Protocol):
+    def __call__(self, path: Path, *, write: bool) -> EnvMtd: ...
+
+
+class OpenVolume(Protocol):
+    def __call__(self, path: Path, *, write: bool) -> EnvUbi: ...
+
+
+class MtdMedium:
+    """One copy on an MTD partition. Raises `OSError`."""
+
+    def __init__(self, place: Place, open_mtd: OpenMtd = KernelMtd) -> None:
+        self._place = place
+        self._open_mtd = open_mtd
+
+    def is_marked(self) -> bool:
+        with self._open(write=False) as mtd:
+            return not mtd.is_nand
+
+    def read(self) -> bytes:
+        with self._open(write=False) as mtd:
+            parts = []
+            left = self._place.size
+            for block in self._blocks(mtd):
+                parts.append(mtd.read(block, min(left, mtd.block_bytes), 0))
+                left -= len(parts[-1])
+                if left <= 0:
+                    break
+            return b"".join(parts)
+
+    def write(self, raw: bytes) -> None:
+        with self._open(write=True) as mtd:
+            blocks = list(self._blocks(mtd))
+            pieces = [raw[at : at + mtd.block_bytes] for at in range(0, len(raw), mtd.block_bytes)]
+            while pieces:
+                if len(blocks) < len(pieces):
+                    raise OSError(errno.ENOSPC, "too few good blocks are left for the environment")
+                block = blocks.pop(0)
+                try:
+                    self._replace(mtd, block, pieces[0])
+                except OSError as error:
+                    # The last good blocks are never given up: the trouble may pass.
+                    if error.errno != errno.EIO or not mtd.is_nand or len(blocks) < len(pieces):
+                        raise
+                    mtd.mark_bad(block)
+                else:
+                    pieces.pop(0)
+
+    def make_obsolete(self) -> None:
+        with self._open(write=True) as mtd:
+            block = next(self._blocks(mtd))
+            with _unlocked(mtd, block):
+                mtd.program(block, bytes([MARK_OBSOLETE]), FLAG_AT)
+
+    @contextmanager
+    def _open(self, *, write: bool) -> Iterator[EnvMtd]:
+        with closing(self._open_mtd(self._place.device, write=write)) as mtd:
+            self._check(mtd)
+            yield mtd
+
+    def _check(self, mtd: EnvMtd) -> None:
+        place = self._place
+        if place.offset < 0 or place.offset % mtd.block_bytes:
+            raise OSError(errno.EINVAL, f"offset {place.offset:#x} is not at an erase block ({mtd.block_bytes:#x})")
+        if place.sector_size % mtd.block_bytes and mtd.block_bytes % (place.sector_size or 1):
+            raise OSError(errno.EINVAL, f"sector size {place.sector_size:#x} does not fit {mtd.block_bytes:#x}")
+
+    def _range_bytes(self, mtd: EnvMtd) -> int:
+        """From the offset on: where the copy may be."""
+        sector = self._place.sector_size or mtd.block_bytes
+        needed = -(-self._place.size // mtd.block_bytes) * mtd.block_bytes
+        return max(self._place.sectors * sector, needed)
+
+    def _blocks(self, mtd: EnvMtd) -> Iterator[int]:
+        """The good blocks of the range."""
+        first = self._place.offset // mtd.block_bytes
+        for block in range(first, first + self._range_bytes(mtd) // mtd.block_bytes):
+            if block >= mtd.blocks:
+                raise OSError(errno.EINVAL, f"the environment reaches beyond the end of {self._place.device}")
+            if not mtd.is_bad(block):
+                yield block
+
+    @staticmethod
+    def _replace(mtd: EnvMtd, block: int, piece: bytes) -> None:
+        """Give the start of a block a new content."""
+        behind = mtd.read(block, mtd.block_bytes - len(piece), len(piece)) if len(piece) < mtd.block_bytes else b""
+        content = piece + behind.rstrip(bytes([ERASED]))
+        content = content.ljust(min(mtd.block_bytes, -(-len(content) // PAGE_BYTES_MAX) * PAGE_BYTES_MAX), b"\xff")
+        with _unlocked(mtd, block):
+            mtd.erase(block)
+            mtd.program(block, content, 0)
+        if mtd.read(block, len(content), 0) != content:
+            raise OSError(errno.EIO, "a block does not return what was written to it")
+
+
+@contextmanager
+def _unlocked(mtd: EnvMtd, block: int) -> Iterator[None]:
+    was_locked = mtd.unlock(block)
+    try:
+        yield
+    finally:
+        if was_locked:
+            mtd.lock(block)
+
+
+class UbiMedium:
+    """One copy at the beginning of a UBI volume. Raises `OSError`."""
+
+    def __init__(self, place: Place, open_volume: OpenVolume | None = None) -> None:
+        self._place = place
+        self._open_volume = open_volume or _open_kernel_volume
+
+    def is_marked(self) -> bool:
+        return False
+
+    def read(self) -> bytes:
+        """The copy; empty when an update of the volume was interrupted."""
+        with closing(self._open_volume(self._place.device, write=False)) as volume:
+            return self._read(volume)
+
+    def write(self, raw: bytes) -> None:
+        with closing(self._open_volume(self._place.device, write=True)) as volume:
+            if volume.dynamic and len(raw) <= volume.leb_bytes and self._read(volume):
+                volume.change(0, raw)
+            else:
+                volume.update(raw)
+
+    def make_obsolete(self) -> None:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    def _read(self, volume: EnvUbi) -> bytes:
+        parts = []
+        left = self._place.size
+        try:
+            for leb in range(volume.lebs):
+                parts.append(volume.read(leb, min(left, volume.leb_bytes), 0))
+                left -= len(parts[-1])
+                if left <= 0:
+                    break
+        except OSError as error:
+            if error.errno != errno.EBADF:
+                raise
+            return b""
+        return b"".join(parts)
+
+
+def _open_kernel_volume(path: Path, *, write: bool) -> KernelUbi:
+    return KernelUbi(volume_path(path), write=write, allow_static=True)
+
+
+def volume_path(path: Path, sysfs: Path = KernelUbi.SYSFS) -> Path:
+    """`/dev/ubi0:env` as `/dev/ubi0_3`, by the names that the kernel shows. Raises `FileNotFoundError`."""
+    device, colon, wanted = path.name.partition(":")
+    if not colon:
+        return path
+    for about in sorted(sysfs.glob(f"{device}_*")):
+        if re.fullmatch(rf"{re.escape(device)}_\d+", about.name) and (about / "name").read_text().strip() == wanted:
+            return path.with_name(about.name)
+    raise FileNotFoundError(errno.ENOENT, f"{device} has no volume named {wanted}")

@@ -1,0 +1,391 @@
+"""`dcu-pack`: make keys, build, sign and look at packages. Runs on the build host; the device never imports this."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from updateagent.buildhost import assemble, signing
+from updateagent.buildhost import roots as pack_roots
+from updateagent.buildhost.assemble import Input, Release
+from updateagent.buildhost.signing import ALGORITHMS, Identity
+from updateagent.errors import REQUEST, RequestError, UpdateError
+from updateagent.package import cpio, manifest, roots, trust
+from updateagent.package.description import Kind, is_image_name
+from updateagent.package.manifest import Manifest, Role, Trust
+from updateagent.package.payload import Encoding
+
+COMPRESSIONS = {"none": Encoding.RAW, "zlib": Encoding.ZLIB, "xz": Encoding.XZ}
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+_OUT = click.Path(dir_okay=False, writable=True, path_type=Path)
+_ROLE_PREFIXES = {"file:": Role.FILE, "hook:": Role.HOOK}
+
+
+@click.group()
+def cli() -> None:
+    """Build and sign update packages (.swu)."""
+
+
+@cli.command()
+@click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder for the files.")
+@click.option("--algorithm", type=click.Choice(ALGORITHMS), default="rsa-3072", show_default=True)
+def keygen(out: Path, algorithm: str) -> None:
+    """Make root.crt, root.key, signer.crt and signer.key. Existing files are never overwritten."""
+    signing.keygen(out, algorithm)
+    click.echo(f"made {out}/root.crt, root.key, signer.crt, signer.key; keep root.key offline")
+
+
+@cli.command()
+@click.option("--key", help="Signer's key: a PEM file, or a pkcs11: URI. Without it the package is left unsigned.")
+@click.option("--cert", type=_FILE, help="Signer's certificate (PEM), followed by authorities between it and the root.")
+@click.option("--version", "version", required=True, help="Version of this release.")
+@click.option("--security-version", type=click.IntRange(min=0), help="Floor against rollback. [firmware: required]")
+@click.option("--compatible", multiple=True, required=True, help="Hardware that this is for; may be repeated.")
+@click.option("--image", "images", multiple=True, required=True, metavar="NAME=FILE", help="May be repeated. "
+              "NAME is a slot's (rootfs, kernel), file:PATH in a software package, or hook:STEP.")  # fmt: skip
+@click.option("--software", metavar="ID", help="Make a software package (SCOMO) with this id.")
+@click.option("--description", default="", help="One line for people.")
+@click.option("--compress", type=click.Choice(list(COMPRESSIONS)), default="none", show_default=True)
+@click.option("--device", "devices", multiple=True, metavar="NAME=PATH", help="Device that a stock SWUpdate uses.")
+@click.option("--requires-version", multiple=True, help="Only for devices that run this version; may be repeated.")
+@click.option("--requires-agent", default="", help="Least version of the Update Agent.")
+@click.option("--roots", "root_files", multiple=True, type=_FILE, help="A list of roots to carry; may be repeated.")
+@click.option("-o", "--output", required=True, type=_OUT)
+def build(
+    key: str | None,
+    cert: Path | None,
+    images: tuple[str, ...],
+    software: str | None,
+    compress: str,
+    devices: tuple[str, ...],
+    root_files: tuple[Path, ...],
+    output: Path,
+    **said: Any,
+) -> None:
+    """Build a package and sign it."""
+    release = _release(software, said)
+    device_of = dict(_split(text, "--device") for text in devices)
+    inputs = [_input(text, COMPRESSIONS[compress], device_of) for text in images]
+    with tempfile.TemporaryDirectory(dir=output.resolve().parent, prefix=".dcu-pack-") as work:
+        newest = int(max(one.path.stat().st_mtime for one in inputs))
+        _finish(release, inputs, Path(work), key, cert, output, newest, _lists(root_files))
+
+
+def _lists(paths: Sequence[Path]) -> list[roots.RootList]:
+    return [roots.parse(path.read_bytes()) for path in paths]
+
+
+def _finish(
+    release: Release,
+    inputs: Sequence[Input],
+    work: Path,
+    key: str | None,
+    cert: Path | None,
+    output: Path,
+    signed_at: int,
+    root_lists: Sequence[roots.RootList] = (),
+) -> None:
+    """Hash, describe, sign and write."""
+    if key is not None and cert is None:
+        raise click.UsageError("--key needs --cert")
+    prepared = [assemble.prepare(one, index, work) for index, one in enumerate(inputs)]
+    text = assemble.describe(release, prepared)
+    signature = None
+    if key is not None and cert is not None:
+        identity = Identity.load(cert)
+        signature = identity.sign(text, _signing_time(signed_at, identity), signing.signer(key))
+    with assemble.replaced(output) as file:
+        assemble.write(file, text, signature, prepared, root_lists)
+    if signature is None:
+        click.echo(f"{output}: not signed; `dcu-pack sign` makes it a package that devices take")
+    else:
+        _recheck(output)
+        click.echo(f"{output}: {output.stat().st_size} bytes")
+
+
+@cli.command()
+@click.argument("old", type=_FILE)
+@click.argument("new", type=_FILE)
+@click.option("--key", help="Signer's key: a PEM file, or a pkcs11: URI. Without it the package is left unsigned.")
+@click.option("--cert", type=_FILE, help="Signer's certificate (PEM), followed by authorities between it and the root.")
+@click.option("--compress", type=click.Choice(list(COMPRESSIONS)), default="none", show_default=True,
+              help="For images of which a patch would not be smaller.")  # fmt: skip
+@click.option("--roots", "root_files", multiple=True, type=_FILE, help="A list of roots to carry; may be repeated.")
+@click.option("-o", "--output", required=True, type=_OUT)
+def delta(
+    old: Path,
+    new: Path,
+    key: str | None,
+    cert: Path | None,
+    compress: str,
+    root_files: tuple[Path, ...],
+    output: Path,
+) -> None:
+    """Make a package that turns release OLD into release NEW; both are packages with whole images.
+
+    If neither is a package, OLD and NEW are images, and the output is the bare patch.
+    """
+    if not (_is_package(old) or _is_package(new)):
+        from updateagent.buildhost import bsdiff
+
+        with assemble.replaced(output) as file:
+            bsdiff.make(old, new, file)
+        click.echo(f"{output}: {output.stat().st_size} bytes of {new.stat().st_size}")
+        return
+    before, after = manifest.read_unverified(old), manifest.read_unverified(new)
+    with tempfile.TemporaryDirectory(dir=output.resolve().parent, prefix=".dcu-pack-") as work:
+        inputs = [
+            assemble.delta_input(old, before, new, image, Path(work) / str(index), COMPRESSIONS[compress])
+            for index, image in enumerate(after.images)
+        ]
+        release = Release(
+            kind=after.kind,
+            version=after.version,
+            security_version=after.security_version,
+            compatible=after.compatible,
+            software_id=after.software_id,
+            description=after.description,
+            requires_version=(before.version,),
+            requires_agent=after.requires_agent,
+        )
+        _finish(release, inputs, Path(work), key, cert, output, after.signed_at, _lists(root_files))
+
+
+def _is_package(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(6) == cpio.MAGIC
+
+
+def _release(software: str | None, said: dict[str, Any]) -> Release:
+    if said["security_version"] is None:
+        if software is None:
+            raise click.UsageError("a firmware package needs --security-version")
+        said["security_version"] = 0
+    return Release(
+        kind=Kind.FIRMWARE if software is None else Kind.SOFTWARE,
+        software_id=software or "",
+        **said,
+    )
+
+
+def _split(text: str, option: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not (name and equals and value):
+        raise click.UsageError(f"{option} {text!r}: NAME=VALUE is expected")
+    return name, value
+
+
+def _input(text: str, encoding: Encoding, device_of: dict[str, str]) -> Input:
+    name, value = _split(text, "--image")
+    role = Role.IMAGE
+    for prefix, prefixed_role in _ROLE_PREFIXES.items():
+        if name.startswith(prefix):
+            role, name = prefixed_role, name.removeprefix(prefix)
+    path = Path(value)
+    if not is_image_name(role, name):
+        raise click.UsageError(f"--image {text!r}: {name!r} cannot be the name of an image")
+    if not path.is_file() and not path.is_block_device():
+        raise click.UsageError(f"--image {text!r}: {value} is not there")
+    return Input(role, name, path, encoding, device_of.get(name, ""))
+
+
+def _signing_time(newest: int, identity: Identity) -> int:
+    """The time that the signature claims, a function of the inputs so that building twice gives the same bytes.
+
+    SOURCE_DATE_EPOCH if it is set, else `newest`, the time of the newest input; never outside the validity of the
+    signer, where no device would take it.
+    """
+    wanted = os.environ.get("SOURCE_DATE_EPOCH")
+    if wanted is not None and not wanted.isdigit():
+        raise click.UsageError("SOURCE_DATE_EPOCH is not a number of seconds")
+    return min(max(int(wanted) if wanted else newest, identity.signer.not_before), identity.signer.not_after)
+
+
+def _recheck(package: Path) -> None:
+    """Read back what was written, with the device's reader."""
+    read = manifest.read_unverified(package)
+    with manifest.opened(package) as file:
+        for image in read.images:
+            image.check_payload(file)
+
+
+@cli.command()
+@click.argument("package", type=_FILE)
+@click.option("--key", help="Signer's key: a PEM file, or a pkcs11: URI.")
+@click.option("--cert", type=_FILE, help="Signer's certificate (PEM), followed by authorities.")
+@click.option("--cms", "cms_file", type=_FILE, help="A detached CMS signature (DER) of sw-description made elsewhere.")
+@click.option("--to-sign", type=_OUT, help="Write the bytes that an offline signer has to sign, and stop.")
+@click.option("--signature", type=_FILE, help="The offline signer's answer to --to-sign.")
+@click.option("--signed-at", type=int, help="Time of signing, seconds since 1970. [default: now]")
+@click.option("-o", "--output", type=_OUT, help="[default: PACKAGE itself]")
+def sign(
+    package: Path,
+    key: str | None,
+    cert: Path | None,
+    cms_file: Path | None,
+    to_sign: Path | None,
+    signature: Path | None,
+    signed_at: int | None,
+    output: Path | None,
+) -> None:
+    """Sign a package, or replace its signature.
+
+    With --key here and now; with --cms a signature that another tool made over sw-description; or offline in two
+    steps: --cert C --signed-at T --to-sign FILE, and later --cert C --signed-at T --signature FILE.
+    """
+    text = assemble.read_description(package)
+    if cms_file is not None:
+        from updateagent.package import cms
+
+        joined = cms_file.read_bytes()
+        cms.verify(text, joined)
+    else:
+        made = _sign_offline_or_here(text, key, cert, to_sign, signature, signed_at)
+        if made is None:
+            return
+        joined = made
+    with assemble.replaced(output or package) as file:
+        assemble.sign_again(package, file, joined)
+    _recheck(output or package)
+
+
+def _sign_offline_or_here(
+    text: bytes,
+    key: str | None,
+    cert: Path | None,
+    to_sign: Path | None,
+    signature: Path | None,
+    signed_at: int | None,
+) -> bytes | None:
+    from updateagent.package import cms
+
+    if cert is None:
+        raise click.UsageError("--cert is needed")
+    identity = Identity.load(cert)
+    if key is None and signed_at is None:
+        raise click.UsageError("both steps of an offline signature need the same --signed-at")
+    attributes = cms.signed_attributes(text, int(time.time()) if signed_at is None else signed_at)
+    if to_sign is not None:
+        to_sign.write_bytes(attributes)
+        click.echo(f"{to_sign}: sign these bytes with SHA-256 and bring the signature back with --signature")
+        return None
+    answer: Callable[[bytes], bytes]
+    if signature is not None:
+        brought = signature.read_bytes()
+
+        def answer(_: bytes) -> bytes:
+            return brought
+    elif key is not None:
+        answer = signing.signer(key)
+    else:
+        raise click.UsageError("one of --key, --cms, --to-sign and --signature is needed")
+    return identity.join(text, attributes, answer)
+
+
+@cli.command()
+@click.argument("package", type=_FILE)
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.option("--extract", type=click.Choice(["sw-description", "sw-description.sig"]), help="Write this to stdout.")
+def inspect(package: Path, as_json: bool, extract: str | None) -> None:
+    """Show what a package says about itself. Who signed it is not checked: see `verify`."""
+    if extract is not None:
+        text = assemble.read_description(package)
+        sys.stdout.buffer.write(text if extract == "sw-description" else _signature_of(package))
+        return
+    said = _as_dict(manifest.read_unverified(package))
+    if as_json:
+        click.echo(json.dumps(said, indent=2))
+        return
+    for key, value in said.items():
+        if key != "images":
+            click.echo(f"{key + ':':<18}{', '.join(value) if isinstance(value, list) else value}")
+    for image in said["images"]:
+        click.echo(f"{image['role']} {image['name']}: {image['size']} bytes, {image['encoding']} {image['stored']}")
+        click.echo(f"  root {image['root']}")
+        if image["source"]:
+            click.echo(f"  from version {image['source']['version']}, root {image['source']['root']}")
+
+
+def _signature_of(package: Path) -> bytes:
+    with manifest.opened(package) as file:
+        return manifest.read_signature(file)
+
+
+def _as_dict(said: Manifest) -> dict[str, Any]:
+    return {
+        "kind": said.kind.value,
+        "id": said.software_id,
+        "version": said.version,
+        "description": said.description,
+        "security_version": said.security_version,
+        "compatible": list(said.compatible),
+        "requires_version": list(said.requires_version),
+        "requires_agent": said.requires_agent,
+        "signed_at": said.signed_at,
+        "signer": said.signer,
+        "digest": said.digest,
+        "images": [
+            {
+                "role": image.role.value,
+                "name": image.name,
+                "size": image.size,
+                "encoding": image.encoding.value,
+                "stored": image.payload_size,
+                "root": image.root.hex(),
+                "source": image.delta
+                and {"version": image.delta.version, "size": image.delta.size, "root": image.delta.root.hex()},
+            }
+            for image in said.images
+        ],
+    }
+
+
+@cli.command()
+@click.argument("package", type=_FILE)
+@click.option("--roots", required=True, type=_FILE, help="PEM file with the pinned roots.")
+@click.option("--compatible", required=True, help="Name of the hardware.")
+@click.option("--security-version", type=int, default=0, help="The device's floor against rollback.")
+@click.option("--clock", type=float, help="The device's clock, seconds since 1970. [default: now]")
+def verify(package: Path, roots: Path, compatible: str, security_version: int, clock: float | None) -> None:
+    """Check a package as a device would; exit 0, or with the number of the error."""
+    device = Trust(
+        roots=trust.load_roots(roots),
+        compatible=compatible,
+        clock=time.time() if clock is None else clock,
+        security_version=security_version,
+    )
+    said = manifest.verify_package(package, device)
+    click.echo(f"{package}: good, {said.kind.value} {said.software_id} version {said.version}".replace("  ", " "))
+
+
+cli.add_command(pack_roots.group)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point: errors become one line and the exit status of their number."""
+    try:
+        cli.main(args=arguments, prog_name="dcu-pack", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.Abort:
+        sys.exit(130)
+    except UpdateError as error:
+        click.echo(f"dcu-pack: {error}", err=True)
+        sys.exit(error.number)
+    except OSError as error:
+        failure = RequestError(REQUEST, str(error))
+        click.echo(f"dcu-pack: {failure}", err=True)
+        sys.exit(failure.number)
+
+
+if __name__ == "__main__":
+    main()

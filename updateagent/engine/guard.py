@@ -1,0 +1,142 @@
+"""The guard of a boot: waits until the running system is well, then confirms it; or sends it back.
+
+On trial, all checks of `[health] checks` must be good before the deadline, else the reason is recorded and a reboot is
+asked for: the boot loader tries again until the attempts run out, then the old system starts. On an ordinary boot the
+checks of `[health] boot_checks` give the slot its attempts back, and nothing worse happens when they do not.
+
+One check is always made where a trial may be confirmed, `environment`: a system that reads another boot environment
+than the boot loader cannot confirm itself, and must not believe that it has.
+
+Without a journal nobody knows. A new system that cannot mount the data partition looks just like a new board; so all
+checks must be good, and if they are not, and the boot loader has counted an attempt and has another slot to go back to,
+it is treated as a trial. (A new board has one slot in its boot order.)
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from enum import Enum
+
+from updateagent.compose import Agent
+from updateagent.config import CommandCheck
+from updateagent.engine import child
+from updateagent.engine.health import Check, Missing, Verdict, Watch, parse_health
+from updateagent.errors import EXIT_OK, EXIT_REBOOT_WANTED, DeviceError, UpdateError
+
+log = logging.getLogger("update.guard")
+
+ENVIRONMENT_CHECK = "environment"
+SAID_BYTES_MAX = 200
+
+
+class Boot(Enum):
+    """What is known about this boot."""
+
+    ORDINARY = "ordinary"
+    TRIAL = "trial"
+    UNKNOWN = "unknown"  # no journal: a new board, or a new system that cannot mount the data partition
+
+
+class Guard:
+    """One boot's guard. `monotonic` gives seconds, `wait` lets some pass."""
+
+    def __init__(self, agent: Agent, monotonic: Callable[[], float], wait: Callable[[float], None]) -> None:
+        self._agent = agent
+        self._monotonic = monotonic
+        self._wait = wait
+        self._boot_id = agent.read_boot_id()
+
+    def run(self) -> int:
+        """Watch to the end; returns the exit status for init. Raises `RequestError` (configuration)."""
+        health = self._agent.config.health
+        boot = self._look()
+        names = health.boot_checks if boot is Boot.ORDINARY else (*health.checks, ENVIRONMENT_CHECK)
+        watch = Watch(names, self._monotonic() + health.deadline_s)
+        while True:
+            verdict = watch.observe(self._checks(names), self._monotonic())
+            if verdict is Verdict.GOOD:
+                try:
+                    return self._good(boot)
+                except DeviceError as error:
+                    # Another dcu-update is at work, or the storage has trouble: both may pass before the deadline.
+                    log.warning("%s", error, extra={"event": "update.error"})
+                    if watch.is_over(self._monotonic()):
+                        return self._failed(boot, Missing("storage", error.message))
+            elif verdict is Verdict.FAILED:
+                return self._failed(boot, watch.missing or Missing("", ""))
+            self._wait(health.poll_s)
+
+    def _look(self) -> Boot:
+        try:
+            updater = self._agent.updater()
+        except DeviceError as error:
+            log.error("%s", error, extra={"event": "update.error"})  # noqa: TRY400  a sentence, no traceback
+            return Boot.UNKNOWN
+        if updater.on_trial:
+            return Boot.TRIAL
+        return Boot.UNKNOWN if updater.record.lost else Boot.ORDINARY
+
+    def _good(self, boot: Boot) -> int:
+        with self._agent.alone():
+            updater = self._agent.updater()
+            if boot is Boot.TRIAL and updater.on_trial:
+                code = updater.confirm()
+                return code if code == EXIT_REBOOT_WANTED else EXIT_OK
+            updater.mark_good()
+            return EXIT_OK
+
+    def _failed(self, boot: Boot, missing: Missing) -> int:
+        log.error("health check %s: %s", missing.name, missing.detail, extra={"event": "update.unhealthy"})
+        if boot is Boot.TRIAL:
+            try:
+                with self._agent.alone():
+                    self._agent.updater().blame(missing.name, missing.detail)
+            except UpdateError as error:
+                # The reason could not be kept. The way back matters more.
+                log.error("%s", error, extra={"event": "update.error"})  # noqa: TRY400
+            return EXIT_REBOOT_WANTED
+        if boot is Boot.UNKNOWN and self._may_be_on_trial():
+            return EXIT_REBOOT_WANTED
+        return EXIT_OK
+
+    def _may_be_on_trial(self) -> bool:
+        """Whether the boot loader counted an attempt of this slot and has another one to go back to."""
+        try:
+            bootenv = self._agent.bootenv(self._agent.environment())
+            slot = self._agent.read_booted_slot()
+            bootenv.check_shared(self._agent.read_canary())
+            return bootenv.needs_mark(slot) and bootenv.has_fallback(slot)
+        except UpdateError:
+            return False
+
+    def _checks(self, names: tuple[str, ...]) -> dict[str, Check]:
+        config = self._agent.config
+        try:
+            checks = parse_health(self._agent.disk.read_bytes(config.run_dir / "health.json"), self._boot_id)
+        except OSError:
+            checks = {}
+        for command in config.health.commands:
+            if command.name in names:
+                checks[command.name] = run_command_check(command)
+        if ENVIRONMENT_CHECK in names:
+            checks[ENVIRONMENT_CHECK] = self._check_environment()
+        return checks
+
+    def _check_environment(self) -> Check:
+        try:
+            self._agent.bootenv(self._agent.environment()).check_shared(self._agent.read_canary())
+        except UpdateError as error:
+            return Check(ok=False, detail=error.message)
+        return Check(ok=True)
+
+
+def run_command_check(check: CommandCheck) -> Check:
+    """Run one configured command."""
+    try:
+        status, said = child.run(check.command, check.timeout_s, SAID_BYTES_MAX)
+    except OSError as error:
+        return Check(ok=False, detail=f"{check.command[0]}: {error.strerror or error}")
+    if status is None:
+        return Check(ok=False, detail=f"no answer in {check.timeout_s:g} s")
+    return Check(status == 0, said or f"exit status {status}")

@@ -1,0 +1,232 @@
+"""The journal: what the Update Agent knows over power cuts, as one small record in two copies.
+
+The copies are the files `journal.0` and `journal.1`; their frame is that of `sealed`. The payload is JSON, see
+`Record`; keys that a reader does not know are ignored, so that an older system can read what a newer one wrote while on
+trial, and the version is raised only when an older reader would do harm.
+
+A record goes to the copy that does *not* hold the newest one. The copy with the higher sequence and a good checksum
+counts; when neither is good nothing is known (`Record.lost`), which makes the health check of this system as strict
+as that of a trial.
+
+`Record.stores` counts the stores since the update last made progress. A board that is cut, or crashes, at the same
+step again and again is caught by it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from updateagent.disk import Storage
+from updateagent.engine.machine import Event, State, next_state
+from updateagent.engine.sealed import VERSION, seal, unseal
+from updateagent.errors import JOURNAL, DeviceError
+
+STORES_MAX = 16  # in one step; a good update needs two or three
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How an update ended: `code` and `name` of `errors`, and its results for FUMO and SCOMO."""
+
+    code: int
+    name: str
+    fumo: int
+    scomo: int
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """One update from its request to its report. `block` of image number `image` is the first not known to be safe.
+
+    `state_dirs` are the folders to migrate, as the old system's settings name them; `migrated`: their copies are.
+    """
+
+    id: str
+    package: str
+    correlator: str = ""
+    requested: float = 0.0
+    by_hand: bool = False
+    target: str = ""
+    fallback: str = ""
+    from_version: str = ""
+    to_version: str = ""
+    security_version: int = 0
+    image: int = 0
+    block: int = 0
+    attempts: int = 0
+    state_dirs: tuple[str, ...] = ()
+    migrated: bool = False
+    boot_id: str = ""
+    failed_check: str | None = None
+    log: tuple[str, ...] = ()
+    outcome: Outcome | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SlotNote:
+    """What is known of a slot's content. `state`: good | trial | bad | empty."""
+
+    version: str = ""
+    security_version: int = 0
+    state: str = "empty"
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """The whole knowledge. Times in seconds since the epoch.
+
+    `security_floor` and `software_floors` are the lowest security versions that may still be installed, `signed_time`
+    the newest time of a signature that was accepted, `last_id` and `last` the update that ended last. `lost`: there was
+    no journal to read; the board may be new, or its data partition damaged or not mounted, and an update on trial.
+    """
+
+    state: State = State.IDLE
+    update: Update | None = None
+    stores: int = 0
+    slots: Mapping[str, SlotNote] = field(default_factory=dict)
+    security_floor: int = 0
+    software_floors: Mapping[str, int] = field(default_factory=dict)
+    signed_time: int = 0
+    last_id: str = ""
+    last: Outcome | None = None
+    lost: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.state is State.IDLE) != (self.update is None):
+            raise ValueError(f"a record is {self.state.value} with{'out' if self.update is None else ''} an update")
+
+    def stage(self, update: Update) -> Record:
+        """The record with an update to begin. Raises `IllegalTransition` while there is one."""
+        return replace(self, state=next_state(self.state, Event.STAGE), update=update, stores=0)
+
+    def advance(self, event: Event, **changes: object) -> Record:
+        """The record after `event`, with `changes` made to its update. Raises `IllegalTransition`."""
+        state = next_state(self.state, event)
+        if self.update is None:
+            raise ValueError("an update is begun with `stage`")
+        if state is State.IDLE:
+            done = self.update
+            return replace(self, state=state, update=None, stores=0, last_id=done.id, last=done.outcome)
+        update = replace(self.update, **changes)  # type: ignore[arg-type]
+        progress = state is not self.state or event is Event.CHECKPOINT
+        return replace(self, state=state, update=update, stores=0 if progress else self.stores)
+
+    def note(self, slot: str, note: SlotNote) -> Record:
+        """The record with another note on a slot."""
+        return replace(self, slots={**self.slots, slot: note})
+
+
+def emit(record: Record, sequence: int) -> bytes:
+    """One copy of the journal."""
+    return seal(json.dumps(_to_json(record), separators=(",", ":"), sort_keys=True).encode(), sequence)
+
+
+def parse(raw: bytes) -> tuple[int, Record]:
+    """Sequence and record of one copy. Raises `DeviceError` (journal)."""
+    found = unseal(raw)
+    if found is None:
+        raise DeviceError(JOURNAL, "not a journal, or a damaged one")
+    version, sequence, payload = found
+    if version != VERSION:
+        raise DeviceError(JOURNAL, f"the journal has version {version}, this program knows {VERSION}")
+    try:
+        return sequence, _from_json(json.loads(payload))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise DeviceError(JOURNAL, f"the journal's record is not one: {error}") from error
+
+
+def _to_json(record: Record) -> dict[str, Any]:
+    raw = _plain(record)
+    return {
+        **raw,
+        "state": record.state.value,
+        "update": record.update
+        and {**_plain(record.update), "outcome": record.update.outcome and _plain(record.update.outcome)},
+        "slots": {name: _plain(note) for name, note in record.slots.items()},
+        "last": record.last and _plain(record.last),
+    }
+
+
+def _plain(value: Any) -> dict[str, Any]:
+    """The fields of a dataclass, as they are."""
+    return {name: getattr(value, name) for name in value.__dataclass_fields__}
+
+
+def _from_json(raw: Mapping[str, Any]) -> Record:
+    update = raw["update"]
+    outcome = update and update.get("outcome")
+    return Record(
+        state=State(raw["state"]),
+        update=None
+        if update is None
+        else _build(
+            Update,
+            {
+                **update,
+                "log": tuple(update.get("log", ())),
+                "state_dirs": tuple(update.get("state_dirs", ())),
+                "outcome": None if outcome is None else _build(Outcome, outcome),
+            },
+        ),
+        stores=int(raw["stores"]),
+        slots={str(name): _build(SlotNote, note) for name, note in raw["slots"].items()},
+        security_floor=int(raw["security_floor"]),
+        software_floors={str(name): int(floor) for name, floor in raw.get("software_floors", {}).items()},
+        signed_time=int(raw["signed_time"]),
+        last_id=str(raw["last_id"]),
+        last=None if raw.get("last") is None else _build(Outcome, raw["last"]),
+        lost=bool(raw["lost"]),
+    )
+
+
+def _build(kind: Any, raw: Mapping[str, Any]) -> Any:
+    """A value of dataclass `kind` from the keys it knows."""
+    return kind(**{name: value for name, value in raw.items() if name in kind.__dataclass_fields__})
+
+
+class Journal:
+    """The two copies in a folder."""
+
+    def __init__(self, disk: Storage, folder: Path) -> None:
+        self._disk = disk
+        self._copies = (folder / "journal.0", folder / "journal.1")
+        self._next = 0
+        self._sequence = 0
+
+    def load(self) -> Record:
+        """The newest good record; one that is `lost` when there is none.
+
+        Raises `DeviceError` (journal) when the storage cannot be read.
+        """
+        found: list[tuple[int, int, Record]] = []
+        for index, path in enumerate(self._copies):
+            try:
+                sequence, record = parse(self._disk.read_bytes(path))
+            except (FileNotFoundError, DeviceError):
+                continue
+            except OSError as error:
+                raise DeviceError(JOURNAL, f"{path}: {error.strerror or error}") from error
+            found.append((sequence, index, record))
+        if not found:
+            self._next, self._sequence = 0, 0
+            return Record(lost=True)
+        self._sequence, newest, record = max(found, key=lambda entry: entry[0])
+        self._next = 1 - newest
+        return record
+
+    def store(self, record: Record) -> Record:
+        """Make `record` durable, counted; returns it as stored. Raises `DeviceError` (journal)."""
+        counted = replace(record, stores=record.stores + 1)
+        raw = emit(counted, self._sequence + 1)
+        try:
+            self._disk.write_durable(self._copies[self._next], raw)
+        except OSError as error:
+            raise DeviceError(JOURNAL, f"the journal cannot be written: {error.strerror or error}") from error
+        self._sequence += 1
+        self._next = 1 - self._next
+        return counted

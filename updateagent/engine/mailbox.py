@@ -1,0 +1,263 @@
+"""The files between the agent and the Update Agent, below the update folder.
+
+    inbox/package.swu       a package the agent downloaded
+    inbox/request.json      written last: the request to install it
+    outbox/result.json      how it ended; the agent removes it when the server has acknowledged it
+    status.json             for displays: state, progress, slots; replaced often, never needed
+
+A result is handed over once: it is first made durable under a name that the agent does not look at, then the journal
+forgets the update, then the inbox is cleared and the file gets its name. After a power cut between these, `publish`
+completes the hand-over.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from updateagent.disk import RawFile, Storage
+from updateagent.engine.journal import Outcome, Update
+from updateagent.errors import PACKAGE_MISSING, REQUEST, PackageError, RequestError
+from updateagent.slots.block import storage_error
+
+REQUEST_BYTES_MAX = 16 << 10
+COPY_BYTES = 1 << 16
+TEXT_CHARS_MAX = 256
+LOG_LINES_MAX = 20
+LOG_BYTES_MAX = 8 << 10
+LOG_LINE_CHARS_MAX = 300
+LOG_COMMAND_TIMEOUT_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class InstallRequest:
+    """`request.json`: install `package`, a file of the inbox."""
+
+    id: str
+    package: str
+    correlator: str
+    requested: float
+    kind: str = "firmware"
+
+    @classmethod
+    def parse(cls, raw: bytes) -> InstallRequest:
+        """Raises `RequestError` (request)."""
+        try:
+            document = json.loads(raw)
+            request = cls(
+                _text(document, "id"),
+                _text(document, "package"),
+                _text(document, "correlator", ""),
+                float(document.get("requested", 0)),
+                _text(document, "kind"),
+            )
+            version = document["version"]
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise RequestError(REQUEST, f"the request cannot be read: {error}") from error
+        if version != 1:
+            raise RequestError(REQUEST, f"the request has version {version!r}, this program knows 1")
+        if not request.id or request.package in ("", ".", "..") or "/" in request.package or "\0" in request.package:
+            raise RequestError(REQUEST, "the request needs an id and the plain name of a file")
+        return request
+
+    def emit(self) -> bytes:
+        return json.dumps(
+            {
+                "version": 1,
+                "id": self.id,
+                "package": self.package,
+                "kind": self.kind,
+                "correlator": self.correlator,
+                "requested": self.requested,
+            }
+        ).encode()
+
+
+def _text(document: Mapping[str, Any], key: str, default: str | None = None) -> str:
+    value = document[key] if default is None else document.get(key, default)
+    if not isinstance(value, str) or len(value) > TEXT_CHARS_MAX:
+        raise ValueError(f"{key} is a text of at most {TEXT_CHARS_MAX} characters")
+    return value
+
+
+class Exchange:
+    """The folders and files shared with the agent. Raises `DeviceError` (storage, storage-full)."""
+
+    def __init__(self, disk: Storage, folder: Path) -> None:
+        self._disk = disk
+        self.folder = folder
+        self.inbox = folder / "inbox"
+        self.request_file = self.inbox / "request.json"
+        self.result_file = folder / "outbox" / "result.json"
+        self.pending_file = folder / "outbox" / ".result.pending"
+        self.status_file = folder / "status.json"
+
+    def read_request(self) -> bytes | None:
+        """The request as it stands; None when there is none."""
+        try:
+            with self._disk.open_raw(self.request_file) as file:
+                return file.pread(REQUEST_BYTES_MAX, 0)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise storage_error(error, "the request") from error
+
+    def take_in(self, source: Path, name: str) -> None:
+        """Put a package into the inbox, for good: it must survive the reboot, wherever it came from.
+
+        One that lies on the same file system gets a second name: writing it again would wear the flash for nothing.
+        Also raises `PackageError` (package-missing).
+        """
+        disk = self._disk
+        temporary, target = self.inbox / f".{name}.tmp", self.inbox / name
+        try:
+            with disk.open_raw(source) as package:
+                with suppress(FileNotFoundError):
+                    disk.unlink(temporary)
+                if self._linked(source, temporary):
+                    package.sync()
+                else:
+                    self._copy(package, temporary)
+            disk.rename(temporary, target)
+            with suppress(FileNotFoundError):
+                disk.unlink(temporary)  # renaming does nothing where both are names of one file
+            disk.sync_dir(self.inbox)
+        except FileNotFoundError:
+            raise PackageError(PACKAGE_MISSING, f"there is no package {source}") from None
+        except OSError as error:
+            raise storage_error(error, f"taking in {source}") from error
+
+    def _linked(self, source: Path, target: Path) -> bool:
+        try:
+            self._disk.link(source, target)
+        except OSError:  # another file system, or one that knows no second names
+            return False
+        return True
+
+    def _copy(self, package: RawFile, target: Path) -> None:
+        with self._disk.open_raw(target, write=True, create=True) as new:
+            offset = 0
+            while piece := package.pread(COPY_BYTES, offset):
+                new.pwrite(piece, offset)
+                offset += len(piece)
+            new.sync()
+
+    def write_request(self, request: InstallRequest) -> None:
+        """What the agent does, for an install by hand: the package is in the inbox, the request commits it."""
+        try:
+            self._disk.write_durable(self.request_file, request.emit())
+        except OSError as error:
+            raise storage_error(error, "the request") from error
+
+    def clear_inbox(self, package: str) -> None:
+        """Remove the package, and last the request: after a power cut between, the request leads here again."""
+        try:
+            self._disk.remove_durable(self.inbox / package)
+            self._disk.remove_durable(self.request_file)
+        except OSError as error:
+            raise storage_error(error, "the inbox") from error
+
+    def hold_result(self, result: Mapping[str, Any]) -> None:
+        """Make a result durable without handing it over."""
+        try:
+            self._disk.mkdir_durable(self.pending_file.parent)
+            self._disk.write_durable(self.pending_file, json.dumps(result).encode())
+        except OSError as error:
+            raise storage_error(error, "the result") from error
+
+    def publish(self) -> bool:
+        """Hand over the held result, if there is one."""
+        try:
+            if not self._disk.exists(self.pending_file):
+                return False
+            self._disk.rename_durable(self.pending_file, self.result_file)
+        except OSError as error:
+            raise storage_error(error, "the result") from error
+        return True
+
+    def write_status(self, status: Mapping[str, Any]) -> None:
+        """Replace `status.json`; not durable, and no reason to fail."""
+        temporary = self.status_file.with_name(".status.json.tmp")
+        try:
+            # Readable for all: the field tool runs without privileges, and nothing here is secret.
+            with self._disk.open_raw(temporary, write=True, create=True, mode=0o644) as file:
+                file.pwrite(json.dumps(status).encode(), 0)
+            self._disk.rename(temporary, self.status_file)
+        except OSError:
+            return
+
+    def read_status(self) -> dict[str, Any]:
+        """The last status; empty when there is none."""
+        try:
+            found = json.loads(self._disk.read_bytes(self.status_file))
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+
+def log_tail(disk: Storage, path: Path | None) -> tuple[str, ...]:
+    """The last lines of the agent's log; empty when there is none."""
+    if path is None:
+        return ()
+    try:
+        with disk.open_raw(path) as file:
+            start = max(0, file.size() - LOG_BYTES_MAX)
+            raw = file.pread(LOG_BYTES_MAX, start)
+    except OSError:
+        return ()
+    lines = raw.decode("utf-8", "replace").splitlines()
+    if start and lines:
+        lines = lines[1:]  # the first one is cut
+    return tuple(line[:LOG_LINE_CHARS_MAX] for line in lines[-LOG_LINES_MAX:])
+
+
+def command_tail(command: Sequence[str]) -> tuple[str, ...]:
+    """The last lines that a command prints of the agent's log; empty when there is none, or it does not answer."""
+    if not command:
+        return ()
+    from updateagent.engine import child
+
+    try:
+        _, said = child.run(command, LOG_COMMAND_TIMEOUT_S, LOG_BYTES_MAX, with_output=True)
+    except OSError:
+        return ()
+    return tuple(line[:LOG_LINE_CHARS_MAX] for line in said.splitlines()[-LOG_LINES_MAX:])
+
+
+def read_release_version(disk: Storage, path: Path) -> str:
+    """`VERSION` of an os-release style file; empty when there is none. Raises `DeviceError` (storage)."""
+    try:
+        text = disk.read_bytes(path).decode("utf-8", "replace")
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        raise storage_error(error, str(path)) from error
+    for line in text.splitlines():
+        key, equals, value = line.partition("=")
+        if equals and key.strip() == "VERSION":
+            return value.strip().strip("\"'")
+    return ""
+
+
+def result_document(update: Update, outcome: Outcome, finished: float) -> dict[str, Any]:
+    """`result.json` of an update that ended with `outcome`, at `finished` seconds since the epoch."""
+    return {
+        "version": 1,
+        "id": update.id,
+        "correlator": update.correlator,
+        "code": outcome.code,
+        "name": outcome.name,
+        "fumo": outcome.fumo,
+        "scomo": outcome.scomo,
+        "message": outcome.message,
+        "from_version": update.from_version,
+        "to_version": update.to_version,
+        "attempts": update.attempts,
+        "failed_check": update.failed_check,
+        "log": list(update.log),
+        "finished": finished,
+    }

@@ -1,0 +1,198 @@
+"""The Update Agent's verbs, and the way from state to state. What a state stands for is in `updateagent.engine.steps`.
+
+Everything it touches is a port (`Ports`), and everything it decides comes from the journal, the boot environment and
+which slot runs: it can be stopped at any instruction and started again. `boot` is what runs at every start of the
+device, before the agent.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+from updateagent.engine.journal import STORES_MAX, Outcome, Update
+from updateagent.engine.machine import DECIDED, GIVE_UP, Event, State
+from updateagent.engine.mailbox import InstallRequest
+from updateagent.engine.steps import MESSAGE_CHARS_MAX, STEPS, Steps
+from updateagent.errors import (
+    CANCELLED,
+    EXIT_GUARD_WANTED,
+    EXIT_OK,
+    EXIT_REBOOT_WANTED,
+    JOURNAL,
+    KIND,
+    LOOP,
+    NOT_FOUND,
+    OK_FUMO,
+    OK_SCOMO,
+    STATE,
+    RequestError,
+    UpdateError,
+)
+
+log = logging.getLogger("update")
+
+
+class Updater(Steps):
+    """One run of the Update Agent. Call one of the verbs, then throw it away."""
+
+    def boot(self) -> int:
+        """Take the update, if there is one, as far as it gets now; returns the exit status for init.
+
+        Trouble of the device never keeps the running system from starting: it is logged, and tried again next time.
+        """
+        try:
+            code = self._boot()
+        except UpdateError as error:
+            log.error("update: %s", error, extra={"event": "update.error"})  # noqa: TRY400  a sentence, no traceback
+            self.write_status(error=str(error))
+            if self._agent_must_wait():
+                return EXIT_REBOOT_WANTED
+            return EXIT_GUARD_WANTED if self.on_trial else EXIT_OK
+        if code != EXIT_REBOOT_WANTED:
+            self.write_status()
+        return code
+
+    def install(self, request: InstallRequest) -> int:
+        """Install by hand a package that is in the inbox. Raises `RequestError` (state) while an update is going on."""
+        self._stage(request, by_hand=True)
+        return self._run()
+
+    def confirm(self) -> int:
+        """The running trial system is good.
+
+        Raises `RequestError` (state) when none is on trial here, `DeviceError` (environment-not-shared) when this
+        system writes where the boot loader does not read.
+        """
+        if not self.on_trial:
+            raise RequestError(STATE, f"slot {self._ports.booted} is not on trial")
+        self._check_environment()
+        self._advance(Event.CONFIRM, outcome=Outcome(0, "ok", OK_FUMO, OK_SCOMO, self._now_runs()))
+        code = self._run()
+        self.write_status()
+        return code
+
+    def blame(self, failed_check: str, detail: str) -> None:
+        """The running trial system gives up this attempt, and says why."""
+        self._advance(
+            Event.BLAME,
+            failed_check=failed_check,
+            log=(*self._ports.log_tail(), f"health check {failed_check}: {detail}"[:MESSAGE_CHARS_MAX]),
+        )
+
+    def mark_good(self) -> bool:
+        """The running, confirmed system is well: it gets its attempts back. Returns whether a commit was needed.
+
+        An environment that the boot loader does not read is left alone.
+        """
+        if self.record.state is not State.IDLE:
+            return False
+        bootenv, booted = self._ports.bootenv, self._ports.booted
+        changed = self._is_shared() and bootenv.needs_mark(booted) and bootenv.mark_good(booted)
+        if self.record.lost:
+            self._store(replace(self.record, lost=False))
+        self.write_status()
+        return changed
+
+    def mark(self, slot: str, how: str) -> None:
+        """By hand: `good`, `bad` or `active`. Raises `RequestError`, or `DeviceError` of the environment."""
+        bootenv = self._ports.bootenv
+        if slot not in bootenv.slots:
+            raise RequestError(NOT_FOUND, f"there is no slot {slot}")
+        if self.record.state is not State.IDLE:
+            raise RequestError(STATE, f"not while an update is {self.record.state.value}")
+        if slot == bootenv.recovery and how != "good":
+            raise RequestError(STATE, f"slot {slot} is the recovery slot: the last one, always")
+        self._check_environment()
+        if how == "good":
+            bootenv.mark_good(slot)
+        elif how == "active":
+            bootenv.confirm(slot)
+        else:
+            bootenv.fall_back(slot, self._instead_of(slot))
+        self.write_status()
+
+    def rollback(self) -> int:
+        """By hand: give up the trial, or go back to the other slot. Returns the exit status."""
+        if self.on_trial:
+            self._decide(CANCELLED, "given up by hand")
+            return self._run()
+        if self.record.state is not State.IDLE:
+            raise RequestError(STATE, f"not while an update is {self.record.state.value}")
+        other = next((slot for slot in self._others(self._ports.booted) if self._note(slot).state == "good"), None)
+        if other is None:
+            raise RequestError(STATE, "the other slots hold no system known to be good")
+        self._check_environment()
+        self._ports.bootenv.confirm(other)
+        return EXIT_REBOOT_WANTED
+
+    # -- the way through the states
+
+    def _boot(self) -> int:
+        if self.record.state is State.IDLE:
+            self._complete_hand_over()
+            raw = self._ports.exchange.read_request()
+            if raw is None:
+                return self._idle()
+            self._stage_raw(raw)
+        elif self.record.stores >= STORES_MAX:
+            self._break_loop()
+        else:
+            # Counts this start. Progress sets the count back; a step that never gets further uses it up.
+            self._store(self.record)
+        return self._run()
+
+    def _run(self) -> int:
+        while self.record.state is not State.IDLE:
+            handler = STEPS[self.record.state]
+            try:
+                code = handler(self)
+            except UpdateError as error:
+                if error.code is JOURNAL or self.record.state not in GIVE_UP:
+                    raise
+                log.error("update: %s", error, extra={"event": "update.failed"})  # noqa: TRY400
+                self._decide(error.code, error.message)
+                continue
+            if code is not None:
+                return code
+        return self._idle()
+
+    def _idle(self) -> int:
+        error = self.environment_error()
+        if error:
+            log.error("%s", error, extra={"event": "update.environment"})
+        elif self._ports.bootenv.needs_mark(self._ports.booted):
+            return EXIT_GUARD_WANTED
+        return EXIT_GUARD_WANTED if self.record.lost else EXIT_OK
+
+    def _break_loop(self) -> None:
+        state = self.record.state
+        if state in DECIDED:
+            # The outcome stands; making it so has failed again and again. Report it all the same.
+            log.error("update: gives up on completing %s", state.value, extra={"event": "update.loop"})
+            self._finish()
+        else:
+            self._decide(LOOP, f"{state.value} was begun {self.record.stores} times and never completed")
+
+    def _stage_raw(self, raw: bytes) -> None:
+        try:
+            request = InstallRequest.parse(raw)
+        except RequestError as error:
+            import zlib
+
+            request = InstallRequest(f"unreadable-{zlib.crc32(raw):08x}", "package.swu", "", self._ports.wall())
+            self._stage(request)
+            self._decide(error.code, error.message)
+            return
+        if request.id == self.record.last_id:
+            self._ports.exchange.clear_inbox(request.package)
+            return
+        self._stage(request)
+        if request.kind != "firmware":
+            self._decide(KIND, f"a request of kind {request.kind} is not for the boot")
+
+    def _stage(self, request: InstallRequest, *, by_hand: bool = False) -> None:
+        update = Update(
+            request.id, request.package, request.correlator, request.requested, by_hand, boot_id=self._ports.boot_id
+        )
+        self._store(self.record.stage(update))

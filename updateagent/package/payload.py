@@ -1,0 +1,219 @@
+"""The payload of one image: how it is packed, and the only way its bytes leave a package.
+
+`Image.blocks` is that way. It unpacks the payload as a stream, checks every block of 4 KiB against the hash tree
+(whose root is in the signed description), and only then hands it out. Memory does not grow with the image: a run of
+64 KiB, what the decompressor needs (see `updateagent.package.unpack`), and 1/16384 of the image for the upper levels of
+its tree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from enum import Enum
+from hashlib import sha256
+from typing import NamedTuple
+
+from updateagent.errors import DELTA_SOURCE, PAYLOAD, PackageError
+from updateagent.package import unpack, verity
+from updateagent.package.integrity_tags import Witness
+from updateagent.package.readable import Package, Readable, opened
+from updateagent.package.verity import BLOCK_BYTES, RUN_BLOCKS, RUN_BYTES, Tree
+
+
+class Role(Enum):
+    """What an image is for."""
+
+    IMAGE = "image"
+    """Goes into a slot, or a part of one, by its name."""
+    FILE = "file"
+    """A file of a software package; its name is the path in the package's folder."""
+    HOOK = "hook"
+    """A program that the Update Agent runs at the step that its name tells."""
+
+
+class Encoding(Enum):
+    """How the payload is packed."""
+
+    RAW = "raw"
+    ZLIB = "zlib"
+    XZ = "xz"
+    BSDIFF = "bsdiff40"
+
+
+@dataclass(frozen=True, slots=True)
+class DeltaSource:
+    """The image that a delta was made from."""
+
+    version: str
+    size: int
+    root: bytes
+
+    def check(self, name: str, source: Readable) -> None:
+        """Raise `PackageError` (`delta-source`) unless `source` holds this image, which is called `name`."""
+        try:
+            root = verity.root_of(source, self.size)
+        except PackageError as error:
+            raise PackageError(DELTA_SOURCE, f"the source of {name} is shorter than the delta needs") from error
+        if root != self.root:
+            raise PackageError(DELTA_SOURCE, f"the source of {name} is not version {self.version} as it was released")
+
+
+class Run(NamedTuple):
+    """Checked blocks: `data` is a whole number of blocks (the last one filled with zeros), at most 64 KiB."""
+
+    block: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """One image of a package. Sizes and offsets in bytes; everything but the offsets comes from signed text."""
+
+    name: str
+    role: Role
+    size: int
+    root: bytes
+    encoding: Encoding
+    payload_name: str
+    payload_size: int
+    payload_sha256: bytes
+    payload_check: int
+    tree_name: str
+    tree_check: int
+    delta: DeltaSource | None = None
+    payload_offset: int = 0
+    tree_offset: int = 0
+
+    @property
+    def block_count(self) -> int:
+        """Blocks of 4 KiB that the image fills."""
+        return verity.block_count(self.size)
+
+    @property
+    def tree_size(self) -> int:
+        """Length of the hash tree in the package."""
+        return verity.tree_bytes(self.block_count)
+
+    def tree(self, file: Readable) -> Tree:
+        """The hash tree, its upper levels checked. Raises `PackageError`."""
+        return Tree(file, self.tree_offset, self.tree_size, self.block_count, self.root)
+
+    def blocks(
+        self,
+        package: Package,
+        start_block: int = 0,
+        source: Readable | None = None,
+        witness: Witness | None = None,
+    ) -> Iterator[Run]:
+        """Yield the image from `start_block` on, in order, each block checked before it is handed out.
+
+        A delta needs `source`, the place that holds the image it was made from; the caller has checked it with
+        `check_source`. A packed image or delta is unpacked from its beginning whatever `start_block` is. Runs that
+        `witness` saw when this process verified the package are recognised; all others are hashed, and noted.
+
+        Raises `PackageError` (`payload`, `compression`, `patch`, `delta-source`, `truncated`) and
+        `DeviceError` (`storage`).
+        """
+        with opened(package) as file:
+            tree = self.tree(file)
+            for run in self._runs(file, start_block, source):
+                number, inside = divmod(run.block, RUN_BLOCKS)
+                if inside or witness is None:
+                    tree.check(run.block, run.data)
+                elif not witness.knows(self.payload_name, number, run.data):
+                    tree.check(run.block, run.data)
+                    witness.note(self.payload_name, number, run.data)
+                yield run
+
+    def content(self, package: Package) -> Iterator[bytes]:
+        """Yield the image without the zeros that fill its last block, each piece checked and at most 64 KiB."""
+        for run in self.blocks(package):
+            yield run.data[: self.size - run.block * BLOCK_BYTES]
+
+    def check_source(self, source: Readable) -> None:
+        """Raise `PackageError` (`delta-source`) unless `source` holds the image that the delta was made from."""
+        if self.delta is not None:
+            self.delta.check(self.name, source)
+
+    def check_payload(self, file: Readable, witness: Witness | None = None) -> None:
+        """Check everything of the payload that can be checked without the source of a delta. Writes nothing.
+
+        `witness` is told of each run that was found good.
+        """
+        tree = self.tree(file)
+        if self.encoding is not Encoding.RAW:
+            self._check_stored(file)
+        if self.encoding is Encoding.BSDIFF:
+            tree.check_all_leaves()
+            return
+        for number, run in enumerate(self._runs(file, 0, None)):
+            tree.check(run.block, run.data)
+            if witness is not None:
+                witness.note(self.payload_name, number, run.data)
+
+    def _check_stored(self, file: Readable) -> None:
+        digest = sha256()
+        for piece in verity.pieces(file, self.payload_offset, self.payload_size):
+            digest.update(piece)
+        if digest.digest() != self.payload_sha256:
+            raise PackageError(PAYLOAD, f"{self.payload_name} is not what was signed")
+
+    def _runs(self, file: Readable, start_block: int, source: Readable | None) -> Iterator[Run]:
+        """The image from `start_block` on, not checked yet."""
+        if not 0 <= start_block <= self.block_count:
+            raise ValueError(f"block {start_block} of {self.block_count}")
+        if self.encoding is Encoding.RAW:
+            offset = start_block * BLOCK_BYTES
+            pieces = verity.pieces(file, self.payload_offset + offset, self.size - offset)
+        else:
+            pieces = _skip(_regrouped(self._unpacked(file, source), self.size, self.name), start_block * BLOCK_BYTES)
+        block = start_block
+        for piece in pieces:
+            data = verity.padded(piece)
+            yield Run(block, data)
+            block += len(data) // BLOCK_BYTES
+
+    def _unpacked(self, file: Readable, source: Readable | None) -> Iterator[bytes]:
+        packed = (file, self.payload_offset, self.payload_size)
+        if self.encoding is Encoding.ZLIB:
+            return unpack.inflate(*packed)
+        if self.encoding is Encoding.XZ:
+            return unpack.unxz(*packed)
+        if source is None or self.delta is None:
+            raise PackageError(DELTA_SOURCE, f"{self.name} is a delta, and there is no source for it")
+        from updateagent.package.delta import apply
+
+        return apply(*packed, source=source, source_size=self.delta.size, result_size=self.size)
+
+
+def _regrouped(pieces: Iterable[bytes], size: int, name: str) -> Iterator[bytes]:
+    """Regroup `pieces` into runs of 64 KiB, and stop as soon as there is more than `size`."""
+    collected: list[bytes] = []
+    missing = RUN_BYTES
+    left = size
+    for piece in pieces:
+        left -= len(piece)
+        if left < 0:
+            raise PackageError(PAYLOAD, f"{name} unpacks to more than the {size} bytes that were signed")
+        while len(piece) >= missing:
+            collected.append(piece[:missing])
+            piece = piece[missing:]
+            run = b"".join(collected)
+            collected.clear()
+            missing = RUN_BYTES
+            yield run
+        collected.append(piece)
+        missing -= len(piece)
+    if left:
+        raise PackageError(PAYLOAD, f"{name} unpacks to {size - left} of the {size} bytes that were signed")
+    if missing < RUN_BYTES:
+        yield b"".join(collected)
+
+
+def _skip(runs: Iterable[bytes], count: int) -> Iterator[bytes]:
+    """Drop the first `count` bytes."""
+    for run in runs:
+        if count < len(run):
+            yield run[count:] if count else run
+        count = max(0, count - len(run))

@@ -1,0 +1,211 @@
+"""The Update Agent's way to verified packages: what this device knows, handed to `updateagent.package.manifest`.
+
+Roots: the PEM file of the image is where trust begins; a list that a verified package brought along, signed by enough
+of the roots believed so far, is kept on the data partition and believed instead (`updateagent.package.roots`). A kept
+list that is damaged makes every package be refused: going back to the PEM file would forget what was revoked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from updateagent import __version__
+from updateagent.disk import Storage
+from updateagent.engine.journal import Record
+from updateagent.errors import DELTA_SOURCE, HOOK, IMAGE_ROLE, KIND, PACKAGE_MISSING, PackageError
+from updateagent.package.integrity_tags import Witness
+from updateagent.package.manifest import Image as SignedImage
+from updateagent.package.manifest import Kind, Manifest, Role, Trust, verify_package
+from updateagent.package.readable import Readable
+from updateagent.package.roots import believe
+from updateagent.package.roots import parse as parse_roots
+from updateagent.package.trust import load_roots
+from updateagent.package.verity import BLOCK_BYTES, RUN_BYTES
+from updateagent.slots.block import Slot, storage_error
+
+HOOK_STEPS = (
+    "pre-install",
+    "post-install",
+    "migrate",
+)  # see `updateagent.engine.hooks`, which is imported only to run one
+
+
+@dataclass(frozen=True, slots=True)
+class FirmwareImage:
+    """One image of an open package, with the source of its delta if it is one."""
+
+    _image: SignedImage
+    _package: Readable
+    _source: Readable | None
+    _witness: Witness
+
+    @property
+    def name(self) -> str:
+        return self._image.name
+
+    @property
+    def size(self) -> int:
+        """Bytes that are written: whole blocks."""
+        return self._image.block_count * BLOCK_BYTES
+
+    @property
+    def root(self) -> bytes:
+        return self._image.root
+
+    def blocks(self, start_block: int) -> Iterator[bytes]:
+        """Runs of verified blocks. Raises `PackageError` or `DeviceError`."""
+        for run in self._image.blocks(self._package, start_block, self._source, self._witness):
+            yield run.data
+
+    def known(self) -> Callable[[int, bytes], bool] | None:
+        """Tells a run that this process verified; None when it has not seen all of them (a delta that is resumed)."""
+        name = self._image.payload_name
+        if not self._witness.has_all(name, -(-self.size // RUN_BYTES)):
+            return None
+        return partial(self._witness.knows, name)
+
+
+@dataclass(frozen=True, slots=True)
+class FirmwarePackage:
+    """A verified firmware package, open."""
+
+    version: str
+    security_version: int
+    signed_time: int
+    images: tuple[FirmwareImage, ...]
+    new_roots: bytes | None = None
+    _hooks: tuple[tuple[str, Callable[[], Iterator[bytes]]], ...] = ()
+    _run_dir: Path = Path()
+
+    @property
+    def hooks(self) -> tuple[str, ...]:
+        """The steps that the package has a hook for."""
+        return tuple(name for name, _ in self._hooks)
+
+    def run_hook(self, step: str, variables: Mapping[str, str]) -> None:
+        """Run the hook of this step, if the package has one. Raises `PackageError` (hook), `DeviceError` (storage)."""
+        for name, content in self._hooks:
+            if name == step:
+                from updateagent.engine.hooks import run_hook
+
+                run_hook(step, content(), self._run_dir, variables)
+
+
+class SignedPackages:
+    """Verifies firmware packages for `Updater`. Files stay open until `close`: what was verified is what is written."""
+
+    def __init__(
+        self,
+        disk: Storage,
+        roots: Path,
+        newer_roots: Path,
+        run_dir: Path,
+        compatible: str,
+        places: Mapping[str, Mapping[str, Slot]],
+        running_version: str,
+        clock: Callable[[], float],
+    ) -> None:
+        self._disk = disk
+        self._roots = roots
+        self._newer_roots = newer_roots
+        self._run_dir = run_dir
+        self._compatible = compatible
+        self._places = places
+        self._running_version = running_version
+        self._clock = clock
+        self._open = ExitStack()
+
+    def close(self) -> None:
+        self._open.close()
+
+    def trust(self, record: Record, *, capacity: Mapping[str, int] | None = None, free: int | None = None) -> Trust:
+        """What this device believes and needs now.
+
+        Raises `DeviceError` (configuration, storage), or `PackageError` (roots) for a damaged list.
+        """
+        # A package is verified again while its own version runs on trial: what it asks for is the version before.
+        version = (record.update and record.update.from_version) or self._running_version
+        trust = Trust(
+            roots=load_roots(self._roots),
+            compatible=self._compatible,
+            clock=self._clock(),
+            newest_signed=record.signed_time,
+            security_version=record.security_floor,
+            software_security=record.software_floors,
+            version=version or None,
+            agent_version=__version__,
+            capacity=capacity,
+            free_bytes=free,
+        )
+        try:
+            accepted = self._disk.read_bytes(self._newer_roots)
+        except FileNotFoundError:
+            return trust
+        except OSError as error:
+            raise storage_error(error, str(self._newer_roots)) from error
+        return believe(trust, parse_roots(accepted))
+
+    def keep_roots(self, envelope: bytes) -> None:
+        """Believe a list of roots that came with a verified package, from now on. Raises `DeviceError` (storage)."""
+        try:
+            self._disk.write_durable(self._newer_roots, envelope)
+        except OSError as error:
+            raise storage_error(error, str(self._newer_roots)) from error
+
+    def verify(self, path: Path, record: Record, target: str, fallback: str) -> FirmwarePackage:
+        """Verify a firmware package whole, and the sources of its deltas, for writing it to slot `target`."""
+        places = self._places[target]
+        package = self.open(path)
+        capacity = {name: slot.capacity() for name, slot in places.items()}
+        witness = Witness()
+        manifest = verify_package(package, self.trust(record, capacity=capacity), witness)
+        if manifest.kind is not Kind.FIRMWARE:
+            raise PackageError(KIND, "a software package, where firmware is wanted")
+        images = tuple(
+            FirmwareImage(image, package, self._source(image, fallback), witness)
+            for image in manifest.images
+            if image.role is Role.IMAGE
+        )
+        self._check_roles(manifest)
+        hooks = tuple(
+            (image.name, partial(image.content, package)) for image in manifest.images if image.role is Role.HOOK
+        )
+        return FirmwarePackage(
+            manifest.version,
+            manifest.security_version,
+            manifest.signed_at,
+            images,
+            manifest.new_roots,
+            hooks,
+            self._run_dir,
+        )
+
+    def open(self, path: Path) -> Readable:
+        """Open a package. Raises `PackageError` (package-missing) or `DeviceError` (storage)."""
+        try:
+            return self._open.enter_context(self._disk.open_raw(path))
+        except FileNotFoundError:
+            raise PackageError(PACKAGE_MISSING, f"there is no package {path.name}") from None
+        except OSError as error:
+            raise storage_error(error, str(path)) from error
+
+    def _source(self, image: SignedImage, fallback: str) -> Readable | None:
+        if image.delta is None:
+            return None
+        if fallback not in self._places:
+            raise PackageError(DELTA_SOURCE, "the recovery system is nothing that a delta is made from")
+        source = self._open.enter_context(self._places[fallback][image.name].open())
+        image.check_source(source)
+        return source
+
+    @staticmethod
+    def _check_roles(manifest: Manifest) -> None:
+        for image in manifest.images:
+            if image.role is Role.FILE:
+                raise PackageError(IMAGE_ROLE, f"a firmware package has no place for the file {image.name}")
+            if image.role is Role.HOOK and image.name not in HOOK_STEPS:
+                raise PackageError(HOOK, f"there is no step called {image.name}; {', '.join(HOOK_STEPS)} are")

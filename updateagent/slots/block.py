@@ -1,0 +1,205 @@
+"""Slots: where an image is written, and the one way it is written.
+
+`write_image` takes the blocks of an image, each already verified, and
+
+* leaves alone what is there already (a run is read first; only blocks that differ are written);
+* syncs at the latest after `SYNC_BYTES`, and then tells the caller how far it has come, so that a power cut costs at
+  most that much again;
+* leaves the reading back to `read_back`, which looks at what the device returns, with the page cache dropped.
+
+Registry: `slot_type(type)` with `[[slot]] type = "file"` of the configuration.
+"""
+
+from __future__ import annotations
+
+import errno
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+
+from updateagent.disk import RawFile, Storage
+from updateagent.errors import (
+    IMAGE_SIZE,
+    READ_BACK,
+    SLOT,
+    STORAGE,
+    STORAGE_FULL,
+    DeviceError,
+    PackageError,
+)
+
+BLOCK_BYTES = 4096
+SYNC_BYTES = 1 << 20  # what a power cut may cost to be written again
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def storage_error(error: OSError, what: str) -> DeviceError:
+    """The system's error as one of ours."""
+    code = STORAGE_FULL if error.errno in _FULL else STORAGE
+    return DeviceError(code, f"{what}: {error.strerror or error}")
+
+
+class Slot(ABC):
+    """One place for a system. `name` is the boot loader's name for it."""
+
+    def __init__(self, disk: Storage, name: str, path: Path, size: int | None) -> None:
+        self._disk = disk
+        self.name = name
+        self.path = path
+        self._size = size
+
+    @abstractmethod
+    def open(self, *, write: bool = False) -> RawFile:
+        """The slot's bytes. Raises `DeviceError` (slot, storage)."""
+
+    def capacity(self) -> int:
+        """Bytes an image may have."""
+        if self._size is not None:
+            return self._size
+        with self.open() as file:
+            return file.size()
+
+
+class FileSlot(Slot):
+    """A regular file: boards whose boot loader loads from a file system, and tests. Made when missing."""
+
+    def open(self, *, write: bool = False) -> RawFile:
+        try:
+            if write and not self._disk.exists(self.path):
+                with self._disk.open_raw(self.path, write=True, create=True, mode=0o600) as file:
+                    file.sync()
+                self._disk.sync_dir(self.path.parent)
+            return self._disk.open_raw(self.path, write=write)
+        except OSError as error:
+            raise storage_error(error, f"slot {self.name}, {self.path}") from error
+
+
+class BlockSlot(Slot):
+    """A block device or partition (eMMC, SD card, disk). Never made here."""
+
+    def open(self, *, write: bool = False) -> RawFile:
+        try:
+            return self._disk.open_raw(self.path, write=write)
+        except FileNotFoundError:
+            raise DeviceError(SLOT, f"slot {self.name}: there is no device {self.path}") from None
+        except OSError as error:
+            raise storage_error(error, f"slot {self.name}, {self.path}") from error
+
+
+SLOT_TYPES = {
+    "file": "updateagent.slots.block:FileSlot",
+    "block": "updateagent.slots.block:BlockSlot",
+    "ubi": "updateagent.slots.flash:UbiSlot",
+    "mtd": "updateagent.slots.flash:MtdSlot",
+}
+"""Where each type of slot is; only those that are configured are imported."""
+
+
+def slot_type(name: str) -> type[Slot]:
+    """The type of slot of that name."""
+    module, _, attribute = SLOT_TYPES[name].partition(":")
+    found: type[Slot] = getattr(import_module(module), attribute)
+    return found
+
+
+@dataclass(slots=True)
+class WriteCount:
+    """What an install did to a slot, in bytes."""
+
+    written: int = 0
+    unchanged: int = 0
+    syncs: int = 0
+
+
+def write_image(
+    slot: Slot,
+    size: int,
+    runs: Iterable[bytes],
+    start_block: int,
+    checkpoint: Callable[[int], None],
+    *,
+    sync_bytes: int = SYNC_BYTES,
+) -> WriteCount:
+    """Write `runs`, the verified bytes of an image from block `start_block` on, to `slot`.
+
+    `size` is that of the whole image in bytes. `checkpoint(block)` is called after each sync: all blocks before
+    `block` are safe. Raises `DeviceError` (storage, storage-full, slot), or whatever `runs` raises; what was written
+    until then stays.
+    """
+    if size > slot.capacity():
+        raise PackageError(IMAGE_SIZE, f"the image has {size} bytes, slot {slot.name} holds {slot.capacity()}")
+    count = WriteCount()
+    position = start_block * BLOCK_BYTES
+    synced = position
+    with slot.open(write=True) as file:
+        try:
+            for run in runs:
+                _write_changed(file, run, position, count)
+                position += len(run)
+                if position - synced >= sync_bytes:
+                    # Also when nothing differed: what a killed run wrote may still be in memory only.
+                    file.sync()
+                    count.syncs += 1
+                    synced = position
+                    checkpoint(position // BLOCK_BYTES)
+            file.sync()
+            count.syncs += 1
+        except OSError as error:
+            raise storage_error(error, f"slot {slot.name}") from error
+    if position != size:
+        raise DeviceError(SLOT, f"slot {slot.name}: the image ended at byte {position} of {size}")
+    return count
+
+
+def _write_changed(file: RawFile, run: bytes, offset: int, count: WriteCount) -> None:
+    """Write those blocks of `run` that differ from what is there."""
+    present = file.pread(len(run), offset)
+    if present == run:
+        count.unchanged += len(run)
+        return
+    written = 0
+    view = memoryview(run)
+    for begin, end in _different(run, present):
+        file.pwrite(view[begin:end], offset + begin)
+        written += end - begin
+    count.written += written
+    count.unchanged += len(run) - written
+
+
+def _different(run: bytes, present: bytes) -> Iterable[tuple[int, int]]:
+    """The stretches of whole blocks of `run` that differ from `present`, neighbours joined."""
+    begin: int | None = None
+    for at in range(0, len(run), BLOCK_BYTES):
+        if run[at : at + BLOCK_BYTES] != present[at : at + BLOCK_BYTES]:
+            if begin is None:
+                begin = at
+        elif begin is not None:
+            yield begin, at
+            begin = None
+    if begin is not None:
+        yield begin, len(run)
+
+
+def read_back(slot: Slot, size: int, root: bytes, known: Callable[[int, bytes], bool] | None = None) -> None:
+    """Read the first `size` bytes of the slot from the medium: are they the image?
+
+    `known(run, data)` says whether a run of 64 KiB is the one that was verified; without it the image's signed root
+    tells, at the cost of hashing. Raises `DeviceError` (read-back).
+    """
+    from updateagent.package.verity import pieces, root_of
+
+    with slot.open() as file:
+        file.drop_cache()
+        try:
+            if known is None:
+                same = root_of(file, size) == root
+            else:
+                same = all(known(run, data) for run, data in enumerate(pieces(file, 0, size)))
+        except OSError as error:
+            raise storage_error(error, f"slot {slot.name}") from error
+        except PackageError as error:
+            raise DeviceError(READ_BACK, f"slot {slot.name}: {error.message}") from error
+    if not same:
+        raise DeviceError(READ_BACK, f"slot {slot.name} does not return what was written to it")

@@ -1,0 +1,222 @@
+"""Software packages: files that live beside the firmware, installed and activated without a reboot.
+
+    <software_dir>/<id>/<version>/…     the files of one version, complete when the folder has this name
+    <software_dir>/<id>/.new-<version>/ the same while it is being unpacked
+    <software_dir>/<id>/.old-<version>/ and while it is being removed
+    <software_dir>/active/<id>          a symbolic link to the active version's folder
+
+Every step is repeatable after a power cut: a version's folder appears by one rename when all its files are durable,
+and activation is one rename of a link. Readers open files below `active/<id>/`.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from updateagent.disk import Storage
+from updateagent.errors import (
+    HOOK,
+    KIND,
+    NOT_FOUND,
+    SOFTWARE_ACTIVATE,
+    SOFTWARE_DEACTIVATE,
+    SOFTWARE_REMOVE,
+    DeviceError,
+    PackageError,
+    RequestError,
+)
+from updateagent.package.manifest import Image, Kind, Manifest, Role
+from updateagent.package.readable import Readable
+from updateagent.slots.block import storage_error
+
+log = logging.getLogger("update")
+
+ACTIVE = "active"
+NEW = ".new-"
+OLD = ".old-"
+VERSIONS_KEPT = 2  # the active one and the one before: `activate` can go back
+
+
+@dataclass(frozen=True, slots=True)
+class Installed:
+    """One installed version of a software component."""
+
+    id: str
+    version: str
+    active: bool
+
+
+class SoftwareStore:
+    """The folder of installed software. Raises `DeviceError` (storage, storage-full) and what the methods name."""
+
+    def __init__(self, disk: Storage, folder: Path) -> None:
+        self._disk = disk
+        self._folder = folder
+        self._active = folder / ACTIVE
+
+    def free_bytes(self) -> int:
+        """Room for files."""
+        try:
+            self._disk.mkdir_durable(self._folder, 0o755)
+            return self._disk.free_bytes(self._folder)
+        except OSError as error:
+            raise storage_error(error, str(self._folder)) from error
+
+    def install(self, package: Readable, manifest: Manifest) -> None:
+        """Unpack a verified software package. Raises `PackageError` (kind, hook, and whatever its payload has)."""
+        if manifest.kind is not Kind.SOFTWARE:
+            raise PackageError(KIND, "a firmware package, where software is wanted")
+        if manifest.software_id == ACTIVE:
+            raise PackageError(KIND, f"no software may be called {ACTIVE}")
+        if any(image.role is Role.HOOK for image in manifest.images):
+            raise PackageError(HOOK, "this program runs no hooks of software packages")
+        home = self._folder / manifest.software_id
+        target = home / manifest.version
+        fresh = home / f"{NEW}{manifest.version}"
+        try:
+            if self.active_version(manifest.software_id) == manifest.version and self._same(package, manifest, target):
+                return
+            self._disk.mkdir_durable(home, 0o755)
+            self._remove_leftovers(home)
+            self._disk.mkdir_durable(fresh, 0o755)
+            for image in manifest.images:
+                self._unpack(image, package, fresh / image.name)
+            if self._disk.exists(target):
+                self._replace_active_version(manifest.software_id, manifest.version)
+                self._discard(target)
+            self._disk.rename_durable(fresh, target)
+        except OSError as error:
+            raise storage_error(error, f"software {manifest.software_id}") from error
+
+    def activate(self, software_id: str, version: str | None = None) -> str:
+        """Make a version (the only one, or the newest installed) the active one; returns it.
+
+        Raises `RequestError` (not-found), `DeviceError` (software-activate).
+        """
+        chosen = version or self._newest(software_id)
+        if chosen is None or not self._disk.is_dir(self._folder / software_id / chosen):
+            raise RequestError(NOT_FOUND, f"software {software_id} {version or ''} is not installed".replace("  ", " "))
+        try:
+            self._disk.mkdir_durable(self._active, 0o755)
+            self._disk.link_durable(f"../{software_id}/{chosen}", self._active / software_id)
+        except OSError as error:
+            raise DeviceError(SOFTWARE_ACTIVATE, f"software {software_id}: {error.strerror or error}") from error
+        try:
+            self._drop_old_versions(software_id, chosen)
+        except OSError as error:  # the version is active: what is left of others goes with the next one
+            log.warning("old versions of %s stay: %s", software_id, error, extra={"event": "software.leftovers"})
+        return chosen
+
+    def deactivate(self, software_id: str) -> None:
+        """No version is active afterwards. Raises `RequestError` (not-found), `DeviceError` (software-deactivate)."""
+        if not self._versions(software_id):
+            raise RequestError(NOT_FOUND, f"software {software_id} is not installed")
+        try:
+            self._disk.remove_durable(self._active / software_id)
+        except OSError as error:
+            raise DeviceError(SOFTWARE_DEACTIVATE, f"software {software_id}: {error.strerror or error}") from error
+
+    def remove(self, software_id: str) -> None:
+        """Remove all versions, the active one too. What a power cut has left of a removal is removed as well.
+
+        Raises `RequestError` (not-found), `DeviceError` (software-deactivate, software-remove).
+        """
+        home = self._folder / software_id
+        if not self._versions(software_id) and not self._disk.is_dir(home):
+            raise RequestError(NOT_FOUND, f"software {software_id} is not installed")
+        try:
+            self._disk.remove_durable(self._active / software_id)
+        except OSError as error:
+            raise DeviceError(SOFTWARE_DEACTIVATE, f"software {software_id}: {error.strerror or error}") from error
+        try:
+            for version in self._versions(software_id):
+                self._discard(home / version)
+            self._disk.remove_tree_durable(home)
+        except OSError as error:
+            raise DeviceError(SOFTWARE_REMOVE, f"software {software_id}: {error.strerror or error}") from error
+
+    def installed(self) -> tuple[Installed, ...]:
+        """Everything installed, by id and version."""
+        return tuple(
+            Installed(software_id, version, version == self.active_version(software_id))
+            for software_id in self._disk.listdir(self._folder)
+            if software_id != ACTIVE and not software_id.startswith(".")
+            for version in self._versions(software_id)
+        )
+
+    def active_version(self, software_id: str) -> str | None:
+        """The version that the link names, if its folder is there."""
+        try:
+            said = self._disk.readlink(self._active / software_id)
+        except OSError:
+            return None
+        version = said.rpartition("/")[2]
+        return version if version in self._versions(software_id) else None
+
+    def _versions(self, software_id: str) -> list[str]:
+        if not software_id or "/" in software_id or software_id.startswith("."):
+            raise RequestError(NOT_FOUND, f"{software_id!r} is no name of software")
+        home = self._folder / software_id
+        return [
+            name for name in self._disk.listdir(home) if not name.startswith(".") and self._disk.is_dir(home / name)
+        ]
+
+    def _newest(self, software_id: str) -> str | None:
+        return max(self._versions(software_id), key=_version_order, default=None)
+
+    def _unpack(self, image: Image, package: Readable, path: Path) -> None:
+        self._disk.mkdir_durable(path.parent, 0o755)
+        with self._disk.open_raw(path, write=True, create=True, mode=0o644) as file:
+            offset = 0
+            for piece in image.content(package):
+                file.pwrite(piece, offset)
+                offset += len(piece)
+            file.sync()
+        self._disk.sync_dir(path.parent)
+
+    def _same(self, package: Readable, manifest: Manifest, target: Path) -> bool:
+        """Whether the installed folder already holds exactly these files."""
+        for image in manifest.images:
+            try:
+                with self._disk.open_raw(target / image.name) as file:
+                    if file.size() != image.size:
+                        return False
+                    offset = 0
+                    for piece in image.content(package):
+                        if file.pread(len(piece), offset) != piece:
+                            return False
+                        offset += len(piece)
+            except FileNotFoundError:
+                return False
+        return True
+
+    def _replace_active_version(self, software_id: str, version: str) -> None:
+        """The active version is about to be unpacked again: readers must not see half of it."""
+        if self.active_version(software_id) == version:
+            self._disk.remove_durable(self._active / software_id)
+
+    def _discard(self, folder: Path) -> None:
+        """Remove a version; a power cut must not leave half of it under its name."""
+        old = folder.with_name(OLD + folder.name)
+        self._disk.remove_tree_durable(old)
+        self._disk.rename_durable(folder, old)
+        self._disk.remove_tree_durable(old)
+
+    def _remove_leftovers(self, home: Path) -> None:
+        for name in self._disk.listdir(home):
+            if name.startswith((NEW, OLD)):
+                self._disk.remove_tree_durable(home / name)
+
+    def _drop_old_versions(self, software_id: str, keep: str) -> None:
+        home = self._folder / software_id
+        others = sorted((v for v in self._versions(software_id) if v != keep), key=_version_order)
+        for version in others[: max(0, len(others) - (VERSIONS_KEPT - 1))]:
+            self._discard(home / version)
+        self._remove_leftovers(home)
+
+
+def _version_order(version: str) -> tuple[tuple[int, str], ...]:
+    """Numbers compare as numbers: 1.10 is newer than 1.9."""
+    return tuple((int(part), "") if part.isdigit() else (-1, part) for part in version.split("."))
