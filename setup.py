@@ -6,6 +6,8 @@ from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
 
+PACKAGES = ["agent", "omadm", "updateagent", "dlms", "plc", "headend"]
+
 DEVICE = ["pyserial>=3.5", "crcmod>=1.7", "cryptography>=38", "PyYAML>=6.0", "click>=8.1"]
 HEADEND = ["starlette>=0.37", "uvicorn>=0.30", "SQLAlchemy>=2.0", "httpx>=0.27", "jinja2>=3.1"]
 DEV = [
@@ -37,11 +39,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11,<3.14",
-    packages=find_packages(
-        include=[
-            f"{name}{suffix}" for name in ("agent", "updateagent", "dlms", "plc", "headend") for suffix in ("", ".*")
-        ]
-    ),
+    packages=find_packages(include=[f"{name}{suffix}" for name in PACKAGES for suffix in ("", ".*")]),
     package_data={"": ["py.typed", "*.csv", "*.html", "*.css"]},
     data_files=data_files("etc", "share/dcu-agent"),
     install_requires=DEVICE,

@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent import __version__, log
-from agent.config import Config, ConfigError, load
-from agent.identity import SecretError, device_info, read_secret
+from agent.settings.config import Config, ConfigError, load
+from agent.settings.identity import SecretError, device_info, read_secret
 
 if TYPE_CHECKING:
-    from agent.device import DeviceInfo
+    from agent.daemon.supervisor import Supervisor, Worker
     from agent.https import HttpsClient
-    from agent.provisioning import Provisioning
-    from agent.supervisor import Supervisor, Worker
+    from agent.settings.device import DeviceInfo
+    from agent.settings.provisioning import Provisioning
 
 LOG = logging.getLogger("agent")
 
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of `dcu-agent`; answers the process's exit code."""
     options = _options(arguments)
     if options.check is not None:
-        from agent.check import check
+        from agent.daemon.check import check
 
         return check(options.check, sys.stdout, sys.stderr)
     try:
@@ -68,8 +68,8 @@ class Agent:
     def __init__(self, config: Config) -> None:
         """Raises `SecretError`, or `OSError` for a file or address that cannot be used."""
         from agent.clock import SystemClock
-        from agent.health import Health
-        from agent.reboot import Rebooter
+        from agent.daemon.health import Health
+        from agent.daemon.reboot import Rebooter
         from agent.status import Status, StatusBoard
         from updateagent.disk import RealDisk
 
@@ -110,9 +110,9 @@ class Agent:
 
     def _make_metering(self) -> None:
         from agent.metering.collector import Collector
+        from agent.metering.reading_store import Store
         from agent.metering.readinglist import ReadingLists
         from agent.metering.registry import Registry
-        from agent.metering.store import Store
         from agent.metering.uplink import Backoff, Uplink
         from plc.bridge import open_bridge
 
@@ -156,13 +156,13 @@ class Agent:
     # --- management ---
 
     def _make_dm(self) -> None:
-        from agent.dm.ports import DmConfig, DmPorts
+        from agent.dm.deps import DmConfig, DmPorts
         from agent.dm.push import PushListener
         from agent.dm.service import DmService
-        from agent.download import Downloader
-        from agent.packagecheck import verifier
-        from agent.software import SoftwareCommand
-        from agent.updatecommand import SourceCheck
+        from agent.ota.download import Downloader
+        from agent.ota.package_check import verifier
+        from agent.ota.software_command import SoftwareCommand
+        from agent.ota.update_command import SourceCheck
 
         config = self.config
         settings = DmConfig(
@@ -205,7 +205,7 @@ class Agent:
             self.push = PushListener(self.dm.on_notification, host=listen.host, port=listen.port)
 
     def _register(self) -> bytes:
-        from agent.ssmp.client import register
+        from agent.dm.registration import register
 
         return register(self.https, self.config.security_server.url, self.device, self.key, self._push_url())
 
@@ -227,11 +227,11 @@ class Agent:
     # --- threads ---
 
     def _make_workers(self) -> None:
-        from agent import watchdog
-        from agent.control import ControlServer
-        from agent.handover import HandOver
-        from agent.supervisor import Supervisor
-        from agent.views import Views
+        from agent.daemon import watchdog
+        from agent.daemon.control import ControlServer
+        from agent.daemon.supervisor import Supervisor
+        from agent.daemon.views import Views
+        from agent.ota.handover import HandOver
 
         config = self.config
         self._provisioned(self.dm.provisioning)

@@ -11,40 +11,32 @@ from pathlib import Path
 import pytest
 
 REPO = Path(__file__).resolve().parents[1]
-OURS = ("agent", "updateagent", "dlms", "plc", "headend")
-DEVICE = ("agent", "updateagent", "dlms", "plc")
+OURS = ("agent", "omadm", "updateagent", "dlms", "plc", "headend")
+DEVICE = ("agent", "omadm", "updateagent", "dlms", "plc")
 DEVICE_LIBRARIES = {"serial", "crcmod", "cryptography", "yaml", "click", "systemd"}
 BUILD_HOST_ONLY = {"updateagent/buildhost/pack.py", "updateagent/buildhost/roots.py"}
 
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "plc": (),
     "dlms": (),
+    "omadm": (),
     "updateagent": (),
     "agent": (
         "dlms",
         "plc",
-        "updateagent.package.manifest",
+        "omadm",
+        "updateagent.package",
         "updateagent.disk",
         "updateagent.errors",
         "updateagent.engine.journal",
-        "updateagent.package.trust",
-        "updateagent.package.roots",
     ),
-    "headend": (
-        "agent.syncml",
-        "agent.ssmp",
-        "agent.device",
-        "agent.descriptor",
-        "agent.dm.auth",
-        "agent.dm.notification",
-        "agent.dm.bootstrap",
-        "updateagent.package.manifest",
-    ),
+    "headend": ("omadm", "updateagent.package"),
 }
 
 LIBRARIES: dict[str, set[str]] = {
     "plc": {"serial", "crcmod"},
     "dlms": {"serial", "crcmod", "cryptography", "click"},
+    "omadm": {"cryptography"},
     "updateagent": {"cryptography"},
     "agent": DEVICE_LIBRARIES,
     "headend": {"starlette", "uvicorn", "sqlalchemy", "httpx", "cryptography", "click", "yaml", "jinja2"},
@@ -69,7 +61,7 @@ SANS_IO = (
     "dlms/simulator/meter.py",
     "dlms/simulator/objects.py",
     "agent/dm/session.py",
-    "agent/ssmp/wire.py",
+    "omadm/ssmp/wire.py",
     "agent/metering/schedule.py",
     "updateagent/engine/machine.py",
 )

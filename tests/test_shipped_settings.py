@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from agent import config as agent_config
-from agent.cli.following import DEFAULT_STATUS
+from agent.cli.follow import DEFAULT_STATUS
+from agent.settings import config as agent_config
 from updateagent import config as update_config
 
 ETC = Path(__file__).parents[1] / "etc"

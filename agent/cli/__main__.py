@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 
 import click
 
-from agent.cli import following, show
+from agent.cli import follow as following
+from agent.cli import show
 from agent.cli.client import NotRunningError, RefusedError, ask, socket_path
 
 EXIT_REFUSED = 1

@@ -6,10 +6,10 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from agent.dm.codes import Code
-from agent.dm.nodes import value_bytes
-from agent.syncml.codec import TNDS_WBXML, TNDS_XML, encode, encode_tnds, media_type
-from agent.syncml.messages import (
+from agent.tree.nodes import value_bytes
+from omadm.codes import Code
+from omadm.syncml.codec import TNDS_WBXML, TNDS_XML, encode, encode_tnds, media_type
+from omadm.syncml.messages import (
     Alert,
     Command,
     Meta,

@@ -13,21 +13,11 @@ import threading
 import uuid
 from collections.abc import Callable
 
-from agent.dm import alerts
-from agent.dm.acl import identifier
-from agent.dm.auth import HMAC_HEADER
-from agent.dm.bootstrap import Account, BootstrapError, parse_profile
-from agent.dm.codes import AlertCode, Refusal
-from agent.dm.exchange import Acknowledged, Answer, Ended, Event, NoncesChanged, SessionSettings, Work
-from agent.dm.executor import Executor
-from agent.dm.link import Link
-from agent.dm.notification import Notification, NotificationError, verify
-from agent.dm.packages import PackageWorker
-from agent.dm.ports import DmConfig, DmPorts, Worker
+from agent.dm.deps import DmConfig, DmPorts, Worker
+from agent.dm.link_state import Link
+from agent.dm.scheduling import Timing
 from agent.dm.session import Session
-from agent.dm.store import ManagementTree
-from agent.dm.timing import Timing
-from agent.dm.tree import Transaction
+from agent.dm.session_values import Acknowledged, Answer, Ended, Event, NoncesChanged, SessionSettings, Work
 from agent.https import HttpsError
 from agent.log import hide
 from agent.mo import dmacc
@@ -38,9 +28,19 @@ from agent.mo.fumo import Fumo
 from agent.mo.registry import Registry
 from agent.mo.sched import Sched
 from agent.mo.scomo import Scomo
-from agent.provisioning import Provisioning
-from agent.ssmp.errors import SsmpError, SsmpRefused, SsmpUsageError
+from agent.ota.worker import PackageWorker
+from agent.settings.provisioning import Provisioning
 from agent.status import DmStatus, SessionSummary
+from agent.tree import alerts
+from agent.tree.acl import identifier
+from agent.tree.commands import Executor
+from agent.tree.persistence import ManagementTree
+from agent.tree.tree import Transaction
+from omadm.auth import HMAC_HEADER
+from omadm.bootstrap import Account, BootstrapError, parse_profile
+from omadm.codes import AlertCode, Refusal
+from omadm.notification import Notification, NotificationError, verify
+from omadm.ssmp.errors import SsmpError, SsmpRefused, SsmpUsageError
 
 log = logging.getLogger("agent.dm")
 

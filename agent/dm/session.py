@@ -1,6 +1,6 @@
 """The client's side of one DM session (OMA-TS-DM_Protocol 1.2), without I/O: messages in, messages out.
 
-The states are in `agent.dm.machine`. A driver posts what `take_output` gives, feeds the answer to `receive`, and
+The states are in `agent.dm.session_states`. A driver posts what `take_output` gives, feeds the answer to `receive`, and
 carries out the events:
 
 * `Work(message)`: authenticated commands; the driver executes them and calls `answer(replies)`;
@@ -18,24 +18,15 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-from agent.dm.auth import AUTH_MAC, AuthError, hmac_header, verify_hmac
-from agent.dm.chunks import OBJECT_BYTES_MAX
-from agent.dm.codes import AlertCode, Code
-from agent.dm.exchange import (
-    Acknowledged,
-    Answer,
-    Ended,
-    Event,
-    NoncesChanged,
-    Post,
-    SessionSettings,
-    Work,
-)
-from agent.dm.machine import Input, SessionUsageError, State, possible, step
 from agent.dm.packing import Limits, Outgoing, Packer, numbered
-from agent.syncml.codec import accepts, decode, encode
-from agent.syncml.errors import SyncmlError
-from agent.syncml.messages import (
+from agent.dm.session_states import Input, SessionUsageError, State, possible, step
+from agent.dm.session_values import Acknowledged, Answer, Ended, Event, NoncesChanged, Post, SessionSettings, Work
+from agent.tree.chunks import OBJECT_BYTES_MAX
+from omadm.auth import AUTH_MAC, AuthError, hmac_header, verify_hmac
+from omadm.codes import AlertCode, Code
+from omadm.syncml.codec import accepts, decode, encode
+from omadm.syncml.errors import SyncmlError
+from omadm.syncml.messages import (
     Alert,
     Chal,
     Command,

@@ -7,14 +7,14 @@ import threading
 from collections.abc import Callable, Sequence
 
 from agent.clock import Clock
-from agent.config import MeteringConfig, PortConfig
 from agent.metering.portreader import Bridge, PortReader
+from agent.metering.reading_store import Store
 from agent.metering.readinglist import ReadingLists
 from agent.metering.registry import Registry
-from agent.metering.store import Store
 from agent.metering.tasks import TaskBook
 from agent.metering.waiting import Ports
-from agent.provisioning import Provisioning, TaskStatus
+from agent.settings.config import MeteringConfig, PortConfig
+from agent.settings.provisioning import Provisioning, TaskStatus
 from agent.status import MeterStatus
 
 

@@ -22,15 +22,15 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Protocol
 
-from agent.config import MeteringConfig, PortConfig
 from agent.metering.probe import Probe, hdlc_address
-from agent.metering.profiles import ProfileReading
+from agent.metering.profile_catchup import ProfileReading
+from agent.metering.reading_store import Progress, StoreError
 from agent.metering.registry import Meter
-from agent.metering.store import Progress, StoreError
 from agent.metering.tasks import Job
 from agent.metering.uplink import Backoff
 from agent.metering.visit import Channel, ProfileKey, Visit, is_profile
 from agent.metering.waiting import Knowledge, Leftovers, Ports, Troubles, places
+from agent.settings.config import MeteringConfig, PortConfig
 from dlms.client.session import MeterSession, open_auth
 from dlms.cosem.time import ClockPolicy
 from dlms.errors import DlmsError

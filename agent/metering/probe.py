@@ -10,9 +10,9 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Protocol
 
-from agent.config import PortConfig
 from agent.metering.registry import Registry
 from agent.metering.visit import Channel
+from agent.settings.config import PortConfig
 from dlms.link.datalink import LinkDown, LinkUp
 from dlms.link.hdlc.frames import HdlcAddress
 from dlms.link.hdlc.primary import HdlcClientLink

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from agent.provisioning import ReadingTask
+from agent.settings.provisioning import ReadingTask
 
 
 def latest_run(task: ReadingTask, wall: float) -> int:

@@ -8,10 +8,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from agent.clock import Clock
+from agent.metering.reading_store import Store
 from agent.metering.readinglist import ReadingList, ReadingListError, ReadingLists
 from agent.metering.schedule import next_run, next_start, owed_run
-from agent.metering.store import Store
-from agent.provisioning import MeterAccess, Provisioning, ReadingTask, TaskStatus
+from agent.settings.provisioning import MeterAccess, Provisioning, ReadingTask, TaskStatus
 
 LOG = logging.getLogger("agent.metering.tasks")
 

@@ -25,8 +25,8 @@ from typing import Protocol
 
 from agent.clock import Clock
 from agent.https import HttpsError, Response
-from agent.metering.store import Batch, Store, StoreError
-from agent.provisioning import UplinkSettings
+from agent.metering.reading_store import Batch, Store, StoreError
+from agent.settings.provisioning import UplinkSettings
 from agent.status import QueueStatus
 
 LOG = logging.getLogger("agent.metering.uplink")

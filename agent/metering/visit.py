@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
-from agent.metering.profiles import PROFILE_CLASS, ProfileReading, iso_time
+from agent.metering.profile_catchup import PROFILE_CLASS, ProfileReading, iso_time
 from agent.metering.reading import Reading, UnstorableError, encode
 from agent.metering.registry import Meter, meter_name
 from agent.metering.tasks import Job

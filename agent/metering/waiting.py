@@ -9,12 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from agent.clock import Clock
-from agent.config import MeteringConfig
+from agent.metering.reading_store import Store, StoreError
 from agent.metering.registry import Meter, Registry
-from agent.metering.store import Store, StoreError
 from agent.metering.tasks import Job, TaskBook
 from agent.metering.uplink import Backoff
 from agent.metering.visit import DEVICE_NAME, Taken, Visit
+from agent.settings.config import MeteringConfig
 from dlms.client.knowledge import MeterKnowledge
 from dlms.cosem.obis import AttributeRef, Obis
 from dlms.errors import DlmsError

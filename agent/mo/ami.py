@@ -10,7 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 
-from agent.dm.schema import (
+from agent.mo.sched import tasks
+from agent.settings.provisioning import MeterAccess, Provisioning, UplinkSettings
+from agent.status import MeterStatus
+from agent.tree.schema import (
     SEGMENT_CHARS_MAX,
     Access,
     Format,
@@ -24,10 +27,7 @@ from agent.dm.schema import (
     one_of,
     permanent,
 )
-from agent.dm.tree import Transaction
-from agent.mo.sched import tasks
-from agent.provisioning import MeterAccess, Provisioning, UplinkSettings
-from agent.status import MeterStatus
+from agent.tree.tree import Transaction
 
 URN = "urn:x-dcu:mo:ami:1.0"
 BATCH_RECORDS_MAX = 5000

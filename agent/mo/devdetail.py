@@ -2,17 +2,8 @@
 
 from __future__ import annotations
 
-from agent.device import DeviceInfo
-from agent.dm.schema import (
-    DEPTH_MAX,
-    PATH_CHARS_MAX,
-    SEGMENT_CHARS_MAX,
-    Format,
-    NodeSpec,
-    Path,
-    interior,
-    live,
-)
+from agent.settings.device import DeviceInfo
+from agent.tree.schema import DEPTH_MAX, PATH_CHARS_MAX, SEGMENT_CHARS_MAX, Format, NodeSpec, Path, interior, live
 
 URN = "urn:oma:mo:oma-dm-devdetail:1.0"
 

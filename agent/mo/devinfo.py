@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from agent.device import DeviceInfo
-from agent.dm.schema import Format, NodeSpec, Path, interior, live
+from agent.settings.device import DeviceInfo
+from agent.tree.schema import Format, NodeSpec, Path, interior, live
 
 URN = "urn:oma:mo:oma-dm-devinfo:1.0"
 DM_VERSION = "1.2"

@@ -1,19 +1,19 @@
 """DMAcc, `urn:oma:mo:oma-dm-dmacc:1.0` (OMA-TS-DM_StdObj 1.2, section 5.3.1): the account with the DM server.
 
 The account arrives in the bootstrap document and lives in the tree. The nonces in it (`AAuthData`) are those it was
-made with; the running ones change with every message and are kept by `agent.dm.link`.
+made with; the running ones change with every message and are kept by `agent.dm.link_state`.
 """
 
 from __future__ import annotations
 
-from agent.dm.acl import Acl, identifier
-from agent.dm.bootstrap import Account, BootstrapError, account_from_tnds
-from agent.dm.codes import Code, Refusal
-from agent.dm.schema import ARD, Access, Format, NodeSpec, Path, group, interior, one_of, setting
-from agent.dm.tnds import put_tnds
-from agent.dm.tree import Transaction
-from agent.dm.uri import parse_path
-from agent.syncml.messages import MgmtTree
+from agent.tree.acl import Acl, identifier
+from agent.tree.schema import ARD, Access, Format, NodeSpec, Path, group, interior, one_of, setting
+from agent.tree.tnds import put_tnds
+from agent.tree.tree import Transaction
+from agent.tree.uri import parse_path
+from omadm.bootstrap import Account, BootstrapError, account_from_tnds
+from omadm.codes import Code, Refusal
+from omadm.syncml.messages import MgmtTree
 
 URN = "urn:oma:mo:oma-dm-dmacc:1.0"
 ROOT: Path = ("DMAcc",)

@@ -1,7 +1,7 @@
 """FUMO, `urn:oma:mo:oma-fumo:1.0` (OMA-TS-DM_FUMO 1.0): firmware packages, from the Exec to the reported outcome.
 
 The object itself does nothing slow: an Exec records a job in the tree's transaction and is answered 202, so the intent
-is durable before the server hears of it. `agent.dm.packages` carries the job out and comes back with events; the last
+is durable before the server hears of it. `agent.ota.worker` carries the job out and comes back with events; the last
 event of a job puts its generic alert into the same transaction.
 
 The states are FUMO's own (section 5.1). Between `DOWNLOADING` and `UPDATING` a package is `DOWNLOADED` (not yet
@@ -16,10 +16,10 @@ from dataclasses import asdict, dataclass, replace
 from enum import Enum, IntEnum, auto
 from typing import Any, Final
 
-from agent.dm import alerts
-from agent.dm.codes import Code, Refusal
-from agent.dm.schema import GE, Access, ExecCall, Format, NodeSpec, Path, https_url, interior, live, permanent
-from agent.dm.tree import Transaction
+from agent.tree import alerts
+from agent.tree.schema import GE, Access, ExecCall, Format, NodeSpec, Path, https_url, interior, live, permanent
+from agent.tree.tree import Transaction
+from omadm.codes import Code, Refusal
 
 URN = "urn:oma:mo:oma-fumo:1.0"
 ROOT: Path = ("FUMO", "Firmware")

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from agent.dm.alerts import GenericAlert
-from agent.dm.codes import Code, Refusal
-from agent.dm.schema import ExecCall, NodeSpec, Path, interior
-from agent.dm.tree import Transaction
-from agent.dm.uri import show
+from agent.tree.alerts import GenericAlert
+from agent.tree.schema import ExecCall, NodeSpec, Path, interior
+from agent.tree.tree import Transaction
+from agent.tree.uri import show
+from omadm.codes import Code, Refusal
 
 
 class ManagementObject(Protocol):

@@ -14,9 +14,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from agent.dm.schema import Format, NodeSpec, Path, group, int_range, interior, live, setting
-from agent.dm.tree import Transaction
-from agent.provisioning import ReadingTask, TaskStatus
+from agent.settings.provisioning import ReadingTask, TaskStatus
+from agent.tree.schema import Format, NodeSpec, Path, group, int_range, interior, live, setting
+from agent.tree.tree import Transaction
 
 log = logging.getLogger("agent.dm")
 

@@ -1,6 +1,6 @@
 """SCOMO, `urn:oma:mo:oma-scomo:1.0` (OMA-TS-DM-SCOMO 1.0): software components.
 
-As with FUMO, an Exec records a job and is answered 202; `agent.dm.packages` carries jobs out, one at a time and in
+As with FUMO, an Exec records a job and is answered 202; `agent.ota.worker` carries jobs out, one at a time and in
 order, and ends each in one transaction: the job goes, the inventory changes, the generic alert is queued.
 
     Download/<x>    made by a server: what to fetch; Exec on its Operations
@@ -14,10 +14,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import IntEnum
 
-from agent.dm import alerts
-from agent.dm.codes import Code, Refusal
-from agent.dm.ports import DeployedSoftware
-from agent.dm.schema import (
+from agent.dm.deps import DeployedSoftware
+from agent.mo.ami import node_name
+from agent.tree import alerts
+from agent.tree.schema import (
     AGRD,
     GE,
     Access,
@@ -31,9 +31,9 @@ from agent.dm.schema import (
     live,
     setting,
 )
-from agent.dm.tree import Transaction
-from agent.dm.uri import show
-from agent.mo.ami import node_name
+from agent.tree.tree import Transaction
+from agent.tree.uri import show
+from omadm.codes import Code, Refusal
 
 URN = "urn:oma:mo:oma-scomo:1.0"
 ROOT: Path = ("SCOMO",)

@@ -9,9 +9,9 @@ from urllib.parse import urlsplit
 
 from sqlalchemy import Connection, Row, insert, select, update
 
-from agent.dm.auth import NONCE_BYTES
-from agent.dm.bootstrap import Account
 from headend.dm.tables import accounts
+from omadm.auth import NONCE_BYTES
+from omadm.bootstrap import Account
 
 SECRET_BYTES = 32
 PUSH_URL_CHARS_MAX = 255

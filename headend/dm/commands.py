@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from agent.syncml.messages import Item, MgmtTree, TndsNode
 from headend.dm import params as checks
 from headend.dm.params import JobError
 from headend.dm.steps import Batch, Done, Failed, Job, Json, Mode, Reply, Request, Steps, Verb, batches
+from omadm.syncml.messages import Item, MgmtTree, TndsNode
 
 MODES = {"plain": Mode.PLAIN, "sequence": Mode.SEQUENCE, "atomic": Mode.ATOMIC}
 VERBS = {verb.value.lower(): verb for verb in Verb}

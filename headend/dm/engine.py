@@ -22,7 +22,11 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Protocol
 
-from agent.syncml.messages import (
+from headend.dm.kinds import KINDS
+from headend.dm.objects import CHUNK_STORED, SIZE_MISMATCH, Incoming
+from headend.dm.run import Run
+from headend.dm.steps import Failed, Job, Note, Outcome
+from omadm.syncml.messages import (
     VER_DTD,
     VER_PROTO,
     Alert,
@@ -37,10 +41,6 @@ from agent.syncml.messages import (
     SyncML,
     Unsupported,
 )
-from headend.dm.kinds import KINDS
-from headend.dm.objects import CHUNK_STORED, SIZE_MISMATCH, Incoming
-from headend.dm.run import Run
-from headend.dm.steps import Failed, Job, Note, Outcome
 
 ALERT_NEXT = 1222
 

@@ -15,10 +15,10 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from agent.dm.auth import NONCE_BYTES, AuthError
-from agent.dm.bootstrap import Account
-from agent.syncml.messages import Chal, SyncML
 from headend.dm.schemes import Scheme, Schemes
+from omadm.auth import NONCE_BYTES, AuthError
+from omadm.bootstrap import Account
+from omadm.syncml.messages import Chal, SyncML
 
 PENDING_MAX = 4096  # challenges remembered; the oldest are forgotten first
 PENDING_S = 300.0

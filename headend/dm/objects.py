@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from agent.syncml.messages import Item, Meta
+from omadm.syncml.messages import Item, Meta
 
 CHUNK_STORED = 213
 TOO_BIG = 416

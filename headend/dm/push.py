@@ -8,8 +8,8 @@ import secrets
 import httpx
 from sqlalchemy import Engine
 
-from agent.dm.notification import MIME, RESYNC_NONCE, Notification, emit
 from headend.dm import accounts
+from omadm.notification import MIME, RESYNC_NONCE, Notification, emit
 
 log = logging.getLogger("headend.dm")
 

@@ -7,10 +7,10 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from starlette.routing import Route
 
-from agent.dm.auth import HMAC_HEADER
-from agent.syncml.element import BODY_BYTES_MAX
 from headend import web
 from headend.dm.server import DmServer, Request
+from omadm.auth import HMAC_HEADER
+from omadm.syncml.element import BODY_BYTES_MAX
 
 PATH = "/dm"
 

@@ -6,7 +6,9 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from agent.syncml.messages import (
+from headend.dm.objects import CHUNK_STORED, TOO_BIG, LargeObject
+from headend.dm.steps import NO_ANSWER, OK, Batch, Job, Mode, Note, Outcome, Reply, Request, Steps, Verb
+from omadm.syncml.messages import (
     Add,
     Atomic,
     Command,
@@ -22,8 +24,6 @@ from agent.syncml.messages import (
     Status,
     SyncML,
 )
-from headend.dm.objects import CHUNK_STORED, TOO_BIG, LargeObject
-from headend.dm.steps import NO_ANSWER, OK, Batch, Job, Mode, Note, Outcome, Reply, Request, Steps, Verb
 
 Measure = Callable[[SyncML], int]
 NewId = Callable[[], str]

@@ -15,10 +15,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from agent.dm import auth
-from agent.dm.auth import AUTH_BASIC, AUTH_MAC, AUTH_MD5, NONCE_BYTES_MAX, AuthError, AuthFailure
-from agent.dm.bootstrap import Account
-from agent.syncml.messages import Chal, Cred, Status, SyncML
+from omadm import auth
+from omadm.auth import AUTH_BASIC, AUTH_MAC, AUTH_MD5, NONCE_BYTES_MAX, AuthError, AuthFailure
+from omadm.bootstrap import Account
+from omadm.syncml.messages import Chal, Cred, Status, SyncML
 
 AUTH_TYPES = ("HMAC", "DIGEST", "BASIC")  # as DMAcc calls them
 CRED_CHARS_MAX = 4096

@@ -20,12 +20,6 @@ from dataclasses import dataclass, replace
 
 from sqlalchemy import Connection, Engine, insert, update
 
-from agent.dm.auth import NONCE_BYTES
-from agent.dm.bootstrap import Account
-from agent.syncml.codec import accepts, decode, encode, media_type
-from agent.syncml.element import BODY_BYTES_MAX
-from agent.syncml.errors import SyncmlError
-from agent.syncml.messages import Command, Status, SyncHdr, SyncML, SyncmlValueError, Unsupported
 from headend import db
 from headend.dm import accounts, jobs
 from headend.dm.engine import ServerSession, State
@@ -34,6 +28,12 @@ from headend.dm.schemes import Schemes, nonce_for_us
 from headend.dm.store import SessionStore
 from headend.dm.tables import accounts as accounts_table
 from headend.dm.tables import sessions as sessions_table
+from omadm.auth import NONCE_BYTES
+from omadm.bootstrap import Account
+from omadm.syncml.codec import accepts, decode, encode, media_type
+from omadm.syncml.element import BODY_BYTES_MAX
+from omadm.syncml.errors import SyncmlError
+from omadm.syncml.messages import Command, Status, SyncHdr, SyncML, SyncmlValueError, Unsupported
 
 log = logging.getLogger("headend.dm")
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from agent.syncml.messages import Item
 from headend.software.releases import Release
+from omadm.syncml.messages import Item
 
 Json = dict[str, Any]
 

@@ -9,11 +9,11 @@ from typing import Any
 
 from sqlalchemy import Connection, delete, insert, select
 
-from agent.syncml.messages import Item, Meta
 from headend.dm import accounts, jobs
 from headend.dm.engine import AlertSeen
 from headend.dm.steps import Checkpoint, Job, Known, Note, Outcome
 from headend.dm.tables import alerts, values
+from omadm.syncml.messages import Item, Meta
 
 log = logging.getLogger("headend.dm")
 

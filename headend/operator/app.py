@@ -18,7 +18,6 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from agent.dm.bootstrap import Account
 from headend import db, web
 from headend.config import SERVER_ID
 from headend.dm import accounts, jobs
@@ -32,6 +31,7 @@ from headend.operator.console import Console
 from headend.security import devices
 from headend.software.store import DEFAULT_TYPE, PackageStore, PackageStoreError
 from headend.software.store import shown as described
+from omadm.bootstrap import Account
 
 log = logging.getLogger("headend.operator")
 

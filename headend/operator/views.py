@@ -8,11 +8,11 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, Table, func, select
 
-from agent.dm.bootstrap import Account
 from headend.dm import tables as dm
 from headend.dm.jobs import OPEN_STATES
 from headend.metering import store as metering
 from headend.security import devices as security
+from omadm.bootstrap import Account
 
 FW_VERSION = "./DevDetail/FwV"
 SESSION_COLUMNS = ("session_id", "state", "messages", "commands", "started", "updated")

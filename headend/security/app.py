@@ -9,11 +9,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from agent.dm import bootstrap
-from agent.ssmp import wire
 from headend import web
 from headend.dm import accounts
 from headend.security.service import MakeDocument, SecurityService
+from omadm import bootstrap
+from omadm.ssmp import wire
 
 
 def create_app(service: SecurityService) -> Starlette:

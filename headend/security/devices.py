@@ -20,9 +20,9 @@ from sqlalchemy import (
     update,
 )
 
-from agent.ssmp.crypto import DEVICE_KEY_BYTES
-from agent.ssmp.wire import DEVICE_ID_BYTES_MAX, RegistrationInfo
 from headend import db
+from omadm.ssmp.crypto import DEVICE_KEY_BYTES
+from omadm.ssmp.wire import DEVICE_ID_BYTES_MAX, RegistrationInfo
 
 LOG_ROWS_MAX = 10_000  # of the registration log; the oldest leave
 LOG_PRUNE_EVERY = 100

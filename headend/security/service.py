@@ -12,12 +12,12 @@ from collections.abc import Callable
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from agent.ssmp import wire
-from agent.ssmp.errors import SsmpRefused, SsmpWireError
-from agent.ssmp.server import Authenticated, Confirmed, ServerSession, SessionTable
 from headend import db
 from headend.security import devices
 from headend.security.limits import RateLimit
+from omadm.ssmp import wire
+from omadm.ssmp.errors import SsmpRefused, SsmpWireError
+from omadm.ssmp.server_core import Authenticated, Confirmed, ServerSession, SessionTable
 
 log = logging.getLogger("headend.security")
 

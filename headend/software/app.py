@@ -21,11 +21,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from agent import descriptor as dd
 from headend import web
 from headend.software import ranges
 from headend.software.ranges import Slice
 from headend.software.store import Package, PackageStore
+from omadm import descriptor as dd
 
 log = logging.getLogger("headend.software")
 

@@ -14,8 +14,8 @@ from typing import Any
 
 from sqlalchemy import JSON, Column, Connection, Integer, String, Table, delete, insert, select
 
-from agent.descriptor import DeltaSource
 from headend import db
+from omadm.descriptor import DeltaSource
 from updateagent.package.manifest import DeviceError, Kind, PackageError, read_unverified
 
 releases = Table(

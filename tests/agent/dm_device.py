@@ -8,13 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from agent.descriptor import DeltaSource, Descriptor
-from agent.device import DeviceInfo
-from agent.dm.ports import DeployedSoftware, DmConfig, DmPorts, Https, SignedSource, SoftwareResult
+from agent.dm.deps import DeployedSoftware, DmConfig, DmPorts, Https, SignedSource, SoftwareResult
 from agent.dm.service import DmService
-from agent.download import Downloaded, Progress
-from agent.provisioning import Provisioning, TaskStatus
+from agent.ota.download import Downloaded, Progress
+from agent.settings.device import DeviceInfo
+from agent.settings.provisioning import Provisioning, TaskStatus
 from agent.status import MeterStatus, Status, StatusBoard
+from omadm.descriptor import DeltaSource, Descriptor
 from tests.agent.dm_server import DEVICE_ID, PROFILE, FakeDmServer
 from tests.agent.virtual import VirtualClock
 from tests.sim.faulty_disk import FaultyDisk

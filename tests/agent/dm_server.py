@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from agent.dm.auth import AUTH_MAC, AuthError, hmac_header, verify_hmac
-from agent.dm.bootstrap import Account, emit_profile
 from agent.https import HttpsError, Response
-from agent.syncml.codec import DM_WBXML, decode, encode
-from agent.syncml.messages import (
+from omadm.auth import AUTH_MAC, AuthError, hmac_header, verify_hmac
+from omadm.bootstrap import Account, emit_profile
+from omadm.syncml.codec import DM_WBXML, decode, encode
+from omadm.syncml.messages import (
     Add,
     Alert,
     Atomic,
@@ -32,7 +32,7 @@ from agent.syncml.messages import (
     SyncML,
     TndsNode,
 )
-from agent.syncml.messages import Sequence as Sequence_
+from omadm.syncml.messages import Sequence as Sequence_
 
 SERVER_ID = "dm.example"
 DEVICE_ID = "urn:dcu:TEST-1"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
-from agent.syncml.messages import (
+from omadm.syncml.messages import (
     Add,
     Alert,
     Atomic,

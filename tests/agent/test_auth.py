@@ -8,8 +8,8 @@ import hmac
 
 import pytest
 
-from agent.dm import auth
-from agent.dm.auth import AuthError, AuthFailure
+from omadm import auth
+from omadm.auth import AuthError, AuthFailure
 
 BODY, USER, SECRET, NONCE = b"<SyncML/>", "Bruce2", "OhBehave", b"Nonce"
 

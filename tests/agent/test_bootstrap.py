@@ -6,17 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from agent.dm.bootstrap import (
-    DMACC_URN,
-    Account,
-    BootstrapError,
-    account_from_tnds,
-    dmacc,
-    emit_profile,
-    parse_profile,
-)
-from agent.syncml.codec import DM_WBXML, DM_XML, decode, encode
-from agent.syncml.messages import Add, Delete, Item, Meta, MgmtTree, SyncHdr, SyncML, TndsNode
+from omadm.bootstrap import DMACC_URN, Account, BootstrapError, account_from_tnds, dmacc, emit_profile, parse_profile
+from omadm.syncml.codec import DM_WBXML, DM_XML, decode, encode
+from omadm.syncml.messages import Add, Delete, Item, Meta, MgmtTree, SyncHdr, SyncML, TndsNode
 
 ACCOUNT = Account(
     server_id="headend",

@@ -8,8 +8,8 @@ import random
 
 import pytest
 
-from agent.dm.bootstrap import Account, BootstrapError, account_from_tnds
-from agent.dm.provisioning_document import parse_document, verify_mac
+from omadm.bootstrap import Account, BootstrapError, account_from_tnds
+from omadm.provisioning_document import parse_document, verify_mac
 
 DOCUMENT = """<?xml version="1.0"?>
 <wap-provisioningdoc>

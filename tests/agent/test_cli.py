@@ -14,7 +14,7 @@ import pytest
 
 from agent.cli import show
 from agent.cli.__main__ import EXIT_NOT_RUNNING, EXIT_REFUSED, main
-from agent.control import ControlError, ControlServer
+from agent.daemon.control import ControlError, ControlServer
 
 NOW = 1_800_000_000.0
 
@@ -167,7 +167,7 @@ def test_queue_session_and_update_answer(daemon: Daemon, capsys: pytest.CaptureF
 def test_an_update_can_be_followed_to_its_end(
     daemon: Daemon, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agent.cli.following.FOLLOW_S", 0.0)
+    monkeypatch.setattr("agent.cli.follow.FOLLOW_S", 0.0)
     result = {"name": "ok", "fumo": 200, "from_version": "1", "to_version": "2", "message": ""}
     step = {"state": "writing", "progress": 40, "slots": SLOTS, "result": None, "to_version": "2"}
     waits = {"state": "idle", "progress": 0, "slots": SLOTS, "result": None}
@@ -222,7 +222,7 @@ def test_while_the_agent_does_not_run_the_update_agents_file_is_shown(
         else:
             file.write_text(json.dumps(document | {"state": "idle", "last": {"name": "ok", "message": "runs"}}))
 
-    monkeypatch.setattr("agent.cli.following.time.sleep", later)
+    monkeypatch.setattr("agent.cli.follow.time.sleep", later)
     assert main([*asking, "--follow"]) == 0
     out = capsys.readouterr().out
     assert out.startswith("writing, version 2, 40 %\nno update under way\n")
@@ -232,11 +232,11 @@ def test_while_the_agent_does_not_run_the_update_agents_file_is_shown(
 def test_a_terminal_gets_one_line_that_changes(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from agent.cli.following import CLEAR_LINE, Following
+    from agent.cli.follow import CLEAR_LINE, Following
 
     found = {"state": "writing", "progress": 50, "slots": [], "result": None, "to_version": "2"}
     answers = [found, found, {**found, "progress": 75}, {**found, "state": "idle"}]
-    monkeypatch.setattr("agent.cli.following.time.sleep", lambda _: None)
+    monkeypatch.setattr("agent.cli.follow.time.sleep", lambda _: None)
     Following(lambda: answers.pop(0), live=True, as_json=False).run(follow=True)
     assert capsys.readouterr().out == (
         f"{CLEAR_LINE}writing, version 2, 50 %  [############............]"

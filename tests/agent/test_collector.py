@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from agent.config import MeteringConfig, PortConfig, ScanConfig
 from agent.metering.collector import Collector
 from agent.metering.portreader import Bridge as BridgePort
+from agent.metering.reading_store import Store
 from agent.metering.readinglist import ReadingLists
 from agent.metering.registry import Registry
-from agent.metering.store import Store
 from agent.metering.visit import Channel, ChannelEvent
-from agent.provisioning import MeterAccess, Provisioning, ReadingTask
+from agent.settings.config import MeteringConfig, PortConfig, ScanConfig
+from agent.settings.provisioning import MeterAccess, Provisioning, ReadingTask
 from dlms.server.objects import rows_from_csv
 from plc.errors import PlcPortError
 from plc.events import DataReceived

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.metering.profiles import ROWS_A_VISIT_MAX, ProfileReading, shifted
-from agent.provisioning import MeterAccess, Provisioning, ReadingTask
+from agent.metering.profile_catchup import ROWS_A_VISIT_MAX, ProfileReading, shifted
+from agent.settings.provisioning import MeterAccess, Provisioning, ReadingTask
 from dlms import axdr
 from dlms.axdr import Data
 from dlms.cosem.obis import AttributeRef, Obis

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from agent import config as configuration
-from agent.config import Config, ConfigError, load
-from agent.identity import SecretError, device_info, read_release, read_secret
+from agent.settings import config as configuration
+from agent.settings.config import Config, ConfigError, load
+from agent.settings.identity import SecretError, device_info, read_release, read_secret
 
 REPO = Path(__file__).resolve().parents[2]
 

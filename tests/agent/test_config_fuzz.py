@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from agent.config import Config, ConfigError, load
-from agent.control import ControlServer
+from agent.daemon.control import ControlServer
 from agent.https import Response
+from agent.metering.reading_store import Store
 from agent.metering.readinglist import ReadingList, ReadingListError, parse
 from agent.metering.registry import Registry
-from agent.metering.store import Store
 from agent.metering.uplink import Backoff, Uplink
-from agent.provisioning import UplinkSettings
+from agent.settings.config import Config, ConfigError, load
+from agent.settings.provisioning import UplinkSettings
 from tests.agent.readings import visit
 from tests.agent.virtual import VirtualClock
 from updateagent.disk import RealDisk

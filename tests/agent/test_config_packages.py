@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.config import UpdateConfig
-from agent.packagecheck import NEWER_ROOTS, verifier
+from agent.ota.package_check import NEWER_ROOTS, verifier
+from agent.settings.config import UpdateConfig
 from tests.agent.virtual import VirtualClock
 from tests.updateagent.packages import HARDWARE, NOW, Workshop, other_root, party, release, root
 from tests.updateagent.signed import pem

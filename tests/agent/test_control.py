@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from agent.control import CONNECTION_S, REQUEST_BYTES_MAX, ControlError, ControlServer
-from agent.health import REFRESH_S, Health
-from agent.reboot import RETRY_S, UNDER_WAY_S, Rebooter
+from agent.daemon.control import CONNECTION_S, REQUEST_BYTES_MAX, ControlError, ControlServer
+from agent.daemon.health import REFRESH_S, Health
+from agent.daemon.reboot import RETRY_S, UNDER_WAY_S, Rebooter
 
 
 class VirtualClock:

@@ -7,8 +7,8 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from agent import descriptor as dd
-from agent.descriptor import Descriptor, DescriptorError, Report
+from omadm import descriptor as dd
+from omadm.descriptor import Descriptor, DescriptorError, Report
 
 FULL = Descriptor(
     types=("application/x-swu", "application/octet-stream"),

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, select, update
 
-from agent.dm.bootstrap import Account, emit_profile
-from agent.dm.notification import Notification, emit
 from agent.https import Response
-from agent.syncml.codec import DM_WBXML, DM_XML
 from headend.db import create_tables, open_engine
 from headend.dm import accounts, jobs, tables
 from headend.dm.server import DmServer, Request, ServerConfig
+from omadm.bootstrap import Account, emit_profile
+from omadm.notification import Notification, emit
+from omadm.syncml.codec import DM_WBXML, DM_XML
 from tests.agent.dm_device import UPDATE, Device, FakeManifest
 from tests.agent.dm_server import DEVICE_ID, FakeDmServer
 from updateagent.package.manifest import Kind

@@ -8,10 +8,10 @@ from random import Random
 
 import pytest
 
-from agent.dm import alerts
-from agent.download import DownloadError, DownloadStopped
 from agent.mo import fumo, scomo
 from agent.mo.fumo import Event, FumoStateError, Job, State, step
+from agent.ota.download import DownloadError, DownloadStopped
+from agent.tree import alerts
 from tests.agent.dm_device import UPDATE, Device, FakeManifest
 from tests.agent.dm_server import FakeDmServer, add, delete, execute, get, put
 from tests.sim.faulty_disk import FaultyDisk, PowerCut, Survival

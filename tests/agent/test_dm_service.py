@@ -10,14 +10,14 @@ from random import Random
 
 import pytest
 
-from agent.dm.auth import AUTH_MAC
-from agent.dm.bootstrap import emit_profile
 from agent.mo import dmacc
-from agent.provisioning import ReadingTask
-from agent.ssmp.errors import SsmpError, SsmpRefused, SsmpUsageError
+from agent.settings.provisioning import ReadingTask
 from agent.status import MeterStatus
-from agent.syncml.codec import DM_WBXML, DM_XML
-from agent.syncml.messages import Alert, Replace, Status, TndsNode
+from omadm.auth import AUTH_MAC
+from omadm.bootstrap import emit_profile
+from omadm.ssmp.errors import SsmpError, SsmpRefused, SsmpUsageError
+from omadm.syncml.codec import DM_WBXML, DM_XML
+from omadm.syncml.messages import Alert, Replace, Status, TndsNode
 from tests.agent.dm_device import Device
 from tests.agent.dm_server import ACCOUNT, PROFILE, SERVER_ID, FakeDmServer, add, delete, get, leaf, put, task
 

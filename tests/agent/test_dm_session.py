@@ -9,14 +9,14 @@ from random import Random
 
 import pytest
 
-from agent.dm.codes import AlertCode
-from agent.dm.exchange import Answer, Ended, NoncesChanged, SessionSettings, Work
-from agent.dm.machine import TABLE, Input, SessionUsageError, State, possible, step
-from agent.dm.nodes import state_from_json, state_to_json
 from agent.dm.session import MESSAGES_MAX, SESSION_S_MAX, Session
+from agent.dm.session_states import TABLE, Input, SessionUsageError, State, possible, step
+from agent.dm.session_values import Answer, Ended, NoncesChanged, SessionSettings, Work
 from agent.https import Response
-from agent.syncml.codec import DM_WBXML, DM_XML, TNDS_WBXML, TNDS_XML, decode_tnds, encode
-from agent.syncml.messages import (
+from agent.tree.nodes import state_from_json, state_to_json
+from omadm.codes import AlertCode
+from omadm.syncml.codec import DM_WBXML, DM_XML, TNDS_WBXML, TNDS_XML, decode_tnds, encode
+from omadm.syncml.messages import (
     Add,
     Alert,
     Atomic,
@@ -38,7 +38,7 @@ from agent.syncml.messages import (
     TndsNode,
     Unsupported,
 )
-from agent.syncml.messages import Sequence as SequenceCommand
+from omadm.syncml.messages import Sequence as SequenceCommand
 from tests.agent.dm_device import UPDATE, Device
 from tests.agent.dm_server import (
     ACCOUNT,

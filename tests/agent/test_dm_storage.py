@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from agent.dm import alerts
-from agent.dm.packages import STORAGE_RETRY_S_MAX, STORAGE_TRIES_MAX
 from agent.mo import scomo
 from agent.mo.fumo import State
+from agent.ota.worker import STORAGE_RETRY_S_MAX, STORAGE_TRIES_MAX
+from agent.tree import alerts
 from tests.agent.dm_device import UPDATE, Device, FakeManifest
 from tests.agent.dm_server import FakeDmServer, add, execute
 from tests.agent.test_dm_packages import REQUEST, START, URL, device, leave_result, state_of

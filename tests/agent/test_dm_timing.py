@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from agent.dm.timing import Timing
+from agent.dm.scheduling import Timing
 
 
 def timing(rng: float = 1.0) -> Timing:

@@ -12,11 +12,11 @@ from random import Random
 
 import pytest
 
-from agent import descriptor as dd
-from agent import download_state
-from agent.download import Downloaded, Downloader, DownloadError, DownloadStopped, Progress
-from agent.download_errors import DeltaUnfit
 from agent.https import HttpsError, Response
+from agent.ota import download_state
+from agent.ota.download import Downloaded, Downloader, DownloadError, DownloadStopped, Progress
+from agent.ota.download_errors import DeltaUnfit
+from omadm import descriptor as dd
 from tests.agent.origin import Answer, Asked, Object, Origin
 from tests.agent.virtual import VirtualClock
 from tests.sim.faulty_disk import FaultyDisk, Operation, PowerCut, Survival

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from agent.descriptor import DeltaFacts, DeltaSource, Descriptor
-from agent.dm import alerts
-from agent.dm.packages import PackageWorker
-from agent.download_errors import DeltaUnfit
 from agent.mo import fumo
 from agent.mo.fumo import Job, State
+from agent.ota.download_errors import DeltaUnfit
+from agent.ota.worker import PackageWorker
+from agent.tree import alerts
+from omadm.descriptor import DeltaFacts, DeltaSource, Descriptor
 from tests.agent.dm_device import UPDATE, Device, FakeManifest
 from tests.agent.dm_server import FakeDmServer, execute, get, put
 from tests.sim.faulty_disk import FaultyDisk, PowerCut, Survival

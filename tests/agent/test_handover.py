@@ -10,11 +10,11 @@ from random import Random
 
 import pytest
 
-from agent.descriptor import DeltaSource
-from agent.download_errors import DeltaUnfit
-from agent.handover import HandOver, InstallRequest
-from agent.software import SoftwareCommand
-from agent.updatecommand import SourceCheck
+from agent.ota.download_errors import DeltaUnfit
+from agent.ota.handover import HandOver, InstallRequest
+from agent.ota.software_command import SoftwareCommand
+from agent.ota.update_command import SourceCheck
+from omadm.descriptor import DeltaSource
 from tests.sim.faulty_disk import FaultyDisk, PowerCut, Survival
 from updateagent.errors import DELTA_SOURCE
 

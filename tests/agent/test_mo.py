@@ -7,15 +7,15 @@ from random import Random
 
 import pytest
 
-from agent.dm import alerts
-from agent.dm.bootstrap import account_from_tnds, parse_profile
-from agent.dm.codes import Code, Refusal
-from agent.dm.schema import Format, NodeSpec
-from agent.dm.tree import Transaction
 from agent.mo import dmacc, fumo
 from agent.mo.ami import node_name, provisioning_from_tree
-from agent.provisioning import MeterAccess, Provisioning, UplinkSettings
+from agent.settings.provisioning import MeterAccess, Provisioning, UplinkSettings
 from agent.status import MeterStatus
+from agent.tree import alerts
+from agent.tree.schema import Format, NodeSpec
+from agent.tree.tree import Transaction
+from omadm.bootstrap import account_from_tnds, parse_profile
+from omadm.codes import Code, Refusal
 from tests.agent.dm_device import Device
 from tests.agent.dm_server import ACCOUNT, PROFILE, SERVER_ID, FakeDmServer, get
 

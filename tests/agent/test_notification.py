@@ -6,16 +6,7 @@ import random
 
 import pytest
 
-from agent.dm.notification import (
-    RESYNC_NONCES,
-    Notification,
-    NotificationError,
-    UiMode,
-    emit,
-    parse,
-    trigger,
-    verify,
-)
+from omadm.notification import RESYNC_NONCES, Notification, NotificationError, UiMode, emit, parse, trigger, verify
 
 SERVER, SECRET, NONCE = "headend", "s3cret", b"\x01\x02\x03"
 

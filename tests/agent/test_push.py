@@ -10,7 +10,6 @@ from random import Random
 
 import pytest
 
-from agent.dm.notification import Notification, emit
 from agent.dm.push import (
     BODY_BYTES_MAX,
     BURST,
@@ -23,6 +22,7 @@ from agent.dm.push import (
     own_url,
     parse_head,
 )
+from omadm.notification import Notification, emit
 from tests.agent.dm_device import Device
 from tests.agent.dm_server import ACCOUNT, FakeDmServer
 

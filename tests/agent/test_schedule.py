@@ -7,7 +7,7 @@ import random
 import pytest
 
 from agent.metering.schedule import latest_run, next_run, next_start, owed_run
-from agent.provisioning import ReadingTask
+from agent.settings.provisioning import ReadingTask
 
 DAY = 86_400
 NOON = 1_800_014_400  # 2027-01-15T12:00:00Z

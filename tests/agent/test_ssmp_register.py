@@ -8,11 +8,11 @@ from typing import cast
 
 import pytest
 
-from agent.device import DeviceInfo
+from agent.dm.registration import SsmpError, SsmpRefused, register
 from agent.https import HttpsClient, HttpsError, Response
-from agent.ssmp import wire
-from agent.ssmp.client import SsmpError, SsmpRefused, register
-from agent.ssmp.server import Authenticated, Confirmed, SessionTable
+from agent.settings.device import DeviceInfo
+from omadm.ssmp import wire
+from omadm.ssmp.server_core import Authenticated, Confirmed, SessionTable
 
 DEVICE = DeviceInfo("urn:dcu:T-1", "Maker", "Model", "H", "F", "S")
 KEY = bytes(range(32))

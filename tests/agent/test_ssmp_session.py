@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from agent.ssmp import client_core, server, wire
-from agent.ssmp.client_core import Registered, RegistrationFailed, SsmpClient
-from agent.ssmp.crypto import SessionKeys, Transcript
-from agent.ssmp.errors import SsmpError, SsmpRefused, SsmpUsageError
-from agent.ssmp.server import Authenticated, Confirmed, ServerSession, SessionTable
+from omadm.ssmp import client_core, wire
+from omadm.ssmp import server_core as server
+from omadm.ssmp.client_core import Registered, RegistrationFailed, SsmpClient
+from omadm.ssmp.crypto import SessionKeys, Transcript
+from omadm.ssmp.errors import SsmpError, SsmpRefused, SsmpUsageError
+from omadm.ssmp.server_core import Authenticated, Confirmed, ServerSession, SessionTable
 
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "ssmp.json").read_text())
 KEY = bytes.fromhex(VECTORS["device_key"])

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.ssmp import wire
-from agent.ssmp.errors import SsmpUsageError, SsmpWireError
+from omadm.ssmp import wire
+from omadm.ssmp.errors import SsmpUsageError, SsmpWireError
 
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "ssmp.json").read_text())
 NAMES = ("hello", "challenge", "auth", "bootstrap", "confirm", "done", "error")

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from agent.metering.reading import FIELDS, UnstorableError, encode
-from agent.metering.store import REMEMBERED_MAX, Progress, Store, StoreError
+from agent.metering.reading_store import REMEMBERED_MAX, Progress, Store, StoreError
 from dlms.axdr import Data, Tag
 from tests.agent.readings import reading, visit
 from tests.agent.virtual import VirtualClock

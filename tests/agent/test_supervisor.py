@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from agent import watchdog as watchdogs
-from agent.supervisor import EXIT_OK, EXIT_WORKER, Supervisor, Worker
-from agent.watchdog import BothWatchdogs, NoWatchdog, SystemdWatchdog
+from agent.daemon import watchdog as watchdogs
+from agent.daemon.supervisor import EXIT_OK, EXIT_WORKER, Supervisor, Worker
+from agent.daemon.watchdog import BothWatchdogs, NoWatchdog, SystemdWatchdog
 
 REPO = Path(__file__).resolve().parents[2]
 

@@ -21,8 +21,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from agent.__main__ import main
-from agent.check import check
 from agent.cli.client import NotRunningError, ask
+from agent.daemon.check import check
 
 REPO = Path(__file__).resolve().parents[2]
 KEY = "5a" * 32

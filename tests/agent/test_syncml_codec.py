@@ -6,19 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from agent.syncml.codec import (
-    DM_WBXML,
-    DM_XML,
-    TNDS_WBXML,
-    TNDS_XML,
-    accepts,
-    decode,
-    decode_tnds,
-    encode,
-    encode_tnds,
-)
-from agent.syncml.errors import SyncmlError
-from agent.syncml.messages import (
+from omadm.syncml.codec import DM_WBXML, DM_XML, TNDS_WBXML, TNDS_XML, accepts, decode, decode_tnds, encode, encode_tnds
+from omadm.syncml.errors import SyncmlError
+from omadm.syncml.messages import (
     Add,
     Alert,
     Get,

@@ -6,11 +6,11 @@ import random
 
 import pytest
 
-from agent.syncml import xml
-from agent.syncml.codec import DM_XML, decode, encode
-from agent.syncml.element import BODY_BYTES_MAX, DEPTH_MAX, ELEMENTS_MAX, Element
-from agent.syncml.errors import SyncmlError
-from agent.syncml.messages import SyncmlValueError
+from omadm.syncml import xml
+from omadm.syncml.codec import DM_XML, decode, encode
+from omadm.syncml.element import BODY_BYTES_MAX, DEPTH_MAX, ELEMENTS_MAX, Element
+from omadm.syncml.errors import SyncmlError
+from omadm.syncml.messages import SyncmlValueError
 from tests.agent.syncml_samples import EVERYTHING, Generator
 
 

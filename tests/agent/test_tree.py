@@ -11,10 +11,10 @@ from random import Random
 
 import pytest
 
-from agent.dm.acl import Acl, identifier
-from agent.dm.codes import Code, Refusal
-from agent.dm.nodes import Content, State, state_from_json, state_to_json
-from agent.dm.schema import (
+from agent.tree.acl import Acl, identifier
+from agent.tree.nodes import Content, State, state_from_json, state_to_json
+from agent.tree.persistence import ManagementTree, TwoGenerations
+from agent.tree.schema import (
     AGRD,
     ANY,
     GE,
@@ -28,9 +28,9 @@ from agent.dm.schema import (
     permanent,
     setting,
 )
-from agent.dm.store import ManagementTree, TwoGenerations
-from agent.dm.tree import DEVICE, NODES_MAX, Transaction
-from agent.dm.uri import Address, parse_uri
+from agent.tree.tree import DEVICE, NODES_MAX, Transaction
+from agent.tree.uri import Address, parse_uri
+from omadm.codes import Code, Refusal
 from tests.sim.faulty_disk import FaultyDisk, PowerCut, Survival
 
 FOLDER = Path("/state/dm")

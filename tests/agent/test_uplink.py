@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from agent.https import HttpsError, Response
-from agent.metering.store import Store
+from agent.metering.reading_store import Store
 from agent.metering.uplink import Backoff, Uplink
-from agent.provisioning import UplinkSettings
+from agent.settings.provisioning import UplinkSettings
 from agent.status import QueueStatus
 from tests.agent.readings import visit
 from tests.agent.virtual import VirtualClock

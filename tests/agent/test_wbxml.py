@@ -6,11 +6,11 @@ import random
 
 import pytest
 
-from agent.syncml import tokens, wbxml
-from agent.syncml.codec import DM_WBXML, TNDS_WBXML, TNDS_XML, decode, encode, encode_tnds
-from agent.syncml.element import DEPTH_MAX, ELEMENTS_MAX, Element
-from agent.syncml.errors import SyncmlError
-from agent.syncml.messages import Add, Item, Meta, Replace, SyncML, SyncmlValueError, Unsupported
+from omadm.syncml import tokens, wbxml
+from omadm.syncml.codec import DM_WBXML, TNDS_WBXML, TNDS_XML, decode, encode, encode_tnds
+from omadm.syncml.element import DEPTH_MAX, ELEMENTS_MAX, Element
+from omadm.syncml.errors import SyncmlError
+from omadm.syncml.messages import Add, Item, Meta, Replace, SyncML, SyncmlValueError, Unsupported
 from tests.agent.syncml_samples import EVERYTHING, HEADER, TREE, Generator
 
 MESSAGE = SyncML(HEADER, (Replace("1", (Item(target="./x", meta=Meta("chr"), data="v"),)),))

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.syncml.codec import DM_WBXML, DM_XML, TNDS_WBXML, decode, encode
-from agent.syncml.messages import Add, Command, Item, Meta, Replace, Results, SyncML, TndsNode
+from omadm.syncml.codec import DM_WBXML, DM_XML, TNDS_WBXML, decode, encode
+from omadm.syncml.messages import Add, Command, Item, Meta, Replace, Results, SyncML, TndsNode
 from tests.agent.syncml_samples import EVERY_KIND, HEADER, TREE, Generator
 
 pytestmark = pytest.mark.skipif(

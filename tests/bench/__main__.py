@@ -195,7 +195,7 @@ def compiled_modules() -> Iterator[None]:
     with tempfile.TemporaryDirectory(prefix="dcu-bench-modules-") as folder:
         os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
         os.environ["PYTHONPYCACHEPREFIX"] = folder
-        packages = [str(REPO / name) for name in ("agent", "dlms", "plc", "updateagent")]
+        packages = [str(REPO / name) for name in ("agent", "omadm", "dlms", "plc", "updateagent")]
         subprocess.run([sys.executable, "-m", "compileall", "-q", *packages], check=False, capture_output=True)
         try:
             yield

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.demo.image import PACKAGES
 from tests.board import debian
 from tests.board.debian import BoardError, Kernel, run
 from tests.board.system import Ailment, SystemVersion, install_programs, set_version
@@ -115,7 +116,9 @@ def build(cache: Path = CACHE, say: bool = True) -> BuiltBoard:
     if not base.exists():
         _say(say, f"base system: packages of Debian {found.codename} for {debian.ARCHITECTURE}")
         _made(base, lambda work: _build_base(found, work))
-    inputs = [path for folder in ("agent", "dlms", "plc", "updateagent", "etc") for path in _files(REPO / folder)]
+    inputs = [
+        path for folder in ("agent", "omadm", "dlms", "plc", "updateagent", "etc") for path in _files(REPO / folder)
+    ]
     key = _key([*inputs, *_files(HERE / "guest"), HERE / "build.py", HERE / "system.py"], base_key)
     board = cache / f"board-{key}"
     if not board.exists():

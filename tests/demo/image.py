@@ -20,7 +20,7 @@ from importlib import metadata
 from pathlib import Path
 
 REPO = Path(__file__).resolve().parents[2]
-PACKAGES = ("agent", "dlms", "plc", "updateagent")
+PACKAGES = ("agent", "omadm", "dlms", "plc", "updateagent")
 DEPENDENCIES = ("pyserial", "crcmod", "cryptography", "PyYAML", "click")
 PROGRAMS = {
     "dcu-agent": "agent.__main__",

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-from agent.dm.auth import AUTH_MAC, hmac_header, verify_hmac
-from agent.dm.bootstrap import Account
-from agent.syncml.codec import DM_WBXML, decode, encode
-from agent.syncml.messages import (
+from headend.dm.server import Answer, DmServer, Request
+from omadm.auth import AUTH_MAC, hmac_header, verify_hmac
+from omadm.bootstrap import Account
+from omadm.syncml.codec import DM_WBXML, decode, encode
+from omadm.syncml.messages import (
     Add,
     Alert,
     Atomic,
@@ -26,7 +27,6 @@ from agent.syncml.messages import (
     SyncHdr,
     SyncML,
 )
-from headend.dm.server import Answer, DmServer, Request
 
 NODE = Meta(format="node")
 

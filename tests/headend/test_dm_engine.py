@@ -6,8 +6,12 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from agent.syncml.codec import DM_WBXML, encode
-from agent.syncml.messages import (
+from headend.dm.engine import MESSAGES_MAX, AlertSeen, ServerSession, State
+from headend.dm.kinds import KINDS
+from headend.dm.objects import Incoming, LargeObject
+from headend.dm.steps import Done, Failed, Job, Note, Outcome
+from omadm.syncml.codec import DM_WBXML, encode
+from omadm.syncml.messages import (
     Add,
     Alert,
     Atomic,
@@ -23,10 +27,6 @@ from agent.syncml.messages import (
     SyncML,
     Unsupported,
 )
-from headend.dm.engine import MESSAGES_MAX, AlertSeen, ServerSession, State
-from headend.dm.kinds import KINDS
-from headend.dm.objects import Incoming, LargeObject
-from headend.dm.steps import Done, Failed, Job, Note, Outcome
 
 HDR = SyncHdr("1", 0, target="https://h/dm", source="urn:d", source_name="urn:d")
 NO_ID = "none"

@@ -13,15 +13,15 @@ import pytest
 from sqlalchemy import Engine
 from starlette.applications import Starlette
 
-from agent.dm.auth import HMAC_HEADER
-from agent.dm.bootstrap import Account
-from agent.dm.notification import MIME, RESYNC_NONCE, Notification, verify
 from headend import web
 from headend.db import create_tables, open_engine
 from headend.dm import accounts
 from headend.dm.push import PushError, notify
 from headend.dm.routes import routes
 from headend.dm.server import Answer, DmServer, Request, ServerConfig
+from omadm.auth import HMAC_HEADER
+from omadm.bootstrap import Account
+from omadm.notification import MIME, RESYNC_NONCE, Notification, verify
 from tests.headend.dm_device import Device
 
 DEVICE = "urn:dcu:KR-000001"

@@ -10,12 +10,12 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import Engine, select, update
 
-from agent.dm.auth import AUTH_BASIC, AUTH_MAC, AUTH_MD5
-from agent.dm.bootstrap import Account
-from agent.syncml.codec import DM_XML, decode, encode
-from agent.syncml.messages import Alert, Chal, Command, Cred, Get, Status, SyncML
 from headend.dm import accounts, jobs, tables
 from headend.dm.server import Answer, DmServer, Request, ServerConfig
+from omadm.auth import AUTH_BASIC, AUTH_MAC, AUTH_MD5
+from omadm.bootstrap import Account
+from omadm.syncml.codec import DM_XML, decode, encode
+from omadm.syncml.messages import Alert, Chal, Command, Cred, Get, Status, SyncML
 from tests.headend.dm_device import Device, Tree
 
 NAME = "urn:other:1"

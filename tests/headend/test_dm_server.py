@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, event, select
 
-from agent.dm.auth import hmac_header
-from agent.dm.bootstrap import Account
-from agent.syncml.codec import DM_WBXML, DM_XML, decode, encode
-from agent.syncml.messages import Alert, Command, Get, Item, Meta, Replace, Status, SyncML
 from headend.db import create_tables, open_engine
 from headend.dm import accounts, jobs, tables
 from headend.dm.gate import Gate
 from headend.dm.schemes import Schemes
 from headend.dm.server import Answer, DmServer, Request, ServerConfig
+from omadm.auth import hmac_header
+from omadm.bootstrap import Account
+from omadm.syncml.codec import DM_WBXML, DM_XML, decode, encode
+from omadm.syncml.messages import Alert, Command, Get, Item, Meta, Replace, Status, SyncML
 from tests.agent.syncml_samples import Generator
 from tests.headend.dm_device import Device, Tree, alert
 

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, select
 
-from agent.dm.auth import HMAC_HEADER
-from agent.dm.bootstrap import emit_profile
-from agent.dm.notification import Notification, emit
 from agent.https import HttpsError, Response
-from agent.provisioning import ReadingTask
+from agent.settings.provisioning import ReadingTask
 from headend.db import create_tables, open_engine
 from headend.dm import accounts, jobs, tables
 from headend.dm.server import DmServer, Request, ServerConfig
+from omadm.auth import HMAC_HEADER
+from omadm.bootstrap import emit_profile
+from omadm.notification import Notification, emit
 from tests.agent.dm_device import UPDATE, Device
 from tests.agent.dm_server import DEVICE_ID
 

@@ -14,13 +14,13 @@ import pytest
 import yaml
 
 from agent.clock import SystemClock
-from agent.device import DeviceInfo
-from agent.dm import bootstrap
-from agent.download import Downloader
+from agent.dm.registration import SsmpRefused, register
 from agent.https import HttpsClient, HttpsRefused
-from agent.ssmp.client import SsmpRefused, register
+from agent.ota.download import Downloader
+from agent.settings.device import DeviceInfo
 from headend import config as configuration
 from headend.operator.client import OperatorClient, device_path
+from omadm import bootstrap
 from tests.headend.running import Child, child, run
 from updateagent.disk import RealDisk
 

@@ -15,9 +15,8 @@ import pytest
 from sqlalchemy import Engine, delete
 from starlette.applications import Starlette
 
-from agent import descriptor as dd
-from agent.download_errors import DeltaUnfit
 from agent.mo import fumo
+from agent.ota.download_errors import DeltaUnfit
 from headend import web
 from headend.db import create_tables, open_engine
 from headend.dm import tables
@@ -28,6 +27,7 @@ from headend.security import devices
 from headend.software import app, releases
 from headend.software.releases import NoPackageError, Release, choose
 from headend.software.store import PackageStore
+from omadm import descriptor as dd
 from tests.agent.dm_device import UPDATE
 from tests.agent.dm_server import DEVICE_ID
 from tests.headend.asgi import call, pieces

@@ -8,14 +8,14 @@ import pytest
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import OperationalError
 
-from agent.dm import bootstrap
-from agent.ssmp import wire
-from agent.ssmp.client_core import Registered, RegistrationFailed, SsmpClient
-from agent.ssmp.errors import SsmpRefused
 from headend.dm import accounts
 from headend.security import app, devices
 from headend.security.limits import RateLimit
 from headend.security.service import MakeDocument, SecurityService
+from omadm import bootstrap
+from omadm.ssmp import wire
+from omadm.ssmp.client_core import Registered, RegistrationFailed, SsmpClient
+from omadm.ssmp.errors import SsmpRefused
 from tests.headend.asgi import call
 
 DEVICE = "urn:dcu:T-1"

@@ -13,10 +13,10 @@ from sqlalchemy import Engine
 from starlette.applications import Starlette
 from starlette.types import Message
 
-from agent import descriptor as dd
 from headend.software import app, ranges
 from headend.software.ranges import Slice
 from headend.software.store import PackageStore, PackageStoreError
+from omadm import descriptor as dd
 from tests.headend.asgi import call, pieces
 
 CONTENT = bytes(range(256)) * 1000

@@ -21,17 +21,17 @@ from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
-from agent.dm import alerts
-from agent.dm.codes import Refusal
-from agent.dm.ports import DeployedSoftware, DmPorts, SoftwareResult
-from agent.dm.schema import ExecCall
-from agent.dm.software_jobs import SoftwareJobs
-from agent.dm.store import ManagementTree
-from agent.dm.tree import Transaction
-from agent.download import Downloaded
+from agent.dm.deps import DeployedSoftware, DmPorts, SoftwareResult
 from agent.mo import scomo
 from agent.mo.registry import Registry
 from agent.mo.scomo import Scomo
+from agent.ota.download import Downloaded
+from agent.ota.software_jobs import SoftwareJobs
+from agent.tree import alerts
+from agent.tree.persistence import ManagementTree
+from agent.tree.schema import ExecCall
+from agent.tree.tree import Transaction
+from omadm.codes import Refusal
 from tests.sim.faulty_disk import FaultyDisk
 from tests.updateagent.packages import HARDWARE, NOW, Workshop, device, release, root
 from updateagent.disk import Storage
@@ -115,7 +115,7 @@ class SoftwareStory:
 
 @dataclass(frozen=True)
 class Installer:
-    """`dcu-update software …`, in this process: what `agent.software.SoftwareCommand` runs as a child."""
+    """`dcu-update software …`, in this process: what `agent.ota.software_command.SoftwareCommand` runs as a child."""
 
     story: SoftwareStory
     disk: Storage

@@ -14,8 +14,8 @@ from typing import cast
 
 import pytest
 
-from agent.dm.software_jobs import SoftwareJobs
 from agent.mo import scomo
+from agent.ota.software_jobs import SoftwareJobs
 from tests.sim.board.uboot import BootLoaderError, Choice
 from tests.sim.faulty_disk import FaultyDisk, Survival
 from tests.updateagent.board import SLOT_BYTES, Board, DiskEnvironment

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tests.board.guest.telling import check, say
 
-PACKAGES = ("agent", "dlms", "plc", "updateagent")
+PACKAGES = ("agent", "omadm", "dlms", "plc", "updateagent")
 
 
 def modules() -> list[str]:

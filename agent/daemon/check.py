@@ -1,0 +1,110 @@
+"""`dcu-agent --check CONFIG`: everything that can be found wrong without starting, all of it at once.
+
+Beyond the configuration itself: the files it names, their modes, the authorities, the reading lists, the programs of
+its commands. Serial ports are looked for, not opened: the running agent may hold them.
+"""
+
+from __future__ import annotations
+
+import shutil
+import ssl
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TextIO
+
+from agent.settings.config import Config, ConfigError, load
+from agent.settings.identity import SecretError, read_release, read_secret
+
+EXIT_OK = 0
+EXIT_CONFIG = 2
+
+
+def check(file: Path, out: TextIO, err: TextIO) -> int:
+    """Report on `file`; answers the exit code: 0 when nothing is wrong, 2 otherwise."""
+    try:
+        config = load(file)
+    except ConfigError as error:
+        err.write(f"{error}\n")
+        return EXIT_CONFIG
+    wrong = list(problems(config))
+    for problem in wrong:
+        err.write(f"{file}: {problem}\n")
+    if wrong:
+        return EXIT_CONFIG
+    out.write(f"{file}: good; device {config.device.id}, {len(config.ports)} ports\n")
+    return EXIT_OK
+
+
+def problems(config: Config) -> Iterator[str]:
+    """What is wrong with the things that the configuration names, each with its key."""
+    try:
+        read_secret(config.device.key_file)
+    except SecretError as error:
+        yield f"device.key_file: {error}"
+    yield from _release(config)
+    yield from _authorities(config)
+    yield from _roots(config)
+    yield from _reading_lists(config)
+    yield from _ports(config)
+    for key, command in (("reboot_command", config.reboot_command), ("update.command", config.update.command)):
+        if shutil.which(command[0]) is None:
+            yield f"{key}: no program {command[0]}"
+    if config.watchdog.device and not Path(config.watchdog.device).exists():
+        yield f"watchdog.device: no {config.watchdog.device}"
+
+
+def _release(config: Config) -> Iterator[str]:
+    file = config.device.release_file
+    try:
+        if not read_release(file).get("VERSION"):
+            yield f"device.release_file: {file} has no VERSION="
+    except OSError as error:
+        yield f"device.release_file: {file}: {error.strerror}"
+
+
+def _authorities(config: Config) -> Iterator[str]:
+    file = config.security_server.ca_file
+    try:
+        ssl.create_default_context(cafile=str(file))
+    except ssl.SSLError:
+        yield f"security_server.ca_file: {file} holds no certificate"
+    except OSError as error:
+        yield f"security_server.ca_file: {file}: {error.strerror}"
+
+
+def _roots(config: Config) -> Iterator[str]:
+    from updateagent.package.manifest import DeviceError, PackageError
+    from updateagent.package.trust import load_roots
+
+    try:
+        load_roots(config.update.roots)
+    except (OSError, DeviceError, PackageError) as error:
+        yield f"update.roots: {error}"
+
+
+def _reading_lists(config: Config) -> Iterator[str]:
+    from agent.metering.readinglist import ReadingListError, ReadingLists
+
+    lists = ReadingLists(config.metering.reading_lists_dir, config.update.software_dir)
+    names = lists.names()
+    if not names:
+        yield f"metering.reading_lists_dir: no list in {config.metering.reading_lists_dir}"
+    for name in names:
+        try:
+            lists.get(name)
+        except ReadingListError as error:
+            yield from (f"metering.reading_lists_dir: {line}" for line in str(error).splitlines())
+
+
+def _ports(config: Config) -> Iterator[str]:
+    from agent.metering.probe import hdlc_address
+    from dlms.errors import DlmsError
+
+    for index, port in enumerate(config.ports):
+        if port.url.startswith("/") and not Path(port.url).exists():
+            yield f"ports[{index}].url: no device {port.url}"
+        if port.protocol == "hdlc" and port.scan is not None:
+            try:
+                hdlc_address(port, port.scan.last)
+            except DlmsError as error:
+                yield f"ports[{index}].scan.last: {error}"

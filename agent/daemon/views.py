@@ -1,0 +1,130 @@
+"""What the control socket answers: the daemon's state as plain values for `dcuctl`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING
+
+from agent.daemon.control import ControlError, Handler
+from agent.metering.reading_store import Store, StoreError
+from agent.status import Status, StatusBoard
+
+if TYPE_CHECKING:
+    from agent.clock import Clock
+    from agent.daemon.health import Health
+    from agent.metering.collector import Collector
+    from agent.ota.handover import HandOver
+
+
+class Views:
+    """The handlers, by command name. All of them run on the control thread and read what others own."""
+
+    def __init__(
+        self,
+        *,
+        board: StatusBoard,
+        store: Store,
+        collector: Collector,
+        health: Health,
+        handover: HandOver,
+        clock: Clock,
+        session_now: Callable[[str], None],
+        ages: Callable[[], Mapping[str, float]],
+    ) -> None:
+        self._board = board
+        self._store = store
+        self._collector = collector
+        self._health = health
+        self._handover = handover
+        self._clock = clock
+        self._session_now = session_now
+        self._ages = ages
+
+    def handlers(self) -> dict[str, Handler]:
+        return {
+            "status": self.status,
+            "meters": self.meters,
+            "queue": self.queue,
+            "tasks": self.tasks,
+            "health": self.health,
+            "session": self.session,
+            "update": self.update,
+            "forget-meter": self.forget_meter,
+        }
+
+    def status(self, _: Mapping[str, object]) -> object:
+        """Everything at once; the parts are those of `agent.status.Status`, with `now`, `tasks` and `health`."""
+        status = self._current()
+        document = asdict(status)
+        document["now"] = self._clock.wall()
+        document["clock_trusted"] = self._clock.trusted()
+        document["tasks"] = {name: asdict(task) for name, task in self._collector.tasks.statuses().items()}
+        document["health"] = {name: asdict(check) for name, check in self._health.checks.items()}
+        document["beats"] = {name: round(age, 1) for name, age in self._ages().items()}
+        return document
+
+    def meters(self, _: Mapping[str, object]) -> object:
+        return [asdict(meter) for meter in self._collector.meters()]
+
+    def queue(self, _: Mapping[str, object]) -> object:
+        try:
+            stats = self._store.stats()
+        except StoreError as error:
+            raise ControlError(f"the store: {error}") from error
+        return {**asdict(self._current().queue), "store": stats.uuid, "kept": stats.kept}
+
+    def tasks(self, _: Mapping[str, object]) -> object:
+        return {name: asdict(task) for name, task in self._collector.tasks.statuses().items()}
+
+    def health(self, _: Mapping[str, object]) -> object:
+        return {name: asdict(check) for name, check in self._health.checks.items()}
+
+    def session(self, _: Mapping[str, object]) -> object:
+        if self._board.current.dm.state != "registered":
+            reason = self._board.current.dm.error
+            raise ControlError(f"the device is not registered yet{': ' + reason if reason else ''}")
+        self._session_now("user")
+        return {"asked": True}
+
+    def update(self, _: Mapping[str, object]) -> object:
+        try:
+            status = self._handover.status()
+            result = self._handover.result()
+        except OSError as error:
+            raise ControlError(f"the Update Agent's files: {error}") from error
+        shown = self._board.current
+        return {
+            **asdict(status),
+            "job": shown.firmware_job,
+            "download": asdict(shown.download) if shown.download else None,
+            "result": asdict(result) if result else None,
+        }
+
+    def forget_meter(self, request: Mapping[str, object]) -> object:
+        meter_id = request.get("meter")
+        gone = self._collector.registry.remove(meter_id) if isinstance(meter_id, str) else []
+        if not gone:
+            raise ControlError(f"no meter {meter_id}")
+        try:
+            self._store.forget(meters=[name for meter in gone for name in (meter.meter_id, meter.key)])
+        except StoreError as error:
+            raise ControlError(f"the store: {error}") from error
+        return {"forgotten": [meter.meter_id for meter in gone]}
+
+    def _current(self) -> Status:
+        """The published status with the queue as it is now."""
+        status = self._board.current
+        try:
+            stats = self._store.stats()
+        except StoreError as error:
+            return replace(status, queue=replace(status.queue, last_error=f"store: {error}"))
+        queue = replace(
+            status.queue,
+            records=stats.pending,
+            oldest=stats.oldest,
+            forwarded=stats.forwarded,
+            lost=stats.lost,
+            refused=stats.refused,
+        )
+        return replace(status, meters=self._collector.meters(), queue=queue)

@@ -1,0 +1,78 @@
+"""How a download fails, and which result codes of FUMO and SCOMO say so (OMA-TS-DM-FUMO 1.0, OMA-TS-DM-SCOMO 1.0)."""
+
+from __future__ import annotations
+
+import errno
+import re
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+
+from omadm.descriptor import Report
+from updateagent.errors import Code
+
+URL_CHARS_MAX = 2048
+_RETRY_STATUS = frozenset({408, 421, 425, 429})
+
+
+class DownloadError(Exception):
+    """The download is over without the object. `code_fumo` and `code_scomo` are the result codes for the server."""
+
+    def __init__(self, code_fumo: int, code_scomo: int, message: str, report: Report = Report.LOADER_ERROR) -> None:
+        super().__init__(message)
+        self.code_fumo = code_fumo
+        self.code_scomo = code_scomo
+        self.message = message
+        self.report = report
+
+
+class DeltaUnfit(DownloadError):
+    """The object is a delta that is of no use here, as its descriptor or its content tells: `code` says why."""
+
+    def __init__(self, code: Code, message: str) -> None:
+        super().__init__(code.fumo, code.scomo, message, Report.NON_ACCEPTABLE_CONTENT)
+        self.code = code
+
+
+class DownloadStopped(Exception):
+    """`stop` was set. What has arrived is durable; the next `fetch` of the same URL goes on from there."""
+
+
+class Again(Exception):
+    """This attempt failed in a way that another one may not. `after_s`: what the server asked for."""
+
+    def __init__(self, error: DownloadError, after_s: float = 0.0) -> None:
+        super().__init__(error.message)
+        self.error = error
+        self.after_s = after_s
+
+
+def check_url(url: str) -> None:
+    """Raises `DownloadError` 411 for what can never be fetched."""
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme == "https" and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable or len(url) > URL_CHARS_MAX or not url.isascii() or not url.isprintable() or " " in url:
+        raise DownloadError(411, 1402, f"not an https URL: {url[:80]!r}")
+
+
+def status_error(status: int, headers: Mapping[str, str]) -> Exception:
+    """What an answer with an unusable status means: `Again` or `DownloadError`."""
+    text = f"the server answered HTTP {status}"
+    if status >= 500 or status in _RETRY_STATUS:
+        after = headers.get("retry-after", "")
+        error = DownloadError(500, 1500, text, Report.LOSS_OF_SERVICE)
+        return Again(error, float(after) if re.fullmatch(r"[0-9]{1,6}", after) else 0.0)
+    if status in (401, 403, 407):
+        return DownloadError(406, 1403, text)
+    if status >= 400:
+        return DownloadError(411, 1402, text)
+    return DownloadError(400, 1402, text)
+
+
+def storage_error(error: OSError) -> DownloadError:
+    """What trouble of the storage means."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return DownloadError(501, 1404, f"no room for the object: {error}", Report.INSUFFICIENT_MEMORY)
+    return DownloadError(409, 1412, f"the storage failed: {error}")

@@ -1,0 +1,51 @@
+"""Package verification as the agent does it: the Update Agent's own check, with what this device believes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from agent.clock import Clock
+    from agent.settings.config import UpdateConfig
+    from updateagent.disk import Storage
+    from updateagent.package.manifest import Manifest, Trust
+
+
+NEWER_ROOTS = "roots.json"  # in the folder shared with the Update Agent: the list of roots that it accepted last
+
+
+def verifier(update: UpdateConfig, disk: Storage, clock: Clock, fw_version: str) -> Callable[[Path], Manifest]:
+    """A function that verifies a package file, writes nothing, and raises `PackageError` or `DeviceError`.
+
+    The Update Agent's journal and the roots that it believes are read anew each time: both change while we run.
+    `fw_version` may be empty where it is not known.
+    """
+
+    def verify(package: Path) -> Manifest:
+        from updateagent.package.manifest import verify_package
+
+        return verify_package(package, _trust(update, disk, clock, fw_version))
+
+    return verify
+
+
+def _trust(update: UpdateConfig, disk: Storage, clock: Clock, fw_version: str) -> Trust:
+    from updateagent.engine.journal import Journal
+    from updateagent.package.manifest import Trust
+    from updateagent.package.roots import believe, parse
+    from updateagent.package.trust import load_roots
+
+    record = Journal(disk, update.dir).load()
+    trust = Trust(
+        roots=load_roots(update.roots),
+        compatible=update.compatible,
+        clock=clock.wall(),
+        newest_signed=record.signed_time,
+        security_version=record.security_floor,
+        software_security=record.software_floors,
+        version=fw_version or None,
+    )
+    newer = update.dir / NEWER_ROOTS
+    return believe(trust, parse(disk.read_bytes(newer))) if disk.exists(newer) else trust

@@ -1,0 +1,374 @@
+"""`dcu.yaml` as one immutable value: read once at start, whole or not at all.
+
+Every key, its unit and its default are described in docs/configuration.md. Secrets are never in this file: a key
+names the file that holds one, and that file must belong to its reader alone.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from agent.settings.reader import REQUIRED, ConfigError, Section, compose
+from omadm.ssmp.wire import DEVICE_ID_BYTES_MAX, TEXT_BYTES_MAX
+
+__all__ = ["Config", "ConfigError", "load"]
+
+DAY_S = 86_400
+MAC_ALGORITHMS = ("SHA-256", "MD5")
+PROTOCOLS = ("prime-usi", "hdlc", "dlmsotcp")
+BAUDRATE = {"prime-usi": 115_200, "hdlc": 9600, "dlmsotcp": 115_200}
+# A power line relays over several hops; a meter on a bus answers within a second or never.
+RESPONSE_TIMEOUT_S = {"prime-usi": 20.0, "hdlc": 1.5, "dlmsotcp": 20.0}
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceConfig:
+    """Identity of the device. `key_file` holds the device key that the security server knows, in hexadecimal."""
+
+    id: str
+    key_file: Path
+    man: str
+    mod: str
+    hw_version: str
+    release_file: Path
+    oem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SecurityServerConfig:
+    """Where the device registers (SSMP), and the authorities that every server it talks to must chain to."""
+
+    url: str
+    ca_file: Path
+
+
+@dataclass(frozen=True, slots=True)
+class PushConfig:
+    """The listener for notifications. `advertise` is the URL told to the head-end; empty: made of host and port."""
+
+    host: str
+    port: int
+    advertise: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DmConfig:
+    """`content_type` is the media type of DM messages. `push_listen` is `None` where no push can reach the device.
+    `mac_algorithms` are accepted from the server; the first is used for this device's own messages."""
+
+    poll_every_s: int
+    content_type: str
+    push_listen: PushConfig | None
+    backoff_min_s: float = 5.0
+    backoff_max_s: float = 3600.0
+    mac_algorithms: tuple[str, ...] = ("SHA-256",)
+
+
+@dataclass(frozen=True, slots=True)
+class ScanConfig:
+    """Addresses `first` to `last` are asked on a port that has no join indications, every `every_s` seconds."""
+
+    first: int
+    last: int
+    every_s: int = 3600
+
+
+@dataclass(frozen=True, slots=True)
+class PortConfig:
+    """One way to meters. `health`: whether this port must answer before a new firmware is confirmed."""
+
+    name: str
+    protocol: str
+    url: str
+    baudrate: int
+    scan: ScanConfig | None = None
+    parallel_max: int = 0  # 0: metering.parallel_max
+    health: bool = True
+    logical_device: int = 1
+    address_bytes: int = 2
+    info_bytes_max: int = 128
+    window: int = 1
+    response_timeout_s: float = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class MeteringConfig:
+    """How meters are read and readings are kept. `meter_utc_offset_min` (east is positive) is for meters whose clock
+    does not say its offset; `None` leaves their time open."""
+
+    reading_lists_dir: Path
+    store_file: Path
+    registry_file: Path
+    store_records_max: int
+    store_keep_forwarded_max: int
+    parallel_max: int
+    retries_max: int
+    retry_backoff_s: float
+    visit_timeout_s: float
+    catch_up_s: int
+    leave_after_s: float
+    pdu_size: int
+    profile_first_s: int
+    meter_utc_offset_min: int | None
+    uplink_backoff_min_s: float
+    uplink_backoff_max_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateConfig:
+    """The files shared with the Update Agent, and the command that runs it. `full_instead_of_delta` is `never` or
+    `always`, with packages of at most `full_bytes_max` bytes."""
+
+    dir: Path
+    run_dir: Path
+    boot_id_file: Path
+    roots: Path
+    compatible: str
+    command: tuple[str, ...]
+    software_dir: Path
+    full_instead_of_delta: str = "never"
+    full_bytes_max: int = 1 << 30
+
+    @property
+    def software_command(self) -> tuple[str, ...]:
+        """Prefix of the software package commands; `install PKG --json` and the like follow."""
+        return (*self.command, "software")
+
+
+@dataclass(frozen=True, slots=True)
+class WatchdogConfig:
+    """A hardware watchdog. An empty `device` leaves the feeding to systemd, or to nobody."""
+
+    device: str = ""
+    timeout_s: int = 60
+
+
+@dataclass(frozen=True, slots=True)
+class LogConfig:
+    """`file` is `None` for the error output, or the journal where systemd's extra is installed."""
+
+    level: str = "info"
+    file: Path | None = None
+    file_bytes_max: int = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """The whole file."""
+
+    file: Path
+    device: DeviceConfig
+    security_server: SecurityServerConfig
+    dm: DmConfig
+    ports: tuple[PortConfig, ...]
+    metering: MeteringConfig
+    update: UpdateConfig
+    state_dir: Path
+    control_socket: Path
+    control_group: str
+    reboot_command: tuple[str, ...]
+    watchdog: WatchdogConfig = field(default=WatchdogConfig())
+    log: LogConfig = field(default=LogConfig())
+
+
+def load(file: Path) -> Config:
+    """Read and check `file`. Raises `ConfigError` that lists everything wrong in it, in the order of its lines."""
+    top = compose(file)
+    state_dir = top.path("state_dir", "/var/lib/dcu")
+    config = Config(
+        file=file,
+        device=_device(top.section("device", required=True)),
+        security_server=_security_server(top.section("security_server", required=True)),
+        dm=_dm(top.section("dm")),
+        ports=_ports(top),
+        metering=_metering(top.section("metering"), state_dir),
+        update=_update(top.section("update", required=True), state_dir),
+        state_dir=state_dir,
+        control_socket=top.path("control_socket", "/run/dcu/control.sock"),
+        control_group=top.text("control_group", "", filled=False),
+        reboot_command=top.texts("reboot_command", ("reboot",)),
+        watchdog=_watchdog(top.section("watchdog")),
+        log=_log(top.section("log")),
+    )
+    top.end()
+    if len(os.fsencode(config.control_socket)) > 107:  # sun_path holds 108 bytes, the last is NUL
+        top.note("control_socket", "longer than the 107 bytes that a socket's path may have")
+    if top.problems:
+        raise ConfigError(file, top.problems)
+    return config
+
+
+def _device(section: Section) -> DeviceConfig:
+    device = DeviceConfig(
+        id=section.text(
+            "id",
+            pattern=rf"[A-Za-z0-9:._-]{{1,{DEVICE_ID_BYTES_MAX}}}",
+            wanted=f"up to {DEVICE_ID_BYTES_MAX} letters, digits and :._-",
+        ),
+        key_file=section.path("key_file"),
+        man=_registered(section, "man"),
+        mod=_registered(section, "mod"),
+        hw_version=_registered(section, "hw_version"),
+        oem=section.text("oem", "", filled=False),
+        release_file=section.path("release_file", "/etc/dcu-release"),
+    )
+    section.end()
+    return device
+
+
+def _registered(section: Section, key: str) -> str:
+    """Text that the registration carries (docs/ssmp.md)."""
+    text = section.text(key)
+    if len(text.encode("utf-8", "surrogatepass")) > TEXT_BYTES_MAX or not text.isprintable():
+        section.note(key, f"wanted up to {TEXT_BYTES_MAX} bytes of printable text")
+    return text
+
+
+def _security_server(section: Section) -> SecurityServerConfig:
+    server = SecurityServerConfig(
+        url=section.text("url", pattern=r"https://[^/\s@]+(/\S*)?", wanted="an https URL"),
+        ca_file=section.path("ca_file"),
+    )
+    section.end()
+    return server
+
+
+def _dm(section: Section) -> DmConfig:
+    content_type = section.choice("content_type", "wbxml", ("wbxml", "xml"))
+    listen = section.section("push_listen")
+    push = None
+    if not listen.absent:
+        push = PushConfig(
+            host=listen.text("host", "0.0.0.0"),  # noqa: S104 - pushes come from the head-end's network
+            port=listen.integer("port", REQUIRED, 0, 65_535),
+            advertise=listen.text(
+                "advertise",
+                "",
+                pattern=r"https?://[!-~]{1,240}",
+                wanted="an http or https URL of up to 240 ASCII characters",
+                filled=False,
+            ),
+        )
+        listen.end()
+    dm = DmConfig(
+        poll_every_s=section.integer("poll_every_s", 3600, 1, 31 * DAY_S),
+        content_type=f"application/vnd.syncml.dm+{content_type}",
+        push_listen=push,
+        backoff_min_s=section.number("backoff_min_s", 5.0, 0.1, 3600),
+        backoff_max_s=section.number("backoff_max_s", 3600.0, 1, DAY_S),
+        mac_algorithms=section.texts("mac_algorithms", ("SHA-256",)),
+    )
+    for index, name in enumerate(dm.mac_algorithms):
+        if name not in MAC_ALGORITHMS or name in dm.mac_algorithms[:index]:
+            section.note("mac_algorithms", f"wanted SHA-256, MD5 or both, once each, got {name!r}")
+    section.end()
+    return dm
+
+
+def _ports(top: Section) -> tuple[PortConfig, ...]:
+    ports: list[PortConfig] = []
+    for section in top.sections("ports"):
+        port = _port(section)
+        if any(port.name == other.name for other in ports):
+            section.note("name", f"another port has the name {port.name!r}")
+        if any(port.url == other.url for other in ports):
+            section.note("url", f"another port has the URL {port.url!r}")
+        ports.append(port)
+    return tuple(ports)
+
+
+def _port(section: Section) -> PortConfig:
+    protocol = section.choice("protocol", REQUIRED, PROTOCOLS)
+    scan = section.section("scan")
+    scanned = None
+    if not scan.absent:
+        scanned = ScanConfig(
+            first=scan.integer("first", REQUIRED, 1, 16_381),
+            last=scan.integer("last", REQUIRED, 1, 16_381),
+            every_s=scan.integer("every_s", 3600, 1, 31 * DAY_S),
+        )
+        scan.end()
+        if scanned.last < scanned.first:
+            scan.note("last", f"is lower than first ({scanned.first})")
+    port = PortConfig(
+        name=section.text("name", pattern=r"[A-Za-z0-9_-]{1,32}", wanted="up to 32 letters, digits, - and _"),
+        protocol=protocol,
+        url=section.text("url"),
+        baudrate=section.integer("baudrate", BAUDRATE.get(protocol, 9600), 300, 4_000_000),
+        scan=scanned,
+        parallel_max=section.integer("parallel_max", 0, 0, 64),
+        health=section.flag("health", default=True),
+        logical_device=section.integer("logical_device", 1, 1, 16_381),
+        address_bytes=section.integer("address_bytes", 2, 1, 4),
+        info_bytes_max=section.integer("info_bytes_max", 128, 32, 2030),
+        window=section.integer("window", 1, 1, 7),
+        response_timeout_s=section.number("response_timeout_s", RESPONSE_TIMEOUT_S.get(protocol, 5.0), 0.05, 120),
+    )
+    section.end()
+    if protocol == "hdlc" and scanned is None:
+        section.note("scan", "is missing: meters of an hdlc port are found by asking addresses")
+    if port.address_bytes == 3:
+        section.note("address_bytes", "wanted 1, 2 or 4 (IEC 62056-46, 6.4.2.2), got 3")
+    return port
+
+
+def _metering(section: Section, state_dir: Path) -> MeteringConfig:
+    metering = MeteringConfig(
+        reading_lists_dir=section.path("reading_lists_dir", "/usr/share/dcu-agent/reading-lists"),
+        store_file=section.path("store_file", state_dir / "readings.db"),
+        registry_file=section.path("registry_file", state_dir / "meters.json"),
+        store_records_max=section.integer("store_records_max", 500_000, 1000, 50_000_000),
+        store_keep_forwarded_max=section.integer("store_keep_forwarded_max", 20_000, 0, 50_000_000),
+        parallel_max=section.integer("parallel_max", 8, 1, 64),
+        retries_max=section.integer("retries_max", 3, 0, 20),
+        retry_backoff_s=section.number("retry_backoff_s", 15.0, 0.05, 3600),
+        visit_timeout_s=section.number("visit_timeout_s", 120.0, 1, 3600),
+        catch_up_s=section.integer("catch_up_s", DAY_S, 0, 31 * DAY_S),
+        leave_after_s=section.number("leave_after_s", 120.0, 0, DAY_S),
+        pdu_size=section.integer("pdu_size", 1024, 64, 65_535),
+        profile_first_s=section.integer("profile_first_s", DAY_S, 0, 366 * DAY_S),
+        meter_utc_offset_min=section.integer_or_none("meter_utc_offset_min", -720, 840),
+        uplink_backoff_min_s=section.number("uplink_backoff_min_s", 2.0, 0.05, 3600),
+        uplink_backoff_max_s=section.number("uplink_backoff_max_s", 300.0, 0.1, DAY_S),
+    )
+    section.end()
+    return metering
+
+
+def _update(section: Section, state_dir: Path) -> UpdateConfig:
+    update = UpdateConfig(
+        dir=section.path("dir", state_dir / "update"),
+        run_dir=section.path("run_dir", "/run/dcu"),
+        boot_id_file=section.path("boot_id_file", "/proc/sys/kernel/random/boot_id"),
+        roots=section.path("roots", "/etc/dcu/roots.pem"),
+        compatible=section.text("compatible"),
+        command=section.texts("command", ("dcu-update",)),
+        software_dir=section.path("software_dir", state_dir / "software"),
+        full_instead_of_delta=section.choice("full_instead_of_delta", "never", ("never", "always")),
+        full_bytes_max=section.integer("full_bytes_max", 1 << 30, 1, 1 << 30),
+    )
+    section.end()
+    if section.has("full_bytes_max") and update.full_instead_of_delta == "never":
+        section.note("full_bytes_max", "has no use while full_instead_of_delta is never")
+    return update
+
+
+def _watchdog(section: Section) -> WatchdogConfig:
+    watchdog = WatchdogConfig(
+        device=section.text("device", "", filled=False), timeout_s=section.integer("timeout_s", 60, 5, 600)
+    )
+    section.end()
+    return watchdog
+
+
+def _log(section: Section) -> LogConfig:
+    file = section.path("file", Path())
+    log = LogConfig(
+        level=section.choice("level", "info", ("debug", "info", "warning", "error")),
+        file=None if not section.has("file") else file,
+        file_bytes_max=section.integer("file_bytes_max", 1 << 20, 4096, 1 << 30),
+    )
+    section.end()
+    return log

@@ -1,0 +1,71 @@
+"""Who this device is, from the files that the configuration names: its key, and the release of the running image."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from agent.settings.config import DeviceConfig
+from agent.settings.device import UNKNOWN_VERSION, DeviceInfo
+
+KEY_BYTES = 32  # what SSMP takes
+SECRET_FILE_BYTES_MAX = 4096
+RELEASE_FILE_BYTES_MAX = 64 * 1024
+
+
+class SecretError(Exception):
+    """A secret's file is missing, malformed, or readable by others. The message never shows its content."""
+
+
+def read_secret(file: Path) -> bytes:
+    """The device key in `file`: 32 bytes as hexadecimal text. Raises `SecretError`."""
+    try:
+        descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise SecretError(f"{file}: cannot be read: {error.strerror}") from error
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if not stat.S_ISREG(mode):
+            raise SecretError(f"{file}: is not a file")
+        if mode & 0o077:
+            raise SecretError(f"{file}: others may use it (mode {stat.S_IMODE(mode):04o}); chmod it to 0600")
+        text = os.read(descriptor, SECRET_FILE_BYTES_MAX)
+    finally:
+        os.close(descriptor)
+    try:
+        key = bytes.fromhex(text.decode("ascii").strip())
+    except ValueError:
+        raise SecretError(f"{file}: wanted hexadecimal digits") from None
+    if len(key) != KEY_BYTES:
+        raise SecretError(f"{file}: wanted {KEY_BYTES} bytes, it holds {len(key)}")
+    return key
+
+
+def read_release(file: Path) -> dict[str, str]:
+    """`KEY=value` lines in the manner of os-release(5); quotes around a value are taken off. Raises `OSError`."""
+    values: dict[str, str] = {}
+    with file.open("rb") as stream:
+        text = stream.read(RELEASE_FILE_BYTES_MAX).decode("utf-8", "replace")
+    for line in text.splitlines():
+        key, separator, value = line.strip().partition("=")
+        if separator and not key.startswith("#"):
+            values[key] = value[1:-1] if len(value) >= 2 and value[0] == value[-1] and value[0] in "\"'" else value
+    return values
+
+
+def device_info(config: DeviceConfig, sw_version: str) -> DeviceInfo:
+    """The identity that this device reports; the firmware's version is that of the running image's release file."""
+    try:
+        fw_version = read_release(config.release_file).get("VERSION", "")
+    except OSError:
+        fw_version = ""
+    return DeviceInfo(
+        device_id=config.id,
+        man=config.man,
+        mod=config.mod,
+        hw_version=config.hw_version,
+        fw_version=fw_version or UNKNOWN_VERSION,
+        sw_version=sw_version,
+        oem=config.oem,
+    )

@@ -1,0 +1,49 @@
+"""What a Get is answered with: a value, a property, the names below a node, or a subtree (OMA-TS-DM_TND 1.2, 7.7)."""
+
+from __future__ import annotations
+
+from agent.tree.schema import Format
+from agent.tree.tnds import to_tnds
+from agent.tree.tree import Place, Transaction
+from agent.tree.uri import parse_uri, show
+from omadm.syncml.messages import Item, Meta
+
+TNDS_TYPE = "application/vnd.syncml.dmtnds+xml"  # the codec says +wbxml where that is what it writes
+
+
+def results_of(looking: Transaction, item: Item) -> tuple[Item, ...]:
+    """The items of the Results for one item of a Get. Raises `Refusal`."""
+    address = parse_uri(item.target)
+    if address.prop:
+        text = looking.property(address.path, address.prop)
+        return (Item(source=item.target, meta=Meta(format="chr", type="text/plain"), data=text),)
+    if address.list == "TNDS":
+        tree = to_tnds(looking, address.path, address.parts)
+        return (Item(source=show(address.path), meta=Meta(format="xml", type=TNDS_TYPE), data=tree),)
+    if address.list:
+        with_data = address.list == "StructData"
+        return tuple(_struct(looking, place, with_data=with_data) for place in looking.walk(address.path))
+    return (_value(looking, looking.get(address.path), item.target or ""),)
+
+
+def _value(looking: Transaction, place: Place, source: str) -> Item:
+    if place.spec.interior:
+        names = [name for name in looking.names(place) if looking.find((*place.path, name)) is not None]
+        return Item(source=source, meta=Meta(format="node"), data="/".join(names))
+    value = looking.value(place)
+    return Item(source=source, meta=_meta(place, value), data=value)
+
+
+def _struct(looking: Transaction, place: Place, *, with_data: bool) -> Item:
+    if place.spec.interior:
+        return Item(source=show(place.path), meta=Meta(format="node", type=place.properties.type or None))
+    value = looking.value(place)
+    return Item(source=show(place.path), meta=_meta(place, value), data=value if with_data else None)
+
+
+def _meta(place: Place, value: str | bytes) -> Meta:
+    binary = isinstance(value, bytes)
+    return Meta(
+        format=str(Format.BIN if binary else place.spec.format),
+        type=place.properties.type or ("application/octet-stream" if binary else "text/plain"),
+    )

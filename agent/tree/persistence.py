@@ -1,0 +1,164 @@
+"""Durable homes: two generations of a small document, and the management tree kept in one.
+
+A document lives in two files, `<name>.0` and `<name>.1`, written in turn through the `Disk` port:
+
+    dcu-store 1 <name> <sequence> <length> <crc32 of everything else>\\n
+    <payload>
+
+Reading takes the whole one with the higher sequence, so one damaged file costs one change, never the document.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import threading
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from agent.tree.nodes import State, state_from_json, state_to_json
+from agent.tree.schema import NodeSpec
+from agent.tree.tree import DEVICE, Transaction
+from omadm.codes import Code, Refusal
+from updateagent.disk import Disk
+
+log = logging.getLogger("agent.dm")
+
+MAGIC = "dcu-store"
+VERSION = 1
+HEADER_BYTES_MAX = 128
+PAYLOAD_BYTES_MAX = 4 << 20  # NODES_MAX nodes of a kilobyte
+
+
+class TwoGenerations:
+    """A document of bytes. One owner; not for concurrent use."""
+
+    def __init__(self, disk: Disk, folder: Path, name: str) -> None:
+        self._disk = disk
+        self._name = name
+        self._files = (folder / f"{name}.0", folder / f"{name}.1")
+        self._sequence = 0
+        disk.mkdir_durable(folder)
+
+    def load(self) -> bytes | None:
+        """The newest whole generation, `None` when there is none. Raises `OSError` for trouble other than absence."""
+        found: list[tuple[int, bytes]] = []
+        for file in self._files:
+            try:
+                content = self._disk.read_bytes(file)
+            except FileNotFoundError:
+                continue
+            try:
+                found.append(self._parse(content))
+            except ValueError as error:
+                log.warning("%s: %s", file, error, extra={"event": "dm.store.damaged"})
+        if not found:
+            return None
+        self._sequence, payload = max(found)
+        return payload
+
+    def save(self, payload: bytes) -> None:
+        """Durable when this returns. Raises `OSError`; then the previous generation stands."""
+        if len(payload) > PAYLOAD_BYTES_MAX:
+            raise OSError(errno.EFBIG, f"{self._name}: {len(payload)} bytes, more than {PAYLOAD_BYTES_MAX}")
+        sequence = self._sequence + 1
+        fields = f"{MAGIC} {VERSION} {self._name} {sequence} {len(payload)}"
+        crc = zlib.crc32(payload, zlib.crc32(fields.encode("ascii")))
+        header = f"{fields} {crc:08x}\n".encode("ascii")
+        self._disk.write_durable(self._files[sequence % 2], header + payload, 0o600)
+        self._sequence = sequence
+
+    def _parse(self, content: bytes) -> tuple[int, bytes]:
+        line, newline, payload = content[: HEADER_BYTES_MAX + PAYLOAD_BYTES_MAX].partition(b"\n")
+        parts = line.split(b" ")
+        if not newline or len(parts) != 6 or parts[0] != MAGIC.encode() or parts[2] != self._name.encode():
+            raise ValueError("no header")
+        if parts[1] != str(VERSION).encode():
+            raise ValueError("another version")
+        if not parts[3].isdigit() or len(parts[3]) > 18 or parts[4] != str(len(payload)).encode():
+            raise ValueError("wrong length")
+        crc = zlib.crc32(payload, zlib.crc32(b" ".join(parts[:5])))
+        if parts[5] != f"{crc:08x}".encode():
+            raise ValueError("wrong checksum")
+        return int(parts[3]), payload
+
+
+class JsonFile:
+    """A JSON object in two generations. `load` answers `{}` for none; a document that is not ours is none."""
+
+    def __init__(self, disk: Disk, folder: Path, name: str) -> None:
+        self._store = TwoGenerations(disk, folder, name)
+
+    def load(self) -> dict[str, Any]:
+        payload = self._store.load()
+        if payload is None:
+            return {}
+        try:
+            document = json.loads(payload)
+        except ValueError:
+            return {}
+        return document if isinstance(document, dict) else {}
+
+    def save(self, document: dict[str, Any]) -> None:
+        self._store.save(json.dumps(document, separators=(",", ":"), sort_keys=True).encode("utf-8"))
+
+
+class ManagementTree:
+    """The tree that the device has: one writer at a time, readers on a snapshot, every commit durable.
+
+    Hooks run after a commit, in the committing thread, outside the lock.
+    """
+
+    def __init__(self, schema: NodeSpec, disk: Disk, folder: Path, wall: Callable[[], float]) -> None:
+        self.schema = schema
+        self._wall = wall
+        self._store = JsonFile(disk, folder, "tree")
+        self._lock = threading.RLock()
+        self._hooks: list[Callable[[], None]] = []
+        self._state = self._loaded()
+
+    def _loaded(self) -> State:
+        document = self._store.load()
+        if not document:
+            return State()
+        try:
+            return state_from_json(document)
+        except ValueError as error:
+            # The checksum was right, so this is our own mistake in an older version. Starting empty brings the
+            # device back through registration; not starting would not.
+            log.critical("the stored tree cannot be used: %s", error, extra={"event": "dm.tree.lost"})
+            return State()
+
+    def on_commit(self, hook: Callable[[], None]) -> None:
+        self._hooks.append(hook)
+
+    @property
+    def state(self) -> State:
+        return self._state
+
+    def view(self, server: str = DEVICE) -> Transaction:
+        """For reading only: what is done to it is never committed."""
+        return Transaction(self.schema, self._state, server=server, wall=self._wall())
+
+    @contextmanager
+    def transaction(self, server: str = DEVICE) -> Iterator[Transaction]:
+        """Commit on leaving the block, nothing on an exception. Raises `Refusal` 420 or 500 when storage fails; the
+        tree is then as before."""
+        with self._lock:
+            changing = Transaction(self.schema, self._state, server=server, wall=self._wall())
+            yield changing
+            if changing.state is self._state:
+                return
+            try:
+                self._store.save(state_to_json(changing.state))
+            except OSError as error:
+                log.critical("the tree cannot be stored: %s", error, extra={"event": "dm.tree.storage"})
+                full = error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+                raise Refusal(Code.DEVICE_FULL if full else Code.COMMAND_FAILED, "storage failed") from error
+            self._state = changing.state
+        for hook in self._hooks:
+            hook()

@@ -1,0 +1,105 @@
+"""Keys and proofs of SSMP (docs/ssmp.md, "Keys and proofs").
+
+A session's keys come by HKDF-SHA-256 (RFC 5869) from the device key, salted with both nonces; each has one use::
+
+    prk      = HKDF-Extract(salt = client_nonce || server_nonce, ikm = device_key)
+    key_X    = HKDF-Expand(prk, "dcu-ssmp 1 " + X, 32)        X: device, server, seal, confirm, done
+    nonce    = HKDF-Expand(prk, "dcu-ssmp 1 seal nonce", 12)
+
+The transcript is the SHA-256 of every message so far, each preceded by its length as u32; the message that carries a
+MAC enters without the MAC's value.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
+
+from omadm.ssmp.errors import SsmpError, SsmpUsageError
+from omadm.ssmp.wire import MAC_BYTES, NONCE_BYTES
+
+DEVICE_KEY_BYTES = 32
+SEAL_NONCE_BYTES = 12
+SEAL_TAG_BYTES = 16
+_LABEL = b"dcu-ssmp 1 "
+
+
+class Transcript:
+    """The running hash over the messages of one session."""
+
+    __slots__ = ("_hash",)
+
+    def __init__(self) -> None:
+        self._hash = hashlib.sha256(_LABEL)
+
+    def add(self, message: bytes) -> None:
+        """Take in a message: without its MAC's value when it carries one (`wire.unproven`)."""
+        self._hash.update(len(message).to_bytes(4, "big"))
+        self._hash.update(message)
+
+    def digest(self) -> bytes:
+        """The hash of what has been taken in so far; more can follow."""
+        return self._hash.digest()
+
+
+class SessionKeys:
+    """The keys of one session. Never printed."""
+
+    __slots__ = ("_prk",)
+
+    def __init__(self, device_key: bytes, client_nonce: bytes, server_nonce: bytes) -> None:
+        if len(device_key) != DEVICE_KEY_BYTES:
+            raise SsmpUsageError(f"a device key has {DEVICE_KEY_BYTES} bytes, not {len(device_key)}")
+        if len(client_nonce) != NONCE_BYTES or len(server_nonce) != NONCE_BYTES:
+            raise SsmpUsageError(f"a nonce has {NONCE_BYTES} bytes")
+        self._prk = hmac.digest(client_nonce + server_nonce, device_key, "sha256")
+
+    def __repr__(self) -> str:
+        return "SessionKeys(...)"
+
+    def device_mac(self, transcript: bytes) -> bytes:
+        """The device's proof in AUTH."""
+        return self._mac(b"device", transcript)
+
+    def server_mac(self, transcript: bytes) -> bytes:
+        """The server's proof in BOOTSTRAP."""
+        return self._mac(b"server", transcript)
+
+    def confirm_mac(self, transcript: bytes) -> bytes:
+        """The device's receipt in CONFIRM."""
+        return self._mac(b"confirm", transcript)
+
+    def done_mac(self, transcript: bytes) -> bytes:
+        """The server's receipt in DONE."""
+        return self._mac(b"done", transcript)
+
+    def seal(self, document: bytes, transcript: bytes) -> bytes:
+        """AES-256-GCM: ciphertext and 16-byte tag, bound to `transcript`. Once a session: the nonce is derived."""
+        return AESGCM(self._expand(b"seal", 32)).encrypt(
+            self._expand(b"seal nonce", SEAL_NONCE_BYTES), document, transcript
+        )
+
+    def open(self, sealed: bytes, transcript: bytes) -> bytes:
+        """The document. Raises `SsmpError` when it was not sealed under these keys for this transcript."""
+        try:
+            return AESGCM(self._expand(b"seal", 32)).decrypt(
+                self._expand(b"seal nonce", SEAL_NONCE_BYTES), sealed, transcript
+            )
+        except (InvalidTag, ValueError):
+            raise SsmpError("the bootstrap document does not open: it was altered or sealed with other keys") from None
+
+    def _mac(self, use: bytes, transcript: bytes) -> bytes:
+        return hmac.digest(self._expand(use, MAC_BYTES), transcript, "sha256")
+
+    def _expand(self, use: bytes, size: int) -> bytes:
+        return HKDFExpand(algorithm=hashes.SHA256(), length=size, info=_LABEL + use).derive(self._prk)
+
+
+def equal(left: bytes, right: bytes) -> bool:
+    """Constant-time comparison of two proofs."""
+    return hmac.compare_digest(left, right)

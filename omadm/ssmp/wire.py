@@ -1,0 +1,358 @@
+"""SSMP messages: parse and emit (docs/ssmp.md, "Messages").
+
+One message is the whole body of one HTTP request or answer::
+
+    0        2         3      4            6
+    +--------+---------+------+------------+-----------------
+    | "SS"   | version | type | length u16 | fields ...
+    +--------+---------+------+------------+-----------------
+
+    field:  | tag u8 | length u16 | value |
+
+Numbers are big endian; `length` counts the bytes of all fields. Fields stand in ascending order of tag, each at most
+once. A tag below 0x80 that the message's type does not have is an error; one from 0x80 on is skipped (and is still
+covered by the proofs, which run over the bytes as sent). The MAC field, where a type has one, is 0x7F: among the
+fields that a type defines always the last.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import ClassVar, TypeVar
+
+from omadm.ssmp.errors import SsmpUsageError, SsmpWireError
+
+CONTENT_TYPE = "application/vnd.dcu.ssmp"
+MAGIC = b"SS"
+VERSION = 1
+HEADER_BYTES = 6
+FIELD_HEADER_BYTES = 3
+MESSAGE_BYTES_MAX = 48 * 1024  # a bootstrap document is some hundred bytes; this leaves room for certificates in it
+NONCE_BYTES = 32
+SESSION_BYTES = 16
+MAC_BYTES = 32
+DEVICE_ID_BYTES_MAX = 128
+TEXT_BYTES_MAX = 256  # each text of the registration information
+ERROR_TEXT_BYTES_MAX = 200
+FIELDS_MAX = 32
+
+
+class Type(IntEnum):
+    """The type octet."""
+
+    HELLO = 1
+    CHALLENGE = 2
+    AUTH = 3
+    BOOTSTRAP = 4
+    CONFIRM = 5
+    DONE = 6
+    ERROR = 7
+
+
+class Tag(IntEnum):
+    """The tag octet of a field. Below 0x80: must be understood."""
+
+    DEVICE_ID = 0x01
+    CLIENT_NONCE = 0x02
+    SESSION = 0x03
+    SERVER_NONCE = 0x04
+    SEALED = 0x05
+    ERROR_CODE = 0x06
+    ERROR_TEXT = 0x07
+    MAN = 0x10
+    MOD = 0x11
+    HW = 0x12
+    FW = 0x13
+    SW = 0x14
+    PUSH_URL = 0x15
+    MAC = 0x7F
+
+
+FIRST_IGNORABLE_TAG = 0x80
+
+
+class ErrorCode(IntEnum):
+    """Codes of an ERROR message; the numbers borrow HTTP's meaning."""
+
+    MALFORMED = 400  # no SSMP message, or one that this end does not take
+    REFUSED = 401  # unknown device, wrong key, device switched off: one answer for all
+    EXPIRED = 408  # the session is unknown or took too long
+    OUT_OF_ORDER = 409  # a known session, but not the message that is due
+    TOO_MANY = 429  # this device asks too often
+    UNAVAILABLE = 503  # the server cannot serve now
+
+
+@dataclass(frozen=True, slots=True)
+class RegistrationInfo:
+    """What a device says of itself when it registers. Each text is at most 256 bytes of UTF-8; empty = not known."""
+
+    man: str
+    mod: str
+    hw: str
+    fw: str
+    sw: str
+    push_url: str
+
+    def __post_init__(self) -> None:
+        for name in ("man", "mod", "hw", "fw", "sw", "push_url"):
+            _text_bytes(getattr(self, name), TEXT_BYTES_MAX, name)
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """Device → server: who I am, and a nonce of mine."""
+
+    type: ClassVar[Type] = Type.HELLO
+    device_id: str
+    client_nonce: bytes
+
+    def __post_init__(self) -> None:
+        if not _text_bytes(self.device_id, DEVICE_ID_BYTES_MAX, "device_id"):
+            raise SsmpUsageError("device_id is empty")
+        _sized(self.client_nonce, NONCE_BYTES, "client_nonce")
+
+    def emit(self) -> bytes:
+        return _message(self.type, [(Tag.DEVICE_ID, self.device_id.encode()), (Tag.CLIENT_NONCE, self.client_nonce)])
+
+
+@dataclass(frozen=True, slots=True)
+class Challenge:
+    """Server → device: a session, and a nonce of the server's. Sent whether or not the device is known."""
+
+    type: ClassVar[Type] = Type.CHALLENGE
+    session: bytes
+    server_nonce: bytes
+
+    def __post_init__(self) -> None:
+        _sized(self.session, SESSION_BYTES, "session")
+        _sized(self.server_nonce, NONCE_BYTES, "server_nonce")
+
+    def emit(self) -> bytes:
+        return _message(self.type, [(Tag.SESSION, self.session), (Tag.SERVER_NONCE, self.server_nonce)])
+
+
+@dataclass(frozen=True, slots=True)
+class Auth:
+    """Device → server: the device's proof, over everything so far and its registration information."""
+
+    type: ClassVar[Type] = Type.AUTH
+    session: bytes
+    info: RegistrationInfo
+    mac: bytes
+
+    def __post_init__(self) -> None:
+        _sized(self.session, SESSION_BYTES, "session")
+        _sized(self.mac, MAC_BYTES, "mac")
+
+    def emit(self) -> bytes:
+        info = self.info
+        texts = (info.man, info.mod, info.hw, info.fw, info.sw, info.push_url)
+        tags = (Tag.MAN, Tag.MOD, Tag.HW, Tag.FW, Tag.SW, Tag.PUSH_URL)
+        fields = [(tag, text.encode()) for tag, text in zip(tags, texts, strict=True)]
+        return _message(self.type, [(Tag.SESSION, self.session), *fields, (Tag.MAC, self.mac)])
+
+
+@dataclass(frozen=True, slots=True)
+class Bootstrap:
+    """Server → device: the sealed bootstrap document and the server's proof."""
+
+    type: ClassVar[Type] = Type.BOOTSTRAP
+    session: bytes
+    sealed: bytes
+    mac: bytes
+
+    def __post_init__(self) -> None:
+        _sized(self.session, SESSION_BYTES, "session")
+        _sized(self.mac, MAC_BYTES, "mac")
+        if not self.sealed:
+            raise SsmpUsageError("sealed is empty")
+
+    def emit(self) -> bytes:
+        return _message(self.type, [(Tag.SESSION, self.session), (Tag.SEALED, self.sealed), (Tag.MAC, self.mac)])
+
+
+@dataclass(frozen=True, slots=True)
+class _Proof:
+    """A session, and the sender's MAC over everything said in it so far."""
+
+    type: ClassVar[Type]
+    session: bytes
+    mac: bytes
+
+    def __post_init__(self) -> None:
+        _sized(self.session, SESSION_BYTES, "session")
+        _sized(self.mac, MAC_BYTES, "mac")
+
+    def emit(self) -> bytes:
+        return _message(self.type, [(Tag.SESSION, self.session), (Tag.MAC, self.mac)])
+
+
+@dataclass(frozen=True, slots=True)
+class Confirm(_Proof):
+    """Device → server: the bootstrap document arrived and opened."""
+
+    type: ClassVar[Type] = Type.CONFIRM
+
+
+@dataclass(frozen=True, slots=True)
+class Done(_Proof):
+    """Server → device: the account is in force."""
+
+    type: ClassVar[Type] = Type.DONE
+
+
+@dataclass(frozen=True, slots=True)
+class Error:
+    """Server → device: no. Carries no proof: it can end an attempt, never change anything."""
+
+    type: ClassVar[Type] = Type.ERROR
+    code: int
+    text: str
+
+    def __post_init__(self) -> None:
+        if not 100 <= self.code <= 999:
+            raise SsmpUsageError(f"error code {self.code} is not of three digits")
+        _text_bytes(self.text, ERROR_TEXT_BYTES_MAX, "text")
+
+    def emit(self) -> bytes:
+        return _message(
+            self.type, [(Tag.ERROR_CODE, self.code.to_bytes(2, "big")), (Tag.ERROR_TEXT, self.text.encode())]
+        )
+
+
+Message = Hello | Challenge | Auth | Bootstrap | Confirm | Done | Error
+M = TypeVar("M", bound=Message)
+
+_INFO_TAGS = (Tag.MAN, Tag.MOD, Tag.HW, Tag.FW, Tag.SW, Tag.PUSH_URL)
+_TAGS: dict[Type, tuple[Tag, ...]] = {
+    Type.HELLO: (Tag.DEVICE_ID, Tag.CLIENT_NONCE),
+    Type.CHALLENGE: (Tag.SESSION, Tag.SERVER_NONCE),
+    Type.AUTH: (Tag.SESSION, *_INFO_TAGS, Tag.MAC),
+    Type.BOOTSTRAP: (Tag.SESSION, Tag.SEALED, Tag.MAC),
+    Type.CONFIRM: (Tag.SESSION, Tag.MAC),
+    Type.DONE: (Tag.SESSION, Tag.MAC),
+    Type.ERROR: (Tag.ERROR_CODE, Tag.ERROR_TEXT),
+}
+
+
+def parse(data: bytes) -> Message:
+    """The message that `data` is, all of it. Raises `SsmpWireError`; nothing else."""
+    kind = _parse_header(data)
+    fields = _parse_fields(data, kind)
+    try:
+        return _build(kind, fields)
+    except SsmpUsageError as error:  # the constructors' checks, seen from the receiving side
+        raise SsmpWireError(HEADER_BYTES, f"{kind.name}: {error}") from None
+
+
+def unproven(data: bytes) -> bytes:
+    """The part of an AUTH, BOOTSTRAP, CONFIRM or DONE message that its own MAC covers: all but the MAC field's value,
+    up to and including that field's tag and length. `data` must have been emitted or parsed here before."""
+    at = HEADER_BYTES
+    while at < len(data):
+        size = int.from_bytes(data[at + 1 : at + 3], "big")
+        start = at + FIELD_HEADER_BYTES
+        if data[at] == Tag.MAC:
+            return data[:start] + data[start + size :]
+        at = start + size
+    raise SsmpUsageError("the message has no MAC field")
+
+
+def _parse_header(data: bytes) -> Type:
+    if len(data) > MESSAGE_BYTES_MAX:
+        raise SsmpWireError(0, f"longer than {MESSAGE_BYTES_MAX} bytes")
+    if len(data) < HEADER_BYTES:
+        raise SsmpWireError(len(data), "cut short in the header")
+    if data[:2] != MAGIC:
+        raise SsmpWireError(0, "does not begin with SS")
+    if data[2] != VERSION:
+        raise SsmpWireError(2, f"version {data[2]} is not spoken here")
+    try:
+        kind = Type(data[3])
+    except ValueError:
+        raise SsmpWireError(3, f"unknown type {data[3]}") from None
+    length = int.from_bytes(data[4:6], "big")
+    if length != len(data) - HEADER_BYTES:
+        raise SsmpWireError(4, f"length says {length} bytes of fields, there are {len(data) - HEADER_BYTES}")
+    return kind
+
+
+def _parse_fields(data: bytes, kind: Type) -> dict[Tag, bytes]:
+    known = _TAGS[kind]
+    fields: dict[Tag, bytes] = {}
+    at, last, count = HEADER_BYTES, 0, 0
+    while at < len(data):
+        count += 1
+        if count > FIELDS_MAX:
+            raise SsmpWireError(at, f"more than {FIELDS_MAX} fields")
+        if len(data) - at < FIELD_HEADER_BYTES:
+            raise SsmpWireError(at, "cut short in a field's header")
+        number, size = data[at], int.from_bytes(data[at + 1 : at + 3], "big")
+        if number <= last:
+            raise SsmpWireError(at, f"field 0x{number:02x} is out of order or twice")
+        last = number
+        start = at + FIELD_HEADER_BYTES
+        if len(data) - start < size:
+            raise SsmpWireError(at, f"field 0x{number:02x} says {size} bytes, {len(data) - start} are left")
+        if number in known:
+            fields[Tag(number)] = data[start : start + size]
+        elif number < FIRST_IGNORABLE_TAG:
+            raise SsmpWireError(at, f"field 0x{number:02x} does not belong in {kind.name}")
+        at = start + size
+    for tag in known:
+        if tag not in fields:
+            raise SsmpWireError(len(data), f"{kind.name} lacks field {tag.name}")
+    return fields
+
+
+def _build(kind: Type, fields: dict[Tag, bytes]) -> Message:
+    match kind:
+        case Type.HELLO:
+            return Hello(_text(fields, Tag.DEVICE_ID), fields[Tag.CLIENT_NONCE])
+        case Type.CHALLENGE:
+            return Challenge(fields[Tag.SESSION], fields[Tag.SERVER_NONCE])
+        case Type.AUTH:
+            info = RegistrationInfo(*(_text(fields, tag) for tag in _INFO_TAGS))
+            return Auth(fields[Tag.SESSION], info, fields[Tag.MAC])
+        case Type.BOOTSTRAP:
+            return Bootstrap(fields[Tag.SESSION], fields[Tag.SEALED], fields[Tag.MAC])
+        case Type.CONFIRM:
+            return Confirm(fields[Tag.SESSION], fields[Tag.MAC])
+        case Type.DONE:
+            return Done(fields[Tag.SESSION], fields[Tag.MAC])
+        case Type.ERROR:
+            code = fields[Tag.ERROR_CODE]
+            _sized(code, 2, "error code")
+            return Error(int.from_bytes(code, "big"), _text(fields, Tag.ERROR_TEXT))
+
+
+def _message(kind: Type, fields: list[tuple[Tag, bytes]]) -> bytes:
+    body = b"".join(bytes([tag]) + len(value).to_bytes(2, "big") + value for tag, value in fields)
+    if HEADER_BYTES + len(body) > MESSAGE_BYTES_MAX:
+        raise SsmpUsageError(f"{kind.name} would be longer than {MESSAGE_BYTES_MAX} bytes")
+    return MAGIC + bytes([VERSION, kind]) + len(body).to_bytes(2, "big") + body
+
+
+def _text(fields: dict[Tag, bytes], tag: Tag) -> str:
+    try:
+        return fields[tag].decode()
+    except UnicodeDecodeError:
+        raise SsmpUsageError(f"{tag.name} is not UTF-8") from None
+
+
+def _text_bytes(text: str, size_max: int, name: str) -> bytes:
+    try:
+        data = text.encode()
+    except UnicodeEncodeError:
+        raise SsmpUsageError(f"{name} is not Unicode text") from None
+    if len(data) > size_max:
+        raise SsmpUsageError(f"{name} is longer than {size_max} bytes")
+    if any(character < " " or character == "\x7f" for character in text):
+        raise SsmpUsageError(f"{name} holds control characters")
+    return data
+
+
+def _sized(value: bytes, size: int, name: str) -> None:
+    if len(value) != size:
+        raise SsmpUsageError(f"{name} has {len(value)} bytes, not {size}")

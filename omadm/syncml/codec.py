@@ -1,0 +1,74 @@
+"""SyncML messages and stand-alone TNDS documents as bytes, XML or WBXML by content type.
+
+What changes its form with the encoding, and comes back the same:
+
+* `bytes` data: WBXML opaque, in XML base64 text; `Meta/Format` is set to `bin` where there is none, and in XML also
+  where it names a textual format;
+* `MgmtTree` data: in WBXML an opaque WBXML document, in XML elements; `Meta/Type` is rewritten to fit.
+
+Reading accepts more: base64 text in WBXML, text sent as opaque, TNDS inline on code page 2, as CDATA, or either form
+with the other's type.
+"""
+
+from __future__ import annotations
+
+from omadm.syncml import build, document, tnds, wbxml, xml
+from omadm.syncml.errors import SyncmlError
+from omadm.syncml.messages import MgmtTree, SyncML
+
+DM_XML = "application/vnd.syncml.dm+xml"
+DM_WBXML = "application/vnd.syncml.dm+wbxml"
+TNDS_XML = build.TNDS_XML
+TNDS_WBXML = build.TNDS_WBXML
+
+# What peers say, and what it means (OMA-TS-SyncML_HTTPBinding 1.2 and practice)
+_MESSAGE_TYPES = {
+    DM_XML: False,
+    DM_WBXML: True,
+    "application/vnd.syncml+xml": False,
+    "application/vnd.syncml+wbxml": True,
+}
+_TNDS_TYPES = {TNDS_XML: False, TNDS_WBXML: True}
+
+
+def media_type(content_type: str) -> str:
+    """A Content-Type header without its parameters, in lower case."""
+    return content_type.partition(";")[0].strip().lower()
+
+
+def accepts(content_type: str) -> bool:
+    """Whether `decode` knows this content type of a message."""
+    return media_type(content_type) in _MESSAGE_TYPES
+
+
+def encode(message: SyncML, content_type: str) -> bytes:
+    """The document. Raises `SyncmlValueError` for what the encoding cannot carry, `SyncmlError` for the type."""
+    binary = _binary(content_type, _MESSAGE_TYPES)
+    root = build.build(message, binary=binary)
+    return wbxml.write(root) if binary else xml.write(root)
+
+
+def decode(body: bytes, content_type: str) -> SyncML:
+    """The message. Raises `SyncmlError` and nothing else."""
+    binary = _binary(content_type, _MESSAGE_TYPES)
+    return document.read(wbxml.read(body) if binary else xml.read(body), binary=binary)
+
+
+def encode_tnds(tree: MgmtTree, content_type: str) -> bytes:
+    """A stand-alone TNDS document (`TNDS_XML` or `TNDS_WBXML`). Raises as `encode`."""
+    binary = _binary(content_type, _TNDS_TYPES)
+    root = tnds.build(tree, binary=binary)
+    return wbxml.write(root) if binary else xml.write(root)
+
+
+def decode_tnds(body: bytes, content_type: str) -> MgmtTree:
+    """The tree. Raises `SyncmlError` and nothing else."""
+    binary = _binary(content_type, _TNDS_TYPES)
+    return tnds.read(wbxml.read(body) if binary else xml.read(body), binary=binary)
+
+
+def _binary(content_type: str, known: dict[str, bool]) -> bool:
+    binary = known.get(media_type(content_type))
+    if binary is None:
+        raise SyncmlError("content type", media_type(content_type)[:60] or "(none)", "not one of SyncML's")
+    return binary

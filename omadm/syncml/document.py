@@ -1,0 +1,325 @@
+"""Elements → `SyncML`: what a peer's document means (OMA-TS-SyncML_RepPro 1.2, OMA-TS-DM_RepPro 1.2).
+
+Read liberally: elements in any order, unknown ones skipped inside commands and reported as `Unsupported` beside them,
+`Meta` with or without a `MetInf` around its content. Read strictly where a wrong guess would matter: header, numbers,
+references.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from omadm.syncml import tnds, wbxml, xml
+from omadm.syncml.element import Element
+from omadm.syncml.errors import SyncmlError
+from omadm.syncml.messages import (
+    Add,
+    Alert,
+    Atomic,
+    Chal,
+    Command,
+    Copy,
+    Cred,
+    Delete,
+    Exec,
+    Get,
+    Item,
+    Meta,
+    MgmtTree,
+    Replace,
+    Results,
+    Sequence,
+    Status,
+    SyncHdr,
+    SyncML,
+    SyncmlValueError,
+    Unsupported,
+)
+from omadm.syncml.text import from_base64, integer
+
+WHAT = "SyncML message"
+CMD_ID_CHARS_MAX = 16
+TNDS_TYPES = frozenset({"application/vnd.syncml.dmtnds+xml", "application/vnd.syncml.dmtnds+wbxml"})
+
+
+@dataclass(frozen=True, slots=True)
+class _Context:
+    """How to read data in this document: `binary` for WBXML."""
+
+    binary: bool
+
+
+def read(root: Element, *, binary: bool) -> SyncML:
+    """The message. Raises `SyncmlError`."""
+    if root.name != "SyncML":
+        raise SyncmlError(WHAT, root.name, "the document's element is not SyncML")
+    header, body = root.child("SyncHdr"), root.child("SyncBody")
+    if header is None or body is None:
+        raise SyncmlError(WHAT, "SyncML", "SyncHdr or SyncBody is missing")
+    context = _Context(binary)
+    hdr = _header(header)
+    commands = tuple(_command(e, "SyncBody", context) for e in body.elements() if e.name != "Final")
+    return SyncML(hdr, commands, final=body.child("Final") is not None)
+
+
+def _text(element: Element, name: str) -> str | None:
+    """The text of a child, trimmed (pretty-printed documents); `None` where there is no such child."""
+    child = element.child(name)
+    return None if child is None else child.text().strip()
+
+
+def _required(element: Element, name: str, where: str) -> str:
+    text = _text(element, name)
+    if not text:
+        raise SyncmlError(WHAT, f"{where}/{name}", "missing or empty")
+    return text
+
+
+def _uri(element: Element, name: str) -> str | None:
+    """`Target/LocURI` or `Source/LocURI`; a writer that leaves LocURI out and puts the text in Target is understood."""
+    child = element.child(name)
+    if child is None:
+        return None
+    return _text(child, "LocURI") if child.child("LocURI") is not None else child.text().strip() or None
+
+
+def _loc_name(element: Element, name: str) -> str | None:
+    child = element.child(name)
+    return None if child is None else _text(child, "LocName")
+
+
+def _header(element: Element) -> SyncHdr:
+    msg_id = integer(element.child("MsgID"), WHAT, "SyncHdr")
+    target, source = _uri(element, "Target"), _uri(element, "Source")
+    if msg_id is None or not target or not source:
+        raise SyncmlError(WHAT, "SyncHdr", "MsgID, Target or Source is missing or empty")
+    try:
+        return SyncHdr(
+            session_id=_required(element, "SessionID", "SyncHdr"),
+            msg_id=msg_id,
+            target=target,
+            source=source,
+            target_name=_loc_name(element, "Target"),
+            source_name=_loc_name(element, "Source"),
+            resp_uri=_text(element, "RespURI"),
+            no_resp=element.child("NoResp") is not None,
+            cred=_cred(element.child("Cred")),
+            meta=_meta(element.child("Meta"), "SyncHdr"),
+            ver_dtd=_text(element, "VerDTD") or "",
+            ver_proto=_text(element, "VerProto") or "",
+        )
+    except SyncmlValueError as error:
+        raise SyncmlError(WHAT, "SyncHdr", str(error)) from error
+
+
+def _cred(element: Element | None) -> Cred | None:
+    if element is None:
+        return None
+    meta = _meta(element.child("Meta"), "Cred") or Meta()
+    return Cred(_text(element, "Data") or "", meta.type or "syncml:auth-basic", meta.format)
+
+
+def _chal(element: Element | None) -> Chal | None:
+    if element is None:
+        return None
+    meta = _meta(element.child("Meta"), "Chal") or Meta()
+    if not meta.type:
+        raise SyncmlError(WHAT, "Chal/Meta/Type", "missing")
+    return Chal(meta.type, meta.format, meta.next_nonce)
+
+
+def _meta(element: Element | None, where: str) -> Meta | None:
+    if element is None:
+        return None
+    where = f"{where}/Meta"
+    inner = element.child("MetInf") or element
+    return Meta(
+        format=_text(inner, "Format") or None,
+        type=_text(inner, "Type") or None,
+        mark=_text(inner, "Mark") or None,
+        size=integer(inner.child("Size"), WHAT, where),
+        next_nonce=_nonce(inner.child("NextNonce"), where),
+        max_msg_size=integer(inner.child("MaxMsgSize"), WHAT, where),
+        max_obj_size=integer(inner.child("MaxObjSize"), WHAT, where),
+    )
+
+
+def _nonce(element: Element | None, where: str) -> bytes | None:
+    if element is None:
+        return None
+    nonce = from_base64(element.text())
+    if nonce is None:
+        raise SyncmlError(WHAT, f"{where}/NextNonce", "not base64")
+    return nonce
+
+
+def _command(element: Element, where: str, context: _Context) -> Command:
+    where = f"{where}/{element.name}"
+    cmd_id = (_text(element, "CmdID") or "")[:CMD_ID_CHARS_MAX]
+    no_resp = element.child("NoResp") is not None
+    reader = _READERS.get(element.name)
+    if reader is None:
+        return Unsupported(cmd_id, element.name, no_resp)
+    return reader(element, where, cmd_id, no_resp, context)
+
+
+def _items(element: Element, where: str, meta: Meta | None, context: _Context) -> tuple[Item, ...]:
+    return tuple(_item(e, where, meta, context) for e in element.elements() if e.name == "Item")
+
+
+def _item(element: Element, where: str, outer: Meta | None, context: _Context) -> Item:
+    where = f"{where}/Item"
+    meta = _meta(element.child("Meta"), where)
+    inner, around = meta or Meta(), outer or Meta()
+    data_format, data_type = inner.format or around.format, inner.type or around.type
+    return Item(
+        target=_uri(element, "Target"),
+        source=_uri(element, "Source"),
+        target_name=_loc_name(element, "Target"),
+        source_name=_loc_name(element, "Source"),
+        meta=meta,
+        data=_data(element.child("Data"), where, data_format, data_type, context),
+        more_data=element.child("MoreData") is not None,
+    )
+
+
+def _data(
+    element: Element | None, where: str, data_format: str | None, data_type: str | None, context: _Context
+) -> str | bytes | MgmtTree | None:
+    if element is None:
+        return None
+    tree = next(element.elements(), None)
+    if tree is not None:
+        if tree.name != "MgmtTree":
+            raise SyncmlError(WHAT, f"{where}/Data", f"element {tree.name[:40]} in data")
+        return tnds.read(tree, binary=context.binary)
+    if data_type in TNDS_TYPES and element.content:
+        return _embedded(element)
+    if data_format in tnds.BINARY_FORMATS:
+        return _binary(element)
+    return _as_text(element)
+
+
+def _as_text(element: Element) -> str | bytes:
+    """Text, which some writers send as opaque data; opaque data that cannot be text stays bytes.
+
+    The format is a textual one or absent, which stands for `chr` (OMA-TS-SyncML_MetaInfo 1.2, Format).
+    """
+    raw = b"".join(part if isinstance(part, bytes) else str(part).encode() for part in element.content)
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return raw
+    return raw if "\0" in text else text
+
+
+def _binary(element: Element) -> str | bytes:
+    """Opaque data as it is; text as base64, in WBXML too, where it comes from converters of XML.
+
+    Text that should be base64 and is not stays text: the command that carries it fails, not the message.
+    """
+    if any(isinstance(part, bytes) for part in element.content):
+        return b"".join(part if isinstance(part, bytes) else str(part).encode() for part in element.content)
+    text = element.text()
+    decoded = from_base64(text)
+    return text if decoded is None else decoded
+
+
+def _embedded(element: Element) -> str | bytes | MgmtTree:
+    """A TNDS document inside Data, as XML text (CDATA) or as a whole WBXML document (opaque).
+
+    What cannot be read as one stays what it is: a chunk of a large object, or a value its command will be refused for.
+    """
+    raw = b"".join(
+        part if isinstance(part, bytes) else str(part).encode("utf-8", "surrogatepass") for part in element.content
+    )
+    try:
+        if raw.lstrip()[:1] == b"<":
+            return tnds.read(xml.read(raw.lstrip()), binary=False)
+        return tnds.read(wbxml.read(raw), binary=True)
+    except SyncmlError:
+        return raw if any(isinstance(part, bytes) for part in element.content) else element.text()
+
+
+_Reader = Callable[[Element, str, str, bool, _Context], Command]
+
+
+def _with_items(kind: type[Add | Replace | Delete | Copy | Get]) -> _Reader:
+    def reader(element: Element, where: str, cmd_id: str, no_resp: bool, context: _Context) -> Command:
+        meta = _meta(element.child("Meta"), where)
+        return kind(cmd_id, _items(element, where, meta, context), meta, no_resp)
+
+    return reader
+
+
+def _nested(kind: type[Atomic | Sequence]) -> _Reader:
+    ignored = {"CmdID", "Meta", "NoResp"}
+
+    def reader(element: Element, where: str, cmd_id: str, no_resp: bool, context: _Context) -> Command:
+        commands = tuple(_command(e, where, context) for e in element.elements() if e.name not in ignored)
+        return kind(cmd_id, commands, _meta(element.child("Meta"), where), no_resp)
+
+    return reader
+
+
+def _exec(element: Element, where: str, cmd_id: str, no_resp: bool, context: _Context) -> Command:
+    meta = _meta(element.child("Meta"), where)
+    correlator = _text(element, "Correlator") or None
+    return Exec(cmd_id, _items(element, where, meta, context), correlator, meta, no_resp)
+
+
+def _alert(element: Element, where: str, cmd_id: str, no_resp: bool, context: _Context) -> Command:
+    text = _text(element, "Data") or ""
+    code = int(text) if text.isascii() and text.isdigit() and len(text) <= 6 else None
+    return Alert(cmd_id, code, _items(element, where, None, context), _text(element, "Correlator") or None, no_resp)
+
+
+def _status(element: Element, where: str, cmd_id: str, _no_resp: bool, context: _Context) -> Command:
+    code = integer(element.child("Data"), WHAT, where)
+    if code is None:
+        raise SyncmlError(WHAT, f"{where}/Data", "missing or empty")
+    return Status(
+        cmd_id=cmd_id,
+        msg_ref=_text(element, "MsgRef") or "",
+        cmd_ref=_required(element, "CmdRef", where),
+        cmd=_text(element, "Cmd") or "",
+        code=code,
+        target_refs=_texts(element, "TargetRef"),
+        source_refs=_texts(element, "SourceRef"),
+        chal=_chal(element.child("Chal")),
+        cred=_cred(element.child("Cred")),
+        items=_items(element, where, None, context),
+    )
+
+
+def _texts(element: Element, name: str) -> tuple[str, ...]:
+    return tuple(e.text().strip() for e in element.elements() if e.name == name)
+
+
+def _results(element: Element, where: str, cmd_id: str, _no_resp: bool, context: _Context) -> Command:
+    meta = _meta(element.child("Meta"), where)
+    return Results(
+        cmd_id=cmd_id,
+        cmd_ref=_required(element, "CmdRef", where),
+        items=_items(element, where, meta, context),
+        msg_ref=_text(element, "MsgRef") or None,
+        meta=meta,
+        target_ref=next(iter(_texts(element, "TargetRef")), None),
+        source_ref=next(iter(_texts(element, "SourceRef")), None),
+    )
+
+
+_READERS: dict[str, _Reader] = {
+    "Add": _with_items(Add),
+    "Replace": _with_items(Replace),
+    "Delete": _with_items(Delete),
+    "Copy": _with_items(Copy),
+    "Get": _with_items(Get),
+    "Exec": _exec,
+    "Alert": _alert,
+    "Status": _status,
+    "Results": _results,
+    "Atomic": _nested(Atomic),
+    "Sequence": _nested(Sequence),
+}

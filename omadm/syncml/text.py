@@ -1,0 +1,35 @@
+"""Character data that carries other values: base64 and numbers, read liberally and written canonically."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+
+from omadm.syncml.element import Element
+from omadm.syncml.errors import SyncmlError
+
+DIGITS_MAX = 10  # 32 bits
+
+
+def to_base64(data: bytes) -> str:
+    return base64.b64encode(data).decode("ascii")
+
+
+def from_base64(text: str) -> bytes | None:
+    """The bytes, white space ignored; `None` when it is not base64."""
+    try:
+        return base64.b64decode("".join(text.split()), validate=True)
+    except (binascii.Error, ValueError):
+        return None
+
+
+def integer(element: Element | None, what: str, where: str) -> int | None:
+    """A decimal number of at most 32 bits; `None` for a missing or empty element. Raises `SyncmlError`."""
+    if element is None:
+        return None
+    text = element.text().strip()
+    if not text:
+        return None
+    if not text.isascii() or not text.isdigit() or len(text) > DIGITS_MAX:
+        raise SyncmlError(what, f"{where}/{element.name}", f"{text[:20]!r} is not a number")
+    return int(text)
