@@ -24,11 +24,11 @@ from headend.dm import routes as dm_routes
 from headend.dm.server import DmServer, ServerConfig
 from headend.metering import app as metering_app
 from headend.operator import app as operator_app
+from headend.retention import Upkeep
 from headend.security import app as security_app
 from headend.security.service import SecurityService
 from headend.software import app as software_app
-from headend.software.store import PackageStore
-from headend.upkeep import Upkeep
+from headend.software.repository import PackageStore
 
 log = logging.getLogger("headend")
 

@@ -264,9 +264,7 @@ def _software_activate(arguments: argparse.Namespace) -> Mapping[str, Any]:
 
     agent = _agent(arguments)
     with agent.alone():
-        version = SoftwareStore(agent.disk, agent.config.software_dir).activate(
-            arguments.id, arguments.version
-        )
+        version = SoftwareStore(agent.disk, agent.config.software_dir).activate(arguments.id, arguments.version)
     return {"id": arguments.id, "version": version, "active": True}
 
 

@@ -22,10 +22,10 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Protocol
 
-from headend.dm.kinds import KINDS
-from headend.dm.objects import CHUNK_STORED, SIZE_MISMATCH, Incoming
-from headend.dm.run import Run
-from headend.dm.steps import Failed, Job, Note, Outcome
+from headend.dm.jobs.run import Run
+from headend.dm.jobs.steps import Failed, Job, Note, Outcome
+from headend.dm.jobs.types import KINDS
+from headend.dm.large_objects import CHUNK_STORED, SIZE_MISMATCH, Incoming
 from omadm.syncml.messages import (
     VER_DTD,
     VER_PROTO,

@@ -21,11 +21,12 @@ from dataclasses import dataclass, replace
 from sqlalchemy import Connection, Engine, insert, update
 
 from headend import db
-from headend.dm import accounts, jobs
+from headend.dm import accounts
+from headend.dm.authentication import Gate, Refused
 from headend.dm.engine import ServerSession, State
-from headend.dm.gate import Gate, Refused
+from headend.dm.jobs import queue as jobs
 from headend.dm.schemes import Schemes, nonce_for_us
-from headend.dm.store import SessionStore
+from headend.dm.session_store import SessionStore
 from headend.dm.tables import accounts as accounts_table
 from headend.dm.tables import sessions as sessions_table
 from omadm.auth import NONCE_BYTES

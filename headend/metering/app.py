@@ -15,7 +15,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from headend import web
-from headend.metering import records, store
+from headend.metering import readings as store
+from headend.metering import records
 
 log = logging.getLogger("headend.metering")
 

@@ -20,17 +20,18 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from headend import db, web
 from headend.config import SERVER_ID
-from headend.dm import accounts, jobs
+from headend.dm import accounts
 from headend.dm import routes as dm_routes
-from headend.dm.kinds import JobError
+from headend.dm.jobs import queue as jobs
+from headend.dm.jobs.types import JobError
 from headend.dm.push import PushError
 from headend.dm.schemes import AUTH_TYPES
-from headend.metering import store as metering
+from headend.metering import readings as metering
 from headend.operator import views
 from headend.operator.console import Console
 from headend.security import devices
-from headend.software.store import DEFAULT_TYPE, PackageStore, PackageStoreError
-from headend.software.store import shown as described
+from headend.software.repository import DEFAULT_TYPE, PackageStore, PackageStoreError
+from headend.software.repository import shown as described
 from omadm.bootstrap import Account
 
 log = logging.getLogger("headend.operator")

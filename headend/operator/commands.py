@@ -16,7 +16,7 @@ import click
 from headend import config as configuration
 from headend import pki
 from headend.config import CONFIG_NAME, Config, ConfigError
-from headend.dm.jobs import OPEN_STATES
+from headend.dm.jobs.queue import OPEN_STATES
 from headend.operator.client import OperatorClient, OperatorError, device_path
 from headend.operator.show import table
 

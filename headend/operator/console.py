@@ -26,12 +26,12 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from headend import db, web
-from headend.dm import jobs
-from headend.metering import store as metering
+from headend.dm.jobs import queue as jobs
+from headend.metering import readings as metering
 from headend.operator import views
 from headend.security import devices
 from headend.security.limits import RateLimit
-from headend.software.store import PackageStore
+from headend.software.repository import PackageStore
 
 log = logging.getLogger("headend.operator")
 

@@ -9,8 +9,8 @@ from typing import Any
 from sqlalchemy import Connection, Select, Table, func, select
 
 from headend.dm import tables as dm
-from headend.dm.jobs import OPEN_STATES
-from headend.metering import store as metering
+from headend.dm.jobs.queue import OPEN_STATES
+from headend.metering import readings as metering
 from headend.security import devices as security
 from omadm.bootstrap import Account
 

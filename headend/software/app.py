@@ -24,7 +24,7 @@ from starlette.types import Receive, Scope, Send
 from headend import web
 from headend.software import ranges
 from headend.software.ranges import Slice
-from headend.software.store import Package, PackageStore
+from headend.software.repository import Package, PackageStore
 from omadm import descriptor as dd
 
 log = logging.getLogger("headend.software")

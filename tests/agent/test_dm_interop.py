@@ -12,7 +12,8 @@ from sqlalchemy import Engine, select, update
 
 from agent.https import Response
 from headend.db import create_tables, open_engine
-from headend.dm import accounts, jobs, tables
+from headend.dm import accounts, tables
+from headend.dm.jobs import queue as jobs
 from headend.dm.server import DmServer, Request, ServerConfig
 from omadm.bootstrap import Account, emit_profile
 from omadm.notification import Notification, emit

@@ -17,7 +17,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.demo.image import PACKAGES
 from tests.board import debian
 from tests.board.debian import BoardError, Kernel, run
 from tests.board.system import Ailment, SystemVersion, install_programs, set_version

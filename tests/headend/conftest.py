@@ -9,9 +9,9 @@ import pytest
 from sqlalchemy import Engine
 
 import headend.dm.tables
-import headend.metering.store
+import headend.metering.readings
 import headend.security.devices
-import headend.software.store  # noqa: F401  (declares its tables, like those above)
+import headend.software.repository  # noqa: F401  (declares its tables, like those above)
 from headend import db
 
 

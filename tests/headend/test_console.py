@@ -13,13 +13,14 @@ from sqlalchemy import Engine, insert
 from starlette.applications import Starlette
 
 from headend import web
-from headend.dm import accounts, jobs
+from headend.dm import accounts
 from headend.dm import tables as dm
+from headend.dm.jobs import queue as jobs
+from headend.metering import readings as metering
 from headend.metering import records
-from headend.metering import store as metering
 from headend.operator import app, console
 from headend.security import devices
-from headend.software.store import PackageStore
+from headend.software.repository import PackageStore
 from tests.headend.asgi import BASE, pieces
 
 TOKEN = "operator-token"

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from headend.dm.engine import MESSAGES_MAX, AlertSeen, ServerSession, State
-from headend.dm.kinds import KINDS
-from headend.dm.objects import Incoming, LargeObject
-from headend.dm.steps import Done, Failed, Job, Note, Outcome
+from headend.dm.jobs.steps import Done, Failed, Job, Note, Outcome
+from headend.dm.jobs.types import KINDS
+from headend.dm.large_objects import Incoming, LargeObject
 from omadm.syncml.codec import DM_WBXML, encode
 from omadm.syncml.messages import (
     Add,

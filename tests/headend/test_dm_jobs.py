@@ -10,8 +10,9 @@ import pytest
 from sqlalchemy import Engine, select
 
 from headend.db import create_tables, open_engine
-from headend.dm import accounts, jobs, tables
-from headend.dm.kinds import KINDS, JobError
+from headend.dm import accounts, tables
+from headend.dm.jobs import queue as jobs
+from headend.dm.jobs.types import KINDS, JobError
 from headend.dm.server import DmServer, ServerConfig
 from tests.headend.dm_device import Device, Tree, alert
 

@@ -10,7 +10,8 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import Engine, select, update
 
-from headend.dm import accounts, jobs, tables
+from headend.dm import accounts, tables
+from headend.dm.jobs import queue as jobs
 from headend.dm.server import Answer, DmServer, Request, ServerConfig
 from omadm.auth import AUTH_BASIC, AUTH_MAC, AUTH_MD5
 from omadm.bootstrap import Account

@@ -12,8 +12,9 @@ import pytest
 from sqlalchemy import Engine, event, select
 
 from headend.db import create_tables, open_engine
-from headend.dm import accounts, jobs, tables
-from headend.dm.gate import Gate
+from headend.dm import accounts, tables
+from headend.dm.authentication import Gate
+from headend.dm.jobs import queue as jobs
 from headend.dm.schemes import Schemes
 from headend.dm.server import Answer, DmServer, Request, ServerConfig
 from omadm.auth import hmac_header

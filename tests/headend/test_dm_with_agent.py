@@ -13,7 +13,8 @@ from sqlalchemy import Engine, select
 from agent.https import HttpsError, Response
 from agent.settings.provisioning import ReadingTask
 from headend.db import create_tables, open_engine
-from headend.dm import accounts, jobs, tables
+from headend.dm import accounts, tables
+from headend.dm.jobs import queue as jobs
 from headend.dm.server import DmServer, Request, ServerConfig
 from omadm.auth import HMAC_HEADER
 from omadm.bootstrap import emit_profile

@@ -13,7 +13,8 @@ import pytest
 from sqlalchemy import Engine
 from starlette.applications import Starlette
 
-from headend.metering import app, records, store, units
+from headend.metering import app, records, units
+from headend.metering import readings as store
 from tests.headend.asgi import call, pieces
 
 DEVICE = "urn:dcu:T-1"

@@ -15,9 +15,9 @@ from headend import web
 from headend.dm import accounts
 from headend.dm import tables as dm
 from headend.dm.push import PushError
-from headend.metering import store as metering
+from headend.metering import readings as metering
 from headend.operator import app
-from headend.software.store import PackageStore
+from headend.software.repository import PackageStore
 from tests.headend.asgi import call, pieces
 
 TOKEN = "operator-token"

@@ -20,13 +20,13 @@ from agent.ota.download_errors import DeltaUnfit
 from headend import web
 from headend.db import create_tables, open_engine
 from headend.dm import tables
-from headend.dm.kinds import KINDS, JobError
+from headend.dm.jobs.types import KINDS, JobError
 from headend.operator import app as operator
 from headend.operator.console import _contents, _outcome, _what
 from headend.security import devices
 from headend.software import app, releases
 from headend.software.releases import NoPackageError, Release, choose
-from headend.software.store import PackageStore
+from headend.software.repository import PackageStore
 from omadm import descriptor as dd
 from tests.agent.dm_device import UPDATE
 from tests.agent.dm_server import DEVICE_ID

@@ -15,7 +15,7 @@ from starlette.types import Message
 
 from headend.software import app, ranges
 from headend.software.ranges import Slice
-from headend.software.store import PackageStore, PackageStoreError
+from headend.software.repository import PackageStore, PackageStoreError
 from omadm import descriptor as dd
 from tests.headend.asgi import call, pieces
 

@@ -7,15 +7,16 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, func, insert, select
 
-from headend import upkeep
+from headend import retention as upkeep
 from headend.config import Retention
-from headend.dm import accounts, jobs, tables
+from headend.dm import accounts, tables
+from headend.dm.jobs import queue as jobs
+from headend.dm.jobs.steps import Waiting
 from headend.dm.server import DmServer, ServerConfig
-from headend.dm.steps import Waiting
-from headend.metering import store as metering
+from headend.metering import readings as metering
+from headend.retention import DAY_S, ROWS_PER_STEP, Upkeep, expire_jobs, prune
 from headend.security import devices
-from headend.software import store as software
-from headend.upkeep import DAY_S, ROWS_PER_STEP, Upkeep, expire_jobs, prune
+from headend.software import repository as software
 from tests.headend.dm_device import Device, alert
 
 DEVICE = "urn:dcu:KR-000001"

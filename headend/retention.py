@@ -17,11 +17,11 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from headend import db
 from headend.config import Retention
-from headend.dm import jobs
 from headend.dm import tables as dm
-from headend.metering.store import readings
+from headend.dm.jobs import queue as jobs
+from headend.metering.readings import readings
 from headend.security.devices import registrations
-from headend.software.store import downloads, reports
+from headend.software.repository import downloads, reports
 
 log = logging.getLogger("headend.upkeep")
 

@@ -6,8 +6,8 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from headend.dm.objects import CHUNK_STORED, TOO_BIG, LargeObject
-from headend.dm.steps import NO_ANSWER, OK, Batch, Job, Mode, Note, Outcome, Reply, Request, Steps, Verb
+from headend.dm.jobs.steps import NO_ANSWER, OK, Batch, Job, Mode, Note, Outcome, Reply, Request, Steps, Verb
+from headend.dm.large_objects import CHUNK_STORED, TOO_BIG, LargeObject
 from omadm.syncml.messages import (
     Add,
     Atomic,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from headend.dm import params as checks
-from headend.dm.params import JobError
-from headend.dm.steps import Batch, Done, Failed, Job, Json, Mode, Reply, Request, Steps, Verb, batches
+from headend.dm.jobs import params as checks
+from headend.dm.jobs.params import JobError
+from headend.dm.jobs.steps import Batch, Done, Failed, Job, Json, Mode, Reply, Request, Steps, Verb, batches
 from omadm.syncml.messages import Item, MgmtTree, TndsNode
 
 MODES = {"plain": Mode.PLAIN, "sequence": Mode.SEQUENCE, "atomic": Mode.ATOMIC}

@@ -9,10 +9,20 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping
 from typing import Any, Protocol
 
-from headend.dm.commands import CommandsJob
-from headend.dm.firmware import FirmwareJob
-from headend.dm.params import HTTPS_URL, NODES_PER_JOB_MAX, JobError, data, known_keys, node_value, objects, text, uri
-from headend.dm.steps import (
+from headend.dm.jobs.commands import CommandsJob
+from headend.dm.jobs.firmware import FirmwareJob
+from headend.dm.jobs.params import (
+    HTTPS_URL,
+    NODES_PER_JOB_MAX,
+    JobError,
+    data,
+    known_keys,
+    node_value,
+    objects,
+    text,
+    uri,
+)
+from headend.dm.jobs.steps import (
     ACCEPTED,
     EXISTS,
     NOT_FOUND,

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from headend.dm.steps import Json
+from headend.dm.jobs.steps import Json
 
 NODES_PER_JOB_MAX = 1000
 URI_CHARS_MAX = 255

@@ -12,8 +12,8 @@ from collections.abc import Generator, Mapping
 from typing import Any
 from urllib.parse import quote
 
-from headend.dm.params import HTTPS_URL, JobError, known_keys, text
-from headend.dm.steps import (
+from headend.dm.jobs.params import HTTPS_URL, JobError, known_keys, text
+from headend.dm.jobs.steps import (
     ACCEPTED,
     Batch,
     Checkpoint,

@@ -9,9 +9,10 @@ from typing import Any
 
 from sqlalchemy import Connection, delete, insert, select
 
-from headend.dm import accounts, jobs
+from headend.dm import accounts
 from headend.dm.engine import AlertSeen
-from headend.dm.steps import Checkpoint, Job, Known, Note, Outcome
+from headend.dm.jobs import queue as jobs
+from headend.dm.jobs.steps import Checkpoint, Job, Known, Note, Outcome
 from headend.dm.tables import alerts, values
 from omadm.syncml.messages import Item, Meta
 

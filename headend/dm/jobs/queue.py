@@ -16,9 +16,9 @@ from typing import Any
 from sqlalchemy import Connection, insert, select, update
 
 from headend.dm.accounts import UnknownDevice, load
-from headend.dm.firmware import FIRMWARE
-from headend.dm.kinds import KINDS, JobError
-from headend.dm.steps import Done, Failed, Job, Json, Outcome, Waiting
+from headend.dm.jobs.firmware import FIRMWARE
+from headend.dm.jobs.steps import Done, Failed, Job, Json, Outcome, Waiting
+from headend.dm.jobs.types import KINDS, JobError
 from headend.dm.tables import jobs
 from headend.software.releases import Release, of_version
 
