@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.agent.test_supervisor_agent import Process, authority, home
+from tests.agent.daemon.test_supervisor_agent import Process, authority, home
 from tests.oldkernel import make_interpreter, why_not
 from tests.updateagent.test_program import IMAGE_BYTES, Device, firmware, image, keys, software
 

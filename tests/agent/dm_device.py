@@ -15,7 +15,7 @@ from agent.settings.device import DeviceInfo
 from agent.settings.provisioning import Provisioning, TaskStatus
 from agent.status import MeterStatus, Status, StatusBoard
 from omadm.descriptor import DeltaSource, Descriptor
-from tests.agent.dm_server import DEVICE_ID, PROFILE, FakeDmServer
+from tests.agent.dm.server import DEVICE_ID, PROFILE, FakeDmServer
 from tests.agent.virtual import VirtualClock
 from tests.sim.faulty_disk import FaultyDisk
 from updateagent.disk import Storage

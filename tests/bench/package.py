@@ -32,8 +32,8 @@ CHILD = """
 import json, os, sys
 from pathlib import Path
 from updateagent.disk import RealDisk
-from updateagent.manifest import Trust, verify_description, verify_package
-from updateagent.trust import load_roots
+from updateagent.package.manifest import Trust, verify_description, verify_package
+from updateagent.package.trust import load_roots
 task, package, roots, out, source = sys.argv[1:6]
 trust = Trust(load_roots(Path(roots)), "dcu-a1", {now})
 check = verify_description if task == "description" else verify_package

@@ -38,10 +38,10 @@ from dlms.security.settings import Auth, Hls, Lls, MemoryCounters, Policy, Secur
 from dlms.server.builtin import association_object
 from dlms.server.objects import ServerObject
 from dlms.server.server import MeterServer
+from tests.dlms.cli.test_tool import simulated
+from tests.dlms.client.test_meter import PROFILE, START, World
 from tests.dlms.meter_port import MeterPort
-from tests.dlms.test_client import PROFILE, START, World
-from tests.dlms.test_security import AK, CLIENT, EK, METER
-from tests.dlms.test_tool import simulated
+from tests.dlms.security.test_security import AK, CLIENT, EK, METER
 
 HERE = Path(__file__).parent
 PEERS = Path(os.environ.get("DLMS_PEERS_PYTHON", HERE.parents[1] / ".venv-peers" / "bin" / "python"))

@@ -42,17 +42,13 @@ from dlms.xdlms.apdu.common import Item
 from dlms.xdlms.exchange import Exchange, GetAnswer, GetExchange
 from dlms.xdlms.exchange_write import ActionExchange, SetExchange
 from dlms.xdlms.gbt import BlockTransfer
-from tests.dlms import (
-    test_app_fuzz,
-    test_association,
-    test_cosem,
-    test_general_keys,
-    test_security,
-    test_security_setup,
-    test_server,
-)
+from tests.dlms.client import test_association
+from tests.dlms.cosem import test_profile_and_tables as test_cosem
 from tests.dlms.plain_link import PacketLink
 from tests.dlms.random_data import random_of
+from tests.dlms.security import test_general_keys, test_security
+from tests.dlms.server import test_security_setup, test_server
+from tests.dlms.xdlms import test_app_fuzz
 from tests.fuzz.guided import Target, main
 
 PARSERS: tuple[Callable[[bytes], object], ...] = (

@@ -23,8 +23,8 @@ from typing import cast
 
 from tests.sim.board.uboot import ENV_BYTES, ENV_OFFSETS, Environment
 from tests.updateagent.board import content
+from tests.updateagent.package.signed import SignedStory, pem, signed_stories
 from tests.updateagent.packages import HARDWARE, Workshop, root
-from tests.updateagent.signed import SignedStory, pem, signed_stories
 from updateagent.__main__ import main as dcu_update
 from updateagent.errors import EXIT_REBOOT_WANTED, FORMAT, LIMIT, PACKAGE_MISSING, TRUNCATED, all_codes
 from updateagent.package import cpio

@@ -1,0 +1,493 @@
+"""The store: durable, bounded, delivered ones go first, and corruption never becomes a crash loop."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from agent.metering.reading import FIELDS, UnstorableError, encode
+from agent.metering.reading_store import REMEMBERED_MAX, Progress, Store, StoreError
+from dlms.axdr import Data, Tag
+from tests.agent.metering.readings import reading, visit
+from tests.agent.virtual import VirtualClock
+
+REPO = Path(__file__).resolve().parents[3]
+
+
+def store(tmp_path: Path, records_max: int = 10_000, keep: int = 0, bytes_max: int = 64 << 20) -> Store:
+    return Store(
+        tmp_path / "s" / "readings.db",
+        VirtualClock(),
+        records_max=records_max,
+        keep_forwarded_max=keep,
+        bytes_max=bytes_max,
+    )
+
+
+def raws(opened: Store, records_max: int = 1000) -> list[object]:
+    batch = opened.batch(records_max)
+    return [record["raw"] for record in batch.records] if batch else []
+
+
+def test_what_was_appended_comes_out_in_order_with_ascending_ids(tmp_path: Path) -> None:
+    opened = store(tmp_path)
+    assert opened.append(visit(0, 3)) == (1, 3)
+    assert opened.append(visit(3, 2, "m2")) == (4, 5)
+    batch = opened.batch(1000)
+    assert batch is not None
+    assert [record["id"] for record in batch.records] == [1, 2, 3, 4, 5]
+    assert [record["raw"] for record in batch.records] == [0, 1, 2, 3, 4]
+    assert batch.records[4]["meter"] == "m2"
+    assert batch.records[0] == {"id": 1, **{name: getattr(reading(0), name) for name in FIELDS[:-1]}}
+    assert (batch.first, batch.last) == (1, 5)
+
+
+def test_a_cell_of_a_profile_says_so(tmp_path: Path) -> None:
+    opened = store(tmp_path)
+    opened.append([reading(0), replace(reading(1), profile="1.0.99.1.0.255")])
+    batch = opened.batch(10)
+    assert batch is not None
+    assert [record.get("profile", "none") for record in batch.records] == ["none", "1.0.99.1.0.255"]
+
+
+def test_a_batch_has_a_limit_and_may_end_inside_a_visit(tmp_path: Path) -> None:
+    opened = store(tmp_path)
+    opened.append(visit(0, 5))
+    opened.append(visit(5, 5))
+    seen: list[object] = []
+    while (batch := opened.batch(3)) is not None:
+        assert len(batch.records) <= 3
+        seen += [record["raw"] for record in batch.records]
+        assert opened.release(batch.store, batch.last) == len(batch.records)
+    assert seen == list(range(10))
+    assert opened.stats().pending == 0
+    assert opened.stats().forwarded == 10
+
+
+def test_nothing_is_lost_by_closing_and_opening(tmp_path: Path) -> None:
+    opened = store(tmp_path)
+    opened.append(visit(0, 4), [Progress("m1", "t1", 900)], {"m1": {"scalers": {"a": [0, 30]}}})
+    first = opened.batch(2)
+    assert first is not None
+    opened.release(first.store, first.last)
+    opened.close()
+    again = store(tmp_path)
+    assert raws(again) == [2, 3]
+    assert again.append(visit(4, 1)) == (5, 5)
+    assert again.progress() == {("m1", "t1"): 900}
+    assert again.knowledge("m1") == {"scalers": {"a": [0, 30]}}
+    assert again.knowledge("m2") is None
+    assert again.stats().uuid == first.store
+
+
+def test_progress_is_replaced_and_forgotten(tmp_path: Path) -> None:
+    opened = store(tmp_path)
+    opened.append([], [Progress("m1", "t1", 900), Progress("m1", "t2", 900), Progress("m2", "t1", 900)])
+    opened.append([], [Progress("m1", "t1", 1800)], {"m2": {}, "m2#t1#1.0.99.1.0.255": {}, "m20": {}})
+    assert opened.progress()["m1", "t1"] == 1800
+    opened.append([], [], {"m1#t2#1.0.99.1.0.255": {}, "m1#t1#1.0.99.1.0.255": {}})
+    opened.forget(meters=["m2"], tasks=["t2"])
+    assert opened.knowledge("m1#t2#1.0.99.1.0.255") is None
+    assert opened.knowledge("m1#t1#1.0.99.1.0.255") == {}
+    assert opened.progress() == {("m1", "t1"): 1800}
+    assert opened.knowledge("m2") is None
+    assert opened.knowledge("m2#t1#1.0.99.1.0.255") is None
+    assert opened.knowledge("m20") == {}
+
+
+def test_meters_that_nobody_knows_any_more_are_forgotten_when_there_are_very_many(tmp_path: Path) -> None:
+    opened = store(tmp_path)
+    assert opened.retain(["m1"]) == 0
+    names = [f"m{number}" for number in range(REMEMBERED_MAX + 1)]
+    opened.append([], [Progress(name, "t1", 900) for name in names], {"m1#t1#x": {}, "m2": {}})
+    assert opened.retain(["m1", "m7"]) == len(names) - 2
+    assert set(opened.progress()) == {("m1", "t1"), ("m7", "t1")}
+    assert opened.knowledge("m1#t1#x") == {}
+
+
+def test_an_acknowledgement_of_another_store_or_of_nothing_releases_nothing(tmp_path: Path) -> None:
+    opened = store(tmp_path)
+    opened.append(visit(0, 3))
+    uuid = opened.stats().uuid
+    assert opened.release("0" * 32, 3) == 0
+    assert opened.release(uuid, 4) == 0
+    assert opened.release(uuid, 0) == 0
+    assert opened.release(uuid, 2) == 2
+    assert opened.release(uuid, 2) == 0
+    assert raws(opened) == [2]
+
+
+def test_when_full_the_delivered_go_first_and_nothing_is_lost(tmp_path: Path) -> None:
+    opened = store(tmp_path, records_max=1000, keep=1000)
+    for start in range(0, 1000, 100):
+        opened.append(visit(start, 100))
+    uuid = opened.stats().uuid
+    opened.release(uuid, 500)
+    assert opened.stats().kept == 500
+    for start in range(1000, 1500, 100):
+        opened.append(visit(start, 100))
+    stats = opened.stats()
+    assert (stats.pending, stats.kept, stats.lost) == (1000, 0, 0)
+    assert raws(opened)[0] == 500
+
+
+def test_when_full_of_undelivered_the_oldest_go_counted_and_logged_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    opened = store(tmp_path, records_max=1000)
+    for start in range(0, 1500, 100):
+        opened.append(visit(start, 100))
+    stats = opened.stats()
+    assert (stats.pending, stats.lost) == (1000, 500)
+    assert raws(opened)[0] == 500
+    losses = [record for record in caplog.records if getattr(record, "event", "") == "store.loss"]
+    assert len(losses) == 1
+
+
+def test_a_partly_delivered_visit_counts_only_its_undelivered_records_as_lost(tmp_path: Path) -> None:
+    opened = store(tmp_path, records_max=1000)
+    opened.append(visit(0, 600))
+    opened.release(opened.stats().uuid, 250)
+    opened.append(visit(600, 600))
+    stats = opened.stats()
+    assert (stats.pending, stats.lost, stats.forwarded) == (600, 350, 250)
+
+
+def test_delivered_readings_are_kept_within_their_own_bound(tmp_path: Path) -> None:
+    opened = store(tmp_path, keep=250)
+    for start in range(0, 1000, 100):
+        opened.append(visit(start, 100))
+    opened.release(opened.stats().uuid, 1000)
+    assert opened.stats().kept == 200
+    assert opened.batch(10) is None
+
+
+def test_the_file_stays_within_its_bound_by_giving_up_the_oldest(tmp_path: Path) -> None:
+    rng = random.Random(1)
+    opened = store(tmp_path, records_max=1_000_000, bytes_max=1 << 20)
+    for start in range(0, 6000, 20):
+        noisy = [
+            reading(number, "".join(rng.choices("abcdefghijklmnop0123456789", k=200)))
+            for number in range(start, start + 20)
+        ]
+        opened.append(noisy)
+    stats = opened.stats()
+    assert stats.lost > 0
+    assert stats.lost + stats.pending == 6000
+    assert (tmp_path / "s" / "readings.db").stat().st_size <= 1 << 20
+    batch = opened.batch(1_000_000)
+    assert batch is not None
+    assert batch.first == stats.lost + 1
+
+
+def test_a_refused_record_is_set_aside_and_the_next_one_comes(tmp_path: Path) -> None:
+    opened = store(tmp_path)
+    opened.append(visit(0, 3))
+    batch = opened.batch(1)
+    assert batch is not None
+    opened.refuse(batch, "no such unit")
+    opened.refuse(batch, "no such unit")
+    assert raws(opened) == [1, 2]
+    assert opened.stats().refused == 1
+
+
+def test_the_age_of_the_queue_is_that_of_its_oldest_undelivered_visit(tmp_path: Path) -> None:
+    clock = VirtualClock()
+    opened = Store(tmp_path / "readings.db", clock, records_max=1000, keep_forwarded_max=1000)
+    made: list[float] = []
+    for start in range(0, 30, 10):
+        opened.append(visit(start, 10))
+        made.append(clock.wall())
+        clock.advance(60)
+    assert opened.stats().oldest == made[0]
+    opened.release(opened.stats().uuid, 15)
+    assert opened.stats().oldest == made[1]
+    opened.release(opened.stats().uuid, 30)
+    assert opened.stats().oldest == 0.0
+
+
+def test_the_listener_hears_of_every_append(tmp_path: Path) -> None:
+    opened, heard = store(tmp_path), []
+    opened.on_append = lambda: heard.append(1)
+    opened.append(visit(0, 1))
+    opened.append(visit(1, 1))
+    assert heard == [1, 1]
+
+
+# --- trouble of the file ---
+
+
+def corrupt_middle(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[4096 : len(data) // 2] = b"\xa5" * (len(data) // 2 - 4096)
+    file.write_bytes(data)
+
+
+def cut_short(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:5000])
+
+
+def no_database(file: Path) -> None:
+    file.write_bytes(b"this was never a database" * 400)
+
+
+def another_database(file: Path) -> None:
+    file.unlink()
+    db = sqlite3.connect(file)
+    db.execute("CREATE TABLE block (x)")
+    db.commit()
+    db.close()
+
+
+def another_format(file: Path) -> None:
+    db = sqlite3.connect(file)
+    db.execute("UPDATE meta SET value=99 WHERE key='format'")
+    db.commit()
+    db.close()
+
+
+def other_types(file: Path) -> None:
+    db = sqlite3.connect(file)
+    db.execute("PRAGMA ignore_check_constraints=1")
+    db.execute("INSERT INTO progress VALUES ('m', 't', 'yesterday')")
+    db.commit()
+    db.close()
+
+
+def schema_that_is_no_text(file: Path) -> None:
+    data = file.read_bytes()
+    assert b"CREATE TABLE progress" in data
+    file.write_bytes(data.replace(b"CREATE TABLE progress", b"CREATE TABLE pr\xff\xfe\xfdess"))
+
+
+def counters_astray(file: Path) -> None:
+    db = sqlite3.connect(file)
+    db.execute("UPDATE meta SET value=2 WHERE key='next'")
+    db.commit()
+    db.close()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        corrupt_middle,
+        cut_short,
+        no_database,
+        another_database,
+        another_format,
+        other_types,
+        schema_that_is_no_text,
+        counters_astray,
+    ],
+)
+def test_a_damaged_store_is_set_aside_and_a_new_one_with_another_name_begins(
+    tmp_path: Path, damage: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    opened = store(tmp_path)
+    for start in range(0, 5000, 100):
+        opened.append(visit(start, 100))
+    old = opened.stats().uuid
+    opened.close()
+    file = tmp_path / "s" / "readings.db"
+    damage(file)  # type: ignore[operator]
+    again = store(tmp_path)
+    assert again.append(visit(0, 2)) == (1, 2)
+    assert raws(again) == [0, 1]
+    assert again.stats().uuid != old
+    assert (tmp_path / "s" / "readings.db.corrupt").exists()
+    assert any(getattr(record, "event", "") == "store.corrupt" for record in caplog.records)
+
+
+def test_only_one_damaged_store_is_kept(tmp_path: Path) -> None:
+    for _ in range(3):
+        opened = store(tmp_path)
+        opened.append(visit(0, 2))
+        opened.close()
+        no_database(tmp_path / "s" / "readings.db")
+    store(tmp_path).stats()
+    assert sorted(path.name for path in (tmp_path / "s").iterdir() if "corrupt" in path.name) == ["readings.db.corrupt"]
+
+
+def test_rot_inside_one_visit_skips_that_visit_only(tmp_path: Path) -> None:
+    opened = store(tmp_path)
+    for start in range(0, 30, 10):
+        opened.append(visit(start, 10))
+    opened.close()
+    db = sqlite3.connect(tmp_path / "s" / "readings.db")
+    db.execute("UPDATE block SET body=zeroblob(100) WHERE first=11")
+    db.commit()
+    db.close()
+    again = store(tmp_path)
+    batch = again.batch(1000)
+    assert batch is not None
+    assert [record["id"] for record in batch.records] == [*range(1, 11), *range(21, 31)]
+    assert (batch.last, batch.skipped) == (30, 10)
+    again.release(batch.store, batch.last)
+    assert again.batch(10) is None
+
+
+def test_a_batch_of_nothing_but_rot_can_be_released(tmp_path: Path) -> None:
+    opened = store(tmp_path)
+    opened.append(visit(0, 10))
+    opened.close()
+    db = sqlite3.connect(tmp_path / "s" / "readings.db")
+    db.execute("UPDATE block SET body=x'6e6f'")
+    db.commit()
+    db.close()
+    again = store(tmp_path)
+    batch = again.batch(5)
+    assert batch is not None
+    assert (batch.records, batch.last) == ((), 10)
+    assert again.release(batch.store, batch.last) == 10
+
+
+def test_a_file_system_in_trouble_is_an_error_now_and_the_store_works_when_it_is_over(tmp_path: Path) -> None:
+    (tmp_path / "s").write_text("a file where the folder should be")
+    opened = store(tmp_path)
+    health: list[str] = []
+    opened.on_health = health.append
+    for _ in range(2):
+        with pytest.raises(StoreError):
+            opened.append(visit(0, 1))
+    (tmp_path / "s").unlink()
+    assert opened.append(visit(0, 1)) == (1, 1)
+    assert [problem == "" for problem in health] == [False, False, True]
+
+
+def test_a_store_held_by_another_process_is_trouble_and_not_corruption(tmp_path: Path) -> None:
+    opened = store(tmp_path)
+    opened.append(visit(0, 1))
+    opened.close()
+    holder = sqlite3.connect(tmp_path / "s" / "readings.db", isolation_level=None)
+    holder.execute("PRAGMA locking_mode=EXCLUSIVE")
+    holder.execute("BEGIN EXCLUSIVE")
+    again = store(tmp_path)
+    again.file.busy_timeout_s = 0.0
+    with pytest.raises(StoreError, match="locked"):
+        again.stats()
+    holder.close()
+    assert raws(again) == [0]
+
+
+@pytest.mark.parametrize("defect", [ZeroDivisionError, sqlite3.ProgrammingError])
+def test_a_defect_in_the_middle_of_a_transaction_leaves_nothing_of_it_and_no_doubt_about_the_file(
+    tmp_path: Path, defect: type[Exception]
+) -> None:
+    opened = store(tmp_path)
+    opened.append(visit(0, 2))
+
+    def half(db: sqlite3.Connection, counters: dict[str, int]) -> None:
+        db.execute("INSERT INTO block VALUES (?, ?, ?, ?)", (counters["next"], counters["next"], 1.0, b"half"))
+        raise defect("a mistake of ours")
+
+    with pytest.raises(defect):
+        opened.file.run(half)
+    assert opened.append(visit(2, 1)) == (3, 3)
+    assert raws(opened) == [0, 1, 2]
+    assert not (tmp_path / "s" / "readings.db.corrupt").exists()
+
+
+# --- power ---
+
+WRITER = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+from agent.clock import SystemClock
+from agent.metering.reading_store import Progress, Store
+from tests.agent.metering.readings import visit
+
+store = Store(Path(sys.argv[1]), SystemClock(), records_max=10**6, keep_forwarded_max=0)
+for number in range(10**6):
+    first, last = store.append(visit(number * 7, 7), [Progress("m1", "t1", number + 1)])
+    print(number, first, last, flush=True)
+"""
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("visits", [1, 5, 23])
+def test_a_killed_writer_has_stored_all_that_it_reported_and_whole_visits_only(tmp_path: Path, visits: int) -> None:
+    file = tmp_path / "s" / "readings.db"
+    command = [sys.executable, "-c", WRITER, str(file)]
+    with subprocess.Popen(command, cwd=REPO, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        reported = [process.stdout.readline() for _ in range(visits)]
+        process.send_signal(signal.SIGKILL)
+        reported += process.stdout.readlines()
+    whole = [line for line in reported if line.endswith("\n")]
+    opened = store(tmp_path, records_max=10**6)
+    stats = opened.stats()
+    assert stats.pending >= 7 * len(whole)
+    assert stats.pending % 7 == 0
+    assert raws(opened, 10**6)[: 7 * len(whole)] == list(range(7 * len(whole)))
+    assert opened.progress() == {("m1", "t1"): stats.pending // 7}
+
+
+# --- values ---
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (Data(Tag.NULL, None), ("null", None)),
+        (Data(Tag.BOOLEAN, value=True), ("bool", True)),
+        (Data(Tag.DOUBLE_LONG_UNSIGNED, 4_294_967_295), ("u32", 4_294_967_295)),
+        (Data(Tag.LONG64_UNSIGNED, 2**64 - 1), ("u64", 2**64 - 1)),
+        (Data(Tag.INTEGER, -128), ("i8", -128)),
+        (Data(Tag.ENUM, 30), ("enum", 30)),
+        (Data(Tag.BIT_STRING, "0101"), ("bits", "0101")),
+        (Data(Tag.OCTET_STRING, b"\x01\xff"), ("oct", "01ff")),
+        (Data(Tag.VISIBLE_STRING, "abc"), ("str", "abc")),
+        (Data(Tag.UTF8_STRING, "a\udcff"), ("str", "a\ufffd")),
+        (Data(Tag.FLOAT32, 1.5), ("f32", 1.5)),
+        (Data(Tag.DATE_TIME, bytes(12)), ("dt", "00" * 12)),
+        (
+            Data(Tag.STRUCTURE, (Data(Tag.INTEGER, -3), Data(Tag.ARRAY, (Data(Tag.ENUM, 30),)))),
+            ("struct", [["i8", -3], ["array", [["enum", 30]]]]),
+        ),
+    ],
+)
+def test_a_value_becomes_a_tag_and_what_json_can_hold(data: Data, expected: tuple[str, object]) -> None:
+    assert encode(data) == expected
+    json.dumps(encode(data), allow_nan=False).encode("utf-8")
+
+
+def test_twelve_octets_are_a_date_time_only_where_the_list_says_so() -> None:
+    twelve = Data(Tag.OCTET_STRING, bytes(12))
+    assert encode(twelve)[0] == "oct"
+    assert encode(twelve, date_time=True)[0] == "dt"
+    assert encode(Data(Tag.OCTET_STRING, bytes(11)), date_time=True)[0] == "oct"
+
+
+@pytest.mark.parametrize(
+    ("value", "raw"), [(float("nan"), "NaN"), (float("inf"), "Infinity"), (float("-inf"), "-Infinity")]
+)
+def test_what_is_no_number_is_a_word_that_json_can_hold(value: float, raw: str) -> None:
+    assert encode(Data(Tag.FLOAT64, value)) == ("f64", raw)
+
+
+def nested(depth: int) -> Data:
+    data = Data(Tag.NULL, None)
+    for _ in range(depth):
+        data = Data(Tag.STRUCTURE, (data,))
+    return data
+
+
+def test_a_value_that_the_head_end_would_not_take_is_an_error_of_its_own() -> None:
+    assert encode(nested(8))[0] == "struct"
+    for data, why in (
+        (nested(9), "too-deep"),
+        (Data(Tag.ARRAY, (Data(Tag.ENUM, 1),) * 3000), "too-large"),
+        (Data(Tag.ARRAY, (Data(Tag.OCTET_STRING, bytes(100)),) * 100), "too-large"),
+        (Data(Tag.OCTET_STRING, bytes(9000)), "too-large"),
+    ):
+        with pytest.raises(UnstorableError, match=why):
+            encode(data)

@@ -1,0 +1,181 @@
+"""Management objects apart from sessions: accounts, provisioning, names."""
+
+from __future__ import annotations
+
+import json
+from random import Random
+
+import pytest
+
+from agent.mo import dmacc, fumo
+from agent.mo.ami import node_name, provisioning_from_tree
+from agent.settings.provisioning import MeterAccess, Provisioning, UplinkSettings
+from agent.status import MeterStatus
+from agent.tree import alerts
+from agent.tree.schema import Format, NodeSpec
+from agent.tree.tree import Transaction
+from omadm.bootstrap import account_from_tnds, parse_profile
+from omadm.codes import Code, Refusal
+from tests.agent.dm.server import ACCOUNT, PROFILE, SERVER_ID, FakeDmServer, get
+from tests.agent.dm_device import Device
+
+
+def fresh() -> Transaction:
+    return Device(FakeDmServer()).service.tree.view()
+
+
+def put(changing: Transaction, **values: str) -> None:
+    for path, value in values.items():
+        changing.put(tuple(path.split("__")), value)
+
+
+def test_a_tree_without_anything_provisions_nothing() -> None:
+    assert provisioning_from_tree(fresh()) == Provisioning()
+
+
+def test_everything_provisioned_is_one_value() -> None:
+    changing = fresh()
+    put(
+        changing,
+        AMI__Uplink__URL="https://h/r",
+        AMI__Uplink__Token="t",
+        AMI__Uplink__BatchMax="9",
+        AMI__Access__Client="3",
+        AMI__Access__Auth="low",
+        AMI__Access__Secret="pässword",
+        SCHED__Task__b__Setting__Every="60",
+        SCHED__Task__b__Setting__ReadingList="list",
+        SCHED__Task__b__Setting__Offset="59",
+        SCHED__Task__b__Setting__Priority="2",
+        SCHED__Task__b__Enabled="false",
+        SCHED__Task__a__Setting__Every="1",
+        SCHED__Task__a__Setting__ReadingList="list",
+    )
+    found = provisioning_from_tree(changing)
+    assert found.uplink == UplinkSettings("https://h/r", "t", 9)
+    assert found.access == MeterAccess(3, "low", "pässword".encode())
+    assert [(t.task_id, t.every_s, t.offset_s, t.priority, t.enabled) for t in found.tasks] == [
+        ("a", 1, 0, 0, True),
+        ("b", 60, 59, 2, False),
+    ]
+
+
+def test_an_incomplete_or_contradicting_task_is_left_out_and_the_others_are_not() -> None:
+    changing = fresh()
+    put(
+        changing,
+        SCHED__Task__a__Setting__Every="60",
+        SCHED__Task__b__Setting__ReadingList="list",
+        SCHED__Task__c__Name="only a name",
+        SCHED__Task__d__Setting__Every="60",
+        SCHED__Task__d__Setting__ReadingList="list",
+        SCHED__Task__d__Setting__Offset="60",
+        SCHED__Task__e__Setting__Every="60",
+        SCHED__Task__e__Setting__ReadingList="list",
+    )
+    assert [task.task_id for task in provisioning_from_tree(changing).tasks] == ["e"]
+
+
+@pytest.mark.parametrize("name", ["../secret", ".hidden", "a/b", "", "a b", "a\n"])
+def test_a_reading_list_cannot_name_a_file_elsewhere(name: str) -> None:
+    with pytest.raises(Refusal) as found:
+        fresh().put(("SCHED", "Task", "t", "Setting", "ReadingList"), name)
+    assert found.value.code is Code.BAD_REQUEST
+
+
+def test_a_bootstrapped_account_reads_back_as_it_was_sent() -> None:
+    changing = fresh()
+    assert dmacc.account(changing) is None
+    assert dmacc.install(changing, parse_profile(PROFILE)) == ACCOUNT
+    assert dmacc.account(changing) == ACCOUNT == account_from_tnds(parse_profile(PROFILE))
+
+
+def test_a_new_account_takes_the_place_of_the_old_one() -> None:
+    changing = fresh()
+    dmacc.install(changing, parse_profile(PROFILE))
+    changing.put(("DMAcc", "old", "ServerID"), "old")
+    dmacc.install(changing, parse_profile(PROFILE))
+    assert changing.names(changing.place(("DMAcc",))) == ["main"]
+
+
+@pytest.mark.parametrize("missing", ["AAuthLevel", "AAuthName"])
+def test_half_an_account_is_none(missing: str) -> None:
+    changing = fresh()
+    dmacc.install(changing, parse_profile(PROFILE))
+    changing.drop(("DMAcc", "main", "AppAuth", "client", missing))
+    assert dmacc.account(changing) is None
+
+
+def test_the_bootstrapped_server_has_rights_on_what_it_manages_and_nobody_else_has() -> None:
+    device = Device(FakeDmServer()).registered()
+    for server, allowed in ((SERVER_ID, True), ("stranger", False)):
+        looking = device.service.tree.view(server)
+        for root in ("SCHED", "AMI", "FUMO", "SCOMO"):
+            place = looking.place((root,))
+            assert all(place.acl.allows(command, server) == allowed for command in ("Add", "Replace", "Delete", "Exec"))
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("KFM1000000000001", "KFM1000000000001"),
+        ("a/b?c*", "a%2Fb%3Fc%2A"),
+        ("..", "%2E%2E"),
+        ("é", "%C3%A9"),
+        ("100%", "100%25"),
+        ("x" * 100, "x" * 64),
+    ],
+)
+def test_identifiers_become_node_names(text: str, name: str) -> None:
+    assert node_name(text) == name
+
+
+def test_a_meter_that_left_meanwhile_reads_as_left() -> None:
+    device = Device(FakeDmServer()).registered()
+    device.meters.append(MeterStatus("m", "p", 1, "read", 0.0))
+    looking = device.service.tree.view()
+    place = looking.place(("AMI", "Meter", "m", "State"))
+    device.meters.clear()
+    assert looking.value(place) == "left"
+    assert looking.find(("AMI", "Meter", "m")) is None
+
+
+def test_every_described_node_has_a_name_that_an_address_can_hold() -> None:
+    def check(spec: NodeSpec) -> None:
+        assert "/" not in spec.name
+        assert spec.interior or spec.format is not Format.NODE
+        names = [child.name for child in spec.children]
+        assert len(names) == len(set(names))
+        for child in spec.children:
+            check(child)
+
+    check(Device(FakeDmServer()).service.tree.schema)
+
+
+def test_a_firmware_job_that_cannot_be_read_is_a_fresh_one() -> None:
+    random = Random(3)
+    changing = fresh()
+    for _ in range(300):
+        values: list[object] = [1, "x", None, [], 10, True]
+        record = {name: random.choice(values) for name in fumo.Job.__slots__}
+        changing.set_record("fumo", json.loads(json.dumps(record)))
+        assert fumo.load(changing).state in set(fumo.State)
+
+
+def test_the_oldest_alerts_give_way_when_a_server_never_answers() -> None:
+    changing = fresh()
+    for number in range(40):
+        alerts.put(changing, alerts.GenericAlert(f"a{number}", "t", "./X", "d"))
+    alerts.put(changing, alerts.GenericAlert("a39", "t", "./X", "again"))
+    found = alerts.pending(changing)
+    assert [alert.id for alert in found] == [f"a{number}" for number in range(8, 40)]
+    assert found[-1].data == "again"
+    assert alerts.take(changing, "a0") is None
+
+
+def test_an_alert_without_correlator_carries_none() -> None:
+    device = Device(FakeDmServer()).registered()
+    with device.service.tree.transaction() as changing:
+        alerts.put(changing, alerts.GenericAlert("a", "urn:x", "./SCHED", "text"))
+    device.session([get("./DevInfo/Man")])
+    assert device.server.generic == [("urn:x", "./SCHED", "text", None)]

@@ -1,0 +1,311 @@
+"""The configuration file: what is right is a value, what is wrong is named with file, line and key, all at once."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+
+from agent.settings import config as configuration
+from agent.settings.config import Config, ConfigError, load
+from agent.settings.identity import SecretError, device_info, read_release, read_secret
+
+REPO = Path(__file__).resolve().parents[3]
+
+MINIMAL = """\
+device:
+  id: urn:dcu:KR-000042
+  key_file: device.key
+  man: Example
+  mod: DCU-1
+  hw_version: A
+security_server:
+  url: https://127.0.0.1:8443/ssmp
+  ca_file: ca.pem
+update: {compatible: board-1}
+"""
+
+FULL = (
+    MINIMAL
+    + """\
+dm:
+  poll_every_s: 60
+  content_type: xml
+  push_listen: {host: 127.0.0.1, port: 0}
+ports:
+  - {name: plc0, protocol: prime-usi, url: /dev/ttyS1}
+  - name: rs485
+    protocol: hdlc
+    url: /dev/ttyS2
+    baudrate: 19200
+    scan: {first: 17, last: 20}
+reboot_command: [dcu-reboot, now]
+log: {level: debug, file: dcu.log}
+"""
+)
+
+
+def read(tmp_path: Path, text: str | bytes) -> Config:
+    file = tmp_path / "dcu.yaml"
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return load(file)
+
+
+def problems(tmp_path: Path, text: str | bytes) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        read(tmp_path, text)
+    prefix = f"{tmp_path / 'dcu.yaml'}:"
+    lines = str(caught.value).splitlines()
+    assert all(line.startswith(prefix) for line in lines)
+    return [line.removeprefix(prefix) for line in lines]
+
+
+def test_a_minimal_file_gets_every_default(tmp_path: Path) -> None:
+    config = read(tmp_path, MINIMAL)
+    assert config.device.id == "urn:dcu:KR-000042"
+    assert config.ports == ()
+    assert config.dm.poll_every_s == 3600
+    assert config.dm.content_type == "application/vnd.syncml.dm+wbxml"
+    assert config.dm.push_listen is None
+    assert config.state_dir == Path("/var/lib/dcu")
+    assert config.metering.store_file == Path("/var/lib/dcu/readings.db")
+    assert config.reboot_command == ("reboot",)
+    assert config.log.file is None
+
+
+def test_a_full_file_is_read_as_written(tmp_path: Path) -> None:
+    config = read(tmp_path, FULL)
+    assert config.dm.content_type == "application/vnd.syncml.dm+xml"
+    assert config.dm.push_listen == configuration.PushConfig(host="127.0.0.1", port=0)
+    assert [(port.name, port.protocol, port.baudrate) for port in config.ports] == [
+        ("plc0", "prime-usi", 115_200),
+        ("rs485", "hdlc", 19_200),
+    ]
+    assert config.ports[1].scan == configuration.ScanConfig(first=17, last=20)
+    assert config.reboot_command == ("dcu-reboot", "now")
+
+
+def test_relative_paths_start_at_the_folder_of_the_file(tmp_path: Path) -> None:
+    config = read(tmp_path, FULL)
+    assert config.device.key_file == tmp_path / "device.key"
+    assert config.log.file == tmp_path / "dcu.log"
+
+
+def test_the_value_is_immutable(tmp_path: Path) -> None:
+    config = read(tmp_path, MINIMAL)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.device.man = "Other"  # type: ignore[misc]
+
+
+def test_all_errors_are_reported_at_once_in_the_order_of_their_lines(tmp_path: Path) -> None:
+    text = MINIMAL.replace("man: Example", "man: 5").replace("mod: DCU-1", "mdo: DCU-1") + (
+        "dm:\n  poll_every_s: often\nports:\n  - {name: a b, protocol: modbus, url: /dev/ttyS1}\nstate: /tmp\n"
+    )
+    assert problems(tmp_path, text) == [
+        "2: device.mod: is missing",
+        "4: device.man: wanted text, got a whole number '5' (quote it)",
+        "5: device.mdo: unknown key; did you mean mod?",
+        "12: dm.poll_every_s: wanted a whole number, got text 'often'",
+        "14: ports[0].protocol: wanted one of prime-usi, hdlc, dlmsotcp, got 'modbus'",
+        "14: ports[0].name: wanted up to 32 letters, digits, - and _, got 'a b'",
+        "15: state: unknown key; did you mean state_dir?",
+    ]
+
+
+def test_a_key_given_twice_is_an_error_at_its_second_line(tmp_path: Path) -> None:
+    assert problems(tmp_path, MINIMAL + "state_dir: /a\nstate_dir: /b\n") == [
+        "12: state_dir: given twice, first on line 11"
+    ]
+
+
+def test_missing_sections_are_named(tmp_path: Path) -> None:
+    found = problems(tmp_path, "state_dir: /a\n")
+    assert "1: device: is missing" in found
+    assert "1: security_server: is missing" in found
+    assert "1: update: is missing" in found
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("dm: {poll_every_s: 010}", "dm.poll_every_s: wanted a decimal whole number, got '010'"),
+        ("dm: {poll_every_s: 1:30}", "dm.poll_every_s: wanted a decimal whole number, got '1:30'"),
+        ("dm: {poll_every_s: 0}", "dm.poll_every_s: wanted 1 to 2678400, got 0"),
+        ("dm: {backoff_min_s: .nan}", "dm.backoff_min_s: wanted a decimal number, got '.nan'"),
+        (
+            "dm: {mac_algorithms: [SHA-256, MD4]}",
+            "dm.mac_algorithms: wanted SHA-256, MD5 or both, once each, got 'MD4'",
+        ),
+        (
+            "dm: {mac_algorithms: [MD5, MD5]}",
+            "dm.mac_algorithms: wanted SHA-256, MD5 or both, once each, got 'MD5'",
+        ),
+        ("dm: {mac_algorithms: []}", "dm.mac_algorithms: is an empty list"),
+        (
+            "dm: {push_listen: {port: 1, advertise: 'http://a/\u00e9'}}",
+            "dm.push_listen.advertise: wanted an http or https URL of up to 240 ASCII characters, got 'http://a/\u00e9'",
+        ),
+        ("dm: [1, 2]", "dm: wanted a section of keys, got a list"),
+        ("dm: yes", "dm: wanted a section of keys, got true or false 'yes'"),
+        ("ports: none", "ports: wanted a list of sections, got text 'none'"),
+        ("ports: [none]", "ports[0]: wanted a section of keys, got text 'none'"),
+        ("reboot_command: reboot", "reboot_command: wanted a list of texts, got text 'reboot'"),
+        ("reboot_command: []", "reboot_command: is an empty list"),
+        ("reboot_command: [reboot, 5]", "reboot_command[1]: wanted text, got a whole number '5' (quote it)"),
+        ("reboot_command: ['']", "reboot_command[0]: is empty"),
+        ("state_dir: ''", "state_dir: wanted a path"),
+        ("log: {level: loud}", "log.level: wanted one of debug, info, warning, error, got 'loud'"),
+        (
+            f"control_socket: /{'x' * 107}",
+            "control_socket: longer than the 107 bytes that a socket's path may have",
+        ),
+        (
+            "ports: [{name: a, protocol: hdlc, url: /dev/x}]",
+            "ports[0].scan: is missing: meters of an hdlc port are found by asking addresses",
+        ),
+        (
+            "ports: [{name: a, protocol: hdlc, url: /dev/x, scan: {first: 9, last: 3}}]",
+            "ports[0].scan.last: is lower than first (9)",
+        ),
+    ],
+)
+def test_a_wrong_value_names_line_key_and_reason(tmp_path: Path, line: str, complaint: str) -> None:
+    assert problems(tmp_path, MINIMAL + line + "\n") == [f"11: {complaint}"]
+
+
+@pytest.mark.parametrize("identity", ["urn dcu", "urn:dcu:\u00e9", "x" * 129, "a/b"])
+def test_a_device_id_that_no_server_can_enrol_is_refused_at_its_line(tmp_path: Path, identity: str) -> None:
+    text = MINIMAL.replace("id: urn:dcu:KR-000042", f"id: {identity}")
+    (found,) = problems(tmp_path, text)
+    assert found.endswith(f"device.id: wanted up to 128 letters, digits and :._-, got {identity!r}")
+    assert found.partition(":")[0] == str(1 + text[: text.index("id:")].count("\n"))
+
+
+@pytest.mark.parametrize("key", ["man", "mod", "hw_version"])
+@pytest.mark.parametrize("value", ["x" * 257, "\u00e9" * 129, '"a\\x07b"'])
+def test_what_the_registration_cannot_carry_is_refused(tmp_path: Path, key: str, value: str) -> None:
+    (found,) = problems(tmp_path, re.sub(rf"\b{key}: [^,}}\n]+", lambda _: f"{key}: {value}", MINIMAL))
+    assert found.endswith(f"device.{key}: wanted up to 256 bytes of printable text")
+
+
+def test_a_full_package_in_place_of_a_delta_is_never_fetched_by_default(tmp_path: Path) -> None:
+    config = read(tmp_path, MINIMAL)
+    assert (config.update.full_instead_of_delta, config.update.full_bytes_max) == ("never", 1 << 30)
+
+
+@pytest.mark.parametrize(
+    ("lines", "complaint"),
+    [
+        ("  full_instead_of_delta: sometimes\n", "wanted one of never, always, got 'sometimes'"),
+        ("  full_instead_of_delta: always\n  full_bytes_max: 0\n", "wanted 1 to 1073741824, got 0"),
+        ("  full_bytes_max: 5\n", "has no use while full_instead_of_delta is never"),
+    ],
+)
+def test_a_policy_for_full_packages_that_is_none_is_refused(tmp_path: Path, lines: str, complaint: str) -> None:
+    assert (
+        complaint
+        in problems(tmp_path, MINIMAL.replace("{compatible: board-1}", f"\n  compatible: board-1\n{lines}"))[0]
+    )
+
+
+def test_two_ports_may_not_share_name_or_device(tmp_path: Path) -> None:
+    text = MINIMAL + (
+        "ports:\n  - {name: a, protocol: prime-usi, url: /dev/x}\n  - {name: a, protocol: prime-usi, url: /dev/x}\n"
+    )
+    assert problems(tmp_path, text) == [
+        "13: ports[1].name: another port has the name 'a'",
+        "13: ports[1].url: another port has the URL '/dev/x'",
+    ]
+
+
+@pytest.mark.parametrize("url", ["http://server/ssmp", "https://", "https://user@server/", "server"])
+def test_the_security_server_is_reached_by_https_only(tmp_path: Path, url: str) -> None:
+    found = problems(tmp_path, MINIMAL.replace("https://127.0.0.1:8443/ssmp", url))
+    assert found == [f"8: security_server.url: wanted an https URL, got {url!r}"]
+
+
+@pytest.mark.parametrize(
+    ("text", "start"),
+    [
+        (b"", "1: the top of the file"),
+        (b"- a\n- b\n", "1: the top of the file"),
+        (b"device: {\n", "2: not YAML"),
+        (b"a: 1\n  b: 2\n", "2: not YAML"),
+        (b"\xff\xfe\x00", "1: not YAML"),
+        (b"a: \x00\n", "1: not YAML"),
+        (b"a: 1\n---\nb: 2\n", "2: not YAML"),
+        (b"[" * 1500, "1: not YAML"),
+        (b"#" * ((1 << 20) + 1), "1: larger than"),
+    ],
+)
+def test_what_is_no_mapping_of_sections_is_one_error(tmp_path: Path, text: bytes, start: str) -> None:
+    found = problems(tmp_path, text)
+    assert len(found) == 1
+    assert found[0].startswith(start)
+
+
+def test_a_key_that_is_no_text_and_an_unknown_section_do_not_crash(tmp_path: Path) -> None:
+    found = problems(tmp_path, MINIMAL + "? [a, b]\n: 1\n<<: {x: 1}\n")
+    assert found[0] == "11: a key is plain text"
+    assert found[1].startswith("13: <<: unknown key")
+
+
+def test_a_missing_file_is_an_error_of_the_same_kind(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load(tmp_path / "absent.yaml")
+
+
+def test_the_documented_example_is_valid_and_shows_every_key() -> None:
+    file = REPO / "etc" / "dcu.yaml"
+    config = load(file)
+    text = file.read_text(encoding="utf-8")
+    for section in (config.device, config.dm, config.metering, config.update, config.log, config.watchdog):
+        for field in dataclasses.fields(section):
+            assert f"{field.name}:" in text, f"{type(section).__name__}.{field.name} is not in the example"
+    for field in dataclasses.fields(configuration.PortConfig):
+        assert f"{field.name}:" in text
+
+
+# --- secrets and the release file ---
+
+
+def secret(tmp_path: Path, content: bytes, mode: int = 0o600) -> Path:
+    file = tmp_path / "device.key"
+    file.write_bytes(content)
+    file.chmod(mode)
+    return file
+
+
+def test_a_secret_is_hexadecimal_text_in_a_file_of_its_own(tmp_path: Path) -> None:
+    assert read_secret(secret(tmp_path, bytes(range(32)).hex().encode() + b"\n")) == bytes(range(32))
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o666])
+def test_a_secret_that_others_may_read_is_refused(tmp_path: Path, mode: int) -> None:
+    with pytest.raises(SecretError, match="chmod it to 0600"):
+        read_secret(secret(tmp_path, b"00" * 32, mode))
+
+
+@pytest.mark.parametrize("content", [b"", b"00" * 16, b"00" * 33, b"not hexadecimal at all!!", b"\xff" * 32])
+def test_a_malformed_secret_is_refused_without_showing_it(tmp_path: Path, content: bytes) -> None:
+    with pytest.raises(SecretError) as caught:
+        read_secret(secret(tmp_path, content))
+    assert "hexadecimal at all" not in str(caught.value)
+
+
+def test_a_missing_secret_and_a_folder_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(SecretError, match="cannot be read"):
+        read_secret(tmp_path / "none")
+    with pytest.raises(SecretError, match="is not a file"):
+        read_secret(tmp_path)
+
+
+def test_the_firmware_version_comes_from_the_release_file(tmp_path: Path) -> None:
+    release = tmp_path / "release"
+    release.write_text('# made by the image\nNAME="DCU"\nVERSION=7\nODD\n')
+    assert read_release(release) == {"NAME": "DCU", "VERSION": "7"}
+    config = dataclasses.replace(read(tmp_path, MINIMAL).device, release_file=release)
+    assert device_info(config, "0.1.0").fw_version == "7"
+    assert device_info(dataclasses.replace(config, release_file=tmp_path / "no"), "0.1.0").fw_version == "unknown"

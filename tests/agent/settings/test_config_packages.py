@@ -1,0 +1,84 @@
+"""The agent's own check of a package believes what the Update Agent believes: roots, newer roots, floors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from agent.ota.package_check import NEWER_ROOTS, verifier
+from agent.settings.config import UpdateConfig
+from tests.agent.virtual import VirtualClock
+from tests.updateagent.package.signed import pem
+from tests.updateagent.packages import HARDWARE, NOW, Workshop, other_root, party, release, root
+from updateagent.disk import RealDisk
+from updateagent.engine.journal import Journal, Record
+from updateagent.package import roots
+from updateagent.package.manifest import Manifest, PackageError
+
+
+class Rig:
+    def __init__(self, tmp_path: Path) -> None:
+        self.folder = tmp_path
+        (tmp_path / "roots.pem").write_bytes(pem(root()))
+        (tmp_path / "update").mkdir()
+        self.update = UpdateConfig(
+            dir=tmp_path / "update",
+            run_dir=tmp_path,
+            boot_id_file=tmp_path / "boot_id",
+            roots=tmp_path / "roots.pem",
+            compatible=HARDWARE,
+            command=("dcu-update",),
+            software_dir=tmp_path / "software",
+        )
+        self.shop = Workshop(tmp_path)
+
+    def verify(self, package: bytes) -> Manifest:
+        file = self.folder / "package.swu"
+        file.write_bytes(package)
+        check: Callable[[Path], Manifest] = verifier(self.update, RealDisk(), VirtualClock(wall=NOW), "1")
+        return check(file)
+
+    def build(self, **options: object) -> bytes:
+        return self.shop.build([self.shop.image("rootfs", b"x" * 10_000)], **options)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Rig:
+    return Rig(tmp_path)
+
+
+def test_a_package_of_a_known_signer_is_good(rig: Rig) -> None:
+    assert rig.verify(rig.build()).version == "2"
+
+
+def test_a_flipped_bit_another_board_and_a_stranger_are_refused(rig: Rig) -> None:
+    package = bytearray(rig.build())
+    package[len(package) // 2] ^= 1
+    with pytest.raises(PackageError):
+        rig.verify(bytes(package))
+    with pytest.raises(PackageError):
+        rig.verify(rig.build(said=release(compatible=("another-board",))))
+    with pytest.raises(PackageError):
+        rig.verify(rig.build(by=party("stranger", other_root())))
+
+
+def test_a_package_below_the_floor_of_the_update_agent_is_refused(rig: Rig) -> None:
+    Journal(RealDisk(), rig.update.dir).store(replace(Record(), security_floor=3))
+    with pytest.raises(PackageError):
+        rig.verify(rig.build())
+
+
+def test_after_a_rotation_of_roots_the_new_ones_are_believed_and_the_old_ones_are_not(rig: Rig) -> None:
+    new = other_root()
+    package = rig.build(by=party("new signer", new))
+    with pytest.raises(PackageError):
+        rig.verify(package)
+    rotated = roots.make(version=1, threshold=1, issued=NOW, roots=(new.certificate,))
+    rotated = roots.with_signature(rotated, new.certificate, new.sign(rotated.text))
+    (rig.update.dir / NEWER_ROOTS).write_bytes(roots.emit(rotated))
+    assert rig.verify(package).version == "2"
+    with pytest.raises(PackageError):
+        rig.verify(rig.build())

@@ -1,0 +1,442 @@
+"""The DM server over its database: who is believed, nonces, repetition, restarts, alerts stored once."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, event, select
+
+from headend.db import create_tables, open_engine
+from headend.dm import accounts, tables
+from headend.dm.authentication import Gate
+from headend.dm.jobs import queue as jobs
+from headend.dm.schemes import Schemes
+from headend.dm.server import Answer, DmServer, Request, ServerConfig
+from omadm.auth import hmac_header
+from omadm.bootstrap import Account
+from omadm.syncml.codec import DM_WBXML, DM_XML, decode, encode
+from omadm.syncml.messages import Alert, Command, Get, Item, Meta, Replace, Status, SyncML
+from tests.headend.dm_device import Device, Tree, alert
+from tests.omadm.syncml_samples import Generator
+
+DEVICE = "urn:dcu:KR-000001"
+CONFIG = ServerConfig("headend", "https://headend/dm")
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[Engine]:
+    engine = open_engine(f"sqlite:///{tmp_path / 'dm.db'}")
+    create_tables(engine)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def account(engine: Engine) -> Account:
+    with engine.begin() as conn:
+        return accounts.create(conn, DEVICE, server_id=CONFIG.server_id, url=CONFIG.url)
+
+
+@pytest.fixture
+def device(engine: Engine, account: Account) -> Device:
+    return Device(DmServer(engine, CONFIG), account)
+
+
+def rows(engine: Engine, table: Any) -> list[Any]:
+    with engine.begin() as conn:
+        return list(conn.execute(select(table)))
+
+
+def header(answer: Answer) -> Status:
+    return next(s for s in decode(answer.body, answer.content_type).of(Status) if s.cmd_ref == "0")
+
+
+def wrong(device: Device) -> Device:
+    """The same device with a nonce it should not have."""
+    return Device(device.server, replace(device.account, client_nonce=b"wrong"), device.tree)
+
+
+def push_url_of(engine: Engine) -> str:
+    (row,) = rows(engine, tables.accounts)
+    return str(row.push_url)
+
+
+def told(device: Device, url: str) -> list[Command]:
+    item = Item(source="./DevInfo/Ext/PushURL", meta=Meta(format="chr"), data=url)
+    return [*device.begin(), Replace("", (item,))]
+
+
+# -- one session -------------------------------------------------------------------------------------
+
+
+def test_a_session_without_jobs_is_two_messages_and_noted(engine: Engine, device: Device) -> None:
+    (answer,) = device.session()
+    assert [(s.cmd, s.code) for s in answer.of(Status)] == [("SyncHdr", 200), ("Alert", 200), ("Replace", 200)]
+    assert answer.final
+    (session,) = rows(engine, tables.sessions)
+    assert (session.state, session.trigger, session.messages, session.commands) == ("done", 1201, 1, 0)
+    (value,) = rows(engine, tables.values)
+    assert (value.uri, value.value, value.format) == ("./DevInfo/Man", "KETI", "chr")
+
+
+@pytest.mark.parametrize("content_type", [DM_XML, DM_WBXML, "application/vnd.syncml+wbxml"])
+def test_the_answer_speaks_the_encoding_of_the_request(device: Device, content_type: str) -> None:
+    device.content_type = content_type
+    assert device.server.handle(device.request(device.begin())).content_type == content_type
+
+
+def test_every_answer_brings_a_new_nonce_and_sessions_follow_on_one_another(engine: Engine, device: Device) -> None:
+    device.tree = Tree({"./A": "1"})
+    seen = {device.account.client_nonce}
+    for _ in range(3):
+        with engine.begin() as conn:
+            jobs.enqueue(conn, DEVICE, "get", {"paths": ["./A"]})
+        device.session()
+        assert device.account.client_nonce not in seen
+        seen.add(device.account.client_nonce)
+    assert [s.state for s in rows(engine, tables.sessions)] == ["done"] * 3
+
+
+def test_nonces_survive_a_restart_of_the_server(engine: Engine, device: Device) -> None:
+    device.tree = Tree({"./A": "1"})
+    with engine.begin() as conn:
+        jobs.enqueue(conn, DEVICE, "get", {"paths": ["./A"]})
+    device.session()
+    device.server = DmServer(engine, CONFIG)
+    assert device.session()[0].commands[0] == replace(header_of(device.answers[-1]), code=200)
+
+
+def header_of(message: SyncML) -> Status:
+    return next(s for s in message.of(Status) if s.cmd_ref == "0")
+
+
+# -- who is believed ---------------------------------------------------------------------------------
+
+
+def test_a_lost_nonce_is_repaired_by_one_challenge(engine: Engine, device: Device) -> None:
+    lost = wrong(device)
+    refusal = lost.take(lost.server.handle(lost.request(lost.begin())))
+    assert {s.code for s in refusal.of(Status)} == {401}
+    assert len(list(refusal.of(Status))) == 3
+    assert rows(engine, tables.sessions) == []
+    again: list[Command] = [lost.header_status(refusal), Alert("", 1201)]
+    assert header_of(lost.take(lost.server.handle(lost.request(again)))).code == 200
+
+
+def test_a_device_that_sends_no_credentials_is_answered_407(device: Device) -> None:
+    request = replace(device.request(device.begin()), mac=None)
+    assert header(device.server.handle(request)).code == 407
+
+
+def test_the_second_refusal_brings_no_further_challenge(device: Device) -> None:
+    stranger = wrong(device)
+    assert header(stranger.server.handle(stranger.request(stranger.begin()))).chal is not None
+    assert header(stranger.server.handle(stranger.request([Alert("", 1201)]))).chal is None
+
+
+def test_a_stranger_changes_neither_the_account_nor_an_open_session(engine: Engine, device: Device) -> None:
+    device.tree = Tree({"./A": "1"})
+    with engine.begin() as conn:
+        number = jobs.enqueue(conn, DEVICE, "get", {"paths": ["./A"]})
+    message = device.take(device.server.handle(device.request(device.begin())))
+    before = rows(engine, tables.accounts)
+    stranger = wrong(device)
+    for session in ("1", "77"):
+        request = stranger.request([Alert("", 1223)], session=session)
+        assert header(stranger.server.handle(request)).code == 401
+    assert rows(engine, tables.accounts) == before
+    commands, final = device.reply(message)
+    device.take(device.server.handle(device.request(commands, final=final)))
+    with engine.begin() as conn:
+        shown = jobs.show(conn, number)
+    assert shown is not None
+    assert shown["state"] == "done"
+
+
+def test_a_push_url_is_taken_from_the_device_itself_only(engine: Engine, device: Device) -> None:
+    good = "http://192.0.2.7:8030/push"
+    stranger = wrong(device)
+    stranger.server.handle(stranger.request(told(stranger, "http://198.51.100.1/push")))
+    assert push_url_of(engine) == ""
+    device.take(device.server.handle(device.request(told(device, good))))
+    assert push_url_of(engine) == good
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "ftp://192.0.2.7/push",
+        "file:///etc/passwd",
+        "192.0.2.7:8030",
+        "http://",
+        "http://:80/push",
+        "http://user:secret@192.0.2.7/",
+        "http://192.0.2.7:99999/",
+        "http://192.0.2.7:0/",
+        "http://[::1/push",
+        "http://a b/",
+        "http://a/\u00e9",
+        "http://a/" + "x" * 255,
+    ],
+)
+def test_a_push_url_that_is_none_leaves_the_one_before(engine: Engine, device: Device, url: str) -> None:
+    good = "https://[2001:db8::7]/push"
+    device.take(device.server.handle(device.request(told(device, good))))
+    device.take(device.server.handle(device.request(told(device, url))))
+    assert push_url_of(engine) == good
+
+
+def test_commands_of_a_stranger_are_not_stored(engine: Engine, device: Device) -> None:
+    stranger = wrong(device)
+    stranger.alerts = [alert("c", "<ResultCode>200</ResultCode>")]
+    stranger.server.handle(stranger.request(stranger.begin()))
+    assert rows(engine, tables.alerts) == []
+    assert rows(engine, tables.values) == []
+
+
+def test_an_unknown_device_gets_the_answer_that_a_wrong_one_gets(device: Device) -> None:
+    unknown = Device(device.server, replace(device.account, client_name="urn:dcu:nobody"))
+    for stranger in (unknown, wrong(device)):
+        for code_only in (False, True):
+            commands = [Alert("", 1201)] if code_only else stranger.begin()
+            answer = stranger.server.handle(stranger.request(commands))
+            message = decode(answer.body, answer.content_type)
+            assert {s.code for s in message.of(Status)} == {401}
+            assert (header_of(message).chal is None) is code_only
+            assert answer.mac is not None
+            assert answer.mac.startswith('algorithm=SHA-256, username="headend", mac=')
+
+
+def test_md5_is_off_unless_configured(engine: Engine, account: Account) -> None:
+    for algorithms, code in ((("SHA-256",), 401), (("MD5", "SHA-256"), 200)):
+        device = Device(DmServer(engine, replace(CONFIG, algorithms=algorithms)), account)
+        request = device.request(device.begin())
+        mac = hmac_header(request.body, account.client_name, account.client_secret, account.client_nonce, "MD5")
+        assert header(device.server.handle(replace(request, mac=mac))).code == code
+
+
+def test_a_device_that_does_not_believe_us_hears_it_again_once(engine: Engine, device: Device) -> None:
+    device.tree = Tree({"./A": "1"})
+    device.alerts = [alert("c", "<ResultCode>1</ResultCode>")]
+    with engine.begin() as conn:
+        number = jobs.enqueue(conn, DEVICE, "get", {"paths": ["./A"]})
+    message = device.take(device.server.handle(device.request(device.begin())))
+    refused = [device.header_status(message, 401), Status("", "1", "5", "Get", 401)]
+    repeated = device.take(device.server.handle(device.request(refused)))
+    assert [s.cmd for s in repeated.of(Status)] == ["SyncHdr", "Alert", "Replace", "Alert"]
+    assert len(list(repeated.of(Get))) == 1
+    commands, final = device.reply(repeated)
+    device.take(device.server.handle(device.request(commands, final=final)))
+    with engine.begin() as conn:
+        shown = jobs.show(conn, number)
+    assert shown is not None
+    assert shown["state"] == "done"
+
+
+def test_a_device_that_never_believes_us_ends_the_session(engine: Engine, device: Device) -> None:
+    with engine.begin() as conn:
+        jobs.enqueue(conn, DEVICE, "get", {"paths": ["./A"]})
+    message = device.take(device.server.handle(device.request(device.begin())))
+    for _ in range(2):
+        message = device.take(device.server.handle(device.request([device.header_status(message, 401)])))
+    assert list(message.of(Get)) == []
+    assert rows(engine, tables.sessions)[0].state == "failed"
+    assert rows(engine, tables.jobs)[0].state == "queued"
+
+
+def test_a_new_registration_ends_the_old_secrets(engine: Engine, device: Device) -> None:
+    device.session()
+    with engine.begin() as conn:
+        fresh = accounts.create(conn, DEVICE, server_id=CONFIG.server_id, url=CONFIG.url)
+    assert header(device.server.handle(device.request(device.begin()))).code == 401
+    Device(device.server, fresh).session()
+
+
+# -- repetition and breakage -------------------------------------------------------------------------
+
+
+def test_a_repeated_request_gets_the_same_answer_and_is_not_executed_again(engine: Engine, device: Device) -> None:
+    device.alerts = [Alert("", 1224, (Item(data="event"),)), alert(None, "no correlator")]
+    request = device.request(device.begin())
+    first = device.server.handle(request)
+    assert device.server.handle(request) == first
+    assert DmServer(engine, CONFIG).handle(request) == first
+    assert len(rows(engine, tables.alerts)) == 2
+    assert len(rows(engine, tables.sessions)) == 1
+
+
+def test_a_correlated_alert_is_stored_once_however_many_sessions_bring_it(engine: Engine, device: Device) -> None:
+    device.alerts = [alert("c1", "<ResultCode>200</ResultCode>"), alert("c2", "<ResultCode>200</ResultCode>")]
+    for _ in range(3):
+        device.session()
+    stored = rows(engine, tables.alerts)
+    assert [(a.correlator, a.result_code, a.type) for a in stored] == [
+        ("c1", 200, "org.example.alert"),
+        ("c2", 200, "org.example.alert"),
+    ]
+
+
+def test_alerts_without_correlator_are_separate_events_in_separate_sessions(engine: Engine, device: Device) -> None:
+    device.alerts = [alert(None, "battery")]
+    device.session()
+    device.session()
+    assert len(rows(engine, tables.alerts)) == 2
+
+
+def test_the_prefix_some_devices_put_before_the_type_is_dropped(engine: Engine, device: Device) -> None:
+    device.alerts = [alert("c", "200", kind="Reversed-Domain-Name: org.example.alert")]
+    device.session()
+    (stored,) = rows(engine, tables.alerts)
+    assert (stored.type, stored.result_code) == ("org.example.alert", 200)
+
+
+def test_a_session_goes_on_after_a_restart_in_a_new_one(engine: Engine, device: Device) -> None:
+    device.tree = Tree({"./A": "1"})
+    with engine.begin() as conn:
+        number = jobs.enqueue(conn, DEVICE, "get", {"paths": ["./A"]})
+    message = device.take(device.server.handle(device.request(device.begin())))
+    device.server = DmServer(engine, CONFIG)
+    while any(message.of(Get)):
+        commands, final = device.reply(message)
+        message = device.take(device.server.handle(device.request(commands, final=final)))
+    assert [s.state for s in rows(engine, tables.sessions)] == ["lost", "done"]
+    with engine.begin() as conn:
+        shown = jobs.show(conn, number)
+    assert shown is not None
+    assert shown["state"] == "done"
+
+
+def test_when_the_commit_fails_nothing_happened_and_the_same_request_works_later(
+    engine: Engine, device: Device
+) -> None:
+    device.tree = Tree({"./A": "1"})
+    with engine.begin() as conn:
+        number = jobs.enqueue(conn, DEVICE, "get", {"paths": ["./A"]})
+    message = device.take(device.server.handle(device.request(device.begin())))
+    commands, final = device.reply(message)
+    request = device.request(commands, final=final)
+
+    def fail(_: object) -> None:
+        raise OSError("the disk is full")
+
+    event.listen(engine, "commit", fail)
+    with pytest.raises(OSError, match="disk is full"):
+        device.server.handle(request)
+    event.remove(engine, "commit", fail)
+    message = device.take(device.server.handle(request))
+    while any(message.of(Get)):
+        commands, final = device.reply(message)
+        message = device.take(device.server.handle(device.request(commands, final=final)))
+    with engine.begin() as conn:
+        shown = jobs.show(conn, number)
+    assert shown is not None
+    assert shown["state"] == "done"
+
+
+def test_an_aborted_session_gives_its_job_back(engine: Engine, device: Device) -> None:
+    with engine.begin() as conn:
+        jobs.enqueue(conn, DEVICE, "get", {"paths": ["./A"]})
+    message = device.take(device.server.handle(device.request(device.begin())))
+    device.take(device.server.handle(device.request([device.header_status(message), Alert("", 1223)])))
+    assert rows(engine, tables.sessions)[0].state == "aborted"
+    assert rows(engine, tables.jobs)[0].state == "queued"
+
+
+# -- the write lock ---------------------------------------------------------------------------------
+
+
+def test_strangers_are_answered_while_somebody_else_writes(engine: Engine, device: Device) -> None:
+    stranger = wrong(device)
+    nobody = Device(device.server, replace(device.account, client_name="urn:dcu:NOBODY"))
+    with engine.begin() as writing:
+        writing.execute(tables.values.delete())
+        for one in (stranger, nobody):
+            assert header(one.server.handle(one.request(one.begin()))).code == 401
+        repeated = device.request(device.begin())
+        assert header(device.server.handle(replace(repeated, mac=None))).code == 407
+
+
+def test_an_account_that_changes_between_the_look_and_the_work_is_not_believed(engine: Engine, device: Device) -> None:
+    class Slow(Gate):
+        def check(self, *arguments: Any) -> Any:
+            believed = super().check(*arguments)
+            with engine.begin() as conn:
+                accounts.create(conn, DEVICE, server_id=CONFIG.server_id, url=CONFIG.url)
+            return believed
+
+    request = device.request(device.begin())
+    device.server._gate = Slow(Schemes.with_mac(CONFIG.algorithms))
+    assert header(device.server.handle(request)).code == 401
+    assert rows(engine, tables.sessions) == []
+
+
+# -- what is not a message ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (Request(b"", "text/html", None), 415),
+        (Request(b"", DM_WBXML, None), 400),
+        (Request(b"<SyncML/>", DM_XML, None), 400),
+        (Request(b"x" * (1 << 21), DM_XML, None), 413),
+    ],
+)
+def test_what_is_no_message_is_refused_with_an_http_status(device: Device, request_: Request, status: int) -> None:
+    answer = device.server.handle(request_)
+    assert answer.status == status
+    assert answer.mac is None
+
+
+def test_a_source_that_is_too_long_is_refused(device: Device) -> None:
+    device.account = replace(device.account, client_name="x" * 256)
+    assert device.server.handle(device.request(device.begin())).status == 400
+
+
+def test_text_that_no_answer_can_repeat_is_refused_and_stores_nothing(engine: Engine, device: Device) -> None:
+    device.alerts = [alert("c", "x", source="./NUL")]
+    request = device.request(device.begin())
+    body = request.body.replace(b"\x03./NUL\x00", b"\xc3\x05./\x00UL")
+    a = device.account
+    mac = hmac_header(body, a.client_name, a.client_secret, a.client_nonce)
+    assert device.server.handle(Request(body, DM_WBXML, mac)).status == 400
+    assert rows(engine, tables.alerts) == []
+
+
+@pytest.mark.parametrize("content_type", [DM_XML, DM_WBXML])
+@pytest.mark.parametrize("seed", range(6))
+def test_a_believed_device_that_talks_nonsense_gets_answers_and_breaks_nothing(
+    engine: Engine, device: Device, seed: int, content_type: str
+) -> None:
+    """Random messages, some damaged, all with a good MAC: HTTP 200 or 400, never an exception."""
+    pick, talk = random.Random(seed), Generator(seed)
+    with engine.begin() as conn:
+        jobs.enqueue(conn, DEVICE, "get", {"paths": ["./A"]})
+    for number in range(12):
+        message = talk.message()
+        status = Status("1", str(number), "0", "SyncHdr", pick.choice([200, 212, 401, 500]))
+        hdr = replace(message.hdr, source=DEVICE, session_id=pick.choice(["1", "2"]), msg_id=number)
+        commands = tuple(replace(c, cmd_id=pick.choice(["1", "2", c.cmd_id])) for c in message.commands)
+        body = bytearray(encode(replace(message, hdr=hdr, commands=(status, *commands)), content_type))
+        if pick.random() < 0.5:
+            at = pick.randrange(len(body))
+            body[at : at + 1] = pick.randbytes(pick.randrange(3))
+        with engine.begin() as conn:
+            row = accounts.load(conn, DEVICE)
+        assert row is not None
+        a = accounts.from_row(row)
+        mac = hmac_header(bytes(body), a.client_name, a.client_secret, a.client_nonce)
+        assert device.server.handle(Request(bytes(body), content_type, mac)).status in (200, 400)
+
+
+def test_secrets_stay_out_of_the_log(device: Device, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG")
+    wrong(device).server.handle(wrong(device).request(wrong(device).begin()))
+    device.session()
+    assert device.account.client_secret not in caplog.text
+    assert device.account.server_secret not in caplog.text

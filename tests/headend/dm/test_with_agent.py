@@ -1,0 +1,243 @@
+"""The head-end's DM server and the agent's DM client, in one process: both ends of this project against each other."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, select
+
+from agent.https import HttpsError, Response
+from agent.settings.provisioning import ReadingTask
+from headend.db import create_tables, open_engine
+from headend.dm import accounts, tables
+from headend.dm.jobs import queue as jobs
+from headend.dm.server import DmServer, Request, ServerConfig
+from omadm.auth import HMAC_HEADER
+from omadm.bootstrap import emit_profile
+from omadm.notification import Notification, emit
+from tests.agent.dm.server import DEVICE_ID
+from tests.agent.dm_device import UPDATE, Device
+
+CONFIG = ServerConfig("headend", "https://headend/dm")
+
+
+class Line:
+    """The agent's HTTPS port, ending in the server. `lose` says what happens to the n-th exchange from now."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.server = DmServer(engine, CONFIG, entropy=random.Random(7).randbytes)
+        self.lose: dict[int, str] = {}
+        self.exchanges = 0
+
+    def request(
+        self, method: str, url: str, *, body: bytes | None = None, headers: Mapping[str, str] | None = None
+    ) -> Response:
+        assert (method, url) == ("POST", CONFIG.url)
+        assert headers is not None
+        fate = self.lose.pop(self.exchanges, "")
+        self.exchanges += 1
+        if fate == "request":
+            raise HttpsError("the line is down")
+        answer = self.server.handle(Request(body or b"", headers["Content-Type"], headers.get(HMAC_HEADER)))
+        if fate == "answer":
+            raise HttpsError("the line went down")
+        got = {"content-type": answer.content_type} | ({HMAC_HEADER: answer.mac} if answer.mac else {})
+        return Response(answer.status, got, answer.body)
+
+
+class World:
+    def __init__(self, engine: Engine, content_type: str) -> None:
+        self.engine = engine
+        self.line = Line(engine)
+        with engine.begin() as conn:
+            self.account = accounts.create(conn, DEVICE_ID, server_id=CONFIG.server_id, url=CONFIG.url)
+        self.device = Device(
+            self.line,  # type: ignore[arg-type]
+            profile=emit_profile(self.account),
+            content_type=content_type,
+        )
+        self.device.turn()
+
+    def session(self, trigger: str = "user") -> str:
+        self.device.clock.advance(3600)
+        self.device.service.session_now(trigger)
+        self.device.turn()
+        return self.device.last_result
+
+    def enqueue(self, kind: str, **params: Any) -> int:
+        with self.engine.begin() as conn:
+            return jobs.enqueue(conn, DEVICE_ID, kind, params)
+
+    def job(self, number: int) -> dict[str, Any]:
+        with self.engine.begin() as conn:
+            shown = jobs.show(conn, number)
+        assert shown is not None
+        return shown
+
+    def rows(self, table: Any) -> list[Any]:
+        with self.engine.begin() as conn:
+            return list(conn.execute(select(table)))
+
+
+@pytest.fixture(params=["application/vnd.syncml.dm+wbxml", "application/vnd.syncml.dm+xml"])
+def world(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[World]:
+    engine = open_engine(f"sqlite:///{tmp_path / 'dm.db'}")
+    create_tables(engine)
+    yield World(engine, request.param)
+    engine.dispose()
+
+
+TASK = [
+    {"path": "./SCHED/Task/t1/Name", "value": "all registers"},
+    {"path": "./SCHED/Task/t1/Setting/Every", "value": 60},
+    {"path": "./SCHED/Task/t1/Setting/ReadingList", "value": "residential-108"},
+    {"path": "./SCHED/Task/t1/Enabled", "value": True},
+]
+
+
+def test_a_bootstrapped_device_holds_a_session_and_is_known(world: World) -> None:
+    assert world.session() == "ok"
+    values = {row.uri: row.value for row in world.rows(tables.values)}
+    assert values["./DevInfo/DevId"] == DEVICE_ID
+    assert [row.state for row in world.rows(tables.sessions)] == ["done"]
+
+
+@pytest.mark.parametrize("atomic", [False, True])
+def test_provisioning_arrives_and_takes_effect(world: World, *, atomic: bool) -> None:
+    number = world.enqueue("provision", nodes=TASK, atomic=atomic)
+    assert world.session() == "ok"
+    assert world.job(number)["state"] == "done", world.job(number)
+    assert world.device.provisioned[-1].tasks == (ReadingTask("t1", 60, "residential-108", name="all registers"),)
+
+
+def test_provisioning_twice_changes_nothing_more(world: World) -> None:
+    for _ in range(2):
+        number = world.enqueue("provision", nodes=TASK)
+        assert world.session() == "ok"
+        assert world.job(number)["state"] == "done"
+    assert world.job(number)["result"] == {"replaced": 4, "added": 0, "deleted": 0}
+
+
+def test_the_whole_tree_can_be_read(world: World) -> None:
+    number = world.enqueue("get", paths=["./DevInfo", "./DevDetail", "./FUMO", "./SCOMO", "./SCHED", "./AMI"])
+    assert world.session() == "ok"
+    assert world.job(number)["state"] == "done", world.job(number)
+    values = {row.uri: row.value for row in world.rows(tables.values)}
+    assert values["./DevDetail/FwV"] == "1"
+    assert values["./FUMO/Firmware/State"] == "10"
+
+
+def test_firmware_goes_from_the_exec_to_its_result(world: World) -> None:
+    number = world.enqueue("firmware", url="https://headend/pkg/2", version="2")
+    assert world.session() == "ok"
+    assert world.job(number)["state"] == "waiting", world.job(number)
+    world.device.work()
+    world.device.turn()
+    assert world.device.reboots == 1
+    correlator = world.job(number)["correlator"]
+    hand_over_result(world.device, correlator, code=410)
+    world.device.restart(boot_id="boot 2")
+    world.device.work()
+    assert world.session() == "ok"
+    result = world.job(number)["result"]
+    assert result is not None, world.job(number)
+    assert result["result_code"] == 410
+    (alert,) = world.rows(tables.alerts)
+    assert (alert.correlator, alert.result_code, alert.source) == (correlator, 410, "./FUMO/Firmware")
+
+
+def hand_over_result(device: Device, correlator: str, *, code: int) -> None:
+    """What the Update Agent leaves behind."""
+    import json
+
+    request = json.loads(device.disk.read_bytes(UPDATE / "inbox" / "request.json"))
+    result = {
+        "version": 1,
+        "id": request["id"],
+        "correlator": correlator,
+        "code": 1,
+        "name": "health",
+        "fumo": code,
+        "scomo": 1405,
+        "message": "did not come up",
+        "from_version": "1",
+        "to_version": "2",
+        "attempts": 3,
+        "failed_check": "meter_port",
+        "log": [],
+        "finished": 1_770_000_000,
+    }
+    device.disk.mkdir_durable(UPDATE / "outbox")
+    device.disk.write_durable(UPDATE / "outbox" / "result.json", json.dumps(result).encode())
+    device.disk.remove_durable(UPDATE / "inbox" / "request.json")
+
+
+def test_software_goes_from_the_exec_to_its_result(world: World) -> None:
+    from tests.agent.dm_device import FakeManifest
+    from updateagent.package.manifest import Kind
+
+    world.device.manifest = FakeManifest(Kind.SOFTWARE, "lists", "1")
+    number = world.enqueue("software", id="lists", url="https://headend/pkg/s")
+    assert world.session() == "ok"
+    assert world.job(number)["state"] == "waiting", world.job(number)
+    world.device.work()
+    assert world.session() == "ok"
+    result = world.job(number)["result"]
+    assert result is not None, world.job(number)
+    assert result["result_code"] == 1200
+    assert any(name.endswith("State") and value == "20" for name, value in result["deployed"].items()), result
+
+
+@pytest.mark.parametrize("fate", ["request", "answer"])
+@pytest.mark.parametrize("at", [0, 1, 2, 3])
+def test_whichever_exchange_is_lost_the_work_is_done_in_the_end(world: World, at: int, fate: str) -> None:
+    number = world.enqueue("provision", nodes=TASK)
+    world.line.lose = {world.line.exchanges + at: fate}
+    for _ in range(4):
+        world.session()
+    assert world.device.last_result == "ok"
+    assert world.job(number)["state"] == "done", world.job(number)
+    assert len(world.device.provisioned[-1].tasks) == 1
+
+
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_a_server_that_restarts_in_the_middle_finishes_the_work(world: World, at: int) -> None:
+    number = world.enqueue("provision", nodes=TASK)
+    handle = world.line.server.handle
+    count = 0
+
+    def restarting(request: Request) -> Any:
+        nonlocal count, handle
+        if count == at:
+            handle = DmServer(world.engine, CONFIG).handle
+        count += 1
+        return handle(request)
+
+    world.line.server.handle = restarting  # type: ignore[method-assign]
+    assert world.session() == "ok"
+    assert world.job(number)["state"] == "done", world.job(number)
+
+
+def test_the_server_notifies_the_address_that_the_device_told_last(world: World) -> None:
+    for url in ("http://192.0.2.7:8030/push", "http://192.0.2.9:8031/push", ""):
+        world.device.push_url = url
+        assert world.session() == "ok"
+        (account,) = world.rows(tables.accounts)
+        assert account.push_url == url
+
+
+def test_the_agent_believes_our_notification_once(world: World) -> None:
+    assert world.session() == "ok"
+    with world.engine.begin() as conn:
+        account, _, counter = accounts.next_push(conn, DEVICE_ID)
+    body = emit(Notification(0xAB, account.server_id), account.server_secret, account.server_nonce, counter=counter)
+    assert world.device.service.on_notification(body) == 202
+    assert world.device.service.on_notification(body) == 403
+    world.device.turn()
+    assert world.rows(tables.sessions)[-1].session_id == "AB"
+    assert world.rows(tables.sessions)[-1].trigger == 1200

@@ -1,0 +1,116 @@
+"""Other boot loaders: the same stories, the same cuts; and GRUB's block against GRUB's own tool."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.sim.faulty_disk import FaultyDisk, Survival
+from tests.updateagent.board import Board
+from tests.updateagent.boot.loaders import BootcountBoard, GrubBoard, MenderBoard
+from tests.updateagent.engine.power import Story, Trouble, explore, explore_errors, stories
+from updateagent.boot.grub import Block, GrubStore
+from updateagent.boot.policy import POLICIES, BootEnv, policy
+from updateagent.disk import RealDisk
+from updateagent.engine.updater import Updater
+from updateagent.errors import ENVIRONMENT, ENVIRONMENT_FULL, DeviceError
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+BOARDS = [BootcountBoard, MenderBoard, GrubBoard]
+GOOD, UNHEALTHY = stories()[:2]
+
+
+@pytest.mark.parametrize("board", BOARDS, ids=lambda board: board.__name__)
+@pytest.mark.parametrize("story", [GOOD, UNHEALTHY], ids=lambda story: story.name)
+def test_the_stories_end_well_under_every_boot_loader(board: type[Board], story: Story) -> None:
+    # GRUB gives a trial one attempt: a power cut in it is the end of the trial.
+    one = board is GrubBoard
+    played = replace(story, make_board=board, one_attempt=one, also_allowed=frozenset({410} if one else ()))
+    for tally in (
+        explore(played, phases=("torn", "after"), survivals=(Survival.LOST, Survival.HOLED), stride=5),
+        explore_errors(played, troubles=(Trouble(errno.EIO, lasting=False),), stride=5),
+    ):
+        assert tally.violations == []
+        assert tally.fired == tally.planned > 0
+
+
+@pytest.mark.parametrize("board", [BootcountBoard, MenderBoard])
+def test_an_install_is_one_commit_and_an_ordinary_boot_none(tmp_path: Path, board: type[Board]) -> None:
+    made = board(tmp_path)
+    made.assemble()
+    made.power_on()
+    made.updater().mark_good()  # a new board has no journal: the guard makes one
+    before = made.environment.flash.read_bytes()
+    assert made.updater().boot() == 0
+    made.power_on()
+    assert made.environment.flash.read_bytes() == before
+    made.hand_over("2")
+    ports = made.ports()
+    assert Updater(ports).boot() == 10
+    assert ports.bootenv._variables.commits == 1  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_every_policy_is_found_by_its_name(name: str) -> None:
+    assert issubclass(policy(name), BootEnv)
+
+
+def test_values_with_backslashes_and_newlines_survive() -> None:
+    block = Block({"a": "x\\y\nz", "empty": "", "hash": "#1"})
+
+    assert Block.parse(block.emit()) == block
+    assert len(block.emit()) == 1024
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"#" * 1024,
+        b"# GRUB Environment Block\nnoequals".ljust(1024, b"\n"),
+        b"# GRUB Environment Block\na=\\".ljust(1024, b"x"),
+    ],
+)
+def test_anything_else_is_an_error(raw: bytes) -> None:
+    with pytest.raises(DeviceError) as caught:
+        Block.parse(raw)
+    assert caught.value.code is ENVIRONMENT
+
+
+def test_variables_that_do_not_fit_are_refused() -> None:
+    disk = FaultyDisk()
+    disk.write_durable(Path("/grubenv"), Block({}).emit())
+    with pytest.raises(DeviceError) as caught:
+        GrubStore(disk, Path("/grubenv")).commit({"long": "x" * 1000})
+    assert caught.value.code is ENVIRONMENT_FULL
+
+
+@pytest.mark.process
+@pytest.mark.skipif(shutil.which("grub-editenv") is None, reason="needs grub-editenv (Debian package grub-common)")
+def test_grub_editenv_agrees_with_us_in_both_directions(tmp_path: Path) -> None:
+    path = tmp_path / "grubenv"
+
+    def tool(*words: str) -> str:
+        command = ["grub-editenv", str(path), *words]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+    tool("create")
+    tool("set", "ORDER=A B", "odd=x\\y")
+    store = GrubStore(RealDisk(), path)
+    assert store.load().variables == {"ORDER": "A B", "odd": "x\\y"}
+    store.commit({"ORDER": "B A", "B_OK": "1"})
+    assert tool("list").splitlines() == ["ORDER=B A", "odd=x\\y", "B_OK=1"]
