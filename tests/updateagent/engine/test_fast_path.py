@@ -215,7 +215,10 @@ def test_the_quick_answer_imports_next_to_nothing(bench: Quick) -> None:
     assert {name for name in modules if name.startswith("updateagent")} == {
         "updateagent",
         "updateagent.__main__",
+        "updateagent.boot",
+        "updateagent.boot.uboot",
         "updateagent.boot.uboot.bytes",
+        "updateagent.engine",
         "updateagent.fast_path",
         "updateagent.engine.sealed",
     }
