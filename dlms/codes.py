@@ -234,6 +234,52 @@ class Apdu(IntEnum):
     GENERAL_BLOCK_TRANSFER = 0xE0
 
 
+# Tags of the ciphered form of each service, with the global and with the dedicated key (GB 9.5).
+GLO_OF_PLAIN: dict[int, int] = {
+    Apdu.INITIATE_REQUEST: 0x21,
+    Apdu.READ_REQUEST: 0x25,
+    Apdu.WRITE_REQUEST: 0x26,
+    Apdu.INITIATE_RESPONSE: 0x28,
+    Apdu.READ_RESPONSE: 0x2C,
+    Apdu.WRITE_RESPONSE: 0x2D,
+    Apdu.CONFIRMED_SERVICE_ERROR: 0x2E,
+    Apdu.UNCONFIRMED_WRITE_REQUEST: 0x36,
+    Apdu.INFORMATION_REPORT: 0x38,
+    Apdu.GET_REQUEST: 0xC8,
+    Apdu.SET_REQUEST: 0xC9,
+    Apdu.EVENT_NOTIFICATION: 0xCA,
+    Apdu.ACTION_REQUEST: 0xCB,
+    Apdu.GET_RESPONSE: 0xCC,
+    Apdu.SET_RESPONSE: 0xCD,
+    Apdu.ACTION_RESPONSE: 0xCF,
+}
+DED_OF_PLAIN: dict[int, int] = {
+    plain: 0xD0 + glo - 0xC8 if glo >= 0xC8 else 0x40 + plain
+    for plain, glo in GLO_OF_PLAIN.items()
+    if plain not in (Apdu.INITIATE_REQUEST, Apdu.INITIATE_RESPONSE)
+}
+PLAIN_OF_GLO = {glo: plain for plain, glo in GLO_OF_PLAIN.items()}
+PLAIN_OF_DED = {ded: plain for plain, ded in DED_OF_PLAIN.items()}
+NAMED_TAGS = frozenset((Apdu.GENERAL_CIPHERING, Apdu.GENERAL_SIGNING))
+CIPHERED_TAGS = frozenset((*PLAIN_OF_GLO, *PLAIN_OF_DED, Apdu.GENERAL_GLO, Apdu.GENERAL_DED))
+PROTECTED_TAGS = CIPHERED_TAGS | NAMED_TAGS
+
+CONFIRMED = 0x40  # service class bit of invoke-id-and-priority
+# Where the service class is, by the service that may go without an answer.
+_WITHOUT_ANSWER: dict[int, int] = {Apdu.SET_REQUEST: 2, Apdu.ACTION_REQUEST: 2, Apdu.ACCESS_REQUEST: 1}
+
+
+def is_unconfirmed(apdu: bytes) -> bool:
+    """Whether a plain request wants no answer: an UNCONFIRMED-WRITE, or the service class of SET, ACTION, ACCESS.
+
+    (A GET without an answer makes no sense: some clients forget the bit.)
+    """
+    if apdu[:1] == bytes((Apdu.UNCONFIRMED_WRITE_REQUEST,)):
+        return True
+    at = _WITHOUT_ANSWER.get(apdu[0]) if apdu else None
+    return at is not None and len(apdu) > at and not apdu[at] & CONFIRMED
+
+
 DLMS_VERSION = 6
 VAA_NAME_LN = 0x0007
 VAA_NAME_SN = 0xFA00

@@ -8,11 +8,11 @@ from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from dlms.axdr import Data, Tag
-from dlms.client.knowledge import ScalerUnit
 from dlms.client.session import Value
 from dlms.codes import kebab
 from dlms.cosem import units
 from dlms.cosem.obis import AttributeRef
+from dlms.cosem.scaler_unit import ScalerUnit
 from dlms.cosem.time import STANDARD_CLOCK, ClockPolicy, CosemDateTime
 from dlms.errors import DlmsError
 

@@ -12,12 +12,12 @@ import pytest
 from dlms import axdr
 from dlms.axdr import Data, Tag
 from dlms.client.events import Value
-from dlms.client.knowledge import ScalerUnit
 from dlms.client.profile import Column, ProfileRow
 from dlms.client.reading import present
 from dlms.cosem.classes import all_classes, attribute_type, method_type
 from dlms.cosem.obis import AttributeRef, Obis
 from dlms.cosem.profile import CaptureObject
+from dlms.cosem.scaler_unit import ScalerUnit
 from dlms.cosem.time import ClockPolicy, CosemDate, CosemDateTime, CosemTime
 from dlms.cosem.types import ANY, TAGS, CosemType
 from dlms.cosem.values import Named, encode, typed
