@@ -24,16 +24,31 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
+from dlms.errors import LinkError, LocalError
+from dlms.link.port import open_port
 from plc.dlmsotcp import DlmsOverTcpLink
 from plc.errors import PlcLocalError, PlcPortError
 from plc.events import DataConfirmed, DataFailed, DataReceived, NodeEvent, ProtocolBroken
 from plc.link import PlcLink
-from plc.port import BytePort, open_port
 from plc.transparent import TransparentLink
 
+WRITE_TIMEOUT_S = 5.0  # a port that takes no bytes for so long is dead
 CHANNEL_EVENTS_MAX = 256  # unread events of one channel; older ones are dropped when their reader is gone
 
 ChannelEvent = DataReceived | DataConfirmed | DataFailed
+
+
+class BytePort(Protocol):
+    """What a bridge needs of a port, such as `dlms.link.port.Port`. Both raise `LinkError` when the port fails."""
+
+    def read(self, wait_s: float, /) -> bytes | None:
+        """Bytes as soon as there are any, `b""` after `wait_s` of silence, `None` when the other side has closed."""
+
+    def write(self, data: bytes, /) -> None:
+        """Put all of it on the line."""
+
+    def close(self) -> None:
+        """Give the port back. Never raises."""
 
 
 class NodeLink(Protocol):
@@ -137,7 +152,12 @@ class Bridge:
         deadline = self.core.next_deadline()
         if deadline is not None:
             wait_s = min(wait_s, max(0.0, deadline - now))
-        data = self._port.read(wait_s)
+        try:
+            data = self._port.read(wait_s)
+        except LinkError as error:
+            raise PlcPortError(str(error)) from error
+        if data is None:
+            raise PlcPortError("the other side closed the connection")
         now = max(now, self._clock())
         if data:
             self.core.receive(data, now)
@@ -155,8 +175,12 @@ class Bridge:
 
     def _flush(self) -> None:
         output = self.core.take_output()
-        if output:
+        if not output:
+            return
+        try:
             self._port.write(output)
+        except LinkError as error:
+            raise PlcPortError(str(error)) from error
 
     def _sort_events(self) -> list[NodeEvent]:
         rest: list[NodeEvent] = []
@@ -182,12 +206,16 @@ PROTOCOLS: dict[str, Callable[[], NodeLink]] = {
 def open_bridge(
     protocol: str, url: str, baudrate: int = 115200, *, clock: Callable[[], float] = time.monotonic
 ) -> Bridge:
-    """Open a port (8N1) and speak `protocol` on it: one of `PROTOCOLS`. `url` is anything `serial_for_url` takes:
-    `/dev/ttyS1`, `socket://host:port`, `rfc2217://host:port`.
+    """Open a port (8N1) and speak `protocol` on it: one of `PROTOCOLS`. `url` is anything that
+    `dlms.link.port.open_port` takes: `/dev/ttyS1`, `socket://host:port`, `rfc2217://host:port`.
 
     Raises `PlcLocalError` for an unknown protocol, `PlcPortError` when the port cannot be opened.
     """
     make = PROTOCOLS.get(protocol)
     if make is None:
         raise PlcLocalError(f"no bridge protocol {protocol!r}; there are {', '.join(sorted(PROTOCOLS))}")
-    return Bridge(open_port(url, baudrate), make(), clock)
+    try:
+        port = open_port(url, baudrate, write_timeout_s=WRITE_TIMEOUT_S)
+    except (LocalError, LinkError) as error:
+        raise PlcPortError(str(error)) from error
+    return Bridge(port, make(), clock)
