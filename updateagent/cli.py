@@ -28,8 +28,8 @@ from updateagent.errors import (
     PackageError,
     RequestError,
     UpdateError,
+    storage_error,
 )
-from updateagent.slots.block import storage_error
 
 if TYPE_CHECKING:
     import argparse

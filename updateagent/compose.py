@@ -20,11 +20,10 @@ from updateagent.engine.updater import Updater
 from updateagent.errors import (
     BOOTED_SLOT,
     BUSY,
-    CONFIGURATION,
     DeviceError,
-    RequestError,
+    storage_error,
 )
-from updateagent.slots.block import Slot, slot_type, storage_error
+from updateagent.slots.block import Slot, slot_type
 
 if TYPE_CHECKING:
     from updateagent.package.verifier import SignedPackages
@@ -183,15 +182,10 @@ class Agent:
 
 
 def _uboot(agent: Agent) -> Variables:
-    from updateagent.boot.uboot.env import EnvironmentStore, parse_fw_env_config
+    from updateagent.boot.uboot.env import open_environment
 
     where = agent.config.bootenv
-    try:
-        places = parse_fw_env_config(agent.disk.read_bytes(where.config).decode("utf-8", "replace"))
-    except OSError as error:
-        raise RequestError(CONFIGURATION, f"{where.config}: {error.strerror or error}") from error
-    lock = agent.disk.lock(where.lock) if where.lock else None
-    return EnvironmentStore(agent.disk, places, lock=lock, wait=time.sleep)
+    return open_environment(agent.disk, where.config, where.lock)
 
 
 def _grub(agent: Agent) -> Variables:

@@ -16,7 +16,7 @@ from pathlib import Path
 from updateagent import __version__
 from updateagent.disk import Storage
 from updateagent.engine.journal import Record
-from updateagent.errors import DELTA_SOURCE, HOOK, IMAGE_ROLE, KIND, PACKAGE_MISSING, PackageError
+from updateagent.errors import DELTA_SOURCE, HOOK, IMAGE_ROLE, KIND, PACKAGE_MISSING, PackageError, storage_error
 from updateagent.package.integrity_tags import Witness
 from updateagent.package.manifest import Image as SignedImage
 from updateagent.package.manifest import Kind, Manifest, Role, Trust, verify_package
@@ -25,7 +25,7 @@ from updateagent.package.roots import believe
 from updateagent.package.roots import parse as parse_roots
 from updateagent.package.trust import load_roots
 from updateagent.package.verity import BLOCK_BYTES, RUN_BYTES
-from updateagent.slots.block import Slot, storage_error
+from updateagent.slots.block import Slot
 
 HOOK_STEPS = (
     "pre-install",

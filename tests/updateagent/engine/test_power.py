@@ -24,7 +24,8 @@ from tests.updateagent.engine.power import ROOT, Story, Tally, Trouble, explore,
 from tests.updateagent.package.signed import SignedBoard, SignedStory, signed_stories
 from tests.updateagent.software.scomo import SoftwareStory, software_stories
 from updateagent.boot.uboot.bytes import parse_copy
-from updateagent.boot.uboot.env import EnvironmentStore, Place, emit_copy, parse_data
+from updateagent.boot.uboot.env import EnvironmentStore, emit_copy, parse_data
+from updateagent.boot.uboot.fw_env import EnvLocation
 from updateagent.disk import RawFile, Storage
 from updateagent.engine.deps import Ports
 from updateagent.engine.journal import Journal, Record, emit, parse
@@ -208,7 +209,7 @@ class HasOneEnvironment(Board):
         self.environment = OneCopy(self.disk, folder / "uboot.env")
 
     def store(self) -> EnvironmentStore:
-        return EnvironmentStore(self.disk, (Place(self.environment.flash, 0, OneCopy.SIZE),))
+        return EnvironmentStore(self.disk, (EnvLocation(self.environment.flash, 0, OneCopy.SIZE),))
 
 
 class CountsNoAttempts(DiskEnvironment):
