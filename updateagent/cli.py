@@ -95,10 +95,8 @@ def _boot(arguments: argparse.Namespace) -> int:
 
 
 def _guard(arguments: argparse.Namespace) -> int:
-    from updateagent.engine.guard import Guard
-
     agent = _agent(arguments)
-    code = Guard(agent, time.monotonic, time.sleep).run()
+    code = agent.guard(time.monotonic, time.sleep).run()
     _say_commits(agent)
     return code
 

@@ -304,11 +304,11 @@ class CarelessWithRoots(SignedPackages):
     """Keeps new roots without waiting for the data."""
 
     def keep_roots(self, envelope: bytes) -> None:
-        temporary = self._newer_roots.with_name(".roots.tmp")
-        with self._disk.open_raw(temporary, write=True, create=True) as file:
+        temporary = self._deps.newer_roots.with_name(".roots.tmp")
+        with self._deps.disk.open_raw(temporary, write=True, create=True) as file:
             file.pwrite(envelope, 0)
-        self._disk.rename(temporary, self._newer_roots)
-        self._disk.sync_dir(self._newer_roots.parent)
+        self._deps.disk.rename(temporary, self._deps.newer_roots)
+        self._deps.disk.sync_dir(self._deps.newer_roots.parent)
 
 
 class ForgetsToSyncTheRoots(SignedBoard):
