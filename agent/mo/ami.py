@@ -28,9 +28,9 @@ from agent.tree.schema import (
     permanent,
 )
 from agent.tree.tree import Transaction
+from omadm.readings import RECORDS_MAX
 
 URN = "urn:x-dcu:mo:ami:1.0"
-BATCH_RECORDS_MAX = 5000
 CLIENT_SAP_MAX = 127
 
 
@@ -47,7 +47,7 @@ class Ami:
                 "Uplink",
                 permanent("URL", Format.CHR, check=https_url),
                 permanent("Token", Format.CHR, access=Access.REPLACE, secret=True),
-                permanent("BatchMax", Format.INT, default="500", check=int_range(1, BATCH_RECORDS_MAX)),
+                permanent("BatchMax", Format.INT, default="500", check=int_range(1, RECORDS_MAX)),
             ),
             interior(
                 "Access",
