@@ -65,6 +65,7 @@ from dlms.server.objects import (
 from dlms.server.rights import MANAGEMENT, NOTHING, Rights
 from dlms.server.services import Refuse, Services
 from dlms.server.view import Terms, View
+from dlms.statemachine import Transitions
 from dlms.xdlms.acse import PDU_SIZE_MIN, PDU_UNLIMITED, Aare, Aarq, InitiateRequest, InitiateResponse, Release
 from dlms.xdlms.apdu import notify
 from dlms.xdlms.apdu import service_errors as faults
@@ -182,14 +183,16 @@ class Event(Enum):
     END = auto()
 
 
-TRANSITIONS: dict[tuple[State, Event], State] = {
-    (State.IDLE, Event.ACCEPT): State.ASSOCIATED,
-    (State.IDLE, Event.CHALLENGE): State.PROVING,
-    (State.IDLE, Event.END): State.IDLE,
-    (State.PROVING, Event.PROVED): State.ASSOCIATED,
-    (State.PROVING, Event.END): State.IDLE,
-    (State.ASSOCIATED, Event.END): State.IDLE,
-}
+TRANSITIONS: Transitions[State, Event] = Transitions(
+    {
+        (State.IDLE, Event.ACCEPT): State.ASSOCIATED,
+        (State.IDLE, Event.CHALLENGE): State.PROVING,
+        (State.IDLE, Event.END): State.IDLE,
+        (State.PROVING, Event.PROVED): State.ASSOCIATED,
+        (State.PROVING, Event.END): State.IDLE,
+        (State.ASSOCIATED, Event.END): State.IDLE,
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -438,10 +441,7 @@ class ServerAssociation:
 
     def _step(self, event: Event) -> None:
         """Take the transition. Raises `LocalError`, and changes nothing, when there is none."""
-        following = TRANSITIONS.get((self.state, event))
-        if following is None:
-            raise LocalError(f"{event.name} in state {self.state.name}")
-        self.state = following
+        self.state = TRANSITIONS.after(self.state, event)
 
 
 _NOTIFYING: dict[type[notify.Notification], Conformance] = {

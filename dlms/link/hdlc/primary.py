@@ -24,8 +24,6 @@ answer that takes longer than `answer_timeout_s`: nothing lasts for ever. How lo
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
-from typing import Any, ClassVar
 
 from dlms.errors import DecodeError, DlmsError, LinkError, LocalError, PeerError
 from dlms.link.datalink import ApduReceived, LinkDown, LinkEvent, LinkUp, is_unsolicited
@@ -47,7 +45,7 @@ from dlms.link.hdlc.params import FrameReject, LinkParameters
 from dlms.link.hdlc.secondary import HdlcServerLink
 from dlms.link.hdlc.timer import ResponseTimer
 from dlms.link.hdlc.window import LLC_BYTES, LLC_COMMAND, LLC_RESPONSE, MODULUS, Reassembly, SendWindow
-from dlms.statemachine import Machine
+from dlms.statemachine import Machine, Transitions
 
 __all__ = ["HdlcClientLink", "HdlcServerLink", "State", "Step", "TRANSITIONS"]
 
@@ -90,34 +88,36 @@ class Step(enum.Enum):
     FAIL = enum.auto()  # the link is given up
 
 
-TRANSITIONS: dict[tuple[State, Step], State] = {
-    (State.IDLE, Step.CONNECT): State.CONNECTING,
-    (State.IDLE, Step.DISCONNECT): State.CLOSED,
-    (State.IDLE, Step.FAIL): State.CLOSED,
-    (State.CONNECTING, Step.ACCEPT): State.READY,
-    (State.CONNECTING, Step.DISCONNECT): State.DISCONNECTING,
-    (State.CONNECTING, Step.FAIL): State.CLOSED,
-    (State.READY, Step.SEND): State.READY,
-    (State.READY, Step.ASK): State.WAITING,
-    (State.READY, Step.REST): State.RESTING,
-    (State.READY, Step.DISCONNECT): State.DISCONNECTING,
-    (State.READY, Step.FAIL): State.CLOSED,
-    (State.WAITING, Step.SEND): State.WAITING,
-    (State.WAITING, Step.ASK): State.WAITING,
-    (State.WAITING, Step.TURN): State.READY,
-    (State.WAITING, Step.DISCONNECT): State.DISCONNECTING,
-    (State.WAITING, Step.FAIL): State.CLOSED,
-    (State.RESTING, Step.SEND): State.RESTING,
-    (State.RESTING, Step.ASK): State.WAITING,
-    (State.RESTING, Step.DISCONNECT): State.DISCONNECTING,
-    (State.RESTING, Step.FAIL): State.CLOSED,
-    (State.DISCONNECTING, Step.DISCONNECT): State.DISCONNECTING,
-    (State.DISCONNECTING, Step.ENDED): State.CLOSED,
-    (State.DISCONNECTING, Step.FAIL): State.CLOSED,
-    (State.CLOSED, Step.CONNECT): State.CONNECTING,
-    (State.CLOSED, Step.DISCONNECT): State.CLOSED,
-    (State.CLOSED, Step.FAIL): State.CLOSED,
-}
+TRANSITIONS: Transitions[State, Step] = Transitions(
+    {
+        (State.IDLE, Step.CONNECT): State.CONNECTING,
+        (State.IDLE, Step.DISCONNECT): State.CLOSED,
+        (State.IDLE, Step.FAIL): State.CLOSED,
+        (State.CONNECTING, Step.ACCEPT): State.READY,
+        (State.CONNECTING, Step.DISCONNECT): State.DISCONNECTING,
+        (State.CONNECTING, Step.FAIL): State.CLOSED,
+        (State.READY, Step.SEND): State.READY,
+        (State.READY, Step.ASK): State.WAITING,
+        (State.READY, Step.REST): State.RESTING,
+        (State.READY, Step.DISCONNECT): State.DISCONNECTING,
+        (State.READY, Step.FAIL): State.CLOSED,
+        (State.WAITING, Step.SEND): State.WAITING,
+        (State.WAITING, Step.ASK): State.WAITING,
+        (State.WAITING, Step.TURN): State.READY,
+        (State.WAITING, Step.DISCONNECT): State.DISCONNECTING,
+        (State.WAITING, Step.FAIL): State.CLOSED,
+        (State.RESTING, Step.SEND): State.RESTING,
+        (State.RESTING, Step.ASK): State.WAITING,
+        (State.RESTING, Step.DISCONNECT): State.DISCONNECTING,
+        (State.RESTING, Step.FAIL): State.CLOSED,
+        (State.DISCONNECTING, Step.DISCONNECT): State.DISCONNECTING,
+        (State.DISCONNECTING, Step.ENDED): State.CLOSED,
+        (State.DISCONNECTING, Step.FAIL): State.CLOSED,
+        (State.CLOSED, Step.CONNECT): State.CONNECTING,
+        (State.CLOSED, Step.DISCONNECT): State.CLOSED,
+        (State.CLOSED, Step.FAIL): State.CLOSED,
+    }
+)
 
 _CONNECTED = frozenset({State.READY, State.WAITING, State.RESTING})
 
@@ -129,8 +129,6 @@ class HdlcClientLink(Machine[State, Step, LinkEvent]):
     offered for both directions. Times are seconds; `octet_s` is how long one octet takes on the line (10 / baud rate),
     which keeps the deadlines right on slow lines.
     """
-
-    TRANSITIONS: ClassVar[Mapping[tuple[Any, Any], Any]] = TRANSITIONS
 
     def __init__(
         self,
@@ -146,7 +144,7 @@ class HdlcClientLink(Machine[State, Step, LinkEvent]):
         retries: int = RETRIES,
         octet_s: float = 0.0,
     ) -> None:
-        super().__init__(State.IDLE)
+        super().__init__(State.IDLE, TRANSITIONS)
         self._client = HdlcAddress(client)
         self._server = HdlcAddress.of(server_address)
         self._addresses = self._server.emit() + self._client.emit()
