@@ -54,19 +54,6 @@ class ConfirmStatus(enum.IntEnum):
     BUSY = 0xC2
 
 
-class NetworkEventCode(enum.IntEnum):
-    """First octet of NETWORK_EVENT."""
-
-    REGISTER = 0
-    UNREGISTER = 1
-    PROMOTE = 2
-    DEMOTE = 3
-    ALIVE = 4
-    REBOOT = 5
-    UNKNOWN_NODE = 6
-    ERROR = 7
-
-
 def check_octet(name: str, value: int) -> None:
     if not 0 <= value <= 0xFF:
         raise PlcLocalError(f"{name} {value} is not an octet")
@@ -289,7 +276,10 @@ class ReleaseRequest:
 
 @dataclass(frozen=True, slots=True)
 class NetworkEvent:
-    """NETWORK_EVENT: what the MAC layer of the base node saw of one node."""
+    """NETWORK_EVENT: what the MAC layer of the base node saw of one node.
+
+    `event` is 0 register, 1 unregister, 2 promote, 3 demote, 4 alive, 5 reboot, 6 unknown node, 7 error.
+    """
 
     command: ClassVar[Command] = Command.NETWORK_EVENT
     event: int

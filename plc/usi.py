@@ -28,7 +28,6 @@ import crcmod
 from plc.errors import PlcDecodeError, PlcLocalError
 
 FLAG = 0x7E
-ESCAPE = 0x7D
 _FLAG = b"\x7e"
 _ESCAPE = b"\x7d"
 _ESCAPED_FLAG = b"\x7d\x5e"

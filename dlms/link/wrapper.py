@@ -23,7 +23,6 @@ HEADER_BYTES = 8
 APDU_BYTES_MAX = 0xFFFF
 UDP_APDU_BYTES_MAX = 65507 - HEADER_BYTES  # the longest UDP payload over IPv4
 ANSWER_TIMEOUT_S = 30.0
-BROADCAST_WPORT = 0x007F
 
 
 @dataclass(frozen=True, slots=True)
