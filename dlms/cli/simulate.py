@@ -21,7 +21,7 @@ from dlms.link.hdlc.bus import HdlcServerBus
 from dlms.link.hdlc.frames import HdlcAddress
 from dlms.link.mode_e.meter import ModeEMeter
 from dlms.link.mode_e.opening import Identification
-from dlms.link.options import LINKS
+from dlms.link.registry import DATA_LINKS
 from dlms.link.wrapper import WrapperServerLink
 from dlms.security.settings import Auth, MemoryCounters, NoAuth, Security
 from dlms.server.objects import rows_from_csv
@@ -51,7 +51,7 @@ def _until_signal() -> Iterator[list[int]]:
 
 @click.command()
 @click.option("--listen", default="tcp://127.0.0.1:4059", show_default=True, help="also udp://host:port, pty:PATH")
-@click.option("--link", type=click.Choice(tuple(LINKS)), default="hdlc", show_default=True)
+@click.option("--link", type=click.Choice(tuple(DATA_LINKS)), default="hdlc", show_default=True)
 @click.option("--server", default="1", show_default=True, help="SAP; for HDLC also UPPER/LOWER; for llc the node")
 @click.option("--serial", type=click.IntRange(1, SERIAL_MAX), default=1, show_default=True)
 @click.option("--phases", type=click.Choice(("1", "3")), default="3", show_default=True)
@@ -127,7 +127,7 @@ def simulate(
         return Server(made, meter, faults, line, inactivity_s, greeting(meter) if mode_e else None)
 
     try:
-        if mode_e and (link != "hdlc" or not listen.startswith("pty:")):
+        if mode_e and (not DATA_LINKS[link].mode_e or not listen.startswith("pty:")):
             raise LocalError("--mode-e is for --link hdlc on pty:PATH, which has a speed")
         rows = rows_from_csv(codes or BUILT_IN_LIST)
         if protection.system_title is None:

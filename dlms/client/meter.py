@@ -41,8 +41,9 @@ from dlms.cosem.obis import AttributeRef, MethodRef, Obis, Selection
 from dlms.cosem.scaler_unit import ScalerUnit, scaler_ref, scaler_unit
 from dlms.cosem.time import STANDARD_CLOCK, ClockPolicy
 from dlms.errors import DlmsError, LinkError, LocalError, PeerError
-from dlms.link.options import LinkOptions, open_link
+from dlms.link.options import LinkOptions
 from dlms.link.port import Port, open_port
+from dlms.link.registry import data_link, open_link
 from dlms.security.settings import Auth, Security
 from dlms.xdlms.apdu.common import AccessError, ActionOutcome, Item, Result
 from dlms.xdlms.exchange import ActionAnswer, Answer, Exchange, GetAnswer, GetExchange, SetAnswer
@@ -70,7 +71,7 @@ class ItemFailed(PeerError):
 class Meter:
     """See the module.
 
-    `url` names the port (see `dlms.link.port`), `link` the data link (see `dlms.link.options`). `known` is what earlier
+    `url` names the port (see `dlms.link.port`), `link` the data link (`dlms.link.registry`). `known` is what earlier
     sessions with this meter learned. `clock` says how to read the meter's time. `port` is used in place of opening
     `url`. With `mode_e` every opening begins with the greeting of IEC 62056-21 at 300 baud (see
     `dlms.link.mode_e.port`), and `baudrate` is the highest speed to agree to.
@@ -119,7 +120,7 @@ class Meter:
         self._given_port = port is not None
         self._mode_e = mode_e
         self._lost_at: int | None = None  # the speed agreed to with a meter that was not taken leave of
-        if mode_e and (link != "hdlc" or self._given_port):
+        if mode_e and (not data_link(link).mode_e or self._given_port):
             raise LocalError("mode E opens a port of its own for HDLC: neither another link nor a given port")
         self._trace = trace
         self._retry_pause_s = retry_pause_s
@@ -167,10 +168,10 @@ class Meter:
     def _open_port(self) -> Port:
         if not self._mode_e:
             return open_port(self._url, self._baudrate)
-        from dlms.link.mode_e.port import ModeE, open_with_greeting
+        from dlms.link.mode_e.port import ModeE, open_mode_e
 
         how = self._mode_e if isinstance(self._mode_e, ModeE) else ModeE()
-        port = open_with_greeting(self._url, self._baudrate, how, lost_at=self._lost_at)
+        port = open_mode_e(self._url, self._baudrate, how, lost_at=self._lost_at)
         self._options = replace(self._options, baudrate=port.baudrate)
         self._lost_at = port.baudrate
         return port

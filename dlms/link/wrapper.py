@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from dlms.errors import DecodeError, LocalError
 from dlms.link.datalink import ApduReceived, LinkEvent
 from dlms.link.direct import DirectLink
+from dlms.link.options import LinkOptions
 
 VERSION = 1
 VERSION_OCTETS = VERSION.to_bytes(2, "big")
@@ -116,6 +117,12 @@ class WrapperLink(_WrapperBase):
         self, client: int, server: int, *, packet: bool = False, answer_timeout_s: float = ANSWER_TIMEOUT_S
     ) -> None:
         super().__init__(client, server, packet=packet, answer_timeout_s=answer_timeout_s)
+
+    @classmethod
+    def from_options(cls, options: LinkOptions) -> WrapperLink:
+        """Raises `LocalError` for a server that is no SAP."""
+        timeout_s = options.timeout_s or ANSWER_TIMEOUT_S
+        return cls(options.client, options.sap, packet=options.packet, answer_timeout_s=timeout_s)
 
 
 class WrapperServerLink(_WrapperBase):

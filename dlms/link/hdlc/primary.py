@@ -45,6 +45,7 @@ from dlms.link.hdlc.params import FrameReject, LinkParameters
 from dlms.link.hdlc.secondary import HdlcServerLink
 from dlms.link.hdlc.timer import ResponseTimer
 from dlms.link.hdlc.window import LLC_BYTES, LLC_COMMAND, LLC_RESPONSE, MODULUS, Reassembly, SendWindow
+from dlms.link.options import LinkOptions
 from dlms.statemachine import Machine, Transitions
 
 __all__ = ["HdlcClientLink", "HdlcServerLink", "State", "Step", "TRANSITIONS"]
@@ -158,6 +159,18 @@ class HdlcClientLink(Machine[State, Step, LinkEvent]):
         self._timer = ResponseTimer(ack_timeout_s, octet_s)
         self._echo = EchoFilter(self._client == self._server)
         self._reset(LinkParameters(), 0.0)
+
+    @classmethod
+    def from_options(cls, options: LinkOptions) -> HdlcClientLink:
+        """Raises `LocalError` for an address or parameters that cannot be."""
+        return cls(
+            options.client,
+            options.server,
+            info_max=options.info_max,
+            window=options.window,
+            ack_timeout_s=options.timeout_s or ACK_TIMEOUT_S,
+            octet_s=options.octet_s,
+        )
 
     def _reset(self, agreed: LinkParameters, now: float) -> None:
         self.parameters = agreed
