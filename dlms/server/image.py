@@ -25,7 +25,7 @@ from dlms.axdr import Data
 from dlms.codes import ActionResult, DataAccessResult
 from dlms.cosem.obis import Obis, Selection
 from dlms.errors import LocalError
-from dlms.server.objects import ServerObject, constant
+from dlms.server.objects import CosemObject, constant
 from dlms.statemachine import Transitions
 from dlms.xdlms.apdu.common import ActionOutcome, Result
 
@@ -118,7 +118,7 @@ class ImageTransfer:
         self._polls_left = 0
         self._size = 0
         self._pieces: dict[int, bytes] = {}
-        self.item = ServerObject(
+        self.item = CosemObject(
             18,
             obis or Obis.parse("0.0.44.0.0.255"),
             readers={

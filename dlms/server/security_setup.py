@@ -43,7 +43,7 @@ from dlms.security.keys import (
     transferred_keys,
 )
 from dlms.security.settings import InvocationCounters, MemoryCounters, Security
-from dlms.server.objects import ServerObject, constant
+from dlms.server.objects import CosemObject, constant
 from dlms.xdlms.apdu.common import ActionOutcome, Result
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class SecuritySetup:
         self._new_counters = new_counters
         self._changed = changed
         self._pairs: dict[CertificateType, EllipticCurvePrivateKey] = {}
-        self.item = ServerObject(64, SECURITY_SETUP, version=1)
+        self.item = CosemObject(64, SECURITY_SETUP, version=1)
         self.item.readers = {
             2: lambda _selection: axdr.enum(self._policy),
             3: constant(axdr.enum(security.suite)),

@@ -52,30 +52,18 @@ from dlms.security.settings import (
     own_title,
 )
 from dlms.server.hls import reply_to_hls
-from dlms.server.names import NamedServices, refusal_by_name
 from dlms.server.objects import (
-    Row,
-    ServerObject,
-    ValueSource,
-    constant,
-    objects_from_csv,
-    objects_from_rows,
-    rows_from_csv,
+    CosemObject,
 )
 from dlms.server.rights import MANAGEMENT, NOTHING, Rights
 from dlms.server.services import Refuse, Services
+from dlms.server.short_names import ShortNameServices, refusal_by_name
 from dlms.server.view import Terms, View
 from dlms.statemachine import Transitions
 from dlms.xdlms.acse import PDU_SIZE_MIN, PDU_UNLIMITED, Aare, Aarq, InitiateRequest, InitiateResponse, Release
-from dlms.xdlms.apdu import notify
-from dlms.xdlms.apdu import service_errors as faults
+from dlms.xdlms.apdu import notify, service_errors
 from dlms.xdlms.apdu.common import AccessError, ActionOutcome, Item, Result
 from dlms.xdlms.gbt import BlockTransfer
-
-__all__ = [
-    "MeterServer", "Row", "ServerAssociation", "ServerObject", "ValueSource", "constant", "objects_from_csv",
-    "objects_from_rows", "rows_from_csv",
-]  # fmt: skip
 
 
 class MeterServer:
@@ -88,7 +76,7 @@ class MeterServer:
 
     def __init__(
         self,
-        objects: Iterable[ServerObject],
+        objects: Iterable[CosemObject],
         *,
         auth: Auth | Mapping[int, Auth] | None = None,
         security: Security | Mapping[int, Security] | None = None,
@@ -107,15 +95,15 @@ class MeterServer:
         self._changed_auth: dict[int, Auth] = {}
         self._security = security
         self._rights = rights
-        self._objects: dict[Obis, dict[int, ServerObject]] = {}
+        self._objects: dict[Obis, dict[int, CosemObject]] = {}
         for item in objects:
             self.add(item)
 
-    def add(self, item: ServerObject) -> None:
+    def add(self, item: CosemObject) -> None:
         """One more object; it replaces one of the same class and code."""
         self._objects.setdefault(item.obis, {})[item.class_id] = item
 
-    def objects(self) -> list[ServerObject]:
+    def objects(self) -> list[CosemObject]:
         return [item for classes in self._objects.values() for item in classes.values()]
 
     def auth_of(self, client_sap: int) -> Auth | None:
@@ -143,7 +131,7 @@ class MeterServer:
         elif self._security is old:
             self._security = new
 
-    def find(self, class_id: int, obis: Obis) -> ServerObject | DataAccessResult:
+    def find(self, class_id: int, obis: Obis) -> CosemObject | DataAccessResult:
         classes = self._objects.get(obis)
         if classes is None:
             return DataAccessResult.OBJECT_UNDEFINED
@@ -151,17 +139,17 @@ class MeterServer:
 
     def get(self, item: Item) -> Result:
         found = self.find(item.ref.class_id, item.ref.obis)
-        if isinstance(found, ServerObject):
+        if isinstance(found, CosemObject):
             return found.get(item.ref.attribute, item.selection)
         return AccessError(found)
 
     def set(self, item: Item, value: Data) -> int:
         found = self.find(item.ref.class_id, item.ref.obis)
-        return found.set(item.ref.attribute, value) if isinstance(found, ServerObject) else found
+        return found.set(item.ref.attribute, value) if isinstance(found, CosemObject) else found
 
     def act(self, method: MethodRef, parameters: Data | None) -> ActionOutcome:
         found = self.find(method.class_id, method.obis)
-        if isinstance(found, ServerObject):
+        if isinstance(found, CosemObject):
             return found.act(method.method, parameters)
         return ActionOutcome(ActionResult(int(found)))
 
@@ -210,7 +198,7 @@ class ServerAssociation:
         self.state = State.IDLE
         self.client_sap = client_sap
         self._server = server
-        self._services: Services | NamedServices = Services(server, Conformance(0), PDU_UNLIMITED)
+        self._services: Services | ShortNameServices = Services(server, Conformance(0), PDU_UNLIMITED)
         self._ciphering: Ciphering | None = None
         self._security: Security | None = None  # as it was when the association was made
         self._pending: _Pending | None = None
@@ -232,7 +220,7 @@ class ServerAssociation:
 
     def _refusal(self, apdu: bytes, refusal: Refuse) -> bytes:
         """An exception-response, or with short names a confirmed-service-error."""
-        if self.state is State.ASSOCIATED and isinstance(self._services, NamedServices):
+        if self.state is State.ASSOCIATED and isinstance(self._services, ShortNameServices):
             return refusal_by_name(apdu, refusal)
         return refusal.apdu
 
@@ -370,7 +358,7 @@ class ServerAssociation:
                   self._client_pdu_size, rights),
         )  # fmt: skip
         self._services = (
-            NamedServices(view, view.objects(), conformance, size)
+            ShortNameServices(view, view.objects(), conformance, size)
             if aarq.context.short_names
             else Services(view, conformance, size)
         )
@@ -396,7 +384,9 @@ class ServerAssociation:
     def _prove(self, plain: bytes) -> bytes:
         """Passes 3 and 4 of high level security: the one request that is served before the client is let in."""
         pending = self._pending
-        reply = None if pending is None else reply_to_hls(plain, short_names=isinstance(self._services, NamedServices))
+        reply = (
+            None if pending is None else reply_to_hls(plain, short_names=isinstance(self._services, ShortNameServices))
+        )
         if pending is None or reply is None:
             raise Refuse(StateError.SERVICE_NOT_ALLOWED, ServiceError.OPERATION_NOT_POSSIBLE)
         try:
@@ -484,5 +474,5 @@ def _rejection(context: Context, diagnostic: Diagnostic) -> bytes:
 
 
 def _initiate_error(context: Context, code: int) -> bytes:
-    error = faults.ConfirmedServiceError(faults.INITIATE_SERVICE, faults.INITIATE_CLASS, code)
+    error = service_errors.ConfirmedServiceError(service_errors.INITIATE_SERVICE, service_errors.INITIATE_CLASS, code)
     return Aare(context, AssociationResult.REJECTED_PERMANENT, Diagnostic.NO_REASON_GIVEN, error.emit()).emit()

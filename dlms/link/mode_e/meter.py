@@ -1,4 +1,4 @@
-"""The meter's side of the greeting of IEC 62056-21 mode E, whose layout is in `dlms.link.mode_e.opening`. Sans-IO.
+"""The meter's side of the opening of IEC 62056-21 mode E, whose layout is in `dlms.link.mode_e.opening`. Sans-IO.
 
     LISTENING   at 300 baud, for a request without an address or with this meter's
     OFFERED     the identification is out, the reader chooses

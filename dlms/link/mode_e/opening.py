@@ -1,4 +1,4 @@
-"""IEC 62056-21 mode E: the greeting at 300 baud that ends in HDLC at a higher speed (annex B there).
+"""IEC 62056-21 mode E: the opening at 300 baud that ends in HDLC at a higher speed (annex B there).
 
     reader   /?!CRLF                            or /?00012345!CRLF, at 300 baud, seven bits, even parity
     meter    /XXXZ\2identificationCRLF          XXX maker, Z speed it can do, \2 HDLC offered
@@ -31,7 +31,7 @@ ACK = 0x06
 
 
 class ModeEState(enum.Enum):
-    """Where the greeting is."""
+    """Where the opening is."""
 
     IDLE = enum.auto()
     ASKED = enum.auto()  # the request is out, the identification is due
@@ -41,7 +41,7 @@ class ModeEState(enum.Enum):
 
 
 class ModeEStep(enum.Enum):
-    """What moves the greeting."""
+    """What moves the opening."""
 
     START = enum.auto()
     ASK_AGAIN = enum.auto()
@@ -100,7 +100,7 @@ class SpeedAgreed:
 
 @dataclass(frozen=True, slots=True)
 class OpeningFailed:
-    """The greeting came to nothing."""
+    """The opening came to nothing."""
 
     error: DlmsError
 
@@ -116,7 +116,7 @@ def add_even_parity(text: bytes) -> bytes:
 
 
 class ModeEOpening(Machine[ModeEState, ModeEStep, ModeEEvent]):
-    """The reader's side of the greeting. `address` is the meter's, needed where several share a loop; `baudrate_max`
+    """The reader's side of the opening. `address` is the meter's, needed where several share a loop; `baudrate_max`
     bounds the speed chosen; `require_mark` refuses meters that do not say that they can do HDLC."""
 
     def __init__(
@@ -178,7 +178,7 @@ class ModeEOpening(Machine[ModeEState, ModeEStep, ModeEEvent]):
             self._step(ModeEStep.ASK_AGAIN)
             self._ask(now)
         else:
-            self._fail(LinkError("the meter does not answer the greeting"))
+            self._fail(LinkError("the meter does not answer the opening"))
 
     # ---- inside
 
