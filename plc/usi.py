@@ -181,7 +181,7 @@ def unstuff(raw: bytes) -> bytes:
 class UsiDecoder:
     """Cuts a byte stream into frames; any split of the stream gives the same results.
 
-    `next()` answers a frame, `UsiNoise`, or `None` for "need more". After noise the decoder goes on at the next flag,
+    `next()` returns a frame, `UsiNoise`, or `None` for "need more". After noise the decoder goes on at the next flag,
     so a frame is lost only when its own bytes are damaged.
     """
 

@@ -94,7 +94,7 @@ class DirectLink(Machine[DirectState, DirectStep, LinkEvent]):
         self._fail(LinkError(self.ENDED))
 
     def take_output(self) -> bytes:
-        """Bytes for the transport; over packets one a call."""
+        """Bytes for the transport; over packets one per call."""
         if self._packet:
             return self._packets.popleft() if self._packets else b""
         output = b"".join(self._packets)

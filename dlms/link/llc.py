@@ -19,8 +19,8 @@ ANSWER_TIMEOUT_S = 60.0
 
 
 class LlcLink(DirectLink):
-    """A `dlms.link.datalink.DataLink` for packets, for both sides. `receive` takes one LSDU, `take_output` gives one a
-    call and `b""` when there is none.
+    """A `dlms.link.datalink.DataLink` for packets, for both sides. `receive` takes one LSDU, `take_output` returns
+    one per call and `b""` when there is none.
 
     `client` and `server` are the LSAPs that the caller hands to the bridge's channel; they are kept for its use.
     A meter's side passes `answer_timeout_s=None`: it waits for ever.

@@ -25,7 +25,7 @@ TCP, DLMS_MESSAGE = 0, 0  # transport service, message type
 
 
 class PushSetup:
-    """See the module. What cannot be read is null in the message."""
+    """The object that pushes `objects`. An attribute that cannot be read is null in the message."""
 
     def __init__(
         self,

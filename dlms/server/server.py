@@ -1,11 +1,11 @@
-"""The meter's side of DLMS/COSEM, sans-IO: one `MeterServer` a meter, one `ServerAssociation` a connection.
+"""The meter's side of DLMS/COSEM, sans-IO: one `MeterServer` per meter, one `ServerAssociation` per connection.
 
     server = MeterServer(objects_from_csv(path, values), auth={1: Lls("secret")}, pdu_size=1024)
     association = server.new_association(client_sap=1)
     for answer in association.receive_apdu(apdu, now): ...
 
-Answers that outgrow the client's PDU size go out in blocks. Nothing that a client sends raises: what cannot be read is
-answered with an exception-response.
+Responses that exceed the client's PDU size go out in blocks. Nothing that a client sends raises: an APDU that cannot be
+read gets an exception-response.
 """
 
 from __future__ import annotations
@@ -192,7 +192,7 @@ class _Pending:
 
 
 class ServerAssociation:
-    """See the module. With high level security it is PROVING between the AARQ and the client's good proof."""
+    """One client's association. With high level security it is PROVING from the AARQ until a good proof comes."""
 
     def __init__(self, server: MeterServer, client_sap: int) -> None:
         self.state = State.IDLE

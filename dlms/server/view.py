@@ -51,7 +51,7 @@ class Terms:
 
 
 class View:
-    """See the module. GET, SET and ACTION on what the client may touch."""
+    """GET, SET and ACTION on what one client may touch; what it may not see does not exist for it."""
 
     def __init__(self, meter: Objects, terms: Terms) -> None:
         self._meter = meter

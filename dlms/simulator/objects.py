@@ -74,8 +74,10 @@ class Event(enum.IntEnum):
 
 
 class LivingObjects:
-    """See the module. `now` gives civil time, `send` takes what the meter says unasked. Without `lives` nothing happens
-    by itself, and nothing is logged."""
+    """The objects and what happens to them. `now` gives civil time, `send` takes what the meter says unasked.
+
+    Without `lives` nothing happens by itself, and nothing is logged.
+    """
 
     def __init__(
         self,

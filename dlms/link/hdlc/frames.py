@@ -262,7 +262,7 @@ class _Bad(Exception):
 class HdlcDecoder:
     """Cuts a byte stream into frames; any split of the stream gives the same results.
 
-    `next()` answers a frame, `HdlcNoise` (before the frame that follows it), or `None` for "need more". After a damaged
+    `next()` returns a frame, `HdlcNoise` (before the frame that follows it), or `None` for "need more". After a damaged
     frame the search goes on at the next flag, inside the damaged one too.
     """
 

@@ -1,7 +1,7 @@
 """HDLC as a data link (IEC 62056-46, 6.4): the client is the primary station, the meter the secondary. Sans-IO.
 
-The primary has the turn. A command with P=1 gives it to the secondary, which keeps it until its frame with F=1. So the
-client is always in one of these states:
+The primary owns the line and passes the turn: a command with the poll bit (P=1) gives the turn to the secondary, which
+keeps it until it sends a frame with the final bit (F=1). The client is always in one of these states:
 
     IDLE            nothing was asked yet
     CONNECTING      SNRM is out
@@ -11,12 +11,13 @@ client is always in one of these states:
     DISCONNECTING   DISC is out
     CLOSED          over; `connect` begins anew
 
-Recovery after a lost or damaged frame: when the answer does not come, or comes damaged, RR with P=1 asks for it; its
-N(R) says what the client has, the N(R) of the answer says what the meter has, and whatever is missing is sent again. (A
-command that takes less time than this question is sent again without it.) The meter knows the numbers, so a request is
-never carried out twice. `retries` exchanges in a row without progress end the link with a `LinkError`, so does an
-answer that takes longer than `answer_timeout_s`: nothing lasts for ever. How long an answer is waited for is in
-`dlms.link.hdlc.timer`.
+Recovery after a lost or damaged frame: when the answer does not come, or comes damaged, the client asks with RR, P=1.
+Its N(R) says what the client has, the N(R) of the answer says what the meter has, and both sides send again what the
+other is missing. (A command that takes less time on the line than RR is sent again without asking.) Since frames are
+numbered, the meter never carries out a request twice.
+
+The link ends with a `LinkError` after `retries` polls in a row without progress, and when an answer takes longer than
+`answer_timeout_s`. `dlms.link.hdlc.timer` decides how long the client waits for an answer to begin.
 
 `HdlcServerLink`, the meter's side, is in `dlms.link.hdlc.secondary`.
 """
@@ -53,10 +54,10 @@ __all__ = ["HdlcClientLink", "HdlcServerLink", "State", "Step", "TRANSITIONS"]
 # A meter answers within this, counted from the end of our burst and again from every octet; see `dlms.link.hdlc.timer`.
 ACK_TIMEOUT_S = 3.0
 INTER_OCTET_TIMEOUT_S = 0.3  # far over the standard's 25 ms: serial servers and USB adapters deliver in lumps
-ANSWER_TIMEOUT_S = 60.0  # a meter that acknowledges the request and says "not yet" has so long
-POLL_INTERVAL_S = 0.5  # and is asked that often
+ANSWER_TIMEOUT_S = 60.0  # for a meter that acknowledges the request and says "not yet"
+POLL_INTERVAL_S = 0.5  # between two polls of such a meter
 RETRIES = 4
-FRUITLESS_FACTOR = 2  # answers that bring nothing cost less time than missing ones, so more of them are borne
+FRUITLESS_FACTOR = 2  # answers that bring nothing cost less time than missing ones, so more are tolerated
 FRUITLESS_AT_ONCE = 2  # after that many, a pause of `poll_interval_s` precedes the next question
 BABBLE_TIMEOUTS = 4  # octets without a frame push the deadline at most this many timeouts away
 SHORT_FRAME_OCTETS = 9  # RR with one-octet addresses
@@ -64,7 +65,7 @@ LONGEST_FRAME_OCTETS = 2060  # with flags and gaps: at `octet_s` each, how long 
 
 
 class State(enum.Enum):
-    """Where the client's link is; see the module's text."""
+    """The state of the client's link, as the text at the head of this module describes it."""
 
     IDLE = enum.auto()
     CONNECTING = enum.auto()
@@ -276,13 +277,14 @@ class HdlcClientLink(Machine[State, Step, LinkEvent]):
         while (item := self._decoder.next()) is not None:
             if isinstance(item, HdlcNoise):
                 continue
+            # an RS-485 converter or optical head returns what we sent: that is neither noise nor an answer
             if item.destination == self._server and item.source == self._client and self._echo.is_echo(item):
                 self._timer.was_echo()
                 continue
             if item.destination != self._client or item.source != self._server:
                 continue
             if self._state in (State.IDLE, State.CLOSED):
-                continue
+                continue  # the link ended while older frames were still in the decoder
             self._frame_at = now
             self._timer.answered()
             try:

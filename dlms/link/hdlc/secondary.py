@@ -1,8 +1,8 @@
-"""The meter's side of HDLC (IEC 62056-46, 6.4): the secondary station, which speaks only when it was given the turn.
+"""The meter's side of HDLC (IEC 62056-46, 6.4): the secondary station, which speaks only when it has the turn.
 
     DISCONNECTED    SNRM is answered with UA, DISC and everything else with DM
-    CONNECTED       I and RR are taken; with P=1 the turn is here until a frame with F=1 goes out
-    REJECTING       a frame came that cannot be: FRMR answers everything but SNRM and DISC
+    CONNECTED       I and RR are accepted; P=1 gives us the turn until a frame with F=1 goes out
+    REJECTING       an impossible frame came: FRMR answers everything but SNRM and DISC
     CLOSED          the port is gone
 
 The answer to a request is put into the burst that gives the turn back, so the application has `answer_s` to bring it.
@@ -39,7 +39,7 @@ INTER_OCTET_TIMEOUT_S = 0.3
 
 
 class ServerState(enum.Enum):
-    """Where the meter's link is; see the module's text."""
+    """The state of the meter's link, as the text at the head of this module describes it."""
 
     DISCONNECTED = enum.auto()
     CONNECTED = enum.auto()

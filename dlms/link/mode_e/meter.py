@@ -23,11 +23,11 @@ LINE_CHARS_MAX = ADDRESS_CHARS_MAX + 5
 
 
 class MeterState(enum.Enum):
-    """See the module."""
+    """How far the opening is."""
 
-    LISTENING = enum.auto()
-    OFFERED = enum.auto()
-    AGREED = enum.auto()
+    LISTENING = enum.auto()  # at 300 baud, for a request message
+    OFFERED = enum.auto()  # the identification is out, the reader's choice is due
+    AGREED = enum.auto()  # HDLC at the speed chosen
 
 
 class MeterStep(enum.Enum):
