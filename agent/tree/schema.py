@@ -76,7 +76,8 @@ class NodeSpec:
 
     `check` raises `ValueError` for a text the node cannot hold (after the format has been checked).
     `live` returns the value of a leaf; `names` returns the names below an interior node whose child spec is `*`.
-    `secret` keeps the value out of TNDS, logs and `dcuctl`.
+    `secret` keeps the value out of TNDS, logs and `dcuctl`. `description` is what docs/management-objects.md and the
+    device description (docs/ddf) say of it.
     """
 
     name: str
@@ -87,6 +88,7 @@ class NodeSpec:
     default: str = ""
     type: str = ""
     title: str = ""
+    description: str = ""
     secret: bool = False
     value_chars_max: int = 4096
     names_max: int = 64
@@ -118,20 +120,26 @@ class NodeSpec:
         return wild
 
 
-def interior(name: str, *children: NodeSpec, access: Access = Access.GET, type: str = "") -> NodeSpec:  # noqa: A002
+def interior(
+    name: str,
+    *children: NodeSpec,
+    access: Access = Access.GET,
+    type: str = "",  # noqa: A002
+    description: str = "",
+) -> NodeSpec:
     """A fixed interior node."""
-    return NodeSpec(name, Format.NODE, access, children, type=type)
+    return NodeSpec(name, Format.NODE, access, children, type=type, description=description)
 
 
 def group(
     *children: NodeSpec,
     name: str = ANY,
     access: Access = AGRD,
-    names: Callable[[Path], Sequence[str]] | None = None,
     type: str = "",  # noqa: A002
+    description: str = "",
 ) -> NodeSpec:
     """An interior node that servers make: below a `*`, or an optional group of settings."""
-    return NodeSpec(name, Format.NODE, access, children, fixed=False, names=names, type=type)
+    return NodeSpec(name, Format.NODE, access, children, fixed=False, type=type, description=description)
 
 
 def setting(
@@ -142,9 +150,19 @@ def setting(
     check: Callable[[str], None] | None = None,
     secret: bool = False,
     value_chars_max: int = 1024,
+    description: str = "",
 ) -> NodeSpec:
     """A leaf that servers make and change."""
-    return NodeSpec(name, format, access, fixed=False, check=check, secret=secret, value_chars_max=value_chars_max)
+    return NodeSpec(
+        name,
+        format,
+        access,
+        fixed=False,
+        check=check,
+        secret=secret,
+        value_chars_max=value_chars_max,
+        description=description,
+    )
 
 
 def permanent(
@@ -156,14 +174,29 @@ def permanent(
     check: Callable[[str], None] | None = None,
     secret: bool = False,
     value_chars_max: int = 1024,
+    description: str = "",
 ) -> NodeSpec:
     """A leaf that is always there and that servers replace."""
-    return NodeSpec(name, format, access, default=default, check=check, secret=secret, value_chars_max=value_chars_max)
+    return NodeSpec(
+        name,
+        format,
+        access,
+        default=default,
+        check=check,
+        secret=secret,
+        value_chars_max=value_chars_max,
+        description=description,
+    )
 
 
-def live(name: str, format: Format, read: Callable[[Path], str]) -> NodeSpec:  # noqa: A002
+def live(
+    name: str,
+    format: Format,  # noqa: A002
+    read: Callable[[Path], str],
+    description: str = "",
+) -> NodeSpec:
     """A fixed leaf whose value is asked for at each Get."""
-    return NodeSpec(name, format, Access.GET, live=read)
+    return NodeSpec(name, format, Access.GET, live=read, description=description)
 
 
 def check_value(spec: NodeSpec, value: str | bytes) -> str | bytes:
