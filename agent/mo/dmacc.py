@@ -1,7 +1,7 @@
 """DMAcc, `urn:oma:mo:oma-dm-dmacc:1.0` (OMA-TS-DM_StdObj 1.2, section 5.3.1): the account with the DM server.
 
 The account arrives in the bootstrap document and lives in the tree. The nonces in it (`AAuthData`) are those it was
-made with; the running ones change with every message and are kept by `agent.dm.link_state`.
+made with; the running ones change with every message and are kept by `agent.dm.nonces`.
 """
 
 from __future__ import annotations

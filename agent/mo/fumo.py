@@ -109,11 +109,11 @@ class Fumo:
             raise Refusal(Code.INCOMPLETE, "PkgURL is empty")
         event = firmware.Event.EXEC_UPDATE if operation == firmware.UPDATE else firmware.Event.EXEC_FETCH
         try:
-            new_state = firmware.step(firmware.State(job.state), event)
+            new_state = job.after(event).state
         except firmware.FumoStateError:
             raise Refusal(Code.COMMAND_FAILED, "there is no package to update with") from None
         started = firmware.Job(
-            state=int(new_state),
+            state=new_state,
             active=True,
             id=self._new_id(),
             operation=operation,

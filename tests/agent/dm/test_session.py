@@ -10,8 +10,8 @@ from random import Random
 import pytest
 
 from agent.dm.session import MESSAGES_MAX, SESSION_S_MAX, Session
-from agent.dm.session_states import TABLE, Input, SessionUsageError, State, possible, step
-from agent.dm.session_values import Answer, Ended, NoncesChanged, SessionSettings, Work
+from agent.dm.session_events import Answer, Ended, NoncesChanged, SessionSettings, Work
+from agent.dm.session_states import TRANSITIONS, Input, SessionUsageError, State
 from agent.https import Response
 from agent.tree.nodes import state_from_json, state_to_json
 from omadm.codes import AlertCode
@@ -77,19 +77,19 @@ def url(one: Device) -> str:
 
 @pytest.mark.parametrize(("state", "given"), list(itertools.product(State, Input)))
 def test_every_pair_of_state_and_input_steps_or_is_refused(state: State, given: Input) -> None:
-    assert possible(state, given) == ((state, given) in TABLE)
-    if possible(state, given):
-        assert step(state, given) is TABLE[state, given]
+    assert TRANSITIONS.allow(state, given) == ((state, given) in TRANSITIONS.table)
+    if TRANSITIONS.allow(state, given):
+        assert TRANSITIONS.after(state, given) is TRANSITIONS.table[state, given]
     else:
         with pytest.raises(SessionUsageError):
-            step(state, given)
+            TRANSITIONS.after(state, given)
 
 
 def test_ended_and_failed_are_final_and_every_other_state_can_fail() -> None:
     for state in State:
         ends = state in {State.ENDED, State.FAILED}
-        assert possible(state, Input.BROKEN) != ends
-        assert any(pair[0] is state for pair in TABLE) != ends
+        assert TRANSITIONS.allow(state, Input.BROKEN) != ends
+        assert any(pair[0] is state for pair in TRANSITIONS.table) != ends
 
 
 def session(**changes: object) -> Session:
