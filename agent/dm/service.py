@@ -189,7 +189,7 @@ class DmService:
         self._timing.failed(self._deps.clock.monotonic(), slow=slow)
         self._unproven = min(self._unproven, UNPROVEN_MAX - 1)  # the account there is, if any, gets another try
         self._publish(DmStatus(state=state, error=why, last_session=self._status.last_session))
-        self._deps.health(HEALTH, False, why)  # noqa: FBT003  a port's signature
+        self._deps.health(HEALTH, False, why)  # noqa: FBT003  the signature of `DmDeps.health`
 
     def _registered(self, account: Account) -> None:
         hide(account.client_secret)
@@ -287,7 +287,7 @@ class DmService:
             log.warning("alert %s stays queued: %s", alert_id, error, extra={"event": "dm.storage"})
 
     def post(self, session: Session) -> None:
-        """One exchange over HTTPS, if the session has something to send."""
+        """One round trip over HTTPS, if the session has something to send."""
         output = session.take_output()
         if output is None:
             return

@@ -102,7 +102,7 @@ class Session:
             self._fail(f"no end after {SESSION_S_MAX:.0f} seconds")
 
     def receive_failure(self, why: str, now: float) -> None:  # noqa: ARG002
-        """The exchange failed on the way: no answer will come."""
+        """The round trip failed on the way: no answer will come."""
         if TRANSITIONS.allow(self._state, Input.BROKEN):
             self._fail(why)
 

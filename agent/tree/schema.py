@@ -1,6 +1,6 @@
 """What may exist in the management tree: the device description (OMA-TS-DM_TND 1.2, section 10) as values.
 
-A management object describes its nodes with `NodeSpec`. Three kinds of nodes follow from it:
+A management object describes its nodes with `NodeSpec`. Nodes are of three types:
 
 * **fixed**: exists exactly as long as its parent does, cannot be added or deleted by a server ("permanent" when every
   ancestor is fixed too). Its value is the stored one, or `default`.
@@ -20,7 +20,6 @@ ANY = "*"
 SEGMENT_CHARS_MAX = 64
 PATH_CHARS_MAX = 255
 DEPTH_MAX = 16
-TEXT_TYPE = "text/plain"
 
 INT_MIN, INT_MAX = -(2**31), 2**31 - 1  # TND 1.2 section 9.3.4: int is a 32 bit value
 
@@ -37,10 +36,8 @@ class Access(Flag):
     REPLACE = auto()
 
 
-G = Access.GET
 GR = Access.GET | Access.REPLACE
 AGRD = Access.ADD | Access.GET | Access.REPLACE | Access.DELETE
-AGD = Access.ADD | Access.GET | Access.DELETE
 ARD = Access.ADD | Access.REPLACE | Access.DELETE  # write only: secrets
 GE = Access.GET | Access.EXEC
 

@@ -17,7 +17,7 @@ from omadm.ssmp.crypto import SessionKeys, Transcript, equal
 from omadm.ssmp.errors import SsmpError, SsmpRefused, SsmpUsageError
 from omadm.transitions import Transitions
 
-REGISTRATION_TIMEOUT_S = 60.0  # three exchanges; the server forgets a session after as long
+REGISTRATION_TIMEOUT_S = 60.0  # three round trips; the server forgets a session after as long
 
 
 class State(Enum):
