@@ -22,7 +22,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Protocol
 
-from agent.metering.probe import Probe, hdlc_address
+from agent.metering.probe import Probe
 from agent.metering.profile_catchup import ProfileReading
 from agent.metering.reading_store import Progress, StoreError
 from agent.metering.registry import Meter
@@ -30,13 +30,10 @@ from agent.metering.tasks import Job
 from agent.metering.uplink import Backoff
 from agent.metering.visit import Channel, ProfileKey, Visit, is_profile
 from agent.metering.waiting import Knowledge, Leftovers, Ports, Troubles, places
-from agent.settings.config import MeteringConfig, PortConfig
+from agent.settings.config import MANAGEMENT_LOGICAL_DEVICE, MeteringConfig, PortConfig
 from dlms.client.session import MeterSession, open_auth
 from dlms.cosem.time import ClockPolicy
 from dlms.errors import DlmsError
-from dlms.link.datalink import DataLink
-from dlms.link.hdlc.primary import HdlcClientLink
-from dlms.link.llc import LlcLink
 from plc.errors import PlcError, PlcLocalError
 from plc.events import BaseNodeSilent, NodeEvent, NodeJoined, NodeLeft, NodesListed, ResyncNoted
 
@@ -45,7 +42,6 @@ LOG = logging.getLogger("agent.metering.port")
 WAIT_S = 0.5  # at most, for bytes: then beats, stop and new settings are looked at
 LOOK_EVERY_S = 1.0  # how often all meters are asked what they owe, when nothing has changed
 REOPEN = Backoff(1.0, 60.0)
-SERVER_SAP = 1  # the management logical device
 SILENT_MAX = 3  # unanswered list queries before the port counts as not working
 RESPONSE_TIMEOUT_MIN_S = 60.0  # of the session: a backstop, the links below have timeouts of their own
 
@@ -295,15 +291,15 @@ class PortReader:
         knowledge = self._knowledge.of(meter.key)
         try:
             session = MeterSession(
-                self._link(bridge, access.client, meter.address),
+                self._port.data_link(meter.address, client=access.client),
                 client=access.client,
-                server=SERVER_SAP,
+                server=MANAGEMENT_LOGICAL_DEVICE,
                 auth=open_auth(access.auth, access.secret),
                 pdu_size=self._metering.pdu_size,
                 known=knowledge,
                 response_timeout_s=max(RESPONSE_TIMEOUT_MIN_S, 2 * self._port.response_timeout_s),
             )
-            channel = bridge.channel(meter.address, dst_lsap=SERVER_SAP, src_lsap=access.client)
+            channel = bridge.channel(meter.address, dst_lsap=MANAGEMENT_LOGICAL_DEVICE, src_lsap=access.client)
         except (DlmsError, PlcLocalError) as error:
             # What was provisioned or configured does not make a session: say so, and wait like after any failure.
             self._ports.registry.attempted(meter.key, str(error))
@@ -335,18 +331,6 @@ class PortReader:
                     place = self._knowledge.place(meter.meter_id, job.task.task_id, item.ref.obis)
                     found[job.task.task_id, item.ref.obis] = ProfileReading(item.ref.obis, place, first)
         return found
-
-    def _link(self, bridge: Bridge, client: int, address: int) -> DataLink:
-        if bridge.carries == "apdu":
-            return LlcLink(client, SERVER_SAP, answer_timeout_s=self._port.response_timeout_s)
-        return HdlcClientLink(
-            client,
-            hdlc_address(self._port, address),
-            info_max=self._port.info_bytes_max,
-            window=self._port.window,
-            ack_timeout_s=self._port.response_timeout_s,
-            octet_s=10 / self._port.baudrate,
-        )
 
     def _finish(self, visit: Visit) -> None:
         outcome = visit.outcome
