@@ -47,7 +47,7 @@ class MeterStatus:
 @dataclass(frozen=True, slots=True)
 class QueueStatus:
     """The store of readings that wait for the head-end. `lost`: given up because the store was full; `refused`: set
-    aside because the head-end would not take them."""
+    aside because the head-end would not take them, the last one at `refused_at`."""
 
     records: int = 0
     oldest: float = 0.0
@@ -56,6 +56,7 @@ class QueueStatus:
     last_error: str = ""
     lost: int = 0
     refused: int = 0
+    refused_at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,15 +19,16 @@ import logging
 import sqlite3
 import zlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
 from agent.clock import Clock
 from agent.metering.reading import ROW_SIZES, Reading, record
 from agent.metering.reading_file import StoreError, StoreFile
+from agent.status import QueueStatus
 
-__all__ = ["Batch", "Progress", "Store", "StoreError", "StoreStats"]
+__all__ = ["Batch", "Progress", "Refusal", "Store", "StoreError", "StoreStats"]
 
 LOG = logging.getLogger("agent.metering.store")
 
@@ -37,6 +38,7 @@ COMPRESSION = 6
 FULL_RETRIES = 4  # each gives up an eighth of the blocks and tries again
 REMEMBERED_MAX = 16_384  # names, before those that nobody knows any more are looked for; the registry holds 4096
 REFUSED_MAX = 1000  # records that the head-end would not take, kept for a person to look at
+REFUSED_AT = "refused_at"  # beside the fields of a record that is set aside
 
 ResultT = TypeVar("ResultT")
 _Counters = dict[str, int]
@@ -64,9 +66,20 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True)
+class Refusal:
+    """A record that the head-end will never take, and its reason. `refused_at`: seconds since the epoch by this
+    device's clock, 0 when it is not known; `record` has the fields of docs/uplink.md."""
+
+    id: int
+    refused_at: float
+    why: str
+    record: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
 class StoreStats:
     """`pending`: records not delivered yet, the oldest stored at `oldest`; `kept`: delivered ones that are still here;
-    the others count since the store began."""
+    the others count since the store began. `refused_at`: when the last record was refused, 0 when none was."""
 
     uuid: str
     pending: int
@@ -75,6 +88,19 @@ class StoreStats:
     forwarded: int
     lost: int
     refused: int
+    refused_at: float
+
+    def on(self, status: QueueStatus) -> QueueStatus:
+        """The published status, with these counts."""
+        return replace(
+            status,
+            records=self.pending,
+            oldest=self.oldest,
+            forwarded=self.forwarded,
+            lost=self.lost,
+            refused=self.refused,
+            refused_at=self.refused_at,
+        )
 
 
 class Store:
@@ -185,7 +211,10 @@ class Store:
 
     def refuse(self, batch: Batch, why: str) -> None:
         """The head-end will never take this batch: keep it aside, so that the others get through."""
-        rows = [(entry["id"], json.dumps(entry), why) for entry in batch.records]
+        # The time goes into the record's text and not into a column of its own: an older version of this software,
+        # started again after a rollback, would take a table of another shape for a damaged file.
+        refused_at = self._clock.wall()
+        rows = [(entry["id"], json.dumps({**entry, REFUSED_AT: refused_at}), why) for entry in batch.records]
 
         def work(db: sqlite3.Connection, counters: _Counters) -> None:
             if batch.store != self.file.uuid or batch.last <= counters["released"]:
@@ -197,11 +226,24 @@ class Store:
             counters["released"] = batch.last
 
         self._run(work)
-        LOG.error(
-            "record %d was refused by the head-end for good: %s", batch.first, why, extra={"event": "store.refused"}
-        )
+        for entry in batch.records:
+            LOG.error(
+                "record %s (meter %s, %s/%s/%s) was refused by the head-end for good: %s",
+                *(entry.get(name) for name in ("id", "meter", "cls", "obis", "attr")),
+                why,
+                extra={"event": "store.refused"},
+            )
 
     # --- for everybody ---
+
+    def refused(self, limit: int) -> list[Refusal]:
+        """The records that were refused last, newest first, at most `limit`; `REFUSED_MAX` are kept."""
+        rows = self._run(
+            lambda db, _: db.execute(
+                "SELECT id, record, why FROM refused ORDER BY id DESC LIMIT ?", (limit,)
+            ).fetchall()
+        )
+        return [_refusal(*row) for row in rows]
 
     def stats(self) -> StoreStats:
         """Counts for the status."""
@@ -210,6 +252,7 @@ class Store:
             pending = counters["next"] - 1 - counters["released"]
             first_pending = "SELECT made FROM block WHERE first <= ? ORDER BY first DESC LIMIT 1"
             oldest = db.execute(first_pending, (counters["released"] + 1,)).fetchone() if pending else None
+            refused = db.execute("SELECT id, record, why FROM refused ORDER BY id DESC LIMIT 1").fetchone()
             return StoreStats(
                 uuid=self.file.uuid,
                 pending=pending,
@@ -218,6 +261,7 @@ class Store:
                 forwarded=counters["forwarded"],
                 lost=counters["lost"],
                 refused=counters["refused"],
+                refused_at=_refusal(*refused).refused_at if refused else 0.0,
             )
 
         return self._run(work)
@@ -315,6 +359,16 @@ def _unpack(body: bytes) -> object:
         return json.loads(zlib.decompress(body))
     except (zlib.error, ValueError, TypeError):
         return None
+
+
+def _refusal(record_id: int, text: str, why: str) -> Refusal:
+    try:
+        entry = json.loads(text)
+    except (ValueError, RecursionError):
+        entry = None
+    entry = entry if isinstance(entry, dict) else {}  # a damaged one is still worth its id and its reason
+    at = entry.pop(REFUSED_AT, 0.0)
+    return Refusal(record_id, float(at) if isinstance(at, int | float) else 0.0, why, entry)
 
 
 def _block_rows(first: int, last: int, body: bytes) -> list[list[object]] | None:

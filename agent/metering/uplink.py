@@ -145,14 +145,7 @@ class Uplink:
         except StoreError as error:
             self._publish(replace(self._status, last_error=f"store: {error}"))
             return
-        self._status = replace(
-            self._status,
-            records=stats.pending,
-            oldest=stats.oldest,
-            forwarded=stats.forwarded,
-            lost=stats.lost,
-            refused=stats.refused,
-        )
+        self._status = stats.on(self._status)
         self._publish(self._status)
 
     # --- inside ---
