@@ -19,10 +19,10 @@ from agent.mo.fumo import Event, Fumo, Job, State
 from agent.ota.deltas import Deltas, FullPolicy, check_full
 from agent.ota.download import Downloaded, DownloadError, DownloadStopped, Progress
 from agent.ota.download_errors import DeltaUnfit
-from agent.ota.handover import HandOver, InstallRequest, InstallResult, UpdateStatus
+from agent.ota.handover import HandOver, InstallRequest, InstallResult
 from agent.ota.software_jobs import SoftwareJobs
 from agent.ota.verification import Rejected, verified
-from agent.status import DownloadStatus
+from agent.status import DownloadStatus, UpdateStatus
 from agent.tree import alerts
 from agent.tree.persistence import ManagementTree
 from omadm.codes import Refusal
