@@ -314,7 +314,6 @@ class PortReader:
             jobs=jobs,
             session=session,
             channel=channel,
-            packets=bridge.carries == "apdu",
             until=now + self._metering.visit_timeout_s,
             knowledge=knowledge,
             policy=self._policy,

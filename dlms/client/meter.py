@@ -157,7 +157,6 @@ class Meter:
             pdu_size=self._pdu_size,
             short_names=self._short_names,
             conformance=self._conformance,
-            keep_open=True,
             known=self.known,
         )
         self._session.open(time.monotonic())
@@ -219,7 +218,6 @@ class Meter:
                         raise event.error
                     if wanted(event):
                         return events
-                self._send(session, port)
                 if come():
                     return events
                 self._wait(session, port)
