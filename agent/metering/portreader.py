@@ -31,12 +31,13 @@ from agent.metering.uplink import Backoff
 from agent.metering.visit import Channel, ProfileKey, Visit, is_profile
 from agent.metering.waiting import Knowledge, Leftovers, Ports, Troubles, places
 from agent.settings.config import MeteringConfig, PortConfig
-from dlms.client.session import MeterSession, open_auth
+from dlms.client.session import MeterSession
 from dlms.cosem.time import ClockPolicy
 from dlms.errors import DlmsError
 from dlms.link.datalink import DataLink
 from dlms.link.hdlc.primary import HdlcClientLink
 from dlms.link.llc import LlcLink
+from dlms.security.settings import open_auth
 from plc.errors import PlcError, PlcLocalError
 from plc.events import BaseNodeSilent, NodeEvent, NodeJoined, NodeLeft, NodesListed, ResyncNoted
 

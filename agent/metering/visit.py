@@ -23,10 +23,9 @@ from agent.metering.reading import Reading, UnstorableError, encode
 from agent.metering.registry import Meter, meter_name
 from agent.metering.tasks import Job
 from dlms.axdr import Data
-from dlms.client.session import (
+from dlms.client.events import (
     ItemError,
     ItemRead,
-    MeterSession,
     ReadDone,
     Replied,
     SessionClosed,
@@ -35,6 +34,7 @@ from dlms.client.session import (
     SessionOpened,
     Value,
 )
+from dlms.client.session import MeterSession
 from dlms.cosem.obis import AttributeRef, Obis
 from dlms.cosem.profile import BUFFER
 from dlms.cosem.time import STANDARD_CLOCK, ClockPolicy, CosemDateTime

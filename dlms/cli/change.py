@@ -16,7 +16,8 @@ from dlms.cli.query import EXIT_REFUSED, exits, json_option, reference
 from dlms.cli.secrets import read_hex
 from dlms.cli.show import echo_json, plain, value_text
 from dlms.cli.typed_values import TYPES, parse_value
-from dlms.client.meter import ItemFailed, Meter
+from dlms.client.meter import Meter
+from dlms.client.reading import ItemFailed
 from dlms.cosem.obis import MethodRef
 from dlms.errors import LocalError
 from dlms.xdlms.apdu.common import AccessError

@@ -9,15 +9,12 @@ from __future__ import annotations
 import hmac
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 from dlms import axdr
-from dlms.client.reading import Failed
+from dlms.client.reading import Failed, ItemFailed
+from dlms.client.services import MeterServices
 from dlms.cosem.obis import AttributeRef, MethodRef, Obis
 from dlms.errors import LinkError, PeerError
-
-if TYPE_CHECKING:
-    from dlms.client.meter import Meter
 
 IMAGE = Obis.parse("0.0.44.0.0.255")
 _CLASS = 18
@@ -33,12 +30,12 @@ POLLS_MAX = 120
 Progress = Callable[[int, int], None]
 
 
-class ImageVerbs:
+class MeterImage:
     """See the module."""
 
     def __init__(
         self,
-        meter: Meter,
+        meter: MeterServices,
         *,
         obis: Obis = IMAGE,
         sleep: Callable[[float], None] = time.sleep,
@@ -147,8 +144,6 @@ class ImageVerbs:
 
     def _done(self, method: int, good: int, bad: int, what: str) -> None:
         """A meter that takes its time says "temporary-failure" and is asked for its status until it has one."""
-        from dlms.client.meter import ItemFailed
-
         try:
             self._call(method, _NOTHING)
         except ItemFailed as refusal:

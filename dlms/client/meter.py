@@ -22,12 +22,9 @@ from typing import TYPE_CHECKING, Self
 
 from dlms.axdr import Data
 from dlms.client.discovery import ASSOCIATION, ObjectInfo, objects_of
-from dlms.client.knowledge import MeterKnowledge, ScalerUnit, scaler_ref, scaler_unit
-from dlms.client.reading import Failed, Reading, present
-from dlms.client.session import (
+from dlms.client.events import (
     ItemError,
     ItemRead,
-    MeterSession,
     ReadDone,
     Replied,
     SessionClosed,
@@ -35,6 +32,9 @@ from dlms.client.session import (
     SessionFailed,
     SessionOpened,
 )
+from dlms.client.knowledge import MeterKnowledge, ScalerUnit, scaler_ref, scaler_unit
+from dlms.client.reading import Failed, ItemFailed, Reading, declared, present, unscaled
+from dlms.client.session import MeterSession
 from dlms.codes import Conformance, data_access_text
 from dlms.cosem.dictionary import usual_class
 from dlms.cosem.obis import AttributeRef, MethodRef, Obis
@@ -47,8 +47,8 @@ from dlms.xdlms.apdu.common import AccessError, ActionOutcome, Item, Result, Sel
 from dlms.xdlms.exchange import ActionAnswer, Answer, Exchange, GetAnswer, GetExchange, SetAnswer
 
 if TYPE_CHECKING:
-    from dlms.client.image_transfer import ImageVerbs
-    from dlms.client.objects import ClockVerbs, SecurityVerbs
+    from dlms.client.image_transfer import MeterImage
+    from dlms.client.objects import MeterClock, MeterSecurity
     from dlms.client.profile import Column, ProfileRow
     from dlms.client.shortnames import SnReadExchange
     from dlms.client.streaming import AnswerStream
@@ -56,14 +56,6 @@ if TYPE_CHECKING:
 
 Trace = Callable[[str, float, bytes], None]
 """Called with ">" or "<", the monotonic time in seconds and the bytes, for everything that crosses the port."""
-
-
-class ItemFailed(PeerError):
-    """The meter refused one attribute or method; `code` is its reason, as `object-undefined`."""
-
-    def __init__(self, what: object, code: str) -> None:
-        super().__init__(f"{what}: {code}")
-        self.code = code
 
 
 class Meter:
@@ -386,7 +378,6 @@ class Meter:
             raise ItemFailed(ref, data_access_text(code))
 
     def _to_write(self, ref: AttributeRef, value: object) -> Data:
-        from dlms.client.writing import declared, unscaled
         from dlms.cosem.values import encode
 
         kind = declared(ref, self._version_of(ref), lambda: self.get(ref))
@@ -469,25 +460,25 @@ class Meter:
         return read_profile(self, obis, since, until, entries)
 
     @property
-    def clock(self) -> ClockVerbs:
+    def clock(self) -> MeterClock:
         """The meter's clock."""
-        from dlms.client.objects import ClockVerbs
+        from dlms.client.objects import MeterClock
 
-        return ClockVerbs(self)
+        return MeterClock(self)
 
     @property
-    def image(self) -> ImageVerbs:
+    def image(self) -> MeterImage:
         """Firmware transfer to the meter."""
-        from dlms.client.image_transfer import ImageVerbs
+        from dlms.client.image_transfer import MeterImage
 
-        return ImageVerbs(self)
+        return MeterImage(self)
 
     @property
-    def security_setup(self) -> SecurityVerbs:
+    def security_setup(self) -> MeterSecurity:
         """New keys for the meter."""
-        from dlms.client.objects import SecurityVerbs
+        from dlms.client.objects import MeterSecurity
 
-        return SecurityVerbs(self)
+        return MeterSecurity(self)
 
     def disconnect(self) -> None:
         """Switch the customer off: remote_disconnect of the disconnect control."""

@@ -58,24 +58,18 @@ from dlms.client.events import (
     SessionOpened,
     Value,
 )
-from dlms.client.knowledge import MeterKnowledge, ScalerUnit, scaler_unit
-from dlms.client.planner import Limits
-from dlms.client.readjob import ReadJob
+from dlms.client.knowledge import MeterKnowledge, scaler_unit
+from dlms.client.planner import Limits, ReadJob
 from dlms.codes import LN_CLIENT_CONFORMANCE, SN_CLIENT_CONFORMANCE, Conformance, DataAccessResult
 from dlms.cosem.obis import AttributeRef
 from dlms.errors import DlmsError, LinkError, LocalError, PeerError
 from dlms.link.datalink import ApduReceived, DataLink, LinkEvent, LinkUp
-from dlms.security.settings import Auth, NoAuth, Security, open_auth
+from dlms.security.settings import Auth, NoAuth, Security
 from dlms.xdlms.apdu.common import AccessError, Item, Result
 from dlms.xdlms.exchange import Answer, Exchange, GetAnswer, GetExchange
 
 if TYPE_CHECKING:
     from dlms.client.shortnames import SnReadExchange
-
-__all__ = [
-    "AttributeRef", "Auth", "ItemError", "ItemRead", "MeterKnowledge", "MeterSession", "Notified", "ReadDone",
-    "Replied", "ScalerUnit", "SessionClosed", "SessionEvent", "SessionFailed", "SessionOpened", "Value", "open_auth",
-]  # fmt: skip
 
 _UNDEFINED = ItemError(DataAccessResult.OBJECT_UNDEFINED.text)
 _PASSING = (DataAccessResult.HARDWARE_FAULT, DataAccessResult.TEMPORARY_FAILURE, DataAccessResult.OTHER_REASON)
@@ -135,7 +129,7 @@ class MeterSession:
 
     `client` and `server` are the SAPs, which the link has already. `auth` and `security` are those of the association,
     `conformance` and `pdu_size` (octets) what is proposed. `known` is what earlier sessions learned about the meter;
-    this one adds to it. `response_timeout_s` bounds the wait for an answer over links that have no timeout of their own.
+    this one adds to it. `response_timeout_s` bounds the wait for an answer over links without a timeout of their own.
     """
 
     def __init__(

@@ -24,8 +24,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from dlms.client.events import ItemRead, ReadDone, SessionClosed, SessionEvent, SessionFailed, Value
 from dlms.client.knowledge import MeterKnowledge
-from dlms.client.session import ItemRead, MeterSession, ReadDone, SessionClosed, SessionEvent, SessionFailed, Value
+from dlms.client.session import MeterSession
 from dlms.cosem.obis import AttributeRef
 from dlms.link.datalink import ApduReceived
 from dlms.link.hdlc.primary import HdlcClientLink, HdlcServerLink

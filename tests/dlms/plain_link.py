@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-from dlms.client.session import MeterSession, SessionEvent
+from dlms.client.events import SessionEvent
+from dlms.client.session import MeterSession
 from dlms.errors import LinkError, LocalError
 from dlms.link.datalink import ApduReceived, LinkDown, LinkEvent, LinkUp
 from dlms.server.server import ServerAssociation

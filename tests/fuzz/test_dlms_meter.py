@@ -31,12 +31,14 @@ OTHER_DECODERS = {
 }
 # What has such a name and takes nothing that a peer or a disk made up, or is a line around a decoder of this list.
 NO_DECODERS = {
-    "client.meter.Meter.read": "verbs",
-    "client.meter.Meter.read_many": "verbs",
-    "client.meter.Meter.open": "verbs",
-    "client.session.MeterSession.open": "verbs",
-    "client.session.MeterSession.read": "verbs",
-    "client.profile.read_profile": "verbs; the rows are decoded by RowDecoder",
+    "client.meter.Meter.read": "arguments of the caller",
+    "client.meter.Meter.read_many": "arguments of the caller",
+    "client.meter.Meter.open": "arguments of the caller",
+    "client.services.MeterServices.read": "the protocol of Meter.read",
+    "client.services.MeterServices.read_many": "the protocol of Meter.read_many",
+    "client.session.MeterSession.open": "arguments of the caller",
+    "client.session.MeterSession.read": "arguments of the caller",
+    "client.profile.read_profile": "arguments of the caller; the rows are decoded by RowDecoder",
     "link.options.open_link": "options of the caller",
     "link.port.open_port": "a URL of the caller",
     "link.mode_e.port.open_with_greeting": "a driver around ModeEOpening",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from dlms.client.events import ItemRead, ReadDone, SessionClosed, SessionEvent, Value
 from dlms.client.knowledge import MeterKnowledge
-from dlms.client.session import ItemRead, MeterSession, ReadDone, SessionClosed, SessionEvent, Value
+from dlms.client.session import MeterSession
 from dlms.cosem.obis import AttributeRef
 from dlms.link.llc import LlcLink
 from dlms.security.settings import Lls

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from dlms.client.session import ItemError, ItemRead, MeterSession, ReadDone, SessionClosed, SessionFailed, Value
+from dlms.client.events import ItemError, ItemRead, ReadDone, SessionClosed, SessionFailed, Value
+from dlms.client.session import MeterSession
 from dlms.cosem.obis import AttributeRef
 from dlms.link.hdlc.primary import HdlcClientLink
 from dlms.link.llc import LlcLink

@@ -10,11 +10,9 @@ import pytest
 
 from dlms import axdr
 from dlms.axdr import Data
-from dlms.client.knowledge import MeterKnowledge, ScalerUnit
-from dlms.client.session import (
+from dlms.client.events import (
     ItemError,
     ItemRead,
-    MeterSession,
     ReadDone,
     Replied,
     SessionClosed,
@@ -23,6 +21,8 @@ from dlms.client.session import (
     SessionOpened,
     Value,
 )
+from dlms.client.knowledge import MeterKnowledge, ScalerUnit
+from dlms.client.session import MeterSession
 from dlms.codes import LN_CLIENT_CONFORMANCE, Conformance, DataAccessResult
 from dlms.cosem.obis import AttributeRef, Obis
 from dlms.errors import LinkError, LocalError

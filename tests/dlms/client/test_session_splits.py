@@ -8,17 +8,9 @@ from collections.abc import Callable, Iterable
 
 import pytest
 
+from dlms.client.events import ItemRead, ReadDone, SessionClosed, SessionEvent, SessionFailed, SessionOpened, Value
 from dlms.client.knowledge import MeterKnowledge
-from dlms.client.session import (
-    ItemRead,
-    MeterSession,
-    ReadDone,
-    SessionClosed,
-    SessionEvent,
-    SessionFailed,
-    SessionOpened,
-    Value,
-)
+from dlms.client.session import MeterSession
 from dlms.link.hdlc.primary import HdlcClientLink
 from dlms.link.wrapper import WrapperLink
 from dlms.server.server import MeterServer, objects_from_rows

@@ -11,7 +11,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from dlms import axdr
 from dlms.client.association import Association, Broken, Proposal
-from dlms.client.session import ItemRead, MeterSession, ReadDone, SessionClosed, SessionEvent, SessionFailed, Value
+from dlms.client.events import ItemRead, ReadDone, SessionClosed, SessionEvent, SessionFailed, Value
+from dlms.client.session import MeterSession
 from dlms.codes import LN_CLIENT_CONFORMANCE, Context, Mechanism
 from dlms.cosem.obis import AttributeRef
 from dlms.errors import DecodeError, DlmsError, LocalError, PeerError

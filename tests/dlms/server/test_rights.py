@@ -10,7 +10,8 @@ from dlms import axdr
 from dlms.axdr import Data
 from dlms.client.association import Association, Notified, Proposal
 from dlms.client.discovery import ASSOCIATION
-from dlms.client.meter import ItemFailed, Meter
+from dlms.client.meter import Meter
+from dlms.client.reading import ItemFailed
 from dlms.codes import (
     LN_CLIENT_CONFORMANCE,
     SERVER_CONFORMANCE,

@@ -7,7 +7,8 @@ import random
 import pytest
 
 from dlms import axdr
-from dlms.client.session import ItemRead, MeterSession, Value
+from dlms.client.events import ItemRead, Value
+from dlms.client.session import MeterSession
 from dlms.codes import LN_CLIENT_CONFORMANCE, Conformance
 from dlms.cosem.obis import AttributeRef
 from dlms.errors import DecodeError, DlmsError, LocalError, PeerError

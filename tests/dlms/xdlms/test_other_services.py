@@ -9,19 +9,11 @@ import pytest
 
 from dlms import axdr
 from dlms.client.association import Answered, Notified
+from dlms.client.events import ItemRead, ReadDone, SessionClosed, SessionEvent, SessionFailed, SessionOpened, Value
 from dlms.client.knowledge import MeterKnowledge
-from dlms.client.meter import ItemFailed, Meter
-from dlms.client.reading import Failed, Reading
-from dlms.client.session import (
-    ItemRead,
-    MeterSession,
-    ReadDone,
-    SessionClosed,
-    SessionEvent,
-    SessionFailed,
-    SessionOpened,
-    Value,
-)
+from dlms.client.meter import Meter
+from dlms.client.reading import Failed, ItemFailed, Reading
+from dlms.client.session import MeterSession
 from dlms.client.shortnames import SnReadExchange, method_name, name_of, names_of
 from dlms.codes import LN_CLIENT_CONFORMANCE, SN_CLIENT_CONFORMANCE, Conformance, Context, Mechanism
 from dlms.cosem.obis import AttributeRef, MethodRef
