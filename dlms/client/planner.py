@@ -13,8 +13,9 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from dlms.client.knowledge import MeterKnowledge, scaler_ref
+from dlms.client.knowledge import MeterKnowledge
 from dlms.cosem.obis import AttributeRef
+from dlms.cosem.scaler_unit import scaler_ref
 from dlms.xdlms.apdu.get import ITEM_OCTETS_MIN, LIST_HEAD_OCTETS
 
 ANSWER_OCTETS_GUESS = 8  # most are a result octet, a tag and up to four octets; strings are longer

@@ -12,12 +12,11 @@ from hashlib import blake2b
 from typing import Protocol
 
 from dlms import axdr
-from dlms.client.knowledge import ScalerUnit
 from dlms.client.reading import Failed, ItemFailed, Reading, unit_symbol
 from dlms.client.services import MeterServices
 from dlms.client.streaming import AnswerStream
 from dlms.cosem.classes import attribute_type
-from dlms.cosem.obis import AttributeRef, Obis
+from dlms.cosem.obis import AttributeRef, Obis, Selection
 from dlms.cosem.profile import (
     BUFFER,
     CAPTURE_OBJECTS,
@@ -32,9 +31,10 @@ from dlms.cosem.profile import (
     by_range,
     columns_of,
 )
+from dlms.cosem.scaler_unit import ScalerUnit
 from dlms.cosem.time import ANY, DATE_TIME_OCTETS, STANDARD_CLOCK, ClockPolicy, CosemDateTime
 from dlms.errors import DlmsError, LinkError, LocalError
-from dlms.xdlms.apdu.common import Item, Selection
+from dlms.xdlms.apdu.common import Item
 
 PROFILE_CLASS = 7
 FRUITLESS_MAX = 3  # failures in a row that brought no new row

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 from dlms.axdr import Data, Tag
 from dlms.client.events import Value
-from dlms.client.knowledge import ScalerUnit
-from dlms.codes import UNITS, kebab
+from dlms.codes import kebab
+from dlms.cosem import units
 from dlms.cosem.obis import AttributeRef, MethodRef
+from dlms.cosem.scaler_unit import ScalerUnit
 from dlms.cosem.time import STANDARD_CLOCK, ClockPolicy, CosemDateTime
 from dlms.errors import DlmsError, LocalError, PeerError
 
@@ -103,7 +104,10 @@ def _quality(time: CosemDateTime) -> str:
 
 def unit_symbol(code: int | None) -> str:
     """The symbol of a unit code; "" for none, the number in brackets for an unknown one."""
-    return "" if code is None else UNITS.get(code, f"[{code}]")
+    if code is None:
+        return ""
+    known = units.symbol(code)
+    return f"[{code}]" if known is None else known
 
 
 def declared(ref: AttributeRef, version: int | None, present: Callable[[], Data]) -> CosemType:

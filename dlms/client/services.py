@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from dlms.axdr import Data
-from dlms.client.knowledge import ScalerUnit
 from dlms.client.reading import Failed, Reading
-from dlms.cosem.obis import AttributeRef, MethodRef, Obis
+from dlms.cosem.obis import AttributeRef, MethodRef, Obis, Selection
+from dlms.cosem.scaler_unit import ScalerUnit
 from dlms.cosem.time import ClockPolicy
-from dlms.xdlms.apdu.common import Result, Selection
+from dlms.xdlms.apdu.common import Result
 
 
 class MeterServices(Protocol):

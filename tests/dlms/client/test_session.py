@@ -21,10 +21,11 @@ from dlms.client.events import (
     SessionOpened,
     Value,
 )
-from dlms.client.knowledge import MeterKnowledge, ScalerUnit
+from dlms.client.knowledge import MeterKnowledge
 from dlms.client.session import MeterSession
 from dlms.codes import LN_CLIENT_CONFORMANCE, Conformance, DataAccessResult
 from dlms.cosem.obis import AttributeRef, Obis
+from dlms.cosem.scaler_unit import ScalerUnit
 from dlms.errors import LinkError, LocalError
 from dlms.link.datalink import LinkUp
 from dlms.security.settings import Auth, Lls, NoAuth
