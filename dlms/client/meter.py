@@ -32,7 +32,7 @@ from dlms.client.events import (
     SessionOpened,
 )
 from dlms.client.knowledge import MeterKnowledge
-from dlms.client.reading import Failed, ItemFailed, Reading, declared, present, unscaled
+from dlms.client.reading import Failed, ItemFailed, Reading, declared, present, refusal, unscaled
 from dlms.client.session import MeterSession
 from dlms.codes import Conformance, data_access_text
 from dlms.cosem.associations import ASSOCIATION, ObjectInfo, objects_of
@@ -60,14 +60,17 @@ Trace = Callable[[str, float, bytes], None]
 
 
 class Meter:
-    """See the module.
+    """One meter, over one port. Opens by itself when something is asked of it.
 
-    `url` names the port (see `dlms.link.port`), `link` the data link (see `dlms.link.options`). `known` is what earlier
-    sessions with this meter learned. `clock` says how to read the meter's time. `port` is used in place of opening
-    `url`. With `mode_e` every opening begins with the greeting of IEC 62056-21 at 300 baud (see
-    `dlms.link.mode_e.port`), and `baudrate` is the highest speed to agree to.
-    Methods raise `LinkError` when the line fails, `PeerError` when the meter refuses, `DecodeError` when it talks
-    nonsense, `LocalError` for a wrong argument: all of them `DlmsError`.
+    `url` names the port (see `dlms.link.port`), or `port` is one that is open already; `link` names the data link (see
+    `dlms.link.options`), `client` and `server` the SAPs. `auth`, `security`, `conformance` and `pdu_size` (octets) are
+    what the association is proposed with. `info_max` (octets) and `window` (frames) are HDLC's, `timeout_s` is the wait
+    for an answer, `retry_pause_s` the one before a failed line is opened again. `known` is what earlier sessions with
+    this meter learned. `clock` says how to read the meter's time. With `mode_e` the port is opened as IEC 62056-21
+    mode E has it, at 300 baud (see `dlms.link.mode_e.port`), and `baudrate` is the highest speed to agree to.
+
+    Methods raise `LinkError` when the line fails, `PeerError` when the meter refuses, `DecodeError` when what it sends
+    cannot be read, `LocalError` for a wrong argument: all of them `DlmsError`.
     """
 
     def __init__(
@@ -110,7 +113,7 @@ class Meter:
         self._port = port
         self._given_port = port is not None
         self._mode_e = mode_e
-        self._lost_at: int | None = None  # the speed agreed to with a meter that was not taken leave of
+        self._lost_at: int | None = None  # the speed agreed to with a meter that was never told the end
         if mode_e and (link != "hdlc" or self._given_port):
             raise LocalError("mode E opens a port of its own for HDLC: neither another link nor a given port")
         self._trace = trace
@@ -193,7 +196,7 @@ class Meter:
         come: Callable[[], bool] = lambda: False,
         seen: Callable[[SessionEvent], None] = lambda _event: None,
     ) -> list[SessionEvent]:
-        """Carry bytes until the wanted event comes, or what `come` waits for; all events up to it. `seen` is told each.
+        """Carry octets until a wanted event comes, or `come` is true; all events up to it. `seen` is told each.
 
         Raises the error that ended the session, which is then dropped.
         """
@@ -255,7 +258,10 @@ class Meter:
         return self._session
 
     def request(self, exchange: Exchange) -> Answer:
-        """Carry out one service of `dlms.xdlms.exchange`."""
+        """Carry out one service of `dlms.xdlms.exchange`; its answer.
+
+        Raises `PeerError` when the service is refused as a whole.
+        """
         self._opened().request(exchange, time.monotonic())
         event = self.run(lambda event: isinstance(event, Replied))[-1]
         outcome = event.outcome if isinstance(event, Replied) else PeerError("no reply")
@@ -330,11 +336,11 @@ class Meter:
         answer = self.request(self.reading(Item(ref, selection)))
         (result,) = _results(answer)
         if isinstance(result, AccessError):
-            raise ItemFailed(ref, result.text)
+            raise refusal(ref, result.code, result.text)
         return result
 
     def scalers(self, refs: Sequence[AttributeRef]) -> dict[AttributeRef, ScalerUnit]:
-        """Scaler and unit of those of `refs` that have them; asked for once a meter."""
+        """Scaler and unit of those of `refs` that have them; asked for once per `MeterKnowledge`."""
         where = {ref: found for ref in refs if (found := scaler_ref(ref)) is not None}
         missing = [found for found in where.values() if found not in self.known.scalers]
         for result in self.read_many(missing) if missing else ():
@@ -376,7 +382,7 @@ class Meter:
             answer = self.request(SetExchange((Item(ref),), (data,), self._request_octets()))
         code = answer.results[0] if isinstance(answer, SetAnswer) else 0
         if code:
-            raise ItemFailed(ref, data_access_text(code))
+            raise refusal(ref, code, data_access_text(code))
 
     def _to_write(self, ref: AttributeRef, value: object) -> Data:
         from dlms.cosem.values import encode
@@ -400,7 +406,7 @@ class Meter:
         answer = self.request(ActionExchange((ref,), (data,), self._request_octets()))
         outcome = answer.outcomes[0] if isinstance(answer, ActionAnswer) else ActionOutcome(250)
         if outcome.code:
-            raise ItemFailed(ref, outcome.text)
+            raise refusal(ref, outcome.code, outcome.text)
         return outcome.returned
 
     def _to_call(self, ref: MethodRef, parameters: object) -> Data | None:
@@ -417,7 +423,7 @@ class Meter:
         answer = self.request(SnWriteExchange.call(method, parameters, self._names()))
         code = answer.results[0] if isinstance(answer, SetAnswer) else 0
         if code:
-            raise ItemFailed(method, data_access_text(code))
+            raise refusal(method, code, data_access_text(code))
 
     def _names(self) -> dict[tuple[int, Obis], int]:
         self.open()

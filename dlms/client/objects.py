@@ -1,4 +1,4 @@
-"""Things one does with a meter that take more than one service: its clock, its keys, its contactor."""
+"""Objects of a meter with services of their own: its clock, its keys, its contactor."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ RECONNECT = MethodRef(70, _CONTACTOR, 2)
 
 
 class MeterClock:
-    """The clock object."""
+    """The clock object of one meter."""
 
     def __init__(self, meter: MeterServices, obis: str = "0.0.1.0.0.255") -> None:
         self._meter = meter

@@ -1,4 +1,4 @@
-"""Cuts a set of attributes into requests: as few exchanges as the negotiated sizes allow.
+"""Cuts a set of attributes into requests: as few round trips as the negotiated sizes allow.
 
 A list item costs 10 octets in the request, and the result octet plus the value in the answer. A request, and its answer
 by the sizes known from earlier readings, have to fit what travels in one go. There are as many requests as the totals

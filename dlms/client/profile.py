@@ -187,7 +187,12 @@ class _Wanted:
 def read_profile(
     meter: ProfileMeter, obis: Obis, since: datetime | None, until: datetime | None, entries: tuple[int, int] | None
 ) -> Iterator[ProfileRow]:
-    """See `Meter.profile`."""
+    """The rows of the profile `obis` in the meter's order: between two instants, or the entries counted from 1, or all.
+
+    Each row is there as soon as the block that ends it has come. After a failure of the line the rest is asked for
+    again, until `FRUITLESS_MAX` failures in a row bring no new row; the last one is raised then. Raises `ItemFailed`
+    when the meter refuses, and `LocalError` for a choice that the profile does not allow.
+    """
     if entries is not None and (since is not None or until is not None):
         raise LocalError("rows are chosen by time or by entry, not by both")
     columns, period_s, sort_method = _columns(meter, obis)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from dlms.axdr import Data, Tag
 from dlms.client.events import Value
-from dlms.codes import kebab
+from dlms.codes import DataAccessResult, kebab
 from dlms.cosem import units
 from dlms.cosem.obis import AttributeRef, MethodRef
 from dlms.cosem.scaler_unit import ScalerUnit
@@ -62,6 +62,16 @@ class ItemFailed(PeerError):
         super().__init__(f"{what}: {code}")
         self.what = what
         self.code = code
+
+
+class TemporaryFailure(ItemFailed):
+    """The meter cannot do it now (temporary-failure): asked again later it may."""
+
+
+def refusal(what: AttributeRef | MethodRef, code: int, text: str) -> ItemFailed:
+    """The error for a Data-Access-Result or an Action-Result, which number a temporary failure alike."""
+    temporary = code == DataAccessResult.TEMPORARY_FAILURE
+    return TemporaryFailure(what, text) if temporary else ItemFailed(what, text)
 
 
 def present(

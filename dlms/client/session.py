@@ -187,8 +187,9 @@ class MeterSession:
         self._add(ReadJob(refs, self.known), now)
 
     def request(self, exchange: Exchange, now: float) -> None:
-        """Carry out one service of `dlms.xdlms.exchange`: a `Replied` follows. Raises `LocalError` when closing or
-        closed.
+        """Carry out one service of `dlms.xdlms.exchange`; a `Replied` follows.
+
+        Raises `LocalError` when the session is closing or closed.
         """
         self._add(exchange, now)
 
@@ -214,7 +215,7 @@ class MeterSession:
     # ------------------------------------------------------------------------------------------- the sans-IO contract
 
     def receive(self, data: bytes, now: float) -> None:
-        """Bytes from the line. Never raises for what they hold."""
+        """Octets from the line: of a stream any piece, of a packet link one packet. Never raises for what they hold."""
         self._now = now
         self._link.receive(data, now)
         self._pump()
@@ -330,7 +331,7 @@ class MeterSession:
                 self._fail(event.error)
 
     def _established(self) -> None:
-        """The association stands; with short names the meter's list of them is read first, once a meter."""
+        """The association stands; with short names the meter's list of them is read first, where it is not known."""
         if self._short_names and self.known.short_names is None:
             from dlms.cosem.associations import OBJECT_LIST
             from dlms.cosem.short_names import association_names

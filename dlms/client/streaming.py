@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Protocol
 
 from dlms.client.events import Replied, SessionEvent
-from dlms.client.reading import ItemFailed
+from dlms.client.reading import refusal
 from dlms.errors import DlmsError, PeerError
 from dlms.xdlms.apdu.common import AccessError
 from dlms.xdlms.exchange import GetAnswer, GetExchange
@@ -87,6 +87,6 @@ class AnswerStream:
             raise outcome
         content = outcome.single()
         if isinstance(content, AccessError):
-            raise ItemFailed(self._ref, content.text)
+            raise refusal(self._ref, content.code, content.text)
         if content[self._taken :]:
             yield content[self._taken :]
