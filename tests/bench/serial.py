@@ -10,8 +10,8 @@ import statistics
 import time
 from collections.abc import Callable
 
+from dlms.client.events import SessionClosed
 from dlms.client.knowledge import MeterKnowledge
-from dlms.client.session import SessionClosed
 from plc.usi import ProtocolId, UsiDecoder, UsiFrame
 from tests.bench.figure import Figure, at_least, at_most, median, plain
 from tests.dlms.line import CONFIGURATIONS, floor_s, session, steady

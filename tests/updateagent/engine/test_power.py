@@ -24,7 +24,8 @@ from tests.updateagent.engine.power import ROOT, Story, Tally, Trouble, explore,
 from tests.updateagent.package.signed import SignedBoard, SignedStory, signed_stories
 from tests.updateagent.software.scomo import SoftwareStory, software_stories
 from updateagent.boot.uboot.bytes import parse_copy
-from updateagent.boot.uboot.env import EnvironmentStore, Place, emit_copy, parse_data
+from updateagent.boot.uboot.env import EnvironmentStore, emit_copy, parse_data
+from updateagent.boot.uboot.fw_env import EnvLocation
 from updateagent.disk import RawFile, Storage
 from updateagent.engine.deps import Ports
 from updateagent.engine.journal import Journal, Record, emit, parse
@@ -208,7 +209,7 @@ class HasOneEnvironment(Board):
         self.environment = OneCopy(self.disk, folder / "uboot.env")
 
     def store(self) -> EnvironmentStore:
-        return EnvironmentStore(self.disk, (Place(self.environment.flash, 0, OneCopy.SIZE),))
+        return EnvironmentStore(self.disk, (EnvLocation(self.environment.flash, 0, OneCopy.SIZE),))
 
 
 class CountsNoAttempts(DiskEnvironment):
@@ -303,11 +304,11 @@ class CarelessWithRoots(SignedPackages):
     """Keeps new roots without waiting for the data."""
 
     def keep_roots(self, envelope: bytes) -> None:
-        temporary = self._newer_roots.with_name(".roots.tmp")
-        with self._disk.open_raw(temporary, write=True, create=True) as file:
+        temporary = self._deps.newer_roots.with_name(".roots.tmp")
+        with self._deps.disk.open_raw(temporary, write=True, create=True) as file:
             file.pwrite(envelope, 0)
-        self._disk.rename(temporary, self._newer_roots)
-        self._disk.sync_dir(self._newer_roots.parent)
+        self._deps.disk.rename(temporary, self._deps.newer_roots)
+        self._deps.disk.sync_dir(self._deps.newer_roots.parent)
 
 
 class ForgetsToSyncTheRoots(SignedBoard):

@@ -35,13 +35,14 @@ from agent.tree.schema import ExecCall
 from agent.tree.tree import Transaction
 from omadm.codes import Refusal
 from tests.sim.faulty_disk import FaultyDisk
+from tests.updateagent.package.signed import no_hooks
 from tests.updateagent.packages import HARDWARE, NOW, Workshop, device, release, root
 from updateagent.disk import Storage
 from updateagent.engine.journal import Journal
 from updateagent.engine.machine import State
 from updateagent.errors import UpdateError
 from updateagent.package.manifest import Kind, Manifest, Role, verify_package
-from updateagent.package.verifier import SignedPackages
+from updateagent.package.verifier import SignedPackages, VerifierDeps
 from updateagent.software.install import install_software
 from updateagent.software.store import SoftwareStore
 
@@ -124,7 +125,16 @@ class Installer:
 
     def install(self, package: Path, *, activate: bool, beat: Callable[[], None]) -> SoftwareResult:
         packages = SignedPackages(
-            self.disk, self.story.pem, UPDATE / "roots.json", UPDATE, HARDWARE, {}, "1", lambda: float(NOW)
+            VerifierDeps(
+                disk=self.disk,
+                roots=self.story.pem,
+                newer_roots=UPDATE / "roots.json",
+                compatible=HARDWARE,
+                partitions={},
+                running_version="1",
+                clock=lambda: float(NOW),
+                run_hook=no_hooks,
+            )
         )
         journal = Journal(self.disk, UPDATE)
 
