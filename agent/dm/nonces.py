@@ -16,7 +16,7 @@ from omadm.bootstrap import Account
 from updateagent.disk import Disk
 
 
-class Link:
+class NonceStore:
     """Methods that change something raise `OSError` when it cannot be stored; the old values then stand."""
 
     def __init__(self, disk: Disk, folder: Path) -> None:
