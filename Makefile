@@ -51,11 +51,7 @@ bench: $(STAMP) $(PEERS)/.installed
 FUZZ_SECONDS ?= 60
 FUZZ ?=
 fuzz: $(STAMP)
-	$(BIN)/python -m tests.fuzz.updateagent all --seconds $(FUZZ_SECONDS) $(FUZZ)
-	$(BIN)/python -m tests.fuzz.environment all --seconds $(FUZZ_SECONDS) $(FUZZ)
-	$(BIN)/python -m tests.fuzz.serial_links all --seconds $(FUZZ_SECONDS) $(FUZZ)
-	$(BIN)/python -m tests.fuzz.dlms_app all --seconds $(FUZZ_SECONDS) $(FUZZ)
-	$(BIN)/python -m tests.fuzz.dlms_meter all --seconds $(FUZZ_SECONDS) $(FUZZ)
+	$(BIN)/python -m tests.fuzz all --seconds $(FUZZ_SECONDS) $(FUZZ)
 
 clean:
 	rm -rf $(VENV) $(PEERS) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

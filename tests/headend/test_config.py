@@ -77,11 +77,20 @@ def test_every_problem_is_named_with_file_and_key(tmp_path: Path) -> None:
     }
 
 
-@pytest.mark.parametrize("content", ["", "[]", "a: [", "\x00", "5"])
+@pytest.mark.parametrize("content", ["", "[]", "a: [", "\x00", "5", "a: 2026-13-01", "[" * 5000])
 def test_what_is_no_configuration_is_an_error(tmp_path: Path, content: str) -> None:
     path = tmp_path / "headend.yaml"
     path.write_text(content)
     assert problems(path)
+
+
+@pytest.mark.parametrize("url", ["https://[", "https://", "http://h"])
+def test_what_is_no_https_url_is_named(tmp_path: Path, url: str) -> None:
+    path = written(tmp_path)
+    document = yaml.safe_load(path.read_text())
+    document["servers"]["dm"]["public_url"] = url
+    path.write_text(yaml.safe_dump(document))
+    assert problems(path) == [f"{path}: servers.dm.public_url: an https URL is expected"]
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
