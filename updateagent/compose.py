@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from updateagent.boot.policy import BootEnv, DryRun, Variables, policy
+from updateagent.boot import CANARY_KEY
+from updateagent.boot.policy import BootEnv, DryRun, Variables, open_variables, policy_class
 from updateagent.config import Config
 from updateagent.disk import Storage
 from updateagent.engine.deps import Package, Packages, Ports
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from updateagent.package.verifier import SignedPackages
 
 CMDLINE_BYTES_MAX = 16 << 10
-CANARY_KEY = "dcu.boots"  # also in `quick`
 LOCK_NAME = "lock"
 LOCK_WAIT_S = 5.0  # confirming takes a moment, installing software seconds; an install of firmware is not waited for
 LOCK_POLL_S = 0.05
@@ -114,11 +114,13 @@ class Agent:
         """The boot environment's variables. Raises `RequestError` (configuration)."""
         if self.dry_run is not None:
             return self.dry_run
-        return ENVIRONMENTS[self.config.bootenv.type](self)
+        where = self.config.bootenv
+        return open_variables(where.type, where.policy, self.disk, where.config, where.lock)
 
     def bootenv(self, variables: Variables) -> BootEnv:
         config = self.config
-        return policy(config.bootenv.policy)(variables, config.slot_names, config.trial_tries, config.recovery)
+        kind = policy_class(config.bootenv.type, config.bootenv.policy)
+        return kind(variables, config.slot_names, config.trial_tries, config.recovery)
 
     def exchange(self) -> Exchange:
         return Exchange(self.disk, self.config.update_dir)
@@ -211,19 +213,3 @@ class Agent:
             yield
         finally:
             lock.release()
-
-
-def _uboot(agent: Agent) -> Variables:
-    from updateagent.boot.uboot.env import open_environment
-
-    where = agent.config.bootenv
-    return open_environment(agent.disk, where.config, where.lock)
-
-
-def _grub(agent: Agent) -> Variables:
-    from updateagent.boot.grub import GrubStore
-
-    return GrubStore(agent.disk, agent.config.bootenv.config)
-
-
-ENVIRONMENTS: dict[str, Callable[[Agent], Variables]] = {"uboot": _uboot, "grub": _grub}

@@ -10,13 +10,14 @@ Only settings that are written the plain way (`key = "text"`, `key = 3`) are und
 
 import os
 
+from updateagent.boot import CANARY, CANARY_KEY, policies
 from updateagent.boot.uboot import bytes as envbytes
 from updateagent.engine import sealed
 
 NOTHING_TO_DO = 0
 START_THE_GUARD = 11
 FILE_BYTES_MAX = 1 << 20
-CANARY, CANARY_KEY = b"dcu_boots", "dcu.boots"  # as in `bootenv` and `compose`
+UNDERSTOOD = ("uboot", "rauc")  # the one row of the table in `updateagent.boot` that is known here
 DIGITS_MAX = 2
 MARKED = (b"nor", b"dataflash", b"ram")
 _WANTED = {
@@ -26,7 +27,7 @@ _WANTED = {
     "trial_tries": "3",
     "bootenv.type": "",
     "bootenv.config": "",
-    "bootenv.policy": "rauc",
+    "bootenv.policy": policies("uboot")[0],
 }
 
 
@@ -34,7 +35,7 @@ def answer(config_file: str) -> int | None:
     """0 or 11 when that is certain; None when the whole program has to look. Never writes, never raises `OSError`."""
     try:
         settings = read_settings(_read(config_file).decode())
-        if settings is None or (settings["bootenv.type"], settings["bootenv.policy"]) != ("uboot", "rauc"):
+        if settings is None or (settings["bootenv.type"], settings["bootenv.policy"]) != UNDERSTOOD:
             return None
         words = _read(settings["cmdline"]).decode().split()
         slot = _last(words, settings["cmdline_key"])
@@ -45,7 +46,7 @@ def answer(config_file: str) -> int | None:
         left = variables.get(f"BOOT_{slot}_LEFT".encode())
         if left is None or not left.isalnum() or len(left) > DIGITS_MAX:
             return None
-        if canary is not None and variables.get(CANARY, b"").decode() != canary:
+        if canary is not None and variables.get(CANARY.encode(), b"").decode() != canary:
             return None
         is_new = not any(os.access(name, os.F_OK) for name in _journals(settings["update_dir"]))
         return START_THE_GUARD if is_new or int(left, 16) < int(settings["trial_tries"]) else NOTHING_TO_DO

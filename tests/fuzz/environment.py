@@ -18,7 +18,8 @@ from tests.sim.flash import Chip
 from updateagent import fast_path as quick
 from updateagent.boot.bootcount import BootcountPolicy, MenderPolicy
 from updateagent.boot.grub import Block, RaucGrubPolicy
-from updateagent.boot.policy import BootEnv, RaucPolicy
+from updateagent.boot.policy import BootEnv
+from updateagent.boot.rauc import RaucPolicy
 from updateagent.boot.uboot.env import EnvironmentStore, emit_copy, parse_data
 from updateagent.boot.uboot.flash import MtdMedium
 from updateagent.boot.uboot.fw_env import EnvLocation, parse_fw_env_config

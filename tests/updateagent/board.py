@@ -24,7 +24,8 @@ from tests.sim.board.uboot import (
     choose,
     pack_copy,
 )
-from updateagent.boot.policy import BootEnv, RaucPolicy
+from updateagent.boot.policy import BootEnv
+from updateagent.boot.rauc import RaucPolicy
 from updateagent.boot.uboot.env import EnvironmentStore
 from updateagent.boot.uboot.fw_env import EnvLocation
 from updateagent.disk import RealDisk, Storage

@@ -87,6 +87,11 @@ def _escaped(value: str) -> str:
     return value.replace("\\", "\\\\").replace("\n", "\\\n")
 
 
+def open_block(disk: Storage, config: Path, lock: Path | None) -> GrubStore:  # noqa: ARG001  GRUB's tools know no lock
+    """The environment block in the file `config`."""
+    return GrubStore(disk, config)
+
+
 class GrubStore:
     """The block in a file. Raises `DeviceError` (environment, -write, -full)."""
 

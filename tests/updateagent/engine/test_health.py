@@ -100,7 +100,7 @@ class Bench:
         )
         self.config = Config(
             slots=slots,
-            bootenv=BootEnvConfig("uboot", folder / "fw_env.config", lock=None),
+            bootenv=BootEnvConfig("uboot", "rauc", folder / "fw_env.config", lock=None),
             update_dir=self.board.update_dir,
             run_dir=folder,
             software_dir=folder / "software",
