@@ -1,5 +1,6 @@
 """Packaging of dcu-agent: what goes into the firmware image, and what only a head-end or a developer needs."""
 
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
@@ -31,9 +32,17 @@ def data_files(folder: str, target: str) -> list[tuple[str, list[str]]]:
     return sorted(found.items())
 
 
+def version() -> str:
+    """The one version, as `updateagent/__init__.py` says it; read as text, since building imports nothing of ours."""
+    found = re.search(r'^__version__ = "([^"]+)"$', (HERE / "updateagent" / "__init__.py").read_text("utf-8"), re.M)
+    if found is None:
+        raise SystemExit("updateagent/__init__.py has no __version__")
+    return found[1]
+
+
 setup(
     name="dcu-agent",
-    version="0.1.0",
+    version=version(),
     description="Software of a smart-metering data concentrator: OMA DM, DLMS/COSEM, PLC bridge, A/B update",
     long_description=(HERE / "README.md").read_text(encoding="utf-8") if (HERE / "README.md").exists() else "",
     long_description_content_type="text/markdown",
