@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from updateagent.boot.policy import DryRun
 from updateagent.compose import Agent
 from updateagent.config import DEFAULT_FILE, load
 from updateagent.disk import RealDisk
@@ -70,7 +69,7 @@ def _log_to_stderr() -> None:
 def _agent(arguments: argparse.Namespace) -> Agent:
     agent = Agent(load(arguments.config), RealDisk())
     if getattr(arguments, "dry_run", False):
-        agent = replace(agent, dry_run=DryRun(agent.environment()))
+        return agent.dry(getattr(arguments, "package", None))
     return agent
 
 
@@ -174,7 +173,7 @@ def _install(arguments: argparse.Namespace) -> int:
     from updateagent.engine.machine import State
     from updateagent.engine.mailbox import InstallRequest
 
-    agent = replace(_agent(arguments), package=arguments.package if arguments.dry_run else None)
+    agent = _agent(arguments)
     with agent.alone():
         updater = agent.updater()
         if updater.record.state is not State.IDLE:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from updateagent.boot import CANARY_KEY
-from updateagent.boot.policy import BootEnv, DryRun, Variables, open_variables, policy_class
+from updateagent.boot.policy import BootEnv, Variables, open_variables, policy_class
 from updateagent.config import Config
 from updateagent.disk import Storage
 from updateagent.engine.deps import Package, Packages, Ports
@@ -27,6 +27,7 @@ from updateagent.errors import (
 from updateagent.slots.block import Slot, slot_type
 
 if TYPE_CHECKING:
+    from updateagent.engine.dry_run import DryVariables
     from updateagent.engine.guard import Guard
     from updateagent.package.verifier import SignedPackages
 
@@ -66,8 +67,15 @@ class Agent:
     config: Config
     disk: Storage
     wall: Callable[[], float] = time.time
-    dry_run: DryRun | None = None
+    dry_run: DryVariables | None = None
     package: Path | None = None
+
+    def dry(self, package: Path | None = None) -> Agent:
+        """The same parts over a disk that cannot write. Raises `RequestError` (configuration)."""
+        from updateagent.engine.dry_run import DryVariables, ReadOnlyDisk
+
+        reading = replace(self, disk=ReadOnlyDisk(self.disk))
+        return replace(reading, dry_run=DryVariables(reading.environment()), package=package)
 
     def read_booted_slot(self) -> str:
         """The slot that runs, from the kernel's command line. Raises `DeviceError` (booted-slot)."""
@@ -170,9 +178,9 @@ class Agent:
             canary=self.read_canary(),
         )
         if self.dry_run is not None:
-            from updateagent.engine.dry_run import rehearse
+            from updateagent.engine.dry_run import dry_deps
 
-            ports = rehearse(ports, self.disk, self.package)
+            ports = dry_deps(ports, self.disk, self.package)
         return Updater(ports)
 
     def guard(self, monotonic: Callable[[], float], wait: Callable[[float], None]) -> Guard:
@@ -196,10 +204,11 @@ class Agent:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Hold the Update Agent's own lock, making its folders. Raises `DeviceError` (busy, storage)."""
+        """Hold the Update Agent's lock, making its folders (not on a dry run). Raises `DeviceError` (busy, storage)."""
         folder = self.config.update_dir
         try:
-            self.disk.mkdir_durable(folder / "inbox")
+            if self.dry_run is None:
+                self.disk.mkdir_durable(folder / "inbox")
             lock = self.disk.lock(folder / LOCK_NAME)
             waited = 0.0
             while not (taken := lock.acquire()) and waited < LOCK_WAIT_S:

@@ -36,34 +36,6 @@ class HasVariables(Protocol):
     def variables(self) -> dict[str, str]: ...
 
 
-@dataclass(frozen=True, slots=True)
-class PlainVariables:
-    """Variables that are nowhere but here."""
-
-    variables: dict[str, str]
-
-
-class DryRun:
-    """Reads the real variables and keeps changes to itself. `commits` are those that would have been made."""
-
-    def __init__(self, real: Variables) -> None:
-        self._real = real
-        self.commits: list[dict[str, str | None]] = []
-
-    def load(self) -> PlainVariables:
-        merged: dict[str, str | None] = {**self._real.load().variables}
-        for commit in self.commits:
-            merged |= commit
-        return PlainVariables({name: value for name, value in merged.items() if value is not None})
-
-    def commit(self, changes: Mapping[str, str | None], *, settle: bool = False) -> bool:  # noqa: ARG002
-        before = self.load().variables
-        changed = {name: value for name, value in changes.items() if before.get(name) != value}
-        if changed:
-            self.commits.append(changed)
-        return bool(changed)
-
-
 class Trial(Enum):
     """How far a trial has come, as far as the environment tells."""
 

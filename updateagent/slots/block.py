@@ -101,7 +101,6 @@ class WriteCount:
 
     written: int = 0
     unchanged: int = 0
-    syncs: int = 0
 
 
 def write_image(
@@ -132,11 +131,9 @@ def write_image(
                 if position - synced >= sync_bytes:
                     # Also when nothing differed: what a killed run wrote may still be in memory only.
                     file.sync()
-                    count.syncs += 1
                     synced = position
                     checkpoint(position // BLOCK_BYTES)
             file.sync()
-            count.syncs += 1
         except OSError as error:
             raise storage_error(error, f"slot {slot.name}") from error
     if position != size:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -341,7 +342,7 @@ def test_a_lost_confirmation_commit_is_made_good_from_the_old_slot(board: Board)
 def test_the_status_shows_slots_versions_and_the_trial(board: Board) -> None:
     bring_on_trial(board)
 
-    status = board.exchange().read_status()
+    status = json.loads(board.exchange().status_file.read_bytes())
 
     assert (status["state"], status["booted"], status["progress"]) == ("trial", "B", 100)
     assert status["slots"] == [
