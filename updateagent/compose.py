@@ -13,9 +13,9 @@ from updateagent.boot import CANARY_KEY
 from updateagent.boot.policy import BootEnv, Variables, open_variables, policy_class
 from updateagent.config import Config
 from updateagent.disk import Storage
-from updateagent.engine.deps import Package, Packages, Ports
+from updateagent.engine.deps import EngineDeps, Package, Packages
 from updateagent.engine.journal import Journal, Record
-from updateagent.engine.mailbox import Exchange, command_tail, log_tail, read_release_version
+from updateagent.engine.mailbox import Mailbox, command_tail, log_tail, read_release_version
 from updateagent.engine.migration import StateFolders
 from updateagent.engine.updater import Updater
 from updateagent.errors import (
@@ -57,7 +57,7 @@ class LazyPackages:
 
 
 @dataclass(frozen=True, slots=True)
-class Agent:
+class UpdateAgent:
     """The configured parts. `wall` gives seconds since 1970.
 
     With `dry_run` nothing is written: it collects what the boot environment would get. `package` is then the file that
@@ -70,7 +70,7 @@ class Agent:
     dry_run: DryVariables | None = None
     package: Path | None = None
 
-    def dry(self, package: Path | None = None) -> Agent:
+    def dry(self, package: Path | None = None) -> UpdateAgent:
         """The same parts over a disk that cannot write. Raises `RequestError` (configuration)."""
         from updateagent.engine.dry_run import DryVariables, ReadOnlyDisk
 
@@ -107,12 +107,12 @@ class Agent:
         except OSError:
             return ""
 
-    def places(self) -> dict[str, dict[str, Slot]]:
+    def partitions(self) -> dict[str, dict[str, Slot]]:
         """Where each image of each slot goes; a recovery slot is not written."""
         return {
             slot.name: {
-                image: slot_type(place.type)(self.disk, slot.name, place.path, place.size)
-                for image, place in slot.places.items()
+                image: slot_type(one.type)(self.disk, slot.name, one.path, one.size)
+                for image, one in slot.partitions.items()
             }
             for slot in self.config.slots
             if not slot.recovery
@@ -130,8 +130,8 @@ class Agent:
         kind = policy_class(config.bootenv.type, config.bootenv.policy)
         return kind(variables, config.slot_names, config.trial_tries, config.recovery)
 
-    def exchange(self) -> Exchange:
-        return Exchange(self.disk, self.config.update_dir)
+    def mailbox(self) -> Mailbox:
+        return Mailbox(self.disk, self.config.update_dir)
 
     def journal(self) -> Journal:
         return Journal(self.disk, self.config.update_dir)
@@ -147,7 +147,7 @@ class Agent:
                 roots=config.roots,
                 newer_roots=config.update_dir / "roots.json",
                 compatible=config.compatible,
-                partitions=self.places(),
+                partitions=self.partitions(),
                 running_version=read_release_version(self.disk, config.release_file),
                 clock=self.wall,
                 run_hook=self._run_hook,
@@ -162,11 +162,11 @@ class Agent:
     def updater(self) -> Updater:
         """One run of the machine. Raises `DeviceError` (booted-slot, journal, storage), `RequestError`."""
         config = self.config
-        ports = Ports(
+        deps = EngineDeps(
             journal=self.journal(),
             bootenv=self.bootenv(self.environment()),
-            places=self.places(),
-            exchange=self.exchange(),
+            partitions=self.partitions(),
+            mailbox=self.mailbox(),
             packages=LazyPackages(self.packages),
             booted=self.read_booted_slot(),
             boot_id=self.read_boot_id(),
@@ -180,8 +180,8 @@ class Agent:
         if self.dry_run is not None:
             from updateagent.engine.dry_run import dry_deps
 
-            ports = dry_deps(ports, self.disk, self.package)
-        return Updater(ports)
+            deps = dry_deps(deps, self.disk, self.package)
+        return Updater(deps)
 
     def guard(self, monotonic: Callable[[], float], wait: Callable[[float], None]) -> Guard:
         """The guard of this boot. `monotonic` returns seconds, `wait` lets some pass."""

@@ -24,7 +24,7 @@ FILE_BYTES_MAX = 64 << 10
 
 
 @dataclass(frozen=True, slots=True)
-class PlaceConfig:
+class PartitionConfig:
     """Where one image goes. `size` in bytes; None is "as large as the device"."""
 
     type: str
@@ -34,10 +34,10 @@ class PlaceConfig:
 
 @dataclass(frozen=True, slots=True)
 class SlotConfig:
-    """One slot by the boot loader's name, with the place of each image it is made of; none for a recovery slot."""
+    """One slot by the boot loader's name, with the partition of each of its images; none for a recovery slot."""
 
     name: str
-    places: Mapping[str, PlaceConfig]
+    partitions: Mapping[str, PartitionConfig]
     recovery: bool = False
 
 
@@ -218,15 +218,15 @@ def _slot(table: _Table) -> SlotConfig:
     if table.take("recovery", bool, default=False):
         table.end()  # it is not written: where it is concerns the boot loader only
         return SlotConfig(name, {}, recovery=True)
-    places = {ROOTFS: _place(table)}
+    partitions = {ROOTFS: _partition(table)}
     for image in table.tables("image"):
-        places[image.take("name", str) or ""] = _place(image)
+        partitions[image.take("name", str) or ""] = _partition(image)
         image.end()
     table.end()
-    return SlotConfig(name, places)
+    return SlotConfig(name, partitions)
 
 
-def _place(table: _Table) -> PlaceConfig:
+def _partition(table: _Table) -> PartitionConfig:
     from updateagent.slots.block import SLOT_TYPES
 
     kind = table.take("type", str) or ""
@@ -235,7 +235,7 @@ def _place(table: _Table) -> PlaceConfig:
     table.check("size", size, lambda value: value > 0, "a number of bytes above 0")
     if kind == "file" and size is None:
         table.mistake("size", "a slot of type file needs it")
-    return PlaceConfig(kind, table.take_path("path") or Path(), size)
+    return PartitionConfig(kind, table.take_path("path") or Path(), size)
 
 
 def _bootenv(table: _Table) -> BootEnvConfig:

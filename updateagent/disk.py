@@ -1,4 +1,4 @@
-"""The disk port: the only way this package, and the daemon's stores, change files.
+"""The disk: the only way this package, and the daemon's stores, change files.
 
 Two layers share one class:
 

@@ -114,10 +114,10 @@ def _is_idle(folder: str, slot: str) -> bool:
 def _variables(config: str) -> dict[bytes, bytes]:
     """The variables of the environment; none of them where finding them takes more than reading."""
     lines = [line.split("#")[0].split() for line in _read(config).decode().split("\n")]
-    places = [line for line in lines if line]
+    locations = [line for line in lines if line]
     copies = []
     flash = set()
-    for device, offset, size, *_ in places:
+    for device, offset, size, *_ in locations:
         flash.add(_flash(os.path.realpath(device)))
         if offset.startswith("-"):
             return {}
@@ -126,7 +126,7 @@ def _variables(config: str) -> dict[bytes, bytes]:
             raw = file.read(int(size, 16))
         if len(raw) != int(size, 16):
             return {}
-        copies.append(envbytes.parse_copy(raw, redundant=len(places) == 2))
+        copies.append(envbytes.parse_copy(raw, redundant=len(locations) == 2))
     if len(flash) != 1:
         return {}
     chosen = envbytes.choose(copies, marked=flash.pop() in MARKED)

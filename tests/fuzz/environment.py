@@ -73,8 +73,8 @@ def run_marked(data: bytes) -> None:
     disk = FaultyDisk()
     Chip.create(disk, FLASH, with_checksum(data[:SIZE]) + with_checksum(data[SIZE:]), SIZE)
     chip = Chip(disk, FLASH, SIZE, is_nand=False)
-    places = (EnvLocation(FLASH, 0, SIZE), EnvLocation(FLASH, SIZE, SIZE))
-    store = EnvironmentStore(disk, places, medium=lambda _, place: MtdMedium(place, lambda path, *, write: chip))
+    locations = (EnvLocation(FLASH, 0, SIZE), EnvLocation(FLASH, SIZE, SIZE))
+    store = EnvironmentStore(disk, locations, medium=lambda _, one: MtdMedium(one, lambda path, *, write: chip))
     store.commit({"BOOT_ORDER": "B A"}, settle=True)
     assert store.load().variables["BOOT_ORDER"] == "B A"
 

@@ -17,9 +17,9 @@ from typing import Any
 
 from updateagent.boot.policy import Variables
 from updateagent.disk import Lock, RawFile, Storage
-from updateagent.engine.deps import Package, Packages, Ports
+from updateagent.engine.deps import EngineDeps, Package, Packages
 from updateagent.engine.journal import Journal, Record
-from updateagent.engine.mailbox import Exchange
+from updateagent.engine.mailbox import Mailbox
 from updateagent.engine.migration import StateFolders
 from updateagent.errors import IMAGE_ROLE, PackageError
 from updateagent.slots.block import Slot
@@ -145,7 +145,7 @@ class DryJournal(Journal):
         return self._record
 
 
-class DryExchange(Exchange):
+class DryMailbox(Mailbox):
     """Reads the request; everything else stays as it is."""
 
     def clear_inbox(self, package: str) -> None:
@@ -201,13 +201,13 @@ class DryPackages:
     """Verifies what is at `file`, if there is one, instead of what is in the inbox."""
 
     real: Packages
-    places: Mapping[str, Mapping[str, Slot]]
+    partitions: Mapping[str, Mapping[str, Slot]]
     file: Path | None
 
     def verify(self, path: Path, record: Record, target: str, fallback: str) -> Package:
         found = self.real.verify(self.file or path, record, target, fallback)
         for image in found.images:
-            if image.name not in self.places[target]:
+            if image.name not in self.partitions[target]:
                 raise PackageError(IMAGE_ROLE, f"no place for an image named {image.name}")
         return DryPackage(found.version, found.security_version, found.signed_time, found.hooks)
 
@@ -215,16 +215,16 @@ class DryPackages:
         """They are not kept."""
 
 
-def dry_deps(ports: Ports, disk: Storage, package: Path | None = None) -> Ports:
+def dry_deps(deps: EngineDeps, disk: Storage, package: Path | None = None) -> EngineDeps:
     """The same deps with nothing behind them that writes; `package` stands for the one in the inbox.
 
     Raises `DeviceError` (journal).
     """
     return replace(
-        ports,
-        journal=DryJournal(ports.journal),
-        exchange=DryExchange(disk, ports.exchange.folder),
-        packages=DryPackages(ports.packages, ports.places, package),
+        deps,
+        journal=DryJournal(deps.journal),
+        mailbox=DryMailbox(disk, deps.mailbox.folder),
+        packages=DryPackages(deps.packages, deps.partitions, package),
         state_folders=lambda folders: DryFolders(disk, folders),
     )
 

@@ -83,7 +83,7 @@ def _text(document: Mapping[str, Any], key: str, default: str | None = None) -> 
     return value
 
 
-class Exchange:
+class Mailbox:
     """The folders and files shared with the agent. Raises `DeviceError` (storage, storage-full)."""
 
     def __init__(self, disk: Storage, folder: Path) -> None:

@@ -33,7 +33,7 @@ SYNC_BYTES = 1 << 20  # what a power cut may cost to be written again
 
 
 class Slot(ABC):
-    """One place for a system. `name` is the boot loader's name for it."""
+    """Where one image of a system lies. `name` is the boot loader's name for it."""
 
     def __init__(self, disk: Storage, name: str, path: Path, size: int | None) -> None:
         self._disk = disk

@@ -20,7 +20,7 @@ from tests.updateagent.engine.power import Story, Trouble, explore, explore_erro
 from updateagent.boot import BOOT_LOADERS, policies, types
 from updateagent.boot.grub import Block, GrubStore
 from updateagent.boot.policy import NoSuchBootLoader, policy_class
-from updateagent.compose import Agent
+from updateagent.compose import UpdateAgent
 from updateagent.config import load
 from updateagent.disk import RealDisk
 from updateagent.engine.updater import Updater
@@ -64,9 +64,9 @@ def test_an_install_is_one_commit_and_an_ordinary_boot_none(tmp_path: Path, boar
     made.power_on()
     assert made.environment.flash.read_bytes() == before
     made.hand_over("2")
-    ports = made.ports()
-    assert Updater(ports).boot() == 10
-    assert ports.bootenv._variables.commits == 1  # type: ignore[attr-defined]
+    deps = made.deps()
+    assert Updater(deps).boot() == 10
+    assert deps.bootenv._variables.commits == 1  # type: ignore[attr-defined]
 
 
 POLICIES = sorted({policy for _, policy in BOOT_LOADERS})
@@ -103,7 +103,7 @@ def test_every_pair_of_type_and_policy_is_in_the_table_or_refused_at_load(
 ) -> None:
     file = settings(tmp_path, of_type, policy)
     if (of_type, policy) in BOOT_LOADERS:
-        agent = Agent(load(file), FaultyDisk())
+        agent = UpdateAgent(load(file), FaultyDisk())
         assert (agent.config.bootenv.type, agent.config.bootenv.policy) == (of_type, policy)
         agent.disk.mkdir_durable(Path("/etc"))
         agent.disk.write_durable(Path("/etc/env"), b"/dev/env 0 0x4000")

@@ -285,11 +285,11 @@ class Tools:
         self.config = folder / "fw_env.config"
         offsets = (0x200, 0x200 + SIZE) if redundant else (0x200,)
         self.config.write_text("".join(f"{self.flash} {at:#x} {SIZE:#x}\n" for at in offsets))
-        self.places = parse_fw_env_config(self.config.read_text())
+        self.locations = parse_fw_env_config(self.config.read_text())
         self.flash.write_bytes(b"\0" * (0x200 + 2 * SIZE))
 
     def store(self) -> EnvironmentStore:
-        return EnvironmentStore(RealDisk(), self.places)
+        return EnvironmentStore(RealDisk(), self.locations)
 
     def run(self, program: str, arguments: Sequence[str]) -> str:
         command = [program, "-c", str(self.config), *arguments]

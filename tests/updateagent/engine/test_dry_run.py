@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.updateagent.test_program import Device, device, firmware, keys
-from updateagent.compose import Agent
+from updateagent.compose import UpdateAgent
 from updateagent.config import load
 from updateagent.disk import RealDisk, Storage
 from updateagent.engine.dry_run import ReadOnlyDisk
@@ -136,9 +136,9 @@ def test_a_disk_that_cannot_write_refuses_every_write_and_reads_on(tmp_path: Pat
 
 
 def test_what_a_dry_run_should_have_left_out_is_an_error(device: Device) -> None:
-    agent = Agent(load(device.folder / "dcu-update.toml"), RealDisk()).dry()
+    agent = UpdateAgent(load(device.folder / "dcu-update.toml"), RealDisk()).dry()
     with pytest.raises(DeviceError, match="the result") as caught:
-        agent.exchange().hold_result({})
+        agent.mailbox().hold_result({})
     assert caught.value.code is STORAGE
 
 

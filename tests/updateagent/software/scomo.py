@@ -206,8 +206,8 @@ class Device:
         self.objects = Scomo(self._view, lambda: f"job-{disk.operations}")
         self.registry = Registry([self.objects], [self.objects])
         self.tree = ManagementTree(self.registry.schema, disk, DM, lambda: float(NOW))
-        ports = _Ports(disk, Line(disk, story.package), story.installer(disk), self.verify)
-        self.jobs = story.make_jobs(cast("DmPorts", ports), self.tree, DOWNLOADS, _nothing)
+        deps = _Ports(disk, Line(disk, story.package), story.installer(disk), self.verify)
+        self.jobs = story.make_jobs(cast("DmPorts", deps), self.tree, DOWNLOADS, _nothing)
 
     def _view(self) -> Transaction:
         return self.tree.view()  # the object needs the tree, the tree needs the object
