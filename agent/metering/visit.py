@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 from agent.metering.profile_catchup import PROFILE_CLASS, ProfileReading, iso_time
-from agent.metering.reading import Reading, UnstorableError, encode
+from agent.metering.reading import UnstorableError, encode
 from agent.metering.registry import Meter, meter_name
 from agent.metering.tasks import Job
 from dlms.axdr import Data
@@ -40,6 +40,7 @@ from dlms.cosem.time import STANDARD_CLOCK, ClockPolicy, CosemDateTime
 from dlms.errors import DlmsError, PeerError
 from dlms.xdlms.apdu.common import AccessError, Result
 from dlms.xdlms.exchange import Answer, GetAnswer, GetExchange
+from omadm.readings import Reading
 from plc.errors import PlcLocalError
 from plc.events import DataConfirmed, DataFailed, DataReceived
 
@@ -175,12 +176,12 @@ class Visit:
                 found.append(maker.reading(item.ref, taken.result, taken.received, date_time=item.date_time))
         return found
 
-    def places(self, job: Job) -> dict[Obis, bytes]:
+    def positions(self, job: Job) -> dict[Obis, bytes]:
         """How far each profile of a job has been read now."""
         return {
-            obis: profile.place
+            obis: profile.position
             for (task_id, obis), profile in self.profiles.items()
-            if task_id == job.task.task_id and profile.place
+            if task_id == job.task.task_id and profile.position
         }
 
     # --- inside ---

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from tests.board.build import FLASH_BYTES, FLASH_ENV_BYTES
-from tests.board.factory import Factory
+from tests.board.emulation.factory import Factory
+from tests.board.emulation.story import Bench, Outcome
 from tests.board.guest import environment
-from tests.board.story import Bench, Outcome
+from tests.board.image.build import FLASH_BYTES, FLASH_ENV_BYTES
 from updateagent.boot.uboot.env import EnvironmentStore, emit_copy
 from updateagent.boot.uboot.fw_env import EnvLocation
 from updateagent.disk import RealDisk

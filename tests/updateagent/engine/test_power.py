@@ -14,7 +14,7 @@ from typing import cast
 
 import pytest
 
-from agent.mo import scomo
+from agent.jobs.software import DownloadStatus, Job, finish, set_jobs
 from agent.ota.software_jobs import SoftwareJobs
 from tests.sim.board.uboot import BootLoaderError, Choice
 from tests.sim.faulty_disk import FaultyDisk, Survival
@@ -464,28 +464,28 @@ class RemovesUnderTheName(SoftwareStore):
 class ForgetsTheJobFirst(SoftwareJobs):
     """The job is gone before its report is durable."""
 
-    def _finish(self, job: scomo.Job, result: int, identifier: str, status: scomo.DownloadStatus | None) -> None:
+    def _finish(self, job: Job, result: int, identifier: str, status: DownloadStatus | None) -> None:
         with self._tree.transaction() as changing:
-            scomo._set_jobs(changing, [])
+            set_jobs(changing, [])
         super()._finish(job, result, identifier, status)
 
 
 class ReportsTwice(SoftwareJobs):
     """The job stays after its report."""
 
-    def _finish(self, job: scomo.Job, result: int, identifier: str, status: scomo.DownloadStatus | None) -> None:
+    def _finish(self, job: Job, result: int, identifier: str, status: DownloadStatus | None) -> None:
         with self._tree.transaction() as changing:
-            scomo.finish(changing, job, result, identifier, status)
-            scomo._set_jobs(changing, [job])
+            finish(changing, job, result, identifier, status)
+            set_jobs(changing, [job])
         with self._tree.transaction() as changing:
-            scomo._set_jobs(changing, [])
+            set_jobs(changing, [])
 
 
 class RemovesTwice(SoftwareJobs):
     """A removal that was cut is tried again, and what is gone cannot be removed."""
 
-    def _deployed(self, job: scomo.Job, beat: Callable[[], None]) -> None:
-        self._done(job, replace(self._ports.software.remove("lists", beat), name=""), "lists")
+    def _deployed(self, job: Job, beat: Callable[[], None]) -> None:
+        self._done(job, replace(self._deps.software.remove("lists", beat), name=""), "lists")
 
 
 class LeavesPackages(SoftwareJobs):
