@@ -1,9 +1,9 @@
-"""The answer of `dcu-update boot` when there is nothing to do, given before anything is imported.
+"""What `dcu-update boot` returns when there is nothing to do, found out before anything is imported.
 
-On a small board importing is what a start costs. So the usual case is recognised here, from the files alone: the
+On a small board the cost of a start is its imports. So the usual case is recognised here from the files alone: the
 journal is idle, there is no request and no result to hand over, the display is of this slot, and the boot loader has
-saved what is in the environment. Whatever else is found, and whatever looks unusual, is left to the whole program:
-`answer` then returns None.
+saved what is in the environment. Anything else, and anything unusual, is left to the whole program: `answer` then
+returns None.
 
 Only settings that are written the plain way (`key = "text"`, `key = 3`) are understood.
 """

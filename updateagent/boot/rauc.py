@@ -36,6 +36,7 @@ class RaucPolicy(BootEnv):
 
     def try_slot(self, target: str, fallback: str) -> bool:
         order = self._ordered(target, fallback, *self.view().order)
+        # One commit for order and attempts: a cut must not leave the one without the other.
         return self._commit(order, {fallback: TRIES_MAX, target: self.tries})
 
     def trial(self, target: str) -> Trial:
@@ -48,6 +49,7 @@ class RaucPolicy(BootEnv):
         return self._commit(self._ordered(slot, *self.view().order), {slot: TRIES_MAX}, settle=True)
 
     def fall_back(self, bad: str, good: str) -> bool:
+        # Settled, as every decision: a stale copy that came back to life would start the bad slot again.
         others = (slot for slot in self.view().order if slot != bad)
         return self._commit(self._ordered(good, *others), {bad: 0, good: TRIES_MAX}, settle=True)
 

@@ -1,7 +1,7 @@
 """What each state of an update stands for: one step per state.
 
-A step takes the record as it is, does what its state stands for, and advances; every one of them can be stopped at any
-instruction and begun again. A step that returns an exit status ends this run; one that returns nothing has moved on.
+A step does what the state of the record stands for, and advances the record. It can be stopped at any instruction and
+begun again. A step that returns an exit status ends this run; one that returns None has moved on.
 `updateagent.engine.updater` calls them.
 """
 
@@ -79,6 +79,7 @@ class Steps:
 
     def _protect(self) -> None:
         self._run_hook("pre-install")
+        # Before its first byte changes: the boot loader must not start a slot that is half written.
         self._deps.bootenv.protect(self._update.target)
         self._store(self.record.note(self._update.target, SlotNote(state="bad")).advance(Event.WRITE))
 
@@ -170,6 +171,7 @@ class Steps:
             return
         folders = self._deps.state_folders(update.state_dirs)
         if not update.migrated:
+            # The copies are durable before the journal calls them migrated; only then they take the folders' place.
             folders.copy()
             self._run_hook(MIGRATE, DCU_STATE=":".join(str(copy) for copy in folders.copies))
             folders.sync()
@@ -252,6 +254,7 @@ class Steps:
         outcome = update.outcome
         if outcome is None:
             raise AssertionError(f"{self.record.state.value} without an outcome")
+        # Held, then forgotten, then handed over: a cut anywhere in between loses no result and reports none twice.
         if not update.by_hand:
             deps.mailbox.hold_result(result_document(update, outcome, deps.wall()))
         self._store(self._settled().advance(Event.REPORT))
