@@ -1,5 +1,6 @@
 """Packaging of dcu-agent: what goes into the firmware image, and what only a head-end or a developer needs."""
 
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
@@ -26,8 +27,16 @@ def data_files(folder: str, target: str) -> list[tuple[str, list[str]]]:
     return sorted(found.items())
 
 
+def version() -> str:
+    """The one version, as `updateagent/__init__.py` says it; read as text, since building imports nothing of ours."""
+    found = re.search(r'^__version__ = "([^"]+)"$', (HERE / "updateagent" / "__init__.py").read_text("utf-8"), re.M)
+    if found is None:
+        raise SystemExit("updateagent/__init__.py has no __version__")
+    return found[1]
+
+
 setup(
-    version="0.1.0",
+    version=version(),
     license="Apache-2.0",
     packages=find_packages(include=[f"{name}{suffix}" for name in PACKAGES for suffix in ("", ".*")]),
     package_data={"": ["py.typed", "*.csv", "*.html", "*.css"]},
