@@ -22,6 +22,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -126,7 +127,7 @@ def section(bench: Bench, figures: Sequence[Figure], machine: str) -> str:
     """One section of the page, with its markers."""
     rows = "\n".join(f"| {one.what} | {one.value} | {one.wanted} | {one.verdict} |" for one in figures)
     return (
-        f"{_begin(bench.name)}\n## {bench.name}\n\n{bench.about}\n\n"
+        f"{_begin(bench.name)}\n## {bench.name}\n\n{textwrap.fill(bench.about, 118, break_on_hyphens=False)}\n\n"
         f"`python -m tests.bench {bench.name}` on {machine}.\n\n"
         f"| what | measured | wanted | |\n| --- | --- | --- | --- |\n{rows}\n{_end(bench.name)}\n"
     )
