@@ -1,7 +1,7 @@
 """The DLMS/COSEM stack beside its peers: frames, profiles, ciphering, and a session that reads 108 values over HDLC.
 
 The peers (gurux-dlms, dlms-cosem) run in an environment of their own, whose Python is named by DLMS_PEERS_PYTHON or
-found at `.venv-peers/bin/python`; what needs them is said to be missing otherwise.
+found at `.venv-peers/bin/python`; without it, figures that need them are reported as missing.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ PLAIN = bytes.fromhex("c401c100") + axdr.octets(bytes(1020)).emit()
 
 
 def rate(work: Callable[[], object], seconds: float = 1.2) -> float:
-    """Times a second, the best of many short runs: what else the machine does shall not count."""
+    """Calls per second, the best of many short runs, so that other work on the machine does not count."""
     work()
     best = 0.0
     for _ in range(SLICES):
@@ -233,7 +233,7 @@ def _session_figures() -> list[Figure]:
 
 
 def _start_figures(measured: dict[str, Any]) -> list[Figure]:
-    # CPU time: what else the machine does shall not count
+    # CPU time, so that other work on the machine does not count
     code = "import time; t = time.process_time(); from dlms import Meter; print(time.process_time() - t)"
     runs = [
         float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPO).stdout)

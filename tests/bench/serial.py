@@ -1,5 +1,5 @@
 """Figures of the serial side: USI frames; reading 108 values over a modelled line, beside the floor of its octets and
-latencies, which nothing can be under; the same over a line that loses and damages; many meters at once. HDLC frames
+latencies, which nothing can beat; the same over a line that loses and damages; many meters at once. HDLC frames
 beside other stacks are in `tests.bench.dlms`.
 """
 
@@ -28,7 +28,7 @@ METERS = 8
 
 
 def rate(call: Callable[[], object]) -> float:
-    """Calls a second, the median of some rounds."""
+    """Calls per second, the median of several rounds."""
     rates = []
     for _ in range(ROUNDS):
         begin, count = time.perf_counter(), 0
@@ -41,7 +41,7 @@ def rate(call: Callable[[], object]) -> float:
 
 
 def run() -> list[Figure]:
-    """All of them."""
+    """Returns the figures of all parts."""
     return [*_usi(), *_line(), *_bad_line(), *_many()]
 
 
@@ -61,7 +61,7 @@ def _usi() -> list[Figure]:
 
 def _line() -> list[Figure]:
     """Time over the floor of `tests.dlms.line`, on every line the issue names; without latency where the octets go
-    fastest. The floor is a bound that nothing can be under: the session's own SNRM is 12 octets longer and an even
+    fastest. The floor is a bound that nothing can beat: the session's own SNRM is 12 octets longer and an even
     division of the lists may take a frame more, so the figures are between 1.00 and 1.02."""
     known = MeterKnowledge()
     session(1024, 7, 115200, 0.0, known)

@@ -1,4 +1,4 @@
-"""Slots on flash, through the kernel's MTD and UBI: ioctls, bad blocks, and mtd-utils as judge. See guest/flash.py."""
+"""Slots on flash, through the kernel's MTD and UBI: ioctls, bad blocks, and mtd-utils as judge (guest/flash.py)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A slot and the boot environment on SPI NOR flash, on a machine that has one. See guest/nor.py."""
+"""A slot and the boot environment on SPI NOR flash, on a machine that has one (guest/nor.py)."""
 
 from __future__ import annotations
 

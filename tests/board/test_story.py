@@ -1,4 +1,4 @@
-"""What is checked after a power cut would notice what must not be."""
+"""The checks made after a power cut notice every state that must not occur."""
 
 from __future__ import annotations
 

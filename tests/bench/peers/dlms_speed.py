@@ -15,7 +15,7 @@ SLICES = 24
 
 
 def rate(work, seconds=1.2):
-    """Times a second, the best of many short runs: what else the machine does shall not count."""
+    """Calls per second, the best of many short runs, so that other work on the machine does not count."""
     work()
     best = 0.0
     for _ in range(SLICES):

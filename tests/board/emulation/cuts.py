@@ -30,7 +30,7 @@ ENVIRONMENT_BYTES = ENV_AT[1] - ENV_AT[0] + 0x10000
 
 @dataclass(frozen=True)
 class Plan:
-    """A cut of the recorded update; `kill_after` writes of the board that goes on, its emulator is killed."""
+    """A cut of the recorded update. The emulator of the board that goes on is killed after `kill_after` writes."""
 
     number: int
     cut: Cut

@@ -1,6 +1,6 @@
 """Slots on the kernel's own flash drivers: raw NAND with bad blocks, and a UBI volume on another NAND.
 
-Runs on the board (nandsim is a NAND in memory that the kernel treats as a real one). Each check answers with what it
+Runs on the board (nandsim is a NAND in memory that the kernel treats as a real one). Each check returns what it
 found; the test on the host says what that must be.
 """
 

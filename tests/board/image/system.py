@@ -60,7 +60,7 @@ sleep 100000
 
 
 class Ailment(Enum):
-    """What a release that nobody tested may have."""
+    """Defects that a release may have when nobody tested it."""
 
     NONE = "none"
     UNWELL = "unwell"
@@ -114,7 +114,7 @@ def install_programs(root: Path, repo: Path, guest: Path) -> None:
 
 
 def set_version(root: Path, version: SystemVersion) -> None:
-    """Make the root file system, so far that of a healthy version, that of another one. Ill ones come last."""
+    """Turn the root file system of a healthy version into that of another one. Versions with a defect come last."""
     (root / "etc/dcu-release").write_text(f"NAME=board\nVERSION={version.name}\n")
     self_test, never_ends = root / "usr/bin/self-test", root / "etc/init.d/S85never-ends"
     _executable(self_test, "#!/bin/sh\nexit 0\n")
