@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from agent.clock import Clock
-from agent.metering.reading import ROW_SIZES, Reading, record
 from agent.metering.reading_file import StoreError, StoreFile
+from omadm.readings import ROW_SIZES, Reading, record
 
 __all__ = ["Batch", "Progress", "Store", "StoreError", "StoreStats"]
 

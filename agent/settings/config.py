@@ -131,11 +131,6 @@ class UpdateConfig:
     full_instead_of_delta: str = "never"
     full_bytes_max: int = 1 << 30
 
-    @property
-    def software_command(self) -> tuple[str, ...]:
-        """Prefix of the software package commands; `install PKG --json` and the like follow."""
-        return (*self.command, "software")
-
 
 @dataclass(frozen=True, slots=True)
 class WatchdogConfig:
