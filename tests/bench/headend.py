@@ -21,7 +21,7 @@ from headend.db import create_tables, open_engine
 from headend.dm import accounts
 from headend.dm.server import DmServer, ServerConfig
 from headend.metering import readings as store
-from headend.metering import records
+from omadm import readings as records
 from omadm.syncml.codec import DM_WBXML, decode, encode
 from tests.bench.figure import Figure, at_most, plain
 from tests.headend.dm_device import Device
