@@ -7,37 +7,21 @@ from __future__ import annotations
 
 import itertools
 import statistics
-import time
-from collections.abc import Callable
 
 from dlms.client.knowledge import MeterKnowledge
 from dlms.client.session import SessionClosed
 from plc.usi import ProtocolId, UsiDecoder, UsiFrame
-from tests.bench.figure import Figure, at_least, at_most, median, plain
+from tests.bench.dlms import rate
+from tests.bench.figure import Figure, at_least, at_most, plain
 from tests.dlms.line import CONFIGURATIONS, floor_s, session, steady
 from tests.plc.network import BAUDRATE, LATENCY_S, interleave
 from tests.sim.pipes import Slow
 
-ROUNDS = 5
-ROUND_S = 0.2
 BAUDRATES = (9600, 19200, 115200)
 LATENCIES_S = (0.02, 0.05)
 BAD_LINES = ((9600, 0.02), (115200, 0.02))
 SEEDS = 400
 METERS = 8
-
-
-def rate(call: Callable[[], object]) -> float:
-    """Calls per second, the median of several rounds."""
-    rates = []
-    for _ in range(ROUNDS):
-        begin, count = time.perf_counter(), 0
-        while time.perf_counter() - begin < ROUND_S:
-            for _ in range(200):
-                call()
-            count += 200
-        rates.append(count / (time.perf_counter() - begin))
-    return median(rates)
 
 
 def run() -> list[Figure]:
