@@ -170,19 +170,19 @@ def main() -> int:
 
 
 def _installs(bench: Bench, mib: int) -> bool:
-    yard, ours = [], []
-    target = bench.folder / "yard"
+    baseline, ours = [], []
+    target = bench.folder / "baseline"
     for _ in range(ROUNDS):
         bench.reset()
         target.write_bytes(b"\xff" * bench.size)
         os.sync()
         words = f"sha256sum {bench.package} && dd if={bench.package} of={target} bs=1M conv=fsync,notrunc status=none"
-        yard.append(run(["sh", "-c", words]))
+        baseline.append(run(["sh", "-c", words]))
         bench.hand_over(bench.package)
         ours.append(bench.boot())
         assert ours[-1].code == 10, ours[-1].stderr
     target.unlink()
-    base, mine = median(yard), median(ours)
+    base, mine = median(baseline), median(ours)
     row(f"sha256sum + dd, {mib} MiB", f"{base.wall:.2f} s, CPU {base.cpu:.2f} s")
     row(f"install, {mib} MiB", f"{mine.wall:.2f} s, CPU {mine.cpu:.2f} s")
     factor = mine.cpu / base.cpu

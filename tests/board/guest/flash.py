@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.board.guest.telling import check, say
+from tests.board.guest.console import check, say
 from updateagent.disk import RealDisk
 from updateagent.errors import DeviceError
 from updateagent.package.verity import build
