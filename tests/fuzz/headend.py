@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import yaml
+from headend.metering.records import BatchError
 
 from headend import config, web
 from headend.config import ConfigError
@@ -21,7 +22,6 @@ from headend.dm.engine import ServerSession, State
 from headend.dm.jobs.types import KINDS, JobError
 from headend.dm.schemes import Basic, Mac, Md5
 from headend.metering import records
-from headend.metering.records import BatchError
 from headend.software import ranges, releases
 from omadm import auth
 from omadm.syncml import codec

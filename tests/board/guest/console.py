@@ -1,4 +1,4 @@
-"""How a program on the board tells the host what it found: one JSON object a line, which the console carries."""
+"""How a program on the board tells the host what it found: one JSON object per line, which the console carries."""
 
 import json
 import sys
