@@ -13,6 +13,7 @@ import os
 import random
 import ssl
 import sys
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from agent.https import HttpsClient
     from agent.settings.device import DeviceInfo
     from agent.settings.provisioning import Provisioning
+    from agent.tree.tree import Transaction
 
 LOG = logging.getLogger("agent")
 
@@ -35,7 +37,7 @@ DEFAULT_CONFIG = Path("/etc/dcu/dcu.yaml")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point of `dcu-agent`; answers the process's exit code."""
+    """Entry point of `dcu-agent`; returns the process's exit code."""
     options = _options(arguments)
     if options.check is not None:
         from agent.daemon.check import check
@@ -44,14 +46,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         config = load(options.config)
         log.setup(config.log.level, config.log.file, config.log.file_bytes_max)
-        agent = Agent(config)
+        daemon = Daemon(config)
     except (ConfigError, SecretError) as error:
         sys.stderr.write(f"{error}\n")
         return EXIT_CONFIG
     except OSError as error:
         sys.stderr.write(f"dcu-agent: cannot start: {error}\n")
         return EXIT_SYSTEM
-    return agent.run()
+    return daemon.run()
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -62,7 +64,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-class Agent:
+class Daemon:
     """All parts of one running daemon."""
 
     def __init__(self, config: Config) -> None:
@@ -93,10 +95,11 @@ class Agent:
         self.https = _https(config)
         self._make_metering()
         self._make_dm()
+        self._make_ota()
         self._make_workers()
 
     def run(self) -> int:
-        """Until the end; answers the exit code."""
+        """Run until the end; returns the exit code."""
         LOG.info(
             "%s, firmware %s, software %s", self.device.device_id, self.device.fw_version, __version__,
             extra={"event": "agent.begin"},
@@ -157,53 +160,90 @@ class Agent:
     # --- management ---
 
     def _make_dm(self) -> None:
-        from agent.dm.deps import DmConfig, DmPorts
+        from agent.dm.deps import DmConfig, DmDeps
         from agent.dm.push import PushListener
         from agent.dm.service import DmService
-        from agent.ota.download import Downloader
-        from agent.ota.package_check import verifier
-        from agent.ota.software_command import SoftwareCommand
-        from agent.ota.update_command import SourceCheck
+        from agent.jobs.firmware import RunningDownload
+        from agent.mo.objects import DeviceObjects, MoDeps
+        from agent.tree.persistence import ManagementTree
 
         config = self.config
+        self.download = RunningDownload()
+        objects = DeviceObjects(
+            MoDeps(
+                device=self.device,
+                view=self._view,
+                new_id=lambda: str(uuid.uuid4()),
+                task_status=self.collector.task_status,
+                meters=self.collector.meters,
+                push_url=self._push_url,
+                compatible=config.update.compatible,
+                download=self.download,
+            )
+        )
+        self.tree = ManagementTree(objects.registry.schema, self.disk, config.state_dir / "dm", self.clock.wall)
         settings = DmConfig(
-            device=self.device,
+            device_id=self.device.device_id,
             state_dir=config.state_dir,
-            update_dir=config.update.dir,
-            boot_id=self.health.boot,
             poll_every_s=config.dm.poll_every_s,
             backoff_min_s=config.dm.backoff_min_s,
             backoff_max_s=config.dm.backoff_max_s,
             content_type=config.dm.content_type,
             mac_algorithms=config.dm.mac_algorithms,
-            compatible=config.update.compatible,
-            full_instead_of_delta=config.update.full_instead_of_delta == "always",
-            full_bytes_max=config.update.full_bytes_max,
         )
-        ports = DmPorts(
+        deps = DmDeps(
+            tree=self.tree,
+            objects=objects,
             https=self.https,
             disk=self.disk,
             clock=self.clock,
             board=self.board,
-            fetcher=Downloader(self.https, self.disk, self.clock, jitter=self.rng.random),
-            software=SoftwareCommand(config.update.command),
             register=self._register,
-            verify_package=verifier(config.update, self.disk, self.clock, self.device.known_fw_version),
             health=self.health.set,
             on_provisioning=self._provisioned,
-            task_status=self.collector.task_status,
-            meters=self.collector.meters,
             request_reboot=lambda: self.rebooter.request("a firmware package waits for the Update Agent"),
-            software_changed=self.collector.software_changed,
             push_url=self._push_url,
-            check_sources=SourceCheck(config.update.command),
             rng=self.rng,
         )
-        self.dm = DmService(settings, ports)
+        self.dm = DmService(settings, deps)
         self.push: PushListener | None = None
         listen = config.dm.push_listen
         if listen is not None:
             self.push = PushListener(self.dm.on_notification, host=listen.host, port=listen.port)
+
+    def _view(self) -> Transaction:
+        return self.tree.view()  # the objects need the tree, the tree needs the objects
+
+    def _make_ota(self) -> None:
+        from agent.ota.deltas import FullPolicy
+        from agent.ota.deps import OtaConfig, OtaDeps
+        from agent.ota.download import Downloader
+        from agent.ota.update_command import SoftwareCommand, SourceCheck
+        from agent.ota.verification import verifier
+        from agent.ota.worker import PackageWorker
+
+        update = self.config.update
+        settings = OtaConfig(
+            update_dir=update.dir,
+            boot_id=self.health.boot,
+            fw_version=self.device.known_fw_version,
+            full=FullPolicy(update.full_instead_of_delta == "always", update.full_bytes_max),
+        )
+        deps = OtaDeps(
+            tree=self.tree,
+            disk=self.disk,
+            clock=self.clock,
+            board=self.board,
+            fetcher=Downloader(self.https, self.disk, self.clock, jitter=self.rng.random),
+            software=SoftwareCommand(update.command),
+            verify_package=verifier(update, self.disk, self.clock, self.device.known_fw_version),
+            on_alert=self.dm.report_alerts,
+            on_reboot=self.dm.reboot,
+            check_sources=SourceCheck(update.command),
+            software_changed=self.collector.software_changed,
+            download=self.download,
+        )
+        self.packages = PackageWorker(settings, deps)
 
     def _register(self) -> bytes:
         from agent.dm.registration import register
@@ -248,7 +288,7 @@ class Agent:
         )
         control = ControlServer(config.control_socket, views.handlers(), group=config.control_group)
         control.bind()
-        workers: list[Worker] = [*self.collector.workers, self.uplink, *self.dm.workers, control]
+        workers: list[Worker] = [*self.collector.workers, self.uplink, self.dm, self.packages, control]
         if self.push is not None:
             workers.append(self.push)
         self.board.publish(workers=tuple(worker.name for worker in workers))

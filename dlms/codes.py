@@ -234,30 +234,55 @@ class Apdu(IntEnum):
     GENERAL_BLOCK_TRANSFER = 0xE0
 
 
+# Tags of the ciphered form of each service, with the global and with the dedicated key (GB 9.5).
+GLO_OF_PLAIN: dict[int, int] = {
+    Apdu.INITIATE_REQUEST: 0x21,
+    Apdu.READ_REQUEST: 0x25,
+    Apdu.WRITE_REQUEST: 0x26,
+    Apdu.INITIATE_RESPONSE: 0x28,
+    Apdu.READ_RESPONSE: 0x2C,
+    Apdu.WRITE_RESPONSE: 0x2D,
+    Apdu.CONFIRMED_SERVICE_ERROR: 0x2E,
+    Apdu.UNCONFIRMED_WRITE_REQUEST: 0x36,
+    Apdu.INFORMATION_REPORT: 0x38,
+    Apdu.GET_REQUEST: 0xC8,
+    Apdu.SET_REQUEST: 0xC9,
+    Apdu.EVENT_NOTIFICATION: 0xCA,
+    Apdu.ACTION_REQUEST: 0xCB,
+    Apdu.GET_RESPONSE: 0xCC,
+    Apdu.SET_RESPONSE: 0xCD,
+    Apdu.ACTION_RESPONSE: 0xCF,
+}
+DED_OF_PLAIN: dict[int, int] = {
+    plain: 0xD0 + glo - 0xC8 if glo >= 0xC8 else 0x40 + plain
+    for plain, glo in GLO_OF_PLAIN.items()
+    if plain not in (Apdu.INITIATE_REQUEST, Apdu.INITIATE_RESPONSE)
+}
+PLAIN_OF_GLO = {glo: plain for plain, glo in GLO_OF_PLAIN.items()}
+PLAIN_OF_DED = {ded: plain for plain, ded in DED_OF_PLAIN.items()}
+NAMED_TAGS = frozenset((Apdu.GENERAL_CIPHERING, Apdu.GENERAL_SIGNING))
+CIPHERED_TAGS = frozenset((*PLAIN_OF_GLO, *PLAIN_OF_DED, Apdu.GENERAL_GLO, Apdu.GENERAL_DED))
+PROTECTED_TAGS = CIPHERED_TAGS | NAMED_TAGS
+
+CONFIRMED = 0x40  # service class bit of invoke-id-and-priority
+# Where the service class is, by the service that may go without an answer.
+_WITHOUT_ANSWER: dict[int, int] = {Apdu.SET_REQUEST: 2, Apdu.ACTION_REQUEST: 2, Apdu.ACCESS_REQUEST: 1}
+
+
+def is_unconfirmed(apdu: bytes) -> bool:
+    """Whether a plain request wants no answer: an UNCONFIRMED-WRITE, or the service class of SET, ACTION, ACCESS.
+
+    (A GET without an answer makes no sense: some clients forget the bit.)
+    """
+    if apdu[:1] == bytes((Apdu.UNCONFIRMED_WRITE_REQUEST,)):
+        return True
+    at = _WITHOUT_ANSWER.get(apdu[0]) if apdu else None
+    return at is not None and len(apdu) > at and not apdu[at] & CONFIRMED
+
+
 DLMS_VERSION = 6
 VAA_NAME_LN = 0x0007
 VAA_NAME_SN = 0xFA00
-
-UNITS: dict[int, str] = {
-    1: "a", 2: "mo", 3: "wk", 4: "d", 5: "h", 6: "min", 7: "s", 8: "°", 9: "°C", 10: "currency", 11: "m", 12: "m/s",
-    13: "m³", 14: "m³", 15: "m³/h", 16: "m³/h", 17: "m³/d", 18: "m³/d", 19: "l", 20: "kg", 21: "N", 22: "Nm", 23: "Pa",
-    24: "bar", 25: "J", 26: "J/h", 27: "W", 28: "VA", 29: "var", 30: "Wh", 31: "VAh", 32: "varh", 33: "A", 34: "C",
-    35: "V", 36: "V/m", 37: "F", 38: "Ω", 39: "Ωm²/m", 40: "Wb", 41: "T", 42: "A/m", 43: "H", 44: "Hz", 45: "1/(Wh)",
-    46: "1/(varh)", 47: "1/(VAh)", 48: "V²h", 49: "A²h", 50: "kg/s", 51: "S", 52: "K", 53: "1/(V²h)", 54: "1/(A²h)",
-    55: "1/m³", 56: "%", 57: "Ah", 60: "Wh/m³", 61: "J/m³", 62: "Mol %", 63: "g/m³", 64: "Pa s", 65: "J/kg",
-    66: "g/cm²", 67: "atm", 70: "dBm", 71: "dBµV", 72: "dB", 128: "in", 129: "ft", 130: "lb", 131: "°F", 132: "°R",
-    133: "in²", 134: "ft²", 135: "ac", 136: "in³", 137: "ft³", 138: "ac ft", 139: "gal (imp)", 140: "gal (US)",
-    141: "lbf", 142: "psi", 143: "lb/ft³", 144: "lb/(ft s)", 145: "ft²/s", 146: "Btu", 147: "thm (EC)", 148: "thm (US)",
-    149: "Btu/lb", 150: "Btu/ft³", 151: "ft³", 152: "ft/s", 153: "ft³/s", 154: "ft³/min", 155: "ft³/h", 156: "ft³/d",
-    157: "ac ft/s", 158: "ac ft/min", 159: "ac ft/h", 160: "ac ft/d", 161: "gal (imp)", 162: "gal (imp)/s",
-    163: "gal (imp)/min", 164: "gal (imp)/h", 165: "gal (imp)/d", 166: "gal (US)", 167: "gal (US)/s",
-    168: "gal (US)/min", 169: "gal (US)/h", 170: "gal (US)/d", 171: "Btu/s", 172: "Btu/min", 173: "Btu/h",
-    174: "Btu/d", 254: "other", 255: "",
-}  # fmt: skip
-"""Symbol of each physical unit (BB 4.3.2, scal_unit_type); 255 is "no unit", what is missing is reserved.
-
-45 to 47 are the meter constants (impulses a Wh, varh, VAh): 1000 imp/kWh is 1000 with scaler -3, unit 45.
-"""
 
 
 def kebab(code: IntEnum) -> str:

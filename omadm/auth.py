@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
+from omadm.codes import Code
+
 AUTH_BASIC: Final = "syncml:auth-basic"
 AUTH_MD5: Final = "syncml:auth-md5"
 AUTH_MAC: Final = "syncml:auth-MAC"
@@ -57,9 +59,9 @@ class AuthError(Exception):
         self.failure = failure
 
     @property
-    def status(self) -> int:
-        """The SyncML status code that answers this: 407 for missing credentials, else 401."""
-        return 407 if self.failure is AuthFailure.MISSING else 401
+    def status(self) -> Code:
+        """The status code that answers this: 407 for missing credentials, else 401."""
+        return Code.CREDENTIALS_MISSING if self.failure is AuthFailure.MISSING else Code.UNAUTHORIZED
 
 
 def _b64(data: bytes) -> bytes:

@@ -1,4 +1,8 @@
-"""Numbers of the DM protocol that the client decides on: status and alert codes (OMA-TS-DM_RepPro 1.2, section 10)."""
+"""Numbers of the DM protocol, for both ends: status and alert codes (OMA-TS-DM_RepPro 1.2, section 10).
+
+Status codes that only data synchronisation has (201, 203 to 211, 419 and 421 to 423) are left out. A code that a
+peer sends and this table does not have is judged by its hundreds (`succeeded`), as with HTTP.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +10,16 @@ from enum import IntEnum
 
 
 class Code(IntEnum):
-    """Status codes that this client sends or understands."""
+    """Status codes."""
 
     OK = 200
     ACCEPTED = 202  # an Exec that goes on after the session
     AUTHENTICATED = 212  # for the rest of the session
     CHUNK_BUFFERED = 213
+    CANCELLED = 214
     NOT_EXECUTED = 215  # a child of Sequence or Atomic that was not reached
     ATOMIC_ROLLED_BACK = 216
+    NOT_MODIFIED = 304
     BAD_REQUEST = 400
     UNAUTHORIZED = 401
     FORBIDDEN = 403
@@ -21,16 +27,31 @@ class Code(IntEnum):
     NOT_ALLOWED = 405
     NOT_SUPPORTED = 406
     CREDENTIALS_MISSING = 407
+    TIMEOUT = 408
+    CONFLICT = 409
+    GONE = 410
+    SIZE_REQUIRED = 411
     INCOMPLETE = 412
     TOO_LARGE = 413
     URI_TOO_LONG = 414
     UNSUPPORTED_FORMAT = 415
+    OBJECT_TOO_LARGE = 416  # the size that the first chunk announces
+    RETRY_LATER = 417
     ALREADY_EXISTS = 418
     DEVICE_FULL = 420
     SIZE_MISMATCH = 424
     PERMISSION_DENIED = 425
     COMMAND_FAILED = 500
+    NOT_IMPLEMENTED = 501
+    UNAVAILABLE = 503
+    DTD_VERSION_NOT_SUPPORTED = 505
+    PROCESSING_ERROR = 506
     ATOMIC_FAILED = 507
+    DATA_STORE_FAILURE = 510
+    SERVER_FAILURE = 511
+    PROTOCOL_VERSION_NOT_SUPPORTED = 513
+    OPERATION_CANCELLED = 514
+    ATOMIC_ROLL_BACK_FAILED = 516
     ATOMIC_TOO_LARGE = 517
 
 
@@ -38,6 +59,9 @@ class AlertCode(IntEnum):
     """Alert codes (section 10.2). 1100 to 1104 want a person at a display, which a concentrator has not."""
 
     DISPLAY = 1100
+    CONFIRM_OR_REJECT = 1101
+    TEXT_INPUT = 1102
+    CHOICE_SINGLE = 1103
     CHOICE_MULTIPLE = 1104
     SERVER_INITIATED = 1200
     CLIENT_INITIATED = 1201
@@ -46,6 +70,11 @@ class AlertCode(IntEnum):
     CLIENT_EVENT = 1224
     NO_END_OF_DATA = 1225
     GENERIC = 1226
+
+
+def succeeded(code: int) -> bool:
+    """Whether a status code says that the command was carried out, or will be. FUMO's result codes follow suit."""
+    return 200 <= code < 300
 
 
 class Refusal(Exception):

@@ -28,8 +28,8 @@ from updateagent.errors import (
     PackageError,
     RequestError,
     UpdateError,
+    storage_error,
 )
-from updateagent.slots.block import storage_error
 
 if TYPE_CHECKING:
     import argparse
@@ -95,10 +95,8 @@ def _boot(arguments: argparse.Namespace) -> int:
 
 
 def _guard(arguments: argparse.Namespace) -> int:
-    from updateagent.engine.guard import Guard
-
     agent = _agent(arguments)
-    code = Guard(agent, time.monotonic, time.sleep).run()
+    code = agent.guard(time.monotonic, time.sleep).run()
     _say_commits(agent)
     return code
 

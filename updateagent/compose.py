@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,13 +20,13 @@ from updateagent.engine.updater import Updater
 from updateagent.errors import (
     BOOTED_SLOT,
     BUSY,
-    CONFIGURATION,
     DeviceError,
-    RequestError,
+    storage_error,
 )
-from updateagent.slots.block import Slot, slot_type, storage_error
+from updateagent.slots.block import Slot, slot_type
 
 if TYPE_CHECKING:
+    from updateagent.engine.guard import Guard
     from updateagent.package.verifier import SignedPackages
 
 CMDLINE_BYTES_MAX = 16 << 10
@@ -128,14 +128,26 @@ class Agent:
 
     def packages(self) -> SignedPackages:
         """The verifier of packages."""
-        from updateagent.package.verifier import SignedPackages
+        from updateagent.package.verifier import SignedPackages, VerifierDeps
 
         config = self.config
-        version = read_release_version(self.disk, config.release_file)
-        newer_roots = config.update_dir / "roots.json"
         return SignedPackages(
-            self.disk, config.roots, newer_roots, config.run_dir, config.compatible, self.places(), version, self.wall
+            VerifierDeps(
+                disk=self.disk,
+                roots=config.roots,
+                newer_roots=config.update_dir / "roots.json",
+                compatible=config.compatible,
+                partitions=self.places(),
+                running_version=read_release_version(self.disk, config.release_file),
+                clock=self.wall,
+                run_hook=self._run_hook,
+            )
         )
+
+    def _run_hook(self, step: str, content: Iterable[bytes], variables: Mapping[str, str]) -> None:
+        from updateagent.engine.hooks import run_hook  # imported only where a package has one
+
+        run_hook(step, content, self.config.run_dir, variables)
 
     def updater(self) -> Updater:
         """One run of the machine. Raises `DeviceError` (booted-slot, journal, storage), `RequestError`."""
@@ -161,6 +173,25 @@ class Agent:
             ports = rehearse(ports, self.disk, self.package)
         return Updater(ports)
 
+    def guard(self, monotonic: Callable[[], float], wait: Callable[[float], None]) -> Guard:
+        """The guard of this boot. `monotonic` returns seconds, `wait` lets some pass."""
+        from updateagent.engine.guard import Guard, GuardDeps
+
+        return Guard(
+            GuardDeps(
+                health=self.config.health,
+                boot_id=self.read_boot_id(),
+                updater=self.updater,
+                alone=self.alone,
+                bootenv=lambda: self.bootenv(self.environment()),
+                booted_slot=self.read_booted_slot,
+                canary=self.read_canary,
+                read_health=lambda: self.disk.read_bytes(self.config.run_dir / "health.json"),
+                monotonic=monotonic,
+                wait=wait,
+            )
+        )
+
     @contextmanager
     def alone(self) -> Iterator[None]:
         """Hold the Update Agent's own lock, making its folders. Raises `DeviceError` (busy, storage)."""
@@ -183,15 +214,10 @@ class Agent:
 
 
 def _uboot(agent: Agent) -> Variables:
-    from updateagent.boot.uboot.env import EnvironmentStore, parse_fw_env_config
+    from updateagent.boot.uboot.env import open_environment
 
     where = agent.config.bootenv
-    try:
-        places = parse_fw_env_config(agent.disk.read_bytes(where.config).decode("utf-8", "replace"))
-    except OSError as error:
-        raise RequestError(CONFIGURATION, f"{where.config}: {error.strerror or error}") from error
-    lock = agent.disk.lock(where.lock) if where.lock else None
-    return EnvironmentStore(agent.disk, places, lock=lock, wait=time.sleep)
+    return open_environment(agent.disk, where.config, where.lock)
 
 
 def _grub(agent: Agent) -> Variables:

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from updateagent.engine.health import DEADLINE_DEFAULT_S, CommandCheck, HealthConfig
 from updateagent.errors import CONFIGURATION, RequestError
 
 DEFAULT_FILE = Path("/etc/dcu-update.toml")
 TRIES_DEFAULT = 3
 TRIES_MAX = 9
-DEADLINE_DEFAULT_S = 600.0
 ROOTFS = "rootfs"  # the image that goes to the slot itself
 FILE_BYTES_MAX = 64 << 10
 
@@ -47,26 +47,6 @@ class BootEnvConfig:
     config: Path
     policy: str = "rauc"
     lock: Path | None = Path("/var/lock/fw_printenv.lock")
-
-
-@dataclass(frozen=True, slots=True)
-class CommandCheck:
-    """A health check that is a command: good when it exits 0 within `timeout_s`."""
-
-    name: str
-    command: tuple[str, ...]
-    timeout_s: float = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class HealthConfig:
-    """`checks` must all be good for a trial to be confirmed; `boot_checks` for an ordinary boot to be marked good."""
-
-    deadline_s: float = DEADLINE_DEFAULT_S
-    poll_s: float = 1.0
-    checks: tuple[str, ...] = ("agent_up", "dm_session", "meter_port", "storage")
-    boot_checks: tuple[str, ...] = ("agent_up",)
-    commands: tuple[CommandCheck, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

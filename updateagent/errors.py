@@ -11,6 +11,7 @@ package with whole images would do where the delta did not (docs/decisions/0009-
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass
 
 OK_FUMO = 200
@@ -134,3 +135,12 @@ class DeviceError(UpdateError):
 
 class RequestError(UpdateError):
     """The caller asked for something that cannot be done now, or at all."""
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def storage_error(error: OSError, what: str) -> DeviceError:
+    """Returns the system's error as one of ours: storage-full where room is what is missing, else storage."""
+    code = STORAGE_FULL if error.errno in _FULL else STORAGE
+    return DeviceError(code, f"{what}: {error.strerror or error}")

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import logging
 import threading
-import uuid
 from collections.abc import Callable
 
-from agent.dm.deps import DmConfig, DmPorts, Worker
+from agent.dm.deps import DmConfig, DmDeps
 from agent.dm.link_state import Link
 from agent.dm.scheduling import Timing
 from agent.dm.session import Session
@@ -21,21 +20,13 @@ from agent.dm.session_values import Acknowledged, Answer, Ended, Event, NoncesCh
 from agent.https import HttpsError
 from agent.log import hide
 from agent.mo import dmacc
-from agent.mo.ami import Ami, provisioning_from_tree
-from agent.mo.devdetail import DevDetail
-from agent.mo.devinfo import PUSH_URL, DevInfo
-from agent.mo.fumo import Fumo
-from agent.mo.registry import Registry
-from agent.mo.sched import Sched
-from agent.mo.scomo import Scomo
-from agent.ota.worker import PackageWorker
+from agent.mo.ami import provisioning_from_tree
+from agent.mo.devinfo import PUSH_URL
 from agent.settings.provisioning import Provisioning
 from agent.status import DmStatus, SessionSummary
 from agent.tree import alerts
 from agent.tree.acl import identifier
 from agent.tree.commands import Executor
-from agent.tree.persistence import ManagementTree
-from agent.tree.tree import Transaction
 from omadm.auth import HMAC_HEADER
 from omadm.bootstrap import Account, BootstrapError, parse_profile
 from omadm.codes import AlertCode, Refusal
@@ -51,61 +42,37 @@ HEALTH = "dm_session"
 
 
 class DmService:
-    """Owns the management tree and holds all sessions with the DM server.
+    """Holds all sessions with the DM server.
 
-    Construct once; add every worker of `workers` to the supervisor; give `on_notification` to a
-    `agent.dm.push.PushListener`. `provisioning` is what the stored tree says, available before `run`.
+    Construct once and add it to the supervisor; give `on_notification` to a `agent.dm.push.PushListener`.
+    `provisioning` is what the stored tree says, available before `run`.
     Raises `OSError` from the constructor when the state folder cannot be used.
     """
 
     name = "dm"
     budget_s = 120.0
 
-    def __init__(self, config: DmConfig, ports: DmPorts) -> None:
+    def __init__(self, config: DmConfig, deps: DmDeps) -> None:
         self._config = config
-        self._ports = ports
-        folder = config.state_dir / "dm"
-        self._device_info = DevInfo(config.device, ports.push_url)
-        self._link = Link(ports.disk, folder)
-        firmware = Fumo(self._view, _new_id, config.compatible)
-        software = Scomo(self._view, _new_id)
-        objects = (
-            self._device_info,
-            DevDetail(config.device),
-            dmacc.DmAcc(),
-            dmacc.Inbox(),
-            Sched(ports.task_status),
-            Ami(ports.meters),
-            firmware,
-            software,
-        )
-        self._registry = Registry(objects, (firmware, software))
-        self.tree = ManagementTree(self._registry.schema, ports.disk, folder, ports.clock.wall)
-        self.packages = PackageWorker(
-            config, ports, self.tree, firmware, on_alert=self._on_alert, on_reboot=self._on_reboot
-        )
+        self._deps = deps
+        self.tree = deps.tree
+        self._registry = deps.objects.registry
+        self._device_info = deps.objects.device_info
+        self._link = Link(deps.disk, config.state_dir / "dm")
         self._wake = threading.Event()
         self._reboot = threading.Event()
-        self._timing = Timing(config.poll_every_s, config.backoff_min_s, config.backoff_max_s, ports.rng.random)
+        self._timing = Timing(config.poll_every_s, config.backoff_min_s, config.backoff_max_s, deps.rng.random)
         self._unproven = 0
         self._push_url: str | None = None  # as the server knows it; None before the first session
         self._address_at = float("-inf")
         self._status = DmStatus()
         self._provisioning = provisioning_from_tree(self.tree.view())
 
-    def _view(self) -> Transaction:
-        return self.tree.view()  # the objects need the tree, the tree needs the objects
-
     # -- for other threads ------------------------------------------------------------------------------------
 
     @property
     def provisioning(self) -> Provisioning:
         return self._provisioning
-
-    @property
-    def workers(self) -> tuple[Worker, ...]:
-        """This worker and the one that carries out package jobs (`dm-packages`)."""
-        return (self, self.packages)
 
     def on_notification(self, body: bytes) -> int:
         """A Package #0 arrived. Returns the HTTP status for the sender: 202, 403, 503."""
@@ -144,18 +111,20 @@ class DmService:
         self._timing.ask(trigger)
         self._wake.set()
 
-    def _on_alert(self) -> None:
+    def report_alerts(self) -> None:
+        """An alert was queued: hold a session for it soon. Any thread."""
         self._timing.ask("alert")
         self._wake.set()
 
-    def _on_reboot(self) -> None:
+    def reboot(self) -> None:
+        """The Update Agent has work: ask for a reboot when the session that is open, if any, is over. Any thread."""
         self._reboot.set()
         self._wake.set()
 
     # -- the worker -------------------------------------------------------------------------------------------
 
     def run(self, stop: threading.Event, beat: Callable[[], None]) -> None:
-        self._ports.on_provisioning(self._provisioning)
+        self._deps.on_provisioning(self._provisioning)
         account = dmacc.account(self.tree.view())
         if account is not None:
             self._registered(account)
@@ -167,16 +136,16 @@ class DmService:
             self._wake.clear()
             self.step(stop, beat)
             if not stop.is_set():
-                self._wake.wait(self._timing.wait(self._ports.clock.monotonic(), LOOK_EVERY_S))
+                self._wake.wait(self._timing.wait(self._deps.clock.monotonic(), LOOK_EVERY_S))
 
     def step(self, stop: threading.Event, beat: Callable[[], None]) -> None:
         """Whatever is due now: a reboot, a registration or a session."""
         if self._reboot.is_set():
             self._reboot.clear()
             log.info("asking for a reboot", extra={"event": "dm.reboot"})
-            self._ports.request_reboot()
+            self._deps.request_reboot()
             return
-        now = self._ports.clock.monotonic()
+        now = self._deps.clock.monotonic()
         account = dmacc.account(self.tree.view())
         if account is None or self._unproven >= UNPROVEN_MAX:
             if self._timing.may_register(now):
@@ -191,7 +160,7 @@ class DmService:
     def _look_at_address(self, now: float) -> None:
         if self._push_url is not None and now - self._address_at >= ADDRESS_EVERY_S:
             self._address_at = now
-            if self._ports.push_url() != self._push_url:
+            if self._deps.push_url() != self._push_url:
                 self._timing.ask("address")
 
     # -- registration -----------------------------------------------------------------------------------------
@@ -199,7 +168,7 @@ class DmService:
     def _register(self) -> None:
         slow = False
         try:
-            tree = parse_profile(self._ports.register())
+            tree = parse_profile(self._deps.register())
             with self.tree.transaction() as changing:
                 account = dmacc.install(changing, tree)
         except SsmpRefused as error:
@@ -210,17 +179,17 @@ class DmService:
         else:
             log.info("registered with %s", account.server_id, extra={"event": "dm.registered"})
             self._unproven = 0
-            self._timing.succeeded(self._ports.clock.monotonic())
+            self._timing.succeeded(self._deps.clock.monotonic())
             self._registered(account)
             self._announce()
             self._timing.ask("bootstrap")
             self._wake.set()
             return
         log.warning("%s", why, extra={"event": f"dm.{state}"})
-        self._timing.failed(self._ports.clock.monotonic(), slow=slow)
+        self._timing.failed(self._deps.clock.monotonic(), slow=slow)
         self._unproven = min(self._unproven, UNPROVEN_MAX - 1)  # the account there is, if any, gets another try
         self._publish(DmStatus(state=state, error=why, last_session=self._status.last_session))
-        self._ports.health(HEALTH, False, why)  # noqa: FBT003  a port's signature
+        self._deps.health(HEALTH, False, why)  # noqa: FBT003  a port's signature
 
     def _registered(self, account: Account) -> None:
         hide(account.client_secret)
@@ -229,7 +198,7 @@ class DmService:
 
     def _publish(self, status: DmStatus) -> None:
         self._status = status
-        self._ports.board.publish(dm=status)
+        self._deps.board.publish(dm=status)
 
     def _announce(self) -> None:
         """Hand on what the head-end provisioned, if it changed."""
@@ -237,15 +206,15 @@ class DmService:
         if now != self._provisioning:
             self._provisioning = now
             log.info("provisioning changed: %d tasks", len(now.tasks), extra={"event": "dm.provisioning"})
-            self._ports.on_provisioning(now)
+            self._deps.on_provisioning(now)
 
     # -- one session ------------------------------------------------------------------------------------------
 
     def _session(
         self, account: Account, trigger: str, session_id: str, stop: threading.Event, beat: Callable[[], None]
     ) -> None:
-        started = self._ports.clock.wall()
-        session_id = session_id or f"{int.from_bytes(self._ports.entropy(2), 'big') or 1:X}"
+        started = self._deps.clock.wall()
+        session_id = session_id or f"{int.from_bytes(self._deps.entropy(2), 'big') or 1:X}"
         log.info("session %s (%s) begins", session_id, trigger, extra={"event": "dm.session.begin"})
         device_info = self._device_info.leaves()
         session, executor = self._new_session(account, trigger, session_id, device_info)
@@ -254,9 +223,9 @@ class DmService:
         if ended is None:
             return  # the daemon stops
         summary = SessionSummary(
-            started, self._ports.clock.wall(), trigger, session_id, session.messages, executor.executed, ended.result
+            started, self._deps.clock.wall(), trigger, session_id, session.messages, executor.executed, ended.result
         )
-        now = self._ports.clock.monotonic()
+        now = self._deps.clock.monotonic()
         if ended.ok:
             self._unproven = 0
             self._push_url = dict(device_info)[PUSH_URL]
@@ -269,7 +238,7 @@ class DmService:
         log.log(level, "session %s ends: %s", session_id, ended.result, extra={"event": "dm.session.end"})
         error = "" if ended.ok else ended.result
         self._publish(DmStatus("registered", account.server_id, account.url, error, summary))
-        self._ports.health(HEALTH, ended.ok, ended.result)
+        self._deps.health(HEALTH, ended.ok, ended.result)
 
     def _new_session(
         self, account: Account, trigger: str, session_id: str, device_info: tuple[tuple[str, str], ...]
@@ -280,14 +249,14 @@ class DmService:
             client_nonce=client_nonce,
             server_nonce=server_nonce,
             session_id=session_id,
-            device_id=self._config.device.device_id,
+            device_id=self._config.device_id,
             device_info=device_info,
             content_type=self._config.content_type,
             alert=AlertCode.SERVER_INITIATED if trigger == "push" else AlertCode.CLIENT_INITIATED,
             alerts=alerts.pending(self.tree.view()),
             algorithms=self._config.mac_algorithms,
         )
-        return Session(settings, self._ports.entropy), self.executor(account.server_id)
+        return Session(settings, self._deps.entropy), self.executor(account.server_id)
 
     def executor(self, server_id: str) -> Executor:
         """What carries out the commands of one session with `server_id`."""
@@ -303,7 +272,7 @@ class DmService:
             case Work(message):
                 replies = executor.run(message)
                 self._announce()
-                session.answer(list(replies), self._ports.clock.monotonic())
+                session.answer(list(replies), self._deps.clock.monotonic())
             case Ended():
                 pass
 
@@ -324,17 +293,17 @@ class DmService:
             return
         headers = {"Content-Type": output.content_type, "Accept": output.content_type, HMAC_HEADER: output.mac}
         try:
-            got = self._ports.https.request("POST", output.url, body=output.body, headers=headers)
+            got = self._deps.https.request("POST", output.url, body=output.body, headers=headers)
         except HttpsError as error:
-            session.receive_failure(str(error), self._ports.clock.monotonic())
+            session.receive_failure(str(error), self._deps.clock.monotonic())
             return
         if session.over():
             return  # that was a goodbye
         answer = Answer(got.status, got.headers.get("content-type", ""), got.body, got.headers.get(HMAC_HEADER))
-        session.receive(answer, self._ports.clock.monotonic())
+        session.receive(answer, self._deps.clock.monotonic())
 
     def now(self) -> float:
-        return self._ports.clock.monotonic()
+        return self._deps.clock.monotonic()
 
 
 class _Drive:
@@ -380,7 +349,3 @@ class _Drive:
                 return event
             self._service.handle(self._account, self._session, self._executor, event)
         return None
-
-
-def _new_id() -> str:
-    return str(uuid.uuid4())

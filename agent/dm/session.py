@@ -23,7 +23,7 @@ from agent.dm.session_states import Input, SessionUsageError, State, possible, s
 from agent.dm.session_values import Acknowledged, Answer, Ended, Event, NoncesChanged, Post, SessionSettings, Work
 from agent.tree.chunks import OBJECT_BYTES_MAX
 from omadm.auth import AUTH_MAC, AuthError, hmac_header, verify_hmac
-from omadm.codes import AlertCode, Code
+from omadm.codes import AlertCode, Code, succeeded
 from omadm.syncml.codec import accepts, decode, encode
 from omadm.syncml.errors import SyncmlError
 from omadm.syncml.messages import (
@@ -277,7 +277,7 @@ class Session:
     def _read_statuses(self, message: SyncML) -> None:
         for status in message.of(Status):
             alert_id = self._alert_refs.get((status.msg_ref, status.cmd_ref))
-            if alert_id is not None and Code.OK <= status.code < 300:
+            if alert_id is not None and succeeded(status.code):
                 del self._alert_refs[status.msg_ref, status.cmd_ref]
                 self._events.append(Acknowledged(alert_id))
 

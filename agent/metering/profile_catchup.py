@@ -16,9 +16,10 @@ from datetime import UTC, datetime, timedelta
 
 from dlms import axdr
 from dlms.axdr import Data
-from dlms.client.knowledge import MeterKnowledge, scaler_ref
+from dlms.client.knowledge import MeterKnowledge
 from dlms.cosem.obis import AttributeRef, Obis
 from dlms.cosem.profile import BUFFER, CAPTURE_OBJECTS, CAPTURE_PERIOD, CaptureObject, by_range, columns_of
+from dlms.cosem.scaler_unit import scaler_ref
 from dlms.cosem.time import ANY, DATE_TIME_OCTETS, ClockPolicy, CosemDateTime
 from dlms.errors import DlmsError, LocalError
 from dlms.xdlms.apdu.common import AccessError, Item, Result

@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from agent.clock import Clock
-from agent.metering.reading import ROW_SIZES, Reading, record
 from agent.metering.store_file import StoreError, StoreFile
 from agent.status import QueueStatus
+from omadm.readings import ROW_SIZES, Reading, record
 
 __all__ = ["Batch", "Progress", "Refusal", "Store", "StoreError", "StoreStats"]
 

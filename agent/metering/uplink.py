@@ -29,11 +29,10 @@ from agent.metering.reading_store import Batch, Store, StoreError
 from agent.metering.schedule import Backoff
 from agent.settings.provisioning import UplinkSettings
 from agent.status import QueueStatus
+from omadm import readings
 
 LOG = logging.getLogger("agent.metering.uplink")
 
-VERSION = 1
-BATCH_RECORDS_MAX = 5000  # what the head-end takes at once, whatever is provisioned
 GZIP_FROM_BYTES = 1024  # below, the header costs more than it saves
 LIMIT_GROWS = 2  # after each success, back towards the provisioned size
 LOOK_EVERY_S = 15.0  # with nothing to send, or in a long pause: beats, and publishes
@@ -160,8 +159,7 @@ class Uplink:
 
     def body(self, batch: Batch) -> bytes:
         """The request's body before compression."""
-        document = {"version": VERSION, "device": self._device_id, "store": batch.store, "records": batch.records}
-        return json.dumps(document, separators=(",", ":"), allow_nan=False).encode()
+        return readings.emit(self._device_id, batch.store, batch.records)
 
     def _answered(self, response: Response, batch: Batch, settings: UplinkSettings) -> float:
         match response.status:
@@ -215,7 +213,7 @@ class Uplink:
 
 
 def _batch_limit(settings: UplinkSettings) -> int:
-    return max(1, min(settings.batch_records_max, BATCH_RECORDS_MAX))
+    return max(1, min(settings.batch_records_max, readings.RECORDS_MAX))
 
 
 def _acknowledged_id(response: Response) -> int | None:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 from agent.metering.profile_catchup import PROFILE_CLASS, ProfileReading, iso_time
-from agent.metering.reading import Reading, UnstorableError, encode
+from agent.metering.raw_values import UnstorableError, encode
 from agent.metering.registry import Meter, meter_name
 from agent.metering.tasks import Job
 from dlms.axdr import Data
@@ -40,6 +40,7 @@ from dlms.cosem.time import STANDARD_CLOCK, ClockPolicy, CosemDateTime
 from dlms.errors import DlmsError, PeerError
 from dlms.xdlms.apdu.common import AccessError, Result
 from dlms.xdlms.exchange import Answer, GetAnswer, GetExchange
+from omadm.readings import Reading
 from plc.errors import PlcLocalError
 from plc.events import DataConfirmed, DataFailed, DataReceived
 

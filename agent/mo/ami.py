@@ -8,13 +8,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 
 from agent.mo.sched import tasks
 from agent.settings.provisioning import MeterAccess, Provisioning, UplinkSettings
 from agent.status import MeterStatus
 from agent.tree.schema import (
-    SEGMENT_CHARS_MAX,
     Access,
     Format,
     NodeSpec,
@@ -28,9 +26,10 @@ from agent.tree.schema import (
     permanent,
 )
 from agent.tree.tree import Transaction
+from agent.tree.uri import node_name
+from omadm.readings import RECORDS_MAX
 
 URN = "urn:x-dcu:mo:ami:1.0"
-BATCH_RECORDS_MAX = 5000
 CLIENT_SAP_MAX = 127
 
 
@@ -47,7 +46,7 @@ class Ami:
                 "Uplink",
                 permanent("URL", Format.CHR, check=https_url),
                 permanent("Token", Format.CHR, access=Access.REPLACE, secret=True),
-                permanent("BatchMax", Format.INT, default="500", check=int_range(1, BATCH_RECORDS_MAX)),
+                permanent("BatchMax", Format.INT, default="500", check=int_range(1, RECORDS_MAX)),
             ),
             interior(
                 "Access",
@@ -77,17 +76,6 @@ class Ami:
             if node_name(meter.meter_id) == name:
                 return meter
         return MeterStatus(meter_id="", port="", address=0, state="left", joined=0.0)
-
-
-@lru_cache(maxsize=8192)  # asked for every meter at every step of a walk
-def node_name(text: str) -> str:
-    """A meter's or component's identifier as a node name: what an address cannot hold becomes `%` and hexadecimal."""
-    safe = "".join(char if char.isascii() and (char.isalnum() or char in "-_.:") else _percent(char) for char in text)
-    return (safe.replace(".", "%2E") if not safe.strip(".") else safe)[:SEGMENT_CHARS_MAX]
-
-
-def _percent(char: str) -> str:
-    return "".join(f"%{byte:02X}" for byte in char.encode("utf-8"))
 
 
 def provisioning_from_tree(looking: Transaction) -> Provisioning:

@@ -11,8 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from agent.ota.download_errors import DeltaUnfit
-from agent.ota.verification import Rejected
+from agent.ota.errors import DeltaUnfit, Rejected
 from omadm.descriptor import DeltaFacts, DeltaSource, Descriptor
 from updateagent.errors import DELTA_SOURCE, FULL_REFUSED
 

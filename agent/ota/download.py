@@ -23,8 +23,8 @@ from urllib.parse import urljoin
 from agent.clock import Clock
 from agent.https import HttpsError
 from agent.ota import download_state
-from agent.ota.download_errors import Again, DownloadError, DownloadStopped, check_url, status_error, storage_error
 from agent.ota.download_state import CHECKPOINT_BYTES, PartialFile
+from agent.ota.errors import Again, DownloadError, DownloadStopped, check_url, status_error, storage_error
 from omadm import descriptor as dd
 from omadm.descriptor import Descriptor, Report
 from updateagent.disk import Storage

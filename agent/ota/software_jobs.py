@@ -9,12 +9,12 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from agent.dm.deps import DmPorts, SoftwareResult
-from agent.mo import scomo
-from agent.mo.scomo import DELIVERED, DOWNLOAD, DownloadStatus, Job
+from agent.jobs import software
+from agent.jobs.software import DELIVERED, DOWNLOAD, DownloadStatus, Job
+from agent.ota.deps import OtaDeps, SoftwareResult
 from agent.ota.download import DownloadError, DownloadStopped, Progress
-from agent.ota.verification import Rejected, verified
-from agent.tree.persistence import ManagementTree
+from agent.ota.errors import Rejected
+from agent.ota.verification import verified
 from updateagent.errors import NOT_FOUND as NOT_INSTALLED
 from updateagent.package.manifest import Kind
 
@@ -29,23 +29,23 @@ PACKAGE_PREFIX, PACKAGE_SUFFIX = "software-", ".swu"
 class SoftwareJobs:
     """Not a thread of its own: `agent.ota.worker` calls `step`."""
 
-    def __init__(self, ports: DmPorts, tree: ManagementTree, folder: Path, on_alert: Callable[[], None]) -> None:
-        self._ports = ports
-        self._tree = tree
+    def __init__(self, deps: OtaDeps, folder: Path) -> None:
+        """`folder` is where packages are kept until they are installed."""
+        self._deps = deps
+        self._tree = deps.tree
         self._folder = folder
-        self._on_alert = on_alert
 
     def refresh(self) -> None:
         """After a start: make the inventory say what is installed, and remove the packages of jobs that have ended."""
         self._inventory({})
-        waiting = {self._package(job).name for job in scomo.jobs(self._tree.view())}
-        for name in self._ports.disk.listdir(self._folder):
+        waiting = {self._package(job).name for job in software.jobs(self._tree.view())}
+        for name in self._deps.disk.listdir(self._folder):
             if name.startswith(PACKAGE_PREFIX) and name.endswith(PACKAGE_SUFFIX) and name not in waiting:
-                self._ports.fetcher.discard(self._folder / name)
+                self._deps.fetcher.discard(self._folder / name)
 
     def step(self, stop: threading.Event, beat: Callable[[], None]) -> None:
         """Carry out the first waiting job, if there is one."""
-        waiting = scomo.jobs(self._tree.view())
+        waiting = software.jobs(self._tree.view())
         if not waiting:
             return
         job = waiting[0]
@@ -58,18 +58,18 @@ class SoftwareJobs:
 
     def current(self) -> str:
         """The id of the job that `step` works on; empty when there is none."""
-        return next((job.id for job in scomo.jobs(self._tree.view())), "")
+        return next((job.id for job in software.jobs(self._tree.view())), "")
 
     def give_up(self) -> None:
         """Report the current job as failed, because the storage fails it for good."""
-        job = scomo.jobs(self._tree.view())[0]
+        job = software.jobs(self._tree.view())[0]
         log.error("software job given up: the storage fails", extra={"event": "software.given_up"})
         if job.kind != "Download":
             self._finish(job, NO_ROOM_INSTALL, "", None)
             return
         with contextlib.suppress(OSError):
-            self._ports.fetcher.discard(self._package(job))  # its room may be what is missing
-        if scomo.status_of(self._tree.view(), job.name) == DownloadStatus.INSTALLING:
+            self._deps.fetcher.discard(self._package(job))  # its room may be what is missing
+        if software.status_of(self._tree.view(), job.name) == DownloadStatus.INSTALLING:
             self._finish(job, NO_ROOM_INSTALL, "", DownloadStatus.INSTALL_FAILED)
         else:
             self._finish(job, NO_ROOM_DOWNLOAD, "", DownloadStatus.DOWNLOAD_FAILED)
@@ -83,29 +83,29 @@ class SoftwareJobs:
         package = self._package(job)
         self._status(job, DownloadStatus.PROGRESSING)
         try:
-            self._ports.fetcher.fetch(job.url, package, progress=_ignore, stop=stop, beat=beat)
+            self._deps.fetcher.fetch(job.url, package, progress=_ignore, stop=stop, beat=beat)
         except DownloadStopped:
             return
         except DownloadError as error:
             log.warning("software download failed: %s", error, extra={"event": "software.download"})
             self._finish(job, error.code_scomo, "", DownloadStatus.DOWNLOAD_FAILED)
-            self._ports.fetcher.discard(package)
+            self._deps.fetcher.discard(package)
             return
         beat()
         try:
-            manifest = verified(self._ports.verify_package, package, Kind.SOFTWARE)
+            manifest = verified(self._deps.verify_package, package, Kind.SOFTWARE)
         except Rejected as error:
             log.warning("software package refused: %s", error, extra={"event": "software.refused"})
             self._finish(job, error.code.scomo, "", DownloadStatus.INSTALL_FAILED)
-            self._ports.fetcher.discard(package)
+            self._deps.fetcher.discard(package)
             return
         if job.operation == "Download":
             self._deliver(job, package, manifest.software_id, manifest.version)
         else:
             self._status(job, DownloadStatus.INSTALLING)
-            result = self._ports.software.install(package, activate=job.operation == "DownloadInstall", beat=beat)
+            result = self._deps.software.install(package, activate=job.operation == "DownloadInstall", beat=beat)
             self._done(job, result, manifest.software_id)
-        self._ports.fetcher.discard(package)
+        self._deps.fetcher.discard(package)
 
     def _deliver(self, job: Job, package: Path, software_id: str, version: str) -> None:
         looking = self._tree.view()
@@ -114,15 +114,15 @@ class SoftwareJobs:
             "PkgID": looking.text((*DOWNLOAD, job.name, "PkgID")) or software_id,
             "Name": name,
             "Version": version,
-            "State": scomo.DELIVERED_STATE,
+            "State": software.DELIVERED_STATE,
             "Status": "10",
         }
-        if self._ports.disk.exists(package):
-            self._ports.disk.rename_durable(package, self._delivered_file(job.name))
+        if self._deps.disk.exists(package):
+            self._deps.disk.rename_durable(package, self._delivered_file(job.name))
         with self._tree.transaction() as changing:
-            scomo.put_delivered(changing, job.name, values)
-            scomo.finish(changing, job, scomo.SUCCESS, software_id, DownloadStatus.COMPLETE)
-        self._on_alert()
+            software.put_delivered(changing, job.name, values)
+            software.finish(changing, job, software.SUCCESS, software_id, DownloadStatus.COMPLETE)
+        self._deps.on_alert()
 
     def _delivered_file(self, name: str) -> Path:
         # A node name may be longer, in bytes, than a file name.
@@ -134,16 +134,16 @@ class SoftwareJobs:
         package = self._delivered_file(job.name)
         software_id = self._tree.view().text((*DELIVERED, job.name, "PkgID"))
         if job.operation == "Remove":
-            self._ports.disk.remove_durable(package)
+            self._deps.disk.remove_durable(package)
             with self._tree.transaction() as changing:
                 changing.drop((*DELIVERED, job.name))
-                scomo.finish(changing, job, scomo.SUCCESS, software_id)
-            self._on_alert()
+                software.finish(changing, job, software.SUCCESS, software_id)
+            self._deps.on_alert()
             return
-        result = self._ports.software.install(package, activate=job.operation == "Install", beat=beat)
-        if result.scomo == scomo.SUCCESS:
+        result = self._deps.software.install(package, activate=job.operation == "Install", beat=beat)
+        if result.scomo == software.SUCCESS:
             with self._tree.transaction() as changing:
-                scomo.put_delivered(changing, job.name, {"State": scomo.INSTALLED_STATE})
+                software.put_delivered(changing, job.name, {"State": software.INSTALLED_STATE})
         self._done(job, result, software_id)
 
     def _deployed(self, job: Job, beat: Callable[[], None]) -> None:
@@ -151,11 +151,11 @@ class SoftwareJobs:
         if not software_id:
             self._finish(job, NOT_FOUND, "", None)
             return
-        software = self._ports.software
-        verb = {"Activate": software.activate, "Deactivate": software.deactivate, "Remove": software.remove}
+        installer = self._deps.software
+        verb = {"Activate": installer.activate, "Deactivate": installer.deactivate, "Remove": installer.remove}
         result = verb[job.operation](software_id, beat)
         if job.operation == "Remove" and result.name == NOT_INSTALLED.name:
-            result = SoftwareResult(scomo.SUCCESS, software_id)  # it was removed before the power went
+            result = SoftwareResult(software.SUCCESS, software_id)  # it was removed before the power went
         self._done(job, result, software_id)
 
     # -- ends -------------------------------------------------------------------------------------------------
@@ -163,7 +163,7 @@ class SoftwareJobs:
     def _done(self, job: Job, result: SoftwareResult, software_id: str) -> None:
         """An operation of the installer has ended: inventory first, so that the alert finds it true."""
         identifier = result.software_id or software_id
-        good = result.scomo == scomo.SUCCESS
+        good = result.scomo == software.SUCCESS
         if not good:
             log.warning(
                 "software %s: %s: %d %s",
@@ -178,24 +178,24 @@ class SoftwareJobs:
         self._finish(job, result.scomo, identifier, DownloadStatus.IDLE if good else DownloadStatus.INSTALL_FAILED)
         if good:
             log.info("software %s: %s done", identifier, job.operation, extra={"event": "software.done"})
-            self._ports.software_changed()
+            self._deps.software_changed()
 
     def _inventory(self, package_of: dict[str, str]) -> None:
-        deployed = self._ports.software.deployed()
+        deployed = self._deps.software.deployed()
         if deployed is None:
             return
         with self._tree.transaction() as changing:
-            scomo.set_deployed(changing, deployed, package_of)
+            software.set_deployed(changing, deployed, package_of)
 
     def _status(self, job: Job, status: DownloadStatus) -> None:
-        if scomo.status_of(self._tree.view(), job.name) != status:
+        if software.status_of(self._tree.view(), job.name) != status:
             with self._tree.transaction() as changing:
-                scomo.set_status(changing, job.name, status)
+                software.set_status(changing, job.name, status)
 
     def _finish(self, job: Job, result: int, identifier: str, status: DownloadStatus | None) -> None:
         with self._tree.transaction() as changing:
-            scomo.finish(changing, job, result, identifier, status)
-        self._on_alert()
+            software.finish(changing, job, result, identifier, status)
+        self._deps.on_alert()
 
 
 def _ignore(_: Progress) -> None:

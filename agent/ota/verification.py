@@ -1,22 +1,22 @@
-"""Packages are believed only after verification; the outcome in the words of FUMO and SCOMO."""
+"""Packages are believed only after verification: the Update Agent's own check, with what this device believes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
 
-from agent.dm.deps import VerifiedPackage
-from updateagent.errors import KIND, Code
-from updateagent.package.manifest import DeviceError, Kind, PackageError
+from agent.clock import Clock
+from agent.ota.deps import VerifiedPackage
+from agent.ota.errors import Rejected
+from agent.settings.config import UpdateConfig
+from updateagent.disk import Storage
+from updateagent.engine.journal import Journal
+from updateagent.errors import KIND
+from updateagent.package.manifest import DeviceError, Kind, Manifest, PackageError, Trust, verify_package
+from updateagent.package.roots import believe, parse
+from updateagent.package.trust import load_roots
 
-
-class Rejected(Exception):
-    """The package is not for this device, or not for this job. Nothing was written because of it."""
-
-    def __init__(self, code: Code, message: str) -> None:
-        super().__init__(f"{code.name} ({code.number}): {message}")
-        self.code = code
-        self.message = message
+NEWER_ROOTS = "roots.json"  # in the folder shared with the Update Agent: the list of roots that it accepted last
 
 
 def verified(verify: Callable[[Path], VerifiedPackage], package: Path, kind: Kind) -> VerifiedPackage:
@@ -28,3 +28,31 @@ def verified(verify: Callable[[Path], VerifiedPackage], package: Path, kind: Kin
     if manifest.kind is not kind:
         raise Rejected(KIND, f"a {manifest.kind.value} package, {kind.value} expected")
     return manifest
+
+
+def verifier(update: UpdateConfig, disk: Storage, clock: Clock, fw_version: str) -> Callable[[Path], Manifest]:
+    """A function that verifies a package file, writes nothing, and raises `PackageError` or `DeviceError`.
+
+    The Update Agent's journal and the roots that it believes are read anew each time: both change while we run.
+    `fw_version` may be empty where it is not known.
+    """
+
+    def verify(package: Path) -> Manifest:
+        return verify_package(package, _trust(update, disk, clock, fw_version))
+
+    return verify
+
+
+def _trust(update: UpdateConfig, disk: Storage, clock: Clock, fw_version: str) -> Trust:
+    record = Journal(disk, update.dir).load()
+    trust = Trust(
+        roots=load_roots(update.roots),
+        compatible=update.compatible,
+        clock=clock.wall(),
+        newest_signed=record.signed_time,
+        security_version=record.security_floor,
+        software_security=record.software_floors,
+        version=fw_version or None,
+    )
+    newer = update.dir / NEWER_ROOTS
+    return believe(trust, parse(disk.read_bytes(newer))) if disk.exists(newer) else trust

@@ -1,6 +1,6 @@
 """The worker that carries out package jobs: download, verify, hand over or install, and report.
 
-FUMO and SCOMO record jobs in the tree (`agent.mo.fumo`, `agent.mo.scomo`); this worker finds them there, also after a
+FUMO and SCOMO record jobs in the tree (`agent.jobs`); this worker finds them there, also after a
 restart, and takes each step so that it can be repeated: whatever was done before a power cut is found done. DM
 sessions go on in their own thread meanwhile.
 """
@@ -13,18 +13,17 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 
-from agent.dm.deps import DmConfig, DmPorts
-from agent.mo import fumo
-from agent.mo.fumo import Event, Fumo, Job, State
-from agent.ota.deltas import Deltas, FullPolicy, check_full
+from agent.jobs import firmware
+from agent.jobs.firmware import Event, Job, State
+from agent.ota.deltas import Deltas, check_full
+from agent.ota.deps import OtaConfig, OtaDeps
 from agent.ota.download import Downloaded, DownloadError, DownloadStopped, Progress
-from agent.ota.download_errors import DeltaUnfit
+from agent.ota.errors import DeltaUnfit, Rejected
 from agent.ota.handover import HandOver, InstallRequest, InstallResult
 from agent.ota.software_jobs import SoftwareJobs
-from agent.ota.verification import Rejected, verified
+from agent.ota.verification import verified
 from agent.status import DownloadStatus, UpdateStatus
 from agent.tree import alerts
-from agent.tree.persistence import ManagementTree
 from omadm.codes import Refusal
 from omadm.descriptor import DeltaFacts, DeltaSource, Descriptor
 from updateagent.errors import DELTA_UNUSABLE, FULL_REFUSED, Code
@@ -49,32 +48,20 @@ FIRMWARE_FILE = "firmware.swu"
 
 
 class PackageWorker:
-    """`on_alert` is called after an alert was queued, `on_reboot` when the Update Agent has work; any thread."""
+    """The thread `dm-packages`. One job at a time: firmware first, then software in the order of the Execs."""
 
     name = "dm-packages"
     budget_s = 600.0  # verification hashes a whole package without a pause
 
-    def __init__(
-        self,
-        config: DmConfig,
-        ports: DmPorts,
-        tree: ManagementTree,
-        firmware: Fumo,
-        *,
-        on_alert: Callable[[], None],
-        on_reboot: Callable[[], None],
-    ) -> None:
+    def __init__(self, config: OtaConfig, deps: OtaDeps) -> None:
         self._config = config
-        self._ports = ports
-        self._tree = tree
-        self._firmware = firmware
-        self._on_alert = on_alert
-        self._on_reboot = on_reboot
-        self._handover = HandOver(ports.disk, config.update_dir)
+        self._deps = deps
+        self._tree = deps.tree
+        self._handover = HandOver(deps.disk, config.update_dir)
         self._package = self._handover.download_dir / FIRMWARE_FILE
-        self._policy = FullPolicy(config.full_instead_of_delta, config.full_bytes_max)
-        self._deltas = Deltas(config.device.known_fw_version, ports.check_sources)
-        self._software = SoftwareJobs(ports, tree, self._handover.download_dir, on_alert)
+        self._policy = config.full
+        self._deltas = Deltas(config.fw_version, deps.check_sources)
+        self._software = SoftwareJobs(deps, self._handover.download_dir)
         self._wake = threading.Event()
         self._reboot_asked: float | None = None
         self._lost_since: float | None = None
@@ -82,7 +69,7 @@ class PackageWorker:
         self._prepared = False
         self._failures = 0
         self._tried = ("", 0)  # the job that the storage fails, and how often in a row
-        tree.on_commit(self._wake.set)
+        deps.tree.on_commit(self._wake.set)
 
     def run(self, stop: threading.Event, beat: Callable[[], None]) -> None:
         while not stop.is_set():
@@ -109,15 +96,15 @@ class PackageWorker:
 
     def _count(self, stop: threading.Event) -> None:
         """One more try of the job under way has failed."""
-        firmware = fumo.load(self._tree.view())
-        job_id = firmware.id if firmware.active else self._software.current()
+        job = firmware.load(self._tree.view())
+        job_id = job.id if job.active else self._software.current()
         known, tries = self._tried
         self._tried = (job_id, tries + 1 if job_id == known else 1)
         if not job_id or self._tried[1] < STORAGE_TRIES_MAX or stop.is_set():
             return
         try:
-            if firmware.active:
-                self._give_up(firmware)
+            if job.active:
+                self._give_up(job)
             else:
                 self._software.give_up()
         except (OSError, Refusal) as error:  # not even that can be stored: later, with the next try
@@ -131,11 +118,11 @@ class PackageWorker:
             return
         log.error("firmware job given up: the storage fails", extra={"event": "update.given_up"})
         with contextlib.suppress(OSError):
-            self._ports.fetcher.discard(self._package)  # its room may be what is missing
+            self._deps.fetcher.discard(self._package)  # its room may be what is missing
         if job.state == State.DOWNLOADING:
             self._finish(job, Event.FETCH_FAILED, RESULT_NO_ROOM_DOWNLOAD, error=STORAGE_FAILS)
         else:
-            verifying = job.operation == fumo.DOWNLOAD
+            verifying = job.operation == firmware.DOWNLOAD
             result = RESULT_NO_ROOM_DOWNLOAD if verifying else RESULT_NO_ROOM_UPDATE
             self._finish(job, Event.REJECTED, result, error=STORAGE_FAILS)
 
@@ -147,7 +134,7 @@ class PackageWorker:
             self._prepared = True
         self._show()
         self._take_result()
-        job = fumo.load(self._tree.view())
+        job = firmware.load(self._tree.view())
         if job.active and job.state in {State.DOWNLOADING, State.DOWNLOADED}:
             self._firmware_job(job, stop, beat)
         elif job.active and job.state == State.UPDATING:
@@ -157,21 +144,21 @@ class PackageWorker:
 
     def _discard_leftovers(self) -> None:
         """The package of a job that had ended when the power went."""
-        job = fumo.load(self._tree.view())
+        job = firmware.load(self._tree.view())
         if not job.active and job.state not in (State.READY, State.FAILED_WITH_DATA):
-            self._ports.fetcher.discard(self._package)
+            self._deps.fetcher.discard(self._package)
 
     def _show(self) -> None:
         status = self._handover.status()
         if status != self._shown:
             self._shown = status
-            self._ports.board.publish(slots=status.slots, update_state=status.state)
-        self._show_job(fumo.load(self._tree.view()))
+            self._deps.board.publish(slots=status.slots, update_state=status.state)
+        self._show_job(firmware.load(self._tree.view()))
 
     def _show_job(self, job: Job) -> None:
         word = WORDS.get(job.state, "") if job.active else ""
-        if word != self._ports.board.current.firmware_job:
-            self._ports.board.publish(firmware_job=word)
+        if word != self._deps.board.current.firmware_job:
+            self._deps.board.publish(firmware_job=word)
 
     # -- firmware ---------------------------------------------------------------------------------------------
 
@@ -186,9 +173,9 @@ class PackageWorker:
             self._mark_handed_over(job)
             return
         self._take_data()
-        package = self._package if self._ports.disk.exists(self._package) else self._handover.package
+        package = self._package if self._deps.disk.exists(self._package) else self._handover.package
         try:
-            manifest = verified(self._ports.verify_package, package, Kind.FIRMWARE)
+            manifest = verified(self._deps.verify_package, package, Kind.FIRMWARE)
             signed = [DeltaSource(name, one.version, one.size, one.root.hex()) for name, one in manifest.deltas.items()]
             self._deltas.check_signed(signed, beat)
         except Rejected as error:
@@ -196,8 +183,8 @@ class PackageWorker:
             self._refused(job, Event.REJECTED, error.code, error.message)
             return
         log.info("firmware %s verified", manifest.version, extra={"event": "update.verified"})
-        if job.operation == fumo.DOWNLOAD:
-            self._finish(job, Event.VERIFIED, fumo.OK_RESULT)
+        if job.operation == firmware.DOWNLOAD:
+            self._finish(job, Event.VERIFIED, firmware.OK_RESULT)
         else:
             self._hand_over(job)
 
@@ -207,8 +194,8 @@ class PackageWorker:
         offer: DeltaFacts | None = None
 
         def progress(now: Progress) -> None:
-            self._firmware.progress = (before + now.bytes_fetched, job.resumes + now.resumes)
-            self._ports.board.publish(download=DownloadStatus(now.have, now.total))
+            self._deps.download.counts = (before + now.bytes_fetched, job.resumes + now.resumes)
+            self._deps.board.publish(download=DownloadStatus(now.have, now.total))
 
         def accept(descriptor: Descriptor) -> None:
             nonlocal offer
@@ -229,11 +216,11 @@ class PackageWorker:
         except DownloadError as error:
             log.warning("firmware download failed: %s", error, extra={"event": "update.download"})
             self._finish(job, Event.FETCH_FAILED, error.code_fumo, error=f"download: {error}")
-            self._ports.fetcher.discard(self._package)
+            self._deps.fetcher.discard(self._package)
             return None
         finally:
-            self._firmware.progress = None
-            self._ports.board.publish(download=None)
+            self._deps.download.counts = None
+            self._deps.board.publish(download=None)
         delta = done.descriptor.delta if done.descriptor is not None else None
         fetched = {"bytes_fetched": before + done.bytes_fetched, "resumes": job.resumes + done.resumes}
         job = _offered(job, delta).after(Event.FETCHED, **fetched)
@@ -248,7 +235,7 @@ class PackageWorker:
         beat: Callable[[], None],
         accept: Callable[[Descriptor], None],
     ) -> Downloaded:
-        fetch = self._ports.fetcher.fetch
+        fetch = self._deps.fetcher.fetch
         if not job.instead:
             return fetch(job.url, self._package, progress=progress, stop=stop, beat=beat, accept=accept)
         refusal = self._refusal(job)  # the settings may have changed since
@@ -265,7 +252,7 @@ class PackageWorker:
         if reported is not None:
             why = message if reported is code else f"{self._refusal(job)}; {code.number} {code.name}: {message}"
             self._finish(job, event, reported.fumo, error=f"{reported.number} {reported.name}: {why}")
-        self._ports.fetcher.discard(self._package)
+        self._deps.fetcher.discard(self._package)
 
     def _refusal(self, job: Job) -> str:
         return self._policy.refusal(job.full_bytes)
@@ -277,44 +264,44 @@ class PackageWorker:
             return code
         if self._refusal(job):
             return FULL_REFUSED
-        instead = f"{code.number} {code.name}: {message}"[: fumo.ERROR_CHARS_MAX]
+        instead = f"{code.number} {code.name}: {message}"[: firmware.ERROR_CHARS_MAX]
         self._save(job.after(Event.FULL_INSTEAD, instead=instead, boot="", **changes))
         log.warning("the full package is fetched in place of a delta", extra={"event": "update.full_instead"})
         return None
 
     def _take_data(self) -> None:
         """A package that came through the tree becomes a file."""
-        data = fumo.package_data(self._tree.view())
+        data = firmware.package_data(self._tree.view())
         if data:
-            self._ports.disk.write_durable(self._package, data)
+            self._deps.disk.write_durable(self._package, data)
             with self._tree.transaction() as changing:
-                fumo.drop_data(changing)
+                firmware.drop_data(changing)
 
     def _handed_over_before(self, job: Job) -> bool:
         result = self._handover.result()
         return self._handover.requested() == job.id or (result is not None and result.id == job.id)
 
     def _hand_over(self, job: Job) -> None:
-        request = InstallRequest(job.id, job.correlator, int(self._ports.clock.wall()))
+        request = InstallRequest(job.id, job.correlator, int(self._deps.clock.wall()))
         try:
             self._handover.submit(self._package, request)
         except FileNotFoundError:
             self._finish(job, Event.FETCH_FAILED, RESULT_VANISHED, error=VANISHED)
             return
         self._mark_handed_over(job)
-        self._ports.fetcher.discard(self._package)
+        self._deps.fetcher.discard(self._package)
 
     def _mark_handed_over(self, job: Job) -> None:
         self._save(job.after(Event.HANDED_OVER, boot=self._config.boot_id))
         log.info("firmware package handed over", extra={"event": "update.handed_over"})
-        self._await_update(fumo.load(self._tree.view()))
+        self._await_update(firmware.load(self._tree.view()))
 
     def _await_update(self, job: Job) -> None:
         """Before the reboot: ask for it. After: wait for the result, but not for ever."""
         if job.boot == self._config.boot_id:
             self._ask_for_reboot()
             return
-        now = self._ports.clock.monotonic()
+        now = self._deps.clock.monotonic()
         idle = self._handover.status().state == "idle" and not self._handover.requested()
         if not idle or self._handover.result() is not None:
             self._lost_since = None
@@ -325,17 +312,17 @@ class PackageWorker:
             self._finish(job, Event.UPDATE_FAILED, RESULT_LOST, error="the update left no result")
 
     def _ask_for_reboot(self) -> None:
-        now = self._ports.clock.monotonic()
+        now = self._deps.clock.monotonic()
         if self._reboot_asked is None or now - self._reboot_asked >= REBOOT_AGAIN_S:
             self._reboot_asked = now
-            self._on_reboot()
+            self._deps.on_reboot()
 
     def _take_result(self) -> None:
         result = self._handover.result()
         if result is None:
             return
         looking = self._tree.view()
-        job = fumo.load(looking)
+        job = firmware.load(looking)
         if result.id in (job.reported, job.replaced):
             self._handover.forget_result(result.id)
             return
@@ -353,21 +340,21 @@ class PackageWorker:
             if reported is FULL_REFUSED:
                 code, error = reported.fumo, f"{reported.number} {reported.name}: {self._refusal(job)}; {error}"
         with self._tree.transaction() as changing:
-            job = _updating(fumo.load(changing), result, self._config.boot_id)
-            event = Event.UPDATED if fumo.OK_RESULT <= code < 300 else Event.UPDATE_FAILED
-            fumo.finish(changing, job, event, code, fumo.Why(error, result.failed_check, "\n".join(result.log)))
-        self._on_alert()
+            job = _updating(firmware.load(changing), result, self._config.boot_id)
+            event = Event.UPDATED if firmware.OK_RESULT <= code < 300 else Event.UPDATE_FAILED
+            firmware.finish(changing, job, event, code, firmware.Why(error, result.failed_check, "\n".join(result.log)))
+        self._deps.on_alert()
 
     def _save(self, job: Job) -> None:
         with self._tree.transaction() as changing:
-            fumo.save(changing, job)
+            firmware.save(changing, job)
         self._show_job(job)
 
     def _finish(self, job: Job, event: Event, result: int, error: str = "") -> None:
         with self._tree.transaction() as changing:
-            fumo.finish(changing, job, event, result, fumo.Why(error))
-        self._show_job(fumo.load(self._tree.view()))
-        self._on_alert()
+            firmware.finish(changing, job, event, result, firmware.Why(error))
+        self._show_job(firmware.load(self._tree.view()))
+        self._deps.on_alert()
 
 
 def _offered(job: Job, delta: DeltaFacts | None) -> Job:
@@ -388,6 +375,6 @@ def _updating(job: Job, result: InstallResult, boot: str) -> Job:
         state=int(State.UPDATING),
         active=True,
         id=result.id,
-        operation=fumo.BOTH,
+        operation=firmware.BOTH,
         correlator=result.correlator,
     )

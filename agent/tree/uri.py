@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from agent.tree.schema import DEPTH_MAX, PATH_CHARS_MAX, SEGMENT_CHARS_MAX, Path
 from omadm.codes import Code, Refusal
@@ -68,6 +69,17 @@ def check_name(name: str) -> None:
 def show(path: Path) -> str:
     """The address as a server knows it."""
     return "/".join((".", *path))
+
+
+@lru_cache(maxsize=8192)  # asked for every meter at every step of a walk
+def node_name(text: str) -> str:
+    """A meter's or component's identifier as a node name: what an address cannot hold becomes `%` and hexadecimal."""
+    safe = "".join(char if char.isascii() and (char.isalnum() or char in "-_.:") else _percent(char) for char in text)
+    return (safe.replace(".", "%2E") if not safe.strip(".") else safe)[:SEGMENT_CHARS_MAX]
+
+
+def _percent(char: str) -> str:
+    return "".join(f"%{byte:02X}" for byte in char.encode("utf-8"))
 
 
 def _split_list(value: str) -> list[str]:

@@ -15,10 +15,10 @@ import click
 
 from dlms.cli.connect import Connection, connection_options, open_connection, open_meter
 from dlms.cli.show import echo_json, plain, result_json, result_text, value_text
-from dlms.client.discovery import ObjectInfo
 from dlms.client.meter import Meter
 from dlms.client.profile import ProfileRow
 from dlms.client.reading import Failed, Reading
+from dlms.cosem.associations import ObjectInfo
 from dlms.cosem.classes import attribute_name, interface_class, method_name
 from dlms.cosem.dictionary import describe
 from dlms.cosem.obis import AttributeRef, Obis

@@ -18,13 +18,13 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 from dlms import axdr
-from dlms.codes import LN_CLIENT_CONFORMANCE, Apdu, Conformance, Context
-from dlms.cosem.obis import MethodRef, Obis
+from dlms.codes import CONFIRMED, LN_CLIENT_CONFORMANCE, Apdu, Conformance, Context, is_unconfirmed
+from dlms.cosem.associations import REPLY_TO_HLS
 from dlms.errors import DecodeError, DlmsError, LocalError, PeerError
 from dlms.security.settings import Auth, Hls, Lls, NoAuth, Security, own_title
-from dlms.xdlms.acse import Aare, Aarq, InitiateRequest, InitiateResponse, Release
+from dlms.xdlms.acse import PDU_SIZE_MIN, PDU_UNLIMITED, Aare, Aarq, InitiateRequest, InitiateResponse, Release
 from dlms.xdlms.apdu import service_errors as faults
-from dlms.xdlms.apdu.common import CONFIRMED, HIGH_PRIORITY, INVOKE_ID_MASK, AccessError, is_unconfirmed
+from dlms.xdlms.apdu.common import HIGH_PRIORITY, INVOKE_ID_MASK, AccessError
 from dlms.xdlms.exchange import ActionAnswer, Answer, Exchange, GetAnswer, ListRefused
 
 if TYPE_CHECKING:
@@ -32,11 +32,6 @@ if TYPE_CHECKING:
     from dlms.security.hls import Challenges
     from dlms.xdlms.apdu.notify import Notification
     from dlms.xdlms.gbt import BlockTransfer
-
-PDU_UNLIMITED = 0xFFFF  # what a pdu size of 0 ("no limit") is taken for
-PDU_SIZE_MIN = 12  # an APDU smaller than this cannot carry a service (GB 9.4.2.5)
-CURRENT_ASSOCIATION = Obis.parse("0.0.40.0.0.255")
-REPLY_TO_HLS = MethodRef(15, CURRENT_ASSOCIATION, 1)
 
 
 class State(Enum):
@@ -469,7 +464,7 @@ class Association:
         self._step(Event.CHALLENGE)
         proof = prove(auth, self._challenges, self._ciphering)
         if self._proposal.short_names:
-            from dlms.client.shortnames import SnReadExchange
+            from dlms.xdlms.exchange_sn import SnReadExchange
 
             self._start(SnReadExchange.reply_to_hls(proof))
         else:

@@ -7,43 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from decimal import Decimal
 
-from dlms.axdr import Data
 from dlms.cosem.obis import AttributeRef, Obis
+from dlms.cosem.scaler_unit import ScalerUnit, scaler_ref
 from dlms.errors import LocalError
-
-_SCALER_OF: dict[int, tuple[frozenset[int], int]] = {
-    3: (frozenset({2}), 3),  # Register: value; scaler_unit
-    4: (frozenset({2}), 3),  # Extended Register
-    5: (frozenset({2, 3}), 4),  # Demand Register: current and last average
-}
-"""By class: the attributes that are scaled, and the attribute with scaler and unit (BB 4.3.2 to 4.3.4)."""
 
 LIST_FAILURES_MAX = 2  # sessions lost on a first list before lists are given up for this meter
 DUMP_VERSION = 1
-
-
-@dataclass(frozen=True, slots=True)
-class ScalerUnit:
-    """scal_unit_type: the value is raw x 10^scaler, in the unit with this code."""
-
-    scaler: int
-    unit: int
-
-    def scaled(self, raw: int | float) -> Decimal | float:  # noqa: PYI041 - a float is multiplied, an int is exact
-        """`raw` with the scaler applied: exactly, but for a float."""
-        if isinstance(raw, float):
-            return raw * 10.0**self.scaler
-        return Decimal(raw).scaleb(self.scaler)
-
-
-def scaler_ref(ref: AttributeRef) -> AttributeRef | None:
-    """Where the scaler and unit of `ref` are; None when it has none."""
-    found = _SCALER_OF.get(ref.class_id)
-    if found is None or ref.attribute not in found[0]:
-        return None
-    return AttributeRef(ref.class_id, ref.obis, found[1])
 
 
 @dataclass(slots=True)
@@ -132,14 +102,3 @@ class MeterKnowledge:
             )
         except (TypeError, ValueError, AttributeError) as error:
             raise LocalError(f"meter knowledge: {error}") from error
-
-
-def scaler_unit(data: Data) -> ScalerUnit | None:
-    """A scal_unit_type as a value; None for anything else."""
-    members = data.value
-    if not isinstance(members, tuple) or len(members) != 2:
-        return None
-    scaler, unit = members[0].value, members[1].value
-    if type(scaler) is not int or type(unit) is not int:
-        return None
-    return ScalerUnit(scaler, unit)

@@ -21,8 +21,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from dlms.axdr import Data
-from dlms.client.discovery import ASSOCIATION, ObjectInfo, objects_of
-from dlms.client.knowledge import MeterKnowledge, ScalerUnit, scaler_ref, scaler_unit
+from dlms.client.knowledge import MeterKnowledge
 from dlms.client.reading import Failed, Reading, present
 from dlms.client.session import (
     ItemError,
@@ -36,23 +35,25 @@ from dlms.client.session import (
     SessionOpened,
 )
 from dlms.codes import Conformance, data_access_text
+from dlms.cosem.associations import ASSOCIATION, ObjectInfo, objects_of
 from dlms.cosem.dictionary import usual_class
-from dlms.cosem.obis import AttributeRef, MethodRef, Obis
+from dlms.cosem.obis import AttributeRef, MethodRef, Obis, Selection
+from dlms.cosem.scaler_unit import ScalerUnit, scaler_ref, scaler_unit
 from dlms.cosem.time import STANDARD_CLOCK, ClockPolicy
 from dlms.errors import DlmsError, LinkError, LocalError, PeerError
 from dlms.link.options import LinkOptions, open_link
 from dlms.link.port import Port, open_port
 from dlms.security.settings import Auth, Security
-from dlms.xdlms.apdu.common import AccessError, ActionOutcome, Item, Result, Selection
+from dlms.xdlms.apdu.common import AccessError, ActionOutcome, Item, Result
 from dlms.xdlms.exchange import ActionAnswer, Answer, Exchange, GetAnswer, GetExchange, SetAnswer
 
 if TYPE_CHECKING:
     from dlms.client.image_transfer import ImageVerbs
     from dlms.client.objects import ClockVerbs, SecurityVerbs
     from dlms.client.profile import Column, ProfileRow
-    from dlms.client.shortnames import SnReadExchange
     from dlms.client.streaming import AnswerStream
     from dlms.link.mode_e.port import ModeE
+    from dlms.xdlms.exchange_sn import SnReadExchange
 
 Trace = Callable[[str, float, bytes], None]
 """Called with ">" or "<", the monotonic time in seconds and the bytes, for everything that crosses the port."""
@@ -378,7 +379,7 @@ class Meter:
         ref = self.ref(what)
         data = value if isinstance(value, Data) else self._to_write(ref, value)
         if self._short_names:
-            from dlms.client.shortnames import SnWriteExchange
+            from dlms.xdlms.exchange_sn import SnWriteExchange
 
             answer = self.request(SnWriteExchange((Item(ref),), (data,), self._names()))
         else:
@@ -422,7 +423,7 @@ class Meter:
         return None if parameters is None and kind.kind != "-" else encode(kind, parameters, self.policy, str(ref))
 
     def _write_method(self, method: MethodRef, parameters: Data | None) -> None:
-        from dlms.client.shortnames import SnWriteExchange
+        from dlms.xdlms.exchange_sn import SnWriteExchange
 
         answer = self.request(SnWriteExchange.call(method, parameters, self._names()))
         code = answer.results[0] if isinstance(answer, SetAnswer) else 0
@@ -445,7 +446,7 @@ class Meter:
         return found
 
     def _named_objects(self) -> list[ObjectInfo]:
-        from dlms.client.discovery import OBJECT_LIST, SN_ACCESS_RIGHTS, named_objects_of
+        from dlms.cosem.associations import OBJECT_LIST, SN_ACCESS_RIGHTS, named_objects_of
 
         (rights,) = self.read_many([SN_ACCESS_RIGHTS])
         return named_objects_of(self.get(OBJECT_LIST), None if isinstance(rights, Failed) else rights.raw)

@@ -12,11 +12,10 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 from dlms import axdr
-from dlms.client.knowledge import ScalerUnit
 from dlms.client.meter import ItemFailed
 from dlms.client.reading import Failed, Reading, unit_symbol
 from dlms.cosem.classes import attribute_type
-from dlms.cosem.obis import AttributeRef, Obis
+from dlms.cosem.obis import AttributeRef, Obis, Selection
 from dlms.cosem.profile import (
     BUFFER,
     CAPTURE_OBJECTS,
@@ -31,9 +30,10 @@ from dlms.cosem.profile import (
     by_range,
     columns_of,
 )
+from dlms.cosem.scaler_unit import ScalerUnit
 from dlms.cosem.time import ANY, DATE_TIME_OCTETS, STANDARD_CLOCK, ClockPolicy, CosemDateTime
 from dlms.errors import DlmsError, LinkError, LocalError
-from dlms.xdlms.apdu.common import Item, Selection
+from dlms.xdlms.apdu.common import Item
 
 if TYPE_CHECKING:
     from dlms.client.meter import Meter

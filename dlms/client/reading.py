@@ -8,10 +8,11 @@ from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from dlms.axdr import Data, Tag
-from dlms.client.knowledge import ScalerUnit
 from dlms.client.session import Value
-from dlms.codes import UNITS, kebab
+from dlms.codes import kebab
+from dlms.cosem import units
 from dlms.cosem.obis import AttributeRef
+from dlms.cosem.scaler_unit import ScalerUnit
 from dlms.cosem.time import STANDARD_CLOCK, ClockPolicy, CosemDateTime
 from dlms.errors import DlmsError
 
@@ -88,4 +89,7 @@ def _quality(time: CosemDateTime) -> str:
 
 def unit_symbol(code: int | None) -> str:
     """The symbol of a unit code; "" for none, the number in brackets for an unknown one."""
-    return "" if code is None else UNITS.get(code, f"[{code}]")
+    if code is None:
+        return ""
+    known = units.symbol(code)
+    return f"[{code}]" if known is None else known

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dlms.client.knowledge import MeterKnowledge, scaler_ref
+from dlms.client.knowledge import MeterKnowledge
 from dlms.client.planner import Limits, Planner
 from dlms.cosem.obis import AttributeRef
+from dlms.cosem.scaler_unit import scaler_ref
 
 
 class ReadJob:

@@ -23,7 +23,6 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 from dlms.client.association import (
-    PDU_UNLIMITED,
     Answered,
     Association,
     AssociationEvent,
@@ -46,19 +45,21 @@ from dlms.client.events import (
     SessionOpened,
     Value,
 )
-from dlms.client.knowledge import MeterKnowledge, ScalerUnit, scaler_unit
+from dlms.client.knowledge import MeterKnowledge
 from dlms.client.planner import Limits
 from dlms.client.readjob import ReadJob
 from dlms.codes import LN_CLIENT_CONFORMANCE, SN_CLIENT_CONFORMANCE, Conformance, DataAccessResult
 from dlms.cosem.obis import AttributeRef
+from dlms.cosem.scaler_unit import ScalerUnit, scaler_unit
 from dlms.errors import DlmsError, LinkError, LocalError, PeerError
 from dlms.link.datalink import ApduReceived, DataLink, LinkEvent, LinkUp
 from dlms.security.settings import Auth, NoAuth, Security, open_auth
+from dlms.xdlms.acse import PDU_UNLIMITED
 from dlms.xdlms.apdu.common import AccessError, Item, Result
 from dlms.xdlms.exchange import Answer, Exchange, GetAnswer, GetExchange
 
 if TYPE_CHECKING:
-    from dlms.client.shortnames import SnReadExchange
+    from dlms.xdlms.exchange_sn import SnReadExchange
 
 __all__ = [
     "AttributeRef", "Auth", "ItemError", "ItemRead", "MeterKnowledge", "MeterSession", "Notified", "ReadDone",
@@ -318,8 +319,9 @@ class MeterSession:
     def _established(self) -> None:
         """The association stands; with short names the meter's list of them is read first, once a meter."""
         if self._short_names and self.known.short_names is None:
-            from dlms.client.discovery import OBJECT_LIST
-            from dlms.client.shortnames import SnReadExchange, association_names
+            from dlms.cosem.associations import OBJECT_LIST
+            from dlms.cosem.short_names import association_names
+            from dlms.xdlms.exchange_sn import SnReadExchange
 
             self._association.request(SnReadExchange((Item(OBJECT_LIST),), association_names()))
             return
@@ -329,7 +331,7 @@ class MeterSession:
         self._next_request()
 
     def _names_read(self, answer: Answer) -> None:
-        from dlms.client.shortnames import names_of
+        from dlms.cosem.short_names import names_of
 
         try:
             (result,) = answer.results() if isinstance(answer, GetAnswer) else (AccessError(250),)
@@ -345,7 +347,7 @@ class MeterSession:
         """The exchange that reads `items`. Raises `LocalError` for what has no short name where they are in use."""
         if not self._short_names:
             return GetExchange(items)
-        from dlms.client.shortnames import SnReadExchange
+        from dlms.xdlms.exchange_sn import SnReadExchange
 
         return SnReadExchange(items, self.known.short_names or {})
 

@@ -16,8 +16,8 @@ from dlms.xdlms.exchange import GetAnswer, GetExchange
 
 if TYPE_CHECKING:
     from dlms.client.meter import Meter
-    from dlms.client.shortnames import SnReadExchange
     from dlms.cosem.obis import AttributeRef
+    from dlms.xdlms.exchange_sn import SnReadExchange
 
 
 class AnswerStream:

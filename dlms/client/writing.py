@@ -6,9 +6,9 @@ from collections.abc import Callable
 from decimal import Decimal
 
 from dlms.axdr import Data
-from dlms.client.knowledge import ScalerUnit
 from dlms.cosem.classes import attribute_type
 from dlms.cosem.obis import AttributeRef
+from dlms.cosem.scaler_unit import ScalerUnit
 from dlms.cosem.types import ANY, TAGS, CosemType
 from dlms.errors import LocalError, PeerError
 

@@ -1,11 +1,15 @@
-"""OBIS codes and references to attributes (IEC 62056-61; BB 4.1)."""
+"""OBIS codes, and references to attributes, parts of attributes and methods (IEC 62056-61; BB 4.1)."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from dlms.errors import LocalError
+
+if TYPE_CHECKING:
+    from dlms.axdr import Data
 
 _DOTTED = re.compile(r"(\d{1,3})\.(\d{1,3})\.(\d{1,3})\.(\d{1,3})\.(\d{1,3})\.(\d{1,3})")
 _CLASSIC = re.compile(r"(\d{1,3})-(\d{1,3}):(\d{1,3})\.(\d{1,3})\.(\d{1,3})(?:[*&.](\d{1,3}))?")
@@ -106,3 +110,14 @@ class MethodRef:
 
     def __str__(self) -> str:
         return f"{self.class_id}/{self.obis}/{self.method}"
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Selective access: part of an attribute, chosen by `selector` with `parameters`."""
+
+    selector: int
+    parameters: Data
+
+    def emit(self) -> bytes:
+        return bytes((self.selector,)) + self.parameters.emit()

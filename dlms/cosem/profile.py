@@ -19,11 +19,10 @@ from datetime import UTC, datetime, timedelta
 
 from dlms import axdr
 from dlms.axdr import Data, Tag
-from dlms.cosem.obis import AttributeRef, Obis
+from dlms.cosem.obis import AttributeRef, Obis, Selection
 from dlms.cosem.time import DATE_TIME_OCTETS, DEVIATION_UNKNOWN, STANDARD_CLOCK, ClockPolicy, CosemDateTime
 from dlms.cursor import Cursor
 from dlms.errors import DecodeError, LocalError
-from dlms.xdlms.apdu.common import Selection
 
 BUFFER, CAPTURE_OBJECTS, CAPTURE_PERIOD, SORT_METHOD, SORT_OBJECT, ENTRIES_IN_USE, ENTRIES = range(2, 9)
 CLOCK_CLASS, CLOCK_TIME = 8, 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from dlms.axdr import Tag
+from dlms.cosem.units import SYMBOLS
 
 TAGS: dict[str, Tag] = {
     "boolean": Tag.BOOLEAN, "bit-string": Tag.BIT_STRING, "double-long": Tag.DOUBLE_LONG,
@@ -53,7 +54,5 @@ def type_of(text: str, structures: dict[str, CosemType], enums: dict[str, dict[i
     if head == "enum" and rest:
         return CosemType("enum", numbers=enums[rest])
     if head == "unit":
-        from dlms.codes import UNITS
-
-        return CosemType("unit", numbers=UNITS)
+        return CosemType("unit", numbers=SYMBOLS)
     return ANY if head == "any" else CosemType(head)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from dlms.codes import Apdu, Mechanism, kebab
+from dlms.codes import CIPHERED_TAGS, PLAIN_OF_DED, PLAIN_OF_GLO, Apdu, Mechanism, kebab
 from dlms.errors import DlmsError
 from dlms.explain.node import Node, octets_text
 from dlms.explain.protection import Keys, explain_ciphered, explain_general_ciphered, explain_general_signed
 from dlms.explain.values import message_fields
-from dlms.security.ciphering import CIPHERED_TAGS, PLAIN_OF_DED, PLAIN_OF_GLO
 from dlms.xdlms.acse import Aare, Aarq, InitiateRequest, InitiateResponse, Release
 from dlms.xdlms.apdu import access, action, get, notify, sn
 from dlms.xdlms.apdu import service_errors as faults

@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from dlms.codes import Apdu
+from dlms.codes import PLAIN_OF_DED, Apdu
 from dlms.cosem.time import CosemDateTime
 from dlms.cursor import Cursor
 from dlms.errors import DlmsError, PeerError
 from dlms.explain.blocks import Blocks
 from dlms.explain.node import Node, octets_text
-from dlms.security.ciphering import BROADCAST_KEY, COMPRESSED, PLAIN_OF_DED, SUITE_MASK, Ciphering
+from dlms.security.ciphering import Ciphering
+from dlms.security.gcm import BROADCAST_KEY, COMPRESSED, SUITE_MASK
 from dlms.security.general_formats import (
     AGREED,
     IDENTIFIED,
@@ -217,7 +218,7 @@ def explain_general_signed(apdu: bytes, keys: Keys, inside: Inside) -> tuple[Nod
 
 
 def _verdict(signed: GeneralSigned, keys: Keys) -> str:
-    from dlms.security.hls import check_signature
+    from dlms.security.ecdsa import check_signature
 
     if not keys.verifying:
         return ""

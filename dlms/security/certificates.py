@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from dlms import axdr
 from dlms.axdr import Data
 from dlms.errors import LocalError, PeerError
+from dlms.security.ecdsa import hash_of
 from dlms.security.settings import SYSTEM_TITLE_OCTETS
 
 if TYPE_CHECKING:
@@ -201,8 +202,6 @@ def certificate_request(title: bytes, key: EllipticCurvePrivateKey) -> bytes:
     """A PKCS #10 request in DER for `key`, with the system title as its subject's common name."""
     from cryptography import x509
     from cryptography.hazmat.primitives import serialization
-
-    from dlms.security.hls import hash_of
 
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, title.hex().upper())])
     request = x509.CertificateSigningRequestBuilder().subject_name(name).sign(key, hash_of(key.curve))

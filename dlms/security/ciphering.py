@@ -21,98 +21,27 @@ import functools
 import hmac
 from typing import TYPE_CHECKING
 
-from dlms.codes import Apdu
-from dlms.cursor import Cursor, length_octets
+from dlms.codes import (
+    DED_OF_PLAIN,
+    GLO_OF_PLAIN,
+    NAMED_TAGS,
+    PLAIN_OF_DED,
+    PLAIN_OF_GLO,
+    PROTECTED_TAGS,
+    Apdu,
+    is_unconfirmed,
+)
+from dlms.cursor import Cursor
 from dlms.errors import LocalError, PeerError
+from dlms.security.gcm import BROADCAST_KEY, COMPRESSED, SUITE_MASK, TAG_OCTETS, Gcm, check_counter, counted
 from dlms.security.settings import SYSTEM_TITLE_OCTETS, InvocationCounters, MemoryCounters, Policy, Security
-from dlms.xdlms.apdu.common import is_unconfirmed
 
 if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+    from dlms.security.general_protection import GeneralProtection
 
-    from dlms.security.general_protection import Layers
-
-TAG_OCTETS = 12
 _AUTHENTICATE, _ENCRYPT, _BOTH = int(Policy.AUTHENTICATE), int(Policy.ENCRYPT), int(Policy.BOTH)
-SUITE_MASK = 0x0F
-BROADCAST_KEY = 0x40
-COMPRESSED = 0x80
-
-_GLO: dict[int, int] = {
-    Apdu.INITIATE_REQUEST: 0x21,
-    Apdu.READ_REQUEST: 0x25,
-    Apdu.WRITE_REQUEST: 0x26,
-    Apdu.INITIATE_RESPONSE: 0x28,
-    Apdu.READ_RESPONSE: 0x2C,
-    Apdu.WRITE_RESPONSE: 0x2D,
-    Apdu.CONFIRMED_SERVICE_ERROR: 0x2E,
-    Apdu.UNCONFIRMED_WRITE_REQUEST: 0x36,
-    Apdu.INFORMATION_REPORT: 0x38,
-    Apdu.GET_REQUEST: 0xC8,
-    Apdu.SET_REQUEST: 0xC9,
-    Apdu.EVENT_NOTIFICATION: 0xCA,
-    Apdu.ACTION_REQUEST: 0xCB,
-    Apdu.GET_RESPONSE: 0xCC,
-    Apdu.SET_RESPONSE: 0xCD,
-    Apdu.ACTION_RESPONSE: 0xCF,
-}
-_DED: dict[int, int] = {
-    plain: 0xD0 + glo - 0xC8 if glo >= 0xC8 else 0x40 + plain
-    for plain, glo in _GLO.items()
-    if plain not in (Apdu.INITIATE_REQUEST, Apdu.INITIATE_RESPONSE)
-}
-PLAIN_OF_GLO = {glo: plain for plain, glo in _GLO.items()}
-PLAIN_OF_DED = {ded: plain for plain, ded in _DED.items()}
-_NAMED = frozenset((Apdu.GENERAL_CIPHERING, Apdu.GENERAL_SIGNING))
-CIPHERED_TAGS = frozenset((*PLAIN_OF_GLO, *PLAIN_OF_DED, Apdu.GENERAL_GLO, Apdu.GENERAL_DED))
-PROTECTED_TAGS = CIPHERED_TAGS | _NAMED
-_NAMED_OCTETS = frozenset(bytes((tag,)) for tag in _NAMED)
-_INITIATE_OCTETS = frozenset(bytes((_GLO[tag],)) for tag in (Apdu.INITIATE_REQUEST, Apdu.INITIATE_RESPONSE))
-
-
-def _counted(octets: bytes) -> bytes:
-    return length_octets(len(octets)) + octets
-
-
-class Replayed(PeerError):
-    """An invocation counter came that is not higher than those before; `expected` is the lowest that would do."""
-
-    def __init__(self, counter: int, expected: int) -> None:
-        super().__init__(f"invocation counter {counter} where {expected} or more is due: replayed")
-        self.expected = expected
-
-
-def check_counter(counters: InvocationCounters, counter: int) -> None:
-    """Accept the peer's `counter` once. Raises `Replayed`."""
-    seen = counters.seen()
-    if seen is not None and counter <= seen:
-        raise Replayed(counter, seen + 1)
-    counters.note(counter)
-
-
-class Gcm:
-    """AES-GCM with one key, its tags cut to 12 octets."""
-
-    def __init__(self, key: bytes) -> None:
-        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
-        self._gcm: AESGCM = AESGCM(key)
-
-    def seal(self, iv: bytes, plain: bytes, aad: bytes) -> tuple[bytes, bytes]:
-        """Ciphertext and the tag cut to 12 octets."""
-        sealed = self._gcm.encrypt(iv, plain, aad)
-        return sealed[:-16], sealed[-16:-4]
-
-    def open(self, iv: bytes, ciphertext: bytes, tag: bytes | None, aad: bytes) -> bytes | None:
-        """The plain text; None when the tag is wrong. Without a tag nothing is checked.
-
-        GCM encrypts by exclusive or with a key stream, so encrypting the ciphertext gives the plain text, and
-        encrypting that again the full tag, of which twelve octets are compared.
-        """
-        plain = self._gcm.encrypt(iv, ciphertext, None)[:-16]
-        if tag is not None and not hmac.compare_digest(self.seal(iv, plain, aad)[1], tag):
-            return None
-        return plain
+_NAMED_OCTETS = frozenset(bytes((tag,)) for tag in NAMED_TAGS)
+_INITIATE_OCTETS = frozenset(bytes((GLO_OF_PLAIN[tag],)) for tag in (Apdu.INITIATE_REQUEST, Apdu.INITIATE_RESPONSE))
 
 
 class Key(Gcm):
@@ -132,7 +61,7 @@ class Ciphering:
 
     def __init__(self, security: Security, *, is_server: bool = False) -> None:
         self._is_server = is_server
-        self._layers: Layers | None = None
+        self._general: GeneralProtection | None = None
         self._named = False
         self._security = security
         self._policy = int(security.policy)  # plain numbers: flags cost more than the ciphering of a short APDU
@@ -159,12 +88,13 @@ class Ciphering:
         """From now on send in general-ciphering and general-signing, as the settings say."""
         self._named = True
 
-    def _in_layers(self) -> Layers:
-        if self._layers is None:
-            from dlms.security.general_protection import Layers
+    def _general_protection(self) -> GeneralProtection:
+        if self._general is None:
+            # loaded when first needed: most associations do without, and it takes elliptic curves with it
+            from dlms.security.general_protection import GeneralProtection
 
-            self._layers = Layers(self._security, is_server=self._is_server, uncipher=self._uncipher_signed)
-        return self._layers
+            self._general = GeneralProtection(self._security, is_server=self._is_server, uncipher=self._uncipher_signed)
+        return self._general
 
     # ------------------------------------------------------------------------------------------------------- sending
 
@@ -175,13 +105,13 @@ class Ciphering:
         Raises `LocalError` when the counter is used up.
         """
         policy = self._policy
-        if self._named or like in _NAMED:
-            return self._in_layers().seal(apdu, self.peer_title)
+        if self._named or like in NAMED_TAGS:
+            return self._general_protection().seal(apdu, self.peer_title)
         if like is not None and like in PROTECTED_TAGS:
             policy |= self._asked
         if not policy:
             return apdu
-        key, table, in_general = self._global, _GLO, self._security.general
+        key, table, in_general = self._global, GLO_OF_PLAIN, self._security.general
         dedicated = self._dedicated
         if like is not None:
             in_general = like in (Apdu.GENERAL_GLO, Apdu.GENERAL_DED)
@@ -189,12 +119,12 @@ class Ciphering:
                 dedicated = None
         general = Apdu.GENERAL_GLO
         if dedicated is not None:
-            key, table, general = dedicated, _DED, Apdu.GENERAL_DED
+            key, table, general = dedicated, DED_OF_PLAIN, Apdu.GENERAL_DED
         contents = self._seal(key, apdu, policy)
         tag = table.get(apdu[0])
         if tag is None or in_general:
-            return bytes((general,)) + _counted(self.system_title) + _counted(contents)
-        return bytes((tag,)) + _counted(contents)
+            return bytes((general,)) + counted(self.system_title) + counted(contents)
+        return bytes((tag,)) + counted(contents)
 
     def protect_broadcast(self, apdu: bytes) -> bytes:
         """An unconfirmed request for every meter that has the broadcast key, in general-glo, which says whose it is, or
@@ -202,12 +132,12 @@ class Ciphering:
         if not is_unconfirmed(apdu):
             raise LocalError("only what is not answered goes to everybody")
         if self._named:
-            return self._in_layers().seal_broadcast(apdu)
+            return self._general_protection().seal_broadcast(apdu)
         key = self._broadcast
         if key is None or not self._policy:
             raise LocalError("a broadcast needs the broadcast key and a policy")
         contents = self._seal(key, apdu, self._policy | BROADCAST_KEY)
-        return bytes((Apdu.GENERAL_GLO,)) + _counted(self.system_title) + _counted(contents)
+        return bytes((Apdu.GENERAL_GLO,)) + counted(self.system_title) + counted(contents)
 
     @functools.cached_property
     def _broadcast(self) -> Key | None:
@@ -219,7 +149,7 @@ class Ciphering:
         authentication key."""
         policy = _BOTH if self._ak else _ENCRYPT
         contents = self._seal(self._global, apdu, policy)
-        return bytes((_GLO[apdu[0]],)) + _counted(contents)
+        return bytes((GLO_OF_PLAIN[apdu[0]],)) + counted(contents)
 
     def _seal(self, key: Key, apdu: bytes, policy: int) -> bytes:
         control = bytes((policy | self._suite,))
@@ -236,9 +166,9 @@ class Ciphering:
     def unprotect(self, apdu: bytes) -> bytes:
         """The APDU inside a ciphered one. Raises `DecodeError`, and `PeerError` for what is wrong, weak or replayed."""
         if apdu[:1] in _NAMED_OCTETS:
-            layers = self._in_layers()
-            plain = layers.open(apdu, self.peer_title)
-            if layers.broadcast:
+            protection = self._general_protection()
+            plain = protection.open(apdu, self.peer_title)
+            if protection.broadcast:
                 self._check_broadcast(plain)
             return plain
         if self._security.signs and apdu[:1] not in _INITIATE_OCTETS:

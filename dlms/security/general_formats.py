@@ -20,10 +20,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from dlms.codes import Apdu
-from dlms.cursor import Cursor, length_octets
+from dlms.cursor import Cursor
 from dlms.errors import LocalError, PeerError
-from dlms.security.ciphering import COMPRESSED, SUITE_MASK, TAG_OCTETS, Gcm, check_counter
-from dlms.security.hls import check_signature, sign
+from dlms.security.ecdsa import check_signature, sign
+from dlms.security.gcm import COMPRESSED, SUITE_MASK, TAG_OCTETS, Gcm, check_counter, counted
 from dlms.security.settings import DATE_TIME_OCTETS, SYSTEM_TITLE_OCTETS, InvocationCounters, Policy, Security
 
 if TYPE_CHECKING:
@@ -32,10 +32,6 @@ if TYPE_CHECKING:
 IDENTIFIED, WRAPPED, AGREED = 0, 1, 2
 TRANSACTION_OCTETS = 8
 FIELD_OCTETS_MAX = 255
-
-
-def _counted(octets: bytes) -> bytes:
-    return length_octets(len(octets)) + octets
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +54,7 @@ class Header:
         if self.raw:
             return self.raw
         fields = (self.transaction, self.originator, self.recipient, self.date_time, self.other)
-        return b"".join(map(_counted, fields))
+        return b"".join(map(counted, fields))
 
     @classmethod
     def read(cls, cursor: Cursor) -> Header:
@@ -88,8 +84,8 @@ class KeyInfo:
         if self.kind == IDENTIFIED:
             return bytes((IDENTIFIED, self.key_id))
         if self.kind == WRAPPED:
-            return bytes((WRAPPED, self.key_id)) + _counted(self.data)
-        return bytes((AGREED,)) + _counted(self.parameters) + _counted(self.data)
+            return bytes((WRAPPED, self.key_id)) + counted(self.data)
+        return bytes((AGREED,)) + counted(self.parameters) + counted(self.data)
 
     @classmethod
     def read(cls, cursor: Cursor) -> KeyInfo:
@@ -113,7 +109,7 @@ class GeneralCiphered:
 
     def emit(self) -> bytes:
         info = b"\x00" if self.key_info is None else b"\x01" + self.key_info.emit()
-        return bytes((Apdu.GENERAL_CIPHERING,)) + self.header.emit() + info + _counted(self.contents)
+        return bytes((Apdu.GENERAL_CIPHERING,)) + self.header.emit() + info + counted(self.contents)
 
     @classmethod
     def parse(cls, apdu: bytes) -> GeneralCiphered:
@@ -138,11 +134,11 @@ class GeneralSigned:
     signature: bytes
 
     def emit(self) -> bytes:
-        return bytes((Apdu.GENERAL_SIGNING,)) + self.signed() + _counted(self.signature)
+        return bytes((Apdu.GENERAL_SIGNING,)) + self.signed() + counted(self.signature)
 
     def signed(self) -> bytes:
         """What the signature is over."""
-        return self.header.emit() + _counted(self.content)
+        return self.header.emit() + counted(self.content)
 
     @classmethod
     def parse(cls, apdu: bytes) -> GeneralSigned:

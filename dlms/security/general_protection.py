@@ -15,9 +15,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dlms.codes import Apdu
+from dlms.codes import CIPHERED_TAGS, Apdu
 from dlms.errors import LocalError, PeerError
-from dlms.security.ciphering import CIPHERED_TAGS, check_counter
+from dlms.security.gcm import check_counter
 from dlms.security.general_formats import (
     TRANSACTION_OCTETS,
     GeneralCiphered,
@@ -58,7 +58,7 @@ class _Opened:
         return len({(header.transaction, header.originator, header.recipient) for header in self.headers}) == 1
 
 
-class Layers:
+class GeneralProtection:
     """See the module. `is_server` says which side asks and which repeats transaction ids; `uncipher` opens the other
     forms of ciphering, where they may be inside of a signature, and says how they were protected. `broadcast` is
     whether the last APDU came with the broadcast key."""

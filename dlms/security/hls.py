@@ -18,23 +18,15 @@ import hashlib
 import hmac
 import secrets
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from dlms.codes import Mechanism
 from dlms.errors import LocalError, PeerError
+from dlms.security.ecdsa import check_signature, sign
 from dlms.security.settings import CHALLENGE_OCTETS_MAX, CHALLENGE_OCTETS_MIN, Hls
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from cryptography.hazmat.primitives.asymmetric.ec import (
-        EllipticCurve,
-        EllipticCurvePrivateKey,
-        EllipticCurvePublicKey,
-    )
-    from cryptography.hazmat.primitives.hashes import SHA256, SHA384
-
-    from dlms.security.ciphering import Ciphering
 
 
 AES_BLOCK_OCTETS = 16
@@ -54,6 +46,14 @@ def check_challenges(ours: bytes, theirs: bytes) -> None:
         raise PeerError("our own challenge came back")
 
 
+class Gmac(Protocol):
+    """What makes and checks the proofs of mechanism 5: the `dlms.security.ciphering.Ciphering` of the association."""
+
+    def gmac(self, challenge: bytes) -> bytes: ...
+
+    def check_gmac(self, challenge: bytes, proof: bytes) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Challenges:
     """Challenges and titles, from the point of view of one side."""
@@ -64,19 +64,19 @@ class Challenges:
     their_title: bytes = b""
 
 
-def prove(hls: Hls, challenges: Challenges, ciphering: Ciphering | None) -> bytes:
+def prove(hls: Hls, challenges: Challenges, gmac: Gmac | None) -> bytes:
     """Our answer to their challenge. Raises `LocalError` when keys or titles that it takes are missing."""
     if hls.mechanism is Mechanism.HLS_GMAC:
-        return _need(ciphering).gmac(challenges.theirs)
+        return _need(gmac).gmac(challenges.theirs)
     if hls.mechanism is Mechanism.HLS_ECDSA:
         return _sign(hls, challenges)
     return _digest(hls, challenges.theirs, challenges.ours, challenges.our_title, challenges.their_title)
 
 
-def verify(hls: Hls, challenges: Challenges, proof: bytes, ciphering: Ciphering | None) -> None:
+def verify(hls: Hls, challenges: Challenges, proof: bytes, gmac: Gmac | None) -> None:
     """Check their answer to our challenge. Raises `PeerError` when it is wrong, `LocalError` as `prove`."""
     if hls.mechanism is Mechanism.HLS_GMAC:
-        _need(ciphering).check_gmac(challenges.ours, proof)
+        _need(gmac).check_gmac(challenges.ours, proof)
     elif hls.mechanism is Mechanism.HLS_ECDSA:
         _check_signature(hls, challenges, proof)
     else:
@@ -85,10 +85,10 @@ def verify(hls: Hls, challenges: Challenges, proof: bytes, ciphering: Ciphering 
             raise PeerError("the proof of the other side is wrong")
 
 
-def _need(ciphering: Ciphering | None) -> Ciphering:
-    if ciphering is None:
+def _need(gmac: Gmac | None) -> Gmac:
+    if gmac is None:
         raise LocalError("HLS_GMAC needs the keys of a Security")
-    return ciphering
+    return gmac
 
 
 def _digest(hls: Hls, challenge: bytes, other: bytes, prover: bytes, verifier: bytes) -> bytes:
@@ -102,9 +102,6 @@ def _digest(hls: Hls, challenge: bytes, other: bytes, prover: bytes, verifier: b
     if hls.transform is None:
         raise LocalError("HLS 2 needs the transform agreed with the maker")
     return hls.transform(challenge)
-
-
-# ------------------------------------------------------------------------------------------------------- ECDSA
 
 
 def aes_ecb(secret: bytes) -> Callable[[bytes], bytes]:
@@ -128,13 +125,6 @@ def _signed(challenge: bytes, other: bytes, prover: bytes, verifier: bytes) -> b
     return prover + verifier + challenge + other
 
 
-def hash_of(curve: EllipticCurve) -> SHA256 | SHA384:
-    """The hash that goes with a curve: SHA-256 with P-256, SHA-384 with P-384."""
-    from cryptography.hazmat.primitives import hashes
-
-    return hashes.SHA384() if curve.key_size == 384 else hashes.SHA256()
-
-
 def _sign(hls: Hls, challenges: Challenges) -> bytes:
     if hls.private_key is None:
         raise LocalError("HLS_ECDSA needs our private key")
@@ -149,29 +139,3 @@ def _check_signature(hls: Hls, challenges: Challenges, proof: bytes) -> None:
         raise LocalError("HLS_ECDSA needs the meter's public key")
     signed = _signed(challenges.ours, challenges.theirs, challenges.their_title, challenges.our_title)
     check_signature(hls.peer_key, signed, proof)
-
-
-def sign(key: EllipticCurvePrivateKey, data: bytes) -> bytes:
-    """ECDSA as DLMS writes it: r and s one after another, each as long as the curve's field."""
-    from cryptography.hazmat.primitives.asymmetric import ec
-    from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
-
-    r, s = decode_dss_signature(key.sign(data, ec.ECDSA(hash_of(key.curve))))
-    size = (key.curve.key_size + 7) // 8
-    return r.to_bytes(size, "big") + s.to_bytes(size, "big")
-
-
-def check_signature(key: EllipticCurvePublicKey, data: bytes, signature: bytes) -> None:
-    """Raises `PeerError` when `signature` is not that of `data`."""
-    from cryptography.exceptions import InvalidSignature
-    from cryptography.hazmat.primitives.asymmetric import ec
-    from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
-
-    size = (key.curve.key_size + 7) // 8
-    if len(signature) != 2 * size:
-        raise PeerError(f"a signature of {len(signature)} octets where {2 * size} are due")
-    r, s = int.from_bytes(signature[:size], "big"), int.from_bytes(signature[size:], "big")
-    try:
-        key.verify(encode_dss_signature(r, s), data, ec.ECDSA(hash_of(key.curve)))
-    except InvalidSignature as error:
-        raise PeerError("the signature of the other side is wrong") from error

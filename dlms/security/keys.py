@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from dlms import axdr
 from dlms.axdr import Data
 from dlms.errors import LocalError, PeerError
-from dlms.security.hls import check_signature, sign
+from dlms.security.ecdsa import check_signature, sign
 from dlms.security.settings import KEY_OCTETS, MemoryCounters, Policy
 
 if TYPE_CHECKING:

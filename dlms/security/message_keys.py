@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING
 
 from dlms.cursor import length_octets
 from dlms.errors import LocalError, PeerError
+from dlms.security.ecdsa import check_signature, sign
 from dlms.security.general_formats import AGREED, IDENTIFIED, WRAPPED, Header, KeyInfo
-from dlms.security.hls import check_signature, sign
 from dlms.security.keys import (
     GCM_ALGORITHM,
     KeyId,

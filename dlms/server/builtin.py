@@ -13,16 +13,16 @@ from datetime import UTC, datetime, timedelta
 
 from dlms import axdr
 from dlms.axdr import Data
-from dlms.client.discovery import ASSOCIATION
 from dlms.codes import ActionResult, DataAccessResult
-from dlms.cosem.obis import Obis
+from dlms.cosem.associations import ASSOCIATION
+from dlms.cosem.obis import Obis, Selection
 from dlms.cosem.profile import CLOCK_OBIS, SELECT_ENTRY, SELECT_RANGE, CaptureObject, columns_of
 from dlms.cosem.time import DATE_TIME_OCTETS, STANDARD_CLOCK, CosemDateTime
 from dlms.errors import DlmsError, LocalError
 from dlms.server.objects import ServerObject, constant
 from dlms.server.rights import MANAGEMENT, object_list
 from dlms.server.server import MeterServer
-from dlms.xdlms.apdu.common import AccessError, ActionOutcome, Result, Selection
+from dlms.xdlms.apdu.common import AccessError, ActionOutcome, Result
 
 _DONE = ActionOutcome(ActionResult.SUCCESS)
 _UNFIT = ActionOutcome(ActionResult.TYPE_UNMATCHED)

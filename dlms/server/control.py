@@ -13,12 +13,12 @@ from datetime import datetime, timedelta
 from dlms import axdr
 from dlms.axdr import Data
 from dlms.codes import ActionResult, DataAccessResult
-from dlms.cosem.obis import AttributeRef, MethodRef, Obis
+from dlms.cosem.obis import AttributeRef, MethodRef, Obis, Selection
 from dlms.cosem.time import ANY, ANY_YEAR, DATE_OCTETS, LAST_DAY, SECOND_LAST_DAY, TIME_OCTETS
 from dlms.errors import LocalError
 from dlms.server.objects import ServerObject, constant
 from dlms.server.services import Access
-from dlms.xdlms.apdu.common import AccessError, ActionOutcome, Item, Selection
+from dlms.xdlms.apdu.common import AccessError, ActionOutcome, Item
 
 NOTHING = axdr.i8(0)
 ACTIONS_MAX = 64  # of one script

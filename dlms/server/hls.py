@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dlms import axdr
-from dlms.client.association import REPLY_TO_HLS
-from dlms.client.shortnames import REPLY_TO_HLS_NAME
 from dlms.codes import ActionResult, Apdu, DataAccessResult
+from dlms.cosem.associations import REPLY_TO_HLS
+from dlms.cosem.short_names import REPLY_TO_HLS_NAME
 from dlms.xdlms.apdu import action, sn
 from dlms.xdlms.apdu.common import AccessError, ActionOutcome
 

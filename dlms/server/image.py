@@ -23,10 +23,10 @@ from collections.abc import Callable
 from dlms import axdr
 from dlms.axdr import Data
 from dlms.codes import ActionResult, DataAccessResult
-from dlms.cosem.obis import Obis
+from dlms.cosem.obis import Obis, Selection
 from dlms.errors import LocalError
 from dlms.server.objects import ServerObject, constant
-from dlms.xdlms.apdu.common import ActionOutcome, Result, Selection
+from dlms.xdlms.apdu.common import ActionOutcome, Result
 
 IMAGE_BYTES_MAX = 4 * 1024 * 1024
 IDENTIFIER_OCTETS_MAX = 64

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from dlms import axdr
 from dlms.axdr import Data
-from dlms.client.discovery import OBJECT_LIST
-from dlms.client.shortnames import ASSOCIATION_BASE, method_offset
 from dlms.codes import Apdu, Conformance, DataAccessResult, ServiceError, StateError
+from dlms.cosem.associations import OBJECT_LIST
 from dlms.cosem.classes import interface_class
-from dlms.cosem.obis import AttributeRef, MethodRef
+from dlms.cosem.obis import AttributeRef, MethodRef, Selection
+from dlms.cosem.short_names import ASSOCIATION_BASE, method_offset
 from dlms.errors import LocalError
 from dlms.server.objects import ServerObject
 from dlms.server.services import Access, Refuse
 from dlms.xdlms.apdu import service_errors as faults
 from dlms.xdlms.apdu import sn
-from dlms.xdlms.apdu.common import AccessError, Item, Result, Selection, emit_results
+from dlms.xdlms.apdu.common import AccessError, Item, Result, emit_results
 from dlms.xdlms.exchange_write import BlockSender
 
 FIRST_BASE = 0x0100

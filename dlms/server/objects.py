@@ -11,12 +11,12 @@ from typing import TypeVar
 
 from dlms import axdr
 from dlms.axdr import Data, Tag
-from dlms.client.knowledge import scaler_ref
 from dlms.codes import ActionResult, DataAccessResult
 from dlms.cosem.dictionary import usual_class
-from dlms.cosem.obis import AttributeRef, Obis
+from dlms.cosem.obis import AttributeRef, Obis, Selection
+from dlms.cosem.scaler_unit import scaler_ref
 from dlms.errors import LocalError
-from dlms.xdlms.apdu.common import AccessError, ActionOutcome, Result, Selection
+from dlms.xdlms.apdu.common import AccessError, ActionOutcome, Result
 
 Reader = Callable[[Selection | None], Result]
 Writer = Callable[[Data], DataAccessResult]

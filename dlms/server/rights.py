@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from dlms.axdr import Data
-from dlms.client.discovery import ObjectInfo, emit_objects
+from dlms.cosem.associations import ObjectInfo, emit_objects
 from dlms.cosem.classes import interface_class
 from dlms.cosem.obis import Obis
 from dlms.server.objects import ServerObject

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from dlms import axdr
 from dlms.axdr import Data
 from dlms.codes import ActionResult
-from dlms.cosem.obis import Obis
+from dlms.cosem.obis import Obis, Selection
 from dlms.errors import DlmsError, PeerError
 from dlms.security.certificates import (
     CertificateType,
@@ -44,7 +44,7 @@ from dlms.security.keys import (
 )
 from dlms.security.settings import InvocationCounters, MemoryCounters, Security
 from dlms.server.objects import ServerObject, constant
-from dlms.xdlms.apdu.common import ActionOutcome, Result, Selection
+from dlms.xdlms.apdu.common import ActionOutcome, Result
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey

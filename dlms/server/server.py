@@ -17,10 +17,10 @@ from dataclasses import dataclass, replace
 from enum import Enum, auto
 
 from dlms.axdr import Data
-from dlms.client.association import PDU_SIZE_MIN, PDU_UNLIMITED
 from dlms.codes import (
     DLMS_VERSION,
     LN_CLIENT_CONFORMANCE,
+    PROTECTED_TAGS,
     SN_CLIENT_CONFORMANCE,
     VAA_NAME_LN,
     VAA_NAME_SN,
@@ -34,10 +34,12 @@ from dlms.codes import (
     Mechanism,
     ServiceError,
     StateError,
+    is_unconfirmed,
 )
 from dlms.cosem.obis import MethodRef, Obis
 from dlms.errors import DecodeError, DlmsError, LocalError, PeerError
-from dlms.security.ciphering import PROTECTED_TAGS, Ciphering, Replayed
+from dlms.security.ciphering import Ciphering
+from dlms.security.gcm import Replayed
 from dlms.security.hls import Challenges, check_challenges, make_challenge, prove, verify
 from dlms.security.settings import (
     CHALLENGE_OCTETS_MAX,
@@ -63,10 +65,10 @@ from dlms.server.objects import (
 from dlms.server.rights import MANAGEMENT, NOTHING, Rights
 from dlms.server.services import Refuse, Services
 from dlms.server.view import Terms, View
-from dlms.xdlms.acse import Aare, Aarq, InitiateRequest, InitiateResponse, Release
+from dlms.xdlms.acse import PDU_SIZE_MIN, PDU_UNLIMITED, Aare, Aarq, InitiateRequest, InitiateResponse, Release
 from dlms.xdlms.apdu import notify
 from dlms.xdlms.apdu import service_errors as faults
-from dlms.xdlms.apdu.common import AccessError, ActionOutcome, Item, Result, is_unconfirmed
+from dlms.xdlms.apdu.common import AccessError, ActionOutcome, Item, Result
 from dlms.xdlms.gbt import BlockTransfer
 
 __all__ = [

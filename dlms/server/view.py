@@ -11,8 +11,8 @@ from typing import Protocol
 
 from dlms import axdr
 from dlms.axdr import Data
-from dlms.client.discovery import ASSOCIATION
 from dlms.codes import DLMS_VERSION, ActionResult, Conformance, Context, DataAccessResult
+from dlms.cosem.associations import ASSOCIATION
 from dlms.cosem.obis import MethodRef, Obis
 from dlms.errors import LocalError
 from dlms.security.settings import PASSWORD_OCTETS_MAX, Auth, Hls, Lls

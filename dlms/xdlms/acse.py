@@ -29,6 +29,9 @@ from dlms.codes import (
 from dlms.cursor import Cursor, length_octets
 from dlms.errors import DecodeError
 
+PDU_UNLIMITED = 0xFFFF  # what a pdu size of 0 ("no limit") is taken for
+PDU_SIZE_MIN = 12  # an APDU smaller than this cannot carry a service (GB 9.4.2.5)
+
 _CONTEXT_ARC = bytes.fromhex("60857405 0801")  # 2.16.756.5.8.1
 _MECHANISM_ARC = bytes.fromhex("60857405 0802")  # 2.16.756.5.8.2
 _OBJECT_IDENTIFIER = 0x06

@@ -16,7 +16,7 @@ from starlette.routing import Route
 
 from headend import web
 from headend.metering import readings as store
-from headend.metering import records
+from omadm import readings
 
 log = logging.getLogger("headend.metering")
 
@@ -28,7 +28,7 @@ def create_app(engine: Engine, *, wall: Callable[[], float] = time.time) -> Star
         device = await run_in_threadpool(store.device_of_token, engine, web.bearer(request))
         if device is None:
             raise web.HttpProblem(401, "this token is not known", {"WWW-Authenticate": "Bearer"})
-        body = await web.read_body(request, records.BODY_BYTES_MAX)
+        body = await web.read_body(request, readings.BODY_BYTES_MAX)
         encoding = request.headers.get("content-encoding", "identity").lower()
         if encoding not in ("gzip", "identity"):
             raise web.HttpProblem(415, "Content-Encoding is gzip or none")
@@ -50,9 +50,10 @@ def create_app(engine: Engine, *, wall: Callable[[], float] = time.time) -> Star
     )
 
 
-def _parse(body: bytes, packed: bool) -> records.Batch:
+def _parse(body: bytes, packed: bool) -> readings.Batch:
     try:
-        return records.parse(records.inflate(body) if packed else body)
-    except records.BatchError as error:
-        status = 413 if "after decompression" in str(error) else 400
-        raise web.HttpProblem(status, str(error)) from None
+        return readings.parse(readings.inflate(body) if packed else body)
+    except readings.BatchTooLargeError as error:
+        raise web.HttpProblem(413, str(error)) from None
+    except readings.BatchError as error:
+        raise web.HttpProblem(400, str(error)) from None

@@ -26,7 +26,7 @@ from sqlalchemy import (
 
 from headend import db, web
 from headend.metering import units
-from headend.metering.records import Batch
+from omadm.readings import Batch
 
 TOKEN_BYTES = 32
 TOKENS_PER_DEVICE = 2  # the one in use, and the one that is on its way to the device
@@ -109,7 +109,7 @@ def store(engine: Engine, batch: Batch, now: float) -> None:
         return
     rows: list[dict[str, object]] = [
         {
-            **asdict(record),
+            **{name: value for name, value in asdict(record).items() if name in readings.c},
             "device": batch.device,
             "store": batch.store,
             "unit_symbol": units.symbol(record.unit),

@@ -1,19 +1,28 @@
-"""A device for tests: `DmService` over a disk in memory, with fakes behind every port."""
+"""A device for tests: `DmService` and `PackageWorker` over a disk in memory, with fakes behind every dependency."""
 
 from __future__ import annotations
 
 import random
 import threading
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from agent.dm.deps import DeployedSoftware, DmConfig, DmPorts, Https, SignedSource, SoftwareResult
+from agent.dm.deps import DmConfig, DmDeps, Https
 from agent.dm.service import DmService
+from agent.jobs.firmware import RunningDownload
+from agent.jobs.software import DeployedSoftware
+from agent.mo.objects import DeviceObjects, MoDeps
+from agent.ota.deltas import FullPolicy
+from agent.ota.deps import OtaConfig, OtaDeps, SignedSource, SoftwareResult
 from agent.ota.download import Downloaded, Progress
+from agent.ota.worker import PackageWorker
 from agent.settings.device import DeviceInfo
 from agent.settings.provisioning import Provisioning, TaskStatus
 from agent.status import MeterStatus, Status, StatusBoard
+from agent.tree.persistence import ManagementTree
+from agent.tree.tree import Transaction
 from omadm.descriptor import DeltaSource, Descriptor
 from tests.agent.dm.server import DEVICE_ID, PROFILE, FakeDmServer
 from tests.agent.virtual import VirtualClock
@@ -142,39 +151,56 @@ class Device:
         self.disk = disk or self.disk
         self.fetcher = FakeFetcher(self.disk)
         https: Https = self.server
-        ports = DmPorts(
+        download = RunningDownload()
+        objects = DeviceObjects(
+            MoDeps(
+                device=DEVICE,
+                view=self._view,
+                new_id=lambda: str(uuid.uuid4()),
+                task_status=lambda task_id: TaskStatus("idle", last_run=1, next_run=2, last_result=f"of {task_id}"),
+                meters=lambda: self.meters,
+                push_url=lambda: self.push_url,
+                compatible=COMPATIBLE,
+                download=download,
+            )
+        )
+        self.tree = ManagementTree(objects.registry.schema, self.disk, STATE / "dm", self.clock.wall)
+        config = DmConfig(DEVICE_ID, STATE, content_type=self.content_type, mac_algorithms=self.algorithms)
+        deps = DmDeps(
+            tree=self.tree,
+            objects=objects,
             https=https,
+            disk=self.disk,
+            clock=self.clock,
+            board=self.board,
+            register=self._register,
+            health=self._health,
+            on_provisioning=self.provisioned.append,
+            request_reboot=self._reboot,
+            push_url=lambda: self.push_url,
+            rng=random.Random(1),
+            entropy=random.Random(2).randbytes,
+        )
+        self.service = DmService(config, deps)
+        packages = OtaDeps(
+            tree=self.tree,
             disk=self.disk,
             clock=self.clock,
             board=self.board,
             fetcher=self.fetcher,
             software=self.software,
-            register=self._register,
             verify_package=self._verify,
-            health=self._health,
-            on_provisioning=self.provisioned.append,
-            task_status=lambda task_id: TaskStatus("idle", last_run=1, next_run=2, last_result=f"of {task_id}"),
-            meters=lambda: self.meters,
-            request_reboot=self._reboot,
-            push_url=lambda: self.push_url,
+            on_alert=self.service.report_alerts,
+            on_reboot=self.service.reboot,
             check_sources=lambda sources, _: self.check_sources(sources),
-            rng=random.Random(1),
-            entropy=random.Random(2).randbytes,
+            download=download,
         )
-        config = DmConfig(
-            DEVICE,
-            STATE,
-            UPDATE,
-            self.boot_id,
-            content_type=self.content_type,
-            mac_algorithms=self.algorithms,
-            compatible=COMPATIBLE,
-            full_instead_of_delta=self.full_instead_of_delta,
-            full_bytes_max=self.full_bytes_max,
-        )
-        self.service = DmService(config, ports)
-        self.packages = self.service.packages
+        full = FullPolicy(self.full_instead_of_delta, self.full_bytes_max)
+        self.packages = PackageWorker(OtaConfig(UPDATE, self.boot_id, DEVICE.known_fw_version, full), packages)
         self.disk.mkdir_durable(UPDATE / "outbox")
+
+    def _view(self) -> Transaction:
+        return self.tree.view()
 
     def _register(self) -> bytes:
         self.registrations += 1

@@ -1,8 +1,10 @@
-"""Runs the benchmarks: `python -m tests.bench [NAME…] [--write]`.
+"""Runs the benchmarks: `python -m tests.bench [NAME…] [--write | --against DIR]`.
 
 Every module beside this one that offers `run() -> list[Figure]` is a benchmark, named like its file. One whose `run`
 takes arguments, or that has only a `main`, is run as a program; the lines of its table become figures. With `--write`
-the sections of docs/benchmarks.md that were measured are written again, and the others stay as they are.
+the sections of docs/benchmarks.md that were measured are written again, and the others stay as they are; each figure is
+also appended to docs/benchmarks-history.csv, with the date and the commit. With `--against` a module that has a
+`compare(checkout)` measures this checkout and that one in the same run, and nothing is written.
 
 The exit status is 1 when a figure missed what was wanted of it or a benchmark failed, 0 otherwise. What is not on this
 machine (a peer to compare with) is said to be missing and is no failure.
@@ -11,6 +13,7 @@ machine (a peer to compare with) is said to be missing and is no failure.
 from __future__ import annotations
 
 import argparse
+import csv
 import importlib
 import inspect
 import os
@@ -23,6 +26,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -31,6 +36,8 @@ from tests.bench.figure import MISSED, OK, Figure
 FOLDER = Path(__file__).parent
 REPO = FOLDER.parents[1]
 PAGE = REPO / "docs" / "benchmarks.md"
+HISTORY = REPO / "docs" / "benchmarks-history.csv"
+HISTORY_COLUMNS = ("date", "commit", "bench", "figure", "value", "ratio", "verdict")
 SECONDS_MAX = 900
 _INTRODUCTION = """# Figures
 
@@ -38,7 +45,8 @@ Written by `python -m tests.bench --write`; with a NAME only its section is meas
 prints. Absolute times depend on the machine, so what is wanted is stated as a ratio to something that was measured in
 the same run: a tool that everybody has, a bare interpreter, or a peer as Debian ships it. Python's modules are compiled
 beforehand, as they are on a device. Peers that are not installed are said to be absent: `apt-packages-bench.txt` names
-Debian's, `make bench` fetches those from PyPI.
+Debian's, `make bench` fetches those from PyPI. What each run with `--write` measured is kept in
+`docs/benchmarks-history.csv`.
 """
 
 
@@ -49,6 +57,7 @@ class Bench:
     name: str
     about: str
     figures: Callable[[], Sequence[Figure]]
+    compare: Callable[[Path], Sequence[Figure]] | None = None
 
 
 def find(folder: Path = FOLDER, package: str = "tests.bench") -> dict[str, Bench]:
@@ -60,7 +69,7 @@ def find(folder: Path = FOLDER, package: str = "tests.bench") -> dict[str, Bench
         module = importlib.import_module(f"{package}.{path.stem}")
         figures = _figures_of(module)
         if figures is not None:
-            found[path.stem] = Bench(path.stem, _first_sentence(module), figures)
+            found[path.stem] = Bench(path.stem, _first_sentence(module), figures, getattr(module, "compare", None))
     return found
 
 
@@ -166,15 +175,31 @@ def main() -> int:
     benches = find()
     parser = argparse.ArgumentParser(description="Run the benchmarks.")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"default: all of {', '.join(benches)}")
-    parser.add_argument("--write", action="store_true", help="write docs/benchmarks.md")
+    output = parser.add_mutually_exclusive_group()
+    output.add_argument("--write", action="store_true", help="write docs/benchmarks.md and its history")
+    output.add_argument("--against", type=Path, metavar="DIR", help="measure this checkout and the one in DIR")
     arguments = parser.parse_args()
     unknown = [name for name in arguments.names if name not in benches]
     if unknown:
         parser.error(f"no benchmark {', '.join(unknown)}; there are {', '.join(benches)}")
+    chosen = [benches[name] for name in arguments.names or benches]
+    if arguments.against is not None:
+        chosen = _compared(chosen, arguments.against, parser)
     with compiled_modules():
-        missed = sum(_report(benches[name], write=arguments.write) for name in arguments.names or benches)
+        missed = sum(_report(bench, write=arguments.write) for bench in chosen)
     print(f"{missed} missed" if missed else "nothing missed")
     return 1 if missed else 0
+
+
+def _compared(benches: Sequence[Bench], other: Path, parser: argparse.ArgumentParser) -> list[Bench]:
+    if not (other / "agent" / "__main__.py").exists():
+        parser.error(f"{other} is no checkout of this project")
+    chosen = [
+        Bench(bench.name, bench.about, partial(bench.compare, other)) for bench in benches if bench.compare is not None
+    ]
+    if not chosen:
+        parser.error("none of these can measure another checkout")
+    return chosen
 
 
 def _report(bench: Bench, *, write: bool) -> int:
@@ -185,7 +210,29 @@ def _report(bench: Bench, *, write: bool) -> int:
     if write:
         page = PAGE.read_text() if PAGE.exists() else _INTRODUCTION
         PAGE.write_text(replaced(page, bench.name, section(bench, figures, machine_class())))
+        keep(HISTORY, bench.name, figures, date=datetime.now(UTC).date().isoformat(), commit=commit())
     return sum(figure.verdict == MISSED for figure in figures)
+
+
+def keep(history: Path, name: str, figures: Sequence[Figure], *, date: str, commit: str) -> None:
+    """Append what was measured to a CSV file, which is begun with its header line."""
+    begun = history.exists()
+    with history.open("a", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        if not begun:
+            writer.writerow(HISTORY_COLUMNS)
+        for one in figures:
+            ratio = "" if one.ratio is None else f"{one.ratio:g}"
+            writer.writerow((date, commit, name, one.what, one.value, ratio, one.verdict))
+
+
+def commit() -> str:
+    """The commit that is measured, with a `+` when files differ from it; empty where there is no git."""
+    command = ["git", "describe", "--always", "--dirty=+", "--abbrev=7", "--exclude=*"]
+    try:
+        return subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=False).stdout.strip()
+    except OSError:
+        return ""
 
 
 @contextmanager
@@ -195,7 +242,7 @@ def compiled_modules() -> Iterator[None]:
     with tempfile.TemporaryDirectory(prefix="dcu-bench-modules-") as folder:
         os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
         os.environ["PYTHONPYCACHEPREFIX"] = folder
-        packages = [str(REPO / name) for name in ("agent", "omadm", "dlms", "plc", "updateagent")]
+        packages = [str(REPO / name) for name in ("agent", "headend", "omadm", "dlms", "plc", "updateagent")]
         subprocess.run([sys.executable, "-m", "compileall", "-q", *packages], check=False, capture_output=True)
         try:
             yield

@@ -206,6 +206,12 @@ def _session(info_max: int) -> tuple[dict[str, Any], dict[str, Any] | None]:
         served.close()
 
 
+def gurux_cpu_s() -> float | None:
+    """CPU seconds of a gurux client that reads all rows of one meter; None where there is no gurux."""
+    _ours, gurux = _session(128)
+    return float(gurux["cpu_s"]) if gurux is not None else None
+
+
 def _session_figures() -> list[Figure]:
     ours, gurux = _session(128)
     cpu, exchanges, octets = ours["again"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,6 +30,12 @@ class Figure:
         if self.missing:
             return MISSING
         return "" if self.good is None else OK if self.good else MISSED
+
+    @property
+    def ratio(self) -> float | None:
+        """The last factor in the value ("1.28 x"), None where it has none."""
+        factors = re.findall(r"([\d.,]*\d) x(?! ?\w)", self.value)
+        return float(factors[-1].replace(",", "")) if factors else None
 
 
 def plain(what: str, value: str) -> Figure:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -35,8 +37,9 @@ def test_a_printed_table_is_read(line: str, figure: Figure | None) -> None:
 
 def test_every_module_that_measures_is_found_and_no_helper() -> None:
     found = runner.find()
-    assert {"package", "update"} <= set(found)
-    assert not {"figure", "updaters", "__main__", "test_bench"} & set(found)
+    assert {"headend", "metering", "package", "startup", "update", "wbxml"} <= set(found)
+    assert found["startup"].compare is not None
+    assert not {"figure", "programs", "updaters", "__main__", "test_bench"} & set(found)
     assert all(bench.about.endswith(".") and len(bench.about) < 600 for bench in found.values())
 
 
@@ -63,3 +66,41 @@ def test_the_machine_is_described_without_its_name() -> None:
     assert "CPUs" in described
     hostname = Path("/proc/sys/kernel/hostname")
     assert not hostname.exists() or f" {hostname.read_text().strip()} " not in described
+
+
+@pytest.mark.parametrize(
+    ("value", "ratio"),
+    [
+        ("1.28 x", 1.28),
+        ("972,519 /s, gurux 42,653 /s: 22.8 x", 22.8),
+        ("wall 0.31 x, CPU 0.37 x, 27.3 MiB", 0.37),
+        ("1,024 x", 1024.0),
+        ("2308 B, 12 exchanges", None),
+        ("profile of 1000 x 8", None),
+    ],
+)  # fmt: skip
+def test_a_ratio_is_the_last_factor_of_the_value(value: str, ratio: float | None) -> None:
+    assert plain("a", value).ratio == ratio
+
+
+def test_figures_are_appended_to_the_history_with_date_and_commit(tmp_path: Path) -> None:
+    history = tmp_path / "history.csv"
+    runner.keep(history, "first", [at_most("a", 1.25, 1.5, "x")], date="2026-01-01", commit="abc1234")
+    runner.keep(history, "first", [plain("a, b", "1 s")], date="2026-01-02", commit="abc1235+")
+    assert history.read_text().splitlines() == [
+        "date,commit,bench,figure,value,ratio,verdict",
+        "2026-01-01,abc1234,first,a,1.25 x,1.25,ok",
+        '2026-01-02,abc1235+,first,"a, b",1 s,,',
+    ]
+
+
+def test_no_checkout_is_compared_with_a_folder_that_is_none(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.bench", "startup", "--against", str(tmp_path)],
+        cwd=runner.REPO,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "is no checkout" in done.stderr

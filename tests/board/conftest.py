@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.board import build, debian
-from tests.board.factory import Factory
-from tests.board.story import Bench, Outcome
+from tests.board.emulation.factory import Factory
+from tests.board.emulation.story import Bench, Outcome
+from tests.board.image import build, debian
 
 
 @pytest.fixture(scope="session")

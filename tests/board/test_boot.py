@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.board.factory import Factory
-from tests.board.story import Bench
+from tests.board.emulation.factory import Factory
+from tests.board.emulation.story import Bench
 
 pytestmark = pytest.mark.board
 

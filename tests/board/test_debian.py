@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.board import debian
+from tests.board.image import debian
 
 
 def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from tests.board.build import FLASH_BYTES, FLASH_ENV_BYTES
-from tests.board.factory import Factory
+from tests.board.emulation.factory import Factory
+from tests.board.emulation.story import Bench, Outcome
 from tests.board.guest import environment
-from tests.board.story import Bench, Outcome
-from updateagent.boot.uboot.env import EnvironmentStore, Place, emit_copy
+from tests.board.image.build import FLASH_BYTES, FLASH_ENV_BYTES
+from updateagent.boot.uboot.env import EnvironmentStore, emit_copy
+from updateagent.boot.uboot.fw_env import EnvLocation
 from updateagent.disk import RealDisk
 
 pytestmark = pytest.mark.board
@@ -53,7 +54,7 @@ def test_uboot_loads_what_we_wrote_and_we_and_fw_printenv_read_what_it_exports(b
     flash, disk = folder / "flash.img", folder / "disk.img"
     start = {"bootcmd": UBOOT_COUNTS, "bootdelay": "0", "count": "1", "ours": "first", "gone": "soon"}
     disk.write_bytes(emit_copy(start, FLASH_ENV_BYTES, None))
-    store = EnvironmentStore(RealDisk(), (Place(disk, 0, FLASH_ENV_BYTES),))
+    store = EnvironmentStore(RealDisk(), (EnvLocation(disk, 0, FLASH_ENV_BYTES),))
 
     def start_uboot(name: str) -> list[str]:
         with flash.open("wb") as file:

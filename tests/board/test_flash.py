@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from tests.board.factory import Factory
+from tests.board.emulation.factory import Factory
+from tests.board.emulation.story import Bench
 from tests.board.guest import flash
-from tests.board.story import Bench
 
 pytestmark = pytest.mark.board
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from tests.board.emulation.story import NOR_BYTES, Bench, run_with_nor
 from tests.board.guest import environment, nor
-from tests.board.story import NOR_BYTES, Bench, run_with_nor
 
 pytestmark = pytest.mark.board
 

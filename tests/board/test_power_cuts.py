@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.board.conftest import Recorded
-from tests.board.cuts import Played, is_environment, plan, play_all
-from tests.board.story import Bench
-from tests.board.writelog import read
+from tests.board.emulation.cuts import Played, is_environment, plan, play_all
+from tests.board.emulation.story import Bench
+from tests.board.emulation.writelog import read
 
 pytestmark = pytest.mark.board
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.board.build import DISK_BYTES, SLOT_AT, SLOT_BYTES, BuiltBoard
-from tests.board.story import Bench, Outcome, violations
+from tests.board.emulation.story import Bench, Outcome, violations
+from tests.board.image.build import DISK_BYTES, SLOT_AT, SLOT_BYTES, BuiltBoard
 
 GOOD_END: dict[str, Any] = {
     "event": "end",

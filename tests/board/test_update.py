@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.board.conftest import Recorded
-from tests.board.factory import Factory
-from tests.board.story import Bench, slot_hash, violations
+from tests.board.emulation.factory import Factory
+from tests.board.emulation.story import Bench, slot_hash, violations
 
 pytestmark = pytest.mark.board
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.board.writelog import ENTRY, FLUSH, FUA, MAGIC, SECTOR, SUPER, Cut, Write, read, survivors
+from tests.board.emulation.writelog import ENTRY, FLUSH, FUA, MAGIC, SECTOR, SUPER, Cut, Write, read, survivors
 
 OLD = Write(0, 4 * SECTOR, 0, 0)
 FLUSHED = Write(0, 0, FLUSH, 0)

@@ -27,10 +27,11 @@ from dlms import axdr
 from dlms.axdr import Data
 from dlms.client.meter import Meter
 from dlms.client.reading import Failed, Reading
-from dlms.codes import SERVER_CONFORMANCE, UNITS, Conformance, DataAccessResult, Mechanism
+from dlms.codes import SERVER_CONFORMANCE, Conformance, DataAccessResult, Mechanism
 from dlms.cosem.classes import interface_class
 from dlms.cosem.obis import AttributeRef, Obis
 from dlms.cosem.time import CosemDateTime
+from dlms.cosem.units import SYMBOLS
 from dlms.errors import DecodeError, DlmsError, LinkError, PeerError
 from dlms.security.hls import aes_ecb
 from dlms.security.keys import public_octets
@@ -456,4 +457,4 @@ def test_the_table_of_classes_and_units_is_that_of_gurux() -> None:
                 differs.add((class_id, rest[0]))
     assert differs == GURUX_DIFFERS
     assert len(compared) >= 40
-    assert units - {0} == set(UNITS)
+    assert units - {0} == set(SYMBOLS)

@@ -14,21 +14,21 @@ from dataclasses import replace
 from dlms import axdr
 from dlms.axdr import Data
 from dlms.client.association import Answered, Association, Proposal
-from dlms.client.discovery import named_objects_of, objects_of
 from dlms.client.knowledge import MeterKnowledge
 from dlms.client.session import MeterSession
-from dlms.client.shortnames import names_of
 from dlms.codes import Conformance
+from dlms.cosem.associations import named_objects_of, objects_of
 from dlms.cosem.classes import all_classes
 from dlms.cosem.obis import AttributeRef, MethodRef
 from dlms.cosem.profile import RowDecoder, RowStream
+from dlms.cosem.short_names import names_of
 from dlms.cosem.types import CosemType
 from dlms.cosem.values import encode, typed
 from dlms.errors import DlmsError
 from dlms.security.certificates import Wanted, check_issued, held, read_certificate
 from dlms.security.ciphering import Ciphering
 from dlms.security.general_formats import GeneralCiphered, GeneralSigned
-from dlms.security.general_protection import Layers
+from dlms.security.general_protection import GeneralProtection
 from dlms.security.keys import KeyId, key_transfer, transferred_keys
 from dlms.security.settings import KeyChoice, MemoryCounters, Security
 from dlms.server.builtin import association_object
@@ -187,9 +187,11 @@ def run_general(data: bytes) -> None:
     """A meter that takes keys of every kind and signatures hears an APDU; and what says which certificate is meant."""
     _client, meter = message_keys()
     keyed = replace(meter, counters=MemoryCounters(), sign=False, options=replace(meter.options))
-    layers = Layers(keyed, is_server=True, uncipher=lambda apdu: (Ciphering(keyed, is_server=True).unprotect(apdu), 0))
+    protection = GeneralProtection(
+        keyed, is_server=True, uncipher=lambda apdu: (Ciphering(keyed, is_server=True).unprotect(apdu), 0)
+    )
     with suppress(DlmsError):
-        layers.open(data, test_security.CLIENT)
+        protection.open(data, test_security.CLIENT)
     with suppress(DlmsError):
         Wanted.of(axdr.decode(data))
     transferred_keys(test_general_keys.MASTER, axdr.decode(data))
@@ -202,7 +204,7 @@ def general_seeds() -> Sequence[bytes]:
     seeds.append(key_transfer(test_general_keys.MASTER, {KeyId.MASTER: bytes(16)}).emit())
     for choice in KeyChoice:
         options = replace(client.options, key=choice)
-        sender = Layers(replace(client, options=options, sign=choice is KeyChoice.STATIC), is_server=False)
+        sender = GeneralProtection(replace(client, options=options, sign=choice is KeyChoice.STATIC), is_server=False)
         seeds.append(sender.seal(plain, test_security.METER))
     return seeds
 

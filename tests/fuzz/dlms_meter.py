@@ -26,10 +26,11 @@ from dlms.cli.base_node import NodePort
 from dlms.cli.protection import read_private, read_public
 from dlms.cli.simulate import BUILT_IN_LIST
 from dlms.cli.typed_values import parse_value
-from dlms.client.knowledge import MeterKnowledge, ScalerUnit
+from dlms.client.knowledge import MeterKnowledge
 from dlms.codes import SERVER_CONFORMANCE, SN_CLIENT_CONFORMANCE, Conformance, Context
-from dlms.cosem.obis import AttributeRef, MethodRef, Obis
+from dlms.cosem.obis import AttributeRef, MethodRef, Obis, Selection
 from dlms.cosem.profile import CaptureObject, by_entry, columns_of
+from dlms.cosem.scaler_unit import ScalerUnit
 from dlms.cosem.time import CosemDate, CosemDateTime, CosemTime
 from dlms.cursor import Cursor
 from dlms.errors import DlmsError
@@ -42,7 +43,7 @@ from dlms.link.trace import HEADER, TraceLine, read_trace
 from dlms.link.wrapper import WrapperDecoder, WrapperFrame
 from dlms.security.counters import FileCounters, _crc
 from dlms.security.general_formats import KeyInfo
-from dlms.security.general_protection import Layers
+from dlms.security.general_protection import GeneralProtection
 from dlms.security.keys import KeyId, key_transfer, public_key, transferred_keys
 from dlms.security.message_keys import key_of
 from dlms.security.settings import MemoryCounters, Policy, Security
@@ -51,7 +52,7 @@ from dlms.simulator.meter import SimulatedMeter
 from dlms.xdlms.acse import Aarq, InitiateRequest, InitiateResponse
 from dlms.xdlms.apdu import access, action, get, sn
 from dlms.xdlms.apdu import set as set_apdu
-from dlms.xdlms.apdu.common import Item, Selection
+from dlms.xdlms.apdu.common import Item
 from dlms.xdlms.gbt import GeneralBlock
 from tests.dlms.hdlc_frames import command, i_command
 from tests.fuzz.guided import Target, main
@@ -326,7 +327,7 @@ def run_layers(data: bytes) -> None:
     plain = replace(meter, signing_key=None, peer_signing_key=None, counters=MemoryCounters())
     for security in (replace(meter, counters=MemoryCounters()), plain, replace(plain, policy=Policy.NONE)):
         with suppress(DlmsError):
-            Layers(security, is_server=True).open(data, b"CLIENT00")
+            GeneralProtection(security, is_server=True).open(data, b"CLIENT00")
 
 
 def layers_seeds() -> list[bytes]:
@@ -334,7 +335,7 @@ def layers_seeds() -> list[bytes]:
     apdu = bytes.fromhex("c001c100030100010800ff0200")
     plain = replace(client, signing_key=None, peer_signing_key=None, counters=MemoryCounters(5))
     variants = [client, plain, replace(client, policy=Policy.NONE), replace(plain, policy=Policy.AUTHENTICATE)]
-    return [Layers(one, is_server=False).seal(apdu, b"SERVER00") for one in variants]
+    return [GeneralProtection(one, is_server=False).seal(apdu, b"SERVER00") for one in variants]
 
 
 # --------------------------------------------------------------------------------------------------- small decoders

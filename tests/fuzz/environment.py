@@ -19,8 +19,9 @@ from updateagent import fast_path as quick
 from updateagent.boot.bootcount import BootcountPolicy, MenderPolicy
 from updateagent.boot.grub import Block, RaucGrubPolicy
 from updateagent.boot.policy import BootEnv, RaucPolicy
-from updateagent.boot.uboot.env import EnvironmentStore, Place, emit_copy, parse_data, parse_fw_env_config
+from updateagent.boot.uboot.env import EnvironmentStore, emit_copy, parse_data
 from updateagent.boot.uboot.flash import MtdMedium
+from updateagent.boot.uboot.fw_env import EnvLocation, parse_fw_env_config
 from updateagent.engine.health import parse_health
 from updateagent.engine.journal import Record, emit, parse
 from updateagent.engine.mailbox import InstallRequest
@@ -61,7 +62,7 @@ def run_environment(data: bytes) -> None:
     """Two copies: the first with a checksum that fits, the second as it is."""
     disk = FaultyDisk()
     disk.write_durable(FLASH, with_checksum(data[:SIZE]) + data[SIZE : 2 * SIZE].ljust(SIZE, b"\0"))
-    store = EnvironmentStore(disk, (Place(FLASH, 0, SIZE), Place(FLASH, SIZE, SIZE)))
+    store = EnvironmentStore(disk, (EnvLocation(FLASH, 0, SIZE), EnvLocation(FLASH, SIZE, SIZE)))
     store.commit({"BOOT_ORDER": "B A"}, settle=True)
     assert store.load().variables["BOOT_ORDER"] == "B A"
 
@@ -71,7 +72,7 @@ def run_marked(data: bytes) -> None:
     disk = FaultyDisk()
     Chip.create(disk, FLASH, with_checksum(data[:SIZE]) + with_checksum(data[SIZE:]), SIZE)
     chip = Chip(disk, FLASH, SIZE, is_nand=False)
-    places = (Place(FLASH, 0, SIZE), Place(FLASH, SIZE, SIZE))
+    places = (EnvLocation(FLASH, 0, SIZE), EnvLocation(FLASH, SIZE, SIZE))
     store = EnvironmentStore(disk, places, medium=lambda _, place: MtdMedium(place, lambda path, *, write: chip))
     store.commit({"BOOT_ORDER": "B A"}, settle=True)
     assert store.load().variables["BOOT_ORDER"] == "B A"

@@ -25,7 +25,8 @@ from tests.sim.board.uboot import (
     pack_copy,
 )
 from updateagent.boot.policy import BootEnv, RaucPolicy
-from updateagent.boot.uboot.env import EnvironmentStore, Place
+from updateagent.boot.uboot.env import EnvironmentStore
+from updateagent.boot.uboot.fw_env import EnvLocation
 from updateagent.disk import RealDisk, Storage
 from updateagent.engine.deps import Image, Package, Ports
 from updateagent.engine.journal import Journal, Record
@@ -231,7 +232,7 @@ class Board:
         return {name: {"rootfs": FileSlot(self.disk, name, self.slot_file(name), SLOT_BYTES)} for name in ("A", "B")}
 
     def store(self) -> EnvironmentStore:
-        places = tuple(Place(self.environment.flash, offset, ENV_BYTES) for offset in ENV_OFFSETS)
+        places = tuple(EnvLocation(self.environment.flash, offset, ENV_BYTES) for offset in ENV_OFFSETS)
         return EnvironmentStore(self.disk, places)
 
     def bootenv(self) -> BootEnv:

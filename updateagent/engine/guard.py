@@ -16,12 +16,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from enum import Enum
 
-from updateagent.compose import Agent
-from updateagent.config import CommandCheck
+from updateagent.boot.policy import BootEnv
 from updateagent.engine import child
-from updateagent.engine.health import Check, Missing, Verdict, Watch, parse_health
+from updateagent.engine.health import Check, CommandCheck, HealthConfig, Missing, Verdict, Watch, parse_health
+from updateagent.engine.updater import Updater
 from updateagent.errors import EXIT_OK, EXIT_REBOOT_WANTED, DeviceError, UpdateError
 
 log = logging.getLogger("update.guard")
@@ -38,38 +40,55 @@ class Boot(Enum):
     UNKNOWN = "unknown"  # no journal: a new board, or a new system that cannot mount the data partition
 
 
-class Guard:
-    """One boot's guard. `monotonic` gives seconds, `wait` lets some pass."""
+@dataclass(frozen=True, slots=True)
+class GuardDeps:
+    """What a guard works with. Each callable looks anew, and raises `UpdateError` where there is trouble.
 
-    def __init__(self, agent: Agent, monotonic: Callable[[], float], wait: Callable[[float], None]) -> None:
-        self._agent = agent
-        self._monotonic = monotonic
-        self._wait = wait
-        self._boot_id = agent.read_boot_id()
+    `updater` begins a run of the machine; while it changes something, `alone` keeps other programs out. `read_health`
+    returns the bytes of the health file and raises `OSError`. `monotonic` returns seconds, `wait` lets some pass.
+    """
+
+    health: HealthConfig
+    boot_id: str
+    updater: Callable[[], Updater]
+    alone: Callable[[], AbstractContextManager[None]]
+    bootenv: Callable[[], BootEnv]
+    booted_slot: Callable[[], str]
+    canary: Callable[[], str | None]
+    read_health: Callable[[], bytes]
+    monotonic: Callable[[], float]
+    wait: Callable[[float], None]
+
+
+class Guard:
+    """The guard of one boot."""
+
+    def __init__(self, deps: GuardDeps) -> None:
+        self._deps = deps
 
     def run(self) -> int:
         """Watch to the end; returns the exit status for init. Raises `RequestError` (configuration)."""
-        health = self._agent.config.health
+        health = self._deps.health
         boot = self._look()
         names = health.boot_checks if boot is Boot.ORDINARY else (*health.checks, ENVIRONMENT_CHECK)
-        watch = Watch(names, self._monotonic() + health.deadline_s)
+        watch = Watch(names, self._deps.monotonic() + health.deadline_s)
         while True:
-            verdict = watch.observe(self._checks(names), self._monotonic())
+            verdict = watch.observe(self._checks(names), self._deps.monotonic())
             if verdict is Verdict.GOOD:
                 try:
                     return self._good(boot)
                 except DeviceError as error:
                     # Another dcu-update is at work, or the storage has trouble: both may pass before the deadline.
                     log.warning("%s", error, extra={"event": "update.error"})
-                    if watch.is_over(self._monotonic()):
+                    if watch.is_over(self._deps.monotonic()):
                         return self._failed(boot, Missing("storage", error.message))
             elif verdict is Verdict.FAILED:
                 return self._failed(boot, watch.missing or Missing("", ""))
-            self._wait(health.poll_s)
+            self._deps.wait(health.poll_s)
 
     def _look(self) -> Boot:
         try:
-            updater = self._agent.updater()
+            updater = self._deps.updater()
         except DeviceError as error:
             log.error("%s", error, extra={"event": "update.error"})  # noqa: TRY400  a sentence, no traceback
             return Boot.UNKNOWN
@@ -78,8 +97,8 @@ class Guard:
         return Boot.UNKNOWN if updater.record.lost else Boot.ORDINARY
 
     def _good(self, boot: Boot) -> int:
-        with self._agent.alone():
-            updater = self._agent.updater()
+        with self._deps.alone():
+            updater = self._deps.updater()
             if boot is Boot.TRIAL and updater.on_trial:
                 code = updater.confirm()
                 return code if code == EXIT_REBOOT_WANTED else EXIT_OK
@@ -90,8 +109,8 @@ class Guard:
         log.error("health check %s: %s", missing.name, missing.detail, extra={"event": "update.unhealthy"})
         if boot is Boot.TRIAL:
             try:
-                with self._agent.alone():
-                    self._agent.updater().blame(missing.name, missing.detail)
+                with self._deps.alone():
+                    self._deps.updater().blame(missing.name, missing.detail)
             except UpdateError as error:
                 # The reason could not be kept. The way back matters more.
                 log.error("%s", error, extra={"event": "update.error"})  # noqa: TRY400
@@ -103,20 +122,19 @@ class Guard:
     def _may_be_on_trial(self) -> bool:
         """Whether the boot loader counted an attempt of this slot and has another one to go back to."""
         try:
-            bootenv = self._agent.bootenv(self._agent.environment())
-            slot = self._agent.read_booted_slot()
-            bootenv.check_shared(self._agent.read_canary())
+            bootenv = self._deps.bootenv()
+            slot = self._deps.booted_slot()
+            bootenv.check_shared(self._deps.canary())
             return bootenv.needs_mark(slot) and bootenv.has_fallback(slot)
         except UpdateError:
             return False
 
     def _checks(self, names: tuple[str, ...]) -> dict[str, Check]:
-        config = self._agent.config
         try:
-            checks = parse_health(self._agent.disk.read_bytes(config.run_dir / "health.json"), self._boot_id)
+            checks = parse_health(self._deps.read_health(), self._deps.boot_id)
         except OSError:
             checks = {}
-        for command in config.health.commands:
+        for command in self._deps.health.commands:
             if command.name in names:
                 checks[command.name] = run_command_check(command)
         if ENVIRONMENT_CHECK in names:
@@ -125,7 +143,7 @@ class Guard:
 
     def _check_environment(self) -> Check:
         try:
-            self._agent.bootenv(self._agent.environment()).check_shared(self._agent.read_canary())
+            self._deps.bootenv().check_shared(self._deps.canary())
         except UpdateError as error:
             return Check(ok=False, detail=error.message)
         return Check(ok=True)

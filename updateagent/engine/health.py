@@ -17,6 +17,27 @@ from enum import Enum
 
 HEALTH_BYTES_MAX = 64 << 10
 DETAIL_CHARS_MAX = 200
+DEADLINE_DEFAULT_S = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class CommandCheck:
+    """A health check that is a command: good when it exits 0 within `timeout_s`."""
+
+    name: str
+    command: tuple[str, ...]
+    timeout_s: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class HealthConfig:
+    """`checks` must all be good for a trial to be confirmed; `boot_checks` for an ordinary boot to be marked good."""
+
+    deadline_s: float = DEADLINE_DEFAULT_S
+    poll_s: float = 1.0
+    checks: tuple[str, ...] = ("agent_up", "dm_session", "meter_port", "storage")
+    boot_checks: tuple[str, ...] = ("agent_up",)
+    commands: tuple[CommandCheck, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

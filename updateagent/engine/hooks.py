@@ -19,8 +19,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from updateagent.engine import child
-from updateagent.errors import HOOK, PackageError
-from updateagent.slots.block import storage_error
+from updateagent.errors import HOOK, PackageError, storage_error
 
 TIMEOUT_S = 120.0
 SAID_BYTES_MAX = 300

@@ -100,6 +100,17 @@ class Record:
         if (self.state is State.IDLE) != (self.update is None):
             raise ValueError(f"a record is {self.state.value} with{'out' if self.update is None else ''} an update")
 
+    @property
+    def from_version(self) -> str:
+        """The version that the update under way started from; empty when there is none."""
+        return self.update.from_version if self.update else ""
+
+    def accept_software(self, software_id: str, security_version: int, signed_time: int) -> Record:
+        """The record after a software package was accepted. Bounds never go back."""
+        floors = dict(self.software_floors)
+        floors[software_id] = max(floors.get(software_id, 0), security_version)
+        return replace(self, software_floors=floors, signed_time=max(self.signed_time, signed_time))
+
     def stage(self, update: Update) -> Record:
         """The record with an update to begin. Raises `IllegalTransition` while there is one."""
         return replace(self, state=next_state(self.state, Event.STAGE), update=update, stores=0)

@@ -21,8 +21,7 @@ from typing import Any
 
 from updateagent.disk import RawFile, Storage
 from updateagent.engine.journal import Outcome, Update
-from updateagent.errors import PACKAGE_MISSING, REQUEST, PackageError, RequestError
-from updateagent.slots.block import storage_error
+from updateagent.errors import PACKAGE_MISSING, REQUEST, PackageError, RequestError, storage_error
 
 REQUEST_BYTES_MAX = 16 << 10
 COPY_BYTES = 1 << 16

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from updateagent.disk import Storage
-from updateagent.slots.block import storage_error
+from updateagent.errors import storage_error
 
 PIECE_BYTES = 256 << 10
 

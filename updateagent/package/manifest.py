@@ -32,8 +32,7 @@ from updateagent.errors import (
 )
 from updateagent.package import cms, cpio, description, roots
 from updateagent.package.description import Description, Kind
-from updateagent.package.integrity_tags import Witness
-from updateagent.package.payload import DeltaSource, Encoding, Image, Role, Run
+from updateagent.package.payload import DeltaSource, Encoding, Image, IntegrityTags, Role, Run
 from updateagent.package.readable import Package, Readable, opened
 from updateagent.package.trust import Trust
 from updateagent.package.verity import BLOCK_BYTES
@@ -88,10 +87,10 @@ class Manifest(Description):
         return next((image for image in self.images if (image.role, image.name) == (role, name)), None)
 
 
-def verify_package(package: Package, trust: Trust, witness: Witness | None = None) -> Manifest:
+def verify_package(package: Package, trust: Trust, tags: IntegrityTags | None = None) -> Manifest:
     """Check everything about a package that can be checked without writing a byte; return what it says.
 
-    The source of a delta is not looked at here; that is `Image.check_source`. `witness` is told what was found good,
+    The source of a delta is not looked at here; that is `Image.check_source`. `tags` is told what was found good,
     so that `Image.blocks` need not hash it again.
 
     Raises `PackageError` with the number of the first thing that is wrong, and `DeviceError` (`storage`,
@@ -100,7 +99,7 @@ def verify_package(package: Package, trust: Trust, witness: Witness | None = Non
     with opened(package) as file:
         manifest = _verify_description(file, trust)
         for image in manifest.images:
-            image.check_payload(file, witness)
+            image.check_payload(file, tags)
         return manifest
 
 

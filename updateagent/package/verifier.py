@@ -7,31 +7,75 @@ list that is damaged makes every package be refused: going back to the PEM file 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 from updateagent import __version__
-from updateagent.disk import Storage
-from updateagent.engine.journal import Record
-from updateagent.errors import DELTA_SOURCE, HOOK, IMAGE_ROLE, KIND, PACKAGE_MISSING, PackageError
-from updateagent.package.integrity_tags import Witness
+from updateagent.disk import RawFile, Storage
+from updateagent.errors import DELTA_SOURCE, HOOK, IMAGE_ROLE, KIND, PACKAGE_MISSING, PackageError, storage_error
 from updateagent.package.manifest import Image as SignedImage
 from updateagent.package.manifest import Kind, Manifest, Role, Trust, verify_package
+from updateagent.package.payload import IntegrityTags
 from updateagent.package.readable import Readable
 from updateagent.package.roots import believe
 from updateagent.package.roots import parse as parse_roots
 from updateagent.package.trust import load_roots
 from updateagent.package.verity import BLOCK_BYTES, RUN_BYTES
-from updateagent.slots.block import Slot, storage_error
 
-HOOK_STEPS = (
-    "pre-install",
-    "post-install",
-    "migrate",
-)  # see `updateagent.engine.hooks`, which is imported only to run one
+HOOK_STEPS = ("pre-install", "post-install", "migrate")
+"""The steps of an update that a package may have a hook for; `updateagent.engine.hooks` runs them."""
+
+
+class Accepted(Protocol):
+    """What this device has accepted so far, from its journal: the bounds for what it may install now.
+
+    Times are in seconds since 1970. `from_version` is the version that an update under way started from, else empty.
+    """
+
+    @property
+    def signed_time(self) -> int: ...
+
+    @property
+    def security_floor(self) -> int: ...
+
+    @property
+    def software_floors(self) -> Mapping[str, int]: ...
+
+    @property
+    def from_version(self) -> str: ...
+
+
+class Partition(Protocol):
+    """Where one image of a system lies."""
+
+    def capacity(self) -> int:
+        """Bytes that an image may have. Raises `DeviceError`."""
+
+    def open(self) -> RawFile:
+        """Raises `DeviceError`."""
+
+
+@dataclass(frozen=True, slots=True)
+class VerifierDeps:
+    """What verifying needs of this device.
+
+    `roots` is the PEM file of the image, `newer_roots` the list that a package brought, `partitions[slot][image]` where
+    each image of a system lies. `clock` returns seconds since 1970. `run_hook(step, content, variables)` runs a
+    verified program and raises `PackageError` (hook) or `DeviceError` (storage).
+    """
+
+    disk: Storage
+    roots: Path
+    newer_roots: Path
+    compatible: str
+    partitions: Mapping[str, Mapping[str, Partition]]
+    running_version: str
+    clock: Callable[[], float]
+    run_hook: Callable[[str, Iterable[bytes], Mapping[str, str]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +85,7 @@ class FirmwareImage:
     _image: SignedImage
     _package: Readable
     _source: Readable | None
-    _witness: Witness
+    _tags: IntegrityTags
 
     @property
     def name(self) -> str:
@@ -58,15 +102,15 @@ class FirmwareImage:
 
     def blocks(self, start_block: int) -> Iterator[bytes]:
         """Runs of verified blocks. Raises `PackageError` or `DeviceError`."""
-        for run in self._image.blocks(self._package, start_block, self._source, self._witness):
+        for run in self._image.blocks(self._package, start_block, self._source, self._tags):
             yield run.data
 
     def known(self) -> Callable[[int, bytes], bool] | None:
         """Tells a run that this process verified; None when it has not seen all of them (a delta that is resumed)."""
         name = self._image.payload_name
-        if not self._witness.has_all(name, -(-self.size // RUN_BYTES)):
+        if not self._tags.has_all(name, -(-self.size // RUN_BYTES)):
             return None
-        return partial(self._witness.knows, name)
+        return partial(self._tags.knows, name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +121,9 @@ class FirmwarePackage:
     security_version: int
     signed_time: int
     images: tuple[FirmwareImage, ...]
-    new_roots: bytes | None = None
-    _hooks: tuple[tuple[str, Callable[[], Iterator[bytes]]], ...] = ()
-    _run_dir: Path = Path()
+    new_roots: bytes | None
+    _hooks: tuple[tuple[str, Callable[[], Iterator[bytes]]], ...]
+    _run_hook: Callable[[str, Iterable[bytes], Mapping[str, str]], None]
 
     @property
     def hooks(self) -> tuple[str, ...]:
@@ -90,49 +134,30 @@ class FirmwarePackage:
         """Run the hook of this step, if the package has one. Raises `PackageError` (hook), `DeviceError` (storage)."""
         for name, content in self._hooks:
             if name == step:
-                from updateagent.engine.hooks import run_hook
-
-                run_hook(step, content(), self._run_dir, variables)
+                self._run_hook(step, content(), variables)
 
 
 class SignedPackages:
     """Verifies firmware packages for `Updater`. Files stay open until `close`: what was verified is what is written."""
 
-    def __init__(
-        self,
-        disk: Storage,
-        roots: Path,
-        newer_roots: Path,
-        run_dir: Path,
-        compatible: str,
-        places: Mapping[str, Mapping[str, Slot]],
-        running_version: str,
-        clock: Callable[[], float],
-    ) -> None:
-        self._disk = disk
-        self._roots = roots
-        self._newer_roots = newer_roots
-        self._run_dir = run_dir
-        self._compatible = compatible
-        self._places = places
-        self._running_version = running_version
-        self._clock = clock
+    def __init__(self, deps: VerifierDeps) -> None:
+        self._deps = deps
         self._open = ExitStack()
 
     def close(self) -> None:
         self._open.close()
 
-    def trust(self, record: Record, *, capacity: Mapping[str, int] | None = None, free: int | None = None) -> Trust:
+    def trust(self, record: Accepted, *, capacity: Mapping[str, int] | None = None, free: int | None = None) -> Trust:
         """What this device believes and needs now.
 
         Raises `DeviceError` (configuration, storage), or `PackageError` (roots) for a damaged list.
         """
         # A package is verified again while its own version runs on trial: what it asks for is the version before.
-        version = (record.update and record.update.from_version) or self._running_version
+        version = record.from_version or self._deps.running_version
         trust = Trust(
-            roots=load_roots(self._roots),
-            compatible=self._compatible,
-            clock=self._clock(),
+            roots=load_roots(self._deps.roots),
+            compatible=self._deps.compatible,
+            clock=self._deps.clock(),
             newest_signed=record.signed_time,
             security_version=record.security_floor,
             software_security=record.software_floors,
@@ -142,31 +167,31 @@ class SignedPackages:
             free_bytes=free,
         )
         try:
-            accepted = self._disk.read_bytes(self._newer_roots)
+            accepted = self._deps.disk.read_bytes(self._deps.newer_roots)
         except FileNotFoundError:
             return trust
         except OSError as error:
-            raise storage_error(error, str(self._newer_roots)) from error
+            raise storage_error(error, str(self._deps.newer_roots)) from error
         return believe(trust, parse_roots(accepted))
 
     def keep_roots(self, envelope: bytes) -> None:
         """Believe a list of roots that came with a verified package, from now on. Raises `DeviceError` (storage)."""
         try:
-            self._disk.write_durable(self._newer_roots, envelope)
+            self._deps.disk.write_durable(self._deps.newer_roots, envelope)
         except OSError as error:
-            raise storage_error(error, str(self._newer_roots)) from error
+            raise storage_error(error, str(self._deps.newer_roots)) from error
 
-    def verify(self, path: Path, record: Record, target: str, fallback: str) -> FirmwarePackage:
+    def verify(self, path: Path, record: Accepted, target: str, fallback: str) -> FirmwarePackage:
         """Verify a firmware package whole, and the sources of its deltas, for writing it to slot `target`."""
-        places = self._places[target]
+        partitions = self._deps.partitions[target]
         package = self.open(path)
-        capacity = {name: slot.capacity() for name, slot in places.items()}
-        witness = Witness()
-        manifest = verify_package(package, self.trust(record, capacity=capacity), witness)
+        capacity = {name: slot.capacity() for name, slot in partitions.items()}
+        tags = IntegrityTags()
+        manifest = verify_package(package, self.trust(record, capacity=capacity), tags)
         if manifest.kind is not Kind.FIRMWARE:
             raise PackageError(KIND, "a software package, where firmware is wanted")
         images = tuple(
-            FirmwareImage(image, package, self._source(image, fallback), witness)
+            FirmwareImage(image, package, self._source(image, fallback), tags)
             for image in manifest.images
             if image.role is Role.IMAGE
         )
@@ -181,13 +206,13 @@ class SignedPackages:
             images,
             manifest.new_roots,
             hooks,
-            self._run_dir,
+            self._deps.run_hook,
         )
 
     def open(self, path: Path) -> Readable:
         """Open a package. Raises `PackageError` (package-missing) or `DeviceError` (storage)."""
         try:
-            return self._open.enter_context(self._disk.open_raw(path))
+            return self._open.enter_context(self._deps.disk.open_raw(path))
         except FileNotFoundError:
             raise PackageError(PACKAGE_MISSING, f"there is no package {path.name}") from None
         except OSError as error:
@@ -196,9 +221,9 @@ class SignedPackages:
     def _source(self, image: SignedImage, fallback: str) -> Readable | None:
         if image.delta is None:
             return None
-        if fallback not in self._places:
+        if fallback not in self._deps.partitions:
             raise PackageError(DELTA_SOURCE, "the recovery system is nothing that a delta is made from")
-        source = self._open.enter_context(self._places[fallback][image.name].open())
+        source = self._open.enter_context(self._deps.partitions[fallback][image.name].open())
         image.check_source(source)
         return source
 

@@ -12,7 +12,6 @@ Registry: `slot_type(type)` with `[[slot]] type = "file"` of the configuration.
 
 from __future__ import annotations
 
-import errno
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -24,21 +23,13 @@ from updateagent.errors import (
     IMAGE_SIZE,
     READ_BACK,
     SLOT,
-    STORAGE,
-    STORAGE_FULL,
     DeviceError,
     PackageError,
+    storage_error,
 )
 
 BLOCK_BYTES = 4096
 SYNC_BYTES = 1 << 20  # what a power cut may cost to be written again
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
-def storage_error(error: OSError, what: str) -> DeviceError:
-    """The system's error as one of ours."""
-    code = STORAGE_FULL if error.errno in _FULL else STORAGE
-    return DeviceError(code, f"{what}: {error.strerror or error}")
 
 
 class Slot(ABC):

@@ -6,31 +6,45 @@ package that is reported as failed is not active, and every step can be repeated
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
+from typing import Protocol, Self, TypeVar
 
-from updateagent.engine.journal import Journal
 from updateagent.package.manifest import Manifest, verify_package
-from updateagent.package.verifier import SignedPackages
+from updateagent.package.verifier import Accepted, SignedPackages
 from updateagent.software.store import SoftwareStore
 
 
+class Record(Accepted, Protocol):
+    """What the device has accepted, able to accept more."""
+
+    def accept_software(self, software_id: str, security_version: int, signed_time: int) -> Self: ...
+
+
+R = TypeVar("R", bound=Record)
+
+
+class Records(Protocol[R]):
+    """Where that is kept: the journal. Raises `DeviceError` (journal)."""
+
+    def load(self) -> R: ...
+
+    def store(self, record: R) -> R: ...
+
+
 def install_software(
-    store: SoftwareStore, journal: Journal, packages: SignedPackages, file: Path, *, activate: bool
+    store: SoftwareStore, records: Records[R], packages: SignedPackages, file: Path, *, activate: bool
 ) -> Manifest:
     """Install the package `file`. Raises `PackageError`, `DeviceError`."""
-    record = journal.load()
+    record = records.load()
     try:
         package = packages.open(file)
         manifest = verify_package(package, packages.trust(record, free=store.free_bytes()))
         if manifest.new_roots is not None:
             packages.keep_roots(manifest.new_roots)
         store.install(package, manifest)
-        floors = dict(record.software_floors)
-        floors[manifest.software_id] = max(floors.get(manifest.software_id, 0), manifest.security_version)
-        signed_time = max(record.signed_time, manifest.signed_at)
-        if (floors, signed_time) != (dict(record.software_floors), record.signed_time):
-            journal.store(replace(record, software_floors=floors, signed_time=signed_time))
+        accepted = record.accept_software(manifest.software_id, manifest.security_version, manifest.signed_at)
+        if accepted != record:
+            records.store(accepted)
         if activate:
             store.activate(manifest.software_id, manifest.version)
     finally:

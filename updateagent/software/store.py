@@ -26,10 +26,10 @@ from updateagent.errors import (
     DeviceError,
     PackageError,
     RequestError,
+    storage_error,
 )
 from updateagent.package.manifest import Image, Kind, Manifest, Role
 from updateagent.package.readable import Readable
-from updateagent.slots.block import storage_error
 
 log = logging.getLogger("update")
 

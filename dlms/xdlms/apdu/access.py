@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from dlms import axdr
 from dlms.axdr import Data
 from dlms.codes import Apdu
-from dlms.cosem.obis import MethodRef
+from dlms.cosem.obis import MethodRef, Selection
 from dlms.cosem.time import CosemDateTime
 from dlms.cursor import Cursor, length_octets
 from dlms.errors import LocalError
-from dlms.xdlms.apdu.common import Item, Selection, read_count, read_method, read_ref
+from dlms.xdlms.apdu.common import Item, read_count, read_method, read_ref
 from dlms.xdlms.apdu.notify import read_time
 from dlms.xdlms.apdu.set import emit_values, read_values
 

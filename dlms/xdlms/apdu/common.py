@@ -6,40 +6,15 @@ from dataclasses import dataclass
 
 from dlms import axdr
 from dlms.axdr import Data
-from dlms.codes import Apdu, action_result_text, data_access_text
-from dlms.cosem.obis import AttributeRef, MethodRef, Obis
+from dlms.codes import action_result_text, data_access_text
+from dlms.cosem.obis import AttributeRef, MethodRef, Obis, Selection
 from dlms.cursor import Cursor, length_octets
 from dlms.errors import LocalError
 
 INVOKE_ID_MASK = 0x0F
-CONFIRMED = 0x40  # service class bit of invoke-id-and-priority
 HIGH_PRIORITY = 0x80
 BLOCK_NUMBER_MAX = 0xFFFF_FFFF
 LIST_MAX = 0xFFFF  # items of a list; meters take some tens
-# Where the service class is, by the service that may go without an answer.
-_WITHOUT_ANSWER: dict[int, int] = {Apdu.SET_REQUEST: 2, Apdu.ACTION_REQUEST: 2, Apdu.ACCESS_REQUEST: 1}
-
-
-def is_unconfirmed(apdu: bytes) -> bool:
-    """Whether a plain request wants no answer: an UNCONFIRMED-WRITE, or the service class of SET, ACTION, ACCESS.
-
-    (A GET without an answer makes no sense: some clients forget the bit.)
-    """
-    if apdu[:1] == bytes((Apdu.UNCONFIRMED_WRITE_REQUEST,)):
-        return True
-    at = _WITHOUT_ANSWER.get(apdu[0]) if apdu else None
-    return at is not None and len(apdu) > at and not apdu[at] & CONFIRMED
-
-
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """Selective access: part of an attribute, chosen by `selector` with `parameters`."""
-
-    selector: int
-    parameters: Data
-
-    def emit(self) -> bytes:
-        return bytes((self.selector,)) + self.parameters.emit()
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,9 +18,10 @@ from dataclasses import dataclass
 from dlms import axdr
 from dlms.axdr import Data
 from dlms.codes import Apdu
+from dlms.cosem.obis import Selection
 from dlms.cursor import Cursor, length_octets
 from dlms.errors import LocalError
-from dlms.xdlms.apdu.common import DataBlock, Result, Selection, emit_results, read_count, read_result
+from dlms.xdlms.apdu.common import DataBlock, Result, emit_results, read_count, read_result
 from dlms.xdlms.apdu.set import emit_values, read_values
 
 NAME, PARAMETERIZED, BLOCK_NUMBER = 2, 4, 5

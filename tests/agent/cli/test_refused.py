@@ -20,13 +20,13 @@ from agent.daemon.control import ControlServer
 from agent.daemon.health import Health
 from agent.daemon.views import REFUSED_WARNING_S, Views
 from agent.metering.collector import Collector
-from agent.metering.reading import Raw
 from agent.metering.reading_store import REFUSED_MAX, Store
 from agent.metering.readinglist import ReadingLists
 from agent.metering.registry import Registry
 from agent.ota.handover import HandOver
 from agent.settings.config import MeteringConfig
 from agent.status import Status, StatusBoard
+from omadm.readings import Raw
 from tests.agent.metering.readings import reading
 from tests.agent.virtual import VirtualClock
 from updateagent.disk import RealDisk

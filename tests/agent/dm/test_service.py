@@ -347,7 +347,10 @@ def test_the_workers_run_until_they_are_stopped() -> None:
     device = Device(FakeDmServer([task()]))
     reached, beaten = threading.Event(), threading.Event()
     device.on_health = reached.set
-    threads = [threading.Thread(target=worker.run, args=(device.stop, beaten.set)) for worker in device.service.workers]
+    threads = [
+        threading.Thread(target=worker.run, args=(device.stop, beaten.set))
+        for worker in (device.service, device.packages)
+    ]
     for thread in threads:
         thread.start()
     assert reached.wait(10)
@@ -358,7 +361,7 @@ def test_the_workers_run_until_they_are_stopped() -> None:
         thread.join(10)
         assert not thread.is_alive()
     assert device.last_result == "ok"
-    assert [worker.name for worker in device.service.workers] == ["dm", "dm-packages"]
+    assert [device.service.name, device.packages.name] == ["dm", "dm-packages"]
 
 
 @pytest.mark.parametrize("seed", range(10))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agent.metering.reading import Reading
+from omadm.readings import Reading
 
 
 def reading(number: int, meter: str = "m1", run: int = 1_800_000_000) -> Reading:

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from agent.metering.reading import FIELDS, UnstorableError, encode
+from agent.metering.raw_values import UnstorableError, encode
 from agent.metering.reading_store import REMEMBERED_MAX, Progress, Store, StoreError
 from dlms.axdr import Data, Tag
+from omadm.readings import FIELDS
 from tests.agent.metering.readings import reading, visit
 from tests.agent.virtual import VirtualClock
 

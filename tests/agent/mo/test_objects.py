@@ -7,13 +7,15 @@ from random import Random
 
 import pytest
 
-from agent.mo import dmacc, fumo
-from agent.mo.ami import node_name, provisioning_from_tree
+from agent.jobs import firmware
+from agent.mo import dmacc
+from agent.mo.ami import provisioning_from_tree
 from agent.settings.provisioning import MeterAccess, Provisioning, UplinkSettings
 from agent.status import MeterStatus
 from agent.tree import alerts
 from agent.tree.schema import Format, NodeSpec
 from agent.tree.tree import Transaction
+from agent.tree.uri import node_name
 from omadm.bootstrap import account_from_tnds, parse_profile
 from omadm.codes import Code, Refusal
 from tests.agent.dm.server import ACCOUNT, PROFILE, SERVER_ID, FakeDmServer, get
@@ -157,9 +159,9 @@ def test_a_firmware_job_that_cannot_be_read_is_a_fresh_one() -> None:
     changing = fresh()
     for _ in range(300):
         values: list[object] = [1, "x", None, [], 10, True]
-        record = {name: random.choice(values) for name in fumo.Job.__slots__}
+        record = {name: random.choice(values) for name in firmware.Job.__slots__}
         changing.set_record("fumo", json.loads(json.dumps(record)))
-        assert fumo.load(changing).state in set(fumo.State)
+        assert firmware.load(changing).state in set(firmware.State)
 
 
 def test_the_oldest_alerts_give_way_when_a_server_never_answers() -> None:

@@ -15,7 +15,7 @@ import pytest
 from agent.https import HttpsError, Response
 from agent.ota import download_state
 from agent.ota.download import Downloaded, Downloader, DownloadError, DownloadStopped, Progress
-from agent.ota.download_errors import DeltaUnfit
+from agent.ota.errors import DeltaUnfit
 from omadm import descriptor as dd
 from tests.agent.ota.origin import Answer, Asked, Object, Origin
 from tests.agent.virtual import VirtualClock

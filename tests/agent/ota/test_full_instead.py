@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from agent.mo import fumo
-from agent.mo.fumo import Job, State
-from agent.ota.download_errors import DeltaUnfit
+from agent.jobs import firmware
+from agent.jobs.firmware import Job, State
+from agent.ota.errors import DeltaUnfit
 from agent.ota.worker import PackageWorker
 from agent.tree import alerts
 from omadm.descriptor import DeltaFacts, DeltaSource, Descriptor
@@ -124,7 +124,7 @@ class Case:
         return b""
 
     def job(self) -> Job:
-        return fumo.load(self.one.service.tree.view())
+        return firmware.load(self.one.service.tree.view())
 
     def boot(self, disk: FaultyDisk | None = None) -> None:
         """Power on: the Update Agent first, then the agent."""

@@ -10,10 +10,9 @@ from random import Random
 
 import pytest
 
-from agent.ota.download_errors import DeltaUnfit
+from agent.ota.errors import DeltaUnfit
 from agent.ota.handover import HandOver, InstallRequest
-from agent.ota.software_command import SoftwareCommand
-from agent.ota.update_command import SourceCheck
+from agent.ota.update_command import SoftwareCommand, SourceCheck
 from omadm.descriptor import DeltaSource
 from tests.sim.faulty_disk import FaultyDisk, PowerCut, Survival
 from updateagent.errors import DELTA_SOURCE

@@ -8,8 +8,8 @@ from random import Random
 
 import pytest
 
-from agent.mo import fumo, scomo
-from agent.mo.fumo import Event, FumoStateError, Job, State, step
+from agent.jobs import firmware, software
+from agent.jobs.firmware import Event, FumoStateError, Job, State, step
 from agent.ota.download import DownloadError, DownloadStopped
 from agent.tree import alerts
 from tests.agent.dm.server import FakeDmServer, add, delete, execute, get, put
@@ -31,7 +31,7 @@ def device() -> Device:
 
 
 def job_of(one: Device) -> Job:
-    return fumo.load(one.service.tree.view())
+    return firmware.load(one.service.tree.view())
 
 
 def state_of(one: Device) -> int:
@@ -51,8 +51,8 @@ def leave_result(one: Device, code: int = 200, **changes: object) -> None:
 @pytest.mark.parametrize(("state", "event"), list(itertools.product(State, Event)))
 def test_every_pair_of_state_and_event_steps_or_is_refused_without_change(state: State, event: Event) -> None:
     job = Job(state=int(state))
-    if (state, event) in fumo.TABLE:
-        assert job.after(event).state == fumo.TABLE[state, event]
+    if (state, event) in firmware.TABLE:
+        assert job.after(event).state == firmware.TABLE[state, event]
     else:
         with pytest.raises(FumoStateError):
             step(state, event)
@@ -62,7 +62,7 @@ def test_every_pair_of_state_and_event_steps_or_is_refused_without_change(state:
 def test_every_state_of_an_active_job_has_an_event_that_ends_it() -> None:
     ends = {Event.FETCH_FAILED, Event.REJECTED, Event.UPDATED, Event.UPDATE_FAILED}
     for state in (State.DOWNLOADING, State.DOWNLOADED, State.UPDATING):
-        assert any((state, event) in fumo.TABLE for event in ends)
+        assert any((state, event) in firmware.TABLE for event in ends)
 
 
 # -- firmware --------------------------------------------------------------------------------------------------
@@ -397,10 +397,10 @@ def test_software_is_fetched_installed_listed_and_reported() -> None:
 @pytest.mark.parametrize(
     ("failure", "code", "status"),
     [
-        ("download", 1403, scomo.DownloadStatus.DOWNLOAD_FAILED),
-        ("signature", 1407, scomo.DownloadStatus.INSTALL_FAILED),
-        ("kind", 1405, scomo.DownloadStatus.INSTALL_FAILED),
-        ("install", 1406, scomo.DownloadStatus.INSTALL_FAILED),
+        ("download", 1403, software.DownloadStatus.DOWNLOAD_FAILED),
+        ("signature", 1407, software.DownloadStatus.INSTALL_FAILED),
+        ("kind", 1405, software.DownloadStatus.INSTALL_FAILED),
+        ("install", 1406, software.DownloadStatus.INSTALL_FAILED),
     ],
 )
 def test_every_way_to_fail_has_its_result_code(failure: str, code: int, status: int) -> None:
@@ -452,7 +452,7 @@ def test_software_jobs_wait_their_turn_and_survive_a_restart() -> None:
     one.restart()
     one.work()
     assert one.software.calls
-    assert scomo.jobs(one.service.tree.view()) == ()
+    assert software.jobs(one.service.tree.view()) == ()
 
 
 def test_a_component_whose_download_node_was_deleted_meanwhile_is_installed_all_the_same() -> None:
@@ -468,7 +468,7 @@ def test_a_component_whose_download_node_was_deleted_meanwhile_is_installed_all_
 def test_too_many_waiting_jobs_are_refused() -> None:
     one = software_device()
     one.session([*wanted(), *[execute(f"{DOWNLOAD}/Operations/DownloadInstall", f"n{n}") for n in range(20)]])
-    assert one.server.codes.count(202) == scomo.JOBS_MAX
+    assert one.server.codes.count(202) == software.JOBS_MAX
     assert one.server.codes[-1] == 420
 
 

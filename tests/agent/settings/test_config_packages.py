@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.ota.package_check import NEWER_ROOTS, verifier
+from agent.ota.verification import NEWER_ROOTS, verifier
 from agent.settings.config import UpdateConfig
 from tests.agent.virtual import VirtualClock
 from tests.updateagent.package.signed import pem

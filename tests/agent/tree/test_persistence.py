@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from agent.mo import scomo
-from agent.mo.fumo import State
+from agent.jobs import software
+from agent.jobs.firmware import State
 from agent.ota.worker import STORAGE_RETRY_S_MAX, STORAGE_TRIES_MAX
 from agent.tree import alerts
 from tests.agent.dm.server import FakeDmServer, add, execute
@@ -149,9 +149,9 @@ def test_software_that_cannot_be_kept_is_reported(operation: str, word: str, cod
     if word == "installed":  # the installer's own trouble reaches us as an OSError
         one.software.install = _no_room  # type: ignore[method-assign]
     assert tries_until_reported(one) == STORAGE_TRIES_MAX
-    assert scomo.status_of(one.service.tree.view(), "x") == status
+    assert software.status_of(one.service.tree.view(), "x") == status
     assert reported(one) == [f"<ResultCode>{code}</ResultCode><Identifier>x</Identifier>"]
-    assert scomo.jobs(one.service.tree.view()) == ()
+    assert software.jobs(one.service.tree.view()) == ()
 
 
 def _no_room(*_: object, **__: object) -> Any:

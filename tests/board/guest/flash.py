@@ -17,8 +17,9 @@ from tests.board.guest.telling import check, say
 from updateagent.disk import RealDisk
 from updateagent.errors import DeviceError
 from updateagent.package.verity import build
+from updateagent.rawflash import KernelMtd, KernelUbi
 from updateagent.slots.block import BLOCK_BYTES, SYNC_BYTES, Slot, read_back, write_image
-from updateagent.slots.flash import KernelMtd, KernelUbi, MtdSlot, UbiSlot
+from updateagent.slots.flash import MtdSlot, UbiSlot
 
 # Samsung's 16 MiB: 512-byte pages, blocks of 16 KiB. The weak block fails when it is erased the second time.
 NAND = ("first_id_byte=0x20", "second_id_byte=0x33")
@@ -216,7 +217,7 @@ def half_a_change(volume: Path) -> bool:
     """A change that was begun and half of it written: the file is closed, the old content stays."""
     import fcntl
 
-    from updateagent.slots.flash import LEB_CHANGE, UBI_DATA_UNKNOWN, UBI_IOCEBCH
+    from updateagent.rawflash import LEB_CHANGE, UBI_DATA_UNKNOWN, UBI_IOCEBCH
 
     device = KernelUbi(volume, write=True)
     size = device.leb_bytes

@@ -5,7 +5,8 @@ from pathlib import Path
 from tests.board.guest import environment, flash
 from tests.board.guest.telling import check, say
 from updateagent.disk import RealDisk
-from updateagent.slots.flash import KernelMtd, MtdSlot
+from updateagent.rawflash import KernelMtd
+from updateagent.slots.flash import MtdSlot
 
 DEVICE = Path("/dev/mtd0")
 SYNC_BYTES = 64 << 10

@@ -12,11 +12,11 @@ import pytest
 
 from dlms import axdr
 from dlms.axdr import Data
-from dlms.client.discovery import ObjectInfo, emit_objects, named_objects_of, objects_of
 from dlms.client.image_transfer import ImageVerbs
 from dlms.client.meter import ItemFailed, Meter
 from dlms.client.reading import Failed, Reading
 from dlms.codes import ActionResult, DataAccessResult
+from dlms.cosem.associations import ObjectInfo, emit_objects, named_objects_of, objects_of
 from dlms.cosem.obis import AttributeRef, MethodRef, Obis
 from dlms.cosem.time import ClockPolicy, CosemTime
 from dlms.errors import DecodeError, LinkError, LocalError, PeerError

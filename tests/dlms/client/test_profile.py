@@ -12,14 +12,14 @@ from dlms import axdr
 from dlms.axdr import Data
 from dlms.client.meter import ItemFailed, Meter
 from dlms.codes import DataAccessResult
-from dlms.cosem.obis import AttributeRef, Obis
+from dlms.cosem.obis import AttributeRef, Obis, Selection
 from dlms.cosem.profile import CLOCK_OBIS, CaptureObject
 from dlms.cosem.time import ClockPolicy, CosemDateTime
 from dlms.errors import LinkError
 from dlms.server.builtin import ProfileObject
 from dlms.server.objects import ServerObject, constant
 from dlms.server.server import MeterServer
-from dlms.xdlms.apdu.common import AccessError, Result, Selection
+from dlms.xdlms.apdu.common import AccessError, Result
 from tests.dlms.client.test_meter import Fault, Line
 
 START = datetime(2026, 3, 1, tzinfo=UTC)

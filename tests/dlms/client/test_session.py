@@ -10,7 +10,7 @@ import pytest
 
 from dlms import axdr
 from dlms.axdr import Data
-from dlms.client.knowledge import MeterKnowledge, ScalerUnit
+from dlms.client.knowledge import MeterKnowledge
 from dlms.client.session import (
     ItemError,
     ItemRead,
@@ -25,6 +25,7 @@ from dlms.client.session import (
 )
 from dlms.codes import LN_CLIENT_CONFORMANCE, Conformance, DataAccessResult
 from dlms.cosem.obis import AttributeRef, Obis
+from dlms.cosem.scaler_unit import ScalerUnit
 from dlms.errors import LinkError, LocalError
 from dlms.link.datalink import LinkUp
 from dlms.security.settings import Auth, Lls, NoAuth

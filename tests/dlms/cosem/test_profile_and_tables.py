@@ -9,7 +9,6 @@ import pytest
 
 from dlms import axdr
 from dlms.axdr import Data, Tag, TypeDescription
-from dlms.client.knowledge import scaler_ref
 from dlms.cosem.classes import all_classes, attribute_name, interface_class
 from dlms.cosem.dictionary import describe, usual_class
 from dlms.cosem.obis import AttributeRef, Obis
@@ -25,6 +24,7 @@ from dlms.cosem.profile import (
     by_time,
     columns_of,
 )
+from dlms.cosem.scaler_unit import scaler_ref
 from dlms.cosem.time import ClockPolicy, CosemDateTime
 from dlms.errors import DecodeError, DlmsError, LocalError
 from tests.dlms.client.test_session import ROWS

@@ -12,13 +12,12 @@ import pytest
 from dlms import axdr
 from dlms.axdr import Data, Tag
 from dlms.client.events import Value
-from dlms.client.knowledge import ScalerUnit
 from dlms.client.profile import Column, ProfileRow
 from dlms.client.reading import present
-from dlms.codes import UNITS
 from dlms.cosem.classes import all_classes, attribute_type, method_type
 from dlms.cosem.obis import AttributeRef, Obis
 from dlms.cosem.profile import CaptureObject
+from dlms.cosem.scaler_unit import ScalerUnit
 from dlms.cosem.time import ClockPolicy, CosemDate, CosemDateTime, CosemTime
 from dlms.cosem.types import ANY, TAGS, CosemType
 from dlms.cosem.values import Named, encode, typed
@@ -283,14 +282,6 @@ def test_columns_of_a_profile_that_are_times_are_times() -> None:
         Decimal("2.5"),
     )
     assert ProfileRow(columns, (unclear.emit(), 2.5, b"x" * 12)).values == (unclear, 0.25, b"x" * 12)
-
-
-def test_every_unit_of_the_blue_book_has_a_symbol() -> None:
-    reserved = {0, 58, 59, 68, 69, *range(73, 128), *range(175, 254)}
-    assert set(UNITS) == set(range(256)) - reserved
-    known = {7: "s", 8: "°", 27: "W", 30: "Wh", 33: "A", 35: "V", 40: "Wb", 41: "T", 44: "Hz", 45: "1/(Wh)",
-             46: "1/(varh)", 47: "1/(VAh)", 56: "%", 70: "dBm", 128: "in", 137: "ft³", 146: "Btu", 255: ""}  # fmt: skip
-    assert {code: UNITS[code] for code in known} == known
 
 
 def test_every_type_of_the_table_is_one_that_exists() -> None:

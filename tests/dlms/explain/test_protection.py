@@ -13,9 +13,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from dlms import axdr
 from dlms.__main__ import main
-from dlms.codes import Apdu
+from dlms.codes import CIPHERED_TAGS, Apdu
 from dlms.explain.apdus import Keys, explain_apdu
-from dlms.security.ciphering import CIPHERED_TAGS, Ciphering
+from dlms.security.ciphering import Ciphering
 from dlms.security.general_formats import Header, KeyInfo, cipher_apdu, sign_apdu
 from dlms.security.settings import KeyChoice, MemoryCounters, Policy, Security
 from dlms.xdlms.apdu import set as set_apdu

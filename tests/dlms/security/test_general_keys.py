@@ -224,7 +224,7 @@ def test_without_keys_of_that_kind_nothing_is_taken_or_sent() -> None:
 
 
 def test_a_point_off_the_curve_is_refused_though_it_is_signed() -> None:
-    from dlms.security.hls import sign
+    from dlms.security.ecdsa import sign
 
     client, meter = pair(KeyChoice.ONE_PASS)
     assert client.signing_key is not None

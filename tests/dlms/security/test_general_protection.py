@@ -12,9 +12,10 @@ from dlms import axdr
 from dlms.client.session import ItemRead, ReadDone, SessionClosed, SessionFailed, SessionOpened, Value
 from dlms.codes import LN_CLIENT_CONFORMANCE, AssociationResult, Conformance, Context, Diagnostic
 from dlms.errors import DlmsError, LocalError, PeerError
-from dlms.security.ciphering import Ciphering, Replayed
+from dlms.security.ciphering import Ciphering
+from dlms.security.gcm import Replayed
 from dlms.security.general_formats import GeneralCiphered, GeneralSigned, Header, KeyInfo, sign_apdu
-from dlms.security.general_protection import Layers
+from dlms.security.general_protection import GeneralProtection
 from dlms.security.settings import MemoryCounters, NoAuth, Policy, Security, open_auth
 from dlms.server.server import MeterServer, ServerAssociation, ServerObject, constant
 from dlms.xdlms.acse import Aare, Aarq, InitiateRequest, InitiateResponse
@@ -178,16 +179,16 @@ def test_a_changed_or_replayed_answer_breaks_the_association(policy: Policy, sig
         assert isinstance(events[-1].error, PeerError)
 
 
-# ------------------------------------------------------------------------------------------------- layers themselves
+# --------------------------------------------------------------------------------------------------- general protection
 
 
-def layers(*, signs: bool = True, policy: Policy = Policy.BOTH) -> tuple[Layers, Layers]:
+def both_ends(*, signs: bool = True, policy: Policy = Policy.BOTH) -> tuple[GeneralProtection, GeneralProtection]:
     client, meter = sides(1, policy, signs=signs)
-    return Layers(client, is_server=False), Layers(meter, is_server=True)
+    return GeneralProtection(client, is_server=False), GeneralProtection(meter, is_server=True)
 
 
 def test_protected_for_or_by_somebody_else_is_refused() -> None:
-    ours, theirs = layers()
+    ours, theirs = both_ends()
     with pytest.raises(PeerError, match="not for us"):
         theirs.open(ours.seal(READ, b"OTHERONE"), CLIENT)
     with pytest.raises(PeerError, match="not the other side"):
@@ -199,7 +200,7 @@ def test_protected_for_or_by_somebody_else_is_refused() -> None:
 
 @pytest.mark.parametrize(("policy", "signs"), FORMS)
 def test_the_answer_to_another_request_is_refused(policy: Policy, signs: bool) -> None:
-    ours, theirs = layers(signs=signs, policy=policy)
+    ours, theirs = both_ends(signs=signs, policy=policy)
     theirs.open(ours.seal(READ, METER), CLIENT)
     late = theirs.seal(bytes.fromhex("c401c1001105"), CLIENT)
     theirs.open(ours.seal(READ, METER), CLIENT)
@@ -211,13 +212,13 @@ def test_the_answer_to_another_request_is_refused(policy: Policy, signs: bool) -
 def test_a_signature_moved_into_another_transaction_is_refused() -> None:
     client, meter = sides(signs=True)
     moved = sign_apdu(READ, Header(bytes(8), CLIENT, METER), OUR_KEYS[1])
-    unsigned = Layers(replace(client, signing_key=None, peer_signing_key=None), is_server=False)
+    unsigned = GeneralProtection(replace(client, signing_key=None, peer_signing_key=None), is_server=False)
     with pytest.raises(PeerError, match="different transactions"):
-        Layers(meter, is_server=True).open(unsigned.seal(moved, METER), CLIENT)
+        GeneralProtection(meter, is_server=True).open(unsigned.seal(moved, METER), CLIENT)
 
 
 def test_another_key_or_an_unknown_signer_is_refused() -> None:
-    ours, theirs = layers(signs=False)
+    ours, theirs = both_ends(signs=False)
     sealed = GeneralCiphered.parse(ours.seal(READ, METER))
     with pytest.raises(PeerError, match="do not have"):
         theirs.open(replace(sealed, key_info=KeyInfo(0, 1)).emit(), CLIENT)
@@ -229,7 +230,7 @@ def test_another_key_or_an_unknown_signer_is_refused() -> None:
 
 def test_a_signed_notification_is_taken_once() -> None:
     client, meter = sides(policy=Policy.NONE, signs=True)
-    ours, theirs = Layers(client, is_server=False), Layers(meter, is_server=True)
+    ours, theirs = GeneralProtection(client, is_server=False), GeneralProtection(meter, is_server=True)
     said = theirs.seal(bytes.fromhex("0f40000001001105"), CLIENT)
     assert ours.open(said, METER)[0] == 0x0F
     with pytest.raises(Replayed):
@@ -253,7 +254,7 @@ def test_unfit_settings_are_told_at_once() -> None:
 
 def test_cut_off_apdus_are_refused() -> None:
     for policy, signs in FORMS:
-        ours, theirs = layers(signs=signs, policy=policy)
+        ours, theirs = both_ends(signs=signs, policy=policy)
         whole = ours.seal(READ, METER)
         for end in range(1, len(whole)):
             with pytest.raises(DlmsError):

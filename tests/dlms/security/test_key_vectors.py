@@ -16,9 +16,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from dlms import axdr
 from dlms.codes import Mechanism
-from dlms.security.ciphering import TAG_OCTETS, Gcm
+from dlms.security.ecdsa import check_signature, sign
+from dlms.security.gcm import TAG_OCTETS, Gcm
 from dlms.security.general_formats import GeneralCiphered, GeneralSigned, Header, KeyInfo
-from dlms.security.hls import Challenges, check_signature, prove, sign, verify
+from dlms.security.hls import Challenges, prove, verify
 from dlms.security.keys import AES_GCM_128, KeyAgreement, KeyId, kdf, public_key, public_octets, shared_secret
 from dlms.security.message_keys import one_pass_recipient, static_key
 from dlms.security.settings import Hls

@@ -14,17 +14,10 @@ from dlms.client.session import ItemRead, MeterSession, ReadDone, SessionClosed,
 from dlms.codes import LN_CLIENT_CONFORMANCE, Context, Mechanism
 from dlms.cosem.obis import AttributeRef
 from dlms.errors import DecodeError, DlmsError, LocalError, PeerError
-from dlms.security.ciphering import TAG_OCTETS, Ciphering, Replayed
-from dlms.security.hls import (
-    Challenges,
-    aes_ecb,
-    check_challenges,
-    check_signature,
-    make_challenge,
-    prove,
-    sign,
-    verify,
-)
+from dlms.security.ciphering import Ciphering
+from dlms.security.ecdsa import check_signature, sign
+from dlms.security.gcm import TAG_OCTETS, Replayed
+from dlms.security.hls import Challenges, aes_ecb, check_challenges, make_challenge, prove, verify
 from dlms.security.settings import COUNTER_MAX, Auth, Hls, Lls, MemoryCounters, NoAuth, Policy, Security, open_auth
 from dlms.server.server import MeterServer, ServerObject, constant
 from dlms.xdlms.acse import Aare, Aarq, InitiateRequest

@@ -9,7 +9,7 @@ import pytest
 from dlms import axdr
 from dlms.axdr import Data
 from dlms.codes import ActionResult, DataAccessResult
-from dlms.cosem.obis import AttributeRef, MethodRef, Obis
+from dlms.cosem.obis import AttributeRef, MethodRef, Obis, Selection
 from dlms.cosem.profile import CLOCK_OBIS, CaptureObject, by_entry
 from dlms.cosem.time import CosemDateTime
 from dlms.server.builtin import ClockObject, ProfileObject
@@ -27,7 +27,7 @@ from dlms.server.control import (
 )
 from dlms.server.objects import ServerObject
 from dlms.server.server import MeterServer
-from dlms.xdlms.apdu.common import AccessError, ActionOutcome, Item, Selection
+from dlms.xdlms.apdu.common import AccessError, ActionOutcome, Item
 from tests.dlms.server.test_server import CODE, Store
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)

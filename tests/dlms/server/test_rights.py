@@ -9,7 +9,6 @@ import pytest
 from dlms import axdr
 from dlms.axdr import Data
 from dlms.client.association import Association, Notified, Proposal
-from dlms.client.discovery import ASSOCIATION
 from dlms.client.meter import ItemFailed, Meter
 from dlms.codes import (
     LN_CLIENT_CONFORMANCE,
@@ -20,6 +19,7 @@ from dlms.codes import (
     Context,
     Mechanism,
 )
+from dlms.cosem.associations import ASSOCIATION
 from dlms.cosem.obis import AttributeRef, MethodRef, Obis
 from dlms.errors import LocalError, PeerError
 from dlms.security.settings import Auth, Lls, NoAuth, Policy, Security, open_auth

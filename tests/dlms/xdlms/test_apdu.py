@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from dlms import axdr
-from dlms.cosem.obis import AttributeRef, MethodRef, Obis
+from dlms.cosem.obis import AttributeRef, MethodRef, Obis, Selection
 from dlms.errors import DecodeError, LocalError
 from dlms.xdlms.apdu import action, get
 from dlms.xdlms.apdu import service_errors as faults
 from dlms.xdlms.apdu import set as set_apdu
-from dlms.xdlms.apdu.common import AccessError, ActionOutcome, DataBlock, Item, Selection
+from dlms.xdlms.apdu.common import AccessError, ActionOutcome, DataBlock, Item
 
 CLOCK = Obis.parse("0.0.1.0.0.255")
 TIME = Item(AttributeRef(8, CLOCK, 2))

@@ -22,9 +22,9 @@ from dlms.client.session import (
     SessionOpened,
     Value,
 )
-from dlms.client.shortnames import SnReadExchange, method_name, name_of, names_of
 from dlms.codes import LN_CLIENT_CONFORMANCE, SN_CLIENT_CONFORMANCE, Conformance, Context, Mechanism
-from dlms.cosem.obis import AttributeRef, MethodRef
+from dlms.cosem.obis import AttributeRef, MethodRef, Selection
+from dlms.cosem.short_names import method_name, name_of, names_of
 from dlms.cosem.time import CosemDateTime
 from dlms.errors import DecodeError, DlmsError, LocalError, PeerError
 from dlms.security.settings import Auth, Policy, Security, open_auth
@@ -34,9 +34,10 @@ from dlms.server.server import MeterServer
 from dlms.xdlms.acse import Aare, Aarq, InitiateRequest
 from dlms.xdlms.apdu import access, notify, sn
 from dlms.xdlms.apdu.access import Access, AccessOutcome, AccessRequest, AccessResponse
-from dlms.xdlms.apdu.common import AccessError, DataBlock, Item, Selection
+from dlms.xdlms.apdu.common import AccessError, DataBlock, Item
 from dlms.xdlms.apdu.notify import DataNotification, EventNotification, InformationReport
 from dlms.xdlms.exchange import AccessAnswer, GetAnswer
+from dlms.xdlms.exchange_sn import SnReadExchange
 from dlms.xdlms.exchange_write import AccessExchange
 from tests.dlms.client.test_association import ITEM, waiting
 from tests.dlms.client.test_meter import PROFILE, START, World

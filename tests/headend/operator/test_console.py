@@ -17,10 +17,10 @@ from headend.dm import accounts
 from headend.dm import tables as dm
 from headend.dm.jobs import queue as jobs
 from headend.metering import readings as metering
-from headend.metering import records
 from headend.operator import app, console
 from headend.security import devices
 from headend.software.repository import PackageStore
+from omadm.readings import parse
 from tests.headend.asgi import BASE, pieces
 
 TOKEN = "operator-token"
@@ -92,7 +92,7 @@ def fill(engine: Engine, packages: PackageStore, text: str = "x") -> None:
         "obis": "1.0.0.0.0.1",
     }
     batch = {"version": 1, "device": DEVICE, "store": "0" * 32, "records": [record, failed]}
-    metering.store(engine, records.parse(json.dumps(batch).encode()), 1_770_000_000.0)
+    metering.store(engine, parse(json.dumps(batch).encode()), 1_770_000_000.0)
     with engine.begin() as connection:
         devices.enrol(connection, DEVICE, bytes(32), 5.0)
         devices.note(connection, text, text, 401, text, 1e300)

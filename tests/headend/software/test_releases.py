@@ -15,8 +15,8 @@ import pytest
 from sqlalchemy import Engine, delete
 from starlette.applications import Starlette
 
-from agent.mo import fumo
-from agent.ota.download_errors import DeltaUnfit
+from agent.jobs import firmware
+from agent.ota.errors import DeltaUnfit
 from headend import web
 from headend.db import create_tables, open_engine
 from headend.dm import tables
@@ -244,7 +244,7 @@ class Scene:
         """The Update Agent installs what was handed over."""
         for _ in range(3):
             self.device.work()
-        job = fumo.load(self.device.service.tree.view())
+        job = firmware.load(self.device.service.tree.view())
         result = {"id": job.id, "correlator": job.correlator, "code": 0, "name": "ok", "fumo": 200}
         self.device.disk.write_durable(RESULT, json.dumps(result).encode())
         self.device.disk.remove_durable(UPDATE / "inbox/request.json")

@@ -14,8 +14,10 @@ from tests.sim.faulty_disk import FaultyDisk
 from tests.sim.flash import Chip, Volume
 from tests.updateagent.board import Board, DiskEnvironment
 from tests.updateagent.engine.power import Story, stories
-from updateagent.boot.uboot.env import EnvironmentStore, Medium, Place
+from updateagent.boot.uboot.env import EnvironmentStore
 from updateagent.boot.uboot.flash import MtdMedium, UbiMedium
+from updateagent.boot.uboot.fw_env import EnvLocation
+from updateagent.boot.uboot.medium import Medium
 from updateagent.disk import Storage
 
 NOR_BLOCK = 0x2000  # the environment takes two
@@ -140,43 +142,45 @@ class FlashBoard(Board):
     def store(self) -> EnvironmentStore:
         return EnvironmentStore(self.disk, self.env_places(), medium=lambda _, place: self.medium(place))
 
-    def env_places(self) -> tuple[Place, Place]:
+    def env_places(self) -> tuple[EnvLocation, EnvLocation]:
         raise NotImplementedError
 
-    def medium(self, place: Place) -> Medium:
+    def medium(self, place: EnvLocation) -> Medium:
         raise NotImplementedError
 
 
 class NorBoard(FlashBoard):
     make = NorEnvironment
 
-    def env_places(self) -> tuple[Place, Place]:
+    def env_places(self) -> tuple[EnvLocation, EnvLocation]:
         flash = self.environment.flash
-        return Place(flash, 0, ENV_BYTES, NOR_BLOCK, 2), Place(flash, ENV_BYTES, ENV_BYTES, NOR_BLOCK, 2)
+        return EnvLocation(flash, 0, ENV_BYTES, NOR_BLOCK, 2), EnvLocation(flash, ENV_BYTES, ENV_BYTES, NOR_BLOCK, 2)
 
-    def medium(self, place: Place) -> Medium:
+    def medium(self, place: EnvLocation) -> Medium:
         return MtdMedium(place, lambda path, *, write: cast("NorEnvironment", self.environment).chip())
 
 
 class NandBoard(FlashBoard):
     make = NandEnvironment
 
-    def env_places(self) -> tuple[Place, Place]:
+    def env_places(self) -> tuple[EnvLocation, EnvLocation]:
         flash, size = self.environment.flash, NandEnvironment.RANGE * NAND_BLOCK
-        return Place(flash, 0, ENV_BYTES, NAND_BLOCK, 3), Place(flash, size, ENV_BYTES, NAND_BLOCK, 3)
+        return EnvLocation(flash, 0, ENV_BYTES, NAND_BLOCK, 3), EnvLocation(flash, size, ENV_BYTES, NAND_BLOCK, 3)
 
-    def medium(self, place: Place) -> Medium:
+    def medium(self, place: EnvLocation) -> Medium:
         return MtdMedium(place, lambda path, *, write: cast("NandEnvironment", self.environment).chip())
 
 
 class UbiBoard(FlashBoard):
     make = UbiEnvironment
 
-    def env_places(self) -> tuple[Place, Place]:
+    def env_places(self) -> tuple[EnvLocation, EnvLocation]:
         environment = cast("UbiEnvironment", self.environment)
-        return Place(environment.volume_path(0), 0, ENV_BYTES), Place(environment.volume_path(1), 0, ENV_BYTES)
+        return EnvLocation(environment.volume_path(0), 0, ENV_BYTES), EnvLocation(
+            environment.volume_path(1), 0, ENV_BYTES
+        )
 
-    def medium(self, place: Place) -> Medium:
+    def medium(self, place: EnvLocation) -> Medium:
         return UbiMedium(place, lambda path, *, write: Volume(cast("FaultyDisk", self.disk), path, LEB))
 
 

@@ -15,7 +15,7 @@ from tests.updateagent.board import Board
 from tests.updateagent.boot.flashboards import NandBoard, NorBoard, UbiBoard
 from tests.updateagent.boot.loaders import BootcountBoard, GrubBoard, MenderBoard
 from tests.updateagent.engine.test_health import Bench
-from updateagent.config import HealthConfig
+from updateagent.engine.health import HealthConfig
 from updateagent.engine.machine import State
 from updateagent.errors import ENVIRONMENT_NOT_SHARED, EXIT_GUARD_WANTED, EXIT_OK, EXIT_REBOOT_WANTED, DeviceError
 

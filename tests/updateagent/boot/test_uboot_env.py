@@ -16,7 +16,8 @@ import pytest
 from tests.sim.faulty_disk import FaultyDisk
 from updateagent.boot.policy import DryRun
 from updateagent.boot.uboot.bytes import newer, parse_copy
-from updateagent.boot.uboot.env import LOCK_WAIT_S, EnvironmentStore, Place, emit_copy, parse_data, parse_fw_env_config
+from updateagent.boot.uboot.env import LOCK_WAIT_S, EnvironmentStore, emit_copy, parse_data
+from updateagent.boot.uboot.fw_env import EnvLocation, parse_fw_env_config
 from updateagent.disk import RealDisk
 from updateagent.errors import (
     CONFIGURATION,
@@ -30,7 +31,7 @@ from updateagent.errors import (
 
 SIZE = 0x400
 FLASH = Path("/env")
-TWO = (Place(FLASH, 0, SIZE), Place(FLASH, SIZE, SIZE))
+TWO = (EnvLocation(FLASH, 0, SIZE), EnvLocation(FLASH, SIZE, SIZE))
 OLD = {"BOOT_ORDER": "A B", "BOOT_A_LEFT": "3", "FILLER": "f" * 600, "BOOT_B_LEFT": "0"}
 
 
@@ -204,7 +205,7 @@ def test_a_medium_that_does_not_keep_what_was_written_is_noticed() -> None:
 def test_a_negative_offset_counts_from_the_end_of_the_device() -> None:
     disk = flash(b"\0" * 100, emit_copy({"at": "end"}, SIZE, None))
 
-    assert EnvironmentStore(disk, (Place(FLASH, -SIZE, SIZE),)).load().variables == {"at": "end"}
+    assert EnvironmentStore(disk, (EnvLocation(FLASH, -SIZE, SIZE),)).load().variables == {"at": "end"}
 
 
 def test_the_lock_is_waited_for_but_not_for_ever() -> None:
@@ -244,8 +245,8 @@ def test_fw_env_config_is_read_as_libubootenv_reads_it() -> None:
     text = "# comment\n\n/dev/mtd1 0x0 0x4000 0x10000 2 1\n/dev/mmcblk0 -0x8000 4000 # same size, no prefix\n"
 
     first, second = parse_fw_env_config(text)
-    assert first == Place(Path("/dev/mtd1"), 0, 0x4000, 0x10000, 2, no_lock=True)
-    assert second == Place(Path("/dev/mmcblk0"), -0x8000, 0x4000)
+    assert first == EnvLocation(Path("/dev/mtd1"), 0, 0x4000, 0x10000, 2, no_lock=True)
+    assert second == EnvLocation(Path("/dev/mmcblk0"), -0x8000, 0x4000)
 
 
 @pytest.mark.parametrize(

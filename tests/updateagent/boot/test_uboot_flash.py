@@ -29,8 +29,10 @@ from tests.updateagent.boot.flashboards import (
 )
 from tests.updateagent.engine.power import Story, Trouble, explore, explore_errors, stories
 from updateagent.boot.uboot.bytes import choose, parse_copy
-from updateagent.boot.uboot.env import EnvironmentStore, FileMedium, Place, emit_copy, medium_of
+from updateagent.boot.uboot.env import EnvironmentStore, emit_copy
 from updateagent.boot.uboot.flash import MtdMedium, UbiMedium, volume_path
+from updateagent.boot.uboot.fw_env import EnvLocation, parse_fw_env_config
+from updateagent.boot.uboot.medium import FileMedium, medium_of
 from updateagent.errors import ENVIRONMENT, ENVIRONMENT_WRITE, DeviceError
 
 GOOD, UNHEALTHY = stories()[:2]
@@ -79,7 +81,7 @@ class ForgetsTheMark(NorBoard):
         def make_obsolete(self) -> None:
             return
 
-    def medium(self, place: Place) -> MtdMedium:
+    def medium(self, place: EnvLocation) -> MtdMedium:
         return self.Medium(place, lambda path, *, write: self.environment.chip())  # type: ignore[attr-defined]
 
 
@@ -104,7 +106,7 @@ def test_a_planted_bug_is_found(kind: type[Board]) -> None:
 
 def nor_store(disk: FaultyDisk, block: int = BLOCK) -> EnvironmentStore:
     chip = Chip(disk, Path("/mtd0"), block, is_nand=False)
-    places = (Place(Path("/mtd0"), 0, SIZE), Place(Path("/mtd0"), max(SIZE, block), SIZE))
+    places = (EnvLocation(Path("/mtd0"), 0, SIZE), EnvLocation(Path("/mtd0"), max(SIZE, block), SIZE))
     return EnvironmentStore(disk, places, medium=lambda _, place: MtdMedium(place, lambda path, *, write: chip))
 
 
@@ -202,23 +204,46 @@ def test_a_block_that_was_locked_is_locked_again() -> None:
     disk = nor(emit_copy(OLD, SIZE, 1), emit_copy(OLD, SIZE, 0))
     chip = Chip(disk, Path("/mtd0"), BLOCK, is_nand=False)
     chip.locked = {0, 1}
-    places = (Place(Path("/mtd0"), 0, SIZE), Place(Path("/mtd0"), SIZE, SIZE))
+    places = (EnvLocation(Path("/mtd0"), 0, SIZE), EnvLocation(Path("/mtd0"), SIZE, SIZE))
     store = EnvironmentStore(disk, places, medium=lambda _, place: MtdMedium(place, lambda path, *, write: chip))
     store.commit(CHANGES)
     assert chip.locked == {0, 1}
 
 
+class Unlockable(Chip):
+    """A driver that does not let blocks be unlocked and locked."""
+
+    def unlock(self, block: int) -> bool:
+        raise OSError(errno.EIO, f"block {block} cannot be unlocked")
+
+
+@pytest.mark.parametrize("no_lock", [False, True])
+def test_with_nolock_blocks_are_written_without_unlocking_them(*, no_lock: bool) -> None:
+    disk = nor(emit_copy(OLD, SIZE, 1), emit_copy(OLD, SIZE, 0))
+    chip = Unlockable(disk, Path("/mtd0"), BLOCK, is_nand=False)
+    text = "".join(f"/mtd0 {at:#x} {SIZE:#x} {BLOCK:#x} 1 {int(no_lock)}\n" for at in (0, SIZE))
+    locations = parse_fw_env_config(text)
+    store = EnvironmentStore(disk, locations, medium=lambda _, one: MtdMedium(one, lambda path, *, write: chip))
+
+    if no_lock:
+        assert store.commit({"a": "new"})
+        assert store.load().variables["a"] == "new"
+    else:
+        with pytest.raises(DeviceError, match="cannot be unlocked"):
+            store.commit({"a": "new"})
+
+
 @pytest.mark.parametrize(
     "place",
     [
-        Place(Path("/mtd0"), 0x10, SIZE),
-        Place(Path("/mtd0"), -SIZE, SIZE),
-        Place(Path("/mtd0"), SIZE, 2 * SIZE),
-        Place(Path("/mtd0"), 0, SIZE, 0x1800),
+        EnvLocation(Path("/mtd0"), 0x10, SIZE),
+        EnvLocation(Path("/mtd0"), -SIZE, SIZE),
+        EnvLocation(Path("/mtd0"), SIZE, 2 * SIZE),
+        EnvLocation(Path("/mtd0"), 0, SIZE, 0x1800),
     ],
     ids=["not at a block", "from the end", "beyond the end", "sectors that do not fit"],
 )
-def test_a_place_that_does_not_fit_the_flash_is_an_error_with_a_number(place: Place) -> None:
+def test_a_place_that_does_not_fit_the_flash_is_an_error_with_a_number(place: EnvLocation) -> None:
     disk = nor(emit_copy(OLD, SIZE, 1), b"\xff" * SIZE)
     chip = Chip(disk, Path("/mtd0"), BLOCK, is_nand=False)
     store = EnvironmentStore(disk, (place,), medium=lambda _, place: MtdMedium(place, lambda path, *, write: chip))
@@ -230,9 +255,14 @@ def test_a_place_that_does_not_fit_the_flash_is_an_error_with_a_number(place: Pl
 def test_copies_on_different_kinds_of_flash_are_an_error_with_a_number() -> None:
     disk = nor(emit_copy(OLD, SIZE, 1), emit_copy(OLD, SIZE, 0))
     media = iter(
-        [MtdMedium(Place(Path("/mtd0"), 0, SIZE), lambda path, *, write: Chip(disk, path, BLOCK, is_nand=False)), None]
+        [
+            MtdMedium(
+                EnvLocation(Path("/mtd0"), 0, SIZE), lambda path, *, write: Chip(disk, path, BLOCK, is_nand=False)
+            ),
+            None,
+        ]
     )
-    places = (Place(Path("/mtd0"), 0, SIZE), Place(Path("/mtd0"), SIZE, SIZE))
+    places = (EnvLocation(Path("/mtd0"), 0, SIZE), EnvLocation(Path("/mtd0"), SIZE, SIZE))
     store = EnvironmentStore(disk, places, medium=lambda one, place: next(media) or FileMedium(one, place))
     with pytest.raises(DeviceError, match="different kinds") as caught:
         store.load()
@@ -306,7 +336,7 @@ def test_a_single_copy_in_a_dynamic_volume_survives_a_cut() -> None:
         (first, _) = made.env_places()
         Volume.create(faulty, first.device, emit_copy(OLD, ENV_BYTES, None).ljust(2 * LEB, b"\xff"))
 
-        def store(disk: FaultyDisk, place: Place = first) -> EnvironmentStore:
+        def store(disk: FaultyDisk, place: EnvLocation = first) -> EnvironmentStore:
             return EnvironmentStore(
                 disk,
                 (place,),
@@ -362,13 +392,13 @@ def test_a_volume_is_found_by_its_name(tmp_path: Path) -> None:
     ],
 )
 def test_the_medium_follows_from_the_name_of_the_device(device: str, kind: type) -> None:
-    assert type(medium_of(FaultyDisk(), Place(Path(device), 0, SIZE))) is kind
+    assert type(medium_of(FaultyDisk(), EnvLocation(Path(device), 0, SIZE))) is kind
 
 
 @pytest.mark.parametrize("device", ["/dev/mtd99", "/dev/ubi9_9", "/dev/ubi9:env"])
 def test_flash_that_is_not_there_is_an_error_with_a_number(device: str) -> None:
     with pytest.raises(DeviceError) as caught:
-        EnvironmentStore(FaultyDisk(), (Place(Path(device), 0, SIZE),)).load()
+        EnvironmentStore(FaultyDisk(), (EnvLocation(Path(device), 0, SIZE),)).load()
     assert caught.value.code is ENVIRONMENT
 
 

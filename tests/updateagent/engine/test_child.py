@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from updateagent.config import CommandCheck
 from updateagent.engine.child import run
 from updateagent.engine.guard import run_command_check
+from updateagent.engine.health import CommandCheck
 from updateagent.engine.mailbox import LOG_LINES_MAX, command_tail
 
 LONG_S = 60.0  # no test waits for it

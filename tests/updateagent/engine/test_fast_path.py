@@ -13,7 +13,7 @@ from tests.updateagent.board import TRIES
 from tests.updateagent.engine.test_health import Bench
 from updateagent.__main__ import main
 from updateagent.boot.policy import TRIES_MAX
-from updateagent.config import HealthConfig
+from updateagent.engine.health import HealthConfig
 from updateagent.fast_path import answer, read_settings
 
 REPO = Path(__file__).parents[3]

@@ -11,10 +11,10 @@ import pytest
 from tests.sim.board.uboot import ENV_BYTES, ENV_OFFSETS
 from tests.updateagent.board import Board
 from updateagent.compose import Agent
-from updateagent.config import BootEnvConfig, CommandCheck, Config, HealthConfig, PlaceConfig, SlotConfig
+from updateagent.config import BootEnvConfig, Config, PlaceConfig, SlotConfig
 from updateagent.disk import RealDisk
-from updateagent.engine.guard import Guard, run_command_check
-from updateagent.engine.health import Check, Missing, Verdict, Watch, parse_health
+from updateagent.engine.guard import run_command_check
+from updateagent.engine.health import Check, CommandCheck, HealthConfig, Missing, Verdict, Watch, parse_health
 from updateagent.engine.machine import State
 from updateagent.errors import EXIT_GUARD_WANTED, EXIT_OK, EXIT_REBOOT_WANTED
 
@@ -123,7 +123,7 @@ class Bench:
         (self.folder / "health.json").write_bytes(document(self.board.boot_id, **checks))
 
     def guard(self) -> int:
-        return Guard(Agent(self.config, RealDisk(), wall=lambda: 1.0), lambda: self.now, self._wait).run()
+        return Agent(self.config, RealDisk(), wall=lambda: 1.0).guard(lambda: self.now, self._wait).run()
 
     def _wait(self, seconds: float) -> None:
         self.now += seconds
@@ -252,7 +252,7 @@ def test_a_guard_that_cannot_read_its_journal_acts_as_on_a_trial(bench: Bench) -
                 raise OSError(5, "Input/output error")
             return super().read_bytes(path)
 
-    guard = Guard(Agent(bench.config, Unreadable(), wall=lambda: 1.0), lambda: bench.now, bench._wait)
+    guard = Agent(bench.config, Unreadable(), wall=lambda: 1.0).guard(lambda: bench.now, bench._wait)
     assert guard.run() == EXIT_REBOOT_WANTED
 
 
@@ -269,7 +269,7 @@ def test_a_guard_whose_storage_has_trouble_for_a_while_tries_again(bench: Bench)
                 raise OSError(5, "Input/output error")
             super().write_durable(path, data, mode)
 
-    guard = Guard(Agent(bench.config, Failing(), wall=lambda: 1.0), lambda: bench.now, bench._wait)
+    guard = Agent(bench.config, Failing(), wall=lambda: 1.0).guard(lambda: bench.now, bench._wait)
     assert guard.run() == EXIT_OK
     assert bench.now == 3
 
@@ -282,5 +282,5 @@ def test_a_trial_whose_storage_never_works_wants_a_reboot(bench: Bench) -> None:
         def write_durable(self, path: Path, data: bytes, mode: int = 0o600) -> None:
             raise OSError(5, "Input/output error")
 
-    guard = Guard(Agent(bench.config, Broken(), wall=lambda: 1.0), lambda: bench.now, bench._wait)
+    guard = Agent(bench.config, Broken(), wall=lambda: 1.0).guard(lambda: bench.now, bench._wait)
     assert guard.run() == EXIT_REBOOT_WANTED

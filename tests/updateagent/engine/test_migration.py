@@ -16,12 +16,13 @@ from tests.updateagent.packages import HARDWARE, NOW, Workshop, release, root
 from updateagent.config import load
 from updateagent.disk import RealDisk
 from updateagent.engine.deps import Ports
+from updateagent.engine.hooks import run_hook
 from updateagent.engine.journal import Update
 from updateagent.engine.mailbox import InstallRequest
 from updateagent.engine.migration import StateFolders
 from updateagent.errors import EXIT_GUARD_WANTED, EXIT_OK, EXIT_REBOOT_WANTED, STORAGE_FULL, DeviceError, RequestError
 from updateagent.package.payload import Role
-from updateagent.package.verifier import SignedPackages
+from updateagent.package.verifier import SignedPackages, VerifierDeps
 
 REPO = Path(__file__).parents[3]
 SCRIPT = b"""#!/bin/sh
@@ -54,14 +55,16 @@ class StateBoard(Board):
     def ports(self) -> Ports:
         ports = super().ports()
         packages = SignedPackages(
-            self.disk,
-            self.folder / "root.pem",
-            self.update_dir / "roots.json",
-            self.folder / "run",
-            HARDWARE,
-            ports.places,
-            ports.booted_version,
-            lambda: float(NOW),
+            VerifierDeps(
+                disk=self.disk,
+                roots=self.folder / "root.pem",
+                newer_roots=self.update_dir / "roots.json",
+                compatible=HARDWARE,
+                partitions=ports.places,
+                running_version=ports.booted_version,
+                clock=lambda: float(NOW),
+                run_hook=lambda step, content, variables: run_hook(step, content, self.folder / "run", variables),
+            )
         )
         return replace(ports, packages=packages, state_dirs=self.settings)
 

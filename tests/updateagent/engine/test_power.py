@@ -14,7 +14,7 @@ from typing import cast
 
 import pytest
 
-from agent.mo import scomo
+from agent.jobs.software import DownloadStatus, Job, finish, set_jobs
 from agent.ota.software_jobs import SoftwareJobs
 from tests.sim.board.uboot import BootLoaderError, Choice
 from tests.sim.faulty_disk import FaultyDisk, Survival
@@ -24,7 +24,8 @@ from tests.updateagent.engine.power import ROOT, Story, Tally, Trouble, explore,
 from tests.updateagent.package.signed import SignedBoard, SignedStory, signed_stories
 from tests.updateagent.software.scomo import SoftwareStory, software_stories
 from updateagent.boot.uboot.bytes import parse_copy
-from updateagent.boot.uboot.env import EnvironmentStore, Place, emit_copy, parse_data
+from updateagent.boot.uboot.env import EnvironmentStore, emit_copy, parse_data
+from updateagent.boot.uboot.fw_env import EnvLocation
 from updateagent.disk import RawFile, Storage
 from updateagent.engine.deps import Ports
 from updateagent.engine.journal import Journal, Record, emit, parse
@@ -208,7 +209,7 @@ class HasOneEnvironment(Board):
         self.environment = OneCopy(self.disk, folder / "uboot.env")
 
     def store(self) -> EnvironmentStore:
-        return EnvironmentStore(self.disk, (Place(self.environment.flash, 0, OneCopy.SIZE),))
+        return EnvironmentStore(self.disk, (EnvLocation(self.environment.flash, 0, OneCopy.SIZE),))
 
 
 class CountsNoAttempts(DiskEnvironment):
@@ -303,11 +304,11 @@ class CarelessWithRoots(SignedPackages):
     """Keeps new roots without waiting for the data."""
 
     def keep_roots(self, envelope: bytes) -> None:
-        temporary = self._newer_roots.with_name(".roots.tmp")
-        with self._disk.open_raw(temporary, write=True, create=True) as file:
+        temporary = self._deps.newer_roots.with_name(".roots.tmp")
+        with self._deps.disk.open_raw(temporary, write=True, create=True) as file:
             file.pwrite(envelope, 0)
-        self._disk.rename(temporary, self._newer_roots)
-        self._disk.sync_dir(self._newer_roots.parent)
+        self._deps.disk.rename(temporary, self._deps.newer_roots)
+        self._deps.disk.sync_dir(self._deps.newer_roots.parent)
 
 
 class ForgetsToSyncTheRoots(SignedBoard):
@@ -463,28 +464,28 @@ class RemovesUnderTheName(SoftwareStore):
 class ForgetsTheJobFirst(SoftwareJobs):
     """The job is gone before its report is durable."""
 
-    def _finish(self, job: scomo.Job, result: int, identifier: str, status: scomo.DownloadStatus | None) -> None:
+    def _finish(self, job: Job, result: int, identifier: str, status: DownloadStatus | None) -> None:
         with self._tree.transaction() as changing:
-            scomo._set_jobs(changing, [])
+            set_jobs(changing, [])
         super()._finish(job, result, identifier, status)
 
 
 class ReportsTwice(SoftwareJobs):
     """The job stays after its report."""
 
-    def _finish(self, job: scomo.Job, result: int, identifier: str, status: scomo.DownloadStatus | None) -> None:
+    def _finish(self, job: Job, result: int, identifier: str, status: DownloadStatus | None) -> None:
         with self._tree.transaction() as changing:
-            scomo.finish(changing, job, result, identifier, status)
-            scomo._set_jobs(changing, [job])
+            finish(changing, job, result, identifier, status)
+            set_jobs(changing, [job])
         with self._tree.transaction() as changing:
-            scomo._set_jobs(changing, [])
+            set_jobs(changing, [])
 
 
 class RemovesTwice(SoftwareJobs):
     """A removal that was cut is tried again, and what is gone cannot be removed."""
 
-    def _deployed(self, job: scomo.Job, beat: Callable[[], None]) -> None:
-        self._done(job, replace(self._ports.software.remove("lists", beat), name=""), "lists")
+    def _deployed(self, job: Job, beat: Callable[[], None]) -> None:
+        self._done(job, replace(self._deps.software.remove("lists", beat), name=""), "lists")
 
 
 class LeavesPackages(SoftwareJobs):

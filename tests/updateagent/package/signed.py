@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
@@ -18,7 +19,7 @@ from updateagent.engine.mailbox import InstallRequest
 from updateagent.errors import SIGNATURE, PackageError
 from updateagent.package import roots, verity
 from updateagent.package.payload import DeltaSource, Encoding, Role
-from updateagent.package.verifier import SignedPackages
+from updateagent.package.verifier import SignedPackages, VerifierDeps
 
 OLD, NEW = content("1"), content("2")
 UNUSED = PackageError(SIGNATURE, "packages of these stories are files")
@@ -45,16 +46,22 @@ class SignedBoard(Board):
     def ports(self) -> Ports:
         ports = super().ports()
         packages = self.packages_type(
-            self.disk,
-            self.pem,
-            self.update_dir / "roots.json",
-            self.pem.parent,
-            HARDWARE,
-            ports.places,
-            ports.booted_version,
-            lambda: float(NOW),
+            VerifierDeps(
+                disk=self.disk,
+                roots=self.pem,
+                newer_roots=self.update_dir / "roots.json",
+                compatible=HARDWARE,
+                partitions=ports.places,
+                running_version=ports.booted_version,
+                clock=lambda: float(NOW),
+                run_hook=no_hooks,
+            )
         )
         return replace(ports, packages=packages)
+
+
+def no_hooks(step: str, content: Iterable[bytes], variables: Mapping[str, str]) -> None:
+    raise AssertionError(f"no package here has a hook for {step}")
 
 
 @dataclass(frozen=True)

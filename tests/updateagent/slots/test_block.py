@@ -22,7 +22,7 @@ from updateagent.errors import (
     DeviceError,
     PackageError,
 )
-from updateagent.package.integrity_tags import Witness
+from updateagent.package.payload import IntegrityTags
 from updateagent.package.verity import RUN_BYTES, build
 from updateagent.slots.block import BLOCK_BYTES, BlockSlot, FileSlot, Slot, read_back, write_image
 
@@ -38,10 +38,10 @@ def runs(image: bytes, start_block: int = 0, blocks: int = 2) -> Iterator[bytes]
 
 def noted(image: bytes) -> Callable[[int, bytes], bool]:
     """What a process that has verified this image knows of it."""
-    witness = Witness()
+    tags = IntegrityTags()
     for run, at in enumerate(range(0, len(image), RUN_BYTES)):
-        witness.note("rootfs", run, image[at : at + RUN_BYTES])
-    return partial(witness.knows, "rootfs")
+        tags.note("rootfs", run, image[at : at + RUN_BYTES])
+    return partial(tags.knows, "rootfs")
 
 
 def slot_with(content: bytes) -> tuple[FaultyDisk, Slot]:

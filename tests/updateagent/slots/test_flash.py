@@ -13,8 +13,9 @@ import pytest
 from tests.sim.faulty_disk import FaultyDisk, PowerCut
 from updateagent.errors import KERNEL_FEATURE, SLOT, STORAGE, STORAGE_FULL, Code, DeviceError
 from updateagent.package.verity import build
+from updateagent.rawflash import LEB_CHANGE, MTD_INFO
 from updateagent.slots.block import BLOCK_BYTES, read_back, slot_type, write_image
-from updateagent.slots.flash import LEB_CHANGE, MTD_INFO, MtdFile, MtdSlot, UbiFile, UbiSlot
+from updateagent.slots.flash import MtdFile, MtdSlot, UbiFile, UbiSlot
 
 ERASE_BLOCK = 3 * BLOCK_BYTES  # no power of two, as in UBI
 BLOCKS = 8
@@ -67,6 +68,9 @@ class Nand:
 
     def mark_bad(self, block: int) -> None:
         self.bad.add(block)
+
+    def unlock(self, block: int) -> bool:
+        return False
 
     def erase(self, block: int) -> None:
         assert block not in self.bad

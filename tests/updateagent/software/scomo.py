@@ -22,10 +22,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
-from agent.dm.deps import DeployedSoftware, DmPorts, SoftwareResult
-from agent.mo import scomo
+from agent.jobs import software
+from agent.jobs.software import DeployedSoftware
 from agent.mo.registry import Registry
 from agent.mo.scomo import Scomo
+from agent.ota.deps import OtaDeps, SoftwareResult
 from agent.ota.download import Downloaded
 from agent.ota.software_jobs import SoftwareJobs
 from agent.tree import alerts
@@ -34,13 +35,14 @@ from agent.tree.schema import ExecCall
 from agent.tree.tree import Transaction
 from omadm.codes import Refusal
 from tests.sim.faulty_disk import FaultyDisk
+from tests.updateagent.package.signed import no_hooks
 from tests.updateagent.packages import HARDWARE, NOW, Workshop, device, release, root
 from updateagent.disk import Storage
 from updateagent.engine.journal import Journal
 from updateagent.engine.machine import State
 from updateagent.errors import UpdateError
 from updateagent.package.manifest import Kind, Manifest, Role, verify_package
-from updateagent.package.verifier import SignedPackages
+from updateagent.package.verifier import SignedPackages, VerifierDeps
 from updateagent.software.install import install_software
 from updateagent.software.store import SoftwareStore
 
@@ -71,7 +73,7 @@ class Step:
     and when it has succeeded (`None`: no version)."""
 
     node: Node
-    result: int = scomo.SUCCESS
+    result: int = software.SUCCESS
     meanwhile: frozenset[str | None] = NOTHING
     then: str | None = None
 
@@ -116,14 +118,23 @@ class SoftwareStory:
 
 @dataclass(frozen=True)
 class Installer:
-    """`dcu-update software …`, in this process: what `agent.ota.software_command.SoftwareCommand` runs as a child."""
+    """`dcu-update software …`, in this process: what `agent.ota.update_command.SoftwareCommand` runs as a child."""
 
     story: SoftwareStory
     disk: Storage
 
     def install(self, package: Path, *, activate: bool, beat: Callable[[], None]) -> SoftwareResult:
         packages = SignedPackages(
-            self.disk, self.story.pem, UPDATE / "roots.json", UPDATE, HARDWARE, {}, "1", lambda: float(NOW)
+            VerifierDeps(
+                disk=self.disk,
+                roots=self.story.pem,
+                newer_roots=UPDATE / "roots.json",
+                compatible=HARDWARE,
+                partitions={},
+                running_version="1",
+                clock=lambda: float(NOW),
+                run_hook=no_hooks,
+            )
         )
         journal = Journal(self.disk, UPDATE)
 
@@ -164,7 +175,7 @@ def _answer(work: Callable[[], tuple[str, str]]) -> SoftwareResult:
         software_id, version = work()
     except UpdateError as error:
         return SoftwareResult(error.scomo, message=error.message, name=error.name)
-    return SoftwareResult(scomo.SUCCESS, software_id, version)
+    return SoftwareResult(software.SUCCESS, software_id, version)
 
 
 def _nothing() -> None:
@@ -196,8 +207,8 @@ class Device:
         self.objects = Scomo(self._view, lambda: f"job-{disk.operations}")
         self.registry = Registry([self.objects], [self.objects])
         self.tree = ManagementTree(self.registry.schema, disk, DM, lambda: float(NOW))
-        ports = _Ports(disk, Line(disk, story.package), story.installer(disk), self.verify)
-        self.jobs = story.make_jobs(cast("DmPorts", ports), self.tree, DOWNLOADS, _nothing)
+        deps = _Deps(self.tree, disk, Line(disk, story.package), story.installer(disk), self.verify)
+        self.jobs = story.make_jobs(cast("OtaDeps", deps), DOWNLOADS)
 
     def _view(self) -> Transaction:
         return self.tree.view()  # the object needs the tree, the tree needs the object
@@ -221,14 +232,16 @@ class Device:
 
 
 @dataclass(frozen=True)
-class _Ports:
-    """The part of `DmPorts` that software jobs use."""
+class _Deps:
+    """The part of `OtaDeps` that software jobs use."""
 
+    tree: ManagementTree
     disk: Storage
     fetcher: Line
     software: Installer
     verify_package: Callable[[Path], Manifest]
     software_changed: Callable[[], None] = _nothing
+    on_alert: Callable[[], None] = _nothing
 
 
 @dataclass
@@ -368,7 +381,7 @@ class SoftwareWorld:
 
     def _check_end(self) -> None:
         one = Device(self.story, self.disk)
-        if scomo.jobs(one.tree.view()) or alerts.pending(one.tree.view()):
+        if software.jobs(one.tree.view()) or alerts.pending(one.tree.view()):
             raise _violation("a job or an alert is left")
         if self.trouble_allowed:
             return

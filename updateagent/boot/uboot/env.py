@@ -15,15 +15,13 @@ write it under the same lock.
 
 from __future__ import annotations
 
-import errno
 import logging
-import os
-import re
+import time
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from updateagent.boot.uboot.bytes import (
     CRC,
@@ -35,7 +33,9 @@ from updateagent.boot.uboot.bytes import (
     entries,
     parse_copy,
 )
-from updateagent.disk import Lock, RawFile, Storage
+from updateagent.boot.uboot.fw_env import COPIES_MAX, EnvLocation, parse_fw_env_config
+from updateagent.boot.uboot.medium import Medium, medium_of
+from updateagent.disk import Lock, Storage
 from updateagent.errors import (
     CONFIGURATION,
     ENVIRONMENT,
@@ -46,78 +46,13 @@ from updateagent.errors import (
     RequestError,
 )
 
-LOCK_FILE = Path("/var/lock/fw_printenv.lock")
 LOCK_WAIT_S = 10.0
 LOCK_POLL_S = 0.05
-ENV_SIZE_MAX = 1 << 20  # U-Boot boards use 4 to 256 KiB
-RANGE_MAX = 1 << 28  # a copy may move over bad blocks, not over the whole flash
-COPIES_MAX = 2
 
 log = logging.getLogger("update.environment")
 
 Variables = dict[str, str]
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """One line of `fw_env.config`: where a copy of the environment is. Bytes; a negative offset counts from the end."""
-
-    device: Path
-    offset: int
-    size: int
-    sector_size: int = 0
-    sectors: int = 0
-    no_lock: bool = False
-
-    @property
-    def range_bytes(self) -> int:
-        """What belongs to the copy, from its offset on; on NAND it may lie anywhere in there."""
-        return max(self.size, self.sector_size * self.sectors)
-
-
-def parse_fw_env_config(text: str) -> tuple[Place, ...]:
-    """Read `fw_env.config`: `device offset size [sector_size [sectors [nolock]]]`, one or two lines.
-
-    Raises `RequestError` (configuration) naming the line. Sizes are hexadecimal with or without `0x`, as libubootenv
-    reads them; the offset follows its prefix (`0x10`, `16`).
-    """
-    places: list[Place] = []
-    for number, line in enumerate(text.splitlines(), start=1):
-        fields = line.split("#", 1)[0].split()
-        if not fields:
-            continue
-        try:
-            device, offset, size, *rest = fields
-            place = Place(
-                Path(device),
-                int(offset, 0),
-                int(size, 16),
-                int(rest[0], 16) if rest else 0,
-                int(rest[1], 16) if len(rest) > 1 else 0,
-                len(rest) > 2 and int(rest[2]) != 0,
-            )
-        except ValueError:
-            raise RequestError(CONFIGURATION, f"fw_env.config line {number}: expected device, offset, size") from None
-        if not FLAG_AT + 2 < place.size <= ENV_SIZE_MAX:
-            raise RequestError(CONFIGURATION, f"fw_env.config line {number}: size {place.size:#x} is not possible")
-        if not (0 <= place.sector_size <= RANGE_MAX and 0 <= place.sectors * place.sector_size <= RANGE_MAX):
-            raise RequestError(CONFIGURATION, f"fw_env.config line {number}: these sectors are not possible")
-        places.append(place)
-    if not 1 <= len(places) <= COPIES_MAX:
-        raise RequestError(CONFIGURATION, f"fw_env.config: one or two copies of the environment, not {len(places)}")
-    if len(places) == COPIES_MAX:
-        _check_pair(*places)
-    return tuple(places)
-
-
-def _check_pair(first: Place, second: Place) -> None:
-    if first.size != second.size:
-        raise RequestError(CONFIGURATION, "fw_env.config: the two copies have different sizes")
-    below, above = sorted((first, second), key=lambda place: place.offset)
-    together = (below.offset < 0) == (above.offset < 0)
-    if first.device == second.device and together and below.offset + below.range_bytes > above.offset:
-        raise RequestError(CONFIGURATION, "fw_env.config: the two copies overlap")
 
 
 def parse_data(data: bytes) -> Variables:
@@ -160,82 +95,33 @@ class Loaded:
     marked: bool = False
 
 
-class Medium(Protocol):
-    """Where one copy is. All raise `OSError`, a device that is none `DeviceError`; what is written is durable."""
-
-    def is_marked(self) -> bool:
-        """Whether flags are marks there, as on NOR flash."""
-
-    def read(self) -> bytes: ...
-
-    def write(self, raw: bytes) -> None: ...
-
-    def make_obsolete(self) -> None:
-        """Mark the copy; only where flags are marks."""
-
-
-class FileMedium:
-    """A copy in a file or on a block device."""
-
-    def __init__(self, disk: Storage, place: Place) -> None:
-        self._disk = disk
-        self._place = place
-
-    def is_marked(self) -> bool:
-        return False
-
-    def read(self) -> bytes:
-        with self._disk.open_raw(self._place.device) as file:
-            return file.pread(self._place.size, self._offset(file))
-
-    def write(self, raw: bytes) -> None:
-        with self._disk.open_raw(self._place.device, write=True) as file:
-            file.pwrite(raw, self._offset(file))
-            file.sync()
-
-    def make_obsolete(self) -> None:
-        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
-
-    def _offset(self, file: RawFile) -> int:
-        offset = self._place.offset
-        return offset if offset >= 0 else file.size() + offset
-
-
-def medium_of(disk: Storage, place: Place) -> Medium:
-    """The medium that the device's name stands for."""
-    name = str(place.device)
-    if name.startswith("/dev/") and ":" not in name:
-        name = os.path.realpath(name)
-    place = replace(place, device=Path(name))
-    if re.fullmatch(r"/dev/mtd\d+", name):
-        from updateagent.boot.uboot.flash import MtdMedium
-
-        return MtdMedium(place)
-    if re.fullmatch(r"/dev/ubi\d+(_\d+|:.+)", name):
-        from updateagent.boot.uboot.flash import UbiMedium
-
-        return UbiMedium(place)
-    return FileMedium(disk, place)
+def open_environment(disk: Storage, config: Path, lock: Path | None) -> EnvironmentStore:
+    """The environment that the file `config` (fw_env.config) describes. Raises `RequestError` (configuration)."""
+    try:
+        locations = parse_fw_env_config(disk.read_bytes(config).decode("utf-8", "replace"))
+    except OSError as error:
+        raise RequestError(CONFIGURATION, f"{config}: {error.strerror or error}") from error
+    return EnvironmentStore(disk, locations, lock=disk.lock(lock) if lock else None, wait=time.sleep)
 
 
 class EnvironmentStore:
-    """The environment in its one or two places.
+    """The environment in its one or two copies.
 
-    `wait` is called between attempts to get the lock (a real program passes `time.sleep`); `medium` gives what a
-    place is on. `commits` counts changes, `writes` the copies that were written for them.
+    `wait` is called between attempts to get the lock (a real program passes `time.sleep`); `medium` gives what
+    a copy is on. `commits` counts changes, `writes` the copies that were written for them.
     """
 
     def __init__(
         self,
         disk: Storage,
-        places: tuple[Place, ...],
+        locations: tuple[EnvLocation, ...],
         *,
         lock: Lock | None = None,
         wait: Callable[[float], None] | None = None,
-        medium: Callable[[Storage, Place], Medium] = medium_of,
+        medium: Callable[[Storage, EnvLocation], Medium] = medium_of,
     ) -> None:
-        self._places = places
-        self._media = tuple(medium(disk, place) for place in places)
+        self._locations = locations
+        self._media = tuple(medium(disk, location) for location in locations)
         self._lock = lock
         self._wait = wait
         self.commits = 0
@@ -243,7 +129,7 @@ class EnvironmentStore:
 
     @property
     def redundant(self) -> bool:
-        return len(self._places) == COPIES_MAX
+        return len(self._locations) == COPIES_MAX
 
     def load(self) -> Loaded:
         """Read the environment in force. Raises `DeviceError` (environment) when no copy is good."""
@@ -282,7 +168,7 @@ class EnvironmentStore:
 
     def _write(self, loaded: Loaded, variables: Variables) -> Loaded:
         """Write the copy that does not count; afterwards it does."""
-        size = self._places[0].size
+        size = self._locations[0].size
         if not self.redundant:
             self._write_copy(0, emit_copy(variables, size, None))
             return Loaded(0, 0, variables, settled=True)
@@ -295,7 +181,7 @@ class EnvironmentStore:
 
     def _load(self) -> Loaded:
         marked = self._is_marked()
-        copies = [parse_copy(self._read_copy(index), redundant=self.redundant) for index in range(len(self._places))]
+        copies = [parse_copy(self._read_copy(index), redundant=self.redundant) for index in range(len(self._locations))]
         active = choose(copies, marked=marked)
         counts = None if active is None else copies[active]
         if active is None or counts is None:
@@ -315,16 +201,16 @@ class EnvironmentStore:
 
     def _read_copy(self, index: int) -> bytes:
         raw = self._from(index, self._media[index].read)
-        return raw if len(raw) == self._places[index].size else b""
+        return raw if len(raw) == self._locations[index].size else b""
 
     def _from(self, index: int, read: Callable[[], T]) -> T:
         try:
             return read()
         except OSError as error:
-            raise DeviceError(ENVIRONMENT, f"{self._places[index].device}: {error.strerror or error}") from error
+            raise DeviceError(ENVIRONMENT, f"{self._locations[index].device}: {error.strerror or error}") from error
 
     def _write_copy(self, index: int, raw: bytes) -> None:
-        device, medium = self._places[index].device, self._media[index]
+        device, medium = self._locations[index].device, self._media[index]
         self.writes += 1
         try:
             medium.write(raw)
@@ -335,7 +221,7 @@ class EnvironmentStore:
             raise DeviceError(ENVIRONMENT_WRITE, f"{device} does not return what was written to it")
 
     def _make_obsolete(self, index: int) -> None:
-        device, medium = self._places[index].device, self._media[index]
+        device, medium = self._locations[index].device, self._media[index]
         try:
             medium.make_obsolete()
             flag = medium.read()[FLAG_AT]

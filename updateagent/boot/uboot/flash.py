@@ -26,8 +26,8 @@ from pathlib import Path
 from typing import Protocol
 
 from updateagent.boot.uboot.bytes import FLAG_AT, MARK_OBSOLETE
-from updateagent.boot.uboot.env import Place
-from updateagent.slots.flash import ERASED, KernelMtd, KernelUbi, Mtd, UbiVolume
+from updateagent.boot.uboot.fw_env import EnvLocation
+from updateagent.rawflash import ERASED, KernelMtd, KernelUbi, Mtd, UbiVolume
 
 PAGE_BYTES_MAX = 4096  # what is not written of a block is a multiple of it: NAND takes whole pages
 
@@ -39,9 +39,6 @@ class EnvMtd(Mtd, Protocol):
 
     def program(self, block: int, data: bytes, inside: int) -> None:
         """Clear bits, without an erase."""
-
-    def unlock(self, block: int) -> bool:
-        """Make a block writable; returns whether it was locked."""
 
     def lock(self, block: int) -> None: ...
 
@@ -66,8 +63,8 @@ class OpenVolume(Protocol):
 class MtdMedium:
     """One copy on an MTD partition. Raises `OSError`."""
 
-    def __init__(self, place: Place, open_mtd: OpenMtd = KernelMtd) -> None:
-        self._place = place
+    def __init__(self, location: EnvLocation, open_mtd: OpenMtd = KernelMtd) -> None:
+        self._location = location
         self._open_mtd = open_mtd
 
     def is_marked(self) -> bool:
@@ -77,7 +74,7 @@ class MtdMedium:
     def read(self) -> bytes:
         with self._open(write=False) as mtd:
             parts = []
-            left = self._place.size
+            left = self._location.size
             for block in self._blocks(mtd):
                 parts.append(mtd.read(block, min(left, mtd.block_bytes), 0))
                 left -= len(parts[-1])
@@ -106,65 +103,64 @@ class MtdMedium:
     def make_obsolete(self) -> None:
         with self._open(write=True) as mtd:
             block = next(self._blocks(mtd))
-            with _unlocked(mtd, block):
+            with self._unlocked(mtd, block):
                 mtd.program(block, bytes([MARK_OBSOLETE]), FLAG_AT)
 
     @contextmanager
     def _open(self, *, write: bool) -> Iterator[EnvMtd]:
-        with closing(self._open_mtd(self._place.device, write=write)) as mtd:
+        with closing(self._open_mtd(self._location.device, write=write)) as mtd:
             self._check(mtd)
             yield mtd
 
     def _check(self, mtd: EnvMtd) -> None:
-        place = self._place
-        if place.offset < 0 or place.offset % mtd.block_bytes:
-            raise OSError(errno.EINVAL, f"offset {place.offset:#x} is not at an erase block ({mtd.block_bytes:#x})")
-        if place.sector_size % mtd.block_bytes and mtd.block_bytes % (place.sector_size or 1):
-            raise OSError(errno.EINVAL, f"sector size {place.sector_size:#x} does not fit {mtd.block_bytes:#x}")
+        location = self._location
+        if location.offset < 0 or location.offset % mtd.block_bytes:
+            raise OSError(errno.EINVAL, f"offset {location.offset:#x} is not at an erase block ({mtd.block_bytes:#x})")
+        if location.sector_size % mtd.block_bytes and mtd.block_bytes % (location.sector_size or 1):
+            raise OSError(errno.EINVAL, f"sector size {location.sector_size:#x} does not fit {mtd.block_bytes:#x}")
 
     def _range_bytes(self, mtd: EnvMtd) -> int:
         """From the offset on: where the copy may be."""
-        sector = self._place.sector_size or mtd.block_bytes
-        needed = -(-self._place.size // mtd.block_bytes) * mtd.block_bytes
-        return max(self._place.sectors * sector, needed)
+        sector = self._location.sector_size or mtd.block_bytes
+        needed = -(-self._location.size // mtd.block_bytes) * mtd.block_bytes
+        return max(self._location.sectors * sector, needed)
 
     def _blocks(self, mtd: EnvMtd) -> Iterator[int]:
         """The good blocks of the range."""
-        first = self._place.offset // mtd.block_bytes
+        first = self._location.offset // mtd.block_bytes
         for block in range(first, first + self._range_bytes(mtd) // mtd.block_bytes):
             if block >= mtd.blocks:
-                raise OSError(errno.EINVAL, f"the environment reaches beyond the end of {self._place.device}")
+                raise OSError(errno.EINVAL, f"the environment reaches beyond the end of {self._location.device}")
             if not mtd.is_bad(block):
                 yield block
 
-    @staticmethod
-    def _replace(mtd: EnvMtd, block: int, piece: bytes) -> None:
+    def _replace(self, mtd: EnvMtd, block: int, piece: bytes) -> None:
         """Give the start of a block a new content."""
         behind = mtd.read(block, mtd.block_bytes - len(piece), len(piece)) if len(piece) < mtd.block_bytes else b""
         content = piece + behind.rstrip(bytes([ERASED]))
         content = content.ljust(min(mtd.block_bytes, -(-len(content) // PAGE_BYTES_MAX) * PAGE_BYTES_MAX), b"\xff")
-        with _unlocked(mtd, block):
+        with self._unlocked(mtd, block):
             mtd.erase(block)
             mtd.program(block, content, 0)
         if mtd.read(block, len(content), 0) != content:
             raise OSError(errno.EIO, "a block does not return what was written to it")
 
-
-@contextmanager
-def _unlocked(mtd: EnvMtd, block: int) -> Iterator[None]:
-    was_locked = mtd.unlock(block)
-    try:
-        yield
-    finally:
-        if was_locked:
-            mtd.lock(block)
+    @contextmanager
+    def _unlocked(self, mtd: EnvMtd, block: int) -> Iterator[None]:
+        """Let a block be written that the driver protects, and protect it again; not with `nolock`."""
+        was_locked = not self._location.no_lock and mtd.unlock(block)
+        try:
+            yield
+        finally:
+            if was_locked:
+                mtd.lock(block)
 
 
 class UbiMedium:
     """One copy at the beginning of a UBI volume. Raises `OSError`."""
 
-    def __init__(self, place: Place, open_volume: OpenVolume | None = None) -> None:
-        self._place = place
+    def __init__(self, location: EnvLocation, open_volume: OpenVolume | None = None) -> None:
+        self._location = location
         self._open_volume = open_volume or _open_kernel_volume
 
     def is_marked(self) -> bool:
@@ -172,11 +168,11 @@ class UbiMedium:
 
     def read(self) -> bytes:
         """The copy; empty when an update of the volume was interrupted."""
-        with closing(self._open_volume(self._place.device, write=False)) as volume:
+        with closing(self._open_volume(self._location.device, write=False)) as volume:
             return self._read(volume)
 
     def write(self, raw: bytes) -> None:
-        with closing(self._open_volume(self._place.device, write=True)) as volume:
+        with closing(self._open_volume(self._location.device, write=True)) as volume:
             if volume.dynamic and len(raw) <= volume.leb_bytes and self._read(volume):
                 volume.change(0, raw)
             else:
@@ -187,7 +183,7 @@ class UbiMedium:
 
     def _read(self, volume: EnvUbi) -> bytes:
         parts = []
-        left = self._place.size
+        left = self._location.size
         try:
             for leb in range(volume.lebs):
                 parts.append(volume.read(leb, min(left, volume.leb_bytes), 0))

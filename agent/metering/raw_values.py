@@ -1,21 +1,15 @@
-"""A reading: one attribute of one meter, as it goes into the store and to the head-end.
-
-Field names, tags and raw values are those of docs/uplink.md: `raw` is what JSON can hold without loss (octets as
-hexadecimal text, bit strings as "0101", arrays and structures as lists of `[tag, raw]`).
-"""
+"""COSEM values as tag and raw value of a record of the uplink (docs/uplink.md, `omadm.readings`)."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
+
+from omadm.readings import DEPTH_MAX, RAW_CHARS_MAX, Raw
 
 if TYPE_CHECKING:
     from dlms.axdr import Data
-
-Raw = None | bool | int | float | str | list["list[object]"]
 
 # A-XDR tag → (tag of the record, how the value becomes `raw`)
 _PLAIN: dict[int, str] = {
@@ -45,53 +39,11 @@ _LISTS: dict[int, str] = {1: "array", 2: "struct", 19: "array"}
 _NOTHING = (0, 255)
 
 DATE_TIME_BYTES = 12
-DEPTH_MAX = 8  # of lists in lists, what the head-end takes
-RAW_CHARS_MAX = 16 * 1024  # of one value as JSON, what the head-end takes
 LIST_ENTRIES_MAX = RAW_CHARS_MAX // 8  # an entry is at least `["u8",0]` and a comma
 
 
 class UnstorableError(ValueError):
     """The meter sent a value that a record cannot say: of an unknown type, too large, or nested too deep."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """One attribute of one meter.
-
-    `received` is civil time in seconds since the epoch, `trusted` whether the clock had been set by then; `run` is the
-    aligned time of the task's run; `meter_time` is the meter's own clock, ISO 8601, or with `profile` (its code) the
-    time of the row that this is a cell of. With `error` there is no value.
-    """
-
-    task: str
-    meter: str
-    cls: int
-    obis: str
-    attr: int
-    tag: str
-    raw: Raw
-    scaler: int | None
-    unit: int | None
-    meter_time: str | None
-    received: float
-    trusted: bool
-    error: str | None
-    run: int
-    profile: str | None = None
-
-    def row(self) -> list[object]:
-        """The fields in order, as the store keeps them; those at the end that are not there may be left out."""
-        names = FIELDS if self.profile is not None else FIELDS[:-1]
-        return [getattr(self, name) for name in names]  # not astuple(), which copies in depth: thirty times slower
-
-
-def record(record_id: int, row: Sequence[object]) -> dict[str, object]:
-    """A record of the uplink from a row of the store."""
-    return {"id": record_id, **dict(zip(FIELDS, row, strict=False))}
-
-
-FIELDS = tuple(field.name for field in fields(Reading))
-ROW_SIZES = (len(FIELDS) - 1, len(FIELDS))
 
 
 def encode(data: Data, *, date_time: bool = False) -> tuple[str, Raw]:

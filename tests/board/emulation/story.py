@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.board.build import MIB, SLOT_AT, SLOT_BYTES, BuiltBoard
-from tests.board.emulator import Board, make_job, power_on, power_on_with_nor
+from tests.board.emulation.emulator import Board, make_job, power_on, power_on_with_nor
+from tests.board.image.build import MIB, SLOT_AT, SLOT_BYTES, BuiltBoard
 
-GUEST = Path(__file__).resolve().parent / "guest"
+GUEST = Path(__file__).resolve().parents[1] / "guest"
 REPORT_PATIENCE_S = 150
 RUN_PATIENCE_S = 420.0
 NOR_BYTES = 2 * MIB

@@ -1,4 +1,4 @@
-"""Power cuts on the board: `python -m tests.board.cuts --cuts 50 --seed 7` plays more than the tests do.
+"""Power cuts on the board: `python -m tests.board.emulation.cuts --cuts 50 --seed 7` plays more than the tests do.
 
 One update is played and recorded. For each cut, a disk is made as the cut would have left it (`writelog`), and a board
 is switched on with it. On some of them the emulator itself is killed once more in the middle, and what its disk then
@@ -15,12 +15,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.board import build, debian
-from tests.board.build import ENV_AT
-from tests.board.emulator import GuestError, power_on
-from tests.board.factory import Factory
-from tests.board.story import Bench, Outcome, listen, violations
-from tests.board.writelog import Cut, Loss, Write, apply_cut, read
+from tests.board.emulation.emulator import GuestError, power_on
+from tests.board.emulation.factory import Factory
+from tests.board.emulation.story import Bench, Outcome, listen, violations
+from tests.board.emulation.writelog import Cut, Loss, Write, apply_cut, read
+from tests.board.image import build, debian
+from tests.board.image.build import ENV_AT
 
 EMULATORS = 2
 SECOND_CUT_EVERY = 3
@@ -132,7 +132,7 @@ def play_all(bench: Bench, base: Path, log: Path, job: Path, plans: Sequence[Pla
 def main() -> int:
     import argparse
 
-    parser = argparse.ArgumentParser(prog="tests.board.cuts")
+    parser = argparse.ArgumentParser(prog="tests.board.emulation.cuts")
     parser.add_argument("--cuts", type=int, default=50)
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()

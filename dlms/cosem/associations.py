@@ -1,4 +1,4 @@
-"""What an association shows: its object list, decoded (BB 4.4.3, 4.4.4)."""
+"""The association objects (BB 4.4.3, 4.4.4): what they are called, and the object list, read and written."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from dataclasses import dataclass, field, replace
 
 from dlms import axdr
 from dlms.axdr import Data
-from dlms.cosem.obis import AttributeRef, Obis
+from dlms.cosem.obis import AttributeRef, MethodRef, Obis
 from dlms.errors import DecodeError, LocalError
 
 ASSOCIATION = AttributeRef(15, Obis.parse("0.0.40.0.0.255"), 2)
+REPLY_TO_HLS = MethodRef(ASSOCIATION.class_id, ASSOCIATION.obis, 1)  # reply_to_HLS_authentication
 OBJECT_LIST = AttributeRef(12, ASSOCIATION.obis, 2)  # with short names
 OBJECTS_MAX = 20_000
 

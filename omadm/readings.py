@@ -1,23 +1,33 @@
-"""The batch of readings that a concentrator posts (docs/headend.md, "Readings"): bytes in, checked values out."""
+"""The batch of readings that a concentrator posts to the head-end (docs/uplink.md): one home for both ends.
+
+The device makes `Reading`s, turns each into a record of the document with `record`, and a batch of them into a body
+with `emit`. The head-end takes the body with `inflate` and `parse`, which give `Record`s with every field checked.
+
+`raw` is what JSON can hold without loss: octets as hexadecimal text, bit strings as "0101", arrays and structures as
+lists of `[tag, raw]`.
+"""
 
 from __future__ import annotations
 
 import json
 import re
 import zlib
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from decimal import Decimal
 from typing import Any
 
 VERSION = 1
 BODY_BYTES_MAX = 4 << 20  # as sent; the largest batch has some 2 MiB before compression
 PLAIN_BYTES_MAX = 8 << 20  # after decompression
-RECORDS_MAX = 5000
+RECORDS_MAX = 5000  # per batch
 TEXT_CHARS_MAX = 128
 RAW_CHARS_MAX = 16 * 1024  # of one value, as JSON
-DEPTH_MAX = 8
+DEPTH_MAX = 8  # of lists in lists
 FLOAT_DIGITS_MAX = 400  # written out without exponent; a double needs some 330
 ID_MAX = 2**63 - 1
+
+Raw = None | bool | int | float | str | list["list[object]"]
 
 _STORE = re.compile(r"[0-9a-f]{32}", re.ASCII)
 _OBIS = re.compile(r"(?:\d{1,3}\.){5}\d{1,3}", re.ASCII)
@@ -40,14 +50,65 @@ _NOT_NUMBERS = ("NaN", "Infinity", "-Infinity")
 
 
 class BatchError(Exception):
-    """The body is no batch of readings: `text` says where and why. Nothing of it is stored."""
+    """The body is no batch of readings; the text says where and why. Nothing of it is stored."""
+
+
+class BatchTooLargeError(BatchError):
+    """The body exceeds `PLAIN_BYTES_MAX` after decompression. The device sends smaller batches in its place."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One attribute of one meter, as the device stores and sends it.
+
+    `received` is civil time in seconds since the epoch, `trusted` whether the clock had been set by then; `run` is the
+    aligned time of the task's run; `meter_time` is the meter's own clock, ISO 8601, or with `profile` (its logical
+    name) the time stamp of the row that this is a cell of. With `error` there is no value.
+    """
+
+    task: str
+    meter: str
+    cls: int
+    obis: str
+    attr: int
+    tag: str
+    raw: Raw
+    scaler: int | None
+    unit: int | None
+    meter_time: str | None
+    received: float
+    trusted: bool
+    error: str | None
+    run: int
+    profile: str | None = None
+
+    def row(self) -> list[object]:
+        """The fields in order, as the store keeps them; `profile`, the last, is left out where there is none."""
+        names = FIELDS if self.profile is not None else FIELDS[:-1]
+        return [getattr(self, name) for name in names]  # not astuple(), which copies in depth: thirty times slower
+
+
+FIELDS = tuple(field.name for field in fields(Reading))
+ROW_SIZES = (len(FIELDS) - 1, len(FIELDS))
+
+
+def record(record_id: int, row: Sequence[object]) -> dict[str, object]:
+    """A record of the document, from the id and `Reading.row()`."""
+    return {"id": record_id, **dict(zip(FIELDS, row, strict=False))}
+
+
+def emit(device: str, store: str, records: Sequence[Mapping[str, object]]) -> bytes:
+    """The body of a request, before compression. `records` come from `record`, with ids that ascend."""
+    document = {"version": VERSION, "device": device, "store": store, "records": records}
+    return json.dumps(document, separators=(",", ":"), allow_nan=False).encode()
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One reading. `raw` is the JSON text of the raw value; `value` the decimal number (or text) as text, or None.
+    """One reading, as the head-end keeps it: the fields of `Reading` and these.
 
-    `meter_time` is ISO 8601 as sent; `received` and `run` are seconds since the epoch.
+    `raw` is the JSON text of the raw value; `value` is raw * 10^scaler as decimal text, or the text itself, or `None`
+    where there is no single value.
     """
 
     id: int
@@ -66,6 +127,7 @@ class Record:
     trusted: bool
     error: str | None
     run: int
+    profile: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,14 +140,14 @@ class Batch:
 
 
 def inflate(body: bytes) -> bytes:
-    """A gzip body in plain. Raises `BatchError`, also when it would exceed `PLAIN_BYTES_MAX`."""
+    """A gzip body in plain. Raises `BatchError`; `BatchTooLargeError` when it would exceed `PLAIN_BYTES_MAX`."""
     unpacker = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
     try:
         plain = unpacker.decompress(body, PLAIN_BYTES_MAX + 1)
     except zlib.error as error:
         raise BatchError(f"not gzip: {error}") from None
     if len(plain) > PLAIN_BYTES_MAX:
-        raise BatchError(f"more than {PLAIN_BYTES_MAX} bytes after decompression")
+        raise BatchTooLargeError(f"more than {PLAIN_BYTES_MAX} bytes after decompression")
     if not unpacker.eof or unpacker.unused_data:
         raise BatchError("not gzip: cut short, or followed by something else")
     return plain
@@ -110,42 +172,43 @@ def parse(body: bytes) -> Batch:
     records: list[Record] = []
     last = -1
     for number, entry in enumerate(entries):
-        record = _record(_Fields(entry, f"records[{number}]."))
-        if record.id <= last:
+        taken = _record_of(_Fields(entry, f"records[{number}]."))
+        if taken.id <= last:
             raise BatchError(f"records[{number}].id: ids ascend")
-        last = record.id
-        records.append(record)
+        last = taken.id
+        records.append(taken)
     return Batch(device, store, tuple(records))
 
 
-def _record(fields: _Fields) -> Record:
-    obis = fields.text("obis")
+def _record_of(members: _Fields) -> Record:
+    obis = members.text("obis")
     if not _OBIS.fullmatch(obis) or any(int(group) > 255 for group in obis.split(".")):
-        raise BatchError(f"{fields.where}obis: six numbers of 0 to 255 are expected")
-    tag = fields.text("tag")
-    scaler = fields.optional_integer("scaler", -128, 127)
-    raw = fields.entries.get("raw")
-    _check_value(tag, raw, f"{fields.where}raw", 0)
+        raise BatchError(f"{members.where}obis: six numbers of 0 to 255 are expected")
+    tag = members.text("tag")
+    scaler = members.optional_integer("scaler", -128, 127)
+    raw = members.entries.get("raw")
+    _check_value(tag, raw, f"{members.where}raw", 0)
     raw_text = json.dumps(_plain(raw), separators=(",", ":"), ensure_ascii=False)
     if len(raw_text) > RAW_CHARS_MAX:
-        raise BatchError(f"{fields.where}raw: more than {RAW_CHARS_MAX} characters")
+        raise BatchError(f"{members.where}raw: more than {RAW_CHARS_MAX} characters")
     return Record(
-        id=fields.integer("id", 0, ID_MAX),
-        task=fields.text("task"),
-        meter=fields.text("meter"),
-        cls=fields.integer("cls", 0, 65_535),
+        id=members.integer("id", 0, ID_MAX),
+        task=members.text("task"),
+        meter=members.text("meter"),
+        cls=members.integer("cls", 0, 65_535),
         obis=obis,
-        attr=fields.integer("attr", -128, 127),
+        attr=members.integer("attr", -128, 127),
         tag=tag,
         raw=raw_text,
         value=_value(tag, raw, scaler),
         scaler=scaler,
-        unit=fields.optional_integer("unit", 0, 255),
-        meter_time=fields.optional_text("meter_time"),
-        received=fields.seconds("received"),
-        trusted=fields.boolean("trusted"),
-        error=fields.optional_text("error"),
-        run=fields.integer("run", 0, 2**40),
+        unit=members.optional_integer("unit", 0, 255),
+        meter_time=members.optional_text("meter_time"),
+        received=members.seconds("received"),
+        trusted=members.boolean("trusted"),
+        error=members.optional_text("error"),
+        run=members.integer("run", 0, 2**40),
+        profile=members.optional_text("profile"),
     )
 
 

@@ -13,7 +13,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-PACKAGES_FILE = Path(__file__).resolve().parents[2] / "apt-packages-board.txt"
+PACKAGES_FILE = Path(__file__).resolve().parents[3] / "apt-packages-board.txt"
 ARCHITECTURE = "armhf"
 PACKAGES = (
     "python3",

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.board.debian import run
+from tests.board.image.debian import run
 
 MAGIC = 0x6A736677736872
 SUPER = struct.Struct("<QQQI")

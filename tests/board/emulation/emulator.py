@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.board.build import WITHOUT, BuiltBoard, machine
-from tests.board.debian import UBOOT
+from tests.board.image.build import WITHOUT, BuiltBoard, machine
+from tests.board.image.debian import UBOOT
 
 PREFIX = "@@ "
 STARTING = "starting slot "

@@ -1,4 +1,4 @@
-"""How a download fails, and which result codes of FUMO and SCOMO say so (OMA-TS-DM-FUMO 1.0, OMA-TS-DM-SCOMO 1.0)."""
+"""How downloads and packages fail, as result codes of FUMO and SCOMO (OMA-TS-DM_FUMO 1.0, OMA-TS-DM-SCOMO 1.0)."""
 
 from __future__ import annotations
 
@@ -31,6 +31,15 @@ class DeltaUnfit(DownloadError):
     def __init__(self, code: Code, message: str) -> None:
         super().__init__(code.fumo, code.scomo, message, Report.NON_ACCEPTABLE_CONTENT)
         self.code = code
+
+
+class Rejected(Exception):
+    """The package is not for this device, or not for this job. Nothing was written because of it."""
+
+    def __init__(self, code: Code, message: str) -> None:
+        super().__init__(f"{code.name} ({code.number}): {message}")
+        self.code = code
+        self.message = message
 
 
 class DownloadStopped(Exception):

@@ -1,4 +1,4 @@
-"""Build the board: `python -m tests.board.build [FOLDER]`.
+"""Build the board: `python -m tests.board.image.build [FOLDER]`.
 
 Two stages, each kept in `build/board` under a key made of its inputs: the base system from Debian's packages, and the
 images with this repository's programs in them. What is there with the right key is not built again.
@@ -17,14 +17,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.board import debian
-from tests.board.debian import BoardError, Kernel, run
-from tests.board.system import Ailment, SystemVersion, install_programs, set_version
+from tests.board.image import debian
+from tests.board.image.debian import BoardError, Kernel, run
+from tests.board.image.system import Ailment, SystemVersion, install_programs, set_version
 from tests.sim.board.uboot import pack_copy
 from updateagent.boot.uboot.env import emit_copy
 
-REPO = Path(__file__).resolve().parents[2]
+REPO = Path(__file__).resolve().parents[3]
 HERE = Path(__file__).resolve().parent
+GUEST = HERE.parent / "guest"
 CACHE = REPO / "build" / "board"
 
 KEPT = 2  # builds of each stage; the one before may be in use by another run
@@ -118,7 +119,7 @@ def build(cache: Path = CACHE, say: bool = True) -> BuiltBoard:
     inputs = [
         path for folder in ("agent", "omadm", "dlms", "plc", "updateagent", "etc") for path in _files(REPO / folder)
     ]
-    key = _key([*inputs, *_files(HERE / "guest"), HERE / "build.py", HERE / "system.py"], base_key)
+    key = _key([*inputs, *_files(GUEST), HERE / "build.py", HERE / "system.py"], base_key)
     board = cache / f"board-{key}"
     if not board.exists():
         _say(say, "images: versions " + ", ".join(version.name for version in VERSIONS))
@@ -178,7 +179,7 @@ def _build_board(base: Path, work: Path) -> None:
     kernel = base_kernel(base)
     root = work / "root"
     run("cp", "-a", base / "root", root)
-    install_programs(root, REPO, HERE / "guest")
+    install_programs(root, REPO, GUEST)
     debian.compile_python(root)
     shutil.copyfile(kernel.image, work / "zImage")
     shutil.copyfile(kernel.nor_tree, work / "nor.dtb")
@@ -235,7 +236,7 @@ def _make_initrd(root: Path, kernel: Kernel, work: Path) -> None:
     (tree / "bin").mkdir(parents=True)
     (tree / "modules").mkdir()
     shutil.copy(root / "bin" / "busybox", tree / "bin" / "busybox")
-    shutil.copy(HERE / "guest" / "init", tree / "init")
+    shutil.copy(GUEST / "init", tree / "init")
     (tree / "init").chmod(0o755)
     files = debian.module_files(root, kernel.version, INITRD_MODULES)
     for path in files:
@@ -248,7 +249,7 @@ def _make_initrd(root: Path, kernel: Kernel, work: Path) -> None:
 def _make_nor_system(root: Path, work: Path) -> None:
     """The whole system as an initial file system: what the machine with NOR flash has in place of a disk."""
     init = root / "init"
-    shutil.copyfile(HERE / "guest" / "init-nor", init)
+    shutil.copyfile(GUEST / "init-nor", init)
     init.chmod(0o755)
     run("sh", "-c", f"{PACK_CPIO} | gzip -1n > {work / 'nor.cpio.gz'}", cwd=root)
     init.unlink()
@@ -258,7 +259,7 @@ def _make_boot(work: Path) -> None:
     """The FAT partition: U-Boot finds boot.scr by itself; that one ends in our boot.cmd, unchanged."""
     image = work / "boot.fat"
     run("mkfs.vfat", "-C", "-n", "BOOT", image, str(BOOT_BYTES // 1024))
-    for source, name in ((HERE / "guest" / "environment.cmd", "boot.scr"), (REPO / "etc" / "boot.cmd", "dcu.scr")):
+    for source, name in ((GUEST / "environment.cmd", "boot.scr"), (REPO / "etc" / "boot.cmd", "dcu.scr")):
         run("mkimage", "-A", "arm", "-T", "script", "-C", "none", "-d", source, work / name)
         run("mcopy", "-i", image, work / name, f"::{name}")
         (work / name).unlink()

@@ -7,9 +7,9 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from tests.board.build import REPO, BuiltBoard, make_disk
-from tests.board.debian import BoardError
-from tests.board.system import COMPATIBLE
+from tests.board.image.build import REPO, BuiltBoard, make_disk
+from tests.board.image.debian import BoardError
+from tests.board.image.system import COMPATIBLE
 from updateagent.engine.mailbox import InstallRequest
 
 DEVICE_KEY = "5a" * 32 + "\n"

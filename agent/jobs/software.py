@@ -1,0 +1,137 @@
+"""Software jobs: what Execs on SCOMO have asked for, as a record of the tree, and the inventory that they change.
+
+`agent.mo.scomo` records a job in the transaction of the Exec; `agent.ota.software_jobs` carries jobs out, one at a time
+and in order, and ends each in one transaction: the job goes, the inventory changes, the generic alert is queued.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from enum import IntEnum
+
+from agent.tree import alerts
+from agent.tree.schema import Path
+from agent.tree.tree import Transaction
+from agent.tree.uri import node_name, show
+
+DOWNLOAD: Path = ("SCOMO", "Download")
+DELIVERED: Path = ("SCOMO", "Inventory", "Delivered")
+DEPLOYED: Path = ("SCOMO", "Inventory", "Deployed")
+RECORD = "scomo"
+JOBS_MAX = 16
+COMPONENTS_MAX = 64
+
+SUCCESS = 1200
+DEPLOYED_INACTIVE, DEPLOYED_ACTIVE = "10", "20"
+DELIVERED_STATE, INSTALLED_STATE = "10", "20"
+
+
+class DownloadStatus(IntEnum):
+    """Download/<x>/Status (SCOMO 1.0, section 6.2)."""
+
+    IDLE = 10
+    DOWNLOAD_FAILED = 20
+    PROGRESSING = 30
+    COMPLETE = 40
+    INSTALLING = 50
+    INSTALL_FAILED = 60
+    INSTALL_FAILED_WITH_DATA = 70
+
+
+@dataclass(frozen=True, slots=True)
+class DeployedSoftware:
+    """One installed software component, as the installer lists it."""
+
+    software_id: str
+    version: str
+    active: bool
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One accepted Exec. `kind` says in which part of the object, `name` on which component; `software_id` is that of
+    an installed one, for when a removal that was cut is taken up again and the node is gone."""
+
+    id: str
+    operation: str
+    kind: str
+    name: str
+    url: str
+    correlator: str
+    software_id: str = ""
+
+    @property
+    def base(self) -> Path:
+        return (*{"Download": DOWNLOAD, "Delivered": DELIVERED, "Deployed": DEPLOYED}[self.kind], self.name)
+
+
+def jobs(looking: Transaction) -> tuple[Job, ...]:
+    """The jobs that wait or are under way, in order. An entry that cannot be read is left out."""
+    entries = looking.record(RECORD).get("jobs", [])
+    known = set(Job.__slots__)
+    return tuple(Job(**entry) for entry in entries if known - {"software_id"} <= set(entry) <= known)
+
+
+def status_of(looking: Transaction, name: str) -> int:
+    found = looking.record(RECORD).get("status", {}).get(name, DownloadStatus.IDLE)
+    return int(found)
+
+
+def set_status(changing: Transaction, name: str, status: DownloadStatus) -> None:
+    record = changing.record(RECORD)
+    known = {key: value for key, value in record.get("status", {}).items() if changing.find((*DOWNLOAD, key))}
+    changing.set_record(RECORD, {**record, "status": {**known, name: int(status)}})
+
+
+def set_jobs(changing: Transaction, wanted: Sequence[Job]) -> None:
+    """Make these the waiting jobs, in order."""
+    changing.set_record(RECORD, {**changing.record(RECORD), "jobs": [asdict(job) for job in wanted]})
+
+
+def finish(changing: Transaction, job: Job, result: int, identifier: str, status: DownloadStatus | None = None) -> None:
+    """End a job: out of the list, and its alert into the queue."""
+    set_jobs(changing, [each for each in jobs(changing) if each.id != job.id])
+    if status is not None and job.kind == "Download":
+        set_status(changing, job.name, status)
+    alert = alerts.GenericAlert(
+        id=f"scomo-{job.id}",
+        type=alerts.SCOMO_TYPE,
+        source=show(job.base),
+        data=f"<ResultCode>{result}</ResultCode><Identifier>{_escaped(identifier or job.name)}</Identifier>",
+        correlator=job.correlator,
+        mark="informational" if result == SUCCESS else "critical",
+    )
+    alerts.put(changing, alert)
+
+
+def _escaped(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def put_delivered(changing: Transaction, name: str, values: Mapping[str, str]) -> None:
+    for leaf, value in values.items():
+        changing.put((*DELIVERED, name, leaf), value)
+
+
+def set_deployed(changing: Transaction, deployed: Sequence[DeployedSoftware], package_of: Mapping[str, str]) -> None:
+    """Make Inventory/Deployed say what is installed. `package_of` gives the PkgID of components just installed."""
+    wanted = {node_name(one.software_id): one for one in deployed[:COMPONENTS_MAX]}
+    place = changing.place(DEPLOYED)
+    for name in changing.names(place):
+        if name not in wanted:
+            changing.drop((*DEPLOYED, name))
+    for name, one in wanted.items():
+        base = (*DEPLOYED, name)
+        package = package_of.get(one.software_id) or changing.text((*base, "PkgIDRef"))
+        values = {
+            "ID": one.software_id,
+            "PkgIDRef": package,
+            "Name": one.name or one.software_id,
+            "Version": one.version,
+            "State": DEPLOYED_ACTIVE if one.active else DEPLOYED_INACTIVE,
+        }
+        for leaf, value in values.items():
+            if changing.text((*base, leaf), "\0") != value:
+                changing.put((*base, leaf), value)

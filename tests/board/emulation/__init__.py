@@ -1,0 +1,1 @@
+"""A board that is switched on: the emulator, its disk and its jobs, power cuts."""

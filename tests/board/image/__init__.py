@@ -1,0 +1,1 @@
+"""The system of the board, built from Debian's packages and this repository."""

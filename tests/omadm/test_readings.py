@@ -1,0 +1,199 @@
+"""The batch of readings: what the device emits and what the head-end reads of it."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+from dataclasses import asdict, fields
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from omadm import readings
+from omadm.readings import FIELDS, Reading, Record
+
+DEVICE = "urn:dcu:T-1"
+STORE = "0123456789abcdef" * 2
+
+
+def a_record(number: int = 1, **changes: Any) -> dict[str, Any]:
+    return {
+        "id": number,
+        "task": "hourly",
+        "meter": "KR0000000000001",
+        "cls": 3,
+        "obis": "1.0.1.8.0.255",
+        "attr": 2,
+        "tag": "u32",
+        "raw": 1234,
+        "scaler": 0,
+        "unit": 30,
+        "meter_time": "2026-11-22T10:00:00Z",
+        "received": 1770000000.123,
+        "trusted": True,
+        "error": None,
+        "run": 1770000000,
+    } | changes
+
+
+def a_batch(*entries: dict[str, Any], **changes: Any) -> bytes:
+    return json.dumps({"version": 1, "device": DEVICE, "store": STORE, "records": list(entries)} | changes).encode()
+
+
+# ---- values
+
+
+@pytest.mark.parametrize(
+    ("tag", "raw", "scaler", "value"),
+    [
+        ("u32", 1234, 0, "1234"),
+        ("u32", 1234, -2, "12.34"),
+        ("u32", 1234, 3, "1234000"),
+        ("i32", -5, -3, "-0.005"),
+        ("u64", 2**64 - 1, -3, "18446744073709551.615"),
+        ("u64", 2**64 - 1, 127, str((2**64 - 1) * 10**127)),
+        ("i64", -(2**63), -128, "-0." + str(2**63).zfill(128)),
+        ("u16", 230, None, "230"),
+        ("enum", 7, None, "7"),
+        ("f64", 0.1, 0, "0.1"),
+        ("f64", 1.5e300, None, str(int(Decimal("1.5e300")))),
+        ("f32", 2, None, "2"),
+        ("f64", "NaN", None, "NaN"),
+        ("bool", True, None, "true"),
+        ("bool", False, None, "false"),
+        ("oct", "00FFab", None, "00FFab"),
+        ("dt", "07ea0b1607140000ff800000", None, "07ea0b1607140000ff800000"),
+        ("bits", "0101", None, "0101"),
+        ("str", "Ä", None, "Ä"),
+        ("null", None, None, None),
+        ("array", [["u8", 1], ["struct", [["oct", ""], ["null", None]]]], None, None),
+    ],
+)
+def test_values_are_exact_and_raw_values_are_kept(tag: str, raw: Any, scaler: int | None, value: str | None) -> None:
+    (record,) = readings.parse(a_batch(a_record(tag=tag, raw=raw, scaler=scaler))).records
+    assert record.value == value
+    assert json.loads(record.raw) == raw
+
+
+# ---- what is refused
+
+
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        (b"", "not JSON"),
+        (b"[]", "an object is expected"),
+        (b"{" * 100_000, "not JSON"),
+        (b"\xff", "not JSON"),
+        (a_batch(version=2), "version"),
+        (a_batch(device=""), "identifier"),
+        (a_batch(device="x" * 200), "device"),
+        (a_batch(store="zz"), "identifier"),
+        (a_batch(records=5), "records"),
+        (a_batch(records=[5]), "records[0]."),
+        (a_batch(a_record(2), a_record(2)), "records[1].id: ids ascend"),
+        (a_batch(a_record(2), a_record(1)), "ids ascend"),
+        (a_batch(a_record(-1)), "records[0].id"),
+        (a_batch(a_record(2**63)), "id"),
+        (a_batch(a_record(id=True)), "id"),
+        (a_batch(a_record(obis="1.0.1.8.0")), "obis"),
+        (a_batch(a_record(obis="1.0.1.8.0.256")), "obis"),
+        (a_batch(a_record(tag="u33")), "tag 'u33'"),
+        (a_batch(a_record(tag="u8", raw=256)), "raw"),
+        (a_batch(a_record(tag="u8", raw=True)), "raw"),
+        (a_batch(a_record(tag="u8", raw="1")), "raw"),
+        (a_batch(a_record(tag="oct", raw="abc")), "raw"),
+        (a_batch(a_record(tag="dt", raw="00")), "raw"),
+        (a_batch(a_record(tag="bits", raw="012")), "raw"),
+        (a_batch(a_record(tag="f64", raw="fast")), "raw"),
+        (a_batch(a_record(tag="array", raw=[5])), "raw[0]"),
+        (a_batch(a_record(tag="array", raw=[["u8", 300]])), "raw[0]"),
+        (a_batch(a_record(tag="str", raw="x" * 20_000)), "raw"),
+        (a_batch(a_record(scaler=128)), "scaler"),
+        (a_batch(a_record(unit=256)), "unit"),
+        (a_batch(a_record(trusted=1)), "trusted"),
+        (a_batch(a_record(received="now")), "received"),
+        (a_batch(a_record(meter="\ud800")), "meter"),
+        (a_batch(a_record(meter="a\0b")), "meter"),
+        (a_batch(a_record(error=5)), "error"),
+        (a_batch(a_record(received=5)).replace(b'"raw": 1234', b'"raw": NaN'), "not JSON"),
+        (a_batch(a_record(tag="f64", raw=7)).replace(b'"raw": 7', b'"raw": 1e999999'), "raw"),
+        (a_batch(a_record(tag="f64", raw=7)).replace(b'"raw": 7', b'"raw": ' + b"7" * 4000), "raw"),
+    ],
+)
+def test_what_is_no_batch_is_refused_with_its_place(body: bytes, why: str) -> None:
+    with pytest.raises(readings.BatchError) as error:
+        readings.parse(body)
+    assert why in str(error.value)
+
+
+def test_deep_nesting_is_refused() -> None:
+    raw: Any = ["u8", 1]
+    for _ in range(50):
+        raw = ["array", [raw]]
+    with pytest.raises(readings.BatchError, match="nested deeper"):
+        readings.parse(a_batch(a_record(tag="array", raw=[raw])))
+
+
+def test_mutated_batches_parse_or_fail_as_such() -> None:
+    rng = random.Random(3)
+    good = a_batch(a_record(1), a_record(2, tag="array", raw=[["u8", 1], ["f64", 1.5]], scaler=None))
+    for _ in range(5000):
+        data = bytearray(good)
+        for _ in range(rng.randint(1, 3)):
+            at = rng.randrange(len(data))
+            data[at : at + rng.randint(0, 2)] = bytes([rng.choice(b'0123456789-+.eE"[]{},:ntu\\\xc3 ')])
+        try:
+            batch = readings.parse(bytes(data))
+        except readings.BatchError:
+            continue
+        assert all(record.raw for record in batch.records)
+
+
+# ---- both ends
+
+
+def a_reading(**changes: Any) -> Reading:
+    entry = {name: value for name, value in a_record().items() if name != "id"}
+    return Reading(**(entry | changes))
+
+
+@pytest.mark.parametrize(
+    "reading",
+    [
+        a_reading(),
+        a_reading(tag="null", raw=None, scaler=None, unit=None, meter_time=None, error="object-undefined"),
+        a_reading(tag="struct", raw=[["u8", 1], ["oct", "ff"]], scaler=None, unit=None, profile="1.0.99.1.0.255"),
+        a_reading(tag="f64", raw=1.5, trusted=False),
+    ],
+)
+def test_what_the_device_emits_is_what_the_head_end_reads(reading: Reading) -> None:
+    body = readings.emit(DEVICE, STORE, [readings.record(7, reading.row())])
+    batch = readings.parse(body)
+    (taken,) = batch.records
+    assert (batch.device, batch.store, taken.id) == (DEVICE, STORE, 7)
+    found = asdict(taken)
+    assert {name: found[name] for name in FIELDS if name != "raw"} == {
+        name: getattr(reading, name) for name in FIELDS if name != "raw"
+    }
+    assert json.loads(taken.raw) == reading.raw
+
+
+def test_both_ends_have_the_same_fields() -> None:
+    assert {field.name for field in fields(Record)} == {"id", "value", *FIELDS}
+
+
+def test_a_packed_body_is_read_and_a_larger_one_has_an_error_of_its_own() -> None:
+    assert readings.inflate(gzip.compress(b"{}")) == b"{}"
+    with pytest.raises(readings.BatchTooLargeError):
+        readings.inflate(gzip.compress(b" " * (readings.PLAIN_BYTES_MAX + 1)))
+    with pytest.raises(readings.BatchError) as error:
+        readings.inflate(b"no gzip")
+    assert not isinstance(error.value, readings.BatchTooLargeError)
+
+
+def test_a_profile_is_a_text() -> None:
+    with pytest.raises(readings.BatchError, match="profile"):
+        readings.parse(a_batch(a_record(profile=5)))
