@@ -291,8 +291,12 @@ def test_after_a_delivery_the_next_loss_is_logged_again(tmp_path: Path, caplog: 
     for start in range(0, 12, 2):
         opened.append(visit(start, 2))
     assert losses() == ["the store is full: the oldest undelivered readings are being given up (2 so far)"]
-    opened.release(opened.stats().uuid, 9)
-    for start in range(12, 18, 2):
+    uuid = opened.stats().uuid
+    opened.release(uuid, 8)  # is lost already: no delivery
+    opened.append(visit(12, 2))
+    assert len(losses()) == 1
+    opened.release(uuid, 11)
+    for start in range(14, 20, 2):
         opened.append(visit(start, 2))
     assert len(losses()) == 2
 
