@@ -1,7 +1,8 @@
 """One port and all meters behind it: a worker that drives the bridge and as many visits at a time as the port can take.
 
-On a bridge with nodes (PRIME), meters announce themselves and several are visited at once: while one answers, the
-others' packets travel. On an HDLC bus one conversation has the line, and meters are found by asking addresses.
+Behind a base node (PRIME), meters announce themselves and several are visited at once: while one answers, the others'
+packets travel. On an HDLC bus one conversation has the line, and meters are found by asking addresses. How meters are
+found is said by the port (`scan`), how many are visited at once by its bridge (`shared_bus`).
 
 The port counts as working once a *meter* has answered through it: a base node that talks about its meters proves the
 wire to it and nothing beyond. A new firmware has to be judged within minutes, and the next run may be hours away: after
@@ -155,7 +156,7 @@ class PortReader:
         self._proven = False
         LOG.info("port %s is open (%s)", self._port.name, self._port.url, extra={"event": "port.open"})
         self._deps.health(self._port.name, "open, nothing heard yet")
-        if bridge.shared_bus:
+        if self._port.scan is not None:
             # No meter announces itself on a bus: those known before are tried again, new ones are looked for.
             for meter in self._deps.registry.absent(self._port.name):
                 self._deps.registry.join(self._port.name, meter.address)
@@ -175,7 +176,7 @@ class PortReader:
         self._open_at = self._clock.monotonic() + REOPEN.pause(self._open_failures, self._deps.rng.random)
         self._deps.health(self._port.name, why)
 
-    def _answers(self) -> None:
+    def _report_working(self) -> None:
         """Report that the port works: a meter answered, or there is none that could."""
         self._open_failures = 0
         self._deps.health(self._port.name, "")
@@ -187,7 +188,7 @@ class PortReader:
         registry, name = self._deps.registry, self._port.name
         known = len(registry.present(name)) + len(registry.absent(name))
         if self._proven or known == 0 or not self._deps.tasks.in_force:
-            self._answers()
+            self._report_working()
         else:
             self._deps.health(name, f"the base node answers, none of {known} meters has yet")
 
@@ -203,7 +204,7 @@ class PortReader:
         if self._probe.step(now):
             self._look_at = 0.0
             self._proven = True
-            self._answers()
+            self._report_working()
 
     def _advance(self, visit: Visit, take: Callable[[], None]) -> None:
         """Make one step of a visit.
@@ -273,7 +274,7 @@ class PortReader:
                 room -= 1
         if room > 0 and not self._proven and not self._visits and self._deps.tasks.in_force:
             room -= self._identify(bridge, now)
-        if room > 0 and bridge.shared_bus:
+        if room > 0:
             try:
                 self._probe.begin(bridge, now)
             except DlmsError as error:
@@ -361,7 +362,7 @@ class PortReader:
             return
         if outcome.reached:
             self._proven = True
-            self._answers()
+            self._report_working()
         if not outcome.ok:
             self._leftovers.keep(visit)
             self._over(visit, outcome.error)
@@ -411,7 +412,7 @@ class PortReader:
         LOG.debug("visit of %s failed: %s", visit.meter.meter_id, error)
         self._deps.registry.attempted(visit.meter.key, error)
         final = self._retries.note(visit.meter, visit.jobs, gained=visit.gained) if counts else False
-        if final and not visit.reached and self._bridge is not None and self._bridge.shared_bus:
+        if final and not visit.reached and self._port.scan is not None:
             self._deps.registry.leave(visit.meter.key)  # the scan finds it when it is back
         self._deps.tasks.ended(visit.jobs, visit.meter.meter_id, ok=False, final=final)
 
