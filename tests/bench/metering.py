@@ -31,7 +31,7 @@ from dlms.server.objects import rows_from_csv
 from headend import db
 from headend.metering import readings
 from plc.link import PlcLink
-from plc.protocols import PRIME_USI
+from plc.protocols import find_protocol
 from tests.agent.metering.lines import Line, bridge_over
 from tests.agent.metering.readings import visit
 from tests.agent.virtual import VirtualClock
@@ -88,7 +88,7 @@ def _collect() -> tuple[int, float, float]:
         config = _metering(Path(name))
         store = Store(config.store_file, clock, records_max=10**6, keep_forwarded_max=0)
         collector = Collector(
-            [PortConfig("plc0", PRIME_USI, "/dev/plc", BAUDRATE, response_timeout_s=20.0)],
+            [PortConfig("plc0", find_protocol("prime-usi"), "/dev/plc", BAUDRATE, response_timeout_s=20.0)],
             config,
             store=store,
             registry=Registry(RealDisk(), config.registry_file, clock, leave_after_s=60),
