@@ -13,11 +13,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from agent.dm.session_values import Answer, Ended, NoncesChanged, SessionSettings, Work
-
 from agent.daemon.control import ControlServer
 from agent.dm.push import RequestError, parse_head
 from agent.dm.session import Session
+from agent.dm.session_events import Answer, Ended, NoncesChanged, SessionSettings, Work
 from agent.metering.readinglist import ReadingListError
 from agent.metering.readinglist import parse as parse_list
 from agent.metering.registry import Registry

@@ -14,16 +14,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import yaml
-from headend.metering.records import BatchError
 
 from headend import config, web
 from headend.config import ConfigError
 from headend.dm.engine import ServerSession, State
 from headend.dm.jobs.types import KINDS, JobError
 from headend.dm.schemes import Basic, Mac, Md5
-from headend.metering import records
 from headend.software import ranges, releases
-from omadm import auth
+from omadm import auth, readings
+from omadm.readings import BatchError
 from omadm.syncml import codec
 from omadm.syncml.errors import SyncmlError
 from omadm.syncml.messages import (
@@ -43,14 +42,14 @@ from tests.fuzz import dictionaries
 from tests.fuzz.guided import Target
 from tests.fuzz.updateagent import packages
 from tests.headend.dm import test_engine
-from tests.headend.metering.test_metering import a_batch, a_record
+from tests.omadm.test_readings import a_batch, a_record
 
 HERE = "/headend/"
 
 
 def run_batch(data: bytes) -> None:
     """What is accepted can be stored: texts in a column, numbers in one of 64 bits."""
-    batch = records.parse(data)
+    batch = readings.parse(data)
     for record in batch.records:
         json.loads(record.raw)
         for text in (
@@ -68,7 +67,7 @@ def run_batch(data: bytes) -> None:
 
 
 def run_packed(data: bytes) -> None:
-    records.parse(records.inflate(data))
+    readings.parse(readings.inflate(data))
 
 
 def batches() -> list[bytes]:

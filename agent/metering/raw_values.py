@@ -4,50 +4,48 @@ from __future__ import annotations
 
 import json
 import math
-from typing import TYPE_CHECKING
 
+from dlms.axdr import Data, Tag
 from omadm.readings import DEPTH_MAX, RAW_CHARS_MAX, Raw
 
-if TYPE_CHECKING:
-    from dlms.axdr import Data
-
-# A-XDR tag → (tag of the record, how the value becomes `raw`)
+# Tag of the COSEM value → tag of the record, for values that go as they are.
 _PLAIN: dict[int, str] = {
-    3: "bool",
-    4: "bits",
-    5: "i32",
-    6: "u32",
-    13: "u8",  # bcd: its octet
-    15: "i8",
-    16: "i16",
-    17: "u8",
-    18: "u16",
-    20: "i64",
-    21: "u64",
-    22: "enum",
-    28: "i8",  # the delta types of a profile's compressed columns
-    29: "i16",
-    30: "i32",
-    31: "u8",
-    32: "u16",
-    33: "u32",
+    Tag.BOOLEAN: "bool",
+    Tag.BIT_STRING: "bits",
+    Tag.DOUBLE_LONG: "i32",
+    Tag.DOUBLE_LONG_UNSIGNED: "u32",
+    Tag.BCD: "u8",  # its octet
+    Tag.INTEGER: "i8",
+    Tag.LONG: "i16",
+    Tag.UNSIGNED: "u8",
+    Tag.LONG_UNSIGNED: "u16",
+    Tag.LONG64: "i64",
+    Tag.LONG64_UNSIGNED: "u64",
+    Tag.ENUM: "enum",
+    # The delta types of a profile's compressed columns go as the integers they hold.
+    Tag.DELTA_INTEGER: "i8",
+    Tag.DELTA_LONG: "i16",
+    Tag.DELTA_DOUBLE_LONG: "i32",
+    Tag.DELTA_UNSIGNED: "u8",
+    Tag.DELTA_LONG_UNSIGNED: "u16",
+    Tag.DELTA_DOUBLE_LONG_UNSIGNED: "u32",
 }
-_TEXTS = (10, 12)
-_OCTETS: dict[int, str] = {9: "oct", 25: "dt", 26: "date", 27: "time"}
-_FLOATS: dict[int, str] = {23: "f32", 24: "f64"}
-_LISTS: dict[int, str] = {1: "array", 2: "struct", 19: "array"}
-_NOTHING = (0, 255)
+_TEXTS = (Tag.VISIBLE_STRING, Tag.UTF8_STRING)
+_OCTETS: dict[int, str] = {Tag.OCTET_STRING: "oct", Tag.DATE_TIME: "dt", Tag.DATE: "date", Tag.TIME: "time"}
+_FLOATS: dict[int, str] = {Tag.FLOAT32: "f32", Tag.FLOAT64: "f64"}
+_LISTS: dict[int, str] = {Tag.ARRAY: "array", Tag.STRUCTURE: "struct", Tag.COMPACT_ARRAY: "array"}
+_NOTHING = (Tag.NULL, Tag.DONT_CARE)
 
 DATE_TIME_BYTES = 12
 LIST_ENTRIES_MAX = RAW_CHARS_MAX // 8  # an entry is at least `["u8",0]` and a comma
 
 
 class UnstorableError(ValueError):
-    """The meter sent a value that a record cannot say: of an unknown type, too large, or nested too deep."""
+    """The meter sent a value that a record cannot hold: of an unknown type, too large, or nested too deep."""
 
 
 def encode(data: Data, *, date_time: bool = False) -> tuple[str, Raw]:
-    """Tag and raw value of a COSEM value. `date_time`: twelve octets are a date-time, whatever their type says.
+    """Return tag and raw value of a COSEM value. `date_time`: twelve octets are a date-time, whatever their type says.
 
     Raises `UnstorableError`.
     """
@@ -64,7 +62,7 @@ def _encode(data: Data, date_time: bool, depth: int) -> tuple[str, Raw]:
     if tag in _PLAIN and isinstance(value, bool | int | str):
         return _PLAIN[tag], value
     if tag in _OCTETS and isinstance(value, bytes):
-        is_date_time = date_time and tag == 9 and len(value) == DATE_TIME_BYTES
+        is_date_time = date_time and tag == Tag.OCTET_STRING and len(value) == DATE_TIME_BYTES
         return ("dt" if is_date_time else _OCTETS[tag]), value.hex()
     if tag in _TEXTS and isinstance(value, str):
         # Octets that are no UTF-8 arrive as lone surrogates, which no JSON reader has to accept.
@@ -82,7 +80,7 @@ def _encode(data: Data, date_time: bool, depth: int) -> tuple[str, Raw]:
 
 
 def _float(value: float) -> float | str:
-    """JSON has no word for what is no number; the head-end takes these."""
+    """Return the number, or for what JSON cannot write as a number a word that the head-end takes."""
     if math.isnan(value):
         return "NaN"
     if math.isinf(value):
