@@ -116,7 +116,8 @@ class Daemon:
         from agent.metering.reading_store import Store
         from agent.metering.readinglist import ReadingLists
         from agent.metering.registry import Registry
-        from agent.metering.uplink import Backoff, Uplink
+        from agent.metering.schedule import Backoff
+        from agent.metering.uplink import Uplink
         from plc.bridge import open_bridge
 
         metering = self.config.metering

@@ -80,13 +80,24 @@ def forget_meter(context: Context, meter: str) -> None:
     click.echo(f"forgotten: {', '.join(found['forgotten'])}")
 
 
-@cli.command()
+@cli.group(invoke_without_command=True)
+@json_option
+@click.pass_context
+def queue(context: click.Context, as_json: bool) -> None:
+    """The readings that wait for the head-end."""
+    if context.invoked_subcommand is None:
+        found = context.obj.ask("queue")
+        context.obj.tell(found, as_json, lambda: show.queue(found, time.time()))
+
+
+@queue.command()
+@click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="The newest so many.")
 @json_option
 @click.pass_obj
-def queue(context: Context, as_json: bool) -> None:
-    """The readings that wait for the head-end."""
-    found = context.ask("queue")
-    context.tell(found, as_json, lambda: show.queue(found, time.time()))
+def refused(context: Context, limit: int, as_json: bool) -> None:
+    """The readings that the head-end would not take: when, which, and why."""
+    found = context.ask("refused", limit=limit)
+    context.tell(found, as_json, lambda: show.refused(found, time.time()))
 
 
 @cli.command()

@@ -20,7 +20,7 @@ import click
 
 from agent.cli import show
 from agent.cli.client import NotRunningError, ask
-from agent.ota.handover import parse_status
+from agent.status import UpdateStatus
 
 DEFAULT_STATUS = Path("/var/lib/dcu/update/status.json")
 STATUS_VARIABLE = "DCU_UPDATE_STATUS"
@@ -53,7 +53,7 @@ def _read(file: Path, not_running: NotRunningError) -> Mapping[str, Any]:
         raise not_running from None
     except (OSError, ValueError, RecursionError) as error:
         raise NotRunningError(f"{not_running}; {file}: {error}") from error
-    status = parse_status(document if isinstance(document, dict) else {})
+    status = UpdateStatus.parse(document if isinstance(document, dict) else {})
     return {**asdict(status), "job": "", "download": None, "result": None, "agent": str(not_running)}
 
 

@@ -76,6 +76,7 @@ def _blocks(document: Mapping[str, Any], now: float) -> Iterator[str]:
             ("queue", queue_line(document["queue"], now)),
             ("update", document["update_state"]),
             ("health", health_line(document["health"])),
+            *(("warning", warning) for warning in document["warnings"]),
         ]
     )
     yield slots(document["slots"]) if document["slots"] else ""
@@ -161,6 +162,31 @@ def queue(found: Mapping[str, Any], now: float) -> str:
             ("store", found["store"]),
         ]
     )
+
+
+def refused(found: Mapping[str, Any], now: float) -> str:
+    """The newest readings that were refused. Reasons and values come from elsewhere: nothing of them is a command to
+    the terminal."""
+    readings = found["readings"]
+    if not readings:
+        return f"none of {found['total']} refused readings is kept" if found["total"] else "no reading was refused"
+    rows = [
+        (
+            when(reading["refused_at"], now) if reading["refused_at"] else "-",
+            printable(reading["meter"]),
+            printable(f"{reading['cls']}/{reading['obis']}/{reading['attr']}"),
+            printable(reading["value"]),
+            printable(reading["why"]),
+        )
+        for reading in readings
+    ]
+    shown = table(("refused", "meter", "attribute", "value", "why"), rows)
+    return f"{shown}\n{len(rows)} of {found['total']} refused readings"
+
+
+def printable(text: object) -> str:
+    """On one line, without control characters."""
+    return "".join(char if char.isprintable() else "?" for char in str(text))
 
 
 def health(checks: Mapping[str, Mapping[str, Any]], now: float) -> str:

@@ -7,12 +7,11 @@ import threading
 from collections.abc import Callable, Sequence
 
 from agent.clock import Clock
-from agent.metering.portreader import Bridge, PortReader
+from agent.metering.portreader import Bridge, PortReader, ReaderDeps
 from agent.metering.reading_store import Store
 from agent.metering.readinglist import ReadingLists
 from agent.metering.registry import Registry
 from agent.metering.tasks import TaskBook
-from agent.metering.waiting import Ports
 from agent.settings.config import MeteringConfig, PortConfig
 from agent.settings.provisioning import Provisioning, TaskStatus
 from agent.status import MeterStatus
@@ -39,7 +38,7 @@ class Collector:
         self._health = health
         self._lock = threading.Lock()
         self._problems = {port.name: "not open yet" for port in ports if port.health}
-        shared = Ports(store, registry, self.tasks, clock, rng, self._port_health)
+        shared = ReaderDeps(store, registry, self.tasks, clock, rng, self._port_health)
         self.workers = tuple(PortReader(port, metering, shared, open_bridge) for port in ports)
         self._report()
 

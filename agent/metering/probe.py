@@ -1,7 +1,8 @@
-"""Finds meters on an HDLC bus: SNRM to one address at a time, between two visits.
+"""Finds meters on a bus: connects a data link to one address at a time (HDLC: SNRM), between two visits.
 
-An address that answers UA has a meter; who it is, its first visit tells. Addresses of meters that are present are not
-asked. The whole range is asked every `scan.every_s`, the addresses of known meters that fell silent more often.
+An address whose link comes up (HDLC: it answers UA) has a meter; who it is, its first visit tells. Addresses of meters
+that are present are not asked. The whole range is asked every `scan.every_s`, the addresses of known meters that fell
+silent more often.
 """
 
 from __future__ import annotations
@@ -13,23 +14,12 @@ from typing import Protocol
 from agent.metering.registry import Registry
 from agent.metering.visit import Channel
 from agent.settings.config import PortConfig
-from dlms.link.datalink import LinkDown, LinkUp
-from dlms.link.hdlc.frames import HdlcAddress
-from dlms.link.hdlc.primary import HdlcClientLink
+from dlms.link.datalink import DataLink, LinkDown, LinkUp
 from plc.events import DataReceived
 
-PROBE_CLIENT = 16  # the public client, which every meter answers
 RETRIES = 1  # one lost frame must not hide a meter until the next scan
 SILENT_EVERY_S = 300.0
 NEVER = float("inf")
-
-
-def hdlc_address(port: PortConfig, address: int) -> HdlcAddress:
-    """The address of a meter on an HDLC port: one octet has the upper part alone. Raises `dlms.errors.LocalError` when
-    the address does not fit the port's `address_bytes`."""
-    if port.address_bytes == 1:
-        return HdlcAddress(address)
-    return HdlcAddress(port.logical_device, address, size=port.address_bytes)
 
 
 class Bus(Protocol):
@@ -43,7 +33,7 @@ class _Question:
     """The address that is being asked."""
 
     address: int
-    link: HdlcClientLink
+    link: DataLink
     channel: Channel
 
     def write(self, now: float) -> None:
@@ -86,13 +76,7 @@ class Probe:
         if not self._queue:
             return
         address = self._queue.popleft()
-        link = HdlcClientLink(
-            PROBE_CLIENT,
-            hdlc_address(self._port, address),
-            ack_timeout_s=self._port.response_timeout_s,
-            retries=RETRIES,
-            octet_s=10 / self._port.baudrate,
-        )
+        link = self._port.data_link(address, retries=RETRIES)  # as the public client
         self._question = _Question(address, link, bus.channel(address))
         link.connect(now)
         self._question.write(now)

@@ -20,12 +20,13 @@ import logging
 import random
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Protocol
 
 from agent.clock import Clock
 from agent.https import HttpsError, Response
 from agent.metering.reading_store import Batch, Store, StoreError
+from agent.metering.schedule import Backoff
 from agent.settings.provisioning import UplinkSettings
 from agent.status import QueueStatus
 from omadm import readings
@@ -46,20 +47,6 @@ class Https(Protocol):
     def request(
         self, method: str, url: str, *, body: bytes | None = None, headers: Mapping[str, str] | None = None
     ) -> Response: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Backoff:
-    """Pauses in seconds: `first_s`, doubled up to `max_s`; each is drawn from its upper half, so that ten thousand
-    concentrators do not come back at the same moment."""
-
-    first_s: float
-    max_s: float
-
-    def pause(self, failures: int, rng: random.Random) -> float:
-        """The pause after so many failures in a row (1 and more)."""
-        longest = min(self.max_s, self.first_s * float(1 << min(failures - 1, 30)))
-        return longest * (0.5 + 0.5 * rng.random())
 
 
 class Uplink:
@@ -144,14 +131,7 @@ class Uplink:
         except StoreError as error:
             self._publish(replace(self._status, last_error=f"store: {error}"))
             return
-        self._status = replace(
-            self._status,
-            records=stats.pending,
-            oldest=stats.oldest,
-            forwarded=stats.forwarded,
-            lost=stats.lost,
-            refused=stats.refused,
-        )
+        self._status = stats.on(self._status)
         self._publish(self._status)
 
     # --- inside ---
@@ -224,7 +204,7 @@ class Uplink:
 
     def _failed(self, why: str, again_s: float = 0.0) -> float:
         self._failures += 1
-        pause_s = max(self._backoff.pause(self._failures, self._rng), again_s)
+        pause_s = max(self._backoff.pause(self._failures, self._rng.random), again_s)
         self._not_before = self._clock.monotonic() + pause_s
         self._status = replace(self._status, last_error=why[:ERROR_CHARS_MAX])
         level = logging.WARNING if self._failures == 1 else logging.DEBUG

@@ -174,12 +174,12 @@ class Visit:
                 found.append(maker.reading(item.ref, taken.result, taken.received, date_time=item.date_time))
         return found
 
-    def places(self, job: Job) -> dict[Obis, bytes]:
+    def positions(self, job: Job) -> dict[Obis, bytes]:
         """How far each profile of a job has been read now."""
         return {
-            obis: profile.place
+            obis: profile.position
             for (task_id, obis), profile in self.profiles.items()
-            if task_id == job.task.task_id and profile.place
+            if task_id == job.task.task_id and profile.position
         }
 
     # --- inside ---

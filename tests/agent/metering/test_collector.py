@@ -24,6 +24,7 @@ from dlms.server.objects import rows_from_csv
 from plc.errors import PlcPortError
 from plc.events import DataReceived
 from plc.link import PlcLink
+from plc.protocols import HDLC, PRIME_USI
 from plc.transparent import TransparentLink
 from tests.agent.metering.lines import Line, bridge_over
 from tests.agent.virtual import VirtualClock
@@ -38,9 +39,15 @@ ROWS = rows_from_csv(LISTS / "residential-108.csv")
 PASSWORD = b"pole42-lls"
 EVERY_S = 900
 
-PLC = PortConfig("plc0", "prime-usi", "/dev/plc", 115_200, response_timeout_s=20.0)
+PLC = PortConfig("plc0", PRIME_USI, "/dev/plc", 115_200, response_timeout_s=20.0)
 BUS = PortConfig(
-    "rs485", "hdlc", "/dev/bus", 9600, scan=ScanConfig(16, 20, every_s=600), response_timeout_s=0.5, address_bytes=1
+    "rs485",
+    HDLC,
+    "/dev/bus",
+    9600,
+    scan=ScanConfig(16, 20, every_s=600),
+    response_timeout_s=0.5,
+    options={"address_bytes": 1},
 )
 
 

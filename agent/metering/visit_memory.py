@@ -1,18 +1,17 @@
-"""What a port's reader remembers of its meters between two visits: failures, and what was learned of each."""
+"""What the reader of a port remembers of its meters between two visits: failures, leftovers, and what was learned."""
 
 from __future__ import annotations
 
 import logging
-import random
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from agent.clock import Clock
 from agent.metering.reading_store import Store, StoreError
-from agent.metering.registry import Meter, Registry
-from agent.metering.tasks import Job, TaskBook
-from agent.metering.uplink import Backoff
+from agent.metering.registry import Meter
+from agent.metering.schedule import Backoff
+from agent.metering.tasks import Job
 from agent.metering.visit import DEVICE_NAME, Taken, Visit
 from agent.settings.config import MeteringConfig
 from dlms.client.knowledge import MeterKnowledge
@@ -21,26 +20,14 @@ from dlms.errors import DlmsError
 
 LOG = logging.getLogger("agent.metering.port")
 
-KNOWLEDGE_KEPT = 64  # meters whose knowledge is in memory, some 30 kB each; that of all others is in the store
-RETRY_MAX_S = 900.0
+KNOWLEDGE_KEPT = 64  # meters whose knowledge stays in memory, some 30 kB each; the store has that of all meters
+RETRY_MAX_S = 900.0  # the longest pause before a retry: several fit into an hourly run
 LEFTOVERS_KEPT = 64  # failed visits whose values wait for a retry, some 30 kB each
-GOOD_STEP_VALUES = 8
-
-
-@dataclass(frozen=True, slots=True)
-class Ports:
-    """What the readers of all ports share. `health(port, problem)`: `""` when the port answers."""
-
-    store: Store
-    registry: Registry
-    tasks: TaskBook
-    clock: Clock
-    rng: random.Random
-    health: Callable[[str, str], None] = lambda _port, _problem: None
+GOOD_STEP_VALUES = 8  # a failed visit that read so many values counts as progress
 
 
 @dataclass(slots=True)
-class _Trouble:
+class _Failures:
     """Failures of one meter in a row. `runs`: task → (run, failures in it)."""
 
     since: float
@@ -48,48 +35,53 @@ class _Trouble:
     runs: dict[str, tuple[int, int]] = field(default_factory=dict)
 
 
-class Troubles:
-    """Which meters rest after a failure, and which runs have been given up for them."""
+class Retries:
+    """Decides which meters rest after a failure, and which runs have been given up for them."""
 
-    def __init__(self, metering: MeteringConfig, ports: Ports) -> None:
+    def __init__(self, metering: MeteringConfig, clock: Clock, jitter: Callable[[], float]) -> None:
         self._retries_max = metering.retries_max
         self._backoff = Backoff(metering.retry_backoff_s, max(metering.retry_backoff_s, RETRY_MAX_S))
-        self._ports = ports
-        self._troubles: dict[str, _Trouble] = {}
+        self._clock = clock
+        self._jitter = jitter
+        self._meters: dict[str, _Failures] = {}
 
     def resting(self, meter: Meter, now: float) -> bool:
-        trouble = self._troubles.get(meter.key)
-        return trouble is not None and now < trouble.not_before
+        failed = self._meters.get(meter.key)
+        return failed is not None and now < failed.not_before
 
     def since(self, meter: Meter) -> float:
-        """For the order of the line: meters without trouble first, then those whose trouble is oldest."""
-        trouble = self._troubles.get(meter.key)
-        return trouble.since if trouble else 0.0
+        """Seconds (monotonic) since when visits of this meter have failed; 0 when the last one went well. Sorted by
+        this, meters without failures come first, then those that have waited longest."""
+        failed = self._meters.get(meter.key)
+        return failed.since if failed else 0.0
 
     def given_up(self, meter: Meter, job: Job) -> bool:
-        trouble = self._troubles.get(meter.key)
-        run, failures = trouble.runs.get(job.task.task_id, (0, 0)) if trouble else (0, 0)
+        failed = self._meters.get(meter.key)
+        run, failures = failed.runs.get(job.task.task_id, (0, 0)) if failed else (0, 0)
         return run == job.run and failures > self._retries_max
 
     def forgive(self, meter: Meter) -> None:
-        self._troubles.pop(meter.key, None)
+        self._meters.pop(meter.key, None)
 
     def forgive_all(self) -> None:
-        self._troubles.clear()
+        self._meters.clear()
 
     def note(self, meter: Meter, jobs: Sequence[Job], *, gained: int = 0) -> bool:
-        """A visit for these jobs failed after it had `gained` values. Answers whether their run is given up now."""
-        now = self._ports.clock.monotonic()
-        trouble = self._troubles.setdefault(meter.key, _Trouble(since=now))
+        """Record that a visit for these jobs failed after it had read `gained` values.
+
+        Returns whether their run is given up now.
+        """
+        now = self._clock.monotonic()
+        failed = self._meters.setdefault(meter.key, _Failures(since=now))
         failures = 1
         for job in jobs:
-            run, before = trouble.runs.get(job.task.task_id, (0, 0))
+            run, before = failed.runs.get(job.task.task_id, (0, 0))
             before = before if run == job.run else 0
             # A visit that brought the reading a good step forward is no reason to give it up.
             count = before if gained >= GOOD_STEP_VALUES else before + 1
-            trouble.runs[job.task.task_id] = (job.run, count)
+            failed.runs[job.task.task_id] = (job.run, count)
             failures = max(failures, count)
-        trouble.not_before = now + self._backoff.pause(failures, self._ports.rng)
+        failed.not_before = now + self._backoff.pause(failures, self._jitter)
         final = failures > self._retries_max
         if final:
             LOG.warning(
@@ -99,13 +91,13 @@ class Troubles:
 
 
 class Leftovers:
-    """What visits read before they failed, for the next visit of the same meter for the same runs."""
+    """Keeps what visits read before they failed, for the next visit of the same meter for the same runs."""
 
     def __init__(self) -> None:
         self._kept: OrderedDict[str, tuple[frozenset[tuple[str, int]], dict[AttributeRef, Taken]]] = OrderedDict()
 
     def keep(self, visit: Visit) -> None:
-        """All but the name of the meter, which every visit asks for."""
+        """Keep all values of a failed visit but the name of the meter, which every visit reads anew."""
         rest = {ref: taken for ref, taken in visit.taken.items() if ref != DEVICE_NAME}
         self._kept.pop(visit.meter.key, None)
         if rest:
@@ -114,7 +106,7 @@ class Leftovers:
             self._kept.popitem(last=False)
 
     def take(self, meter: Meter, jobs: Sequence[Job]) -> dict[AttributeRef, Taken]:
-        """What is left over for these jobs; it is not kept any longer."""
+        """Return what is left over for exactly these runs, and forget it."""
         runs, rest = self._kept.pop(meter.key, (frozenset(), {}))
         return rest if runs == _runs(jobs) else {}
 
@@ -123,25 +115,25 @@ def _runs(jobs: Sequence[Job]) -> frozenset[tuple[str, int]]:
     return frozenset((job.task.task_id, job.run) for job in jobs)
 
 
-class Knowledge:
-    """What was learned about meters: the most recent ones in memory, all of them in the store."""
+class KnowledgeCache:
+    """What was learned about meters: that of recent ones in memory, all of it in the store."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._recent: OrderedDict[str, MeterKnowledge] = OrderedDict()
 
     def of(self, key: str) -> MeterKnowledge:
-        """Never fails: what cannot be recalled is learned again."""
+        """Return the knowledge of one meter. Never raises: what cannot be recalled is learned again."""
         known = self._recent.pop(key, None) or self._load(key)
         self._recent[key] = known
         while len(self._recent) > KNOWLEDGE_KEPT:
             self._recent.popitem(last=False)
         return known
 
-    def place(self, meter_id: str, task_id: str, obis: Obis) -> bytes:
-        """The clock of the last row of a profile that is in the store; empty for none."""
+    def position(self, meter_id: str, task_id: str, obis: Obis) -> bytes:
+        """Return the profile position: the clock of the last row in the store (12 octets), empty for none."""
         try:
-            found = (self._store.knowledge(_place_key(meter_id, task_id, obis)) or {}).get("clock")
+            found = (self._store.knowledge(_position_key(meter_id, task_id, obis)) or {}).get("clock")
             return bytes.fromhex(found) if isinstance(found, str) else b""
         except (StoreError, ValueError) as error:
             LOG.debug("how far profile %s of %s was read is lost: %s", obis, meter_id, error)
@@ -156,10 +148,10 @@ class Knowledge:
             return MeterKnowledge()
 
 
-def places(meter_id: str, task_id: str, reached: Mapping[Obis, bytes]) -> dict[str, dict[str, object]]:
-    """What `Knowledge.place` will find, for the store to keep."""
-    return {_place_key(meter_id, task_id, obis): {"clock": clock.hex()} for obis, clock in reached.items()}
+def positions(meter_id: str, task_id: str, reached: Mapping[Obis, bytes]) -> dict[str, dict[str, object]]:
+    """Return the profile positions in the form in which `KnowledgeCache.position` finds them in the store."""
+    return {_position_key(meter_id, task_id, obis): {"clock": clock.hex()} for obis, clock in reached.items()}
 
 
-def _place_key(meter_id: str, task_id: str, obis: Obis) -> str:
+def _position_key(meter_id: str, task_id: str, obis: Obis) -> str:
     return f"{meter_id}#{task_id}#{obis}"
