@@ -32,8 +32,8 @@ _PARAMETER = re.compile(r'\s*([A-Za-z]+)\s*=\s*"?([A-Za-z0-9_]+)"?\s*')
 def verify_mac(content_type: str, document: bytes, keys: Mapping[str, bytes]) -> None:
     """Check `SEC=…; MAC=…` of a bootstrap's Content-Type: HMAC-SHA-1 over the document (RFC 2104), in hexadecimal.
 
-    `keys` holds the shared secret for each way of securing (NETWORKID, USERPIN, USERPIN_NETWORKID) that this device believes; a document
-    secured in another way, or not at all, is refused. Raises `BootstrapError`.
+    `keys` holds the shared secret for each way of securing (NETWORKID, USERPIN, USERPIN_NETWORKID) that this device
+    believes; a document secured in another way, or not at all, is refused. Raises `BootstrapError`.
     """
     parameters: dict[str, str] = {}
     for part in content_type.split(";")[1:]:
