@@ -1,4 +1,4 @@
-"""The one snapshot of the daemon's state: each owner publishes its frozen part; the whole is replaced, never edited."""
+"""The one snapshot of the daemon's state. Each owner publishes its frozen part; the whole is replaced, never edited."""
 
 from __future__ import annotations
 

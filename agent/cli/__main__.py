@@ -23,7 +23,7 @@ FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
 
 class Context:
-    """Where to ask, and how to answer."""
+    """Where to ask, and how to print the answer."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -156,7 +156,7 @@ def update_status(context: Context, follow: bool | None, file: Path | None, as_j
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; answers the exit code."""
+    """Run `dcuctl` and return its exit code."""
     try:
         cli.main(args=list(arguments) if arguments is not None else None, prog_name="dcuctl", standalone_mode=False)
     except click.ClickException as error:

@@ -1,4 +1,4 @@
-"""The collector: tasks, registry and one reader a port, put together."""
+"""The collector: tasks, meter registry and one reader per port, put together."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ class Collector:
         self._report()
 
     def configure(self, provisioning: Provisioning) -> None:
-        """Follow these tasks from now on."""
+        """Follow these tasks from now on. Any thread."""
         self.tasks.configure(provisioning)
 
     def software_changed(self) -> None:
-        """Reading lists may have come or gone."""
+        """Look for reading lists again: a software package brought or removed some."""
         self.tasks.lists_changed()
 
     def task_status(self, task_id: str) -> TaskStatus:
@@ -60,7 +60,7 @@ class Collector:
         self.registry.tick()
 
     def close(self) -> None:
-        """After the workers have ended: what is known of meters goes to disk."""
+        """Write what is known of meters to disk. Called after the workers have ended."""
         self.registry.save()
 
     def _port_health(self, port: str, problem: str) -> None:
@@ -71,7 +71,7 @@ class Collector:
         self._report()
 
     def _report(self) -> None:
-        """The check `meter_port`: every port that counts has answered."""
+        """Publish the check `meter_port`: it is good when every port with `health: true` works."""
         with self._lock:
             wrong = [f"{port}: {problem}" for port, problem in self._problems.items() if problem]
             detail = "; ".join(wrong) or (", ".join(self._problems) or "no ports")

@@ -1,14 +1,16 @@
-"""One port and all meters behind it: a worker that drives the bridge and as many visits at a time as it bears.
+"""One port and all meters behind it: a worker that drives the bridge and as many visits at a time as the port can take.
 
-On a bridge with nodes (PRIME), meters announce themselves and several are visited at once: while one answers, the
-others' packets travel. On an HDLC bus one conversation has the line, and meters are found by asking addresses.
+Behind a base node (PRIME), meters announce themselves and several are visited at once: while one answers, the others'
+packets travel. On an HDLC bus one conversation has the line, and meters are found by asking addresses. How meters are
+found is said by the port (`scan`), how many are visited at once by its bridge (`shared_bus`).
 
 The port counts as working once a *meter* has answered through it: a base node that talks about its meters proves the
-wire to it and nothing beyond. So that a new firmware can be judged within minutes although its next run is hours away,
-the first thing said through an opened port is a greeting to some meter, which reads its name.
+wire to it and nothing beyond. A new firmware has to be judged within minutes, and the next run may be hours away: after
+a port was opened, some meter is visited just to identify it, by reading its name.
 
-A visit that fails is tried again after a pause that doubles, `retries_max` times a run; then the run is given up for
-that meter, until its next run or until it joins again. The line is never idle for one silent meter: others go first.
+A visit that fails is tried again after a pause that doubles, `retries_max` times per run; then the run is given up for
+that meter, until its next run or until it joins again. Other meters go first meanwhile, so one silent meter never keeps
+the line idle.
 """
 
 from __future__ import annotations
@@ -43,11 +45,11 @@ from plc.events import BaseNodeSilent, NodeEvent, NodeJoined, NodeLeft, NodesLis
 
 LOG = logging.getLogger("agent.metering.port")
 
-WAIT_S = 0.5  # at most, for bytes: then beats, stop and new settings are looked at
-LOOK_EVERY_S = 1.0  # how often all meters are asked what they owe, when nothing has changed
+WAIT_S = 0.5  # the longest wait for bytes; after it the worker beats and looks for a stop and for new settings
+LOOK_EVERY_S = 1.0  # how often all meters are checked for what they owe when nothing has changed
 REOPEN = Backoff(1.0, 60.0)
 SILENT_MAX = 3  # unanswered list queries before the port counts as not working
-RESPONSE_TIMEOUT_MIN_S = 60.0  # of the session: a backstop, the links below have timeouts of their own
+RESPONSE_TIMEOUT_MIN_S = 60.0  # of the session; a backstop, as the links below have timeouts of their own
 
 
 class Bridge(Protocol):
@@ -116,7 +118,10 @@ class PortReader:
         self.close()
 
     def step(self) -> float:
-        """One round. Waits in the bridge for at most `WAIT_S`; answers how long to wait beside it (no bridge yet)."""
+        """Make one round. Waits in the bridge for at most `WAIT_S`.
+
+        Returns how many seconds to wait before the next round: more than 0 only while there is no bridge.
+        """
         now = self._clock.monotonic()
         bridge = self._bridge
         if bridge is None:
@@ -130,7 +135,7 @@ class PortReader:
         return 0.0
 
     def close(self) -> None:
-        """Give the port back; visits under way are dropped."""
+        """Close the port and drop the visits under way."""
         for visit in self._visits.values():
             self._deps.tasks.ended(visit.jobs, visit.meter.meter_id, ok=False, final=False)
         self._visits.clear()
@@ -152,8 +157,8 @@ class PortReader:
         self._proven = False
         LOG.info("port %s is open (%s)", self._port.name, self._port.url, extra={"event": "port.open"})
         self._deps.health(self._port.name, "open, nothing heard yet")
-        if bridge.shared_bus:
-            # Nobody announces himself on a bus: who was there before is tried again, who is new is asked for.
+        if self._port.scan is not None:
+            # No meter announces itself on a bus: those known before are tried again, new ones are looked for.
             for meter in self._deps.registry.absent(self._port.name):
                 self._deps.registry.join(self._port.name, meter.address)
             self._probe.reset(self._clock.monotonic())
@@ -172,18 +177,19 @@ class PortReader:
         self._open_at = self._clock.monotonic() + REOPEN.pause(self._open_failures, self._deps.rng.random)
         self._deps.health(self._port.name, why)
 
-    def _answers(self) -> None:
-        """A meter answered, or there is none that could."""
+    def _report_working(self) -> None:
+        """Report that the port works: a meter answered, or there is none that could."""
         self._open_failures = 0
         self._deps.health(self._port.name, "")
 
     def _base_node_answers(self) -> None:
-        """Enough for a port that never had a meter, or has nothing to ask them; else a meter must answer too."""
+        """The base node answers. That is enough for a port that never had a meter, or whose meters are not to be read;
+        otherwise a meter must answer as well."""
         self._open_failures = 0
         registry, name = self._deps.registry, self._port.name
         known = len(registry.present(name)) + len(registry.absent(name))
         if self._proven or known == 0 or not self._deps.tasks.in_force:
-            self._answers()
+            self._report_working()
         else:
             self._deps.health(name, f"the base node answers, none of {known} meters has yet")
 
@@ -199,11 +205,14 @@ class PortReader:
         if self._probe.step(now):
             self._look_at = 0.0
             self._proven = True
-            self._answers()
+            self._report_working()
 
     def _advance(self, visit: Visit, take: Callable[[], None]) -> None:
-        """One step of a visit. A defect of ours that one meter brings to light must not keep all others from being
-        read, start after start: it is logged as what it is, and counts as a failure of that visit."""
+        """Make one step of a visit.
+
+        A defect of ours that one meter brings to light must not keep all others from being read, start after start.
+        It is logged as a defect, and counts as a failure of that visit.
+        """
         try:
             take()
             if visit.outcome is not None:
@@ -266,14 +275,14 @@ class PortReader:
                 room -= 1
         if room > 0 and not self._proven and not self._visits and self._deps.tasks.in_force:
             room -= self._identify(bridge, now)
-        if room > 0 and bridge.shared_bus:
+        if room > 0:
             try:
                 self._probe.begin(bridge, now)
             except DlmsError as error:
                 LOG.warning("port %s: %s", self._port.name, error, extra={"event": "port.scan"})
 
     def _identify(self, bridge: Bridge, now: float) -> int:
-        """Visit one meter that owes nothing, for its name alone. Answers how many visits that made."""
+        """Visit one meter that owes nothing, for its name alone. Returns the number of visits begun."""
         for meter in self._deps.registry.present(self._port.name):
             if not self._retries.resting(meter, now):
                 self._visit(bridge, meter, [], now)
@@ -281,7 +290,7 @@ class PortReader:
         return 0
 
     def _waiting(self, now: float) -> list[Meter]:
-        """Meters that owe something and may be visited, the most important and longest waiting first."""
+        """Return the meters that owe something and may be visited, the most important and longest waiting first."""
         ranked: list[tuple[tuple[int, int, float], Meter]] = []
         for meter in self._deps.registry.present(self._port.name):
             jobs = self._jobs_of(meter, now)
@@ -291,7 +300,7 @@ class PortReader:
         return [meter for _, meter in ranked]
 
     def _jobs_of(self, meter: Meter, now: float) -> list[Job]:
-        """What this meter is to be read for now; nothing while it is being visited or rests after a failure."""
+        """Return what this meter is to be read for now; nothing while it is visited, or rests after a failure."""
         if meter.address in self._visits or self._retries.resting(meter, now):
             return []
         try:
@@ -337,7 +346,7 @@ class PortReader:
         self._advance(visit, partial(visit.start, now))
 
     def _profiles(self, meter: Meter, jobs: Sequence[Job]) -> dict[ProfileKey, ProfileReading]:
-        """The profiles that these jobs ask for, each from where it was read to."""
+        """Return the profiles that these jobs ask for, each at the position that it was read to."""
         first = datetime.fromtimestamp(max(0.0, self._clock.wall() - self._metering.profile_first_s), UTC)
         found: dict[ProfileKey, ProfileReading] = {}
         for job in jobs:
@@ -353,7 +362,7 @@ class PortReader:
             return
         if outcome.reached:
             self._proven = True
-            self._answers()
+            self._report_working()
         if not outcome.ok:
             self._leftovers.keep(visit)
             self._over(visit, outcome.error)
@@ -380,7 +389,7 @@ class PortReader:
         self._deps.registry.attempted(meter.key)
 
     def _store(self, visit: Visit, meter: Meter) -> None:
-        """Readings, how far the meter was read, and what was learned, in one commit."""
+        """Store the readings, how far the meter was read, and what was learned, in one commit. Raises `StoreError`."""
         # A clock that was set in the middle of the visit makes neither the run nor the times before it true.
         trusted = self._clock.trusted() and all(job.trusted for job in visit.jobs)
         # A meter that has only now told its name may have been read for this run by another way.
@@ -398,12 +407,12 @@ class PortReader:
         self._deps.tasks.ended(visit.jobs, meter.meter_id, ok=True, final=True)
 
     def _over(self, visit: Visit, error: str, *, counts: bool = True) -> None:
-        """The visit failed; `counts`: through the meter's fault or the line's."""
+        """End a visit that failed. `counts`: the meter or the line is at fault."""
         self._close(visit)
         LOG.debug("visit of %s failed: %s", visit.meter.meter_id, error)
         self._deps.registry.attempted(visit.meter.key, error)
         final = self._retries.note(visit.meter, visit.jobs, gained=visit.gained) if counts else False
-        if final and not visit.reached and self._bridge is not None and self._bridge.shared_bus:
+        if final and not visit.reached and self._port.scan is not None:
             self._deps.registry.leave(visit.meter.key)  # the scan finds it when it is back
         self._deps.tasks.ended(visit.jobs, visit.meter.meter_id, ok=False, final=final)
 

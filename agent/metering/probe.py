@@ -43,7 +43,7 @@ class _Question:
 
 
 class Probe:
-    """The scan of one port. `begin` asks the next address when it is due; `step` while `running`."""
+    """The scan of one port. Call `begin` to ask the next address that is due, and `step` while `running`."""
 
     def __init__(self, port: PortConfig, registry: Registry) -> None:
         self._port = port
@@ -58,14 +58,14 @@ class Probe:
         return self._question is not None
 
     def reset(self, now: float) -> None:
-        """Begin a scan as soon as there is time."""
+        """Make a scan due now; the addresses of silent meters are due `SILENT_EVERY_S` later."""
         self.abandon()
         self._queue.clear()
         self._scan_at = now if self._port.scan else NEVER
         self._silent_at = now + SILENT_EVERY_S if self._port.scan else NEVER
 
     def abandon(self) -> None:
-        """The bus is gone, or the answer came."""
+        """Stop asking the present address: the bus is gone, or the answer has come."""
         if self._question is not None:
             self._question.channel.close()
             self._question = None
@@ -82,7 +82,7 @@ class Probe:
         self._question.write(now)
 
     def step(self, now: float) -> bool:
-        """Go on with the address being asked; true at the moment when a meter has been found."""
+        """Go on with the address that is being asked. Returns true at the moment when a meter is found there."""
         question = self._question
         if question is None:
             return False
@@ -97,7 +97,7 @@ class Probe:
             if isinstance(event, LinkUp):
                 found = True
                 self._registry.join(self._port.name, question.address)
-                question.link.disconnect(now)
+                question.link.disconnect(now)  # the meter is left as it was found, free for its first visit
             elif isinstance(event, LinkDown):
                 over = True
         question.write(now)
@@ -106,7 +106,7 @@ class Probe:
         return found
 
     def deadline(self) -> float:
-        """When `step` is due at the latest."""
+        """Return when `step` is due at the latest, `NEVER` while no address is asked."""
         deadline = self._question.link.next_deadline() if self._question else None
         return NEVER if deadline is None else deadline
 

@@ -64,9 +64,7 @@ class ProfileReading:
         return self._ref(CAPTURE_OBJECTS), self._ref(CAPTURE_PERIOD)
 
     def describe(self, captures: Data | None, period: Data | None, meter_clock: CosemDateTime | None) -> None:
-        """Take what the descriptors gave (`None` where the meter refused), and the meter's clock, if it could be
-        read.
-        """
+        """Take what the descriptors gave (`None` where the meter refused), and the meter's clock, where it was read."""
         try:
             self._columns = columns_of(captures) if captures is not None else ()
         except DlmsError:
@@ -198,8 +196,10 @@ def shifted(clock: CosemDateTime, seconds: int) -> CosemDateTime | None:
 
 
 def iso_time(clock: bytes, policy: ClockPolicy) -> str | None:
-    """Return the instant of a COSEM date-time (12 octets) as ISO 8601 in UTC; `None` when the meter and the policy
-    leave it open."""
+    """Return the instant of a COSEM date-time (12 octets) as ISO 8601 in UTC.
+
+    It is `None` when the meter and the policy leave the instant open.
+    """
     try:
         moment = CosemDateTime.parse(clock).to_datetime(policy)
     except DlmsError:

@@ -85,8 +85,10 @@ class StoreFile:
         self.busy_timeout_s = BUSY_TIMEOUT_S
 
     def run(self, work: Callable[[sqlite3.Connection, dict[str, int]], ResultT]) -> ResultT:
-        """Run `work(db, counters)` as one transaction and answer its result. `work` may change the counters. A corrupt
-        file is replaced by a new store, and the work done on that. Raises `StoreError`; then nothing was changed."""
+        """Run `work(db, counters)` as one transaction and return its result. `work` may change the counters.
+
+        A corrupt file is set aside, and the work is done on a new store. Raises `StoreError`; nothing was changed then.
+        """
         with self._lock:
             for _ in range(2):
                 try:
@@ -177,7 +179,7 @@ class StoreFile:
             self._db = None
 
     def _quarantine(self, why: str) -> None:
-        """Set the file aside, replacing one set aside before. Raises `StoreError` when not even that works."""
+        """Set the file aside in place of one set aside before. Raises `StoreError` when not even that works."""
         aside = self._file.with_name(self._file.name + ".corrupt")
         LOG.critical(
             "the store %s is corrupt (%s): kept as %s, a new one begins",
@@ -200,12 +202,12 @@ class StoreFile:
 
 
 def is_environment(error: Exception) -> bool:
-    """Whether SQLite blames the file system (or memory, or another process), and not what is in the file."""
+    """Return whether SQLite blames the file system, memory or another process, and not the content of the file."""
     return getattr(error, "sqlite_errorcode", -1) & 0xFF in _ENVIRONMENT if isinstance(error, sqlite3.Error) else False
 
 
 def _create(db: sqlite3.Connection) -> None:
-    """All of an empty store in one transaction: there is no moment at which half of one exists."""
+    """Make an empty store in one transaction: there is no moment at which half of one exists."""
     db.execute("BEGIN")
     for statement in _SCHEMA:
         db.execute(statement)
@@ -215,7 +217,7 @@ def _create(db: sqlite3.Connection) -> None:
 
 
 def _check(db: sqlite3.Connection) -> tuple[str, dict[str, int]]:
-    """The store's uuid and counters, after a look at the whole file. Raises `StoreCorruptError`."""
+    """Check the whole file, and return the store's uuid and counters. Raises `StoreCorruptError`."""
     verdict = db.execute("PRAGMA quick_check(1)").fetchone()[0]
     if verdict != "ok":
         raise StoreCorruptError(str(verdict))

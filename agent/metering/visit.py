@@ -16,10 +16,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from agent.metering.profile_catchup import PROFILE_CLASS, ProfileReading, iso_time
-from agent.metering.reading import UnstorableError, encode
+from agent.metering.raw_values import UnstorableError, encode
 from agent.metering.registry import Meter, meter_name
 from agent.metering.tasks import Job
 from dlms.axdr import Data
@@ -34,6 +34,7 @@ from dlms.client.events import (
     SessionOpened,
     Value,
 )
+from dlms.client.knowledge import MeterKnowledge
 from dlms.client.session import MeterSession
 from dlms.cosem.obis import AttributeRef, Obis
 from dlms.cosem.profile import BUFFER
@@ -44,9 +45,6 @@ from dlms.xdlms.exchange import Answer, GetAnswer, GetExchange
 from omadm.readings import Reading
 from plc.errors import PlcLocalError
 from plc.events import DataConfirmed, DataFailed, DataReceived
-
-if TYPE_CHECKING:
-    from dlms.client.knowledge import MeterKnowledge
 
 DEVICE_NAME = AttributeRef.parse("1/0.0.42.0.0.255/2")
 CLOCK_TIME = AttributeRef.parse("8/0.0.1.0.0.255/2")
@@ -109,7 +107,6 @@ class Visit:
     asked: ProfileReading | None = None
     profiles_at: float = 0.0
     reached: bool = False
-    closed: bool = False
 
     def start(self, now: float) -> None:
         self.learned_before = signature(self.knowledge)

@@ -50,8 +50,10 @@ class Retries:
         return failed is not None and now < failed.not_before
 
     def since(self, meter: Meter) -> float:
-        """Seconds (monotonic) since when visits of this meter have failed; 0 when the last one went well. Sorted by
-        this, meters without failures come first, then those that have waited longest."""
+        """Return since when visits of this meter have failed (monotonic seconds); 0 when the last one went well.
+
+        Sorted by this, meters without failures come first, then those that have waited longest.
+        """
         failed = self._meters.get(meter.key)
         return failed.since if failed else 0.0
 

@@ -30,7 +30,7 @@ MANAGEMENT_LOGICAL_DEVICE = 1  # its SAP; every meter has one
 
 @dataclass(frozen=True, slots=True)
 class DeviceConfig:
-    """Identity of the device. `key_file` holds the device key that the security server knows, in hexadecimal."""
+    """The identity of the device. `key_file` holds the device key, as the security server has it, in hexadecimal."""
 
     id: str
     key_file: Path
@@ -51,7 +51,8 @@ class SecurityServerConfig:
 
 @dataclass(frozen=True, slots=True)
 class PushConfig:
-    """The listener for notifications. `advertise` is the URL told to the head-end; empty: made of host and port."""
+    """The listener for notifications. `advertise` is the URL that the head-end is told; where it is empty,
+    it is made of host and port."""
 
     host: str
     port: int
@@ -73,7 +74,7 @@ class DmConfig:
 
 @dataclass(frozen=True, slots=True)
 class ScanConfig:
-    """Addresses `first` to `last` are asked on a port that has no join indications, every `every_s` seconds."""
+    """The addresses `first` to `last` are asked every `every_s` seconds, where meters do not announce themselves."""
 
     first: int
     last: int
@@ -241,7 +242,7 @@ def _device(section: Section) -> DeviceConfig:
 
 
 def _registered(section: Section, key: str) -> str:
-    """Text that the registration carries (docs/ssmp.md)."""
+    """Read text that the registration carries; docs/ssmp.md has its bounds."""
     text = section.text(key)
     if len(text.encode("utf-8", "surrogatepass")) > TEXT_BYTES_MAX or not text.isprintable():
         section.note(key, f"wanted up to {TEXT_BYTES_MAX} bytes of printable text")

@@ -1,24 +1,10 @@
-"""Every target of the meter, of files and of small decoders, over a fixed number of mutations; and that no decoder of
-the package is without a target."""
+"""No decoder of a package is without a fuzz target."""
 
 from __future__ import annotations
 
-import ast
-import sys
-from pathlib import Path
-from types import FrameType
-
-import pytest
-
 from tests.fuzz import dlms_app, dlms_meter, serial_links
-from tests.fuzz.dlms_meter import TARGETS
-from tests.fuzz.guided import Target, exercise
+from tests.fuzz.reach import decoders, reached
 
-DLMS = Path(__file__).parents[2] / "dlms"
-MUTATIONS = {"living": 250, "counters": 300, "codes": 500, "key-file": 400}
-MUTATIONS_ELSEWHERE = 1000
-
-DECODER_NAMES = ("parse", "decode", "load", "read", "open", "unwrap", "unprotect", "explain", "receive")
 OTHER_DECODERS = {
     "objects_of",
     "names_of",
@@ -61,57 +47,8 @@ NO_DECODERS = {
 }
 
 
-def decoders() -> set[str]:
-    """Public functions and methods of the package whose name says that they take something in."""
-    found: set[str] = set()
-    for path in sorted(DLMS.rglob("*.py")):
-        module = ".".join(path.relative_to(DLMS).with_suffix("").parts)
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
-            body = node.body if isinstance(node, ast.ClassDef) else [node]
-            prefix = f"{module}.{node.name}." if isinstance(node, ast.ClassDef) else f"{module}."
-            for each in body:
-                if isinstance(each, ast.FunctionDef) and not prefix.split(".")[-2].startswith("_"):
-                    name = each.name
-                    word = name.split("_")[0]
-                    if (word in DECODER_NAMES or name in OTHER_DECODERS) and name != "receive_eof":
-                        found.add(prefix + name)
-    return found
-
-
-@pytest.mark.parametrize("name", sorted(TARGETS))
-def test_changed_bytes_give_success_or_a_typed_error(name: str) -> None:
-    exercise(TARGETS[name], name, MUTATIONS.get(name, MUTATIONS_ELSEWHERE))
-
-
-def reached(targets: dict[str, Target]) -> set[str]:
-    """Functions of the package that the seeds of these targets enter."""
-    seen: set[str] = set()
-
-    def enter(frame: FrameType, event: str, _argument: object) -> None:
-        path = frame.f_code.co_filename
-        if event == "call" and path.startswith(str(DLMS)):
-            module = ".".join(Path(path).relative_to(DLMS).with_suffix("").parts)
-            seen.add(f"{module}.{frame.f_code.co_qualname}" if sys.version_info >= (3, 11) else "")
-
-    for target in targets.values():
-        seeds = target.seeds()
-        sys.setprofile(enter)
-        try:
-            for seed in seeds:
-                target.outcome(seed)
-        finally:
-            sys.setprofile(None)
-    return seen
-
-
 def test_every_decoder_is_reached_by_a_fuzz_target() -> None:
-    seen = reached({**serial_links.TARGETS, **dlms_app.TARGETS, **TARGETS})
-    missing = decoders() - seen - set(NO_DECODERS)
-    assert not missing
-    assert set(NO_DECODERS) <= decoders()
-
-
-def test_the_programs_run_every_target() -> None:
-    makefile = (DLMS.parent / "Makefile").read_text(encoding="utf-8")
-    for module in (serial_links, dlms_app, dlms_meter):
-        assert f"-m {module.__name__} all" in makefile
+    targets = [*serial_links.TARGETS.values(), *dlms_app.TARGETS.values(), *dlms_meter.TARGETS.values()]
+    found = decoders("dlms", OTHER_DECODERS)
+    assert not found - reached("dlms", targets) - set(NO_DECODERS)
+    assert set(NO_DECODERS) <= found

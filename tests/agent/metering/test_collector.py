@@ -161,12 +161,12 @@ class PlcRig(Rig):
 
 
 class BusRig(Rig):
-    def __init__(self, tmp_path: Path, addresses: tuple[int, ...] = (17, 19)) -> None:
+    def __init__(self, tmp_path: Path, addresses: tuple[int, ...] = (17, 19), port: PortConfig = BUS) -> None:
         self.meters = [SimMeter(address, ROWS, 3, PASSWORD) for address in addresses]
         self.network = Bus(
             [Station(meter, address, 128, 1) for meter, address in zip(self.meters, addresses, strict=True)]
         )
-        super().__init__(tmp_path, BUS)
+        super().__init__(tmp_path, port)
 
     def new_bridge(self) -> BridgePort:
         self.lines.append(Line(self.network, self.clock, octet_s=10 / 9600))
@@ -654,6 +654,20 @@ def test_without_tasks_meters_are_registered_all_the_same(tmp_path: Path) -> Non
         rig.run(60)
         assert set(rig.statuses().values()) == {"joined"}
         assert len(rig.statuses()) == len(rig.meters)
+
+
+class PointToPoint(TransparentLink):
+    """A core whose meters have to be looked for, and whose line is not shared."""
+
+    shared_bus = False
+
+
+def test_meters_are_looked_for_where_the_protocol_says_so_and_not_because_the_bus_is_shared(tmp_path: Path) -> None:
+    rig = BusRig(tmp_path, addresses=(17,), port=replace(BUS, parallel_max=1))
+    rig.new_bridge = lambda: bridge_over(Line(rig.network, rig.clock), PointToPoint())  # type: ignore[method-assign]
+    rig.collector.configure(provisioning())
+    rig.run(60, until=lambda: len(rig.records()) == 108)
+    assert rig.count() == {(rig.meters[0].id, 1_800_000_000): 108}
 
 
 @pytest.mark.parametrize("kind", [PlcRig, BusRig])
