@@ -6,7 +6,6 @@ Each parser gives its value or its own typed error; each request gets a status t
 from __future__ import annotations
 
 import functools
-import gzip
 import json
 import tempfile
 from contextlib import suppress
@@ -20,8 +19,6 @@ from headend.config import ConfigError
 from headend.dm.engine import ServerSession, State
 from headend.dm.jobs.types import KINDS, JobError
 from headend.dm.schemes import Basic, Mac, Md5
-from headend.metering import records
-from headend.metering.records import BatchError
 from headend.software import ranges, releases
 from omadm import auth
 from omadm.syncml import codec
@@ -43,38 +40,8 @@ from tests.fuzz import dictionaries
 from tests.fuzz.guided import Target
 from tests.fuzz.updateagent import packages
 from tests.headend.dm import test_engine
-from tests.headend.metering.test_metering import a_batch, a_record
 
 HERE = "/headend/"
-
-
-def run_batch(data: bytes) -> None:
-    """What is accepted can be stored: texts in a column, numbers in one of 64 bits."""
-    batch = records.parse(data)
-    for record in batch.records:
-        json.loads(record.raw)
-        for text in (
-            batch.device,
-            record.task,
-            record.meter,
-            record.raw,
-            record.value,
-            record.meter_time,
-            record.error,
-        ):
-            if text is not None:
-                text.encode()
-        assert 0 <= record.id < 1 << 63
-
-
-def run_packed(data: bytes) -> None:
-    records.parse(records.inflate(data))
-
-
-def batches() -> list[bytes]:
-    values = [("f64", 1.5), ("oct", "00ff"), ("bits", "0101"), ("text", "é"), ("array", [["u8", 1], ["struct", []]])]
-    mixed = [a_record(at + 1, tag=tag, raw=raw) for at, (tag, raw) in enumerate(values)]
-    return [a_batch(a_record()), a_batch(*mixed), a_batch(a_record(error="no answer", tag="null", raw=None))]
 
 
 def run_json_body(data: bytes) -> None:
@@ -218,8 +185,6 @@ def proofs() -> list[bytes]:
 
 
 TARGETS = {
-    "batch": Target(run_batch, batches, (BatchError,), HERE, dictionaries.JSON),
-    "packed-batch": Target(run_packed, lambda: [gzip.compress(one, mtime=0) for one in batches()], (BatchError,), HERE),
     "json-body": Target(run_json_body, jobs, (web.HttpProblem,), HERE, dictionaries.JSON),
     "job": Target(run_job, jobs, (web.HttpProblem, JobError), HERE, dictionaries.JSON, 2000),
     "range": Target(
