@@ -17,7 +17,7 @@ import yaml
 from headend import config, web
 from headend.config import ConfigError
 from headend.dm.engine import ServerSession, State
-from headend.dm.jobs.types import KINDS, JobError
+from headend.dm.jobs.types import JOB_TYPES, JobError
 from headend.dm.schemes import Basic, Mac, Md5
 from headend.software import ranges, releases
 from omadm import auth
@@ -52,10 +52,10 @@ def run_job(data: bytes) -> None:
     """`{"kind": …, "params": …}` as the operator's interface takes it; what was checked is checked again as it is."""
     document = web.parse_json(data)
     kind, params = document.get("kind"), document.get("params", {})
-    if not isinstance(kind, str) or kind not in KINDS or not isinstance(params, dict):
+    if not isinstance(kind, str) or kind not in JOB_TYPES or not isinstance(params, dict):
         return
-    checked = KINDS[kind].check(params)
-    assert KINDS[kind].check(checked) == checked
+    checked = JOB_TYPES[kind].check(params)
+    assert JOB_TYPES[kind].check(checked) == checked
     json.dumps(checked).encode()
 
 
