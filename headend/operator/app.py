@@ -46,8 +46,8 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What the API works on. `push(device_id)` sends a notification and returns the
-    session id it announces; `urls` are the servers' base URLs by name; `server_id` is the DM server's."""
+    """What the API works on. `push(device_id)` sends a notification and returns the session id that it announces;
+    `urls` are the servers' base URLs by name; `server_id` is the DM server's."""
 
     engine: Engine
     packages: PackageStore
@@ -115,8 +115,10 @@ def _device_routes(parts: Parts) -> list[Route]:
 
         try:
             await _write(parts, work)
+        except devices.AlreadyEnrolledError as error:
+            raise web.HttpProblem(409, str(error)) from None
         except devices.DeviceError as error:
-            raise web.HttpProblem(409 if "already" in str(error) else 400, str(error)) from None
+            raise web.HttpProblem(400, str(error)) from None
         log.info("enrolled %s", device_id, extra={"event": "operator.enrolled"})
         return JSONResponse({"id": device_id}, status_code=201)
 
