@@ -1,4 +1,4 @@
-"""What the head-end does by the calendar: jobs that wait too long fail, and old rows leave.
+"""Retention: jobs that have waited too long fail, and rows older than configured are deleted.
 
 Each step is one small transaction, and what it is to work on is looked up before, without the write lock: no device
 waits for more than `ROWS_PER_STEP` rows. Everything may be interrupted and repeated.
@@ -95,7 +95,7 @@ def expire_jobs(engine: Engine, waiting_days_max: int, now: float) -> Iterator[i
 
 
 class RetentionWorker:
-    """Looks after the database of one head-end, every hour, in a thread of its own."""
+    """Fails overdue jobs and deletes old rows of one head-end's database, every hour, in a thread of its own."""
 
     def __init__(
         self, engine: Engine, keep: Retention, waiting_days_max: int, *, wall: Callable[[], float] = time.time
@@ -116,7 +116,7 @@ class RetentionWorker:
         self._thread.join()
 
     def once(self) -> None:
-        """Everything that is due. Raises what the database raises."""
+        """Do everything that is due. Raises what the database raises."""
         now = self._wall()
         failed = 0
         for count in expire_jobs(self._engine, self._waiting_days_max, now):

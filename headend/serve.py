@@ -1,4 +1,4 @@
-"""Runs the head-end's servers in one process: one event loop, a TLS listener each, one clean end."""
+"""Runs the head-end's servers in one process: one event loop, one TLS listener per server, one clean end."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ log = logging.getLogger("headend")
 BACKLOG = 256
 GRACEFUL_S = 5
 KEEP_ALIVE_S = 15
-CONNECTIONS_MAX = 2000  # a server; beyond, 503
+CONNECTIONS_MAX = 2000  # per server; more are answered with 503
 
 
 class ServeError(Exception):
@@ -236,7 +236,7 @@ def _fixed_ports(config: Config) -> dict[str, int]:
 
 
 def set_up_logging(level: str) -> None:
-    """Everything to standard error, one line an event."""
+    """Send everything to standard error, one line per event."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
     root = logging.getLogger()

@@ -7,7 +7,7 @@
                                      ←    Pkg 4: commands: back to Pkg 3; nothing but Status: the session is over
 
 Every package of ours is one message with Final, holding as many commands as the device's MaxMsgSize lets in; the rest
-follows in the next Pkg 4. The exception is an object larger than a message: its chunks go out one a message, without
+follows in the next Pkg 4. The exception is an object larger than a message: its chunks go out one per message, without
 Final until the last. A package of the device may span messages: each but the last is answered with Status and
 Alert 1222.
 

@@ -1,6 +1,6 @@
 """What a job says to a device, without knowing messages: requests, replies, and how a job ends.
 
-A job is a generator. It yields a `Batch` and is resumed with one `Reply` a request, in order; it yields a
+A job is a generator. It yields a `Batch` and is resumed with one `Reply` per request, in order; it yields a
 `Checkpoint` to have its progress stored together with the message that goes out next; it returns its outcome. It may
 be started again from its last checkpoint at any time (the session broke, the server restarted), so what it asks for
 must be harmless when asked twice.
