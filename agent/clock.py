@@ -10,7 +10,7 @@ TRUSTED_SINCE_EPOCH_S = 1_767_225_600.0  # 2026-01-01T00:00:00Z: no device of th
 
 
 class Clock(Protocol):
-    """What a component may know of time. Cores get `now` as an argument and never hold a clock."""
+    """What a component may know about time. Protocol cores get `now` as an argument and never hold a clock."""
 
     def monotonic(self) -> float:
         """Seconds from an arbitrary start; never goes back."""
@@ -19,7 +19,7 @@ class Clock(Protocol):
         """Seconds since 1970-01-01T00:00:00Z."""
 
     def trusted(self) -> bool:
-        """Whether `wall()` has been set from a time source since the device was made."""
+        """Return whether `wall()` can be believed: the clock has been set since the device was made."""
 
 
 class SystemClock:

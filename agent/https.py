@@ -77,7 +77,7 @@ class Stream:
 
 
 class HttpsClient:
-    """One client a process; each request is its own connection (a session a few times an hour needs no pool)."""
+    """One client per process; each request has a connection of its own, as a few sessions per hour need no pool."""
 
     def __init__(
         self, ca_file: Path, *, timeout_s: float = TIMEOUT_S, monotonic: Callable[[], float] = time.monotonic
@@ -92,7 +92,7 @@ class HttpsClient:
     def request(
         self, method: str, url: str, *, body: bytes | None = None, headers: Mapping[str, str] | None = None
     ) -> Response:
-        """One exchange, whole. Raises `HttpsError`; any HTTP status is a `Response`, not an error."""
+        """Send a request, return the whole answer. Raises `HttpsError`; any HTTP status is a `Response`."""
         with self.stream(method, url, body=body, headers=headers) as stream:
             pieces: list[bytes] = []
             size = 0
@@ -109,7 +109,7 @@ class HttpsClient:
     def stream(
         self, method: str, url: str, *, body: bytes | None = None, headers: Mapping[str, str] | None = None
     ) -> Stream:
-        """Send the request and return once the answer's head has arrived. Raises `HttpsError`."""
+        """Send a request and return once the head of the answer has arrived. Raises `HttpsError`."""
         host, port, path = _target(url)
         try:
             connection = http.client.HTTPSConnection(host, port, timeout=self._timeout_s, context=self._context)
@@ -133,7 +133,7 @@ class HttpsClient:
 
 
 def _target(url: str) -> tuple[str, int, str]:
-    """(host, port, path with query). Raises `HttpsRefused` for what is no https URL."""
+    """Return (host, port, path with query). Raises `HttpsRefused` for what is no https URL."""
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port or 443
@@ -147,6 +147,6 @@ def _target(url: str) -> tuple[str, int, str]:
 
 
 def _shown(url: str) -> str:
-    """The URL as logs may show it: without query (it can carry a token) and user information."""
+    """Return the URL as logs may show it: without its query, which can carry a token, and without user information."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.hostname or '?'}:{parts.port or 443}{parts.path}"

@@ -1,4 +1,4 @@
-"""Logging of the process: one line an event on the error output, in a bounded file, or in systemd's journal.
+"""Logging of the process: one line per event on the error output, in a bounded file, or in systemd's journal.
 
 INFO and above are for what an operator acts on; such lines carry `extra={"event": "dm.session.end"}`, an id that stays
 the same when the wording changes. Secrets that were told to `hide()` are blotted out wherever they would appear,
@@ -33,7 +33,7 @@ class Secrets:
         self._hidden: tuple[str, ...] = ()
 
     def hide(self, secret: str | bytes) -> None:
-        """Blot out `secret` from now on; bytes are also hidden as hexadecimal text. Very short ones are left alone."""
+        """Blot out `secret` from now on; bytes also in hexadecimal. Secrets below `SECRET_CHARS_MIN` are left alone."""
         if isinstance(secret, bytes):
             forms = [secret.hex(), secret.hex().upper(), secret.decode("utf-8", "replace")]
         else:
@@ -50,7 +50,7 @@ class Secrets:
         return text
 
 
-SECRETS = Secrets()  # one a process, like the logging tree it guards
+SECRETS = Secrets()  # one per process, like the logging tree that it guards
 
 
 def hide(secret: str | bytes) -> None:
@@ -59,7 +59,7 @@ def hide(secret: str | bytes) -> None:
 
 
 class LineFormatter(logging.Formatter):
-    """`2026-11-22T10:00:00.123Z INFO agent.dm dm.session.end: message`, one line a record but for tracebacks."""
+    """`2026-11-22T10:00:00.123Z INFO agent.dm dm.session.end: message`, one line per record but for tracebacks."""
 
     def __init__(self, secrets: Secrets = SECRETS, *, stamped: bool = True) -> None:
         super().__init__()
@@ -115,7 +115,7 @@ def _stream_handler(stream: TextIO | None) -> logging.Handler:
 
 
 def _journal_handler() -> logging.Handler | None:
-    """The journal, when our error output *is* the journal (systemd.exec(5), JOURNAL_STREAM)."""
+    """Return a handler for the journal when our error output *is* the journal (systemd.exec(5), JOURNAL_STREAM)."""
     declared = os.environ.get("JOURNAL_STREAM", "")
     try:
         here = os.fstat(2)
@@ -162,7 +162,7 @@ class JournalHandler(logging.Handler):
 
 
 def _priority(level: int) -> int:
-    """Of syslog(3)."""
+    """Return the priority of syslog(3) for a level of `logging`."""
     for floor, priority in ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6)):
         if level >= floor:
             return priority

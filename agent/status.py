@@ -1,9 +1,14 @@
-"""The one snapshot of the daemon's state: each owner publishes its frozen part; the whole is replaced, never edited."""
+"""The one snapshot of the daemon's state. Each owner publishes its frozen part; the whole is replaced, never edited."""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Self
+
+SLOTS_MAX = 8  # of the Update Agent's file that are shown
+TEXT_CHARS_MAX = 1024  # of one text in it
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +52,7 @@ class MeterStatus:
 @dataclass(frozen=True, slots=True)
 class QueueStatus:
     """The store of readings that wait for the head-end. `lost`: given up because the store was full; `refused`: set
-    aside because the head-end would not take them."""
+    aside because the head-end would not take them, the last one at `refused_at`."""
 
     records: int = 0
     oldest: float = 0.0
@@ -56,6 +61,7 @@ class QueueStatus:
     last_error: str = ""
     lost: int = 0
     refused: int = 0
+    refused_at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +72,49 @@ class SlotStatus:
     version: str
     booted: bool
     state: str
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateStatus:
+    """The Update Agent's `status.json`. `state` is its word: idle, staged, …, trial. `error`: what it cannot do now.
+    `last`: how the last update ended, name and sentence."""
+
+    state: str = "idle"
+    progress: int = 0
+    slots: tuple[SlotStatus, ...] = ()
+    to_version: str = ""
+    attempts: int = 0
+    error: str = ""
+    last: str = ""
+
+    @classmethod
+    def parse(cls, document: Mapping[str, object]) -> Self:
+        """From a file that any version of the Update Agent may have written: what is not as expected is left out."""
+        booted, progress = _text(document, "booted"), document.get("progress")
+        slots, update, last = (document.get(key) for key in ("slots", "update", "last"))
+        update = update if isinstance(update, dict) else {}
+        attempts = update.get("attempts")
+        return cls(
+            state=_text(document, "state") or "idle",
+            progress=progress if isinstance(progress, int) else 0,
+            slots=tuple(
+                _slot(slot, booted) for slot in (slots if isinstance(slots, list) else []) if isinstance(slot, dict)
+            )[:SLOTS_MAX],
+            to_version=_text(update, "to_version"),
+            attempts=attempts if isinstance(attempts, int) else 0,
+            error=_text(document, "error"),
+            last=f"{_text(last, 'name')}: {_text(last, 'message')}" if isinstance(last, dict) else "",
+        )
+
+
+def _slot(slot: Mapping[str, object], booted: str) -> SlotStatus:
+    name = _text(slot, "name")
+    return SlotStatus(name, _text(slot, "version"), name == booted, _text(slot, "state"))
+
+
+def _text(document: Mapping[str, object], key: str) -> str:
+    value = document.get(key)
+    return value[:TEXT_CHARS_MAX] if isinstance(value, str) else ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """A serial bridge as its user sees it: poll it, and talk to nodes through channels.
 
-    bridge = open_bridge("prime-usi", "/dev/ttyS1", baudrate=115200)
+    bridge = open_bridge(find_protocol("prime-usi"), "/dev/ttyS1")
     channel = bridge.channel(address, dst_lsap=1, src_lsap=17)
     channel.send(packet, now)
     for event in bridge.poll(now, wait_s=0.05):   # NodeJoined, NodeLeft, NodesListed, BaseNodeSilent, …
@@ -22,39 +22,15 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol
 
-from plc.dlmsotcp import DlmsOverTcpLink
 from plc.errors import PlcLocalError, PlcPortError
 from plc.events import DataConfirmed, DataFailed, DataReceived, NodeEvent, ProtocolBroken
-from plc.link import PlcLink
 from plc.port import BytePort, open_port
-from plc.transparent import TransparentLink
+from plc.protocols import NodeLink, PortProtocol
 
 CHANNEL_EVENTS_MAX = 256  # unread events of one channel; older ones are dropped when their reader is gone
 
 ChannelEvent = DataReceived | DataConfirmed | DataFailed
-
-
-class NodeLink(Protocol):
-    """The sans-IO core below a bridge: `PlcLink`, `DlmsOverTcpLink`, `TransparentLink`."""
-
-    carries: str
-    shared_bus: bool
-
-    def start(self, now: float) -> None: ...
-
-    def send(self, address: int, lsdu: bytes, dst_lsap: int, src_lsap: int, now: float) -> int: ...
-
-    def receive(self, data: bytes, now: float) -> None: ...
-
-    def take_output(self) -> bytes: ...
-
-    def next_event(self) -> NodeEvent | None: ...
-
-    def next_deadline(self) -> float | None: ...
-
-    def on_deadline(self, now: float) -> None: ...
 
 
 class Channel:
@@ -172,22 +148,12 @@ class Bridge:
         return rest
 
 
-PROTOCOLS: dict[str, Callable[[], NodeLink]] = {
-    "prime-usi": PlcLink,
-    "dlmsotcp": DlmsOverTcpLink,
-    "hdlc": TransparentLink,
-}
-
-
 def open_bridge(
-    protocol: str, url: str, baudrate: int = 115200, *, clock: Callable[[], float] = time.monotonic
+    protocol: PortProtocol, url: str, baudrate: int = 0, *, clock: Callable[[], float] = time.monotonic
 ) -> Bridge:
-    """Open a port (8N1) and speak `protocol` on it: one of `PROTOCOLS`. `url` is anything `serial_for_url` takes:
-    `/dev/ttyS1`, `socket://host:port`, `rfc2217://host:port`.
+    """Open a port (8N1) and speak `protocol` on it. `url` is anything `serial_for_url` takes: `/dev/ttyS1`,
+    `socket://host:port`, `rfc2217://host:port`. A `baudrate` of 0 is the protocol's own.
 
-    Raises `PlcLocalError` for an unknown protocol, `PlcPortError` when the port cannot be opened.
+    Raises `PlcPortError` when the port cannot be opened.
     """
-    make = PROTOCOLS.get(protocol)
-    if make is None:
-        raise PlcLocalError(f"no bridge protocol {protocol!r}; there are {', '.join(sorted(PROTOCOLS))}")
-    return Bridge(open_port(url, baudrate), make(), clock)
+    return Bridge(open_port(url, baudrate or protocol.baudrate), protocol.make_core(), clock)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class PlcError(Exception):
     """Base of every error this package raises on purpose."""
@@ -23,3 +25,34 @@ class PlcDecodeError(PlcError):
 
 class PlcPortError(PlcError):
     """The environment: the port cannot be opened, read or written, or was closed by the other side."""
+
+
+class PlcProtocolError(PlcError):
+    """The configuration names a port protocol that cannot be had."""
+
+
+class UnknownProtocolError(PlcProtocolError):
+    """Neither built in nor offered by an installed distribution. `known` are the names that are."""
+
+    def __init__(self, name: str, known: Sequence[str]) -> None:
+        super().__init__(f"wanted one of {', '.join(known)}, got {name!r}")
+        self.name = name
+        self.known = tuple(known)
+
+
+class AmbiguousProtocolError(PlcProtocolError):
+    """Several installed distributions offer a protocol of this name, and nothing says which one is meant."""
+
+    def __init__(self, name: str, distributions: Sequence[str]) -> None:
+        super().__init__(f"{name!r} is offered by {' and '.join(distributions)}")
+        self.name = name
+        self.distributions = tuple(distributions)
+
+
+class BrokenProtocolError(PlcProtocolError):
+    """A distribution offers the protocol, but what it offers cannot be used."""
+
+    def __init__(self, name: str, why: str) -> None:
+        super().__init__(f"{name!r} cannot be used: {why}")
+        self.name = name
+        self.why = why

@@ -23,7 +23,7 @@ FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
 
 class Context:
-    """Where to ask, and how to answer."""
+    """Where to ask, and how to print the answer."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -80,13 +80,24 @@ def forget_meter(context: Context, meter: str) -> None:
     click.echo(f"forgotten: {', '.join(found['forgotten'])}")
 
 
-@cli.command()
+@cli.group(invoke_without_command=True)
+@json_option
+@click.pass_context
+def queue(context: click.Context, as_json: bool) -> None:
+    """The readings that wait for the head-end."""
+    if context.invoked_subcommand is None:
+        found = context.obj.ask("queue")
+        context.obj.tell(found, as_json, lambda: show.queue(found, time.time()))
+
+
+@queue.command()
+@click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="The newest so many.")
 @json_option
 @click.pass_obj
-def queue(context: Context, as_json: bool) -> None:
-    """The readings that wait for the head-end."""
-    found = context.ask("queue")
-    context.tell(found, as_json, lambda: show.queue(found, time.time()))
+def refused(context: Context, limit: int, as_json: bool) -> None:
+    """The readings that the head-end would not take: when, which, and why."""
+    found = context.ask("refused", limit=limit)
+    context.tell(found, as_json, lambda: show.refused(found, time.time()))
 
 
 @cli.command()
@@ -145,7 +156,7 @@ def update_status(context: Context, follow: bool | None, file: Path | None, as_j
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; answers the exit code."""
+    """Run `dcuctl` and return its exit code."""
     try:
         cli.main(args=list(arguments) if arguments is not None else None, prog_name="dcuctl", standalone_mode=False)
     except click.ClickException as error:

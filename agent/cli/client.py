@@ -1,4 +1,4 @@
-"""The other end of the control socket."""
+"""The client's end of the control socket: one command per connection, its result or a typed error back."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class RefusedError(Exception):
 
 
 def socket_path(given: Path | None) -> Path:
-    """The option, else the environment, else the usual place."""
+    """Return the path from the option, else from `$DCU_CONTROL_SOCKET`, else the default."""
     return given or Path(os.environ.get(SOCKET_VARIABLE) or DEFAULT_SOCKET)
 
 
 def ask(path: Path, command: str, **arguments: object) -> Any:
-    """The daemon's answer to one command. Raises `NotRunningError`, `RefusedError`."""
+    """Send one command and return the daemon's result. Raises `NotRunningError`, `RefusedError`."""
     try:
         answer = _exchange(path, json.dumps({"command": command, **arguments}).encode() + b"\n")
     except FileNotFoundError as error:

@@ -20,7 +20,7 @@ import click
 
 from agent.cli import show
 from agent.cli.client import NotRunningError, ask
-from agent.ota.handover import parse_status
+from agent.status import UpdateStatus
 
 DEFAULT_STATUS = Path("/var/lib/dcu/update/status.json")
 STATUS_VARIABLE = "DCU_UPDATE_STATUS"
@@ -32,12 +32,15 @@ CLEAR_LINE = "\r\x1b[K"
 
 
 def status_path(given: Path | None) -> Path:
-    """The option, else the environment, else the usual place."""
+    """Return the path from the option, else from `$DCU_UPDATE_STATUS`, else the default."""
     return given or Path(os.environ.get(STATUS_VARIABLE) or DEFAULT_STATUS)
 
 
 def look(socket: Path, file: Path) -> Mapping[str, Any]:
-    """What the agent says; what the file says while it does not run. Raises `NotRunningError`, `RefusedError`."""
+    """Return what the agent says, or what the file says while the agent does not run.
+
+    Raises `NotRunningError`, `RefusedError`.
+    """
     try:
         found: Mapping[str, Any] = ask(socket, "update")
     except NotRunningError as error:
@@ -53,12 +56,13 @@ def _read(file: Path, not_running: NotRunningError) -> Mapping[str, Any]:
         raise not_running from None
     except (OSError, ValueError, RecursionError) as error:
         raise NotRunningError(f"{not_running}; {file}: {error}") from error
-    status = parse_status(document if isinstance(document, dict) else {})
+    status = UpdateStatus.parse(document if isinstance(document, dict) else {})
     return {**asdict(status), "job": "", "download": None, "result": None, "agent": str(not_running)}
 
 
 class Following:
-    """Shows what `look` finds. `live`: one line of a terminal is drawn again and again; else a line a change."""
+    """Shows what `look` finds. `live` draws one line of a terminal again and again; otherwise there is one line per
+    change."""
 
     def __init__(self, look: Callable[[], Mapping[str, Any]], *, live: bool, as_json: bool) -> None:
         self._look = look
@@ -67,7 +71,7 @@ class Following:
         self._shown = ""
 
     def run(self, *, follow: bool) -> None:
-        """Raises `NotRunningError`, `RefusedError`."""
+        """Show the update once, or to its end with `follow`. Raises `NotRunningError`, `RefusedError`."""
         found = self._look()
         while follow and not show.update_at_rest(found):
             self._step(found)
@@ -81,7 +85,7 @@ class Following:
             click.echo(show.update(found))
 
     def _again(self) -> Mapping[str, Any]:
-        """The next look. The agent may be away for a while: it is restarted, or gives way to a reboot."""
+        """Look again. The agent may be away for a while, when it is restarted or the board reboots."""
         for _ in range(LOST_MAX):
             try:
                 return self._look()

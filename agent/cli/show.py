@@ -12,14 +12,14 @@ STATES_WITH_PROGRESS = ("writing", "written")
 
 
 def when(epoch: float, now: float) -> str:
-    """`2026-11-22 10:00:00Z (3 min ago)`; 0 is never."""
+    """Return `2026-11-22 10:00:00Z (3 min ago)`; `never` for 0."""
     if not epoch:
         return "never"
     return f"{time.strftime('%Y-%m-%d %H:%M:%SZ', time.gmtime(epoch))} ({age(now - epoch)})"
 
 
 def age(seconds: float) -> str:
-    """`12 s ago`, `in 3 min`."""
+    """Return `12 s ago`, `in 3 min`: a distance in time, the future being negative."""
     amount = abs(seconds)
     if amount < 100:
         text = f"{amount:.0f} s"
@@ -33,7 +33,7 @@ def age(seconds: float) -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Columns as wide as their widest cell; numbers to the right."""
+    """Return a table whose columns are as wide as their widest cell; numbers are aligned to the right."""
     cells = [[str(cell) for cell in row] for row in rows]
     widths = [max(len(line[index]) for line in [list(head), *cells]) for index in range(len(head))]
     right = [bool(rows) and all(isinstance(row[index], int | float) for row in rows) for index in range(len(head))]
@@ -49,13 +49,13 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def facts(pairs: Sequence[tuple[str, object]]) -> str:
-    """`name  value` lines."""
+    """Return one line `name  value` per pair."""
     width = max(len(name) for name, _ in pairs)
     return "\n".join(f"{name.ljust(width)}  {value}" for name, value in pairs)
 
 
 def status(document: Mapping[str, Any]) -> str:
-    """The whole status."""
+    """Return the whole status as text."""
     now = document["now"]
     return "\n\n".join(block for block in _blocks(document, now) if block)
 
@@ -76,6 +76,7 @@ def _blocks(document: Mapping[str, Any], now: float) -> Iterator[str]:
             ("queue", queue_line(document["queue"], now)),
             ("update", document["update_state"]),
             ("health", health_line(document["health"])),
+            *(("warning", warning) for warning in document["warnings"]),
         ]
     )
     yield slots(document["slots"]) if document["slots"] else ""
@@ -163,6 +164,31 @@ def queue(found: Mapping[str, Any], now: float) -> str:
     )
 
 
+def refused(found: Mapping[str, Any], now: float) -> str:
+    """Return a table of the newest readings that were refused. Reasons and values come from elsewhere, so control
+    characters in them do not reach the terminal."""
+    readings = found["readings"]
+    if not readings:
+        return f"none of {found['total']} refused readings is kept" if found["total"] else "no reading was refused"
+    rows = [
+        (
+            when(reading["refused_at"], now) if reading["refused_at"] else "-",
+            printable(reading["meter"]),
+            printable(f"{reading['cls']}/{reading['obis']}/{reading['attr']}"),
+            printable(reading["value"]),
+            printable(reading["why"]),
+        )
+        for reading in readings
+    ]
+    shown = table(("refused", "meter", "attribute", "value", "why"), rows)
+    return f"{shown}\n{len(rows)} of {found['total']} refused readings"
+
+
+def printable(text: object) -> str:
+    """Return the text on one line, with `?` for control characters."""
+    return "".join(char if char.isprintable() else "?" for char in str(text))
+
+
 def health(checks: Mapping[str, Mapping[str, Any]], now: float) -> str:
     rows = [
         (name, "ok" if check["ok"] else "NOT OK", when(check["at"], now), check["detail"])
@@ -196,12 +222,12 @@ def update(found: Mapping[str, Any]) -> str:
 
 
 def update_at_rest(found: Mapping[str, Any]) -> bool:
-    """Whether no update is under way: none is downloaded, handed over, written or on trial."""
+    """Return whether no update is under way: none is downloaded, handed over, written or on trial."""
     return found["state"] in FIRMWARE_STATES_AT_REST and not found.get("job")
 
 
 def update_percent(found: Mapping[str, Any]) -> int | None:
-    """How far the step is that takes its time; None for a step that cannot tell."""
+    """Return how far a long step has come; `None` for a step that cannot tell."""
     download = found.get("download")
     if found.get("job") == "downloading":
         return download["have"] * 100 // download["total"] if download and download["total"] else None

@@ -20,7 +20,7 @@ EXIT_CONFIG = 2
 
 
 def check(file: Path, out: TextIO, err: TextIO) -> int:
-    """Report on `file`; answers the exit code: 0 when nothing is wrong, 2 otherwise."""
+    """Report on `file`; returns the exit code: 0 when nothing is wrong, 2 otherwise."""
     try:
         config = load(file)
     except ConfigError as error:
@@ -97,14 +97,16 @@ def _reading_lists(config: Config) -> Iterator[str]:
 
 
 def _ports(config: Config) -> Iterator[str]:
-    from agent.metering.probe import hdlc_address
     from dlms.errors import DlmsError
+    from plc.protocols import shadowed_protocols
 
+    for name, distribution in shadowed_protocols():
+        yield f"ports: {distribution} offers a protocol {name}, which is built in: it is never used"
     for index, port in enumerate(config.ports):
         if port.url.startswith("/") and not Path(port.url).exists():
             yield f"ports[{index}].url: no device {port.url}"
-        if port.protocol == "hdlc" and port.scan is not None:
+        if port.scan is not None:
             try:
-                hdlc_address(port, port.scan.last)
+                port.data_link(port.scan.last)
             except DlmsError as error:
                 yield f"ports[{index}].scan.last: {error}"

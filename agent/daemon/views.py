@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 from agent.daemon.control import ControlError, Handler
-from agent.metering.reading_store import Store, StoreError
+from agent.metering.reading_store import REFUSED_MAX, Refusal, Store, StoreError
 from agent.status import Status, StatusBoard
 
 if TYPE_CHECKING:
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
     from agent.daemon.health import Health
     from agent.metering.collector import Collector
     from agent.ota.handover import HandOver
+
+REFUSED_SHOWN = 20  # unless more are asked for
+REFUSED_WARNING_S = 7 * 86_400.0  # a refusal that nobody cared for in a week is history
+VALUE_CHARS_MAX = 100
 
 
 class Views:
@@ -46,6 +51,7 @@ class Views:
             "status": self.status,
             "meters": self.meters,
             "queue": self.queue,
+            "refused": self.refused,
             "tasks": self.tasks,
             "health": self.health,
             "session": self.session,
@@ -54,10 +60,11 @@ class Views:
         }
 
     def status(self, _: Mapping[str, object]) -> object:
-        """Everything at once; the parts are those of `agent.status.Status`, with `now`, `tasks` and `health`."""
+        """Everything at once: the parts of `agent.status.Status`, with `now`, `warnings`, `tasks` and `health`."""
         status = self._current()
         document = asdict(status)
         document["now"] = self._clock.wall()
+        document["warnings"] = self._warnings(status)
         document["clock_trusted"] = self._clock.trusted()
         document["tasks"] = {name: asdict(task) for name, task in self._collector.tasks.statuses().items()}
         document["health"] = {name: asdict(check) for name, check in self._health.checks.items()}
@@ -73,6 +80,19 @@ class Views:
         except StoreError as error:
             raise ControlError(f"the store: {error}") from error
         return {**asdict(self._current().queue), "store": stats.uuid, "kept": stats.kept}
+
+    def refused(self, request: Mapping[str, object]) -> object:
+        """The readings that the head-end would not take, newest first, at most `limit` of them. A value may be long:
+        `value` is the beginning of its JSON text."""
+        limit = request.get("limit", REFUSED_SHOWN)
+        if not isinstance(limit, int) or isinstance(limit, bool) or not 1 <= limit <= REFUSED_MAX:
+            raise ControlError(f"limit is 1 to {REFUSED_MAX}")
+        try:
+            stats = self._store.stats()
+            found = self._store.refused(limit)
+        except StoreError as error:
+            raise ControlError(f"the store: {error}") from error
+        return {"total": stats.refused, "readings": [_refusal(refusal) for refusal in found]}
 
     def tasks(self, _: Mapping[str, object]) -> object:
         return {name: asdict(task) for name, task in self._collector.tasks.statuses().items()}
@@ -112,6 +132,14 @@ class Views:
             raise ControlError(f"the store: {error}") from error
         return {"forgotten": [meter.meter_id for meter in gone]}
 
+    def _warnings(self, status: Status) -> list[str]:
+        """What a person should look at although everything works."""
+        queue = status.queue
+        since_s = self._clock.wall() - queue.refused_at
+        if queue.refused_at and since_s < REFUSED_WARNING_S:
+            return [f"the head-end refused {queue.refused} readings for good: `dcuctl queue refused` has the reasons"]
+        return []
+
     def _current(self) -> Status:
         """The published status with the queue as it is now."""
         status = self._board.current
@@ -119,12 +147,15 @@ class Views:
             stats = self._store.stats()
         except StoreError as error:
             return replace(status, queue=replace(status.queue, last_error=f"store: {error}"))
-        queue = replace(
-            status.queue,
-            records=stats.pending,
-            oldest=stats.oldest,
-            forwarded=stats.forwarded,
-            lost=stats.lost,
-            refused=stats.refused,
-        )
-        return replace(status, meters=self._collector.meters(), queue=queue)
+        return replace(status, meters=self._collector.meters(), queue=stats.on(status.queue))
+
+
+def _refusal(refusal: Refusal) -> dict[str, object]:
+    fields = ("task", "meter", "cls", "obis", "attr", "tag", "received")
+    return {
+        "id": refusal.id,
+        "refused_at": refusal.refused_at,
+        "why": refusal.why,
+        **{name: refusal.record.get(name) for name in fields},
+        "value": json.dumps(refusal.record.get("raw"))[:VALUE_CHARS_MAX],
+    }

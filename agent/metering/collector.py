@@ -1,4 +1,4 @@
-"""The collector: tasks, registry and one reader a port, put together."""
+"""The collector: tasks, meter registry and one reader per port, put together."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ import threading
 from collections.abc import Callable, Sequence
 
 from agent.clock import Clock
-from agent.metering.portreader import Bridge, PortReader
+from agent.metering.portreader import Bridge, PortReader, ReaderDeps
 from agent.metering.reading_store import Store
 from agent.metering.readinglist import ReadingLists
 from agent.metering.registry import Registry
 from agent.metering.tasks import TaskBook
-from agent.metering.waiting import Ports
 from agent.settings.config import MeteringConfig, PortConfig
 from agent.settings.provisioning import Provisioning, TaskStatus
 from agent.status import MeterStatus
@@ -39,16 +38,16 @@ class Collector:
         self._health = health
         self._lock = threading.Lock()
         self._problems = {port.name: "not open yet" for port in ports if port.health}
-        shared = Ports(store, registry, self.tasks, clock, rng, self._port_health)
+        shared = ReaderDeps(store, registry, self.tasks, clock, rng, self._port_health)
         self.workers = tuple(PortReader(port, metering, shared, open_bridge) for port in ports)
         self._report()
 
     def configure(self, provisioning: Provisioning) -> None:
-        """Follow these tasks from now on."""
+        """Follow these tasks from now on. Any thread."""
         self.tasks.configure(provisioning)
 
     def software_changed(self) -> None:
-        """Reading lists may have come or gone."""
+        """Look for reading lists again: a software package brought or removed some."""
         self.tasks.lists_changed()
 
     def task_status(self, task_id: str) -> TaskStatus:
@@ -61,7 +60,7 @@ class Collector:
         self.registry.tick()
 
     def close(self) -> None:
-        """After the workers have ended: what is known of meters goes to disk."""
+        """Write what is known of meters to disk. Called after the workers have ended."""
         self.registry.save()
 
     def _port_health(self, port: str, problem: str) -> None:
@@ -72,7 +71,7 @@ class Collector:
         self._report()
 
     def _report(self) -> None:
-        """The check `meter_port`: every port that counts has answered."""
+        """Publish the check `meter_port`: it is good when every port with `health: true` works."""
         with self._lock:
             wrong = [f"{port}: {problem}" for port, problem in self._problems.items() if problem]
             detail = "; ".join(wrong) or (", ".join(self._problems) or "no ports")

@@ -1,53 +1,55 @@
-"""One port and all meters behind it: a worker that drives the bridge and as many visits at a time as it bears.
+"""One port and all meters behind it: a worker that drives the bridge and as many visits at a time as the port can take.
 
-On a bridge with nodes (PRIME), meters announce themselves and several are visited at once: while one answers, the
-others' packets travel. On an HDLC bus one conversation has the line, and meters are found by asking addresses.
+Behind a base node (PRIME), meters announce themselves and several are visited at once: while one answers, the others'
+packets travel. On an HDLC bus one conversation has the line, and meters are found by asking addresses. How meters are
+found is said by the port (`scan`), how many are visited at once by its bridge (`shared_bus`).
 
 The port counts as working once a *meter* has answered through it: a base node that talks about its meters proves the
-wire to it and nothing beyond. So that a new firmware can be judged within minutes although its next run is hours away,
-the first thing said through an opened port is a greeting to some meter, which reads its name.
+wire to it and nothing beyond. A new firmware has to be judged within minutes, and the next run may be hours away: after
+a port was opened, some meter is visited just to identify it, by reading its name.
 
-A visit that fails is tried again after a pause that doubles, `retries_max` times a run; then the run is given up for
-that meter, until its next run or until it joins again. The line is never idle for one silent meter: others go first.
+A visit that fails is tried again after a pause that doubles, `retries_max` times per run; then the run is given up for
+that meter, until its next run or until it joins again. Other meters go first meanwhile, so one silent meter never keeps
+the line idle.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import random
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from typing import Protocol
 
-from agent.metering.probe import Probe, hdlc_address
+from agent.clock import Clock
+from agent.metering.probe import Probe
 from agent.metering.profile_catchup import ProfileReading
-from agent.metering.reading_store import Progress, StoreError
-from agent.metering.registry import Meter
-from agent.metering.tasks import Job
-from agent.metering.uplink import Backoff
+from agent.metering.reading_store import Progress, Store, StoreError
+from agent.metering.registry import Meter, Registry
+from agent.metering.schedule import Backoff
+from agent.metering.tasks import Job, TaskBook
 from agent.metering.visit import Channel, ProfileKey, Visit, is_profile
-from agent.metering.waiting import Knowledge, Leftovers, Ports, Troubles, places
-from agent.settings.config import MeteringConfig, PortConfig
-from dlms.client.session import MeterSession, open_auth
+from agent.metering.visit_memory import KnowledgeCache, Leftovers, Retries, positions
+from agent.settings.config import MANAGEMENT_LOGICAL_DEVICE, MeteringConfig, PortConfig
+from dlms.client.session import MeterSession
 from dlms.cosem.time import ClockPolicy
 from dlms.errors import DlmsError
-from dlms.link.datalink import DataLink
-from dlms.link.hdlc.primary import HdlcClientLink
-from dlms.link.llc import LlcLink
+from dlms.security.settings import open_auth
 from plc.errors import PlcError, PlcLocalError
 from plc.events import BaseNodeSilent, NodeEvent, NodeJoined, NodeLeft, NodesListed, ResyncNoted
 
 LOG = logging.getLogger("agent.metering.port")
 
-WAIT_S = 0.5  # at most, for bytes: then beats, stop and new settings are looked at
-LOOK_EVERY_S = 1.0  # how often all meters are asked what they owe, when nothing has changed
+WAIT_S = 0.5  # the longest wait for bytes; after it the worker beats and looks for a stop and for new settings
+LOOK_EVERY_S = 1.0  # how often all meters are checked for what they owe when nothing has changed
 REOPEN = Backoff(1.0, 60.0)
-SERVER_SAP = 1  # the management logical device
 SILENT_MAX = 3  # unanswered list queries before the port counts as not working
-RESPONSE_TIMEOUT_MIN_S = 60.0  # of the session: a backstop, the links below have timeouts of their own
+RESPONSE_TIMEOUT_MIN_S = 60.0  # of the session; a backstop, as the links below have timeouts of their own
 
 
 class Bridge(Protocol):
@@ -62,27 +64,39 @@ class Bridge(Protocol):
     def close(self) -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class ReaderDeps:
+    """What the readers of all ports share. `health(port, problem)`: `""` when the port works."""
+
+    store: Store
+    registry: Registry
+    tasks: TaskBook
+    clock: Clock
+    rng: random.Random
+    health: Callable[[str, str], None] = lambda _port, _problem: None
+
+
 class PortReader:
     """The worker of one port."""
 
     budget_s = 90.0
 
     def __init__(
-        self, port: PortConfig, metering: MeteringConfig, ports: Ports, open_bridge: Callable[[PortConfig], Bridge]
+        self, port: PortConfig, metering: MeteringConfig, deps: ReaderDeps, open_bridge: Callable[[PortConfig], Bridge]
     ) -> None:
         """`open_bridge` raises `PlcError` when the port cannot be opened."""
         self.name = f"port-{port.name}"
         self._port = port
         self._metering = metering
-        self._ports = ports
+        self._deps = deps
         self._open_bridge = open_bridge
-        self._clock = ports.clock
+        self._clock = deps.clock
         self._parallel_max = port.parallel_max or metering.parallel_max
         self._policy = ClockPolicy(utc_offset_minutes=metering.meter_utc_offset_min)
-        self._troubles = Troubles(metering, ports)
-        self._knowledge = Knowledge(ports.store)
+        self._retries = Retries(metering, deps.clock, deps.rng.random)
+        self._knowledge = KnowledgeCache(deps.store)
         self._leftovers = Leftovers()
-        self._probe = Probe(port, ports.registry)
+        self._probe = Probe(port, deps.registry)
         self._bridge: Bridge | None = None
         self._proven = False  # since the port was opened, a meter has answered
         self._visits: dict[int, Visit] = {}
@@ -95,7 +109,7 @@ class PortReader:
     # --- the worker ---
 
     def run(self, stop: threading.Event, beat: Callable[[], None]) -> None:
-        self._ports.health(self._port.name, "not open yet")
+        self._deps.health(self._port.name, "not open yet")
         while not stop.is_set():
             beat()
             pause_s = self.step()
@@ -104,7 +118,10 @@ class PortReader:
         self.close()
 
     def step(self) -> float:
-        """One round. Waits in the bridge for at most `WAIT_S`; answers how long to wait beside it (no bridge yet)."""
+        """Make one round. Waits in the bridge for at most `WAIT_S`.
+
+        Returns how many seconds to wait before the next round: more than 0 only while there is no bridge.
+        """
         now = self._clock.monotonic()
         bridge = self._bridge
         if bridge is None:
@@ -118,9 +135,9 @@ class PortReader:
         return 0.0
 
     def close(self) -> None:
-        """Give the port back; visits under way are dropped."""
+        """Close the port and drop the visits under way."""
         for visit in self._visits.values():
-            self._ports.tasks.ended(visit.jobs, visit.meter.meter_id, ok=False, final=False)
+            self._deps.tasks.ended(visit.jobs, visit.meter.meter_id, ok=False, final=False)
         self._visits.clear()
         if self._bridge is not None:
             self._bridge.close()
@@ -139,11 +156,11 @@ class PortReader:
         self._bridge = bridge
         self._proven = False
         LOG.info("port %s is open (%s)", self._port.name, self._port.url, extra={"event": "port.open"})
-        self._ports.health(self._port.name, "open, nothing heard yet")
-        if bridge.shared_bus:
-            # Nobody announces himself on a bus: who was there before is tried again, who is new is asked for.
-            for meter in self._ports.registry.absent(self._port.name):
-                self._ports.registry.join(self._port.name, meter.address)
+        self._deps.health(self._port.name, "open, nothing heard yet")
+        if self._port.scan is not None:
+            # No meter announces itself on a bus: those known before are tried again, new ones are looked for.
+            for meter in self._deps.registry.absent(self._port.name):
+                self._deps.registry.join(self._port.name, meter.address)
             self._probe.reset(self._clock.monotonic())
 
     def _lost(self, why: str) -> None:
@@ -152,28 +169,29 @@ class PortReader:
             self._over(visit, f"the port is lost: {why}", counts=False)
         self._probe.abandon()
         self.close()
-        self._ports.registry.leave_all(self._port.name)
+        self._deps.registry.leave_all(self._port.name)
         self._try_again_later(why)
 
     def _try_again_later(self, why: str) -> None:
         self._open_failures += 1
-        self._open_at = self._clock.monotonic() + REOPEN.pause(self._open_failures, self._ports.rng)
-        self._ports.health(self._port.name, why)
+        self._open_at = self._clock.monotonic() + REOPEN.pause(self._open_failures, self._deps.rng.random)
+        self._deps.health(self._port.name, why)
 
-    def _answers(self) -> None:
-        """A meter answered, or there is none that could."""
+    def _report_working(self) -> None:
+        """Report that the port works: a meter answered, or there is none that could."""
         self._open_failures = 0
-        self._ports.health(self._port.name, "")
+        self._deps.health(self._port.name, "")
 
     def _base_node_answers(self) -> None:
-        """Enough for a port that never had a meter, or has nothing to ask them; else a meter must answer too."""
+        """The base node answers. That is enough for a port that never had a meter, or whose meters are not to be read;
+        otherwise a meter must answer as well."""
         self._open_failures = 0
-        registry, name = self._ports.registry, self._port.name
+        registry, name = self._deps.registry, self._port.name
         known = len(registry.present(name)) + len(registry.absent(name))
-        if self._proven or known == 0 or not self._ports.tasks.in_force:
-            self._answers()
+        if self._proven or known == 0 or not self._deps.tasks.in_force:
+            self._report_working()
         else:
-            self._ports.health(name, f"the base node answers, none of {known} meters has yet")
+            self._deps.health(name, f"the base node answers, none of {known} meters has yet")
 
     # --- a round ---
 
@@ -187,11 +205,14 @@ class PortReader:
         if self._probe.step(now):
             self._look_at = 0.0
             self._proven = True
-            self._answers()
+            self._report_working()
 
     def _advance(self, visit: Visit, take: Callable[[], None]) -> None:
-        """One step of a visit. A defect of ours that one meter brings to light must not keep all others from being
-        read, start after start: it is logged as what it is, and counts as a failure of that visit."""
+        """Make one step of a visit.
+
+        A defect of ours that one meter brings to light must not keep all others from being read, start after start.
+        It is logged as a defect, and counts as a failure of that visit.
+        """
         try:
             take()
             if visit.outcome is not None:
@@ -204,17 +225,17 @@ class PortReader:
 
     def _wait_s(self, now: float) -> float:
         deadlines = [now + WAIT_S, self._probe.deadline(), *(visit.deadline() for visit in self._visits.values())]
-        start = self._ports.tasks.next_start()
+        start = self._deps.tasks.next_start()
         if start is not None:
             deadlines.append(now + start)
         return max(0.0, min(deadlines) - now)
 
     def _on_event(self, event: NodeEvent) -> None:
-        registry, name = self._ports.registry, self._port.name
+        registry, name = self._deps.registry, self._port.name
         match event:
             case NodeJoined(address=address, eui48=eui48):
                 meter = registry.join(name, address, eui48)
-                self._troubles.forgive(meter)  # it is back: what was given up is tried again
+                self._retries.forgive(meter)  # it is back: what was given up is tried again
                 self._look_at = 0.0
                 self._base_node_answers()
             case NodeLeft(address=address):
@@ -225,7 +246,7 @@ class PortReader:
                 LOG.debug("port %s: %d nodes", name, count)
                 self._base_node_answers()
             case BaseNodeSilent(attempts=attempts) if attempts >= SILENT_MAX:
-                self._ports.health(name, f"the base node has not answered {attempts} times")
+                self._deps.health(name, f"the base node has not answered {attempts} times")
             case ResyncNoted(dropped_bytes=dropped, why=why):
                 LOG.debug("port %s: %d bytes dropped: %s", name, dropped, why)
             case _:
@@ -234,16 +255,16 @@ class PortReader:
     # --- who is next ---
 
     def _begin(self, bridge: Bridge, now: float) -> None:
-        if self._generation != self._ports.tasks.generation:
-            self._generation = self._ports.tasks.generation
-            self._troubles.forgive_all()  # other tasks, or another password: everybody gets a new chance
+        if self._generation != self._deps.tasks.generation:
+            self._generation = self._deps.tasks.generation
+            self._retries.forgive_all()  # other tasks, or another password: everybody gets a new chance
             self._look_at = 0.0
             with contextlib.suppress(StoreError):  # its owner reports it; the next change of tasks tidies up
-                self._ports.tasks.tidy()
-                self._ports.store.retain(self._ports.registry.names())
+                self._deps.tasks.tidy()
+                self._deps.store.retain(self._deps.registry.names())
         room = (1 if bridge.shared_bus else self._parallel_max) - len(self._visits) - self._probe.running
         if room > 0 and now >= self._look_at:
-            start = self._ports.tasks.next_start()
+            start = self._deps.tasks.next_start()
             self._look_at = now + (LOOK_EVERY_S if start is None else min(LOOK_EVERY_S, start))
             self._line = deque(self._waiting(now))
         while room > 0 and self._line:
@@ -252,69 +273,68 @@ class PortReader:
             if jobs:
                 self._visit(bridge, meter, jobs, now)
                 room -= 1
-        if room > 0 and not self._proven and not self._visits and self._ports.tasks.in_force:
-            room -= self._greet(bridge, now)
-        if room > 0 and bridge.shared_bus:
+        if room > 0 and not self._proven and not self._visits and self._deps.tasks.in_force:
+            room -= self._identify(bridge, now)
+        if room > 0:
             try:
                 self._probe.begin(bridge, now)
             except DlmsError as error:
                 LOG.warning("port %s: %s", self._port.name, error, extra={"event": "port.scan"})
 
-    def _greet(self, bridge: Bridge, now: float) -> int:
-        """Visit one meter that owes nothing, for its name alone. Answers how many visits that made."""
-        for meter in self._ports.registry.present(self._port.name):
-            if not self._troubles.resting(meter, now):
+    def _identify(self, bridge: Bridge, now: float) -> int:
+        """Visit one meter that owes nothing, for its name alone. Returns the number of visits begun."""
+        for meter in self._deps.registry.present(self._port.name):
+            if not self._retries.resting(meter, now):
                 self._visit(bridge, meter, [], now)
                 return 1
         return 0
 
     def _waiting(self, now: float) -> list[Meter]:
-        """Meters that owe something and may be visited, the most important and longest waiting first."""
+        """Return the meters that owe something and may be visited, the most important and longest waiting first."""
         ranked: list[tuple[tuple[int, int, float], Meter]] = []
-        for meter in self._ports.registry.present(self._port.name):
+        for meter in self._deps.registry.present(self._port.name):
             jobs = self._jobs_of(meter, now)
             if jobs:
-                ranked.append(((-jobs[0].task.priority, jobs[0].run, self._troubles.since(meter)), meter))
+                ranked.append(((-jobs[0].task.priority, jobs[0].run, self._retries.since(meter)), meter))
         ranked.sort(key=lambda entry: (entry[0], entry[1].key))
         return [meter for _, meter in ranked]
 
     def _jobs_of(self, meter: Meter, now: float) -> list[Job]:
-        """What this meter is to be read for now; nothing while it is being visited or rests after a failure."""
-        if meter.address in self._visits or self._troubles.resting(meter, now):
+        """Return what this meter is to be read for now; nothing while it is visited, or rests after a failure."""
+        if meter.address in self._visits or self._retries.resting(meter, now):
             return []
         try:
-            owed = self._ports.tasks.owed(meter.meter_id)
+            owed = self._deps.tasks.owed(meter.meter_id)
         except StoreError:
             return []  # its owner reports it; without knowing what was read, nothing is read
-        return [job for job in owed if not self._troubles.given_up(meter, job)]
+        return [job for job in owed if not self._retries.given_up(meter, job)]
 
     # --- visits ---
 
     def _visit(self, bridge: Bridge, meter: Meter, jobs: list[Job], now: float) -> None:
-        access = self._ports.tasks.access
+        access = self._deps.tasks.access
         knowledge = self._knowledge.of(meter.key)
         try:
             session = MeterSession(
-                self._link(bridge, access.client, meter.address),
+                self._port.data_link(meter.address, client=access.client),
                 client=access.client,
-                server=SERVER_SAP,
+                server=MANAGEMENT_LOGICAL_DEVICE,
                 auth=open_auth(access.auth, access.secret),
                 pdu_size=self._metering.pdu_size,
                 known=knowledge,
                 response_timeout_s=max(RESPONSE_TIMEOUT_MIN_S, 2 * self._port.response_timeout_s),
             )
-            channel = bridge.channel(meter.address, dst_lsap=SERVER_SAP, src_lsap=access.client)
+            channel = bridge.channel(meter.address, dst_lsap=MANAGEMENT_LOGICAL_DEVICE, src_lsap=access.client)
         except (DlmsError, PlcLocalError) as error:
             # What was provisioned or configured does not make a session: say so, and wait like after any failure.
-            self._ports.registry.attempted(meter.key, str(error))
-            self._troubles.note(meter, jobs)
+            self._deps.registry.attempted(meter.key, str(error))
+            self._retries.note(meter, jobs)
             return
         visit = Visit(
             meter=meter,
             jobs=jobs,
             session=session,
             channel=channel,
-            packets=bridge.carries == "apdu",
             until=now + self._metering.visit_timeout_s,
             knowledge=knowledge,
             policy=self._policy,
@@ -322,31 +342,19 @@ class PortReader:
             taken=self._leftovers.take(meter, jobs),
         )
         self._visits[meter.address] = visit
-        self._ports.tasks.began(jobs)
+        self._deps.tasks.began(jobs)
         self._advance(visit, partial(visit.start, now))
 
     def _profiles(self, meter: Meter, jobs: Sequence[Job]) -> dict[ProfileKey, ProfileReading]:
-        """The profiles that these jobs ask for, each from where it was read to."""
+        """Return the profiles that these jobs ask for, each at the position that it was read to."""
         first = datetime.fromtimestamp(max(0.0, self._clock.wall() - self._metering.profile_first_s), UTC)
         found: dict[ProfileKey, ProfileReading] = {}
         for job in jobs:
             for item in job.items.items:
                 if is_profile(item.ref):
-                    place = self._knowledge.place(meter.meter_id, job.task.task_id, item.ref.obis)
-                    found[job.task.task_id, item.ref.obis] = ProfileReading(item.ref.obis, place, first)
+                    position = self._knowledge.position(meter.meter_id, job.task.task_id, item.ref.obis)
+                    found[job.task.task_id, item.ref.obis] = ProfileReading(item.ref.obis, position, first)
         return found
-
-    def _link(self, bridge: Bridge, client: int, address: int) -> DataLink:
-        if bridge.carries == "apdu":
-            return LlcLink(client, SERVER_SAP, answer_timeout_s=self._port.response_timeout_s)
-        return HdlcClientLink(
-            client,
-            hdlc_address(self._port, address),
-            info_max=self._port.info_bytes_max,
-            window=self._port.window,
-            ack_timeout_s=self._port.response_timeout_s,
-            octet_s=10 / self._port.baudrate,
-        )
 
     def _finish(self, visit: Visit) -> None:
         outcome = visit.outcome
@@ -354,7 +362,7 @@ class PortReader:
             return
         if outcome.reached:
             self._proven = True
-            self._answers()
+            self._report_working()
         if not outcome.ok:
             self._leftovers.keep(visit)
             self._over(visit, outcome.error)
@@ -366,47 +374,47 @@ class PortReader:
                 "%s answers as %s, it was %s", meter.key, name, meter.meter_id, extra={"event": "meter.exchanged"}
             )
             visit.knowledge.forget()
-            self._ports.registry.name(meter.key, name)
+            self._deps.registry.name(meter.key, name)
             self._over(visit, "the meter was exchanged", counts=False)
             return
         if name and not meter.named:
-            meter = self._ports.registry.name(meter.key, name) or meter
+            meter = self._deps.registry.name(meter.key, name) or meter
         try:
             self._store(visit, meter)
         except StoreError as error:
             self._over(visit, f"the readings cannot be stored: {error}")
             return
         self._close(visit)
-        self._troubles.forgive(meter)
-        self._ports.registry.attempted(meter.key)
+        self._retries.forgive(meter)
+        self._deps.registry.attempted(meter.key)
 
     def _store(self, visit: Visit, meter: Meter) -> None:
-        """Readings, how far the meter was read, and what was learned, in one commit."""
+        """Store the readings, how far the meter was read, and what was learned, in one commit. Raises `StoreError`."""
         # A clock that was set in the middle of the visit makes neither the run nor the times before it true.
         trusted = self._clock.trusted() and all(job.trusted for job in visit.jobs)
         # A meter that has only now told its name may have been read for this run by another way.
-        owed = {(job.task.task_id, job.run) for job in self._ports.tasks.owed(meter.meter_id)}
+        owed = {(job.task.task_id, job.run) for job in self._deps.tasks.owed(meter.meter_id)}
         jobs = [job for job in visit.jobs if meter is visit.meter or (job.task.task_id, job.run) in owed]
         readings = [reading for job in jobs for reading in visit.readings(job, meter.meter_id, trusted=trusted)]
         marks = [Progress(meter.meter_id, job.task.task_id, job.run) for job in jobs] if trusted else []
         knowledge: dict[str, Mapping[str, object]] = {}
         for job in jobs:
-            knowledge |= places(meter.meter_id, job.task.task_id, visit.places(job))
+            knowledge |= positions(meter.meter_id, job.task.task_id, visit.positions(job))
         learned = visit.learned()
         if learned:
             knowledge[meter.key] = learned
-        self._ports.store.append(readings, marks, knowledge)
-        self._ports.tasks.ended(visit.jobs, meter.meter_id, ok=True, final=True)
+        self._deps.store.append(readings, marks, knowledge)
+        self._deps.tasks.ended(visit.jobs, meter.meter_id, ok=True, final=True)
 
     def _over(self, visit: Visit, error: str, *, counts: bool = True) -> None:
-        """The visit failed; `counts`: through the meter's fault or the line's."""
+        """End a visit that failed. `counts`: the meter or the line is at fault."""
         self._close(visit)
         LOG.debug("visit of %s failed: %s", visit.meter.meter_id, error)
-        self._ports.registry.attempted(visit.meter.key, error)
-        final = self._troubles.note(visit.meter, visit.jobs, gained=visit.gained) if counts else False
-        if final and not visit.reached and self._bridge is not None and self._bridge.shared_bus:
-            self._ports.registry.leave(visit.meter.key)  # the scan finds it when it is back
-        self._ports.tasks.ended(visit.jobs, visit.meter.meter_id, ok=False, final=final)
+        self._deps.registry.attempted(visit.meter.key, error)
+        final = self._retries.note(visit.meter, visit.jobs, gained=visit.gained) if counts else False
+        if final and not visit.reached and self._port.scan is not None:
+            self._deps.registry.leave(visit.meter.key)  # the scan finds it when it is back
+        self._deps.tasks.ended(visit.jobs, visit.meter.meter_id, ok=False, final=final)
 
     def _close(self, visit: Visit) -> None:
         visit.channel.close()

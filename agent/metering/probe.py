@@ -1,7 +1,8 @@
-"""Finds meters on an HDLC bus: SNRM to one address at a time, between two visits.
+"""Finds meters on a bus: connects a data link to one address at a time (HDLC: SNRM), between two visits.
 
-An address that answers UA has a meter; who it is, its first visit tells. Addresses of meters that are present are not
-asked. The whole range is asked every `scan.every_s`, the addresses of known meters that fell silent more often.
+An address whose link comes up (HDLC: it answers UA) has a meter; who it is, its first visit tells. Addresses of meters
+that are present are not asked. The whole range is asked every `scan.every_s`, the addresses of known meters that fell
+silent more often.
 """
 
 from __future__ import annotations
@@ -13,23 +14,12 @@ from typing import Protocol
 from agent.metering.registry import Registry
 from agent.metering.visit import Channel
 from agent.settings.config import PortConfig
-from dlms.link.datalink import LinkDown, LinkUp
-from dlms.link.hdlc.frames import HdlcAddress
-from dlms.link.hdlc.primary import HdlcClientLink
+from dlms.link.datalink import DataLink, LinkDown, LinkUp
 from plc.events import DataReceived
 
-PROBE_CLIENT = 16  # the public client, which every meter answers
 RETRIES = 1  # one lost frame must not hide a meter until the next scan
 SILENT_EVERY_S = 300.0
 NEVER = float("inf")
-
-
-def hdlc_address(port: PortConfig, address: int) -> HdlcAddress:
-    """The address of a meter on an HDLC port: one octet has the upper part alone. Raises `dlms.errors.LocalError` when
-    the address does not fit the port's `address_bytes`."""
-    if port.address_bytes == 1:
-        return HdlcAddress(address)
-    return HdlcAddress(port.logical_device, address, size=port.address_bytes)
 
 
 class Bus(Protocol):
@@ -43,7 +33,7 @@ class _Question:
     """The address that is being asked."""
 
     address: int
-    link: HdlcClientLink
+    link: DataLink
     channel: Channel
 
     def write(self, now: float) -> None:
@@ -53,7 +43,7 @@ class _Question:
 
 
 class Probe:
-    """The scan of one port. `begin` asks the next address when it is due; `step` while `running`."""
+    """The scan of one port. Call `begin` to ask the next address that is due, and `step` while `running`."""
 
     def __init__(self, port: PortConfig, registry: Registry) -> None:
         self._port = port
@@ -68,14 +58,14 @@ class Probe:
         return self._question is not None
 
     def reset(self, now: float) -> None:
-        """Begin a scan as soon as there is time."""
+        """Make a scan due now; the addresses of silent meters are due `SILENT_EVERY_S` later."""
         self.abandon()
         self._queue.clear()
         self._scan_at = now if self._port.scan else NEVER
         self._silent_at = now + SILENT_EVERY_S if self._port.scan else NEVER
 
     def abandon(self) -> None:
-        """The bus is gone, or the answer came."""
+        """Stop asking the present address: the bus is gone, or the answer has come."""
         if self._question is not None:
             self._question.channel.close()
             self._question = None
@@ -86,19 +76,13 @@ class Probe:
         if not self._queue:
             return
         address = self._queue.popleft()
-        link = HdlcClientLink(
-            PROBE_CLIENT,
-            hdlc_address(self._port, address),
-            ack_timeout_s=self._port.response_timeout_s,
-            retries=RETRIES,
-            octet_s=10 / self._port.baudrate,
-        )
+        link = self._port.data_link(address, retries=RETRIES)  # as the public client
         self._question = _Question(address, link, bus.channel(address))
         link.connect(now)
         self._question.write(now)
 
     def step(self, now: float) -> bool:
-        """Go on with the address being asked; true at the moment when a meter has been found."""
+        """Go on with the address that is being asked. Returns true at the moment when a meter is found there."""
         question = self._question
         if question is None:
             return False
@@ -113,7 +97,7 @@ class Probe:
             if isinstance(event, LinkUp):
                 found = True
                 self._registry.join(self._port.name, question.address)
-                question.link.disconnect(now)
+                question.link.disconnect(now)  # the meter is left as it was found, free for its first visit
             elif isinstance(event, LinkDown):
                 over = True
         question.write(now)
@@ -122,7 +106,7 @@ class Probe:
         return found
 
     def deadline(self) -> float:
-        """When `step` is due at the latest."""
+        """Return when `step` is due at the latest, `NEVER` while no address is asked."""
         deadline = self._question.link.next_deadline() if self._question else None
         return NEVER if deadline is None else deadline
 

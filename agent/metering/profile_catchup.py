@@ -1,11 +1,11 @@
 """The rows that a meter captured since it was last visited: how a gap is filled after an outage.
 
 A reading list names a profile by its buffer (class 7, attribute 2). What is read is not the whole buffer but the rows
-from the last known one on, in windows that a slow line carries in a few seconds, at most `ROWS_A_VISIT_MAX` a visit; a
-long gap is made up over several runs. Rows are asked for in the meter's own terms: the lower end of the range is the
-clock of the last row, octet for octet as the meter gave it.
+after the last known one, in windows that a slow line carries in a few seconds, at most `ROWS_PER_VISIT_MAX` per visit.
+A long gap is made up over several runs. Rows are asked for in the meter's own terms: the lower end of the range is the
+clock of the last row, octet for octet as the meter gave it. That clock is the *position* in the profile.
 
-`ProfileReading` is sans-IO: it says what to ask (`next_item`), and takes the answers.
+`ProfileReading` is sans-IO: `next_item` says what to ask for, `answer` takes what came.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from dlms.errors import DlmsError, LocalError
 from dlms.xdlms.apdu.common import AccessError, Item, Result
 
 PROFILE_CLASS = 7
-ROWS_A_WINDOW = 96  # a day of quarter-hours: some 4 kB, 5 s at 9600 baud
-ROWS_A_VISIT_MAX = 480
+ROWS_PER_WINDOW = 96  # a day of quarter-hours: some 4 kB, 5 s at 9600 baud
+ROWS_PER_VISIT_MAX = 480
 END_OF_TIME = CosemDateTime(2099, 12, 31, ANY, 23, 59, 59, 0)
 
 
@@ -41,13 +41,13 @@ class CapturedRow:
 class ProfileReading:
     """One profile in one visit.
 
-    `place` is the clock of the last row that is in the store, empty for none; then rows since `first` are read. After
-    the visit `place` is where to go on. `error` is set when the meter would not give the profile.
+    `position` is the clock of the last row in the store (12 octets). Where it is empty, rows since `first` are read.
+    After the visit `position` is where to go on. `error` is set when the meter would not give the profile.
     """
 
-    def __init__(self, obis: Obis, place: bytes, first: datetime) -> None:
+    def __init__(self, obis: Obis, position: bytes, first: datetime) -> None:
         self.obis = obis
-        self.place = place
+        self.position = position
         self.rows: list[CapturedRow] = []
         self.error = ""
         self._first = first
@@ -64,7 +64,7 @@ class ProfileReading:
         return self._ref(CAPTURE_OBJECTS), self._ref(CAPTURE_PERIOD)
 
     def describe(self, captures: Data | None, period: Data | None, meter_clock: CosemDateTime | None) -> None:
-        """What the descriptors gave (`None` where the meter refused), and the meter's clock, if it could be read."""
+        """Take what the descriptors gave (`None` where the meter refused), and the meter's clock, where it was read."""
         try:
             self._columns = columns_of(captures) if captures is not None else ()
         except DlmsError:
@@ -75,18 +75,19 @@ class ProfileReading:
         value = period.value if period is not None else None
         self._period_s = value if isinstance(value, int) and value > 0 else 0
         self._now_local = meter_clock.local() if meter_clock is not None else None
+        first = CosemDateTime.from_datetime(self._first)
         try:
-            self._low = CosemDateTime.parse(self.place) if self.place else CosemDateTime.from_datetime(self._first)
-        except DlmsError:
-            self._low = CosemDateTime.from_datetime(self._first)
+            self._low = CosemDateTime.parse(self.position) if self.position else first
+        except DlmsError:  # a damaged position: begin where a first visit would
+            self._low = first
 
     def unscaled(self, known: MeterKnowledge) -> list[AttributeRef]:
-        """Columns whose scaler is not known yet: reading their present value brings it."""
+        """Return the columns whose scaler is not known yet; a read of their present value brings it."""
         refs = [column.ref for column in self._columns if not column.data_index]
         return [ref for ref in refs if (where := scaler_ref(ref)) is not None and where not in known.scalers]
 
     def next_item(self) -> Item | None:
-        """The next window to ask for; `None` when there is nothing more to read in this visit."""
+        """Return the next window to ask for; `None` when there is nothing more to read in this visit."""
         clock = next((column for column in self._columns if column.is_clock), None)
         if self._done or clock is None or self._low is None:
             return None
@@ -95,7 +96,7 @@ class ProfileReading:
         return Item(self._ref(BUFFER), by_range(clock, low, high))
 
     def answer(self, result: Result) -> None:
-        """The rows of the window, or why there are none."""
+        """Take the rows of the window, or the reason why there are none."""
         if isinstance(result, AccessError):
             self._fail(result.text)
             return
@@ -104,10 +105,10 @@ class ProfileReading:
         except DlmsError:
             self._fail("not-a-profile")
             return
-        fresh = _after(rows, self.place)
+        fresh = _after(rows, self.position)
         self.rows += fresh
         if fresh:
-            self.place = fresh[-1].clock
+            self.position = fresh[-1].clock
         self._advance()
 
     # --- inside ---
@@ -120,29 +121,31 @@ class ProfileReading:
         self._done = True
 
     def _window_end(self, low: CosemDateTime) -> CosemDateTime | None:
-        """`None`: up to the end. Windows need a period, and a clock that says where the end is."""
+        """Return the end of the window; `None` for all up to the end of the profile, where no end can be computed: that
+        takes a capture period, and a clock that says where now is."""
         if not self._period_s or self._now_local is None:
             return None
-        end = shifted(low, self._period_s * ROWS_A_WINDOW)
+        end = shifted(low, self._period_s * ROWS_PER_WINDOW)
         reached = end is None or (end.local() or self._now_local) >= self._now_local
         return None if reached else end
 
     def _advance(self) -> None:
-        if self._high is None or len(self.rows) >= ROWS_A_VISIT_MAX:
+        if self._high is None or len(self.rows) >= ROWS_PER_VISIT_MAX:
             self._done = True
             return
         # A window may be empty (the meter was without power): the next one begins where it ended.
         self._low = self._high
 
     def _decode(self, result: Data) -> list[CapturedRow]:
-        """Raises `DlmsError` when a row does not fit the columns. Null-data stands for what can be told from the row
-        before (BB 4.3.6): the same value, or the time one period later."""
+        """Decode the rows of one answer. Raises `DlmsError` when a row does not fit the columns."""
         rows: list[CapturedRow] = []
         before: Sequence[Data] = ()
         for member in result.members():
             cells = list(member.members())
             if len(cells) != len(self._columns):
                 raise LocalError(f"a row of {len(cells)} cells for {len(self._columns)} columns")
+            # Blue Book 4.3.6: null-data stands for what follows from the row before, which is the same value, or for a
+            # clock the time one capture period later.
             for index, column in enumerate(self._columns):
                 if cells[index].value is None and before:
                     cells[index] = self._later(before[index]) if column.is_clock else before[index]
@@ -164,14 +167,14 @@ class ProfileReading:
         return clock if later is None else axdr.octets(later.emit())
 
 
-def _after(rows: list[CapturedRow], place: bytes) -> list[CapturedRow]:
-    """A range includes its ends: the row that is known already goes, and what stands before it."""
-    known = [index for index, row in enumerate(rows) if row.clock == place]
+def _after(rows: list[CapturedRow], position: bytes) -> list[CapturedRow]:
+    """Drop the row at `position`, which the range includes although it is known, and everything before it."""
+    known = [index for index, row in enumerate(rows) if row.clock == position]
     return rows[known[-1] + 1 :] if known else rows
 
 
 def shifted(clock: CosemDateTime, seconds: int) -> CosemDateTime | None:
-    """So many seconds later by the meter's own clock; `None` when it has no definite time."""
+    """Return the time `seconds` later by the meter's own clock; `None` when it has no definite time."""
     local = clock.local()
     if local is None:
         return None
@@ -193,7 +196,10 @@ def shifted(clock: CosemDateTime, seconds: int) -> CosemDateTime | None:
 
 
 def iso_time(clock: bytes, policy: ClockPolicy) -> str | None:
-    """The instant of a COSEM date-time, ISO 8601 in UTC; `None` when the meter and the policy leave it open."""
+    """Return the instant of a COSEM date-time (12 octets) as ISO 8601 in UTC.
+
+    It is `None` when the meter and the policy leave the instant open.
+    """
     try:
         moment = CosemDateTime.parse(clock).to_datetime(policy)
     except DlmsError:

@@ -1,7 +1,7 @@
 """The store of readings: durable when `append` returns, kept until the head-end has acknowledged.
 
 A block is what one visit of one meter gave, compressed, with consecutive record ids: one row and one synchronous commit
-a visit, which is what flash can bear. Ids are never used again within a store; a store has a random uuid, so that
+per visit, which is what flash can bear. Ids are never used again within a store; a store has a random uuid, so that
 (store, id) names a record for ever, and a store that was lost and made anew cannot be mistaken for the old one.
 
 How far each meter has been read for each task is written in the same transaction as the readings, so a power cut can
@@ -19,24 +19,26 @@ import logging
 import sqlite3
 import zlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
 from agent.clock import Clock
-from agent.metering.reading_file import StoreError, StoreFile
+from agent.metering.store_file import StoreError, StoreFile
+from agent.status import QueueStatus
 from omadm.readings import ROW_SIZES, Reading, record
 
-__all__ = ["Batch", "Progress", "Store", "StoreError", "StoreStats"]
+__all__ = ["Batch", "Progress", "Refusal", "Store", "StoreError", "StoreStats"]
 
 LOG = logging.getLogger("agent.metering.store")
 
 BYTES_MAX = 128 << 20  # of the database file; half a million readings take about 15 MB
-BLOCKS_A_BATCH_MAX = 64  # looked at for one uplink batch
+BLOCKS_PER_BATCH_MAX = 64  # looked at for one uplink batch
 COMPRESSION = 6
-FULL_RETRIES = 4  # each gives up an eighth of the blocks and tries again
+FULL_RETRIES = 4  # each one gives up an eighth of the blocks first
 REMEMBERED_MAX = 16_384  # names, before those that nobody knows any more are looked for; the registry holds 4096
 REFUSED_MAX = 1000  # records that the head-end would not take, kept for a person to look at
+REFUSED_AT = "refused_at"  # beside the fields of a record that is set aside
 
 ResultT = TypeVar("ResultT")
 _Counters = dict[str, int]
@@ -64,9 +66,20 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True)
+class Refusal:
+    """A record that the head-end will never take, and its reason. `refused_at`: seconds since the epoch by this
+    device's clock, 0 when it is not known; `record` has the fields of docs/uplink.md."""
+
+    id: int
+    refused_at: float
+    why: str
+    record: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
 class StoreStats:
     """`pending`: records not delivered yet, the oldest stored at `oldest`; `kept`: delivered ones that are still here;
-    the others count since the store began."""
+    the others count since the store began. `refused_at`: when the last record was refused, 0 when none was."""
 
     uuid: str
     pending: int
@@ -75,6 +88,19 @@ class StoreStats:
     forwarded: int
     lost: int
     refused: int
+    refused_at: float
+
+    def on(self, status: QueueStatus) -> QueueStatus:
+        """The published status, with these counts."""
+        return replace(
+            status,
+            records=self.pending,
+            oldest=self.oldest,
+            forwarded=self.forwarded,
+            lost=self.lost,
+            refused=self.refused,
+            refused_at=self.refused_at,
+        )
 
 
 class Store:
@@ -99,8 +125,8 @@ class Store:
         progress: Iterable[Progress] = (),
         knowledge: Mapping[str, Mapping[str, object]] | None = None,
     ) -> tuple[int, int]:
-        """Store the readings of one visit; answers the first and last id. Durable when it returns; on `StoreError`
-        nothing of it is stored. `knowledge`: what was learned about meters, by meter."""
+        """Store the readings of one visit, and return their first and last id. All of it is durable on return; on
+        `StoreError` nothing of it is stored. `knowledge`: what was learned about meters, by meter."""
         body = _pack([reading.row() for reading in readings]) if readings else b""
         marks = [(mark.meter, mark.task, mark.run) for mark in progress]
         learned = [(meter, _pack(what)) for meter, what in (knowledge or {}).items()]
@@ -146,8 +172,8 @@ class Store:
             self._run(work)
 
     def retain(self, meters: Collection[str]) -> int:
-        """Forget all meters but these, where so much is remembered that most of it must be of meters that are gone.
-        Answers how many rows went."""
+        """Forget all meters but these, once so much is remembered that most of it must be of meters that are gone.
+        Returns how many rows went."""
 
         def work(db: sqlite3.Connection, _: _Counters) -> int:
             gone = 0
@@ -167,8 +193,8 @@ class Store:
         return self._run(lambda db, counters: self._take(db, counters["released"], records_max))
 
     def release(self, store: str, last: int) -> int:
-        """The head-end holds every record of `store` up to id `last`. Answers how many of these were pending. An
-        acknowledgement for another store (this one began since) changes nothing."""
+        """The head-end holds every record of `store` up to id `last`. Returns how many of these were pending. An
+        acknowledgement for another store, the one before this one, changes nothing."""
 
         def work(db: sqlite3.Connection, counters: _Counters) -> int:
             if store != self.file.uuid or not counters["released"] < last < counters["next"]:
@@ -185,7 +211,10 @@ class Store:
 
     def refuse(self, batch: Batch, why: str) -> None:
         """The head-end will never take this batch: keep it aside, so that the others get through."""
-        rows = [(entry["id"], json.dumps(entry), why) for entry in batch.records]
+        # The time goes into the record's text and not into a column of its own: an older version of this software,
+        # started again after a rollback, would take a table of another shape for a damaged file.
+        refused_at = self._clock.wall()
+        rows = [(entry["id"], json.dumps({**entry, REFUSED_AT: refused_at}), why) for entry in batch.records]
 
         def work(db: sqlite3.Connection, counters: _Counters) -> None:
             if batch.store != self.file.uuid or batch.last <= counters["released"]:
@@ -197,19 +226,33 @@ class Store:
             counters["released"] = batch.last
 
         self._run(work)
-        LOG.error(
-            "record %d was refused by the head-end for good: %s", batch.first, why, extra={"event": "store.refused"}
-        )
+        for entry in batch.records:
+            LOG.error(
+                "record %s (meter %s, %s/%s/%s) was refused by the head-end for good: %s",
+                *(entry.get(name) for name in ("id", "meter", "cls", "obis", "attr")),
+                why,
+                extra={"event": "store.refused"},
+            )
 
     # --- for everybody ---
 
+    def refused(self, limit: int) -> list[Refusal]:
+        """The records that were refused last, newest first, at most `limit`; `REFUSED_MAX` are kept."""
+        rows = self._run(
+            lambda db, _: db.execute(
+                "SELECT id, record, why FROM refused ORDER BY id DESC LIMIT ?", (limit,)
+            ).fetchall()
+        )
+        return [_refusal(*row) for row in rows]
+
     def stats(self) -> StoreStats:
-        """Counts for the status."""
+        """Return the counts for the status."""
 
         def work(db: sqlite3.Connection, counters: _Counters) -> StoreStats:
             pending = counters["next"] - 1 - counters["released"]
             first_pending = "SELECT made FROM block WHERE first <= ? ORDER BY first DESC LIMIT 1"
             oldest = db.execute(first_pending, (counters["released"] + 1,)).fetchone() if pending else None
+            refused = db.execute("SELECT id, record, why FROM refused ORDER BY id DESC LIMIT 1").fetchone()
             return StoreStats(
                 uuid=self.file.uuid,
                 pending=pending,
@@ -218,6 +261,7 @@ class Store:
                 forwarded=counters["forwarded"],
                 lost=counters["lost"],
                 refused=counters["refused"],
+                refused_at=_refusal(*refused).refused_at if refused else 0.0,
             )
 
         return self._run(work)
@@ -237,7 +281,7 @@ class Store:
         return result
 
     def _with_room(self, work: Callable[[sqlite3.Connection, _Counters], ResultT]) -> ResultT:
-        """Run `work`; where the file may not grow any more, give up old records and try again."""
+        """Run `work`; where the file may not grow any more, give up old records and try again. Raises `StoreError`."""
         for _ in range(FULL_RETRIES):
             try:
                 return self._run(work)
@@ -251,8 +295,11 @@ class Store:
         return sum(self._drop_oldest(db, counters) for _ in range(-(-blocks // 8))) > 0
 
     def _drop_oldest(self, db: sqlite3.Connection, counters: _Counters, up_to: int | None = None) -> bool:
-        """Remove the oldest block, but never the only one (it is the visit that is just being stored), and none that
-        reaches beyond `up_to`. Answers whether one went."""
+        """Remove the oldest block and return whether one went.
+
+        Without `up_to`, to make room: never the only block, which is the visit that is just being stored. With it,
+        after a delivery: only a block all of whose records have ids up to `up_to`; that may be the only one.
+        """
         rows = db.execute("SELECT first, last FROM block ORDER BY first LIMIT 2").fetchall()
         if not rows or (up_to is None and len(rows) < 2) or (up_to is not None and rows[0][1] > up_to):
             return False
@@ -262,7 +309,7 @@ class Store:
         if lost > 0:
             counters["lost"] += lost
             counters["released"] = last
-            if not self._loss_logged:  # once an episode: a full store would otherwise fill the log as well
+            if not self._loss_logged:  # once until the next delivery: a full store would otherwise fill the log as well
                 self._loss_logged = True
                 LOG.error(
                     "the store is full: the oldest undelivered readings are being given up (%d so far)",
@@ -275,7 +322,7 @@ class Store:
         start = db.execute("SELECT MAX(first) FROM block WHERE first <= ?", (released + 1,)).fetchone()[0]
         rows = db.execute(
             "SELECT first, last, body FROM block WHERE first >= ? ORDER BY first LIMIT ?",
-            (released + 1 if start is None else start, BLOCKS_A_BATCH_MAX),
+            (released + 1 if start is None else start, BLOCKS_PER_BATCH_MAX),
         )
         records: list[dict[str, object]] = []
         skipped, reached = 0, released
@@ -300,7 +347,7 @@ class Store:
 
 
 def _oldest(db: sqlite3.Connection, counters: Mapping[str, int]) -> int:
-    """The lowest id in the file; the next one to be given when it is empty."""
+    """Return the lowest id in the file; the next id to be given out when it is empty."""
     first = db.execute("SELECT MIN(first) FROM block").fetchone()[0]
     return counters["next"] if first is None else int(first)
 
@@ -310,11 +357,21 @@ def _pack(value: object) -> bytes:
 
 
 def _unpack(body: bytes) -> object:
-    """What was packed; `None` when the checksum says that it is not."""
+    """Return what was packed; `None` when the checksum says that this is not it."""
     try:
         return json.loads(zlib.decompress(body))
     except (zlib.error, ValueError, TypeError):
         return None
+
+
+def _refusal(record_id: int, text: str, why: str) -> Refusal:
+    try:
+        entry = json.loads(text)
+    except (ValueError, RecursionError):
+        entry = None
+    entry = entry if isinstance(entry, dict) else {}  # a damaged one is still worth its id and its reason
+    at = entry.pop(REFUSED_AT, 0.0)
+    return Refusal(record_id, float(at) if isinstance(at, int | float) else 0.0, why, entry)
 
 
 def _block_rows(first: int, last: int, body: bytes) -> list[list[object]] | None:

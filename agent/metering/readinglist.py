@@ -1,7 +1,7 @@
 """Reading lists: which attributes a task reads, as CSV files from the image and from active software packages.
 
-The first line names the columns: `obis`, `cls` and `attr` are needed, `name`, `type`, `scaler`, `unit` and any other
-may be there. `type` matters in two cases: `clock` and `dt` say that twelve octets are a date-time. A list of an active
+The first line names the columns. `obis`, `cls` and `attr` are required; `name`, `type`, `scaler`, `unit` and any other
+are optional. `type` matters in two cases: `clock` and `dt` say that twelve octets are a date-time. A list of an active
 software package takes the place of one of the same name in the image.
 """
 
@@ -50,7 +50,7 @@ class ReadingList:
 
 
 def parse(name: str, text: str, file: str) -> ReadingList:
-    """The list in `text`. Raises `ReadingListError` with every mistake, one a line, each with `file` and line."""
+    """Parse the CSV in `text`. Raises `ReadingListError` with one line per mistake, each with `file` and line."""
     rows = csv.reader(io.StringIO(text, newline=""), strict=True)
     mistakes: list[str] = []
     items: dict[AttributeRef, ReadingItem] = {}
@@ -103,7 +103,7 @@ class ReadingLists:
         self._cache: dict[str, ReadingList] = {}
 
     def get(self, name: str) -> ReadingList:
-        """Raises `ReadingListError`."""
+        """Return the list of this name, read when first asked for. Raises `ReadingListError`."""
         with self._lock:
             found = self._cache.get(name)
         if found is not None:
@@ -120,11 +120,11 @@ class ReadingLists:
         raise ReadingListError(f"reading list {name}: in no active software package, and not in {self._image_dir}")
 
     def names(self) -> list[str]:
-        """The lists there are."""
+        """Return the names of all lists there are, sorted."""
         return sorted({file.stem for folder in self._folders() for file in _csv_files(folder)})
 
     def changed(self) -> None:
-        """The set of active software packages changed: read again when asked."""
+        """Forget what was read: the set of active software packages has changed."""
         with self._lock:
             self._cache.clear()
 

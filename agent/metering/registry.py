@@ -77,7 +77,7 @@ class _Entry:
 
 
 def meter_name(octets: bytes) -> str:
-    """The id that a logical device name gives: its text, else its octets as hexadecimal; empty when it is empty.
+    """Return the id that a logical device name gives: its text, else its octets as hexadecimal; empty when it is empty.
 
     A name may become part of a path in the management tree and of a file name, so only plain characters count as text.
     """
@@ -114,12 +114,12 @@ class Registry:
     # --- what happens to meters ---
 
     def join(self, port: str, address: int, eui48: bytes = b"") -> Meter:
-        """A node is in the network of `port`. Answers the meter, which may have been known before."""
+        """A node is in the network of `port`. Returns the meter, which may have been known before."""
         key = f"{port}/{eui48.hex() or address}"
         with self._lock:
             for other in list(self._entries.values()):
                 if other.meter.port == port and other.meter.address == address and other.meter.key != key:
-                    self._set_absent(other)  # its address is in other hands now
+                    self._set_absent(other)  # another node has its address now
             entry = self._entries.get(key)
             if entry is None:
                 self._make_room()
@@ -152,7 +152,7 @@ class Registry:
                     self._set_absent(entry)
 
     def name(self, key: str, meter_id: str) -> Meter | None:
-        """The meter said who it is. Answers the meter as it is now, `None` when it is not registered any more."""
+        """The meter said who it is. Returns the meter as it is now, `None` when it is not registered any more."""
         with self._lock:
             entry = self._entries.get(key)
             if entry is None:
@@ -175,7 +175,7 @@ class Registry:
             return entry.meter
 
     def attempted(self, key: str, error: str = "") -> None:
-        """A visit ended, well or with `error`."""
+        """A visit ended: well, or with `error`."""
         with self._lock:
             entry = self._entries.get(key)
             if entry is None:
@@ -187,7 +187,7 @@ class Registry:
             self._touch()
 
     def remove(self, meter_id: str) -> list[Meter]:
-        """Forget a meter (it is gone for good); it is registered again if it joins again."""
+        """Forget a meter that is gone for good, and return what was known under that id. It may join again."""
         with self._lock:
             gone = [entry.meter for entry in self._entries.values() if entry.meter.meter_id == meter_id]
             for meter in gone:
@@ -198,7 +198,7 @@ class Registry:
     # --- what is asked ---
 
     def present(self, port: str) -> list[Meter]:
-        """The meters of `port` that can be visited now."""
+        """Return the meters of `port` that can be visited now."""
         with self._lock:
             return [
                 entry.meter
@@ -207,7 +207,7 @@ class Registry:
             ]
 
     def absent(self, port: str) -> list[Meter]:
-        """The meters of `port` that were there once and are silent now."""
+        """Return the meters of `port` that were there once and are silent now."""
         with self._lock:
             return [
                 entry.meter
@@ -221,24 +221,26 @@ class Registry:
             return entry.meter if entry else None
 
     def at(self, port: str, address: int) -> Meter | None:
-        """The present meter with this address."""
+        """Return the present meter with this address, `None` when there is none."""
         return next((meter for meter in self.present(port) if meter.address == address), None)
 
     def names(self) -> set[str]:
-        """Every name under which something may be remembered: ids, and the ways to reach them."""
+        """Return every name under which something may be stored: ids, and the ways to reach meters (`key`)."""
         with self._lock:
             return {name for entry in self._entries.values() for name in (entry.meter.key, entry.meter.meter_id)}
 
     def meters(self) -> tuple[MeterStatus, ...]:
-        """All of them, by id."""
+        """Return all meters for the status, sorted by id."""
         with self._lock:
             return tuple(sorted((entry.status() for entry in self._entries.values()), key=lambda meter: meter.meter_id))
 
     # --- time ---
 
     def tick(self) -> None:
-        """Called every second or so: absences become leaves, changes are published and saved. Never raises for the
-        disk: the next tick tries again."""
+        """Turn long absences into leaves, publish changes, and save what is due. Called about every second.
+
+        Trouble of the disk is logged and not raised: a later tick tries again.
+        """
         now = self._clock.monotonic()
         with self._lock:
             for entry in self._entries.values():
@@ -255,7 +257,7 @@ class Registry:
             self.save()
 
     def save(self) -> None:
-        """Write the file now, if anything is to be written."""
+        """Write the file now, if there is anything new. Trouble of the disk is logged and tried again later."""
         with self._lock:
             if self._save_at is None:
                 return

@@ -16,7 +16,7 @@ from agent.settings.provisioning import MeterAccess, Provisioning, ReadingTask, 
 LOG = logging.getLogger("agent.metering.tasks")
 
 RESULT_CHARS_MAX = 160
-UNTRUSTED_HOLD_S = 120.0  # after start, readings wait so long for a clock that has yet to be set
+UNTRUSTED_HOLD_S = 120.0  # so long after start, readings wait for a clock that has yet to be set
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +30,8 @@ class Job:
 
 
 @dataclass(slots=True)
-class _Account:
-    """Of a task's newest run: who was read, who was not."""
+class _RunCount:
+    """Counts of a task's newest run: meters read, meters given up, visits under way."""
 
     run: int = 0
     read: int = 0
@@ -53,20 +53,20 @@ class TaskBook:
         self._provisioning = Provisioning()
         self._progress: dict[tuple[str, str], int] | None = None
         self._untrusted: dict[tuple[str, str], int] = {}
-        self._accounts: dict[str, _Account] = {}
+        self._counts: dict[str, _RunCount] = {}
         self._reading_lists: dict[str, ReadingList | ReadingListError] = {}  # what was found, or why not
         self.generation = 0
 
     # --- settings ---
 
     def configure(self, provisioning: Provisioning) -> None:
-        """Follow these tasks and this access from now on."""
+        """Follow these tasks and this meter access from now on."""
         with self._lock:
             if provisioning.tasks == self._provisioning.tasks and provisioning.access == self._provisioning.access:
                 self._provisioning = provisioning
                 return
             self._provisioning = provisioning
-            self._accounts = {task.task_id: self._accounts.get(task.task_id, _Account()) for task in provisioning.tasks}
+            self._counts = {task.task_id: self._counts.get(task.task_id, _RunCount()) for task in provisioning.tasks}
             self._reading_lists.clear()
             self._recall()
             self.generation += 1
@@ -78,7 +78,7 @@ class TaskBook:
         )
 
     def lists_changed(self) -> None:
-        """A software package was activated or removed: look for the lists again."""
+        """Look for the reading lists again: a software package was activated or removed."""
         with self._lock:  # both at once: a list that is just being read must not be kept as a new one
             self._lists.changed()
             self._reading_lists.clear()
@@ -106,7 +106,10 @@ class TaskBook:
     # --- what is owed ---
 
     def owed(self, meter_id: str) -> list[Job]:
-        """What the meter owes now, most important first. Raises `StoreError` while it is not known what was done."""
+        """Return what the meter owes now, the most important first.
+
+        Raises `StoreError` while it is not known what the meter was read for.
+        """
         wall, trusted = self._clock.wall(), self._clock.trusted()
         if not trusted and self._clock.monotonic() - self._started < UNTRUSTED_HOLD_S:
             return []
@@ -121,7 +124,7 @@ class TaskBook:
             return sorted(jobs, key=lambda job: (-job.task.priority, job.run, job.task.task_id))
 
     def next_start(self) -> float | None:
-        """Seconds until some task has a new run."""
+        """Return the seconds until some task has a new run; `None` without an enabled task."""
         wall = self._clock.wall()
         at = next_start(self._provisioning.tasks, wall)
         return None if at is None else max(0.0, at - wall)
@@ -130,37 +133,37 @@ class TaskBook:
 
     def began(self, jobs: Iterable[Job]) -> None:
         for job in jobs:
-            self._account(job).active += 1
+            self._count_of(job).active += 1
 
     def ended(self, jobs: Iterable[Job], meter_id: str, *, ok: bool, final: bool) -> None:
-        """A visit for these jobs is over. `ok`: the readings are in the store; `final`: no retry will follow."""
+        """Record that a visit for these jobs is over. `ok`: the readings are stored; `final`: no retry will follow."""
         with self._lock:
             for job in jobs:
-                account = self._account(job)
-                account.active = max(0, account.active - 1)
-                if account.run != job.run:
+                count = self._count_of(job)
+                count.active = max(0, count.active - 1)
+                if count.run != job.run:
                     continue
                 if ok:
-                    account.read += 1
+                    count.read += 1
                     self._note_done(meter_id, job)
                 elif final:
-                    account.failed += 1
+                    count.failed += 1
 
     def status(self, task_id: str) -> TaskStatus:
-        """For the management tree."""
+        """Return the status of one task, for the management tree; the default for a task that is not known."""
         with self._lock:
             task = next((task for task in self._provisioning.tasks if task.task_id == task_id), None)
-            account = self._accounts.get(task_id)
-            if task is None or account is None:
+            count = self._counts.get(task_id)
+            if task is None or count is None:
                 return TaskStatus()
-            state = "disabled" if not task.enabled else "running" if account.active else "idle"
-            result = f"{account.read} read, {account.failed} failed" if account.run else ""
+            state = "disabled" if not task.enabled else "running" if count.active else "idle"
+            result = f"{count.read} read, {count.failed} failed" if count.run else ""
             items = self._reading_lists.get(task.reading_list)
             if isinstance(items, ReadingListError):
                 result = str(items).splitlines()[0]
             return TaskStatus(
                 state=state,
-                last_run=account.run,
+                last_run=count.run,
                 next_run=next_run(task, self._clock.wall()) if task.enabled else 0,
                 last_result=result[:RESULT_CHARS_MAX],
             )
@@ -179,22 +182,22 @@ class TaskBook:
         return self._progress
 
     def _recall(self) -> None:
-        """The last runs of an earlier life of this process."""
+        """Take over the last runs of an earlier life of this process from the store's progress."""
         for (_, task_id), run in (self._progress or {}).items():
-            account = self._accounts.get(task_id)
-            if account is not None and account.read + account.failed + account.active == 0:
-                account.run = max(account.run, run)
+            count = self._counts.get(task_id)
+            if count is not None and count.read + count.failed + count.active == 0:
+                count.run = max(count.run, run)
 
     def _note_done(self, meter_id: str, job: Job) -> None:
         self._done(trusted=job.trusted)[meter_id, job.task.task_id] = job.run
 
-    def _account(self, job: Job) -> _Account:
-        """The account of the job's task; a new run opens a new one."""
+    def _count_of(self, job: Job) -> _RunCount:
+        """Return the counts of the job's task; a new run begins with zeros."""
         with self._lock:
-            account = self._accounts.setdefault(job.task.task_id, _Account())
-            if account.run != job.run and (account.active == 0 or job.run > account.run):
-                account.run, account.read, account.failed = job.run, 0, 0
-            return account
+            count = self._counts.setdefault(job.task.task_id, _RunCount())
+            if count.run != job.run and (count.active == 0 or job.run > count.run):
+                count.run, count.read, count.failed = job.run, 0, 0
+            return count
 
     def _list_of(self, task: ReadingTask) -> ReadingList | None:
         name = task.reading_list

@@ -20,24 +20,25 @@ import logging
 import random
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Protocol
 
 from agent.clock import Clock
 from agent.https import HttpsError, Response
 from agent.metering.reading_store import Batch, Store, StoreError
+from agent.metering.schedule import Backoff
 from agent.settings.provisioning import UplinkSettings
 from agent.status import QueueStatus
 from omadm import readings
 
 LOG = logging.getLogger("agent.metering.uplink")
 
-GZIP_FROM_BYTES = 1024  # below, the header costs more than it saves
+GZIP_FROM_BYTES = 1024  # smaller bodies gain nothing
 LIMIT_GROWS = 2  # after each success, back towards the provisioned size
-LOOK_EVERY_S = 15.0  # with nothing to send, or in a long pause: beats, and publishes
-STOP_LOOK_S = 1.0
+LOOK_EVERY_S = 15.0  # with nothing to send, or in a long pause, the worker beats and publishes this often
+STOP_LOOK_S = 1.0  # how long a stop may go unseen in a pause
 ERROR_CHARS_MAX = 200
-RETRY_AFTER_MAX_S = 3600.0
+RETRY_AFTER_MAX_S = 3600.0  # a head-end that asks for more is asked again all the same
 
 
 class Https(Protocol):
@@ -48,25 +49,11 @@ class Https(Protocol):
     ) -> Response: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Backoff:
-    """Pauses in seconds: `first_s`, doubled up to `max_s`; each is drawn from its upper half, so that ten thousand
-    concentrators do not come back at the same moment."""
-
-    first_s: float
-    max_s: float
-
-    def pause(self, failures: int, rng: random.Random) -> float:
-        """The pause after so many failures in a row (1 and more)."""
-        longest = min(self.max_s, self.first_s * float(1 << min(failures - 1, 30)))
-        return longest * (0.5 + 0.5 * rng.random())
-
-
 class Uplink:
     """A worker. `configure` takes new settings at any time; `notify` says that there is something to send."""
 
     name = "uplink"
-    budget_s = 120.0  # one request takes at most three timeouts of the HTTPS client
+    budget_s = 120.0  # one request takes at most three times the timeout of the HTTPS client
 
     def __init__(
         self,
@@ -101,7 +88,7 @@ class Uplink:
             self._wake.set()
 
     def notify(self) -> None:
-        """Something was appended. Any thread."""
+        """Say that there is something to send. Any thread."""
         self._wake.set()
 
     def run(self, stop: threading.Event, beat: Callable[[], None]) -> None:
@@ -114,7 +101,7 @@ class Uplink:
                 self._rest(pause_s, stop)
 
     def step(self) -> float:
-        """Send at most one batch; answers after how many seconds to come back (0: there may be more)."""
+        """Send at most one batch. Returns after how many seconds to come back; 0 when there may be more to send."""
         settings = self._settings
         if settings != self._applied:
             self._applied = settings
@@ -144,20 +131,13 @@ class Uplink:
         except StoreError as error:
             self._publish(replace(self._status, last_error=f"store: {error}"))
             return
-        self._status = replace(
-            self._status,
-            records=stats.pending,
-            oldest=stats.oldest,
-            forwarded=stats.forwarded,
-            lost=stats.lost,
-            refused=stats.refused,
-        )
+        self._status = stats.on(self._status)
         self._publish(self._status)
 
     # --- inside ---
 
     def _rest(self, pause_s: float, stop: threading.Event) -> None:
-        """Appended readings do not cut a backoff short; new settings and the stop do."""
+        """Wait. New settings and a stop cut the wait short; new readings do so only when no backoff runs."""
         until = self._clock.monotonic() + min(pause_s, LOOK_EVERY_S)
         while not stop.is_set() and (left := until - self._clock.monotonic()) > 0:
             if self._wake.wait(min(left, STOP_LOOK_S)):
@@ -178,7 +158,7 @@ class Uplink:
         return self._answered(response, batch, settings)
 
     def body(self, batch: Batch) -> bytes:
-        """The request's body before compression."""
+        """Return the body of the request before compression."""
         return readings.emit(self._device_id, batch.store, batch.records)
 
     def _answered(self, response: Response, batch: Batch, settings: UplinkSettings) -> float:
@@ -219,12 +199,12 @@ class Uplink:
             self._limit = len(batch.records) // 2
             return 0.0
         self._store.refuse(batch, why)
-        # A head-end that refuses everything must not empty the store in a second: one record a pause.
+        # A head-end that refuses everything must not empty the store in a second: one record per pause.
         return self._failed(f"the head-end refused record {batch.first}: {why}")
 
     def _failed(self, why: str, again_s: float = 0.0) -> float:
         self._failures += 1
-        pause_s = max(self._backoff.pause(self._failures, self._rng), again_s)
+        pause_s = max(self._backoff.pause(self._failures, self._rng.random), again_s)
         self._not_before = self._clock.monotonic() + pause_s
         self._status = replace(self._status, last_error=why[:ERROR_CHARS_MAX])
         level = logging.WARNING if self._failures == 1 else logging.DEBUG
@@ -246,7 +226,7 @@ def _acknowledged_id(response: Response) -> int | None:
 
 
 def _is_verdict(response: Response) -> bool:
-    """Whether a 400 comes from the metering server, which says `error`, and not from something in between."""
+    """Return whether a 400 comes from the metering server, which says `error`, and not from a proxy in between."""
     try:
         document = json.loads(response.body)
     except (ValueError, RecursionError):

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from agent.status import SlotStatus
+from agent.status import UpdateStatus
 from updateagent.disk import Disk
 
 log = logging.getLogger("agent.update")
@@ -26,7 +26,6 @@ VERSION = 1
 PACKAGE = "package.swu"
 TEXT_CHARS_MAX = 1024
 LOG_LINES_MAX = 40
-SLOTS_MAX = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,20 +57,6 @@ class InstallResult:
     def error(self) -> str:
         """Number, name and sentence of what went wrong; empty for success."""
         return f"{self.code} {self.name}: {self.message}" if self.code else ""
-
-
-@dataclass(frozen=True, slots=True)
-class UpdateStatus:
-    """`status.json`. `state` is the Update Agent's word: idle, staged, …, trial. `error`: what it cannot do now."""
-
-    state: str = "idle"
-    progress: int = 0
-    slots: tuple[SlotStatus, ...] = ()
-    to_version: str = ""
-    attempts: int = 0
-    error: str = ""
-    last: str = ""
-    """How the last update ended: name and sentence."""
 
 
 class HandOver:
@@ -148,7 +133,7 @@ class HandOver:
 
     def status(self) -> UpdateStatus:
         """What the Update Agent last said; the default when it has said nothing readable."""
-        return parse_status(self._read(self._status))
+        return UpdateStatus.parse(self._read(self._status))
 
     def _read(self, file: Path) -> dict[str, Any]:
         try:
@@ -160,30 +145,6 @@ class HandOver:
         return document if isinstance(document, dict) else {}
 
 
-def parse_status(document: dict[str, Any]) -> UpdateStatus:
-    """`status.json` as it may come from any version of the Update Agent."""
-    booted, progress = _text(document, "booted"), document.get("progress")
-    slots, update, last = (document.get(key) for key in ("slots", "update", "last"))
-    update = update if isinstance(update, dict) else {}
-    attempts = update.get("attempts")
-    return UpdateStatus(
-        state=_text(document, "state") or "idle",
-        progress=progress if isinstance(progress, int) else 0,
-        slots=tuple(
-            _slot(slot, booted) for slot in (slots if isinstance(slots, list) else []) if isinstance(slot, dict)
-        )[:SLOTS_MAX],
-        to_version=_text(update, "to_version"),
-        attempts=attempts if isinstance(attempts, int) else 0,
-        error=_text(document, "error"),
-        last=f"{_text(last, 'name')}: {_text(last, 'message')}" if isinstance(last, dict) else "",
-    )
-
-
 def _text(document: dict[str, Any], key: str) -> str:
     value = document.get(key)
     return value[:TEXT_CHARS_MAX] if isinstance(value, str) else ""
-
-
-def _slot(slot: dict[str, Any], booted: str) -> SlotStatus:
-    name = _text(slot, "name")
-    return SlotStatus(name, _text(slot, "version"), name == booted, _text(slot, "state"))

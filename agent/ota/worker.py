@@ -19,10 +19,10 @@ from agent.ota.deltas import Deltas, check_full
 from agent.ota.deps import OtaConfig, OtaDeps
 from agent.ota.download import Downloaded, DownloadError, DownloadStopped, Progress
 from agent.ota.errors import DeltaUnfit, Rejected
-from agent.ota.handover import HandOver, InstallRequest, InstallResult, UpdateStatus
+from agent.ota.handover import HandOver, InstallRequest, InstallResult
 from agent.ota.software_jobs import SoftwareJobs
 from agent.ota.verification import verified
-from agent.status import DownloadStatus
+from agent.status import DownloadStatus, UpdateStatus
 from agent.tree import alerts
 from omadm.codes import Refusal
 from omadm.descriptor import DeltaFacts, DeltaSource, Descriptor

@@ -7,25 +7,30 @@ names the file that holds one, and that file must belong to its reader alone.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from agent.settings.reader import REQUIRED, ConfigError, Section, compose
 from omadm.ssmp.wire import DEVICE_ID_BYTES_MAX, TEXT_BYTES_MAX
+from plc.errors import PlcProtocolError
+from plc.protocols import PRIME_USI, LinkRequest, Option, OptionValue, PortProtocol, find_protocol
+
+if TYPE_CHECKING:
+    from dlms.link.datalink import DataLink
 
 __all__ = ["Config", "ConfigError", "load"]
 
 DAY_S = 86_400
 MAC_ALGORITHMS = ("SHA-256", "MD5")
-PROTOCOLS = ("prime-usi", "hdlc", "dlmsotcp")
-BAUDRATE = {"prime-usi": 115_200, "hdlc": 9600, "dlmsotcp": 115_200}
-# A power line relays over several hops; a meter on a bus answers within a second or never.
-RESPONSE_TIMEOUT_S = {"prime-usi": 20.0, "hdlc": 1.5, "dlmsotcp": 20.0}
+PUBLIC_CLIENT = 16  # which every meter answers
+MANAGEMENT_LOGICAL_DEVICE = 1  # its SAP; every meter has one
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceConfig:
-    """Identity of the device. `key_file` holds the device key that the security server knows, in hexadecimal."""
+    """The identity of the device. `key_file` holds the device key, as the security server has it, in hexadecimal."""
 
     id: str
     key_file: Path
@@ -46,7 +51,8 @@ class SecurityServerConfig:
 
 @dataclass(frozen=True, slots=True)
 class PushConfig:
-    """The listener for notifications. `advertise` is the URL told to the head-end; empty: made of host and port."""
+    """The listener for notifications. `advertise` is the URL that the head-end is told; where it is empty,
+    it is made of host and port."""
 
     host: str
     port: int
@@ -68,7 +74,7 @@ class DmConfig:
 
 @dataclass(frozen=True, slots=True)
 class ScanConfig:
-    """Addresses `first` to `last` are asked on a port that has no join indications, every `every_s` seconds."""
+    """The addresses `first` to `last` are asked every `every_s` seconds, where meters do not announce themselves."""
 
     first: int
     last: int
@@ -77,20 +83,42 @@ class ScanConfig:
 
 @dataclass(frozen=True, slots=True)
 class PortConfig:
-    """One way to meters. `health`: whether this port must answer before a new firmware is confirmed."""
+    """One way to meters. `health`: whether this port must answer before a new firmware is confirmed. `options` are the
+    keys that only ports of this protocol have; one that is left out has its default."""
 
     name: str
-    protocol: str
+    protocol: PortProtocol
     url: str
     baudrate: int
     scan: ScanConfig | None = None
     parallel_max: int = 0  # 0: metering.parallel_max
     health: bool = True
-    logical_device: int = 1
-    address_bytes: int = 2
-    info_bytes_max: int = 128
-    window: int = 1
     response_timeout_s: float = 5.0
+    options: Mapping[str, OptionValue] = field(default_factory=dict)
+
+    def data_link(
+        self,
+        address: int,
+        *,
+        client: int = PUBLIC_CLIENT,
+        server: int = MANAGEMENT_LOGICAL_DEVICE,
+        retries: int | None = None,
+    ) -> DataLink:
+        """The data link to the meter with this address. `retries`: see `plc.protocols.LinkRequest`.
+
+        Raises `dlms.errors.LocalError` when the protocol cannot reach such an address.
+        """
+        return self.protocol.make_link(
+            LinkRequest(
+                client=client,
+                server=server,
+                address=address,
+                baudrate=self.baudrate,
+                response_timeout_s=self.response_timeout_s,
+                options=self.protocol.with_defaults(self.options),
+                retries=retries,
+            )
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +242,7 @@ def _device(section: Section) -> DeviceConfig:
 
 
 def _registered(section: Section, key: str) -> str:
-    """Text that the registration carries (docs/ssmp.md)."""
+    """Read text that the registration carries; docs/ssmp.md has its bounds."""
     text = section.text(key)
     if len(text.encode("utf-8", "surrogatepass")) > TEXT_BYTES_MAX or not text.isprintable():
         section.note(key, f"wanted up to {TEXT_BYTES_MAX} bytes of printable text")
@@ -275,38 +303,78 @@ def _ports(top: Section) -> tuple[PortConfig, ...]:
 
 
 def _port(section: Section) -> PortConfig:
-    protocol = section.choice("protocol", REQUIRED, PROTOCOLS)
-    scan = section.section("scan")
-    scanned = None
-    if not scan.absent:
-        scanned = ScanConfig(
-            first=scan.integer("first", REQUIRED, 1, 16_381),
-            last=scan.integer("last", REQUIRED, 1, 16_381),
-            every_s=scan.integer("every_s", 3600, 1, 31 * DAY_S),
-        )
-        scan.end()
-        if scanned.last < scanned.first:
-            scan.note("last", f"is lower than first ({scanned.first})")
+    named = _protocol(section)
+    # A port whose protocol cannot be had is read on like any other, so that everything wrong with it is said at once.
+    protocol = named or PRIME_USI
     port = PortConfig(
         name=section.text("name", pattern=r"[A-Za-z0-9_-]{1,32}", wanted="up to 32 letters, digits, - and _"),
         protocol=protocol,
         url=section.text("url"),
-        baudrate=section.integer("baudrate", BAUDRATE.get(protocol, 9600), 300, 4_000_000),
-        scan=scanned,
+        baudrate=section.integer("baudrate", protocol.baudrate, 300, 4_000_000),
+        scan=_scan(section, protocol),
         parallel_max=section.integer("parallel_max", 0, 0, 64),
         health=section.flag("health", default=True),
-        logical_device=section.integer("logical_device", 1, 1, 16_381),
-        address_bytes=section.integer("address_bytes", 2, 1, 4),
-        info_bytes_max=section.integer("info_bytes_max", 128, 32, 2030),
-        window=section.integer("window", 1, 1, 7),
-        response_timeout_s=section.number("response_timeout_s", RESPONSE_TIMEOUT_S.get(protocol, 5.0), 0.05, 120),
+        response_timeout_s=section.number("response_timeout_s", protocol.response_timeout_s, 0.05, 120),
+        options={option.name: _option(section, option) for option in protocol.options},
     )
-    section.end()
-    if protocol == "hdlc" and scanned is None:
-        section.note("scan", "is missing: meters of an hdlc port are found by asking addresses")
-    if port.address_bytes == 3:
-        section.note("address_bytes", "wanted 1, 2 or 4 (IEC 62056-46, 6.4.2.2), got 3")
+    if named is not None:  # else nobody knows which keys it has
+        section.end()
     return port
+
+
+def _protocol(section: Section) -> PortProtocol | None:
+    name = section.text("protocol")
+    if not name:
+        return None
+    try:
+        protocol = find_protocol(name)
+    except PlcProtocolError as error:
+        section.note("protocol", str(error))
+        return None
+    taken = {key.name for key in fields(PortConfig)} & {option.name for option in protocol.options}
+    if taken:
+        section.note("protocol", f"{name!r} cannot be used: every port has a key {', '.join(sorted(taken))} already")
+        return None
+    return protocol
+
+
+def _scan(section: Section, protocol: PortProtocol) -> ScanConfig | None:
+    if protocol.scan is None:
+        return None
+    scan = section.section("scan")
+    if scan.absent:
+        section.note("scan", f"is missing: meters of {protocol.name} ports are found by asking addresses")
+        return None
+    lowest, highest = protocol.scan.lowest, protocol.scan.highest
+    scanned = ScanConfig(
+        first=scan.integer("first", REQUIRED, lowest, highest),
+        last=scan.integer("last", REQUIRED, lowest, highest),
+        every_s=scan.integer("every_s", 3600, 1, 31 * DAY_S),
+    )
+    scan.end()
+    if scanned.last < scanned.first:
+        scan.note("last", f"is lower than first ({scanned.first})")
+    return scanned
+
+
+def _option(section: Section, option: Option) -> OptionValue:
+    """The value of a key that the protocol declares, of the type of its default."""
+    value: OptionValue
+    problems_before = len(section.problems)
+    match option.default:
+        case bool():
+            value = section.flag(option.name, default=option.default)
+        case int():
+            value = section.integer(option.name, option.default, int(option.low), int(option.high))
+        case float():
+            value = section.number(option.name, option.default, option.low, option.high)
+        case str():
+            value = section.text(option.name, option.default, filled=False)
+    if option.choices and value not in option.choices and len(section.problems) == problems_before:
+        wanted = " or ".join((", ".join(str(choice) for choice in option.choices[:-1]), str(option.choices[-1])))
+        source = f" ({option.source})" if option.source else ""
+        section.note(option.name, f"wanted {wanted}{source}, got {value}")
+    return value
 
 
 def _metering(section: Section, state_dir: Path) -> MeteringConfig:

@@ -27,5 +27,5 @@ class DeviceInfo:
 
     @property
     def known_fw_version(self) -> str:
-        """The firmware's version as packages name it; empty where it is not known."""
+        """The version of the firmware as packages name it; empty where it is not known."""
         return "" if self.fw_version == UNKNOWN_VERSION else self.fw_version

@@ -19,7 +19,7 @@ class SecretError(Exception):
 
 
 def read_secret(file: Path) -> bytes:
-    """The device key in `file`: 32 bytes as hexadecimal text. Raises `SecretError`."""
+    """Return the device key in `file`, which holds 32 bytes as hexadecimal text. Raises `SecretError`."""
     try:
         descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
@@ -43,7 +43,7 @@ def read_secret(file: Path) -> bytes:
 
 
 def read_release(file: Path) -> dict[str, str]:
-    """`KEY=value` lines in the manner of os-release(5); quotes around a value are taken off. Raises `OSError`."""
+    """Read `KEY=value` lines as in os-release(5); quotes around a value are taken off. Raises `OSError`."""
     values: dict[str, str] = {}
     with file.open("rb") as stream:
         text = stream.read(RELEASE_FILE_BYTES_MAX).decode("utf-8", "replace")
@@ -55,7 +55,7 @@ def read_release(file: Path) -> dict[str, str]:
 
 
 def device_info(config: DeviceConfig, sw_version: str) -> DeviceInfo:
-    """The identity that this device reports; the firmware's version is that of the running image's release file."""
+    """Return the identity that this device reports. The firmware's version comes from the release file of the image."""
     try:
         fw_version = read_release(config.release_file).get("VERSION", "")
     except OSError:

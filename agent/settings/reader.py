@@ -1,8 +1,8 @@
 """Reads a YAML mapping key by key against what the caller expects, and collects every problem with its line.
 
 The document is composed into nodes, not loaded: nodes know their line, and nothing of the file is constructed that was
-not asked for. A key asked for twice, a key never asked for, and a value of another type are all problems; none of them
-stops the reading, so that one look at the output shows everything there is to correct.
+not asked for. A key given twice, a key never asked for, and a value of another type are all problems; none of them
+stops the reading, so that one look at the output shows everything that is to be corrected.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Problem:
 
 
 class ConfigError(Exception):
-    """The configuration cannot be used: the operator's to correct. `str()` is one line a problem."""
+    """The configuration cannot be used: the operator's to correct. `str()` has one line per problem."""
 
     def __init__(self, file: Path, problems: Sequence[Problem]) -> None:
         self.file = file
@@ -61,7 +61,7 @@ class ConfigError(Exception):
 
 
 def compose(file: Path) -> Section:
-    """The top of the document in `file`. Raises `ConfigError` for a file that is no readable YAML mapping."""
+    """Return the top of the document in `file`. Raises `ConfigError` for a file that is no readable YAML mapping."""
     try:
         with file.open("rb") as stream:
             raw = stream.read(FILE_BYTES_MAX + 1)
@@ -84,7 +84,7 @@ def compose(file: Path) -> Section:
 
 
 class Section:
-    """One mapping. Every getter notes a problem and answers the default (or a stand-in) when the value is unusable."""
+    """One mapping. Every getter notes a problem and returns the default, or a stand-in, when the value is unusable."""
 
     def __init__(self, node: yaml.MappingNode | None, path: str, problems: list[Problem], base: Path) -> None:
         """`node` is `None` for a section that the file leaves out; `base` is where relative paths start."""
@@ -115,7 +115,7 @@ class Section:
     def text(
         self, key: str, default: str | _Required = REQUIRED, *, pattern: str = "", wanted: str = "", filled: bool = True
     ) -> str:
-        """Text. `pattern` must match whole, `wanted` says in words what it asks for; `filled` refuses empty text."""
+        """Return text. All of it must match `pattern`, which `wanted` puts into words; `filled` refuses empty text."""
         value = self._scalar(key, default, "str")
         if value is None:
             return default if isinstance(default, str) else ""
@@ -132,7 +132,7 @@ class Section:
         return value
 
     def path(self, key: str, default: str | Path | _Required = REQUIRED) -> Path:
-        """A path; a relative one starts at the folder of the configuration file."""
+        """Return a path; a relative one starts at the folder of the configuration file."""
         value = self._scalar(key, default, "str")
         if value is None:
             return self._base / default if isinstance(default, str | Path) else self._base
@@ -142,7 +142,7 @@ class Section:
         return self._base / Path(value).expanduser()
 
     def integer(self, key: str, default: int | _Required, low: int, high: int) -> int:
-        """A whole number from `low` to `high`."""
+        """Return a whole number from `low` to `high`."""
         value = self._scalar(key, default, "int")
         if value is None:
             return default if isinstance(default, int) else low
@@ -155,12 +155,12 @@ class Section:
         return number
 
     def integer_or_none(self, key: str, low: int, high: int) -> int | None:
-        """A whole number from `low` to `high`, `None` where the key is left out."""
+        """Return a whole number from `low` to `high`, `None` where the key is left out."""
         number = self.integer(key, low, low, high)
         return number if key in self._values else None
 
     def number(self, key: str, default: float | _Required, low: float, high: float) -> float:
-        """A number, whole or decimal, from `low` to `high`."""
+        """Return a number, whole or decimal, from `low` to `high`."""
         value = self._scalar(key, default, "float", "int")
         if value is None:
             return float(default) if isinstance(default, float | int) else low
@@ -179,7 +179,7 @@ class Section:
         return default if value is None else value.lower() in ("true", "yes", "on")
 
     def texts(self, key: str, default: Sequence[str] | _Required = REQUIRED) -> tuple[str, ...]:
-        """A list of texts, not empty where given."""
+        """Return a list of texts, which is not empty where it is given."""
         node = self._node(key, default)
         if node is None:
             return tuple(default) if not isinstance(default, _Required) else ()
@@ -199,7 +199,7 @@ class Section:
         return tuple(found)
 
     def section(self, key: str, *, required: bool = False) -> Section:
-        """A mapping below this one; an absent section answers every default."""
+        """Return a mapping below this one; an absent section gives every default."""
         node = self._node(key, REQUIRED if required else None)
         if node is not None and not isinstance(node, yaml.MappingNode):
             if node.tag != _TAG + "null" or required:
@@ -208,7 +208,7 @@ class Section:
         return Section(node, self._join(key), self._problems, self._base)
 
     def sections(self, key: str) -> list[Section]:
-        """A list of mappings; absent is empty."""
+        """Return a list of mappings; an absent one is empty."""
         node = self._node(key, ())
         if node is None:
             return []
@@ -225,12 +225,12 @@ class Section:
         return found
 
     def note(self, key: str, text: str) -> None:
-        """Record a problem with `key` (or, with `""`, with the section)."""
+        """Record a problem with `key`, or with the section where `key` is empty."""
         line = self._lines.get(key, self._line)
         self._add(line, self._join(key) if key else self._path, text)
 
     def end(self) -> None:
-        """Say that every key has been asked for: what is left is unknown."""
+        """Note every key that was not asked for as unknown. Call it last."""
         known = sorted(self._asked)
         for key in self._values:
             if key not in self._asked:
@@ -274,7 +274,8 @@ class Section:
 
 
 def _plain_integer(value: str) -> int | None:
-    """YAML 1.1 reads 010 as eight and 1:30 as ninety; nobody who writes a configuration means that."""
+    """Return a decimal or 0x number, `None` for any other. YAML 1.1 reads 010 as eight and 1:30 as ninety, which nobody
+    who writes a configuration means."""
     text = value.replace("_", "")
     if re.fullmatch(r"[+-]?(0|[1-9][0-9]{0,18})", text):
         return int(text)

@@ -23,13 +23,15 @@ from agent.metering.collector import Collector
 from agent.metering.reading_store import Store
 from agent.metering.readinglist import ReadingLists
 from agent.metering.registry import Registry
-from agent.metering.uplink import Backoff, Uplink
+from agent.metering.schedule import Backoff
+from agent.metering.uplink import Uplink
 from agent.settings.config import MeteringConfig, PortConfig
 from agent.settings.provisioning import MeterAccess, Provisioning, ReadingTask, UplinkSettings
 from dlms.server.objects import rows_from_csv
 from headend import db
 from headend.metering import readings
 from plc.link import PlcLink
+from plc.protocols import find_protocol
 from tests.agent.metering.lines import Line, bridge_over
 from tests.agent.metering.readings import visit
 from tests.agent.virtual import VirtualClock
@@ -86,7 +88,7 @@ def _collect() -> tuple[int, float, float]:
         config = _metering(Path(name))
         store = Store(config.store_file, clock, records_max=10**6, keep_forwarded_max=0)
         collector = Collector(
-            [PortConfig("plc0", "prime-usi", "/dev/plc", BAUDRATE, response_timeout_s=20.0)],
+            [PortConfig("plc0", find_protocol("prime-usi"), "/dev/plc", BAUDRATE, response_timeout_s=20.0)],
             config,
             store=store,
             registry=Registry(RealDisk(), config.registry_file, clock, leave_after_s=60),

@@ -16,7 +16,7 @@ from pathlib import Path
 from agent.daemon.control import ControlServer
 from agent.dm.push import RequestError, parse_head
 from agent.dm.session import Session
-from agent.dm.session_values import Answer, Ended, NoncesChanged, SessionSettings, Work
+from agent.dm.session_events import Answer, Ended, NoncesChanged, SessionSettings, Work
 from agent.metering.readinglist import ReadingListError
 from agent.metering.readinglist import parse as parse_list
 from agent.metering.registry import Registry

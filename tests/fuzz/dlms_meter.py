@@ -23,9 +23,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from dlms import axdr
 from dlms.axdr import Data
 from dlms.cli.base_node import NodePort
-from dlms.cli.protection import read_private, read_public
+from dlms.cli.change import parse_value
+from dlms.cli.keys import read_private, read_public
 from dlms.cli.simulate import BUILT_IN_LIST
-from dlms.cli.typed_values import parse_value
 from dlms.client.knowledge import MeterKnowledge
 from dlms.codes import SERVER_CONFORMANCE, SN_CLIENT_CONFORMANCE, Conformance, Context
 from dlms.cosem.obis import AttributeRef, MethodRef, Obis, Selection

@@ -17,7 +17,8 @@ from tests.sim.flash import Chip
 from updateagent import fast_path as quick
 from updateagent.boot.bootcount import BootcountPolicy, MenderPolicy
 from updateagent.boot.grub import Block, RaucGrubPolicy
-from updateagent.boot.policy import BootEnv, RaucPolicy
+from updateagent.boot.policy import BootEnv
+from updateagent.boot.rauc import RaucPolicy
 from updateagent.boot.uboot.env import EnvironmentStore, emit_copy, parse_data
 from updateagent.boot.uboot.flash import MtdMedium
 from updateagent.boot.uboot.fw_env import EnvLocation, parse_fw_env_config
@@ -71,8 +72,8 @@ def run_marked(data: bytes) -> None:
     disk = FaultyDisk()
     Chip.create(disk, FLASH, with_checksum(data[:SIZE]) + with_checksum(data[SIZE:]), SIZE)
     chip = Chip(disk, FLASH, SIZE, is_nand=False)
-    places = (EnvLocation(FLASH, 0, SIZE), EnvLocation(FLASH, SIZE, SIZE))
-    store = EnvironmentStore(disk, places, medium=lambda _, place: MtdMedium(place, lambda path, *, write: chip))
+    locations = (EnvLocation(FLASH, 0, SIZE), EnvLocation(FLASH, SIZE, SIZE))
+    store = EnvironmentStore(disk, locations, medium=lambda _, one: MtdMedium(one, lambda path, *, write: chip))
     store.commit({"BOOT_ORDER": "B A"}, settle=True)
     assert store.load().variables["BOOT_ORDER"] == "B A"
 

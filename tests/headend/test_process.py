@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from agent.clock import SystemClock
-from agent.dm.registration import SsmpRefused, register
+from agent.dm.registration import register
 from agent.https import HttpsClient, HttpsRefused
 from agent.ota.download import Downloader
 from agent.settings.device import DeviceInfo
@@ -25,6 +25,7 @@ from headend import db
 from headend.operator.client import OperatorClient, device_path
 from headend.software.repository import PackageStore
 from omadm import bootstrap
+from omadm.ssmp.errors import SsmpRefused
 from tests.headend.running import Child, child, run
 from updateagent.disk import RealDisk
 

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from plc.bridge import PROTOCOLS, Bridge, open_bridge
+from plc.bridge import Bridge, open_bridge
 from plc.errors import PlcLocalError, PlcPortError
 from plc.events import DataConfirmed, DataFailed, DataReceived, FailReason, NodeJoined, NodesListed
 from plc.link import CONFIRM_TIMEOUT_S, PlcLink
 from plc.port import open_port
 from plc.prime import DataConfirm, DataIndication, DataRequest, JoinIndication, PrimePayload
+from plc.protocols import DLMS_OVER_TCP, HDLC, PRIME_USI
 from plc.transparent import TransparentLink
 from plc.usi import ProtocolId, UsiFrame
 from tests.sim.terminal_server import terminal_server
@@ -140,21 +141,19 @@ def test_closing_the_bridge_closes_channels_and_port() -> None:
 
 def test_a_broken_protocol_is_a_port_error() -> None:
     port = FakePort()
-    bridge = Bridge(port, PROTOCOLS["dlmsotcp"](), port.clock)
+    bridge = Bridge(port, DLMS_OVER_TCP.make_core(), port.clock)
     port.incoming = [b"SSH-2.0"]
     with pytest.raises(PlcPortError):
         bridge.poll(0.0, 1.0)
 
 
-def test_an_unknown_protocol_and_a_port_that_is_not_there_are_told_apart(tmp_path: Path) -> None:
-    with pytest.raises(PlcLocalError, match="prime-usi"):
-        open_bridge("smoke-signals", "loop://")
+def test_a_port_that_is_not_there_is_a_port_error(tmp_path: Path) -> None:
     with pytest.raises(PlcPortError, match="ttyNONE"):
-        open_bridge("hdlc", str(tmp_path / "ttyNONE"))
+        open_bridge(HDLC, str(tmp_path / "ttyNONE"))
     with pytest.raises(PlcPortError):
-        open_bridge("hdlc", "nosuch://x")
+        open_bridge(HDLC, "nosuch://x")
     with pytest.raises(PlcPortError):
-        open_bridge("hdlc", "socket://127.0.0.1:1")
+        open_bridge(HDLC, "socket://127.0.0.1:1")
 
 
 def test_a_loop_port_gives_back_what_was_written_in_one_piece() -> None:
@@ -193,7 +192,7 @@ def test_a_terminal_is_opened_read_written_closed_and_opened_again(terminal: tup
     master, name = terminal
     answer = UsiFrame(ProtocolId.MNGP_GETRSP_ENHANCED, bytes.fromhex("0f82500000")).emit()
     for _ in range(2):
-        bridge = open_bridge("prime-usi", name, 115200, clock=lambda: 0.0)
+        bridge = open_bridge(PRIME_USI, name, 115200, clock=lambda: 0.0)
         assert bridge.poll(0.0, 0.0) == []
         assert os.read(master, 100).startswith(b"\x7e\x01\x86")
         os.write(master, answer)
@@ -204,7 +203,7 @@ def test_a_terminal_is_opened_read_written_closed_and_opened_again(terminal: tup
 def test_a_terminal_that_hangs_up_is_a_port_error_and_never_silence() -> None:
     master, slave = os.openpty()
     tty.setraw(slave)
-    bridge = open_bridge("hdlc", os.ttyname(slave))
+    bridge = open_bridge(HDLC, os.ttyname(slave))
     os.close(slave)
     os.close(master)
     with pytest.raises(PlcPortError):

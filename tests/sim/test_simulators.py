@@ -12,13 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from dlms.client.session import ItemError, ItemRead, MeterSession, SessionClosed, SessionFailed, Value
+from dlms.client.events import ItemError, ItemRead, ReadDone, SessionClosed, SessionFailed, Value
+from dlms.client.session import MeterSession
 from dlms.cosem.obis import AttributeRef
 from dlms.link.hdlc.primary import HdlcClientLink
 from dlms.link.llc import LlcLink
 from dlms.security.settings import Lls
 from plc.bridge import Bridge, Channel, open_bridge
 from plc.events import DataReceived, NodeEvent, NodeJoined, NodeLeft, NodesListed
+from plc.protocols import HDLC, PRIME_USI
 from tests.sim.control import ask
 
 LIST = Path(__file__).parents[2] / "etc" / "reading-lists" / "residential-108.csv"
@@ -89,6 +91,8 @@ def read(bridge: Bridge, channel: Channel, session: MeterSession, refs: list[Att
         while (event := session.next_event()) is not None:
             if isinstance(event, ItemRead):
                 found[str(event.ref)] = event.result
+            elif isinstance(event, ReadDone):
+                session.close(time.monotonic())
             elif isinstance(event, SessionFailed):
                 found["failed"] = event.error
             if isinstance(event, SessionClosed | SessionFailed):
@@ -119,7 +123,7 @@ def raw(result: object) -> object:
 
 def test_nodes_join_are_read_and_their_values_are_what_the_control_socket_says(tmp_path: Path) -> None:
     with simulator(tmp_path, "plc_network", "--meters", "3", "--join-interval-s", "0.05") as running:
-        bridge = open_bridge("prime-usi", str(running.link))
+        bridge = open_bridge(PRIME_USI, str(running.link))
         joined = [event for event in wait_for(bridge, 3, NodeJoined) if isinstance(event, NodeJoined)]
         described = running.meters()
         assert [event.eui48.hex() for event in joined] == [meter["eui48"] for meter in described]
@@ -143,7 +147,7 @@ def test_nodes_join_are_read_and_their_values_are_what_the_control_socket_says(t
 def test_a_host_that_comes_back_finds_the_nodes_by_the_list(tmp_path: Path) -> None:
     with simulator(tmp_path, "plc_network", "--meters", "2", "--join-interval-s", "0") as running:
         for _ in range(2):
-            bridge = open_bridge("prime-usi", str(running.link))
+            bridge = open_bridge(PRIME_USI, str(running.link))
             limit = time.monotonic() + LIMIT_S
             nodes: set[int] = set()
             while len(nodes) < 2:
@@ -152,7 +156,7 @@ def test_a_host_that_comes_back_finds_the_nodes_by_the_list(tmp_path: Path) -> N
                 nodes |= {event.address for event in events if isinstance(event, NodeJoined)}
             read_node(bridge, nodes.pop(), [ENERGY])
             bridge.close()
-        bridge = open_bridge("prime-usi", str(running.link))
+        bridge = open_bridge(PRIME_USI, str(running.link))
         assert NodesListed(2) in wait_for(bridge, 1, NodesListed)
         bridge.close()
 
@@ -160,7 +164,7 @@ def test_a_host_that_comes_back_finds_the_nodes_by_the_list(tmp_path: Path) -> N
 def test_nodes_leave_and_join_by_command_and_a_wrong_password_is_refused(tmp_path: Path) -> None:
     with simulator(tmp_path, "plc_network", "--meters", "1", "--join-interval-s", "0") as running:
         meter = running.meters()[0]["id"]
-        bridge = open_bridge("prime-usi", str(running.link))
+        bridge = open_bridge(PRIME_USI, str(running.link))
         wait_for(bridge, 1, NodeJoined)
         assert "failed" in read_node(bridge, 2, [ENERGY], password="wrong")
         running.ask("leave", meter=meter)
@@ -175,7 +179,7 @@ def test_nodes_leave_and_join_by_command_and_a_wrong_password_is_refused(tmp_pat
 
 def test_meters_on_the_bus_are_told_apart_by_address_and_noise_is_survived(tmp_path: Path) -> None:
     with simulator(tmp_path, "rs485_bus", "--addresses", "17,18", "--phases", "1") as running:
-        bridge = open_bridge("hdlc", str(running.link), 9600)
+        bridge = open_bridge(HDLC, str(running.link), 9600)
         running.ask("faults", loss=0.05, flip=0.05, seed=7)
         three_phase = AttributeRef.parse("3/1.0.52.7.0.255/2")
         for address, meter in (("17", running.meters()[0]), ("1/18", running.meters()[1])):

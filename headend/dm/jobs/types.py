@@ -151,7 +151,7 @@ class ProvisionJob:
         return [node for node, status in zip(nodes, statuses, strict=True) if status == Code.NOT_FOUND]
 
     def _add(self, nodes: list[Json]) -> Generator[Batch, list[Reply], dict[str, int]]:
-        """Add the interior nodes above (418 for one that exists is no failure), then the leaves; replace those that exist."""
+        """Add the interior nodes above, then the leaves; replace those that exist. A node above may exist."""
         parents = list(dict.fromkeys(above for node in nodes for above in _above(node["path"])))
         adds = [add_interior(uri) for uri in parents]
         adds += [add(node["path"], data(node), node["format"]) for node in nodes]

@@ -42,7 +42,7 @@ STATUS = {
     "dm": {"state": "registered", "server_id": "head", "server_url": "https://h/dm", "error": "",
            "last_session": SESSION},
     "meters": [METER, {**METER, "meter_id": "KEP0002", "state": "failing", "last_error": "no answer in time"}],
-    "queue": QUEUE, "slots": SLOTS, "tasks": {"billing": TASK}, "health": {"meter_port": CHECK},
+    "warnings": [], "queue": QUEUE, "slots": SLOTS, "tasks": {"billing": TASK}, "health": {"meter_port": CHECK},
 }  # fmt: skip
 
 

@@ -24,6 +24,7 @@ from dlms.server.objects import rows_from_csv
 from plc.errors import PlcPortError
 from plc.events import DataReceived
 from plc.link import PlcLink
+from plc.protocols import HDLC, PRIME_USI
 from plc.transparent import TransparentLink
 from tests.agent.metering.lines import Line, bridge_over
 from tests.agent.virtual import VirtualClock
@@ -38,9 +39,15 @@ ROWS = rows_from_csv(LISTS / "residential-108.csv")
 PASSWORD = b"pole42-lls"
 EVERY_S = 900
 
-PLC = PortConfig("plc0", "prime-usi", "/dev/plc", 115_200, response_timeout_s=20.0)
+PLC = PortConfig("plc0", PRIME_USI, "/dev/plc", 115_200, response_timeout_s=20.0)
 BUS = PortConfig(
-    "rs485", "hdlc", "/dev/bus", 9600, scan=ScanConfig(16, 20, every_s=600), response_timeout_s=0.5, address_bytes=1
+    "rs485",
+    HDLC,
+    "/dev/bus",
+    9600,
+    scan=ScanConfig(16, 20, every_s=600),
+    response_timeout_s=0.5,
+    options={"address_bytes": 1},
 )
 
 
@@ -154,12 +161,12 @@ class PlcRig(Rig):
 
 
 class BusRig(Rig):
-    def __init__(self, tmp_path: Path, addresses: tuple[int, ...] = (17, 19)) -> None:
+    def __init__(self, tmp_path: Path, addresses: tuple[int, ...] = (17, 19), port: PortConfig = BUS) -> None:
         self.meters = [SimMeter(address, ROWS, 3, PASSWORD) for address in addresses]
         self.network = Bus(
             [Station(meter, address, 128, 1) for meter, address in zip(self.meters, addresses, strict=True)]
         )
-        super().__init__(tmp_path, BUS)
+        super().__init__(tmp_path, port)
 
     def new_bridge(self) -> BridgePort:
         self.lines.append(Line(self.network, self.clock, octet_s=10 / 9600))
@@ -647,6 +654,20 @@ def test_without_tasks_meters_are_registered_all_the_same(tmp_path: Path) -> Non
         rig.run(60)
         assert set(rig.statuses().values()) == {"joined"}
         assert len(rig.statuses()) == len(rig.meters)
+
+
+class PointToPoint(TransparentLink):
+    """A core whose meters have to be looked for, and whose line is not shared."""
+
+    shared_bus = False
+
+
+def test_meters_are_looked_for_where_the_protocol_says_so_and_not_because_the_bus_is_shared(tmp_path: Path) -> None:
+    rig = BusRig(tmp_path, addresses=(17,), port=replace(BUS, parallel_max=1))
+    rig.new_bridge = lambda: bridge_over(Line(rig.network, rig.clock), PointToPoint())  # type: ignore[method-assign]
+    rig.collector.configure(provisioning())
+    rig.run(60, until=lambda: len(rig.records()) == 108)
+    assert rig.count() == {(rig.meters[0].id, 1_800_000_000): 108}
 
 
 @pytest.mark.parametrize("kind", [PlcRig, BusRig])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.metering.profile_catchup import ROWS_A_VISIT_MAX, ProfileReading, shifted
+from agent.metering.profile_catchup import ROWS_PER_VISIT_MAX, ProfileReading, shifted
 from agent.settings.provisioning import MeterAccess, Provisioning, ReadingTask
 from dlms import axdr
 from dlms.axdr import Data
@@ -112,7 +112,7 @@ def test_a_gap_of_days_is_filled_from_the_meter_s_own_rows_none_missing_none_twi
     rig.clock.advance(10 * 86_400)
     rig.capture()
     rig.network.faults.silent = False
-    assert len(rig.meters[0].profiles[PROFILE].rows) > 2 * ROWS_A_VISIT_MAX
+    assert len(rig.meters[0].profiles[PROFILE].rows) > 2 * ROWS_PER_VISIT_MAX
     rig.live(5 * QUARTER + LATE_S)
     cells = rig.cells(rig.meters[0])
     assert cells == expected(1_800_000_000 + QUARTER - 86_400, rig.captured_until)
@@ -133,7 +133,7 @@ def test_a_meter_that_was_without_power_for_days_leaves_a_hole_and_goes_on_after
     assert rig.cells(rig.meters[0]) == expected_cells
 
 
-def test_the_place_survives_a_restart_and_so_do_two_tasks_places(tmp_path: Path) -> None:
+def test_the_place_survives_a_restart_and_so_do_two_tasks_positions(tmp_path: Path) -> None:
     rig = Rig(tmp_path, meters=2)
     both = Provisioning(
         tasks=(
@@ -211,9 +211,9 @@ def clock_at(minutes: int) -> Data:
 
 
 def described(
-    columns: tuple[CaptureObject, ...] = (CLOCK, VALUE), period: Data | None = None, place: bytes = b""
+    columns: tuple[CaptureObject, ...] = (CLOCK, VALUE), period: Data | None = None, position: bytes = b""
 ) -> ProfileReading:
-    reading = ProfileReading(PROFILE, place, START)
+    reading = ProfileReading(PROFILE, position, START)
     now = CosemDateTime.from_datetime(START + timedelta(days=3))
     reading.describe(axdr.array([column.data() for column in columns]), period or axdr.u32(QUARTER), now)
     return reading
@@ -237,12 +237,12 @@ def test_null_data_stands_for_the_value_before_and_for_the_time_one_period_later
 
 
 def test_the_row_that_is_known_is_not_taken_again() -> None:
-    place = clock_at(15).octets()
-    reading = described(place=place)
+    position = clock_at(15).octets()
+    reading = described(position=position)
     assert reading.next_item() is not None
     reading.answer(axdr.array([axdr.structure(clock_at(m), axdr.u32(m)) for m in (0, 15, 30)]))
     assert [row.cells[0][1].value for row in reading.rows] == [30]
-    assert reading.place == clock_at(30).octets()
+    assert reading.position == clock_at(30).octets()
 
 
 @pytest.mark.parametrize(
@@ -257,12 +257,12 @@ def test_the_row_that_is_known_is_not_taken_again() -> None:
     ],
 )
 def test_an_answer_that_is_no_profile_is_an_error_and_moves_nothing(answer: Data | AccessError) -> None:
-    reading = described(place=clock_at(0).octets())
+    reading = described(position=clock_at(0).octets())
     assert reading.next_item() is not None
     reading.answer(answer)
     assert reading.error
     assert reading.rows == []
-    assert reading.place == clock_at(0).octets()
+    assert reading.position == clock_at(0).octets()
     assert reading.next_item() is None
 
 
@@ -274,7 +274,7 @@ def test_a_profile_without_a_clock_cannot_be_read_by_time(columns: tuple[Capture
 
 
 def test_a_place_that_is_damaged_begins_again_where_a_first_visit_would() -> None:
-    assert described(place=b"\x00").next_item() is not None
+    assert described(position=b"\x00").next_item() is not None
 
 
 def test_windows_cover_the_time_up_to_now_and_end() -> None:

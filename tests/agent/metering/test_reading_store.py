@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.metering.reading import UnstorableError, encode
-from agent.metering.reading_store import REMEMBERED_MAX, Progress, Store, StoreError
+from agent.metering.raw_values import UnstorableError, encode
+from agent.metering.reading_store import REFUSED_MAX, REMEMBERED_MAX, Progress, Store, StoreError
 from dlms.axdr import Data, Tag
 from omadm.readings import FIELDS
 from tests.agent.metering.readings import reading, visit
@@ -198,6 +198,131 @@ def test_a_refused_record_is_set_aside_and_the_next_one_comes(tmp_path: Path) ->
     opened.refuse(batch, "no such unit")
     assert raws(opened) == [1, 2]
     assert opened.stats().refused == 1
+
+
+def test_what_is_refused_is_what_waits_now_and_of_this_store(tmp_path: Path) -> None:
+    opened = store(tmp_path)
+    opened.append(visit(0, 3))
+    first = opened.batch(1)
+    assert first is not None
+    opened.refuse(replace(first, store="0" * 32), "another store's")
+    assert (raws(opened), opened.stats().refused, opened.refused(10)) == ([0, 1, 2], 0, [])
+    opened.release(first.store, 1)
+    opened.refuse(first, "delivered meanwhile")
+    assert (raws(opened), opened.stats().refused, opened.refused(10)) == ([1, 2], 0, [])
+    second = opened.batch(1)
+    assert second is not None
+    opened.refuse(second, "no such unit")
+    assert (raws(opened), opened.stats().refused) == ([2], 1)
+    assert opened.stats().forwarded == 1  # refused is not delivered
+
+
+def test_of_refused_records_the_newest_are_kept_and_all_are_counted(tmp_path: Path) -> None:
+    opened = store(tmp_path)
+    opened.append(visit(0, REFUSED_MAX + 5))
+    batch = opened.batch(REFUSED_MAX + 5)
+    assert batch is not None
+    opened.refuse(batch, "no such unit")
+    kept = opened.refused(2 * REFUSED_MAX)
+    assert [refusal.id for refusal in kept] == list(range(REFUSED_MAX + 5, 5, -1))
+    assert [refusal.record["raw"] for refusal in kept] == [refusal.id - 1 for refusal in kept]
+    assert {refusal.why for refusal in kept} == {"no such unit"}
+    assert opened.stats().refused == REFUSED_MAX + 5
+    assert [refusal.id for refusal in opened.refused(2)] == [REFUSED_MAX + 5, REFUSED_MAX + 4]
+
+
+def test_a_visit_larger_than_the_bound_is_stored_whole_and_alone(tmp_path: Path) -> None:
+    opened = store(tmp_path, records_max=3)
+    assert opened.append(visit(0, 5)) == (1, 5)
+    assert (raws(opened), opened.stats().lost) == ([0, 1, 2, 3, 4], 0)
+    assert opened.append(visit(5, 4)) == (6, 9)
+    assert (raws(opened), opened.stats().lost) == ([5, 6, 7, 8], 5)
+
+
+def test_a_visit_that_fits_the_bound_exactly_costs_nothing(tmp_path: Path) -> None:
+    opened = store(tmp_path, records_max=4)
+    opened.append(visit(0, 2))
+    opened.append(visit(2, 2))
+    assert (raws(opened), opened.stats().lost) == ([0, 1, 2, 3], 0)
+    opened.append(visit(4, 1))
+    assert (raws(opened), opened.stats().lost) == ([2, 3, 4], 2)
+
+
+def test_a_visit_too_large_for_the_file_is_an_error_and_the_only_one_in_it_stays(tmp_path: Path) -> None:
+    opened = store(tmp_path, bytes_max=256 << 10)
+    opened.append(visit(0, 3))
+    noise = random.Random(1)
+    huge = [reading(number, noise.randbytes(200).hex()) for number in range(3, 4000)]
+    with pytest.raises(StoreError) as caught:
+        opened.append(huge)
+    assert caught.value.full
+    assert (raws(opened), opened.stats().lost) == ([0, 1, 2], 0)
+    assert opened.append(visit(3, 1)) == (4, 4)
+
+
+def test_only_whole_visits_that_were_delivered_go_and_the_last_of_them_may(tmp_path: Path) -> None:
+    opened = store(tmp_path, keep=0)
+    opened.append(visit(0, 4))
+    uuid = opened.stats().uuid
+    opened.release(uuid, 3)
+    # Its first three records are delivered, but the block holds one that is not.
+    assert (opened.stats().kept, raws(opened)) == (3, [3])
+    opened.release(uuid, 4)
+    stats = opened.stats()
+    assert (stats.kept, stats.pending, stats.lost, stats.forwarded) == (0, 0, 0, 4)
+
+
+def test_as_many_delivered_readings_are_kept_as_are_asked_for(tmp_path: Path) -> None:
+    opened = store(tmp_path, keep=4)
+    opened.append(visit(0, 2))
+    opened.append(visit(2, 2))
+    opened.append(visit(4, 2))
+    opened.release(opened.stats().uuid, 4)
+    assert opened.stats().kept == 4
+    opened.release(opened.stats().uuid, 5)
+    assert opened.stats().kept == 3
+
+
+def test_after_a_delivery_the_next_loss_is_logged_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def losses() -> list[str]:
+        return [record.getMessage() for record in caplog.records if getattr(record, "event", "") == "store.loss"]
+
+    opened = store(tmp_path, records_max=4)
+    for start in range(0, 12, 2):
+        opened.append(visit(start, 2))
+    assert losses() == ["the store is full: the oldest undelivered readings are being given up (2 so far)"]
+    uuid = opened.stats().uuid
+    opened.release(uuid, 8)  # is lost already: no delivery
+    opened.append(visit(12, 2))
+    assert len(losses()) == 1
+    opened.release(uuid, 11)
+    for start in range(14, 20, 2):
+        opened.append(visit(start, 2))
+    assert len(losses()) == 2
+
+
+def test_a_batch_passes_over_delivered_records_and_blocks(tmp_path: Path) -> None:
+    opened = store(tmp_path, keep=100)
+    opened.append(visit(0, 3))
+    opened.append(visit(3, 3))
+    opened.append(visit(6, 3))
+    uuid = opened.stats().uuid
+    for released in range(1, 9):
+        opened.release(uuid, released)
+        batch = opened.batch(100)
+        assert batch is not None
+        assert (batch.first, batch.last, batch.skipped) == (released + 1, 9, 0)
+        assert [record["id"] for record in batch.records] == list(range(released + 1, 10))
+
+
+def test_a_batch_ends_with_the_record_that_fills_it(tmp_path: Path) -> None:
+    opened = store(tmp_path)
+    opened.append(visit(0, 3))
+    opened.append(visit(3, 3))
+    for limit in range(1, 7):
+        batch = opened.batch(limit)
+        assert batch is not None
+        assert (len(batch.records), batch.first, batch.last) == (limit, 1, limit)
 
 
 def test_the_age_of_the_queue_is_that_of_its_oldest_undelivered_visit(tmp_path: Path) -> None:

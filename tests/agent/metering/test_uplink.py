@@ -16,7 +16,8 @@ import pytest
 
 from agent.https import HttpsError, Response
 from agent.metering.reading_store import Store
-from agent.metering.uplink import Backoff, Uplink
+from agent.metering.schedule import Backoff
+from agent.metering.uplink import Uplink
 from agent.settings.provisioning import UplinkSettings
 from agent.status import QueueStatus
 from tests.agent.metering.readings import visit
@@ -294,7 +295,8 @@ from pathlib import Path
 from agent.clock import SystemClock
 from agent.https import Response
 from agent.metering.reading_store import Progress, Store
-from agent.metering.uplink import Backoff, Uplink
+from agent.metering.schedule import Backoff
+from agent.metering.uplink import Uplink
 from agent.settings.provisioning import UplinkSettings
 from tests.agent.metering.readings import visit
 

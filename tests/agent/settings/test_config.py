@@ -11,6 +11,7 @@ import pytest
 from agent.settings import config as configuration
 from agent.settings.config import Config, ConfigError, load
 from agent.settings.identity import SecretError, device_info, read_release, read_secret
+from plc.protocols import BUILT_IN
 
 REPO = Path(__file__).resolve().parents[3]
 
@@ -79,7 +80,7 @@ def test_a_full_file_is_read_as_written(tmp_path: Path) -> None:
     config = read(tmp_path, FULL)
     assert config.dm.content_type == "application/vnd.syncml.dm+xml"
     assert config.dm.push_listen == configuration.PushConfig(host="127.0.0.1", port=0)
-    assert [(port.name, port.protocol, port.baudrate) for port in config.ports] == [
+    assert [(port.name, port.protocol.name, port.baudrate) for port in config.ports] == [
         ("plc0", "prime-usi", 115_200),
         ("rs485", "hdlc", 19_200),
     ]
@@ -163,7 +164,7 @@ def test_missing_sections_are_named(tmp_path: Path) -> None:
         ),
         (
             "ports: [{name: a, protocol: hdlc, url: /dev/x}]",
-            "ports[0].scan: is missing: meters of an hdlc port are found by asking addresses",
+            "ports[0].scan: is missing: meters of hdlc ports are found by asking addresses",
         ),
         (
             "ports: [{name: a, protocol: hdlc, url: /dev/x, scan: {first: 9, last: 3}}]",
@@ -264,8 +265,9 @@ def test_the_documented_example_is_valid_and_shows_every_key() -> None:
     for section in (config.device, config.dm, config.metering, config.update, config.log, config.watchdog):
         for field in dataclasses.fields(section):
             assert f"{field.name}:" in text, f"{type(section).__name__}.{field.name} is not in the example"
-    for field in dataclasses.fields(configuration.PortConfig):
-        assert f"{field.name}:" in text
+    keys = {field.name for field in dataclasses.fields(configuration.PortConfig)} - {"options"}
+    for name in keys | {option.name for protocol in BUILT_IN.values() for option in protocol.options}:
+        assert f"{name}:" in text
 
 
 # --- secrets and the release file ---

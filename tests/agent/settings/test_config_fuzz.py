@@ -14,7 +14,8 @@ from agent.https import Response
 from agent.metering.reading_store import Store
 from agent.metering.readinglist import ReadingList, ReadingListError, parse
 from agent.metering.registry import Registry
-from agent.metering.uplink import Backoff, Uplink
+from agent.metering.schedule import Backoff
+from agent.metering.uplink import Uplink
 from agent.settings.config import Config, ConfigError, load
 from agent.settings.provisioning import UplinkSettings
 from tests.agent.metering.readings import visit

@@ -1,0 +1,159 @@
+"""What the reader of a port remembers of its meters between two visits: failures, leftovers, and what was learned."""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from agent.clock import Clock
+from agent.metering.reading_store import Store, StoreError
+from agent.metering.registry import Meter
+from agent.metering.schedule import Backoff
+from agent.metering.tasks import Job
+from agent.metering.visit import DEVICE_NAME, Taken, Visit
+from agent.settings.config import MeteringConfig
+from dlms.client.knowledge import MeterKnowledge
+from dlms.cosem.obis import AttributeRef, Obis
+from dlms.errors import DlmsError
+
+LOG = logging.getLogger("agent.metering.port")
+
+KNOWLEDGE_KEPT = 64  # meters whose knowledge stays in memory, some 30 kB each; the store has that of all meters
+RETRY_MAX_S = 900.0  # the longest pause before a retry: several fit into an hourly run
+LEFTOVERS_KEPT = 64  # failed visits whose values wait for a retry, some 30 kB each
+GOOD_STEP_VALUES = 8  # a failed visit that read so many values counts as progress
+
+
+@dataclass(slots=True)
+class _Failures:
+    """Failures of one meter in a row. `runs`: task → (run, failures in it)."""
+
+    since: float
+    not_before: float = 0.0
+    runs: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+
+class Retries:
+    """Decides which meters rest after a failure, and which runs have been given up for them."""
+
+    def __init__(self, metering: MeteringConfig, clock: Clock, jitter: Callable[[], float]) -> None:
+        self._retries_max = metering.retries_max
+        self._backoff = Backoff(metering.retry_backoff_s, max(metering.retry_backoff_s, RETRY_MAX_S))
+        self._clock = clock
+        self._jitter = jitter
+        self._meters: dict[str, _Failures] = {}
+
+    def resting(self, meter: Meter, now: float) -> bool:
+        failed = self._meters.get(meter.key)
+        return failed is not None and now < failed.not_before
+
+    def since(self, meter: Meter) -> float:
+        """Return since when visits of this meter have failed (monotonic seconds); 0 when the last one went well.
+
+        Sorted by this, meters without failures come first, then those that have waited longest.
+        """
+        failed = self._meters.get(meter.key)
+        return failed.since if failed else 0.0
+
+    def given_up(self, meter: Meter, job: Job) -> bool:
+        failed = self._meters.get(meter.key)
+        run, failures = failed.runs.get(job.task.task_id, (0, 0)) if failed else (0, 0)
+        return run == job.run and failures > self._retries_max
+
+    def forgive(self, meter: Meter) -> None:
+        self._meters.pop(meter.key, None)
+
+    def forgive_all(self) -> None:
+        self._meters.clear()
+
+    def note(self, meter: Meter, jobs: Sequence[Job], *, gained: int = 0) -> bool:
+        """Record that a visit for these jobs failed after it had read `gained` values.
+
+        Returns whether their run is given up now.
+        """
+        now = self._clock.monotonic()
+        failed = self._meters.setdefault(meter.key, _Failures(since=now))
+        failures = 1
+        for job in jobs:
+            run, before = failed.runs.get(job.task.task_id, (0, 0))
+            before = before if run == job.run else 0
+            # A visit that brought the reading a good step forward is no reason to give it up.
+            count = before if gained >= GOOD_STEP_VALUES else before + 1
+            failed.runs[job.task.task_id] = (job.run, count)
+            failures = max(failures, count)
+        failed.not_before = now + self._backoff.pause(failures, self._jitter)
+        final = failures > self._retries_max
+        if final:
+            LOG.warning(
+                "meter %s was not read in %d attempts", meter.meter_id, failures, extra={"event": "meter.unread"}
+            )
+        return final
+
+
+class Leftovers:
+    """Keeps what visits read before they failed, for the next visit of the same meter for the same runs."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[str, tuple[frozenset[tuple[str, int]], dict[AttributeRef, Taken]]] = OrderedDict()
+
+    def keep(self, visit: Visit) -> None:
+        """Keep all values of a failed visit but the name of the meter, which every visit reads anew."""
+        rest = {ref: taken for ref, taken in visit.taken.items() if ref != DEVICE_NAME}
+        self._kept.pop(visit.meter.key, None)
+        if rest:
+            self._kept[visit.meter.key] = (_runs(visit.jobs), rest)
+        while len(self._kept) > LEFTOVERS_KEPT:
+            self._kept.popitem(last=False)
+
+    def take(self, meter: Meter, jobs: Sequence[Job]) -> dict[AttributeRef, Taken]:
+        """Return what is left over for exactly these runs, and forget it."""
+        runs, rest = self._kept.pop(meter.key, (frozenset(), {}))
+        return rest if runs == _runs(jobs) else {}
+
+
+def _runs(jobs: Sequence[Job]) -> frozenset[tuple[str, int]]:
+    return frozenset((job.task.task_id, job.run) for job in jobs)
+
+
+class KnowledgeCache:
+    """What was learned about meters: that of recent ones in memory, all of it in the store."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._recent: OrderedDict[str, MeterKnowledge] = OrderedDict()
+
+    def of(self, key: str) -> MeterKnowledge:
+        """Return the knowledge of one meter. Never raises: what cannot be recalled is learned again."""
+        known = self._recent.pop(key, None) or self._load(key)
+        self._recent[key] = known
+        while len(self._recent) > KNOWLEDGE_KEPT:
+            self._recent.popitem(last=False)
+        return known
+
+    def position(self, meter_id: str, task_id: str, obis: Obis) -> bytes:
+        """Return the profile position: the clock of the last row in the store (12 octets), empty for none."""
+        try:
+            found = (self._store.knowledge(_position_key(meter_id, task_id, obis)) or {}).get("clock")
+            return bytes.fromhex(found) if isinstance(found, str) else b""
+        except (StoreError, ValueError) as error:
+            LOG.debug("how far profile %s of %s was read is lost: %s", obis, meter_id, error)
+            return b""
+
+    def _load(self, key: str) -> MeterKnowledge:
+        try:
+            dumped = self._store.knowledge(key)
+            return MeterKnowledge.load(dumped) if dumped else MeterKnowledge()
+        except (StoreError, DlmsError) as error:
+            LOG.debug("what was known of %s is lost: %s", key, error)
+            return MeterKnowledge()
+
+
+def positions(meter_id: str, task_id: str, reached: Mapping[Obis, bytes]) -> dict[str, dict[str, object]]:
+    """Return the profile positions in the form in which `KnowledgeCache.position` finds them in the store."""
+    return {_position_key(meter_id, task_id, obis): {"clock": clock.hex()} for obis, clock in reached.items()}
+
+
+def _position_key(meter_id: str, task_id: str, obis: Obis) -> str:
+    return f"{meter_id}#{task_id}#{obis}"
