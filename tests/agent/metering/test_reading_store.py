@@ -334,6 +334,10 @@ def test_the_age_of_the_queue_is_that_of_its_oldest_undelivered_visit(tmp_path: 
         made.append(clock.wall())
         clock.advance(60)
     assert opened.stats().oldest == made[0]
+    opened.release(opened.stats().uuid, 9)
+    assert opened.stats().oldest == made[0]  # one record of the first visit is left
+    opened.release(opened.stats().uuid, 10)
+    assert opened.stats().oldest == made[1]
     opened.release(opened.stats().uuid, 15)
     assert opened.stats().oldest == made[1]
     opened.release(opened.stats().uuid, 30)
