@@ -1,5 +1,6 @@
 """Packaging of dcu-agent: what goes into the firmware image, and what only a head-end or a developer needs."""
 
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
@@ -8,17 +9,12 @@ HERE = Path(__file__).parent
 
 PACKAGES = ["agent", "omadm", "updateagent", "dlms", "plc", "headend"]
 
-DEVICE = ["pyserial>=3.5", "crcmod>=1.7", "cryptography>=38", "PyYAML>=6.0", "click>=8.1"]
+# The lower bounds are tried: `make oldest`, with constraints/oldest.txt. Those of the device are what Debian 12 has.
+DEVICE = ["pyserial>=3.5", "crcmod>=1.7", "cryptography>=38.0.4", "PyYAML>=6.0", "click>=8.1.3"]
 HEADEND = ["starlette>=0.37", "uvicorn>=0.30", "SQLAlchemy>=2.0", "httpx>=0.27", "jinja2>=3.1"]
-DEV = [
-    "pytest>=8",
-    "hypothesis>=6.90",
-    "ruff>=0.6",
-    "mypy>=1.10",
-    "types-PyYAML",
-    "types-pyserial",
-    "rich>=13",
-]
+# Its CliRunner keeps the two outputs apart from click 8.2 on.
+TEST = ["click>=8.2", "pytest>=8.0", "pytest-timeout>=2.3.1", "pytest-xdist>=3.6.1", "rich>=13"]
+DEV = ["coverage>=7.10", "ruff>=0.15", "mypy>=2.4", "types-PyYAML>=6.0.12", "types-pyserial>=3.5"]
 
 
 def data_files(folder: str, target: str) -> list[tuple[str, list[str]]]:
@@ -31,14 +27,17 @@ def data_files(folder: str, target: str) -> list[tuple[str, list[str]]]:
     return sorted(found.items())
 
 
+def version() -> str:
+    """The one version, as `updateagent/__init__.py` says it; read as text, since building imports nothing of ours."""
+    found = re.search(r'^__version__ = "([^"]+)"$', (HERE / "updateagent" / "__init__.py").read_text("utf-8"), re.M)
+    if found is None:
+        raise SystemExit("updateagent/__init__.py has no __version__")
+    return found[1]
+
+
 setup(
-    name="dcu-agent",
-    version="0.1.0",
-    description="Software of a smart-metering data concentrator: OMA DM, DLMS/COSEM, PLC bridge, A/B update",
-    long_description=(HERE / "README.md").read_text(encoding="utf-8") if (HERE / "README.md").exists() else "",
-    long_description_content_type="text/markdown",
+    version=version(),
     license="Apache-2.0",
-    python_requires=">=3.11,<3.14",
     packages=find_packages(include=[f"{name}{suffix}" for name in PACKAGES for suffix in ("", ".*")]),
     package_data={"": ["py.typed", "*.csv", "*.html", "*.css"]},
     data_files=data_files("etc", "share/dcu-agent"),
@@ -46,7 +45,8 @@ setup(
     extras_require={
         "systemd": ["systemd-python>=235"],
         "headend": HEADEND,
-        "dev": [*HEADEND, *DEV],
+        "test": [*HEADEND, *TEST],
+        "dev": [*HEADEND, *TEST, *DEV],
     },
     entry_points={
         "console_scripts": [

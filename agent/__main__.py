@@ -18,9 +18,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agent import __version__, log
+from agent import log
 from agent.settings.config import Config, ConfigError, load
 from agent.settings.identity import SecretError, device_info, read_secret
+from updateagent import __version__
 
 if TYPE_CHECKING:
     from agent.daemon.supervisor import Supervisor, Worker

@@ -79,7 +79,7 @@ def load(path: Path) -> Config:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError([f"{path}: {error.strerror}"]) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date such as 2026-13-01 is a ValueError
         raise ConfigError([f"{path}: not YAML: {error}"]) from error
     problems = [f"{path}: {problem}" for problem in _problems(document)]
     if problems:
@@ -185,9 +185,16 @@ def _listener_problems(entry: dict[str, Any], where: str) -> Iterator[str]:
     if isinstance(port, int) and not 0 <= port <= PORT_MAX:
         yield f"{where}port: 0 to {PORT_MAX} is expected"
     if isinstance(url, str) and url:
-        parts = urlsplit(url)
-        if parts.scheme != "https" or not parts.hostname:
+        if not _is_https(url):
             yield f"{where}public_url: an https URL is expected"
+
+
+def _is_https(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # such as https://[
+        return False
+    return parts.scheme == "https" and bool(parts.hostname)
 
 
 def _check(

@@ -85,7 +85,7 @@ def account_acl(server_id: str) -> str:
 def dmacc(account: Account, name: str = "main") -> TndsNode:
     """The DMAcc management object of `account`, as the node `./DMAcc/<name>` with its ACL."""
     port = urlsplit(account.url).port
-    ports = () if port is None else (_interior("Port", _interior("1", _leaf("PortNbr", str(port)))),)
+    port_nodes = () if port is None else (_interior("Port", _interior("1", _leaf("PortNbr", str(port)))),)
     return TndsNode(
         name,
         path=DMACC_PATH,
@@ -96,7 +96,7 @@ def dmacc(account: Account, name: str = "main") -> TndsNode:
             _leaf("AppID", APP_ID),
             _leaf("ServerID", account.server_id),
             _leaf("Name", account.server_id),
-            _interior("AppAddr", _interior("1", _leaf("Addr", account.url), _leaf("AddrType", "URI"), *ports)),
+            _interior("AppAddr", _interior("1", _leaf("Addr", account.url), _leaf("AddrType", "URI"), *port_nodes)),
             _leaf("AAuthPref", account.auth_type),
             _interior(
                 "AppAuth",

@@ -158,8 +158,8 @@ class Descriptor:
         ET.register_namespace("", NAMESPACE)
         ET.register_namespace("dcu", DELTA_NAMESPACE)
         root = ET.Element(f"{{{NAMESPACE}}}media")
-        for kind in self.types:
-            _element(root, "type", kind)
+        for media_type in self.types:
+            _element(root, "type", media_type)
         _element(root, "size", str(self.size))
         _element(root, "objectURI", self.object_uri)
         for tag, attribute in _TEXTS.items():

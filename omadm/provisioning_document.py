@@ -25,7 +25,6 @@ from omadm.syncml.messages import MgmtTree, TndsNode
 from omadm.syncml.text import from_base64
 
 MIME: Final = "text/vnd.wap.connectivity-xml"
-SEC_VALUES: Final = ("NETWORKID", "USERPIN", "USERPIN_NETWORKID")
 _LEVELS: Final = {"APPSRV": CLIENT_LEVEL, "CLIENT": SERVER_LEVEL}
 _PARAMETER = re.compile(r'\s*([A-Za-z]+)\s*=\s*"?([A-Za-z0-9_]+)"?\s*')
 
@@ -33,8 +32,8 @@ _PARAMETER = re.compile(r'\s*([A-Za-z]+)\s*=\s*"?([A-Za-z0-9_]+)"?\s*')
 def verify_mac(content_type: str, document: bytes, keys: Mapping[str, bytes]) -> None:
     """Check `SEC=…; MAC=…` of a bootstrap's Content-Type: HMAC-SHA-1 over the document (RFC 2104), in hexadecimal.
 
-    `keys` holds the shared secret for each way of securing (`SEC_VALUES`) that this device believes; a document
-    secured in another way, or not at all, is refused. Raises `BootstrapError`.
+    `keys` holds the shared secret for each way of securing (NETWORKID, USERPIN, USERPIN_NETWORKID) that this device
+    believes; a document secured in another way, or not at all, is refused. Raises `BootstrapError`.
     """
     parameters: dict[str, str] = {}
     for part in content_type.split(";")[1:]:
@@ -63,9 +62,9 @@ def parse_document(document: bytes, name: str = "main") -> MgmtTree:
     return MgmtTree((_account(found[0], name),))
 
 
-def _characteristics(element: Element, kind: str) -> Iterator[Element]:
+def _characteristics(element: Element, name: str) -> Iterator[Element]:
     return (
-        child for child in element.elements() if child.name == "characteristic" and child.attributes.get("type") == kind
+        child for child in element.elements() if child.name == "characteristic" and child.attributes.get("type") == name
     )
 
 
@@ -132,10 +131,10 @@ def _addresses(application: Element) -> list[TndsNode]:
     if not found:
         raise BootstrapError("APPADDR/ADDR is missing")
     nodes = []
-    for number, (address, kind, ports) in enumerate(found, start=1):
-        port_nodes = [_interior(str(n), *_leaf("PortNbr", port)) for n, port in enumerate(ports, start=1)]
+    for number, (address, address_type, port_numbers) in enumerate(found, start=1):
+        port_nodes = [_interior(str(n), *_leaf("PortNbr", port)) for n, port in enumerate(port_numbers, start=1)]
         below = (_interior("Port", *port_nodes),) if port_nodes else ()
-        nodes.append(_interior(str(number), *_leaf("Addr", address), *_leaf("AddrType", kind), *below))
+        nodes.append(_interior(str(number), *_leaf("Addr", address), *_leaf("AddrType", address_type), *below))
     return nodes
 
 
@@ -148,12 +147,12 @@ def _credentials(application: Element) -> list[TndsNode]:
         nonce = from_base64(_parameter(element, "AAUTHDATA") or "")
         if nonce is None:
             raise BootstrapError("APPAUTH/AAUTHDATA is not base64")
-        kind = _parameter(element, "AAUTHTYPE")
+        auth_type = _parameter(element, "AAUTHTYPE")
         nodes.append(
             _interior(
                 str(number),
                 *_leaf("AAuthLevel", level),
-                *_leaf("AAuthType", None if kind is None else kind.partition(",")[0].strip()),
+                *_leaf("AAuthType", None if auth_type is None else auth_type.partition(",")[0].strip()),
                 *_leaf("AAuthName", _parameter(element, "AAUTHNAME")),
                 *_leaf("AAuthSecret", _parameter(element, "AAUTHSECRET")),
                 TndsNode("AAuthData", format="bin", value=nonce),

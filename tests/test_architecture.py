@@ -25,6 +25,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "dlms",
         "plc",
         "omadm",
+        "updateagent.__version__",
         "updateagent.package",
         "updateagent.disk",
         "updateagent.errors",

@@ -1,4 +1,5 @@
 """The Update Agent: A/B updates that cannot brick. Runs at boot, before and without the agent."""
 
-__version__ = "0.1.0"
-"""What a package's "minimum agent version" is compared with."""
+__version__ = "0.2.0"
+"""The version of everything in this repository: setup.py reads it from this line, the agent reports it (DevDetail/SwV),
+and what a package asks for (`requires.agent`) is compared with it."""

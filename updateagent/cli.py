@@ -1,4 +1,4 @@
-"""The verbs of `dcu-update`, over `compose.Agent`."""
+"""The verbs of `dcu-update`, over `compose.UpdateAgent`."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from updateagent.boot.policy import DryRun
-from updateagent.compose import Agent
+from updateagent.compose import UpdateAgent
 from updateagent.config import DEFAULT_FILE, load
 from updateagent.disk import RealDisk
 from updateagent.errors import (
@@ -50,10 +49,10 @@ def run(argv: list[str]) -> int:
 def boot(config: str | Path) -> int:
     """`dcu-update boot`, which init waits for. Raises `RequestError` (configuration)."""
     _log_to_stderr()
-    return _boot_of(Agent(load(Path(config)), RealDisk()))
+    return _boot_of(UpdateAgent(load(Path(config)), RealDisk()))
 
 
-def _boot_of(agent: Agent) -> int:
+def _boot_of(agent: UpdateAgent) -> int:
     try:
         with agent.alone():
             return agent.updater().boot()
@@ -67,14 +66,14 @@ def _log_to_stderr() -> None:
     logging.basicConfig(level=logging.INFO, format="%(name)s %(levelname)s %(message)s", stream=sys.stderr)
 
 
-def _agent(arguments: argparse.Namespace) -> Agent:
-    agent = Agent(load(arguments.config), RealDisk())
+def _agent(arguments: argparse.Namespace) -> UpdateAgent:
+    agent = UpdateAgent(load(arguments.config), RealDisk())
     if getattr(arguments, "dry_run", False):
-        agent = replace(agent, dry_run=DryRun(agent.environment()))
+        return agent.dry(getattr(arguments, "package", None))
     return agent
 
 
-def _say_commits(agent: Agent) -> None:
+def _say_commits(agent: UpdateAgent) -> None:
     """After a dry run: what would have been written to the boot environment."""
     if agent.dry_run is not None:
         from updateagent.engine.dry_run import lines
@@ -140,13 +139,13 @@ def _source(arguments: argparse.Namespace) -> int:
     agent = _agent(arguments)
 
     def check() -> Mapping[str, Any]:
-        places = agent.places()[agent.read_booted_slot()]
+        partitions = agent.partitions()[agent.read_booted_slot()]
         for text in arguments.images:
             name, source = _delta_source(text)
-            if name not in places:
+            if name not in partitions:
                 raise PackageError(IMAGE_ROLE, f"this device has no place for an image {name}")
             try:
-                with places[name].open() as file:
+                with partitions[name].open() as file:
                     source.check(name, file)
             except OSError as error:
                 raise storage_error(error, f"image {name} of the slot that runs") from error
@@ -174,14 +173,14 @@ def _install(arguments: argparse.Namespace) -> int:
     from updateagent.engine.machine import State
     from updateagent.engine.mailbox import InstallRequest
 
-    agent = replace(_agent(arguments), package=arguments.package if arguments.dry_run else None)
+    agent = _agent(arguments)
     with agent.alone():
         updater = agent.updater()
         if updater.record.state is not State.IDLE:
             raise RequestError(STATE, f"not while an update is {updater.record.state.value}")
         name = "by-hand.swu"
         if not arguments.dry_run:
-            agent.exchange().take_in(arguments.package, name)
+            agent.mailbox().take_in(arguments.package, name)
         code = updater.install(InstallRequest(f"by-hand-{os.urandom(8).hex()}", name, "", time.time()))
     last = updater.record.last
     if code != EXIT_REBOOT_WANTED and last is not None:

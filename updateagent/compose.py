@@ -5,16 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from updateagent.boot.policy import BootEnv, DryRun, Variables, policy
+from updateagent.boot import CANARY_KEY
+from updateagent.boot.policy import BootEnv, Variables, open_variables, policy_class
 from updateagent.config import Config
 from updateagent.disk import Storage
-from updateagent.engine.deps import Package, Packages, Ports
+from updateagent.engine.deps import EngineDeps, Package, Packages
 from updateagent.engine.journal import Journal, Record
-from updateagent.engine.mailbox import Exchange, command_tail, log_tail, read_release_version
+from updateagent.engine.mailbox import Mailbox, command_tail, log_tail, read_release_version
 from updateagent.engine.migration import StateFolders
 from updateagent.engine.updater import Updater
 from updateagent.errors import (
@@ -26,11 +27,11 @@ from updateagent.errors import (
 from updateagent.slots.block import Slot, slot_type
 
 if TYPE_CHECKING:
+    from updateagent.engine.dry_run import DryVariables
     from updateagent.engine.guard import Guard
     from updateagent.package.verifier import SignedPackages
 
 CMDLINE_BYTES_MAX = 16 << 10
-CANARY_KEY = "dcu.boots"  # also in `quick`
 LOCK_NAME = "lock"
 LOCK_WAIT_S = 5.0  # confirming takes a moment, installing software seconds; an install of firmware is not waited for
 LOCK_POLL_S = 0.05
@@ -56,7 +57,7 @@ class LazyPackages:
 
 
 @dataclass(frozen=True, slots=True)
-class Agent:
+class UpdateAgent:
     """The configured parts. `wall` gives seconds since 1970.
 
     With `dry_run` nothing is written: it collects what the boot environment would get. `package` is then the file that
@@ -66,8 +67,15 @@ class Agent:
     config: Config
     disk: Storage
     wall: Callable[[], float] = time.time
-    dry_run: DryRun | None = None
+    dry_run: DryVariables | None = None
     package: Path | None = None
+
+    def dry(self, package: Path | None = None) -> UpdateAgent:
+        """The same parts over a disk that cannot write. Raises `RequestError` (configuration)."""
+        from updateagent.engine.dry_run import DryVariables, ReadOnlyDisk
+
+        reading = replace(self, disk=ReadOnlyDisk(self.disk))
+        return replace(reading, dry_run=DryVariables(reading.environment()), package=package)
 
     def read_booted_slot(self) -> str:
         """The slot that runs, from the kernel's command line. Raises `DeviceError` (booted-slot)."""
@@ -99,12 +107,12 @@ class Agent:
         except OSError:
             return ""
 
-    def places(self) -> dict[str, dict[str, Slot]]:
+    def partitions(self) -> dict[str, dict[str, Slot]]:
         """Where each image of each slot goes; a recovery slot is not written."""
         return {
             slot.name: {
-                image: slot_type(place.type)(self.disk, slot.name, place.path, place.size)
-                for image, place in slot.places.items()
+                image: slot_type(one.type)(self.disk, slot.name, one.path, one.size)
+                for image, one in slot.partitions.items()
             }
             for slot in self.config.slots
             if not slot.recovery
@@ -114,14 +122,16 @@ class Agent:
         """The boot environment's variables. Raises `RequestError` (configuration)."""
         if self.dry_run is not None:
             return self.dry_run
-        return ENVIRONMENTS[self.config.bootenv.type](self)
+        where = self.config.bootenv
+        return open_variables(where.type, where.policy, self.disk, where.config, where.lock)
 
     def bootenv(self, variables: Variables) -> BootEnv:
         config = self.config
-        return policy(config.bootenv.policy)(variables, config.slot_names, config.trial_tries, config.recovery)
+        kind = policy_class(config.bootenv.type, config.bootenv.policy)
+        return kind(variables, config.slot_names, config.trial_tries, config.recovery)
 
-    def exchange(self) -> Exchange:
-        return Exchange(self.disk, self.config.update_dir)
+    def mailbox(self) -> Mailbox:
+        return Mailbox(self.disk, self.config.update_dir)
 
     def journal(self) -> Journal:
         return Journal(self.disk, self.config.update_dir)
@@ -137,7 +147,7 @@ class Agent:
                 roots=config.roots,
                 newer_roots=config.update_dir / "roots.json",
                 compatible=config.compatible,
-                partitions=self.places(),
+                partitions=self.partitions(),
                 running_version=read_release_version(self.disk, config.release_file),
                 clock=self.wall,
                 run_hook=self._run_hook,
@@ -152,11 +162,11 @@ class Agent:
     def updater(self) -> Updater:
         """One run of the machine. Raises `DeviceError` (booted-slot, journal, storage), `RequestError`."""
         config = self.config
-        ports = Ports(
+        deps = EngineDeps(
             journal=self.journal(),
             bootenv=self.bootenv(self.environment()),
-            places=self.places(),
-            exchange=self.exchange(),
+            partitions=self.partitions(),
+            mailbox=self.mailbox(),
             packages=LazyPackages(self.packages),
             booted=self.read_booted_slot(),
             boot_id=self.read_boot_id(),
@@ -168,10 +178,10 @@ class Agent:
             canary=self.read_canary(),
         )
         if self.dry_run is not None:
-            from updateagent.engine.dry_run import rehearse
+            from updateagent.engine.dry_run import dry_deps
 
-            ports = rehearse(ports, self.disk, self.package)
-        return Updater(ports)
+            deps = dry_deps(deps, self.disk, self.package)
+        return Updater(deps)
 
     def guard(self, monotonic: Callable[[], float], wait: Callable[[float], None]) -> Guard:
         """The guard of this boot. `monotonic` returns seconds, `wait` lets some pass."""
@@ -194,10 +204,11 @@ class Agent:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Hold the Update Agent's own lock, making its folders. Raises `DeviceError` (busy, storage)."""
+        """Hold the Update Agent's lock, making its folders (not on a dry run). Raises `DeviceError` (busy, storage)."""
         folder = self.config.update_dir
         try:
-            self.disk.mkdir_durable(folder / "inbox")
+            if self.dry_run is None:
+                self.disk.mkdir_durable(folder / "inbox")
             lock = self.disk.lock(folder / LOCK_NAME)
             waited = 0.0
             while not (taken := lock.acquire()) and waited < LOCK_WAIT_S:
@@ -211,19 +222,3 @@ class Agent:
             yield
         finally:
             lock.release()
-
-
-def _uboot(agent: Agent) -> Variables:
-    from updateagent.boot.uboot.env import open_environment
-
-    where = agent.config.bootenv
-    return open_environment(agent.disk, where.config, where.lock)
-
-
-def _grub(agent: Agent) -> Variables:
-    from updateagent.boot.grub import GrubStore
-
-    return GrubStore(agent.disk, agent.config.bootenv.config)
-
-
-ENVIRONMENTS: dict[str, Callable[[Agent], Variables]] = {"uboot": _uboot, "grub": _grub}

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from updateagent import boot
+from updateagent.boot.policy import policy_class
 from updateagent.engine.health import DEADLINE_DEFAULT_S, CommandCheck, HealthConfig
 from updateagent.errors import CONFIGURATION, RequestError
 
@@ -22,7 +24,7 @@ FILE_BYTES_MAX = 64 << 10
 
 
 @dataclass(frozen=True, slots=True)
-class PlaceConfig:
+class PartitionConfig:
     """Where one image goes. `size` in bytes; None is "as large as the device"."""
 
     type: str
@@ -32,20 +34,20 @@ class PlaceConfig:
 
 @dataclass(frozen=True, slots=True)
 class SlotConfig:
-    """One slot by the boot loader's name, with the place of each image it is made of; none for a recovery slot."""
+    """One slot by the boot loader's name, with the partition of each of its images; none for a recovery slot."""
 
     name: str
-    places: Mapping[str, PlaceConfig]
+    partitions: Mapping[str, PartitionConfig]
     recovery: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class BootEnvConfig:
-    """`config` is fw_env.config for U-Boot, the environment block itself for GRUB."""
+    """A pair of the table in `updateagent.boot`. `config` is fw_env.config for U-Boot, the block itself for GRUB."""
 
     type: str
+    policy: str
     config: Path
-    policy: str = "rauc"
     lock: Path | None = Path("/var/lock/fw_printenv.lock")
 
 
@@ -163,7 +165,7 @@ def _config(top: _Table, mistakes: list[str]) -> Config | None:
     """The configuration, or None when `mistakes` has any."""
     slots = tuple(_slot(table) for table in top.tables("slot"))
     bootenv = _bootenv(top.table("bootenv"))
-    _check_slots(top, slots, bootenv.policy)
+    _check_slots(top, slots, bootenv)
     health = _health(top.table("health", {}))
     tries = top.take("trial_tries", int, TRIES_DEFAULT)
     top.check("trial_tries", tries, lambda value: 1 <= value <= TRIES_MAX, f"1 to {TRIES_MAX}")
@@ -199,16 +201,15 @@ def _state_dirs(top: _Table, update_dir: Path | None) -> tuple[Path, ...]:
     return folders
 
 
-def _check_slots(top: _Table, slots: tuple[SlotConfig, ...], policy_name: str) -> None:
-    from updateagent.boot.policy import POLICIES, policy
-
+def _check_slots(top: _Table, slots: tuple[SlotConfig, ...], bootenv: BootEnvConfig) -> None:
     recovery = [slot for slot in slots if slot.recovery]
     if len(slots) - len(recovery) < 2 or len({slot.name for slot in slots}) != len(slots):
         top.mistake("slot", "at least two slots with different names are needed, besides a recovery slot")
     if len(recovery) > 1:
         top.mistake("slot", "there can be one recovery slot")
-    if recovery and policy_name in POLICIES and not policy(policy_name).has_recovery:
-        top.mistake("slot", f"the policy {policy_name} has no recovery slot")
+    pair = (bootenv.type, bootenv.policy)
+    if recovery and pair in boot.BOOT_LOADERS and not policy_class(*pair).has_recovery:
+        top.mistake("slot", f"the policy {bootenv.policy} has no recovery slot")
 
 
 def _slot(table: _Table) -> SlotConfig:
@@ -217,15 +218,15 @@ def _slot(table: _Table) -> SlotConfig:
     if table.take("recovery", bool, default=False):
         table.end()  # it is not written: where it is concerns the boot loader only
         return SlotConfig(name, {}, recovery=True)
-    places = {ROOTFS: _place(table)}
+    partitions = {ROOTFS: _partition(table)}
     for image in table.tables("image"):
-        places[image.take("name", str) or ""] = _place(image)
+        partitions[image.take("name", str) or ""] = _partition(image)
         image.end()
     table.end()
-    return SlotConfig(name, places)
+    return SlotConfig(name, partitions)
 
 
-def _place(table: _Table) -> PlaceConfig:
+def _partition(table: _Table) -> PartitionConfig:
     from updateagent.slots.block import SLOT_TYPES
 
     kind = table.take("type", str) or ""
@@ -234,18 +235,18 @@ def _place(table: _Table) -> PlaceConfig:
     table.check("size", size, lambda value: value > 0, "a number of bytes above 0")
     if kind == "file" and size is None:
         table.mistake("size", "a slot of type file needs it")
-    return PlaceConfig(kind, table.take_path("path") or Path(), size)
+    return PartitionConfig(kind, table.take_path("path") or Path(), size)
 
 
 def _bootenv(table: _Table) -> BootEnvConfig:
-    from updateagent.boot.policy import POLICIES
-
     kind = table.take("type", str) or ""
-    table.check("type", kind, lambda value: value in ("uboot", "grub"), "uboot or grub")
-    policy = table.take("policy", str, "rauc-grub" if kind == "grub" else "rauc")
-    table.check("policy", policy, lambda value: value in POLICIES, f"one of {', '.join(sorted(POLICIES))}")
+    table.check("type", kind, lambda value: value in boot.types(), f"one of {', '.join(boot.types())}")
+    known = boot.policies(kind)
+    policy = table.take("policy", str, known[0] if known else "")
+    if known:
+        table.check("policy", policy, lambda value: value in known, f"with type {kind} one of {', '.join(known)}")
     lock = table.take("lock", str, "/var/lock/fw_printenv.lock")
-    config = BootEnvConfig(kind, table.take_path("config") or Path(), policy, Path(lock) if lock else None)
+    config = BootEnvConfig(kind, policy, table.take_path("config") or Path(), Path(lock) if lock else None)
     table.end()
     return config
 

@@ -1,4 +1,4 @@
-"""The disk port: the only way this package, and the daemon's stores, change files.
+"""The disk: the only way this package, and the daemon's stores, change files.
 
 Two layers share one class:
 
@@ -15,8 +15,7 @@ from __future__ import annotations
 import os
 import stat
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol, Self
 
@@ -380,14 +379,3 @@ class RealDisk(Storage):
 
     def lock(self, path: Path) -> Lock:
         return _FlockFile(path)
-
-
-@contextmanager
-def locked(lock: Lock) -> Iterator[bool]:
-    """Hold `lock` for a block; yields whether it could be taken."""
-    taken = lock.acquire()
-    try:
-        yield taken
-    finally:
-        if taken:
-            lock.release()

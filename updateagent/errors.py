@@ -1,7 +1,7 @@
 """The numbered errors of the Update Agent, and what each one is called in FUMO and SCOMO.
 
 A number, once published, keeps its meaning: field tools and the head-end's statistics depend on it. The number is
-also the exit status of `dcu-update`; 0 is success, 10 and 11 are answers of `dcu-update boot`, not errors.
+also the exit status of `dcu-update`; 0 is success; 10 and 11 tell init what to do and are no errors.
 
 FUMO results are those of OMA-TS-DM-FUMO 1.0 (section 5.4), SCOMO results those of OMA-TS-DM-SCOMO 1.0 (section 8.7).
 Anything that makes a package differ from what was signed is 404: "failed validation". 402 ("corrupted") is kept for

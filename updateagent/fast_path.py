@@ -1,22 +1,23 @@
-"""The answer of `dcu-update boot` when there is nothing to do, given before anything is imported.
+"""What `dcu-update boot` returns when there is nothing to do, found out before anything is imported.
 
-On a small board importing is what a start costs. So the usual case is recognised here, from the files alone: the
+On a small board the cost of a start is its imports. So the usual case is recognised here from the files alone: the
 journal is idle, there is no request and no result to hand over, the display is of this slot, and the boot loader has
-saved what is in the environment. Whatever else is found, and whatever looks unusual, is left to the whole program:
-`answer` then returns None.
+saved what is in the environment. Anything else, and anything unusual, is left to the whole program: `answer` then
+returns None.
 
 Only settings that are written the plain way (`key = "text"`, `key = 3`) are understood.
 """
 
 import os
 
+from updateagent.boot import CANARY, CANARY_KEY, policies
 from updateagent.boot.uboot import bytes as envbytes
 from updateagent.engine import sealed
 
 NOTHING_TO_DO = 0
 START_THE_GUARD = 11
 FILE_BYTES_MAX = 1 << 20
-CANARY, CANARY_KEY = b"dcu_boots", "dcu.boots"  # as in `bootenv` and `compose`
+UNDERSTOOD = ("uboot", "rauc")  # the one row of the table in `updateagent.boot` that is known here
 DIGITS_MAX = 2
 MARKED = (b"nor", b"dataflash", b"ram")
 _WANTED = {
@@ -26,7 +27,7 @@ _WANTED = {
     "trial_tries": "3",
     "bootenv.type": "",
     "bootenv.config": "",
-    "bootenv.policy": "rauc",
+    "bootenv.policy": policies("uboot")[0],
 }
 
 
@@ -34,7 +35,7 @@ def answer(config_file: str) -> int | None:
     """0 or 11 when that is certain; None when the whole program has to look. Never writes, never raises `OSError`."""
     try:
         settings = read_settings(_read(config_file).decode())
-        if settings is None or (settings["bootenv.type"], settings["bootenv.policy"]) != ("uboot", "rauc"):
+        if settings is None or (settings["bootenv.type"], settings["bootenv.policy"]) != UNDERSTOOD:
             return None
         words = _read(settings["cmdline"]).decode().split()
         slot = _last(words, settings["cmdline_key"])
@@ -45,7 +46,7 @@ def answer(config_file: str) -> int | None:
         left = variables.get(f"BOOT_{slot}_LEFT".encode())
         if left is None or not left.isalnum() or len(left) > DIGITS_MAX:
             return None
-        if canary is not None and variables.get(CANARY, b"").decode() != canary:
+        if canary is not None and variables.get(CANARY.encode(), b"").decode() != canary:
             return None
         is_new = not any(os.access(name, os.F_OK) for name in _journals(settings["update_dir"]))
         return START_THE_GUARD if is_new or int(left, 16) < int(settings["trial_tries"]) else NOTHING_TO_DO
@@ -113,10 +114,10 @@ def _is_idle(folder: str, slot: str) -> bool:
 def _variables(config: str) -> dict[bytes, bytes]:
     """The variables of the environment; none of them where finding them takes more than reading."""
     lines = [line.split("#")[0].split() for line in _read(config).decode().split("\n")]
-    places = [line for line in lines if line]
+    locations = [line for line in lines if line]
     copies = []
     flash = set()
-    for device, offset, size, *_ in places:
+    for device, offset, size, *_ in locations:
         flash.add(_flash(os.path.realpath(device)))
         if offset.startswith("-"):
             return {}
@@ -125,7 +126,7 @@ def _variables(config: str) -> dict[bytes, bytes]:
             raw = file.read(int(size, 16))
         if len(raw) != int(size, 16):
             return {}
-        copies.append(envbytes.parse_copy(raw, redundant=len(places) == 2))
+        copies.append(envbytes.parse_copy(raw, redundant=len(locations) == 2))
     if len(flash) != 1:
         return {}
     chosen = envbytes.choose(copies, marked=flash.pop() in MARKED)

@@ -20,7 +20,7 @@ EXIT_CONFIG = 2
 
 
 def check(file: Path, out: TextIO, err: TextIO) -> int:
-    """Report on `file`; answers the exit code: 0 when nothing is wrong, 2 otherwise."""
+    """Report on `file`; returns the exit code: 0 when nothing is wrong, 2 otherwise."""
     try:
         config = load(file)
     except ConfigError as error:

@@ -49,7 +49,7 @@ class ControlServer:
         group: str = "",
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """A handler gets the request's object and answers something JSON can say; it may raise `ControlError`. It runs
+        """A handler gets the request's object and returns something JSON can say; it may raise `ControlError`. It runs
         on the control thread and must answer within a second or so."""
         self._path = path
         self._handlers = dict(handlers)

@@ -108,7 +108,7 @@ class Supervisor:
         return {running.worker.name: now - running.beat_at for running in self._running}
 
     def run(self, *, handle_signals: bool = True) -> int:
-        """Run until the end; answers the process's exit code. `handle_signals` needs the main thread."""
+        """Run until the end; returns the process's exit code. `handle_signals` needs the main thread."""
         if handle_signals:
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, self._on_signal)

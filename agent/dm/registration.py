@@ -1,27 +1,24 @@
-"""The device's side of SSMP over HTTPS: drives the core of `omadm.ssmp.client_core` through its three exchanges."""
+"""The device's side of SSMP over HTTPS: drives the core of `omadm.ssmp.client_core` through its three round trips."""
 
 from __future__ import annotations
 
 import logging
 import secrets
 import time
-from typing import TYPE_CHECKING
 
+from agent.https import HttpsClient, HttpsError
+from agent.settings.device import DeviceInfo
 from omadm.ssmp import wire
-from omadm.ssmp.client_core import ClientEvent, Registered, RegistrationFailed, SsmpClient, State
-from omadm.ssmp.errors import SsmpError, SsmpRefused, SsmpUsageError, SsmpWireError
-
-if TYPE_CHECKING:
-    from agent.https import HttpsClient
-    from agent.settings.device import DeviceInfo
+from omadm.ssmp.client_core import Registered, RegistrationFailed, SsmpClient
+from omadm.ssmp.errors import SsmpError
 
 log = logging.getLogger("agent.ssmp")
 
-EXCHANGES_MAX = 3
+ROUND_TRIPS_MAX = 3
 
 
 def register(https: HttpsClient, url: str, device: DeviceInfo, key: bytes, push_url: str) -> bytes:
-    """Register with the security server at `url` and return the bootstrap document (a WBXML DM profile message).
+    """Register with the security server at `url` and return the bootstrap document (an OMA DM profile in WBXML).
 
     `key` is the device key, 32 bytes; `push_url` is where this device listens for notifications, empty for nowhere.
     Raises `SsmpRefused` when the server says no, `SsmpError` for everything else that the peer or the network does,
@@ -37,8 +34,8 @@ def register(https: HttpsClient, url: str, device: DeviceInfo, key: bytes, push_
     )
     core = SsmpClient(device.device_id, key, info, secrets.token_bytes(wire.NONCE_BYTES))
     core.start(time.monotonic())
-    for _ in range(EXCHANGES_MAX):
-        core.receive(_exchange(https, url, core.take_output()), time.monotonic())
+    for _ in range(ROUND_TRIPS_MAX):
+        core.receive(_round_trip(https, url, core.take_output()), time.monotonic())
         core.on_deadline(time.monotonic())
         match core.next_event():
             case Registered(document):
@@ -52,28 +49,12 @@ def register(https: HttpsClient, url: str, device: DeviceInfo, key: bytes, push_
     raise SsmpError("the security server asked for more messages than the protocol has")
 
 
-def _exchange(https: HttpsClient, url: str, message: bytes) -> bytes:
-    from agent.https import HttpsError
-
+def _round_trip(https: HttpsClient, url: str, message: bytes) -> bytes:
     try:
         answer = https.request("POST", url, body=message, headers={"Content-Type": wire.CONTENT_TYPE})
     except HttpsError as error:
         raise SsmpError(str(error)) from error
-    kind = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != wire.CONTENT_TYPE:
-        raise SsmpError(f"the security server answered HTTP {answer.status} with {kind or 'no content type'}")
+    content_type = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if content_type != wire.CONTENT_TYPE:
+        raise SsmpError(f"the security server answered HTTP {answer.status} with {content_type or 'no content type'}")
     return answer.body
-
-
-__all__ = [
-    "ClientEvent",
-    "Registered",
-    "RegistrationFailed",
-    "SsmpClient",
-    "SsmpError",
-    "SsmpRefused",
-    "SsmpUsageError",
-    "SsmpWireError",
-    "State",
-    "register",
-]

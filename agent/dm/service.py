@@ -13,10 +13,10 @@ import threading
 from collections.abc import Callable
 
 from agent.dm.deps import DmConfig, DmDeps
-from agent.dm.link_state import Link
+from agent.dm.nonces import NonceStore
 from agent.dm.scheduling import Timing
 from agent.dm.session import Session
-from agent.dm.session_values import Acknowledged, Answer, Ended, Event, NoncesChanged, SessionSettings, Work
+from agent.dm.session_events import Acknowledged, Answer, Ended, Event, NoncesChanged, SessionSettings, Work
 from agent.https import HttpsError
 from agent.log import hide
 from agent.mo import dmacc
@@ -58,7 +58,7 @@ class DmService:
         self.tree = deps.tree
         self._registry = deps.objects.registry
         self._device_info = deps.objects.device_info
-        self._link = Link(deps.disk, config.state_dir / "dm")
+        self._nonces = NonceStore(deps.disk, config.state_dir / "dm")
         self._wake = threading.Event()
         self._reboot = threading.Event()
         self._timing = Timing(config.poll_every_s, config.backoff_min_s, config.backoff_max_s, deps.rng.random)
@@ -94,16 +94,16 @@ class DmService:
 
     def _verified(self, body: bytes, account: Account) -> Notification:
         """Accepts each counter once, durably before anything follows from it."""
-        _, nonce = self._link.nonces(account)
+        _, nonce = self._nonces.nonces(account)
         found = verify(
             body,
             server_id=account.server_id,
             secret=account.server_secret,
             nonce=nonce,
-            last_counter=self._link.counter(account),
+            last_counter=self._nonces.counter(account),
         )
         if found.counter is not None:
-            self._link.set_counter(account, found.counter)
+            self._nonces.set_counter(account, found.counter)
         return found
 
     def session_now(self, trigger: str = "user") -> None:
@@ -189,7 +189,7 @@ class DmService:
         self._timing.failed(self._deps.clock.monotonic(), slow=slow)
         self._unproven = min(self._unproven, UNPROVEN_MAX - 1)  # the account there is, if any, gets another try
         self._publish(DmStatus(state=state, error=why, last_session=self._status.last_session))
-        self._deps.health(HEALTH, False, why)  # noqa: FBT003  a port's signature
+        self._deps.health(HEALTH, False, why)  # noqa: FBT003  the signature of `DmDeps.health`
 
     def _registered(self, account: Account) -> None:
         hide(account.client_secret)
@@ -243,7 +243,7 @@ class DmService:
     def _new_session(
         self, account: Account, trigger: str, session_id: str, device_info: tuple[tuple[str, str], ...]
     ) -> tuple[Session, Executor]:
-        client_nonce, server_nonce = self._link.nonces(account)
+        client_nonce, server_nonce = self._nonces.nonces(account)
         settings = SessionSettings(
             account=account,
             client_nonce=client_nonce,
@@ -266,7 +266,7 @@ class DmService:
         """Carry out one event of a session. Raises `OSError` when a nonce cannot be stored."""
         match event:
             case NoncesChanged(client, server):
-                self._link.set_nonces(account, client, server)
+                self._nonces.set_nonces(account, client, server)
             case Acknowledged(alert_id):
                 self._acknowledged(alert_id)
             case Work(message):
@@ -287,7 +287,7 @@ class DmService:
             log.warning("alert %s stays queued: %s", alert_id, error, extra={"event": "dm.storage"})
 
     def post(self, session: Session) -> None:
-        """One exchange over HTTPS, if the session has something to send."""
+        """One round trip over HTTPS, if the session has something to send."""
         output = session.take_output()
         if output is None:
             return

@@ -19,8 +19,8 @@ from collections import deque
 from collections.abc import Callable
 
 from agent.dm.packing import Limits, Outgoing, Packer, numbered
-from agent.dm.session_states import Input, SessionUsageError, State, possible, step
-from agent.dm.session_values import Acknowledged, Answer, Ended, Event, NoncesChanged, Post, SessionSettings, Work
+from agent.dm.session_events import Acknowledged, Answer, Ended, Event, NoncesChanged, Post, SessionSettings, Work
+from agent.dm.session_states import TRANSITIONS, Input, SessionUsageError, State
 from agent.tree.chunks import OBJECT_BYTES_MAX
 from omadm.auth import AUTH_MAC, AuthError, hmac_header, verify_hmac
 from omadm.codes import AlertCode, Code, succeeded
@@ -98,12 +98,12 @@ class Session:
 
     def on_deadline(self, now: float) -> None:
         """Gives the session up once its time is over."""
-        if self._deadline is not None and now >= self._deadline and possible(self._state, Input.BROKEN):
+        if self._deadline is not None and now >= self._deadline and TRANSITIONS.allow(self._state, Input.BROKEN):
             self._fail(f"no end after {SESSION_S_MAX:.0f} seconds")
 
     def receive_failure(self, why: str, now: float) -> None:  # noqa: ARG002
-        """The exchange failed on the way: no answer will come."""
-        if possible(self._state, Input.BROKEN):
+        """The round trip failed on the way: no answer will come."""
+        if TRANSITIONS.allow(self._state, Input.BROKEN):
             self._fail(why)
 
     def receive(self, answer: Answer, now: float) -> None:
@@ -131,7 +131,7 @@ class Session:
         """Give the session up, telling the server (Alert 1223 with Final) where it is our turn to speak."""
         if self._state is State.ANSWERING or self._output is not None:
             self._write([Alert("", AlertCode.SESSION_ABORT)], final=True)
-        if possible(self._state, Input.ABORT):
+        if TRANSITIONS.allow(self._state, Input.ABORT):
             self._step(Input.ABORT)
             self._events.append(Ended(ok=False, result="given up on this side"))
 
@@ -255,7 +255,7 @@ class Session:
             given = Input.PARTIAL
         else:
             given = Input.FINAL_WORK if has_work else Input.FINAL_EMPTY
-        if not possible(self._state, given):
+        if not TRANSITIONS.allow(self._state, given):
             self._fail("the server sent commands while it still waits for answers")
             return
         was_waiting_next = self._state is State.WAIT_NEXT
@@ -378,7 +378,7 @@ class Session:
         return self._state in {State.ENDED, State.FAILED}
 
     def _step(self, given: Input) -> None:
-        self._state = step(self._state, given)
+        self._state = TRANSITIONS.after(self._state, given)
 
     def _fail(self, why: str, *, unproven: bool = False) -> None:
         self._step(Input.BROKEN)

@@ -17,6 +17,8 @@ from __future__ import annotations
 from enum import Enum, auto
 from typing import Final
 
+from omadm.transitions import Transitions
+
 
 class State(Enum):
     READY = auto()
@@ -49,35 +51,26 @@ class SessionUsageError(Exception):
 
 _WAITING = (State.WAIT_PACKAGE, State.WAIT_NEXT, State.WAIT_REST)
 
-TABLE: Final[dict[tuple[State, Input], State]] = {
-    (State.READY, Input.START): State.ANSWERING,
-    (State.ANSWERING, Input.SENT_WHOLE): State.WAIT_PACKAGE,
-    (State.ANSWERING, Input.SENT_PART): State.WAIT_NEXT,
-    (State.ANSWERING, Input.SENT_ASK): State.WAIT_REST,
-    (State.WAIT_PACKAGE, Input.FINAL_EMPTY): State.ENDED,
-    (State.WAIT_PACKAGE, Input.FINAL_WORK): State.ANSWERING,
-    (State.WAIT_PACKAGE, Input.PARTIAL): State.ANSWERING,
-    (State.WAIT_NEXT, Input.NEXT): State.ANSWERING,
-    # A server that answers our part with an empty Final wants no more of it; it gets the rest all the same, because
-    # only our Final closes the package.
-    (State.WAIT_NEXT, Input.FINAL_EMPTY): State.ANSWERING,
-    (State.WAIT_REST, Input.FINAL_EMPTY): State.ANSWERING,
-    (State.WAIT_REST, Input.FINAL_WORK): State.ANSWERING,
-    (State.WAIT_REST, Input.PARTIAL): State.ANSWERING,
-    **{(state, Input.CHALLENGED): State.ANSWERING for state in _WAITING},
-    **{(state, Input.UNPROVEN): State.ANSWERING for state in _WAITING},
-    **{(state, Input.ABORT): State.FAILED for state in (State.ANSWERING, *_WAITING)},
-    **{(state, Input.BROKEN): State.FAILED for state in (State.READY, State.ANSWERING, *_WAITING)},
-}
-
-
-def step(state: State, given: Input) -> State:
-    """The next state. Raises `SessionUsageError` for a pair that the table does not have."""
-    try:
-        return TABLE[state, given]
-    except KeyError:
-        raise SessionUsageError(f"{given.name} in {state.name}") from None
-
-
-def possible(state: State, given: Input) -> bool:
-    return (state, given) in TABLE
+TRANSITIONS: Final = Transitions(
+    {
+        (State.READY, Input.START): State.ANSWERING,
+        (State.ANSWERING, Input.SENT_WHOLE): State.WAIT_PACKAGE,
+        (State.ANSWERING, Input.SENT_PART): State.WAIT_NEXT,
+        (State.ANSWERING, Input.SENT_ASK): State.WAIT_REST,
+        (State.WAIT_PACKAGE, Input.FINAL_EMPTY): State.ENDED,
+        (State.WAIT_PACKAGE, Input.FINAL_WORK): State.ANSWERING,
+        (State.WAIT_PACKAGE, Input.PARTIAL): State.ANSWERING,
+        (State.WAIT_NEXT, Input.NEXT): State.ANSWERING,
+        # A server that answers our part with an empty Final wants no more of it; it gets the rest all the same, because
+        # only our Final closes the package.
+        (State.WAIT_NEXT, Input.FINAL_EMPTY): State.ANSWERING,
+        (State.WAIT_REST, Input.FINAL_EMPTY): State.ANSWERING,
+        (State.WAIT_REST, Input.FINAL_WORK): State.ANSWERING,
+        (State.WAIT_REST, Input.PARTIAL): State.ANSWERING,
+        **{(state, Input.CHALLENGED): State.ANSWERING for state in _WAITING},
+        **{(state, Input.UNPROVEN): State.ANSWERING for state in _WAITING},
+        **{(state, Input.ABORT): State.FAILED for state in (State.ANSWERING, *_WAITING)},
+        **{(state, Input.BROKEN): State.FAILED for state in (State.READY, State.ANSWERING, *_WAITING)},
+    },
+    SessionUsageError,
+)

@@ -16,6 +16,7 @@ from typing import Any, Final
 from agent.tree import alerts
 from agent.tree.schema import Path
 from agent.tree.tree import Transaction
+from omadm.transitions import Transitions
 
 ROOT: Path = ("FUMO", "Firmware")
 PKG_DATA: Path = (*ROOT, "Update", "PkgData")
@@ -66,35 +67,31 @@ _RESTING = (
     State.SUCCEEDED,
 )
 
-TABLE: Final[dict[tuple[State, Event], State]] = {
-    **{(state, Event.EXEC_FETCH): State.DOWNLOADING for state in _RESTING},
-    **{(state, Event.DATA_BROUGHT): State.READY for state in _RESTING},
-    (State.READY, Event.EXEC_UPDATE): State.DOWNLOADED,
-    (State.FAILED_WITH_DATA, Event.EXEC_UPDATE): State.DOWNLOADED,
-    (State.DOWNLOADING, Event.FETCHED): State.DOWNLOADED,
-    (State.DOWNLOADING, Event.FETCH_FAILED): State.DOWNLOAD_FAILED,
-    (State.DOWNLOADED, Event.VERIFIED): State.READY,
-    (State.DOWNLOADED, Event.REJECTED): State.FAILED,
-    (State.DOWNLOADED, Event.HANDED_OVER): State.UPDATING,
-    (State.DOWNLOADED, Event.FETCH_FAILED): State.DOWNLOAD_FAILED,  # the file vanished before it was handed over
-    (State.DOWNLOADING, Event.FULL_INSTEAD): State.DOWNLOADING,
-    (State.DOWNLOADED, Event.FULL_INSTEAD): State.DOWNLOADING,
-    (State.UPDATING, Event.FULL_INSTEAD): State.DOWNLOADING,
-    (State.UPDATING, Event.UPDATED): State.SUCCEEDED,
-    (State.UPDATING, Event.UPDATE_FAILED): State.FAILED,
-}
-
 
 class FumoStateError(Exception):
     """An event that the state does not have (our mistake). Nothing was changed."""
 
 
-def step(state: State, event: Event) -> State:
-    """The next state. Raises `FumoStateError` for a pair that the table does not have."""
-    try:
-        return TABLE[state, event]
-    except KeyError:
-        raise FumoStateError(f"{event.name} in {state.name}") from None
+TRANSITIONS: Final = Transitions(
+    {
+        **{(state, Event.EXEC_FETCH): State.DOWNLOADING for state in _RESTING},
+        **{(state, Event.DATA_BROUGHT): State.READY for state in _RESTING},
+        (State.READY, Event.EXEC_UPDATE): State.DOWNLOADED,
+        (State.FAILED_WITH_DATA, Event.EXEC_UPDATE): State.DOWNLOADED,
+        (State.DOWNLOADING, Event.FETCHED): State.DOWNLOADED,
+        (State.DOWNLOADING, Event.FETCH_FAILED): State.DOWNLOAD_FAILED,
+        (State.DOWNLOADED, Event.VERIFIED): State.READY,
+        (State.DOWNLOADED, Event.REJECTED): State.FAILED,
+        (State.DOWNLOADED, Event.HANDED_OVER): State.UPDATING,
+        (State.DOWNLOADED, Event.FETCH_FAILED): State.DOWNLOAD_FAILED,  # the file vanished before it was handed over
+        (State.DOWNLOADING, Event.FULL_INSTEAD): State.DOWNLOADING,
+        (State.DOWNLOADED, Event.FULL_INSTEAD): State.DOWNLOADING,
+        (State.UPDATING, Event.FULL_INSTEAD): State.DOWNLOADING,
+        (State.UPDATING, Event.UPDATED): State.SUCCEEDED,
+        (State.UPDATING, Event.UPDATE_FAILED): State.FAILED,
+    },
+    FumoStateError,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +124,7 @@ class Job:
 
     def after(self, event: Event, **changes: Any) -> Job:
         """Raises `FumoStateError`."""
-        return replace(self, state=int(step(State(self.state), event)), **changes)
+        return replace(self, state=int(TRANSITIONS.after(State(self.state), event)), **changes)
 
 
 def load(looking: Transaction) -> Job:

@@ -36,9 +36,10 @@ from agent.metering.tasks import Job, TaskBook
 from agent.metering.visit import Channel, ProfileKey, Visit, is_profile
 from agent.metering.visit_memory import KnowledgeCache, Leftovers, Retries, positions
 from agent.settings.config import MANAGEMENT_LOGICAL_DEVICE, MeteringConfig, PortConfig
-from dlms.client.session import MeterSession, open_auth
+from dlms.client.session import MeterSession
 from dlms.cosem.time import ClockPolicy
 from dlms.errors import DlmsError
+from dlms.security.settings import open_auth
 from plc.errors import PlcError, PlcLocalError
 from plc.events import BaseNodeSilent, NodeEvent, NodeJoined, NodeLeft, NodesListed, ResyncNoted
 
@@ -334,7 +335,6 @@ class PortReader:
             jobs=jobs,
             session=session,
             channel=channel,
-            packets=bridge.carries == "apdu",
             until=now + self._metering.visit_timeout_s,
             knowledge=knowledge,
             policy=self._policy,

@@ -23,18 +23,19 @@ from agent.metering.raw_values import UnstorableError, encode
 from agent.metering.registry import Meter, meter_name
 from agent.metering.tasks import Job
 from dlms.axdr import Data
-from dlms.client.knowledge import MeterKnowledge
-from dlms.client.session import (
+from dlms.client.events import (
     ItemError,
     ItemRead,
-    MeterSession,
     ReadDone,
     Replied,
     SessionClosed,
+    SessionEvent,
     SessionFailed,
     SessionOpened,
     Value,
 )
+from dlms.client.knowledge import MeterKnowledge
+from dlms.client.session import MeterSession
 from dlms.cosem.obis import AttributeRef, Obis
 from dlms.cosem.profile import BUFFER
 from dlms.cosem.time import STANDARD_CLOCK, ClockPolicy, CosemDateTime
@@ -86,14 +87,13 @@ class Taken:
 
 @dataclass(slots=True)
 class Visit:
-    """Drive it with `step`; `deadline` says when at the latest. `packets`: the channel takes whole APDUs. `profiles`
-    are to be read for the task they are filed under."""
+    """Drive it with `step`; `deadline` says when at the latest. `profiles` are to be read for the task they are filed
+    under."""
 
     meter: Meter
     jobs: Sequence[Job]
     session: MeterSession
     channel: Channel
-    packets: bool
     until: float
     knowledge: MeterKnowledge
     learned_before: tuple[object, ...] = ()
@@ -131,9 +131,7 @@ class Visit:
         deadline = self.session.next_deadline()
         if deadline is not None and deadline <= now:
             self.session.on_deadline(now)
-        self._write(now)
-        self._events(now, wall)
-        self._write(now)
+        self._carry(now, wall)
         if now >= self.until:
             self._fail("the visit took too long", now)
 
@@ -183,24 +181,30 @@ class Visit:
 
     # --- inside ---
 
-    def _events(self, now: float, wall: float) -> None:
+    def _carry(self, now: float, wall: float) -> None:
+        """Write what the session wants, take in what it tells, until there is neither."""
+        self._write(now)
         while (event := self.session.next_event()) is not None:
-            match event:
-                case SessionOpened():
-                    self.reached = True
-                case ItemRead(ref=ref, result=result):
-                    self.taken[ref] = Taken(result, wall)
-                case ReadDone():
-                    self._go_on(now)
-                case Replied(outcome=outcome):
-                    self.profiles_at = wall
-                    if self.asked is not None:
-                        self.asked.answer(_result(outcome))
-                    self._go_on(now)
-                case SessionClosed():
-                    self._end("" if self.complete else "the session ended before everything was read")
-                case SessionFailed(error=error):
-                    self._end("" if self.complete else str(error))
+            self._on_event(event, now, wall)
+            self._write(now)
+
+    def _on_event(self, event: SessionEvent, now: float, wall: float) -> None:
+        match event:
+            case SessionOpened():
+                self.reached = True
+            case ItemRead(ref=ref, result=result):
+                self.taken[ref] = Taken(result, wall)
+            case ReadDone():
+                self._go_on(now)
+            case Replied(outcome=outcome):
+                self.profiles_at = wall
+                if self.asked is not None:
+                    self.asked.answer(_result(outcome))
+                self._go_on(now)
+            case SessionClosed():
+                self._end("" if self.complete else "the session ended before everything was read")
+            case SessionFailed(error=error):
+                self._end("" if self.complete else str(error))
 
     def _go_on(self, now: float) -> None:
         """Everything asked for was answered: ask for what follows from it, or be content."""
@@ -228,6 +232,7 @@ class Visit:
         self.asked = None
         self.complete = True
         self.until = min(self.until, now + CLOSE_S)
+        self.session.close(now)
 
     def _data(self, ref: AttributeRef) -> Data | None:
         taken = self.taken.get(ref)
@@ -241,14 +246,11 @@ class Visit:
             return None
 
     def _write(self, now: float) -> None:
-        """HDLC: bytes in one go. Packets: one APDU each."""
         while self.outcome is None and (output := self.session.take_output()):
             try:
                 self.channel.send(output, now)
             except PlcLocalError as error:  # longer than the bridge carries, or its queue is full
                 self._fail(str(error), now)
-                return
-            if not self.packets:
                 return
 
     def _fail(self, why: str, now: float) -> None:

@@ -44,15 +44,31 @@ class Ami:
             "AMI",
             interior(
                 "Uplink",
-                permanent("URL", Format.CHR, check=https_url),
-                permanent("Token", Format.CHR, access=Access.REPLACE, secret=True),
-                permanent("BatchMax", Format.INT, default="500", check=int_range(1, RECORDS_MAX)),
+                permanent(
+                    "URL", Format.CHR, check=https_url, description="where readings go, https; empty: they are kept"
+                ),
+                permanent("Token", Format.CHR, access=Access.REPLACE, secret=True, description="bearer token"),
+                permanent(
+                    "BatchMax",
+                    Format.INT,
+                    default="500",
+                    check=int_range(1, RECORDS_MAX),
+                    description="records of one POST, 1 to 5000",
+                ),
             ),
             interior(
                 "Access",
-                permanent("Client", Format.INT, default="16", check=int_range(1, CLIENT_SAP_MAX)),
-                permanent("Auth", Format.CHR, default="none", check=one_of("none", "low")),
-                permanent("Secret", Format.CHR, access=Access.REPLACE, secret=True),
+                permanent(
+                    "Client",
+                    Format.INT,
+                    default="16",
+                    check=int_range(1, CLIENT_SAP_MAX),
+                    description="DLMS client SAP, 1 to 127",
+                ),
+                permanent(
+                    "Auth", Format.CHR, default="none", check=one_of("none", "low"), description="`none` or `low`"
+                ),
+                permanent("Secret", Format.CHR, access=Access.REPLACE, secret=True, description="LLS password"),
             ),
             NodeSpec("Meter", Format.NODE, Access.GET, (self._meter(),), names=self._names),
             type=URN,
@@ -60,11 +76,16 @@ class Ami:
 
     def _meter(self) -> NodeSpec:
         return group(
-            live("Id", Format.CHR, lambda path: self._find(path[2]).meter_id),
-            live("Port", Format.CHR, lambda path: self._find(path[2]).port),
-            live("Address", Format.INT, lambda path: str(self._find(path[2]).address)),
-            live("State", Format.CHR, lambda path: self._find(path[2]).state),
-            live("LastSuccess", Format.INT, lambda path: str(int(self._find(path[2]).last_success))),
+            live("Id", Format.CHR, lambda path: self._find(path[2]).meter_id, "COSEM logical device name, or EUI-48"),
+            live("Port", Format.CHR, lambda path: self._find(path[2]).port, "name of the serial port"),
+            live("Address", Format.INT, lambda path: str(self._find(path[2]).address), "on the power line or bus"),
+            live("State", Format.CHR, lambda path: self._find(path[2]).state, "joined, read, failing, left"),
+            live(
+                "LastSuccess",
+                Format.INT,
+                lambda path: str(int(self._find(path[2]).last_success)),
+                "seconds since 1970, 0: never",
+            ),
             access=Access.GET,
         )
 

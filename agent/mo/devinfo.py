@@ -35,7 +35,12 @@ class DevInfo:
 
     def spec(self) -> NodeSpec:
         leaves = [_constant(name, value) for name, value in self._leaves]
-        push_url = live("PushURL", Format.CHR, lambda _: self._push_url())
+        push_url = live(
+            "PushURL",
+            Format.CHR,
+            lambda _: self._push_url(),
+            "where notifications reach this device now; empty: nowhere",
+        )
         return interior("DevInfo", *leaves, interior("Ext", push_url), type=URN)
 
 

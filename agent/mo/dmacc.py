@@ -1,7 +1,7 @@
 """DMAcc, `urn:oma:mo:oma-dm-dmacc:1.0` (OMA-TS-DM_StdObj 1.2, section 5.3.1): the account with the DM server.
 
 The account arrives in the bootstrap document and lives in the tree. The nonces in it (`AAuthData`) are those it was
-made with; the running ones change with every message and are kept by `agent.dm.link_state`.
+made with; the running ones change with every message and are kept by `agent.dm.nonces`.
 """
 
 from __future__ import annotations
@@ -46,13 +46,14 @@ class DmAcc:
                     setting("AAuthLevel", Format.CHR, check=level),
                     setting("AAuthType", Format.CHR),
                     setting("AAuthName", Format.CHR),
-                    setting("AAuthSecret", Format.CHR, access=ARD, secret=True),
-                    setting("AAuthData", Format.BIN, access=ARD, secret=True),
+                    setting("AAuthSecret", Format.CHR, access=ARD, secret=True, description="no Get"),
+                    setting("AAuthData", Format.BIN, access=ARD, secret=True, description="the first nonce; no Get"),
                 ),
                 name="AppAuth",
             ),
             group(name="Ext"),
             type=URN,
+            description="comes with the bootstrap",
         )
         return interior("DMAcc", account)
 
@@ -63,7 +64,7 @@ class Inbox:
     root: Path = ("Inbox",)
 
     def spec(self) -> NodeSpec:
-        return NodeSpec("Inbox", Format.NODE, Access.NONE)
+        return NodeSpec("Inbox", Format.NODE, Access.NONE, description="for bootstrap documents only")
 
 
 def install(changing: Transaction, tree: MgmtTree) -> Account:

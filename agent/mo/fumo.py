@@ -56,14 +56,20 @@ class Fumo:
         return values[path[-1]]
 
     def spec(self) -> NodeSpec:
-        def number(name: str) -> NodeSpec:
-            return live(name, Format.INT, self._number)
+        def number(name: str, description: str = "") -> NodeSpec:
+            return live(name, Format.INT, self._number, description)
 
-        def text(name: str) -> NodeSpec:
-            return live(name, Format.CHR, self._text)
+        def text(name: str, description: str) -> NodeSpec:
+            return live(name, Format.CHR, self._text, description)
 
-        url = permanent("PkgURL", Format.CHR, check=https_url, value_chars_max=2048)
-        data = permanent("PkgData", Format.BIN, access=Access.REPLACE, value_chars_max=PKG_DATA_BYTES_MAX)
+        url = permanent("PkgURL", Format.CHR, check=https_url, value_chars_max=2048, description="https")
+        data = permanent(
+            "PkgData",
+            Format.BIN,
+            access=Access.REPLACE,
+            value_chars_max=PKG_DATA_BYTES_MAX,
+            description="a package small enough for MaxObjSize",
+        )
         object_ = interior(
             "Firmware",
             permanent("PkgName", Format.CHR, value_chars_max=128),
@@ -71,17 +77,17 @@ class Fumo:
             interior("Download", url, access=GE),
             interior("Update", data, access=GE),
             interior("DownloadAndUpdate", url, access=GE),
-            number("State"),
+            number("State", "FUMO 1.0, section 5.1"),
             interior(
                 "Ext",
-                number("BytesFetched"),
-                number("Resumes"),
-                number("LastResult"),
-                text("LastError"),
-                text("FailedCheck"),
-                text("LastLog"),
-                text("FullInstead"),
-                text("Compatible"),
+                number("BytesFetched", "of the last or running job"),
+                number("Resumes", "of the last or running job"),
+                number("LastResult", "of the last job"),
+                text("LastError", "why the last job failed: number, name and sentence"),
+                text("FailedCheck", "the health check that was not good"),
+                text("LastLog", "the last lines of the log on trial"),
+                text("FullInstead", "why the full package was fetched in place of a delta"),
+                text("Compatible", "the hardware's name, which a package must list"),
             ),
             type=URN,
         )
@@ -103,11 +109,11 @@ class Fumo:
             raise Refusal(Code.INCOMPLETE, "PkgURL is empty")
         event = firmware.Event.EXEC_UPDATE if operation == firmware.UPDATE else firmware.Event.EXEC_FETCH
         try:
-            new_state = firmware.step(firmware.State(job.state), event)
+            new_state = job.after(event).state
         except firmware.FumoStateError:
             raise Refusal(Code.COMMAND_FAILED, "there is no package to update with") from None
         started = firmware.Job(
-            state=int(new_state),
+            state=new_state,
             active=True,
             id=self._new_id(),
             operation=operation,

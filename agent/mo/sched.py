@@ -34,20 +34,43 @@ class Sched:
 
     def spec(self) -> NodeSpec:
         task = group(
-            setting("Name", Format.CHR, value_chars_max=128),
-            setting("Enabled", Format.BOOL),
+            setting("Name", Format.CHR, value_chars_max=128, description="for people"),
+            setting("Enabled", Format.BOOL, description="true when absent"),
             group(
-                setting("Every", Format.INT, check=int_range(1, EVERY_S_MAX)),
-                setting("Offset", Format.INT, check=int_range(0, EVERY_S_MAX)),
-                setting("ReadingList", Format.CHR, check=_list_name, value_chars_max=64),
-                setting("Priority", Format.INT, check=int_range(0, PRIORITY_MAX)),
+                setting(
+                    "Every", Format.INT, check=int_range(1, EVERY_S_MAX), description="seconds, 1 to 2678400; required"
+                ),
+                setting(
+                    "Offset",
+                    Format.INT,
+                    check=int_range(0, EVERY_S_MAX),
+                    description="seconds, less than Every; 0 when absent",
+                ),
+                setting(
+                    "ReadingList",
+                    Format.CHR,
+                    check=_list_name,
+                    value_chars_max=64,
+                    description="name of a reading list; required",
+                ),
+                setting("Priority", Format.INT, check=int_range(0, PRIORITY_MAX), description="0 to 9; 0 when absent"),
                 name="Setting",
             ),
             interior(
                 "Status",
                 live("State", Format.CHR, lambda path: self._status(path[2]).state),
-                live("LastRun", Format.INT, lambda path: str(self._status(path[2]).last_run)),
-                live("NextRun", Format.INT, lambda path: str(self._status(path[2]).next_run)),
+                live(
+                    "LastRun",
+                    Format.INT,
+                    lambda path: str(self._status(path[2]).last_run),
+                    "seconds since 1970, 0: never",
+                ),
+                live(
+                    "NextRun",
+                    Format.INT,
+                    lambda path: str(self._status(path[2]).next_run),
+                    "seconds since 1970, 0: never",
+                ),
                 live("LastResult", Format.CHR, lambda path: self._status(path[2]).last_result),
             ),
         )

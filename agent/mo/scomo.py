@@ -53,10 +53,15 @@ class Scomo:
         download = group(
             setting("PkgID", Format.CHR, value_chars_max=128),
             setting("Name", Format.CHR, value_chars_max=128),
-            setting("PkgURL", Format.CHR, check=https_url, value_chars_max=2048),
+            setting("PkgURL", Format.CHR, check=https_url, value_chars_max=2048, description="https"),
             setting("InstallParams", Format.CHR),
             setting("Description", Format.CHR),
-            live("Status", Format.INT, lambda path: str(software.status_of(self._view(), path[2]))),
+            live(
+                "Status",
+                Format.INT,
+                lambda path: str(software.status_of(self._view(), path[2])),
+                "SCOMO 1.0, section 6.2",
+            ),
             setting("EnvType", Format.CHR),
             setting("PkgType", Format.CHR),
             _operations("Download"),

@@ -34,7 +34,6 @@ INSTALL_FAILED = 1405
 REMOVE_FAILED = 1408
 ACTIVATE_FAILED = 1409
 DEACTIVATE_FAILED = 1410
-UNDEFINED = 1412
 
 
 def ask(command: Sequence[str], beat: Callable[[], None], timeout_s: float) -> tuple[int, dict[str, Any]]:

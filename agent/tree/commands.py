@@ -304,7 +304,7 @@ class _Run:
         return Code.OK
 
     def _get(self, command: Get, item: Item) -> Code:
-        """Answers with Status and Results at once, so that each Results follows its Status."""
+        """Replies with Status and Results at once, so that each Results follows its Status."""
         items = results_of(self._changing, item)
         self._answers.status(command, Code.OK, item)
         self._answers.replies.append(Results("", command.cmd_id, items, msg_ref=self._answers.msg_ref))

@@ -80,7 +80,7 @@ def state_from_json(document: Any) -> State:
     try:
         records = {name: dict(record) for name, record in document["records"].items()}
         return State(_node_from_json(document["root"], 0), records)
-    except (KeyError, TypeError, AttributeError, binascii.Error) as error:
+    except (KeyError, TypeError, AttributeError, OverflowError, binascii.Error) as error:
         raise ValueError(f"not a stored tree: {error!r}") from None
 
 

@@ -1,6 +1,6 @@
 """Durable homes: two generations of a small document, and the management tree kept in one.
 
-A document lives in two files, `<name>.0` and `<name>.1`, written in turn through the `Disk` port:
+A document lives in two files, `<name>.0` and `<name>.1`, written in turn through a `Disk`:
 
     dcu-store 1 <name> <sequence> <length> <crc32 of everything else>\\n
     <payload>
@@ -88,7 +88,7 @@ class TwoGenerations:
 
 
 class JsonFile:
-    """A JSON object in two generations. `load` answers `{}` for none; a document that is not ours is none."""
+    """A JSON object in two generations. `load` returns `{}` for none; a document that is not ours is none."""
 
     def __init__(self, disk: Disk, folder: Path, name: str) -> None:
         self._store = TwoGenerations(disk, folder, name)

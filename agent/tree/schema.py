@@ -1,6 +1,6 @@
 """What may exist in the management tree: the device description (OMA-TS-DM_TND 1.2, section 10) as values.
 
-A management object describes its nodes with `NodeSpec`. Three kinds of nodes follow from it:
+A management object describes its nodes with `NodeSpec`. Nodes are of three types:
 
 * **fixed**: exists exactly as long as its parent does, cannot be added or deleted by a server ("permanent" when every
   ancestor is fixed too). Its value is the stored one, or `default`.
@@ -20,7 +20,6 @@ ANY = "*"
 SEGMENT_CHARS_MAX = 64
 PATH_CHARS_MAX = 255
 DEPTH_MAX = 16
-TEXT_TYPE = "text/plain"
 
 INT_MIN, INT_MAX = -(2**31), 2**31 - 1  # TND 1.2 section 9.3.4: int is a 32 bit value
 
@@ -37,10 +36,8 @@ class Access(Flag):
     REPLACE = auto()
 
 
-G = Access.GET
 GR = Access.GET | Access.REPLACE
 AGRD = Access.ADD | Access.GET | Access.REPLACE | Access.DELETE
-AGD = Access.ADD | Access.GET | Access.DELETE
 ARD = Access.ADD | Access.REPLACE | Access.DELETE  # write only: secrets
 GE = Access.GET | Access.EXEC
 
@@ -76,7 +73,8 @@ class NodeSpec:
 
     `check` raises `ValueError` for a text the node cannot hold (after the format has been checked).
     `live` returns the value of a leaf; `names` returns the names below an interior node whose child spec is `*`.
-    `secret` keeps the value out of TNDS, logs and `dcuctl`.
+    `secret` keeps the value out of TNDS, logs and `dcuctl`. `description` is what docs/management-objects.md and the
+    device description (docs/ddf) say of it.
     """
 
     name: str
@@ -87,6 +85,7 @@ class NodeSpec:
     default: str = ""
     type: str = ""
     title: str = ""
+    description: str = ""
     secret: bool = False
     value_chars_max: int = 4096
     names_max: int = 64
@@ -118,20 +117,26 @@ class NodeSpec:
         return wild
 
 
-def interior(name: str, *children: NodeSpec, access: Access = Access.GET, type: str = "") -> NodeSpec:  # noqa: A002
+def interior(
+    name: str,
+    *children: NodeSpec,
+    access: Access = Access.GET,
+    type: str = "",  # noqa: A002
+    description: str = "",
+) -> NodeSpec:
     """A fixed interior node."""
-    return NodeSpec(name, Format.NODE, access, children, type=type)
+    return NodeSpec(name, Format.NODE, access, children, type=type, description=description)
 
 
 def group(
     *children: NodeSpec,
     name: str = ANY,
     access: Access = AGRD,
-    names: Callable[[Path], Sequence[str]] | None = None,
     type: str = "",  # noqa: A002
+    description: str = "",
 ) -> NodeSpec:
     """An interior node that servers make: below a `*`, or an optional group of settings."""
-    return NodeSpec(name, Format.NODE, access, children, fixed=False, names=names, type=type)
+    return NodeSpec(name, Format.NODE, access, children, fixed=False, type=type, description=description)
 
 
 def setting(
@@ -142,9 +147,19 @@ def setting(
     check: Callable[[str], None] | None = None,
     secret: bool = False,
     value_chars_max: int = 1024,
+    description: str = "",
 ) -> NodeSpec:
     """A leaf that servers make and change."""
-    return NodeSpec(name, format, access, fixed=False, check=check, secret=secret, value_chars_max=value_chars_max)
+    return NodeSpec(
+        name,
+        format,
+        access,
+        fixed=False,
+        check=check,
+        secret=secret,
+        value_chars_max=value_chars_max,
+        description=description,
+    )
 
 
 def permanent(
@@ -156,14 +171,29 @@ def permanent(
     check: Callable[[str], None] | None = None,
     secret: bool = False,
     value_chars_max: int = 1024,
+    description: str = "",
 ) -> NodeSpec:
     """A leaf that is always there and that servers replace."""
-    return NodeSpec(name, format, access, default=default, check=check, secret=secret, value_chars_max=value_chars_max)
+    return NodeSpec(
+        name,
+        format,
+        access,
+        default=default,
+        check=check,
+        secret=secret,
+        value_chars_max=value_chars_max,
+        description=description,
+    )
 
 
-def live(name: str, format: Format, read: Callable[[Path], str]) -> NodeSpec:  # noqa: A002
+def live(
+    name: str,
+    format: Format,  # noqa: A002
+    read: Callable[[Path], str],
+    description: str = "",
+) -> NodeSpec:
     """A fixed leaf whose value is asked for at each Get."""
-    return NodeSpec(name, format, Access.GET, live=read)
+    return NodeSpec(name, format, Access.GET, live=read, description=description)
 
 
 def check_value(spec: NodeSpec, value: str | bytes) -> str | bytes:

@@ -267,7 +267,7 @@ class Transaction:
             raise Refusal(Code.NOT_ALLOWED, f"{show(place.path)} keeps its name")
         parent = self.place(place.path[:-1])
         if parent.spec.child(name) is not place.spec:
-            raise Refusal(Code.NOT_ALLOWED, f"{show(target)} is another kind of node")
+            raise Refusal(Code.NOT_ALLOWED, f"{show(target)} is described otherwise")
         if self.find(target) is not None:
             raise Refusal(Code.ALREADY_EXISTS, show(target))
         node = place.node

@@ -38,9 +38,9 @@ def parse_uri(text: str | None) -> Address:
     if name == "prop" and value in PROPERTIES:
         return Address(path, prop=value)
     if name == "list":
-        kind, *changes = _split_list(value)
-        if kind in LISTS and (kind == "TNDS" or not changes):
-            return Address(path, list=kind, parts=_tnds_parts(changes))
+        listing, *changes = _split_list(value)
+        if listing in LISTS and (listing == "TNDS" or not changes):
+            return Address(path, list=listing, parts=_tnds_parts(changes))
     raise Refusal(Code.NOT_SUPPORTED, f"query {query[:32]!r}")
 
 

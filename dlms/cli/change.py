@@ -6,23 +6,70 @@ import json
 import re
 import sys
 from collections.abc import Callable
+from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
 
 import click
 
-from dlms.cli.connect import Connection, connection_options, open_meter
-from dlms.cli.query import EXIT_REFUSED, exits, json_option, reference
-from dlms.cli.secrets import read_hex
+from dlms import axdr
+from dlms.axdr import Data, Tag
+from dlms.cli.connect import EXIT_REFUSED, Connection, connection_options, exits, json_option, open_meter, reference
+from dlms.cli.keys import read_hex
 from dlms.cli.show import echo_json, plain, value_text
-from dlms.cli.typed_values import TYPES, parse_value
-from dlms.client.meter import ItemFailed, Meter
+from dlms.client.meter import Meter
+from dlms.client.reading import ItemFailed
 from dlms.cosem.obis import MethodRef
+from dlms.cosem.time import CosemDateTime
 from dlms.errors import LocalError
 from dlms.xdlms.apdu.common import AccessError
 
 IMAGE_BYTES_MAX = 64 << 20
 _TYPED = re.compile(r"[a-z]+\d*=.*|null", re.DOTALL)  # a wrong TYPE is told, not written as text
+
+
+_INTEGERS = {
+    "i8": Tag.INTEGER, "u8": Tag.UNSIGNED, "i16": Tag.LONG, "u16": Tag.LONG_UNSIGNED, "i32": Tag.DOUBLE_LONG,
+    "u32": Tag.DOUBLE_LONG_UNSIGNED, "i64": Tag.LONG64, "u64": Tag.LONG64_UNSIGNED, "enum": Tag.ENUM,
+}  # fmt: skip
+_FLOATS = {"f32": Tag.FLOAT32, "f64": Tag.FLOAT64}
+_BOOLEANS = {"true": True, "false": False, "1": True, "0": False}
+
+
+def _moment(text: str) -> Data:
+    return axdr.octets(CosemDateTime.from_datetime(datetime.fromisoformat(text)).emit())
+
+
+_OTHERS: dict[str, Callable[[str], Data]] = {
+    "null": lambda _text: axdr.null(),
+    "bool": lambda text: axdr.boolean(_BOOLEANS[text.lower()]),
+    "oct": lambda text: axdr.octets(bytes.fromhex(text)),
+    "str": axdr.visible,
+    "utf8": axdr.utf8,
+    "bits": axdr.bits,
+    "dt": _moment,
+    "axdr": lambda text: axdr.decode(bytes.fromhex(text)),
+}
+TYPES = (*_OTHERS, *_INTEGERS, *_FLOATS)
+
+
+def parse_value(text: str) -> Data:
+    """`TYPE=VALUE` as a value. `oct` and `axdr` (a whole encoded value) are hexadecimal, `dt` is ISO 8601 and becomes
+    the octet-string that clocks take. Raises `LocalError`, `DecodeError`."""
+    kind, equals, rest = text.partition("=")
+    if not equals and kind != "null":
+        raise LocalError(f"{text!r}: write TYPE=VALUE, with TYPE one of {', '.join(TYPES)}")
+    try:
+        if kind in _INTEGERS:
+            return Data(_INTEGERS[kind], int(rest, 0))
+        if kind in _FLOATS:
+            return Data(_FLOATS[kind], float(rest))
+        maker = _OTHERS.get(kind)
+        if maker is None:
+            raise LocalError(f"{kind!r} is not a type: use {', '.join(TYPES)}")
+        return maker(rest)
+    except (ValueError, KeyError) as error:
+        raise LocalError(f"{rest!r} is no value of type {kind}") from error
 
 
 def readings_of(text: str) -> list[object]:
@@ -60,7 +107,7 @@ def _first_that_fits(values: list[object], use: Callable[[object], object]) -> o
     raise failure
 
 
-@click.command("set", short_help="Write one attribute.")
+@click.command("set")
 @click.argument("item", metavar="CODE|CLASS/CODE/ATTRIBUTE")
 @click.argument("value", metavar="VALUE|TYPE=VALUE")
 @json_option
@@ -94,7 +141,7 @@ def set_value(connection: Connection, item: str, value: str, as_json: bool) -> N
         raise SystemExit(EXIT_REFUSED)
 
 
-@click.command("action", short_help="Call one method.")
+@click.command("action")
 @click.argument("method", metavar="CLASS/CODE/METHOD")
 @click.argument("value", metavar="[VALUE|TYPE=VALUE]", required=False)
 @json_option
@@ -127,7 +174,7 @@ def action(connection: Connection, method: str, value: str | None, as_json: bool
         raise SystemExit(EXIT_REFUSED)
 
 
-@click.command("image", short_help="Bring firmware to a meter.")
+@click.command("image")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--identifier", required=True, help="image identifier as the maker tells it, TEXT or 0xHEX")
 @click.option("--signature", help="HEX; the meter must tell the same of its image before it is activated")

@@ -1,4 +1,4 @@
-"""How a command reaches a meter: the options, and the `Meter` they make."""
+"""What the commands that talk to a meter share: the options, the `Meter` they make, and the exit codes."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ import click
 from dlms.cli.base_node import NodePort
 from dlms.cli.protection import Protection, grouped, make_auth, make_security, protection_options
 from dlms.client.meter import Meter, Trace
+from dlms.cosem.obis import AttributeRef, Obis
 from dlms.cosem.time import ClockPolicy
-from dlms.errors import LocalError
+from dlms.errors import DlmsError, LinkError, LocalError
 from dlms.link.mode_e.port import ModeE, open_with_greeting
 from dlms.link.options import LINKS
 from dlms.link.port import Port, SerialPort, open_port
@@ -24,6 +25,8 @@ from dlms.security.settings import InvocationCounters, MemoryCounters, Security
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
+EXIT_REFUSED = 1  # the meter said no, or talked nonsense
+EXIT_LINK = 3  # nobody answered, or the line failed
 DEVIATIONS = {"standard": 1, "opposite": -1, "none": 0}
 
 
@@ -74,7 +77,11 @@ _OPTIONS = (
     click.option("--pdu-size", type=click.IntRange(64, 0xFFFF), default=1024, show_default=True),
     click.option("--baudrate", type=click.IntRange(300), default=9600, show_default=True),
     click.option("--timeout-s", type=click.FloatRange(0.01), help="for an answer"),
-    click.option("--mode-e", is_flag=True, help="greet at 300 baud; --baudrate is the highest to agree to"),
+    click.option(
+        "--mode-e",
+        is_flag=True,
+        help="open at 300 baud (IEC 62056-21); --baudrate is the limit",
+    ),
     click.option("--mode-e-address", default="", help="with --mode-e: the meter's number, where several share a loop"),
     click.option("--short-names", is_flag=True, help="short-name referencing"),
     click.option(
@@ -174,3 +181,28 @@ def _counters(connection: Connection) -> InvocationCounters:
     if connection.counter_file is None:
         return MemoryCounters(connection.counter)
     return FileCounters(connection.counter_file, connection.counter)
+
+
+@contextlib.contextmanager
+def exits() -> Iterator[None]:
+    """What went wrong as one line on stderr and an exit code: 1 refused, 2 usage, 3 line."""
+    try:
+        yield
+    except LinkError as error:
+        click.echo(f"dlms: {error}", err=True)
+        raise SystemExit(EXIT_LINK) from error
+    except LocalError as error:
+        raise click.UsageError(str(error)) from error
+    except DlmsError as error:
+        click.echo(f"dlms: {error}", err=True)
+        raise SystemExit(EXIT_REFUSED) from error
+
+
+def json_option(function: Callable[..., None]) -> Callable[..., None]:
+    """Adds `--json`."""
+    return click.option("--json", "as_json", is_flag=True, help="print JSON")(function)
+
+
+def reference(text: str) -> AttributeRef | Obis:
+    """What people write, read before a meter is asked. Raises `LocalError`."""
+    return AttributeRef.parse(text) if "/" in text else Obis.parse(text)

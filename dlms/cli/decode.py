@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dlms.cli.protection import read_private, read_public
-from dlms.cli.secrets import read_hex
+from dlms.cli.keys import read_hex, read_private, read_public
 from dlms.cli.show import echo_json
 from dlms.errors import DlmsError
 from dlms.explain.apdus import Keys
@@ -32,7 +31,7 @@ def _publics(name: str, paths: tuple[Path, ...]) -> tuple[EllipticCurvePublicKey
     return tuple([key for path in paths if (key := read_public(name, path))])
 
 
-@click.command(short_help="Explain frames, APDUs and values.")
+@click.command()
 @click.argument("what", metavar="HEX|FILE|-")
 @click.option("--ek", envvar="DLMS_EK", help="encryption key, HEX or @FILE; also $DLMS_EK")
 @click.option("--ak", envvar="DLMS_AK", help="authentication key, HEX or @FILE; also $DLMS_AK")

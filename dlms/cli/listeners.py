@@ -34,9 +34,9 @@ class ServerLink(DataLink, Protocol):
 
 
 class Server:
-    """The meter's side of one connection: link, faults and the meter behind; `greeting` stands before the link.
+    """The meter's side of one connection: link, faults and the meter behind; `mode_e` opens the link, if given.
 
-    A connection on which nothing was heard for `inactivity_s` has `expired`, and its associations are gone.
+    A connection on which nothing was heard for `inactivity_s` seconds has `expired`, and its associations are gone.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Server:
         faults: LineFaults,
         line: SlowLine,
         inactivity_s: float | None = None,
-        greeting: ModeEMeter | None = None,
+        mode_e: ModeEMeter | None = None,
     ) -> None:
         self.link = link
         self._meter = meter
@@ -54,7 +54,7 @@ class Server:
         self._faults = faults
         self._line = line
         self._inactivity_s = inactivity_s
-        self._greeting = greeting
+        self._mode_e = mode_e
         self._heard_at = time.monotonic()
         link.connect(self._heard_at)
         self.run()
@@ -63,8 +63,8 @@ class Server:
         """Bytes from the client; the bursts, or packets, that go back now."""
         self._heard_at = time.monotonic()
         heard = self._faults.apply(data)
-        if heard and self._greeting is not None and not self._greeting.is_hdlc:
-            self._greeting.receive(heard, self._heard_at)
+        if heard and self._mode_e is not None and not self._mode_e.is_hdlc:
+            self._mode_e.receive(heard, self._heard_at)
         elif heard:
             self.link.receive(heard, self._heard_at)
         return self.run()
@@ -72,7 +72,7 @@ class Server:
     @property
     def baudrate(self) -> int | None:
         """The speed the meter hears at; None for any."""
-        return None if self._greeting is None else self._greeting.baudrate
+        return None if self._mode_e is None else self._mode_e.baudrate
 
     def run(self) -> list[bytes]:
         """Events to the meter, answers and what the meter says unasked to the line."""
@@ -88,10 +88,10 @@ class Server:
         for client, apdu in self._connection.take_notifications():
             link.address(client)
             self._answer([apdu], now)
-        while burst := (b"" if self._greeting is None else self._greeting.take_output()) or link.take_output():
+        while burst := (b"" if self._mode_e is None else self._mode_e.take_output()) or link.take_output():
             self._line.put(self._faults.apply(burst), now)
-        if self._greeting is not None and connected is not None:
-            self._greeting.connected() if connected else self._greeting.reset()
+        if self._mode_e is not None and connected is not None:
+            self._mode_e.connected() if connected else self._mode_e.reset()
         return self._line.take(now)
 
     def _answer(self, apdus: list[bytes], now: float) -> None:
@@ -100,13 +100,13 @@ class Server:
                 self.link.send(apdu, now)
 
     def wake(self) -> list[bytes]:
-        """Time passed."""
+        """Time passed; the bursts, or packets, that go out now."""
         now = time.monotonic()
         deadline = self.link.next_deadline()
         if deadline is not None and deadline <= now:
             self.link.on_deadline(now)
-        if self._greeting is not None:
-            self._greeting.on_deadline(now)
+        if self._mode_e is not None:
+            self._mode_e.on_deadline(now)
         if self.expired:
             self._connection.forget()
         return self.run()
@@ -117,9 +117,9 @@ class Server:
         return self._inactivity_s is not None and time.monotonic() - self._heard_at >= self._inactivity_s
 
     def next_deadline(self) -> float | None:
-        """When `wake` has something to do."""
-        greeting = None if self._greeting is None else self._greeting.next_deadline()
-        deadlines = (self.link.next_deadline(), self._line.next_deadline(), greeting)
+        """When `wake` has something to do, in monotonic seconds; None for never."""
+        opening = None if self._mode_e is None else self._mode_e.next_deadline()
+        deadlines = (self.link.next_deadline(), self._line.next_deadline(), opening)
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
 
@@ -129,30 +129,32 @@ def _wait(servers: Iterable[Server], longest_s: float) -> float:
     return min([longest_s, *(max(0.0, deadline - time.monotonic()) for deadline in deadlines)])
 
 
-class Place(Protocol):
-    """Where the meter listens."""
+class Listener(Protocol):
+    """Where the meter listens; `name` is what a client opens."""
 
     name: str
 
-    def serve_once(self, wait_s: float) -> None: ...
+    def serve_once(self, wait_s: float) -> None:
+        """Serve what comes within `wait_s` seconds, and what is due. Raises `OSError` when the socket fails."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Stop listening, drop every client."""
 
 
-class TcpPlace:
+class TcpListener:
     """Any number of clients, one after another or together, each with its own link."""
 
     def __init__(self, host: str, port: int, make: MakeServer) -> None:
         self._make = make
-        self._listener = socket.create_server((host, port))
-        self.name = f"tcp://{host}:{self._listener.getsockname()[1]}"
+        self._socket = socket.create_server((host, port))
+        self.name = f"tcp://{host}:{self._socket.getsockname()[1]}"
         self._selector = selectors.DefaultSelector()
-        self._selector.register(self._listener, selectors.EVENT_READ)
+        self._selector.register(self._socket, selectors.EVENT_READ)
         self._servers: dict[socket.socket, Server] = {}
 
     def serve_once(self, wait_s: float) -> None:
         for key, _ in self._selector.select(_wait(self._servers.values(), wait_s)):
-            if key.fileobj is self._listener:
+            if key.fileobj is self._socket:
                 self._accept()
             elif isinstance(key.fileobj, socket.socket):
                 self._read(key.fileobj)
@@ -162,7 +164,7 @@ class TcpPlace:
                 self._drop(connection)
 
     def _accept(self) -> None:
-        connection, _ = self._listener.accept()
+        connection, _ = self._socket.accept()
         if len(self._servers) >= CONNECTIONS_MAX:
             connection.close()
             return
@@ -196,11 +198,11 @@ class TcpPlace:
         for connection in list(self._servers):
             self._drop(connection)
         self._selector.close()
-        self._listener.close()
+        self._socket.close()
 
 
-class UdpPlace:
-    """Datagrams: what the meter says goes to whoever spoke last, a packet a datagram."""
+class UdpListener:
+    """Datagrams: what the meter says goes to whoever spoke last, one packet per datagram."""
 
     def __init__(self, host: str, port: int, make: MakeServer) -> None:
         self._server = make()
@@ -223,7 +225,7 @@ class UdpPlace:
         self._socket.close()
 
 
-class TerminalPlace:
+class TerminalListener:
     """A pseudo-terminal behind a symbolic link; clients open and close it as they like. A meter that stands at a speed
     hears nothing at another."""
 
@@ -261,10 +263,13 @@ class MakeServer(Protocol):
     def __call__(self) -> Server: ...
 
 
-def open_place(listen: str, make: MakeServer) -> Place:
-    """`tcp://host:port`, `udp://host:port` or `pty:PATH`; port 0 is any. Raises `LocalError`, OSError."""
+def open_listener(listen: str, make: MakeServer) -> Listener:
+    """`tcp://host:port`, `udp://host:port` or `pty:PATH`; port 0 is any.
+
+    Raises `LocalError` for another form, `OSError` when the port cannot be had.
+    """
     if listen.startswith("pty:") and len(listen) > len("pty:"):
-        return TerminalPlace(Path(listen.removeprefix("pty:")), make)
+        return TerminalListener(Path(listen.removeprefix("pty:")), make)
     try:
         parts = urlsplit(listen)
         host, port = parts.hostname, parts.port
@@ -272,4 +277,4 @@ def open_place(listen: str, make: MakeServer) -> Place:
         raise LocalError(f"--listen {listen!r}: {error}") from error
     if parts.scheme not in ("tcp", "udp") or not host or port is None:
         raise LocalError(f"--listen {listen!r}: write tcp://host:port, udp://host:port or pty:PATH")
-    return TcpPlace(host, port, make) if parts.scheme == "tcp" else UdpPlace(host, port, make)
+    return TcpListener(host, port, make) if parts.scheme == "tcp" else UdpListener(host, port, make)

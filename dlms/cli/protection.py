@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from dlms.cli.secrets import SECRET_BYTES_MAX, read_hex, read_secret
+from dlms.cli.keys import read_hex, read_private, read_public, read_secret
 from dlms.codes import Mechanism
 from dlms.errors import LocalError
 from dlms.security.settings import Auth, GeneralOptions, Hls, InvocationCounters, KeyChoice, Policy, Security, open_auth
@@ -154,48 +154,3 @@ def _signing_keys(protection: Protection) -> tuple[EllipticCurvePrivateKey | Non
     if protection.sign and not protection.suite:
         raise click.UsageError("--sign needs --suite 1 or 2")
     return read_private("private-key", protection.private_key), read_public("peer-key", protection.peer_key)
-
-
-# ------------------------------------------------------------------------------------------------------- PEM files
-
-
-def read_private(name: str, path: Path | None) -> EllipticCurvePrivateKey | None:
-    """The private key of an elliptic curve in a PEM file. Raises `click.UsageError`."""
-    if path is None:
-        return None
-    from cryptography.exceptions import UnsupportedAlgorithm
-    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
-    from cryptography.hazmat.primitives.serialization import load_pem_private_key
-
-    try:
-        key = load_pem_private_key(_pem(name, path), None)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise click.UsageError(f"--{name} {path} is no private key without a passphrase, in PEM") from error
-    if not isinstance(key, EllipticCurvePrivateKey):
-        raise click.UsageError(f"--{name} {path} is no key of an elliptic curve")
-    return key
-
-
-def read_public(name: str, path: Path | None) -> EllipticCurvePublicKey | None:
-    """The public key of an elliptic curve in a PEM file. Raises `click.UsageError`."""
-    if path is None:
-        return None
-    from cryptography.exceptions import UnsupportedAlgorithm
-    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
-    from cryptography.hazmat.primitives.serialization import load_pem_public_key
-
-    try:
-        key = load_pem_public_key(_pem(name, path))
-    except (ValueError, UnsupportedAlgorithm) as error:
-        raise click.UsageError(f"--{name} {path} is no public key, in PEM") from error
-    if not isinstance(key, EllipticCurvePublicKey):
-        raise click.UsageError(f"--{name} {path} is no key of an elliptic curve")
-    return key
-
-
-def _pem(name: str, path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            return file.read(SECRET_BYTES_MAX)
-    except OSError as error:
-        raise click.UsageError(f"--{name} {path}: {error.strerror}") from error

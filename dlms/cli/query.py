@@ -6,14 +6,23 @@ import csv
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import click
 
-from dlms.cli.connect import Connection, connection_options, open_connection, open_meter
+from dlms.cli.connect import (
+    EXIT_LINK,
+    EXIT_REFUSED,
+    Connection,
+    connection_options,
+    exits,
+    json_option,
+    open_connection,
+    open_meter,
+    reference,
+)
 from dlms.cli.show import echo_json, plain, result_json, result_text, value_text
 from dlms.client.meter import Meter
 from dlms.client.profile import ProfileRow
@@ -22,40 +31,18 @@ from dlms.cosem.associations import ObjectInfo
 from dlms.cosem.classes import attribute_name, interface_class, method_name
 from dlms.cosem.dictionary import describe
 from dlms.cosem.obis import AttributeRef, Obis
-from dlms.errors import DlmsError, LinkError, LocalError, PeerError
+from dlms.errors import LinkError, LocalError, PeerError
 from dlms.link.datalink import LinkDown, LinkUp
 from dlms.link.hdlc.frames import HdlcAddress
 from dlms.link.hdlc.primary import HdlcClientLink
 from dlms.link.port import Port
 from dlms.server.objects import refs_from_csv
 
-EXIT_REFUSED = 1  # the meter said no, or talked nonsense
-EXIT_LINK = 3  # nobody answered, or the line failed
 SCAN_TIMEOUT_S = 0.5
 SCAN_ADDRESSES_MAX = 16384
 
 
-@contextmanager
-def exits() -> Iterator[None]:
-    """What went wrong as one line on stderr and an exit code: 1 refused, 2 usage, 3 line."""
-    try:
-        yield
-    except LinkError as error:
-        click.echo(f"dlms: {error}", err=True)
-        raise SystemExit(EXIT_LINK) from error
-    except LocalError as error:
-        raise click.UsageError(str(error)) from error
-    except DlmsError as error:
-        click.echo(f"dlms: {error}", err=True)
-        raise SystemExit(EXIT_REFUSED) from error
-
-
-def json_option(function: Callable[..., None]) -> Callable[..., None]:
-    """Adds `--json`."""
-    return click.option("--json", "as_json", is_flag=True, help="print JSON")(function)
-
-
-@click.command(short_help="Read attributes.")
+@click.command()
 @click.argument("items", nargs=-1, metavar="[CODE|CLASS/CODE/ATTRIBUTE]...")
 @click.option("--codes", type=click.Path(path_type=Path), help="CSV with a column obis, and perhaps cls and attr")
 @json_option
@@ -83,11 +70,6 @@ def read(connection: Connection, items: tuple[str, ...], codes: Path | None, as_
         raise SystemExit(EXIT_REFUSED)
 
 
-def reference(text: str) -> AttributeRef | Obis:
-    """What people write, read before a meter is asked. Raises `LocalError`."""
-    return AttributeRef.parse(text) if "/" in text else Obis.parse(text)
-
-
 def _list_refs(codes: Path | None) -> list[AttributeRef]:
     if codes is None:
         return []
@@ -97,7 +79,7 @@ def _list_refs(codes: Path | None) -> list[AttributeRef]:
         raise click.UsageError(f"--codes {codes}: {error.strerror}") from error
 
 
-@click.command(short_help="Read the rows of a profile.")
+@click.command()
 @click.argument("code")
 @click.option("--since", help="rows captured from then on: ISO 8601, UTC where it says no zone, or 3h, 2d ago")
 @click.option("--until", help="rows captured up to then")
@@ -182,7 +164,7 @@ def _entries(text: str | None) -> tuple[int, int] | None:
     return int(first), int(last)
 
 
-@click.command(short_help="List the objects of a meter, or the meters on a bus.")
+@click.command()
 @click.option("--scan", help="FIRST-LAST: ask these HDLC addresses who is there, instead of one meter what it has")
 @click.option("--values", is_flag=True, help="read attribute 2 of every object that may be read")
 @click.option("--rights", is_flag=True, help="show what may be done with each attribute and method")
@@ -211,7 +193,7 @@ def discover(connection: Connection, scan: str | None, values: bool, rights: boo
 
 
 def _rights(info: ObjectInfo) -> Iterator[str]:
-    """A line an attribute and a method: number, name, what this association may do."""
+    """One line per attribute and method: number, name, what this association may do."""
     for number in sorted(info.attributes):
         may = ("r" if info.readable(number) else "-") + ("w" if info.writable(number) else "-")
         selectors = info.selectors.get(number, ())

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import click
 
-from dlms.cli.listeners import Place, Server, open_place
+from dlms.cli.listeners import Listener, Server, open_listener
 from dlms.cli.protection import Protection, make_auth, make_security, protection_options
 from dlms.codes import SERVER_CONFORMANCE, Conformance
 from dlms.errors import DlmsError, LocalError
@@ -61,7 +61,7 @@ def _until_signal() -> Iterator[list[int]]:
 @click.option("--pdu-size", type=click.IntRange(64, 0xFFFF), default=1024, show_default=True)
 @click.option("--info-max", type=click.IntRange(1, 2030), default=128, show_default=True)
 @click.option("--window", type=click.IntRange(1, 7), default=1, show_default=True)
-@click.option("--mode-e", is_flag=True, help="on a pseudo-terminal: be greeted at 300 baud first, by number: --serial")
+@click.option("--mode-e", is_flag=True, help="on a pseudo-terminal: wait for the opening at 300 baud first")
 @click.option("--loss", type=click.FloatRange(0, 1), default=0.0, help="share of bursts swallowed, each way")
 @click.option("--flip", type=click.FloatRange(0, 1), default=0.0, help="share of bursts with one bit flipped")
 @click.option("--reorder", type=click.FloatRange(0, 1), default=0.0, help="share of HDLC windows out of order")
@@ -74,9 +74,9 @@ def _until_signal() -> Iterator[list[int]]:
 @click.option("--late-s", type=click.FloatRange(0, 600), default=5.0, show_default=True)
 @click.option("--silent", is_flag=True, help="hear, and say nothing")
 @click.option("--seed", type=int, default=1, show_default=True, help="of the faults")
-@click.option("--advance-wh", type=click.IntRange(0), default=0, help="energy a minute")
+@click.option("--advance-wh", type=click.IntRange(0), default=0, help="energy per minute")
 @click.option(
-    "--speed", type=click.FloatRange(0, 100_000), default=1.0, help="of the meter's clock: 60 is a minute a second"
+    "--speed", type=click.FloatRange(0, 100_000), default=1.0, help="of the meter's clock: 60 is a minute per second"
 )
 @click.option("--inactivity-s", type=click.FloatRange(1), help="forget a client, or hang up, after so long a silence")
 @click.option(
@@ -124,7 +124,7 @@ def simulate(
     def make_server() -> Server:
         made = _link(link, server, info_max, window, inactivity_s, packet=listen.startswith("udp:"))
         line = SlowLine(latency_s, late, late_s, pick)
-        return Server(made, meter, faults, line, inactivity_s, greeting(meter) if mode_e else None)
+        return Server(made, meter, faults, line, inactivity_s, mode_e_opening(meter) if mode_e else None)
 
     try:
         if mode_e and (link != "hdlc" or not listen.startswith("pty:")):
@@ -141,27 +141,27 @@ def simulate(
             now=_clock(speed),
         )  # fmt: skip
         make_server()  # wrong options are said now, not to the first client
-        place = open_place(listen, make_server)
+        listener = open_listener(listen, make_server)
     except (DlmsError, OSError) as error:
         raise click.UsageError(str(error)) from error
-    click.echo(f"{meter.id} listening on {place.name}")
+    click.echo(f"{meter.id} listening on {listener.name}")
     try:
-        _serve(place, meter, advance_wh, speed)
+        _serve(listener, meter, advance_wh, speed)
     finally:
-        place.close()
+        listener.close()
 
 
-def greeting(meter: SimulatedMeter) -> ModeEMeter:
-    """The greeting of mode E, up to 19200 baud; on a loop the meter's number is its serial number."""
+def mode_e_opening(meter: SimulatedMeter) -> ModeEMeter:
+    """The meter's side of the mode E opening, up to 19200 baud; on a loop the meter's number is its serial number."""
     return ModeEMeter(Identification(meter.id[:3], "6", meter.id, offers_hdlc=True), str(meter.serial))
 
 
-def _serve(place: Place, meter: SimulatedMeter, advance_wh: int, speed: float) -> None:
+def _serve(listener: Listener, meter: SimulatedMeter, advance_wh: int, speed: float) -> None:
     moved_at = time.monotonic()
     step_s = ADVANCE_S / speed if speed else float("inf")
     with _until_signal() as received:
         while not received:
-            place.serve_once(TICK_S)
+            listener.serve_once(TICK_S)
             steps = int((time.monotonic() - moved_at) // step_s)
             moved_at += steps * step_s if steps else 0.0
             meter.advance(advance_wh * steps)
@@ -196,5 +196,5 @@ def _link(
         return HdlcServerBus(address, info_max=info_max, window=window, inactivity_timeout_s=inactivity_s)
     if not server.isdigit():
         raise LocalError(f"--server {server!r}: only HDLC has UPPER/LOWER")
-    # A base node's DLMS over TCP has the wrapper's layout with the node in the place of the SAP: see `nodeport`.
+    # A base node's DLMS over TCP has the wrapper's layout with the node where the SAP is: see `base_node`.
     return WrapperServerLink(int(server), packet=packet)

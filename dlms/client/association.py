@@ -165,7 +165,11 @@ AssociationEvent = Established | Answered | Excepted | Released | Notified | Bro
 
 
 class Association:
-    """See the module. The caller passes each APDU of `take_output` to the link, and each APDU of the link here."""
+    """One client's association with one server SAP.
+
+    The caller passes each APDU of `take_output` to the link, and each APDU of the link to `receive_apdu`. `may_repeat`
+    says that the link may deliver an APDU twice.
+    """
 
     def __init__(self, proposal: Proposal, *, may_repeat: bool = False) -> None:
         self.state = State.IDLE
@@ -293,6 +297,7 @@ class Association:
         return self._output.popleft() if self._output else b""
 
     def next_event(self) -> AssociationEvent | None:
+        """What happened next, None when nothing has."""
         return self._events.popleft() if self._events else None
 
     # ------------------------------------------------------------------------------------------------------- input

@@ -9,15 +9,12 @@ from __future__ import annotations
 import hmac
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 from dlms import axdr
-from dlms.client.reading import Failed
+from dlms.client.reading import Failed, TemporaryFailure
+from dlms.client.services import MeterServices
 from dlms.cosem.obis import AttributeRef, MethodRef, Obis
 from dlms.errors import LinkError, PeerError
-
-if TYPE_CHECKING:
-    from dlms.client.meter import Meter
 
 IMAGE = Obis.parse("0.0.44.0.0.255")
 _CLASS = 18
@@ -33,12 +30,16 @@ POLLS_MAX = 120
 Progress = Callable[[int, int], None]
 
 
-class ImageVerbs:
-    """See the module."""
+class MeterImage:
+    """The image transfer object of one meter.
+
+    `sleep` is called with seconds between two questions for the status of a meter that takes its time, which are
+    `poll_interval_s` apart.
+    """
 
     def __init__(
         self,
-        meter: Meter,
+        meter: MeterServices,
         *,
         obis: Obis = IMAGE,
         sleep: Callable[[float], None] = time.sleep,
@@ -146,14 +147,14 @@ class ImageVerbs:
         self._done(_VERIFY, VERIFICATION_SUCCESSFUL, VERIFICATION_FAILED, "the image was not verified")
 
     def _done(self, method: int, good: int, bad: int, what: str) -> None:
-        """A meter that takes its time says "temporary-failure" and is asked for its status until it has one."""
-        from dlms.client.meter import ItemFailed
+        """Call `method`; a meter that takes its time is asked for its status until that is `good` or `bad`.
 
+        Raises `PeerError` with `what` when it becomes bad, or neither.
+        """
         try:
             self._call(method, _NOTHING)
-        except ItemFailed as refusal:
-            if refusal.code != "temporary-failure":
-                raise
+        except TemporaryFailure:
+            pass
         else:
             return
         for _ in range(POLLS_MAX):
@@ -166,7 +167,7 @@ class ImageVerbs:
         raise PeerError(what)
 
     def _difference(self, size: int, identifier: bytes, signature: bytes | None) -> str | None:
-        """How the image differs that the meter says it would activate; "" for not at all, None if it says nothing."""
+        """How the image that the meter would activate differs from ours; "" for not at all, None if it does not say."""
         (told,) = self._meter.read_many([self._ref(_TO_ACTIVATE)])
         images = [] if isinstance(told, Failed) or not isinstance(told.value, list) else told.value
         named = [image for image in images if isinstance(image, dict)]

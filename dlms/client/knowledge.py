@@ -1,6 +1,7 @@
 """What is learned about one meter and holds until the meter changes: units, what it does not have, what it cannot do.
 
-The caller keeps one `MeterKnowledge` a meter and passes it to every session; `dump` and `load` carry it over a restart.
+The caller keeps one `MeterKnowledge` per meter and passes it to every session; `dump` and `load` carry it over a
+restart.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ DUMP_VERSION = 1
 
 @dataclass(slots=True)
 class MeterKnowledge:
-    """See the module. Sessions write here as they learn.
+    """What sessions with one meter learned; they write here as they go on.
 
     `scalers` has the scaler of a `scaler_ref`, None where the meter has the object but no usable scaler. `sizes` is the
     octets the last answer of an attribute took, for the planner. `list_max` bounds the items of a GET-with-list: 1 for

@@ -21,12 +21,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from dlms.axdr import Data
-from dlms.client.knowledge import MeterKnowledge
-from dlms.client.reading import Failed, Reading, present
-from dlms.client.session import (
+from dlms.client.events import (
     ItemError,
     ItemRead,
-    MeterSession,
     ReadDone,
     Replied,
     SessionClosed,
@@ -34,6 +31,9 @@ from dlms.client.session import (
     SessionFailed,
     SessionOpened,
 )
+from dlms.client.knowledge import MeterKnowledge
+from dlms.client.reading import Failed, ItemFailed, Reading, declared, present, refusal, unscaled
+from dlms.client.session import MeterSession
 from dlms.codes import Conformance, data_access_text
 from dlms.cosem.associations import ASSOCIATION, ObjectInfo, objects_of
 from dlms.cosem.dictionary import usual_class
@@ -48,8 +48,8 @@ from dlms.xdlms.apdu.common import AccessError, ActionOutcome, Item, Result
 from dlms.xdlms.exchange import ActionAnswer, Answer, Exchange, GetAnswer, GetExchange, SetAnswer
 
 if TYPE_CHECKING:
-    from dlms.client.image_transfer import ImageVerbs
-    from dlms.client.objects import ClockVerbs, SecurityVerbs
+    from dlms.client.image_transfer import MeterImage
+    from dlms.client.objects import MeterClock, MeterSecurity
     from dlms.client.profile import Column, ProfileRow
     from dlms.client.streaming import AnswerStream
     from dlms.link.mode_e.port import ModeE
@@ -59,23 +59,18 @@ Trace = Callable[[str, float, bytes], None]
 """Called with ">" or "<", the monotonic time in seconds and the bytes, for everything that crosses the port."""
 
 
-class ItemFailed(PeerError):
-    """The meter refused one attribute or method; `code` is its reason, as `object-undefined`."""
-
-    def __init__(self, what: object, code: str) -> None:
-        super().__init__(f"{what}: {code}")
-        self.code = code
-
-
 class Meter:
-    """See the module.
+    """One meter, over one port. Opens by itself when something is asked of it.
 
-    `url` names the port (see `dlms.link.port`), `link` the data link (see `dlms.link.options`). `known` is what earlier
-    sessions with this meter learned. `clock` says how to read the meter's time. `port` is used in place of opening
-    `url`. With `mode_e` every opening begins with the greeting of IEC 62056-21 at 300 baud (see
-    `dlms.link.mode_e.port`), and `baudrate` is the highest speed to agree to.
-    Methods raise `LinkError` when the line fails, `PeerError` when the meter refuses, `DecodeError` when it talks
-    nonsense, `LocalError` for a wrong argument: all of them `DlmsError`.
+    `url` names the port (see `dlms.link.port`), or `port` is one that is open already; `link` names the data link (see
+    `dlms.link.options`), `client` and `server` the SAPs. `auth`, `security`, `conformance` and `pdu_size` (octets) are
+    what the association is proposed with. `info_max` (octets) and `window` (frames) are HDLC's, `timeout_s` is the wait
+    for an answer, `retry_pause_s` the one before a failed line is opened again. `known` is what earlier sessions with
+    this meter learned. `clock` says how to read the meter's time. With `mode_e` the port is opened as IEC 62056-21
+    mode E has it, at 300 baud (see `dlms.link.mode_e.port`), and `baudrate` is the highest speed to agree to.
+
+    Methods raise `LinkError` when the line fails, `PeerError` when the meter refuses, `DecodeError` when what it sends
+    cannot be read, `LocalError` for a wrong argument: all of them `DlmsError`.
     """
 
     def __init__(
@@ -118,7 +113,7 @@ class Meter:
         self._port = port
         self._given_port = port is not None
         self._mode_e = mode_e
-        self._lost_at: int | None = None  # the speed agreed to with a meter that was not taken leave of
+        self._lost_at: int | None = None  # the speed agreed to with a meter that was never told the end
         if mode_e and (link != "hdlc" or self._given_port):
             raise LocalError("mode E opens a port of its own for HDLC: neither another link nor a given port")
         self._trace = trace
@@ -158,7 +153,6 @@ class Meter:
             pdu_size=self._pdu_size,
             short_names=self._short_names,
             conformance=self._conformance,
-            keep_open=True,
             known=self.known,
         )
         self._session.open(time.monotonic())
@@ -202,7 +196,7 @@ class Meter:
         come: Callable[[], bool] = lambda: False,
         seen: Callable[[SessionEvent], None] = lambda _event: None,
     ) -> list[SessionEvent]:
-        """Carry bytes until the wanted event comes, or what `come` waits for; all events up to it. `seen` is told each.
+        """Carry octets until a wanted event comes, or `come` is true; all events up to it. `seen` is told each.
 
         Raises the error that ended the session, which is then dropped.
         """
@@ -220,7 +214,6 @@ class Meter:
                         raise event.error
                     if wanted(event):
                         return events
-                self._send(session, port)
                 if come():
                     return events
                 self._wait(session, port)
@@ -265,7 +258,10 @@ class Meter:
         return self._session
 
     def request(self, exchange: Exchange) -> Answer:
-        """Carry out one service of `dlms.xdlms.exchange`."""
+        """Carry out one service of `dlms.xdlms.exchange`; its answer.
+
+        Raises `PeerError` when the service is refused as a whole.
+        """
         self._opened().request(exchange, time.monotonic())
         event = self.run(lambda event: isinstance(event, Replied))[-1]
         outcome = event.outcome if isinstance(event, Replied) else PeerError("no reply")
@@ -340,11 +336,11 @@ class Meter:
         answer = self.request(self.reading(Item(ref, selection)))
         (result,) = _results(answer)
         if isinstance(result, AccessError):
-            raise ItemFailed(ref, result.text)
+            raise refusal(ref, result.code, result.text)
         return result
 
     def scalers(self, refs: Sequence[AttributeRef]) -> dict[AttributeRef, ScalerUnit]:
-        """Scaler and unit of those of `refs` that have them; asked for once a meter."""
+        """Scaler and unit of those of `refs` that have them; asked for once per `MeterKnowledge`."""
         where = {ref: found for ref in refs if (found := scaler_ref(ref)) is not None}
         missing = [found for found in where.values() if found not in self.known.scalers]
         for result in self.read_many(missing) if missing else ():
@@ -386,10 +382,9 @@ class Meter:
             answer = self.request(SetExchange((Item(ref),), (data,), self._request_octets()))
         code = answer.results[0] if isinstance(answer, SetAnswer) else 0
         if code:
-            raise ItemFailed(ref, data_access_text(code))
+            raise refusal(ref, code, data_access_text(code))
 
     def _to_write(self, ref: AttributeRef, value: object) -> Data:
-        from dlms.client.writing import declared, unscaled
         from dlms.cosem.values import encode
 
         kind = declared(ref, self._version_of(ref), lambda: self.get(ref))
@@ -411,7 +406,7 @@ class Meter:
         answer = self.request(ActionExchange((ref,), (data,), self._request_octets()))
         outcome = answer.outcomes[0] if isinstance(answer, ActionAnswer) else ActionOutcome(250)
         if outcome.code:
-            raise ItemFailed(ref, outcome.text)
+            raise refusal(ref, outcome.code, outcome.text)
         return outcome.returned
 
     def _to_call(self, ref: MethodRef, parameters: object) -> Data | None:
@@ -428,7 +423,7 @@ class Meter:
         answer = self.request(SnWriteExchange.call(method, parameters, self._names()))
         code = answer.results[0] if isinstance(answer, SetAnswer) else 0
         if code:
-            raise ItemFailed(method, data_access_text(code))
+            raise refusal(method, code, data_access_text(code))
 
     def _names(self) -> dict[tuple[int, Obis], int]:
         self.open()
@@ -472,25 +467,25 @@ class Meter:
         return read_profile(self, obis, since, until, entries)
 
     @property
-    def clock(self) -> ClockVerbs:
+    def clock(self) -> MeterClock:
         """The meter's clock."""
-        from dlms.client.objects import ClockVerbs
+        from dlms.client.objects import MeterClock
 
-        return ClockVerbs(self)
+        return MeterClock(self)
 
     @property
-    def image(self) -> ImageVerbs:
+    def image(self) -> MeterImage:
         """Firmware transfer to the meter."""
-        from dlms.client.image_transfer import ImageVerbs
+        from dlms.client.image_transfer import MeterImage
 
-        return ImageVerbs(self)
+        return MeterImage(self)
 
     @property
-    def security_setup(self) -> SecurityVerbs:
+    def security_setup(self) -> MeterSecurity:
         """New keys for the meter."""
-        from dlms.client.objects import SecurityVerbs
+        from dlms.client.objects import MeterSecurity
 
-        return SecurityVerbs(self)
+        return MeterSecurity(self)
 
     def disconnect(self) -> None:
         """Switch the customer off: remote_disconnect of the disconnect control."""

@@ -1,4 +1,4 @@
-"""Things one does with a meter that take more than one service: its clock, its keys, its contactor."""
+"""Objects of a meter with services of their own: its clock, its keys, its contactor."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from dlms import axdr
 from dlms.client.reading import Reading
+from dlms.client.services import MeterServices
 from dlms.cosem.obis import AttributeRef, MethodRef, Obis
 from dlms.cosem.time import CosemDateTime
 from dlms.errors import LocalError, PeerError
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 
-    from dlms.client.meter import Meter
     from dlms.security.certificates import CertificateType, Wanted
     from dlms.security.keys import KeyAgreement, KeyId
     from dlms.xdlms.apdu.common import Result
@@ -27,10 +27,10 @@ DISCONNECT = MethodRef(70, _CONTACTOR, 1)
 RECONNECT = MethodRef(70, _CONTACTOR, 2)
 
 
-class ClockVerbs:
-    """The clock object."""
+class MeterClock:
+    """The clock object of one meter."""
 
-    def __init__(self, meter: Meter, obis: str = "0.0.1.0.0.255") -> None:
+    def __init__(self, meter: MeterServices, obis: str = "0.0.1.0.0.255") -> None:
         self._meter = meter
         self._time = AttributeRef(8, Obis.parse(obis), 2)
 
@@ -52,13 +52,13 @@ class ClockVerbs:
         self._meter.action(MethodRef(8, self._time.obis, 6), axdr.i16(seconds))
 
 
-class SecurityVerbs:
+class MeterSecurity:
     """The security setup: policy, keys and certificates of a meter. Raises `ItemFailed` when the meter refuses.
 
     Our meter side uses new keys from the next association on; `dlms.security.keys.rekeyed` gives the settings for it.
     """
 
-    def __init__(self, meter: Meter, obis: str = "0.0.43.0.0.255") -> None:
+    def __init__(self, meter: MeterServices, obis: str = "0.0.43.0.0.255") -> None:
         self._meter = meter
         self._obis = Obis.parse(obis)
 

@@ -1,4 +1,4 @@
-"""Cuts a set of attributes into requests: as few exchanges as the negotiated sizes allow.
+"""Cuts a set of attributes into requests: as few round trips as the negotiated sizes allow.
 
 A list item costs 10 octets in the request, and the result octet plus the value in the answer. A request, and its answer
 by the sizes known from earlier readings, have to fit what travels in one go. There are as many requests as the totals
@@ -10,11 +10,12 @@ long and short answers are spread over the requests.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from dlms.client.knowledge import MeterKnowledge
 from dlms.cosem.obis import AttributeRef
+from dlms.cosem.scaler_unit import scaler_ref
 from dlms.xdlms.apdu.get import ITEM_OCTETS_MIN, LIST_HEAD_OCTETS
 
 ANSWER_OCTETS_GUESS = 8  # most are a result octet, a tag and up to four octets; strings are longer
@@ -102,3 +103,28 @@ class Planner:
             return 1
         fit = (limits.request - LIST_HEAD_OCTETS - COUNT_OCTETS) // ITEM_OCTETS_MIN
         return max(1, min(fit, LIST_ITEMS_MAX, self._known.list_max or LIST_ITEMS_MAX))
+
+
+class ReadJob:
+    """One `read`: what is still to ask, and how many attributes have no event yet."""
+
+    def __init__(self, wanted: Sequence[AttributeRef], known: MeterKnowledge) -> None:
+        asked = [ref for ref in dict.fromkeys(wanted) if ref not in known.undefined]
+        self.undefined = [ref for ref in dict.fromkeys(wanted) if ref in known.undefined]
+        self.wanted = frozenset(asked)
+        self.missing = dict.fromkeys(
+            where for ref in asked if (where := scaler_ref(ref)) and where not in known.scalers
+        )
+        self.scalers = Planner(self.missing, known)
+        self.values = Planner([ref for ref in asked if ref not in self.missing], known)
+        self.in_flight: tuple[AttributeRef, ...] = ()
+
+    def take(self, limits: Limits) -> tuple[AttributeRef, ...]:
+        """What to ask next: all scalers before the first value, since a value is only complete with its scaler."""
+        self.in_flight = self.scalers.take(limits) or self.values.take(limits)
+        return self.in_flight
+
+    def put_back(self, refs: tuple[AttributeRef, ...]) -> None:
+        """The list of `refs` was refused or answered with nonsense: ask again, in smaller pieces."""
+        queue = self.scalers if refs[0] in self.missing else self.values
+        queue.put_back(refs)

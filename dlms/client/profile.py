@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from hashlib import blake2b
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from dlms import axdr
-from dlms.client.meter import ItemFailed
-from dlms.client.reading import Failed, Reading, unit_symbol
+from dlms.client.reading import Failed, ItemFailed, Reading, unit_symbol
+from dlms.client.services import MeterServices
+from dlms.client.streaming import AnswerStream
 from dlms.cosem.classes import attribute_type
 from dlms.cosem.obis import AttributeRef, Obis, Selection
 from dlms.cosem.profile import (
@@ -34,9 +35,6 @@ from dlms.cosem.scaler_unit import ScalerUnit
 from dlms.cosem.time import ANY, DATE_TIME_OCTETS, STANDARD_CLOCK, ClockPolicy, CosemDateTime
 from dlms.errors import DlmsError, LinkError, LocalError
 from dlms.xdlms.apdu.common import Item
-
-if TYPE_CHECKING:
-    from dlms.client.meter import Meter
 
 PROFILE_CLASS = 7
 FRUITLESS_MAX = 3  # failures in a row that brought no new row
@@ -123,6 +121,17 @@ def _digest(raw: Row) -> int:
     return int.from_bytes(blake2b(repr(raw).encode(), digest_size=8).digest(), "big")
 
 
+class ProfileMeter(MeterServices, Protocol):
+    """A meter whose long answers come piece by piece."""
+
+    @property
+    def columns(self) -> dict[Obis, tuple[tuple[Column, ...], int, int]]:
+        """What was learned of profiles: their columns, capture period in seconds and sort method."""
+
+    def stream(self, item: Item) -> AnswerStream:
+        """One attribute's encoded value as it comes."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Wanted:
     """Which rows: by time or by entry, or all."""
@@ -176,9 +185,14 @@ class _Wanted:
 
 
 def read_profile(
-    meter: Meter, obis: Obis, since: datetime | None, until: datetime | None, entries: tuple[int, int] | None
+    meter: ProfileMeter, obis: Obis, since: datetime | None, until: datetime | None, entries: tuple[int, int] | None
 ) -> Iterator[ProfileRow]:
-    """See `Meter.profile`."""
+    """The rows of the profile `obis` in the meter's order: between two instants, or the entries counted from 1, or all.
+
+    Each row is there as soon as the block that ends it has come. After a failure of the line the rest is asked for
+    again, until `FRUITLESS_MAX` failures in a row bring no new row; the last one is raised then. Raises `ItemFailed`
+    when the meter refuses, and `LocalError` for a choice that the profile does not allow.
+    """
     if entries is not None and (since is not None or until is not None):
         raise LocalError("rows are chosen by time or by entry, not by both")
     columns, period_s, sort_method = _columns(meter, obis)
@@ -220,7 +234,7 @@ def read_profile(
             meter.pause()
 
 
-def _rows(meter: Meter, item: Item, decoder: RowDecoder) -> Iterator[Row]:
+def _rows(meter: ProfileMeter, item: Item, decoder: RowDecoder) -> Iterator[Row]:
     """The rows of one answer, each as soon as it is whole."""
     stream = meter.stream(item)
     rows = RowStream(decoder)
@@ -232,7 +246,7 @@ def _rows(meter: Meter, item: Item, decoder: RowDecoder) -> Iterator[Row]:
         stream.close()
 
 
-def _columns(meter: Meter, obis: Obis) -> tuple[tuple[Column, ...], int, int]:
+def _columns(meter: ProfileMeter, obis: Obis) -> tuple[tuple[Column, ...], int, int]:
     """The columns with their scalers, the capture period in seconds, the sort method; asked for once a `Meter`."""
     found = meter.columns.get(obis)
     if found is None:

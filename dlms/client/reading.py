@@ -1,4 +1,4 @@
-"""Values as a person or a program wants them: scaled, with a unit, times as times."""
+"""Values as a person or a program wants them: scaled, with a unit, times as times; and the way back, for writing."""
 
 from __future__ import annotations
 
@@ -8,15 +8,18 @@ from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from dlms.axdr import Data, Tag
-from dlms.client.session import Value
-from dlms.codes import kebab
+from dlms.client.events import Value
+from dlms.codes import DataAccessResult, kebab
 from dlms.cosem import units
-from dlms.cosem.obis import AttributeRef
+from dlms.cosem.obis import AttributeRef, MethodRef
 from dlms.cosem.scaler_unit import ScalerUnit
 from dlms.cosem.time import STANDARD_CLOCK, ClockPolicy, CosemDateTime
-from dlms.errors import DlmsError
+from dlms.errors import DlmsError, LocalError, PeerError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from dlms.cosem.types import CosemType
     from dlms.cosem.values import Typed
 
     Presented = Typed | Decimal | datetime
@@ -47,6 +50,28 @@ class Failed:
     ref: AttributeRef
     error: str
     cause: DlmsError | None = field(default=None, compare=False)
+
+
+class ItemFailed(PeerError):
+    """The meter refused one attribute or method.
+
+    `what` is its reference; `code` the reason in the standard's spelling, such as `object-undefined`.
+    """
+
+    def __init__(self, what: AttributeRef | MethodRef, code: str) -> None:
+        super().__init__(f"{what}: {code}")
+        self.what = what
+        self.code = code
+
+
+class TemporaryFailure(ItemFailed):
+    """The meter cannot do it now (temporary-failure): asked again later it may."""
+
+
+def refusal(what: AttributeRef | MethodRef, code: int, text: str) -> ItemFailed:
+    """The error for a Data-Access-Result or an Action-Result, which number a temporary failure alike."""
+    temporary = code == DataAccessResult.TEMPORARY_FAILURE
+    return TemporaryFailure(what, text) if temporary else ItemFailed(what, text)
 
 
 def present(
@@ -93,3 +118,29 @@ def unit_symbol(code: int | None) -> str:
         return ""
     known = units.symbol(code)
     return f"[{code}]" if known is None else known
+
+
+def declared(ref: AttributeRef, version: int | None, present: Callable[[], Data]) -> CosemType:
+    """The type to write `ref` in: that of the table, or that of the value it has at `present`."""
+    from dlms.cosem.classes import attribute_type
+    from dlms.cosem.types import ANY, TAGS, CosemType
+
+    kind = attribute_type(ref.class_id, ref.attribute, version)
+    if kind is not None and kind.tag is not None:
+        return kind
+    try:
+        tag = present().tag
+    except PeerError:
+        return ANY  # it cannot be read: what can be nothing else may still be written
+    return next((CosemType(name) for name, known in TAGS.items() if known == tag), ANY)
+
+
+def unscaled(value: object, scaler: ScalerUnit | None) -> object:
+    """A number in the attribute's unit as the meter counts it, exactly. Raises `LocalError` when it cannot."""
+    if not isinstance(value, int | Decimal) or isinstance(value, bool):
+        return value
+    raw = Decimal(value) if scaler is None else Decimal(value).scaleb(-scaler.scaler)
+    if raw != raw.to_integral_value():
+        step = Decimal(1).scaleb(scaler.scaler) if scaler is not None else 1
+        raise LocalError(f"{value} is no multiple of {step}, the smallest step of the attribute")
+    return int(raw)

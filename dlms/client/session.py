@@ -1,24 +1,36 @@
 """A meter session, sans-IO: a data link, an association over it, and a planner that reads attributes.
 
-Drive it like a data link: `receive` what the line brings, write `take_output`, then take `next_event` until None,
-write `take_output` again, and call `on_deadline` when `next_deadline` has come. Output goes before the events because
-the next request is there as soon as an answer is whole, while answers are decoded only when their events are asked for;
-and again after them because the last event may close the session.
+The contract is that of every core here:
 
     session = MeterSession(link, client=1, server=1, auth=Lls(secret), known=known)
-    session.read(refs, now)          # opens by itself; `open` does it ahead of time
-    ... SessionOpened, ItemRead(ref, Value | ItemError) for each ref in the order they are answered, ReadDone,
-    ... SessionClosed                # by itself after the last read, unless keep_open; `close` does it at once
+    session.read(refs, now)              # the verbs: open (a read opens by itself), read, request, close
+    while True:
+        while output := session.take_output():
+            port.write(output)           # a stream; over a packet link one packet per call
+        while (event := session.next_event()) is not None:
+            ...                          # SessionOpened, ItemRead, ReadDone, Replied, SessionClosed, SessionFailed
+        ...                              # a verb called meanwhile has output: write it before waiting
+        data = port.read(until=session.next_deadline())
+        session.receive(data, now)       # or on_deadline(now) when the deadline has come, or receive_eof(now)
 
-A failure of link or association is one `SessionFailed`; attributes not read until then have no event. A session is used
-once: after `SessionClosed` or `SessionFailed` make a new one, with the same `MeterKnowledge`.
+An event is whole when it is handed out, and nothing takes it back. `take_output` and `next_event` change nothing that
+can be seen from outside: the octets sent and the events are the same, and in the same order, however often and in
+which order the two are called, as long as both have said that there is nothing left before the driver waits.
+
+While an answer to a `read` is decoded, the meter already works on the next request: `receive` only puts that request
+out; the answer is decoded once the driver has taken it, or asks for an event (`_settle`).
+
+Events come in the order of the verbs: for `read` an `ItemRead` per attribute in the order answered, then `ReadDone`;
+for `request` one `Replied`. A failure of link or association is one `SessionFailed`; attributes not read until then
+have no event. A session stays open until `close`, and is used once: after `SessionClosed` or `SessionFailed` make a new
+one, with the same `MeterKnowledge`.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
@@ -46,14 +58,13 @@ from dlms.client.events import (
     Value,
 )
 from dlms.client.knowledge import MeterKnowledge
-from dlms.client.planner import Limits
-from dlms.client.readjob import ReadJob
+from dlms.client.planner import Limits, ReadJob
 from dlms.codes import LN_CLIENT_CONFORMANCE, SN_CLIENT_CONFORMANCE, Conformance, DataAccessResult
 from dlms.cosem.obis import AttributeRef
-from dlms.cosem.scaler_unit import ScalerUnit, scaler_unit
+from dlms.cosem.scaler_unit import scaler_unit
 from dlms.errors import DlmsError, LinkError, LocalError, PeerError
 from dlms.link.datalink import ApduReceived, DataLink, LinkEvent, LinkUp
-from dlms.security.settings import Auth, NoAuth, Security, open_auth
+from dlms.security.settings import Auth, NoAuth, Security
 from dlms.xdlms.acse import PDU_UNLIMITED
 from dlms.xdlms.apdu.common import AccessError, Item, Result
 from dlms.xdlms.exchange import Answer, Exchange, GetAnswer, GetExchange
@@ -61,11 +72,7 @@ from dlms.xdlms.exchange import Answer, Exchange, GetAnswer, GetExchange
 if TYPE_CHECKING:
     from dlms.xdlms.exchange_sn import SnReadExchange
 
-__all__ = [
-    "AttributeRef", "Auth", "ItemError", "ItemRead", "MeterKnowledge", "MeterSession", "Notified", "ReadDone",
-    "Replied", "ScalerUnit", "SessionClosed", "SessionEvent", "SessionFailed", "SessionOpened", "Value", "open_auth",
-]  # fmt: skip
-
+_UNDEFINED = ItemError(DataAccessResult.OBJECT_UNDEFINED.text)
 _PASSING = (DataAccessResult.HARDWARE_FAULT, DataAccessResult.TEMPORARY_FAILURE, DataAccessResult.OTHER_REASON)
 """Results that say nothing about the next time."""
 
@@ -109,13 +116,21 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
 }
 
 
-_Undecoded = tuple[ReadJob, tuple[AttributeRef, ...], GetAnswer]
+@dataclass(frozen=True, slots=True)
+class _Undecoded:
+    """An answer that came whole; it is decoded while the meter works on the next request."""
+
+    job: ReadJob
+    refs: tuple[AttributeRef, ...]
+    answer: GetAnswer
 
 
 class MeterSession:
-    """See the module. `client` and `server` are the SAPs, for the log and for ciphering; the link already has them.
+    """One association with one meter, from its link's connection to its end.
 
-    `response_timeout_s` bounds the wait for an answer over links that have no timeout of their own.
+    `client` and `server` are the SAPs, which the link has already. `auth` and `security` are those of the association,
+    `conformance` and `pdu_size` (octets) what is proposed. `known` is what earlier sessions learned about the meter;
+    this one adds to it. `response_timeout_s` bounds the wait for an answer over links without a timeout of their own.
     """
 
     def __init__(
@@ -127,7 +142,6 @@ class MeterSession:
         auth: Auth | None = None,
         security: Security | None = None,
         pdu_size: int = 1024,
-        keep_open: bool = False,
         known: MeterKnowledge | None = None,
         conformance: Conformance | None = None,
         short_names: bool = False,
@@ -138,7 +152,6 @@ class MeterSession:
         self.state = State.IDLE
         self.known = MeterKnowledge() if known is None else known
         self._link = link
-        self._keep_open = keep_open
         self._response_timeout_s = response_timeout_s
         self._short_names = short_names
         if conformance is None:
@@ -149,12 +162,11 @@ class MeterSession:
         self._association = Association(self._proposal)
         self._link_up = LinkUp(0)
         self._jobs: deque[ReadJob | Exchange] = deque()  # the first one is being worked on
-        self._events: deque[SessionEvent | _Undecoded] = deque()
+        self._events: deque[SessionEvent] = deque()
+        self._undecoded: _Undecoded | None = None
         self._failure: DlmsError | None = None
         self._deadline: float | None = None
         self._now = 0.0
-        self._idle_closes = False
-        self._output_waits = False  # an event made something to send: the driver must not go to sleep on it
 
     # ------------------------------------------------------------------------------------------------------- verbs
 
@@ -175,14 +187,16 @@ class MeterSession:
         self._add(ReadJob(refs, self.known), now)
 
     def request(self, exchange: Exchange, now: float) -> None:
-        """Carry out one service of `dlms.xdlms.exchange`: a `Replied` follows. Raises `LocalError` when closing or
-        closed.
+        """Carry out one service of `dlms.xdlms.exchange`; a `Replied` follows.
+
+        Raises `LocalError` when the session is closing or closed.
         """
         self._add(exchange, now)
 
     def close(self, now: float) -> None:
-        """Release and disconnect; what was not read yet is dropped. Does nothing when that has begun."""
+        """Release and disconnect; what was not answered yet is dropped. Does nothing when that has begun."""
         self._now = now
+        self._settle()
         self._jobs.clear()
         if self.state is State.IDLE:
             self._step(Event.LINK_DOWN)
@@ -201,7 +215,7 @@ class MeterSession:
     # ------------------------------------------------------------------------------------------- the sans-IO contract
 
     def receive(self, data: bytes, now: float) -> None:
-        """Bytes from the line. Never raises for what they hold."""
+        """Octets from the line: of a stream any piece, of a packet link one packet. Never raises for what they hold."""
         self._now = now
         self._link.receive(data, now)
         self._pump()
@@ -213,32 +227,31 @@ class MeterSession:
         self._pump()
 
     def take_output(self) -> bytes:
-        self._output_waits = False
-        return self._link.take_output()
+        """Octets for the line; b"" when there are none until something else happens."""
+        output = self._link.take_output()
+        if not output and self._undecoded is not None:  # the early request is on its way: now there is time to decode
+            self._settle()
+            output = self._link.take_output()
+        return output
 
     def next_event(self) -> SessionEvent | None:
-        while self._events:
-            event = self._events.popleft()
-            if not isinstance(event, tuple):
-                self._idle_closes |= isinstance(event, ReadDone | Replied)
-                return event
-            self._decode(*event)
-        if self._idle_closes and not self._keep_open and not self._jobs and self.state is State.OPEN:
-            self.close(self._now)
-            self._output_waits = True
-        return None
+        """What happened next; None when nothing has until something else happens."""
+        if not self._events:
+            self._settle()
+        return self._events.popleft() if self._events else None
 
     def next_deadline(self) -> float | None:
         """When `on_deadline` is due, in the time of `now`; None for never."""
-        if self._output_waits:
-            return self._now
+        self._settle()
         below = self._link.next_deadline()
         if self._deadline is None or (below is not None and below <= self._deadline):
             return below
         return self._deadline
 
     def on_deadline(self, now: float) -> None:
+        """The time of `next_deadline` has come; does nothing before."""
         self._now = now
+        self._settle()
         below = self._link.next_deadline()
         if below is not None and below <= now:
             self._link.on_deadline(now)
@@ -261,6 +274,7 @@ class MeterSession:
             self._on_link(event)
 
     def _on_link(self, event: LinkEvent) -> None:
+        self._decode()  # what came before is told before
         if self.state in (State.IDLE, State.CLOSED):
             return
         if isinstance(event, ApduReceived):
@@ -317,7 +331,7 @@ class MeterSession:
                 self._fail(event.error)
 
     def _established(self) -> None:
-        """The association stands; with short names the meter's list of them is read first, once a meter."""
+        """The association stands; with short names the meter's list of them is read first, where it is not known."""
         if self._short_names and self.known.short_names is None:
             from dlms.cosem.associations import OBJECT_LIST
             from dlms.cosem.short_names import association_names
@@ -354,19 +368,19 @@ class MeterSession:
     # ---------------------------------------------------------------------------------------------------- requests
 
     def _add(self, job: ReadJob | Exchange, now: float) -> None:
+        self._now = now
+        self._settle()
         if self.state in (State.RELEASING, State.DISCONNECTING, State.CLOSED):
             raise LocalError(f"the session is {self.state.name.lower()}")
         self._jobs.append(job)
-        self._idle_closes = False
         self.open(now)
         if self.state is State.OPEN and len(self._jobs) == 1:
-            self._now = now
             self._next_request()
             self._flush()
             self._pump()
 
     def _next_request(self) -> None:
-        """Send what is next; the answer to the last request has not been decoded yet."""
+        """Send what is next, if anything is left to ask; the answer to the last request may be undecoded still."""
         while self._jobs and self.state is State.OPEN:
             job = self._jobs[0]
             if not isinstance(job, ReadJob):
@@ -377,17 +391,17 @@ class MeterSession:
                 if self._request_items(job, refs):
                     return
                 continue
+            if self._undecoded is not None:
+                return  # its last answer: if that is nonsense, the job asks again and is not done
             self._jobs.popleft()
-            self._events.extend([ItemRead(ref, ItemError("object-undefined")) for ref in job.undefined])
-            job.undefined = []
+            self._events.extend([ItemRead(ref, _UNDEFINED) for ref in job.undefined])
             self._events.append(ReadDone())
 
     def _request_items(self, job: ReadJob, refs: tuple[AttributeRef, ...]) -> bool:
         """Ask for `refs`; those without a short name, where these are in use, are undefined without asking."""
         names = self.known.short_names
         if self._short_names and names is not None:
-            for ref in [ref for ref in refs if (ref.class_id, ref.obis) not in names]:
-                self._item(job, ref, ItemError(DataAccessResult.OBJECT_UNDEFINED.text))
+            job.undefined += [ref for ref in refs if ref in job.wanted and (ref.class_id, ref.obis) not in names]
             job.in_flight = refs = tuple([ref for ref in refs if (ref.class_id, ref.obis) in names])
         if refs:
             self._association.request(self.reading(tuple([Item(ref) for ref in refs])))
@@ -411,7 +425,7 @@ class MeterSession:
             self._jobs.popleft()
             self._events.append(Replied(answer))
         elif isinstance(answer, GetAnswer):
-            self._events.append((job, job.in_flight, answer))
+            self._undecoded = _Undecoded(job, job.in_flight, answer)
             job.in_flight = ()
 
     def _excepted(self, error: PeerError) -> None:
@@ -433,40 +447,34 @@ class MeterSession:
 
     # ------------------------------------------------------------------------------------------------------- answers
 
-    def _decode(self, job: ReadJob, refs: tuple[AttributeRef, ...], answer: GetAnswer) -> None:
+    def _settle(self) -> None:
+        """Decode the answer that is not decoded yet, with all that follows from it."""
+        if self._undecoded is not None:
+            self._decode()
+            self._flush()
+            self._pump()
+
+    def _decode(self) -> None:
+        if self._undecoded is None:
+            return
+        job, refs, answer = self._undecoded.job, self._undecoded.refs, self._undecoded.answer
+        self._undecoded = None
         try:
             results = answer.results()
         except DlmsError as error:
-            if len(refs) > 1 and self.state is State.OPEN:
-                self._ask_again(job, refs)
-                self._output_waits = True
-            else:
-                self._events.clear()
+            if len(refs) == 1:
                 self._fail(error)
-            self._pump()
-            return
-        if len(refs) > 1:
-            self.known.lists_work = True
-        events = self._events
-        self._events = deque()
-        for ref, result in zip(refs, results, strict=True):
-            self._result(job, ref, result)
-        self._events.extend(events)
-
-    def _ask_again(self, job: ReadJob, refs: tuple[AttributeRef, ...]) -> None:
-        """The answer to a list is not what the standard says: this meter gets smaller lists, in the end none."""
-        self.known.list_refused(len(refs), outright=False)
-        job.put_back(refs)
-        if job in self._jobs:
-            return
-        done = next((event for event in self._events if isinstance(event, ReadDone)), None)
-        if done is not None:  # the first one is of this job, which is not done after all
-            self._events.remove(done)
-        busy = self._association.busy
-        self._jobs.insert(1 if busy else 0, job)
-        if not busy:
+                return
+            # Not what the standard says of a list: this meter gets smaller ones, in the end none.
+            self.known.list_refused(len(refs), outright=False)
+            job.put_back(refs)
+        else:
+            if len(refs) > 1:
+                self.known.lists_work = True
+            for ref, result in zip(refs, results, strict=True):
+                self._result(job, ref, result)
+        if not self._association.busy:
             self._next_request()
-            self._flush()
 
     def _result(self, job: ReadJob, ref: AttributeRef, result: Result) -> None:
         if isinstance(result, AccessError):

@@ -7,17 +7,25 @@ the same meter first lets the answer come in to its end; what came meanwhile is 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from dlms.client.events import Replied, SessionEvent
+from dlms.client.reading import refusal
 from dlms.errors import DlmsError, PeerError
 from dlms.xdlms.apdu.common import AccessError
 from dlms.xdlms.exchange import GetAnswer, GetExchange
 
 if TYPE_CHECKING:
-    from dlms.client.meter import Meter
     from dlms.cosem.obis import AttributeRef
     from dlms.xdlms.exchange_sn import SnReadExchange
+
+
+class Carrier(Protocol):
+    """The driver of the session that the exchange is under way on."""
+
+    def run(self, wanted: Callable[[SessionEvent], bool], come: Callable[[], bool]) -> list[SessionEvent]:
+        """Carry octets until a wanted event comes or `come` is true; the events up to it. Raises `DlmsError`, the one
+        that ended the session."""
 
 
 class AnswerStream:
@@ -26,8 +34,8 @@ class AnswerStream:
     Iterating raises `ItemFailed` when the meter refuses, and what else ends a session, after the pieces before it.
     """
 
-    def __init__(self, meter: Meter, ref: AttributeRef, exchange: GetExchange | SnReadExchange) -> None:
-        self._meter = meter
+    def __init__(self, carrier: Carrier, ref: AttributeRef, exchange: GetExchange | SnReadExchange) -> None:
+        self._carrier = carrier
         self._ref = ref
         self._exchange = exchange
         self._taken = 0
@@ -60,7 +68,7 @@ class AnswerStream:
     def _carry(self, come: Callable[[], bool]) -> None:
         """Carry bytes until there is more, or the end."""
         try:
-            for event in self._meter.run(lambda event: isinstance(event, Replied), come):
+            for event in self._carrier.run(lambda event: isinstance(event, Replied), come):
                 self._note(event)
         except DlmsError as error:
             self._outcome = error
@@ -79,8 +87,6 @@ class AnswerStream:
             raise outcome
         content = outcome.single()
         if isinstance(content, AccessError):
-            from dlms.client.meter import ItemFailed
-
-            raise ItemFailed(self._ref, content.text)
+            raise refusal(self._ref, content.code, content.text)
         if content[self._taken :]:
             yield content[self._taken :]

@@ -15,8 +15,9 @@ from enum import Enum, auto
 from omadm.ssmp import wire
 from omadm.ssmp.crypto import SessionKeys, Transcript, equal
 from omadm.ssmp.errors import SsmpError, SsmpRefused, SsmpUsageError
+from omadm.transitions import Transitions
 
-REGISTRATION_TIMEOUT_S = 60.0  # three exchanges; the server forgets a session after as long
+REGISTRATION_TIMEOUT_S = 60.0  # three round trips; the server forgets a session after as long
 
 
 class State(Enum):
@@ -36,15 +37,18 @@ class Event(Enum):
     FAILURE = auto()
 
 
-TRANSITIONS: dict[tuple[State, Event], State] = {
-    (State.IDLE, Event.START): State.HELLO_SENT,
-    (State.HELLO_SENT, Event.CHALLENGE): State.AUTH_SENT,
-    (State.AUTH_SENT, Event.BOOTSTRAP): State.CONFIRM_SENT,
-    (State.CONFIRM_SENT, Event.DONE): State.REGISTERED,
-    (State.HELLO_SENT, Event.FAILURE): State.FAILED,
-    (State.AUTH_SENT, Event.FAILURE): State.FAILED,
-    (State.CONFIRM_SENT, Event.FAILURE): State.FAILED,
-}
+TRANSITIONS = Transitions(
+    {
+        (State.IDLE, Event.START): State.HELLO_SENT,
+        (State.HELLO_SENT, Event.CHALLENGE): State.AUTH_SENT,
+        (State.AUTH_SENT, Event.BOOTSTRAP): State.CONFIRM_SENT,
+        (State.CONFIRM_SENT, Event.DONE): State.REGISTERED,
+        (State.HELLO_SENT, Event.FAILURE): State.FAILED,
+        (State.AUTH_SENT, Event.FAILURE): State.FAILED,
+        (State.CONFIRM_SENT, Event.FAILURE): State.FAILED,
+    },
+    SsmpUsageError,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,13 +92,11 @@ class SsmpClient:
 
     def start(self, now: float) -> None:
         """Send HELLO. Raises `SsmpUsageError` when the attempt was started before."""
-        if (self._state, Event.START) not in TRANSITIONS:
-            raise SsmpUsageError(f"an attempt is started once; it is {self._state.name}")
+        self._move(Event.START)
         data = self._hello.emit()
         self._transcript.add(data)
         self._output.append(data)
         self._deadline = now + REGISTRATION_TIMEOUT_S
-        self._move(Event.START)
 
     def receive(self, data: bytes, now: float) -> None:
         """Take one whole message of the server. A bad one ends the attempt: see `next_event`."""
@@ -187,4 +189,4 @@ class SsmpClient:
         self._document = b""
 
     def _move(self, event: Event) -> None:
-        self._state = TRANSITIONS[self._state, event]
+        self._state = TRANSITIONS.after(self._state, event)

@@ -25,7 +25,6 @@ from omadm.ssmp.wire import MAC_BYTES, NONCE_BYTES
 
 DEVICE_KEY_BYTES = 32
 SEAL_NONCE_BYTES = 12
-SEAL_TAG_BYTES = 16
 _LABEL = b"dcu-ssmp 1 "
 
 

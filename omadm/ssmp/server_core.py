@@ -16,6 +16,7 @@ from enum import Enum, auto
 from omadm.ssmp import wire
 from omadm.ssmp.crypto import SessionKeys, Transcript, equal
 from omadm.ssmp.errors import SsmpRefused, SsmpUsageError
+from omadm.transitions import Transitions
 
 SESSION_S = 60.0  # from HELLO to DONE
 SESSIONS_MAX = 1000  # in progress at a time; each holds some hundred bytes
@@ -43,16 +44,19 @@ class Event(Enum):
     FAILURE = auto()
 
 
-TRANSITIONS: dict[tuple[State, Event], State] = {
-    (State.CHALLENGED, Event.AUTH): State.AUTHENTICATED,
-    (State.AUTHENTICATED, Event.PROVIDE): State.BOOTSTRAPPED,
-    (State.BOOTSTRAPPED, Event.CONFIRM): State.CONFIRMED,
-    (State.CONFIRMED, Event.ACKNOWLEDGE): State.DONE,
-    (State.CHALLENGED, Event.FAILURE): State.FAILED,
-    (State.AUTHENTICATED, Event.FAILURE): State.FAILED,
-    (State.BOOTSTRAPPED, Event.FAILURE): State.FAILED,
-    (State.CONFIRMED, Event.FAILURE): State.FAILED,
-}
+TRANSITIONS = Transitions(
+    {
+        (State.CHALLENGED, Event.AUTH): State.AUTHENTICATED,
+        (State.AUTHENTICATED, Event.PROVIDE): State.BOOTSTRAPPED,
+        (State.BOOTSTRAPPED, Event.CONFIRM): State.CONFIRMED,
+        (State.CONFIRMED, Event.ACKNOWLEDGE): State.DONE,
+        (State.CHALLENGED, Event.FAILURE): State.FAILED,
+        (State.AUTHENTICATED, Event.FAILURE): State.FAILED,
+        (State.BOOTSTRAPPED, Event.FAILURE): State.FAILED,
+        (State.CONFIRMED, Event.FAILURE): State.FAILED,
+    },
+    SsmpUsageError,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,21 +127,19 @@ class ServerSession:
 
     def provide(self, document: bytes) -> None:
         """Seal and send the bootstrap document, after `Authenticated`. Raises `SsmpUsageError`."""
-        self._expect(Event.PROVIDE)
+        self._move(Event.PROVIDE)
         sealed = self._keys.seal(document, self._transcript.digest())
         unsigned = wire.Bootstrap(self.session, sealed, bytes(wire.MAC_BYTES)).emit()
         self._transcript.add(wire.unproven(unsigned))
         mac = self._keys.server_mac(self._transcript.digest())
         self._output.append(wire.Bootstrap(self.session, sealed, mac).emit())
-        self._move(Event.PROVIDE)
 
     def acknowledge(self) -> None:
         """Tell the device that its account is in force, after `Confirmed`. Raises `SsmpUsageError`."""
-        self._expect(Event.ACKNOWLEDGE)
+        self._move(Event.ACKNOWLEDGE)
         unsigned = wire.Done(self.session, bytes(wire.MAC_BYTES)).emit()
         self._transcript.add(wire.unproven(unsigned))
         self._output.append(wire.Done(self.session, self._keys.done_mac(self._transcript.digest())).emit())
-        self._move(Event.ACKNOWLEDGE)
 
     def abort(self) -> None:
         """The server cannot go on with this session."""
@@ -175,12 +177,8 @@ class ServerSession:
         self._move(Event.CONFIRM)
         self._events.append(Confirmed(self.device_id, self._info))
 
-    def _expect(self, event: Event) -> None:
-        if (self._state, event) not in TRANSITIONS:
-            raise SsmpUsageError(f"{event.name} is not possible while {self._state.name}")
-
     def _move(self, event: Event) -> None:
-        self._state = TRANSITIONS[self._state, event]
+        self._state = TRANSITIONS.after(self._state, event)
 
 
 class SessionTable:

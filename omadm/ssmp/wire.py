@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import ClassVar, TypeVar
+from typing import ClassVar
 
 from omadm.ssmp.errors import SsmpUsageError, SsmpWireError
 
@@ -222,7 +222,6 @@ class Error:
 
 
 Message = Hello | Challenge | Auth | Bootstrap | Confirm | Done | Error
-M = TypeVar("M", bound=Message)
 
 _INFO_TAGS = (Tag.MAN, Tag.MOD, Tag.HW, Tag.FW, Tag.SW, Tag.PUSH_URL)
 _TAGS: dict[Type, tuple[Tag, ...]] = {
@@ -238,12 +237,12 @@ _TAGS: dict[Type, tuple[Tag, ...]] = {
 
 def parse(data: bytes) -> Message:
     """The message that `data` is, all of it. Raises `SsmpWireError`; nothing else."""
-    kind = _parse_header(data)
-    fields = _parse_fields(data, kind)
+    type_ = _parse_header(data)
+    fields = _parse_fields(data, type_)
     try:
-        return _build(kind, fields)
+        return _build(type_, fields)
     except SsmpUsageError as error:  # the constructors' checks, seen from the receiving side
-        raise SsmpWireError(HEADER_BYTES, f"{kind.name}: {error}") from None
+        raise SsmpWireError(HEADER_BYTES, f"{type_.name}: {error}") from None
 
 
 def unproven(data: bytes) -> bytes:
@@ -269,17 +268,17 @@ def _parse_header(data: bytes) -> Type:
     if data[2] != VERSION:
         raise SsmpWireError(2, f"version {data[2]} is not spoken here")
     try:
-        kind = Type(data[3])
+        type_ = Type(data[3])
     except ValueError:
         raise SsmpWireError(3, f"unknown type {data[3]}") from None
     length = int.from_bytes(data[4:6], "big")
     if length != len(data) - HEADER_BYTES:
         raise SsmpWireError(4, f"length says {length} bytes of fields, there are {len(data) - HEADER_BYTES}")
-    return kind
+    return type_
 
 
-def _parse_fields(data: bytes, kind: Type) -> dict[Tag, bytes]:
-    known = _TAGS[kind]
+def _parse_fields(data: bytes, type_: Type) -> dict[Tag, bytes]:
+    known = _TAGS[type_]
     fields: dict[Tag, bytes] = {}
     at, last, count = HEADER_BYTES, 0, 0
     while at < len(data):
@@ -298,16 +297,16 @@ def _parse_fields(data: bytes, kind: Type) -> dict[Tag, bytes]:
         if number in known:
             fields[Tag(number)] = data[start : start + size]
         elif number < FIRST_IGNORABLE_TAG:
-            raise SsmpWireError(at, f"field 0x{number:02x} does not belong in {kind.name}")
+            raise SsmpWireError(at, f"field 0x{number:02x} does not belong in {type_.name}")
         at = start + size
     for tag in known:
         if tag not in fields:
-            raise SsmpWireError(len(data), f"{kind.name} lacks field {tag.name}")
+            raise SsmpWireError(len(data), f"{type_.name} lacks field {tag.name}")
     return fields
 
 
-def _build(kind: Type, fields: dict[Tag, bytes]) -> Message:
-    match kind:
+def _build(type_: Type, fields: dict[Tag, bytes]) -> Message:
+    match type_:
         case Type.HELLO:
             return Hello(_text(fields, Tag.DEVICE_ID), fields[Tag.CLIENT_NONCE])
         case Type.CHALLENGE:
@@ -327,11 +326,11 @@ def _build(kind: Type, fields: dict[Tag, bytes]) -> Message:
             return Error(int.from_bytes(code, "big"), _text(fields, Tag.ERROR_TEXT))
 
 
-def _message(kind: Type, fields: list[tuple[Tag, bytes]]) -> bytes:
+def _message(type_: Type, fields: list[tuple[Tag, bytes]]) -> bytes:
     body = b"".join(bytes([tag]) + len(value).to_bytes(2, "big") + value for tag, value in fields)
     if HEADER_BYTES + len(body) > MESSAGE_BYTES_MAX:
-        raise SsmpUsageError(f"{kind.name} would be longer than {MESSAGE_BYTES_MAX} bytes")
-    return MAGIC + bytes([VERSION, kind]) + len(body).to_bytes(2, "big") + body
+        raise SsmpUsageError(f"{type_.name} would be longer than {MESSAGE_BYTES_MAX} bytes")
+    return MAGIC + bytes([VERSION, type_]) + len(body).to_bytes(2, "big") + body
 
 
 def _text(fields: dict[Tag, bytes], tag: Tag) -> str:

@@ -245,20 +245,20 @@ def _embedded(element: Element) -> str | bytes | MgmtTree:
 _Reader = Callable[[Element, str, str, bool, _Context], Command]
 
 
-def _with_items(kind: type[Add | Replace | Delete | Copy | Get]) -> _Reader:
+def _with_items(command: type[Add | Replace | Delete | Copy | Get]) -> _Reader:
     def reader(element: Element, where: str, cmd_id: str, no_resp: bool, context: _Context) -> Command:
         meta = _meta(element.child("Meta"), where)
-        return kind(cmd_id, _items(element, where, meta, context), meta, no_resp)
+        return command(cmd_id, _items(element, where, meta, context), meta, no_resp)
 
     return reader
 
 
-def _nested(kind: type[Atomic | Sequence]) -> _Reader:
+def _nested(command: type[Atomic | Sequence]) -> _Reader:
     ignored = {"CmdID", "Meta", "NoResp"}
 
     def reader(element: Element, where: str, cmd_id: str, no_resp: bool, context: _Context) -> Command:
         commands = tuple(_command(e, where, context) for e in element.elements() if e.name not in ignored)
-        return kind(cmd_id, commands, _meta(element.child("Meta"), where), no_resp)
+        return command(cmd_id, commands, _meta(element.child("Meta"), where), no_resp)
 
     return reader
 

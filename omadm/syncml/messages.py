@@ -253,6 +253,6 @@ class SyncML:
     commands: tuple[Command, ...] = field(default=())
     final: bool = True
 
-    def of(self, kind: type[CommandT]) -> Iterator[CommandT]:
+    def of(self, command: type[CommandT]) -> Iterator[CommandT]:
         """The top-level commands of one class, in order."""
-        return (command for command in self.commands if isinstance(command, kind))
+        return (each for each in self.commands if isinstance(each, command))

@@ -136,8 +136,8 @@ def _build_properties(node: TndsNode) -> Element:
             properties.content.append(_leaf(name, text))
     if node.type is not None:
         interior = bool(node.children) or node.format == "node"
-        kind = _leaf("DDFName" if interior else "MIME", node.type)
-        properties.content.append(Element("Type", PAGE_DDF, [kind]))
+        value = _leaf("DDFName" if interior else "MIME", node.type)
+        properties.content.append(Element("Type", PAGE_DDF, [value]))
     if node.ver_no is not None:
         properties.content.append(_leaf("VerNo", str(node.ver_no)))
     return properties

@@ -152,7 +152,7 @@ class Device:
         self.fetcher = FakeFetcher(self.disk)
         https: Https = self.server
         download = RunningDownload()
-        objects = DeviceObjects(
+        self.objects = DeviceObjects(
             MoDeps(
                 device=DEVICE,
                 view=self._view,
@@ -164,11 +164,11 @@ class Device:
                 download=download,
             )
         )
-        self.tree = ManagementTree(objects.registry.schema, self.disk, STATE / "dm", self.clock.wall)
+        self.tree = ManagementTree(self.objects.registry.schema, self.disk, STATE / "dm", self.clock.wall)
         config = DmConfig(DEVICE_ID, STATE, content_type=self.content_type, mac_algorithms=self.algorithms)
         deps = DmDeps(
             tree=self.tree,
-            objects=objects,
+            objects=self.objects,
             https=https,
             disk=self.disk,
             clock=self.clock,

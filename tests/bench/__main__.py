@@ -7,7 +7,7 @@ also appended to docs/benchmarks-history.csv, with the date and the commit. With
 `compare(checkout)` measures this checkout and that one in the same run, and nothing is written.
 
 The exit status is 1 when a figure missed what was wanted of it or a benchmark failed, 0 otherwise. What is not on this
-machine (a peer to compare with) is said to be missing and is no failure.
+machine (a peer to compare with) is reported as missing and is no failure.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -113,7 +114,7 @@ def parse_line(line: str) -> Figure | None:
 
 
 def table(figures: Sequence[Figure]) -> str:
-    """For the terminal."""
+    """The figures as a table for the terminal."""
     rows = [(figure.what, figure.value, figure.wanted, figure.verdict) for figure in figures]
     widths = [max((len(row[column]) for row in rows), default=0) for column in range(4)]
     return "\n".join(
@@ -126,7 +127,7 @@ def section(bench: Bench, figures: Sequence[Figure], machine: str) -> str:
     """One section of the page, with its markers."""
     rows = "\n".join(f"| {one.what} | {one.value} | {one.wanted} | {one.verdict} |" for one in figures)
     return (
-        f"{_begin(bench.name)}\n## {bench.name}\n\n{bench.about}\n\n"
+        f"{_begin(bench.name)}\n## {bench.name}\n\n{textwrap.fill(bench.about, 118, break_on_hyphens=False)}\n\n"
         f"`python -m tests.bench {bench.name}` on {machine}.\n\n"
         f"| what | measured | wanted | |\n| --- | --- | --- | --- |\n{rows}\n{_end(bench.name)}\n"
     )

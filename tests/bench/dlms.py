@@ -1,7 +1,7 @@
 """The DLMS/COSEM stack beside its peers: frames, profiles, ciphering, and a session that reads 108 values over HDLC.
 
 The peers (gurux-dlms, dlms-cosem) run in an environment of their own, whose Python is named by DLMS_PEERS_PYTHON or
-found at `.venv-peers/bin/python`; what needs them is said to be missing otherwise.
+found at `.venv-peers/bin/python`; without it, figures that need them are reported as missing.
 """
 
 from __future__ import annotations
@@ -46,16 +46,19 @@ PLAIN = bytes.fromhex("c401c100") + axdr.octets(bytes(1020)).emit()
 
 
 def rate(work: Callable[[], object], seconds: float = 1.2) -> float:
-    """Times a second, the best of many short runs: what else the machine does shall not count."""
-    work()
-    best = 0.0
-    for _ in range(SLICES):
-        count, begin = 0, time.perf_counter()
-        while time.perf_counter() - begin < seconds / SLICES:
-            work()
-            count += 1
-        best = max(best, count / (time.perf_counter() - begin))
-    return best
+    """Calls per second of CPU, the best of many short runs, so that other work on the machine does not count."""
+    count, used = 1, 0.0
+    while used < seconds / SLICES / 2:  # so many calls in a run that looking at the clock costs nothing beside them
+        count *= 2
+        used = _cpu_s(work, count)
+    return count / min(_cpu_s(work, count) for _ in range(SLICES))
+
+
+def _cpu_s(work: Callable[[], object], count: int) -> float:
+    begin = time.process_time()
+    for _ in range(count):
+        work()
+    return time.process_time() - begin
 
 
 def profile_buffer() -> bytes:
@@ -233,7 +236,7 @@ def _session_figures() -> list[Figure]:
 
 
 def _start_figures(measured: dict[str, Any]) -> list[Figure]:
-    # CPU time: what else the machine does shall not count
+    # CPU time, so that other work on the machine does not count
     code = "import time; t = time.process_time(); from dlms import Meter; print(time.process_time() - t)"
     runs = [
         float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPO).stdout)
@@ -241,13 +244,18 @@ def _start_figures(measured: dict[str, Any]) -> list[Figure]:
     ]
     memory = min(_session(128)[0]["rss_kib"] for _ in range(2)) / 1024
     figures = [
-        Figure("import of the client, CPU", f"{min(runs) * 1000:.0f} ms", "<= 100 ms", good=min(runs) <= 0.1),
         Figure("peak memory of a client that read 108 values", f"{memory:.1f} MB", "<= 25 MB", good=memory <= 25),
     ]
+    own_ms = min(runs) * 1000
     if measured:
+        gurux_ms = measured["gurux_import"][0] * 1000
+        value = f"{own_ms:.0f} ms; gurux {gurux_ms:.0f} ms"
+        figures.append(Figure("import of the client, CPU", value, "<= gurux", good=own_ms <= gurux_ms))
         for name in ("gurux", "cosem"):
             seconds, kib = measured[f"{name}_import"]
             figures.append(plain(f"{name}: import alone, CPU", f"{seconds * 1000:.0f} ms, {kib / 1024:.1f} MB"))
+    else:
+        figures.append(Figure("import of the client, CPU", f"{own_ms:.0f} ms", "<= gurux", missing=True))
     return figures
 
 

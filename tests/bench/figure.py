@@ -26,7 +26,7 @@ class Figure:
 
     @property
     def verdict(self) -> str:
-        """One word, or nothing."""
+        """`ok`, `MISSED`, `not here`, or nothing where nothing was wanted."""
         if self.missing:
             return MISSING
         return "" if self.good is None else OK if self.good else MISSED

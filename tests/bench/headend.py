@@ -21,7 +21,7 @@ from headend.db import create_tables, open_engine
 from headend.dm import accounts
 from headend.dm.server import DmServer, ServerConfig
 from headend.metering import readings as store
-from omadm import readings as batches_of_readings
+from omadm.readings import parse
 from omadm.syncml.codec import DM_WBXML, decode, encode
 from tests.bench.figure import Figure, at_most, plain
 from tests.headend.dm_device import Device
@@ -99,15 +99,13 @@ def _ingest(bodies: list[bytes]) -> float:
     with _database() as (_folder, engine):
         begin = time.process_time()
         for body in bodies:
-            store.store(engine, batches_of_readings.parse(body), 1.0)
+            store.store(engine, parse(body), 1.0)
         return time.process_time() - begin
 
 
 def _inserted(bodies: list[bytes]) -> float:
     """The columns of a record and its device, with the same key, commits and journal."""
-    batches = [
-        [(DEVICE, "ab" * 16, *astuple(one)) for one in batches_of_readings.parse(body).records] for body in bodies
-    ]
+    batches = [[(DEVICE, "ab" * 16, *astuple(one)) for one in parse(body).records] for body in bodies]
     width = len(batches[0][0])
     with tempfile.TemporaryDirectory(prefix="dcu-bench-") as name:
         database = sqlite3.connect(f"{name}/plain.db", isolation_level=None)

@@ -49,7 +49,7 @@ sys.exit(main(sys.argv[1:]))
 
 
 def run() -> list[Figure]:
-    """All figures of this module."""
+    """Returns all figures of this module."""
     with tempfile.TemporaryDirectory(prefix="dcu-bench-") as name, ExitStack() as stack:
         device = _Device(Path(name) / "device", stack)
         return [*_race(device), *_memory(device, Path(name)), *_again(device), *_squashfs_delta(Path(name), device)]
@@ -194,7 +194,7 @@ def _without_sha(device: _Device) -> list[Figure]:
 
 
 def _peers(device: _Device) -> tuple[dict[str, Callable[[], Used]], list[Figure]]:
-    """Those that are here and install, and figures for those that are not."""
+    """The peers that are installed and work, and figures for those that are not."""
     folder, slots = device.folder, device.slots
     image, keys = folder / "new", device.keys
     found: dict[str, Callable[[], Used]] = {}

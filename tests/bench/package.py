@@ -121,7 +121,7 @@ class Bench:
 
 
 def run(mib: int = 64, rounds: int = 3) -> list[Figure]:
-    """Measure."""
+    """Returns the figures."""
     figures = []
     with tempfile.TemporaryDirectory(prefix="dcu-bench-") as name:
         bench = Bench(Path(name), mib)

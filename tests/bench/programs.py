@@ -16,7 +16,6 @@ from pathlib import Path
 REPO = Path(__file__).parents[2]
 READY_S = 60.0
 _POLL_S = 0.005
-_TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class ProgramError(Exception):
@@ -59,11 +58,6 @@ class Process:
         return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:")) / 1024
 
     def cpu_s(self) -> float:
-        """User and system time so far; the kernel counts in hundredths."""
-        words = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(words[11]) + int(words[12])) / _TICKS
-
-    def cpu_exact_s(self) -> float:
         """The time that all threads have run so far, to the nanosecond."""
         tasks = Path(f"/proc/{self.pid}/task").iterdir()
         return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9

@@ -1,5 +1,5 @@
 """Figures of the serial side: USI frames; reading 108 values over a modelled line, beside the floor of its octets and
-latencies, which nothing can be under; the same over a line that loses and damages; many meters at once. HDLC frames
+latencies, which nothing can beat; the same over a line that loses and damages; many meters at once. HDLC frames
 beside other stacks are in `tests.bench.dlms`.
 """
 
@@ -7,19 +7,16 @@ from __future__ import annotations
 
 import itertools
 import statistics
-import time
-from collections.abc import Callable
 
+from dlms.client.events import SessionClosed
 from dlms.client.knowledge import MeterKnowledge
-from dlms.client.session import SessionClosed
 from plc.usi import ProtocolId, UsiDecoder, UsiFrame
-from tests.bench.figure import Figure, at_least, at_most, median, plain
+from tests.bench.dlms import rate
+from tests.bench.figure import Figure, at_least, at_most, plain
 from tests.dlms.line import CONFIGURATIONS, floor_s, session, steady
 from tests.plc.network import BAUDRATE, LATENCY_S, interleave
 from tests.sim.pipes import Slow
 
-ROUNDS = 5
-ROUND_S = 0.2
 BAUDRATES = (9600, 19200, 115200)
 LATENCIES_S = (0.02, 0.05)
 BAD_LINES = ((9600, 0.02), (115200, 0.02))
@@ -27,21 +24,8 @@ SEEDS = 400
 METERS = 8
 
 
-def rate(call: Callable[[], object]) -> float:
-    """Calls a second, the median of some rounds."""
-    rates = []
-    for _ in range(ROUNDS):
-        begin, count = time.perf_counter(), 0
-        while time.perf_counter() - begin < ROUND_S:
-            for _ in range(200):
-                call()
-            count += 200
-        rates.append(count / (time.perf_counter() - begin))
-    return median(rates)
-
-
 def run() -> list[Figure]:
-    """All of them."""
+    """Returns the figures of all parts."""
     return [*_usi(), *_line(), *_bad_line(), *_many()]
 
 
@@ -61,7 +45,7 @@ def _usi() -> list[Figure]:
 
 def _line() -> list[Figure]:
     """Time over the floor of `tests.dlms.line`, on every line the issue names; without latency where the octets go
-    fastest. The floor is a bound that nothing can be under: the session's own SNRM is 12 octets longer and an even
+    fastest. The floor is a bound that nothing can beat: the session's own SNRM is 12 octets longer and an even
     division of the lists may take a frame more, so the figures are between 1.00 and 1.02."""
     known = MeterKnowledge()
     session(1024, 7, 115200, 0.0, known)

@@ -102,9 +102,9 @@ def daemon_at_rest(root: Path) -> Rest:
         with running(python("-m", "agent", "--config", config), root) as child:
             await_answer(child, config.parent / "control.sock", "status")
             process = Process(child.pid)
-            start_s, start_cpu_s = time.perf_counter() - begin, process.cpu_exact_s()
+            start_s, start_cpu_s = time.perf_counter() - begin, process.cpu_s()
             time.sleep(SETTLE_S)
-            wake_ups, cpu_s, begin = process.wake_ups(), process.cpu_exact_s(), time.perf_counter()
+            wake_ups, cpu_s, begin = process.wake_ups(), process.cpu_s(), time.perf_counter()
             time.sleep(IDLE_S)
             took_s = time.perf_counter() - begin
             return Rest(
@@ -112,7 +112,7 @@ def daemon_at_rest(root: Path) -> Rest:
                 start_s,
                 process.memory_mib(),
                 (process.wake_ups() - wake_ups) / took_s,
-                (process.cpu_exact_s() - cpu_s) / took_s,
+                (process.cpu_s() - cpu_s) / took_s,
             )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.bench import __main__ as runner
+from tests.bench import programs
 from tests.bench.figure import Figure, absent, at_least, at_most, less_than, plain
 
 
@@ -104,3 +105,34 @@ def test_no_checkout_is_compared_with_a_folder_that_is_none(tmp_path: Path) -> N
     )
     assert done.returncode == 2
     assert "is no checkout" in done.stderr
+
+
+def test_a_program_that_fails_is_no_figure() -> None:
+    with pytest.raises(programs.ProgramError, match=r"ended with 3: .*enough"):
+        programs.cpu_of(programs.python("-c", "import sys; sys.stderr.write('enough'); sys.exit(3)"))
+
+
+def test_the_least_time_of_each_command_is_kept() -> None:
+    busy, idle = programs.python("-c", "sum(range(3_000_000))"), programs.python("-c", "pass")
+    slow, fast = programs.least(2, [(busy, programs.REPO), (idle, programs.REPO)])
+    assert slow > fast > 0
+
+
+def test_a_program_that_ends_before_it_answers_is_named() -> None:
+    ending = programs.running(programs.python("-c", "raise SystemExit(4)"))
+    with ending as child, pytest.raises(programs.ProgramError, match="ended with 4"):
+        programs.await_answer(child, Path("/nonexistent/control.sock"), "status")
+
+
+def test_a_running_program_is_seen_from_outside() -> None:
+    code = "import sys; print('up', flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        programs.python("-c", code), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "up\n"
+        process = programs.Process(child.pid)
+        assert 1 < process.memory_mib() <= process.memory_mib("VmHWM")
+        assert process.cpu_s() > 0
+        assert process.wake_ups() >= 0
+        child.communicate("")

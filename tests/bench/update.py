@@ -2,7 +2,7 @@
 
 An install of a 64 MiB image (signature, every block checked twice, written, synced, read back) beside
 `sha256sum` + `dd conv=fsync` of the same package on the same file system, and beside Debian's swupdate when it is
-there; memory; what a second install of the same image writes, and one after a power cut; a boot with nothing to do
+installed; memory; what a second install of the same image writes, and one after a power cut; a boot with nothing to do
 beside a bare interpreter. Medians of `ROUNDS`, seconds of wall clock and CPU; all numbers are measured in this run.
 """
 
@@ -170,19 +170,19 @@ def main() -> int:
 
 
 def _installs(bench: Bench, mib: int) -> bool:
-    yard, ours = [], []
-    target = bench.folder / "yard"
+    baseline, ours = [], []
+    target = bench.folder / "baseline"
     for _ in range(ROUNDS):
         bench.reset()
         target.write_bytes(b"\xff" * bench.size)
         os.sync()
         words = f"sha256sum {bench.package} && dd if={bench.package} of={target} bs=1M conv=fsync,notrunc status=none"
-        yard.append(run(["sh", "-c", words]))
+        baseline.append(run(["sh", "-c", words]))
         bench.hand_over(bench.package)
         ours.append(bench.boot())
         assert ours[-1].code == 10, ours[-1].stderr
     target.unlink()
-    base, mine = median(yard), median(ours)
+    base, mine = median(baseline), median(ours)
     row(f"sha256sum + dd, {mib} MiB", f"{base.wall:.2f} s, CPU {base.cpu:.2f} s")
     row(f"install, {mib} MiB", f"{mine.wall:.2f} s, CPU {mine.cpu:.2f} s")
     factor = mine.cpu / base.cpu
@@ -202,7 +202,7 @@ def _swupdate(bench: Bench, ours: Run) -> bool:
         target.write_bytes(b"\xff" * bench.size)
         os.sync()
         one = run(["swupdate", "-H", "HW:1.0", "-k", bench.keys / "root.crt", "-i", package])
-        # Its processes race: now and then it answers 1 to a good package.
+        # Its processes race: now and then it exits with 1 for a good package.
         if one.code == 0:
             runs.append(one)
     if not runs:

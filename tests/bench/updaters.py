@@ -33,7 +33,7 @@ class PeerError(RuntimeError):
 
 
 def watched(command: list[str]) -> tuple[Used, str]:
-    """Run a command, with the processes it starts; their memory is looked at again and again. Raises `PeerError`."""
+    """Run a command and sample the memory of the processes it starts. Raises `PeerError`."""
     begin = time.perf_counter()
     child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     peaks: dict[str, int] = {}
@@ -93,11 +93,11 @@ class SwUpdate:
 
     @staticmethod
     def missing() -> str:
-        """What it needs and is not there, or nothing."""
+        """The first program it needs that is not installed, or nothing."""
         return next((name for name in ("swupdate", "openssl", "cpio") if shutil.which(name) is None), "")
 
     def install(self) -> Used:
-        """Install once. Its processes race and now and then answer 1 to a good package: then it is asked again."""
+        """Install once. Its processes race, and sometimes it exits with 1 for a good package: then it is run again."""
         for attempt in range(3):
             try:
                 return watched(
@@ -152,7 +152,7 @@ class Rauc:
 
     @staticmethod
     def missing() -> str:
-        """What it needs and is not there, or nothing."""
+        """The first program it needs that is not installed, or nothing."""
         needed = ("rauc", "dbus-run-session", "gdbus", "mksquashfs")
         return next((name for name in needed if shutil.which(name) is None), "")
 

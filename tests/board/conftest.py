@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.board.emulation.factory import Factory
-from tests.board.emulation.story import Bench, Outcome
+from tests.board.emulation.story import BoardRunner, Outcome
 from tests.board.image import build, debian
 
 
@@ -34,8 +34,8 @@ def scratch(built: build.BuiltBoard) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def bench(built: build.BuiltBoard) -> Bench:
-    return Bench(built, build.CACHE / "consoles")
+def runner(built: build.BuiltBoard) -> BoardRunner:
+    return BoardRunner(built, build.CACHE / "consoles")
 
 
 @pytest.fixture(scope="session")
@@ -65,12 +65,12 @@ class Recorded:
 
 
 @pytest.fixture(scope="session")
-def recorded(bench: Bench, factory: Factory, scratch: Path) -> Recorded:
+def recorded(runner: BoardRunner, factory: Factory, scratch: Path) -> Recorded:
     folder = scratch / "recorded"
     folder.mkdir()
     disk = factory.disk(folder, update="2")
     base = folder / "base.img"
     debian.run("cp", "--sparse=always", disk, base)
     log = folder / "writes.log"
-    outcome = bench.run("update", disk, bench.report_job(folder), log)
+    outcome = runner.run("update", disk, runner.report_job(folder), log)
     return Recorded(base, disk, log, outcome)

@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 
 from tests.board.emulation.factory import Factory
-from tests.board.emulation.story import Bench
+from tests.board.emulation.story import BoardRunner
 
 pytestmark = pytest.mark.board
 
 
 def test_uboot_counts_an_attempt_and_starts_slot_a_whose_programs_work(
-    bench: Bench, factory: Factory, folder: Path, capsys: pytest.CaptureFixture[str]
+    runner: BoardRunner, factory: Factory, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    outcome = bench.run("boot", factory.disk(folder), bench.guest_job(folder, "imports"))
+    outcome = runner.run("boot", factory.disk(folder), runner.guest_job(folder, "imports"))
 
     assert outcome.started == ["A"]
     assert outcome.up == [("A", "1")]

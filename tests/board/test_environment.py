@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.board.emulation.factory import Factory
-from tests.board.emulation.story import Bench, Outcome
+from tests.board.emulation.story import BoardRunner, Outcome
 from tests.board.guest import environment
 from tests.board.image.build import FLASH_BYTES, FLASH_ENV_BYTES
 from updateagent.boot.uboot.env import EnvironmentStore, emit_copy
@@ -28,10 +28,10 @@ UBOOT_COUNTS = (
 
 
 @pytest.fixture(scope="module")
-def outcome(bench: Bench, factory: Factory, scratch: Path) -> Outcome:
+def outcome(runner: BoardRunner, factory: Factory, scratch: Path) -> Outcome:
     folder = scratch / "environment"
     folder.mkdir()
-    return bench.run("environment", factory.disk(folder), bench.guest_job(folder, "environment"))
+    return runner.run("environment", factory.disk(folder), runner.guest_job(folder, "environment"))
 
 
 @pytest.mark.parametrize("medium", list(environment.MEDIA))
@@ -49,7 +49,9 @@ def test_uboot_boots_with_what_fw_setenv_and_then_we_put_into_its_environment(ou
     assert [event["boots"] for event in said] == [f"dcu.boots={event['environment']}" for event in said]
 
 
-def test_uboot_loads_what_we_wrote_and_we_and_fw_printenv_read_what_it_exports(bench: Bench, folder: Path) -> None:
+def test_uboot_loads_what_we_wrote_and_we_and_fw_printenv_read_what_it_exports(
+    runner: BoardRunner, folder: Path
+) -> None:
     """A single copy, in the NOR flash from which this U-Boot loads its environment by itself, first of all."""
     flash, disk = folder / "flash.img", folder / "disk.img"
     start = {"bootcmd": UBOOT_COUNTS, "bootdelay": "0", "count": "1", "ours": "first", "gone": "soon"}
@@ -60,8 +62,8 @@ def test_uboot_loads_what_we_wrote_and_we_and_fw_printenv_read_what_it_exports(b
         with flash.open("wb") as file:
             file.write(disk.read_bytes())
             file.truncate(FLASH_BYTES)
-        outcome = bench.run(name, disk, None, flash=flash)
-        assert "Loading Environment from Flash... OK" in (bench.consoles / f"{name}.txt").read_text()
+        outcome = runner.run(name, disk, None, flash=flash)
+        assert "Loading Environment from Flash... OK" in (runner.consoles / f"{name}.txt").read_text()
         return [event["ours"] for event in outcome.events]
 
     assert start_uboot("uboot") == ["first"]

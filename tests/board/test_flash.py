@@ -1,4 +1,4 @@
-"""Slots on flash, through the kernel's MTD and UBI: ioctls, bad blocks, and mtd-utils as judge. See guest/flash.py."""
+"""Slots on flash, through the kernel's MTD and UBI: ioctls, bad blocks, and mtd-utils as judge (guest/flash.py)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.board.emulation.factory import Factory
-from tests.board.emulation.story import Bench
+from tests.board.emulation.story import BoardRunner
 from tests.board.guest import flash
 
 pytestmark = pytest.mark.board
@@ -42,10 +42,10 @@ WANTED: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def found(bench: Bench, factory: Factory, scratch: Path) -> dict[str, dict[str, Any]]:
+def found(runner: BoardRunner, factory: Factory, scratch: Path) -> dict[str, dict[str, Any]]:
     folder = scratch / "flash"
     folder.mkdir()
-    outcome = bench.run("flash", factory.disk(folder), bench.guest_job(folder, "flash"))
+    outcome = runner.run("flash", factory.disk(folder), runner.guest_job(folder, "flash"))
     return {event["check"]: event for event in outcome.events if event["event"] == "check"}
 
 

@@ -1,4 +1,4 @@
-"""A slot and the boot environment on SPI NOR flash, on a machine that has one. See guest/nor.py."""
+"""A slot and the boot environment on SPI NOR flash, on a machine that has one (guest/nor.py)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.board.emulation.story import NOR_BYTES, Bench, run_with_nor
+from tests.board.emulation.story import NOR_BYTES, BoardRunner, run_with_nor
 from tests.board.guest import environment, nor
 
 pytestmark = pytest.mark.board
@@ -23,10 +23,10 @@ WANTED: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def found(bench: Bench, scratch: Path) -> dict[str, dict[str, Any]]:
+def found(runner: BoardRunner, scratch: Path) -> dict[str, dict[str, Any]]:
     folder = scratch / "nor"
     folder.mkdir()
-    outcome = run_with_nor(bench, "nor", "nor", folder)
+    outcome = run_with_nor(runner, "nor", "nor", folder)
     return {event["check"]: event for event in outcome.events if event["event"] == "check"}
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests.board.conftest import Recorded
 from tests.board.emulation.cuts import Played, is_environment, plan, play_all
-from tests.board.emulation.story import Bench
+from tests.board.emulation.story import BoardRunner
 from tests.board.emulation.writelog import read
 
 pytestmark = pytest.mark.board
@@ -18,11 +18,11 @@ SEED = 20
 
 
 @pytest.fixture(scope="module")
-def played(bench: Bench, recorded: Recorded, scratch: Path) -> list[Played]:
+def played(runner: BoardRunner, recorded: Recorded, scratch: Path) -> list[Played]:
     folder = scratch / "cuts"
     folder.mkdir()
     plans = plan(read(recorded.log), CUTS, SEED)
-    return list(play_all(bench, recorded.base, recorded.log, bench.report_job(folder), plans, folder))
+    return list(play_all(runner, recorded.base, recorded.log, runner.report_job(folder), plans, folder))
 
 
 @pytest.mark.parametrize("number", range(CUTS))

@@ -1,4 +1,4 @@
-"""What is checked after a power cut would notice what must not be."""
+"""The checks made after a power cut notice every state that must not occur."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.board.emulation.story import Bench, Outcome, violations
+from tests.board.emulation.story import BoardRunner, Outcome, violations
 from tests.board.image.build import DISK_BYTES, SLOT_AT, SLOT_BYTES, BuiltBoard
 
 GOOD_END: dict[str, Any] = {
@@ -23,13 +23,13 @@ GOOD_END: dict[str, Any] = {
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Bench:
+def runner(tmp_path: Path) -> BoardRunner:
     """Images that are one byte and zeros."""
     for version in ("1", "2"):
         with (tmp_path / f"rootfs-{version}.ext4").open("wb") as image:
             image.write(version.encode())
             image.truncate(SLOT_BYTES)
-    return Bench(BuiltBoard(tmp_path), tmp_path / "consoles")
+    return BoardRunner(BuiltBoard(tmp_path), tmp_path / "consoles")
 
 
 @pytest.fixture
@@ -43,17 +43,17 @@ def disk(tmp_path: Path) -> Path:
     return path
 
 
-def outcome(bench: Bench, **changes: Any) -> Outcome:
+def outcome(runner: BoardRunner, **changes: Any) -> Outcome:
     found = Outcome()
     found.take({"event": "starting", "slot": "B"})
     found.take({"event": "up", "slot": "B", "version": "2"})
-    found.take({"event": "image", "slot": "B", "sha256": bench.hash_of("2")})
+    found.take({"event": "image", "slot": "B", "sha256": runner.hash_of("2")})
     found.take(copy.deepcopy(GOOD_END) | changes)
     return found
 
 
-def test_a_good_end_has_no_violations(bench: Bench, disk: Path) -> None:
-    assert violations(bench, outcome(bench), disk, cuts=1) == []
+def test_a_good_end_has_no_violations(runner: BoardRunner, disk: Path) -> None:
+    assert violations(runner, outcome(runner), disk, cuts=1) == []
 
 
 @pytest.mark.parametrize(
@@ -69,28 +69,28 @@ def test_a_good_end_has_no_violations(bench: Bench, disk: Path) -> None:
         ({"status": {"state": "trial"}}, "is trial"),
     ],
 )
-def test_an_end_that_must_not_be_is_a_violation(bench: Bench, disk: Path, changes: Any, said: str) -> None:
-    assert any(said in one for one in violations(bench, outcome(bench, **changes), disk, cuts=1))
+def test_an_end_that_must_not_be_is_a_violation(runner: BoardRunner, disk: Path, changes: Any, said: str) -> None:
+    assert any(said in one for one in violations(runner, outcome(runner, **changes), disk, cuts=1))
 
 
-def test_attempts_that_two_cuts_took_are_none(bench: Bench, disk: Path) -> None:
-    back = outcome(bench, slot="A", result={"id": "r2", "fumo": 410}, environment={"BOOT_ORDER": "A"})
-    assert violations(bench, back, disk, cuts=2) == []
+def test_attempts_that_two_cuts_took_are_none(runner: BoardRunner, disk: Path) -> None:
+    back = outcome(runner, slot="A", result={"id": "r2", "fumo": 410}, environment={"BOOT_ORDER": "A"})
+    assert violations(runner, back, disk, cuts=2) == []
 
 
 @pytest.mark.parametrize(("slot", "said"), [("A", "the slot that ran was written"), ("B", "slot B is not version 2")])
-def test_one_changed_byte_of_a_slot_is_a_violation(bench: Bench, disk: Path, slot: str, said: str) -> None:
+def test_one_changed_byte_of_a_slot_is_a_violation(runner: BoardRunner, disk: Path, slot: str, said: str) -> None:
     with disk.open("r+b") as file:
         file.seek(SLOT_AT[slot] + SLOT_BYTES - 1)
         file.write(b"x")
-    assert violations(bench, outcome(bench), disk, cuts=1) == [said]
+    assert violations(runner, outcome(runner), disk, cuts=1) == [said]
 
 
-def test_a_system_that_is_not_its_image_is_a_violation(bench: Bench, disk: Path) -> None:
-    bad = outcome(bench)
-    bad.take({"event": "image", "slot": "B", "sha256": bench.hash_of("1")})
-    assert violations(bench, bad, disk, cuts=1) == ["slot B ran as version 2, and is not its image"]
+def test_a_system_that_is_not_its_image_is_a_violation(runner: BoardRunner, disk: Path) -> None:
+    bad = outcome(runner)
+    bad.take({"event": "image", "slot": "B", "sha256": runner.hash_of("1")})
+    assert violations(runner, bad, disk, cuts=1) == ["slot B ran as version 2, and is not its image"]
 
 
-def test_silence_is_a_violation(bench: Bench, disk: Path) -> None:
-    assert violations(bench, Outcome(), disk, cuts=1) == ["no end: [], []"]
+def test_silence_is_a_violation(runner: BoardRunner, disk: Path) -> None:
+    assert violations(runner, Outcome(), disk, cuts=1) == ["no end: [], []"]

@@ -20,7 +20,7 @@ class BoardWatch:
         processes.watchers.append(self.pump)
 
     def pump(self) -> None:
-        """Take in what the board said. A reset for a reason that this stage did not ask for is a `DemoError`."""
+        """Take in what the board said. Raises `DemoError` for a reset that this stage did not ask for."""
         board = self.processes.children.get("board")
         while board is not None and not board.lines.empty():
             line = board.lines.get()

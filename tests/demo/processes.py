@@ -50,7 +50,7 @@ class Child:
             self.lines.put(raw.decode(errors="replace").rstrip("\n"))
 
     def stop(self) -> int:
-        """TERM, a while, then KILL for the whole group."""
+        """Send TERM, wait a while, then KILL the whole group; returns the exit status."""
         self.expected = True
         if self.process.poll() is None:
             self.process.terminate()
@@ -129,7 +129,7 @@ class Processes:
         *,
         each_s: float = POLL_S,
     ) -> Found:
-        """Ask until there is an answer. Everything alive is checked at each turn; too late is a `DemoError`."""
+        """Ask until there is an answer, and check everything alive each time. Raises `DemoError` after `within_s`."""
         end = time.monotonic() + within_s
         while True:
             self.check()

@@ -418,7 +418,7 @@ class Story:
     # ---- shared
 
     def row(self, claim: str, asked: str, answer: str, ok: bool) -> None:
-        """One line of the closing table. What the other side denies ends the demo in the stage that claimed it."""
+        """One line of the closing table. A claim that the other side denies ends the demo in its stage."""
         self.rows.append(Row(claim, asked, answer, ok))
         if not ok:
             raise DemoError(f"it is not so: {claim} ({asked}: {answer})")

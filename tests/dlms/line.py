@@ -24,8 +24,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from dlms.client.events import ItemRead, ReadDone, SessionClosed, SessionEvent, SessionFailed, Value
 from dlms.client.knowledge import MeterKnowledge
-from dlms.client.session import ItemRead, MeterSession, SessionClosed, SessionEvent, SessionFailed, Value
+from dlms.client.session import MeterSession
 from dlms.cosem.obis import AttributeRef
 from dlms.link.datalink import ApduReceived
 from dlms.link.hdlc.primary import HdlcClientLink, HdlcServerLink
@@ -110,6 +111,8 @@ def session(
                     server.send(answer, now)
         while (happened := reader.next_event()) is not None:
             events.append(happened)
+            if isinstance(happened, ReadDone):
+                reader.close(now)
         return bool(events) and isinstance(events[-1], SessionClosed | SessionFailed)
 
     there, back = Slow(baudrate, latency_s / 2), Slow(baudrate, latency_s / 2)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 
+from dlms.client.events import SessionEvent
+from dlms.client.session import MeterSession
 from dlms.errors import LinkError, LocalError
 from dlms.link.datalink import ApduReceived, LinkDown, LinkEvent, LinkUp
 from dlms.server.server import ServerAssociation
@@ -74,6 +77,31 @@ class Wire:
         self.log.append((">", apdu))
         self.log.extend(("<", answer) for answer in answers)
         return answers
+
+    def carry(
+        self, session: MeterSession, now: float = 0.0, alter: Callable[[bytes], bytes] = lambda answer: answer
+    ) -> list[SessionEvent]:
+        """Carry APDUs both ways until neither side has anything to say; `alter` may change an answer on its way."""
+        events: list[SessionEvent] = []
+        while True:
+            told: list[SessionEvent] = []
+            while (event := session.next_event()) is not None:
+                told.append(event)
+            events += told
+            apdus = list(iter(session.take_output, b""))
+            if not told and not apdus:
+                return events
+            for apdu in apdus:
+                for answer in self.exchange(apdu, now):
+                    session.receive(alter(answer), now)
+
+    def run(
+        self, session: MeterSession, now: float = 0.0, alter: Callable[[bytes], bytes] = lambda answer: answer
+    ) -> list[SessionEvent]:
+        """All events of a session that is closed once everything asked for is done."""
+        events = self.carry(session, now, alter)
+        session.close(now)
+        return events + self.carry(session, now, alter)
 
     def requests(self, prefix: str = "") -> list[bytes]:
         """What went to the meter, of those that start with `prefix` in hexadecimal."""

@@ -49,7 +49,7 @@ from tests.dlms.random_data import random_of
 from tests.dlms.security import test_general_keys, test_security
 from tests.dlms.server import test_security_setup, test_server
 from tests.dlms.xdlms import test_app_fuzz
-from tests.fuzz.guided import Target, main
+from tests.fuzz.guided import Target
 
 PARSERS: tuple[Callable[[bytes], object], ...] = (
     Aarq.parse, Aare.parse, Release.parse, get.parse_request, get.parse_response, set_apdu.parse_request,
@@ -270,8 +270,8 @@ TARGETS = {
     "data": Target(run_data, lambda: test_app_fuzz.SEEDS, DLMS, "/dlms/"),
     "apdu": Target(run_apdu, lambda: test_app_fuzz.SEEDS, (), "/dlms/"),
     "association": Target(run_association, conversation, (), "/dlms/"),
-    "session": Target(run_session, conversation, (), "/dlms/"),
-    "meter": Target(run_server, conversation, (), "/dlms/"),
+    "session": Target(run_session, conversation, (), "/dlms/", mutations=400),
+    "meter": Target(run_server, conversation, (), "/dlms/", mutations=300),
     "ciphering": Target(run_ciphering, ciphering_seeds, DLMS, "/dlms/"),
     "values": Target(run_values, typed_values, DLMS, "/dlms/cosem/"),
     "general": Target(run_general, general_seeds, DLMS, "/dlms/"),
@@ -279,6 +279,3 @@ TARGETS = {
     "rows": Target(run_rows, lambda: [test_cosem.buffer(3), test_cosem.buffer(70)], DLMS, "/dlms/"),
     "blocks": Target(run_blocks, conversation, (), "/dlms/"),
 }
-
-if __name__ == "__main__":
-    main(TARGETS)

@@ -23,9 +23,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from dlms import axdr
 from dlms.axdr import Data
 from dlms.cli.base_node import NodePort
-from dlms.cli.protection import read_private, read_public
+from dlms.cli.change import parse_value
+from dlms.cli.keys import read_private, read_public
 from dlms.cli.simulate import BUILT_IN_LIST
-from dlms.cli.typed_values import parse_value
 from dlms.client.knowledge import MeterKnowledge
 from dlms.codes import SERVER_CONFORMANCE, SN_CLIENT_CONFORMANCE, Conformance, Context
 from dlms.cosem.obis import AttributeRef, MethodRef, Obis, Selection
@@ -55,7 +55,7 @@ from dlms.xdlms.apdu import set as set_apdu
 from dlms.xdlms.apdu.common import Item
 from dlms.xdlms.gbt import GeneralBlock
 from tests.dlms.hdlc_frames import command, i_command
-from tests.fuzz.guided import Target, main
+from tests.fuzz.guided import Target
 from tests.fuzz.serial_links import explain_seeds
 from tests.fuzz.serial_links import pieces as cut
 
@@ -438,16 +438,17 @@ TEXT = [b"1.0.1.8.0.255", b"1-0:1.8.0*255", b"3/1.0.1.8.0.255/2", b"1/17", rb"/A
 DLMS = (DlmsError,)
 
 TARGETS = {
-    "living": Target(run_living, living_seeds, (), "/dlms/"),
+    "living": Target(run_living, living_seeds, (), "/dlms/", mutations=250),
     "bus": Target(run_bus, bus_seeds, (), "/dlms/"),
     "codes": Target(
         run_codes,
         code_list_seeds,
         DLMS,
         "/dlms/",
+        mutations=500,
     ),
     "knowledge": Target(run_knowledge, knowledge_seeds, DLMS, "/dlms/"),
-    "counters": Target(run_counters, counters_seeds, DLMS, "/dlms/"),
+    "counters": Target(run_counters, counters_seeds, DLMS, "/dlms/", mutations=300),
     "trace-file": Target(run_trace_file, lambda: [f"{HEADER}\n0.5 > 7e\n1 < 7e".encode()], DLMS, "/dlms/"),
     "text": Target(run_text, lambda: TEXT, (), "/dlms/"),
     "wrapper-stream": Target(
@@ -455,12 +456,9 @@ TARGETS = {
     ),
     "explain-trace": Target(run_explain_trace, explain_seeds, (), "/dlms/"),
     "explain-protected": Target(run_explain_protected, layers_seeds, (), "/dlms/"),
-    "key-file": Target(run_key_file, key_file_seeds, (), "/dlms/"),
+    "key-file": Target(run_key_file, key_file_seeds, (), "/dlms/", mutations=400),
     "node-port": Target(run_node_port, lambda: [b"\x05" + WrapperFrame(16, 1, b"abc").emit() * 2], DLMS, "/dlms/"),
     "layers": Target(run_layers, layers_seeds, (), "/dlms/"),
     "small": Target(run_small, small_seeds, (), "/dlms/"),
     "values": Target(run_values, value_seeds, DLMS, "/dlms/"),
 }
-
-if __name__ == "__main__":
-    main(TARGETS)

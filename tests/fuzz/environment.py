@@ -9,16 +9,16 @@ import json
 import struct
 import tempfile
 import zlib
-from contextlib import suppress
 from pathlib import Path
 
-from tests.fuzz.guided import Target, main
+from tests.fuzz.guided import Target
 from tests.sim.faulty_disk import FaultyDisk
 from tests.sim.flash import Chip
 from updateagent import fast_path as quick
 from updateagent.boot.bootcount import BootcountPolicy, MenderPolicy
 from updateagent.boot.grub import Block, RaucGrubPolicy
-from updateagent.boot.policy import BootEnv, RaucPolicy
+from updateagent.boot.policy import BootEnv
+from updateagent.boot.rauc import RaucPolicy
 from updateagent.boot.uboot.env import EnvironmentStore, emit_copy, parse_data
 from updateagent.boot.uboot.flash import MtdMedium
 from updateagent.boot.uboot.fw_env import EnvLocation, parse_fw_env_config
@@ -72,8 +72,8 @@ def run_marked(data: bytes) -> None:
     disk = FaultyDisk()
     Chip.create(disk, FLASH, with_checksum(data[:SIZE]) + with_checksum(data[SIZE:]), SIZE)
     chip = Chip(disk, FLASH, SIZE, is_nand=False)
-    places = (EnvLocation(FLASH, 0, SIZE), EnvLocation(FLASH, SIZE, SIZE))
-    store = EnvironmentStore(disk, places, medium=lambda _, place: MtdMedium(place, lambda path, *, write: chip))
+    locations = (EnvLocation(FLASH, 0, SIZE), EnvLocation(FLASH, SIZE, SIZE))
+    store = EnvironmentStore(disk, locations, medium=lambda _, one: MtdMedium(one, lambda path, *, write: chip))
     store.commit({"BOOT_ORDER": "B A"}, settle=True)
     assert store.load().variables["BOOT_ORDER"] == "B A"
 
@@ -129,10 +129,10 @@ def quick_seeds() -> list[bytes]:
     return [b"\0".join([settings, b"quiet rauc.slot=A dcu.boots=1f", where, env])]
 
 
-def target(run: object, seeds: object) -> Target:
+def target(run: object, seeds: object, mutations: int = 2000) -> Target:
     assert callable(run)
     assert callable(seeds)
-    return Target(run, seeds, (UpdateError,), HERE)
+    return Target(run, seeds, (UpdateError,), HERE, mutations=mutations)
 
 
 CONFIGS = [b"/dev/mtd1 0x0 0x4000 0x10000 2 1\n/dev/mtd2 0x0 0x4000 0x10000 2\n", b"/dev/mmcblk0 -0x8000 4000 # end\n"]
@@ -140,17 +140,13 @@ CONFIGS = [b"/dev/mtd1 0x0 0x4000 0x10000 2 1\n/dev/mtd2 0x0 0x4000 0x10000 2\n"
 TARGETS = {
     "fw_env.config": target(run_fw_env_config, lambda: CONFIGS),
     "environment": target(run_environment, lambda: [emit_copy(VARIABLES, SIZE, 1) + emit_copy(VARIABLES, SIZE, 0)]),
-    "marked": target(run_marked, lambda: [emit_copy(VARIABLES, SIZE, 1) + emit_copy(VARIABLES, SIZE, 0)]),
+    "marked": target(run_marked, lambda: [emit_copy(VARIABLES, SIZE, 1) + emit_copy(VARIABLES, SIZE, 0)], 600),
     "policies": target(run_policies, variables_seeds),
     "grub": target(run_grub, lambda: [Block({"ORDER": "A B", "odd": "x\\\ny"}, ("# a comment",)).emit()]),
-    "quick": target(run_quick, quick_seeds),
+    "quick": target(run_quick, quick_seeds, 500),
     "journal": target(parse, lambda: [emit(Record(), 3)]),
     "request": target(InstallRequest.parse, lambda: [InstallRequest("r", "p", "c", 1.0).emit()]),
     "health": target(
         lambda data: parse_health(data, "b1"), lambda: [b'{"version":1,"boot":"b1","checks":{"a":{"ok":true}}}']
     ),
 }
-
-if __name__ == "__main__":
-    with suppress(KeyboardInterrupt):
-        main(TARGETS)

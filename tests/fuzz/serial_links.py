@@ -28,7 +28,7 @@ from plc.link import PlcLink
 from plc.lists import ListPib, ListQuery, ListResponse, Node432
 from plc.prime import Command, DataIndication, JoinIndication, LeaveIndication, parse_payload
 from plc.usi import ProtocolId, UsiDecoder, UsiFrame, UsiNoise
-from tests.fuzz.guided import Target, main
+from tests.fuzz.guided import Target
 
 CLIENT, METER = HdlcAddress(17), HdlcAddress(1)
 EUI = bytes.fromhex("02dc00000001")
@@ -293,8 +293,8 @@ TARGETS = {
     "hdlc": Target(run_hdlc, hdlc_seeds, (), "/dlms/"),
     "params": Target(run_params, lambda: [LinkParameters(512, 1024, 3, 7).emit()], DLMS, "/dlms/"),
     "reject": Target(FrameReject.parse, lambda: [FrameReject(0x10, 1, 2, 3).emit()], DLMS, "/dlms/"),
-    "client": Target(run_client, hdlc_seeds, (), "/dlms/"),
-    "server": Target(run_server, hdlc_seeds, (), "/dlms/"),
+    "client": Target(run_client, hdlc_seeds, (), "/dlms/", mutations=400),
+    "server": Target(run_server, hdlc_seeds, (), "/dlms/", mutations=400),
     "wrapper": Target(run_wrapper, wrapper_seeds, (), "/dlms/"),
     "llc": Target(run_llc, lambda: [GET], (), "/dlms/"),
     "mode-e": Target(run_mode_e, lambda: [rb"/ABC5\2METER" + b"\r\n\x06252\r\n"], (), "/dlms/"),
@@ -305,8 +305,5 @@ TARGETS = {
         DLMS,
         "/dlms/",
     ),
-    "explain": Target(run_explain, explain_seeds, (), "/dlms/"),
+    "explain": Target(run_explain, explain_seeds, (), "/dlms/", mutations=600),
 }
-
-if __name__ == "__main__":
-    main(TARGETS)

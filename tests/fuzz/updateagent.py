@@ -12,11 +12,10 @@ import lzma
 import tempfile
 import zlib
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from tests.fuzz.guided import Target, main
+from tests.fuzz.guided import Target
 from tests.updateagent.packages import NOW, Workshop, device, party, release, root, rsa_signer, signer
 from updateagent.buildhost import bsdiff, signing
 from updateagent.errors import UpdateError
@@ -192,10 +191,10 @@ def run_payload(data: bytes) -> None:
 HERE = "/updateagent/"
 
 
-def target(run: object, seeds: object) -> Target:
+def target(run: object, seeds: object, mutations: int = 2000) -> Target:
     assert callable(run)
     assert callable(seeds)
-    return Target(run, seeds, (UpdateError,), HERE)
+    return Target(run, seeds, (UpdateError,), HERE, mutations=mutations)
 
 
 def package_seeds() -> Sequence[bytes]:
@@ -204,19 +203,15 @@ def package_seeds() -> Sequence[bytes]:
 
 TARGETS = {
     "cpio": target(run_cpio, package_seeds),
-    "package": target(run_package, package_seeds),
+    "package": target(run_package, package_seeds, 600),
     "cms": target(run_cms, signatures),
     "certificate": target(certificate.parse, certificates),
     "der": target(run_der, lambda: certificates() + signatures()),
     "description": target(description.parse, descriptions),
     "patch": target(run_patch, patches),
     "unpack": target(run_unpack, packed),
-    "verity": target(run_verity, lambda: [b"\x10\x00" + bytes(32), b"\x00\x08" + b"\x02"]),
+    "verity": target(run_verity, lambda: [b"\x10\x00" + bytes(32), b"\x00\x08" + b"\x02"], 300),
     "roots": target(run_roots, lists),
     "pem": target(run_pem, pems),
     "payload": target(run_payload, lambda: [b"\0\0\x10" + OLD[:100], *(b"\1\0\x10" + one[1:] for one in packed())]),
 }
-
-if __name__ == "__main__":
-    with suppress(KeyboardInterrupt):
-        main(TARGETS)

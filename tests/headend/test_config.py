@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
 from sqlalchemy import text
 
 from headend import config, db, pki
@@ -77,11 +78,20 @@ def test_every_problem_is_named_with_file_and_key(tmp_path: Path) -> None:
     }
 
 
-@pytest.mark.parametrize("content", ["", "[]", "a: [", "\x00", "5"])
+@pytest.mark.parametrize("content", ["", "[]", "a: [", "\x00", "5", "a: 2026-13-01", "[" * 5000])
 def test_what_is_no_configuration_is_an_error(tmp_path: Path, content: str) -> None:
     path = tmp_path / "headend.yaml"
     path.write_text(content)
     assert problems(path)
+
+
+@pytest.mark.parametrize("url", ["https://[", "https://", "http://h"])
+def test_what_is_no_https_url_is_named(tmp_path: Path, url: str) -> None:
+    path = written(tmp_path)
+    document = yaml.safe_load(path.read_text())
+    document["servers"]["dm"]["public_url"] = url
+    path.write_text(yaml.safe_dump(document))
+    assert problems(path) == [f"{path}: servers.dm.public_url: an https URL is expected"]
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
@@ -91,11 +101,20 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 # ---- certificates
 
 
+def _verify_issued_by(issued: x509.Certificate, issuer: x509.Certificate) -> None:
+    """What `verify_directly_issued_by` does from cryptography 40 on."""
+    key = issuer.public_key()
+    assert isinstance(key, ec.EllipticCurvePublicKey)
+    assert issued.issuer == issuer.subject
+    assert issued.signature_hash_algorithm is not None
+    key.verify(issued.signature, issued.tbs_certificate_bytes, ec.ECDSA(issued.signature_hash_algorithm))
+
+
 def test_the_server_certificate_chains_to_the_authority_and_has_the_names(tmp_path: Path) -> None:
     files = pki.make(tmp_path, ["127.0.0.1", "::1", "headend.example"])
     ca = x509.load_pem_x509_certificate((tmp_path / files["ca"]).read_bytes())
     server = x509.load_pem_x509_certificate((tmp_path / files["certificate"]).read_bytes())
-    server.verify_directly_issued_by(ca)
+    _verify_issued_by(server, ca)
     names = server.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert names.get_values_for_type(x509.DNSName) == ["headend.example"]
     assert [str(address) for address in names.get_values_for_type(x509.IPAddress)] == ["127.0.0.1", "::1"]

@@ -14,13 +14,14 @@ import pytest
 import yaml
 
 from agent.clock import SystemClock
-from agent.dm.registration import SsmpRefused, register
+from agent.dm.registration import register
 from agent.https import HttpsClient, HttpsRefused
 from agent.ota.download import Downloader
 from agent.settings.device import DeviceInfo
 from headend import config as configuration
 from headend.operator.client import OperatorClient, device_path
 from omadm import bootstrap
+from omadm.ssmp.errors import SsmpRefused
 from tests.headend.running import Child, child, run
 from updateagent.disk import RealDisk
 

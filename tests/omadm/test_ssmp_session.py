@@ -245,7 +245,7 @@ def test_after_the_end_nothing_is_taken() -> None:
 
 def test_every_pair_of_state_and_event_of_the_device_is_a_row_or_impossible() -> None:
     for state, event in itertools.product(client_core.State, client_core.Event):
-        target = client_core.TRANSITIONS.get((state, event))
+        target = client_core.TRANSITIONS.table.get((state, event))
         if state in (client_core.State.REGISTERED, client_core.State.FAILED):
             assert target is None
         if event is client_core.Event.FAILURE and target is not None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from dlms.client.events import ItemRead, ReadDone, SessionClosed, SessionEvent, Value
 from dlms.client.knowledge import MeterKnowledge
-from dlms.client.session import ItemRead, MeterSession, SessionClosed, SessionEvent, Value
+from dlms.client.session import MeterSession
 from dlms.cosem.obis import AttributeRef
 from dlms.link.llc import LlcLink
 from dlms.security.settings import Lls
@@ -65,6 +66,8 @@ class Host:
         for address, session in self.sessions.items():
             while (happened := session.next_event()) is not None:
                 self.events[address].append(happened)
+                if isinstance(happened, ReadDone):
+                    session.close(now)
             while output := session.take_output():
                 self.link.send(address, output, 1, 17, now)
         ended = [events for events in self.events.values() if events and isinstance(events[-1], SessionClosed)]

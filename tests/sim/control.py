@@ -1,4 +1,4 @@
-"""The control socket of a simulator: JSON over a unix stream, one object a line, one answer a line."""
+"""The control socket of a simulator: JSON over a unix stream, one object per line, one answer per line."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class ControlServer:
         try:
             command = json.loads(line)
             if not isinstance(command, dict):
-                return {"error": "one JSON object a line"}
+                return {"error": "one JSON object per line is expected"}
             return self._handler(command)
         except (ValueError, KeyError, TypeError) as error:
             return {"error": f"{type(error).__name__}: {error}"}

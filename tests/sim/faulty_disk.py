@@ -324,7 +324,7 @@ class FaultyDisk(Storage):
         return isinstance(self._names.get(path), Node)
 
     def copy_owner_and_mode(self, source: Path, target: Path) -> None:
-        """Counted, and nothing else: this disk has neither."""
+        """Only counted: this disk has neither."""
         _cut_if(self._operation("chmod", target))
 
     def listdir(self, path: Path) -> list[str]:

@@ -56,7 +56,7 @@ def program_partly(old: bytes, data: bytes, random: Random) -> bytes:
 
 
 class Chip:
-    """An MTD partition at `path` of the disk: its bytes, then one byte a block that is 1 for a bad one.
+    """An MTD partition at `path` of the disk: its bytes, then one byte per block, 1 for a bad one.
 
     It implements `updateagent.boot.uboot.flash.EnvMtd`. `failing` blocks give an error when they are programmed.
     """
@@ -130,7 +130,7 @@ class Chip:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     def close(self) -> None:
-        """Stays as it is."""
+        """Does nothing: flash is durable at once."""
 
     @property
     def _node(self) -> Node:
@@ -182,7 +182,7 @@ class Volume:
         self._replace(0, b"\1" + whole, torn=b"\0" + whole[: self.leb_bytes // 2])
 
     def close(self) -> None:
-        """Stays as it is."""
+        """Does nothing: flash is durable at once."""
 
     def _replace(self, at: int, data: bytes, torn: bytes | None) -> None:
         node = self._disk._names[self._path]

@@ -4,7 +4,7 @@
     loop.run(limit_s=600.0)
 
 `turn(now)` is the test's application: it reads events from both cores and calls their verbs. The loop ends when nothing
-can happen any more, when `turn` answers True, or with `OutOfTime` when virtual time is over the limit.
+can happen any more, when `turn` returns True, or with `OutOfTime` when virtual time is over the limit.
 """
 
 from __future__ import annotations
@@ -190,7 +190,7 @@ class OutOfTime(AssertionError):
 
 class Loop:
     """Runs two cores against each other. `waited_s` is the time in which nothing was on the line, lost bursts included:
-    somebody's timeout."""
+    somebody waited for a timeout."""
 
     def __init__(self, left: Core, right: Core, there: Line, back: Line, turn: Callable[[float], bool | None]) -> None:
         self._cores = (left, right)

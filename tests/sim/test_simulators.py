@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from dlms.client.session import ItemError, ItemRead, MeterSession, SessionClosed, SessionFailed, Value
+from dlms.client.events import ItemError, ItemRead, ReadDone, SessionClosed, SessionFailed, Value
+from dlms.client.session import MeterSession
 from dlms.cosem.obis import AttributeRef
 from dlms.link.hdlc.primary import HdlcClientLink
 from dlms.link.llc import LlcLink
@@ -90,6 +91,8 @@ def read(bridge: Bridge, channel: Channel, session: MeterSession, refs: list[Att
         while (event := session.next_event()) is not None:
             if isinstance(event, ItemRead):
                 found[str(event.ref)] = event.result
+            elif isinstance(event, ReadDone):
+                session.close(time.monotonic())
             elif isinstance(event, SessionFailed):
                 found["failed"] = event.error
             if isinstance(event, SessionClosed | SessionFailed):

@@ -24,13 +24,14 @@ from tests.sim.board.uboot import (
     choose,
     pack_copy,
 )
-from updateagent.boot.policy import BootEnv, RaucPolicy
+from updateagent.boot.policy import BootEnv
+from updateagent.boot.rauc import RaucPolicy
 from updateagent.boot.uboot.env import EnvironmentStore
 from updateagent.boot.uboot.fw_env import EnvLocation
 from updateagent.disk import RealDisk, Storage
-from updateagent.engine.deps import Image, Package, Ports
+from updateagent.engine.deps import EngineDeps, Image, Package
 from updateagent.engine.journal import Journal, Record
-from updateagent.engine.mailbox import Exchange, InstallRequest
+from updateagent.engine.mailbox import InstallRequest, Mailbox
 from updateagent.engine.migration import StateFolders
 from updateagent.engine.updater import Updater
 from updateagent.errors import PACKAGE_MISSING, PackageError
@@ -163,7 +164,7 @@ class DiskEnvironment(Environment):
         self._disk.write_durable(self.flash, pack_copy(variables, 1) + pack_copy(variables, 0))
 
 
-class WatchedExchange(Exchange):
+class WatchedMailbox(Mailbox):
     """An agent that waits for the result takes it the moment it is handed over."""
 
     def __init__(self, disk: Storage, folder: Path, agent: Callable[[], None] | None) -> None:
@@ -228,25 +229,25 @@ class Board:
                 return version
         raise AssertionError(f"slot {self.booted} was started and holds no known image")
 
-    def places(self) -> dict[str, dict[str, Slot]]:
+    def partitions(self) -> dict[str, dict[str, Slot]]:
         return {name: {"rootfs": FileSlot(self.disk, name, self.slot_file(name), SLOT_BYTES)} for name in ("A", "B")}
 
     def store(self) -> EnvironmentStore:
-        places = tuple(EnvLocation(self.environment.flash, offset, ENV_BYTES) for offset in ENV_OFFSETS)
-        return EnvironmentStore(self.disk, places)
+        locations = tuple(EnvLocation(self.environment.flash, offset, ENV_BYTES) for offset in ENV_OFFSETS)
+        return EnvironmentStore(self.disk, locations)
 
     def bootenv(self) -> BootEnv:
         return RaucPolicy(self.store(), ("A", "B"), TRIES)
 
-    def exchange(self) -> Exchange:
-        return WatchedExchange(self.disk, self.update_dir, self.agent)
+    def mailbox(self) -> Mailbox:
+        return WatchedMailbox(self.disk, self.update_dir, self.agent)
 
-    def ports(self) -> Ports:
-        return Ports(
+    def deps(self) -> EngineDeps:
+        return EngineDeps(
             journal=Journal(self.disk, self.update_dir),
             bootenv=self.bootenv(),
-            places=self.places(),
-            exchange=self.exchange(),
+            partitions=self.partitions(),
+            mailbox=self.mailbox(),
             packages=self.shelf,
             booted=self.booted,
             boot_id=self.boot_id,
@@ -260,7 +261,7 @@ class Board:
         )
 
     def updater(self) -> Updater:
-        return Updater(self.ports())
+        return Updater(self.deps())
 
     def variables(self) -> dict[str, str]:
         return self.environment.load()[2]

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
 from updateagent.buildhost import assemble, signing
-from updateagent.buildhost.assemble import Input, Release
+from updateagent.buildhost.assemble import Input, PackageMetadata
 from updateagent.buildhost.signing import Identity, PrivateKey
 from updateagent.package.certificate import Certificate
 from updateagent.package.description import Kind
@@ -89,12 +89,12 @@ def device(**options: Any) -> Trust:
     return Trust(**options)
 
 
-def release(**options: Any) -> Release:
+def release(**options: Any) -> PackageMetadata:
     options.setdefault("kind", Kind.FIRMWARE)
     options.setdefault("version", "2")
     options.setdefault("security_version", 2)
     options.setdefault("compatible", (HARDWARE,))
-    return Release(**options)
+    return PackageMetadata(**options)
 
 
 @dataclass
@@ -113,7 +113,7 @@ class Workshop:
     def build(
         self,
         inputs: Sequence[Input],
-        said: Release | None = None,
+        said: PackageMetadata | None = None,
         *,
         by: Party | None = None,
         change: Callable[[bytes], bytes] = bytes,

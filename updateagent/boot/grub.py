@@ -67,24 +67,29 @@ class Block:
 
 
 def _entry(text: str, at: int) -> tuple[str, str, int]:
-    """Name, value and the place behind one line; an escaped newline does not end it."""
+    """Name, value and the position behind one line; an escaped newline does not end it."""
     name_end = text.find("=", at)
     if name_end < 0:
         raise DeviceError(ENVIRONMENT, "a line of GRUB's environment has no =")
     value = ""
-    place = name_end + 1
-    while place < len(text) and text[place] != "\n":
-        if text[place] == "\\":
-            place += 1
-        value += text[place : place + 1]
-        place += 1
-    if place >= len(text):
+    end = name_end + 1
+    while end < len(text) and text[end] != "\n":
+        if text[end] == "\\":
+            end += 1
+        value += text[end : end + 1]
+        end += 1
+    if end >= len(text):
         raise DeviceError(ENVIRONMENT, "a line of GRUB's environment does not end")
-    return text[at:name_end], value, place + 1
+    return text[at:name_end], value, end + 1
 
 
 def _escaped(value: str) -> str:
     return value.replace("\\", "\\\\").replace("\n", "\\\n")
+
+
+def open_block(disk: Storage, config: Path, lock: Path | None) -> GrubStore:  # noqa: ARG001  GRUB's tools know no lock
+    """The environment block in the file `config`."""
+    return GrubStore(disk, config)
 
 
 class GrubStore:

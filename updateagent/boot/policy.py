@@ -1,33 +1,30 @@
-"""What the boot loader will do next, and how to change it: one small class a boot loader policy.
+"""What the boot loader will do next, and how to change it: the contract of a policy.
 
 A policy says three things to the machine of an update: which slot starts, how many attempts are left, and whether the
 trial that was asked for has begun. Every verb is one commit of the environment, changes nothing when nothing is to
-be changed, and can be repeated after a power cut.
-
-Registry: `policy(name)` with `[bootenv] policy = "rauc"` of the configuration.
+be changed, and can be repeated after a power cut. Which policies there are says the table of `updateagent.boot`.
 """
 
 from __future__ import annotations
 
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from importlib import import_module
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
-from updateagent.errors import ENVIRONMENT, ENVIRONMENT_NOT_SHARED, DeviceError
+from updateagent.boot import BOOT_LOADERS, CANARY
+from updateagent.disk import Storage
+from updateagent.errors import CONFIGURATION, ENVIRONMENT_NOT_SHARED, DeviceError, RequestError
 
 TRIES_MAX = 9  # RAUC writes hexadecimal, U-Boot's bootmeth_rauc reads decimal: they agree up to 9
-CANARY = "dcu_boots"
-"""The boot script counts it up in the save it makes anyway and passes what it has saved to the kernel. Never written
-from here, so that both must be equal all through the boot; see docs/decisions/0007."""
 NOT_SAVED = "none"  # what the script passes when it could not save
 
 
 class Variables(Protocol):
-    """Where a policy keeps its variables: `ubootenv.EnvironmentStore`, or another one with the same verbs."""
+    """Where a policy keeps its variables: `uboot.env.EnvironmentStore`, or another one with the same verbs."""
 
     def load(self) -> HasVariables: ...
 
@@ -37,34 +34,6 @@ class Variables(Protocol):
 class HasVariables(Protocol):
     @property
     def variables(self) -> dict[str, str]: ...
-
-
-@dataclass(frozen=True, slots=True)
-class PlainVariables:
-    """Variables that are nowhere but here."""
-
-    variables: dict[str, str]
-
-
-class DryRun:
-    """Reads the real variables and keeps changes to itself. `commits` are those that would have been made."""
-
-    def __init__(self, real: Variables) -> None:
-        self._real = real
-        self.commits: list[dict[str, str | None]] = []
-
-    def load(self) -> PlainVariables:
-        merged: dict[str, str | None] = {**self._real.load().variables}
-        for commit in self.commits:
-            merged |= commit
-        return PlainVariables({name: value for name, value in merged.items() if value is not None})
-
-    def commit(self, changes: Mapping[str, str | None], *, settle: bool = False) -> bool:  # noqa: ARG002
-        before = self.load().variables
-        changed = {name: value for name, value in changes.items() if before.get(name) != value}
-        if changed:
-            self.commits.append(changed)
-        return bool(changed)
 
 
 class Trial(Enum):
@@ -164,90 +133,34 @@ class BootEnv(ABC):
         """Whether the boot loader would start another slot when the attempts of `slot` run out."""
 
 
-class RaucPolicy(BootEnv):
-    """RAUC's variables: `BOOT_ORDER="A B"` and `BOOT_<slot>_LEFT`.
+class NoSuchBootLoader(RequestError):
+    """A pair of type and policy that is not in the table."""
 
-    The boot script takes the first slot of the order with attempts left, counts one down, saves, and boots it; when
-    none has any left it gives the slots of the order their attempts back and begins again.
-
-    A trial has `tries` attempts. A system that is confirmed has as many as can be written, and gets them back when
-    fewer than `tries` are left: it never has less to lose than a trial has, and most boots cost no commit.
-    """
-
-    ORDER = "BOOT_ORDER"
-    has_recovery = True
-
-    def view(self) -> BootView:
-        return self._parse(self._variables.load().variables)
-
-    def protect(self, target: str) -> bool:
-        view = self.view()
-        if target not in view.order and view.left[target] == 0:
-            return False
-        return self._commit(self._ordered(*(slot for slot in view.order if slot != target)), {target: 0})
-
-    def try_slot(self, target: str, fallback: str) -> bool:
-        order = self._ordered(target, fallback, *self.view().order)
-        return self._commit(order, {fallback: TRIES_MAX, target: self.tries})
-
-    def trial(self, target: str) -> Trial:
-        view = self.view()
-        if not view.order or view.order[0] != target:
-            return Trial.NOT_SET
-        return Trial.WAITING if view.left[target] == self.tries else Trial.BEGUN
-
-    def confirm(self, slot: str) -> bool:
-        return self._commit(self._ordered(slot, *self.view().order), {slot: TRIES_MAX}, settle=True)
-
-    def fall_back(self, bad: str, good: str) -> bool:
-        others = (slot for slot in self.view().order if slot != bad)
-        return self._commit(self._ordered(good, *others), {bad: 0, good: TRIES_MAX}, settle=True)
-
-    def mark_good(self, slot: str) -> bool:
-        return self._variables.commit({self._left_name(slot): str(TRIES_MAX)})
-
-    def needs_mark(self, slot: str) -> bool:
-        return self.view().left.get(slot, TRIES_MAX) < self.tries
-
-    def has_fallback(self, slot: str) -> bool:
-        view = self.view()
-        return any(other != slot and view.left.get(other, 0) > 0 for other in view.order)
-
-    def _commit(self, order: tuple[str, ...], left: dict[str, int], *, settle: bool = False) -> bool:
-        changes: dict[str, str | None] = {self.ORDER: " ".join(order)}
-        changes |= {self._left_name(slot): str(count) for slot, count in left.items()}
-        return self._variables.commit(changes, settle=settle)
-
-    def _parse(self, variables: dict[str, str]) -> BootView:
-        # A board fresh from the factory may have none of the variables: the boot script's own defaults then count.
-        order = tuple(dict.fromkeys(variables.get(self.ORDER, " ".join(self.slots)).split()))
-        left: dict[str, int] = {}
-        for slot in self.slots:
-            text = variables.get(self._left_name(slot), str(self.tries))
-            if re.fullmatch(r"[0-9a-fA-F]{1,2}", text):
-                left[slot] = int(text, 16)
-            elif slot in order:
-                raise DeviceError(ENVIRONMENT, f"{self._left_name(slot)} is no number: {text[:20]!r}")
-            else:
-                left[slot] = 0  # nobody reads it; the next trial sets it
-        return BootView(order, left)
-
-    @staticmethod
-    def _left_name(slot: str) -> str:
-        return f"BOOT_{slot}_LEFT"
+    def __init__(self, of_type: str, policy: str) -> None:
+        super().__init__(CONFIGURATION, f"there is no boot loader of type {of_type} with the policy {policy}")
+        self.of_type = of_type
+        self.policy = policy
 
 
-POLICIES = {
-    "rauc": "updateagent.boot.policy:RaucPolicy",
-    "bootcount": "updateagent.boot.bootcount:BootcountPolicy",
-    "mender": "updateagent.boot.bootcount:MenderPolicy",
-    "rauc-grub": "updateagent.boot.grub:RaucGrubPolicy",
-}
-"""Where each policy is; only the one that is configured is imported."""
-
-
-def policy(name: str) -> type[BootEnv]:
-    """The policy of that name."""
-    module, _, attribute = POLICIES[name].partition(":")
-    found: type[BootEnv] = getattr(import_module(module), attribute)
+def open_variables(of_type: str, policy: str, disk: Storage, config: Path, lock: Path | None) -> Variables:
+    """The variables that the boot loader shares with us. Raises `RequestError` (configuration)."""
+    found: Variables = _load(_row(of_type, policy)[0])(disk, config, lock)
     return found
+
+
+def policy_class(of_type: str, policy: str) -> type[BootEnv]:
+    """The policy of this pair. Raises `NoSuchBootLoader`."""
+    found: type[BootEnv] = _load(_row(of_type, policy)[1])
+    return found
+
+
+def _row(of_type: str, policy: str) -> tuple[str, str]:
+    try:
+        return BOOT_LOADERS[of_type, policy]
+    except KeyError:
+        raise NoSuchBootLoader(of_type, policy) from None
+
+
+def _load(name: str) -> Any:
+    module, _, attribute = name.partition(":")
+    return getattr(import_module(module), attribute)

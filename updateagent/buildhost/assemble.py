@@ -51,7 +51,7 @@ class Input:
 
 
 @dataclass(frozen=True, slots=True)
-class Release:
+class PackageMetadata:
     """What is said about a package as a whole."""
 
     kind: Kind
@@ -151,7 +151,7 @@ def ordered(prepared: Sequence[Prepared]) -> list[Prepared]:
     return sorted(prepared, key=lambda one: one.image.role is not Role.IMAGE)
 
 
-def describe(release: Release, prepared: Sequence[Prepared]) -> bytes:
+def describe(release: PackageMetadata, prepared: Sequence[Prepared]) -> bytes:
     """Return the text to be signed. Raises `PackageError` for values that a device would refuse."""
     ours: dict[str, Any] = {"format": description.FORMAT_VERSION, "kind": release.kind.value}
     if release.kind is Kind.SOFTWARE:

@@ -15,7 +15,7 @@ import click
 
 from updateagent.buildhost import assemble, signing
 from updateagent.buildhost import roots as pack_roots
-from updateagent.buildhost.assemble import Input, Release
+from updateagent.buildhost.assemble import Input, PackageMetadata
 from updateagent.buildhost.signing import ALGORITHMS, Identity
 from updateagent.errors import REQUEST, RequestError, UpdateError
 from updateagent.package import cpio, manifest, roots, trust
@@ -84,7 +84,7 @@ def _lists(paths: Sequence[Path]) -> list[roots.RootList]:
 
 
 def _finish(
-    release: Release,
+    release: PackageMetadata,
     inputs: Sequence[Input],
     work: Path,
     key: str | None,
@@ -146,7 +146,7 @@ def delta(
             assemble.delta_input(old, before, new, image, Path(work) / str(index), COMPRESSIONS[compress])
             for index, image in enumerate(after.images)
         ]
-        release = Release(
+        release = PackageMetadata(
             kind=after.kind,
             version=after.version,
             security_version=after.security_version,
@@ -164,12 +164,12 @@ def _is_package(path: Path) -> bool:
         return file.read(6) == cpio.MAGIC
 
 
-def _release(software: str | None, said: dict[str, Any]) -> Release:
+def _release(software: str | None, said: dict[str, Any]) -> PackageMetadata:
     if said["security_version"] is None:
         if software is None:
             raise click.UsageError("a firmware package needs --security-version")
         said["security_version"] = 0
-    return Release(
+    return PackageMetadata(
         kind=Kind.FIRMWARE if software is None else Kind.SOFTWARE,
         software_id=software or "",
         **said,

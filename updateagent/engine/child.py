@@ -1,7 +1,8 @@
 """A program run for its exit status and its last words: with a deadline, in bounded memory, with nothing left running.
 
 The program gets a session of its own. At its end, or at the deadline, everything in that session is killed; what it
-started may hold its output open, and is not waited for.
+started may hold its output open, and is not waited for. A SIGTERM for this process is heeded when that is done, so that
+a stop of `dcu-update` leaves nothing running either.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from types import FrameType
+from typing import Self
 
 PIECE_BYTES = 4096
 LOOK_S = 0.05  # between two looks whether a program has ended that says nothing
@@ -30,29 +33,51 @@ def run(
 
     What it says is its standard error, `with_output` also its standard output. Raises `OSError` when it cannot be run.
     """
-    child = subprocess.Popen(
-        command,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE if with_output else subprocess.DEVNULL,
-        stderr=subprocess.STDOUT if with_output else subprocess.PIPE,
-        start_new_session=True,
-    )
-    stream = child.stdout or child.stderr
-    with child:
-        try:
-            said, ended = _listen(
-                child, stream.fileno() if stream else -1, time.monotonic() + timeout_s, said_bytes_max
-            )
-        finally:
-            with suppress(ProcessLookupError):
-                os.killpg(child.pid, signal.SIGKILL)
-        status = child.wait()
+    # The handler stands before there is a child and until it is gone: a stop never comes in between.
+    with _Stop() as stop:
+        child = subprocess.Popen(
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE if with_output else subprocess.DEVNULL,
+            stderr=subprocess.STDOUT if with_output else subprocess.PIPE,
+            start_new_session=True,
+        )
+        stream = child.stdout or child.stderr
+        with child:
+            try:
+                deadline = time.monotonic() + timeout_s
+                said, ended = _listen(child, stream.fileno() if stream else -1, deadline, said_bytes_max, stop)
+            finally:
+                with suppress(ProcessLookupError):
+                    os.killpg(child.pid, signal.SIGKILL)
+            status = child.wait()
     return (status if ended else None), said.decode("utf-8", "replace").strip()
 
 
-def _listen(child: subprocess.Popen[bytes], stream: int, deadline: float, said_bytes_max: int) -> tuple[bytes, bool]:
-    """The end of what the child says until it ends, and whether it ended before the deadline."""
+class _Stop:
+    """Holds back a SIGTERM for the length of a block; `asked` tells whether one came."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def __enter__(self) -> Self:
+        self._before = signal.signal(signal.SIGTERM, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGTERM, self._before)
+        if self.asked:
+            signal.raise_signal(signal.SIGTERM)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        self.asked = True
+
+
+def _listen(
+    child: subprocess.Popen[bytes], stream: int, deadline: float, said_bytes_max: int, stop: _Stop
+) -> tuple[bytes, bool]:
+    """The end of what the child says until it ends, and whether it ended before the deadline and a stop."""
     said = b""
     is_open = True
     while True:
@@ -66,5 +91,5 @@ def _listen(child: subprocess.Popen[bytes], stream: int, deadline: float, said_b
         elif not is_open:
             with suppress(subprocess.TimeoutExpired):
                 child.wait(LOOK_S)
-        if time.monotonic() >= deadline:
+        if stop.asked or time.monotonic() >= deadline:
             return said, child.poll() is not None

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from updateagent.boot.policy import BootEnv
 from updateagent.engine.journal import Journal, Record
-from updateagent.engine.mailbox import Exchange
+from updateagent.engine.mailbox import Mailbox
 from updateagent.engine.migration import StateFolders
 from updateagent.slots.block import SYNC_BYTES, Slot
 
@@ -73,18 +73,19 @@ class Packages(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Ports:
-    """Everything outside. `places[slot][image]` is where an image of a system goes; `wall` gives seconds since 1970.
+class EngineDeps:
+    """What the Update Agent's work needs from outside.
 
-    `places` has no recovery slot: it is not written. `canary` is what the boot loader has passed, None when nothing.
+    `partitions[slot][image]` is where an image of a system goes; there are none of a recovery slot, which is not
+    written. `wall` returns seconds since 1970. `canary` is what the boot loader has passed, None when nothing.
     `state_dirs` are the folders that a package may migrate; `state_folders` gives the verbs for some of them.
     A slot is synced after `sync_bytes`, and the journal notes how far it is after `checkpoint_bytes`.
     """
 
     journal: Journal
     bootenv: BootEnv
-    places: Mapping[str, Mapping[str, Slot]]
-    exchange: Exchange
+    partitions: Mapping[str, Mapping[str, Slot]]
+    mailbox: Mailbox
     packages: Packages
     booted: str
     boot_id: str

@@ -1,24 +1,134 @@
 """A dry run: the verbs of `dcu-update` over the real state of the device, with nothing written.
 
-The machine itself runs, over ports that keep what they are told to themselves; so what `bootenv.DryRun` has collected
-at the end is what the verb would have committed to the boot environment. A package is verified as always; its images
-are not written, its hooks not run, its roots not kept.
+The machine itself runs. What it works with keeps changes to itself, so that `DryVariables` has collected at the end
+what the verb would have committed to the boot environment. A package is verified as always; its images are not
+written, its hooks not run, its roots not kept. The disk behind all of it is a `ReadOnlyDisk`: what should have been
+left out and was not is an error.
 """
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from updateagent.disk import Storage
-from updateagent.engine.deps import Package, Packages, Ports
+from updateagent.boot.policy import Variables
+from updateagent.disk import Lock, RawFile, Storage
+from updateagent.engine.deps import EngineDeps, Package, Packages
 from updateagent.engine.journal import Journal, Record
-from updateagent.engine.mailbox import Exchange, InstallRequest
+from updateagent.engine.mailbox import Mailbox
 from updateagent.engine.migration import StateFolders
 from updateagent.errors import IMAGE_ROLE, PackageError
 from updateagent.slots.block import Slot
+
+
+class ReadOnlyDisk(Storage):
+    """Another disk without its writes: each raises `OSError` (EROFS), before anything happens.
+
+    So what the verbs of a dry run do not leave out ends in an error, and never on the disk.
+    """
+
+    def __init__(self, real: Storage) -> None:
+        self._real = real
+
+    def open_raw(self, path: Path, *, write: bool = False, create: bool = False, mode: int = 0o600) -> RawFile:
+        if write or create:
+            raise _refused(path)
+        return self._real.open_raw(path, mode=mode)
+
+    def rename(self, src: Path, dst: Path) -> None:
+        raise _refused(dst if self._real.exists(src) else src)
+
+    def link(self, src: Path, dst: Path) -> None:  # noqa: ARG002
+        raise _refused(dst)
+
+    def unlink(self, path: Path) -> None:
+        raise _refused(path)
+
+    def symlink(self, target: str, path: Path) -> None:  # noqa: ARG002
+        raise _refused(path)
+
+    def mkdir(self, path: Path, mode: int) -> None:  # noqa: ARG002
+        raise _refused(path)
+
+    def rmdir(self, path: Path) -> None:
+        raise _refused(path)
+
+    def sync_dir(self, path: Path) -> None:
+        raise _refused(path)
+
+    def copy_owner_and_mode(self, source: Path, target: Path) -> None:  # noqa: ARG002
+        raise _refused(target)
+
+    def readlink(self, path: Path) -> str:
+        return self._real.readlink(path)
+
+    def exists(self, path: Path) -> bool:
+        return self._real.exists(path)
+
+    def is_dir(self, path: Path) -> bool:
+        return self._real.is_dir(path)
+
+    def is_link(self, path: Path) -> bool:
+        return self._real.is_link(path)
+
+    def is_file(self, path: Path) -> bool:
+        return self._real.is_file(path)
+
+    def listdir(self, path: Path) -> list[str]:
+        return self._real.listdir(path)
+
+    def free_bytes(self, path: Path) -> int:
+        return self._real.free_bytes(path)
+
+    def lock(self, path: Path) -> Lock:
+        """The lock of a file that is there. One that would have to be made first is held by nobody."""
+        return self._real.lock(path) if self._real.exists(path) else _Free()
+
+
+class _Free(Lock):
+    """A lock that nobody else can know of."""
+
+    def acquire(self) -> bool:
+        return True
+
+    def release(self) -> None:
+        """There is nothing to release."""
+
+
+def _refused(path: Path) -> OSError:
+    return OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+
+@dataclass(frozen=True, slots=True)
+class PlainVariables:
+    """Variables that are nowhere but here."""
+
+    variables: dict[str, str]
+
+
+class DryVariables:
+    """Reads the real variables and keeps changes to itself. `commits` are those that would have been made."""
+
+    def __init__(self, real: Variables) -> None:
+        self._real = real
+        self.commits: list[dict[str, str | None]] = []
+
+    def load(self) -> PlainVariables:
+        merged: dict[str, str | None] = {**self._real.load().variables}
+        for commit in self.commits:
+            merged |= commit
+        return PlainVariables({name: value for name, value in merged.items() if value is not None})
+
+    def commit(self, changes: Mapping[str, str | None], *, settle: bool = False) -> bool:  # noqa: ARG002
+        before = self.load().variables
+        changed = {name: value for name, value in changes.items() if before.get(name) != value}
+        if changed:
+            self.commits.append(changed)
+        return bool(changed)
 
 
 class DryJournal(Journal):
@@ -35,11 +145,8 @@ class DryJournal(Journal):
         return self._record
 
 
-class DryExchange(Exchange):
+class DryMailbox(Mailbox):
     """Reads the request; everything else stays as it is."""
-
-    def write_request(self, request: InstallRequest) -> None:
-        """Not written."""
 
     def clear_inbox(self, package: str) -> None:
         """Not cleared."""
@@ -94,13 +201,13 @@ class DryPackages:
     """Verifies what is at `file`, if there is one, instead of what is in the inbox."""
 
     real: Packages
-    places: Mapping[str, Mapping[str, Slot]]
+    partitions: Mapping[str, Mapping[str, Slot]]
     file: Path | None
 
     def verify(self, path: Path, record: Record, target: str, fallback: str) -> Package:
         found = self.real.verify(self.file or path, record, target, fallback)
         for image in found.images:
-            if image.name not in self.places[target]:
+            if image.name not in self.partitions[target]:
                 raise PackageError(IMAGE_ROLE, f"no place for an image named {image.name}")
         return DryPackage(found.version, found.security_version, found.signed_time, found.hooks)
 
@@ -108,13 +215,16 @@ class DryPackages:
         """They are not kept."""
 
 
-def rehearse(ports: Ports, disk: Storage, package: Path | None = None) -> Ports:
-    """The same ports with nothing behind them that writes. Raises `DeviceError` (journal)."""
+def dry_deps(deps: EngineDeps, disk: Storage, package: Path | None = None) -> EngineDeps:
+    """The same deps with nothing behind them that writes; `package` stands for the one in the inbox.
+
+    Raises `DeviceError` (journal).
+    """
     return replace(
-        ports,
-        journal=DryJournal(ports.journal),
-        exchange=DryExchange(disk, ports.exchange.folder),
-        packages=DryPackages(ports.packages, ports.places, package),
+        deps,
+        journal=DryJournal(deps.journal),
+        mailbox=DryMailbox(disk, deps.mailbox.folder),
+        packages=DryPackages(deps.packages, deps.partitions, package),
         state_folders=lambda folders: DryFolders(disk, folders),
     )
 

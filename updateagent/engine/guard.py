@@ -1,8 +1,9 @@
-"""The guard of a boot: waits until the running system is well, then confirms it; or sends it back.
+"""The guard of a boot: waits until the running system is well and then confirms it, or sends it back.
 
-On trial, all checks of `[health] checks` must be good before the deadline, else the reason is recorded and a reboot is
-asked for: the boot loader tries again until the attempts run out, then the old system starts. On an ordinary boot the
-checks of `[health] boot_checks` give the slot its attempts back, and nothing worse happens when they do not.
+On trial, all checks of `[health] checks` must be good before the deadline. If they are not, the guard records the
+reason and asks for a reboot: the boot loader tries again until the attempts run out, then it starts the old system. On
+an ordinary boot the checks of `[health] boot_checks` give the slot its attempts back; if they fail, nothing else
+happens.
 
 One check is always made where a trial may be confirmed, `environment`: a system that reads another boot environment
 than the boot loader cannot confirm itself, and must not believe that it has.

@@ -238,6 +238,7 @@ class Journal:
             self._disk.write_durable(self._copies[self._next], raw)
         except OSError as error:
             raise DeviceError(JOURNAL, f"the journal cannot be written: {error.strerror or error}") from error
+        # Only after the write: one that failed is tried again on the same copy, and the newest record stays.
         self._sequence += 1
         self._next = 1 - self._next
         return counted

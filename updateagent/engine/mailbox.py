@@ -83,7 +83,7 @@ def _text(document: Mapping[str, Any], key: str, default: str | None = None) -> 
     return value
 
 
-class Exchange:
+class Mailbox:
     """The folders and files shared with the agent. Raises `DeviceError` (storage, storage-full)."""
 
     def __init__(self, disk: Storage, folder: Path) -> None:
@@ -145,13 +145,6 @@ class Exchange:
                 offset += len(piece)
             new.sync()
 
-    def write_request(self, request: InstallRequest) -> None:
-        """What the agent does, for an install by hand: the package is in the inbox, the request commits it."""
-        try:
-            self._disk.write_durable(self.request_file, request.emit())
-        except OSError as error:
-            raise storage_error(error, "the request") from error
-
     def clear_inbox(self, package: str) -> None:
         """Remove the package, and last the request: after a power cut between, the request leads here again."""
         try:
@@ -188,14 +181,6 @@ class Exchange:
             self._disk.rename(temporary, self.status_file)
         except OSError:
             return
-
-    def read_status(self) -> dict[str, Any]:
-        """The last status; empty when there is none."""
-        try:
-            found = json.loads(self._disk.read_bytes(self.status_file))
-        except (OSError, ValueError):
-            return {}
-        return found if isinstance(found, dict) else {}
 
 
 def log_tail(disk: Storage, path: Path | None) -> tuple[str, ...]:

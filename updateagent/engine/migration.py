@@ -90,9 +90,9 @@ class StateFolders:
         except OSError as error:
             raise storage_error(error, "removing the state that is not needed any more") from error
 
-    def _remove(self, folder: Path, *kinds: str) -> None:
-        for kind in kinds:
-            self._disk.remove_tree_durable(_beside(folder, kind))
+    def _remove(self, folder: Path, *suffixes: str) -> None:
+        for suffix in suffixes:
+            self._disk.remove_tree_durable(_beside(folder, suffix))
 
     def _copy(self, source: Path, target: Path) -> None:
         """Copy a folder with everything below it; what is neither file, folder nor link (a socket) is left out."""
@@ -133,5 +133,5 @@ class StateFolders:
         disk.sync_dir(folder)
 
 
-def _beside(folder: Path, kind: str) -> Path:
-    return folder.with_name(f".{folder.name}.dcu-{kind}")
+def _beside(folder: Path, suffix: str) -> Path:
+    return folder.with_name(f".{folder.name}.dcu-{suffix}")

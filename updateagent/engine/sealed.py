@@ -2,7 +2,7 @@
 
     magic "DCUJ" | u16 version | u16 reserved 0 | u32 sequence | u32 length | u32 crc | payload[length]
 
-Little-endian; `crc` is the CRC-32 of the 16 bytes before it and the payload. Imports next to nothing, for `quick`.
+Little-endian; `crc` is the CRC-32 of the 16 bytes before it and the payload. Imports next to nothing, for `fast_path`.
 """
 
 import struct

@@ -1,7 +1,7 @@
-"""What each state of an update stands for: one step a state, over the ports.
+"""What each state of an update stands for: one step per state.
 
-A step takes the record as it is, does what its state stands for, and advances; every one of them can be stopped at any
-instruction and begun again. A step that returns an exit status ends this run; one that returns nothing has moved on.
+A step does what the state of the record stands for, and advances the record. It can be stopped at any instruction and
+begun again. A step that returns an exit status ends this run; one that returns None has moved on.
 `updateagent.engine.updater` calls them.
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from updateagent.boot.policy import Trial
-from updateagent.engine.deps import Image, Package, Ports
+from updateagent.engine.deps import EngineDeps, Image, Package
 from updateagent.engine.journal import Outcome, Record, SlotNote, Update
 from updateagent.engine.machine import GIVE_UP, Event, State
 from updateagent.engine.mailbox import InstallRequest, result_document
@@ -43,48 +43,49 @@ MIGRATE = "migrate"  # the hook that changes the form of the state
 class Steps:
     """The steps, and what they have in common. `record` is the journal's, as this run has left it."""
 
-    def __init__(self, ports: Ports) -> None:
-        self._ports = ports
+    def __init__(self, deps: EngineDeps) -> None:
+        self._deps = deps
         self._package: Package | None = None
         self._environment_error: str | None = None  # not looked at yet
-        self.record = ports.journal.load()
+        self.record = deps.journal.load()
 
     def _verify(self) -> None:
-        ports = self._ports
+        deps = self._deps
         self._check_environment()
         target = self._target()
-        package = self._verified(target, ports.booted)
+        package = self._verified(target, deps.booted)
         for image in package.images:
-            if image.name not in ports.places[target]:
+            if image.name not in deps.partitions[target]:
                 raise PackageError(IMAGE_ROLE, f"no place for an image named {image.name}")
         migrates = MIGRATE in package.hooks
-        if migrates and not ports.state_dirs:
+        if migrates and not deps.state_dirs:
             raise PackageError(HOOK, "the package migrates state, and the settings name no state_dirs")
         if package.new_roots is not None:
             # Before the package is accepted: verified again after a power cut, it must still fit.
-            ports.packages.keep_roots(package.new_roots)
-        noted = self.record.note(ports.booted, replace(self._note(ports.booted), version=ports.booted_version))
+            deps.packages.keep_roots(package.new_roots)
+        noted = self.record.note(deps.booted, replace(self._note(deps.booted), version=deps.booted_version))
         self._store(
             replace(noted, signed_time=max(noted.signed_time, package.signed_time)).advance(
                 Event.ACCEPT,
                 target=target,
-                fallback=ports.booted,
-                from_version=ports.booted_version,
+                fallback=deps.booted,
+                from_version=deps.booted_version,
                 to_version=package.version,
                 security_version=package.security_version,
-                state_dirs=ports.state_dirs if migrates else (),
+                state_dirs=deps.state_dirs if migrates else (),
             )
         )
         self.write_status()
 
     def _protect(self) -> None:
         self._run_hook("pre-install")
-        self._ports.bootenv.protect(self._update.target)
+        # Before its first byte changes: the boot loader must not start a slot that is half written.
+        self._deps.bootenv.protect(self._update.target)
         self._store(self.record.note(self._update.target, SlotNote(state="bad")).advance(Event.WRITE))
 
     def _write(self) -> None:
         update = self._update
-        if update.target == self._ports.booted:
+        if update.target == self._deps.booted:
             raise DeviceError(SLOT, f"slot {update.target} runs; it is never written")
         package = self._verified(update.target, update.fallback)
         total = sum(image.size for image in package.images)
@@ -94,7 +95,7 @@ class Steps:
                 self._write_one(index, image, done, total)
             done += image.size
         for image in package.images:
-            read_back(self._ports.places[update.target][image.name], image.size, image.root, image.known())
+            read_back(self._deps.partitions[update.target][image.name], image.size, image.root, image.known())
         self._run_hook("post-install")
         self._store(
             self.record.note(update.target, SlotNote(update.to_version, update.security_version, "trial")).advance(
@@ -110,14 +111,14 @@ class Steps:
                 "DCU_SLOT": update.target,
                 "DCU_FROM_VERSION": update.from_version,
                 "DCU_TO_VERSION": update.to_version,
-                "DCU_UPDATE_DIR": str(self._ports.exchange.folder),
+                "DCU_UPDATE_DIR": str(self._deps.mailbox.folder),
                 **more,
             },
         )
 
     def _write_one(self, index: int, image: Image, done: int, total: int) -> None:
         start = self._update.block if index == self._update.image else 0
-        checkpoint_blocks = self._ports.checkpoint_bytes // BLOCK_BYTES
+        checkpoint_blocks = self._deps.checkpoint_bytes // BLOCK_BYTES
         stored = start
         shown = -PROGRESS_STEP
 
@@ -131,9 +132,9 @@ class Steps:
                 self.write_status(progress=progress)
                 shown = progress
 
-        place = self._ports.places[self._update.target][image.name]
+        partition = self._deps.partitions[self._update.target][image.name]
         count = write_image(
-            place, image.size, image.blocks(start), start, checkpoint, sync_bytes=self._ports.sync_bytes
+            partition, image.size, image.blocks(start), start, checkpoint, sync_bytes=self._deps.sync_bytes
         )
         log.info(
             "slot %s, image %s: %d bytes written, %d were there already",
@@ -145,18 +146,18 @@ class Steps:
         )
 
     def _begin_trial(self) -> None:
-        self._advance(Event.TRY, boot_id=self._ports.boot_id)
+        self._advance(Event.TRY, boot_id=self._deps.boot_id)
 
     def _trial(self) -> int | None:
         return self._attempt() if self.on_trial else self._before_or_after_trial()
 
     def _attempt(self) -> int | None:
         update = self._update
-        if update.boot_id != self._ports.boot_id:
+        if update.boot_id != self._deps.boot_id:
             # What the log says now was written by the attempt before, unless that one said goodbye itself.
-            lines = update.log or (self._ports.log_tail() if update.attempts else ())
-            self._advance(Event.ATTEMPT, attempts=update.attempts + 1, boot_id=self._ports.boot_id, log=lines)
-        if self._update.attempts > self._ports.bootenv.tries:
+            lines = update.log or (self._deps.log_tail() if update.attempts else ())
+            self._advance(Event.ATTEMPT, attempts=update.attempts + 1, boot_id=self._deps.boot_id, log=lines)
+        if self._update.attempts > self._deps.bootenv.tries:
             self._decide(*self._blame_of_trial())
             return None
         self._migrate()
@@ -168,8 +169,9 @@ class Steps:
         update = self._update
         if not update.state_dirs:
             return
-        folders = self._ports.state_folders(update.state_dirs)
+        folders = self._deps.state_folders(update.state_dirs)
         if not update.migrated:
+            # The copies are durable before the journal calls them migrated; only then they take the folders' place.
             folders.copy()
             self._run_hook(MIGRATE, DCU_STATE=":".join(str(copy) for copy in folders.copies))
             folders.sync()
@@ -184,26 +186,26 @@ class Steps:
         update, state = self.record.update, self.record.state
         if update is None or not update.state_dirs:
             return False
-        on_target = update.target == self._ports.booted
+        on_target = update.target == self._deps.booted
         if state not in ((State.TRIAL, State.ROLLED_BACK) if on_target else (State.CONFIRMED,)):
             return False
         try:
-            return self._ports.bootenv.has_fallback(self._ports.booted)
+            return self._deps.bootenv.has_fallback(self._deps.booted)
         except UpdateError:
             return False
 
     def _before_or_after_trial(self) -> int | None:
-        ports = self._ports
-        found = ports.bootenv.trial(self._update.target)
+        deps = self._deps
+        found = deps.bootenv.trial(self._update.target)
         if found is Trial.NOT_SET:
             self._check_environment()
-            if self._update.boot_id != ports.boot_id:
-                self._advance(Event.TRY, boot_id=ports.boot_id)
-            ports.bootenv.try_slot(self._update.target, self._update.fallback)
+            if self._update.boot_id != deps.boot_id:
+                self._advance(Event.TRY, boot_id=deps.boot_id)
+            deps.bootenv.try_slot(self._update.target, self._update.fallback)
             self.write_status(progress=100)
             return EXIT_REBOOT_WANTED
         if found is Trial.WAITING:
-            if self._update.boot_id == ports.boot_id:
+            if self._update.boot_id == deps.boot_id:
                 return EXIT_REBOOT_WANTED
             self._decide(
                 ENVIRONMENT_NOT_SHARED,
@@ -223,41 +225,42 @@ class Steps:
 
     def _make_confirmed(self) -> int | None:
         update = self._update
-        self._ports.bootenv.confirm(update.target)
-        if update.target != self._ports.booted:
+        self._deps.bootenv.confirm(update.target)
+        if update.target != self._deps.booted:
             # The last attempt was used up before the environment knew. The health was proven: go there again.
             return EXIT_REBOOT_WANTED
         if update.state_dirs:
-            self._ports.state_folders(update.state_dirs).forget()
+            self._deps.state_folders(update.state_dirs).forget()
         self._finish()
         return None
 
     def _make_rolled_back(self) -> int | None:
         update = self._update
-        if update.target == self._ports.booted:
+        if update.target == self._deps.booted:
             # The state stays: the agent of this version may be at work.
-            self._ports.bootenv.fall_back(update.target, update.fallback)
+            self._deps.bootenv.fall_back(update.target, update.fallback)
             return EXIT_REBOOT_WANTED
-        folders = self._ports.state_folders(update.state_dirs)
+        folders = self._deps.state_folders(update.state_dirs)
         if update.migrated:
             folders.put_back()
-        self._ports.bootenv.fall_back(update.target, update.fallback)
+        self._deps.bootenv.fall_back(update.target, update.fallback)
         folders.forget()
         self._finish()
         return None
 
     def _finish(self) -> None:
         """Hand the result over and forget the update."""
-        ports, update = self._ports, self._update
+        deps, update = self._deps, self._update
         outcome = update.outcome
         if outcome is None:
             raise AssertionError(f"{self.record.state.value} without an outcome")
+        # Held, then forgotten, then handed over: a cut anywhere in between loses no result and reports none twice.
         if not update.by_hand:
-            ports.exchange.hold_result(result_document(update, outcome, ports.wall()))
+            deps.mailbox.hold_result(result_document(update, outcome, deps.wall()))
         self._store(self._settled().advance(Event.REPORT))
         log.info("update to %s: %s", update.to_version or "?", outcome.name, extra={"event": f"update.{outcome.name}"})
-        ports.exchange.clear_inbox(update.package)
-        ports.exchange.publish()
+        deps.mailbox.clear_inbox(update.package)
+        deps.mailbox.publish()
 
     def _settled(self) -> Record:
         """The record with what this update taught about the slots."""
@@ -272,22 +275,22 @@ class Steps:
 
     def _complete_hand_over(self) -> None:
         """After a power cut at the very end: the journal is idle, the files may not be."""
-        exchange = self._ports.exchange
-        raw = exchange.read_request()
+        mailbox = self._deps.mailbox
+        raw = mailbox.read_request()
         if raw is not None:
             try:
                 request = InstallRequest.parse(raw)
             except RequestError:
                 request = None
             if request is not None and request.id == self.record.last_id:
-                exchange.clear_inbox(request.package)
-        exchange.publish()
+                mailbox.clear_inbox(request.package)
+        mailbox.publish()
 
     @property
     def on_trial(self) -> bool:
         """Whether the running system has to prove itself."""
         update = self.record.update
-        return self.record.state is State.TRIAL and update is not None and update.target == self._ports.booted
+        return self.record.state is State.TRIAL and update is not None and update.target == self._deps.booted
 
     # -- small things
 
@@ -300,12 +303,12 @@ class Steps:
     def _verified(self, target: str, fallback: str) -> Package:
         """The package, verified by this process: what an earlier one found counts for nothing."""
         if self._package is None:
-            path = self._ports.exchange.inbox / self._update.package
-            self._package = self._ports.packages.verify(path, self.record, target, fallback)
+            path = self._deps.mailbox.inbox / self._update.package
+            self._package = self._deps.packages.verify(path, self.record, target, fallback)
         return self._package
 
     def _store(self, record: Record) -> None:
-        self.record = self._ports.journal.store(record)
+        self.record = self._deps.journal.store(record)
 
     def _advance(self, event: Event, **changes: object) -> None:
         self._store(self.record.advance(event, **changes))
@@ -316,7 +319,7 @@ class Steps:
         event = GIVE_UP[self.record.state]
         lines = self._update.log
         if event is Event.FALL_BACK and not lines:
-            lines = self._ports.log_tail()
+            lines = self._deps.log_tail()
         self._advance(event, outcome=outcome, log=lines)
 
     def environment_error(self) -> str:
@@ -339,12 +342,12 @@ class Steps:
         return True
 
     def _check_environment(self) -> None:
-        self._ports.bootenv.check_shared(self._ports.canary)
+        self._deps.bootenv.check_shared(self._deps.canary)
 
     def _target(self) -> str:
         """The slot to write: not the one that runs; from recovery rather none known to be good, rather a later one."""
-        others = self._others(self._ports.booted)
-        if self._ports.booted != self._ports.bootenv.recovery:
+        others = self._others(self._deps.booted)
+        if self._deps.booted != self._deps.bootenv.recovery:
             return others[0]
         broken = [slot for slot in others if self._note(slot).state != "good"]
         return (broken or others)[-1]
@@ -352,22 +355,22 @@ class Steps:
     def _instead_of(self, slot: str) -> str:
         """The slot to start when `slot` is bad."""
         other = self._others(slot)[0]
-        recovery = self._ports.bootenv.recovery
+        recovery = self._deps.bootenv.recovery
         return recovery if recovery and self._note(other).state != "good" else other
 
     def _others(self, slot: str) -> list[str]:
         """The slots that can be written when `slot` runs: the next one first, from recovery those of the boot order."""
-        names = list(self._ports.places)
+        names = list(self._deps.partitions)
         if slot in names:
             at = names.index(slot)
             return names[at + 1 :] + names[:at]
-        if slot != self._ports.bootenv.recovery:
+        if slot != self._deps.bootenv.recovery:
             raise DeviceError(SLOT, f"slot {slot} is not configured")
-        order = self._ports.bootenv.view().order
+        order = self._deps.bootenv.view().order
         return sorted(names, key=lambda name: order.index(name) if name in order else len(order))
 
     def _note(self, slot: str) -> SlotNote:
-        default = SlotNote(state="good") if slot == self._ports.booted else SlotNote()
+        default = SlotNote(state="good") if slot == self._deps.booted else SlotNote()
         return self.record.slots.get(slot, default)
 
     def _now_runs(self) -> str:
@@ -377,7 +380,7 @@ class Steps:
 
     def status(self, *, progress: int | None = None, error: str = "") -> dict[str, object]:
         """What `status.json` and `dcu-update status` show."""
-        ports, record = self._ports, self.record
+        deps, record = self._deps, self.record
         update, last = record.update, record.last
         if progress is None:
             progress = 100 if record.state in (State.WRITTEN, State.TRIAL, State.CONFIRMED) else 0
@@ -385,8 +388,8 @@ class Steps:
             "version": 1,
             "state": record.state.value,
             "progress": min(progress, 100),
-            "booted": ports.booted,
-            "slots": [self._slot_status(name) for name in ports.bootenv.slots],
+            "booted": deps.booted,
+            "slots": [self._slot_status(name) for name in deps.bootenv.slots],
             "update": None
             if update is None
             else {"id": update.id, "to_version": update.to_version, "attempts": update.attempts},
@@ -395,15 +398,15 @@ class Steps:
         }
 
     def write_status(self, *, progress: int | None = None, error: str = "") -> None:
-        self._ports.exchange.write_status(self.status(progress=progress, error=error))
+        self._deps.mailbox.write_status(self.status(progress=progress, error=error))
 
     def _slot_status(self, name: str) -> dict[str, object]:
         note = self._note(name)
-        booted = name == self._ports.booted
-        state = "recovery" if name == self._ports.bootenv.recovery else note.state
+        booted = name == self._deps.booted
+        state = "recovery" if name == self._deps.bootenv.recovery else note.state
         if booted:
             state = "trial" if self.on_trial else "good"
-        return {"name": name, "version": self._ports.booted_version if booted else note.version, "state": state}
+        return {"name": name, "version": self._deps.booted_version if booted else note.version, "state": state}
 
 
 STEPS: dict[State, Callable[[Steps], int | None]] = {

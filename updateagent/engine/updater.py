@@ -1,7 +1,7 @@
 """The Update Agent's verbs, and the way from state to state. What a state stands for is in `updateagent.engine.steps`.
 
-Everything it touches is a port (`Ports`), and everything it decides comes from the journal, the boot environment and
-which slot runs: it can be stopped at any instruction and started again. `boot` is what runs at every start of the
+Everything it touches comes in as `EngineDeps`, and everything it decides comes from the journal, the boot environment
+and which slot runs: it can be stopped at any instruction and started again. `boot` is what runs at every start of the
 device, before the agent.
 """
 
@@ -65,7 +65,7 @@ class Updater(Steps):
         system writes where the boot loader does not read.
         """
         if not self.on_trial:
-            raise RequestError(STATE, f"slot {self._ports.booted} is not on trial")
+            raise RequestError(STATE, f"slot {self._deps.booted} is not on trial")
         self._check_environment()
         self._advance(Event.CONFIRM, outcome=Outcome(0, "ok", OK_FUMO, OK_SCOMO, self._now_runs()))
         code = self._run()
@@ -77,7 +77,7 @@ class Updater(Steps):
         self._advance(
             Event.BLAME,
             failed_check=failed_check,
-            log=(*self._ports.log_tail(), f"health check {failed_check}: {detail}"[:MESSAGE_CHARS_MAX]),
+            log=(*self._deps.log_tail(), f"health check {failed_check}: {detail}"[:MESSAGE_CHARS_MAX]),
         )
 
     def mark_good(self) -> bool:
@@ -87,7 +87,7 @@ class Updater(Steps):
         """
         if self.record.state is not State.IDLE:
             return False
-        bootenv, booted = self._ports.bootenv, self._ports.booted
+        bootenv, booted = self._deps.bootenv, self._deps.booted
         changed = self._is_shared() and bootenv.needs_mark(booted) and bootenv.mark_good(booted)
         if self.record.lost:
             self._store(replace(self.record, lost=False))
@@ -96,7 +96,7 @@ class Updater(Steps):
 
     def mark(self, slot: str, how: str) -> None:
         """By hand: `good`, `bad` or `active`. Raises `RequestError`, or `DeviceError` of the environment."""
-        bootenv = self._ports.bootenv
+        bootenv = self._deps.bootenv
         if slot not in bootenv.slots:
             raise RequestError(NOT_FOUND, f"there is no slot {slot}")
         if self.record.state is not State.IDLE:
@@ -119,11 +119,11 @@ class Updater(Steps):
             return self._run()
         if self.record.state is not State.IDLE:
             raise RequestError(STATE, f"not while an update is {self.record.state.value}")
-        other = next((slot for slot in self._others(self._ports.booted) if self._note(slot).state == "good"), None)
+        other = next((slot for slot in self._others(self._deps.booted) if self._note(slot).state == "good"), None)
         if other is None:
             raise RequestError(STATE, "the other slots hold no system known to be good")
         self._check_environment()
-        self._ports.bootenv.confirm(other)
+        self._deps.bootenv.confirm(other)
         return EXIT_REBOOT_WANTED
 
     # -- the way through the states
@@ -131,7 +131,7 @@ class Updater(Steps):
     def _boot(self) -> int:
         if self.record.state is State.IDLE:
             self._complete_hand_over()
-            raw = self._ports.exchange.read_request()
+            raw = self._deps.mailbox.read_request()
             if raw is None:
                 return self._idle()
             self._stage_raw(raw)
@@ -161,7 +161,7 @@ class Updater(Steps):
         error = self.environment_error()
         if error:
             log.error("%s", error, extra={"event": "update.environment"})
-        elif self._ports.bootenv.needs_mark(self._ports.booted):
+        elif self._deps.bootenv.needs_mark(self._deps.booted):
             return EXIT_GUARD_WANTED
         return EXIT_GUARD_WANTED if self.record.lost else EXIT_OK
 
@@ -180,12 +180,12 @@ class Updater(Steps):
         except RequestError as error:
             import zlib
 
-            request = InstallRequest(f"unreadable-{zlib.crc32(raw):08x}", "package.swu", "", self._ports.wall())
+            request = InstallRequest(f"unreadable-{zlib.crc32(raw):08x}", "package.swu", "", self._deps.wall())
             self._stage(request)
             self._decide(error.code, error.message)
             return
         if request.id == self.record.last_id:
-            self._ports.exchange.clear_inbox(request.package)
+            self._deps.mailbox.clear_inbox(request.package)
             return
         self._stage(request)
         if request.kind != "firmware":
@@ -193,6 +193,6 @@ class Updater(Steps):
 
     def _stage(self, request: InstallRequest, *, by_hand: bool = False) -> None:
         update = Update(
-            request.id, request.package, request.correlator, request.requested, by_hand, boot_id=self._ports.boot_id
+            request.id, request.package, request.correlator, request.requested, by_hand, boot_id=self._deps.boot_id
         )
         self._store(self.record.stage(update))

@@ -24,7 +24,6 @@ from updateagent.package.readable import Readable, read_exactly
 MAGIC = b"070702"
 TRAILER = "TRAILER!!!"
 HEADER_BYTES = 110
-FIELDS = 13
 MODE_REGULAR_FILE = 0o100644
 
 NAME_BYTES_MAX = 64

@@ -82,7 +82,7 @@ class IntegrityTags:
     has the same bytes, since nobody outside this process knows the key. Poly1305 costs a fifth to a tenth of SHA-256
     there.
 
-    Poly1305 (RFC 8439, section 2.5) must never use a key for two messages: keyed BLAKE2b makes one from the place of
+    Poly1305 (RFC 8439, section 2.5) must never use a key for two messages: keyed BLAKE2b makes one from the position of
     the run and a secret that is drawn for each object. Where there is no tag, or another one, the hash tree decides:
     tags save work and never accept anything. They are never stored. Memory: 16 bytes per run of 64 KiB.
     """
@@ -108,8 +108,8 @@ class IntegrityTags:
         return len(self._images.get(image, (0, b""))[1]) == runs * TAG_BYTES
 
     def _tag(self, number: int, run: int, data: bytes) -> bytes:
-        place = number.to_bytes(4, "little") + run.to_bytes(8, "little")
-        return Poly1305.generate_tag(blake2b(place, key=self._secret, digest_size=KEY_BYTES).digest(), data)
+        position = number.to_bytes(4, "little") + run.to_bytes(8, "little")
+        return Poly1305.generate_tag(blake2b(position, key=self._secret, digest_size=KEY_BYTES).digest(), data)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,9 @@
-"""The Update Agent's way to verified packages: what this device knows, handed to `updateagent.package.manifest`.
+"""Verifies packages for this device, with what it believes and has accepted so far.
 
-Roots: the PEM file of the image is where trust begins; a list that a verified package brought along, signed by enough
-of the roots believed so far, is kept on the data partition and believed instead (`updateagent.package.roots`). A kept
-list that is damaged makes every package be refused: going back to the PEM file would forget what was revoked.
+Trust begins with the roots in the PEM file of the image. A list of roots that came with a verified package, and is
+signed by enough of the roots believed so far, is kept on the data partition and replaces them
+(`updateagent.package.roots`). If the kept list is damaged, every package is refused: going back to the PEM file would
+forget what was revoked.
 """
 
 from __future__ import annotations

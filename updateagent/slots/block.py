@@ -33,7 +33,7 @@ SYNC_BYTES = 1 << 20  # what a power cut may cost to be written again
 
 
 class Slot(ABC):
-    """One place for a system. `name` is the boot loader's name for it."""
+    """Where one image of a system lies. `name` is the boot loader's name for it."""
 
     def __init__(self, disk: Storage, name: str, path: Path, size: int | None) -> None:
         self._disk = disk
@@ -101,7 +101,6 @@ class WriteCount:
 
     written: int = 0
     unchanged: int = 0
-    syncs: int = 0
 
 
 def write_image(
@@ -132,11 +131,9 @@ def write_image(
                 if position - synced >= sync_bytes:
                     # Also when nothing differed: what a killed run wrote may still be in memory only.
                     file.sync()
-                    count.syncs += 1
                     synced = position
                     checkpoint(position // BLOCK_BYTES)
             file.sync()
-            count.syncs += 1
         except OSError as error:
             raise storage_error(error, f"slot {slot.name}") from error
     if position != size:

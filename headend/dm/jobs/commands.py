@@ -28,7 +28,7 @@ class CommandsJob:
     def check(self, params: Mapping[str, Any]) -> Json:
         checks.known_keys(params, {"commands", "mode"}, {"commands"})
         mode = params.get("mode", "plain")
-        if mode not in MODES:
+        if not isinstance(mode, str) or mode not in MODES:
             raise JobError(f"mode: one of {', '.join(MODES)}")
         return {"commands": [self._command(c) for c in checks.objects(params["commands"], "commands")], "mode": mode}
 
@@ -36,7 +36,7 @@ class CommandsJob:
     def _command(command: Mapping[str, Any]) -> Json:
         checks.known_keys(command, {"verb", "path", "value", "format", "source"}, {"verb", "path"})
         verb = command["verb"]
-        if verb not in VERBS:
+        if not isinstance(verb, str) or verb not in VERBS:
             raise JobError(f"verb: one of {', '.join(VERBS)}")
         path = checks.uri(command["path"], "path", query=verb in ("get", "replace"))
         checked: Json = {"verb": verb, "path": path}

@@ -8,10 +8,11 @@ from typing import cast
 
 import pytest
 
-from agent.dm.registration import SsmpError, SsmpRefused, register
+from agent.dm.registration import register
 from agent.https import HttpsClient, HttpsError, Response
 from agent.settings.device import DeviceInfo
 from omadm.ssmp import wire
+from omadm.ssmp.errors import SsmpError, SsmpRefused
 from omadm.ssmp.server_core import Authenticated, Confirmed, SessionTable
 
 DEVICE = DeviceInfo("urn:dcu:T-1", "Maker", "Model", "H", "F", "S")
@@ -59,7 +60,7 @@ def registered(server: Server, key: bytes = KEY) -> bytes:
     return register(cast("HttpsClient", server), "https://s/ssmp", DEVICE, key, "http://d/push")
 
 
-def test_three_exchanges_bring_the_document_and_tell_who_the_device_is() -> None:
+def test_three_round_trips_bring_the_document_and_tell_who_the_device_is() -> None:
     server = Server()
     assert registered(server) == b"document"
     assert server.requests == [("POST", "https://s/ssmp")] * 3

@@ -413,6 +413,7 @@ def test_a_state_survives_its_stored_form() -> None:
         {"root": {}, "records": {}},
         {"root": {"f": "chr", "s": 0, "r": 0}, "records": []},
         {"root": 1, "records": {}},
+        {"root": {"f": "node", "s": float("inf"), "r": 0}, "records": {}},
     ],
 )
 def test_another_document_is_no_state(document: object) -> None:

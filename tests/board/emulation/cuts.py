@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tests.board.emulation.emulator import GuestError, power_on
 from tests.board.emulation.factory import Factory
-from tests.board.emulation.story import Bench, Outcome, listen, violations
+from tests.board.emulation.story import BoardRunner, Outcome, listen, violations
 from tests.board.emulation.writelog import Cut, Loss, Write, apply_cut, read
 from tests.board.image import build, debian
 from tests.board.image.build import ENV_AT
@@ -30,7 +30,7 @@ ENVIRONMENT_BYTES = ENV_AT[1] - ENV_AT[0] + 0x10000
 
 @dataclass(frozen=True)
 class Plan:
-    """A cut of the recorded update; `kill_after` writes of the board that goes on, its emulator is killed."""
+    """A cut of the recorded update. The emulator of the board that goes on is killed after `kill_after` writes."""
 
     number: int
     cut: Cut
@@ -82,7 +82,7 @@ def plan(writes: Sequence[Write], cuts: int, seed: int) -> list[Plan]:
     ]
 
 
-def play(bench: Bench, base: Path, log: Path, job: Path, planned: Plan, folder: Path) -> Played:
+def play(runner: BoardRunner, base: Path, log: Path, job: Path, planned: Plan, folder: Path) -> Played:
     """Make the cut, switch on, and see what must hold."""
     disk = folder / f"cut-{planned.number}.img"
     losses = [apply_cut(base, log, planned.cut, disk)]
@@ -90,16 +90,16 @@ def play(bench: Bench, base: Path, log: Path, job: Path, planned: Plan, folder: 
     name = f"cut-{planned.number}"
     try:
         if planned.kill_after is not None:
-            second = _killed(bench, disk, job, planned, name + "-killed", outcomes)
+            second = _killed(runner, disk, job, planned, name + "-killed", outcomes)
             if second is not None:
                 losses.append(second)
         if not outcomes or outcomes[-1].end is None:
-            outcomes.append(bench.run(name, disk, job))
+            outcomes.append(runner.run(name, disk, job))
         whole = Outcome()
         for outcome in outcomes:
             for event in outcome.events:
                 whole.take(event)
-        found = violations(bench, whole, disk, cuts=len(losses))
+        found = violations(runner, whole, disk, cuts=len(losses))
     except GuestError as error:
         found = [str(error)]
     finally:
@@ -107,13 +107,15 @@ def play(bench: Bench, base: Path, log: Path, job: Path, planned: Plan, folder: 
     return Played(planned, tuple(losses), tuple(outcomes), tuple(found))
 
 
-def _killed(bench: Bench, disk: Path, job: Path, planned: Plan, name: str, outcomes: list[Outcome]) -> Loss | None:
+def _killed(
+    runner: BoardRunner, disk: Path, job: Path, planned: Plan, name: str, outcomes: list[Outcome]
+) -> Loss | None:
     """Go on, and kill the emulator after some writes; None when the board had ended before."""
     before, log = disk.with_suffix(".before"), disk.with_suffix(".log")
     debian.run("cp", "--sparse=always", disk, before)
     outcome = Outcome()
     outcomes.append(outcome)
-    with power_on(bench.built, disk, bench.console(name), job=job, log=log) as board:
+    with power_on(runner.built, disk, runner.console(name), job=job, log=log) as board:
         listen(board, outcome, until=lambda: len(read(log)) >= (planned.kill_after or 0))
     if outcome.end is not None:
         return None
@@ -123,10 +125,12 @@ def _killed(bench: Bench, disk: Path, job: Path, planned: Plan, name: str, outco
     return loss
 
 
-def play_all(bench: Bench, base: Path, log: Path, job: Path, plans: Sequence[Plan], folder: Path) -> Iterator[Played]:
+def play_all(
+    runner: BoardRunner, base: Path, log: Path, job: Path, plans: Sequence[Plan], folder: Path
+) -> Iterator[Played]:
     """All cuts in their order, some at once."""
     with ThreadPoolExecutor(EMULATORS) as pool:
-        yield from pool.map(lambda one: play(bench, base, log, job, one, folder), plans)
+        yield from pool.map(lambda one: play(runner, base, log, job, one, folder), plans)
 
 
 def main() -> int:
@@ -137,15 +141,15 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     built = build.build()
-    bench = Bench(built, build.CACHE / "consoles")
+    runner = BoardRunner(built, build.CACHE / "consoles")
     with tempfile.TemporaryDirectory(prefix="runs-", dir=build.CACHE) as name:
         folder = Path(name)
         disk = Factory(built, folder).disk(folder, update="2")
-        base, log, job = folder / "base.img", folder / "writes.log", bench.report_job(folder)
+        base, log, job = folder / "base.img", folder / "writes.log", runner.report_job(folder)
         debian.run("cp", "--sparse=always", disk, base)
-        bench.run("update", disk, job, log)
+        runner.run("update", disk, job, log)
         bad = 0
-        for played in play_all(bench, base, log, job, plan(read(log), arguments.cuts, arguments.seed), folder):
+        for played in play_all(runner, base, log, job, plan(read(log), arguments.cuts, arguments.seed), folder):
             print(played, flush=True)
             bad += bool(played.violations)
     print(f"{arguments.cuts} cuts, {bad} with violations")

@@ -31,7 +31,7 @@ LINE_BYTES_MAX = 64 << 10
 
 
 class GuestError(AssertionError):
-    """The board did not do what was waited for; the text has the end of its console."""
+    """The board did not do what the test waited for; the text has the end of its console."""
 
 
 @dataclass

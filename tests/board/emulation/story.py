@@ -43,8 +43,8 @@ class Outcome:
                 self.end = event
 
 
-class Bench:
-    """A place to run boards: consoles are kept there, disks are the caller's."""
+class BoardRunner:
+    """Runs boards, and keeps what they say on their consoles in a folder. Disks are the caller's."""
 
     def __init__(self, built: BuiltBoard, consoles: Path) -> None:
         self.built = built
@@ -100,7 +100,7 @@ def listen(board: Board, outcome: Outcome, until: Callable[[], bool] | None = No
             return
 
 
-def run_with_nor(bench: Bench, name: str, program: str, folder: Path) -> Outcome:
+def run_with_nor(runner: BoardRunner, name: str, program: str, folder: Path) -> Outcome:
     """Run a program of guest/ on the machine with NOR flash, until it says that it is done."""
     job = folder / "job"
     for path, data in {**guest_files(), "job": f"python3 -m tests.board.guest.{program}\n".encode()}.items():
@@ -109,7 +109,7 @@ def run_with_nor(bench: Bench, name: str, program: str, folder: Path) -> Outcome
     nor = folder / "nor.img"
     nor.write_bytes(b"\xff" * NOR_BYTES)
     outcome = Outcome()
-    with power_on_with_nor(bench.built, nor, bench.console(name), job) as board:
+    with power_on_with_nor(runner.built, nor, runner.console(name), job) as board:
         for event in board.follow(RUN_PATIENCE_S):
             if event is not None:
                 outcome.take(event)
@@ -128,7 +128,7 @@ def slot_hash(disk: Path, slot: str) -> str:
     return digest.hexdigest()
 
 
-def violations(bench: Bench, outcome: Outcome, disk: Path, *, cuts: int) -> list[str]:
+def violations(runner: BoardRunner, outcome: Outcome, disk: Path, *, cuts: int) -> list[str]:
     """What does not hold of a board on which version 1 ran and version 2, a good one, was to be installed as `r2`.
 
     One cut costs at most one of the trial's two attempts. With more they may run out, and the old version stays.
@@ -139,9 +139,9 @@ def violations(bench: Bench, outcome: Outcome, disk: Path, *, cuts: int) -> list
             found.append(f"slot {slot} came up with version {version!r}")
     versions = dict(outcome.up)
     for slot, digest in outcome.images:
-        if digest != bench.hash_of(versions[slot]):
+        if digest != runner.hash_of(versions[slot]):
             found.append(f"slot {slot} ran as version {versions[slot]}, and is not its image")
-    if slot_hash(disk, "A") != bench.hash_of("1"):
+    if slot_hash(disk, "A") != runner.hash_of("1"):
         found.append("the slot that ran was written")
     end = outcome.end
     if end is None:
@@ -154,7 +154,7 @@ def violations(bench: Bench, outcome: Outcome, disk: Path, *, cuts: int) -> list
         found.append(f"not exactly one report: outbox {end['outbox']}, inbox {end['inbox']}")
     if end["status"]["state"] != "idle":
         found.append(f"the Update Agent is {end['status']['state']}")
-    if end["slot"] == "B" and slot_hash(disk, "B") != bench.hash_of("2"):
+    if end["slot"] == "B" and slot_hash(disk, "B") != runner.hash_of("2"):
         found.append("slot B is not version 2")
     if end["environment"]["BOOT_ORDER"].split()[0] != end["slot"]:
         found.append(f"the next boot would start another slot: {end['environment']}")

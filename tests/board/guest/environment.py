@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from tests.board.guest.telling import check, say
+from tests.board.guest.console import check, say
 from updateagent.boot.uboot.env import EnvironmentStore, emit_copy
 from updateagent.boot.uboot.fw_env import parse_fw_env_config
 from updateagent.disk import RealDisk

@@ -1,6 +1,6 @@
 """Slots on the kernel's own flash drivers: raw NAND with bad blocks, and a UBI volume on another NAND.
 
-Runs on the board (nandsim is a NAND in memory that the kernel treats as a real one). Each check answers with what it
+Runs on the board (nandsim is a NAND in memory that the kernel treats as a real one). Each check returns what it
 found; the test on the host says what that must be.
 """
 
@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.board.guest.telling import check, say
+from tests.board.guest.console import check, say
 from updateagent.disk import RealDisk
 from updateagent.errors import DeviceError
 from updateagent.package.verity import build

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.board.guest.telling import check, say
+from tests.board.guest.console import check, say
 
 PACKAGES = ("agent", "omadm", "dlms", "plc", "updateagent")
 

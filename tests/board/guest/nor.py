@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from tests.board.guest import environment, flash
-from tests.board.guest.telling import check, say
+from tests.board.guest.console import check, say
 from updateagent.disk import RealDisk
 from updateagent.rawflash import KernelMtd
 from updateagent.slots.flash import MtdSlot

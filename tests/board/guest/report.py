@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.board.guest.telling import say
+from tests.board.guest.console import say
 
 UPDATE = Path("/data/dcu/update")
 PARTS = {"A": Path("/dev/vda2"), "B": Path("/dev/vda3")}

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from tests.board.image import debian
 from tests.board.image.debian import BoardError, Kernel, run
-from tests.board.image.system import Ailment, SystemVersion, install_programs, set_version
+from tests.board.image.system import Defect, SystemVersion, install_programs, set_version
 from tests.sim.board.uboot import pack_copy
 from updateagent.boot.uboot.env import emit_copy
 
@@ -61,8 +61,8 @@ FLASH_ENVIRONMENT = {
 VERSIONS = (
     SystemVersion("1"),
     SystemVersion("2"),
-    SystemVersion("3", Ailment.UNWELL),
-    SystemVersion("4", Ailment.MUTE),
+    SystemVersion("3", Defect.UNHEALTHY),
+    SystemVersion("4", Defect.NO_UPDATE_AGENT),
 )
 
 

@@ -71,7 +71,7 @@ class BoardError(Exception):
 
 
 class NoPackagesError(BoardError):
-    """Debian's packages cannot be had: no fault of ours."""
+    """Debian's packages cannot be fetched, which is no fault of ours."""
 
 
 def run(*command: str | Path, cwd: Path | None = None, env: dict[str, str] | None = None) -> str:

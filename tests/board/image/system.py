@@ -19,7 +19,7 @@ sys.exit(main())
 COMPATIBLE = "emulated-board"
 TRIES = 2
 DEADLINE_S = 120  # the emulated agent is up some five seconds after the guard, on a quiet machine
-SICK_DEADLINE_S = 3
+UNHEALTHY_DEADLINE_S = 3
 BALLAST_BYTES = 4 << 20
 
 # Our own files of etc/, with the values of this board in place of the example's.
@@ -59,13 +59,13 @@ sleep 100000
 """
 
 
-class Ailment(Enum):
-    """What a release that nobody tested may have."""
+class Defect(Enum):
+    """Defects that a release may have when nobody tested it."""
 
     NONE = "none"
-    UNWELL = "unwell"
+    UNHEALTHY = "unhealthy"
     """It fails its own test; and one of its start scripts does not end, on the first attempt."""
-    MUTE = "mute"
+    NO_UPDATE_AGENT = "no update agent"
     """Its Update Agent does not work at all."""
 
 
@@ -74,7 +74,7 @@ class SystemVersion:
     """A version of the firmware, and what is wrong with it."""
 
     name: str
-    ailment: Ailment = Ailment.NONE
+    defect: Defect = Defect.NONE
 
 
 def _with(text: str, changes: tuple[tuple[str, str], ...]) -> str:
@@ -114,22 +114,22 @@ def install_programs(root: Path, repo: Path, guest: Path) -> None:
 
 
 def set_version(root: Path, version: SystemVersion) -> None:
-    """Make the root file system, so far that of a healthy version, that of another one. Ill ones come last."""
+    """Turn the root file system of a healthy version into that of another one. Versions with a defect come last."""
     (root / "etc/dcu-release").write_text(f"NAME=board\nVERSION={version.name}\n")
     self_test, never_ends = root / "usr/bin/self-test", root / "etc/init.d/S85never-ends"
     _executable(self_test, "#!/bin/sh\nexit 0\n")
     never_ends.unlink(missing_ok=True)
-    if version.ailment is not Ailment.NONE:
+    if version.defect is not Defect.NONE:
         (root / "etc/default").mkdir(exist_ok=True)
         (root / "etc/default/dcu-update").write_text("PATIENCE_S=3\nSILENCE_S=3\n")
-    if version.ailment is Ailment.UNWELL:
+    if version.defect is Defect.UNHEALTHY:
         _executable(self_test, "#!/bin/sh\necho no answer from the radio >&2\nexit 1\n")
         _executable(never_ends, NEVER_ENDS)
         settings = root / "etc/dcu-update.toml"
         settings.write_text(
-            _with(settings.read_text(), ((f"deadline_s = {DEADLINE_S}", f"deadline_s = {SICK_DEADLINE_S}"),))
+            _with(settings.read_text(), ((f"deadline_s = {DEADLINE_S}", f"deadline_s = {UNHEALTHY_DEADLINE_S}"),))
         )
-    if version.ailment is Ailment.MUTE:
+    if version.defect is Defect.NO_UPDATE_AGENT:
         _executable(root / "usr/bin/dcu-update", "#!/bin/sh\necho dcu-update: no module of that name >&2\nexit 1\n")
     # Bytes that differ between versions: what makes an update more than a few blocks.
     content = random.Random(f"ballast of {version.name}").randbytes(BALLAST_BYTES)

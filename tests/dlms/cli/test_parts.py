@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import random
+import subprocess
+import sys
 import termios
 import threading
 import tty
@@ -15,13 +17,13 @@ import click
 import pytest
 
 from dlms import axdr
+from dlms.__main__ import COMMANDS, main
 from dlms.axdr import Data, Tag
 from dlms.cli.base_node import ENABLE, NodePort
-from dlms.cli.change import readings_of
-from dlms.cli.secrets import read_hex, read_secret
+from dlms.cli.change import TYPES, parse_value, readings_of
+from dlms.cli.keys import read_hex, read_secret
 from dlms.cli.show import plain, tree, type_name
 from dlms.cli.simulate import BUILT_IN_LIST
-from dlms.cli.typed_values import TYPES, parse_value
 from dlms.cosem.obis import AttributeRef, Obis
 from dlms.errors import DecodeError, LinkError, LocalError, PeerError
 from dlms.link.hdlc.frames import CONTROLS, HdlcAddress, HdlcDecoder, HdlcFrame, HdlcNoise, information_control
@@ -320,3 +322,18 @@ def test_a_single_phase_meter_has_no_objects_for_the_other_phases() -> None:
     meter = SimulatedMeter(1, rows_from_csv(BUILT_IN_LIST), phases=1)
     assert not isinstance(meter.get(AttributeRef.parse("3/1.0.52.7.0.255/2")), Data)
     assert isinstance(meter.get(AttributeRef.parse("3/1.0.32.7.0.255/2")), Data)
+
+
+def test_the_help_of_the_tool_loads_no_command() -> None:
+    code = "import sys; from dlms.__main__ import main; main(['--help'], standalone_mode=False); print(*sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    *help_lines, modules = found.splitlines()
+    assert [line.split()[0] for line in help_lines[-len(COMMANDS) :]] == list(COMMANDS)
+    assert [name for name in modules.split() if name.startswith("dlms.")] == ["dlms.__main__"]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_of_the_list_is_there_and_explains_itself(name: str) -> None:
+    command = main.get_command(click.Context(main), name)
+    assert command is not None
+    assert command.help

@@ -18,7 +18,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from dlms.__main__ import COMMANDS, main
-from dlms.client.meter import ItemFailed, Meter
+from dlms.client.meter import Meter
+from dlms.client.reading import ItemFailed
 from dlms.errors import PeerError
 from dlms.security.settings import Lls
 

@@ -13,8 +13,8 @@ from decimal import Decimal
 import pytest
 
 from dlms import axdr
-from dlms.client.meter import ItemFailed, Meter
-from dlms.client.reading import Failed, Reading
+from dlms.client.meter import Meter
+from dlms.client.reading import Failed, ItemFailed, Reading
 from dlms.cosem.obis import AttributeRef, MethodRef, Obis
 from dlms.cosem.profile import CLOCK_OBIS, CaptureObject
 from dlms.cosem.time import CosemDateTime

@@ -12,9 +12,9 @@ import pytest
 
 from dlms import axdr
 from dlms.axdr import Data
-from dlms.client.image_transfer import ImageVerbs
-from dlms.client.meter import ItemFailed, Meter
-from dlms.client.reading import Failed, Reading
+from dlms.client.image_transfer import MeterImage
+from dlms.client.meter import Meter
+from dlms.client.reading import Failed, ItemFailed, Reading
 from dlms.codes import ActionResult, DataAccessResult
 from dlms.cosem.associations import ObjectInfo, emit_objects, named_objects_of, objects_of
 from dlms.cosem.obis import AttributeRef, MethodRef, Obis
@@ -344,13 +344,13 @@ def test_a_meter_that_takes_its_time_is_asked_for_its_status(
     images.item.methods[4] = lambda _parameters: ActionOutcome(ActionResult.TEMPORARY_FAILURE)
     images.item.readers[6] = lambda _selection: axdr.enum(next(statuses))
     meter, _ = client(monkeypatch, images.item)
-    verbs = ImageVerbs(meter, sleep=waited.append)
+    image = MeterImage(meter, sleep=waited.append)
     if good:
-        verbs.activate()
+        image.activate()
         assert waited == [5.0, 5.0]
     else:
         with pytest.raises(PeerError, match="not activated"):
-            verbs.activate()
+            image.activate()
 
 
 def test_a_clock_is_set_in_the_meters_own_time(monkeypatch: pytest.MonkeyPatch) -> None:

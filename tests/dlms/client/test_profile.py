@@ -10,7 +10,8 @@ import pytest
 
 from dlms import axdr
 from dlms.axdr import Data
-from dlms.client.meter import ItemFailed, Meter
+from dlms.client.meter import Meter
+from dlms.client.reading import ItemFailed
 from dlms.codes import DataAccessResult
 from dlms.cosem.obis import AttributeRef, Obis, Selection
 from dlms.cosem.profile import CLOCK_OBIS, CaptureObject

@@ -10,11 +10,9 @@ import pytest
 
 from dlms import axdr
 from dlms.axdr import Data
-from dlms.client.knowledge import MeterKnowledge
-from dlms.client.session import (
+from dlms.client.events import (
     ItemError,
     ItemRead,
-    MeterSession,
     ReadDone,
     Replied,
     SessionClosed,
@@ -23,6 +21,8 @@ from dlms.client.session import (
     SessionOpened,
     Value,
 )
+from dlms.client.knowledge import MeterKnowledge
+from dlms.client.session import MeterSession
 from dlms.codes import LN_CLIENT_CONFORMANCE, Conformance, DataAccessResult
 from dlms.cosem.obis import AttributeRef, Obis
 from dlms.cosem.scaler_unit import ScalerUnit
@@ -57,29 +57,13 @@ def server(auth: Auth = SECRET, *, phases: int = 1, conformance: Conformance = L
     return MeterServer(objects_from_rows(ROWS, values, phases=phases), auth=auth, conformance=conformance)
 
 
-def run(session: MeterSession, wire: Wire, now: float = 0.0) -> list[SessionEvent]:
-    """Carry APDUs both ways until neither side has anything to say."""
-    events: list[SessionEvent] = []
-    while True:
-        moved = False
-        while apdu := session.take_output():
-            moved = True
-            for answer in wire.exchange(apdu, now):
-                session.receive(answer, now)
-        while (event := session.next_event()) is not None:
-            moved = True
-            events.append(event)
-        if not moved:
-            return events
-
-
 def read(
     refs: list[AttributeRef], meter: MeterServer, known: MeterKnowledge | None = None, up: LinkUp | None = None
 ) -> tuple[dict[AttributeRef, Value | ItemError], Wire, list[SessionEvent]]:
     wire = Wire(meter.new_association(1))
     session = MeterSession(PacketLink(up), client=1, server=1, auth=SECRET, known=known)
     session.read(refs, 0.0)
-    events = run(session, wire)
+    events = wire.run(session)
     return {event.ref: event.result for event in events if isinstance(event, ItemRead)}, wire, events
 
 
@@ -226,7 +210,7 @@ def test_a_wrong_password_fails_the_session_with_the_servers_reason() -> None:
     wire = Wire(server().new_association(1))
     session = MeterSession(PacketLink(), client=1, server=1, auth=Lls("wrong"))
     session.read([ENERGY], 0.0)
-    (failed,) = run(session, wire)
+    (failed,) = wire.run(session)
     assert isinstance(failed, SessionFailed)
     assert "authentication-failure" in str(failed.error)
 
@@ -235,41 +219,35 @@ def test_no_authentication_is_refused_where_a_password_is_due() -> None:
     wire = Wire(server().new_association(1))
     session = MeterSession(PacketLink(), client=1, server=1)
     session.open(0.0)
-    (failed,) = run(session, wire)
+    (failed,) = wire.run(session)
     assert isinstance(failed, SessionFailed)
     assert "authentication-required" in str(failed.error)
 
 
-def test_a_session_kept_open_reads_again_and_closes_on_demand() -> None:
+def test_a_session_reads_again_until_it_is_closed() -> None:
     wire = Wire(server().new_association(1))
-    session = MeterSession(PacketLink(), client=1, server=1, auth=SECRET, keep_open=True)
+    session = MeterSession(PacketLink(), client=1, server=1, auth=SECRET)
     session.open(0.0)
-    assert [type(event) for event in run(session, wire)] == [SessionOpened]
+    assert [type(event) for event in wire.carry(session)] == [SessionOpened]
     for _ in range(2):
         session.read([ENERGY], 1.0)
-        assert [type(event) for event in run(session, wire)] == [ItemRead, ReadDone]
+        assert [type(event) for event in wire.carry(session)] == [ItemRead, ReadDone]
     session.close(2.0)
-    assert run(session, wire) == [SessionClosed()]
+    assert wire.carry(session) == [SessionClosed()]
     session.close(2.0)
     with pytest.raises(LocalError):
         session.read([ENERGY], 3.0)
 
 
-def test_a_read_asked_for_at_the_end_of_the_last_one_keeps_the_session_open() -> None:
+def test_a_read_asked_for_when_the_last_one_is_done_goes_on_in_the_same_association() -> None:
     wire = Wire(server().new_association(1))
     session = MeterSession(PacketLink(), client=1, server=1, auth=SECRET)
     session.read([ENERGY], 0.0)
-    reads = 0
-    events: list[SessionEvent] = []
-    while not events or not isinstance(events[-1], SessionClosed):
-        while apdu := session.take_output():
-            for answer in wire.exchange(apdu, 0.0):
-                session.receive(answer, 0.0)
-        while (event := session.next_event()) is not None:
-            events.append(event)
-            if isinstance(event, ReadDone) and reads < 3:
-                reads += 1
-                session.read([ENERGY], 0.0)
+    events = wire.carry(session)
+    for _ in range(3):
+        assert isinstance(events[-1], ReadDone)
+        session.read([ENERGY], 0.0)
+        events += wire.carry(session)
     assert len(wire.requests("60")) == 1
     assert sum(isinstance(event, ItemRead) for event in events) == 4
 
@@ -370,7 +348,7 @@ def test_other_services_share_the_session() -> None:
     long = axdr.octets(bytes(5000))
     session.request(SetExchange((item,), (long,), 1024), 0.0)
     session.request(GetExchange((item,)), 0.0)
-    events = run(session, wire)
+    events = wire.run(session)
     outcomes = [event.outcome for event in events if isinstance(event, Replied)]
     assert outcomes[0] == SetAnswer((item,), (0,))
     assert isinstance(outcomes[1], GetAnswer)
@@ -399,7 +377,7 @@ def test_nobody_is_asked_for_nothing() -> None:
     wire = Wire(meter.new_association(1))
     session = MeterSession(PacketLink(), client=1, server=1)
     session.read([], 0.0)
-    assert [type(event) for event in run(session, wire)] == [SessionOpened, ReadDone, SessionClosed]
+    assert [type(event) for event in wire.run(session)] == [SessionOpened, ReadDone, SessionClosed]
 
 
 @pytest.mark.parametrize("damage", [lambda apdu: apdu[:-1], lambda apdu: apdu[:3] + b"\0", lambda apdu: apdu + b"\0"])
@@ -412,13 +390,7 @@ def test_lists_answered_with_nonsense_are_asked_again_in_smaller_pieces(
     session = MeterSession(PacketLink(LinkUp(125)), client=1, server=1, auth=SECRET, known=known)
     session.read(REFS[:count], 0.0)
     session.read([ENERGY], 0.0)
-    events: list[SessionEvent] = []
-    while not events or not isinstance(events[-1], SessionClosed | SessionFailed):
-        while apdu := session.take_output():
-            for answer in wire.exchange(apdu, 0.0):
-                session.receive(damage(answer) if answer[:2] == b"\xc4\x03" else answer, 0.0)
-        while (event := session.next_event()) is not None:
-            events.append(event)
+    events = wire.run(session, alter=lambda answer: damage(answer) if answer[:2] == b"\xc4\x03" else answer)
     reads = [event for event in events if isinstance(event, ItemRead)]
     assert [event.ref for event in reads].count(ENERGY) == 1
     assert {

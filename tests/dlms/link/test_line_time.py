@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from dlms.client.events import SessionClosed
 from dlms.client.knowledge import MeterKnowledge
-from dlms.client.session import SessionClosed
 from tests.dlms.line import CONFIGURATIONS, floor, floor_s, session, steady
 
 

@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from dlms import axdr
 from dlms.client.association import Association, Established, Proposal
-from dlms.client.session import SessionClosed, SessionFailed, Value
+from dlms.client.events import SessionClosed, SessionFailed, Value
 from dlms.codes import LN_CLIENT_CONFORMANCE, Apdu, Conformance, Context, DataAccessResult
 from dlms.errors import DlmsError, LocalError, PeerError
 from dlms.security.ciphering import Ciphering

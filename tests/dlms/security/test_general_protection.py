@@ -9,7 +9,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from dlms import axdr
-from dlms.client.session import ItemRead, ReadDone, SessionClosed, SessionFailed, SessionOpened, Value
+from dlms.client.events import ItemRead, ReadDone, SessionClosed, SessionFailed, SessionOpened, Value
 from dlms.codes import LN_CLIENT_CONFORMANCE, AssociationResult, Conformance, Context, Diagnostic
 from dlms.errors import DlmsError, LocalError, PeerError
 from dlms.security.ciphering import Ciphering

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -10,7 +11,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from dlms import axdr
 from dlms.client.association import Association, Broken, Proposal
-from dlms.client.session import ItemRead, MeterSession, ReadDone, SessionClosed, SessionEvent, SessionFailed, Value
+from dlms.client.events import ItemRead, ReadDone, SessionClosed, SessionEvent, SessionFailed, Value
+from dlms.client.session import MeterSession
 from dlms.codes import LN_CLIENT_CONFORMANCE, Context, Mechanism
 from dlms.cosem.obis import AttributeRef
 from dlms.errors import DecodeError, DlmsError, LocalError, PeerError
@@ -146,20 +148,8 @@ def run(
     wire = Wire(server.new_association(1))
     session = MeterSession(PacketLink(), client=1, server=1, auth=client[0], security=client[1], pdu_size=512)
     session.read([REF], 0.0)
-    events: list[SessionEvent] = []
-    step = 0
-    while True:
-        moved = False
-        while apdu := session.take_output():
-            for answer in wire.exchange(apdu, 0.0):
-                session.receive(tamper(step, answer), 0.0)
-                step += 1
-            moved = True
-        while (event := session.next_event()) is not None:
-            events.append(event)
-            moved = True
-        if not moved:
-            return events, wire
+    steps = itertools.count()
+    return wire.run(session, alter=lambda answer: tamper(next(steps), answer)), wire
 
 
 BACKWARDS = Hls(Mechanism.HLS, transform=lambda challenge: challenge[::-1])

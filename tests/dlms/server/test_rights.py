@@ -9,7 +9,8 @@ import pytest
 from dlms import axdr
 from dlms.axdr import Data
 from dlms.client.association import Association, Notified, Proposal
-from dlms.client.meter import ItemFailed, Meter
+from dlms.client.meter import Meter
+from dlms.client.reading import ItemFailed
 from dlms.codes import (
     LN_CLIENT_CONFORMANCE,
     SERVER_CONFORMANCE,

@@ -13,7 +13,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from dlms import axdr
 from dlms.axdr import Data
-from dlms.client.meter import ItemFailed, Meter
+from dlms.client.meter import Meter
+from dlms.client.reading import ItemFailed
 from dlms.codes import ActionResult
 from dlms.cosem.obis import AttributeRef
 from dlms.errors import DlmsError, LocalError, PeerError

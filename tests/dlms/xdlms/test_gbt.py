@@ -7,7 +7,8 @@ import random
 import pytest
 
 from dlms import axdr
-from dlms.client.session import ItemRead, MeterSession, SessionClosed, SessionEvent, Value
+from dlms.client.events import ItemRead, Value
+from dlms.client.session import MeterSession
 from dlms.codes import LN_CLIENT_CONFORMANCE, Conformance
 from dlms.cosem.obis import AttributeRef
 from dlms.errors import DecodeError, DlmsError, LocalError, PeerError
@@ -119,14 +120,8 @@ def test_a_session_reads_what_is_longer_than_its_pdu_in_general_blocks(policy: P
     session = MeterSession(PacketLink(), client=1, server=1, security=client, pdu_size=256, conformance=WITH_BLOCKS)
     session.read([REF, REF], 0.0)
     session.read([REF], 0.0)
-    events: list[SessionEvent] = []
-    while not events or not isinstance(events[-1], SessionClosed):
-        while apdu := session.take_output():
-            for answer in wire.exchange(apdu, 0.0):
-                assert len(answer) <= 256
-                session.receive(answer, 0.0)
-        while (event := session.next_event()) is not None:
-            events.append(event)
+    events = wire.run(session)
+    assert all(len(apdu) <= 256 for way, apdu in wire.log if way == "<")
     assert [event.result for event in events if isinstance(event, ItemRead)] == [Value(long)] * 2
     assert wire.requests("e0")
     assert not wire.requests("c002")

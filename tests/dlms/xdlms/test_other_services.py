@@ -9,19 +9,11 @@ import pytest
 
 from dlms import axdr
 from dlms.client.association import Answered, Notified
+from dlms.client.events import ItemRead, ReadDone, SessionClosed, SessionEvent, SessionFailed, SessionOpened, Value
 from dlms.client.knowledge import MeterKnowledge
-from dlms.client.meter import ItemFailed, Meter
-from dlms.client.reading import Failed, Reading
-from dlms.client.session import (
-    ItemRead,
-    MeterSession,
-    ReadDone,
-    SessionClosed,
-    SessionEvent,
-    SessionFailed,
-    SessionOpened,
-    Value,
-)
+from dlms.client.meter import Meter
+from dlms.client.reading import Failed, ItemFailed, Reading
+from dlms.client.session import MeterSession
 from dlms.codes import LN_CLIENT_CONFORMANCE, SN_CLIENT_CONFORMANCE, Conformance, Context, Mechanism
 from dlms.cosem.obis import AttributeRef, MethodRef, Selection
 from dlms.cosem.short_names import method_name, name_of, names_of
@@ -88,7 +80,7 @@ def test_a_notification_comes_between_request_and_answer() -> None:
 def test_a_plain_notification_in_a_ciphered_association_is_not_believed() -> None:
     client, meter = pair(Policy.BOTH)
     server = MeterServer([], security=meter)
-    session = MeterSession(PacketLink(), client=1, server=1, security=client, keep_open=True)
+    session = MeterSession(PacketLink(), client=1, server=1, security=client)
     wire = Wire(server.new_association(1))
     session.open(0.0)
     (aare,) = wire.exchange(session.take_output(), 0.0)
@@ -331,16 +323,10 @@ def sn_run(
     wire = Wire(MeterServer(objects, auth=meter[0], security=meter[1], short_names=True).new_association(1))
     session = MeterSession(PacketLink(), client=1, server=1, auth=client[0], security=client[1], short_names=True)
     session.read([ITEM.ref], 0.0)
-    events: list[SessionEvent] = []
-    while True:
-        while apdu := session.take_output():
-            for answer in wire.exchange(apdu, 0.0):
-                session.receive(forged if forged is not None and len(wire.requests()) == 2 else answer, 0.0)
-        said = len(events)
-        while (event := session.next_event()) is not None:
-            events.append(event)
-        if len(events) == said:
-            return events, wire
+    events = wire.run(
+        session, alter=lambda answer: forged if forged is not None and len(wire.requests()) == 2 else answer
+    )
+    return events, wire
 
 
 @pytest.mark.parametrize("counted", [True, False])

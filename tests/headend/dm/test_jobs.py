@@ -368,6 +368,7 @@ def test_commands_in_an_atomic_are_all_undone_when_one_fails(engine: Engine, dev
     "command",
     [
         {"verb": "put", "path": "./A"},
+        {"verb": ["get"], "path": "./A"},
         {"verb": "replace", "path": "./A"},
         {"verb": "copy", "path": "./A"},
         {"verb": "add", "path": "./A?prop=ACL"},
@@ -429,6 +430,7 @@ def test_a_job_can_be_cancelled_until_it_runs(engine: Engine, device: Device) ->
         ("provision", {"nodes": [{"path": "./a", "value": "xyz", "format": "bin"}]}),
         ("provision", {"nodes": [{"path": "./a", "value": "a\x00"}]}),
         ("provision", {"nodes": [{"path": "./a", "value": "1"}], "atomic": 1}),
+        ("commands", {"commands": [{"verb": "get", "path": "./a"}], "mode": {}}),
         ("firmware", {"url": "http://plain/pkg"}),
         ("firmware", {"url": "https://h/p", "version": ""}),
         ("software", {"url": "https://h/p"}),

@@ -8,7 +8,7 @@ Power-on: the boot loader (uboot.py) picks a slot from the environment's bytes; 
 mount); then init runs the Update Agent and the agent *from that image*, isolated from every other Python package of
 the machine. Init also is the hardware watchdog: an agent that stops feeding it resets the board.
 
-One JSON object a line on standard output tells what happens; SIGUSR1 is the `reboot` command, SIGTERM ends it all.
+One JSON object per line on standard output tells what happens; SIGUSR1 is the `reboot` command, SIGTERM ends it all.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Board:
         return 0
 
     def power_on(self) -> str:
-        """One life between two resets; says why it ended."""
+        """One life between two resets; returns why it ended."""
         choice = choose(self.environment)
         self.mount(choice.slot, choice.boots)
         tell("boot", boot=self.boots, slot=choice.slot, left=choice.left, recovered=choice.recovered)

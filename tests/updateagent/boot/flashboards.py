@@ -140,48 +140,48 @@ class FlashBoard(Board):
         return cast("FaultyDisk", self.disk)
 
     def store(self) -> EnvironmentStore:
-        return EnvironmentStore(self.disk, self.env_places(), medium=lambda _, place: self.medium(place))
+        return EnvironmentStore(self.disk, self.env_locations(), medium=lambda _, location: self.medium(location))
 
-    def env_places(self) -> tuple[EnvLocation, EnvLocation]:
+    def env_locations(self) -> tuple[EnvLocation, EnvLocation]:
         raise NotImplementedError
 
-    def medium(self, place: EnvLocation) -> Medium:
+    def medium(self, location: EnvLocation) -> Medium:
         raise NotImplementedError
 
 
 class NorBoard(FlashBoard):
     make = NorEnvironment
 
-    def env_places(self) -> tuple[EnvLocation, EnvLocation]:
+    def env_locations(self) -> tuple[EnvLocation, EnvLocation]:
         flash = self.environment.flash
         return EnvLocation(flash, 0, ENV_BYTES, NOR_BLOCK, 2), EnvLocation(flash, ENV_BYTES, ENV_BYTES, NOR_BLOCK, 2)
 
-    def medium(self, place: EnvLocation) -> Medium:
-        return MtdMedium(place, lambda path, *, write: cast("NorEnvironment", self.environment).chip())
+    def medium(self, location: EnvLocation) -> Medium:
+        return MtdMedium(location, lambda path, *, write: cast("NorEnvironment", self.environment).chip())
 
 
 class NandBoard(FlashBoard):
     make = NandEnvironment
 
-    def env_places(self) -> tuple[EnvLocation, EnvLocation]:
+    def env_locations(self) -> tuple[EnvLocation, EnvLocation]:
         flash, size = self.environment.flash, NandEnvironment.RANGE * NAND_BLOCK
         return EnvLocation(flash, 0, ENV_BYTES, NAND_BLOCK, 3), EnvLocation(flash, size, ENV_BYTES, NAND_BLOCK, 3)
 
-    def medium(self, place: EnvLocation) -> Medium:
-        return MtdMedium(place, lambda path, *, write: cast("NandEnvironment", self.environment).chip())
+    def medium(self, location: EnvLocation) -> Medium:
+        return MtdMedium(location, lambda path, *, write: cast("NandEnvironment", self.environment).chip())
 
 
 class UbiBoard(FlashBoard):
     make = UbiEnvironment
 
-    def env_places(self) -> tuple[EnvLocation, EnvLocation]:
+    def env_locations(self) -> tuple[EnvLocation, EnvLocation]:
         environment = cast("UbiEnvironment", self.environment)
         return EnvLocation(environment.volume_path(0), 0, ENV_BYTES), EnvLocation(
             environment.volume_path(1), 0, ENV_BYTES
         )
 
-    def medium(self, place: EnvLocation) -> Medium:
-        return UbiMedium(place, lambda path, *, write: Volume(cast("FaultyDisk", self.disk), path, LEB))
+    def medium(self, location: EnvLocation) -> Medium:
+        return UbiMedium(location, lambda path, *, write: Volume(cast("FaultyDisk", self.disk), path, LEB))
 
 
 FLASH_BOARDS = (NorBoard, NandBoard, UbiBoard)

@@ -80,7 +80,7 @@ def test_nothing_is_installed_and_nothing_committed_where_it_is_not_shared(kind:
     environment, slot = (board.disk.read_bytes(path) for path in (board.environment.flash, board.slot_file("B")))
     assert board.updater().boot() == EXIT_GUARD_WANTED  # it has no journal yet
     assert board.updater().mark_good() is False
-    assert "environment-not-shared (68)" in board.exchange().read_status()["error"]
+    assert "environment-not-shared (68)" in json.loads(board.mailbox().status_file.read_bytes())["error"]
     assert board.updater().boot() == EXIT_OK
 
     board.hand_over("2")

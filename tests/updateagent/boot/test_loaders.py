@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -16,11 +17,14 @@ from tests.sim.faulty_disk import FaultyDisk, Survival
 from tests.updateagent.board import Board
 from tests.updateagent.boot.loaders import BootcountBoard, GrubBoard, MenderBoard
 from tests.updateagent.engine.power import Story, Trouble, explore, explore_errors, stories
+from updateagent.boot import BOOT_LOADERS, policies, types
 from updateagent.boot.grub import Block, GrubStore
-from updateagent.boot.policy import POLICIES, BootEnv, policy
+from updateagent.boot.policy import NoSuchBootLoader, policy_class
+from updateagent.compose import UpdateAgent
+from updateagent.config import load
 from updateagent.disk import RealDisk
 from updateagent.engine.updater import Updater
-from updateagent.errors import ENVIRONMENT, ENVIRONMENT_FULL, DeviceError
+from updateagent.errors import CONFIGURATION, ENVIRONMENT, ENVIRONMENT_FULL, DeviceError, RequestError
 
 
 @pytest.fixture(autouse=True)
@@ -30,6 +34,7 @@ def quiet() -> Iterator[None]:
     logging.disable(logging.NOTSET)
 
 
+REPO = Path(__file__).parents[3]
 BOARDS = [BootcountBoard, MenderBoard, GrubBoard]
 GOOD, UNHEALTHY = stories()[:2]
 
@@ -59,14 +64,73 @@ def test_an_install_is_one_commit_and_an_ordinary_boot_none(tmp_path: Path, boar
     made.power_on()
     assert made.environment.flash.read_bytes() == before
     made.hand_over("2")
-    ports = made.ports()
-    assert Updater(ports).boot() == 10
-    assert ports.bootenv._variables.commits == 1  # type: ignore[attr-defined]
+    deps = made.deps()
+    assert Updater(deps).boot() == 10
+    assert deps.bootenv._variables.commits == 1  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("name", POLICIES)
-def test_every_policy_is_found_by_its_name(name: str) -> None:
-    assert issubclass(policy(name), BootEnv)
+POLICIES = sorted({policy for _, policy in BOOT_LOADERS})
+SETTINGS = """
+update_dir = "/data/update"
+run_dir = "/run/dcu"
+roots = "/etc/roots.pem"
+compatible = "HW"
+[bootenv]
+type = "{type}"
+config = "/etc/env"
+{policy}
+[[slot]]
+name = "A"
+type = "block"
+path = "/dev/a"
+[[slot]]
+name = "B"
+type = "block"
+path = "/dev/b"
+"""
+
+
+def settings(folder: Path, of_type: str, policy: str | None) -> Path:
+    file = folder / "settings.toml"
+    file.write_text(SETTINGS.format(type=of_type, policy=f'policy = "{policy}"' if policy else ""))
+    return file
+
+
+@pytest.mark.parametrize("of_type", types())
+@pytest.mark.parametrize("policy", POLICIES)
+def test_every_pair_of_type_and_policy_is_in_the_table_or_refused_at_load(
+    tmp_path: Path, of_type: str, policy: str
+) -> None:
+    file = settings(tmp_path, of_type, policy)
+    if (of_type, policy) in BOOT_LOADERS:
+        agent = UpdateAgent(load(file), FaultyDisk())
+        assert (agent.config.bootenv.type, agent.config.bootenv.policy) == (of_type, policy)
+        agent.disk.mkdir_durable(Path("/etc"))
+        agent.disk.write_durable(Path("/etc/env"), b"/dev/env 0 0x4000")
+        assert type(agent.bootenv(agent.environment())) is policy_class(of_type, policy)
+    else:
+        with pytest.raises(RequestError, match=rf"bootenv\.policy: with type {of_type} one of ") as caught:
+            load(file)
+        assert caught.value.code is CONFIGURATION
+        with pytest.raises(NoSuchBootLoader):
+            policy_class(of_type, policy)
+
+
+@pytest.mark.parametrize("of_type", types())
+def test_the_default_policy_is_the_first_of_its_type(tmp_path: Path, of_type: str) -> None:
+    assert load(settings(tmp_path, of_type, None)).bootenv.policy == policies(of_type)[0]
+
+
+def test_an_unknown_type_is_refused_by_its_name_alone(tmp_path: Path) -> None:
+    with pytest.raises(RequestError) as caught:
+        load(settings(tmp_path, "redboot", "rauc"))
+    assert caught.value.message.splitlines() == [f"{tmp_path}/settings.toml: bootenv.type: one of uboot, grub"]
+
+
+def test_the_manual_lists_the_table() -> None:
+    manual = (REPO / "docs" / "update.md").read_text()
+    rows = re.findall(r"^\| `([a-z]+)` \| `([a-z-]+)` \|", manual, re.MULTILINE)
+    assert rows == list(BOOT_LOADERS)
 
 
 def test_values_with_backslashes_and_newlines_survive() -> None:

@@ -14,11 +14,11 @@ from random import Random
 import pytest
 
 from tests.sim.faulty_disk import FaultyDisk
-from updateagent.boot.policy import DryRun
 from updateagent.boot.uboot.bytes import newer, parse_copy
 from updateagent.boot.uboot.env import LOCK_WAIT_S, EnvironmentStore, emit_copy, parse_data
 from updateagent.boot.uboot.fw_env import EnvLocation, parse_fw_env_config
 from updateagent.disk import RealDisk
+from updateagent.engine.dry_run import DryVariables
 from updateagent.errors import (
     CONFIGURATION,
     ENVIRONMENT,
@@ -225,7 +225,7 @@ def test_the_lock_is_waited_for_but_not_for_ever() -> None:
 
 def test_a_dry_run_shows_the_changes_and_writes_none() -> None:
     disk = two(1, 0)
-    store = DryRun(EnvironmentStore(disk, TWO))
+    store = DryVariables(EnvironmentStore(disk, TWO))
 
     assert store.commit({"BOOT_ORDER": "B A", "copy": None}) is True
     assert store.commit({"BOOT_ORDER": "B A"}) is False
@@ -285,11 +285,11 @@ class Tools:
         self.config = folder / "fw_env.config"
         offsets = (0x200, 0x200 + SIZE) if redundant else (0x200,)
         self.config.write_text("".join(f"{self.flash} {at:#x} {SIZE:#x}\n" for at in offsets))
-        self.places = parse_fw_env_config(self.config.read_text())
+        self.locations = parse_fw_env_config(self.config.read_text())
         self.flash.write_bytes(b"\0" * (0x200 + 2 * SIZE))
 
     def store(self) -> EnvironmentStore:
-        return EnvironmentStore(RealDisk(), self.places)
+        return EnvironmentStore(RealDisk(), self.locations)
 
     def run(self, program: str, arguments: Sequence[str]) -> str:
         command = [program, "-c", str(self.config), *arguments]

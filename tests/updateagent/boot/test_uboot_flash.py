@@ -81,14 +81,14 @@ class ForgetsTheMark(NorBoard):
         def make_obsolete(self) -> None:
             return
 
-    def medium(self, place: EnvLocation) -> MtdMedium:
-        return self.Medium(place, lambda path, *, write: self.environment.chip())  # type: ignore[attr-defined]
+    def medium(self, location: EnvLocation) -> MtdMedium:
+        return self.Medium(location, lambda path, *, write: self.environment.chip())  # type: ignore[attr-defined]
 
 
 class WritesTheCopyInForce(NorBoard):
     def store(self) -> EnvironmentStore:
-        first, _ = self.env_places()
-        return EnvironmentStore(self.disk, (first, first), medium=lambda _, place: self.medium(place))
+        first, _ = self.env_locations()
+        return EnvironmentStore(self.disk, (first, first), medium=lambda _, location: self.medium(location))
 
 
 @pytest.mark.parametrize("kind", [ForgetsTheMark, WritesTheCopyInForce])
@@ -106,8 +106,8 @@ def test_a_planted_bug_is_found(kind: type[Board]) -> None:
 
 def nor_store(disk: FaultyDisk, block: int = BLOCK) -> EnvironmentStore:
     chip = Chip(disk, Path("/mtd0"), block, is_nand=False)
-    places = (EnvLocation(Path("/mtd0"), 0, SIZE), EnvLocation(Path("/mtd0"), max(SIZE, block), SIZE))
-    return EnvironmentStore(disk, places, medium=lambda _, place: MtdMedium(place, lambda path, *, write: chip))
+    locations = (EnvLocation(Path("/mtd0"), 0, SIZE), EnvLocation(Path("/mtd0"), max(SIZE, block), SIZE))
+    return EnvironmentStore(disk, locations, medium=lambda _, one: MtdMedium(one, lambda path, *, write: chip))
 
 
 def nor(first: bytes, second: bytes) -> FaultyDisk:
@@ -204,8 +204,8 @@ def test_a_block_that_was_locked_is_locked_again() -> None:
     disk = nor(emit_copy(OLD, SIZE, 1), emit_copy(OLD, SIZE, 0))
     chip = Chip(disk, Path("/mtd0"), BLOCK, is_nand=False)
     chip.locked = {0, 1}
-    places = (EnvLocation(Path("/mtd0"), 0, SIZE), EnvLocation(Path("/mtd0"), SIZE, SIZE))
-    store = EnvironmentStore(disk, places, medium=lambda _, place: MtdMedium(place, lambda path, *, write: chip))
+    locations = (EnvLocation(Path("/mtd0"), 0, SIZE), EnvLocation(Path("/mtd0"), SIZE, SIZE))
+    store = EnvironmentStore(disk, locations, medium=lambda _, one: MtdMedium(one, lambda path, *, write: chip))
     store.commit(CHANGES)
     assert chip.locked == {0, 1}
 
@@ -234,7 +234,7 @@ def test_with_nolock_blocks_are_written_without_unlocking_them(*, no_lock: bool)
 
 
 @pytest.mark.parametrize(
-    "place",
+    "location",
     [
         EnvLocation(Path("/mtd0"), 0x10, SIZE),
         EnvLocation(Path("/mtd0"), -SIZE, SIZE),
@@ -243,10 +243,10 @@ def test_with_nolock_blocks_are_written_without_unlocking_them(*, no_lock: bool)
     ],
     ids=["not at a block", "from the end", "beyond the end", "sectors that do not fit"],
 )
-def test_a_place_that_does_not_fit_the_flash_is_an_error_with_a_number(place: EnvLocation) -> None:
+def test_a_location_that_does_not_fit_the_flash_is_an_error_with_a_number(location: EnvLocation) -> None:
     disk = nor(emit_copy(OLD, SIZE, 1), b"\xff" * SIZE)
     chip = Chip(disk, Path("/mtd0"), BLOCK, is_nand=False)
-    store = EnvironmentStore(disk, (place,), medium=lambda _, place: MtdMedium(place, lambda path, *, write: chip))
+    store = EnvironmentStore(disk, (location,), medium=lambda _, one: MtdMedium(one, lambda path, *, write: chip))
     with pytest.raises(DeviceError) as caught:
         store.load()
     assert caught.value.code is ENVIRONMENT
@@ -262,8 +262,8 @@ def test_copies_on_different_kinds_of_flash_are_an_error_with_a_number() -> None
             None,
         ]
     )
-    places = (EnvLocation(Path("/mtd0"), 0, SIZE), EnvLocation(Path("/mtd0"), SIZE, SIZE))
-    store = EnvironmentStore(disk, places, medium=lambda one, place: next(media) or FileMedium(one, place))
+    locations = (EnvLocation(Path("/mtd0"), 0, SIZE), EnvLocation(Path("/mtd0"), SIZE, SIZE))
+    store = EnvironmentStore(disk, locations, medium=lambda one, location: next(media) or FileMedium(one, location))
     with pytest.raises(DeviceError, match="different kinds") as caught:
         store.load()
     assert caught.value.code is ENVIRONMENT
@@ -285,8 +285,8 @@ def test_a_block_that_fails_is_marked_bad_but_never_the_last_one() -> None:
     environment = made.environment
     assert isinstance(environment, NandEnvironment)
     chip = Chip(environment.faulty, environment.flash, ENV_BYTES, is_nand=True, failing={3, 4, 5})
-    places = made.env_places()
-    store = EnvironmentStore(made.disk, places, medium=lambda _, place: MtdMedium(place, lambda path, *, write: chip))
+    locations = made.env_locations()
+    store = EnvironmentStore(made.disk, locations, medium=lambda _, one: MtdMedium(one, lambda path, *, write: chip))
 
     with pytest.raises(DeviceError) as caught:
         store.commit(CHANGES)
@@ -333,13 +333,13 @@ def test_a_single_copy_in_a_dynamic_volume_survives_a_cut() -> None:
     for tear in (0.5, 1.0):
         made = board(UbiBoard)
         faulty = made.faulty
-        (first, _) = made.env_places()
+        (first, _) = made.env_locations()
         Volume.create(faulty, first.device, emit_copy(OLD, ENV_BYTES, None).ljust(2 * LEB, b"\xff"))
 
-        def store(disk: FaultyDisk, place: EnvLocation = first) -> EnvironmentStore:
+        def store(disk: FaultyDisk, location: EnvLocation = first) -> EnvironmentStore:
             return EnvironmentStore(
                 disk,
-                (place,),
+                (location,),
                 medium=lambda _, one: UbiMedium(one, lambda path, *, write: Volume(disk, path, LEB)),
             )
 
@@ -359,7 +359,7 @@ def test_a_static_volume_is_updated_whole() -> None:
 
     store = EnvironmentStore(
         faulty,
-        made.env_places(),
+        made.env_locations(),
         medium=lambda _, one: UbiMedium(one, static),
     )
     store.commit(CHANGES)

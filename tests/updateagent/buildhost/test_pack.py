@@ -362,10 +362,13 @@ def test_a_stock_swupdate_refuses_the_package_of_another_root(bench: Bench) -> N
 
 
 def test_the_device_side_does_not_load_the_writer() -> None:
+    # Old versions of cryptography load x509 themselves, with the first primitive: that is not ours to avoid.
     code = (
-        "import sys, updateagent.package.manifest, updateagent.package.delta, updateagent.package.certificate\n"
+        "import sys, cryptography.hazmat.primitives.poly1305\n"
+        "before = set(sys.modules)\n"
+        "import updateagent.package.manifest, updateagent.package.delta, updateagent.package.certificate\n"
         "bad = {'click', 'cryptography.x509', 'updateagent.buildhost.assemble',"
         " 'updateagent.buildhost.signing', 'updateagent.buildhost.pack'}\n"
-        "sys.exit(len(bad & set(sys.modules)))\n"
+        "sys.exit(len(bad & (set(sys.modules) - before)))\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

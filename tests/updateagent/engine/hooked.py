@@ -14,7 +14,7 @@ from pathlib import Path
 from tests.updateagent.board import SLOT_BYTES, Board, PlainPackage, Shelf, plain_package
 from tests.updateagent.engine.power import Story, Violation
 from updateagent.disk import RawFile, Storage
-from updateagent.engine.deps import Package, Ports
+from updateagent.engine.deps import EngineDeps, Package
 from updateagent.errors import HOOK, PackageError
 from updateagent.slots.block import FileSlot, Slot
 
@@ -112,16 +112,16 @@ class HookedBoard(Board):
             self.disk.mkdir_durable((self.state / name).parent)
             self.disk.write_durable(self.state / name, data)
 
-    def ports(self) -> Ports:
-        return replace(super().ports(), state_dirs=(str(self.state),))
+    def deps(self) -> EngineDeps:
+        return replace(super().deps(), state_dirs=(str(self.state),))
 
-    def places(self) -> dict[str, dict[str, Slot]]:
-        places: dict[str, dict[str, Slot]] = {}
+    def partitions(self) -> dict[str, dict[str, Slot]]:
+        partitions: dict[str, dict[str, Slot]] = {}
         for name in ("A", "B"):
             slot = SlotAfterHook(self.disk, name, self.slot_file(name), SLOT_BYTES)
             slot.done = self.done
-            places[name] = {"rootfs": slot}
-        return places
+            partitions[name] = {"rootfs": slot}
+        return partitions
 
     def running_version(self) -> str:
         version = super().running_version()

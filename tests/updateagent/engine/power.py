@@ -169,7 +169,7 @@ class World:
             return
         self._report(board)
         try:
-            idle = board.updater().record.state is State.IDLE and board.exchange().read_request() is None
+            idle = board.updater().record.state is State.IDLE and board.mailbox().read_request() is None
         except DeviceError:
             return
         self.ended = idle and self.heard is not None and board.result() is None
@@ -230,7 +230,7 @@ class World:
             if result["fumo"] not in self.allowed or self.heard not in (None, result["fumo"]):
                 raise Violation(f"reported {result['fumo']} {result['name']}")
             self.heard = result["fumo"]
-            board.disk.remove_durable(board.exchange().result_file)
+            board.disk.remove_durable(board.mailbox().result_file)
             self.forgotten = True
         except ValueError as error:
             raise Violation(f"a result that cannot be read: {error}") from error
@@ -275,7 +275,7 @@ class Tally:
     fired: int = 0
     double_planned: int = 0
     double_fired: int = 0
-    places: Counter[str] = field(default_factory=Counter)
+    by_phase: Counter[str] = field(default_factory=Counter)
     """How many different operations were cut in each phase."""
     states: Counter[State] = field(default_factory=Counter)
     """How often the journal said which state after a cut, or when an operation failed."""
@@ -363,7 +363,7 @@ def explore(
     tally.planned = numbers * len(phases) * len(survivals)
     for cut, world in enumerate_cuts(story, phases=phases, survivals=survivals, stride=stride):
         tally.fired += 1
-        tally.places[cut.phase] += cut.throw == 0
+        tally.by_phase[cut.phase] += cut.throw == 0
         tally.note_state(world.state(world.disk))
         tally.resumed += world.resumes(world.disk)
         if double_stride and tally.fired % double_stride == 0:
@@ -484,7 +484,7 @@ class WornSlot(FileSlot):
 
 
 class WornBoard(Board):
-    def places(self) -> dict[str, dict[str, Slot]]:
+    def partitions(self) -> dict[str, dict[str, Slot]]:
         return {name: {"rootfs": WornSlot(self.disk, name, self.slot_file(name), SLOT_BYTES)} for name in ("A", "B")}
 
 
@@ -517,7 +517,7 @@ def main() -> int:
     killed: Counter[State] = Counter()
     failed: Counter[State] = Counter()
     operations = errors = resumed = 0
-    places: Counter[str] = Counter()
+    by_phase: Counter[str] = Counter()
     with TemporaryDirectory() as folder:
         folders = Path(folder)
         played: list[Played] = [*stories(), *signed_stories(folders), *software_stories(folders)]
@@ -536,15 +536,15 @@ def main() -> int:
                 killed.update(tally.states)
                 operations += tally.operations
                 resumed += tally.resumed
-                places.update(tally.places)
+                by_phase.update(tally.by_phase)
             wrong |= bool(tally.violations)
             wrong |= tally.fired != tally.planned or tally.double_fired != tally.double_planned
-    cuts = ", ".join(f"{places[phase]} cut {phase}" for phase in TEARS)
+    cuts = ", ".join(f"{by_phase[phase]} cut {phase}" for phase in TEARS)
     troubles = ", ".join(map(str, TROUBLES))
     print(f"\n{operations} operations: {cuts}; {resumed} cuts were followed by a resume in the middle of a slot")
     print(f"{errors} operations failed, each with {troubles}\n")
     wrong |= not resumed
-    wrong |= any(places[phase] != operations for phase in TEARS)
+    wrong |= any(by_phase[phase] != operations for phase in TEARS)
     for state in State:
         name = state.value.replace(" ", "_")
         print(f"{'Killed_in_' + name:<24}{killed[state]:>8}    {'Error_in_' + name:<24}{failed[state]:>8}")

@@ -7,7 +7,8 @@ from typing import ClassVar
 
 from tests.updateagent.board import SLOT_BYTES, TRIES, Board, content, plain_package
 from tests.updateagent.engine.power import Story
-from updateagent.boot.policy import BootEnv, RaucPolicy
+from updateagent.boot.policy import BootEnv
+from updateagent.boot.rauc import RaucPolicy
 
 RECOVERY_VERSION = "9"
 

@@ -1,4 +1,4 @@
-"""The quick answer of `dcu-update boot` is the answer of the whole program, or none."""
+"""The fast path of `dcu-update boot` returns what the whole program would, or None."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ import pytest
 from tests.updateagent.board import TRIES
 from tests.updateagent.engine.test_health import Bench
 from updateagent.__main__ import main
+from updateagent.boot import BOOT_LOADERS
 from updateagent.boot.policy import TRIES_MAX
 from updateagent.engine.health import HealthConfig
-from updateagent.fast_path import answer, read_settings
+from updateagent.fast_path import UNDERSTOOD, answer, read_settings
 
 REPO = Path(__file__).parents[3]
 
 
-class Quick(Bench):
+class FastBench(Bench):
     """A bench whose settings are also in a file."""
 
     def __init__(self, folder: Path) -> None:
@@ -48,16 +49,16 @@ lock = ""
         self.power_on()
 
     def both(self) -> tuple[int | None, int]:
-        """The quick answer, and that of the whole program."""
+        """What the fast path returns, and the whole program."""
         return answer(str(self.file)), main(["--config", str(self.file), "boot", "--thorough"])
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Quick:
-    return Quick(tmp_path)
+def bench(tmp_path: Path) -> FastBench:
+    return FastBench(tmp_path)
 
 
-def settled(bench: Quick, starts: int = 1 + TRIES_MAX - TRIES) -> None:
+def settled(bench: FastBench, starts: int = 1 + TRIES_MAX - TRIES) -> None:
     """Some history: the system was once well, both copies of the journal are there, and it was started since.
 
     After that many starts there are fewer attempts left than a trial has.
@@ -70,35 +71,44 @@ def settled(bench: Quick, starts: int = 1 + TRIES_MAX - TRIES) -> None:
         bench.power_on()
 
 
-def test_a_board_that_was_never_started_is_left_to_the_whole_program(bench: Quick) -> None:
+def test_a_board_that_was_never_started_is_left_to_the_whole_program(bench: FastBench) -> None:
     assert answer(str(bench.file)) is None
 
 
-def test_a_board_that_never_had_an_update_is_idle(bench: Quick) -> None:
+def test_a_board_that_never_had_an_update_is_idle(bench: FastBench) -> None:
     bench.board.updater().boot()
 
     assert bench.both() == (11, 11)
 
 
-def test_an_attempt_to_give_back_is_seen(bench: Quick) -> None:
+def test_an_attempt_to_give_back_is_seen(bench: FastBench) -> None:
     settled(bench)
 
     assert bench.both() == (11, 11)
 
 
-def test_nothing_to_do_is_seen(bench: Quick) -> None:
+@pytest.mark.parametrize("pair", BOOT_LOADERS, ids="-".join)
+def test_only_the_boot_loader_that_is_understood_is_answered_for(bench: FastBench, pair: tuple[str, str]) -> None:
+    settled(bench, starts=1)
+    text = bench.file.read_text()
+    bench.file.write_text(text.replace('type = "uboot"', f'type = "{pair[0]}"\npolicy = "{pair[1]}"'))
+    assert answer(str(bench.file)) == (0 if pair == UNDERSTOOD else None)
+    assert UNDERSTOOD in BOOT_LOADERS
+
+
+def test_nothing_to_do_is_seen(bench: FastBench) -> None:
     settled(bench, starts=1)
     assert bench.both() == (0, 0)
 
 
-def test_a_board_that_was_once_well_and_never_had_an_update_has_one_journal_and_is_idle(bench: Quick) -> None:
+def test_a_board_that_was_once_well_and_never_had_an_update_has_one_journal_and_is_idle(bench: FastBench) -> None:
     bench.board.updater().mark_good()
     bench.power_on()
     assert [name for name in ("journal.0", "journal.1") if (bench.config.update_dir / name).exists()] == ["journal.0"]
     assert bench.both() == (0, 0)
 
 
-def test_the_guard_is_wanted_once_in_seven_starts(bench: Quick) -> None:
+def test_the_guard_is_wanted_once_in_seven_starts(bench: FastBench) -> None:
     settled(bench, starts=0)
     answers = []
     for _ in range(14):
@@ -110,7 +120,7 @@ def test_the_guard_is_wanted_once_in_seven_starts(bench: Quick) -> None:
     assert answers == 2 * [*6 * [(0, 0)], (11, 11)]
 
 
-def test_an_environment_that_the_boot_loader_did_not_save_is_left_to_the_whole_program(bench: Quick) -> None:
+def test_an_environment_that_the_boot_loader_did_not_save_is_left_to_the_whole_program(bench: FastBench) -> None:
     settled(bench)
     for passed in ("0", "none", "", "x1"):
         (bench.folder / "cmdline").write_text(f"rauc.slot=A dcu.boots={passed}")
@@ -121,7 +131,7 @@ def test_an_environment_that_the_boot_loader_did_not_save_is_left_to_the_whole_p
 
 
 def test_a_request_a_held_result_another_slot_or_an_error_on_display_are_left_to_the_whole_program(
-    bench: Quick,
+    bench: FastBench,
 ) -> None:
     settled(bench)
     update = bench.board.update_dir
@@ -144,7 +154,7 @@ def test_a_request_a_held_result_another_slot_or_an_error_on_display_are_left_to
     assert answer(str(bench.file)) == 11
 
 
-def test_every_state_but_idle_is_left_to_the_whole_program(bench: Quick) -> None:
+def test_every_state_but_idle_is_left_to_the_whole_program(bench: FastBench) -> None:
     settled(bench)
     bench.board.hand_over("2")
     bench.board.updater().boot()
@@ -154,7 +164,7 @@ def test_every_state_but_idle_is_left_to_the_whole_program(bench: Quick) -> None
     assert answer(str(bench.file)) is None
 
 
-def test_a_text_that_only_looks_like_an_idle_journal_is_no_idle_journal(bench: Quick) -> None:
+def test_a_text_that_only_looks_like_an_idle_journal_is_no_idle_journal(bench: FastBench) -> None:
     settled(bench)
     bench.board.hand_over("2", request_id='","state":"idle","lost":false,"x":"')
     bench.board.updater().boot()
@@ -163,7 +173,7 @@ def test_a_text_that_only_looks_like_an_idle_journal_is_no_idle_journal(bench: Q
     assert answer(str(bench.file)) is None
 
 
-def test_a_damaged_environment_is_left_to_the_whole_program(bench: Quick) -> None:
+def test_a_damaged_environment_is_left_to_the_whole_program(bench: FastBench) -> None:
     settled(bench)
     bench.board.environment.flash.write_bytes(b"\xff" * 100)
 
@@ -195,7 +205,7 @@ def test_settings_written_the_plain_way_are_understood() -> None:
 
 
 @pytest.mark.process
-def test_the_quick_answer_imports_next_to_nothing(bench: Quick) -> None:
+def test_the_fast_path_imports_next_to_nothing(bench: FastBench) -> None:
     settled(bench)
     script = (
         "import sys; before = set(sys.modules); from updateagent.__main__ import main;"

@@ -10,8 +10,8 @@ import pytest
 
 from tests.sim.board.uboot import ENV_BYTES, ENV_OFFSETS
 from tests.updateagent.board import Board
-from updateagent.compose import Agent
-from updateagent.config import BootEnvConfig, Config, PlaceConfig, SlotConfig
+from updateagent.compose import UpdateAgent
+from updateagent.config import BootEnvConfig, Config, PartitionConfig, SlotConfig
 from updateagent.disk import RealDisk
 from updateagent.engine.guard import run_command_check
 from updateagent.engine.health import Check, CommandCheck, HealthConfig, Missing, Verdict, Watch, parse_health
@@ -96,11 +96,11 @@ class Bench:
         (folder / "fw_env.config").write_text("".join(f"{env} {at:#x} {ENV_BYTES:#x}\n" for at in ENV_OFFSETS))
         (folder / "release").write_text("VERSION=1\n")
         slots = tuple(
-            SlotConfig(name, {"rootfs": PlaceConfig("file", self.board.slot_file(name), 1 << 20)}) for name in "AB"
+            SlotConfig(name, {"rootfs": PartitionConfig("file", self.board.slot_file(name), 1 << 20)}) for name in "AB"
         )
         self.config = Config(
             slots=slots,
-            bootenv=BootEnvConfig("uboot", folder / "fw_env.config", lock=None),
+            bootenv=BootEnvConfig("uboot", "rauc", folder / "fw_env.config", lock=None),
             update_dir=self.board.update_dir,
             run_dir=folder,
             software_dir=folder / "software",
@@ -123,7 +123,7 @@ class Bench:
         (self.folder / "health.json").write_bytes(document(self.board.boot_id, **checks))
 
     def guard(self) -> int:
-        return Agent(self.config, RealDisk(), wall=lambda: 1.0).guard(lambda: self.now, self._wait).run()
+        return UpdateAgent(self.config, RealDisk(), wall=lambda: 1.0).guard(lambda: self.now, self._wait).run()
 
     def _wait(self, seconds: float) -> None:
         self.now += seconds
@@ -252,7 +252,7 @@ def test_a_guard_that_cannot_read_its_journal_acts_as_on_a_trial(bench: Bench) -
                 raise OSError(5, "Input/output error")
             return super().read_bytes(path)
 
-    guard = Agent(bench.config, Unreadable(), wall=lambda: 1.0).guard(lambda: bench.now, bench._wait)
+    guard = UpdateAgent(bench.config, Unreadable(), wall=lambda: 1.0).guard(lambda: bench.now, bench._wait)
     assert guard.run() == EXIT_REBOOT_WANTED
 
 
@@ -269,7 +269,7 @@ def test_a_guard_whose_storage_has_trouble_for_a_while_tries_again(bench: Bench)
                 raise OSError(5, "Input/output error")
             super().write_durable(path, data, mode)
 
-    guard = Agent(bench.config, Failing(), wall=lambda: 1.0).guard(lambda: bench.now, bench._wait)
+    guard = UpdateAgent(bench.config, Failing(), wall=lambda: 1.0).guard(lambda: bench.now, bench._wait)
     assert guard.run() == EXIT_OK
     assert bench.now == 3
 
@@ -282,5 +282,5 @@ def test_a_trial_whose_storage_never_works_wants_a_reboot(bench: Bench) -> None:
         def write_durable(self, path: Path, data: bytes, mode: int = 0o600) -> None:
             raise OSError(5, "Input/output error")
 
-    guard = Agent(bench.config, Broken(), wall=lambda: 1.0).guard(lambda: bench.now, bench._wait)
+    guard = UpdateAgent(bench.config, Broken(), wall=lambda: 1.0).guard(lambda: bench.now, bench._wait)
     assert guard.run() == EXIT_REBOOT_WANTED

@@ -15,7 +15,7 @@ from tests.updateagent.package.signed import NEW, pem
 from tests.updateagent.packages import HARDWARE, NOW, Workshop, release, root
 from updateagent.config import load
 from updateagent.disk import RealDisk
-from updateagent.engine.deps import Ports
+from updateagent.engine.deps import EngineDeps
 from updateagent.engine.hooks import run_hook
 from updateagent.engine.journal import Update
 from updateagent.engine.mailbox import InstallRequest
@@ -52,21 +52,21 @@ class StateBoard(Board):
             (one / "key").chmod(0o440)
             (one / "current").symlink_to("form")
 
-    def ports(self) -> Ports:
-        ports = super().ports()
+    def deps(self) -> EngineDeps:
+        deps = super().deps()
         packages = SignedPackages(
             VerifierDeps(
                 disk=self.disk,
                 roots=self.folder / "root.pem",
                 newer_roots=self.update_dir / "roots.json",
                 compatible=HARDWARE,
-                partitions=ports.places,
-                running_version=ports.booted_version,
+                partitions=deps.partitions,
+                running_version=deps.booted_version,
                 clock=lambda: float(NOW),
                 run_hook=lambda step, content, variables: run_hook(step, content, self.folder / "run", variables),
             )
         )
-        return replace(ports, packages=packages, state_dirs=self.settings)
+        return replace(deps, packages=packages, state_dirs=self.settings)
 
     def hand_over_script(self, script: bytes) -> None:
         shop = Workshop(self.folder)

@@ -27,7 +27,7 @@ from updateagent.boot.uboot.bytes import parse_copy
 from updateagent.boot.uboot.env import EnvironmentStore, emit_copy, parse_data
 from updateagent.boot.uboot.fw_env import EnvLocation
 from updateagent.disk import RawFile, Storage
-from updateagent.engine.deps import Ports
+from updateagent.engine.deps import EngineDeps
 from updateagent.engine.journal import Journal, Record, emit, parse
 from updateagent.engine.machine import Event, State
 from updateagent.engine.mailbox import result_document
@@ -68,7 +68,7 @@ def test_a_power_cut_at_any_operation_is_survived(story: Story, stride: int) -> 
     tally = explore(story, survivals=QUICK, stride=stride)
     print(tally)
     check(tally)
-    assert set(tally.places.values()) == {len(range(0, tally.operations, stride))}
+    assert set(tally.by_phase.values()) == {len(range(0, tally.operations, stride))}
 
 
 @pytest.mark.parametrize("story", stories(), ids=lambda story: story.name)
@@ -177,7 +177,7 @@ class UnsyncedSlot(FileSlot):
 
 
 class TriesAnUnsyncedSlot(Board):
-    def places(self) -> dict[str, dict[str, Slot]]:
+    def partitions(self) -> dict[str, dict[str, Slot]]:
         return {
             name: {"rootfs": UnsyncedSlot(self.disk, name, self.slot_file(name), SLOT_BYTES)} for name in ("A", "B")
         }
@@ -255,8 +255,8 @@ class TrustingJournal(Journal):
 
 
 class TrustsItsJournal(Board):
-    def ports(self) -> Ports:
-        return replace(super().ports(), journal=TrustingJournal(self.disk, self.update_dir))
+    def deps(self) -> EngineDeps:
+        return replace(super().deps(), journal=TrustingJournal(self.disk, self.update_dir))
 
 
 class TriesBeforeWriting(Board):
@@ -264,11 +264,11 @@ class TriesBeforeWriting(Board):
 
     class Hasty(Updater):
         def _write(self) -> None:
-            self._ports.bootenv.try_slot(self._update.target, self._update.fallback)
+            self._deps.bootenv.try_slot(self._update.target, self._update.fallback)
             super()._write()
 
     def updater(self) -> Updater:
-        return _with_handler(self.Hasty(self.ports()))
+        return _with_handler(self.Hasty(self.deps()))
 
 
 class ReportsBeforeForgetting(Board):
@@ -276,15 +276,15 @@ class ReportsBeforeForgetting(Board):
 
     class Talkative(Updater):
         def _finish(self) -> None:
-            ports, update = self._ports, self._update
+            deps, update = self._deps, self._update
             assert update.outcome is not None
-            ports.exchange.hold_result(result_document(update, update.outcome, ports.wall()))
-            ports.exchange.publish()
-            ports.exchange.clear_inbox(update.package)
+            deps.mailbox.hold_result(result_document(update, update.outcome, deps.wall()))
+            deps.mailbox.publish()
+            deps.mailbox.clear_inbox(update.package)
             self._store(self._settled().advance(Event.REPORT))
 
     def updater(self) -> Updater:
-        return _with_handler(self.Talkative(self.ports()))
+        return _with_handler(self.Talkative(self.deps()))
 
 
 class SkipsBlocksOnResume(Board):
@@ -297,7 +297,7 @@ class SkipsBlocksOnResume(Board):
             super()._advance(event, **changes)
 
     def updater(self) -> Updater:
-        return self.Hasty(self.ports())
+        return self.Hasty(self.deps())
 
 
 class CarelessWithRoots(SignedPackages):
@@ -321,8 +321,8 @@ class UnsyncedFolders(StateFolders):
 
 
 class ForgetsToSyncTheState(HookedBoard):
-    def ports(self) -> Ports:
-        return replace(super().ports(), state_folders=partial(UnsyncedFolders, self.disk))
+    def deps(self) -> EngineDeps:
+        return replace(super().deps(), state_folders=partial(UnsyncedFolders, self.disk))
 
 
 class SwapsBeforeTheJournalKnows(HookedBoard):
@@ -331,11 +331,11 @@ class SwapsBeforeTheJournalKnows(HookedBoard):
     class Hasty(Updater):
         def _advance(self, event: Event, **changes: object) -> None:
             if event is Event.MIGRATE:
-                self._ports.state_folders(self._update.state_dirs).put_in_place()
+                self._deps.state_folders(self._update.state_dirs).put_in_place()
             super()._advance(event, **changes)
 
     def updater(self) -> Updater:
-        return self.Hasty(self.ports())
+        return self.Hasty(self.deps())
 
 
 class SkipsTheHook(HookedBoard):
@@ -347,7 +347,7 @@ class SkipsTheHook(HookedBoard):
                 super()._run_hook(step, **more)
 
     def updater(self) -> Updater:
-        return self.Careless(self.ports())
+        return self.Careless(self.deps())
 
 
 def _with_handler(updater: Updater) -> Updater:

@@ -11,7 +11,7 @@ import pytest
 
 from tests.sim.faulty_disk import FaultyDisk, Operation, PowerCut, Survival
 from updateagent.disk import RealDisk
-from updateagent.engine.mailbox import COPY_BYTES, Exchange
+from updateagent.engine.mailbox import COPY_BYTES, Mailbox
 from updateagent.errors import PACKAGE_MISSING, STORAGE, STORAGE_FULL, Code, UpdateError
 
 PACKAGE = Random(1).randbytes(2 * COPY_BYTES + 700)
@@ -40,7 +40,7 @@ def disk_with_package(kind: type[FaultyDisk]) -> FaultyDisk:
 @pytest.mark.parametrize("kind", [FaultyDisk, OtherFileSystem])
 def test_whatever_is_cut_a_package_in_the_inbox_is_whole(kind: type[FaultyDisk]) -> None:
     count = disk_with_package(kind)
-    Exchange(count, FOLDER).take_in(SOURCE, TAKEN.name)
+    Mailbox(count, FOLDER).take_in(SOURCE, TAKEN.name)
     assert count.operations > 3
     fired = 0
     for number in range(1, count.operations + 1):
@@ -53,13 +53,13 @@ def test_whatever_is_cut_a_package_in_the_inbox_is_whole(kind: type[FaultyDisk])
 
                 disk.on_operation = cut
                 with pytest.raises(PowerCut):
-                    Exchange(disk, FOLDER).take_in(SOURCE, TAKEN.name)
+                    Mailbox(disk, FOLDER).take_in(SOURCE, TAKEN.name)
                 fired += 1
                 found = disk.after_power_cut(survival, Random(number))
                 if found.exists(TAKEN):
                     assert found.read_bytes(TAKEN) == PACKAGE
                 if found.exists(SOURCE):
-                    Exchange(found, FOLDER).take_in(SOURCE, TAKEN.name)
+                    Mailbox(found, FOLDER).take_in(SOURCE, TAKEN.name)
                 assert found.listdir(TAKEN.parent) in ([], [TAKEN.name], [f".{TAKEN.name}.tmp"])
     assert fired == count.operations * 3 * len(Survival)
 
@@ -68,7 +68,7 @@ def test_whatever_is_cut_a_package_in_the_inbox_is_whole(kind: type[FaultyDisk])
 def test_when_it_returns_no_power_cut_takes_the_package_away(kind: type[FaultyDisk]) -> None:
     for survival in Survival:
         disk = disk_with_package(kind)
-        Exchange(disk, FOLDER).take_in(SOURCE, TAKEN.name)
+        Mailbox(disk, FOLDER).take_in(SOURCE, TAKEN.name)
         assert disk.after_power_cut(survival, Random(1)).read_bytes(TAKEN) == PACKAGE
 
 
@@ -80,7 +80,7 @@ def test_on_the_same_file_system_nothing_is_written_again() -> None:
         kinds.append(operation.kind)
 
     disk.on_operation = note
-    Exchange(disk, FOLDER).take_in(SOURCE, TAKEN.name)
+    Mailbox(disk, FOLDER).take_in(SOURCE, TAKEN.name)
     assert "write" not in kinds
     assert "create" not in kinds
 
@@ -91,7 +91,7 @@ def test_an_error_at_any_operation_has_a_number_and_harms_neither_side(
     kind: type[FaultyDisk], error: int, code: Code
 ) -> None:
     count = disk_with_package(kind)
-    Exchange(count, FOLDER).take_in(SOURCE, TAKEN.name)
+    Mailbox(count, FOLDER).take_in(SOURCE, TAKEN.name)
     codes: set[Code] = set()
     for number in range(1, count.operations + 1):
         disk = disk_with_package(kind)
@@ -102,34 +102,34 @@ def test_an_error_at_any_operation_has_a_number_and_harms_neither_side(
 
         disk.on_operation = fail
         try:
-            Exchange(disk, FOLDER).take_in(SOURCE, TAKEN.name)
+            Mailbox(disk, FOLDER).take_in(SOURCE, TAKEN.name)
         except UpdateError as caught:
             codes.add(caught.code)
         disk.on_operation = None
         assert disk.read_bytes(SOURCE) == PACKAGE
         assert not disk.exists(TAKEN) or disk.read_bytes(TAKEN) == PACKAGE
-        Exchange(disk, FOLDER).take_in(SOURCE, TAKEN.name)
+        Mailbox(disk, FOLDER).take_in(SOURCE, TAKEN.name)
         assert disk.read_bytes(TAKEN) == PACKAGE
     assert codes == {code}
 
 
 def test_links_the_inbox_itself_and_missing_packages(tmp_path: Path) -> None:
-    exchange = Exchange(RealDisk(), tmp_path)
-    exchange.inbox.mkdir()
-    source, taken = tmp_path / "new.swu", exchange.inbox / "by-hand.swu"
+    mailbox = Mailbox(RealDisk(), tmp_path)
+    mailbox.inbox.mkdir()
+    source, taken = tmp_path / "new.swu", mailbox.inbox / "by-hand.swu"
     source.write_bytes(PACKAGE)
     (tmp_path / "link").symlink_to("new.swu")
 
-    exchange.take_in(tmp_path / "link", taken.name)
+    mailbox.take_in(tmp_path / "link", taken.name)
     assert not taken.is_symlink()
     assert taken.samefile(source)
 
-    exchange.take_in(source, taken.name)  # once more: the same file already
-    exchange.take_in(taken, taken.name)
+    mailbox.take_in(source, taken.name)  # once more: the same file already
+    mailbox.take_in(taken, taken.name)
     assert taken.read_bytes() == PACKAGE
-    assert [path.name for path in exchange.inbox.iterdir()] == [taken.name]
+    assert [path.name for path in mailbox.inbox.iterdir()] == [taken.name]
 
     with pytest.raises(UpdateError) as caught:
-        exchange.take_in(tmp_path / "none.swu", taken.name)
+        mailbox.take_in(tmp_path / "none.swu", taken.name)
     assert caught.value.code is PACKAGE_MISSING
     assert taken.read_bytes() == PACKAGE

@@ -6,12 +6,14 @@ import json
 import shutil
 import signal
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from tests.updateagent.board import Board
+from tests.updateagent.engine.test_child import ends
 from updateagent.errors import EXIT_REBOOT_WANTED
 
 pytestmark = pytest.mark.process
@@ -44,7 +46,9 @@ class Watched:
 
     folder: Path
 
-    def start(self, *codes: str, how: str = "", display: str | None = None) -> subprocess.Popen[str]:
+    def start(
+        self, *codes: str, how: str = "", display: str | None = None, silence_s: int = 0, stop_s: int = 1
+    ) -> subprocess.Popen[str]:
         program, defaults = self.folder / "program", self.folder / "defaults"
         program.write_text(PROGRAM.format(folder=self.folder))
         program.chmod(0o755)
@@ -56,7 +60,7 @@ class Watched:
         defaults.write_text(
             f"PROGRAM={program}\nSETTINGS={self.folder}/settings\nCMDLINE={self.folder}/cmdline\n"
             f'REBOOT="touch {self.folder}/asked"\nREBOOT_NOW="touch {self.folder}/forced"\n'
-            "RESPAWN_S=0\nSILENCE_S=0\nPATIENCE_S=0\n"
+            f"RESPAWN_S=0\nSILENCE_S={silence_s}\nPATIENCE_S=0\nSTOP_S={stop_s}\n"
         )
         return subprocess.Popen(
             ["/bin/sh", str(SCRIPT), *([how] if how else [])],
@@ -79,6 +83,22 @@ class Watched:
         asked, forced = (self.folder / "asked").exists(), (self.folder / "forced").exists()
         assert asked == forced
         return asked
+
+
+def first_child(watch: subprocess.Popen[str]) -> int:
+    """The process that the watcher has forked, as soon as there is one."""
+    file = Path(f"/proc/{watch.pid}/task/{watch.pid}/children")
+    while not (found := file.read_text().split()):
+        assert watch.poll() is None
+    return int(found[0])
+
+
+def command_of(pid: int) -> bytes:
+    """The command line of a process; empty when it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
 
 
 @pytest.fixture
@@ -166,7 +186,40 @@ def test_a_stop_reaches_the_guard(boot: Watched) -> None:
         watch.send_signal(signal.SIGTERM)
         watch.communicate(timeout=30)
     assert watch.returncode == 0
+    assert boot.runs == ["guard", "term"]
     assert not boot.rebooted
+
+
+def test_a_stop_at_the_very_start_of_a_guard_leaves_no_guard(boot: Watched) -> None:
+    for _ in range(20):
+        with boot.start("wait", stop_s=0) as watch:
+            guard = first_child(watch)  # forked; the shell may not have come to its next command
+            watch.send_signal(signal.SIGTERM)
+            watch.communicate(timeout=30)
+        assert watch.returncode == 0
+        assert ends(guard)
+
+
+def test_a_stop_while_an_attempt_is_being_given_up_is_heeded_at_once(boot: Watched) -> None:
+    with boot.start(how="silent", silence_s=600, stop_s=0) as watch:
+        while b"600" not in command_of(nap := first_child(watch)):
+            continue  # it looks at the display first
+        watch.send_signal(signal.SIGTERM)
+        watch.communicate(timeout=30)
+    assert watch.returncode == 0
+    assert ends(nap)
+    assert not boot.rebooted
+
+
+def test_a_stop_ends_what_the_guard_has_started(tmp_path: Path) -> None:
+    check = f"sleep 1000 & echo $! >{tmp_path}/new; mv {tmp_path}/new {tmp_path}/pid; wait"
+    script = f"from updateagent.engine.child import run\nrun(['/bin/sh', '-c', {check!r}], 1000, 9)"
+    with subprocess.Popen([sys.executable, "-c", script], cwd=REPO) as program:
+        while not (tmp_path / "pid").exists():
+            assert program.poll() is None
+        program.terminate()
+        assert program.wait(timeout=30) == -signal.SIGTERM
+    assert ends(int((tmp_path / "pid").read_text()))
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd here")

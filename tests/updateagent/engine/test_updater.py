@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -79,14 +80,14 @@ def test_an_install_needs_two_commits_at_most_and_a_confirmation_one(board: Boar
     commits = []
     for version in ("2", "3"):
         board.hand_over(version, f"r{version}")
-        ports = board.ports()
-        Updater(ports).boot()
-        commits.append(ports.bootenv._variables.commits)  # type: ignore[attr-defined]
+        deps = board.deps()
+        Updater(deps).boot()
+        commits.append(deps.bootenv._variables.commits)  # type: ignore[attr-defined]
         board.power_on()
-        ports = board.ports()
-        Updater(ports).boot()
-        Updater(ports).confirm()
-        commits.append(ports.bootenv._variables.commits)  # type: ignore[attr-defined]
+        deps = board.deps()
+        Updater(deps).boot()
+        Updater(deps).confirm()
+        commits.append(deps.bootenv._variables.commits)  # type: ignore[attr-defined]
     # The first time slot B still stands in the order, the second time slot A does.
     assert commits == [2, 1, 2, 1]
 
@@ -322,7 +323,7 @@ def test_a_confirmed_version_raises_the_floor_for_the_next(board: Board) -> None
 def test_a_lost_confirmation_commit_is_made_good_from_the_old_slot(board: Board) -> None:
     bring_on_trial(board)
     updater = board.updater()
-    updater.record = updater._ports.journal.store(
+    updater.record = updater._deps.journal.store(
         updater.record.advance(Event.CONFIRM, outcome=Outcome(0, "ok", 200, 1200))
     )
     variables = board.variables()
@@ -341,7 +342,7 @@ def test_a_lost_confirmation_commit_is_made_good_from_the_old_slot(board: Board)
 def test_the_status_shows_slots_versions_and_the_trial(board: Board) -> None:
     bring_on_trial(board)
 
-    status = board.exchange().read_status()
+    status = json.loads(board.mailbox().status_file.read_bytes())
 
     assert (status["state"], status["booted"], status["progress"]) == ("trial", "B", 100)
     assert status["slots"] == [

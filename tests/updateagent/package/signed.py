@@ -14,7 +14,7 @@ from tests.updateagent.engine.power import Story
 from tests.updateagent.packages import HARDWARE, NOW, Party, Workshop, party, release, root
 from updateagent.buildhost import assemble, bsdiff
 from updateagent.disk import Storage
-from updateagent.engine.deps import Ports
+from updateagent.engine.deps import EngineDeps
 from updateagent.engine.mailbox import InstallRequest
 from updateagent.errors import SIGNATURE, PackageError
 from updateagent.package import roots, verity
@@ -43,21 +43,21 @@ class SignedBoard(Board):
         kept_or_old = found == self.new_roots or self.running_version() == "1"
         assert kept_or_old, "the roots that the package of this version brought are not kept"
 
-    def ports(self) -> Ports:
-        ports = super().ports()
+    def deps(self) -> EngineDeps:
+        deps = super().deps()
         packages = self.packages_type(
             VerifierDeps(
                 disk=self.disk,
                 roots=self.pem,
                 newer_roots=self.update_dir / "roots.json",
                 compatible=HARDWARE,
-                partitions=ports.places,
-                running_version=ports.booted_version,
+                partitions=deps.partitions,
+                running_version=deps.booted_version,
                 clock=lambda: float(NOW),
                 run_hook=no_hooks,
             )
         )
-        return replace(ports, packages=packages)
+        return replace(deps, packages=packages)
 
 
 def no_hooks(step: str, content: Iterable[bytes], variables: Mapping[str, str]) -> None:

@@ -10,7 +10,7 @@ good copies the one with the higher flag counts, where 0 is newer than 255, and 
 On NOR flash the flag is no number but a mark: 1 in the copy that counts, 0 in the one that is obsolete. There the
 higher one counts without the exception, so that 255, a flag that an erase left, is the highest.
 
-Imports next to nothing, for `quick`.
+Imports next to nothing, for `fast_path`.
 """
 
 import struct

@@ -1,16 +1,14 @@
-"""The U-Boot environment: its bytes, where `fw_env.config` says they are, and how a change of it is committed.
+"""The U-Boot environment: how it is read, and how a change of it is committed.
 
-The bytes are described in `envbytes`. A change is written to the copy that does *not* count, with the next flag, so a
-power cut leaves the old or the new environment.
+`bytes` describes the format, `fw_env` where the copies are, `medium` what they lie on. A change is written to the copy
+that does *not* count, with the next flag, so a power cut leaves the old or the new environment.
 
 The flag is the one byte without a checksum: should a torn write leave only a new flag on the stale copy, the stale
 variables would win. `commit(settle=True)` therefore writes both copies, so that a stale one says the same; it is
-used for the decisions that must not come back (confirmed, rolled back). On NOR flash the flag is a mark (`envbytes`),
+used for the decisions that must not come back (confirmed, rolled back). On NOR flash the flag is a mark (`bytes`),
 and a commit is one step longer: when the new copy is whole, the old one is marked obsolete.
 
-Where a copy is follows from its device's name: `/dev/mtd1` and `/dev/ubi0_1` are raw flash (`envflash`), everything
-else is a file or a block device. U-Boot writes the same format, and `fw_printenv`/`fw_setenv` of libubootenv read and
-write it under the same lock.
+U-Boot writes the same format, and `fw_printenv` and `fw_setenv` of libubootenv read and write it under the same lock.
 """
 
 from __future__ import annotations
@@ -172,6 +170,7 @@ class EnvironmentStore:
         if not self.redundant:
             self._write_copy(0, emit_copy(variables, size, None))
             return Loaded(0, 0, variables, settled=True)
+        # Never the copy that counts: until the other one is whole, this one is all there is.
         target = 1 - loaded.active
         flag = MARK_ACTIVE if loaded.marked else (loaded.flag + 1) % FLAG_MODULUS
         self._write_copy(target, emit_copy(variables, size, flag))
@@ -194,10 +193,10 @@ class EnvironmentStore:
         """Whether flags are marks. Raises `DeviceError` (environment) when the two copies do not agree on it."""
         if not self.redundant:
             return False
-        kinds = {self._from(index, medium.is_marked) for index, medium in enumerate(self._media)}
-        if len(kinds) > 1:
+        marked = {self._from(index, medium.is_marked) for index, medium in enumerate(self._media)}
+        if len(marked) > 1:
             raise DeviceError(ENVIRONMENT, "the two copies of the boot environment are on different kinds of flash")
-        return kinds.pop()
+        return marked.pop()
 
     def _read_copy(self, index: int) -> bytes:
         raw = self._from(index, self._media[index].read)

@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from dlms.client.session import MeterSession, SessionFailed
+from dlms.client.events import SessionFailed
+from dlms.client.session import MeterSession
 from dlms.errors import DecodeError, DlmsError, LinkError, PeerError
 from dlms.link.datalink import ApduReceived, LinkDown, LinkEvent, LinkUp
 from dlms.link.hdlc.frames import CONTROLS, FrameType, HdlcAddress, HdlcFrame, information_control

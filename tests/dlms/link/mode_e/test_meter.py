@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from dlms import LinkError, LocalError, Meter, ModeE
-from dlms.cli.listeners import Server, open_place
-from dlms.cli.simulate import BUILT_IN_LIST, greeting
+from dlms.cli.listeners import Server, open_listener
+from dlms.cli.simulate import BUILT_IN_LIST, mode_e_opening
 from dlms.link.hdlc.bus import HdlcServerBus
 from dlms.link.mode_e.meter import CHOICE_TIMEOUT_S, CONNECT_TIMEOUT_S, MeterState, MeterStep, ModeEMeter
 from dlms.link.mode_e.opening import Identification, ModeEOpening, SpeedAgreed, add_even_parity
@@ -122,9 +122,9 @@ class Place:
     def __init__(self, link: Path) -> None:
         self.path = str(link)
         self.meter = SimulatedMeter(7, rows_from_csv(BUILT_IN_LIST))
-        self.greeting = greeting(self.meter)
-        server = Server(HdlcServerBus(1), self.meter, LineFaults(), SlowLine(), greeting=self.greeting)
-        self._place = open_place(f"pty:{link}", lambda: server)
+        self.greeting = mode_e_opening(self.meter)
+        server = Server(HdlcServerBus(1), self.meter, LineFaults(), SlowLine(), mode_e=self.greeting)
+        self._place = open_listener(f"pty:{link}", lambda: server)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -184,8 +184,8 @@ def test_behind_a_terminal_server_the_speed_is_changed_there(place: Place) -> No
 @pytest.mark.process
 def test_a_meter_that_does_not_answer_the_greeting_is_a_link_error(tmp_path: Path) -> None:
     meter = SimulatedMeter(7, rows_from_csv(BUILT_IN_LIST))
-    silent = Server(HdlcServerBus(1), meter, LineFaults(silent=True), SlowLine(), greeting=greeting(meter))
-    place = open_place(f"pty:{tmp_path / 'meter'}", lambda: silent)
+    silent = Server(HdlcServerBus(1), meter, LineFaults(silent=True), SlowLine(), mode_e=mode_e_opening(meter))
+    place = open_listener(f"pty:{tmp_path / 'meter'}", lambda: silent)
     with pytest.raises(LinkError, match="greeting"):
         Meter(place.name, mode_e=ModeE(answer_timeout_s=0.05, retries=1)).open()
     place.close()

@@ -1,0 +1,29 @@
+"""A state that only a table moves: what the state machines of device management have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum
+from typing import Generic, TypeVar
+
+StateT = TypeVar("StateT", bound=Enum)
+InputT = TypeVar("InputT", bound=Enum)
+
+
+class Transitions(Generic[StateT, InputT]):
+    """The table `(state, input) → state` of one machine. `error` is raised for a pair that it does not have."""
+
+    def __init__(self, table: Mapping[tuple[StateT, InputT], StateT], error: type[Exception]) -> None:
+        self.table = dict(table)
+        self._error = error
+
+    def after(self, state: StateT, given: InputT) -> StateT:
+        """The next state. Raises the machine's own error; whoever asked keeps the old state."""
+        try:
+            return self.table[state, given]
+        except KeyError:
+            raise self._error(f"{given.name} in {state.name}") from None
+
+    def allow(self, state: StateT, given: InputT) -> bool:
+        """Whether the table has the pair."""
+        return (state, given) in self.table

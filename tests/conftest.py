@@ -1,0 +1,200 @@
+"""What holds for every test: its tier, its time limit, no process left behind, and no skip that nobody sees.
+
+Tiers (CONTRIBUTING.md says when each is run):
+
+    fast     every test that is none of the others
+    process  starts real processes; marked where the test is
+    slow     walks a large enumeration, in one process; marked where the test is, or by its file in `SLOW`
+    board    runs on the emulated ARM board; marked where the test is
+
+`--shuffle SEED` gives files, and the tests in each, a random order; the seed is printed in the header and gives the
+same order again. Nothing else is seeded by it: the random numbers of the tests are their own.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import random
+import select
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PR_SET_CHILD_SUBREAPER = 36  # include/uapi/linux/prctl.h
+
+# Files and folders of enumerations: of power cuts, of flipped bits, of fuzzed input.
+SLOW = (
+    "tests/agent/ota/test_full_instead.py",
+    "tests/bench",
+    "tests/fuzz",
+    "tests/updateagent/boot/test_uboot_flash.py",
+    "tests/updateagent/engine/test_power.py",
+    "tests/updateagent/engine/test_recovery.py",
+    "tests/updateagent/software/test_store.py",
+    "tests/updateagent/test_damage.py",
+)
+
+# A hanging test, not a slow one: the slowest takes a few per cent of it on a busy machine.
+TIMEOUT_S = {"board": 3600, "process": 900, "slow": 900, "fast": 300}
+# How long a process that was told to end may take to do so; its end is waited for, so this is rarely spent.
+GRACE_MS = 10_000
+
+STRICT = bool(os.environ.get("CI_STRICT"))
+
+
+# --- tiers, time limits and order --------------------------------------------------------------------------------
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--shuffle", type=int, metavar="SEED", help="run files, and the tests in each, in a random order")
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    seed = config.getoption("--shuffle")
+    return ([] if seed is None else [f"shuffled: --shuffle {seed}"]) + (["CI_STRICT: a skip fails"] if STRICT else [])
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if STRICT:
+        config.pluginmanager.register(NoSkips(), "no-skips")
+    # Orphans of the processes that a test starts become children of this one, and can be found.
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    slow = [config.rootpath / path for path in SLOW]
+    for item in items:
+        if any(item.path.is_relative_to(path) for path in slow):
+            item.add_marker("slow")
+        tier = next((name for name in ("board", "process", "slow") if item.get_closest_marker(name)), "fast")
+        if tier == "fast":
+            item.add_marker("fast")
+        item.add_marker(pytest.mark.timeout(TIMEOUT_S[tier]))
+    seed = config.getoption("--shuffle")
+    if seed is not None:
+        shuffle(items, random.Random(seed))
+
+
+def shuffle(items: list[pytest.Item], chance: random.Random) -> None:
+    """A random order in which a file's tests stay together, so that what they share is set up once."""
+    files: dict[Path, list[pytest.Item]] = {}
+    for item in items:
+        files.setdefault(item.path, []).append(item)
+    groups = list(files.values())
+    chance.shuffle(groups)
+    for group in groups:
+        chance.shuffle(group)
+    items[:] = [item for group in groups for item in group]
+
+
+# --- no process is left behind -----------------------------------------------------------------------------------
+
+
+def children() -> set[int]:
+    """The processes whose parent is this one; orphans of its children are among them."""
+    found: set[int] = set()
+    for task in Path("/proc/self/task").iterdir():
+        try:
+            found.update(map(int, (task / "children").read_text().split()))
+        except FileNotFoundError:  # this thread has ended since
+            continue
+    return found
+
+
+def command_line(pid: int) -> str:
+    try:
+        return f"{pid}: " + Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except FileNotFoundError:
+        return f"{pid}"
+
+
+def survivors(of: set[int]) -> list[str]:
+    """Those that do not end, as text; they are killed. Those that have ended are taken off the system's list."""
+    said = []
+    for pid in sorted(of):
+        try:
+            handle = os.pidfd_open(pid)
+        except ProcessLookupError:
+            continue
+        try:
+            poll = select.poll()
+            poll.register(handle, select.POLLIN)
+            if not poll.poll(GRACE_MS):
+                said.append(command_line(pid))
+                signal.pidfd_send_signal(handle, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        except ChildProcessError:  # its own parent waits for it in a thread
+            continue
+        finally:
+            os.close(handle)
+    return said
+
+
+@pytest.fixture(autouse=True)
+def no_surviving_children() -> Iterator[None]:
+    """Fails a test that leaves a process behind; what a fixture of wider scope started before is not the test's."""
+    before = children()
+    yield
+    left = survivors(children() - before)
+    if left:
+        pytest.fail("processes survive this test:\n  " + "\n  ".join(left), pytrace=False)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_children_survive_the_session() -> Iterator[None]:
+    """The same for what fixtures of wider scope started."""
+    before = children()
+    yield
+    left = survivors(children() - before)
+    if left:
+        pytest.fail("processes survive the tests:\n  " + "\n  ".join(left), pytrace=False)
+
+
+# --- what a worker measured reaches the disk ---------------------------------------------------------------------
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Under `make coverage`: pytest-xdist kills a worker ten seconds after it said that it is done."""
+    if hasattr(session.config, "workerinput") and "coverage" in sys.modules:
+        measured = sys.modules["coverage"].Coverage.current()
+        if measured is not None:
+            measured.stop()
+            measured.save()
+
+
+# --- with CI_STRICT, a skip is a failure -------------------------------------------------------------------------
+
+
+class NoSkips:
+    """Ends the run with an error if anything was skipped, a test or a whole file, and says what and why."""
+
+    def __init__(self) -> None:
+        self.skipped: list[str] = []
+
+    def note(self, report: pytest.TestReport | pytest.CollectReport) -> None:
+        if report.skipped and not hasattr(report, "wasxfail"):
+            reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+            self.skipped.append(f"{report.nodeid}: {reason}")
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self.note(report)
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        self.note(report)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if self.skipped and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        if self.skipped:
+            terminalreporter.section(f"{len(self.skipped)} skipped, and CI_STRICT is set: this run failed", red=True)
+            for line in self.skipped:
+                terminalreporter.line(line)

@@ -1,0 +1,266 @@
+"""Fuzz targets for the protocols that device and head-end share: each parser gives its value or its own typed error.
+
+What parses is written again and read as the same, wherever there is a writer.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+
+from omadm import auth, bootstrap, descriptor, notification, provisioning_document
+from omadm.bootstrap import BootstrapError
+from omadm.descriptor import DescriptorError
+from omadm.notification import Notification, NotificationError
+from omadm.ssmp import wire
+from omadm.ssmp.client_core import Registered, RegistrationFailed
+from omadm.ssmp.crypto import SessionKeys
+from omadm.ssmp.errors import SsmpError, SsmpRefused
+from omadm.ssmp.server_core import Authenticated, Confirmed, SessionTable
+from omadm.syncml import codec, text
+from omadm.syncml.errors import SyncmlError
+from omadm.syncml.messages import SyncmlValueError
+from tests.fuzz import dictionaries
+from tests.fuzz.guided import Target
+from tests.omadm import syncml_samples, test_bootstrap, test_descriptor, test_provisioning_document, test_ssmp_wire
+from tests.omadm.test_ssmp_session import DOCUMENT, KEY, a_client, a_session, vector
+
+HERE = "/omadm/"
+SERVER, SECRET, NONCE = "headend", "secret", b"nonce"
+
+
+def run_message(content_type: str, data: bytes) -> None:
+    """A message that reads can be written in the other encoding, where that one can carry it, and reads the same."""
+    message = codec.decode(data, content_type)
+    with suppress(SyncmlValueError):
+        written = codec.encode(message, codec.DM_WBXML)
+        again = codec.decode(written, codec.DM_WBXML)
+        assert codec.encode(again, codec.DM_WBXML) == written
+
+
+def run_tnds(content_type: str, data: bytes) -> None:
+    tree = codec.decode_tnds(data, content_type)
+    with suppress(SyncmlValueError):
+        written = codec.encode_tnds(tree, codec.TNDS_WBXML)
+        assert codec.encode_tnds(codec.decode_tnds(written, codec.TNDS_WBXML), codec.TNDS_WBXML) == written
+
+
+def messages(content_type: str) -> list[bytes]:
+    return [codec.encode(syncml_samples.EVERYTHING, content_type)]
+
+
+def trees(content_type: str) -> list[bytes]:
+    return [codec.encode_tnds(syncml_samples.TREE, content_type)]
+
+
+def run_descriptor(data: bytes) -> None:
+    found = descriptor.parse(data, "https://h/d/x")
+    assert descriptor.parse(found.emit(), "https://h/d/x") == found
+
+
+def run_notification(data: bytes) -> None:
+    """Read, and believed only when nothing was changed."""
+    found = notification.parse(data)
+    assert isinstance(found.session_text, str)
+    for counter, standard in ((None, True), (3, False)):
+        with suppress(NotificationError):
+            notification.verify(
+                data, server_id=SERVER, secret=SECRET, nonce=NONCE, last_counter=counter, standard=standard
+            )
+            assert data in notifications()
+
+
+@functools.cache
+def notifications() -> tuple[bytes, ...]:
+    said = Notification(session_id=0x1A, server_id=SERVER)
+    return (
+        notification.emit(said, SECRET, NONCE, counter=7),
+        notification.emit(said, SECRET, NONCE),
+        notification.emit(replace(said, vendor=b"other"), SECRET, NONCE),
+    )
+
+
+def run_profile(data: bytes) -> None:
+    account = bootstrap.account_from_tnds(bootstrap.parse_profile(data))
+    assert SECRET not in repr(account)
+
+
+def run_provisioning(data: bytes) -> None:
+    tree = provisioning_document.parse_document(data)
+    with suppress(BootstrapError):
+        bootstrap.account_from_tnds(tree)
+
+
+def run_mac(data: bytes) -> None:
+    """A content type, a zero, and the document that its MAC is about."""
+    content_type, _, document = data.partition(b"\0")
+    provisioning_document.verify_mac(content_type.decode("latin-1"), document, {"USERPIN": b"1234", "NETWPIN": b"5"})
+
+
+def run_hmac_header(data: bytes) -> None:
+    header = data.decode("latin-1")
+    auth.parse_hmac_header(header)
+    auth.verify_hmac(header, b"<SyncML/>", "Bruce2", "OhBehave", b"Nonce", auth.ALGORITHMS)
+
+
+def run_credentials(data: bytes) -> None:
+    """`Cred/Data` of both simple schemes is any text."""
+    said = data.decode("utf-8", "replace")
+    with suppress(auth.AuthError):
+        auth.verify_basic(said, "Bruce2", "OhBehave")
+    with suppress(auth.AuthError):
+        auth.verify_md5(said, "Bruce2", "OhBehave", b"Nonce")
+    text.from_base64(said)
+
+
+def run_wire(data: bytes) -> None:
+    message = wire.parse(data)
+    assert wire.parse(message.emit()) == message
+
+
+def pieces(data: bytes) -> list[bytes]:
+    """Messages out of one input: each behind two octets that say how long it is."""
+    out: list[bytes] = []
+    while len(data) > 2 and len(out) < 6:
+        end = 2 + int.from_bytes(data[:2], "big")
+        out.append(data[2:end])
+        data = data[end:]
+    return out
+
+
+def joined(*parts: bytes) -> bytes:
+    return b"".join(len(part).to_bytes(2, "big") + part for part in parts)
+
+
+def run_client(data: bytes) -> None:
+    """The device hears anything: the attempt goes on or ends, once, and never with a document that is not proven."""
+    client = a_client()
+    ends = []
+    for message in pieces(data):
+        client.take_output()
+        client.receive(message, 1.0)
+        ends += list(iter(client.next_event, None))
+    client.receive_eof(2.0)
+    ends += list(iter(client.next_event, None))
+    assert [type(end) for end in ends] in ([RegistrationFailed], [Registered])
+    assert not isinstance(ends[0], Registered) or ends[0].document == DOCUMENT
+
+
+def run_server(data: bytes) -> None:
+    """The security server hears anything: HELLO by way of the table, then messages of the session."""
+    table = SessionTable(bytes)
+    parts = pieces(data)
+    with suppress(SsmpError):
+        if parts and isinstance(wire.parse(parts[0]), wire.Hello):
+            table.open(parts[0], KEY, known=True, now=0.0)
+    session = a_session()
+    for message in parts[1:]:
+        with suppress(SsmpError):
+            session.receive(message, 1.0)
+            match session.next_event():
+                case Authenticated():
+                    session.provide(DOCUMENT)
+                case Confirmed():
+                    session.acknowledge()
+
+
+def run_sealed(data: bytes) -> None:
+    assert SessionKeys(KEY, vector("client_nonce"), vector("server_nonce")).open(data, bytes(32)) == DOCUMENT
+
+
+def sealed() -> list[bytes]:
+    keys = SessionKeys(KEY, vector("client_nonce"), vector("server_nonce"))
+    return [keys.seal(DOCUMENT, bytes(32))]
+
+
+def ssmp_messages() -> list[bytes]:
+    return [message.emit() for message in test_ssmp_wire.MESSAGES]
+
+
+def both_ways(*names: str) -> list[bytes]:
+    return [joined(*(vector(name) for name in names)), joined(vector(names[0]), vector("error"))]
+
+
+def headers() -> Sequence[bytes]:
+    made = [auth.hmac_header(b"<SyncML/>", "Bruce2", "OhBehave", b"Nonce", name) for name in auth.ALGORITHMS]
+    return [*(header.encode() for header in made), b"username=Bruce2, mac=urdCeS3JUmjFgi8SX3webw=="]
+
+
+def credentials() -> Sequence[bytes]:
+    return [auth.basic("Bruce2", "OhBehave").encode(), auth.md5("Bruce2", "OhBehave", b"Nonce").encode()]
+
+
+DELTA_DESCRIPTORS = [
+    descriptor.Descriptor(
+        ("application/x-swu",),
+        9,
+        "https://h/o",
+        delta=descriptor.DeltaFacts(
+            ("1.9",), (descriptor.DeltaSource("rootfs", "1.9", 4096, "5f" * 32),), "https://h/full", 99
+        ),
+    ).emit()
+]
+XML = dictionaries.XML + dictionaries.SYNCML
+TARGETS = {
+    "syncml-xml": Target(
+        functools.partial(run_message, codec.DM_XML), lambda: messages(codec.DM_XML), (SyncmlError,), HERE, XML
+    ),
+    "syncml-wbxml": Target(
+        functools.partial(run_message, codec.DM_WBXML),
+        lambda: messages(codec.DM_WBXML),
+        (SyncmlError,),
+        HERE,
+        dictionaries.WBXML,
+    ),
+    "tnds-xml": Target(
+        functools.partial(run_tnds, codec.TNDS_XML), lambda: trees(codec.TNDS_XML), (SyncmlError,), HERE, XML
+    ),
+    "tnds-wbxml": Target(
+        functools.partial(run_tnds, codec.TNDS_WBXML),
+        lambda: trees(codec.TNDS_WBXML),
+        (SyncmlError,),
+        HERE,
+        dictionaries.WBXML,
+    ),
+    "descriptor": Target(
+        run_descriptor,
+        lambda: [test_descriptor.FULL.emit(), *DELTA_DESCRIPTORS],
+        (DescriptorError,),
+        HERE,
+        dictionaries.XML + dictionaries.DESCRIPTOR,
+    ),
+    "notification": Target(
+        run_notification, lambda: list(notifications()), (NotificationError,), HERE, dictionaries.NOTIFICATION
+    ),
+    "bootstrap": Target(
+        run_profile,
+        lambda: [bootstrap.emit_profile(test_bootstrap.ACCOUNT)],
+        (BootstrapError,),
+        HERE,
+        dictionaries.WBXML,
+    ),
+    "provisioning": Target(
+        run_provisioning,
+        lambda: [test_provisioning_document.DOCUMENT.encode()],
+        (BootstrapError,),
+        HERE,
+        dictionaries.XML + dictionaries.PROVISIONING,
+    ),
+    "provisioning-mac": Target(
+        run_mac,
+        lambda: [b"text/vnd.wap.connectivity-xml; SEC=USERPIN; MAC=0123456789ABCDEF0123456789ABCDEF01234567\0doc"],
+        (BootstrapError,),
+        HERE,
+        (b"SEC=", b"MAC=", b";", b"NETWPIN", b"USERNETWPIN", b"USERPINMAC", b'"'),
+    ),
+    "hmac-header": Target(run_hmac_header, headers, (auth.AuthError,), HERE, dictionaries.HEADER),
+    "credentials": Target(run_credentials, credentials, (), HERE),
+    "ssmp-wire": Target(run_wire, ssmp_messages, (SsmpError,), HERE, dictionaries.SSMP),
+    "ssmp-client": Target(run_client, lambda: both_ways("challenge", "bootstrap", "done"), (), HERE, dictionaries.SSMP),
+    "ssmp-server": Target(
+        run_server, lambda: both_ways("hello", "auth", "confirm"), (SsmpRefused,), HERE, dictionaries.SSMP
+    ),
+    "ssmp-sealed": Target(run_sealed, sealed, (SsmpError,), HERE),
+}

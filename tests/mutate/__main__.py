@@ -1,0 +1,221 @@
+"""Do the tests notice a fault? `python -m tests.mutate [all | MODULE...] [--workers 2] [--list]`
+
+Each module of `modules.toml` gets one small fault after another (mutations.py), and its tests are run over each. A
+fault is *killed* if a test fails or does not end, *explained* if explained.txt says why no test can or need notice it,
+and otherwise it *survives*. Fails if less than 95 % of a module's faults are killed or explained, and if an explanation
+fits no survivor any more.
+
+No file is touched, so what else runs in the folder is not disturbed: every fault lives in a process of its own, forked
+from one in which pytest is loaded, whose importer compiles the module with the fault in it. Why not mutmut or
+cosmic-ray: mutmut 3 changes function bodies only and passes over properties and data, so no fault would ever be in a
+state table; cosmic-ray starts pytest from scratch for each fault, some seconds each, over a copy that it edits.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import os
+import resource
+import select
+import signal
+import sys
+import tempfile
+import time
+import tomllib
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from types import CodeType, ModuleType
+
+import pytest
+
+from tests.mutate.mutations import Mutation, mutated, mutations
+
+HERE = Path(__file__).parent
+REPO = HERE.parents[1]
+KILLED_PERCENT_MIN = 95
+# A fault that makes a loop endless: it has this many times the time of the good module, and so much memory.
+PATIENCE = 8
+PATIENCE_S_MIN = 30
+MEMORY_BYTES_MAX = 3 << 30
+
+SURVIVED, KILLED, HUNG = "survived", "killed", "killed by the time limit"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A module and the tests that look at it, as paths from the root of the project."""
+
+    path: str
+    tests: tuple[str, ...]
+
+    @property
+    def module(self) -> str:
+        return self.path.removesuffix(".py").replace("/", ".")
+
+    @property
+    def source(self) -> str:
+        return (REPO / self.path).read_text()
+
+
+class Importer(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Gives the module with the fault in the place of the file's."""
+
+    def __init__(self, target: Target, code: CodeType) -> None:
+        self.target = target
+        self.code = code
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if name != self.target.module:
+            return None
+        return importlib.util.spec_from_file_location(name, REPO / self.target.path, loader=self)
+
+    def exec_module(self, module: ModuleType) -> None:
+        exec(self.code, module.__dict__)
+
+
+def run_tests(target: Target, number: int | None) -> int:
+    """In a process of its own: the tests, with that fault; pytest's exit code."""
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES_MAX, MEMORY_BYTES_MAX))
+    if number is not None:
+        code = compile(mutated(target.source, number), target.path, "exec", dont_inherit=True)
+        sys.meta_path.insert(0, Importer(target, code))
+    options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-o", "faulthandler_timeout=0"]
+    return int(pytest.main([*options, "-m", "not board and not process", *target.tests]))
+
+
+def in_a_child(target: Target, number: int | None, limit_s: float, log: Path) -> str:
+    """What becomes of that fault."""
+    child = os.fork()
+    if child == 0:
+        code = 70
+        try:
+            os.setsid()
+            output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            os.dup2(output, 1)
+            os.dup2(output, 2)
+            code = run_tests(target, number)
+        finally:
+            os._exit(code)
+    ended = wait(child, limit_s)
+    if ended is None:
+        return HUNG
+    return SURVIVED if ended == 0 else KILLED
+
+
+def wait(child: int, limit_s: float) -> int | None:
+    """The exit code of a child of ours; None if it had to be killed, with all that it started."""
+    handle = os.pidfd_open(child)
+    try:
+        poll = select.poll()
+        poll.register(handle, select.POLLIN)
+        hung = not poll.poll(limit_s * 1000)
+        if hung:
+            os.killpg(child, signal.SIGKILL)
+    finally:
+        os.close(handle)
+    _, status = os.waitpid(child, 0)
+    return None if hung else os.waitstatus_to_exitcode(status)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    target: Target
+    outcomes: tuple[tuple[Mutation, str], ...]
+    explained: frozenset[str]
+
+    def count(self, outcome: str) -> int:
+        return sum(each == outcome for _, each in self.outcomes)
+
+    @property
+    def survivors(self) -> list[Mutation]:
+        return [each for each, outcome in self.outcomes if outcome == SURVIVED and each.name not in self.explained]
+
+    @property
+    def stale(self) -> list[str]:
+        """Explanations of what does not survive, or is not there."""
+        return sorted(self.explained - {each.name for each, outcome in self.outcomes if outcome == SURVIVED})
+
+    @property
+    def percent(self) -> float:
+        return 100 * (1 - len(self.survivors) / len(self.outcomes)) if self.outcomes else 0.0
+
+    def __str__(self) -> str:
+        explained = self.count(SURVIVED) - len(self.survivors)
+        return (
+            f"{self.target.path}: {len(self.outcomes)} faults, {self.count(KILLED)} killed, {self.count(HUNG)} by the"
+            f" time limit, {explained} explained, {len(self.survivors)} survived: {self.percent:.1f} %"
+        )
+
+
+def examine(target: Target, explained: frozenset[str], workers: int) -> Result:
+    """Every fault of a module. Raises `SystemExit` if the tests do not pass without one."""
+    with tempfile.TemporaryDirectory(prefix="mutate-") as folder:
+        begun = time.monotonic()
+        log = Path(folder) / "log"
+        if in_a_child(target, None, 3600, log) != SURVIVED:
+            sys.exit(f"{target.path}: the tests fail without any fault:\n{log.read_text()}")
+        limit_s = max(PATIENCE_S_MIN, PATIENCE * (time.monotonic() - begun))
+
+        def judge(mutation: Mutation) -> tuple[Mutation, str]:
+            return mutation, in_a_child(target, mutation.number, limit_s, Path(folder) / f"log-{mutation.number}")
+
+        with ThreadPoolExecutor(workers) as pool:
+            return Result(target, tuple(pool.map(judge, mutations(target.source))), explained)
+
+
+def load_targets() -> list[Target]:
+    table = tomllib.loads((HERE / "modules.toml").read_text())["modules"]
+    return [Target(path, tuple(tests)) for path, tests in table.items()]
+
+
+def load_explained() -> dict[str, frozenset[str]]:
+    """By module: the names of the faults that explained.txt speaks of, one per line, `path | name | why`."""
+    found: dict[str, set[str]] = {}
+    for line in (HERE / "explained.txt").read_text().splitlines():
+        if line and not line.startswith("#"):
+            path, name, why = (part.strip() for part in line.split(" | "))
+            if not why:
+                sys.exit(f"explained.txt: no reason in: {line}")
+            found.setdefault(path, set()).add(name)
+    return {path: frozenset(names) for path, names in found.items()}
+
+
+def report(results: Iterable[Result]) -> int:
+    code = 0
+    for result in results:
+        for each in result.survivors:
+            print(f"  {result.target.path}:{each.line}  {each.name}")
+        for name in result.stale:
+            print(f"  explained, but no survivor: {name}")
+        print(result, flush=True)
+        code |= result.percent < KILLED_PERCENT_MIN or bool(result.stale)
+    return code
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.mutate", description="Do the tests notice a fault?")
+    parser.add_argument("modules", nargs="*", default=["all"], help="paths, or parts of them; `all`")
+    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--list", action="store_true", help="only name the faults")
+    arguments = parser.parse_args()
+    chosen = [t for t in load_targets() if arguments.modules == ["all"] or any(m in t.path for m in arguments.modules)]
+    if not chosen:
+        parser.error("no such module in modules.toml")
+    if arguments.list:
+        for target in chosen:
+            for each in mutations(target.source):
+                print(f"{target.path}:{each.line}  {each.name}")
+        return 0
+    explained = load_explained()
+    return report(examine(target, explained.get(target.path, frozenset()), arguments.workers) for target in chosen)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
