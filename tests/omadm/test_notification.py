@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import random
 
 import pytest
@@ -135,3 +137,73 @@ def test_random_bytes_are_ignored_with_our_own_error() -> None:
     for _ in range(500):
         with pytest.raises(NotificationError):
             check(pick.randbytes(pick.randrange(90)))
+
+
+def test_values_that_go_over_the_wire() -> None:
+    assert [mode.value for mode in UiMode] == [0, 1, 2, 3]
+    assert RESYNC_NONCES == (b"\0\0\0\0", b"AAAAAA==", b"0x00000000")
+
+
+def test_the_vendor_tail_is_magic_counter_and_a_mac_over_all_before_it() -> None:
+    data = made(0x0102)
+    key = hmac.digest(SECRET.encode(), b"dcu notification 1", hashlib.sha256)
+    assert data[-44:-32] == b"DCU\x01" + bytes(6) + b"\x01\x02"
+    assert data[-32:] == hmac.digest(key, data[16:-32], hashlib.sha256)
+
+
+def test_the_longest_notification_is_read_and_no_longer_one() -> None:
+    def long(vendor_bytes: int) -> bytes:
+        return emit(Notification(1, "s" * 255, vendor=b"v" * vendor_bytes), SECRET, NONCE)
+
+    assert len(parse(long(1024)).vendor) == 1024
+    with pytest.raises(NotificationError, match="too many"):
+        parse(long(1025))
+
+
+@pytest.mark.parametrize("server_id", ["s", "s" * 255])
+@pytest.mark.parametrize("session_id", [0, 0xFFFF])
+@pytest.mark.parametrize("version", [0, 1023])
+def test_fields_at_their_limits_are_emitted(server_id: str, session_id: int, version: int) -> None:
+    data = trigger(Notification(session_id, server_id, version=version))
+    assert int.from_bytes(data[:5], "big") >> 30 == version
+    assert data[5:] == session_id.to_bytes(2, "big") + bytes([len(server_id)]) + server_id.encode()
+
+
+@pytest.mark.parametrize(
+    "notification",
+    [
+        Notification(1, ""),
+        Notification(1, "s" * 256),
+        Notification(-1, SERVER),
+        Notification(0x1_0000, SERVER),
+        Notification(1, SERVER, version=-1),
+        Notification(1, SERVER, version=1024),
+    ],
+    ids=["no server", "long server", "session below", "session above", "version below", "version above"],
+)
+def test_a_field_beyond_its_limits_is_our_mistake(notification: Notification) -> None:
+    with pytest.raises(ValueError, match=r"255 bytes|out of range"):
+        trigger(notification)
+
+
+def test_a_counter_has_64_bits_and_the_vendor_field_to_itself() -> None:
+    assert [check(made(counter)).counter for counter in (0, 2**64 - 1)] == [0, 2**64 - 1]
+    for counter in (-1, 2**64):
+        with pytest.raises(ValueError, match="64 bits"):
+            made(counter)
+    with pytest.raises(ValueError, match="empty vendor field"):
+        emit(Notification(1, SERVER, vendor=b"tail"), SECRET, NONCE, counter=1)
+
+
+def test_a_tail_of_our_length_or_with_our_magic_alone_is_not_ours() -> None:
+    assert Notification(1, SERVER, vendor=bytes(44)).counter is None
+    short = emit(Notification(1, SERVER, vendor=b"DCU\x01short"), SECRET, NONCE)
+    with pytest.raises(NotificationError, match="not ours"):
+        check(short, standard=True)
+
+
+def test_a_notification_without_our_tail_is_refused_unless_it_was_configured() -> None:
+    data = made(None)
+    with pytest.raises(NotificationError, match="missing"):
+        verify(data, server_id=SERVER, secret=SECRET, nonce=NONCE, last_counter=None)
+    assert check(data, standard=True).counter is None
