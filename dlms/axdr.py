@@ -25,7 +25,7 @@ from dlms.errors import LocalError
 
 DEPTH_MAX = 16  # structures of interface classes nest four deep; this bounds the stack
 COMPACT_ELEMENTS_BASE = 1024  # null-data takes no octets in a compact array, so a few octets of type description
-COMPACT_ELEMENTS_AN_OCTET = 16  # could ask for memory without end: elements are bounded by the octets there are
+COMPACT_ELEMENTS_PER_OCTET = 16  # could ask for memory without end: elements are bounded by the octets there are
 
 
 class Tag(IntEnum):
@@ -296,7 +296,7 @@ def _read_description(cursor: Cursor, depth: int) -> TypeDescription:
 def _compact_elements(description: TypeDescription, contents: bytes, base: int) -> tuple[tuple[Data, ...], int]:
     """The elements, and of how many values they are made."""
     cursor = Cursor(contents, "compact array", base)
-    most = min(VALUES_MAX, COMPACT_ELEMENTS_BASE + COMPACT_ELEMENTS_AN_OCTET * len(contents))
+    most = min(VALUES_MAX, COMPACT_ELEMENTS_BASE + COMPACT_ELEMENTS_PER_OCTET * len(contents))
     budget = [most]
     out: list[Data] = []
     while cursor.remaining:

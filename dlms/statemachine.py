@@ -1,11 +1,10 @@
-"""What the sans-IO cores of this package have in common: a state that only a table moves, events, bytes, a deadline."""
+"""What the sans-IO cores of this package have in common: a state that only a table moves, bytes, events, a deadline."""
 
 from __future__ import annotations
 
 import enum
 from collections import deque
-from collections.abc import Mapping
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from dlms.errors import LocalError
 
@@ -14,39 +13,46 @@ StepT = TypeVar("StepT", bound=enum.Enum)
 EventT = TypeVar("EventT")
 
 
+class Transitions(dict[tuple[StateT, StepT], StateT]):
+    """A state table: (state, step) to the next state. A pair that is not in it is an illegal step."""
+
+    def after(self, state: StateT, step: StepT) -> StateT:
+        """The state that `step` leads to from `state`. Raises `LocalError` when the table does not have the pair."""
+        following = self.get((state, step))
+        if following is None:
+            raise LocalError(f"{step.name.lower()} in state {state.name}")
+        return following
+
+
 class Machine(Generic[StateT, StepT, EventT]):
-    """Subclasses name their table and fill `_output`, `_events` and `_deadline`."""
+    """A core whose state `transitions` moves. Subclasses fill `_output`, `_events` and `_deadline`."""
 
-    TRANSITIONS: ClassVar[Mapping[tuple[Any, Any], Any]]
-
-    def __init__(self, state: StateT) -> None:
-        self._state: StateT = state
+    def __init__(self, state: StateT, transitions: Transitions[StateT, StepT]) -> None:
+        self.transitions = transitions
+        self._state = state
         self._output = bytearray()
         self._events: deque[EventT] = deque()
         self._deadline: float | None = None
 
     @property
     def state(self) -> StateT:
-        """Where it is; see the module's text."""
+        """The state it is in; what each one means is said where the table stands."""
         return self._state
 
     def take_output(self) -> bytes:
-        """All bytes for the line since the last call."""
+        """Return all bytes for the line since the last call."""
         output = bytes(self._output)
         self._output.clear()
         return output
 
     def next_event(self) -> EventT | None:
-        """What happened, oldest first."""
+        """Return the oldest event that was not read yet, None when there is none."""
         return self._events.popleft() if self._events else None
 
     def next_deadline(self) -> float | None:
-        """When `on_deadline` is due."""
+        """When `on_deadline` is due, in monotonic seconds; None for never."""
         return self._deadline
 
     def _step(self, step: StepT) -> None:
         """Move, or raise `LocalError` and change nothing."""
-        target = self.TRANSITIONS.get((self._state, step))
-        if target is None:
-            raise LocalError(f"{step.name.lower()} in state {self._state.name}")
-        self._state = target
+        self._state = self.transitions.after(self._state, step)

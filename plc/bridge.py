@@ -22,15 +22,31 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import Protocol
 
+from dlms.errors import LinkError, LocalError
+from dlms.link.port import open_port
 from plc.errors import PlcLocalError, PlcPortError
 from plc.events import DataConfirmed, DataFailed, DataReceived, NodeEvent, ProtocolBroken
-from plc.port import BytePort, open_port
 from plc.protocols import NodeLink, PortProtocol
 
+WRITE_TIMEOUT_S = 5.0  # a port that takes no bytes for so long is dead
 CHANNEL_EVENTS_MAX = 256  # unread events of one channel; older ones are dropped when their reader is gone
 
 ChannelEvent = DataReceived | DataConfirmed | DataFailed
+
+
+class BytePort(Protocol):
+    """What a bridge needs of a port, such as `dlms.link.port.Port`. Both raise `LinkError` when the port fails."""
+
+    def read(self, wait_s: float, /) -> bytes | None:
+        """Bytes as soon as there are any, `b""` after `wait_s` of silence, `None` when the other side has closed."""
+
+    def write(self, data: bytes, /) -> None:
+        """Put all of it on the line."""
+
+    def close(self) -> None:
+        """Give the port back. Never raises."""
 
 
 class Channel:
@@ -113,7 +129,12 @@ class Bridge:
         deadline = self.core.next_deadline()
         if deadline is not None:
             wait_s = min(wait_s, max(0.0, deadline - now))
-        data = self._port.read(wait_s)
+        try:
+            data = self._port.read(wait_s)
+        except LinkError as error:
+            raise PlcPortError(str(error)) from error
+        if data is None:
+            raise PlcPortError("the other side closed the connection")
         now = max(now, self._clock())
         if data:
             self.core.receive(data, now)
@@ -131,8 +152,12 @@ class Bridge:
 
     def _flush(self) -> None:
         output = self.core.take_output()
-        if output:
+        if not output:
+            return
+        try:
             self._port.write(output)
+        except LinkError as error:
+            raise PlcPortError(str(error)) from error
 
     def _sort_events(self) -> list[NodeEvent]:
         rest: list[NodeEvent] = []
@@ -151,9 +176,13 @@ class Bridge:
 def open_bridge(
     protocol: PortProtocol, url: str, baudrate: int = 0, *, clock: Callable[[], float] = time.monotonic
 ) -> Bridge:
-    """Open a port (8N1) and speak `protocol` on it. `url` is anything `serial_for_url` takes: `/dev/ttyS1`,
-    `socket://host:port`, `rfc2217://host:port`. A `baudrate` of 0 is the protocol's own.
+    """Open a port (8N1) and speak `protocol` on it. `url` is anything that `dlms.link.port.open_port`
+    takes: `/dev/ttyS1`, `socket://host:port`, `rfc2217://host:port`. A `baudrate` of 0 is the protocol's own.
 
     Raises `PlcPortError` when the port cannot be opened.
     """
-    return Bridge(open_port(url, baudrate or protocol.baudrate), protocol.make_core(), clock)
+    try:
+        port = open_port(url, baudrate or protocol.baudrate, write_timeout_s=WRITE_TIMEOUT_S)
+    except (LocalError, LinkError) as error:
+        raise PlcPortError(str(error)) from error
+    return Bridge(port, protocol.make_core(), clock)

@@ -1,43 +1,23 @@
-"""Bounds-checked reading of one payload."""
+"""Reading one payload of the base node: `dlms.cursor.Cursor` with this package's errors and 12-bit addresses."""
 
 from __future__ import annotations
 
+from dlms.cursor import Cursor
 from plc.errors import PlcDecodeError
 
 ADDRESS_MAX = 0xFFF  # 12 bits
 
 
-class Cursor:
-    """Reads big-endian fields from the front; every method raises `PlcDecodeError` that names payload and byte."""
+class PayloadCursor(Cursor):
+    """A cursor whose methods raise `PlcDecodeError`, which names payload and byte."""
 
-    def __init__(self, what: str, data: bytes) -> None:
-        self.what = what
-        self.data = data
-        self.offset = 0
+    def error(self, why: str, back: int = 0) -> PlcDecodeError:
+        """An error `back` bytes before the reading position."""
+        return PlcDecodeError(self.what, self.offset - back, why)
 
-    @property
-    def left(self) -> int:
-        return len(self.data) - self.offset
-
-    def take(self, count: int, name: str) -> bytes:
-        if count > self.left:
-            raise PlcDecodeError(self.what, self.offset, f"{name} needs {count} bytes, {self.left} left")
-        part = self.data[self.offset : self.offset + count]
-        self.offset += count
-        return part
-
-    def u8(self, name: str) -> int:
-        return self.take(1, name)[0]
-
-    def u16(self, name: str) -> int:
-        return int.from_bytes(self.take(2, name), "big")
-
-    def address(self, name: str) -> int:
-        value = self.u16(name)
+    def address(self) -> int:
+        """A node address of the 4-32 layer: two octets, of which 12 bits are in use."""
+        value = self.u16()
         if value > ADDRESS_MAX:
-            raise PlcDecodeError(self.what, self.offset - 2, f"{name} 0x{value:04x} is not a 12-bit address")
+            raise self.error(f"0x{value:04x} is not a 12-bit address", back=2)
         return value
-
-    def check_end(self) -> None:
-        if self.left:
-            raise PlcDecodeError(self.what, self.offset, f"{self.left} bytes too many")

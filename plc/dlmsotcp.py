@@ -9,8 +9,9 @@
           02 addr(2)                             a node left
     down  03 enable notifications, and list      04 addr(2) close      05 addr(2) / 06 addr(2) auto-close on / off
 
-The layout is the COSEM wrapper's, the addresses are not: the meter's own SAP is not carried. TCP neither loses nor
-damages, so a header that makes no sense ends the connection (`ProtocolBroken`) instead of a search for the next one.
+The layout is that of the COSEM wrapper (`dlms.link.wrapper`), the addresses are not: the meter's SAP is not carried.
+TCP neither loses nor damages, so a header that makes no sense ends the connection (`ProtocolBroken`) instead of a
+search for the next one.
 """
 
 from __future__ import annotations
@@ -18,15 +19,13 @@ from __future__ import annotations
 import enum
 from collections import deque
 
-from plc.cursor import Cursor
+from dlms.errors import DecodeError, LocalError
+from dlms.link.wrapper import WrapperDecoder, WrapperFrame
+from plc.cursor import PayloadCursor
 from plc.errors import PlcDecodeError, PlcLocalError
 from plc.events import DataReceived, NodeEvent, NodeJoined, NodeLeft, NodesListed, ProtocolBroken, ResyncNoted
 from plc.prime import EUI48_BYTES
 
-VERSION = 1
-VERSION_OCTETS = VERSION.to_bytes(2, "big")
-HEADER_BYTES = 8
-PAYLOAD_BYTES_MAX = 0xFFFF
 WRITE_BYTES_MAX = 1 << 20  # between two `take_output`: hundreds of requests
 LIST_SETTLE_S = 2.0  # the list has no end mark: after this long without a new node it is taken as complete
 BASE_NODE = 0
@@ -46,11 +45,10 @@ class Control(enum.IntEnum):
 
 def emit_message(source: int, destination: int, payload: bytes) -> bytes:
     """One message. Raises `PlcLocalError` when a field does not fit."""
-    if not 0 <= source <= 0xFFFF or not 0 <= destination <= 0xFFFF:
-        raise PlcLocalError(f"address {source} or {destination} is not sixteen bits")
-    if len(payload) > PAYLOAD_BYTES_MAX:
-        raise PlcLocalError(f"payload of {len(payload)} bytes, at most {PAYLOAD_BYTES_MAX}")
-    return b"".join(n.to_bytes(2, "big") for n in (VERSION, source, destination, len(payload))) + payload
+    try:
+        return WrapperFrame(source, destination, payload).emit()
+    except LocalError as error:
+        raise PlcLocalError(str(error)) from error
 
 
 class DlmsOverTcpLink:
@@ -61,7 +59,7 @@ class DlmsOverTcpLink:
 
     def __init__(self, *, list_settle_s: float = LIST_SETTLE_S) -> None:
         self._list_settle_s = list_settle_s
-        self._buffer = bytearray()
+        self._decoder = WrapperDecoder()
         self._output = bytearray()
         self._events: deque[NodeEvent] = deque()
         self._nodes: dict[int, bytes] = {}
@@ -93,16 +91,13 @@ class DlmsOverTcpLink:
         """Bytes from the connection, split anyhow. Never raises for what the base node sent."""
         if self._broken:
             return
-        self._buffer += data
-        while (message := self._next_message()) is not None:
-            source, destination, payload = message
-            if source == BASE_NODE:
-                try:
-                    self._on_control(payload, now)
-                except PlcDecodeError as error:
-                    self._events.append(ResyncNoted(len(payload), str(error)))
-            elif payload:
-                self._events.append(DataReceived(source, destination, 0, payload))
+        self._decoder.feed(data)
+        try:
+            while (message := self._decoder.next()) is not None:
+                self._on_message(message, now)
+        except DecodeError as error:
+            self._broken = True
+            self._events.append(ProtocolBroken(str(error)))
 
     def take_output(self) -> bytes:
         """All bytes for the connection since the last call."""
@@ -124,36 +119,30 @@ class DlmsOverTcpLink:
             self._settle_deadline = None
             self._events.append(NodesListed(len(self._nodes)))
 
-    def _next_message(self) -> tuple[int, int, bytes] | None:
-        buffer = self._buffer
-        for came, due in zip(buffer, VERSION_OCTETS, strict=False):
-            if came != due:
-                self._broken = True
-                self._events.append(ProtocolBroken(f"a message has 0x{came:02x} in its version instead of 0x{due:02x}"))
-                return None
-        if len(buffer) < HEADER_BYTES:
-            return None
-        source, destination, length = (int.from_bytes(buffer[at : at + 2], "big") for at in (2, 4, 6))
-        end = HEADER_BYTES + length
-        if len(buffer) < end:
-            return None
-        payload = bytes(buffer[HEADER_BYTES:end])
-        del buffer[:end]
-        return source, destination, payload
+    def _on_message(self, message: WrapperFrame, now: float) -> None:
+        payload = message.apdu
+        if message.source != BASE_NODE:
+            if payload:
+                self._events.append(DataReceived(message.source, message.destination, 0, payload))
+            return
+        try:
+            self._on_control(payload, now)
+        except PlcDecodeError as error:  # one control message is lost, the connection stays in step
+            self._events.append(ResyncNoted(len(payload), str(error)))
 
     def _on_control(self, payload: bytes, now: float) -> None:
-        cursor = Cursor("control message", payload)
-        command = cursor.u8("command")
+        cursor = PayloadCursor(payload, "control message")
+        command = cursor.u8()
         if command == Control.NEW_DEVICE:
-            address, _capabilities = cursor.u16("address"), cursor.u16("capabilities")
-            dlms_id = cursor.take(cursor.u8("id length"), "DLMS id")
-            eui48 = cursor.take(EUI48_BYTES, "EUI-48")
+            address, _capabilities = cursor.u16(), cursor.u16()
+            dlms_id = cursor.take(cursor.u8())
+            eui48 = cursor.take(EUI48_BYTES)
             cursor.check_end()
             self._join(address, eui48, dlms_id)
             if self._settle_deadline is not None:
                 self._settle_deadline = now + self._list_settle_s
         elif command == Control.DEVICE_REMOVED:
-            address = cursor.u16("address")
+            address = cursor.u16()
             cursor.check_end()
             self._leave(address)
 

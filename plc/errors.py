@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from dlms.errors import DecodeError
+
 
 class PlcError(Exception):
     """Base of every error this package raises on purpose."""
@@ -13,14 +15,8 @@ class PlcLocalError(PlcError):
     """The caller asked for something this object cannot do in its state, or with this argument."""
 
 
-class PlcDecodeError(PlcError):
+class PlcDecodeError(PlcError, DecodeError):
     """The base node sent bytes that are not what the format says. `what` was being read, `offset` bytes into it."""
-
-    def __init__(self, what: str, offset: int, why: str) -> None:
-        super().__init__(f"{what}, byte {offset}: {why}")
-        self.what = what
-        self.offset = offset
-        self.why = why
 
 
 class PlcPortError(PlcError):

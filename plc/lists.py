@@ -12,8 +12,8 @@ import enum
 from dataclasses import dataclass
 from typing import ClassVar
 
-from plc.cursor import Cursor
-from plc.errors import PlcDecodeError, PlcLocalError
+from plc.cursor import PayloadCursor
+from plc.errors import PlcLocalError
 from plc.prime import EUI48_BYTES, check_address, check_eui48, check_octet
 
 DLMS_ID_BYTES_MAX = 16
@@ -49,10 +49,10 @@ class ListQuery:
     @classmethod
     def parse(cls, data: bytes) -> ListQuery:
         """Raises `PlcDecodeError`."""
-        cursor = Cursor("list query", data)
-        if cursor.u8("tag") != LIST_QUERY_TAG:
-            raise PlcDecodeError("list query", 0, f"tag 0x{data[0]:02x}")
-        query = cls(cursor.u16("PIB"), cursor.u8("count"), cursor.u16("iterator"))
+        cursor = PayloadCursor(data, "list query")
+        if cursor.u8() != LIST_QUERY_TAG:
+            raise cursor.error(f"tag 0x{data[0]:02x}", back=1)
+        query = cls(cursor.u16(), cursor.u8(), cursor.u16())
         cursor.check_end()
         return query
 
@@ -82,11 +82,11 @@ class ListResponse:
     @classmethod
     def parse(cls, data: bytes) -> ListResponse:
         """Raises `PlcDecodeError`."""
-        cursor = Cursor("list answer", data)
-        if cursor.u8("tag") != LIST_RESPONSE_TAG:
-            raise PlcDecodeError("list answer", 0, f"tag 0x{data[0]:02x}")
-        pib, count, size = cursor.u16("PIB"), cursor.u8("number of records"), cursor.u8("record size")
-        records = tuple((cursor.u16("iterator"), cursor.take(size, "record")) for _ in range(count))
+        cursor = PayloadCursor(data, "list answer")
+        if cursor.u8() != LIST_RESPONSE_TAG:
+            raise cursor.error(f"tag 0x{data[0]:02x}", back=1)
+        pib, count, size = cursor.u16(), cursor.u8(), cursor.u8()
+        records = tuple((cursor.u16(), cursor.take(size)) for _ in range(count))
         cursor.check_end()
         return cls(pib, size, records)
 
@@ -113,12 +113,12 @@ class Node432:
     @classmethod
     def parse(cls, data: bytes) -> Node432:
         """Raises `PlcDecodeError`."""
-        cursor = Cursor("4-32 node", data)
-        address = cursor.address("address")
-        padded = cursor.take(DLMS_ID_BYTES_MAX, "DLMS id")
-        length = cursor.u8("id length")
+        cursor = PayloadCursor(data, "4-32 node")
+        address = cursor.address()
+        padded = cursor.take(DLMS_ID_BYTES_MAX)
+        length = cursor.u8()
         if length > DLMS_ID_BYTES_MAX:
-            raise PlcDecodeError("4-32 node", cursor.offset - 1, f"id of {length} bytes")
-        eui48 = cursor.take(EUI48_BYTES, "EUI-48")
+            raise cursor.error(f"id of {length} bytes", back=1)
+        eui48 = cursor.take(EUI48_BYTES)
         cursor.check_end()
         return cls(address, padded[:length], eui48)

@@ -19,8 +19,8 @@ import enum
 from dataclasses import dataclass
 from typing import ClassVar
 
-from plc.cursor import ADDRESS_MAX, Cursor
-from plc.errors import PlcDecodeError, PlcLocalError
+from plc.cursor import ADDRESS_MAX, PayloadCursor
+from plc.errors import PlcLocalError
 
 LSDU_BYTES_MAX = 1021
 ADDRESS_BROADCAST = 0xFFF
@@ -52,19 +52,6 @@ class ConfirmStatus(enum.IntEnum):
     BAD_ADDRESS = 0xC0
     BAD_HANDLER = 0xC1
     BUSY = 0xC2
-
-
-class NetworkEventCode(enum.IntEnum):
-    """First octet of NETWORK_EVENT."""
-
-    REGISTER = 0
-    UNREGISTER = 1
-    PROMOTE = 2
-    DEMOTE = 3
-    ALIVE = 4
-    REBOOT = 5
-    UNKNOWN_NODE = 6
-    ERROR = 7
 
 
 def check_octet(name: str, value: int) -> None:
@@ -119,20 +106,20 @@ class DataRequest:
     @classmethod
     def parse(cls, data: bytes) -> DataRequest:
         """Raises `PlcDecodeError`."""
-        cursor = Cursor("DL_DATA.req", data)
-        dst_lsap, src_lsap = cursor.u8("destination LSAP"), cursor.u8("source LSAP")
-        dst = cursor.address("destination")
+        cursor = PayloadCursor(data, "DL_DATA.req")
+        dst_lsap, src_lsap = cursor.u8(), cursor.u8()
+        dst = cursor.address()
         lsdu = _take_lsdu(cursor)
-        link_class = cursor.u8("link class")
+        link_class = cursor.u8()
         cursor.check_end()
         return cls(dst_lsap, src_lsap, dst, lsdu, link_class)
 
 
-def _take_lsdu(cursor: Cursor) -> bytes:
-    length = cursor.u16("LSDU length")
+def _take_lsdu(cursor: PayloadCursor) -> bytes:
+    length = cursor.u16()
     if length > LSDU_BYTES_MAX:
-        raise PlcDecodeError(cursor.what, cursor.offset - 2, f"LSDU of {length} bytes, at most {LSDU_BYTES_MAX}")
-    return cursor.take(length, "LSDU")
+        raise cursor.error(f"LSDU of {length} bytes, at most {LSDU_BYTES_MAX}", back=2)
+    return cursor.take(length)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,11 +157,11 @@ class DataIndication:
     @classmethod
     def parse(cls, data: bytes) -> DataIndication:
         """Raises `PlcDecodeError`."""
-        cursor = Cursor("DL_DATA.ind", data)
-        dst_lsap, src_lsap = cursor.u8("destination LSAP"), cursor.u8("source LSAP")
-        dst, src = cursor.address("destination"), cursor.address("source")
+        cursor = PayloadCursor(data, "DL_DATA.ind")
+        dst_lsap, src_lsap = cursor.u8(), cursor.u8()
+        dst, src = cursor.address(), cursor.address()
         lsdu = _take_lsdu(cursor)
-        link_class = cursor.u8("link class")
+        link_class = cursor.u8()
         cursor.check_end()
         return cls(dst_lsap, src_lsap, dst, src, lsdu, link_class)
 
@@ -201,9 +188,9 @@ class DataConfirm:
     @classmethod
     def parse(cls, data: bytes) -> DataConfirm:
         """Raises `PlcDecodeError`."""
-        cursor = Cursor("DL_DATA.cfm", data)
-        dst_lsap, src_lsap = cursor.u8("destination LSAP"), cursor.u8("source LSAP")
-        dst, status = cursor.address("destination"), cursor.u8("status")
+        cursor = PayloadCursor(data, "DL_DATA.cfm")
+        dst_lsap, src_lsap = cursor.u8(), cursor.u8()
+        dst, status = cursor.address(), cursor.u8()
         cursor.check_end()
         return cls(dst_lsap, src_lsap, dst, status)
 
@@ -233,12 +220,12 @@ class JoinIndication:
     @classmethod
     def parse(cls, data: bytes) -> JoinIndication:
         """Raises `PlcDecodeError`. The size of the EUI is what the payload's length leaves for it."""
-        cursor = Cursor("JOIN.ind", data)
-        dlms_id = cursor.take(cursor.u8("id length"), "DLMS id")
-        address = cursor.address("address")
-        size = EUI64_BYTES if cursor.left > EUI48_BYTES + 1 else EUI48_BYTES
-        eui48 = cursor.take(size, "EUI-48")
-        ae = cursor.u8("ae")
+        cursor = PayloadCursor(data, "JOIN.ind")
+        dlms_id = cursor.take(cursor.u8())
+        address = cursor.address()
+        size = EUI64_BYTES if cursor.remaining > EUI48_BYTES + 1 else EUI48_BYTES
+        eui48 = cursor.take(size)
+        ae = cursor.u8()
         cursor.check_end()
         return cls(dlms_id, address, eui48, ae)
 
@@ -259,8 +246,8 @@ class LeaveIndication:
     @classmethod
     def parse(cls, data: bytes) -> LeaveIndication:
         """Raises `PlcDecodeError`."""
-        cursor = Cursor("LEAVE.ind", data)
-        address = cursor.address("address")
+        cursor = PayloadCursor(data, "LEAVE.ind")
+        address = cursor.address()
         cursor.check_end()
         return cls(address)
 
@@ -281,15 +268,18 @@ class ReleaseRequest:
     @classmethod
     def parse(cls, data: bytes) -> ReleaseRequest:
         """Raises `PlcDecodeError`."""
-        cursor = Cursor("RELEASE.req", data)
-        address = cursor.address("address")
+        cursor = PayloadCursor(data, "RELEASE.req")
+        address = cursor.address()
         cursor.check_end()
         return cls(address)
 
 
 @dataclass(frozen=True, slots=True)
 class NetworkEvent:
-    """NETWORK_EVENT: what the MAC layer of the base node saw of one node."""
+    """NETWORK_EVENT: what the MAC layer of the base node saw of one node.
+
+    `event` is 0 register, 1 unregister, 2 promote, 3 demote, 4 alive, 5 reboot, 6 unknown node, 7 error.
+    """
 
     command: ClassVar[Command] = Command.NETWORK_EVENT
     event: int
@@ -326,12 +316,12 @@ class NetworkEvent:
     @classmethod
     def parse(cls, data: bytes) -> NetworkEvent:
         """Raises `PlcDecodeError`."""
-        cursor = Cursor("NETWORK_EVENT", data)
-        event = cursor.u8("event")
-        eui48 = cursor.take(EUI48_BYTES, "EUI-48")
-        sid, lnid, lsid = cursor.u8("SID"), cursor.u16("LNID"), cursor.u8("LSID")
-        alive = (cursor.u8("alive rx"), cursor.u8("alive tx"), cursor.u8("alive time"))
-        pch = (cursor.u16("PCH"), cursor.u16("PCH of the switch")) if cursor.left else None
+        cursor = PayloadCursor(data, "NETWORK_EVENT")
+        event = cursor.u8()
+        eui48 = cursor.take(EUI48_BYTES)
+        sid, lnid, lsid = cursor.u8(), cursor.u16(), cursor.u8()
+        alive = (cursor.u8(), cursor.u8(), cursor.u8())
+        pch = (cursor.u16(), cursor.u16()) if cursor.remaining else None
         cursor.check_end()
         return cls(event, eui48, sid, lnid, lsid, *alive, pch)
 
@@ -354,8 +344,8 @@ class Whitelist:
     @classmethod
     def parse(cls, command: Command, data: bytes) -> Whitelist:
         """Raises `PlcDecodeError`."""
-        cursor = Cursor("whitelist", data)
-        eui48 = cursor.take(EUI48_BYTES, "EUI-48")
+        cursor = PayloadCursor(data, "whitelist")
+        eui48 = cursor.take(EUI48_BYTES)
         cursor.check_end()
         return cls(command, eui48)
 

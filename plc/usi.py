@@ -28,7 +28,6 @@ import crcmod
 from plc.errors import PlcDecodeError, PlcLocalError
 
 FLAG = 0x7E
-ESCAPE = 0x7D
 _FLAG = b"\x7e"
 _ESCAPE = b"\x7d"
 _ESCAPED_FLAG = b"\x7d\x5e"
@@ -182,7 +181,7 @@ def unstuff(raw: bytes) -> bytes:
 class UsiDecoder:
     """Cuts a byte stream into frames; any split of the stream gives the same results.
 
-    `next()` answers a frame, `UsiNoise`, or `None` for "need more". After noise the decoder goes on at the next flag,
+    `next()` returns a frame, `UsiNoise`, or `None` for "need more". After noise the decoder goes on at the next flag,
     so a frame is lost only when its own bytes are damaged.
     """
 

@@ -17,7 +17,7 @@ DEVICE_LIBRARIES = {"serial", "crcmod", "cryptography", "yaml", "click", "system
 BUILD_HOST_ONLY = {"updateagent/buildhost/pack.py", "updateagent/buildhost/roots.py"}
 
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
-    "plc": (),
+    "plc": ("dlms.link", "dlms.cursor", "dlms.errors"),
     "dlms": (),
     "omadm": (),
     "updateagent": (),

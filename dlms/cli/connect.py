@@ -16,9 +16,9 @@ from dlms.client.meter import Meter, Trace
 from dlms.cosem.obis import AttributeRef, Obis
 from dlms.cosem.time import ClockPolicy
 from dlms.errors import DlmsError, LinkError, LocalError
-from dlms.link.mode_e.port import ModeE, open_with_greeting
-from dlms.link.options import LINKS
+from dlms.link.mode_e.port import ModeE, open_mode_e
 from dlms.link.port import Port, SerialPort, open_port
+from dlms.link.registry import DATA_LINKS
 from dlms.link.trace import ReplayPort, TraceWriter, read_trace
 from dlms.security.counters import FileCounters
 from dlms.security.settings import InvocationCounters, MemoryCounters, Security
@@ -64,7 +64,7 @@ class Connection:
 
 _OPTIONS = (
     click.option("--url", default="", help="socket://host:port, udp://host:port, rfc2217://host:port, /dev/ttyUSB0"),
-    click.option("--link", type=click.Choice(list(LINKS)), default="hdlc", show_default=True),
+    click.option("--link", type=click.Choice(list(DATA_LINKS)), default="hdlc", show_default=True),
     click.option("--client", type=click.IntRange(0, 0xFFFF), default=16, show_default=True, help="client SAP"),
     click.option("--server", default="1", show_default=True, help="SAP, or for HDLC UPPER/LOWER"),
     click.option("--node", type=click.IntRange(1, 0xFFFF), help="with --link llc: the node behind the base node"),
@@ -129,7 +129,7 @@ def _open_port(connection: Connection) -> Port:
         return ReplayPort(read_trace(connection.replay))
     if connection.mode_e:
         mode_e = ModeE(connection.mode_e_address)
-        return open_with_greeting(connection.url, connection.baudrate, mode_e)
+        return open_mode_e(connection.url, connection.baudrate, mode_e)
     return open_port(connection.url, connection.baudrate)
 
 
@@ -140,7 +140,7 @@ def open_meter(connection: Connection) -> Iterator[Meter]:
     security = _security(connection)
     with open_connection(connection) as (below, note):
         port = below
-        if connection.link == "llc":
+        if not DATA_LINKS[connection.link].on_port:
             if connection.node is None:
                 raise click.UsageError("--link llc needs --node: the meter behind the base node")
             port = NodePort(below, connection.client, connection.node)

@@ -21,7 +21,7 @@ from dlms.link.hdlc.bus import HdlcServerBus
 from dlms.link.hdlc.frames import HdlcAddress
 from dlms.link.mode_e.meter import ModeEMeter
 from dlms.link.mode_e.opening import Identification
-from dlms.link.options import LINKS
+from dlms.link.registry import DATA_LINKS
 from dlms.link.wrapper import WrapperServerLink
 from dlms.security.settings import Auth, MemoryCounters, NoAuth, Security
 from dlms.server.objects import rows_from_csv
@@ -81,7 +81,7 @@ class Simulation:
 
 
 _OPTIONS = (
-    click.option("--link", type=click.Choice(tuple(LINKS)), default="hdlc", show_default=True),
+    click.option("--link", type=click.Choice(tuple(DATA_LINKS)), default="hdlc", show_default=True),
     click.option("--server", default="1", show_default=True, help="SAP; for HDLC also UPPER/LOWER; for llc the node"),
     click.option("--serial", type=click.IntRange(1, SERIAL_MAX), default=1, show_default=True),
     click.option("--phases", type=click.Choice(("1", "3")), default="3", show_default=True),
@@ -130,7 +130,7 @@ _OPTIONS = (
 def simulate(simulation: Simulation, listen: str) -> None:
     """Be a meter until interrupted."""
     try:
-        if simulation.mode_e and (simulation.link != "hdlc" or not listen.startswith("pty:")):
+        if simulation.mode_e and (not DATA_LINKS[simulation.link].mode_e or not listen.startswith("pty:")):
             raise LocalError("--mode-e is for --link hdlc on pty:PATH, which has a speed")
         meter = _meter(simulation)
         make_server = _server_maker(simulation, meter, packet=listen.startswith("udp:"))

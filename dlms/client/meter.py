@@ -41,8 +41,9 @@ from dlms.cosem.obis import AttributeRef, MethodRef, Obis, Selection
 from dlms.cosem.scaler_unit import ScalerUnit, scaler_ref, scaler_unit
 from dlms.cosem.time import STANDARD_CLOCK, ClockPolicy
 from dlms.errors import DlmsError, LinkError, LocalError, PeerError
-from dlms.link.options import LinkOptions, open_link
+from dlms.link.options import LinkOptions
 from dlms.link.port import Port, open_port
+from dlms.link.registry import data_link, open_link
 from dlms.security.settings import Auth, Security
 from dlms.xdlms.apdu.common import AccessError, ActionOutcome, Item, Result
 from dlms.xdlms.exchange import ActionAnswer, Answer, Exchange, GetAnswer, GetExchange, SetAnswer
@@ -63,7 +64,7 @@ class Meter:
     """One meter, over one port. Opens by itself when something is asked of it.
 
     `url` names the port (see `dlms.link.port`), or `port` is one that is open already; `link` names the data link (see
-    `dlms.link.options`), `client` and `server` the SAPs. `auth`, `security`, `conformance` and `pdu_size` (octets) are
+    `dlms.link.registry`), `client` and `server` the SAPs. `auth`, `security`, `conformance` and `pdu_size` (octets) are
     what the association is proposed with. `info_max` (octets) and `window` (frames) are HDLC's, `timeout_s` is the wait
     for an answer, `retry_pause_s` the one before a failed line is opened again. `known` is what earlier sessions with
     this meter learned. `clock` says how to read the meter's time. With `mode_e` the port is opened as IEC 62056-21
@@ -114,7 +115,7 @@ class Meter:
         self._given_port = port is not None
         self._mode_e = mode_e
         self._lost_at: int | None = None  # the speed agreed to with a meter that was never told the end
-        if mode_e and (link != "hdlc" or self._given_port):
+        if mode_e and (not data_link(link).mode_e or self._given_port):
             raise LocalError("mode E opens a port of its own for HDLC: neither another link nor a given port")
         self._trace = trace
         self._retry_pause_s = retry_pause_s
@@ -162,10 +163,10 @@ class Meter:
     def _open_port(self) -> Port:
         if not self._mode_e:
             return open_port(self._url, self._baudrate)
-        from dlms.link.mode_e.port import ModeE, open_with_greeting
+        from dlms.link.mode_e.port import ModeE, open_mode_e
 
         how = self._mode_e if isinstance(self._mode_e, ModeE) else ModeE()
-        port = open_with_greeting(self._url, self._baudrate, how, lost_at=self._lost_at)
+        port = open_mode_e(self._url, self._baudrate, how, lost_at=self._lost_at)
         self._options = replace(self._options, baudrate=port.baudrate)
         self._lost_at = port.baudrate
         return port

@@ -69,7 +69,7 @@ STANDARD_CLOCK = ClockPolicy()
 
 @dataclass(frozen=True, slots=True)
 class CosemDateTime:
-    """A date-time with its wildcards. Fields hold the octets of the wire; see the module for the special values."""
+    """A date-time with its wildcards. Fields hold the octets of the wire, special values included."""
 
     year: int = ANY_YEAR
     month: int = ANY

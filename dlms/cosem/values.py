@@ -70,7 +70,7 @@ _LIKE_OCTETS = frozenset({Tag.OCTET_STRING, Tag.DATE_TIME, Tag.DATE, Tag.TIME})
 
 
 def typed(kind: CosemType, data: Data) -> Typed:
-    """`data` with the names of its declared type; parts that are not as declared stay `Data`. See the module."""
+    """`data` with the names of its declared type; parts that are not as declared stay `Data`."""
     if kind.kind in ("structure", "array"):
         found = _parts(kind, data)
         return data if found is None else found

@@ -10,8 +10,7 @@ from dlms.explain.node import Node, octets_text
 from dlms.explain.protection import Keys, explain_ciphered, explain_general_ciphered, explain_general_signed
 from dlms.explain.values import message_fields
 from dlms.xdlms.acse import Aare, Aarq, InitiateRequest, InitiateResponse, Release
-from dlms.xdlms.apdu import access, action, get, notify, sn
-from dlms.xdlms.apdu import service_errors as faults
+from dlms.xdlms.apdu import access, action, get, notify, service_errors, sn
 from dlms.xdlms.apdu import set as set_apdu
 from dlms.xdlms.gbt import GeneralBlock
 
@@ -113,8 +112,8 @@ _EXPLAINERS: dict[int, Callable[[bytes, Keys, int], tuple[str, tuple[Node, ...]]
     Apdu.EVENT_NOTIFICATION: _fields_of(notify.parse),
     Apdu.INFORMATION_REPORT: _fields_of(notify.parse),
     Apdu.GENERAL_BLOCK_TRANSFER: _general_block,
-    Apdu.EXCEPTION_RESPONSE: _fields_of(faults.parse_exception),
-    Apdu.CONFIRMED_SERVICE_ERROR: _fields_of(faults.parse_service_error),
+    Apdu.EXCEPTION_RESPONSE: _fields_of(service_errors.parse_exception),
+    Apdu.CONFIRMED_SERVICE_ERROR: _fields_of(service_errors.parse_service_error),
 }
 
 

@@ -14,6 +14,7 @@ from dlms.errors import DlmsError, PeerError
 from dlms.explain.blocks import Blocks
 from dlms.explain.node import Node, octets_text
 from dlms.security.ciphering import Ciphering
+from dlms.security.ecdsa import check_signature
 from dlms.security.gcm import BROADCAST_KEY, COMPRESSED, SUITE_MASK
 from dlms.security.general_formats import (
     AGREED,
@@ -26,6 +27,7 @@ from dlms.security.general_formats import (
     open_ciphered,
 )
 from dlms.security.keys import KeyId
+from dlms.security.message_keys import ephemeral_of, key_of, one_pass_key, static_key
 from dlms.security.settings import (
     KEY_OCTETS,
     SYSTEM_TITLE_OCTETS,
@@ -181,8 +183,6 @@ def explain_general_ciphered(apdu: bytes, keys: Keys, inside: Inside) -> tuple[N
 
 def _candidates(ciphered: GeneralCiphered, keys: Keys, suite: int) -> Iterator[bytes]:
     """The keys that `ciphered` may be meant for, of those given."""
-    from dlms.security.message_keys import ephemeral_of, key_of, one_pass_key, static_key
-
     header, info = ciphered.header, ciphered.key_info
     if info is None or info.kind == IDENTIFIED:
         named = keys.broadcast if info is not None and info.key_id == KeyId.GLOBAL_BROADCAST_ENCRYPTION else keys.ek
@@ -218,8 +218,6 @@ def explain_general_signed(apdu: bytes, keys: Keys, inside: Inside) -> tuple[Nod
 
 
 def _verdict(signed: GeneralSigned, keys: Keys) -> str:
-    from dlms.security.ecdsa import check_signature
-
     if not keys.verifying:
         return ""
     for number, key in enumerate(keys.verifying, start=1):

@@ -4,7 +4,7 @@ Sans-IO: no clock, no port. `now` is monotonic seconds and never decreases. Byte
 bytes for the line come out of `take_output`, and everything that happened is read from `next_event`.
 
 Stream links (HDLC, wrapper over TCP) take any split of the byte stream. Packet links (LLC over PRIME, wrapper over
-UDP) take and give one packet a call: call `take_output` until it answers `b""`.
+UDP) take and give one packet per call: call `take_output` until it returns `b""`.
 """
 
 from __future__ import annotations

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import enum
 from collections import deque
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from dlms.errors import DlmsError, LinkError, LocalError
 from dlms.link.datalink import ApduReceived, LinkDown, LinkEvent, LinkUp, is_unsolicited
-from dlms.statemachine import Machine
+from dlms.statemachine import Machine, Transitions
 
 
 class DirectState(enum.Enum):
@@ -33,16 +32,18 @@ class DirectStep(enum.Enum):
     FAIL = enum.auto()
 
 
-DIRECT_TRANSITIONS: dict[tuple[DirectState, DirectStep], DirectState] = {
-    (DirectState.IDLE, DirectStep.CONNECT): DirectState.UP,
-    (DirectState.IDLE, DirectStep.DISCONNECT): DirectState.CLOSED,
-    (DirectState.IDLE, DirectStep.FAIL): DirectState.CLOSED,
-    (DirectState.UP, DirectStep.SEND): DirectState.UP,
-    (DirectState.UP, DirectStep.DISCONNECT): DirectState.CLOSED,
-    (DirectState.UP, DirectStep.FAIL): DirectState.CLOSED,
-    (DirectState.CLOSED, DirectStep.DISCONNECT): DirectState.CLOSED,
-    (DirectState.CLOSED, DirectStep.FAIL): DirectState.CLOSED,
-}
+DIRECT_TRANSITIONS: Transitions[DirectState, DirectStep] = Transitions(
+    {
+        (DirectState.IDLE, DirectStep.CONNECT): DirectState.UP,
+        (DirectState.IDLE, DirectStep.DISCONNECT): DirectState.CLOSED,
+        (DirectState.IDLE, DirectStep.FAIL): DirectState.CLOSED,
+        (DirectState.UP, DirectStep.SEND): DirectState.UP,
+        (DirectState.UP, DirectStep.DISCONNECT): DirectState.CLOSED,
+        (DirectState.UP, DirectStep.FAIL): DirectState.CLOSED,
+        (DirectState.CLOSED, DirectStep.DISCONNECT): DirectState.CLOSED,
+        (DirectState.CLOSED, DirectStep.FAIL): DirectState.CLOSED,
+    }
+)
 
 
 class DirectLink(Machine[DirectState, DirectStep, LinkEvent]):
@@ -51,11 +52,10 @@ class DirectLink(Machine[DirectState, DirectStep, LinkEvent]):
     `answer_timeout_s` None waits for ever: the meter's side.
     """
 
-    TRANSITIONS: ClassVar[Mapping[tuple[Any, Any], Any]] = DIRECT_TRANSITIONS
     ENDED: ClassVar[str] = "the connection was closed"
 
     def __init__(self, apdu_bytes_max: int, *, packet: bool, answer_timeout_s: float | None) -> None:
-        super().__init__(DirectState.IDLE)
+        super().__init__(DirectState.IDLE, DIRECT_TRANSITIONS)
         self._apdu_bytes_max = apdu_bytes_max
         self._packet = packet
         self._answer_timeout_s = answer_timeout_s
@@ -94,7 +94,7 @@ class DirectLink(Machine[DirectState, DirectStep, LinkEvent]):
         self._fail(LinkError(self.ENDED))
 
     def take_output(self) -> bytes:
-        """Bytes for the transport; over packets one a call."""
+        """Bytes for the transport; over packets one per call."""
         if self._packet:
             return self._packets.popleft() if self._packets else b""
         output = b"".join(self._packets)

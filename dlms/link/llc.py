@@ -11,6 +11,7 @@ from typing import ClassVar
 
 from dlms.errors import LinkError
 from dlms.link.direct import DirectLink
+from dlms.link.options import LinkOptions
 
 LSDU_BYTES_MAX = 1021  # what DL_DATA.req carries
 # A base node may take 40 s to confirm a request behind others, and the answer has the same way to go.
@@ -18,8 +19,8 @@ ANSWER_TIMEOUT_S = 60.0
 
 
 class LlcLink(DirectLink):
-    """A `dlms.link.datalink.DataLink` for packets, for both sides. `receive` takes one LSDU, `take_output` gives one a
-    call and `b""` when there is none.
+    """A `dlms.link.datalink.DataLink` for packets, for both sides. `receive` takes one LSDU, `take_output` returns
+    one per call and `b""` when there is none.
 
     `client` and `server` are the LSAPs that the caller hands to the bridge's channel; they are kept for its use.
     A meter's side passes `answer_timeout_s=None`: it waits for ever.
@@ -38,6 +39,11 @@ class LlcLink(DirectLink):
         super().__init__(lsdu_bytes_max, packet=True, answer_timeout_s=answer_timeout_s)
         self.client = client
         self.server = server
+
+    @classmethod
+    def from_options(cls, options: LinkOptions) -> LlcLink:
+        """Raises `LocalError` for a server that is no SAP."""
+        return cls(options.client, options.sap, answer_timeout_s=options.timeout_s or ANSWER_TIMEOUT_S)
 
     def packet_failed(self, why: str) -> None:
         """The bridge says that a packet was not delivered: the link ends with a `LinkError`."""

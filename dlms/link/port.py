@@ -1,4 +1,4 @@
-"""Byte ports for the blocking client: TCP and UDP sockets directly, everything else by pyserial's URLs.
+"""Byte ports for blocking drivers: TCP and UDP sockets directly, everything else by pyserial's URLs.
 
 `socket://host:port` is TCP, `udp://host:port` UDP (one datagram a read); `/dev/ttyUSB0`, `rfc2217://...`, `loop://` and
 the rest go to `serial.serial_for_url`. Foreign exceptions become `LinkError` here, once.
@@ -7,6 +7,8 @@ the rest go to `serial.serial_for_url`. Foreign exceptions become `LinkError` he
 from __future__ import annotations
 
 import contextlib
+import io
+import select
 import time
 from typing import TYPE_CHECKING, Protocol
 
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 CONNECT_TIMEOUT_S = 10.0
 READ_BYTES_MAX = 65536
 WRITE_TIMEOUT_S = 30.0
-SLICE_S = 0.05  # how late a serial port may notice that a read has timed out
+SLICE_S = 0.02  # how late a port without a file descriptor may notice that a read has timed out
 
 
 class Port(Protocol):
@@ -40,8 +42,9 @@ class Port(Protocol):
 class SocketPort:
     """A connected TCP or UDP socket."""
 
-    def __init__(self, connected: socket.socket) -> None:
+    def __init__(self, connected: socket.socket, write_timeout_s: float = WRITE_TIMEOUT_S) -> None:
         self._socket = connected
+        self._write_timeout_s = write_timeout_s
 
     def read(self, timeout_s: float | None) -> bytes | None:
         try:
@@ -55,7 +58,7 @@ class SocketPort:
 
     def write(self, data: bytes) -> None:
         try:
-            self._socket.settimeout(WRITE_TIMEOUT_S)
+            self._socket.settimeout(self._write_timeout_s)
             self._socket.sendall(data)
         except OSError as error:
             raise LinkError(f"socket: {error}") from error
@@ -66,28 +69,43 @@ class SocketPort:
 
 
 class SerialPort:
-    """A port of pyserial, whose own timeout is `SLICE_S`: to set another one for each read would configure the line
-    anew, on rfc2217 with an exchange over the network each time."""
+    """A port of pyserial.
+
+    One with a file descriptor is waited for with `select` and then read without waiting. The others (rfc2217, loop)
+    have a timeout of `SLICE_S` of their own: setting another one for each read would configure the line anew, on
+    rfc2217 with a round trip over the network each time.
+    """
 
     def __init__(self, port: serial.Serial) -> None:
         self._port = port
+        self._name = str(port.name)
+        self._descriptor: int | None = port.fileno() if _has_descriptor(port) else None
 
     def read(self, timeout_s: float | None) -> bytes | None:
-        limit = None if timeout_s is None else time.monotonic() + timeout_s
         try:
-            while not (first := bytes(self._port.read(1))):
-                if limit is not None and time.monotonic() >= limit:
-                    return b""
-            waiting = self._port.in_waiting
-            return first + bytes(self._port.read(waiting)) if waiting else first
-        except OSError as error:  # SerialException is one
-            raise LinkError(f"serial port: {error}") from error
+            if self._descriptor is None:
+                return self._read_in_slices(timeout_s)
+            wait_s = None if timeout_s is None else max(0.0, timeout_s)
+            ready, _, _ = select.select([self._descriptor], [], [], wait_s)
+            # Readable and yet no byte means that the other side hung up. pyserial raises that itself; its b"" is
+            # silence, never the end.
+            return bytes(self._port.read(READ_BYTES_MAX)) if ready else b""
+        except (OSError, ValueError, TypeError) as error:  # SerialException is an OSError
+            raise LinkError(f"serial port {self._name}: {error}") from error
+
+    def _read_in_slices(self, timeout_s: float | None) -> bytes:
+        limit = None if timeout_s is None else time.monotonic() + timeout_s
+        while not (first := bytes(self._port.read(1))):
+            if limit is not None and time.monotonic() >= limit:
+                return b""
+        waiting = int(getattr(self._port, "in_waiting", 0))
+        return first + bytes(self._port.read(min(waiting, READ_BYTES_MAX - 1))) if waiting else first
 
     def write(self, data: bytes) -> None:
         try:
             self._port.write(data)
-        except OSError as error:
-            raise LinkError(f"serial port: {error}") from error
+        except (OSError, ValueError) as error:
+            raise LinkError(f"serial port {self._name}: {error}") from error
 
     @property
     def baudrate(self) -> int:
@@ -100,39 +118,48 @@ class SerialPort:
             self._port.baudrate = baudrate
             self._port.reset_input_buffer()
         except (OSError, ValueError) as error:
-            raise LinkError(f"serial port at {baudrate} baud: {error}") from error
+            raise LinkError(f"serial port {self._name} at {baudrate} baud: {error}") from error
 
     def close(self) -> None:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):  # it was gone already
             self._port.close()
 
 
-def open_port(url: str, baudrate: int = 9600) -> Port:
+def _has_descriptor(port: serial.Serial) -> bool:
+    """POSIX devices and sockets have one; rfc2217 and loop ports do not."""
+    return type(port).fileno is not io.RawIOBase.fileno
+
+
+def open_port(url: str, baudrate: int = 9600, *, write_timeout_s: float = WRITE_TIMEOUT_S) -> Port:
     """Open the port at `url`, serial ones with 8 data bits, no parity, one stop bit.
 
-    Raises `LocalError` for a URL that cannot be, `LinkError` when it cannot be opened.
+    A write that takes longer than `write_timeout_s` fails. Raises `LocalError` for a URL that cannot be, `LinkError`
+    when it cannot be opened.
     """
     if url.startswith(("socket://", "udp://")):
-        return _open_socket(url)
-    return open_serial(url, baudrate)
+        return _open_socket(url, write_timeout_s)
+    return open_serial(url, baudrate, write_timeout_s=write_timeout_s)
 
 
-def open_serial(url: str, baudrate: int) -> SerialPort:
+def open_serial(url: str, baudrate: int, *, write_timeout_s: float = WRITE_TIMEOUT_S) -> SerialPort:
     """Open what pyserial opens, 8N1. Raises `LocalError`, `LinkError`."""
     import serial
 
     # pyserial's rfc2217 refuses a write timeout; its socket has one of its own.
-    write_timeout_s = None if url.startswith("rfc2217://") else WRITE_TIMEOUT_S
+    timeout_s = None if url.startswith("rfc2217://") else write_timeout_s
     try:
-        port = serial.serial_for_url(url, baudrate=baudrate, timeout=SLICE_S, write_timeout=write_timeout_s)
+        port = serial.serial_for_url(url, do_not_open=True, baudrate=baudrate, write_timeout=timeout_s)
+        port.timeout = 0 if _has_descriptor(port) else SLICE_S
     except ValueError as error:
         raise LocalError(f"{url}: {error}") from error
-    except OSError as error:
+    try:
+        port.open()
+    except (OSError, ValueError) as error:
         raise LinkError(f"{url}: {error}") from error
     return SerialPort(port)
 
 
-def _open_socket(url: str) -> SocketPort:
+def _open_socket(url: str, write_timeout_s: float) -> SocketPort:
     import socket
     from urllib.parse import urlsplit
 
@@ -153,4 +180,4 @@ def _open_socket(url: str) -> SocketPort:
             connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     except OSError as error:
         raise LinkError(f"{url}: {error}") from error
-    return SocketPort(connected)
+    return SocketPort(connected, write_timeout_s)

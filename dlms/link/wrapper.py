@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from dlms.errors import DecodeError, LocalError
 from dlms.link.datalink import ApduReceived, LinkEvent
 from dlms.link.direct import DirectLink
+from dlms.link.options import LinkOptions
 
 VERSION = 1
 VERSION_OCTETS = VERSION.to_bytes(2, "big")
@@ -23,7 +24,6 @@ HEADER_BYTES = 8
 APDU_BYTES_MAX = 0xFFFF
 UDP_APDU_BYTES_MAX = 65507 - HEADER_BYTES  # the longest UDP payload over IPv4
 ANSWER_TIMEOUT_S = 30.0
-BROADCAST_WPORT = 0x007F
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +117,12 @@ class WrapperLink(_WrapperBase):
         self, client: int, server: int, *, packet: bool = False, answer_timeout_s: float = ANSWER_TIMEOUT_S
     ) -> None:
         super().__init__(client, server, packet=packet, answer_timeout_s=answer_timeout_s)
+
+    @classmethod
+    def from_options(cls, options: LinkOptions) -> WrapperLink:
+        """Raises `LocalError` for a server that is no SAP."""
+        timeout_s = options.timeout_s or ANSWER_TIMEOUT_S
+        return cls(options.client, options.sap, packet=options.packet, answer_timeout_s=timeout_s)
 
 
 class WrapperServerLink(_WrapperBase):

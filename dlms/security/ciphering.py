@@ -9,10 +9,9 @@ IV        system title of the sender (8) | IC (4)
 contents  10: APDU, tag(12) over SC | AK | APDU      20: encrypted APDU      30: encrypted APDU, tag(12) over SC | AK
 ```
 
-A counter is accepted once, and only if it is higher than every one before; the peer's protection must be no weaker than
-ours. The counter is looked at after the tag, so that nobody without the key can push it on. An answer has the
-protection of its request, and more where the policy asks for more. With the broadcast key a meter takes only what it
-does not answer, and a client nothing.
+An invocation counter is accepted once, and only if it is higher than all before; the peer's protection must not be
+weaker than ours. An answer has the protection of its request, and more where the policy asks for more. A meter accepts
+under the broadcast key only requests that want no answer, a client accepts nothing under it.
 """
 
 from __future__ import annotations
@@ -179,7 +178,7 @@ class Ciphering:
         return self._uncipher(apdu), self._asked
 
     def _uncipher(self, apdu: bytes) -> bytes:
-        """What is inside of the forms of a service, and of general-glo and -ded."""
+        """Return the APDU inside a service-specific, general-glo or general-ded ciphered one."""
         cursor = Cursor(apdu, "ciphered APDU")
         tag = cursor.u8()
         title = self.peer_title
@@ -223,12 +222,13 @@ class Ciphering:
             raise PeerError("a ciphered APDU holds something else than it says")
         if broadcast:
             self._check_broadcast(plain)
+        # Only after the tag was checked: otherwise anybody could push the counter on and shut the owner of the key out.
         check_counter(key.counters, int.from_bytes(counter, "big"))
         self._asked = policy
         return plain
 
     def _check_broadcast(self, plain: bytes) -> None:
-        """Everybody in the group has that key: who answers to it is fooled, and who believes an answer too."""
+        """Every meter of the group has that key, so it proves neither who asks nor who answers."""
         if not self._is_server or not is_unconfirmed(plain):
             raise PeerError("ciphered with the broadcast key, and not for everybody")
 

@@ -1,9 +1,9 @@
 """general-signing and general-ciphering around the APDUs of one side of one association (GB 9.2.7.2, 9.2.7.5).
 
-A signed APDU is signed first and ciphered, where the policy says so, around that; what comes may have its layers the
-other way round, and a form of the service inside a signature. Both ends are named and checked: the originator is the
+We sign first and cipher the signed APDU, where the policy wants both. What comes may be protected the other way round,
+or have a service-specific ciphered APDU inside a signature. Both ends are named and checked: the originator is the
 peer, the recipient is us (nobody in a broadcast). The answer has the protection of its request and the same kind of
-key, where the policy does not ask for more.
+key, or more where the policy asks for more.
 
 A request has a transaction id of its own, the answer repeats it, and an answer to another request is refused. The
 transaction ids that we make are invocation counter values, 8 octets. Where an invocation counter tells no replay,
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from dlms.security.settings import Security
 
-LAYERS_MAX = 2  # one signature, one ciphering
+PROTECTIONS_MAX = 2  # one signature, one ciphering
 _UNASKED = frozenset((Apdu.DATA_NOTIFICATION, Apdu.EVENT_NOTIFICATION, Apdu.INFORMATION_REPORT))
 
 
@@ -54,12 +54,12 @@ class _Opened:
 
     @property
     def consistent(self) -> bool:
-        """Whether all layers are of one transaction between the same two."""
+        """Whether signature and ciphering are of one transaction between the same two."""
         return len({(header.transaction, header.originator, header.recipient) for header in self.headers}) == 1
 
 
 class GeneralProtection:
-    """See the module. `is_server` says which side asks and which repeats transaction ids; `uncipher` opens the other
+    """One side. `is_server` says which side asks and which repeats transaction ids; `uncipher` opens the other
     forms of ciphering, where they may be inside of a signature, and says how they were protected. `broadcast` is
     whether the last APDU came with the broadcast key."""
 
@@ -117,8 +117,8 @@ class GeneralProtection:
     def open(self, apdu: bytes, peer_title: bytes | None) -> bytes:
         """The APDU inside. Raises `DecodeError`, and `PeerError` for what is wrong, weaker than ours, or replayed."""
         security, found = self._security, _Opened(apdu)
-        for _ in range(LAYERS_MAX):
-            if not self._open_layer(found, peer_title):
+        for _ in range(PROTECTIONS_MAX):
+            if not self._remove_one(found, peer_title):
                 break
         if security.policy and not found.ciphered:
             raise PeerError("protection weaker than agreed: not ciphered")
@@ -132,8 +132,8 @@ class GeneralProtection:
         self.broadcast = found.broadcast
         return found.plain
 
-    def _open_layer(self, found: _Opened, peer_title: bytes | None) -> bool:
-        """Take one layer off; False when what is left is none."""
+    def _remove_one(self, found: _Opened, peer_title: bytes | None) -> bool:
+        """Remove the outer signature or ciphering; False when there is none."""
         tag = found.plain[0] if found.plain else -1
         if tag == Apdu.GENERAL_CIPHERING and not found.ciphered:
             self._decipher(found, peer_title)

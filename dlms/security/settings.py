@@ -1,5 +1,4 @@
-"""Who a client is and how APDUs are protected: the settings. (The work is done in `dlms.security.ciphering` and
-`dlms.security.hls`.)
+"""Settings: who a client is and how APDUs are protected. `dlms.security.ciphering` and `dlms.security.hls` do the work.
 
 Authentication of the association (GB 9.2.2.2): none, a password (low level security), or a proof of both sides in four
 passes (high level security, HLS). Protection of APDUs (GB 9.2.7): AES-GCM with a security suite,
@@ -90,9 +89,9 @@ class KeyChoice(Enum):
     """How general-ciphering says which key it uses (key-info, GB 9.2.3 and 9.5)."""
 
     GLOBAL = "global"  # the global unicast encryption key, identified
-    WRAPPED = "wrapped"  # a fresh key a message, wrapped under the master key
-    ONE_PASS = "one-pass"  # a fresh key a message, by one-pass Diffie-Hellman C(1e, 1s)
-    STATIC = "static"  # a key a transaction, by the static unified model C(0e, 2s)
+    WRAPPED = "wrapped"  # a fresh key per message, wrapped under the master key
+    ONE_PASS = "one-pass"  # a fresh key per message, by one-pass Diffie-Hellman C(1e, 1s)
+    STATIC = "static"  # a key per transaction, by the static unified model C(0e, 2s)
 
     @property
     def agreed(self) -> bool:

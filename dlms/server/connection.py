@@ -1,4 +1,4 @@
-"""The associations of one connection to a meter: one a client SAP, whoever shares the line."""
+"""The associations of one connection to a meter: one per client SAP, whoever shares the line."""
 
 from __future__ import annotations
 

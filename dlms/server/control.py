@@ -16,7 +16,7 @@ from dlms.codes import ActionResult, DataAccessResult
 from dlms.cosem.obis import AttributeRef, MethodRef, Obis, Selection
 from dlms.cosem.time import ANY, ANY_YEAR, DATE_OCTETS, LAST_DAY, SECOND_LAST_DAY, TIME_OCTETS
 from dlms.errors import LocalError
-from dlms.server.objects import ServerObject, constant
+from dlms.server.objects import CosemObject, constant
 from dlms.server.services import Access
 from dlms.xdlms.apdu.common import AccessError, ActionOutcome, Item
 
@@ -85,7 +85,7 @@ class DisconnectControl:
         self.state = ControlState.CONNECTED
         self.mode = mode
         self._switched = switched
-        self.item = ServerObject(
+        self.item = CosemObject(
             70,
             obis or Obis.parse("0.0.96.3.10.255"),
             readers={
@@ -152,7 +152,7 @@ class ScriptTable:
         self._actor = actor
         self._scripts = axdr.array(scripts)
         self._running = False
-        self.item = ServerObject(
+        self.item = CosemObject(
             9,
             obis,
             readers={2: lambda _selection: self._scripts},
@@ -244,7 +244,7 @@ class SingleActionSchedule:
         self._actor = actor
         self._script = _ScriptRef(name, selector)
         self._times = list(times)
-        self.item = ServerObject(
+        self.item = CosemObject(
             22,
             obis,
             readers={
@@ -319,7 +319,7 @@ class Limiter:
         self._actions = {True: _ScriptRef(scripts, 0), False: _ScriptRef(scripts, 0)}
         self._over = False
         self._changing_since: datetime | None = None
-        self.item = ServerObject(71, obis)
+        self.item = CosemObject(71, obis)
         empty = axdr.structure(axdr.u16(0), axdr.octets(b""), axdr.u32(0))
         self.item.readers = {
             2: self._read_monitored,

@@ -25,7 +25,8 @@ from dlms.axdr import Data
 from dlms.codes import ActionResult, DataAccessResult
 from dlms.cosem.obis import Obis, Selection
 from dlms.errors import LocalError
-from dlms.server.objects import ServerObject, constant
+from dlms.server.objects import CosemObject, constant
+from dlms.statemachine import Transitions
 from dlms.xdlms.apdu.common import ActionOutcome, Result
 
 IMAGE_BYTES_MAX = 4 * 1024 * 1024
@@ -66,20 +67,27 @@ class ImageStep(enum.Enum):
 
 
 _S, _T = ImageStatus, ImageStep
-IMAGE_TRANSITIONS: dict[tuple[ImageStatus, ImageStep], ImageStatus] = {
-    **{(status, _T.INITIATE): _S.INITIATED for status in _S if status not in (_S.VERIFYING, _S.ACTIVATING)},
-    (_S.INITIATED, _T.BLOCK): _S.INITIATED,
-    (_S.INITIATED, _T.VERIFY): _S.VERIFYING,
-    (_S.VERIFIED, _T.VERIFY): _S.VERIFYING,
-    (_S.NOT_VERIFIED, _T.VERIFY): _S.VERIFYING,
-    (_S.NOT_ACTIVATED, _T.VERIFY): _S.VERIFYING,
-    (_S.VERIFYING, _T.GOOD): _S.VERIFIED,
-    (_S.VERIFYING, _T.BAD): _S.NOT_VERIFIED,
-    (_S.INITIATED, _T.ACTIVATE): _S.ACTIVATING,
-    (_S.VERIFIED, _T.ACTIVATE): _S.ACTIVATING,
-    (_S.ACTIVATING, _T.DONE): _S.ACTIVATED,
-    (_S.ACTIVATING, _T.FAILED): _S.NOT_ACTIVATED,
-}
+IMAGE_TRANSITIONS: Transitions[ImageStatus, ImageStep] = Transitions(
+    {
+        (_S.NOT_INITIATED, _T.INITIATE): _S.INITIATED,
+        (_S.INITIATED, _T.INITIATE): _S.INITIATED,
+        (_S.VERIFIED, _T.INITIATE): _S.INITIATED,
+        (_S.NOT_VERIFIED, _T.INITIATE): _S.INITIATED,
+        (_S.ACTIVATED, _T.INITIATE): _S.INITIATED,
+        (_S.NOT_ACTIVATED, _T.INITIATE): _S.INITIATED,
+        (_S.INITIATED, _T.BLOCK): _S.INITIATED,
+        (_S.INITIATED, _T.VERIFY): _S.VERIFYING,
+        (_S.VERIFIED, _T.VERIFY): _S.VERIFYING,
+        (_S.NOT_VERIFIED, _T.VERIFY): _S.VERIFYING,
+        (_S.NOT_ACTIVATED, _T.VERIFY): _S.VERIFYING,
+        (_S.VERIFYING, _T.GOOD): _S.VERIFIED,
+        (_S.VERIFYING, _T.BAD): _S.NOT_VERIFIED,
+        (_S.INITIATED, _T.ACTIVATE): _S.ACTIVATING,
+        (_S.VERIFIED, _T.ACTIVATE): _S.ACTIVATING,
+        (_S.ACTIVATING, _T.DONE): _S.ACTIVATED,
+        (_S.ACTIVATING, _T.FAILED): _S.NOT_ACTIVATED,
+    }
+)
 
 
 class ImageTransfer:
@@ -110,7 +118,7 @@ class ImageTransfer:
         self._polls_left = 0
         self._size = 0
         self._pieces: dict[int, bytes] = {}
-        self.item = ServerObject(
+        self.item = CosemObject(
             18,
             obis or Obis.parse("0.0.44.0.0.255"),
             readers={
@@ -141,10 +149,7 @@ class ImageTransfer:
 
     def _step(self, step: ImageStep) -> None:
         """Take the transition. Raises `LocalError`, and changes nothing, when there is none."""
-        following = IMAGE_TRANSITIONS.get((self.status, step))
-        if following is None:
-            raise LocalError(f"image transfer: {step.name} in status {self.status.name}")
-        self.status = following
+        self.status = IMAGE_TRANSITIONS.after(self.status, step)
 
     def _may(self, step: ImageStep) -> bool:
         return self.enabled and (self.status, step) in IMAGE_TRANSITIONS

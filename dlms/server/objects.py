@@ -32,7 +32,7 @@ OCTETS_MAX = 0xFFFF  # of one octet-string
 
 
 @dataclass(slots=True)
-class ServerObject:
+class CosemObject:
     """One COSEM object. What has no reader (writer, method) is denied; the logical name needs none."""
 
     class_id: int
@@ -162,16 +162,16 @@ def _row(fields: dict[str, str | None]) -> Row:
     return row
 
 
-def objects_from_rows(rows: Iterable[Row], value_source: ValueSource, *, phases: int = 1) -> list[ServerObject]:
+def objects_from_rows(rows: Iterable[Row], value_source: ValueSource, *, phases: int = 1) -> list[CosemObject]:
     """Objects that answer every row from `value_source`, and scaler and unit from the row itself.
 
     Rows for more phases than the meter has are left out, so that the meter answers "object undefined".
     """
-    objects: dict[tuple[int, Obis], ServerObject] = {}
+    objects: dict[tuple[int, Obis], CosemObject] = {}
     for row in rows:
         if row.phases > phases:
             continue
-        found = objects.setdefault((row.class_id, row.obis), ServerObject(row.class_id, row.obis))
+        found = objects.setdefault((row.class_id, row.obis), CosemObject(row.class_id, row.obis))
         found.readers[row.attribute] = _live(value_source, row)
         where = scaler_ref_of(row)
         if where is not None:
@@ -189,6 +189,6 @@ def scaler_ref_of(row: Row) -> int | None:
     return None if where is None else where.attribute
 
 
-def objects_from_csv(path: Path, value_source: ValueSource, *, phases: int = 1) -> list[ServerObject]:
+def objects_from_csv(path: Path, value_source: ValueSource, *, phases: int = 1) -> list[CosemObject]:
     """`objects_from_rows` of the file at `path`. Raises `LocalError` that names the line, and OSError."""
     return objects_from_rows(rows_from_csv(path), value_source, phases=phases)

@@ -14,7 +14,7 @@ from dlms.codes import ActionResult, DataAccessResult
 from dlms.cosem.obis import Obis
 from dlms.cosem.profile import CaptureObject, columns_of
 from dlms.errors import DlmsError
-from dlms.server.objects import ServerObject, constant
+from dlms.server.objects import CosemObject, constant
 from dlms.server.services import Access
 from dlms.xdlms.apdu.common import AccessError, ActionOutcome, Item
 from dlms.xdlms.apdu.notify import LONG_ID_MASK, DataNotification
@@ -25,7 +25,7 @@ TCP, DLMS_MESSAGE = 0, 0  # transport service, message type
 
 
 class PushSetup:
-    """See the module. What cannot be read is null in the message."""
+    """The object that pushes `objects`. An attribute that cannot be read is null in the message."""
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class PushSetup:
         self._send = send
         self._invoke = 0
         destination = axdr.structure(axdr.enum(TCP), axdr.octets(b""), axdr.enum(DLMS_MESSAGE))
-        self.item = ServerObject(
+        self.item = CosemObject(
             40,
             obis,
             readers={

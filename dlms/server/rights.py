@@ -17,7 +17,7 @@ from dlms.axdr import Data
 from dlms.cosem.associations import ObjectInfo, emit_objects
 from dlms.cosem.classes import interface_class
 from dlms.cosem.obis import Obis
-from dlms.server.objects import ServerObject
+from dlms.server.objects import CosemObject
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +60,12 @@ PUBLIC_CLIENT = 16
 USUAL_RIGHTS = {PUBLIC_CLIENT: PUBLIC, 2: READER, 1: MANAGEMENT}
 
 
-def object_list(objects: Iterable[ServerObject], rights: Rights) -> Data:
+def object_list(objects: Iterable[CosemObject], rights: Rights) -> Data:
     """The value of `object_list` of Association LN for a client with these rights."""
     return emit_objects([_info(item, rights) for item in objects if rights.sees(item.class_id, item.obis)])
 
 
-def _info(item: ServerObject, rights: Rights) -> ObjectInfo:
+def _info(item: CosemObject, rights: Rights) -> ObjectInfo:
     known = interface_class(item.class_id, item.version)
     numbers = {1, *(known.attributes if known else ()), *item.readers, *item.writers}
     what = item.class_id, item.obis

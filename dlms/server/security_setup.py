@@ -1,10 +1,10 @@
-"""Security Setup (class 64 version 1, BB 4.4.7) of a meter: its keys, changed by who already has some.
+"""Security Setup (class 64 version 1, BB 4.4.7) of a meter: a client that holds keys brings new ones.
 
     setup = SecuritySetup(server, security)
     server.add(setup.item)
 
-What changes is in force from the next association on: the one that changed it ends with the keys it began with. A new
-encryption key comes with new counters. The methods answer only in ciphered associations (`MeterServer` sees to that).
+A change takes effect with the next association; the one that made it ends with the keys it began with. A new
+encryption key comes with new counters. The methods work only in ciphered associations, which `View` enforces.
 
 security_policy is the octet of version 1: 04, 08, 10 ask for authenticated, encrypted, signed requests, 20, 40, 80 the
 same for responses. Our `Policy` does not tell the two apart: what one direction asks for is done in both.
@@ -43,7 +43,7 @@ from dlms.security.keys import (
     transferred_keys,
 )
 from dlms.security.settings import InvocationCounters, MemoryCounters, Security
-from dlms.server.objects import ServerObject, constant
+from dlms.server.objects import CosemObject, constant
 from dlms.xdlms.apdu.common import ActionOutcome, Result
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ _UNKNOWN = ActionOutcome(ActionResult.OBJECT_UNAVAILABLE)
 
 
 class SecuritySetup:
-    """See the module. `security` is the one that `server` was made with, and then what it became.
+    """The object and its methods. `security` is what `server` was made with, and later what it was changed to.
 
     `trusted` are the certification authorities whose certificates are taken; without any none is. `new_counters` makes
     the counters of a new encryption key, `changed` is told the new settings before they are in force, to keep them; it
@@ -86,7 +86,7 @@ class SecuritySetup:
         self._new_counters = new_counters
         self._changed = changed
         self._pairs: dict[CertificateType, EllipticCurvePrivateKey] = {}
-        self.item = ServerObject(64, SECURITY_SETUP, version=1)
+        self.item = CosemObject(64, SECURITY_SETUP, version=1)
         self.item.readers = {
             2: lambda _selection: axdr.enum(self._policy),
             3: constant(axdr.enum(security.suite)),

@@ -1,11 +1,11 @@
-"""The meter's side of DLMS/COSEM, sans-IO: one `MeterServer` a meter, one `ServerAssociation` a connection.
+"""The meter's side of DLMS/COSEM, sans-IO: one `MeterServer` per meter, one `ServerAssociation` per connection.
 
     server = MeterServer(objects_from_csv(path, values), auth={1: Lls("secret")}, pdu_size=1024)
     association = server.new_association(client_sap=1)
     for answer in association.receive_apdu(apdu, now): ...
 
-Answers that outgrow the client's PDU size go out in blocks. Nothing that a client sends raises: what cannot be read is
-answered with an exception-response.
+Responses that exceed the client's PDU size go out in blocks. Nothing that a client sends raises: an APDU that cannot be
+read gets an exception-response.
 """
 
 from __future__ import annotations
@@ -52,29 +52,18 @@ from dlms.security.settings import (
     own_title,
 )
 from dlms.server.hls import reply_to_hls
-from dlms.server.names import NamedServices, refusal_by_name
 from dlms.server.objects import (
-    Row,
-    ServerObject,
-    ValueSource,
-    constant,
-    objects_from_csv,
-    objects_from_rows,
-    rows_from_csv,
+    CosemObject,
 )
 from dlms.server.rights import MANAGEMENT, NOTHING, Rights
 from dlms.server.services import Refuse, Services
+from dlms.server.short_names import ShortNameServices, refusal_by_name
 from dlms.server.view import Terms, View
+from dlms.statemachine import Transitions
 from dlms.xdlms.acse import PDU_SIZE_MIN, PDU_UNLIMITED, Aare, Aarq, InitiateRequest, InitiateResponse, Release
-from dlms.xdlms.apdu import notify
-from dlms.xdlms.apdu import service_errors as faults
+from dlms.xdlms.apdu import notify, service_errors
 from dlms.xdlms.apdu.common import AccessError, ActionOutcome, Item, Result
 from dlms.xdlms.gbt import BlockTransfer
-
-__all__ = [
-    "MeterServer", "Row", "ServerAssociation", "ServerObject", "ValueSource", "constant", "objects_from_csv",
-    "objects_from_rows", "rows_from_csv",
-]  # fmt: skip
 
 
 class MeterServer:
@@ -87,7 +76,7 @@ class MeterServer:
 
     def __init__(
         self,
-        objects: Iterable[ServerObject],
+        objects: Iterable[CosemObject],
         *,
         auth: Auth | Mapping[int, Auth] | None = None,
         security: Security | Mapping[int, Security] | None = None,
@@ -106,15 +95,15 @@ class MeterServer:
         self._changed_auth: dict[int, Auth] = {}
         self._security = security
         self._rights = rights
-        self._objects: dict[Obis, dict[int, ServerObject]] = {}
+        self._objects: dict[Obis, dict[int, CosemObject]] = {}
         for item in objects:
             self.add(item)
 
-    def add(self, item: ServerObject) -> None:
+    def add(self, item: CosemObject) -> None:
         """One more object; it replaces one of the same class and code."""
         self._objects.setdefault(item.obis, {})[item.class_id] = item
 
-    def objects(self) -> list[ServerObject]:
+    def objects(self) -> list[CosemObject]:
         return [item for classes in self._objects.values() for item in classes.values()]
 
     def auth_of(self, client_sap: int) -> Auth | None:
@@ -142,7 +131,7 @@ class MeterServer:
         elif self._security is old:
             self._security = new
 
-    def find(self, class_id: int, obis: Obis) -> ServerObject | DataAccessResult:
+    def find(self, class_id: int, obis: Obis) -> CosemObject | DataAccessResult:
         classes = self._objects.get(obis)
         if classes is None:
             return DataAccessResult.OBJECT_UNDEFINED
@@ -150,17 +139,17 @@ class MeterServer:
 
     def get(self, item: Item) -> Result:
         found = self.find(item.ref.class_id, item.ref.obis)
-        if isinstance(found, ServerObject):
+        if isinstance(found, CosemObject):
             return found.get(item.ref.attribute, item.selection)
         return AccessError(found)
 
     def set(self, item: Item, value: Data) -> int:
         found = self.find(item.ref.class_id, item.ref.obis)
-        return found.set(item.ref.attribute, value) if isinstance(found, ServerObject) else found
+        return found.set(item.ref.attribute, value) if isinstance(found, CosemObject) else found
 
     def act(self, method: MethodRef, parameters: Data | None) -> ActionOutcome:
         found = self.find(method.class_id, method.obis)
-        if isinstance(found, ServerObject):
+        if isinstance(found, CosemObject):
             return found.act(method.method, parameters)
         return ActionOutcome(ActionResult(int(found)))
 
@@ -182,14 +171,16 @@ class Event(Enum):
     END = auto()
 
 
-TRANSITIONS: dict[tuple[State, Event], State] = {
-    (State.IDLE, Event.ACCEPT): State.ASSOCIATED,
-    (State.IDLE, Event.CHALLENGE): State.PROVING,
-    (State.IDLE, Event.END): State.IDLE,
-    (State.PROVING, Event.PROVED): State.ASSOCIATED,
-    (State.PROVING, Event.END): State.IDLE,
-    (State.ASSOCIATED, Event.END): State.IDLE,
-}
+TRANSITIONS: Transitions[State, Event] = Transitions(
+    {
+        (State.IDLE, Event.ACCEPT): State.ASSOCIATED,
+        (State.IDLE, Event.CHALLENGE): State.PROVING,
+        (State.IDLE, Event.END): State.IDLE,
+        (State.PROVING, Event.PROVED): State.ASSOCIATED,
+        (State.PROVING, Event.END): State.IDLE,
+        (State.ASSOCIATED, Event.END): State.IDLE,
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,13 +192,13 @@ class _Pending:
 
 
 class ServerAssociation:
-    """See the module. With high level security it is PROVING between the AARQ and the client's good proof."""
+    """One client's association. With high level security it is PROVING from the AARQ until a good proof comes."""
 
     def __init__(self, server: MeterServer, client_sap: int) -> None:
         self.state = State.IDLE
         self.client_sap = client_sap
         self._server = server
-        self._services: Services | NamedServices = Services(server, Conformance(0), PDU_UNLIMITED)
+        self._services: Services | ShortNameServices = Services(server, Conformance(0), PDU_UNLIMITED)
         self._ciphering: Ciphering | None = None
         self._security: Security | None = None  # as it was when the association was made
         self._pending: _Pending | None = None
@@ -229,7 +220,7 @@ class ServerAssociation:
 
     def _refusal(self, apdu: bytes, refusal: Refuse) -> bytes:
         """An exception-response, or with short names a confirmed-service-error."""
-        if self.state is State.ASSOCIATED and isinstance(self._services, NamedServices):
+        if self.state is State.ASSOCIATED and isinstance(self._services, ShortNameServices):
             return refusal_by_name(apdu, refusal)
         return refusal.apdu
 
@@ -367,7 +358,7 @@ class ServerAssociation:
                   self._client_pdu_size, rights),
         )  # fmt: skip
         self._services = (
-            NamedServices(view, view.objects(), conformance, size)
+            ShortNameServices(view, view.objects(), conformance, size)
             if aarq.context.short_names
             else Services(view, conformance, size)
         )
@@ -393,7 +384,9 @@ class ServerAssociation:
     def _prove(self, plain: bytes) -> bytes:
         """Passes 3 and 4 of high level security: the one request that is served before the client is let in."""
         pending = self._pending
-        reply = None if pending is None else reply_to_hls(plain, short_names=isinstance(self._services, NamedServices))
+        reply = (
+            None if pending is None else reply_to_hls(plain, short_names=isinstance(self._services, ShortNameServices))
+        )
         if pending is None or reply is None:
             raise Refuse(StateError.SERVICE_NOT_ALLOWED, ServiceError.OPERATION_NOT_POSSIBLE)
         try:
@@ -438,10 +431,7 @@ class ServerAssociation:
 
     def _step(self, event: Event) -> None:
         """Take the transition. Raises `LocalError`, and changes nothing, when there is none."""
-        following = TRANSITIONS.get((self.state, event))
-        if following is None:
-            raise LocalError(f"{event.name} in state {self.state.name}")
-        self.state = following
+        self.state = TRANSITIONS.after(self.state, event)
 
 
 _NOTIFYING: dict[type[notify.Notification], Conformance] = {
@@ -484,5 +474,5 @@ def _rejection(context: Context, diagnostic: Diagnostic) -> bytes:
 
 
 def _initiate_error(context: Context, code: int) -> bytes:
-    error = faults.ConfirmedServiceError(faults.INITIATE_SERVICE, faults.INITIATE_CLASS, code)
+    error = service_errors.ConfirmedServiceError(service_errors.INITIATE_SERVICE, service_errors.INITIATE_CLASS, code)
     return Aare(context, AssociationResult.REJECTED_PERMANENT, Diagnostic.NO_REASON_GIVEN, error.emit()).emit()

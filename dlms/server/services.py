@@ -12,8 +12,7 @@ from dlms.codes import Apdu, Conformance, DataAccessResult, ServiceError, StateE
 from dlms.cosem.obis import MethodRef
 from dlms.cursor import Cursor, length_octets
 from dlms.errors import DlmsError
-from dlms.xdlms.apdu import access, action, get
-from dlms.xdlms.apdu import service_errors as faults
+from dlms.xdlms.apdu import access, action, get, service_errors
 from dlms.xdlms.apdu import set as set_apdu
 from dlms.xdlms.apdu.common import AccessError, ActionOutcome, Item, Result, emit_results
 from dlms.xdlms.exchange_write import BLOCK_HEAD_OCTETS, BlockSender
@@ -41,7 +40,7 @@ class Refuse(DlmsError):
 
 
 def exception(state_error: StateError, service_error: ServiceError, counter: int | None = None) -> bytes:
-    return faults.ExceptionResponse(state_error, service_error, counter).emit()
+    return service_errors.ExceptionResponse(state_error, service_error, counter).emit()
 
 
 @dataclass(slots=True)

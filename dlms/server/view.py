@@ -16,8 +16,8 @@ from dlms.cosem.associations import ASSOCIATION
 from dlms.cosem.obis import MethodRef, Obis
 from dlms.errors import LocalError
 from dlms.security.settings import PASSWORD_OCTETS_MAX, Auth, Hls, Lls
-from dlms.server.objects import ServerObject, constant
-from dlms.server.rights import Rights, object_list
+from dlms.server.objects import CosemObject, constant
+from dlms.server.rights import MANAGEMENT, Rights, object_list
 from dlms.xdlms.acse import context_name, mechanism_name
 from dlms.xdlms.apdu.common import AccessError, ActionOutcome, Item, Result
 
@@ -30,9 +30,9 @@ _DENIED = AccessError(DataAccessResult.READ_WRITE_DENIED)
 class Objects(Protocol):
     """What a meter has."""
 
-    def find(self, class_id: int, obis: Obis) -> ServerObject | DataAccessResult: ...
+    def find(self, class_id: int, obis: Obis) -> CosemObject | DataAccessResult: ...
 
-    def objects(self) -> list[ServerObject]: ...
+    def objects(self) -> list[CosemObject]: ...
 
     def change_auth(self, client_sap: int, auth: Auth) -> None: ...
 
@@ -51,21 +51,21 @@ class Terms:
 
 
 class View:
-    """See the module. GET, SET and ACTION on what the client may touch."""
+    """GET, SET and ACTION on what one client may touch; what it may not see does not exist for it."""
 
     def __init__(self, meter: Objects, terms: Terms) -> None:
         self._meter = meter
         self._terms = terms
         self._rights = terms.rights
 
-    def objects(self) -> list[ServerObject]:
+    def objects(self) -> list[CosemObject]:
         """What the client sees."""
         return [item for item in self._meter.objects() if self._rights.sees(item.class_id, item.obis)]
 
     def get(self, item: Item) -> Result:
         ref = item.ref
         found = self._find(ref.class_id, ref.obis)
-        if not isinstance(found, ServerObject):
+        if not isinstance(found, CosemObject):
             return AccessError(found)
         if ref.attribute != 1 and not self._rights.reads(ref.class_id, ref.obis, ref.attribute):
             return _DENIED
@@ -74,7 +74,7 @@ class View:
     def set(self, item: Item, value: Data) -> int:
         ref = item.ref
         found = self._find(ref.class_id, ref.obis)
-        if not isinstance(found, ServerObject):
+        if not isinstance(found, CosemObject):
             return found
         if not self._rights.writes(ref.class_id, ref.obis, ref.attribute):
             return DataAccessResult.READ_WRITE_DENIED
@@ -82,7 +82,7 @@ class View:
 
     def act(self, method: MethodRef, parameters: Data | None) -> ActionOutcome:
         found = self._find(method.class_id, method.obis)
-        if not isinstance(found, ServerObject):
+        if not isinstance(found, CosemObject):
             return ActionOutcome(ActionResult(int(found)))
         if method.class_id == SECURITY_SETUP_CLASS and not self._terms.context.ciphered:
             return ActionOutcome(ActionResult.READ_WRITE_DENIED)  # keys are not changed in the clear
@@ -90,24 +90,24 @@ class View:
             return ActionOutcome(ActionResult.READ_WRITE_DENIED)
         return found.act(method.method, parameters)
 
-    def _listed(self) -> list[ServerObject]:
+    def _listed(self) -> list[CosemObject]:
         """All objects of the meter, with the association that this client would find."""
         found = [self._find(item.class_id, item.obis) for item in self._meter.objects()]
-        return [item for item in found if isinstance(item, ServerObject)]
+        return [item for item in found if isinstance(item, CosemObject)]
 
-    def _find(self, class_id: int, obis: Obis) -> ServerObject | DataAccessResult:
+    def _find(self, class_id: int, obis: Obis) -> CosemObject | DataAccessResult:
         if not self._rights.sees(class_id, obis):
             return DataAccessResult.OBJECT_UNDEFINED
         found = self._meter.find(class_id, obis)
-        own = isinstance(found, ServerObject) and class_id == ASSOCIATION.class_id and obis == ASSOCIATION.obis
+        own = isinstance(found, CosemObject) and class_id == ASSOCIATION.class_id and obis == ASSOCIATION.obis
         return self._association() if own else found
 
     # ---- the association object
 
-    def _association(self) -> ServerObject:
+    def _association(self) -> CosemObject:
         terms = self._terms
         partners = axdr.structure(axdr.i8(terms.client_sap & 0x7F), axdr.u16(SERVER_SAP))
-        item = ServerObject(ASSOCIATION.class_id, ASSOCIATION.obis, version=1)
+        item = CosemObject(ASSOCIATION.class_id, ASSOCIATION.obis, version=1)
         item.readers = {
             2: lambda _selection: object_list(self._listed(), self._rights),
             3: constant(partners),
@@ -156,3 +156,16 @@ class View:
             return ActionOutcome(ActionResult.OTHER_REASON)
         self._meter.change_auth(self._terms.client_sap, changed)
         return ActionOutcome(ActionResult.SUCCESS)
+
+
+def association_object(meter: Objects) -> CosemObject:
+    """Association LN (class 15, version 1) for the list of a meter's objects. Its object list has all of them.
+
+    A client that reads it gets its own association instead, from its `View`.
+    """
+    return CosemObject(
+        ASSOCIATION.class_id,
+        ASSOCIATION.obis,
+        version=1,
+        readers={2: lambda _selection: object_list(meter.objects(), MANAGEMENT), 8: constant(axdr.enum(ASSOCIATED))},
+    )

@@ -21,7 +21,7 @@ from dlms.cosem.time import CosemDateTime
 from dlms.errors import LocalError
 from dlms.security.settings import Auth, Security
 from dlms.server.connection import ServerConnection
-from dlms.server.objects import Row, ServerObject, constant, objects_from_rows
+from dlms.server.objects import CosemObject, Row, constant, objects_from_rows
 from dlms.server.rights import MANAGEMENT, Rights
 from dlms.server.server import MeterServer
 from dlms.simulator.objects import CLOCK_CLASS, ENERGY_SHARES, Event, LivingObjects
@@ -123,7 +123,7 @@ class SimulatedMeter:
     def _add_identity(self) -> None:
         name = axdr.octets(self.id.encode())
         listed = axdr.array([axdr.structure(axdr.u16(1), name)])
-        self.server.add(ServerObject(17, Obis.parse(SAP_ASSIGNMENT), readers={2: constant(listed)}))
+        self.server.add(CosemObject(17, Obis.parse(SAP_ASSIGNMENT), readers={2: constant(listed)}))
 
     # ---- talking
 

@@ -15,12 +15,14 @@ from dlms.axdr import Data
 from dlms.cosem.obis import AttributeRef, Obis
 from dlms.cosem.profile import CLOCK_OBIS, CaptureObject
 from dlms.cosem.time import CosemDateTime
-from dlms.server.builtin import ClockObject, ProfileObject, association_object
+from dlms.server.clock import ClockObject
 from dlms.server.control import DisconnectControl, Limiter, ScriptTable, SingleActionSchedule, action, script
 from dlms.server.image import ImageTransfer
-from dlms.server.objects import ServerObject
+from dlms.server.objects import CosemObject
+from dlms.server.profile import ProfileObject
 from dlms.server.push import PushSetup
 from dlms.server.server import MeterServer
+from dlms.server.view import association_object
 from dlms.xdlms.apdu.common import Item
 from dlms.xdlms.apdu.notify import EventNotification, Notification
 
@@ -72,8 +74,10 @@ class Event(enum.IntEnum):
 
 
 class LivingObjects:
-    """See the module. `now` gives civil time, `send` takes what the meter says unasked. Without `lives` nothing happens
-    by itself, and nothing is logged."""
+    """The objects and what happens to them. `now` gives civil time, `send` takes what the meter says unasked.
+
+    Without `lives` nothing happens by itself, and nothing is logged.
+    """
 
     def __init__(
         self,
@@ -202,7 +206,7 @@ class LivingObjects:
 
     def _event_object(self, classes: set[tuple[int, Obis]]) -> None:
         if (EVENT_REF.class_id, EVENT_REF.obis) not in classes:
-            item = ServerObject(EVENT_REF.class_id, EVENT_REF.obis)
+            item = CosemObject(EVENT_REF.class_id, EVENT_REF.obis)
             item.readers[2] = lambda _selection: axdr.u8(self._last_event)
             self._server.add(item)
 

@@ -1,7 +1,9 @@
-"""One confirmed service from its request to its answer, over as many APDUs as blocks make of it (GB 9.3.5 to 9.3.7).
+"""Exchanges: one confirmed service from its first request to its complete answer (GB 9.3.5 to 9.3.7).
 
-An exchange knows no state but its own: `start` gives the first APDU, `advance` takes an answer APDU and gives the next
-request, or the answer when it is complete. GET is here; SET and ACTION are in `dlms.xdlms.exchange_write`.
+Block transfer may turn one service into many APDUs. `start` returns the first one; `advance` takes each APDU of the
+answer and returns the next request, or the answer once it is complete. An exchange knows nothing of the association.
+
+GET is here, SET, ACTION and ACCESS are in `dlms.xdlms.exchange_write`, READ and WRITE in `dlms.xdlms.exchange_sn`.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ class GetAnswer:
     body: bytes
 
     def results(self) -> tuple[Result, ...]:
-        """A value or an error an item, in order. Raises `DecodeError`, and `PeerError` when the number differs."""
+        """A value or an error per item, in order. Raises `DecodeError`, and `PeerError` when the number differs."""
         cursor = Cursor(self.body, "GET-response")
         results: tuple[Result, ...]
         if self.form == "list":
@@ -64,7 +66,7 @@ class GetAnswer:
 
 @dataclass(frozen=True, slots=True)
 class SetAnswer:
-    """Answer to a SET: a Data-Access-Result code an item."""
+    """Answer to a SET: one Data-Access-Result code per item."""
 
     items: tuple[Item, ...]
     results: tuple[int, ...]
@@ -72,7 +74,7 @@ class SetAnswer:
 
 @dataclass(frozen=True, slots=True)
 class ActionAnswer:
-    """Answer to an ACTION: an outcome a method."""
+    """Answer to an ACTION: one outcome per method."""
 
     methods: tuple[MethodRef, ...]
     outcomes: tuple[ActionOutcome, ...]
@@ -80,7 +82,7 @@ class ActionAnswer:
 
 @dataclass(frozen=True, slots=True)
 class AccessAnswer:
-    """Answer to an ACCESS: an outcome a specification."""
+    """Answer to an ACCESS: one outcome per specification."""
 
     items: tuple[Access, ...]
     outcomes: tuple[AccessOutcome, ...]
@@ -90,15 +92,20 @@ Answer = GetAnswer | SetAnswer | ActionAnswer | AccessAnswer
 
 
 class Exchange(Protocol):
-    """See the module."""
+    """What an association runs. `response_tag` is the first octet of its answers; `has_invoke_id` says that their third
+    octet repeats the invoke-id-and-priority of the request."""
 
     response_tag: int
     has_invoke_id: bool
 
-    def start(self, invoke: int) -> bytes: ...
+    def start(self, invoke: int) -> bytes:
+        """Return the first request. `invoke` is the octet invoke-id-and-priority."""
 
     def advance(self, apdu: bytes) -> bytes | Answer:
-        """Raises `DecodeError` and `PeerError`; the exchange is then over."""
+        """Take an answer APDU; return the next request, or the complete answer.
+
+        Raises `DecodeError` and `PeerError`; the exchange is then over.
+        """
 
 
 class GetExchange:
@@ -116,11 +123,11 @@ class GetExchange:
         self._stopped = False
 
     def value_from(self, start: int) -> bytes:
-        """Of the encoded value that comes in blocks, what has come so far from octet `start` on."""
+        """Return what has come so far, from octet `start` on, of the encoded value that comes in blocks."""
         return bytes(self._blocks[start:])
 
     def stop(self) -> None:
-        """No more blocks are wanted: the exchange ends with the next one. A new request tells the meter the same."""
+        """End the exchange with the next block. A new request tells the meter that no more blocks are wanted."""
         self._stopped = True
 
     def start(self, invoke: int) -> bytes:

@@ -48,12 +48,12 @@ class SnReadExchange:
         return cls((Item(ref, selection),), association_names())
 
     def value_from(self, start: int) -> bytes:
-        """Of the one encoded value that comes in blocks, what has come so far from octet `start` on."""
+        """Return what has come so far, from octet `start` on, of the one encoded value that comes in blocks."""
         head = 2 if self._blocks[:1] == b"\x01" else 1  # count, which some meters leave out, and choice of the result
         return bytes(self._blocks[head + start :])
 
     def stop(self) -> None:
-        """No more blocks are wanted: the exchange ends with the next one. A new request tells the meter the same."""
+        """End the exchange with the next block. A new request tells the meter that no more blocks are wanted."""
         self._stopped = True
 
     def start(self, _invoke: int) -> bytes:

@@ -23,7 +23,7 @@ def take_step(machine: Machine[Any, Any, Any], step: enum.Enum) -> None:
     """The step moves as the table says; where it says nothing it is refused and changes nothing."""
     drain(machine)
     state = machine.state
-    target = machine.TRANSITIONS.get((state, step))
+    target = machine.transitions.get((state, step))
     if target is None:
         with pytest.raises(LocalError):
             machine._step(step)

@@ -199,6 +199,17 @@ def test_deep_nesting_is_an_error_and_not_the_end_of_the_stack() -> None:
     assert decode(b"\x02\x01" * axdr.DEPTH_MAX + b"\x00")
 
 
+@pytest.mark.parametrize("nested", [b"\x01\x00\x01", b"\x02\x01"])  # an array of one, a structure of one
+def test_type_descriptions_nest_as_deep_as_values_and_no_deeper(nested: bytes) -> None:
+    def described(levels: int) -> bytes:
+        return b"\x13" + nested * (levels - 1) + b"\x11" + b"\x01\x05"
+
+    assert decode(described(axdr.DEPTH_MAX)).members()
+    for outside, levels in ((0, axdr.DEPTH_MAX + 1), (1, axdr.DEPTH_MAX)):  # what the compact array lies in counts too
+        with pytest.raises(DecodeError, match="type descriptions nest"):
+            decode(b"\x02\x01" * outside + described(levels))
+
+
 TARIFFS = TypeDescription(Tag.STRUCTURE, 0, (TypeDescription(Tag.LONG_UNSIGNED), TypeDescription(Tag.OCTET_STRING)))
 
 

@@ -36,9 +36,9 @@ from dlms.errors import DecodeError, DlmsError, LinkError, PeerError
 from dlms.security.hls import aes_ecb
 from dlms.security.keys import public_octets
 from dlms.security.settings import Auth, Hls, Lls, MemoryCounters, Policy, Security, open_auth
-from dlms.server.builtin import association_object
-from dlms.server.objects import ServerObject
+from dlms.server.objects import CosemObject
 from dlms.server.server import MeterServer
+from dlms.server.view import association_object
 from tests.dlms.cli.test_tool import simulated
 from tests.dlms.client.test_meter import PROFILE, START, World
 from tests.dlms.meter_port import MeterPort
@@ -63,7 +63,7 @@ class Store:
 
     def __init__(self) -> None:
         self.value = axdr.octets(b"")
-        self.item = ServerObject(1, STORE, readers={2: lambda _selection: self.value}, writers={2: self.write})
+        self.item = CosemObject(1, STORE, readers={2: lambda _selection: self.value}, writers={2: self.write})
 
     def write(self, value: Data) -> DataAccessResult:
         self.value = value

@@ -31,8 +31,8 @@ from dlms.security.general_formats import GeneralCiphered, GeneralSigned
 from dlms.security.general_protection import GeneralProtection
 from dlms.security.keys import KeyId, key_transfer, transferred_keys
 from dlms.security.settings import KeyChoice, MemoryCounters, Security
-from dlms.server.builtin import association_object
 from dlms.server.server import MeterServer
+from dlms.server.view import association_object
 from dlms.xdlms.acse import Aare, Aarq, Release
 from dlms.xdlms.apdu import action, get, notify, sn
 from dlms.xdlms.apdu import service_errors as faults

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from dlms.link.port import open_port
 from plc.bridge import Bridge, open_bridge
 from plc.errors import PlcLocalError, PlcPortError
 from plc.events import DataConfirmed, DataFailed, DataReceived, FailReason, NodeJoined, NodesListed
 from plc.link import CONFIRM_TIMEOUT_S, PlcLink
-from plc.port import open_port
 from plc.prime import DataConfirm, DataIndication, DataRequest, JoinIndication, PrimePayload
 from plc.protocols import DLMS_OVER_TCP, HDLC, PRIME_USI
 from plc.transparent import TransparentLink

@@ -37,7 +37,6 @@ from dlms.errors import DecodeError, LocalError
 FLAG = 0x7E
 _FLAG = b"\x7e"
 FORMAT_TYPE = 0xA0  # high nibble of the format field
-SEGMENT_BIT = 0x0800
 LENGTH_MASK = 0x07FF
 FRAME_BYTES_MAX = LENGTH_MASK  # between the flags
 FRAME_BYTES_MIN = 7  # format, two one-octet addresses, control, FCS
@@ -263,7 +262,7 @@ class _Bad(Exception):
 class HdlcDecoder:
     """Cuts a byte stream into frames; any split of the stream gives the same results.
 
-    `next()` answers a frame, `HdlcNoise` (before the frame that follows it), or `None` for "need more". After a damaged
+    `next()` returns a frame, `HdlcNoise` (before the frame that follows it), or `None` for "need more". After a damaged
     frame the search goes on at the next flag, inside the damaged one too.
     """
 

@@ -123,7 +123,6 @@ class FrameReject:
     reasons: int
 
     UNKNOWN_COMMAND = 0x01
-    INFO_NOT_ALLOWED = 0x03
     INFO_TOO_LONG = 0x04
     WRONG_NUMBER = 0x08
 

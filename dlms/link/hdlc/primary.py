@@ -1,7 +1,7 @@
 """HDLC as a data link (IEC 62056-46, 6.4): the client is the primary station, the meter the secondary. Sans-IO.
 
-The primary has the turn. A command with P=1 gives it to the secondary, which keeps it until its frame with F=1. So the
-client is always in one of these states:
+The primary owns the line and passes the turn: a command with the poll bit (P=1) gives the turn to the secondary, which
+keeps it until it sends a frame with the final bit (F=1). The client is always in one of these states:
 
     IDLE            nothing was asked yet
     CONNECTING      SNRM is out
@@ -11,12 +11,13 @@ client is always in one of these states:
     DISCONNECTING   DISC is out
     CLOSED          over; `connect` begins anew
 
-Recovery after a lost or damaged frame: when the answer does not come, or comes damaged, RR with P=1 asks for it; its
-N(R) says what the client has, the N(R) of the answer says what the meter has, and whatever is missing is sent again. (A
-command that takes less time than this question is sent again without it.) The meter knows the numbers, so a request is
-never carried out twice. `retries` exchanges in a row without progress end the link with a `LinkError`, so does an
-answer that takes longer than `answer_timeout_s`: nothing lasts for ever. How long an answer is waited for is in
-`dlms.link.hdlc.timer`.
+Recovery after a lost or damaged frame: when the answer does not come, or comes damaged, the client asks with RR, P=1.
+Its N(R) says what the client has, the N(R) of the answer says what the meter has, and both sides send again what the
+other is missing. (A command that takes less time on the line than RR is sent again without asking.) Since frames are
+numbered, the meter never carries out a request twice.
+
+The link ends with a `LinkError` after `retries` polls in a row without progress, and when an answer takes longer than
+`answer_timeout_s`. `dlms.link.hdlc.timer` decides how long the client waits for an answer to begin.
 
 `HdlcServerLink`, the meter's side, is in `dlms.link.hdlc.secondary`.
 """
@@ -24,8 +25,6 @@ answer that takes longer than `answer_timeout_s`: nothing lasts for ever. How lo
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
-from typing import Any, ClassVar
 
 from dlms.errors import DecodeError, DlmsError, LinkError, LocalError, PeerError
 from dlms.link.datalink import ApduReceived, LinkDown, LinkEvent, LinkUp, is_unsolicited
@@ -47,17 +46,18 @@ from dlms.link.hdlc.params import FrameReject, LinkParameters
 from dlms.link.hdlc.secondary import HdlcServerLink
 from dlms.link.hdlc.timer import ResponseTimer
 from dlms.link.hdlc.window import LLC_BYTES, LLC_COMMAND, LLC_RESPONSE, MODULUS, Reassembly, SendWindow
-from dlms.statemachine import Machine
+from dlms.link.options import LinkOptions
+from dlms.statemachine import Machine, Transitions
 
 __all__ = ["HdlcClientLink", "HdlcServerLink", "State", "Step", "TRANSITIONS"]
 
 # A meter answers within this, counted from the end of our burst and again from every octet; see `dlms.link.hdlc.timer`.
 ACK_TIMEOUT_S = 3.0
 INTER_OCTET_TIMEOUT_S = 0.3  # far over the standard's 25 ms: serial servers and USB adapters deliver in lumps
-ANSWER_TIMEOUT_S = 60.0  # a meter that acknowledges the request and says "not yet" has so long
-POLL_INTERVAL_S = 0.5  # and is asked that often
+ANSWER_TIMEOUT_S = 60.0  # for a meter that acknowledges the request and says "not yet"
+POLL_INTERVAL_S = 0.5  # between two polls of such a meter
 RETRIES = 4
-FRUITLESS_FACTOR = 2  # answers that bring nothing cost less time than missing ones, so more of them are borne
+FRUITLESS_FACTOR = 2  # answers that bring nothing cost less time than missing ones, so more are tolerated
 FRUITLESS_AT_ONCE = 2  # after that many, a pause of `poll_interval_s` precedes the next question
 BABBLE_TIMEOUTS = 4  # octets without a frame push the deadline at most this many timeouts away
 SHORT_FRAME_OCTETS = 9  # RR with one-octet addresses
@@ -65,7 +65,7 @@ LONGEST_FRAME_OCTETS = 2060  # with flags and gaps: at `octet_s` each, how long 
 
 
 class State(enum.Enum):
-    """Where the client's link is; see the module's text."""
+    """The state of the client's link, as the text at the head of this module describes it."""
 
     IDLE = enum.auto()
     CONNECTING = enum.auto()
@@ -90,34 +90,36 @@ class Step(enum.Enum):
     FAIL = enum.auto()  # the link is given up
 
 
-TRANSITIONS: dict[tuple[State, Step], State] = {
-    (State.IDLE, Step.CONNECT): State.CONNECTING,
-    (State.IDLE, Step.DISCONNECT): State.CLOSED,
-    (State.IDLE, Step.FAIL): State.CLOSED,
-    (State.CONNECTING, Step.ACCEPT): State.READY,
-    (State.CONNECTING, Step.DISCONNECT): State.DISCONNECTING,
-    (State.CONNECTING, Step.FAIL): State.CLOSED,
-    (State.READY, Step.SEND): State.READY,
-    (State.READY, Step.ASK): State.WAITING,
-    (State.READY, Step.REST): State.RESTING,
-    (State.READY, Step.DISCONNECT): State.DISCONNECTING,
-    (State.READY, Step.FAIL): State.CLOSED,
-    (State.WAITING, Step.SEND): State.WAITING,
-    (State.WAITING, Step.ASK): State.WAITING,
-    (State.WAITING, Step.TURN): State.READY,
-    (State.WAITING, Step.DISCONNECT): State.DISCONNECTING,
-    (State.WAITING, Step.FAIL): State.CLOSED,
-    (State.RESTING, Step.SEND): State.RESTING,
-    (State.RESTING, Step.ASK): State.WAITING,
-    (State.RESTING, Step.DISCONNECT): State.DISCONNECTING,
-    (State.RESTING, Step.FAIL): State.CLOSED,
-    (State.DISCONNECTING, Step.DISCONNECT): State.DISCONNECTING,
-    (State.DISCONNECTING, Step.ENDED): State.CLOSED,
-    (State.DISCONNECTING, Step.FAIL): State.CLOSED,
-    (State.CLOSED, Step.CONNECT): State.CONNECTING,
-    (State.CLOSED, Step.DISCONNECT): State.CLOSED,
-    (State.CLOSED, Step.FAIL): State.CLOSED,
-}
+TRANSITIONS: Transitions[State, Step] = Transitions(
+    {
+        (State.IDLE, Step.CONNECT): State.CONNECTING,
+        (State.IDLE, Step.DISCONNECT): State.CLOSED,
+        (State.IDLE, Step.FAIL): State.CLOSED,
+        (State.CONNECTING, Step.ACCEPT): State.READY,
+        (State.CONNECTING, Step.DISCONNECT): State.DISCONNECTING,
+        (State.CONNECTING, Step.FAIL): State.CLOSED,
+        (State.READY, Step.SEND): State.READY,
+        (State.READY, Step.ASK): State.WAITING,
+        (State.READY, Step.REST): State.RESTING,
+        (State.READY, Step.DISCONNECT): State.DISCONNECTING,
+        (State.READY, Step.FAIL): State.CLOSED,
+        (State.WAITING, Step.SEND): State.WAITING,
+        (State.WAITING, Step.ASK): State.WAITING,
+        (State.WAITING, Step.TURN): State.READY,
+        (State.WAITING, Step.DISCONNECT): State.DISCONNECTING,
+        (State.WAITING, Step.FAIL): State.CLOSED,
+        (State.RESTING, Step.SEND): State.RESTING,
+        (State.RESTING, Step.ASK): State.WAITING,
+        (State.RESTING, Step.DISCONNECT): State.DISCONNECTING,
+        (State.RESTING, Step.FAIL): State.CLOSED,
+        (State.DISCONNECTING, Step.DISCONNECT): State.DISCONNECTING,
+        (State.DISCONNECTING, Step.ENDED): State.CLOSED,
+        (State.DISCONNECTING, Step.FAIL): State.CLOSED,
+        (State.CLOSED, Step.CONNECT): State.CONNECTING,
+        (State.CLOSED, Step.DISCONNECT): State.CLOSED,
+        (State.CLOSED, Step.FAIL): State.CLOSED,
+    }
+)
 
 _CONNECTED = frozenset({State.READY, State.WAITING, State.RESTING})
 
@@ -129,8 +131,6 @@ class HdlcClientLink(Machine[State, Step, LinkEvent]):
     offered for both directions. Times are seconds; `octet_s` is how long one octet takes on the line (10 / baud rate),
     which keeps the deadlines right on slow lines.
     """
-
-    TRANSITIONS: ClassVar[Mapping[tuple[Any, Any], Any]] = TRANSITIONS
 
     def __init__(
         self,
@@ -146,7 +146,7 @@ class HdlcClientLink(Machine[State, Step, LinkEvent]):
         retries: int = RETRIES,
         octet_s: float = 0.0,
     ) -> None:
-        super().__init__(State.IDLE)
+        super().__init__(State.IDLE, TRANSITIONS)
         self._client = HdlcAddress(client)
         self._server = HdlcAddress.of(server_address)
         self._addresses = self._server.emit() + self._client.emit()
@@ -160,6 +160,18 @@ class HdlcClientLink(Machine[State, Step, LinkEvent]):
         self._timer = ResponseTimer(ack_timeout_s, octet_s)
         self._echo = EchoFilter(self._client == self._server)
         self._reset(LinkParameters(), 0.0)
+
+    @classmethod
+    def from_options(cls, options: LinkOptions) -> HdlcClientLink:
+        """Raises `LocalError` for an address or parameters that cannot be."""
+        return cls(
+            options.client,
+            options.server,
+            info_max=options.info_max,
+            window=options.window,
+            ack_timeout_s=options.timeout_s or ACK_TIMEOUT_S,
+            octet_s=options.octet_s,
+        )
 
     def _reset(self, agreed: LinkParameters, now: float) -> None:
         self.parameters = agreed
@@ -265,13 +277,14 @@ class HdlcClientLink(Machine[State, Step, LinkEvent]):
         while (item := self._decoder.next()) is not None:
             if isinstance(item, HdlcNoise):
                 continue
+            # an RS-485 converter or optical head returns what we sent: that is neither noise nor an answer
             if item.destination == self._server and item.source == self._client and self._echo.is_echo(item):
                 self._timer.was_echo()
                 continue
             if item.destination != self._client or item.source != self._server:
                 continue
             if self._state in (State.IDLE, State.CLOSED):
-                continue
+                continue  # the link ended while older frames were still in the decoder
             self._frame_at = now
             self._timer.answered()
             try:

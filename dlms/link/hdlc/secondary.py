@@ -1,8 +1,8 @@
-"""The meter's side of HDLC (IEC 62056-46, 6.4): the secondary station, which speaks only when it was given the turn.
+"""The meter's side of HDLC (IEC 62056-46, 6.4): the secondary station, which speaks only when it has the turn.
 
     DISCONNECTED    SNRM is answered with UA, DISC and everything else with DM
-    CONNECTED       I and RR are taken; with P=1 the turn is here until a frame with F=1 goes out
-    REJECTING       a frame came that cannot be: FRMR answers everything but SNRM and DISC
+    CONNECTED       I and RR are accepted; P=1 gives us the turn until a frame with F=1 goes out
+    REJECTING       an impossible frame came: FRMR answers everything but SNRM and DISC
     CLOSED          the port is gone
 
 The answer to a request is put into the burst that gives the turn back, so the application has `answer_s` to bring it.
@@ -12,8 +12,7 @@ When it does not, RR with F=1 goes out and the client asks again later.
 from __future__ import annotations
 
 import enum
-from collections.abc import Collection, Mapping
-from typing import Any, ClassVar
+from collections.abc import Collection
 
 from dlms.errors import DecodeError, DlmsError, LinkError, LocalError, PeerError
 from dlms.link.datalink import ApduReceived, LinkDown, LinkEvent, LinkUp
@@ -33,14 +32,14 @@ from dlms.link.hdlc.frames import (
 )
 from dlms.link.hdlc.params import FrameReject, LinkParameters
 from dlms.link.hdlc.window import LLC_BYTES, LLC_COMMAND, LLC_RESPONSE, Reassembly, SendWindow
-from dlms.statemachine import Machine
+from dlms.statemachine import Machine, Transitions
 
 ANSWER_S = 0.5  # shorter than any client's patience
 INTER_OCTET_TIMEOUT_S = 0.3
 
 
 class ServerState(enum.Enum):
-    """Where the meter's link is; see the module's text."""
+    """The state of the meter's link, as the text at the head of this module describes it."""
 
     DISCONNECTED = enum.auto()
     CONNECTED = enum.auto()
@@ -58,21 +57,23 @@ class ServerStep(enum.Enum):
     EOF = enum.auto()
 
 
-SERVER_TRANSITIONS: dict[tuple[ServerState, ServerStep], ServerState] = {
-    (ServerState.DISCONNECTED, ServerStep.SET_MODE): ServerState.CONNECTED,
-    (ServerState.DISCONNECTED, ServerStep.LEAVE): ServerState.DISCONNECTED,
-    (ServerState.DISCONNECTED, ServerStep.EOF): ServerState.CLOSED,
-    (ServerState.CONNECTED, ServerStep.SET_MODE): ServerState.CONNECTED,
-    (ServerState.CONNECTED, ServerStep.LEAVE): ServerState.DISCONNECTED,
-    (ServerState.CONNECTED, ServerStep.SEND): ServerState.CONNECTED,
-    (ServerState.CONNECTED, ServerStep.REJECT): ServerState.REJECTING,
-    (ServerState.CONNECTED, ServerStep.EOF): ServerState.CLOSED,
-    (ServerState.REJECTING, ServerStep.SET_MODE): ServerState.CONNECTED,
-    (ServerState.REJECTING, ServerStep.LEAVE): ServerState.DISCONNECTED,
-    (ServerState.REJECTING, ServerStep.EOF): ServerState.CLOSED,
-    (ServerState.CLOSED, ServerStep.LEAVE): ServerState.CLOSED,
-    (ServerState.CLOSED, ServerStep.EOF): ServerState.CLOSED,
-}
+SERVER_TRANSITIONS: Transitions[ServerState, ServerStep] = Transitions(
+    {
+        (ServerState.DISCONNECTED, ServerStep.SET_MODE): ServerState.CONNECTED,
+        (ServerState.DISCONNECTED, ServerStep.LEAVE): ServerState.DISCONNECTED,
+        (ServerState.DISCONNECTED, ServerStep.EOF): ServerState.CLOSED,
+        (ServerState.CONNECTED, ServerStep.SET_MODE): ServerState.CONNECTED,
+        (ServerState.CONNECTED, ServerStep.LEAVE): ServerState.DISCONNECTED,
+        (ServerState.CONNECTED, ServerStep.SEND): ServerState.CONNECTED,
+        (ServerState.CONNECTED, ServerStep.REJECT): ServerState.REJECTING,
+        (ServerState.CONNECTED, ServerStep.EOF): ServerState.CLOSED,
+        (ServerState.REJECTING, ServerStep.SET_MODE): ServerState.CONNECTED,
+        (ServerState.REJECTING, ServerStep.LEAVE): ServerState.DISCONNECTED,
+        (ServerState.REJECTING, ServerStep.EOF): ServerState.CLOSED,
+        (ServerState.CLOSED, ServerStep.LEAVE): ServerState.CLOSED,
+        (ServerState.CLOSED, ServerStep.EOF): ServerState.CLOSED,
+    }
+)
 
 
 class HdlcServerLink(Machine[ServerState, ServerStep, LinkEvent]):
@@ -81,8 +82,6 @@ class HdlcServerLink(Machine[ServerState, ServerStep, LinkEvent]):
     `address` and `aliases` are heard; answers carry the address that was called. `client` is the SAP of the client that
     is connected. Frames of other addresses on the bus are left alone.
     """
-
-    TRANSITIONS: ClassVar[Mapping[tuple[Any, Any], Any]] = SERVER_TRANSITIONS
 
     def __init__(
         self,
@@ -95,7 +94,7 @@ class HdlcServerLink(Machine[ServerState, ServerStep, LinkEvent]):
         inter_octet_timeout_s: float = INTER_OCTET_TIMEOUT_S,
         inactivity_timeout_s: float | None = None,
     ) -> None:
-        super().__init__(ServerState.DISCONNECTED)
+        super().__init__(ServerState.DISCONNECTED, SERVER_TRANSITIONS)
         self._heard = frozenset(HdlcAddress.of(value) for value in (address, *aliases))
         self._offer = LinkParameters(info_max, info_max, window, window)
         self._answer_s = answer_s

@@ -1,12 +1,13 @@
 """How long the client waits for the beginning of an answer: the full timeout at first, less once the meter is known.
 
-A meter that answered within 50 ms all the time is not waited for three seconds. The wait is `TURNAROUND_FACTOR` times
-the slowest answer of this connection, never under `SHORTEST_S` and never over the full timeout; each one that passes in
-vain doubles the next, until a question is answered at the first asking (an answer to a repeated question may belong to
-either, so it teaches nothing). A meter that becomes slow, for a signature or a long profile, is so asked once or twice
-too early, which HDLC bears, and has the full patience after that: waits under the full timeout are no failures.
+A meter that has always answered within 50 ms is not worth a wait of three seconds. The wait is `TURNAROUND_FACTOR`
+times the slowest answer of this connection, at least `SHORTEST_S` and at most the full timeout. A wait that ends in
+vain doubles the next one, until a question is answered the first time it is asked. (An answer to a repeated question
+may belong to either, so it teaches nothing; TCP calls this Karn's algorithm.) A meter that becomes slow, for a
+signature or a long profile, is therefore asked once or twice too early, which HDLC tolerates, and then gets the full
+timeout. Waits shorter than the full timeout do not count as failures.
 
-Only where it is known how long an octet takes: behind a socket a long command may still be on its way to the meter.
+This applies only where the time of an octet is known: behind a socket a long command may still be on its way.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ TURNAROUNDS_MIN = 2  # UA is made by the link alone; the AARE has been through t
 
 
 class ResponseTimer:
-    """See the module. `longest_s` is the full timeout in seconds, `octet_s` the time of an octet, 0 for unknown."""
+    """The wait for one connection. `longest_s` is the full timeout, `octet_s` the time of an octet (0 for unknown)."""
 
     def __init__(self, longest_s: float, octet_s: float) -> None:
         self._longest_s = longest_s

@@ -1,4 +1,4 @@
-"""The meter's side of the greeting of IEC 62056-21 mode E, whose layout is in `dlms.link.mode_e.opening`. Sans-IO.
+"""The meter's side of the opening of IEC 62056-21 mode E, whose layout is in `dlms.link.mode_e.opening`. Sans-IO.
 
     LISTENING   at 300 baud, for a request without an address or with this meter's
     OFFERED     the identification is out, the reader chooses
@@ -12,12 +12,10 @@ was not offered) is not answered, and the meter listens again.
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
-from typing import Any, ClassVar
 
 from dlms.errors import LocalError
 from dlms.link.mode_e.opening import ACK, ADDRESS_CHARS_MAX, SPEEDS, START_BAUDRATE, Identification, add_even_parity
-from dlms.statemachine import Machine
+from dlms.statemachine import Machine, Transitions
 
 CHOICE_TIMEOUT_S = 1.5  # the reader's reaction time
 CONNECT_TIMEOUT_S = 10.0  # for SNRM at the new speed
@@ -25,11 +23,11 @@ LINE_CHARS_MAX = ADDRESS_CHARS_MAX + 5
 
 
 class MeterState(enum.Enum):
-    """See the module."""
+    """How far the opening is."""
 
-    LISTENING = enum.auto()
-    OFFERED = enum.auto()
-    AGREED = enum.auto()
+    LISTENING = enum.auto()  # at 300 baud, for a request message
+    OFFERED = enum.auto()  # the identification is out, the reader's choice is due
+    AGREED = enum.auto()  # HDLC at the speed chosen
 
 
 class MeterStep(enum.Enum):
@@ -40,24 +38,24 @@ class MeterStep(enum.Enum):
     RESET = enum.auto()
 
 
-METER_TRANSITIONS: dict[tuple[MeterState, MeterStep], MeterState] = {
-    (MeterState.LISTENING, MeterStep.REQUEST): MeterState.OFFERED,
-    (MeterState.LISTENING, MeterStep.RESET): MeterState.LISTENING,
-    (MeterState.OFFERED, MeterStep.REQUEST): MeterState.OFFERED,
-    (MeterState.OFFERED, MeterStep.CHOICE): MeterState.AGREED,
-    (MeterState.OFFERED, MeterStep.RESET): MeterState.LISTENING,
-    (MeterState.AGREED, MeterStep.RESET): MeterState.LISTENING,
-}
+METER_TRANSITIONS: Transitions[MeterState, MeterStep] = Transitions(
+    {
+        (MeterState.LISTENING, MeterStep.REQUEST): MeterState.OFFERED,
+        (MeterState.LISTENING, MeterStep.RESET): MeterState.LISTENING,
+        (MeterState.OFFERED, MeterStep.REQUEST): MeterState.OFFERED,
+        (MeterState.OFFERED, MeterStep.CHOICE): MeterState.AGREED,
+        (MeterState.OFFERED, MeterStep.RESET): MeterState.LISTENING,
+        (MeterState.AGREED, MeterStep.RESET): MeterState.LISTENING,
+    }
+)
 
 
 class ModeEMeter(Machine[MeterState, MeterStep, None]):
     """`identification` is what the meter says of itself, its speed the highest it offers; `address` its number on a
     loop. Raises `LocalError` for a speed that mode E does not have, and for what is not ASCII."""
 
-    TRANSITIONS: ClassVar[Mapping[tuple[Any, Any], Any]] = METER_TRANSITIONS
-
     def __init__(self, identification: Identification, address: str = "") -> None:
-        super().__init__(MeterState.LISTENING)
+        super().__init__(MeterState.LISTENING, METER_TRANSITIONS)
         if identification.speed not in SPEEDS:
             raise LocalError(f"speed {identification.speed!r}: one of {', '.join(SPEEDS)}")
         if not f"{identification}{address}".isascii():

@@ -1,4 +1,4 @@
-"""IEC 62056-21 mode E: the greeting at 300 baud that ends in HDLC at a higher speed (annex B there).
+"""IEC 62056-21 mode E: the opening at 300 baud that ends in HDLC at a higher speed (annex B there).
 
     reader   /?!CRLF                            or /?00012345!CRLF, at 300 baud, seven bits, even parity
     meter    /XXXZ\2identificationCRLF          XXX maker, Z speed it can do, \2 HDLC offered
@@ -13,12 +13,10 @@ says when to change the speed, and the pause before that.
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 from dlms.errors import DecodeError, DlmsError, LinkError, LocalError, PeerError
-from dlms.statemachine import Machine
+from dlms.statemachine import Machine, Transitions
 
 START_BAUDRATE = 300
 SPEEDS = {"0": 300, "1": 600, "2": 1200, "3": 2400, "4": 4800, "5": 9600, "6": 19200}
@@ -33,7 +31,7 @@ ACK = 0x06
 
 
 class ModeEState(enum.Enum):
-    """Where the greeting is."""
+    """Where the opening is."""
 
     IDLE = enum.auto()
     ASKED = enum.auto()  # the request is out, the identification is due
@@ -43,7 +41,7 @@ class ModeEState(enum.Enum):
 
 
 class ModeEStep(enum.Enum):
-    """What moves the greeting."""
+    """What moves the opening."""
 
     START = enum.auto()
     ASK_AGAIN = enum.auto()
@@ -52,14 +50,16 @@ class ModeEStep(enum.Enum):
     FAIL = enum.auto()
 
 
-MODE_E_TRANSITIONS: dict[tuple[ModeEState, ModeEStep], ModeEState] = {
-    (ModeEState.IDLE, ModeEStep.START): ModeEState.ASKED,
-    (ModeEState.ASKED, ModeEStep.ASK_AGAIN): ModeEState.ASKED,
-    (ModeEState.ASKED, ModeEStep.IDENTIFIED): ModeEState.CHOSEN,
-    (ModeEState.ASKED, ModeEStep.FAIL): ModeEState.FAILED,
-    (ModeEState.CHOSEN, ModeEStep.AGREED): ModeEState.DONE,
-    (ModeEState.CHOSEN, ModeEStep.FAIL): ModeEState.FAILED,
-}
+MODE_E_TRANSITIONS: Transitions[ModeEState, ModeEStep] = Transitions(
+    {
+        (ModeEState.IDLE, ModeEStep.START): ModeEState.ASKED,
+        (ModeEState.ASKED, ModeEStep.ASK_AGAIN): ModeEState.ASKED,
+        (ModeEState.ASKED, ModeEStep.IDENTIFIED): ModeEState.CHOSEN,
+        (ModeEState.ASKED, ModeEStep.FAIL): ModeEState.FAILED,
+        (ModeEState.CHOSEN, ModeEStep.AGREED): ModeEState.DONE,
+        (ModeEState.CHOSEN, ModeEStep.FAIL): ModeEState.FAILED,
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,7 @@ class SpeedAgreed:
 
 @dataclass(frozen=True, slots=True)
 class OpeningFailed:
-    """The greeting came to nothing."""
+    """The opening came to nothing."""
 
     error: DlmsError
 
@@ -116,10 +116,8 @@ def add_even_parity(text: bytes) -> bytes:
 
 
 class ModeEOpening(Machine[ModeEState, ModeEStep, ModeEEvent]):
-    """The reader's side of the greeting. `address` is the meter's, needed where several share a loop; `baudrate_max`
+    """The reader's side of the opening. `address` is the meter's, needed where several share a loop; `baudrate_max`
     bounds the speed chosen; `require_mark` refuses meters that do not say that they can do HDLC."""
-
-    TRANSITIONS: ClassVar[Mapping[tuple[Any, Any], Any]] = MODE_E_TRANSITIONS
 
     def __init__(
         self,
@@ -130,7 +128,7 @@ class ModeEOpening(Machine[ModeEState, ModeEStep, ModeEEvent]):
         answer_timeout_s: float = ANSWER_TIMEOUT_S,
         retries: int = RETRIES,
     ) -> None:
-        super().__init__(ModeEState.IDLE)
+        super().__init__(ModeEState.IDLE, MODE_E_TRANSITIONS)
         if len(address) > ADDRESS_CHARS_MAX or not address.isascii() or not (address.isalnum() or not address):
             raise LocalError(f"device address {address!r}: at most {ADDRESS_CHARS_MAX} letters and digits")
         self._request = f"/?{address}!\r\n".encode("ascii")
@@ -180,7 +178,7 @@ class ModeEOpening(Machine[ModeEState, ModeEStep, ModeEEvent]):
             self._step(ModeEStep.ASK_AGAIN)
             self._ask(now)
         else:
-            self._fail(LinkError("the meter does not answer the greeting"))
+            self._fail(LinkError("the meter does not answer the opening"))
 
     # ---- inside
 

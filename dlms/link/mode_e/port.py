@@ -1,8 +1,8 @@
-"""Opens a serial port with the greeting of mode E: 300 baud first, then what the meter agreed to.
+"""Opens a serial port with the opening of mode E: 300 baud first, then what the meter agreed to.
 
 The driver of `dlms.link.mode_e.opening`. A meter goes back to 300 baud when the connection was taken down in order, and
 else when it has heard nothing for its inactivity timeout, which may be minutes. So where the last connection was lost,
-a greeting that is not answered is no failure yet: the port is opened at the speed of then.
+a opening that is not answered is no failure yet: the port is opened at the speed of then.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ _WITHOUT_SPEED = ("socket://", "udp://")
 
 @dataclass(frozen=True, slots=True)
 class ModeE:
-    """How to greet. `address` names the meter where several share a loop; `require_mark` refuses meters that do not say
-    that they can do HDLC. The greeting is repeated `retries` times, each after `answer_timeout_s` seconds. The highest
+    """How to open. `address` names the meter where several share a loop; `require_mark` refuses meters that do not say
+    that they can do HDLC. The opening is repeated `retries` times, each after `answer_timeout_s` seconds. The highest
     speed to agree to is the `baudrate` of the port."""
 
     address: str = ""
@@ -30,7 +30,7 @@ class ModeE:
     retries: int = RETRIES
 
     def opening(self, baudrate_max: int) -> ModeEOpening:
-        """The greeting itself. Raises `LocalError` for an address that cannot be."""
+        """The opening itself. Raises `LocalError` for an address that cannot be."""
         return ModeEOpening(
             address=self.address,
             baudrate_max=baudrate_max,
@@ -40,8 +40,8 @@ class ModeE:
         )
 
 
-def greet(port: Port, opening: ModeEOpening, clock: Callable[[], float] = time.monotonic) -> SpeedAgreed:
-    """Run the greeting. Raises `DlmsError` when the meter does not answer or has no speed of mode E."""
+def run_opening(port: Port, opening: ModeEOpening, clock: Callable[[], float] = time.monotonic) -> SpeedAgreed:
+    """Run the opening. Raises `DlmsError` when the meter does not answer or has no speed of mode E."""
     opening.start(clock())
     while True:
         output = opening.take_output()
@@ -61,16 +61,16 @@ def greet(port: Port, opening: ModeEOpening, clock: Callable[[], float] = time.m
         opening.on_deadline(clock())  # on a line that babbles there is never silence
 
 
-def open_with_greeting(url: str, baudrate_max: int, mode_e: ModeE, *, lost_at: int | None = None) -> SerialPort:
+def open_mode_e(url: str, baudrate_max: int, mode_e: ModeE, *, lost_at: int | None = None) -> SerialPort:
     """A serial port that stands at the speed the meter agreed to, or at `lost_at`, the speed of a connection that was
-    lost, when the meter does not answer the greeting. Raises `LocalError` for a URL without a speed, `DlmsError`."""
+    lost, when the meter does not answer the opening. Raises `LocalError` for a URL without a speed, `DlmsError`."""
     if url.startswith(_WITHOUT_SPEED):
         raise LocalError(f"{url}: mode E changes the speed of the line, use a serial port or rfc2217://")
     opening = mode_e.opening(baudrate_max)
     port = open_serial(url, START_BAUDRATE)
     try:
         try:
-            agreed = greet(port, opening)
+            agreed = run_opening(port, opening)
         except LinkError:
             if lost_at is None:
                 raise

@@ -118,7 +118,6 @@ _PARSERS: dict[int, Callable[[bytes], Notification]] = {
     int(Apdu.EVENT_NOTIFICATION): EventNotification.parse,
     int(Apdu.INFORMATION_REPORT): InformationReport.parse,
 }
-NOTIFICATION_TAGS = frozenset(_PARSERS)
 
 
 def parse(data: bytes) -> Notification:

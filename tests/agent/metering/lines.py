@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+from dlms.errors import LinkError
 from plc.bridge import Bridge
-from plc.errors import PlcPortError
 from tests.agent.virtual import VirtualClock
 
 
@@ -23,7 +23,7 @@ class Network(Protocol):
 
 
 class Line:
-    """A `plc.port.BytePort` over a network. Waiting moves the clock; `octet_s` is what an octet takes on the line."""
+    """A `plc.bridge.BytePort` over a network. Waiting moves the clock; `octet_s` is what an octet takes on the line."""
 
     def __init__(self, network: Network, clock: VirtualClock, octet_s: float = 0.0) -> None:
         self.network = network
@@ -35,7 +35,7 @@ class Line:
 
     def read(self, wait_s: float) -> bytes:
         if self.broken:
-            raise PlcPortError("the line is cut")
+            raise LinkError("the line is cut")
         end = self.clock.now + max(wait_s, 0.0)
         while not self.incoming:
             self._due()
@@ -49,7 +49,7 @@ class Line:
 
     def write(self, data: bytes) -> None:
         if self.broken:
-            raise PlcPortError("the line is cut")
+            raise LinkError("the line is cut")
         self.clock.now += len(data) * self.octet_s
         self.network.receive(data, self.clock.now)
         self._due()

@@ -28,7 +28,7 @@ from dlms.cosem.obis import AttributeRef, Obis
 from dlms.errors import DecodeError, LinkError, LocalError, PeerError
 from dlms.link.hdlc.frames import CONTROLS, HdlcAddress, HdlcDecoder, HdlcFrame, HdlcNoise, information_control
 from dlms.link.mode_e.opening import ModeEOpening, add_even_parity
-from dlms.link.mode_e.port import ModeE, greet, open_with_greeting
+from dlms.link.mode_e.port import ModeE, open_mode_e, run_opening
 from dlms.link.wrapper import WrapperFrame
 from dlms.server.objects import rows_from_csv
 from dlms.simulator.line_faults import LineFaults, reorder_window, spoil_fcs
@@ -187,16 +187,16 @@ def test_silence_and_another_protocol_behind_a_base_node_are_told_apart() -> Non
 def test_the_greeting_runs_over_a_port() -> None:
     identification = add_even_parity(rb"/ABC5\2METER" + b"\r\n")
     port = FakePort(identification[:4], identification[4:], add_even_parity(b"\x06252\r\n"))
-    agreed = greet(port, ModeEOpening(), clock=lambda: 0.0)
+    agreed = run_opening(port, ModeEOpening(), clock=lambda: 0.0)
     assert agreed.baudrate == 9600
     assert port.written == add_even_parity(b"/?!\r\n\x06252\r\n")
 
 
 def test_a_greeting_that_fails_raises() -> None:
     with pytest.raises(PeerError):
-        greet(FakePort(b"/ABCxMETER\r\n"), ModeEOpening(), clock=lambda: 0.0)
+        run_opening(FakePort(b"/ABCxMETER\r\n"), ModeEOpening(), clock=lambda: 0.0)
     with pytest.raises(LinkError):
-        greet(FakePort(None), ModeEOpening(), clock=lambda: 0.0)
+        run_opening(FakePort(None), ModeEOpening(), clock=lambda: 0.0)
 
 
 @pytest.mark.parametrize("babble", [b"\n", b"x", rb"/ABC", b"\x7e\xa0"])
@@ -211,7 +211,7 @@ def test_a_line_that_babbles_without_end_ends_the_greeting(babble: bytes) -> Non
             return babble
 
     with pytest.raises(LinkError):
-        greet(Babbling(), ModeEOpening(), clock=lambda: now)
+        run_opening(Babbling(), ModeEOpening(), clock=lambda: now)
 
 
 @pytest.mark.process
@@ -231,7 +231,7 @@ def test_the_greeting_changes_the_speed_of_a_real_terminal() -> None:
 
     thread = threading.Thread(target=meter, daemon=True)
     thread.start()
-    port = open_with_greeting(os.ttyname(slave), 9600, ModeE())
+    port = open_mode_e(os.ttyname(slave), 9600, ModeE())
     thread.join(10.0)
     assert speeds == [termios.B300, termios.B300]
     assert termios.tcgetattr(master)[5] == termios.B9600

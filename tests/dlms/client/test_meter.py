@@ -20,11 +20,13 @@ from dlms.cosem.profile import CLOCK_OBIS, CaptureObject
 from dlms.cosem.time import CosemDateTime
 from dlms.errors import LinkError, LocalError, PeerError
 from dlms.security.settings import Lls
-from dlms.server.builtin import ClockObject, ProfileObject, association_object
+from dlms.server.clock import ClockObject
 from dlms.server.control import DisconnectControl
 from dlms.server.image import ImageTransfer
-from dlms.server.objects import ServerObject, constant
+from dlms.server.objects import CosemObject, constant
+from dlms.server.profile import ProfileObject
 from dlms.server.server import MeterServer
+from dlms.server.view import association_object
 from tests.dlms.client.test_session import REFS, SECRET
 from tests.dlms.client.test_session import server as reading_list_server
 from tests.dlms.meter_port import MeterPort
@@ -56,8 +58,8 @@ class World:
         scaled = {2: constant(axdr.u32(123456)), 3: constant(axdr.structure(axdr.i8(1), axdr.enum(30)))}
         self.server = MeterServer(
             [
-                ServerObject(3, ENERGY, readers=scaled),
-                ServerObject(
+                CosemObject(3, ENERGY, readers=scaled),
+                CosemObject(
                     3,
                     VOLTAGE,
                     readers={
@@ -127,7 +129,7 @@ def test_a_value_the_meter_does_not_have_is_an_error_with_its_reason(monkeypatch
 def test_the_class_of_a_code_comes_from_the_object_list_once_it_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World()
     odd = Obis.parse("1.0.77.7.0.255")
-    world.server.add(ServerObject(1, odd, readers={2: constant(axdr.u8(9))}))
+    world.server.add(CosemObject(1, odd, readers={2: constant(axdr.u8(9))}))
     with meter(world, monkeypatch) as client:
         with pytest.raises(ItemFailed, match="object-class-inconsistent"):
             client.read("1.0.77.7.0.255")

@@ -20,10 +20,11 @@ from dlms.cosem.associations import ObjectInfo, emit_objects, named_objects_of, 
 from dlms.cosem.obis import AttributeRef, MethodRef, Obis
 from dlms.cosem.time import ClockPolicy, CosemTime
 from dlms.errors import DecodeError, LinkError, LocalError, PeerError
-from dlms.server.builtin import ClockObject, association_object
+from dlms.server.clock import ClockObject
 from dlms.server.image import ImageTransfer
-from dlms.server.objects import ServerObject, constant
+from dlms.server.objects import CosemObject, constant
 from dlms.server.server import MeterServer
+from dlms.server.view import association_object
 from dlms.xdlms.apdu.common import ActionOutcome
 from tests.dlms.client.test_meter import Fault, Line
 
@@ -40,7 +41,7 @@ class Store:
     def __init__(self, class_id: int, obis: Obis, version: int = 0, **values: Data) -> None:
         self.values = {int(number[1:]): value for number, value in values.items()}
         self.calls: list[Data | None] = []
-        self.item = ServerObject(class_id, obis, version)
+        self.item = CosemObject(class_id, obis, version)
         for number in self.values:
             self.item.readers[number] = lambda _selection, number=number: self.values[number]  # type: ignore[misc]
             self.item.writers[number] = lambda value, number=number: self._write(number, value)  # type: ignore[misc]
@@ -56,7 +57,7 @@ class Store:
 
 
 def client(
-    monkeypatch: pytest.MonkeyPatch, *objects: ServerObject, faults: list[Fault] | None = None, **options: Any
+    monkeypatch: pytest.MonkeyPatch, *objects: CosemObject, faults: list[Fault] | None = None, **options: Any
 ) -> tuple[Meter, Line]:
     server = MeterServer(objects)
     server.add(association_object(server))
@@ -215,7 +216,7 @@ def test_a_meter_with_short_names_is_discovered(monkeypatch: pytest.MonkeyPatch)
 CODES = [f"1/0.0.96.1.{at}.255/2" for at in range(120)]
 
 
-def many() -> list[ServerObject]:
+def many() -> list[CosemObject]:
     return [Store(1, AttributeRef.parse(code).obis, a2=axdr.octets(bytes(8))).item for code in CODES]
 
 

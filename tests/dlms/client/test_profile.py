@@ -17,8 +17,8 @@ from dlms.cosem.obis import AttributeRef, Obis, Selection
 from dlms.cosem.profile import CLOCK_OBIS, CaptureObject
 from dlms.cosem.time import ClockPolicy, CosemDateTime
 from dlms.errors import LinkError
-from dlms.server.builtin import ProfileObject
-from dlms.server.objects import ServerObject, constant
+from dlms.server.objects import CosemObject, constant
+from dlms.server.profile import ProfileObject
 from dlms.server.server import MeterServer
 from dlms.xdlms.apdu.common import AccessError, Result
 from tests.dlms.client.test_meter import Fault, Line
@@ -44,7 +44,7 @@ def profile(times: list[datetime], *, entries: int = 4000) -> ProfileObject:
 
 
 def meter(
-    item: ServerObject, monkeypatch: pytest.MonkeyPatch, faults: list[Fault], **options: Any
+    item: CosemObject, monkeypatch: pytest.MonkeyPatch, faults: list[Fault], **options: Any
 ) -> tuple[Meter, Line]:
     line = Line(MeterServer([item], pdu_size=200), "wrapper", faults)
     monkeypatch.setattr("dlms.client.meter.open_port", line)
@@ -56,7 +56,7 @@ def breaks(after: int) -> Fault:
     return lambda number, data: None if number > after else data
 
 
-def newest_first(source: ProfileObject) -> ServerObject:
+def newest_first(source: ProfileObject) -> CosemObject:
     """The same profile in a meter that keeps the newest row in front."""
     ascending = source.item.readers[2]
 

@@ -29,7 +29,8 @@ from dlms.cosem.scaler_unit import ScalerUnit
 from dlms.errors import LinkError, LocalError
 from dlms.link.datalink import LinkUp
 from dlms.security.settings import Auth, Lls, NoAuth
-from dlms.server.server import MeterServer, ServerObject, constant, objects_from_rows, rows_from_csv
+from dlms.server.objects import CosemObject, constant, objects_from_rows, rows_from_csv
+from dlms.server.server import MeterServer
 from dlms.xdlms.apdu.common import AccessError, Item, Result
 from dlms.xdlms.exchange import GetAnswer, GetExchange, SetAnswer
 from dlms.xdlms.exchange_write import SetExchange
@@ -174,7 +175,7 @@ def test_a_refused_list_is_asked_again_in_smaller_pieces_down_to_single_reads(an
 
 def test_an_answer_longer_than_the_pdu_size_comes_in_blocks() -> None:
     long = axdr.octets(bytes(range(256)) * 20)
-    meter = MeterServer([ServerObject(1, Obis.parse("0.0.96.1.0.255"), readers={2: constant(long)})], auth=SECRET)
+    meter = MeterServer([CosemObject(1, Obis.parse("0.0.96.1.0.255"), readers={2: constant(long)})], auth=SECRET)
     ref = AttributeRef.parse("1/0.0.96.1.0.255/2")
     results, wire, _events = read([ref], meter)
     assert results == {ref: Value(long)}
@@ -184,7 +185,7 @@ def test_an_answer_longer_than_the_pdu_size_comes_in_blocks() -> None:
 
 def test_a_list_answer_longer_than_the_pdu_size_comes_in_blocks() -> None:
     codes = [Obis(bytes((0, 0, 96, 1, at, 255))) for at in range(10)]
-    objects = [ServerObject(1, code, readers={2: constant(axdr.octets(code.code * 50))}) for code in codes]
+    objects = [CosemObject(1, code, readers={2: constant(axdr.octets(code.code * 50))}) for code in codes]
     refs = [AttributeRef(1, code, 2) for code in codes]
     results, wire, _events = read(refs, MeterServer(objects, auth=SECRET))
     assert results == {ref: Value(axdr.octets(ref.obis.code * 50)) for ref in refs}
@@ -323,7 +324,7 @@ def test_an_old_answer_come_twice_is_dropped_where_the_link_may_repeat() -> None
 def test_a_temporary_failure_of_a_scaler_is_asked_again_next_time() -> None:
     answers: list[Result] = [AccessError(DataAccessResult.TEMPORARY_FAILURE)]
     scaler = axdr.structure(axdr.i8(-1), axdr.enum(35))
-    register = ServerObject(3, ENERGY.obis, readers={2: constant(axdr.u16(2301))})
+    register = CosemObject(3, ENERGY.obis, readers={2: constant(axdr.u16(2301))})
     register.readers[3] = lambda _selection: answers.pop() if answers else scaler
     known = MeterKnowledge()
     meter = MeterServer([register], auth=SECRET)
@@ -341,7 +342,7 @@ def test_other_services_share_the_session() -> None:
         stored.append(value)
         return DataAccessResult.SUCCESS
 
-    data = ServerObject(1, ENERGY.obis, readers={2: constant(axdr.u8(1))}, writers={2: write})
+    data = CosemObject(1, ENERGY.obis, readers={2: constant(axdr.u8(1))}, writers={2: write})
     wire = Wire(MeterServer([data], auth=SECRET).new_association(1))
     session = MeterSession(PacketLink(), client=1, server=1, auth=SECRET)
     item = Item(AttributeRef(1, ENERGY.obis, 2))

@@ -13,7 +13,8 @@ from dlms.client.knowledge import MeterKnowledge
 from dlms.client.session import MeterSession
 from dlms.link.hdlc.primary import HdlcClientLink
 from dlms.link.wrapper import WrapperLink
-from dlms.server.server import MeterServer, objects_from_rows
+from dlms.server.objects import objects_from_rows
+from dlms.server.server import MeterServer
 from tests.dlms.client.test_session import ENERGY, REFS, ROWS, SECRET, values
 from tests.dlms.meter_port import MeterPort
 

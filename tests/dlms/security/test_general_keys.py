@@ -26,7 +26,8 @@ from dlms.security.general_formats import (
 from dlms.security.keys import curve_of
 from dlms.security.message_keys import GLOBAL_BROADCAST, GLOBAL_UNICAST, incoming, outgoing, wrapped_key
 from dlms.security.settings import GeneralOptions, KeyChoice, MemoryCounters, NoAuth, Policy, Security
-from dlms.server.server import MeterServer, ServerObject
+from dlms.server.objects import CosemObject
+from dlms.server.server import MeterServer
 from dlms.xdlms.acse import Aare, Aarq, InitiateRequest
 from dlms.xdlms.apdu import set as set_apdu
 from dlms.xdlms.apdu.common import HIGH_PRIORITY, Item
@@ -128,7 +129,7 @@ def associated(client: Security, meter: Security) -> tuple[Ciphering, MeterServe
         written.append(value.integer())
         return DataAccessResult.SUCCESS
 
-    item = ServerObject(1, REF.obis, readers={2: lambda _selection: axdr.u32(7)}, writers={2: write})
+    item = CosemObject(1, REF.obis, readers={2: lambda _selection: axdr.u32(7)}, writers={2: write})
     server = MeterServer([item], security=meter)
     association = server.new_association(1)
     ours = Ciphering(client)
@@ -373,7 +374,7 @@ def test_a_client_tells_everybody(*, ciphered: bool) -> None:
         written.append(value)
         return DataAccessResult.SUCCESS
 
-    server = MeterServer([ServerObject(1, REF.obis, writers={2: write})], security=meter if ciphered else None)
+    server = MeterServer([CosemObject(1, REF.obis, writers={2: write})], security=meter if ciphered else None)
     far = server.new_association(1)
     near = Association(Proposal(security=client if ciphered else None))
     with pytest.raises(LocalError, match="IDLE"):

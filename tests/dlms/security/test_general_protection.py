@@ -17,7 +17,8 @@ from dlms.security.gcm import Replayed
 from dlms.security.general_formats import GeneralCiphered, GeneralSigned, Header, KeyInfo, sign_apdu
 from dlms.security.general_protection import GeneralProtection
 from dlms.security.settings import MemoryCounters, NoAuth, Policy, Security, open_auth
-from dlms.server.server import MeterServer, ServerAssociation, ServerObject, constant
+from dlms.server.objects import CosemObject, constant
+from dlms.server.server import MeterServer, ServerAssociation
 from dlms.xdlms.acse import Aare, Aarq, InitiateRequest, InitiateResponse
 from tests.dlms.security.test_security import CLIENT, LONG, METER, REF, keys, run
 
@@ -98,7 +99,7 @@ def run_refusing(client: Security, meter: Security):  # type: ignore[no-untyped-
 
 def associated(meter: Security, client: Security) -> tuple[ServerAssociation, Ciphering]:
     """A meter with an association, and its client's protection."""
-    server = MeterServer([ServerObject(1, REF.obis, readers={2: constant(axdr.u32(7))})], security=meter)
+    server = MeterServer([CosemObject(1, REF.obis, readers={2: constant(axdr.u32(7))})], security=meter)
     association, ours = server.new_association(1), Ciphering(client)
     initiate = InitiateRequest(LN_CLIENT_CONFORMANCE | Conformance.GENERAL_PROTECTION, 512).emit()
     aarq = Aarq(Context.LN_CIPHERED, ours.protect_initiate(initiate), system_title=CLIENT)

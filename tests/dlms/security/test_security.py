@@ -21,7 +21,8 @@ from dlms.security.ecdsa import check_signature, sign
 from dlms.security.gcm import TAG_OCTETS, Replayed
 from dlms.security.hls import Challenges, aes_ecb, check_challenges, make_challenge, prove, verify
 from dlms.security.settings import COUNTER_MAX, Auth, Hls, Lls, MemoryCounters, NoAuth, Policy, Security, open_auth
-from dlms.server.server import MeterServer, ServerObject, constant
+from dlms.server.objects import CosemObject, constant
+from dlms.server.server import MeterServer
 from dlms.xdlms.acse import Aare, Aarq, InitiateRequest
 from tests.dlms.plain_link import PacketLink, Wire
 
@@ -144,7 +145,7 @@ def run(
     tamper: Callable[[int, bytes], bytes] = lambda _step, apdu: apdu,
 ) -> tuple[list[SessionEvent], Wire]:
     """A session that reads one long value; `tamper` may change the n-th answer."""
-    server = MeterServer([ServerObject(1, REF.obis, readers={2: constant(LONG)})], auth=meter[0], security=meter[1])
+    server = MeterServer([CosemObject(1, REF.obis, readers={2: constant(LONG)})], auth=meter[0], security=meter[1])
     wire = Wire(server.new_association(1))
     session = MeterSession(PacketLink(), client=1, server=1, auth=client[0], security=client[1], pdu_size=512)
     session.read([REF], 0.0)
@@ -219,7 +220,7 @@ def test_a_wrong_key_is_refused_by_the_meter() -> None:
 @pytest.mark.parametrize("policy", [Policy.AUTHENTICATE, Policy.BOTH])
 def test_every_flipped_bit_of_a_ciphered_answer_is_noticed(policy: Policy) -> None:
     client, meter = pair(policy)
-    server = MeterServer([ServerObject(1, REF.obis, readers={2: constant(axdr.u32(7))})], security=meter)
+    server = MeterServer([CosemObject(1, REF.obis, readers={2: constant(axdr.u32(7))})], security=meter)
     association = server.new_association(1)
     ours = Ciphering(client)
     ours.peer_title = METER
@@ -241,7 +242,7 @@ def test_every_flipped_bit_of_a_ciphered_answer_is_noticed(policy: Policy) -> No
 
 def test_a_replayed_or_damaged_request_is_refused_by_the_meter_and_the_association_stands() -> None:
     client, meter = pair()
-    server = MeterServer([ServerObject(1, REF.obis, readers={2: constant(axdr.u32(7))})], security=meter)
+    server = MeterServer([CosemObject(1, REF.obis, readers={2: constant(axdr.u32(7))})], security=meter)
     association = server.new_association(1)
     ours = Ciphering(client)
     initiate = ours.protect_initiate(InitiateRequest(LN_CLIENT_CONFORMANCE, 512).emit())

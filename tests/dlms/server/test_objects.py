@@ -12,7 +12,7 @@ from dlms.codes import ActionResult, DataAccessResult
 from dlms.cosem.obis import AttributeRef, MethodRef, Obis, Selection
 from dlms.cosem.profile import CLOCK_OBIS, CaptureObject, by_entry
 from dlms.cosem.time import CosemDateTime
-from dlms.server.builtin import ClockObject, ProfileObject
+from dlms.server.clock import ClockObject
 from dlms.server.control import (
     CONTROL_MODES,
     NOTHING,
@@ -25,7 +25,8 @@ from dlms.server.control import (
     action,
     script,
 )
-from dlms.server.objects import ServerObject
+from dlms.server.objects import CosemObject
+from dlms.server.profile import ProfileObject
 from dlms.server.server import MeterServer
 from dlms.xdlms.apdu.common import AccessError, ActionOutcome, Item
 from tests.dlms.server.test_server import CODE, Store
@@ -36,12 +37,12 @@ CONTACTOR = "0.0.96.3.10.255"
 CLOCK = CaptureObject(AttributeRef(8, CLOCK_OBIS, 2))
 
 
-def value(item: ServerObject, attribute: int, selection: Selection | None = None) -> object:
+def value(item: CosemObject, attribute: int, selection: Selection | None = None) -> object:
     result = item.get(attribute, selection)
     return result.value if isinstance(result, Data) else DataAccessResult(result.code).text
 
 
-def called(item: ServerObject, method: int, parameters: Data | None = NOTHING) -> str:
+def called(item: CosemObject, method: int, parameters: Data | None = NOTHING) -> str:
     return ActionResult(item.act(method, parameters).code).text
 
 

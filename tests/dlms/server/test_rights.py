@@ -24,11 +24,11 @@ from dlms.cosem.associations import ASSOCIATION
 from dlms.cosem.obis import AttributeRef, MethodRef, Obis
 from dlms.errors import LocalError, PeerError
 from dlms.security.settings import Auth, Lls, NoAuth, Policy, Security, open_auth
-from dlms.server.builtin import association_object
 from dlms.server.connection import CLIENTS_MAX, ServerConnection
-from dlms.server.objects import ServerObject, constant
+from dlms.server.objects import CosemObject, constant
 from dlms.server.rights import MANAGEMENT, PUBLIC, READER, USUAL_RIGHTS, Rights
 from dlms.server.server import MeterServer, ServerAssociation
+from dlms.server.view import association_object
 from dlms.xdlms.acse import Aare, Aarq, InitiateRequest
 from dlms.xdlms.apdu import sn
 from dlms.xdlms.apdu.common import ActionOutcome, Item
@@ -38,8 +38,8 @@ from tests.dlms.meter_port import MeterPort
 from tests.dlms.security.test_security import pair
 from tests.dlms.server.test_server import ALL, CODE, Store, ask
 
-NAME = ServerObject(1, Obis.parse("0.0.42.0.0.255"), readers={2: constant(axdr.octets(b"DCU"))})
-COUNTER = ServerObject(1, Obis.parse("0.0.43.1.2.255"), readers={2: constant(axdr.u32(7))})
+NAME = CosemObject(1, Obis.parse("0.0.42.0.0.255"), readers={2: constant(axdr.octets(b"DCU"))})
+COUNTER = CosemObject(1, Obis.parse("0.0.43.1.2.255"), readers={2: constant(axdr.u32(7))})
 
 
 def meter(

@@ -12,7 +12,8 @@ from dlms.codes import LN_CLIENT_CONFORMANCE, ActionResult, Conformance, Context
 from dlms.cosem.obis import AttributeRef, MethodRef, Obis
 from dlms.errors import LocalError
 from dlms.security.settings import Lls
-from dlms.server.server import MeterServer, ServerAssociation, ServerObject, constant, objects_from_csv, rows_from_csv
+from dlms.server.objects import CosemObject, constant, objects_from_csv, rows_from_csv
+from dlms.server.server import MeterServer, ServerAssociation
 from dlms.xdlms.acse import Aare, Aarq, InitiateRequest
 from dlms.xdlms.apdu import get
 from dlms.xdlms.apdu.common import ActionOutcome, Item
@@ -34,7 +35,7 @@ class Store:
 
     def __init__(self) -> None:
         self.value = axdr.null()
-        self.item = ServerObject(
+        self.item = CosemObject(
             1, CODE, readers={2: lambda _selection: self.value}, writers={2: self.write}, methods={1: self.echo}
         )
 
@@ -220,7 +221,7 @@ def test_a_reading_list_becomes_objects(tmp_path: Path) -> None:
 
 def test_objects_can_be_replaced_and_listed() -> None:
     server = MeterServer([Store().item])
-    server.add(ServerObject(1, CODE, readers={2: constant(axdr.u8(1))}))
+    server.add(CosemObject(1, CODE, readers={2: constant(axdr.u8(1))}))
     assert len(server.objects()) == 1
     assert server.get(ITEM) == axdr.u8(1)
     with pytest.raises(LocalError):

@@ -13,7 +13,7 @@ from dlms.codes import LN_CLIENT_CONFORMANCE, Conformance
 from dlms.cosem.obis import AttributeRef
 from dlms.errors import DecodeError, DlmsError, LocalError, PeerError
 from dlms.security.settings import Policy
-from dlms.server.objects import ServerObject, constant
+from dlms.server.objects import CosemObject, constant
 from dlms.server.server import MeterServer
 from dlms.xdlms.gbt import HEAD_OCTETS, BlockTransfer, GeneralBlock
 from tests.dlms.plain_link import PacketLink, Wire
@@ -115,7 +115,7 @@ def test_damaged_blocks_give_blocks_or_an_error() -> None:
 def test_a_session_reads_what_is_longer_than_its_pdu_in_general_blocks(policy: Policy | None) -> None:
     long = axdr.octets(bytes(range(256)) * 30)
     client, meter = pair(policy) if policy else (None, None)
-    item = ServerObject(1, REF.obis, readers={2: constant(long)})
+    item = CosemObject(1, REF.obis, readers={2: constant(long)})
     wire = Wire(MeterServer([item], security=meter, conformance=WITH_BLOCKS).new_association(1))
     session = MeterSession(PacketLink(), client=1, server=1, security=client, pdu_size=256, conformance=WITH_BLOCKS)
     session.read([REF, REF], 0.0)

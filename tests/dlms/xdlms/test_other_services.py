@@ -20,9 +20,9 @@ from dlms.cosem.short_names import method_name, name_of, names_of
 from dlms.cosem.time import CosemDateTime
 from dlms.errors import DecodeError, DlmsError, LocalError, PeerError
 from dlms.security.settings import Auth, Policy, Security, open_auth
-from dlms.server.names import NameTable
-from dlms.server.objects import ServerObject, constant
+from dlms.server.objects import CosemObject, constant
 from dlms.server.server import MeterServer
+from dlms.server.short_names import ShortNameTable
 from dlms.xdlms.acse import Aare, Aarq, InitiateRequest
 from dlms.xdlms.apdu import access, notify, sn
 from dlms.xdlms.apdu.access import Access, AccessOutcome, AccessRequest, AccessResponse
@@ -226,7 +226,7 @@ def test_the_list_of_names_is_read_once_a_meter() -> None:
 
 
 def test_names_are_eight_apart_and_methods_have_their_offset() -> None:
-    table = NameTable([ServerObject(3, CODE, readers={2: constant(axdr.u8(1))}), ServerObject(70, CODE)])
+    table = ShortNameTable([CosemObject(3, CODE, readers={2: constant(axdr.u8(1))}), CosemObject(70, CODE)])
     names = names_of(table.object_list())
     register, contactor = names[3, CODE], names[70, CODE]
     assert contactor == register + 0x30
@@ -301,7 +301,7 @@ def test_a_meter_that_proves_nothing_by_short_names_fails_the_session() -> None:
 )
 def test_nothing_else_is_served_before_the_proof_by_short_names(request_: str) -> None:
     server = MeterServer(
-        [ServerObject(1, CODE, readers={2: constant(axdr.u32(7))})], auth=open_auth("md5", b"s"), short_names=True
+        [CosemObject(1, CODE, readers={2: constant(axdr.u32(7))})], auth=open_auth("md5", b"s"), short_names=True
     )
     association = server.new_association(1)
     initiate = InitiateRequest(SN_CLIENT_CONFORMANCE, 512).emit()
@@ -319,7 +319,7 @@ def sn_run(
     forged: bytes | None = None,
 ) -> tuple[list[SessionEvent], Wire]:
     """A session by short names that reads one value; `forged` is the answer to the proof instead of the meter's."""
-    objects = [ServerObject(1, CODE, readers={2: constant(axdr.u32(7))})]
+    objects = [CosemObject(1, CODE, readers={2: constant(axdr.u32(7))})]
     wire = Wire(MeterServer(objects, auth=meter[0], security=meter[1], short_names=True).new_association(1))
     session = MeterSession(PacketLink(), client=1, server=1, auth=client[0], security=client[1], short_names=True)
     session.read([ITEM.ref], 0.0)

@@ -255,3 +255,32 @@ def test_random_bytes_give_frames_noise_or_nothing_and_a_frame_after_silence_is_
         assert not decoder.pending
         decoder.feed(UA.emit())
         assert decoder.next() == UA
+
+
+@pytest.mark.parametrize("octets", ["00", "a000", "a0070000000000", "a00702040823"])
+def test_noise_that_never_looked_like_a_frame_breaks_nothing(octets: str) -> None:
+    decoder = HdlcDecoder()
+    decoder.feed(b"\x7e" + bytes.fromhex(octets) + b"\x7e")
+    assert not decoder.broken
+
+
+@pytest.mark.parametrize("damaged", [-2, 7])
+def test_a_frame_that_failed_a_checksum_is_broken_until_a_whole_one_comes(damaged: int) -> None:
+    wire = bytearray(UA.emit())
+    wire[damaged] ^= 1  # of the FCS, of the HCS
+    decoder = HdlcDecoder()
+    decoder.feed(bytes(wire))
+    assert decoder.broken
+    decoder.feed(b"\x7e\x00\x7e")  # noise that is no frame mends nothing
+    assert decoder.broken
+    decoder.feed(SNRM.emit())
+    assert not decoder.broken
+
+
+def test_one_flag_is_nothing_to_wait_for_and_one_octet_behind_it_is() -> None:
+    decoder = HdlcDecoder()
+    assert not decoder.pending
+    decoder.feed(b"\x7e")
+    assert not decoder.pending
+    decoder.feed(b"\xa0")
+    assert decoder.pending

@@ -186,7 +186,7 @@ def test_a_meter_that_does_not_answer_the_greeting_is_a_link_error(tmp_path: Pat
     meter = SimulatedMeter(7, rows_from_csv(BUILT_IN_LIST))
     silent = Server(HdlcServerBus(1), meter, LineFaults(silent=True), SlowLine(), mode_e=mode_e_opening(meter))
     place = open_listener(f"pty:{tmp_path / 'meter'}", lambda: silent)
-    with pytest.raises(LinkError, match="greeting"):
+    with pytest.raises(LinkError, match="opening"):
         Meter(place.name, mode_e=ModeE(answer_timeout_s=0.05, retries=1)).open()
     place.close()
 

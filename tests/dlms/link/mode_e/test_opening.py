@@ -1,4 +1,4 @@
-"""The greeting of IEC 62056-21 mode E."""
+"""The opening of IEC 62056-21 mode E."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_even_parity_is_made_in_the_eighth_bit() -> None:
         add_even_parity(b"\x80")
 
 
-def test_the_greeting_ends_in_a_speed_and_a_pause() -> None:
+def test_the_opening_ends_in_a_speed_and_a_pause() -> None:
     opening = ModeEOpening()
     opening.start(0.0)
     assert opening.take_output() == REQUEST
@@ -158,14 +158,14 @@ def test_a_meter_without_the_mark_of_hdlc_is_refused_only_where_that_is_wanted()
         assert opening.state is state
 
 
-def test_endless_noise_ends_the_greeting() -> None:
+def test_endless_noise_ends_the_opening() -> None:
     opening = started()
     opening.receive(b"\x55" * (NOISE_BYTES_MAX + 100), 0.0)
     (event,) = events(opening)
     assert isinstance(event, OpeningFailed)
 
 
-def test_the_end_of_the_port_ends_the_greeting() -> None:
+def test_the_end_of_the_port_ends_the_opening() -> None:
     opening = started()
     opening.receive_eof(0.0)
     opening.receive_eof(0.0)

@@ -10,10 +10,9 @@ from dlms.cosem.classes import interface_class
 from dlms.cosem.obis import AttributeRef, MethodRef, Selection
 from dlms.cosem.short_names import ASSOCIATION_BASE, method_offset
 from dlms.errors import LocalError
-from dlms.server.objects import ServerObject
+from dlms.server.objects import CosemObject
 from dlms.server.services import Access, Refuse
-from dlms.xdlms.apdu import service_errors as faults
-from dlms.xdlms.apdu import sn
+from dlms.xdlms.apdu import service_errors, sn
 from dlms.xdlms.apdu.common import AccessError, Item, Result, emit_results
 from dlms.xdlms.exchange_write import BlockSender
 
@@ -23,7 +22,10 @@ READ_BLOCK_HEAD_OCTETS = 10  # tag, count, choice, last, number, a length of up 
 _NAMES_STEP = 8
 
 
-_SERVICES: dict[int, int] = {Apdu.READ_REQUEST: faults.READ_SERVICE, Apdu.WRITE_REQUEST: faults.WRITE_SERVICE}
+_SERVICES: dict[int, int] = {
+    Apdu.READ_REQUEST: service_errors.READ_SERVICE,
+    Apdu.WRITE_REQUEST: service_errors.WRITE_SERVICE,
+}
 _SERVICE_CODES = {ServiceError.PDU_TOO_LONG: 1, ServiceError.SERVICE_NOT_SUPPORTED: 2}  # others are 0, "other"
 
 
@@ -32,14 +34,16 @@ def refusal_by_name(apdu: bytes, refusal: Refuse) -> bytes:
     service = _SERVICES.get(apdu[0] if apdu else -1)
     if service is None:
         return refusal.apdu
-    return faults.ConfirmedServiceError(service, faults.SERVICE_CLASS, _SERVICE_CODES.get(refusal.error, 0)).emit()
+    return service_errors.ConfirmedServiceError(
+        service, service_errors.SERVICE_CLASS, _SERVICE_CODES.get(refusal.error, 0)
+    ).emit()
 
 
-class NameTable:
+class ShortNameTable:
     """Short names of a list of objects, and the association's own."""
 
-    def __init__(self, objects: list[ServerObject]) -> None:
-        self.bases: list[tuple[int, ServerObject]] = []
+    def __init__(self, objects: list[CosemObject]) -> None:
+        self.bases: list[tuple[int, CosemObject]] = []
         base = FIRST_BASE
         for item in objects:
             if item.class_id == ASSOCIATION_LN:
@@ -78,7 +82,7 @@ class NameTable:
         return None
 
 
-def _span(item: ServerObject) -> int:
+def _span(item: CosemObject) -> int:
     """Octets of names that an object takes: its attributes, and its methods behind the offset of its class."""
     known = interface_class(item.class_id, item.version)
     attributes: int = max((1, *item.readers, *item.writers, *(known.attributes if known else ())))
@@ -87,12 +91,12 @@ def _span(item: ServerObject) -> int:
     return max(_NAMES_STEP * attributes, offset + _NAMES_STEP * methods)
 
 
-class NamedServices:
+class ShortNameServices:
     """READ and WRITE of one association. `pdu_size` is the longest answer, in octets."""
 
-    def __init__(self, access: Access, objects: list[ServerObject], conformance: Conformance, pdu_size: int) -> None:
+    def __init__(self, access: Access, objects: list[CosemObject], conformance: Conformance, pdu_size: int) -> None:
         self._access = access
-        self._names = NameTable(objects)
+        self._names = ShortNameTable(objects)
         self._conformance = conformance
         self._pdu_size = pdu_size
         self._blocks: BlockSender | None = None

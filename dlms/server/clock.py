@@ -1,0 +1,119 @@
+"""The clock of a meter (class 8; BB 4.5.1), which keeps a difference to the civil time it is given."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+from dlms import axdr
+from dlms.axdr import Data
+from dlms.codes import ActionResult, DataAccessResult
+from dlms.cosem.obis import Obis, Selection
+from dlms.cosem.profile import CLOCK_OBIS
+from dlms.cosem.time import DATE_TIME_OCTETS, CosemDateTime
+from dlms.errors import LocalError
+from dlms.server.objects import CosemObject, constant
+from dlms.xdlms.apdu.common import ActionOutcome, Result
+
+_DONE = ActionOutcome(ActionResult.SUCCESS)
+_UNFIT = ActionOutcome(ActionResult.TYPE_UNMATCHED)
+_DENIED = ActionOutcome(ActionResult.READ_WRITE_DENIED)
+CLOCK_YEARS = 1970, 2199
+SHIFT_S_MAX = 900  # BB 4.5.1: -900 to 900 seconds
+
+
+class ClockObject:
+    """Class 8. `now` gives civil time with a zone; setting the clock keeps the difference to it.
+
+    `adjusted` is told the time before and after, whoever moved the clock. Times outside `CLOCK_YEARS` are refused.
+    """
+
+    def __init__(
+        self,
+        now: Callable[[], datetime],
+        obis: Obis = CLOCK_OBIS,
+        *,
+        adjusted: Callable[[datetime, datetime], None] | None = None,
+        measuring_period_s: int = 900,
+    ) -> None:
+        self._now = now
+        self._adjusted = adjusted
+        self._preset: tuple[datetime, datetime, datetime] | None = None
+        self.offset = timedelta(0)
+        self.item = CosemObject(8, obis)
+        self.item.readers = {
+            2: lambda _selection: axdr.octets(CosemDateTime.from_datetime(self.time()).emit()),
+            3: self._zone,
+            4: constant(axdr.u8(0)),
+            5: constant(axdr.octets(CosemDateTime().emit())),
+            6: constant(axdr.octets(CosemDateTime().emit())),
+            7: constant(axdr.i8(60)),
+            8: constant(axdr.boolean(value=False)),
+            9: constant(axdr.enum(1)),  # internal crystal
+        }
+        self.item.writers = {2: self._set}
+        self.item.methods = {
+            1: lambda _parameters: self._round(900),
+            2: lambda _parameters: self._round(measuring_period_s),
+            3: lambda _parameters: self._round(60),
+            4: self._adjust_to_preset,
+            5: self._set_preset,
+            6: self._shift,
+        }
+
+    def time(self) -> datetime:
+        """The meter's time."""
+        return self._now() + self.offset
+
+    def _move(self, to: datetime | None) -> bool:
+        """Whether the clock could be set to that."""
+        if to is None or not CLOCK_YEARS[0] <= to.year <= CLOCK_YEARS[1]:
+            return False
+        before = self.time()
+        self.offset = to - self._now()
+        if self._adjusted is not None:
+            self._adjusted(before, self.time())
+        return True
+
+    def _zone(self, _selection: Selection | None) -> Result:
+        offset = self._now().utcoffset() or timedelta(0)
+        return axdr.i16(-round(offset.total_seconds() / 60))
+
+    def _set(self, value: Data) -> DataAccessResult:
+        if not isinstance(value.value, bytes) or len(value.value) != DATE_TIME_OCTETS:
+            return DataAccessResult.TYPE_UNMATCHED
+        moved = self._move(CosemDateTime.parse(value.value).to_datetime())
+        return DataAccessResult.SUCCESS if moved else DataAccessResult.OTHER_REASON
+
+    def _shift(self, parameters: Data | None) -> ActionOutcome:
+        seconds = None if parameters is None else parameters.value
+        if type(seconds) is not int:
+            return _UNFIT
+        if abs(seconds) > SHIFT_S_MAX:
+            return _DENIED
+        return _DONE if self._move(self.time() + timedelta(seconds=seconds)) else _DENIED
+
+    def _round(self, period_s: int) -> ActionOutcome:
+        """To the nearest whole period."""
+        seconds = self.time().timestamp()
+        to = math.floor(seconds / period_s + 0.5) * period_s
+        return _DONE if self._move(self.time() + timedelta(seconds=to - seconds)) else _DENIED
+
+    def _set_preset(self, parameters: Data | None) -> ActionOutcome:
+        """A time to set the clock to, if "adjust to preset time" comes between two others."""
+        try:
+            members = parameters.members() if parameters is not None else ()
+            to, first, last = [CosemDateTime.parse(member.octets()).to_datetime() for member in members]
+        except (LocalError, ValueError):
+            return _UNFIT
+        if to is None or first is None or last is None:
+            return _UNFIT
+        self._preset = to, first, last
+        return _DONE
+
+    def _adjust_to_preset(self, _parameters: Data | None) -> ActionOutcome:
+        if self._preset is None or not self._preset[1] <= self.time() <= self._preset[2]:
+            return _DENIED
+        to, self._preset = self._preset[0], None
+        return _DONE if self._move(to) else _DENIED
