@@ -1,4 +1,4 @@
-"""What the head-end does by the calendar: jobs that wait too long fail, and old rows leave.
+"""Retention: jobs that have waited too long fail, and rows older than configured are deleted.
 
 Each step is one small transaction, and what it is to work on is looked up before, without the write lock: no device
 waits for more than `ROWS_PER_STEP` rows. Everything may be interrupted and repeated.
@@ -18,12 +18,12 @@ from sqlalchemy.exc import SQLAlchemyError
 from headend import db
 from headend.config import Retention
 from headend.dm import tables as dm
-from headend.dm.jobs import queue as jobs
+from headend.dm.jobs import queue
 from headend.metering.readings import readings
 from headend.security.devices import registrations
 from headend.software.repository import downloads, reports
 
-log = logging.getLogger("headend.upkeep")
+log = logging.getLogger("headend.retention")
 
 DAY_S = 86_400.0
 EVERY_S = 3600.0
@@ -83,19 +83,19 @@ def expire_jobs(engine: Engine, waiting_days_max: int, now: float) -> Iterator[i
     before = now - waiting_days_max * DAY_S
     while True:
         with db.reader(engine).begin() as connection:
-            overdue = jobs.overdue(connection, before, ROWS_PER_STEP)
+            overdue = queue.overdue(connection, before, ROWS_PER_STEP)
         if not overdue:
             return
         reason = f"the device has not reported for {waiting_days_max} days"
         with engine.begin() as connection:
-            count = sum(jobs.expire(connection, number, before, reason, now) for number in overdue)
+            count = sum(queue.expire(connection, number, before, reason, now) for number in overdue)
         yield count
         if not count:
             return
 
 
-class Upkeep:
-    """Looks after the database of one head-end, every hour, in a thread of its own."""
+class RetentionWorker:
+    """Fails overdue jobs and deletes old rows of one head-end's database, every hour, in a thread of its own."""
 
     def __init__(
         self, engine: Engine, keep: Retention, waiting_days_max: int, *, wall: Callable[[], float] = time.time
@@ -105,7 +105,7 @@ class Upkeep:
         self._waiting_days_max = waiting_days_max
         self._wall = wall
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="upkeep", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="retention", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
@@ -116,7 +116,7 @@ class Upkeep:
         self._thread.join()
 
     def once(self) -> None:
-        """Everything that is due. Raises what the database raises."""
+        """Do everything that is due. Raises what the database raises."""
         now = self._wall()
         failed = 0
         for count in expire_jobs(self._engine, self._waiting_days_max, now):
@@ -124,19 +124,19 @@ class Upkeep:
             if self._stop.wait(PAUSE_S):
                 return
         if failed:
-            log.warning("%d jobs waited too long and failed", failed, extra={"event": "upkeep.jobs"})
+            log.warning("%d jobs waited too long and failed", failed, extra={"event": "retention.jobs"})
         gone: dict[str, int] = {}
         for table, count in prune(self._engine, self._keep, now):
             gone[table] = gone.get(table, 0) + count
             if self._stop.wait(PAUSE_S):
                 break
         for table, count in gone.items():
-            log.info("%s: %d old rows deleted", table, count, extra={"event": "upkeep.pruned"})
+            log.info("%s: %d old rows deleted", table, count, extra={"event": "retention.pruned"})
 
     def _run(self) -> None:
         while not self._stop.is_set():
             try:
                 self.once()
             except SQLAlchemyError:
-                log.exception("upkeep failed; it is tried again", extra={"event": "upkeep.failed"})
+                log.exception("retention failed; it is tried again", extra={"event": "retention.failed"})
             self._stop.wait(EVERY_S)

@@ -1,4 +1,4 @@
-"""Runs the head-end's servers in one process: one event loop, a TLS listener each, one clean end."""
+"""Runs the head-end's servers in one process: one event loop, one TLS listener per server, one clean end."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from headend.dm import routes as dm_routes
 from headend.dm.server import DmServer, ServerConfig
 from headend.metering import app as metering_app
 from headend.operator import app as operator_app
-from headend.retention import Upkeep
+from headend.retention import RetentionWorker
 from headend.security import app as security_app
 from headend.security.service import SecurityService
 from headend.software import app as software_app
@@ -35,7 +35,7 @@ log = logging.getLogger("headend")
 BACKLOG = 256
 GRACEFUL_S = 5
 KEEP_ALIVE_S = 15
-CONNECTIONS_MAX = 2000  # a server; beyond, 503
+CONNECTIONS_MAX = 2000  # per server; more are answered with 503
 
 
 class ServeError(Exception):
@@ -91,7 +91,7 @@ def run(config: Config, names: Sequence[str], ready: Callable[[dict[str, int]], 
         urls.bound(_known_ports(config) | ports)
         apps = {name: _app(name, config, engine, urls) for name in names}
         _write_ports(config, ports)
-        with _kept_up(config, engine, names):
+        with _retention(config, engine, names):
             asyncio.run(_serve(config, apps, sockets, lambda: ready(ports)))
     finally:
         for bound in sockets.values():
@@ -100,17 +100,17 @@ def run(config: Config, names: Sequence[str], ready: Callable[[dict[str, int]], 
 
 
 @contextlib.contextmanager
-def _kept_up(config: Config, engine: Engine, names: Sequence[str]) -> Generator[None, None, None]:
-    """Upkeep of the database: by the process that has the DM server, so that there is one."""
+def _retention(config: Config, engine: Engine, names: Sequence[str]) -> Generator[None, None, None]:
+    """Retention: by the process that has the DM server, so that there is one."""
     if "dm" not in names:
         yield
         return
-    upkeep = Upkeep(engine, config.retention, config.waiting_days_max)
-    upkeep.start()
+    retention = RetentionWorker(engine, config.retention, config.waiting_days_max)
+    retention.start()
     try:
         yield
     finally:
-        upkeep.stop()
+        retention.stop()
 
 
 async def _serve(
@@ -236,7 +236,7 @@ def _fixed_ports(config: Config) -> dict[str, int]:
 
 
 def set_up_logging(level: str) -> None:
-    """Everything to standard error, one line an event."""
+    """Send everything to standard error, one line per event."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
     root = logging.getLogger()

@@ -103,5 +103,5 @@ async def _healthz(_: Request) -> Response:
 
 
 def health_route() -> Route:
-    """`GET /healthz`: this server answers."""
+    """The route `GET /healthz`, which says that the server is up."""
     return Route("/healthz", _healthz)

@@ -31,7 +31,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "updateagent.errors",
         "updateagent.engine.journal",
     ),
-    "headend": ("omadm", "updateagent.package"),
+    "headend": ("omadm", "updateagent.package", "dlms.cosem"),
 }
 
 LIBRARIES: dict[str, set[str]] = {

@@ -318,7 +318,7 @@ def _parser() -> argparse.ArgumentParser:
         return added
 
     committing("boot", _boot, "advance an update; run by init before the agent").add_argument(
-        "--thorough", action="store_true", help="also when a quick look finds nothing to do"
+        "--thorough", action="store_true", help="without the fast path, which looks for nothing to do"
     )
     committing("guard", _guard, "watch the health of this boot; run by init beside the agent")
     verb("status", _status, "slots and update").add_argument("--json", action="store_true")

@@ -185,6 +185,8 @@ class Session:
             if refusal is None:
                 self._believed_client_nonce = nonce
                 self._note_nonces()
+        # A challenge counts even from a server that is not believed: its nonce serves the next attempt, and nothing
+        # else of the message does (DM Security 1.2, section 5.4).
         if code in {Code.UNAUTHORIZED, Code.CREDENTIALS_MISSING}:
             self._on_challenge(message, header, refusal)
         elif refusal is not None:
@@ -370,7 +372,7 @@ class Session:
 
     def _note_nonces(self) -> None:
         if self._events and isinstance(self._events[-1], NoncesChanged):
-            self._events.pop()  # one durable write a message is enough
+            self._events.pop()  # one durable write per message is enough
         self._events.append(NoncesChanged(self._believed_client_nonce, self._server_nonce))
 
     def over(self) -> bool:

@@ -111,7 +111,7 @@ class SoftwareCommand:
         return self._run(["remove", software_id], REMOVE_FAILED, beat)
 
     def deployed(self) -> Sequence[DeployedSoftware] | None:
-        """One entry a component: its active version, else the last one listed. `None` when the list failed."""
+        """One entry per component: its active version, else the last one listed. `None` when the list failed."""
         status, answer = self._child(["list"], lambda: None, min(LIST_TIMEOUT_S, self._timeout_s))
         entries = answer.get("software")
         if status != 0 or not isinstance(entries, list):

@@ -28,9 +28,11 @@ class ServerLink(DataLink, Protocol):
     """A link with clients: `client` is the one heard last, or the one that `address` chose."""
 
     @property
-    def client(self) -> int | None: ...
+    def client(self) -> int | None:
+        """The SAP of the client heard last, or chosen; None before any was heard."""
 
-    def address(self, client: int) -> None: ...
+    def address(self, client: int) -> None:
+        """What is sent next is for this client."""
 
 
 class Server:

@@ -7,14 +7,14 @@ import random
 import signal
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import click
 
-from dlms.cli.listeners import Listener, Server, open_listener
-from dlms.cli.protection import Protection, make_auth, make_security, protection_options
+from dlms.cli.listeners import Listener, MakeServer, Server, open_listener
+from dlms.cli.protection import Protection, grouped, make_auth, make_security, protection_options
 from dlms.codes import SERVER_CONFORMANCE, Conformance
 from dlms.errors import DlmsError, LocalError
 from dlms.link.hdlc.bus import HdlcServerBus
@@ -49,106 +49,147 @@ def _until_signal() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
+@dataclass(frozen=True, slots=True)
+class Simulation:
+    """The options that say what the meter is, and how bad its line."""
+
+    link: str
+    server: str
+    serial: int
+    phases: str
+    codes: Path | None
+    gbt: bool
+    pdu_size: int
+    info_max: int
+    window: int
+    mode_e: bool
+    loss: float
+    flip: float
+    reorder: float
+    bad_fcs: float
+    duplicate: float
+    latency_s: float
+    late: float
+    late_s: float
+    silent: bool
+    seed: int
+    advance_wh: int
+    speed: float
+    inactivity_s: float | None
+    rights: str
+    protection: Protection
+
+
+_OPTIONS = (
+    click.option("--link", type=click.Choice(tuple(LINKS)), default="hdlc", show_default=True),
+    click.option("--server", default="1", show_default=True, help="SAP; for HDLC also UPPER/LOWER; for llc the node"),
+    click.option("--serial", type=click.IntRange(1, SERIAL_MAX), default=1, show_default=True),
+    click.option("--phases", type=click.Choice(("1", "3")), default="3", show_default=True),
+    click.option("--codes", type=click.Path(path_type=Path), help="a reading list; a small one is built in"),
+    protection_options,
+    click.option("--gbt", is_flag=True, help="grant general block transfer (some clients propose it and cannot do it)"),
+    click.option("--pdu-size", type=click.IntRange(64, 0xFFFF), default=1024, show_default=True),
+    click.option("--info-max", type=click.IntRange(1, 2030), default=128, show_default=True),
+    click.option("--window", type=click.IntRange(1, 7), default=1, show_default=True),
+    click.option("--mode-e", is_flag=True, help="on a pseudo-terminal: wait for the opening at 300 baud first"),
+    click.option("--loss", type=click.FloatRange(0, 1), default=0.0, help="share of bursts swallowed, each way"),
+    click.option("--flip", type=click.FloatRange(0, 1), default=0.0, help="share of bursts with one bit flipped"),
+    click.option("--reorder", type=click.FloatRange(0, 1), default=0.0, help="share of HDLC windows out of order"),
+    click.option(
+        "--bad-fcs", type=click.FloatRange(0, 1), default=0.0, help="share of frames with a wrong FCS ending in 7E"
+    ),
+    click.option("--duplicate", type=click.FloatRange(0, 1), default=0.0, help="share of bursts that come twice"),
+    click.option("--latency-s", type=click.FloatRange(0, 60), default=0.0, help="until an answer leaves"),
+    click.option("--late", type=click.FloatRange(0, 1), default=0.0, help="share of answers that take --late-s longer"),
+    click.option("--late-s", type=click.FloatRange(0, 600), default=5.0, show_default=True),
+    click.option("--silent", is_flag=True, help="hear, and say nothing"),
+    click.option("--seed", type=int, default=1, show_default=True, help="of the faults"),
+    click.option("--advance-wh", type=click.IntRange(0), default=0, help="energy per minute"),
+    click.option(
+        "--speed",
+        type=click.FloatRange(0, 100_000),
+        default=1.0,
+        help="of the meter's clock: 60 is a minute per second",
+    ),
+    click.option(
+        "--inactivity-s", type=click.FloatRange(1), help="forget a client, or hang up, after so long a silence"
+    ),
+    click.option(
+        "--rights",
+        type=click.Choice(("all", "usual")),
+        default="all",
+        show_default=True,
+        help="usual: client 16 is public and needs no proof, 2 reads, 1 manages, others are refused",
+    ),
+)
+
+
 @click.command()
 @click.option("--listen", default="tcp://127.0.0.1:4059", show_default=True, help="also udp://host:port, pty:PATH")
-@click.option("--link", type=click.Choice(tuple(LINKS)), default="hdlc", show_default=True)
-@click.option("--server", default="1", show_default=True, help="SAP; for HDLC also UPPER/LOWER; for llc the node")
-@click.option("--serial", type=click.IntRange(1, SERIAL_MAX), default=1, show_default=True)
-@click.option("--phases", type=click.Choice(("1", "3")), default="3", show_default=True)
-@click.option("--codes", type=click.Path(path_type=Path), help="a reading list; a small one is built in")
-@protection_options
-@click.option("--gbt", is_flag=True, help="grant general block transfer (some clients propose it and cannot do it)")
-@click.option("--pdu-size", type=click.IntRange(64, 0xFFFF), default=1024, show_default=True)
-@click.option("--info-max", type=click.IntRange(1, 2030), default=128, show_default=True)
-@click.option("--window", type=click.IntRange(1, 7), default=1, show_default=True)
-@click.option("--mode-e", is_flag=True, help="on a pseudo-terminal: wait for the opening at 300 baud first")
-@click.option("--loss", type=click.FloatRange(0, 1), default=0.0, help="share of bursts swallowed, each way")
-@click.option("--flip", type=click.FloatRange(0, 1), default=0.0, help="share of bursts with one bit flipped")
-@click.option("--reorder", type=click.FloatRange(0, 1), default=0.0, help="share of HDLC windows out of order")
-@click.option(
-    "--bad-fcs", type=click.FloatRange(0, 1), default=0.0, help="share of frames with a wrong FCS ending in 7E"
-)
-@click.option("--duplicate", type=click.FloatRange(0, 1), default=0.0, help="share of bursts that come twice")
-@click.option("--latency-s", type=click.FloatRange(0, 60), default=0.0, help="until an answer leaves")
-@click.option("--late", type=click.FloatRange(0, 1), default=0.0, help="share of answers that take --late-s longer")
-@click.option("--late-s", type=click.FloatRange(0, 600), default=5.0, show_default=True)
-@click.option("--silent", is_flag=True, help="hear, and say nothing")
-@click.option("--seed", type=int, default=1, show_default=True, help="of the faults")
-@click.option("--advance-wh", type=click.IntRange(0), default=0, help="energy per minute")
-@click.option(
-    "--speed", type=click.FloatRange(0, 100_000), default=1.0, help="of the meter's clock: 60 is a minute per second"
-)
-@click.option("--inactivity-s", type=click.FloatRange(1), help="forget a client, or hang up, after so long a silence")
-@click.option(
-    "--rights",
-    type=click.Choice(("all", "usual")),
-    default="all",
-    show_default=True,
-    help="usual: client 16 is public and needs no proof, 2 reads, 1 manages, others are refused",
-)
-def simulate(
-    listen: str,
-    link: str,
-    server: str,
-    serial: int,
-    phases: str,
-    codes: Path | None,
-    protection: Protection,
-    gbt: bool,
-    pdu_size: int,
-    info_max: int,
-    window: int,
-    mode_e: bool,
-    loss: float,
-    flip: float,
-    reorder: float,
-    bad_fcs: float,
-    duplicate: float,
-    latency_s: float,
-    late: float,
-    late_s: float,
-    silent: bool,
-    seed: int,
-    advance_wh: int,
-    speed: float,
-    inactivity_s: float | None,
-    rights: str,
-) -> None:
+@grouped("simulation", Simulation, _OPTIONS)
+def simulate(simulation: Simulation, listen: str) -> None:
     """Be a meter until interrupted."""
-    pick = random.Random(seed)  # noqa: S311 (faults, not secrets)
-    faults = LineFaults(loss, flip, reorder, bad_fcs, duplicate, silent, pick)
-
-    if mode_e and inactivity_s is None:
-        inactivity_s = INACTIVITY_S
-
-    def make_server() -> Server:
-        made = _link(link, server, info_max, window, inactivity_s, packet=listen.startswith("udp:"))
-        line = SlowLine(latency_s, late, late_s, pick)
-        return Server(made, meter, faults, line, inactivity_s, mode_e_opening(meter) if mode_e else None)
-
     try:
-        if mode_e and (link != "hdlc" or not listen.startswith("pty:")):
+        if simulation.mode_e and (simulation.link != "hdlc" or not listen.startswith("pty:")):
             raise LocalError("--mode-e is for --link hdlc on pty:PATH, which has a speed")
-        rows = rows_from_csv(codes or BUILT_IN_LIST)
-        if protection.system_title is None:
-            protection = replace(protection, system_title=SYSTEM_TITLE)
-        proof = make_auth(protection)
-        security = make_security(protection, MemoryCounters())
-        proofs, keys, allowed = _clients(rights, proof, security)
-        meter = SimulatedMeter(
-            serial, rows, phases=int(phases), auth=proofs, security=keys, rights=allowed, pdu_size=pdu_size,
-            conformance=SERVER_CONFORMANCE if gbt else SERVER_CONFORMANCE & ~Conformance.GENERAL_BLOCK_TRANSFER,
-            now=_clock(speed),
-        )  # fmt: skip
+        meter = _meter(simulation)
+        make_server = _server_maker(simulation, meter, packet=listen.startswith("udp:"))
         make_server()  # wrong options are said now, not to the first client
         listener = open_listener(listen, make_server)
     except (DlmsError, OSError) as error:
         raise click.UsageError(str(error)) from error
     click.echo(f"{meter.id} listening on {listener.name}")
     try:
-        _serve(listener, meter, advance_wh, speed)
+        _serve(listener, meter, simulation.advance_wh, simulation.speed)
     finally:
         listener.close()
+
+
+def _meter(simulation: Simulation) -> SimulatedMeter:
+    """Raises `DlmsError`, `OSError` for a list that cannot be read, `click.UsageError`."""
+    rows = rows_from_csv(simulation.codes or BUILT_IN_LIST)
+    protection = simulation.protection
+    if protection.system_title is None:
+        protection = replace(protection, system_title=SYSTEM_TITLE)
+    security = make_security(protection, MemoryCounters())
+    proofs, keys, allowed = _clients(simulation.rights, make_auth(protection), security)
+    return SimulatedMeter(
+        simulation.serial,
+        rows,
+        phases=int(simulation.phases),
+        auth=proofs,
+        security=keys,
+        rights=allowed,
+        pdu_size=simulation.pdu_size,
+        conformance=SERVER_CONFORMANCE if simulation.gbt else SERVER_CONFORMANCE & ~Conformance.GENERAL_BLOCK_TRANSFER,
+        now=_clock(simulation.speed),
+    )
+
+
+def _server_maker(simulation: Simulation, meter: SimulatedMeter, *, packet: bool) -> MakeServer:
+    """Every server has a link of its own; the faults are drawn from one seed for all of them."""
+    pick = random.Random(simulation.seed)  # noqa: S311 (faults, not secrets)
+    faults = LineFaults(
+        simulation.loss,
+        simulation.flip,
+        simulation.reorder,
+        simulation.bad_fcs,
+        simulation.duplicate,
+        simulation.silent,
+        pick,
+    )
+    inactivity_s = simulation.inactivity_s
+    if simulation.mode_e and inactivity_s is None:
+        inactivity_s = INACTIVITY_S
+
+    def make_server() -> Server:
+        made = _link(
+            simulation.link, simulation.server, simulation.info_max, simulation.window, inactivity_s, packet=packet
+        )
+        line = SlowLine(simulation.latency_s, simulation.late, simulation.late_s, pick)
+        return Server(made, meter, faults, line, inactivity_s, mode_e_opening(meter) if simulation.mode_e else None)
+
+    return make_server
 
 
 def mode_e_opening(meter: SimulatedMeter) -> ModeEMeter:

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 
 class State(Enum):
+    """Where the client's side of the association is (GB 9.4)."""
+
     IDLE = auto()
     ASSOCIATING = auto()
     PROVING = auto()
@@ -45,6 +47,8 @@ class State(Enum):
 
 
 class Event(Enum):
+    """What moves the association: a service of ours, or an APDU of the server."""
+
     ASSOCIATE = auto()
     ACCEPT = auto()
     CHALLENGE = auto()

@@ -136,6 +136,7 @@ class Meter:
 
     @property
     def is_open(self) -> bool:
+        """Whether there is a session now; the next call opens one where there is none."""
         return self._session is not None
 
     def open(self) -> None:

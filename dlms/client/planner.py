@@ -91,8 +91,8 @@ class Planner:
         """`count` chunks of nearly the same length: dealt out by size, to and fro."""
         chunks: list[list[AttributeRef]] = [[] for _ in range(count)]
         for at, ref in enumerate(sorted(refs, key=self._size, reverse=True)):
-            turn, place = divmod(at, count)
-            chunks[place if turn % 2 == 0 else count - 1 - place].append(ref)
+            turn, at_chunk = divmod(at, count)
+            chunks[at_chunk if turn % 2 == 0 else count - 1 - at_chunk].append(ref)
         return [tuple(chunk) for chunk in chunks]
 
     def _size(self, ref: AttributeRef) -> int:

@@ -54,6 +54,7 @@ class Column:
 
     @property
     def ref(self) -> AttributeRef:
+        """The attribute that is captured."""
         return self.capture.ref
 
     def time_of(self, cell: bytes) -> bytes | datetime | CosemDateTime:
@@ -66,6 +67,7 @@ class Column:
 
     @property
     def unit(self) -> str:
+        """The symbol of its unit; "" for none."""
         return unit_symbol(None if self.scaler is None else self.scaler.unit)
 
 

@@ -80,6 +80,8 @@ RESPONSE_TIMEOUT_S = 300.0  # longer than any link below takes to give up: a gua
 
 
 class State(Enum):
+    """How far the session is."""
+
     IDLE = auto()
     CONNECTING = auto()
     ASSOCIATING = auto()
@@ -90,6 +92,8 @@ class State(Enum):
 
 
 class Event(Enum):
+    """What moves the session on."""
+
     OPEN = auto()
     LINK_UP = auto()
     ESTABLISHED = auto()

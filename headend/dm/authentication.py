@@ -41,7 +41,7 @@ class Refused:
     reason: str
 
 
-class Gate:
+class Authenticator:
     """Checks messages; remembers the challenges it set. The caller serialises messages of one device."""
 
     def __init__(self, schemes: Schemes, entropy: Callable[[int], bytes] = secrets.token_bytes) -> None:

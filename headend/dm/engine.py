@@ -7,7 +7,7 @@
                                      ←    Pkg 4: commands: back to Pkg 3; nothing but Status: the session is over
 
 Every package of ours is one message with Final, holding as many commands as the device's MaxMsgSize lets in; the rest
-follows in the next Pkg 4. The exception is an object larger than a message: its chunks go out one a message, without
+follows in the next Pkg 4. The exception is an object larger than a message: its chunks go out one per message, without
 Final until the last. A package of the device may span messages: each but the last is answered with Status and
 Alert 1222.
 
@@ -24,8 +24,9 @@ from typing import Protocol
 
 from headend.dm.jobs.run import Run
 from headend.dm.jobs.steps import Failed, Job, Note, Outcome
-from headend.dm.jobs.types import KINDS
-from headend.dm.large_objects import CHUNK_STORED, SIZE_MISMATCH, Incoming
+from headend.dm.jobs.types import JOB_TYPES
+from headend.dm.large_objects import Incoming
+from omadm.codes import AlertCode, Code, succeeded
 from omadm.syncml.messages import (
     VER_DTD,
     VER_PROTO,
@@ -42,13 +43,11 @@ from omadm.syncml.messages import (
     Unsupported,
 )
 
-ALERT_NEXT = 1222
-
 OUR_MESSAGE_BYTES_MAX = 65_536  # what we declare as MaxMsgSize
 OUR_OBJECT_BYTES_MAX = 1 << 20
 PEER_MESSAGE_BYTES_MIN = 1024  # a device that declares less gets messages of this size all the same
 MESSAGES_MAX = 2000  # in one session; a firmware job takes some ten
-REFUSED = frozenset({401, 407})  # the peer does not believe our credentials
+REFUSED = frozenset({Code.UNAUTHORIZED, Code.CREDENTIALS_MISSING})  # the peer does not believe our credentials
 _TYPE_PREFIX = "Reversed-Domain-Name:"  # some devices put it before the type of a generic alert
 
 
@@ -165,7 +164,7 @@ class ServerSession:
                 job = port.next_job()
                 if job is None:
                     return None
-                self._run = Run(job, KINDS[job.kind].steps(job), self._peer_object_bytes)
+                self._run = Run(job, JOB_TYPES[job.kind].steps(job), self._peer_object_bytes)
             outcome = self._run.advance(port.job_noted)
             if outcome is None:
                 if self._run.fits(self._compose([], final=True), self._measure, self._peer_message_bytes):
@@ -184,14 +183,16 @@ class ServerSession:
         if hdr.meta is not None and hdr.meta.max_obj_size is not None and self._peer_object_bytes is None:
             self._peer_object_bytes = hdr.meta.max_obj_size  # holds for the session
         if hdr.ver_dtd == VER_DTD and hdr.ver_proto == VER_PROTO:
-            return 200
+            return Code.OK
         self.state = State.FAILED
-        return 513 if hdr.ver_dtd == VER_DTD else 505
+        if hdr.ver_dtd == VER_DTD:
+            return Code.PROTOCOL_VERSION_NOT_SUPPORTED
+        return Code.DTD_VERSION_NOT_SUPPORTED
 
     def _repeat_if_refused(self, message: SyncML) -> list[Status]:
         """Our last message was not believed: say it again under the nonce that came with the refusal, once."""
-        code = next((s.code for s in message.of(Status) if s.cmd_ref == "0"), 200)
-        if 200 <= code < 300:
+        code = next((s.code for s in message.of(Status) if s.cmd_ref == "0"), Code.OK)
+        if succeeded(code):
             self._resent = False
             return []
         if code not in REFUSED or self._resent:
@@ -215,9 +216,10 @@ class ServerSession:
             case Replace():
                 code = self._device_info(command, port)
             case Unsupported():
-                code = 406
+                code = Code.NOT_SUPPORTED
             case _:
-                code = 405  # a device sends Replace of DevInfo, Alert, Status and Results (DM_Protocol 1.2, 6)
+                # A device sends Replace of DevInfo, Alert, Status and Results (DM_Protocol 1.2, section 6).
+                code = Code.NOT_ALLOWED
         if not command.cmd_id or command.no_resp:
             return []
         return [self._status(command.cmd_id, _name(command), code, message, None, _uris(command))]
@@ -229,44 +231,44 @@ class ServerSession:
             uri = item.source or item.target or results.source_ref or results.target_ref or ""
             taken = self._incoming.feed(uri, replace(item, meta=_merged(item.meta, results.meta)))
             if taken.broken and self._run is not None:
-                self._run.failed(results, SIZE_MISMATCH)
+                self._run.failed(results, Code.SIZE_MISMATCH)
             if taken.item is not None:
                 port.value_seen(uri, taken.item)
                 if self._run is not None:
                     self._run.result(results, taken.item)
             if taken.status is not None:
                 answers.append(self._status(results.cmd_id, "Results", taken.status, message, None, (uri,)))
-                if taken.status != CHUNK_STORED and self._run is not None:
+                if taken.status != Code.CHUNK_BUFFERED and self._run is not None:
                     self._run.failed(results, taken.status)
         return answers
 
     def _alert(self, place: int, alert: Alert, message: SyncML, port: SessionPort) -> int:
         match alert.code:
-            case 1200 | 1201:
+            case AlertCode.SERVER_INITIATED | AlertCode.CLIENT_INITIATED:
                 self.trigger = alert.code
-            case 1222:
+            case AlertCode.NEXT_MESSAGE:
                 pass
-            case 1223:
+            case AlertCode.SESSION_ABORT:
                 self.state = State.ABORTED
-            case 1225:
+            case AlertCode.NO_END_OF_DATA:
                 if self._run is not None:
-                    self._run.object_refused(SIZE_MISMATCH)
-            case 1224 | 1226:
+                    self._run.object_refused(Code.SIZE_MISMATCH)
+            case AlertCode.CLIENT_EVENT | AlertCode.GENERIC:
                 for index, item in enumerate(alert.items or (Item(),)):
                     port.alert_seen(_seen(f"{message.hdr.msg_id}/{place}/{index}", alert, item))
             case None:
-                return 400
+                return Code.BAD_REQUEST
             case _:
-                return 406
-        return 200
+                return Code.NOT_SUPPORTED
+        return Code.OK
 
     def _device_info(self, command: Replace, port: SessionPort) -> int:
         for item in command.items:
             uri = item.source or item.target or ""
             if not uri.startswith("./DevInfo/"):
-                return 405
+                return Code.NOT_ALLOWED
             port.value_seen(uri, replace(item, meta=_merged(item.meta, command.meta)))
-        return 200
+        return Code.OK
 
     # -- writing -----------------------------------------------------------------------------------------------------
 
@@ -297,12 +299,12 @@ class ServerSession:
         return SyncML(self._hdr, tuple(answers), final=final)
 
     def _next_message(self, answers: list[Status]) -> SyncML:
-        alert = Alert(self._new_id(), ALERT_NEXT)
+        alert = Alert(self._new_id(), AlertCode.NEXT_MESSAGE)
         return SyncML(self._hdr, (*answers, alert), final=False)
 
 
 def _asks_next(message: SyncML) -> bool:
-    return any(alert.code == ALERT_NEXT for alert in message.of(Alert))
+    return any(alert.code == AlertCode.NEXT_MESSAGE for alert in message.of(Alert))
 
 
 def _name(command: Command) -> str:

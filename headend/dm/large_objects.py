@@ -7,11 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from omadm.codes import Code
 from omadm.syncml.messages import Item, Meta
-
-CHUNK_STORED = 213
-TOO_BIG = 416
-SIZE_MISMATCH = 424
 
 
 class LargeObject:
@@ -88,9 +85,9 @@ class Incoming:
         self._bytes += len(piece.encode("utf-8") if isinstance(piece, str) else piece)
         if self._bytes > self._bytes_max:
             self._drop()
-            return Assembled(TOO_BIG, None, broken)
+            return Assembled(Code.OBJECT_TOO_LARGE, None, broken)
         if item.more_data:
-            return Assembled(CHUNK_STORED, None, broken)
+            return Assembled(Code.CHUNK_BUFFERED, None, broken)
         return self._finish(broken=broken)
 
     def _finish(self, *, broken: bool) -> Assembled:
@@ -100,7 +97,7 @@ class Incoming:
             raise RuntimeError("an object ends that never began")
         meta = first.meta or Meta()
         if meta.size is not None and meta.size != size:
-            return Assembled(SIZE_MISMATCH, None, broken)
+            return Assembled(Code.SIZE_MISMATCH, None, broken)
         texts = [part for part in parts if isinstance(part, str)]
         data: str | bytes
         if len(texts) == len(parts):

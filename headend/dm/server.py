@@ -22,15 +22,16 @@ from sqlalchemy import Connection, Engine, insert, update
 
 from headend import db
 from headend.dm import accounts
-from headend.dm.authentication import Gate, Refused
+from headend.dm.authentication import Authenticator, Refused
 from headend.dm.engine import ServerSession, State
-from headend.dm.jobs import queue as jobs
+from headend.dm.jobs import queue
 from headend.dm.schemes import Schemes, nonce_for_us
 from headend.dm.session_store import SessionStore
 from headend.dm.tables import accounts as accounts_table
 from headend.dm.tables import sessions as sessions_table
 from omadm.auth import NONCE_BYTES
 from omadm.bootstrap import Account
+from omadm.codes import Code
 from omadm.syncml.codec import accepts, decode, encode, media_type
 from omadm.syncml.element import BODY_BYTES_MAX
 from omadm.syncml.errors import SyncmlError
@@ -41,7 +42,6 @@ log = logging.getLogger("headend.dm")
 SESSIONS_MAX = 4096  # one a device; the oldest are forgotten first, their devices start anew
 SESSION_IDLE_S = 900.0
 DEVICE_ID_CHARS_MAX = 255
-PROVED = 212
 LOCKS = 64  # requests of different devices rarely share one
 
 
@@ -99,7 +99,7 @@ class DmServer:
         self._config = config
         self._wall, self._monotonic, self._entropy = wall, monotonic, entropy
         self._schemes = Schemes.with_mac(config.algorithms)
-        self._gate = Gate(self._schemes, entropy)
+        self._authenticator = Authenticator(self._schemes, entropy)
         self._live: OrderedDict[str, _Live] = OrderedDict()
         self._locks = tuple(threading.Lock() for _ in range(LOCKS))
         self._table_lock = threading.Lock()
@@ -135,19 +135,21 @@ class DmServer:
         if row is not None and row.last_request == digest and not _may_be_another(message, row.auth_type):
             return Answer(200, row.last_answer, media_type(request.content_type), row.last_answer_mac)
         if row is None:
-            account = self._gate.decoy(device_id, self._config.server_id, self._config.url)
+            account = self._authenticator.decoy(device_id, self._config.server_id, self._config.url)
         else:
             account = accounts.from_row(row)
         with self._table_lock:
-            refused = self._gate.check(message, request.body, request.mac, account, self._monotonic())
+            refused = self._authenticator.check(message, request.body, request.mac, account, self._monotonic())
         nonce = nonce_for_us(message, self._schemes.of(account).type)
         signer = replace(account, server_nonce=nonce or account.server_nonce)
         if refused is not None or row is None:
-            return self._refuse(message, request, signer, refused or Refused(401, None, "no account"))
+            return self._refuse(message, request, signer, refused or Refused(Code.UNAUTHORIZED, None, "no account"))
         with self._engine.begin() as conn:
             row = accounts.load(conn, device_id)
             if row is None or accounts.from_row(row) != account:
-                return self._refuse(message, request, signer, Refused(401, None, "the account changed meanwhile"))
+                return self._refuse(
+                    message, request, signer, Refused(Code.UNAUTHORIZED, None, "the account changed meanwhile")
+                )
             return self._answer(conn, device_id, message, request, digest, signer)
 
     def _answer(
@@ -176,7 +178,7 @@ class DmServer:
         live = self._session(conn, device_id, message, request, signer, now)
         next_nonce = self._entropy(NONCE_BYTES)
         store = SessionStore(conn, device_id, live.row, now)
-        live.proved = live.proved or any(s.cmd_ref == "0" and s.code == PROVED for s in message.of(Status))
+        live.proved = live.proved or any(s.cmd_ref == "0" and s.code == Code.AUTHENTICATED for s in message.of(Status))
         reply = live.session.receive(message, store, self._schemes.of(signer).accepted(next_nonce))
         session = live.session
         conn.execute(
@@ -209,7 +211,7 @@ class DmServer:
             .where(sessions_table.c.device_id == device_id, sessions_table.c.state == State.OPEN.value)
             .values(state="lost")
         )
-        jobs.requeue_running(conn, device_id, now)
+        queue.requeue_running(conn, device_id, now)
         content_type = request.content_type
         session = ServerSession(
             session_id=message.hdr.session_id,
@@ -240,7 +242,7 @@ class DmServer:
         return live
 
     def _end(self, conn: Connection, device_id: str, live: _Live, now: float) -> None:
-        jobs.requeue_running(conn, device_id, now)
+        queue.requeue_running(conn, device_id, now)
         self._forget(device_id)
         log.info(
             "%s: session %s %s after %d messages, %d commands",

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, delete, insert, select
 
 from headend.dm import accounts
 from headend.dm.engine import AlertSeen
-from headend.dm.jobs import queue as jobs
+from headend.dm.jobs import queue
 from headend.dm.jobs.steps import Checkpoint, Job, Known, Note, Outcome
 from headend.dm.tables import alerts, values
 from omadm.syncml.messages import Item, Meta
@@ -92,7 +92,7 @@ class SessionStore:
         )
         if alert.correlator is not None:
             told = {"type": alert.type, "data": alert.data, "result_code": code}
-            jobs.deliver_alert(self._conn, self._device_id, alert.correlator, told, self._now)
+            queue.deliver_alert(self._conn, self._device_id, alert.correlator, told, self._now)
 
     def _identity(self, alert: AlertSeen) -> str:
         if alert.correlator is not None:  # the final alert of one Exec is one alert, in whichever session it comes
@@ -102,12 +102,12 @@ class SessionStore:
         return hashlib.sha256(repr(parts).encode("utf-8", "surrogatepass")).hexdigest()
 
     def next_job(self) -> Job | None:
-        return jobs.next_for(self._conn, self._device_id, self._now)
+        return queue.next_for(self._conn, self._device_id, self._now)
 
     def job_noted(self, job: Job, note: Note) -> None:
         match note:
             case Checkpoint(progress):
-                jobs.checkpoint(self._conn, job.id, progress, self._now)
+                queue.checkpoint(self._conn, job.id, progress, self._now)
             case Known(root, uris):
                 self._keep_only(root, uris)
 
@@ -120,7 +120,7 @@ class SessionStore:
                 self._conn.execute(delete(values).where(gone))
 
     def job_finished(self, job: Job, outcome: Outcome) -> None:
-        jobs.finish(self._conn, job.id, outcome, self._now)
+        queue.finish(self._conn, job.id, outcome, self._now)
         log.info(
             "%s: job %d (%s) %s",
             self._device_id,

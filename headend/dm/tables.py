@@ -18,7 +18,7 @@ from sqlalchemy import (
 
 from headend.db import metadata
 
-# One row a device: its account, the nonces for the next messages, and the last exchange, so that a repeated request
+# One row per device: its account, the nonces for the next messages, and the last exchange, so that a repeated request
 # gets the same answer again instead of being executed twice.
 accounts = Table(
     "dm_accounts",

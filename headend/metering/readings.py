@@ -24,8 +24,8 @@ from sqlalchemy import (
     update,
 )
 
+from dlms.cosem import units
 from headend import db, web
-from headend.metering import units
 from omadm.readings import Batch
 
 TOKEN_BYTES = 32
@@ -103,6 +103,14 @@ def device_of_token(engine: Engine, token: str) -> str | None:
         return connection.scalars(query).one_or_none()
 
 
+def unit_shown(number: int | None) -> str:
+    """The symbol of a unit; empty for none, `unit N` for a number that the standard reserves."""
+    if number is None:
+        return ""
+    symbol = units.symbol(number)
+    return f"unit {number}" if symbol is None else symbol
+
+
 def store(engine: Engine, batch: Batch, now: float) -> None:
     """Keep what is new of a batch. On return it is committed."""
     if not batch.records:
@@ -112,7 +120,7 @@ def store(engine: Engine, batch: Batch, now: float) -> None:
             **{name: value for name, value in asdict(record).items() if name in readings.c},
             "device": batch.device,
             "store": batch.store,
-            "unit_symbol": units.symbol(record.unit),
+            "unit_symbol": unit_shown(record.unit),
             "stored": now,
         }
         for record in batch.records

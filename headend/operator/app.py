@@ -22,11 +22,11 @@ from headend import db, web
 from headend.config import SERVER_ID
 from headend.dm import accounts
 from headend.dm import routes as dm_routes
-from headend.dm.jobs import queue as jobs
+from headend.dm.jobs import queue
 from headend.dm.jobs.types import JobError
 from headend.dm.push import PushError
 from headend.dm.schemes import AUTH_TYPES
-from headend.metering import readings as metering
+from headend.metering import readings
 from headend.operator import views
 from headend.operator.console import Console
 from headend.security import devices
@@ -46,8 +46,8 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What the API works on. `push(device_id)` sends a notification and returns the
-    session id it announces; `urls` are the servers' base URLs by name; `server_id` is the DM server's."""
+    """What the API works on. `push(device_id)` sends a notification and returns the session id that it announces;
+    `urls` are the servers' base URLs by name; `server_id` is the DM server's."""
 
     engine: Engine
     packages: PackageStore
@@ -115,8 +115,10 @@ def _device_routes(parts: Parts) -> list[Route]:
 
         try:
             await _write(parts, work)
+        except devices.AlreadyEnrolledError as error:
+            raise web.HttpProblem(409, str(error)) from None
         except devices.DeviceError as error:
-            raise web.HttpProblem(409 if "already" in str(error) else 400, str(error)) from None
+            raise web.HttpProblem(400, str(error)) from None
         log.info("enrolled %s", device_id, extra={"event": "operator.enrolled"})
         return JSONResponse({"id": device_id}, status_code=201)
 
@@ -146,7 +148,7 @@ def _device_verbs(parts: Parts) -> list[Route]:
     async def metering_token(request: Request) -> Response:
         device_id = request.path_params["device"]
         await _require_device(parts, device_id)
-        token = await run_in_threadpool(metering.issue_token, parts.engine, device_id, parts.wall())
+        token = await run_in_threadpool(readings.issue_token, parts.engine, device_id, parts.wall())
         log.info("metering token issued for %s", device_id, extra={"event": "operator.token"})
         url = f"{parts.urls()['metering']}/v1/readings"
         return JSONResponse({"device": device_id, "token": token, "url": url}, status_code=201)
@@ -202,8 +204,8 @@ def _job_routes(parts: Parts) -> list[Route]:
             params = {"packages_url": parts.urls()["software"]} | params
 
         def work(connection: Connection) -> dict[str, Any] | None:
-            number = jobs.enqueue(connection, device_id, kind, params, now=parts.wall())
-            return jobs.show(connection, number)
+            number = queue.enqueue(connection, device_id, kind, params, now=parts.wall())
+            return queue.show(connection, number)
 
         try:
             queued = await _write(parts, work)
@@ -217,11 +219,11 @@ def _job_routes(parts: Parts) -> list[Route]:
 
     async def list_jobs(request: Request) -> Response:
         device_id, limit = request.query_params.get("device"), _limit(request)
-        return await _listing(parts, "jobs", lambda connection: jobs.listing(connection, device_id, limit=limit))
+        return await _listing(parts, "jobs", lambda connection: queue.listing(connection, device_id, limit=limit))
 
     async def show_job(request: Request) -> Response:
         number = request.path_params["job"]
-        job = await _read(parts, lambda connection: jobs.show(connection, number))
+        job = await _read(parts, lambda connection: queue.show(connection, number))
         if job is None:
             raise web.HttpProblem(404, "there is no such job")
         return JSONResponse(job)
@@ -230,7 +232,7 @@ def _job_routes(parts: Parts) -> list[Route]:
         number = request.path_params["job"]
 
         def work(connection: Connection) -> tuple[bool, dict[str, Any] | None]:
-            return jobs.cancel(connection, number, now=parts.wall()), jobs.show(connection, number)
+            return queue.cancel(connection, number, now=parts.wall()), queue.show(connection, number)
 
         cancelled, job = await _write(parts, work)
         if job is None:
@@ -271,13 +273,13 @@ def _told_routes(parts: Parts) -> list[Route]:
 def _metering_routes(parts: Parts) -> list[Route]:
     async def list_meters(request: Request) -> Response:
         device_id = request.query_params.get("device")
-        return JSONResponse({"meters": await run_in_threadpool(metering.list_meters, parts.engine, device_id)})
+        return JSONResponse({"meters": await run_in_threadpool(readings.list_meters, parts.engine, device_id)})
 
     async def list_readings(request: Request) -> Response:
         query = request.query_params
 
         def work() -> list[dict[str, object]]:
-            return metering.list_readings(
+            return readings.list_readings(
                 parts.engine,
                 device=query.get("device"),
                 meter=query.get("meter"),

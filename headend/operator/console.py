@@ -26,8 +26,8 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from headend import db, web
-from headend.dm.jobs import queue as jobs
-from headend.metering import readings as metering
+from headend.dm.jobs import queue
+from headend.metering import readings
 from headend.operator import views
 from headend.security import devices
 from headend.security.limits import RateLimit
@@ -157,7 +157,7 @@ class Console:
 
         def work() -> bool:
             with self._engine.begin() as connection:
-                return jobs.cancel(connection, int(number), now=self._wall())
+                return queue.cancel(connection, int(number), now=self._wall())
 
         if not await run_in_threadpool(work):
             text = f"Job {number} cannot be cancelled: it runs, is over, or does not exist."
@@ -182,13 +182,13 @@ class Console:
                 "refresh_s": REFRESH_S,
                 "counts": views.counts(connection),
                 "devices": views.devices(connection),
-                "jobs": jobs.listing(connection, limit=ROWS_ON_OVERVIEW),
+                "jobs": queue.listing(connection, limit=ROWS_ON_OVERVIEW),
                 "alerts": views.alerts(connection, None, ROWS_ON_OVERVIEW),
             }
 
     def _device(self, request: Request) -> tuple[str, dict[str, Any]]:
         device_id = request.query_params.get("id", "")
-        meters = metering.list_meters(self._engine, device_id)
+        meters = readings.list_meters(self._engine, device_id)
         with db.reader(self._engine).begin() as connection:
             device = next((row for row in views.devices(connection) if row["id"] == device_id), None)
             if device is None:
@@ -196,32 +196,32 @@ class Console:
             return "device.html", {
                 "device": device,
                 "meters": meters,
-                "jobs": jobs.listing(connection, device_id, limit=ROWS),
+                "jobs": queue.listing(connection, device_id, limit=ROWS),
                 "alerts": views.alerts(connection, device_id, ROWS),
                 "sessions": views.sessions(connection, device_id, ROWS),
                 "values": views.values(connection, device_id, READINGS_OF_A_RUN),
             }
 
     def _meters(self, _: Request) -> tuple[str, dict[str, Any]]:
-        return "meters.html", {"meters": metering.list_meters(self._engine)}
+        return "meters.html", {"meters": readings.list_meters(self._engine)}
 
     def _meter(self, request: Request) -> tuple[str, dict[str, Any]]:
         device, meter = request.query_params.get("device", ""), request.query_params.get("meter", "")
-        runs = metering.list_runs(self._engine, device, meter, RUNS)
+        runs = readings.list_runs(self._engine, device, meter, RUNS)
         wanted = request.query_params.get("run", "")
         run = int(wanted) if wanted.isascii() and wanted.isdigit() and len(wanted) < 13 else None
         if run is None and runs:
             run = int(str(runs[0]["run"]))
-        rows = metering.list_readings(self._engine, device=device, meter=meter, run=run, limit=READINGS_OF_A_RUN)
+        rows = readings.list_readings(self._engine, device=device, meter=meter, run=run, limit=READINGS_OF_A_RUN)
         return "meter.html", {"device": device, "meter": meter, "runs": runs, "run": run, "readings": rows}
 
     def _readings(self, _: Request) -> tuple[str, dict[str, Any]]:
-        rows = metering.list_readings(self._engine, newest=True, limit=2 * ROWS)
+        rows = readings.list_readings(self._engine, newest=True, limit=2 * ROWS)
         return "readings.html", {"readings": rows, "refresh_s": REFRESH_S}
 
     def _jobs(self, _: Request) -> tuple[str, dict[str, Any]]:
         with db.reader(self._engine).begin() as connection:
-            return "jobs.html", {"jobs": jobs.listing(connection, limit=ROWS), "refresh_s": REFRESH_S}
+            return "jobs.html", {"jobs": queue.listing(connection, limit=ROWS), "refresh_s": REFRESH_S}
 
     def _alerts(self, _: Request) -> tuple[str, dict[str, Any]]:
         with db.reader(self._engine).begin() as connection:

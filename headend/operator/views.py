@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Select, Table, func, select
 
 from headend.dm import tables as dm
 from headend.dm.jobs.queue import OPEN_STATES
-from headend.metering import readings as metering
+from headend.metering import readings
 from headend.security import devices as security
 from omadm.bootstrap import Account
 
@@ -28,8 +28,8 @@ def counts(connection: Connection) -> dict[str, int]:
 
     return {
         "devices": count(select(security.devices.c.id)),
-        "meters": count(select(metering.meters.c.meter)),
-        "readings": count(select(metering.readings.c.id)),
+        "meters": count(select(readings.meters.c.meter)),
+        "readings": count(select(readings.readings.c.id)),
         "open_jobs": count(select(dm.jobs.c.id).where(dm.jobs.c.state.in_(OPEN_STATES))),
         "failed_jobs": count(select(dm.jobs.c.id).where(dm.jobs.c.state == "failed")),
     }

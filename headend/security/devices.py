@@ -61,6 +61,10 @@ class DeviceError(ValueError):
     """An enrolment that cannot be carried out."""
 
 
+class AlreadyEnrolledError(DeviceError):
+    """There is a device of this name, and it was not said that its key is to be replaced."""
+
+
 @dataclass(frozen=True, slots=True)
 class Device:
     """What SSMP needs to know of an enrolled device."""
@@ -71,7 +75,8 @@ class Device:
 
 
 def enrol(connection: Connection, device_id: str, key: bytes, now: float, *, replace: bool = False) -> None:
-    """Add a device; with `replace`, give a known one a new key. Raises `DeviceError`."""
+    """Add a device; with `replace`, give a known one a new key. Raises `AlreadyEnrolledError`, and
+    `DeviceError` for an id or a key that cannot be one."""
     if not _DEVICE_ID.fullmatch(device_id):
         raise DeviceError(f"a device id has 1 to {DEVICE_ID_BYTES_MAX} letters, digits and :._-")
     if len(key) != DEVICE_KEY_BYTES:
@@ -79,7 +84,7 @@ def enrol(connection: Connection, device_id: str, key: bytes, now: float, *, rep
     known = connection.execute(select(devices.c.id).where(devices.c.id == device_id)).one_or_none()
     if known is not None:
         if not replace:
-            raise DeviceError(f"{device_id} is enrolled already")
+            raise AlreadyEnrolledError(f"{device_id} is enrolled already")
         connection.execute(update(devices).where(devices.c.id == device_id).values(key=key, enabled=True))
         return
     texts = dict.fromkeys(("man", "mod", "hw", "fw", "sw", "push_url"), "")

@@ -38,7 +38,7 @@ class NoPackageError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Release:
+class PackageInfo:
     """One package of a release. `size` in bytes; `sources` is empty for a package with whole images."""
 
     name: str
@@ -66,13 +66,13 @@ class Release:
         return not self.from_versions or running in self.from_versions
 
 
-def describe(name: str, file: Path, size: int) -> Release | None:
+def describe(name: str, file: Path, size: int) -> PackageInfo | None:
     """What the package in `file` says about itself; `None` for a file that is no package."""
     try:
         said = read_unverified(file)
     except (PackageError, DeviceError):
         return None
-    return Release(
+    return PackageInfo(
         name=name,
         kind=said.kind.value,
         software_id=said.software_id,
@@ -88,39 +88,39 @@ def describe(name: str, file: Path, size: int) -> Release | None:
     )
 
 
-def note(connection: Connection, name: str, release: Release | None) -> None:
+def note(connection: Connection, name: str, release: PackageInfo | None) -> None:
     """Store what the package `name` is now, in place of what it was."""
     connection.execute(delete(releases).where(releases.c.name == name))
     if release is not None:
-        row: dict[str, Any] = {field: getattr(release, field) for field in Release.__slots__}
+        row: dict[str, Any] = {field: getattr(release, field) for field in PackageInfo.__slots__}
         row |= {"compatible": list(release.compatible), "requires": list(release.requires)}
         row["sources"] = [str(source) for source in release.sources]
         connection.execute(insert(releases).values(**row))
 
 
-def known(connection: Connection) -> dict[str, Release]:
+def known(connection: Connection) -> dict[str, PackageInfo]:
     """Every package that is known for what it is, by its name."""
-    return {row["name"]: _release(row) for row in connection.execute(select(releases)).mappings()}
+    return {row["name"]: _info_of(row) for row in connection.execute(select(releases)).mappings()}
 
 
-def find(connection: Connection, name: str) -> Release | None:
+def find(connection: Connection, name: str) -> PackageInfo | None:
     row = connection.execute(select(releases).where(releases.c.name == name)).mappings().one_or_none()
-    return None if row is None else _release(row)
+    return None if row is None else _info_of(row)
 
 
-def of_version(connection: Connection, version: str) -> tuple[Release, ...]:
+def of_version(connection: Connection, version: str) -> tuple[PackageInfo, ...]:
     """The packages of one firmware release, by name."""
     query = select(releases).where(releases.c.version == version, releases.c.kind == Kind.FIRMWARE.value)
-    return tuple(_release(row) for row in connection.execute(query.order_by(releases.c.name)).mappings())
+    return tuple(_info_of(row) for row in connection.execute(query.order_by(releases.c.name)).mappings())
 
 
-def _release(row: Any) -> Release:
+def _info_of(row: Any) -> PackageInfo:
     lists = {name: tuple(row[name]) for name in ("compatible", "requires")}
     sources = tuple(DeltaSource.parse(text) for text in row["sources"])
-    return Release(**{name: row[name] for name in Release.__slots__} | lists | {"sources": sources})
+    return PackageInfo(**{name: row[name] for name in PackageInfo.__slots__} | lists | {"sources": sources})
 
 
-def choose(packages: Sequence[Release], running: str, hardware: str | None, *, delta: bool = True) -> Release:
+def choose(packages: Sequence[PackageInfo], running: str, hardware: str | None, *, delta: bool = True) -> PackageInfo:
     """The package of a release for a device that runs version `running` on `hardware` (`None`: it does not tell).
 
     A delta that fits, if one is allowed and smaller; else the full package. Raises `NoPackageError`.
@@ -137,7 +137,7 @@ def choose(packages: Sequence[Release], running: str, hardware: str | None, *, d
     return min(usable, key=lambda one: (one.size, one.is_delta))
 
 
-def full_of(connection: Connection, package: Release) -> Release | None:
+def full_of(connection: Connection, package: PackageInfo) -> PackageInfo | None:
     """The package with whole images of the release that `package` is a delta to, for all hardware that it is for."""
     found = [
         one
@@ -147,7 +147,7 @@ def full_of(connection: Connection, package: Release) -> Release | None:
     return min(found, key=lambda one: one.size, default=None)
 
 
-def _said(one: Release) -> str:
+def _said(one: PackageInfo) -> str:
     what = f"{one.name} is {'a delta' if one.is_delta else 'full'}"
     what += f" for {', '.join(one.compatible)}"
     return what + (f" from {', '.join(one.from_versions)}" if one.from_versions else "")

@@ -18,7 +18,7 @@ from sqlalchemy import BigInteger, Column, Engine, Float, Integer, String, Table
 
 from headend import db
 from headend.software import releases
-from headend.software.releases import Release
+from headend.software.releases import PackageInfo
 
 NAME_CHARS_MAX = 128
 PACKAGE_BYTES_MAX = 1 << 30
@@ -128,7 +128,7 @@ class PackageStore:
                 with self._engine.begin() as connection:
                     releases.note(connection, row.name, found)
 
-    def release(self, name: str) -> tuple[Release | None, Release | None]:
+    def release(self, name: str) -> tuple[PackageInfo | None, PackageInfo | None]:
         """What a package is, and the full package of the same release when it is a delta."""
         with db.reader(self._engine).begin() as connection:
             found = releases.find(connection, name)
@@ -197,7 +197,7 @@ class PackageStore:
                 connection.execute(insert(packages).values(name=package.name, **values))
 
 
-def shown(release: Release | None) -> dict[str, object]:
+def shown(release: PackageInfo | None) -> dict[str, object]:
     """What a package is, as the operator sees it."""
     if release is None:
         return {"kind": "", "id": "", "version": "", "compatible": [], "delta": False, "from_versions": []}

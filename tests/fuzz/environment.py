@@ -1,6 +1,7 @@
 """Fuzz targets for what the Update Agent reads of the device itself: environments, settings, its own journal.
 
-Success or `UpdateError`; and `quick`, which may not know an answer but never a wrong one and never an exception.
+Success or `UpdateError`; and the fast path, which may leave a case to the whole program, but never
+returns a wrong status and never raises.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 from tests.fuzz.guided import Target
 from tests.sim.faulty_disk import FaultyDisk
 from tests.sim.flash import Chip
-from updateagent import fast_path as quick
+from updateagent import fast_path
 from updateagent.boot.bootcount import BootcountPolicy, MenderPolicy
 from updateagent.boot.grub import Block, RaucGrubPolicy
 from updateagent.boot.policy import BootEnv
@@ -109,7 +110,7 @@ def run_grub(data: bytes) -> None:
     assert Block.parse(block.emit()).variables == block.variables
 
 
-def run_quick(data: bytes) -> None:
+def run_fast_path(data: bytes) -> None:
     """Settings, kernel command line, fw_env.config and environment, with a zero between them."""
     parts = [*data.split(b"\0", 3), b"", b"", b""]
     with tempfile.TemporaryDirectory() as name:
@@ -117,10 +118,10 @@ def run_quick(data: bytes) -> None:
         for file, content in zip(("settings", "cmdline", "fw_env.config", "env"), parts, strict=False):
             (folder / file).write_bytes(content.replace(b"/here", name.encode()))
         (folder / "status.json").write_text(json.dumps({"booted": "A", "error": ""}))
-        assert quick.answer(str(folder / "settings")) in (None, 0, 11)
+        assert fast_path.answer(str(folder / "settings")) in (None, 0, 11)
 
 
-def quick_seeds() -> list[bytes]:
+def fast_path_seeds() -> list[bytes]:
     settings = (
         b'update_dir = "/here"\ncmdline = "/here/cmdline"\n[bootenv]\ntype = "uboot"\nconfig = "/here/fw_env.config"\n'
     )
@@ -143,7 +144,7 @@ TARGETS = {
     "marked": target(run_marked, lambda: [emit_copy(VARIABLES, SIZE, 1) + emit_copy(VARIABLES, SIZE, 0)], 600),
     "policies": target(run_policies, variables_seeds),
     "grub": target(run_grub, lambda: [Block({"ORDER": "A B", "odd": "x\\\ny"}, ("# a comment",)).emit()]),
-    "quick": target(run_quick, quick_seeds, 500),
+    "fast path": target(run_fast_path, fast_path_seeds, 500),
     "journal": target(parse, lambda: [emit(Record(), 3)]),
     "request": target(InstallRequest.parse, lambda: [InstallRequest("r", "p", "c", 1.0).emit()]),
     "health": target(

@@ -6,7 +6,6 @@ Each parser gives its value or its own typed error; each request gets a status t
 from __future__ import annotations
 
 import functools
-import gzip
 import json
 import tempfile
 from contextlib import suppress
@@ -18,11 +17,10 @@ import yaml
 from headend import config, web
 from headend.config import ConfigError
 from headend.dm.engine import ServerSession, State
-from headend.dm.jobs.types import KINDS, JobError
+from headend.dm.jobs.types import JOB_TYPES, JobError
 from headend.dm.schemes import Basic, Mac, Md5
 from headend.software import ranges, releases
-from omadm import auth, readings
-from omadm.readings import BatchError
+from omadm import auth
 from omadm.syncml import codec
 from omadm.syncml.errors import SyncmlError
 from omadm.syncml.messages import (
@@ -42,38 +40,8 @@ from tests.fuzz import dictionaries
 from tests.fuzz.guided import Target
 from tests.fuzz.updateagent import packages
 from tests.headend.dm import test_engine
-from tests.omadm.test_readings import a_batch, a_record
 
 HERE = "/headend/"
-
-
-def run_batch(data: bytes) -> None:
-    """What is accepted can be stored: texts in a column, numbers in one of 64 bits."""
-    batch = readings.parse(data)
-    for record in batch.records:
-        json.loads(record.raw)
-        for text in (
-            batch.device,
-            record.task,
-            record.meter,
-            record.raw,
-            record.value,
-            record.meter_time,
-            record.error,
-        ):
-            if text is not None:
-                text.encode()
-        assert 0 <= record.id < 1 << 63
-
-
-def run_packed(data: bytes) -> None:
-    readings.parse(readings.inflate(data))
-
-
-def batches() -> list[bytes]:
-    values = [("f64", 1.5), ("oct", "00ff"), ("bits", "0101"), ("text", "é"), ("array", [["u8", 1], ["struct", []]])]
-    mixed = [a_record(at + 1, tag=tag, raw=raw) for at, (tag, raw) in enumerate(values)]
-    return [a_batch(a_record()), a_batch(*mixed), a_batch(a_record(error="no answer", tag="null", raw=None))]
 
 
 def run_json_body(data: bytes) -> None:
@@ -84,10 +52,10 @@ def run_job(data: bytes) -> None:
     """`{"kind": …, "params": …}` as the operator's interface takes it; what was checked is checked again as it is."""
     document = web.parse_json(data)
     kind, params = document.get("kind"), document.get("params", {})
-    if not isinstance(kind, str) or kind not in KINDS or not isinstance(params, dict):
+    if not isinstance(kind, str) or kind not in JOB_TYPES or not isinstance(params, dict):
         return
-    checked = KINDS[kind].check(params)
-    assert KINDS[kind].check(checked) == checked
+    checked = JOB_TYPES[kind].check(params)
+    assert JOB_TYPES[kind].check(checked) == checked
     json.dumps(checked).encode()
 
 
@@ -217,8 +185,6 @@ def proofs() -> list[bytes]:
 
 
 TARGETS = {
-    "batch": Target(run_batch, batches, (BatchError,), HERE, dictionaries.JSON),
-    "packed-batch": Target(run_packed, lambda: [gzip.compress(one, mtime=0) for one in batches()], (BatchError,), HERE),
     "json-body": Target(run_json_body, jobs, (web.HttpProblem,), HERE, dictionaries.JSON),
     "job": Target(run_job, jobs, (web.HttpProblem, JobError), HERE, dictionaries.JSON, 2000),
     "range": Target(

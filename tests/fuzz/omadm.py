@@ -6,14 +6,17 @@ What parses is written again and read as the same, wherever there is a writer.
 from __future__ import annotations
 
 import functools
+import gzip
+import json
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 
-from omadm import auth, bootstrap, descriptor, notification, provisioning_document
+from omadm import auth, bootstrap, descriptor, notification, provisioning_document, readings
 from omadm.bootstrap import BootstrapError
 from omadm.descriptor import DescriptorError
 from omadm.notification import Notification, NotificationError
+from omadm.readings import BatchError
 from omadm.ssmp import wire
 from omadm.ssmp.client_core import Registered, RegistrationFailed
 from omadm.ssmp.crypto import SessionKeys
@@ -25,6 +28,7 @@ from omadm.syncml.messages import SyncmlValueError
 from tests.fuzz import dictionaries
 from tests.fuzz.guided import Target
 from tests.omadm import syncml_samples, test_bootstrap, test_descriptor, test_provisioning_document, test_ssmp_wire
+from tests.omadm.test_readings import a_batch, a_record
 from tests.omadm.test_ssmp_session import DOCUMENT, KEY, a_client, a_session, vector
 
 HERE = "/omadm/"
@@ -192,6 +196,35 @@ def credentials() -> Sequence[bytes]:
     return [auth.basic("Bruce2", "OhBehave").encode(), auth.md5("Bruce2", "OhBehave", b"Nonce").encode()]
 
 
+def run_batch(data: bytes) -> None:
+    """What is accepted can be stored: texts in a column, numbers in one of 64 bits."""
+    batch = readings.parse(data)
+    for record in batch.records:
+        json.loads(record.raw)
+        for said in (
+            batch.device,
+            record.task,
+            record.meter,
+            record.raw,
+            record.value,
+            record.meter_time,
+            record.error,
+        ):
+            if said is not None:
+                said.encode()
+        assert 0 <= record.id < 1 << 63
+
+
+def run_packed(data: bytes) -> None:
+    readings.parse(readings.inflate(data))
+
+
+def batches() -> list[bytes]:
+    values = [("f64", 1.5), ("oct", "00ff"), ("bits", "0101"), ("text", "é"), ("array", [["u8", 1], ["struct", []]])]
+    mixed = [a_record(at + 1, tag=tag, raw=raw) for at, (tag, raw) in enumerate(values)]
+    return [a_batch(a_record()), a_batch(*mixed), a_batch(a_record(error="no answer", tag="null", raw=None))]
+
+
 DELTA_DESCRIPTORS = [
     descriptor.Descriptor(
         ("application/x-swu",),
@@ -257,6 +290,10 @@ TARGETS = {
     ),
     "hmac-header": Target(run_hmac_header, headers, (auth.AuthError,), HERE, dictionaries.HEADER),
     "credentials": Target(run_credentials, credentials, (), HERE),
+    "readings": Target(run_batch, batches, (BatchError,), HERE, dictionaries.JSON),
+    "packed-readings": Target(
+        run_packed, lambda: [gzip.compress(one, mtime=0) for one in batches()], (BatchError,), HERE
+    ),
     "ssmp-wire": Target(run_wire, ssmp_messages, (SsmpError,), HERE, dictionaries.SSMP),
     "ssmp-client": Target(run_client, lambda: both_ways("challenge", "bootstrap", "done"), (), HERE, dictionaries.SSMP),
     "ssmp-server": Target(

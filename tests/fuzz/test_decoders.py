@@ -35,7 +35,7 @@ NO_DECODERS: dict[str, dict[str, str]] = {
     "agent": {
         "metering.profile_catchup.ProfileReading.answer": "values that dlms decoded",
         "metering.profile_catchup.ProfileReading.describe": "values that dlms decoded",
-        "mo.fumo.load": "a record of the stored tree, which the target tree reads",
+        "jobs.firmware.load": "a record of the stored tree, which the target tree reads",
     },
     "headend": {
         "db.open_engine": "a URL of the configuration",

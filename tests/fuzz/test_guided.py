@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import signal
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
@@ -146,9 +145,7 @@ def test_too_long_is_a_finding_even_where_everything_is_caught() -> None:
             while True:
                 pass
         except BaseException:
-            began = time.process_time()
-            while time.process_time() == began:
-                pass
+            pass
 
 
 def test_an_input_that_takes_too_much_memory_is_a_finding() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import random
@@ -9,6 +10,7 @@ import stat
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -19,7 +21,9 @@ from agent.https import HttpsClient, HttpsRefused
 from agent.ota.download import Downloader
 from agent.settings.device import DeviceInfo
 from headend import config as configuration
+from headend import db
 from headend.operator.client import OperatorClient, device_path
+from headend.software.repository import PackageStore
 from omadm import bootstrap
 from omadm.ssmp.errors import SsmpRefused
 from tests.headend.running import Child, child, run
@@ -83,26 +87,40 @@ def test_a_wrong_key_and_an_unknown_device_get_the_same_refusal(
     assert refusals[0][0] == 401
 
 
-def test_a_download_over_a_line_that_breaks_twice_fetches_no_byte_twice(
-    headend: Child, operator: OperatorClient, https: HttpsClient, tmp_path: Path
-) -> None:
+def test_a_download_over_a_line_that_breaks_twice_fetches_no_byte_twice(tmp_path: Path) -> None:
+    """The access log is read after the head-end has ended: an answer is logged when it is over on the server's side,
+    which can be after the device has its last byte, and after a resumed download has begun."""
+    folder = tmp_path / "he"
+    assert run("init", "--dir", str(folder)).returncode == 0
+    config = configuration.load(folder / "headend.yaml")
     content = random.Random(1).randbytes(3_000_000)
     file = tmp_path / "package.bin"
     file.write_bytes(content)
-    operator.put_file("/v1/packages/fw-2.swu", file, "application/octet-stream")
-    target = f"127.0.0.1:{headend.ready['software']}"
-    cuts = ("--cut-after", "1000000", "--cut-after", "700000")
-    with child("tests.sim.cutter", "--target", target, *cuts) as relay:
-        url = f"https://127.0.0.1:{relay.ready['port']}/packages/fw-2.swu?device={DEVICE.device_id}"
-        downloader = Downloader(https, RealDisk(), SystemClock(), jitter=lambda: 0.0)
-        done = downloader.fetch(url, tmp_path / "got", stop=threading.Event())
-        assert [relay.line(), relay.line()] == ["CUT 1\n", "CUT 2\n"]
+    with child("headend", "serve", "--config", str(folder / "headend.yaml")) as headend:
+        with contextlib.closing(OperatorClient.of(config)) as operator:
+            operator.put_file("/v1/packages/fw-2.swu", file, "application/octet-stream")
+        target = f"127.0.0.1:{headend.ready['software']}"
+        cuts = ("--cut-after", "1000000", "--cut-after", "700000")
+        with child("tests.sim.cutter", "--target", target, *cuts) as relay:
+            url = f"https://127.0.0.1:{relay.ready['port']}/packages/fw-2.swu?device={DEVICE.device_id}"
+            downloader = Downloader(HttpsClient(folder / "ca.pem"), RealDisk(), SystemClock(), jitter=lambda: 0.0)
+            done = downloader.fetch(url, tmp_path / "got", stop=threading.Event())
+            assert [relay.line(), relay.line()] == ["CUT 1\n", "CUT 2\n"]
+        assert headend.end() == 0
     assert done.sha256 == hashlib.sha256(content).hexdigest()
     assert (done.size, done.bytes_fetched, done.resumes) == (len(content), len(content), 2)
-    answers = operator.get("/v1/downloads", package="fw-2.swu")["downloads"]
+    answers = sorted(logged_downloads(config), key=lambda answer: answer["start"])
     assert [answer["status"] for answer in answers] == [200, 206, 206]
     assert {answer["device"] for answer in answers} == {DEVICE.device_id}
     assert answers[-1]["start"] + answers[-1]["sent"] == len(content)
+
+
+def logged_downloads(config: configuration.Config) -> list[dict[str, Any]]:
+    engine = db.open_engine(config.database)
+    try:
+        return PackageStore(engine, config.files).downloads("fw-2.swu", 100)
+    finally:
+        engine.dispose()
 
 
 def test_a_descriptor_leads_to_the_package_and_the_report_arrives(

@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, func, insert, select
 
-from headend import retention as upkeep
+from headend import retention
 from headend.config import Retention
 from headend.dm import accounts, tables
-from headend.dm.jobs import queue as jobs
+from headend.dm.jobs import queue
 from headend.dm.jobs.steps import Waiting
 from headend.dm.server import DmServer, ServerConfig
-from headend.metering import readings as metering
-from headend.retention import DAY_S, ROWS_PER_STEP, Upkeep, expire_jobs, prune
+from headend.metering import readings
+from headend.retention import DAY_S, ROWS_PER_STEP, RetentionWorker, expire_jobs, prune
 from headend.security import devices
 from headend.software import repository as software
 from tests.headend.dm_device import Device, alert
@@ -30,7 +30,7 @@ def ago(days: float) -> float:
 
 @pytest.fixture(autouse=True)
 def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upkeep, "PAUSE_S", 0.0)
+    monkeypatch.setattr(retention, "PAUSE_S", 0.0)
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def reading(engine: Engine, number: int, *, run: float, stored: float) -> None:
         "stored": stored,
     }  # fmt: skip
     with engine.begin() as conn:
-        conn.execute(insert(metering.readings).values(**row))
+        conn.execute(insert(readings.readings).values(**row))
 
 
 def fill(engine: Engine, at: float) -> None:
@@ -89,7 +89,7 @@ def test_what_is_older_than_configured_leaves_and_what_is_younger_stays(engine: 
     gone = dict(prune(engine, Retention(10, 10, 10, 10, 0), NOW))
     assert gone == {table.name: 1 for table in KEPT}
     assert [count(engine, table) for table in KEPT] == [1] * len(KEPT)
-    assert count(engine, metering.readings) == 2
+    assert count(engine, readings.readings) == 2
 
 
 def test_zero_keeps_for_ever(engine: Engine) -> None:
@@ -106,7 +106,7 @@ def test_readings_leave_only_where_configured_and_by_both_clocks(engine: Engine)
     assert list(prune(engine, Retention(), NOW)) == []
     assert dict(prune(engine, Retention(0, 0, 0, 0, 10), NOW)) == {"readings": 1}
     with engine.begin() as conn:
-        assert list(conn.scalars(select(metering.readings.c.id).order_by(metering.readings.c.id))) == [2, 3, 4]
+        assert list(conn.scalars(select(readings.readings.c.id).order_by(readings.readings.c.id))) == [2, 3, 4]
 
 
 def test_a_session_stays_as_long_as_one_of_its_alerts(engine: Engine) -> None:
@@ -138,15 +138,15 @@ def test_nothing_old_means_no_write_lock(engine: Engine) -> None:
 
 def waiting(engine: Engine, since: float) -> int:
     with engine.begin() as conn:
-        number = jobs.enqueue(conn, DEVICE, "firmware", {"url": "https://packages.example/fw"}, now=since)
-        jobs.next_for(conn, DEVICE, since)
-        jobs.finish(conn, number, Waiting({"exec_sent": True}), since)
+        number = queue.enqueue(conn, DEVICE, "firmware", {"url": "https://packages.example/fw"}, now=since)
+        queue.next_for(conn, DEVICE, since)
+        queue.finish(conn, number, Waiting({"exec_sent": True}), since)
     return number
 
 
 def shown(engine: Engine, number: int) -> dict[str, Any]:
     with engine.begin() as conn:
-        found = jobs.show(conn, number)
+        found = queue.show(conn, number)
     assert found is not None
     return found
 
@@ -154,7 +154,7 @@ def shown(engine: Engine, number: int) -> dict[str, Any]:
 def test_a_job_whose_device_does_not_report_fails_with_a_reason(engine: Engine) -> None:
     old, young = waiting(engine, ago(15)), waiting(engine, ago(13))
     with engine.begin() as conn:
-        queued = jobs.enqueue(conn, DEVICE, "get", {"paths": ["./A"]}, now=ago(100))
+        queued = queue.enqueue(conn, DEVICE, "get", {"paths": ["./A"]}, now=ago(100))
     assert list(expire_jobs(engine, 14, NOW)) == [1]
     assert shown(engine, old)["state"] == "failed"
     assert shown(engine, old)["result"] == {"error": "the device has not reported for 14 days"}
@@ -178,10 +178,10 @@ def test_a_report_that_comes_too_late_is_stored_and_changes_no_job(engine: Engin
     assert shown(engine, number)["state"] == "failed"
 
 
-def test_upkeep_does_all_of_it_and_ends_when_told(engine: Engine) -> None:
+def test_retention_does_all_of_it_and_ends_when_told(engine: Engine) -> None:
     number = waiting(engine, ago(15))
     fill(engine, ago(1000))
-    keeper = Upkeep(engine, Retention(), 14, wall=lambda: NOW)
+    keeper = RetentionWorker(engine, Retention(), 14, wall=lambda: NOW)
     keeper.once()
     assert shown(engine, number)["state"] == "failed"
     assert [count(engine, table) for table in KEPT] == [0] * len(KEPT)

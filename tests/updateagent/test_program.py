@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from tests.sim.board.uboot import ENV_BYTES, ENV_OFFSETS, Environment, choose
+from updateagent import __version__
 from updateagent.engine.hooks import run_hook
 from updateagent.errors import PackageError
 from updateagent.package import verity
@@ -403,3 +404,10 @@ def test_every_mistake_of_the_configuration_is_named_at_once(device: Device) -> 
     assert "trial_tries: 1 to 9" in done.stderr
     assert "typo: unknown key" in done.stderr
     assert "bootenv.type: expected str, found int" in done.stderr
+
+
+def test_setup_py_has_the_version_that_packages_are_compared_with() -> None:
+    done = subprocess.run(
+        [sys.executable, "setup.py", "--version"], capture_output=True, text=True, cwd=REPO, check=True
+    )
+    assert done.stdout.split()[-1] == __version__

@@ -14,7 +14,6 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from types import FrameType
 from typing import Self
 
 PIECE_BYTES = 4096
@@ -70,7 +69,7 @@ class _Stop:
         if self.asked:
             signal.raise_signal(signal.SIGTERM)
 
-    def _note(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+    def _note(self, *_: object) -> None:
         self.asked = True
 
 

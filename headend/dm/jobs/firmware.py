@@ -14,7 +14,6 @@ from urllib.parse import quote
 
 from headend.dm.jobs.params import HTTPS_URL, JobError, known_keys, text
 from headend.dm.jobs.steps import (
-    ACCEPTED,
     Batch,
     Checkpoint,
     Done,
@@ -35,7 +34,8 @@ from headend.dm.jobs.steps import (
     replace,
     result_code,
 )
-from headend.software.releases import NoPackageError, Release, choose
+from headend.software.releases import NoPackageError, PackageInfo, choose
+from omadm.codes import Code, succeeded
 
 FIRMWARE = "firmware"
 FUMO = "./FUMO/Firmware"
@@ -101,7 +101,7 @@ class FirmwareJob:
         progress |= {"exec_sent": True, "from_version": progress.get("from_version") or version, **sent}
         yield Checkpoint(progress)
         (reply,) = yield Batch((execute(EXEC, job.correlator),))
-        if reply.status not in (200, ACCEPTED):
+        if reply.status not in (Code.OK, Code.ACCEPTED):
             return Failed({"error": "the device refused to update", "status": reply.status})
         return Waiting(progress)
 
@@ -111,7 +111,7 @@ class FirmwareJob:
         if "url" in job.params:
             return job.params["url"], {}
         delta = job.params["delta"] and "after_delta" not in progress
-        found: Release = choose(job.packages, running, hardware or None, delta=delta)
+        found: PackageInfo = choose(job.packages, running, hardware or None, delta=delta)
         url = f"{job.params['packages_url']}/descriptors/{quote(found.name)}?device={quote(job.device_id)}"
         return url, {"sent": {"package": found.name, "delta": found.is_delta, "bytes": found.size}}
 
@@ -129,7 +129,7 @@ class FirmwareJob:
         result |= {name: ext[leaf] for leaf, name in TOLD.items() if ext.get(leaf)}
         if "after_delta" in job.progress:
             result["after_delta"] = job.progress["after_delta"]
-        if code is not None and 200 <= code < 300:
+        if code is not None and succeeded(code):
             return Done(result)
         return Failed(result | {"error": f"the update ended with result {code}"})
 

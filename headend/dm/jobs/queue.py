@@ -18,9 +18,9 @@ from sqlalchemy import Connection, insert, select, update
 from headend.dm.accounts import UnknownDevice, load
 from headend.dm.jobs.firmware import FIRMWARE
 from headend.dm.jobs.steps import Done, Failed, Job, Json, Outcome, Waiting
-from headend.dm.jobs.types import KINDS, JobError
+from headend.dm.jobs.types import JOB_TYPES, JobError
 from headend.dm.tables import jobs
-from headend.software.releases import Release, of_version
+from headend.software.releases import PackageInfo, of_version
 
 ATTEMPTS_MAX = 20  # sessions that may break off under a job; a line that bad needs a person
 HOLD_VALUES = ("nodes", "commands")  # parameters whose entries carry values to set
@@ -30,9 +30,9 @@ OPEN_STATES = ("queued", "running", "waiting")
 def enqueue(conn: Connection, device_id: str, kind: str, params: Mapping[str, Any], *, now: float | None = None) -> int:
     """Queue a job in the caller's transaction; its id. Raises `JobError` for wrong parameters or an unknown kind,
     `UnknownDevice`."""
-    if kind not in KINDS:
-        raise JobError(f"kind {kind!r} does not exist; there are {', '.join(sorted(KINDS))}")
-    checked = KINDS[kind].check(params)
+    if kind not in JOB_TYPES:
+        raise JobError(f"kind {kind!r} does not exist; there are {', '.join(sorted(JOB_TYPES))}")
+    checked = JOB_TYPES[kind].check(params)
     if load(conn, device_id) is None:
         raise UnknownDevice(device_id)
     now = time.time() if now is None else now
@@ -98,7 +98,7 @@ def next_for(conn: Connection, device_id: str, now: float) -> Job | None:
     conn.execute(
         update(jobs).where(jobs.c.id == row.id).values(state="running", attempts=row.attempts + 1, updated=now)
     )
-    packages: tuple[Release, ...] = ()
+    packages: tuple[PackageInfo, ...] = ()
     if row.kind == FIRMWARE and "url" not in row.params:
         packages = of_version(conn, row.params["version"])
     return Job(row.id, row.kind, row.params, row.correlator, row.progress, packages, device_id)

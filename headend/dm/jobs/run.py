@@ -6,8 +6,9 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from headend.dm.jobs.steps import NO_ANSWER, OK, Batch, Job, Mode, Note, Outcome, Reply, Request, Steps, Verb
-from headend.dm.large_objects import CHUNK_STORED, TOO_BIG, LargeObject
+from headend.dm.jobs.steps import NO_ANSWER, Batch, Job, Mode, Note, Outcome, Reply, Request, Steps, Verb
+from headend.dm.large_objects import LargeObject
+from omadm.codes import Code
 from omadm.syncml.messages import (
     Add,
     Atomic,
@@ -92,7 +93,7 @@ class Run:
         if self._large is not None:
             large, slot = self._large
             large.back()
-            slot.status = CHUNK_STORED
+            slot.status = Code.CHUNK_BUFFERED
             return
         self._unsent.extendleft(reversed([slot for slot in self._last if slot.status is None]))
         self._last = []
@@ -105,7 +106,7 @@ class Run:
         if self._large is None:
             return False
         large, slot = self._large
-        if not large.finished and slot.status in (CHUNK_STORED, OK):
+        if not large.finished and slot.status in (Code.CHUNK_BUFFERED, Code.OK):
             slot.status = None
             return True
         if slot.status is None:
@@ -204,7 +205,7 @@ class Run:
         data = slot.request.data
         large = LargeObject(data if data is not None else "")
         if slot.request.verb not in (Verb.ADD, Verb.REPLACE) or not large.size or self._too_big(large):
-            slot.status = TOO_BIG
+            slot.status = Code.OBJECT_TOO_LARGE
             return [], True
         self._large = (large, slot)
         return self._emit_chunk(base, new_id, measure, limit)

@@ -1,6 +1,6 @@
 """What a job says to a device, without knowing messages: requests, replies, and how a job ends.
 
-A job is a generator. It yields a `Batch` and is resumed with one `Reply` a request, in order; it yields a
+A job is a generator. It yields a `Batch` and is resumed with one `Reply` per request, in order; it yields a
 `Checkpoint` to have its progress stored together with the message that goes out next; it returns its outcome. It may
 be started again from its last checkpoint at any time (the session broke, the server restarted), so what it asks for
 must be harmless when asked twice.
@@ -13,15 +13,12 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from headend.software.releases import Release
+from headend.software.releases import PackageInfo
+from omadm.codes import Code, succeeded
 from omadm.syncml.messages import Item
 
 Json = dict[str, Any]
 
-OK = 200
-ACCEPTED = 202
-NOT_FOUND = 404
-EXISTS = 418
 NO_ANSWER = 0  # the device closed its package without a status for this command
 
 
@@ -67,7 +64,7 @@ class Reply:
 
     @property
     def ok(self) -> bool:
-        return OK <= self.status < 300
+        return succeeded(self.status)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +120,7 @@ class Job:
     params: Mapping[str, Any]
     correlator: str
     progress: Mapping[str, Any]
-    packages: tuple[Release, ...] = ()
+    packages: tuple[PackageInfo, ...] = ()
     device_id: str = ""
 
 
@@ -175,7 +172,7 @@ def read(paths: list[str]) -> Generator[Batch | Note, list[Reply], Read]:
     while level:
         seen += len(level)
         if seen > NODES_MAX:
-            found.missing["."] = 413
+            found.missing["."] = Code.TOO_LARGE
             return found
         replies = yield from batches([get(uri) for uri in level])
         below: list[str] = []
@@ -186,7 +183,7 @@ def read(paths: list[str]) -> Generator[Batch | Note, list[Reply], Read]:
                 below += _note(found, item.source or uri, item)
         level = list(dict.fromkeys(below))
     for path in paths:
-        if path not in found.missing or found.missing[path] == NOT_FOUND:
+        if path not in found.missing or found.missing[path] == Code.NOT_FOUND:
             yield Known(path, frozenset(found.values))
     return found
 

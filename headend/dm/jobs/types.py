@@ -1,7 +1,7 @@
-"""The kinds of job: `get`, `provision`, `firmware` (FUMO 1.0), `software` (SCOMO 1.0), `commands`.
+"""The job types: `get`, `provision`, `firmware` (FUMO 1.0), `software` (SCOMO 1.0), `commands`.
 
-Each is a small object in `KINDS`: it checks the parameters when the operator enqueues the job and makes the steps when
-the device comes. The node names are those of docs/dm.md.
+Each is a small object in `JOB_TYPES`: it checks the parameters when the operator enqueues the job and makes the steps
+when the device comes. The node names are those of docs/dm.md.
 """
 
 from __future__ import annotations
@@ -23,9 +23,6 @@ from headend.dm.jobs.params import (
     uri,
 )
 from headend.dm.jobs.steps import (
-    ACCEPTED,
-    EXISTS,
-    NOT_FOUND,
     Batch,
     Checkpoint,
     Done,
@@ -52,17 +49,18 @@ from headend.dm.jobs.steps import (
     replace,
     result_code,
 )
+from omadm.codes import Code
 
 SCOMO = "./SCOMO"
 DEPLOYED = f"{SCOMO}/Inventory/Deployed"
 
-__all__ = ["KINDS", "JobError", "Kind"]
+__all__ = ["JOB_TYPES", "JobError", "JobType"]
 
 _NODE_NAME = r"[A-Za-z0-9_.-]{1,32}"
 
 
-class Kind(Protocol):
-    """One kind of job."""
+class JobType(Protocol):
+    """One job type."""
 
     name: str
 
@@ -128,7 +126,7 @@ class ProvisionJob:
         refused |= {
             path: reply.status
             for path, reply in zip(doomed, replies, strict=True)
-            if not reply.ok and reply.status != NOT_FOUND
+            if not reply.ok and reply.status != Code.NOT_FOUND
         }
         replaces = [replace(node["path"], data(node), node["format"]) for node in nodes]
         replies = yield from self._send(replaces, mode)
@@ -145,24 +143,24 @@ class ProvisionJob:
         """The nodes to add. What was refused otherwise is noted, unless an Atomic around it failed for a missing
         node: then nothing was done at all, and every node goes the way of Add (which replaces what exists)."""
         statuses = [reply.status for reply in replies]
-        if mode is Mode.ATOMIC and NOT_FOUND in statuses:
+        if mode is Mode.ATOMIC and Code.NOT_FOUND in statuses:
             return nodes
         for node, reply in zip(nodes, replies, strict=True):
-            if not reply.ok and reply.status != NOT_FOUND:
+            if not reply.ok and reply.status != Code.NOT_FOUND:
                 refused[node["path"]] = reply.status
-        return [node for node, status in zip(nodes, statuses, strict=True) if status == NOT_FOUND]
+        return [node for node, status in zip(nodes, statuses, strict=True) if status == Code.NOT_FOUND]
 
     def _add(self, nodes: list[Json]) -> Generator[Batch, list[Reply], dict[str, int]]:
-        """Add the interior nodes above, those that exist answer 418, then the leaves; replace a leaf that exists."""
+        """Add the interior nodes above, then the leaves; replace those that exist. A node above may exist."""
         parents = list(dict.fromkeys(above for node in nodes for above in _above(node["path"])))
         adds = [add_interior(uri) for uri in parents]
         adds += [add(node["path"], data(node), node["format"]) for node in nodes]
         replies = (yield from batches(adds))[len(parents) :]
-        again = [node for node, reply in zip(nodes, replies, strict=True) if reply.status == EXISTS]
+        again = [node for node, reply in zip(nodes, replies, strict=True) if reply.status == Code.ALREADY_EXISTS]
         refused = {
             node["path"]: reply.status
             for node, reply in zip(nodes, replies, strict=True)
-            if not reply.ok and reply.status != EXISTS
+            if not reply.ok and reply.status != Code.ALREADY_EXISTS
         }
         replies = yield from batches([replace(n["path"], data(n), n["format"]) for n in again])
         return refused | {n["path"]: r.status for n, r in zip(again, replies, strict=True) if not r.ok}
@@ -214,13 +212,13 @@ class SoftwareJob:
         refused = {
             request.uri: reply.status
             for request, reply in zip(adds, replies, strict=True)
-            if not reply.ok and reply.status != EXISTS
+            if not reply.ok and reply.status != Code.ALREADY_EXISTS
         }
         if refused:
             return Failed({"error": "the device refused the download node", "refused": refused})
         yield Checkpoint({"exec_sent": True})
         (reply,) = yield Batch((execute(f"{node}/Operations/DownloadInstall", job.correlator),))
-        if reply.status not in (200, ACCEPTED):
+        if reply.status not in (Code.OK, Code.ACCEPTED):
             return Failed({"error": "the device refused to install", "status": reply.status})
         return Waiting({"exec_sent": True})
 
@@ -233,6 +231,6 @@ class SoftwareJob:
         return Failed(result | {"error": f"the installation ended with result {code}"})
 
 
-KINDS: Mapping[str, Kind] = {
-    kind.name: kind for kind in (GetJob(), ProvisionJob(), FirmwareJob(), SoftwareJob(), CommandsJob())
+JOB_TYPES: Mapping[str, JobType] = {
+    one.name: one for one in (GetJob(), ProvisionJob(), FirmwareJob(), SoftwareJob(), CommandsJob())
 }

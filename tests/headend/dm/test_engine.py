@@ -8,7 +8,7 @@ import pytest
 
 from headend.dm.engine import MESSAGES_MAX, AlertSeen, ServerSession, State
 from headend.dm.jobs.steps import Done, Failed, Job, Note, Outcome
-from headend.dm.jobs.types import KINDS
+from headend.dm.jobs.types import JOB_TYPES
 from headend.dm.large_objects import Incoming, LargeObject
 from omadm.syncml.codec import DM_WBXML, encode
 from omadm.syncml.messages import (
@@ -97,7 +97,7 @@ def _numbered(command: Command, number: int) -> Command:
 
 
 def job(kind: str, number: int = 1, **params: object) -> Job:
-    return Job(number, kind, KINDS[kind].check(params), "corr", {})
+    return Job(number, kind, JOB_TYPES[kind].check(params), "corr", {})
 
 
 def codes(message: SyncML) -> list[tuple[str, int]]:

@@ -11,8 +11,8 @@ from sqlalchemy import Engine, select
 
 from headend.db import create_tables, open_engine
 from headend.dm import accounts, tables
-from headend.dm.jobs import queue as jobs
-from headend.dm.jobs.types import KINDS, JobError
+from headend.dm.jobs import queue
+from headend.dm.jobs.types import JOB_TYPES, JobError
 from headend.dm.server import DmServer, ServerConfig
 from tests.headend.dm_device import Device, Tree, alert
 
@@ -39,12 +39,12 @@ def device(engine: Engine) -> Device:
 
 def enqueue(engine: Engine, kind: str, **params: Any) -> int:
     with engine.begin() as conn:
-        return jobs.enqueue(conn, DEVICE, kind, params)
+        return queue.enqueue(conn, DEVICE, kind, params)
 
 
 def job(engine: Engine, number: int) -> dict[str, Any]:
     with engine.begin() as conn:
-        shown = jobs.show(conn, number)
+        shown = queue.show(conn, number)
     assert shown is not None
     return shown
 
@@ -397,7 +397,7 @@ def test_jobs_run_in_the_order_they_were_queued(engine: Engine, device: Device) 
 
 def test_a_job_under_which_sessions_keep_breaking_is_given_up(engine: Engine, device: Device) -> None:
     number = enqueue(engine, "get", paths=["./A"])
-    for _ in range(jobs.ATTEMPTS_MAX):
+    for _ in range(queue.ATTEMPTS_MAX):
         device.take(device.server.handle(device.request(device.begin())))
         assert job(engine, number)["state"] == "running"
     device.session()
@@ -409,7 +409,7 @@ def test_a_job_can_be_cancelled_until_it_runs(engine: Engine, device: Device) ->
     first, second = enqueue(engine, "get", paths=["./A"]), enqueue(engine, "get", paths=["./B"])
     device.take(device.server.handle(device.request(device.begin())))
     with engine.begin() as conn:
-        assert [jobs.cancel(conn, number) for number in (first, second, 99)] == [False, True, False]
+        assert [queue.cancel(conn, number) for number in (first, second, 99)] == [False, True, False]
     assert job(engine, second)["state"] == "failed"
     assert "cancelled" in job(engine, second)["result"]["error"]
 
@@ -452,4 +452,4 @@ def test_a_job_for_a_device_without_account_is_refused(engine: Engine) -> None:
 
 def test_the_registry_holds_every_kind_under_its_name() -> None:
     names = ("get", "provision", "firmware", "software", "commands")
-    assert {name: kind.name for name, kind in KINDS.items()} == {name: name for name in names}
+    assert {name: kind.name for name, kind in JOB_TYPES.items()} == {name: name for name in names}

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import Engine, select, update
 
 from headend.dm import accounts, tables
-from headend.dm.jobs import queue as jobs
+from headend.dm.jobs import queue
 from headend.dm.server import Answer, DmServer, Request, ServerConfig
 from omadm.auth import AUTH_BASIC, AUTH_MAC, AUTH_MD5
 from omadm.bootstrap import Account
@@ -91,10 +91,10 @@ def header(answer: Answer) -> Status:
 
 def fetch(engine: Engine, device: Device) -> str | None:
     with engine.begin() as conn:
-        number = jobs.enqueue(conn, NAME, "get", {"paths": ["./A"]})
+        number = queue.enqueue(conn, NAME, "get", {"paths": ["./A"]})
     device.session()
     with engine.begin() as conn:
-        shown = jobs.show(conn, number)
+        shown = queue.show(conn, number)
     return None if shown is None else str(shown["state"])
 
 
@@ -184,7 +184,7 @@ def test_a_basic_device_whose_sessions_all_look_alike_still_gets_its_jobs(databa
 def test_a_device_that_begins_again_under_the_same_session_number_gets_a_new_session(database: Engine) -> None:
     device = other(database, AUTH_MD5, Tree({"./A": "1"}))
     with database.begin() as conn:
-        jobs.enqueue(conn, NAME, "get", {"paths": ["./A"]})
+        queue.enqueue(conn, NAME, "get", {"paths": ["./A"]})
     message = device.take(device.server.handle(device.request(device.begin())))
     assert any(message.of(Get))
     device._session = 0

@@ -13,8 +13,8 @@ from sqlalchemy import Engine, event, select
 
 from headend.db import create_tables, open_engine
 from headend.dm import accounts, tables
-from headend.dm.authentication import Gate
-from headend.dm.jobs import queue as jobs
+from headend.dm.authentication import Authenticator
+from headend.dm.jobs import queue
 from headend.dm.schemes import Schemes
 from headend.dm.server import Answer, DmServer, Request, ServerConfig
 from omadm.auth import hmac_header
@@ -95,7 +95,7 @@ def test_every_answer_brings_a_new_nonce_and_sessions_follow_on_one_another(engi
     seen = {device.account.client_nonce}
     for _ in range(3):
         with engine.begin() as conn:
-            jobs.enqueue(conn, DEVICE, "get", {"paths": ["./A"]})
+            queue.enqueue(conn, DEVICE, "get", {"paths": ["./A"]})
         device.session()
         assert device.account.client_nonce not in seen
         seen.add(device.account.client_nonce)
@@ -105,7 +105,7 @@ def test_every_answer_brings_a_new_nonce_and_sessions_follow_on_one_another(engi
 def test_nonces_survive_a_restart_of_the_server(engine: Engine, device: Device) -> None:
     device.tree = Tree({"./A": "1"})
     with engine.begin() as conn:
-        jobs.enqueue(conn, DEVICE, "get", {"paths": ["./A"]})
+        queue.enqueue(conn, DEVICE, "get", {"paths": ["./A"]})
     device.session()
     device.server = DmServer(engine, CONFIG)
     assert device.session()[0].commands[0] == replace(header_of(device.answers[-1]), code=200)
@@ -142,7 +142,7 @@ def test_the_second_refusal_brings_no_further_challenge(device: Device) -> None:
 def test_a_stranger_changes_neither_the_account_nor_an_open_session(engine: Engine, device: Device) -> None:
     device.tree = Tree({"./A": "1"})
     with engine.begin() as conn:
-        number = jobs.enqueue(conn, DEVICE, "get", {"paths": ["./A"]})
+        number = queue.enqueue(conn, DEVICE, "get", {"paths": ["./A"]})
     message = device.take(device.server.handle(device.request(device.begin())))
     before = rows(engine, tables.accounts)
     stranger = wrong(device)
@@ -153,7 +153,7 @@ def test_a_stranger_changes_neither_the_account_nor_an_open_session(engine: Engi
     commands, final = device.reply(message)
     device.take(device.server.handle(device.request(commands, final=final)))
     with engine.begin() as conn:
-        shown = jobs.show(conn, number)
+        shown = queue.show(conn, number)
     assert shown is not None
     assert shown["state"] == "done"
 
@@ -224,7 +224,7 @@ def test_a_device_that_does_not_believe_us_hears_it_again_once(engine: Engine, d
     device.tree = Tree({"./A": "1"})
     device.alerts = [alert("c", "<ResultCode>1</ResultCode>")]
     with engine.begin() as conn:
-        number = jobs.enqueue(conn, DEVICE, "get", {"paths": ["./A"]})
+        number = queue.enqueue(conn, DEVICE, "get", {"paths": ["./A"]})
     message = device.take(device.server.handle(device.request(device.begin())))
     refused = [device.header_status(message, 401), Status("", "1", "5", "Get", 401)]
     repeated = device.take(device.server.handle(device.request(refused)))
@@ -233,14 +233,14 @@ def test_a_device_that_does_not_believe_us_hears_it_again_once(engine: Engine, d
     commands, final = device.reply(repeated)
     device.take(device.server.handle(device.request(commands, final=final)))
     with engine.begin() as conn:
-        shown = jobs.show(conn, number)
+        shown = queue.show(conn, number)
     assert shown is not None
     assert shown["state"] == "done"
 
 
 def test_a_device_that_never_believes_us_ends_the_session(engine: Engine, device: Device) -> None:
     with engine.begin() as conn:
-        jobs.enqueue(conn, DEVICE, "get", {"paths": ["./A"]})
+        queue.enqueue(conn, DEVICE, "get", {"paths": ["./A"]})
     message = device.take(device.server.handle(device.request(device.begin())))
     for _ in range(2):
         message = device.take(device.server.handle(device.request([device.header_status(message, 401)])))
@@ -298,7 +298,7 @@ def test_the_prefix_some_devices_put_before_the_type_is_dropped(engine: Engine, 
 def test_a_session_goes_on_after_a_restart_in_a_new_one(engine: Engine, device: Device) -> None:
     device.tree = Tree({"./A": "1"})
     with engine.begin() as conn:
-        number = jobs.enqueue(conn, DEVICE, "get", {"paths": ["./A"]})
+        number = queue.enqueue(conn, DEVICE, "get", {"paths": ["./A"]})
     message = device.take(device.server.handle(device.request(device.begin())))
     device.server = DmServer(engine, CONFIG)
     while any(message.of(Get)):
@@ -306,7 +306,7 @@ def test_a_session_goes_on_after_a_restart_in_a_new_one(engine: Engine, device: 
         message = device.take(device.server.handle(device.request(commands, final=final)))
     assert [s.state for s in rows(engine, tables.sessions)] == ["lost", "done"]
     with engine.begin() as conn:
-        shown = jobs.show(conn, number)
+        shown = queue.show(conn, number)
     assert shown is not None
     assert shown["state"] == "done"
 
@@ -316,7 +316,7 @@ def test_when_the_commit_fails_nothing_happened_and_the_same_request_works_later
 ) -> None:
     device.tree = Tree({"./A": "1"})
     with engine.begin() as conn:
-        number = jobs.enqueue(conn, DEVICE, "get", {"paths": ["./A"]})
+        number = queue.enqueue(conn, DEVICE, "get", {"paths": ["./A"]})
     message = device.take(device.server.handle(device.request(device.begin())))
     commands, final = device.reply(message)
     request = device.request(commands, final=final)
@@ -333,14 +333,14 @@ def test_when_the_commit_fails_nothing_happened_and_the_same_request_works_later
         commands, final = device.reply(message)
         message = device.take(device.server.handle(device.request(commands, final=final)))
     with engine.begin() as conn:
-        shown = jobs.show(conn, number)
+        shown = queue.show(conn, number)
     assert shown is not None
     assert shown["state"] == "done"
 
 
 def test_an_aborted_session_gives_its_job_back(engine: Engine, device: Device) -> None:
     with engine.begin() as conn:
-        jobs.enqueue(conn, DEVICE, "get", {"paths": ["./A"]})
+        queue.enqueue(conn, DEVICE, "get", {"paths": ["./A"]})
     message = device.take(device.server.handle(device.request(device.begin())))
     device.take(device.server.handle(device.request([device.header_status(message), Alert("", 1223)])))
     assert rows(engine, tables.sessions)[0].state == "aborted"
@@ -362,7 +362,7 @@ def test_strangers_are_answered_while_somebody_else_writes(engine: Engine, devic
 
 
 def test_an_account_that_changes_between_the_look_and_the_work_is_not_believed(engine: Engine, device: Device) -> None:
-    class Slow(Gate):
+    class Slow(Authenticator):
         def check(self, *arguments: Any) -> Any:
             believed = super().check(*arguments)
             with engine.begin() as conn:
@@ -370,7 +370,7 @@ def test_an_account_that_changes_between_the_look_and_the_work_is_not_believed(e
             return believed
 
     request = device.request(device.begin())
-    device.server._gate = Slow(Schemes.with_mac(CONFIG.algorithms))
+    device.server._authenticator = Slow(Schemes.with_mac(CONFIG.algorithms))
     assert header(device.server.handle(request)).code == 401
     assert rows(engine, tables.sessions) == []
 
@@ -416,7 +416,7 @@ def test_a_believed_device_that_talks_nonsense_gets_answers_and_breaks_nothing(
     """Random messages, some damaged, all with a good MAC: HTTP 200 or 400, never an exception."""
     pick, talk = random.Random(seed), Generator(seed)
     with engine.begin() as conn:
-        jobs.enqueue(conn, DEVICE, "get", {"paths": ["./A"]})
+        queue.enqueue(conn, DEVICE, "get", {"paths": ["./A"]})
     for number in range(12):
         message = talk.message()
         status = Status("1", str(number), "0", "SyncHdr", pick.choice([200, 212, 401, 500]))

@@ -14,7 +14,7 @@ from agent.https import HttpsError, Response
 from agent.settings.provisioning import ReadingTask
 from headend.db import create_tables, open_engine
 from headend.dm import accounts, tables
-from headend.dm.jobs import queue as jobs
+from headend.dm.jobs import queue
 from headend.dm.server import DmServer, Request, ServerConfig
 from omadm.auth import HMAC_HEADER
 from omadm.bootstrap import emit_profile
@@ -71,11 +71,11 @@ class World:
 
     def enqueue(self, kind: str, **params: Any) -> int:
         with self.engine.begin() as conn:
-            return jobs.enqueue(conn, DEVICE_ID, kind, params)
+            return queue.enqueue(conn, DEVICE_ID, kind, params)
 
     def job(self, number: int) -> dict[str, Any]:
         with self.engine.begin() as conn:
-            shown = jobs.show(conn, number)
+            shown = queue.show(conn, number)
         assert shown is not None
         return shown
 

@@ -15,7 +15,7 @@ from headend import web
 from headend.dm import accounts
 from headend.dm import tables as dm
 from headend.dm.push import PushError
-from headend.metering import readings as metering
+from headend.metering import readings
 from headend.operator import app
 from headend.software.repository import PackageStore
 from tests.headend.asgi import call, pieces
@@ -134,7 +134,7 @@ def test_a_metering_token_is_issued_with_the_address_to_use_it_at(server: Starle
     assert answer.status_code == 201
     issued = answer.json()
     assert issued["url"] == "https://metering.example/v1/readings"
-    assert metering.device_of_token(database, issued["token"]) == DEVICE
+    assert readings.device_of_token(database, issued["token"]) == DEVICE
     assert ask(server, "POST", "/v1/devices/nobody/metering-token").status_code == 404
 
 

@@ -15,8 +15,8 @@ from starlette.applications import Starlette
 from headend import web
 from headend.dm import accounts
 from headend.dm import tables as dm
-from headend.dm.jobs import queue as jobs
-from headend.metering import readings as metering
+from headend.dm.jobs import queue
+from headend.metering import readings
 from headend.operator import app, console
 from headend.security import devices
 from headend.software.repository import PackageStore
@@ -92,13 +92,13 @@ def fill(engine: Engine, packages: PackageStore, text: str = "x") -> None:
         "obis": "1.0.0.0.0.1",
     }
     batch = {"version": 1, "device": DEVICE, "store": "0" * 32, "records": [record, failed]}
-    metering.store(engine, parse(json.dumps(batch).encode()), 1_770_000_000.0)
+    readings.store(engine, parse(json.dumps(batch).encode()), 1_770_000_000.0)
     with engine.begin() as connection:
         devices.enrol(connection, DEVICE, bytes(32), 5.0)
         devices.note(connection, text, text, 401, text, 1e300)
         accounts.create(connection, DEVICE, server_id="headend", url="https://dm.example/dm", push_url=text)
-        jobs.enqueue(connection, DEVICE, "get", {"paths": ["./DevInfo", "./A", "./B", "./C"]})
-        number = jobs.enqueue(connection, DEVICE, "firmware", {"url": "https://packages.example/fw"})
+        queue.enqueue(connection, DEVICE, "get", {"paths": ["./DevInfo", "./A", "./B", "./C"]})
+        number = queue.enqueue(connection, DEVICE, "firmware", {"url": "https://packages.example/fw"})
         connection.execute(
             dm.jobs.update().where(dm.jobs.c.id == number).values(state="failed", result={"error": text})
         )
@@ -231,7 +231,7 @@ def word_on(page: str) -> str:
 
 def state_of(database: Engine, number: int) -> str:
     with database.begin() as connection:
-        job = jobs.show(connection, number)
+        job = queue.show(connection, number)
     assert job is not None
     return str(job["state"])
 

@@ -20,12 +20,12 @@ from agent.ota.errors import DeltaUnfit
 from headend import web
 from headend.db import create_tables, open_engine
 from headend.dm import tables
-from headend.dm.jobs.types import KINDS, JobError
+from headend.dm.jobs.types import JOB_TYPES, JobError
 from headend.operator import app as operator
 from headend.operator.console import _contents, _outcome, _what
 from headend.security import devices
 from headend.software import app, releases
-from headend.software.releases import NoPackageError, Release, choose
+from headend.software.releases import NoPackageError, PackageInfo, choose
 from headend.software.repository import PackageStore
 from omadm import descriptor as dd
 from tests.agent.dm.server import DEVICE_ID
@@ -154,10 +154,10 @@ def test_a_full_package_that_not_all_its_devices_could_install_is_not_offered(sh
 # -- which package a device is sent
 
 
-def package(name: str, size: int, *, made_from: str = "", requires: str = "", hardware: str = "a") -> Release:
+def package(name: str, size: int, *, made_from: str = "", requires: str = "", hardware: str = "a") -> PackageInfo:
     sources = (dd.DeltaSource("rootfs", made_from, 1, "00" * 32),) if made_from else ()
     needed = (requires,) if requires else ()
-    return Release(name, "firmware", "", "3", 1, tuple(hardware.split()), needed, sources, size)
+    return PackageInfo(name, "firmware", "", "3", 1, tuple(hardware.split()), needed, sources, size)
 
 
 WHOLE = package("whole", 100)
@@ -190,7 +190,7 @@ def test_packages_for_other_hardware_are_not_sent() -> None:
         ([package("stone", 5, requires="7")], "stone is full for a from 7"),
     ],
 )
-def test_a_device_that_nothing_is_for_is_told_apart(there: list[Release], said: str) -> None:
+def test_a_device_that_nothing_is_for_is_told_apart(there: list[PackageInfo], said: str) -> None:
     with pytest.raises(NoPackageError, match=said):
         choose(there, "1", "a")
 
@@ -208,7 +208,7 @@ def test_a_device_that_nothing_is_for_is_told_apart(there: list[Release], said: 
 )
 def test_a_firmware_job_with_wrong_parameters_is_not_queued(params: dict[str, Any]) -> None:
     with pytest.raises(JobError):
-        KINDS["firmware"].check(params)
+        JOB_TYPES["firmware"].check(params)
 
 
 # -- both ends
