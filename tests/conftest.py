@@ -30,11 +30,14 @@ PR_SET_CHILD_SUBREAPER = 36  # include/uapi/linux/prctl.h
 SLOW = (
     "tests/agent/ota/test_full_instead.py",
     "tests/bench",
+    "tests/dlms/link/test_line_time.py",
     "tests/fuzz",
+    "tests/updateagent/boot/test_loaders.py",
     "tests/updateagent/boot/test_uboot_flash.py",
     "tests/updateagent/engine/test_power.py",
     "tests/updateagent/engine/test_recovery.py",
     "tests/updateagent/software/test_store.py",
+    "tests/updateagent/package/test_manifest.py",
     "tests/updateagent/test_damage.py",
 )
 
