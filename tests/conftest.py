@@ -29,7 +29,9 @@ PR_SET_CHILD_SUBREAPER = 36  # include/uapi/linux/prctl.h
 # Files and folders of enumerations: of power cuts, of flipped bits, of fuzzed input.
 SLOW = (
     "tests/agent/ota/test_full_instead.py",
+    "tests/agent/ota/test_worker.py",
     "tests/bench",
+    "tests/demo",
     "tests/dlms/link/test_line_time.py",
     "tests/fuzz",
     "tests/updateagent/boot/test_loaders.py",
