@@ -15,7 +15,7 @@ PEERS  := .venv-peers
 PIP    := pip install --quiet --disable-pip-version-check
 FREEZE := pip freeze --exclude-editable --disable-pip-version-check
 
-# Tests run on all cores; those that need to be alone share one worker. WORKERS=0 runs all in one process.
+# Tests run on all cores; those of one `xdist_group` share a worker. WORKERS=0 runs all in one process.
 WORKERS ?= auto
 PYTEST  := -n $(WORKERS) --dist loadgroup
 # Tests of the board, one at a time, each of some minutes.

@@ -29,12 +29,17 @@ PR_SET_CHILD_SUBREAPER = 36  # include/uapi/linux/prctl.h
 # Files and folders of enumerations: of power cuts, of flipped bits, of fuzzed input.
 SLOW = (
     "tests/agent/ota/test_full_instead.py",
+    "tests/agent/ota/test_worker.py",
     "tests/bench",
+    "tests/demo",
+    "tests/dlms/link/test_line_time.py",
     "tests/fuzz",
+    "tests/updateagent/boot/test_loaders.py",
     "tests/updateagent/boot/test_uboot_flash.py",
     "tests/updateagent/engine/test_power.py",
     "tests/updateagent/engine/test_recovery.py",
     "tests/updateagent/software/test_store.py",
+    "tests/updateagent/package/test_manifest.py",
     "tests/updateagent/test_damage.py",
 )
 

@@ -16,6 +16,7 @@ everything, so that nothing goes on in a process that is dead.
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
@@ -25,6 +26,8 @@ from random import Random
 from updateagent.disk import Lock, RawFile, Storage
 
 SECTOR_BYTES = 512
+# `make seeds` plays the same enumerations with other losses.
+SEED = os.environ.get("TORTURE_SEED", "")
 FREE_BYTES = 1 << 30
 
 
@@ -40,6 +43,11 @@ class Survival(Enum):
     NAMES_ONLY = "names kept, data lost"
     DATA_ONLY = "data kept, names lost"
     HOLED = "sectors and names at random"
+
+
+def seeded(random: Random) -> Random:
+    """The same chance as ever, or that of the seed that was asked for."""
+    return Random(f"{SEED} {random.getrandbits(64)}") if SEED else random
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +177,7 @@ class FaultyDisk(Storage):
 
     def after_power_cut(self, survival: Survival, random: Random) -> FaultyDisk:
         """The disk that is found when the power is back. This one is dead from now on."""
+        random = seeded(random)
         found = self.copy()
         self._dead = True
         keep_data, keep_names = {
