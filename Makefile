@@ -50,6 +50,7 @@ test: lint types tests
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache >build/contracts || { cat build/contracts; exit 1; }
 
 types: $(STAMP)
 	$(BIN)/mypy

@@ -14,7 +14,7 @@ DEVICE = ["pyserial>=3.5", "crcmod>=1.7", "cryptography>=38.0.4", "PyYAML>=6.0",
 HEADEND = ["starlette>=0.37", "uvicorn>=0.30", "SQLAlchemy>=2.0", "httpx>=0.27", "jinja2>=3.1"]
 # Its CliRunner keeps the two outputs apart from click 8.2 on.
 TEST = ["click>=8.2", "pytest>=8.0", "pytest-timeout>=2.3.1", "pytest-xdist>=3.6.1", "rich>=13"]
-DEV = ["coverage>=7.10", "ruff>=0.15", "mypy>=2.4", "types-PyYAML>=6.0.12", "types-pyserial>=3.5"]
+DEV = ["coverage>=7.10", "import-linter>=2.6", "ruff>=0.15", "mypy>=2.4", "types-PyYAML>=6.0.12", "types-pyserial>=3.5"]
 
 
 def data_files(folder: str, target: str) -> list[tuple[str, list[str]]]:

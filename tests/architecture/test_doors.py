@@ -1,0 +1,175 @@
+"""The architecture holds, and what guards it notices when it does not."""
+
+from __future__ import annotations
+
+import configparser
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.architecture import drawing, sans_io
+
+REPO = Path(__file__).resolve().parents[2]
+PACKAGES = ("agent", "dlms", "headend", "omadm", "plc", "updateagent")
+CONTRACTS = REPO / ".importlinter"
+
+
+def lint(folder: Path) -> tuple[int, str]:
+    """import-linter over the packages in `folder`, with the contracts that lie there."""
+    program = Path(sys.executable).with_name("lint-imports")
+    done = subprocess.run(
+        [program, "--no-cache", "--config", folder / CONTRACTS.name],
+        cwd=folder,
+        env={"PYTHONPATH": str(folder), "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.process
+def test_every_import_points_the_right_way() -> None:
+    code, said = lint(REPO)
+    assert code == 0, said
+
+
+PLANTED = {
+    "packages": ("dlms/cursor.py", "import omadm.codes"),
+    "plc": ("plc/usi.py", "from dlms.axdr import Data"),
+    "headend": ("headend/web.py", "from updateagent.engine import journal"),
+    "image": ("updateagent/cli.py", "def late():\n    from updateagent.buildhost import pack"),
+    "dlms": ("dlms/security/hls.py", "from dlms.xdlms import acse"),
+    "updateagent": ("updateagent/package/der.py", "from updateagent.slots import block"),
+    "omadm": ("omadm/auth.py", "from omadm import bootstrap"),
+    "agent": ("agent/mo/devinfo.py", "def late():\n    from agent.dm import service"),
+    "headend-rooms": ("headend/dm/tables.py", "from headend.operator import app"),
+    "cycles": (
+        "dlms/explain/node.py",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from dlms.explain import values",
+    ),
+    "unplaced": ("dlms/newcomer.py", "X = 1"),
+}
+"""Contract → a module and what is planted there. The last one is a module that no layer names."""
+
+
+def contract_names() -> dict[str, str]:
+    parser = configparser.ConfigParser()
+    parser.read(CONTRACTS)
+    prefix = "importlinter:contract:"
+    return {name.removeprefix(prefix): parser[name]["name"] for name in parser.sections() if name.startswith(prefix)}
+
+
+@pytest.fixture(scope="module")
+def spoiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What import-linter says of each violation, planted alone into a copy of the packages."""
+    folder = tmp_path_factory.mktemp("spoiled")
+    for package in PACKAGES:
+        shutil.copytree(REPO / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(CONTRACTS, folder)
+    said = {}
+    for contract, (file, text) in PLANTED.items():
+        path = folder / file
+        before = path.read_text(encoding="utf-8") if path.exists() else None
+        path.write_text(f"{before or ''}\n{text}\n", encoding="utf-8")
+        code, said[contract] = lint(folder)
+        assert code == 1, f"{contract}: {said[contract]}"
+        if before is None:
+            path.unlink()
+        else:
+            path.write_text(before, encoding="utf-8")
+    return said
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("contract", sorted(PLANTED))
+def test_a_planted_import_breaks_its_contract(spoiled: dict[str, str], contract: str) -> None:
+    name = contract_names()["dlms" if contract == "unplaced" else contract]
+    assert re.search(rf"^{re.escape(name)}.*BROKEN$", spoiled[contract].replace("\n ", " "), re.MULTILINE)
+
+
+def test_every_contract_has_a_planted_violation() -> None:
+    assert set(contract_names()) == set(PLANTED) - {"unplaced"}
+
+
+@pytest.mark.parametrize("core", sans_io.cores(REPO), ids=lambda path: str(path.relative_to(REPO)))
+def test_a_core_does_no_input_or_output(core: Path) -> None:
+    assert sans_io.violations(core.read_text(encoding="utf-8")) == []
+
+
+def test_the_exceptions_are_drivers_indeed() -> None:
+    for file in sans_io.DRIVERS:
+        assert sans_io.violations((REPO / file).read_text(encoding="utf-8")), f"{file} could be a core"
+
+
+@pytest.mark.parametrize(
+    "planted",
+    [
+        "import socket",
+        "import select",
+        "import threading",
+        "import time",
+        "from time import monotonic",
+        "import os",
+        "from os import path as where",
+        "from pathlib import Path",
+        "import random",
+        "from random import randbytes",
+        "from random import Random\nx = Random()",
+        "import secrets",
+        "import urllib.request",
+        "from urllib.request import urlopen",
+        "def late():\n    import serial",
+        "from datetime import datetime\nx = datetime.now()",
+        "from datetime import datetime, UTC\nx = datetime.now(UTC)",
+        "import datetime\nx = datetime.datetime.utcnow()",
+        "import datetime as dt\nx = dt.date.today()",
+        "from datetime import datetime as when\ndef f(now=when.now): ...",
+        "x = open('y')",
+        "import importlib\nx = importlib.import_module('time')",
+        "from importlib import import_module\nx = import_module('so' + 'cket')",
+        "x = __import__('os')",
+        "print('hello')",
+    ],
+)
+def test_each_kind_of_input_and_output_is_noticed_in_a_core(planted: str) -> None:
+    source = (REPO / "dlms" / "link" / "hdlc" / "frames.py").read_text(encoding="utf-8")
+    assert sans_io.violations(source) == []
+    assert len(sans_io.violations(f"{source}\n{planted}\n")) >= 1
+
+
+@pytest.mark.parametrize(
+    "harmless",
+    [
+        "from urllib.parse import urlsplit",
+        "import urllib.parse",
+        "from random import Random\nx = Random(7)",
+        "from datetime import datetime\nx = datetime(2026, 1, 1)",
+        "def f(clock): return clock.now()",
+        "import calendar",
+    ],
+)
+def test_what_is_pure_is_left_alone(harmless: str) -> None:
+    assert sans_io.violations(harmless) == []
+
+
+def test_the_cores_are_found() -> None:
+    found = {str(path.relative_to(REPO)) for path in sans_io.cores(REPO)}
+    assert {
+        "agent/dm/session.py",
+        "agent/metering/schedule.py",
+        "dlms/client/session.py",
+        "dlms/link/hdlc/frames.py",
+        "omadm/ssmp/wire.py",
+        "plc/link.py",
+        "updateagent/engine/machine.py",
+    } <= found
+
+
+def test_the_map_is_drawn_from_the_contracts() -> None:
+    text = (REPO / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    assert drawing.between_marks(text) == drawing.draw(CONTRACTS), "run: python -m tests.architecture.drawing"

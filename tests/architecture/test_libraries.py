@@ -1,0 +1,83 @@
+"""Which libraries a package may use: the device's list is closed. And that every package is typed."""
+
+from __future__ import annotations
+
+import ast
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).resolve().parents[2]
+LIBRARIES: dict[str, set[str]] = {
+    "plc": {"crcmod"},
+    "dlms": {"serial", "crcmod", "cryptography", "click"},
+    "omadm": {"cryptography"},
+    "updateagent": {"cryptography"},
+    "agent": {"serial", "crcmod", "cryptography", "yaml", "click", "systemd"},
+    "headend": {"starlette", "uvicorn", "sqlalchemy", "httpx", "cryptography", "click", "yaml", "jinja2"},
+}
+MORE = {"updateagent/buildhost": {"click"}}
+"""What a folder may use beside its package's libraries."""
+
+MODULES_MAX = 14
+"""In one room, `__init__` and `__main__` not counted: what a reader can keep in view."""
+
+
+def libraries(path: Path) -> Iterator[str]:
+    """Top-level names of all that a file imports, also inside functions."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield str(node.module).split(".")[0]
+
+
+def strangers(root: Path, package: str) -> list[str]:
+    """Imports below `root` that are neither ours, nor of the standard library, nor granted."""
+    found = []
+    for path in sorted((root / package).rglob("*.py")):
+        file = str(path.relative_to(root))
+        granted = LIBRARIES[package].union(*(names for folder, names in MORE.items() if file.startswith(f"{folder}/")))
+        known = granted | set(LIBRARIES) | sys.stdlib_module_names
+        found += [f"{file} imports {name}" for name in libraries(path) if name not in known]
+    return found
+
+
+@pytest.mark.parametrize("package", sorted(LIBRARIES))
+def test_only_the_agreed_libraries_are_used(package: str) -> None:
+    assert strangers(REPO, package) == []
+
+
+def test_a_library_inside_a_function_is_noticed(tmp_path: Path) -> None:
+    file = tmp_path / "omadm" / "syncml" / "x.py"
+    file.parent.mkdir(parents=True)
+    file.write_text("def late():\n    from requests import get\n")
+    assert strangers(tmp_path, "omadm") == ["omadm/syncml/x.py imports requests"]
+
+
+def test_no_relative_imports_which_the_checks_would_not_see() -> None:
+    for package in LIBRARIES:
+        for path in (REPO / package).rglob("*.py"):
+            nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            assert not [node.lineno for node in nodes if isinstance(node, ast.ImportFrom) and node.level], path
+
+
+def test_a_room_has_few_modules() -> None:
+    rooms = {path.parent for package in LIBRARIES for path in (REPO / package).rglob("*.py")}
+    full = {
+        str(room.relative_to(REPO)): count
+        for room in rooms
+        if (count := len([path for path in room.glob("*.py") if not path.name.startswith("__")])) > MODULES_MAX
+    }
+    assert full == {}
+
+
+def test_every_package_is_typed_and_distributed() -> None:
+    for package in LIBRARIES:
+        assert (REPO / package / "py.typed").exists()
+    tool = tomllib.loads((REPO / "pyproject.toml").read_text(encoding="utf-8"))["tool"]
+    assert tool["mypy"]["strict"] is True
+    assert set(LIBRARIES) <= set(tool["mypy"]["files"])
