@@ -1,4 +1,4 @@
-"""Fitting answers into messages: by size, and large results in chunks (OMA-TS-DM_Protocol 1.2, sections 6 and 7)."""
+"""Fitting answers into messages, sans-IO: by size, and large results in chunks (OMA-TS-DM_Protocol 1.2, 6 and 7)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The client's side of one DM session (OMA-TS-DM_Protocol 1.2), without I/O: messages in, messages out.
+"""The client's side of one DM session (OMA-TS-DM_Protocol 1.2), sans-IO: messages in, messages out.
 
 The states are in `agent.dm.session_states`. A driver posts what `take_output` gives, feeds the answer to `receive`, and
 carries out the events:

@@ -1,4 +1,4 @@
-"""When a task is due, and when a failure is tried again: pure functions over a task and civil time.
+"""When a task is due, and when a failure is tried again: pure functions over a task and civil time, sans-IO.
 
 One rule covers ordinary runs, late joiners, outages, a new task and a clock that jumps: *a meter owes a task its newest
 run until it was read for that run, or the catch-up time has passed*. Runs in between that were missed are not made up

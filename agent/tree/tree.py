@@ -1,4 +1,4 @@
-"""The management tree: nodes, and what the commands of OMA DM do to them. No I/O, no clock, no locks.
+"""The management tree: nodes, and what the commands of OMA DM do to them. Sans-IO, without locks.
 
 A tree is an immutable value (`agent.tree.nodes.State`): a transaction works on its own copy, shares every untouched
 node with the committed one, and is dropped without a trace when it is not committed. A savepoint is a reference.

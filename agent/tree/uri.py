@@ -1,4 +1,4 @@
-"""Node addresses: `./A/B`, `A/B`, with `?prop=…` or `?list=…` (OMA-TS-DM_TND 1.2, sections 6 and 7.7.3)."""
+"""Node addresses, sans-IO: `./A/B`, `A/B`, with `?prop=…` or `?list=…` (OMA-TS-DM_TND 1.2, sections 6 and 7.7.3)."""
 
 from __future__ import annotations
 

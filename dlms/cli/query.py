@@ -36,7 +36,7 @@ from dlms.link.datalink import LinkDown, LinkUp
 from dlms.link.hdlc.frames import HdlcAddress
 from dlms.link.hdlc.primary import HdlcClientLink
 from dlms.link.port import Port
-from dlms.server.objects import refs_from_csv
+from dlms.simulator.reading_list import refs_from_csv
 
 SCAN_TIMEOUT_S = 0.5
 SCAN_ADDRESSES_MAX = 16384

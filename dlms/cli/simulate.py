@@ -24,10 +24,10 @@ from dlms.link.mode_e.opening import Identification
 from dlms.link.registry import DATA_LINKS
 from dlms.link.wrapper import WrapperServerLink
 from dlms.security.settings import Auth, MemoryCounters, NoAuth, Security
-from dlms.server.objects import rows_from_csv
 from dlms.server.rights import MANAGEMENT, PUBLIC_CLIENT, USUAL_RIGHTS, Rights
 from dlms.simulator.line_faults import LineFaults, SlowLine
 from dlms.simulator.meter import SERIAL_MAX, SimulatedMeter
+from dlms.simulator.reading_list import rows_from_csv
 
 BUILT_IN_LIST = Path(__file__).with_name("simulated.csv")
 TICK_S = 0.5

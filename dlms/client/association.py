@@ -21,6 +21,7 @@ from dlms import axdr
 from dlms.codes import CONFIRMED, LN_CLIENT_CONFORMANCE, Apdu, Conformance, Context, is_unconfirmed
 from dlms.cosem.associations import REPLY_TO_HLS
 from dlms.errors import DecodeError, DlmsError, LocalError, PeerError
+from dlms.security.random_octets import RandomOctets, system_random
 from dlms.security.settings import Auth, Hls, Lls, NoAuth, Security, own_title
 from dlms.xdlms.acse import PDU_SIZE_MIN, PDU_UNLIMITED, Aare, Aarq, InitiateRequest, InitiateResponse, Release
 from dlms.xdlms.apdu import service_errors as faults
@@ -175,8 +176,11 @@ class Association:
     says that the link may deliver an APDU twice.
     """
 
-    def __init__(self, proposal: Proposal, *, may_repeat: bool = False) -> None:
+    def __init__(
+        self, proposal: Proposal, *, may_repeat: bool = False, random_octets: RandomOctets = system_random
+    ) -> None:
         self.state = State.IDLE
+        self._random_octets = random_octets
         self._proposal = proposal
         self._may_repeat = may_repeat
         self._invoke_id = 0
@@ -215,11 +219,9 @@ class Association:
         elif isinstance(auth, Hls):
             from dlms.security.hls import make_challenge
 
-            authentication = self._challenge = make_challenge(auth)
+            authentication = self._challenge = make_challenge(auth, self._random_octets)
         if security is not None and security.dedicated:
-            import secrets
-
-            self._dedicated_key = secrets.token_bytes(len(security.ek))
+            self._dedicated_key = self._random_octets(len(security.ek))
         aarq = Aarq(
             context=self._context,
             user_information=self._initiate(),

@@ -15,7 +15,6 @@ key-set bit of SC means nothing here. How a key travels in key-info is the matte
 from __future__ import annotations
 
 import hmac
-import secrets
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -24,6 +23,7 @@ from dlms.cursor import Cursor
 from dlms.errors import LocalError, PeerError
 from dlms.security.ecdsa import check_signature, sign
 from dlms.security.gcm import COMPRESSED, SUITE_MASK, TAG_OCTETS, Gcm, check_counter, counted
+from dlms.security.random_octets import RandomOctets, system_random
 from dlms.security.settings import DATE_TIME_OCTETS, SYSTEM_TITLE_OCTETS, InvocationCounters, Policy, Security
 
 if TYPE_CHECKING:
@@ -173,9 +173,9 @@ def open_signed(apdu: bytes, key: EllipticCurvePublicKey) -> GeneralSigned:
 # -------------------------------------------------------------------------------------------------------- ciphering
 
 
-def new_header(originator: bytes, recipient: bytes) -> Header:
+def new_header(originator: bytes, recipient: bytes, random_octets: RandomOctets = system_random) -> Header:
     """A header with a transaction id of its own."""
-    return Header(secrets.token_bytes(TRANSACTION_OCTETS), originator, recipient)
+    return Header(random_octets(TRANSACTION_OCTETS), originator, recipient)
 
 
 def cipher_apdu(

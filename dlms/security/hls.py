@@ -16,13 +16,13 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from dlms.codes import Mechanism
 from dlms.errors import LocalError, PeerError
 from dlms.security.ecdsa import check_signature, sign
+from dlms.security.random_octets import RandomOctets, system_random
 from dlms.security.settings import CHALLENGE_OCTETS_MAX, CHALLENGE_OCTETS_MIN, Hls
 
 if TYPE_CHECKING:
@@ -30,12 +30,12 @@ if TYPE_CHECKING:
 
 
 AES_BLOCK_OCTETS = 16
+_PRINTABLE = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+-"  # 64: every octet is as likely
 
 
-def make_challenge(hls: Hls) -> bytes:
-    """A fresh challenge from the system's random numbers, printable because some meters want text."""
-    alphabet = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+-"
-    return bytes(secrets.choice(alphabet) for _ in range(hls.challenge_octets))
+def make_challenge(hls: Hls, random_octets: RandomOctets = system_random) -> bytes:
+    """A fresh challenge, printable because some meters want text."""
+    return bytes(_PRINTABLE[octet % len(_PRINTABLE)] for octet in random_octets(hls.challenge_octets))
 
 
 def check_challenges(ours: bytes, theirs: bytes) -> None:

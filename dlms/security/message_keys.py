@@ -18,7 +18,6 @@ A wrapped or one-pass key is fresh, and its invocation counter 0. A static key c
 
 from __future__ import annotations
 
-import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -37,6 +36,7 @@ from dlms.security.keys import (
     unwrap,
     wrap,
 )
+from dlms.security.random_octets import RandomOctets, system_random
 from dlms.security.settings import KEY_OCTETS, KeyChoice, Security, coordinate_octets
 
 if TYPE_CHECKING:
@@ -124,13 +124,15 @@ class MessageKey:
         return self.choice is None
 
 
-def outgoing(security: Security, header: Header, choice: KeyChoice) -> MessageKey:
+def outgoing(
+    security: Security, header: Header, choice: KeyChoice, random_octets: RandomOctets = system_random
+) -> MessageKey:
     """A key for a message that we send. Raises `LocalError` when our keys do not allow `choice`."""
     options, suite = security.options, security.suite
     if choice is KeyChoice.GLOBAL:
         return MessageKey(security.ek, GLOBAL_UNICAST)
     if choice is KeyChoice.WRAPPED:
-        key = secrets.token_bytes(KEY_OCTETS[suite])
+        key = random_octets(KEY_OCTETS[suite])
         return MessageKey(key, wrapped_key(options.master_key, key), choice, fresh=True)
     theirs = options.peer_agreement_key
     if choice is KeyChoice.ONE_PASS and theirs is not None and security.signing_key is not None:

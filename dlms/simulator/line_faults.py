@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import heapq
-import random
 from dataclasses import dataclass, field
+from random import Random
 
 from dlms.link.hdlc.frames import CONTROLS, FrameType, HdlcDecoder, HdlcFrame, fcs16
 
@@ -24,7 +24,7 @@ class LineFaults:
     bad_fcs: float = 0.0
     duplicate: float = 0.0
     silent: bool = False
-    pick: random.Random = field(default_factory=lambda: random.Random(1))  # noqa: S311 (faults, not secrets)
+    pick: Random = field(default_factory=lambda: Random(1))  # noqa: S311 (faults, not secrets)
 
     def apply(self, burst: bytes) -> bytes:
         """What is left of one burst."""
@@ -52,7 +52,7 @@ class SlowLine:
     latency_s: float = 0.0
     late: float = 0.0
     late_s: float = 0.0
-    pick: random.Random = field(default_factory=lambda: random.Random(1))  # noqa: S311 (faults, not secrets)
+    pick: Random = field(default_factory=lambda: Random(1))  # noqa: S311 (faults, not secrets)
     _waiting: list[tuple[float, int, bytes]] = field(default_factory=list)
     _number: int = 0
 
@@ -87,7 +87,7 @@ def _frames(burst: bytes) -> list[HdlcFrame]:
     return found
 
 
-def reorder_window(burst: bytes, pick: random.Random) -> bytes:
+def reorder_window(burst: bytes, pick: Random) -> bytes:
     """Two neighbouring I frames change places, the F bit stays at the end; a burst with one frame stays as it is."""
     frames = _frames(burst)
     numbered = [at for at, frame in enumerate(frames[:-1]) if CONTROLS[frame.control].type is FrameType.I]

@@ -6,10 +6,10 @@ its object list. For `dlms simulate`, tests and demonstrations.
 from __future__ import annotations
 
 import hashlib
-import random
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from random import Random
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
@@ -38,10 +38,6 @@ DEVICE_NAME = "0.0.42.0.0.255"
 SAP_ASSIGNMENT = "0.0.41.0.0.255"
 SERIAL_MAX = 10**13 - 1
 NOTIFICATIONS_MAX = 64  # that wait on one connection
-
-
-def _civil_now() -> datetime:
-    return datetime.now(UTC)
 
 
 def device_name(serial: int) -> str:
@@ -91,7 +87,7 @@ class SimulatedMeter:
         rights: Rights | Mapping[int, Rights] = MANAGEMENT,
         conformance: Conformance = SERVER_CONFORMANCE,
         pdu_size: int = 1024,
-        now: Callable[[], datetime] = _civil_now,
+        now: Callable[[], datetime],
         living: bool = True,
     ) -> None:
         self.serial = serial
@@ -183,7 +179,7 @@ class SimulatedMeter:
 
     def _make(self, row: Row) -> Data:
         seed = f"{self.serial}/{row.class_id}/{row.obis}/{row.attribute}".encode()
-        pick = random.Random(hashlib.sha256(seed).digest())  # noqa: S311 (values to look at, not secrets)
+        pick = Random(hashlib.sha256(seed).digest())  # noqa: S311 (values to look at, not secrets)
         kind = row.type_name.partition(":")[0]
         if str(row.obis) == DEVICE_NAME:
             return axdr.octets(self.id.encode())
@@ -211,7 +207,7 @@ def _key(class_id: int, obis: Obis, attribute: int) -> tuple[int, bytes, int]:
     return class_id, obis.code, attribute
 
 
-def _number(row: Row, pick: random.Random) -> int:
+def _number(row: Row, pick: Random) -> int:
     """A believable number for the row's type and unit."""
     if row.tag is Tag.ENUM:
         return 1  # of a contactor: connected

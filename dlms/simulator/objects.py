@@ -6,9 +6,9 @@ Events have the numbers that IDIS gives them in the standard event log (IDIS pac
 from __future__ import annotations
 
 import enum
-import random
 from collections.abc import Callable
 from datetime import UTC, datetime
+from random import Random
 
 from dlms import axdr
 from dlms.axdr import Data
@@ -184,7 +184,7 @@ class LivingObjects:
         """The rows of the beginning, from the newest back, so that the newest shows what the registers show."""
         spacing_s = period_s or EVENT_SPACING_S
         last = int(self.clock.time().timestamp()) // spacing_s * spacing_s
-        pick = random.Random(f"{self._serial}/{obis}")  # noqa: S311 (values to look at, not secrets)
+        pick = Random(f"{self._serial}/{obis}")  # noqa: S311 (values to look at, not secrets)
         totals = [self._total(column) for column in profile.columns[1:]] if period_s else []
         rows: list[list[Data]] = []
         for index in range(count):

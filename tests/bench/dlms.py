@@ -25,8 +25,9 @@ from dlms.cosem.time import CosemDateTime
 from dlms.link.hdlc.frames import HdlcDecoder, emit_frame
 from dlms.security.ciphering import Ciphering
 from dlms.security.settings import Lls, MemoryCounters, Security
-from dlms.server.objects import objects_from_rows, rows_from_csv
+from dlms.server.objects import objects_from_rows
 from dlms.server.server import MeterServer
+from dlms.simulator.reading_list import rows_from_csv
 from tests.bench.figure import Figure, plain
 from tests.dlms.meter_port import MeterPort
 

@@ -27,7 +27,7 @@ from agent.metering.schedule import Backoff
 from agent.metering.uplink import Uplink
 from agent.settings.config import MeteringConfig, PortConfig
 from agent.settings.provisioning import MeterAccess, Provisioning, ReadingTask, UplinkSettings
-from dlms.server.objects import rows_from_csv
+from dlms.simulator.reading_list import rows_from_csv
 from headend import db
 from headend.metering import readings
 from plc.link import PlcLink

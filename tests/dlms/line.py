@@ -31,7 +31,7 @@ from dlms.cosem.obis import AttributeRef
 from dlms.link.datalink import ApduReceived
 from dlms.link.hdlc.primary import HdlcClientLink, HdlcServerLink
 from dlms.security.settings import Lls
-from dlms.server.objects import rows_from_csv
+from dlms.simulator.reading_list import rows_from_csv
 from tests.sim.meters import SimMeter
 from tests.sim.pipes import Line, Loop, Slow, Spoiling
 

@@ -47,8 +47,8 @@ from dlms.security.general_protection import GeneralProtection
 from dlms.security.keys import KeyId, key_transfer, public_key, transferred_keys
 from dlms.security.message_keys import key_of
 from dlms.security.settings import MemoryCounters, Policy, Security
-from dlms.server.objects import objects_from_csv, refs_from_csv, rows_from_csv
 from dlms.simulator.meter import SimulatedMeter
+from dlms.simulator.reading_list import objects_from_csv, refs_from_csv, rows_from_csv
 from dlms.xdlms.acse import Aarq, InitiateRequest, InitiateResponse
 from dlms.xdlms.apdu import access, action, get, sn
 from dlms.xdlms.apdu import set as set_apdu

@@ -10,7 +10,7 @@ from dlms.client.session import MeterSession
 from dlms.cosem.obis import AttributeRef
 from dlms.link.llc import LlcLink
 from dlms.security.settings import Lls
-from dlms.server.objects import rows_from_csv
+from dlms.simulator.reading_list import rows_from_csv
 from plc.events import DataReceived, NodeJoined
 from plc.link import PlcLink
 from tests.sim.meters import SimMeter

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 from dlms.axdr import Data
 from dlms.cosem.obis import AttributeRef
 from dlms.security.settings import Lls
-from dlms.server.objects import Row, rows_from_csv
+from dlms.server.objects import Row
 from dlms.simulator.meter import CLOCK_CLASS, SimulatedMeter
+from dlms.simulator.reading_list import rows_from_csv
 
 # Types of the uplink's records, where the list's type column says it differently.
 RECORD_TAGS = {"clock": "dt"}
+
+
+def _civil_now() -> datetime:
+    return datetime.now(UTC)
 
 
 class SimMeter(SimulatedMeter):
@@ -23,7 +29,7 @@ class SimMeter(SimulatedMeter):
     ) -> None:
         auth = Lls(password) if password else None
         # What the head-end got is compared with what the meter holds later: nothing may change meanwhile by itself.
-        super().__init__(serial, rows, phases=phases, auth=auth, pdu_size=pdu_size, living=False)
+        super().__init__(serial, rows, now=_civil_now, phases=phases, auth=auth, pdu_size=pdu_size, living=False)
 
     def records(self) -> dict[str, dict[str, object]]:
         """Every value of the list, by reference."""

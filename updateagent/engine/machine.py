@@ -1,4 +1,4 @@
-"""The states of one update, as a table.
+"""The states of one update, as a table; sans-IO.
 
     idle ──stage──▶ staged ──accept──▶ verified ──write──▶ writing ──complete──▶ written ──try──▶ trial
      ▲                │ refuse            │ refuse          │ fail                │ fail           │

@@ -20,7 +20,7 @@ from agent.metering.registry import Registry
 from agent.metering.visit import Channel, ChannelEvent
 from agent.settings.config import MeteringConfig, PortConfig, ScanConfig
 from agent.settings.provisioning import MeterAccess, Provisioning, ReadingTask
-from dlms.server.objects import rows_from_csv
+from dlms.simulator.reading_list import rows_from_csv
 from plc.errors import PlcPortError
 from plc.events import DataReceived
 from plc.link import PlcLink

@@ -30,9 +30,9 @@ from dlms.link.hdlc.frames import CONTROLS, HdlcAddress, HdlcDecoder, HdlcFrame,
 from dlms.link.mode_e.opening import ModeEOpening, add_even_parity
 from dlms.link.mode_e.port import ModeE, open_mode_e, run_opening
 from dlms.link.wrapper import WrapperFrame
-from dlms.server.objects import rows_from_csv
 from dlms.simulator.line_faults import LineFaults, reorder_window, spoil_fcs
 from dlms.simulator.meter import SimulatedMeter
+from dlms.simulator.reading_list import rows_from_csv
 
 
 class FakePort:
@@ -319,7 +319,7 @@ def test_a_simulated_meter_is_the_same_for_the_same_serial_number_and_moves_forw
 
 
 def test_a_single_phase_meter_has_no_objects_for_the_other_phases() -> None:
-    meter = SimulatedMeter(1, rows_from_csv(BUILT_IN_LIST), phases=1)
+    meter = SimulatedMeter(1, rows_from_csv(BUILT_IN_LIST), phases=1, now=lambda: datetime(2026, 6, 1, tzinfo=UTC))
     assert not isinstance(meter.get(AttributeRef.parse("3/1.0.52.7.0.255/2")), Data)
     assert isinstance(meter.get(AttributeRef.parse("3/1.0.32.7.0.255/2")), Data)
 

@@ -29,8 +29,9 @@ from dlms.cosem.scaler_unit import ScalerUnit
 from dlms.errors import LinkError, LocalError
 from dlms.link.datalink import LinkUp
 from dlms.security.settings import Auth, Lls, NoAuth
-from dlms.server.objects import CosemObject, constant, objects_from_rows, rows_from_csv
+from dlms.server.objects import CosemObject, constant, objects_from_rows
 from dlms.server.server import MeterServer
+from dlms.simulator.reading_list import rows_from_csv
 from dlms.xdlms.apdu.common import AccessError, Item, Result
 from dlms.xdlms.exchange import GetAnswer, GetExchange, SetAnswer
 from dlms.xdlms.exchange_write import SetExchange

@@ -12,8 +12,9 @@ from dlms.codes import LN_CLIENT_CONFORMANCE, ActionResult, Conformance, Context
 from dlms.cosem.obis import AttributeRef, MethodRef, Obis
 from dlms.errors import LocalError
 from dlms.security.settings import Lls
-from dlms.server.objects import CosemObject, constant, objects_from_csv, rows_from_csv
+from dlms.server.objects import CosemObject, constant
 from dlms.server.server import MeterServer, ServerAssociation
+from dlms.simulator.reading_list import objects_from_csv, rows_from_csv
 from dlms.xdlms.acse import Aare, Aarq, InitiateRequest
 from dlms.xdlms.apdu import get
 from dlms.xdlms.apdu.common import ActionOutcome, Item

@@ -16,10 +16,10 @@ from dlms.cosem.obis import AttributeRef, MethodRef, Obis
 from dlms.cosem.time import CosemDateTime
 from dlms.errors import LocalError
 from dlms.server.control import NOTHING
-from dlms.server.objects import rows_from_csv
 from dlms.simulator.line_faults import LineFaults, SlowLine
 from dlms.simulator.meter import NOTIFICATIONS_MAX, Event, SimulatedConnection, SimulatedMeter
 from dlms.simulator.objects import DISCONNECT_SCRIPTS, EVENT_REF, LIMITER, POWER, STANDARD_LOG
+from dlms.simulator.reading_list import rows_from_csv
 from dlms.xdlms.apdu.common import Item
 from dlms.xdlms.apdu.notify import DataNotification, EventNotification
 from dlms.xdlms.exchange_write import ActionExchange
@@ -132,7 +132,7 @@ def test_events_are_logged_and_the_last_one_is_an_object() -> None:
     assert meter.contactor.item.act(1, NOTHING).code == 0
     meter.log(Event.COVER_REMOVED)
     assert [row[1].value for row in meter.profiles[STANDARD_LOG].rows[-2:]] == [62, 40]
-    small = SimulatedMeter(1, rows_from_csv(BUILT_IN_LIST))
+    small = SimulatedMeter(1, rows_from_csv(BUILT_IN_LIST), now=Now())
     small.log(Event.POWER_UP)
     assert small.get(EVENT_REF) == axdr.u8(2)
 

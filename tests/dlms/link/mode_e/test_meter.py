@@ -6,6 +6,7 @@ import itertools
 import random
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -16,9 +17,9 @@ from dlms.cli.simulate import BUILT_IN_LIST, mode_e_opening
 from dlms.link.hdlc.bus import HdlcServerBus
 from dlms.link.mode_e.meter import CHOICE_TIMEOUT_S, CONNECT_TIMEOUT_S, MeterState, MeterStep, ModeEMeter
 from dlms.link.mode_e.opening import Identification, ModeEOpening, SpeedAgreed, add_even_parity
-from dlms.server.objects import rows_from_csv
 from dlms.simulator.line_faults import LineFaults, SlowLine
 from dlms.simulator.meter import SimulatedMeter
+from dlms.simulator.reading_list import rows_from_csv
 from tests.dlms.table_walk import take_step
 from tests.sim.terminal_server import terminal_server
 
@@ -121,7 +122,7 @@ class Place:
 
     def __init__(self, link: Path) -> None:
         self.path = str(link)
-        self.meter = SimulatedMeter(7, rows_from_csv(BUILT_IN_LIST))
+        self.meter = SimulatedMeter(7, rows_from_csv(BUILT_IN_LIST), now=lambda: datetime(2026, 6, 1, tzinfo=UTC))
         self.greeting = mode_e_opening(self.meter)
         server = Server(HdlcServerBus(1), self.meter, LineFaults(), SlowLine(), mode_e=self.greeting)
         self._place = open_listener(f"pty:{link}", lambda: server)
@@ -183,7 +184,7 @@ def test_behind_a_terminal_server_the_speed_is_changed_there(place: Place) -> No
 
 @pytest.mark.process
 def test_a_meter_that_does_not_answer_the_greeting_is_a_link_error(tmp_path: Path) -> None:
-    meter = SimulatedMeter(7, rows_from_csv(BUILT_IN_LIST))
+    meter = SimulatedMeter(7, rows_from_csv(BUILT_IN_LIST), now=lambda: datetime(2026, 6, 1, tzinfo=UTC))
     silent = Server(HdlcServerBus(1), meter, LineFaults(silent=True), SlowLine(), mode_e=mode_e_opening(meter))
     place = open_listener(f"pty:{tmp_path / 'meter'}", lambda: silent)
     with pytest.raises(LinkError, match="opening"):
