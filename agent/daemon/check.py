@@ -103,6 +103,8 @@ def _ports(config: Config) -> Iterator[str]:
     for name, distribution in shadowed_protocols():
         yield f"ports: {distribution} offers a protocol {name}, which is built in: it is never used"
     for index, port in enumerate(config.ports):
+        for key in port.unused:
+            yield f"ports[{index}].{key}: has no effect on a port of protocol {port.protocol.name}"
         if port.url.startswith("/") and not Path(port.url).exists():
             yield f"ports[{index}].url: no device {port.url}"
         if port.scan is not None:

@@ -20,7 +20,7 @@ from typing import Protocol
 LOG = logging.getLogger("agent.watchdog")
 
 WDIOC_SETTIMEOUT = 0xC0045706  # _IOWR('W', 6, int), linux/watchdog.h
-FEEDS_A_TIMEOUT = 4  # one or two late feeds must not reset the board
+FEEDS_PER_TIMEOUT = 4  # one or two late feeds must not reset the board
 
 
 class Watchdog(Protocol):
@@ -61,7 +61,7 @@ class SystemdWatchdog:
     def __init__(self, address: str, interval_s: float) -> None:
         """`interval_s` is what WATCHDOG_USEC asks for; 0 means that readiness is told and nothing is watched."""
         self._address = "\0" + address[1:] if address.startswith("@") else address
-        self._every_s = interval_s / FEEDS_A_TIMEOUT
+        self._every_s = interval_s / FEEDS_PER_TIMEOUT
         self._next = 0.0
         self.active = interval_s > 0
 
@@ -100,7 +100,7 @@ class DeviceWatchdog:
         except OSError as error:
             # Many drivers have a fixed timeout; feeding four times in ours is then still the best that can be done.
             LOG.info("%s keeps its own timeout: %s", path, error, extra={"event": "watchdog.timeout.fixed"})
-        self._every_s = timeout_s / FEEDS_A_TIMEOUT
+        self._every_s = timeout_s / FEEDS_PER_TIMEOUT
         self._next = 0.0
 
     def ready(self) -> None: ...

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent.settings.reader import REQUIRED, ConfigError, Section, compose
 from omadm.ssmp.wire import DEVICE_ID_BYTES_MAX, TEXT_BYTES_MAX
 from plc.errors import PlcProtocolError
-from plc.protocols import PRIME_USI, LinkRequest, Option, OptionValue, PortProtocol, find_protocol
+from plc.protocols import BUILT_IN, PRIME_USI, LinkRequest, Option, OptionValue, PortProtocol, find_protocol
 
 if TYPE_CHECKING:
     from dlms.link.datalink import DataLink
@@ -26,6 +26,7 @@ DAY_S = 86_400
 MAC_ALGORITHMS = ("SHA-256", "MD5")
 PUBLIC_CLIENT = 16  # which every meter answers
 MANAGEMENT_LOGICAL_DEVICE = 1  # its SAP; every meter has one
+KEYS_OF_SOME_PROTOCOL = {"scan"} | {option.name for known in BUILT_IN.values() for option in known.options}
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,8 @@ class ScanConfig:
 @dataclass(frozen=True, slots=True)
 class PortConfig:
     """One way to meters. `health`: whether this port must answer before a new firmware is confirmed. `options` are the
-    keys that only ports of this protocol have; one that is left out has its default."""
+    keys that only ports of this protocol have; one that is left out has its default. `unused`: keys that stand in the
+    file and belong to other protocols; they have no effect."""
 
     name: str
     protocol: PortProtocol
@@ -95,6 +97,7 @@ class PortConfig:
     health: bool = True
     response_timeout_s: float = 5.0
     options: Mapping[str, OptionValue] = field(default_factory=dict)
+    unused: tuple[str, ...] = ()
 
     def data_link(
         self,
@@ -317,6 +320,8 @@ def _port(section: Section) -> PortConfig:
         response_timeout_s=section.number("response_timeout_s", protocol.response_timeout_s, 0.05, 120),
         options={option.name: _option(section, option) for option in protocol.options},
     )
+    # A file that an earlier version took is not refused for a key that only another protocol's ports have.
+    port = replace(port, unused=section.unused(sorted(KEYS_OF_SOME_PROTOCOL)))
     if named is not None:  # else nobody knows which keys it has
         section.end()
     return port

@@ -8,7 +8,7 @@ stops the reading, so that one look at the output shows everything that is to be
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
@@ -228,6 +228,12 @@ class Section:
         """Record a problem with `key`, or with the section where `key` is empty."""
         line = self._lines.get(key, self._line)
         self._add(line, self._join(key) if key else self._path, text)
+
+    def unused(self, keys: Iterable[str]) -> tuple[str, ...]:
+        """Those of `keys` that stand here though nothing reads them: known, and no mistake."""
+        found = tuple(key for key in keys if key in self._values and key not in self._asked)
+        self._asked.update(found)
+        return found
 
     def end(self) -> None:
         """Note every key that was not asked for as unknown. Call it last."""

@@ -23,6 +23,7 @@ from dlms.cosem.associations import REPLY_TO_HLS
 from dlms.errors import DecodeError, DlmsError, LocalError, PeerError
 from dlms.security.random_octets import RandomOctets, system_random
 from dlms.security.settings import Auth, Hls, Lls, NoAuth, Security, own_title
+from dlms.statemachine import Transitions
 from dlms.xdlms.acse import PDU_SIZE_MIN, PDU_UNLIMITED, Aare, Aarq, InitiateRequest, InitiateResponse, Release
 from dlms.xdlms.apdu import service_errors as faults
 from dlms.xdlms.apdu.common import HIGH_PRIORITY, INVOKE_ID_MASK, AccessError
@@ -63,28 +64,30 @@ class Event(Enum):
     BREAK = auto()
 
 
-TRANSITIONS: dict[tuple[State, Event], State] = {
-    (State.IDLE, Event.ASSOCIATE): State.ASSOCIATING,
-    (State.IDLE, Event.BREAK): State.CLOSED,
-    (State.ASSOCIATING, Event.ACCEPT): State.READY,
-    (State.ASSOCIATING, Event.REFUSE): State.CLOSED,
-    (State.ASSOCIATING, Event.BREAK): State.CLOSED,
-    (State.ASSOCIATING, Event.CHALLENGE): State.PROVING,
-    (State.PROVING, Event.BLOCK): State.PROVING,
-    (State.PROVING, Event.ACCEPT): State.READY,
-    (State.PROVING, Event.REFUSE): State.CLOSED,
-    (State.PROVING, Event.BREAK): State.CLOSED,
-    (State.READY, Event.REQUEST): State.WAITING,
-    (State.READY, Event.RELEASE): State.RELEASING,
-    (State.READY, Event.BREAK): State.CLOSED,
-    (State.WAITING, Event.BLOCK): State.WAITING,
-    (State.WAITING, Event.ANSWER): State.READY,
-    (State.WAITING, Event.EXCEPTION): State.READY,
-    (State.WAITING, Event.RELEASE): State.RELEASING,
-    (State.WAITING, Event.BREAK): State.CLOSED,
-    (State.RELEASING, Event.RELEASED): State.CLOSED,
-    (State.RELEASING, Event.BREAK): State.CLOSED,
-}
+TRANSITIONS: Transitions[State, Event] = Transitions(
+    {
+        (State.IDLE, Event.ASSOCIATE): State.ASSOCIATING,
+        (State.IDLE, Event.BREAK): State.CLOSED,
+        (State.ASSOCIATING, Event.ACCEPT): State.READY,
+        (State.ASSOCIATING, Event.REFUSE): State.CLOSED,
+        (State.ASSOCIATING, Event.BREAK): State.CLOSED,
+        (State.ASSOCIATING, Event.CHALLENGE): State.PROVING,
+        (State.PROVING, Event.BLOCK): State.PROVING,
+        (State.PROVING, Event.ACCEPT): State.READY,
+        (State.PROVING, Event.REFUSE): State.CLOSED,
+        (State.PROVING, Event.BREAK): State.CLOSED,
+        (State.READY, Event.REQUEST): State.WAITING,
+        (State.READY, Event.RELEASE): State.RELEASING,
+        (State.READY, Event.BREAK): State.CLOSED,
+        (State.WAITING, Event.BLOCK): State.WAITING,
+        (State.WAITING, Event.ANSWER): State.READY,
+        (State.WAITING, Event.EXCEPTION): State.READY,
+        (State.WAITING, Event.RELEASE): State.RELEASING,
+        (State.WAITING, Event.BREAK): State.CLOSED,
+        (State.RELEASING, Event.RELEASED): State.CLOSED,
+        (State.RELEASING, Event.BREAK): State.CLOSED,
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -508,10 +511,7 @@ class Association:
 
     def _step(self, event: Event) -> None:
         """Take the transition. Raises `LocalError`, and changes nothing, when there is none."""
-        following = TRANSITIONS.get((self.state, event))
-        if following is None:
-            raise LocalError(f"{event.name} in state {self.state.name}")
-        self.state = following
+        self.state = TRANSITIONS.after(self.state, event)
 
 
 _NOTIFICATIONS = frozenset((Apdu.DATA_NOTIFICATION, Apdu.EVENT_NOTIFICATION, Apdu.INFORMATION_REPORT))

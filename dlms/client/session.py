@@ -65,6 +65,7 @@ from dlms.cosem.scaler_unit import scaler_unit
 from dlms.errors import DlmsError, LinkError, LocalError, PeerError
 from dlms.link.datalink import ApduReceived, DataLink, LinkEvent, LinkUp
 from dlms.security.settings import Auth, NoAuth, Security
+from dlms.statemachine import Transitions
 from dlms.xdlms.acse import PDU_UNLIMITED
 from dlms.xdlms.apdu.common import AccessError, Item, Result
 from dlms.xdlms.exchange import Answer, Exchange, GetAnswer, GetExchange
@@ -102,22 +103,24 @@ class Event(Enum):
     LINK_DOWN = auto()
 
 
-TRANSITIONS: dict[tuple[State, Event], State] = {
-    (State.IDLE, Event.OPEN): State.CONNECTING,
-    (State.IDLE, Event.LINK_DOWN): State.CLOSED,
-    (State.CONNECTING, Event.LINK_UP): State.ASSOCIATING,
-    (State.CONNECTING, Event.DISCONNECT): State.DISCONNECTING,
-    (State.CONNECTING, Event.LINK_DOWN): State.CLOSED,
-    (State.ASSOCIATING, Event.ESTABLISHED): State.OPEN,
-    (State.ASSOCIATING, Event.DISCONNECT): State.DISCONNECTING,
-    (State.ASSOCIATING, Event.LINK_DOWN): State.CLOSED,
-    (State.OPEN, Event.RELEASE): State.RELEASING,
-    (State.OPEN, Event.DISCONNECT): State.DISCONNECTING,
-    (State.OPEN, Event.LINK_DOWN): State.CLOSED,
-    (State.RELEASING, Event.DISCONNECT): State.DISCONNECTING,
-    (State.RELEASING, Event.LINK_DOWN): State.CLOSED,
-    (State.DISCONNECTING, Event.LINK_DOWN): State.CLOSED,
-}
+TRANSITIONS: Transitions[State, Event] = Transitions(
+    {
+        (State.IDLE, Event.OPEN): State.CONNECTING,
+        (State.IDLE, Event.LINK_DOWN): State.CLOSED,
+        (State.CONNECTING, Event.LINK_UP): State.ASSOCIATING,
+        (State.CONNECTING, Event.DISCONNECT): State.DISCONNECTING,
+        (State.CONNECTING, Event.LINK_DOWN): State.CLOSED,
+        (State.ASSOCIATING, Event.ESTABLISHED): State.OPEN,
+        (State.ASSOCIATING, Event.DISCONNECT): State.DISCONNECTING,
+        (State.ASSOCIATING, Event.LINK_DOWN): State.CLOSED,
+        (State.OPEN, Event.RELEASE): State.RELEASING,
+        (State.OPEN, Event.DISCONNECT): State.DISCONNECTING,
+        (State.OPEN, Event.LINK_DOWN): State.CLOSED,
+        (State.RELEASING, Event.DISCONNECT): State.DISCONNECTING,
+        (State.RELEASING, Event.LINK_DOWN): State.CLOSED,
+        (State.DISCONNECTING, Event.LINK_DOWN): State.CLOSED,
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -543,7 +546,4 @@ class MeterSession:
 
     def _step(self, event: Event) -> None:
         """Take the transition. Raises `LocalError`, and changes nothing, when there is none."""
-        following = TRANSITIONS.get((self.state, event))
-        if following is None:
-            raise LocalError(f"{event.name} in state {self.state.name}")
-        self.state = following
+        self.state = TRANSITIONS.after(self.state, event)

@@ -43,7 +43,7 @@ REFRESH_S = 10
 ROWS = 100
 ROWS_ON_OVERVIEW = 8
 RUNS = 24
-READINGS_OF_A_RUN = 1000
+READINGS_PER_RUN_MAX = 1000
 HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; form-action 'self'; frame-ancestors 'none'",
@@ -199,7 +199,7 @@ class Console:
                 "jobs": queue.listing(connection, device_id, limit=ROWS),
                 "alerts": views.alerts(connection, device_id, ROWS),
                 "sessions": views.sessions(connection, device_id, ROWS),
-                "values": views.values(connection, device_id, READINGS_OF_A_RUN),
+                "values": views.values(connection, device_id, READINGS_PER_RUN_MAX),
             }
 
     def _meters(self, _: Request) -> tuple[str, dict[str, Any]]:
@@ -212,7 +212,7 @@ class Console:
         run = int(wanted) if wanted.isascii() and wanted.isdigit() and len(wanted) < 13 else None
         if run is None and runs:
             run = int(str(runs[0]["run"]))
-        rows = readings.list_readings(self._engine, device=device, meter=meter, run=run, limit=READINGS_OF_A_RUN)
+        rows = readings.list_readings(self._engine, device=device, meter=meter, run=run, limit=READINGS_PER_RUN_MAX)
         return "meter.html", {"device": device, "meter": meter, "runs": runs, "run": run, "readings": rows}
 
     def _readings(self, _: Request) -> tuple[str, dict[str, Any]]:

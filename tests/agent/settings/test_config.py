@@ -265,7 +265,7 @@ def test_the_documented_example_is_valid_and_shows_every_key() -> None:
     for section in (config.device, config.dm, config.metering, config.update, config.log, config.watchdog):
         for field in dataclasses.fields(section):
             assert f"{field.name}:" in text, f"{type(section).__name__}.{field.name} is not in the example"
-    keys = {field.name for field in dataclasses.fields(configuration.PortConfig)} - {"options"}
+    keys = {field.name for field in dataclasses.fields(configuration.PortConfig)} - {"options", "unused"}
     for name in keys | {option.name for protocol in BUILT_IN.values() for option in protocol.options}:
         assert f"{name}:" in text
 

@@ -157,8 +157,17 @@ def test_a_link_repeats_as_often_as_it_is_asked_to(tmp_path: Path) -> None:
     assert frames_sent(None) > 2
 
 
-def test_a_key_of_another_protocol_is_a_mistake(tmp_path: Path) -> None:
-    assert mistakes(tmp_path, "protocol: prime-usi, window: 3")[0].startswith("ports[0].window: unknown key")
+def test_a_key_of_another_protocol_has_no_effect_and_the_check_says_so(tmp_path: Path) -> None:
+    """Versions before 0.2.0 took such keys silently: a file that has them must not stop the one after an update."""
+    found = port(tmp_path, "protocol: prime-usi, window: 3, scan: {first: 1, last: 2}")
+    assert (found.unused, found.scan) == (("scan", "window"), None)
+    assert "window" not in found.options
+    said = found_by_check(load(tmp_path / "dcu.yaml"))
+    assert "ports[0].window: has no effect on a port of protocol prime-usi" in said
+
+
+def test_a_key_of_no_protocol_is_a_mistake(tmp_path: Path) -> None:
+    assert mistakes(tmp_path, "protocol: prime-usi, windows: 3")[0].startswith("ports[0].windows: unknown key")
 
 
 @pytest.mark.parametrize(
