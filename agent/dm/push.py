@@ -23,7 +23,7 @@ BODY_BYTES_MAX = 1024  # digest, header, server id (255 at most) and vendor tail
 REQUEST_S = 5.0  # from accept to the last byte of the request
 ACCEPT_S = 1.0  # how often the worker looks at `stop`
 BACKLOG = 8
-RATE_PER_S = 2.0  # verified notifications a second, sustained
+RATE_PER_S = 2.0  # verified notifications per second, sustained
 BURST = 10
 
 _REASONS = {

@@ -176,7 +176,7 @@ def finish(changing: Transaction, job: Job, event: Event | None, result: int, wh
 
 def package_data(looking: Transaction) -> bytes:
     """A package that a server wrote into the tree; empty when there is none."""
-    value = looking.value(looking.place(PKG_DATA))
+    value = looking.value(looking.existing(PKG_DATA))
     return value if isinstance(value, bytes) else b""
 
 

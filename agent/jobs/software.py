@@ -118,7 +118,7 @@ def put_delivered(changing: Transaction, name: str, values: Mapping[str, str]) -
 def set_deployed(changing: Transaction, deployed: Sequence[DeployedSoftware], package_of: Mapping[str, str]) -> None:
     """Make Inventory/Deployed say what is installed. `package_of` gives the PkgID of components just installed."""
     wanted = {node_name(one.software_id): one for one in deployed[:COMPONENTS_MAX]}
-    place = changing.place(DEPLOYED)
+    place = changing.existing(DEPLOYED)
     for name in changing.names(place):
         if name not in wanted:
             changing.drop((*DEPLOYED, name))

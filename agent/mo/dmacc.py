@@ -75,7 +75,7 @@ def install(changing: Transaction, tree: MgmtTree) -> Account:
     account = account_from_tnds(tree)
     if account.auth_type != "HMAC":
         raise BootstrapError(f"the account wants {account.auth_type}; this device authenticates with a MAC")
-    for name in changing.names(changing.place(ROOT)):
+    for name in changing.names(changing.existing(ROOT)):
         changing.drop((*ROOT, name))
     for node in tree.nodes:
         top = (*parse_path(node.path or "."), node.name)[0]
@@ -94,7 +94,7 @@ def install(changing: Transaction, tree: MgmtTree) -> Account:
 
 def account(looking: Transaction) -> Account | None:
     """The first complete account in the tree."""
-    for name in looking.names(looking.place(ROOT)):
+    for name in looking.names(looking.existing(ROOT)):
         found = _account(looking, (*ROOT, name))
         if found is not None:
             return found
@@ -123,8 +123,8 @@ def _account(looking: Transaction, base: Path) -> Account | None:
 
 
 def _below(looking: Transaction, path: Path) -> list[Path]:
-    place = looking.find(path)
-    return [] if place is None else [(*path, name) for name in looking.names(place)]
+    existing = looking.find(path)
+    return [] if existing is None else [(*path, name) for name in looking.names(existing)]
 
 
 def _credentials(looking: Transaction, base: Path, level: str) -> Path | None:
@@ -142,6 +142,6 @@ def _address(looking: Transaction, base: Path) -> str:
 
 
 def _bytes(looking: Transaction, path: Path) -> bytes:
-    place = looking.find(path)
-    value = looking.value(place) if place is not None else b""
+    existing = looking.find(path)
+    value = looking.value(existing) if existing is not None else b""
     return value if isinstance(value, bytes) else value.encode("utf-8")

@@ -86,7 +86,7 @@ def _list_name(text: str) -> None:
 def tasks(looking: Transaction) -> tuple[ReadingTask, ...]:
     """The complete tasks, by id. An incomplete one (a server may still be adding its nodes) is left out."""
     found: list[ReadingTask] = []
-    for task_id in looking.names(looking.place(TASKS)):
+    for task_id in looking.names(looking.existing(TASKS)):
         base = (*TASKS, task_id)
         every, reading_list = looking.text((*base, "Setting", "Every")), looking.text((*base, "Setting", "ReadingList"))
         if not every or not reading_list:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from agent.tree.schema import Format
 from agent.tree.tnds import to_tnds
-from agent.tree.tree import Place, Transaction
+from agent.tree.tree import ExistingNode, Transaction
 from agent.tree.uri import parse_uri, show
 from omadm.syncml.messages import Item, Meta
 
@@ -22,28 +22,28 @@ def results_of(looking: Transaction, item: Item) -> tuple[Item, ...]:
         return (Item(source=show(address.path), meta=Meta(format="xml", type=TNDS_TYPE), data=tree),)
     if address.list:
         with_data = address.list == "StructData"
-        return tuple(_struct(looking, place, with_data=with_data) for place in looking.walk(address.path))
+        return tuple(_struct(looking, existing, with_data=with_data) for existing in looking.walk(address.path))
     return (_value(looking, looking.get(address.path), item.target or ""),)
 
 
-def _value(looking: Transaction, place: Place, source: str) -> Item:
-    if place.spec.interior:
-        names = [name for name in looking.names(place) if looking.find((*place.path, name)) is not None]
+def _value(looking: Transaction, existing: ExistingNode, source: str) -> Item:
+    if existing.spec.interior:
+        names = [name for name in looking.names(existing) if looking.find((*existing.path, name)) is not None]
         return Item(source=source, meta=Meta(format="node"), data="/".join(names))
-    value = looking.value(place)
-    return Item(source=source, meta=_meta(place, value), data=value)
+    value = looking.value(existing)
+    return Item(source=source, meta=_meta(existing, value), data=value)
 
 
-def _struct(looking: Transaction, place: Place, *, with_data: bool) -> Item:
-    if place.spec.interior:
-        return Item(source=show(place.path), meta=Meta(format="node", type=place.properties.type or None))
-    value = looking.value(place)
-    return Item(source=show(place.path), meta=_meta(place, value), data=value if with_data else None)
+def _struct(looking: Transaction, existing: ExistingNode, *, with_data: bool) -> Item:
+    if existing.spec.interior:
+        return Item(source=show(existing.path), meta=Meta(format="node", type=existing.properties.type or None))
+    value = looking.value(existing)
+    return Item(source=show(existing.path), meta=_meta(existing, value), data=value if with_data else None)
 
 
-def _meta(place: Place, value: str | bytes) -> Meta:
+def _meta(existing: ExistingNode, value: str | bytes) -> Meta:
     binary = isinstance(value, bytes)
     return Meta(
-        format=str(Format.BIN if binary else place.spec.format),
-        type=place.properties.type or ("application/octet-stream" if binary else "text/plain"),
+        format=str(Format.BIN if binary else existing.spec.format),
+        type=existing.properties.type or ("application/octet-stream" if binary else "text/plain"),
     )

@@ -8,7 +8,7 @@ from dataclasses import replace
 from agent.tree.acl import Acl
 from agent.tree.nodes import Content, timestamp, value_bytes
 from agent.tree.schema import DEPTH_MAX, Format, Path
-from agent.tree.tree import NODES_MAX, Place, Transaction
+from agent.tree.tree import NODES_MAX, ExistingNode, Transaction
 from agent.tree.uri import parse_path, show
 from omadm.codes import Code, Refusal
 from omadm.syncml.messages import MgmtTree, TndsNode
@@ -16,30 +16,32 @@ from omadm.syncml.messages import MgmtTree, TndsNode
 
 def to_tnds(looking: Transaction, path: Path, parts: frozenset[str]) -> MgmtTree:
     """The subtree at `path` with the properties in `parts`. Raises `Refusal` as `Transaction.walk`."""
-    places = list(looking.walk(path))
-    below: dict[Path, list[Place]] = {}
-    for place in places[1:]:
-        below.setdefault(place.path[:-1], []).append(place)
-    root = _node(looking, places[0], below, parts)
+    existing_nodes = list(looking.walk(path))
+    below: dict[Path, list[ExistingNode]] = {}
+    for existing in existing_nodes[1:]:
+        below.setdefault(existing.path[:-1], []).append(existing)
+    root = _node(looking, existing_nodes[0], below, parts)
     parent = show(path[:-1]) if path else ""
     return MgmtTree((replace(root, path=parent),))
 
 
-def _node(looking: Transaction, place: Place, below: dict[Path, list[Place]], parts: frozenset[str]) -> TndsNode:
-    stored = place.properties
-    interior = place.spec.interior
-    value = None if interior else looking.value(place)
+def _node(
+    looking: Transaction, existing: ExistingNode, below: dict[Path, list[ExistingNode]], parts: frozenset[str]
+) -> TndsNode:
+    stored = existing.properties
+    interior = existing.spec.interior
+    value = None if interior else looking.value(existing)
     return TndsNode(
-        name=place.path[-1] if place.path else ".",
-        format=str(place.spec.format) if "Format" in parts else None,
-        type=(stored.type or place.spec.type or None) if "Type" in parts else None,
+        name=existing.path[-1] if existing.path else ".",
+        format=str(existing.spec.format) if "Format" in parts else None,
+        type=(stored.type or existing.spec.type or None) if "Type" in parts else None,
         acl=stored.acl.emit() if stored.acl and "ACL" in parts else None,
         title=(stored.title or None) if "Title" in parts else None,
         tstamp=(timestamp(stored.tstamp) or None) if "TStamp" in parts else None,
-        ver_no=stored.ver_no if "VerNo" in parts and place.node is not None else None,
+        ver_no=stored.ver_no if "VerNo" in parts and existing.node is not None else None,
         size=value_bytes(value) if value is not None and "Size" in parts else None,
         value=value if "Value" in parts else None,
-        children=tuple(_node(looking, child, below, parts) for child in below.get(place.path, ())),
+        children=tuple(_node(looking, child, below, parts) for child in below.get(existing.path, ())),
     )
 
 

@@ -27,7 +27,7 @@ WALK_MAX = 4096  # nodes of one subtree listing
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ExistingNode:
     """A node that exists: its description, what is stored of it, and the ACL that holds for it."""
 
     path: Path
@@ -57,7 +57,7 @@ class Transaction:
 
     # -- looking ----------------------------------------------------------------------------------------------
 
-    def find(self, path: Path) -> Place | None:
+    def find(self, path: Path) -> ExistingNode | None:
         """The node at `path`, whoever asks."""
         spec, node = self._schema, self.state.root
         current: Node | None = node
@@ -72,71 +72,71 @@ class Transaction:
             parent_acl = acl
             acl = (child.acl if child else None) or acl
             spec, current = child_spec, child
-        return Place(path, spec, current, acl, parent_acl)
+        return ExistingNode(path, spec, current, acl, parent_acl)
 
-    def place(self, path: Path) -> Place:
+    def existing(self, path: Path) -> ExistingNode:
         """As `find`; raises `Refusal` 404."""
         found = self.find(path)
         if found is None:
             raise Refusal(Code.NOT_FOUND, show(path))
         return found
 
-    def names(self, place: Place) -> list[str]:
+    def names(self, existing: ExistingNode) -> list[str]:
         """The children of an interior node: described ones in order, then the others by name."""
-        stored = set(place.node.children) if place.node else set()
-        live = set(place.spec.names(place.path)) if place.spec.names else set()
-        named = [spec.name for spec in place.spec.children if spec.fixed or spec.name in stored]
-        reachable = {name for name in stored | live if place.spec.child(name) is not None}
-        return named + sorted(reachable - {spec.name for spec in place.spec.children})
+        stored = set(existing.node.children) if existing.node else set()
+        live = set(existing.spec.names(existing.path)) if existing.spec.names else set()
+        named = [spec.name for spec in existing.spec.children if spec.fixed or spec.name in stored]
+        reachable = {name for name in stored | live if existing.spec.child(name) is not None}
+        return named + sorted(reachable - {spec.name for spec in existing.spec.children})
 
-    def value(self, place: Place) -> str | bytes:
+    def value(self, existing: ExistingNode) -> str | bytes:
         """The value of a leaf."""
-        if place.spec.live is not None:
-            return place.spec.live(place.path)
-        value = place.properties.value
-        return b"" if place.spec.format is Format.BIN and not value else value
+        if existing.spec.live is not None:
+            return existing.spec.live(existing.path)
+        value = existing.properties.value
+        return b"" if existing.spec.format is Format.BIN and not value else value
 
     def text(self, path: Path, default: str = "") -> str:
         """The text of a leaf for the device's own use; `default` when there is no such node."""
-        place = self.find(path)
-        if place is None or place.spec.interior:
+        existing = self.find(path)
+        if existing is None or existing.spec.interior:
             return default
-        value = self.value(place)
+        value = self.value(existing)
         return value if isinstance(value, str) else value.decode("utf-8", "replace")
 
     def allowed(self, acl: Acl, command: str) -> bool:
         return self._server == DEVICE or acl.allows(command, self._server)
 
-    def readable(self, place: Place) -> bool:
+    def readable(self, existing: ExistingNode) -> bool:
         """Whether a Get of this node would be answered."""
         if self._server == DEVICE:
-            return not place.spec.secret
-        return bool(place.spec.access & Access.GET) and self.allowed(place.acl, "Get")
+            return not existing.spec.secret
+        return bool(existing.spec.access & Access.GET) and self.allowed(existing.acl, "Get")
 
-    def walk(self, path: Path) -> Iterator[Place]:
+    def walk(self, path: Path) -> Iterator[ExistingNode]:
         """The subtree at `path`, parents before children, without the parts that may not be read. Raises `Refusal`:
         404, 405, 425, and 413 above `WALK_MAX` nodes."""
         stack = [self.get(path)]
         count = 0
         while stack:
-            place = stack.pop()
+            existing = stack.pop()
             count += 1
             if count > WALK_MAX:
                 raise Refusal(Code.TOO_LARGE, f"more than {WALK_MAX} nodes")
-            yield place
-            if place.spec.interior:
-                below = [self.find((*place.path, name)) for name in self.names(place)]
+            yield existing
+            if existing.spec.interior:
+                below = [self.find((*existing.path, name)) for name in self.names(existing)]
                 stack.extend(child for child in reversed(below) if child is not None and self.readable(child))
 
     # -- the commands -----------------------------------------------------------------------------------------
 
-    def get(self, path: Path) -> Place:
+    def get(self, path: Path) -> ExistingNode:
         """Get: the place, for `value` or `names`."""
-        place = self.place(path)
-        if not place.spec.access & Access.GET and self._server != DEVICE:
+        existing = self.existing(path)
+        if not existing.spec.access & Access.GET and self._server != DEVICE:
             raise Refusal(Code.NOT_ALLOWED, f"{show(path)} has no Get")
-        self._permit(place.acl, "Get", path)
-        return place
+        self._permit(existing.acl, "Get", path)
+        return existing
 
     def add(self, path: Path, content: Content = NOTHING) -> None:
         """Add a node, and the dynamic interior nodes above it that are missing (DM_RepPro 1.2 section 6.6.1 leaves
@@ -165,113 +165,118 @@ class Transaction:
 
     def replace(self, path: Path, content: Content = NOTHING) -> None:
         """Replace the value of a leaf that exists."""
-        place = self.place(path)
-        if not place.spec.access & Access.REPLACE or place.spec.interior:
+        existing = self.existing(path)
+        if not existing.spec.access & Access.REPLACE or existing.spec.interior:
             raise Refusal(Code.NOT_ALLOWED, f"{show(path)} has no Replace")
-        self._permit(place.acl, "Replace", path)
-        new = self._new(place.spec, content)
-        old = place.properties
+        self._permit(existing.acl, "Replace", path)
+        new = self._new(existing.spec, content)
+        old = existing.properties
         self._store(path, replace(old, value=new.value, type=new.type or old.type))
 
     def delete(self, path: Path) -> None:
         """Delete a dynamic node with everything below it."""
-        place = self.place(path)
-        if place.spec.fixed or not place.spec.access & Access.DELETE or place.node is None:
+        existing = self.existing(path)
+        if existing.spec.fixed or not existing.spec.access & Access.DELETE or existing.node is None:
             raise Refusal(Code.NOT_ALLOWED, f"{show(path)} cannot be deleted")
-        self._permit(place.acl, "Delete", path)
+        self._permit(existing.acl, "Delete", path)
         self._remove(path)
 
     def clear(self, path: Path) -> None:
         """Replace of a dynamic interior node, first half: it and everything below it goes, to be added anew."""
-        place = self.place(path)
-        if place.spec.fixed or not place.spec.interior or not place.spec.access & Access.REPLACE or place.node is None:
+        existing = self.existing(path)
+        if (
+            existing.spec.fixed
+            or not existing.spec.interior
+            or not existing.spec.access & Access.REPLACE
+            or existing.node is None
+        ):
             raise Refusal(Code.NOT_ALLOWED, f"{show(path)} cannot be replaced whole")
-        self._permit(place.acl, "Replace", path)
+        self._permit(existing.acl, "Replace", path)
         self._remove(path)
 
     def copy(self, source: Path, target: Path) -> None:
         """Copy leaf to leaf; the target is added, or replaced when it exists."""
-        place = self.get(source)
-        if place.spec.interior:
+        existing = self.get(source)
+        if existing.spec.interior:
             raise Refusal(Code.NOT_ALLOWED, f"{show(source)} is no leaf")
-        content = Content(None, place.properties.type, self.value(place))
+        content = Content(None, existing.properties.type, self.value(existing))
         if self.find(target) is None:
             self.add(target, content)
         else:
             self.replace(target, content)
 
-    def exec(self, path: Path) -> Place:
+    def exec(self, path: Path) -> ExistingNode:
         """Check an Exec; what it does is the business of the management object."""
-        place = self.place(path)
-        if not place.spec.access & Access.EXEC:
+        existing = self.existing(path)
+        if not existing.spec.access & Access.EXEC:
             raise Refusal(Code.NOT_ALLOWED, f"{show(path)} has no Exec")
-        self._permit(place.acl, "Exec", path)
-        return place
+        self._permit(existing.acl, "Exec", path)
+        return existing
 
     # -- properties -------------------------------------------------------------------------------------------
 
     def property(self, path: Path, name: str) -> str:
         """Get of `?prop=name`. The ACL of a node that has none is empty, not the inherited one (TND 1.2, 7.7.1.1)."""
-        place = self.get(path)
-        node = place.properties
+        existing = self.get(path)
+        node = existing.properties
         if name == "Size":
-            if place.spec.interior:
+            if existing.spec.interior:
                 raise Refusal(Code.NOT_SUPPORTED, "an interior node has no Size")
-            return str(value_bytes(self.value(place)))
-        acl = node.acl if path else place.acl
+            return str(value_bytes(self.value(existing)))
+        acl = node.acl if path else existing.acl
         return {
             "ACL": acl.emit() if acl else "",
-            "Format": str(place.spec.format),
+            "Format": str(existing.spec.format),
             "Name": path[-1] if path else ".",
-            "Title": node.title or place.spec.title,
+            "Title": node.title or existing.spec.title,
             "TStamp": timestamp(node.tstamp),
-            "Type": node.type or place.spec.type,
+            "Type": node.type or existing.spec.type,
             "VerNo": str(node.ver_no),
         }[name]
 
     def replace_property(self, path: Path, name: str, text: str) -> None:
         """Replace of `?prop=name`: ACL, Name and Title can be replaced (TND 1.2, 7.7.5)."""
-        place = self.place(path)
+        existing = self.existing(path)
         if name == "ACL":
-            self._replace_acl(place, text)
+            self._replace_acl(existing, text)
         elif name == "Title":
-            self._permit(place.acl, "Replace", path)
+            self._permit(existing.acl, "Replace", path)
             if len(text) > 255:
                 raise Refusal(Code.TOO_LARGE, "a title of more than 255 characters")
-            self._store(path, replace(place.properties, title=text))
+            self._store(path, replace(existing.properties, title=text))
         elif name == "Name":
-            self._permit(place.acl, "Replace", path)
-            self._rename(place, text)
+            self._permit(existing.acl, "Replace", path)
+            self._rename(existing, text)
         else:
             raise Refusal(Code.NOT_ALLOWED, f"{name} cannot be replaced")
 
-    def _replace_acl(self, place: Place, text: str) -> None:
+    def _replace_acl(self, existing: ExistingNode, text: str) -> None:
         """Who may: Replace in the node's own ACL if it is interior; Replace in the parent's ACL for both."""
-        allowed = self.allowed(place.parent_acl, "Replace") if place.path else False
-        if place.spec.interior:
-            allowed = allowed or self.allowed(place.acl, "Replace")
+        allowed = self.allowed(existing.parent_acl, "Replace") if existing.path else False
+        if existing.spec.interior:
+            allowed = allowed or self.allowed(existing.acl, "Replace")
         if not allowed:
-            raise Refusal(Code.PERMISSION_DENIED, f"ACL of {show(place.path)}")
+            raise Refusal(Code.PERMISSION_DENIED, f"ACL of {show(existing.path)}")
         try:
             acl = Acl.parse(text)
         except ValueError as error:
             raise Refusal(Code.BAD_REQUEST, str(error)) from None
-        if not place.path and (acl is None or not acl.allows("Add", acls.ANYONE)):
+        if not existing.path and (acl is None or not acl.allows("Add", acls.ANYONE)):
             raise Refusal(Code.NOT_ALLOWED, "the root keeps Add=*")
-        self._store(place.path, replace(place.properties, acl=acl))
+        self._store(existing.path, replace(existing.properties, acl=acl))
 
-    def _rename(self, place: Place, name: str) -> None:
+    def _rename(self, existing: ExistingNode, name: str) -> None:
         check_name(name)
-        target = (*place.path[:-1], name)
-        if place.spec.fixed or place.node is None or not place.path:
-            raise Refusal(Code.NOT_ALLOWED, f"{show(place.path)} keeps its name")
-        parent = self.place(place.path[:-1])
-        if parent.spec.child(name) is not place.spec:
+        target = (*existing.path[:-1], name)
+        if existing.spec.fixed or existing.node is None or not existing.path:
+            raise Refusal(Code.NOT_ALLOWED, f"{show(existing.path)} keeps its name")
+        parent = self.existing(existing.path[:-1])
+        if parent.spec.child(name) is not existing.spec:
             raise Refusal(Code.NOT_ALLOWED, f"{show(target)} is described otherwise")
         if self.find(target) is not None:
             raise Refusal(Code.ALREADY_EXISTS, show(target))
-        node = place.node
-        self._remove(place.path)
+        node = existing.node
+        self._remove(existing.path)
         self._count += sum(1 for _ in stored_nodes(node))
         self._store(target, node)
 
@@ -285,8 +290,8 @@ class Transaction:
     def put(self, path: Path, value: str | bytes = "", *, acl: Acl | None = None) -> None:
         """Set a node, adding it and what is missing above it. Raises `Refusal` for what the description forbids."""
         for depth in range(1, len(path)):
-            place = self.find(path[:depth])
-            if place is None or place.node is None:
+            existing = self.find(path[:depth])
+            if existing is None or existing.node is None:
                 self._put_node(path[:depth], "", None)
         self._put_node(path, value, acl)
 
@@ -297,8 +302,8 @@ class Transaction:
             spec = spec.child(name) if spec else None
         if spec is None:
             raise Refusal(Code.NOT_ALLOWED, f"{show(path)} is not described")
-        place = self.find(path)
-        old = place.node if place else None
+        existing = self.find(path)
+        old = existing.node if existing else None
         if old is None:
             self._count += 1
             if self._count > NODES_MAX:
@@ -309,8 +314,8 @@ class Transaction:
 
     def drop(self, path: Path) -> None:
         """Remove a stored node with everything below it; nothing happens when there is none."""
-        place = self.find(path)
-        if path and place is not None and place.node is not None:
+        existing = self.find(path)
+        if path and existing is not None and existing.node is not None:
             self._remove(path)
 
     def record(self, name: str) -> dict[str, Any]:
@@ -330,12 +335,12 @@ class Transaction:
         if not self.allowed(acl, command):
             raise Refusal(Code.PERMISSION_DENIED, f"{command} of {show(path)} for {self._server}")
 
-    def _room(self, anchor: Place, more: int) -> None:
+    def _room(self, anchor: ExistingNode, more: int) -> None:
         stored = len(anchor.node.children) if anchor.node else 0
         if stored >= anchor.spec.names_max or self._count + more > NODES_MAX:
             raise Refusal(Code.DEVICE_FULL, f"no more nodes below {show(anchor.path)}")
 
-    def _creator_acl(self, anchor: Place, spec: NodeSpec) -> Acl | None:
+    def _creator_acl(self, anchor: ExistingNode, spec: NodeSpec) -> Acl | None:
         """TND 1.2, 7.7.1.3: a server without Replace on the parent gets Add, Delete and Replace on the interior node
         it makes. What the parent's ACL grants it for Get and Exec is kept, or it could not read its own node."""
         if self._server == DEVICE or not spec.interior or anchor.acl.allows("Replace", self._server):

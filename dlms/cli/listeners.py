@@ -15,24 +15,13 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from dlms.errors import LocalError
-from dlms.link.datalink import ApduReceived, DataLink, LinkUp
+from dlms.link.datalink import ApduReceived, LinkUp, ServerLink
 from dlms.link.mode_e.meter import ModeEMeter
 from dlms.simulator.line_faults import LineFaults, SlowLine
 from dlms.simulator.meter import SimulatedMeter
 
 CONNECTIONS_MAX = 16
 READ_BYTES_MAX = 65536
-
-
-class ServerLink(DataLink, Protocol):
-    """A link with clients: `client` is the one heard last, or the one that `address` chose."""
-
-    @property
-    def client(self) -> int | None:
-        """The SAP of the client heard last, or chosen; None before any was heard."""
-
-    def address(self, client: int) -> None:
-        """What is sent next is for this client."""
 
 
 class Server:

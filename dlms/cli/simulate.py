@@ -17,12 +17,10 @@ from dlms.cli.listeners import Listener, MakeServer, Server, open_listener
 from dlms.cli.protection import Protection, grouped, make_auth, make_security, protection_options
 from dlms.codes import SERVER_CONFORMANCE, Conformance
 from dlms.errors import DlmsError, LocalError
-from dlms.link.hdlc.bus import HdlcServerBus
-from dlms.link.hdlc.frames import HdlcAddress
 from dlms.link.mode_e.meter import ModeEMeter
 from dlms.link.mode_e.opening import Identification
+from dlms.link.options import LinkOptions
 from dlms.link.registry import DATA_LINKS
-from dlms.link.wrapper import WrapperServerLink
 from dlms.security.settings import Auth, MemoryCounters, NoAuth, Security
 from dlms.server.rights import MANAGEMENT, PUBLIC_CLIENT, USUAL_RIGHTS, Rights
 from dlms.simulator.line_faults import LineFaults, SlowLine
@@ -47,6 +45,9 @@ def _until_signal() -> Iterator[list[int]]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+SERVED = tuple(name for name, link in DATA_LINKS.items() if link.serve is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +82,12 @@ class Simulation:
 
 
 _OPTIONS = (
-    click.option("--link", type=click.Choice(tuple(DATA_LINKS)), default="hdlc", show_default=True),
+    click.option(
+        "--link",
+        type=click.Choice(SERVED),
+        default="hdlc",
+        show_default=True,
+    ),
     click.option("--server", default="1", show_default=True, help="SAP; for HDLC also UPPER/LOWER; for llc the node"),
     click.option("--serial", type=click.IntRange(1, SERIAL_MAX), default=1, show_default=True),
     click.option("--phases", type=click.Choice(("1", "3")), default="3", show_default=True),
@@ -182,10 +188,19 @@ def _server_maker(simulation: Simulation, meter: SimulatedMeter, *, packet: bool
     if simulation.mode_e and inactivity_s is None:
         inactivity_s = INACTIVITY_S
 
+    serve = DATA_LINKS[simulation.link].serve
+    if serve is None:
+        raise LocalError(f"--link {simulation.link} has no meter's side here")
+    options = LinkOptions(
+        server=simulation.server,
+        info_max=simulation.info_max,
+        window=simulation.window,
+        packet=packet,
+        inactivity_s=inactivity_s,
+    )
+
     def make_server() -> Server:
-        made = _link(
-            simulation.link, simulation.server, simulation.info_max, simulation.window, inactivity_s, packet=packet
-        )
+        made = serve(options)
         line = SlowLine(simulation.latency_s, simulation.late, simulation.late_s, pick)
         return Server(made, meter, faults, line, inactivity_s, mode_e_opening(meter) if simulation.mode_e else None)
 
@@ -227,15 +242,3 @@ def _clients(
     proofs = {client: NoAuth() if client == PUBLIC_CLIENT else proof for client in USUAL_RIGHTS}
     keys = {client: security for client in USUAL_RIGHTS if client != PUBLIC_CLIENT and security is not None}
     return proofs, keys, USUAL_RIGHTS
-
-
-def _link(
-    name: str, server: str, info_max: int, window: int, inactivity_s: float | None, *, packet: bool
-) -> HdlcServerBus | WrapperServerLink:
-    if name == "hdlc":
-        address = HdlcAddress.of(server)
-        return HdlcServerBus(address, info_max=info_max, window=window, inactivity_timeout_s=inactivity_s)
-    if not server.isdigit():
-        raise LocalError(f"--server {server!r}: only HDLC has UPPER/LOWER")
-    # A base node's DLMS over TCP has the wrapper's layout with the node where the SAP is: see `base_node`.
-    return WrapperServerLink(int(server), packet=packet)

@@ -1,4 +1,4 @@
-"""Answers to a GET that come in blocks, put together for the explanation."""
+"""Put the blocks of a long GET answer together, for the explanation."""
 
 from __future__ import annotations
 

@@ -83,3 +83,14 @@ class DataLink(Protocol):
     def next_deadline(self) -> float | None: ...
 
     def on_deadline(self, now: float) -> None: ...
+
+
+class ServerLink(DataLink, Protocol):
+    """The meter's end of a link that several clients may share."""
+
+    @property
+    def client(self) -> int | None:
+        """SAP of the client whose APDU came last, and who gets what is sent; None before the first."""
+
+    def address(self, client: int) -> None:
+        """What is sent next goes to this client."""

@@ -1,4 +1,4 @@
-"""The options of a data link on the client's side: one set for all links, of which each reads what it needs."""
+"""The options of a data link: one set for all links, of which each reads what it needs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ class LinkOptions:
 
     `info_max` (octets) and `window` (frames) are proposed for HDLC. `packet` is the wrapper over UDP. `baudrate` is
     None where the port is no asynchronous line. `timeout_s` (seconds) is how long the link waits for an answer; None is
-    the link's own default.
+    the link's own default. `inactivity_s` (seconds) is for the meter's side: it forgets a client that is silent for so
+    long; None for never.
     """
 
     client: int = 16
@@ -25,6 +26,7 @@ class LinkOptions:
     packet: bool = False
     baudrate: int | None = None
     timeout_s: float | None = None
+    inactivity_s: float | None = None
 
     @property
     def sap(self) -> int:
@@ -33,6 +35,13 @@ class LinkOptions:
         if not text.isdigit():
             raise LocalError(f"{self.server!r} is not a server address")
         return int(text)
+
+    @property
+    def sap_alone(self) -> int:
+        """The server's SAP where the link has no lower address. Raises `LocalError` for an address of two parts."""
+        if not str(self.server).isdigit():
+            raise LocalError(f"{self.server!r}: only HDLC has UPPER/LOWER")
+        return int(self.server)
 
     @property
     def octet_s(self) -> float:

@@ -1,6 +1,6 @@
 """Byte ports for blocking drivers: TCP and UDP sockets directly, everything else by pyserial's URLs.
 
-`socket://host:port` is TCP, `udp://host:port` UDP (one datagram a read); `/dev/ttyUSB0`, `rfc2217://...`, `loop://` and
+`socket://host:port` is TCP, `udp://host:port` UDP, a datagram per read; `/dev/ttyUSB0`, `rfc2217://...`, `loop://` and
 the rest go to `serial.serial_for_url`. Foreign exceptions become `LinkError` here, once.
 """
 

@@ -1,7 +1,8 @@
 """The data links by name: the one list that client, tool and settings ask.
 
 To add a data link, write its module (a class that is a `dlms.link.datalink.DataLink`, with a classmethod
-`from_options`) and add one entry to `DATA_LINKS`. `LinkOptions` grows where the link needs an option of its own.
+`from_options`) and add one entry to `DATA_LINKS`; with a meter's side, `dlms simulate` offers it, too. `LinkOptions`
+grows where the link needs an option of its own.
 
 The module of a link is loaded when the link is first opened, so that a program pays only for the links that it uses.
 """
@@ -12,13 +13,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from dlms.errors import LocalError
-from dlms.link.datalink import DataLink
+from dlms.link.datalink import DataLink, ServerLink
 from dlms.link.options import LinkOptions
 
 
 @dataclass(frozen=True, slots=True)
 class DataLinkType:
-    """One kind of data link. `open` makes the client's end of it from options.
+    """One kind of data link. `open` makes the client's end of it from options, `serve` the meter's (None: not here).
 
     `title` is for people. `mode_e` says that the link may begin with the opening of IEC 62056-21 mode E. `on_port` is
     False for a link that cannot use a port by itself, since a PLC bridge stands between.
@@ -27,6 +28,7 @@ class DataLinkType:
     name: str
     title: str
     open: Callable[[LinkOptions], DataLink]
+    serve: Callable[[LinkOptions], ServerLink] | None = None
     mode_e: bool = False
     on_port: bool = True
 
@@ -37,10 +39,28 @@ def _hdlc(options: LinkOptions) -> DataLink:
     return HdlcClientLink.from_options(options)
 
 
+def _hdlc_meter(options: LinkOptions) -> ServerLink:
+    from dlms.link.hdlc.bus import HdlcServerBus
+    from dlms.link.hdlc.frames import HdlcAddress
+
+    return HdlcServerBus(
+        HdlcAddress.of(options.server),
+        info_max=options.info_max,
+        window=options.window,
+        inactivity_timeout_s=options.inactivity_s,
+    )
+
+
 def _wrapper(options: LinkOptions) -> DataLink:
     from dlms.link.wrapper import WrapperLink
 
     return WrapperLink.from_options(options)
+
+
+def _wrapper_meter(options: LinkOptions) -> ServerLink:
+    from dlms.link.wrapper import WrapperServerLink
+
+    return WrapperServerLink(options.sap_alone, packet=options.packet)
 
 
 def _llc(options: LinkOptions) -> DataLink:
@@ -52,9 +72,10 @@ def _llc(options: LinkOptions) -> DataLink:
 DATA_LINKS: dict[str, DataLinkType] = {
     link.name: link
     for link in (
-        DataLinkType("hdlc", "HDLC (IEC 62056-46) over a serial line or TCP", _hdlc, mode_e=True),
-        DataLinkType("wrapper", "COSEM wrapper (IEC 62056-47) over TCP or UDP", _wrapper),
-        DataLinkType("llc", "4-32 LLC (IEC 61334-4-32) through a PLC bridge", _llc, on_port=False),
+        DataLinkType("hdlc", "HDLC (IEC 62056-46) over a serial line or TCP", _hdlc, _hdlc_meter, mode_e=True),
+        DataLinkType("wrapper", "COSEM wrapper (IEC 62056-47) over TCP or UDP", _wrapper, _wrapper_meter),
+        # A base node's DLMS over TCP has the wrapper's layout, with the node where the SAP is.
+        DataLinkType("llc", "4-32 LLC (IEC 61334-4-32) through a PLC bridge", _llc, _wrapper_meter, on_port=False),
     )
 }
 

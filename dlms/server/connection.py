@@ -36,7 +36,7 @@ class ServerConnection:
             self._associations.pop(client, None)
 
     def _make_room(self) -> None:
-        """Of too many clients those go first that are not associated, then the oldest."""
+        """When there are too many clients, drop those that are not associated first, then the oldest."""
         if len(self._associations) >= CLIENTS_MAX:
             idle = [sap for sap, association in self._associations.items() if association.state is State.IDLE]
             self.forget(idle[0] if idle else next(iter(self._associations)))

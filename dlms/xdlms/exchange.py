@@ -151,7 +151,7 @@ class GetExchange:
         raise PeerError(f"GET-response of form {choice}")
 
     def _normal(self, apdu: bytes) -> GetAnswer:
-        """A plain answer. To a list it is only legal as one error, which is then the error of every item."""
+        """A plain answer. A list may only be answered so with one error, which then is the error of every item."""
         if self._as_list and len(self._items) > 1:
             response = get_apdu.parse_response(apdu)
             if not isinstance(response, get_apdu.GetResponse) or isinstance(response.result, Data):

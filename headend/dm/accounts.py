@@ -95,8 +95,8 @@ def from_row(row: Row[tuple[object, ...]]) -> Account:
 
 
 def set_push_url(conn: Connection, device_id: str, url: str) -> bool:
-    """Where the device takes notifications from now on; empty for nowhere. False for what is no http or https URL:
-    then the one before stays. Only for what a device said in a session in which it has proved itself."""
+    """Keep where the device takes notifications from now on; empty for nowhere. Returns False, and keeps the old one,
+    when it is no http or https URL. Only for what a device said in a session in which it has proved itself."""
     if url and not _usable(url):
         return False
     conn.execute(

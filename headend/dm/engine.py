@@ -11,8 +11,8 @@ follows in the next Pkg 4. The exception is an object larger than a message: its
 Final until the last. A package of the device may span messages: each but the last is answered with Status and
 Alert 1222.
 
-A `ServerSession` sees only messages whose sender has been authenticated. What it stores goes through a `SessionPort`,
-whose effects the caller commits before the answer leaves.
+A `ServerSession` sees only messages whose sender has been authenticated. What it stores goes through a
+`SessionStorage`, whose effects the caller commits before the answer leaves.
 """
 
 from __future__ import annotations
@@ -60,9 +60,9 @@ class State(Enum):
 
 @dataclass(frozen=True, slots=True)
 class AlertSeen:
-    """An alert of the device: 1226 or 1224. `place` names it within its session, however often it is sent."""
+    """An alert of the device: 1226 or 1224. `position` names it within its session, however often it is sent."""
 
-    place: str
+    position: str
     code: int
     type: str | None = None
     source: str | None = None
@@ -71,7 +71,7 @@ class AlertSeen:
     correlator: str | None = None
 
 
-class SessionPort(Protocol):
+class SessionStorage(Protocol):
     """Where a session's effects go, and where its work comes from."""
 
     def value_seen(self, uri: str, item: Item) -> None:
@@ -119,7 +119,7 @@ class ServerSession:
 
     # -- one exchange ------------------------------------------------------------------------------------------------
 
-    def receive(self, message: SyncML, port: SessionPort, chal: Chal | None) -> SyncML:
+    def receive(self, message: SyncML, storage: SessionStorage, chal: Chal | None) -> SyncML:
         """Take an authenticated message; our answer. `chal` goes into the status of its header (the next nonce)."""
         self.messages += 1
         self._cmd_id = 0
@@ -128,18 +128,18 @@ class ServerSession:
         answers = [self._status("0", "SyncHdr", self._header(message.hdr), message, chal)]
         if self.state is State.OPEN:
             answers += self._repeat_if_refused(message)
-        for place, command in enumerate(message.commands):
+        for position, command in enumerate(message.commands):
             if self.state is not State.OPEN:
                 break
-            answers += self._take(place, command, message, port)
+            answers += self._take(position, command, message, storage)
         self._said = answers[1:]
         if self.state is State.OPEN and self.messages >= MESSAGES_MAX:
             self.state = State.FAILED
         if self.state is not State.OPEN:
             return self._compose(answers, final=True)
-        return self._turn(message, answers, port)
+        return self._turn(message, answers, storage)
 
-    def _turn(self, message: SyncML, answers: list[Status], port: SessionPort) -> SyncML:
+    def _turn(self, message: SyncML, answers: list[Status], storage: SessionStorage) -> SyncML:
         """It is ours to speak: ask for the rest, or send the next piece or the next commands, or end the session."""
         if self._incoming.pending:
             return self._next_message(answers)
@@ -148,7 +148,7 @@ class ServerSession:
                 return self._next_message(answers)
         base = self._compose(answers, final=True)
         while True:
-            run = self._advance(port)
+            run = self._advance(storage)
             if run is None:
                 self.state = State.DONE
                 return base
@@ -157,20 +157,20 @@ class ServerSession:
                 self.commands += len(commands)
                 return replace(base, commands=(*base.commands, *commands), final=final)
 
-    def _advance(self, port: SessionPort) -> Run | None:
+    def _advance(self, storage: SessionStorage) -> Run | None:
         """Feed what was answered to the job, and start the next one when it is finished."""
         while True:
             if self._run is None:
-                job = port.next_job()
+                job = storage.next_job()
                 if job is None:
                     return None
                 self._run = Run(job, JOB_TYPES[job.kind].steps(job), self._peer_object_bytes)
-            outcome = self._run.advance(port.job_noted)
+            outcome = self._run.advance(storage.job_noted)
             if outcome is None:
                 if self._run.fits(self._compose([], final=True), self._measure, self._peer_message_bytes):
                     return self._run
                 outcome = Failed({"error": "the commands do not fit into one message of the device"})
-            port.job_finished(self._run.job, outcome)
+            storage.job_finished(self._run.job, outcome)
             self._run = None
 
     # -- reading -----------------------------------------------------------------------------------------------------
@@ -203,18 +203,18 @@ class ServerSession:
             self._run.take_back()
         return [replace(status, cmd_id=self._new_id()) for status in self._said]
 
-    def _take(self, place: int, command: Command, message: SyncML, port: SessionPort) -> list[Status]:
+    def _take(self, position: int, command: Command, message: SyncML, storage: SessionStorage) -> list[Status]:
         match command:
             case Status():
                 if not self._resent and command.cmd_ref != "0" and self._run is not None:
                     self._run.status(command)
                 return []
             case Results():
-                return self._results(command, message, port)
+                return self._results(command, message, storage)
             case Alert():
-                code = self._alert(place, command, message, port)
+                code = self._alert(position, command, message, storage)
             case Replace():
-                code = self._device_info(command, port)
+                code = self._device_info(command, storage)
             case Unsupported():
                 code = Code.NOT_SUPPORTED
             case _:
@@ -224,7 +224,7 @@ class ServerSession:
             return []
         return [self._status(command.cmd_id, _name(command), code, message, None, _uris(command))]
 
-    def _results(self, results: Results, message: SyncML, port: SessionPort) -> list[Status]:
+    def _results(self, results: Results, message: SyncML, storage: SessionStorage) -> list[Status]:
         """Values for the job; pieces of a large one are acknowledged, errors too, whole ones are not."""
         answers: list[Status] = []
         for item in results.items:
@@ -233,7 +233,7 @@ class ServerSession:
             if taken.broken and self._run is not None:
                 self._run.failed(results, Code.SIZE_MISMATCH)
             if taken.item is not None:
-                port.value_seen(uri, taken.item)
+                storage.value_seen(uri, taken.item)
                 if self._run is not None:
                     self._run.result(results, taken.item)
             if taken.status is not None:
@@ -242,7 +242,7 @@ class ServerSession:
                     self._run.failed(results, taken.status)
         return answers
 
-    def _alert(self, place: int, alert: Alert, message: SyncML, port: SessionPort) -> int:
+    def _alert(self, position: int, alert: Alert, message: SyncML, storage: SessionStorage) -> int:
         match alert.code:
             case AlertCode.SERVER_INITIATED | AlertCode.CLIENT_INITIATED:
                 self.trigger = alert.code
@@ -255,19 +255,19 @@ class ServerSession:
                     self._run.object_refused(Code.SIZE_MISMATCH)
             case AlertCode.CLIENT_EVENT | AlertCode.GENERIC:
                 for index, item in enumerate(alert.items or (Item(),)):
-                    port.alert_seen(_seen(f"{message.hdr.msg_id}/{place}/{index}", alert, item))
+                    storage.alert_seen(_seen(f"{message.hdr.msg_id}/{position}/{index}", alert, item))
             case None:
                 return Code.BAD_REQUEST
             case _:
                 return Code.NOT_SUPPORTED
         return Code.OK
 
-    def _device_info(self, command: Replace, port: SessionPort) -> int:
+    def _device_info(self, command: Replace, storage: SessionStorage) -> int:
         for item in command.items:
             uri = item.source or item.target or ""
             if not uri.startswith("./DevInfo/"):
                 return Code.NOT_ALLOWED
-            port.value_seen(uri, replace(item, meta=_merged(item.meta, command.meta)))
+            storage.value_seen(uri, replace(item, meta=_merged(item.meta, command.meta)))
         return Code.OK
 
     # -- writing -----------------------------------------------------------------------------------------------------
@@ -323,12 +323,12 @@ def _merged(inner: Meta | None, outer: Meta | None) -> Meta | None:
     return replace(inner, format=inner.format or outer.format, type=inner.type or outer.type)
 
 
-def _seen(place: str, alert: Alert, item: Item) -> AlertSeen:
+def _seen(position: str, alert: Alert, item: Item) -> AlertSeen:
     meta = item.meta or Meta()
     kind = meta.type.removeprefix(_TYPE_PREFIX).strip() if meta.type else None
     data = item.data.decode("utf-8", "replace") if isinstance(item.data, bytes) else item.data
     return AlertSeen(
-        place=place,
+        position=position,
         code=alert.code or 0,
         type=kind,
         source=item.source,

@@ -1,4 +1,4 @@
-"""What a session stores: the database side of `SessionPort`, within one transaction."""
+"""What a session stores: the database side of `SessionStorage`, within one transaction."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def result_code(data: str | None) -> int | None:
 
 
 class SessionStore:
-    """A `SessionPort` for one exchange of one device; `session` is the row in `dm_sessions`."""
+    """A `SessionStorage` for one exchange of one device; `session` is the row in `dm_sessions`."""
 
     def __init__(self, conn: Connection, device_id: str, session: int, now: float) -> None:
         self._conn = conn
@@ -98,7 +98,7 @@ class SessionStore:
         if alert.correlator is not None:  # the final alert of one Exec is one alert, in whichever session it comes
             parts = ["correlated", alert.correlator, alert.type, alert.source, alert.data]
         else:
-            parts = ["placed", str(self._session), alert.place]
+            parts = ["placed", str(self._session), alert.position]
         return hashlib.sha256(repr(parts).encode("utf-8", "surrogatepass")).hexdigest()
 
     def next_job(self) -> Job | None:

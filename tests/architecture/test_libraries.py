@@ -46,6 +46,58 @@ def strangers(root: Path, package: str) -> list[str]:
     return found
 
 
+FROM_OURS = {
+    "dlms": (),
+    "omadm": (),
+    "updateagent": (),
+    "plc": ("dlms.link", "dlms.cursor", "dlms.errors"),
+    "headend": ("omadm", "updateagent.package", "dlms.cosem"),
+}
+"""What a package may name of our others: whole rooms and ground modules; the contracts say what may be behind them."""
+
+
+def named(path: Path) -> Iterator[str]:
+    """Every module that a file imports, dotted, also inside functions; of `from a import b` both a.b and a."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def not_granted(root: Path, package: str) -> list[str]:
+    """Imports below `root` of our other packages that `package` may not name."""
+    return [
+        f"{path.relative_to(root)} imports {name}"
+        for path in sorted((root / package).rglob("*.py"))
+        for name in named(path)
+        if name.split(".")[0] in set(LIBRARIES) - {package}
+        and not any(f"{name}.".startswith(f"{granted}.") for granted in FROM_OURS[package])
+    ]
+
+
+@pytest.mark.parametrize("package", sorted(FROM_OURS))
+def test_a_package_names_only_the_rooms_that_it_may(package: str) -> None:
+    assert not_granted(REPO, package) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "planted"),
+    [
+        ("plc/usi.py", "import dlms.explain.node"),
+        ("plc/usi.py", "from dlms import statemachine"),
+        ("headend/web.py", "def late():\n    import updateagent.disk"),
+        ("headend/web.py", "from dlms.axdr import Data"),
+        ("headend/web.py", "from agent import clock"),
+        ("omadm/auth.py", "import dlms"),
+    ],
+)
+def test_a_room_that_is_not_granted_is_noticed(tmp_path: Path, file: str, planted: str) -> None:
+    (tmp_path / file).parent.mkdir()
+    (tmp_path / file).write_text(planted)
+    assert len(not_granted(tmp_path, file.split("/", maxsplit=1)[0])) == 1
+
+
 @pytest.mark.parametrize("package", sorted(LIBRARIES))
 def test_only_the_agreed_libraries_are_used(package: str) -> None:
     assert strangers(REPO, package) == []

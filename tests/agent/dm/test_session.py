@@ -554,9 +554,9 @@ def test_an_atomic_of_many_commands_is_rolled_back_whatever_fails_in_it() -> Non
     one = device()
     before = one.service.tree.state
     good: list[Command] = [*task(), put(URL, GOOD), copy("./DevInfo/Man", "./FUMO/Firmware/PkgName")]
-    for place in range(len(good) + 1):
-        one.session([atomic(*good[:place], BAD, *good[place:])])
-        assert one.server.codes == [507, *[216] * place, 400, *[215] * (len(good) - place)]
+    for existing in range(len(good) + 1):
+        one.session([atomic(*good[:existing], BAD, *good[existing:])])
+        assert one.server.codes == [507, *[216] * existing, 400, *[215] * (len(good) - existing)]
         assert one.service.tree.state == before
 
 

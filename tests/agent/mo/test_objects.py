@@ -97,7 +97,7 @@ def test_a_new_account_takes_the_place_of_the_old_one() -> None:
     dmacc.install(changing, parse_profile(PROFILE))
     changing.put(("DMAcc", "old", "ServerID"), "old")
     dmacc.install(changing, parse_profile(PROFILE))
-    assert changing.names(changing.place(("DMAcc",))) == ["main"]
+    assert changing.names(changing.existing(("DMAcc",))) == ["main"]
 
 
 @pytest.mark.parametrize("missing", ["AAuthLevel", "AAuthName"])
@@ -113,8 +113,10 @@ def test_the_bootstrapped_server_has_rights_on_what_it_manages_and_nobody_else_h
     for server, allowed in ((SERVER_ID, True), ("stranger", False)):
         looking = device.service.tree.view(server)
         for root in ("SCHED", "AMI", "FUMO", "SCOMO"):
-            place = looking.place((root,))
-            assert all(place.acl.allows(command, server) == allowed for command in ("Add", "Replace", "Delete", "Exec"))
+            existing = looking.existing((root,))
+            assert all(
+                existing.acl.allows(command, server) == allowed for command in ("Add", "Replace", "Delete", "Exec")
+            )
 
 
 @pytest.mark.parametrize(
@@ -136,9 +138,9 @@ def test_a_meter_that_left_meanwhile_reads_as_left() -> None:
     device = Device(FakeDmServer()).registered()
     device.meters.append(MeterStatus("m", "p", 1, "read", 0.0))
     looking = device.service.tree.view()
-    place = looking.place(("AMI", "Meter", "m", "State"))
+    existing = looking.existing(("AMI", "Meter", "m", "State"))
     device.meters.clear()
-    assert looking.value(place) == "left"
+    assert looking.value(existing) == "left"
     assert looking.find(("AMI", "Meter", "m")) is None
 
 

@@ -118,9 +118,9 @@ class Case:
         return found
 
     def package(self) -> bytes:
-        for place in (UPDATE / "download/firmware.swu", PACKAGE):
-            if self.one.disk.exists(place):
-                return self.one.disk.read_bytes(place)
+        for existing in (UPDATE / "download/firmware.swu", PACKAGE):
+            if self.one.disk.exists(existing):
+                return self.one.disk.read_bytes(existing)
         return b""
 
     def job(self) -> Job:

@@ -159,7 +159,7 @@ def test_get_without_access_or_right_is_refused() -> None:
 
 def test_a_walk_leaves_out_what_may_not_be_read() -> None:
     changing = full()
-    names = {place.path[-1] for place in changing.walk(("A",))}
+    names = {existing.path[-1] for existing in changing.walk(("A",))}
     assert "Secret" not in names
     assert {"A", "Text", "Run", "Url", "Now"} <= names
 

@@ -184,7 +184,7 @@ def test_silence_and_another_protocol_behind_a_base_node_are_told_apart() -> Non
         NodePort(FakePort(b"HTTP"), 16, 5).read(1.0)
 
 
-def test_the_greeting_runs_over_a_port() -> None:
+def test_the_mode_e_opening_runs_over_a_port() -> None:
     identification = add_even_parity(rb"/ABC5\2METER" + b"\r\n")
     port = FakePort(identification[:4], identification[4:], add_even_parity(b"\x06252\r\n"))
     agreed = run_opening(port, ModeEOpening(), clock=lambda: 0.0)
@@ -192,7 +192,7 @@ def test_the_greeting_runs_over_a_port() -> None:
     assert port.written == add_even_parity(b"/?!\r\n\x06252\r\n")
 
 
-def test_a_greeting_that_fails_raises() -> None:
+def test_a_mode_e_opening_that_fails_raises() -> None:
     with pytest.raises(PeerError):
         run_opening(FakePort(b"/ABCxMETER\r\n"), ModeEOpening(), clock=lambda: 0.0)
     with pytest.raises(LinkError):
@@ -200,7 +200,7 @@ def test_a_greeting_that_fails_raises() -> None:
 
 
 @pytest.mark.parametrize("babble", [b"\n", b"x", rb"/ABC", b"\x7e\xa0"])
-def test_a_line_that_babbles_without_end_ends_the_greeting(babble: bytes) -> None:
+def test_a_line_that_babbles_without_end_ends_the_opening(babble: bytes) -> None:
     now = 0.0
 
     class Babbling(FakePort):
@@ -215,7 +215,7 @@ def test_a_line_that_babbles_without_end_ends_the_greeting(babble: bytes) -> Non
 
 
 @pytest.mark.process
-def test_the_greeting_changes_the_speed_of_a_real_terminal() -> None:
+def test_the_mode_e_opening_changes_the_speed_of_a_real_terminal() -> None:
     """The meter's side at 300 baud, then HDLC at the speed agreed to; the terminal tells at which speed it stands."""
     master, slave = os.openpty()
     tty.setraw(slave)

@@ -36,7 +36,7 @@ OK = Status("", "1", "0", "SyncHdr", 200)
 
 @dataclass
 class Port:
-    """A `SessionPort` that remembers."""
+    """A `SessionStorage` that remembers."""
 
     waiting: list[Job] = field(default_factory=list)
     values: dict[str, object] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""The bytes of a U-Boot environment: which copy counts, and what its variables are.
+"""The bytes of a U-Boot environment: which copy is valid, and what its variables are.
 
     single    : u32 crc | data[ENV_SIZE - 4]
     redundant : u32 crc | u8 flag | data[ENV_SIZE - 5]          two copies

@@ -1,4 +1,4 @@
-"""The meter's side of the greeting, and whole sessions that begin with it, over a terminal that knows its speed."""
+"""The meter's side of the mode E opening, and sessions that begin with it, over a terminal that knows its speed."""
 
 from __future__ import annotations
 
@@ -123,8 +123,8 @@ class Place:
     def __init__(self, link: Path) -> None:
         self.path = str(link)
         self.meter = SimulatedMeter(7, rows_from_csv(BUILT_IN_LIST), now=lambda: datetime(2026, 6, 1, tzinfo=UTC))
-        self.greeting = mode_e_opening(self.meter)
-        server = Server(HdlcServerBus(1), self.meter, LineFaults(), SlowLine(), mode_e=self.greeting)
+        self.opening = mode_e_opening(self.meter)
+        server = Server(HdlcServerBus(1), self.meter, LineFaults(), SlowLine(), mode_e=self.opening)
         self._place = open_listener(f"pty:{link}", lambda: server)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -149,13 +149,13 @@ def place(tmp_path: Path) -> Iterator[Place]:
 
 @pytest.mark.process
 @pytest.mark.parametrize("mode_e", [True, ModeE(address="7", require_mark=True)])
-def test_a_session_begins_with_the_greeting_and_goes_on_at_the_speed_agreed_to(
+def test_a_session_begins_with_the_mode_e_opening_and_goes_on_at_the_speed_agreed_to(
     mode_e: ModeE | bool, place: Place
 ) -> None:
     with Meter(place.path, mode_e=mode_e, baudrate=9600) as client:
-        assert place.greeting.baudrate == 9600
+        assert place.opening.baudrate == 9600
         assert client.read("1.0.1.8.0.255").value is not None
-    assert place.greeting.baudrate == 300
+    assert place.opening.baudrate == 300
 
 
 @pytest.mark.process
@@ -168,22 +168,22 @@ def test_a_meter_is_greeted_again_after_an_orderly_end_and_met_at_its_speed_afte
         client.close()
     client.open()
     client._drop()  # as after a lost line: no DISC
-    assert place.greeting.baudrate == 4800
+    assert place.opening.baudrate == 4800
     assert client.read("1.0.1.8.0.255").value is not None
     client.close()
-    assert place.greeting.baudrate == 300
+    assert place.opening.baudrate == 300
 
 
 @pytest.mark.process
 @pytest.mark.filterwarnings("ignore:set(Daemon|Name):DeprecationWarning")  # pyserial's
 def test_behind_a_terminal_server_the_speed_is_changed_there(place: Place) -> None:
     with terminal_server(place.path) as server, Meter(server.url, mode_e=True, baudrate=19200) as client:
-        assert server.plug.baudrate == place.greeting.baudrate == 19200
+        assert server.plug.baudrate == place.opening.baudrate == 19200
         assert client.read("1.0.1.8.0.255").value is not None
 
 
 @pytest.mark.process
-def test_a_meter_that_does_not_answer_the_greeting_is_a_link_error(tmp_path: Path) -> None:
+def test_a_meter_that_does_not_answer_the_mode_e_opening_is_a_link_error(tmp_path: Path) -> None:
     meter = SimulatedMeter(7, rows_from_csv(BUILT_IN_LIST), now=lambda: datetime(2026, 6, 1, tzinfo=UTC))
     silent = Server(HdlcServerBus(1), meter, LineFaults(silent=True), SlowLine(), mode_e=mode_e_opening(meter))
     place = open_listener(f"pty:{tmp_path / 'meter'}", lambda: silent)
