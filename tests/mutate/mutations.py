@@ -34,7 +34,7 @@ class Mutation:
     before: str
     after: str
     occurrence: int
-    """The how manieth of the same kind in the same place, from 1."""
+    """Which one of the same kind in the same place this is, from 1."""
 
     @property
     def name(self) -> str:
@@ -146,6 +146,20 @@ class _Walk(ast.NodeTransformer):
         else:
             return node
         return other if self._offer(node, ast.copy_location(other, node)) else node
+
+    def visit_Dict(self, node: ast.Dict) -> ast.AST:
+        """A row of a table leads to where another row leads: `{…: State.A, …: State.B}`."""
+        members = {ast.unparse(value): value for value in node.values if isinstance(value, ast.Attribute)}
+        for index, value in enumerate(node.values):
+            others = [other for text, other in members.items() if text != ast.unparse(value)]
+            if not isinstance(value, ast.Attribute) or not others:
+                continue
+            key = node.keys[index]
+            row = ast.Dict([key], [value])
+            if self._offer(ast.copy_location(row, key or value), ast.Dict([key], [others[index % len(others)]])):
+                node.values[index] = copy.deepcopy(others[index % len(others)])
+                return node
+        return self.generic_visit(node)
 
     # -- statements
 

@@ -84,3 +84,69 @@ def test_the_worker_sleeps_no_longer_than_until_something_is_due() -> None:
     one.failed(0.0)
     one.ask("alert")
     assert one.wait(4.5, 1.0) == 0.5
+
+
+def test_what_failed_is_wanted_again_when_the_wait_is_over() -> None:
+    one = timing()
+    one.ask("user", "2A")
+    assert one.due(0.0) == ("user", "2A")
+    one.failed(0.0)
+    one.again("user", "2A")
+    assert one.due(4.9) is None
+    assert one.due(5.0) == ("user", "2A")
+
+
+def test_a_poll_that_is_due_gives_way_to_what_somebody_wants() -> None:
+    one = timing()
+    assert one.due(0.0) is None
+    one.ask("alert")
+    assert one.due(3600.0) == ("alert", "")
+
+
+def test_a_session_puts_the_poll_off_also_when_it_was_not_asked_for_here() -> None:
+    one = timing()
+    assert one.due(0.0) is None
+    one.succeeded(10.0)
+    assert one.due(3609.0) is None
+    assert one.due(3610.0) == ("poll", "")
+
+
+def test_success_begins_the_waits_anew() -> None:
+    one = timing()
+    one.failed(0.0)
+    one.failed(5.0)
+    one.succeeded(15.0)
+    one.failed(20.0)
+    assert not one.may_register(24.9)
+    assert one.may_register(25.0)
+
+
+def test_an_answer_begins_the_waits_of_alerts_anew_and_ends_the_one_there_is() -> None:
+    one = timing()
+    one.succeeded(0.0, unanswered=True)
+    one.succeeded(5.0, unanswered=True)
+    one.succeeded(6.0)
+    one.ask("alert")
+    assert one.due(6.0) == ("alert", "")
+    one.succeeded(7.0, unanswered=True)
+    assert one.due(11.9) is None
+    assert one.due(12.0) == ("alert", "")
+
+
+def test_the_worker_wakes_in_the_very_moment_that_a_wait_ends() -> None:
+    one = timing()
+    one.failed(0.0)
+    assert one.wait(5.0, 1.0) == 1.0  # the wait is over, and nothing is wanted
+    one.ask("alert")
+    assert one.wait(5.0, 1.0) == 0.0
+    late = timing()
+    late.succeeded(0.0, unanswered=True)
+    assert late.wait(4.9, 1.0) == 1.0
+    assert late.wait(5.0, 1.0) == 0.0
+
+
+def test_waits_have_a_longest_even_where_the_settings_have_none() -> None:
+    one = Timing(3600.0, 1.0, 1e9, lambda: 1.0)
+    one.failed(0.0, slow=True)
+    assert not one.may_register(2.0**16 - 0.5)
+    assert one.may_register(2.0**16)

@@ -45,8 +45,20 @@ def test_every_pair_of_state_and_event_is_in_the_table_or_refused_without_effect
                 assert next_state(state, event) is TABLE[state, event]
                 continue
             record = Record() if state is State.IDLE else Record(state, UPDATE)
-            with pytest.raises(IllegalTransition):
+            with pytest.raises(IllegalTransition) as caught:
                 record.advance(event)
+            assert (caught.value.state, caught.value.event) == (state, event)
+            assert caught.value.message == f"not possible now: {event.value} (the update is {state.value})"
+
+
+def test_an_update_is_refused_before_anything_is_written_and_fails_afterwards() -> None:
+    assert {next_state(state, Event.REFUSE) for state in (State.STAGED, State.VERIFIED)} == {State.REFUSED}
+    assert {next_state(state, Event.FAIL) for state in (State.WRITING, State.WRITTEN)} == {State.FAILED}
+
+
+def test_a_trial_goes_on_until_it_is_confirmed_or_falls_back() -> None:
+    for event in (Event.TRY, Event.ATTEMPT, Event.MIGRATE, Event.BLAME):
+        assert next_state(State.TRIAL, event) is State.TRIAL
 
 
 def test_every_state_is_reached_and_left() -> None:
