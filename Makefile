@@ -1,4 +1,4 @@
-# make fast     each commit, under a minute: lint, types, tests of the fast tier
+# make fast     each commit, a minute or two: lint, types, tests of the fast tier
 # make test     lint, types, tests          make demo   the main job, end to end
 # make board    an emulated ARM board: U-Boot, kernel, flash
 # make torture  what takes hours: more seeds, longer fuzzing, oldest and newest dependencies, other Pythons
