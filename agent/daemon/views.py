@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 from agent.daemon.control import ControlError, Handler
-from agent.metering.reading_store import REFUSED_MAX, Refusal, Store, StoreError
+from agent.metering.store.reading_store import REFUSED_MAX, Refusal, Store, StoreError
 from agent.status import Status, StatusBoard
 
 if TYPE_CHECKING:

@@ -20,9 +20,9 @@ from agent.daemon.control import ControlServer
 from agent.daemon.health import Health
 from agent.daemon.views import REFUSED_WARNING_S, Views
 from agent.metering.collector import Collector
-from agent.metering.reading_store import REFUSED_MAX, Store
-from agent.metering.readinglist import ReadingLists
 from agent.metering.registry import Registry
+from agent.metering.scheduling.readinglist import ReadingLists
+from agent.metering.store.reading_store import REFUSED_MAX, Store
 from agent.ota.handover import HandOver
 from agent.settings.config import MeteringConfig
 from agent.status import Status, StatusBoard

@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from agent.metering.raw_values import UnstorableError, encode
-from agent.metering.reading_store import REFUSED_MAX, REMEMBERED_MAX, Progress, Store, StoreError
+from agent.metering.store.reading_store import REFUSED_MAX, REMEMBERED_MAX, Progress, Store, StoreError
+from agent.metering.visit.raw_values import UnstorableError, encode
 from dlms.axdr import Data, Tag
 from omadm.readings import FIELDS
 from tests.agent.metering.readings import reading, visit
 from tests.agent.virtual import VirtualClock
 
-REPO = Path(__file__).resolve().parents[3]
+REPO = Path(__file__).resolve().parents[4]
 
 
 def store(tmp_path: Path, records_max: int = 10_000, keep: int = 0, bytes_max: int = 64 << 20) -> Store:
@@ -535,7 +535,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from agent.clock import SystemClock
-from agent.metering.reading_store import Progress, Store
+from agent.metering.store.reading_store import Progress, Store
 from tests.agent.metering.readings import visit
 
 store = Store(Path(sys.argv[1]), SystemClock(), records_max=10**6, keep_forwarded_max=0)

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from agent.clock import Clock
-from agent.metering.store_file import StoreError, StoreFile
+from agent.metering.store.store_file import StoreError, StoreFile
 from agent.status import QueueStatus
 from omadm.readings import ROW_SIZES, Reading, record
 
