@@ -13,15 +13,16 @@ from zoneinfo import ZoneInfo
 
 from dlms import axdr
 from dlms.axdr import Data
-from dlms.cosem.obis import AttributeRef, Obis
+from dlms.cosem.obis import AttributeRef, Obis, Selection
 from dlms.cosem.profile import CLOCK_OBIS, CaptureObject
-from dlms.cosem.time import DEVIATION_UNKNOWN, STATUS_UNKNOWN, ClockStatus, CosemDateTime
+from dlms.cosem.time import DEVIATION_UNKNOWN, STATUS_UNKNOWN, CosemDateTime
 from dlms.security.settings import Lls
 from dlms.server.connection import ServerConnection
 from dlms.server.objects import CosemObject, constant
 from dlms.server.profile import ProfileObject
 from dlms.server.server import MeterServer
 from dlms.simulator.meter import device_name
+from dlms.xdlms.apdu.common import Result
 
 PASSWORD = b"world-lls"
 PROFILE = Obis.parse("1.0.99.1.0.255")
@@ -29,6 +30,7 @@ REGISTER = AttributeRef(3, Obis.parse("1.0.1.8.0.255"), 2)
 CLOCK_COLUMN = CaptureObject(AttributeRef(8, CLOCK_OBIS, 2))
 BERLIN = ZoneInfo("Europe/Berlin")
 WATT_HOUR = 30
+FIRST_VALUE = 10_000_000  # of the first meter, and so on
 STEP_WH = 7  # what a row adds to the one before
 
 
@@ -69,7 +71,9 @@ class WorldMeter:
         period_s: int,
         entries: int,
         compress: str = "",
+        backlog_s: float = 0.0,
     ) -> None:
+        """`backlog_s`: for how long it has been measuring before the world begins."""
         self.serial = serial
         self.id = device_name(serial)
         self.measured: list[Measured] = []
@@ -77,10 +81,10 @@ class WorldMeter:
         self.powered = True
         self._civil = civil
         self._clockwork = clockwork
-        self._period_s = period_s
+        self.period_s = period_s
         self._compress = compress
-        self._due = self._next_due()
-        self._value = 1000 * serial
+        self._due = self._next_due() - backlog_s // period_s * period_s
+        self._value = FIRST_VALUE * serial
         self._profile = ProfileObject(
             PROFILE, (CLOCK_COLUMN, CaptureObject(REGISTER)), period_s=period_s, entries=entries
         )
@@ -107,7 +111,7 @@ class WorldMeter:
         while self._due <= self._now_s():
             if self.powered:
                 self._capture(self._due)
-            self._due += self._period_s
+            self._due += self.period_s
 
     def set_clock(self, off_s: float) -> None:
         """Somebody sets the meter's clock; it goes on with the next full period of its new time."""
@@ -126,14 +130,17 @@ class WorldMeter:
         return self._civil() + self.set_off_s
 
     def _next_due(self) -> float:
-        return (self._now_s() // self._period_s + 1) * self._period_s
+        return (self._now_s() // self.period_s + 1) * self.period_s
 
     def _capture(self, due: float) -> None:
         moment = datetime.fromtimestamp(due, UTC)
         self._value += STEP_WH
-        stamp = self._clockwork.stamp(moment).emit()
+        stamp = self._stamp(due)
         self._profile.capture([axdr.octets(stamp), axdr.u32(self._value)])
         self.measured.append(Measured(self._value, stamp, moment, due - self.set_off_s))
+
+    def _stamp(self, seconds: float) -> bytes:
+        return self._clockwork.stamp(datetime.fromtimestamp(seconds, UTC)).emit()
 
     def _objects(self) -> list[CosemObject]:
         scaler_unit = axdr.structure(axdr.i8(0), axdr.enum(WATT_HOUR))
@@ -147,10 +154,10 @@ class WorldMeter:
         name.readers = {2: constant(axdr.octets(self.id.encode()))}
         return [register, clock, name, self._profile.item]
 
-    def _buffer(self, selection: object) -> object:
+    def _buffer(self, selection: Selection | None) -> Result:
         """The rows that are asked for; where the meter compresses, values that follow from the row before are not
         said again."""
-        found = self._profile_read(selection)  # type: ignore[arg-type]
+        found = self._profile_read(selection)
         if not self._compress or not isinstance(found, Data):
             return found
         rows: list[Data] = []
@@ -171,16 +178,9 @@ class WorldMeter:
         if follows is None or local is None or "clock" not in self._compress:
             return cell
         same_tail = before.octets()[9:] == cell.octets()[9:]
-        return axdr.null() if same_tail and local - follows == timedelta(seconds=self._period_s) else cell
+        return axdr.null() if same_tail and local - follows == timedelta(seconds=self.period_s) else cell
 
 
 def _delta(before: Data, cell: Data) -> Data:
     difference = cell.integer() - before.integer()
     return axdr.null() if difference == 0 else Data(axdr.Tag.DELTA_INTEGER, difference)
-
-
-def is_summer(moment: datetime) -> bool:
-    return bool(BERLIN.dst(moment.astimezone(BERLIN)))
-
-
-__all__ = ["BERLIN", "PASSWORD", "PROFILE", "REGISTER", "ClockStatus", "Clockwork", "Measured", "WorldMeter"]

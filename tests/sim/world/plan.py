@@ -36,6 +36,7 @@ class Plan:
     zone: bool
     deviation: bool
     compress: str
+    backlog_days: int
     period_s: int
     every_s: int
     register_every_s: int
@@ -50,7 +51,7 @@ class Plan:
 
 KINDS = (
     "kill", "kill-in-append", "kill-after-upload", "off", "node-reset", "leave", "mute", "meter-off", "headend-down",
-    "meter-clock", "clock-back", "clock-ahead", "clock-1970", "store-page", "line-cut", "silence",
+    "meter-clock", "meter-2028", "clock-back", "clock-ahead", "clock-1970", "store-page", "line-cut", "silence",
 )  # fmt: skip
 
 
@@ -77,6 +78,7 @@ def draw(seed: int, kinds: tuple[str, ...] = KINDS) -> Plan:
         zone=zone,
         deviation=pick.random() < 0.6 if zone else True,
         compress=pick.choice(("", "", "delta", "delta+clock")),
+        backlog_days=pick.choice((0, 0, 0, 3, 30)),
         period_s=pick.choice((900, 900, 1800, 3600)),
         every_s=pick.choice((3600, 4 * 3600, 6 * 3600)),
         register_every_s=pick.choice((1800, 3600)),

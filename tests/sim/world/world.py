@@ -41,6 +41,7 @@ LISTS = {
     LOAD_TASK: f"obis,cls,attr,type\n{PROFILE},7,2,\n",
     REGISTER_TASK: f"obis,cls,attr,type\n{REGISTER.obis},3,2,\n0.0.1.0.0.255,8,2,clock\n",
 }
+FIRST_DAYS = 7.0  # so old are the rows that a first visit asks for
 IDLE_WAIT_S = 30.0  # in place of the reader's half second, which is there for stops and beats
 BEFORE_NTP_S = 600.0  # a device without a battery starts in 1970, and is told the time so much later
 
@@ -58,6 +59,7 @@ class World:
         self.true_offset = self.clock.wall_offset
         self.began = self.clock.now
         self.starts = 0
+        self._uplink_at = self.clock.now
         clockwork = Clockwork(BERLIN if plan.zone else None, plan.deviation)
         self.meters = [
             WorldMeter(
@@ -67,6 +69,7 @@ class World:
                 period_s=plan.period_s,
                 entries=4000,
                 compress=plan.compress,
+                backlog_s=plan.backlog_days * DAY_S,
             )
             for serial in range(plan.meters)
         ]
@@ -96,7 +99,7 @@ class World:
         self.at(self.clock.now - self.began + seconds, what)
 
     def run(self) -> None:
-        portreader.WAIT_S = IDLE_WAIT_S  # type: ignore[misc]
+        portreader.WAIT_S = IDLE_WAIT_S
         self.start()
         end = self.began + self.plan.end_s
         while self.clock.now < end:
@@ -177,7 +180,7 @@ class World:
             catch_up_s=86_400,
             leave_after_s=120.0,
             pdu_size=1024,
-            profile_first_s=int(7 * DAY_S),
+            profile_first_s=int(FIRST_DAYS * DAY_S),
             meter_utc_offset_min=60 if self.plan.zone else 0,
             uplink_backoff_min_s=2.0,
             uplink_backoff_max_s=300.0,
@@ -264,6 +267,11 @@ class World:
         """Somebody sets the meter's clock: by minutes, or by an hour either way, or back to the truth."""
         meter.set_clock(self.pick.choice((-3600.0, 3600.0, -600.0, 600.0, 0.0, -7000.0 * amount)))
 
+    def meter_2028(self, meter: WorldMeter, amount: float) -> None:
+        """The meter's clock is two years ahead for a few rows, and then right again."""
+        meter.set_clock(2 * 365 * DAY_S)
+        self.later((0.2 + amount) * 4 * meter.period_s, lambda: meter.set_clock(0.0))
+
     def clock_back(self, _meter: WorldMeter, amount: float) -> None:
         self.set_clock(-2 * HOUR_S, trusted=True)
         self.later(amount * 4 * HOUR_S, lambda: self.set_clock(0.0, trusted=True))
@@ -309,6 +317,7 @@ _ACTS: dict[str, Callable[[World, WorldMeter, float], None]] = {
     "meter-off": World.meter_off,
     "headend-down": World.headend_down,
     "meter-clock": World.meter_clock,
+    "meter-2028": World.meter_2028,
     "clock-back": World.clock_back,
     "clock-ahead": World.clock_ahead,
     "clock-1970": World.clock_1970,
