@@ -21,6 +21,7 @@ TRIES_DEFAULT = 3
 TRIES_MAX = 9
 ROOTFS = "rootfs"  # the image that goes to the slot itself
 FILE_BYTES_MAX = 64 << 10
+LOCK_DEFAULT = "/var/lock/fw_printenv.lock"  # of libubootenv's fw_printenv and fw_setenv
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ class BootEnvConfig:
     type: str
     policy: str
     config: Path
-    lock: Path | None = Path("/var/lock/fw_printenv.lock")
+    lock: Path | None = Path(LOCK_DEFAULT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,7 +246,10 @@ def _bootenv(table: _Table) -> BootEnvConfig:
     policy = table.take("policy", str, known[0] if known else "")
     if known:
         table.check("policy", policy, lambda value: value in known, f"with type {kind} one of {', '.join(known)}")
-    lock = table.take("lock", str, "/var/lock/fw_printenv.lock")
+    locked = kind in boot.LOCKED_TYPES
+    lock = table.take("lock", str, LOCK_DEFAULT if locked else "")
+    if known and not locked:
+        table.check("lock", lock, lambda value: not value, f"type {kind} has no lock: its own tools take none")
     config = BootEnvConfig(kind, policy, table.take_path("config") or Path(), Path(lock) if lock else None)
     table.end()
     return config
