@@ -11,7 +11,6 @@ OTHER_DECODERS = {
     "columns_of",
     "rows_from_csv",
     "refs_from_csv",
-    "objects_from_csv",
     "key_of",
     "public_key",
 }

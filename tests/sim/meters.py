@@ -29,7 +29,7 @@ class SimMeter(SimulatedMeter):
     ) -> None:
         auth = Lls(password) if password else None
         # What the head-end got is compared with what the meter holds later: nothing may change meanwhile by itself.
-        super().__init__(serial, rows, now=_civil_now, phases=phases, auth=auth, pdu_size=pdu_size, living=False)
+        super().__init__(serial, rows, now=_civil_now, phases=phases, auth=auth, pdu_size=pdu_size, dynamic=False)
 
     def records(self) -> dict[str, dict[str, object]]:
         """Every value of the list, by reference."""

@@ -104,8 +104,10 @@ class SetBlock:
 
 @dataclass(frozen=True, slots=True)
 class SetResponse:
-    """SET-response. `results` has one code for a single attribute; `number` acknowledges the last block, if there was
-    one; `as_list` says that a list was asked for."""
+    """SET-response: one Data-Access-Result code per attribute.
+
+    `number` acknowledges the last block of a request in blocks; `as_list` says that the request was a list.
+    """
 
     invoke: int
     results: tuple[int, ...]

@@ -8,7 +8,7 @@ write-response  0D n result...                result      00 | 01 error | 02 num
 unconfirmed     16 n variable... n data...     no answer
 ```
 
-A read-response with only data and errors reads like a list of Get-Data-Result.
+A read-response that holds only data and errors has the form of a list of Get-Data-Result.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ RESULT_BLOCK = 2
 
 @dataclass(frozen=True, slots=True)
 class Variable:
-    """A short name, and which part of it or with which parameters."""
+    """A short name, with selective access or a method's parameters in `selection`."""
 
     name: int
     selection: Selection | None = None
@@ -65,7 +65,7 @@ class ReadNext:
 
 @dataclass(frozen=True, slots=True)
 class ReadResponse:
-    """ReadResponse with a result a variable."""
+    """ReadResponse with one result per variable."""
 
     results: tuple[Result, ...]
 
@@ -104,7 +104,7 @@ class WriteRequest:
 
 @dataclass(frozen=True, slots=True)
 class WriteResponse:
-    """WriteResponse: a Data-Access-Result code a variable, 0 for success."""
+    """WriteResponse: one Data-Access-Result code per variable, 0 for success."""
 
     results: tuple[int, ...]
 
