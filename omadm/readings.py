@@ -85,9 +85,7 @@ class Reading:
     def row(self) -> list[object]:
         """The fields in order, as the store keeps them; `profile`, the last one, is left out when there is none."""
         names = FIELDS if self.profile is not None else FIELDS[:-1]
-        return [
-            getattr(self, name) for name in names
-        ]  # astuple() makes deep copies: thirty times slower
+        return [getattr(self, name) for name in names]  # astuple() makes deep copies: thirty times slower
 
 
 FIELDS = tuple(field.name for field in fields(Reading))
