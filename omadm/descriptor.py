@@ -94,7 +94,7 @@ class DeltaSource:
 
     @classmethod
     def parse(cls, text: str) -> DeltaSource:
-        """Raises `ValueError`."""
+        """Parse the encoded form. Raises `ValueError`."""
         match = _SOURCE.fullmatch(text)
         if match is None:
             raise ValueError(f"{text[:60]!r} is no source of a delta")

@@ -115,7 +115,7 @@ class GeneralCiphered:
 
     @classmethod
     def parse(cls, apdu: bytes) -> GeneralCiphered:
-        """Raises `DecodeError`."""
+        """Parse the encoded form. Raises `DecodeError`."""
         cursor = Cursor(apdu, "general-ciphering")
         tag = cursor.u8()
         if tag != Apdu.GENERAL_CIPHERING:
@@ -144,7 +144,7 @@ class GeneralSigned:
 
     @classmethod
     def parse(cls, apdu: bytes) -> GeneralSigned:
-        """Raises `DecodeError`."""
+        """Parse the encoded form. Raises `DecodeError`."""
         cursor = Cursor(apdu, "general-signing")
         tag = cursor.u8()
         if tag != Apdu.GENERAL_SIGNING:

@@ -224,7 +224,7 @@ class _ScriptRef:
 
     @classmethod
     def of(cls, data: Data) -> _ScriptRef:
-        """Raises `LocalError`, ValueError."""
+        """Decode. Raises `LocalError`, ValueError."""
         name, selector = data.members()
         number = selector.integer()
         if not 0 <= number <= 0xFFFF:

@@ -69,7 +69,7 @@ class InitiateRequest:
 
     @classmethod
     def parse(cls, data: bytes) -> InitiateRequest:
-        """Raises `DecodeError`."""
+        """Parse the encoded form. Raises `DecodeError`."""
         cursor = Cursor(data, "InitiateRequest")
         _expect(cursor, Apdu.INITIATE_REQUEST)
         key = cursor.octets() if cursor.flag() else None
@@ -100,7 +100,7 @@ class InitiateResponse:
 
     @classmethod
     def parse(cls, data: bytes) -> InitiateResponse:
-        """Raises `DecodeError`."""
+        """Parse the encoded form. Raises `DecodeError`."""
         cursor = Cursor(data, "InitiateResponse")
         _expect(cursor, Apdu.INITIATE_RESPONSE)
         quality = cursor.i8() if cursor.flag() else None
@@ -265,7 +265,7 @@ class Aarq:
 
     @classmethod
     def parse(cls, data: bytes) -> Aarq:
-        """Raises `DecodeError`."""
+        """Parse the encoded form. Raises `DecodeError`."""
         fields = _fields(data, Apdu.AARQ, "AARQ")
         user = fields.get(0xA9)
         return cls(
@@ -330,7 +330,7 @@ class Aare:
 
     @classmethod
     def parse(cls, data: bytes) -> Aare:
-        """Raises `DecodeError`."""
+        """Parse the encoded form. Raises `DecodeError`."""
         fields = _fields(data, Apdu.AARE, "AARE")
         if 0xA2 not in fields:
             raise DecodeError("AARE", 0, "no result")
@@ -369,7 +369,7 @@ class ReleaseApdu:
 
     @classmethod
     def parse(cls, data: bytes) -> ReleaseApdu:
-        """Raises `DecodeError`."""
+        """Parse the encoded form. Raises `DecodeError`."""
         is_response = data[:1] == bytes((Apdu.RLRE,))
         tag = Apdu.RLRE if is_response else Apdu.RLRQ
         fields = _fields(data, tag, tag.name)

@@ -51,7 +51,7 @@ class GeneralBlock:
 
     @classmethod
     def parse(cls, apdu: bytes) -> GeneralBlock:
-        """Raises `DecodeError`."""
+        """Parse the encoded form. Raises `DecodeError`."""
         cursor = Cursor(apdu, "general-block-transfer")
         tag = cursor.u8()
         if tag != Apdu.GENERAL_BLOCK_TRANSFER:

@@ -37,7 +37,7 @@ class Block:
 
     @classmethod
     def parse(cls, raw: bytes) -> Block:
-        """Raises `DeviceError` (environment)."""
+        """Parse the encoded form. Raises `DeviceError` (environment)."""
         if len(raw) != BLOCK_BYTES or not raw.startswith(SIGNATURE):
             raise DeviceError(ENVIRONMENT, "not an environment block of GRUB")
         text = raw[len(SIGNATURE) :].decode("utf-8", "surrogateescape")
@@ -57,7 +57,7 @@ class Block:
         return cls(variables, tuple(comments))
 
     def emit(self) -> bytes:
-        """Raises `DeviceError` (environment-full)."""
+        """Encode. Raises `DeviceError` (environment-full)."""
         lines = [f"{comment}\n" for comment in self.comments]
         lines += [f"{name}={_escaped(value)}\n" for name, value in self.variables.items()]
         raw = SIGNATURE + "".join(lines).encode("utf-8", "surrogateescape")

@@ -44,7 +44,7 @@ class InstallRequest:
 
     @classmethod
     def parse(cls, raw: bytes) -> InstallRequest:
-        """Raises `RequestError` (request)."""
+        """Parse the encoded form. Raises `RequestError` (request)."""
         try:
             document = json.loads(raw)
             request = cls(

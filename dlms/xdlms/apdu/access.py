@@ -71,7 +71,7 @@ class AccessRequest:
 
     @classmethod
     def parse(cls, data: bytes) -> AccessRequest:
-        """Raises `DecodeError`."""
+        """Parse the encoded form. Raises `DecodeError`."""
         cursor = Cursor(data, "access-request")
         cursor.u8()
         invoke = cursor.u32()
@@ -120,7 +120,7 @@ class AccessResponse:
 
     @classmethod
     def parse(cls, data: bytes) -> AccessResponse:
-        """Raises `DecodeError`."""
+        """Parse the encoded form. Raises `DecodeError`."""
         cursor = Cursor(data, "access-response")
         cursor.u8()
         invoke = cursor.u32()

@@ -40,7 +40,7 @@ class DataNotification:
 
     @classmethod
     def parse(cls, data: bytes) -> DataNotification:
-        """Raises `DecodeError`."""
+        """Parse the encoded form. Raises `DecodeError`."""
         cursor = Cursor(data, "data-notification")
         cursor.u8()
         invoke = cursor.u32()
@@ -63,7 +63,7 @@ class EventNotification:
 
     @classmethod
     def parse(cls, data: bytes) -> EventNotification:
-        """Raises `DecodeError`."""
+        """Parse the encoded form. Raises `DecodeError`."""
         cursor = Cursor(data, "event-notification")
         cursor.u8()
         time = read_time(cursor) if cursor.flag() else None
@@ -93,7 +93,7 @@ class InformationReport:
 
     @classmethod
     def parse(cls, data: bytes) -> InformationReport:
-        """Raises `DecodeError`."""
+        """Parse the encoded form. Raises `DecodeError`."""
         cursor = Cursor(data, "information-report")
         cursor.u8()
         time = read_time(cursor) if cursor.flag() else None

@@ -91,7 +91,7 @@ def _name(enum: type[StateError | ServiceError], code: int) -> str:
 
 
 def parse_exception(data: bytes) -> ExceptionResponse:
-    """Raises `DecodeError`."""
+    """Parse an exception-response. Raises `DecodeError`."""
     cursor = Cursor(data, "exception-response")
     cursor.u8()
     state_error = cursor.u8()
@@ -104,7 +104,7 @@ def parse_exception(data: bytes) -> ExceptionResponse:
 
 
 def parse_service_error(data: bytes) -> ConfirmedServiceError:
-    """Raises `DecodeError`."""
+    """Parse a confirmed-service-error. Raises `DecodeError`."""
     cursor = Cursor(data, "confirmedServiceError")
     cursor.u8()
     error = ConfirmedServiceError(cursor.u8(), cursor.u8(), cursor.u8())

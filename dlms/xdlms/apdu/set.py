@@ -140,7 +140,7 @@ SetRequests = SetRequest | SetListRequest | SetFirstBlock | SetBlock
 
 
 def parse_request(data: bytes) -> SetRequests:
-    """Raises `DecodeError`."""
+    """Parse a request. Raises `DecodeError`."""
     cursor = Cursor(data, "SET-request")
     cursor.u8()
     choice = cursor.u8()
@@ -168,7 +168,7 @@ def parse_request(data: bytes) -> SetRequests:
 
 
 def parse_response(data: bytes) -> SetResponse | SetBlockAck:
-    """Raises `DecodeError`."""
+    """Parse a response. Raises `DecodeError`."""
     cursor = Cursor(data, "SET-response")
     cursor.u8()
     choice = cursor.u8()

@@ -114,7 +114,7 @@ class WriteResponse:
 
 
 def parse_read_request(data: bytes) -> ReadRequest | ReadNext:
-    """Raises `DecodeError`."""
+    """Parse a read-request. Raises `DecodeError`."""
     cursor = Cursor(data, "read-request")
     cursor.u8()
     count = read_count(cursor, 3)
@@ -128,7 +128,7 @@ def parse_read_request(data: bytes) -> ReadRequest | ReadNext:
 
 
 def parse_write_request(data: bytes) -> WriteRequest:
-    """Raises `DecodeError`."""
+    """Parse a write-request or unconfirmed-write-request. Raises `DecodeError`."""
     cursor = Cursor(data, "write-request")
     confirmed = cursor.u8() != Apdu.UNCONFIRMED_WRITE_REQUEST
     variables = tuple([_read_variable(cursor) for _ in range(read_count(cursor, 3))])
@@ -151,7 +151,7 @@ def _read_variable(cursor: Cursor) -> Variable:
 
 
 def parse_read_response(data: bytes) -> ReadResponse | ReadBlock:
-    """Raises `DecodeError`."""
+    """Parse a read-response. Raises `DecodeError`."""
     cursor = Cursor(data, "read-response")
     cursor.u8()
     count = read_count(cursor, 2)
@@ -167,7 +167,7 @@ def parse_read_response(data: bytes) -> ReadResponse | ReadBlock:
 
 
 def parse_write_response(data: bytes) -> WriteResponse:
-    """Raises `DecodeError`."""
+    """Parse a write-response. Raises `DecodeError`."""
     cursor = Cursor(data, "write-response")
     cursor.u8()
     codes: list[int] = []
