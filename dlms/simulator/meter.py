@@ -116,7 +116,6 @@ class SimulatedMeter:
         if self.security_setup is not None:
             self.server.add(self.security_setup.item)
         self._add_identity()
-        self._only: SimulatedConnection | None = None
 
     def _add_identity(self) -> None:
         name = axdr.octets(self.id.encode())
@@ -130,16 +129,6 @@ class SimulatedMeter:
         connection = SimulatedConnection(self)
         self._connections.add(connection)
         return connection
-
-    def receive_apdu(self, client: int, apdu: bytes, now: float) -> list[bytes]:
-        """Take one APDU of a client SAP and return the answers, for a meter with a single connection."""
-        if self._only is None:
-            self._only = self.connect()
-        return self._only.receive_apdu(client, apdu, now)
-
-    def forget_clients(self) -> None:
-        """Drop the single connection and its associations."""
-        self._only = None
 
     def _send(self, message: Notification) -> None:
         for connection in self._connections:

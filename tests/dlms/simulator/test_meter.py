@@ -88,7 +88,7 @@ def test_a_client_that_reads_finds_the_rows_without_anybody_ticking() -> None:
     meter, now = made()
     before = len(meter.profiles[PROFILE].rows)
     now.passes(hours=1)
-    meter.receive_apdu(1, b"\xc0", 0.0)
+    meter.connect().receive_apdu(1, b"\xc0", 0.0)
     assert len(meter.profiles[PROFILE].rows) == before + 4
 
 
@@ -97,7 +97,7 @@ def test_a_meter_that_does_not_live_keeps_its_rows() -> None:
     before, logged = len(meter.profiles[PROFILE].rows), len(meter.profiles[STANDARD_LOG].rows)
     meter.contactor.item.act(1, NOTHING)
     now.passes(days=3)
-    meter.receive_apdu(1, b"\xc0", 0.0)
+    meter.connect().receive_apdu(1, b"\xc0", 0.0)
     assert len(meter.profiles[PROFILE].rows) == before
     assert len(meter.profiles[STANDARD_LOG].rows) == logged
 
