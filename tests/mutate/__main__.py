@@ -20,6 +20,7 @@ import importlib.util
 import os
 import resource
 import select
+import shutil
 import signal
 import sys
 import tempfile
@@ -42,6 +43,8 @@ KILLED_PERCENT_MIN = 95
 PATIENCE = 8
 PATIENCE_S_MIN = 30
 MEMORY_BYTES_MAX = 3 << 30
+# What tests write lies in memory: no fault is about the disk, and an fsync takes longer than most tests.
+SCRATCH = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 SURVIVED, KILLED, HUNG = "survived", "killed", "killed by the time limit"
 
@@ -80,18 +83,20 @@ class Importer(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         exec(self.code, module.__dict__)
 
 
-def run_tests(target: Target, number: int | None) -> int:
+def run_tests(target: Target, number: int | None, scratch: Path) -> int:
     """In a process of its own: the tests, with that fault; pytest's exit code."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES_MAX, MEMORY_BYTES_MAX))
     if number is not None:
         code = compile(mutated(target.source, number), target.path, "exec", dont_inherit=True)
         sys.meta_path.insert(0, Importer(target, code))
     options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-o", "faulthandler_timeout=0"]
-    return int(pytest.main([*options, "-m", "not board and not process", *target.tests]))
+    return int(pytest.main([*options, f"--basetemp={scratch}", "-m", "not board and not process", *target.tests]))
 
 
-def in_a_child(target: Target, number: int | None, limit_s: float, log: Path) -> str:
-    """What becomes of that fault."""
+def in_a_child(target: Target, number: int | None, limit_s: float, folder: Path) -> str:
+    """What becomes of that fault. The child's output is in `log-NUMBER` of the folder."""
+    log = log_of(folder, number)
+    scratch = folder / f"scratch-{number}"
     child = os.fork()
     if child == 0:
         code = 70
@@ -100,13 +105,18 @@ def in_a_child(target: Target, number: int | None, limit_s: float, log: Path) ->
             output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             os.dup2(output, 1)
             os.dup2(output, 2)
-            code = run_tests(target, number)
+            code = run_tests(target, number, scratch)
         finally:
             os._exit(code)
     ended = wait(child, limit_s)
+    shutil.rmtree(scratch, ignore_errors=True)
     if ended is None:
         return HUNG
     return SURVIVED if ended == 0 else KILLED
+
+
+def log_of(folder: Path, number: int | None) -> Path:
+    return folder / f"log-{number}"
 
 
 def wait(child: int, limit_s: float) -> int | None:
@@ -156,15 +166,15 @@ class Result:
 
 def examine(target: Target, explained: frozenset[str], workers: int) -> Result:
     """Every fault of a module. Raises `SystemExit` if the tests do not pass without one."""
-    with tempfile.TemporaryDirectory(prefix="mutate-") as folder:
+    with tempfile.TemporaryDirectory(prefix="mutate-", dir=SCRATCH) as name:
+        folder = Path(name)
         begun = time.monotonic()
-        log = Path(folder) / "log"
-        if in_a_child(target, None, 3600, log) != SURVIVED:
-            sys.exit(f"{target.path}: the tests fail without any fault:\n{log.read_text()}")
+        if in_a_child(target, None, 3600, folder) != SURVIVED:
+            sys.exit(f"{target.path}: the tests fail without any fault:\n{log_of(folder, None).read_text()}")
         limit_s = max(PATIENCE_S_MIN, PATIENCE * (time.monotonic() - begun))
 
         def judge(mutation: Mutation) -> tuple[Mutation, str]:
-            return mutation, in_a_child(target, mutation.number, limit_s, Path(folder) / f"log-{mutation.number}")
+            return mutation, in_a_child(target, mutation.number, limit_s, folder)
 
         with ThreadPoolExecutor(workers) as pool:
             return Result(target, tuple(pool.map(judge, mutations(target.source))), explained)
