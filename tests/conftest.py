@@ -37,7 +37,6 @@ SLOW = (
     "tests/updateagent/boot/test_loaders.py",
     "tests/updateagent/boot/test_uboot_flash.py",
     "tests/updateagent/engine/test_power.py",
-    "tests/updateagent/engine/test_recovery.py",
     "tests/updateagent/software/test_store.py",
     "tests/updateagent/package/test_manifest.py",
     "tests/updateagent/test_damage.py",

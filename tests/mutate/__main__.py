@@ -90,7 +90,8 @@ def run_tests(target: Target, number: int | None, scratch: Path) -> int:
         code = compile(mutated(target.source, number), target.path, "exec", dont_inherit=True)
         sys.meta_path.insert(0, Importer(target, code))
     options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-o", "faulthandler_timeout=0"]
-    return int(pytest.main([*options, f"--basetemp={scratch}", "-m", "not board and not process", *target.tests]))
+    options += [f"--basetemp={scratch}", "-m", "not board and not process and not slow"]
+    return int(pytest.main([*options, *target.tests]))
 
 
 def in_a_child(target: Target, number: int | None, limit_s: float, folder: Path) -> str:

@@ -239,6 +239,13 @@ def test_text_is_limited_although_the_string_table_repeats_it(more: bytes) -> No
         wbxml.read(REPEATED + more + b"\x01")
 
 
+def test_a_character_by_number_counts_as_four_bytes_of_text() -> None:
+    document = REPEATED.removesuffix(b"\x83\x00") + b"\x83\x04\x02\x41\x01"
+    assert len(wbxml.read(document).text()) == TEXT_BYTES_MAX - 3
+    with pytest.raises(SyncmlError, match="text"):
+        wbxml.read(document.removesuffix(b"\x01") + b"\x02\x41\x01")
+
+
 def test_a_page_is_switched_when_it_changes_and_only_then() -> None:
     add = Element("Add")
     maximum = Element("MaxMsgSize", 1)

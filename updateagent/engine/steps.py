@@ -127,7 +127,7 @@ class Steps:
             if block - stored >= checkpoint_blocks:
                 self._advance(Event.CHECKPOINT, image=index, block=block)
                 stored = block
-            progress = (done + block * BLOCK_BYTES) * 100 // max(total, 1)
+            progress = (done + block * BLOCK_BYTES) * 100 // total
             if progress >= shown + PROGRESS_STEP:
                 self.write_status(progress=progress)
                 shown = progress

@@ -24,7 +24,7 @@ UPDATE = Update("r1", "package.swu", "correlator", 12.5, target="B", fallback="A
 FULL = Record(
     State.ROLLED_BACK,
     replace(UPDATE, outcome=Outcome(72, "trial-failed", 410, 1405, "why"), failed_check="meter_port"),
-    slots={"A": SlotNote("1", 1, "good")},
+    slots={"A": SlotNote("1", 1, "good"), "B": SlotNote()},
     security_floor=3,
     software_floors={"lists": 2},
     signed_time=99,
@@ -38,7 +38,8 @@ IDLE_FORM = (
 )
 FULL_FORM = (
     b'{"last":{"code":0,"fumo":200,"message":"","name":"ok","scomo":1200},"last_id":"r0","lost":false,'
-    b'"security_floor":3,"signed_time":99,"slots":{"A":{"security_version":1,"state":"good","version":"1"}},'
+    b'"security_floor":3,"signed_time":99,"slots":{"A":{"security_version":1,"state":"good","version":"1"},'
+    b'"B":{"security_version":0,"state":"empty","version":""}},'
     b'"software_floors":{"lists":2},"state":"rolled back","stores":0,"update":{"attempts":0,"block":0,'
     b'"boot_id":"","by_hand":false,"correlator":"correlator","failed_check":"meter_port","fallback":"A",'
     b'"from_version":"","id":"r1","image":0,"log":["line"],"migrated":false,'
@@ -233,7 +234,14 @@ def test_the_form_of_a_record_is_the_same_in_every_version(record: Record, form:
 
 def test_an_update_without_what_a_newer_version_added_reads_as_unused() -> None:
     form = IDLE_FORM.replace(b'"idle"', b'"staged"').replace(b'"update":null', b'"update":{"id":"r1","package":"p"}')
-    assert parse(seal(form, 1)) == (1, Record(State.STAGED, Update("r1", "p")))
+    record = Record(State.STAGED, Update("r1", "p"))
+    assert parse(seal(form, 1)) == (1, record)
+    unused = (
+        b'"update":{"attempts":0,"block":0,"boot_id":"","by_hand":false,"correlator":"","failed_check":null,'
+        b'"fallback":"","from_version":"","id":"r1","image":0,"log":[],"migrated":false,"outcome":null,'
+        b'"package":"p","requested":0.0,"security_version":0,"state_dirs":[],"target":"","to_version":""}'
+    )
+    assert emit(record, 1) == seal(form.replace(b'"update":{"id":"r1","package":"p"}', unused), 1)
 
 
 def test_a_key_that_is_not_known_is_ignored() -> None:
