@@ -166,6 +166,7 @@ HEAD = b"\x02\xa4\x01\x6a\x00"
         (b"\x6d\x03", 2, "without its end"),
         (b"\x6d\xc3\x7fabc\x01", 3, "127 bytes announced, 4 left"),
         (b"\x6d\xc3\x01", 3, "1 bytes announced, 0 left"),
+        (b"\x6d\xc3\x01a", 4, "ends too early"),
         (b"\x6d\x83\x05\x01", 3, "string table"),
         (b"\xed\x01\x01", 1, "attributes"),
         (b"\x85\x01", 1, "attributes"),

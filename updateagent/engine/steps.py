@@ -161,7 +161,6 @@ class Steps:
             self._decide(*self._blame_of_trial())
             return None
         self._migrate()
-        self.write_status()
         return EXIT_GUARD_WANTED
 
     def _migrate(self) -> None:
@@ -202,7 +201,7 @@ class Steps:
             if self._update.boot_id != deps.boot_id:
                 self._advance(Event.TRY, boot_id=deps.boot_id)
             deps.bootenv.try_slot(self._update.target, self._update.fallback)
-            self.write_status(progress=100)
+            self.write_status()
             return EXIT_REBOOT_WANTED
         if found is Trial.WAITING:
             if self._update.boot_id == deps.boot_id:

@@ -12,6 +12,7 @@ import pytest
 
 from tests.sim.faulty_disk import FaultyDisk, Operation, PowerCut, Survival
 from tests.updateagent.board import TRIES, Board, PlainImage, PlainPackage, Shelf
+from tests.updateagent.engine.hooked import hooked_stories
 from tests.updateagent.engine.power import ROOT, Story, stories
 from tests.updateagent.engine.recovery import recovery_stories
 from updateagent.boot.policy import BootEnv
@@ -71,7 +72,7 @@ class NotedShelf(Shelf):
 
     def with_disk(self, package: Package) -> Package:
         board = self.board
-        images = tuple(NotedImage(name, data, notes=board.notes) for name, data in IMAGES.items())
+        images = tuple(NotedImage(name, data, notes=board.notes) for name, data in board.images.items())
         return NotedPackage("2", 7, images=images, new_roots=b"roots", hooks=board.package_hooks, board=board)
 
     def keep_roots(self, envelope: bytes) -> None:
@@ -101,6 +102,7 @@ class NotedBoard(Board):
     def __init__(self, disk: FaultyDisk) -> None:
         super().__init__(ROOT, disk)
         self.notes: list[object] = []
+        self.images = IMAGES
         self.hooks: dict[str, dict[str, str]] = {}
         self.package_hooks: tuple[str, ...] = ("pre-install", "post-install")
         self.shelf = NotedShelf(disk)
@@ -184,6 +186,16 @@ def test_an_install_tells_each_step_before_the_next(board: NotedBoard) -> None:
     }
     for name, data in IMAGES.items():
         assert board.disk.read_bytes(ROOT / f"B-{name}.img") == data
+
+
+def test_progress_is_rounded_down(board: NotedBoard) -> None:
+    board.images = {"rootfs": bytes(6 * BLOCK_BYTES)}
+    board.updater().boot()
+    assert [note for note in board.notes if note in [("writing", number) for number in range(101)]] == [
+        ("writing", 33),
+        ("writing", 66),
+        ("writing", 100),
+    ]
 
 
 def test_a_write_goes_on_at_its_checkpoint_after_a_cut(board: NotedBoard) -> None:
@@ -315,6 +327,20 @@ def test_the_log_is_that_of_the_attempt_before(
     assert record.update is not None
     assert (record.update.attempts, record.update.log) == (attempts + 1, kept)
     assert board.notes[-1] == ("trial", 100)
+
+
+def test_a_migration_is_durable_before_the_journal_calls_it_done() -> None:
+    world = next(story for story in hooked_stories() if story.name == "migration").begin()
+
+    def cut(operation: Operation) -> None:
+        update = Journal(world.disk, ROOT / "update").load().update
+        if update is not None and update.migrated and operation.path.is_relative_to(ROOT / "data"):
+            raise PowerCut
+
+    world.disk.on_operation = cut
+    with pytest.raises(PowerCut):
+        world.play()
+    world.copy(world.disk.after_power_cut(Survival.LOST, Random(1))).play()
 
 
 DIRS = ("/board/state",)
