@@ -378,7 +378,7 @@ class Steps:
     # -- display
 
     def status(self, *, progress: int | None = None, error: str = "") -> dict[str, object]:
-        """What `status.json` and `dcu-update status` show."""
+        """What `status.json` and `dcu-update status` show. `progress` is in per cent; without it the state's."""
         deps, record = self._deps, self.record
         update, last = record.update, record.last
         if progress is None:
@@ -386,7 +386,7 @@ class Steps:
         return {
             "version": 1,
             "state": record.state.value,
-            "progress": min(progress, 100),
+            "progress": progress,
             "booted": deps.booted,
             "slots": [self._slot_status(name) for name in deps.bootenv.slots],
             "update": None

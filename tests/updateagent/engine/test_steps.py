@@ -15,6 +15,7 @@ from tests.updateagent.board import TRIES, Board, PlainImage, PlainPackage, Shel
 from tests.updateagent.engine.hooked import hooked_stories
 from tests.updateagent.engine.power import ROOT, Story, stories
 from tests.updateagent.engine.recovery import recovery_stories
+from updateagent.boot import CANARY
 from updateagent.boot.policy import BootEnv
 from updateagent.boot.rauc import RaucPolicy
 from updateagent.engine.deps import EngineDeps, Package
@@ -22,6 +23,7 @@ from updateagent.engine.journal import Journal, Outcome, Record, SlotNote, Updat
 from updateagent.engine.machine import State
 from updateagent.engine.mailbox import Mailbox
 from updateagent.errors import (
+    ENVIRONMENT_NOT_SHARED,
     EXIT_GUARD_WANTED,
     EXIT_OK,
     EXIT_REBOOT_WANTED,
@@ -490,6 +492,27 @@ def test_a_system_that_no_setting_names_has_nothing_to_write() -> None:
     assert caught.value.code is SLOT
 
 
+# --- the boot environment ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("saved", "marked", "left"), [("1", True, "9"), ("2", False, "2"), (None, True, "9")])
+def test_attempts_are_given_back_where_the_boot_loader_reads_and_nowhere_else(
+    board: NotedBoard, saved: str | None, marked: bool, left: str
+) -> None:
+    board.environment.save({**board.variables(), CANARY: "1", "BOOT_A_LEFT": "2"})
+    board.canary = saved
+    assert board.updater().mark_good() is marked
+    assert board.variables()["BOOT_A_LEFT"] == left
+
+
+def test_an_environment_that_cannot_be_read_now_is_not_taken_for_another_one(board: NotedBoard) -> None:
+    board.disk.write_durable(board.environment.flash, b"no environment")
+    board.canary = "1"
+    with pytest.raises(DeviceError) as caught:
+        board.updater().mark_good()
+    assert caught.value.code is not ENVIRONMENT_NOT_SHARED
+
+
 # --- the display -------------------------------------------------------------------------------------------------
 
 
@@ -500,7 +523,7 @@ def test_progress_is_100_when_all_is_written_and_0_otherwise(board: NotedBoard, 
     expected = 100 if state in (State.WRITTEN, State.TRIAL, State.CONFIRMED) else 0
     updater = board.updater()
     assert updater.status()["progress"] == expected
-    assert [updater.status(progress=number)["progress"] for number in (0, 7, 100, 101)] == [0, 7, 100, 100]
+    assert [updater.status(progress=number)["progress"] for number in (0, 7, 100)] == [0, 7, 100]
 
 
 def test_the_status_of_a_board_with_nothing_to_do(board: NotedBoard) -> None:
