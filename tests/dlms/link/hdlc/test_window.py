@@ -24,10 +24,10 @@ def numbers(one: SendWindow) -> list[int]:
 @pytest.mark.parametrize(
     ("apdu", "segments"),
     [
-        (b"", [Segment(LLC, False)]),
-        (b"1234567", [Segment(LLC + b"1234567", False)]),
-        (b"12345678", [Segment(LLC + b"1234567", True), Segment(b"8", False)]),
-        (bytes(17), [Segment(LLC + bytes(7), True), Segment(bytes(10), False)]),
+        (b"", [Segment(LLC, more=False)]),
+        (b"1234567", [Segment(LLC + b"1234567", more=False)]),
+        (b"12345678", [Segment(LLC + b"1234567", more=True), Segment(b"8", more=False)]),
+        (bytes(17), [Segment(LLC + bytes(7), more=True), Segment(bytes(10), more=False)]),
     ],
 )
 def test_an_apdu_is_cut_behind_its_llc_header_and_all_but_the_last_segment_say_that_more_follows(
