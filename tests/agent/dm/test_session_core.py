@@ -474,6 +474,35 @@ def test_a_server_that_asks_for_more_though_there_is_none_gets_a_status() -> Non
     assert peer.hears().final
 
 
+def test_alerts_that_fill_several_messages_are_acknowledged_each_by_its_own_status() -> None:
+    peer = begun(alerts=ALERTS)
+    found: list[str] = []
+    for final in (False, True):
+        assert peer.heard.final == final
+        assert len(peer.post.body) <= 65536
+        assert peer.one.state is (State.WAIT_PACKAGE if final else State.WAIT_NEXT)
+        generic = [each for each in peer.heard.of(Alert) if each.code == AlertCode.GENERIC]
+        sources = [each.items[0].source for each in generic]
+        more = () if final else (ASKS_FOR_MORE,)
+        got = peer.says(*(peer.status(each) for each in generic), *more, final=final)
+        names = [event.alert_id for event in got if isinstance(event, Acknowledged)]
+        assert sources == [f"./source/{name[-1]}" for name in names]
+        found += names
+        if not final:
+            assert shown(peer.hears())[:2] == [("SyncHdr", 200), ("Alert", 200)]
+        else:
+            assert got[-1] == Ended(ok=True, result="ok")
+    assert found == ["id 0", "id 1", "id 2"]
+
+
+def test_alerts_after_one_that_cannot_be_written_are_acknowledged_each_by_its_own_status() -> None:
+    bad = GenericAlert("bad", "type", "./source", "\x01")
+    peer = begun(alerts=(bad, *(replace(each, data="") for each in ALERTS[:2])), content_type=DM_XML)
+    *_, first, second = peer.heard.commands
+    got = peer.says(peer.status(second), peer.status(first))
+    assert [event.alert_id for event in got if isinstance(event, Acknowledged)] == ["id 1", "id 0"]
+
+
 def test_two_alerts_that_say_the_same_are_acknowledged_one_by_one() -> None:
     peer = begun(alerts=(replace(ALERTS[0], data=""), replace(ALERTS[0], data="", id="twin")))
     *_, first, second = peer.heard.commands
