@@ -255,6 +255,12 @@ def test_a_compact_array_gives_typed_elements() -> None:
     assert value.members() == tuple(rows)
 
 
+def test_contents_that_do_not_fit_their_description_are_refused_where_they_end() -> None:
+    with pytest.raises(DecodeError, match="1 octets early") as caught:
+        CompactArray(TypeDescription(Tag.LONG_UNSIGNED), b"\x00\x01\x02").elements()
+    assert (caught.value.what, caught.value.offset) == ("compact array", 2)
+
+
 def test_a_compact_array_of_arrays_takes_the_count_from_the_description() -> None:
     description = TypeDescription(Tag.ARRAY, 3, (TypeDescription(Tag.UNSIGNED),))
     value = decode(bytes.fromhex("13 01 0003 11 06 010203040506"))
