@@ -79,7 +79,10 @@ def test_verbs_in_the_wrong_state_are_refused_and_change_nothing() -> None:
         one.start(0.0)
     with pytest.raises(SessionUsageError):
         one.answer([], 0.0)
-    assert one.state is State.WAIT_PACKAGE
+    assert (one.state, one.messages, events(one)) == (State.WAIT_PACKAGE, 1, [])
+    post = one.take_output()
+    assert post is not None
+    assert decode(post.body, DM_WBXML).hdr.msg_id == 1
 
 
 def answered(server: FakeDmServer, one: Session, now: float) -> None:
@@ -297,6 +300,15 @@ def test_commands_are_work_and_the_answers_go_out_behind_the_status_of_the_heade
 def test_a_header_holds_or_ends_the_session(header: dict[str, object], result: str) -> None:
     last = begun().says(**header)[-1]  # type: ignore[arg-type]
     assert last == Ended(ok=result == "ok", result=result)
+
+
+def test_a_response_uri_is_where_the_next_messages_go() -> None:
+    peer = begun()
+    peer.says(get("./DevInfo/Man"), resp_uri="https://other.example/s")
+    assert replies(peer).hdr.target == peer.post.url == "https://other.example/s"
+    peer.says(get("./DevInfo/Man"))
+    replies(peer)
+    assert peer.post.url == "https://other.example/s"
 
 
 def test_a_message_that_was_there_before_ends_the_session() -> None:
@@ -569,8 +581,10 @@ def test_a_part_of_a_package_that_is_challenged_goes_out_again_as_a_part() -> No
 
 
 def test_an_abort_by_the_server_ends_the_session_before_anything_else_is_done() -> None:
-    got = begun().says(get("./DevInfo/Man"), Alert("", AlertCode.SESSION_ABORT))
+    peer = begun()
+    got = peer.says(get("./DevInfo/Man"), Alert("", AlertCode.SESSION_ABORT))
     assert got[1:] == [Ended(ok=False, result="the server aborted the session")]
+    assert (peer.one.over(), peer.one.take_output(), peer.one.next_deadline()) == (True, None, None)
 
 
 # -- limits --------------------------------------------------------------------------------------------------------
