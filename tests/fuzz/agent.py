@@ -17,9 +17,9 @@ from agent.daemon.control import ControlServer
 from agent.dm.push import RequestError, parse_head
 from agent.dm.session import Session
 from agent.dm.session_events import Answer, Ended, NoncesChanged, SessionSettings, Work
-from agent.metering.readinglist import ReadingListError
-from agent.metering.readinglist import parse as parse_list
 from agent.metering.registry import Registry
+from agent.metering.scheduling.readinglist import ReadingListError
+from agent.metering.scheduling.readinglist import parse as parse_list
 from agent.ota import download_state
 from agent.ota.handover import HandOver, InstallRequest
 from agent.ota.update_command import ask
