@@ -16,6 +16,7 @@ from dlms.link.hdlc.frames import (
     HdlcFrame,
     HdlcNoise,
     _fcs_plain,
+    emit_frame,
     fcs16,
     information_control,
     supervisory_control,
@@ -68,6 +69,10 @@ def frames(items: list[HdlcFrame | HdlcNoise]) -> list[HdlcFrame]:
 def test_known_frames_are_emitted_and_read(frame: HdlcFrame, wire: str) -> None:
     assert frame.emit().hex() == wire
     assert decode([bytes.fromhex(wire)]) == [frame]
+
+
+def test_a_frame_is_made_of_addresses_and_control_alone_too() -> None:
+    assert emit_frame(bytes.fromhex("0321"), 0x93) == SNRM.emit()
 
 
 def test_the_checksum_is_x25_with_and_without_an_extension_module() -> None:
