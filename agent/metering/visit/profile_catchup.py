@@ -10,15 +10,24 @@ clock of the last row, octet for octet as the meter gave it. That clock is the *
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from dlms import axdr
 from dlms.axdr import Data
 from dlms.client.knowledge import MeterKnowledge
 from dlms.cosem.obis import AttributeRef, Obis
-from dlms.cosem.profile import BUFFER, CAPTURE_OBJECTS, CAPTURE_PERIOD, CaptureObject, by_range, columns_of
+from dlms.cosem.profile import (
+    BUFFER,
+    CAPTURE_OBJECTS,
+    CAPTURE_PERIOD,
+    CaptureObject,
+    RowDecoder,
+    TypedRow,
+    Unresolved,
+    by_range,
+    columns_of,
+)
 from dlms.cosem.scaler_unit import scaler_ref
 from dlms.cosem.time import ANY, DATE_TIME_OCTETS, ClockPolicy, CosemDateTime
 from dlms.errors import DlmsError, LocalError
@@ -35,7 +44,7 @@ class CapturedRow:
     """One row. `clock` is its time stamp as the meter gave it, 12 octets; `cells` are the other columns."""
 
     clock: bytes
-    cells: tuple[tuple[AttributeRef, Data], ...]
+    cells: tuple[tuple[AttributeRef, Data | Unresolved], ...]
 
 
 class ProfileReading:
@@ -52,6 +61,7 @@ class ProfileReading:
         self.error = ""
         self._first = first
         self._columns: tuple[CaptureObject, ...] = ()
+        self._decoder = RowDecoder(())
         self._period_s = 0
         self._now_local: datetime | None = None
         self._low: CosemDateTime | None = None
@@ -74,6 +84,8 @@ class ProfileReading:
             return
         value = period.value if period is not None else None
         self._period_s = value if isinstance(value, int) and value > 0 else 0
+        self._decoder = RowDecoder(self._columns, period_s=self._period_s)
+        self._decoder.resume(None, self.position)
         self._now_local = meter_clock.local() if meter_clock is not None else None
         first = CosemDateTime.from_datetime(self._first)
         try:
@@ -125,7 +137,7 @@ class ProfileReading:
         takes a capture period, and a clock that says where now is."""
         if not self._period_s or self._now_local is None:
             return None
-        end = shifted(low, self._period_s * ROWS_PER_WINDOW)
+        end = low.later(self._period_s * ROWS_PER_WINDOW)
         reached = end is None or (end.local() or self._now_local) >= self._now_local
         return None if reached else end
 
@@ -138,61 +150,25 @@ class ProfileReading:
 
     def _decode(self, result: Data) -> list[CapturedRow]:
         """Decode the rows of one answer. Raises `DlmsError` when a row does not fit the columns."""
-        rows: list[CapturedRow] = []
-        before: Sequence[Data] = ()
-        for member in result.members():
-            cells = list(member.members())
-            if len(cells) != len(self._columns):
-                raise LocalError(f"a row of {len(cells)} cells for {len(self._columns)} columns")
-            # Blue Book 4.3.6: null-data stands for what follows from the row before, which is the same value, or for a
-            # clock the time one capture period later.
-            for index, column in enumerate(self._columns):
-                if cells[index].value is None and before:
-                    cells[index] = self._later(before[index]) if column.is_clock else before[index]
-            before = cells
-            clock = b""
-            others: list[tuple[AttributeRef, Data]] = []
-            for column, cell in zip(self._columns, cells, strict=True):
-                if column.is_clock:
-                    clock = cell.octets()
-                else:
-                    others.append((column.ref, cell))
-            if len(clock) != DATE_TIME_OCTETS:
-                raise LocalError("a row without its time")
-            rows.append(CapturedRow(clock, tuple(others)))
-        return rows
+        return [self._captured(row) for row in self._decoder.typed(result)]
 
-    def _later(self, clock: Data) -> Data:
-        later = shifted(CosemDateTime.parse(clock.octets()), self._period_s)
-        return clock if later is None else axdr.octets(later.emit())
+    def _captured(self, row: TypedRow) -> CapturedRow:
+        clock = b""
+        others: list[tuple[AttributeRef, Data | Unresolved]] = []
+        for column, cell in zip(self._columns, row, strict=True):
+            if not column.is_clock:
+                others.append((column.ref, cell))
+            elif isinstance(cell, Data):
+                clock = cell.octets()
+        if len(clock) != DATE_TIME_OCTETS:
+            raise LocalError("a row without its time")
+        return CapturedRow(clock, tuple(others))
 
 
 def _after(rows: list[CapturedRow], position: bytes) -> list[CapturedRow]:
     """Drop the row at `position`, which the range includes although it is known, and everything before it."""
     known = [index for index, row in enumerate(rows) if row.clock == position]
     return rows[known[-1] + 1 :] if known else rows
-
-
-def shifted(clock: CosemDateTime, seconds: int) -> CosemDateTime | None:
-    """Return the time `seconds` later by the meter's own clock; `None` when it has no definite time."""
-    local = clock.local()
-    if local is None:
-        return None
-    try:
-        later = local + timedelta(seconds=seconds)
-    except OverflowError:
-        return None
-    return replace(
-        clock,
-        year=later.year,
-        month=later.month,
-        day=later.day,
-        day_of_week=ANY,
-        hour=later.hour,
-        minute=later.minute,
-        second=later.second,
-        hundredths=0,
-    )
 
 
 def iso_time(clock: bytes, policy: ClockPolicy) -> str | None:

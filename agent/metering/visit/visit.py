@@ -21,7 +21,7 @@ from typing import Protocol
 from agent.metering.registry import Meter, meter_name
 from agent.metering.scheduling.tasks import Job
 from agent.metering.visit.profile_catchup import PROFILE_CLASS, ProfileReading, iso_time
-from agent.metering.visit.raw_values import UnstorableError, encode
+from agent.metering.visit.raw_values import UNRESOLVED_ERROR, UnstorableError, encode
 from dlms.axdr import Data
 from dlms.client.events import (
     ItemError,
@@ -37,7 +37,7 @@ from dlms.client.events import (
 from dlms.client.knowledge import MeterKnowledge
 from dlms.client.session import MeterSession
 from dlms.cosem.obis import AttributeRef, Obis
-from dlms.cosem.profile import BUFFER
+from dlms.cosem.profile import BUFFER, Unresolved
 from dlms.cosem.time import STANDARD_CLOCK, ClockPolicy, CosemDateTime
 from dlms.errors import DlmsError, PeerError
 from dlms.xdlms.apdu.common import AccessError, Result
@@ -270,12 +270,16 @@ class Visit:
         for row in profile.rows:
             of_row = replace(maker, meter_time=iso_time(row.clock, self.policy), profile=str(ref.obis))
             for column, data in row.cells:
-                scaler = self.knowledge.scaler_of(column)
-                value = Value(data, scaler.scaler, scaler.unit) if scaler else Value(data)
-                found.append(of_row.reading(column, value, self.profiles_at))
+                found.append(of_row.reading(column, self._cell(column, data), self.profiles_at))
         if profile.error:
             found.append(maker.reading(ref, ItemError(profile.error), self.profiles_at))
         return found
+
+    def _cell(self, column: AttributeRef, data: Data | Unresolved) -> Value | ItemError:
+        if isinstance(data, Unresolved):
+            return ItemError(UNRESOLVED_ERROR)
+        scaler = self.knowledge.scaler_of(column)
+        return Value(data, scaler.scaler, scaler.unit) if scaler else Value(data)
 
     def _iso(self, data: Data | None) -> str | None:
         return iso_time(data.value, self.policy) if data is not None and isinstance(data.value, bytes) else None

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from agent.metering.visit.profile_catchup import ROWS_PER_VISIT_MAX, ProfileReading, shifted
+from agent.metering.visit.profile_catchup import ROWS_PER_VISIT_MAX, ProfileReading
 from agent.settings.provisioning import MeterAccess, Provisioning, ReadingTask
 from dlms import axdr
-from dlms.axdr import Data
+from dlms.axdr import Data, Tag
 from dlms.cosem.obis import AttributeRef, Obis
-from dlms.cosem.profile import CLOCK_OBIS, CaptureObject
-from dlms.cosem.time import CosemDateTime
+from dlms.cosem.profile import CLOCK_OBIS, UNRESOLVED, CaptureObject
+from dlms.cosem.time import ANY, CosemDateTime
 from dlms.xdlms.apdu.common import AccessError
 from tests.agent.metering.test_collector import PASSWORD, PlcRig, metering, replace_config
 from tests.sim.meters import SimMeter
@@ -206,6 +206,9 @@ VALUE = CaptureObject(AttributeRef(3, Obis.parse("1.0.1.8.0.255"), 2))
 START = datetime(2027, 1, 15, 8, 0, tzinfo=UTC)
 
 
+LATER = CosemDateTime(2027, 1, 15, ANY, 8, 15, 0, 0, 0, 0).emit()  # one period after `START`, computed
+
+
 def clock_at(minutes: int) -> Data:
     return axdr.octets(CosemDateTime.from_datetime(START + timedelta(minutes=minutes)).emit())
 
@@ -236,6 +239,32 @@ def test_null_data_stands_for_the_value_before_and_for_the_time_one_period_later
     assert times == [START, START + timedelta(minutes=15), START + timedelta(minutes=30)]
 
 
+def test_deltas_are_added_to_the_row_before_also_across_answers() -> None:
+    reading = described()
+    delta = Data(Tag.DELTA_UNSIGNED, 5)
+    assert reading.next_item() is not None
+    reading.answer(
+        axdr.array(
+            [
+                axdr.structure(clock_at(0), axdr.u32(123456)),
+                axdr.structure(axdr.null(), delta),
+                axdr.structure(axdr.null(), axdr.null()),
+            ]
+        )
+    )
+    assert reading.next_item() is not None
+    reading.answer(axdr.array([axdr.structure(axdr.null(), delta)]))
+    cells = [row.cells[0][1] for row in reading.rows]
+    assert cells == [axdr.u32(value) for value in (123456, 123461, 123461, 123466)]
+
+
+def test_what_is_relative_to_a_row_that_nobody_knows_is_no_number() -> None:
+    reading = described(position=clock_at(0).octets())
+    assert reading.next_item() is not None
+    reading.answer(axdr.array([axdr.structure(axdr.null(), Data(Tag.DELTA_UNSIGNED, 5))]))
+    assert [(row.clock, row.cells[0][1]) for row in reading.rows] == [(LATER, UNRESOLVED)]
+
+
 def test_the_row_that_is_known_is_not_taken_again() -> None:
     position = clock_at(15).octets()
     reading = described(position=position)
@@ -252,7 +281,6 @@ def test_the_row_that_is_known_is_not_taken_again() -> None:
         axdr.array([axdr.u8(1)]),
         axdr.array([axdr.structure(clock_at(0))]),
         axdr.array([axdr.structure(axdr.octets(b"short"), axdr.u32(1))]),
-        axdr.array([axdr.structure(axdr.null(), axdr.u32(1))]),
         AccessError(3),
     ],
 )
@@ -284,7 +312,3 @@ def test_windows_cover_the_time_up_to_now_and_end() -> None:
         reading.answer(axdr.array([]))
     assert windows == 3
     assert reading.rows == []
-
-
-def test_a_clock_without_a_definite_time_is_not_shifted() -> None:
-    assert shifted(CosemDateTime(), 900) is None
