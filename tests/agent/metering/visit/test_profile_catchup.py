@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
-import pytest
-
-from agent.metering.visit.profile_catchup import ROWS_PER_VISIT_MAX, ProfileReading
 from agent.settings.provisioning import MeterAccess, Provisioning, ReadingTask
 from dlms import axdr
-from dlms.axdr import Data, Tag
-from dlms.cosem.obis import AttributeRef, Obis
-from dlms.cosem.profile import CLOCK_OBIS, UNRESOLVED, CaptureObject
-from dlms.cosem.time import ANY, CosemDateTime
-from dlms.xdlms.apdu.common import AccessError
+from dlms.cosem.obis import Obis
+from dlms.cosem.time import CosemDateTime
 from tests.agent.metering.test_collector import PASSWORD, PlcRig, metering, replace_config
 from tests.sim.meters import SimMeter
 
@@ -112,7 +106,7 @@ def test_a_gap_of_days_is_filled_from_the_meter_s_own_rows_none_missing_none_twi
     rig.clock.advance(10 * 86_400)
     rig.capture()
     rig.network.faults.silent = False
-    assert len(rig.meters[0].profiles[PROFILE].rows) > 2 * ROWS_PER_VISIT_MAX
+    assert len(rig.meters[0].profiles[PROFILE].rows) > 900
     rig.live(5 * QUARTER + LATE_S)
     cells = rig.cells(rig.meters[0])
     assert cells == expected(1_800_000_000 + QUARTER - 86_400, rig.captured_until)
@@ -180,8 +174,8 @@ def test_a_profile_that_the_meter_does_not_have_is_one_error_and_no_failure(tmp_
     rig.collector.configure(tasks())
     rig.live(60)
     assert [(record["obis"], record["error"]) for record in rig.records()] == [
-        ("1.0.99.77.0.255", "object-unavailable"),
         ("1.0.1.8.0.255", None),
+        ("1.0.99.77.0.255", "object-unavailable"),
     ]
     assert rig.statuses() == {rig.meters[0].id: "read"}
 
@@ -197,118 +191,3 @@ def test_a_lossy_line_costs_time_and_no_row(tmp_path: Path) -> None:
         last = first + QUARTER * (len(cells) - 1)
         assert cells == expected(first, last)
         assert last >= rig.captured_until - 3 * QUARTER
-
-
-# --- the core by itself ---
-
-CLOCK = CaptureObject(AttributeRef(8, CLOCK_OBIS, 2))
-VALUE = CaptureObject(AttributeRef(3, Obis.parse("1.0.1.8.0.255"), 2))
-START = datetime(2027, 1, 15, 8, 0, tzinfo=UTC)
-
-
-LATER = CosemDateTime(2027, 1, 15, ANY, 8, 15, 0, 0, 0, 0).emit()  # one period after `START`, computed
-
-
-def clock_at(minutes: int) -> Data:
-    return axdr.octets(CosemDateTime.from_datetime(START + timedelta(minutes=minutes)).emit())
-
-
-def described(
-    columns: tuple[CaptureObject, ...] = (CLOCK, VALUE), period: Data | None = None, position: bytes = b""
-) -> ProfileReading:
-    reading = ProfileReading(PROFILE, position, START)
-    now = CosemDateTime.from_datetime(START + timedelta(days=3))
-    reading.describe(axdr.array([column.data() for column in columns]), period or axdr.u32(QUARTER), now)
-    return reading
-
-
-def test_null_data_stands_for_the_value_before_and_for_the_time_one_period_later() -> None:
-    reading = described()
-    assert reading.next_item() is not None
-    reading.answer(
-        axdr.array(
-            [
-                axdr.structure(clock_at(0), axdr.u32(5)),
-                axdr.structure(axdr.null(), axdr.u32(6)),
-                axdr.structure(axdr.null(), axdr.null()),
-            ]
-        )
-    )
-    assert [row.cells[0][1].value for row in reading.rows] == [5, 6, 6]
-    times = [CosemDateTime.parse(row.clock).to_datetime() for row in reading.rows]
-    assert times == [START, START + timedelta(minutes=15), START + timedelta(minutes=30)]
-
-
-def test_deltas_are_added_to_the_row_before_also_across_answers() -> None:
-    reading = described()
-    delta = Data(Tag.DELTA_UNSIGNED, 5)
-    assert reading.next_item() is not None
-    reading.answer(
-        axdr.array(
-            [
-                axdr.structure(clock_at(0), axdr.u32(123456)),
-                axdr.structure(axdr.null(), delta),
-                axdr.structure(axdr.null(), axdr.null()),
-            ]
-        )
-    )
-    assert reading.next_item() is not None
-    reading.answer(axdr.array([axdr.structure(axdr.null(), delta)]))
-    cells = [row.cells[0][1] for row in reading.rows]
-    assert cells == [axdr.u32(value) for value in (123456, 123461, 123461, 123466)]
-
-
-def test_what_is_relative_to_a_row_that_nobody_knows_is_no_number() -> None:
-    reading = described(position=clock_at(0).octets())
-    assert reading.next_item() is not None
-    reading.answer(axdr.array([axdr.structure(axdr.null(), Data(Tag.DELTA_UNSIGNED, 5))]))
-    assert [(row.clock, row.cells[0][1]) for row in reading.rows] == [(LATER, UNRESOLVED)]
-
-
-def test_the_row_that_is_known_is_not_taken_again() -> None:
-    position = clock_at(15).octets()
-    reading = described(position=position)
-    assert reading.next_item() is not None
-    reading.answer(axdr.array([axdr.structure(clock_at(m), axdr.u32(m)) for m in (0, 15, 30)]))
-    assert [row.cells[0][1].value for row in reading.rows] == [30]
-    assert reading.position == clock_at(30).octets()
-
-
-@pytest.mark.parametrize(
-    "answer",
-    [
-        axdr.u8(1),
-        axdr.array([axdr.u8(1)]),
-        axdr.array([axdr.structure(clock_at(0))]),
-        axdr.array([axdr.structure(axdr.octets(b"short"), axdr.u32(1))]),
-        AccessError(3),
-    ],
-)
-def test_an_answer_that_is_no_profile_is_an_error_and_moves_nothing(answer: Data | AccessError) -> None:
-    reading = described(position=clock_at(0).octets())
-    assert reading.next_item() is not None
-    reading.answer(answer)
-    assert reading.error
-    assert reading.rows == []
-    assert reading.position == clock_at(0).octets()
-    assert reading.next_item() is None
-
-
-@pytest.mark.parametrize(("columns", "why"), [((VALUE,), "no-clock-column"), ((), "object-unavailable")])
-def test_a_profile_without_a_clock_cannot_be_read_by_time(columns: tuple[CaptureObject, ...], why: str) -> None:
-    reading = described(columns)
-    assert reading.error == why
-    assert reading.next_item() is None
-
-
-def test_a_place_that_is_damaged_begins_again_where_a_first_visit_would() -> None:
-    assert described(position=b"\x00").next_item() is not None
-
-
-def test_windows_cover_the_time_up_to_now_and_end() -> None:
-    reading, windows = described(), 0
-    while reading.next_item() is not None:
-        windows += 1
-        reading.answer(axdr.array([]))
-    assert windows == 3
-    assert reading.rows == []
