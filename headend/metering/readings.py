@@ -66,6 +66,8 @@ doubtful = Table(
     Column("store", String(32), primary_key=True),
     Column("id", BigInteger, primary_key=True, autoincrement=False),
     Column("doubt", String(128), nullable=False),  # why the time stamp of its row is not to be believed
+    Column("run", BigInteger, nullable=False, index=True),  # both as of the reading, for its retention
+    Column("stored", Float(53), nullable=False),
 )
 
 meters = Table(
@@ -137,7 +139,14 @@ def store(engine: Engine, batch: Batch, now: float) -> None:
         for record in batch.records
     ]
     doubts: list[dict[str, object]] = [
-        {"device": batch.device, "store": batch.store, "id": record.id, "doubt": record.doubt}
+        {
+            "device": batch.device,
+            "store": batch.store,
+            "id": record.id,
+            "doubt": record.doubt,
+            "run": record.run,
+            "stored": now,
+        }
         for record in batch.records
         if record.doubt is not None
     ]

@@ -292,20 +292,22 @@ class ProfileReading:
             return "unresolved"
         if self._ahead(local):
             return "ahead"
-        if last is not None and local < last - back:
+        if last is not None and last - local > back:
             return "off-sequence"
         # A leap ahead that the next row takes back, to where the rows were before.
-        leaps = last is not None and later is not None and local > last + back and later < local - back
-        return "off-sequence" if leaps and last is not None and later is not None and later >= last - back else ""
+        if last is None or later is None:
+            return ""
+        leaps = local - last > back and local - later > back and last - later <= back
+        return "off-sequence" if leaps else ""
 
     def _ahead(self, local: datetime) -> bool:
         slack = timedelta(seconds=CLOCK_TOLERANCE_S + self._now_slack_s)
-        return self._now is not None and local > self._now + slack
+        return self._now is not None and local - self._now > slack
 
     def _pace(self, took_s: float) -> None:
         if took_s > STEP_S:
             self._step_rows = max(STEP_ROWS_MIN, self._step_rows // 2)
-        elif took_s < STEP_S / 4:
+        elif took_s < STEP_S / 2:
             self._step_rows = min(STEP_ROWS_MAX, self._step_rows * 2)
 
 

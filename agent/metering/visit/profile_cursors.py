@@ -84,6 +84,8 @@ class EntryCursor:
         self._first = buffer.first.local() if buffer.first is not None and not place.known else None
         self._next = max(1, self._guess())
         self._last = 0
+        if self._first is not None and not buffer.period_s and buffer.in_use > FIRST_ROWS_UNKNOWN:
+            self._begin_search()  # an event log, which may go back for years
 
     @property
     def overlaps(self) -> bool:
@@ -175,7 +177,7 @@ class EntryCursor:
         middle = among[len(among) // 2]
         if not stamps or wanted is None:
             self._search, self._next = None, 1  # rows without times: the buffer from its beginning, step by step
-        elif stamps[len(stamps) // 2] < wanted - timedelta(seconds=OVERLAP_S):
+        elif wanted - stamps[len(stamps) // 2] > timedelta(seconds=OVERLAP_S):
             self._search = range(middle + 1, among.stop)
         else:
             self._search = range(among.start, middle + 1)

@@ -10,6 +10,8 @@ import pytest
 from dlms.cosem.time import STANDARD_CLOCK, ClockPolicy
 from tests.agent.metering.visit.profile_meters import MeterModel, Reader
 
+pytestmark = pytest.mark.slow
+
 HOUR = 3600
 CHANGE = datetime(2026, 10, 25, 1, 0, tzinfo=UTC).timestamp()  # of the clock; the end of summer time in Europe
 BEFORE_S, AFTER_S = 2 * HOUR, 3 * HOUR

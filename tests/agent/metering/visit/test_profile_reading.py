@@ -18,6 +18,7 @@ from dlms.cosem.profile import CaptureObject
 from dlms.cosem.time import ClockPolicy, CosemDateTime
 from dlms.xdlms.apdu.common import AccessError
 from tests.agent.metering.visit.profile_meters import CLOCK, PROFILE, VALUE, MeterModel, Reader
+from tests.dlms.random_data import random_data
 
 HOUR, DAY = 3600, 86_400
 START = datetime(2027, 1, 15, tzinfo=UTC).timestamp()
@@ -217,6 +218,22 @@ def test_a_buffer_that_was_cleared_is_read_from_its_new_beginning() -> None:
         assert reader.held() == meter.history
 
 
+@WAYS
+def test_a_long_event_log_is_begun_where_a_first_visit_should(*, by_entry: bool) -> None:
+    meter = meter_at(by_entry=by_entry, period_s=1800)
+    meter.live(80 * DAY)
+    meter.profile.item.readers[4] = lambda _selection: axdr.u32(0)
+    reader = Reader(meter)
+    reader.visit()
+    assert reader.held() == meter.history[-49:]
+    assert reader.requests <= log2(4000) + 3
+    for gap_s in (2 * HOUR, 600, 30 * HOUR):
+        meter.live(gap_s)
+        reader.visit()
+        assert reader.requests <= 3
+    assert reader.held() == meter.history[-len(reader.taken) :]
+
+
 # --- plausibility ---
 
 
@@ -361,6 +378,35 @@ def test_a_profile_without_a_clock_cannot_be_read_by_time(columns: tuple[Capture
     reading = described(columns)
     assert reading.error == why
     assert reading.next_item() is None
+
+
+def odd_row(chance: random.Random) -> Data:
+    when = CosemDateTime(
+        chance.choice((0, 1, 1970, 2027, 2028, 9999, 0xFFFF)), *[chance.choice((1, 2, 12, 0xFF)) for _ in range(7)]
+    )
+    clock = chance.choice((axdr.octets(when.emit()), axdr.null(), axdr.octets(b"no time"), axdr.u8(1)))
+    return axdr.structure(clock, random_data(chance))
+
+
+def test_whatever_a_meter_answers_a_visit_comes_to_its_end() -> None:
+    chance = random.Random(11)
+    numbers = [None, axdr.u32(0), axdr.u32(1), axdr.u32(900), axdr.u32(4000), axdr.i8(-1), axdr.null()]
+    for _ in range(400):
+        place = Place.load({"clock": odd_row(chance).members()[0].emit()[2:].hex(), "entry": chance.randrange(9)})
+        reading = ProfileReading(PROFILE, place)
+        clock = CosemDateTime(chance.choice((1, 1970, 2027, 9999)), 12, 31, 255, 23, 59, 59, 0)
+        now = datetime(2027, 1, 15, tzinfo=UTC) if chance.random() < 0.5 else None
+        captures = axdr.array([CLOCK.data(), VALUE.data()])
+        reading.describe([captures, *chance.choices(numbers, k=4)], MeterFacts(clock, now))
+        for _step in range(3000):
+            if reading.next_item() is None:
+                break
+            rows = axdr.array([odd_row(chance) for _ in range(chance.randrange(6))])
+            answer = AccessError(chance.randrange(12)) if chance.random() < 0.05 else rows
+            reading.answer(answer, chance.choice((0.1, 6.0, 60.0)))
+        else:
+            raise AssertionError("no end")
+        assert Place.load(json.loads(json.dumps(place.dump()))).dump()
 
 
 def test_a_place_goes_through_json_and_damage_costs_the_damaged_part() -> None:
