@@ -104,6 +104,7 @@ def test_giant_counts_and_deep_nesting_cost_no_memory() -> None:
         tracemalloc.stop()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "hostile",
     [
@@ -122,6 +123,7 @@ def test_more_values_than_a_year_of_profile_rows_are_not_made(hostile: bytes) ->
         tracemalloc.stop()
 
 
+@pytest.mark.slow
 def test_null_data_takes_a_reference_each_and_long_bit_strings_their_own_length() -> None:
     tracemalloc.start()
     try:
