@@ -114,10 +114,10 @@ class Daemon:
 
     def _make_metering(self) -> None:
         from agent.metering.collector import Collector
-        from agent.metering.reading_store import Store
-        from agent.metering.readinglist import ReadingLists
         from agent.metering.registry import Registry
-        from agent.metering.schedule import Backoff
+        from agent.metering.scheduling.readinglist import ReadingLists
+        from agent.metering.scheduling.schedule import Backoff
+        from agent.metering.store.reading_store import Store
         from agent.metering.uplink import Uplink
         from plc.bridge import open_bridge
 

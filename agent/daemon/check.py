@@ -83,7 +83,7 @@ def _roots(config: Config) -> Iterator[str]:
 
 
 def _reading_lists(config: Config) -> Iterator[str]:
-    from agent.metering.readinglist import ReadingListError, ReadingLists
+    from agent.metering.scheduling.readinglist import ReadingListError, ReadingLists
 
     lists = ReadingLists(config.metering.reading_lists_dir, config.update.software_dir)
     names = lists.names()

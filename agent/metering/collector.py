@@ -7,11 +7,11 @@ import threading
 from collections.abc import Callable, Sequence
 
 from agent.clock import Clock
-from agent.metering.portreader import Bridge, PortReader, ReaderDeps
-from agent.metering.reading_store import Store
-from agent.metering.readinglist import ReadingLists
+from agent.metering.ports.portreader import Bridge, PortReader, ReaderDeps
 from agent.metering.registry import Registry
-from agent.metering.tasks import TaskBook
+from agent.metering.scheduling.readinglist import ReadingLists
+from agent.metering.scheduling.tasks import TaskBook
+from agent.metering.store.reading_store import Store
 from agent.settings.config import MeteringConfig, PortConfig
 from agent.settings.provisioning import Provisioning, TaskStatus
 from agent.status import MeterStatus

@@ -25,8 +25,8 @@ from typing import Protocol
 
 from agent.clock import Clock
 from agent.https import HttpsError, Response
-from agent.metering.reading_store import Batch, Store, StoreError
-from agent.metering.schedule import Backoff
+from agent.metering.scheduling.schedule import Backoff
+from agent.metering.store.reading_store import Batch, Store, StoreError
 from agent.settings.provisioning import UplinkSettings
 from agent.status import QueueStatus
 from omadm import readings

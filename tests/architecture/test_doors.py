@@ -167,8 +167,8 @@ def test_the_cores_are_found() -> None:
     found = {str(path.relative_to(REPO)) for path in sans_io.cores(REPO)}
     assert {
         "agent/dm/session.py",
-        "agent/metering/profile_catchup.py",
-        "agent/metering/schedule.py",
+        "agent/metering/visit/profile_catchup.py",
+        "agent/metering/scheduling/schedule.py",
         "dlms/axdr.py",
         "dlms/client/planner.py",
         "headend/dm/engine.py",

@@ -20,10 +20,10 @@ from pathlib import Path
 
 from agent.https import HttpsClient
 from agent.metering.collector import Collector
-from agent.metering.reading_store import Store
-from agent.metering.readinglist import ReadingLists
 from agent.metering.registry import Registry
-from agent.metering.schedule import Backoff
+from agent.metering.scheduling.readinglist import ReadingLists
+from agent.metering.scheduling.schedule import Backoff
+from agent.metering.store.reading_store import Store
 from agent.metering.uplink import Uplink
 from agent.settings.config import MeteringConfig, PortConfig
 from agent.settings.provisioning import MeterAccess, Provisioning, ReadingTask, UplinkSettings

@@ -17,9 +17,9 @@ from agent.daemon.control import ControlServer
 from agent.dm.push import RequestError, parse_head
 from agent.dm.session import Session
 from agent.dm.session_events import Answer, Ended, NoncesChanged, SessionSettings, Work
-from agent.metering.readinglist import ReadingListError
-from agent.metering.readinglist import parse as parse_list
 from agent.metering.registry import Registry
+from agent.metering.scheduling.readinglist import ReadingListError
+from agent.metering.scheduling.readinglist import parse as parse_list
 from agent.ota import download_state
 from agent.ota.handover import HandOver, InstallRequest
 from agent.ota.update_command import ask
@@ -42,6 +42,7 @@ from tests.agent.tree.test_tree import SCHEMA as TREE_SCHEMA
 from tests.agent.virtual import VirtualClock
 from tests.fuzz import dictionaries
 from tests.fuzz.guided import Target
+from tests.omadm.tnds_documents import decode_tnds
 from tests.sim.faulty_disk import FaultyDisk
 
 HERE = "/agent/"
@@ -260,7 +261,7 @@ def run_subtree(data: bytes) -> None:
     """A subtree that a server adds: it is in the tree, or refused and nothing is."""
     state = State()
     changing = Transaction(TREE_SCHEMA, state, server="server", wall=1000.0)
-    for path in from_tnds(changing, ("B", "x"), codec.decode_tnds(data, codec.TNDS_XML)):
+    for path in from_tnds(changing, ("B", "x"), decode_tnds(data, codec.TNDS_XML)):
         assert changing.find(path) is not None
     assert state_from_json(json.loads(json.dumps(state_to_json(changing.state)))) == changing.state
 

@@ -33,8 +33,8 @@ TARGETS: dict[str, dict[str, Target]] = {
 NO_DECODERS: dict[str, dict[str, str]] = {
     "omadm": {},
     "agent": {
-        "metering.profile_catchup.ProfileReading.answer": "values that dlms decoded",
-        "metering.profile_catchup.ProfileReading.describe": "values that dlms decoded",
+        "metering.visit.profile_catchup.ProfileReading.answer": "values that dlms decoded",
+        "metering.visit.profile_catchup.ProfileReading.describe": "values that dlms decoded",
         "jobs.firmware.load": "a record of the stored tree, which the target tree reads",
     },
     "headend": {

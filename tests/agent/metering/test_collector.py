@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from agent.metering.collector import Collector
-from agent.metering.portreader import Bridge as BridgePort
-from agent.metering.reading_store import Store
-from agent.metering.readinglist import ReadingLists
+from agent.metering.ports.portreader import Bridge as BridgePort
 from agent.metering.registry import Registry
-from agent.metering.visit import Channel, ChannelEvent
+from agent.metering.scheduling.readinglist import ReadingLists
+from agent.metering.store.reading_store import Store
+from agent.metering.visit.visit import Channel, ChannelEvent
 from agent.settings.config import MeteringConfig, PortConfig, ScanConfig
 from agent.settings.provisioning import MeterAccess, Provisioning, ReadingTask
 from dlms.simulator.reading_list import rows_from_csv

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from agent.https import HttpsError, Response
-from agent.metering.reading_store import Store
-from agent.metering.schedule import Backoff
+from agent.metering.scheduling.schedule import Backoff
+from agent.metering.store.reading_store import Store
 from agent.metering.uplink import Uplink
 from agent.settings.provisioning import UplinkSettings
 from agent.status import QueueStatus
@@ -294,8 +294,8 @@ import json, os, random, signal, sys
 from pathlib import Path
 from agent.clock import SystemClock
 from agent.https import Response
-from agent.metering.reading_store import Progress, Store
-from agent.metering.schedule import Backoff
+from agent.metering.store.reading_store import Progress, Store
+from agent.metering.scheduling.schedule import Backoff
 from agent.metering.uplink import Uplink
 from agent.settings.provisioning import UplinkSettings
 from tests.agent.metering.readings import visit

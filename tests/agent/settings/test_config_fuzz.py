@@ -11,10 +11,10 @@ import pytest
 
 from agent.daemon.control import ControlServer
 from agent.https import Response
-from agent.metering.reading_store import Store
-from agent.metering.readinglist import ReadingList, ReadingListError, parse
 from agent.metering.registry import Registry
-from agent.metering.schedule import Backoff
+from agent.metering.scheduling.readinglist import ReadingList, ReadingListError, parse
+from agent.metering.scheduling.schedule import Backoff
+from agent.metering.store.reading_store import Store
 from agent.metering.uplink import Uplink
 from agent.settings.config import Config, ConfigError, load
 from agent.settings.provisioning import UplinkSettings

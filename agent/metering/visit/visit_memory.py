@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from agent.clock import Clock
-from agent.metering.reading_store import Store, StoreError
 from agent.metering.registry import Meter
-from agent.metering.schedule import Backoff
-from agent.metering.tasks import Job
-from agent.metering.visit import DEVICE_NAME, Taken, Visit
+from agent.metering.scheduling.schedule import Backoff
+from agent.metering.scheduling.tasks import Job
+from agent.metering.store.reading_store import Store, StoreError
+from agent.metering.visit.visit import DEVICE_NAME, Taken, Visit
 from agent.settings.config import MeteringConfig
 from dlms.client.knowledge import MeterKnowledge
 from dlms.cosem.obis import AttributeRef, Obis

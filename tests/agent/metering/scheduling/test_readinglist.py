@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from agent.metering.readinglist import ROWS_MAX, ReadingListError, ReadingLists, parse
+from agent.metering.scheduling.readinglist import ROWS_MAX, ReadingListError, ReadingLists, parse
 from dlms.cosem.obis import AttributeRef
 
-REPO = Path(__file__).resolve().parents[3]
+REPO = Path(__file__).resolve().parents[4]
 
 
 def test_the_residential_list_has_its_108_codes() -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from dlms.cosem.obis import AttributeRef, Obis
 from dlms.errors import DlmsError
 
-LOG = logging.getLogger("agent.metering.readinglist")
+LOG = logging.getLogger("agent.metering.scheduling.readinglist")
 
 ROWS_MAX = 2000  # a meter has some hundred objects
 FILE_BYTES_MAX = 1 << 20

@@ -8,12 +8,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from agent.clock import Clock
-from agent.metering.reading_store import Store
-from agent.metering.readinglist import ReadingList, ReadingListError, ReadingLists
-from agent.metering.schedule import next_run, next_start, owed_run
+from agent.metering.scheduling.readinglist import ReadingList, ReadingListError, ReadingLists
+from agent.metering.scheduling.schedule import next_run, next_start, owed_run
+from agent.metering.store.reading_store import Store
 from agent.settings.provisioning import MeterAccess, Provisioning, ReadingTask, TaskStatus
 
-LOG = logging.getLogger("agent.metering.tasks")
+LOG = logging.getLogger("agent.metering.scheduling.tasks")
 
 RESULT_CHARS_MAX = 160
 UNTRUSTED_HOLD_S = 120.0  # so long after start, readings wait for a clock that has yet to be set

@@ -27,14 +27,14 @@ from functools import partial
 from typing import Protocol
 
 from agent.clock import Clock
-from agent.metering.probe import Probe
-from agent.metering.profile_catchup import ProfileReading
-from agent.metering.reading_store import Progress, Store, StoreError
+from agent.metering.ports.probe import Probe
 from agent.metering.registry import Meter, Registry
-from agent.metering.schedule import Backoff
-from agent.metering.tasks import Job, TaskBook
-from agent.metering.visit import Channel, ProfileKey, Visit, is_profile
-from agent.metering.visit_memory import KnowledgeCache, Leftovers, Retries, positions
+from agent.metering.scheduling.schedule import Backoff
+from agent.metering.scheduling.tasks import Job, TaskBook
+from agent.metering.store.reading_store import Progress, Store, StoreError
+from agent.metering.visit.profile_catchup import ProfileReading
+from agent.metering.visit.visit import Channel, ProfileKey, Visit, is_profile
+from agent.metering.visit.visit_memory import KnowledgeCache, Leftovers, Retries, positions
 from agent.settings.config import MANAGEMENT_LOGICAL_DEVICE, MeteringConfig, PortConfig
 from dlms.client.session import MeterSession
 from dlms.cosem.time import ClockPolicy

@@ -18,10 +18,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from agent.metering.profile_catchup import PROFILE_CLASS, ProfileReading, iso_time
-from agent.metering.raw_values import UnstorableError, encode
 from agent.metering.registry import Meter, meter_name
-from agent.metering.tasks import Job
+from agent.metering.scheduling.tasks import Job
+from agent.metering.visit.profile_catchup import PROFILE_CLASS, ProfileReading, iso_time
+from agent.metering.visit.raw_values import UnstorableError, encode
 from dlms.axdr import Data
 from dlms.client.events import (
     ItemError,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.metering.profile_catchup import ROWS_PER_VISIT_MAX, ProfileReading, shifted
+from agent.metering.visit.profile_catchup import ROWS_PER_VISIT_MAX, ProfileReading, shifted
 from agent.settings.provisioning import MeterAccess, Provisioning, ReadingTask
 from dlms import axdr
 from dlms.axdr import Data

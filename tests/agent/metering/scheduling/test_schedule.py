@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from agent.metering.schedule import latest_run, next_run, next_start, owed_run
+from agent.metering.scheduling.schedule import latest_run, next_run, next_start, owed_run
 from agent.settings.provisioning import ReadingTask
 
 DAY = 86_400

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from agent.metering.registry import Registry
-from agent.metering.visit import Channel
+from agent.metering.visit.visit import Channel
 from agent.settings.config import PortConfig
 from dlms.link.datalink import DataLink, LinkDown, LinkUp
 from plc.events import DataReceived
