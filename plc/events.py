@@ -11,15 +11,20 @@ from dataclasses import dataclass
 
 
 class FailReason(enum.Enum):
-    """Why a packet was given up. None of these is retried below the application."""
+    """Why a packet was given up. None of these is retried below the application.
+
+    The first three say that nobody knows whether the packet arrived, or that it did not: what may be asked twice can be
+    asked again. After the others it is of no use.
+    """
 
     NO_CONFIRM = "no confirm from the base node in time"
+    BASE_NODE_RESTARTED = "the base node restarted"
     NODE_TIMEOUT = "the node did not acknowledge"  # DL_DATA.cfm status 2
     BAD_ADDRESS = "the base node does not know the address"  # status 0xC0
     BAD_HANDLER = "the base node does not know the handler"  # status 0xC1
     BUSY = "the base node is busy"  # status 0xC2
     OTHER_STATUS = "the base node answered with another status"
-    NODE_LEFT = "the node left the network before the packet was sent"
+    NODE_LEFT = "the node left the network"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +57,11 @@ class BaseNodeSilent:
     """A list query was not answered in time; it is asked again later."""
 
     attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class BaseNodeRestarted:
+    """The base node said that it has just started; what was in flight is given up, and the list of nodes is read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +127,7 @@ NodeEvent = (
     | NodeLeft
     | NodesListed
     | BaseNodeSilent
+    | BaseNodeRestarted
     | DataReceived
     | DataConfirmed
     | DataFailed

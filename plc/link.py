@@ -3,12 +3,17 @@
 Bytes from the serial port go in with `receive`, bytes for it come out of `take_output`, what happened is read from
 `next_event`, and time is an argument (`now`: monotonic seconds).
 
-Three things keep the picture true when bytes are lost or one side restarts:
+Four things keep the picture true when bytes are lost or one side restarts:
 
 - At `start`, and every `relist_s` after that, the list of 4-32 nodes is read; nodes that joined before this program ran
   are found, and nodes that are gone without a LEAVE.ind are reported as left.
-- At most `IN_FLIGHT_MAX` requests wait for their confirm; the others wait their turn here. A request whose confirm does
-  not come is reported as failed and never sent again: the node may have received it.
+- At most `IN_FLIGHT_MAX` requests are in flight; the others wait their turn here. A request leaves the flight with its
+  confirm, with an answer of its node, when its node leaves or joins again, or when the time is over in which this node
+  used to be confirmed (`dlms.link.roundtrip`). It is then reported as failed and never sent again, since the node may
+  have received it: asking again is for the session above, which knows what may be asked twice. Only what the base node
+  refuses as BUSY, and so has not sent, is handed to it once more.
+- A base node that restarts says so, or does not know nodes that it had, or hears from nodes that it had not, or
+  confirms nothing any more. Then what is in flight is given up, where that is certain, and the list is read at once.
 - A payload that makes no sense is dropped with a note: the checksum of the PRIME API is a mere XOR.
 """
 
@@ -18,8 +23,10 @@ import enum
 from collections import deque
 from dataclasses import dataclass
 
+from dlms.link.roundtrip import Bounds, RoundTrips
 from plc.errors import PlcDecodeError, PlcLocalError
 from plc.events import (
+    BaseNodeRestarted,
     BaseNodeSilent,
     DataConfirmed,
     DataFailed,
@@ -43,6 +50,7 @@ from plc.prime import (
     JoinIndication,
     LeaveIndication,
     NetworkEvent,
+    NetworkEventKind,
     ReleaseRequest,
     Whitelist,
     parse_payload,
@@ -50,10 +58,19 @@ from plc.prime import (
 from plc.usi import ProtocolId, UsiDecoder, UsiFrame, UsiNoise
 
 IN_FLIGHT_MAX = 5  # what base nodes in the field hold
+SHORT_IN_FLIGHT_MAX = 3  # short requests in flight while a long one is waiting
+SHORT_OCTETS_MAX = 200  # 18 ms at 115,200 baud: less than the power line takes for anything
 WAITING_MAX = 1024  # two packets for each of 500 nodes: more means that somebody does not listen to failures
+CONFIRM_FIRST_S = 5.0  # before any node was confirmed
+CONFIRM_SHORTEST_S = 1.0  # a confirm may stand behind several of the longest frames on the serial line
 CONFIRM_TIMEOUT_S = 40.0  # what hosts in the field allow
+UNCONFIRMED_MAX = 64  # requests given up whose confirm may still come
+BUSY_MAX = 8  # times in a row that one request is refused as BUSY
+BUSY_PAUSE_S = 0.2  # after a BUSY, when there is no confirm to wait for
+SILENT_FLIGHTS_MAX = IN_FLIGHT_MAX  # requests given up one after another, with no octet heard: is the base node there?
 LIST_TIMEOUT_S = 5.0
 LIST_RETRY_S = 10.0  # pause after an unanswered query: a base node boots within half a minute
+LIST_GAP_S = 5.0  # between a list and the next one that a doubt asks for: doubts come in swarms
 RELIST_S = 900.0
 LIST_RECORDS_MAX = 32  # records asked for at once: 32 of 27 octets fit one frame
 NODES_MAX = 4096  # the address space of the 4-32 layer
@@ -75,6 +92,19 @@ class _Request:
     def key(self) -> tuple[int, int, int]:
         return self.payload.dst_lsap, self.payload.src_lsap, self.payload.dst
 
+    @property
+    def is_short(self) -> bool:
+        return len(self.payload.lsdu) <= SHORT_OCTETS_MAX
+
+
+@dataclass(frozen=True, slots=True)
+class _Flight:
+    """A request in flight; `until` is when it is given up."""
+
+    request: _Request
+    since: float
+    until: float
+
 
 class _Listing(enum.Enum):
     OFF = enum.auto()  # `start` was not called
@@ -91,12 +121,12 @@ class PlcLink:
     def __init__(
         self,
         *,
-        confirm_timeout_s: float = CONFIRM_TIMEOUT_S,
+        confirm_bounds: Bounds = Bounds(CONFIRM_FIRST_S, CONFIRM_SHORTEST_S, CONFIRM_TIMEOUT_S),  # noqa: B008 (frozen)
         list_timeout_s: float = LIST_TIMEOUT_S,
         list_retry_s: float = LIST_RETRY_S,
         relist_s: float = RELIST_S,
     ) -> None:
-        self._confirm_timeout_s = confirm_timeout_s
+        self._confirms = RoundTrips(confirm_bounds)
         self._list_timeout_s = list_timeout_s
         self._list_retry_s = list_retry_s
         self._relist_s = relist_s
@@ -105,13 +135,20 @@ class PlcLink:
         self._events: deque[NodeEvent] = deque()
         self._nodes: dict[int, bytes] = {}  # address → EUI-48
         self._waiting: deque[_Request] = deque()
-        self._in_flight: dict[int, tuple[_Request, float]] = {}  # ticket → request, deadline; oldest first
+        self._in_flight: dict[int, _Flight] = {}  # by ticket; oldest first
+        self._unconfirmed: dict[
+            int, _Request
+        ] = {}  # given up, and still to be confirmed, for all we know; oldest first
+        self._busy: dict[int, int] = {}  # ticket → how often in a row it was refused as BUSY
+        self._hold_until = 0.0  # nothing is sent before, after a BUSY
+        self._silent_flights = 0
         self._last_ticket = 0
         self._listing = _Listing.OFF
         self._list_deadline = 0.0
         self._list_iterator = 0
         self._list_attempts = 0
         self._listed: set[int] = set()
+        self._listed_at = float("-inf")
 
     # ---- verbs
 
@@ -157,6 +194,7 @@ class PlcLink:
 
     def receive(self, data: bytes, now: float) -> None:
         """Bytes from the port. Never raises for what the base node sent."""
+        self._silent_flights = 0
         self._decoder.feed(data)
         while (item := self._decoder.next()) is not None:
             if isinstance(item, UsiNoise):
@@ -179,17 +217,18 @@ class PlcLink:
 
     def next_deadline(self) -> float | None:
         """When `on_deadline` is due."""
-        deadlines = [deadline for _, deadline in self._in_flight.values()]
+        deadlines = [flight.until for flight in self._in_flight.values()]
         if self._listing is not _Listing.OFF:
             deadlines.append(self._list_deadline)
+        if self._waiting and len(self._in_flight) < IN_FLIGHT_MAX:
+            deadlines.append(self._hold_until)
         return min(deadlines, default=None)
 
     def on_deadline(self, now: float) -> None:
         """Time passed: give up what was not confirmed, ask for the list again."""
-        for ticket, (request, deadline) in list(self._in_flight.items()):
-            if deadline <= now:
-                del self._in_flight[ticket]
-                self._fail(request, FailReason.NO_CONFIRM)
+        for ticket, flight in list(self._in_flight.items()):
+            if flight.until <= now:
+                self._give_up(ticket, flight, now)
         self._fill_flight(now)
         if self._listing is _Listing.OFF or self._list_deadline > now:
             return
@@ -200,6 +239,19 @@ class PlcLink:
         else:
             self._listed.clear()
             self._query_list(0, now)
+
+    def _give_up(self, ticket: int, flight: _Flight, now: float) -> None:
+        """The time is over in which this node used to be confirmed."""
+        del self._in_flight[ticket]
+        self._confirms.expired(flight.request.payload.dst)
+        self._unconfirmed[ticket] = flight.request
+        while len(self._unconfirmed) > UNCONFIRMED_MAX:
+            del self._unconfirmed[next(iter(self._unconfirmed))]
+        self._fail(flight.request, FailReason.NO_CONFIRM)
+        self._silent_flights += 1
+        if self._silent_flights >= SILENT_FLIGHTS_MAX:
+            self._silent_flights = 0
+            self._list_soon(now)
 
     # ---- what came in
 
@@ -212,39 +264,87 @@ class PlcLink:
         payload = parse_payload(frame.command, frame.data)
         match payload:
             case DataIndication():
-                event = DataReceived(payload.src, payload.dst_lsap, payload.src_lsap, payload.lsdu)
-                self._events.append(event)
+                self._on_data(payload, now)
             case DataConfirm():
                 self._on_confirm(payload, now)
             case JoinIndication():
                 self._join(payload.address, payload.eui48, payload.dlms_id, from_list=False)
+                self._fill_flight(now)
             case LeaveIndication():
                 self._leave(payload.address)
                 self._fill_flight(now)
             case NetworkEvent():
                 self._events.append(NetworkNoted(payload.event, payload.eui48))
+                if payload.event == NetworkEventKind.REBOOT:
+                    self._restarted(now)
             case _:
                 pass  # requests belong to the other direction; a whitelist acknowledgement changes nothing here
 
+    def _on_data(self, payload: DataIndication, now: float) -> None:
+        address = payload.src
+        self._events.append(DataReceived(address, payload.dst_lsap, payload.src_lsap, payload.lsdu))
+        if address not in self._nodes and self._listing is not _Listing.OFF:
+            self._list_soon(now)  # it joined, and nobody told us
+        # What the node answers has arrived there, and what was sent to it before will not be confirmed any more.
+        key = (payload.src_lsap, payload.dst_lsap, address)
+        answered = next((ticket for ticket, flight in self._in_flight.items() if flight.request.key == key), None)
+        for ticket in [ticket for ticket, request in self._unconfirmed.items() if request.key == key]:
+            del self._unconfirmed[ticket]
+        if answered is not None:
+            self._confirmed(self._in_flight.pop(answered).request)
+            self._fill_flight(now)
+
     def _on_confirm(self, confirm: DataConfirm, now: float) -> None:
         key = (confirm.dst_lsap, confirm.src_lsap, confirm.dst)
-        found = next((request for request, _ in self._in_flight.values() if request.key == key), None)
+        late = next((ticket for ticket, request in self._unconfirmed.items() if request.key == key), None)
+        if late is not None:  # the oldest is confirmed first, and that was given up
+            del self._unconfirmed[late]
+            return
+        found = next((ticket for ticket, flight in self._in_flight.items() if flight.request.key == key), None)
         if found is None:
-            return  # confirmed after its timeout, or sent before this program started
-        del self._in_flight[found.ticket]
+            return  # answered before its confirm, or sent before this program started
+        flight = self._in_flight.pop(found)
+        if confirm.status == ConfirmStatus.BUSY and self._busy.get(found, 0) < BUSY_MAX:
+            self._busy[found] = self._busy.get(found, 0) + 1
+            self._waiting.appendleft(flight.request)
+            self._hold_until = now + BUSY_PAUSE_S
+            return
+        self._busy.pop(found, None)
         if confirm.status == ConfirmStatus.OK:
-            dst_lsap, src_lsap, address = key
-            self._events.append(DataConfirmed(address, dst_lsap, src_lsap, found.ticket))
+            self._confirms.measured(confirm.dst, now - flight.since)
+            self._confirmed(flight.request)
         else:
-            self._fail(found, _reason(confirm.status), confirm.status)
+            self._fail(flight.request, _reason(confirm.status), confirm.status)
+            if confirm.status == ConfirmStatus.BAD_ADDRESS and confirm.dst in self._nodes:
+                self._list_soon(now)  # the base node has forgotten a node that we know
+        self._hold_until = now
+        self._fill_flight(now)
+
+    def _confirmed(self, request: _Request) -> None:
+        dst_lsap, src_lsap, address = request.key
+        self._events.append(DataConfirmed(address, dst_lsap, src_lsap, request.ticket))
+
+    def _restarted(self, now: float) -> None:
+        """The base node has just started: it holds no request any more, and knows the nodes that its list has."""
+        self._events.append(BaseNodeRestarted())
+        for flight in self._in_flight.values():
+            self._fail(flight.request, FailReason.BASE_NODE_RESTARTED)
+        self._in_flight.clear()
+        self._unconfirmed.clear()
+        self._hold_until = now
+        if self._listing is not _Listing.OFF:
+            self.list_nodes(now)
         self._fill_flight(now)
 
     def _join(self, address: int, eui48: bytes, dlms_id: bytes, *, from_list: bool) -> None:
         if address in (ADDRESS_BROADCAST, ADDRESS_NEW):
             return
         self._listed.add(address)
-        if from_list and self._nodes.get(address) == eui48:
+        known_here = self._nodes.get(address) == eui48
+        if from_list and known_here:
             return
+        if known_here:
+            self._drop(address)  # its old connection is gone, with all that was on its way there
         for other, known in list(self._nodes.items()):
             # The same address in other hands, or the same node with a new address: the old pair is gone.
             if (other == address) != (known == eui48):
@@ -254,13 +354,27 @@ class PlcLink:
 
     def _leave(self, address: int) -> None:
         eui48 = self._nodes.pop(address, None)
-        for request in [request for request in self._waiting if request.payload.dst == address]:
-            self._waiting.remove(request)
-            self._fail(request, FailReason.NODE_LEFT)
+        self._drop(address)
+        self._confirms.forget(address)
         if eui48 is not None:
             self._events.append(NodeLeft(address, eui48))
 
+    def _drop(self, address: int) -> None:
+        """Give up all requests to a node that is not there any more."""
+        for ticket in [ticket for ticket, flight in self._in_flight.items() if flight.request.payload.dst == address]:
+            self._fail(self._in_flight.pop(ticket).request, FailReason.NODE_LEFT)
+        for request in [request for request in self._waiting if request.payload.dst == address]:
+            self._waiting.remove(request)
+            self._fail(request, FailReason.NODE_LEFT)
+        for ticket in [ticket for ticket, request in self._unconfirmed.items() if request.payload.dst == address]:
+            del self._unconfirmed[ticket]
+
     # ---- the node list
+
+    def _list_soon(self, now: float) -> None:
+        """Something does not fit what is known of the nodes: read the list, though not again and again."""
+        if self._listing is _Listing.RESTING:
+            self._list_deadline = min(self._list_deadline, max(now, self._listed_at + LIST_GAP_S))
 
     def _query_list(self, iterator: int, now: float) -> None:
         self._listing = _Listing.ASKED
@@ -288,6 +402,7 @@ class PlcLink:
         for address in [address for address in self._nodes if address not in self._listed]:
             self._leave(address)
         self._events.append(NodesListed(len(self._nodes)))
+        self._listed_at = now
         self._rest(now + self._relist_s)
         self._fill_flight(now)
 
@@ -298,12 +413,36 @@ class PlcLink:
     # ---- requests
 
     def _fill_flight(self, now: float) -> None:
-        while self._waiting and len(self._in_flight) < IN_FLIGHT_MAX:
-            request = self._waiting.popleft()
-            self._in_flight[request.ticket] = (request, now + self._confirm_timeout_s)
+        while self._waiting and len(self._in_flight) < IN_FLIGHT_MAX and now >= self._hold_until:
+            request = self._next_waiting()
+            self._waiting.remove(request)
+            until = now + self._confirms.timeout_s(request.payload.dst)
+            self._in_flight[request.ticket] = _Flight(request, now, until)
             self._emit(request.payload)
 
+    def _next_waiting(self) -> _Request:
+        """Who goes next. Requests to one node keep their order.
+
+        While a long request is on the serial line, short ones travel on the power line: a flight of both kinds keeps
+        the two busy, and one of short requests alone leaves the first idle. So short ones go first, as long as they do
+        not fill the flight.
+        """
+        short, long = self._first_waiting(is_short=True), self._first_waiting(is_short=False)
+        if short is None or long is None:
+            return short or long or self._waiting[0]
+        in_flight = sum(flight.request.is_short for flight in self._in_flight.values())
+        return short if in_flight < SHORT_IN_FLIGHT_MAX else long
+
+    def _first_waiting(self, *, is_short: bool) -> _Request | None:
+        seen: set[int] = set()
+        for request in self._waiting:
+            if request.is_short is is_short and request.payload.dst not in seen:
+                return request
+            seen.add(request.payload.dst)
+        return None
+
     def _fail(self, request: _Request, reason: FailReason, status: int | None = None) -> None:
+        self._busy.pop(request.ticket, None)
         dst_lsap, src_lsap, address = request.key
         self._events.append(DataFailed(address, dst_lsap, src_lsap, request.ticket, reason, status))
 

@@ -44,6 +44,22 @@ class Command(enum.IntEnum):
     WHITELIST_ACK = 0x5D
 
 
+class NetworkEventKind(enum.IntEnum):
+    """First octet of NETWORK_EVENT, as the host sources of the base node's maker number them. `REBOOT` is the base
+    node's own, `NO_KEY` (PRIME 1.4) and `UNKNOWN_NODE` are registrations that it refused, for want of a device key or
+    by its whitelist; the others are about the node that is named. More of them are passed on as numbers."""
+
+    REGISTER = 0
+    UNREGISTER = 1
+    PROMOTE = 2
+    DEMOTE = 3
+    ALIVE = 4
+    REBOOT = 5
+    NO_KEY = 6
+    UNKNOWN_NODE = 7
+    ERROR = 8
+
+
 class ConfirmStatus(enum.IntEnum):
     """Status of DL_DATA.cfm. Others occur in the field and are passed on as numbers."""
 
@@ -278,7 +294,7 @@ class ReleaseRequest:
 class NetworkEvent:
     """NETWORK_EVENT: what the MAC layer of the base node saw of one node.
 
-    `event` is 0 register, 1 unregister, 2 promote, 3 demote, 4 alive, 5 reboot, 6 unknown node, 7 error.
+    `event` is a `NetworkEventKind`, or a number that has no name.
     """
 
     command: ClassVar[Command] = Command.NETWORK_EVENT
