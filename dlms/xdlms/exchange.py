@@ -131,7 +131,10 @@ class GetExchange:
         self._stopped = True
 
     def start(self, invoke: int) -> bytes:
+        """The request. A second call begins anew, blocks included: for an answer that was lost on the way."""
         self._invoke = invoke
+        self._blocks.clear()
+        self._number = 0
         if self._as_list:
             return get_apdu.GetListRequest(invoke, self._items).emit()
         return get_apdu.GetRequest(invoke, self._items[0]).emit()
