@@ -10,9 +10,10 @@ Over a link that may repeat packets, an answer with another invoke id than the r
 dropped. Over other links it is taken: there are meters that answer with an id of their own choice.
 
 Over such a link `repeat` asks again for what was not answered, where that is safe: the association itself (with the
-same challenge, since either AARE may be the one that arrives), and a GET, under a new invoke id, so that a late answer
-to the first one is not taken for the second. SET and ACTION are never sent twice: nobody could tell a repeated one from
-a new one. A proof that got no answer is an ACTION as well, so there the association is asked for again.
+same challenge, since either AARE may be the one that arrives), and a GET, each time under a new invoke id. So it is
+known which asking an answer belongs to: the late answer to an earlier one is as good, unless it comes in blocks, and
+one that belongs to another GET is dropped. SET and ACTION are never sent twice: nobody could tell a repeated one from a
+new one. A proof that got no answer is an ACTION as well, so there the association is asked for again.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from dlms.statemachine import Transitions
 from dlms.xdlms.acse import PDU_SIZE_MIN, PDU_UNLIMITED, Aare, Aarq, InitiateRequest, InitiateResponse, Release
 from dlms.xdlms.apdu import service_errors as faults
 from dlms.xdlms.apdu.common import HIGH_PRIORITY, INVOKE_ID_MASK, AccessError
+from dlms.xdlms.apdu.get import BLOCK as GET_BLOCK
 from dlms.xdlms.exchange import ActionAnswer, Answer, Exchange, GetAnswer, GetExchange, ListRefused
 
 if TYPE_CHECKING:
@@ -208,7 +210,8 @@ class Association:
         self._challenges: Challenges | None = None
         self._transfer: BlockTransfer | None = None
         self._pdu_size = PDU_UNLIMITED
-        self._repeats = 0  # of what is asked at present
+        self._invoke_ids: list[int] = []  # of the exchange in flight, one per asking
+        self._answered_asking: int | None = None
         self._associations_asked = 0
         self._stale_refusals = 0  # refusals without an invoke id that may still come for a request that was repeated
 
@@ -279,7 +282,7 @@ class Association:
     def request(self, exchange: Exchange) -> None:
         """Send the first APDU of a service. Raises `LocalError` unless READY."""
         self._step(Event.REQUEST)
-        self._repeats = 0
+        self._invoke_ids.clear()
         self._start(exchange)
 
     @property
@@ -301,11 +304,16 @@ class Association:
             self._exchange = None
             self._send_aarq()
         elif exchange is not None:
-            self._repeats += 1
             self._start(exchange)
+
+    @property
+    def answered_asking(self) -> int | None:
+        """Which asking the last answer belongs to, 0 for the first; None where that cannot be known."""
+        return self._answered_asking
 
     def _start(self, exchange: Exchange) -> None:
         self._invoke_id = (self._invoke_id + 1) & INVOKE_ID_MASK
+        self._invoke_ids.append(self._invoke_id)
         priority = HIGH_PRIORITY if self._proposal.high_priority else 0
         if self._transfer is not None:
             self._transfer.reset()
@@ -429,8 +437,12 @@ class Association:
     def _response(self, exchange: Exchange, apdu: bytes) -> None:
         if len(apdu) < 3:
             raise DecodeError("APDU", len(apdu), "ends where one more octet is due")
-        if self._may_repeat and exchange.has_invoke_id and (apdu[2] & INVOKE_ID_MASK) != self._invoke_id:
-            return
+        self._answered_asking = None
+        if self._may_repeat and exchange.has_invoke_id:
+            invoke = apdu[2] & INVOKE_ID_MASK
+            if invoke != self._invoke_id and not self._is_late_answer(exchange, invoke, apdu):
+                return
+            self._answered_asking = self._invoke_ids.index(invoke)
         following = exchange.advance(apdu)
         self._stale_refusals = 0  # packets do not overtake each other: what was behind has come or is lost
         if isinstance(following, bytes):
@@ -441,6 +453,16 @@ class Association:
         else:
             self._end_exchange(Event.ANSWER, Answered(following))
 
+    def _is_late_answer(self, exchange: Exchange, invoke: int, apdu: bytes) -> bool:
+        """Whether this is the whole answer to an earlier asking of the GET in flight. One in blocks is of no use, since
+        the meter has begun anew meanwhile."""
+        return (
+            isinstance(exchange, GetExchange)
+            and invoke in self._invoke_ids
+            and not exchange.in_blocks
+            and apdu[1] != GET_BLOCK
+        )
+
     def _refused(self, reason: str, *, unsupported: bool = False) -> None:
         if self.state is State.PROVING and self._associations_asked > 1:
             raise self._unclear(reason)
@@ -450,7 +472,7 @@ class Association:
             if self._stale_refusals:  # one refusal has ended the request that was sent more than once; this is another
                 self._stale_refusals -= 1
                 return
-            self._stale_refusals = self._repeats
+            self._stale_refusals = max(0, len(self._invoke_ids) - 1)
             self._end_exchange(Event.EXCEPTION, Excepted(ServiceRefused(reason, unsupported=unsupported)))
         elif self.state is State.RELEASING:  # some meters do not know the release and say so
             self._step(Event.RELEASED)

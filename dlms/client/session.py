@@ -180,8 +180,7 @@ class MeterSession:
         self._undecoded: _Undecoded | None = None
         self._failure: DlmsError | None = None
         self._deadline: float | None = None
-        self._asked_at: float | None = None  # when the request that waits for its answer was sent first
-        self._repeats = 0  # of that request
+        self._asked_at: list[float] = []  # when the request that waits for its answer was sent, each time
         self._now = 0.0
 
     # ------------------------------------------------------------------------------------------------------- verbs
@@ -231,13 +230,13 @@ class MeterSession:
     @property
     def overdue(self) -> bool:
         """Whether the meter has let the timeout learned for it pass, and has not answered since."""
-        return self._repeats > 0
+        return len(self._asked_at) > 1
 
     def packet_lost(self, now: float) -> None:
         """The link's driver was told that the last packet did not arrive: do now what is done when no answer comes."""
         self._now = now
         self._settle()
-        if self._asked_at is not None and self.state is not State.CLOSED:
+        if self._asked_at and self.state is not State.CLOSED:
             self._no_answer(LinkError("the packet was not delivered"))
 
     # ------------------------------------------------------------------------------------------- the sans-IO contract
@@ -285,16 +284,16 @@ class MeterSession:
             self._link.on_deadline(now)
         self._pump()
         if self._deadline is not None and self._deadline <= now:
-            waited_s = self._response_timeout_s if self._asked_at is None else now - self._asked_at
+            waited_s = now - self._asked_at[0] if self._asked_at else self._response_timeout_s
             self._no_answer(LinkError(f"no answer within {waited_s:g} s"))
 
     def _no_answer(self, error: LinkError) -> None:
         """Ask again where that is safe and has not been done too often; otherwise give up with `error`."""
         if self._round_trip is not None and self._may_repeat:
             self._round_trip.expired()
-            if self._repeats < self._round_trip.repeats_max and self._association.may_ask_again:
-                self._repeats += 1
+            if len(self._asked_at) <= self._round_trip.repeats_max and self._association.may_ask_again:
                 self._association.repeat()
+                self._asked_at.append(self._now)
                 self._flush(again=True)
                 self._pump()
                 return
@@ -342,17 +341,19 @@ class MeterSession:
             self._on_association(event)
         while apdu := self._association.take_output():
             if not again:  # the next block is asked for, so the one before has come
-                self._answer_came()
-                self._asked_at = self._now
+                self._answer_came(None)
+                self._asked_at = [self._now]
             self._link.send(apdu, self._now)
             self._arm()
 
-    def _answer_came(self) -> None:
-        """What was asked last is answered; how long that took is worth knowing if it was asked once."""
-        if self._asked_at is not None and self._round_trip is not None and self._may_repeat and not self._repeats:
-            self._round_trip.measured(self._now - self._asked_at)
-        self._asked_at = None
-        self._repeats = 0
+    def _answer_came(self, asking: int | None) -> None:
+        """What was asked last is answered. How long that took is worth knowing if it was asked once, or if it is known
+        which asking was answered."""
+        if asking is None and len(self._asked_at) == 1:
+            asking = 0
+        if asking is not None and asking < len(self._asked_at) and self._round_trip is not None and self._may_repeat:
+            self._round_trip.measured(self._now - self._asked_at[asking])
+        self._asked_at = []
 
     @property
     def _may_repeat(self) -> bool:
@@ -363,7 +364,7 @@ class MeterSession:
             self._events.append(event)
             return
         self._deadline = None
-        self._answer_came()
+        self._answer_came(self._association.answered_asking if isinstance(event, Answered) else None)
         if isinstance(event, Established):
             self._established()
         elif isinstance(event, Answered):
@@ -601,10 +602,10 @@ class MeterSession:
         learned = self._round_trip
         if learned is None or not self._may_repeat or self.state is State.DISCONNECTING:
             return self._response_timeout_s
-        repeatable = self._association.may_ask_again and self._repeats < learned.repeats_max
+        repeatable = self._association.may_ask_again and len(self._asked_at) <= learned.repeats_max
         if repeatable or self.state is State.RELEASING:
             return learned.timeout_s
-        waited_s = 0.0 if self._asked_at is None else self._now - self._asked_at
+        waited_s = self._now - self._asked_at[0] if self._asked_at else 0.0
         return max(learned.timeout_s, learned.longest_s - waited_s)
 
     def _step(self, event: Event) -> None:

@@ -8,7 +8,7 @@ the line fills up, that of nodes which were asked while it was empty grows as we
     RTTVAR  <- 3/4 RTTVAR + 1/4 |SRTT - R|          first RTTVAR = R / 2
     timeout =  SRTT + 4 RTTVAR, between `shortest_s` and `longest_s`, doubled per expiry in a row
 
-Time is an argument: what goes in is seconds. An answer to a question that was asked twice teaches nothing, since it may
+Time is an argument: what goes in is seconds. An answer to a question that was asked twice teaches nothing where it may
 belong to either (Karn's algorithm); that is the caller's to know.
 """
 
@@ -47,7 +47,7 @@ class RoundTrip:
         self._doublings = 0
 
     def measured(self, seconds: float) -> None:
-        """A question that was asked once was answered after `seconds`."""
+        """A question was answered `seconds` after it was asked."""
         if self.smoothed_s is None:
             self.smoothed_s, self._variation_s = seconds, seconds / 2
         else:
@@ -81,7 +81,7 @@ class RoundTrips:
         self._nodes: OrderedDict[Hashable, RoundTrip] = OrderedDict()
 
     def measured(self, node: Hashable, seconds: float) -> None:
-        """This node answered a question that was asked once, after `seconds`."""
+        """This node answered a question `seconds` after it was asked."""
         self._port.measured(seconds)
         self._of(node).measured(seconds)
 
@@ -129,7 +129,7 @@ class NodeRoundTrip:
         return self._of_port.bounds.longest_s
 
     def measured(self, seconds: float) -> None:
-        """A question that was asked once was answered after `seconds`."""
+        """A question was answered `seconds` after it was asked."""
         self._of_port.measured(self._node, seconds)
 
     def expired(self) -> None:

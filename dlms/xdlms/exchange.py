@@ -126,6 +126,11 @@ class GetExchange:
         """Return what has come so far, from octet `start` on, of the encoded value that comes in blocks."""
         return bytes(self._blocks[start:])
 
+    @property
+    def in_blocks(self) -> bool:
+        """Whether a block has come since the last `start`."""
+        return self._number > 0
+
     def stop(self) -> None:
         """End the exchange with the next block. A new request tells the meter that no more blocks are wanted."""
         self._stopped = True

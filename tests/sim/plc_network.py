@@ -18,12 +18,15 @@ from dataclasses import dataclass
 from plc.errors import PlcDecodeError
 from plc.lists import ListPib, ListQuery, ListResponse, Node432
 from plc.prime import (
+    EUI48_BYTES,
     ConfirmStatus,
     DataConfirm,
     DataIndication,
     DataRequest,
     JoinIndication,
     LeaveIndication,
+    NetworkEvent,
+    NetworkEventKind,
     ReleaseRequest,
     parse_payload,
 )
@@ -153,6 +156,23 @@ class BaseNode:
         node.meter.forget_clients()
         payload = LeaveIndication(node.address)
         self._bursts.append(UsiFrame(ProtocolId.PRIME_API, payload.emit(), payload.command).emit())
+
+    def restart(
+        self, now: float, *, rejoin_after_s: float, join_interval_s: float = 0.1, announced: bool = True
+    ) -> None:
+        """The base node loses its power for a moment: what it held is gone, and no node is in the network until it has
+        joined again, from `rejoin_after_s` on. It says that it restarted where `announced`."""
+        self._later.clear()
+        self._bursts.clear()
+        for node in self._nodes.values():
+            node.joined = False
+            node.meter.forget_clients()
+        self._joins = [
+            (now + rejoin_after_s + join_interval_s * index, address) for index, address in enumerate(self._nodes)
+        ]
+        if announced:
+            payload = NetworkEvent(NetworkEventKind.REBOOT, bytes(EUI48_BYTES), 0, 0, 0, 0, 0, 0)
+            self._bursts.append(UsiFrame(ProtocolId.PRIME_API, payload.emit(), payload.command).emit())
 
     # ---- the control socket
 

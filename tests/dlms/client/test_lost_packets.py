@@ -286,20 +286,41 @@ def test_an_association_says_what_it_may_ask_again() -> None:
     assert not association.may_ask_again
 
 
-def test_a_repeated_get_has_an_invoke_id_of_its_own_and_the_late_answer_to_the_first_is_dropped() -> None:
+@pytest.mark.parametrize("answered", [0, 1, 2])
+def test_each_asking_of_a_get_has_an_invoke_id_of_its_own_and_any_of_them_may_be_the_one_that_is_answered(
+    answered: int,
+) -> None:
+    association = ready(may_repeat=True)
+    association.request(GetExchange((ITEM,)))
+    association.repeat()
+    association.repeat()
+    invokes = [association.take_output()[2] for _ in range(3)]
+    assert len(set(invokes)) == 3
+    association.receive_apdu(bytes((0xC4, 1, invokes[answered], 0, 0x11, 5)))
+    assert getattr(association.next_event(), "answer", None) == GetAnswer((ITEM,), "result", b"\x00\x11\x05")
+    assert association.answered_asking == answered
+    association.request(GetExchange((ITEM,)))
+    for stale in invokes:  # answers to the other askings are none to the next request
+        association.receive_apdu(bytes((0xC4, 1, stale, 0, 0x11, 9)))
+        assert association.next_event() is None
+
+
+def test_a_block_that_answers_an_earlier_asking_is_dropped() -> None:
     association = ready(may_repeat=True)
     association.request(GetExchange((ITEM,)))
     first = association.take_output()[2]
     association.repeat()
-    second = association.take_output()[2]
-    assert first != second
-    association.receive_apdu(bytes((0xC4, 1, first, 0, 0x11, 9)))
-    assert association.next_event() is None
-    association.receive_apdu(bytes((0xC4, 1, second, 0, 0x11, 5)))
-    answered = association.next_event()
-    assert getattr(answered, "answer", None) == GetAnswer((ITEM,), "result", b"\x00\x11\x05")
-    association.receive_apdu(bytes((0xC4, 1, first, 0, 0x11, 9)))
-    assert association.next_event() is None
+    association.take_output()
+    association.receive_apdu(bytes((0xC4, 2, first, 0, 0, 0, 0, 1, 0, 2, 0x09, 0x03)))
+    assert (association.take_output(), association.next_event()) == (b"", None)
+
+
+def test_an_answer_that_comes_after_its_timeout_teaches_how_long_answers_take() -> None:
+    place = Place(Lls(b"secret"), ciphered=False, fate=lambda n: [LATENCY_S] if n < 4 else [5.0])
+    place.session.request(GetExchange((Item(ENERGY),)), 0.0)
+    place.run()
+    assert isinstance(place.events[-1], Replied)
+    assert place.trips.timeout_s("meter") > 5.0
 
 
 def test_the_second_refusal_of_a_repeated_request_is_not_that_of_the_next_request() -> None:
