@@ -40,6 +40,7 @@ from plc.events import (
     ResyncNoted,
 )
 from plc.lists import ListPib, ListQuery, ListResponse, Node432
+from plc.management import PIB_DEMOTE, PIB_PROMOTE, Management
 from plc.prime import (
     ADDRESS_BROADCAST,
     ADDRESS_NEW,
@@ -49,12 +50,20 @@ from plc.prime import (
     DataRequest,
     JoinIndication,
     LeaveIndication,
+    MlmeGet,
+    MlmeGetConfirm,
+    MlmeSet,
+    MlmeSetConfirm,
     NetworkEvent,
     NetworkEventKind,
     ReleaseRequest,
     Whitelist,
+    WhitelistAck,
+    check_eui48,
+    kind_of,
     parse_payload,
 )
+from plc.topology import Topology
 from plc.usi import ProtocolId, UsiDecoder, UsiFrame, UsiNoise
 
 IN_FLIGHT_MAX = 5  # what base nodes in the field hold
@@ -125,11 +134,16 @@ class PlcLink:
         list_timeout_s: float = LIST_TIMEOUT_S,
         list_retry_s: float = LIST_RETRY_S,
         relist_s: float = RELIST_S,
+        reads_topology: bool = True,
     ) -> None:
+        """`reads_topology`: whether the lists of `plc.topology` are read after each list of nodes."""
+        self._reads_topology = reads_topology
         self._confirms = RoundTrips(confirm_bounds)
         self._list_timeout_s = list_timeout_s
         self._list_retry_s = list_retry_s
         self._relist_s = relist_s
+        self.topology = Topology()
+        self.management = Management(self.topology)
         self._decoder = UsiDecoder()
         self._output = bytearray()
         self._events: deque[NodeEvent] = deque()
@@ -181,9 +195,30 @@ class PlcLink:
         self._emit(ReleaseRequest(address))
 
     def whitelist(self, entry: Whitelist, now: float) -> None:
-        """Add or remove one entry of the base node's whitelist."""
-        del now
-        self._emit(entry)
+        """Add or remove one entry of the base node's whitelist; `WhitelistChanged` or `ManagementUnanswered` follows.
+
+        Raises `PlcLocalError`, like the other orders to the base node, when too many are waiting.
+        """
+        self.management.give(entry, now)
+
+    def get_pib(self, pib: int, now: float) -> None:
+        """Read a PIB attribute of the base node; `PibRead` or `ManagementUnanswered` follows."""
+        self.management.give(MlmeGet(pib), now)
+
+    def set_pib(self, pib: int, value: bytes, now: float) -> None:
+        """Write a PIB attribute of the base node; `PibWritten` or `ManagementUnanswered` follows."""
+        self.management.give(MlmeSet(pib, value), now)
+
+    def promote(self, eui48: bytes, now: float) -> None:
+        """Have a node become a switch; `PibWritten` says whether the base node took the order, and a network event
+        whether the node did."""
+        check_eui48(eui48)
+        self.set_pib(PIB_PROMOTE, eui48, now)
+
+    def demote(self, eui48: bytes, now: float) -> None:
+        """Have a switch become a terminal again; see `promote`."""
+        check_eui48(eui48)
+        self.set_pib(PIB_DEMOTE, eui48, now)
 
     @property
     def nodes(self) -> dict[int, bytes]:
@@ -207,13 +242,13 @@ class PlcLink:
 
     def take_output(self) -> bytes:
         """All bytes for the port since the last call."""
-        output = bytes(self._output)
+        output = bytes(self._output) + self.management.take_output()
         self._output.clear()
         return output
 
     def next_event(self) -> NodeEvent | None:
         """What happened, oldest first; `None` when there is nothing more."""
-        return self._events.popleft() if self._events else None
+        return self._events.popleft() if self._events else self.management.next_event()
 
     def next_deadline(self) -> float | None:
         """When `on_deadline` is due."""
@@ -222,10 +257,14 @@ class PlcLink:
             deadlines.append(self._list_deadline)
         if self._waiting and len(self._in_flight) < IN_FLIGHT_MAX:
             deadlines.append(self._hold_until)
+        ordered = self.management.next_deadline()
+        if ordered is not None:
+            deadlines.append(ordered)
         return min(deadlines, default=None)
 
     def on_deadline(self, now: float) -> None:
         """Time passed: give up what was not confirmed, ask for the list again."""
+        self.management.on_deadline(now)
         for ticket, flight in list(self._in_flight.items()):
             if flight.until <= now:
                 self._give_up(ticket, flight, now)
@@ -257,7 +296,9 @@ class PlcLink:
 
     def _handle(self, frame: UsiFrame, now: float) -> None:
         if frame.protocol is ProtocolId.MNGP_GETRSP_ENHANCED:
-            self._on_list(ListResponse.parse(frame.data), now)
+            response = ListResponse.parse(frame.data)
+            self._on_list(response, now)
+            self.management.listed(response, now)
             return
         if frame.protocol is not ProtocolId.PRIME_API or frame.command is None:
             return  # sniffers and the other management answers: nothing asked for them
@@ -274,11 +315,11 @@ class PlcLink:
                 self._leave(payload.address)
                 self._fill_flight(now)
             case NetworkEvent():
-                self._events.append(NetworkNoted(payload.event, payload.eui48))
-                if payload.event == NetworkEventKind.REBOOT:
-                    self._restarted(now)
+                self._on_network_event(payload, now)
+            case MlmeGetConfirm() | MlmeSetConfirm() | WhitelistAck():
+                self.management.answered(payload, now)
             case _:
-                pass  # requests belong to the other direction; a whitelist acknowledgement changes nothing here
+                pass  # requests belong to the other direction
 
     def _on_data(self, payload: DataIndication, now: float) -> None:
         address = payload.src
@@ -324,9 +365,28 @@ class PlcLink:
         dst_lsap, src_lsap, address = request.key
         self._events.append(DataConfirmed(address, dst_lsap, src_lsap, request.ticket))
 
+    def _on_network_event(self, event: NetworkEvent, now: float) -> None:
+        self.topology.happened(event, now)
+        self._events.append(
+            NetworkNoted(
+                kind_of(event),
+                event.event,
+                event.eui48,
+                event.sid,
+                event.lnid,
+                event.lsid,
+                event.alive_rx,
+                event.alive_tx,
+                event.alive_time,
+            )
+        )
+        if event.event == NetworkEventKind.REBOOT:
+            self._restarted(now)
+
     def _restarted(self, now: float) -> None:
         """The base node has just started: it holds no request any more, and knows the nodes that its list has."""
         self._events.append(BaseNodeRestarted())
+        self.management.restarted(now)
         for flight in self._in_flight.values():
             self._fail(flight.request, FailReason.BASE_NODE_RESTARTED)
         self._in_flight.clear()
@@ -405,6 +465,8 @@ class PlcLink:
         self._listed_at = now
         self._rest(now + self._relist_s)
         self._fill_flight(now)
+        if self._reads_topology:
+            self.management.read_topology(now)
 
     def _rest(self, until: float) -> None:
         self._listing = _Listing.RESTING
@@ -446,7 +508,7 @@ class PlcLink:
         dst_lsap, src_lsap, address = request.key
         self._events.append(DataFailed(address, dst_lsap, src_lsap, request.ticket, reason, status))
 
-    def _emit(self, payload: DataRequest | ReleaseRequest | Whitelist) -> None:
+    def _emit(self, payload: DataRequest | ReleaseRequest) -> None:
         self._output += UsiFrame(ProtocolId.PRIME_API, payload.emit(), payload.command).emit()
 
 

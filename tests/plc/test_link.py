@@ -14,12 +14,17 @@ from plc.events import (
     DataFailed,
     DataReceived,
     FailReason,
+    ManagementUnanswered,
     NetworkNoted,
     NodeEvent,
     NodeJoined,
     NodeLeft,
     NodesListed,
+    PibRead,
+    PibWritten,
     ResyncNoted,
+    TopologyListed,
+    WhitelistChanged,
 )
 from plc.link import (
     BUSY_MAX,
@@ -38,6 +43,7 @@ from plc.link import (
     PlcLink,
 )
 from plc.lists import ListPib, ListQuery, ListResponse, Node432
+from plc.management import ORDER_TIMEOUT_S
 from plc.prime import (
     Command,
     DataConfirm,
@@ -45,13 +51,19 @@ from plc.prime import (
     DataRequest,
     JoinIndication,
     LeaveIndication,
+    MlmeGet,
+    MlmeGetConfirm,
+    MlmeSet,
+    MlmeSetConfirm,
     NetworkEvent,
     NetworkEventKind,
     PrimePayload,
     ReleaseRequest,
     Whitelist,
+    WhitelistAck,
     parse_payload,
 )
+from plc.topology import NodeState, PhyLink, RegisteredDevice
 from plc.usi import ProtocolId, UsiDecoder, UsiFrame
 from tests.sim.pipes import all_splits, random_splits
 
@@ -124,7 +136,7 @@ def test_a_silent_base_node_is_asked_again_after_a_pause_and_for_ever() -> None:
 
 
 def test_the_list_is_read_again_and_nodes_that_are_gone_are_reported_as_left() -> None:
-    link = PlcLink()
+    link = PlcLink(reads_topology=False)
     link.start(0.0)
     link.receive(list_wire((5, 1), (6, 2)) + list_wire(), 0.0)
     events(link), sent(link)
@@ -222,7 +234,7 @@ def test_a_request_without_a_confirm_fails_after_its_timeout_and_is_never_sent_a
 
 def busy_link(nodes: int, now: float = 0.0) -> tuple[PlcLink, list[int]]:
     """A listed link with `nodes` nodes from address 5 on, and one request to each."""
-    link = PlcLink()
+    link = PlcLink(reads_topology=False)
     link.start(now)
     link.receive(list_wire(*((5 + index, 1 + index) for index in range(nodes))) + list_wire(), now)
     tickets = [link.send(5 + index, b"get", 1, 16, now) for index in range(nodes)]
@@ -349,7 +361,7 @@ def test_a_base_node_that_restarts_is_listed_at_once_and_what_it_held_is_given_u
     link.receive(wire(NetworkEvent(NetworkEventKind.REBOOT, bytes(6), 0, 0, 0, 0, 0, 0)), 20.0)
     failed = [DataFailed(5 + at, 1, 16, tickets[at], FailReason.BASE_NODE_RESTARTED) for at in range(IN_FLIGHT_MAX)]
     noted, restarted, *rest = events(link)
-    assert noted == NetworkNoted(NetworkEventKind.REBOOT, bytes(6))
+    assert noted == NetworkNoted("reboot", NetworkEventKind.REBOOT, bytes(6), 0, 0, 0, 0, 0, 0)
     assert restarted == BaseNodeRestarted()
     assert rest == failed
     assert sent(link)[0] == ListQuery(ListPib.NODES_432, 32, 0)
@@ -437,7 +449,8 @@ def test_misuse_is_refused_and_changes_nothing() -> None:
 def test_data_and_network_events_are_reported() -> None:
     link = PlcLink()
     link.receive(wire(DataIndication(16, 1, 0, 5, b"answer")) + wire(NetworkEvent(4, eui(1), 1, 2, 3, 4, 5, 6)), 0.0)
-    assert events(link) == [DataReceived(5, 16, 1, b"answer"), NetworkNoted(4, eui(1))]
+    noted = NetworkNoted("alive", 4, eui(1), sid=1, lnid=2, lsid=3, alive_rx=4, alive_tx=5, alive_time=6)
+    assert events(link) == [DataReceived(5, 16, 1, b"answer"), noted]
 
 
 def test_release_and_whitelist_go_out() -> None:
@@ -445,6 +458,55 @@ def test_release_and_whitelist_go_out() -> None:
     link.release(5, 0.0)
     link.whitelist(Whitelist(Command.WHITELIST_ADD, eui(1)), 0.0)
     assert sent(link) == [ReleaseRequest(5), Whitelist(Command.WHITELIST_ADD, eui(1))]
+
+
+def test_the_topology_is_read_after_each_list_of_nodes() -> None:
+    link = PlcLink()
+    link.start(0.0)
+    link.receive(list_wire((5, 1)) + list_wire(), 0.0)
+    assert sent(link)[-1] == ListQuery(ListPib.REGISTERED_DEVICES, 64, 0)
+    device = RegisteredDevice(eui(1), 7, NodeState.SWITCH, 3, 0, 1)
+    for pib, record in ((ListPib.REGISTERED_DEVICES, device), (ListPib.PHY_LINKS, PhyLink(7, 0, 1, 80, 20, 2, 0, 5))):
+        for records in (((0, record.emit()),), ()):
+            answer = ListResponse(pib, record.SIZE if records else 0, records).emit()
+            link.receive(UsiFrame(ProtocolId.MNGP_GETRSP_ENHANCED, answer).emit(), 0.1)
+    assert events(link)[-1] == TopologyListed(1, 1)
+    (place,) = link.topology.places
+    assert (place.eui48, place.level, place.rx_level, place.snr, place.is_switch) == (eui(1), 1, 80, 20, True)
+
+
+def test_orders_to_the_base_node_wait_for_each_other() -> None:
+    link = PlcLink(reads_topology=False)
+    link.get_pib(0x8102, 0.0)
+    link.promote(eui(1), 0.0)
+    link.demote(eui(2), 0.0)
+    link.whitelist(Whitelist(Command.WHITELIST_ADD, eui(3)), 0.0)
+    assert sent(link) == [MlmeGet(0x8102)]
+    link.receive(wire(MlmeGetConfirm(0, 0x8102, b"1.4")), 0.1)
+    assert sent(link) == [MlmeSet(0x0065, eui(1))]
+    link.receive(wire(MlmeSetConfirm(0)), 0.2)
+    assert sent(link) == [MlmeSet(0x0066, eui(2))]
+    link.receive(wire(MlmeSetConfirm(3)), 0.3)
+    assert sent(link) == [Whitelist(Command.WHITELIST_ADD, eui(3))]
+    link.receive(wire(WhitelistAck(Command.WHITELIST_ADD, 0)), 0.4)
+    assert events(link) == [
+        PibRead(0x8102, 0, b"1.4"),
+        PibWritten(0x0065, 0),
+        PibWritten(0x0066, 3),
+        WhitelistChanged(eui(3), added=True, code=0),
+    ]
+    assert link.next_deadline() is None
+
+
+def test_an_order_without_an_answer_is_given_up_and_the_next_one_goes_out() -> None:
+    link = PlcLink(reads_topology=False)
+    link.set_pib(0x8107, b"\x01", 0.0)
+    link.get_pib(0x0024, 0.0)
+    sent(link)
+    assert link.next_deadline() == ORDER_TIMEOUT_S
+    link.on_deadline(ORDER_TIMEOUT_S)
+    assert events(link) == [ManagementUnanswered("set", 0x8107)]
+    assert sent(link) == [MlmeGet(0x0024)]
 
 
 def test_every_split_of_the_stream_gives_the_same_events() -> None:
