@@ -30,6 +30,7 @@ from plc.prime import (
     ReleaseRequest,
     parse_payload,
 )
+from plc.topology import LSID_NONE, NodeState, RegisteredDevice
 from plc.usi import ProtocolId, UsiDecoder, UsiFrame
 from tests.sim.faults import Faults
 from tests.sim.meters import SimMeter, make_meters
@@ -140,8 +141,13 @@ class BaseNode:
                 if node.joined and node.address >= query.iterator:
                     record = Node432(node.address, node.meter.id.encode(), node.eui48)
                     records.append((node.address, record.emit()))
+        elif query.pib == ListPib.REGISTERED_DEVICES:
+            for node in self._nodes.values():
+                if node.joined and node.address >= query.iterator:
+                    device = RegisteredDevice(node.eui48, node.address, NodeState.TERMINAL, LSID_NONE, 0, 0)
+                    records.append((node.address, device.emit()))
         chosen = tuple(records[: min(query.count_max, LIST_RECORDS_MAX)])
-        response = ListResponse(query.pib, Node432.SIZE if chosen else 0, chosen)
+        response = ListResponse(query.pib, len(chosen[0][1]) if chosen else 0, chosen)
         self._bursts.append(UsiFrame(ProtocolId.MNGP_GETRSP_ENHANCED, response.emit()).emit())
 
     # ---- the network

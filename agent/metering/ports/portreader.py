@@ -256,6 +256,7 @@ class PortReader:
                 left = registry.at(name, address)
                 if left is not None:
                     registry.leave(left.key)
+                    self._silent.discard(left.key)
                 self._cut_off(address, "the meter left the network")
             case BaseNodeRestarted():
                 LOG.warning("port %s: the base node restarted", name, extra={"event": "port.restarted"})

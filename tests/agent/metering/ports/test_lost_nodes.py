@@ -60,6 +60,16 @@ def test_a_silent_meter_that_speaks_again_is_read_in_its_next_visit(tmp_path: Pa
     assert run.seconds < 2.0
 
 
+def test_the_topology_is_known_once_the_nodes_are_listed(tmp_path: Path) -> None:
+    site = Site(tmp_path, 40)
+    site.network.on_deadline(site.clock.now + 1.0)  # all have joined before the port is opened
+    site.join()
+    site.advance(2.0)
+    core = site.reader._bridge.core  # type: ignore[union-attr]
+    assert {place.eui48 for place in core.topology.places if place.registered} == set(core.nodes.values())
+    assert len(core.nodes) == 40
+
+
 def test_a_restart_of_the_base_node_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     site = read_once(tmp_path, 3)
     with caplog.at_level(logging.INFO, "agent.metering.port"):
