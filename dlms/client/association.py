@@ -371,7 +371,16 @@ class Association:
         except ListRefused as error:
             self._end_exchange(Event.EXCEPTION, Excepted(error))
         except DlmsError as error:
-            self._break(error)
+            if not self._is_repetition(error):
+                self._break(error)
+
+    def _is_repetition(self, error: DlmsError) -> bool:
+        """Whether a ciphered APDU was genuine and only came twice, or late, over a link that may do so."""
+        if self._ciphering is None or not self._may_repeat:
+            return False
+        from dlms.security.gcm import Replayed
+
+        return isinstance(error, Replayed)
 
     def _receive(self, apdu: bytes) -> None:
         if len(apdu) < 2:

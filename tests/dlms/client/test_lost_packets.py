@@ -172,7 +172,7 @@ def test_any_packet_lost_changes_nothing_of_what_is_read_and_costs_its_timeout(k
         assert isinstance(place.events[-1], SessionClosed if lost < release else SessionClosed | SessionFailed), lost
 
 
-@pytest.mark.parametrize("kind", ["password", "proof"])
+@pytest.mark.parametrize("kind", sorted(KINDS))
 @pytest.mark.parametrize("late_s", [3.5, 3.04, 8.0])
 def test_any_packet_late_or_come_twice_is_never_taken_for_another(kind: str, late_s: float) -> None:
     clean = visit(kind)
