@@ -291,7 +291,7 @@ class MeterSession:
         """Ask again where that is safe and has not been done too often; otherwise give up with `error`."""
         if self._round_trip is not None and self._may_repeat:
             self._round_trip.expired()
-            if len(self._asked_at) <= self._round_trip.repeats_max and self._association.may_ask_again:
+            if self._may_ask_again(self._round_trip):
                 self._association.repeat()
                 self._asked_at.append(self._now)
                 self._flush(again=True)
@@ -602,11 +602,18 @@ class MeterSession:
         learned = self._round_trip
         if learned is None or not self._may_repeat or self.state is State.DISCONNECTING:
             return self._response_timeout_s
-        repeatable = self._association.may_ask_again and len(self._asked_at) <= learned.repeats_max
-        if repeatable or self.state is State.RELEASING:
+        if self._may_ask_again(learned) or self.state is State.RELEASING:
             return learned.timeout_s
-        waited_s = self._now - self._asked_at[0] if self._asked_at else 0.0
-        return max(learned.timeout_s, learned.longest_s - waited_s)
+        return max(learned.timeout_s, learned.longest_s - self._waited_s)
+
+    def _may_ask_again(self, learned: NodeRoundTrip) -> bool:
+        """Whether a request without an answer is repeated: not too often, and not when an answer is due no more."""
+        enough = len(self._asked_at) > learned.repeats_max or self._waited_s >= learned.longest_s
+        return not enough and self._association.may_ask_again
+
+    @property
+    def _waited_s(self) -> float:
+        return self._now - self._asked_at[0] if self._asked_at else 0.0
 
     def _step(self, event: Event) -> None:
         """Take the transition. Raises `LocalError`, and changes nothing, when there is none."""

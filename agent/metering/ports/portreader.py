@@ -47,7 +47,17 @@ from dlms.errors import DlmsError
 from dlms.link.roundtrip import Bounds, NodeRoundTrip, RoundTrips
 from dlms.security.settings import open_auth
 from plc.errors import PlcError, PlcLocalError
-from plc.events import BaseNodeRestarted, BaseNodeSilent, NodeEvent, NodeJoined, NodeLeft, NodesListed, ResyncNoted
+from plc.events import (
+    BaseNodeRestarted,
+    BaseNodeSilent,
+    ManagementUnanswered,
+    NetworkNoted,
+    NodeEvent,
+    NodeJoined,
+    NodeLeft,
+    NodesListed,
+    ResyncNoted,
+)
 
 LOG = logging.getLogger("agent.metering.port")
 
@@ -265,6 +275,10 @@ class PortReader:
                 self._base_node_answers()
             case BaseNodeSilent(attempts=attempts) if attempts >= SILENT_MAX:
                 self._deps.health(name, f"the base node has not answered {attempts} times")
+            case NetworkNoted(kind=kind, eui48=node, sid=sid):
+                LOG.debug("port %s: %s of %s, below switch %d", name, kind, node.hex(), sid)
+            case ManagementUnanswered(what=what, pib=pib):
+                LOG.debug("port %s: the base node has not answered a %s of 0x%04x", name, what, pib)
             case ResyncNoted(dropped_bytes=dropped, why=why):
                 LOG.debug("port %s: %d bytes dropped: %s", name, dropped, why)
             case _:
@@ -310,7 +324,7 @@ class PortReader:
         if bridge.shared_bus:
             return 1 - len(self._visits) - self._probe.running
         idle = sum(visit.waits_idly or visit.meter.key in self._silent for visit in self._visits.values())
-        return self._parallel_max - len(self._visits) + min(idle, IDLE_MAX)
+        return self._parallel_max - len(self._visits) + min(idle, IDLE_MAX) - self._probe.running
 
     def _identify(self, bridge: Bridge, now: float) -> int:
         """Visit one meter that owes nothing, for its name alone. Returns the number of visits begun."""

@@ -222,9 +222,19 @@ def test_a_dead_meter_is_asked_so_often_and_then_given_up_within_the_longest_tim
     place = Place(Lls(b"secret"), ciphered=False, fate=lambda _number: [])
     place.session.read([ENERGY], 0.0)
     place.run()
-    assert place.packets == 1 + REPEATS_MAX
-    assert place.now == pytest.approx(3 + 6 + 12 + 20)  # each wait is twice the one before, at most the longest
+    assert place.packets == 3
+    assert place.now == pytest.approx(3 + 6 + 12)  # each wait is twice the one before, until an answer is due no more
     assert isinstance(place.events[-1], SessionFailed)
+
+
+def test_a_meter_that_was_quick_and_is_dead_now_is_asked_so_often_and_given_up_as_late_as_a_slow_one() -> None:
+    place = Place(Lls(b"secret"), ciphered=False, fate=lambda _number: [])
+    for _ in range(20):
+        place.trips.measured("meter", LATENCY_S)
+    place.session.read([ENERGY], 0.0)
+    place.run()
+    assert place.packets == 1 + REPEATS_MAX
+    assert place.now == pytest.approx(BOUNDS.longest_s)  # after 1, 2 and 4 seconds, and then the rest
 
 
 def test_a_session_that_may_not_repeat_asks_once_and_waits_the_longest_time() -> None:
