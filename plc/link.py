@@ -75,7 +75,8 @@ CONFIRM_SHORTEST_S = 1.0  # a confirm may stand behind several of the longest fr
 CONFIRM_TIMEOUT_S = 40.0  # what hosts in the field allow
 UNCONFIRMED_MAX = 64  # requests given up whose confirm may still come
 BUSY_MAX = 8  # times in a row that one request is refused as BUSY
-BUSY_PAUSE_S = 0.2  # after a BUSY, when there is no confirm to wait for
+BUSY_PAUSE_S = 0.2  # after the first BUSY, when there is no confirm to wait for; doubled with each further one
+BUSY_PAUSE_MAX_S = 10.0
 SILENT_FLIGHTS_MAX = IN_FLIGHT_MAX  # requests given up one after another, with no octet heard: is the base node there?
 LIST_TIMEOUT_S = 5.0
 LIST_RETRY_S = 10.0  # pause after an unanswered query: a base node boots within half a minute
@@ -150,9 +151,7 @@ class PlcLink:
         self._nodes: dict[int, bytes] = {}  # address → EUI-48
         self._waiting: deque[_Request] = deque()
         self._in_flight: dict[int, _Flight] = {}  # by ticket; oldest first
-        self._unconfirmed: dict[
-            int, _Request
-        ] = {}  # given up, and still to be confirmed, for all we know; oldest first
+        self._unconfirmed: dict[int, _Flight] = {}  # given up, and still to be confirmed for all we know; oldest first
         self._busy: dict[int, int] = {}  # ticket → how often in a row it was refused as BUSY
         self._hold_until = 0.0  # nothing is sent before, after a BUSY
         self._silent_flights = 0
@@ -283,7 +282,7 @@ class PlcLink:
         """The time is over in which this node used to be confirmed."""
         del self._in_flight[ticket]
         self._confirms.expired(flight.request.payload.dst)
-        self._unconfirmed[ticket] = flight.request
+        self._unconfirmed[ticket] = flight
         while len(self._unconfirmed) > UNCONFIRMED_MAX:
             del self._unconfirmed[next(iter(self._unconfirmed))]
         self._fail(flight.request, FailReason.NO_CONFIRM)
@@ -329,7 +328,7 @@ class PlcLink:
         # What the node answers has arrived there, and what was sent to it before will not be confirmed any more.
         key = (payload.src_lsap, payload.dst_lsap, address)
         answered = next((ticket for ticket, flight in self._in_flight.items() if flight.request.key == key), None)
-        for ticket in [ticket for ticket, request in self._unconfirmed.items() if request.key == key]:
+        for ticket in [ticket for ticket, flight in self._unconfirmed.items() if flight.request.key == key]:
             del self._unconfirmed[ticket]
         if answered is not None:
             self._confirmed(self._in_flight.pop(answered).request)
@@ -337,18 +336,20 @@ class PlcLink:
 
     def _on_confirm(self, confirm: DataConfirm, now: float) -> None:
         key = (confirm.dst_lsap, confirm.src_lsap, confirm.dst)
-        late = next((ticket for ticket, request in self._unconfirmed.items() if request.key == key), None)
-        if late is not None:  # the oldest is confirmed first, and that was given up
-            del self._unconfirmed[late]
-            return
+        late = [ticket for ticket, flight in self._unconfirmed.items() if flight.request.key == key]
         found = next((ticket for ticket, flight in self._in_flight.items() if flight.request.key == key), None)
+        if late:  # the oldest is confirmed first, and that was given up
+            flight = self._unconfirmed.pop(late[0])
+            if len(late) == 1 and found is None:  # it can be no other's
+                self._confirms.measured(confirm.dst, now - flight.since)
+            return
         if found is None:
             return  # answered before its confirm, or sent before this program started
         flight = self._in_flight.pop(found)
         if confirm.status == ConfirmStatus.BUSY and self._busy.get(found, 0) < BUSY_MAX:
-            self._busy[found] = self._busy.get(found, 0) + 1
+            again = self._busy[found] = self._busy.get(found, 0) + 1
             self._waiting.appendleft(flight.request)
-            self._hold_until = now + BUSY_PAUSE_S
+            self._hold_until = now + min(BUSY_PAUSE_MAX_S, BUSY_PAUSE_S * (1 << (again - 1)))
             return
         self._busy.pop(found, None)
         if confirm.status == ConfirmStatus.OK:
@@ -426,7 +427,7 @@ class PlcLink:
         for request in [request for request in self._waiting if request.payload.dst == address]:
             self._waiting.remove(request)
             self._fail(request, FailReason.NODE_LEFT)
-        for ticket in [ticket for ticket, request in self._unconfirmed.items() if request.payload.dst == address]:
+        for ticket in [t for t, flight in self._unconfirmed.items() if flight.request.payload.dst == address]:
             del self._unconfirmed[ticket]
 
     # ---- the node list

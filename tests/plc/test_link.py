@@ -28,6 +28,7 @@ from plc.events import (
 )
 from plc.link import (
     BUSY_MAX,
+    BUSY_PAUSE_MAX_S,
     BUSY_PAUSE_S,
     CONFIRM_FIRST_S,
     CONFIRM_SHORTEST_S,
@@ -330,15 +331,26 @@ def test_a_confirm_that_comes_late_is_not_taken_for_that_of_the_next_request() -
     assert events(link) == [DataConfirmed(5, 1, 16, second)]
 
 
+def test_a_confirm_after_its_timeout_teaches_how_long_confirms_take() -> None:
+    link = PlcLink()
+    link.send(5, b"a", 1, 16, 0.0)
+    link.on_deadline(CONFIRM_FIRST_S)
+    link.receive(wire(DataConfirm(1, 16, 5, 0)), 12.0)
+    link.send(5, b"b", 1, 16, 12.0)
+    deadline = link.next_deadline()
+    assert deadline is not None
+    assert deadline - 12.0 > 12.0
+
+
 def test_what_a_busy_base_node_refuses_is_handed_to_it_again_after_a_pause_and_given_up_in_the_end() -> None:
     link = PlcLink()
     ticket = link.send(5, b"a", 1, 16, 0.0)
     now = 0.0
-    for _ in range(BUSY_MAX):
+    for attempt in range(BUSY_MAX):
         assert sent(link) == [DataRequest(1, 16, 5, b"a")]
         link.receive(wire(DataConfirm(1, 16, 5, 0xC2)), now)
         assert (events(link), sent(link)) == ([], [])
-        now += BUSY_PAUSE_S
+        now += min(BUSY_PAUSE_MAX_S, BUSY_PAUSE_S * 2**attempt)
         assert link.next_deadline() == now
         link.on_deadline(now)
     link.receive(wire(DataConfirm(1, 16, 5, 0xC2)), now)
