@@ -167,6 +167,7 @@ def a_reading(**changes: Any) -> Reading:
         a_reading(tag="null", raw=None, scaler=None, unit=None, meter_time=None, error="object-undefined"),
         a_reading(tag="struct", raw=[["u8", 1], ["oct", "ff"]], scaler=None, unit=None, profile="1.0.99.1.0.255"),
         a_reading(tag="f64", raw=1.5, trusted=False),
+        a_reading(profile="1.0.99.1.0.255", doubt="ahead"),
     ],
 )
 def test_what_the_device_emits_is_what_the_head_end_reads(reading: Reading) -> None:
