@@ -26,7 +26,7 @@ from typing import TypeVar
 from agent.clock import Clock
 from agent.metering.store.store_file import StoreError, StoreFile
 from agent.status import QueueStatus
-from omadm.readings import ROW_SIZES, Reading, record
+from omadm.readings import ROW_SIZES, GapReport, Reading, record
 
 __all__ = ["Batch", "Progress", "Refusal", "Store", "StoreError", "StoreStats"]
 
@@ -121,12 +121,14 @@ class Store:
 
     def append(
         self,
-        readings: Sequence[Reading],
+        readings: Sequence[Reading | GapReport],
         progress: Iterable[Progress] = (),
         knowledge: Mapping[str, Mapping[str, object]] | None = None,
+        also: Callable[[sqlite3.Connection], None] = lambda _db: None,
     ) -> tuple[int, int]:
         """Store the readings of one visit, and return their first and last id. All of it is durable on return; on
-        `StoreError` nothing of it is stored. `knowledge`: what was learned about meters, by meter."""
+        `StoreError` nothing of it is stored. `knowledge`: what was learned about meters, by meter. `also` writes tables
+        of its own in the same transaction."""
         body = _pack([reading.row() for reading in readings]) if readings else b""
         marks = [(mark.meter, mark.task, mark.run) for mark in progress]
         learned = [(meter, _pack(what)) for meter, what in (knowledge or {}).items()]
@@ -139,6 +141,7 @@ class Store:
                 db.execute("INSERT INTO block VALUES (?, ?, ?, ?)", row)
             db.executemany("INSERT OR REPLACE INTO progress VALUES (?, ?, ?)", marks)
             db.executemany("INSERT OR REPLACE INTO knowledge VALUES (?, ?)", learned)
+            also(db)
             while counters["next"] - _oldest(db, counters) > self._records_max and self._drop_oldest(db, counters):
                 pass
             return first, counters["next"] - 1
@@ -146,6 +149,10 @@ class Store:
         ids = self._with_room(work)
         self.on_append()
         return ids
+
+    def ask(self, query: Callable[[sqlite3.Connection], ResultT]) -> ResultT:
+        """Return what `query` reads from tables of its own."""
+        return self._run(lambda db, _: query(db))
 
     def progress(self) -> dict[tuple[str, str], int]:
         """(meter, task) → the last run the meter was read for."""

@@ -34,7 +34,7 @@ SESSION = {
     "started": NOW - 61, "ended": NOW - 60, "trigger": "push", "session_id": "1A", "messages": 3, "commands": 5,
     "result": "ok",
 }  # fmt: skip
-TASK = {"state": "idle", "last_run": int(NOW) - 300, "next_run": int(NOW) + 600, "last_result": "12 read, 0 failed"}
+TASK = {"state": "idle", "last_run": int(NOW) - 300, "next_run": int(NOW) + 600, "last_result": "1 of 2 read, 1 silent"}
 CHECK = {"ok": True, "at": NOW - 1, "detail": "plc0"}
 STATUS = {
     "device_id": "urn:dcu:1", "fw_version": "2", "sw_version": "0.1.0", "started": NOW - 86_400, "now": NOW,
@@ -123,7 +123,7 @@ def test_status_shows_device_account_session_meters_queue_and_slots(
         "health        all good",
         "A     1        good   booted",
         "billing",
-        "12 read, 0 failed",
+        "1 of 2 read, 1 silent",
     ):
         assert text in out, text
 
