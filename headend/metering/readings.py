@@ -26,6 +26,7 @@ from sqlalchemy import (
 
 from dlms.cosem import units
 from headend import db, web
+from headend.metering import gaps
 from omadm.readings import Batch
 
 TOKEN_BYTES = 32
@@ -113,8 +114,6 @@ def unit_shown(number: int | None) -> str:
 
 def store(engine: Engine, batch: Batch, now: float) -> None:
     """Keep what is new of a batch. On return it is committed."""
-    if not batch.records:
-        return
     rows: list[dict[str, object]] = [
         {
             **{name: value for name, value in asdict(record).items() if name in readings.c},
@@ -128,6 +127,20 @@ def store(engine: Engine, batch: Batch, now: float) -> None:
     with engine.begin() as connection:
         db.insert_new(connection, readings, rows)
         _see_meters(connection, batch, now)
+        gaps.apply(connection, batch, now)
+        for report_id, report in gaps.doubted(batch):
+            connection.execute(
+                update(readings)
+                .where(
+                    readings.c.device == batch.device,
+                    readings.c.store == batch.store,
+                    readings.c.id < report_id,
+                    readings.c.meter == report.meter,
+                    readings.c.task == report.task,
+                    readings.c.run.between(report.first, report.last),
+                )
+                .values(trusted=False)
+            )
 
 
 def _see_meters(connection: Connection, batch: Batch, now: float) -> None:
