@@ -59,6 +59,16 @@ class LedgerKeeper:
         self._touched.discard((meter, task))
         self._gone.add((meter, task))
 
+    def rename(self, old: str, new: str) -> None:
+        """A meter that had no name has told it. Raises `StoreError`."""
+        moved = [task for meter, task in self.ledger.series() if meter == old]
+        self._add(self.ledger.rename(old, new, self._gaps(old)))
+        for task in moved:
+            self._touched.discard((old, task))
+            self._gone.add((old, task))
+            self._touched.add((new, task))
+            self._gone.discard((new, task))
+
     def read(self, meter: str, task: str, run: int, since: int | None = None) -> None:
         """The meter was read for this run, and for all from `since` on. Raises `StoreError`."""
         settled = self.ledger.settled(meter, task)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 GOES_ON = 0  # in place of the last slot
-READ, PROFILE, WITHDRAWN = "read", "profile", "withdrawn"  # how a gap is closed; or a person's reason to give it up
+READ, PROFILE, WITHDRAWN, RENAMED = "read", "profile", "withdrawn", "renamed"  # how a gap is closed, or a sentence
 
 
 class Reason(StrEnum):
@@ -190,6 +190,29 @@ class Ledger:
             elif ended.last > run:
                 changes.append(Change(ended, replace(gap, first=run + gap.every, last=ended.last), WITHDRAWN))
                 changes.append(Change(None, replace(gap, last=run), told=False))
+        return changes
+
+    def rename(self, old: str, new: str, listed: Sequence[Gap]) -> list[Change]:
+        """A meter has told its name: what it owed under `old` it owes under `new`. `listed` are its gaps."""
+        changes: list[Change] = []
+        for gap in listed:
+            settled = self.settled(old, gap.task)
+            ended = replace(gap, last=gap.last or max(settled, gap.first))
+            if gap.last == GOES_ON:
+                changes += _ended(gap, ended.last)
+            changes.append(Change(ended, ended, RENAMED))
+            changes.append(Change(None, replace(gap, meter=new)))
+        for meter, task in list(self._accounts):
+            if meter == old:
+                account = self._accounts.pop((meter, task))
+                if (new, task) in self._accounts:  # read by another way before: that account goes on
+                    changes += [Change(c.gap, replace(c.gap, last=max(c.gap.first, account.settled)))
+                                for c in changes
+                                if c.gap.meter == new and c.gap.task == task and c.gap.last == GOES_ON]  # fmt: skip
+                    continue
+                if account.open is not None:
+                    account.open = replace(account.open, meter=new)
+                self._accounts[new, task] = account
         return changes
 
     def series(self) -> list[tuple[str, str]]:

@@ -380,6 +380,7 @@ class PortReader:
             return
         if name and not meter.named:
             meter = self._deps.registry.name(meter.key, name) or meter
+            self._deps.tasks.renamed(visit.meter.meter_id, meter.meter_id)
         try:
             self._store(visit, meter)
         except StoreError as error:

@@ -195,6 +195,15 @@ class TaskBook:
                 if ok and tally.run == job.run:
                     tally.read.add(meter_id)
 
+    def renamed(self, old: str, new: str) -> None:
+        """A meter that was known by the way it is reached has told its name."""
+        with self._lock:
+            try:
+                self._load()
+                self._keeper.rename(old, new)
+            except StoreError as error:
+                LOG.debug("gaps of %s stay under that name: %s", old, error)
+
     def stored(self, readings: Sequence[Reading]) -> None:
         """Close the gaps that rows of profiles among these readings fill."""
         with self._lock:
