@@ -96,6 +96,21 @@ def doubted(batch: Batch) -> list[tuple[int, GapReport]]:
     return [(gap.id, gap.report) for gap in batch.gaps if gap.report.gap == "doubted"]
 
 
+def end_before(connection: Connection, batch: Batch, now: float) -> None:
+    """A gap that goes on ends before a run that was read: a device that lost its ledger would never say so."""
+    runs: dict[tuple[str, str], int] = {}
+    for record in batch.records:
+        if record.profile is None and record.run <= now:
+            runs[record.meter, record.task] = max(record.run, runs.get((record.meter, record.task), 0))
+    if not runs:
+        return
+    going_on = and_(gaps.c.device == batch.device, gaps.c.last.is_(None), gaps.c.state == "open", gaps.c.profile == "")
+    for row in connection.execute(select(gaps).where(going_on)).mappings().all():
+        run = runs.get((row["meter"], row["task"]), 0)
+        if run > row["first"]:
+            connection.execute(update(gaps).where(gaps.c.id == row["id"]).values(last=run - row["every"], changed=now))
+
+
 def _open(connection: Connection, device: str, report: GapReport, now: float) -> None:
     """A range is there from now on, or the end of one that went on is known."""
     going_on = and_(_series(device, report), gaps.c.first == report.first, gaps.c.state == "open")

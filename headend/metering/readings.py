@@ -128,6 +128,7 @@ def store(engine: Engine, batch: Batch, now: float) -> None:
         db.insert_new(connection, readings, rows)
         _see_meters(connection, batch, now)
         gaps.apply(connection, batch, now)
+        gaps.end_before(connection, batch, now)
         for report_id, report in gaps.doubted(batch):
             connection.execute(
                 update(readings)

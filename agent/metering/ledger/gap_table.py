@@ -1,7 +1,7 @@
 """What the store keeps of the ledger: accounts, open gaps, and when the ledger was looked at last.
 
-These tables are the ledger's own. They lie in the file of the readings, so that a gap, its report to the head-end, and
-the reading that ends it cannot be torn apart; whoever opens a file without them makes them.
+They lie in the file of the readings (`agent.metering.store.store_schema`), so that a gap, its report to the head-end,
+and the reading that ends it cannot be torn apart.
 """
 
 from __future__ import annotations
@@ -14,49 +14,34 @@ from agent.metering.ledger.ledger import GOES_ON, Balance, Change, Gap
 from omadm.readings import GapReport
 
 GAPS_MAX = 20_000  # open ones on this device, some 2 MB; beyond, the oldest are given up
-TABLES = (
-    "CREATE TABLE IF NOT EXISTS gap (meter TEXT NOT NULL, task TEXT NOT NULL, profile TEXT NOT NULL,"
-    " first INTEGER NOT NULL, last INTEGER NOT NULL, every INTEGER NOT NULL, reason TEXT NOT NULL,"
-    " PRIMARY KEY (meter, task, profile, first)) WITHOUT ROWID",
-    "CREATE TABLE IF NOT EXISTS account (meter TEXT NOT NULL, task TEXT NOT NULL, every INTEGER NOT NULL,"
-    " phase INTEGER NOT NULL, settled INTEGER NOT NULL, PRIMARY KEY (meter, task)) WITHOUT ROWID",
-    "CREATE TABLE IF NOT EXISTS era (meter TEXT NOT NULL, task TEXT NOT NULL, before INTEGER NOT NULL,"
-    " PRIMARY KEY (meter, task)) WITHOUT ROWID",
-    "CREATE TABLE IF NOT EXISTS alive (id INTEGER PRIMARY KEY CHECK (id = 1), at REAL NOT NULL)",
-)
 
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """All that a life of this process leaves to the next. `alive`: 0 when there was none before."""
+    """All that a life of this process leaves to the next. `alive`: when it last looked at the ledger, 0 when there was
+    none before; `loss`: the last loss of readings that it listed."""
 
     balances: tuple[Balance, ...]
     going_on: tuple[Gap, ...]
     before: Mapping[tuple[str, str], int]
     alive: float
-
-
-def make(db: sqlite3.Connection) -> None:
-    """Make the tables that are not there yet."""
-    for statement in TABLES:
-        db.execute(statement)
+    loss: int
 
 
 def load(db: sqlite3.Connection) -> Kept:
     """Return what is kept."""
-    make(db)
-    alive = db.execute("SELECT at FROM alive").fetchone()
+    alive = db.execute("SELECT at, loss FROM alive").fetchone()
     return Kept(
         balances=tuple(Balance(*row) for row in db.execute("SELECT meter, task, every, phase, settled FROM account")),
         going_on=tuple(_gaps(db, "WHERE last = ?", (GOES_ON,))),
         before={(meter, task): before for meter, task, before in db.execute("SELECT meter, task, before FROM era")},
         alive=alive[0] if alive else 0.0,
+        loss=alive[1] if alive else 0,
     )
 
 
 def open_gaps(db: sqlite3.Connection, meter: str = "", task: str = "", limit: int = GAPS_MAX) -> list[Gap]:
     """Return the open gaps, of one meter and one task where these are given, by meter, task and time."""
-    make(db)
     wanted = [(column, value) for column, value in (("meter", meter), ("task", task)) if value]
     where = " AND ".join(f"{column} = ?" for column, _ in wanted)
     return _gaps(db, f"WHERE {where}" if where else "", tuple(value for _, value in wanted), limit)
@@ -64,13 +49,11 @@ def open_gaps(db: sqlite3.Connection, meter: str = "", task: str = "", limit: in
 
 def count(db: sqlite3.Connection) -> int:
     """Return how many gaps are open."""
-    make(db)
     return int(db.execute("SELECT COUNT(*) FROM gap").fetchone()[0])
 
 
 def oldest(db: sqlite3.Connection, limit: int) -> list[Gap]:
     """Return the gaps that ended longest ago."""
-    make(db)
     return _gaps(db, f"WHERE last != {GOES_ON}", (), limit, order="last")
 
 
@@ -80,10 +63,9 @@ def write(
     balances: Iterable[Balance],
     before: Mapping[tuple[str, str], int],
     gone: Collection[tuple[str, str]],
-    alive: float | None,
+    alive: tuple[float, int] | None,
 ) -> None:
-    """Write what has changed. `gone`: accounts that are no more."""
-    make(db)
+    """Write what has changed. `gone`: accounts that are no more; `alive`: now, and the last loss that is listed."""
     for change in changes:
         if change.was is not None:
             db.execute("DELETE FROM gap WHERE meter=? AND task=? AND profile=? AND first=?", change.was.key)
@@ -99,7 +81,7 @@ def write(
         db.executemany(f"DELETE FROM {table} WHERE meter=? AND task=?", list(gone))  # noqa: S608
     db.executemany("INSERT OR REPLACE INTO era VALUES (?, ?, ?)", [(*key, run) for key, run in before.items()])
     if alive is not None:
-        db.execute("INSERT OR REPLACE INTO alive VALUES (1, ?)", (alive,))
+        db.execute("INSERT OR REPLACE INTO alive VALUES (1, ?, ?)", alive)
 
 
 def report(change: Change, noted: float) -> GapReport:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -33,13 +33,14 @@ class LedgerKeeper:
         self._marks: list[Progress] = []
         self._before: dict[tuple[str, str], int] = {}
         self._alive = 0.0
+        self._loss = 0
 
     def load(self, done: dict[tuple[str, str], int]) -> dict[tuple[str, str], int]:
         """Take up what an earlier life left; `done` are the last runs that were read. Returns the runs before theirs,
         see `agent.metering.scheduling.slots.Done`. Raises `StoreError`."""
         kept = self._store.ask(gap_table.load)
         self._add(self.ledger.load(kept.balances, kept.going_on, done, kept.alive))
-        self._alive = kept.alive
+        self._alive, self._loss = kept.alive, kept.loss
         self.loaded = True
         return dict(kept.before)
 
@@ -97,11 +98,18 @@ class LedgerKeeper:
         self._marks.append(mark)
         self._before[mark.meter, mark.task] = before
 
-    def lose(self, meter: str, task: str, runs: Iterable[int], every: int) -> None:
-        """Readings of these runs were lost before the head-end had them."""
-        for run in sorted(set(runs)):
-            gap = Gap(meter, task, "", run, run, every, Reason.STORE_LOST)
-            self._add([Change(None, gap)])
+    def list_losses(self) -> None:
+        """List what the store had and lost before the head-end got it. Raises `StoreError`.
+
+        A lost visit takes the slot with it that was the newest then, of each task of its meter. Where it is not known
+        whose visits were lost, all slots of the time that is given are listed, of all meters.
+        """
+        for loss in self._store.losses(self._loss):
+            for meter, task in self.ledger.series():
+                if loss.meter in ("", meter):
+                    since = loss.since if not loss.meter and loss.since else loss.until
+                    self._add(self.ledger.lose(meter, task, since, loss.until, self._gaps(meter, task)))
+            self._loss = loss.seq
 
     # --- how gaps are closed ---
 
@@ -153,7 +161,7 @@ class LedgerKeeper:
         changes = [change for change in self._pending if isinstance(change, Change)]
         reports = [_report(one, wall) for one in self._pending if isinstance(one, GapReport) or one.told]
         balances = [one for one in self.ledger.balances() if (one.meter, one.task) in self._touched]
-        stamp = wall if alive else None
+        stamp = (wall if alive else self._alive, self._loss)
 
         def also(db: sqlite3.Connection) -> None:
             gap_table.write(db, changes, balances, self._before, self._gone, stamp)

@@ -192,6 +192,27 @@ class Ledger:
                 changes.append(Change(None, replace(gap, last=run), told=False))
         return changes
 
+    def lose(self, meter: str, task: str, since: float, until: float, listed: Sequence[Gap]) -> list[Change]:
+        """What was read from `since` to `until`, seconds since the epoch, is lost: list its slots, but for those that
+        are `listed` already."""
+        account = self._accounts.get((meter, task))
+        if account is None:
+            return []
+        first, last = account.run_at(since), min(account.run_at(until), account.settled)
+        changes: list[Change] = []
+        for gap in sorted((gap for gap in listed if not gap.profile), key=lambda gap: gap.first):
+            end = account.settled if gap.last == GOES_ON else gap.last
+            if gap.first > last or end < first:
+                continue
+            changes += self._lost(meter, task, account, first, gap.first - account.every)
+            first = end + account.every
+        return changes + self._lost(meter, task, account, first, last)
+
+    def _lost(self, meter: str, task: str, account: _Account, first: int, last: int) -> list[Change]:
+        if not 0 < first <= last:
+            return []
+        return [Change(None, Gap(meter, task, "", first, last, account.every, Reason.STORE_LOST))]
+
     def rename(self, old: str, new: str, listed: Sequence[Gap]) -> list[Change]:
         """A meter has told its name: what it owed under `old` it owes under `new`. `listed` are its gaps."""
         changes: list[Change] = []

@@ -248,6 +248,7 @@ class TaskBook:
         try:
             with self._lock:
                 self._load()
+                self._keeper.list_losses()
                 self._account(now)
         except StoreError as error:
             LOG.debug("the ledger waits: %s", error)

@@ -158,8 +158,8 @@ class Store:
         also: Callable[[sqlite3.Connection], None] = lambda _db: None,
     ) -> tuple[int, int]:
         """Store the readings of one visit, and return their first and last id. All of it is durable on return; on
-        `StoreError` nothing of it is stored. `knowledge`: what was learned about meters, by meter. `also` writes tables
-        of its own in the same transaction."""
+        `StoreError` nothing of it is stored. `knowledge`: what was learned about meters, by meter. `also` writes the
+        ledger's tables in the same transaction."""
         body = _pack([reading.row() for reading in readings]) if readings else b""
         marks = [(mark.meter, mark.task, mark.run) for mark in progress]
         learned = [(meter, _pack(what)) for meter, what in (knowledge or {}).items()]
@@ -186,7 +186,7 @@ class Store:
         return ids
 
     def ask(self, query: Callable[[sqlite3.Connection], ResultT]) -> ResultT:
-        """Return what `query` reads from tables of its own."""
+        """Return what `query` reads from the ledger's tables."""
         return self._run(lambda db, _: query(db))
 
     def progress(self) -> dict[tuple[str, str], int]:
@@ -532,12 +532,14 @@ def _release_adopted(db: sqlite3.Connection, counters: _Counters, store: str, la
     return fresh
 
 
-def _earliest(readings: Sequence[Reading]) -> float:
-    """The earliest time that a reading speaks of: its row's in a profile, else when it was received."""
+def _earliest(readings: Sequence[Reading | GapReport]) -> float:
+    """The earliest time that a reading speaks of: its row's in a profile, else when it was received or noted."""
     return min(_time_of(reading) for reading in readings)
 
 
-def _time_of(reading: Reading) -> float:
+def _time_of(reading: Reading | GapReport) -> float:
+    if isinstance(reading, GapReport):
+        return reading.noted
     if reading.profile is None or reading.meter_time is None:
         return reading.received
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -169,6 +170,36 @@ def test_a_clock_that_was_a_day_ahead_leaves_no_run_done_and_its_readings_in_dou
     assert rig.store.progress()[rig.meters[0].id, "t1"] == RUN + 2 * EVERY_S
     right = [int(str(run)) for _, run in rig.count() if int(str(run)) < RUN + 90 * EVERY_S]
     assert sorted(right) == [RUN, RUN + EVERY_S, RUN + 2 * EVERY_S]
+
+
+def test_what_a_full_store_gave_up_is_listed(tmp_path: Path) -> None:
+    rig = PlcRig(tmp_path, meters=2)
+    rig.store._records_max = 250
+    rig.collector.configure(provisioning())
+    rig.run(2 * EVERY_S)
+    assert rig.store.stats().lost >= 216
+    listed = {(gap.meter, gap.first, gap.last, gap.reason) for gap, _ in rig.collector.tasks.gaps()}
+    assert {(meter.id, RUN, RUN, "store-lost") for meter in rig.meters} <= listed
+
+
+def test_the_ledger_survives_a_store_that_is_set_aside(tmp_path: Path) -> None:
+    rig = PlcRig(tmp_path, meters=1)
+    rig.collector.configure(provisioning())
+    rig.run(60)
+    off(rig, 6 * 3600.0)
+    rig.run(60)
+    before = rig.collector.tasks.gaps()
+    assert len(before) == 1
+    rig.reader.close()
+    rig.store.close()
+    with sqlite3.connect(rig.config.store_file) as db:
+        db.execute("DROP TABLE refused")
+    db.close()
+    rig.start()
+    rig.collector.configure(provisioning())
+    rig.run(30)
+    assert list(tmp_path.glob("readings.db.aside-*")) or list(tmp_path.glob("readings.db.*aside*"))
+    assert rig.collector.tasks.gaps() == before
 
 
 # --- what closes a gap ---

@@ -86,6 +86,21 @@ def test_an_operator_gives_up_what_has_an_end(database: Engine) -> None:
     assert {row["how"] for row in gaps.listing(database, state="closed")} == {"exchanged on site"}
 
 
+def test_a_run_that_was_read_ends_what_a_device_that_lost_its_ledger_would_not(database: Engine) -> None:
+    meter, task = a_record(1)["meter"], a_record(1)["task"]
+    post(database, a_gap(1, 0, None, meter=meter, task=task))
+    post(
+        database,
+        a_record(2, run=run(-1)),
+        a_record(3, run=run(200_000)),
+        a_record(4, run=run(8), profile="1.0.99.1.0.255"),
+    )
+    assert gaps.listing(database)[0]["last"] is None
+    post(database, a_record(5, run=run(9)))
+    (row,) = gaps.listing(database)
+    assert (row["first"], row["last"], row["state"]) == (run(0), run(8), "open")
+
+
 def test_readings_of_a_clock_that_was_wrong_are_trusted_no_more(database: Engine) -> None:
     post(
         database, a_record(1, run=run(0)), a_record(2, run=run(96)), a_record(3, run=run(96), meter="other"),

@@ -135,6 +135,17 @@ def test_a_gap_that_goes_on_can_be_closed_as_far_as_it_is_known() -> None:
     assert ledger.settle(METER, TASK, run(6), Reason.SILENT) == [Change(None, gap(4, GOES_ON))]
 
 
+def test_what_was_read_and_then_lost_is_listed_around_what_is_listed_already() -> None:
+    ledger = begun(99)
+    assert ledger.lose(METER, TASK, run(1) + 5.0, run(9) + 5.0, [gap(3, 4), gap(8, 12)]) == [
+        Change(None, gap(1, 2, Reason.STORE_LOST)),
+        Change(None, gap(5, 7, Reason.STORE_LOST)),
+    ]
+    assert ledger.lose(METER, TASK, run(6) + 5.0, run(6) + 5.0, []) == [Change(None, gap(6, 6, Reason.STORE_LOST))]
+    assert ledger.lose(METER, TASK, run(3) + 5.0, run(3) + 5.0, [gap(3, 4)]) == []
+    assert ledger.lose(METER, "other", run(3), run(3), []) == []
+
+
 # --- profiles ---
 
 
