@@ -178,10 +178,10 @@ class Views:
     def _gap_count(self) -> dict[str, int] | None:
         """Open gaps and how many go on; `None` while the store cannot tell."""
         try:
-            found = self._collector.tasks.gaps()
+            count, going_on = self._collector.tasks.gap_count()
         except StoreError:
             return None
-        return {"open": len(found), "going_on": sum(going_on for _, going_on in found)}
+        return {"open": count, "going_on": going_on}
 
     def _warnings(self, status: Status) -> list[str]:
         """What a person should look at although everything works."""

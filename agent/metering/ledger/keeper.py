@@ -150,6 +150,10 @@ class LedgerKeeper:
             for gap in self._gaps(meter, limit=limit)
         ]
 
+    def count(self) -> tuple[int, int]:
+        """Return how many gaps are open, and how many of them go on. Raises `StoreError`."""
+        return self._store.ask(gap_table.count), len(self.ledger.going_on())
+
     # --- the store ---
 
     def flush(self, wall: float, *, alive: bool) -> None:

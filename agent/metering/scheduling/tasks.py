@@ -260,6 +260,12 @@ class TaskBook:
             self._load()
             return self._keeper.listing(meter_id, limit)
 
+    def gap_count(self) -> tuple[int, int]:
+        """Return how many gaps are open, and how many of them go on. Raises `StoreError`."""
+        with self._lock:
+            self._load()
+            return self._keeper.count()
+
     def give_up(self, meter_id: str, task_id: str, why: str) -> int:
         """Close the open gaps of a meter, or of one task of it, for a person's reason. Returns how many. Raises
         `StoreError`."""
