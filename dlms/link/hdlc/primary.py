@@ -79,9 +79,9 @@ class State(enum.Enum):
 class Step(enum.Enum):
     """What moves the client's link."""
 
-    CONNECT = enum.auto()  # the user's verb: SNRM goes out
-    SEND = enum.auto()  # the user's verb: an APDU is queued
-    DISCONNECT = enum.auto()  # the user's verb
+    CONNECT = enum.auto()  # the user connects: SNRM is sent
+    SEND = enum.auto()  # the user sends: an APDU is queued
+    DISCONNECT = enum.auto()  # the user disconnects
     ACCEPT = enum.auto()  # UA answers SNRM
     ASK = enum.auto()  # a command with P=1 goes out
     TURN = enum.auto()  # F=1 came back
@@ -191,7 +191,7 @@ class HdlcClientLink(Machine[State, Step, LinkEvent]):
         self._progress_at = now
         self._frame_at = now  # when the last frame came, or the last burst left
 
-    # ---- verbs
+    # ---- requests of the user
 
     def connect(self, now: float) -> None:
         """Send SNRM; `LinkUp` or `LinkDown` follows. Raises `LocalError` while the link is in use."""
