@@ -72,7 +72,9 @@ class TaskBook:
         self._corrected: float | None = None  # the offset that the store agrees with
         self._swept: tuple[int, ...] = ()  # the newest runs of all tasks
         self._sweep_at = 0.0
-        self._unlisted = Reason.OFF  # why slots passed before the next sweep, where there is no better reason
+        self._unlisted = Reason.LATE  # why slots passed before the next sweep; `LATE` where each meter has its reason
+        self._configured = False
+        self._unswept = True  # what passed before this process started has yet to be listed
         self.generation = 0
 
     # --- settings ---
@@ -80,6 +82,7 @@ class TaskBook:
     def configure(self, provisioning: Provisioning) -> None:
         """Follow these tasks and this meter access from now on."""
         with self._lock:
+            self._configured = True
             if provisioning.tasks == self._provisioning.tasks and provisioning.access == self._provisioning.access:
                 self._provisioning = provisioning
                 return
@@ -346,6 +349,8 @@ class TaskBook:
     def _sweep(self, now: Moment) -> None:
         """List what passed unread before the newest runs, and begin to expect meters that are new."""
         newest = self._newest(now)
+        if not self._configured:  # nobody has said yet which tasks there are: that no account is wanted is not known
+            return
         if newest == self._swept and now.monotonic < self._sweep_at:
             return
         meters = self._meters()
@@ -366,7 +371,7 @@ class TaskBook:
             if (meter_id, task_id) not in wanted:
                 self._keeper.release(meter_id, task_id)
         self._swept, self._sweep_at = newest, now.monotonic + SWEEP_EVERY_S
-        self._unlisted = Reason.LATE
+        self._unlisted, self._unswept = Reason.LATE, False
 
     def _settle(self, meter: MeterStatus, task: ReadingTask, latest: int, now: Moment) -> None:
         keeper, meter_id = self._keeper, meter.meter_id
@@ -374,6 +379,9 @@ class TaskBook:
             done = self._slots.done(meter_id, task.task_id, now)
             if done >= latest:
                 keeper.read(meter_id, task.task_id, latest)
+        if self._unswept:
+            started = latest_run(task, now.wall - (now.monotonic - self._started))
+            keeper.settle(meter_id, task.task_id, min(started, latest), Reason.OFF)
         if keeper.ledger.unsettled(meter_id, task.task_id, latest):
             keeper.settle(meter_id, task.task_id, latest, self._reason(meter, task))
 

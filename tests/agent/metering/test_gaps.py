@@ -68,6 +68,18 @@ def test_the_runs_that_passed_in_six_hours_without_power_are_listed(tmp_path: Pa
     assert len(rig.gaps()) == before
 
 
+def test_what_is_owed_is_not_forgotten_before_the_tasks_are_known(tmp_path: Path) -> None:
+    rig = PlcRig(tmp_path, meters=1)
+    rig.collector.configure(provisioning())
+    rig.run(60)
+    rig.restart()
+    rig.clock.advance(6 * 3600.0)
+    rig.collector.tick()
+    rig.collector.configure(provisioning())
+    rig.run(30)
+    assert len(rig.collector.tasks.gaps()) == 1
+
+
 def test_a_restart_between_two_runs_lists_nothing(tmp_path: Path) -> None:
     rig = PlcRig(tmp_path)
     rig.collector.configure(provisioning())
@@ -152,6 +164,24 @@ def test_while_nothing_vouches_for_the_clock_nothing_is_settled_and_afterwards_i
     assert told(rig) == [("open", 0, 1, None, "clock-unknown", None)]
     assert rig.store.progress()[rig.meters[1].id, "t1"] == RUN + 4 * EVERY_S
     assert rig.count()[rig.meters[1].id, RUN + 4 * EVERY_S] == 108, "what was proven later is not read again"
+
+
+def test_an_outage_and_the_time_until_somebody_vouches_for_the_clock_are_told_apart(tmp_path: Path) -> None:
+    rig = PlcRig(tmp_path, meters=1)
+    rig.collector.configure(provisioning())
+    rig.run(60)
+    rig.network.faults.mute = frozenset({rig.meters[0].id})
+    rig.clock.is_trusted = False
+    off(rig, 6 * 3600.0)
+    rig.run(4 * EVERY_S)
+    assert rig.gaps() == []
+    rig.clock.is_trusted = True
+    rig.run(5)
+    assert told(rig) == [
+        ("open", 0, 1, None, "concentrator-off", None),
+        ("open", 0, 1, 23, "concentrator-off", None),
+        ("open", 0, 24, None, "clock-unknown", None),
+    ]
 
 
 def test_a_clock_that_was_a_day_ahead_leaves_no_run_done_and_its_readings_in_doubt(tmp_path: Path) -> None:
