@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import random
 import sqlite3
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -360,3 +362,49 @@ def test_dead_meters_make_a_line_each_and_then_one_per_run(tmp_path: Path, caplo
     later = [str(getattr(record, "event", "")) for record in caplog.records[first:]]
     assert set(later) <= {"tasks.run"}
     assert len(later) <= 7
+
+
+# --- all of it together ---
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_each_scheduled_slot_is_read_once_or_listed_whatever_happens(tmp_path: Path, seed: int) -> None:
+    rng = random.Random(seed)
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists" / "a.csv").write_text("obis,cls,attr\n1.0.1.8.0.255,3,2\n")
+    rig = PlcRig(tmp_path, meters=3, config=replace_config(metering(tmp_path), tmp_path / "lists"))
+    tasks = provisioning(task("t1", EVERY_S, "a"))
+    rig.collector.configure(tasks)
+    rig.run(60)
+    for _ in range(30):
+        what = rng.randrange(6)
+        if what == 0:  # killed: nothing is said good-bye to
+            rig.store.close()
+            rig.clock.advance(rng.choice((1.0, 50.0, 1000.0, 9000.0)))
+            rig.start()
+            rig.collector.configure(tasks)
+        elif what == 1:
+            rig.network.faults.mute = frozenset(meter.id for meter in rig.meters if rng.random() < 0.5)
+        elif what == 2:
+            rig.network.command({"cmd": "leave", "meter": rng.choice(rig.meters).id}, rig.clock.now)
+        elif what == 3:
+            for meter in rig.meters:
+                rig.network.command({"cmd": "join", "meter": meter.id}, rig.clock.now)
+        elif what == 4:
+            rig.clock.is_trusted = rng.random() < 0.6
+        rig.run(rng.choice((3.0, 40.0, 300.0, 1000.0)))
+    rig.clock.is_trusted = True
+    rig.run(60)
+    newest = int(rig.clock.wall()) // EVERY_S * EVERY_S
+    listed = {
+        (gap.meter, slot) for gap, _ in rig.collector.tasks.gaps() for slot in range(gap.first, gap.last + 1, EVERY_S)
+    }
+    count = rig.count()
+    trusted = Counter((one["meter"], one["run"]) for one in rig.records() if one["trusted"])
+    assert max(trusted.values()) == 1
+    assert not set(trusted) & listed
+    for meter in rig.meters:
+        for slot in range(RUN, newest, EVERY_S):
+            # What was read in doubt is read again when a kill made the process forget it.
+            assert count[meter.id, slot] or (meter.id, slot) in listed, f"{meter.id} {slot} is neither read nor listed"
+            assert count[meter.id, slot] <= 2
