@@ -65,6 +65,7 @@ class Reading:
     `received` is civil time in seconds since the epoch, `trusted` whether the clock had been set by then. `run` is the
     aligned time of the task's run. `meter_time` is the meter's own clock in ISO 8601, or for a cell of a profile, whose
     logical name is `profile`, the time stamp of its row. With `error` there is no value.
+    `doubt` says why the time stamp of the row is not to be believed.
     """
 
     task: str
@@ -82,10 +83,12 @@ class Reading:
     error: str | None
     run: int
     profile: str | None = None
+    doubt: str | None = None
 
     def row(self) -> list[object]:
-        """The fields in order, as the store keeps them; `profile`, the last one, is left out when there is none."""
-        names = FIELDS if self.profile is not None else FIELDS[:-1]
+        """The fields in order, as the store keeps them; `profile` and `doubt`, the last two, are left out when there
+        are none."""
+        names = FIELDS if self.doubt is not None else FIELDS[:-1] if self.profile is not None else FIELDS[:-2]
         return [getattr(self, name) for name in names]  # astuple() makes deep copies: thirty times slower
 
 
@@ -117,7 +120,7 @@ class GapReport:
 
 FIELDS = tuple(field.name for field in fields(Reading))
 GAP_FIELDS = tuple(field.name for field in fields(GapReport))
-ROW_SIZES = (len(FIELDS) - 1, len(FIELDS), len(GAP_FIELDS))
+ROW_SIZES = (len(FIELDS) - 2, len(FIELDS) - 1, len(FIELDS), len(GAP_FIELDS))
 GAP_STATES = ("open", "closed", "doubted")
 
 
@@ -158,6 +161,7 @@ class Record:
     error: str | None
     run: int
     profile: str | None
+    doubt: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,6 +281,7 @@ def _record_of(members: _Fields) -> Record:
         error=members.optional_text("error"),
         run=members.integer("run", 0, RUN_MAX),
         profile=members.optional_text("profile"),
+        doubt=members.optional_text("doubt"),
     )
 
 

@@ -293,7 +293,7 @@ _lister(
 )
 _lister(
     "readings",
-    ("run", "meter", "obis", "attr", "value", "unit_symbol", "meter_time", "error"),
+    ("run", "meter", "obis", "attr", "value", "unit_symbol", "meter_time", "doubt", "error"),
     "The readings, in the order of device, store and id.",
     _DEVICE,
     _METER,

@@ -167,6 +167,7 @@ def a_reading(**changes: Any) -> Reading:
         a_reading(tag="null", raw=None, scaler=None, unit=None, meter_time=None, error="object-undefined"),
         a_reading(tag="struct", raw=[["u8", 1], ["oct", "ff"]], scaler=None, unit=None, profile="1.0.99.1.0.255"),
         a_reading(tag="f64", raw=1.5, trusted=False),
+        a_reading(profile="1.0.99.1.0.255", doubt="ahead"),
     ],
 )
 def test_what_the_device_emits_is_what_the_head_end_reads(reading: Reading) -> None:
@@ -224,7 +225,7 @@ def test_a_report_survives_the_store_and_the_wire() -> None:
     (gap,) = readings.parse(body).gaps
     assert (gap.id, gap.report) == (5, report)
     assert len(report.row()) in readings.ROW_SIZES
-    assert len(set(readings.ROW_SIZES)) == 3, "rows are told apart by their length"
+    assert len(set(readings.ROW_SIZES)) == 4, "rows are told apart by their length"
 
 
 @pytest.mark.parametrize(

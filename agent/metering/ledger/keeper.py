@@ -117,7 +117,7 @@ class LedgerKeeper:
         """Close what rows of profiles among these readings, which are stored, cover. Raises `StoreError`."""
         rows: dict[tuple[str, str], set[float]] = {}
         for reading in readings:
-            if reading.profile is not None and reading.meter_time is not None and reading.error is None:
+            if reading.profile and reading.meter_time and reading.error is None and reading.doubt is None:
                 at = _seconds(reading.meter_time)
                 if at is not None:
                     rows.setdefault((reading.meter, reading.profile), set()).add(at)

@@ -40,7 +40,7 @@ from agent.metering.scheduling.tasks import Job, TaskBook
 from agent.metering.store.reading_store import Store, StoreError
 from agent.metering.visit.profile_catchup import ProfileReading
 from agent.metering.visit.visit import Channel, ProfileKey, Visit, is_profile
-from agent.metering.visit.visit_memory import KnowledgeCache, Leftovers, Retries, positions
+from agent.metering.visit.visit_memory import KnowledgeCache, Leftovers, Retries, places, values_stored
 from agent.settings.config import MANAGEMENT_LOGICAL_DEVICE, MeteringConfig, PortConfig
 from dlms.client.session import MeterSession
 from dlms.cosem.time import ClockPolicy
@@ -240,6 +240,8 @@ class PortReader:
             take()
             if visit.outcome is not None:
                 self._finish(visit)
+            elif visit.due:
+                self._keep_step(visit)
         except PlcError:
             raise
         except Exception as error:
@@ -386,6 +388,9 @@ class PortReader:
             knowledge=knowledge,
             policy=self._policy,
             profiles=self._profiles(meter, jobs),
+            first_s=self._metering.profile_first_s,
+            best_now=self._best_now,
+            tasks_stored=self._tasks_stored(meter, jobs),
             taken=self._leftovers.take(meter, jobs),
         )
         self._visits[meter.address] = visit
@@ -393,15 +398,42 @@ class PortReader:
         self._advance(visit, partial(visit.start, now))
 
     def _profiles(self, meter: Meter, jobs: Sequence[Job]) -> dict[ProfileKey, ProfileReading]:
-        """Return the profiles that these jobs ask for, each at the position that it was read to."""
-        first = datetime.fromtimestamp(max(0.0, self._clock.wall() - self._metering.profile_first_s), UTC)
+        """Return the profiles that these jobs ask for, each at the place that it was read to."""
         found: dict[ProfileKey, ProfileReading] = {}
         for job in jobs:
             for item in job.items.items:
                 if is_profile(item.ref):
-                    position = self._knowledge.position(meter.meter_id, job.task.task_id, item.ref.obis)
-                    found[job.task.task_id, item.ref.obis] = ProfileReading(item.ref.obis, position, first)
+                    place = self._knowledge.place(meter.meter_id, job.task.task_id, item.ref.obis)
+                    found[job.task.task_id, item.ref.obis] = ProfileReading(item.ref.obis, place)
         return found
+
+    def _tasks_stored(self, meter: Meter, jobs: Sequence[Job]) -> set[str]:
+        """Return the tasks of which a visit before, cut while it read profiles, has stored all else for this run."""
+        return {
+            job.task.task_id
+            for job in jobs
+            if job.trusted
+            and any(is_profile(item.ref) for item in job.items.items)
+            and self._knowledge.stored_run(meter.meter_id, job.task.task_id) == job.run
+        }
+
+    def _best_now(self) -> datetime | None:
+        return datetime.fromtimestamp(self._clock.wall(), UTC) if self._clock.trusted() else None
+
+    def _keep_step(self, visit: Visit) -> None:
+        """Store what a step of a visit gave, and let it go on."""
+        meter = self._identified(visit)
+        if meter is None:
+            return
+        if meter.meter_id != visit.meter.meter_id and not visit.described:
+            visit.profiles_from(self._profiles(meter, visit.jobs))  # it may have been read under its name before
+        try:
+            self._store(visit, meter, final=False)
+        except StoreError as error:
+            self._over(visit, f"the readings cannot be stored: {error}", trouble=Reason.STORE)
+            return
+        now, wall = self._clock.monotonic(), self._clock.wall()
+        self._advance(visit, partial(visit.go_on, now, wall))
 
     def _finish(self, visit: Visit) -> None:
         outcome = visit.outcome
@@ -417,6 +449,23 @@ class PortReader:
             self._leftovers.keep(visit)
             self._over(visit, outcome.error)
             return
+        meter = self._identified(visit)
+        if meter is None:
+            return
+        try:
+            self._store(visit, meter, final=True)
+        except StoreError as error:
+            self._over(visit, f"the readings cannot be stored: {error}", trouble=Reason.STORE)
+            return
+        self._close(visit)
+        self._retries.forgive(meter)
+        self._deps.registry.attempted(meter.key)
+
+    def _identified(self, visit: Visit) -> Meter | None:
+        """Return the meter that a visit reached, under the name that it gave.
+
+        A visit that reached another meter than expected is ended, and there is none.
+        """
         meter, name = visit.meter, visit.device_name()
         if name and meter.named and name != meter.meter_id:
             # What was remembered of the other meter, scalers among it, says nothing about this one: read it anew.
@@ -426,36 +475,61 @@ class PortReader:
             visit.knowledge.forget()
             self._deps.registry.name(meter.key, name)
             self._over(visit, "the meter was exchanged", counts=False)
-            return
+            return None
         if name and not meter.named:
             meter = self._deps.registry.name(meter.key, name) or meter
             self._deps.tasks.renamed(visit.meter.meter_id, meter.meter_id)
-        try:
-            self._store(visit, meter)
-        except StoreError as error:
-            self._over(visit, f"the readings cannot be stored: {error}", trouble=Reason.STORE)
-            return
-        self._close(visit)
-        self._retries.forgive(meter)
-        self._deps.registry.attempted(meter.key)
+        return meter
 
-    def _store(self, visit: Visit, meter: Meter) -> None:
-        """Store the readings, how far the meter was read, and what was learned, in one commit. Raises `StoreError`."""
+    def _store(self, visit: Visit, meter: Meter, *, final: bool) -> None:
+        """Store what the visit gave since the last time, how far the meter was read, and what was learned, in one
+        commit; `final`: that is all for the visit's runs. Raises `StoreError`."""
         trusted = self._deps.tasks.vouches(visit.jobs)
         # A meter that has only now told its name may have been read for this run by another way.
         owed = {(job.task.task_id, job.run) for job in self._deps.tasks.owed(meter.meter_id)}
         jobs = [job for job in visit.jobs if meter is visit.meter or (job.task.task_id, job.run) in owed]
         readings = [reading for job in jobs for reading in visit.readings(job, meter.meter_id, trusted=trusted)]
-        marks, also = self._deps.tasks.marks(meter.meter_id, jobs if trusted else [])
+        marks, also = self._deps.tasks.marks(meter.meter_id, jobs if trusted and final else [])
         knowledge: dict[str, Mapping[str, object]] = {}
         for job in jobs:
-            knowledge |= positions(meter.meter_id, job.task.task_id, visit.positions(job))
+            knowledge |= places(meter.meter_id, job.task.task_id, visit.places(job))
+            if trusted and not final and job.task.task_id not in visit.tasks_stored:
+                knowledge |= values_stored(meter.meter_id, job)
         learned = visit.learned()
         if learned:
             knowledge[meter.key] = learned
-        self._deps.store.append(readings, marks, knowledge, also)
-        self._deps.tasks.ended(visit.jobs, meter.meter_id, ok=True, final=True, trusted=trusted)
+        if final or readings or knowledge:
+            self._deps.store.append(readings, marks, knowledge, also)
+        self._report_doubts(visit, meter)
+        visit.stored()
+        if final:
+            self._deps.tasks.ended(visit.jobs, meter.meter_id, ok=True, final=True, trusted=trusted)
         self._deps.tasks.stored(readings)
+
+    @staticmethod
+    def _report_doubts(visit: Visit, meter: Meter) -> None:
+        """Log profiles whose rows began to be doubtful, or are plausible again."""
+        for (task_id, obis), profile in visit.profiles.items():
+            doubtful = next((row for row in profile.rows if row.doubt), None)
+            if profile.turned and doubtful is not None:
+                LOG.warning(
+                    "profile %s of %s (task %s): the time stamp %s of a row is %s; the row is kept and marked",
+                    obis,
+                    meter.meter_id,
+                    task_id,
+                    doubtful.clock.hex() or "-",
+                    doubtful.doubt,
+                    extra={"event": "profile.doubtful"},
+                )
+            elif profile.turned:
+                LOG.info(
+                    "profile %s of %s (task %s): the time stamps of rows are plausible again",
+                    obis,
+                    meter.meter_id,
+                    task_id,
+                    extra={"event": "profile.plausible"},
+                )
+            profile.turned = False
 
     def _over(self, visit: Visit, error: str, *, counts: bool = True, trouble: Reason | None = None) -> None:
         """End a visit that failed. `counts`: the meter or the line is at fault; `trouble`: where it is neither
