@@ -32,11 +32,12 @@ from functools import partial
 from typing import Protocol
 
 from agent.clock import Clock
+from agent.metering.ledger.ledger import Reason
 from agent.metering.ports.probe import Probe
 from agent.metering.registry import Meter, Registry
 from agent.metering.scheduling.schedule import Backoff
 from agent.metering.scheduling.tasks import Job, TaskBook
-from agent.metering.store.reading_store import Progress, Store, StoreError
+from agent.metering.store.reading_store import Store, StoreError
 from agent.metering.visit.profile_catchup import ProfileReading
 from agent.metering.visit.visit import Channel, ProfileKey, Visit, is_profile
 from agent.metering.visit.visit_memory import KnowledgeCache, Leftovers, Retries, places, values_stored
@@ -245,7 +246,7 @@ class PortReader:
             raise
         except Exception as error:
             LOG.exception("defect in the visit of %s", visit.meter.meter_id, extra={"event": "visit.defect"})
-            self._over(visit, f"defect: {type(error).__name__}")
+            self._over(visit, f"defect: {type(error).__name__}", trouble=Reason.FAILING)
 
     def _wait_s(self, now: float) -> float:
         deadlines = [now + WAIT_S, self._probe.deadline(), *(visit.deadline() for visit in self._visits.values())]
@@ -429,7 +430,7 @@ class PortReader:
         try:
             self._store(visit, meter, final=False)
         except StoreError as error:
-            self._over(visit, f"the readings cannot be stored: {error}")
+            self._over(visit, f"the readings cannot be stored: {error}", trouble=Reason.STORE)
             return
         now, wall = self._clock.monotonic(), self._clock.wall()
         self._advance(visit, partial(visit.go_on, now, wall))
@@ -454,7 +455,7 @@ class PortReader:
         try:
             self._store(visit, meter, final=True)
         except StoreError as error:
-            self._over(visit, f"the readings cannot be stored: {error}")
+            self._over(visit, f"the readings cannot be stored: {error}", trouble=Reason.STORE)
             return
         self._close(visit)
         self._retries.forgive(meter)
@@ -477,18 +478,18 @@ class PortReader:
             return None
         if name and not meter.named:
             meter = self._deps.registry.name(meter.key, name) or meter
+            self._deps.tasks.renamed(visit.meter.meter_id, meter.meter_id)
         return meter
 
     def _store(self, visit: Visit, meter: Meter, *, final: bool) -> None:
         """Store what the visit gave since the last time, how far the meter was read, and what was learned, in one
         commit; `final`: that is all for the visit's runs. Raises `StoreError`."""
-        # A clock that was set in the middle of the visit makes neither the run nor the times before it true.
-        trusted = self._clock.trusted() and all(job.trusted for job in visit.jobs)
+        trusted = self._deps.tasks.vouches(visit.jobs)
         # A meter that has only now told its name may have been read for this run by another way.
         owed = {(job.task.task_id, job.run) for job in self._deps.tasks.owed(meter.meter_id)}
         jobs = [job for job in visit.jobs if meter is visit.meter or (job.task.task_id, job.run) in owed]
         readings = [reading for job in jobs for reading in visit.readings(job, meter.meter_id, trusted=trusted)]
-        marks = [Progress(meter.meter_id, job.task.task_id, job.run) for job in jobs] if trusted and final else []
+        marks, also = self._deps.tasks.marks(meter.meter_id, jobs if trusted and final else [])
         knowledge: dict[str, Mapping[str, object]] = {}
         for job in jobs:
             knowledge |= places(meter.meter_id, job.task.task_id, visit.places(job))
@@ -498,11 +499,12 @@ class PortReader:
         if learned:
             knowledge[meter.key] = learned
         if final or readings or knowledge:
-            self._deps.store.append(readings, marks, knowledge)
+            self._deps.store.append(readings, marks, knowledge, also)
         self._report_doubts(visit, meter)
         visit.stored()
         if final:
-            self._deps.tasks.ended(visit.jobs, meter.meter_id, ok=True, final=True)
+            self._deps.tasks.ended(visit.jobs, meter.meter_id, ok=True, final=True, trusted=trusted)
+        self._deps.tasks.stored(readings)
 
     @staticmethod
     def _report_doubts(visit: Visit, meter: Meter) -> None:
@@ -529,15 +531,18 @@ class PortReader:
                 )
             profile.turned = False
 
-    def _over(self, visit: Visit, error: str, *, counts: bool = True) -> None:
-        """End a visit that failed. `counts`: the meter or the line is at fault."""
+    def _over(self, visit: Visit, error: str, *, counts: bool = True, trouble: Reason | None = None) -> None:
+        """End a visit that failed. `counts`: the meter or the line is at fault; `trouble`: where it is neither
+        silence nor a meter that answers something else."""
         self._close(visit)
         LOG.debug("visit of %s failed: %s", visit.meter.meter_id, error)
-        self._deps.registry.attempted(visit.meter.key, error)
+        if trouble is None and counts:
+            trouble = Reason.FAILING if visit.reached else Reason.SILENT
+        self._deps.registry.attempted(visit.meter.key, error, silent=trouble is Reason.SILENT)
         final = self._retries.note(visit.meter, visit.jobs, gained=visit.gained) if counts else False
         if final and not visit.reached and self._port.scan is not None:
             self._deps.registry.leave(visit.meter.key)  # the scan finds it when it is back
-        self._deps.tasks.ended(visit.jobs, visit.meter.meter_id, ok=False, final=final)
+        self._deps.tasks.ended(visit.jobs, visit.meter.meter_id, ok=False, final=final, trouble=trouble)
 
     def _close(self, visit: Visit) -> None:
         visit.channel.close()

@@ -18,7 +18,7 @@ from itertools import islice
 from pathlib import Path
 
 from agent.metering.store.carving import FILE_HEADER_BYTES, Carver, Field, page_bytes_of
-from agent.metering.store.store_schema import COUNTERS, NO_MARKS
+from agent.metering.store.store_schema import COUNTERS, LEDGER, NO_MARKS
 
 ROWS_AT_ONCE = 64
 QUERIES_MAX = 200_000  # some seconds; a file that needs more has lost its inner pages
@@ -117,6 +117,12 @@ class Wreck:
         """The files that it had taken over itself."""
         names = ("name", "noted", "store", "reached", "stored_at", "salvaged", "lost", "done")
         return self._reader.both_ends("aside", names, ("name",))
+
+    def ledger(self, table: str) -> list[Row]:
+        """The rows of a table of `store_schema.LEDGER` that are sound."""
+        names, types = LEDGER[table]
+        rows = self._reader.both_ends(table, names, names[:2])
+        return [row for row in rows if all(isinstance(*pair) for pair in zip(row, types, strict=True))]
 
     def refused(self) -> list[Row]:
         """(id, record, why)"""
