@@ -214,7 +214,7 @@ def load(file: Path) -> Config:
         state_dir=state_dir,
         control_socket=top.path("control_socket", "/run/dcu/control.sock"),
         control_group=top.text("control_group", "", filled=False),
-        reboot_command=top.texts("reboot_command", ("reboot",)),
+        reboot_command=top.command("reboot_command", ("reboot",)),
         watchdog=_watchdog(top.section("watchdog")),
         log=_log(top.section("log")),
     )
@@ -312,7 +312,7 @@ def _port(section: Section) -> PortConfig:
     port = PortConfig(
         name=section.text("name", pattern=r"[A-Za-z0-9_-]{1,32}", wanted="up to 32 letters, digits, - and _"),
         protocol=protocol,
-        url=section.text("url"),
+        url=section.url("url"),
         baudrate=section.integer("baudrate", protocol.baudrate, 300, 4_000_000),
         scan=_scan(section, protocol),
         parallel_max=section.integer("parallel_max", 0, 0, 64),
@@ -412,7 +412,7 @@ def _update(section: Section, state_dir: Path) -> UpdateConfig:
         boot_id_file=section.path("boot_id_file", "/proc/sys/kernel/random/boot_id"),
         roots=section.path("roots", "/etc/dcu/roots.pem"),
         compatible=section.text("compatible"),
-        command=section.texts("command", ("dcu-update",)),
+        command=section.command("command", ("dcu-update",)),
         software_dir=section.path("software_dir", state_dir / "software"),
         full_instead_of_delta=section.choice("full_instead_of_delta", "never", ("never", "always")),
         full_bytes_max=section.integer("full_bytes_max", 1 << 30, 1, 1 << 30),
@@ -424,8 +424,9 @@ def _update(section: Section, state_dir: Path) -> UpdateConfig:
 
 
 def _watchdog(section: Section) -> WatchdogConfig:
+    device = section.text("device", "", filled=False)
     watchdog = WatchdogConfig(
-        device=section.text("device", "", filled=False), timeout_s=section.integer("timeout_s", 60, 5, 600)
+        device=str(section.path("device")) if device else "", timeout_s=section.integer("timeout_s", 60, 5, 600)
     )
     section.end()
     return watchdog
