@@ -12,7 +12,8 @@ import select
 import time
 from typing import TYPE_CHECKING, Protocol
 
-from dlms.errors import LinkError, LocalError
+from dlms.errors import LinkError, LocalError, PortBusyError
+from dlms.link.exclusive import BUSY, holder_of, keep_others_out
 
 if TYPE_CHECKING:
     import socket
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
 CONNECT_TIMEOUT_S = 10.0
 READ_BYTES_MAX = 65536
 WRITE_TIMEOUT_S = 30.0
+KEEPALIVE_IDLE_S = 30  # a connection without traffic is probed after this,
+KEEPALIVE_INTERVAL_S = 10  # then so often,
+KEEPALIVE_PROBES = 3  # and is over when so many probes in a row were not answered
+UNACKNOWLEDGED_MS = 60_000  # or when what was written is not acknowledged for so long (TCP_USER_TIMEOUT, tcp(7))
 SLICE_S = 0.02  # how late a port without a file descriptor may notice that a read has timed out
 
 
@@ -142,7 +147,10 @@ def open_port(url: str, baudrate: int = 9600, *, write_timeout_s: float = WRITE_
 
 
 def open_serial(url: str, baudrate: int, *, write_timeout_s: float = WRITE_TIMEOUT_S) -> SerialPort:
-    """Open what pyserial opens, 8N1. Raises `LocalError`, `LinkError`."""
+    """Open what pyserial opens, 8N1. Raises `LocalError`, `LinkError`; `PortBusyError` where another process has it.
+
+    A device of this machine is opened for this process alone (`dlms.link.exclusive`).
+    """
     import serial
 
     # pyserial's rfc2217 refuses a write timeout; its socket has one of its own.
@@ -150,13 +158,39 @@ def open_serial(url: str, baudrate: int, *, write_timeout_s: float = WRITE_TIMEO
     try:
         port = serial.serial_for_url(url, do_not_open=True, baudrate=baudrate, write_timeout=timeout_s)
         port.timeout = 0 if _has_descriptor(port) else SLICE_S
+        if isinstance(port, serial.Serial):  # a device, not something behind a URL
+            port.exclusive = True  # pyserial's word for the lock
     except ValueError as error:
         raise LocalError(f"{url}: {error}") from error
     try:
         port.open()
+        if port.exclusive:
+            keep_others_out(port.fileno())
+        network = getattr(port, "_socket", None)  # of rfc2217, which has no other way to it
+        if network is not None:
+            keep_alive(network)
     except (OSError, ValueError) as error:
+        port.close()
+        if getattr(error, "errno", None) in BUSY and isinstance(port, serial.Serial):
+            raise PortBusyError(url, holder_of(str(port.name))) from error
         raise LinkError(f"{url}: {error}") from error
     return SerialPort(port)
+
+
+def keep_alive(connected: socket.socket) -> None:
+    """Have the system notice that the host at the other end is gone, also while nothing is written: a terminal server
+    that lost its power says no good-bye."""
+    import socket
+
+    connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (
+        ("TCP_KEEPIDLE", KEEPALIVE_IDLE_S),
+        ("TCP_KEEPINTVL", KEEPALIVE_INTERVAL_S),
+        ("TCP_KEEPCNT", KEEPALIVE_PROBES),
+        ("TCP_USER_TIMEOUT", UNACKNOWLEDGED_MS),
+    ):
+        if hasattr(socket, name):  # Linux has them all
+            connected.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 def _open_socket(url: str, write_timeout_s: float) -> SocketPort:
@@ -178,6 +212,7 @@ def _open_socket(url: str, write_timeout_s: float) -> SocketPort:
         else:
             connected = socket.create_connection((address[0], address[1]), CONNECT_TIMEOUT_S)
             connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            keep_alive(connected)
     except OSError as error:
         raise LinkError(f"{url}: {error}") from error
     return SocketPort(connected, write_timeout_s)

@@ -35,6 +35,7 @@ ROOMS = (
 DRIVERS = {
     "dlms/client/image_transfer.py": "waits while a meter verifies an image",
     "dlms/client/meter.py": "the blocking client",
+    "dlms/link/exclusive.py": "locks serial ports, and looks for their holders in /proc",
     "dlms/link/mode_e/port.py": "opens a serial port and waits for the meter's opening",
     "dlms/link/port.py": "the byte ports themselves",
     "dlms/link/trace.py": "writes and reads trace files",
