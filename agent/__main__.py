@@ -170,7 +170,7 @@ class Daemon:
             lists=ReadingLists(metering.reading_lists_dir, self.config.update.software_dir),
             clock=self.clock,
             rng=self.rng,
-            open_bridge=lambda port: open_bridge(port.protocol, port.url, port.baudrate),
+            open_bridge=lambda port: open_bridge(port.protocol, port.url, port.baudrate, silence_s=port.silence_s),
             health=lambda ok, detail: self.health.set("meter_port", ok, detail),
         )
         self.uplink = Uplink(

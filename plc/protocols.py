@@ -89,12 +89,20 @@ class AddressRange:
 
 
 @dataclass(frozen=True, slots=True)
+class Asking:
+    """How a meter on a bus is asked to connect: how often, and how many seconds it may take each time to begin its
+    answer. `None` is the link's own habit. Nothing of this matters once the meter has answered."""
+
+    tries: int | None = None
+    wait_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class LinkRequest:
     """What is known when a data link to one meter is made. Times are seconds.
 
     `client` and `server` are the SAPs of the association, `address` is the meter's on the port. `options` holds a value
-    for every option of the protocol. `retries` is how often an unanswered frame is repeated, `None` for the link's own
-    habit; links over a base node, which repeats by itself, do not need it.
+    for every option of the protocol. Links over a base node, which repeats by itself, do not need `asking`.
     """
 
     client: int
@@ -103,7 +111,7 @@ class LinkRequest:
     baudrate: int
     response_timeout_s: float
     options: Mapping[str, OptionValue]
-    retries: int | None = None
+    asking: Asking = Asking()
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +176,6 @@ def _hdlc_link(request: LinkRequest) -> DataLink:
     upper = int(request.options["logical_device"])
     # An address of one octet has the upper part alone (IEC 62056-46, 6.4.2.2): it is then the meter's own.
     address = HdlcAddress(request.address) if octets == 1 else HdlcAddress(upper, request.address, size=octets)
-    repeats = {} if request.retries is None else {"retries": request.retries}
     return HdlcClientLink(
         request.client,
         address,
@@ -176,7 +183,8 @@ def _hdlc_link(request: LinkRequest) -> DataLink:
         window=int(request.options["window"]),
         ack_timeout_s=request.response_timeout_s,
         octet_s=10 / request.baudrate,  # 8N1: ten bits per octet
-        **repeats,
+        connect_tries=request.asking.tries,
+        connect_timeout_s=request.asking.wait_s,
     )
 
 

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Sequence
 
 from agent.clock import Clock
-from agent.metering.ports.portreader import Bridge, PortReader, ReaderDeps
+from agent.metering.ports.portreader import Bridge, PortHealth, PortReader, ReaderDeps
 from agent.metering.registry import Registry
 from agent.metering.scheduling.readinglist import ReadingLists
 from agent.metering.scheduling.tasks import TaskBook
@@ -37,7 +37,7 @@ class Collector:
         self.tasks = TaskBook(store, lists, clock, catch_up_s=metering.catch_up_s)
         self._health = health
         self._lock = threading.Lock()
-        self._problems = {port.name: "not open yet" for port in ports if port.health}
+        self._ports = {port.name: PortHealth("not open yet") for port in ports if port.health}
         shared = ReaderDeps(store, registry, self.tasks, clock, rng, self._port_health)
         self.workers = tuple(PortReader(port, metering, shared, open_bridge) for port in ports)
         self._report()
@@ -63,16 +63,20 @@ class Collector:
         """Write what is known of meters to disk. Called after the workers have ended."""
         self.registry.save()
 
-    def _port_health(self, port: str, problem: str) -> None:
+    def _port_health(self, port: str, health: PortHealth) -> None:
         with self._lock:
-            if port not in self._problems or self._problems[port] == problem:
+            if port not in self._ports or self._ports[port] == health:
                 return
-            self._problems[port] = problem
+            self._ports[port] = health
         self._report()
 
     def _report(self) -> None:
-        """Publish the check `meter_port`: it is good when every port with `health: true` works."""
+        """Publish the check `meter_port`: it is good when every port with `health: true` works or is excused."""
         with self._lock:
-            wrong = [f"{port}: {problem}" for port, problem in self._problems.items() if problem]
-            detail = "; ".join(wrong) or (", ".join(self._problems) or "no ports")
-        self._health(not wrong, detail)
+            ports = dict(self._ports)
+        wrong = [f"{port}: {health.problem}" for port, health in ports.items() if health.problem and not health.excused]
+        right = [
+            f"{port} (no meter to prove it: {health.problem})" if health.problem else port
+            for port, health in ports.items()
+        ]
+        self._health(not wrong, "; ".join(wrong) or ", ".join(right) or "no ports")

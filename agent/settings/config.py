@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from agent.settings.reader import REQUIRED, ConfigError, Section, compose
 from omadm.ssmp.wire import DEVICE_ID_BYTES_MAX, TEXT_BYTES_MAX
 from plc.errors import PlcProtocolError
-from plc.protocols import BUILT_IN, PRIME_USI, LinkRequest, Option, OptionValue, PortProtocol, find_protocol
+from plc.protocols import BUILT_IN, PRIME_USI, Asking, LinkRequest, Option, OptionValue, PortProtocol, find_protocol
 
 if TYPE_CHECKING:
     from dlms.link.datalink import DataLink
@@ -26,6 +26,7 @@ DAY_S = 86_400
 MAC_ALGORITHMS = ("SHA-256", "MD5")
 PUBLIC_CLIENT = 16  # which every meter answers
 MANAGEMENT_LOGICAL_DEVICE = 1  # its SAP; every meter has one
+OWN_HABIT = Asking()
 KEYS_OF_SOME_PROTOCOL = {"scan"} | {option.name for known in BUILT_IN.values() for option in known.options}
 
 
@@ -85,7 +86,8 @@ class ScanConfig:
 @dataclass(frozen=True, slots=True)
 class PortConfig:
     """One way to meters. `health`: whether this port must answer before a new firmware is confirmed. `options` are the
-    keys that only ports of this protocol have; one that is left out has its default. `unused`: keys that stand in the
+    keys that only ports of this protocol have; one that is left out has its default. `silence_s`: how long requests may
+    stay without a byte in answer before the port is opened anew; 0 for ever. `unused`: keys that stand in the
     file and belong to other protocols; they have no effect."""
 
     name: str
@@ -96,6 +98,7 @@ class PortConfig:
     parallel_max: int = 0  # 0: metering.parallel_max
     health: bool = True
     response_timeout_s: float = 5.0
+    silence_s: float = 60.0
     options: Mapping[str, OptionValue] = field(default_factory=dict)
     unused: tuple[str, ...] = ()
 
@@ -105,9 +108,9 @@ class PortConfig:
         *,
         client: int = PUBLIC_CLIENT,
         server: int = MANAGEMENT_LOGICAL_DEVICE,
-        retries: int | None = None,
+        asking: Asking = OWN_HABIT,
     ) -> DataLink:
-        """The data link to the meter with this address. `retries`: see `plc.protocols.LinkRequest`.
+        """The data link to the meter with this address.
 
         Raises `dlms.errors.LocalError` when the protocol cannot reach such an address.
         """
@@ -119,7 +122,7 @@ class PortConfig:
                 baudrate=self.baudrate,
                 response_timeout_s=self.response_timeout_s,
                 options=self.protocol.with_defaults(self.options),
-                retries=retries,
+                asking=asking,
             )
         )
 
@@ -318,6 +321,7 @@ def _port(section: Section) -> PortConfig:
         parallel_max=section.integer("parallel_max", 0, 0, 64),
         health=section.flag("health", default=True),
         response_timeout_s=section.number("response_timeout_s", protocol.response_timeout_s, 0.05, 120),
+        silence_s=section.number("silence_s", 60.0, 0, DAY_S),
         options={option.name: _option(section, option) for option in protocol.options},
     )
     # A file that an earlier version took is not refused for a key that only another protocol's ports have.

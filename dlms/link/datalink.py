@@ -33,6 +33,23 @@ class LinkUp:
     may_repeat: bool = False
 
 
+@dataclass(slots=True)
+class LineHeard:
+    """What came from the line during one connection of a link that shares it with others (HDLC).
+
+    `octets` are all that came, but for echoes of our own. `frames` are whole ones of the station that was asked,
+    `others` those of or for anybody else. `doubles` counts answers that only a second station at the same address can
+    have given. `turnaround_s` is what the station took to begin its first answer; `None` before it, and where the
+    question had to be repeated.
+    """
+
+    octets: int = 0
+    frames: int = 0
+    others: int = 0
+    doubles: int = 0
+    turnaround_s: float | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class ApduReceived:
     """One whole APDU, reassembled."""
@@ -83,6 +100,12 @@ class DataLink(Protocol):
     def next_deadline(self) -> float | None: ...
 
     def on_deadline(self, now: float) -> None: ...
+
+
+def heard_by(link: DataLink) -> LineHeard | None:
+    """What this link has heard; `None` for a link that does not say."""
+    heard = getattr(link, "heard", None)
+    return heard if isinstance(heard, LineHeard) else None
 
 
 class ServerLink(DataLink, Protocol):

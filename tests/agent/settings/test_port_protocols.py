@@ -27,6 +27,7 @@ from plc.protocols import (
     BUILT_IN,
     HDLC,
     PRIME_USI,
+    Asking,
     LinkRequest,
     Option,
     PortProtocol,
@@ -142,8 +143,9 @@ def test_an_address_that_does_not_fit_is_the_callers_mistake(tmp_path: Path) -> 
 
 
 def test_a_link_repeats_as_often_as_it_is_asked_to(tmp_path: Path) -> None:
-    def frames_sent(retries: int | None) -> int:
-        link = port(tmp_path, "protocol: hdlc, scan: {first: 1, last: 3}").data_link(1, retries=retries)
+    def frames_sent(tries: int | None) -> int:
+        bus = port(tmp_path, "protocol: hdlc, scan: {first: 1, last: 3}")
+        link = bus.data_link(1, asking=Asking(tries=tries))
         link.connect(0.0)
         sent = 0
         while link.take_output():
@@ -153,7 +155,7 @@ def test_a_link_repeats_as_often_as_it_is_asked_to(tmp_path: Path) -> None:
             link.on_deadline(deadline)
         return sent
 
-    assert frames_sent(1) == 2
+    assert [frames_sent(tries) for tries in (1, 2)] == [1, 2]
     assert frames_sent(None) > 2
 
 
