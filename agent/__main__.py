@@ -140,12 +140,12 @@ class Daemon:
 
     def _make_metering(self) -> None:
         from agent.metering.collector import Collector
+        from agent.metering.ports.opening import open_configured
         from agent.metering.registry import Registry
         from agent.metering.scheduling.readinglist import ReadingLists
         from agent.metering.scheduling.schedule import Backoff
         from agent.metering.store.reading_store import Store
         from agent.metering.uplink import Uplink
-        from plc.bridge import open_bridge
 
         metering = self.config.metering
         self.store = Store(
@@ -170,7 +170,7 @@ class Daemon:
             lists=ReadingLists(metering.reading_lists_dir, self.config.update.software_dir),
             clock=self.clock,
             rng=self.rng,
-            open_bridge=lambda port: open_bridge(port.protocol, port.url, port.baudrate, silence_s=port.silence_s),
+            open_bridge=open_configured,
             health=lambda ok, detail: self.health.set("meter_port", ok, detail),
         )
         self.uplink = Uplink(

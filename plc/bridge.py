@@ -26,9 +26,10 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from dlms.errors import LinkError, LocalError
+from dlms.link.datalink import LineSettings
 from dlms.link.port import open_port
 from plc.errors import PlcLocalError, PlcPortError, PlcSilentError
 from plc.events import DataConfirmed, DataFailed, DataReceived, NodeEvent, ProtocolBroken
@@ -52,6 +53,13 @@ class BytePort(Protocol):
 
     def close(self) -> None:
         """Give the port back. Never raises."""
+
+
+@runtime_checkable
+class SettablePort(Protocol):
+    """A port whose speed and parity can be changed. Raises `LinkError` when it fails."""
+
+    def set_line(self, line: LineSettings, /) -> None: ...
 
 
 class Channel:
@@ -104,6 +112,7 @@ class Bridge:
         self._clock = clock
         self.octets_heard = 0
         self._silence_s = silence_s
+        self._line: LineSettings | None = None  # as far as it was set by us
         self._unanswered = 0  # requests since the last byte came,
         self._unanswered_since = 0.0  # the first of them
         self._channels: dict[int, Channel] = {}
@@ -128,6 +137,18 @@ class Bridge:
         channel = Channel(self, address, dst_lsap, src_lsap)
         self._channels[address] = channel
         return channel
+
+    def set_line(self, line: LineSettings) -> None:
+        """Have the line stand like this for what is sent next. Raises `PlcPortError` when it cannot."""
+        if line == self._line:
+            return
+        if not isinstance(self._port, SettablePort):
+            raise PlcPortError(f"{line.baudrate} baud, parity {line.parity}: this port has no speed to set")
+        try:
+            self._port.set_line(line)
+        except LinkError as error:
+            raise PlcPortError(str(error)) from error
+        self._line = line
 
     def forget(self, channel: Channel) -> None:
         """For `Channel.close`."""
@@ -207,17 +228,18 @@ def open_bridge(
     url: str,
     baudrate: int = 0,
     *,
+    parity: str = "none",
     silence_s: float = 0.0,
     clock: Callable[[], float] = time.monotonic,
 ) -> Bridge:
-    """Open a port (8N1) and speak `protocol` on it. `url` is anything that `dlms.link.port.open_port`
+    """Open a port (8 data bits, 1 stop bit) and speak `protocol`. `url` is anything `dlms.link.port.open_port`
     takes: `/dev/ttyS1`, `socket://host:port`, `rfc2217://host:port`. A `baudrate` of 0 is the protocol's own;
     `silence_s`: see `Bridge`.
 
     Raises `PlcPortError` when the port cannot be opened.
     """
     try:
-        port = open_port(url, baudrate or protocol.baudrate, write_timeout_s=WRITE_TIMEOUT_S)
+        port = open_port(url, baudrate or protocol.baudrate, parity=parity, write_timeout_s=WRITE_TIMEOUT_S)
     except (LocalError, LinkError) as error:
         raise PlcPortError(str(error)) from error
     return Bridge(port, protocol.make_core(), clock, silence_s=silence_s)

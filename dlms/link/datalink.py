@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from dlms.errors import DlmsError
+from dlms.errors import DlmsError, LocalError
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,26 @@ class LinkUp:
     apdu_bytes_max: int = 0xFFFF
     ends_association: bool = False
     may_repeat: bool = False
+
+
+PARITIES = ("none", "even", "odd")
+
+
+@dataclass(frozen=True, slots=True)
+class LineSettings:
+    """How an asynchronous line stands: eight data bits, one stop bit, and a parity bit where `parity` is not `none`."""
+
+    baudrate: int
+    parity: str = "none"
+
+    def __post_init__(self) -> None:
+        if self.baudrate <= 0 or self.parity not in PARITIES:
+            raise LocalError(f"{self.baudrate} baud, parity {self.parity}: no line stands like that")
+
+    @property
+    def octet_s(self) -> float:
+        """Seconds that an octet takes: start bit, eight data bits, parity bit, stop bit."""
+        return (10 if self.parity == "none" else 11) / self.baudrate
 
 
 @dataclass(slots=True)

@@ -13,6 +13,7 @@ import time
 from typing import TYPE_CHECKING, Protocol
 
 from dlms.errors import LinkError, LocalError, PortBusyError
+from dlms.link.datalink import LineSettings
 from dlms.link.exclusive import BUSY, holder_of, keep_others_out
 
 if TYPE_CHECKING:
@@ -125,9 +126,22 @@ class SerialPort:
         except (OSError, ValueError) as error:
             raise LinkError(f"serial port {self._name} at {baudrate} baud: {error}") from error
 
+    def set_line(self, line: LineSettings) -> None:
+        """Go on at another speed and parity; what came before is dropped. Raises `LinkError`."""
+        try:
+            self._port.parity = _parity(line.parity)
+        except (OSError, ValueError) as error:
+            raise LinkError(f"serial port {self._name} with parity {line.parity}: {error}") from error
+        self.set_speed(line.baudrate)
+
     def close(self) -> None:
         with contextlib.suppress(OSError, ValueError):  # it was gone already
             self._port.close()
+
+
+def _parity(name: str) -> str:
+    """Return pyserial's letter."""
+    return name[:1].upper()
 
 
 def _has_descriptor(port: serial.Serial) -> bool:
@@ -135,19 +149,23 @@ def _has_descriptor(port: serial.Serial) -> bool:
     return type(port).fileno is not io.RawIOBase.fileno
 
 
-def open_port(url: str, baudrate: int = 9600, *, write_timeout_s: float = WRITE_TIMEOUT_S) -> Port:
-    """Open the port at `url`, serial ones with 8 data bits, no parity, one stop bit.
+def open_port(
+    url: str, baudrate: int = 9600, *, parity: str = "none", write_timeout_s: float = WRITE_TIMEOUT_S
+) -> Port:
+    """Open the port at `url`, serial ones with 8 data bits, one stop bit, and `parity` (see `LineSettings`).
 
     A write that takes longer than `write_timeout_s` fails. Raises `LocalError` for a URL that cannot be, `LinkError`
     when it cannot be opened.
     """
     if url.startswith(("socket://", "udp://")):
         return _open_socket(url, write_timeout_s)
-    return open_serial(url, baudrate, write_timeout_s=write_timeout_s)
+    return open_serial(url, baudrate, parity=parity, write_timeout_s=write_timeout_s)
 
 
-def open_serial(url: str, baudrate: int, *, write_timeout_s: float = WRITE_TIMEOUT_S) -> SerialPort:
-    """Open what pyserial opens, 8N1. Raises `LocalError`, `LinkError`; `PortBusyError` where another process has it.
+def open_serial(
+    url: str, baudrate: int, *, parity: str = "none", write_timeout_s: float = WRITE_TIMEOUT_S
+) -> SerialPort:
+    """Open what pyserial opens. Raises `LocalError`, `LinkError`; `PortBusyError` where another process has it.
 
     A device of this machine is opened for this process alone (`dlms.link.exclusive`).
     """
@@ -156,7 +174,9 @@ def open_serial(url: str, baudrate: int, *, write_timeout_s: float = WRITE_TIMEO
     # pyserial's rfc2217 refuses a write timeout; its socket has one of its own.
     timeout_s = None if url.startswith("rfc2217://") else write_timeout_s
     try:
-        port = serial.serial_for_url(url, do_not_open=True, baudrate=baudrate, write_timeout=timeout_s)
+        port = serial.serial_for_url(
+            url, do_not_open=True, baudrate=baudrate, parity=_parity(parity), write_timeout=timeout_s
+        )
         port.timeout = 0 if _has_descriptor(port) else SLICE_S
         if isinstance(port, serial.Serial):  # a device, not something behind a URL
             port.exclusive = True  # pyserial's word for the lock

@@ -42,6 +42,7 @@ DRIVERS = {
     "dlms/security/counters.py": "keeps invocation counters in a file",
     "dlms/security/random_octets.py": "asks the system for random octets; the cores take them as an argument",
     "dlms/simulator/reading_list.py": "reads CSV files",
+    "plc/connections.py": "connections to meters that have a network address each",
     "plc/bridge.py": "drives a bridge over its port",
     "updateagent/package/payload.py": "draws the keys of its integrity tags from the system",
     "updateagent/package/readable.py": "opens package files",

@@ -8,7 +8,7 @@ full time all the same: what was learned from others may be too short for this o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from plc.protocols import Asking
 
@@ -38,15 +38,19 @@ class Patience:
         self._full_s = response_timeout_s
         self._slowest_s: float | None = None  # of all meters of the bus, to answer the first question
         self._silent: dict[int, _Silent] = {}
+        self._speeds: dict[int, int] = {}
 
-    def asking(self, address: int) -> Asking | None:
-        """Return how to ask a silent address; `None` for one that has not been silent."""
+    def asking(self, address: int, habit: Asking) -> Asking:
+        """Return how to ask an address: one that has not been silent by `habit`."""
         silent = self._silent.get(address)
-        if silent is None:
-            return None
-        if silent.failures % FULL_EVERY == 0:
-            return Asking(tries=1)
-        return Asking(tries=1, wait_s=min(self._short_s, self._full_s))
+        if silent is not None:
+            shortly = silent.failures % FULL_EVERY != 0
+            habit = Asking(tries=1, wait_s=min(self._short_s, self._full_s) if shortly else None)
+        return replace(habit, last_baudrate=self._speeds.get(address))
+
+    def met(self, address: int, baudrate: int) -> None:
+        """A meter whose speed is agreed to anew each time was talked to at this one."""
+        self._speeds[address] = baudrate
 
     def is_due(self, address: int, now: float) -> bool:
         """Whether an address may be asked again beside the scans of the whole range."""

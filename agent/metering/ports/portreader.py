@@ -44,7 +44,7 @@ from agent.settings.config import MANAGEMENT_LOGICAL_DEVICE, MeteringConfig, Por
 from dlms.client.session import MeterSession
 from dlms.cosem.time import ClockPolicy
 from dlms.errors import DlmsError
-from dlms.link.datalink import DataLink, heard_by
+from dlms.link.datalink import DataLink, LineSettings, heard_by
 from dlms.security.settings import open_auth
 from plc.errors import PlcError, PlcLocalError, PlcSilentError
 from plc.events import BaseNodeSilent, NodeEvent, NodeJoined, NodeLeft, NodesListed, ResyncNoted
@@ -68,6 +68,7 @@ class Bridge(Protocol):
     def shared_bus(self) -> bool: ...
     @property
     def octets_heard(self) -> int: ...
+    def set_line(self, line: LineSettings) -> None: ...
     def channel(self, address: int, *, dst_lsap: int = 1, src_lsap: int = 16) -> Channel: ...
     def poll(self, now: float, wait_s: float) -> Sequence[NodeEvent]: ...
     def close(self) -> None: ...
@@ -184,8 +185,11 @@ class PortReader:
         self._proven = self._base_node_heard = False
         self._octets_heard = 0
         level = logging.DEBUG if self._mute else logging.INFO
-        LOG.log(level, "port %s is open (%s)", self._port.name, self._port.url, extra={"event": "port.open"})
+        LOG.log(level, "port %s is open (%s)", self._port.name, self._port.where, extra={"event": "port.open"})
         self._report(f"opened anew: {self._mute}" if self._mute else "open, nothing heard yet")
+        if self._port.protocol.own_urls:
+            for entry in self._port.meters:
+                self._deps.registry.join(self._port.name, entry.address)
         if self._port.scan is not None:
             # No meter announces itself on a bus: those known before are tried again, new ones are looked for.
             for meter in self._deps.registry.absent(self._port.name):
@@ -225,9 +229,13 @@ class PortReader:
         """Whether there is no meter that could prove the port: none was ever known, or none is to be read. A base node
         has to say first whether it knows any."""
         registry, name = self._deps.registry, self._port.name
-        if registry.present(name) or registry.absent(name):
+        known = [*registry.present(name), *registry.absent(name)]
+        if self._port.protocol.own_urls:
+            known = [meter for meter in known if meter.named]  # the others stand in the configuration, no more
+        if known:
             return self._port.scan is not None and self._bridge is not None and not self._deps.tasks.in_force
-        return self._bridge is None or self._port.scan is not None or self._base_node_heard
+        announced = self._port.scan is None and not self._port.protocol.own_urls
+        return self._bridge is None or not announced or self._base_node_heard
 
     def _report_working(self) -> None:
         """Report that the port works: a meter answered, or there is none that could."""
@@ -253,6 +261,7 @@ class PortReader:
 
     def _round(self, bridge: Bridge, now: float) -> None:
         self._begin(bridge, now)
+        self._set_line(bridge)
         for event in bridge.poll(now, self._wait_s(now)):
             self._on_event(event)
         now, wall = self._clock.monotonic(), self._clock.wall()
@@ -266,6 +275,15 @@ class PortReader:
             self._report_working()
         elif self._problem and self._watch.garbage not in self._problem:
             self._report(self._watch.garbage)
+
+    def _set_line(self, bridge: Bridge) -> None:
+        """Have the line stand as the meter that is talked to needs it, where meters of one bus differ."""
+        if not (self._port.meters and self._port.protocol.own_lines):
+            return
+        asked = self._probe.asked
+        for address, link in [*self._links.items(), *([asked] if asked else [])]:
+            line = getattr(link, "line", None)  # of a link that changes it on its way
+            bridge.set_line(line if isinstance(line, LineSettings) else self._port.line(address))
 
     def _advance(self, visit: Visit, take: Callable[[], None]) -> None:
         """Make one step of a visit.
@@ -414,8 +432,8 @@ class PortReader:
 
     def _link(self, meter: Meter, client: int) -> DataLink:
         """Make the link of a visit. Raises `dlms.errors.LocalError`."""
-        asking = self._patience.asking(meter.address) if self._port.scan is not None else None
-        link = self._port.data_link(meter.address, client=client, asking=asking or Asking())
+        asking = self._patience.asking(meter.address, Asking()) if self._port.scan is not None else Asking()
+        link = self._port.data_link(meter.address, client=client, asking=asking)
         self._links[meter.address] = link
         return link
 
@@ -432,6 +450,9 @@ class PortReader:
         if heard is None:
             return
         self._watch.conversation(meter.address, heard)
+        line = getattr(link, "line", None)
+        if heard.frames and isinstance(line, LineSettings):
+            self._patience.met(meter.address, line.baudrate)
         if heard.frames:
             self._patience.answered(meter.address, heard.turnaround_s)
         else:

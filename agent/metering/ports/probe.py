@@ -61,6 +61,11 @@ class Probe:
     def running(self) -> bool:
         return self._question is not None
 
+    @property
+    def asked(self) -> tuple[int, DataLink] | None:
+        """The address that is being asked, and by which link."""
+        return (self._question.address, self._question.link) if self._question else None
+
     def reset(self, now: float) -> None:
         """Make a scan due now, or let the one that was under way go on."""
         self.abandon()
@@ -82,7 +87,7 @@ class Probe:
         address = self._queue.popleft()
         if self._registry.at(self._port.name, address) is not None:
             return  # it was found, or came back, since the queue was filled
-        link = self._port.data_link(address, asking=self._patience.asking(address) or FIRST)  # as the public client
+        link = self._port.data_link(address, asking=self._patience.asking(address, FIRST))  # as the public client
         self._question = _Question(address, link, bus.channel(address))
         link.connect(now)
         self._question.write(now)

@@ -127,7 +127,7 @@ class Visit:
                 self.reached = True
                 self.session.receive(event.lsdu, now)
             elif isinstance(event, DataFailed):
-                self._fail(f"{event.reason.value}", now)
+                self._fail(event.why, now)
         deadline = self.session.next_deadline()
         if deadline is not None and deadline <= now:
             self.session.on_deadline(now)

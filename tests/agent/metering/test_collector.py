@@ -511,6 +511,7 @@ class PoisonedBridge:
         self.carries = bridge.carries
         self.shared_bus = bridge.shared_bus
         self.octets_heard = bridge.octets_heard
+        self.set_line = bridge.set_line
         self.poll = bridge.poll
         self.close = bridge.close
 
