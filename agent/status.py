@@ -51,8 +51,9 @@ class MeterStatus:
 
 @dataclass(frozen=True, slots=True)
 class QueueStatus:
-    """The store of readings that wait for the head-end. `lost`: given up because the store was full; `refused`: set
-    aside because the head-end would not take them, the last one at `refused_at`."""
+    """The store of readings that wait for the head-end. `lost`: given up because the store was full, or not readable
+    any more, the last one at `lost_at`; `refused`: set aside because the head-end would not take them, the last one at
+    `refused_at`."""
 
     records: int = 0
     oldest: float = 0.0
@@ -62,6 +63,7 @@ class QueueStatus:
     lost: int = 0
     refused: int = 0
     refused_at: float = 0.0
+    lost_at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

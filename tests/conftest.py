@@ -17,8 +17,10 @@ import ctypes
 import os
 import random
 import select
+import shutil
 import signal
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,7 +39,6 @@ SLOW = (
     "tests/updateagent/boot/test_loaders.py",
     "tests/updateagent/boot/test_uboot_flash.py",
     "tests/updateagent/engine/test_power.py",
-    "tests/updateagent/engine/test_recovery.py",
     "tests/updateagent/software/test_store.py",
     "tests/updateagent/package/test_manifest.py",
     "tests/updateagent/test_damage.py",
@@ -47,6 +48,11 @@ SLOW = (
 TIMEOUT_S = {"board": 3600, "process": 900, "slow": 900, "fast": 300}
 # How long a process that was told to end may take to do so; its end is waited for, so this is rarely spent.
 GRACE_MS = 10_000
+
+# Where `-m fast` puts the files of tests, some 100 MB: an fsync to a disk takes longer than most of these tests, and
+# none of them is about the machine's disk. They are gone at the end; `--basetemp FOLDER` puts them elsewhere.
+MEMORY = "/dev/shm"
+MEMORY_FREE_BYTES_MIN = 1 << 30
 
 STRICT = bool(os.environ.get("CI_STRICT"))
 
@@ -63,11 +69,23 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     return ([] if seed is None else [f"shuffled: --shuffle {seed}"]) + (["CI_STRICT: a skip fails"] if STRICT else [])
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
+    if config.option.markexpr == "fast" and not config.option.basetemp:
+        keep_files_in_memory(config)
     if STRICT:
         config.pluginmanager.register(NoSkips(), "no-skips")
     # Orphans of the processes that a test starts become children of this one, and can be found.
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def keep_files_in_memory(config: pytest.Config) -> None:
+    """If there is room. Workers of pytest-xdist come with a folder in that of their controller."""
+    if not os.access(MEMORY, os.W_OK) or shutil.disk_usage(MEMORY).free < MEMORY_FREE_BYTES_MIN:
+        return
+    folder = tempfile.mkdtemp(prefix="pytest-", dir=MEMORY)
+    config.option.basetemp = f"{folder}/files"
+    config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from agent.ota.handover import HandOver
 
 REFUSED_SHOWN = 20  # unless more are asked for
-REFUSED_WARNING_S = 7 * 86_400.0  # a refusal that nobody cared for in a week is history
+QUEUE_WARNING_S = 7 * 86_400.0  # a refusal that nobody cared for in a week is history
 VALUE_CHARS_MAX = 100
 
 
@@ -134,11 +134,15 @@ class Views:
 
     def _warnings(self, status: Status) -> list[str]:
         """What a person should look at although everything works."""
-        queue = status.queue
-        since_s = self._clock.wall() - queue.refused_at
-        if queue.refused_at and since_s < REFUSED_WARNING_S:
-            return [f"the head-end refused {queue.refused} readings for good: `dcuctl queue refused` has the reasons"]
-        return []
+        queue, wall = status.queue, self._clock.wall()
+        found: list[str] = []
+        if queue.refused_at and wall - queue.refused_at < QUEUE_WARNING_S:
+            found.append(
+                f"the head-end refused {queue.refused} readings for good: `dcuctl queue refused` has the reasons"
+            )
+        if queue.lost_at and wall - queue.lost_at < QUEUE_WARNING_S:
+            found.append(f"{queue.lost} readings are lost: the store was full or damaged, the log says which")
+        return found
 
     def _current(self) -> Status:
         """The published status with the queue as it is now."""

@@ -61,7 +61,7 @@ class _Reader:
 
     def inline(self) -> str:
         end = self._body.find(b"\0", self._at)
-        if end < 0:
+        if end == -1:
             raise self.fail("a string without its end")
         raw = self.take(end - self._at)
         self._at += 1

@@ -17,13 +17,14 @@ import argparse
 import importlib.abc
 import importlib.machinery
 import importlib.util
+import math
 import os
 import resource
 import select
+import shutil
 import signal
 import sys
 import tempfile
-import time
 import tomllib
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -38,10 +39,14 @@ from tests.mutate.mutations import Mutation, mutated, mutations
 HERE = Path(__file__).parent
 REPO = HERE.parents[1]
 KILLED_PERCENT_MIN = 95
-# A fault that makes a loop endless: it has this many times the time of the good module, and so much memory.
-PATIENCE = 8
-PATIENCE_S_MIN = 30
+# A fault that makes a loop endless has this many times the processor's time of the good module, which other work on the
+# machine does not make longer; one that waits for ever this much time by the clock; and each so much memory.
+PATIENCE = 5
+CPU_S_MIN = 5
+WAIT_S_MAX = 600
 MEMORY_BYTES_MAX = 3 << 30
+# What tests write lies in memory: no fault is about the disk, and an fsync takes longer than most tests.
+SCRATCH = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 SURVIVED, KILLED, HUNG = "survived", "killed", "killed by the time limit"
 
@@ -80,18 +85,22 @@ class Importer(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         exec(self.code, module.__dict__)
 
 
-def run_tests(target: Target, number: int | None) -> int:
+def run_tests(target: Target, number: int | None, cpu_s: int, scratch: Path) -> int:
     """In a process of its own: the tests, with that fault; pytest's exit code."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES_MAX, MEMORY_BYTES_MAX))
+    resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s + 1))
     if number is not None:
         code = compile(mutated(target.source, number), target.path, "exec", dont_inherit=True)
         sys.meta_path.insert(0, Importer(target, code))
     options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-o", "faulthandler_timeout=0"]
-    return int(pytest.main([*options, "-m", "not board and not process", *target.tests]))
+    options += [f"--basetemp={scratch}", "-m", "not board and not process and not slow"]
+    return int(pytest.main([*options, *target.tests]))
 
 
-def in_a_child(target: Target, number: int | None, limit_s: float, log: Path) -> str:
-    """What becomes of that fault."""
+def in_a_child(target: Target, number: int | None, cpu_s: int, folder: Path) -> str:
+    """What becomes of that fault. The child's output is in `log-NUMBER` of the folder."""
+    log = log_of(folder, number)
+    scratch = folder / f"scratch-{number}"
     child = os.fork()
     if child == 0:
         code = 70
@@ -100,13 +109,18 @@ def in_a_child(target: Target, number: int | None, limit_s: float, log: Path) ->
             output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             os.dup2(output, 1)
             os.dup2(output, 2)
-            code = run_tests(target, number)
+            code = run_tests(target, number, cpu_s, scratch)
         finally:
             os._exit(code)
-    ended = wait(child, limit_s)
-    if ended is None:
+    ended = wait(child, WAIT_S_MAX)
+    shutil.rmtree(scratch, ignore_errors=True)
+    if ended in (None, -signal.SIGXCPU, -signal.SIGKILL):
         return HUNG
     return SURVIVED if ended == 0 else KILLED
+
+
+def log_of(folder: Path, number: int | None) -> Path:
+    return folder / f"log-{number}"
 
 
 def wait(child: int, limit_s: float) -> int | None:
@@ -122,6 +136,12 @@ def wait(child: int, limit_s: float) -> int | None:
         os.close(handle)
     _, status = os.waitpid(child, 0)
     return None if hung else os.waitstatus_to_exitcode(status)
+
+
+def children_cpu_s() -> float:
+    """The processor's time of all children that have ended."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,15 +176,15 @@ class Result:
 
 def examine(target: Target, explained: frozenset[str], workers: int) -> Result:
     """Every fault of a module. Raises `SystemExit` if the tests do not pass without one."""
-    with tempfile.TemporaryDirectory(prefix="mutate-") as folder:
-        begun = time.monotonic()
-        log = Path(folder) / "log"
-        if in_a_child(target, None, 3600, log) != SURVIVED:
-            sys.exit(f"{target.path}: the tests fail without any fault:\n{log.read_text()}")
-        limit_s = max(PATIENCE_S_MIN, PATIENCE * (time.monotonic() - begun))
+    with tempfile.TemporaryDirectory(prefix="mutate-", dir=SCRATCH) as name:
+        folder = Path(name)
+        before_s = children_cpu_s()
+        if in_a_child(target, None, WAIT_S_MAX, folder) != SURVIVED:
+            sys.exit(f"{target.path}: the tests fail without any fault:\n{log_of(folder, None).read_text()}")
+        cpu_s = math.ceil(max(CPU_S_MIN, PATIENCE * (children_cpu_s() - before_s)))
 
         def judge(mutation: Mutation) -> tuple[Mutation, str]:
-            return mutation, in_a_child(target, mutation.number, limit_s, Path(folder) / f"log-{mutation.number}")
+            return mutation, in_a_child(target, mutation.number, cpu_s, folder)
 
         with ThreadPoolExecutor(workers) as pool:
             return Result(target, tuple(pool.map(judge, mutations(target.source))), explained)

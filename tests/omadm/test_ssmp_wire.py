@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -64,56 +66,154 @@ def test_an_unknown_field_from_0x80_on_is_skipped() -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "why"),
+    ("data", "offset", "why"),
     [
-        (b"", "cut short"),
-        (b"XX\x01\x01\0\0", "begin with SS"),
-        (b"SS\x02\x01\0\0", "version 2"),
-        (b"SS\x01\x63\0\0", "unknown type"),
-        (with_fields(1), "lacks field"),
-        (with_fields(1, (1, b"id")), "lacks field CLIENT_NONCE"),
-        (with_fields(1, (2, NONCE), (1, b"id")), "out of order"),
-        (with_fields(1, (1, b"id"), (1, b"id"), (2, NONCE)), "out of order or twice"),
-        (with_fields(1, (1, b"id"), (2, NONCE), (3, SESSION)), "does not belong"),
-        (with_fields(1, (0, b"")), "out of order"),
-        (with_fields(1, (1, b""), (2, NONCE)), "empty"),
-        (with_fields(1, (1, b"a\nb"), (2, NONCE)), "control characters"),
-        (with_fields(1, (1, b"\xff"), (2, NONCE)), "not UTF-8"),
-        (with_fields(1, (1, b"x" * 129), (2, NONCE)), "longer than 128"),
-        (with_fields(1, (1, b"id"), (2, NONCE[:31])), "31 bytes, not 32"),
-        (with_fields(4, (3, SESSION), (5, b""), (0x7F, NONCE)), "sealed is empty"),
-        (with_fields(7, (6, b"\x01"), (7, b"x")), "1 bytes, not 2"),
-        (with_fields(7, (6, b"\0\x01"), (7, b"x")), "three digits"),
-        (b"SS\x01\x01\x00\x02\x01\x00", "field's header"),
-        (b"SS\x01\x01\x00\x04\x01\x00\x09x", "9 bytes, 1 are left"),
-        (b"SS" + bytes(wire.MESSAGE_BYTES_MAX), "longer than"),
+        (b"", 0, "cut short"),
+        (b"SS\x01\x05\0", 5, "cut short in the header"),
+        (b"XX\x01\x01\0\0", 0, "begin with SS"),
+        (b"SS\x02\x01\0\0", 2, "version 2"),
+        (b"SS\x01\x63\0\0", 3, "unknown type"),
+        (b"SS\x01\x01\0\x01", 4, "length says 1 bytes of fields, there are 0"),
+        (with_fields(1), 6, "lacks field"),
+        (with_fields(1, (1, b"id")), 11, "lacks field CLIENT_NONCE"),
+        (with_fields(1, (2, NONCE), (1, b"id")), 41, "out of order"),
+        (with_fields(1, (1, b"id"), (1, b"id"), (2, NONCE)), 11, "out of order or twice"),
+        (with_fields(1, (1, b"id"), (2, NONCE), (3, SESSION)), 46, "does not belong"),
+        (with_fields(5, (3, SESSION), (0x7E, b""), (0x7F, NONCE)), 25, "does not belong"),
+        (with_fields(1, (0, b"")), 6, "out of order"),
+        (with_fields(1, (1, b""), (2, NONCE)), 6, "empty"),
+        (with_fields(1, (1, b"a\nb"), (2, NONCE)), 6, "control characters"),
+        (with_fields(1, (1, b"a\x7f"), (2, NONCE)), 6, "control characters"),
+        (with_fields(1, (1, b"\xff"), (2, NONCE)), 6, "not UTF-8"),
+        (with_fields(1, (1, b"x" * 129), (2, NONCE)), 6, "longer than 128"),
+        (with_fields(1, (1, b"id"), (2, NONCE[:31])), 6, "31 bytes, not 32"),
+        (with_fields(4, (3, SESSION), (5, b""), (0x7F, NONCE)), 6, "sealed is empty"),
+        (with_fields(7, (6, b"\x01"), (7, b"x")), 6, "1 bytes, not 2"),
+        (with_fields(7, (6, b"\0\x01"), (7, b"x")), 6, "three digits"),
+        (b"SS\x01\x01\x00\x02\x01\x00", 6, "field's header"),
+        (b"SS\x01\x01\x00\x04\x01\x00\x09x", 6, "9 bytes, 1 are left"),
+        (b"SS" + bytes(wire.MESSAGE_BYTES_MAX), 0, "longer than"),
     ],
 )
-def test_what_is_no_message_is_refused_with_a_reason(data: bytes, why: str) -> None:
-    with pytest.raises(SsmpWireError, match=why):
+def test_what_is_no_message_is_refused_with_a_place_and_a_reason(data: bytes, offset: int, why: str) -> None:
+    with pytest.raises(SsmpWireError, match=why) as caught:
         wire.parse(data)
+    assert caught.value.offset == offset
 
 
 def test_more_fields_than_the_limit_are_refused() -> None:
-    many = [(0x80 + number, b"") for number in range(wire.FIELDS_MAX + 1)]
+    own = ((3, SESSION), (0x7F, NONCE))
+    others = [(0x80 + number, b"") for number in range(31)]
+    assert wire.parse(with_fields(5, *own, *others[:30])) == wire.Confirm(SESSION, NONCE)
     with pytest.raises(SsmpWireError, match="more than 32 fields"):
-        wire.parse(with_fields(5, (3, SESSION), (0x7F, NONCE), *many))
+        wire.parse(with_fields(5, *own, *others))
 
 
-@pytest.mark.parametrize("size", [0, 129])
-def test_a_device_id_that_does_not_fit_cannot_be_made(size: int) -> None:
-    with pytest.raises(SsmpUsageError):
-        wire.Hello("x" * size, NONCE)
+def test_a_message_of_the_largest_size_is_made_and_read() -> None:
+    rest = len(wire.Bootstrap(SESSION, b"x", NONCE).emit()) - 1
+    largest = wire.Bootstrap(SESSION, bytes(48 * 1024 - rest), NONCE)
+    assert wire.parse(largest.emit()) == largest
+    with pytest.raises(SsmpUsageError, match="BOOTSTRAP would be longer than 49152 bytes"):
+        wire.Bootstrap(SESSION, bytes(48 * 1024 - rest + 1), NONCE).emit()
+    ignored = with_fields(5, (3, SESSION), (0x7F, NONCE), (0x80, bytes(48 * 1024 - 63)))
+    assert len(ignored) == 48 * 1024
+    assert wire.parse(ignored) == wire.Confirm(SESSION, NONCE)
+    with pytest.raises(SsmpWireError, match="longer than 49152 bytes"):
+        wire.parse(ignored + b"x")
 
 
-def test_a_document_that_does_not_fit_cannot_be_sent() -> None:
-    with pytest.raises(SsmpUsageError, match="longer than"):
-        wire.Bootstrap(SESSION, bytes(wire.MESSAGE_BYTES_MAX), NONCE).emit()
+def _info(place: int, text: str) -> wire.RegistrationInfo:
+    return wire.RegistrationInfo(*(text if at == place else "" for at in range(6)))
 
 
-def test_a_text_that_is_no_unicode_cannot_be_made() -> None:
-    with pytest.raises(SsmpUsageError):
-        wire.RegistrationInfo("\ud800", "", "", "", "", "")
+@pytest.mark.parametrize(
+    ("size_max", "make"),
+    [
+        pytest.param(128, lambda text: wire.Hello(text, NONCE), id="device id"),
+        pytest.param(200, lambda text: wire.Error(401, text), id="error text"),
+        *(
+            pytest.param(256, lambda text, place=place: _info(place, text), id=name)
+            for place, name in enumerate(("man", "mod", "hw", "fw", "sw", "push_url"))
+        ),
+    ],
+)
+def test_texts_have_a_limit_in_bytes_and_no_control_characters(size_max: int, make: Callable[[str], object]) -> None:
+    make("Ä" * (size_max // 2))
+    make(" ~\x80")
+    for text in ("Ä" * (size_max // 2) + "x", "a\x1fb", "a\x7f", "\0", "\ud800"):
+        with pytest.raises(SsmpUsageError):
+            make(text)
+
+
+@pytest.mark.parametrize("wrong", [-1, 1])
+def test_nonces_sessions_and_proofs_have_one_size(wrong: int) -> None:
+    nonce, session = bytes(32 + wrong), bytes(16 + wrong)
+    for make in (
+        lambda: wire.Hello("id", nonce),
+        lambda: wire.Challenge(session, NONCE),
+        lambda: wire.Challenge(SESSION, nonce),
+        lambda: wire.Auth(session, INFO, NONCE),
+        lambda: wire.Auth(SESSION, INFO, nonce),
+        lambda: wire.Bootstrap(session, b"sealed", NONCE),
+        lambda: wire.Bootstrap(SESSION, b"sealed", nonce),
+        lambda: wire.Confirm(session, NONCE),
+        lambda: wire.Done(SESSION, nonce),
+    ):
+        with pytest.raises(SsmpUsageError, match=f"has {32 + wrong} bytes, not 32|has {16 + wrong} bytes, not 16"):
+            make()
+
+
+def test_error_codes_have_three_digits() -> None:
+    for code in (100, 999):
+        assert wire.parse(wire.Error(code, "").emit()) == wire.Error(code, "")
+    for code in (99, 1000):
+        with pytest.raises(SsmpUsageError, match="three digits"):
+            wire.Error(code, "")
+
+
+def test_types_tags_and_codes_are_those_of_the_document() -> None:
+    document = (Path(__file__).parents[2] / "docs" / "ssmp.md").read_text()
+    types = re.findall(r"^\| (\d) \| ([A-Z]+) \| ([0-9A-F, \u2013]+) \|$", document, re.MULTILINE)
+    assert {name: int(number) for number, name, _ in types} == {each.name: each.value for each in wire.Type}
+    for message, (number, _, tags) in zip(MESSAGES, types, strict=True):
+        data = message.emit()
+        assert (data[3], wire.parse(data).type) == (int(number), message.type)
+        assert fields_of(data) == expand(tags)
+    tags_known = re.findall(r"^\| ([0-9A-F]{2}) \| [a-zA-Z]", document, re.MULTILINE)
+    assert [int(tag, 16) for tag in tags_known] == sorted(wire.Tag)
+    codes = re.findall(r"^\| (\d{3}) \|", document, re.MULTILINE)
+    assert [int(code) for code in codes] == sorted(wire.ErrorCode)
+
+
+def fields_of(data: bytes) -> list[int]:
+    """The tags in a message, in order."""
+    found, at = [], 6
+    while at < len(data):
+        found.append(data[at])
+        at += 3 + int.from_bytes(data[at + 1 : at + 3], "big")
+    return found
+
+
+def expand(tags: str) -> list[int]:
+    """The tags in the document's short form, in which a dash stands for all between."""
+    ends = [[int(end, 16) for end in re.findall("[0-9A-F]+", part)] for part in tags.split(", ")]
+    return [tag for part in ends for tag in range(part[0], part[-1] + 1)]
+
+
+def test_a_device_without_an_id_and_an_empty_document_cannot_be_sent() -> None:
+    with pytest.raises(SsmpUsageError, match="device_id is empty"):
+        wire.Hello("", NONCE)
+    with pytest.raises(SsmpUsageError, match="sealed is empty"):
+        wire.Bootstrap(SESSION, b"", NONCE)
+
+
+def test_the_unproven_part_lacks_the_mac_and_nothing_else() -> None:
+    for message in MESSAGES[2:6]:
+        data = message.emit()
+        assert data.count(NONCE) == 1
+        assert wire.unproven(data) == data.replace(NONCE, b"")
+    data = wire.Bootstrap(SESSION, bytes(0x1_02), NONCE).emit()  # a size with two octets
+    assert wire.unproven(data) == data.removesuffix(NONCE)
 
 
 def test_only_messages_with_a_mac_have_an_unproven_part() -> None:

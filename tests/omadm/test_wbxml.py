@@ -8,7 +8,7 @@ import pytest
 
 from omadm.syncml import tokens, wbxml
 from omadm.syncml.codec import DM_WBXML, TNDS_WBXML, TNDS_XML, decode, encode, encode_tnds
-from omadm.syncml.element import DEPTH_MAX, ELEMENTS_MAX, Element
+from omadm.syncml.element import BODY_BYTES_MAX, DEPTH_MAX, ELEMENTS_MAX, TEXT_BYTES_MAX, Element
 from omadm.syncml.errors import SyncmlError
 from omadm.syncml.messages import Add, Item, Meta, Replace, SyncML, SyncmlValueError, Unsupported
 from tests.omadm.syncml_samples import EVERYTHING, HEADER, TREE, Generator
@@ -45,22 +45,24 @@ def test_every_header_of_version_1_is_read(version: int, public_id: bytes) -> No
 
 
 @pytest.mark.parametrize(
-    ("header", "why"),
+    ("header", "where", "why"),
     [
-        (b"\x00\xa4\x01\x6a\x00", "version"),
-        (b"\x04\xa4\x01\x6a\x00", "version"),
-        (b"\x02\x04\x6a\x00", "public identifier"),
-        (b"\x02\x00\x00\x6a\x06OTHER\0", "public identifier"),
-        (b"\x02\x00\x40\x6a\x06OTHER\0", "string table"),
-        (b"\x02\xa4\x01\x04\x00", "character set"),
-        (b"\x02\xa4\x01\x6a\x8f\xff\xff\xff\x7f", "announced"),
-        (b"\x02\xff\xff\xff\xff\xff\x01", "longer than 5"),
-        (b"\x02\xff\xff\xff\xff\x7f", "32 bits"),
+        (b"\x00\xa4\x01\x6a\x00", 1, "version"),
+        (b"\x04\xa4\x01\x6a\x00", 1, "version"),
+        (b"\x02\x04\x6a\x00", 4, "public identifier"),
+        (b"\x02\x00\x00\x6a\x06OTHER\0", 11, "public identifier"),
+        (b"\x02\x00\x40\x6a\x06OTHER\0", 11, "string table index 64, the table has 6 bytes"),
+        (b"\x02\x00\x06\x6a\x06OTHER\0", 11, "string table index 6, the table has 6 bytes"),
+        (b"\x02\xa4\x01\x04\x00", 4, "character set"),
+        (b"\x02\xa4\x01\x6a\x8f\xff\xff\xff\x7f", 9, "4294967295 bytes announced, 51 left"),
+        (b"\x02\xff\xff\xff\xff\xff\x01", 6, "longer than 5"),
+        (b"\x02\x90\x80\x80\x80\x00", 6, "32 bits"),
     ],
 )
-def test_other_headers_are_refused_by_name(header: bytes, why: str) -> None:
-    with pytest.raises(SyncmlError, match=why):
-        decode(header + BODY, DM_WBXML)
+def test_other_headers_are_refused_by_name(header: bytes, where: int, why: str) -> None:
+    with pytest.raises(SyncmlError, match=why) as caught:
+        decode(header + BODY[:51], DM_WBXML)
+    assert caught.value.where == where
 
 
 def test_a_document_that_ends_in_its_header_is_refused() -> None:
@@ -149,40 +151,109 @@ def test_a_literal_tag_takes_its_name_from_the_string_table() -> None:
     assert decode(b"\x02\xa4\x01\x6a\x02Hi" + body, DM_WBXML).commands[-1] == Unsupported("", "Hi")
 
 
+HEAD = b"\x02\xa4\x01\x6a\x00"
+
+
 @pytest.mark.parametrize(
-    ("body", "why"),
+    ("body", "where", "why"),
     [
-        (b"\x01", "end without"),
-        (b"\x03a\0", "outside"),
-        (b"\x6d", "ends too early"),
-        (b"\x6d\x01\x01", "after the document"),
-        (b"\x6d\x03abc", "without its end"),
-        (b"\x6d\xc3\x7fabc\x01", "announced"),
-        (b"\x6d\x83\x05\x01", "string table"),
-        (b"\xed\x01\x01", "attributes"),
-        (b"\x6d\x43\x01", "no meaning"),
-        (b"\x6d\x02\x83\xb0\x00\x01", "does not exist"),
-        (b"\x6d\x03\xff\0\x01", "UTF-8"),
+        (b"\x01", 1, "end without"),
+        (b"\x03a\0", 3, "outside"),
+        (b"\x6d", 1, "ends too early"),
+        (b"\x6d\x01\x01", 2, "after the document"),
+        (b"\x2d\x01", 1, "after the document"),
+        (b"\x6d\x03abc", 2, "without its end"),
+        (b"\x6d\x03", 2, "without its end"),
+        (b"\x6d\xc3\x7fabc\x01", 3, "127 bytes announced, 4 left"),
+        (b"\x6d\xc3\x01", 3, "1 bytes announced, 0 left"),
+        (b"\x6d\xc3\x01a", 4, "ends too early"),
+        (b"\x6d\x83\x05\x01", 3, "string table"),
+        (b"\xed\x01\x01", 1, "attributes"),
+        (b"\x85\x01", 1, "attributes"),
+        (b"\x6d\x43\x01", 2, "no meaning"),
+        (b"\x6d\x02\x00\x01", 3, "character 0x0 does not exist"),
+        (b"\x6d\x02\x83\xb0\x00\x01", 5, "character 0xd800 does not exist"),
+        (b"\x6d\x02\x83\xbf\x7f\x01", 5, "character 0xdfff does not exist"),
+        (b"\x6d\x02\xc4\x80\x00\x01", 5, "character 0x110000 does not exist"),
+        (b"\x6d\x03\xff\0\x01", 4, "UTF-8"),
     ],
 )
-def test_a_body_that_breaks_the_rules_is_refused_by_name(body: bytes, why: str) -> None:
-    with pytest.raises(SyncmlError, match=why):
-        wbxml.read(b"\x02\xa4\x01\x6a\x00" + body)
+def test_a_body_that_breaks_the_rules_is_refused_by_name(body: bytes, where: int, why: str) -> None:
+    with pytest.raises(SyncmlError, match=why) as caught:
+        wbxml.read(HEAD + body)
+    assert caught.value.where == len(HEAD) + where
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (b"\x2d", Element("SyncML")),
+        (b"\x6d\x01", Element("SyncML")),
+        (b"\x05", Element("Add")),
+        (b"\x45\x03\x00\x01", Element("Add", content=[""])),
+        (b"\x45\x83\x00\x83\x02\x83\x03\x01", Element("Add", content=["", "a", ""])),
+        (b"\x45\xc3\x00\xc3\x01\x00\x01", Element("Add", content=[b"", b"\0"])),
+        (b"\x45\x02\x01\x02\x83\xaf\x7f\x01", Element("Add", content=["\x01", "\ud7ff"])),
+        (b"\x45\x02\x83\xc0\x00\x02\xc3\xff\x7f\x01", Element("Add", content=["\ue000", "\U0010ffff"])),
+        (b"\x44\x01\x01", Element("", content=[])),
+        # A page stays in force to the next switch, also over the end of an element.
+        (
+            b"\x45\x00\x01\x47\x0c\x01\x0c\x00\x00\x05\x01",
+            Element(
+                "Add", 0, [Element("Format", 1, [Element("MaxMsgSize", 1)]), Element("MaxMsgSize", 1), Element("Add")]
+            ),
+        ),
+        (b"\x00\x07\x7f\x05\x01", Element("7:0x3f", 7, [Element("7:0x05", 7)])),
+    ],
+)
+def test_every_form_of_content_is_read(body: bytes, expected: Element) -> None:
+    assert wbxml.read(b"\x02\xa4\x01\x6a\x04\0\0a\0" + body) == expected
 
 
 def test_depth_and_number_are_limited() -> None:
-    head = b"\x02\xa4\x01\x6a\x00"
+    wbxml.read(HEAD + b"\x6d" * DEPTH_MAX + b"\x01" * DEPTH_MAX)
     with pytest.raises(SyncmlError, match="deeper"):
-        wbxml.read(head + b"\x6d" * (DEPTH_MAX + 1) + b"\x01" * (DEPTH_MAX + 1))
+        wbxml.read(HEAD + b"\x6d" * (DEPTH_MAX + 1) + b"\x01" * (DEPTH_MAX + 1))
+    assert len(wbxml.read(HEAD + b"\x6d" + b"\x12" * (ELEMENTS_MAX - 1) + b"\x01").content) == ELEMENTS_MAX - 1
     with pytest.raises(SyncmlError, match="elements"):
-        wbxml.read(head + b"\x6d" + b"\x12" * ELEMENTS_MAX + b"\x01")
+        wbxml.read(HEAD + b"\x6d" + b"\x12" * ELEMENTS_MAX + b"\x01")
 
 
-def test_text_is_limited_although_the_string_table_repeats_it() -> None:
-    table = b"x" * 60_000 + b"\0"
-    head = b"\x02\xa4\x01\x6a" + wbxml.number(len(table)) + table
+def test_the_length_is_limited() -> None:
+    opaque = wbxml.number(BODY_BYTES_MAX - 11)
+    body = HEAD + b"\x6d\xc3" + opaque + bytes(BODY_BYTES_MAX - 11) + b"\x01"
+    assert len(body) == BODY_BYTES_MAX
+    wbxml.read(body)
+    with pytest.raises(SyncmlError, match="longer than") as caught:
+        wbxml.read(body + b"\x01")
+    assert caught.value.where == BODY_BYTES_MAX
+
+
+TABLE = b"x" * (1 << 16) + b"\0"
+REPEATED = b"\x02\xa4\x01\x6a" + wbxml.number(len(TABLE)) + TABLE + b"\x6d" + b"\x83\x00" * (TEXT_BYTES_MAX >> 16)
+
+
+@pytest.mark.parametrize("more", [b"\x03y\0", b"\xc3\x01y", b"\x83\x83\xff\x7f", b"\x02\x41"])
+def test_text_is_limited_although_the_string_table_repeats_it(more: bytes) -> None:
+    assert len(wbxml.read(REPEATED + b"\x01").text()) == TEXT_BYTES_MAX
     with pytest.raises(SyncmlError, match="text"):
-        wbxml.read(head + b"\x6d" + b"\x83\x00" * 1000 + b"\x01")
+        wbxml.read(REPEATED + more + b"\x01")
+
+
+def test_a_character_by_number_counts_as_four_bytes_of_text() -> None:
+    document = REPEATED.removesuffix(b"\x83\x00") + b"\x83\x04\x02\x41\x01"
+    assert len(wbxml.read(document).text()) == TEXT_BYTES_MAX - 3
+    with pytest.raises(SyncmlError, match="text"):
+        wbxml.read(document.removesuffix(b"\x01") + b"\x02\x41\x01")
+
+
+def test_a_page_is_switched_when_it_changes_and_only_then() -> None:
+    add = Element("Add")
+    maximum = Element("MaxMsgSize", 1)
+    root = Element("Add", 0, [Element("Format", 1, [maximum]), maximum, add, add, "a", b"\0b"])
+    switched = b"\x45\x00\x01\x47\x0c\x01\x0c\x00\x00\x05\x05\x03a\0\xc3\x02\0b\x01"
+    assert wbxml.write(root) == HEAD + switched
+    assert wbxml.read(HEAD + switched) == root
 
 
 def test_a_name_without_a_token_is_our_mistake() -> None:
@@ -190,9 +261,31 @@ def test_a_name_without_a_token_is_our_mistake() -> None:
         wbxml.write(Element("Nonsense"))
 
 
-@pytest.mark.parametrize(("value", "octets"), [(0, b"\0"), (0x7F, b"\x7f"), (0x80, b"\x81\0"), (0x1201, b"\xa4\x01")])
+@pytest.mark.parametrize("text", ["a\0", "\ud800"])
+def test_text_without_a_wbxml_form_is_our_mistake(text: str) -> None:
+    with pytest.raises(SyncmlValueError):
+        wbxml.write(Element("Add", content=[text]))
+
+
+@pytest.mark.parametrize(
+    ("value", "octets"),
+    [
+        (0, b"\0"),
+        (0x7F, b"\x7f"),
+        (0x80, b"\x81\0"),
+        (0x1201, b"\xa4\x01"),
+        (0x4000, b"\x81\x80\0"),
+        (0xFFFFFFFF, b"\x8f\xff\xff\xff\x7f"),
+    ],
+)
 def test_numbers_are_written_as_mb_u_int32(value: int, octets: bytes) -> None:
     assert wbxml.number(value) == octets
+
+
+@pytest.mark.parametrize("value", [-1, 1 << 32])
+def test_numbers_of_more_than_32_bits_are_our_mistake(value: int) -> None:
+    with pytest.raises(SyncmlValueError, match="not a 32 bit number"):
+        wbxml.number(value)
 
 
 @pytest.mark.parametrize("seed", range(60))

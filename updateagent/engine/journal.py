@@ -224,7 +224,6 @@ class Journal:
                 raise DeviceError(JOURNAL, f"{path}: {error.strerror or error}") from error
             found.append((sequence, index, record))
         if not found:
-            self._next, self._sequence = 0, 0
             return Record(lost=True)
         self._sequence, newest, record = max(found, key=lambda entry: entry[0])
         self._next = 1 - newest

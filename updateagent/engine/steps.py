@@ -127,7 +127,7 @@ class Steps:
             if block - stored >= checkpoint_blocks:
                 self._advance(Event.CHECKPOINT, image=index, block=block)
                 stored = block
-            progress = (done + block * BLOCK_BYTES) * 100 // max(total, 1)
+            progress = (done + block * BLOCK_BYTES) * 100 // total
             if progress >= shown + PROGRESS_STEP:
                 self.write_status(progress=progress)
                 shown = progress
@@ -161,7 +161,6 @@ class Steps:
             self._decide(*self._blame_of_trial())
             return None
         self._migrate()
-        self.write_status()
         return EXIT_GUARD_WANTED
 
     def _migrate(self) -> None:
@@ -202,7 +201,7 @@ class Steps:
             if self._update.boot_id != deps.boot_id:
                 self._advance(Event.TRY, boot_id=deps.boot_id)
             deps.bootenv.try_slot(self._update.target, self._update.fallback)
-            self.write_status(progress=100)
+            self.write_status()
             return EXIT_REBOOT_WANTED
         if found is Trial.WAITING:
             if self._update.boot_id == deps.boot_id:
@@ -379,7 +378,7 @@ class Steps:
     # -- display
 
     def status(self, *, progress: int | None = None, error: str = "") -> dict[str, object]:
-        """What `status.json` and `dcu-update status` show."""
+        """What `status.json` and `dcu-update status` show. `progress` is in per cent; without it the state's."""
         deps, record = self._deps, self.record
         update, last = record.update, record.last
         if progress is None:
@@ -387,7 +386,7 @@ class Steps:
         return {
             "version": 1,
             "state": record.state.value,
-            "progress": min(progress, 100),
+            "progress": progress,
             "booted": deps.booted,
             "slots": [self._slot_status(name) for name in deps.bootenv.slots],
             "update": None

@@ -184,9 +184,6 @@ class Updater(Steps):
             self._stage(request)
             self._decide(error.code, error.message)
             return
-        if request.id == self.record.last_id:
-            self._deps.mailbox.clear_inbox(request.package)
-            return
         self._stage(request)
         if request.kind != "firmware":
             self._decide(KIND, f"a request of kind {request.kind} is not for the boot")

@@ -8,8 +8,13 @@ How far each meter has been read for each task is written in the same transactio
 neither lose a run nor repeat one.
 
 Bounds: `records_max` records, `bytes_max` bytes of file. Blocks go oldest first, and those that were delivered are
-always the oldest. When a block goes that was not delivered, its records are counted as `lost`, and that is logged.
-As only the oldest ever go, the ids in the file have no gaps, and counting is a subtraction.
+always the oldest. As only the oldest ever go, the ids in the file have no gaps, and counting is a subtraction.
+
+What cannot be delivered any more is counted as `lost`, logged, and remembered as a `Loss` with the meter and the time
+that the values speak of, so that profiles can be asked for it again: blocks given up because the store is full, blocks
+whose checksum says that they are damaged, and what was on bad pages of a file. `holes` counts the ids of damaged blocks
+that the head-end has not been told to pass over yet. Blocks of an earlier file of this device (`adopted`, see
+store_file.py) are delivered first, under the identity that they have.
 """
 
 from __future__ import annotations
@@ -20,15 +25,19 @@ import sqlite3
 import zlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
 
 from agent.clock import Clock
+from agent.metering.store.adoption import note_loss
+from agent.metering.store.salvage import marks_of
 from agent.metering.store.store_file import StoreError, StoreFile
+from agent.metering.store.store_schema import NO_MARKS
 from agent.status import QueueStatus
 from omadm.readings import ROW_SIZES, Reading, record
 
-__all__ = ["Batch", "Progress", "Refusal", "Store", "StoreError", "StoreStats"]
+__all__ = ["Batch", "Loss", "Progress", "Refusal", "Store", "StoreError", "StoreStats"]
 
 LOG = logging.getLogger("agent.metering.store")
 
@@ -38,7 +47,11 @@ COMPRESSION = 6
 FULL_RETRIES = 4  # each one gives up an eighth of the blocks first
 REMEMBERED_MAX = 16_384  # names, before those that nobody knows any more are looked for; the registry holds 4096
 REFUSED_MAX = 1000  # records that the head-end would not take, kept for a person to look at
+DROP_SHARE = 1 / 16  # so many more delivered records than are to be kept may be there
 REFUSED_AT = "refused_at"  # beside the fields of a record that is set aside
+
+_PROGRESS = "SELECT meter, task, run, at FROM progress"
+_MARKS = f"SELECT first, marks FROM block WHERE marks != '{NO_MARKS}' ORDER BY first"  # noqa: S608 - a constant
 
 ResultT = TypeVar("ResultT")
 _Counters = dict[str, int]
@@ -66,6 +79,21 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True)
+class Loss:
+    """Records that are gone. `meter`: whose, `""` when that is not known; `since` and `until`: the earliest and latest
+    time (seconds since the epoch) that they may speak of; `noted`: when that was found out; `seq` ascends. `records`
+    is 0 where their number is not known."""
+
+    seq: int
+    noted: float
+    meter: str
+    since: float
+    until: float
+    records: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Refusal:
     """A record that the head-end will never take, and its reason. `refused_at`: seconds since the epoch by this
     device's clock, 0 when it is not known; `record` has the fields of docs/uplink.md."""
@@ -79,7 +107,8 @@ class Refusal:
 @dataclass(frozen=True, slots=True)
 class StoreStats:
     """`pending`: records not delivered yet, the oldest stored at `oldest`; `kept`: delivered ones that are still here;
-    the others count since the store began. `refused_at`: when the last record was refused, 0 when none was."""
+    the others count since the store began. `refused_at`: when the last record was refused, `lost_at`: when
+    the last was lost; 0 when none was."""
 
     uuid: str
     pending: int
@@ -89,6 +118,7 @@ class StoreStats:
     lost: int
     refused: int
     refused_at: float
+    lost_at: float = 0.0
 
     def on(self, status: QueueStatus) -> QueueStatus:
         """The published status, with these counts."""
@@ -100,6 +130,7 @@ class StoreStats:
             lost=self.lost,
             refused=self.refused,
             refused_at=self.refused_at,
+            lost_at=self.lost_at,
         )
 
 
@@ -109,7 +140,7 @@ class Store:
     def __init__(
         self, file: Path, clock: Clock, *, records_max: int, keep_forwarded_max: int, bytes_max: int = BYTES_MAX
     ) -> None:
-        self.file = StoreFile(file, bytes_max)
+        self.file = StoreFile(file, bytes_max, clock)
         self._clock = clock
         self._records_max = records_max
         self._keep_forwarded_max = keep_forwarded_max
@@ -135,9 +166,13 @@ class Store:
             first = counters["next"]
             if body:
                 counters["next"] += len(readings)
-                row = (first, counters["next"] - 1, self._clock.wall(), body)
-                db.execute("INSERT INTO block VALUES (?, ?, ?, ?)", row)
-            db.executemany("INSERT OR REPLACE INTO progress VALUES (?, ?, ?)", marks)
+                about = (readings[0].meter, json.dumps(marks, separators=(",", ":")), _earliest(readings))
+                db.execute(
+                    "INSERT INTO block (first, last, made, meter, marks, since, body) VALUES (?, ?, ?, ?, ?, ?, ?)",
+                    (first, counters["next"] - 1, self._clock.wall(), *about, body),
+                )
+            else:
+                _set_progress(db, marks, first)
             db.executemany("INSERT OR REPLACE INTO knowledge VALUES (?, ?)", learned)
             while counters["next"] - _oldest(db, counters) > self._records_max and self._drop_oldest(db, counters):
                 pass
@@ -149,7 +184,16 @@ class Store:
 
     def progress(self) -> dict[tuple[str, str], int]:
         """(meter, task) → the last run the meter was read for."""
-        return self._run(lambda db, _: {(m, t): run for m, t, run in db.execute("SELECT * FROM progress")})
+
+        def work(db: sqlite3.Connection, _: _Counters) -> dict[tuple[str, str], int]:
+            newest = {(meter, task): (at, run) for meter, task, run, at in db.execute(_PROGRESS)}
+            for first, text in db.execute(_MARKS):
+                for meter, task, run in marks_of(text):
+                    if newest.get((meter, task), (0, 0))[0] <= first:
+                        newest[meter, task] = (first, run)
+            return {key: run for key, (_, run) in newest.items()}
+
+        return self._run(work)
 
     def knowledge(self, meter: str) -> dict[str, object] | None:
         """What was learned about a meter before; `None` when nothing is known, or it cannot be read back."""
@@ -166,6 +210,7 @@ class Store:
             db.executemany("DELETE FROM knowledge WHERE meter=?", gone_meters)
             db.executemany("DELETE FROM knowledge WHERE instr(meter, ? || '#') = 1", gone_meters)
             db.executemany("DELETE FROM progress WHERE task=?", gone_tasks)
+            _forget_marks(db, {meter for (meter,) in gone_meters}, {task for (task,) in gone_tasks})
             db.executemany("DELETE FROM knowledge WHERE instr(meter, '#' || ? || '#')", gone_tasks)
 
         if gone_meters or gone_tasks:
@@ -190,20 +235,27 @@ class Store:
 
     def batch(self, records_max: int) -> Batch | None:
         """The oldest records that are not delivered yet, at most `records_max`; `None` when there are none."""
-        return self._run(lambda db, counters: self._take(db, counters["released"], records_max))
+        return self._run(
+            lambda db, counters: self._take_adopted(db, counters, records_max) or self._take(db, counters, records_max)
+        )
 
     def release(self, store: str, last: int) -> int:
         """The head-end holds every record of `store` up to id `last`. Returns how many of these were pending. An
         acknowledgement for another store, the one before this one, changes nothing."""
 
         def work(db: sqlite3.Connection, counters: _Counters) -> int:
-            if store != self.file.uuid or not counters["released"] < last < counters["next"]:
+            if store != self.file.uuid:
+                return _release_adopted(db, counters, store, last)
+            if not counters["released"] < last < counters["next"]:
                 return 0
-            fresh = last - counters["released"]
-            counters["released"] = last
+            fresh = _pass(db, counters, last)
             counters["forwarded"] += fresh
-            while last - _oldest(db, counters) + 1 > self._keep_forwarded_max and self._drop_oldest(db, counters, last):
-                pass
+            # A good number at once: each removal writes the pages that say what is free.
+            if last - _oldest(db, counters) + 1 > self._keep_forwarded_max * (1 + DROP_SHARE):
+                while last - _oldest(db, counters) + 1 > self._keep_forwarded_max and self._drop_oldest(
+                    db, counters, last
+                ):
+                    pass
             self._loss_logged = False
             return fresh
 
@@ -217,13 +269,17 @@ class Store:
         rows = [(entry["id"], json.dumps({**entry, REFUSED_AT: refused_at}), why) for entry in batch.records]
 
         def work(db: sqlite3.Connection, counters: _Counters) -> None:
-            if batch.store != self.file.uuid or batch.last <= counters["released"]:
+            if batch.store != self.file.uuid:
+                if not _release_adopted(db, {"forwarded": 0}, batch.store, batch.last):
+                    return
+            elif batch.last <= counters["released"]:
                 return
+            else:
+                _pass(db, counters, batch.last)
             db.executemany("INSERT OR REPLACE INTO refused VALUES (?, ?, ?)", rows)
             keep = "SELECT id FROM refused ORDER BY id DESC LIMIT ?"
             db.execute(f"DELETE FROM refused WHERE id NOT IN ({keep})", (REFUSED_MAX,))  # noqa: S608 - constants only
             counters["refused"] += len(rows)
-            counters["released"] = batch.last
 
         self._run(work)
         for entry in batch.records:
@@ -245,23 +301,32 @@ class Store:
         )
         return [_refusal(*row) for row in rows]
 
+    def losses(self, after: int = 0) -> list[Loss]:
+        """What was lost for good, in the order in which that was found out, with numbers above `after`."""
+        columns = "seq, noted, meter, since, until, records, why"
+        query = f"SELECT {columns} FROM loss WHERE seq > ? ORDER BY seq"  # noqa: S608 - constants only
+        return [Loss(*row) for row in self._run(lambda db, _: db.execute(query, (after,)).fetchall())]
+
     def stats(self) -> StoreStats:
         """Return the counts for the status."""
 
         def work(db: sqlite3.Connection, counters: _Counters) -> StoreStats:
-            pending = counters["next"] - 1 - counters["released"]
+            own = counters["next"] - 1 - counters["released"] - counters["holes"]
+            adopted, since = db.execute("SELECT COALESCE(SUM(last - first + 1), 0), MIN(made) FROM adopted").fetchone()
+            lost_at = db.execute("SELECT noted FROM loss ORDER BY seq DESC LIMIT 1").fetchone()
             first_pending = "SELECT made FROM block WHERE first <= ? ORDER BY first DESC LIMIT 1"
-            oldest = db.execute(first_pending, (counters["released"] + 1,)).fetchone() if pending else None
+            oldest = db.execute(first_pending, (counters["released"] + 1,)).fetchone() if own else None
             refused = db.execute("SELECT id, record, why FROM refused ORDER BY id DESC LIMIT 1").fetchone()
             return StoreStats(
                 uuid=self.file.uuid,
-                pending=pending,
+                pending=own + adopted,
                 kept=max(0, counters["released"] - _oldest(db, counters) + 1),
-                oldest=oldest[0] if oldest else 0.0,
+                oldest=since if since is not None else oldest[0] if oldest else 0.0,
                 forwarded=counters["forwarded"],
                 lost=counters["lost"],
                 refused=counters["refused"],
                 refused_at=_refusal(*refused).refused_at if refused else 0.0,
+                lost_at=lost_at[0] if lost_at else 0.0,
             )
 
         return self._run(work)
@@ -300,15 +365,21 @@ class Store:
         Without `up_to`, to make room: never the only block, which is the visit that is just being stored. With it,
         after a delivery: only a block all of whose records have ids up to `up_to`; that may be the only one.
         """
-        rows = db.execute("SELECT first, last FROM block ORDER BY first LIMIT 2").fetchall()
+        rows = db.execute("SELECT first, last, made, meter, since, marks FROM block ORDER BY first LIMIT 2").fetchall()
         if not rows or (up_to is None and len(rows) < 2) or (up_to is not None and rows[0][1] > up_to):
             return False
-        first, last = rows[0]
+        first, last, made, meter, since, marks = rows[0]
+        _set_progress(db, marks_of(marks), first)
+        damaged = counters["holes"] and _damaged(db, first - 1, last)  # its loss was noted when that was found
         db.execute("DELETE FROM block WHERE first=?", (first,))
         lost = last - max(first - 1, counters["released"])
         if lost > 0:
-            counters["lost"] += lost
             counters["released"] = last
+        if lost > 0 and damaged:
+            counters["holes"] -= lost
+        elif lost > 0:
+            counters["lost"] += lost
+            note_loss(db, self._clock.wall(), meter, since, made, lost, "full")
             if not self._loss_logged:  # once until the next delivery: a full store would otherwise fill the log as well
                 self._loss_logged = True
                 LOG.error(
@@ -318,12 +389,13 @@ class Store:
                 )
         return True
 
-    def _take(self, db: sqlite3.Connection, released: int, records_max: int) -> Batch | None:
+    def _take(self, db: sqlite3.Connection, counters: _Counters, records_max: int) -> Batch | None:
+        released = counters["released"]
         start = db.execute("SELECT MAX(first) FROM block WHERE first <= ?", (released + 1,)).fetchone()[0]
         rows = db.execute(
             "SELECT first, last, body FROM block WHERE first >= ? ORDER BY first LIMIT ?",
             (released + 1 if start is None else start, BLOCKS_PER_BATCH_MAX),
-        )
+        ).fetchall()
         records: list[dict[str, object]] = []
         skipped, reached = 0, released
         for first, last, body in rows:
@@ -332,10 +404,11 @@ class Store:
                 continue
             unpacked = _block_rows(first, last, body)
             if unpacked is None:
-                # Bit rot inside one block must not hold up all that follow.
-                LOG.error("records %d to %d cannot be read back", begin, last, extra={"event": "store.rot"})
+                # Damage inside one block must not hold up all that follow.
                 skipped += last - begin + 1
                 reached = last
+                if body:
+                    self._note_damaged(db, counters, first, begin, last)
                 continue
             room = records_max - len(records)
             taken = unpacked[begin - first :][:room]
@@ -345,11 +418,125 @@ class Store:
                 break
         return Batch(self.file.uuid, released + 1, reached, tuple(records), skipped) if reached > released else None
 
+    def _note_damaged(self, db: sqlite3.Connection, counters: _Counters, first: int, begin: int, last: int) -> None:
+        """A block cannot be read back: it counts as lost once, and its row stays, empty, until its ids are passed."""
+        made, meter, since = db.execute("SELECT made, meter, since FROM block WHERE first=?", (first,)).fetchone()
+        counters["lost"] += last - begin + 1
+        counters["holes"] += last - begin + 1
+        note_loss(db, self._clock.wall(), meter, since, made, last - begin + 1, "damaged")
+        db.execute("UPDATE block SET body=x'' WHERE first=?", (first,))
+        LOG.error(
+            "records %d to %d cannot be read back (meter %s)",
+            begin,
+            last,
+            meter or "unknown",
+            extra={"event": "store.rot"},
+        )
+
+    def _take_adopted(self, db: sqlite3.Connection, counters: _Counters, records_max: int) -> Batch | None:
+        """The next records of an earlier store; whole blocks, or the beginning of one that is larger than a batch."""
+        rows = db.execute(
+            "SELECT seq, store, first, last, made, meter, since, body FROM adopted ORDER BY seq LIMIT ?",
+            (BLOCKS_PER_BATCH_MAX,),
+        ).fetchall()
+        records: list[dict[str, object]] = []
+        store, reached, start = "", 0, 0
+        for seq, of_store, first, last, made, meter, since, body in rows:
+            unpacked = _block_rows(first, last, body)
+            if unpacked is None:
+                db.execute("DELETE FROM adopted WHERE seq=?", (seq,))
+                counters["lost"] += last - first + 1
+                note_loss(db, self._clock.wall(), meter, since, made, last - first + 1, "damaged")
+                LOG.error(
+                    "records %d to %d of store %s cannot be read back",
+                    first,
+                    last,
+                    of_store,
+                    extra={"event": "store.rot"},
+                )
+                continue
+            if records and (of_store != store or first <= reached):
+                break
+            store, start = of_store, start or first
+            room = records_max - len(records)
+            records += [record(record_id, row) for record_id, row in enumerate(unpacked[:room], first)]
+            reached = first + min(len(unpacked), room) - 1
+            if len(records) >= records_max:
+                break
+        return Batch(store, start, reached, tuple(records)) if records else None
+
 
 def _oldest(db: sqlite3.Connection, counters: Mapping[str, int]) -> int:
     """Return the lowest id in the file; the next id to be given out when it is empty."""
     first = db.execute("SELECT MIN(first) FROM block").fetchone()[0]
     return counters["next"] if first is None else int(first)
+
+
+def _set_progress(db: sqlite3.Connection, marks: Iterable[tuple[str, str, int]], at: int) -> None:
+    """Keep marks in the table, unless it has later ones. `at`: the id of the first record of the visit, or of the one
+    after it when the visit brought none."""
+    db.executemany(
+        "INSERT INTO progress (meter, task, run, at) VALUES (?, ?, ?, ?)"
+        " ON CONFLICT DO UPDATE SET run=excluded.run, at=excluded.at WHERE excluded.at >= at",
+        [(*mark, at) for mark in marks],
+    )
+
+
+def _forget_marks(db: sqlite3.Connection, meters: Collection[str], tasks: Collection[str]) -> None:
+    for first, text in db.execute(_MARKS).fetchall():
+        marks = marks_of(text)
+        kept = [mark for mark in marks if mark[0] not in meters and mark[1] not in tasks]
+        if len(kept) < len(marks):
+            db.execute("UPDATE block SET marks=? WHERE first=?", (json.dumps(kept, separators=(",", ":")), first))
+
+
+def _pass(db: sqlite3.Connection, counters: _Counters, last: int) -> int:
+    """The ids up to `last` are dealt with. Returns how many of them were records, and not holes."""
+    passed = _damaged(db, counters["released"], last) if counters["holes"] else 0
+    fresh = last - counters["released"] - passed
+    counters["released"] = last
+    counters["holes"] -= passed
+    return fresh
+
+
+def _damaged(db: sqlite3.Connection, after: int, up_to: int) -> int:
+    """How many of these ids belong to blocks that cannot be read back."""
+    query = (
+        "SELECT COALESCE(SUM(MIN(last, ?2) - MAX(first - 1, ?1)), 0) FROM block"
+        " WHERE length(body) = 0 AND last > ?1 AND first <= ?2"
+    )
+    return int(db.execute(query, (after, up_to)).fetchone()[0])
+
+
+def _release_adopted(db: sqlite3.Connection, counters: _Counters, store: str, last: int) -> int:
+    """The head-end holds the records of an earlier store up to `last`, those of the first blocks. A part of a block
+    that it holds goes on from there."""
+    fresh = 0
+    for seq, first, block_last, body in db.execute(
+        "SELECT seq, first, last, body FROM adopted WHERE store=? AND first <= ? ORDER BY seq", (store, last)
+    ).fetchall():
+        fresh += min(block_last, last) - first + 1
+        if block_last <= last:
+            db.execute("DELETE FROM adopted WHERE seq=?", (seq,))
+            continue
+        rest = (_block_rows(first, block_last, body) or [])[last - first + 1 :]
+        db.execute("UPDATE adopted SET first=?, body=? WHERE seq=?", (last + 1, _pack(rest), seq))
+    counters["forwarded"] += fresh
+    return fresh
+
+
+def _earliest(readings: Sequence[Reading]) -> float:
+    """The earliest time that a reading speaks of: its row's in a profile, else when it was received."""
+    return min(_time_of(reading) for reading in readings)
+
+
+def _time_of(reading: Reading) -> float:
+    if reading.profile is None or reading.meter_time is None:
+        return reading.received
+    try:
+        return datetime.fromisoformat(reading.meter_time).timestamp()
+    except ValueError:
+        return reading.received
 
 
 def _pack(value: object) -> bytes:

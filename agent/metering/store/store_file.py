@@ -1,43 +1,46 @@
-"""The SQLite file below the store: how it is opened, checked, written, and set aside when it is not sound.
+"""The SQLite file below the store: how it is opened, checked, written, and set aside when it cannot be used.
 
 Nothing here knows what a reading is. `StoreFile.run(work)` runs one piece of work under a lock; what it changed is
 committed, counters and all, or not at all. Counters live in the file and have a copy in memory that follows the disk,
-never the other way round.
+never the other way round. `next` is not written when nothing else changes: it follows from the blocks.
+
+A file that is damaged, or of a format that only a later version knows, is set aside as `NAME.aside-N`, and a new store
+begins. What is left in the files set aside is taken over step by step, one with each piece of work (adoption.py).
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import re
 import sqlite3
 import threading
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from agent.clock import Clock
+from agent.metering.store import adoption
+from agent.metering.store.adoption import Aside
+from agent.metering.store.salvage import Wreck
+from agent.metering.store.store_schema import (
+    FORMAT,
+    NewerFormatError,
+    StoreCorruptError,
+    check,
+    create,
+    identity,
+    migrate,
+)
+
 LOG = logging.getLogger("agent.metering.store")
 
-FORMAT = 1
-PAGE_BYTES = 4096
+PAGE_BYTES = 512  # a commit writes whole pages, first to the log and then to their place: small ones waste least
 WAL_BYTES_MAX = 1 << 20
 BUSY_TIMEOUT_S = 5.0  # another process (an agent that is just ending) may hold the file
 CACHE_KIB = 1024  # the board has 128 MiB for everything
-COUNTERS = ("next", "released", "forwarded", "lost", "refused")
-
-# The types are checked because SQLite itself takes anything anywhere, also from a damaged page; `quick_check` looks at
-# these constraints too.
-_SCHEMA = (
-    "CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID",
-    "CREATE TABLE block (first INTEGER PRIMARY KEY, last INTEGER NOT NULL, made REAL NOT NULL, body BLOB NOT NULL,"
-    " CHECK (typeof(last) = 'integer' AND last >= first AND typeof(made) = 'real' AND typeof(body) = 'blob'))",
-    "CREATE TABLE progress (meter TEXT, task TEXT, run INTEGER NOT NULL, PRIMARY KEY (meter, task),"
-    " CHECK (typeof(meter) = 'text' AND typeof(task) = 'text' AND typeof(run) = 'integer')) WITHOUT ROWID",
-    "CREATE TABLE knowledge (meter TEXT PRIMARY KEY, body BLOB NOT NULL,"
-    " CHECK (typeof(meter) = 'text' AND typeof(body) = 'blob')) WITHOUT ROWID",
-    "CREATE TABLE refused (id INTEGER PRIMARY KEY, record TEXT NOT NULL, why TEXT NOT NULL)",
-)
-_TABLES = {"meta", "block", "progress", "knowledge", "refused"}
+ASIDE_KEPT_MAX = 3  # of the files that were taken over, for whoever looks into what happened
 
 # Primary result codes that speak of the file system or of another process, not of the file's content.
 _ENVIRONMENT = {
@@ -55,6 +58,9 @@ _ENVIRONMENT = {
     sqlite3.SQLITE_AUTH,
 }
 
+_BESIDE = ("-wal", "-shm", "-journal")
+_ASIDE = re.compile(r"\.aside-(\d+)$")
+
 ResultT = TypeVar("ResultT")
 
 
@@ -67,35 +73,44 @@ class StoreError(Exception):
         self.full = full
 
 
-class StoreCorruptError(Exception):
-    """What is in the file is no store of ours."""
-
-
 class StoreFile:
     """One file, one connection, used by many threads one at a time. Opened when first needed, and again after trouble:
     a file system that fails for a while must not end the process."""
 
-    def __init__(self, file: Path, bytes_max: int) -> None:
+    def __init__(self, file: Path, bytes_max: int, clock: Clock) -> None:
         self._file = file
         self._bytes_max = bytes_max
+        self._clock = clock
         self._lock = threading.RLock()
         self._db: sqlite3.Connection | None = None
         self._counters: dict[str, int] = {}
+        self._asides = Asides(file)
         self.uuid = ""
         self.busy_timeout_s = BUSY_TIMEOUT_S
 
     def run(self, work: Callable[[sqlite3.Connection, dict[str, int]], ResultT]) -> ResultT:
         """Run `work(db, counters)` as one transaction and return its result. `work` may change the counters.
 
-        A corrupt file is set aside, and the work is done on a new store. Raises `StoreError`; nothing was changed then.
+        A file that cannot be used is set aside, and the work is done on a new store. Raises `StoreError`; nothing was
+        changed then.
         """
         with self._lock:
             for _ in range(2):
                 try:
+                    self._adopt()
                     return self._attempt(work)
                 except (sqlite3.ProgrammingError, sqlite3.NotSupportedError):
                     self._roll_back()  # our own defect, which says nothing about the file
                     raise
+                except NewerFormatError as error:
+                    LOG.warning(
+                        "the store %s was made by a later version of this software (%s): a new one begins, and that "
+                        "version delivers what is in it",
+                        self._file,
+                        error,
+                        extra={"event": "store.newer"},
+                    )
+                    self._set_aside()
                 except (sqlite3.DatabaseError, StoreCorruptError, UnicodeDecodeError) as error:
                     # The last one: SQLite quotes a damaged schema in its message, and Python cannot decode that.
                     self._roll_back()
@@ -104,7 +119,8 @@ class StoreFile:
                         if not full:
                             self._drop_connection()
                         raise StoreError(f"{self._file}: {error}", full=full) from error
-                    self._quarantine(str(error))
+                    LOG.critical("the store %s is damaged: %s", self._file, error, extra={"event": "store.corrupt"})
+                    self._set_aside()
                 except OSError as error:
                     self._roll_back()
                     raise StoreError(f"{self._file}: {error}") from error
@@ -113,8 +129,18 @@ class StoreFile:
                     raise
             raise StoreError(f"{self._file}: corrupt again right after it was made anew")
 
+    def names(self) -> list[Path]:
+        """The files that are the store: the database."""
+        return [self._file]
+
+    @property
+    def adopting(self) -> bool:
+        """Whether a file that was set aside is still being taken over."""
+        return bool(self._asides.waiting)
+
     def close(self) -> None:
         with self._lock:
+            self._asides.close()
             self._drop_connection()
 
     def __del__(self) -> None:
@@ -129,9 +155,8 @@ class StoreFile:
         db = self._db or self._open()
         counters = dict(self._counters)
         result = work(db, counters)
-        changed = [(value, key) for key, value in counters.items() if value != self._counters[key]]
-        if changed:
-            db.executemany("UPDATE meta SET value=? WHERE key=?", changed)
+        if any(value != self._counters[key] for key, value in counters.items() if key != "next"):
+            db.executemany("UPDATE meta SET value=? WHERE key=?", [(value, key) for key, value in counters.items()])
         db.commit()
         self._counters = counters
         return result
@@ -139,6 +164,9 @@ class StoreFile:
     def _open(self) -> sqlite3.Connection:
         self._file.parent.mkdir(parents=True, exist_ok=True)
         fresh = not self._file.exists()
+        if fresh:  # what was left beside a file that was set aside just before a power cut
+            for suffix in _BESIDE:
+                self._file.with_name(self._file.name + suffix).unlink(missing_ok=True)
         db = sqlite3.connect(self._file, check_same_thread=False, timeout=self.busy_timeout_s)
         try:
             db.text_factory = lambda text: text.decode("utf-8", "replace")
@@ -151,16 +179,58 @@ class StoreFile:
             db.execute(f"PRAGMA wal_autocheckpoint={WAL_BYTES_MAX // PAGE_BYTES}")
             db.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
             if db.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0] == 0:
-                _create(db)
+                create(db)
                 if fresh:
                     _sync_folder(self._file.parent)
-            db.execute(f"PRAGMA max_page_count={self._bytes_max // PAGE_BYTES}")
-            self.uuid, self._counters = _check(db)
+            page_bytes = db.execute("PRAGMA page_size").fetchone()[0]  # of an older file: as it was made
+            db.execute(f"PRAGMA max_page_count={self._bytes_max // page_bytes}")
+            check(db)
+            had = migrate(db)
+            self.uuid, self._counters = identity(db)
+            self._asides.look(db)
         except BaseException:
             db.close()
             raise
+        if had != FORMAT:
+            LOG.info("the store was of format %d, it is %d now", had, FORMAT, extra={"event": "store.migrated"})
         self._db = db
         return db
+
+    def _adopt(self) -> None:
+        """Take one step in taking over a file that was set aside, where there is one.
+
+        Trouble with that file is no trouble of the store: it is tried again when the store is opened next.
+        """
+        db = self._db or self._open()
+        while (name := self._asides.next()) is not None:
+            counters = dict(self._counters)
+            try:
+                wreck = self._asides.wreck(name)
+                before = adoption.known(db, name)
+                if before is not None and before.done:  # as a store that was set aside later knows
+                    self._asides.finish(name, db)
+                    continue
+                now = self._clock.wall()
+                if before is None:
+                    after = adoption.begin(db, counters, name, wreck, now)
+                else:
+                    after = adoption.go_on(db, counters, before, wreck, now)
+                db.executemany("UPDATE meta SET value=? WHERE key=?", [(value, key) for key, value in counters.items()])
+                db.commit()
+            except NewerFormatError as error:
+                LOG.info("%s waits for the software that made it: %s", name, error, extra={"event": "store.newer"})
+                self._asides.give_up(name)
+                continue
+            except (sqlite3.Error, OSError, UnicodeDecodeError) as error:
+                self._roll_back()
+                LOG.warning("%s cannot be taken over now: %s", name, error, extra={"event": "store.salvage.failed"})
+                self._asides.give_up(name)
+                continue
+            self._counters = counters
+            if after.done:
+                self._asides.finish(name, db)
+                _log_adopted(after)
+            return
 
     def _roll_back(self) -> None:
         if self._db is not None:
@@ -178,60 +248,129 @@ class StoreFile:
                 LOG.debug("close: %s", error)
             self._db = None
 
-    def _quarantine(self, why: str) -> None:
-        """Set the file aside in place of one set aside before. Raises `StoreError` when not even that works."""
-        aside = self._file.with_name(self._file.name + ".corrupt")
-        LOG.critical(
-            "the store %s is corrupt (%s): kept as %s, a new one begins",
-            self._file,
-            why,
-            aside.name,
-            extra={"event": "store.corrupt"},
-        )
+    def _set_aside(self) -> None:
+        """Set the file aside. Raises `StoreError` when not even that works."""
         self._drop_connection()
         try:
-            for suffix in ("-wal", "-shm", "-journal", ""):
-                old, new = (path.with_name(path.name + suffix) for path in (self._file, aside))
-                if old.exists():
-                    old.replace(new)
-                else:
-                    new.unlink(missing_ok=True)
-            _sync_folder(self._file.parent)
+            self._asides.add()
         except OSError as error:
             raise StoreError(f"{self._file}: cannot be set aside: {error}") from error
+
+
+class Asides:
+    """The files that were set aside: which there are, and which are still to be taken over."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._opened: tuple[str, sqlite3.Connection] | None = None
+        self.waiting: list[str] = []
+
+    def add(self) -> None:
+        """Set the file aside under a name that none had before. Raises `OSError`.
+
+        A database and its log must not part, not even by a power cut: the log has both names for a moment.
+        """
+        newest = max((_number(path.name) for path in self._files()), default=0)
+        aside = self._file.with_name(f"{self._file.name}.aside-{newest + 1}")
+        for suffix in _BESIDE:
+            old, new = (path.with_name(path.name + suffix) for path in (self._file, aside))
+            new.unlink(missing_ok=True)
+            if old.exists():
+                _link(old, new)
+        _sync_folder(self._file.parent)
+        self._file.replace(aside)
+        for suffix in _BESIDE:
+            self._file.with_name(self._file.name + suffix).unlink(missing_ok=True)
+        _sync_folder(self._file.parent)
+
+    def look(self, db: sqlite3.Connection) -> None:
+        """See which files there are; those that `db` has taken over wait no more, and only a few of them are kept."""
+        done = {name for (name,) in db.execute("SELECT name FROM aside WHERE done")}
+        # The last one first: it may have taken over one before it.
+        there = sorted((path.name for path in self._files()), key=_number, reverse=True)
+        self.waiting = [name for name in there if name not in done]
+        for name in [name for name in there if name in done][ASIDE_KEPT_MAX:]:
+            for suffix in ("", *_BESIDE):
+                self._file.with_name(name + suffix).unlink(missing_ok=True)
+
+    def next(self) -> str | None:
+        return self.waiting[0] if self.waiting else None
+
+    def wreck(self, name: str) -> Wreck:
+        """Raises `NewerFormatError`, `sqlite3.Error` for trouble of the file system."""
+        if self._opened is None or self._opened[0] != name:
+            self.close()
+            db = sqlite3.connect(self._file.with_name(name), check_same_thread=False)
+            self._opened = (name, db)
+            db.text_factory = lambda text: text.decode("utf-8", "replace")
+            with contextlib.suppress(sqlite3.DatabaseError, UnicodeDecodeError):  # damage, which is why it is here
+                db.execute("PRAGMA locking_mode=EXCLUSIVE")
+                db.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
+            _raise_if_newer(db)
+        return Wreck(self._opened[1])
+
+    def give_up(self, name: str) -> None:
+        """For now: it is looked at again when the store is opened next."""
+        self.close()
+        self.waiting.remove(name)
+
+    def finish(self, name: str, db: sqlite3.Connection) -> None:
+        self.close()
+        self.waiting.remove(name)
+        waiting = list(self.waiting)
+        self.look(db)
+        self.waiting = waiting
+
+    def close(self) -> None:
+        if self._opened is not None:
+            self._opened[1].close()
+            self._opened = None
+
+    def _files(self) -> list[Path]:
+        name = re.escape(self._file.name)
+        pattern = re.compile(rf"{name}\.(?:aside-\d+|corrupt)")  # the second is the name that the first version gave
+        try:
+            return [path for path in self._file.parent.iterdir() if pattern.fullmatch(path.name)]
+        except OSError:
+            return []
+
+
+def _number(name: str) -> int:
+    match = _ASIDE.search(name)
+    return int(match[1]) if match else 0
+
+
+def _raise_if_newer(db: sqlite3.Connection) -> None:
+    try:
+        found = db.execute("SELECT value FROM meta WHERE key = 'format'").fetchone()
+    except (sqlite3.DatabaseError, UnicodeDecodeError):
+        return
+    if found and isinstance(found[0], int) and found[0] > FORMAT:
+        raise NewerFormatError(f"format {found[0]}")
+
+
+def _log_adopted(aside: Aside) -> None:
+    level = logging.ERROR if aside.lost else logging.WARNING
+    LOG.log(
+        level,
+        "%s: %d readings were taken over and wait for the head-end, %d are lost",
+        aside.name,
+        aside.salvaged,
+        aside.lost,
+        extra={"event": "store.salvaged"},
+    )
+
+
+def _link(old: Path, new: Path) -> None:
+    try:
+        os.link(old, new)
+    except OSError:  # a file system without links
+        old.replace(new)
 
 
 def is_environment(error: Exception) -> bool:
     """Return whether SQLite blames the file system, memory or another process, and not the content of the file."""
     return getattr(error, "sqlite_errorcode", -1) & 0xFF in _ENVIRONMENT if isinstance(error, sqlite3.Error) else False
-
-
-def _create(db: sqlite3.Connection) -> None:
-    """Make an empty store in one transaction: there is no moment at which half of one exists."""
-    db.execute("BEGIN")
-    for statement in _SCHEMA:
-        db.execute(statement)
-    meta: dict[str, object] = {"format": FORMAT, "uuid": uuid.uuid4().hex, **dict.fromkeys(COUNTERS, 0), "next": 1}
-    db.executemany("INSERT INTO meta VALUES (?, ?)", list(meta.items()))
-    db.commit()
-
-
-def _check(db: sqlite3.Connection) -> tuple[str, dict[str, int]]:
-    """Check the whole file, and return the store's uuid and counters. Raises `StoreCorruptError`."""
-    verdict = db.execute("PRAGMA quick_check(1)").fetchone()[0]
-    if verdict != "ok":
-        raise StoreCorruptError(str(verdict))
-    tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type='table'")}
-    if not tables >= _TABLES:
-        raise StoreCorruptError("a table is missing")
-    meta = dict(db.execute("SELECT key, value FROM meta").fetchall())
-    if meta.get("format") != FORMAT or not isinstance(meta.get("uuid"), str):
-        raise StoreCorruptError(f"format {meta.get('format')!r}, not {FORMAT}")
-    counters = {key: value for key in COUNTERS if isinstance(value := meta.get(key), int)}
-    newest = db.execute("SELECT COALESCE(MAX(last), 0) FROM block").fetchone()[0]
-    if set(counters) != set(COUNTERS) or not counters["released"] < counters["next"] > newest:
-        raise StoreCorruptError("the counters do not agree with the records")
-    return str(meta["uuid"]), counters
 
 
 def _sync_folder(folder: Path) -> None:

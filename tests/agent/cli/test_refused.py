@@ -18,7 +18,7 @@ from agent.cli.__main__ import EXIT_REFUSED, main
 from agent.cli.client import RefusedError, ask
 from agent.daemon.control import ControlServer
 from agent.daemon.health import Health
-from agent.daemon.views import REFUSED_WARNING_S, Views
+from agent.daemon.views import QUEUE_WARNING_S, Views
 from agent.metering.collector import Collector
 from agent.metering.registry import Registry
 from agent.metering.scheduling.readinglist import ReadingLists
@@ -164,7 +164,7 @@ def test_the_status_counts_and_warns_until_the_last_refusal_is_a_week_old(
     assert "warning       the head-end refused 2 readings for good: `dcuctl queue refused` has the reasons" in out
     status = json.loads(run(daemon, capsys, "status", "--json")[1])
     assert status["queue"]["refused_at"] == daemon.clock.wall()
-    daemon.clock.now += REFUSED_WARNING_S
+    daemon.clock.now += QUEUE_WARNING_S
     out = run(daemon, capsys, "status")[1]
     assert "warning" not in out
     assert "2 refused" in out

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import struct
 import zlib
 from contextlib import suppress
@@ -11,7 +13,7 @@ from random import Random
 
 import pytest
 
-from tests.sim.faulty_disk import FaultyDisk
+from tests.sim.faulty_disk import FaultyDisk, Operation
 from updateagent.engine.journal import Journal, Outcome, Record, SlotNote, Update, emit, parse
 from updateagent.engine.machine import DECIDED, GIVE_UP, TABLE, Event, IllegalTransition, State, next_state
 from updateagent.engine.sealed import seal
@@ -22,12 +24,27 @@ UPDATE = Update("r1", "package.swu", "correlator", 12.5, target="B", fallback="A
 FULL = Record(
     State.ROLLED_BACK,
     replace(UPDATE, outcome=Outcome(72, "trial-failed", 410, 1405, "why"), failed_check="meter_port"),
-    slots={"A": SlotNote("1", 1, "good")},
+    slots={"A": SlotNote("1", 1, "good"), "B": SlotNote()},
     security_floor=3,
     software_floors={"lists": 2},
     signed_time=99,
     last_id="r0",
     last=Outcome(0, "ok", 200, 1200),
+)
+# What the copies hold. Systems of different versions read each other's journal: this form stays.
+IDLE_FORM = (
+    b'{"last":null,"last_id":"","lost":false,"security_floor":0,"signed_time":0,"slots":{},"software_floors":{},'
+    b'"state":"idle","stores":0,"update":null}'
+)
+FULL_FORM = (
+    b'{"last":{"code":0,"fumo":200,"message":"","name":"ok","scomo":1200},"last_id":"r0","lost":false,'
+    b'"security_floor":3,"signed_time":99,"slots":{"A":{"security_version":1,"state":"good","version":"1"},'
+    b'"B":{"security_version":0,"state":"empty","version":""}},'
+    b'"software_floors":{"lists":2},"state":"rolled back","stores":0,"update":{"attempts":0,"block":0,'
+    b'"boot_id":"","by_hand":false,"correlator":"correlator","failed_check":"meter_port","fallback":"A",'
+    b'"from_version":"","id":"r1","image":0,"log":["line"],"migrated":false,'
+    b'"outcome":{"code":72,"fumo":410,"message":"why","name":"trial-failed","scomo":1405},"package":"package.swu",'
+    b'"requested":12.5,"security_version":0,"state_dirs":[],"target":"B","to_version":""}}'
 )
 
 
@@ -84,6 +101,11 @@ def test_a_board_without_a_journal_is_idle_and_knows_nothing(disk: FaultyDisk) -
     assert Journal(disk, FOLDER).load() == Record(lost=True)
 
 
+def sequences(disk: FaultyDisk) -> list[int]:
+    """Those of the two copies."""
+    return [parse(disk.read_bytes(FOLDER / f"journal.{index}"))[0] for index in (0, 1)]
+
+
 def test_records_go_to_the_two_copies_in_turn(disk: FaultyDisk) -> None:
     journal = Journal(disk, FOLDER)
     for number in range(5):
@@ -94,17 +116,63 @@ def test_records_go_to_the_two_copies_in_turn(disk: FaultyDisk) -> None:
     assert times == {3, 4}
 
 
+def test_the_sequence_grows_by_one_per_record(disk: FaultyDisk) -> None:
+    journal = Journal(disk, FOLDER)
+    journal.store(Record())
+    assert parse(disk.read_bytes(FOLDER / "journal.0"))[0] == 1
+    journal.store(Record())
+    assert sequences(disk) == [1, 2]
+    journal.store(Record())
+    assert sequences(disk) == [3, 2]
+
+    journal = Journal(disk, FOLDER)
+    journal.load()
+    journal.store(Record())
+    assert sequences(disk) == [3, 4]
+
+
 @pytest.mark.parametrize("damage", [b"", b"DCUJ", b"\0" * 200])
-def test_a_damaged_newest_copy_leaves_the_one_before(disk: FaultyDisk, damage: bytes) -> None:
+@pytest.mark.parametrize("stores", [2, 3])
+def test_a_damaged_newest_copy_leaves_the_one_before(disk: FaultyDisk, damage: bytes, stores: int) -> None:
+    journal = Journal(disk, FOLDER)
+    for number in range(1, stores + 1):
+        journal.store(Record(signed_time=number))
+    disk.write_durable(FOLDER / f"journal.{(stores - 1) % 2}", damage)
+
+    journal = Journal(disk, FOLDER)
+    assert journal.load().signed_time == stores - 1
+    journal.store(Record(signed_time=7))
+    assert Journal(disk, FOLDER).load().signed_time == 7
+    assert set(sequences(disk)) == {stores - 1, stores}
+
+
+def test_a_record_that_could_not_be_written_is_tried_again_on_the_same_copy(disk: FaultyDisk) -> None:
     journal = Journal(disk, FOLDER)
     journal.store(Record(signed_time=1))
     journal.store(Record(signed_time=2))
-    disk.write_durable(FOLDER / "journal.1", damage)
 
-    journal = Journal(disk, FOLDER)
-    assert journal.load().signed_time == 1
+    def fail(operation: Operation) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    disk.on_operation = fail
+    with pytest.raises(DeviceError, match="cannot be written: No space") as caught:
+        journal.store(Record(signed_time=3))
+    assert caught.value.code is JOURNAL
+    disk.on_operation = None
+
+    assert Journal(disk, FOLDER).load().signed_time == 2
     journal.store(Record(signed_time=3))
-    assert Journal(disk, FOLDER).load().signed_time == 3
+    assert sequences(disk) == [3, 2]
+
+
+def test_a_copy_that_cannot_be_read_is_not_taken_for_a_missing_one(disk: FaultyDisk) -> None:
+    class Unreadable(FaultyDisk):
+        def read_bytes(self, path: Path) -> bytes:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with pytest.raises(DeviceError, match=r"journal\.0: Input/output error") as caught:
+        Journal(Unreadable(), FOLDER).load()
+    assert caught.value.code is JOURNAL
 
 
 def test_two_damaged_copies_are_lost_knowledge_and_say_so(disk: FaultyDisk) -> None:
@@ -126,6 +194,31 @@ def test_stores_are_counted_until_there_is_progress() -> None:
     assert replace(record, state=State.WRITING).advance(Event.CHECKPOINT, block=7).stores == 0
 
 
+def test_a_new_update_and_a_reported_one_begin_the_count_again() -> None:
+    assert replace(Record(), stores=5).stage(UPDATE) == Record(State.STAGED, UPDATE)
+    assert replace(FULL, stores=5).advance(Event.REPORT).stores == 0
+
+
+def test_there_is_an_update_exactly_while_the_state_is_not_idle() -> None:
+    for state, update in ((State.IDLE, UPDATE), (State.TRIAL, None)):
+        with pytest.raises(ValueError, match="a record is"):
+            Record(state, update)
+    with pytest.raises(ValueError, match="begun with `stage`"):
+        Record().advance(Event.STAGE)
+
+
+def test_bounds_of_software_are_kept_by_id_and_never_go_back() -> None:
+    record = FULL
+    for id_, version, signed, floors, newest in (
+        ("lists", 1, 98, {"lists": 2}, 99),
+        ("lists", 5, 100, {"lists": 5}, 100),
+        ("driver", 0, 1, {"lists": 5, "driver": 0}, 100),
+    ):
+        record = record.accept_software(id_, version, signed)
+        assert (record.software_floors, record.signed_time) == (floors, newest)
+    assert replace(record, software_floors=FULL.software_floors, signed_time=99) == FULL
+
+
 def test_the_end_of_an_update_is_remembered_without_the_update() -> None:
     record = FULL.advance(Event.REPORT)
 
@@ -133,11 +226,51 @@ def test_the_end_of_an_update_is_remembered_without_the_update() -> None:
     assert (record.last_id, record.last) == ("r1", FULL.update and FULL.update.outcome)
 
 
-def test_a_key_that_is_not_known_is_ignored() -> None:
-    raw = emit(FULL, 1)
-    payload = raw[20:].replace(b'"attempts":0', b'"attempts":0,"future":1')
+@pytest.mark.parametrize(("record", "form"), [(Record(), IDLE_FORM), (FULL, FULL_FORM)])
+def test_the_form_of_a_record_is_the_same_in_every_version(record: Record, form: bytes) -> None:
+    assert emit(record, 7) == seal(form, 7)
+    assert parse(seal(form, 7)) == (7, record)
 
-    assert parse(seal(payload, 1)) == (1, FULL)
+
+def test_an_update_without_what_a_newer_version_added_reads_as_unused() -> None:
+    form = IDLE_FORM.replace(b'"idle"', b'"staged"').replace(b'"update":null', b'"update":{"id":"r1","package":"p"}')
+    record = Record(State.STAGED, Update("r1", "p"))
+    assert parse(seal(form, 1)) == (1, record)
+    unused = (
+        b'"update":{"attempts":0,"block":0,"boot_id":"","by_hand":false,"correlator":"","failed_check":null,'
+        b'"fallback":"","from_version":"","id":"r1","image":0,"log":[],"migrated":false,"outcome":null,'
+        b'"package":"p","requested":0.0,"security_version":0,"state_dirs":[],"target":"","to_version":""}'
+    )
+    assert emit(record, 1) == seal(form.replace(b'"update":{"id":"r1","package":"p"}', unused), 1)
+
+
+def test_a_key_that_is_not_known_is_ignored() -> None:
+    form = FULL_FORM.replace(b'"attempts":0', b'"attempts":0,"future":1')
+    assert parse(seal(form, 1)) == (1, FULL)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        b"",
+        b"[" * 5000,
+        b"[]",
+        b"{}",
+        IDLE_FORM.replace(b'"idle"', b'"asleep"'),
+        IDLE_FORM.replace(b'"idle"', b'"trial"'),
+        IDLE_FORM.replace(b'"slots":{}', b'"slots":[]'),
+        IDLE_FORM.replace(b'"stores":0', b'"stores":null'),
+        IDLE_FORM.replace(b'"last":null', b'"last":{}'),
+        FULL_FORM.replace(b'"id":"r1",', b""),
+    ],
+)
+def test_a_whole_copy_that_is_no_record_is_a_journal_error(disk: FaultyDisk, form: bytes) -> None:
+    with pytest.raises(DeviceError, match="not one") as caught:
+        parse(seal(form, 1))
+    assert caught.value.code is JOURNAL
+    disk.write_durable(FOLDER / "journal.0", seal(form, 9))
+    disk.write_durable(FOLDER / "journal.1", seal(IDLE_FORM, 8))
+    assert Journal(disk, FOLDER).load() == Record()
 
 
 def test_a_newer_version_is_not_guessed_at() -> None:

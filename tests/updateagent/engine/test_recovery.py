@@ -37,6 +37,7 @@ def order(board: WithRecovery) -> tuple[str, str, str, str]:
     return (variables["BOOT_ORDER"], *(variables[f"BOOT_{slot}_LEFT"] for slot in "ABR"))  # type: ignore[return-value]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("story", recovery_stories(), ids=lambda story: story.name)
 def test_an_update_with_a_recovery_slot_survives_cuts_and_errors(story: Story) -> None:
     for tally in (

@@ -111,6 +111,7 @@ def test_a_system_that_fails_its_health_check_falls_back_and_says_which(board: B
     assert result["attempts"] == 3
     assert result["log"][0] == "attempt 3: no answer from the base node"
     assert "no frame in 10 s" in result["log"][-1]
+    assert result["message"] == "health check meter_port was not good in time"
     assert board.variables()["BOOT_ORDER"] == "A"
     assert board.variables()["BOOT_B_LEFT"] == "0"
     assert board.variables()["BOOT_A_LEFT"] == "9"
@@ -134,6 +135,7 @@ def test_a_system_that_never_reaches_its_update_agent_falls_back_with_the_log_it
         0,
     )
     assert result["log"] == ["kernel: no init found"]
+    assert result["message"] == "version 3 never got as far as its Update Agent"
 
 
 def test_a_boot_loader_that_cannot_load_the_new_slot_and_goes_on_counts_as_fallen_back(board: Board) -> None:
@@ -161,7 +163,8 @@ def test_a_trial_that_the_boot_loader_does_not_count_ends_after_its_attempts(boa
     board.updater().boot()
     result = board.result()
     assert result is not None
-    assert result["fumo"] == 410
+    assert (result["fumo"], result["attempts"]) == (410, 4)
+    assert result["message"] == "version 2 was started 4 times and never got well"
 
 
 def test_an_environment_that_the_boot_loader_does_not_read_is_told_apart_from_a_bad_system(board: Board) -> None:

@@ -8,11 +8,14 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import zlib
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from agent.metering.store import store_file, store_schema
 from agent.metering.store.reading_store import REFUSED_MAX, REMEMBERED_MAX, Progress, Store, StoreError
 from agent.metering.visit.raw_values import UnstorableError, encode
 from dlms.axdr import Data, Tag
@@ -173,7 +176,7 @@ def test_delivered_readings_are_kept_within_their_own_bound(tmp_path: Path) -> N
 
 def test_the_file_stays_within_its_bound_by_giving_up_the_oldest(tmp_path: Path) -> None:
     rng = random.Random(1)
-    opened = store(tmp_path, records_max=1_000_000, bytes_max=1 << 20)
+    opened = store(tmp_path, records_max=1_000_000, bytes_max=1 << 19)
     for start in range(0, 6000, 20):
         noisy = [
             reading(number, "".join(rng.choices("abcdefghijklmnop0123456789", k=200)))
@@ -186,7 +189,7 @@ def test_the_file_stays_within_its_bound_by_giving_up_the_oldest(tmp_path: Path)
     stats = opened.stats()
     assert stats.lost > 0
     assert stats.lost + stats.pending == 6000
-    assert (tmp_path / "s" / "readings.db").stat().st_size <= 1 << 20
+    assert (tmp_path / "s" / "readings.db").stat().st_size <= 1 << 19
     batch = opened.batch(1_000_000)
     assert batch is not None
     assert batch.first == stats.lost + 1
@@ -358,14 +361,68 @@ def test_the_listener_hears_of_every_append(tmp_path: Path) -> None:
 # --- trouble of the file ---
 
 
-def corrupt_middle(file: Path) -> None:
-    data = bytearray(file.read_bytes())
-    data[4096 : len(data) // 2] = b"\xa5" * (len(data) // 2 - 4096)
-    file.write_bytes(data)
+def test_a_damaged_visit_can_be_released_and_is_lost_and_not_forwarded(tmp_path: Path) -> None:
+    opened = store(tmp_path)
+    opened.append(visit(0, 10))
+    opened.append(visit(10, 5))
+    spoil(opened, "UPDATE block SET body=x'6e6f' WHERE first=1")
+    again = store(tmp_path)
+    batch = again.batch(5)
+    assert batch is not None
+    assert (len(batch.records), batch.last, batch.skipped) == (5, 15, 10)
+    assert (again.stats().pending, again.stats().lost) == (5, 10)
+    assert again.batch(5) == batch  # asked again: the loss is noted once
+    assert again.release(batch.store, batch.last) == 5
+    stats = again.stats()
+    assert (stats.pending, stats.lost, stats.forwarded) == (0, 10, 5)
+    assert [(loss.meter, loss.records, loss.why) for loss in again.losses()] == [("m1", 10, "damaged")]
+
+
+def test_a_damaged_visit_that_goes_because_the_store_is_full_is_lost_once(tmp_path: Path) -> None:
+    opened = store(tmp_path, records_max=20)
+    opened.append(visit(0, 10))
+    opened.append(visit(10, 10))
+    spoil(opened, "UPDATE block SET body=x'6e6f' WHERE first=1")
+    again = store(tmp_path, records_max=20)
+    assert again.batch(5) is not None
+    again.append(visit(20, 10))
+    assert (again.stats().pending, again.stats().lost) == (20, 10)
+    assert raws(again) == list(range(10, 30))
+
+
+def test_a_loss_says_whose_values_of_which_time_are_gone(tmp_path: Path) -> None:
+    opened = store(tmp_path, records_max=4)
+    row = replace(reading(0, meter="m7"), profile="1.0.99.1.0.255", meter_time="2026-11-01T00:15:00Z")
+    opened.append([row, reading(1, meter="m7")])
+    made = opened.stats().oldest
+    opened.append(visit(2, 4))
+    (loss,) = opened.losses()
+    assert (loss.meter, loss.since, loss.until, loss.records, loss.why) == ("m7", 1793492100.0, made, 2, "full")
+    assert opened.losses(after=loss.seq) == []
+    assert opened.stats().lost_at == loss.noted
+
+
+def spoil(opened: Store, statement: str) -> None:
+    """Change the file behind the store's back, without regard to its rules."""
+    opened.close()
+    (file,) = opened.file.names()
+    db = sqlite3.connect(file)
+    db.execute("PRAGMA ignore_check_constraints=1")
+    db.execute(statement)
+    db.commit()
+    db.close()
+
+
+def settled(opened: Store) -> Store:
+    """The store after it has taken over what was set aside."""
+    opened.stats()
+    while opened.file.adopting:
+        opened.stats()
+    return opened
 
 
 def cut_short(file: Path) -> None:
-    file.write_bytes(file.read_bytes()[:5000])
+    file.write_bytes(file.read_bytes()[:2000])
 
 
 def no_database(file: Path) -> None:
@@ -380,49 +437,15 @@ def another_database(file: Path) -> None:
     db.close()
 
 
-def another_format(file: Path) -> None:
-    db = sqlite3.connect(file)
-    db.execute("UPDATE meta SET value=99 WHERE key='format'")
-    db.commit()
-    db.close()
-
-
-def other_types(file: Path) -> None:
-    db = sqlite3.connect(file)
-    db.execute("PRAGMA ignore_check_constraints=1")
-    db.execute("INSERT INTO progress VALUES ('m', 't', 'yesterday')")
-    db.commit()
-    db.close()
-
-
 def schema_that_is_no_text(file: Path) -> None:
     data = file.read_bytes()
-    assert b"CREATE TABLE progress" in data
-    file.write_bytes(data.replace(b"CREATE TABLE progress", b"CREATE TABLE pr\xff\xfe\xfdess"))
+    assert b"CREATE TABLE meta" in data
+    file.write_bytes(data.replace(b"CREATE TABLE", b"CREATE \xff\xfe\xfdBLE"))
 
 
-def counters_astray(file: Path) -> None:
-    db = sqlite3.connect(file)
-    db.execute("UPDATE meta SET value=2 WHERE key='next'")
-    db.commit()
-    db.close()
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        corrupt_middle,
-        cut_short,
-        no_database,
-        another_database,
-        another_format,
-        other_types,
-        schema_that_is_no_text,
-        counters_astray,
-    ],
-)
-def test_a_damaged_store_is_set_aside_and_a_new_one_with_another_name_begins(
-    tmp_path: Path, damage: object, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("damage", [cut_short, no_database, another_database, schema_that_is_no_text])
+def test_a_file_that_says_nothing_is_set_aside_and_the_loss_is_noted(
+    tmp_path: Path, damage: Callable[[Path], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     opened = store(tmp_path)
     for start in range(0, 5000, 100):
@@ -430,23 +453,274 @@ def test_a_damaged_store_is_set_aside_and_a_new_one_with_another_name_begins(
     old = opened.stats().uuid
     opened.close()
     file = tmp_path / "s" / "readings.db"
-    damage(file)  # type: ignore[operator]
-    again = store(tmp_path)
+    damage(file)
+    again = settled(store(tmp_path))
     assert again.append(visit(0, 2)) == (1, 2)
     assert raws(again) == [0, 1]
     assert again.stats().uuid != old
-    assert (tmp_path / "s" / "readings.db.corrupt").exists()
-    assert any(getattr(record, "event", "") == "store.corrupt" for record in caplog.records)
+    assert (tmp_path / "s" / "readings.db.aside-1").exists()
+    assert {"store.corrupt", "store.salvaged"} <= {getattr(record, "event", "") for record in caplog.records}
+    (loss,) = again.losses()
+    assert (loss.meter, loss.records, loss.why, loss.since) == ("", 0, "damaged", 0.0)
 
 
-def test_only_one_damaged_store_is_kept(tmp_path: Path) -> None:
-    for _ in range(3):
-        opened = store(tmp_path)
-        opened.append(visit(0, 2))
+STATEMENTS = [
+    "INSERT INTO progress VALUES ('m', 't', 'yesterday', 0)",
+    "UPDATE meta SET value=5000000 WHERE key='released'",
+    "UPDATE meta SET value='none' WHERE key='lost'",
+    "DELETE FROM meta",
+    "DROP TABLE knowledge",
+    "UPDATE meta SET value='two' WHERE key='format'",
+]
+
+
+@pytest.mark.parametrize("statement", STATEMENTS)
+def test_sound_pages_with_wrong_content_lose_nothing(tmp_path: Path, statement: str) -> None:
+    opened = store(tmp_path)
+    for start in range(0, 5000, 100):
+        opened.append(visit(start, 100), [Progress("m1", "t1", start + 1)])
+    old = opened.stats().uuid
+    spoil(opened, statement)
+    again = settled(store(tmp_path))
+    if "released" in statement:  # what says that it was delivered cannot be told from what was
+        assert again.stats().uuid != old
+        return
+    assert (again.stats().pending, again.stats().lost) == (5000, 0)
+    assert delivered(again) == [(old, number + 1, number) for number in range(5000)]
+    assert again.progress()["m1", "t1"] == 4901
+
+
+def delivered(opened: Store, records_max: int = 700) -> list[tuple[str, object, object]]:
+    """Everything that the head-end gets, as (store, id, value)."""
+    got: list[tuple[str, object, object]] = []
+    while (batch := opened.batch(records_max)) is not None:
+        assert len(batch.records) <= records_max
+        got += [(batch.store, record["id"], record["raw"]) for record in batch.records]
+        opened.release(batch.store, batch.last)
+    return got
+
+
+PAGE = 512
+SCHEMA_PAGES = 8  # of several thousand in a file that has something to lose
+
+
+def test_a_bad_page_costs_what_lies_on_it_wherever_it_is(tmp_path: Path) -> None:
+    """Every page of a file in turn: what is delivered and what is counted as lost is everything."""
+    opened = store(tmp_path)
+    for start in range(0, 1200, 40):
+        opened.append(visit(start, 40), [Progress("m1", "t1", start + 1)], {"m1": {"scalers": {}}})
+    opened.release(opened.stats().uuid, 100)
+    old = opened.stats().uuid
+    opened.close()
+    file = tmp_path / "s" / "readings.db"
+    sound = file.read_bytes()
+    pages = len(sound) // PAGE
+    salvaged: list[int] = []
+    unreadable: list[int] = []
+    for page in range(1, pages):
+        (tmp_path / f"{page}" / "s").mkdir(parents=True)
+        copy = tmp_path / f"{page}" / "s" / "readings.db"
+        copy.write_bytes(sound[: page * PAGE] + b"\xa5" * PAGE + sound[(page + 1) * PAGE :])
+        again = settled(store(tmp_path / f"{page}"))
+        got = delivered(again)
+        stats = again.stats()
+        assert len(got) == len(set(got)), page
+        assert {name for name, _, _ in got} <= {old}, page
+        assert all(record_id == int(str(raw)) + 1 for _, record_id, raw in got), page
+        if not got and not stats.lost:  # a page of the schema: no table can be found
+            assert [(loss.records, loss.since) for loss in again.losses()] == [(0, 0.0)], page
+            unreadable.append(page)
+            continue
+        ids = {int(str(record_id)) for _, record_id, _ in got}
+        assert len(ids - set(range(1, 101))) + stats.lost == 1100, page
+        assert sum(loss.records for loss in again.losses()) == stats.lost, page
+        salvaged.append(len(ids))
+        again.close()
+    assert len(unreadable) <= SCHEMA_PAGES
+    # A leaf page has a few visits. The page above all leaves costs more.
+    assert sum(count < 1100 - 6 * 40 for count in salvaged) <= 1
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_whatever_is_damaged_the_store_works_and_invents_nothing(tmp_path: Path, seed: int) -> None:
+    rng = random.Random(seed)
+    opened = store(tmp_path)
+    for start in range(0, 600, 20):
+        opened.append(visit(start, 20), [Progress("m1", "t1", start + 1)])
+    old = opened.stats().uuid
+    opened.close()
+    file = tmp_path / "s" / "readings.db"
+    data = bytearray(file.read_bytes())
+    for _ in range(rng.choice([1, 1, 2, 5])):
+        at, size = rng.randrange(100, len(data)), rng.choice([1, 2, 8, 100, 1024, 5000])
+        data[at : at + size] = rng.randbytes(len(data[at : at + size]))
+    file.write_bytes(data)
+    again = settled(store(tmp_path))
+    got = delivered(again)
+    assert all(record_id == int(str(raw)) + 1 for _, record_id, raw in got)
+    # Every record has one identity, the right one, unless nothing in the file says any more what that was.
+    assert len({record_id for _, record_id, _ in got}) == len(got)
+    assert len({name for name, _, _ in got} - {old}) <= 1
+    again.append(visit(0, 2))
+    assert raws(again) == [0, 1]
+
+
+def test_taking_over_goes_on_where_a_power_cut_left_it(tmp_path: Path) -> None:
+    opened = store(tmp_path)
+    for start in range(0, 2000, 10):
+        opened.append(visit(start, 10))
+    old = opened.stats().uuid
+    spoil(opened, "DROP TABLE knowledge")
+    steps = 0
+    while True:
+        again = store(tmp_path)  # one piece of work, then the power goes
+        again.stats()
+        again.close()
+        steps += 1
+        if not again.file.adopting:
+            break
+    assert steps > 3
+    assert delivered(store(tmp_path)) == [(old, number + 1, number) for number in range(2000)]
+
+
+def test_what_was_taken_over_waits_beside_what_is_new_and_survives_damage_again(tmp_path: Path) -> None:
+    opened = store(tmp_path)
+    opened.append(visit(0, 30))
+    first = opened.stats().uuid
+    spoil(opened, "DROP TABLE knowledge")
+    again = settled(store(tmp_path))
+    again.append(visit(30, 5))
+    second = again.stats().uuid
+    batch = again.batch(10)
+    assert batch is not None
+    assert again.release(first, 10) == 10
+    assert (again.stats().pending, again.stats().forwarded) == (25, 10)
+    spoil(again, "DROP TABLE knowledge")
+    third = settled(store(tmp_path))
+    assert third.stats().pending == 25
+    assert delivered(third, 7) == [
+        *[(first, number + 1, number) for number in range(10, 30)],
+        *[(second, number - 29, number) for number in range(30, 35)],
+    ]
+    assert third.stats().forwarded == 35
+
+
+def test_a_record_of_an_earlier_store_can_be_refused(tmp_path: Path) -> None:
+    opened = store(tmp_path)
+    opened.append(visit(0, 3))
+    spoil(opened, "DROP TABLE knowledge")
+    again = settled(store(tmp_path))
+    batch = again.batch(1)
+    assert batch is not None
+    again.refuse(batch, "no such unit")
+    again.refuse(batch, "no such unit")
+    assert raws(again) == [1, 2]
+    assert (again.stats().refused, again.stats().forwarded) == (1, 0)
+
+
+def test_files_set_aside_are_kept_up_to_a_bound_and_never_written_over(tmp_path: Path) -> None:
+    for number in range(6):
+        opened = settled(store(tmp_path))
+        opened.append(visit(number, 1))
         opened.close()
         no_database(tmp_path / "s" / "readings.db")
-    store(tmp_path).stats()
-    assert sorted(path.name for path in (tmp_path / "s").iterdir() if "corrupt" in path.name) == ["readings.db.corrupt"]
+    settled(store(tmp_path))
+    names = sorted(path.name for path in (tmp_path / "s").iterdir() if ".aside-" in path.name)
+    assert names == ["readings.db.aside-4", "readings.db.aside-5", "readings.db.aside-6"]
+
+
+# --- versions ---
+
+
+def as_first_version(file: Path) -> None:
+    """The store's file as version 0.2.0 made it, with two visits of three records, the first of them delivered."""
+    file.parent.mkdir()
+    db = sqlite3.connect(file)
+    for statement in FORMAT_1:
+        db.execute(statement)
+    meta = {"format": 1, "uuid": "ab" * 16, "next": 7, "released": 3, "forwarded": 3, "lost": 0, "refused": 0}
+    db.executemany("INSERT INTO meta VALUES (?, ?)", list(meta.items()))
+    for first in (1, 4):
+        body = zlib.compress(json.dumps([each.row() for each in visit(first - 1, 3)]).encode())
+        db.execute("INSERT INTO block VALUES (?, ?, ?, ?)", (first, first + 2, 1793492100.0, body))
+    db.execute("INSERT INTO progress VALUES ('m1', 't1', 900)")
+    db.execute("INSERT INTO knowledge VALUES ('m1', ?)", (zlib.compress(b'{"scalers":{}}'),))
+    db.commit()
+    db.close()
+
+
+FORMAT_1 = (
+    "CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID",
+    "CREATE TABLE block (first INTEGER PRIMARY KEY, last INTEGER NOT NULL, made REAL NOT NULL, body BLOB NOT NULL,"
+    " CHECK (typeof(last) = 'integer' AND last >= first AND typeof(made) = 'real' AND typeof(body) = 'blob'))",
+    "CREATE TABLE progress (meter TEXT, task TEXT, run INTEGER NOT NULL, PRIMARY KEY (meter, task),"
+    " CHECK (typeof(meter) = 'text' AND typeof(task) = 'text' AND typeof(run) = 'integer')) WITHOUT ROWID",
+    "CREATE TABLE knowledge (meter TEXT PRIMARY KEY, body BLOB NOT NULL,"
+    " CHECK (typeof(meter) = 'text' AND typeof(body) = 'blob')) WITHOUT ROWID",
+    "CREATE TABLE refused (id INTEGER PRIMARY KEY, record TEXT NOT NULL, why TEXT NOT NULL)",
+)
+
+
+def test_a_file_of_the_first_version_is_brought_forward_with_all_that_is_in_it(tmp_path: Path) -> None:
+    as_first_version(tmp_path / "s" / "readings.db")
+    opened = store(tmp_path, keep=100)
+    assert raws(opened) == [3, 4, 5]
+    assert opened.append(visit(6, 2), [Progress("m1", "t1", 1800)]) == (7, 8)
+    assert opened.progress() == {("m1", "t1"): 1800}
+    assert opened.knowledge("m1") == {"scalers": {}}
+    opened.close()
+    again = store(tmp_path, keep=100)
+    assert (again.stats().uuid, again.stats().pending, raws(again)) == ("ab" * 16, 5, [3, 4, 5, 6, 7])
+    assert not list((tmp_path / "s").glob("*.aside-*"))
+
+
+def test_a_damaged_file_of_the_first_version_is_salvaged_too(tmp_path: Path) -> None:
+    as_first_version(tmp_path / "s" / "readings.db")
+    db = sqlite3.connect(tmp_path / "s" / "readings.db")
+    db.execute("DROP TABLE refused")
+    db.commit()
+    db.close()
+    again = settled(store(tmp_path))
+    assert delivered(again) == [("ab" * 16, number + 1, number) for number in (3, 4, 5)]
+    assert again.progress() == {("m1", "t1"): 900}
+
+
+def test_what_the_first_version_set_aside_is_taken_over(tmp_path: Path) -> None:
+    as_first_version(tmp_path / "s" / "readings.db.corrupt")
+    again = settled(store(tmp_path))
+    assert delivered(again) == [("ab" * 16, number + 1, number) for number in (3, 4, 5)]
+    again.close()
+    assert settled(store(tmp_path)).stats().pending == 0  # once
+
+
+def test_a_file_of_a_later_version_waits_for_it_and_its_readings_get_through(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    opened = store(tmp_path)
+    opened.append(visit(0, 20), [Progress("m1", "t1", 900)])
+    later = opened.stats().uuid
+    spoil(opened, "UPDATE meta SET value=99 WHERE key='format'")
+
+    rolled_back = settled(store(tmp_path))
+    assert rolled_back.stats().uuid != later
+    assert (rolled_back.stats().pending, rolled_back.stats().lost, rolled_back.losses()) == (0, 0, [])
+    rolled_back.append(visit(20, 5))
+    earlier = rolled_back.stats().uuid
+    rolled_back.close()
+    assert [getattr(record, "event", "") for record in caplog.records] == ["store.newer"]
+    rolled_back = settled(store(tmp_path))
+    assert rolled_back.stats().pending == 5  # at every start of the earlier version
+    rolled_back.close()
+
+    monkeypatch.setattr(store_schema, "FORMAT", 99)
+    monkeypatch.setattr(store_file, "FORMAT", 99)
+    monkeypatch.setattr(store_schema, "_MIGRATIONS", {1: store_schema._MIGRATIONS[1]} | dict.fromkeys(range(2, 99), ()))
+    back = settled(store(tmp_path))
+    assert delivered(back) == [
+        *[(later, number + 1, number) for number in range(20)],
+        *[(earlier, number - 19, number) for number in range(20, 25)],
+    ]
+    assert back.progress()["m1", "t1"] == 900
 
 
 def test_rot_inside_one_visit_skips_that_visit_only(tmp_path: Path) -> None:
@@ -465,21 +739,6 @@ def test_rot_inside_one_visit_skips_that_visit_only(tmp_path: Path) -> None:
     assert (batch.last, batch.skipped) == (30, 10)
     again.release(batch.store, batch.last)
     assert again.batch(10) is None
-
-
-def test_a_batch_of_nothing_but_rot_can_be_released(tmp_path: Path) -> None:
-    opened = store(tmp_path)
-    opened.append(visit(0, 10))
-    opened.close()
-    db = sqlite3.connect(tmp_path / "s" / "readings.db")
-    db.execute("UPDATE block SET body=x'6e6f'")
-    db.commit()
-    db.close()
-    again = store(tmp_path)
-    batch = again.batch(5)
-    assert batch is not None
-    assert (batch.records, batch.last) == ((), 10)
-    assert again.release(batch.store, batch.last) == 10
 
 
 def test_a_file_system_in_trouble_is_an_error_now_and_the_store_works_when_it_is_over(tmp_path: Path) -> None:
@@ -518,14 +777,15 @@ def test_a_defect_in_the_middle_of_a_transaction_leaves_nothing_of_it_and_no_dou
     opened.append(visit(0, 2))
 
     def half(db: sqlite3.Connection, counters: dict[str, int]) -> None:
-        db.execute("INSERT INTO block VALUES (?, ?, ?, ?)", (counters["next"], counters["next"], 1.0, b"half"))
+        row = (counters["next"], counters["next"], 1.0, b"half")
+        db.execute("INSERT INTO block (first, last, made, body) VALUES (?, ?, ?, ?)", row)
         raise defect("a mistake of ours")
 
     with pytest.raises(defect):
         opened.file.run(half)
     assert opened.append(visit(2, 1)) == (3, 3)
     assert raws(opened) == [0, 1, 2]
-    assert not (tmp_path / "s" / "readings.db.corrupt").exists()
+    assert not list((tmp_path / "s").glob("*.aside-*"))
 
 
 # --- power ---
@@ -535,6 +795,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from agent.clock import SystemClock
+from agent.metering.store import store_file, store_schema
 from agent.metering.store.reading_store import Progress, Store
 from tests.agent.metering.readings import visit
 

@@ -1,0 +1,139 @@
+"""How the store takes over what is left in a file that was set aside, in bounded steps, each durable.
+
+A file is set aside because it is damaged, or because a later version of this software made it (after a rollback to the
+other slot the earlier one cannot read it, and begins a store of its own). In either case what it held and the head-end
+does not have belongs to this device's queue. `aside.reached` says how far a file has been taken over, so a power cut in
+the middle costs one step and brings nothing twice.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import uuid
+from dataclasses import dataclass
+from itertools import islice
+
+from agent.metering.store.salvage import Block, Wreck, marks_of
+
+BLOCKS_PER_STEP = 64
+LOSSES_MAX = 1000  # intervals remembered
+
+
+@dataclass(frozen=True, slots=True)
+class Aside:
+    """A file that was set aside. `reached` counts in ids of its blocks; `store` names what they are records of."""
+
+    name: str
+    store: str
+    reached: int
+    stored_at: float
+    salvaged: int
+    lost: int
+    done: bool
+
+
+def known(db: sqlite3.Connection, name: str) -> Aside | None:
+    row = db.execute(
+        "SELECT name, store, reached, stored_at, salvaged, lost, done FROM aside WHERE name=?", (name,)
+    ).fetchone()
+    if row is None:
+        return None
+    name, store, reached, stored_at, salvaged, lost, done = row
+    return Aside(name, store, reached, stored_at, salvaged, lost, done=bool(done))
+
+
+def begin(db: sqlite3.Connection, counters: dict[str, int], name: str, wreck: Wreck, now: float) -> Aside:
+    """Take over all but the blocks: progress, what is known of meters, what was refused, losses counted before."""
+    head = wreck.head()
+    aside = Aside(name, head.store or uuid.uuid4().hex, head.released or 0, 0.0, 0, 0, done=False)
+    db.executemany(
+        "INSERT INTO progress (meter, task, run) VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET run=max(run, excluded.run)",
+        [row for row in wreck.progress() if _is_progress(*row)],
+    )
+    db.executemany(
+        "INSERT OR IGNORE INTO knowledge VALUES (?, ?)",
+        [row for row in wreck.knowledge() if isinstance(row[0], str) and isinstance(row[1], bytes)],
+    )
+    db.executemany(
+        "INSERT OR IGNORE INTO refused VALUES (?, ?, ?)",
+        [row for row in wreck.refused() if isinstance(row[1], str) and isinstance(row[2], str)],
+    )
+    db.executemany("INSERT OR IGNORE INTO aside VALUES (?, ?, ?, ?, ?, ?, ?, ?)", wreck.asides())
+    for counter in ("forwarded", "lost", "refused"):
+        counters[counter] += head.counts.get(counter, 0)
+    for _, store, block in wreck.adopted(0):
+        _put(db, store, block)
+    _save(db, aside, now)
+    return aside
+
+
+def go_on(db: sqlite3.Connection, counters: dict[str, int], aside: Aside, wreck: Wreck, now: float) -> Aside:
+    """Take over some more blocks. The result is `done` when nothing is left."""
+    head = wreck.head()
+    blocks = list(islice(wreck.blocks(aside.reached), BLOCKS_PER_STEP))
+    reached, stored_at, salvaged, lost = aside.reached, aside.stored_at, 0, 0
+    for block in blocks:
+        if block.first <= reached < block.last:
+            pass  # partly delivered: it goes again whole, and the head-end knows what it has
+        elif block.last <= reached:
+            continue
+        elif block.first > reached + 1 and (reached or head.released is not None):
+            lost += _note_hole(db, reached + 1, block.first - 1, stored_at, block.made, now)
+        if block.body:
+            _put(db, aside.store, block)
+            salvaged += block.last - max(block.first - 1, reached)
+            _mark(db, block)
+        else:
+            gone = block.last - max(block.first - 1, reached)
+            note_loss(db, now, block.meter, block.since or stored_at, block.made, gone, "damaged")
+            lost += gone
+        reached, stored_at = block.last, block.made
+    done = len(blocks) < BLOCKS_PER_STEP
+    if done and head.next is not None and head.next > reached + 1:
+        lost += _note_hole(db, reached + 1, head.next - 1, stored_at, 0.0, now)
+    if done and not reached and not head.counts:  # not a single page of it could be read: nobody knows how many
+        note_loss(db, now, "", 0.0, now, 0, "damaged")
+    counters["lost"] += lost
+    after = Aside(aside.name, aside.store, reached, stored_at, aside.salvaged + salvaged, aside.lost + lost, done=done)
+    _save(db, after, now)
+    return after
+
+
+def note_loss(
+    db: sqlite3.Connection, now: float, meter: str, since: float, until: float, records: int, why: str
+) -> None:
+    """Remember that records of this meter (`""`: of whichever) that speak of this time are gone for good."""
+    row = (now, meter, since, until, records, why)
+    db.execute("INSERT INTO loss (noted, meter, since, until, records, why) VALUES (?, ?, ?, ?, ?, ?)", row)
+    db.execute("DELETE FROM loss WHERE seq <= (SELECT MAX(seq) FROM loss) - ?", (LOSSES_MAX,))
+
+
+def _note_hole(db: sqlite3.Connection, first: int, last: int, since: float, until: float, now: float) -> int:
+    note_loss(db, now, "", since, until or now, last - first + 1, "damaged")
+    return last - first + 1
+
+
+def _mark(db: sqlite3.Connection, block: Block) -> None:
+    db.executemany(
+        "INSERT INTO progress (meter, task, run) VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET run=max(run, excluded.run)",
+        marks_of(block.marks),
+    )
+
+
+def _put(db: sqlite3.Connection, store: str, block: Block) -> None:
+    db.execute(
+        "INSERT OR IGNORE INTO adopted (store, first, last, made, meter, marks, since, body)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        (store, block.first, block.last, block.made, block.meter, block.marks, block.since, block.body),
+    )
+
+
+def _is_progress(meter: object, task: object, run: object) -> bool:
+    return isinstance(meter, str) and isinstance(task, str) and isinstance(run, int)
+
+
+def _save(db: sqlite3.Connection, aside: Aside, now: float) -> None:
+    db.execute(
+        "INSERT OR REPLACE INTO aside VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        (aside.name, now, aside.store, aside.reached, aside.stored_at, aside.salvaged, aside.lost, aside.done),
+    )

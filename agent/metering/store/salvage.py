@@ -1,0 +1,230 @@
+"""What can still be read of a store that was set aside, and how it comes into the store that took its place.
+
+SQLite gives up a whole query at the first bad page. So blocks are asked for by ranges of their ids, and a range that
+fails is halved until it is one id: what is lost is what lies on the bad pages, and nothing else. The small tables are
+read from both ends towards the damage.
+
+Blocks keep the identity of the store that they come from, (store, id), under which the head-end may have got some of
+them: it recognises those when they are sent again.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+
+from agent.metering.store.store_schema import COUNTERS, NO_MARKS
+
+ROWS_AT_ONCE = 64
+QUERIES_MAX = 200_000  # some seconds; a file that needs more has lost its inner pages
+ROWS_MAX = 100_000  # of a small table
+SQL_ID_MAX = 2**63 - 1
+
+Row = tuple[object, ...]
+
+_BLOCK = ("first", "last", "made", "meter", "marks", "since", "body")
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """One visit, as it lies in the file. `since`: the earliest time that its values speak of, 0 where not known."""
+
+    first: int
+    last: int
+    made: float
+    meter: str
+    marks: str
+    since: float
+    body: bytes
+
+    @property
+    def records(self) -> int:
+        return self.last - self.first + 1
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What a store's file says of itself: its uuid (empty where that cannot be read) and its counters, those that can
+    be read."""
+
+    store: str
+    counts: Mapping[str, int]
+
+    @property
+    def released(self) -> int | None:
+        """The last id that was delivered, `None` when that is not known."""
+        return self.counts.get("released")
+
+    @property
+    def next(self) -> int | None:
+        """The id after the last that was given out, or a lower one, `None` when that is not known."""
+        return self.counts.get("next")
+
+
+class Wreck:
+    """A store's file that is read for what is left in it. Damage never raises; trouble of the file system does."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._reader = _Reader(db)
+
+    def head(self) -> Head:
+        meta = {row[0]: row[1] for row in self._reader.both_ends("meta", ("key", "value"), ("key",))}
+        named = {row[0]: row[1] for row in self._reader.both_ends("identity", ("key", "value"), ("key",))}
+        uuid = meta.get("uuid") or named.get("uuid")
+        counts = {name: value for name in COUNTERS if (value := _count(meta.get(name))) is not None}
+        return Head(uuid if isinstance(uuid, str) else "", counts)
+
+    def blocks(self, after: int) -> Iterator[Block]:
+        """The blocks with ids above `after`, in their order; `body` is empty where only that cannot be read."""
+        return self._reader.blocks(after)
+
+    def adopted(self, after: int) -> Iterator[tuple[int, str, Block]]:
+        """(number, store, block) of what it had from a store before it, from numbers above `after`."""
+        return self._reader.adopted(after)
+
+    def progress(self) -> list[Row]:
+        """(meter, task, run)"""
+        return self._reader.both_ends("progress", ("meter", "task", "run"), ("meter", "task"))
+
+    def knowledge(self) -> list[Row]:
+        """(meter, body)"""
+        return self._reader.both_ends("knowledge", ("meter", "body"), ("meter",))
+
+    def asides(self) -> list[Row]:
+        """The files that it had taken over itself."""
+        names = ("name", "noted", "store", "reached", "stored_at", "salvaged", "lost", "done")
+        return self._reader.both_ends("aside", names, ("name",))
+
+    def refused(self) -> list[Row]:
+        """(id, record, why)"""
+        return self._reader.both_ends("refused", ("id", "record", "why"), ("id",))
+
+
+def marks_of(text: object) -> list[tuple[str, str, int]]:
+    """The progress that a block carries: (meter, task, run). A damaged one carries none."""
+    try:
+        entries = json.loads(text) if isinstance(text, str) and text != NO_MARKS else []
+        return [(str(meter), str(task), int(run)) for meter, task, run in entries]
+    except (ValueError, TypeError, RecursionError):
+        return []
+
+
+def _count(value: object) -> int | None:
+    return value if isinstance(value, int) and 0 <= value < SQL_ID_MAX else None
+
+
+class _Reader:
+    """Queries over a file that may fail anywhere; each is bounded, and so is their number."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+        self._queries = 0
+
+    def blocks(self, after: int) -> Iterator[Block]:
+        columns = self._columns("block")
+        if {"first", "last", "made", "body"} <= columns:
+            about = "meter, marks, since" if {"meter", "marks", "since"} <= columns else "'', '[]', 0.0"
+            query = f"SELECT first, first, last, made, {about}, {{}} FROM block WHERE first BETWEEN ? AND ?"  # noqa: S608
+            rows = self._between(query + " ORDER BY first LIMIT ?", after + 1, self._highest("first", "block"))
+            yield from filter(None, (_block(row[1:]) for row in rows))
+
+    def adopted(self, after: int) -> Iterator[tuple[int, str, Block]]:
+        if not {"seq", "store", *_BLOCK} <= self._columns("adopted"):
+            return
+        query = f"SELECT seq, store, {', '.join(_BLOCK[:-1])}, {{}} FROM adopted WHERE seq BETWEEN ? AND ?"  # noqa: S608
+        for row in self._between(query + " ORDER BY seq LIMIT ?", after + 1, self._highest("seq", "adopted")):
+            block = _block(row[2:])
+            if block is not None and isinstance(row[1], str):
+                yield _number(row), row[1], block
+
+    def both_ends(self, table: str, names: tuple[str, ...], keys: tuple[str, ...]) -> list[Row]:
+        """The rows of a small table from its beginning to the damage, and from its end back to it."""
+        if not set(names) <= self._columns(table):
+            return []
+        select = f"SELECT {', '.join(names)} FROM {table} ORDER BY "  # noqa: S608 - constants only
+        found = dict.fromkeys(self._rows(select + ", ".join(keys)))
+        found |= dict.fromkeys(self._rows(select + ", ".join(f"{key} DESC" for key in keys)))
+        return list(found)
+
+    # --- inside ---
+
+    def _rows(self, query: str) -> Iterator[Row]:
+        try:
+            yield from islice(self._db.execute(query), ROWS_MAX)
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+            _raise_unless_damage(error)
+
+    def _columns(self, table: str) -> set[str]:
+        try:
+            return {str(row[1]) for row in self._db.execute(f"PRAGMA table_info({table})")}
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+            _raise_unless_damage(error)
+            return set()
+
+    def _highest(self, column: str, table: str) -> int:
+        for row in self._rows(f"SELECT MAX({column}) FROM {table}"):  # noqa: S608 - constants only
+            return row[0] if isinstance(row[0], int) else 0
+        return SQL_ID_MAX
+
+    def _between(self, query: str, low: int, high: int) -> Iterator[Row]:
+        ranges = [(low, high)] if low <= high else []
+        while ranges and self._queries < QUERIES_MAX:
+            low, high = ranges.pop()
+            taken, whole = self._some(query.format("body"), low, high)
+            if not whole and not taken and low == high:
+                taken, _ = self._some(query.format("x''"), low, high)  # the row is there, its body is not
+            yield from taken
+            if taken:
+                low = max(low, _number(taken[-1])) + 1  # a damaged page may have numbers in any order
+                if low <= high and (not whole or len(taken) == ROWS_AT_ONCE):
+                    ranges.append((low, high))
+            elif not whole and low < high:
+                middle = (low + high) // 2
+                ranges += [(middle + 1, high), (low, middle)]
+
+    def _some(self, query: str, low: int, high: int) -> tuple[list[Row], bool]:
+        """The rows up to the first bad page, at most `ROWS_AT_ONCE`; and whether there was none."""
+        self._queries += 1
+        taken: list[Row] = []
+        try:
+            for row in self._db.execute(query, (low, high, ROWS_AT_ONCE)):
+                taken.append(row)  # noqa: PERF402 - what came before an error stays
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+            _raise_unless_damage(error)
+            return taken, False
+        return taken, True
+
+
+def _raise_unless_damage(error: Exception) -> None:
+    """Raises the error again when it speaks of the file system and not of the file."""
+    if isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", -1) & 0xFF in (
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_NOMEM,
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_CANTOPEN,
+    ):
+        raise error
+
+
+def _number(row: Row) -> int:
+    return row[0] if isinstance(row[0], int) else 0
+
+
+def _block(row: Row) -> Block | None:
+    first, last, made, meter, marks, since, body = row
+    if not (isinstance(first, int) and isinstance(last, int) and 0 < first <= last < SQL_ID_MAX):
+        return None
+    if not (isinstance(made, float) and isinstance(body, bytes)):
+        return None
+    return Block(
+        first,
+        last,
+        made,
+        meter if isinstance(meter, str) else "",
+        marks if isinstance(marks, str) else NO_MARKS,
+        since if isinstance(since, float) else 0.0,
+        body,
+    )
