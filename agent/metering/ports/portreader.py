@@ -191,10 +191,11 @@ class PortReader:
             for entry in self._port.meters:
                 self._deps.registry.join(self._port.name, entry.address)
         if self._port.scan is not None:
-            # No meter announces itself on a bus: those known before are tried again, new ones are looked for.
-            for meter in self._deps.registry.absent(self._port.name):
+            # No meter announces itself on a bus: those known before are tried again, new ones are looked for. Where
+            # nothing at all was heard before, they are asked first: who is there and who has left is no news each time.
+            for meter in [] if self._mute else self._deps.registry.absent(self._port.name):
                 self._deps.registry.join(self._port.name, meter.address)
-            self._probe.reset(self._clock.monotonic())
+            self._probe.reset(self._clock.monotonic(), eager=bool(self._mute))
 
     def _silent(self, why: str) -> None:
         """The port takes bytes and gives none: open it anew. The first time in a row is news."""

@@ -55,6 +55,7 @@ class Probe:
         self._queue: deque[int] = deque()
         self._scan_at = NEVER
         self._silent_at = NEVER
+        self._eager = False
         self._question: _Question | None = None
 
     @property
@@ -66,10 +67,18 @@ class Probe:
         """The address that is being asked, and by which link."""
         return (self._question.address, self._question.link) if self._question else None
 
-    def reset(self, now: float) -> None:
-        """Make a scan due now, or let the one that was under way go on."""
+    def reset(self, now: float, *, eager: bool = False) -> None:
+        """Make a scan due now, or let the one that was under way go on.
+
+        `eager`: nothing at all is heard, so the line is free. Known meters are asked first, and all of them again and
+        again, until one answers.
+        """
         self.abandon()
+        self._eager = eager
         if self._port.scan is not None:
+            if eager:
+                known = [meter.address for meter in self._registry.absent(self._port.name)]
+                self._queue = deque([*known, *(address for address in self._queue if address not in known)])
             self._scan_at = NEVER if self._queue else now
             self._silent_at = now + LOOK_EVERY_S
 
@@ -107,6 +116,7 @@ class Probe:
         while (event := question.link.next_event()) is not None:
             if isinstance(event, LinkUp):
                 found = self._registry.join(self._port.name, question.address)
+                self._eager = False
                 question.link.disconnect(now)  # the meter is left as it was found, free for its first visit
             elif isinstance(event, LinkDown):
                 over = True
@@ -141,5 +151,5 @@ class Probe:
             self._scan_at = now + scan.every_s
         elif now >= self._silent_at:
             absent = [meter.address for meter in self._registry.absent(self._port.name)]
-            self._queue.extend(address for address in absent if self._patience.is_due(address, now))
+            self._queue.extend(address for address in absent if self._eager or self._patience.is_due(address, now))
             self._silent_at = now + LOOK_EVERY_S

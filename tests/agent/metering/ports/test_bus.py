@@ -179,6 +179,7 @@ def test_a_port_that_swallows_everything_is_opened_anew_with_growing_pauses_and_
     rig.collector.configure(provisioning())
     rig.opened = 0
     caplog.clear()
+    caplog.set_level(logging.INFO)
     rig.run(3600)
     assert 5 <= rig.opened <= 40
     assert all(line.closed for line in rig.lines[2:-1])
@@ -186,6 +187,8 @@ def test_a_port_that_swallows_everything_is_opened_anew_with_growing_pauses_and_
     assert not good
     assert "nothing was heard in" in detail
     assert len(events(caplog, "port.silent")) == 1
+    assert len(events(caplog, "meter.left")) == len(rig.meters)  # once, and not with each opening
+    assert not events(caplog, "meter.back")
     mute[0] = False
     rig.run(EVERY_S + 120)
     assert rig.health[-1] == (True, rig.port.name)
