@@ -140,7 +140,7 @@ class Daemon:
 
     def _make_metering(self) -> None:
         from agent.metering.collector import Collector
-        from agent.metering.ports.opening import open_configured
+        from agent.metering.ports.opening import bridge_to
         from agent.metering.registry import Registry
         from agent.metering.scheduling.readinglist import ReadingLists
         from agent.metering.scheduling.schedule import Backoff
@@ -170,7 +170,7 @@ class Daemon:
             lists=ReadingLists(metering.reading_lists_dir, self.config.update.software_dir),
             clock=self.clock,
             rng=self.rng,
-            open_bridge=open_configured,
+            open_bridge=bridge_to,
             health=lambda ok, detail: self.health.set("meter_port", ok, detail),
         )
         self.uplink = Uplink(

@@ -7,7 +7,7 @@ from agent.settings.config import PortConfig
 from plc.bridge import open_bridge
 
 
-def open_configured(port: PortConfig) -> Bridge:
+def bridge_to(port: PortConfig) -> Bridge:
     """Open a port. Raises `plc.errors.PlcError` when it cannot be opened."""
     if port.protocol.own_urls:
         from plc.connections import MeterConnections

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from agent.daemon.check import problems as found_by_check
-from agent.metering.ports.opening import open_configured
+from agent.metering.ports.opening import bridge_to
 from agent.settings.config import ConfigError, PortConfig, load
 from dlms.errors import LocalError
 from dlms.link.datalink import LineSettings
@@ -129,7 +129,7 @@ def test_meters_of_the_wrapper_have_an_address_each(tmp_path: Path) -> None:
     assert [(meter.address, meter.url) for meter in lan.meters] == [(1, "socket://h:4059"), (2, "socket://h:4060")]
     assert lan.where == "2 meters"
     assert list(found_by_check(load(file))) == list(found_by_check(load(configuration(tmp_path, ""))))
-    opened = open_configured(lan)
+    opened = bridge_to(lan)
     assert opened.carries == "stream"
     opened.close()
 

@@ -19,7 +19,7 @@ import pytest
 
 from agent.clock import SystemClock
 from agent.metering.collector import Collector
-from agent.metering.ports.opening import open_configured
+from agent.metering.ports.opening import bridge_to
 from agent.metering.registry import Registry
 from agent.metering.scheduling.readinglist import ReadingLists
 from agent.metering.store.reading_store import Store
@@ -105,7 +105,7 @@ class Station:
             lists=ReadingLists(config.reading_lists_dir, tmp_path / "software"),
             clock=clock,
             rng=random.Random(3),
-            open_bridge=open_configured,
+            open_bridge=bridge_to,
             health=lambda ok, detail: self.health.append((ok, detail)),
         )
 
@@ -186,15 +186,15 @@ def test_a_path_by_id_survives_that_the_adapter_is_plugged_in_again(tmp_path: Pa
     by_id = tmp_path / "by-id"
     port = PortConfig("bus", HDLC, str(by_id), 9600, scan=ScanConfig(1, 1))
     adapter, spare = Adapter(by_id), os.openpty()
-    bridge = open_configured(port)
+    bridge = bridge_to(port)
     adapter.unplug()
     with pytest.raises(PlcPortError):
         bridge.poll(0.0, LIMIT_S)
     bridge.close()
     with pytest.raises(PlcPortError, match="by-id"):
-        open_configured(port)
+        bridge_to(port)
     adapter = Adapter(by_id)  # another terminal than before, as the spare one has taken that number
-    bridge = open_configured(port)
+    bridge = bridge_to(port)
     channel = bridge.channel(1)
     channel.send(b"to", 0.0)
     bridge.poll(0.0, 0.0)
