@@ -1,4 +1,4 @@
-"""Entry of `dcu-headend`: says what to install where only the device's part of this distribution is."""
+"""Entry point of `dcu-headend`; names what to install when only the device's part of this distribution is."""
 
 from __future__ import annotations
 

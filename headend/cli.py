@@ -1,4 +1,4 @@
-"""`dcu-headend`: make, run and ask a head-end."""
+"""`dcu-headend`: set up, run and query a head-end."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def init(
     ca: Path | None,
     server_id: str,
 ) -> None:
-    """Make a new head-end in a folder: configuration, operator token, certificates, free ports."""
+    """Set up a new head-end in a folder: configuration, operator token, certificates, free ports."""
     given = (certificate, key, ca)
     if any(given) and not all(given):
         raise click.UsageError("--certificate, --key and --ca go together")
@@ -61,7 +61,7 @@ def init(
         pki.write_new(folder / "operator.token", f"{token}\n".encode(), pki.SECRET_MODE)
         ports = _free_ports(host)
         text = configuration.template(server_id, ports, host, tls)
-        pki.write_new(path, text.encode(), 0o600)  # written last: with it, the folder is a head-end
+        pki.write_new(path, text.encode(), 0o600)  # written last: it makes the folder a head-end
     except OSError as error:
         raise click.ClickException(f"{error.filename or folder}: {error.strerror}") from error
     click.echo(f"configuration   {path}")
@@ -76,7 +76,7 @@ def init(
 @commands.CONFIG
 @click.option("--only", "names", multiple=True, type=click.Choice(SERVERS), help="Only this server; repeatable.")
 def serve_command(config_path: Path, names: Sequence[str]) -> None:
-    """Run the servers until SIGTERM. Prints `READY {"security": PORT, ...}` once all of them listen."""
+    """Run the servers until SIGTERM. Prints `READY {"security": PORT, ...}` when all of them listen."""
     config = commands.load(config_path)
     serve.set_up_logging(config.log_level)
 
@@ -95,7 +95,7 @@ def serve_command(config_path: Path, names: Sequence[str]) -> None:
 
 
 def _free_ports(host: str) -> dict[str, int]:
-    """A free port for each server, all different; fixed in the configuration from then on."""
+    """A different free port for each server, to be fixed in the configuration."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     held: list[socket.socket] = []
     ports: dict[str, int] = {}

@@ -15,12 +15,12 @@ SERVERS = ("security", "dm", "software", "metering", "operator")
 CONFIG_NAME = "headend.yaml"
 SERVER_ID = "dcu-headend"
 PORT_MAX = 65_535
-WAITING_DAYS_MAX = 14  # a job whose device has not reported for so long has failed
+WAITING_DAYS_MAX = 14  # a job fails when its device has not reported for this long
 DAYS_MAX = 36_500
 
 
 class ConfigError(Exception):
-    """The configuration cannot be used. `problems` holds every one found, each with file and key path."""
+    """The configuration cannot be used. `problems` has all that were found, each with file and key path."""
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems))
@@ -29,20 +29,21 @@ class ConfigError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """Where one server listens, and the base URL under which devices see it (a proxy may stand between)."""
+    """Where one server listens, and the base URL at which devices reach it (there may be a proxy in between)."""
 
     host: str
     port: int
     public_url: str = ""
 
     def url(self, port: int) -> str:
-        """The base URL without a trailing slash; `port` is the one really bound."""
+        """The base URL without a trailing slash; `port` is the one that was actually bound."""
         return self.public_url.rstrip("/") or f"https://{self.host}:{port}"
 
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """Days after which rows are deleted; 0 keeps them for ever. `downloads_days` holds for installation reports too."""
+    """Days after which rows are deleted; 0 keeps them for ever. `downloads_days` applies to installation reports
+    too."""
 
     sessions_days: int = 90
     alerts_days: int = 365
@@ -53,7 +54,7 @@ class Retention:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """Everything `serve` needs. `database` is an SQLAlchemy URL; the other paths are absolute."""
+    """The configuration of `serve`. `database` is an SQLAlchemy URL; the paths are absolute."""
 
     folder: Path
     server_id: str

@@ -1,7 +1,7 @@
-"""The head-end's database: one `MetaData` for all servers, and engines that keep the promises the servers make.
+"""The head-end's database: one `MetaData` for all servers, and engines that commit durably.
 
-SQLite is the default and the one engine in use; the tables use nothing that PostgreSQL lacks. Times are seconds since
-the epoch (UTC). Every server imports `metadata` and declares its own tables in its own package.
+SQLite is the default, and the only database in use; the tables use nothing that PostgreSQL lacks. Times are seconds
+since the epoch (UTC). Every server imports `metadata` and declares its tables in its own package.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ schema = Table("schema_version", metadata, Column("version", Integer, nullable=F
 
 
 class SchemaError(Exception):
-    """The database belongs to another version of the head-end. Nothing in it was changed."""
+    """The database was made by another version of the head-end. Nothing in it was changed."""
 
 
 def open_engine(url: str) -> Engine:
     """An engine for `url` (`sqlite:////abs/path.db`, later `postgresql+psycopg://…`).
 
-    A SQLite file is made for its owner alone: it holds device keys. What `engine.begin()` committed is on the disk.
+    A SQLite file is readable by its owner only, because it holds device keys. What `engine.begin()` commits is durable.
     """
     parsed = make_url(url)
     if parsed.get_backend_name() != "sqlite":
@@ -57,7 +57,7 @@ def open_engine(url: str) -> Engine:
 
 
 def create_tables(engine: Engine) -> None:
-    """Make what is missing. The modules that declare tables must have been imported.
+    """Create missing tables. The modules that declare tables must have been imported.
 
     Raises `SchemaError` for a database that another version of the head-end made.
     """
@@ -71,12 +71,12 @@ def create_tables(engine: Engine) -> None:
 
 
 def reader(engine: Engine) -> Engine:
-    """The same database for `begin()` blocks that only read: they wait for no writer."""
+    """The same database for `begin()` blocks that only read: they do not wait for writers."""
     return engine.execution_options(**{_READ_ONLY: True})
 
 
 def insert_new(connection: Connection, table: Table, rows: list[dict[str, object]]) -> None:
-    """Insert rows; one whose primary key is there already is left as it stands."""
+    """Insert rows; a row whose primary key exists already is left unchanged."""
     if not rows:
         return
     if connection.dialect.name == "postgresql":
@@ -102,7 +102,7 @@ def _prepare_sqlite(connection: sqlite3.Connection, _: ConnectionPoolEntry) -> N
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    """Take the write lock at the start: a transaction that reads first and writes later can then never be refused
-    half-way because another one wrote in between."""
+    """Take the write lock at the start. A transaction that reads first and writes later could otherwise fail half-way,
+    because another one wrote in between."""
     read_only = connection.get_execution_options().get(_READ_ONLY, False)
     connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")

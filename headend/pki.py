@@ -1,5 +1,5 @@
-"""A certificate authority and a server certificate for a head-end that was given none (tests, demonstrations, first
-steps). A real head-end gets its certificate from its operator's own authority."""
+"""A certificate authority and a server certificate for a head-end that was given none: for tests, demonstrations, first
+steps. A production head-end gets its certificate from its operator's own authority."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ SECRET_MODE = 0o600
 
 
 def make(folder: Path, names: Sequence[str]) -> dict[str, str]:
-    """Make `ca.pem`, `ca.key`, `server.pem`, `server.key` in `folder`; keys are for the owner alone.
+    """Make `ca.pem`, `ca.key`, `server.pem`, `server.key` in `folder`; the keys are readable by their owner only.
 
-    `names` are the DNS names and IP addresses of the server. Returns the file names as the configuration wants them.
-    Raises `OSError`, also when one of the files exists.
+    `names` are the DNS names and IP addresses of the server. Returns the file names for the configuration. Raises
+    `OSError`, also when one of the files exists.
     """
     now = dt.datetime.now(dt.UTC)
     ca_key = ec.generate_private_key(ec.SECP256R1())

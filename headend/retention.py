@@ -1,7 +1,7 @@
-"""Retention: jobs that have waited too long fail, and rows older than configured are deleted.
+"""Retention: fails jobs that have waited too long, and deletes rows older than configured.
 
-Each step is one small transaction, and what it is to work on is looked up before, without the write lock: no device
-waits for more than `ROWS_PER_STEP` rows. Everything may be interrupted and repeated.
+Each step is one small transaction. Its rows are looked up beforehand, without the write lock, so that no device waits
+for more than `ROWS_PER_STEP` rows. Everything may be interrupted and repeated.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ log = logging.getLogger("headend.retention")
 DAY_S = 86_400.0
 EVERY_S = 3600.0
 ROWS_PER_STEP = 500
-PAUSE_S = 0.1  # between steps, so that whoever waits for the write lock gets it
+PAUSE_S = 0.1  # between steps, so that others get the write lock
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class _Rule:
 
 
 def _rules(keep: Retention, now: float) -> Iterator[_Rule]:
-    """Alerts before the sessions that brought them: a session stays as long as one of its alerts."""
+    """The rules, alerts before the sessions that brought them: a session is kept as long as one of its alerts."""
 
     def before(days: int) -> float:
         return now - days * DAY_S
@@ -56,13 +56,13 @@ def _rules(keep: Retention, now: float) -> Iterator[_Rule]:
     if keep.registrations_days:
         yield _Rule(registrations, registrations.c.at < before(keep.registrations_days))
     if keep.readings_days:
-        # The run has an index; our own clock has the last word, because a concentrator's may be wrong.
+        # `run` narrows the search by its index; `stored` decides, because a concentrator's clock may be wrong.
         cutoff = before(keep.readings_days)
         yield _Rule(readings, (readings.c.run < int(cutoff)) & (readings.c.stored < cutoff))
 
 
 def prune(engine: Engine, keep: Retention, now: float) -> Iterator[tuple[str, int]]:
-    """Delete what is older than configured: after each transaction, the table and how many rows left it."""
+    """Delete what is older than configured; yields after each transaction the table and the number of rows deleted."""
     for rule in _rules(keep, now):
         key = tuple_(*rule.table.primary_key.columns)
         found = select(*rule.table.primary_key.columns).where(rule.old).limit(ROWS_PER_STEP)
@@ -79,7 +79,7 @@ def prune(engine: Engine, keep: Retention, now: float) -> Iterator[tuple[str, in
 
 
 def expire_jobs(engine: Engine, waiting_days_max: int, now: float) -> Iterator[int]:
-    """Fail the jobs whose device has not reported for so long: after each transaction, how many."""
+    """Fail jobs whose device has not reported for `waiting_days_max`; yields their number after each transaction."""
     before = now - waiting_days_max * DAY_S
     while True:
         with db.reader(engine).begin() as connection:

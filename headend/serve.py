@@ -1,4 +1,4 @@
-"""Runs the head-end's servers in one process: one event loop, one TLS listener per server, one clean end."""
+"""Runs the head-end's servers in one process: one event loop, one TLS listener per server, an orderly end."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ CONNECTIONS_MAX = 2000  # per server; more are answered with 503
 
 
 class ServeError(Exception):
-    """The servers cannot start: the configuration names something that is not to be had."""
+    """The servers cannot start, because something that the configuration names is not available."""
 
 
 class Urls:
-    """The base URL of each server; known once the sockets are bound."""
+    """The base URL of each server, known once the sockets are bound."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -57,7 +57,7 @@ class Urls:
 
 
 class _Server(uvicorn.Server):
-    """A uvicorn server that leaves the signals to us and says when it listens."""
+    """A uvicorn server that leaves signals to us, and reports when it listens."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
@@ -101,7 +101,7 @@ def run(config: Config, names: Sequence[str], ready: Callable[[dict[str, int]], 
 
 @contextlib.contextmanager
 def _retention(config: Config, engine: Engine, names: Sequence[str]) -> Generator[None, None, None]:
-    """Retention: by the process that has the DM server, so that there is one."""
+    """Run retention in the process that has the DM server, so that there is exactly one."""
     if "dm" not in names:
         yield
         return
@@ -135,7 +135,7 @@ async def _serve(
 
 
 async def _announce(servers: Sequence[_Server], ready: Callable[[], None], asked: asyncio.Event) -> None:
-    """Say so once all of them listen; return when the end was asked for."""
+    """Call `ready` once all servers listen; return when the end is requested."""
     for server in servers:
         await server.listening.wait()
     ready()
@@ -153,7 +153,7 @@ def _uvicorn_config(config: Config, app: ASGIApp) -> uvicorn.Config:
             log_config=None,
             access_log=False,
             server_header=False,
-            proxy_headers=False,  # whoever connects could write them: they would forge addresses in logs and limits
+            proxy_headers=False,  # any client could send these headers, and forge addresses in logs and rate limits
             timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=GRACEFUL_S,
             limit_concurrency=CONNECTIONS_MAX,
@@ -177,11 +177,11 @@ def _app(name: str, config: Config, engine: Engine, urls: Urls) -> ASGIApp:
         case "metering":
             return metering_app.create_app(engine)
         case "operator":
-            return operator_app.create_app(_operator_parts(config, engine, urls))
+            return operator_app.create_app(_operator_deps(config, engine, urls))
     raise ServeError(f"there is no server {name!r}; there are {', '.join(SERVERS)}")
 
 
-def _operator_parts(config: Config, engine: Engine, urls: Urls) -> operator_app.Parts:
+def _operator_deps(config: Config, engine: Engine, urls: Urls) -> operator_app.OperatorDeps:
     try:
         token = config.operator_token_file.read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError) as error:
@@ -190,7 +190,7 @@ def _operator_parts(config: Config, engine: Engine, urls: Urls) -> operator_app.
         raise ServeError(f"{config.operator_token_file}: empty")
     packages = PackageStore(engine, config.files)
     packages.learn()
-    return operator_app.Parts(
+    return operator_app.OperatorDeps(
         engine=engine,
         packages=packages,
         push=lambda device_id: push.notify(engine, device_id),
@@ -215,7 +215,7 @@ def _listen(name: str, config: Config) -> socket.socket:
 
 
 def _known_ports(config: Config) -> dict[str, int]:
-    """What the last start wrote: with `--only`, the other servers are other processes."""
+    """The ports that the last start wrote: with `--only`, the other servers are other processes."""
     try:
         found = json.loads(config.ports_file.read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""What all servers of the head-end do with HTTP: bounded bodies, JSON errors, bearer tokens."""
+"""HTTP helpers of all servers of the head-end: bounded bodies, JSON errors, bearer tokens."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _BEARER = re.compile(r"Bearer ([A-Za-z0-9._~+/=-]{1,512})", re.ASCII | re.IGNORE
 
 
 class HttpProblem(Exception):
-    """Answer this request with `status` and `{"error": text}`."""
+    """Ends a request with `status` and the body `{"error": text}`."""
 
     def __init__(self, status: int, text: str, headers: dict[str, str] | None = None) -> None:
         super().__init__(text)
@@ -83,12 +83,12 @@ def bearer(request: Request) -> str:
 
 
 def token_hash(token: str) -> str:
-    """What is kept of a token. Tokens are random, 256 bits: a plain hash cannot be turned back."""
+    """The hash of a token, for storage. Tokens are 256 random bits, so a plain hash cannot be reversed."""
     return hashlib.sha256(token.encode()).hexdigest()
 
 
 def same_token(token: str, kept_hash: str) -> bool:
-    """Whether this is the token of a kept hash; compared in constant time."""
+    """Whether `token` has the stored hash; compared in constant time."""
     return hmac.compare_digest(token_hash(token), kept_hash)
 
 
@@ -103,5 +103,5 @@ async def _healthz(_: Request) -> Response:
 
 
 def health_route() -> Route:
-    """The route `GET /healthz`, which says that the server is up."""
+    """The route `GET /healthz`, which tells that the server is up."""
     return Route("/healthz", _healthz)

@@ -4,9 +4,9 @@
     md5    B64(H(B64(H(user ":" secret)) ":" nonce))
     MAC    B64(H(B64(H(user ":" secret)) ":" nonce ":" B64(H(body))))
 
-H is MD5; the nonce stands there decoded, as the bytes it is. The MAC travels in the transport header
-`x-syncml-hmac: algorithm=…, username="…", mac=…`, which lets `algorithm` be any token: `SHA-256` puts SHA-256 in the
-place of MD5 throughout and is what this project's two ends use. It is not RFC 2104's HMAC.
+H is MD5; the nonce is used decoded, as bytes. The MAC is sent in the transport header
+`x-syncml-hmac: algorithm=…, username="…", mac=…`, in which `algorithm` can be any token: `SHA-256` replaces MD5 by
+SHA-256 throughout, and is what this project's two ends use. It is not the HMAC of RFC 2104.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _PARAMETER = re.compile(r'\s*([A-Za-z]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+)
 
 
 class AuthFailure(Enum):
-    """Why a peer was not believed. `MISSING` is answered 407, everything else 401."""
+    """Why a peer's credentials were refused. `MISSING` is answered with 407, everything else with 401."""
 
     MISSING = "no credentials"
     MALFORMED = "credentials that cannot be read"
@@ -52,7 +52,7 @@ class AuthFailure(Enum):
 
 
 class AuthError(Exception):
-    """The peer's credentials were refused. Carries no secret and no expected value."""
+    """The peer's credentials were refused. Contains no secret and no expected value."""
 
     def __init__(self, failure: AuthFailure) -> None:
         super().__init__(failure.value)
@@ -60,7 +60,7 @@ class AuthError(Exception):
 
     @property
     def status(self) -> Code:
-        """The status code that answers this: 407 for missing credentials, else 401."""
+        """The status code to answer with: 407 for missing credentials, else 401."""
         return Code.CREDENTIALS_MISSING if self.failure is AuthFailure.MISSING else Code.UNAUTHORIZED
 
 
@@ -74,7 +74,7 @@ def basic(user: str, secret: str) -> str:
 
 
 def md5(user: str, secret: str, nonce: bytes) -> str:
-    """`Cred/Data` of `syncml:auth-md5`; `nonce` decoded."""
+    """`Cred/Data` of `syncml:auth-md5`; `nonce` is decoded."""
     digest = _HASHES["MD5"]
     return _b64(digest(_b64(digest(f"{user}:{secret}".encode())) + b":" + nonce)).decode("ascii")
 
@@ -89,7 +89,7 @@ def mac(body: bytes, user: str, secret: str, nonce: bytes, algorithm: str = "SHA
 
 
 def hmac_header(body: bytes, user: str, secret: str, nonce: bytes, algorithm: str = "SHA-256") -> str:
-    """The value of `x-syncml-hmac` for `body`. Raises `ValueError` as `mac`."""
+    """The value of `x-syncml-hmac` for `body`. Raises `ValueError` like `mac`."""
     name = user.replace("\\", "\\\\").replace('"', '\\"')
     return f'algorithm={algorithm}, username="{name}", mac={mac(body, user, secret, nonce, algorithm)}'
 
@@ -104,9 +104,10 @@ class HmacHeader:
 
 
 def parse_hmac_header(value: str) -> HmacHeader:
-    """Parameters in any order; `algorithm` is MD5 when absent; an unquoted username (seen in the field) is read.
+    """Parse the header. Parameters may be in any order; `algorithm` defaults to MD5; the username may be unquoted, as
+    some devices send it.
 
-    Raises `AuthError(MALFORMED)`, and `AuthError(ALGORITHM)` for an algorithm nobody here knows.
+    Raises `AuthError(MALFORMED)`, and `AuthError(ALGORITHM)` for an unknown algorithm.
     """
     parameters: dict[str, str] = {}
     at = 0
@@ -135,7 +136,7 @@ def parse_hmac_header(value: str) -> HmacHeader:
 def verify_hmac(
     header: str | None, body: bytes, user: str, secret: str, nonce: bytes, allowed: Collection[str] = ("SHA-256",)
 ) -> None:
-    """Check a message's MAC. Returns when it holds; raises `AuthError` otherwise, `MISSING` for no header."""
+    """Verify the MAC of a message. Raises `AuthError` when it is wrong, with `MISSING` when there is no header."""
     if header is None or not header.strip():
         raise AuthError(AuthFailure.MISSING)
     parsed = parse_hmac_header(header)
@@ -149,12 +150,12 @@ def verify_hmac(
 
 
 def verify_basic(data: str, user: str, secret: str) -> None:
-    """Check `Cred/Data` of `syncml:auth-basic`. Raises `AuthError`."""
+    """Verify `Cred/Data` of `syncml:auth-basic`. Raises `AuthError`."""
     if not hmac.compare_digest("".join(data.split()).encode(), basic(user, secret).encode()):
         raise AuthError(AuthFailure.WRONG)
 
 
 def verify_md5(data: str, user: str, secret: str, nonce: bytes) -> None:
-    """Check `Cred/Data` of `syncml:auth-md5`. Raises `AuthError`."""
+    """Verify `Cred/Data` of `syncml:auth-md5`. Raises `AuthError`."""
     if not hmac.compare_digest("".join(data.split()).encode(), md5(user, secret, nonce).encode()):
         raise AuthError(AuthFailure.WRONG)

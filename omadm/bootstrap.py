@@ -1,8 +1,8 @@
-"""Bootstrap: the DM account of a device, as value, and as the DM profile that brings it (OMA-TS-DM_Bootstrap 1.2, 5.2).
+"""Bootstrap: a device's DM account, as a value and as the DM profile that delivers it (OMA-TS-DM_Bootstrap 1.2, 5.2).
 
-The profile is a WBXML DM message with one Add to `./Inbox` whose data is a TNDS document: the DMAcc management object
-and whatever else the server wants in the tree from the start. It gets no response; the device applies it whole or not
-at all and then starts a session.
+The profile is a WBXML DM message with one Add to `./Inbox` whose data is a TNDS document: the DMAcc management object,
+and other nodes that the server wants in the tree from the start. It has no response; the device applies it as a whole
+or not at all, and then starts a session.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ TEXT_CHARS_MAX: Final = 1024
 
 
 class BootstrapError(Exception):
-    """The document brings no usable DM account. Nothing of it is applied."""
+    """The document has no usable DM account. Nothing of it is applied."""
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """One DM account, as both ends hold it.
+    """One DM account, as both ends have it.
 
-    The client proves itself as `client_name` with `client_secret` and `client_nonce` (CLCRED), the server as
+    The client authenticates as `client_name` with `client_secret` and `client_nonce` (CLCRED), the server as
     `server_name` with `server_secret` and `server_nonce` (SRVCRED). The nonces are those for the next message.
     """
 
@@ -77,7 +77,7 @@ def _credentials(name: str, level: str, auth_type: str, user: str, secret: str, 
 
 
 def account_acl(server_id: str) -> str:
-    """Who may touch a DM account: the server it belongs to (OMA-TS-DM_Bootstrap 1.2, 5.3)."""
+    """The ACL of a DM account: only its own server may access it (OMA-TS-DM_Bootstrap 1.2, 5.3)."""
     who = server_id.replace("+", "%2B").replace("&", "%26")
     return f"Get={who}&Replace={who}&Delete={who}"
 
@@ -122,7 +122,7 @@ def dmacc(account: Account, name: str = "main") -> TndsNode:
 
 
 def emit_profile(account: Account, extra_nodes: Sequence[TndsNode] = ()) -> bytes:
-    """The bootstrap document: WBXML. `extra_nodes` go into the tree beside the account; each names its `path`."""
+    """The bootstrap document in WBXML. `extra_nodes` are added to the tree beside the account, each at its `path`."""
     tree = MgmtTree((dmacc(account), *extra_nodes))
     item = Item(target=INBOX, meta=Meta(format="xml", type=TNDS_WBXML), data=tree)
     hdr = SyncHdr("0", 1, target=account.client_name, source=account.server_id)
@@ -130,7 +130,7 @@ def emit_profile(account: Account, extra_nodes: Sequence[TndsNode] = ()) -> byte
 
 
 def parse_profile(document: bytes) -> MgmtTree:
-    """The tree that the profile brings. Raises `BootstrapError`."""
+    """Parse the tree in a profile. Raises `BootstrapError`."""
     try:
         message = decode(document, DM_WBXML)
     except SyncmlError as error:
@@ -147,7 +147,7 @@ def parse_profile(document: bytes) -> MgmtTree:
 
 
 def account_from_tnds(tree: MgmtTree) -> Account:
-    """The one DM account in `tree`. Raises `BootstrapError` when there is none, more than one, or half of one."""
+    """The DM account in `tree`. Raises `BootstrapError` unless there is exactly one, and it is complete."""
     found = [node for node in _walk(tree.nodes) if _is_account(node)]
     if len(found) != 1:
         raise BootstrapError(f"{len(found)} DM accounts, one expected")

@@ -1,7 +1,7 @@
-"""Numbers of the DM protocol, for both ends: status and alert codes (OMA-TS-DM_RepPro 1.2, section 10).
+"""Status and alert codes of the DM protocol, for both ends (OMA-TS-DM_RepPro 1.2, section 10).
 
-Status codes that only data synchronisation has (201, 203 to 211, 419 and 421 to 423) are left out. A code that a
-peer sends and this table does not have is judged by its hundreds (`succeeded`), as with HTTP.
+Status codes that only data synchronisation uses (201, 203 to 211, 419 and 421 to 423) are left out. An unknown code of
+a peer is classified by its hundreds (`succeeded`), as in HTTP.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Code(IntEnum):
 
 
 class AlertCode(IntEnum):
-    """Alert codes (section 10.2). 1100 to 1104 want a person at a display, which a concentrator has not."""
+    """Alert codes (section 10.2). 1100 to 1104 need a person at a display, which a concentrator does not have."""
 
     DISPLAY = 1100
     CONFIRM_OR_REJECT = 1101
@@ -73,12 +73,12 @@ class AlertCode(IntEnum):
 
 
 def succeeded(code: int) -> bool:
-    """Whether a status code says that the command was carried out, or will be. FUMO's result codes follow suit."""
+    """Whether a status code means that the command was carried out, or will be. FUMO's result codes work the same."""
     return 200 <= code < 300
 
 
 class Refusal(Exception):
-    """The server asked for something that is answered with an error status. Nothing was changed by it."""
+    """A command of the server is answered with an error status. It has changed nothing."""
 
     def __init__(self, code: Code, why: str) -> None:
         super().__init__(f"{code.value} {why}")

@@ -1,15 +1,15 @@
 """Download descriptors of OMA Download OTA 1.0 (`application/vnd.oma.dd+xml`): parse, emit, and the status report.
 
-A descriptor tells what will be fetched before it is fetched: its type, its size and where it is, and where to report
-what became of it (`installNotifyURI`). The parser is liberal in order, name space prefix and unknown elements, and
-strict in what it hands on.
+A descriptor describes an object before it is downloaded: its type, size and URI, and where to report the result
+(`installNotifyURI`). The parser is liberal about order, name space prefixes and unknown elements, and strict about the
+values that it returns.
 
-Elements of our own, in a name space of their own, which other readers pass over, tell that the object is a delta:
+Elements in a name space of our own, which other readers skip, describe a delta:
 
     <dcu:deltaFrom>1.9</dcu:deltaFrom>                             a version that it can be applied to; repeatable
     <dcu:deltaSource>rootfs 1.9 67108864 5f…e0</dcu:deltaSource>   an image it was made from: name, version, size in
                                                                    bytes, root of its hash tree; repeatable
-    <dcu:fullURI>…</dcu:fullURI> <dcu:fullSize>…</dcu:fullSize>    the same release as whole images, should it not fit
+    <dcu:fullURI>…</dcu:fullURI> <dcu:fullSize>…</dcu:fullSize>    the same release as whole images, if it does not fit
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from xml.parsers import expat
 CONTENT_TYPE = "application/vnd.oma.dd+xml"
 NAMESPACE = "http://www.openmobilealliance.org/xmlns/dd"
 DELTA_NAMESPACE = "urn:dcu:dd:delta:1"
-DESCRIPTOR_BYTES_MAX = 16 * 1024  # some hundred bytes in the field
+DESCRIPTOR_BYTES_MAX = 16 * 1024  # a few hundred bytes in practice
 ELEMENTS_MAX = 64
 TYPES_MAX = 16
 TEXT_CHARS_MAX = 2048  # a URI or a description
@@ -67,8 +67,8 @@ _REPORT_TEXTS = {
 
 
 class DescriptorError(Exception):
-    """The bytes are no usable descriptor. `report` is what the server is to be told, and `notify_uri` where, when
-    that much could be read."""
+    """The bytes are not a usable descriptor. `report` is the status to report to the server, at `notify_uri` if that
+    could be read."""
 
     def __init__(self, report: Report, why: str, notify_uri: str | None = None) -> None:
         super().__init__(f"download descriptor: {why}")
@@ -94,7 +94,7 @@ class DeltaSource:
 
     @classmethod
     def parse(cls, text: str) -> DeltaSource:
-        """Raises `ValueError`."""
+        """Parse the encoded form. Raises `ValueError`."""
         match = _SOURCE.fullmatch(text)
         if match is None:
             raise ValueError(f"{text[:60]!r} is no source of a delta")
@@ -103,8 +103,8 @@ class DeltaSource:
 
 @dataclass(frozen=True, slots=True)
 class DeltaFacts:
-    """What a descriptor tells of a delta, so that a device can know before the download that it does not fit, and
-    what the server offers then. `full_size` in bytes; without `full_uri` there is nothing else to fetch."""
+    """The description of a delta, by which a device can tell before the download whether it fits, and what the server
+    offers otherwise. `full_size` in bytes; without `full_uri` there is no full package."""
 
     from_versions: tuple[str, ...] = ()
     sources: tuple[DeltaSource, ...] = ()
@@ -118,28 +118,24 @@ class DeltaFacts:
             if not _VERSION.fullmatch(version):
                 raise ValueError(f"{version[:60]!r} is no version")
         if (self.full_uri is None) != (self.full_size == 0) or not 0 <= self.full_size < 10**DIGITS_MAX:
-            raise ValueError("fullURI and fullSize stand together")
+            raise ValueError("fullURI and fullSize are given together")
         if self.full_uri is not None and not 0 < len(self.full_uri) <= TEXT_CHARS_MAX:
             raise ValueError("fullURI is empty or too long")
 
 
 @dataclass(frozen=True, slots=True)
 class Descriptor:
-    """One descriptor. `size` in bytes; URIs are absolute after `parse` when a base was given. `delta` is there when
-    the object is known to be one."""
+    """One descriptor. `size` in bytes; after `parse` with a base, URIs are absolute. `delta` is None for an object that
+    is not known to be a delta."""
 
     types: tuple[str, ...]
     size: int
     object_uri: str
     install_notify_uri: str | None = None
-    next_url: str | None = None
     dd_version: str = "1.0"
     name: str | None = None
     description: str | None = None
     vendor: str | None = None
-    info_url: str | None = None
-    icon_uri: str | None = None
-    install_param: str | None = None
     delta: DeltaFacts | None = None
 
     def __post_init__(self) -> None:
@@ -174,16 +170,12 @@ class Descriptor:
 _TEXTS = {
     "objectURI": "object_uri",
     "installNotifyURI": "install_notify_uri",
-    "nextURL": "next_url",
     "DDVersion": "dd_version",
     "name": "name",
     "description": "description",
     "vendor": "vendor",
-    "infoURL": "info_url",
-    "iconURI": "icon_uri",
-    "installParam": "install_param",
 }
-_URIS = ("objectURI", "installNotifyURI", "nextURL", "fullURI")
+_URIS = ("objectURI", "installNotifyURI", "fullURI")
 _FULL = ("fullURI", "fullSize")
 _REPEATED = ("type", "deltaFrom", "deltaSource")
 
@@ -197,7 +189,7 @@ def _delta_elements(delta: DeltaFacts) -> Iterator[tuple[str, str]]:
 
 
 def parse(data: bytes, base_url: str = "") -> Descriptor:
-    """The descriptor that `data` holds; relative URIs are resolved against `base_url`. Raises `DescriptorError`."""
+    """Parse a descriptor; relative URIs are resolved against `base_url`. Raises `DescriptorError`."""
     if len(data) > DESCRIPTOR_BYTES_MAX:
         raise DescriptorError(Report.INVALID_DESCRIPTOR, f"longer than {DESCRIPTOR_BYTES_MAX} bytes")
     lists, texts = _collect(data)
@@ -243,7 +235,7 @@ def _delta(lists: Mapping[str, list[str]], texts: Mapping[str, str]) -> DeltaFac
 
 
 def _collect(data: bytes) -> tuple[dict[str, list[str]], dict[str, str]]:
-    """The texts of the elements that may be repeated, and the text of every other known element."""
+    """The texts of the repeatable elements, and the text of every other known element, by tag."""
     lists: dict[str, list[str]] = {tag: [] for tag in _REPEATED}
     texts: dict[str, str] = {}
     root = _root(data)
@@ -262,7 +254,7 @@ def _collect(data: bytes) -> tuple[dict[str, list[str]], dict[str, str]]:
 
 
 def _root(data: bytes) -> ET.Element:
-    """The document's root, read without document type and entities, and with a bound on elements."""
+    """Parse the document, refusing a document type (and with it entities), and too many elements."""
     builder = ET.TreeBuilder()
     parser = expat.ParserCreate()
     parser.buffer_text = True

@@ -4,14 +4,14 @@
     trigger = version:10 | ui-mode:2 | initiator:1 | future:27 (0) | session id:16 | length:8 | server id | vendor tail
     digest  = MD5(B64(MD5(server id ":" secret)) ":" nonce ":" B64(MD5(trigger)))            big endian throughout
 
-MD5 cannot carry the trust alone, and the digest says nothing about age. Between this project's ends the vendor tail
-does both jobs (docs/dm.md):
+MD5 is too weak to rely on, and the digest does not protect from replay. Between this project's ends the vendor tail
+does both (docs/dm.md):
 
     tail = "DCU" | 1:8 | counter:64 | MAC[32]
     MAC  = HMAC-SHA-256(K, trigger up to and with the counter), K = HMAC-SHA-256(secret, "dcu notification 1")
 
-The counter of an accepted notification is greater than that of every one accepted before. There is no address in it:
-all a notification can do is start a session with the server that is configured already.
+A notification is accepted only if its counter is greater than that of every one accepted before. It has no address: all
+that it can do is start a session with the server that is configured already.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ TAIL_BYTES: Final = len(TAIL_MAGIC) + 8 + 32
 BYTES_MAX: Final = DIGEST_BYTES + HEADER_BYTES + SERVER_ID_BYTES_MAX + 1024
 _KEY_LABEL: Final = b"dcu notification 1"
 
-# When both sides have lost the nonce. The standard says 0x00000000 and leaves the form open; all three are in use.
+# For sides that have lost the nonce. The standard says 0x00000000 and leaves the form open; all three are in use.
 RESYNC_NONCE: Final = b"\0\0\0\0"
 RESYNC_NONCES: Final = (RESYNC_NONCE, b"AAAAAA==", b"0x00000000")
 
 
 class UiMode(IntEnum):
-    """How much the user should notice (6.2.2.2)."""
+    """How visible the session should be to a user (6.2.2.2)."""
 
     UNSPECIFIED = 0
     BACKGROUND = 1
@@ -50,12 +50,12 @@ class UiMode(IntEnum):
 
 
 class NotificationError(Exception):
-    """Not a notification, or not one to act on. Ignored by the device; the sentence is for the log."""
+    """Not a notification, or one that must be ignored. The text is for the log."""
 
 
 @dataclass(frozen=True, slots=True)
 class Notification:
-    """The content of Package #0. `counter` is `None` where the vendor tail is not this project's."""
+    """The content of Package #0. `counter` is None when the vendor tail is not this project's."""
 
     session_id: int
     server_id: str
@@ -72,7 +72,7 @@ class Notification:
 
     @property
     def session_text(self) -> str:
-        """The session id as SyncHdr has it: upper-case hexadecimal, no leading zeros."""
+        """The session id as in SyncHdr: upper-case hexadecimal without leading zeros."""
         return f"{self.session_id:X}"
 
 
@@ -102,9 +102,9 @@ def _tail_mac(signed: bytes, secret: str) -> bytes:
 
 
 def emit(notification: Notification, secret: str, nonce: bytes, *, counter: int | None = None) -> bytes:
-    """The notification's bytes. With `counter` the vendor tail is made here; else `notification.vendor` is sent.
+    """Encode a notification. With `counter` the vendor tail is made here; otherwise `notification.vendor` is sent.
 
-    `secret` and `nonce` are the server's (SRVCRED of the device's account). Raises `ValueError` as `trigger`.
+    `secret` and `nonce` are the server's (SRVCRED of the device's account). Raises `ValueError` like `trigger`.
     """
     content = trigger(notification)
     if counter is not None:
@@ -116,7 +116,7 @@ def emit(notification: Notification, secret: str, nonce: bytes, *, counter: int 
 
 
 def parse(data: bytes) -> Notification:
-    """Read without believing: nothing is verified. Raises `NotificationError`."""
+    """Parse without verifying anything. Raises `NotificationError`."""
     if len(data) > BYTES_MAX:
         raise NotificationError(f"{len(data)} bytes are too many for a notification")
     if len(data) < DIGEST_BYTES + HEADER_BYTES:
@@ -148,11 +148,11 @@ def parse(data: bytes) -> Notification:
 def verify(
     data: bytes, *, server_id: str, secret: str, nonce: bytes, last_counter: int | None, standard: bool = False
 ) -> Notification:
-    """Parse, and believe only what the configured server sent and what is new. Raises `NotificationError`.
+    """Parse, and accept only a new notification of the configured server. Raises `NotificationError`.
 
-    The digest must hold under `nonce` or one of the resync nonces. The vendor tail must be this project's, its MAC
-    must hold and its counter must exceed `last_counter` (`None`: nothing accepted yet); the caller stores the counter
-    before it acts. `standard=True` accepts a notification without our tail (a server of another make; configured).
+    The digest must be right for `nonce` or one of the resync nonces. The vendor tail must be this project's, with a
+    right MAC and a counter above `last_counter` (None: nothing accepted yet); the caller must store the counter before
+    it acts. `standard=True` accepts a notification without our tail (a server of another make, if configured).
     """
     notification = parse(data)
     if not hmac.compare_digest(notification.server_id.encode(), server_id.encode()):

@@ -1,10 +1,10 @@
-"""The batch of readings that a concentrator posts to the head-end (docs/uplink.md): one home for both ends.
+"""The batch of readings that a concentrator posts to the head-end (docs/uplink.md), for both ends.
 
-The device makes `Reading`s, turns each into a record of the document with `record`, and a batch of them into a body
-with `emit`. The head-end takes the body with `inflate` and `parse`, which give `Record`s with every field checked.
+The device makes `Reading`s, turns each into a record of the document with `record`, and a batch of records into a body
+with `emit`. The head-end reads the body with `inflate` and `parse`, which return `Record`s with every field checked.
 
-`raw` is what JSON can hold without loss: octets as hexadecimal text, bit strings as "0101", arrays and structures as
-lists of `[tag, raw]`.
+`raw` is a value in a form that JSON can hold without loss: octets as hexadecimal text, bit strings as "0101", arrays
+and structures as lists of `[tag, raw]`.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from decimal import Decimal
 from typing import Any
 
 VERSION = 1
-BODY_BYTES_MAX = 4 << 20  # as sent; the largest batch has some 2 MiB before compression
+BODY_BYTES_MAX = 4 << 20  # as sent; the largest batch has about 2 MiB before compression
 PLAIN_BYTES_MAX = 8 << 20  # after decompression
 RECORDS_MAX = 5000  # per batch
 TEXT_CHARS_MAX = 128
 RAW_CHARS_MAX = 16 * 1024  # of one value, as JSON
 DEPTH_MAX = 8  # of lists in lists
-FLOAT_DIGITS_MAX = 400  # written out without exponent; a double needs some 330
+FLOAT_DIGITS_MAX = 400  # written without exponent; a double needs about 330
 ID_MAX = 2**63 - 1
 
 Raw = None | bool | int | float | str | list["list[object]"]
@@ -50,20 +50,20 @@ _NOT_NUMBERS = ("NaN", "Infinity", "-Infinity")
 
 
 class BatchError(Exception):
-    """The body is no batch of readings; the text says where and why. Nothing of it is stored."""
+    """The body is not a batch of readings; the text says where and why. Nothing of it is stored."""
 
 
 class BatchTooLargeError(BatchError):
-    """The body exceeds `PLAIN_BYTES_MAX` after decompression. The device sends smaller batches in its place."""
+    """The body exceeds `PLAIN_BYTES_MAX` after decompression. The device then sends smaller batches."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
     """One attribute of one meter, as the device stores and sends it.
 
-    `received` is civil time in seconds since the epoch, `trusted` whether the clock had been set by then; `run` is the
-    aligned time of the task's run; `meter_time` is the meter's own clock, ISO 8601, or with `profile` (its logical
-    name) the time stamp of the row that this is a cell of. With `error` there is no value.
+    `received` is civil time in seconds since the epoch, `trusted` whether the clock had been set by then. `run` is the
+    aligned time of the task's run. `meter_time` is the meter's own clock in ISO 8601, or for a cell of a profile, whose
+    logical name is `profile`, the time stamp of its row. With `error` there is no value.
     """
 
     task: str
@@ -83,9 +83,9 @@ class Reading:
     profile: str | None = None
 
     def row(self) -> list[object]:
-        """The fields in order, as the store keeps them; `profile`, the last, is left out where there is none."""
+        """The fields in order, as the store keeps them; `profile`, the last one, is left out when there is none."""
         names = FIELDS if self.profile is not None else FIELDS[:-1]
-        return [getattr(self, name) for name in names]  # not astuple(), which copies in depth: thirty times slower
+        return [getattr(self, name) for name in names]  # astuple() makes deep copies: thirty times slower
 
 
 FIELDS = tuple(field.name for field in fields(Reading))
@@ -93,19 +93,19 @@ ROW_SIZES = (len(FIELDS) - 1, len(FIELDS))
 
 
 def record(record_id: int, row: Sequence[object]) -> dict[str, object]:
-    """A record of the document, from the id and `Reading.row()`."""
+    """Make a record of the document from its id and `Reading.row()`."""
     return {"id": record_id, **dict(zip(FIELDS, row, strict=False))}
 
 
 def emit(device: str, store: str, records: Sequence[Mapping[str, object]]) -> bytes:
-    """The body of a request, before compression. `records` come from `record`, with ids that ascend."""
+    """Encode the body of a request, before compression. `records` are made by `record`, in ascending order of id."""
     document = {"version": VERSION, "device": device, "store": store, "records": records}
     return json.dumps(document, separators=(",", ":"), allow_nan=False).encode()
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One reading, as the head-end keeps it: the fields of `Reading` and these.
+    """One reading, as the head-end stores it: the fields of `Reading`, and an id and a value.
 
     `raw` is the JSON text of the raw value; `value` is raw * 10^scaler as decimal text, or the text itself, or `None`
     where there is no single value.
@@ -140,7 +140,7 @@ class Batch:
 
 
 def inflate(body: bytes) -> bytes:
-    """A gzip body in plain. Raises `BatchError`; `BatchTooLargeError` when it would exceed `PLAIN_BYTES_MAX`."""
+    """Decompress a gzip body. Raises `BatchError`, or `BatchTooLargeError` when it would exceed `PLAIN_BYTES_MAX`."""
     unpacker = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
     try:
         plain = unpacker.decompress(body, PLAIN_BYTES_MAX + 1)
@@ -154,7 +154,7 @@ def inflate(body: bytes) -> bytes:
 
 
 def parse(body: bytes) -> Batch:
-    """The batch in a plain body. Raises `BatchError`, nothing else."""
+    """Parse an uncompressed body. Raises `BatchError` and nothing else."""
     try:
         document = json.loads(body, parse_float=Decimal, parse_constant=_no_constant)
     except (ValueError, RecursionError):
@@ -213,7 +213,7 @@ def _record_of(members: _Fields) -> Record:
 
 
 def _value(tag: str, raw: Any, scaler: int | None) -> str | None:
-    """The value as text: raw * 10^scaler, exact, without exponent; other scalars as they are; None for the rest."""
+    """The value as text: raw * 10^scaler, exact, without exponent; other scalars unchanged; None for other values."""
     if tag in _INTEGERS or (tag in _FLOATS and not isinstance(raw, str)):
         sign, digits, exponent = Decimal(raw).as_tuple()
         if not isinstance(exponent, int):  # NaN and infinities arrive as text, never here
@@ -270,7 +270,7 @@ def _fits_float(raw: Any) -> bool:
 
 
 def _plain(raw: Any) -> Any:
-    """The raw value for `json.dumps`: floats come back as the shortest text that means the same double."""
+    """The raw value for `json.dumps`: floats are written as the shortest text for the same double."""
     if isinstance(raw, Decimal):
         return float(raw)
     return [_plain(entry) for entry in raw] if isinstance(raw, list) else raw
@@ -321,7 +321,7 @@ class _Fields:
 
 
 def _storable(text: str) -> bool:
-    """Whether a database takes it: lone surrogates cannot be encoded, NUL is refused by PostgreSQL."""
+    """Whether a database can store `text`: lone surrogates cannot be encoded, and PostgreSQL refuses NUL."""
     try:
         return b"\0" not in text.encode()
     except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""A state that only a table moves: what the state machines of device management have in common."""
+"""Transition tables of state machines."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ InputT = TypeVar("InputT", bound=Enum)
 
 
 class Transitions(Generic[StateT, InputT]):
-    """The table `(state, input) → state` of one machine. `error` is raised for a pair that it does not have."""
+    """The table `(state, input) → state` of one machine. `error` is raised for a pair that is not in it."""
 
     def __init__(self, table: Mapping[tuple[StateT, InputT], StateT], error: type[Exception]) -> None:
         self.table = dict(table)
         self._error = error
 
     def after(self, state: StateT, given: InputT) -> StateT:
-        """The next state. Raises the machine's own error; whoever asked keeps the old state."""
+        """The next state. Raises the machine's own error for an illegal input; the caller then keeps its state."""
         try:
             return self.table[state, given]
         except KeyError:

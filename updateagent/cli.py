@@ -1,4 +1,4 @@
-"""The verbs of `dcu-update`, over `compose.UpdateAgent`."""
+"""The commands of `dcu-update`, over `compose.UpdateAgent`."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def run(argv: list[str]) -> int:
     """Do what the command line says. Raises `UpdateError`."""
     arguments = _parser().parse_args(argv)
     _log_to_stderr()
-    verb: Callable[[argparse.Namespace], int] = arguments.run
-    return verb(arguments)
+    command: Callable[[argparse.Namespace], int] = arguments.run
+    return command(arguments)
 
 
 def boot(config: str | Path) -> int:
@@ -57,7 +57,7 @@ def _boot_of(agent: UpdateAgent) -> int:
         with agent.alone():
             return agent.updater().boot()
     except DeviceError as error:
-        # The system starts all the same; the guard finds out whether it is well.
+        # The system starts all the same; the guard finds out whether it is healthy.
         logging.getLogger("update").error("%s", error, extra={"event": "update.error"})  # noqa: TRY400
         return EXIT_GUARD_WANTED
 
@@ -135,7 +135,7 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _source(arguments: argparse.Namespace) -> int:
-    """Whether the slot that runs holds the images that a delta was made from."""
+    """Check whether the running slot holds the images that a delta was made from."""
     agent = _agent(arguments)
 
     def check() -> Mapping[str, Any]:
@@ -229,10 +229,10 @@ def _software(arguments: argparse.Namespace) -> int:
     return _answered(do, as_json=arguments.json)
 
 
-def _answered(verb: Callable[[], Mapping[str, Any]], *, as_json: bool) -> int:
-    """Do it, and answer with one JSON object when asked to, also for errors."""
+def _answered(command: Callable[[], Mapping[str, Any]], *, as_json: bool) -> int:
+    """Run a command; with `as_json` print its result, or its error, as one JSON object."""
     try:
-        answer = verb()
+        answer = command()
     except UpdateError as error:
         if not as_json:
             raise
@@ -305,15 +305,15 @@ def _parser() -> argparse.ArgumentParser:
 
     parser = argparse.ArgumentParser(prog="dcu-update", description="A/B firmware updates that cannot brick.")
     parser.add_argument("--config", type=Path, default=DEFAULT_FILE)
-    verbs = parser.add_subparsers(dest="verb", required=True)
+    commands = parser.add_subparsers(dest="command", required=True)
 
-    def verb(name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
-        added = verbs.add_parser(name, help=text)
+    def command(name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=text)
         added.set_defaults(run=run)
         return added
 
     def committing(name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
-        added = verb(name, run, text)
+        added = command(name, run, text)
         added.add_argument("--dry-run", action="store_true", help="write nothing; show the commits to the environment")
         return added
 
@@ -321,12 +321,12 @@ def _parser() -> argparse.ArgumentParser:
         "--thorough", action="store_true", help="without the fast path, which looks for nothing to do"
     )
     committing("guard", _guard, "watch the health of this boot; run by init beside the agent")
-    verb("status", _status, "slots and update").add_argument("--json", action="store_true")
-    verify = verb("verify", _verify, "check a package")
+    command("status", _status, "slots and update").add_argument("--json", action="store_true")
+    verify = command("verify", _verify, "check a package")
     verify.add_argument("package", type=Path)
     verify.add_argument("--roots", type=Path, help="root certificates (PEM); without it those of the configuration")
     verify.add_argument("--compatible", help="hardware to check for")
-    source = verb("source", _source, "does the slot that runs hold the images that a delta was made from?")
+    source = command("source", _source, "does the slot that runs hold the images that a delta was made from?")
     source.add_argument("--json", action="store_true")
     source.add_argument("images", nargs="+", metavar="NAME=VERSION:SIZE:ROOT")
     committing("install", _install, "install a firmware package").add_argument("package", type=Path)
@@ -335,7 +335,7 @@ def _parser() -> argparse.ArgumentParser:
     mark = committing("mark", _mark, "tell the boot loader about a slot")
     mark.add_argument("how", choices=["good", "bad", "active"])
     mark.add_argument("slot", nargs="?", help="default: the one that runs")
-    _add_software(verb("software", _software, "software packages"))
+    _add_software(command("software", _software, "software packages"))
     return parser
 
 

@@ -1,4 +1,4 @@
-"""Puts the Update Agent together from its configuration."""
+"""The composition root: makes the parts of the Update Agent from its configuration."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ if TYPE_CHECKING:
 
 CMDLINE_BYTES_MAX = 16 << 10
 LOCK_NAME = "lock"
-LOCK_WAIT_S = 5.0  # confirming takes a moment, installing software seconds; an install of firmware is not waited for
+LOCK_WAIT_S = 5.0  # enough for a confirmation or a software installation; a firmware installation takes longer
 LOCK_POLL_S = 0.05
 
 
 class LazyPackages:
-    """Imports what verifies packages (and `cryptography`) only when there is a package."""
+    """Imports the verifier (and `cryptography`) only when there is a package to verify."""
 
     def __init__(self, make: Callable[[], Packages]) -> None:
         self._make = make
@@ -58,10 +58,10 @@ class LazyPackages:
 
 @dataclass(frozen=True, slots=True)
 class UpdateAgent:
-    """The configured parts. `wall` gives seconds since 1970.
+    """The configured parts. `wall` returns seconds since 1970.
 
-    With `dry_run` nothing is written: it collects what the boot environment would get. `package` is then the file that
-    stands for the package in the inbox.
+    With `dry_run` nothing is written: it collects the commits to the boot environment. `package` is then a file to use
+    instead of the package in the inbox.
     """
 
     config: Config
@@ -78,7 +78,7 @@ class UpdateAgent:
         return replace(reading, dry_run=DryVariables(reading.environment()), package=package)
 
     def read_booted_slot(self) -> str:
-        """The slot that runs, from the kernel's command line. Raises `DeviceError` (booted-slot)."""
+        """The running slot, from the kernel's command line. Raises `DeviceError` (booted-slot)."""
         config = self.config
         found = self._from_cmdline(config.cmdline_key)
         if found not in config.slot_names:
@@ -86,7 +86,8 @@ class UpdateAgent:
         return found
 
     def read_canary(self) -> str | None:
-        """What the boot loader has saved at this start; None when it does not say. Raises `DeviceError`."""
+        """What the boot loader saved at this start (`boot.CANARY`); None when it does not pass it. Raises
+        `DeviceError`."""
         return self._from_cmdline(CANARY_KEY)
 
     def _from_cmdline(self, key: str) -> str | None:
@@ -100,7 +101,7 @@ class UpdateAgent:
         return found[-1] if found else None
 
     def read_boot_id(self) -> str:
-        """What tells this boot from others; empty when the system does not say."""
+        """The kernel's identifier of this boot; empty when there is none."""
         try:
             with self.disk.open_raw(self.config.boot_id_file) as file:
                 return file.pread(256, 0).decode("ascii", "replace").strip()
@@ -108,7 +109,7 @@ class UpdateAgent:
             return ""
 
     def partitions(self) -> dict[str, dict[str, Slot]]:
-        """Where each image of each slot goes; a recovery slot is not written."""
+        """The partition for each image of each slot, except a recovery slot, which is never written."""
         return {
             slot.name: {
                 image: slot_type(one.type)(self.disk, slot.name, one.path, one.size)
@@ -160,7 +161,7 @@ class UpdateAgent:
         run_hook(step, content, self.config.run_dir, variables)
 
     def updater(self) -> Updater:
-        """One run of the machine. Raises `DeviceError` (booted-slot, journal, storage), `RequestError`."""
+        """Make one run of the state machine. Raises `DeviceError` (booted-slot, journal, storage), `RequestError`."""
         config = self.config
         deps = EngineDeps(
             journal=self.journal(),
@@ -184,7 +185,7 @@ class UpdateAgent:
         return Updater(deps)
 
     def guard(self, monotonic: Callable[[], float], wait: Callable[[float], None]) -> Guard:
-        """The guard of this boot. `monotonic` returns seconds, `wait` lets some pass."""
+        """The guard of this boot. `monotonic` returns seconds; `wait` sleeps for a number of them."""
         from updateagent.engine.guard import Guard, GuardDeps
 
         return Guard(

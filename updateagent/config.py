@@ -21,11 +21,12 @@ TRIES_DEFAULT = 3
 TRIES_MAX = 9
 ROOTFS = "rootfs"  # the image that goes to the slot itself
 FILE_BYTES_MAX = 64 << 10
+LOCK_DEFAULT = "/var/lock/fw_printenv.lock"  # of libubootenv's fw_printenv and fw_setenv
 
 
 @dataclass(frozen=True, slots=True)
 class PartitionConfig:
-    """Where one image goes. `size` in bytes; None is "as large as the device"."""
+    """Where one image is written. `size` in bytes; None for the size of the device."""
 
     type: str
     path: Path
@@ -34,7 +35,7 @@ class PartitionConfig:
 
 @dataclass(frozen=True, slots=True)
 class SlotConfig:
-    """One slot by the boot loader's name, with the partition of each of its images; none for a recovery slot."""
+    """One slot, with the boot loader's name for it and the partition of each image; a recovery slot has none."""
 
     name: str
     partitions: Mapping[str, PartitionConfig]
@@ -48,12 +49,12 @@ class BootEnvConfig:
     type: str
     policy: str
     config: Path
-    lock: Path | None = Path("/var/lock/fw_printenv.lock")
+    lock: Path | None = Path(LOCK_DEFAULT)
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """Everything configured."""
+    """The whole configuration."""
 
     slots: tuple[SlotConfig, ...]
     bootenv: BootEnvConfig
@@ -84,7 +85,7 @@ class Config:
 
 
 class _Table:
-    """A TOML table that is emptied key by key; what is left over is a mistake, as is what cannot be read."""
+    """A TOML table from which keys are taken one by one. Unknown keys (those left over) and bad values are mistakes."""
 
     def __init__(self, name: str, raw: object, mistakes: list[str]) -> None:
         self._name = name
@@ -99,7 +100,7 @@ class _Table:
         return f"{self._name}.{key}" if self._name else key
 
     def take(self, key: str, kind: type | tuple[type, ...], default: Any = ...) -> Any:
-        """The value of `key`; without `default` it must be there."""
+        """Take the value of `key`; without a `default` it is required."""
         if key not in self._left:
             if default is ...:
                 self._mistakes.append(f"{self.path(key)}: missing")
@@ -142,7 +143,7 @@ class _Table:
 
 
 def load(path: Path) -> Config:
-    """Read the file. Raises `RequestError` (configuration) with every mistake, one a line."""
+    """Read the file. Raises `RequestError` (configuration) with every mistake, one per line."""
     import tomllib
 
     try:
@@ -216,7 +217,7 @@ def _slot(table: _Table) -> SlotConfig:
     name = table.take("name", str) or ""
     table.check("name", name, lambda value: value.isascii() and value.isalnum(), "letters and digits only")
     if table.take("recovery", bool, default=False):
-        table.end()  # it is not written: where it is concerns the boot loader only
+        table.end()  # it is never written: only the boot loader needs to know where it is
         return SlotConfig(name, {}, recovery=True)
     partitions = {ROOTFS: _partition(table)}
     for image in table.tables("image"):
@@ -245,7 +246,10 @@ def _bootenv(table: _Table) -> BootEnvConfig:
     policy = table.take("policy", str, known[0] if known else "")
     if known:
         table.check("policy", policy, lambda value: value in known, f"with type {kind} one of {', '.join(known)}")
-    lock = table.take("lock", str, "/var/lock/fw_printenv.lock")
+    locked = kind in boot.LOCKED_TYPES
+    lock = table.take("lock", str, LOCK_DEFAULT if locked else "")
+    if known and not locked:
+        table.check("lock", lock, lambda value: not value, f"type {kind} has no lock: its own tools take none")
     config = BootEnvConfig(kind, policy, table.take_path("config") or Path(), Path(lock) if lock else None)
     table.end()
     return config

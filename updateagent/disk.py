@@ -1,13 +1,13 @@
-"""The disk: the only way this package, and the daemon's stores, change files.
+"""The disk: the only way in which this package, and the daemon's stores, change files.
 
-Two layers share one class:
+One class has two levels:
 
 * **primitives** (`open_raw`, `rename`, `unlink`, `mkdir`, `sync_dir`, …), one system call each. A test disk
   implements these and may cut the power at any of them;
 * **durable operations** (`write_durable`, …), written here once in terms of the primitives, so that the order of
   write, fsync, rename and fsync of the folder is itself under test.
 
-Every operation raises `OSError` for trouble of the storage (`FileNotFoundError` where nothing is there).
+Every operation raises `OSError` when the storage fails (`FileNotFoundError` when there is nothing).
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ READ_BYTES_MAX = 16 << 20  # `read_bytes` is for records and settings; nothing o
 
 
 class Disk(Protocol):
-    """What code that only keeps records needs to know of a disk."""
+    """The durable operations, for code that only keeps records."""
 
     def read_bytes(self, path: Path) -> bytes:
         """The content of a file. Raises `FileNotFoundError`, or another `OSError`."""
 
     def write_durable(self, path: Path, data: bytes, mode: int = 0o600) -> None:
-        """Replace a file. After the return the new content survives a power cut; before it, old or new does."""
+        """Replace a file. A power cut leaves the old or the new content; after the return, the new one."""
 
     def remove_durable(self, path: Path) -> None:
-        """Remove a file for good. No error when there is none."""
+        """Remove a file durably. No error when there is none."""
 
     def rename_durable(self, src: Path, dst: Path) -> None:
         """Rename a file or folder whose content is already durable; `dst` is replaced."""
@@ -75,7 +75,7 @@ class RawFile(ABC):
 
     @abstractmethod
     def drop_cache(self) -> None:
-        """Ask that later reads come from the medium, not from memory. Call it after `sync`."""
+        """Drop cached pages, so that later reads come from the medium. Call it after `sync`."""
 
     def __enter__(self) -> Self:
         return self
@@ -104,11 +104,11 @@ class Storage(ABC):
 
     @abstractmethod
     def symlink(self, target: str, path: Path) -> None:
-        """Make a symbolic link at `path` that says `target`. Raises `FileExistsError`."""
+        """Make a symbolic link at `path` to `target`. Raises `FileExistsError`."""
 
     @abstractmethod
     def readlink(self, path: Path) -> str:
-        """What a symbolic link says. Raises `FileNotFoundError`, or `OSError` when it is no link."""
+        """The target of a symbolic link. Raises `FileNotFoundError`, or `OSError` when it is not a link."""
 
     @abstractmethod
     def mkdir(self, path: Path, mode: int) -> None:
@@ -160,7 +160,7 @@ class Storage(ABC):
             return bytes(data)
 
     def write_durable(self, path: Path, data: bytes, mode: int = 0o600) -> None:
-        # One fixed temporary name a file: what a power cut leaves behind is overwritten, it cannot pile up.
+        # One fixed temporary name per file: what a power cut leaves behind is overwritten and cannot pile up.
         temporary = path.with_name(f".{path.name}.tmp")
         with self.open_raw(temporary, write=True, create=True, mode=mode) as file:
             file.pwrite(data, 0)
@@ -194,7 +194,7 @@ class Storage(ABC):
         self.sync_dir(path.parent)
 
     def link_durable(self, target: str, path: Path) -> None:
-        """Make `path` a symbolic link that says `target`, replacing one that is there in one step."""
+        """Make `path` a symbolic link to `target`, atomically replacing an existing one."""
         temporary = path.with_name(f".{path.name}.tmp")
         with suppress(FileNotFoundError):
             self.unlink(temporary)
@@ -225,7 +225,7 @@ class Lock(ABC):
 
     @abstractmethod
     def acquire(self) -> bool:
-        """Take it if it is free. False when somebody else holds it; never waits."""
+        """Take the lock if it is free; return False when it is held elsewhere. Never waits."""
 
     @abstractmethod
     def release(self) -> None: ...
@@ -306,7 +306,7 @@ class RealDisk(Storage):
             flags |= os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
         fd = os.open(path, flags, mode)
         if create:
-            os.fchmod(fd, mode)  # the mode asked for, whatever the umask and whoever made the file first
+            os.fchmod(fd, mode)  # the requested mode, regardless of the umask and of an existing file
         return _FdFile(path, fd)
 
     def rename(self, src: Path, dst: Path) -> None:

@@ -1,12 +1,12 @@
 """The numbered errors of the Update Agent, and what each one is called in FUMO and SCOMO.
 
 A number, once published, keeps its meaning: field tools and the head-end's statistics depend on it. The number is
-also the exit status of `dcu-update`; 0 is success; 10 and 11 tell init what to do and are no errors.
+also the exit status of `dcu-update`; 0 is success; 10 and 11 tell init what to do and are not errors.
 
 FUMO results are those of OMA-TS-DM-FUMO 1.0 (section 5.4), SCOMO results those of OMA-TS-DM-SCOMO 1.0 (section 8.7).
 Anything that makes a package differ from what was signed is 404: "failed validation". 402 ("corrupted") is kept for
-packages that cannot be read at all. 450 and 451 are of the range that FUMO leaves to vendors: they tell a server that a
-package with whole images would do where the delta did not (docs/decisions/0009-never-a-full-image-unasked.md).
+packages that cannot be read at all. 450 and 451 are in the range that FUMO leaves to vendors: they tell a server that a
+package with whole images would work where the delta did not (docs/decisions/0009-never-a-full-image-unasked.md).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Code:
     scomo: int
 
 
-INTERNAL = Code(1, "internal", 409, 1412)
+INTERNAL = Code(1, "internal", 409, 1412)  # Python's exit status after an uncaught exception; never raised
 CONFIGURATION = Code(2, "configuration", 409, 1412)
 
 # 20-59: the package, or its fit to this device.
@@ -51,7 +51,7 @@ ROOTS = Code(31, "roots", 404, 1407)  # a root rotation that is not signed by en
 COMPATIBLE = Code(32, "compatible", 403, 1413)
 DOWNGRADE = Code(33, "downgrade", 405, 1413)  # security_version below the floor
 PAYLOAD = Code(34, "payload", 404, 1407)  # a block, a tree or a checksum differs from what was signed
-IMAGE_MISSING = Code(35, "image-missing", 405, 1405)
+IMAGE_MISSING = Code(35, "image-missing", 405, 1405)  # not raised any more; a published number is not reused
 VERSION_REQUIRED = Code(36, "version-required", 405, 1413)
 AGENT_VERSION = Code(37, "agent-version", 405, 1413)
 DELTA_SOURCE = Code(38, "delta-source", 450, 1413)  # the system that runs is not what the patch was made from
@@ -62,10 +62,10 @@ COMPRESSION = Code(42, "compression", 402, 1405)
 PATCH = Code(43, "patch", 402, 1405)
 IMAGE_ROLE = Code(44, "image-role", 403, 1413)  # no slot, or no place, for an image of this name
 PACKAGE_MISSING = Code(45, "package-missing", 402, 1405)
-FULL_REFUSED = Code(46, "full-refused", 451, 1413)  # the delta is of no use; the settings forbid what would replace it
+FULL_REFUSED = Code(46, "full-refused", 451, 1413)  # the delta is unusable; the settings forbid the full package
 
 DELTA_UNUSABLE = frozenset({DELTA_SOURCE, PATCH})
-"""The delta is at fault, or is another system's: the same release as whole images may do."""
+"""The delta is at fault, or was made for another system: the same release with whole images may work."""
 
 # 60-89: the device.
 STORAGE = Code(60, "storage", 410, 1405)
@@ -101,7 +101,7 @@ def all_codes() -> dict[str, Code]:
 
 
 class UpdateError(Exception):
-    """Base of every error that this package raises on purpose. `message` is a sentence for a person."""
+    """Base class of every deliberate error of this package. `message` is a sentence for a person."""
 
     def __init__(self, code: Code, message: str) -> None:
         super().__init__(f"{code.name} ({code.number}): {message}")

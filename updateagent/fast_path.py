@@ -1,11 +1,11 @@
-"""What `dcu-update boot` returns when there is nothing to do, found out before anything is imported.
+"""Recognises that `dcu-update boot` has nothing to do, before anything is imported.
 
-On a small board the cost of a start is its imports. So the usual case is recognised here from the files alone: the
-journal is idle, there is no request and no result to hand over, the display is of this slot, and the boot loader has
-saved what is in the environment. Anything else, and anything unusual, is left to the whole program: `answer` then
-returns None.
+On a small board, imports are most of the cost of a start. The usual case is therefore recognised here from the files
+alone: the journal is idle, there is no request and no result to hand over, `status.json` is of this slot, and the boot
+loader has saved what is in the environment. Everything else, and anything unusual, is left to the whole program:
+`answer` then returns None.
 
-Only settings that are written the plain way (`key = "text"`, `key = 3`) are understood.
+Only settings in their plain form (`key = "text"`, `key = 3`) are understood.
 """
 
 import os
@@ -17,7 +17,7 @@ from updateagent.engine import sealed
 NOTHING_TO_DO = 0
 START_THE_GUARD = 11
 FILE_BYTES_MAX = 1 << 20
-UNDERSTOOD = ("uboot", "rauc")  # the one row of the table in `updateagent.boot` that is known here
+UNDERSTOOD = ("uboot", "rauc")  # the only row of the table in `updateagent.boot` that this module knows
 DIGITS_MAX = 2
 MARKED = (b"nor", b"dataflash", b"ram")
 _WANTED = {
@@ -32,7 +32,7 @@ _WANTED = {
 
 
 def answer(config_file: str) -> int | None:
-    """0 or 11 when that is certain; None when the whole program has to look. Never writes, never raises `OSError`."""
+    """The exit status 0 or 11, or None when the whole program is needed. Never writes, never raises `OSError`."""
     try:
         settings = read_settings(_read(config_file).decode())
         if settings is None or (settings["bootenv.type"], settings["bootenv.policy"]) != UNDERSTOOD:
@@ -55,7 +55,7 @@ def answer(config_file: str) -> int | None:
 
 
 def read_settings(text: str) -> dict[str, str] | None:
-    """The settings wanted here; None when one of them may be written in a way that is not understood."""
+    """The settings needed here; None when one of them may be in a form that is not understood."""
     if '"""' in text or "'''" in text or "\\" in text:
         return None
     found = dict(_WANTED)
@@ -112,7 +112,7 @@ def _is_idle(folder: str, slot: str) -> bool:
 
 
 def _variables(config: str) -> dict[bytes, bytes]:
-    """The variables of the environment; none of them where finding them takes more than reading."""
+    """The variables of the environment; empty when finding them takes more than reading."""
     lines = [line.split("#")[0].split() for line in _read(config).decode().split("\n")]
     locations = [line for line in lines if line]
     copies = []
@@ -135,7 +135,7 @@ def _variables(config: str) -> dict[bytes, bytes]:
 
 
 def _flash(device: str) -> bytes:
-    """What kind of flash an MTD device is; empty for what is none. Raises `ValueError` for NAND with bad blocks."""
+    """The type of flash of an MTD device; empty for other devices. Raises `ValueError` for NAND with bad blocks."""
     if not device.startswith("/dev/mtd") or device.startswith("/dev/mtdblock"):
         return b""
     about = f"/sys/class/mtd/{device[5:]}"

@@ -1,7 +1,7 @@
-"""Raw flash as the kernel offers it: MTD partitions (NOR, DataFlash, NAND) and UBI volumes.
+"""Raw flash through the kernel: MTD partitions (NOR, DataFlash, NAND) and UBI volumes.
 
-Slots and copies of the boot environment both lie on it. The protocols say what they need of a partition or a volume,
-the classes behind them are the kernel's; a test has models of its own.
+Both slots and copies of the boot environment can be on raw flash. The protocols describe what they need of a partition
+or a volume; the classes implement them with the kernel, and tests have models.
 
 The numbers of the ioctls are those of include/uapi/mtd/{ubi-user,mtd-abi}.h of Linux.
 """
@@ -43,7 +43,7 @@ class UbiVolume(Protocol):
     def read(self, leb: int, size: int, offset: int) -> bytes: ...
 
     def change(self, leb: int, data: bytes) -> None:
-        """Replace a logical erase block, atomically and for good."""
+        """Replace a logical erase block, atomically and durably."""
 
     def close(self) -> None: ...
 
@@ -101,7 +101,7 @@ class KernelUbi:
         self._write_all(data)
 
     def update(self, data: bytes) -> None:
-        """Give the volume a new content. A power cut leaves it unreadable (EBADF) until the next update."""
+        """Replace the content of the volume. A power cut leaves it unreadable (EBADF) until the next update."""
         import fcntl
 
         fcntl.ioctl(self._fd, UBI_IOCVOLUP, struct.pack("=q", len(data)))
@@ -169,7 +169,7 @@ class KernelMtd:
         return bytearray(struct.pack("=II", block * self.block_bytes, self.block_bytes))
 
     def _if_known(self, request: int, block: int) -> int:
-        """The answer to a request that not all flash knows; 0 when this one does not."""
+        """The result of an ioctl that not all flash supports; 0 when this one does not."""
         try:
             answer: int = self._ioctl(self._fd, request, self._where(block))
         except OSError as error:

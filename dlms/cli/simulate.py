@@ -174,7 +174,7 @@ def _meter(simulation: Simulation) -> SimulatedMeter:
 
 def _server_maker(simulation: Simulation, meter: SimulatedMeter, *, packet: bool) -> MakeServer:
     """Every server has a link of its own; the faults are drawn from one seed for all of them."""
-    pick = random.Random(simulation.seed)  # noqa: S311 (faults, not secrets)
+    rng = random.Random(simulation.seed)  # noqa: S311 (faults, not secrets)
     faults = LineFaults(
         simulation.loss,
         simulation.flip,
@@ -182,7 +182,7 @@ def _server_maker(simulation: Simulation, meter: SimulatedMeter, *, packet: bool
         simulation.bad_fcs,
         simulation.duplicate,
         simulation.silent,
-        pick,
+        rng,
     )
     inactivity_s = simulation.inactivity_s
     if simulation.mode_e and inactivity_s is None:
@@ -201,7 +201,7 @@ def _server_maker(simulation: Simulation, meter: SimulatedMeter, *, packet: bool
 
     def make_server() -> Server:
         made = serve(options)
-        line = SlowLine(simulation.latency_s, simulation.late, simulation.late_s, pick)
+        line = SlowLine(simulation.latency_s, simulation.late, simulation.late_s, rng)
         return Server(made, meter, faults, line, inactivity_s, mode_e_opening(meter) if simulation.mode_e else None)
 
     return make_server

@@ -1,13 +1,13 @@
 """The client's side of an application association (GB 9.4), sans-IO: APDUs in, APDUs out, no link and no clock.
 
-`associate` sends the AARQ. The AARE accepts, refuses, or (high level security) asks for a proof, which is an ACTION on
-the association object (by short names a READ) and answered by the server's own proof; both are PROVING. Then one
-confirmed service at a time is in flight: `request` sends it, blocks keep it WAITING, its answer brings READY back. An
-exception-response ends the service, not the association. `release` ends it in order. An APDU that is not what the
-standard says ends in `Broken`.
+`associate` sends the AARQ. The AARE accepts, refuses, or (with high level security) asks for a proof: the client sends
+it in an ACTION on the association object (a READ with short names), and the server answers with its own proof. The
+state is PROVING meanwhile. After that, one confirmed service at a time is in flight: `request` sends it, blocks keep
+the state WAITING, and the complete answer returns it to READY. An exception-response ends the service, not the
+association. `release` ends the association in order. An APDU that violates the standard ends it with `Broken`.
 
-Over a link that may repeat packets, an answer with another invoke id than the request's is an old one come twice, and
-dropped. Over other links it is taken: there are meters that answer with an id of their own choice.
+Over a link that may repeat packets, an answer whose invoke id is not the request's is a repeated old one and is
+dropped. Over other links it is accepted, because some meters answer with an id of their own choice.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from dlms.errors import DecodeError, DlmsError, LocalError, PeerError
 from dlms.security.random_octets import RandomOctets, system_random
 from dlms.security.settings import Auth, Hls, Lls, NoAuth, Security, own_title
 from dlms.statemachine import Transitions
-from dlms.xdlms.acse import PDU_SIZE_MIN, PDU_UNLIMITED, Aare, Aarq, InitiateRequest, InitiateResponse, Release
+from dlms.xdlms.acse import PDU_SIZE_MIN, PDU_UNLIMITED, Aare, Aarq, InitiateRequest, InitiateResponse, ReleaseApdu
 from dlms.xdlms.apdu import service_errors as faults
 from dlms.xdlms.apdu.common import HIGH_PRIORITY, INVOKE_ID_MASK, AccessError
 from dlms.xdlms.exchange import ActionAnswer, Answer, Exchange, GetAnswer, ListRefused
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 class State(Enum):
-    """Where the client's side of the association is (GB 9.4)."""
+    """The state of the client's side of the association (GB 9.4)."""
 
     IDLE = auto()
     ASSOCIATING = auto()
@@ -49,7 +49,7 @@ class State(Enum):
 
 
 class Event(Enum):
-    """What moves the association: a service of ours, or an APDU of the server."""
+    """What changes the state: a request of ours, or an APDU of the server."""
 
     ASSOCIATE = auto()
     ACCEPT = auto()
@@ -92,8 +92,8 @@ TRANSITIONS: Transitions[State, Event] = Transitions(
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """What the client asks of the association. `pdu_size` is the largest APDU it takes, in octets; `block_window` how
-    many blocks it takes at a time where general block transfer is in the conformance."""
+    """What the client proposes. `pdu_size` is the largest APDU it takes, in octets; `block_window` the number of blocks
+    it takes at a time, where the conformance includes general block transfer."""
 
     auth: Auth = field(default_factory=NoAuth)
     security: Security | None = None
@@ -110,14 +110,15 @@ class Proposal:
 
 @dataclass(frozen=True, slots=True)
 class Established:
-    """The server accepted. `pdu_size` is the largest APDU the server takes, in octets, less what ciphering adds."""
+    """The server accepted. `pdu_size` is the largest APDU that the server takes, in octets, minus what ciphering
+    adds."""
 
     conformance: Conformance
     pdu_size: int
 
 
 class AssociationRefused(PeerError):
-    """The server did not accept the association; `reason` in the standard's words."""
+    """The server refused the association; `reason` is in the words of the standard."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(f"association refused: {reason}")
@@ -138,14 +139,14 @@ class ServiceRefused(PeerError):
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """The answer of the request in flight."""
+    """The complete answer to the request in flight."""
 
     answer: Answer
 
 
 @dataclass(frozen=True, slots=True)
 class Excepted:
-    """The request in flight was refused as a whole; the association stands."""
+    """The request in flight was refused as a whole; the association continues."""
 
     error: PeerError
 
@@ -157,7 +158,7 @@ class Released:
 
 @dataclass(frozen=True, slots=True)
 class Notified:
-    """The server said something unasked."""
+    """The server sent a notification."""
 
     notification: Notification
 
@@ -200,7 +201,7 @@ class Association:
 
     @property
     def established(self) -> Established:
-        """What was negotiated. Raises `LocalError` before the server accepted."""
+        """The negotiated parameters. Raises `LocalError` before the server has accepted."""
         if self._established is None:
             raise LocalError("the association is not established")
         return self._established
@@ -210,10 +211,10 @@ class Association:
         """Whether a request is in flight."""
         return self._exchange is not None
 
-    # ------------------------------------------------------------------------------------------------------- verbs
+    # ---------------------------------------------------------------------------------------------------- requests
 
     def associate(self) -> None:
-        """Send the AARQ. Raises `LocalError` in another state than IDLE."""
+        """Send the AARQ. Raises `LocalError` unless IDLE."""
         self._step(Event.ASSOCIATE)
         auth, security = self._proposal.auth, self._proposal.security
         authentication = None
@@ -246,7 +247,7 @@ class Association:
         return security is not None and security.ciphered_context
 
     def _initiate(self) -> bytes:
-        """InitiateRequest, ciphered where the context is."""
+        """The InitiateRequest, ciphered in a ciphered context."""
         proposal = self._proposal
         conformance = proposal.conformance
         if proposal.security is not None and proposal.security.named:
@@ -277,42 +278,44 @@ class Association:
         else:
             self._output.append(apdu)
 
-    def tell(self, apdu: bytes) -> None:
-        """Send one unconfirmed request, a SET or ACTION of service class 0 or an UNCONFIRMED-WRITE, to every meter that
-        has the broadcast key; in a plain context as it is. No answer comes. Raises `LocalError` unless READY, and for
-        other requests."""
+    def send_unconfirmed(self, apdu: bytes) -> None:
+        """Send one unconfirmed request: a SET or ACTION of service class 0, or an UNCONFIRMED-WRITE.
+
+        In a ciphered context it is protected with the broadcast key, for every meter that has it. There is no answer.
+        Raises `LocalError` unless READY, and for confirmed requests.
+        """
         if self.state is not State.READY:
-            raise LocalError(f"nothing is told in state {self.state.name}")
+            raise LocalError(f"nothing can be sent in state {self.state.name}")
         if self._ciphering is not None and self._ciphered:
             apdu = self._ciphering.protect_broadcast(apdu)
         elif not is_unconfirmed(apdu):
-            raise LocalError("only what is not answered goes to everybody")
+            raise LocalError("only an unconfirmed request can be sent without an answer")
         self._output.append(apdu)
 
     def release(self) -> None:
         """Send the RLRQ. Raises `LocalError` unless associated."""
         self._step(Event.RELEASE)
         self._exchange = None
-        # in a ciphered context the release proves with an initiate that it comes from the same client
-        self._output.append(Release(user_information=self._initiate() if self._ciphered else None).emit())
+        # In a ciphered context the RLRQ carries a ciphered InitiateRequest, as proof that the same client sent it.
+        self._output.append(ReleaseApdu(user_information=self._initiate() if self._ciphered else None).emit())
 
     def break_off(self, error: DlmsError) -> None:
-        """The link ended below: close, and say so unless closed already."""
+        """Close because the link below has ended; `Broken` follows unless the association is closed already."""
         if self.state is not State.CLOSED:
             self._break(error)
 
     def take_output(self) -> bytes:
-        """The next APDU to send, b"" when there is none."""
+        """The next APDU to send; b"" when there is none."""
         return self._output.popleft() if self._output else b""
 
     def next_event(self) -> AssociationEvent | None:
-        """What happened next, None when nothing has."""
+        """The next event; None when there is none."""
         return self._events.popleft() if self._events else None
 
     # ------------------------------------------------------------------------------------------------------- input
 
     def receive_apdu(self, apdu: bytes) -> None:
-        """One APDU from the server. Never raises for what it holds."""
+        """Take one APDU from the server. Never raises because of its contents."""
         if self.state is State.CLOSED:
             return
         try:
@@ -332,7 +335,7 @@ class Association:
                 return
             apdu = complete
         if apdu[0] in _NOTIFICATIONS and self._ciphered:
-            return  # anybody could have said that
+            return  # unprotected where protection was agreed: anybody could have sent it
         apdu = self._unprotect(apdu)
         tag = apdu[0]
         if tag == Apdu.EXCEPTION_RESPONSE:
@@ -354,7 +357,7 @@ class Association:
             raise PeerError(f"APDU 0x{tag:02x} came in state {self.state.name}")
 
     def _unprotect(self, apdu: bytes) -> bytes:
-        """The plain APDU. What the policy wants protected may not come in the clear, but a refusal may."""
+        """The plain APDU. What the policy protects may not come in the clear, except for refusals."""
         if self._ciphering is None or not self._ciphered:
             return apdu
         if apdu[0] in self._ciphering.tags:
@@ -365,7 +368,7 @@ class Association:
         return apdu
 
     def _notified(self, apdu: bytes) -> None:
-        """Something unasked. What cannot be read is dropped: it must not cost the association."""
+        """A notification. One that cannot be decoded is dropped: it must not cost the association."""
         from dlms.xdlms.apdu import notify
 
         try:
@@ -392,7 +395,7 @@ class Association:
             self._refuse(reason)
         elif self.state is State.WAITING:
             self._end_exchange(Event.EXCEPTION, Excepted(ServiceRefused(reason, unsupported=unsupported)))
-        elif self.state is State.RELEASING:  # some meters do not know the release and say so
+        elif self.state is State.RELEASING:  # some meters do not know RLRQ: the refusal is as good as an RLRE
             self._step(Event.RELEASED)
             self._events.append(Released())
 
@@ -433,7 +436,7 @@ class Association:
             self._accept(self._established)
 
     def _agree_on_form(self, security: Security, conformance: Conformance) -> None:
-        """general-ciphering where the server takes it; signatures are not left out for a server that does not."""
+        """Use general-ciphering if the server takes it. Signatures are never dropped for a server that does not."""
         if not security.named or self._ciphering is None:
             return
         if conformance & Conformance.GENERAL_PROTECTION:
@@ -442,7 +445,7 @@ class Association:
             raise PeerError("the server does not take signed APDUs")
 
     def _user_information(self, aare: Aare) -> bytes:
-        """The plain user information, b"" when there is none; learns the server's system title."""
+        """The deciphered user information, b"" when there is none. Also stores the server's system title."""
         ciphering = self._ciphering
         if ciphering is not None and aare.system_title:
             if ciphering.peer_title is not None and ciphering.peer_title != aare.system_title:
@@ -464,12 +467,12 @@ class Association:
     # ------------------------------------------------------------------------------------------ high level security
 
     def _prove(self, auth: Hls, aare: Aare) -> None:
-        """Passes 2 and 3: the server's challenge came, our proof goes out."""
+        """Passes 2 and 3 of HLS: the server's challenge arrived; send our proof."""
         from dlms.security.hls import Challenges, check_challenges, prove
         from dlms.xdlms.exchange_write import ActionExchange
 
         if aare.mechanism not in (None, auth.mechanism) or aare.authentication is None:
-            raise PeerError("the server did not take up the authentication proposed")
+            raise PeerError("the server did not agree to the authentication that was proposed")
         check_challenges(self._challenge, aare.authentication)
         security = self._proposal.security
         ours = own_title(auth, security) or b""
@@ -485,7 +488,7 @@ class Association:
             self._start(ActionExchange((REPLY_TO_HLS,), (axdr.octets(proof),), PDU_UNLIMITED))
 
     def _proved(self, answer: Answer) -> None:
-        """Pass 4: the server's own proof, or that ours was not good enough."""
+        """Pass 4 of HLS: check the server's own proof, or take its refusal of ours."""
         from dlms.security.hls import verify
 
         auth, challenges = self._proposal.auth, self._challenges
@@ -519,7 +522,7 @@ _ALWAYS_PLAIN = frozenset((Apdu.AARE, Apdu.RLRE, Apdu.EXCEPTION_RESPONSE, Apdu.C
 
 
 def _reply(answer: Answer) -> tuple[str | None, object]:
-    """Why the server did not take our proof, or None and what it gave in return."""
+    """Why the server refused our proof, and None; or None, and the value that it returned."""
     if isinstance(answer, ActionAnswer):
         (outcome,) = answer.outcomes
         return (None if outcome.code == 0 else outcome.text), outcome.returned

@@ -1,4 +1,4 @@
-"""What a `dlms.client.session.MeterSession` tells: values, errors, and what happened to the session."""
+"""The events of a `dlms.client.session.MeterSession`: values, errors, and changes of the session itself."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from dlms.xdlms.exchange import Answer
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """An attribute's value; scaler and unit are None where the attribute has none or the meter would not tell."""
+    """An attribute's value; scaler and unit are None when it has none or the meter does not give them."""
 
     data: Data
     scaler: int | None = None
     unit: int | None = None
 
     def scaled(self) -> Decimal | None:
-        """The number with its scaler applied, exactly; None for what is not a number."""
+        """The exact number with its scaler applied; None for anything but a number."""
         raw = self.data.value
         if isinstance(raw, bool) or not isinstance(raw, int):
             return None
@@ -31,14 +31,14 @@ class Value:
 
 @dataclass(frozen=True, slots=True)
 class ItemError:
-    """Why there is no value: the Data-Access-Result as `object-undefined`, or what refused the request as a whole."""
+    """Why there is no value: a Data-Access-Result such as `object-undefined`, or the refusal of the whole request."""
 
     code: str
 
 
 @dataclass(frozen=True, slots=True)
 class SessionOpened:
-    """Link and association stand; `pdu_size` is the largest APDU the meter takes, in octets."""
+    """Link and association are up; `pdu_size` is the largest APDU that the meter takes, in octets."""
 
     conformance: Conformance
     pdu_size: int
@@ -54,7 +54,7 @@ class ItemRead:
 
 @dataclass(frozen=True, slots=True)
 class ReadDone:
-    """Every attribute of one `read` has had its `ItemRead`."""
+    """One `read` is complete: every attribute has had its `ItemRead`."""
 
 
 @dataclass(frozen=True, slots=True)

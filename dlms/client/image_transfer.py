@@ -1,7 +1,7 @@
-"""Firmware transfer to a meter (BB 4.4.6): initiate, blocks, what is missing again, verify, check, activate.
+"""Firmware transfer to a meter (BB 4.4.6): initiate, send blocks, repeat missing ones, verify, check, activate.
 
-A line that fails on the way is opened again, and only the blocks that the meter still lacks are sent. A transfer that
-another program began is taken up with `resume`.
+When the line fails it is opened again, and only the blocks that the meter still lacks are sent. `resume` continues a
+transfer that another program began.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ _INITIATE, _BLOCK, _VERIFY, _ACTIVATE = range(1, 5)
 _NOTHING = axdr.i8(0)
 INITIATED, VERIFICATION_SUCCESSFUL, VERIFICATION_FAILED, ACTIVATION_SUCCESSFUL, ACTIVATION_FAILED = 1, 3, 4, 6, 7
 IMAGE_BLOCK_OCTETS_MAX = 64 * 1024
-ROUNDS_MAX = 5  # times over the blocks that the meter still lacks
-FRUITLESS_MAX = 3  # failures of the line in a row that brought no block across
+ROUNDS_MAX = 5  # passes over the blocks that the meter still lacks
+FRUITLESS_MAX = 3  # failures of the line in a row without a block in between
 POLLS_MAX = 120
 
 Progress = Callable[[int, int], None]
@@ -33,8 +33,7 @@ Progress = Callable[[int, int], None]
 class MeterImage:
     """The image transfer object of one meter.
 
-    `sleep` is called with seconds between two questions for the status of a meter that takes its time, which are
-    `poll_interval_s` apart.
+    While a meter verifies or activates, its status is polled every `poll_interval_s`; `sleep` waits that many seconds.
     """
 
     def __init__(
@@ -52,7 +51,7 @@ class MeterImage:
 
     @property
     def status(self) -> int:
-        """image_transfer_status: 0 nothing, 1 initiated, 3 verified, 4 not verified, 6 activated, 7 not activated."""
+        """image_transfer_status: 0 none, 1 initiated, 3 verified, 4 not verified, 6 activated, 7 not activated."""
         return self._meter.get(self._ref(_STATUS)).integer()
 
     def transfer(
@@ -65,14 +64,14 @@ class MeterImage:
         signature: bytes | None = None,
         progress: Progress | None = None,
     ) -> None:
-        """Bring `image` to the meter and have it verified, and activated if so wished.
+        """Send `image` to the meter and have it verified, and with `activate` activated.
 
-        Before the activation size, identifier and, where one is given, `signature` are compared with what the meter
-        says that it is about to activate. `resume` goes on with a transfer of the same image that was left
-        unfinished, or not activated, where the meter still has it. `progress` is told blocks sent and blocks in all.
+        Before activation, the size, the identifier and (if given) the `signature` are compared with what the meter
+        reports it is about to activate. `resume` continues an unfinished or unactivated transfer of the same image, if
+        the meter still has it. `progress` is called with the number of blocks sent and the total.
 
-        Raises `PeerError` when the meter refuses or the image does not verify, `LinkError` when the line brings no
-        block any more.
+        Raises `PeerError` when the meter refuses or the image does not verify, `LinkError` when the line fails for
+        good.
         """
         meter = self._meter
         if meter.get(self._ref(_ENABLED)).value is not True:
@@ -97,14 +96,16 @@ class MeterImage:
             self.activate()
 
     def activate(self) -> None:
-        """Switch to the verified image. A meter may end the session over it: then the line fails, and `status` tells
-        afterwards. Raises `PeerError` when the activation failed."""
+        """Switch to the verified image. Raises `PeerError` when the activation fails.
+
+        A meter may end the session when it activates: the line then fails, and `status` gives the result afterwards.
+        """
         self._done(_ACTIVATE, ACTIVATION_SUCCESSFUL, ACTIVATION_FAILED, "the image was not activated")
 
     # ------------------------------------------------------------------------------------------------------- blocks
 
     def _bring(self, pieces: list[bytes], lacking: Sequence[int] | None, progress: Progress | None) -> None:
-        """Send what is `lacking` (None: the meter is asked), and then what it still lacks."""
+        """Send the blocks in `lacking` (None: ask the meter), then those that the meter still lacks."""
         sent = fruitless = rounds = 0
         while True:
             before = sent
@@ -136,7 +137,7 @@ class MeterImage:
         return [number for number in range(blocks) if status[number : number + 1] != "1"]
 
     def _fits(self, blocks: int) -> bool:
-        """Whether the transfer that the meter has begun can be of as many blocks."""
+        """Whether the unfinished transfer in the meter can be one of `blocks` blocks."""
         (status,) = self._meter.read_many([self._ref(_BLOCKS_STATUS)])
         bits = None if isinstance(status, Failed) else status.raw.value
         return isinstance(bits, str) and len(bits) == blocks
@@ -147,9 +148,9 @@ class MeterImage:
         self._done(_VERIFY, VERIFICATION_SUCCESSFUL, VERIFICATION_FAILED, "the image was not verified")
 
     def _done(self, method: int, good: int, bad: int, what: str) -> None:
-        """Call `method`; a meter that takes its time is asked for its status until that is `good` or `bad`.
+        """Call `method`, and poll the status of a meter that needs time until it is `good` or `bad`.
 
-        Raises `PeerError` with `what` when it becomes bad, or neither.
+        Raises `PeerError` with `what` when it becomes `bad`, or neither in time.
         """
         try:
             self._call(method, _NOTHING)
@@ -167,7 +168,7 @@ class MeterImage:
         raise PeerError(what)
 
     def _difference(self, size: int, identifier: bytes, signature: bytes | None) -> str | None:
-        """How the image that the meter would activate differs from ours; "" for not at all, None if it does not say."""
+        """How the image that the meter would activate differs from ours: "" if it does not, None if unknown."""
         (told,) = self._meter.read_many([self._ref(_TO_ACTIVATE)])
         images = [] if isinstance(told, Failed) or not isinstance(told.value, list) else told.value
         named = [image for image in images if isinstance(image, dict)]

@@ -1,7 +1,7 @@
-"""What is learned about one meter and holds until the meter changes: units, what it does not have, what it cannot do.
+"""What sessions learn about a meter and may keep until it is replaced: units, undefined objects, sizes, its limits.
 
-The caller keeps one `MeterKnowledge` per meter and passes it to every session; `dump` and `load` carry it over a
-restart.
+The caller keeps one `MeterKnowledge` per meter and passes it to every session; `dump` and `load` keep it across
+restarts.
 """
 
 from __future__ import annotations
@@ -13,18 +13,19 @@ from dlms.cosem.obis import AttributeRef, Obis
 from dlms.cosem.scaler_unit import ScalerUnit, scaler_ref
 from dlms.errors import LocalError
 
-LIST_FAILURES_MAX = 2  # sessions lost on a first list before lists are given up for this meter
+LIST_FAILURES_MAX = 2  # sessions lost on a first list before this meter gets no more lists
 DUMP_VERSION = 1
 
 
 @dataclass(slots=True)
 class MeterKnowledge:
-    """What sessions with one meter learned; they write here as they go on.
+    """What is known of one meter. Sessions update it as they run.
 
-    `scalers` has the scaler of a `scaler_ref`, None where the meter has the object but no usable scaler. `sizes` is the
-    octets the last answer of an attribute took, for the planner. `list_max` bounds the items of a GET-with-list: 1 for
-    a meter that takes no lists, None while no bound is known. `short_names` are the base names of the objects by class
-    and code, of a meter with short-name referencing.
+    `scalers` has the scaler by `scaler_ref`, None where the meter has the object but no usable scaler. `undefined` has
+    the attributes that the meter does not have. `sizes` has the length of an attribute's last answer in octets, for the
+    planner. `list_max` bounds the items of a GET-with-list: 1 for a meter that takes no lists, None while no bound is
+    known; `lists_work` says that one was answered, and `list_failures` counts the sessions that were lost on the first.
+    `short_names` has the base names by class and code for a meter with short-name referencing.
     """
 
     scalers: dict[AttributeRef, ScalerUnit | None] = field(default_factory=dict)
@@ -41,7 +42,7 @@ class MeterKnowledge:
         return None if where is None else self.scalers.get(where)
 
     def forget(self) -> None:
-        """The meter was exchanged or got new firmware: learn everything again."""
+        """Forget everything, because the meter was replaced or has new firmware."""
         self.scalers.clear()
         self.undefined.clear()
         self.sizes.clear()
@@ -49,18 +50,18 @@ class MeterKnowledge:
         self.list_max, self.lists_work, self.list_failures = None, False, 0
 
     def list_refused(self, items: int, *, outright: bool) -> None:
-        """A list of `items` was refused; `outright` when the meter said that it knows no lists."""
+        """Note that a list of `items` was refused; `outright` when the meter reported that it takes no lists."""
         self.list_max = 1 if outright else max(1, items // 2)
 
     def list_lost(self) -> None:
-        """The session died with a list in flight. Meters exist that fall silent over a list."""
+        """Note that the session was lost with a list in flight. Some meters fall silent when they get a list."""
         if not self.lists_work:
             self.list_failures += 1
             if self.list_failures >= LIST_FAILURES_MAX:
                 self.list_max = 1
 
     def dump(self) -> dict[str, object]:
-        """A value that JSON can hold."""
+        """The knowledge as a value for JSON."""
         return {
             "version": DUMP_VERSION,
             "scalers": {str(ref): [su.scaler, su.unit] if su else None for ref, su in self.scalers.items()},
@@ -75,7 +76,7 @@ class MeterKnowledge:
 
     @classmethod
     def load(cls, dumped: Mapping[str, object]) -> MeterKnowledge:
-        """The inverse of `dump`. Raises `LocalError` when it is not of this version or form."""
+        """The inverse of `dump`. Raises `LocalError` for another version or a wrong form."""
         if dumped.get("version") != DUMP_VERSION:
             raise LocalError(f"meter knowledge of version {dumped.get('version')!r}")
         scalers, sizes, undefined = dumped.get("scalers"), dumped.get("sizes"), dumped.get("undefined")

@@ -7,8 +7,8 @@
         for result in meter.read_many(["1.0.32.7.0.255", "1.0.52.7.0.255"]): ...
         for row in meter.profile("1.0.99.1.0.255", since=yesterday): ...
 
-The work is done by `dlms.client.session`; here is the loop that carries bytes between it and a port. A session that was
-lost is opened again by the next call. One `Meter` is for one thread.
+`dlms.client.session` does the work; this module has the loop that moves bytes between it and a port. After a session
+was lost, the next call opens a new one. A `Meter` is for use by one thread.
 """
 
 from __future__ import annotations
@@ -57,21 +57,22 @@ if TYPE_CHECKING:
     from dlms.xdlms.exchange_sn import SnReadExchange
 
 Trace = Callable[[str, float, bytes], None]
-"""Called with ">" or "<", the monotonic time in seconds and the bytes, for everything that crosses the port."""
+"""Called for everything that crosses the port: ">" (sent) or "<" (received), monotonic seconds, the bytes."""
 
 
 class Meter:
-    """One meter, over one port. Opens by itself when something is asked of it.
+    """One meter on one port. The first call that needs a session opens it.
 
-    `url` names the port (see `dlms.link.port`), or `port` is one that is open already; `link` names the data link (see
-    `dlms.link.registry`), `client` and `server` the SAPs. `auth`, `security`, `conformance` and `pdu_size` (octets) are
-    what the association is proposed with. `info_max` (octets) and `window` (frames) are HDLC's, `timeout_s` is the wait
-    for an answer, `retry_pause_s` the one before a failed line is opened again. `known` is what earlier sessions with
-    this meter learned. `clock` says how to read the meter's time. With `mode_e` the port is opened as IEC 62056-21
-    mode E has it, at 300 baud (see `dlms.link.mode_e.port`), and `baudrate` is the highest speed to agree to.
+    `url` names the port (`dlms.link.port`), unless `port` is an open one; `link` names the data link
+    (`dlms.link.registry`); `client` and `server` are the SAPs. `auth`, `security`, `conformance` and `pdu_size`
+    (octets) are proposed for the association. `info_max` (octets) and `window` (frames) are parameters of HDLC.
+    `timeout_s` is the wait for an answer, `retry_pause_s` the pause before a failed line is opened again. `known` is
+    what earlier sessions learned about the meter. `clock` says how to read the meter's time. With `mode_e` the port is
+    opened at 300 baud as IEC 62056-21 mode E requires (`dlms.link.mode_e.port`), and `baudrate` is the highest speed to
+    agree to.
 
-    Methods raise `LinkError` when the line fails, `PeerError` when the meter refuses, `DecodeError` when what it sends
-    cannot be read, `LocalError` for a wrong argument: all of them `DlmsError`.
+    Methods raise `LinkError` when the line fails, `PeerError` when the meter refuses, `DecodeError` for an answer that
+    cannot be decoded, and `LocalError` for a wrong argument; all are `DlmsError`.
     """
 
     def __init__(
@@ -114,7 +115,7 @@ class Meter:
         self._port = port
         self._given_port = port is not None
         self._mode_e = mode_e
-        self._lost_at: int | None = None  # the speed agreed to with a meter that was never told the end
+        self._lost_at: int | None = None  # the speed that a meter is still at, because its session was never closed
         if mode_e and (not data_link(link).mode_e or self._given_port):
             raise LocalError("mode E opens a port of its own for HDLC: neither another link nor a given port")
         self._trace = trace
@@ -137,11 +138,11 @@ class Meter:
 
     @property
     def is_open(self) -> bool:
-        """Whether there is a session now; the next call opens one where there is none."""
+        """Whether there is a session now."""
         return self._session is not None
 
     def open(self) -> None:
-        """Connect and associate; does nothing when that is done."""
+        """Connect and associate. Does nothing when there is a session."""
         if self._session is not None:
             return
         if self._port is None:
@@ -172,7 +173,7 @@ class Meter:
         return port
 
     def close(self) -> None:
-        """Release, disconnect, close the port. Never raises: what cannot be closed in order is dropped."""
+        """Release, disconnect, and close the port. Never raises: what cannot be closed in order is dropped."""
         session = self._session
         if session is not None:
             try:
@@ -180,7 +181,7 @@ class Meter:
                 self.run(lambda event: isinstance(event, SessionClosed))
                 self._lost_at = None
             except DlmsError:
-                pass  # the port goes away in any case
+                pass  # the port is closed in any case
         self._drop()
 
     def _drop(self) -> None:
@@ -198,9 +199,9 @@ class Meter:
         come: Callable[[], bool] = lambda: False,
         seen: Callable[[SessionEvent], None] = lambda _event: None,
     ) -> list[SessionEvent]:
-        """Carry octets until a wanted event comes, or `come` is true; all events up to it. `seen` is told each.
+        """Run the session until a `wanted` event, or until `come` is true; return all events up to then.
 
-        Raises the error that ended the session, which is then dropped.
+        `seen` is called with each event. Raises the error that ended the session, which is then dropped.
         """
         session, port = self._session, self._port
         if session is None or port is None:
@@ -238,12 +239,12 @@ class Meter:
         elif data:
             self._note("<", data)
             session.receive(data, now)
-        deadline = session.next_deadline()  # on a line that babbles there is never silence
+        deadline = session.next_deadline()  # checked after input, too: a line that babbles never falls silent
         if deadline is not None and now >= deadline:
             session.on_deadline(now)
 
     def pause(self) -> None:
-        """Give a line that failed a moment before it is opened again."""
+        """Wait a moment before a failed line is opened again."""
         time.sleep(self._retry_pause_s)
 
     def _note(self, way: str, data: bytes) -> None:
@@ -260,7 +261,7 @@ class Meter:
         return self._session
 
     def request(self, exchange: Exchange) -> Answer:
-        """Carry out one service of `dlms.xdlms.exchange`; its answer.
+        """Carry out one service of `dlms.xdlms.exchange` and return its answer.
 
         Raises `PeerError` when the service is refused as a whole.
         """
@@ -274,8 +275,10 @@ class Meter:
     # -------------------------------------------------------------------------------------------------------- reading
 
     def ref(self, what: AttributeRef | Obis | str, attribute: int = 2) -> AttributeRef:
-        """A reference from what people write: `3/1.0.1.8.0.255/2`, or a code, whose class is that of the object list if
-        it was discovered and else the usual one. Raises `LocalError`."""
+        """Parse a reference: `3/1.0.1.8.0.255/2`, or only a code. Raises `LocalError`.
+
+        The class of a code is taken from the object list if `discover` has read it, and is otherwise the usual one.
+        """
         if isinstance(what, AttributeRef):
             return what
         if isinstance(what, str) and "/" in what:
@@ -292,17 +295,17 @@ class Meter:
         return info.version if info is not None and info.class_id == ref.class_id else None
 
     def read(self, what: AttributeRef | Obis | str, attribute: int = 2) -> Reading:
-        """One attribute, scaled. Raises `ItemFailed` when the meter has no value."""
+        """Read one attribute, scaled. Raises `ItemFailed` when the meter gives no value."""
         (result,) = self.read_many([self.ref(what, attribute)])
         if isinstance(result, Failed):
             raise ItemFailed(result.ref, result.error)
         return result
 
     def read_many(self, what: Sequence[AttributeRef | Obis | str]) -> list[Reading | Failed]:
-        """A reading, or why there is none, for every attribute in the order given.
+        """Read attributes; return a reading, or why there is none, for each in the order given.
 
-        When the line fails on the way it is opened again for the rest, as long as each time brings something. Raises
-        only when there is nothing at all.
+        When the line fails it is opened again for the rest, as long as each attempt brings something. Raises only when
+        nothing at all could be read.
         """
         refs = [self.ref(each) for each in what]
         found: dict[AttributeRef, Reading | Failed] = {}
@@ -334,7 +337,7 @@ class Meter:
         return present(event.ref, event.result, self.policy, self._version_of(event.ref))
 
     def get(self, ref: AttributeRef, selection: Selection | None = None) -> Data:
-        """One attribute as the meter sends it. Raises `ItemFailed`."""
+        """Read one attribute as the meter sends it. Raises `ItemFailed`."""
         answer = self.request(self.reading(Item(ref, selection)))
         (result,) = _results(answer)
         if isinstance(result, AccessError):
@@ -342,7 +345,7 @@ class Meter:
         return result
 
     def scalers(self, refs: Sequence[AttributeRef]) -> dict[AttributeRef, ScalerUnit]:
-        """Scaler and unit of those of `refs` that have them; asked for once per `MeterKnowledge`."""
+        """Scaler and unit of those of `refs` that have them; read from the meter once per `MeterKnowledge`."""
         where = {ref: found for ref in refs if (found := scaler_ref(ref)) is not None}
         missing = [found for found in where.values() if found not in self.known.scalers]
         for result in self.read_many(missing) if missing else ():
@@ -355,7 +358,7 @@ class Meter:
         return self._opened().reading((item,))
 
     def stream(self, item: Item) -> AnswerStream:
-        """One attribute's encoded value, piece by piece as it comes (see `dlms.client.streaming`)."""
+        """One attribute's encoded value in pieces, as they arrive (`dlms.client.streaming`)."""
         from dlms.client.streaming import AnswerStream
 
         exchange = self.reading(item)
@@ -368,9 +371,9 @@ class Meter:
     def set(self, what: AttributeRef | Obis | str, value: object) -> None:
         """Write one attribute.
 
-        `value` is a `Data`, or what `read` gives: it is written in the attribute's declared type (see
-        `dlms.cosem.values`), a number in the attribute's unit; where the type is open, in that of the present value,
-        which is read for it. Raises `ItemFailed`, and `LocalError` for a value that does not fit.
+        `value` is a `Data`, or a value as `read` returns it: a number is in the attribute's unit. It is encoded in the
+        attribute's declared type (`dlms.cosem.values`), or, where that is a CHOICE, in the type of the present value,
+        which is read first. Raises `ItemFailed`, and `LocalError` for a value that does not fit.
         """
         from dlms.xdlms.exchange_write import SetExchange
 
@@ -394,7 +397,7 @@ class Meter:
         return encode(kind, unscaled(value, scaler), self.policy, str(ref))
 
     def action(self, method: MethodRef | str, parameters: object = None) -> Result | None:
-        """Call one method; what it returned. `parameters` as for `set`; None where the method takes none.
+        """Call one method and return its result. `parameters` as for `set`; None for a method without parameters.
 
         Raises `ItemFailed`, and `LocalError` for parameters that do not fit.
         """
@@ -417,7 +420,7 @@ class Meter:
         from dlms.cosem.values import encode
 
         kind = method_type(ref.class_id, ref.method, self._version_of(ref)) or ANY
-        return None if parameters is None and kind.kind != "-" else encode(kind, parameters, self.policy, str(ref))
+        return None if parameters is None and kind.name != "-" else encode(kind, parameters, self.policy, str(ref))
 
     def _write_method(self, method: MethodRef, parameters: Data | None) -> None:
         from dlms.xdlms.exchange_sn import SnWriteExchange
@@ -437,7 +440,7 @@ class Meter:
     # --------------------------------------------------------------------------------------------- whole objects
 
     def discover(self) -> list[ObjectInfo]:
-        """The objects this client sees, from the association's object list; their classes are remembered."""
+        """Read the association's object list: the objects that this client sees. Their classes are remembered."""
         found = self._named_objects() if self._short_names else objects_of(self.get(ASSOCIATION))
         self._objects = {info.obis: info for info in found}
         return found
@@ -456,12 +459,11 @@ class Meter:
         until: datetime | None = None,
         entries: tuple[int, int] | None = None,
     ) -> Iterator[ProfileRow]:
-        """Rows of a profile, in the meter's order: those captured between two instants, or the entries counted from 1,
-        or all. An instant without a zone is the meter's local time.
+        """Read rows of a profile in the meter's order: captured between two instants, or by entry from 1, or all.
 
-        Each row is there as soon as the block that ends it has come. When the line fails it is opened again and the
-        rest asked for, from the last row that came whole: no row is given twice, none is left out. The failure is
-        raised when it brings no new row any more.
+        An instant without a zone is the meter's local time. Each row is yielded as soon as the block that completes it
+        has arrived. When the line fails it is opened again and the rest is requested from the last complete row on: no
+        row is yielded twice, none is left out. Repeated failures without a new row are raised.
         """
         from dlms.client.profile import read_profile
 
@@ -470,7 +472,7 @@ class Meter:
 
     @property
     def clock(self) -> MeterClock:
-        """The meter's clock."""
+        """Access to the meter's clock."""
         from dlms.client.objects import MeterClock
 
         return MeterClock(self)
@@ -484,19 +486,19 @@ class Meter:
 
     @property
     def security_setup(self) -> MeterSecurity:
-        """New keys for the meter."""
+        """Access to the meter's security setup: policy, keys, certificates."""
         from dlms.client.objects import MeterSecurity
 
         return MeterSecurity(self)
 
     def disconnect(self) -> None:
-        """Switch the customer off: remote_disconnect of the disconnect control."""
+        """Disconnect the customer: remote_disconnect of the disconnect control."""
         from dlms.client.objects import DISCONNECT, NOTHING
 
         self.action(DISCONNECT, NOTHING)
 
     def reconnect(self) -> None:
-        """Allow the customer on again: remote_reconnect of the disconnect control."""
+        """Reconnect the customer, or allow it: remote_reconnect of the disconnect control."""
         from dlms.client.objects import NOTHING, RECONNECT
 
         self.action(RECONNECT, NOTHING)

@@ -1,4 +1,4 @@
-"""Objects of a meter with services of their own: its clock, its keys, its contactor."""
+"""Objects of a meter with methods that deserve an API of their own: clock, security setup, disconnect control."""
 
 from __future__ import annotations
 
@@ -35,27 +35,27 @@ class MeterClock:
         self._time = AttributeRef(8, Obis.parse(obis), 2)
 
     def get(self) -> Reading:
-        """The meter's time; `quality` says what the meter thinks of it."""
+        """Read the meter's time; `quality` says whether the meter itself doubts it."""
         return self._meter.read(self._time)
 
     def set(self, when: datetime, *, dst: bool = False) -> None:
-        """Set the time, written as the meter's own clock would (see `CosemDateTime.from_instant`); `dst` sets the
-        daylight-saving bit. Raises `ItemFailed`."""
+        """Set the time, encoded by the meter's clock policy (`CosemDateTime.from_instant`); `dst` sets the
+        daylight-saving bit. Raises `ItemFailed`, and `LocalError` for a time without a zone."""
         if when.tzinfo is None:
             raise LocalError("a clock is set with a time that has a zone")
         self._meter.set(self._time, axdr.octets(CosemDateTime.from_instant(when, self._meter.policy, dst=dst).emit()))
 
     def shift(self, seconds: int) -> None:
-        """Move the clock by -900 to 900 seconds, without a jump where the meter can. Raises `ItemFailed`."""
+        """Shift the clock by -900 to 900 seconds, without a jump if the meter can. Raises `ItemFailed`."""
         if not -900 <= seconds <= 900:
             raise LocalError("a clock is shifted by at most 900 seconds")
         self._meter.action(MethodRef(8, self._time.obis, 6), axdr.i16(seconds))
 
 
 class MeterSecurity:
-    """The security setup: policy, keys and certificates of a meter. Raises `ItemFailed` when the meter refuses.
+    """The security setup of a meter: policy, keys and certificates. Raises `ItemFailed` when the meter refuses.
 
-    Our meter side uses new keys from the next association on; `dlms.security.keys.rekeyed` gives the settings for it.
+    New keys apply from the next association on; `dlms.security.keys.rekeyed` makes the settings for it.
     """
 
     def __init__(self, meter: MeterServices, obis: str = "0.0.43.0.0.255") -> None:
@@ -63,47 +63,47 @@ class MeterSecurity:
         self._obis = Obis.parse(obis)
 
     def activate(self, policy_bits: int) -> None:
-        """Strengthen the security policy: 04, 08, 10 ask for authenticated, encrypted, signed requests, 20, 40, 80 the
-        same for responses (version 1 of the class)."""
+        """Strengthen the security policy (version 1 of the class): the bits 04, 08, 10 require authenticated,
+        encrypted, signed requests; 20, 40, 80 require the same of responses."""
         self._call(1, axdr.enum(policy_bits))
 
     def transfer(self, master: bytes, keys: Mapping[KeyId, bytes]) -> None:
-        """Bring `keys`, wrapped under the master key that both sides have. Raises `ItemFailed`."""
+        """Transfer `keys`, wrapped under the master key that both sides have. Raises `ItemFailed`."""
         from dlms.security.keys import key_transfer
 
         self._call(2, key_transfer(master, keys))
 
     def agree(self, ours: KeyAgreement, verifying: EllipticCurvePublicKey) -> bytes:
-        """Agree on one key with the meter, whose static public key is `verifying`; the key.
+        """Agree on one key with the meter, whose static public key is `verifying`, and return it.
 
-        Raises `ItemFailed` when the meter refuses, `PeerError` when its half is wrong.
+        Raises `ItemFailed` when the meter refuses, `PeerError` when its part is wrong.
         """
         returned = self._call(3, axdr.array([ours.data()]))
         if not isinstance(returned, axdr.Data):
-            raise PeerError("the meter returned no half of its own")
+            raise PeerError("the meter returned no ephemeral key of its own")
         members = returned.members()
         if len(members) != 1:
-            raise PeerError(f"{len(members)} halves of keys where one was asked for")
+            raise PeerError(f"the meter returned {len(members)} ephemeral keys where one was asked for")
         return ours.agree(members[0], verifying)
 
-    def generate_key_pair(self, kind: CertificateType) -> None:
-        """Have the meter make a key pair, which it uses once its certificate is imported."""
-        self._call(4, axdr.enum(kind))
+    def generate_key_pair(self, certificate_type: CertificateType) -> None:
+        """Have the meter generate a key pair, which it uses once the certificate is imported."""
+        self._call(4, axdr.enum(certificate_type))
 
-    def certificate_request(self, kind: CertificateType) -> bytes:
-        """A PKCS #10 request in DER for the pair that was made."""
-        return self._octets(self._call(5, axdr.enum(kind)))
+    def certificate_request(self, certificate_type: CertificateType) -> bytes:
+        """A PKCS #10 certificate request in DER for the key pair that was generated."""
+        return self._octets(self._call(5, axdr.enum(certificate_type)))
 
     def import_certificate(self, der: bytes) -> None:
-        """Bring a certificate, X.509 in DER."""
+        """Give the meter a certificate, X.509 in DER."""
         self._call(6, axdr.octets(der))
 
     def export_certificate(self, wanted: Wanted) -> bytes:
-        """One of the meter's certificates, in DER."""
+        """Read one of the meter's certificates, in DER."""
         return self._octets(self._call(7, wanted.data()))
 
     def remove_certificate(self, wanted: Wanted) -> None:
-        """Have the meter forget a certificate."""
+        """Have the meter remove a certificate."""
         self._call(8, wanted.data())
 
     def _call(self, method: int, parameters: axdr.Data) -> Result | None:

@@ -1,10 +1,10 @@
-"""Cuts a set of attributes into requests: as few round trips as the negotiated sizes allow.
+"""Divides a set of attributes into requests, with as few round trips as the negotiated sizes allow.
 
-A list item costs 10 octets in the request, and the result octet plus the value in the answer. A request, and its answer
-by the sizes known from earlier readings, have to fit what travels in one go. There are as many requests as the totals
-need, with as many items in each, in the order asked for: a line that loses one of them then loses the least. Where long
-answers bunch up so that this does not fit, requests are filled one after another, or, where that takes more of them,
-long and short answers are spread over the requests.
+An item of a list costs 10 octets in the request, and the result octet plus the value in the answer. A request must fit
+one APDU, and so must its answer, judged by the sizes known from earlier readings. The total sizes give the number of
+requests; the items are divided evenly over them, in the order asked for, so that a lost request loses little. Where
+long answers cluster and an even division does not fit, requests are filled one after another; if that takes more
+requests, long and short answers are spread over them instead.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dlms.cosem.obis import AttributeRef
 from dlms.cosem.scaler_unit import scaler_ref
 from dlms.xdlms.apdu.get import ITEM_OCTETS_MIN, LIST_HEAD_OCTETS
 
-ANSWER_OCTETS_GUESS = 8  # most are a result octet, a tag and up to four octets; strings are longer
+ANSWER_OCTETS_GUESS = 8  # most answers are a result octet, a tag and up to four octets; strings are longer
 COUNT_OCTETS = 2  # of a list's length field up to 255 items
 LIST_ITEMS_MAX = 255  # one octet of count; meters hold less
 
@@ -27,7 +27,7 @@ Chunk = tuple[AttributeRef, ...]
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Octets that a request and an answer may have, and whether the association has lists at all."""
+    """How many octets a request and an answer may have, and whether the association allows lists."""
 
     request: int
     answer: int
@@ -43,12 +43,12 @@ class Planner:
         self._chunks: deque[Chunk] = deque()
 
     def put_back(self, refs: Iterable[AttributeRef]) -> None:
-        """`refs` again, before all others: their list was refused, and what can be sent has changed."""
+        """Put `refs` back at the front: their list was refused, and the limits have changed."""
         self._queue = [*refs, *(ref for chunk in self._chunks for ref in chunk), *self._queue]
         self._chunks.clear()
 
     def take(self, limits: Limits) -> Chunk:
-        """The attributes of the next request; more than one only where a list may be sent."""
+        """Take the attributes of the next request; more than one only where a list may be sent."""
         if self._queue:
             self._chunks.extend(self._cut(self._queue, limits))
             self._queue = []
@@ -69,7 +69,7 @@ class Planner:
 
     @staticmethod
     def _even(refs: list[AttributeRef], count: int) -> list[Chunk]:
-        """`count` chunks of as many items each, in order."""
+        """`count` chunks with equal numbers of items, in order."""
         return [tuple(refs[len(refs) * at // count : len(refs) * (at + 1) // count]) for at in range(count)]
 
     def _in_order(self, refs: list[AttributeRef], items_max: int, room: int) -> list[Chunk]:
@@ -88,7 +88,7 @@ class Planner:
         return chunks
 
     def _spread(self, refs: list[AttributeRef], count: int) -> list[Chunk]:
-        """`count` chunks of nearly the same length: dealt out by size, to and fro."""
+        """`count` chunks with nearly equal lengths: dealt out by size, back and forth."""
         chunks: list[list[AttributeRef]] = [[] for _ in range(count)]
         for at, ref in enumerate(sorted(refs, key=self._size, reverse=True)):
             turn, at_chunk = divmod(at, count)
@@ -106,7 +106,7 @@ class Planner:
 
 
 class ReadJob:
-    """One `read`: what is still to ask, and how many attributes have no event yet."""
+    """One `read`: the attributes still to request, and how many have had no event yet."""
 
     def __init__(self, wanted: Sequence[AttributeRef], known: MeterKnowledge) -> None:
         asked = [ref for ref in dict.fromkeys(wanted) if ref not in known.undefined]
@@ -120,11 +120,11 @@ class ReadJob:
         self.in_flight: tuple[AttributeRef, ...] = ()
 
     def take(self, limits: Limits) -> tuple[AttributeRef, ...]:
-        """What to ask next: all scalers before the first value, since a value is only complete with its scaler."""
+        """The next request: all scalers before the first value, since a value is complete only with its scaler."""
         self.in_flight = self.scalers.take(limits) or self.values.take(limits)
         return self.in_flight
 
     def put_back(self, refs: tuple[AttributeRef, ...]) -> None:
-        """The list of `refs` was refused or answered with nonsense: ask again, in smaller pieces."""
+        """Ask for `refs` again in smaller requests: their list was refused, or its answer malformed."""
         queue = self.scalers if refs[0] in self.missing else self.values
         queue.put_back(refs)

@@ -1,4 +1,4 @@
-"""Reads a profile over a line that may fail: rows as they are whole, and the rest asked for again."""
+"""Reads a profile over a line that may fail: yields rows as they complete, and requests the rest again."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ from dlms.errors import DlmsError, LinkError, LocalError
 from dlms.xdlms.apdu.common import Item
 
 PROFILE_CLASS = 7
-FRUITLESS_MAX = 3  # failures in a row that brought no new row
-ENTRIES_AGAIN = 16  # rows asked for again by number: so many may have left a full buffer at its end meanwhile
+FRUITLESS_MAX = 3  # failures in a row without a new row
+ENTRIES_AGAIN = 16  # rows requested again by number: a full buffer may have dropped that many at its end meanwhile
 BEGIN_OF_TIME = CosemDateTime(1970, 1, 1, ANY, 0, 0, 0, 0).emit()
 END_OF_TIME = CosemDateTime(2099, 12, 31, ANY, 23, 59, 59, 0).emit()
 FIFO, LIFO = 1, 2  # sort methods: the oldest row first, the newest row first
@@ -46,7 +46,7 @@ FIFO, LIFO = 1, 2  # sort methods: the oldest row first, the newest row first
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """What one cell of a row is. `policy` is how to read a time that is not the profile's clock."""
+    """The meaning of one column. `policy` says how to read a time that is not the profile's clock."""
 
     capture: CaptureObject
     scaler: ScalerUnit | None
@@ -58,22 +58,22 @@ class Column:
         return self.capture.ref
 
     def time_of(self, cell: bytes) -> bytes | datetime | CosemDateTime:
-        """A cell that is a time by the type of its attribute, such as that of a maximum, as a time."""
+        """`cell` as a time where its attribute is one by its type, such as the time of a maximum."""
         kind = attribute_type(self.ref.class_id, self.ref.attribute)
-        if kind is None or kind.kind not in ("datetime", "date-time") or len(cell) != DATE_TIME_OCTETS:
+        if kind is None or kind.name not in ("datetime", "date-time") or len(cell) != DATE_TIME_OCTETS:
             return cell
         time = CosemDateTime.parse(cell)
         return time.to_datetime(self.policy) or time
 
     @property
     def unit(self) -> str:
-        """The symbol of its unit; "" for none."""
+        """The symbol of the unit; "" for none."""
         return unit_symbol(None if self.scaler is None else self.scaler.unit)
 
 
 @dataclass(frozen=True, slots=True)
 class ProfileRow:
-    """One row. `raw` are the cells as the meter counts them, the clock's as a `datetime`."""
+    """One row. `raw` has the cells unscaled; the clock's is a `datetime`."""
 
     columns: tuple[Column, ...]
     raw: Row
@@ -88,7 +88,7 @@ class ProfileRow:
 
     @property
     def values(self) -> tuple[Cell | Decimal, ...]:
-        """The cells, numbers with a unit as `Decimal` with the scaler applied, times as times."""
+        """The cells; numbers with a unit are scaled `Decimal`s, times are times."""
         return tuple([_scaled(column, cell) for column, cell in zip(self.columns, self.raw, strict=False)])
 
 
@@ -101,7 +101,7 @@ def _scaled(column: Column, cell: Cell) -> Cell | Decimal:
 
 
 class _Given:
-    """The rows given so far: how many, which ones, and the clock of the last one, as the meter wrote it."""
+    """The rows yielded so far: how many, their digests, and the clock value of the last, as the meter wrote it."""
 
     def __init__(self) -> None:
         self.rows = 0
@@ -114,29 +114,29 @@ class _Given:
         self._digests.append(digest)
 
     def counted(self, rows: int) -> Counter[int]:
-        """How often each of the last `rows` was given. Rows may well be equal: two events in a second, or no clock."""
+        """How often each of the last `rows` was yielded. Rows can be equal: two events in a second, or no clock."""
         return Counter(self._digests[max(0, self.rows - rows) :])
 
 
 def _digest(raw: Row) -> int:
-    """What a row is known by: 64 bits, also where `hash` has 32 and a year of rows would soon have two alike."""
+    """A digest to recognise a row by. 64 bits: `hash` may have 32, and a year of rows would soon have two alike."""
     return int.from_bytes(blake2b(repr(raw).encode(), digest_size=8).digest(), "big")
 
 
 class ProfileMeter(MeterServices, Protocol):
-    """A meter whose long answers come piece by piece."""
+    """A meter that can deliver long answers in pieces."""
 
     @property
     def columns(self) -> dict[Obis, tuple[tuple[Column, ...], int, int]]:
-        """What was learned of profiles: their columns, capture period in seconds and sort method."""
+        """Columns, capture period in seconds, and sort method of the profiles read so far."""
 
     def stream(self, item: Item) -> AnswerStream:
-        """One attribute's encoded value as it comes."""
+        """One attribute's encoded value in pieces, as they arrive."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Wanted:
-    """Which rows: by time or by entry, or all."""
+    """The rows asked for: by time, by entry, or all."""
 
     clock: CaptureObject | None
     since: datetime | None
@@ -150,8 +150,8 @@ class _Wanted:
         return self.since is not None or self.until is not None
 
     def selection(self, given: _Given, *, by_clock: bool) -> Selection | None:
-        """What to ask for. After a failure that is less, but more than what is missing: rows that come again are known
-        by what is in them."""
+        """The selection to request. After a failure it is narrower, but overlaps what has been read: rows that come
+        again are recognised by their contents."""
         if not by_clock or self.clock is None:
             first, last = self.entries or (1, 0)
             if not given.rows and self.entries is None:
@@ -171,8 +171,8 @@ class _Wanted:
 
     @property
     def _vague(self) -> bool:
-        """A meter that knows only local time: whether daylight saving is on at a limit is not known, so the range is
-        an hour wider and what is too much is left out here."""
+        """Whether the meter knows only local time. Whether daylight saving holds at a limit is then unknown, so an hour
+        more is requested and surplus rows are left out here."""
         return self.policy.deviation_sign == 0 and self.policy.utc_offset_minutes is not None
 
     def has(self, row: ProfileRow) -> bool:
@@ -189,11 +189,11 @@ class _Wanted:
 def read_profile(
     meter: ProfileMeter, obis: Obis, since: datetime | None, until: datetime | None, entries: tuple[int, int] | None
 ) -> Iterator[ProfileRow]:
-    """The rows of the profile `obis` in the meter's order: between two instants, or the entries counted from 1, or all.
+    """Yield the rows of the profile `obis` in the meter's order: between two instants, or by entry from 1, or all.
 
-    Each row is there as soon as the block that ends it has come. After a failure of the line the rest is asked for
-    again, until `FRUITLESS_MAX` failures in a row bring no new row; the last one is raised then. Raises `ItemFailed`
-    when the meter refuses, and `LocalError` for a choice that the profile does not allow.
+    Each row is yielded as soon as the block that completes it has arrived. After a failure of the line the rest is
+    requested again; after `FRUITLESS_MAX` failures in a row without a new row, the last one is raised. Raises
+    `ItemFailed` when the meter refuses, and `LocalError` for a selection that the profile does not allow.
     """
     if entries is not None and (since is not None or until is not None):
         raise LocalError("rows are chosen by time or by entry, not by both")
@@ -226,7 +226,7 @@ def read_profile(
             if given.rows == before:
                 if by_clock or clock is None or entries is not None or not given.rows:
                     raise
-                by_clock = True  # the meter may not know entries, but clocks
+                by_clock = True  # the meter may not support selection by entry, but by clock
         else:
             return
         fruitless = fruitless + 1 if given.rows == before else 0
@@ -237,7 +237,7 @@ def read_profile(
 
 
 def _rows(meter: ProfileMeter, item: Item, decoder: RowDecoder) -> Iterator[Row]:
-    """The rows of one answer, each as soon as it is whole."""
+    """The rows of one answer, each as soon as it is complete."""
     stream = meter.stream(item)
     rows = RowStream(decoder)
     try:
@@ -249,7 +249,7 @@ def _rows(meter: ProfileMeter, item: Item, decoder: RowDecoder) -> Iterator[Row]
 
 
 def _columns(meter: ProfileMeter, obis: Obis) -> tuple[tuple[Column, ...], int, int]:
-    """The columns with their scalers, the capture period in seconds, the sort method; asked for once a `Meter`."""
+    """Columns with their scalers, capture period in seconds, sort method; read from the meter once per `Meter`."""
     found = meter.columns.get(obis)
     if found is None:
         refs = [AttributeRef(PROFILE_CLASS, obis, number) for number in (CAPTURE_OBJECTS, CAPTURE_PERIOD, SORT_METHOD)]

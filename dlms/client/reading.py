@@ -1,4 +1,4 @@
-"""Values as a person or a program wants them: scaled, with a unit, times as times; and the way back, for writing."""
+"""Values for people and programs: scaled, with a unit, times as times; and the way back, for writing."""
 
 from __future__ import annotations
 
@@ -27,10 +27,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One attribute, read. `value` is a `Decimal` with the scaler applied where there is one, a `datetime` in UTC for a
-    time that has an instant, for other attributes of the table what `dlms.cosem.values` makes of them (structures are
-    dicts with the names of the Blue Book), and what is not in the table what `Data.value` is. `raw` has it as it came.
-    `quality` is "good", or what the meter itself says of a time: "doubtful", or "invalid".
+    """One attribute, read.
+
+    `value` is a scaled `Decimal` where there is a scaler; a `datetime` in UTC for a time that has an instant; for other
+    attributes in the table of classes what `dlms.cosem.values` makes of them (structures are dicts with the names of
+    the Blue Book); and `Data.value` for all others. `raw` is the value as it came. `quality` is "good", or what the
+    meter itself says of a time: "doubtful" or "invalid".
     """
 
     ref: AttributeRef
@@ -44,8 +46,11 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """One attribute that could not be read: `error` is the meter's reason, as `object-undefined`, or `session-failed`
-    where the line or the meter broke off before its turn came, which `cause` then explains."""
+    """One attribute that could not be read.
+
+    `error` is the meter's reason, such as `object-undefined`, or `session-failed` when the session ended before the
+    attribute was read; `cause` then has the error.
+    """
 
     ref: AttributeRef
     error: str
@@ -65,11 +70,11 @@ class ItemFailed(PeerError):
 
 
 class TemporaryFailure(ItemFailed):
-    """The meter cannot do it now (temporary-failure): asked again later it may."""
+    """The meter cannot do it now (temporary-failure); it may later."""
 
 
 def refusal(what: AttributeRef | MethodRef, code: int, text: str) -> ItemFailed:
-    """The error for a Data-Access-Result or an Action-Result, which number a temporary failure alike."""
+    """The error for a Data-Access-Result or an Action-Result; temporary failure has the same number in both."""
     temporary = code == DataAccessResult.TEMPORARY_FAILURE
     return TemporaryFailure(what, text) if temporary else ItemFailed(what, text)
 
@@ -77,7 +82,7 @@ def refusal(what: AttributeRef | MethodRef, code: int, text: str) -> ItemFailed:
 def present(
     ref: AttributeRef, value: Value, policy: ClockPolicy = STANDARD_CLOCK, version: int | None = None
 ) -> Reading:
-    """`value` of the attribute `ref` as a `Reading`. `version` is that of its class, where it is known."""
+    """Make a `Reading` of the attribute `ref`. `version` is that of its interface class, if known."""
     data = value.data
     if value.scaler is not None:
         scaled = value.scaled()
@@ -95,7 +100,7 @@ def present(
 
 
 def _named(ref: AttributeRef, data: Data, version: int | None) -> Typed:
-    """`data` by its declared type. The table is loaded when first needed: a plain reading does not need it."""
+    """Convert `data` by its declared type. The table is loaded on first use: most readings do not need it."""
     from dlms.cosem.classes import attribute_type
     from dlms.cosem.types import ANY, CosemType
     from dlms.cosem.values import typed
@@ -113,7 +118,7 @@ def _quality(time: CosemDateTime) -> str:
 
 
 def unit_symbol(code: int | None) -> str:
-    """The symbol of a unit code; "" for none, the number in brackets for an unknown one."""
+    """The symbol of a unit code; "" for no unit, the number in brackets for an unknown one."""
     if code is None:
         return ""
     known = units.symbol(code)
@@ -121,7 +126,7 @@ def unit_symbol(code: int | None) -> str:
 
 
 def declared(ref: AttributeRef, version: int | None, present: Callable[[], Data]) -> CosemType:
-    """The type to write `ref` in: that of the table, or that of the value it has at `present`."""
+    """The type to encode `ref` in: the declared one, or else that of its present value, which `present` reads."""
     from dlms.cosem.classes import attribute_type
     from dlms.cosem.types import ANY, TAGS, CosemType
 
@@ -131,12 +136,12 @@ def declared(ref: AttributeRef, version: int | None, present: Callable[[], Data]
     try:
         tag = present().tag
     except PeerError:
-        return ANY  # it cannot be read: what can be nothing else may still be written
+        return ANY  # it cannot be read: a value that has only one A-XDR type can still be written
     return next((CosemType(name) for name, known in TAGS.items() if known == tag), ANY)
 
 
 def unscaled(value: object, scaler: ScalerUnit | None) -> object:
-    """A number in the attribute's unit as the meter counts it, exactly. Raises `LocalError` when it cannot."""
+    """Remove the scaler: a number in the attribute's unit as the meter counts it. Raises `LocalError` if not exact."""
     if not isinstance(value, int | Decimal) or isinstance(value, bool):
         return value
     raw = Decimal(value) if scaler is None else Decimal(value).scaleb(-scaler.scaler)

@@ -1,7 +1,7 @@
-"""What the parts above a session ask of a meter: the services of xDLMS on one connection that opens by itself.
+"""The services that the parts above a session need of a meter, on a connection that is opened when needed.
 
-`dlms.client.meter.Meter` is one. The clock, the security setup, the image transfer and the profile are written against
-this, so that they stand below `Meter`, which composes them.
+`dlms.client.meter.Meter` provides them. Clock, security setup, image transfer and profile depend on this protocol, so
+that they are below `Meter`, which composes them.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from dlms.xdlms.apdu.common import Result
 
 
 class MeterServices(Protocol):
-    """All methods raise `LinkError` when the line fails and `PeerError` or `DecodeError` for what the meter says."""
+    """All methods raise `LinkError` when the line fails, `PeerError` or `DecodeError` for what the meter answers."""
 
     @property
     def policy(self) -> ClockPolicy:
         """How to read and write the meter's time."""
 
     def get(self, ref: AttributeRef, selection: Selection | None = None) -> Data:
-        """One attribute as the meter sends it. Raises `ItemFailed` when the meter refuses."""
+        """Read one attribute as the meter sends it. Raises `ItemFailed` when the meter refuses."""
 
     def read(self, what: AttributeRef | Obis | str, attribute: int = 2) -> Reading:
-        """One attribute, scaled. Raises `ItemFailed` when the meter refuses."""
+        """Read one attribute, scaled. Raises `ItemFailed` when the meter refuses."""
 
     def read_many(self, what: Sequence[AttributeRef | Obis | str]) -> list[Reading | Failed]:
-        """A reading, or why there is none, per attribute, in the order given."""
+        """Read attributes; return a reading, or why there is none, for each in the order given."""
 
     def scalers(self, refs: Sequence[AttributeRef]) -> dict[AttributeRef, ScalerUnit]:
         """Scaler and unit of those of `refs` that have them."""
@@ -40,7 +40,7 @@ class MeterServices(Protocol):
         """Write one attribute. Raises `ItemFailed` when the meter refuses."""
 
     def action(self, method: MethodRef | str, parameters: object = None) -> Result | None:
-        """Call one method; what it returned. Raises `ItemFailed` when the meter refuses."""
+        """Call one method and return its result. Raises `ItemFailed` when the meter refuses."""
 
     def pause(self) -> None:
-        """Give a line that failed a moment before it is tried again."""
+        """Wait a moment before a failed line is tried again."""

@@ -3,27 +3,27 @@
 The contract is that of every core here:
 
     session = MeterSession(link, client=1, server=1, auth=Lls(secret), known=known)
-    session.read(refs, now)              # the verbs: open (a read opens by itself), read, request, close
+    session.read(refs, now)              # or open, request, close; a read or request opens the session if needed
     while True:
         while output := session.take_output():
             port.write(output)           # a stream; over a packet link one packet per call
         while (event := session.next_event()) is not None:
             ...                          # SessionOpened, ItemRead, ReadDone, Replied, SessionClosed, SessionFailed
-        ...                              # a verb called meanwhile has output: write it before waiting
+        ...                              # whatever was called meanwhile may have output: write it before waiting
         data = port.read(until=session.next_deadline())
         session.receive(data, now)       # or on_deadline(now) when the deadline has come, or receive_eof(now)
 
-An event is whole when it is handed out, and nothing takes it back. `take_output` and `next_event` change nothing that
-can be seen from outside: the octets sent and the events are the same, and in the same order, however often and in
-which order the two are called, as long as both have said that there is nothing left before the driver waits.
+An event is final when it is returned. How often and in which order `take_output` and `next_event` are called makes no
+difference to the octets sent, the events, or their order, as long as both have returned nothing before the driver
+waits.
 
-While an answer to a `read` is decoded, the meter already works on the next request: `receive` only puts that request
-out; the answer is decoded once the driver has taken it, or asks for an event (`_settle`).
+While an answer to a `read` is decoded, the meter already works on the next request: `receive` only issues that request,
+and the answer is decoded once the driver has taken it, or asks for an event (`_settle`).
 
-Events come in the order of the verbs: for `read` an `ItemRead` per attribute in the order answered, then `ReadDone`;
-for `request` one `Replied`. A failure of link or association is one `SessionFailed`; attributes not read until then
-have no event. A session stays open until `close`, and is used once: after `SessionClosed` or `SessionFailed` make a new
-one, with the same `MeterKnowledge`.
+Events come in the order of the calls: for `read` an `ItemRead` per attribute in the order answered, then `ReadDone`;
+for `request` one `Replied`. A failure of link or association is one `SessionFailed`; attributes not read by then have
+no event. A session stays open until `close` and is used once: after `SessionClosed` or `SessionFailed` make a new one,
+with the same `MeterKnowledge`.
 """
 
 from __future__ import annotations
@@ -75,13 +75,13 @@ if TYPE_CHECKING:
 
 _UNDEFINED = ItemError(DataAccessResult.OBJECT_UNDEFINED.text)
 _PASSING = (DataAccessResult.HARDWARE_FAULT, DataAccessResult.TEMPORARY_FAILURE, DataAccessResult.OTHER_REASON)
-"""Results that say nothing about the next time."""
+"""Results that may be different next time, and teach nothing about the meter."""
 
-RESPONSE_TIMEOUT_S = 300.0  # longer than any link below takes to give up: a guard, and the end of links that never do
+RESPONSE_TIMEOUT_S = 300.0  # longer than any link takes to give up: a safeguard, and the limit of links that never do
 
 
 class State(Enum):
-    """How far the session is."""
+    """The state of link and association together."""
 
     IDLE = auto()
     CONNECTING = auto()
@@ -93,7 +93,7 @@ class State(Enum):
 
 
 class Event(Enum):
-    """What moves the session on."""
+    """What changes the state."""
 
     OPEN = auto()
     LINK_UP = auto()
@@ -125,7 +125,7 @@ TRANSITIONS: Transitions[State, Event] = Transitions(
 
 @dataclass(frozen=True, slots=True)
 class _Undecoded:
-    """An answer that came whole; it is decoded while the meter works on the next request."""
+    """A complete answer that is decoded while the meter works on the next request."""
 
     job: ReadJob
     refs: tuple[AttributeRef, ...]
@@ -133,11 +133,11 @@ class _Undecoded:
 
 
 class MeterSession:
-    """One association with one meter, from its link's connection to its end.
+    """One association with one meter, from connecting the link to its end.
 
-    `client` and `server` are the SAPs, which the link has already. `auth` and `security` are those of the association,
-    `conformance` and `pdu_size` (octets) what is proposed. `known` is what earlier sessions learned about the meter;
-    this one adds to it. `response_timeout_s` bounds the wait for an answer over links without a timeout of their own.
+    `client` and `server` are the SAPs, which `link` was made for. `auth`, `security`, `conformance` and `pdu_size`
+    (octets) are proposed for the association. `known` is what earlier sessions learned about the meter; this session
+    adds to it. `response_timeout_s` bounds the wait for an answer over links that have no timeout of their own.
     """
 
     def __init__(
@@ -175,10 +175,10 @@ class MeterSession:
         self._deadline: float | None = None
         self._now = 0.0
 
-    # ------------------------------------------------------------------------------------------------------- verbs
+    # ---------------------------------------------------------------------------------------------------- requests
 
     def open(self, now: float) -> None:
-        """Connect and associate. Does nothing when that has begun. Raises `LocalError` after the end."""
+        """Connect and associate. Does nothing when that has begun. Raises `LocalError` after the session has ended."""
         if self.state is State.CLOSED:
             raise LocalError("the session is over; make a new one")
         if self.state is not State.IDLE:
@@ -190,18 +190,18 @@ class MeterSession:
         self._pump()
 
     def read(self, refs: Sequence[AttributeRef], now: float) -> None:
-        """Read `refs`, each once, after what was asked for before. Raises `LocalError` when closing or closed."""
+        """Read `refs`, each once, after what is queued already. Raises `LocalError` when closing or closed."""
         self._add(ReadJob(refs, self.known), now)
 
     def request(self, exchange: Exchange, now: float) -> None:
-        """Carry out one service of `dlms.xdlms.exchange`; a `Replied` follows.
+        """Queue one service of `dlms.xdlms.exchange`; a `Replied` follows.
 
         Raises `LocalError` when the session is closing or closed.
         """
         self._add(exchange, now)
 
     def close(self, now: float) -> None:
-        """Release and disconnect; what was not answered yet is dropped. Does nothing when that has begun."""
+        """Release and disconnect; unanswered requests are dropped. Does nothing when that has begun."""
         self._now = now
         self._settle()
         self._jobs.clear()
@@ -216,25 +216,26 @@ class MeterSession:
 
     @property
     def request_octets(self) -> int:
-        """The longest request that may be sent whole. Raises `LocalError` before the session is open."""
+        """The longest request that fits one APDU, in octets. Raises `LocalError` before the session is open."""
         return min(self._association.established.pdu_size, self._link_up.apdu_bytes_max)
 
     # ------------------------------------------------------------------------------------------- the sans-IO contract
 
     def receive(self, data: bytes, now: float) -> None:
-        """Octets from the line: of a stream any piece, of a packet link one packet. Never raises for what they hold."""
+        """Take octets: any piece of a stream, or one packet of a packet link. Never raises because of their
+        contents."""
         self._now = now
         self._link.receive(data, now)
         self._pump()
 
     def receive_eof(self, now: float) -> None:
-        """The port is closed for good."""
+        """Note that the port has reached its end: nothing more will come."""
         self._now = now
         self._link.receive_eof(now)
         self._pump()
 
     def take_output(self) -> bytes:
-        """Octets for the line; b"" when there are none until something else happens."""
+        """Octets to send; b"" when there are none until something else happens."""
         output = self._link.take_output()
         if not output and self._undecoded is not None:  # the early request is on its way: now there is time to decode
             self._settle()
@@ -242,13 +243,13 @@ class MeterSession:
         return output
 
     def next_event(self) -> SessionEvent | None:
-        """What happened next; None when nothing has until something else happens."""
+        """The next event; None when there is none until something else happens."""
         if not self._events:
             self._settle()
         return self._events.popleft() if self._events else None
 
     def next_deadline(self) -> float | None:
-        """When `on_deadline` is due, in the time of `now`; None for never."""
+        """When `on_deadline` is due, on the clock of `now`; None for never."""
         self._settle()
         below = self._link.next_deadline()
         if self._deadline is None or (below is not None and below <= self._deadline):
@@ -256,7 +257,7 @@ class MeterSession:
         return self._deadline
 
     def on_deadline(self, now: float) -> None:
-        """The time of `next_deadline` has come; does nothing before."""
+        """Handle timeouts at the time of `next_deadline`. Does nothing before."""
         self._now = now
         self._settle()
         below = self._link.next_deadline()
@@ -281,7 +282,7 @@ class MeterSession:
             self._on_link(event)
 
     def _on_link(self, event: LinkEvent) -> None:
-        self._decode()  # what came before is told before
+        self._decode()  # events keep the order in which their causes arrived
         if self.state in (State.IDLE, State.CLOSED):
             return
         if isinstance(event, ApduReceived):
@@ -304,7 +305,7 @@ class MeterSession:
             self._end(LinkError("the meter disconnected"))
 
     def _flush(self) -> None:
-        """Events of the association, then the APDUs it wants sent."""
+        """Handle the association's events, then send its APDUs."""
         while (event := self._association.next_event()) is not None:
             self._on_association(event)
         while apdu := self._association.take_output():
@@ -338,7 +339,7 @@ class MeterSession:
                 self._fail(event.error)
 
     def _established(self) -> None:
-        """The association stands; with short names the meter's list of them is read first, where it is not known."""
+        """The association is up. With short names, first read the meter's list of them, unless it is known."""
         if self._short_names and self.known.short_names is None:
             from dlms.cosem.associations import OBJECT_LIST
             from dlms.cosem.short_names import association_names
@@ -365,7 +366,8 @@ class MeterSession:
         self._established()
 
     def reading(self, items: tuple[Item, ...]) -> GetExchange | SnReadExchange:
-        """The exchange that reads `items`. Raises `LocalError` for what has no short name where they are in use."""
+        """The exchange that reads `items`. Raises `LocalError` for an item without a short name where those are
+        used."""
         if not self._short_names:
             return GetExchange(items)
         from dlms.xdlms.exchange_sn import SnReadExchange
@@ -387,7 +389,7 @@ class MeterSession:
             self._pump()
 
     def _next_request(self) -> None:
-        """Send what is next, if anything is left to ask; the answer to the last request may be undecoded still."""
+        """Send the next request, if there is one; the answer to the last one may still be undecoded."""
         while self._jobs and self.state is State.OPEN:
             job = self._jobs[0]
             if not isinstance(job, ReadJob):
@@ -399,13 +401,13 @@ class MeterSession:
                     return
                 continue
             if self._undecoded is not None:
-                return  # its last answer: if that is nonsense, the job asks again and is not done
+                return  # its last answer: if it is malformed, the job asks again and is not done
             self._jobs.popleft()
             self._events.extend([ItemRead(ref, _UNDEFINED) for ref in job.undefined])
             self._events.append(ReadDone())
 
     def _request_items(self, job: ReadJob, refs: tuple[AttributeRef, ...]) -> bool:
-        """Ask for `refs`; those without a short name, where these are in use, are undefined without asking."""
+        """Request `refs`. Where short names are in use, those without one are undefined without asking."""
         names = self.known.short_names
         if self._short_names and names is not None:
             job.undefined += [ref for ref in refs if ref in job.wanted and (ref.class_id, ref.obis) not in names]
@@ -472,7 +474,7 @@ class MeterSession:
             if len(refs) == 1:
                 self._fail(error)
                 return
-            # Not what the standard says of a list: this meter gets smaller ones, in the end none.
+            # Not the answer that the standard prescribes for a list: this meter gets shorter lists, in the end none.
             self.known.list_refused(len(refs), outright=False)
             job.put_back(refs)
         else:
@@ -518,7 +520,7 @@ class MeterSession:
         self._link.disconnect(self._now)
 
     def _fail(self, error: DlmsError) -> None:
-        """Give up, but let the meter know: its side of the link would stay connected."""
+        """Give up, but disconnect the link first: otherwise the meter's side would stay connected."""
         if self.state in (State.DISCONNECTING, State.CLOSED):
             return
         self._note_loss(error)

@@ -1,7 +1,7 @@
-"""One long answer, piece by piece: the value of an attribute while it still comes in blocks.
+"""One long answer in pieces: the value of an attribute while it still arrives in blocks.
 
-The next block is asked for before the last one is given out, so the line works while the caller does. Another call on
-the same meter first lets the answer come in to its end; what came meanwhile is given out afterwards.
+The next block is requested before the last one is yielded, so the line and the caller work at the same time. Another
+call on the same meter first lets the answer arrive completely; the pieces are yielded afterwards.
 """
 
 from __future__ import annotations
@@ -21,17 +21,19 @@ if TYPE_CHECKING:
 
 
 class Carrier(Protocol):
-    """The driver of the session that the exchange is under way on."""
+    """The driver of the session that the exchange runs on."""
 
     def run(self, wanted: Callable[[SessionEvent], bool], come: Callable[[], bool]) -> list[SessionEvent]:
-        """Carry octets until a wanted event comes or `come` is true; the events up to it. Raises `DlmsError`, the one
-        that ended the session."""
+        """Run the session until a `wanted` event, or until `come` is true; return the events up to then.
+
+        Raises the `DlmsError` that ended the session.
+        """
 
 
 class AnswerStream:
-    """The encoded value of `ref` as `exchange` brings it. Made by `Meter.stream`.
+    """The encoded value of `ref`, as `exchange` reads it. Made by `Meter.stream`.
 
-    Iterating raises `ItemFailed` when the meter refuses, and what else ends a session, after the pieces before it.
+    Iterating yields the pieces; it raises `ItemFailed` when the meter refuses, or the error that ended the session.
     """
 
     def __init__(self, carrier: Carrier, ref: AttributeRef, exchange: GetExchange | SnReadExchange) -> None:
@@ -52,21 +54,21 @@ class AnswerStream:
         yield from self._rest(self._outcome)
 
     def drain(self) -> None:
-        """Let the answer come in to its end. Never raises: what ended it is told by the iteration."""
+        """Let the answer arrive completely. Never raises: the iteration raises what ended it."""
         if self._outcome is None:
             self._carry(lambda: False)
 
     def end(self, error: DlmsError) -> None:
-        """The session is gone."""
+        """Note that the session has ended with `error`."""
         if self._outcome is None:
             self._outcome = error
 
     def close(self) -> None:
-        """No more of it is wanted. The answer ends with the block that is under way, at the next call on the meter."""
+        """Stop: the answer ends with the block in flight, at the next call on the meter."""
         self._exchange.stop()
 
     def _carry(self, come: Callable[[], bool]) -> None:
-        """Carry bytes until there is more, or the end."""
+        """Run the session until there is another piece, or the end."""
         try:
             for event in self._carrier.run(lambda event: isinstance(event, Replied), come):
                 self._note(event)

@@ -1,4 +1,4 @@
-"""The association objects (BB 4.4.3, 4.4.4): what they are called, and the object list, read and written."""
+"""The association objects (BB 4.4.3, 4.4.4): their logical names, and reading and writing their object list."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ OBJECT_LIST = AttributeRef(12, ASSOCIATION.obis, 2)  # with short names
 OBJECTS_MAX = 20_000
 
 SN_ACCESS_RIGHTS = AttributeRef(OBJECT_LIST.class_id, OBJECT_LIST.obis, 3)
-BITS_SINCE = 3  # version of Association LN (4 of SN) from which on a mode is a set of bits
+BITS_SINCE = 3  # from this version of Association LN (4 of SN) an access mode is a set of bits
 _READ_BIT, _WRITE_BIT = 1, 2
-_READ_MODES, _WRITE_MODES = frozenset({1, 3, 4, 6}), frozenset({2, 3, 5, 6})  # 4 to 6: only when authenticated
+_READ_MODES, _WRITE_MODES = frozenset({1, 3, 4, 6}), frozenset({2, 3, 5, 6})  # 4 to 6: authenticated requests only
 
 
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
-    """One object of the list: access modes by attribute and by method, as the numbers that the association has.
+    """One object of the list, with its access modes by attribute and by method, as the numbers in the list.
 
-    `bits`: a mode is a set of bits (1 read or call, 2 write, 4 to 128 protection that is wanted), as in version 3 of
-    Association LN, and not a number from a list; None where the association tells no modes. `selectors` are those of
-    selective access, by attribute.
+    `bits` says how to read a mode: True for a set of bits (1 read or call, 2 write, 4 to 128 required protection), as
+    from version 3 of Association LN on; False for a number of an enumeration; None where the association gives no
+    modes. `selectors` holds the selectors of selective access by attribute.
     """
 
     class_id: int
@@ -39,7 +39,7 @@ class ObjectInfo:
     selectors: dict[int, tuple[int, ...]] = field(default_factory=dict)
 
     def readable(self, attribute: int) -> bool:
-        """Whether this association may read the attribute, perhaps with protected requests only."""
+        """Whether this association may read the attribute, possibly with protected requests only."""
         return self._may(self.attributes.get(attribute, 0), _READ_BIT, _READ_MODES)
 
     def writable(self, attribute: int) -> bool:
@@ -57,7 +57,7 @@ class ObjectInfo:
 
 
 def objects_of(data: Data) -> list[ObjectInfo]:
-    """The value of `object_list` of Association LN. Raises `DecodeError` when it is something else."""
+    """Decode `object_list` of Association LN. Raises `DecodeError` when the value is something else."""
     members = _members(data)
     try:
         found = [_object(member) for member in members]
@@ -71,7 +71,10 @@ def objects_of(data: Data) -> list[ObjectInfo]:
 
 
 def named_objects_of(data: Data, rights: Data | None) -> list[ObjectInfo]:
-    """The same from Association SN: the values of `object_list` and, where it may be read, `access_rights_list`."""
+    """Decode `object_list` of Association SN, with `access_rights_list` (`rights`) where it could be read.
+
+    Raises `DecodeError` when a value is something else.
+    """
     try:
         found = [(base.integer(), _named(rest)) for base, *rest in map(Data.members, _members(data))]
         modes: dict[int, tuple[Data, Data]] = {}
@@ -114,7 +117,7 @@ def _with_modes(info: ObjectInfo, rights: tuple[Data, Data] | None, *, bits: boo
 
 
 def _modes(data: Data) -> dict[int, int]:
-    """Number and mode of every attribute or method; the mode of a method is a boolean in old versions."""
+    """The access mode by attribute or method number; in old versions the mode of a method is a boolean."""
     modes: dict[int, int] = {}
     for member in data.members():
         number, mode = member.members()[:2]
@@ -129,7 +132,7 @@ def _selectors(data: Data) -> tuple[int, tuple[int, ...]]:
 
 
 def emit_objects(objects: list[ObjectInfo]) -> Data:
-    """The value of `object_list` that says `objects`."""
+    """Encode `objects` as the value of `object_list` of Association LN."""
     return axdr.array(
         axdr.structure(
             axdr.u16(info.class_id),

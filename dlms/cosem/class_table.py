@@ -1,6 +1,6 @@
-"""The text of the table of interface classes (BB 4.3 to 4.9, IEC 62056-6-2); `dlms.cosem.classes` says how to read it.
+"""The table of interface classes as text (BB 4.3 to 4.9, IEC 62056-6-2); `dlms.cosem.classes` describes its format.
 
-Names are those of the Blue Book in lower case. Where it has a CHOICE, or two makers disagree, the type is `any`.
+Names are those of the Blue Book in lower case. Where it has a CHOICE, or makers disagree, the type is `any`.
 """
 
 TABLE = """

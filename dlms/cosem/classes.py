@@ -1,12 +1,12 @@
 """The interface classes: attributes and methods by number, each with its name and type (BB 4.3 to 4.9).
 
-The table is the text of `dlms.cosem.class_table`, read when first asked for:
+The table is the text of `dlms.cosem.class_table`. It is read on first use:
 
     % baud 0=300 1=600                  names of the numbers of an enum
     @ season name:octet-string ...      a structure and its members
-    %+ ..., @+ ...                      the line before goes on
+    %+ ..., @+ ...                      continuation of the line before
     20 0 activity_calendar              a class in one version
-    15 1 association_ln < 0             the same, with everything of version 0 that is not said otherwise
+    15 1 association_ln < 0             a version that inherits what it does not redefine from version 0
       3 season_profile array:@season    an attribute
       +1 activate -                     a method and its parameter
 
@@ -24,7 +24,7 @@ from dlms.cosem.types import CosemType, type_of
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """An attribute or a method. `type_name` as the table has it."""
+    """An attribute or a method. `type_name` is its type as the table spells it, of a method that of its parameter."""
 
     name: str
     type_name: str
@@ -32,7 +32,7 @@ class Member:
 
     @property
     def tag(self) -> Tag | None:
-        """The tag that a value must have; None for a choice."""
+        """The A-XDR tag that a value must have; None for a CHOICE."""
         return self.type.tag
 
 
@@ -48,17 +48,12 @@ class InterfaceClass:
 
 
 def interface_class(class_id: int, version: int | None = None) -> InterfaceClass | None:
-    """The class, in the newest version known here that is not newer than `version`; None for an unknown class."""
+    """The newest known version of a class that is not newer than `version`; None for an unknown class."""
     versions = _classes().get(class_id)
     if not versions:
         return None
     fit = [number for number in versions if version is None or number <= version]
     return versions[max(fit) if fit else min(versions)]
-
-
-def all_classes() -> list[InterfaceClass]:
-    """Every class and version of the table."""
-    return [found for versions in _classes().values() for found in versions.values()]
 
 
 def attribute_type(class_id: int, attribute: int, version: int | None = None) -> CosemType | None:
@@ -95,7 +90,7 @@ _LOGICAL_NAME = Member("logical_name", "logical-name", CosemType("logical-name")
 
 
 class _Reader:
-    """Reads the table, line by line."""
+    """Parses the table line by line; the format is in the docstring of the module."""
 
     def __init__(self) -> None:
         self.classes: dict[int, dict[int, InterfaceClass]] = {}

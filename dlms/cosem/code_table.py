@@ -1,4 +1,4 @@
-"""Texts behind `dlms.cosem.dictionary`: what value groups C, D and E mean (IEC 62056-6-1)."""
+"""The tables of `dlms.cosem.dictionary` as text: what value groups C, D and E mean (IEC 62056-6-1)."""
 
 ABSTRACT = """
 0.1.0 1 billing period counter
@@ -187,7 +187,7 @@ ABSTRACT = """
 99.98.* 7 event log
 99.99.* 7 certification log
 """
-"""Objects of no medium (A = 0), which other media have too: `C.D.E class name`; `*` is any, `+1` adds 1 to E."""
+"""Abstract objects (A = 0), which the other media have too: `C.D.E class name`; `*` is any E, `+1` shows E plus 1."""
 
 GENERAL = """
 0.0.0 customer number
@@ -243,7 +243,7 @@ QUANTITIES: dict[int, str] = {
     91: "current neutral", 92: "voltage neutral",
 }  # fmt: skip
 PHASE_BASES = {21: "L1", 41: "L2", 61: "L3"}  # C = base + n: quantity n + 1 of one phase
-KINDS: dict[int, str] = {
+PROCESSING: dict[int, str] = {
     0: "billing period average", 1: "cumulative minimum", 2: "cumulative maximum", 3: "minimum", 4: "current average",
     5: "last average", 6: "maximum", 7: "instantaneous", 8: "energy", 9: "energy of the billing period",
     10: "energy over the limit", 11: "cumulative minimum 2", 12: "cumulative maximum 2", 13: "minimum 2",

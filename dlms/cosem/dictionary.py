@@ -1,8 +1,8 @@
 """What an OBIS code means and which interface class its object usually has (IEC 62056-6-1).
 
-`describe` puts a name together from the value groups for electricity (A = 1), and has lists for the abstract objects
-(A = 0) and for the quantities of other media. `usual_class` is a guess for when the meter's own object list has not
-been read.
+`describe` composes a name from the value groups for electricity (A = 1), and uses lists for the abstract objects
+(A = 0) and the quantities of other media. `usual_class` is a guess for use before the meter's own object list has been
+read.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from dlms.cosem.code_table import (
     GENERAL,
     HARMONICS_MAX,
     INTEGRALS,
-    KINDS,
     MEDIA,
     PHASE_BASES,
+    PROCESSING,
     QUANTITIES,
 )
 from dlms.cosem.obis import CURRENT, Obis
 
 _DATA, _REGISTER, _REGISTER_WITH_TIME, _DEMAND, _PROFILE = 1, 3, 4, 5, 7
 _LIST, _PROFILES = 98, 99
-_SERVICE_MIN = 93  # value groups C from here on mean the same for every medium, or what a maker likes
+_SERVICE_MIN = 93  # values of C from here on mean the same for every medium, or are free for the maker to use
 _SERVICES = (96, 97)
 _ABSTRACT_MEDIUM, _ELECTRICITY = 0, 1
 _ANGLES = 81
@@ -34,7 +34,7 @@ _INSTANTANEOUS = 7
 
 
 def describe(obis: Obis) -> str:
-    """A name in English, "" for a code nothing is known of."""
+    """A name in English; "" for an unknown code."""
     medium, channel, c, d, e, f = obis.code
     if medium == _ELECTRICITY:
         name = _electricity(c, d, e)
@@ -59,16 +59,16 @@ def _electricity(c: int, d: int, e: int) -> str:
     if c >= _SERVICE_MIN:
         return _abstract(c, d, e)
     quantity = _quantity(c)
-    kind = KINDS.get(d, "")
-    if not quantity or not kind:
+    processing = PROCESSING.get(d, "")
+    if not quantity or not processing:
         return ""
     if c == _ANGLES and d == _INSTANTANEOUS:
         return _angle(e)
     if d == _INSTANTANEOUS and c in _HARMONIC_QUANTITIES:
-        return f"{quantity}, {kind}" + (f", harmonic {e}" if 0 < e <= HARMONICS_MAX else "")
+        return f"{quantity}, {processing}" + (f", harmonic {e}" if 0 < e <= HARMONICS_MAX else "")
     if d in INTEGRALS and "power " in quantity and c not in _POWER_FACTORS:
-        quantity, kind = quantity.replace("power", "energy"), kind.removeprefix("energy").strip()
-    return ", ".join(filter(None, (quantity, kind, f"tariff {e}" if e else "")))
+        quantity, processing = quantity.replace("power", "energy"), processing.removeprefix("energy").strip()
+    return ", ".join(filter(None, (quantity, processing, f"tariff {e}" if e else "")))
 
 
 def _quantity(c: int) -> str:
@@ -127,7 +127,7 @@ def _entry(c: int, d: int, e: int) -> tuple[str, int] | None:
 
 @cache
 def _abstract_entries() -> dict[int, list[tuple[int, int, int, int, int, str]]]:
-    """By value group C: ranges of D and E, class and name; the first that fits counts."""
+    """By value group C: ranges of D and E, class and name; the first range that fits counts."""
     entries: dict[int, list[tuple[int, int, int, int, int, str]]] = {}
     for line in ABSTRACT.strip().splitlines():
         code, class_id, name = line.split(" ", 2)

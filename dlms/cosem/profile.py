@@ -1,13 +1,13 @@
-"""Profile Generic (class 7; BB 4.3.6): what is captured, which rows are asked for, and rows as typed values.
+"""Profile Generic (class 7; BB 4.3.6): captured columns, selection of rows, and decoding of rows to typed values.
 
-A buffer is an array of structures that nearly always have the same shape, octet for octet. So the shape of a row is
-learned once, whole runs of rows with that shape are unpacked in one go, and only a row of a new shape is decoded member
-by member.
+A buffer is an array of structures that nearly always have the same shape, octet for octet. The shape of a row is
+therefore learned once, runs of rows with that shape are unpacked in one go, and only a row of a new shape is decoded
+member by member.
 
-In a row a value is what `Data.value` would be (int, bool, float, bytes, str, None, tuple), except that the column of
-the clock is a `datetime` in UTC where the clock policy gives one, a `CosemDateTime` where it does not. Null-data stands
-for what can be told from the row before: the same value, or the time one capture period later. A delta type is what is
-added to the value in the row before.
+A value in a row is what `Data.value` would be (int, bool, float, bytes, str, None, tuple), except in the clock's
+column: there it is a `datetime` in UTC where the clock policy gives one, else a `CosemDateTime`. Null-data stands for
+what follows from the row before: the same value, or the time one capture period later. A delta type is added to the
+value in the row before.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ BUFFER, CAPTURE_OBJECTS, CAPTURE_PERIOD, SORT_METHOD, SORT_OBJECT, ENTRIES_IN_US
 CLOCK_CLASS, CLOCK_TIME = 8, 2
 CLOCK_OBIS = Obis.parse("0.0.1.0.0.255")
 SELECT_RANGE, SELECT_ENTRY = 1, 2
-SHAPES_MAX = 16  # shapes remembered of one buffer; a buffer with more is decoded member by member
+SHAPES_MAX = 16  # shapes remembered for one buffer; rows of further shapes are decoded member by member
 COLUMNS_MAX = 1024
 LOOK_AHEAD_MIN = 64  # rows compared with a shape at a time; it grows with the runs, so that short runs stay cheap
 
@@ -38,7 +38,7 @@ Row = tuple[Cell, ...]
 
 @dataclass(frozen=True, slots=True)
 class CaptureObject:
-    """One column: an attribute, or with `data_index` other than 0 a part of it."""
+    """One column: an attribute, or a part of it where `data_index` is not 0."""
 
     ref: AttributeRef
     data_index: int = 0
@@ -48,7 +48,7 @@ class CaptureObject:
         return self.ref.class_id == CLOCK_CLASS and self.ref.attribute == CLOCK_TIME
 
     def data(self) -> Data:
-        """capture_object_definition."""
+        """Encode as capture_object_definition."""
         ref = self.ref
         return axdr.structure(
             axdr.u16(ref.class_id), axdr.octets(ref.obis.code), axdr.i8(ref.attribute), axdr.u16(self.data_index)
@@ -56,7 +56,7 @@ class CaptureObject:
 
     @classmethod
     def of(cls, data: Data) -> CaptureObject:
-        """From a capture_object_definition. Raises `LocalError`."""
+        """Decode a capture_object_definition. Raises `LocalError` when it is something else."""
         members = data.members()
         if len(members) != 4:
             raise LocalError(f"a capture object has four members, not {len(members)}")
@@ -66,7 +66,7 @@ class CaptureObject:
 
 
 def columns_of(data: Data) -> tuple[CaptureObject, ...]:
-    """The value of `capture_objects`. Raises `DecodeError` when it is something else."""
+    """Decode `capture_objects`. Raises `DecodeError` when the value is something else."""
     try:
         columns = tuple([CaptureObject.of(member) for member in data.members()])
     except LocalError as error:
@@ -80,23 +80,13 @@ def columns_of(data: Data) -> tuple[CaptureObject, ...]:
 
 
 def by_range(column: CaptureObject, first: Data, last: Data, wanted: Iterable[CaptureObject] = ()) -> Selection:
-    """Rows whose `column` lies between `first` and `last`, both included. Only `wanted` columns, if any are named."""
+    """Select rows whose `column` lies between `first` and `last`, inclusive; all columns, or the `wanted` ones."""
     selected = axdr.array([capture.data() for capture in wanted])
     return Selection(SELECT_RANGE, axdr.structure(column.data(), first, last, selected))
 
 
-def by_time(first: datetime, last: datetime, clock: Obis = CLOCK_OBIS) -> Selection:
-    """Rows captured between two instants, both included. Meters compare in the time the argument is given in."""
-    column = CaptureObject(AttributeRef(CLOCK_CLASS, clock, CLOCK_TIME))
-    return by_range(column, _time(first), _time(last))
-
-
-def _time(when: datetime) -> Data:
-    return axdr.octets(CosemDateTime.from_datetime(when).emit())
-
-
 def by_entry(first: int, last: int = 0, first_column: int = 1, last_column: int = 0) -> Selection:
-    """Rows `first` to `last` counted from 1 in the buffer's order, and columns likewise; 0 means up to the end."""
+    """Select rows `first` to `last` and columns likewise, counted from 1 in the buffer's order; 0 means to the end."""
     return Selection(
         SELECT_ENTRY,
         axdr.structure(axdr.u32(first), axdr.u32(last), axdr.u16(first_column), axdr.u16(last_column)),
@@ -119,9 +109,9 @@ _SHORT_LENGTH = 0x80
 
 @dataclass(frozen=True, slots=True)
 class _Shape:
-    """Rows of `size` octets whose octets at `marks` are always the same: tags, counts and lengths.
+    """The shape of a row: `size` octets, with fixed octets (tags, counts, lengths) at `marks`, pairs (offset, octet).
 
-    `nulls` are the columns that hold null-data, which takes no octets beside its tag, `deltas` those of a delta type.
+    `nulls` are the columns that hold null-data, which has no octets after its tag; `deltas` those of a delta type.
     """
 
     layout: struct.Struct
@@ -134,7 +124,7 @@ class _Shape:
         return self.layout.size
 
     def run(self, data: bytes, start: int, rows_max: int) -> int:
-        """How many rows from `start` on have this shape."""
+        """How many consecutive rows from offset `start` on have this shape, at most `rows_max`."""
         size = self.size
         rows = min((len(data) - start) // size, rows_max)
         for offset, octet in self.marks:
@@ -147,8 +137,11 @@ class _Shape:
 
 
 class RowDecoder:
-    """Rows of one profile. `columns` names the clock's column; `period_s` fills in times that the meter left out
-    because they follow from the capture period."""
+    """Decodes the rows of one profile.
+
+    The clock's column is found in `columns`. `period_s` is the capture period in seconds: it gives the times that the
+    meter leaves out (null-data).
+    """
 
     def __init__(
         self, columns: tuple[CaptureObject, ...], policy: ClockPolicy = STANDARD_CLOCK, period_s: int = 0
@@ -159,34 +152,34 @@ class RowDecoder:
         self._shapes: list[_Shape] = []
         self._look_ahead = LOOK_AHEAD_MIN
         self._last_time: datetime | None = None
-        self._before: tuple[axdr.Value, ...] = ()  # the row before, with what was left out filled in
-        self.last_clock: bytes | None = None  # of the last row decoded that had one, as the meter wrote it
+        self._before: tuple[axdr.Value, ...] = ()  # the row before, after nulls and deltas were resolved
+        self.last_clock: bytes | None = None  # the last clock value decoded, as the meter wrote it
 
     def restart(self) -> None:
-        """A new buffer begins: nothing in it follows from the last one. What was learned of the shapes is kept."""
+        """Start a new buffer: its first row does not follow from the last one. Learned shapes are kept."""
         self._before = ()
         self._last_time = None
 
     def decode(self, data: bytes) -> list[Row]:
-        """The rows of an encoded buffer. Raises `DecodeError`."""
+        """Decode a whole encoded buffer. Raises `DecodeError`."""
         self.restart()
         cursor = Cursor(data, "profile buffer")
         if cursor.peek() != Tag.ARRAY:
-            return self.whole(axdr.decode(data, "profile buffer"))
+            return self.rows_of(axdr.decode(data, "profile buffer"))
         cursor.u8()
         count = cursor.length()
         if count > cursor.remaining:
             raise cursor.error(f"{count} rows cannot fit the {cursor.remaining} octets that are left")
         rows: list[Row] = []
         while len(rows) < count:
-            rows.extend(self.some(data, cursor, count - len(rows)))
+            rows.extend(self.decode_run(data, cursor, count - len(rows)))
         cursor.check_end()
         return rows
 
-    def some(self, data: bytes, cursor: Cursor, rows_max: int) -> Iterator[Row]:
-        """At least one more row: a run of a known shape, or one row that is decoded and learned from.
+    def decode_run(self, data: bytes, cursor: Cursor, rows_max: int) -> Iterator[Row]:
+        """Take one or more rows from `cursor`: a run of a known shape, or one row, whose shape is learned.
 
-        Raises `DecodeError`, and has then taken nothing.
+        Raises `DecodeError`; nothing has been taken then.
         """
         rows_max = min(rows_max, self._look_ahead)
         for at, shape in enumerate(self._shapes):
@@ -225,10 +218,10 @@ class RowDecoder:
     def _recovered(
         self, present: tuple[axdr.Value, ...], nulls: tuple[int, ...], deltas: tuple[int, ...]
     ) -> tuple[axdr.Value, ...]:
-        """A row with what its nulls and deltas stand for; `present` has no place for the nulls."""
+        """Resolve the nulls and deltas of a row; `present` holds its cells without the nulls."""
         cells = list(present)
         before = self._before
-        for at in nulls:  # ascending, so that each place is right when its turn comes
+        for at in nulls:  # ascending, so that each index is right when its turn comes
             cells.insert(at, before[at] if at < len(before) and at != self._clock else None)
         for at in deltas:
             base, step = before[at] if at < len(before) else None, cells[at]
@@ -237,8 +230,8 @@ class RowDecoder:
         self._before = tuple(cells)
         return self._before
 
-    def whole(self, data: Data) -> list[Row]:
-        """A buffer that came as a compact array, or as null-data when it is empty."""
+    def rows_of(self, data: Data) -> list[Row]:
+        """The rows of a buffer decoded by A-XDR: a compact array, or null-data for an empty buffer."""
         if data.value is None:
             return []
         cursor = Cursor(b"", "profile buffer")
@@ -282,10 +275,10 @@ class RowDecoder:
 
 
 class RowStream:
-    """Rows of one encoded buffer that comes in pieces: each as soon as it is whole.
+    """Decodes one buffer that arrives in pieces: each row as soon as it is complete.
 
-    What is not whole is looked at again when there is twice as much of it, so that a row as long as the buffer does not
-    cost its square.
+    An incomplete row is tried again only when twice as many octets have arrived: otherwise a row as long as the buffer
+    would cost time in the square of its length.
     """
 
     def __init__(self, decoder: RowDecoder) -> None:
@@ -293,22 +286,22 @@ class RowStream:
         self._decoder = decoder
         self._pieces: list[bytes] = []
         self._octets = 0  # in `_pieces`
-        self._worth_octets = 0  # fewer than that are not looked at
-        self._base = 0  # octets before `_pieces` that are done with
+        self._worth_octets = 0  # with fewer octets, decoding is not tried
+        self._base = 0  # octets decoded before `_pieces`
         self._rows_due: int | None = None  # None until the count of the array has come
 
     def feed(self, piece: bytes) -> list[Row]:
-        """The rows that `piece` completed."""
+        """Take a piece; return the rows that it completed."""
         self._pieces.append(piece)
         self._octets += len(piece)
         return self._rows() if self._octets >= self._worth_octets else []
 
     def finish(self) -> list[Row]:
-        """Nothing more comes: the rows that are left. Raises `DecodeError`."""
+        """Return the remaining rows after the last piece. Raises `DecodeError`."""
         rows = self._rows()
         data = b"".join(self._pieces)
         if self._rows_due is None:
-            return self._decoder.whole(axdr.decode(data, "profile buffer"))
+            return self._decoder.rows_of(axdr.decode(data, "profile buffer"))
         cursor = Cursor(data, "profile buffer", self._base)
         if self._rows_due:
             axdr.read(cursor)
@@ -327,12 +320,12 @@ class RowStream:
                 self._rows_due = cursor.length()
                 done = cursor.pos
             while self._rows_due:
-                found = list(self._decoder.some(data, cursor, self._rows_due))
+                found = list(self._decoder.decode_run(data, cursor, self._rows_due))
                 self._rows_due -= len(found)
                 rows += found
                 done = cursor.pos
         except DecodeError:
-            pass  # not whole yet, or nonsense: the end will tell
+            pass  # incomplete or malformed: `finish` tells which
         self._base += done
         self._pieces = [data[done:]]
         self._octets = len(data) - done
@@ -345,7 +338,7 @@ _MINUTES = {minutes: timedelta(minutes=minutes) for minutes in range(-840, 841, 
 
 
 def _plain_instant(raw: bytes) -> datetime | None:
-    """The instant by the standard clock policy when every field is given and ordinary; None is for the long way."""
+    """Fast path: the instant by the standard clock policy if no field is special; None: parse it in full."""
     year, month, day, hour, minute, second, hundredths, deviation, _status = _TIME.unpack(raw)
     if deviation == DEVIATION_UNKNOWN or hundredths not in (0, 0xFF):
         return None
@@ -357,7 +350,7 @@ def _plain_instant(raw: bytes) -> datetime | None:
 
 
 def _shape_of(row: bytes) -> _Shape | None:
-    """The shape of one encoded row; None when it holds something other than numbers and short strings of octets."""
+    """The shape of one encoded row; None when it holds anything but numbers and short octet-strings."""
     cursor = Cursor(row, "profile row")
     if cursor.u8() != Tag.STRUCTURE or cursor.peek() >= _SHORT_LENGTH:
         return None

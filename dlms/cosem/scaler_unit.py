@@ -18,20 +18,20 @@ _SCALER_OF: dict[int, tuple[frozenset[int], int]] = {
 
 @dataclass(frozen=True, slots=True)
 class ScalerUnit:
-    """scal_unit_type: the value is raw x 10^scaler, in the unit with this code."""
+    """scal_unit_type: the value is raw x 10^`scaler`, in the unit with the code `unit` (`dlms.cosem.units`)."""
 
     scaler: int
     unit: int
 
     def scaled(self, raw: int | float) -> Decimal | float:  # noqa: PYI041 - a float is multiplied, an int is exact
-        """`raw` with the scaler applied: exactly, but for a float."""
+        """`raw` with the scaler applied; exact unless `raw` is a float."""
         if isinstance(raw, float):
             return raw * 10.0**self.scaler
         return Decimal(raw).scaleb(self.scaler)
 
 
 def scaler_ref(ref: AttributeRef) -> AttributeRef | None:
-    """Where the scaler and unit of `ref` are; None when it has none."""
+    """The attribute that holds scaler and unit of `ref`; None when it has none."""
     found = _SCALER_OF.get(ref.class_id)
     if found is None or ref.attribute not in found[0]:
         return None
@@ -39,7 +39,7 @@ def scaler_ref(ref: AttributeRef) -> AttributeRef | None:
 
 
 def scaler_unit(data: Data) -> ScalerUnit | None:
-    """A scal_unit_type as a value; None for anything else."""
+    """Decode a scal_unit_type; None for anything else."""
     members = data.value
     if not isinstance(members, tuple) or len(members) != 2:
         return None

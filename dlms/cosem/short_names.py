@@ -25,12 +25,12 @@ ShortNames = dict[tuple[int, Obis], int]
 
 
 def association_names() -> ShortNames:
-    """What is known before anything was read."""
+    """The short name that is known before the object list is read: that of the association itself."""
     return {(OBJECT_LIST.class_id, OBJECT_LIST.obis): ASSOCIATION_BASE}
 
 
 def names_of(data: Data) -> ShortNames:
-    """The value of `object_list` of Association SN. Raises `DecodeError` when it is something else."""
+    """Decode `object_list` of Association SN. Raises `DecodeError` when the value is something else."""
     names = association_names()
     try:
         for member in data.members()[:NAMES_MAX]:
@@ -42,7 +42,7 @@ def names_of(data: Data) -> ShortNames:
 
 
 def name_of(names: ShortNames, ref: AttributeRef) -> int | None:
-    """The short name of an attribute; None where the object has none, or the number cannot be."""
+    """The short name of an attribute; None when the object has none, or the attribute number is impossible."""
     base = names.get((ref.class_id, ref.obis))
     name = None if base is None else base + 8 * (ref.attribute - 1)
     return name if name is not None and 0 <= name <= 0xFFFF else None
@@ -56,5 +56,5 @@ def method_name(names: ShortNames, ref: MethodRef) -> int | None:
 
 
 def method_offset(class_id: int) -> int | None:
-    """Where the methods of a class begin."""
+    """The offset of method 1 from the base name; None for a class whose offset is not known."""
     return _METHODS.get(class_id)

@@ -1,13 +1,13 @@
-"""COSEM date and time (BB 4.1.6.1), kept octet for octet, and the policy that makes an instant of it.
+"""COSEM date and time (BB 4.1.6.1), kept octet for octet, and the clock policy that turns it into an instant.
 
 ```
  0    2   3   4   5   6   7   8      9       11
  year mon day dow h   m   s   1/100  deviation status      "any" is FFFF / FF, deviation unknown is 8000
 ```
 
-A `CosemDate` is the first five octets of that, a `CosemTime` the four behind. As text they are `2026-03-29`, `02:30:00`
-with `*` for any, months `DB` and `DE` where daylight saving begins and ends, days `LD` and `SL` for the last and the
-second last of the month.
+A `CosemDate` is the first five octets, a `CosemTime` the next four. As text they are `2026-03-29` and `02:30:00`, with
+`*` for any, the months `DB` and `DE` in which daylight saving begins and ends, and the days `LD` and `SL` for the last
+and the second last of the month.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ class ClockStatus(IntFlag):
 
 @dataclass(frozen=True, slots=True)
 class ClockPolicy:
-    """How the clock of one meter is to be read, since makers differ.
+    """How to read the clock of one meter; makers differ.
 
     The standard counts `deviation` from local time to UTC (UTC = local + deviation). `deviation_sign` is -1 for meters
-    that count the other way and 0 for meters whose field means nothing. `utc_offset_minutes` is the offset (east is
-    positive) assumed where the deviation is not given; None leaves such a time without an instant.
-    `deviation_has_dst` is False where the deviation stays at standard time while the DST bit is set.
+    that count the other way, and 0 for meters whose deviation means nothing. `utc_offset_minutes` (east is positive) is
+    assumed where no deviation is given; with None such a time has no instant. `deviation_has_dst` is False for meters
+    whose deviation stays at standard time while the DST bit is set; `dst_minutes` is then added.
     """
 
     deviation_sign: int = 1
@@ -69,7 +69,7 @@ STANDARD_CLOCK = ClockPolicy()
 
 @dataclass(frozen=True, slots=True)
 class CosemDateTime:
-    """A date-time with its wildcards. Fields hold the octets of the wire, special values included."""
+    """A date-time with its wildcards. The fields hold the values on the wire, special ones included."""
 
     year: int = ANY_YEAR
     month: int = ANY
@@ -102,7 +102,7 @@ class CosemDateTime:
 
     @classmethod
     def from_datetime(cls, when: datetime, *, dst: bool = False) -> CosemDateTime:
-        """A time with all fields set; the deviation from the zone of `when`, unknown when it has none."""
+        """Encode `when` with all fields set; the deviation is that of its zone, unknown when it has none."""
         offset = when.utcoffset()
         deviation = DEVIATION_UNKNOWN if offset is None else -round(offset.total_seconds() / 60)
         status = ClockStatus.DAYLIGHT_SAVING if dst else 0
@@ -115,8 +115,8 @@ class CosemDateTime:
     def from_instant(cls, when: datetime, policy: ClockPolicy = STANDARD_CLOCK, *, dst: bool = False) -> CosemDateTime:
         """`when` as the meter's own clock would write it: the inverse of `to_datetime` for the same policy.
 
-        In the meter's local time where the policy has an offset, and else in the zone of `when`. A `when` without a
-        zone is the meter's local time already.
+        It is in the meter's local time where the policy has an offset, else in the zone of `when`. A `when` without a
+        zone is taken as the meter's local time.
         """
         total = when.utcoffset()
         if total is None:
@@ -133,7 +133,7 @@ class CosemDateTime:
 
     @classmethod
     def of(cls, text: str) -> CosemDateTime:
-        """ISO 8601, or a date, a time and perhaps a deviation as in `****-12-25 00:00 -60min`. Raises `LocalError`."""
+        """Parse ISO 8601, or date, time and optional deviation as `****-12-25 00:00 -60min`. Raises `LocalError`."""
         try:
             return cls.from_datetime(datetime.fromisoformat(text))
         except ValueError:
@@ -164,13 +164,13 @@ class CosemDateTime:
 
     @property
     def trustworthy(self) -> bool:
-        """Whether the meter does not itself call this time invalid or doubtful."""
+        """False when the meter itself marks this time as invalid or doubtful."""
         return self.status == STATUS_UNKNOWN or not self.status & (ClockStatus.INVALID | ClockStatus.DOUBTFUL)
 
     def local(self) -> datetime | None:
         """The meter's local time without a zone; None when a field down to the minute is a wildcard or impossible.
 
-        A second that is not given counts as 0.
+        An unspecified second counts as 0.
         """
         day = _resolve_day(self.year, self.month, self.day)
         if day is None or self.hour > 23 or self.minute > 59:
@@ -183,7 +183,7 @@ class CosemDateTime:
         return moment + timedelta(milliseconds=10 * hundredths)
 
     def to_datetime(self, policy: ClockPolicy = STANDARD_CLOCK) -> datetime | None:
-        """The instant in UTC by `policy`; None when wildcards or a missing offset leave it open."""
+        """The instant in UTC according to `policy`; None when wildcards or a missing offset leave it undefined."""
         local = self.local()
         if local is None:
             return None
@@ -251,7 +251,7 @@ class CosemDate:
         return self.year.to_bytes(2, "big") + bytes((self.month, self.day, self.day_of_week))
 
     def date(self) -> date | None:
-        """The calendar day; None when a wildcard leaves it open, or there is none."""
+        """The calendar day; None when a wildcard leaves it undefined or there is no such day."""
         return _resolve_day(self.year, self.month, self.day)
 
     def __str__(self) -> str:

@@ -1,4 +1,5 @@
-"""What an attribute or a method's parameter consists of, below its A-XDR tag: names of fields, of numbers, of times."""
+"""The types of attributes and method parameters as the Blue Book declares them, which say more than the A-XDR tag:
+names of structure members and enum values, and octet-strings that are times or logical names."""
 
 from __future__ import annotations
 
@@ -16,36 +17,36 @@ TAGS: dict[str, Tag] = {
     "float64": Tag.FLOAT64, "date-time": Tag.DATE_TIME, "logical-name": Tag.OCTET_STRING, "datetime": Tag.OCTET_STRING,
     "date": Tag.OCTET_STRING, "time": Tag.OCTET_STRING, "-": Tag.INTEGER,
 }  # fmt: skip
-"""The types that have no parts. `datetime`, `date`, `time` and `logical-name` are octet-strings of 12, 5, 4 and 6
-octets, `unit` an enum, `-` the integer 0 that stands for "nothing"."""
+"""The simple types. `datetime`, `date`, `time` and `logical-name` are octet-strings of 12, 5, 4 and 6 octets, `unit` is
+an enum, and `-` the integer 0 that a method without a parameter is called with."""
 
 
 @dataclass(frozen=True, slots=True)
 class CosemType:
-    """A type of the table.
+    """A type in the table of classes.
 
-    `kind` is a key of `TAGS`, or `any` (a choice), `array` (of `element`), `structure` (of `members`, by name).
-    `numbers` names the values of an enum.
+    `name` is a key of `TAGS`, or `any` (a CHOICE), `array` (of `element`) or `structure` (of `members`: name and type).
+    `numbers` has the names of the values of an enum.
     """
 
-    kind: str
+    name: str
     members: tuple[tuple[str, CosemType], ...] = ()
     element: CosemType | None = None
     numbers: dict[int, str] = field(default_factory=dict, hash=False, compare=False)
 
     @property
     def tag(self) -> Tag | None:
-        """The tag that a value must have; None for a choice."""
-        if self.kind == "array":
+        """The A-XDR tag that a value must have; None for a CHOICE."""
+        if self.name == "array":
             return Tag.ARRAY
-        return Tag.STRUCTURE if self.kind == "structure" else TAGS.get(self.kind)
+        return Tag.STRUCTURE if self.name == "structure" else TAGS.get(self.name)
 
 
 ANY = CosemType("any")
 
 
 def type_of(text: str, structures: dict[str, CosemType], enums: dict[str, dict[int, str]]) -> CosemType:
-    """A type as the table writes it: `unsigned`, `enum:baud`, `@season`, `array:@season`, `any`."""
+    """Parse a type as the table writes it: `unsigned`, `enum:baud`, `@season`, `array:@season`, `any`."""
     head, _, rest = text.partition(":")
     if head == "array":
         return CosemType("array", element=type_of(rest, structures, enums))

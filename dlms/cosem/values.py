@@ -1,4 +1,4 @@
-"""Values between A-XDR and what people write, by the type that the table of classes declares.
+"""Conversion between A-XDR values and Python values, guided by the type that the table of classes declares.
 
 | declared | in Python |
 | --- | --- |
@@ -7,11 +7,11 @@
 | `logical-name` | `Obis` |
 | `datetime`, `date-time`; `date`; `time` | `CosemDateTime`; `CosemDate`; `CosemTime` |
 | an enum whose numbers have names | `Named`, an int that knows its name |
-| other types | what `Data.value` is |
-| a choice inside of something, and whatever is not as declared | `Data`, as it came |
+| other types | `Data.value` |
+| a CHOICE inside a structure or array, and whatever differs from its declaration | `Data`, unchanged |
 
-So what was read can be changed and written back: `encode` takes everything that `typed` gives, and times and codes as
-text, octets as hexadecimal text, numbers of an enum by name, structures as sequences.
+A value that was read can be changed and written back: `encode` accepts everything that `typed` returns, and also times
+and codes as text, octets as hexadecimal text, enum values by name, and structures as sequences.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ KindT = TypeVar("KindT")
 
 
 class Named(int):
-    """A number that means something: `int(value)`, `value.name`."""
+    """The value of an enum: an int with the `name` that the Blue Book gives it."""
 
     name: str
 
@@ -69,26 +69,26 @@ _TIMES: dict[str, tuple[int, Callable[[bytes], Obis | CosemDateTime | CosemDate 
 _LIKE_OCTETS = frozenset({Tag.OCTET_STRING, Tag.DATE_TIME, Tag.DATE, Tag.TIME})
 
 
-def typed(kind: CosemType, data: Data) -> Typed:
-    """`data` with the names of its declared type; parts that are not as declared stay `Data`."""
-    if kind.kind in ("structure", "array"):
-        found = _parts(kind, data)
+def typed(declared: CosemType, data: Data) -> Typed:
+    """Convert `data` according to its declared type; parts that differ from the declaration stay `Data`."""
+    if declared.name in ("structure", "array"):
+        found = _parts(declared, data)
         return data if found is None else found
-    if kind.kind in _TIMES:
-        size, make = _TIMES[kind.kind]
+    if declared.name in _TIMES:
+        size, make = _TIMES[declared.name]
         fits = data.tag in _LIKE_OCTETS and isinstance(data.value, bytes) and len(data.value) == size
         return make(data.octets()) if fits else data
-    if kind.tag is None or data.tag != kind.tag:
+    if declared.tag is None or data.tag != declared.tag:
         return data
     value = data.value
-    if isinstance(value, int) and value in kind.numbers:
-        return Named(value, kind.numbers[value])
+    if isinstance(value, int) and value in declared.numbers:
+        return Named(value, declared.numbers[value])
     return value
 
 
-def _parts(kind: CosemType, data: Data) -> Typed | None:
+def _parts(declared: CosemType, data: Data) -> Typed | None:
     members = data.value
-    if kind.element is not None:
+    if declared.element is not None:
         if isinstance(members, CompactArray):
             try:
                 members = members.elements()
@@ -96,37 +96,37 @@ def _parts(kind: CosemType, data: Data) -> Typed | None:
                 return None
         if data.tag not in (Tag.ARRAY, Tag.COMPACT_ARRAY) or not isinstance(members, tuple):
             return None
-        return [typed(kind.element, member) for member in members]
-    if data.tag != Tag.STRUCTURE or not isinstance(members, tuple) or len(members) != len(kind.members):
+        return [typed(declared.element, member) for member in members]
+    if data.tag != Tag.STRUCTURE or not isinstance(members, tuple) or len(members) != len(declared.members):
         return None
-    return {name: typed(member, part) for (name, member), part in zip(kind.members, members, strict=True)}
+    return {name: typed(member, part) for (name, member), part in zip(declared.members, members, strict=True)}
 
 
 # --------------------------------------------------------------------------------------------------------- writing
 
 
-def encode(kind: CosemType, value: object, policy: ClockPolicy = STANDARD_CLOCK, what: str = "value") -> Data:
-    """`value` in its declared type. A `Data` is taken as it is; a `datetime` is written as the meter's clock would.
+def encode(declared: CosemType, value: object, policy: ClockPolicy = STANDARD_CLOCK, what: str = "value") -> Data:
+    """Encode `value` in its declared type. A `Data` is taken unchanged; a `datetime` is written by the clock `policy`.
 
-    Raises `LocalError` that says which part of `what` does not fit.
+    Raises `LocalError`, which names the part of `what` that does not fit.
     """
     if isinstance(value, Data):
         return value
-    if kind.kind == "structure":
-        return axdr.structure(*_members(kind, value, policy, what))
-    if kind.element is not None:
+    if declared.name == "structure":
+        return axdr.structure(*_members(declared, value, policy, what))
+    if declared.element is not None:
         if not isinstance(value, Sequence) or isinstance(value, str | bytes):
             raise LocalError(f"{what}: an array is written as a list, not as {value!r}")
-        parts = [encode(kind.element, part, policy, f"{what}[{at}]") for at, part in enumerate(value)]
+        parts = [encode(declared.element, part, policy, f"{what}[{at}]") for at, part in enumerate(value)]
         return axdr.array(parts)
     try:
-        return _simple(kind, value, policy)
+        return _simple(declared, value, policy)
     except (LocalError, ValueError) as error:
         raise LocalError(f"{what}: {error}") from error
 
 
-def _members(kind: CosemType, value: object, policy: ClockPolicy, what: str) -> list[Data]:
-    names = [name for name, _ in kind.members]
+def _members(declared: CosemType, value: object, policy: ClockPolicy, what: str) -> list[Data]:
+    names = [name for name, _ in declared.members]
     if isinstance(value, Mapping):
         if set(value) != set(names):
             raise LocalError(f"{what}: has the members {', '.join(names)}, not {', '.join(map(str, value))}")
@@ -135,12 +135,12 @@ def _members(kind: CosemType, value: object, policy: ClockPolicy, what: str) -> 
         given = list(value)
     else:
         raise LocalError(f"{what}: has the members {', '.join(names)}, not {value!r}")
-    pairs = zip(kind.members, given, strict=True)
+    pairs = zip(declared.members, given, strict=True)
     return [encode(member, part, policy, f"{what}.{name}") for (name, member), part in pairs]
 
 
-def _simple(kind: CosemType, value: object, policy: ClockPolicy) -> Data:
-    name = kind.kind
+def _simple(declared: CosemType, value: object, policy: ClockPolicy) -> Data:
+    name = declared.name
     if name == "any":
         return _any(value)
     if name in _TIMES:
@@ -156,15 +156,15 @@ def _simple(kind: CosemType, value: object, policy: ClockPolicy) -> Data:
         value = bytes(value) if isinstance(value, bytearray | memoryview) else value
     elif tag in (Tag.FLOAT32, Tag.FLOAT64) and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
-    elif kind.numbers and isinstance(value, str):
-        value = next((number for number, known in kind.numbers.items() if known == value), value)
+    elif declared.numbers and isinstance(value, str):
+        value = next((number for number, known in declared.numbers.items() if known == value), value)
     elif isinstance(value, Named):
         value = int(value)
-    return Data(tag, value)  # type: ignore[arg-type] # what does not fit is refused there
+    return Data(tag, value)  # type: ignore[arg-type] # `Data` refuses what does not fit the tag
 
 
 def _any(value: object) -> Data:
-    """A choice: only what can be nothing else."""
+    """Encode a value for a CHOICE: only Python types that have exactly one A-XDR type."""
     if value is None:
         return axdr.null()
     if isinstance(value, bool):
@@ -206,7 +206,7 @@ def _is_hex(text: str, digits: int) -> bool:
     return len(text) == digits and all(digit in "0123456789abcdefABCDEF" for digit in text)
 
 
-def _own(value: object, kind: type[KindT]) -> KindT:
-    if not isinstance(value, kind):
-        raise LocalError(f"{value!r} is no {kind.__name__}")
+def _own(value: object, declared: type[KindT]) -> KindT:
+    if not isinstance(value, declared):
+        raise LocalError(f"{value!r} is no {declared.__name__}")
     return value

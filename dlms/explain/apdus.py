@@ -9,7 +9,7 @@ from dlms.errors import DlmsError
 from dlms.explain.node import Node, octets_text
 from dlms.explain.protection import Keys, explain_ciphered, explain_general_ciphered, explain_general_signed
 from dlms.explain.values import message_fields
-from dlms.xdlms.acse import Aare, Aarq, InitiateRequest, InitiateResponse, Release
+from dlms.xdlms.acse import Aare, Aarq, InitiateRequest, InitiateResponse, ReleaseApdu
 from dlms.xdlms.apdu import access, action, get, notify, service_errors, sn
 from dlms.xdlms.apdu import set as set_apdu
 from dlms.xdlms.gbt import GeneralBlock
@@ -59,7 +59,7 @@ def _acse_of(parse: Callable[[bytes], Aarq | Aare]) -> Callable[[bytes, Keys, in
 
 
 def _release(data: bytes, keys: Keys, depth: int) -> tuple[str, tuple[Node, ...]]:
-    message = Release.parse(data)
+    message = ReleaseApdu.parse(data)
     fields = [node for node in message_fields(message) if node.label != "user information"]
     if message.user_information is not None:
         fields.append(Node("user information", "", (_initiate(message.user_information, keys, depth),)))

@@ -148,10 +148,10 @@ def _header(header: Header) -> tuple[Node, ...]:
 def _key_info(info: KeyInfo | None, suite: int) -> Node:
     if info is None:
         return Node("key-info", "none: the global unicast encryption key")
-    if info.kind == IDENTIFIED:
+    if info.choice == IDENTIFIED:
         known = {0: "global unicast encryption key", 1: "global broadcast encryption key"}
         return Node("key-info", f"identified-key {info.key_id} {known.get(info.key_id, '(reserved)')}")
-    if info.kind == WRAPPED:
+    if info.choice == WRAPPED:
         wrapped = Node("wrapped key", f"{len(info.data)} octets")
         return Node("key-info", f"wrapped-key, under key {info.key_id} (0 is the master key)", (wrapped,))
     parts: list[Node] = []
@@ -184,16 +184,16 @@ def explain_general_ciphered(apdu: bytes, keys: Keys, inside: Inside) -> tuple[N
 def _candidates(ciphered: GeneralCiphered, keys: Keys, suite: int) -> Iterator[bytes]:
     """The keys that `ciphered` may be meant for, of those given."""
     header, info = ciphered.header, ciphered.key_info
-    if info is None or info.kind == IDENTIFIED:
+    if info is None or info.choice == IDENTIFIED:
         named = keys.broadcast if info is not None and info.key_id == KeyId.GLOBAL_BROADCAST_ENCRYPTION else keys.ek
         if named:
             yield named
-    elif info.kind == WRAPPED and keys.master:
+    elif info.choice == WRAPPED and keys.master:
         try:
             yield key_of(info, keys.master)
         except PeerError:
             return
-    elif info.kind == AGREED and suite in KEY_OCTETS and suite:
+    elif info.choice == AGREED and suite in KEY_OCTETS and suite:
         for ours in keys.agreement:
             if ours.curve.key_size != 8 * coordinate_octets(suite):
                 continue

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from dlms.errors import LinkError
 from dlms.link.direct import DirectLink
 from dlms.link.options import LinkOptions
 
@@ -44,7 +43,3 @@ class LlcLink(DirectLink):
     def from_options(cls, options: LinkOptions) -> LlcLink:
         """Raises `LocalError` for a server that is no SAP."""
         return cls(options.client, options.sap, answer_timeout_s=options.timeout_s or ANSWER_TIMEOUT_S)
-
-    def packet_failed(self, why: str) -> None:
-        """The bridge says that a packet was not delivered: the link ends with a `LinkError`."""
-        self._fail(LinkError(why))

@@ -1,10 +1,10 @@
 """Certificates of a meter's security setup (GB 9.2.6.4; BB 4.4.7): X.509 v3 in DER.
 
-The system title of whom a certificate is about stands in the common name of its subject, 16 hexadecimal digits, or in
-hwSerialNum of a HardwareModuleName in its subject alternative name. What a key is for stands in the key usage.
+The system title of a certificate's subject is in the common name, as 16 hexadecimal digits, or in hwSerialNum of a
+HardwareModuleName in the subject alternative name. The purpose of the key is in the key usage.
 
-`certificate_info` is a structure of entity, type, serial number, issuer, subject and subject alternative name; one
-certificate is meant either by (entity, type, system title) or by (serial number, issuer), names and numbers in DER.
+`certificate_info` is a structure of entity, type, serial number, issuer, subject and subject alternative name. A
+certificate is identified by (entity, type, system title) or by (serial number, issuer); names and numbers are in DER.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _TITLE_HEAD = bytes((0x04, SYSTEM_TITLE_OCTETS))  # an OCTET STRING of eight oct
 
 
 class Entity(IntEnum):
-    """Whose certificate it is."""
+    """The subject of a certificate (BB 4.4.7, certificate_entity)."""
 
     SERVER = 0
     CLIENT = 1
@@ -42,7 +42,7 @@ class Entity(IntEnum):
 
 
 class CertificateType(IntEnum):
-    """What its key is for. Key pairs are told apart by the same numbers."""
+    """The purpose of a certificate's key (BB 4.4.7, certificate_type). Key pairs have the same numbers."""
 
     DIGITAL_SIGNATURE = 0
     KEY_AGREEMENT = 1
@@ -52,10 +52,10 @@ class CertificateType(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """One certificate, read."""
+    """A certificate as the security setup keeps it. Names and serial number are in DER, as is the whole (`der`)."""
 
     entity: Entity
-    kind: CertificateType
+    certificate_type: CertificateType
     title: bytes
     serial: bytes
     issuer: bytes
@@ -64,13 +64,13 @@ class Held:
     der: bytes = field(repr=False)
 
     def info(self) -> Data:
-        """A `certificate_info`."""
+        """Encode as `certificate_info`."""
         octets = (self.serial, self.issuer, self.subject, self.alternative)
-        return axdr.structure(axdr.enum(self.entity), axdr.enum(self.kind), *map(axdr.octets, octets))
+        return axdr.structure(axdr.enum(self.entity), axdr.enum(self.certificate_type), *map(axdr.octets, octets))
 
 
 def read_certificate(der: bytes) -> Certificate:
-    """Raises `PeerError` for what is no certificate of an elliptic curve key that we can read."""
+    """Parse a certificate. Raises `PeerError` unless it is a readable one of an elliptic curve key."""
     from cryptography import x509
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
@@ -79,10 +79,10 @@ def read_certificate(der: bytes) -> Certificate:
     if len(der) > CERTIFICATE_BYTES_MAX:
         raise PeerError(f"a certificate of {len(der)} octets")
     try:
-        # `cryptography` warns of what it will refuse one day; we refuse it below
+        # `cryptography` warns about what it will refuse in future; we refuse it below
         with warnings.catch_warnings(action="ignore", category=CryptographyDeprecationWarning):
             certificate = x509.load_der_x509_certificate(der)
-            # all that is looked at later is read here once: it is read when asked for
+            # `cryptography` parses lazily: touch everything that is used later, so that errors appear here
             key, *_rest = certificate.public_key(), certificate.extensions, certificate.subject, certificate.issuer
             serial_number = certificate.serial_number
     except (
@@ -95,24 +95,24 @@ def read_certificate(der: bytes) -> Certificate:
     ) as error:
         raise PeerError("a certificate that cannot be read") from error
     if not isinstance(key, EllipticCurvePublicKey):
-        raise PeerError("a certificate of another kind of key")
+        raise PeerError("a certificate of another certificate_type of key")
     if serial_number <= 0:
         raise PeerError("a certificate whose serial number is not positive")
     return certificate
 
 
 def public_key_of(certificate: Certificate) -> EllipticCurvePublicKey:
-    """The key of one that `read_certificate` gave."""
+    """The public key of a certificate from `read_certificate`."""
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 
     key = certificate.public_key()
     if not isinstance(key, EllipticCurvePublicKey):
-        raise PeerError("a certificate of another kind of key")
+        raise PeerError("a certificate of another certificate_type of key")
     return key
 
 
 def check_issued(certificate: Certificate, authorities: Iterable[Certificate]) -> None:
-    """Raises `PeerError` unless one of `authorities` signed it."""
+    """Raises `PeerError` unless one of `authorities` signed the certificate."""
     from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -132,7 +132,7 @@ def check_issued(certificate: Certificate, authorities: Iterable[Certificate]) -
 
 
 def held(certificate: Certificate, der: bytes, server_title: bytes, client_title: bytes | None) -> Held:
-    """What is kept of a certificate that `read_certificate` gave."""
+    """Make the record that is kept of a certificate from `read_certificate`."""
     from cryptography import x509
 
     try:
@@ -141,7 +141,7 @@ def held(certificate: Certificate, der: bytes, server_title: bytes, client_title
     except x509.ExtensionNotFound:
         alternative, alternative_der = None, b""
     title = _title(certificate, alternative)
-    kind = _kind(certificate)
+    certificate_type = _type_of(certificate)
     entity = Entity.OTHER
     if _is_authority(certificate):
         entity = Entity.CERTIFICATION_AUTHORITY
@@ -152,11 +152,11 @@ def held(certificate: Certificate, der: bytes, server_title: bytes, client_title
     number = certificate.serial_number
     serial = number.to_bytes(number.bit_length() // 8 + 1, "big")
     issuer, subject = certificate.issuer.public_bytes(), certificate.subject.public_bytes()
-    return Held(entity, kind, title, serial, issuer, subject, alternative_der, der)
+    return Held(entity, certificate_type, title, serial, issuer, subject, alternative_der, der)
 
 
 def _title(certificate: Certificate, alternative: object) -> bytes:
-    """The system title that it names; b"" when there is none."""
+    """The system title of the subject; b"" when there is none."""
     from cryptography import x509
 
     for attribute in certificate.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME):
@@ -174,7 +174,7 @@ def _title(certificate: Certificate, alternative: object) -> bytes:
     return b""
 
 
-def _kind(certificate: Certificate) -> CertificateType:
+def _type_of(certificate: Certificate) -> CertificateType:
     from cryptography import x509
 
     try:
@@ -199,7 +199,7 @@ def _is_authority(certificate: Certificate) -> bool:
 
 
 def certificate_request(title: bytes, key: EllipticCurvePrivateKey) -> bytes:
-    """A PKCS #10 request in DER for `key`, with the system title as its subject's common name."""
+    """A PKCS #10 certificate request in DER for `key`, with the system title as the subject's common name."""
     from cryptography import x509
     from cryptography.hazmat.primitives import serialization
 
@@ -210,36 +210,37 @@ def certificate_request(title: bytes, key: EllipticCurvePrivateKey) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Which certificate is meant: by entity, type and title, or (`serial` not empty) by serial number and issuer."""
+    """Identifies a certificate: by entity, type and title, or, if `serial` is not empty, by serial number and
+    issuer."""
 
     entity: Entity = Entity.SERVER
-    kind: CertificateType = CertificateType.DIGITAL_SIGNATURE
+    certificate_type: CertificateType = CertificateType.DIGITAL_SIGNATURE
     title: bytes = b""
     serial: bytes = b""
     issuer: bytes = b""
 
     def data(self) -> Data:
-        """A `certificate_identification`."""
+        """Encode as `certificate_identification`."""
         if self.serial:
             options = axdr.structure(axdr.octets(self.serial), axdr.octets(self.issuer))
             return axdr.structure(axdr.enum(BY_SERIAL), options)
-        options = axdr.structure(axdr.enum(self.entity), axdr.enum(self.kind), axdr.octets(self.title))
+        options = axdr.structure(axdr.enum(self.entity), axdr.enum(self.certificate_type), axdr.octets(self.title))
         return axdr.structure(axdr.enum(BY_ENTITY), options)
 
     @classmethod
     def of(cls, data: Data) -> Wanted:
-        """Raises `PeerError`."""
+        """Decode a `certificate_identification`. Raises `PeerError`."""
         try:
             how, options = data.members()
             if how.integer() == BY_SERIAL:
                 serial, issuer = options.members()
                 return cls(serial=serial.octets(), issuer=issuer.octets())
-            entity, kind, title = options.members()
-            return cls(Entity(entity.integer()), CertificateType(kind.integer()), title.octets())
+            entity, certificate_type, title = options.members()
+            return cls(Entity(entity.integer()), CertificateType(certificate_type.integer()), title.octets())
         except (LocalError, ValueError) as error:
-            raise PeerError(f"which certificate is meant: {error}") from error
+            raise PeerError(f"certificate identification: {error}") from error
 
     def matches(self, one: Held) -> bool:
         if self.serial:
             return (self.serial, self.issuer) == (one.serial, one.issuer)
-        return (self.entity, self.kind, self.title) == (one.entity, one.kind, one.title)
+        return (self.entity, self.certificate_type, self.title) == (one.entity, one.certificate_type, one.title)

@@ -9,9 +9,9 @@ IV        system title of the sender (8) | IC (4)
 contents  10: APDU, tag(12) over SC | AK | APDU      20: encrypted APDU      30: encrypted APDU, tag(12) over SC | AK
 ```
 
-An invocation counter is accepted once, and only if it is higher than all before; the peer's protection must not be
-weaker than ours. An answer has the protection of its request, and more where the policy asks for more. A meter accepts
-under the broadcast key only requests that want no answer, a client accepts nothing under it.
+An invocation counter is accepted only if it is higher than all before. The peer's protection must not be weaker than
+ours. An answer has at least the protection of its request, and more where the policy requires more. Under the broadcast
+key a meter accepts only unconfirmed requests, and a client accepts nothing.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _INITIATE_OCTETS = frozenset(bytes((GLO_OF_PLAIN[tag],)) for tag in (Apdu.INITIA
 
 
 class Key(Gcm):
-    """One encryption key with the counters that belong to it."""
+    """One encryption key with its invocation counters."""
 
     def __init__(self, key: bytes, counters: InvocationCounters) -> None:
         super().__init__(key)
@@ -52,10 +52,10 @@ class Key(Gcm):
 
 
 class Ciphering:
-    """Protects what this side sends and checks what the other sends. `peer_title` is set when it becomes known.
+    """Protects what this side sends, and checks what the other side sends. `peer_title` is set when it becomes known.
 
-    general-ciphering and general-signing are the work of `dlms.security.general_protection`. A client uses them once
-    `use_named` said that the meter takes them; a server (`is_server`) answers in kind.
+    `dlms.security.general_protection` does general-ciphering and general-signing. A client uses them after `use_named`,
+    that is, once the meter is known to take them; a server (`is_server`) answers in the form of the request.
     """
 
     def __init__(self, security: Security, *, is_server: bool = False) -> None:
@@ -68,7 +68,7 @@ class Ciphering:
         self._suite = security.suite
         self._global = Key(security.ek, security.counters)
         self._dedicated: Key | None = None
-        self._asked = 0  # the protection of the request that is being answered
+        self._asked = 0  # policy bits of the request that is being answered
         self.peer_title = security.peer_title
 
     tags = PROTECTED_TAGS
@@ -78,18 +78,18 @@ class Ciphering:
         return self._security.system_title
 
     def use_dedicated(self, key: bytes) -> None:
-        """From now on send with the key made for this association. Raises `LocalError` for a wrong length."""
+        """Send with the dedicated key of this association from now on. Raises `LocalError` for a wrong length."""
         if len(key) != len(self._security.ek):
             raise LocalError(f"a dedicated key of {len(key)} octets")
         self._dedicated = Key(key, MemoryCounters())
 
     def use_named(self) -> None:
-        """From now on send in general-ciphering and general-signing, as the settings say."""
+        """Send in general-ciphering and general-signing from now on, as the settings say."""
         self._named = True
 
     def _general_protection(self) -> GeneralProtection:
         if self._general is None:
-            # loaded when first needed: most associations do without, and it takes elliptic curves with it
+            # loaded on first use: most associations do not need it, and it imports elliptic curves
             from dlms.security.general_protection import GeneralProtection
 
             self._general = GeneralProtection(self._security, is_server=self._is_server, uncipher=self._uncipher_signed)
@@ -98,9 +98,9 @@ class Ciphering:
     # ------------------------------------------------------------------------------------------------------- sending
 
     def protect(self, apdu: bytes, like: int | None = None) -> bytes:
-        """`apdu` by the policy; as it is where the policy is to do nothing.
+        """Protect `apdu` as the policy requires; unchanged if it requires nothing.
 
-        `like` is the first octet of the request that is answered: the answer has the same key and form.
+        `like` is the first octet of the request that is being answered: the answer uses the same key and form.
         Raises `LocalError` when the counter is used up.
         """
         policy = self._policy
@@ -126,10 +126,13 @@ class Ciphering:
         return bytes((tag,)) + counted(contents)
 
     def protect_broadcast(self, apdu: bytes) -> bytes:
-        """An unconfirmed request for every meter that has the broadcast key, in general-glo, which says whose it is, or
-        in general-ciphering. Raises `LocalError` for anything else, and without a key and a policy."""
+        """Protect an unconfirmed request for every meter that has the broadcast key.
+
+        The form is general-glo, which names the sender, or general-ciphering. Raises `LocalError` for confirmed
+        requests, and without a broadcast key or a policy.
+        """
         if not is_unconfirmed(apdu):
-            raise LocalError("only what is not answered goes to everybody")
+            raise LocalError("only an unconfirmed request can be broadcast")
         if self._named:
             return self._general_protection().seal_broadcast(apdu)
         key = self._broadcast
@@ -144,8 +147,8 @@ class Ciphering:
         return Key(options.broadcast_key, options.broadcast_counters) if options.broadcast_key else None
 
     def protect_initiate(self, apdu: bytes) -> bytes:
-        """An InitiateRequest or -Response: always with the global key, authenticated and encrypted where we have an
-        authentication key."""
+        """Protect an InitiateRequest or -Response: always with the global key, encrypted, and authenticated if there is
+        an authentication key."""
         policy = _BOTH if self._ak else _ENCRYPT
         contents = self._seal(self._global, apdu, policy)
         return bytes((GLO_OF_PLAIN[apdu[0]],)) + counted(contents)
@@ -163,7 +166,7 @@ class Ciphering:
     # ----------------------------------------------------------------------------------------------------- receiving
 
     def unprotect(self, apdu: bytes) -> bytes:
-        """The APDU inside a ciphered one. Raises `DecodeError`, and `PeerError` for what is wrong, weak or replayed."""
+        """Decipher and check an APDU. Raises `DecodeError`, and `PeerError` for one that is wrong, weak or replayed."""
         if apdu[:1] in _NAMED_OCTETS:
             protection = self._general_protection()
             plain = protection.open(apdu, self.peer_title)
@@ -178,13 +181,13 @@ class Ciphering:
         return self._uncipher(apdu), self._asked
 
     def _uncipher(self, apdu: bytes) -> bytes:
-        """Return the APDU inside a service-specific, general-glo or general-ded ciphered one."""
+        """Decipher a service-specific, general-glo or general-ded APDU."""
         cursor = Cursor(apdu, "ciphered APDU")
         tag = cursor.u8()
         title = self.peer_title
         if tag in (Apdu.GENERAL_GLO, Apdu.GENERAL_DED):
             named = cursor.octets()
-            if named:  # only a hint which key to use: it is not authenticated itself
+            if named:  # only a hint which key to use: the title is not authenticated itself
                 if title is not None and named != title:
                     raise PeerError(f"ciphered by {named.hex()}, not by {title.hex()}")
                 title = named
@@ -219,18 +222,19 @@ class Ciphering:
             raise PeerError("protection weaker than agreed")
         plain = self._plain(key, body, policy, title + counter, bytes((control,)))
         if not plain or (expected is not None and plain[0] != expected):
-            raise PeerError("a ciphered APDU holds something else than it says")
+            raise PeerError("the tag of a ciphered APDU does not match its contents")
         if broadcast:
             self._check_broadcast(plain)
-        # Only after the tag was checked: otherwise anybody could push the counter on and shut the owner of the key out.
+        # Only after the tag was checked: otherwise anybody could advance the counter and lock out the owner of the key.
         check_counter(key.counters, int.from_bytes(counter, "big"))
         self._asked = policy
         return plain
 
     def _check_broadcast(self, plain: bytes) -> None:
-        """Every meter of the group has that key, so it proves neither who asks nor who answers."""
+        """Accept unconfirmed requests only: every meter of the group has the key, so it does not prove who sent
+        them."""
         if not self._is_server or not is_unconfirmed(plain):
-            raise PeerError("ciphered with the broadcast key, and not for everybody")
+            raise PeerError("ciphered with the broadcast key, but not an unconfirmed request")
 
     def _plain(self, key: Key, body: Cursor, policy: int, iv: bytes, control: bytes) -> bytes:
         if not policy & _AUTHENTICATE:
@@ -252,14 +256,14 @@ class Ciphering:
     # ---------------------------------------------------------------------------------------------------- HLS 5 GMAC
 
     def gmac(self, challenge: bytes) -> bytes:
-        """SC | IC | tag over `challenge`, with the global key."""
+        """The proof of mechanism 5: SC | IC | tag over `challenge`, with the global key."""
         control = bytes((_AUTHENTICATE | self._suite,))
         counter = self._global.counters.next().to_bytes(4, "big")
         aad = control + self._ak + challenge
         return control + counter + self._global.seal(self.system_title + counter, b"", aad)[1]
 
     def check_gmac(self, challenge: bytes, proof: bytes) -> None:
-        """Raises `DecodeError`, and `PeerError` when `proof` is not the peer's for `challenge`."""
+        """Check the peer's `proof` for `challenge`. Raises `DecodeError`, and `PeerError` when it is wrong."""
         cursor = Cursor(proof, "HLS proof")
         control, counter, tag = cursor.take(1), cursor.take(4), cursor.take(TAG_OCTETS)
         cursor.check_end()
@@ -269,7 +273,8 @@ class Ciphering:
         expected = self._global.seal(self.peer_title + counter, b"", aad)[1]
         if not hmac.compare_digest(expected, tag):
             raise PeerError("the proof of the other side is wrong")
-        # The challenge was fresh, so this is no replay, and the APDU around it may have a later counter.
+        # The counter is not checked: the challenge was fresh, so this is no replay, and the APDU around the proof may
+        # have used a later counter.
         number, seen = int.from_bytes(counter, "big"), self._global.counters.seen()
         if seen is None or number > seen:
             self._global.counters.note(number)

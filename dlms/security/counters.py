@@ -1,8 +1,8 @@
 """Invocation counters in a file.
 
-`next` answers a value only after a higher bound was made durable, so no value is used twice whatever happens: it
-reserves `RESERVED` values at a time and a restart skips what is left of them. The peer's counter is written along with
-each reservation and by `close`; after a crash it may therefore be some steps behind, never ahead.
+`next` returns a value only after a higher bound is durable, so no value is used twice whatever happens: `RESERVED`
+values are reserved at a time, and a restart skips the rest of them. The peer's counter is written with each reservation
+and by `close`; after a crash it may therefore be a few steps behind, but never ahead.
 
 The file is one line of JSON, `{"version": 1, "next": n, "seen": n | null, "crc": n}`, mode 0600; the CRC is that of the
 other three as text.
@@ -19,16 +19,16 @@ from pathlib import Path
 from dlms.errors import LocalError
 from dlms.security.settings import COUNTER_MAX
 
-RESERVED = 64  # one file write in that many APDUs; a restart loses at most so many of four thousand million
+RESERVED = 64  # one file write per 64 APDUs; a restart skips at most that many of 2^32 values
 VERSION = 1
 FILE_BYTES_MAX = 4096
 
 
 class FileCounters:
-    """`dlms.security.settings.InvocationCounters` kept at `path`, which begins at `start` when it does not exist.
+    """`dlms.security.settings.InvocationCounters` in the file `path`; starts at `start` when there is no file.
 
-    Raises `LocalError` for a file that is damaged: a counter must not begin again by itself. Methods raise OSError when
-    the disk fails, before any value is given out.
+    Raises `LocalError` for a damaged file: a counter must never restart by itself. Methods raise OSError when the disk
+    fails, before any value is returned.
     """
 
     def __init__(self, path: Path, start: int = 0) -> None:
@@ -54,7 +54,7 @@ class FileCounters:
         self._seen = counter
 
     def close(self) -> None:
-        """Write down exactly where the counters are."""
+        """Write the exact values of the counters, giving back what is reserved but unused."""
         self._store(self._next)
         self._durable = self._next
 

@@ -1,4 +1,4 @@
-"""Signatures as DLMS writes them: ECDSA on the curve of the suite, r and s one after another (GB 9.2.3.4.6).
+"""ECDSA signatures in the form of DLMS: r followed by s, on the curve of the suite (GB 9.2.3.4.6).
 
 Each of r and s is as long as the field of the curve: 32 octets on P-256, 48 on P-384.
 """
@@ -26,7 +26,7 @@ def hash_of(curve: EllipticCurve) -> SHA256 | SHA384:
 
 
 def sign(key: EllipticCurvePrivateKey, data: bytes) -> bytes:
-    """The signature of `data`: r and s, each as long as the field of the curve."""
+    """Sign `data`; return r followed by s, each as long as the field of the curve."""
     from cryptography.hazmat.primitives.asymmetric import ec
     from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
@@ -36,7 +36,7 @@ def sign(key: EllipticCurvePrivateKey, data: bytes) -> bytes:
 
 
 def check_signature(key: EllipticCurvePublicKey, data: bytes, signature: bytes) -> None:
-    """Raises `PeerError` when `signature` is not that of `data`."""
+    """Verify `signature` over `data`. Raises `PeerError` when it is wrong."""
     from cryptography.exceptions import InvalidSignature
     from cryptography.hazmat.primitives.asymmetric import ec
     from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature

@@ -24,12 +24,12 @@ COMPRESSED = 0x80
 
 
 def counted(octets: bytes) -> bytes:
-    """`octets` behind their length."""
+    """`octets` preceded by their length."""
     return length_octets(len(octets)) + octets
 
 
 class Replayed(PeerError):
-    """An invocation counter came that is not higher than those before; `expected` is the lowest that would do."""
+    """An invocation counter was not higher than all before; `expected` is the lowest acceptable value."""
 
     def __init__(self, counter: int, expected: int) -> None:
         super().__init__(f"invocation counter {counter} where {expected} or more is due: replayed")
@@ -53,15 +53,15 @@ class Gcm:
         self._gcm: AESGCM = AESGCM(key)
 
     def seal(self, iv: bytes, plain: bytes, aad: bytes) -> tuple[bytes, bytes]:
-        """Ciphertext and the tag cut to 12 octets."""
+        """Encrypt and authenticate; return the ciphertext and the tag, cut to 12 octets."""
         sealed = self._gcm.encrypt(iv, plain, aad)
         return sealed[:-16], sealed[-16:-4]
 
     def open(self, iv: bytes, ciphertext: bytes, tag: bytes | None, aad: bytes) -> bytes | None:
-        """The plain text; None when the tag is wrong. Without a tag nothing is checked.
+        """Decrypt; return None when the tag is wrong. Without a tag nothing is checked.
 
-        GCM encrypts by exclusive or with a key stream, so encrypting the ciphertext gives the plain text, and
-        encrypting that again the full tag, of which twelve octets are compared.
+        GCM encrypts by exclusive or with a key stream, so encrypting the ciphertext gives the plain text; encrypting
+        that again gives the full tag, of which 12 octets are compared. (The library only verifies full tags.)
         """
         plain = self._gcm.encrypt(iv, ciphertext, None)[:-16]
         if tag is not None and not hmac.compare_digest(self.seal(iv, plain, aad)[1], tag):

@@ -1,4 +1,4 @@
-"""general-ciphering and general-signing (GB 9.2.7.2.4, 9.2.7.5, 9.5): protection that names both ends.
+"""general-ciphering and general-signing (GB 9.2.7.2.4, 9.2.7.5, 9.5): APDU formats that name originator and recipient.
 
 ```
 general-ciphering  DD transaction-id originator recipient date-time other-information (00 | 01 key-info) ciphered
@@ -8,8 +8,8 @@ ciphered           SC IC(4) contents [tag(12)]
 ```
 
 Every field is an octet-string with its length. The tag is over SC | AK | the five fields before key-info with their
-lengths (| the APDU, where it is not encrypted); the signature is over those fields and the content, with lengths. The
-key-set bit of SC means nothing here. How a key travels in key-info is the matter of `dlms.security.message_keys`.
+lengths (| the APDU, if it is not encrypted); the signature is over those fields and the content, with lengths. The
+key-set bit of SC has no meaning here. `dlms.security.message_keys` deals with the keys in key-info.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from dlms.cursor import Cursor
 from dlms.errors import LocalError, PeerError
 from dlms.security.ecdsa import check_signature, sign
 from dlms.security.gcm import COMPRESSED, SUITE_MASK, TAG_OCTETS, Gcm, check_counter, counted
-from dlms.security.random_octets import RandomOctets, system_random
 from dlms.security.settings import DATE_TIME_OCTETS, SYSTEM_TITLE_OCTETS, InvocationCounters, Policy, Security
 
 if TYPE_CHECKING:
@@ -36,7 +35,10 @@ FIELD_OCTETS_MAX = 255
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What stands before the contents in both. `raw` is how it came: lengths may be in long form, and count."""
+    """The fields before the contents in both formats.
+
+    `raw` keeps the octets as received: lengths may be in long form, and tag and signature are over them as they are.
+    """
 
     transaction: bytes
     originator: bytes
@@ -72,31 +74,31 @@ class Header:
 
 @dataclass(frozen=True, slots=True)
 class KeyInfo:
-    """Which key: `kind` IDENTIFIED with `key_id`, WRAPPED with the id of the master key and the wrapped key as `data`,
-    or AGREED with `parameters` and `data`."""
+    """Which key: `choice` IDENTIFIED with `key_id`, WRAPPED with the id of the master key and the wrapped key as
+    `data`, or AGREED with `parameters` and `data`."""
 
-    kind: int
+    choice: int
     key_id: int = 0
     parameters: bytes = b""
     data: bytes = field(default=b"", repr=False)
 
     def emit(self) -> bytes:
-        if self.kind == IDENTIFIED:
+        if self.choice == IDENTIFIED:
             return bytes((IDENTIFIED, self.key_id))
-        if self.kind == WRAPPED:
+        if self.choice == WRAPPED:
             return bytes((WRAPPED, self.key_id)) + counted(self.data)
         return bytes((AGREED,)) + counted(self.parameters) + counted(self.data)
 
     @classmethod
     def read(cls, cursor: Cursor) -> KeyInfo:
-        kind = cursor.u8()
-        if kind == IDENTIFIED:
-            return cls(kind, cursor.u8())
-        if kind == WRAPPED:
-            return cls(kind, cursor.u8(), data=cursor.octets())
-        if kind == AGREED:
-            return cls(kind, parameters=cursor.octets(), data=cursor.octets())
-        raise cursor.error(f"key-info of kind {kind}", back=1)
+        choice = cursor.u8()
+        if choice == IDENTIFIED:
+            return cls(choice, cursor.u8())
+        if choice == WRAPPED:
+            return cls(choice, cursor.u8(), data=cursor.octets())
+        if choice == AGREED:
+            return cls(choice, parameters=cursor.octets(), data=cursor.octets())
+        raise cursor.error(f"key-info of choice {choice}", back=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +115,7 @@ class GeneralCiphered:
 
     @classmethod
     def parse(cls, apdu: bytes) -> GeneralCiphered:
-        """Raises `DecodeError`."""
+        """Parse the encoded form. Raises `DecodeError`."""
         cursor = Cursor(apdu, "general-ciphering")
         tag = cursor.u8()
         if tag != Apdu.GENERAL_CIPHERING:
@@ -137,12 +139,12 @@ class GeneralSigned:
         return bytes((Apdu.GENERAL_SIGNING,)) + self.signed() + counted(self.signature)
 
     def signed(self) -> bytes:
-        """What the signature is over."""
+        """The octets that the signature is over."""
         return self.header.emit() + counted(self.content)
 
     @classmethod
     def parse(cls, apdu: bytes) -> GeneralSigned:
-        """Raises `DecodeError`."""
+        """Parse the encoded form. Raises `DecodeError`."""
         cursor = Cursor(apdu, "general-signing")
         tag = cursor.u8()
         if tag != Apdu.GENERAL_SIGNING:
@@ -158,24 +160,19 @@ class GeneralSigned:
 
 
 def sign_apdu(apdu: bytes, header: Header, key: EllipticCurvePrivateKey) -> bytes:
-    """`apdu` in general-signing."""
+    """Wrap `apdu` in general-signing."""
     unsigned = GeneralSigned(header, apdu, b"")
     return GeneralSigned(header, apdu, sign(key, unsigned.signed())).emit()
 
 
 def open_signed(apdu: bytes, key: EllipticCurvePublicKey) -> GeneralSigned:
-    """The APDU inside, checked. Raises `DecodeError`, and `PeerError` for a wrong signature."""
+    """Parse general-signing and check it. Raises `DecodeError`, and `PeerError` for a wrong signature."""
     signed = GeneralSigned.parse(apdu)
     check_signature(key, signed.signed(), signed.signature)
     return signed
 
 
 # -------------------------------------------------------------------------------------------------------- ciphering
-
-
-def new_header(originator: bytes, recipient: bytes, random_octets: RandomOctets = system_random) -> Header:
-    """A header with a transaction id of its own."""
-    return Header(random_octets(TRANSACTION_OCTETS), originator, recipient)
 
 
 def cipher_apdu(
@@ -188,12 +185,12 @@ def cipher_apdu(
     counter: int | None = None,
     also: int = 0,
 ) -> bytes:
-    """`apdu` in general-ciphering by the policy of `security`, with `key` or the global key.
+    """Wrap `apdu` in general-ciphering by the policy of `security`, with `key` or the global key.
 
-    `also` is protection (bits of `Policy`) beyond the policy. `counter` is for a key that was never used before, or for
-    one with counters of its own; else the counter of the global key gives one.
+    `also` adds protection (bits of `Policy`) to the policy. `counter` is given for a fresh key, or for one with
+    counters of its own; otherwise the next counter of the global key is used.
 
-    Raises `LocalError` when the policy is to do nothing, and for counters used up.
+    Raises `LocalError` when the policy requires nothing, and when counters are used up.
     """
     policy = int(security.policy) | also
     if not policy:
@@ -217,17 +214,19 @@ def open_ciphered(
     counters: InvocationCounters | None,
     key: bytes | None = None,
 ) -> bytes:
-    """The APDU inside. `counters` belong to the key and remember the originator's; None for a key that came along and
-    whose counter says nothing, which is taken for an authenticated APDU only. `key` overrides the global key.
+    """Decipher and check general-ciphering.
 
-    Raises `DecodeError`, and `PeerError` for what is wrong, weaker than the policy of `security`, or replayed.
+    `counters` belong to the key and remember the originator's counter. They are None for a key that came with the
+    message: its counter proves nothing, so such an APDU must be authenticated. `key` overrides the global key.
+
+    Raises `DecodeError`, and `PeerError` for an APDU that is wrong, weaker than the policy of `security`, or replayed.
     """
     ciphered = GeneralCiphered.parse(apdu) if isinstance(apdu, bytes) else apdu
     cursor = Cursor(ciphered.contents, "general-ciphering contents")
     control, counter = cursor.take(1), cursor.take(4)
     policy = control[0] & int(Policy.BOTH)
     if len(ciphered.header.originator) != SYSTEM_TITLE_OCTETS:
-        raise PeerError("general-ciphering by somebody without a system title")
+        raise PeerError("general-ciphering by an originator without a system title")
     if control[0] & COMPRESSED:
         raise PeerError("compressed, which is not in use here")
     demanded = int(security.policy) | (int(Policy.AUTHENTICATE) if counters is None else 0)

@@ -1,14 +1,14 @@
 """general-signing and general-ciphering around the APDUs of one side of one association (GB 9.2.7.2, 9.2.7.5).
 
-We sign first and cipher the signed APDU, where the policy wants both. What comes may be protected the other way round,
-or have a service-specific ciphered APDU inside a signature. Both ends are named and checked: the originator is the
-peer, the recipient is us (nobody in a broadcast). The answer has the protection of its request and the same kind of
-key, or more where the policy asks for more.
+Where the policy requires both, we sign first and then cipher the signed APDU. Received APDUs may be protected in the
+other order, or have a service-specific ciphered APDU inside a signature. Both ends are named and checked: the
+originator must be the peer, the recipient must be us (or nobody, in a broadcast). An answer has at least the protection
+of its request and the same choice of key, and more protection where the policy requires more.
 
-A request has a transaction id of its own, the answer repeats it, and an answer to another request is refused. The
-transaction ids that we make are invocation counter values, 8 octets. Where an invocation counter tells no replay,
-because nothing is ciphered or the key came along, the receiver of a request accepts each transaction id once and only
-if it is higher than all before. (The standard leaves their making open.)
+Each request has a transaction id of its own, its answer repeats it, and an answer to another request is refused. Our
+transaction ids are invocation counter values in 8 octets. Where no invocation counter protects from replay, because
+nothing is ciphered or the key came with the message, the receiver of a request accepts a transaction id only if it is
+higher than all before. (The standard does not say how transaction ids are made.)
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _UNASKED = frozenset((Apdu.DATA_NOTIFICATION, Apdu.EVENT_NOTIFICATION, Apdu.INFO
 
 
 class _Opened:
-    """What was found on the way in."""
+    """The protection found while an APDU is opened, from the outside in."""
 
     def __init__(self, apdu: bytes) -> None:
         self.plain = apdu
@@ -54,14 +54,17 @@ class _Opened:
 
     @property
     def consistent(self) -> bool:
-        """Whether signature and ciphering are of one transaction between the same two."""
+        """Whether signature and ciphering name the same transaction and the same two ends."""
         return len({(header.transaction, header.originator, header.recipient) for header in self.headers}) == 1
 
 
 class GeneralProtection:
-    """One side. `is_server` says which side asks and which repeats transaction ids; `uncipher` opens the other
-    forms of ciphering, where they may be inside of a signature, and says how they were protected. `broadcast` is
-    whether the last APDU came with the broadcast key."""
+    """General protection on one side of an association.
+
+    A client makes transaction ids; a server (`is_server`) repeats them. `uncipher` opens the other forms of ciphering,
+    which may be inside a signature, and returns the APDU with its policy bits. `broadcast` says whether the last APDU
+    came with the broadcast key.
+    """
 
     def __init__(
         self, security: Security, *, is_server: bool, uncipher: Callable[[bytes], tuple[bytes, int]] | None = None
@@ -78,7 +81,7 @@ class GeneralProtection:
     # ------------------------------------------------------------------------------------------------------- sending
 
     def seal(self, apdu: bytes, peer_title: bytes | None) -> bytes:
-        """`apdu` protected. Raises `LocalError` when the counter is used up or there is nobody to send it to."""
+        """Protect `apdu`. Raises `LocalError` when the counter is used up or the peer's system title is not known."""
         security = self._security
         if peer_title is None:
             raise LocalError("general protection needs the system title of the other side")
@@ -94,7 +97,7 @@ class GeneralProtection:
         return apdu
 
     def seal_broadcast(self, apdu: bytes) -> bytes:
-        """`apdu` for every meter that has the broadcast key. Raises `LocalError` when we do not have it."""
+        """Protect `apdu` for every meter that has the broadcast key. Raises `LocalError` when we do not have it."""
         security, options = self._security, self._security.options
         if not options.broadcast_key:
             raise LocalError("there is no broadcast key")
@@ -115,7 +118,7 @@ class GeneralProtection:
     # ----------------------------------------------------------------------------------------------------- receiving
 
     def open(self, apdu: bytes, peer_title: bytes | None) -> bytes:
-        """The APDU inside. Raises `DecodeError`, and `PeerError` for what is wrong, weaker than ours, or replayed."""
+        """Open an APDU. Raises `DecodeError`, and `PeerError` for one that is wrong, weaker than ours, or replayed."""
         security, found = self._security, _Opened(apdu)
         for _ in range(PROTECTIONS_MAX):
             if not self._remove_one(found, peer_title):
@@ -125,7 +128,7 @@ class GeneralProtection:
         if security.signs and not found.signed:
             raise PeerError("protection weaker than agreed: not signed")
         if not found.headers or not found.plain:
-            raise PeerError("nothing is inside of a protected APDU")
+            raise PeerError("a protected APDU is empty")
         if not found.consistent:
             raise PeerError("signed and ciphered for different transactions")
         self._check_transaction(found)
@@ -139,7 +142,7 @@ class GeneralProtection:
             self._decipher(found, peer_title)
         elif tag == Apdu.GENERAL_SIGNING and not found.signed:
             if self._security.peer_signing_key is None:
-                raise PeerError("signed, and the key to check it with is not known")
+                raise PeerError("signed, but the peer's public signing key is not known")
             signed = open_signed(found.plain, self._security.peer_signing_key)
             self._check_ends(signed.header, peer_title)
             found.headers.append(signed.header)
@@ -178,8 +181,8 @@ class GeneralProtection:
             raise PeerError("the answer to another request")
         if asked and not found.counted:
             number = int.from_bytes(transaction, "big")
-            if number > COUNTER_MAX:  # it would shut out every invocation counter that is still to come
-                raise PeerError("a transaction id that is no invocation counter, where it must tell a replay")
+            if number > COUNTER_MAX:  # it would lock out every invocation counter that is still to come
+                raise PeerError("a transaction id beyond the range of invocation counters")
             check_counter(self._security.counters, number)
         if self._is_server and not found.broadcast:
             self._transaction = transaction

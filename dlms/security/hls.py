@@ -1,4 +1,4 @@
-"""The proofs of high level security (GB 9.2.2.2.2.4, 9.2.7.4): what one side answers to the other's challenge.
+"""The proofs of high level security (GB 9.2.2.2.2.4, 9.2.7.4): one side's answer to the other's challenge.
 
 ```
 CtoS, StoC: the challenges in AARQ and AARE.   ST-C, ST-S: the system titles.
@@ -30,16 +30,18 @@ if TYPE_CHECKING:
 
 
 AES_BLOCK_OCTETS = 16
-_PRINTABLE = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+-"  # 64: every octet is as likely
+_PRINTABLE = (
+    b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+-"  # 64 characters, so that all are equally likely
+)
 
 
 def make_challenge(hls: Hls, random_octets: RandomOctets = system_random) -> bytes:
-    """A fresh challenge, printable because some meters want text."""
+    """A fresh challenge. It is printable because some meters expect text."""
     return bytes(_PRINTABLE[octet % len(_PRINTABLE)] for octet in random_octets(hls.challenge_octets))
 
 
 def check_challenges(ours: bytes, theirs: bytes) -> None:
-    """Raises `PeerError` for a challenge of an unfit length, and for our own sent back: its proof would be ours."""
+    """Raises `PeerError` for a challenge of a wrong length, and for our own sent back (our proof would answer it)."""
     if not CHALLENGE_OCTETS_MIN <= len(theirs) <= CHALLENGE_OCTETS_MAX:
         raise PeerError(f"a challenge of {len(theirs)} octets")
     if hmac.compare_digest(ours, theirs):
@@ -47,7 +49,7 @@ def check_challenges(ours: bytes, theirs: bytes) -> None:
 
 
 class Gmac(Protocol):
-    """What makes and checks the proofs of mechanism 5: the `dlms.security.ciphering.Ciphering` of the association."""
+    """Makes and checks the proofs of mechanism 5: the association's `dlms.security.ciphering.Ciphering`."""
 
     def gmac(self, challenge: bytes) -> bytes: ...
 
@@ -56,7 +58,7 @@ class Gmac(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Challenges:
-    """Challenges and titles, from the point of view of one side."""
+    """Challenges and system titles as one side sees them."""
 
     ours: bytes
     theirs: bytes
@@ -65,7 +67,7 @@ class Challenges:
 
 
 def prove(hls: Hls, challenges: Challenges, gmac: Gmac | None) -> bytes:
-    """Our answer to their challenge. Raises `LocalError` when keys or titles that it takes are missing."""
+    """Our answer to their challenge. Raises `LocalError` when keys or titles that it needs are missing."""
     if hls.mechanism is Mechanism.HLS_GMAC:
         return _need(gmac).gmac(challenges.theirs)
     if hls.mechanism is Mechanism.HLS_ECDSA:
@@ -74,7 +76,7 @@ def prove(hls: Hls, challenges: Challenges, gmac: Gmac | None) -> bytes:
 
 
 def verify(hls: Hls, challenges: Challenges, proof: bytes, gmac: Gmac | None) -> None:
-    """Check their answer to our challenge. Raises `PeerError` when it is wrong, `LocalError` as `prove`."""
+    """Check their answer to our challenge. Raises `PeerError` when it is wrong, and `LocalError` like `prove`."""
     if hls.mechanism is Mechanism.HLS_GMAC:
         _need(gmac).check_gmac(challenges.ours, proof)
     elif hls.mechanism is Mechanism.HLS_ECDSA:
@@ -92,7 +94,7 @@ def _need(gmac: Gmac | None) -> Gmac:
 
 
 def _digest(hls: Hls, challenge: bytes, other: bytes, prover: bytes, verifier: bytes) -> bytes:
-    """`challenge` is the one answered, `prover` the system title of the side that answers it."""
+    """The proof for `challenge`; `prover` is the system title of the side that answers it."""
     if hls.mechanism is Mechanism.HLS_MD5:
         return hashlib.md5(challenge + hls.secret, usedforsecurity=False).digest()
     if hls.mechanism is Mechanism.HLS_SHA1:
@@ -105,8 +107,8 @@ def _digest(hls: Hls, challenge: bytes, other: bytes, prover: bytes, verifier: b
 
 
 def aes_ecb(secret: bytes) -> Callable[[bytes], bytes]:
-    """A `transform` for mechanism 2 as many makers have agreed on it: the challenge, filled up with zeros, encrypted
-    with the secret block by block (AES-128-ECB). Raises `LocalError` for a secret of other than 16 octets."""
+    """A `transform` for mechanism 2 that many makers use: the challenge, padded with zeros, encrypted block by block
+    with the secret (AES-128-ECB). Raises `LocalError` unless the secret has 16 octets."""
     from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
     if len(secret) != AES_BLOCK_OCTETS:

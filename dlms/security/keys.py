@@ -1,4 +1,4 @@
-"""Bringing keys to a meter (GB 9.2.5, 9.2.6; BB 4.4.7): wrapped under the master key, or agreed on by ECDH.
+"""New keys for a meter (GB 9.2.5, 9.2.6; BB 4.4.7): wrapped under the master key, or agreed on by ECDH.
 
 ```
 key_transfer parameter    array of structure { key id (enum), wrapped key (octet-string) }
@@ -43,7 +43,7 @@ WRAP_ALGORITHM = {1: AES_WRAP_128, 2: AES_WRAP_256}
 
 
 class KeyId(IntEnum):
-    """Which key of the security setup is meant."""
+    """The keys of the security setup (BB 4.4.7, key_id)."""
 
     GLOBAL_UNICAST_ENCRYPTION = 0
     GLOBAL_BROADCAST_ENCRYPTION = 1
@@ -55,7 +55,7 @@ class KeyId(IntEnum):
 
 
 def wrap(master: bytes, key: bytes) -> bytes:
-    """`key` under the master key (AES key wrap, RFC 3394). Raises `LocalError` for keys of a wrong length."""
+    """Wrap `key` under the master key (AES key wrap, RFC 3394). Raises `LocalError` for keys of a wrong length."""
     from cryptography.hazmat.primitives.keywrap import aes_key_wrap
 
     try:
@@ -65,7 +65,7 @@ def wrap(master: bytes, key: bytes) -> bytes:
 
 
 def unwrap(master: bytes, wrapped: bytes) -> bytes:
-    """The key inside. Raises `PeerError` when it was not wrapped with this master key, or was changed."""
+    """Unwrap a key. Raises `PeerError` when it was not wrapped under this master key, or was changed."""
     from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap
 
     try:
@@ -75,12 +75,12 @@ def unwrap(master: bytes, wrapped: bytes) -> bytes:
 
 
 def key_transfer(master: bytes, keys: Mapping[KeyId, bytes]) -> Data:
-    """The parameter of `key_transfer` (`global_key_transfer` of version 0). Raises `LocalError`."""
+    """The parameter of `key_transfer` (`global_key_transfer` in version 0). Raises `LocalError`."""
     return axdr.array(axdr.structure(axdr.enum(key_id), axdr.octets(wrap(master, key))) for key_id, key in keys.items())
 
 
 def transferred_keys(master: bytes, parameter: Data) -> dict[KeyId, bytes]:
-    """The keys in such a parameter. Raises `PeerError`."""
+    """Unwrap the keys in the parameter of `key_transfer`. Raises `PeerError`."""
     try:
         pairs = [member.members() for member in parameter.members()]
         return {KeyId(key_id.integer()): unwrap(master, wrapped.octets()) for key_id, wrapped in pairs}
@@ -91,8 +91,8 @@ def transferred_keys(master: bytes, parameter: Data) -> dict[KeyId, bytes]:
 def rekeyed(
     security: Security, keys: Mapping[KeyId, bytes], new_counters: Callable[[], InvocationCounters] = MemoryCounters
 ) -> Security:
-    """`security` with new keys. A new encryption key has counters of its own, which begin anew: they say which (title,
-    counter) pairs were used with that key. Raises `LocalError` for keys of a wrong length."""
+    """`security` with new keys. A new encryption key gets new counters, because a counter value may be used once per
+    key. Raises `LocalError` for keys of a wrong length."""
     options = security.options
     if KeyId.GLOBAL_BROADCAST_ENCRYPTION in keys:
         broadcast = keys[KeyId.GLOBAL_BROADCAST_ENCRYPTION]
@@ -119,14 +119,14 @@ POLICY_BITS = 0xFC
 
 
 def policy_bits(security: Security) -> int:
-    """The security_policy (version 1) that says what `security` asks for, in both directions."""
+    """The security_policy (version 1) that requires what `security` requires, in both directions."""
     bits = sum(bit for policy, bit in _REQUEST_BITS.items() if security.policy & policy)
     bits |= _SIGNED_REQUEST if security.signs else 0
     return bits | bits << _TO_RESPONSE
 
 
 def policy_of(bits: int) -> tuple[Policy, bool]:
-    """What such an octet asks for in either direction, and whether that is signing too. Raises `LocalError`."""
+    """What a security_policy requires in either direction, and whether that includes signing. Raises `LocalError`."""
     if not 0 <= bits <= POLICY_BITS or bits & ~POLICY_BITS:
         raise LocalError(f"a security policy {bits}")
     either = bits | bits >> _TO_RESPONSE
@@ -149,13 +149,13 @@ def curve_of(suite: int) -> EllipticCurve:
 
 
 def public_octets(key: EllipticCurvePublicKey) -> bytes:
-    """x | y."""
+    """The public key as x | y."""
     numbers, size = key.public_numbers(), (key.curve.key_size + 7) // 8
     return numbers.x.to_bytes(size, "big") + numbers.y.to_bytes(size, "big")
 
 
 def public_key(suite: int, octets: bytes) -> EllipticCurvePublicKey:
-    """The inverse of `public_octets`. Raises `PeerError` for what is no point of the curve."""
+    """The inverse of `public_octets`. Raises `PeerError` unless it is a point of the curve."""
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 
     try:
@@ -165,13 +165,13 @@ def public_key(suite: int, octets: bytes) -> EllipticCurvePublicKey:
 
 
 def kdf(suite: int, secret: bytes, algorithm: bytes, party_u: bytes, party_v: bytes) -> bytes:
-    """The key of the suite's length from a shared secret (NIST SP 800-56A, one step)."""
+    """Derive a key of the suite's length from a shared secret (NIST SP 800-56A, one-step key derivation)."""
     digest = hashlib.sha384 if suite == 2 else hashlib.sha256
     return digest(bytes((0, 0, 0, 1)) + secret + algorithm + party_u + party_v).digest()[: KEY_OCTETS[suite]]
 
 
 def shared_secret(private: EllipticCurvePrivateKey, public: EllipticCurvePublicKey) -> bytes:
-    """Z: the x coordinate of the common point."""
+    """Z: the x coordinate of the shared point."""
     from cryptography.hazmat.primitives.asymmetric import ec
 
     return private.exchange(ec.ECDH(), public)
@@ -203,13 +203,13 @@ class KeyAgreement:
         self._ephemeral = ephemeral or ec.generate_private_key(curve_of(suite))
 
     def data(self) -> Data:
-        """What goes to the other side: one member of the parameter, or of the answer, of `key_agreement`."""
+        """Our part for the other side: one member of the parameter, or of the result, of `key_agreement`."""
         point = public_octets(self._ephemeral.public_key())
         signature = sign(self._signing, bytes((self._key_id,)) + point)
         return axdr.structure(axdr.enum(self._key_id), axdr.octets(point + signature))
 
     def agree(self, theirs: Data, verifying: EllipticCurvePublicKey) -> bytes:
-        """The key, from what the other side sent, whose static public key is `verifying`. Raises `PeerError`."""
+        """Derive the key from the other side's part; `verifying` is its static public key. Raises `PeerError`."""
         try:
             key_id, octets = theirs.members()
             number, raw = key_id.integer(), octets.octets()
@@ -221,5 +221,5 @@ class KeyAgreement:
             raise PeerError(f"key_agreement for key {number} where {int(self._key_id)} is due")
         check_signature(verifying, bytes((number,)) + point, signature)
         secret = shared_secret(self._ephemeral, public_key(self._suite, point))
-        uses = WRAP_ALGORITHM if self._key_id is KeyId.MASTER else GCM_ALGORITHM  # what the key will be for
+        uses = WRAP_ALGORITHM if self._key_id is KeyId.MASTER else GCM_ALGORITHM  # AlgorithmID says what the key is for
         return kdf(self._suite, secret, uses[self._suite], self._party_u, self._party_v)

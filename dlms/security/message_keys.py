@@ -1,4 +1,4 @@
-"""Keys that come with a message: the key-info of general-ciphering (GB 9.2.3.3, 9.2.3.4, 9.2.5, 9.5).
+"""The keys of single messages: key-info of general-ciphering (GB 9.2.3.3, 9.2.3.4, 9.2.5, 9.5).
 
 ```
 identified-key  00 | 01                      the global unicast or broadcast encryption key
@@ -9,11 +9,12 @@ agreed-key      01, x | y | signature        one-pass Diffie-Hellman C(1e, 1s): 
 K = Hash(00000001 | Z | AlgorithmID | ID_U | [length | transaction-id] | ID_V), cut to the length of the key
 ```
 
-Party U is whoever sends the message; its transaction id is the nonce of the static unified model and of that alone. Z
-is the x coordinate of ephemeral times static, or static times static.
+Party U is the sender of the message. The transaction id is used as a nonce in the static unified model only. Z is the
+x coordinate of ephemeral times static, or of static times static.
 
-A wrapped or one-pass key is fresh, and its invocation counter 0. A static key comes again when a transaction id does
-(an answer repeats the one of its request), so it goes with the counter of the global key, which never does.
+A wrapped or one-pass key is fresh, and its invocation counter is 0. A static key is derived again whenever a
+transaction id is repeated (an answer repeats that of its request), so it is used with the counter of the global key,
+which never repeats.
 """
 
 from __future__ import annotations
@@ -49,21 +50,21 @@ GLOBAL_BROADCAST = KeyInfo(IDENTIFIED, KeyId.GLOBAL_BROADCAST_ENCRYPTION)
 
 
 def wrapped_key(master: bytes, key: bytes) -> KeyInfo:
-    """Key-info that brings `key` along under the master key. Raises `LocalError`."""
+    """Key-info that carries `key` wrapped under the master key. Raises `LocalError`."""
     return KeyInfo(WRAPPED, MASTER_KEK_ID, data=wrap(master, key))
 
 
 def key_of(info: KeyInfo, master: bytes) -> bytes:
-    """The key that such a key-info brings. Raises `PeerError`."""
-    if info.kind != WRAPPED or info.key_id != MASTER_KEK_ID:
-        raise PeerError("no key wrapped under the master key came along")
+    """Unwrap the key in a wrapped-key key-info. Raises `PeerError`."""
+    if info.choice != WRAPPED or info.key_id != MASTER_KEK_ID:
+        raise PeerError("the key-info has no key wrapped under the master key")
     return unwrap(master, info.data)
 
 
 def one_pass_originator(
     suite: int, header: Header, recipient: EllipticCurvePublicKey, signing: EllipticCurvePrivateKey
 ) -> tuple[bytes, KeyInfo]:
-    """A fresh key for `recipient` by one-pass Diffie-Hellman, and the key-info that tells it."""
+    """Agree on a fresh key by one-pass Diffie-Hellman; return it, and the key-info for `recipient` to derive it."""
     from cryptography.hazmat.primitives.asymmetric import ec
 
     ephemeral = ec.generate_private_key(curve_of(suite))
@@ -75,8 +76,8 @@ def one_pass_originator(
 def one_pass_recipient(
     suite: int, header: Header, info: KeyInfo, static: EllipticCurvePrivateKey, verifying: EllipticCurvePublicKey
 ) -> bytes:
-    """The same key from the key-info, whose signature must be the originator's. Raises `PeerError`."""
-    if info.kind != AGREED or info.parameters != ONE_PASS:
+    """Derive the same key from the key-info, whose signature must be the originator's. Raises `PeerError`."""
+    if info.choice != AGREED or info.parameters != ONE_PASS:
         raise PeerError("the key was not agreed on by one-pass Diffie-Hellman")
     point, signature = ephemeral_of(suite, info)
     check_signature(verifying, point, signature)
@@ -84,13 +85,13 @@ def one_pass_recipient(
 
 
 def ephemeral_of(suite: int, info: KeyInfo) -> tuple[bytes, bytes]:
-    """Party U's ephemeral public key, and the signature behind it."""
+    """Party U's ephemeral public key, and the signature that follows it."""
     size = 2 * coordinate_octets(suite)
     return info.data[:size], info.data[size:]
 
 
 def one_pass_key(suite: int, header: Header, point: bytes, static: EllipticCurvePrivateKey) -> bytes:
-    """The key as party V derives it, with no signature looked at. Raises `PeerError`."""
+    """Derive the key as party V, without checking the signature. Raises `PeerError`."""
     return _derived(suite, shared_secret(static, public_key(suite, point)), header)
 
 
@@ -111,8 +112,11 @@ def _derived(suite: int, secret: bytes, header: Header, nonce: bytes = b"") -> b
 
 @dataclass(frozen=True, slots=True)
 class MessageKey:
-    """The key of one message. `choice` is None for the broadcast key. `fresh`: of one we send, that the key is new and
-    its invocation counter 0; of one that came, that its counter tells no replay."""
+    """The key of one message. `choice` is None for the broadcast key.
+
+    `fresh` says that the key is new with this message: when sending, its invocation counter is 0; when receiving, its
+    counter does not protect from replay.
+    """
 
     key: bytes
     info: KeyInfo
@@ -127,7 +131,7 @@ class MessageKey:
 def outgoing(
     security: Security, header: Header, choice: KeyChoice, random_octets: RandomOctets = system_random
 ) -> MessageKey:
-    """A key for a message that we send. Raises `LocalError` when our keys do not allow `choice`."""
+    """The key for a message to send. Raises `LocalError` when our keys do not allow `choice`."""
     options, suite = security.options, security.suite
     if choice is KeyChoice.GLOBAL:
         return MessageKey(security.ek, GLOBAL_UNICAST)
@@ -141,22 +145,25 @@ def outgoing(
     if choice is KeyChoice.STATIC and theirs is not None and options.agreement_key is not None:
         key = static_key(suite, header, options.agreement_key, theirs)
         return MessageKey(key, KeyInfo(AGREED, parameters=STATIC), choice)
-    raise LocalError(f"our keys do not allow to send with a key of the kind {choice.value}")
+    raise LocalError(f"our keys do not allow sending with the choice of key {choice.value}")
 
 
 def incoming(security: Security, header: Header, info: KeyInfo | None) -> MessageKey:
-    """The key of a message that came; no key-info is the global key. Raises `PeerError` for a key that we do not have
-    or cannot answer with, that does not unwrap, or whose ephemeral key nobody vouches for."""
+    """The key of a received message; without key-info it is the global key.
+
+    Raises `PeerError` for a key that we do not have or cannot answer with, that does not unwrap, or whose ephemeral key
+    is not signed.
+    """
     if info is None or info == GLOBAL_UNICAST:
         return MessageKey(security.ek, GLOBAL_UNICAST)
     if info == GLOBAL_BROADCAST and security.options.broadcast_key:
         return MessageKey(security.options.broadcast_key, info, None)
-    if info.kind == WRAPPED and security.options.master_key:
+    if info.choice == WRAPPED and security.options.master_key:
         key = key_of(info, security.options.master_key)
         if len(key) != KEY_OCTETS[security.suite]:
             raise PeerError(f"a wrapped key of {len(key)} octets")
         return MessageKey(key, info, KeyChoice.WRAPPED, fresh=True)
-    if info.kind == AGREED:
+    if info.choice == AGREED:
         return _agreed(security, header, info)
     raise PeerError("ciphered with a key that we do not have")
 
@@ -167,11 +174,11 @@ def _agreed(security: Security, header: Header, info: KeyInfo) -> MessageKey:
         raise PeerError("ciphered with an agreed key, and our key agreement keys are not known")
     if info.parameters == STATIC:
         if info.data or not header.transaction:
-            raise PeerError("the static unified model with more than a transaction id, or without one")
+            raise PeerError("the static unified model with key data, or without a transaction id")
         key = static_key(security.suite, header, ours, theirs)
         return MessageKey(key, info, KeyChoice.STATIC, fresh=True)
     verifying = security.peer_signing_key
     if info.parameters != ONE_PASS or verifying is None:
-        raise PeerError("ciphered with an agreed key, and nobody vouches for how it was agreed on")
+        raise PeerError("ciphered with an agreed key, and the peer's public signing key is not known")
     key = one_pass_recipient(security.suite, header, info, ours, verifying)
     return MessageKey(key, info, KeyChoice.ONE_PASS, fresh=True)

@@ -1,6 +1,6 @@
 """Where the octets of keys, challenges and transaction ids come from.
 
-The cores take a `RandomOctets` as an argument, so that a test knows what they draw. This module alone asks the system.
+The cores take a `RandomOctets` as an argument, so that tests control it. Only this module uses the system's source.
 """
 
 from __future__ import annotations
@@ -9,6 +9,6 @@ import secrets
 from collections.abc import Callable
 
 RandomOctets = Callable[[int], bytes]
-"""How many octets → that many, which nobody can predict."""
+"""Returns the given number of unpredictable octets."""
 
 system_random: RandomOctets = secrets.token_bytes

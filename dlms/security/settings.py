@@ -1,7 +1,7 @@
-"""Settings: who a client is and how APDUs are protected. `dlms.security.ciphering` and `dlms.security.hls` do the work.
+"""Settings of authentication and protection. `dlms.security.hls` and `dlms.security.ciphering` do the work.
 
-Authentication of the association (GB 9.2.2.2): none, a password (low level security), or a proof of both sides in four
-passes (high level security, HLS). Protection of APDUs (GB 9.2.7): AES-GCM with a security suite,
+Authentication of the association (GB 9.2.2.2): none, a password (low level security), or mutual proofs in four passes
+(high level security, HLS). Protection of APDUs (GB 9.2.7): AES-GCM with a security suite,
 
     suite 0   AES-128-GCM
     suite 1   AES-128-GCM, ECDSA and ECDH on P-256, SHA-256
@@ -36,11 +36,11 @@ _HEADER_OCTETS = 1 + 9 + 9 + 9 + 1 + 1  # tag, transaction, both titles, no date
 CIPHERING_OVERHEAD_OCTETS = _HEADER_OCTETS + 3 + 3 + 5 + 12  # identified key, length, control and counter, tag
 SIGNING_OVERHEAD_OCTETS = _HEADER_OCTETS + 3 + 2  # two lengths; the signature comes on top
 DATE_TIME_OCTETS = 12
-OTHER_INFORMATION_OCTETS_MAX = 64  # that we send; what comes is bounded in `dlms.security.general_formats`
+OTHER_INFORMATION_OCTETS_MAX = 64  # sent by us; `dlms.security.general_formats` bounds what is received
 
 
 class Policy(IntFlag):
-    """What is done to every APDU. The bits are those of the security control octet."""
+    """The protection of every APDU. The bits are those of the security control octet."""
 
     NONE = 0
     AUTHENTICATE = 0x10
@@ -49,19 +49,19 @@ class Policy(IntFlag):
 
 
 class InvocationCounters(Protocol):
-    """The counters that go with one key. A counter value is used once, whatever happens to the process."""
+    """The invocation counters of one key. A value is used only once, whatever happens to the process."""
 
     def next(self) -> int:
-        """A value never given before, and recorded durably as used before this returns.
+        """A value that was never returned before, and is durably recorded as used before this returns.
 
-        Raises `LocalError` when there is none left: the key must be changed.
+        Raises `LocalError` when none is left: the key must be changed.
         """
 
     def seen(self) -> int | None:
         """The highest counter accepted from the peer so far; None before the first."""
 
     def note(self, counter: int) -> None:
-        """The peer used `counter`, which was checked to be new."""
+        """Record that the peer used `counter`, which was checked to be new."""
 
 
 class MemoryCounters:
@@ -86,7 +86,7 @@ class MemoryCounters:
 
 
 class KeyChoice(Enum):
-    """How general-ciphering says which key it uses (key-info, GB 9.2.3 and 9.5)."""
+    """The choice of key in general-ciphering (key-info, GB 9.2.3 and 9.5)."""
 
     GLOBAL = "global"  # the global unicast encryption key, identified
     WRAPPED = "wrapped"  # a fresh key per message, wrapped under the master key
@@ -100,14 +100,14 @@ class KeyChoice(Enum):
 
 @dataclass(frozen=True, slots=True)
 class GeneralOptions:
-    """What general-ciphering and general-signing may want beyond the global keys.
+    """Options of general-ciphering and general-signing beyond the global keys.
 
-    `key` is what we send with; what the keys here allow is taken whatever `key` says. `agreement_key` and
-    `peer_agreement_key` are the static key agreement keys, ours and the other side's. `date_time` gives the 12 octets
-    for the header of each message, `other_information` stands in each.
+    `key` is the choice of key that we send with; whatever the keys here allow is accepted. `agreement_key` and
+    `peer_agreement_key` are the static key agreement keys, ours and the peer's. `date_time` returns the 12 octets for
+    the header of each message; `other_information` is in the header of each.
 
-    `broadcast_key` and its counters are for unconfirmed requests to many meters at once: every one of them knows the
-    key, so nothing that wants an answer is taken with it.
+    `broadcast_key` and its counters are for unconfirmed requests to many meters at once. All of them know the key, so
+    confirmed requests are not accepted with it.
     """
 
     key: KeyChoice = KeyChoice.GLOBAL
@@ -125,12 +125,12 @@ class GeneralOptions:
         if self.key is KeyChoice.WRAPPED and not self.master_key:
             raise LocalError("keys cannot be wrapped without a master key")
         if self.key.agreed and self.peer_agreement_key is None:
-            raise LocalError("a key is agreed on with the key agreement key of the other side")
+            raise LocalError("key agreement needs the other side's key agreement key")
         if self.key is KeyChoice.STATIC and self.agreement_key is None:
             raise LocalError("the static unified model needs our own key agreement key")
 
     def overhead(self, suite: int) -> int:
-        """How much the longest key-info and the header grow by these options, in octets."""
+        """How much these options add to the key-info and the header at most, in octets."""
         date_time = DATE_TIME_OCTETS if self.date_time is not None else 0
         point = 2 * coordinate_octets(suite) if suite else 0
         sizes = (KEY_OCTETS[suite] + 9 if self.master_key else 0, 2 * point + 5 if self.peer_agreement_key else 0)
@@ -138,23 +138,23 @@ class GeneralOptions:
 
 
 def coordinate_octets(suite: int) -> int:
-    """Octets of one coordinate of a point, and of each half of a signature, of suites 1 and 2."""
+    """The octets of one coordinate of a point, and of each half of a signature, in suites 1 and 2."""
     return 32 if suite == 1 else 48
 
 
 @dataclass(frozen=True, slots=True)
 class Security:
-    """Keys and habits for ciphered associations with one meter.
+    """Keys and options for ciphered associations with one meter.
 
     `ek` is the global unicast encryption key, `ak` the authentication key, `system_title` our own. `counters` belong to
-    `ek`. With `dedicated` a key is made for the one association. `general` sends general-glo/ded-ciphering, which says
-    whose key it is, instead of the forms that belong to a service. `peer_title` is the other side's system title where
-    it does not say it itself. Without `ciphered_context` the keys serve HLS 5 alone and APDUs stay plain.
+    `ek`. With `dedicated` each association has a key of its own. `general` sends general-glo/ded-ciphering, which
+    carries the system title, instead of the service-specific forms. `peer_title` is the peer's system title, for a peer
+    that does not send it. Without `ciphered_context` the keys are used for HLS 5 only and APDUs stay plain.
 
-    `general_ciphering` sends general-ciphering, which names both ends, where the other side takes it; a meter's side
-    always takes it and answers in kind, with the kind of key that came. `options` say which key, and more. With
-    `signing_key` and `peer_signing_key` (suites 1 and 2) every APDU of the association is signed in general-signing,
-    and one that is not signed is refused; not so with `sign` off, where they only vouch for ephemeral keys.
+    `general_ciphering` sends general-ciphering, which names both ends, if the peer takes it; a meter always accepts it
+    and answers with it, using the same choice of key. `options` has the choice of key, and more. With `signing_key` and
+    `peer_signing_key` (suites 1 and 2) every APDU of the association is signed (general-signing), and unsigned ones are
+    refused; with `sign` off the two keys only authenticate ephemeral keys.
 
     Raises `LocalError` for keys and titles of a wrong length.
     """
@@ -211,10 +211,10 @@ class Security:
     def _check_options(self, octets: int) -> None:
         options = self.options
         if options.key is not KeyChoice.GLOBAL and not (self.general_ciphering and self.policy & Policy.AUTHENTICATE):
-            # the transaction id is what tells a replay where the counter begins anew with each key
+            # the transaction id protects from replay, since the counter restarts with each key
             raise LocalError("keys of a message are for general-ciphering that authenticates")
         if options.key is KeyChoice.ONE_PASS and self.signing_key is None:
-            raise LocalError("one-pass Diffie-Hellman needs a signing key, to vouch for the ephemeral key")
+            raise LocalError("one-pass Diffie-Hellman needs a signing key, to sign the ephemeral key")
         if len(options.broadcast_key) not in (0, octets):
             raise LocalError(f"keys of suite {self.suite} have {octets} octets")
         if len(options.master_key) not in (0, octets):
@@ -222,17 +222,17 @@ class Security:
 
     @property
     def signs(self) -> bool:
-        """Whether every APDU is signed, ours and the other side's."""
+        """Whether every APDU is signed, ours and the peer's."""
         return self.sign and self.signing_key is not None
 
     @property
     def named(self) -> bool:
-        """Whether the form wanted is one that names both ends."""
+        """Whether APDUs are sent in a form that names both ends."""
         return self.general_ciphering or self.signs
 
     @property
     def overhead(self) -> int:
-        """How much protection adds to an APDU at most, in octets."""
+        """The octets that protection adds to an APDU at most."""
         if not self.named:
             return SERVICE_OVERHEAD_OCTETS
         ciphering = CIPHERING_OVERHEAD_OCTETS + self.options.overhead(self.suite)
@@ -247,7 +247,7 @@ class Security:
 
 @dataclass(frozen=True, slots=True)
 class NoAuth:
-    """Lowest level: nothing is proved."""
+    """Lowest level security: no authentication."""
 
     @property
     def mechanism(self) -> Mechanism:
@@ -275,12 +275,12 @@ class Lls:
 
 @dataclass(frozen=True, slots=True)
 class Hls:
-    """High level security; `mechanism` says which.
+    """High level security by one `mechanism`.
 
-    MD5, SHA-1 and SHA-256 prove knowledge of `secret`. GMAC proves knowledge of the keys of the association's
-    `Security`, ECDSA of `private_key` (and `peer_key` checks the other side's). Mechanism 2 is whatever its maker
-    agreed on: `transform` turns a challenge into its proof. `challenge_octets` is the length of our challenge; 0 is 16,
-    for ECDSA 32. SHA-256 and ECDSA prove system titles too: `system_title` is ours where no `Security` says it.
+    MD5, SHA-1 and SHA-256 prove knowledge of `secret`; GMAC of the keys in the association's `Security`; ECDSA of
+    `private_key` (`peer_key` checks the peer's proof). Mechanism 2 is defined by the maker: `transform` turns a
+    challenge into its proof. `challenge_octets` is the length of our challenge; 0 means 16, or 32 for ECDSA. SHA-256
+    and ECDSA also prove system titles: `system_title` is ours, unless a `Security` has it.
     """
 
     mechanism: Mechanism
@@ -315,7 +315,7 @@ Auth = NoAuth | Lls | Hls
 
 
 def own_title(auth: Auth, security: Security | None) -> bytes | None:
-    """Our system title, where anybody says it."""
+    """Our system title, from `security` or `auth`; None when neither has it."""
     if security is not None:
         return security.system_title
     return auth.system_title or None if isinstance(auth, Hls) else None
@@ -330,9 +330,9 @@ _NAMED = {
 
 
 def open_auth(name: str, secret: bytes = b"", system_title: bytes = b"") -> Auth:
-    """The authentication called `name` ("none", "low", "md5", "sha1", "gmac", "sha256") with `secret`.
+    """Make the authentication `name` ("none", "low", "md5", "sha1", "gmac", "sha256") with `secret`.
 
-    Raises `LocalError` for an unknown name or an unfit secret.
+    Raises `LocalError` for an unknown name or an unsuitable secret.
     """
     if name == "none":
         return NoAuth()

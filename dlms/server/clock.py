@@ -1,4 +1,4 @@
-"""The clock of a meter (class 8; BB 4.5.1), which keeps a difference to the civil time it is given."""
+"""The clock of a meter (class 8; BB 4.5.1), kept as an offset from the civil time that it is given."""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ SHIFT_S_MAX = 900  # BB 4.5.1: -900 to 900 seconds
 
 
 class ClockObject:
-    """Class 8. `now` gives civil time with a zone; setting the clock keeps the difference to it.
+    """Class 8. `now` returns civil time with a zone; setting the clock changes the offset from it.
 
-    `adjusted` is told the time before and after, whoever moved the clock. Times outside `CLOCK_YEARS` are refused.
+    `adjusted` is called with the time before and after every change of the clock. Times outside `CLOCK_YEARS` are
+    refused.
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class ClockObject:
         return self._now() + self.offset
 
     def _move(self, to: datetime | None) -> bool:
-        """Whether the clock could be set to that."""
+        """Set the clock, if `to` is a time within `CLOCK_YEARS`; return whether it was."""
         if to is None or not CLOCK_YEARS[0] <= to.year <= CLOCK_YEARS[1]:
             return False
         before = self.time()
@@ -95,13 +96,13 @@ class ClockObject:
         return _DONE if self._move(self.time() + timedelta(seconds=seconds)) else _DENIED
 
     def _round(self, period_s: int) -> ActionOutcome:
-        """To the nearest whole period."""
+        """Round the clock to the nearest whole period."""
         seconds = self.time().timestamp()
         to = math.floor(seconds / period_s + 0.5) * period_s
         return _DONE if self._move(self.time() + timedelta(seconds=to - seconds)) else _DENIED
 
     def _set_preset(self, parameters: Data | None) -> ActionOutcome:
-        """A time to set the clock to, if "adjust to preset time" comes between two others."""
+        """preset_adjusting_time: the time to set, and the interval in which "adjust to preset time" may set it."""
         try:
             members = parameters.members() if parameters is not None else ()
             to, first, last = [CosemDateTime.parse(member.octets()).to_datetime() for member in members]

@@ -1,4 +1,4 @@
-"""The associations of one connection to a meter: one per client SAP, whoever shares the line."""
+"""The associations of one connection to a meter, one per client SAP."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ CLIENTS_MAX = 16
 
 
 class ServerConnection:
-    """Sans-IO. APDUs come with the SAP of the client that sent them; other connections are not touched by them."""
+    """Sans-IO. Each APDU comes with the SAP of the client that sent it. Connections do not affect each other."""
 
     def __init__(self, server: MeterServer) -> None:
         self._server = server
         self._associations: dict[int, ServerAssociation] = {}
 
     def receive_apdu(self, client: int, apdu: bytes, now: float) -> list[bytes]:
-        """The answers to one APDU of one client."""
+        """Take one APDU of a client; return the answers to it."""
         association = self._associations.get(client)
         if association is None:
             self._make_room()
@@ -24,19 +24,19 @@ class ServerConnection:
         return association.receive_apdu(apdu, now)
 
     def notify(self, message: Notification) -> dict[int, bytes]:
-        """The APDU for each client that agreed to hear such a message. Raises `LocalError` when it is too long."""
+        """Encode `message` for each client that negotiated such messages. Raises `LocalError` when it is too long."""
         apdus = {client: association.notify(message) for client, association in self._associations.items()}
         return {client: apdu for client, apdu in apdus.items() if apdu is not None}
 
     def forget(self, client: int | None = None) -> None:
-        """The link of a client, or of all of them, is gone and its association with it."""
+        """Drop the association of a client whose link is down; without `client`, of all clients."""
         if client is None:
             self._associations.clear()
         else:
             self._associations.pop(client, None)
 
     def _make_room(self) -> None:
-        """When there are too many clients, drop those that are not associated first, then the oldest."""
+        """When there are too many clients, drop one: an unassociated one if there is any, else the oldest."""
         if len(self._associations) >= CLIENTS_MAX:
             idle = [sap for sap, association in self._associations.items() if association.state is State.IDLE]
             self.forget(idle[0] if idle else next(iter(self._associations)))

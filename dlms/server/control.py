@@ -1,7 +1,7 @@
-"""Objects of a meter that switch: disconnect control, script table, single action schedule, limiter (BB 4.5).
+"""The control objects of a meter: disconnect control, script table, single action schedule, limiter (BB 4.5).
 
-Scripts act on the meter itself, with the rights of nobody: `actor` is its `MeterServer`. What depends on the time is
-told it by `run(since, until)`.
+Scripts act on the meter itself (`actor` is its `MeterServer`), whatever rights the caller has. `run(since, until)` lets
+the time pass for the objects that depend on it.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from dlms.cosem.obis import AttributeRef, MethodRef, Obis, Selection
 from dlms.cosem.time import ANY, ANY_YEAR, DATE_OCTETS, LAST_DAY, SECOND_LAST_DAY, TIME_OCTETS
 from dlms.errors import LocalError
 from dlms.server.objects import CosemObject, constant
-from dlms.server.services import Access
+from dlms.server.services import ObjectAccess
 from dlms.xdlms.apdu.common import AccessError, ActionOutcome, Item
 
 NOTHING = axdr.i8(0)
 ACTIONS_MAX = 64  # of one script
 TIMES_MAX = 64  # of one schedule
-CATCH_UP_MINUTES_MAX = 24 * 60  # what a schedule missed longer ago is not made up for
+CATCH_UP_MINUTES_MAX = 24 * 60  # execution times missed longer ago are not made up for
 
 _DONE = ActionOutcome(ActionResult.SUCCESS)
 _UNFIT = ActionOutcome(ActionResult.TYPE_UNMATCHED)
@@ -35,15 +35,15 @@ _OTHER = ActionOutcome(ActionResult.OTHER_REASON)
 
 
 class ControlState(enum.IntEnum):
-    """`control_state`."""
+    """The attribute `control_state` (BB 4.5.8)."""
 
     DISCONNECTED = 0
     CONNECTED = 1
     READY = 2  # for reconnection, by hand
 
 
-class ControlStep(enum.Enum):
-    """Who wants it switched."""
+class ControlEvent(enum.Enum):
+    """What asks for a change of the output."""
 
     REMOTE_DISCONNECT = enum.auto()
     REMOTE_RECONNECT = enum.auto()
@@ -53,8 +53,8 @@ class ControlStep(enum.Enum):
     LOCAL_RECONNECT = enum.auto()
 
 
-_C, _W = ControlState, ControlStep
-# Transitions a to h of BB 4.5.8, and which of them each mode has.
+_C, _W = ControlState, ControlEvent
+# The transitions a to h of BB 4.5.8; CONTROL_MODES says which of them each control_mode allows.
 _A = {(_C.DISCONNECTED, _W.REMOTE_RECONNECT): _C.CONNECTED}
 _BC = {(_C.CONNECTED, _W.REMOTE_DISCONNECT): _C.DISCONNECTED, (_C.READY, _W.REMOTE_DISCONNECT): _C.DISCONNECTED}
 _D = {(_C.DISCONNECTED, _W.REMOTE_RECONNECT): _C.READY}
@@ -62,7 +62,7 @@ _E = {(_C.READY, _W.MANUAL_RECONNECT): _C.CONNECTED}
 _F = {(_C.CONNECTED, _W.MANUAL_DISCONNECT): _C.READY}
 _G = {(_C.CONNECTED, _W.LOCAL_DISCONNECT): _C.READY}
 _H = {(_C.READY, _W.LOCAL_RECONNECT): _C.CONNECTED}
-CONTROL_MODES: dict[int, dict[tuple[ControlState, ControlStep], ControlState]] = {
+CONTROL_MODES: dict[int, dict[tuple[ControlState, ControlEvent], ControlState]] = {
     0: {},
     1: _BC | _D | _E | _F | _G,
     2: _A | _BC | _E | _F | _G,
@@ -74,9 +74,9 @@ CONTROL_MODES: dict[int, dict[tuple[ControlState, ControlStep], ControlState]] =
 
 
 class DisconnectControl:
-    """Class 70. `switched` is told the new state of the output when it changes.
+    """Class 70. `switched` is called with the new state of the output when it changes.
 
-    What is wanted already succeeds and changes nothing; what the mode does not have is denied.
+    A request for the present state succeeds and changes nothing; a transition that the mode does not have is denied.
     """
 
     def __init__(
@@ -95,18 +95,18 @@ class DisconnectControl:
             },
             writers={4: self._set_mode},
             methods={
-                1: lambda _parameters: self.switch(ControlStep.REMOTE_DISCONNECT),
-                2: lambda _parameters: self.switch(ControlStep.REMOTE_RECONNECT),
+                1: lambda _parameters: self.switch(ControlEvent.REMOTE_DISCONNECT),
+                2: lambda _parameters: self.switch(ControlEvent.REMOTE_RECONNECT),
             },
         )
 
     @property
     def connected(self) -> bool:
-        """The output."""
+        """Whether the output is on."""
         return self.state is ControlState.CONNECTED
 
-    def switch(self, step: ControlStep) -> ActionOutcome:
-        """Somebody wants it switched."""
+    def switch(self, step: ControlEvent) -> ActionOutcome:
+        """Handle a request to switch the output."""
         following = CONTROL_MODES[self.mode].get((self.state, step))
         if following is None:
             return _DONE if self._reached(step) else _DENIED
@@ -115,16 +115,16 @@ class DisconnectControl:
             self._switched(self.connected)
         return _DONE
 
-    def _reached(self, step: ControlStep) -> bool:
-        """Whether the state is one to which the step leads in this mode."""
+    def _reached(self, step: ControlEvent) -> bool:
+        """Whether the present state is one that the request leads to in this mode."""
         ends = {to for (_state, known), to in CONTROL_MODES[self.mode].items() if known is step}
-        return self.state in ends or (self.connected and step is ControlStep.REMOTE_RECONNECT and self.mode != 0)
+        return self.state in ends or (self.connected and step is ControlEvent.REMOTE_RECONNECT and self.mode != 0)
 
     def _set_mode(self, value: Data) -> DataAccessResult:
         if value.tag != axdr.Tag.ENUM or value.value not in CONTROL_MODES:
             return DataAccessResult.TYPE_UNMATCHED
         self.mode = value.integer()
-        if self.mode == 0 and not self.connected:  # this mode knows no other state
+        if self.mode == 0 and not self.connected:  # mode 0: always connected (BB 4.5.8)
             self.state = ControlState.CONNECTED
             if self._switched is not None:
                 self._switched(True)  # noqa: FBT003 - the state of the output
@@ -135,20 +135,20 @@ class DisconnectControl:
 
 
 def action(class_id: int, obis: str, method: int, parameter: Data = NOTHING) -> Data:
-    """One action of a script that calls a method."""
+    """Encode an action of a script that calls a method."""
     name = axdr.octets(Obis.parse(obis).code)
     return axdr.structure(axdr.enum(2), axdr.u16(class_id), name, axdr.i8(method), parameter)
 
 
 def script(number: int, *actions: Data) -> Data:
-    """One script."""
+    """Encode a script with the identifier `number`."""
     return axdr.structure(axdr.u16(number), axdr.array(actions))
 
 
 class ScriptTable:
-    """Class 9. A script that fails somewhere goes on and answers the first failure; none can call itself."""
+    """Class 9. A script runs on after a failure and returns the first one; a script cannot call itself."""
 
-    def __init__(self, actor: Access, obis: Obis, scripts: Iterable[Data] = ()) -> None:
+    def __init__(self, actor: ObjectAccess, obis: Obis, scripts: Iterable[Data] = ()) -> None:
         self._actor = actor
         self._scripts = axdr.array(scripts)
         self._running = False
@@ -178,7 +178,7 @@ class ScriptTable:
         return self.execute(parameters.value)
 
     def execute(self, number: int) -> ActionOutcome:
-        """Carry out one script."""
+        """Execute one script."""
         if self._running:
             return _OTHER
         for member in self._scripts.members():
@@ -206,15 +206,15 @@ def _action_of(data: Data) -> tuple[AttributeRef | MethodRef, Data]:
     return kind(class_id.integer(), Obis(name.octets()), index.integer()), parameter
 
 
-def run_script(actor: Access, name: Obis, selector: int) -> ActionOutcome:
-    """Carry out script `selector` of the table called `name`; selector 0 is no script."""
+def run_script(actor: ObjectAccess, name: Obis, selector: int) -> ActionOutcome:
+    """Execute the script `selector` of the script table `name`; selector 0 means no script."""
     if not selector:
         return _DONE
     return actor.act(MethodRef(9, name, 1), axdr.u16(selector))
 
 
 class _ScriptRef:
-    """`script_logical_name` and `script_selector`, as an attribute that can be written."""
+    """`script_logical_name` and `script_selector`: a reference to a script, as written in an attribute."""
 
     def __init__(self, name: Obis, selector: int) -> None:
         self.name, self.selector = name, selector
@@ -224,7 +224,7 @@ class _ScriptRef:
 
     @classmethod
     def of(cls, data: Data) -> _ScriptRef:
-        """Raises `LocalError`, ValueError."""
+        """Decode. Raises `LocalError`, ValueError."""
         name, selector = data.members()
         number = selector.integer()
         if not 0 <= number <= 0xFFFF:
@@ -236,10 +236,10 @@ class _ScriptRef:
 
 
 class SingleActionSchedule:
-    """Class 22. `times` are pairs of the octets of a time and of a date, with wildcards."""
+    """Class 22. `times` are pairs: the octets of a time and of a date, with wildcards."""
 
     def __init__(
-        self, actor: Access, obis: Obis, name: Obis, selector: int, times: Iterable[tuple[bytes, bytes]] = ()
+        self, actor: ObjectAccess, obis: Obis, name: Obis, selector: int, times: Iterable[tuple[bytes, bytes]] = ()
     ) -> None:
         self._actor = actor
         self._script = _ScriptRef(name, selector)
@@ -258,7 +258,7 @@ class SingleActionSchedule:
         )
 
     def run(self, since: datetime, until: datetime) -> None:
-        """Carry out the script for every execution time after `since` up to `until`, in the meter's local time."""
+        """Execute the script for every execution time after `since` up to `until`, in the meter's local time."""
         minute = max(since, until - timedelta(minutes=CATCH_UP_MINUTES_MAX)).replace(second=0, microsecond=0)
         while minute <= until and self._times:
             for time, date in self._times:
@@ -286,7 +286,7 @@ class SingleActionSchedule:
 
 
 def _matches(moment: datetime, time: bytes, date: bytes) -> bool:
-    """Whether hour, minute and date of a pattern with wildcards fit."""
+    """Whether `moment` matches hour, minute and date of a pattern with wildcards."""
     year = int.from_bytes(date[:2], "big")
     tomorrow, after = moment + timedelta(days=1), moment + timedelta(days=2)
     day = {
@@ -308,10 +308,12 @@ def _matches(moment: datetime, time: bytes, date: bytes) -> bool:
 
 
 class Limiter:
-    """Class 71, without emergency profiles: a script when a value stays above its threshold, or comes back, for long
-    enough. At the beginning there is none for either."""
+    """Class 71 without emergency profiles: executes a script when a value has been above its threshold, or back below
+    it, for long enough. Initially no script is set for either."""
 
-    def __init__(self, actor: Access, obis: Obis, monitored: AttributeRef, threshold: Data, scripts: Obis) -> None:
+    def __init__(
+        self, actor: ObjectAccess, obis: Obis, monitored: AttributeRef, threshold: Data, scripts: Obis
+    ) -> None:
         self._actor = actor
         self._monitored = monitored
         self._normal = threshold
@@ -338,7 +340,7 @@ class Limiter:
             self.item.writers[number] = self._duration_writer(number)
 
     def run(self, since: datetime, until: datetime) -> None:
-        """Look at the value; `until` is now."""
+        """Compare the monitored value with the threshold at the time `until`."""
         del since
         value = self._actor.get(Item(self._monitored))
         if isinstance(value, AccessError) or type(value.value) is not int or type(self._normal.value) is not int:

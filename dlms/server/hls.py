@@ -1,4 +1,4 @@
-"""The third pass of high level security as it reaches a meter: an ACTION, or with short names a READ (GB 9.2.2.2)."""
+"""Pass 3 of high level security as a meter receives it: an ACTION, or a READ with short names (GB 9.2.2.2)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dlms.xdlms.apdu.common import AccessError, ActionOutcome
 
 @dataclass(frozen=True, slots=True)
 class HlsReply:
-    """A client's proof, and how to answer it: `invoke` None is a READ of the method's short name."""
+    """A client's proof, and how to answer it: `invoke` is None for a READ of the method's short name."""
 
     invoke: int | None
     proof: bytes
@@ -31,7 +31,7 @@ class HlsReply:
 
 
 def reply_to_hls(plain: bytes, *, short_names: bool) -> HlsReply | None:
-    """The call of reply_to_HLS_authentication in `plain`, None when it is something else. Raises `DecodeError`."""
+    """Find a call of reply_to_HLS_authentication in `plain`; None for any other request. Raises `DecodeError`."""
     invoke, parameters = None, None
     if short_names and plain[0] == Apdu.READ_REQUEST:
         read = sn.parse_read_request(plain)

@@ -1,4 +1,4 @@
-"""Image transfer from the meter's side (class 18; BB 4.4.6).
+"""Image transfer, the meter's side (class 18; BB 4.4.6).
 
     status                     INITIATE    BLOCK   VERIFY   GOOD   BAD   ACTIVATE   DONE   FAILED
     0 not initiated            1
@@ -10,8 +10,8 @@
     6 activation successful    1
     7 activation failed        1                   2
 
-Activating an image that was not verified verifies it first. Pieces are kept as they come, so an image that was only
-announced takes no memory.
+Activating an unverified image verifies it first. Blocks are stored as they arrive, so announcing an image takes no
+memory.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _BAD = ActionOutcome(ActionResult.OTHER_REASON)
 
 
 class ImageStatus(enum.IntEnum):
-    """`image_transfer_status`."""
+    """The attribute `image_transfer_status`."""
 
     NOT_INITIATED = 0
     INITIATED = 1
@@ -53,8 +53,8 @@ class ImageStatus(enum.IntEnum):
     NOT_ACTIVATED = 7
 
 
-class ImageStep(enum.Enum):
-    """What moves the status."""
+class ImageEvent(enum.Enum):
+    """What changes the status."""
 
     INITIATE = enum.auto()
     BLOCK = enum.auto()
@@ -66,8 +66,8 @@ class ImageStep(enum.Enum):
     FAILED = enum.auto()
 
 
-_S, _T = ImageStatus, ImageStep
-IMAGE_TRANSITIONS: Transitions[ImageStatus, ImageStep] = Transitions(
+_S, _T = ImageStatus, ImageEvent
+IMAGE_TRANSITIONS: Transitions[ImageStatus, ImageEvent] = Transitions(
     {
         (_S.NOT_INITIATED, _T.INITIATE): _S.INITIATED,
         (_S.INITIATED, _T.INITIATE): _S.INITIATED,
@@ -91,10 +91,10 @@ IMAGE_TRANSITIONS: Transitions[ImageStatus, ImageStep] = Transitions(
 
 
 class ImageTransfer:
-    """`verify` says whether a whole image is good; `activated` gets the one that is switched to.
+    """Class 18. `verify` checks a complete image; `activated` is called with the image that is activated.
 
-    With `slow_polls`, verification and activation answer "temporary failure" and are over when the status was read so
-    many times. The signature in `image_to_activate_info` is the SHA-256 of the image.
+    With `slow_polls`, verification and activation return "temporary failure" and finish after the status has been read
+    that many times. The signature in `image_to_activate_info` is the SHA-256 of the image.
     """
 
     def __init__(
@@ -135,23 +135,23 @@ class ImageTransfer:
 
     @property
     def blocks(self) -> int:
-        """Blocks of the image that was announced."""
+        """The number of blocks of the announced image."""
         return -(-self._size // self._block_octets)
 
     @property
     def image(self) -> bytes:
-        """What came so far, without the blocks that are missing."""
+        """The blocks received so far, joined."""
         return b"".join([self._pieces[at] for at in sorted(self._pieces)])
 
     def forget(self, number: int) -> None:
-        """Lose a block that came, as a fault would."""
+        """Lose a block that was received, to simulate a fault."""
         self._pieces.pop(number, None)
 
-    def _step(self, step: ImageStep) -> None:
+    def _step(self, step: ImageEvent) -> None:
         """Take the transition. Raises `LocalError`, and changes nothing, when there is none."""
         self.status = IMAGE_TRANSITIONS.after(self.status, step)
 
-    def _may(self, step: ImageStep) -> bool:
+    def _may(self, step: ImageEvent) -> bool:
         return self.enabled and (self.status, step) in IMAGE_TRANSITIONS
 
     # ---- attributes
@@ -187,11 +187,11 @@ class ImageTransfer:
             name, octets = identifier.octets(), size.integer()
         except (LocalError, ValueError):
             return _UNFIT
-        if not self._may(ImageStep.INITIATE) or len(name) > IDENTIFIER_OCTETS_MAX:
+        if not self._may(ImageEvent.INITIATE) or len(name) > IDENTIFIER_OCTETS_MAX:
             return _DENIED
         if not 0 < octets <= self._image_max:
             return _DENIED
-        self._step(ImageStep.INITIATE)
+        self._step(ImageEvent.INITIATE)
         self.identifier, self._size = name, octets
         self._pieces.clear()
         return _DONE
@@ -202,21 +202,21 @@ class ImageTransfer:
             at, data = number.integer(), piece.octets()
         except (LocalError, ValueError):
             return _UNFIT
-        if not self._may(ImageStep.BLOCK) or not 0 <= at < self.blocks:
+        if not self._may(ImageEvent.BLOCK) or not 0 <= at < self.blocks:
             return _DENIED
         if len(data) != min(self._block_octets, self._size - at * self._block_octets):
             return _UNFIT
-        self._step(ImageStep.BLOCK)
+        self._step(ImageEvent.BLOCK)
         self._pieces[at] = data
         return _DONE
 
     def _verify(self, _parameters: Data | None) -> ActionOutcome:
-        return self._begin(ImageStep.VERIFY)
+        return self._begin(ImageEvent.VERIFY)
 
     def _activate(self, _parameters: Data | None) -> ActionOutcome:
-        return self._begin(ImageStep.ACTIVATE)
+        return self._begin(ImageEvent.ACTIVATE)
 
-    def _begin(self, step: ImageStep) -> ActionOutcome:
+    def _begin(self, step: ImageEvent) -> ActionOutcome:
         if not self._may(step):
             busy = self.status in (ImageStatus.VERIFYING, ImageStatus.ACTIVATING)
             return _LATER if busy else _DENIED
@@ -228,12 +228,12 @@ class ImageTransfer:
         return _DONE if self.status in (ImageStatus.VERIFIED, ImageStatus.ACTIVATED) else _BAD
 
     def _finish(self) -> None:
-        """The work that was begun ends."""
+        """Finish the verification or activation that was begun."""
         image = self.image
         good = len(self._pieces) == self.blocks and self._verify_image(image)
         if self.status is ImageStatus.VERIFYING:
-            self._step(ImageStep.GOOD if good else ImageStep.BAD)
+            self._step(ImageEvent.GOOD if good else ImageEvent.BAD)
             return
-        self._step(ImageStep.DONE if good else ImageStep.FAILED)
+        self._step(ImageEvent.DONE if good else ImageEvent.FAILED)
         if good and self._activated is not None:
             self._activated(image)

@@ -1,4 +1,4 @@
-"""The objects of a meter, seen from its server: readers, writers and methods by number."""
+"""COSEM objects on the meter's side: readers, writers and methods by number."""
 
 from __future__ import annotations
 
@@ -16,14 +16,17 @@ Reader = Callable[[Selection | None], Result]
 Writer = Callable[[Data], DataAccessResult]
 Method = Callable[[Data | None], ActionOutcome]
 ValueSource = Callable[[int, Obis, int], Result]
-"""Class, code and attribute to the value at this moment; an `AccessError` is answered as such."""
+"""Returns the present value for class, code and attribute; an `AccessError` is passed on to the client."""
 
 LOGICAL_NAME = 1  # attribute 1 of every class
 
 
 @dataclass(slots=True)
 class CosemObject:
-    """One COSEM object. What has no reader (writer, method) is denied; the logical name needs none."""
+    """One COSEM object. An attribute without reader or writer, or a missing method, is denied.
+
+    The logical name needs no reader.
+    """
 
     class_id: int
     obis: Obis
@@ -48,7 +51,7 @@ class CosemObject:
 
 
 def constant(value: Data) -> Reader:
-    """A reader that always answers `value`."""
+    """A reader that always returns `value`."""
     return lambda _selection: value
 
 
@@ -67,12 +70,12 @@ class Row:
 
     @property
     def tag(self) -> Tag:
-        """The A-XDR tag that the type column asks for."""
+        """The A-XDR tag that the column "type" names."""
         return TYPE_TAGS[self.type_name.partition(":")[0]]
 
     @property
     def octets(self) -> int:
-        """Length of an octet-string; 12 for the date-times."""
+        """The length of an octet-string; 12 for a date-time."""
         if self.type_name in ("clock", "dt"):
             return 12
         return int(self.type_name.partition(":")[2] or 0)
@@ -96,7 +99,7 @@ TYPE_TAGS: dict[str, Tag] = {
 
 
 def objects_from_rows(rows: Iterable[Row], value_source: ValueSource, *, phases: int = 1) -> list[CosemObject]:
-    """Objects that answer every row from `value_source`, and scaler and unit from the row itself.
+    """Make the objects of a reading list: values come from `value_source`, scaler and unit from the rows.
 
     Rows for more phases than the meter has are left out, so that the meter answers "object undefined".
     """
@@ -117,6 +120,6 @@ def _live(value_source: ValueSource, row: Row) -> Reader:
 
 
 def scaler_ref_of(row: Row) -> int | None:
-    """The attribute of the row's object that holds scaler and unit of the row's attribute."""
+    """The number of the attribute that holds scaler and unit of the row's attribute; None when it has none."""
     where = scaler_ref(AttributeRef(row.class_id, row.obis, row.attribute))
     return None if where is None else where.attribute

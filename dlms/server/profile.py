@@ -1,4 +1,4 @@
-"""A load profile of a meter (class 7, Profile Generic; BB 4.3.6), first in first out, with selective access."""
+"""A load profile of a meter (class 7, Profile Generic; BB 4.3.6): first in first out, with selective access."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _DONE = ActionOutcome(ActionResult.SUCCESS)
 
 
 class ProfileObject:
-    """Class 7, first in first out. `rows` hold a value a column; the oldest leave when there would be too many.
+    """Class 7, first in first out. Each row has one value per column; beyond `entries` rows the oldest is dropped.
 
-    `sample` gives a row of this moment, for the method "capture"; without it the method is denied.
+    `sample` returns a row of present values for the method "capture"; without it the method is denied.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class ProfileObject:
         return _DONE
 
     def capture(self, row: Sequence[Data]) -> None:
-        """Add a row. Raises `LocalError` when it has not a value for every column."""
+        """Add a row. Raises `LocalError` unless it has one value per column."""
         if len(row) != len(self.columns):
             raise LocalError(f"{len(row)} values for {len(self.columns)} columns")
         self.rows.append(tuple(row))
@@ -94,7 +94,7 @@ class ProfileObject:
 
 
 def _key(data: Data) -> float:
-    """What rows are compared by: a number, or the instant of a time (the local time, where there is no instant)."""
+    """The sort key for selection by range: a number, or the instant of a time, or its local time if it has none."""
     raw = data.value
     if isinstance(raw, bytes):
         cosem = CosemDateTime.parse(raw)

@@ -1,7 +1,7 @@
 """Push setup (class 40): a list of attributes that the meter sends as one data-notification (BB 4.4.8).
 
-The message goes to `send`; where it is sent is the business of whoever carries APDUs. The time of the notification is
-left to the list, which has the clock as a rule.
+The message is passed to `send`, whose owner knows where APDUs are sent. The notification's own time is left empty,
+because the list usually has the clock.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dlms.cosem.obis import Obis
 from dlms.cosem.profile import CaptureObject, columns_of
 from dlms.errors import DlmsError
 from dlms.server.objects import CosemObject, constant
-from dlms.server.services import Access
+from dlms.server.services import ObjectAccess
 from dlms.xdlms.apdu.common import AccessError, ActionOutcome, Item
 from dlms.xdlms.apdu.notify import LONG_ID_MASK, DataNotification
 
@@ -25,11 +25,11 @@ TCP, DLMS_MESSAGE = 0, 0  # transport service, message type
 
 
 class PushSetup:
-    """The object that pushes `objects`. An attribute that cannot be read is null in the message."""
+    """Class 40. Pushes the attributes in `objects`; one that cannot be read is null in the message."""
 
     def __init__(
         self,
-        actor: Access,
+        actor: ObjectAccess,
         objects: Iterable[CaptureObject],
         send: Callable[[DataNotification], None],
         obis: Obis = PUSH_OBIS,
@@ -55,12 +55,12 @@ class PushSetup:
         )
 
     def push(self) -> None:
-        """Send the list now."""
+        """Read the attributes and send them."""
         self._invoke = (self._invoke + 1) & LONG_ID_MASK
         self._send(DataNotification(self._invoke, None, axdr.structure(*map(self._value, self._objects))))
 
     def _value(self, one: CaptureObject) -> Data:
-        """An attribute, or with a data index of 1 or more one member of it."""
+        """The value of an attribute, or of one member of it where the data index is not 0."""
         value = self._actor.get(Item(one.ref))
         if isinstance(value, AccessError):
             return axdr.null()

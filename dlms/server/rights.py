@@ -1,7 +1,7 @@
-"""What a client of a meter may do: its rights, and the object list that says so (BB 4.4.4).
+"""The access rights of a client of a meter, and the object list that declares them (BB 4.4.4).
 
-An object that a client does not see does not exist for it ("object undefined"); what it sees and may not touch is
-denied ("read-write denied"). The three associations that meters have as a rule:
+An object that a client may not see does not exist for it ("object undefined"); one that it may see but not read, write
+or call is denied ("read-write denied"). The three associations that meters usually have:
 
     client   16   PUBLIC       the clock, who the meter is, its counters; read only
               2   READER       everything, read only, and the profiles' selective access
@@ -22,7 +22,7 @@ from dlms.server.objects import CosemObject
 
 @dataclass(frozen=True, slots=True)
 class Rights:
-    """Class and code (and number of the attribute or method) to whether the client may."""
+    """Whether the client may see, read, write or call, by class, code, and number of the attribute or method."""
 
     sees: Callable[[int, Obis], bool]
     reads: Callable[[int, Obis, int], bool]
@@ -61,7 +61,7 @@ USUAL_RIGHTS = {PUBLIC_CLIENT: PUBLIC, 2: READER, 1: MANAGEMENT}
 
 
 def object_list(objects: Iterable[CosemObject], rights: Rights) -> Data:
-    """The value of `object_list` of Association LN for a client with these rights."""
+    """Encode `object_list` of Association LN for a client with these rights."""
     return emit_objects([_info(item, rights) for item in objects if rights.sees(item.class_id, item.obis)])
 
 

@@ -1,13 +1,13 @@
-"""Security Setup (class 64 version 1, BB 4.4.7) of a meter: a client that holds keys brings new ones.
+"""Security Setup (class 64 version 1, BB 4.4.7) of a meter: lets a client change policy, keys and certificates.
 
     setup = SecuritySetup(server, security)
     server.add(setup.item)
 
-A change takes effect with the next association; the one that made it ends with the keys it began with. A new
-encryption key comes with new counters. The methods work only in ciphered associations, which `View` enforces.
+A change takes effect with the next association; the association that made it keeps its keys until it ends. A new
+encryption key has new counters. The methods work only in ciphered associations, which `View` enforces.
 
-security_policy is the octet of version 1: 04, 08, 10 ask for authenticated, encrypted, signed requests, 20, 40, 80 the
-same for responses. Our `Policy` does not tell the two apart: what one direction asks for is done in both.
+security_policy is the octet of version 1: 04, 08, 10 require authenticated, encrypted, signed requests; 20, 40, 80
+require the same of responses. Our `Policy` has no direction: what is required in one is done in both.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 
 SECURITY_SETUP = Obis.parse("0.0.43.0.0.255")
 CERTIFICATES_MAX = 16
-KEYS_MAX = 4  # in one transfer or agreement: there are no more
+KEYS_MAX = 4  # in one transfer or agreement: there are four key ids
 _DONE = ActionOutcome(ActionResult.SUCCESS)
 _REFUSED = ActionOutcome(ActionResult.OTHER_REASON)
 _DENIED = ActionOutcome(ActionResult.READ_WRITE_DENIED)
@@ -62,11 +62,11 @@ _UNKNOWN = ActionOutcome(ActionResult.OBJECT_UNAVAILABLE)
 
 
 class SecuritySetup:
-    """The object and its methods. `security` is what `server` was made with, and later what it was changed to.
+    """The object and its methods. `security` holds the settings in force: at first those that `server` was made with.
 
-    `trusted` are the certification authorities whose certificates are taken; without any none is. `new_counters` makes
-    the counters of a new encryption key, `changed` is told the new settings before they are in force, to keep them; it
-    raises `LocalError` where it cannot, and nothing changes.
+    Certificates are accepted from the authorities in `trusted` only. `new_counters` makes the counters of a new
+    encryption key. `changed` is called with new settings before they take effect, to store them; if it raises
+    `LocalError`, nothing changes.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class SecuritySetup:
         return self._server.asking_title or self.security.peer_title
 
     def _guarded(self, method: Callable[[Data], ActionOutcome]) -> Callable[[Data | None], ActionOutcome]:
-        """What a client gets wrong is an answer, not an error."""
+        """Wrap `method` so that a client's mistake becomes a result, not an exception."""
 
         def call(parameters: Data | None) -> ActionOutcome:
             if parameters is None:
@@ -126,7 +126,7 @@ class SecuritySetup:
     # ------------------------------------------------------------------------------------------------ policy and keys
 
     def _activate(self, parameters: Data) -> ActionOutcome:
-        """security_activate: only ever stronger."""
+        """security_activate: the policy can only become stronger (BB 4.4.7)."""
         bits = parameters.integer()
         if bits & self._policy != self._policy:
             return _DENIED
@@ -138,7 +138,7 @@ class SecuritySetup:
         return _DONE
 
     def _transfer(self, parameters: Data) -> ActionOutcome:
-        """key_transfer: all of the keys or none."""
+        """key_transfer: takes all the keys or none."""
         master = self.security.options.master_key
         if not master or len(parameters.members()) > KEYS_MAX:
             return _REFUSED
@@ -146,7 +146,7 @@ class SecuritySetup:
         return _DONE
 
     def _agree(self, parameters: Data) -> ActionOutcome:
-        """key_agreement: party U is the client, that of the ephemeral unified model C(2e, 0s)."""
+        """key_agreement by the ephemeral unified model C(2e, 0s), in which the client is party U."""
         security = self.security
         client = self._client_title
         if security.signing_key is None or security.peer_signing_key is None or client is None:
@@ -169,24 +169,24 @@ class SecuritySetup:
     # ---------------------------------------------------------------------------------------- key pairs, certificates
 
     def _generate(self, parameters: Data) -> ActionOutcome:
-        """generate_key_pair: it waits for its certificate, and the old one is used until then."""
+        """generate_key_pair: the old pair stays in use until the certificate of the new one is imported."""
         from cryptography.hazmat.primitives.asymmetric import ec
 
-        kind = CertificateType(parameters.integer())
-        if kind is CertificateType.OTHER:
+        certificate_type = CertificateType(parameters.integer())
+        if certificate_type is CertificateType.OTHER:
             return _REFUSED
-        self._pairs[kind] = ec.generate_private_key(curve_of(self.security.suite))
+        self._pairs[certificate_type] = ec.generate_private_key(curve_of(self.security.suite))
         return _DONE
 
     def _request(self, parameters: Data) -> ActionOutcome:
-        """generate_certificate_request, for the key pair made last."""
+        """generate_certificate_request, for the key pair that was generated last."""
         pair = self._pairs.get(CertificateType(parameters.integer()))
         if pair is None:
             return _UNKNOWN
         return ActionOutcome(ActionResult.SUCCESS, axdr.octets(certificate_request(self.security.system_title, pair)))
 
     def _import(self, parameters: Data) -> ActionOutcome:
-        """import_certificate: of an authority we trust. One like it leaves, and its key is used."""
+        """import_certificate from a trusted authority. It replaces one of the same entity and type; its key is used."""
         der = parameters.octets()
         certificate = read_certificate(der)
         known = [read_certificate(one.der) for one in self.certificates if one.entity is Entity.CERTIFICATION_AUTHORITY]
@@ -201,19 +201,19 @@ class SecuritySetup:
 
     def _take_key(self, one: Held, certificate: Certificate) -> None:
         security, public = self.security, public_key_of(certificate)
-        options, kind = security.options, one.kind
+        options, certificate_type = security.options, one.certificate_type
         if one.entity is Entity.SERVER:
-            pair = self._pairs.get(kind)
+            pair = self._pairs.get(certificate_type)
             if pair is None or public_octets(pair.public_key()) != public_octets(public):
                 raise PeerError("a certificate of a key that we do not have")
-            if kind is CertificateType.DIGITAL_SIGNATURE and security.peer_signing_key is not None:
+            if certificate_type is CertificateType.DIGITAL_SIGNATURE and security.peer_signing_key is not None:
                 self._use(replace(security, signing_key=pair))
-            elif kind is CertificateType.KEY_AGREEMENT:
+            elif certificate_type is CertificateType.KEY_AGREEMENT:
                 self._use(replace(security, options=replace(options, agreement_key=pair)))
         elif one.entity is Entity.CLIENT:
-            if kind is CertificateType.DIGITAL_SIGNATURE and security.signing_key is not None:
+            if certificate_type is CertificateType.DIGITAL_SIGNATURE and security.signing_key is not None:
                 self._use(replace(security, peer_signing_key=public))
-            elif kind is CertificateType.KEY_AGREEMENT:
+            elif certificate_type is CertificateType.KEY_AGREEMENT:
                 self._use(replace(security, options=replace(options, peer_agreement_key=public)))
 
     def _export(self, parameters: Data) -> ActionOutcome:
@@ -221,7 +221,7 @@ class SecuritySetup:
         return _UNKNOWN if one is None else ActionOutcome(ActionResult.SUCCESS, axdr.octets(one.der))
 
     def _remove(self, parameters: Data) -> ActionOutcome:
-        """remove_certificate: the key that it brought is used on, until another comes."""
+        """remove_certificate: its key stays in use until another one is imported."""
         one = self._find(parameters)
         if one is None:
             return _UNKNOWN
@@ -238,5 +238,5 @@ class SecuritySetup:
 
 def _same(one: Held, other: Held) -> bool:
     if one.entity in (Entity.SERVER, Entity.CLIENT):
-        return (one.entity, one.kind) == (other.entity, other.kind)
+        return (one.entity, one.certificate_type) == (other.entity, other.certificate_type)
     return (one.serial, one.issuer) == (other.serial, other.issuer)

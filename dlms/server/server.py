@@ -1,6 +1,6 @@
 """The meter's side of DLMS/COSEM, sans-IO: one `MeterServer` per meter, one `ServerAssociation` per connection.
 
-    server = MeterServer(objects_from_csv(path, values), auth={1: Lls("secret")}, pdu_size=1024)
+    server = MeterServer(objects_from_rows(rows, values), auth={1: Lls("secret")}, pdu_size=1024)
     association = server.new_association(client_sap=1)
     for answer in association.receive_apdu(apdu, now): ...
 
@@ -60,18 +60,19 @@ from dlms.server.services import Refuse, Services
 from dlms.server.short_names import ShortNameServices, refusal_by_name
 from dlms.server.view import Terms, View
 from dlms.statemachine import Transitions
-from dlms.xdlms.acse import PDU_SIZE_MIN, PDU_UNLIMITED, Aare, Aarq, InitiateRequest, InitiateResponse, Release
+from dlms.xdlms.acse import PDU_SIZE_MIN, PDU_UNLIMITED, Aare, Aarq, InitiateRequest, InitiateResponse, ReleaseApdu
 from dlms.xdlms.apdu import notify, service_errors
 from dlms.xdlms.apdu.common import AccessError, ActionOutcome, Item, Result
 from dlms.xdlms.gbt import BlockTransfer
 
 
 class MeterServer:
-    """The objects of one meter and who may associate.
+    """The objects of one meter, and which clients may associate.
 
-    `auth` is what every client must prove, or a mapping from client SAP to it (other SAPs are then refused). With
-    `security`, for all or by client SAP, associations are ciphered. `short_names` lets clients use them too. `rights`
-    are what a client may do, for all or by client SAP (`dlms.server.rights`; SAPs that are not named then see nothing).
+    `auth` is what clients must prove: one for all, or by client SAP (other SAPs are then refused). With `security`, one
+    for all or by client SAP, associations are ciphered. `short_names` also allows short-name referencing. `rights` are
+    what clients may do, one for all or by client SAP (`dlms.server.rights`; other SAPs then see nothing). `pdu_size` is
+    the largest APDU that the meter takes, in octets.
     """
 
     def __init__(
@@ -90,7 +91,7 @@ class MeterServer:
         self.pdu_size = pdu_size
         self.conformance = conformance | SN_CLIENT_CONFORMANCE if short_names else conformance
         self.short_names = short_names
-        self.asking_title: bytes | None = None  # of the client whose request is served right now
+        self.asking_title: bytes | None = None  # system title of the client whose request is being served
         self._auth = NoAuth() if auth is None else auth
         self._changed_auth: dict[int, Auth] = {}
         self._security = security
@@ -100,24 +101,24 @@ class MeterServer:
             self.add(item)
 
     def add(self, item: CosemObject) -> None:
-        """One more object; it replaces one of the same class and code."""
+        """Add an object; it replaces one of the same class and code."""
         self._objects.setdefault(item.obis, {})[item.class_id] = item
 
     def objects(self) -> list[CosemObject]:
         return [item for classes in self._objects.values() for item in classes.values()]
 
     def auth_of(self, client_sap: int) -> Auth | None:
-        """What this client must prove; None when it may not associate at all."""
+        """The authentication required of this client; None when it may not associate at all."""
         if client_sap in self._changed_auth:
             return self._changed_auth[client_sap]
         return self._auth.get(client_sap) if isinstance(self._auth, Mapping) else self._auth
 
     def change_auth(self, client_sap: int, auth: Auth) -> None:
-        """What this client must prove from its next association on."""
+        """Change the authentication required of this client, from its next association on."""
         self._changed_auth[client_sap] = auth
 
     def rights_of(self, client_sap: int) -> Rights:
-        """What this client may do."""
+        """The access rights of this client."""
         return self._rights.get(client_sap, NOTHING) if isinstance(self._rights, Mapping) else self._rights
 
     def security_of(self, client_sap: int) -> Security | None:
@@ -125,7 +126,7 @@ class MeterServer:
         return self._security.get(client_sap) if isinstance(self._security, Mapping) else self._security
 
     def change_security(self, old: Security, new: Security) -> None:
-        """`new` in the place of `old`, for every client that had it, from its next association on."""
+        """Replace the settings `old` by `new` for every client that has them, from its next association on."""
         if isinstance(self._security, Mapping):
             self._security = {sap: new if held is old else held for sap, held in self._security.items()}
         elif self._security is old:
@@ -154,7 +155,7 @@ class MeterServer:
         return ActionOutcome(ActionResult(int(found)))
 
     def new_association(self, client_sap: int) -> ServerAssociation:
-        """For a connection just made."""
+        """Make the association of one client, in the state IDLE."""
         return ServerAssociation(self, client_sap)
 
 
@@ -185,14 +186,14 @@ TRANSITIONS: Transitions[State, Event] = Transitions(
 
 @dataclass(frozen=True, slots=True)
 class _Pending:
-    """A client that high level security has not let in yet."""
+    """A client whose proof (high level security) has not come yet."""
 
     auth: Hls
     challenges: Challenges
 
 
 class ServerAssociation:
-    """One client's association. With high level security it is PROVING from the AARQ until a good proof comes."""
+    """One client's association. With high level security it is PROVING from the AARQ to a valid proof."""
 
     def __init__(self, server: MeterServer, client_sap: int) -> None:
         self.state = State.IDLE
@@ -208,7 +209,7 @@ class ServerAssociation:
         self._conformance = Conformance(0)
 
     def receive_apdu(self, apdu: bytes, now: float) -> list[bytes]:  # noqa: ARG002 - the contract of the cores
-        """The answers to one APDU, in order; none to what wants none. `now` is monotonic seconds."""
+        """Take one APDU; return its answers, in order; none to an unconfirmed request. `now`: monotonic seconds."""
         try:
             return self._receive(apdu)
         except Refuse as refusal:
@@ -219,14 +220,16 @@ class ServerAssociation:
             return [self._refusal(apdu, Refuse(StateError.SERVICE_NOT_ALLOWED, ServiceError.OPERATION_NOT_POSSIBLE))]
 
     def _refusal(self, apdu: bytes, refusal: Refuse) -> bytes:
-        """An exception-response, or with short names a confirmed-service-error."""
+        """An exception-response, or a confirmed-service-error with short names."""
         if self.state is State.ASSOCIATED and isinstance(self._services, ShortNameServices):
             return refusal_by_name(apdu, refusal)
         return refusal.apdu
 
     def notify(self, message: notify.Notification) -> bytes | None:
-        """The APDU that brings `message` to this client; None when it did not agree to such. Raises `LocalError` when
-        it is too long for the client."""
+        """Encode `message` for this client; None when it did not negotiate such messages.
+
+        Raises `LocalError` when it is too long for the client.
+        """
         wanted = _NOTIFYING[type(message)]
         if self.state is not State.ASSOCIATED or not self._conformance & wanted:
             return None
@@ -236,7 +239,7 @@ class ServerAssociation:
         return apdu
 
     def reset(self) -> None:
-        """The link went down: the association is gone."""
+        """Drop the association, because the link is down."""
         self._step(Event.END)
         self._ciphering = self._pending = self._transfer = None
 
@@ -252,7 +255,7 @@ class ServerAssociation:
         return self._whole(apdu)
 
     def _whole(self, apdu: bytes) -> list[bytes]:
-        """The answer to a whole APDU, in general blocks where it is too long."""
+        """Answer a complete APDU, with general block transfer where the answer is too long."""
         answer = self._answer(apdu)
         if not answer:
             return []
@@ -261,7 +264,7 @@ class ServerAssociation:
         return self._transfer.send(answer)
 
     def _answer(self, apdu: bytes) -> bytes:
-        """None where no answer is wanted."""
+        """Answer one APDU; b"" for an unconfirmed request."""
         tag = apdu[0] if apdu else -1
         if tag not in _KNOWN:
             raise Refuse(StateError.SERVICE_UNKNOWN, ServiceError.SERVICE_NOT_SUPPORTED)
@@ -277,7 +280,7 @@ class ServerAssociation:
         return self._ciphering.protect(answer, tag)
 
     def _serve(self, plain: bytes) -> bytes:
-        """One request of a client that is let in; no answer, not even a refusal, to an unconfirmed one."""
+        """Serve one request of an associated client; an unconfirmed one gets no answer, not even a refusal."""
         if not is_unconfirmed(plain):
             return self._services.handle(plain)
         with contextlib.suppress(DlmsError):
@@ -340,14 +343,14 @@ class ServerAssociation:
         size = self._client_pdu_size = request.pdu_size or PDU_UNLIMITED
         if aarq.context.ciphered and ciphering is not None and security is not None:
             response = ciphering.protect_initiate(response)
-            # general-ciphering is answered in kind, whether or not it is what we would begin with
+            # general-ciphering is answered with general-ciphering, whatever our own settings prefer
             named = replace(security, general_ciphering=True, dedicated=False, general=False)
             size = max(PDU_SIZE_MIN, size - (named if conformance & protecting else security).overhead)
             if request.dedicated_key is not None:
                 ciphering.use_dedicated(request.dedicated_key)
         if conformance & Conformance.GENERAL_BLOCK_TRANSFER:
             self._transfer = BlockTransfer(self._client_pdu_size)
-            size = PDU_UNLIMITED  # an answer is whole to the services, and cut up after it was protected
+            size = PDU_UNLIMITED  # the services see whole answers: general block transfer divides them after protection
         self._ciphering = ciphering if aarq.context.ciphered else None
         self._security = security
         self._conformance = conformance
@@ -382,7 +385,7 @@ class ServerAssociation:
         ).emit()
 
     def _prove(self, plain: bytes) -> bytes:
-        """Passes 3 and 4 of high level security: the one request that is served before the client is let in."""
+        """Passes 3 and 4 of high level security: the only request that is served before the client is associated."""
         pending = self._pending
         reply = (
             None if pending is None else reply_to_hls(plain, short_names=isinstance(self._services, ShortNameServices))
@@ -403,11 +406,11 @@ class ServerAssociation:
         return reply.acceptance(ours)
 
     def _rlrq(self, apdu: bytes) -> bytes:
-        release = Release.parse(apdu)
+        release = ReleaseApdu.parse(apdu)
         if self._ciphering is not None and release.user_information is not None:
             self._ciphering.unprotect(release.user_information)
         self.reset()
-        return Release(is_response=True).emit()
+        return ReleaseApdu(is_response=True).emit()
 
     # --------------------------------------------------------------------------------------------------- protection
 
@@ -461,7 +464,7 @@ def _initiate(aarq: Aarq, ciphering: Ciphering | None) -> InitiateRequest:
 
 
 def _initiate_problem(request: InitiateRequest, conformance: Conformance) -> int | None:
-    """Code of the InitiateError that `request` deserves, if any."""
+    """The code of the InitiateError for an unacceptable `request`; None when it is acceptable."""
     if request.version < DLMS_VERSION:
         return _VERSION_TOO_LOW
     if 0 < request.pdu_size < PDU_SIZE_MIN:

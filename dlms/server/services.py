@@ -1,4 +1,4 @@
-"""GET, SET and ACTION as a meter answers them, in blocks where one APDU is too short."""
+"""GET, SET, ACTION and ACCESS as a meter serves them, in blocks where an APDU would be too long."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from dlms.xdlms.exchange_write import BLOCK_HEAD_OCTETS, BlockSender
 RECEIVED_BYTES_MAX = 1024 * 1024  # of one SET or ACTION that comes in blocks
 
 
-class Access(Protocol):
-    """What the services act on."""
+class ObjectAccess(Protocol):
+    """The objects that the services act on, with or without the rights of a client."""
 
     def get(self, item: Item) -> Result: ...
 
@@ -31,7 +31,7 @@ class Access(Protocol):
 
 
 class Refuse(DlmsError):
-    """A request that is answered with this exception-response."""
+    """A request is refused with this exception-response."""
 
     def __init__(self, state_error: StateError, service_error: ServiceError, counter: int | None = None) -> None:
         super().__init__(service_error.name)
@@ -45,7 +45,7 @@ def exception(state_error: StateError, service_error: ServiceError, counter: int
 
 @dataclass(slots=True)
 class _Incoming:
-    """A SET or ACTION whose parameters come in blocks."""
+    """A SET or ACTION whose parameters arrive in blocks."""
 
     first: set_apdu.SetFirstBlock | action.ActionFirstBlock
     data: bytearray
@@ -53,9 +53,9 @@ class _Incoming:
 
 
 class Services:
-    """The services of one association, with what it negotiated: `pdu_size` is the longest answer, in octets."""
+    """The services of one association, as negotiated. `pdu_size` is the longest answer, in octets."""
 
-    def __init__(self, access: Access, conformance: Conformance, pdu_size: int) -> None:
+    def __init__(self, access: ObjectAccess, conformance: Conformance, pdu_size: int) -> None:
         self._access = access
         self._conformance = conformance
         self._pdu_size = pdu_size
@@ -70,7 +70,7 @@ class Services:
         }
 
     def handle(self, apdu: bytes) -> bytes:
-        """The answer to one plain request. Raises `Refuse`, and `DlmsError` for what cannot be read."""
+        """Answer one plain request. Raises `Refuse`, and `DlmsError` for a request that cannot be decoded."""
         service = self._services.get(apdu[0])
         if service is None:
             raise Refuse(StateError.SERVICE_UNKNOWN, ServiceError.SERVICE_NOT_SUPPORTED)
@@ -150,7 +150,7 @@ class Services:
     def _collect(
         self, request: set_apdu.SetFirstBlock | set_apdu.SetBlock | action.ActionFirstBlock | action.ActionBlock
     ) -> set_apdu.SetFirstBlock | action.ActionFirstBlock | None:
-        """Take in one block; the opening request when it was the last one. Raises `Refuse`."""
+        """Take one block; return the opening request after the last one, else None. Raises `Refuse`."""
         block = request.block
         if isinstance(request, set_apdu.SetFirstBlock | action.ActionFirstBlock):
             self._incoming = _Incoming(request, bytearray(), 0)

@@ -1,4 +1,4 @@
-"""Short-name referencing from the meter's side: bases for the objects, READ and WRITE."""
+"""Short-name referencing, the meter's side: base names of the objects, READ and WRITE."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dlms.cosem.obis import AttributeRef, MethodRef, Selection
 from dlms.cosem.short_names import ASSOCIATION_BASE, method_offset
 from dlms.errors import LocalError
 from dlms.server.objects import CosemObject
-from dlms.server.services import Access, Refuse
+from dlms.server.services import ObjectAccess, Refuse
 from dlms.xdlms.apdu import service_errors, sn
 from dlms.xdlms.apdu.common import AccessError, Item, Result, emit_results
 from dlms.xdlms.exchange_write import BlockSender
@@ -30,7 +30,7 @@ _SERVICE_CODES = {ServiceError.PDU_TOO_LONG: 1, ServiceError.SERVICE_NOT_SUPPORT
 
 
 def refusal_by_name(apdu: bytes, refusal: Refuse) -> bytes:
-    """The confirmed-service-error for a READ or WRITE that is refused; an exception-response for everything else."""
+    """Refuse `apdu`: a READ or WRITE with a confirmed-service-error, anything else with an exception-response."""
     service = _SERVICES.get(apdu[0] if apdu else -1)
     if service is None:
         return refusal.apdu
@@ -40,21 +40,21 @@ def refusal_by_name(apdu: bytes, refusal: Refuse) -> bytes:
 
 
 class ShortNameTable:
-    """Short names of a list of objects, and the association's own."""
+    """The short names of a meter's objects, and of the association itself."""
 
     def __init__(self, objects: list[CosemObject]) -> None:
         self.bases: list[tuple[int, CosemObject]] = []
         base = FIRST_BASE
         for item in objects:
             if item.class_id == ASSOCIATION_LN:
-                continue  # of logical names; the association of short names is at the end
+                continue  # Association LN belongs to logical names; Association SN is added at the end
             self.bases.append((base, item))
             base += _span(item)
         if base > ASSOCIATION_BASE:
             raise LocalError(f"{len(objects)} objects have no room below the association's short name")
 
     def object_list(self) -> Data:
-        """The value of `object_list` of Association SN."""
+        """Encode `object_list` of Association SN."""
         rows = [(base, item.class_id, item.version, item.obis.code) for base, item in self.bases]
         rows.append((ASSOCIATION_BASE, OBJECT_LIST.class_id, 4, OBJECT_LIST.obis.code))
         return axdr.array(
@@ -68,7 +68,7 @@ class ShortNameTable:
         )
 
     def find(self, name: int) -> AttributeRef | MethodRef | None:
-        """What a short name stands for."""
+        """The attribute or method with this short name."""
         if name % _NAMES_STEP:
             return None
         if name == ASSOCIATION_BASE + _NAMES_STEP:
@@ -83,7 +83,7 @@ class ShortNameTable:
 
 
 def _span(item: CosemObject) -> int:
-    """Octets of names that an object takes: its attributes, and its methods behind the offset of its class."""
+    """The range of names that an object takes: its attributes, and its methods from the offset of its class on."""
     known = interface_class(item.class_id, item.version)
     attributes: int = max((1, *item.readers, *item.writers, *(known.attributes if known else ())))
     methods: int = max((0, *item.methods, *(known.methods if known else ())))
@@ -94,7 +94,9 @@ def _span(item: CosemObject) -> int:
 class ShortNameServices:
     """READ and WRITE of one association. `pdu_size` is the longest answer, in octets."""
 
-    def __init__(self, access: Access, objects: list[CosemObject], conformance: Conformance, pdu_size: int) -> None:
+    def __init__(
+        self, access: ObjectAccess, objects: list[CosemObject], conformance: Conformance, pdu_size: int
+    ) -> None:
         self._access = access
         self._names = ShortNameTable(objects)
         self._conformance = conformance
@@ -102,7 +104,7 @@ class ShortNameServices:
         self._blocks: BlockSender | None = None
 
     def handle(self, apdu: bytes) -> bytes:
-        """The answer to one plain request. Raises `Refuse`, and `DlmsError` for what cannot be read."""
+        """Answer one plain request. Raises `Refuse`, and `DlmsError` for a request that cannot be decoded."""
         if apdu[0] == Apdu.READ_REQUEST:
             self._need(Conformance.READ)
             return self._read(apdu)

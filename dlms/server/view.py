@@ -1,7 +1,7 @@
-"""A meter as one association sees it: its objects by the client's rights, and the association object itself (class 15).
+"""A meter as one association sees it: the objects its rights allow, and the association object itself (class 15).
 
-The association object that a client reads is its own: the object list holds what it may see, the other attributes what
-was negotiated. A client with the right to write may change its secret; the next association needs the new one.
+Each client reads an association object of its own: the object list has what the client may see, the other attributes
+what was negotiated. A client with the right to write may change its secret, which applies from the next association on.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _DENIED = AccessError(DataAccessResult.READ_WRITE_DENIED)
 
 
 class Objects(Protocol):
-    """What a meter has."""
+    """The objects of a meter, without rights."""
 
     def find(self, class_id: int, obis: Obis) -> CosemObject | DataAccessResult: ...
 
@@ -39,7 +39,8 @@ class Objects(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What an association agreed on. `pdu_size` is what the meter takes, `client_pdu_size` what the client takes."""
+    """The terms of an association. `pdu_size` is the largest APDU that the meter takes, `client_pdu_size` the largest
+    that the client takes, in octets."""
 
     client_sap: int
     auth: Auth
@@ -51,7 +52,7 @@ class Terms:
 
 
 class View:
-    """GET, SET and ACTION on what one client may touch; what it may not see does not exist for it."""
+    """GET, SET and ACTION with one client's rights; an object that it may not see does not exist for it."""
 
     def __init__(self, meter: Objects, terms: Terms) -> None:
         self._meter = meter
@@ -59,7 +60,7 @@ class View:
         self._rights = terms.rights
 
     def objects(self) -> list[CosemObject]:
-        """What the client sees."""
+        """The objects that the client may see."""
         return [item for item in self._meter.objects() if self._rights.sees(item.class_id, item.obis)]
 
     def get(self, item: Item) -> Result:
@@ -85,13 +86,13 @@ class View:
         if not isinstance(found, CosemObject):
             return ActionOutcome(ActionResult(int(found)))
         if method.class_id == SECURITY_SETUP_CLASS and not self._terms.context.ciphered:
-            return ActionOutcome(ActionResult.READ_WRITE_DENIED)  # keys are not changed in the clear
+            return ActionOutcome(ActionResult.READ_WRITE_DENIED)  # keys are not changed in an unciphered association
         if not self._rights.calls(method.class_id, method.obis, method.method):
             return ActionOutcome(ActionResult.READ_WRITE_DENIED)
         return found.act(method.method, parameters)
 
     def _listed(self) -> list[CosemObject]:
-        """All objects of the meter, with the association that this client would find."""
+        """All objects of the meter, with this client's own association object."""
         found = [self._find(item.class_id, item.obis) for item in self._meter.objects()]
         return [item for item in found if isinstance(item, CosemObject)]
 
@@ -134,7 +135,7 @@ class View:
         )
 
     def _change_password(self, value: Data) -> DataAccessResult:
-        """Attribute `secret`, with low level security."""
+        """Write the attribute `secret` (low level security)."""
         if not isinstance(self._terms.auth, Lls):
             return DataAccessResult.READ_WRITE_DENIED
         if not isinstance(value.value, bytes) or not 0 < len(value.value) <= PASSWORD_OCTETS_MAX:
@@ -143,7 +144,7 @@ class View:
         return DataAccessResult.SUCCESS
 
     def _change_secret(self, parameters: Data | None) -> ActionOutcome:
-        """`change_HLS_secret`, for the mechanisms that have one."""
+        """The method `change_HLS_secret`, for mechanisms with a secret."""
         auth = self._terms.auth
         if not isinstance(auth, Hls) or not auth.secret:
             return ActionOutcome(ActionResult.READ_WRITE_DENIED)
@@ -159,9 +160,9 @@ class View:
 
 
 def association_object(meter: Objects) -> CosemObject:
-    """Association LN (class 15, version 1) for the list of a meter's objects. Its object list has all of them.
+    """Association LN (class 15, version 1) for a meter's list of objects, with all objects in its object list.
 
-    A client that reads it gets its own association instead, from its `View`.
+    A client never reads this one: its `View` returns the client's own association instead.
     """
     return CosemObject(
         ASSOCIATION.class_id,

@@ -1,6 +1,7 @@
-"""A simulated meter: the values of a reading list, deterministic from its serial number, with a clock of its own,
-profiles that go on as time passes, events, a contactor with scripts, schedule and limiter, image transfer, push, and
-its object list. For `dlms simulate`, tests and demonstrations.
+"""A simulated meter, for `dlms simulate`, tests and demonstrations.
+
+It has the values of a reading list, determined by its serial number, a clock, profiles that grow with time, an event
+log, a contactor with scripts, schedule and limiter, image transfer, push, and an object list.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from dlms.server.connection import ServerConnection
 from dlms.server.objects import CosemObject, Row, constant, objects_from_rows
 from dlms.server.rights import MANAGEMENT, Rights
 from dlms.server.server import MeterServer
-from dlms.simulator.objects import CLOCK_CLASS, ENERGY_SHARES, Event, LivingObjects
+from dlms.simulator.objects import CLOCK_CLASS, ENERGY_SHARES, DynamicObjects, Event
 from dlms.xdlms.apdu.common import AccessError, Item, Result
 from dlms.xdlms.apdu.notify import Notification
 
@@ -37,16 +38,16 @@ EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 DEVICE_NAME = "0.0.42.0.0.255"
 SAP_ASSIGNMENT = "0.0.41.0.0.255"
 SERIAL_MAX = 10**13 - 1
-NOTIFICATIONS_MAX = 64  # that wait on one connection
+NOTIFICATIONS_MAX = 64  # waiting on one connection
 
 
 def device_name(serial: int) -> str:
-    """A COSEM logical device name: three letters of a maker and thirteen digits."""
+    """A COSEM logical device name: three letters for the maker and thirteen digits."""
     return f"DCU{serial:013d}"
 
 
 class SimulatedConnection(ServerConnection):
-    """One connection to a simulated meter, with what the meter wants to say unasked."""
+    """One connection to a simulated meter, with its pending notifications."""
 
     def __init__(self, meter: SimulatedMeter) -> None:
         super().__init__(meter.server)
@@ -54,12 +55,13 @@ class SimulatedConnection(ServerConnection):
         self.waiting: deque[Notification] = deque(maxlen=NOTIFICATIONS_MAX)
 
     def receive_apdu(self, client: int, apdu: bytes, now: float) -> list[bytes]:
-        """The answers to one APDU of one client; what the meter did meanwhile is done first."""
+        """Take one APDU of a client and return the answers, after catching up with the clock."""
         self._meter.tick()
         return super().receive_apdu(client, apdu, now)
 
     def take_notifications(self) -> list[tuple[int, bytes]]:
-        """Notifications since the last call, for each client that agreed to such; too long ones are dropped."""
+        """Notifications since the last call, with the SAP of each client that negotiated them; long ones are
+        dropped."""
         found: list[tuple[int, bytes]] = []
         while self.waiting:
             try:
@@ -70,10 +72,10 @@ class SimulatedConnection(ServerConnection):
 
 
 class SimulatedMeter:
-    """One meter. `rows` are the lines of a reading list; those for more phases than it has are undefined in it.
+    """One meter. `rows` are the lines of a reading list; attributes for more phases than it has are undefined.
 
-    `now` gives civil time. Without `living` the profiles keep the rows of the beginning, nothing is logged, and neither
-    schedule nor limiter do anything.
+    `now` returns civil time. Without `dynamic` the profiles keep their initial rows, nothing is logged, and schedule
+    and limiter do nothing.
     """
 
     def __init__(
@@ -88,7 +90,7 @@ class SimulatedMeter:
         conformance: Conformance = SERVER_CONFORMANCE,
         pdu_size: int = 1024,
         now: Callable[[], datetime],
-        living: bool = True,
+        dynamic: bool = True,
     ) -> None:
         self.serial = serial
         self.id = device_name(serial)
@@ -105,16 +107,15 @@ class SimulatedMeter:
         )
         self._connections: WeakSet[SimulatedConnection] = WeakSet()
         classes = {(row.class_id, row.obis) for row in self.rows}
-        self.living = LivingObjects(self.server, classes, serial, now, self._send, lives=living)
-        self.clock = self.living.clock
-        self.contactor = self.living.contactor
-        self.images = self.living.images
-        self.profiles = self.living.profiles
+        self.dynamic = DynamicObjects(self.server, classes, serial, now, self._send, dynamic=dynamic)
+        self.clock = self.dynamic.clock
+        self.contactor = self.dynamic.contactor
+        self.images = self.dynamic.images
+        self.profiles = self.dynamic.profiles
         self.security_setup = _security_setup(self.server, security)
         if self.security_setup is not None:
             self.server.add(self.security_setup.item)
         self._add_identity()
-        self._only: SimulatedConnection | None = None
 
     def _add_identity(self) -> None:
         name = axdr.octets(self.id.encode())
@@ -124,20 +125,10 @@ class SimulatedMeter:
     # ---- talking
 
     def connect(self) -> SimulatedConnection:
-        """One more connection; it is forgotten when nobody holds it any more."""
+        """Make a connection. The meter forgets it when nobody refers to it any more."""
         connection = SimulatedConnection(self)
         self._connections.add(connection)
         return connection
-
-    def receive_apdu(self, client: int, apdu: bytes, now: float) -> list[bytes]:
-        """The answers to one APDU of one client SAP, for a meter that has one connection only."""
-        if self._only is None:
-            self._only = self.connect()
-        return self._only.receive_apdu(client, apdu, now)
-
-    def forget_clients(self) -> None:
-        """That connection is gone, and all associations with it."""
-        self._only = None
 
     def _send(self, message: Notification) -> None:
         for connection in self._connections:
@@ -146,18 +137,18 @@ class SimulatedMeter:
     # ---- values
 
     def get(self, ref: AttributeRef) -> Result:
-        """What a client with all rights would be given."""
+        """Read an attribute as a client with all rights would."""
         return self.server.get(Item(ref))
 
     def put(self, ref: AttributeRef, value: Data) -> None:
-        """Give an attribute of the list another value. Raises `LocalError` for one that is not in it."""
+        """Change the value of an attribute of the list. Raises `LocalError` for one that is not in it."""
         key = _key(ref.class_id, ref.obis, ref.attribute)
         if key not in self._values:
             raise LocalError(f"{ref} is not in this meter's list")
         self._values[key] = value
 
     def advance(self, watt_hours: int) -> None:
-        """Energy flows."""
+        """Add `watt_hours` of imported energy to the energy registers (and a share of export)."""
         for row in self.rows:
             share = ENERGY_SHARES.get(str(row.obis))
             if share is not None and row.attribute == 2:
@@ -166,12 +157,12 @@ class SimulatedMeter:
                 self._values[key] = Data(old.tag, old.integer() + watt_hours * share // 100)
 
     def tick(self) -> None:
-        """What the meter did by itself since the last call: rows of the profiles, the schedule, the limiter."""
-        self.living.tick()
+        """Catch up with the clock: capture profile rows, run the schedule and the limiter."""
+        self.dynamic.tick()
 
     def log(self, event: Event) -> None:
-        """Something happened: it goes into the event log, and to the clients that agreed to hear of events."""
-        self.living.log(event)
+        """Add an event to the event log, and notify the clients that negotiated event notifications."""
+        self.dynamic.log(event)
 
     def _value(self, class_id: int, obis: Obis, attribute: int) -> Result:
         value = self._values.get(_key(class_id, obis, attribute))
@@ -179,23 +170,23 @@ class SimulatedMeter:
 
     def _make(self, row: Row) -> Data:
         seed = f"{self.serial}/{row.class_id}/{row.obis}/{row.attribute}".encode()
-        pick = Random(hashlib.sha256(seed).digest())  # noqa: S311 (values to look at, not secrets)
+        rng = Random(hashlib.sha256(seed).digest())  # noqa: S311 (values to look at, not secrets)
         kind = row.type_name.partition(":")[0]
         if str(row.obis) == DEVICE_NAME:
             return axdr.octets(self.id.encode())
         if kind == "oct":
-            digits = f"{pick.randrange(10**18):018d}{self.serial % 10_000:04d}"
+            digits = f"{rng.randrange(10**18):018d}{self.serial % 10_000:04d}"
             return axdr.octets(digits[-row.octets :].encode())
         if kind in ("dt", "clock"):
-            moment = EPOCH + timedelta(minutes=pick.randrange(28 * 24 * 60))
+            moment = EPOCH + timedelta(minutes=rng.randrange(28 * 24 * 60))
             return axdr.octets(CosemDateTime.from_datetime(moment).emit())
         if kind == "bool":
             return Data(tag=Tag.BOOLEAN, value=True)
-        return Data(row.tag, _number(row, pick))
+        return Data(row.tag, _number(row, rng))
 
 
 def _security_setup(server: MeterServer, security: Security | Mapping[int, Security] | None) -> SecuritySetup | None:
-    """For a meter whose clients all have the same keys: with several there would be several setups."""
+    """A security setup for a meter whose clients share one set of keys; None otherwise, as each set needs its own."""
     if not isinstance(security, Security):
         return None
     from dlms.server.security_setup import SecuritySetup
@@ -207,15 +198,15 @@ def _key(class_id: int, obis: Obis, attribute: int) -> tuple[int, bytes, int]:
     return class_id, obis.code, attribute
 
 
-def _number(row: Row, pick: Random) -> int:
-    """A believable number for the row's type and unit."""
+def _number(row: Row, rng: Random) -> int:
+    """A plausible number for the row's type and unit."""
     if row.tag is Tag.ENUM:
         return 1  # of a contactor: connected
     if row.unit == 35:  # volt, in tenths or hundredths
-        return pick.randrange(2250, 2350) if row.scaler == -1 else pick.randrange(300, 360)
+        return rng.randrange(2250, 2350) if row.scaler == -1 else rng.randrange(300, 360)
     if row.unit == 44:  # hertz, in hundredths
-        return pick.randrange(5995, 6005)
+        return rng.randrange(5995, 6005)
     if row.unit == 255:  # power factor, in thousandths
-        return pick.randrange(800, 1000)
+        return rng.randrange(800, 1000)
     bits = {Tag.UNSIGNED: 6, Tag.LONG_UNSIGNED: 12, Tag.LONG: 9, Tag.INTEGER: 6}.get(row.tag, 24)
-    return pick.randrange(1, 1 << bits)
+    return rng.randrange(1, 1 << bits)

@@ -1,6 +1,6 @@
-"""The objects of a simulated meter that do something, and what they do as time passes.
+"""The objects of a simulated meter that change as time passes.
 
-Events have the numbers that IDIS gives them in the standard event log (IDIS package 2, event codes).
+Events have the numbers of the standard event log of IDIS (package 2, event codes).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ IMPORTED = CaptureObject(AttributeRef(3, Obis.parse("1.0.1.8.0.255"), 2))
 EXPORTED = CaptureObject(AttributeRef(3, Obis.parse("1.0.2.8.0.255"), 2))
 EVENT = CaptureObject(EVENT_REF)
 
-# Columns, period in seconds and rows at the beginning, by the code of a profile; others are event logs.
+# Columns, capture period in seconds and initial number of rows, by the code of a profile; others are event logs.
 PROFILES: dict[str, tuple[tuple[CaptureObject, ...], int, int]] = {
     "1.0.99.1.0.255": ((CLOCK_COLUMN, IMPORTED, EXPORTED), 900, 192),
     "1.0.99.2.0.255": ((CLOCK_COLUMN, IMPORTED, EXPORTED), 86_400, 31),
@@ -49,7 +49,7 @@ EVENT_LOG = ((CLOCK_COLUMN, EVENT), 0, 5)
 EVENT_SPACING_S = 36_000
 PROFILE_ENTRIES = 4000
 
-# What an energy register gains of `advance(wh)`, in percent: imports flow through tariff 1, exports are a fifth.
+# The share of `advance(wh)` that an energy register gains, in percent: imports count in tariff 1, exports are a fifth.
 ENERGY_SHARES = {
     "1.0.1.8.0.255": 100, "1.0.1.8.1.255": 100, "1.0.15.8.0.255": 120, "1.0.16.8.0.255": 80,
     "1.0.2.8.0.255": 20, "1.0.2.8.1.255": 20, "1.0.9.8.0.255": 105, "1.0.10.8.0.255": 21,
@@ -59,12 +59,12 @@ ENERGY_SHARES = {
 
 
 class Event(enum.IntEnum):
-    """What the log holds."""
+    """The events of the log."""
 
     POWER_DOWN = 1
     POWER_UP = 2
-    CLOCK_BEFORE = 4  # it was adjusted: the time before, and
-    CLOCK_AFTER = 5  # the time after
+    CLOCK_BEFORE = 4  # the clock was adjusted: logged with the old time
+    CLOCK_AFTER = 5  # logged with the new time
     FIRMWARE_READY = 17
     FIRMWARE_ACTIVATED = 18
     COVER_REMOVED = 40
@@ -73,10 +73,10 @@ class Event(enum.IntEnum):
     CONNECTED = 63
 
 
-class LivingObjects:
-    """The objects and what happens to them. `now` gives civil time, `send` takes what the meter says unasked.
+class DynamicObjects:
+    """The objects and their changes. `now` returns civil time; `send` takes notifications.
 
-    Without `lives` nothing happens by itself, and nothing is logged.
+    Without `dynamic` nothing changes by itself, and nothing is logged.
     """
 
     def __init__(
@@ -87,9 +87,9 @@ class LivingObjects:
         now: Callable[[], datetime],
         send: Callable[[Notification], None],
         *,
-        lives: bool = True,
+        dynamic: bool = True,
     ) -> None:
-        self._lives = lives
+        self._dynamic = dynamic
         self._server = server
         self._serial = serial
         self._send = send
@@ -113,7 +113,7 @@ class LivingObjects:
 
     def tick(self) -> None:
         """Catch up with the clock."""
-        if not self._lives:
+        if not self._dynamic:
             return
         now, since = self.clock.time(), self._ticked
         self._ticked = now
@@ -131,9 +131,8 @@ class LivingObjects:
         self._due[obis] = max(self._due[obis], now_s // period_s * period_s + period_s)
 
     def log(self, event: Event, when: datetime | None = None) -> None:
-        """One more row of the event log, and word to the clients that agreed to hear of events; the object of the event
-        code has the last one."""
-        if not self._lives:
+        """Add a row to the event log, set the object of the event code, and notify the clients."""
+        if not self._dynamic:
             return
         moment = when or self.clock.time()
         self._last_event = event
@@ -143,7 +142,7 @@ class LivingObjects:
         self._send(EventNotification(CosemDateTime.from_datetime(moment), EVENT_REF, axdr.u8(event)))
 
     def _clock_adjusted(self, before: datetime, after: datetime) -> None:
-        """The profiles go on at the next full period of the new time; what lies between is not made up."""
+        """Log the change. Profiles continue at the next full period of the new time; the gap is not filled."""
         self._ticked = after
         for obis, period_s in self._periods.items():
             self._due[obis] = int(after.timestamp()) // period_s * period_s + period_s
@@ -172,7 +171,7 @@ class LivingObjects:
         self._server.add(profile.item)
 
     def _sample(self, obis: Obis, moment: datetime) -> list[Data]:
-        """A row of this moment."""
+        """A row of present values."""
         columns = self.profiles[obis].columns
         return [_time(moment) if column.is_clock else self._captured(column) for column in columns]
 
@@ -181,19 +180,19 @@ class LivingObjects:
         return value if isinstance(value, Data) else axdr.null()
 
     def _fill(self, profile: ProfileObject, obis: Obis, period_s: int, count: int) -> None:
-        """The rows of the beginning, from the newest back, so that the newest shows what the registers show."""
+        """Fill in the initial rows, backwards from the newest, which agrees with the registers."""
         spacing_s = period_s or EVENT_SPACING_S
         last = int(self.clock.time().timestamp()) // spacing_s * spacing_s
-        pick = Random(f"{self._serial}/{obis}")  # noqa: S311 (values to look at, not secrets)
+        rng = Random(f"{self._serial}/{obis}")  # noqa: S311 (values to look at, not secrets)
         totals = [self._total(column) for column in profile.columns[1:]] if period_s else []
         rows: list[list[Data]] = []
         for index in range(count):
             row = [_time(datetime.fromtimestamp(last - index * spacing_s, UTC))]
             if period_s:
                 row += [axdr.u32(total) for total in totals]
-                totals = [max(0, total - pick.randrange(20, 200)) for total in totals]
+                totals = [max(0, total - rng.randrange(20, 200)) for total in totals]
             else:
-                row.append(axdr.u8(pick.randrange(1, 40)))
+                row.append(axdr.u8(rng.randrange(1, 40)))
             rows.append(row)
         for row in reversed(rows):
             profile.capture(row)
@@ -211,7 +210,7 @@ class LivingObjects:
             self._server.add(item)
 
     def _add_control(self, classes: set[tuple[int, Obis]]) -> list[SingleActionSchedule | Limiter]:
-        """Scripts for contactor and image, their schedules, and the limiter of the list."""
+        """Add the scripts and schedules of contactor and image, and the limiter if the list has one."""
         server = self._server
         contactor, image = str(self.contactor.item.obis), str(self.images.item.obis)
         switching = [script(number, action(CONTACTOR_CLASS, contactor, number)) for number in (1, 2)]

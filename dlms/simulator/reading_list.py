@@ -1,4 +1,4 @@
-"""Reading lists: CSV files that say which attributes a meter has, and of what type, for a meter to simulate or ask."""
+"""Reading lists: CSV files with the attributes of a meter and their types, to simulate a meter or to read one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TypeVar
 from dlms.cosem.dictionary import usual_class
 from dlms.cosem.obis import AttributeRef, Obis
 from dlms.errors import LocalError
-from dlms.server.objects import TYPE_TAGS, CosemObject, Row, ValueSource, objects_from_rows
+from dlms.server.objects import TYPE_TAGS, Row
 
 LineT = TypeVar("LineT")
 
@@ -28,8 +28,8 @@ def rows_from_csv(path: Path) -> list[Row]:
 
 
 def refs_from_csv(path: Path) -> list[AttributeRef]:
-    """The attributes that a reading list names. Only the column obis must be there: cls is the usual class of the code
-    where there is none, attr 2. Raises `LocalError` that names the line, and OSError."""
+    """The attributes that a reading list names. Only the column obis is required: cls defaults to the usual class of
+    the code, attr to 2. Raises `LocalError` that names the line, and OSError."""
     return _lines(path, _ref)
 
 
@@ -74,8 +74,3 @@ def _row(fields: dict[str, str | None]) -> Row:
     if not 0 <= row.octets <= OCTETS_MAX:
         raise LocalError(f"{row.octets} octets")
     return row
-
-
-def objects_from_csv(path: Path, value_source: ValueSource, *, phases: int = 1) -> list[CosemObject]:
-    """`objects_from_rows` of the file at `path`. Raises `LocalError` that names the line, and OSError."""
-    return objects_from_rows(rows_from_csv(path), value_source, phases=phases)

@@ -29,7 +29,7 @@ from dlms.codes import (
 from dlms.cursor import Cursor, length_octets
 from dlms.errors import DecodeError
 
-PDU_UNLIMITED = 0xFFFF  # what a pdu size of 0 ("no limit") is taken for
+PDU_UNLIMITED = 0xFFFF  # the size that a pdu size of 0 ("no limit") stands for here
 PDU_SIZE_MIN = 12  # an APDU smaller than this cannot carry a service (GB 9.4.2.5)
 
 _CONTEXT_ARC = bytes.fromhex("60857405 0801")  # 2.16.756.5.8.1
@@ -47,7 +47,7 @@ _CONFORMANCE_TAG = b"\x5f\x1f"  # [APPLICATION 31] in two octets; the first edit
 
 @dataclass(frozen=True, slots=True)
 class InitiateRequest:
-    """xDLMS InitiateRequest. `pdu_size` is the largest APDU the client takes; 0 says there is no limit."""
+    """xDLMS InitiateRequest. `pdu_size` is the largest APDU that the client takes, in octets; 0 means no limit."""
 
     conformance: Conformance
     pdu_size: int
@@ -69,7 +69,7 @@ class InitiateRequest:
 
     @classmethod
     def parse(cls, data: bytes) -> InitiateRequest:
-        """Raises `DecodeError`."""
+        """Parse the encoded form. Raises `DecodeError`."""
         cursor = Cursor(data, "InitiateRequest")
         _expect(cursor, Apdu.INITIATE_REQUEST)
         key = cursor.octets() if cursor.flag() else None
@@ -84,7 +84,7 @@ class InitiateRequest:
 
 @dataclass(frozen=True, slots=True)
 class InitiateResponse:
-    """xDLMS InitiateResponse. `pdu_size` is the largest APDU the server takes; 0 says there is no limit."""
+    """xDLMS InitiateResponse. `pdu_size` is the largest APDU that the server takes, in octets; 0 means no limit."""
 
     conformance: Conformance
     pdu_size: int
@@ -100,7 +100,7 @@ class InitiateResponse:
 
     @classmethod
     def parse(cls, data: bytes) -> InitiateResponse:
-        """Raises `DecodeError`."""
+        """Parse the encoded form. Raises `DecodeError`."""
         cursor = Cursor(data, "InitiateResponse")
         _expect(cursor, Apdu.INITIATE_RESPONSE)
         quality = cursor.i8() if cursor.flag() else None
@@ -183,7 +183,7 @@ def _small_integer(cursor: Cursor) -> int:
 
 
 def _fields(data: bytes, tag: int, what: str) -> dict[int, Cursor]:
-    """The fields of an ACSE APDU by tag. A field that comes twice is an error."""
+    """The fields of an ACSE APDU by tag. A repeated field is an error."""
     cursor = Cursor(data, what)
     _expect(cursor, tag)
     body = cursor.sub(what)
@@ -207,7 +207,7 @@ def _mechanism(fields: dict[int, Cursor], tag: int) -> Mechanism | None:
     if found is None:
         return None
     octets = found.rest()
-    if octets[:2] == bytes((_OBJECT_IDENTIFIER, len(_MECHANISM_ARC) + 1)):  # some write it explicitly
+    if octets[:2] == bytes((_OBJECT_IDENTIFIER, len(_MECHANISM_ARC) + 1)):  # explicit tagging, by some meters
         octets = octets[2:]
     arc = _arc(octets, _MECHANISM_ARC, found)
     try:
@@ -237,7 +237,7 @@ def _authentication_value(fields: dict[int, Cursor], tag: int) -> bytes | None:
 
 @dataclass(frozen=True, slots=True)
 class Aarq:
-    """Request of an association. `user_information` is an InitiateRequest, plain or ciphered."""
+    """Request for an association. `user_information` is an InitiateRequest, plain or ciphered."""
 
     context: Context
     user_information: bytes | None = field(default=None, repr=False)
@@ -265,7 +265,7 @@ class Aarq:
 
     @classmethod
     def parse(cls, data: bytes) -> Aarq:
-        """Raises `DecodeError`."""
+        """Parse the encoded form. Raises `DecodeError`."""
         fields = _fields(data, Apdu.AARQ, "AARQ")
         user = fields.get(0xA9)
         return cls(
@@ -281,7 +281,7 @@ class Aarq:
 
 @dataclass(frozen=True, slots=True)
 class Aare:
-    """Answer to an AARQ. `diagnostic` is that of the service user, or of the provider where `by_provider` is set.
+    """Answer to an AARQ. `diagnostic` is the service user's, or the provider's where `by_provider` is set.
 
     `user_information` is an InitiateResponse or a confirmedServiceError, plain or ciphered.
     """
@@ -302,7 +302,7 @@ class Aare:
 
     @property
     def reason(self) -> str:
-        """What the diagnostic says, in the standard's words."""
+        """The diagnostic in the words of the standard."""
         if self.by_provider:
             names = {0: "null", 1: "no-reason-given", 2: "no-common-acse-version"}
             return names.get(self.diagnostic, f"provider diagnostic {self.diagnostic}")
@@ -330,7 +330,7 @@ class Aare:
 
     @classmethod
     def parse(cls, data: bytes) -> Aare:
-        """Raises `DecodeError`."""
+        """Parse the encoded form. Raises `DecodeError`."""
         fields = _fields(data, Apdu.AARE, "AARE")
         if 0xA2 not in fields:
             raise DecodeError("AARE", 0, "no result")
@@ -354,7 +354,7 @@ class Aare:
 
 
 @dataclass(frozen=True, slots=True)
-class Release:
+class ReleaseApdu:
     """RLRQ, or RLRE when `is_response`; `reason` 0 is "normal" in both."""
 
     is_response: bool = False
@@ -368,8 +368,8 @@ class Release:
         return _tlv(Apdu.RLRE if self.is_response else Apdu.RLRQ, out)
 
     @classmethod
-    def parse(cls, data: bytes) -> Release:
-        """Raises `DecodeError`."""
+    def parse(cls, data: bytes) -> ReleaseApdu:
+        """Parse the encoded form. Raises `DecodeError`."""
         is_response = data[:1] == bytes((Apdu.RLRE,))
         tag = Apdu.RLRE if is_response else Apdu.RLRQ
         fields = _fields(data, tag, tag.name)

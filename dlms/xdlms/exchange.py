@@ -1,9 +1,9 @@
 """Exchanges: one confirmed service from its first request to its complete answer (GB 9.3.5 to 9.3.7).
 
-Block transfer may turn one service into many APDUs. `start` returns the first one; `advance` takes each APDU of the
+Block transfer may turn one service into many APDUs. `start` returns the first request; `advance` takes each APDU of the
 answer and returns the next request, or the answer once it is complete. An exchange knows nothing of the association.
 
-GET is here, SET, ACTION and ACCESS are in `dlms.xdlms.exchange_write`, READ and WRITE in `dlms.xdlms.exchange_sn`.
+GET is here; SET, ACTION and ACCESS are in `dlms.xdlms.exchange_write`, READ and WRITE in `dlms.xdlms.exchange_sn`.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from dlms.xdlms.apdu.common import AccessError, ActionOutcome, Item, Result, rea
 if TYPE_CHECKING:
     from dlms.xdlms.apdu.access import Access, AccessOutcome
 
-ANSWER_BYTES_MAX = 4 * 1024 * 1024  # a year of quarter-hours with 8 columns is 2 MiB; a device has 128
+ANSWER_BYTES_MAX = 4 * 1024 * 1024  # a year of quarter-hours with 8 columns is 2 MiB; a device has 128 MiB of memory
 
 
 @dataclass(frozen=True, slots=True)
 class GetAnswer:
-    """Answer to a GET, not decoded yet: the next request can be on the line before `results` is called.
+    """Answer to a GET, not decoded yet: the next request can be sent before `results` is called.
 
-    `form` says what `body` is: one Get-Data-Result, a list of them, or one bare value that came in blocks.
+    `form` says what `body` holds: one Get-Data-Result, a list of them, or one bare value that came in blocks.
     """
 
     items: tuple[Item, ...]
@@ -38,7 +38,7 @@ class GetAnswer:
     body: bytes
 
     def results(self) -> tuple[Result, ...]:
-        """A value or an error per item, in order. Raises `DecodeError`, and `PeerError` when the number differs."""
+        """A value or an error per item, in order. Raises `DecodeError`, and `PeerError` for a wrong number of them."""
         cursor = Cursor(self.body, "GET-response")
         results: tuple[Result, ...]
         if self.form == "list":
@@ -53,7 +53,7 @@ class GetAnswer:
         return results
 
     def single(self) -> bytes | AccessError:
-        """The undecoded value of a GET of one attribute, for a reader that knows its type. Raises `DecodeError`."""
+        """The encoded value of a GET of one attribute, for a caller that decodes it itself. Raises `DecodeError`."""
         if self.form == "value":
             return self.body
         if self.form == "result" and self.body[:1] == b"\x00":
@@ -92,8 +92,11 @@ Answer = GetAnswer | SetAnswer | ActionAnswer | AccessAnswer
 
 
 class Exchange(Protocol):
-    """What an association runs. `response_tag` is the first octet of its answers; `has_invoke_id` says that their third
-    octet repeats the invoke-id-and-priority of the request."""
+    """One confirmed service, as `dlms.client.association.Association` runs it.
+
+    `response_tag` is the first octet of its answers; `has_invoke_id` says that their third octet repeats the
+    invoke-id-and-priority of the request.
+    """
 
     response_tag: int
     has_invoke_id: bool
@@ -151,7 +154,7 @@ class GetExchange:
         raise PeerError(f"GET-response of form {choice}")
 
     def _normal(self, apdu: bytes) -> GetAnswer:
-        """A plain answer. A list may only be answered so with one error, which then is the error of every item."""
+        """An answer without list. As the answer to a list it can only be one error, which then holds for every item."""
         if self._as_list and len(self._items) > 1:
             response = get_apdu.parse_response(apdu)
             if not isinstance(response, get_apdu.GetResponse) or isinstance(response.result, Data):
@@ -177,4 +180,4 @@ class GetExchange:
 
 
 class ListRefused(PeerError):
-    """The server answered a list with one error: it does not take lists, or not this one."""
+    """The server answered a list with a single error: it does not take lists, or not this one."""

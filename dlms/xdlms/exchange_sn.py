@@ -25,7 +25,7 @@ REPLY_TO_HLS_SELECTOR = 1
 
 
 class SnReadExchange:
-    """READ of attributes: answered like a GET, so that its answer is a `GetAnswer`.
+    """READ of attributes. Its answer has the form of a GET's, so it is a `GetAnswer`.
 
     Raises `LocalError` for an attribute without a short name.
     """
@@ -42,7 +42,7 @@ class SnReadExchange:
 
     @classmethod
     def reply_to_hls(cls, proof: bytes) -> SnReadExchange:
-        """Pass 3 of high level security: our proof as the parameter of a READ, whose value is the meter's proof."""
+        """Pass 3 of high level security: a READ with our proof as its parameter; its value is the meter's proof."""
         ref = AttributeRef(OBJECT_LIST.class_id, OBJECT_LIST.obis, (REPLY_TO_HLS_NAME - ASSOCIATION_BASE) // 8 + 1)
         selection = Selection(REPLY_TO_HLS_SELECTOR, axdr.octets(proof))
         return cls((Item(ref, selection),), association_names())
@@ -77,7 +77,7 @@ class SnReadExchange:
         return GetAnswer(self._items, "list", self._counted(bytes(self._blocks)))
 
     def _counted(self, raw: bytes) -> bytes:
-        """The results with their count before them, which some meters leave out of the blocks."""
+        """The results preceded by their count, which some meters leave out of the blocks."""
         cursor = Cursor(raw, "read-response in blocks")
         try:
             complete = len(read_results(cursor)) == len(self._items) and not cursor.remaining
@@ -87,7 +87,7 @@ class SnReadExchange:
 
 
 class SnWriteExchange:
-    """WRITE of attributes, or the call of methods by writing to their names. The answer is a `SetAnswer`."""
+    """WRITE of attributes, or a method call, which is a write to the method's name. The answer is a `SetAnswer`."""
 
     response_tag = int(Apdu.WRITE_RESPONSE)
     has_invoke_id = False
@@ -100,7 +100,7 @@ class SnWriteExchange:
 
     @classmethod
     def call(cls, method: MethodRef, parameters: Data | None, names: ShortNames) -> SnWriteExchange:
-        """The call of one method. Raises `LocalError` when it has no short name."""
+        """Call one method. Raises `LocalError` when it has no short name."""
         name = method_name(names, method)
         if name is None:
             raise LocalError(f"{method} has no short name")

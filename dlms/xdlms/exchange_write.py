@@ -1,4 +1,4 @@
-"""SET and ACTION as exchanges (see `dlms.xdlms.exchange`), cut into blocks where a request is too long for one APDU."""
+"""SET, ACTION and ACCESS as exchanges (`dlms.xdlms.exchange`). Long requests of SET and ACTION are sent in blocks."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from dlms.xdlms.apdu import set as set_apdu
 from dlms.xdlms.apdu.common import INVOKE_ID_MASK, ActionOutcome, DataBlock, Item, read_count, read_outcome
 from dlms.xdlms.exchange import ANSWER_BYTES_MAX, AccessAnswer, ActionAnswer, SetAnswer
 
-BLOCK_HEAD_OCTETS = 16  # tag, choice, invoke, last, number, length: the most that stands before raw data in a block
+BLOCK_HEAD_OCTETS = 16  # at most, before the raw data of a block: tag, choice, invoke, last, number, length
 
 
 class SetExchange:
-    """SET of one attribute or a list; in blocks when the request is longer than `pdu_size` octets."""
+    """SET of one attribute or a list, in blocks when the request is longer than `pdu_size` octets."""
 
     response_tag = int(Apdu.SET_RESPONSE)
     has_invoke_id = True
@@ -59,7 +59,7 @@ class SetExchange:
 
 
 class ActionExchange:
-    """ACTION of one method or a list; parameters go in blocks when the request is longer than `pdu_size` octets."""
+    """ACTION of one method or a list, its parameters in blocks when the request is longer than `pdu_size` octets."""
 
     response_tag = int(Apdu.ACTION_RESPONSE)
     has_invoke_id = True
@@ -134,7 +134,7 @@ class BlockSender:
         self.number = 0
 
     def next(self, size: int | None = None) -> DataBlock:
-        """The next block, of at most `size` octets this once. Raises `PeerError` when nothing is left to send."""
+        """The next block; `size` overrides its length once. Raises `PeerError` when nothing is left to send."""
         if self.number and self._pos >= len(self._raw):
             raise PeerError("a block is asked for after the last one")
         take = max(1, self._size if size is None else min(size, self._size))
@@ -144,16 +144,16 @@ class BlockSender:
         return DataBlock(self._pos >= len(self._raw), self.number, piece)
 
     def acknowledge(self, number: int) -> None:
-        """Raises `PeerError` when `number` is not that of the block sent last."""
+        """Check an acknowledgement. Raises `PeerError` when `number` is not that of the block sent last."""
         if number != self.number:
             raise PeerError(f"block {number} acknowledged where block {self.number} was sent")
 
 
 class AccessExchange:
-    """ACCESS: gets, sets and calls in one list, carried out in order."""
+    """ACCESS: a list of gets, sets and method calls, carried out in order. For `dlms.client.meter.Meter.request`."""
 
     response_tag = int(Apdu.ACCESS_RESPONSE)
-    has_invoke_id = False  # it has a longer one of its own
+    has_invoke_id = False  # it has a long-invoke-id instead
 
     def __init__(self, items: tuple[access_apdu.Access, ...]) -> None:
         self._items = items

@@ -4,9 +4,9 @@
 E0 control block-number(2) block-number-ack(2) length data      control: 80 last block, 40 streaming, 3F window
 ```
 
-A sender streams up to the other side's window of blocks, the last of which has the streaming bit off: then it is the
-receiver's turn, which answers with a block of its own, empty if it has nothing to say, whose acknowledgement is the
-number of the last block that came in order. Whatever follows that number is sent again. After the last block nothing
+A sender streams as many blocks as the other side's window allows; the last of them has the streaming bit off, which
+gives the turn to the receiver. The receiver answers with a block of its own, empty if it has no data, and acknowledges
+the last block that came in order. Whatever follows that number is sent again. After the last block of an APDU nothing
 needs to be acknowledged, unless a block before it is missing.
 """
 
@@ -22,8 +22,8 @@ LAST, STREAMING, WINDOW_MASK = 0x80, 0x40, 0x3F
 WINDOW_DEFAULT = 1
 NUMBER_MAX = 0xFFFF
 HEAD_OCTETS = 9  # tag, control, two numbers, a length of up to three octets
-ASSEMBLED_BYTES_MAX = 4 * 1024 * 1024  # as much as `dlms.xdlms.exchange` takes
-REPEATS_MAX = 8  # times in a row that blocks are sent again without any getting through
+ASSEMBLED_BYTES_MAX = 4 * 1024 * 1024  # the limit of `dlms.xdlms.exchange`, too
+REPEATS_MAX = 8  # repetitions in a row without a block getting through
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class GeneralBlock:
 
     @classmethod
     def parse(cls, apdu: bytes) -> GeneralBlock:
-        """Raises `DecodeError`."""
+        """Parse the encoded form. Raises `DecodeError`."""
         cursor = Cursor(apdu, "general-block-transfer")
         tag = cursor.u8()
         if tag != Apdu.GENERAL_BLOCK_TRANSFER:
@@ -64,7 +64,7 @@ class GeneralBlock:
 
 
 class BlockTransfer:
-    """Both directions of one association, one APDU at a time. `pdu_size` is the longest APDU the other side takes."""
+    """Both directions of one association, one APDU at a time. `pdu_size` (octets): the longest APDU the peer takes."""
 
     def __init__(self, pdu_size: int, window: int = WINDOW_DEFAULT) -> None:
         self._pdu_size = pdu_size
@@ -80,11 +80,11 @@ class BlockTransfer:
 
     @property
     def receiving(self) -> bool:
-        """Whether an APDU has begun to come and is not complete."""
+        """Whether an APDU has arrived in part."""
         return self._expected > 1
 
     def send(self, apdu: bytes) -> list[bytes]:
-        """The first blocks of `apdu`. Raises `LocalError` when it is too long even for blocks."""
+        """Start sending `apdu`; return its first blocks. Raises `LocalError` when it is too long even for blocks."""
         size = max(1, self._pdu_size - HEAD_OCTETS)
         self._pieces = [apdu[at : at + size] for at in range(0, len(apdu), size)]
         if self._number + len(self._pieces) > NUMBER_MAX:
@@ -112,7 +112,7 @@ class BlockTransfer:
         ]
 
     def receive(self, apdu: bytes) -> tuple[list[bytes], bytes | None]:
-        """What to send in answer to one block, and the APDU when this block completed one.
+        """Take one block; return what to send in answer, and the APDU when this block completed one.
 
         Raises `DecodeError`, and `PeerError` when the other side asks for the same blocks without end.
         """
@@ -120,7 +120,7 @@ class BlockTransfer:
         self._peer_window = block.window or WINDOW_DEFAULT
         if self._pieces and not block.data:
             return self._acknowledged(block.acknowledged), None
-        self._pieces = []  # data is an answer, so all of ours has arrived
+        self._pieces = []  # data is an answer: it implies that all our blocks have arrived
         if block.number == self._expected:
             if len(self._received) + len(block.data) > ASSEMBLED_BYTES_MAX:
                 raise PeerError(f"an APDU of more than {ASSEMBLED_BYTES_MAX} octets in blocks")
@@ -153,7 +153,7 @@ class BlockTransfer:
         ).emit()
 
     def reset(self) -> None:
-        """A new service begins."""
+        """Forget both directions, for a new service."""
         self._pieces = []
         self._received.clear()
         self._expected = 1

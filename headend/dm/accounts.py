@@ -1,4 +1,4 @@
-"""DM accounts: made by the security server at registration, read at each message, kept current by the nonce chains."""
+"""DM accounts: created by the security server at registration, read for each message, updated with each nonce."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def create(
     auth_type: str = "HMAC",
     now: float | None = None,
 ) -> Account:
-    """A new account with fresh secrets, stored in the caller's transaction. `url` is the DM server's address.
+    """Create an account with fresh secrets in the caller's transaction. `url` is the address of the DM server.
 
-    A device that registers again gets new secrets; the old ones end with this transaction. The counter of its
-    notifications goes on, because the device remembers the highest it accepted. `auth_type` is one of
-    `headend.dm.schemes`. Raises `ValueError` for empty or unprintable names.
+    A device that registers again gets new secrets, and the old ones become invalid. The counter of its notifications
+    continues, because the device remembers the highest one it accepted. `auth_type` is one of `headend.dm.schemes`.
+    Raises `ValueError` for empty or unprintable names.
     """
     account = Account(
         server_id=server_id,
@@ -75,7 +75,7 @@ def create(
 
 
 def load(conn: Connection, device_id: str) -> Row[tuple[object, ...]] | None:
-    """The whole row of a device, `None` for an unknown one."""
+    """The row of a device in `dm_accounts`; None for an unknown device."""
     return conn.execute(select(accounts).where(accounts.c.device_id == device_id)).first()
 
 
@@ -95,8 +95,11 @@ def from_row(row: Row[tuple[object, ...]]) -> Account:
 
 
 def set_push_url(conn: Connection, device_id: str, url: str) -> bool:
-    """Keep where the device takes notifications from now on; empty for nowhere. Returns False, and keeps the old one,
-    when it is no http or https URL. Only for what a device said in a session in which it has proved itself."""
+    """Store the URL at which the device takes notifications; empty for none.
+
+    Returns False and keeps the old one when it is not an http or https URL. Call it only with what a device sent in an
+    authenticated session.
+    """
     if url and not _usable(url):
         return False
     conn.execute(
@@ -118,7 +121,7 @@ def _usable(url: str) -> bool:
 
 
 def next_push(conn: Connection, device_id: str) -> tuple[Account, str, int]:
-    """Account, push URL and a counter that was never used before. Raises `UnknownDevice`."""
+    """The account, the push URL, and a counter that was never used before. Raises `UnknownDevice`."""
     row = load(conn, device_id)
     if row is None:
         raise UnknownDevice(device_id)

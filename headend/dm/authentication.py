@@ -1,10 +1,10 @@
-"""Who is believed: the credentials of each message, and one challenge for a peer whose nonce was lost.
+"""Authentication of each message, with one challenge for a peer that has lost its nonce.
 
-A refusal (401, 407) carries a fresh nonce that holds for that session's next message only. It is kept here, not in
-the account: a stranger who sends messages in a device's name changes nothing about the device's own nonce, nor about
-a session that is open. The second refusal in a row carries no challenge; the attempt is over.
+A refusal (401, 407) carries a fresh nonce that is valid for that session's next message only. It is kept here, not in
+the account: a stranger who sends messages in a device's name affects neither the device's own nonce nor an open
+session. The second refusal in a row carries no challenge; the attempt is over.
 
-A device that has no account gets the same answer as one that sent a wrong MAC, signed with a secret nobody has.
+A device without an account gets the same answer as one that sent a wrong MAC, signed with a secret that nobody has.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class _Pending:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """Answer the whole message with `status`; `chal` is `None` when the peer has had its second chance."""
+    """Refuse the whole message with `status`; `chal` is None after the second refusal in a row."""
 
     status: int
     chal: Chal | None
@@ -42,7 +42,7 @@ class Refused:
 
 
 class Authenticator:
-    """Checks messages; remembers the challenges it set. The caller serialises messages of one device."""
+    """Checks messages and remembers its challenges. The caller must serialise the messages of one device."""
 
     def __init__(self, schemes: Schemes, entropy: Callable[[int], bytes] = secrets.token_bytes) -> None:
         self._schemes = schemes
@@ -51,7 +51,7 @@ class Authenticator:
         self._decoy = secrets.token_bytes(32)
 
     def decoy(self, name: str, server_id: str, url: str) -> Account:
-        """An account for a device that has none: its own secrets each, stable, in nobody's possession."""
+        """An account for a device that has none, with secrets that are stable per device and known to nobody."""
 
         def derive(label: str) -> bytes:
             return hmac.digest(self._decoy, f"{label}:{name}".encode(), "sha256")
@@ -68,7 +68,7 @@ class Authenticator:
         )
 
     def check(self, message: SyncML, body: bytes, header: str | None, account: Account, now: float) -> Refused | None:
-        """`None`: the message comes from the device of `account`. `now`: monotonic seconds."""
+        """Returns None when the message comes from the device of `account`. `now`: monotonic seconds."""
         scheme = self._schemes.of(account)
         key = (message.hdr.source, message.hdr.session_id)
         pending = self._current(key, now)

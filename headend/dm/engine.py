@@ -4,15 +4,15 @@
     Pkg 1: Alert 1200/1201, DevInfo  →
                                      ←    Pkg 2: Status for each command, commands of a job
     Pkg 3: Status, Results           →
-                                     ←    Pkg 4: commands: back to Pkg 3; nothing but Status: the session is over
+                                     ←    Pkg 4: with commands: on with Pkg 3; only Status: the session is over
 
-Every package of ours is one message with Final, holding as many commands as the device's MaxMsgSize lets in; the rest
-follows in the next Pkg 4. The exception is an object larger than a message: its chunks go out one per message, without
-Final until the last. A package of the device may span messages: each but the last is answered with Status and
+Each of our packages is one message with Final, with as many commands as fit the device's MaxMsgSize; the others follow
+in the next Pkg 4. The exception is an object larger than a message: its chunks are sent one per message, with Final in
+the last only. A package of the device may span several messages: each but the last is answered with Status and
 Alert 1222.
 
-A `ServerSession` sees only messages whose sender has been authenticated. What it stores goes through a
-`SessionStorage`, whose effects the caller commits before the answer leaves.
+A `ServerSession` sees only messages whose sender has been authenticated. It stores through a `SessionStorage`, whose
+effects the caller commits before the answer is sent.
 """
 
 from __future__ import annotations
@@ -45,22 +45,22 @@ from omadm.syncml.messages import (
 
 OUR_MESSAGE_BYTES_MAX = 65_536  # what we declare as MaxMsgSize
 OUR_OBJECT_BYTES_MAX = 1 << 20
-PEER_MESSAGE_BYTES_MIN = 1024  # a device that declares less gets messages of this size all the same
-MESSAGES_MAX = 2000  # in one session; a firmware job takes some ten
+PEER_MESSAGE_BYTES_MIN = 1024  # a device that declares less still gets messages of this size
+MESSAGES_MAX = 2000  # in one session; a firmware job takes about ten
 REFUSED = frozenset({Code.UNAUTHORIZED, Code.CREDENTIALS_MISSING})  # the peer does not believe our credentials
 _TYPE_PREFIX = "Reversed-Domain-Name:"  # some devices put it before the type of a generic alert
 
 
 class State(Enum):
     OPEN = "running"
-    DONE = "done"  # everything said; the device does not answer our last message
+    DONE = "done"  # complete; the device does not answer our last message
     ABORTED = "aborted"  # by the device (Alert 1223)
     FAILED = "failed"  # our credentials or version were refused, or a limit was reached
 
 
 @dataclass(frozen=True, slots=True)
 class AlertSeen:
-    """An alert of the device: 1226 or 1224. `position` names it within its session, however often it is sent."""
+    """An alert of the device: 1226 or 1224. `position` identifies it within its session when it is repeated."""
 
     position: str
     code: int
@@ -72,24 +72,26 @@ class AlertSeen:
 
 
 class SessionStorage(Protocol):
-    """Where a session's effects go, and where its work comes from."""
+    """Stores what a session receives, and supplies its jobs."""
 
     def value_seen(self, uri: str, item: Item) -> None:
-        """The device told the value of a node (`item.meta` holds its format)."""
+        """Store the value of a node that the device sent (`item.meta` has its format)."""
 
-    def alert_seen(self, alert: AlertSeen) -> None: ...
+    def alert_seen(self, alert: AlertSeen) -> None:
+        """Store an alert of the device."""
 
     def next_job(self) -> Job | None:
-        """The next job for this device, marked as running."""
+        """Take the next job for this device and mark it as running; None when there is none."""
 
     def job_noted(self, job: Job, note: Note) -> None:
-        """The steps have something to store: their progress, or which nodes a device has."""
+        """Store what a job's steps note: their progress, or which nodes the device has."""
 
-    def job_finished(self, job: Job, outcome: Outcome) -> None: ...
+    def job_finished(self, job: Job, outcome: Outcome) -> None:
+        """Store how a job ended."""
 
 
 class ServerSession:
-    """One session with one device. `measure(message)` is the size in bytes that a message will have."""
+    """One session with one device. `measure(message)` returns the encoded size of a message in bytes."""
 
     def __init__(
         self,
@@ -115,15 +117,15 @@ class ServerSession:
         self._run: Run | None = None
         self._incoming = Incoming(OUR_OBJECT_BYTES_MAX)
         self._resent = False  # our last message was refused once already
-        self._said: list[Status] = []  # the statuses of our last message, in case the device did not believe it
+        self._said: list[Status] = []  # the statuses of our last message, to repeat them if the device refuses it
 
     # -- one exchange ------------------------------------------------------------------------------------------------
 
     def receive(self, message: SyncML, storage: SessionStorage, chal: Chal | None) -> SyncML:
-        """Take an authenticated message; our answer. `chal` goes into the status of its header (the next nonce)."""
+        """Take an authenticated message; return our answer. `chal` (the next nonce) goes into the header's status."""
         self.messages += 1
         self._cmd_id = 0
-        msg_id = max(self._hdr.msg_id + 1, message.hdr.msg_id)  # above that of a refusal that went before
+        msg_id = max(self._hdr.msg_id + 1, message.hdr.msg_id)  # higher than that of a refusal sent before
         self._hdr = replace(self._hdr, msg_id=msg_id, meta=self._limits())
         answers = [self._status("0", "SyncHdr", self._header(message.hdr), message, chal)]
         if self.state is State.OPEN:
@@ -140,7 +142,7 @@ class ServerSession:
         return self._turn(message, answers, storage)
 
     def _turn(self, message: SyncML, answers: list[Status], storage: SessionStorage) -> SyncML:
-        """It is ours to speak: ask for the rest, or send the next piece or the next commands, or end the session."""
+        """Our turn: ask for the rest of a package, send the next chunk or commands, or end the session."""
         if self._incoming.pending:
             return self._next_message(answers)
         if self._run is None or not self._run.continue_object():
@@ -153,12 +155,12 @@ class ServerSession:
                 self.state = State.DONE
                 return base
             commands, final = run.emit(base, self._new_id, self._measure, self._peer_message_bytes)
-            if commands:  # else what was to be sent turned out to be too large for this device
+            if commands:  # otherwise the request turned out to be too large for this device
                 self.commands += len(commands)
                 return replace(base, commands=(*base.commands, *commands), final=final)
 
     def _advance(self, storage: SessionStorage) -> Run | None:
-        """Feed what was answered to the job, and start the next one when it is finished."""
+        """Pass the replies to the job, and start the next job when it is finished."""
         while True:
             if self._run is None:
                 job = storage.next_job()
@@ -176,12 +178,12 @@ class ServerSession:
     # -- reading -----------------------------------------------------------------------------------------------------
 
     def _header(self, hdr: SyncHdr) -> int:
-        """The status that the header deserves; a version that is not ours ends the session."""
+        """The status of the header; a protocol version that we do not speak ends the session."""
         if hdr.meta is not None and hdr.meta.max_msg_size is not None:
             limit = min(hdr.meta.max_msg_size, OUR_MESSAGE_BYTES_MAX)
             self._peer_message_bytes = max(limit, PEER_MESSAGE_BYTES_MIN)
         if hdr.meta is not None and hdr.meta.max_obj_size is not None and self._peer_object_bytes is None:
-            self._peer_object_bytes = hdr.meta.max_obj_size  # holds for the session
+            self._peer_object_bytes = hdr.meta.max_obj_size  # valid for the whole session
         if hdr.ver_dtd == VER_DTD and hdr.ver_proto == VER_PROTO:
             return Code.OK
         self.state = State.FAILED
@@ -190,7 +192,7 @@ class ServerSession:
         return Code.DTD_VERSION_NOT_SUPPORTED
 
     def _repeat_if_refused(self, message: SyncML) -> list[Status]:
-        """Our last message was not believed: say it again under the nonce that came with the refusal, once."""
+        """If our last message was refused, repeat it once, with the nonce that came with the refusal."""
         code = next((s.code for s in message.of(Status) if s.cmd_ref == "0"), Code.OK)
         if succeeded(code):
             self._resent = False
@@ -225,7 +227,7 @@ class ServerSession:
         return [self._status(command.cmd_id, _name(command), code, message, None, _uris(command))]
 
     def _results(self, results: Results, message: SyncML, storage: SessionStorage) -> list[Status]:
-        """Values for the job; pieces of a large one are acknowledged, errors too, whole ones are not."""
+        """Take values for the job. Chunks of a large object and errors get a Status, complete values do not."""
         answers: list[Status] = []
         for item in results.items:
             uri = item.source or item.target or results.source_ref or results.target_ref or ""
@@ -317,7 +319,7 @@ def _uris(command: Command) -> tuple[str, ...]:
 
 
 def _merged(inner: Meta | None, outer: Meta | None) -> Meta | None:
-    """The item's meta information, completed from the command's (format and type hold for every item)."""
+    """The item's meta information, completed from the command's, whose format and type apply to every item."""
     if inner is None or outer is None:
         return inner or outer
     return replace(inner, format=inner.format or outer.format, type=inner.type or outer.type)

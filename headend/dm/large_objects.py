@@ -1,6 +1,6 @@
 """Large objects in both directions (OMA-TS-DM_Protocol 1.2, section 7): one value over consecutive messages.
 
-`Size` stands in the first chunk only, `MoreData` in all but the last. Sizes are bytes, of text in UTF-8.
+`Size` is in the first chunk only, `MoreData` in all but the last. Sizes are in bytes; text is counted in UTF-8.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from omadm.syncml.messages import Item, Meta
 
 
 class LargeObject:
-    """A value on its way to the device. `chunk(limit)` gives the next piece; `back()` takes the last one back."""
+    """A value that is being sent. `chunk(limit)` returns the next chunk; `back()` takes the last one back."""
 
     def __init__(self, data: str | bytes) -> None:
         self._text = isinstance(data, str)
@@ -25,19 +25,19 @@ class LargeObject:
 
     @property
     def finished(self) -> bool:
-        """Whether every byte has been handed out."""
+        """Whether every byte has been returned."""
         return self._at >= len(self._data)
 
     @property
     def first(self) -> bool:
-        """Whether nothing has been handed out yet."""
+        """Whether nothing has been returned yet."""
         return self._at == 0
 
     def back(self) -> None:
         self._at = self._before
 
     def chunk(self, limit: int) -> str | bytes:
-        """At most `limit` bytes (at least one character)."""
+        """The next chunk: at most `limit` bytes, but at least one character."""
         self._before = self._at
         end = min(len(self._data), self._at + max(limit, 4))
         while self._text and end < len(self._data) and self._data[end] & 0xC0 == 0x80:  # inside a character
@@ -49,7 +49,8 @@ class LargeObject:
 
 @dataclass(frozen=True, slots=True)
 class Assembled:
-    """What a piece did: `status` for the peer, `item` once the object is whole, `broken` when another one ended it."""
+    """The effect of a chunk: `status` for the peer, `item` when the object is complete, `broken` when another object
+    interrupted it."""
 
     status: int | None
     item: Item | None = None
@@ -57,7 +58,7 @@ class Assembled:
 
 
 class Incoming:
-    """A value on its way from the device; at most one at a time, as the protocol has it."""
+    """A value that is being received; the protocol allows one at a time."""
 
     def __init__(self, bytes_max: int) -> None:
         self._bytes_max = bytes_max
@@ -68,11 +69,11 @@ class Incoming:
 
     @property
     def pending(self) -> bool:
-        """Whether the next message must bring the next piece."""
+        """Whether the next message must bring the next chunk."""
         return self._first is not None
 
     def feed(self, uri: str, item: Item) -> Assembled:
-        """Take the value of a Results item. Whole values pass through unchanged."""
+        """Take the value of a Results item. Complete values pass through unchanged."""
         broken = self._first is not None and uri != self._uri
         if broken:
             self._drop()

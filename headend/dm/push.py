@@ -14,7 +14,7 @@ from omadm.notification import MIME, RESYNC_NONCE, Notification, emit
 log = logging.getLogger("headend.dm")
 
 TIMEOUT_S = 5.0
-REFUSED = 403  # the digest did not hold: the nonce has moved on, try the one that both sides always know
+REFUSED = 403  # the digest was wrong: the nonce has moved on, so try the one that both sides always know
 
 
 class PushError(Exception):
@@ -22,7 +22,7 @@ class PushError(Exception):
 
 
 def notify(engine: Engine, device_id: str, *, client: httpx.Client | None = None) -> int:
-    """Send the notification; the session id it announces. Blocks up to `TIMEOUT_S` for each of at most two tries.
+    """Send the notification and return the session id in it. Blocks up to `TIMEOUT_S` for each of at most two tries.
 
     Raises `accounts.UnknownDevice` and `PushError`.
     """

@@ -16,7 +16,7 @@ PATH = "/dm"
 
 
 def routes(server: DmServer) -> list[Route]:
-    """What the head-end's application mounts. Database work runs in the thread pool."""
+    """The routes of the DM server. Database work runs in the thread pool."""
 
     async def post(http: HttpRequest) -> Response:
         try:

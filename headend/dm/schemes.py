@@ -1,11 +1,11 @@
-"""How the two ends of an account prove themselves (OMA-TS-DM_Security 1.2, section 5): one small object a scheme.
+"""Authentication schemes of DM accounts (OMA-TS-DM_Security 1.2, section 5): one small object per scheme.
 
-`HMAC`, the default and this project's own devices: a MAC over every message, in the transport header. `DIGEST`
-(`syncml:auth-md5`) and `BASIC` (`syncml:auth-basic`) are for devices of other makes that know nothing better:
-credentials in the message's `Cred`, which say nothing about the rest of the message. They rely on TLS for that, and
-hold only for accounts that were made so.
+`HMAC` is the default, used by this project's devices: a MAC over every message, in the transport header. `DIGEST`
+(`syncml:auth-md5`) and `BASIC` (`syncml:auth-basic`) are for devices of other makes that support nothing better: they
+put credentials in the message's `Cred`, which do not protect the rest of the message. They rely on TLS for that, and
+are valid only for accounts that were created with them.
 
-We answer credentials in `Cred` with 200, never 212: they are wanted with every message, since nothing else ties a
+We answer credentials in `Cred` with 200, never 212: they are required with every message, since nothing else ties a
 message to its session.
 """
 
@@ -25,7 +25,7 @@ CRED_CHARS_MAX = 4096
 
 
 class Scheme(Protocol):
-    """`type` is what a challenge calls it."""
+    """An authentication scheme. `type` is its name in a challenge."""
 
     type: str
 
@@ -33,20 +33,20 @@ class Scheme(Protocol):
         """Raises `AuthError` unless the message comes from the device of `account`."""
 
     def chal(self, nonce: bytes) -> Chal:
-        """What a device that was refused is asked for."""
+        """The challenge for a device that was refused."""
 
     def accepted(self, nonce: bytes) -> Chal | None:
-        """What goes with the status 200 of a header."""
+        """The challenge that accompanies status 200 of a header: the next nonce; None for a scheme without nonces."""
 
     def cred(self, account: Account) -> Cred | None:
-        """Our credentials inside a message."""
+        """Our credentials inside a message; None for a scheme that has none there."""
 
     def mac(self, body: bytes, account: Account) -> str | None:
-        """Our credentials beside a message: the value of `x-syncml-hmac`."""
+        """Our credentials in the transport header `x-syncml-hmac`; None for a scheme that does not use it."""
 
 
 class Mac:
-    """`syncml:auth-MAC` in both directions; the answer uses the first of `algorithms`."""
+    """`syncml:auth-MAC` in both directions; our answers use the first of `algorithms`."""
 
     type = AUTH_MAC
 
@@ -72,7 +72,7 @@ class Mac:
 
 
 class _InMessage:
-    """What both kinds of `Cred` have in common."""
+    """What the two schemes with `Cred` have in common."""
 
     type: str
 
@@ -108,7 +108,7 @@ class Md5(_InMessage):
 
 
 class Basic(_InMessage):
-    """`syncml:auth-basic`: name and secret themselves, no nonce."""
+    """`syncml:auth-basic`: name and secret in the clear, no nonce."""
 
     type = AUTH_BASIC
 
@@ -136,12 +136,12 @@ class Schemes:
         return cls({"HMAC": Mac(algorithms), "DIGEST": Md5(), "BASIC": Basic()})
 
     def of(self, account: Account) -> Scheme:
-        """For `TRANSPORT`, and whatever else nobody here speaks, it is the strictest."""
+        """The scheme of `account`; for `TRANSPORT`, and whatever else is not supported here, the strictest one."""
         return self.by_type.get(account.auth_type, self.by_type["HMAC"])
 
 
 def nonce_for_us(message: SyncML, kind: str) -> bytes | None:
-    """The nonce that the peer wants our next message to use: the challenge in its status of our header."""
+    """The nonce for our next message: from the challenge in the peer's status for our header."""
     for status in message.of(Status):
         if status.cmd_ref == "0" and status.chal is not None and status.chal.type.lower() == kind.lower():
             nonce = status.chal.next_nonce

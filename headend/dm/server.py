@@ -1,6 +1,6 @@
-"""One HTTP request of a device: authenticate; then let the session work and sign the answer, in one transaction.
+"""One HTTP request of a device: authenticate it; then let the session work and sign the answer, in one transaction.
 
-Authentication only reads the database. A stranger, however many there are, takes no write lock from the devices.
+Authentication only reads the database, so strangers, however many, never take the write lock from devices.
 
 The answer to the last request is kept with the account. A device that lost it sends the same bytes with the same MAC
 again and gets the same bytes back; nothing is executed or stored twice. A device whose session this process does not
@@ -39,7 +39,7 @@ from omadm.syncml.messages import Command, Status, SyncHdr, SyncML, SyncmlValueE
 
 log = logging.getLogger("headend.dm")
 
-SESSIONS_MAX = 4096  # one a device; the oldest are forgotten first, their devices start anew
+SESSIONS_MAX = 4096  # one per device; the oldest are forgotten first, and their devices start again
 SESSION_IDLE_S = 900.0
 DEVICE_ID_CHARS_MAX = 255
 LOCKS = 64  # requests of different devices rarely share one
@@ -47,9 +47,9 @@ LOCKS = 64  # requests of different devices rarely share one
 
 @dataclass(frozen=True, slots=True)
 class ServerConfig:
-    """`server_id` and `url` are what unknown devices are answered with; accounts bring their own.
+    """`server_id` and `url` are used in answers to unknown devices; accounts have their own.
 
-    `algorithms`: MAC algorithms that devices may use; the answer uses the first.
+    `algorithms` are the MAC algorithms that devices may use; answers use the first.
     """
 
     server_id: str
@@ -59,6 +59,8 @@ class ServerConfig:
 
 @dataclass(frozen=True, slots=True)
 class Request:
+    """One HTTP request. `mac` is the header `x-syncml-hmac`, if there is one."""
+
     body: bytes
     content_type: str
     mac: str | None
@@ -66,7 +68,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """`status` is HTTP's; anything but 200 carries a plain sentence."""
+    """One HTTP response. With a `status` other than 200 the body is a plain sentence."""
 
     status: int
     body: bytes
@@ -105,7 +107,7 @@ class DmServer:
         self._table_lock = threading.Lock()
 
     def handle(self, request: Request) -> Answer:
-        """The answer to one POST. Raises what the database raises; then nothing was stored and the device retries."""
+        """Answer one POST. Raises what the database raises; nothing was stored then, and the device retries."""
         if not accepts(request.content_type):
             return _plain(415, "application/vnd.syncml.dm+xml or +wbxml wanted")
         if len(request.body) > BODY_BYTES_MAX:
@@ -121,11 +123,11 @@ class DmServer:
         with self._locks[hash(device_id) % LOCKS]:
             try:
                 return self._exchange(device_id, message, request)
-            except SyncmlValueError as error:  # the peer's own text has to be repeated and has no form
+            except SyncmlValueError as error:  # text of the peer that has to be repeated cannot be encoded
                 self._forget(device_id)
                 return _plain(400, f"the message cannot be answered: {error}")
             except Exception:
-                self._forget(device_id)  # its memory may be ahead of what was stored
+                self._forget(device_id)  # the session in memory may be ahead of what was stored
                 raise
 
     def _exchange(self, device_id: str, message: SyncML, request: Request) -> Answer:
@@ -173,7 +175,7 @@ class DmServer:
     def _work(
         self, conn: Connection, device_id: str, message: SyncML, request: Request, signer: Account
     ) -> tuple[Answer, bytes]:
-        """A believed message: let its session answer it. The answer, and the nonce the device was given."""
+        """Let the session answer an authenticated message; return the answer and the device's next nonce."""
         now = self._wall()
         live = self._session(conn, device_id, message, request, signer, now)
         next_nonce = self._entropy(NONCE_BYTES)
@@ -259,7 +261,7 @@ class DmServer:
             self._live.pop(device_id, None)
 
     def _refuse(self, message: SyncML, request: Request, signer: Account, refused: Refused) -> Answer:
-        """Status for the header and, with the same code, for every command; nothing is executed."""
+        """Refuse a message: a Status for the header and, with the same code, for every command; nothing is executed."""
         hdr = message.hdr
         log.warning(
             "%s: a message was refused: %s",
@@ -302,8 +304,7 @@ class DmServer:
 
 
 def _may_be_another(message: SyncML, auth_type: str) -> bool:
-    """Whether the first message of a new session can be, byte for byte, the last one that was answered: without a
-    nonce in it, yes."""
+    """Whether the first message of a new session can be identical to the last one answered: yes, without a nonce."""
     return auth_type == "BASIC" and message.hdr.msg_id == 1
 
 

@@ -1,4 +1,4 @@
-"""What a session stores: the database side of `SessionStorage`, within one transaction."""
+"""The database side of `SessionStorage`, within one transaction."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _RESULT_CODE = re.compile(r"<ResultCode>\s*(\d{1,5})\s*</ResultCode>|^\s*(\d{3,5
 
 
 def result_code(data: str | None) -> int | None:
-    """The code in a FUMO or SCOMO alert: `<ResultCode>200</ResultCode>`, or the bare number some devices send."""
+    """The code in a FUMO or SCOMO alert: `<ResultCode>200</ResultCode>`, or a bare number, as some devices send."""
     match = _RESULT_CODE.search(data or "")
     return int(match.group(1) or match.group(2)) if match else None
 
@@ -61,7 +61,7 @@ class SessionStore:
             )
 
     def alert_seen(self, alert: AlertSeen) -> None:
-        """Stored once, however often the device sends it; only the first one moves a job."""
+        """Store an alert once, however often the device sends it; only the first one reaches a job."""
         identity = self._identity(alert)
         known = select(alerts.c.id).where(alerts.c.device_id == self._device_id, alerts.c.identity == identity)
         if self._conn.execute(known).first() is not None:
@@ -95,7 +95,9 @@ class SessionStore:
             queue.deliver_alert(self._conn, self._device_id, alert.correlator, told, self._now)
 
     def _identity(self, alert: AlertSeen) -> str:
-        if alert.correlator is not None:  # the final alert of one Exec is one alert, in whichever session it comes
+        if (
+            alert.correlator is not None
+        ):  # the final alert of one Exec is the same alert in whichever session it is sent
             parts = ["correlated", alert.correlator, alert.type, alert.source, alert.data]
         else:
             parts = ["placed", str(self._session), alert.position]

@@ -1,1 +1,2 @@
-"""The metering server: takes readings from concentrators, once each, and keeps them with unit and exact value."""
+"""The metering server: receives readings from concentrators, exactly once, and stores them with unit and exact
+value."""

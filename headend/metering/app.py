@@ -1,4 +1,4 @@
-"""HTTP face of the metering server: `POST /v1/readings`."""
+"""The metering server as ASGI: `POST /v1/readings`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ log = logging.getLogger("headend.metering")
 
 
 def create_app(engine: Engine, *, wall: Callable[[], float] = time.time) -> Starlette:
-    """The metering server's application. `wall` gives seconds since the epoch."""
+    """The metering server's application. `wall` returns seconds since the epoch."""
 
     async def post_readings(request: Request) -> Response:
         device = await run_in_threadpool(store.device_of_token, engine, web.bearer(request))

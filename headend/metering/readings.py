@@ -77,7 +77,7 @@ metering_tokens = Table(
 
 
 def issue_token(engine: Engine, device: str, now: float) -> str:
-    """A new bearer token for a device; the one before it stays valid, older ones do not. Only a hash is kept."""
+    """Issue a bearer token for a device. The previous one stays valid, older ones do not. Only a hash is stored."""
     token = secrets.token_urlsafe(TOKEN_BYTES)
     with engine.begin() as connection:
         connection.execute(insert(metering_tokens).values(token_hash=web.token_hash(token), device=device, issued=now))
@@ -97,14 +97,17 @@ def issue_token(engine: Engine, device: str, now: float) -> str:
 
 
 def device_of_token(engine: Engine, token: str) -> str | None:
-    """Whose token this is. The lookup goes by the token's hash: its timing tells nothing about the token."""
+    """The device that a token belongs to; None for an unknown token.
+
+    The lookup is by the token's hash, so its timing reveals nothing about the token.
+    """
     with db.reader(engine).begin() as connection:
         query = select(metering_tokens.c.device).where(metering_tokens.c.token_hash == web.token_hash(token))
         return connection.scalars(query).one_or_none()
 
 
 def unit_shown(number: int | None) -> str:
-    """The symbol of a unit; empty for none, `unit N` for a number that the standard reserves."""
+    """The symbol of a unit; empty for no unit, `unit N` for a number that the standard reserves."""
     if number is None:
         return ""
     symbol = units.symbol(number)
@@ -112,7 +115,7 @@ def unit_shown(number: int | None) -> str:
 
 
 def store(engine: Engine, batch: Batch, now: float) -> None:
-    """Keep what is new of a batch. On return it is committed."""
+    """Store the new readings of a batch; they are committed on return."""
     if not batch.records:
         return
     rows: list[dict[str, object]] = [
@@ -145,7 +148,7 @@ def _see_meters(connection: Connection, batch: Batch, now: float) -> None:
 
 
 def list_meters(engine: Engine, device: str | None = None) -> list[dict[str, object]]:
-    """Every meter that readings came from, with how many there are."""
+    """Every meter with readings, and their number."""
     count = (
         select(readings.c.device, readings.c.meter, func.count().label("readings"))
         .group_by(readings.c.device, readings.c.meter)
@@ -186,7 +189,7 @@ def list_readings(
 
 
 def list_runs(engine: Engine, device: str, meter: str, limit: int) -> list[dict[str, object]]:
-    """The newest runs of a meter, with how many readings there are and how many of them are errors."""
+    """The newest runs of a meter, each with the number of readings and of errors among them."""
     query = (
         select(readings.c.run, func.count().label("count"), func.count(readings.c.error).label("errors"))
         .where(readings.c.device == device, readings.c.meter == meter)

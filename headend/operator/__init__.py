@@ -1,1 +1,1 @@
-"""What the head-end's operator uses: a JSON API with its own token, and the client behind the command line."""
+"""The operator's access to the head-end: a JSON API, web pages, and the client behind the command line."""

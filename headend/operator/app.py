@@ -38,16 +38,16 @@ log = logging.getLogger("headend.operator")
 
 LIST_DEFAULT = 100
 LIST_MAX = 10_000
-API = "/v1/"  # everything below needs the token; the pages beside it have sessions of their own
+API = "/v1/"  # everything below needs the token; the web pages have sessions of their own
 
 Push = Callable[[str], int]
 Handler = Callable[[Request], Awaitable[Response]]
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
-    """What the API works on. `push(device_id)` sends a notification and returns the session id that it announces;
-    `urls` are the servers' base URLs by name; `server_id` is the DM server's."""
+class OperatorDeps:
+    """What the API needs. `push(device_id)` sends a notification and returns the session id in it; `urls` returns the
+    servers' base URLs by name; `server_id` is the DM server's; `wall` returns seconds since the epoch."""
 
     engine: Engine
     packages: PackageStore
@@ -76,21 +76,21 @@ class RequireToken:
         await self._app(scope, receive, send)
 
 
-def create_app(parts: Parts) -> Starlette:
+def create_app(deps: OperatorDeps) -> Starlette:
     """The operator server's application: the API, and the pages for people."""
-    console = Console(parts.engine, parts.packages, parts.token_hash, monotonic=time.monotonic, wall=parts.wall)
+    console = Console(deps.engine, deps.packages, deps.token_hash, monotonic=time.monotonic, wall=deps.wall)
     return Starlette(
         routes=[
-            *_device_routes(parts),
-            *_device_verbs(parts),
-            *_job_routes(parts),
-            *_told_routes(parts),
-            *_metering_routes(parts),
-            *_package_routes(parts),
+            *_device_routes(deps),
+            *_device_action_routes(deps),
+            *_job_routes(deps),
+            *_report_routes(deps),
+            *_metering_routes(deps),
+            *_package_routes(deps),
             *console.routes(),
             web.health_route(),
         ],
-        middleware=[Middleware(RequireToken, token_hash=parts.token_hash)],
+        middleware=[Middleware(RequireToken, token_hash=deps.token_hash)],
         exception_handlers={web.HttpProblem: web.on_problem},
     )
 
@@ -98,9 +98,9 @@ def create_app(parts: Parts) -> Starlette:
 # ---- devices
 
 
-def _device_routes(parts: Parts) -> list[Route]:
+def _device_routes(deps: OperatorDeps) -> list[Route]:
     async def list_devices(_: Request) -> Response:
-        return await _listing(parts, "devices", views.devices)
+        return await _listing(deps, "devices", views.devices)
 
     async def enrol(request: Request) -> Response:
         document = await web.read_json(request)
@@ -111,10 +111,10 @@ def _device_routes(parts: Parts) -> list[Route]:
             raise web.HttpProblem(400, "key: hexadecimal digits are expected")
 
         def work(connection: Connection) -> None:
-            devices.enrol(connection, device_id, bytes.fromhex(key_text), parts.wall(), replace=replace)
+            devices.enrol(connection, device_id, bytes.fromhex(key_text), deps.wall(), replace=replace)
 
         try:
-            await _write(parts, work)
+            await _write(deps, work)
         except devices.AlreadyEnrolledError as error:
             raise web.HttpProblem(409, str(error)) from None
         except devices.DeviceError as error:
@@ -127,14 +127,14 @@ def _device_routes(parts: Parts) -> list[Route]:
         if not isinstance(enabled, bool):
             raise web.HttpProblem(400, "enabled: true or false is expected")
         device_id = request.path_params["device"]
-        if not await _write(parts, lambda connection: devices.set_enabled(connection, device_id, enabled)):
+        if not await _write(deps, lambda connection: devices.set_enabled(connection, device_id, enabled)):
             raise web.HttpProblem(404, "there is no such device")
         log.info("%s switched %s", device_id, "on" if enabled else "off", extra={"event": "operator.switched"})
         return JSONResponse({"id": device_id, "enabled": enabled})
 
     async def list_registrations(request: Request) -> Response:
         limit = _limit(request)
-        return await _listing(parts, "registrations", lambda connection: devices.log_listing(connection, limit))
+        return await _listing(deps, "registrations", lambda connection: devices.log_listing(connection, limit))
 
     return [
         Route("/v1/devices", list_devices, methods=["GET"]),
@@ -144,13 +144,13 @@ def _device_routes(parts: Parts) -> list[Route]:
     ]
 
 
-def _device_verbs(parts: Parts) -> list[Route]:
+def _device_action_routes(deps: OperatorDeps) -> list[Route]:
     async def metering_token(request: Request) -> Response:
         device_id = request.path_params["device"]
-        await _require_device(parts, device_id)
-        token = await run_in_threadpool(readings.issue_token, parts.engine, device_id, parts.wall())
+        await _require_device(deps, device_id)
+        token = await run_in_threadpool(readings.issue_token, deps.engine, device_id, deps.wall())
         log.info("metering token issued for %s", device_id, extra={"event": "operator.token"})
-        url = f"{parts.urls()['metering']}/v1/readings"
+        url = f"{deps.urls()['metering']}/v1/readings"
         return JSONResponse({"device": device_id, "token": token, "url": url}, status_code=201)
 
     async def dm_account(request: Request) -> Response:
@@ -159,24 +159,24 @@ def _device_verbs(parts: Parts) -> list[Route]:
         if kind not in AUTH_TYPES or not isinstance(push_url, str):
             raise web.HttpProblem(400, f"auth is one of {', '.join(AUTH_TYPES)}, push_url a URL")
         device_id = request.path_params["device"]
-        await _require_device(parts, device_id)
-        url = f"{parts.urls()['dm']}{dm_routes.PATH}"
+        await _require_device(deps, device_id)
+        url = f"{deps.urls()['dm']}{dm_routes.PATH}"
 
         def work(connection: Connection) -> Account:
             made = accounts.create(
-                connection, device_id, server_id=parts.server_id, url=url, auth_type=kind, now=parts.wall()
+                connection, device_id, server_id=deps.server_id, url=url, auth_type=kind, now=deps.wall()
             )
             if not accounts.set_push_url(connection, device_id, push_url):
                 raise web.HttpProblem(400, "push_url: an http or https URL is expected")
             return made
 
-        account = await _write(parts, work)
+        account = await _write(deps, work)
         log.info("DM account with %s made for %s", kind, device_id, extra={"event": "operator.account"})
         return JSONResponse(views.credentials(account), status_code=201, headers={"Cache-Control": "no-store"})
 
     async def push(request: Request) -> Response:
         try:
-            session_id = await run_in_threadpool(parts.push, request.path_params["device"])
+            session_id = await run_in_threadpool(deps.push, request.path_params["device"])
         except accounts.UnknownDevice:
             raise web.HttpProblem(404, "this device has no DM account") from None
         except PushError as error:
@@ -193,7 +193,7 @@ def _device_verbs(parts: Parts) -> list[Route]:
 # ---- device management
 
 
-def _job_routes(parts: Parts) -> list[Route]:
+def _job_routes(deps: OperatorDeps) -> list[Route]:
     async def enqueue(request: Request) -> Response:
         document = await web.read_json(request, size_max=1 << 20)
         kind, params = document.get("kind"), document.get("params", {})
@@ -201,29 +201,29 @@ def _job_routes(parts: Parts) -> list[Route]:
             raise web.HttpProblem(400, "kind, and params as an object, are expected")
         device_id = request.path_params["device"]
         if kind == "firmware" and "url" not in params:
-            params = {"packages_url": parts.urls()["software"]} | params
+            params = {"packages_url": deps.urls()["software"]} | params
 
         def work(connection: Connection) -> dict[str, Any] | None:
-            number = queue.enqueue(connection, device_id, kind, params, now=parts.wall())
+            number = queue.enqueue(connection, device_id, kind, params, now=deps.wall())
             return queue.show(connection, number)
 
         try:
-            queued = await _write(parts, work)
+            queued = await _write(deps, work)
         except JobError as error:
             raise web.HttpProblem(400, str(error)) from None
         except accounts.UnknownDevice:
-            await _require_device(parts, device_id)
+            await _require_device(deps, device_id)
             raise web.HttpProblem(404, "this device has no DM account (it has not registered)") from None
         log.info("%s job queued for %s", kind, device_id, extra={"event": "operator.job"})
         return JSONResponse(queued, status_code=201)
 
     async def list_jobs(request: Request) -> Response:
         device_id, limit = request.query_params.get("device"), _limit(request)
-        return await _listing(parts, "jobs", lambda connection: queue.listing(connection, device_id, limit=limit))
+        return await _listing(deps, "jobs", lambda connection: queue.listing(connection, device_id, limit=limit))
 
     async def show_job(request: Request) -> Response:
         number = request.path_params["job"]
-        job = await _read(parts, lambda connection: queue.show(connection, number))
+        job = await _read(deps, lambda connection: queue.show(connection, number))
         if job is None:
             raise web.HttpProblem(404, "there is no such job")
         return JSONResponse(job)
@@ -232,9 +232,9 @@ def _job_routes(parts: Parts) -> list[Route]:
         number = request.path_params["job"]
 
         def work(connection: Connection) -> tuple[bool, dict[str, Any] | None]:
-            return queue.cancel(connection, number, now=parts.wall()), queue.show(connection, number)
+            return queue.cancel(connection, number, now=deps.wall()), queue.show(connection, number)
 
-        cancelled, job = await _write(parts, work)
+        cancelled, job = await _write(deps, work)
         if job is None:
             raise web.HttpProblem(404, "there is no such job")
         if not cancelled:
@@ -250,13 +250,13 @@ def _job_routes(parts: Parts) -> list[Route]:
     ]
 
 
-def _told_routes(parts: Parts) -> list[Route]:
-    """What the devices told."""
+def _report_routes(deps: OperatorDeps) -> list[Route]:
+    """What devices have sent: values, alerts, sessions."""
 
     def lister(name: str, view: Callable[[Connection, str | None, int], list[dict[str, Any]]]) -> Handler:
         async def handle(request: Request) -> Response:
             device_id, limit = request.query_params.get("device"), _limit(request)
-            return await _listing(parts, name, lambda connection: view(connection, device_id, limit))
+            return await _listing(deps, name, lambda connection: view(connection, device_id, limit))
 
         return handle
 
@@ -270,17 +270,17 @@ def _told_routes(parts: Parts) -> list[Route]:
 # ---- metering
 
 
-def _metering_routes(parts: Parts) -> list[Route]:
+def _metering_routes(deps: OperatorDeps) -> list[Route]:
     async def list_meters(request: Request) -> Response:
         device_id = request.query_params.get("device")
-        return JSONResponse({"meters": await run_in_threadpool(readings.list_meters, parts.engine, device_id)})
+        return JSONResponse({"meters": await run_in_threadpool(readings.list_meters, deps.engine, device_id)})
 
     async def list_readings(request: Request) -> Response:
         query = request.query_params
 
         def work() -> list[dict[str, object]]:
             return readings.list_readings(
-                parts.engine,
+                deps.engine,
                 device=query.get("device"),
                 meter=query.get("meter"),
                 obis=query.get("obis"),
@@ -301,40 +301,40 @@ def _metering_routes(parts: Parts) -> list[Route]:
 # ---- packages
 
 
-def _package_routes(parts: Parts) -> list[Route]:
+def _package_routes(deps: OperatorDeps) -> list[Route]:
     def shown(row: dict[str, Any]) -> dict[str, Any]:
-        base = parts.urls()["software"]
+        base = deps.urls()["software"]
         return row | {"url": f"{base}/packages/{row['name']}", "descriptor": f"{base}/descriptors/{row['name']}"}
 
     async def list_packages(_: Request) -> Response:
-        rows = await run_in_threadpool(parts.packages.listing)
+        rows = await run_in_threadpool(deps.packages.listing)
         return JSONResponse({"packages": [shown(row) for row in rows]})
 
     async def upload(request: Request) -> Response:
         kind = request.headers.get("content-type", DEFAULT_TYPE).partition(";")[0].strip().lower()
         try:
-            package = await parts.packages.add(request.path_params["name"], kind, request.stream(), parts.wall())
+            package = await deps.packages.add(request.path_params["name"], kind, request.stream(), deps.wall())
         except PackageStoreError as error:
             raise web.HttpProblem(400, str(error)) from None
         except OSError as error:
             raise web.HttpProblem(507, f"the package could not be stored: {error.strerror}") from None
         log.info("package %s: %d bytes", package.name, package.size, extra={"event": "operator.package"})
         row = {"name": package.name, "size": package.size, "sha256": package.sha256, "content_type": kind}
-        release, _ = await run_in_threadpool(parts.packages.release, package.name)
+        release, _ = await run_in_threadpool(deps.packages.release, package.name)
         return JSONResponse(shown(row | described(release)), status_code=201)
 
     async def remove(request: Request) -> Response:
-        if not await run_in_threadpool(parts.packages.remove, request.path_params["name"]):
+        if not await run_in_threadpool(deps.packages.remove, request.path_params["name"]):
             raise web.HttpProblem(404, "there is no package of this name")
         log.info("package %s removed", request.path_params["name"], extra={"event": "operator.package.removed"})
         return Response(status_code=204)
 
     async def list_downloads(request: Request) -> Response:
         package, limit = request.query_params.get("package"), _limit(request)
-        return JSONResponse({"downloads": await run_in_threadpool(parts.packages.downloads, package, limit)})
+        return JSONResponse({"downloads": await run_in_threadpool(deps.packages.downloads, package, limit)})
 
     async def list_reports(request: Request) -> Response:
-        return JSONResponse({"reports": await run_in_threadpool(parts.packages.reports, _limit(request))})
+        return JSONResponse({"reports": await run_in_threadpool(deps.packages.reports, _limit(request))})
 
     return [
         Route("/v1/packages", list_packages, methods=["GET"]),
@@ -348,28 +348,28 @@ def _package_routes(parts: Parts) -> list[Route]:
 # ---- helpers
 
 
-async def _read(parts: Parts, work: Callable[[Connection], Any]) -> Any:
+async def _read(deps: OperatorDeps, work: Callable[[Connection], Any]) -> Any:
     def run() -> Any:
-        with db.reader(parts.engine).begin() as connection:
+        with db.reader(deps.engine).begin() as connection:
             return work(connection)
 
     return await run_in_threadpool(run)
 
 
-async def _write(parts: Parts, work: Callable[[Connection], Any]) -> Any:
+async def _write(deps: OperatorDeps, work: Callable[[Connection], Any]) -> Any:
     def run() -> Any:
-        with parts.engine.begin() as connection:
+        with deps.engine.begin() as connection:
             return work(connection)
 
     return await run_in_threadpool(run)
 
 
-async def _listing(parts: Parts, name: str, work: Callable[[Connection], list[dict[str, Any]]]) -> Response:
-    return JSONResponse({name: await _read(parts, work)})
+async def _listing(deps: OperatorDeps, name: str, work: Callable[[Connection], list[dict[str, Any]]]) -> Response:
+    return JSONResponse({name: await _read(deps, work)})
 
 
-async def _require_device(parts: Parts, device_id: str) -> None:
-    if await _read(parts, lambda connection: devices.find(connection, device_id)) is None:
+async def _require_device(deps: OperatorDeps, device_id: str) -> None:
+    if await _read(deps, lambda connection: devices.find(connection, device_id)) is None:
         raise web.HttpProblem(404, "there is no such device")
 
 

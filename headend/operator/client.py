@@ -1,4 +1,4 @@
-"""The operator API from the other side: what the command line calls."""
+"""The client of the operator API, for the command line."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ TIMEOUT_S = 60.0
 
 
 class OperatorError(Exception):
-    """The head-end could not be reached, or refused. The text says which."""
+    """The head-end could not be reached, or refused. The text is a sentence for the operator."""
 
 
 class OperatorClient:
-    """Speaks to a running head-end with the token and CA of its configuration."""
+    """Calls a running head-end with the token and CA of its configuration."""
 
     def __init__(self, base_url: str, token: str, ca: Path) -> None:
         context = ssl.create_default_context(cafile=str(ca))
@@ -34,7 +34,8 @@ class OperatorClient:
 
     @classmethod
     def of(cls, config: Config) -> OperatorClient:
-        """For the head-end of `config` on this machine. Raises `OperatorError` when it does not seem to run."""
+        """A client for the head-end of `config` on this machine. Raises `OperatorError` when it does not seem to
+        run."""
         try:
             port = json.loads(config.ports_file.read_text(encoding="utf-8"))["operator"]
             token = config.operator_token_file.read_text(encoding="ascii").strip()
@@ -79,5 +80,5 @@ class OperatorClient:
 
 
 def device_path(device_id: str, rest: str = "") -> str:
-    """The API's path for a device."""
+    """The API path of a device."""
     return f"/v1/devices/{quote(device_id, safe='')}{rest}"

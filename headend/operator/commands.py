@@ -1,4 +1,4 @@
-"""The commands of `dcu-headend` that ask a running head-end. JSON for programs; tables where a person looks."""
+"""The commands of `dcu-headend` that call a running head-end. Output is JSON, or tables on a terminal."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def _read_key(file: Path) -> str:
 @click.option("--push-url", default="", help="Where it takes notifications.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="New file for the credentials, mode 0600.")
 def account(config_path: Path, device_id: str, auth: str, push_url: str, out: Path) -> None:
-    """Make a DM account for an enrolled device that cannot register itself (of another make). The one it had ends."""
+    """Make a DM account for an enrolled device of another make, which cannot register. It replaces an existing one."""
     with asking(config_path) as client, new_secret(out, ""):
         made = client.post(device_path(device_id, "/dm-account"), {"auth": auth.upper(), "push_url": push_url})
         out.write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
@@ -168,7 +168,7 @@ def _package_url(client: OperatorClient, name: str) -> str:
 
 
 def _finish(client: OperatorClient, queued: dict[str, Any], *, notify: bool, wait_s: float) -> None:
-    """Notify the device; wait, if wanted; show the job. A device that cannot be notified gets the job all the same."""
+    """Notify the device, wait if asked to, and show the job. The job stays queued if the notification fails."""
     if notify:
         try:
             queued["push"] = client.post(device_path(queued["device_id"], "/push"))
@@ -204,7 +204,7 @@ def uplink(config_path: Path, device_id: str, wait_s: float) -> None:
 @CONFIG
 @click.argument("number", type=click.IntRange(1))
 def cancel(config_path: Path, number: int) -> None:
-    """Give up a job that is queued, or waits for the device's report."""
+    """Cancel a job that is queued, or waits for the device's report."""
     with asking(config_path) as client:
         show(client.post(f"/v1/jobs/{number}/cancel"))
 
@@ -227,7 +227,7 @@ def push(config_path: Path, device_id: str) -> None:
 @click.option("--name", help="Name of the package; the file's name if not given.")
 @click.option("--content-type", default="application/octet-stream", show_default=True)
 def upload(config_path: Path, file: Path, name: str | None, content_type: str) -> None:
-    """Put a package on the package server; one of this name is replaced."""
+    """Upload a package to the package server; it replaces one of the same name."""
     with asking(config_path) as client:
         show(client.put_file(f"/v1/packages/{name or file.name}", file, content_type))
 
@@ -319,7 +319,7 @@ _lister(
 
 
 def load(path: Path) -> Config:
-    """The configuration; wrong ones end the command with status 2."""
+    """Load the configuration; a wrong one ends the command with status 2."""
     try:
         return configuration.load(path)
     except ConfigError as error:
@@ -329,7 +329,7 @@ def load(path: Path) -> Config:
 
 @contextlib.contextmanager
 def asking(path: Path) -> Iterator[OperatorClient]:
-    """A client of the running head-end; its errors end the command with a sentence."""
+    """A client of the running head-end; its errors end the command with a message."""
     try:
         client = OperatorClient.of(load(path))
         try:
@@ -342,7 +342,7 @@ def asking(path: Path) -> Iterator[OperatorClient]:
 
 @contextlib.contextmanager
 def new_secret(file: Path, content: str) -> Iterator[None]:
-    """A new file of mode 0600 for as long as the block goes well."""
+    """Create a file of mode 0600; it is removed again when the block fails."""
     try:
         pki.write_new(file, content.encode(), pki.SECRET_MODE)
     except OSError as error:
@@ -359,7 +359,7 @@ def show(document: object) -> None:
 
 
 def listed(document: Mapping[str, Any], name: str, columns: Sequence[str], as_json: bool | None) -> None:
-    """A list as JSON, or as a table where a person looks."""
+    """Show a list as JSON, or as a table on a terminal."""
     if as_json is None:
         as_json = not sys.stdout.isatty()
     if as_json:

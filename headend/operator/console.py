@@ -1,9 +1,9 @@
-"""The operator's pages: what the JSON API tells, for people. Server-rendered, without scripts. The one thing that they
-change is to cancel a job.
+"""The operator's web pages: the data of the JSON API for people, rendered by the server, without scripts. The only
+change they can make is to cancel a job.
 
 A browser logs in with the operator's token and gets a session cookie: random, for this server's pages only, kept in
-this process and forgotten with it. A form that changes something carries a word derived from the session: another
-site's page cannot know it, whatever the browser thinks of `SameSite`.
+this process and forgotten with it. A form that changes something carries a token derived from the session, which
+another site's page cannot know, however the browser treats `SameSite`.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ Page = Callable[[Request], tuple[str, dict[str, Any]]]
 
 
 class Console:
-    """The pages of one head-end. `monotonic` gives seconds for sessions, `wall` seconds since the epoch."""
+    """The pages of one head-end. `monotonic` returns seconds for sessions, `wall` seconds since the epoch."""
 
     def __init__(
         self,
@@ -79,7 +79,7 @@ class Console:
         self._templates = _environment(wall)
 
     def routes(self) -> list[Route]:
-        """What the operator server mounts beside its API."""
+        """The routes of the pages, which the operator server mounts beside its API."""
         pages: dict[str, Page] = {
             "/": self._overview,
             "/device": self._device,
@@ -115,8 +115,8 @@ class Console:
         return handle
 
     def _frame(self, request: Request) -> dict[str, Any]:
-        """What every page of a session needs."""
-        return {"here": "", "refresh_s": 0, "word": _word(request)}
+        """The template variables that every page of a session needs."""
+        return {"here": "", "refresh_s": 0, "word": _form_token(request)}
 
     def _problem(self, request: Request, problem: web.HttpProblem) -> Response:
         return self._render("problem.html", self._frame(request) | {"text": problem.text}, problem.status)
@@ -150,7 +150,7 @@ class Console:
         if not self._logged_in(request):
             return RedirectResponse("/login", status_code=303, headers=HEADERS)
         number = form.get("job", "")
-        if not hmac.compare_digest(form.get("word", "").encode(), _word(request).encode()):
+        if not hmac.compare_digest(form.get("word", "").encode(), _form_token(request).encode()):
             return self._problem(request, web.HttpProblem(403, "This form is not of your session."))
         if not (number.isascii() and number.isdigit() and len(number) < 16):
             return self._problem(request, web.HttpProblem(400, "There is no such job."))
@@ -247,13 +247,13 @@ class Console:
 
 
 async def _form(request: Request) -> dict[str, str]:
-    """The fields of a posted form; of a repeated one the first. Raises `HttpProblem` 408 or 413."""
+    """The fields of a posted form; the first value of a repeated field. Raises `HttpProblem` 408 or 413."""
     body = await web.read_body(request, FORM_BYTES_MAX)
     return {name: values[0] for name, values in parse_qs(body.decode("utf-8", "replace")).items()}
 
 
-def _word(request: Request) -> str:
-    """What forms of this session carry."""
+def _form_token(request: Request) -> str:
+    """The token that the forms of this session carry."""
     return web.token_hash(f"form {request.cookies.get(COOKIE, '')}")
 
 
@@ -279,7 +279,7 @@ def _environment(wall: Callable[[], float]) -> Environment:
 
 
 def _iso(at: float) -> str:
-    """Seconds since the epoch as UTC; a time that no calendar has stays a number."""
+    """Seconds since the epoch as UTC; a time outside the calendar stays a number."""
     try:
         return dt.datetime.fromtimestamp(at, dt.UTC).strftime("%Y-%m-%d %H:%M:%SZ")
     except (ValueError, OverflowError, OSError):
@@ -287,7 +287,7 @@ def _iso(at: float) -> str:
 
 
 def _ago(seconds: float) -> str:
-    """How long ago, in one unit."""
+    """A duration in its largest unit, as "3 h ago"."""
     if seconds < 0:
         return "in the future"
     for size, unit in ((86_400, "day"), (3600, "hour"), (60, "minute"), (1, "second")):
@@ -298,7 +298,7 @@ def _ago(seconds: float) -> str:
 
 
 def _what(job: Mapping[str, Any]) -> str:
-    """A job's parameters in a line."""
+    """A job's parameters in one line."""
     params = job["params"]
     if "paths" in params:
         return _few(params["paths"])
@@ -311,7 +311,7 @@ def _what(job: Mapping[str, Any]) -> str:
 
 
 def _contents(package: Mapping[str, Any]) -> str:
-    """What a package is, in a line."""
+    """The contents of a package in one line."""
     if not package["kind"]:
         return "no update package"
     what = f"{package['kind']} {package['id']} {package['version']}".replace("  ", " ")
@@ -327,7 +327,7 @@ def _few(names: list[str]) -> str:
 
 
 def _outcome(job: Mapping[str, Any]) -> str:
-    """A job's result in a line."""
+    """A job's result in one line."""
     result = job["result"]
     if not result:
         sent = job.get("sent")

@@ -1,4 +1,4 @@
-"""Rows for people: a table as wide as its content, times in local time, nothing that a terminal would obey."""
+"""Tables for a terminal: as wide as their contents, times in local time, without control characters."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TIMES = frozenset(
 
 
 def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
-    """The named columns of `rows`, numbers to the right; a sentence when there are no rows. `a.b` is `b` of `a`."""
+    """The named columns of `rows`, numbers right-aligned; a sentence when there are no rows. `a.b` is `b` of `a`."""
     if not rows:
         return "nothing to show"
     cells = [[_cell(name, _value(row, name)) for name in columns] for row in rows]

@@ -1,4 +1,4 @@
-"""What the operator sees of the tables that belong to the other servers: read only, without secrets."""
+"""Views of the other servers' tables for the operator: read only, without secrets."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Rows = list[dict[str, Any]]
 
 
 def counts(connection: Connection) -> dict[str, int]:
-    """How much there is."""
+    """The number of devices, jobs and so on, for the overview."""
 
     def count(query: Select[Any]) -> int:
         return connection.execute(select(func.count()).select_from(query.subquery())).scalar_one()
@@ -36,8 +36,8 @@ def counts(connection: Connection) -> dict[str, int]:
 
 
 def devices(connection: Connection) -> Rows:
-    """The enrolled devices, with what their DM account tells. `fw` is of the registration, `fw_version` the newest;
-    `push_url` is the newest."""
+    """The enrolled devices with data of their DM accounts. `fw` is the version at registration; `fw_version` and
+    `push_url` are the latest."""
     rows = security.listing(connection)
     columns = (dm.accounts.c.device_id, dm.accounts.c.created, dm.accounts.c.push_url)
     with_account = {row.device_id: row for row in connection.execute(select(*columns))}
@@ -66,7 +66,7 @@ def _device(
 
 
 def credentials(account: Account) -> dict[str, str]:
-    """All that a device of another make needs for its DM account. Secrets: for the one who asked, once."""
+    """The credentials of a DM account, for a device of another make. They are secret, and shown once, to who asked."""
     return {
         "server_id": account.server_id,
         "url": account.url,

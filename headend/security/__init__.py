@@ -1,1 +1,1 @@
-"""The security server: knows the device keys, speaks SSMP, and hands out DM accounts."""
+"""The security server: holds the device keys, serves SSMP, and issues DM accounts."""

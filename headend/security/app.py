@@ -1,4 +1,4 @@
-"""HTTP face of the security server: `POST /ssmp`."""
+"""The security server as ASGI: `POST /ssmp`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def create_app(service: SecurityService) -> Starlette:
 
 
 def dm_accounts(server_id: str, dm_url: str) -> MakeDocument:
-    """Bootstrap documents that hold a new account at the DM server of this head-end."""
+    """Returns a function that makes bootstrap documents with a new account at the DM server of this head-end."""
 
     def make(connection: Connection, device_id: str, info: wire.RegistrationInfo) -> bytes:
         account = accounts.create(connection, device_id, server_id=server_id, url=dm_url, push_url=info.push_url)

@@ -24,7 +24,7 @@ from headend import db
 from omadm.ssmp.crypto import DEVICE_KEY_BYTES
 from omadm.ssmp.wire import DEVICE_ID_BYTES_MAX, RegistrationInfo
 
-LOG_ROWS_MAX = 10_000  # of the registration log; the oldest leave
+LOG_ROWS_MAX = 10_000  # of the registration log; the oldest are deleted
 LOG_PRUNE_EVERY = 100
 _DEVICE_ID = re.compile(rf"[A-Za-z0-9:._-]{{1,{DEVICE_ID_BYTES_MAX}}}", re.ASCII)
 
@@ -62,12 +62,12 @@ class DeviceError(ValueError):
 
 
 class AlreadyEnrolledError(DeviceError):
-    """There is a device of this name, and it was not said that its key is to be replaced."""
+    """A device of this name exists, and `replace` was not given."""
 
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """What SSMP needs to know of an enrolled device."""
+    """What SSMP needs to know about an enrolled device."""
 
     device_id: str
     key: bytes = field(repr=False)
@@ -75,8 +75,8 @@ class Device:
 
 
 def enrol(connection: Connection, device_id: str, key: bytes, now: float, *, replace: bool = False) -> None:
-    """Add a device; with `replace`, give a known one a new key. Raises `AlreadyEnrolledError`, and
-    `DeviceError` for an id or a key that cannot be one."""
+    """Add a device, or with `replace` give an existing one a new key. Raises `AlreadyEnrolledError`, and `DeviceError`
+    for an invalid id or key."""
     if not _DEVICE_ID.fullmatch(device_id):
         raise DeviceError(f"a device id has 1 to {DEVICE_ID_BYTES_MAX} letters, digits and :._-")
     if len(key) != DEVICE_KEY_BYTES:
@@ -94,7 +94,7 @@ def enrol(connection: Connection, device_id: str, key: bytes, now: float, *, rep
 
 
 def set_enabled(connection: Connection, device_id: str, enabled: bool) -> bool:
-    """Switch a device on or off for registration. False when there is no such device."""
+    """Allow or forbid a device to register. Returns False when there is no such device."""
     return connection.execute(update(devices).where(devices.c.id == device_id).values(enabled=enabled)).rowcount == 1
 
 
@@ -110,7 +110,7 @@ def listing(connection: Connection) -> list[dict[str, object]]:
 
 
 def registered(connection: Connection, device_id: str, info: RegistrationInfo, now: float) -> None:
-    """A registration was completed."""
+    """Record a completed registration."""
     connection.execute(
         update(devices)
         .where(devices.c.id == device_id)

@@ -1,4 +1,4 @@
-"""How often one client may ask: token buckets, a bounded number of them."""
+"""Rate limits per client: a bounded number of token buckets."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 BURST = 10  # a registration takes one; a device in trouble retries with growing pauses
 REFILL_EVERY_S = 6.0
-CLIENTS_MAX = 10_000  # the least recent leave first
+CLIENTS_MAX = 10_000  # the least recently used are dropped first
 
 
 @dataclass(slots=True)
@@ -17,7 +17,7 @@ class _Bucket:
 
 
 class RateLimit:
-    """At most `burst` at once and one every `refill_every_s` seconds, for each key."""
+    """At most `burst` requests at once, and one per `refill_every_s` seconds, for each key."""
 
     def __init__(
         self, *, burst: int = BURST, refill_every_s: float = REFILL_EVERY_S, clients_max: int = CLIENTS_MAX
@@ -28,7 +28,7 @@ class RateLimit:
         self._buckets: OrderedDict[str, _Bucket] = OrderedDict()
 
     def allow(self, key: str, now: float) -> bool:
-        """Whether `key` may ask now; asking takes a token."""
+        """Take a token of `key`; returns False when there is none, and the request must be refused."""
         bucket = self._buckets.pop(key, None) or _Bucket(float(self._burst), now)
         bucket.tokens = min(self._burst, bucket.tokens + (now - bucket.at) / self._refill_every_s)
         bucket.at = now

@@ -25,7 +25,7 @@ MakeDocument = Callable[[Connection, str, wire.RegistrationInfo], bytes]
 
 
 class SecurityService:
-    """The answering side of SSMP. Calls are serialised: registrations are rare, and each is a few milliseconds."""
+    """The server side of SSMP. Calls are serialised: registrations are rare, and each takes a few milliseconds."""
 
     def __init__(
         self,

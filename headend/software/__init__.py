@@ -1,1 +1,1 @@
-"""The package server: firmware and software packages with ranges, their descriptors, and the reports about them."""
+"""The package server: firmware and software packages with range requests, their descriptors, and reports on them."""

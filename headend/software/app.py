@@ -1,8 +1,8 @@
-"""HTTP face of the package server.
+"""The package server as ASGI.
 
-`GET|HEAD /packages/NAME` the package, with ranges; `GET /descriptors/NAME` its download descriptor (OMA Download OTA
-1.0), which tells of a delta what it was made from and where the full package is; `POST /install-notify/NAME` a report
-on it. `?device=ID` says who asks, for the log; nothing is decided by it: packages are signed, not secret.
+`GET|HEAD /packages/NAME`: the package, with ranges. `GET /descriptors/NAME`: its download descriptor (OMA Download OTA
+1.0), which for a delta names what it was made from and where the full package is. `POST /install-notify/NAME`: a report
+on it. `?device=ID` identifies the client for the log only: packages are signed, not secret.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _REPORT = re.compile(rb"(\d{3})(?:[ \t]+([ -~]*))?\s*", re.ASCII)
 
 
 class PackageAnswer(Response):
-    """Sends a slice of a file and logs how much of it was handed to the network."""
+    """Sends a slice of a file, and logs how much of it was passed to the network."""
 
     def __init__(self, package: Package, part: Slice, headers: dict[str, str], done: Callable[[int], None]) -> None:
         super().__init__(status_code=part.status, media_type=None, headers=headers)
@@ -53,7 +53,7 @@ class PackageAnswer(Response):
             event = {"event": "software.broken"}
             log.info("%s: the answer broke after %d bytes: %s", self._package.name, self._sent, error, extra=event)
         except asyncio.CancelledError:
-            self._done(self._sent)  # the server ends, and with it the threads that could do this
+            self._done(self._sent)  # not in a thread: when the server ends, its threads are gone
             raise
         finally:
             watcher.cancel()
@@ -66,7 +66,7 @@ class PackageAnswer(Response):
             while self._sent < self._part.size and not gone.is_set():
                 piece = await asyncio.to_thread(file.read, min(CHUNK_BYTES, self._part.size - self._sent))
                 if not piece:
-                    break  # the file is shorter than its row says: the client sees the length broken
+                    break  # the file is shorter than its row says: the client notices the wrong length
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
                 self._sent += len(piece)
         if self._sent == self._part.size:
@@ -167,7 +167,7 @@ def _device(request: Request) -> str:
 
 
 def _without_body(headers: dict[str, str]) -> Response:
-    """A HEAD answer: the Content-Length is the package's, not of the body that is not there."""
+    """The answer to HEAD: Content-Length is the package's, although there is no body."""
     answer = Response(status_code=200)
     answer.init_headers(headers)
     return answer

@@ -1,4 +1,4 @@
-"""Byte ranges of HTTP (RFC 9110, 13.1 and 14): one range, or the whole."""
+"""HTTP byte ranges (RFC 9110, 13.1 and 14): one range, or the whole."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Slice:
 def choose(headers: Mapping[str, str], total: int, etag: str) -> Slice | None:
     """What a GET with these headers (lower-case names) gets of `total` bytes; None when the range lies outside (416).
 
-    A `Range` that is not understood, has several ranges, or stands under an `If-Range` that does not hold, is ignored,
-    as the RFC has it.
+    A `Range` that is not understood, has several ranges, or has an `If-Range` that does not match, is ignored, as the
+    RFC requires.
     """
     whole = Slice(200, 0, total)
     match = _RANGE.fullmatch(headers.get("range", "").replace(" ", ""))
@@ -34,7 +34,7 @@ def choose(headers: Mapping[str, str], total: int, etag: str) -> Slice | None:
     start = int(first)
     end = min(int(last), total - 1) if last else total - 1
     if last and int(last) < start:
-        return whole  # not a valid range: as if it were not there
+        return whole  # an invalid range is ignored
     if start >= total:
         return None
     return Slice(206, start, end - start + 1)

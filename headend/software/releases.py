@@ -1,8 +1,8 @@
-"""What the uploaded packages are: read from each package's own description when it is added.
+"""What the uploaded packages contain, read from each package's own description when it is added.
 
-A firmware release has a full package and may have deltas, each from named versions. Which of them a device is sent
-follows from the version that it runs. The signature is not judged here (the device does that, with its own roots); a
-file that is no package has no row and is served like any other.
+A firmware release has a full package and may have deltas, each from certain versions. The version that a device runs
+decides which one it gets. The signature is not checked here (the device does that, with its own roots). A file that is
+not a package has no row, and is served like any other.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ releases = Table(
 
 
 class NoPackageError(Exception):
-    """No uploaded package brings this device to this version; the text is for the operator."""
+    """No uploaded package updates this device to this version; the text is for the operator."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class PackageInfo:
 
     @property
     def from_versions(self) -> tuple[str, ...]:
-        """The versions that it can be installed on; empty: any."""
+        """The versions that it can be installed on; empty for any."""
         made_from = tuple(dict.fromkeys(source.version for source in self.sources))
         return self.requires or made_from
 
@@ -67,7 +67,7 @@ class PackageInfo:
 
 
 def describe(name: str, file: Path, size: int) -> PackageInfo | None:
-    """What the package in `file` says about itself; `None` for a file that is no package."""
+    """The description of the package in `file`; None for a file that is not a package."""
     try:
         said = read_unverified(file)
     except (PackageError, DeviceError):
@@ -89,7 +89,7 @@ def describe(name: str, file: Path, size: int) -> PackageInfo | None:
 
 
 def note(connection: Connection, name: str, release: PackageInfo | None) -> None:
-    """Store what the package `name` is now, in place of what it was."""
+    """Store the description of the package `name`, replacing an earlier one."""
     connection.execute(delete(releases).where(releases.c.name == name))
     if release is not None:
         row: dict[str, Any] = {field: getattr(release, field) for field in PackageInfo.__slots__}
@@ -99,7 +99,7 @@ def note(connection: Connection, name: str, release: PackageInfo | None) -> None
 
 
 def known(connection: Connection) -> dict[str, PackageInfo]:
-    """Every package that is known for what it is, by its name."""
+    """The descriptions of all packages that have one, by name."""
     return {row["name"]: _info_of(row) for row in connection.execute(select(releases)).mappings()}
 
 
@@ -121,9 +121,9 @@ def _info_of(row: Any) -> PackageInfo:
 
 
 def choose(packages: Sequence[PackageInfo], running: str, hardware: str | None, *, delta: bool = True) -> PackageInfo:
-    """The package of a release for a device that runs version `running` on `hardware` (`None`: it does not tell).
+    """Choose the package of a release for a device that runs version `running` on `hardware` (None: unknown).
 
-    A delta that fits, if one is allowed and smaller; else the full package. Raises `NoPackageError`.
+    That is a delta that fits, if allowed and smaller, else the full package. Raises `NoPackageError`.
     """
     fitting = [one for one in packages if hardware is None or hardware in one.compatible]
     if hardware is None and len({one.compatible for one in fitting}) > 1:
@@ -138,7 +138,7 @@ def choose(packages: Sequence[PackageInfo], running: str, hardware: str | None, 
 
 
 def full_of(connection: Connection, package: PackageInfo) -> PackageInfo | None:
-    """The package with whole images of the release that `package` is a delta to, for all hardware that it is for."""
+    """The full package of the release that the delta `package` leads to, for all hardware that the delta is for."""
     found = [
         one
         for one in of_version(connection, package.version)

@@ -1,6 +1,6 @@
 """Packages on the disk and in the database, the access log, and the installation reports.
 
-A package's bytes stand in `<files>/<sha256>`, written once and never changed; its row names it. The same bytes under
+A package's bytes are in `<files>/<sha256>`, written once and never changed; its row has its name. The same bytes under
 two names are one file.
 """
 
@@ -66,7 +66,7 @@ reports = Table(
 
 
 class PackageStoreError(ValueError):
-    """The package cannot be taken."""
+    """The package cannot be accepted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ class Package:
 
     @property
     def etag(self) -> str:
-        """Strong: it is the content's hash."""
+        """A strong validator: the hash of the content."""
         return f'"{self.sha256}"'
 
 
@@ -100,7 +100,7 @@ class PackageStore:
         return Package(row.name, row.sha256, row.size, row.content_type, self._files / row.sha256)
 
     async def add(self, name: str, content_type: str, chunks: AsyncIterator[bytes], now: float) -> Package:
-        """Take in a package; an earlier one of this name is replaced. Raises `PackageStoreError`, `OSError`."""
+        """Store a package; it replaces one of the same name. Raises `PackageStoreError`, `OSError`."""
         if not _NAME.fullmatch(name):
             raise PackageStoreError("a package name has letters, digits, dots, hyphens and underscores")
         if not _TYPE.fullmatch(content_type):
@@ -118,7 +118,7 @@ class PackageStore:
         return package
 
     def learn(self) -> None:
-        """Read the descriptions of packages that were added when this was not done yet."""
+        """Read the descriptions of packages that were added by a version that did not read them."""
         with db.reader(self._engine).begin() as connection:
             known = releases.known(connection)
             rows = connection.execute(select(packages)).all()
@@ -129,14 +129,14 @@ class PackageStore:
                     releases.note(connection, row.name, found)
 
     def release(self, name: str) -> tuple[PackageInfo | None, PackageInfo | None]:
-        """What a package is, and the full package of the same release when it is a delta."""
+        """The description of a package, and that of the full package of the same release if it is a delta."""
         with db.reader(self._engine).begin() as connection:
             found = releases.find(connection, name)
             full = releases.full_of(connection, found) if found is not None and found.is_delta else None
         return found, full
 
     def remove(self, name: str) -> bool:
-        """Forget a package; its file goes when no other name has it. False when there is none."""
+        """Remove a package, and its file if no other name has it. Returns False when there is none."""
         package = self.find(name)
         if package is None:
             return False
@@ -149,14 +149,15 @@ class PackageStore:
         return True
 
     def listing(self) -> list[dict[str, object]]:
-        """The packages by name, each with what it is (`kind` and so on; empty for a file that is no package)."""
+        """The packages by name, each with its description (`kind` and so on; empty for a file that is not a
+        package)."""
         with db.reader(self._engine).begin() as connection:
             known = releases.known(connection)
             rows = connection.execute(select(packages).order_by(packages.c.name)).mappings().all()
         return [dict(row) | shown(known.get(row["name"])) for row in rows]
 
     def note_download(self, row: dict[str, object]) -> None:
-        """Log an answer that ended; `row` has the columns of `downloads` but `seq`."""
+        """Log a download that ended; `row` has the columns of `downloads` except `seq`."""
         with self._engine.begin() as connection:
             key = connection.execute(insert(downloads).values(**row)).inserted_primary_key
             if key is not None and key[0] % PRUNE_EVERY == 0:
@@ -198,7 +199,7 @@ class PackageStore:
 
 
 def shown(release: PackageInfo | None) -> dict[str, object]:
-    """What a package is, as the operator sees it."""
+    """The description of a package, as the operator sees it."""
     if release is None:
         return {"kind": "", "id": "", "version": "", "compatible": [], "delta": False, "from_versions": []}
     return {
@@ -212,7 +213,7 @@ def shown(release: PackageInfo | None) -> dict[str, object]:
 
 
 async def _write(path: Path, chunks: AsyncIterator[bytes]) -> tuple[str, int]:
-    """Write and sync a new file; its SHA-256 and size."""
+    """Write and sync a new file; return its SHA-256 and size."""
     digest, size = hashlib.sha256(), 0
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "wb") as file:

@@ -1,5 +1,5 @@
-"""SSMP: how a device with factory data alone proves itself to the security server and gets its DM account.
+"""SSMP: how a device that has only factory data authenticates to the security server and gets its DM account.
 
-The wire format is this project's own and is written down in `docs/ssmp.md`. `wire` holds the messages, `crypto` the
-keys and proofs, `client` and `server` the two sans-IO cores; `client.register` drives the client over HTTPS.
+The protocol is this project's own, and is described in `docs/ssmp.md`. `wire` has the messages, `crypto` the keys and
+proofs, `client_core` and `server_core` the two sans-IO cores. The driver of the client is `agent.dm.registration`.
 """

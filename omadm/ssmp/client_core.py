@@ -2,9 +2,9 @@
 
     IDLE --start--> HELLO_SENT --CHALLENGE--> AUTH_SENT --BOOTSTRAP--> CONFIRM_SENT --DONE--> REGISTERED
 
-The server's proof is checked before the document is opened, and the document is handed out only after DONE: before
-that the server has not put the account in force. An ERROR ends the attempt from every state that waits for an answer;
-so does a broken proof. A message that is not due is the peer's error and ends the attempt, too.
+The server's proof is checked before the document is opened, and the document is returned only after DONE: before that,
+the account is not in force at the server. An ERROR ends the attempt in every state that waits for an answer; so do a
+wrong proof and a message out of order.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from omadm.ssmp.crypto import SessionKeys, Transcript, equal
 from omadm.ssmp.errors import SsmpError, SsmpRefused, SsmpUsageError
 from omadm.transitions import Transitions
 
-REGISTRATION_TIMEOUT_S = 60.0  # three round trips; the server forgets a session after as long
+REGISTRATION_TIMEOUT_S = 60.0  # three round trips; the server forgets a session after the same time
 
 
 class State(Enum):
@@ -53,14 +53,14 @@ TRANSITIONS = Transitions(
 
 @dataclass(frozen=True, slots=True)
 class Registered:
-    """Both ends have proven themselves; `document` is the bootstrap document (it holds secrets)."""
+    """Both ends are authenticated; `document` is the bootstrap document, which contains secrets."""
 
     document: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class RegistrationFailed:
-    """The attempt is over. `error` says whose fault it is."""
+    """The attempt has failed. The type of `error` says whose fault it is."""
 
     error: SsmpError
 
@@ -74,7 +74,7 @@ class SsmpClient:
     def __init__(self, device_id: str, key: bytes, info: wire.RegistrationInfo, client_nonce: bytes) -> None:
         """Raises `SsmpUsageError` for a key, id or nonce that cannot be sent."""
         self._hello = wire.Hello(device_id, client_nonce)
-        SessionKeys(key, client_nonce, bytes(wire.NONCE_BYTES))  # refuses a key of the wrong size now, not mid-way
+        SessionKeys(key, client_nonce, bytes(wire.NONCE_BYTES))  # refuses a key of the wrong size now, not half-way
         self._key = key
         self._info = info
         self._state = State.IDLE
@@ -91,7 +91,7 @@ class SsmpClient:
         return self._state
 
     def start(self, now: float) -> None:
-        """Send HELLO. Raises `SsmpUsageError` when the attempt was started before."""
+        """Send HELLO. Raises `SsmpUsageError` when the attempt was started already."""
         self._move(Event.START)
         data = self._hello.emit()
         self._transcript.add(data)
@@ -102,14 +102,14 @@ class SsmpClient:
         """Take one whole message of the server. A bad one ends the attempt: see `next_event`."""
         del now
         if self._deadline is None:
-            return  # before the start or after the end nothing is awaited, and nothing changes
+            return  # before the start and after the end, messages change nothing
         try:
             self._take(wire.parse(data), data)
         except SsmpError as error:
             self._fail(error)
 
     def receive_eof(self, now: float) -> None:
-        """The transport ended before the attempt did."""
+        """Fail, because the transport ended before the attempt did."""
         del now
         if self._deadline is not None:
             self._fail(SsmpError("the security server closed the connection"))

@@ -1,13 +1,13 @@
 """Keys and proofs of SSMP (docs/ssmp.md, "Keys and proofs").
 
-A session's keys come by HKDF-SHA-256 (RFC 5869) from the device key, salted with both nonces; each has one use::
+A session's keys are derived by HKDF-SHA-256 (RFC 5869) from the device key, salted with both nonces; each has one use::
 
     prk      = HKDF-Extract(salt = client_nonce || server_nonce, ikm = device_key)
     key_X    = HKDF-Expand(prk, "dcu-ssmp 1 " + X, 32)        X: device, server, seal, confirm, done
     nonce    = HKDF-Expand(prk, "dcu-ssmp 1 seal nonce", 12)
 
-The transcript is the SHA-256 of every message so far, each preceded by its length as u32; the message that carries a
-MAC enters without the MAC's value.
+The transcript is the SHA-256 of all messages so far, each preceded by its length as u32; a message with a MAC is
+included without the value of the MAC.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ class Transcript:
         self._hash = hashlib.sha256(_LABEL)
 
     def add(self, message: bytes) -> None:
-        """Take in a message: without its MAC's value when it carries one (`wire.unproven`)."""
+        """Add a message, without the value of its MAC if it has one (`wire.unproven`)."""
         self._hash.update(len(message).to_bytes(4, "big"))
         self._hash.update(message)
 
     def digest(self) -> bytes:
-        """The hash of what has been taken in so far; more can follow."""
+        """The hash of the messages so far; more can be added."""
         return self._hash.digest()
 
 
 class SessionKeys:
-    """The keys of one session. Never printed."""
+    """The keys of one session. Its repr does not show them."""
 
     __slots__ = ("_prk",)
 
@@ -78,13 +78,14 @@ class SessionKeys:
         return self._mac(b"done", transcript)
 
     def seal(self, document: bytes, transcript: bytes) -> bytes:
-        """AES-256-GCM: ciphertext and 16-byte tag, bound to `transcript`. Once a session: the nonce is derived."""
+        """AES-256-GCM: ciphertext and 16-byte tag, bound to `transcript`. Use it once per session: the nonce is derived
+        from the session's keys."""
         return AESGCM(self._expand(b"seal", 32)).encrypt(
             self._expand(b"seal nonce", SEAL_NONCE_BYTES), document, transcript
         )
 
     def open(self, sealed: bytes, transcript: bytes) -> bytes:
-        """The document. Raises `SsmpError` when it was not sealed under these keys for this transcript."""
+        """Decrypt the document. Raises `SsmpError` unless it was sealed with these keys for this transcript."""
         try:
             return AESGCM(self._expand(b"seal", 32)).decrypt(
                 self._expand(b"seal nonce", SEAL_NONCE_BYTES), sealed, transcript

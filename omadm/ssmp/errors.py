@@ -4,9 +4,9 @@ from __future__ import annotations
 
 
 class SsmpError(Exception):
-    """The registration did not complete: the peer broke the protocol, failed its proof, or could not be reached.
+    """The registration failed: the peer violated the protocol, sent a wrong proof, or could not be reached.
 
-    Trying again later is sensible; nothing was changed on this side.
+    Nothing was changed on this side, and it makes sense to try again later.
     """
 
 
@@ -20,7 +20,7 @@ class SsmpRefused(SsmpError):
 
 
 class SsmpWireError(SsmpError):
-    """Bytes that are no SSMP message. `offset` is where reading stopped, `why` a clause without the offset."""
+    """The bytes are not an SSMP message. `offset` is where parsing stopped, `why` a clause without the offset."""
 
     def __init__(self, offset: int, why: str) -> None:
         super().__init__(f"SSMP message, byte {offset}: {why}")
@@ -29,4 +29,4 @@ class SsmpWireError(SsmpError):
 
 
 class SsmpUsageError(ValueError):
-    """A local caller asked for what cannot be sent (our mistake, not the peer's)."""
+    """A local caller asked for something that cannot be sent (our mistake, not the peer's)."""

@@ -2,9 +2,9 @@
 
     CHALLENGED --AUTH--> AUTHENTICATED --provide--> BOOTSTRAPPED --CONFIRM--> CONFIRMED --acknowledge--> DONE
 
-A HELLO opens a session whether or not the device is known; an unknown one is given a stand-in key, so that up to the
-refusal both cost and look the same. Proofs are compared in constant time. A message that is not due (a replay, or one
-out of order) is refused and changes nothing; a wrong proof ends the session.
+A HELLO opens a session whether or not the device is known; an unknown one gets a substitute key, so that both cost and
+look the same up to the refusal. Proofs are compared in constant time. A message out of order (such as a replay) is
+refused and changes nothing; a wrong proof ends the session.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from omadm.ssmp.errors import SsmpRefused, SsmpUsageError
 from omadm.transitions import Transitions
 
 SESSION_S = 60.0  # from HELLO to DONE
-SESSIONS_MAX = 1000  # in progress at a time; each holds some hundred bytes
+SESSIONS_MAX = 1000  # in progress at a time; each takes a few hundred bytes
 
 REFUSED_TEXT = "the device is not known here or did not prove itself"
 EXPIRED_TEXT = "no such session, or it has expired"
@@ -61,7 +61,7 @@ TRANSITIONS = Transitions(
 
 @dataclass(frozen=True, slots=True)
 class Authenticated:
-    """The device has proven itself: make its bootstrap document and `provide` it."""
+    """The device is authenticated: make its bootstrap document, and call `provide`."""
 
     device_id: str
     info: wire.RegistrationInfo
@@ -69,7 +69,7 @@ class Authenticated:
 
 @dataclass(frozen=True, slots=True)
 class Confirmed:
-    """The device has the document: put the account in force, durably, and `acknowledge`."""
+    """The device has the document: put the account in force durably, and call `acknowledge`."""
 
     device_id: str
     info: wire.RegistrationInfo
@@ -84,8 +84,8 @@ class ServerSession:
     def __init__(
         self, session: bytes, server_nonce: bytes, hello: bytes, key: bytes, *, known: bool, now: float
     ) -> None:
-        """`hello` is the HELLO as it came; `key` the device's, or a stand-in when not `known`. Raises `SsmpError` for
-        a HELLO that is none."""
+        """`hello` is the HELLO as received; `key` is the device's, or a substitute when not `known`. Raises `SsmpError`
+        for an invalid HELLO."""
         message = wire.parse(hello)
         if not isinstance(message, wire.Hello):
             raise SsmpUsageError("a session begins with HELLO")
@@ -142,7 +142,7 @@ class ServerSession:
         self._output.append(wire.Done(self.session, self._keys.done_mac(self._transcript.digest())).emit())
 
     def abort(self) -> None:
-        """The server cannot go on with this session."""
+        """End the session, because the server cannot continue it."""
         if not self.over:
             self._move(Event.FAILURE)
 
@@ -182,7 +182,7 @@ class ServerSession:
 
 
 class SessionTable:
-    """The sessions in progress, at most `SESSIONS_MAX`; finished and expired ones leave by themselves."""
+    """The sessions in progress, at most `SESSIONS_MAX`; finished and expired ones are removed."""
 
     def __init__(self, random_bytes: Callable[[int], bytes], *, sessions_max: int = SESSIONS_MAX) -> None:
         self._random_bytes = random_bytes
@@ -193,7 +193,7 @@ class SessionTable:
         return len(self._sessions)
 
     def open(self, hello: bytes, key: bytes, *, known: bool, now: float) -> ServerSession:
-        """A new session for a HELLO. Raises `SsmpRefused` when the table is full."""
+        """Open a session for a HELLO. Raises `SsmpRefused` when the table is full."""
         self.on_deadline(now)
         if len(self._sessions) >= self._sessions_max:
             raise SsmpRefused(wire.ErrorCode.UNAVAILABLE, FULL_TEXT)
@@ -218,7 +218,7 @@ class SessionTable:
         return min((session.next_deadline() or 0.0 for session in self._sessions.values()), default=None)
 
     def on_deadline(self, now: float) -> None:
-        """Drop what has expired. Sessions stand in the order of their deadlines, so this stops at the first live."""
+        """Drop expired sessions. They are in the order of their deadlines, so this stops at the first live one."""
         while self._sessions:
             oldest = next(iter(self._sessions.values()))
             oldest.on_deadline(now)

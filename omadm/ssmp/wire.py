@@ -9,10 +9,10 @@ One message is the whole body of one HTTP request or answer::
 
     field:  | tag u8 | length u16 | value |
 
-Numbers are big endian; `length` counts the bytes of all fields. Fields stand in ascending order of tag, each at most
-once. A tag below 0x80 that the message's type does not have is an error; one from 0x80 on is skipped (and is still
-covered by the proofs, which run over the bytes as sent). The MAC field, where a type has one, is 0x7F: among the
-fields that a type defines always the last.
+Numbers are big endian; `length` counts the bytes of all fields. Fields are in ascending order of tag, each at most
+once. A tag below 0x80 that the message's type does not define is an error; one from 0x80 on is skipped (but covered by
+the proofs, which are over the bytes as sent). The MAC field, if a type has one, has the tag 0x7F, and is therefore the
+last of the fields that the type defines.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Type(IntEnum):
 
 
 class Tag(IntEnum):
-    """The tag octet of a field. Below 0x80: must be understood."""
+    """The tag octet of a field. Tags below 0x80 must be understood."""
 
     DEVICE_ID = 0x01
     CLIENT_NONCE = 0x02
@@ -73,9 +73,9 @@ FIRST_IGNORABLE_TAG = 0x80
 
 
 class ErrorCode(IntEnum):
-    """Codes of an ERROR message; the numbers borrow HTTP's meaning."""
+    """Codes of an ERROR message; the numbers have the meaning that they have in HTTP."""
 
-    MALFORMED = 400  # no SSMP message, or one that this end does not take
+    MALFORMED = 400  # not an SSMP message, or one that this end does not accept
     REFUSED = 401  # unknown device, wrong key, device switched off: one answer for all
     EXPIRED = 408  # the session is unknown or took too long
     OUT_OF_ORDER = 409  # a known session, but not the message that is due
@@ -85,7 +85,7 @@ class ErrorCode(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class RegistrationInfo:
-    """What a device says of itself when it registers. Each text is at most 256 bytes of UTF-8; empty = not known."""
+    """A device's information about itself. Each text has at most 256 bytes of UTF-8; empty means unknown."""
 
     man: str
     mod: str
@@ -101,7 +101,7 @@ class RegistrationInfo:
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """Device → server: who I am, and a nonce of mine."""
+    """Device → server: the device's id and nonce."""
 
     type: ClassVar[Type] = Type.HELLO
     device_id: str
@@ -118,7 +118,7 @@ class Hello:
 
 @dataclass(frozen=True, slots=True)
 class Challenge:
-    """Server → device: a session, and a nonce of the server's. Sent whether or not the device is known."""
+    """Server → device: a session id, and the server's nonce. Sent whether or not the device is known."""
 
     type: ClassVar[Type] = Type.CHALLENGE
     session: bytes
@@ -174,7 +174,7 @@ class Bootstrap:
 
 @dataclass(frozen=True, slots=True)
 class _Proof:
-    """A session, and the sender's MAC over everything said in it so far."""
+    """A session id, and the sender's MAC over all messages so far."""
 
     type: ClassVar[Type]
     session: bytes
@@ -204,7 +204,7 @@ class Done(_Proof):
 
 @dataclass(frozen=True, slots=True)
 class Error:
-    """Server → device: no. Carries no proof: it can end an attempt, never change anything."""
+    """Server → device: a refusal. It has no proof, so it can end an attempt but never change anything."""
 
     type: ClassVar[Type] = Type.ERROR
     code: int
@@ -236,7 +236,7 @@ _TAGS: dict[Type, tuple[Tag, ...]] = {
 
 
 def parse(data: bytes) -> Message:
-    """The message that `data` is, all of it. Raises `SsmpWireError`; nothing else."""
+    """Parse one whole message. Raises `SsmpWireError` and nothing else."""
     type_ = _parse_header(data)
     fields = _parse_fields(data, type_)
     try:

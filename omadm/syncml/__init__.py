@@ -1,1 +1,1 @@
-"""SyncML 1.2 representation as OMA DM 1.2 uses it: message values, and their XML and WBXML codecs."""
+"""The SyncML 1.2 representation, as used by OMA DM 1.2: message values, and their XML and WBXML codecs."""

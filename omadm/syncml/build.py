@@ -31,7 +31,7 @@ TNDS_WBXML = "application/vnd.syncml.dmtnds+wbxml"
 
 
 def build(message: SyncML, *, binary: bool) -> Element:
-    """The `SyncML` element. `binary`: it goes into WBXML. Raises `SyncmlValueError`."""
+    """The `SyncML` element of a message; `binary` for WBXML. Raises `SyncmlValueError`."""
     body = Element("SyncBody", content=[_command(command, binary=binary) for command in message.commands])
     if message.final:
         body.content.append(Element("Final"))
@@ -193,7 +193,7 @@ def _item(item: Item, outer: Meta | None, *, binary: bool) -> Element:
 
 
 def _data(item: Item, outer: Meta | None, *, binary: bool) -> tuple[Meta | None, list[Element]]:
-    """The `Data` element, and the item's `Meta` as this encoding needs it."""
+    """The `Data` element, and the item's `Meta` adapted to this encoding."""
     data = item.data
     if data is None:
         return item.meta, []
@@ -210,7 +210,7 @@ def _data(item: Item, outer: Meta | None, *, binary: bool) -> tuple[Meta | None,
 
 
 def _tree(meta: Meta | None, outer: Meta | None, tree: MgmtTree, *, binary: bool) -> tuple[Meta | None, list[Element]]:
-    """An embedded document: elements in XML, an opaque WBXML document in WBXML; the type says which."""
+    """An embedded document: elements in XML, opaque data in WBXML; `Meta/Type` is set accordingly."""
     element = tnds.build(tree, binary=binary)
     wanted = TNDS_WBXML if binary else TNDS_XML
     if ((meta and meta.type) or (outer and outer.type)) != wanted:

@@ -1,13 +1,13 @@
-"""SyncML messages and stand-alone TNDS documents as bytes, XML or WBXML by content type.
+"""Encodes SyncML messages and stand-alone TNDS documents, and decodes messages: XML or WBXML by content type.
 
-What changes its form with the encoding, and comes back the same:
+Two kinds of data depend on the encoding, and decode to the same value:
 
-* `bytes` data: WBXML opaque, in XML base64 text; `Meta/Format` is set to `bin` where there is none, and in XML also
-  where it names a textual format;
-* `MgmtTree` data: in WBXML an opaque WBXML document, in XML elements; `Meta/Type` is rewritten to fit.
+* `bytes`: opaque in WBXML, base64 text in XML; `Meta/Format` is set to `bin` if there is none, and in XML also if it
+  names a textual format;
+* `MgmtTree`: an opaque WBXML document in WBXML, elements in XML; `Meta/Type` is rewritten accordingly.
 
-Reading accepts more: base64 text in WBXML, text sent as opaque, TNDS inline on code page 2, as CDATA, or either form
-with the other's type.
+Decoding accepts more: base64 text in WBXML, text sent as opaque data, TNDS inline on code page 2, as CDATA, or either
+form with the other's type.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ DM_WBXML = "application/vnd.syncml.dm+wbxml"
 TNDS_XML = build.TNDS_XML
 TNDS_WBXML = build.TNDS_WBXML
 
-# What peers say, and what it means (OMA-TS-SyncML_HTTPBinding 1.2 and practice)
+# Content types in use, and whether they mean WBXML (OMA-TS-SyncML_HTTPBinding 1.2, and practice).
 _MESSAGE_TYPES = {
     DM_XML: False,
     DM_WBXML: True,
@@ -42,29 +42,24 @@ def accepts(content_type: str) -> bool:
 
 
 def encode(message: SyncML, content_type: str) -> bytes:
-    """The document. Raises `SyncmlValueError` for what the encoding cannot carry, `SyncmlError` for the type."""
+    """Encode a message. Raises `SyncmlValueError` for a value that the encoding cannot represent, and `SyncmlError` for
+    an unknown content type."""
     binary = _binary(content_type, _MESSAGE_TYPES)
     root = build.build(message, binary=binary)
     return wbxml.write(root) if binary else xml.write(root)
 
 
 def decode(body: bytes, content_type: str) -> SyncML:
-    """The message. Raises `SyncmlError` and nothing else."""
+    """Decode a message. Raises `SyncmlError` and nothing else."""
     binary = _binary(content_type, _MESSAGE_TYPES)
     return document.read(wbxml.read(body) if binary else xml.read(body), binary=binary)
 
 
 def encode_tnds(tree: MgmtTree, content_type: str) -> bytes:
-    """A stand-alone TNDS document (`TNDS_XML` or `TNDS_WBXML`). Raises as `encode`."""
+    """Encode a stand-alone TNDS document (`TNDS_XML` or `TNDS_WBXML`). Raises like `encode`."""
     binary = _binary(content_type, _TNDS_TYPES)
     root = tnds.build(tree, binary=binary)
     return wbxml.write(root) if binary else xml.write(root)
-
-
-def decode_tnds(body: bytes, content_type: str) -> MgmtTree:
-    """The tree. Raises `SyncmlError` and nothing else."""
-    binary = _binary(content_type, _TNDS_TYPES)
-    return tnds.read(wbxml.read(body) if binary else xml.read(body), binary=binary)
 
 
 def _binary(content_type: str, known: dict[str, bool]) -> bool:

@@ -1,8 +1,8 @@
-"""Elements → `SyncML`: what a peer's document means (OMA-TS-SyncML_RepPro 1.2, OMA-TS-DM_RepPro 1.2).
+"""Elements → `SyncML`: interprets a peer's document (OMA-TS-SyncML_RepPro 1.2, OMA-TS-DM_RepPro 1.2).
 
-Read liberally: elements in any order, unknown ones skipped inside commands and reported as `Unsupported` beside them,
-`Meta` with or without a `MetInf` around its content. Read strictly where a wrong guess would matter: header, numbers,
-references.
+It is liberal about the order of elements, about unknown ones (skipped inside commands, and reported as `Unsupported`
+beside them), and about a missing `MetInf` in `Meta`. It is strict where a wrong guess would do harm: in the header,
+numbers, and references.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def read(root: Element, *, binary: bool) -> SyncML:
 
 
 def _text(element: Element, name: str) -> str | None:
-    """The text of a child, trimmed (pretty-printed documents); `None` where there is no such child."""
+    """The text of a child without surrounding white space (of pretty-printed documents); None without such a child."""
     child = element.child(name)
     return None if child is None else child.text().strip()
 
@@ -77,7 +77,7 @@ def _required(element: Element, name: str, where: str) -> str:
 
 
 def _uri(element: Element, name: str) -> str | None:
-    """`Target/LocURI` or `Source/LocURI`; a writer that leaves LocURI out and puts the text in Target is understood."""
+    """`Target/LocURI` or `Source/LocURI`; some peers leave out LocURI and put the text in Target or Source."""
     child = element.child(name)
     if child is None:
         return None
@@ -202,9 +202,9 @@ def _data(
 
 
 def _as_text(element: Element) -> str | bytes:
-    """Text, which some writers send as opaque data; opaque data that cannot be text stays bytes.
+    """Text, which some peers send as opaque data; opaque data that is not UTF-8 stays bytes.
 
-    The format is a textual one or absent, which stands for `chr` (OMA-TS-SyncML_MetaInfo 1.2, Format).
+    The format is a textual one or absent, which means `chr` (OMA-TS-SyncML_MetaInfo 1.2, Format).
     """
     raw = b"".join(part if isinstance(part, bytes) else str(part).encode() for part in element.content)
     try:
@@ -215,9 +215,9 @@ def _as_text(element: Element) -> str | bytes:
 
 
 def _binary(element: Element) -> str | bytes:
-    """Opaque data as it is; text as base64, in WBXML too, where it comes from converters of XML.
+    """Opaque data unchanged; text is decoded as base64, also in WBXML, where converters from XML leave it.
 
-    Text that should be base64 and is not stays text: the command that carries it fails, not the message.
+    Text that is not base64 stays text: the command that carries it fails, not the message.
     """
     if any(isinstance(part, bytes) for part in element.content):
         return b"".join(part if isinstance(part, bytes) else str(part).encode() for part in element.content)
@@ -229,7 +229,7 @@ def _binary(element: Element) -> str | bytes:
 def _embedded(element: Element) -> str | bytes | MgmtTree:
     """A TNDS document inside Data, as XML text (CDATA) or as a whole WBXML document (opaque).
 
-    What cannot be read as one stays what it is: a chunk of a large object, or a value its command will be refused for.
+    Data that is not such a document is unchanged: a chunk of a large object, or a value that its command will refuse.
     """
     raw = b"".join(
         part if isinstance(part, bytes) else str(part).encode("utf-8", "surrogatepass") for part in element.content

@@ -1,8 +1,8 @@
-"""What XML and WBXML have in common: a tree of named elements with text, and the limits both readers keep.
+"""The common part of XML and WBXML: a tree of named elements with text, and the limits of both readers.
 
-The readers (`xml`, `wbxml`) turn bytes into `Element`s and know no message; `document` and `tnds` turn elements into
-messages and know no bytes. `page` is the WBXML code page, and stands for the XML namespace; readers of foreign
-documents do not depend on it, because peers get namespaces wrong.
+The readers (`xml`, `wbxml`) turn bytes into `Element`s and know nothing of messages; `document` and `tnds` turn
+elements into messages and know nothing of bytes. `page` is the WBXML code page, which corresponds to the XML namespace;
+readers of peers' documents do not rely on it, because peers get namespaces wrong.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 BODY_BYTES_MAX = 1 << 20  # a whole message; MaxMsgSize in the field is 4 KiB to 64 KiB
 DEPTH_MAX = 64  # SyncML needs 9, a TNDS document 4 plus the depth of the tree
-ELEMENTS_MAX = 50_000  # a TNDS of some 5000 nodes
+ELEMENTS_MAX = 50_000  # a TNDS document of about 5000 nodes
 TEXT_BYTES_MAX = 4 << 20  # all text of a document; more than the body only through string table references
 
 PAGE_SYNCML = 0
@@ -24,7 +24,7 @@ PAGE_DDF = 2
 class Element:
     """One element. `content` holds child elements, character data (`str`) and opaque data (`bytes`) in order.
 
-    `attributes` are filled by the XML reader alone; SyncML has none, client provisioning documents do.
+    Only the XML reader fills in `attributes`: SyncML has none, client provisioning documents do.
     """
 
     name: str

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 
 class SyncmlError(Exception):
-    """The peer sent bytes that are no SyncML document within our limits.
+    """The peer's bytes are not a SyncML document within our limits.
 
-    `what` was being read, at `where` (a byte offset or an element path); `why` says what is wrong.
+    `what` was being read, `where` is a byte offset or an element path, `why` says what is wrong.
     """
 
     def __init__(self, what: str, where: int | str, why: str) -> None:

@@ -1,12 +1,12 @@
 """SyncML messages as values (OMA-TS-SyncML_RepPro 1.2, OMA-TS-DM_RepPro 1.2).
 
-One class an element that carries meaning; the wire's containers (`Target/LocURI`, `Source/LocURI`) are flattened
-into strings. Every value is frozen. What a codec cannot emit cannot be constructed: the constructors check.
+There is one class per meaningful element; containers (`Target/LocURI`, `Source/LocURI`) are flattened into strings.
+Every value is frozen. The constructors refuse what a codec could not emit.
 
 `Item.data` has four shapes:
 
 * `None`: no `Data` element;
-* `str`: character data, as it stands between the tags;
+* `str`: character data, as it is between the tags;
 * `bytes`: binary (WBXML `OPAQUE`; in XML base64 text, with `Meta.format` saying so);
 * `MgmtTree`: an embedded TNDS document (OMA-TS-DM_TNDS 1.2).
 """
@@ -22,7 +22,7 @@ VER_PROTO = "DM/1.2"
 
 
 class SyncmlValueError(ValueError):
-    """A message value was constructed that no SyncML document can hold (our mistake, not the peer's)."""
+    """A message value cannot be represented in a SyncML document (our mistake, not the peer's)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +209,7 @@ class Sequence:
 
 @dataclass(frozen=True, slots=True)
 class Unsupported:
-    """A command of SyncML that DM does not use (Put, Map, Sync, Search), or an unknown element: answered 406."""
+    """A SyncML command that DM does not use (Put, Map, Sync, Search), or an unknown element: answered with 406."""
 
     cmd_id: str
     name: str

@@ -1,4 +1,4 @@
-"""Character data that carries other values: base64 and numbers, read liberally and written canonically."""
+"""Base64 and numbers in character data: read liberally, written canonically."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def to_base64(data: bytes) -> str:
 
 
 def from_base64(text: str) -> bytes | None:
-    """The bytes, white space ignored; `None` when it is not base64."""
+    """Decode base64, ignoring white space; None when it is not base64."""
     try:
         return base64.b64decode("".join(text.split()), validate=True)
     except (binascii.Error, ValueError):

@@ -19,7 +19,7 @@ BINARY_FORMATS = frozenset({"b64", "bin"})
 
 
 def read(root: Element, *, binary: bool) -> MgmtTree:
-    """The tree that `root` (a `MgmtTree` element) holds. `binary`: it came from WBXML. Raises `SyncmlError`."""
+    """Read the tree from a `MgmtTree` element; `binary` for WBXML. Raises `SyncmlError`."""
     if root.name != "MgmtTree":
         raise SyncmlError(WHAT, root.name, "the document's element is not MgmtTree")
     nodes = tuple(_read_node(e, "MgmtTree", binary=binary) for e in root.elements() if e.name == "Node")
@@ -56,7 +56,7 @@ def _read_node(element: Element, where: str, *, binary: bool) -> TndsNode:
 
 
 def _choice(element: Element | None, where: str) -> str | None:
-    """Format is an element of its own (`<Format><chr/></Format>`); some writers put the word there as text."""
+    """The name of the element inside Format (`<Format><chr/></Format>`); some peers write it as text instead."""
     if element is None:
         return None
     first = next(element.elements(), None)
@@ -93,7 +93,7 @@ def _value(element: Element | None, node_format: str | None, where: str, *, bina
 
 
 def build(tree: MgmtTree, *, binary: bool) -> Element:
-    """The element for `tree`. `binary`: it goes into WBXML. Raises `SyncmlValueError`."""
+    """The `MgmtTree` element of `tree`; `binary` for WBXML. Raises `SyncmlValueError`."""
     root = Element("MgmtTree", PAGE_DDF)
     root.content.append(_leaf("VerDTD", tree.ver_dtd))
     root.content += [_leaf(name, text) for name, text in (("Man", tree.man), ("Mod", tree.mod)) if text is not None]

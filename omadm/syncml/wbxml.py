@@ -3,8 +3,8 @@
     version u8 | public id mb_u_int32 [| index mb_u_int32 if 0] | charset mb_u_int32 | length mb_u_int32 | string table
     body: (SWITCH_PAGE page)? tag [content END], content = STR_I text NUL | STR_T index | OPAQUE length bytes | element
 
-A tag that no table knows becomes an element named `page:token`: the structure stays readable, the meaning is the
-caller's problem. Attributes, extensions and processing instructions end the document: SyncML has none.
+An unknown tag becomes an element named `page:token`, so that the structure stays readable; the caller decides what it
+means. Attributes, extensions and processing instructions are errors: SyncML has none.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from omadm.syncml.errors import SyncmlError
 from omadm.syncml.messages import SyncmlValueError
 
 WHAT = "SyncML WBXML"
-MB_BYTES_MAX = 5  # a 32 bit number, 7 bits a byte
+MB_BYTES_MAX = 5  # a 32-bit number, 7 bits per byte
 
 
 class _Reader:
-    """A bounds-checked cursor over the document, with the limits that hold for the whole of it."""
+    """A bounds-checked cursor over the document, which also keeps the limits of the whole document."""
 
     def __init__(self, body: bytes) -> None:
         self._body = body
@@ -75,7 +75,7 @@ class _Reader:
             raise self.fail("a string is not UTF-8") from error
 
     def table_string(self, index: int) -> str:
-        """The string at `index`: up to its NUL, or to the end of the table (some encoders leave the last NUL out)."""
+        """The string at `index`, up to its NUL or the end of the table (some encoders leave out the last NUL)."""
         if index >= len(self._table):
             raise self.fail(f"string table index {index}, the table has {len(self._table)} bytes")
         end = self._table.find(b"\0", index)
@@ -92,7 +92,7 @@ class _Reader:
             raise self.fail(f"more than {ELEMENTS_MAX} elements")
 
     def header(self) -> None:
-        """Everything before the body. The public id must be one we know, by number or by name."""
+        """Read everything before the body. The public id must be a known one, by number or by name."""
         version = self.u8()
         if version not in tokens.VERSIONS:
             raise self.fail(f"WBXML version byte {version:#04x} is not supported")
@@ -182,7 +182,7 @@ def _open(reader: _Reader, token: int, page: int) -> Element:
 
 
 def write(root: Element) -> bytes:
-    """The document: public id by number for SyncML, by name (string table) for a stand-alone TNDS.
+    """Encode a document, with the public id by number for SyncML, and by name (string table) for a stand-alone TNDS.
 
     Raises `SyncmlValueError` for a name without token or text with NUL in it.
     """
@@ -232,7 +232,7 @@ def _string(text: str, name: str) -> bytes:
 
 
 def number(value: int) -> bytes:
-    """mb_u_int32: 7 bits a byte, most significant first, the high bit says that more follow."""
+    """mb_u_int32: 7 bits per byte, most significant first; the high bit says that more bytes follow."""
     if not 0 <= value <= 0xFFFFFFFF:
         raise SyncmlValueError(f"{value} is not a 32 bit number")
     octets = [value & 0x7F]

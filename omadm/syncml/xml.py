@@ -1,7 +1,8 @@
-"""XML ↔ elements: expat without document types, entities or unbounded anything; a writer with default namespaces.
+"""XML ↔ elements: a reader on expat without document types and entities, and with limits; a writer with default
+namespaces.
 
-SyncML needs no DTD, so a document type declaration is refused as such: with it goes every entity attack. Prefixes and
-namespaces are read and dropped (`<syncml:Type>` is `Type`); comments and processing instructions are skipped.
+SyncML needs no DTD, so any document type declaration is refused, which rules out entity attacks. Prefixes and
+namespaces are dropped (`<syncml:Type>` is `Type`); comments and processing instructions are skipped.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ def read(body: bytes) -> Element:
 
 
 def write(root: Element) -> bytes:
-    """The document. Raises `SyncmlValueError` for text that XML cannot carry or opaque data left as bytes."""
+    """Encode a document. Raises `SyncmlValueError` for text that XML cannot hold, and for opaque data."""
     parts = [PROLOG]
     _write(root, None, parts)
     return "".join(parts).encode("utf-8")

@@ -106,12 +106,12 @@ def random_of(kind: CosemType, chance: random.Random) -> Data:
     """A value that an attribute of this type may have."""
     if kind.element is not None:
         return axdr.array([random_of(kind.element, chance) for _ in range(chance.randrange(4))])
-    if kind.kind == "structure":
+    if kind.name == "structure":
         return axdr.structure(*[random_of(member, chance) for _, member in kind.members])
-    octets = {"logical-name": 6, "datetime": 12, "date": 5, "time": 4}.get(kind.kind)
+    octets = {"logical-name": 6, "datetime": 12, "date": 5, "time": 4}.get(kind.name)
     if octets is not None:
         return axdr.octets(chance.randbytes(octets))
-    if kind.kind == "-":
+    if kind.name == "-":
         return axdr.i8(0)
     return random_data(chance) if kind.tag is None else random_simple(kind.tag, chance)
 

@@ -42,6 +42,7 @@ from tests.agent.tree.test_tree import SCHEMA as TREE_SCHEMA
 from tests.agent.virtual import VirtualClock
 from tests.fuzz import dictionaries
 from tests.fuzz.guided import Target
+from tests.omadm.tnds_documents import decode_tnds
 from tests.sim.faulty_disk import FaultyDisk
 
 HERE = "/agent/"
@@ -260,7 +261,7 @@ def run_subtree(data: bytes) -> None:
     """A subtree that a server adds: it is in the tree, or refused and nothing is."""
     state = State()
     changing = Transaction(TREE_SCHEMA, state, server="server", wall=1000.0)
-    for path in from_tnds(changing, ("B", "x"), codec.decode_tnds(data, codec.TNDS_XML)):
+    for path in from_tnds(changing, ("B", "x"), decode_tnds(data, codec.TNDS_XML)):
         assert changing.find(path) is not None
     assert state_from_json(json.loads(json.dumps(state_to_json(changing.state)))) == changing.state
 

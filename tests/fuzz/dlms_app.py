@@ -18,7 +18,6 @@ from dlms.client.knowledge import MeterKnowledge
 from dlms.client.session import MeterSession
 from dlms.codes import Conformance
 from dlms.cosem.associations import named_objects_of, objects_of
-from dlms.cosem.classes import all_classes
 from dlms.cosem.obis import AttributeRef, MethodRef
 from dlms.cosem.profile import RowDecoder, RowStream
 from dlms.cosem.short_names import names_of
@@ -33,7 +32,7 @@ from dlms.security.keys import KeyId, key_transfer, transferred_keys
 from dlms.security.settings import KeyChoice, MemoryCounters, Security
 from dlms.server.server import MeterServer
 from dlms.server.view import association_object
-from dlms.xdlms.acse import Aare, Aarq, Release
+from dlms.xdlms.acse import Aare, Aarq, ReleaseApdu
 from dlms.xdlms.apdu import action, get, notify, sn
 from dlms.xdlms.apdu import service_errors as faults
 from dlms.xdlms.apdu import set as set_apdu
@@ -44,6 +43,7 @@ from dlms.xdlms.exchange_write import ActionExchange, SetExchange
 from dlms.xdlms.gbt import BlockTransfer
 from tests.dlms.client import test_association
 from tests.dlms.cosem import test_profile_and_tables as test_cosem
+from tests.dlms.cosem.every_class import every_class
 from tests.dlms.plain_link import PacketLink
 from tests.dlms.random_data import random_of
 from tests.dlms.security import test_general_keys, test_security
@@ -52,7 +52,7 @@ from tests.dlms.xdlms import test_app_fuzz
 from tests.fuzz.guided import Target
 
 PARSERS: tuple[Callable[[bytes], object], ...] = (
-    Aarq.parse, Aare.parse, Release.parse, get.parse_request, get.parse_response, set_apdu.parse_request,
+    Aarq.parse, Aare.parse, ReleaseApdu.parse, get.parse_request, get.parse_response, set_apdu.parse_request,
     set_apdu.parse_response, action.parse_request, action.parse_response, faults.parse_exception,
     faults.parse_service_error, notify.parse, AccessRequest.parse, AccessResponse.parse, sn.parse_read_request,
     sn.parse_read_response, sn.parse_write_request, sn.parse_write_response, GeneralCiphered.parse, GeneralSigned.parse,
@@ -73,7 +73,7 @@ def run_data(data: bytes) -> None:
 @functools.cache
 def kinds() -> list[CosemType]:
     """Every type of an attribute, in the order of the table."""
-    return [member.type for found in all_classes() for member in found.attributes.values()]
+    return [member.type for found in every_class() for member in found.attributes.values()]
 
 
 def run_values(data: bytes) -> None:

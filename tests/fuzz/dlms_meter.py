@@ -47,8 +47,9 @@ from dlms.security.general_protection import GeneralProtection
 from dlms.security.keys import KeyId, key_transfer, public_key, transferred_keys
 from dlms.security.message_keys import key_of
 from dlms.security.settings import MemoryCounters, Policy, Security
+from dlms.server.objects import objects_from_rows
 from dlms.simulator.meter import SimulatedMeter
-from dlms.simulator.reading_list import objects_from_csv, refs_from_csv, rows_from_csv
+from dlms.simulator.reading_list import refs_from_csv, rows_from_csv
 from dlms.xdlms.acse import Aarq, InitiateRequest, InitiateResponse
 from dlms.xdlms.apdu import access, action, get, sn
 from dlms.xdlms.apdu import set as set_apdu
@@ -210,7 +211,7 @@ def run_codes(data: bytes) -> None:
     with _file(data) as path:
         with suppress(DlmsError):
             refs_from_csv(path)
-        objects_from_csv(path, lambda _class, _obis, _attribute: axdr.null())
+        objects_from_rows(rows_from_csv(path), lambda _class, _obis, _attribute: axdr.null())
 
 
 def run_knowledge(data: bytes) -> None:

@@ -11,7 +11,6 @@ OTHER_DECODERS = {
     "columns_of",
     "rows_from_csv",
     "refs_from_csv",
-    "objects_from_csv",
     "key_of",
     "public_key",
 }
@@ -42,7 +41,6 @@ NO_DECODERS = {
     "link.port.SocketPort.read": "octets as they come",
     "link.port.open_serial": "options of the caller",
     "link.trace.ReplayPort.read": "plays back what parse_trace gave",
-    "simulator.meter.SimulatedMeter.receive_apdu": "one line around SimulatedConnection",
     "link.datalink.DataLink.receive": "a protocol",
 }
 

@@ -15,14 +15,10 @@ FULL = Descriptor(
     size=12,
     object_uri="https://h/o?a=1&b=2",
     install_notify_uri="https://h/n",
-    next_url="https://h/next",
     dd_version="1.0",
     name="Firmware ä <2>",
     description="d",
     vendor="v",
-    info_url="https://h/i",
-    icon_uri="https://h/c",
-    install_param="p",
 )
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from omadm.syncml.codec import DM_WBXML, DM_XML, TNDS_WBXML, TNDS_XML, accepts, decode, decode_tnds, encode, encode_tnds
+from omadm.syncml.codec import DM_WBXML, DM_XML, TNDS_WBXML, TNDS_XML, accepts, decode, encode, encode_tnds
 from omadm.syncml.errors import SyncmlError
 from omadm.syncml.messages import (
     Add,
@@ -24,6 +24,7 @@ from omadm.syncml.messages import (
     Unsupported,
 )
 from tests.omadm.syncml_samples import EVERYTHING, HEADER, TREE, Generator
+from tests.omadm.tnds_documents import decode_tnds
 
 BOTH = [DM_XML, DM_WBXML]
 

@@ -23,4 +23,4 @@ class Faults(LineFaults):
         mute = command.get("mute", [])
         self.mute = frozenset(str(name) for name in mute) if isinstance(mute, list) else frozenset()
         if "seed" in command:
-            self.pick = random.Random(str(command["seed"]))
+            self.rng = random.Random(str(command["seed"]))

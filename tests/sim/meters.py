@@ -29,7 +29,16 @@ class SimMeter(SimulatedMeter):
     ) -> None:
         auth = Lls(password) if password else None
         # What the head-end got is compared with what the meter holds later: nothing may change meanwhile by itself.
-        super().__init__(serial, rows, now=_civil_now, phases=phases, auth=auth, pdu_size=pdu_size, living=False)
+        super().__init__(serial, rows, now=_civil_now, phases=phases, auth=auth, pdu_size=pdu_size, dynamic=False)
+        self._connection = self.connect()
+
+    def receive_apdu(self, client: int, apdu: bytes, now: float) -> list[bytes]:
+        """The answers to one APDU on the meter's only connection."""
+        return self._connection.receive_apdu(client, apdu, now)
+
+    def forget_clients(self) -> None:
+        """The line went down, and all associations with it."""
+        self._connection = self.connect()
 
     def records(self) -> dict[str, dict[str, object]]:
         """Every value of the list, by reference."""

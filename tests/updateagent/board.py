@@ -24,7 +24,7 @@ from tests.sim.board.uboot import (
     choose,
     pack_copy,
 )
-from updateagent.boot.policy import BootEnv
+from updateagent.boot.policy import BootEnv, Variables
 from updateagent.boot.rauc import RaucPolicy
 from updateagent.boot.uboot.env import EnvironmentStore
 from updateagent.boot.uboot.fw_env import EnvLocation
@@ -232,12 +232,17 @@ class Board:
     def partitions(self) -> dict[str, dict[str, Slot]]:
         return {name: {"rootfs": FileSlot(self.disk, name, self.slot_file(name), SLOT_BYTES)} for name in ("A", "B")}
 
+    def env_locations(self) -> tuple[EnvLocation, ...]:
+        return tuple(EnvLocation(self.environment.flash, offset, ENV_BYTES) for offset in ENV_OFFSETS)
+
     def store(self) -> EnvironmentStore:
-        locations = tuple(EnvLocation(self.environment.flash, offset, ENV_BYTES) for offset in ENV_OFFSETS)
-        return EnvironmentStore(self.disk, locations)
+        return EnvironmentStore(self.disk, self.env_locations())
+
+    def open_variables(self) -> Variables:
+        return self.store()
 
     def bootenv(self) -> BootEnv:
-        return RaucPolicy(self.store(), ("A", "B"), TRIES)
+        return RaucPolicy(self.open_variables(), ("A", "B"), TRIES)
 
     def mailbox(self) -> Mailbox:
         return WatchedMailbox(self.disk, self.update_dir, self.agent)

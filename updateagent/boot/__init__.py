@@ -1,8 +1,8 @@
-"""Which boot loaders the Update Agent works with: the one table of `[bootenv] type` and `policy`.
+"""The boot loaders that the Update Agent works with: the one table of `[bootenv] type` and `policy`.
 
-The type says where the boot loader keeps its variables, the policy which variables it has and what they mean. Only the
-pairs of the table exist; a pair is added by a row here and the modules that the row names. Imports nothing: `dcu-update
-boot` looks at it before anything else is loaded.
+The type says where the boot loader keeps its variables; the policy says which variables there are and what they mean.
+Only the pairs in the table exist; adding a pair takes a row here and the modules that the row names. This module
+imports nothing, because `dcu-update boot` looks at it before anything else is loaded.
 """
 
 UBOOT, GRUB = "updateagent.boot.uboot.env:open_environment", "updateagent.boot.grub:open_block"
@@ -13,23 +13,25 @@ BOOT_LOADERS = {
     ("uboot", "mender"): (UBOOT, "updateagent.boot.bootcount:MenderPolicy"),
     ("grub", "rauc-grub"): (GRUB, "updateagent.boot.grub:RaucGrubPolicy"),
 }
-"""(type, policy) -> (what opens the variables, the policy), each as "module:name": only what is configured is imported.
+"""(type, policy) -> (function that opens the variables, class of the policy), each as "module:name".
 
-The first policy of a type is its default. What opens the variables is a function of a disk, the path of
-`[bootenv] config`, and the path of the lock file or None.
+They are names so that only what is configured is imported. The first policy of a type is its default. The function
+takes a disk, the path of `[bootenv] config`, and the path of the lock file or None.
 """
 
+LOCKED_TYPES = frozenset({"uboot"})
+"""Types whose own tools take a lock file before they touch the variables. grub-editenv takes none."""
 
 CANARY, CANARY_KEY = "dcu_boots", "dcu.boots"
-"""The boot script counts this variable up in the save that it makes anyway, and passes what it has saved to the kernel
-under this key. Never written from here, so that both must be equal all through the boot; see docs/decisions/0007."""
+"""The boot script increments this variable in the save that it makes anyway, and passes the saved value to the kernel
+under this key. We never write it, so both must be equal all through the boot; see docs/decisions/0007."""
 
 
 def types() -> list[str]:
-    """The types there are."""
-    return list(dict.fromkeys(kind for kind, _ in BOOT_LOADERS))
+    """Every type, in the order of the table."""
+    return list(dict.fromkeys(known for known, _ in BOOT_LOADERS))
 
 
 def policies(of_type: str) -> list[str]:
     """The policies of a type, its default first; empty for an unknown type."""
-    return [policy for kind, policy in BOOT_LOADERS if kind == of_type]
+    return [policy for known, policy in BOOT_LOADERS if known == of_type]

@@ -1,11 +1,11 @@
-"""Boot loaders that count with U-Boot's own `bootcount`: the policies `bootcount` and `mender`.
+"""The policies `bootcount` and `mender`: boot loaders that count with U-Boot's own `bootcount`.
 
     boot_slot=A            (mender: mender_boot_part=2, mender_boot_part_hex=2)   the slot that starts
-    upgrade_available=1    a trial: U-Boot counts `bootcount` up at every start, and only then
+    upgrade_available=1    a trial: only then does U-Boot increment `bootcount` at every start
     bootcount, bootlimit   above the limit U-Boot runs `altbootcmd`: the other slot, upgrade_available=0
-    dcu_trial=B            ours: the slot of the trial; tells a trial that is over from one that was never asked for
+    dcu_trial=B            ours: the slot on trial; tells a trial that is over from one that was never asked for
 
-An ordinary boot costs no write of the environment at all; there is nothing to mark good.
+An ordinary boot does not write the environment at all, so there is nothing to mark good.
 """
 
 from __future__ import annotations

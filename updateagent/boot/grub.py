@@ -2,16 +2,16 @@
 
     block := "# GRUB Environment Block\\n" { "#" comment "\\n" | name "=" value "\\n" } "#" …      1024 bytes
 
-In a value, a backslash stands before a backslash and before a newline.
+In a value, a backslash escapes a backslash and a newline.
 
     ORDER="A B"    slots to try, first to last
     A_OK=1         the slot may be started
-    A_TRY=0        set to 1 by the boot script before the attempt; 0 again when the system is well
+    A_TRY=0        set to 1 by the boot script before the attempt; set back to 0 when the system has proved good
 
-There is one attempt a trial, and one for a confirmed system: a power cut after GRUB has set TRY and before the system
-is marked good starts the other slot next. That is RAUC's policy for GRUB as it is; U-Boot's has attempts to spare. The
-block has no checksum and no second copy: GRUB writes it in place, and a power cut just then may lose it, which no
-updater can help. From here it is replaced whole.
+A trial has one attempt, and so has a confirmed system: after a power cut between GRUB setting TRY and the system being
+marked good, the other slot starts next. That is how RAUC's policy for GRUB works; the one for U-Boot has attempts to
+spare. The block has no checksum and no second copy: GRUB writes it in place, so a power cut during that write may lose
+it, and no updater can prevent that. We replace the file as a whole. GRUB's own tools take no lock, so there is none.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from updateagent.boot.policy import BootEnv, BootView, Trial, Variables
+from updateagent.boot.policy import BootEnv, BootView, Trial, Variables, with_changes
 from updateagent.disk import Storage
 from updateagent.errors import ENVIRONMENT, ENVIRONMENT_FULL, ENVIRONMENT_WRITE, DeviceError
 
@@ -30,14 +30,14 @@ SIGNATURE = b"# GRUB Environment Block\n"
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """The variables of a block, and its lines of comment (newer versions of GRUB write a warning there)."""
+    """The variables of a block, and its comment lines (newer versions of GRUB write a warning there)."""
 
     variables: dict[str, str]
     comments: tuple[str, ...] = ()
 
     @classmethod
     def parse(cls, raw: bytes) -> Block:
-        """Raises `DeviceError` (environment)."""
+        """Parse the encoded form. Raises `DeviceError` (environment)."""
         if len(raw) != BLOCK_BYTES or not raw.startswith(SIGNATURE):
             raise DeviceError(ENVIRONMENT, "not an environment block of GRUB")
         text = raw[len(SIGNATURE) :].decode("utf-8", "surrogateescape")
@@ -48,7 +48,7 @@ class Block:
             if text[at] == "#":
                 line, newline, _ = text[at:].partition("\n")
                 if not newline:
-                    break  # the filling
+                    break  # the padding
                 comments.append(line)
                 at += len(line) + 1
             else:
@@ -57,7 +57,7 @@ class Block:
         return cls(variables, tuple(comments))
 
     def emit(self) -> bytes:
-        """Raises `DeviceError` (environment-full)."""
+        """Encode. Raises `DeviceError` (environment-full)."""
         lines = [f"{comment}\n" for comment in self.comments]
         lines += [f"{name}={_escaped(value)}\n" for name, value in self.variables.items()]
         raw = SIGNATURE + "".join(lines).encode("utf-8", "surrogateescape")
@@ -67,7 +67,7 @@ class Block:
 
 
 def _entry(text: str, at: int) -> tuple[str, str, int]:
-    """Name, value and the position behind one line; an escaped newline does not end it."""
+    """Returns name, value and the position after one line; an escaped newline does not end the line."""
     name_end = text.find("=", at)
     if name_end < 0:
         raise DeviceError(ENVIRONMENT, "a line of GRUB's environment has no =")
@@ -87,18 +87,17 @@ def _escaped(value: str) -> str:
     return value.replace("\\", "\\\\").replace("\n", "\\\n")
 
 
-def open_block(disk: Storage, config: Path, lock: Path | None) -> GrubStore:  # noqa: ARG001  GRUB's tools know no lock
+def open_block(disk: Storage, config: Path, _lock: None) -> GrubStore:
     """The environment block in the file `config`."""
     return GrubStore(disk, config)
 
 
 class GrubStore:
-    """The block in a file. Raises `DeviceError` (environment, -write, -full)."""
+    """The variables of a block in a file (`updateagent.boot.policy.Variables`)."""
 
     def __init__(self, disk: Storage, path: Path) -> None:
         self._disk = disk
         self._path = path
-        self.commits = 0
 
     def load(self) -> Block:
         try:
@@ -108,12 +107,10 @@ class GrubStore:
 
     def commit(self, changes: Mapping[str, str | None], *, settle: bool = False) -> bool:  # noqa: ARG002  one copy
         before = self.load()
-        merged = {**before.variables, **changes}
-        after = {name: value for name, value in merged.items() if value is not None}
+        after = with_changes(before.variables, changes)
         if after == before.variables:
             return False
         raw = Block(after, before.comments).emit()
-        self.commits += 1
         try:
             self._disk.write_durable(self._path, raw, mode=0o644)
         except OSError as error:
@@ -122,7 +119,7 @@ class GrubStore:
 
 
 class RaucGrubPolicy(BootEnv):
-    """One attempt a trial, whatever the settings say."""
+    """`ORDER`, `<slot>_OK` and `<slot>_TRY`. A trial has one attempt, whatever the settings say."""
 
     ORDER = "ORDER"
     has_recovery = True

@@ -1,8 +1,8 @@
 """What the boot loader will do next, and how to change it: the contract of a policy.
 
-A policy says three things to the machine of an update: which slot starts, how many attempts are left, and whether the
-trial that was asked for has begun. Every verb is one commit of the environment, changes nothing when nothing is to
-be changed, and can be repeated after a power cut. Which policies there are says the table of `updateagent.boot`.
+A policy tells an update's state machine three things: which slot starts next, how many attempts it has left, and
+whether the trial that was asked for has begun. Every operation is one commit of the environment, writes nothing when
+nothing changes, and can be repeated after a power cut. The table of policies is in `updateagent.boot`.
 """
 
 from __future__ import annotations
@@ -24,47 +24,63 @@ NOT_SAVED = "none"  # what the script passes when it could not save
 
 
 class Variables(Protocol):
-    """Where a policy keeps its variables: `uboot.env.EnvironmentStore`, or another one with the same verbs."""
+    """Where a policy keeps its variables, such as `uboot.env.EnvironmentStore` or `grub.GrubStore`."""
 
-    def load(self) -> HasVariables: ...
+    def load(self) -> HasVariables:
+        """Read all variables. Raises `DeviceError` (environment)."""
 
-    def commit(self, changes: Mapping[str, str | None], *, settle: bool = False) -> bool: ...
+    def commit(self, changes: Mapping[str, str | None], *, settle: bool = False) -> bool:
+        """Set variables (None removes one) in one write; returns whether anything had to be written.
+
+        `settle` also updates a redundant copy, where there is one. Raises `DeviceError` (environment, -write, -full).
+        """
 
 
 class HasVariables(Protocol):
+    """An environment as read."""
+
     @property
     def variables(self) -> dict[str, str]: ...
 
 
+def with_changes(variables: Mapping[str, str], changes: Mapping[str, str | None]) -> dict[str, str]:
+    """`variables` after a commit of `changes`, in which None removes a variable."""
+    merged = {**variables, **changes}
+    return {name: value for name, value in merged.items() if value is not None}
+
+
 class Trial(Enum):
-    """How far a trial has come, as far as the environment tells."""
+    """How far a trial has got, according to the environment."""
 
     NOT_SET = "not set"  # the commit that asks for it is not there
-    WAITING = "waiting"  # asked for, the boot loader has not tried yet
+    WAITING = "waiting"  # asked for, but the boot loader has not tried it yet
     BEGUN = "begun"  # the boot loader has counted at least one attempt
 
 
 @dataclass(frozen=True, slots=True)
 class BootView:
-    """What the boot loader would do now. `left` has no entry for a slot that it does not count."""
+    """What the boot loader would do now: the slots in the order it tries them, and the attempts each has left.
+
+    `left` has no entry for a slot whose attempts are not counted.
+    """
 
     order: tuple[str, ...]
     left: dict[str, int]
 
     @property
     def primary(self) -> str | None:
-        """The slot that starts next; None when attempts have run out everywhere."""
+        """The slot that starts next; None when no slot has attempts left."""
         return next((slot for slot in self.order if self.left.get(slot, 1) > 0), None)
 
 
 class BootEnv(ABC):
-    """A boot loader's policy over the variables it shares with us. All raise `DeviceError` of the environment.
+    """A boot loader's policy over the variables it shares with us. Every method may raise `DeviceError` (environment).
 
-    `slots` has the `recovery` slot too, if there is one: it comes last in every order, and is never on trial.
+    `slots` includes the `recovery` slot, if there is one: it comes last in every order and is never on trial.
     """
 
     has_recovery = False
-    """Whether a recovery slot can be told to the boot loader."""
+    """Whether the boot loader can be given a recovery slot."""
 
     def __init__(self, variables: Variables, slots: tuple[str, ...], tries: int, recovery: str = "") -> None:
         if not 1 <= tries <= TRIES_MAX:
@@ -77,9 +93,9 @@ class BootEnv(ABC):
         self.recovery = recovery
 
     def check_shared(self, passed: str | None) -> None:
-        """Compare what the boot loader says it has saved (None: it says nothing) with what is in the environment.
+        """Compare what the boot loader reports as saved (None: it reports nothing) with what is in the environment.
 
-        Raises `DeviceError` (environment-not-shared) when they differ, also when it could not save.
+        Raises `DeviceError` (environment-not-shared) when they differ, or when the boot loader could not save.
         """
         if passed is None:
             return
@@ -93,40 +109,43 @@ class BootEnv(ABC):
             )
 
     def _ordered(self, *slots: str) -> tuple[str, ...]:
-        """The order that begins with these slots, each once; the recovery slot is the last one, whatever they say."""
+        """These slots in this order, each once, with the recovery slot always last."""
         first = tuple(slot for slot in dict.fromkeys(slots) if slot != self.recovery)
         return (*first, self.recovery) if self.recovery else first
 
     @abstractmethod
-    def view(self) -> BootView: ...
+    def view(self) -> BootView:
+        """Read what the boot loader would do now."""
+
+    # The operations that change something return whether a commit was needed.
 
     @abstractmethod
     def protect(self, target: str) -> bool:
-        """Before `target` is written: the boot loader must not start it. Returns whether a commit was needed."""
+        """Keep the boot loader from starting `target`, which is about to be written."""
 
     @abstractmethod
     def try_slot(self, target: str, fallback: str) -> bool:
-        """Start `target` next, `tries` times at most, then `fallback`."""
+        """Start `target` next, at most `tries` times, then `fallback`."""
 
     @abstractmethod
     def trial(self, target: str) -> Trial:
-        """How far the trial of `target` has come."""
+        """How far the trial of `target` has got."""
 
     @abstractmethod
     def confirm(self, slot: str) -> bool:
-        """`slot` is good: it starts first from now on, with all its attempts."""
+        """Accept `slot` as good: from now on it starts first, with all its attempts."""
 
     @abstractmethod
     def fall_back(self, bad: str, good: str) -> bool:
-        """`bad` is not started again until it is written anew; `good` starts, with all its attempts."""
+        """Start `good`, with all its attempts; `bad` is not started again until it has been rewritten."""
 
     @abstractmethod
     def mark_good(self, slot: str) -> bool:
-        """`slot`, which runs and is confirmed, gets all the attempts there are; the order stays."""
+        """Give `slot`, which is running and confirmed, all its attempts back; the order stays."""
 
     @abstractmethod
     def needs_mark(self, slot: str) -> bool:
-        """Whether `slot`, which runs, has fewer attempts left than a trial is given."""
+        """Whether `slot`, which is running, has fewer attempts left than a trial gets."""
 
     @abstractmethod
     def has_fallback(self, slot: str) -> bool:
@@ -143,7 +162,7 @@ class NoSuchBootLoader(RequestError):
 
 
 def open_variables(of_type: str, policy: str, disk: Storage, config: Path, lock: Path | None) -> Variables:
-    """The variables that the boot loader shares with us. Raises `RequestError` (configuration)."""
+    """Open the variables that the boot loader shares with us. Raises `RequestError` (configuration)."""
     found: Variables = _load(_row(of_type, policy)[0])(disk, config, lock)
     return found
 

@@ -3,8 +3,8 @@
     BOOT_ORDER="A B"    slots to try, first to last
     BOOT_A_LEFT=3       attempts that slot A has left, hexadecimal
 
-The boot script takes the first slot of the order with attempts left, counts one down, saves, and boots it; when none
-has any left it gives the slots of the order their attempts back and begins again.
+The boot script takes the first slot of the order with attempts left, decrements its count, saves, and boots it; when no
+slot has attempts left, it gives all slots of the order their attempts back and begins again.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from updateagent.errors import ENVIRONMENT, DeviceError
 class RaucPolicy(BootEnv):
     """`BOOT_ORDER` and `BOOT_<slot>_LEFT`.
 
-    A trial has `tries` attempts. A system that is confirmed has as many as can be written, and gets them back when
-    fewer than `tries` are left: it never has less to lose than a trial has, and most boots cost no commit.
+    A trial has `tries` attempts. A confirmed system has the largest count that can be written, and gets it back when
+    fewer than `tries` are left: it never has fewer attempts than a trial, and most boots cost no commit.
     """
 
     ORDER = "BOOT_ORDER"
@@ -36,7 +36,7 @@ class RaucPolicy(BootEnv):
 
     def try_slot(self, target: str, fallback: str) -> bool:
         order = self._ordered(target, fallback, *self.view().order)
-        # One commit for order and attempts: a cut must not leave the one without the other.
+        # One commit for order and attempts: a power cut must not leave one without the other.
         return self._commit(order, {fallback: TRIES_MAX, target: self.tries})
 
     def trial(self, target: str) -> Trial:
@@ -49,7 +49,7 @@ class RaucPolicy(BootEnv):
         return self._commit(self._ordered(slot, *self.view().order), {slot: TRIES_MAX}, settle=True)
 
     def fall_back(self, bad: str, good: str) -> bool:
-        # Settled, as every decision: a stale copy that came back to life would start the bad slot again.
+        # Settled, like every decision: a stale copy that came back to life would start the bad slot again.
         others = (slot for slot in self.view().order if slot != bad)
         return self._commit(self._ordered(good, *others), {bad: 0, good: TRIES_MAX}, settle=True)
 
@@ -69,7 +69,7 @@ class RaucPolicy(BootEnv):
         return self._variables.commit(changes, settle=settle)
 
     def _parse(self, variables: dict[str, str]) -> BootView:
-        # A board fresh from the factory may have none of the variables: the boot script's own defaults then count.
+        # A board fresh from the factory may have none of the variables; then the boot script's own defaults apply.
         order = tuple(dict.fromkeys(variables.get(self.ORDER, " ".join(self.slots)).split()))
         left: dict[str, int] = {}
         for slot in self.slots:
@@ -79,7 +79,7 @@ class RaucPolicy(BootEnv):
             elif slot in order:
                 raise DeviceError(ENVIRONMENT, f"{self._left_name(slot)} is no number: {text[:20]!r}")
             else:
-                left[slot] = 0  # nobody reads it; the next trial sets it
+                left[slot] = 0  # the boot loader does not read it; the next trial sets it
         return BootView(order, left)
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""Writing packages, on the build host: hash, describe, pack. The device never imports this.
+"""Writes packages on the build host: hash, describe, pack. The device never imports this.
 
 The same inputs give the same bytes: the archive has no times, owners or inode numbers of the host, hash trees have no
 salt, the JSON has one layout, and the compressors run with fixed settings.
@@ -27,19 +27,19 @@ from updateagent.package.roots import RootList
 from updateagent.package.unpack import GZIP_WINDOW
 
 XZ_DICTIONARY_BYTES = 384 << 10
-"""What the device must hold in memory to unpack. 1 MiB made the image of a system 4 % smaller."""
+"""The memory that the device needs to unpack. With 1 MiB the image of a system was only 4 % smaller."""
 _XZ_FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 6, "dict_size": XZ_DICTIONARY_BYTES}]
 _SUFFIXES = {Encoding.RAW: "", Encoding.ZLIB: ".gz", Encoding.XZ: ".xz", Encoding.BSDIFF: ".bsdiff"}
 _SWUPDATE_COMPRESSION = {Encoding.ZLIB: "zlib", Encoding.XZ: "xz"}
 DELTA_WORTH = 0.9
-"""A patch above this part of the whole payload is not worth the device's work."""
+"""A patch larger than this part of the whole payload is not worth the device's work."""
 SOFTWARE_FOLDER = "/var/lib/dcu/software"
 """Where a stock SWUpdate would put the files of a software package; our own agent decides by its configuration."""
 
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """One image as the builder names it. A delta has the image it was made from, and the patch that is packed."""
+    """One image as given to `dcu-pack`. A delta has the image it was made from, and the patch that is packed."""
 
     role: Role
     name: str
@@ -52,7 +52,7 @@ class Input:
 
 @dataclass(frozen=True, slots=True)
 class PackageMetadata:
-    """What is said about a package as a whole."""
+    """The part of the description that is about the package as a whole."""
 
     kind: Kind
     version: str
@@ -66,7 +66,7 @@ class PackageMetadata:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """An image ready to be written: what the description says of it, its tree, and the file that is packed."""
+    """An image ready to be written: its entry in the description, its hash tree, and the file that is stored."""
 
     image: Image
     tree: bytes = field(repr=False)
@@ -75,7 +75,7 @@ class Prepared:
 
 
 def prepare(one: Input, index: int, work: Path) -> Prepared:
-    """Hash an image, and pack it into the folder `work` if it is to be packed. Raises `RequestError`, `OSError`."""
+    """Hash an image, and compress it into the folder `work` if so encoded. Raises `RequestError`, `OSError`."""
     builder = verity.Builder()
     for piece in read_pieces(one.path):
         builder.update(piece)
@@ -224,7 +224,7 @@ def write(
     prepared: Sequence[Prepared],
     root_lists: Sequence[RootList] = (),
 ) -> None:
-    """Write the archive; without a signature it is one that no device takes, to be signed later."""
+    """Write the archive. Without a signature no device accepts it; it can be signed later."""
     writer = cpio.Writer(file)
     writer.add(DESCRIPTION_NAME, text)
     if signature is not None:
@@ -258,7 +258,7 @@ def _members(reader: cpio.Reader) -> Iterator[cpio.Member]:
 
 
 def read_description(package: Path) -> bytes:
-    """The text to be signed of a package that may not be signed yet. Raises `PackageError`, `RequestError`."""
+    """The description of a package, signed or not. Raises `PackageError`, `RequestError`."""
     with opened(package) as file:
         reader = cpio.Reader(file)
         member = reader.next()
@@ -269,7 +269,7 @@ def read_description(package: Path) -> bytes:
 
 @contextmanager
 def replaced(path: Path) -> Iterator[BinaryIO]:
-    """Write a file that appears whole or not at all."""
+    """Write a file that replaces `path` when it is complete, or not at all."""
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with temporary.open("wb") as file:

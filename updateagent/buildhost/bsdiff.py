@@ -1,10 +1,10 @@
-"""Making BSDIFF40 patches, on the build host. The device only applies them: `updateagent.package.delta`.
+"""Makes BSDIFF40 patches on the build host. The device only applies them: `updateagent.package.delta`.
 
-The classic tool sorts every suffix of the old image, which takes 17 times its size in memory and is out of reach for
-plain Python. This one indexes the old image at every `step` bytes and looks up the new image at every byte that no
-match covers yet. A match is then extended in both directions as long as at least half of the bytes agree, so that code
-that only moved, with changed addresses in it, is found as one long stretch whose differences are mostly zeros. On
-images of file systems the patches come out as small as those of the classic tool.
+The classic tool sorts every suffix of the old image, which takes 17 times its size in memory and is too slow in plain
+Python. This one indexes the old image at every `step` bytes, and looks up the new image at every byte that no match
+covers yet. A match is then extended in both directions as long as at least half of the bytes agree: code that only
+moved, with changed addresses in it, becomes one long stretch whose differences are mostly zeros. For images of file
+systems the patches are as small as those of the classic tool.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from updateagent.package.delta import MAGIC, emit_number
 from updateagent.package.verity import RUN_BYTES
 
 STEP_BYTES_MIN = 32
-"""Below, a match saves less than the triple that describes it costs."""
+"""A shorter match saves less than the triple that describes it costs."""
 INDEX_ENTRIES_MAX = 2**21
 """Of some 100 bytes each: 200 MiB at most."""
 _WINDOW_BYTES = 64
 _CONTROL_LEVEL, _DIFF_LEVEL, _EXTRA_LEVEL = 1, 1, 2
-"""bzip2 levels. The device needs 400 KiB a level to unpack; the highest ones saved 3 % of a patch at most."""
+"""bzip2 levels. The device needs 400 KiB per level to unpack; the highest levels saved at most 3 % of a patch."""
 
 Bytes = bytes | mmap.mmap
 
@@ -61,7 +61,7 @@ def stretches(old: Bytes, new: Bytes) -> Iterator[Stretch]:
     index: dict[int, int] = {}
     for at in range(0, len(old) - step + 1, step):
         index.setdefault(hash(old[at : at + step]), at)
-    # The beginning of a new image is usually the beginning of the old one, with a few bytes changed.
+    # The start of a new image is usually the start of the old one with a few bytes changed.
     at = covered = _forward(old, new, 0, 0)
     if covered:
         yield Stretch(0, 0, covered)
@@ -123,7 +123,7 @@ def _agreeing(ours: bytes, theirs: bytes) -> bytes:
 def write(old: Bytes, new: Bytes, found: Iterator[Stretch], out: BinaryIO) -> None:
     """Write the patch for these stretches."""
     control, diff, extra = (_Packer(level) for level in (_CONTROL_LEVEL, _DIFF_LEVEL, _EXTRA_LEVEL))
-    position = end = 0  # where the reader stands in the old image, and how much of the new one it has
+    position = end = 0  # the reader's position in the old image, and how much of the new one it has
     add = 0
     for stretch in [*found, Stretch(len(new), -1, 0)]:
         # A triple is: the stretch before, what lies between it and this one, and the way to this one.

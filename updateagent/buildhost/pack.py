@@ -1,4 +1,4 @@
-"""`dcu-pack`: make keys, build, sign and look at packages. Runs on the build host; the device never imports this."""
+"""`dcu-pack`: make keys; build, sign and inspect packages. Runs on the build host; the device never imports this."""
 
 from __future__ import annotations
 
@@ -295,7 +295,7 @@ def _sign_offline_or_here(
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 @click.option("--extract", type=click.Choice(["sw-description", "sw-description.sig"]), help="Write this to stdout.")
 def inspect(package: Path, as_json: bool, extract: str | None) -> None:
-    """Show what a package says about itself. Who signed it is not checked: see `verify`."""
+    """Show the description of a package. The signer is not checked: see `verify`."""
     if extract is not None:
         text = assemble.read_description(package)
         sys.stdout.buffer.write(text if extract == "sw-description" else _signature_of(package))
@@ -355,7 +355,7 @@ def _as_dict(said: Manifest) -> dict[str, Any]:
 @click.option("--security-version", type=int, default=0, help="The device's floor against rollback.")
 @click.option("--clock", type=float, help="The device's clock, seconds since 1970. [default: now]")
 def verify(package: Path, roots: Path, compatible: str, security_version: int, clock: float | None) -> None:
-    """Check a package as a device would; exit 0, or with the number of the error."""
+    """Verify a package as a device would; exit with 0 or the number of the error."""
     device = Trust(
         roots=trust.load_roots(roots),
         compatible=compatible,

@@ -1,4 +1,4 @@
-"""`dcu-pack roots`: make the list of roots that devices believe next, and collect the signatures it needs."""
+"""`dcu-pack roots`: make the next list of roots that devices trust, and collect the signatures it needs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _OUT = click.Path(dir_okay=False, writable=True, path_type=Path)
 
 @click.group("roots")
 def group() -> None:
-    """Change which roots devices believe, and take certificates back."""
+    """Change which roots devices trust, and revoke certificates."""
 
 
 @group.command()
@@ -37,7 +37,7 @@ def new(
     issued: int | None,
     output: Path,
 ) -> None:
-    """Make a list that nobody signed yet. It must name every root and every revocation that is to hold."""
+    """Make an unsigned list. It must have every root and every revocation that is to be in force."""
     found = [one for path in root_files for one in trust.parse_pem(path.read_bytes())]
     revoked = [name for text in revoke for name in _fingerprints(text)]
     made = roots.make(version, threshold, int(time.time()) if issued is None else issued, found, revoked)

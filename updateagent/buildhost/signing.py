@@ -1,7 +1,7 @@
 """Keys, certificates and signatures, on the build host.
 
-A signer turns the bytes to be signed into a signature. Three kinds exist: a key in a file, a key in a PKCS#11 token
-that `openssl` drives, and a signature that somebody made elsewhere and brought back.
+A signer turns bytes into a signature. There are three: a key in a file, a key in a PKCS#11 token used through
+`openssl`, and a signature that was made elsewhere (offline).
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ Sign = Callable[[bytes], bytes]
 """Signs with SHA-256: PKCS #1 v1.5 for an RSA key, a DER ECDSA-Sig-Value for a key on a curve."""
 
 ALGORITHMS = ("rsa-3072", "rsa-2048", "rsa-4096", "p-256", "p-384")
-"""RSA is the default although its keys are long: its signatures are reproducible with every library, and checking one
-is what a small ARM core does fastest."""
+"""RSA is the default although its keys are long: its signatures are reproducible with every library, and they are the
+fastest to verify on a small ARM core."""
 ROOT_DAYS = 30 * 365
 SIGNER_DAYS = 10 * 365
 CLOCK_SKEW = timedelta(hours=1)
-"""How far a new certificate's validity reaches back, for build hosts whose clocks differ."""
+"""How far the validity of a new certificate is backdated, for build hosts whose clocks differ."""
 OPENSSL_TIMEOUT_S = 120
 """A person may have to touch the token."""
 
@@ -119,7 +119,7 @@ def token_signer(uri: str) -> Sign:
 
 
 def signer(key: str) -> Sign:
-    """A signer for what a person calls a key: a `pkcs11:` URI, or a file."""
+    """The signer for the option `--key`: a `pkcs11:` URI, or the path of a file."""
     return token_signer(key) if key.startswith("pkcs11:") else file_signer(Path(key))
 
 
@@ -173,8 +173,8 @@ def issue(
         )
     )
     if not authority:
-        # codeSigning is what this project's devices ask for. The second purpose is the one that `openssl cms -verify`
-        # and SWUpdate ask for unless they are told otherwise.
+        # This project's devices require codeSigning. `openssl cms -verify` and SWUpdate require the second purpose
+        # unless they are told otherwise.
         purposes = [ExtendedKeyUsageOID.CODE_SIGNING, ExtendedKeyUsageOID.EMAIL_PROTECTION]
         builder = builder.add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
     return builder.sign(signing_key, hashes.SHA256())

@@ -1,8 +1,9 @@
-"""A program run for its exit status and its last words: with a deadline, in bounded memory, with nothing left running.
+"""Runs a program for its exit status and the end of its output: with a deadline, in bounded memory, leaving nothing
+running.
 
-The program gets a session of its own. At its end, or at the deadline, everything in that session is killed; what it
-started may hold its output open, and is not waited for. A SIGTERM for this process is heeded when that is done, so that
-a stop of `dcu-update` leaves nothing running either.
+The program gets a session of its own. At its end, or at the deadline, everything in that session is killed; children
+may hold its output open, and are not waited for. A SIGTERM for this process takes effect after that, so that stopping
+`dcu-update` leaves nothing running either.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from contextlib import suppress
 from typing import Self
 
 PIECE_BYTES = 4096
-LOOK_S = 0.05  # between two looks whether a program has ended that says nothing
+LOOK_S = 0.05  # between two checks whether a program without output has ended
 
 
 def run(
@@ -28,11 +29,11 @@ def run(
     environment: Mapping[str, str] | None = None,
     with_output: bool = False,
 ) -> tuple[int | None, str]:
-    """Exit status, `None` when the program did not end in `timeout_s` seconds, and the end of what it said.
+    """Run `command`; return its exit status (None when it did not end in `timeout_s`) and the end of its output.
 
-    What it says is its standard error, `with_output` also its standard output. Raises `OSError` when it cannot be run.
+    Its output is its standard error, `with_output` also its standard output. Raises `OSError` when it cannot be run.
     """
-    # The handler stands before there is a child and until it is gone: a stop never comes in between.
+    # The handler is installed before there is a child and until it is gone: a SIGTERM never hits the time in between.
     with _Stop() as stop:
         child = subprocess.Popen(
             command,
@@ -55,7 +56,7 @@ def run(
 
 
 class _Stop:
-    """Holds back a SIGTERM for the length of a block; `asked` tells whether one came."""
+    """Delays a SIGTERM until the end of a block; `asked` tells whether one came."""
 
     def __init__(self) -> None:
         self.asked = False
@@ -76,7 +77,7 @@ class _Stop:
 def _listen(
     child: subprocess.Popen[bytes], stream: int, deadline: float, said_bytes_max: int, stop: _Stop
 ) -> tuple[bytes, bool]:
-    """The end of what the child says until it ends, and whether it ended before the deadline and a stop."""
+    """Read the child's output; return its end, and whether the child ended before the deadline and any SIGTERM."""
     said = b""
     is_open = True
     while True:

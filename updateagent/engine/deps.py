@@ -1,4 +1,4 @@
-"""What the Update Agent's work needs from outside: packages, slots, boot environment, journal, files, time."""
+"""The dependencies of the engine: packages, slots, boot environment, journal, files, time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from updateagent.engine.mailbox import Mailbox
 from updateagent.engine.migration import StateFolders
 from updateagent.slots.block import SYNC_BYTES, Slot
 
-CHECKPOINT_BYTES = 16 << 20  # a journal entry costs two syncs; what is repeated is read and compared, not written
+CHECKPOINT_BYTES = 16 << 20  # a journal entry costs two syncs; a repetition only reads and compares
 
 
 class Image(Protocol):
@@ -29,14 +29,14 @@ class Image(Protocol):
     def root(self) -> bytes: ...
 
     def blocks(self, start_block: int) -> Iterator[bytes]:
-        """The image from that block on, in runs, each checked before it is handed out."""
+        """Yield the image from that block on, in runs, each verified before it is yielded."""
 
     def known(self) -> Callable[[int, bytes], bool] | None:
-        """Tells whether run number N, of 64 KiB, is the one that was verified; None when only its hash tells."""
+        """Returns a function that tells whether the 64 KiB run number N is the verified one; None: only hashes tell."""
 
 
 class Package(Protocol):
-    """A package that was verified."""
+    """A verified package."""
 
     @property
     def version(self) -> str: ...
@@ -52,7 +52,7 @@ class Package(Protocol):
 
     @property
     def new_roots(self) -> bytes | None:
-        """A list of roots to believe from now on."""
+        """A list of roots to trust from now on; None when there is none."""
 
     @property
     def hooks(self) -> Sequence[str]:
@@ -63,23 +63,23 @@ class Package(Protocol):
 
 
 class Packages(Protocol):
-    """The way to a verified firmware package."""
+    """Verifies firmware packages."""
 
     def verify(self, path: Path, record: Record, target: str, fallback: str) -> Package:
         """Raises `PackageError`, or `DeviceError` when it cannot be read."""
 
     def keep_roots(self, envelope: bytes) -> None:
-        """Believe these roots from now on. Raises `DeviceError`."""
+        """Trust this list of roots from now on. Raises `DeviceError`."""
 
 
 @dataclass(frozen=True, slots=True)
 class EngineDeps:
-    """What the Update Agent's work needs from outside.
+    """The dependencies of the engine.
 
-    `partitions[slot][image]` is where an image of a system goes; there are none of a recovery slot, which is not
-    written. `wall` returns seconds since 1970. `canary` is what the boot loader has passed, None when nothing.
-    `state_dirs` are the folders that a package may migrate; `state_folders` gives the verbs for some of them.
-    A slot is synced after `sync_bytes`, and the journal notes how far it is after `checkpoint_bytes`.
+    `partitions[slot][image]` is where an image is written; a recovery slot, which is never written, has none. `wall`
+    returns seconds since 1970. `canary` is what the boot loader passed, None for nothing. `state_dirs` are the folders
+    that a package may migrate; `state_folders` makes the operations on some of them. A slot is synced after every
+    `sync_bytes`, and its progress is stored in the journal after every `checkpoint_bytes`.
     """
 
     journal: Journal

@@ -1,9 +1,9 @@
-"""A dry run: the verbs of `dcu-update` over the real state of the device, with nothing written.
+"""A dry run: the commands of `dcu-update` over the real state of the device, without writing anything.
 
-The machine itself runs. What it works with keeps changes to itself, so that `DryVariables` has collected at the end
-what the verb would have committed to the boot environment. A package is verified as always; its images are not
-written, its hooks not run, its roots not kept. The disk behind all of it is a `ReadOnlyDisk`: what should have been
-left out and was not is an error.
+The state machine itself runs, but its dependencies keep changes to themselves; at the end, `DryVariables` has the
+commits that would have been made to the boot environment. A package is verified as always, but its images are not
+written, its hooks not run, its roots not kept. Behind all of it is a `ReadOnlyDisk`: a write that was overlooked is an
+error.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from updateagent.slots.block import Slot
 
 
 class ReadOnlyDisk(Storage):
-    """Another disk without its writes: each raises `OSError` (EROFS), before anything happens.
+    """A disk that cannot write: every write raises `OSError` (EROFS) before anything happens.
 
-    So what the verbs of a dry run do not leave out ends in an error, and never on the disk.
+    A write that a dry run failed to leave out is therefore an error, and never reaches the disk.
     """
 
     def __init__(self, real: Storage) -> None:
@@ -85,12 +85,12 @@ class ReadOnlyDisk(Storage):
         return self._real.free_bytes(path)
 
     def lock(self, path: Path) -> Lock:
-        """The lock of a file that is there. One that would have to be made first is held by nobody."""
+        """The lock of an existing file. A file that would have to be made first cannot be locked by anybody else."""
         return self._real.lock(path) if self._real.exists(path) else _Free()
 
 
 class _Free(Lock):
-    """A lock that nobody else can know of."""
+    """A lock that is always free."""
 
     def acquire(self) -> bool:
         return True
@@ -105,13 +105,13 @@ def _refused(path: Path) -> OSError:
 
 @dataclass(frozen=True, slots=True)
 class PlainVariables:
-    """Variables that are nowhere but here."""
+    """Variables in memory only."""
 
     variables: dict[str, str]
 
 
 class DryVariables:
-    """Reads the real variables and keeps changes to itself. `commits` are those that would have been made."""
+    """Reads the real variables, and keeps changes in memory. `commits` are those that would have been made."""
 
     def __init__(self, real: Variables) -> None:
         self._real = real
@@ -132,7 +132,7 @@ class DryVariables:
 
 
 class DryJournal(Journal):
-    """Reads the journal once and then remembers."""
+    """Reads the real journal once, and keeps changes in memory."""
 
     def __init__(self, real: Journal) -> None:
         self._record = real.load()
@@ -146,7 +146,7 @@ class DryJournal(Journal):
 
 
 class DryMailbox(Mailbox):
-    """Reads the request; everything else stays as it is."""
+    """Reads the real request, and changes nothing."""
 
     def clear_inbox(self, package: str) -> None:
         """Not cleared."""
@@ -163,7 +163,7 @@ class DryMailbox(Mailbox):
 
 
 class DryFolders(StateFolders):
-    """State that stays as it is."""
+    """Leaves the state folders unchanged."""
 
     def copy(self) -> None:
         """Not copied."""
@@ -183,7 +183,7 @@ class DryFolders(StateFolders):
 
 @dataclass(frozen=True, slots=True)
 class DryPackage:
-    """A verified package without anything to write."""
+    """A verified package whose images are not written and whose hooks are not run."""
 
     version: str
     security_version: int
@@ -198,7 +198,7 @@ class DryPackage:
 
 @dataclass(frozen=True, slots=True)
 class DryPackages:
-    """Verifies what is at `file`, if there is one, instead of what is in the inbox."""
+    """Verifies the package `file`, if given, instead of the one in the inbox."""
 
     real: Packages
     partitions: Mapping[str, Mapping[str, Slot]]
@@ -216,7 +216,7 @@ class DryPackages:
 
 
 def dry_deps(deps: EngineDeps, disk: Storage, package: Path | None = None) -> EngineDeps:
-    """The same deps with nothing behind them that writes; `package` stands for the one in the inbox.
+    """`deps` with parts that do not write; `package` replaces the one in the inbox.
 
     Raises `DeviceError` (journal).
     """
@@ -230,7 +230,7 @@ def dry_deps(deps: EngineDeps, disk: Storage, package: Path | None = None) -> En
 
 
 def lines(commits: Sequence[Mapping[str, str | None]]) -> Iterator[str]:
-    """What would have been written, a commit after the other with an empty line between them."""
+    """The lines of the commits that would have been made, with an empty line between commits."""
     if not commits:
         yield "nothing would be written to the boot environment"
     for number, commit in enumerate(commits):

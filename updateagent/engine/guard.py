@@ -1,16 +1,16 @@
-"""The guard of a boot: waits until the running system is well and then confirms it, or sends it back.
+"""The guard of a boot: waits until the running system is healthy and confirms it, or asks for a reboot.
 
-On trial, all checks of `[health] checks` must be good before the deadline. If they are not, the guard records the
-reason and asks for a reboot: the boot loader tries again until the attempts run out, then it starts the old system. On
+On trial, all checks of `[health] checks` must be good at once before the deadline. If they are not, the guard records
+the reason and asks for a reboot: the boot loader tries again until the attempts run out, then starts the old system. On
 an ordinary boot the checks of `[health] boot_checks` give the slot its attempts back; if they fail, nothing else
 happens.
 
-One check is always made where a trial may be confirmed, `environment`: a system that reads another boot environment
-than the boot loader cannot confirm itself, and must not believe that it has.
+One check, `environment`, is always made before a trial can be confirmed: a system that reads a different boot
+environment from the boot loader's cannot confirm itself, and must not believe that it has.
 
-Without a journal nobody knows. A new system that cannot mount the data partition looks just like a new board; so all
-checks must be good, and if they are not, and the boot loader has counted an attempt and has another slot to go back to,
-it is treated as a trial. (A new board has one slot in its boot order.)
+Without a journal it is unknown whether this is a trial: a new system that cannot mount the data partition looks just
+like a new board. All checks must then be good. If they are not, and the boot loader has counted an attempt and has
+another slot to go back to, the boot is treated as a trial. (A new board has one slot in its boot order.)
 """
 
 from __future__ import annotations
@@ -43,10 +43,11 @@ class Boot(Enum):
 
 @dataclass(frozen=True, slots=True)
 class GuardDeps:
-    """What a guard works with. Each callable looks anew, and raises `UpdateError` where there is trouble.
+    """The dependencies of a guard. Each callable reads the present state, and may raise `UpdateError`.
 
-    `updater` begins a run of the machine; while it changes something, `alone` keeps other programs out. `read_health`
-    returns the bytes of the health file and raises `OSError`. `monotonic` returns seconds, `wait` lets some pass.
+    `updater` starts a run of the state machine; `alone` excludes other programs while it changes something.
+    `read_health` returns the bytes of the health file and raises `OSError`. `monotonic` returns seconds; `wait` sleeps
+    for a number of them.
     """
 
     health: HealthConfig
@@ -68,7 +69,7 @@ class Guard:
         self._deps = deps
 
     def run(self) -> int:
-        """Watch to the end; returns the exit status for init. Raises `RequestError` (configuration)."""
+        """Watch until the end; return the exit status for init. Raises `RequestError` (configuration)."""
         health = self._deps.health
         boot = self._look()
         names = health.boot_checks if boot is Boot.ORDINARY else (*health.checks, ENVIRONMENT_CHECK)
@@ -79,7 +80,7 @@ class Guard:
                 try:
                     return self._good(boot)
                 except DeviceError as error:
-                    # Another dcu-update is at work, or the storage has trouble: both may pass before the deadline.
+                    # Another dcu-update is running, or the storage failed: both may pass before the deadline.
                     log.warning("%s", error, extra={"event": "update.error"})
                     if watch.is_over(self._deps.monotonic()):
                         return self._failed(boot, Missing("storage", error.message))
@@ -113,7 +114,7 @@ class Guard:
                 with self._deps.alone():
                     self._deps.updater().blame(missing.name, missing.detail)
             except UpdateError as error:
-                # The reason could not be kept. The way back matters more.
+                # The reason could not be stored. Going back matters more.
                 log.error("%s", error, extra={"event": "update.error"})  # noqa: TRY400
             return EXIT_REBOOT_WANTED
         if boot is Boot.UNKNOWN and self._may_be_on_trial():

@@ -1,11 +1,11 @@
-"""Whether the running system is well: what the agent publishes, what commands say, and when the patience ends.
+"""The health of the running system: what the agent publishes, the results of commands, and the deadline.
 
 The agent replaces `<run_dir>/health.json` as its checks change:
 
     {"version": 1, "boot": "<boot id>", "checks": {"meter_port": {"ok": true, "at": 1770000000.0, "detail": ""}}}
 
-Only a file of *this* boot counts; the folder should be in memory, but a board where it is not must not be confirmed by
-yesterday's health. `Watch` is the decision, without clock or files.
+Only a file of *this* boot counts. The folder should be in memory, but where it is not, a board must not be confirmed by
+yesterday's health. `Watch` makes the decision, without clock or files.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Check:
 
 
 def parse_health(raw: bytes, boot_id: str) -> dict[str, Check]:
-    """The checks of a health file of this boot; empty for one of another boot, or one that cannot be read."""
+    """The checks in the health file of this boot; empty for a file of another boot, or a malformed one."""
     if len(raw) > HEALTH_BYTES_MAX:
         return {}
     try:

@@ -5,10 +5,10 @@
     migrate         on the new system, before its agent is started for the first time; failing rolls the update back
 
 A hook gets a few variables (`DCU_HOOK`, `DCU_SLOT`, `DCU_FROM_VERSION`, `DCU_TO_VERSION`, `DCU_UPDATE_DIR`; `migrate`
-also `DCU_STATE`, the copies of the state folders that it is to change, with colons between them), no arguments, no
-input, `TIMEOUT_S` seconds, and may run again after a power cut: it must bear that. It is copied to the run directory
-(which must allow programs to be run), every block checked against the signed hash tree, and removed afterwards. What it
-started and left running is ended with it.
+also `DCU_STATE`, the copies of the state folders to change, separated by colons), no arguments, no input, and
+`TIMEOUT_S` seconds. It may run again after a power cut, and must be able to. It is copied to the run directory (which
+must allow execution), every block checked against the signed hash tree, and removed afterwards. Processes that it left
+running are killed.
 """
 
 from __future__ import annotations

@@ -1,15 +1,15 @@
-"""The journal: what the Update Agent knows over power cuts, as one small record in two copies.
+"""The journal: what the Update Agent remembers across power cuts, as one small record in two copies.
 
-The copies are the files `journal.0` and `journal.1`; their frame is that of `sealed`. The payload is JSON, see
-`Record`; keys that a reader does not know are ignored, so that an older system can read what a newer one wrote while on
-trial, and the version is raised only when an older reader would do harm.
+The copies are the files `journal.0` and `journal.1`, framed by `sealed`. The payload is JSON (`Record`). Unknown keys
+are ignored, so that an older system can read what a newer one wrote while on trial; the version is raised only when an
+older reader would do harm.
 
-A record goes to the copy that does *not* hold the newest one. The copy with the higher sequence and a good checksum
-counts; when neither is good nothing is known (`Record.lost`), which makes the health check of this system as strict
-as that of a trial.
+A record is written to the copy that does *not* hold the newest one. The copy with the higher sequence and a good
+checksum counts; when neither is good, nothing is known (`Record.lost`), and the health check of this system becomes as
+strict as that of a trial.
 
-`Record.stores` counts the stores since the update last made progress. A board that is cut, or crashes, at the same
-step again and again is caught by it.
+`Record.stores` counts the stores since the update last made progress, to catch a board that loses power or crashes at
+the same step again and again.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """One update from its request to its report. `block` of image number `image` is the first not known to be safe.
+    """One update from its request to its report. `block` of image number `image` is the first not known to be durable.
 
-    `state_dirs` are the folders to migrate, as the old system's settings name them; `migrated`: their copies are.
+    `state_dirs` are the folders to migrate, from the old system's settings; `migrated` says that their copies are done.
     """
 
     id: str
@@ -69,7 +69,7 @@ class Update:
 
 @dataclass(frozen=True, slots=True)
 class SlotNote:
-    """What is known of a slot's content. `state`: good | trial | bad | empty."""
+    """What is known about the content of a slot. `state`: good | trial | bad | empty."""
 
     version: str = ""
     security_version: int = 0
@@ -78,11 +78,11 @@ class SlotNote:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """The whole knowledge. Times in seconds since the epoch.
+    """The content of the journal. Times in seconds since the epoch.
 
     `security_floor` and `software_floors` are the lowest security versions that may still be installed, `signed_time`
-    the newest time of a signature that was accepted, `last_id` and `last` the update that ended last. `lost`: there was
-    no journal to read; the board may be new, or its data partition damaged or not mounted, and an update on trial.
+    is the newest signing time that was accepted, `last_id` and `last` are the update that ended last. `lost` says that
+    no journal could be read: the board may be new, or its data partition damaged or not mounted during a trial.
     """
 
     state: State = State.IDLE
@@ -102,17 +102,17 @@ class Record:
 
     @property
     def from_version(self) -> str:
-        """The version that the update under way started from; empty when there is none."""
+        """The version that the present update started from; empty when there is none."""
         return self.update.from_version if self.update else ""
 
     def accept_software(self, software_id: str, security_version: int, signed_time: int) -> Record:
-        """The record after a software package was accepted. Bounds never go back."""
+        """The record after a software package was accepted. Bounds never decrease."""
         floors = dict(self.software_floors)
         floors[software_id] = max(floors.get(software_id, 0), security_version)
         return replace(self, software_floors=floors, signed_time=max(self.signed_time, signed_time))
 
     def stage(self, update: Update) -> Record:
-        """The record with an update to begin. Raises `IllegalTransition` while there is one."""
+        """The record with a new update. Raises `IllegalTransition` while there is one already."""
         return replace(self, state=next_state(self.state, Event.STAGE), update=update, stores=0)
 
     def advance(self, event: Event, **changes: object) -> Record:
@@ -237,7 +237,7 @@ class Journal:
             self._disk.write_durable(self._copies[self._next], raw)
         except OSError as error:
             raise DeviceError(JOURNAL, f"the journal cannot be written: {error.strerror or error}") from error
-        # Only after the write: one that failed is tried again on the same copy, and the newest record stays.
+        # Only after the write: after a failure the same copy is tried again, and the newest record is kept.
         self._sequence += 1
         self._next = 1 - self._next
         return counted

@@ -1,12 +1,12 @@
-"""The files between the agent and the Update Agent, below the update folder.
+"""The files that the agent and the Update Agent exchange, below the update folder.
 
     inbox/package.swu       a package the agent downloaded
     inbox/request.json      written last: the request to install it
     outbox/result.json      how it ended; the agent removes it when the server has acknowledged it
     status.json             for displays: state, progress, slots; replaced often, never needed
 
-A result is handed over once: it is first made durable under a name that the agent does not look at, then the journal
-forgets the update, then the inbox is cleared and the file gets its name. After a power cut between these, `publish`
+A result is handed over exactly once: it is first made durable under a name that the agent ignores, then the journal
+forgets the update, then the inbox is cleared and the file gets its final name. After a power cut in between, `publish`
 completes the hand-over.
 """
 
@@ -44,7 +44,7 @@ class InstallRequest:
 
     @classmethod
     def parse(cls, raw: bytes) -> InstallRequest:
-        """Raises `RequestError` (request)."""
+        """Parse the encoded form. Raises `RequestError` (request)."""
         try:
             document = json.loads(raw)
             request = cls(
@@ -96,7 +96,7 @@ class Mailbox:
         self.status_file = folder / "status.json"
 
     def read_request(self) -> bytes | None:
-        """The request as it stands; None when there is none."""
+        """The bytes of the request; None when there is none."""
         try:
             with self._disk.open_raw(self.request_file) as file:
                 return file.pread(REQUEST_BYTES_MAX, 0)
@@ -106,10 +106,10 @@ class Mailbox:
             raise storage_error(error, "the request") from error
 
     def take_in(self, source: Path, name: str) -> None:
-        """Put a package into the inbox, for good: it must survive the reboot, wherever it came from.
+        """Put a package into the inbox durably: it must survive the reboot, wherever it came from.
 
-        One that lies on the same file system gets a second name: writing it again would wear the flash for nothing.
-        Also raises `PackageError` (package-missing).
+        On the same file system it is linked: writing it again would wear the flash for nothing. Also raises
+        `PackageError` (package-missing).
         """
         disk = self._disk
         temporary, target = self.inbox / f".{name}.tmp", self.inbox / name
@@ -123,7 +123,7 @@ class Mailbox:
                     self._copy(package, temporary)
             disk.rename(temporary, target)
             with suppress(FileNotFoundError):
-                disk.unlink(temporary)  # renaming does nothing where both are names of one file
+                disk.unlink(temporary)  # rename(2) does nothing when both names are links to one file
             disk.sync_dir(self.inbox)
         except FileNotFoundError:
             raise PackageError(PACKAGE_MISSING, f"there is no package {source}") from None
@@ -146,7 +146,7 @@ class Mailbox:
             new.sync()
 
     def clear_inbox(self, package: str) -> None:
-        """Remove the package, and last the request: after a power cut between, the request leads here again."""
+        """Remove the package, and the request last: after a power cut in between, the request leads here again."""
         try:
             self._disk.remove_durable(self.inbox / package)
             self._disk.remove_durable(self.request_file)
@@ -200,7 +200,7 @@ def log_tail(disk: Storage, path: Path | None) -> tuple[str, ...]:
 
 
 def command_tail(command: Sequence[str]) -> tuple[str, ...]:
-    """The last lines that a command prints of the agent's log; empty when there is none, or it does not answer."""
+    """The last lines of the agent's log as a command prints them; empty when there is no command, or it fails."""
     if not command:
         return ()
     from updateagent.engine import child

@@ -1,4 +1,4 @@
-"""State that changes its form between versions: migrated on a copy, the old state kept until the update is decided.
+"""Migration of state whose format changes between versions: done on a copy, keeping the old state until the outcome.
 
 For each state folder, say `/data/dcu/state`, there are siblings in the same file system:
 
@@ -7,9 +7,9 @@ For each state folder, say `/data/dcu/state`, there are siblings in the same fil
     /data/dcu/.state.dcu-old    the folder as it was, from the moment the copy takes its place
     /data/dcu/.state.dcu-out    what a new system on trial left behind, on its way out
 
-All of it runs before the agent is started. The journal tells the steps apart: as long as the update is not `migrated`,
-new is made afresh and old means nothing; from then on new takes the folder's place wherever it has not yet. A
-confirmed update removes old, one that is rolled back puts old where it was. Every step may be cut and repeated.
+All of it runs before the agent is started. The journal tells the steps apart: until the update is `migrated`, new is
+made afresh and old is meaningless; after that, new replaces each folder that it has not replaced yet. A confirmed
+update removes old; one that is rolled back restores it. Every step may be interrupted and repeated.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PIECE_BYTES = 256 << 10
 
 
 class StateFolders:
-    """The state folders of one update. Every verb raises `DeviceError` (storage, storage-full)."""
+    """The state folders of one update. Every method raises `DeviceError` (storage, storage-full)."""
 
     def __init__(self, disk: Storage, folders: Sequence[str]) -> None:
         self._disk = disk
@@ -32,11 +32,11 @@ class StateFolders:
 
     @property
     def copies(self) -> list[Path]:
-        """Where the copies for the hook are, in the order of the folders."""
+        """The paths of the copies for the hook, in the order of the folders."""
         return [_beside(folder, "new") for folder in self._folders]
 
     def copy(self) -> None:
-        """Make the copies, without anything that an earlier attempt or update left behind."""
+        """Make the copies afresh, removing what an earlier attempt or update left behind."""
         try:
             for folder in self._folders:
                 self._remove(folder, "new", "old", "out")
@@ -46,7 +46,7 @@ class StateFolders:
             raise storage_error(error, "the copy of the state") from error
 
     def sync(self) -> None:
-        """Make durable what the hook did to the copies."""
+        """Make the hook's changes to the copies durable."""
         try:
             for copy in self.copies:
                 self._sync(copy)
@@ -55,7 +55,7 @@ class StateFolders:
             raise storage_error(error, "the migrated state") from error
 
     def put_in_place(self) -> None:
-        """Let the copies take the place of the folders. Only after they were synced, and the journal says so."""
+        """Replace the folders by the copies. Only after the copies were synced, and the journal says so."""
         try:
             for folder in self._folders:
                 new, old = _beside(folder, "new"), _beside(folder, "old")
@@ -63,13 +63,13 @@ class StateFolders:
                     continue  # done before
                 if not self._disk.exists(old):
                     self._disk.rename_durable(folder, old)
-                self._disk.remove_tree_durable(folder)  # there is none, unless somebody made one in the meantime
+                self._disk.remove_tree_durable(folder)  # normally there is none; it may have been made meanwhile
                 self._disk.rename_durable(new, folder)
         except OSError as error:
             raise storage_error(error, "putting the migrated state in place") from error
 
     def put_back(self) -> None:
-        """Let the folders be what they were before `put_in_place`, however far that came."""
+        """Undo `put_in_place`, however far it got."""
         try:
             for folder in self._folders:
                 old = _beside(folder, "old")
@@ -83,7 +83,7 @@ class StateFolders:
             raise storage_error(error, "putting the old state back") from error
 
     def forget(self) -> None:
-        """The update is decided, and the folders are what they shall be: remove the rest."""
+        """Remove everything but the folders themselves, after the outcome of the update is final."""
         try:
             for folder in self._folders:
                 self._remove(folder, "new", "old", "out")
@@ -95,7 +95,7 @@ class StateFolders:
             self._disk.remove_tree_durable(_beside(folder, suffix))
 
     def _copy(self, source: Path, target: Path) -> None:
-        """Copy a folder with everything below it; what is neither file, folder nor link (a socket) is left out."""
+        """Copy a folder with everything below it, except what is neither file, folder nor link (such as a socket)."""
         disk = self._disk
         disk.mkdir(target, 0o700)
         for name in disk.listdir(source):

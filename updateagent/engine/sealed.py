@@ -1,4 +1,4 @@
-"""The frame of a journal copy: a payload that can tell whether it is whole.
+"""The frame of a journal copy, which shows whether its payload is whole.
 
     magic "DCUJ" | u16 version | u16 reserved 0 | u32 sequence | u32 length | u32 crc | payload[length]
 
@@ -18,7 +18,7 @@ _START = _HEAD.size + _CRC.size
 
 
 def seal(payload: bytes, sequence: int) -> bytes:
-    """One copy of the journal."""
+    """Frame `payload` as one copy of the journal."""
     head = _HEAD.pack(MAGIC, VERSION, 0, sequence, len(payload))
     return head + _CRC.pack(zlib.crc32(payload, zlib.crc32(head))) + payload
 

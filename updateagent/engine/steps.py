@@ -1,8 +1,8 @@
-"""What each state of an update stands for: one step per state.
+"""The steps of an update, one per state.
 
-A step does what the state of the record stands for, and advances the record. It can be stopped at any instruction and
-begun again. A step that returns an exit status ends this run; one that returns None has moved on.
-`updateagent.engine.updater` calls them.
+A step performs the effect that its state stands for (the table in `updateagent.engine.machine`), and advances the
+record. It can be stopped at any instruction and started again. A step that returns an exit status ends the run; after
+None, the next step follows. `updateagent.engine.updater` calls them.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ log = logging.getLogger("update")
 
 PROGRESS_STEP = 4  # per cent between two updates of the display
 MESSAGE_CHARS_MAX = 500
-MIGRATE = "migrate"  # the hook that changes the form of the state
+MIGRATE = "migrate"  # the hook that changes the format of the state
 
 
 class Steps:
-    """The steps, and what they have in common. `record` is the journal's, as this run has left it."""
+    """The steps, and what they share. `record` is the content of the journal, kept up to date by this run."""
 
     def __init__(self, deps: EngineDeps) -> None:
         self._deps = deps
@@ -61,7 +61,7 @@ class Steps:
         if migrates and not deps.state_dirs:
             raise PackageError(HOOK, "the package migrates state, and the settings name no state_dirs")
         if package.new_roots is not None:
-            # Before the package is accepted: verified again after a power cut, it must still fit.
+            # Before the package is accepted: when it is verified again after a power cut, it must still fit.
             deps.packages.keep_roots(package.new_roots)
         noted = self.record.note(deps.booted, replace(self._note(deps.booted), version=deps.booted_version))
         self._store(
@@ -79,7 +79,7 @@ class Steps:
 
     def _protect(self) -> None:
         self._run_hook("pre-install")
-        # Before its first byte changes: the boot loader must not start a slot that is half written.
+        # Before the first byte is written: the boot loader must not start a half-written slot.
         self._deps.bootenv.protect(self._update.target)
         self._store(self.record.note(self._update.target, SlotNote(state="bad")).advance(Event.WRITE))
 
@@ -154,7 +154,7 @@ class Steps:
     def _attempt(self) -> int | None:
         update = self._update
         if update.boot_id != self._deps.boot_id:
-            # What the log says now was written by the attempt before, unless that one said goodbye itself.
+            # The log was written by the previous attempt, unless that one recorded its own end (`blame`).
             lines = update.log or (self._deps.log_tail() if update.attempts else ())
             self._advance(Event.ATTEMPT, attempts=update.attempts + 1, boot_id=self._deps.boot_id, log=lines)
         if self._update.attempts > self._deps.bootenv.tries:
@@ -164,13 +164,13 @@ class Steps:
         return EXIT_GUARD_WANTED
 
     def _migrate(self) -> None:
-        """Give the new system its state, before its agent is started: on every attempt, and nothing is done twice."""
+        """Give the new system its state before its agent starts. Runs on every attempt, and does nothing twice."""
         update = self._update
         if not update.state_dirs:
             return
         folders = self._deps.state_folders(update.state_dirs)
         if not update.migrated:
-            # The copies are durable before the journal calls them migrated; only then they take the folders' place.
+            # The copies are durable before the journal calls them migrated; only after that they replace the folders.
             folders.copy()
             self._run_hook(MIGRATE, DCU_STATE=":".join(str(copy) for copy in folders.copies))
             folders.sync()
@@ -178,9 +178,9 @@ class Steps:
         folders.put_in_place()
 
     def _agent_must_wait(self) -> bool:
-        """Whether the system that runs may not see the state: it may be that of the other version.
+        """Whether the agent must not start, because the state may be that of the other version.
 
-        Not when there is no other system to go to: then any start is better than none.
+        Never when there is no other system to start: then any start is better than none.
         """
         update, state = self.record.update, self.record.state
         if update is None or not update.state_dirs:
@@ -226,7 +226,7 @@ class Steps:
         update = self._update
         self._deps.bootenv.confirm(update.target)
         if update.target != self._deps.booted:
-            # The last attempt was used up before the environment knew. The health was proven: go there again.
+            # The last attempt was used up before the environment was committed. Its health was proven: start it again.
             return EXIT_REBOOT_WANTED
         if update.state_dirs:
             self._deps.state_folders(update.state_dirs).forget()
@@ -236,7 +236,7 @@ class Steps:
     def _make_rolled_back(self) -> int | None:
         update = self._update
         if update.target == self._deps.booted:
-            # The state stays: the agent of this version may be at work.
+            # The state stays as it is: the agent of this version may be running.
             self._deps.bootenv.fall_back(update.target, update.fallback)
             return EXIT_REBOOT_WANTED
         folders = self._deps.state_folders(update.state_dirs)
@@ -253,7 +253,7 @@ class Steps:
         outcome = update.outcome
         if outcome is None:
             raise AssertionError(f"{self.record.state.value} without an outcome")
-        # Held, then forgotten, then handed over: a cut anywhere in between loses no result and reports none twice.
+        # Held, then forgotten, then handed over: a power cut in between neither loses a result nor reports it twice.
         if not update.by_hand:
             deps.mailbox.hold_result(result_document(update, outcome, deps.wall()))
         self._store(self._settled().advance(Event.REPORT))
@@ -262,7 +262,7 @@ class Steps:
         deps.mailbox.publish()
 
     def _settled(self) -> Record:
-        """The record with what this update taught about the slots."""
+        """The record with what this update showed about the slots."""
         record, update = self.record, self._update
         if record.state is State.CONFIRMED:
             note = SlotNote(update.to_version, update.security_version, "good")
@@ -273,7 +273,7 @@ class Steps:
         return record
 
     def _complete_hand_over(self) -> None:
-        """After a power cut at the very end: the journal is idle, the files may not be."""
+        """Complete a hand-over after a power cut at the very end: the journal is idle, but files may be left."""
         mailbox = self._deps.mailbox
         raw = mailbox.read_request()
         if raw is not None:
@@ -287,11 +287,11 @@ class Steps:
 
     @property
     def on_trial(self) -> bool:
-        """Whether the running system has to prove itself."""
+        """Whether the running system is on trial."""
         update = self.record.update
         return self.record.state is State.TRIAL and update is not None and update.target == self._deps.booted
 
-    # -- small things
+    # -- helpers
 
     @property
     def _update(self) -> Update:
@@ -300,7 +300,7 @@ class Steps:
         return self.record.update
 
     def _verified(self, target: str, fallback: str) -> Package:
-        """The package, verified by this process: what an earlier one found counts for nothing."""
+        """The package, verified by this process; the result of an earlier process is never trusted."""
         if self._package is None:
             path = self._deps.mailbox.inbox / self._update.package
             self._package = self._deps.packages.verify(path, self.record, target, fallback)
@@ -313,7 +313,7 @@ class Steps:
         self._store(self.record.advance(event, **changes))
 
     def _decide(self, code: Code, message: str) -> None:
-        """The update cannot go on: end it the way its state asks for."""
+        """End an update that cannot go on, in the way that its state requires (`GIVE_UP`)."""
         outcome = Outcome(code.number, code.name, code.fumo, code.scomo, message[:MESSAGE_CHARS_MAX])
         event = GIVE_UP[self.record.state]
         lines = self._update.log
@@ -322,7 +322,7 @@ class Steps:
         self._advance(event, outcome=outcome, log=lines)
 
     def environment_error(self) -> str:
-        """What is wrong with the boot environment, in a sentence: unreadable, or not the boot loader's; else empty."""
+        """Why the boot environment cannot be used (unreadable, or not the boot loader's), as a sentence; else empty."""
         if self._environment_error is None:
             try:
                 self._check_environment()
@@ -336,7 +336,7 @@ class Steps:
             self._check_environment()
         except DeviceError as error:
             if error.code is not ENVIRONMENT_NOT_SHARED:
-                raise  # it may pass, and whoever asked tries again
+                raise  # a temporary failure: the caller tries again
             return False
         return True
 
@@ -344,7 +344,8 @@ class Steps:
         self._deps.bootenv.check_shared(self._deps.canary)
 
     def _target(self) -> str:
-        """The slot to write: not the one that runs; from recovery rather none known to be good, rather a later one."""
+        """The slot to write: never the running one. From recovery, preferably one not known to be good, then a later
+        one in the boot order."""
         others = self._others(self._deps.booted)
         if self._deps.booted != self._deps.bootenv.recovery:
             return others[0]
@@ -358,7 +359,7 @@ class Steps:
         return recovery if recovery and self._note(other).state != "good" else other
 
     def _others(self, slot: str) -> list[str]:
-        """The slots that can be written when `slot` runs: the next one first, from recovery those of the boot order."""
+        """The slots that can be written when `slot` is running: the next one first; from recovery, in boot order."""
         names = list(self._deps.partitions)
         if slot in names:
             at = names.index(slot)
@@ -378,7 +379,7 @@ class Steps:
     # -- display
 
     def status(self, *, progress: int | None = None, error: str = "") -> dict[str, object]:
-        """What `status.json` and `dcu-update status` show. `progress` is in per cent; without it the state's."""
+        """The content of `status.json` and of `dcu-update status`. `progress`: per cent, by default the state's."""
         deps, record = self._deps, self.record
         update, last = record.update, record.last
         if progress is None:

@@ -1,8 +1,8 @@
-"""The Update Agent's verbs, and the way from state to state. What a state stands for is in `updateagent.engine.steps`.
+"""The Update Agent's commands, and the loop through the states. The steps themselves are in `updateagent.engine.steps`.
 
-Everything it touches comes in as `EngineDeps`, and everything it decides comes from the journal, the boot environment
-and which slot runs: it can be stopped at any instruction and started again. `boot` is what runs at every start of the
-device, before the agent.
+Everything it uses comes in as `EngineDeps`. All decisions depend only on the journal, the boot environment and the
+running slot, so it can be stopped at any instruction and started again. `boot` runs at every start of the device,
+before the agent.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ log = logging.getLogger("update")
 
 
 class Updater(Steps):
-    """One run of the Update Agent. Call one of the verbs, then throw it away."""
+    """One run of the Update Agent: call one method, then discard the object."""
 
     def boot(self) -> int:
-        """Take the update, if there is one, as far as it gets now; returns the exit status for init.
+        """Advance the update, if there is one, as far as possible; return the exit status for init.
 
-        Trouble of the device never keeps the running system from starting: it is logged, and tried again next time.
+        A failure of the device never keeps the running system from starting: it is logged, and tried again next time.
         """
         try:
             code = self._boot()
@@ -54,15 +54,15 @@ class Updater(Steps):
         return code
 
     def install(self, request: InstallRequest) -> int:
-        """Install by hand a package that is in the inbox. Raises `RequestError` (state) while an update is going on."""
+        """Install a package in the inbox, by hand. Raises `RequestError` (state) while there is an update."""
         self._stage(request, by_hand=True)
         return self._run()
 
     def confirm(self) -> int:
-        """The running trial system is good.
+        """Confirm the running trial system as good.
 
-        Raises `RequestError` (state) when none is on trial here, `DeviceError` (environment-not-shared) when this
-        system writes where the boot loader does not read.
+        Raises `RequestError` (state) when no system is on trial, `DeviceError` (environment-not-shared) when this
+        system writes a boot environment that the boot loader does not read.
         """
         if not self.on_trial:
             raise RequestError(STATE, f"slot {self._deps.booted} is not on trial")
@@ -73,7 +73,7 @@ class Updater(Steps):
         return code
 
     def blame(self, failed_check: str, detail: str) -> None:
-        """The running trial system gives up this attempt, and says why."""
+        """Record why the running trial system gives up this attempt."""
         self._advance(
             Event.BLAME,
             failed_check=failed_check,
@@ -81,7 +81,7 @@ class Updater(Steps):
         )
 
     def mark_good(self) -> bool:
-        """The running, confirmed system is well: it gets its attempts back. Returns whether a commit was needed.
+        """Give the running, confirmed system its attempts back; return whether a commit was needed.
 
         An environment that the boot loader does not read is left alone.
         """
@@ -95,7 +95,7 @@ class Updater(Steps):
         return changed
 
     def mark(self, slot: str, how: str) -> None:
-        """By hand: `good`, `bad` or `active`. Raises `RequestError`, or `DeviceError` of the environment."""
+        """Mark a slot by hand as `good`, `bad` or `active`. Raises `RequestError`, or `DeviceError` (environment)."""
         bootenv = self._deps.bootenv
         if slot not in bootenv.slots:
             raise RequestError(NOT_FOUND, f"there is no slot {slot}")
@@ -113,7 +113,7 @@ class Updater(Steps):
         self.write_status()
 
     def rollback(self) -> int:
-        """By hand: give up the trial, or go back to the other slot. Returns the exit status."""
+        """Give up the trial, or go back to the other slot, by hand. Returns the exit status."""
         if self.on_trial:
             self._decide(CANCELLED, "given up by hand")
             return self._run()
@@ -138,7 +138,7 @@ class Updater(Steps):
         elif self.record.stores >= STORES_MAX:
             self._break_loop()
         else:
-            # Counts this start. Progress sets the count back; a step that never gets further uses it up.
+            # Count this start. Progress resets the count; a step that never completes exhausts it.
             self._store(self.record)
         return self._run()
 
@@ -168,7 +168,7 @@ class Updater(Steps):
     def _break_loop(self) -> None:
         state = self.record.state
         if state in DECIDED:
-            # The outcome stands; making it so has failed again and again. Report it all the same.
+            # The outcome is decided, but completing it has failed repeatedly. Report it all the same.
             log.error("update: gives up on completing %s", state.value, extra={"event": "update.loop"})
             self._finish()
         else:

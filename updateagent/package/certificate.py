@@ -1,8 +1,8 @@
 """X.509 certificates of the one shape that signs packages (RFC 5280), and the check of one signature.
 
-Why not `cryptography.x509`: loading it costs the device 7 MiB of memory that an update does not have to spend, and
-its path validation does not exist in the versions we must work with. Keys and signatures are checked by
-`cryptography`; only the frame around them is read here. See docs/decisions/0003-cms.md.
+`cryptography.x509` is not used, because loading it costs the device 7 MiB of memory, and the oldest supported versions
+have no path validation. `cryptography` checks keys and signatures; this module only parses the structure around them.
+See docs/decisions/0003-cms.md.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from updateagent.package import der
 
 CERTIFICATE_BYTES_MAX = 8 << 10
 RSA_BITS_MIN, RSA_BITS_MAX = 2048, 4096
-"""Below: breakable in the life of a meter. Above: slow to check on a small ARM core, for nothing."""
+"""Shorter keys are breakable in the lifetime of a meter; longer ones are slow to check on a small ARM core."""
 
 KEY_CERT_SIGN, DIGITAL_SIGNATURE = 5, 0
 """Bit numbers of the keyUsage extension (RFC 5280, section 4.2.1.3)."""
@@ -48,7 +48,7 @@ _EXTENDED_KEY_USAGE = der.oid("2.5.29.37")
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """What of a certificate takes part in a decision. Names are kept as their DER bytes and compared as such."""
+    """The fields of a certificate that decisions depend on. Names are kept and compared as DER bytes."""
 
     der: bytes
     signed_part: bytes
@@ -67,7 +67,7 @@ class Certificate:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the whole certificate, in hexadecimal: how revocations and pins name it."""
+        """SHA-256 of the whole certificate, in hexadecimal, by which revocations and pins identify it."""
         return sha256(self.der).hexdigest()
 
     def may(self, usage: int) -> bool:
@@ -75,7 +75,7 @@ class Certificate:
         return usage in self.key_usage
 
     def is_signed_by(self, issuer: Certificate) -> bool:
-        """Whether `issuer` is named as the issuer and its key made the signature."""
+        """Whether `issuer` is named as the issuer, and the signature was made with its key."""
         if self.issuer != issuer.subject:
             return False
         try:
@@ -86,7 +86,7 @@ class Certificate:
 
 
 def parse(data: bytes) -> Certificate:
-    """Read a certificate. Raises `PackageError` (`signature-profile`) for anything out of the profile."""
+    """Parse a certificate. Raises `PackageError` (`signature-profile`) for anything outside the profile."""
     if len(data) > CERTIFICATE_BYTES_MAX:
         raise PackageError(SIGNATURE_PROFILE, f"a certificate of {len(data)} bytes")
     whole = der.Cursor(data, "certificate")
@@ -132,7 +132,7 @@ def parse(data: bytes) -> Certificate:
 
 
 class _Extensions:
-    """The extensions that matter. A critical one that is not understood here refuses the certificate."""
+    """The relevant extensions. A certificate with an unknown critical extension is refused (RFC 5280, section 4.2)."""
 
     def __init__(self, cursor: der.Cursor) -> None:
         self.is_authority = False
@@ -189,9 +189,9 @@ class _Extensions:
 
 
 def verify_signature(public_key: bytes, algorithm: tuple[str, str], signature: bytes, message: bytes) -> None:
-    """Check one signature by a DER public key; `algorithm` is kind of key and hash.
+    """Verify a signature with a DER public key; `algorithm` is the type of the key and the hash.
 
-    Raises `PackageError`: `signature-profile` for a key that is not accepted, `signature` when it does not fit.
+    Raises `PackageError`: `signature-profile` for a key that is not accepted, `signature` for a wrong signature.
     """
     from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
     from cryptography.hazmat.primitives import hashes
@@ -203,7 +203,7 @@ def verify_signature(public_key: bytes, algorithm: tuple[str, str], signature: b
     if kind != _KIND_OF_KEY[kind_of_key]:
         raise PackageError(SIGNATURE_PROFILE, f"a signature by {kind} and a key of another kind")
     try:
-        if kind == "rsa":  # imported apart: what is not needed costs a third of a MiB
+        if kind == "rsa":  # imported separately: what is not needed would cost a third of a MiB
             from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
             rsa.RSAPublicNumbers(*numbers).public_key().verify(signature, message, padding.PKCS1v15(), digest)

@@ -5,10 +5,10 @@
     SignerInfo       := SEQUENCE { 1, SEQUENCE { issuer, serial }, digest, [0] signedAttrs, algorithm, OCTET STRING }
     signedAttrs      := contentType id-data, messageDigest, signingTime; each once, nothing else
 
-The digest is SHA-256, SHA-384 or SHA-512. `openssl cms -sign -binary -nosmimecap -outform DER` makes this form too,
-so a signature can come from any tool that drives a hardware token. Everything else that CMS can say (other signers,
-counter-signatures, unsigned attributes, revocation lists, BER) is refused with `signature-profile`: fewer forms are
-fewer places to hide something. The reasons are in docs/decisions/0003-cms.md.
+The digest is SHA-256, SHA-384 or SHA-512. `openssl cms -sign -binary -nosmimecap -outform DER` makes this form too, so
+any tool that can use a hardware token can sign. Everything else in CMS (other signers, counter-signatures, unsigned
+attributes, revocation lists, BER) is refused with `signature-profile`: fewer forms leave fewer places to hide
+something. The reasons are in docs/decisions/0003-cms.md.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _ECDSA_SHA256 = der.tlv(der.SEQUENCE, der.oid("1.2.840.10045.4.3.2"))
 
 @dataclass(frozen=True, slots=True)
 class SignedContent:
-    """A signature that fits the content; whether its signer may sign is decided by `updateagent.package.trust`."""
+    """A valid signature over the content. `updateagent.package.trust` decides whether its signer may sign."""
 
     signer: Certificate
     others: tuple[Certificate, ...]
@@ -58,10 +58,10 @@ class SignedContent:
 
 
 def verify(content: bytes, signature: bytes) -> SignedContent:
-    """Check a detached signature over `content` with the key of the certificate that it names and carries.
+    """Verify a detached signature over `content` with the key of the certificate that it names and carries.
 
     Raises `PackageError`: `signature-profile` when the structure is not the one above, `signature` when the digest or
-    the signature does not fit.
+    the signature is wrong.
     """
     if len(signature) > SIGNATURE_BYTES_MAX:
         raise PackageError(SIGNATURE_PROFILE, f"a signature of {len(signature)} bytes")
@@ -131,7 +131,7 @@ def _verify_signer(
     message_digest, signed_at = _read_attributes(attributes)
     if not hmac.compare_digest(message_digest, new_hash(digest_name, content, usedforsecurity=True).digest()):
         raise PackageError(SIGNATURE, "the description is not the one that was signed")
-    # What is signed is the SET, not the [0] it is sent as (RFC 5652, section 5.4).
+    # The signature is over the attributes as a SET, not as the [0] that is sent (RFC 5652, section 5.4).
     certificate.verify_signature(signer.public_key, algorithm, value, der.tlv(der.SET, attributes))
     return SignedContent(signer, tuple(found for found in certificates if found is not signer), signed_at)
 
@@ -183,7 +183,7 @@ def signed_attributes(content: bytes, signed_at: int, digest_name: str = "sha256
 
 
 def emit(attributes: bytes, value: bytes, signer: Certificate, others: tuple[Certificate, ...], kind: str) -> bytes:
-    """Put a signature together: `value` is the signature, of a key of `kind`, over `attributes` (with SHA-256)."""
+    """Encode a signature: `value` is the signature by a key of type `kind` over `attributes`, with SHA-256."""
     digest = der.tlv(der.SEQUENCE, _DIGEST_OIDS["sha256"])
     algorithm = certificate.RSA_ENCRYPTION if kind == "rsa" else _ECDSA_SHA256
     attribute_content = der.Cursor(attributes, "signedAttrs").value(der.SET)

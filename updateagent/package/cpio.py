@@ -5,10 +5,10 @@
                ino mode uid gid nlink mtime filesize devmajor devminor rdevmajor rdevminor namesize check
     archive := member ... member, a member "TRAILER!!!" of size 0, and zeros up to a multiple of 512 bytes
 
-`check` is the sum of the data's bytes modulo 2**32. SWUpdate and `cpio -i` read what this module writes. The other
-way round this reader is strict on purpose: of the thirteen fields only the size, the length of the name and the
-checksum may vary, everything else (owner, times, devices, case of the digits, padding) has the one value that the
-writer gives it, because these bytes are not signed and nobody needs them.
+`check` is the sum of the data's bytes modulo 2**32. SWUpdate and `cpio -i` read what this module writes. The reader, in
+contrast, is strict on purpose: of the thirteen fields only the size, the length of the name and the checksum may vary.
+Everything else (owner, times, devices, case of the digits, padding) must have the value that the writer gives it,
+because these bytes are not signed and not needed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ HEADER_BYTES = 110
 MODE_REGULAR_FILE = 0o100644
 
 NAME_BYTES_MAX = 64
-"""Long enough for `NN-` and a file name, short enough that a header is always read in one piece."""
+"""Long enough for `NN-` and a file name; short enough to read a header and its name in one piece."""
 MEMBERS_MAX = 140
 """Description, signature, eight lists of roots, and two members for each of 64 images, with room."""
 SIZE_BYTES_MAX = 2**31 - 1
@@ -81,7 +81,7 @@ class Member:
 
 
 class Reader:
-    """Walks the headers of an archive; never reads data that it was not asked for.
+    """Reads the headers of an archive one after the other, and data only on request.
 
     Every method raises `PackageError` (`format`, `truncated`, `limit`) for bytes that are not a canonical archive, and
     `OSError` when the file cannot be read.
@@ -149,7 +149,7 @@ class Writer:
         self._written = 0
 
     def add(self, name: str, data: bytes) -> None:
-        """Append a member that is at hand as a whole."""
+        """Append a member from memory."""
         self.add_stream(name, [data], len(data), checksum(data))
 
     def add_stream(self, name: str, pieces: Iterable[bytes], size: int, check: int) -> None:

@@ -23,7 +23,7 @@ MAGIC = b"BSDIFF40"
 HEADER_BYTES = 32
 _TRIPLE_BYTES = 24
 IDLE_TRIPLES_MAX = 1000
-"""Triples in a row that produce nothing. A packer needs none; without a limit a patch could spin for ever."""
+"""Triples in a row that produce nothing. A packer needs none; without a limit a patch could run for ever."""
 
 
 def parse_number(data: bytes) -> int:
@@ -38,7 +38,7 @@ def emit_number(number: int) -> bytes:
 
 
 class _Part:
-    """One of the three streams, read in pieces of the length that is wanted."""
+    """One of the three streams, read in pieces of any length."""
 
     def __init__(self, pieces: Iterator[bytes], what: str) -> None:
         self._pieces = pieces
@@ -63,7 +63,7 @@ class _Part:
         return found
 
     def check_end(self) -> None:
-        """Raise unless all was used."""
+        """Raise unless the stream was used up."""
         if self._rest or next(self._pieces, None) is not None:
             raise PackageError(PATCH, f"the {self._what} part of the patch is longer than the result needs")
 
@@ -131,8 +131,8 @@ def _source_bytes(source: Readable, source_size: int, position: int, size: int) 
 def _added(diff: memoryview, source: bytes) -> bytes:
     """Add byte by byte modulo 256, a whole piece at a time as big integers.
 
-    A sum of long integers carries from byte to byte. So the low seven bits of all bytes are added, which cannot carry
-    out of a byte, and the top bits are joined by exclusive or.
+    A sum of long integers carries from byte to byte. Therefore only the low seven bits of all bytes are added, which
+    cannot carry out of a byte, and the top bits are combined by exclusive or.
     """
     size = len(diff)
     if diff == bytes(size):

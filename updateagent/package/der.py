@@ -1,7 +1,7 @@
-"""A strict reader and a small writer of DER (X.690), for the few structures a signature is made of.
+"""A strict reader and a small writer of DER (X.690), for the few structures of a signature.
 
-Lengths are definite and as short as possible, tags have one byte, nothing may follow what was asked for. The reader
-keeps no state but an offset, and never recurses: nesting is as deep as the caller's code.
+Lengths must be definite and in their shortest form, tags have one byte, and nothing may follow the expected elements.
+The reader's only state is an offset, and it never recurses: nesting is as deep as the caller's code.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Cursor:
         self._what = what
 
     def fail(self, why: str) -> PackageError:
-        """An error at this place, to be raised by the caller."""
+        """An error at this position, to be raised by the caller."""
         return PackageError(SIGNATURE_PROFILE, f"{self._what}, byte {self._at}: {why}")
 
     def peek(self) -> int:

@@ -1,8 +1,8 @@
-"""`sw-description`, the signed text of a package: JSON that SWUpdate reads, with our own facts under the key `dcu`.
+"""`sw-description`, the signed text of a package: JSON for SWUpdate, with our own fields under the key `dcu`.
 
-The schema is in docs/package-format.md. Reading is strict where our facts are: an unknown key under `dcu`, a key that
-appears twice, a number that is no whole number are refused, so that two readers can never understand one signed text
-differently. Keys of SWUpdate's own that we do not use are ignored.
+The schema is in docs/package-format.md. Our fields are read strictly: unknown keys under `dcu`, repeated keys, and
+numbers that are not integers are refused, so that two readers can never understand one signed text differently.
+SWUpdate's own keys that we do not use are ignored.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _DIGITS_MAX = 10
 
 
 class Kind(Enum):
-    """What a package is: a new system for a slot, or files of one software component (SCOMO)."""
+    """The two kinds of package: a new system for a slot, or the files of one software component (SCOMO)."""
 
     FIRMWARE = "firmware"
     SOFTWARE = "software"
@@ -57,14 +57,14 @@ class Description:
     security_version: int
     compatible: tuple[str, ...]
     requires_version: tuple[str, ...]
-    """The package is for devices that run one of these versions; empty: for any."""
+    """The versions that a device must run one of; empty for any."""
     requires_agent: str
-    """The least version of the Update Agent; empty: any."""
+    """The minimum version of the Update Agent; empty for any."""
     images: tuple[Image, ...]
 
 
 def parse(data: bytes) -> Description:
-    """Read a description. Raises `PackageError` (`description`, `limit`)."""
+    """Parse a description. Raises `PackageError` (`description`, `limit`)."""
     whole = Fields(load_json(data, DESCRIPTION_BYTES_MAX, "sw-description"), "sw-description")
     software = whole.child("software")
     ours = software.child("dcu")
@@ -177,7 +177,7 @@ class Fields:
                 self.fail(key[:64], "an unknown key")
 
     def keys(self, count_max: int, pattern: re.Pattern[str]) -> list[str]:
-        """All keys, which must be few and of this form."""
+        """All keys: at most `count_max`, each matching `pattern`."""
         if len(self._values) > count_max or not all(pattern.fullmatch(key) for key in self._values):
             raise PackageError(DESCRIPTION, f"{self._path}: too many keys, or keys that are not allowed")
         return list(self._values)
@@ -229,7 +229,7 @@ class Fields:
 
 
 def load_json(data: bytes, bytes_max: int, what: str) -> Any:
-    """JSON without what makes readers differ: repeated keys, fractions, NaN, numbers of any length."""
+    """Parse JSON, refusing what readers treat differently: repeated keys, fractions, NaN, overlong numbers."""
     if len(data) > bytes_max:
         raise PackageError(LIMIT, f"{what}: {len(data)} bytes, the limit is {bytes_max}")
     try:

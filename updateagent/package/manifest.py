@@ -1,11 +1,11 @@
-"""A package as a whole: what it says, who signed it, and whether this device may install it.
+"""A package as a whole: its description, its signer, and whether this device may install it.
 
     description -> signature -> signer -> fit to this device -> layout of the archive -> every payload
 
-`verify_package` takes these steps in this order and writes nothing. Nothing of a package is interpreted before the
-signature over it was checked, except the frame of the archive and of the signature itself. The headers of an archive
-are not signed, but they follow from the signed description (name, size, checksum and order of every member), so a
-package has exactly one form and every changed byte is noticed.
+`verify_package` checks these in this order and writes nothing. No part of a package is interpreted before the signature
+over it was verified, except the structure of the archive and of the signature itself. The headers of an archive are not
+signed, but they follow from the signed description (name, size, checksum and order of every member), so a package has
+exactly one form and every changed byte is noticed.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ SIGNATURE_NAME = "sw-description.sig"
 
 @dataclass(frozen=True, slots=True)
 class Manifest(Description):
-    """What a package says about itself, and who says so. `signed_at` is in seconds since 1970."""
+    """The verified description of a package, and its signer. `signed_at` is in seconds since 1970."""
 
     signed_at: int
     signer: str
@@ -69,8 +69,8 @@ class Manifest(Description):
     digest: str
     """SHA-256 of the signed description, in hexadecimal: the identity of the release."""
     new_roots: bytes | None = None
-    """The newest list of roots that came along and that this device has not accepted yet, to be kept in its storage
-    (and read back with `updateagent.package.roots`) when the package is installed."""
+    """The newest list of roots in the package that this device has not accepted yet, to be stored when the package is
+    installed (and read back with `updateagent.package.roots`)."""
 
     @property
     def size(self) -> int:
@@ -79,7 +79,7 @@ class Manifest(Description):
 
     @property
     def deltas(self) -> Mapping[str, DeltaSource]:
-        """The images that come as patches, by name, with what each was made from."""
+        """The images that are deltas, by name, with the source of each."""
         return {image.name: image.delta for image in self.images if image.delta is not None}
 
     def image(self, name: str, role: Role = Role.IMAGE) -> Image | None:
@@ -88,10 +88,10 @@ class Manifest(Description):
 
 
 def verify_package(package: Package, trust: Trust, tags: IntegrityTags | None = None) -> Manifest:
-    """Check everything about a package that can be checked without writing a byte; return what it says.
+    """Check everything about a package that can be checked without writing; return its manifest.
 
-    The source of a delta is not looked at here; that is `Image.check_source`. `tags` is told what was found good,
-    so that `Image.blocks` need not hash it again.
+    The source of a delta is not checked here but by `Image.check_source`. `tags` records what was verified, so that
+    `Image.blocks` need not hash it again.
 
     Raises `PackageError` with the number of the first thing that is wrong, and `DeviceError` (`storage`,
     `storage-full`).
@@ -110,9 +110,9 @@ def verify_description(package: Package, trust: Trust) -> Manifest:
 
 
 def read_unverified(package: Package) -> Manifest:
-    """Read what a package says about itself, believing it. For showing it to a person; never for installing.
+    """Read the manifest of a package without checking its signer. For showing it to a person; never for installing.
 
-    Raises `PackageError` when the package is malformed or its signature does not fit; who signed is not checked.
+    Raises `PackageError` when the package is malformed or its signature is wrong.
     """
     with opened(package) as file:
         front = _front(file)
@@ -139,7 +139,7 @@ def _verify_description(file: Readable, trust: Trust) -> Manifest:
 
 @dataclass(frozen=True, slots=True)
 class _Front:
-    """What stands before the images, and the reader behind it."""
+    """The members before the images, and the reader positioned after them."""
 
     text: bytes
     signature: bytes
@@ -222,7 +222,7 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def _located(manifest: Manifest, front: _Front) -> Manifest:
-    """Walk the rest of the archive; every member must be the one that the description announces."""
+    """Read the headers of the rest of the archive; every member must be the one that the description announces."""
     images = []
     member = front.first
     for image in manifest.images:

@@ -1,9 +1,9 @@
-"""The payload of one image: how it is packed, and the only way its bytes leave a package.
+"""The payload of one image: how it is encoded, and the only way in which its bytes leave a package.
 
 `Image.blocks` is that way. It unpacks the payload as a stream, checks every block of 4 KiB against the hash tree
-(whose root is in the signed description), and only then hands it out. Memory does not grow with the image: a run of
-64 KiB, what the decompressor needs (see `updateagent.package.unpack`), and 1/16384 of the image for the upper levels of
-its tree.
+(whose root is in the signed description), and only then yields it. Memory does not grow with the image, except for the
+upper levels of its tree (1/16384 of the image): a run of 64 KiB, and what the decompressor needs
+(`updateagent.package.unpack`).
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ class Role(Enum):
     """What an image is for."""
 
     IMAGE = "image"
-    """Goes into a slot, or a part of one, by its name."""
+    """Is written to the partition of its name in a slot."""
     FILE = "file"
     """A file of a software package; its name is the path in the package's folder."""
     HOOK = "hook"
-    """A program that the Update Agent runs at the step that its name tells."""
+    """A program that the Update Agent runs at the step that it is named after."""
 
 
 class Encoding(Enum):
@@ -74,17 +74,17 @@ class Run(NamedTuple):
 
 
 class IntegrityTags:
-    """What one process has verified, by authentication tags. `image` is the name of a payload, `run` counts from 0.
+    """What this process has verified, as authentication tags. `image` is the name of a payload, `run` counts from 0.
 
     A package is verified whole before a slot is touched, and every block again when it is written, because the file
-    may have changed in between. On a CPU without SHA instructions hashing is most of what an install costs. So the
-    first pass keeps a tag of each run that it found good, and the second one compares tags: a run with the same tag
-    has the same bytes, since nobody outside this process knows the key. Poly1305 costs a fifth to a tenth of SHA-256
-    there.
+    may have changed in between. On a CPU without SHA instructions, hashing is most of the cost of an installation.
+    Therefore the first pass keeps a tag of each run that it verified, and the second pass compares tags: a run with the
+    same tag has the same bytes, since nobody outside this process knows the key. Poly1305 costs a fifth to a tenth of
+    SHA-256 there.
 
-    Poly1305 (RFC 8439, section 2.5) must never use a key for two messages: keyed BLAKE2b makes one from the position of
-    the run and a secret that is drawn for each object. Where there is no tag, or another one, the hash tree decides:
-    tags save work and never accept anything. They are never stored. Memory: 16 bytes per run of 64 KiB.
+    Poly1305 (RFC 8439, section 2.5) must never use a key for two messages: keyed BLAKE2b derives one from the position
+    of the run and a secret drawn for each object. Where there is no tag, or a different one, the hash tree decides:
+    tags only save work. They are never stored. Memory: 16 bytes per run of 64 KiB.
     """
 
     def __init__(self) -> None:
@@ -92,19 +92,19 @@ class IntegrityTags:
         self._images: dict[str, tuple[int, bytearray]] = {}
 
     def note(self, image: str, run: int, data: bytes) -> None:
-        """Remember a run that was just verified. Runs come in order from 0; the others are left to the hash tree."""
+        """Record a run that was just verified. Runs are recorded in order from 0; others are left to the hash tree."""
         number, tags = self._images.setdefault(image, (len(self._images), bytearray()))
         if run * TAG_BYTES == len(tags) and number < IMAGES_MAX:
             tags += self._tag(number, run, data)
 
     def knows(self, image: str, run: int, data: bytes) -> bool:
-        """Whether these are the bytes that were noted for this run."""
+        """Whether these are the bytes that were recorded for this run."""
         number, tags = self._images.get(image, (0, b""))
         noted = tags[run * TAG_BYTES : (run + 1) * TAG_BYTES]
         return len(noted) == TAG_BYTES and hmac.compare_digest(noted, self._tag(number, run, data))
 
     def has_all(self, image: str, runs: int) -> bool:
-        """Whether each of the `runs` runs of an image was noted."""
+        """Whether all `runs` runs of an image were recorded."""
         return len(self._images.get(image, (0, b""))[1]) == runs * TAG_BYTES
 
     def _tag(self, number: int, run: int, data: bytes) -> bytes:
@@ -114,7 +114,7 @@ class IntegrityTags:
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """One image of a package. Sizes and offsets in bytes; everything but the offsets comes from signed text."""
+    """One image of a package. Sizes and offsets in bytes; everything but the offsets is from the signed description."""
 
     name: str
     role: Role
@@ -152,11 +152,11 @@ class Image:
         source: Readable | None = None,
         tags: IntegrityTags | None = None,
     ) -> Iterator[Run]:
-        """Yield the image from `start_block` on, in order, each block checked before it is handed out.
+        """Yield the image from `start_block` on, in order, each block checked before it is yielded.
 
-        A delta needs `source`, the place that holds the image it was made from; the caller has checked it with
-        `check_source`. A packed image or delta is unpacked from its beginning whatever `start_block` is. Runs that
-        `tags` saw when this process verified the package are recognised; all others are hashed, and noted.
+        A delta needs `source`, which holds the image it was made from; the caller must have checked it with
+        `check_source`. A packed image or delta is unpacked from its beginning, whatever `start_block` is. Runs that
+        this process has verified are recognised by `tags`; all others are hashed, and recorded there.
 
         Raises `PackageError` (`payload`, `compression`, `patch`, `delta-source`, `truncated`) and
         `DeviceError` (`storage`).
@@ -183,9 +183,9 @@ class Image:
             self.delta.check(self.name, source)
 
     def check_payload(self, file: Readable, tags: IntegrityTags | None = None) -> None:
-        """Check everything of the payload that can be checked without the source of a delta. Writes nothing.
+        """Check as much of the payload as is possible without the source of a delta. Writes nothing.
 
-        `tags` is told of each run that was found good.
+        `tags` records each run that was verified.
         """
         tree = self.tree(file)
         if self.encoding is not Encoding.RAW:
@@ -206,7 +206,7 @@ class Image:
             raise PackageError(PAYLOAD, f"{self.payload_name} is not what was signed")
 
     def _runs(self, file: Readable, start_block: int, source: Readable | None) -> Iterator[Run]:
-        """The image from `start_block` on, not checked yet."""
+        """The image from `start_block` on, unchecked."""
         if not 0 <= start_block <= self.block_count:
             raise ValueError(f"block {start_block} of {self.block_count}")
         if self.encoding is Encoding.RAW:

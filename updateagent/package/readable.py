@@ -1,4 +1,4 @@
-"""What the package reader needs to know of a file: bytes at an offset. `updateagent.disk.RawFile` is one."""
+"""What the package reader needs of a file: bytes at an offset. `updateagent.disk.RawFile` provides it."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class Readable(Protocol):
         """Up to `size` bytes; fewer only at the end. Raises `OSError`."""
 
     def size(self) -> int:
-        """Bytes there are."""
+        """The length in bytes."""
 
 
 class Buffer:
-    """Bytes at hand, as a `Readable`."""
+    """Bytes in memory, as a `Readable`."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -34,12 +34,12 @@ class Buffer:
 
 
 Package = Path | Readable
-"""A package is named by its path, or handed over open (a test disk, a buffer)."""
+"""A package is given by its path, or as an open file or buffer."""
 
 
 @contextmanager
 def opened(package: Package) -> Iterator[Readable]:
-    """Open a package for reading; what the system says about the file becomes one of our errors, once, here."""
+    """Open a package for reading. Errors of the system become errors of this package here, and only here."""
     try:
         if isinstance(package, Path):
             from updateagent.disk import RealDisk

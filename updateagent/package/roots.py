@@ -1,14 +1,14 @@
-"""Lists of roots: how a device learns which roots to believe next, and which certificates were taken back.
+"""Lists of roots: how a device learns which roots to trust next, and which certificates are revoked.
 
     list     := JSON {"format": 1, "version": N, "threshold": M, "issued": seconds, "roots": [base64 DER, ...],
                       "revoked": [SHA-256 in hexadecimal, ...]}
     envelope := JSON {"signed": the list as text, "signatures": {fingerprint of a root: base64}}
 
-In the manner of The Update Framework: version N + 1 is accepted only when at least M of the roots of version N signed
-it, with that version's M, and also at least as many of its own roots as it asks for itself. So neither a minority of
-the old roots can take over nor a list be issued whose keys nobody holds. Versions only go up, one at a time, and a
-package may carry several, for devices that missed some. Revocations stay in force: a list holds all of them, and a
-device also keeps those it knew before.
+As in The Update Framework, version N + 1 is accepted only when it is signed by at least M of the roots of version N (M
+being the threshold of version N), and by at least as many of its own roots as its own threshold requires. Thus a
+minority of the old roots cannot take over, and no list can be issued whose keys nobody holds. Versions increase one at
+a time, and a package may carry several, for devices that missed some. Revocations stay in force: a list has all of
+them, and a device also keeps those that it knew before.
 
 The roots in the device's PEM file are version 0; a majority of them must sign version 1.
 """
@@ -32,7 +32,7 @@ FORMAT_VERSION = 1
 ENVELOPE_BYTES_MAX = 128 << 10
 """16 roots and 16 signatures of RSA-4096, and 256 revocations, with room."""
 LISTS_MAX = 8
-"""Lists in one package. A device that missed more than eight rotations needs a hand."""
+"""Lists in one package. A device that missed more than eight rotations needs manual help."""
 REVOKED_MAX = 256
 VERSION_MAX = 10**6
 TIME_MAX = 2**32
@@ -59,7 +59,8 @@ class RootList:
 
     def signed_by(self, roots: Sequence[Certificate]) -> int:
         """How many of these roots signed the list."""
-        return len({root.public_key for root in roots if self._is_signed_by(root)})  # keys, not certificates of them
+        # Keys are counted, not certificates: several certificates of one key are one root.
+        return len({root.public_key for root in roots if self._is_signed_by(root)})
 
     def _is_signed_by(self, root: Certificate) -> bool:
         signature = self.signatures.get(root.fingerprint)
@@ -134,7 +135,7 @@ def _decoded(text: str, where: str) -> bytes:
 
 
 def emit(one: RootList) -> bytes:
-    """The envelope in its one form."""
+    """Encode the envelope in its canonical form."""
     signatures = {name: base64.b64encode(one.signatures[name]).decode() for name in sorted(one.signatures)}
     return (json.dumps({"signed": one.text.decode(), "signatures": signatures}, indent=1) + "\n").encode()
 
@@ -142,7 +143,7 @@ def emit(one: RootList) -> bytes:
 def make(
     version: int, threshold: int, issued: int, roots: Sequence[Certificate], revoked: Sequence[str] = ()
 ) -> RootList:
-    """A new list that nobody signed yet. Raises `PackageError` (`roots`, `description`) for one that makes no sense."""
+    """Make an unsigned list. Raises `PackageError` (`roots`, `description`) for an inconsistent one."""
     said = {
         "format": FORMAT_VERSION,
         "version": version,
@@ -155,7 +156,7 @@ def make(
 
 
 def with_signature(one: RootList, root: Certificate, signature: bytes) -> RootList:
-    """The list with one signature more. Raises `PackageError` (`roots`) when the signature does not fit."""
+    """The list with one more signature. Raises `PackageError` (`roots`) when the signature is wrong."""
     signed = replace(one, signatures={**one.signatures, root.fingerprint: signature})
     if not signed.signed_by([root]):
         raise PackageError(ROOTS, "the signature is not one of this root over this list")
@@ -163,9 +164,9 @@ def with_signature(one: RootList, root: Certificate, signature: bytes) -> RootLi
 
 
 def accept(trust: Trust, envelopes: Sequence[bytes]) -> tuple[Trust, RootList | None]:
-    """Follow the lists from what a device believes now; return what it believes then, and the newest list if any.
+    """Apply lists to what a device trusts now; return what it trusts then, and the newest list, if any.
 
-    Lists that the device has already are passed over. Raises `PackageError` (`roots`) for one that does not follow,
+    Lists that the device already has are skipped. Raises `PackageError` (`roots`) for one that is not the next version,
     or is not signed by enough of the old and of the new roots.
     """
     newest = None
@@ -184,7 +185,7 @@ def accept(trust: Trust, envelopes: Sequence[bytes]) -> tuple[Trust, RootList | 
 
 
 def believe(trust: Trust, found: RootList) -> Trust:
-    """What a device believes that accepted this list: when it arrived, or earlier, if it comes from its own storage.
+    """What a device trusts after accepting this list, now or earlier (if the list is from its own storage).
 
     Raises `PackageError` (`roots`) when the list lacks signatures of its own roots, as a damaged one would.
     """

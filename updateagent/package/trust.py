@@ -1,9 +1,9 @@
-"""Whom this device believes, and for what: pinned roots, the way from a signer up to one, and the time that counts.
+"""What this device trusts: pinned roots, the path from a signer to one of them, and the time of the check.
 
-A device may have lost its clock: it then says 1970, or any time before the newest one it knows of. So the time of a
-check is `max(clock, newest signed time seen)`. That number is a lower bound of the real time. It proves that a
-certificate has expired; that one is *not yet* valid it proves only while the clock itself is credible, so with a
-clock that is behind what the device knows, the beginning of the validity is not held against a certificate.
+A device may have lost its time: its clock is then in 1970, or at any time before the newest one it knows of. The time
+of a check is therefore `max(clock, newest signed time seen)`, a lower bound of the real time. It proves that a
+certificate has expired. It proves that a certificate is *not yet* valid only if the clock is credible; while the clock
+is behind what the device knows, the start of the validity is not checked.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ _PEM = re.compile(rb"-----BEGIN CERTIFICATE-----\s+([A-Za-z0-9+/=\s]+?)-----END 
 
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """Everything about the device that decides whether a package is for it.
+    """Everything about the device that decides whether it accepts a package.
 
-    A field left at its default is not checked where its comment says so. Sizes in bytes, times in seconds since 1970.
+    A field at its default is not checked where its comment says so. Sizes in bytes, times in seconds since 1970.
     """
 
     roots: tuple[Certificate, ...]
@@ -57,11 +57,11 @@ class Trust:
     agent_version: str | None = None
     """Version of the Update Agent; None: a minimum is not checked."""
     capacity: Mapping[str, int] | None = None
-    """What each place for an image can hold, by the image's name; None: not checked."""
+    """The size of the partition for each image, by the image's name; None: not checked."""
     free_bytes: int | None = None
-    """What the file system for software can still take; None: not checked."""
+    """The free space of the file system for software; None: not checked."""
     revoked: frozenset[str] = frozenset()
-    """SHA-256 fingerprints, in hexadecimal, of certificates that were taken back."""
+    """SHA-256 fingerprints, in hexadecimal, of revoked certificates."""
     root_version: int = 0
     """Version of the list that `roots` come from (see `updateagent.package.roots`); 0: the device's PEM file."""
     root_threshold: int = 0
@@ -78,7 +78,7 @@ class Trust:
         return self.clock >= max(self.newest_signed, CLOCK_CREDIBLE_FROM)
 
     def check_signer(self, signed: SignedContent) -> Certificate:
-        """Check that the signer may sign packages; return the root that vouches for it.
+        """Check that the signer may sign packages; return the root that its path ends at.
 
         Raises `PackageError`: `certificate-chain`, `certificate-time`, `certificate-purpose`, `certificate-revoked`.
         """
@@ -101,7 +101,8 @@ class Trust:
 
 
 def _find_path(signed: SignedContent, roots: Sequence[Certificate]) -> list[Certificate]:
-    """The signer, the authorities between, and the pinned root; every certificate that came along has a part in it."""
+    """The path: signer, intermediate authorities, pinned root. Every certificate in the signature must be part of
+    it."""
     path = [signed.signer]
     left = list(signed.others)
     while True:

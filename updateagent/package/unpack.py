@@ -1,7 +1,7 @@
 """Streaming decompression in bounded memory, over the decoders of the standard library.
 
-A packed part is exactly one stream of its format: it must end where the part ends, and nothing may follow. Each piece
-that comes out is at most 16 KiB, however much the input claims to hold; the caller counts and stops.
+A packed part is exactly one stream of its format: it must end where the part ends, and nothing may follow. Each
+unpacked piece has at most 16 KiB, whatever the input claims; the caller counts and stops.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from updateagent.errors import COMPRESSION, PackageError
 from updateagent.package.readable import Readable, read_exactly
 
 PIECE_BYTES = 16 << 10
-"""Packed bytes read, and unpacked bytes handed out, at once."""
+"""The packed bytes read, and the unpacked bytes yielded, at a time."""
 XZ_MEMORY_BYTES_MAX = 1 << 20
-"""What the xz decoder may take; the packer's dictionary of 384 KiB needs a little more than that."""
+"""The memory limit of the xz decoder; the packer's dictionary of 384 KiB needs a little more than its size."""
 GZIP_WINDOW = 31
 """zlib's `wbits` for the gzip format, which is what SWUpdate calls "zlib"."""
 
@@ -50,7 +50,7 @@ class _Inflater:
 
     def decompress(self, data: bytes, max_length: int = -1) -> bytes:
         out = self._decoder.decompress(self._decoder.unconsumed_tail + data, max_length)
-        # A full piece may have more behind it, even when all input was taken.
+        # After a full piece there may be more output, even when all input was consumed.
         self.needs_input = len(out) < max_length
         return out
 

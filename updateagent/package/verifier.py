@@ -1,9 +1,9 @@
-"""Verifies packages for this device, with what it believes and has accepted so far.
+"""Verifies packages for this device, according to what it trusts and has accepted so far.
 
-Trust begins with the roots in the PEM file of the image. A list of roots that came with a verified package, and is
-signed by enough of the roots believed so far, is kept on the data partition and replaces them
-(`updateagent.package.roots`). If the kept list is damaged, every package is refused: going back to the PEM file would
-forget what was revoked.
+Trust starts with the roots in the PEM file of the image. A list of roots that came with a verified package, and is
+signed by enough of the roots trusted so far, is stored on the data partition and replaces them
+(`updateagent.package.roots`). If the stored list is damaged, every package is refused: going back to the PEM file would
+forget revocations.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ HOOK_STEPS = ("pre-install", "post-install", "migrate")
 class Accepted(Protocol):
     """What this device has accepted so far, from its journal: the bounds for what it may install now.
 
-    Times are in seconds since 1970. `from_version` is the version that an update under way started from, else empty.
+    Times are in seconds since 1970. `from_version` is the version that the present update started from, or empty.
     """
 
     @property
@@ -51,10 +51,10 @@ class Accepted(Protocol):
 
 
 class Partition(Protocol):
-    """Where one image of a system lies."""
+    """Where one image of a system is written."""
 
     def capacity(self) -> int:
-        """Bytes that an image may have. Raises `DeviceError`."""
+        """The maximum size of an image in bytes. Raises `DeviceError`."""
 
     def open(self) -> RawFile:
         """Raises `DeviceError`."""
@@ -62,11 +62,11 @@ class Partition(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class VerifierDeps:
-    """What verifying needs of this device.
+    """The dependencies of the verifier.
 
     `roots` is the PEM file of the image, `newer_roots` the list that a package brought, `partitions[slot][image]` where
-    each image of a system lies. `clock` returns seconds since 1970. `run_hook(step, content, variables)` runs a
-    verified program and raises `PackageError` (hook) or `DeviceError` (storage).
+    each image is written. `clock` returns seconds since 1970. `run_hook(step, content, variables)` runs a verified
+    program, and raises `PackageError` (hook) or `DeviceError` (storage).
     """
 
     disk: Storage
@@ -107,7 +107,7 @@ class FirmwareImage:
             yield run.data
 
     def known(self) -> Callable[[int, bytes], bool] | None:
-        """Tells a run that this process verified; None when it has not seen all of them (a delta that is resumed)."""
+        """Recognises runs that this process verified; None when it has not verified all (a delta that is resumed)."""
         name = self._image.payload_name
         if not self._tags.has_all(name, -(-self.size // RUN_BYTES)):
             return None
@@ -139,7 +139,7 @@ class FirmwarePackage:
 
 
 class SignedPackages:
-    """Verifies firmware packages for `Updater`. Files stay open until `close`: what was verified is what is written."""
+    """Verifies firmware packages for `Updater`. Files stay open until `close`, so that what was verified is written."""
 
     def __init__(self, deps: VerifierDeps) -> None:
         self._deps = deps
@@ -149,11 +149,11 @@ class SignedPackages:
         self._open.close()
 
     def trust(self, record: Accepted, *, capacity: Mapping[str, int] | None = None, free: int | None = None) -> Trust:
-        """What this device believes and needs now.
+        """What this device trusts and requires now.
 
         Raises `DeviceError` (configuration, storage), or `PackageError` (roots) for a damaged list.
         """
-        # A package is verified again while its own version runs on trial: what it asks for is the version before.
+        # A package is verified again while its own version is on trial: `requires` then means the version before.
         version = record.from_version or self._deps.running_version
         trust = Trust(
             roots=load_roots(self._deps.roots),
@@ -176,7 +176,7 @@ class SignedPackages:
         return believe(trust, parse_roots(accepted))
 
     def keep_roots(self, envelope: bytes) -> None:
-        """Believe a list of roots that came with a verified package, from now on. Raises `DeviceError` (storage)."""
+        """Trust a list of roots from a verified package from now on. Raises `DeviceError` (storage)."""
         try:
             self._deps.disk.write_durable(self._deps.newer_roots, envelope)
         except OSError as error:

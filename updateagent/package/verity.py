@@ -10,7 +10,7 @@
 
 `veritysetup verify` reads these files. The salt is empty because the root is signed: there is nothing to gain from
 making equal images hash differently. The uuid is the start of the root hash, so that equal images give equal trees.
-An image whose length is no multiple of 4 KiB is hashed as if zeros followed.
+An image whose length is not a multiple of 4 KiB is hashed as if followed by zeros.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ BLOCK_BYTES = 4096
 DIGEST_BYTES = 32
 FANOUT = BLOCK_BYTES // DIGEST_BYTES
 RUN_BLOCKS = 16
-"""Blocks that are read, checked and handed out at once: 64 KiB. More made nothing faster, and needs more memory."""
+"""Blocks that are read, checked and yielded at a time: 64 KiB. More needs more memory and was not faster."""
 RUN_BYTES = RUN_BLOCKS * BLOCK_BYTES
 
 _SUPERBLOCK = struct.Struct("<8sII16s32sIIQH6x256s168x")
@@ -201,7 +201,7 @@ class Tree:
             raise PackageError(PAYLOAD, f"block {start + _first_difference(actual, expected)} is not what was signed")
 
     def check_all_leaves(self) -> None:
-        """Check the whole tree file, also where no data was looked at."""
+        """Check the whole tree file, including leaves whose data was not read."""
         for start in range(0, self.blocks, _LEAVES_AHEAD * FANOUT):
             self.leaves(start, 1)
 

@@ -1,13 +1,13 @@
-"""Slots: where an image is written, and the one way it is written.
+"""Slots: where an image is written, and the only way in which it is written.
 
-`write_image` takes the blocks of an image, each already verified, and
+`write_image` takes the verified blocks of an image, and
 
-* leaves alone what is there already (a run is read first; only blocks that differ are written);
-* syncs at the latest after `SYNC_BYTES`, and then tells the caller how far it has come, so that a power cut costs at
-  most that much again;
-* leaves the reading back to `read_back`, which looks at what the device returns, with the page cache dropped.
+* skips what is there already (each run is read first; only blocks that differ are written);
+* syncs after at most `SYNC_BYTES`, and then tells the caller how far it has got, so that a power cut costs at most that
+  much again.
 
-Registry: `slot_type(type)` with `[[slot]] type = "file"` of the configuration.
+`read_back` then checks what the device returns, with the page cache dropped. `slot_type` finds the class for
+`[[slot]] type` of the configuration.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from updateagent.errors import (
 )
 
 BLOCK_BYTES = 4096
-SYNC_BYTES = 1 << 20  # what a power cut may cost to be written again
+SYNC_BYTES = 1 << 20  # at most this much is written again after a power cut
 
 
 class Slot(ABC):
-    """Where one image of a system lies. `name` is the boot loader's name for it."""
+    """Where one image of a system is written. `name` is the boot loader's name of the slot."""
 
     def __init__(self, disk: Storage, name: str, path: Path, size: int | None) -> None:
         self._disk = disk
@@ -43,10 +43,10 @@ class Slot(ABC):
 
     @abstractmethod
     def open(self, *, write: bool = False) -> RawFile:
-        """The slot's bytes. Raises `DeviceError` (slot, storage)."""
+        """Open the slot. Raises `DeviceError` (slot, storage)."""
 
     def capacity(self) -> int:
-        """Bytes an image may have."""
+        """The maximum size of an image in bytes."""
         if self._size is not None:
             return self._size
         with self.open() as file:
@@ -54,7 +54,7 @@ class Slot(ABC):
 
 
 class FileSlot(Slot):
-    """A regular file: boards whose boot loader loads from a file system, and tests. Made when missing."""
+    """A regular file, for boards whose boot loader loads from a file system, and for tests. Created when missing."""
 
     def open(self, *, write: bool = False) -> RawFile:
         try:
@@ -68,7 +68,7 @@ class FileSlot(Slot):
 
 
 class BlockSlot(Slot):
-    """A block device or partition (eMMC, SD card, disk). Never made here."""
+    """A block device or partition (eMMC, SD card, disk). Never created here."""
 
     def open(self, *, write: bool = False) -> RawFile:
         try:
@@ -85,7 +85,7 @@ SLOT_TYPES = {
     "ubi": "updateagent.slots.flash:UbiSlot",
     "mtd": "updateagent.slots.flash:MtdSlot",
 }
-"""Where each type of slot is; only those that are configured are imported."""
+"""The class of each slot type, as "module:name", so that only configured types are imported."""
 
 
 def slot_type(name: str) -> type[Slot]:
@@ -97,7 +97,7 @@ def slot_type(name: str) -> type[Slot]:
 
 @dataclass(slots=True)
 class WriteCount:
-    """What an install did to a slot, in bytes."""
+    """How many bytes of a slot were written, and how many were there already."""
 
     written: int = 0
     unchanged: int = 0
@@ -129,7 +129,7 @@ def write_image(
                 _write_changed(file, run, position, count)
                 position += len(run)
                 if position - synced >= sync_bytes:
-                    # Also when nothing differed: what a killed run wrote may still be in memory only.
+                    # Even when nothing differed: what a killed run wrote may still be in the page cache only.
                     file.sync()
                     synced = position
                     checkpoint(position // BLOCK_BYTES)
@@ -171,10 +171,10 @@ def _different(run: bytes, present: bytes) -> Iterable[tuple[int, int]]:
 
 
 def read_back(slot: Slot, size: int, root: bytes, known: Callable[[int, bytes], bool] | None = None) -> None:
-    """Read the first `size` bytes of the slot from the medium: are they the image?
+    """Check that the first `size` bytes of the slot, read from the medium, are the image.
 
-    `known(run, data)` says whether a run of 64 KiB is the one that was verified; without it the image's signed root
-    tells, at the cost of hashing. Raises `DeviceError` (read-back).
+    `known(run, data)` tells whether a run of 64 KiB is the verified one; without it the data is hashed and compared
+    with the image's signed root. Raises `DeviceError` (read-back).
     """
     from updateagent.package.verity import pieces, root_of
 

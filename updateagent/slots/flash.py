@@ -1,13 +1,14 @@
 """Slots on raw flash: UBI volumes, and MTD partitions of NOR or NAND.
 
-Flash is written in erase blocks. Both kinds of file here collect what is written to one block and write it whole when
-the next block is begun or `sync` is called; what `slots.write_image` leaves alone is then not erased either.
+Flash is written in erase blocks. Both kinds of file collect what is written to one block, and write it as a whole when
+the next block is begun or `sync` is called; what `write_image` skips is not erased either.
 
 * **UBI**: a block is replaced by an atomic LEB change: after a power cut it has its old or its new content, never half
   of both. The volume must be a dynamic one. (A volume update, `ubiupdatevol`, would leave the whole volume unreadable.)
-* **MTD**: a block is erased and written; a power cut in between leaves it erased, and the install that goes on sees
-  that it differs and writes it again. On NAND, bad blocks are passed over, as the boot loader does; a block that fails
-  while it is erased or written is marked bad, and the blocks behind it move up by one.
+* **MTD**: a block is erased and written; a power cut in between leaves it erased, and when the installation continues
+it
+  differs and is written again. On NAND, bad blocks are skipped, as the boot loader does; a block that fails to be
+  erased or written is marked bad, and the following blocks move up by one.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from updateagent.slots.block import Slot
 
 
 class _BlockFile(RawFile):
-    """A file that is changed a block at a time."""
+    """A file that is changed one erase block at a time."""
 
     def __init__(self, block_bytes: int) -> None:
         self._block_bytes = block_bytes
@@ -127,7 +128,7 @@ class MtdFile(_BlockFile):
             try:
                 self._mtd.unlock(physical)
                 self._mtd.erase(physical)
-                # What is to be all ones is that already; some NAND may be written only once after an erase.
+                # A block of all ones is erased already, and some NAND may be written only once after an erase.
                 if content.strip(bytes([ERASED])):
                     self._mtd.write(physical, content)
                 if self._mtd.read(physical, len(content), 0) == content:

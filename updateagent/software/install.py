@@ -1,7 +1,7 @@
-"""A software package, from the file to the active version: verified, unpacked, its floor raised, activated.
+"""Installs a software package: verify, unpack, raise its floor, activate.
 
-The floor (the oldest security version still taken) is raised when the files are there and before they are used. So a
-package that is reported as failed is not active, and every step can be repeated after a power cut.
+The floor (the lowest security version still accepted) is raised after the files are there and before they are used.
+Thus a package that is reported as failed is not active, and every step can be repeated after a power cut.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from updateagent.software.store import SoftwareStore
 
 
 class Record(Accepted, Protocol):
-    """What the device has accepted, able to accept more."""
+    """What the device has accepted so far, and how to record more."""
 
     def accept_software(self, software_id: str, security_version: int, signed_time: int) -> Self: ...
 
@@ -24,7 +24,7 @@ R = TypeVar("R", bound=Record)
 
 
 class Records(Protocol[R]):
-    """Where that is kept: the journal. Raises `DeviceError` (journal)."""
+    """Where such a record is stored: the journal. Raises `DeviceError` (journal)."""
 
     def load(self) -> R: ...
 

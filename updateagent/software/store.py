@@ -1,4 +1,4 @@
-"""Software packages: files that live beside the firmware, installed and activated without a reboot.
+"""Software packages: files beside the firmware, installed and activated without a reboot.
 
     <software_dir>/<id>/<version>/…     the files of one version, complete when the folder has this name
     <software_dir>/<id>/.new-<version>/ the same while it is being unpacked
@@ -36,7 +36,7 @@ log = logging.getLogger("update")
 ACTIVE = "active"
 NEW = ".new-"
 OLD = ".old-"
-VERSIONS_KEPT = 2  # the active one and the one before: `activate` can go back
+VERSIONS_KEPT = 2  # the active one and the one before, so that `activate` can go back
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Installed:
 
 
 class SoftwareStore:
-    """The folder of installed software. Raises `DeviceError` (storage, storage-full) and what the methods name."""
+    """The folder of installed software. Methods raise `DeviceError` (storage, storage-full), and what they name."""
 
     def __init__(self, disk: Storage, folder: Path) -> None:
         self._disk = disk
@@ -57,7 +57,7 @@ class SoftwareStore:
         self._active = folder / ACTIVE
 
     def free_bytes(self) -> int:
-        """Room for files."""
+        """The free space in bytes."""
         try:
             self._disk.mkdir_durable(self._folder, 0o755)
             return self._disk.free_bytes(self._folder)
@@ -105,12 +105,12 @@ class SoftwareStore:
             raise DeviceError(SOFTWARE_ACTIVATE, f"software {software_id}: {error.strerror or error}") from error
         try:
             self._drop_old_versions(software_id, chosen)
-        except OSError as error:  # the version is active: what is left of others goes with the next one
+        except OSError as error:  # the version is active; old ones are removed with the next activation
             log.warning("old versions of %s stay: %s", software_id, error, extra={"event": "software.leftovers"})
         return chosen
 
     def deactivate(self, software_id: str) -> None:
-        """No version is active afterwards. Raises `RequestError` (not-found), `DeviceError` (software-deactivate)."""
+        """Make no version active. Raises `RequestError` (not-found), `DeviceError` (software-deactivate)."""
         if not self._versions(software_id):
             raise RequestError(NOT_FOUND, f"software {software_id} is not installed")
         try:
@@ -119,7 +119,7 @@ class SoftwareStore:
             raise DeviceError(SOFTWARE_DEACTIVATE, f"software {software_id}: {error.strerror or error}") from error
 
     def remove(self, software_id: str) -> None:
-        """Remove all versions, the active one too. What a power cut has left of a removal is removed as well.
+        """Remove all versions, including the active one and the remains of an interrupted removal.
 
         Raises `RequestError` (not-found), `DeviceError` (software-deactivate, software-remove).
         """
@@ -147,7 +147,7 @@ class SoftwareStore:
         )
 
     def active_version(self, software_id: str) -> str | None:
-        """The version that the link names, if its folder is there."""
+        """The version that the link points to; None when there is no link or its folder is missing."""
         try:
             said = self._disk.readlink(self._active / software_id)
         except OSError:
@@ -193,12 +193,12 @@ class SoftwareStore:
         return True
 
     def _replace_active_version(self, software_id: str, version: str) -> None:
-        """The active version is about to be unpacked again: readers must not see half of it."""
+        """Deactivate a version that is about to be unpacked again: readers must not see half of it."""
         if self.active_version(software_id) == version:
             self._disk.remove_durable(self._active / software_id)
 
     def _discard(self, folder: Path) -> None:
-        """Remove a version; a power cut must not leave half of it under its name."""
+        """Remove a version, after renaming it: a power cut must not leave half of it under its name."""
         old = folder.with_name(OLD + folder.name)
         self._disk.remove_tree_durable(old)
         self._disk.rename_durable(folder, old)

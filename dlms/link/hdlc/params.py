@@ -132,7 +132,7 @@ class FrameReject:
 
     @classmethod
     def parse(cls, info: bytes) -> FrameReject:
-        """Raises `DecodeError`; octets after the third are left alone, some meters add them."""
+        """Parse the encoded form. Raises `DecodeError`; octets after the third are left alone, some meters add them."""
         cursor = Cursor(info, "FRMR")
         control, numbers, reasons = cursor.u8(), cursor.u8(), cursor.u8()
         return cls(control, numbers >> 1 & 7, numbers >> 5, reasons & 0x0F)

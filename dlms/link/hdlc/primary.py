@@ -79,9 +79,9 @@ class State(enum.Enum):
 class Step(enum.Enum):
     """What moves the client's link."""
 
-    CONNECT = enum.auto()  # the user's verb: SNRM goes out
-    SEND = enum.auto()  # the user's verb: an APDU is queued
-    DISCONNECT = enum.auto()  # the user's verb
+    CONNECT = enum.auto()  # the user connects: SNRM is sent
+    SEND = enum.auto()  # the user sends: an APDU is queued
+    DISCONNECT = enum.auto()  # the user disconnects
     ACCEPT = enum.auto()  # UA answers SNRM
     ASK = enum.auto()  # a command with P=1 goes out
     TURN = enum.auto()  # F=1 came back
@@ -199,7 +199,7 @@ class HdlcClientLink(Machine[State, Step, LinkEvent]):
         self._last_taken: HdlcFrame | None = None  # the newest I frame
         self._asked_once = False  # UA answers the only SNRM
 
-    # ---- verbs
+    # ---- requests of the user
 
     def connect(self, now: float) -> None:
         """Send SNRM; `LinkUp` or `LinkDown` follows. Raises `LocalError` while the link is in use."""

@@ -51,8 +51,8 @@ class ServerStep(enum.Enum):
     """What moves the meter's link."""
 
     SET_MODE = enum.auto()  # SNRM came
-    LEAVE = enum.auto()  # DISC came, or the user's verb, or nothing came for too long
-    SEND = enum.auto()  # the user's verb: an APDU is queued
+    LEAVE = enum.auto()  # DISC arrived, the user disconnects, or nothing arrived for too long
+    SEND = enum.auto()  # the user sends: an APDU is queued
     REJECT = enum.auto()  # a frame came that cannot be
     EOF = enum.auto()
 
@@ -121,7 +121,7 @@ class HdlcServerLink(Machine[ServerState, ServerStep, LinkEvent]):
         """SAP of the client that is connected, or was last."""
         return self._peer.upper if self._peer else None
 
-    # ---- verbs
+    # ---- requests of the user
 
     def connect(self, now: float) -> None:
         """A secondary waits: there is nothing to do. Raises `LocalError` when the port is gone."""

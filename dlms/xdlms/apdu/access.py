@@ -2,11 +2,11 @@
 
 ```
 request   D9 long-invoke-id(4) date-time  n specification...            n data...
-response  DA long-invoke-id(4) date-time  (00 | 01 n specification...)  n data...  n (kind result)...
+response  DA long-invoke-id(4) date-time  (00 | 01 n specification...)  n data...  n (choice result)...
 specification   01 descriptor | 02 descriptor | 03 method | 04 descriptor selection | 05 descriptor selection
 ```
 
-Every specification has one datum in the request (null-data for a get) and one in the response (null-data for a set).
+For each specification the request has one datum (null-data for a get), and so has the response (null-data for a set).
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ LONG_ID_MASK = 0x00FF_FFFF
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """One thing to do: get `target` (an item, without a value), set it (with one), or call it (a method)."""
+    """One specification with its datum: get `target` (an item without `value`), set it (with one), or call a method."""
 
     target: Item | MethodRef
     value: Data | None = None
 
     @property
-    def kind(self) -> int:
+    def choice(self) -> int:
         """The choice of Access-Request-Specification."""
         if isinstance(self.target, MethodRef):
             return ACTION
@@ -52,7 +52,7 @@ class Access:
         if isinstance(self.target, MethodRef):
             return bytes((ACTION,)) + self.target.emit()
         selection = b"" if self.target.selection is None else self.target.selection.emit()
-        return bytes((self.kind,)) + self.target.ref.emit() + selection
+        return bytes((self.choice,)) + self.target.ref.emit() + selection
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class AccessRequest:
 
     @classmethod
     def parse(cls, data: bytes) -> AccessRequest:
-        """Raises `DecodeError`."""
+        """Parse the encoded form. Raises `DecodeError`."""
         cursor = Cursor(data, "access-request")
         cursor.u8()
         invoke = cursor.u32()
@@ -82,17 +82,20 @@ class AccessRequest:
         if len(values) != len(specifications):
             raise cursor.error(f"{len(values)} data for {len(specifications)} specifications")
         items = [
-            Access(target, None if kind in (GET, GET_SELECTED) else value)
-            for (kind, target), value in zip(specifications, values, strict=True)
+            Access(target, None if choice in (GET, GET_SELECTED) else value)
+            for (choice, target), value in zip(specifications, values, strict=True)
         ]
         return cls(invoke, tuple(items), time)
 
 
 @dataclass(frozen=True, slots=True)
 class AccessOutcome:
-    """What became of one specification: a Data-Access-Result (an Action-Result for `ACTION`), and its datum."""
+    """The result of one specification: a Data-Access-Result (`ACTION`: an Action-Result) as `code`, and its datum.
 
-    kind: int
+    `choice` is `GET`, `SET` or `ACTION`.
+    """
+
+    choice: int
     code: int
     value: Data
 
@@ -106,18 +109,18 @@ class AccessResponse:
     time: CosemDateTime | None = None
 
     def __post_init__(self) -> None:
-        if any(outcome.kind not in (GET, SET, ACTION) for outcome in self.outcomes):
+        if any(outcome.choice not in (GET, SET, ACTION) for outcome in self.outcomes):
             raise LocalError("an outcome is of a get, a set or an action")
 
     def emit(self) -> bytes:
         head = bytes((Apdu.ACCESS_RESPONSE,)) + self.invoke.to_bytes(4, "big") + _emit_time(self.time)
         values = emit_values(tuple([outcome.value for outcome in self.outcomes]))
-        results = b"".join([bytes((outcome.kind, outcome.code)) for outcome in self.outcomes])
+        results = b"".join([bytes((outcome.choice, outcome.code)) for outcome in self.outcomes])
         return head + b"\x00" + values + length_octets(len(self.outcomes)) + results
 
     @classmethod
     def parse(cls, data: bytes) -> AccessResponse:
-        """Raises `DecodeError`."""
+        """Parse the encoded form. Raises `DecodeError`."""
         cursor = Cursor(data, "access-response")
         cursor.u8()
         invoke = cursor.u32()
@@ -130,10 +133,10 @@ class AccessResponse:
             raise cursor.error(f"{count} results for {len(values)} data")
         outcomes: list[AccessOutcome] = []
         for value in values:
-            kind = cursor.u8()
-            if kind not in (GET, SET, ACTION):
-                raise cursor.error(f"{kind} is not the result of a get, set or action", back=1)
-            outcomes.append(AccessOutcome(kind, cursor.u8(), value))
+            choice = cursor.u8()
+            if choice not in (GET, SET, ACTION):
+                raise cursor.error(f"{choice} is not the result of a get, set or action", back=1)
+            outcomes.append(AccessOutcome(choice, cursor.u8(), value))
         cursor.check_end()
         return cls(invoke, tuple(outcomes), time)
 
@@ -141,17 +144,17 @@ class AccessResponse:
 def _read_specifications(cursor: Cursor) -> list[tuple[int, Item | MethodRef]]:
     found: list[tuple[int, Item | MethodRef]] = []
     for _ in range(read_count(cursor, SPECIFICATION_OCTETS_MIN)):
-        kind = cursor.u8()
-        if kind == ACTION:
-            found.append((kind, read_method(cursor)))
-        elif kind in (GET, SET):
-            found.append((kind, Item(read_ref(cursor))))
-        elif kind in (GET_SELECTED, SET_SELECTED):
+        choice = cursor.u8()
+        if choice == ACTION:
+            found.append((choice, read_method(cursor)))
+        elif choice in (GET, SET):
+            found.append((choice, Item(read_ref(cursor))))
+        elif choice in (GET_SELECTED, SET_SELECTED):
             ref = read_ref(cursor)
             selector = cursor.u8()
-            found.append((kind, Item(ref, Selection(selector, axdr.read(cursor)))))
+            found.append((choice, Item(ref, Selection(selector, axdr.read(cursor)))))
         else:
-            raise cursor.error(f"{kind} is not a specification of the access service", back=1)
+            raise cursor.error(f"{choice} is not a specification of the access service", back=1)
     return found
 
 

@@ -159,7 +159,7 @@ ActionResponses = ActionResponse | ActionResponseBlock | ActionListResponse | Ac
 
 
 def parse_request(data: bytes) -> ActionRequests:
-    """Raises `DecodeError`."""
+    """Parse a request. Raises `DecodeError`."""
     cursor = Cursor(data, "ACTION-request")
     cursor.u8()
     choice = cursor.u8()
@@ -192,7 +192,7 @@ def _read_list(cursor: Cursor, choice: int, invoke: int) -> ActionListRequest | 
 
 
 def parse_response(data: bytes) -> ActionResponses:
-    """Raises `DecodeError`."""
+    """Parse a response. Raises `DecodeError`."""
     cursor = Cursor(data, "ACTION-response")
     cursor.u8()
     choice = cursor.u8()

@@ -1,4 +1,4 @@
-"""What the services share: references with a selection, results, data blocks (GB 9.5)."""
+"""Parts that several services share: references with a selection, results, data blocks (GB 9.5)."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from dlms.errors import LocalError
 INVOKE_ID_MASK = 0x0F
 HIGH_PRIORITY = 0x80
 BLOCK_NUMBER_MAX = 0xFFFF_FFFF
-LIST_MAX = 0xFFFF  # items of a list; meters take some tens
+LIST_MAX = 0xFFFF  # items of a list; meters take a few dozen
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """An attribute, and which part of it."""
+    """An attribute, or the part of it that `selection` chooses (selective access)."""
 
     ref: AttributeRef
     selection: Selection | None = None
@@ -47,7 +47,7 @@ Result = Data | AccessError
 
 @dataclass(frozen=True, slots=True)
 class ActionOutcome:
-    """An Action-Result and what the method gave back, if anything."""
+    """An Action-Result, and what the method returned, if anything."""
 
     code: int
     returned: Result | None = None

@@ -104,7 +104,7 @@ class GetListResponse:
 
 
 def parse_request(data: bytes) -> GetRequest | GetNext | GetListRequest:
-    """Raises `DecodeError`."""
+    """Parse a request. Raises `DecodeError`."""
     cursor = Cursor(data, "GET-request")
     cursor.u8()
     choice = cursor.u8()
@@ -124,7 +124,7 @@ def parse_request(data: bytes) -> GetRequest | GetNext | GetListRequest:
 
 
 def parse_response(data: bytes) -> GetResponse | GetBlock | GetListResponse:
-    """Raises `DecodeError`."""
+    """Parse a response. Raises `DecodeError`."""
     cursor = Cursor(data, "GET-response")
     cursor.u8()
     choice = cursor.u8()

@@ -1,4 +1,4 @@
-"""What a meter says unasked (GB 9.5).
+"""Notifications: what a meter sends without a request (GB 9.5).
 
 ```
 data-notification    0F long-invoke-id(4) date-time data              date-time is an octet-string of 0 or 12 octets
@@ -40,7 +40,7 @@ class DataNotification:
 
     @classmethod
     def parse(cls, data: bytes) -> DataNotification:
-        """Raises `DecodeError`."""
+        """Parse the encoded form. Raises `DecodeError`."""
         cursor = Cursor(data, "data-notification")
         cursor.u8()
         invoke = cursor.u32()
@@ -63,7 +63,7 @@ class EventNotification:
 
     @classmethod
     def parse(cls, data: bytes) -> EventNotification:
-        """Raises `DecodeError`."""
+        """Parse the encoded form. Raises `DecodeError`."""
         cursor = Cursor(data, "event-notification")
         cursor.u8()
         time = read_time(cursor) if cursor.flag() else None
@@ -93,7 +93,7 @@ class InformationReport:
 
     @classmethod
     def parse(cls, data: bytes) -> InformationReport:
-        """Raises `DecodeError`."""
+        """Parse the encoded form. Raises `DecodeError`."""
         cursor = Cursor(data, "information-report")
         cursor.u8()
         time = read_time(cursor) if cursor.flag() else None
@@ -121,7 +121,7 @@ _PARSERS: dict[int, Callable[[bytes], Notification]] = {
 
 
 def parse(data: bytes) -> Notification:
-    """A notification of whichever kind. Raises `DecodeError`."""
+    """Decode any of the three notifications. Raises `DecodeError`."""
     parser = _PARSERS.get(data[0] if data else -1)
     if parser is None:
         raise Cursor(data, "notification").error("not a notification")
@@ -129,7 +129,7 @@ def parse(data: bytes) -> Notification:
 
 
 def read_time(cursor: Cursor) -> CosemDateTime | None:
-    """An octet-string that is empty or a date-time. Some meters put a tag (09 or 19) before it."""
+    """Read an octet-string that is empty or a date-time. Some meters put a tag (09 or 19) before it."""
     if cursor.peek() == axdr.Tag.OCTET_STRING and cursor.remaining > DATE_TIME_OCTETS:
         cursor.u8()
     elif cursor.peek() == axdr.Tag.DATE_TIME:

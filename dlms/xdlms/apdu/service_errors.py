@@ -1,4 +1,4 @@
-"""The two ways a server says that it did not carry out a service (GB 9.5).
+"""The two APDUs with which a server refuses a service (GB 9.5).
 
 ```
 exception-response        D8 state-error service-error [invocation counter(4), with service error 6]
@@ -39,7 +39,7 @@ SERVICE_CLASS, INITIATE_CLASS = 3, 6
 
 @dataclass(frozen=True, slots=True)
 class ExceptionResponse:
-    """exception-response; `counter` is the invocation counter the server expects."""
+    """exception-response; `counter` is the invocation counter that the server expects, with service error 6."""
 
     state_error: int
     service_error: int
@@ -52,7 +52,7 @@ class ExceptionResponse:
 
     @property
     def unsupported(self) -> bool:
-        """Whether the server says that it does not know the service."""
+        """Whether the server reports that it does not know the service."""
         return (
             self.state_error == StateError.SERVICE_UNKNOWN or self.service_error == ServiceError.SERVICE_NOT_SUPPORTED
         )
@@ -64,7 +64,7 @@ class ExceptionResponse:
 
 @dataclass(frozen=True, slots=True)
 class ConfirmedServiceError:
-    """confirmedServiceError: which service, which class of error, which error of it."""
+    """confirmedServiceError: the service, the class of the error, and its code within the class."""
 
     service: int
     error_class: int
@@ -91,7 +91,7 @@ def _name(enum: type[StateError | ServiceError], code: int) -> str:
 
 
 def parse_exception(data: bytes) -> ExceptionResponse:
-    """Raises `DecodeError`."""
+    """Parse an exception-response. Raises `DecodeError`."""
     cursor = Cursor(data, "exception-response")
     cursor.u8()
     state_error = cursor.u8()
@@ -104,7 +104,7 @@ def parse_exception(data: bytes) -> ExceptionResponse:
 
 
 def parse_service_error(data: bytes) -> ConfirmedServiceError:
-    """Raises `DecodeError`."""
+    """Parse a confirmed-service-error. Raises `DecodeError`."""
     cursor = Cursor(data, "confirmedServiceError")
     cursor.u8()
     error = ConfirmedServiceError(cursor.u8(), cursor.u8(), cursor.u8())

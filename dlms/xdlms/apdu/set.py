@@ -104,8 +104,10 @@ class SetBlock:
 
 @dataclass(frozen=True, slots=True)
 class SetResponse:
-    """SET-response. `results` has one code for a single attribute; `number` acknowledges the last block, if there was
-    one; `as_list` says that a list was asked for."""
+    """SET-response: one Data-Access-Result code per attribute.
+
+    `number` acknowledges the last block of a request in blocks; `as_list` says that the request was a list.
+    """
 
     invoke: int
     results: tuple[int, ...]
@@ -138,7 +140,7 @@ SetRequests = SetRequest | SetListRequest | SetFirstBlock | SetBlock
 
 
 def parse_request(data: bytes) -> SetRequests:
-    """Raises `DecodeError`."""
+    """Parse a request. Raises `DecodeError`."""
     cursor = Cursor(data, "SET-request")
     cursor.u8()
     choice = cursor.u8()
@@ -166,7 +168,7 @@ def parse_request(data: bytes) -> SetRequests:
 
 
 def parse_response(data: bytes) -> SetResponse | SetBlockAck:
-    """Raises `DecodeError`."""
+    """Parse a response. Raises `DecodeError`."""
     cursor = Cursor(data, "SET-response")
     cursor.u8()
     choice = cursor.u8()

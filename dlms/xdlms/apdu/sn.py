@@ -8,7 +8,7 @@ write-response  0D n result...                result      00 | 01 error | 02 num
 unconfirmed     16 n variable... n data...     no answer
 ```
 
-A read-response with only data and errors reads like a list of Get-Data-Result.
+A read-response that holds only data and errors has the form of a list of Get-Data-Result.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ RESULT_BLOCK = 2
 
 @dataclass(frozen=True, slots=True)
 class Variable:
-    """A short name, and which part of it or with which parameters."""
+    """A short name, with selective access or a method's parameters in `selection`."""
 
     name: int
     selection: Selection | None = None
@@ -65,7 +65,7 @@ class ReadNext:
 
 @dataclass(frozen=True, slots=True)
 class ReadResponse:
-    """ReadResponse with a result a variable."""
+    """ReadResponse with one result per variable."""
 
     results: tuple[Result, ...]
 
@@ -104,7 +104,7 @@ class WriteRequest:
 
 @dataclass(frozen=True, slots=True)
 class WriteResponse:
-    """WriteResponse: a Data-Access-Result code a variable, 0 for success."""
+    """WriteResponse: one Data-Access-Result code per variable, 0 for success."""
 
     results: tuple[int, ...]
 
@@ -114,7 +114,7 @@ class WriteResponse:
 
 
 def parse_read_request(data: bytes) -> ReadRequest | ReadNext:
-    """Raises `DecodeError`."""
+    """Parse a read-request. Raises `DecodeError`."""
     cursor = Cursor(data, "read-request")
     cursor.u8()
     count = read_count(cursor, 3)
@@ -128,7 +128,7 @@ def parse_read_request(data: bytes) -> ReadRequest | ReadNext:
 
 
 def parse_write_request(data: bytes) -> WriteRequest:
-    """Raises `DecodeError`."""
+    """Parse a write-request or unconfirmed-write-request. Raises `DecodeError`."""
     cursor = Cursor(data, "write-request")
     confirmed = cursor.u8() != Apdu.UNCONFIRMED_WRITE_REQUEST
     variables = tuple([_read_variable(cursor) for _ in range(read_count(cursor, 3))])
@@ -151,7 +151,7 @@ def _read_variable(cursor: Cursor) -> Variable:
 
 
 def parse_read_response(data: bytes) -> ReadResponse | ReadBlock:
-    """Raises `DecodeError`."""
+    """Parse a read-response. Raises `DecodeError`."""
     cursor = Cursor(data, "read-response")
     cursor.u8()
     count = read_count(cursor, 2)
@@ -167,7 +167,7 @@ def parse_read_response(data: bytes) -> ReadResponse | ReadBlock:
 
 
 def parse_write_response(data: bytes) -> WriteResponse:
-    """Raises `DecodeError`."""
+    """Parse a write-response. Raises `DecodeError`."""
     cursor = Cursor(data, "write-response")
     cursor.u8()
     codes: list[int] = []

@@ -1,4 +1,4 @@
-"""The job `commands`: any commands of OMA DM, as the operator writes them, and every status that came back."""
+"""The job `commands`: any OMA DM commands, as the operator gives them; its result has the status of each."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ SHOWN_CHARS_MAX = 4096  # of one value in the result; whole values are in dm_val
 class CommandsJob:
     """`{"commands": [{"verb": "replace", "path": "./A?prop=ACL", "value": "Get=*"}, …], "mode": "sequence"}`.
 
-    Verbs: get, add, replace, delete, exec, copy (with `source`). Add without a value makes an interior node. `mode`:
-    plain (default), sequence, atomic; a Get inside an atomic is refused by every device. The result lists the status of
-    each command and what a Get brought; the job has failed when any status is an error.
+    Verbs: get, add, replace, delete, exec, copy (with `source`). An add without a value makes an interior node. `mode`
+    is plain (default), sequence or atomic; every device refuses a Get in an Atomic. The result has the status of each
+    command and the values of a Get; the job fails when any status is an error.
     """
 
     name = "commands"

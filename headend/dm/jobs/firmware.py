@@ -1,9 +1,9 @@
-"""The job `firmware` (FUMO 1.0): which package a device is sent, and what came of it.
+"""The job `firmware` (FUMO 1.0): chooses the package for a device, and reports the result.
 
-Either the operator names the package (`url`), or only the release (`version`): then the device is sent the delta that
-fits the version it runs, or the full package where none does. A delta's descriptor names the full package, and whether
-the device fetches that when the delta turns out to be of no use is the device's own policy; with `full_after_delta`
-the job sends the full package itself when the device has reported so.
+The operator names either the package (`url`) or only the release (`version`): then the device gets the delta that fits
+the version it runs, or the full package if there is none. The descriptor of a delta names the full package; the
+device's own policy decides whether it fetches that when the delta is unusable. With `full_after_delta` the job sends
+the full package itself after the device has reported an unusable delta.
 """
 
 from __future__ import annotations
@@ -46,16 +46,16 @@ EXT = f"{FUMO}/Ext"
 HARDWARE = f"{EXT}/Compatible"
 FW_VERSION = "./DevDetail/FwV"
 BUSY = frozenset({"30", "40", "50", "60"})  # downloading .. updating (FUMO 1.0, 5.1.1)
-DELTA_RESULTS = frozenset({450, 451})  # the delta is of no use; 451: and the device may not fetch what was offered
+DELTA_RESULTS = frozenset({450, 451})  # the delta is unusable; 451: and the device may not fetch the full package
 TOLD = {"LastError": "device_error", "FailedCheck": "failed_check", "FullInstead": "full_instead"}
 
 
 class FirmwareJob:
-    """Give the URL, Exec DownloadAndUpdate, wait for its generic alert, read what became of it.
+    """Set the URL, Exec DownloadAndUpdate, wait for its generic alert, and read the result.
 
-    `{"url": "https://…", "version": "2"}`: this package; with `version`, a device that runs it already is left alone.
-    `{"version": "2", "delta": true, "full_after_delta": false}`: whichever package of this release fits;
-    `packages_url`, the base URL of the package server, is filled in by the operator's server.
+    `{"url": "https://…", "version": "2"}`: this package; with `version`, a device that already runs it is left alone.
+    `{"version": "2", "delta": true, "full_after_delta": false}`: the package of this release that fits. The operator's
+    server adds `packages_url`, the base URL of the package server.
     """
 
     name = FIRMWARE
@@ -78,7 +78,7 @@ class FirmwareJob:
     def steps(self, job: Job) -> Steps:
         progress: Json = dict(job.progress)
         if "alert" in progress:
-            if not _delta_was_of_no_use(job):
+            if not _delta_was_unusable(job):
                 return (yield from self._report(job))
             first = {"package": progress["sent"]["package"], "result_code": result_code(job)}
             progress = {"from_version": progress.get("from_version"), "after_delta": first}
@@ -88,7 +88,7 @@ class FirmwareJob:
         if version is None:
             return Failed({"error": f"{FW_VERSION} could not be read", "status": replies[0].status})
         if progress.get("exec_sent") and state in BUSY:
-            return Waiting(progress)  # the Exec had arrived; only its answer was lost
+            return Waiting(progress)  # the Exec had arrived; only its status was lost
         if job.params.get("version") == version and not progress.get("exec_sent"):
             return Done({"result_code": 200, "fw_version": version, "from_version": version, "already": True})
         try:
@@ -107,7 +107,7 @@ class FirmwareJob:
 
     @staticmethod
     def _package(job: Job, running: str, hardware: str | None, progress: Json) -> tuple[str, Json]:
-        """The URL to give the device, and what to note of the package. Raises `NoPackageError`."""
+        """The URL for the device, and what to note about the package. Raises `NoPackageError`."""
         if "url" in job.params:
             return job.params["url"], {}
         delta = job.params["delta"] and "after_delta" not in progress
@@ -134,7 +134,7 @@ class FirmwareJob:
         return Failed(result | {"error": f"the update ended with result {code}"})
 
 
-def _delta_was_of_no_use(job: Job) -> bool:
-    """Whether the device has reported that, and the operator wants the full package then."""
+def _delta_was_unusable(job: Job) -> bool:
+    """Whether the device reported an unusable delta, and the operator wants the full package in that case."""
     sent = job.progress.get("sent", {})
     return bool(sent.get("delta")) and bool(job.params.get("full_after_delta")) and result_code(job) in DELTA_RESULTS

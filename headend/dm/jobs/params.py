@@ -20,7 +20,7 @@ _UNSENDABLE = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010fff
 
 
 class JobError(ValueError):
-    """The parameters of a job are wrong: the operator's mistake, said in a sentence."""
+    """The parameters of a job are wrong. The text is a sentence for the operator."""
 
 
 def known_keys(params: Mapping[str, Any], allowed: set[str], required: set[str]) -> None:
@@ -42,7 +42,7 @@ def uri(value: object, what: str, *, query: bool = False) -> str:
 
 
 def text(params: Mapping[str, Any], name: str, pattern: str, wanted: str) -> str:
-    """The text `name`, which `pattern` must match whole; `wanted` says in words what that is."""
+    """The text parameter `name`, which must match `pattern`; `wanted` describes that in words."""
     value = params[name]
     if not isinstance(value, str) or not re.fullmatch(pattern, value):
         raise JobError(f"{name}: {wanted} wanted, not {value!r}")
@@ -60,8 +60,8 @@ def objects(value: object, what: str) -> list[Mapping[str, Any]]:
 
 
 def node_value(path: str, value: object, wanted: object) -> Json:
-    """`value` and `format` of a node: the format follows from the value where none is given; binary values stay
-    hexadecimal text until they are sent."""
+    """Check `value` and `format` of a node. Without a format it follows from the value; binary values stay hexadecimal
+    text until they are sent."""
     if isinstance(value, bool):
         value, inferred = ("true" if value else "false"), "bool"
     elif isinstance(value, int):
@@ -80,6 +80,6 @@ def node_value(path: str, value: object, wanted: object) -> Json:
 
 
 def data(node: Mapping[str, Any]) -> str | bytes:
-    """What `node_value` made, as it is sent."""
+    """The value of a node from `node_value`, as it is sent."""
     value = str(node["value"])
     return bytes.fromhex(value) if node["format"] in BINARY else value

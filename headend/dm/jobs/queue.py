@@ -1,4 +1,4 @@
-"""The queue of jobs: what the operator wants from a device, and what came of it.
+"""The queue of jobs: what the operator wants a device to do, and the results.
 
 queued → running → done | failed
                  → waiting → queued (the alert came) → running → …
@@ -22,14 +22,16 @@ from headend.dm.jobs.types import JOB_TYPES, JobError
 from headend.dm.tables import jobs
 from headend.software.releases import PackageInfo, of_version
 
-ATTEMPTS_MAX = 20  # sessions that may break off under a job; a line that bad needs a person
+ATTEMPTS_MAX = 20  # sessions that may break off during a job; a line that bad needs a person
 HOLD_VALUES = ("nodes", "commands")  # parameters whose entries carry values to set
 OPEN_STATES = ("queued", "running", "waiting")
 
 
 def enqueue(conn: Connection, device_id: str, kind: str, params: Mapping[str, Any], *, now: float | None = None) -> int:
-    """Queue a job in the caller's transaction; its id. Raises `JobError` for wrong parameters or an unknown kind,
-    `UnknownDevice`."""
+    """Queue a job in the caller's transaction and return its id.
+
+    Raises `JobError` for wrong parameters or an unknown job type (`kind`), and `UnknownDevice`.
+    """
     if kind not in JOB_TYPES:
         raise JobError(f"kind {kind!r} does not exist; there are {', '.join(sorted(JOB_TYPES))}")
     checked = JOB_TYPES[kind].check(params)
@@ -56,7 +58,7 @@ def enqueue(conn: Connection, device_id: str, kind: str, params: Mapping[str, An
 
 
 def show(conn: Connection, job_id: int) -> Json | None:
-    """A job as the operator sees it: parameters without the values they set; `None` for an unknown id."""
+    """A job as the operator sees it, without the values that its parameters set; None for an unknown id."""
     row = conn.execute(select(jobs).where(jobs.c.id == job_id)).first()
     return None if row is None else _shown(row._mapping)
 
@@ -72,12 +74,12 @@ def listing(conn: Connection, device_id: str | None = None, *, limit: int = 100)
 def _shown(row: Mapping[Any, Any]) -> Json:
     names = ("id", "device_id", "kind", "state", "correlator", "attempts", "result", "created", "updated")
     told = {name: row[name] for name in names} | {"params": _without_values(row["params"])}
-    sent = row["progress"].get("sent")  # which package, while the device is at work on it
+    sent = row["progress"].get("sent")  # the package that the device is working on
     return told if sent is None else told | {"sent": sent}
 
 
 def _without_values(params: Mapping[str, Any]) -> Json:
-    """Values to set can be tokens and passwords: nobody is shown them, and they are not kept once they are set."""
+    """Values to set can be tokens and passwords: they are never shown, and not kept after they are set."""
     return {
         name: [{k: v for k, v in entry.items() if k != "value"} for entry in value] if name in HOLD_VALUES else value
         for name, value in params.items()
@@ -85,7 +87,7 @@ def _without_values(params: Mapping[str, Any]) -> Json:
 
 
 def next_for(conn: Connection, device_id: str, now: float) -> Job | None:
-    """The oldest queued job of a device, now running; `None` when there is nothing to do."""
+    """Take the oldest queued job of a device and mark it as running; None when there is none."""
     while True:
         row = conn.execute(
             select(jobs).where(jobs.c.device_id == device_id, jobs.c.state == "queued").order_by(jobs.c.id).limit(1)
@@ -113,7 +115,7 @@ def finish(conn: Connection, job_id: int, outcome: Outcome, now: float) -> None:
     row = conn.execute(select(jobs).where(jobs.c.id == job_id)).one()
     content: dict[str, Any]
     match outcome:
-        case Waiting(progress) if "alert" in row.progress:  # it came together with the 202
+        case Waiting(progress) if "alert" in row.progress:  # the alert came together with the 202
             content = {"state": "queued", "progress": {**progress, "alert": row.progress["alert"]}}
         case Waiting(progress):
             content = {"state": "waiting", "progress": progress, "attempts": 0}
@@ -125,8 +127,10 @@ def finish(conn: Connection, job_id: int, outcome: Outcome, now: float) -> None:
 
 
 def cancel(conn: Connection, job_id: int, *, now: float | None = None) -> bool:
-    """Give up a job that is queued or waiting. Returns false for one that runs, is over, or does not exist: what has
-    been sent to a device cannot be taken back. The device may still report; the alert is stored all the same."""
+    """Cancel a job that is queued or waiting. Returns False for one that is running, over, or unknown.
+
+    What was sent to a device cannot be taken back: it may still report, and the alert is stored all the same.
+    """
     row = conn.execute(select(jobs).where(jobs.c.id == job_id, jobs.c.state.in_(("queued", "waiting")))).first()
     if row is None:
         return False
@@ -135,13 +139,13 @@ def cancel(conn: Connection, job_id: int, *, now: float | None = None) -> bool:
 
 
 def overdue(conn: Connection, before: float, limit: int) -> list[int]:
-    """Jobs that have waited for the device's report since a time before `before`."""
+    """The ids of jobs that have been waiting for the device's report since before `before`."""
     query = select(jobs.c.id).where(jobs.c.state == "waiting", jobs.c.updated < before).order_by(jobs.c.id)
     return list(conn.scalars(query.limit(limit)))
 
 
 def expire(conn: Connection, job_id: int, before: float, reason: str, now: float) -> bool:
-    """Fail a job that is `overdue` still. A report that comes later is stored as an alert and changes no job."""
+    """Fail a job if it is still `overdue`. A report that comes later is stored as an alert and changes no job."""
     query = select(jobs.c.id).where(jobs.c.id == job_id, jobs.c.state == "waiting", jobs.c.updated < before)
     if conn.execute(query).first() is None:
         return False
@@ -150,15 +154,17 @@ def expire(conn: Connection, job_id: int, before: float, reason: str, now: float
 
 
 def requeue_running(conn: Connection, device_id: str, now: float) -> None:
-    """The session under these jobs is gone."""
+    """Queue the running jobs of a device again, because their session is gone."""
     conn.execute(
         update(jobs).where(jobs.c.device_id == device_id, jobs.c.state == "running").values(state="queued", updated=now)
     )
 
 
 def deliver_alert(conn: Connection, device_id: str, correlator: str, alert: Json, now: float) -> bool:
-    """Hand an alert to the job it answers. Also to one that is not waiting yet: a fast device reports before the
-    server has seen its 202. Returns whether there was such a job."""
+    """Give an alert to the job with its correlator; return whether there is one.
+
+    The job may not be waiting yet: a fast device reports before the server has seen its 202.
+    """
     row = conn.execute(
         select(jobs).where(
             jobs.c.device_id == device_id, jobs.c.correlator == correlator, jobs.c.state.in_(OPEN_STATES)

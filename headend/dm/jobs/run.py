@@ -1,4 +1,4 @@
-"""A job at work in a session: its steps, the batch they wait for, and what of it has been sent and answered."""
+"""A running job in a session: its steps, the batch they wait for, and which requests have been sent and answered."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from omadm.syncml.messages import (
 Measure = Callable[[SyncML], int]
 NewId = Callable[[], str]
 
-RESULT_ITEMS_MAX = 2000  # to one command; more are dropped, a Get of an interior node brings one
-SIZE_MARGIN_BYTES = 32  # CmdIDs get longer within a message
+RESULT_ITEMS_MAX = 2000  # for one command; more are dropped (a Get of an interior node returns one)
+SIZE_MARGIN_BYTES = 32  # CmdIDs get longer towards the end of a message
 
 
 @dataclass(slots=True)
 class _Slot:
-    """One request and what the device said to it so far."""
+    """One request, and the device's answers to it so far."""
 
     request: Request
     status: int | None = None
@@ -54,14 +54,14 @@ class Run:
         self._slots: list[_Slot] = []
         self._unsent: deque[_Slot] = deque()
         self._sent: dict[tuple[str, str], _Slot] = {}
-        self._last: list[_Slot] = []  # what our last message asked for
+        self._last: list[_Slot] = []  # the requests in our last message
         self._parent: _Slot | None = None  # the Atomic or Sequence itself
         self._large: tuple[LargeObject, _Slot] | None = None
 
-    # -- what the device says ----------------------------------------------------------------------------------------
+    # -- from the device ---------------------------------------------------------------------------------------------
 
     def status(self, status: Status) -> None:
-        """A Status for one of our commands; one for an unknown command is ignored."""
+        """Take a Status for one of our commands; one for an unknown command is ignored."""
         slot = self._sent.get((status.msg_ref, status.cmd_ref))
         if slot is not None:
             slot.status = status.code
@@ -72,7 +72,7 @@ class Run:
             slot.items.append(item)
 
     def failed(self, results: Results, code: int) -> None:
-        """The value of this Results could not be taken."""
+        """Note that the value of this Results could not be taken."""
         slot = self._slot_of(results)
         if slot is not None:
             slot.status = code
@@ -83,13 +83,13 @@ class Run:
         return next((slot for (_, cmd), slot in reversed(self._sent.items()) if cmd == results.cmd_ref), None)
 
     def object_refused(self, code: int) -> None:
-        """The device gave up on the object we are sending (Alert 1225)."""
+        """Note that the device gave up on the object that we are sending (Alert 1225)."""
         if self._large is not None:
             self._large[1].status = code
             self._large = None
 
     def take_back(self) -> None:
-        """Our last message was not believed: everything in it has to be said again."""
+        """Prepare to repeat everything in our last message, which the device refused."""
         if self._large is not None:
             large, slot = self._large
             large.back()
@@ -99,7 +99,7 @@ class Run:
         self._last = []
         self._parent = None
 
-    # -- what the job says -------------------------------------------------------------------------------------------
+    # -- from the job ------------------------------------------------------------------------------------------------
 
     def continue_object(self) -> bool:
         """Whether the next message must carry the next chunk of an object. Ends the object when one was refused."""
@@ -115,7 +115,7 @@ class Run:
         return False
 
     def advance(self, note: Callable[[Job, Note], None]) -> Outcome | None:
-        """Let the steps go on with what was answered. `None`: there are requests to send; else the job's outcome."""
+        """Resume the steps with the replies. Returns None when there are requests to send, else the job's outcome."""
         while not self._unsent and self._large is None:
             replies = self._replies()
             try:
@@ -137,23 +137,23 @@ class Run:
         self._sent, self._last, self._parent = {}, [], None
 
     def _replies(self) -> list[Reply]:
-        """What was answered; a child of Atomic or Sequence without a status of its own shares its parent's."""
+        """The replies. A request in an Atomic or Sequence that has no status of its own gets the status of that."""
         default = NO_ANSWER if self._parent is None or self._parent.status is None else self._parent.status
         return [Reply(default if s.status is None else s.status, tuple(s.items)) for s in self._slots]
 
     # -- into a message ----------------------------------------------------------------------------------------------
 
     def fits(self, empty: SyncML, measure: Measure, limit: int) -> bool:
-        """Whether an Atomic or Sequence can be sent at all: it cannot be divided."""
+        """Whether an Atomic or Sequence fits one message; it cannot be divided."""
         if self._mode is Mode.PLAIN:
             return True
         whole = self._nested([_command(slot.request, "9") for slot in self._slots], "9")
         return measure(replace(empty, commands=(whole,))) + SIZE_MARGIN_BYTES * len(self._slots) <= limit
 
     def emit(self, base: SyncML, new_id: NewId, measure: Measure, limit: int) -> tuple[list[Command], bool]:
-        """The commands that go into the message beside what `base` holds already, and whether Final goes with them.
+        """The commands to add to the message `base`, and whether the message has Final.
 
-        `limit`: bytes of a message that the device takes.
+        `limit` is the size of a message that the device takes, in bytes.
         """
         if self._large is not None:
             return self._emit_chunk(base, new_id, measure, limit)
@@ -200,7 +200,7 @@ class Run:
     def _emit_too_large(
         self, slot: _Slot, base: SyncML, new_id: NewId, measure: Measure, limit: int
     ) -> tuple[list[Command], bool]:
-        """A request that fills more than a message: in chunks, or not at all (the message then goes without it)."""
+        """A request larger than a message: sent in chunks, or failed (the message is then sent without it)."""
         self._unsent.popleft()
         data = slot.request.data
         large = LargeObject(data if data is not None else "")
@@ -214,7 +214,7 @@ class Run:
         return self._object_bytes_max is not None and large.size > self._object_bytes_max
 
     def _emit_chunk(self, base: SyncML, new_id: NewId, measure: Measure, limit: int) -> tuple[list[Command], bool]:
-        """The largest next piece that fits. Text can grow in the encoding, so the size is found by trying."""
+        """The largest next chunk that fits. Text can grow when encoded, so its size is found by trying."""
         if self._large is None:
             raise RuntimeError("no object to send")
         large, slot = self._large

@@ -1,9 +1,9 @@
-"""What a job says to a device, without knowing messages: requests, replies, and how a job ends.
+"""The steps of a job, independent of messages: requests, replies, and how a job ends.
 
-A job is a generator. It yields a `Batch` and is resumed with one `Reply` per request, in order; it yields a
-`Checkpoint` to have its progress stored together with the message that goes out next; it returns its outcome. It may
-be started again from its last checkpoint at any time (the session broke, the server restarted), so what it asks for
-must be harmless when asked twice.
+The steps are a generator. It yields a `Batch` and is resumed with one `Reply` per request, in order; it yields a
+`Checkpoint` to have its progress stored together with the next message; it returns the outcome. It may be restarted
+from its last checkpoint at any time (the session broke, the server restarted), so its requests must be harmless when
+repeated.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ NO_ANSWER = 0  # the device closed its package without a status for this command
 
 
 class Verb(Enum):
+    """The commands of OMA DM that act on a node."""
+
     GET = "Get"
     ADD = "Add"
     REPLACE = "Replace"
@@ -32,7 +34,7 @@ class Verb(Enum):
 
 
 class Mode(Enum):
-    """How the requests of a batch hang together."""
+    """How the requests of a batch depend on each other."""
 
     PLAIN = "each for itself"
     SEQUENCE = "in order"
@@ -57,7 +59,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """The device's status for a request (`NO_ANSWER` if none came) and the items of its Results."""
+    """The device's status for a request (`NO_ANSWER` if there was none), and the items of its Results."""
 
     status: int
     items: tuple[Item, ...] = ()
@@ -69,51 +71,57 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
+    """Requests that are sent together."""
+
     requests: tuple[Request, ...]
     mode: Mode = Mode.PLAIN
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
+    """Progress to store, from which the job can be restarted."""
+
     progress: Json
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
+    """The job succeeded."""
+
     result: Json
 
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """`result["error"]` is a sentence for the operator."""
+    """The job failed; `result["error"]` is a sentence for the operator."""
 
     result: Json
 
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """Until the alert with the job's correlator arrives. `progress` replaces what was stored."""
+    """The job waits for the alert with its correlator. `progress` replaces what was stored."""
 
     progress: Json
 
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """Below `root` the device has these nodes and no others: what was stored for others is outdated."""
+    """Below `root` the device has exactly these nodes: stored values of others are outdated."""
 
     root: str
     uris: frozenset[str]
 
 
 Outcome = Done | Failed | Waiting
-Note = Checkpoint | Known  # stored at once, without an answer of the device
+Note = Checkpoint | Known  # stored at once, without waiting for the device
 Steps = Generator[Batch | Note, list[Reply], Outcome]
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A job as its steps see it. `progress["alert"]` is the alert that a waiting job was waiting for; `packages` are
-    those of the firmware release that it is about, as they are uploaded now."""
+    """A job as its steps see it. `progress["alert"]` is the alert that the job waited for; `packages` are the uploaded
+    packages of the firmware release that it is about."""
 
     id: int
     kind: str
@@ -145,11 +153,11 @@ def execute(uri: str, correlator: str) -> Request:
 
 
 NODES_MAX = 5000  # of one subtree
-BATCH_MAX = 64  # requests sent together; a message holds as many of them as fit
+BATCH_MAX = 64  # requests per batch; as many as fit are sent in one message
 
 
 def batches(requests: list[Request]) -> Generator[Batch, list[Reply], list[Reply]]:
-    """Send any number of independent requests; the replies of all, in order."""
+    """Send any number of independent requests; return all replies, in order."""
     replies: list[Reply] = []
     for start in range(0, len(requests), BATCH_MAX):
         replies += yield Batch(tuple(requests[start : start + BATCH_MAX]))
@@ -158,14 +166,14 @@ def batches(requests: list[Request]) -> Generator[Batch, list[Reply], list[Reply
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """What `read` found: leaf values by URI, and the status of what could not be read."""
+    """The result of `read`: leaf values by URI, and the status by URI of what could not be read."""
 
     values: dict[str, str | bytes]
     missing: dict[str, int]
 
 
 def read(paths: list[str]) -> Generator[Batch | Note, list[Reply], Read]:
-    """Read nodes; of an interior node everything below, by asking for the children it names."""
+    """Read nodes; of an interior node everything below it, by reading the children that it lists."""
     found = Read({}, {})
     level = list(dict.fromkeys(paths))
     seen = 0
@@ -189,7 +197,7 @@ def read(paths: list[str]) -> Generator[Batch | Note, list[Reply], Read]:
 
 
 def _note(found: Read, uri: str, item: Item) -> list[str]:
-    """Keep a leaf's value; the URIs of an interior node's children."""
+    """Store a leaf's value; return the URIs of an interior node's children."""
     if item.meta is not None and item.meta.format == "node":
         names = item.data if isinstance(item.data, str) else ""
         return [f"{uri}/{name}" for name in names.split("/") if name]
@@ -199,14 +207,14 @@ def _note(found: Read, uri: str, item: Item) -> list[str]:
 
 
 def result_code(job: Job) -> int | None:
-    """The result in the alert that a job was waiting for."""
+    """The result code in the alert that the job waited for."""
     alert = job.progress.get("alert")
     code = alert.get("result_code") if isinstance(alert, dict) else None
     return code if isinstance(code, int) else None
 
 
 def only_text(reply: Reply) -> str | None:
-    """The text that a Get of one leaf brought."""
+    """The text value from a Get of one leaf; None when there is none."""
     item = reply.items[0] if reply.ok and reply.items else None
     return item.data if item is not None and isinstance(item.data, str) else None
 

@@ -1,7 +1,7 @@
 """The job types: `get`, `provision`, `firmware` (FUMO 1.0), `software` (SCOMO 1.0), `commands`.
 
-Each is a small object in `JOB_TYPES`: it checks the parameters when the operator enqueues the job and makes the steps
-when the device comes. The node names are those of docs/dm.md.
+Each is a small object in `JOB_TYPES`: it checks the parameters when the operator queues the job, and makes the steps
+when the device opens a session. The node names are those of docs/dm.md.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ _NODE_NAME = r"[A-Za-z0-9_.-]{1,32}"
 
 
 class JobType(Protocol):
-    """One job type."""
+    """A job type: checks a job's parameters, and makes its steps."""
 
     name: str
 
@@ -93,11 +93,11 @@ class GetJob:
 
 
 class ProvisionJob:
-    """Set nodes, whether they exist or not: Replace, and where that says 404, Add with what is missing above.
+    """Set nodes, whether they exist or not: Replace, and after 404 Add, including missing nodes above.
 
     `{"nodes": [{"path": "./A/B", "value": 5, "format": "int"}, {"path": "./C", "delete": true}], "atomic": false}`.
-    `format` follows from the value where it is absent (int, bool, else chr); binary values are hexadecimal text with
-    format `bin`. With `atomic` the Replaces are one Atomic; where a node is missing, all are added or replaced singly.
+    Without `format` it follows from the value (int, bool, else chr); binary values are hexadecimal text with format
+    `bin`. With `atomic` the Replaces are one Atomic; if a node is missing, all are then added or replaced one by one.
     """
 
     name = "provision"
@@ -140,8 +140,8 @@ class ProvisionJob:
 
     @staticmethod
     def _absent(nodes: list[Json], replies: list[Reply], mode: Mode, refused: dict[str, int]) -> list[Json]:
-        """The nodes to add. What was refused otherwise is noted, unless an Atomic around it failed for a missing
-        node: then nothing was done at all, and every node goes the way of Add (which replaces what exists)."""
+        """The nodes to add. Other refusals are noted in `refused`, unless an Atomic failed because a node is missing:
+        then nothing was done, and every node is added (which replaces those that exist)."""
         statuses = [reply.status for reply in replies]
         if mode is Mode.ATOMIC and Code.NOT_FOUND in statuses:
             return nodes
@@ -151,7 +151,7 @@ class ProvisionJob:
         return [node for node, status in zip(nodes, statuses, strict=True) if status == Code.NOT_FOUND]
 
     def _add(self, nodes: list[Json]) -> Generator[Batch, list[Reply], dict[str, int]]:
-        """Add the interior nodes above, then the leaves; replace those that exist. A node above may exist."""
+        """Add the interior nodes above, which may exist, then the leaves; replace leaves that exist."""
         parents = list(dict.fromkeys(above for node in nodes for above in _above(node["path"])))
         adds = [add_interior(uri) for uri in parents]
         adds += [add(node["path"], data(node), node["format"]) for node in nodes]
@@ -173,7 +173,7 @@ class ProvisionJob:
 
 
 def _above(uri: str) -> list[str]:
-    """The interior nodes above a node that a device can lack: not the root, not the first level."""
+    """The interior nodes above a node that may be missing: all but the root and the first level."""
     parts = uri.split("/")
     return ["/".join(parts[:depth]) for depth in range(3, len(parts))]
 

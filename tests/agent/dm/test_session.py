@@ -16,7 +16,7 @@ from agent.https import Response
 from agent.tree.nodes import state_from_json, state_to_json
 from omadm.auth import AuthError
 from omadm.codes import AlertCode
-from omadm.syncml.codec import DM_WBXML, DM_XML, TNDS_WBXML, TNDS_XML, decode, decode_tnds, encode
+from omadm.syncml.codec import DM_WBXML, DM_XML, TNDS_WBXML, TNDS_XML, decode, encode
 from omadm.syncml.messages import (
     Add,
     Alert,
@@ -56,6 +56,7 @@ from tests.agent.dm.server import (
     task,
 )
 from tests.agent.dm_device import UPDATE, Device
+from tests.omadm.tnds_documents import decode_tnds
 
 ENTROPY = Random(3)
 URL = "./AMI/Uplink/URL"

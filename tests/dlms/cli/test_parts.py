@@ -287,7 +287,7 @@ def test_a_spoiled_checksum_is_wrong_and_ends_in_a_flag() -> None:
 
 def test_faults_happen_as_often_as_asked_and_the_same_for_the_same_seed() -> None:
     def run() -> list[bytes]:
-        faults = LineFaults(loss=0.2, flip=0.2, reorder=0.2, bad_fcs=0.2, pick=random.Random(3))
+        faults = LineFaults(loss=0.2, flip=0.2, reorder=0.2, bad_fcs=0.2, rng=random.Random(3))
         return [faults.apply(window(3)) for _ in range(500)]
 
     results = run()

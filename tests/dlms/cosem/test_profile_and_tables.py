@@ -9,7 +9,7 @@ import pytest
 
 from dlms import axdr
 from dlms.axdr import Data, Tag, TypeDescription
-from dlms.cosem.classes import all_classes, attribute_name, interface_class
+from dlms.cosem.classes import attribute_name, interface_class
 from dlms.cosem.dictionary import describe, usual_class
 from dlms.cosem.obis import AttributeRef, Obis
 from dlms.cosem.profile import (
@@ -21,20 +21,20 @@ from dlms.cosem.profile import (
     RowStream,
     by_entry,
     by_range,
-    by_time,
     columns_of,
 )
 from dlms.cosem.scaler_unit import scaler_ref
 from dlms.cosem.time import ClockPolicy, CosemDateTime
 from dlms.errors import DecodeError, DlmsError, LocalError
 from tests.dlms.client.test_session import ROWS
+from tests.dlms.cosem.every_class import every_class
 from tests.dlms.random_data import random_data
 from tests.dlms.xdlms.test_app_fuzz import mutate
 
 
 def test_the_table_has_every_class_a_head_end_meets() -> None:
     wanted = {1, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 15, 17, 18, 20, 21, 22, 23, 40, 64, 70, 71, 72}
-    assert {found.class_id for found in all_classes()} >= wanted
+    assert {found.class_id for found in every_class()} >= wanted
 
 
 def test_a_class_is_given_in_the_version_asked_for_or_the_one_before() -> None:
@@ -52,7 +52,7 @@ def test_a_class_is_given_in_the_version_asked_for_or_the_one_before() -> None:
 
 
 def test_the_scaler_of_a_class_is_where_the_table_says() -> None:
-    for found in all_classes():
+    for found in every_class():
         where = next((n for n, member in found.attributes.items() if member.type_name == "@scal_unit"), None)
         if where is not None:
             ref = scaler_ref(AttributeRef(found.class_id, CLOCK_OBIS, 2))
@@ -120,7 +120,7 @@ def test_codes_of_every_medium_have_a_name_and_a_class(line: str) -> None:
 
 def test_any_code_is_described_without_fail_and_its_class_is_known() -> None:
     chance = random.Random(67)
-    known = {found.class_id for found in all_classes()} | {30, 46, 68, 100, 111, 112, 113, 115, 122, 124}
+    known = {found.class_id for found in every_class()} | {30, 46, 68, 100, 111, 112, 113, 115, 122, 124}
     for _ in range(20_000):
         code = Obis(bytes((chance.randrange(10), 0, *chance.randbytes(2), chance.choice((0, 1, 255)), 255)))
         assert "  " not in describe(code)
@@ -304,6 +304,7 @@ def test_selections_are_those_of_the_standard() -> None:
     column = "0204" + "120008" + "09060000010000ff" + "0f02" + "120000"
     selection = by_range(CLOCK, axdr.u32(1), axdr.u32(2), [CLOCK])
     assert selection.emit().hex() == "01" + "0204" + column + "0600000001" + "0600000002" + "0101" + column
-    times = by_time(START, START + timedelta(days=1)).emit().hex()
+    begin, end = (axdr.octets(CosemDateTime.from_datetime(START + timedelta(days=days)).emit()) for days in (0, 1))
+    times = by_range(CLOCK, begin, end).emit().hex()
     first, last = "090c07ea010104000000000000" + "00", "090c07ea010205000000000000" + "00"
     assert times == "01" + "0204" + column + first + last + "0100"

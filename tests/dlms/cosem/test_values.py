@@ -14,7 +14,7 @@ from dlms.axdr import Data, Tag
 from dlms.client.events import Value
 from dlms.client.profile import Column, ProfileRow
 from dlms.client.reading import present
-from dlms.cosem.classes import all_classes, attribute_type, method_type
+from dlms.cosem.classes import attribute_type, method_type
 from dlms.cosem.obis import AttributeRef, Obis
 from dlms.cosem.profile import CaptureObject
 from dlms.cosem.scaler_unit import ScalerUnit
@@ -22,6 +22,7 @@ from dlms.cosem.time import ClockPolicy, CosemDate, CosemDateTime, CosemTime
 from dlms.cosem.types import ANY, TAGS, CosemType
 from dlms.cosem.values import Named, encode, typed
 from dlms.errors import DlmsError, LocalError
+from tests.dlms.cosem.every_class import every_class
 from tests.dlms.random_data import random_data, random_of
 
 DATE = CosemDate(2026, 3, 29, 7)
@@ -29,7 +30,7 @@ DATE = CosemDate(2026, 3, 29, 7)
 
 def kinds() -> list[tuple[str, CosemType]]:
     found = []
-    for known in all_classes():
+    for known in every_class():
         name = f"{known.class_id} v{known.version}"
         for number, member in [*known.attributes.items(), *known.methods.items()]:
             found.append((f"{name} {number} {member.name}", member.type))
@@ -54,7 +55,7 @@ def test_what_was_read_is_written_back_octet_for_octet(what: str, kind: CosemTyp
 
 def test_anything_at_all_is_shown_somehow_and_written_back() -> None:
     chance = random.Random(41)
-    every = [kind for _, kind in kinds() if kind.kind != "-"]
+    every = [kind for _, kind in kinds() if kind.name != "-"]
     for _ in range(3000):
         kind, data = chance.choice(every), random_data(chance)
         value = typed(kind, data)
@@ -286,7 +287,7 @@ def test_columns_of_a_profile_that_are_times_are_times() -> None:
 
 def test_every_type_of_the_table_is_one_that_exists() -> None:
     def check(kind: CosemType) -> None:
-        assert kind.kind in {*TAGS, "any", "array", "structure"}
+        assert kind.name in {*TAGS, "any", "array", "structure"}
         for part in [kind.element] if kind.element else [member for _, member in kind.members]:
             check(part)
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dlms.errors import LinkError
-from dlms.link.datalink import ApduReceived, LinkDown
+from dlms.link.datalink import ApduReceived
 from dlms.link.llc import ANSWER_TIMEOUT_S, LlcLink
 from tests.dlms.hdlc_frames import events
 
@@ -29,16 +28,4 @@ def test_one_lsdu_is_one_apdu_both_ways() -> None:
 def test_the_meters_side_waits_for_ever() -> None:
     link = link_up(answer_timeout_s=None)
     link.send(b"answer", 0.0)
-    assert link.next_deadline() is None
-
-
-def test_a_packet_that_was_not_delivered_ends_the_link_once() -> None:
-    link = link_up()
-    link.send(b"get", 0.0)
-    for _ in range(2):
-        link.packet_failed("the base node does not know the address")
-    (down,) = events(link)
-    assert isinstance(down, LinkDown)
-    assert isinstance(down.error, LinkError)
-    assert link.take_output() == b""
     assert link.next_deadline() is None

@@ -10,12 +10,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from dlms import axdr
 from dlms.errors import DlmsError, LocalError, PeerError
 from dlms.security.general_formats import (
+    TRANSACTION_OCTETS,
     GeneralCiphered,
     GeneralSigned,
     Header,
     KeyInfo,
     cipher_apdu,
-    new_header,
     open_ciphered,
     open_signed,
     sign_apdu,
@@ -96,6 +96,10 @@ def test_suite_0_agrees_on_nothing_and_bad_points_are_refused() -> None:
     assert public_octets(public_key(1, public_octets(key))) == public_octets(key)
 
 
+def new_header() -> Header:
+    return Header(random.randbytes(TRANSACTION_OCTETS), CLIENT, METER)
+
+
 def security(policy: Policy = Policy.BOTH, suite: int = 0) -> Security:
     ek, ak = keys(suite)
     return Security(CLIENT, ek, ak, suite, policy, MemoryCounters(7))
@@ -105,7 +109,7 @@ def security(policy: Policy = Policy.BOTH, suite: int = 0) -> Security:
 @pytest.mark.parametrize("policy", [Policy.AUTHENTICATE, Policy.ENCRYPT, Policy.BOTH])
 def test_general_ciphering_both_ways(suite: int, policy: Policy) -> None:
     ours = security(policy, suite)
-    apdu = cipher_apdu(GET, new_header(CLIENT, METER), ours)
+    apdu = cipher_apdu(GET, new_header(), ours)
     counters = MemoryCounters()
     assert open_ciphered(apdu, ours, counters) == GET
     with pytest.raises(PeerError, match="replayed"):
@@ -116,7 +120,7 @@ def test_general_ciphering_both_ways(suite: int, policy: Policy) -> None:
 
 def test_every_flipped_bit_of_general_ciphering_is_noticed() -> None:
     ours = security()
-    apdu = cipher_apdu(GET, new_header(CLIENT, METER), ours, KeyInfo(0, 1))
+    apdu = cipher_apdu(GET, new_header(), ours, KeyInfo(0, 1))
     info_at = len(apdu) - len(GeneralCiphered.parse(apdu).contents) - 1 - 3
     for bit in range(8 * len(apdu)):
         if info_at <= bit // 8 < info_at + 3:
@@ -130,7 +134,7 @@ def test_every_flipped_bit_of_general_ciphering_is_noticed() -> None:
 def test_a_key_travels_wrapped() -> None:
     ours = security()
     fresh = bytes(range(16, 32))
-    apdu = cipher_apdu(GET, new_header(CLIENT, METER), ours, wrapped_key(EK, fresh), fresh)
+    apdu = cipher_apdu(GET, new_header(), ours, wrapped_key(EK, fresh), fresh)
     info = GeneralCiphered.parse(apdu).key_info
     assert info is not None
     assert open_ciphered(apdu, ours, MemoryCounters(), key_of(info, EK)) == GET
@@ -142,7 +146,7 @@ def test_a_key_travels_wrapped() -> None:
 def test_a_key_is_agreed_on_in_one_pass(suite: int) -> None:
     static, signing = (ec.generate_private_key(curve_of(suite)) for _ in range(2))
     ours = security(suite=suite)
-    header = new_header(CLIENT, METER)
+    header = new_header()
     key, info = one_pass_originator(suite, header, static.public_key(), signing)
     apdu = cipher_apdu(GET, header, ours, info, key)
     parsed = GeneralCiphered.parse(apdu)
@@ -158,7 +162,7 @@ def test_a_key_is_agreed_on_in_one_pass(suite: int) -> None:
 
 def test_general_signing_both_ways() -> None:
     key = ec.generate_private_key(ec.SECP256R1())
-    header = new_header(CLIENT, METER)
+    header = new_header()
     apdu = sign_apdu(GET, header, key)
     assert open_signed(apdu, key.public_key()) == GeneralSigned.parse(apdu)
     assert open_signed(apdu, key.public_key()).content == GET
@@ -171,7 +175,7 @@ def test_general_signing_both_ways() -> None:
 
 def test_general_ciphering_without_a_policy_is_our_own_mistake() -> None:
     with pytest.raises(LocalError):
-        cipher_apdu(GET, new_header(CLIENT, METER), security(Policy.NONE))
+        cipher_apdu(GET, new_header(), security(Policy.NONE))
     with pytest.raises(LocalError):
         Header(bytes(300), CLIENT, METER)
 
@@ -179,7 +183,7 @@ def test_general_ciphering_without_a_policy_is_our_own_mistake() -> None:
 def test_damaged_general_apdus_are_read_or_refused() -> None:
     chance = random.Random(29)
     key = ec.generate_private_key(ec.SECP256R1())
-    header = new_header(CLIENT, METER)
+    header = new_header()
     seeds = [
         cipher_apdu(GET, header, security(), info) for info in (None, KeyInfo(0, 1), wrapped_key(EK, AK), KeyInfo(2))
     ]

@@ -12,7 +12,7 @@ from dlms.codes import DataAccessResult
 from dlms.cosem.obis import AttributeRef
 from dlms.cosem.profile import CaptureObject
 from dlms.errors import LocalError
-from dlms.server.image import IMAGE_TRANSITIONS, ImageStatus, ImageStep, ImageTransfer
+from dlms.server.image import IMAGE_TRANSITIONS, ImageEvent, ImageStatus, ImageTransfer
 from dlms.server.push import PushSetup
 from dlms.server.server import MeterServer
 from dlms.xdlms.apdu.notify import DataNotification, Notification
@@ -31,9 +31,9 @@ def brought(images: ImageTransfer, image: bytes = IMAGE) -> None:
         assert called(images.item, 2, piece) == "success"
 
 
-@pytest.mark.parametrize("step", list(ImageStep))
+@pytest.mark.parametrize("step", list(ImageEvent))
 @pytest.mark.parametrize("status", list(ImageStatus))
-def test_every_pair_of_image_transfer(status: ImageStatus, step: ImageStep) -> None:
+def test_every_pair_of_image_transfer(status: ImageStatus, step: ImageEvent) -> None:
     images = ImageTransfer()
     images.status = status
     following = IMAGE_TRANSITIONS.get((status, step))

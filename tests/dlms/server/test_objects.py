@@ -16,8 +16,8 @@ from dlms.server.clock import ClockObject
 from dlms.server.control import (
     CONTROL_MODES,
     NOTHING,
+    ControlEvent,
     ControlState,
-    ControlStep,
     DisconnectControl,
     Limiter,
     ScriptTable,
@@ -189,10 +189,10 @@ def test_a_profile_is_captured_and_reset_by_its_methods() -> None:
 # --------------------------------------------------------------------------------------------------- the contactor
 
 
-@pytest.mark.parametrize("step", list(ControlStep))
+@pytest.mark.parametrize("step", list(ControlEvent))
 @pytest.mark.parametrize("state", list(ControlState))
 @pytest.mark.parametrize("mode", sorted(CONTROL_MODES))
-def test_every_triple_of_the_contactor(mode: int, state: ControlState, step: ControlStep) -> None:
+def test_every_triple_of_the_contactor(mode: int, state: ControlState, step: ControlEvent) -> None:
     told: list[bool] = []
     contactor = DisconnectControl(switched=told.append, mode=mode)
     contactor.state = state
@@ -228,7 +228,7 @@ def test_modes_differ_as_the_standard_says() -> None:
         6: remote | {"local_reconnect"},
     }
     at_once = {mode for mode, table in CONTROL_MODES.items() if ControlState.CONNECTED in {
-        to for (_state, step), to in table.items() if step is ControlStep.REMOTE_RECONNECT}}  # fmt: skip
+        to for (_state, step), to in table.items() if step is ControlEvent.REMOTE_RECONNECT}}  # fmt: skip
     assert at_once == {2, 4}
 
 

@@ -12,9 +12,9 @@ from dlms.codes import LN_CLIENT_CONFORMANCE, ActionResult, Conformance, Context
 from dlms.cosem.obis import AttributeRef, MethodRef, Obis
 from dlms.errors import LocalError
 from dlms.security.settings import Lls
-from dlms.server.objects import CosemObject, constant
+from dlms.server.objects import CosemObject, constant, objects_from_rows
 from dlms.server.server import MeterServer, ServerAssociation
-from dlms.simulator.reading_list import objects_from_csv, rows_from_csv
+from dlms.simulator.reading_list import rows_from_csv
 from dlms.xdlms.acse import Aare, Aarq, InitiateRequest
 from dlms.xdlms.apdu import get
 from dlms.xdlms.apdu.common import ActionOutcome, Item
@@ -204,13 +204,13 @@ def test_a_reading_list_becomes_objects(tmp_path: Path) -> None:
         asked.append((class_id, str(obis), attribute))
         return axdr.u32(5)
 
-    server = MeterServer(objects_from_csv(path, source))
+    server = MeterServer(objects_from_rows(rows_from_csv(path), source))
     energy = AttributeRef.parse("3/1.0.1.8.0.255/2")
     assert server.get(Item(energy)) == axdr.u32(5)
     assert asked == [(3, "1.0.1.8.0.255", 2)]
     assert server.get(Item(AttributeRef(3, energy.obis, 3))) == axdr.structure(axdr.i8(-1), axdr.enum(30))
     assert getattr(server.get(Item(AttributeRef.parse("3/1.0.52.7.0.255/2"))), "text", "") == "object-undefined"
-    assert len(objects_from_csv(path, source, phases=3)) == 2
+    assert len(objects_from_rows(rows_from_csv(path), source, phases=3)) == 2
     assert rows_from_csv(path)[0].tag is axdr.Tag.DOUBLE_LONG_UNSIGNED
     path.write_text(head + "1,a,1.0.1.8.0.255,3,2,u99,-1,30,1,\n")
     with pytest.raises(LocalError, match="line 2"):

@@ -43,9 +43,9 @@ class Now:
         self.time += timedelta(**how)
 
 
-def made(*, living: bool = True) -> tuple[SimulatedMeter, Now]:
+def made(*, dynamic: bool = True) -> tuple[SimulatedMeter, Now]:
     now = Now()
-    return SimulatedMeter(7, ROWS, now=now, living=living), now
+    return SimulatedMeter(7, ROWS, now=now, dynamic=dynamic), now
 
 
 def clock_of(row: tuple[Data, ...]) -> datetime | None:
@@ -88,16 +88,16 @@ def test_a_client_that_reads_finds_the_rows_without_anybody_ticking() -> None:
     meter, now = made()
     before = len(meter.profiles[PROFILE].rows)
     now.passes(hours=1)
-    meter.receive_apdu(1, b"\xc0", 0.0)
+    meter.connect().receive_apdu(1, b"\xc0", 0.0)
     assert len(meter.profiles[PROFILE].rows) == before + 4
 
 
 def test_a_meter_that_does_not_live_keeps_its_rows() -> None:
-    meter, now = made(living=False)
+    meter, now = made(dynamic=False)
     before, logged = len(meter.profiles[PROFILE].rows), len(meter.profiles[STANDARD_LOG].rows)
     meter.contactor.item.act(1, NOTHING)
     now.passes(days=3)
-    meter.receive_apdu(1, b"\xc0", 0.0)
+    meter.connect().receive_apdu(1, b"\xc0", 0.0)
     assert len(meter.profiles[PROFILE].rows) == before
     assert len(meter.profiles[STANDARD_LOG].rows) == logged
 
@@ -227,7 +227,7 @@ def test_news_too_long_for_a_client_are_dropped_and_others_come() -> None:
 
 
 def test_bursts_arrive_in_their_time_and_late_ones_behind_others() -> None:
-    line = SlowLine(latency_s=0.1, late=0.5, late_s=1.0, pick=random.Random(4))
+    line = SlowLine(latency_s=0.1, late=0.5, late_s=1.0, rng=random.Random(4))
     assert line.next_deadline() is None
     for at in range(40):
         line.put(bytes((at,)), float(at) / 100)
@@ -247,7 +247,7 @@ def test_bursts_arrive_in_their_time_and_late_ones_behind_others() -> None:
 
 
 def test_bursts_come_twice_as_often_as_asked() -> None:
-    faults = LineFaults(duplicate=0.3, pick=random.Random(1))
+    faults = LineFaults(duplicate=0.3, rng=random.Random(1))
     results = [faults.apply(b"ab") for _ in range(500)]
     assert 100 < results.count(b"abab") < 200
     assert set(results) == {b"ab", b"abab"}

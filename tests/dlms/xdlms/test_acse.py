@@ -6,7 +6,7 @@ import pytest
 
 from dlms.codes import Conformance, Context, Mechanism
 from dlms.errors import DecodeError
-from dlms.xdlms.acse import Aare, Aarq, InitiateRequest, InitiateResponse, Release
+from dlms.xdlms.acse import Aare, Aarq, InitiateRequest, InitiateResponse, ReleaseApdu
 
 # Examples of the Green Book's annex on AARQ and AARE: no ciphering, lowest / low / high level security.
 AARQ_NONE = "601da109060760857405080101be10040e01000000065f1f0400007e1f04b0"
@@ -119,16 +119,21 @@ def test_optional_fields_of_the_initiate(initiate: InitiateRequest | InitiateRes
 
 @pytest.mark.parametrize(
     "release",
-    [Release(), Release(is_response=True), Release(reason=None), Release(reason=30, user_information=b"\x21\x00")],
+    [
+        ReleaseApdu(),
+        ReleaseApdu(is_response=True),
+        ReleaseApdu(reason=None),
+        ReleaseApdu(reason=30, user_information=b"\x21\x00"),
+    ],
 )
-def test_releases_both_ways(release: Release) -> None:
-    assert Release.parse(release.emit()) == release
+def test_releases_both_ways(release: ReleaseApdu) -> None:
+    assert ReleaseApdu.parse(release.emit()) == release
 
 
 def test_the_plain_release_is_five_octets() -> None:
-    assert Release().emit().hex() == "6203800100"
-    assert Release(is_response=True).emit().hex() == "6303800100"
-    assert Release.parse(bytes.fromhex("6200")) == Release(reason=None)
+    assert ReleaseApdu().emit().hex() == "6203800100"
+    assert ReleaseApdu(is_response=True).emit().hex() == "6303800100"
+    assert ReleaseApdu.parse(bytes.fromhex("6200")) == ReleaseApdu(reason=None)
 
 
 @pytest.mark.parametrize(

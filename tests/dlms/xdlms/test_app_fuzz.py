@@ -16,7 +16,7 @@ from dlms.cosem.time import CosemDateTime
 from dlms.errors import DlmsError
 from dlms.security.settings import Lls
 from dlms.server.server import MeterServer
-from dlms.xdlms.acse import Aare, Aarq, InitiateRequest, InitiateResponse, Release
+from dlms.xdlms.acse import Aare, Aarq, InitiateRequest, InitiateResponse, ReleaseApdu
 from dlms.xdlms.apdu import action, get, notify, sn
 from dlms.xdlms.apdu import service_errors as faults
 from dlms.xdlms.apdu import set as set_apdu
@@ -34,7 +34,7 @@ DECODERS: list[Callable[[bytes], object]] = [
     axdr.decode,
     Aarq.parse,
     Aare.parse,
-    Release.parse,
+    ReleaseApdu.parse,
     InitiateRequest.parse,
     InitiateResponse.parse,
     get.parse_request,
@@ -66,7 +66,7 @@ SEEDS = [
     ),
     test_acse.PROPOSED.emit(),
     test_acse.NEGOTIATED.emit(),
-    Release().emit(),
+    ReleaseApdu().emit(),
     *map(
         bytes.fromhex,
         (

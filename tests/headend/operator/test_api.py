@@ -48,7 +48,9 @@ def push() -> Push:
 @pytest.fixture
 def server(database: Engine, tmp_path: Path, push: Push) -> Starlette:
     packages = PackageStore(database, tmp_path / "files")
-    return app.create_app(app.Parts(database, packages, push, lambda: URLS, web.token_hash(TOKEN), wall=lambda: 1000.0))
+    return app.create_app(
+        app.OperatorDeps(database, packages, push, lambda: URLS, web.token_hash(TOKEN), wall=lambda: 1000.0)
+    )
 
 
 def ask(server: Starlette, method: str, path: str, **arguments: Any) -> httpx.Response:

@@ -64,7 +64,7 @@ def packages(database: Engine, tmp_path: Path) -> PackageStore:
 @pytest.fixture
 def server(database: Engine, packages: PackageStore) -> Starlette:
     return app.create_app(
-        app.Parts(database, packages, lambda _: 1, dict, web.token_hash(TOKEN), wall=lambda: 1_770_000_060.0)
+        app.OperatorDeps(database, packages, lambda _: 1, dict, web.token_hash(TOKEN), wall=lambda: 1_770_000_060.0)
     )
 
 

@@ -369,7 +369,7 @@ def test_a_job_says_what_it_is_about_and_what_was_sent(engine: Engine, shelf: Sh
 def test_the_operator_names_a_release_and_the_server_fills_in_the_rest(engine: Engine, shelf: Shelf) -> None:
     scene = Scene(engine, shelf)
     urls = {"dm": "https://dm.example", "software": PACKAGES, "metering": "https://metering.example"}
-    parts = operator.Parts(engine, shelf.store, lambda _: 1, lambda: urls, web.token_hash("token"))
+    parts = operator.OperatorDeps(engine, shelf.store, lambda _: 1, lambda: urls, web.token_hash("token"))
     server = operator.create_app(parts)
     head = {"Authorization": "Bearer token"}
     with engine.begin() as connection:

@@ -8,7 +8,7 @@ from tests.sim.board.uboot import BootLoaderError, Choice, count_start
 from tests.updateagent.board import FILLER, TRIES, Board
 from updateagent.boot.bootcount import BootcountPolicy, MenderPolicy
 from updateagent.boot.grub import GrubStore, RaucGrubPolicy
-from updateagent.boot.policy import BootEnv
+from updateagent.boot.policy import BootEnv, Variables
 from updateagent.disk import Storage
 
 SIGNATURE = "# GRUB Environment Block\n"
@@ -21,7 +21,7 @@ class BootcountBoard(Board):
     VALUES = ("A", "B")
 
     def bootenv(self) -> BootEnv:
-        return BootcountPolicy(self.store(), ("A", "B"), TRIES)
+        return BootcountPolicy(self.open_variables(), ("A", "B"), TRIES)
 
     def make_environment(self) -> None:
         self.environment.create(
@@ -52,7 +52,7 @@ class MenderBoard(BootcountBoard):
     VALUES = ("2", "3")
 
     def bootenv(self) -> BootEnv:
-        return MenderPolicy(self.store(), ("A", "B"), TRIES)
+        return MenderPolicy(self.open_variables(), ("A", "B"), TRIES)
 
 
 class GrubBoard(Board):
@@ -62,8 +62,11 @@ class GrubBoard(Board):
         super().__init__(folder, disk)
         self.grubenv = folder / "grubenv"
 
+    def open_variables(self) -> Variables:
+        return GrubStore(self.disk, self.grubenv)
+
     def bootenv(self) -> BootEnv:
-        return RaucGrubPolicy(GrubStore(self.disk, self.grubenv), ("A", "B"), TRIES)
+        return RaucGrubPolicy(self.open_variables(), ("A", "B"), TRIES)
 
     def make_environment(self) -> None:
         self.disk.write_durable(self.grubenv, _block({"ORDER": "A B", "A_OK": "1", "A_TRY": "0", "B_OK": "0"}))

@@ -12,14 +12,11 @@ import pytest
 
 from tests.sim.board.uboot import Choice
 from tests.updateagent.board import Board
-from tests.updateagent.boot.flashboards import NandBoard, NorBoard, UbiBoard
-from tests.updateagent.boot.loaders import BootcountBoard, GrubBoard, MenderBoard
+from tests.updateagent.boot.boards import BOARDS
 from tests.updateagent.engine.test_health import Bench
 from updateagent.engine.health import HealthConfig
 from updateagent.engine.machine import State
 from updateagent.errors import ENVIRONMENT_NOT_SHARED, EXIT_GUARD_WANTED, EXIT_OK, EXIT_REBOOT_WANTED, DeviceError
-
-BOARDS = [Board, NorBoard, NandBoard, UbiBoard, BootcountBoard, MenderBoard, GrubBoard]
 
 
 @pytest.fixture(autouse=True)

@@ -15,15 +15,15 @@ import pytest
 
 from tests.sim.faulty_disk import FaultyDisk, Survival
 from tests.updateagent.board import Board
-from tests.updateagent.boot.loaders import BootcountBoard, GrubBoard, MenderBoard
+from tests.updateagent.boot.boards import COUNTED, OTHER_LOADERS, count_commits
+from tests.updateagent.boot.loaders import GrubBoard
 from tests.updateagent.engine.power import Story, Trouble, explore, explore_errors, stories
-from updateagent.boot import BOOT_LOADERS, policies, types
+from updateagent.boot import BOOT_LOADERS, LOCKED_TYPES, policies, types
 from updateagent.boot.grub import Block, GrubStore
 from updateagent.boot.policy import NoSuchBootLoader, policy_class
 from updateagent.compose import UpdateAgent
 from updateagent.config import load
 from updateagent.disk import RealDisk
-from updateagent.engine.updater import Updater
 from updateagent.errors import CONFIGURATION, ENVIRONMENT, ENVIRONMENT_FULL, DeviceError, RequestError
 
 
@@ -35,11 +35,11 @@ def quiet() -> Iterator[None]:
 
 
 REPO = Path(__file__).parents[3]
-BOARDS = [BootcountBoard, MenderBoard, GrubBoard]
+
 GOOD, UNHEALTHY = stories()[:2]
 
 
-@pytest.mark.parametrize("board", BOARDS, ids=lambda board: board.__name__)
+@pytest.mark.parametrize("board", OTHER_LOADERS, ids=lambda board: board.__name__)
 @pytest.mark.parametrize("story", [GOOD, UNHEALTHY], ids=lambda story: story.name)
 def test_the_stories_end_well_under_every_boot_loader(board: type[Board], story: Story) -> None:
     # GRUB gives a trial one attempt: a power cut in it is the end of the trial.
@@ -53,7 +53,7 @@ def test_the_stories_end_well_under_every_boot_loader(board: type[Board], story:
         assert tally.fired == tally.planned > 0
 
 
-@pytest.mark.parametrize("board", [BootcountBoard, MenderBoard])
+@pytest.mark.parametrize("board", COUNTED)
 def test_an_install_is_one_commit_and_an_ordinary_boot_none(tmp_path: Path, board: type[Board]) -> None:
     made = board(tmp_path)
     made.assemble()
@@ -64,9 +64,9 @@ def test_an_install_is_one_commit_and_an_ordinary_boot_none(tmp_path: Path, boar
     made.power_on()
     assert made.environment.flash.read_bytes() == before
     made.hand_over("2")
-    deps = made.deps()
-    assert Updater(deps).boot() == 10
-    assert deps.bootenv._variables.commits == 1  # type: ignore[attr-defined]
+    counted = count_commits(made)
+    assert made.updater().boot() == 10
+    assert counted.commits == 1
 
 
 POLICIES = sorted({policy for _, policy in BOOT_LOADERS})
@@ -119,6 +119,26 @@ def test_every_pair_of_type_and_policy_is_in_the_table_or_refused_at_load(
 @pytest.mark.parametrize("of_type", types())
 def test_the_default_policy_is_the_first_of_its_type(tmp_path: Path, of_type: str) -> None:
     assert load(settings(tmp_path, of_type, None)).bootenv.policy == policies(of_type)[0]
+
+
+@pytest.mark.parametrize("of_type", types())
+@pytest.mark.parametrize("lock", ["/run/lock/env", ""])
+def test_a_lock_is_taken_where_the_loaders_tools_take_one_and_else_refused(
+    tmp_path: Path, of_type: str, lock: str
+) -> None:
+    file = settings(tmp_path, of_type, None)
+    file.write_text(file.read_text().replace('config = "/etc/env"', f'config = "/etc/env"\nlock = "{lock}"'))
+    if lock and of_type not in LOCKED_TYPES:
+        with pytest.raises(RequestError) as caught:
+            load(file)
+        assert caught.value.message == f"{file}: bootenv.lock: type {of_type} has no lock: its own tools take none"
+    else:
+        assert load(file).bootenv.lock == (Path(lock) if lock else None)
+
+
+@pytest.mark.parametrize(("of_type", "lock"), [("uboot", Path("/var/lock/fw_printenv.lock")), ("grub", None)])
+def test_the_lock_is_by_default_that_of_the_loaders_tools(tmp_path: Path, of_type: str, lock: Path | None) -> None:
+    assert load(settings(tmp_path, of_type, None)).bootenv.lock == lock
 
 
 def test_an_unknown_type_is_refused_by_its_name_alone(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ class WithRecovery(Board):
         self.environment.create(self.ENVIRONMENT)
 
     def bootenv(self) -> BootEnv:
-        return RaucPolicy(self.store(), ("A", "B", "R"), TRIES, "R")
+        return RaucPolicy(self.open_variables(), ("A", "B", "R"), TRIES, "R")
 
 
 class InRecovery(WithRecovery):

@@ -5,12 +5,12 @@
     data      : "name=value" NUL … NUL, then padding (zeros or ones: assume neither)
 
 The CRC-32 covers all of `data` with its padding, but not the flag; it is stored in the byte order of the CPU. Of two
-good copies the one with the higher flag counts, where 0 is newer than 255, and equal flags mean the first.
+good copies the one with the higher flag is in force, where 0 is newer than 255; with equal flags it is the first.
 
-On NOR flash the flag is no number but a mark: 1 in the copy that counts, 0 in the one that is obsolete. There the
-higher one counts without the exception, so that 255, a flag that an erase left, is the highest.
+On NOR flash the flag is not a number but a mark: 1 in the copy in force, 0 in the obsolete one. There the higher flag
+wins without that exception, so 255, which an erase leaves, is the highest.
 
-Imports next to nothing, for `fast_path`.
+This module imports almost nothing, for `fast_path`.
 """
 
 import struct
@@ -20,11 +20,11 @@ CRC = struct.Struct("=I")
 FLAG_AT = CRC.size
 FLAG_MODULUS = 256
 MARK_ACTIVE = 1
-MARK_OBSOLETE = 0  # made from any other by programming, without an erase
+MARK_OBSOLETE = 0  # can be programmed over any other value without an erase
 
 
 def parse_copy(raw: bytes, *, redundant: bool) -> tuple[int, bytes] | None:
-    """Flag (0 for the single format) and data of one copy; None when its CRC does not hold."""
+    """The flag (0 for the single format) and the data of one copy; None when its CRC is wrong."""
     start = FLAG_AT + 1 if redundant else FLAG_AT
     data = raw[start:]
     if len(raw) <= start or zlib.crc32(data) != CRC.unpack_from(raw)[0]:
@@ -40,7 +40,7 @@ def newer(flag: int, other: int) -> bool:
 
 
 def choose(copies: list[tuple[int, bytes] | None], *, marked: bool = False) -> int | None:
-    """The index of the copy that counts; None when none is good. `marked`: flags are marks, as on NOR flash."""
+    """The index of the copy in force; None when none is good. `marked`: flags are marks, as on NOR flash."""
     chosen = -1
     flag = 0
     for index, copy in enumerate(copies):

@@ -1,12 +1,12 @@
 """The U-Boot environment: how it is read, and how a change of it is committed.
 
-`bytes` describes the format, `fw_env` where the copies are, `medium` what they lie on. A change is written to the copy
-that does *not* count, with the next flag, so a power cut leaves the old or the new environment.
+`bytes` describes the format, `fw_env` where the copies are, `medium` what they are stored on. A change is written to
+the copy that is *not* in force, with the next flag, so a power cut leaves either the old or the new environment.
 
-The flag is the one byte without a checksum: should a torn write leave only a new flag on the stale copy, the stale
-variables would win. `commit(settle=True)` therefore writes both copies, so that a stale one says the same; it is
-used for the decisions that must not come back (confirmed, rolled back). On NOR flash the flag is a mark (`bytes`),
-and a commit is one step longer: when the new copy is whole, the old one is marked obsolete.
+The flag is the one byte without a checksum: if a torn write left only a new flag on the stale copy, the stale variables
+would win. `commit(settle=True)` therefore writes both copies, so that a stale one says the same; it is used for
+decisions that must not be undone (confirmed, rolled back). On NOR flash the flag is a mark (`bytes`), and a commit has
+one more step: once the new copy is whole, the old one is marked obsolete.
 
 U-Boot writes the same format, and `fw_printenv` and `fw_setenv` of libubootenv read and write it under the same lock.
 """
@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
+from updateagent.boot.policy import with_changes
 from updateagent.boot.uboot.bytes import (
     CRC,
     FLAG_AT,
@@ -54,7 +55,7 @@ T = TypeVar("T")
 
 
 def parse_data(data: bytes) -> Variables:
-    """The variables of a copy whose CRC holds. Of a name given twice the last counts, as in U-Boot.
+    """The variables of a copy whose CRC is right. Where a name occurs twice the last one counts, as in U-Boot.
 
     An entry without `=` is skipped, as libubootenv and U-Boot do. Raises `DeviceError` (environment) when the end
     of the list is missing.
@@ -62,7 +63,7 @@ def parse_data(data: bytes) -> Variables:
     found = entries(data)
     if found is None:
         raise DeviceError(ENVIRONMENT, "the environment's list of variables does not end")
-    # surrogateescape: whatever bytes a board's maker put there go back unchanged
+    # surrogateescape: whatever bytes the maker of the board put there go back unchanged
     return {name.decode("utf-8", "surrogateescape"): value.decode("utf-8", "surrogateescape") for name, value in found}
 
 
@@ -84,7 +85,7 @@ def emit_copy(variables: Mapping[str, str], size: int, flag: int | None) -> byte
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """An environment as read: which copy counts, its flag, its variables, and whether the other copy agrees."""
+    """An environment as read: which copy is in force, its flag, its variables, and whether the other copy agrees."""
 
     active: int
     flag: int
@@ -105,8 +106,8 @@ def open_environment(disk: Storage, config: Path, lock: Path | None) -> Environm
 class EnvironmentStore:
     """The environment in its one or two copies.
 
-    `wait` is called between attempts to get the lock (a real program passes `time.sleep`); `medium` gives what
-    a copy is on. `commits` counts changes, `writes` the copies that were written for them.
+    `wait` is called between attempts to get the lock (a real program passes `time.sleep`); `medium` returns what a copy
+    is stored on.
     """
 
     def __init__(
@@ -122,8 +123,6 @@ class EnvironmentStore:
         self._media = tuple(medium(disk, location) for location in locations)
         self._lock = lock
         self._wait = wait
-        self.commits = 0
-        self.writes = 0
 
     @property
     def redundant(self) -> bool:
@@ -140,22 +139,15 @@ class EnvironmentStore:
     def commit(self, changes: Mapping[str, str | None], *, settle: bool = False) -> bool:
         """Set variables (None removes one) in one write; returns whether anything had to be written.
 
-        With `settle` the other copy is then made to say the same. Raises `DeviceError` (environment, -write, -full,
-        -locked).
+        With `settle` the other copy is then made to agree. Raises `DeviceError` (environment, -write, -full, -locked).
         """
         self._acquire()
         try:
             loaded = self._load()
-            variables = dict(loaded.variables)
-            for name, value in changes.items():
-                if value is None:
-                    variables.pop(name, None)
-                else:
-                    variables[name] = value
+            variables = with_changes(loaded.variables, changes)
             changed = variables != loaded.variables
             if not changed and (loaded.settled or not settle):
                 return False
-            self.commits += 1
             if changed:
                 loaded = self._write(loaded, variables)
             if settle and self.redundant:
@@ -165,12 +157,12 @@ class EnvironmentStore:
             self._release()
 
     def _write(self, loaded: Loaded, variables: Variables) -> Loaded:
-        """Write the copy that does not count; afterwards it does."""
+        """Write the copy that is not in force, which puts it in force."""
         size = self._locations[0].size
         if not self.redundant:
             self._write_copy(0, emit_copy(variables, size, None))
             return Loaded(0, 0, variables, settled=True)
-        # Never the copy that counts: until the other one is whole, this one is all there is.
+        # Never the copy in force: until the other one is whole, it is the only good one.
         target = 1 - loaded.active
         flag = MARK_ACTIVE if loaded.marked else (loaded.flag + 1) % FLAG_MODULUS
         self._write_copy(target, emit_copy(variables, size, flag))
@@ -210,7 +202,6 @@ class EnvironmentStore:
 
     def _write_copy(self, index: int, raw: bytes) -> None:
         device, medium = self._locations[index].device, self._media[index]
-        self.writes += 1
         try:
             medium.write(raw)
             same = medium.read() == raw
@@ -244,7 +235,7 @@ class EnvironmentStore:
         try:
             return lock.acquire()
         except OSError as error:
-            # libubootenv goes on, too: better an unlocked environment than one that can never be changed.
+            # libubootenv goes on as well: better an unlocked environment than one that can never be changed.
             log.warning("no lock on the boot environment: %s", error, extra={"event": "update.no-lock"})
             return True
 

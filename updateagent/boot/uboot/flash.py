@@ -1,18 +1,17 @@
 """Copies of the U-Boot environment on raw flash: MTD partitions of NOR or NAND, and UBI volumes.
 
-What U-Boot, its `fw_setenv` and libubootenv do there, and so this does:
+This follows what U-Boot, its `fw_setenv` and libubootenv do:
 
-* **NOR** (and DataFlash): the blocks that the copy lies in are erased and written. Flags are marks: when the new copy
-  is whole, the flag of the old one is made 0 by programming that one byte. A power cut before that leaves two copies
-  that could count, of which the first does: the old environment or the new one, whole.
-* **NAND**: the same by blocks, bad ones passed over, within the range of `sectors` times `sectorsize` bytes from the
-  offset. Flags are numbers. A block that fails is marked bad, and the next one of the range takes its place, as long
-  as there is one.
-* **UBI**: a copy is the beginning of a volume. A dynamic volume is changed by an atomic LEB change, so that even a
-  single copy survives a power cut; a static one, one that an interrupted update left unreadable, or one whose erase
-  blocks are smaller than the copy, by a volume update.
+* **NOR** (and DataFlash): the blocks of the copy are erased and written. Flags are marks: when the new copy is whole,
+  the flag of the old one is set to 0 by programming that one byte. A power cut before that leaves two good copies, of
+  which the first is in force: either the old environment or the new one, whole.
+* **NAND**: the same block by block, skipping bad ones, within `sectors` times `sectorsize` bytes from the offset. Flags
+  are numbers. A block that fails is marked bad, and the next one of the range replaces it, as long as there is one.
+* **UBI**: a copy is at the beginning of a volume. A dynamic volume is changed by an atomic LEB change, so that even a
+  single copy survives a power cut. A volume that is static, was left unreadable by an interrupted update, or has erase
+  blocks smaller than the copy, is changed by a volume update.
 
-What lies behind the copy in its last block is kept. Two copies may not share a block, and a copy begins with one.
+Data after the copy in its last block is kept. Two copies must not share a block, and a copy starts at a block.
 """
 
 from __future__ import annotations
@@ -29,27 +28,27 @@ from updateagent.boot.uboot.bytes import FLAG_AT, MARK_OBSOLETE
 from updateagent.boot.uboot.fw_env import EnvLocation
 from updateagent.rawflash import ERASED, KernelMtd, KernelUbi, Mtd, UbiVolume
 
-PAGE_BYTES_MAX = 4096  # what is not written of a block is a multiple of it: NAND takes whole pages
+PAGE_BYTES_MAX = 4096  # the unwritten rest of a block is a multiple of this: NAND takes whole pages
 
 
 class EnvMtd(Mtd, Protocol):
-    """An MTD partition that a copy is on. All raise `OSError`."""
+    """An MTD partition that holds a copy. All methods raise `OSError`."""
 
     is_nand: bool
 
     def program(self, block: int, data: bytes, inside: int) -> None:
-        """Clear bits, without an erase."""
+        """Clear bits at offset `inside` of a block, without an erase."""
 
     def lock(self, block: int) -> None: ...
 
 
 class EnvUbi(UbiVolume, Protocol):
-    """A UBI volume that a copy is on. All raise `OSError`."""
+    """A UBI volume that holds a copy. All methods raise `OSError`."""
 
     dynamic: bool
 
     def update(self, data: bytes) -> None:
-        """Give the volume a new content; a power cut leaves it unreadable (EBADF)."""
+        """Replace the content of the volume; a power cut leaves it unreadable (EBADF)."""
 
 
 class OpenMtd(Protocol):
@@ -93,7 +92,7 @@ class MtdMedium:
                 try:
                     self._replace(mtd, block, pieces[0])
                 except OSError as error:
-                    # The last good blocks are never given up: the trouble may pass.
+                    # The last good blocks are never marked bad: the failure may be temporary.
                     if error.errno != errno.EIO or not mtd.is_nand or len(blocks) < len(pieces):
                         raise
                     mtd.mark_bad(block)
@@ -120,7 +119,7 @@ class MtdMedium:
             raise OSError(errno.EINVAL, f"sector size {location.sector_size:#x} does not fit {mtd.block_bytes:#x}")
 
     def _range_bytes(self, mtd: EnvMtd) -> int:
-        """From the offset on: where the copy may be."""
+        """The bytes from the offset on in which the copy may be."""
         sector = self._location.sector_size or mtd.block_bytes
         needed = -(-self._location.size // mtd.block_bytes) * mtd.block_bytes
         return max(self._location.sectors * sector, needed)
@@ -135,7 +134,7 @@ class MtdMedium:
                 yield block
 
     def _replace(self, mtd: EnvMtd, block: int, piece: bytes) -> None:
-        """Give the start of a block a new content."""
+        """Replace the start of a block."""
         behind = mtd.read(block, mtd.block_bytes - len(piece), len(piece)) if len(piece) < mtd.block_bytes else b""
         content = piece + behind.rstrip(bytes([ERASED]))
         content = content.ljust(min(mtd.block_bytes, -(-len(content) // PAGE_BYTES_MAX) * PAGE_BYTES_MAX), b"\xff")
@@ -147,7 +146,7 @@ class MtdMedium:
 
     @contextmanager
     def _unlocked(self, mtd: EnvMtd, block: int) -> Iterator[None]:
-        """Let a block be written that the driver protects, and protect it again; not with `nolock`."""
+        """Unlock a block that the driver protects, and lock it again afterwards; with `nolock` do neither."""
         was_locked = not self._location.no_lock and mtd.unlock(block)
         try:
             yield
@@ -202,7 +201,7 @@ def _open_kernel_volume(path: Path, *, write: bool) -> KernelUbi:
 
 
 def volume_path(path: Path, sysfs: Path = KernelUbi.SYSFS) -> Path:
-    """`/dev/ubi0:env` as `/dev/ubi0_3`, by the names that the kernel shows. Raises `FileNotFoundError`."""
+    """Resolve `/dev/ubi0:env` to `/dev/ubi0_3` by the volume names in sysfs. Raises `FileNotFoundError`."""
     device, colon, wanted = path.name.partition(":")
     if not colon:
         return path

@@ -33,7 +33,7 @@ class EnvLocation:
 
     @property
     def range_bytes(self) -> int:
-        """What belongs to the copy, from its offset on; on NAND it may lie anywhere in there."""
+        """The bytes that belong to the copy, from its offset on; on NAND it may be anywhere within them."""
         return max(self.size, self.sector_size * self.sectors)
 
 

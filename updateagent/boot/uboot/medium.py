@@ -1,6 +1,6 @@
-"""What a copy of the U-Boot environment lies on: a file or block device, an MTD partition, a UBI volume.
+"""What a copy of the U-Boot environment is stored on: a file or block device, an MTD partition, a UBI volume.
 
-The device's name tells which: `/dev/mtd1` and `/dev/ubi0_1` are raw flash (`flash`), everything else is a file or a
+The name of the device decides: `/dev/mtd1` and `/dev/ubi0_1` are raw flash (`flash`), everything else is a file or a
 block device.
 """
 
@@ -18,7 +18,8 @@ from updateagent.disk import RawFile, Storage
 
 
 class Medium(Protocol):
-    """Where one copy is. All raise `OSError`, a device that is none `DeviceError`; what is written is durable."""
+    """Where one copy is stored. Writes are durable. All methods raise `OSError`, and `DeviceError` for an unsuitable
+    device."""
 
     def is_marked(self) -> bool:
         """Whether flags are marks there, as on NOR flash."""
@@ -28,7 +29,7 @@ class Medium(Protocol):
     def write(self, raw: bytes) -> None: ...
 
     def make_obsolete(self) -> None:
-        """Mark the copy; only where flags are marks."""
+        """Mark the copy as obsolete; only where flags are marks."""
 
 
 class FileMedium:
