@@ -11,6 +11,11 @@ is nothing to prove: what is wrong with such a port is told, and excused.
 
 A port that takes bytes and gives none is opened anew, after pauses that grow.
 
+How long a meter behind a base node takes to answer is learned per meter and per port; a request that is not answered by
+then is asked again, see `dlms.client.session`. A visit that waits beyond that, or only for its end, gives its place to
+another one, and so does from its start the visit of a meter that answered nothing the last time: silent meters cost the
+line a few octets and no time.
+
 A visit that fails is tried again after a pause that doubles, `retries_max` times per run; then the run is given up for
 that meter, until its next run or until it joins again. Other meters go first meanwhile, so one silent meter never keeps
 the line idle.
@@ -45,9 +50,20 @@ from dlms.client.session import MeterSession
 from dlms.cosem.time import ClockPolicy
 from dlms.errors import DlmsError
 from dlms.link.datalink import DataLink, LineSettings, heard_by
+from dlms.link.roundtrip import Bounds, NodeRoundTrip, RoundTrips
 from dlms.security.settings import open_auth
 from plc.errors import PlcError, PlcLocalError, PlcSilentError
-from plc.events import BaseNodeSilent, NodeEvent, NodeJoined, NodeLeft, NodesListed, ResyncNoted
+from plc.events import (
+    BaseNodeRestarted,
+    BaseNodeSilent,
+    ManagementUnanswered,
+    NetworkNoted,
+    NodeEvent,
+    NodeJoined,
+    NodeLeft,
+    NodesListed,
+    ResyncNoted,
+)
 from plc.protocols import Asking
 
 LOG = logging.getLogger("agent.metering.port")
@@ -56,6 +72,10 @@ WAIT_S = 0.5  # the longest wait for bytes; after it the worker beats and looks 
 LOOK_EVERY_S = 1.0  # how often all meters are checked for what they owe when nothing has changed
 REOPEN = Backoff(1.0, 60.0)
 SILENT_MAX = 3  # unanswered list queries before the port counts as not working
+IDLE_MAX = 32  # visits that wait without holding a place: those of silent meters
+REPEATS_MAX = 3  # of a request that is not answered: with 3 % of all frames lost, four in ten thousand need one more
+ANSWER_FIRST_S = 3.0  # how long to wait for an answer before any meter of the port has given one
+ANSWER_SHORTEST_S = 1.0  # an answer may stand behind those of all other visits on the serial line
 RESPONSE_TIMEOUT_MIN_S = 60.0  # of the session; a backstop, as the links below have timeouts of their own
 
 
@@ -122,6 +142,8 @@ class PortReader:
         self._octets_heard = 0  # until the base node was last found silent
         self._problem = ""
         self._mute = ""  # why the port was last opened anew, until something is heard
+        self._round_trips = RoundTrips(answer_bounds(port.response_timeout_s))
+        self._silent: set[str] = set()  # meters (their keys) whose last visit brought no answer at all
         self._bridge: Bridge | None = None
         self._proven = False  # since the port was opened, a meter has answered
         self._base_node_heard = False  # since then, it has said which meters it knows, or was given up
@@ -157,7 +179,7 @@ class PortReader:
         try:
             self._round(bridge, now)
         except PlcSilentError as error:
-            self._silent(str(error))
+            self._reopen(str(error))
         except PlcError as error:
             self._lost(str(error))
         return 0.0
@@ -197,7 +219,7 @@ class PortReader:
                 self._deps.registry.join(self._port.name, meter.address)
             self._probe.reset(self._clock.monotonic(), eager=bool(self._mute))
 
-    def _silent(self, why: str) -> None:
+    def _reopen(self, why: str) -> None:
         """The port takes bytes and gives none: open it anew. The first time in a row is news."""
         level = logging.DEBUG if self._mute else logging.WARNING
         LOG.log(level, "port %s is opened anew: %s", self._port.name, why, extra={"event": "port.silent"})
@@ -314,13 +336,19 @@ class PortReader:
         match event:
             case NodeJoined(address=address, eui48=eui48):
                 meter = registry.join(name, address, eui48)
+                self._cut_off(address, "the meter joined again")
                 self._retries.forgive(meter)  # it is back: what was given up is tried again
+                self._silent.discard(meter.key)
                 self._look_at = 0.0
                 self._base_node_answers()
             case NodeLeft(address=address):
                 left = registry.at(name, address)
                 if left is not None:
                     registry.leave(left.key)
+                    self._silent.discard(left.key)
+                self._cut_off(address, "the meter left the network")
+            case BaseNodeRestarted():
+                LOG.warning("port %s: the base node restarted", name, extra={"event": "port.restarted"})
             case NodesListed(count=count):
                 LOG.debug("port %s: %d nodes", name, count)
                 self._base_node_answers()
@@ -331,10 +359,20 @@ class PortReader:
                 opened = f"opened anew: {self._mute}" if self._mute else ""
                 silent = f"the base node has not answered {attempts} times"
                 self._report("; ".join(filter(None, (silent, opened, self._watch.garbage))))
+            case NetworkNoted(kind=kind, eui48=node, sid=sid):
+                LOG.debug("port %s: %s of %s, below switch %d", name, kind, node.hex(), sid)
+            case ManagementUnanswered(what=what, pib=pib):
+                LOG.debug("port %s: the base node has not answered a %s of 0x%04x", name, what, pib)
             case ResyncNoted(dropped_bytes=dropped, why=why):
                 LOG.debug("port %s: %d bytes dropped: %s", name, dropped, why)
             case _:
                 pass
+
+    def _cut_off(self, address: int, why: str) -> None:
+        """End the visit of a node whose connection is gone: nobody answers it any more."""
+        visit = self._visits.get(address)
+        if visit is not None:
+            self._over(visit, why, counts=False)
 
     # --- who is next ---
 
@@ -348,7 +386,7 @@ class PortReader:
             with contextlib.suppress(StoreError):  # its owner reports it; the next change of tasks tidies up
                 self._deps.tasks.tidy()
                 self._deps.store.retain(self._deps.registry.names())
-        room = (1 if bridge.shared_bus else self._parallel_max) - len(self._visits) - self._probe.running
+        room = self._room(bridge)
         if room > 0 and now >= self._look_at:
             start = self._deps.tasks.next_start()
             self._look_at = now + (LOOK_EVERY_S if start is None else min(LOOK_EVERY_S, start))
@@ -366,6 +404,13 @@ class PortReader:
                 self._probe.begin(bridge, now)
             except DlmsError as error:
                 LOG.warning("port %s: %s", self._port.name, error, extra={"event": "port.scan"})
+
+    def _room(self, bridge: Bridge) -> int:
+        """How many visits may begin now."""
+        if bridge.shared_bus:
+            return 1 - len(self._visits) - self._probe.running
+        idle = sum(visit.waits_idly or visit.meter.key in self._silent for visit in self._visits.values())
+        return self._parallel_max - len(self._visits) + min(idle, IDLE_MAX) - self._probe.running
 
     def _identify(self, bridge: Bridge, now: float) -> int:
         """Visit one meter that owes nothing, for its name alone. Returns the number of visits begun."""
@@ -409,6 +454,7 @@ class PortReader:
                 pdu_size=self._metering.pdu_size,
                 known=knowledge,
                 response_timeout_s=max(RESPONSE_TIMEOUT_MIN_S, 2 * self._port.response_timeout_s),
+                round_trip=NodeRoundTrip(self._round_trips, meter.key, 0 if meter.key in self._silent else REPEATS_MAX),
             )
             channel = bridge.channel(meter.address, dst_lsap=MANAGEMENT_LOGICAL_DEVICE, src_lsap=access.client)
         except (DlmsError, PlcLocalError) as error:
@@ -475,8 +521,11 @@ class PortReader:
         if outcome is None:
             return
         if self._reached(visit):
+            self._silent.discard(visit.meter.key)
             self._proven = True
             self._report_working()
+        else:
+            self._silent.add(visit.meter.key)
         if not outcome.ok:
             self._leftovers.keep(visit)
             self._over(visit, outcome.error)
@@ -545,3 +594,10 @@ class PortReader:
         visit.channel.close()
         self._visits.pop(visit.meter.address, None)
         self._heard(visit.meter)
+
+
+def answer_bounds(response_timeout_s: float) -> Bounds:
+    """The bounds of what is learned of answers, where one may take `response_timeout_s`."""
+    return Bounds(
+        min(ANSWER_FIRST_S, response_timeout_s), min(ANSWER_SHORTEST_S, response_timeout_s), response_timeout_s
+    )
