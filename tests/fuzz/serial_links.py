@@ -17,6 +17,7 @@ from dlms.link.hdlc.frames import HdlcAddress, HdlcDecoder, HdlcFrame, HdlcNoise
 from dlms.link.hdlc.params import FrameReject, LinkParameters
 from dlms.link.hdlc.primary import HdlcClientLink, HdlcServerLink
 from dlms.link.llc import LlcLink
+from dlms.link.mode_e.link import ModeELink
 from dlms.link.mode_e.meter import ModeEMeter
 from dlms.link.mode_e.opening import Identification, ModeEOpening
 from dlms.link.trace import HEADER, parse_trace
@@ -26,7 +27,18 @@ from plc.dlmsotcp import DlmsOverTcpLink, emit_message
 from plc.errors import PlcError
 from plc.link import PlcLink
 from plc.lists import ListPib, ListQuery, ListResponse, Node432
-from plc.prime import Command, DataIndication, JoinIndication, LeaveIndication, parse_payload
+from plc.prime import (
+    Command,
+    DataIndication,
+    JoinIndication,
+    LeaveIndication,
+    MlmeGetConfirm,
+    NetworkEvent,
+    Whitelist,
+    WhitelistAck,
+    parse_payload,
+)
+from plc.topology import PhyLink, RegisteredDevice
 from plc.usi import ProtocolId, UsiDecoder, UsiFrame, UsiNoise
 from tests.fuzz.guided import Target
 
@@ -73,6 +85,26 @@ def run_list(data: bytes) -> None:
     assert response.emit() == data
     for _, record in response.records:
         Node432.parse(record)
+
+
+def run_topology(data: bytes) -> None:
+    """Records, events and answers into the picture of a network and the orders that read it."""
+    link = PlcLink()
+    link.get_pib(0x8102, 0.0)
+    link.whitelist(Whitelist(Command.WHITELIST_ADD, EUI), 0.0)
+    link.management.read_topology(0.0)
+    now = 0.0
+    for part in pieces(data):
+        now += 1.0
+        link.receive(part, now)
+        link.on_deadline(now)
+        link.take_output()
+    list(iter(link.next_event, None))
+    for place in link.topology.places:
+        link.topology.path(place.eui48)
+    for parse in (RegisteredDevice.parse, PhyLink.parse):
+        record = parse(data)
+        assert record.emit() == data
 
 
 def run_hdlc(data: bytes) -> None:
@@ -205,6 +237,19 @@ def run_mode_e(data: bytes) -> None:
     list(iter(opening.next_event, None))
 
 
+def run_mode_e_link(data: bytes) -> None:
+    link = ModeELink(ModeEOpening(), lambda _: HdlcClientLink(17, 1), lost_at=9600)
+    link.connect(0.0)
+    now = 0.0
+    for start in range(0, len(data), 8):
+        link.receive(data[start : start + 8], now)
+        list(iter(link.next_event, None))
+        link.take_output()
+        if (deadline := link.next_deadline()) is not None:
+            now = max(now, deadline)
+            link.on_deadline(now)
+
+
 def run_mode_e_meter(data: bytes) -> None:
     meter = ModeEMeter(Identification("ABC", "5", "METER", offers_hdlc=True), "17")
     meter.receive(data, 1.0)
@@ -221,7 +266,9 @@ def run_explain(data: bytes) -> None:
 # ---- seeds
 
 
-def _usi(*payloads: DataIndication | JoinIndication | LeaveIndication) -> bytes:
+def _usi(
+    *payloads: DataIndication | JoinIndication | LeaveIndication | NetworkEvent | MlmeGetConfirm | WhitelistAck,
+) -> bytes:
     return b"".join(UsiFrame(ProtocolId.PRIME_API, one.emit(), one.command).emit() for one in payloads)
 
 
@@ -236,7 +283,26 @@ def usi_seeds() -> list[bytes]:
 def payload_seeds() -> list[bytes]:
     join, data = JoinIndication(b"A", 5, EUI), DataIndication(16, 1, 0, 5, b"answer")
     event = bytes((Command.NETWORK_EVENT, 4)) + EUI + bytes.fromhex("01000203040506")
-    return [bytes((join.command,)) + join.emit(), bytes((data.command,)) + data.emit(), event, b"\x5b" + EUI]
+    read = MlmeGetConfirm(0, 0x8102, b"1.4")
+    return [
+        bytes((join.command,)) + join.emit(),
+        bytes((data.command,)) + data.emit(),
+        event,
+        b"\x5b" + EUI,
+        bytes((read.command,)) + read.emit(),
+        b"\x31\x00\x65\x06" + EUI,
+    ]
+
+
+def topology_seeds() -> list[bytes]:
+    device, phy = RegisteredDevice(EUI, 1, 2, 3, 0, 1), PhyLink(1, 0, 1, 80, 20, 2, 0, 5)
+    happened = _usi(NetworkEvent(0, EUI, 0, 1, 255, 1, 1, 1), NetworkEvent(2, EUI, 0, 1, 3, 1, 1, 1))
+    answered = _usi(MlmeGetConfirm(0, 0x8102, b"1.4"), WhitelistAck(Command.WHITELIST_ADD, 0))
+    lists = b"".join(
+        UsiFrame(ProtocolId.MNGP_GETRSP_ENHANCED, ListResponse(pib, len(record), ((0, record),)).emit()).emit()
+        for pib, record in ((ListPib.REGISTERED_DEVICES, device.emit()), (ListPib.PHY_LINKS, phy.emit()))
+    )
+    return [device.emit(), phy.emit(), b"\x1e" + answered + lists + happened, b"\x05" + happened + answered]
 
 
 def list_seeds() -> list[bytes]:
@@ -260,6 +326,11 @@ def frames(*, to_client: bool) -> bytes:
 
 def hdlc_seeds() -> list[bytes]:
     return [b"\x03" + frames(to_client=True), b"\x07" + frames(to_client=False), b"\x01\x7e\x7e\xa7\xff\x03"]
+
+
+def mode_e_seeds() -> list[bytes]:
+    connected = HdlcFrame(CLIENT, METER, 0x73, LinkParameters().emit()).emit()
+    return [b"/ABC5\\2METER\r\n\x06252\r\n".ljust(32) + connected, connected]
 
 
 def wrapper_seeds() -> list[bytes]:
@@ -288,6 +359,7 @@ TARGETS = {
     "usi": Target(run_usi, usi_seeds, PLC, "/plc/"),
     "payload": Target(run_payload, payload_seeds, PLC, "/plc/"),
     "list": Target(run_list, list_seeds, PLC, "/plc/"),
+    "topology": Target(run_topology, topology_seeds, PLC, "/plc/"),
     "plc": Target(run_plc, usi_seeds, (), "/plc/"),
     "dlmsotcp": Target(run_dlmsotcp, dlmsotcp_seeds, (), "/plc/"),
     "hdlc": Target(run_hdlc, hdlc_seeds, (), "/dlms/"),
@@ -298,6 +370,7 @@ TARGETS = {
     "wrapper": Target(run_wrapper, wrapper_seeds, (), "/dlms/"),
     "llc": Target(run_llc, lambda: [GET], (), "/dlms/"),
     "mode-e": Target(run_mode_e, lambda: [rb"/ABC5\2METER" + b"\r\n\x06252\r\n"], (), "/dlms/"),
+    "mode-e-link": Target(run_mode_e_link, mode_e_seeds, (), "/dlms/", mutations=400),
     "mode-e-meter": Target(run_mode_e_meter, lambda: [b"/?17!\r\n\x06252\r\n"], (), "/dlms/"),
     "trace": Target(
         lambda data: parse_trace(data.decode("latin-1")),

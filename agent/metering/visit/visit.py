@@ -54,7 +54,7 @@ from dlms.xdlms.apdu.common import AccessError, Result
 from dlms.xdlms.exchange import Answer, GetAnswer, GetExchange
 from omadm.readings import Reading
 from plc.errors import PlcLocalError
-from plc.events import DataConfirmed, DataFailed, DataReceived
+from plc.events import DataConfirmed, DataFailed, DataReceived, FailReason
 
 DEVICE_NAME = AttributeRef.parse("1/0.0.42.0.0.255/2")
 CLOCK_TIME = AttributeRef.parse("8/0.0.1.0.0.255/2")
@@ -165,13 +165,28 @@ class Visit:
                 self.reached = True
                 self.session.receive(event.lsdu, now)
             elif isinstance(event, DataFailed):
-                self._fail(f"{event.reason.value}", now)
+                self._packet_failed(event, now)
         deadline = self.session.next_deadline()
         if deadline is not None and deadline <= now:
             self.session.on_deadline(now)
         self._carry(now, wall)
         if now >= self.until:
             self._fail("the visit took too long", now)
+
+    def _packet_failed(self, failed: DataFailed, now: float) -> None:
+        """The bridge gave a packet up. What becomes of the request is for the session, which knows what may be asked
+        again: at once where the packet has not arrived, after its own timeout where nobody knows."""
+        reason = failed.reason
+        if reason in (FailReason.NODE_TIMEOUT, FailReason.BASE_NODE_RESTARTED):
+            self.session.packet_lost(now)
+        elif reason not in (FailReason.NO_CONFIRM, FailReason.BUSY):
+            self._fail(failed.why, now)
+
+    @property
+    def waits_idly(self) -> bool:
+        """Whether this visit is no reason to leave another meter waiting: the meter has let the time pass in which it
+        used to answer, or everything was read and only the release is still to come."""
+        return self.complete or self.session.overdue
 
     def deadline(self) -> float:
         below = self.session.next_deadline()

@@ -187,6 +187,7 @@ def test_a_profile_that_the_meter_does_not_have_is_one_error_and_no_failure(tmp_
     assert rig.statuses() == {rig.meters[0].id: "read"}
 
 
+@pytest.mark.slow
 def test_a_lossy_line_costs_time_and_no_row(tmp_path: Path) -> None:
     rig = Rig(tmp_path, meters=2)
     rig.network.faults.loss = 0.02
