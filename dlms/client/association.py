@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from dlms import axdr
 from dlms.codes import CONFIRMED, LN_CLIENT_CONFORMANCE, Apdu, Conformance, Context, is_unconfirmed
 from dlms.cosem.associations import REPLY_TO_HLS
-from dlms.errors import DecodeError, DlmsError, LocalError, PeerError
+from dlms.errors import DecodeError, DlmsError, LocalError, PeerError, SecurityError
 from dlms.security.random_octets import RandomOctets, system_random
 from dlms.security.settings import Auth, Hls, Lls, NoAuth, Security, own_title
 from dlms.statemachine import Transitions
@@ -123,6 +123,10 @@ class AssociationRefused(PeerError):
     def __init__(self, reason: str) -> None:
         super().__init__(f"association refused: {reason}")
         self.reason = reason
+
+
+class AuthenticationRefused(AssociationRefused, SecurityError):
+    """The server refused the association because of its authentication, or because it could not decipher it."""
 
 
 class ServiceRefused(PeerError):
@@ -340,7 +344,7 @@ class Association:
         tag = apdu[0]
         if tag == Apdu.EXCEPTION_RESPONSE:
             exception = faults.parse_exception(apdu)
-            self._refused(exception.text, unsupported=exception.unsupported)
+            self._refused(exception.text, unsupported=exception.unsupported, about_keys=exception.about_keys)
         elif tag == Apdu.CONFIRMED_SERVICE_ERROR:
             self._refused(faults.parse_service_error(apdu).text)
         elif tag in _NOTIFICATIONS and self.state not in (State.IDLE, State.ASSOCIATING):
@@ -364,7 +368,7 @@ class Association:
             return self._ciphering.unprotect(apdu)
         security = self._proposal.security
         if apdu[0] not in _ALWAYS_PLAIN and security is not None and (security.policy or security.signs):
-            raise PeerError(f"APDU 0x{apdu[0]:02x} came unprotected")
+            raise SecurityError(f"APDU 0x{apdu[0]:02x} came unprotected")
         return apdu
 
     def _notified(self, apdu: bytes) -> None:
@@ -390,9 +394,9 @@ class Association:
         else:
             self._end_exchange(Event.ANSWER, Answered(following))
 
-    def _refused(self, reason: str, *, unsupported: bool = False) -> None:
+    def _refused(self, reason: str, *, unsupported: bool = False, about_keys: bool = False) -> None:
         if self.state in (State.ASSOCIATING, State.PROVING):
-            self._refuse(reason)
+            self._refuse(reason, about_keys=about_keys)
         elif self.state is State.WAITING:
             self._end_exchange(Event.EXCEPTION, Excepted(ServiceRefused(reason, unsupported=unsupported)))
         elif self.state is State.RELEASING:  # some meters do not know RLRQ: the refusal is as good as an RLRE
@@ -404,10 +408,11 @@ class Association:
         self._exchange = None
         self._events.append(outcome)
 
-    def _refuse(self, reason: str) -> None:
+    def _refuse(self, reason: str, *, about_keys: bool = False) -> None:
         self._step(Event.REFUSE)
         self._exchange = None
-        self._events.append(Broken(AssociationRefused(reason)))
+        refusal = AuthenticationRefused if about_keys else AssociationRefused
+        self._events.append(Broken(refusal(reason)))
 
     def _aare(self, aare: Aare) -> None:
         information = self._user_information(aare)
@@ -415,7 +420,8 @@ class Association:
         if information[:1] == bytes((Apdu.CONFIRMED_SERVICE_ERROR,)):
             error = faults.parse_service_error(information).text
         if not aare.accepted or error is not None:
-            self._refuse(aare.reason if error is None else f"{aare.reason}, {error}")
+            reason = aare.reason if error is None else f"{aare.reason}, {error}"
+            self._refuse(reason, about_keys=aare.about_keys)
             return
         if not information:
             raise PeerError("the association is accepted without an InitiateResponse")
@@ -455,7 +461,7 @@ class Association:
         if ciphering is not None and information[:1] and information[0] in ciphering.tags:
             return ciphering.unprotect(information)
         if self._ciphered and aare.accepted and information[:1] == bytes((Apdu.INITIATE_RESPONSE,)):
-            raise PeerError("the InitiateResponse came unprotected")
+            raise SecurityError("the InitiateResponse came unprotected")
         return information
 
     def _accept(self, established: Established) -> None:
@@ -472,7 +478,7 @@ class Association:
         from dlms.xdlms.exchange_write import ActionExchange
 
         if aare.mechanism not in (None, auth.mechanism) or aare.authentication is None:
-            raise PeerError("the server did not agree to the authentication that was proposed")
+            raise SecurityError("the server did not agree to the authentication that was proposed")
         check_challenges(self._challenge, aare.authentication)
         security = self._proposal.security
         ours = own_title(auth, security) or b""
@@ -496,7 +502,7 @@ class Association:
             raise PeerError("something else than the answer to our proof came")
         refusal, returned = _reply(answer)
         if refusal is not None:
-            self._refuse(f"our proof was not accepted ({refusal})")
+            self._refuse(f"our proof was not accepted ({refusal})", about_keys=True)
             return
         if not isinstance(returned, axdr.Data) or not isinstance(returned.value, bytes):
             raise PeerError("the server accepted our proof and gave none of its own")
