@@ -123,7 +123,7 @@ class Views:
 
     def forget_meter(self, request: Mapping[str, object]) -> object:
         meter_id = request.get("meter")
-        gone = self._collector.registry.remove(meter_id) if isinstance(meter_id, str) else []
+        gone = self._collector.forget(meter_id) if isinstance(meter_id, str) else []
         if not gone:
             raise ControlError(f"no meter {meter_id}")
         try:

@@ -27,6 +27,8 @@ from functools import partial
 from typing import Protocol
 
 from agent.clock import Clock
+from agent.metering.access.accessbook import AccessBook
+from agent.metering.access.session import AccessSession
 from agent.metering.ports.probe import Probe
 from agent.metering.registry import Meter, Registry
 from agent.metering.scheduling.schedule import Backoff
@@ -36,10 +38,8 @@ from agent.metering.visit.profile_catchup import ProfileReading
 from agent.metering.visit.visit import Channel, ProfileKey, Visit, is_profile
 from agent.metering.visit.visit_memory import KnowledgeCache, Leftovers, Retries, positions
 from agent.settings.config import MANAGEMENT_LOGICAL_DEVICE, MeteringConfig, PortConfig
-from dlms.client.session import MeterSession
 from dlms.cosem.time import ClockPolicy
 from dlms.errors import DlmsError
-from dlms.security.settings import open_auth
 from plc.errors import PlcError, PlcLocalError
 from plc.events import BaseNodeSilent, NodeEvent, NodeJoined, NodeLeft, NodesListed, ResyncNoted
 
@@ -71,6 +71,7 @@ class ReaderDeps:
     store: Store
     registry: Registry
     tasks: TaskBook
+    access: AccessBook
     clock: Clock
     rng: random.Random
     health: Callable[[str, str], None] = lambda _port, _problem: None
@@ -284,7 +285,7 @@ class PortReader:
     def _identify(self, bridge: Bridge, now: float) -> int:
         """Visit one meter that owes nothing, for its name alone. Returns the number of visits begun."""
         for meter in self._deps.registry.present(self._port.name):
-            if not self._retries.resting(meter, now):
+            if not (self._retries.resting(meter, now) or self._deps.access.resting(meter)):
                 self._visit(bridge, meter, [], now)
                 return 1
         return 0
@@ -301,7 +302,7 @@ class PortReader:
 
     def _jobs_of(self, meter: Meter, now: float) -> list[Job]:
         """Return what this meter is to be read for now; nothing while it is visited, or rests after a failure."""
-        if meter.address in self._visits or self._retries.resting(meter, now):
+        if meter.address in self._visits or self._retries.resting(meter, now) or self._deps.access.resting(meter):
             return []
         try:
             owed = self._deps.tasks.owed(meter.meter_id)
@@ -312,24 +313,27 @@ class PortReader:
     # --- visits ---
 
     def _visit(self, bridge: Bridge, meter: Meter, jobs: list[Job], now: float) -> None:
-        access = self._deps.tasks.access
         knowledge = self._knowledge.of(meter.key)
         try:
-            session = MeterSession(
-                self._port.data_link(meter.address, client=access.client),
-                client=access.client,
+            opening = self._deps.access.open(meter)
+            client = opening.credentials.client
+            session = AccessSession(
+                self._port.data_link(meter.address, client=client),
+                opening,
+                self._deps.access,
                 server=MANAGEMENT_LOGICAL_DEVICE,
-                auth=open_auth(access.auth, access.secret),
                 pdu_size=self._metering.pdu_size,
                 known=knowledge,
                 response_timeout_s=max(RESPONSE_TIMEOUT_MIN_S, 2 * self._port.response_timeout_s),
             )
-            channel = bridge.channel(meter.address, dst_lsap=MANAGEMENT_LOGICAL_DEVICE, src_lsap=access.client)
+            channel = bridge.channel(meter.address, dst_lsap=MANAGEMENT_LOGICAL_DEVICE, src_lsap=client)
         except (DlmsError, PlcLocalError) as error:
             # What was provisioned or configured does not make a session: say so, and wait like after any failure.
             self._deps.registry.attempted(meter.key, str(error))
             self._retries.note(meter, jobs)
             return
+        if opening.identify:
+            jobs = []  # the public client reads the name; the next visit, with the meter's own keys, reads the rest
         visit = Visit(
             meter=meter,
             jobs=jobs,
@@ -412,6 +416,8 @@ class PortReader:
         LOG.debug("visit of %s failed: %s", visit.meter.meter_id, error)
         self._deps.registry.attempted(visit.meter.key, error)
         final = self._retries.note(visit.meter, visit.jobs, gained=visit.gained) if counts else False
+        if counts and self._deps.access.resting(visit.meter):
+            final = True  # its keys are wrong: it will not be read for this run
         if final and not visit.reached and self._port.scan is not None:
             self._deps.registry.leave(visit.meter.key)  # the scan finds it when it is back
         self._deps.tasks.ended(visit.jobs, visit.meter.meter_id, ok=False, final=final)

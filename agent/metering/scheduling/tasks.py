@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from agent.clock import Clock
 from agent.metering.scheduling.readinglist import ReadingList, ReadingListError, ReadingLists
 from agent.metering.scheduling.schedule import next_run, next_start, owed_run
 from agent.metering.store.reading_store import Store
-from agent.settings.provisioning import MeterAccess, Provisioning, ReadingTask, TaskStatus
+from agent.settings.provisioning import Provisioning, ReadingTask, TaskStatus
 
 LOG = logging.getLogger("agent.metering.scheduling.tasks")
 
@@ -62,7 +62,7 @@ class TaskBook:
     def configure(self, provisioning: Provisioning) -> None:
         """Follow these tasks and this meter access from now on."""
         with self._lock:
-            if provisioning.tasks == self._provisioning.tasks and provisioning.access == self._provisioning.access:
+            if replace(provisioning, uplink=self._provisioning.uplink) == self._provisioning:
                 self._provisioning = provisioning
                 return
             self._provisioning = provisioning
@@ -83,10 +83,6 @@ class TaskBook:
             self._lists.changed()
             self._reading_lists.clear()
             self.generation += 1
-
-    @property
-    def access(self) -> MeterAccess:
-        return self._provisioning.access
 
     @property
     def in_force(self) -> bool:
