@@ -142,6 +142,9 @@ class Views:
             )
         if queue.lost_at and wall - queue.lost_at < QUEUE_WARNING_S:
             found.append(f"{queue.lost} readings are lost: the store was full or damaged, the log says which")
+        refusing = sum(meter.state == "failing" and meter.key_failures > 0 for meter in status.meters)
+        if refusing:
+            found.append(f"{refusing} meters do not take their keys: `dcuctl meters` has the reasons")
         return found
 
     def _current(self) -> Status:

@@ -10,6 +10,7 @@ from dlms.axdr import Data
 from dlms.cosem.obis import AttributeRef
 from dlms.security.settings import Auth, Lls, Security
 from dlms.server.objects import Row
+from dlms.server.rights import MANAGEMENT, Rights
 from dlms.simulator.meter import CLOCK_CLASS, SimulatedMeter
 from dlms.simulator.reading_list import rows_from_csv
 
@@ -34,8 +35,9 @@ class SimMeter(SimulatedMeter):
         *,
         auth: Auth | Mapping[int, Auth] | None = None,
         security: Mapping[int, Security] | None = None,
+        rights: Rights | Mapping[int, Rights] = MANAGEMENT,
     ) -> None:
-        """With `password` every client needs it; else `auth` and `security` are those of `SimulatedMeter`."""
+        """With `password` every client needs it; else `auth`, `security` and `rights` are those of `SimulatedMeter`."""
         auth = Lls(password) if password else auth
         # What the head-end got is compared with what the meter holds later: nothing may change meanwhile by itself.
         super().__init__(
@@ -45,6 +47,7 @@ class SimMeter(SimulatedMeter):
             phases=phases,
             auth=auth,
             security=security,
+            rights=rights,
             pdu_size=pdu_size,
             dynamic=False,
         )

@@ -43,12 +43,14 @@ DEFAULT = "default"  # the name under which the secrets of the default access ar
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """One association to be opened. `identify`: only the name of the meter is to be read."""
+    """One association to be opened. `identify`: only the name of the meter is to be read. `first`: no association of
+    this kind has been open yet."""
 
     meter: Meter
     access: MeterAccess
     credentials: Credentials
     identify: bool = False
+    first: bool = False
 
 
 @dataclass(slots=True)
@@ -85,6 +87,7 @@ class AccessBook:
         self._default = MeterAccess()
         self._rules: tuple[AccessRule, ...] = ()
         self._title = b""
+        self._unstored: Provisioning | None = None  # settings that could not be joined with the stored secrets yet
         self._states: dict[str, _State] = {}
 
     # --- settings ---
@@ -104,8 +107,9 @@ class AccessBook:
                 self._store.set_provisioned(secrets)
             except KeyStoreError as error:
                 LOG.warning("keys are not stored: %s", error, extra={"event": "meter.keystore.failed"})
-                complete = provisioning
+                complete = self._unstored = provisioning
             else:
+                self._unstored = None
                 access = replace(provisioning.access, **secrets[DEFAULT])  # type: ignore[arg-type]
                 rules = [_completed(rule, secrets[rule.name]) for rule in provisioning.access_rules]
                 complete = replace(provisioning, access=access, access_rules=tuple(rules))
@@ -135,6 +139,8 @@ class AccessBook:
     def open(self, meter: Meter) -> Opening:
         """What the next association with `meter` uses. Raises `LocalError` when that cannot be used at all."""
         with self._lock:
+            if self._unstored is not None:
+                self.configure(self._unstored)
             state = self._state(meter)
             if self._asks_name(meter, state):
                 return Opening(meter, PUBLIC, credentials(PUBLIC, b"", lambda _: MemoryCounters()), identify=True)
@@ -144,7 +150,8 @@ class AccessBook:
                 access = proven
             title = self._title or self._store.system_title()
             self._report_to(meter.key, state.total, describe(access))
-            return Opening(meter, access, credentials(access, title, lambda key: self._store.counters(key, meter.key)))
+            made = credentials(access, title, lambda key: self._store.counters(key, meter.key))
+            return Opening(meter, access, made, first=access != proven)
 
     def resting(self, meter: Meter) -> bool:
         """Whether this meter is not to be visited now, because its keys are wrong."""

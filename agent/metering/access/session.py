@@ -30,9 +30,11 @@ class AccessSession(MeterSession):
             auth=opening.credentials.auth,
             security=opening.credentials.security,
             pdu_size=pdu_size,
-            known=known,
+            known=MeterKnowledge() if opening.identify else known,  # what the public client does not see is there
             response_timeout_s=response_timeout_s,
         )
+        if opening.first:
+            known.undefined.clear()  # this client may see what the last one did not
         self._opening = opening
         self._book = book
         self._was_open = False

@@ -14,8 +14,9 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from agent.metering.access.accessbook import PAUSE_MIN_S
+from agent.metering.access.accessbook import PAUSE_MIN_S, AccessBook
 from agent.metering.access.credentials import credentials
+from agent.metering.access.keystore import SECRET_FIELDS, KeyStore
 from agent.metering.access.rules import resolve
 from agent.metering.ports.portreader import Bridge as BridgePort
 from agent.metering.registry import Meter
@@ -29,13 +30,17 @@ from dlms.link.wrapper import WrapperLink, WrapperServerLink
 from dlms.security.hls import aes_ecb
 from dlms.security.keys import public_octets
 from dlms.security.settings import Auth, Hls, Lls, MemoryCounters, NoAuth, Policy, Security, open_auth
+from dlms.server.rights import USUAL_RIGHTS
 from plc.link import PlcLink
 from plc.transparent import TransparentLink
 from tests.agent.metering.lines import Line, bridge_over
 from tests.agent.metering.test_collector import BUS, EVERY_S, PLC, ROWS, Rig
+from tests.agent.virtual import VirtualClock
+from tests.sim.faulty_disk import FaultyDisk, Operation
 from tests.sim.meters import SimMeter
 from tests.sim.plc_network import BaseNode
 from tests.sim.rs485_bus import Bus, Station
+from updateagent.disk import RealDisk, Storage
 
 EK, AK, BK = bytes(range(16)), bytes(range(0xD0, 0xE0)), bytes(range(0x40, 0x50))
 NEW_EK = bytes(range(0x60, 0x70))
@@ -60,7 +65,8 @@ class Kind:
     def meter(self, serial: int) -> SimMeter:
         """A meter that lets client 1 in as this kind says, and the public client for its name."""
         security = {} if self.security is None else {1: replace(self.security, counters=MemoryCounters(0))}
-        return SimMeter(serial, ROWS, 3, None, auth={1: self.auth, 16: NoAuth()}, security=security)
+        auth = {1: self.auth, 16: NoAuth()}
+        return SimMeter(serial, ROWS, 3, None, auth=auth, security=security, rights=USUAL_RIGHTS)
 
     def rule(self, serial: int, **more: int | str | bytes) -> AccessRule:
         meter = f"DCU{serial:013d}"
@@ -478,3 +484,81 @@ def test_a_broadcast_key_has_counters_of_its_own() -> None:
     assert asked == [BK, EK]
     assert made.security is not None
     assert made.security.options.broadcast_key == BK
+
+
+def test_objects_that_the_last_client_did_not_see_are_asked_for_with_the_next(tmp_path: Path) -> None:
+    meter = KINDS["lls"].meter(5)
+    rig = PlcRig(tmp_path, [meter])
+    rig.collector.configure(Provisioning((TASK,)))
+    rig.run(60)
+    assert Counter(record["error"] for record in rig.records())["object-undefined"] > 50
+    rig.collector.configure(Provisioning((TASK,), access=MeterAccess(1, "low", PASSWORD)))
+    rig.run(EVERY_S)
+    assert {record["error"] for record in rig.records() if record["run"] == RUN + EVERY_S} == {None}
+
+
+# --- settings that come in parts ---
+
+
+def book(tmp_path: Path, disk: Storage | None = None) -> AccessBook:
+    return AccessBook(KeyStore(disk or RealDisk(), tmp_path / "keys"), VirtualClock(), lambda: 1.0)
+
+
+def without_secrets(settings: Provisioning) -> Provisioning:
+    """As the management tree has them, once it has given the secrets away."""
+    empty = dict.fromkeys(SECRET_FIELDS, b"")
+    rules = [
+        replace(rule, given=tuple((name, value) for name, value in rule.given if name not in SECRET_FIELDS))
+        for rule in settings.access_rules
+    ]
+    return replace(settings, access=replace(settings.access, **empty), access_rules=tuple(rules))  # type: ignore[arg-type]
+
+
+def test_secrets_that_the_tree_gave_away_are_still_there_after_a_restart(tmp_path: Path) -> None:
+    settings = replace(everything(), access=MeterAccess(1, "low", PASSWORD))
+    one = book(tmp_path)
+    assert not one.stored(settings)
+    complete = one.configure(settings)
+    assert set(complete.secrets()) == set(settings.secrets())
+    assert one.stored(settings)
+    again = book(tmp_path)
+    assert again.configure(without_secrets(settings)) == complete
+    assert again.configure(without_secrets(settings)) == complete
+
+
+def test_a_new_secret_replaces_one_and_a_rule_that_goes_takes_its_secrets_along(tmp_path: Path) -> None:
+    settings = Provisioning(access_rules=(KINDS["gmac"].rule(5), KINDS["gmac"].rule(6)))
+    one = book(tmp_path)
+    one.configure(settings)
+    changed = AccessRule("meter/DCU0000000000005", meter="DCU0000000000005", given=(("encryption_key", NEW_EK),))
+    complete = one.configure(Provisioning(access_rules=(changed,)))
+    assert dict(complete.access_rules[0].given) == {"encryption_key": NEW_EK, "authentication_key": AK}
+    assert one.configure(without_secrets(settings)).access_rules[1].given == tuple(
+        (name, value) for name, value in KINDS["gmac"].rule(6).given if name not in SECRET_FIELDS
+    )
+
+
+def test_secrets_stay_in_the_tree_while_they_cannot_be_stored_and_are_joined_later(tmp_path: Path) -> None:
+    disk = FaultyDisk()
+    settings = everything()
+    one = book(tmp_path, disk)
+    one.configure(Provisioning())
+
+    def full(operation: Operation) -> float | None:
+        raise OSError(28, "no space left on device")
+
+    disk.on_operation = full
+    assert one.configure(settings) == settings
+    assert not one.stored(settings)
+    disk.on_operation = None
+    one.open(HERE)
+    assert one.stored(settings)
+
+
+def test_our_system_title_is_the_one_that_is_provisioned_else_one_of_our_own(tmp_path: Path) -> None:
+    one = book(tmp_path)
+    own = one.system_title()
+    assert len(own) == 8
+    assert book(tmp_path).system_title() == own
+    one.configure(Provisioning(system_title=OURS))
+    assert one.system_title() == OURS
