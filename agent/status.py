@@ -37,8 +37,8 @@ class DmStatus:
 
 @dataclass(frozen=True, slots=True)
 class MeterStatus:
-    """One registered meter. `state`: joined | read | failing | left. Times in seconds since the epoch, 0 never.
-    `key_failures`: how often it refused its keys since the start; `security`: how it is associated with."""
+    """One registered meter. `state`: joined | read | silent | failing | left. Times in seconds since the epoch, 0
+    never. `key_failures`: how often it refused its keys since the start; `security`: how it is associated with."""
 
     meter_id: str
     port: str

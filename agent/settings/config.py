@@ -172,6 +172,13 @@ class WatchdogConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class ClockConfig:
+    """`synchronized_file`: what a time service touches after each synchronisation; `None` for none."""
+
+    synchronized_file: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class LogConfig:
     """`file` is `None` for the error output, or the journal where systemd's extra is installed."""
 
@@ -197,6 +204,7 @@ class Config:
     reboot_command: tuple[str, ...]
     watchdog: WatchdogConfig = field(default=WatchdogConfig())
     log: LogConfig = field(default=LogConfig())
+    clock: ClockConfig = field(default=ClockConfig())
 
 
 def load(file: Path) -> Config:
@@ -217,6 +225,7 @@ def load(file: Path) -> Config:
         reboot_command=top.texts("reboot_command", ("reboot",)),
         watchdog=_watchdog(top.section("watchdog")),
         log=_log(top.section("log")),
+        clock=_clock(top.section("clock")),
     )
     top.end()
     if len(os.fsencode(config.control_socket)) > 107:  # sun_path holds 108 bytes, the last is NUL
@@ -440,3 +449,10 @@ def _log(section: Section) -> LogConfig:
     )
     section.end()
     return log
+
+
+def _clock(section: Section) -> ClockConfig:
+    file = section.path("synchronized_file", Path())
+    clock = ClockConfig(synchronized_file=file if section.has("synchronized_file") else None)
+    section.end()
+    return clock

@@ -7,6 +7,7 @@ from dlms.client.events import SessionEvent, SessionFailed, SessionOpened
 from dlms.client.knowledge import MeterKnowledge
 from dlms.client.session import MeterSession
 from dlms.link.datalink import DataLink
+from dlms.link.roundtrip import NodeRoundTrip
 
 
 class AccessSession(MeterSession):
@@ -22,6 +23,7 @@ class AccessSession(MeterSession):
         pdu_size: int,
         known: MeterKnowledge,
         response_timeout_s: float,
+        round_trip: NodeRoundTrip | None = None,
     ) -> None:
         super().__init__(
             link,
@@ -32,6 +34,7 @@ class AccessSession(MeterSession):
             pdu_size=pdu_size,
             known=MeterKnowledge() if opening.identify else known,  # what the public client does not see is there
             response_timeout_s=response_timeout_s,
+            round_trip=round_trip,
         )
         if opening.first:
             known.undefined.clear()  # this client may see what the last one did not
