@@ -218,6 +218,7 @@ class Association:
         self._invoke_ids: list[int] = []  # of the exchange in flight, one per asking
         self._answered_asking: int | None = None
         self._associations_asked = 0
+        self._dropped: PeerError | None = None  # the last APDU that was genuine and sent again
         self._stale_refusals = 0  # refusals without an invoke id that may still come for a request that was repeated
 
     @property
@@ -226,6 +227,11 @@ class Association:
         if self._established is None:
             raise LocalError("the association is not established")
         return self._established
+
+    @property
+    def replayed(self) -> PeerError | None:
+        """Why the server is not heard, if all that came for an association that was never accepted was sent again."""
+        return self._dropped if self._established is None else None
 
     @property
     def busy(self) -> bool:
@@ -387,7 +393,10 @@ class Association:
             return False
         from dlms.security.gcm import Replayed
 
-        return isinstance(error, Replayed)
+        if not isinstance(error, Replayed):
+            return False
+        self._dropped = error
+        return True
 
     def _receive(self, apdu: bytes) -> None:
         if len(apdu) < 2:
