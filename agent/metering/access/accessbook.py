@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 from agent.clock import Clock
 from agent.metering.access.credentials import Credentials, credentials, describe
 from agent.metering.access.keystore import SECRET_FIELDS, KeyStore, KeyStoreError
-from agent.metering.access.rules import needs_name, resolve
+from agent.metering.access.rules import AccessRules
 from agent.metering.registry import Meter
 from agent.metering.scheduling.schedule import Backoff
 from agent.settings.provisioning import AccessRule, MeterAccess, Provisioning
@@ -84,8 +84,7 @@ class AccessBook:
         self._pauses = Backoff(PAUSE_MIN_S, PAUSE_MAX_S)
         self._jitter = jitter
         self._lock = threading.RLock()
-        self._default = MeterAccess()
-        self._rules: tuple[AccessRule, ...] = ()
+        self._rules = AccessRules(MeterAccess())
         self._title = b""
         self._unstored: Provisioning | None = None  # settings that could not be joined with the stored secrets yet
         self._states: dict[str, _State] = {}
@@ -113,7 +112,7 @@ class AccessBook:
                 access = replace(provisioning.access, **secrets[DEFAULT])  # type: ignore[arg-type]
                 rules = [_completed(rule, secrets[rule.name]) for rule in provisioning.access_rules]
                 complete = replace(provisioning, access=access, access_rules=tuple(rules))
-            self._default, self._rules = complete.access, complete.access_rules
+            self._rules = AccessRules(complete.access, complete.access_rules)
             self._title = complete.system_title
             return complete
 
@@ -242,7 +241,7 @@ class AccessBook:
 
     def _state(self, meter: Meter) -> _State:
         """The state of this meter. What failed with other settings says nothing about these."""
-        wanted = resolve(meter, self._default, self._rules)
+        wanted = self._rules.resolve(meter)
         state = self._states.get(meter.key)
         if state is None:
             state = self._states[meter.key] = _State(wanted)
@@ -255,7 +254,7 @@ class AccessBook:
         return proven is not None and proven != state.wanted
 
     def _asks_name(self, meter: Meter, state: _State) -> bool:
-        if state.name_asked or not needs_name(meter, self._rules):
+        if state.name_asked or not self._rules.needs_name(meter):
             return False
         return state.failures > 0 or not meter.named
 

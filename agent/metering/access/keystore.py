@@ -42,6 +42,7 @@ RESERVE_MIN = 512  # values that a session finds reserved when it begins, so tha
 LOST_FLOOR = 1 << 30  # after the loss of all counters; twice as many APDUs as a meter takes in thirty years
 KEYS_MAX = 8192  # keys with counters of their own: two per meter of a full network
 SEEN_FLUSH_S = 300.0
+PROVEN_FLUSH_S = 10.0  # once for the many meters of a network that is read for the first time
 TITLE_HEAD = b"DCU"  # where the maker's three letters are; the rest is random
 
 OCTET_FIELDS = tuple(field.name for field in fields(MeterAccess) if field.default == b"")
@@ -211,10 +212,11 @@ class KeyStore:
     # --- the files ---
 
     def tick(self, now: float) -> None:
-        """Write what may wait once it has waited `SEEN_FLUSH_S`. Trouble of the disk is logged, and tried again."""
+        """Write what may wait, once it has waited its time. Trouble of the disk is logged, and tried again."""
         with self._lock:
-            if self._flush_at is None and (self._unsaved or self._seen_unsaved):
-                self._flush_at = now + SEEN_FLUSH_S
+            if self._unsaved or self._seen_unsaved:
+                due = now + (PROVEN_FLUSH_S if self._unsaved else SEEN_FLUSH_S)
+                self._flush_at = due if self._flush_at is None else min(self._flush_at, due)
             if self._flush_at is not None and now >= self._flush_at:
                 self._flush_at = None
                 self.flush()

@@ -8,7 +8,7 @@ one with more conditions, then the one whose pattern has more letters that are n
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
@@ -18,38 +18,42 @@ from agent.settings.provisioning import AccessRule, MeterAccess
 _WILD = re.compile(r"\[[^]]*\]|[*?]")
 
 
-def resolve(meter: Meter, default: MeterAccess, rules: Sequence[AccessRule]) -> MeterAccess:
-    """The access that holds for `meter`."""
-    access = default
-    groups = [rule for rule in rules if fits_group(rule, meter)]
-    if groups:
-        access = _laid_over(access, min(groups, key=_rank))
-    for rule in rules:
-        if rule.meter and rule.meter in names_of(meter):
-            return _laid_over(access, rule)
-    return access
+class AccessRules:
+    """The rules in force, sorted for the many meters that ask. Immutable."""
+
+    def __init__(self, default: MeterAccess, rules: Iterable[AccessRule] = ()) -> None:
+        rules = tuple(rules)
+        self._default = default
+        self._own = {rule.meter: rule for rule in reversed(rules) if rule.meter}
+        groups = [rule for rule in rules if not rule.meter and (rule.pattern or rule.port)]
+        self._groups = tuple(sorted(groups, key=_rank))  # the most specific first
+        self._by_name = bool(self._own) or any(rule.pattern for rule in groups)
+
+    def resolve(self, meter: Meter) -> MeterAccess:
+        """The access that holds for `meter`."""
+        access = self._default
+        group = next((rule for rule in self._groups if _fits(rule, meter)), None)
+        if group is not None:
+            access = _laid_over(access, group)
+        names = (meter.meter_id, *_places(meter))
+        own = next((self._own[name] for name in names if name in self._own), None)
+        return access if own is None else _laid_over(access, own)
+
+    def needs_name(self, meter: Meter) -> bool:
+        """Whether there may be a rule for this meter that is found by its own name only."""
+        return self._by_name and not any(place in self._own for place in _places(meter))
 
 
-def names_of(meter: Meter) -> tuple[str, ...]:
-    """What a rule may call this meter: its id, its EUI-48, its port and address."""
-    return tuple(name for name in (meter.meter_id, meter.eui48, f"{meter.port}/{meter.address}") if name)
+def _places(meter: Meter) -> tuple[str, ...]:
+    """What a rule may call a meter whose name is not known."""
+    place = f"{meter.port}/{meter.address}"
+    return (meter.eui48, place) if meter.eui48 else (place,)
 
 
-def fits_group(rule: AccessRule, meter: Meter) -> bool:
-    """Whether `rule` is for a group that `meter` belongs to. A group without a condition has no members."""
-    if rule.meter or not (rule.pattern or rule.port):
-        return False
+def _fits(rule: AccessRule, meter: Meter) -> bool:
     if rule.port and rule.port != meter.port:
         return False
     return not rule.pattern or fnmatchcase(meter.meter_id, rule.pattern)
-
-
-def needs_name(meter: Meter, rules: Sequence[AccessRule]) -> bool:
-    """Whether there may be a rule for this meter that is found by its own name only."""
-    places = {meter.eui48, f"{meter.port}/{meter.address}"}
-    if any(rule.meter in places for rule in rules if rule.meter):
-        return False
-    return any(rule.meter or rule.pattern for rule in rules)
 
 
 def _rank(rule: AccessRule) -> tuple[int, int, str]:

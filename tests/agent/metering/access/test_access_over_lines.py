@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from agent.metering.access.accessbook import PAUSE_MIN_S, AccessBook
 from agent.metering.access.credentials import credentials
 from agent.metering.access.keystore import SECRET_FIELDS, KeyStore
-from agent.metering.access.rules import resolve
+from agent.metering.access.rules import AccessRules
 from agent.metering.ports.portreader import Bridge as BridgePort
 from agent.metering.registry import Meter
 from agent.settings.provisioning import AUTHS, POLICIES, AccessRule, MeterAccess, Provisioning, ReadingTask
@@ -416,13 +416,13 @@ def test_the_most_specific_rule_holds_and_gives_what_the_others_do_not() -> None
         group("empty", client=7),
         AccessRule("meter/other", meter="DCU0000000000006", given=(("client", 8),)),
     ]
-    assert resolve(HERE, default, rules) == MeterAccess(5, "low", b"default", policy="both")
-    assert resolve(HERE, default, [*rules[:3], *rules[4:]]) == MeterAccess(4, "low", b"default", suite=1)
-    assert resolve(HERE, default, [rules[0], *rules[4:]]) == MeterAccess(2, "low", b"default")
-    assert resolve(HERE, default, rules[4:]) == default
+    assert AccessRules(default, rules).resolve(HERE) == MeterAccess(5, "low", b"default", policy="both")
+    assert AccessRules(default, [*rules[:3], *rules[4:]]).resolve(HERE) == MeterAccess(4, "low", b"default", suite=1)
+    assert AccessRules(default, [rules[0], *rules[4:]]).resolve(HERE) == MeterAccess(2, "low", b"default")
+    assert AccessRules(default, rules[4:]).resolve(HERE) == default
     for name in ("DCU0000000000005", "02dc00000005", "plc0/7"):
         own = AccessRule("meter/x", meter=name, given=(("encryption_key", EK),))
-        found = resolve(HERE, default, [*rules, own])
+        found = AccessRules(default, [*rules, own]).resolve(HERE)
         assert found == MeterAccess(5, "low", b"default", policy="both", encryption_key=EK)
 
 

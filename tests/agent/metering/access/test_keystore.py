@@ -10,7 +10,15 @@ from random import Random
 
 import pytest
 
-from agent.metering.access.keystore import BLOCK, LOST_FLOOR, RESERVE_MIN, SEEN_FLUSH_S, KeyStore, KeyStoreError
+from agent.metering.access.keystore import (
+    BLOCK,
+    LOST_FLOOR,
+    PROVEN_FLUSH_S,
+    RESERVE_MIN,
+    SEEN_FLUSH_S,
+    KeyStore,
+    KeyStoreError,
+)
 from agent.settings.provisioning import MeterAccess
 from dlms.errors import LocalError
 from dlms.security.settings import COUNTER_MAX
@@ -295,6 +303,26 @@ def test_the_meter_s_counters_are_written_within_their_time_and_at_the_end() -> 
     store.counters(KEY, "m").note(42)
     store.flush()
     assert KeyStore(disk, FOLDER).counters(KEY, "m").seen() == 42
+
+
+def test_what_works_the_first_time_is_written_soon() -> None:
+    disk = FaultyDisk()
+    store = KeyStore(disk, FOLDER)
+    store.counters(KEY, "m").note(41)
+    store.tick(100.0)
+    store.prove("m", OLD, durable=False)
+    store.tick(101.0)
+    assert KeyStore(disk, FOLDER).proven("m") is None
+    store.tick(101.0 + PROVEN_FLUSH_S)
+    assert KeyStore(disk, FOLDER).proven("m") == OLD
+
+
+def test_a_change_of_what_is_provisioned_takes_what_works_along() -> None:
+    disk = FaultyDisk()
+    store = KeyStore(disk, FOLDER)
+    store.prove("m", OLD, durable=False)
+    store.set_provisioned({"default": {"secret": NEW.secret}})
+    assert KeyStore(disk, FOLDER).proven("m") == OLD
 
 
 def test_a_meter_that_is_forgotten_may_begin_anew_and_our_counters_go_on() -> None:
