@@ -195,7 +195,7 @@ class Views:
             found.append(f"{queue.lost} readings are lost: the store was full or damaged, the log says which")
         refusing = sum(meter.state == "failing" and meter.key_failures > 0 for meter in status.meters)
         if refusing:
-            found.append(f"{refusing} meters do not take their keys: `dcuctl meters` has the reasons")
+            found.append(f"meters that do not take their keys: {refusing}; `dcuctl meters` has the reasons")
         return found
 
     def _current(self) -> Status:
