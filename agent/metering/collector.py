@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from agent.clock import Clock
 from agent.metering.access.accessbook import AccessBook
 from agent.metering.access.keystore import KeyStore
-from agent.metering.ports.portreader import Bridge, PortReader, ReaderDeps
+from agent.metering.ports.portreader import Bridge, PortHealth, PortReader, ReaderDeps
 from agent.metering.registry import Meter, Registry
 from agent.metering.scheduling.readinglist import ReadingLists
 from agent.metering.scheduling.tasks import TaskBook
@@ -56,7 +56,7 @@ class Collector:
         self._meters_health = meters_health
         self._look_at = 0.0
         self._lock = threading.Lock()
-        self._problems = {port.name: "not open yet" for port in ports}
+        self._ports = {port.name: PortHealth("not open yet") for port in ports}
         self._checked = [port.name for port in ports if port.health]
         shared = ReaderDeps(store, registry, self.tasks, self.access, clock, rng, self._port_health)
         self.workers = tuple(PortReader(port, metering, shared, open_bridge) for port in ports)
@@ -98,21 +98,25 @@ class Collector:
 
     def _problem_of(self, port: str) -> str:
         with self._lock:
-            return self._problems.get(port, "")
+            return self._ports[port].problem if port in self._ports else ""
 
-    def _port_health(self, port: str, problem: str) -> None:
+    def _port_health(self, port: str, health: PortHealth) -> None:
         with self._lock:
-            if port not in self._problems or self._problems[port] == problem:
+            if port not in self._ports or self._ports[port] == health:
                 return
-            self._problems[port] = problem
+            self._ports[port] = health
         self._report()
 
     def _report(self) -> None:
-        """Publish the check `meter_port`: it is good when every port with `health: true` works."""
+        """Publish the check `meter_port`: it is good when every port with `health: true` works or is excused."""
         with self._lock:
-            wrong = [f"{port}: {self._problems[port]}" for port in self._checked if self._problems[port]]
-            detail = "; ".join(wrong) or (", ".join(self._checked) or "no ports")
-        self._health(not wrong, detail)
+            ports = {port: self._ports[port] for port in self._checked}
+        wrong = [f"{port}: {health.problem}" for port, health in ports.items() if health.problem and not health.excused]
+        right = [
+            f"{port} (no meter to prove it: {health.problem})" if health.problem else port
+            for port, health in ports.items()
+        ]
+        self._health(not wrong, "; ".join(wrong) or ", ".join(right) or "no ports")
 
     def _report_meters(self) -> None:
         """Publish the check `meters`: it is good while at most `UNREAD_SHARE_MAX` of the meters of every port with

@@ -404,14 +404,17 @@ def test_a_line_that_breaks_is_opened_again_and_reading_goes_on(tmp_path: Path) 
 
 def test_a_port_that_cannot_be_opened_is_tried_with_growing_pauses(tmp_path: Path) -> None:
     rig = PlcRig(tmp_path, meters=1)
-    rig.open_error = "no such device"
     rig.collector.configure(provisioning())
+    rig.run(30)
+    rig.open_error = "no such device"
+    rig.lines[-1].broken = True
+    rig.opened = 0
     rig.run(600)
     assert 10 <= rig.opened <= 30
     assert rig.health[-1] == (False, "plc0: no such device")
     rig.open_error = ""
-    rig.run(90)
-    assert rig.count() == {(rig.meters[0].id, 1_800_000_000): 108}
+    rig.run(EVERY_S - 600)
+    assert rig.count() == {(rig.meters[0].id, 1_800_000_000 + n * EVERY_S): 108 for n in range(2)}
 
 
 def test_a_base_node_that_answers_for_meters_that_do_not_proves_nothing(tmp_path: Path) -> None:
@@ -449,7 +452,10 @@ def test_a_port_without_meters_works_when_its_base_node_answers(tmp_path: Path) 
 
 
 def test_a_base_node_that_is_silent_makes_the_port_unhealthy(tmp_path: Path) -> None:
-    rig = PlcRig(tmp_path, meters=0)
+    rig = PlcRig(tmp_path)
+    rig.collector.configure(provisioning())
+    rig.run(30)
+    rig.restart()
     rig.network.receive = lambda data, now: None  # type: ignore[method-assign]
     rig.run(120)
     assert rig.health[-1][0] is False
@@ -511,6 +517,8 @@ class PoisonedBridge:
         self._address = address
         self.carries = bridge.carries
         self.shared_bus = bridge.shared_bus
+        self.octets_heard = bridge.octets_heard
+        self.set_line = bridge.set_line
         self.poll = bridge.poll
         self.close = bridge.close
 
