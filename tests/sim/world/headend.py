@@ -10,7 +10,7 @@ from typing import Any
 
 from agent.https import HttpsError, Response
 from omadm import readings
-from omadm.readings import Record
+from omadm.readings import GapReport, Record
 from tests.sim.world.network import Killed
 
 URL = "https://headend.example/readings"
@@ -21,6 +21,7 @@ class WorldHeadend:
 
     def __init__(self, pick: random.Random) -> None:
         self.kept: dict[tuple[str, int], Record] = {}
+        self.gaps: dict[tuple[str, int], GapReport] = {}
         self.different: list[Record] = []  # came under an id that had another content
         self.trouble = 0.0
         self.down = False
@@ -54,7 +55,9 @@ class WorldHeadend:
             before = self.kept.setdefault((batch.store, record.id), record)
             if before != record:
                 self.different.append(record)
-        return batch.records[-1].id if batch.records else 0
+        for gap in batch.gaps:
+            self.gaps.setdefault((batch.store, gap.id), gap.report)
+        return batch.last
 
     def _happens(self) -> bool:
         return self._pick.random() < self.trouble

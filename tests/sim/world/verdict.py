@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import defaultdict
 from datetime import UTC, datetime
 
-from omadm.readings import Record
+from dlms.simulator.meter import CLOCK_CLASS
+from omadm.readings import GapReport, Record
+from tests.sim.world.headend import WorldHeadend
 from tests.sim.world.meters import FIRST_VALUE, PROFILE, REGISTER, Measured, WorldMeter
 from tests.sim.world.plan import DAY_S, HOUR_S
 from tests.sim.world.world import FIRST_DAYS, REGISTER_TASK, World
@@ -15,17 +17,31 @@ SLACK_S = 6.5 * HOUR_S  # the longest period of the task, and a run: what is you
 
 def violations(world: World) -> list[str]:
     """What is wrong, one line each; nothing in a good world."""
-    records = list(world.headend.kept.values())
+    records = _not_doubted(world.headend)
     found = [f"{record.meter} {record.id}: came twice with different content" for record in world.headend.different]
     for meter in world.meters:
         own = [record for record in records if record.meter == meter.id]
         found += _intervals(world, meter, own)
-        found += _registers(meter, own)
+        found += _registers(world, meter, own)
     names = {meter.id for meter in world.meters}
     found += [f"{record.meter}: no meter of this name" for record in records if record.meter not in names]
     if world.store.stats().pending:
         found.append(f"{world.store.stats().pending} records are still on the device")
     return found
+
+
+def _not_doubted(headend: WorldHeadend) -> list[Record]:
+    """The records but for the registers of runs that the device took back."""
+    doubted = [(key, report) for key, report in headend.gaps.items() if report.gap == "doubted"]
+
+    def is_doubted(store: str, record: Record) -> bool:
+        return record.profile is None and any(
+            store == of and record.id < report_id and record.meter == gap.meter and record.task == gap.task
+            and gap.first <= record.run <= (gap.last if gap.last is not None else record.run)
+            for (of, report_id), gap in doubted
+        )  # fmt: skip
+
+    return [record for (store, _), record in headend.kept.items() if not is_doubted(store, record)]
 
 
 def _intervals(world: World, meter: WorldMeter, records: list[Record]) -> list[str]:
@@ -34,6 +50,8 @@ def _intervals(world: World, meter: WorldMeter, records: list[Record]) -> list[s
     wrong: list[str] = []
     for record in records:
         if record.profile == str(PROFILE) and record.error is None:
+            if record.cls == CLOCK_CLASS:
+                continue  # the time stamp of a row whose instant is not known
             if record.obis != str(REGISTER.obis) or record.value is None or record.tag != "u32":
                 wrong.append(f"{meter.id}: a cell {record.obis} {record.tag} {record.raw}")
             else:
@@ -65,7 +83,7 @@ def _listed(world: World, meter: WorldMeter, row: Measured) -> bool:
     return False
 
 
-def _registers(meter: WorldMeter, records: list[Record]) -> list[str]:
+def _registers(world: World, meter: WorldMeter, records: list[Record]) -> list[str]:
     """A register is read at most once for a slot, and its value is one that the meter had."""
     runs: dict[int, int] = defaultdict(int)
     wrong: list[str] = []
@@ -76,6 +94,16 @@ def _registers(meter: WorldMeter, records: list[Record]) -> list[str]:
                 wrong.append(f"{meter.id}: a register value {record.raw} that it never had")
             if record.trusted and record.task == REGISTER_TASK:
                 runs[record.run] += 1
+    listed = [gap for gap in world.headend.gaps.values() if gap.meter == meter.id and gap.task == REGISTER_TASK]
+    every = world.plan.register_every_s
+    young = world.civil() - SLACK_S
+    wrong += [f"{meter.id}: the slot {datetime.fromtimestamp(run, UTC):%d %H:%M} is neither read nor listed"
+              for run in range(min(runs, default=2**40), int(young), every)
+              if run not in runs and not any(_covers(gap, run) for gap in listed)]  # fmt: skip
     wrong += [f"{meter.id}: the slot {datetime.fromtimestamp(run, UTC):%d %H:%M} was read {count} times"
               for run, count in runs.items() if count > 1]  # fmt: skip
     return wrong
+
+
+def _covers(gap: GapReport, run: int) -> bool:
+    return gap.gap != "doubted" and gap.first <= run and (gap.last is None or run <= gap.last)

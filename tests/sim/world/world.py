@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Mapping, Sequence
+import sqlite3
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from agent.metering.collector import Collector
 from agent.metering.ports import portreader
@@ -22,7 +22,7 @@ from agent.metering.store.reading_store import Progress, Store
 from agent.metering.uplink import Uplink
 from agent.settings.config import MeteringConfig, PortConfig
 from agent.settings.provisioning import MeterAccess, Provisioning, ReadingTask, UplinkSettings
-from omadm.readings import Reading
+from omadm.readings import GapReport, Reading
 from plc.link import PlcLink
 from plc.protocols import PRIME_USI
 from tests.agent.metering.lines import bridge_over
@@ -74,7 +74,7 @@ class World:
             for serial in range(plan.meters)
         ]
         self.network = WorldNode(self.meters, self.clock.now)
-        self.network.faults.pick = random.Random(f"world/{plan.seed}/line")
+        self.network.faults.rng = random.Random(f"world/{plan.seed}/line")
         self.network.faults.loss = plan.loss
         self.headend = WorldHeadend(random.Random(f"world/{plan.seed}/headend"))
         self.headend.trouble = plan.trouble
@@ -181,7 +181,7 @@ class World:
             leave_after_s=120.0,
             pdu_size=1024,
             profile_first_s=int(FIRST_DAYS * DAY_S),
-            meter_utc_offset_min=60 if self.plan.zone else 0,
+            meter_utc_offset_min=0 if not self.plan.zone else None,
             uplink_backoff_min_s=2.0,
             uplink_backoff_max_s=300.0,
         )
@@ -334,14 +334,15 @@ class KillableStore(Store):
 
     def append(
         self,
-        readings: Sequence[Reading],
-        progress: Sequence[Progress] = (),  # type: ignore[override]
-        knowledge: Mapping[str, Mapping[str, Any]] | None = None,
+        readings: Sequence[Reading | GapReport],
+        progress: Iterable[Progress] = (),
+        knowledge: Mapping[str, Mapping[str, object]] | None = None,
+        also: Callable[[sqlite3.Connection], None] = lambda _db: None,
     ) -> tuple[int, int]:
         kill, self.kill_in = self.kill_in, ""
         if kill == "before":
             raise Killed
-        ids = super().append(readings, progress, knowledge)
+        ids = super().append(readings, progress, knowledge, also)
         if kill == "after":
             raise Killed
         return ids
