@@ -118,7 +118,7 @@ class Daemon:
         from agent.metering.scheduling.readinglist import ReadingLists
         from agent.metering.scheduling.schedule import Backoff
         from agent.metering.store.reading_store import Store
-        from agent.metering.uplink import Uplink
+        from agent.metering.uplink.worker import Uplink
         from plc.bridge import open_bridge
 
         metering = self.config.metering

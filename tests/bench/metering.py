@@ -24,7 +24,7 @@ from agent.metering.registry import Registry
 from agent.metering.scheduling.readinglist import ReadingLists
 from agent.metering.scheduling.schedule import Backoff
 from agent.metering.store.reading_store import Store
-from agent.metering.uplink import Uplink
+from agent.metering.uplink.worker import Uplink
 from agent.settings.config import MeteringConfig, PortConfig
 from agent.settings.provisioning import MeterAccess, Provisioning, ReadingTask, UplinkSettings
 from dlms.simulator.reading_list import rows_from_csv

@@ -17,13 +17,13 @@ import pytest
 from agent.https import HttpsError, Response
 from agent.metering.scheduling.schedule import Backoff
 from agent.metering.store.reading_store import Store
-from agent.metering.uplink import Uplink
+from agent.metering.uplink.worker import Uplink
 from agent.settings.provisioning import UplinkSettings
 from agent.status import QueueStatus
 from tests.agent.metering.readings import visit
 from tests.agent.virtual import VirtualClock
 
-REPO = Path(__file__).resolve().parents[3]
+REPO = Path(__file__).resolve().parents[4]
 URL = "https://head.example/metering"
 
 
@@ -296,7 +296,7 @@ from agent.clock import SystemClock
 from agent.https import Response
 from agent.metering.store.reading_store import Progress, Store
 from agent.metering.scheduling.schedule import Backoff
-from agent.metering.uplink import Uplink
+from agent.metering.uplink.worker import Uplink
 from agent.settings.provisioning import UplinkSettings
 from tests.agent.metering.readings import visit
 
