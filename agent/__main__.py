@@ -118,6 +118,7 @@ class Daemon:
         from agent.metering.scheduling.readinglist import ReadingLists
         from agent.metering.scheduling.schedule import Backoff
         from agent.metering.store.reading_store import Store
+        from agent.metering.uplink.replay import ReplayLimits
         from agent.metering.uplink.worker import Uplink
         from plc.bridge import open_bridge
 
@@ -154,6 +155,7 @@ class Daemon:
             device_id=self.device.device_id,
             backoff=Backoff(metering.uplink_backoff_min_s, metering.uplink_backoff_max_s),
             rng=self.rng,
+            replay=ReplayLimits(metering.uplink_replay_records_per_min, metering.uplink_replay_spread_s),
             publish=lambda queue: self.board.publish(queue=queue),
         )
         self.store.on_append = self.uplink.notify

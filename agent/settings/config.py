@@ -145,6 +145,8 @@ class MeteringConfig:
     meter_utc_offset_min: int | None
     uplink_backoff_min_s: float
     uplink_backoff_max_s: float
+    uplink_replay_records_per_min: int = 6000
+    uplink_replay_spread_s: float = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -400,6 +402,8 @@ def _metering(section: Section, state_dir: Path) -> MeteringConfig:
         meter_utc_offset_min=section.integer_or_none("meter_utc_offset_min", -720, 840),
         uplink_backoff_min_s=section.number("uplink_backoff_min_s", 2.0, 0.05, 3600),
         uplink_backoff_max_s=section.number("uplink_backoff_max_s", 300.0, 0.1, DAY_S),
+        uplink_replay_records_per_min=section.integer("uplink_replay_records_per_min", 6000, 60, 100_000_000),
+        uplink_replay_spread_s=section.number("uplink_replay_spread_s", 60.0, 0, 3600),
     )
     section.end()
     return metering

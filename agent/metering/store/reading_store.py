@@ -8,8 +8,8 @@ How far each meter has been read for each task is written in the same transactio
 neither lose a run nor repeat one.
 
 Bounds: `records_max` records, `bytes_max` bytes of file. Blocks go oldest first. Where the oldest is not delivered yet
-and a later one is (delivery.py), the later one makes room: its body goes, and its row stays as a stub. So the ids in the
-file have no gaps, and counting is a subtraction.
+and a later one is (delivery.py), the later one makes room: its body goes, and its row stays as a stub. So the ids in
+the file have no gaps, and counting is a subtraction.
 
 What cannot be delivered any more is counted as `lost`, logged, and remembered as a `Loss` with the meter and the time
 that the values speak of, so that profiles can be asked for it again: blocks given up because the store is full, blocks

@@ -1,15 +1,17 @@
-"""The uplink: takes readings out of the store in the order of their ids and posts them to the head-end.
+"""The uplink: takes readings out of the store and posts them to the head-end.
 
-A batch is released only after the head-end said that its own transaction is committed, so a reading is on the wire at
+What was read just now goes first, then what an outage left behind, oldest first and at a bounded rate (replay.py). A
+batch is released only after the head-end said that its own transaction is committed, so a reading is on the wire at
 least once, and in the head-end exactly once, because it keeps records by (device, store, id). Format: docs/uplink.md.
 
 What the head-end answers decides what happens next:
 
 * 200 with the highest id it holds: release, and go on at once;
-* 400 for a batch: the batch is cut in halves until the one record that it cannot take is alone; that one is set aside;
+* 400 for a batch: the one record that it cannot take is searched for by halves, and set aside (poison.py);
 * 401, 403: the token is wrong; waits for a new one from provisioning, and asks again now and then;
 * 413: smaller batches from now on;
-* anything else, or no answer: the same batch again, after a pause that doubles, with jitter, up to its limit.
+* 429, 503 with Retry-After for a backlog: that waits, and what is fresh goes on;
+* anything else, or no answer: once more, after a pause that doubles, with jitter, up to its limit.
 """
 
 from __future__ import annotations
@@ -21,12 +23,15 @@ import random
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from email.utils import parsedate_to_datetime
 from typing import Protocol
 
 from agent.clock import Clock
 from agent.https import HttpsError, Response
 from agent.metering.scheduling.schedule import Backoff
 from agent.metering.store.reading_store import Batch, Store, StoreError
+from agent.metering.uplink.poison import PoisonSearch
+from agent.metering.uplink.replay import FRESH_S, Freshness, Kind, Pace, ReplayLimits
 from agent.settings.provisioning import UplinkSettings
 from agent.status import QueueStatus
 from omadm import readings
@@ -39,6 +44,9 @@ LOOK_EVERY_S = 15.0  # with nothing to send, or in a long pause, the worker beat
 STOP_LOOK_S = 1.0  # how long a stop may go unseen in a pause
 ERROR_CHARS_MAX = 200
 RETRY_AFTER_MAX_S = 3600.0  # a head-end that asks for more is asked again all the same
+RETRY_AFTER_SPREAD = 0.25  # added at random: it may have said the same to everybody
+FRESH_IN_A_ROW_MAX = 8  # batches; then one of the backlog, which must get through as well
+ENCODER_ERRORS = (ValueError, TypeError, RecursionError, OverflowError)
 
 
 class Https(Protocol):
@@ -64,6 +72,7 @@ class Uplink:
         device_id: str,
         backoff: Backoff,
         rng: random.Random,
+        replay: ReplayLimits = ReplayLimits(),  # noqa: B008 - a value that cannot change
         publish: Callable[[QueueStatus], None] = lambda _status: None,
     ) -> None:
         self._store = store
@@ -78,7 +87,13 @@ class Uplink:
         self._applied = self._settings
         self._limit = _batch_limit(self._settings)
         self._failures = 0
+        self._failing_since = 0.0
         self._not_before = 0.0
+        self._freshness = Freshness()
+        self._fresh_in_a_row = 0
+        self._pace = Pace(replay, rng.random)
+        self._pace.restart(clock.monotonic())  # a whole town may have got its power back
+        self._search = PoisonSearch()
         self._status = QueueStatus()
 
     def configure(self, settings: UplinkSettings) -> None:
@@ -107,6 +122,7 @@ class Uplink:
             self._applied = settings
             self._limit = _batch_limit(settings)
             self._failures, self._not_before = 0, 0.0
+            self._search = PoisonSearch()
             LOG.info("readings go to %s", settings.url or "nobody", extra={"event": "uplink.configured"})
         now = self._clock.monotonic()
         if not settings.url:
@@ -114,13 +130,16 @@ class Uplink:
         if now < self._not_before:
             return self._not_before - now
         try:
-            batch = self._store.batch(self._limit)
-            if batch is None:
-                return LOOK_EVERY_S
+            chosen = self._choose(now)
+            if chosen is None:
+                if self._search.begin_again():
+                    return 0.0
+                return self._pace.ready_at - now if now < self._pace.ready_at else LOOK_EVERY_S
+            kind, batch = chosen
             if not batch.records:  # all of it unreadable: there is nothing to send, and no way to get it back
-                self._store.release(batch.store, batch.last)
+                self._store.release(batch.store, batch.last, first=batch.first)
                 return 0.0
-            return self._send(batch, settings)
+            return self._send(kind, batch, settings)
         except StoreError as error:
             return self._failed(f"store: {error}")
 
@@ -145,9 +164,41 @@ class Uplink:
                 if self._settings != self._applied or self._clock.monotonic() >= self._not_before:
                     return
 
-    def _send(self, batch: Batch, settings: UplinkSettings) -> float:
-        body = self.body(batch)
-        headers = {"Authorization": f"Bearer {settings.token}", "Content-Type": "application/json"}
+    def _choose(self, now: float) -> tuple[Kind, Batch] | None:
+        """Return what is sent next, or `None` when nothing may be."""
+        store, search = self._store, self._search
+        next_id = store.next_id()
+        self._freshness.note(next_id, now)
+        if search.window is not None:
+            window, own = search.window, search.window.store == store.file.uuid
+            ids = {"first": window.first, "last": window.last} if own else {}
+            batch = store.batch(min(self._limit, search.limit()), **ids)
+            if batch is not None and batch.store == window.store:
+                return (Kind.FRESH if own and batch.first >= self._freshness.first else Kind.REPLAY), batch
+            search.window = None
+        begin, fresh = search.first(store.file.uuid), self._freshness.first
+        ways = [(Kind.FRESH, {"first": max(begin, fresh)})]
+        if now >= self._pace.ready_at or self._failures:  # a backlog may well be what is tried after a failure
+            backlog = (Kind.REPLAY, {"first": begin, "last": fresh - 1})
+            ways.insert(0 if self._fresh_in_a_row >= FRESH_IN_A_ROW_MAX else 1, backlog)
+        for kind, ids in ways:
+            if (batch := store.batch(self._limit, **ids)) is not None:
+                self._fresh_in_a_row = self._fresh_in_a_row + 1 if kind is Kind.FRESH else 0
+                return kind, batch
+        return None
+
+    def _send(self, kind: Kind, batch: Batch, settings: UplinkSettings) -> float:
+        try:
+            body = self.body(batch)
+        except ENCODER_ERRORS as error:
+            return self._not_taken(batch, f"it cannot be encoded: {type(error).__name__}: {error}")
+        if len(body) > readings.PLAIN_BYTES_MAX:
+            return self._too_large(batch)
+        headers = {
+            "Authorization": f"Bearer {settings.token}",
+            "Content-Type": "application/json",
+            "Priority": f"u={kind.urgency}",
+        }
         if len(body) >= GZIP_FROM_BYTES:
             body = gzip.compress(body, mtime=0)
             headers["Content-Encoding"] = "gzip"
@@ -155,54 +206,68 @@ class Uplink:
             response = self._https.request("POST", settings.url, body=body, headers=headers)
         except HttpsError as error:
             return self._failed(str(error))
-        return self._answered(response, batch, settings)
+        return self._answered(response, kind, batch, settings)
 
     def body(self, batch: Batch) -> bytes:
         """Return the body of the request before compression."""
         return readings.emit(self._device_id, batch.store, batch.records)
 
-    def _answered(self, response: Response, batch: Batch, settings: UplinkSettings) -> float:
+    def _answered(self, response: Response, kind: Kind, batch: Batch, settings: UplinkSettings) -> float:
+        again_s = _retry_after(response, self._clock.wall()) * (1 + RETRY_AFTER_SPREAD * self._rng.random())
         match response.status:
             case 200:
-                return self._acknowledged(response, batch, settings)
+                return self._acknowledged(response, kind, batch, settings)
             case 400 if _is_verdict(response):
                 return self._not_taken(batch, _said(response))
-            case 413 if len(batch.records) == 1:
-                return self._not_taken(batch, "a single record is too large")
-            case 413:
-                self._limit = max(1, len(batch.records) // 2)
+            case 413 if len(batch.records) > 1 or _is_verdict(response):
+                return self._too_large(batch)
+            case 429 | 503 if again_s and kind is Kind.REPLAY and not self._failures:
+                self._pace.hold(self._clock.monotonic(), again_s)
+                self._status = replace(self._status, last_error=f"the head-end wants no backlog for {again_s:.0f} s")
                 return 0.0
             case 401 | 403:
                 return self._failed(f"the head-end refuses the token ({response.status})", again_s=self._backoff.max_s)
             case status:
-                return self._failed(
-                    f"the head-end answered {status}: {_said(response)}", again_s=_retry_after(response)
-                )
+                return self._failed(f"the head-end answered {status}: {_said(response)}", again_s=again_s)
 
-    def _acknowledged(self, response: Response, batch: Batch, settings: UplinkSettings) -> float:
+    def _acknowledged(self, response: Response, kind: Kind, batch: Batch, settings: UplinkSettings) -> float:
         last = _acknowledged_id(response)
         if last is None or not batch.first <= last <= batch.last:
             return self._failed(f"the head-end acknowledged {_said(response)} of {batch.first} to {batch.last}")
         # The ids between the last record and the end of the batch were unreadable: they go with it.
         sent_last = int(str(batch.records[-1]["id"]))
-        released = self._store.release(batch.store, batch.last if last >= sent_last else last)
+        released = self._store.release(batch.store, batch.last if last >= sent_last else last, first=batch.first)
+        LOG.debug("delivered %d records up to id %d", released, last)
+        now = self._clock.monotonic()
         if self._failures:
             LOG.info("readings are delivered again", extra={"event": "uplink.recovered"})
-        LOG.debug("delivered %d records up to id %d", released, last)
+            if now - self._failing_since > FRESH_S:
+                self._pace.restart(now)
+        if kind is not Kind.FRESH:
+            self._pace.sent(released, now)
         self._failures = 0
+        self._search.taken(batch)
         self._limit = min(_batch_limit(settings), self._limit * LIMIT_GROWS)
         self._status = replace(self._status, last_uplink=self._clock.wall(), last_error="")
         return 0.0
 
+    def _too_large(self, batch: Batch) -> float:
+        if len(batch.records) == 1:
+            return self._not_taken(batch, "a single record is too large")
+        self._limit = max(1, len(batch.records) // 2)
+        return 0.0
+
     def _not_taken(self, batch: Batch, why: str) -> float:
-        if len(batch.records) > 1:
-            self._limit = len(batch.records) // 2
+        if self._search.narrow(batch):
             return 0.0
+        if not self._search.condemn(batch):
+            return self._failed(f"the head-end refuses record {batch.first}, and takes no other: {why}")
         self._store.refuse(batch, why)
-        # A head-end that refuses everything must not empty the store in a second: one record per pause.
         return self._failed(f"the head-end refused record {batch.first}: {why}")
 
     def _failed(self, why: str, again_s: float = 0.0) -> float:
+        if not self._failures:
+            self._failing_since = self._clock.monotonic()
         self._failures += 1
         pause_s = max(self._backoff.pause(self._failures, self._rng.random), again_s)
         self._not_before = self._clock.monotonic() + pause_s
@@ -238,6 +303,12 @@ def _said(response: Response) -> str:
     return response.body[:ERROR_CHARS_MAX].decode("utf-8", "replace")
 
 
-def _retry_after(response: Response) -> float:
+def _retry_after(response: Response, wall: float) -> float:
+    """Return the seconds that the head-end asks for, by number or date (RFC 9110, 10.2.3); 0 when it does not."""
     value = response.headers.get("retry-after", "")
-    return min(float(value), RETRY_AFTER_MAX_S) if value.isdigit() and len(value) < 6 else 0.0
+    if value.isascii() and value.isdigit():
+        return min(float(value[:9]), RETRY_AFTER_MAX_S)
+    try:
+        return min(max(0.0, parsedate_to_datetime(value).timestamp() - wall), RETRY_AFTER_MAX_S)
+    except (ValueError, OverflowError):
+        return 0.0

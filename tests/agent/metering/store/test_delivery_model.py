@@ -4,6 +4,7 @@ freed before it was acknowledged, and the counts agree."""
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -45,7 +46,7 @@ class Model:
 
     def gaps(self) -> list[int]:
         ids = sorted(self.waiting)
-        return [a for a, b in zip(ids, ids[1:], strict=False) if b != a + 1]
+        return [a for a, b in pairwise(ids) if b != a + 1]
 
     def take(self) -> Batch | None:
         limit = self.rng.randint(1, 40)
