@@ -107,12 +107,14 @@ class Daemon:
         )  # fmt: skip
         code = self.supervisor.run()
         self.collector.close()
+        self.uplink_connection.close()
         self.store.close()
         return code
 
     # --- readings ---
 
     def _make_metering(self) -> None:
+        from agent.https import KeptConnection
         from agent.metering.collector import Collector
         from agent.metering.registry import Registry
         from agent.metering.scheduling.readinglist import ReadingLists
@@ -148,9 +150,10 @@ class Daemon:
             open_bridge=lambda port: open_bridge(port.protocol, port.url, port.baudrate),
             health=lambda ok, detail: self.health.set("meter_port", ok, detail),
         )
+        self.uplink_connection = KeptConnection(self.https)
         self.uplink = Uplink(
             self.store,
-            self.https,
+            self.uplink_connection,
             self.clock,
             device_id=self.device.device_id,
             backoff=Backoff(metering.uplink_backoff_min_s, metering.uplink_backoff_max_s),

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from agent.https import HttpsClient
+from agent.https import HttpsClient, KeptConnection
 from agent.metering.collector import Collector
 from agent.metering.registry import Registry
 from agent.metering.scheduling.readinglist import ReadingLists
@@ -191,9 +191,10 @@ def _filled(path: Path) -> Store:
 def _deliver(store: Store, url: str, token: str, ca: Path) -> tuple[float, float]:
     """The agent's uplink with its own HTTPS client, until the store is empty: CPU and wall seconds."""
     clock = VirtualClock()
+    connection = KeptConnection(HttpsClient(ca))
     uplink = Uplink(
         store,
-        HttpsClient(ca),
+        connection,
         clock,
         device_id=DEVICE,
         backoff=Backoff(1, 60),
@@ -206,6 +207,7 @@ def _deliver(store: Store, url: str, token: str, ca: Path) -> tuple[float, float
         clock.advance(1)
         if uplink.step() > 0:
             raise RuntimeError("a batch was not taken")
+    connection.close()
     return time.thread_time() - cpu, time.perf_counter() - begin
 
 

@@ -50,7 +50,7 @@ ENCODER_ERRORS = (ValueError, TypeError, RecursionError, OverflowError)
 
 
 class Https(Protocol):
-    """The part of `agent.https.HttpsClient` that is used."""
+    """The part of `agent.https.KeptConnection` that is used. A request may reach the head-end twice."""
 
     def request(
         self, method: str, url: str, *, body: bytes | None = None, headers: Mapping[str, str] | None = None
@@ -61,7 +61,7 @@ class Uplink:
     """A worker. `configure` takes new settings at any time; `notify` says that there is something to send."""
 
     name = "uplink"
-    budget_s = 120.0  # one request takes at most three times the timeout of the HTTPS client
+    budget_s = 120.0  # one request takes at most some five times the timeout of the HTTPS client
 
     def __init__(
         self,

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from agent.https import Response
-from agent.metering.uplink import worker
+from agent.metering.store.reading_store import Batch
+from omadm import readings
 from tests.agent.metering.readings import reading, visit
 from tests.agent.metering.uplink.rig import Rig
 
@@ -77,7 +78,7 @@ def test_a_record_that_cannot_be_encoded_is_set_aside_and_the_others_get_through
     rig = Rig(tmp_path)
     encode = rig.uplink.body
 
-    def body(batch: worker.Batch) -> bytes:
+    def body(batch: Batch) -> bytes:
         if any(record["raw"] == 37 for record in batch.records):
             raise ValueError("Out of range float values are not JSON compliant")
         return encode(batch)
@@ -94,7 +95,7 @@ def test_a_record_that_cannot_be_encoded_is_set_aside_and_the_others_get_through
 def test_a_record_whose_body_can_never_fit_is_set_aside_without_a_request(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker.readings, "PLAIN_BYTES_MAX", 5000)
+    monkeypatch.setattr(readings, "PLAIN_BYTES_MAX", 5000)
     rig = Rig(tmp_path)
     rig.store.append([*visit(0, 20), replace(reading(20), tag="str", raw="x" * 6000)])
     rig.run(30)
