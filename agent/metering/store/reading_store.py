@@ -23,7 +23,6 @@ from __future__ import annotations
 import json
 import logging
 import sqlite3
-import zlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -31,13 +30,16 @@ from pathlib import Path
 from typing import TypeVar
 
 from agent.clock import Clock
+from agent.metering.store import resend
 from agent.metering.store.adoption import note_loss
+from agent.metering.store.blocks import block_rows, blocks, pack, unpack
 from agent.metering.store.delivery import bounded_start, count, delivered_above, empty, mark, open_ranges
+from agent.metering.store.resend import Again
 from agent.metering.store.salvage import marks_of
 from agent.metering.store.store_file import StoreError, StoreFile
 from agent.metering.store.store_schema import NO_MARKS
 from agent.status import QueueStatus
-from omadm.readings import ID_MAX, ROW_SIZES, Reading, record
+from omadm.readings import ID_MAX, Reading, ResendOrder, ResendReport, record
 
 __all__ = ["Batch", "Loss", "Progress", "Refusal", "Store", "StoreError", "StoreStats"]
 
@@ -45,7 +47,6 @@ LOG = logging.getLogger("agent.metering.store")
 
 BYTES_MAX = 128 << 20  # of the database file; half a million readings take about 15 MB
 BLOCKS_PER_BATCH_MAX = 64  # looked at for one uplink batch
-COMPRESSION = 6
 FULL_RETRIES = 4  # each one gives up an eighth of the blocks first
 REMEMBERED_MAX = 16_384  # names, before those that nobody knows any more are looked for; the registry holds 4096
 REFUSED_MAX = 1000  # records that the head-end would not take, kept for a person to look at
@@ -160,9 +161,9 @@ class Store:
     ) -> tuple[int, int]:
         """Store the readings of one visit, and return their first and last id. All of it is durable on return; on
         `StoreError` nothing of it is stored. `knowledge`: what was learned about meters, by meter."""
-        body = _pack([reading.row() for reading in readings]) if readings else b""
+        body = pack([reading.row() for reading in readings]) if readings else b""
         marks = [(mark.meter, mark.task, mark.run) for mark in progress]
-        learned = [(meter, _pack(what)) for meter, what in (knowledge or {}).items()]
+        learned = [(meter, pack(what)) for meter, what in (knowledge or {}).items()]
 
         def work(db: sqlite3.Connection, counters: _Counters) -> tuple[int, int]:
             first = counters["next"]
@@ -200,7 +201,7 @@ class Store:
     def knowledge(self, meter: str) -> dict[str, object] | None:
         """What was learned about a meter before; `None` when nothing is known, or it cannot be read back."""
         row = self._run(lambda db, _: db.execute("SELECT body FROM knowledge WHERE meter=?", (meter,)).fetchone())
-        learned = _unpack(row[0]) if row else None
+        learned = unpack(row[0]) if row else None
         return learned if isinstance(learned, dict) else None
 
     def forget(self, meters: Iterable[str] = (), tasks: Iterable[str] = ()) -> None:
@@ -297,6 +298,26 @@ class Store:
                 why,
                 extra={"event": "store.refused"},
             )
+
+    def order_again(self, orders: Iterable[ResendOrder]) -> int:
+        """Remember that the head-end wants these once more. Returns how many of the orders are new."""
+        return self._run(lambda db, counters: resend.take(db, counters, self.file.uuid, orders))
+
+    def again(self, records_max: int) -> Again | None:
+        """The next delivered records, at most `records_max`, that the head-end wants once more."""
+        return self._run(lambda db, counters: resend.next_records(db, counters, self.file.uuid, records_max))
+
+    def sent_again(self, again: Again, *, refused: bool = False) -> None:
+        """The head-end acknowledged these, or refused them."""
+        self._run(lambda db, _: resend.advance(db, again, refused=refused))
+
+    def again_reports(self) -> list[ResendReport]:
+        """How the orders ended that have nothing left."""
+        return self._run(lambda db, _: resend.reports(db))
+
+    def close_again(self, requests: Iterable[int]) -> None:
+        """The head-end has the reports on these orders."""
+        self._run(lambda db, _: resend.close(db, requests))
 
     # --- for everybody ---
 
@@ -417,10 +438,10 @@ class Store:
         start, reached, skipped, blocks_left = 0, 0, 0, BLOCKS_PER_BATCH_MAX
         for begin, end in open_ranges(db, counters, first, last):
             start = start or begin
-            for block_first, block_last, body in _blocks(db, begin, end, blocks_left):
+            for block_first, block_last, body in blocks(db, begin, end, blocks_left):
                 blocks_left -= 1
                 low, high = max(block_first, begin), min(block_last, end)
-                unpacked = _block_rows(block_first, block_last, body)
+                unpacked = block_rows(block_first, block_last, body)
                 if unpacked is None:
                     # Damage inside one block must not hold up all that follow.
                     skipped, reached = skipped + high - low + 1, high
@@ -461,7 +482,7 @@ class Store:
         records: list[dict[str, object]] = []
         store, reached, start = "", 0, 0
         for seq, of_store, first, last, made, meter, since, body in rows:
-            unpacked = _block_rows(first, last, body)
+            unpacked = block_rows(first, last, body)
             if unpacked is None:
                 db.execute("DELETE FROM adopted WHERE seq=?", (seq,))
                 counters["lost"] += last - first + 1
@@ -514,13 +535,6 @@ def _size(db: sqlite3.Connection, counters: Mapping[str, int]) -> int:
     return counters["next"] - _oldest(db, counters) - empty(db)
 
 
-def _blocks(db: sqlite3.Connection, begin: int, end: int, limit: int) -> list[tuple[int, int, bytes]]:
-    """Return (first, last, body) of the first blocks that have ids from `begin` to `end`."""
-    start = db.execute("SELECT MAX(first) FROM block WHERE first <= ?", (begin,)).fetchone()[0]
-    query = "SELECT first, last, body FROM block WHERE first >= ? AND first <= ? AND last >= ? ORDER BY first LIMIT ?"
-    return db.execute(query, (begin if start is None else start, end, begin, limit)).fetchall()
-
-
 def _empty_delivered(db: sqlite3.Connection) -> bool:
     """Remove the body of the oldest block that was delivered before those below it; its row becomes one with the stub
     before it. Returns whether there was one."""
@@ -553,8 +567,8 @@ def _release_adopted(db: sqlite3.Connection, counters: _Counters, store: str, la
         if block_last <= last:
             db.execute("DELETE FROM adopted WHERE seq=?", (seq,))
             continue
-        rest = (_block_rows(first, block_last, body) or [])[last - first + 1 :]
-        db.execute("UPDATE adopted SET first=?, body=? WHERE seq=?", (last + 1, _pack(rest), seq))
+        rest = (block_rows(first, block_last, body) or [])[last - first + 1 :]
+        db.execute("UPDATE adopted SET first=?, body=? WHERE seq=?", (last + 1, pack(rest), seq))
     counters["forwarded"] += fresh
     return fresh
 
@@ -573,18 +587,6 @@ def _time_of(reading: Reading) -> float:
         return reading.received
 
 
-def _pack(value: object) -> bytes:
-    return zlib.compress(json.dumps(value, separators=(",", ":"), allow_nan=False).encode(), COMPRESSION)
-
-
-def _unpack(body: bytes) -> object:
-    """Return what was packed; `None` when the checksum says that this is not it."""
-    try:
-        return json.loads(zlib.decompress(body))
-    except (zlib.error, ValueError, TypeError, RecursionError):
-        return None
-
-
 def _refusal(record_id: int, text: str, why: str) -> Refusal:
     try:
         entry = json.loads(text)
@@ -593,10 +595,3 @@ def _refusal(record_id: int, text: str, why: str) -> Refusal:
     entry = entry if isinstance(entry, dict) else {}  # a damaged one is still worth its id and its reason
     at = entry.pop(REFUSED_AT, 0.0)
     return Refusal(record_id, float(at) if isinstance(at, int | float) else 0.0, why, entry)
-
-
-def _block_rows(first: int, last: int, body: bytes) -> list[list[object]] | None:
-    rows = _unpack(body)
-    if not isinstance(rows, list) or len(rows) != last - first + 1:
-        return None
-    return rows if all(isinstance(row, list) and len(row) in ROW_SIZES for row in rows) else None

@@ -23,10 +23,11 @@ class Kind(Enum):
 
     FRESH = "fresh"
     REPLAY = "replay"
+    RESEND = "resend"  # delivered before; the head-end asked for it
 
     @property
     def urgency(self) -> int:
-        return {Kind.FRESH: 3, Kind.REPLAY: 5}[self]
+        return {Kind.FRESH: 3, Kind.REPLAY: 5, Kind.RESEND: 7}[self]
 
 
 @dataclass(frozen=True, slots=True)

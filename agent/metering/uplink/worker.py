@@ -6,7 +6,7 @@ least once, and in the head-end exactly once, because it keeps records by (devic
 
 What the head-end answers decides what happens next:
 
-* 200 with the highest id it holds: release, and go on at once;
+* 200 with the highest id it holds: release, and go on at once; with orders to send records again: remember those;
 * 400 for a batch: the one record that it cannot take is searched for by halves, and set aside (poison.py);
 * 401, 403: the token is wrong; waits for a new one from provisioning, and asks again now and then;
 * 413: smaller batches from now on;
@@ -132,9 +132,7 @@ class Uplink:
         try:
             chosen = self._choose(now)
             if chosen is None:
-                if self._search.begin_again():
-                    return 0.0
-                return self._pace.ready_at - now if now < self._pace.ready_at else LOOK_EVERY_S
+                return 0.0 if self._search.begin_again() else self._send_again(now, settings)
             kind, batch = chosen
             if not batch.records:  # all of it unreadable: there is nothing to send, and no way to get it back
                 self._store.release(batch.store, batch.last, first=batch.first)
@@ -194,6 +192,11 @@ class Uplink:
             return self._not_taken(batch, f"it cannot be encoded: {type(error).__name__}: {error}")
         if len(body) > readings.PLAIN_BYTES_MAX:
             return self._too_large(batch)
+        response = self._post(kind, body, settings)
+        return response if isinstance(response, float) else self._answered(response, kind, batch, settings)
+
+    def _post(self, kind: Kind, body: bytes, settings: UplinkSettings) -> Response | float:
+        """Return the answer; where there is none, the pause after the failure."""
         headers = {
             "Authorization": f"Bearer {settings.token}",
             "Content-Type": "application/json",
@@ -203,17 +206,15 @@ class Uplink:
             body = gzip.compress(body, mtime=0)
             headers["Content-Encoding"] = "gzip"
         try:
-            response = self._https.request("POST", settings.url, body=body, headers=headers)
+            return self._https.request("POST", settings.url, body=body, headers=headers)
         except HttpsError as error:
             return self._failed(str(error))
-        return self._answered(response, kind, batch, settings)
 
     def body(self, batch: Batch) -> bytes:
         """Return the body of the request before compression."""
         return readings.emit(self._device_id, batch.store, batch.records)
 
     def _answered(self, response: Response, kind: Kind, batch: Batch, settings: UplinkSettings) -> float:
-        again_s = _retry_after(response, self._clock.wall()) * (1 + RETRY_AFTER_SPREAD * self._rng.random())
         match response.status:
             case 200:
                 return self._acknowledged(response, kind, batch, settings)
@@ -221,7 +222,13 @@ class Uplink:
                 return self._not_taken(batch, _said(response))
             case 413 if len(batch.records) > 1 or _is_verdict(response):
                 return self._too_large(batch)
-            case 429 | 503 if again_s and kind is Kind.REPLAY and not self._failures:
+            case _:
+                return self._turned_away(response, kind)
+
+    def _turned_away(self, response: Response, kind: Kind) -> float:
+        again_s = _retry_after(response, self._clock.wall()) * (1 + RETRY_AFTER_SPREAD * self._rng.random())
+        match response.status:
+            case 429 | 503 if again_s and kind is not Kind.FRESH and not self._failures:
                 self._pace.hold(self._clock.monotonic(), again_s)
                 self._status = replace(self._status, last_error=f"the head-end wants no backlog for {again_s:.0f} s")
                 return 0.0
@@ -229,6 +236,41 @@ class Uplink:
                 return self._failed(f"the head-end refuses the token ({response.status})", again_s=self._backoff.max_s)
             case status:
                 return self._failed(f"the head-end answered {status}: {_said(response)}", again_s=again_s)
+
+    def _send_again(self, now: float, settings: UplinkSettings) -> float:
+        """Nothing waits: send what the head-end wants once more, then how that ended."""
+        if now < self._pace.ready_at:
+            return self._pace.ready_at - now
+        again = self._store.again(self._limit)
+        if again is not None and not again.records:
+            self._store.sent_again(again)
+            return 0.0
+        reports = [] if again else self._store.again_reports()
+        if again is None and not reports:
+            return LOOK_EVERY_S
+        records = again.records if again else ()
+        response = self._post(
+            Kind.RESEND, readings.emit(self._device_id, self._store.file.uuid, records, reports), settings
+        )
+        if isinstance(response, float):
+            return response
+        alone = len(records) <= 1
+        match response.status:
+            case 200 if _acknowledged_id(response) == (records[-1]["id"] if records else None):
+                if again is not None:
+                    self._store.sent_again(again)
+                    self._pace.sent(len(records), now)
+                self._store.close_again(report.request for report in reports)
+                self._worked(response)
+                return 0.0
+            case 400 | 413 if again is not None and _is_verdict(response) and (response.status == 400 or alone):
+                self._store.sent_again(again, refused=True)
+                return self._failed(f"the head-end refused what it wants again: {_said(response)}")
+            case 413 if not alone:
+                self._limit = len(records) // 2
+                return 0.0
+            case _:
+                return self._turned_away(response, Kind.RESEND)
 
     def _acknowledged(self, response: Response, kind: Kind, batch: Batch, settings: UplinkSettings) -> float:
         last = _acknowledged_id(response)
@@ -238,18 +280,29 @@ class Uplink:
         sent_last = int(str(batch.records[-1]["id"]))
         released = self._store.release(batch.store, batch.last if last >= sent_last else last, first=batch.first)
         LOG.debug("delivered %d records up to id %d", released, last)
+        self._worked(response)
+        if kind is not Kind.FRESH:
+            self._pace.sent(released, self._clock.monotonic())
+        self._search.taken(batch)
+        self._limit = min(_batch_limit(settings), self._limit * LIMIT_GROWS)
+        return 0.0
+
+    def _worked(self, response: Response) -> None:
+        """The head-end has taken something: failures are over, and it may have orders."""
         now = self._clock.monotonic()
         if self._failures:
             LOG.info("readings are delivered again", extra={"event": "uplink.recovered"})
             if now - self._failing_since > FRESH_S:
                 self._pace.restart(now)
-        if kind is not Kind.FRESH:
-            self._pace.sent(released, now)
         self._failures = 0
-        self._search.taken(batch)
-        self._limit = min(_batch_limit(settings), self._limit * LIMIT_GROWS)
         self._status = replace(self._status, last_uplink=self._clock.wall(), last_error="")
-        return 0.0
+        try:
+            fresh = self._store.order_again(readings.parse_orders(_document(response).get("resend", [])))
+        except readings.BatchError as error:
+            LOG.debug("an order of the head-end is none: %s", error)
+            return
+        if fresh:
+            LOG.info("the head-end wants readings once more (%d orders)", fresh, extra={"event": "uplink.resend"})
 
     def _too_large(self, batch: Batch) -> float:
         if len(batch.records) == 1:
@@ -281,22 +334,23 @@ def _batch_limit(settings: UplinkSettings) -> int:
     return max(1, min(settings.batch_records_max, readings.RECORDS_MAX))
 
 
-def _acknowledged_id(response: Response) -> int | None:
+def _document(response: Response) -> dict[str, object]:
+    """Return the JSON object of an answer; empty when that is not one."""
     try:
         document = json.loads(response.body)
     except (ValueError, RecursionError):
-        return None
-    last = document.get("acknowledged") if isinstance(document, dict) else None
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def _acknowledged_id(response: Response) -> int | None:
+    last = _document(response).get("acknowledged")
     return last if isinstance(last, int) and not isinstance(last, bool) else None
 
 
 def _is_verdict(response: Response) -> bool:
-    """Return whether a 400 comes from the metering server, which says `error`, and not from a proxy in between."""
-    try:
-        document = json.loads(response.body)
-    except (ValueError, RecursionError):
-        return False
-    return isinstance(document, dict) and isinstance(document.get("error"), str)
+    """Return whether a refusal comes from the metering server, which says `error`, and not from a proxy in between."""
+    return isinstance(_document(response).get("error"), str)
 
 
 def _said(response: Response) -> str:

@@ -35,6 +35,8 @@ class Headend:
         self.order: list[object] = []  # raw values as they came in
         self.poison: set[int] = set()
         self.body_records_max = 10**6
+        self.resend: list[dict[str, object]] = []  # orders that go out with each answer
+        self.reports: list[dict[str, object]] = []
 
     def request(
         self, method: str, url: str, *, body: bytes | None = None, headers: Mapping[str, str] | None = None
@@ -70,7 +72,11 @@ class Headend:
             self.seen_twice += key in self.kept
             self.kept[key] = record["raw"]
             self.order.append(record["raw"])
-        return Response(200, {}, json.dumps({"acknowledged": records[-1]["id"]}).encode())
+        for report in document.get("resent", []):  # type: ignore[attr-defined]
+            self.reports.append(report)
+            self.resend = [order for order in self.resend if order["request"] != report["request"]]
+        answer = {"acknowledged": records[-1]["id"] if records else None, "resend": self.resend}
+        return Response(200, {}, json.dumps(answer).encode())
 
 
 class Rig:
@@ -81,9 +87,10 @@ class Rig:
         *,
         url: str = URL,
         replay: ReplayLimits = AT_ONCE,
+        keep: int = 0,
     ) -> None:
         self.clock = VirtualClock()
-        self.store = Store(tmp_path / "readings.db", self.clock, records_max=100_000, keep_forwarded_max=0)
+        self.store = Store(tmp_path / "readings.db", self.clock, records_max=100_000, keep_forwarded_max=keep)
         self.headend = Headend()
         self.published: list[QueueStatus] = []
         self.made = 0
