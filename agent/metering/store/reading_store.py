@@ -30,12 +30,13 @@ from pathlib import Path
 from typing import TypeVar
 
 from agent.clock import Clock
-from agent.metering.store import resend
+from agent.metering.store import resend, sinks
 from agent.metering.store.adoption import note_loss
 from agent.metering.store.blocks import block_rows, blocks, pack, unpack
 from agent.metering.store.delivery import bounded_start, count, delivered_above, empty, mark, open_ranges
 from agent.metering.store.resend import Again
 from agent.metering.store.salvage import marks_of
+from agent.metering.store.sinks import SinkBatch
 from agent.metering.store.store_file import StoreError, StoreFile
 from agent.metering.store.store_schema import NO_MARKS
 from agent.status import QueueStatus
@@ -50,6 +51,7 @@ BLOCKS_PER_BATCH_MAX = 64  # looked at for one uplink batch
 FULL_RETRIES = 4  # each one gives up an eighth of the blocks first
 REMEMBERED_MAX = 16_384  # names, before those that nobody knows any more are looked for; the registry holds 4096
 REFUSED_MAX = 1000  # records that the head-end would not take, kept for a person to look at
+SINK_SHARE = 4  # this part of `records_max` is kept at most for a sink that is behind
 DROP_SHARE = 1 / 16  # so many more delivered records than are to be kept may be there
 REFUSED_AT = "refused_at"  # beside the fields of a record that is set aside
 
@@ -148,6 +150,7 @@ class Store:
         self._records_max = records_max
         self._keep_forwarded_max = keep_forwarded_max
         self._loss_logged = False
+        self._sinks: set[str] = set()
         self.on_append: Callable[[], None] = lambda: None
         self.on_health: Callable[[str], None] = lambda _problem: None  # "" when the store works
 
@@ -319,6 +322,26 @@ class Store:
         """The head-end has the reports on these orders."""
         self._run(lambda db, _: resend.close(db, requests))
 
+    # --- for further sinks ---
+
+    def add_sink(self, name: str) -> None:
+        """A sink of this name is in use; it gets what is stored from the first such moment on."""
+        self._run(lambda db, counters: sinks.add(db, counters, name))
+        self._sinks.add(name)
+
+    def sink_batch(self, name: str, records_max: int) -> SinkBatch | None:
+        """What a sink gets next, at most `records_max` records; `None` when it has everything."""
+        return self._run(lambda db, counters: sinks.next_records(db, counters, self.file.uuid, name, records_max))
+
+    def sink_done(self, name: str, last: int, missed: int) -> None:
+        """A sink has the records up to `last`, without those that it missed."""
+        self._run(lambda db, _: sinks.done(db, name, last, missed))
+
+    def sink_missed(self, name: str) -> int:
+        """How many records a sink did not get."""
+        rows = self._run(lambda db, _: db.execute("SELECT missed FROM sink WHERE name=?", (name,)).fetchall())
+        return int(rows[0][0]) if rows else 0
+
     # --- for everybody ---
 
     def refused(self, limit: int) -> list[Refusal]:
@@ -400,7 +423,9 @@ class Store:
     def _drop_kept(self, db: sqlite3.Connection, counters: _Counters) -> None:
         """Remove delivered blocks that are more than are to be kept: a good number at once, since each removal writes
         the pages that say what is free."""
-        last, keep = counters["released"], self._keep_forwarded_max
+        last = counters["released"]
+        lag = min(sinks.lag(db, self._sinks, last), self._records_max // SINK_SHARE)
+        keep = max(self._keep_forwarded_max, lag)
         if last - _oldest(db, counters) + 1 > keep * (1 + DROP_SHARE):
             while last - _oldest(db, counters) + 1 > keep and self._drop_oldest(db, counters, last):
                 pass

@@ -6,7 +6,8 @@ Formats so far. A file is brought forward when it is opened, in one transaction;
 1. `block`, `progress`, `knowledge`, `refused`, `meta`.
 2. What a block is about (`meter`, `marks`, `since`) stands in its row, so that it can be told when the body cannot be
    read any more; `progress.at`; `loss`, `aside`, `adopted`; `meta` has a copy, `identity`, on a page of its own;
-   `delivered` has what the head-end holds above the watermark `released`, `resend` what it wants once more.
+   `delivered` has what the head-end holds above the watermark `released`, `resend` what it wants once more,
+   `sink` the positions of others.
 
 `block.marks` is the progress of the visit, JSON [[meter, task, run], …]. It moves to the table `progress` when the
 block goes: a page less to write per visit, which on flash is a good part of the wear.
@@ -49,6 +50,7 @@ _SINCE_2 = (
     " CHECK (typeof(last) = 'integer' AND last >= first))",
     # The few blocks without a body are found without looking at the others; those others cost the index nothing.
     "CREATE INDEX block_empty ON block (first, last) WHERE length(body) = 0",
+    "CREATE TABLE sink (name TEXT PRIMARY KEY, position INTEGER NOT NULL, missed INTEGER NOT NULL)",
     # What the head-end wants once more (resend.py).
     "CREATE TABLE resend (request INTEGER PRIMARY KEY, store TEXT NOT NULL, reached INTEGER NOT NULL,"
     " last INTEGER NOT NULL, since REAL NOT NULL, until REAL NOT NULL, sent INTEGER NOT NULL DEFAULT 0,"
@@ -69,7 +71,7 @@ _TO_2 = (
 _MIGRATIONS = {1: _TO_2}  # from this format to the next
 _TABLES = {
     *("meta", "block", "progress", "knowledge", "refused", "identity"),
-    *("adopted", "loss", "aside", "delivered", "resend"),
+    *("adopted", "loss", "aside", "delivered", "resend", "sink"),
 }
 
 
