@@ -26,6 +26,7 @@ from updateagent import __version__
 if TYPE_CHECKING:
     from agent.daemon.supervisor import Supervisor, Worker
     from agent.https import HttpsClient
+    from agent.metering.uplink.sink import SinkWorker
     from agent.settings.device import DeviceInfo
     from agent.settings.provisioning import Provisioning
     from agent.tree.tree import Transaction
@@ -161,7 +162,42 @@ class Daemon:
             replay=ReplayLimits(metering.uplink_replay_records_per_min, metering.uplink_replay_spread_s),
             publish=lambda queue: self.board.publish(queue=queue),
         )
-        self.store.on_append = self.uplink.notify
+        self.sink = self._make_sink()
+        self.store.on_append = self._stored
+
+    def _stored(self) -> None:
+        self.uplink.notify()
+        if self.sink is not None:
+            self.sink.notify()
+
+    def _make_sink(self) -> SinkWorker | None:
+        """Make the sink beside the head-end, where one is configured. Raises `SecretError`."""
+        mqtt = self.config.mqtt
+        if mqtt is None:
+            return None
+        from importlib.util import find_spec
+
+        from agent.metering.scheduling.schedule import Backoff
+        from agent.metering.uplink.mqtt import MqttSink
+        from agent.metering.uplink.sink import SinkWorker
+        from agent.settings.identity import read_password
+
+        if find_spec("paho") is None:
+            raise SecretError("mqtt: paho-mqtt is not installed (dcu-agent[mqtt])")
+        password = read_password(mqtt.password_file) if mqtt.password_file else ""
+        log.hide(password)
+        try:
+            context = mqtt.context()
+        except OSError as error:
+            raise SecretError(f"mqtt: the files for TLS cannot be used: {error}") from error
+        metering = self.config.metering
+        return SinkWorker(
+            self.store,
+            MqttSink(mqtt, self.device.device_id, password, context),
+            self.clock,
+            backoff=Backoff(metering.uplink_backoff_min_s, metering.uplink_backoff_max_s),
+            rng=self.rng,
+        )
 
     # --- management ---
 
@@ -297,6 +333,8 @@ class Daemon:
         workers: list[Worker] = [*self.collector.workers, self.uplink, self.dm, self.packages, control]
         if self.push is not None:
             workers.append(self.push)
+        if self.sink is not None:
+            workers.append(self.sink)
         self.board.publish(workers=tuple(worker.name for worker in workers))
         self.supervisor: Supervisor = Supervisor(
             workers,

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from agent.settings.mqtt import MqttConfig, mqtt_config
 from agent.settings.reader import REQUIRED, ConfigError, Section, compose
 from omadm.ssmp.wire import DEVICE_ID_BYTES_MAX, TEXT_BYTES_MAX
 from plc.errors import PlcProtocolError
@@ -199,6 +200,7 @@ class Config:
     reboot_command: tuple[str, ...]
     watchdog: WatchdogConfig = field(default=WatchdogConfig())
     log: LogConfig = field(default=LogConfig())
+    mqtt: MqttConfig | None = None
 
 
 def load(file: Path) -> Config:
@@ -219,6 +221,7 @@ def load(file: Path) -> Config:
         reboot_command=top.texts("reboot_command", ("reboot",)),
         watchdog=_watchdog(top.section("watchdog")),
         log=_log(top.section("log")),
+        mqtt=mqtt_config(top.section("mqtt")),
     )
     top.end()
     if len(os.fsencode(config.control_socket)) > 107:  # sun_path holds 108 bytes, the last is NUL
