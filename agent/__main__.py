@@ -71,14 +71,17 @@ class Daemon:
 
     def __init__(self, config: Config) -> None:
         """Raises `SecretError`, or `OSError` for a file or address that cannot be used."""
-        from agent.clock import SystemClock
+        from agent.clock import FlagFile, KernelClock, SystemClock, TimeSource
         from agent.daemon.health import Health
         from agent.daemon.reboot import Rebooter
         from agent.status import Status, StatusBoard
         from updateagent.disk import RealDisk
 
         self.config = config
-        self.clock = SystemClock()
+        sources: list[TimeSource] = [KernelClock()]
+        if config.clock.synchronized_file is not None:
+            sources.append(FlagFile(config.clock.synchronized_file))
+        self.clock = SystemClock(sources)
         self.disk = RealDisk()
         self.rng = random.SystemRandom()
         self.key = read_secret(config.device.key_file)
@@ -95,6 +98,7 @@ class Daemon:
         self.health = Health(config.update.run_dir, config.update.boot_id_file, self.clock)
         self.rebooter = Rebooter(config.reboot_command, self.clock)
         self.https = _https(config)
+        self.https.on_answer = self.clock.server_date
         self._make_metering()
         self._make_dm()
         self._make_ota()
@@ -150,6 +154,7 @@ class Daemon:
             rng=self.rng,
             open_bridge=lambda port: open_bridge(port.protocol, port.url, port.baudrate),
             health=lambda ok, detail: self.health.set("meter_port", ok, detail),
+            meters_health=lambda ok, detail: self.health.set("meters", ok, detail),
         )
         self.uplink_connection = KeptConnection(self.https)
         self.uplink = Uplink(
@@ -327,6 +332,7 @@ class Daemon:
             clock=self.clock,
             session_now=self.dm.session_now,
             ages=self._ages,
+            judge=self.clock.judge,
         )
         control = ControlServer(config.control_socket, views.handlers(), group=config.control_group)
         control.bind()

@@ -94,6 +94,7 @@ class HttpsClient:
     ) -> None:
         """`ca_file`: PEM of the authorities that servers must chain to. Raises `OSError` when it cannot be read,
         `ssl.SSLError` when it holds no certificate: both are configuration errors for the caller to name."""
+        self.on_answer: Callable[[Mapping[str, str], float, float], None] = lambda _headers, _sent, _received: None
         self._context = ssl.create_default_context(cafile=str(ca_file))
         self._context.minimum_version = ssl.TLSVersion.TLSv1_2
         self._timeout_s = timeout_s
@@ -111,7 +112,14 @@ class HttpsClient:
     ) -> Stream:
         """Send a request and return once the head of the answer has arrived. Raises `HttpsError`."""
         host, port, path = _target(url)
-        return _send(self.connection(host, port), _Request(method, url, path, body, headers or {}))
+        return self.send(self.connection(host, port), _Request(method, url, path, body, headers or {}))
+
+    def send(self, connection: http.client.HTTPSConnection, request: _Request) -> Stream:
+        """Send a request over a connection, see `stream`."""
+        sent = self.monotonic()
+        stream = _send(connection, request)
+        self.on_answer(stream.headers, sent, self.monotonic())
+        return stream
 
     def connection(self, host: str, port: int) -> http.client.HTTPSConnection:
         """Return a connection that is opened, and verified, with the first request. Raises `HttpsRefused`."""
@@ -185,7 +193,7 @@ class KeptConnection:
         assert self._open is not None  # noqa: S101 - both callers have just seen to that
         keep = False
         try:
-            stream = _send(self._open.connection, request)
+            stream = self._client.send(self._open.connection, request)
             answer = self._client.collect(stream, request.url)
             keep = stream.leave_open()
             self._open.used = self._client.monotonic()

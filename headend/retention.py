@@ -19,7 +19,8 @@ from headend import db
 from headend.config import Retention
 from headend.dm import tables as dm
 from headend.dm.jobs import queue
-from headend.metering.readings import readings
+from headend.metering.gaps import gap_reports, gaps
+from headend.metering.readings import doubtful, readings
 from headend.security.devices import registrations
 from headend.software.repository import downloads, reports
 
@@ -58,7 +59,10 @@ def _rules(keep: Retention, now: float) -> Iterator[_Rule]:
     if keep.readings_days:
         # `run` narrows the search by its index; `stored` decides, because a concentrator's clock may be wrong.
         cutoff = before(keep.readings_days)
-        yield _Rule(readings, (readings.c.run < int(cutoff)) & (readings.c.stored < cutoff))
+        for table in (readings, doubtful):
+            yield _Rule(table, (table.c.run < int(cutoff)) & (table.c.stored < cutoff))
+        yield _Rule(gap_reports, gap_reports.c.stored < cutoff)
+        yield _Rule(gaps, (gaps.c.last < int(cutoff)) & (gaps.c.changed < cutoff))
 
 
 def prune(engine: Engine, keep: Retention, now: float) -> Iterator[tuple[str, int]]:

@@ -11,15 +11,20 @@ from dataclasses import dataclass
 
 
 class FailReason(enum.Enum):
-    """Why a packet was given up. None of these is retried below the application."""
+    """Why a packet was given up. None of these is retried below the application.
+
+    The first three say that nobody knows whether the packet arrived, or that it did not: what may be asked twice can be
+    asked again. After the others it is of no use.
+    """
 
     NO_CONFIRM = "no confirm from the base node in time"
+    BASE_NODE_RESTARTED = "the base node restarted"
     NODE_TIMEOUT = "the node did not acknowledge"  # DL_DATA.cfm status 2
     BAD_ADDRESS = "the base node does not know the address"  # status 0xC0
     BAD_HANDLER = "the base node does not know the handler"  # status 0xC1
     BUSY = "the base node is busy"  # status 0xC2
     OTHER_STATUS = "the base node answered with another status"
-    NODE_LEFT = "the node left the network before the packet was sent"
+    NODE_LEFT = "the node left the network"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +57,11 @@ class BaseNodeSilent:
     """A list query was not answered in time; it is asked again later."""
 
     attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class BaseNodeRestarted:
+    """The base node said that it has just started; what was in flight is given up, and the list of nodes is read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,10 +106,67 @@ class ResyncNoted:
 
 @dataclass(frozen=True, slots=True)
 class NetworkNoted:
-    """A network event of the base node (alive, promote, demote, reboot, …): for the log, nothing to act on."""
+    """A network event of the base node (register, promote, alive, …), see `plc.topology` for what they add up to.
 
+    `kind` names it in lower case, `event` is its number. `sid` is the switch that the node hangs on, `lsid` its own SID
+    as a switch. `alive_rx` and `alive_tx` count the keep-alive messages that were received and sent.
+    """
+
+    kind: str
     event: int
     eui48: bytes
+    sid: int
+    lnid: int
+    lsid: int
+    alive_rx: int
+    alive_tx: int
+    alive_time: int
+
+
+@dataclass(frozen=True, slots=True)
+class PibRead:
+    """A PIB attribute of the base node was read; `status` 0 is success, and only then is there a value."""
+
+    pib: int
+    status: int
+    value: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class PibWritten:
+    """A PIB attribute of the base node was written, or not: `status` 0 is success."""
+
+    pib: int
+    status: int
+
+
+@dataclass(frozen=True, slots=True)
+class WhitelistChanged:
+    """The base node took an entry into its whitelist (`added`) or out of it; or did not, where `code` is not 0."""
+
+    eui48: bytes
+    added: bool
+    code: int
+
+
+@dataclass(frozen=True, slots=True)
+class ManagementUnanswered:
+    """The base node has not answered one order of the management plane: nobody knows whether it was carried out.
+
+    `what` is `"get"`, `"set"`, `"whitelist"` or `"list"`; `pib` the attribute or list, 0 for the whitelist.
+    """
+
+    what: str
+    pib: int
+    eui48: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class TopologyListed:
+    """Both lists of the topology were read; `devices` are registered, `links` of them are heard by the base node."""
+
+    devices: int
+    links: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,10 +184,16 @@ NodeEvent = (
     | NodeLeft
     | NodesListed
     | BaseNodeSilent
+    | BaseNodeRestarted
     | DataReceived
     | DataConfirmed
     | DataFailed
     | ResyncNoted
     | NetworkNoted
+    | PibRead
+    | PibWritten
+    | WhitelistChanged
+    | ManagementUnanswered
+    | TopologyListed
     | ProtocolBroken
 )

@@ -4,6 +4,8 @@ query     0E  PIB(2)  max  iterator(2)
 answer    0F  PIB(2)  n  recLen  then n times: iterator(2)  record(recLen)
 
 record of list 0x8250 (4-32 nodes)   addr(2)  id(16, padded)  idLen  EUI-48
+
+The records of the other two lists are in `plc.topology`.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ class ListPib(enum.IntEnum):
     """Lists of the management plane."""
 
     REGISTERED_DEVICES = 0x0050
+    PHY_LINKS = 0x0057
     NODES_432 = 0x8250  # vendor-specific
 
 

@@ -10,7 +10,12 @@ and of the client (16 = public client). `dst`, `src` and `addr` are 12-bit node 
     3B LEAVE.ind        addr(2)
     35 RELEASE.req      addr(2)
     4F NETWORK_EVENT    event  EUI-48  SID  LNID(2)  LSID  aliveRx  aliveTx  aliveTime  [PCH(2)  PCH-LSID(2)]
-    5B 5C 5D            whitelist add, remove, acknowledge: EUI-48
+    5B 5C               whitelist add, remove: EUI-48
+    5D                  whitelist acknowledge: command  code (0 ok)
+    2D MLME_GET.req     PIB(2)
+    2E MLME_GET.cfm     status  PIB(2)  size  value(size)
+    31 MLME_SET.req     PIB(2)  size  value(size)
+    32 MLME_SET.cfm     status
 """
 
 from __future__ import annotations
@@ -27,11 +32,16 @@ ADDRESS_BROADCAST = 0xFFF
 ADDRESS_NEW = 0xFFE  # of a node that has no connection yet: never a node's own
 EUI48_BYTES = 6
 EUI64_BYTES = 8
+PIB_BYTES_MAX = 0xFF
 
 
 class Command(enum.IntEnum):
     """Commands of the PRIME API that this side of the bridge knows."""
 
+    MLME_GET_REQ = 0x2D
+    MLME_GET_CFM = 0x2E
+    MLME_SET_REQ = 0x31
+    MLME_SET_CFM = 0x32
     RELEASE_REQ = 0x35
     DATA_REQ = 0x37
     DATA_IND = 0x38
@@ -44,6 +54,22 @@ class Command(enum.IntEnum):
     WHITELIST_ACK = 0x5D
 
 
+class NetworkEventKind(enum.IntEnum):
+    """First octet of NETWORK_EVENT, as the host sources of the base node's maker number them. `REBOOT` is the base
+    node's own, `NO_KEY` (PRIME 1.4) and `UNKNOWN_NODE` are registrations that it refused, for want of a device key or
+    by its whitelist; the others are about the node that is named. More of them are passed on as numbers."""
+
+    REGISTER = 0
+    UNREGISTER = 1
+    PROMOTE = 2
+    DEMOTE = 3
+    ALIVE = 4
+    REBOOT = 5
+    NO_KEY = 6
+    UNKNOWN_NODE = 7
+    ERROR = 8
+
+
 class ConfirmStatus(enum.IntEnum):
     """Status of DL_DATA.cfm. Others occur in the field and are passed on as numbers."""
 
@@ -52,6 +78,9 @@ class ConfirmStatus(enum.IntEnum):
     BAD_ADDRESS = 0xC0
     BAD_HANDLER = 0xC1
     BUSY = 0xC2
+
+
+_WHITELIST = frozenset({Command.WHITELIST_ADD, Command.WHITELIST_REMOVE})
 
 
 def check_octet(name: str, value: int) -> None:
@@ -278,7 +307,7 @@ class ReleaseRequest:
 class NetworkEvent:
     """NETWORK_EVENT: what the MAC layer of the base node saw of one node.
 
-    `event` is 0 register, 1 unregister, 2 promote, 3 demote, 4 alive, 5 reboot, 6 unknown node, 7 error.
+    `event` is a `NetworkEventKind`, or a number that has no name.
     """
 
     command: ClassVar[Command] = Command.NETWORK_EVENT
@@ -328,13 +357,13 @@ class NetworkEvent:
 
 @dataclass(frozen=True, slots=True)
 class Whitelist:
-    """Whitelist add, remove, or their acknowledgement: which node the base node may let in."""
+    """Whitelist add or remove: which node the base node may let in."""
 
     command: Command
     eui48: bytes
 
     def __post_init__(self) -> None:
-        if self.command not in (Command.WHITELIST_ADD, Command.WHITELIST_REMOVE, Command.WHITELIST_ACK):
+        if self.command not in _WHITELIST:
             raise PlcLocalError(f"{self.command!r} is no whitelist command")
         check_eui48(self.eui48)
 
@@ -350,9 +379,140 @@ class Whitelist:
         return cls(command, eui48)
 
 
+@dataclass(frozen=True, slots=True)
+class WhitelistAck:
+    """What became of the whitelist command `of`: `code` 0 is success. It does not say which node was meant."""
+
+    command: ClassVar[Command] = Command.WHITELIST_ACK
+    of: int
+    code: int
+
+    def __post_init__(self) -> None:
+        check_octet("command", self.of)
+        check_octet("code", self.code)
+
+    def emit(self) -> bytes:
+        return bytes((self.of, self.code))
+
+    @classmethod
+    def parse(cls, data: bytes) -> WhitelistAck:
+        """Raises `PlcDecodeError`."""
+        cursor = PayloadCursor(data, "whitelist acknowledgement")
+        ack = cls(cursor.u8(), cursor.u8())
+        cursor.check_end()
+        return ack
+
+
+def _check_pib(pib: int, value: bytes = b"") -> None:
+    if not 0 <= pib <= 0xFFFF:
+        raise PlcLocalError(f"PIB attribute {pib} is not sixteen bits")
+    if len(value) > PIB_BYTES_MAX:
+        raise PlcLocalError(f"PIB value of {len(value)} bytes, at most {PIB_BYTES_MAX}")
+
+
+@dataclass(frozen=True, slots=True)
+class MlmeGet:
+    """MLME_GET.req: read one PIB attribute of the base node."""
+
+    command: ClassVar[Command] = Command.MLME_GET_REQ
+    pib: int
+
+    def __post_init__(self) -> None:
+        _check_pib(self.pib)
+
+    def emit(self) -> bytes:
+        return self.pib.to_bytes(2, "big")
+
+    @classmethod
+    def parse(cls, data: bytes) -> MlmeGet:
+        """Raises `PlcDecodeError`."""
+        cursor = PayloadCursor(data, "MLME_GET.req")
+        request = cls(cursor.u16())
+        cursor.check_end()
+        return request
+
+
+@dataclass(frozen=True, slots=True)
+class MlmeGetConfirm:
+    """MLME_GET.cfm: the value of a PIB attribute; `status` 0 is success."""
+
+    command: ClassVar[Command] = Command.MLME_GET_CFM
+    status: int
+    pib: int
+    value: bytes
+
+    def __post_init__(self) -> None:
+        check_octet("status", self.status)
+        _check_pib(self.pib, self.value)
+
+    def emit(self) -> bytes:
+        return bytes((self.status,)) + self.pib.to_bytes(2, "big") + bytes((len(self.value),)) + self.value
+
+    @classmethod
+    def parse(cls, data: bytes) -> MlmeGetConfirm:
+        """Raises `PlcDecodeError`."""
+        cursor = PayloadCursor(data, "MLME_GET.cfm")
+        confirm = cls(cursor.u8(), cursor.u16(), cursor.take(cursor.u8()))
+        cursor.check_end()
+        return confirm
+
+
+@dataclass(frozen=True, slots=True)
+class MlmeSet:
+    """MLME_SET.req: write one PIB attribute of the base node."""
+
+    command: ClassVar[Command] = Command.MLME_SET_REQ
+    pib: int
+    value: bytes
+
+    def __post_init__(self) -> None:
+        _check_pib(self.pib, self.value)
+
+    def emit(self) -> bytes:
+        return self.pib.to_bytes(2, "big") + bytes((len(self.value),)) + self.value
+
+    @classmethod
+    def parse(cls, data: bytes) -> MlmeSet:
+        """Raises `PlcDecodeError`."""
+        cursor = PayloadCursor(data, "MLME_SET.req")
+        request = cls(cursor.u16(), cursor.take(cursor.u8()))
+        cursor.check_end()
+        return request
+
+
+@dataclass(frozen=True, slots=True)
+class MlmeSetConfirm:
+    """MLME_SET.cfm: `status` 0 is success. It does not say which attribute was meant."""
+
+    command: ClassVar[Command] = Command.MLME_SET_CFM
+    status: int
+
+    def __post_init__(self) -> None:
+        check_octet("status", self.status)
+
+    def emit(self) -> bytes:
+        return bytes((self.status,))
+
+    @classmethod
+    def parse(cls, data: bytes) -> MlmeSetConfirm:
+        """Raises `PlcDecodeError`."""
+        cursor = PayloadCursor(data, "MLME_SET.cfm")
+        confirm = cls(cursor.u8())
+        cursor.check_end()
+        return confirm
+
+
+def kind_of(event: NetworkEvent) -> str:
+    """The name of a network event in lower case; its number where it has none."""
+    try:
+        return NetworkEventKind(event.event).name.lower()
+    except ValueError:
+        return str(event.event)
+
+
 PrimePayload = (
     DataRequest | DataIndication | DataConfirm | JoinIndication | LeaveIndication | ReleaseRequest | NetworkEvent
-    | Whitelist
+    | Whitelist | WhitelistAck | MlmeGet | MlmeGetConfirm | MlmeSet | MlmeSetConfirm
 )  # fmt: skip
 
 _PARSERS = {
@@ -365,9 +525,13 @@ _PARSERS = {
         LeaveIndication,
         ReleaseRequest,
         NetworkEvent,
+        WhitelistAck,
+        MlmeGet,
+        MlmeGetConfirm,
+        MlmeSet,
+        MlmeSetConfirm,
     )
 }
-_WHITELIST = frozenset({Command.WHITELIST_ADD, Command.WHITELIST_REMOVE, Command.WHITELIST_ACK})
 
 
 def parse_payload(command: int, data: bytes) -> PrimePayload | None:

@@ -28,14 +28,20 @@ import pytest
 
 PR_SET_CHILD_SUBREAPER = 36  # include/uapi/linux/prctl.h
 
-# Files and folders of enumerations: of power cuts, of flipped bits, of fuzzed input.
+# Files and folders of enumerations: of power cuts, of flipped bits, of lines cut anywhere, of fuzzed input. And of what
+# judges such an enumeration.
 SLOW = (
     "tests/agent/ota/test_full_instead.py",
     "tests/agent/ota/test_worker.py",
+    "tests/agent/settings/test_config_fuzz.py",
     "tests/bench",
+    "tests/board/test_story.py",
     "tests/demo",
+    "tests/dlms/client/test_session_splits.py",
+    "tests/dlms/link/hdlc/test_pipes.py",
     "tests/dlms/link/test_line_time.py",
     "tests/fuzz",
+    "tests/plc/test_interleaving.py",
     "tests/updateagent/boot/test_loaders.py",
     "tests/updateagent/boot/test_uboot_flash.py",
     "tests/updateagent/engine/test_power.py",
@@ -90,9 +96,10 @@ def keep_files_in_memory(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    slow = [config.rootpath / path for path in SLOW]
+    listed = [config.rootpath / path for path in SLOW]
+    slow = {path for path in {item.path for item in items} if any(path.is_relative_to(above) for above in listed)}
     for item in items:
-        if any(item.path.is_relative_to(path) for path in slow):
+        if item.path in slow:
             item.add_marker("slow")
         tier = next((name for name in ("board", "process", "slow") if item.get_closest_marker(name)), "fast")
         if tier == "fast":

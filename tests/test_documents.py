@@ -156,9 +156,10 @@ def _code(text: str) -> list[str]:
 
 
 def make_targets() -> set[str]:
-    """The names in front of a colon in the Makefile."""
+    """The names in front of a colon in the Makefile; of `python-%`, which makes any version's, `python-`."""
     lines = (REPO / "Makefile").read_text().splitlines()
-    return {name for line in lines if (found := re.match(r"([a-z][a-z -]*):(?!=)", line)) for name in found[1].split()}
+    rules = (re.match(r"([a-z][a-z -]*)%?:(?!=)", line) for line in lines)
+    return {name for rule in rules if rule for name in rule[1].split()}
 
 
 DOCUMENTS = pytest.mark.parametrize("path", documents(), ids=lambda path: str(path.relative_to(REPO)))

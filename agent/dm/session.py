@@ -21,6 +21,7 @@ from collections.abc import Callable
 from agent.dm.packing import Limits, Outgoing, Packer, numbered
 from agent.dm.session_events import Acknowledged, Answer, Ended, Event, NoncesChanged, Post, SessionSettings, Work
 from agent.dm.session_states import TRANSITIONS, Input, SessionUsageError, State
+from agent.tree.alerts import GenericAlert
 from agent.tree.chunks import OBJECT_BYTES_MAX
 from omadm.auth import AUTH_MAC, AuthError, hmac_header, verify_hmac
 from omadm.codes import AlertCode, Code, succeeded
@@ -242,13 +243,13 @@ class Session:
                 hdr.meta.max_msg_size or limits.message, hdr.meta.max_obj_size or limits.object
             )
         self._read_statuses(message)
-        work = [c for c in message.commands if not isinstance(c, Status | Results) and not _is_alert(c, 1222)]
+        wanted = [c for c in message.commands if not isinstance(c, Status | Results)]
+        work = [c for c in wanted if not _is_alert(c, AlertCode.NEXT_MESSAGE)]
         if any(_is_alert(command, AlertCode.SESSION_ABORT) for command in work):
             self._step(Input.ABORT)
             self._end(Ended(ok=False, result="the server aborted the session"))
             return
-        asked = any(_is_alert(command, AlertCode.NEXT_MESSAGE) for command in message.commands)
-        self._advance(message, has_work=bool(work), asked=asked)
+        self._advance(message, has_work=bool(work), asked=len(work) < len(wanted))
 
     def _advance(self, message: SyncML, *, has_work: bool, asked: bool) -> None:
         if self._state is State.WAIT_NEXT and asked and not has_work:
@@ -291,9 +292,7 @@ class Session:
             Item(source=uri, meta=Meta(format="chr", type="text/plain"), data=value)
             for uri, value in self._settings.device_info
         )
-        generic = [
-            Alert("", AlertCode.GENERIC, (alert.item(),), alert.correlator or None) for alert in self._settings.alerts
-        ]
+        generic = [_generic(alert) for alert in self._settings.alerts]
         return [Alert("", self._settings.alert), Replace("", items), *generic]
 
     def _header(self) -> SyncHdr:
@@ -364,9 +363,13 @@ class Session:
         return True
 
     def _remember_alerts(self, message: SyncML) -> None:
-        generic = [c for c in message.of(Alert) if c.code == AlertCode.GENERIC]
-        for command, alert in zip(generic, self._settings.alerts, strict=False):
-            self._alert_refs[str(message.hdr.msg_id), command.cmd_id] = alert.id
+        """Which status will acknowledge which alert. By content: package 1 may take several messages."""
+        waiting = list(self._settings.alerts)
+        for command in message.of(Alert):
+            alert = next((each for each in waiting if _generic(each, command.cmd_id) == command), None)
+            if alert is not None:
+                waiting.remove(alert)
+                self._alert_refs[str(message.hdr.msg_id), command.cmd_id] = alert.id
 
     # -- inner parts ------------------------------------------------------------------------------------------
 
@@ -389,6 +392,10 @@ class Session:
     def _end(self, ended: Ended) -> None:
         self._output = None
         self._events.append(ended)
+
+
+def _generic(alert: GenericAlert, cmd_id: str = "") -> Alert:
+    return Alert(cmd_id, AlertCode.GENERIC, (alert.item(),), alert.correlator or None)
 
 
 def _header_status(message: SyncML) -> Status | None:

@@ -16,6 +16,9 @@ from agent.settings.config import MeteringConfig, PortConfig
 from agent.settings.provisioning import Provisioning, TaskStatus
 from agent.status import MeterStatus
 
+SHARE_EVERY_S = 10.0  # how often the share of meters that cannot be read is reckoned
+UNREAD_SHARE_MAX = 0.1  # of a port's meters: a tenth is what churn and exchanges of meters make in a bad week
+
 
 class Collector:
     """`workers` go to the supervisor, `tick` is called about every second, the rest may be called from any thread."""
@@ -32,12 +35,25 @@ class Collector:
         rng: random.Random,
         open_bridge: Callable[[PortConfig], Bridge],
         health: Callable[[bool, str], None] = lambda _ok, _detail: None,
+        meters_health: Callable[[bool, str], None] = lambda _ok, _detail: None,
     ) -> None:
+        """`health` takes the check `meter_port`, `meters_health` the check `meters`."""
         self.registry = registry
-        self.tasks = TaskBook(store, lists, clock, catch_up_s=metering.catch_up_s)
+        self.tasks = TaskBook(
+            store,
+            lists,
+            clock,
+            catch_up_s=metering.catch_up_s,
+            meters=registry.meters,
+            port_problem=self._problem_of,
+        )
+        self._clock = clock
         self._health = health
+        self._meters_health = meters_health
+        self._look_at = 0.0
         self._lock = threading.Lock()
-        self._problems = {port.name: "not open yet" for port in ports if port.health}
+        self._problems = {port.name: "not open yet" for port in ports}
+        self._checked = [port.name for port in ports if port.health]
         shared = ReaderDeps(store, registry, self.tasks, clock, rng, self._port_health)
         self.workers = tuple(PortReader(port, metering, shared, open_bridge) for port in ports)
         self._report()
@@ -58,10 +74,19 @@ class Collector:
 
     def tick(self) -> None:
         self.registry.tick()
+        self.tasks.tick()
+        now = self._clock.monotonic()
+        if now >= self._look_at:
+            self._look_at = now + SHARE_EVERY_S
+            self._report_meters()
 
     def close(self) -> None:
         """Write what is known of meters to disk. Called after the workers have ended."""
         self.registry.save()
+
+    def _problem_of(self, port: str) -> str:
+        with self._lock:
+            return self._problems.get(port, "")
 
     def _port_health(self, port: str, problem: str) -> None:
         with self._lock:
@@ -73,6 +98,18 @@ class Collector:
     def _report(self) -> None:
         """Publish the check `meter_port`: it is good when every port with `health: true` works."""
         with self._lock:
-            wrong = [f"{port}: {problem}" for port, problem in self._problems.items() if problem]
-            detail = "; ".join(wrong) or (", ".join(self._problems) or "no ports")
+            wrong = [f"{port}: {self._problems[port]}" for port in self._checked if self._problems[port]]
+            detail = "; ".join(wrong) or (", ".join(self._checked) or "no ports")
         self._health(not wrong, detail)
+
+    def _report_meters(self) -> None:
+        """Publish the check `meters`: it is good while at most `UNREAD_SHARE_MAX` of the meters of every port with
+        `health: true` cannot be read. A firmware is not judged by it: meters fall silent for reasons of their own."""
+        meters = self.registry.meters() if self.tasks.in_force else ()
+        good, details = True, []
+        for port in self._checked:
+            counted = self.tasks.count([meter for meter in meters if meter.port == port])
+            if counted.total:
+                good = good and counted.unread <= UNREAD_SHARE_MAX * counted.total
+                details.append(f"{port}: {counted.text()}")
+        self._meters_health(good, "; ".join(details))

@@ -175,6 +175,13 @@ class WatchdogConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class ClockConfig:
+    """`synchronized_file`: what a time service touches after each synchronisation; `None` for none."""
+
+    synchronized_file: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class LogConfig:
     """`file` is `None` for the error output, or the journal where systemd's extra is installed."""
 
@@ -201,6 +208,7 @@ class Config:
     watchdog: WatchdogConfig = field(default=WatchdogConfig())
     log: LogConfig = field(default=LogConfig())
     mqtt: MqttConfig | None = None
+    clock: ClockConfig = field(default=ClockConfig())
 
 
 def load(file: Path) -> Config:
@@ -222,6 +230,7 @@ def load(file: Path) -> Config:
         watchdog=_watchdog(top.section("watchdog")),
         log=_log(top.section("log")),
         mqtt=mqtt_config(top.section("mqtt")),
+        clock=_clock(top.section("clock")),
     )
     top.end()
     if len(os.fsencode(config.control_socket)) > 107:  # sun_path holds 108 bytes, the last is NUL
@@ -447,3 +456,10 @@ def _log(section: Section) -> LogConfig:
     )
     section.end()
     return log
+
+
+def _clock(section: Section) -> ClockConfig:
+    file = section.path("synchronized_file", Path())
+    clock = ClockConfig(synchronized_file=file if section.has("synchronized_file") else None)
+    section.end()
+    return clock

@@ -14,6 +14,7 @@ from dlms.codes import kebab
 from dlms.cosem.classes import attribute_name
 from dlms.cosem.dictionary import describe
 from dlms.cosem.obis import Obis
+from dlms.cosem.profile import Unresolved
 from dlms.cosem.time import CosemDate, CosemDateTime, CosemTime
 from dlms.cosem.values import Named
 from dlms.errors import DlmsError
@@ -44,7 +45,7 @@ def plain(value: object) -> object:
         return value.hex()
     if isinstance(value, datetime):
         return value.isoformat().replace("+00:00", "Z")
-    if isinstance(value, CosemDateTime | CosemDate | CosemTime | Obis):
+    if isinstance(value, CosemDateTime | CosemDate | CosemTime | Obis | Unresolved):
         return str(value)
     if isinstance(value, dict):
         return {name: plain(member) for name, member in value.items()}

@@ -8,6 +8,12 @@ association. `release` ends the association in order. An APDU that violates the 
 
 Over a link that may repeat packets, an answer whose invoke id is not the request's is a repeated old one and is
 dropped. Over other links it is accepted, because some meters answer with an id of their own choice.
+
+Over such a link `repeat` sends an unanswered request again where that is safe. The AARQ is repeated with the same
+challenge, because the AARE that arrives may belong to either. A GET is repeated with a new invoke id, which tells which
+attempt an answer belongs to: a late answer to an earlier attempt is accepted unless it comes in blocks, an answer to
+another GET is dropped. SET and ACTION are never repeated, because the meter could not tell a repetition from a new
+request. The proof is an ACTION too, so an unanswered proof makes `repeat` send the AARQ.
 """
 
 from __future__ import annotations
@@ -20,14 +26,15 @@ from typing import TYPE_CHECKING
 from dlms import axdr
 from dlms.codes import CONFIRMED, LN_CLIENT_CONFORMANCE, Apdu, Conformance, Context, is_unconfirmed
 from dlms.cosem.associations import REPLY_TO_HLS
-from dlms.errors import DecodeError, DlmsError, LocalError, PeerError
+from dlms.errors import DecodeError, DlmsError, LinkError, LocalError, PeerError
 from dlms.security.random_octets import RandomOctets, system_random
 from dlms.security.settings import Auth, Hls, Lls, NoAuth, Security, own_title
 from dlms.statemachine import Transitions
 from dlms.xdlms.acse import PDU_SIZE_MIN, PDU_UNLIMITED, Aare, Aarq, InitiateRequest, InitiateResponse, ReleaseApdu
 from dlms.xdlms.apdu import service_errors as faults
 from dlms.xdlms.apdu.common import HIGH_PRIORITY, INVOKE_ID_MASK, AccessError
-from dlms.xdlms.exchange import ActionAnswer, Answer, Exchange, GetAnswer, ListRefused
+from dlms.xdlms.apdu.get import BLOCK as GET_BLOCK
+from dlms.xdlms.exchange import ActionAnswer, Answer, Exchange, GetAnswer, GetExchange, ListRefused
 
 if TYPE_CHECKING:
     from dlms.security.ciphering import Ciphering
@@ -61,6 +68,7 @@ class Event(Enum):
     EXCEPTION = auto()
     RELEASE = auto()
     RELEASED = auto()
+    REPEAT = auto()
     BREAK = auto()
 
 
@@ -72,7 +80,10 @@ TRANSITIONS: Transitions[State, Event] = Transitions(
         (State.ASSOCIATING, Event.REFUSE): State.CLOSED,
         (State.ASSOCIATING, Event.BREAK): State.CLOSED,
         (State.ASSOCIATING, Event.CHALLENGE): State.PROVING,
+        (State.ASSOCIATING, Event.REPEAT): State.ASSOCIATING,
         (State.PROVING, Event.BLOCK): State.PROVING,
+        (State.PROVING, Event.CHALLENGE): State.PROVING,
+        (State.PROVING, Event.REPEAT): State.ASSOCIATING,
         (State.PROVING, Event.ACCEPT): State.READY,
         (State.PROVING, Event.REFUSE): State.CLOSED,
         (State.PROVING, Event.BREAK): State.CLOSED,
@@ -83,6 +94,7 @@ TRANSITIONS: Transitions[State, Event] = Transitions(
         (State.WAITING, Event.ANSWER): State.READY,
         (State.WAITING, Event.EXCEPTION): State.READY,
         (State.WAITING, Event.RELEASE): State.RELEASING,
+        (State.WAITING, Event.REPEAT): State.WAITING,
         (State.WAITING, Event.BREAK): State.CLOSED,
         (State.RELEASING, Event.RELEASED): State.CLOSED,
         (State.RELEASING, Event.BREAK): State.CLOSED,
@@ -194,10 +206,15 @@ class Association:
         self._established: Established | None = None
         self._ciphering = _ciphering(proposal.security)
         self._dedicated_key: bytes | None = None
+        self._authentication: bytes | None = None
         self._challenge = b""
         self._challenges: Challenges | None = None
         self._transfer: BlockTransfer | None = None
         self._pdu_size = PDU_UNLIMITED
+        self._invoke_ids: list[int] = []  # of the exchange in flight, one per asking
+        self._answered_asking: int | None = None
+        self._associations_asked = 0
+        self._stale_refusals = 0  # refusals without an invoke id that may still come for a request that was repeated
 
     @property
     def established(self) -> Established:
@@ -226,13 +243,19 @@ class Association:
             authentication = self._challenge = make_challenge(auth, self._random_octets)
         if security is not None and security.dedicated:
             self._dedicated_key = self._random_octets(len(security.ek))
+        self._authentication = authentication
+        self._send_aarq()
+
+    def _send_aarq(self) -> None:
+        auth, security = self._proposal.auth, self._proposal.security
         aarq = Aarq(
             context=self._context,
             user_information=self._initiate(),
             mechanism=auth.mechanism,
-            authentication=authentication,
+            authentication=self._authentication,
             system_title=own_title(auth, security),
         )
+        self._associations_asked += 1
         self._output.append(aarq.emit())
 
     @property
@@ -260,10 +283,38 @@ class Association:
     def request(self, exchange: Exchange) -> None:
         """Send the first APDU of a service. Raises `LocalError` unless READY."""
         self._step(Event.REQUEST)
+        self._invoke_ids.clear()
         self._start(exchange)
+
+    @property
+    def may_ask_again(self) -> bool:
+        """Whether `repeat` would send anything."""
+        if not self._may_repeat:
+            return False
+        if self.state in (State.ASSOCIATING, State.PROVING):
+            return True
+        return self.state is State.WAITING and isinstance(self._exchange, GetExchange)
+
+    def repeat(self) -> None:
+        """Ask again for what was not answered in time. Raises `LocalError` where that is not safe, see above."""
+        if not self.may_ask_again:
+            raise LocalError(f"what is under way in state {self.state.name} is not asked twice")
+        exchange = self._exchange
+        self._step(Event.REPEAT)
+        if self.state is State.ASSOCIATING:
+            self._exchange = None
+            self._send_aarq()
+        elif exchange is not None:
+            self._start(exchange)
+
+    @property
+    def answered_asking(self) -> int | None:
+        """Which asking the last answer belongs to, 0 for the first; None where that cannot be known."""
+        return self._answered_asking
 
     def _start(self, exchange: Exchange) -> None:
         self._invoke_id = (self._invoke_id + 1) & INVOKE_ID_MASK
+        self._invoke_ids.append(self._invoke_id)
         priority = HIGH_PRIORITY if self._proposal.high_priority else 0
         if self._transfer is not None:
             self._transfer.reset()
@@ -323,7 +374,16 @@ class Association:
         except ListRefused as error:
             self._end_exchange(Event.EXCEPTION, Excepted(error))
         except DlmsError as error:
-            self._break(error)
+            if not self._is_repetition(error):
+                self._break(error)
+
+    def _is_repetition(self, error: DlmsError) -> bool:
+        """Whether a ciphered APDU was genuine and only came twice, or late, over a link that may do so."""
+        if self._ciphering is None or not self._may_repeat:
+            return False
+        from dlms.security.gcm import Replayed
+
+        return isinstance(error, Replayed)
 
     def _receive(self, apdu: bytes) -> None:
         if len(apdu) < 2:
@@ -354,6 +414,16 @@ class Association:
         elif self._exchange is not None and tag == self._exchange.response_tag:
             self._response(self._exchange, apdu)
         else:
+            self._out_of_turn(apdu)
+
+    def _out_of_turn(self, apdu: bytes) -> None:
+        """An answer to nothing that is asked now: over a link that may repeat, late or come twice; else an error."""
+        tag = apdu[0]
+        if tag == Apdu.AARE and self._associations_asked > 1 and isinstance(self._proposal.auth, Hls):
+            if self.state is not State.PROVING:
+                raise LinkError("an old request had the meter begin another association, and it wants a proof again")
+            self._aare(Aare.parse(apdu))  # the meter has begun anew, and wants a proof for this challenge
+        elif not (self._may_repeat and tag in _ANSWERS):
             raise PeerError(f"APDU 0x{tag:02x} came in state {self.state.name}")
 
     def _unprotect(self, apdu: bytes) -> bytes:
@@ -379,9 +449,14 @@ class Association:
     def _response(self, exchange: Exchange, apdu: bytes) -> None:
         if len(apdu) < 3:
             raise DecodeError("APDU", len(apdu), "ends where one more octet is due")
-        if self._may_repeat and exchange.has_invoke_id and (apdu[2] & INVOKE_ID_MASK) != self._invoke_id:
-            return
+        self._answered_asking = None
+        if self._may_repeat and exchange.has_invoke_id:
+            invoke = apdu[2] & INVOKE_ID_MASK
+            if invoke != self._invoke_id and not self._is_late_answer(exchange, invoke, apdu):
+                return
+            self._answered_asking = self._invoke_ids.index(invoke)
         following = exchange.advance(apdu)
+        self._stale_refusals = 0  # packets do not overtake each other: what was behind has come or is lost
         if isinstance(following, bytes):
             self._step(Event.BLOCK)
             self._send(following)
@@ -390,14 +465,35 @@ class Association:
         else:
             self._end_exchange(Event.ANSWER, Answered(following))
 
+    def _is_late_answer(self, exchange: Exchange, invoke: int, apdu: bytes) -> bool:
+        """Whether this is the whole answer to an earlier asking of the GET in flight. One in blocks is of no use, since
+        the meter has begun anew meanwhile."""
+        return (
+            isinstance(exchange, GetExchange)
+            and invoke in self._invoke_ids
+            and not exchange.in_blocks
+            and apdu[1] != GET_BLOCK
+        )
+
     def _refused(self, reason: str, *, unsupported: bool = False) -> None:
+        if self.state is State.PROVING and self._associations_asked > 1:
+            raise self._unclear(reason)
         if self.state in (State.ASSOCIATING, State.PROVING):
             self._refuse(reason)
         elif self.state is State.WAITING:
+            if self._stale_refusals:  # one refusal has ended the request that was sent more than once; this is another
+                self._stale_refusals -= 1
+                return
+            self._stale_refusals = max(0, len(self._invoke_ids) - 1)
             self._end_exchange(Event.EXCEPTION, Excepted(ServiceRefused(reason, unsupported=unsupported)))
         elif self.state is State.RELEASING:  # some meters do not know RLRQ: the refusal is as good as an RLRE
             self._step(Event.RELEASED)
             self._events.append(Released())
+
+    @staticmethod
+    def _unclear(refusal: str) -> LinkError:
+        """Not a wrong key: with two requests under way, nobody knows which challenge the meter had in mind."""
+        return LinkError(f"the association was asked for twice, and the proof not accepted ({refusal})")
 
     def _end_exchange(self, event: Event, outcome: AssociationEvent) -> None:
         self._step(event)
@@ -495,6 +591,8 @@ class Association:
         if not isinstance(auth, Hls) or challenges is None:
             raise PeerError("something else than the answer to our proof came")
         refusal, returned = _reply(answer)
+        if refusal is not None and self._associations_asked > 1:
+            raise self._unclear(refusal)
         if refusal is not None:
             self._refuse(f"our proof was not accepted ({refusal})")
             return
@@ -518,6 +616,7 @@ class Association:
 
 
 _NOTIFICATIONS = frozenset((Apdu.DATA_NOTIFICATION, Apdu.EVENT_NOTIFICATION, Apdu.INFORMATION_REPORT))
+_ANSWERS = frozenset((Apdu.AARE, Apdu.GET_RESPONSE, Apdu.SET_RESPONSE, Apdu.ACTION_RESPONSE, Apdu.ACCESS_RESPONSE))
 _ALWAYS_PLAIN = frozenset((Apdu.AARE, Apdu.RLRE, Apdu.EXCEPTION_RESPONSE, Apdu.CONFIRMED_SERVICE_ERROR))
 
 

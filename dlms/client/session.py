@@ -24,6 +24,9 @@ Events come in the order of the calls: for `read` an `ItemRead` per attribute in
 for `request` one `Replied`. A failure of link or association is one `SessionFailed`; attributes not read by then have
 no event. A session stays open until `close` and is used once: after `SessionClosed` or `SessionFailed` make a new one,
 with the same `MeterKnowledge`.
+
+Over a link that loses packets (`LinkUp.may_repeat`), a session with a `round_trip` repeats a request that is not
+answered within the timeout learned there, a bounded number of times, and only if `Association.repeat` allows it.
 """
 
 from __future__ import annotations
@@ -64,6 +67,7 @@ from dlms.cosem.obis import AttributeRef
 from dlms.cosem.scaler_unit import scaler_unit
 from dlms.errors import DlmsError, LinkError, LocalError, PeerError
 from dlms.link.datalink import ApduReceived, DataLink, LinkEvent, LinkUp
+from dlms.link.roundtrip import NodeRoundTrip
 from dlms.security.settings import Auth, NoAuth, Security
 from dlms.statemachine import Transitions
 from dlms.xdlms.acse import PDU_UNLIMITED
@@ -138,6 +142,7 @@ class MeterSession:
     `client` and `server` are the SAPs, which `link` was made for. `auth`, `security`, `conformance` and `pdu_size`
     (octets) are proposed for the association. `known` is what earlier sessions learned about the meter; this session
     adds to it. `response_timeout_s` bounds the wait for an answer over links that have no timeout of their own.
+    `round_trip` is what is known of the time that this meter's answers take, see above.
     """
 
     def __init__(
@@ -153,6 +158,7 @@ class MeterSession:
         conformance: Conformance | None = None,
         short_names: bool = False,
         response_timeout_s: float = RESPONSE_TIMEOUT_S,
+        round_trip: NodeRoundTrip | None = None,
     ) -> None:
         self.client = client
         self.server = server
@@ -160,6 +166,7 @@ class MeterSession:
         self.known = MeterKnowledge() if known is None else known
         self._link = link
         self._response_timeout_s = response_timeout_s
+        self._round_trip = round_trip
         self._short_names = short_names
         if conformance is None:
             conformance = SN_CLIENT_CONFORMANCE if short_names else LN_CLIENT_CONFORMANCE
@@ -173,6 +180,7 @@ class MeterSession:
         self._undecoded: _Undecoded | None = None
         self._failure: DlmsError | None = None
         self._deadline: float | None = None
+        self._asked_at: list[float] = []  # when the request that waits for its answer was sent, each time
         self._now = 0.0
 
     # ---------------------------------------------------------------------------------------------------- requests
@@ -218,6 +226,18 @@ class MeterSession:
     def request_octets(self) -> int:
         """The longest request that fits one APDU, in octets. Raises `LocalError` before the session is open."""
         return min(self._association.established.pdu_size, self._link_up.apdu_bytes_max)
+
+    @property
+    def overdue(self) -> bool:
+        """Whether the request in flight was repeated, because the meter did not answer within its learned timeout."""
+        return len(self._asked_at) > 1
+
+    def packet_lost(self, now: float) -> None:
+        """The last packet is known not to have arrived: repeat or give up now, without waiting for the timeout."""
+        self._now = now
+        self._settle()
+        if self._asked_at and self.state is not State.CLOSED:
+            self._no_answer(LinkError("the packet was not delivered"))
 
     # ------------------------------------------------------------------------------------------- the sans-IO contract
 
@@ -265,12 +285,24 @@ class MeterSession:
             self._link.on_deadline(now)
         self._pump()
         if self._deadline is not None and self._deadline <= now:
-            error = LinkError(f"no answer within {self._response_timeout_s:g} s")
-            if self.state is State.DISCONNECTING:
-                self._end(self._failure or error)
-            else:
-                self._fail(error)
+            waited_s = now - self._asked_at[0] if self._asked_at else self._response_timeout_s
+            self._no_answer(LinkError(f"no answer within {waited_s:g} s"))
+
+    def _no_answer(self, error: LinkError) -> None:
+        """Ask again where that is safe and has not been done too often; otherwise give up with `error`."""
+        if self._round_trip is not None and self._may_repeat:
+            self._round_trip.expired()
+            if self._may_ask_again(self._round_trip):
+                self._association.repeat()
+                self._asked_at.append(self._now)
+                self._flush(again=True)
                 self._pump()
+                return
+        if self.state is State.DISCONNECTING:
+            self._end(self._failure or error)
+        else:
+            self._fail(error)
+            self._pump()
 
     # ------------------------------------------------------------------------------------------------------- events
 
@@ -304,19 +336,36 @@ class MeterSession:
         else:
             self._end(LinkError("the meter disconnected"))
 
-    def _flush(self) -> None:
-        """Handle the association's events, then send its APDUs."""
+    def _flush(self, *, again: bool = False) -> None:
+        """Handle the association's events, then send its APDUs; `again` when they repeat what got no answer."""
         while (event := self._association.next_event()) is not None:
             self._on_association(event)
         while apdu := self._association.take_output():
+            if not again:  # the next block is asked for, so the one before has come
+                self._answer_came(None)
+                self._asked_at = [self._now]
             self._link.send(apdu, self._now)
             self._arm()
+
+    def _answer_came(self, asking: int | None) -> None:
+        """What was asked last is answered. How long that took is worth knowing if it was asked once, or if it is known
+        which asking was answered."""
+        if asking is None and len(self._asked_at) == 1:
+            asking = 0
+        if asking is not None and asking < len(self._asked_at) and self._round_trip is not None and self._may_repeat:
+            self._round_trip.measured(self._now - self._asked_at[asking])
+        self._asked_at = []
+
+    @property
+    def _may_repeat(self) -> bool:
+        return self._link_up.may_repeat
 
     def _on_association(self, event: AssociationEvent) -> None:
         if isinstance(event, Notified):
             self._events.append(event)
             return
         self._deadline = None
+        self._answer_came(self._association.answered_asking if isinstance(event, Answered) else None)
         if isinstance(event, Established):
             self._established()
         elif isinstance(event, Answered):
@@ -544,7 +593,29 @@ class MeterSession:
                 self.known.list_lost()
 
     def _arm(self) -> None:
-        self._deadline = self._now + self._response_timeout_s
+        self._deadline = self._now + self._wait_s()
+
+    def _wait_s(self) -> float:
+        """How long to wait for what was sent now, in seconds.
+
+        What may be asked again, and the release, which nothing depends on, wait as long as was learned. What may not,
+        and what was asked often enough, gets the longest time that an answer may take.
+        """
+        learned = self._round_trip
+        if learned is None or not self._may_repeat or self.state is State.DISCONNECTING:
+            return self._response_timeout_s
+        if self._may_ask_again(learned) or self.state is State.RELEASING:
+            return learned.timeout_s
+        return max(learned.timeout_s, learned.longest_s - self._waited_s)
+
+    def _may_ask_again(self, learned: NodeRoundTrip) -> bool:
+        """Whether a request without an answer is repeated: not too often, and not when an answer is due no more."""
+        enough = len(self._asked_at) > learned.repeats_max or self._waited_s >= learned.longest_s
+        return not enough and self._association.may_ask_again
+
+    @property
+    def _waited_s(self) -> float:
+        return self._now - self._asked_at[0] if self._asked_at else 0.0
 
     def _step(self, event: Event) -> None:
         """Take the transition. Raises `LocalError`, and changes nothing, when there is none."""

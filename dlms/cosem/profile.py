@@ -5,9 +5,13 @@ therefore learned once, runs of rows with that shape are unpacked in one go, and
 member by member.
 
 A value in a row is what `Data.value` would be (int, bool, float, bytes, str, None, tuple), except in the clock's
-column: there it is a `datetime` in UTC where the clock policy gives one, else a `CosemDateTime`. Null-data stands for
-what follows from the row before: the same value, or the time one capture period later. A delta type is added to the
-value in the row before.
+column: there it is a `datetime` in UTC where the clock policy gives one, else a `CosemDateTime`. `RowDecoder.typed`
+gives the type of each value as well, by the same rules.
+
+Cells may be relative to the row before: null-data stands for the same value, or for the time one capture period later;
+a delta type is added to the value in the row before, and the sum has that value's type. A cell is `UNRESOLVED` when the
+value before is not known or is no integer, or when the sum is out of the range of its type. For the first row of an
+answer, the row before is the one given to `RowDecoder.resume`.
 """
 
 from __future__ import annotations
@@ -16,6 +20,8 @@ import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from enum import Enum
+from typing import Final
 
 from dlms import axdr
 from dlms.axdr import Data, Tag
@@ -32,8 +38,23 @@ SHAPES_MAX = 16  # shapes remembered for one buffer; rows of further shapes are 
 COLUMNS_MAX = 1024
 LOOK_AHEAD_MIN = 64  # rows compared with a shape at a time; it grows with the runs, so that short runs stay cheap
 
-Cell = axdr.Value | datetime | CosemDateTime
+
+class Unresolved(Enum):
+    """The type of `UNRESOLVED`."""
+
+    UNRESOLVED = "unresolved"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+UNRESOLVED: Final = Unresolved.UNRESOLVED  # a cell that is relative to something that is not known
+
+Cell = axdr.Value | datetime | CosemDateTime | Unresolved
 Row = tuple[Cell, ...]
+TypedRow = tuple[Data | Unresolved, ...]
+_RawCell = axdr.Value | Unresolved
+_RawRow = tuple[_RawCell, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +124,13 @@ _FORMATS: dict[int, str] = {
     Tag.DELTA_DOUBLE_LONG_UNSIGNED: "I",
 }  # fmt: skip
 _DELTAS = frozenset(range(Tag.DELTA_INTEGER, Tag.DELTA_DOUBLE_LONG_UNSIGNED + 1))
+# The types that a delta may be added to, with their range. Not BCD, which counts in digits, and not enumerations.
+_RANGES: dict[int, range] = {
+    Tag.INTEGER: range(-(1 << 7), 1 << 7), Tag.UNSIGNED: range(1 << 8),
+    Tag.LONG: range(-(1 << 15), 1 << 15), Tag.LONG_UNSIGNED: range(1 << 16),
+    Tag.DOUBLE_LONG: range(-(1 << 31), 1 << 31), Tag.DOUBLE_LONG_UNSIGNED: range(1 << 32),
+    Tag.LONG64: range(-(1 << 63), 1 << 63), Tag.LONG64_UNSIGNED: range(1 << 64),
+}  # fmt: skip
 _FIXED_STRINGS = {int(Tag.DATE_TIME): 12, int(Tag.DATE): 5, int(Tag.TIME): 4}
 _SHORT_LENGTH = 0x80
 
@@ -111,11 +139,13 @@ _SHORT_LENGTH = 0x80
 class _Shape:
     """The shape of a row: `size` octets, with fixed octets (tags, counts, lengths) at `marks`, pairs (offset, octet).
 
-    `nulls` are the columns that hold null-data, which has no octets after its tag; `deltas` those of a delta type.
+    `tags` are those of all columns. `nulls` are the columns that hold null-data, which has no octets after its tag;
+    `deltas` those of a delta type.
     """
 
     layout: struct.Struct
     marks: tuple[tuple[int, int], ...]
+    tags: tuple[int, ...]
     nulls: tuple[int, ...]
     deltas: tuple[int, ...]
 
@@ -146,19 +176,53 @@ class RowDecoder:
     def __init__(
         self, columns: tuple[CaptureObject, ...], policy: ClockPolicy = STANDARD_CLOCK, period_s: int = 0
     ) -> None:
+        self._columns = columns
         self._clock = next((at for at, column in enumerate(columns) if column.is_clock), None)
         self._policy = policy
-        self._period = timedelta(seconds=period_s)
+        self._period_s = period_s
         self._shapes: list[_Shape] = []
         self._look_ahead = LOOK_AHEAD_MIN
-        self._last_time: datetime | None = None
-        self._before: tuple[axdr.Value, ...] = ()  # the row before, after nulls and deltas were resolved
+        self._before: _RawRow = ()  # the row before, after nulls and deltas were resolved
+        self._tags: tuple[int, ...] = ()  # its types; without meaning where a cell is `UNRESOLVED`
         self.last_clock: bytes | None = None  # the last clock value decoded, as the meter wrote it
 
     def restart(self) -> None:
         """Start a new buffer: its first row does not follow from the last one. Learned shapes are kept."""
         self._before = ()
-        self._last_time = None
+        self._tags = ()
+
+    def resume(self, row: TypedRow | None, clock: bytes = b"") -> None:
+        """Say which row the next one follows directly.
+
+        `None` stands for a row of which nothing is known but its `clock` (the 12 octets, as the meter wrote them), or
+        not even that. A cell that is relative to something unknown is `UNRESOLVED`.
+        """
+        if row is None:
+            row = (UNRESOLVED,) * len(self._columns)
+            if self._clock is not None and len(clock) == DATE_TIME_OCTETS:
+                row = (*row[: self._clock], axdr.octets(clock), *row[self._clock + 1 :])
+        self._before = tuple([cell if isinstance(cell, Unresolved) else cell.value for cell in row])
+        self._tags = tuple([Tag.NULL if isinstance(cell, Unresolved) else cell.tag for cell in row])
+
+    def typed(self, data: Data) -> list[TypedRow]:
+        """The rows of a buffer that was decoded already, each cell with its type, times as the meter wrote them.
+
+        The first row follows what `restart` or `resume` said. Raises `DecodeError` when a row does not fit the columns.
+        """
+        return [
+            tuple([
+                cell if isinstance(cell, Unresolved) else Data(tag, cell)
+                for cell, tag in zip(row, self._tags, strict=True)
+            ])
+            for row in self._fitting(data)
+        ]  # fmt: skip
+
+    def _fitting(self, data: Data) -> Iterator[_RawRow]:
+        for row in self._members(data):
+            cells = self._cells(row, Cursor(b"", "profile buffer"))
+            if len(cells) != len(self._columns):
+                raise DecodeError("profile buffer", 0, f"{len(cells)} cells for {len(self._columns)} columns")
+            yield cells
 
     def decode(self, data: bytes) -> list[Row]:
         """Decode a whole encoded buffer. Raises `DecodeError`."""
@@ -190,8 +254,8 @@ class RowDecoder:
                 self._look_ahead = max(LOOK_AHEAD_MIN, 4 * count)
                 rows = list(shape.layout.iter_unpack(cursor.take(count * shape.size)))
                 if shape.nulls or shape.deltas:
-                    return self._finish([self._recovered(row, shape.nulls, shape.deltas) for row in rows])
-                self._before = rows[-1]
+                    return self._finish([self._recovered(row, shape.tags, shape.nulls, shape.deltas) for row in rows])
+                self._before, self._tags = rows[-1], shape.tags
                 return self._finish(rows)
         start = cursor.pos
         row = axdr.read(cursor)
@@ -200,54 +264,67 @@ class RowDecoder:
             self._shapes.insert(0, learned)
         return self._finish([self._cells(row, cursor)])
 
-    def _cells(self, row: Data, cursor: Cursor) -> tuple[axdr.Value, ...]:
+    def _cells(self, row: Data, cursor: Cursor) -> _RawRow:
         if row.tag not in (Tag.STRUCTURE, Tag.ARRAY):
             raise cursor.error(f"a row with tag {row.tag}")
-        nulls: list[int] = []
-        deltas: list[int] = []
-        cells: list[axdr.Value] = []
-        for at, member in enumerate(row.members()):
-            if member.tag == Tag.NULL:
-                nulls.append(at)
-                continue
-            if member.tag in _DELTAS:
-                deltas.append(at)
-            cells.append(member.value)
-        return self._recovered(tuple(cells), tuple(nulls), tuple(deltas))
+        members = row.members()
+        tags = tuple([member.tag for member in members])
+        return self._recovered(
+            tuple([member.value for member in members if member.tag != Tag.NULL]),
+            tags,
+            tuple([at for at, tag in enumerate(tags) if tag == Tag.NULL]),
+            tuple([at for at, tag in enumerate(tags) if tag in _DELTAS]),
+        )
 
     def _recovered(
-        self, present: tuple[axdr.Value, ...], nulls: tuple[int, ...], deltas: tuple[int, ...]
-    ) -> tuple[axdr.Value, ...]:
+        self, present: _RawRow, tags: tuple[int, ...], nulls: tuple[int, ...], deltas: tuple[int, ...]
+    ) -> _RawRow:
         """Resolve the nulls and deltas of a row; `present` holds its cells without the nulls."""
-        cells = list(present)
-        before = self._before
+        cells, types = list(present), list(tags)
+        before, types_before = self._before, self._tags
         for at in nulls:  # ascending, so that each index is right when its turn comes
-            cells.insert(at, before[at] if at < len(before) and at != self._clock else None)
+            if at >= len(before):  # the first row of all: nothing that it could be relative to, so null-data it is
+                cells.insert(at, None)
+                continue
+            cells.insert(at, self._later(before[at]) if at == self._clock else before[at])
+            types[at] = types_before[at]
         for at in deltas:
-            base, step = before[at] if at < len(before) else None, cells[at]
-            if isinstance(base, int) and isinstance(step, int):
-                cells[at] = base + step
-        self._before = tuple(cells)
+            base, step = before[at] if at < len(before) else UNRESOLVED, cells[at]
+            types[at] = types_before[at] if at < len(before) else Tag.NULL
+            known = types[at] in _RANGES and isinstance(base, int) and isinstance(step, int)
+            total = base + step if known and isinstance(base, int) and isinstance(step, int) else None
+            cells[at] = total if total is not None and total in _RANGES[types[at]] else UNRESOLVED
+        self._before, self._tags = tuple(cells), tuple(types)
         return self._before
+
+    def _later(self, clock: _RawCell) -> _RawCell:
+        """The time one capture period after `clock`, in the meter's own terms."""
+        if clock is None or not isinstance(clock, bytes) or len(clock) != DATE_TIME_OCTETS or not self._period_s:
+            return UNRESOLVED
+        later = CosemDateTime.parse(clock).later(self._period_s)
+        return UNRESOLVED if later is None else later.emit()
 
     def rows_of(self, data: Data) -> list[Row]:
         """The rows of a buffer decoded by A-XDR: a compact array, or null-data for an empty buffer."""
-        if data.value is None:
-            return []
         cursor = Cursor(b"", "profile buffer")
+        return list(self._finish([self._cells(row, cursor) for row in self._members(data)]))
+
+    @staticmethod
+    def _members(data: Data) -> tuple[Data, ...]:
+        if data.value is None:
+            return ()
         try:
-            rows = data.members()
+            return data.members()
         except LocalError as error:
             raise DecodeError("profile buffer", 0, "neither array nor compact array") from error
-        return list(self._finish([self._cells(row, cursor) for row in rows]))
 
-    def _finish(self, rows: Iterable[tuple[axdr.Value, ...]]) -> Iterator[Row]:
+    def _finish(self, rows: Iterable[_RawRow]) -> Iterator[Row]:
         clock = self._clock
         if clock is None:
             return iter(rows)
         return self._timed(rows, clock)
 
-    def _timed(self, rows: Iterable[tuple[axdr.Value, ...]], clock: int) -> Iterator[Row]:
+    def _timed(self, rows: Iterable[_RawRow], clock: int) -> Iterator[Row]:
         instant = self._instant
         for row in rows:
             if clock < len(row):
@@ -255,12 +332,7 @@ class RowDecoder:
             else:
                 yield row
 
-    def _instant(self, raw: axdr.Value) -> Cell:
-        if raw is None:
-            if self._last_time is None or not self._period:
-                return None
-            self._last_time += self._period
-            return self._last_time
+    def _instant(self, raw: _RawCell) -> Cell:
         if not isinstance(raw, bytes) or len(raw) != DATE_TIME_OCTETS:
             return raw
         self.last_clock = raw
@@ -270,7 +342,6 @@ class RowDecoder:
             when = cosem.to_datetime(self._policy)
             if when is None:
                 return cosem
-        self._last_time = when
         return when
 
 
@@ -356,11 +427,13 @@ def _shape_of(row: bytes) -> _Shape | None:
         return None
     marks = [(0, row[0]), (1, row[1])]
     layout = [">xx"]
+    tags: list[int] = []
     nulls: list[int] = []
     deltas: list[int] = []
     for at in range(cursor.u8()):
         marks.append((cursor.pos, cursor.peek()))
         tag = cursor.u8()
+        tags.append(tag)
         layout.append("x")
         number = _FORMATS.get(tag)
         if number is not None:
@@ -380,4 +453,4 @@ def _shape_of(row: bytes) -> _Shape | None:
             nulls.append(at)
         else:
             return None
-    return _Shape(struct.Struct("".join(layout)), tuple(marks), tuple(nulls), tuple(deltas))
+    return _Shape(struct.Struct("".join(layout)), tuple(marks), tuple(tags), tuple(nulls), tuple(deltas))

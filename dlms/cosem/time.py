@@ -182,6 +182,22 @@ class CosemDateTime:
         moment = datetime(day.year, day.month, day.day, self.hour, self.minute, second)  # noqa: DTZ001 - local time
         return moment + timedelta(milliseconds=10 * hundredths)
 
+    def later(self, seconds: int) -> CosemDateTime | None:
+        """The time `seconds` later by the same clock, without the day of the week; None when it has no definite time.
+
+        Deviation and status stay: whether daylight saving has begun or ended meanwhile, only the meter knows.
+        """
+        local = self.local()
+        if local is None:
+            return None
+        try:
+            then = local.replace(microsecond=0) + timedelta(seconds=seconds)
+        except OverflowError:
+            return None
+        return CosemDateTime(
+            then.year, then.month, then.day, ANY, then.hour, then.minute, then.second, 0, self.deviation, self.status
+        )
+
     def to_datetime(self, policy: ClockPolicy = STANDARD_CLOCK) -> datetime | None:
         """The instant in UTC according to `policy`; None when wildcards or a missing offset leave it undefined."""
         local = self.local()

@@ -129,12 +129,20 @@ class GetExchange:
         """Return what has come so far, from octet `start` on, of the encoded value that comes in blocks."""
         return bytes(self._blocks[start:])
 
+    @property
+    def in_blocks(self) -> bool:
+        """Whether a block has come since the last `start`."""
+        return self._number > 0
+
     def stop(self) -> None:
         """End the exchange with the next block. A new request tells the meter that no more blocks are wanted."""
         self._stopped = True
 
     def start(self, invoke: int) -> bytes:
+        """The request. A second call begins anew, blocks included: for an answer that was lost on the way."""
         self._invoke = invoke
+        self._blocks.clear()
+        self._number = 0
         if self._as_list:
             return get_apdu.GetListRequest(invoke, self._items).emit()
         return get_apdu.GetRequest(invoke, self._items[0]).emit()

@@ -16,6 +16,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    and_,
     case,
     delete,
     func,
@@ -26,6 +27,7 @@ from sqlalchemy import (
 
 from dlms.cosem import units
 from headend import db, web
+from headend.metering import gaps
 from omadm.readings import Batch
 
 TOKEN_BYTES = 32
@@ -55,6 +57,18 @@ readings = Table(
     Column("error", String(128)),
     Column("run", BigInteger, nullable=False, index=True),
     Column("stored", Float(53), nullable=False),  # here
+)
+
+# Beside the readings, and not a column of theirs, so that a database of before needs no change.
+doubtful = Table(
+    "doubtful_readings",
+    db.metadata,
+    Column("device", String(128), primary_key=True),
+    Column("store", String(32), primary_key=True),
+    Column("id", BigInteger, primary_key=True, autoincrement=False),
+    Column("doubt", String(128), nullable=False),  # why the time stamp of its row is not to be believed
+    Column("run", BigInteger, nullable=False, index=True),  # both as of the reading, for its retention
+    Column("stored", Float(53), nullable=False),
 )
 
 meters = Table(
@@ -115,9 +129,7 @@ def unit_shown(number: int | None) -> str:
 
 
 def store(engine: Engine, batch: Batch, now: float) -> None:
-    """Store the new readings of a batch; they are committed on return."""
-    if not batch.records:
-        return
+    """Store the new readings of a batch, and what it tells of gaps; all is committed on return."""
     rows: list[dict[str, object]] = [
         {
             **{name: value for name, value in asdict(record).items() if name in readings.c},
@@ -128,9 +140,37 @@ def store(engine: Engine, batch: Batch, now: float) -> None:
         }
         for record in batch.records
     ]
+    doubts: list[dict[str, object]] = [
+        {
+            "device": batch.device,
+            "store": batch.store,
+            "id": record.id,
+            "doubt": record.doubt,
+            "run": record.run,
+            "stored": now,
+        }
+        for record in batch.records
+        if record.doubt is not None
+    ]
     with engine.begin() as connection:
         db.insert_new(connection, readings, rows)
+        db.insert_new(connection, doubtful, doubts)
         _see_meters(connection, batch, now)
+        gaps.apply(connection, batch, now)
+        gaps.end_before(connection, batch, now)
+        for report_id, report in gaps.doubted(connection, batch):
+            connection.execute(
+                update(readings)
+                .where(
+                    readings.c.device == batch.device,
+                    readings.c.store == batch.store,
+                    readings.c.id < report_id,
+                    readings.c.meter == report.meter,
+                    readings.c.task == report.task,
+                    readings.c.run.between(report.first, report.last),
+                )
+                .values(trusted=False)
+            )
 
 
 def _see_meters(connection: Connection, batch: Batch, now: float) -> None:
@@ -176,9 +216,10 @@ def list_readings(
     limit: int = 1000,
     offset: int = 0,
 ) -> list[dict[str, object]]:
-    """Readings in the order of (device, store, id), or newest first."""
+    """Readings in the order of (device, store, id), or newest first; `doubt` is why the time of one is doubtful."""
     columns = readings.c
-    query = select(readings)
+    same = [readings.c[name] == doubtful.c[name] for name in ("device", "store", "id")]
+    query = select(readings, doubtful.c.doubt).outerjoin(doubtful, and_(*same))
     for column, wanted in ((columns.device, device), (columns.meter, meter), (columns.obis, obis), (columns.run, run)):
         if wanted is not None:
             query = query.where(column == wanted)

@@ -216,6 +216,12 @@ def gurux_cpu_s() -> float | None:
     return float(gurux["cpu_s"]) if gurux is not None else None
 
 
+def gurux_session() -> tuple[int, int] | None:
+    """Exchanges and octets of a gurux client that reads all rows of one meter; None where there is no gurux."""
+    _ours, gurux = _session(128)
+    return (int(gurux["exchanges"]), int(gurux["octets"])) if gurux is not None else None
+
+
 def _session_figures() -> list[Figure]:
     ours, gurux = _session(128)
     cpu, exchanges, octets = ours["again"]

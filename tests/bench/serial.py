@@ -1,20 +1,26 @@
 """Figures of the serial side: USI frames; reading 108 values over a modelled line, beside the floor of its octets and
-latencies, which nothing can beat; the same over a line that loses and damages; many meters at once. HDLC frames
-beside other stacks are in `tests.bench.dlms`.
+latencies, which nothing can beat; the same over a line that loses and damages; many meters at once; whole runs of the
+collector behind a base node. HDLC frames beside other stacks are in `tests.bench.dlms`.
 """
 
 from __future__ import annotations
 
 import itertools
+import random
 import statistics
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
 
 from dlms.client.events import SessionClosed
 from dlms.client.knowledge import MeterKnowledge
+from plc.prime import Command
 from plc.usi import ProtocolId, UsiDecoder, UsiFrame
-from tests.bench.dlms import rate
-from tests.bench.figure import Figure, at_least, at_most, plain
+from tests.bench.dlms import gurux_session, rate
+from tests.bench.figure import Figure, absent, at_least, at_most, plain
 from tests.dlms.line import CONFIGURATIONS, floor_s, session, steady
 from tests.plc.network import BAUDRATE, LATENCY_S, interleave
+from tests.sim.line import OCTET_BITS, Run, Site, share_lost
 from tests.sim.pipes import Slow
 
 BAUDRATES = (9600, 19200, 115200)
@@ -26,7 +32,7 @@ METERS = 8
 
 def run() -> list[Figure]:
     """Returns the figures of all parts."""
-    return [*_usi(), *_line(), *_bad_line(), *_many()]
+    return [*_usi(), *_line(), *_bad_line(), *_many(), *_runs()]
 
 
 def _usi() -> list[Figure]:
@@ -113,3 +119,59 @@ def _many() -> list[Figure]:
         at_least(what, busy, 95, "%", 1),
         plain("the same meters one after another, and at once", f"{one_by_one_s:.2f} s, {seconds:.2f} s"),
     ]
+
+
+def _runs() -> list[Figure]:
+    """Runs of the collector on a half-duplex line of 115,200 baud and 50 ms, in virtual seconds: exact, whatever the
+    machine. Gurux reads one meter after another; what that takes on the same line is the time of its own octets and
+    exchanges, which are counted while it reads a simulated meter."""
+    few, many = _site(50, 0), _site(200, 0)
+    dead = _site(200, 10)
+    figures = [
+        at_most("200 meters x 108, clean", many.second.seconds, 38, "s"),
+        plain("200 meters x 108, their first run, with every scaler", f"{many.first.seconds:.1f} s"),
+        at_least("200 meters x 108, clean: line busy", 100 * many.second.busy, 95, "%", 1),
+        at_most("200 meters x 108, 3 % of the frames lost", many.lossy.seconds, 60, "s"),
+        at_most("the same with 10 of them dead", dead.lossy.seconds, 60, "s"),
+        at_most("a dead meter's cost in a run after its first", max(0.0, _cost_of_dead(dead, many)), 1, "s", 3),
+        at_most("50 meters, 10 % of the confirms lost, longer than clean by", few.confirms_s, 2, "s"),
+        at_most("50 meters, one request swallowed, longer than clean by", few.swallowed_s, 2, "s"),
+    ]
+    what = "gurux, one meter after another, 200 meters"
+    counted = gurux_session()
+    if counted is None:
+        return [*figures, absent(what, "no gurux")]
+    exchanges, octets = counted
+    gurux_s = 200 * (octets * OCTET_BITS / BAUDRATE + exchanges * LATENCY_S)
+    return [*figures, at_least(f"{what}: times the collector's", gurux_s / many.second.seconds, 5, "x", 1)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    first: Run
+    second: Run
+    lossy: Run
+    confirms_s: float
+    swallowed_s: float
+
+
+def _site(meters: int, dead: int) -> _Measured:
+    with tempfile.TemporaryDirectory(prefix="dcu-bench-") as folder:
+        site = Site(Path(folder), meters, dead=dead)
+        site.join()
+        first, second = site.timed_run(), site.timed_run()
+        lossy = site.timed_run(lost=share_lost(0.03, 1))
+        if not (first.complete and second.complete and lossy.complete):
+            raise RuntimeError(f"{lossy.values} of {lossy.wanted} values")
+        pick = random.Random(1)
+        confirms = site.timed_run(lost=lambda frame, _host: frame.command == Command.DATA_CFM and pick.random() < 0.1)
+        requests = iter(range(1_000_000))
+        swallowed = site.timed_run(lost=lambda frame, _host: frame.command == Command.DATA_REQ and next(requests) == 40)
+        site.close()
+    return _Measured(first, second, lossy, confirms.seconds - second.seconds, swallowed.seconds - second.seconds)
+
+
+def _cost_of_dead(dead: _Measured, alive: _Measured) -> float:
+    """Seconds per dead meter that a run takes longer than its living meters alone would take."""
+    share = dead.second.wanted / alive.second.wanted
+    return (dead.second.seconds - share * alive.second.seconds) / 10

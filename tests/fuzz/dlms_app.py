@@ -230,7 +230,11 @@ def run_rows(data: bytes) -> None:
     stream = RowStream(RowDecoder(test_cosem.COLUMNS, period_s=900))
     for piece in pieces(data):
         stream.feed(piece)
-    RowDecoder(test_cosem.COLUMNS, period_s=900).decode(data)
+    decoder = RowDecoder(test_cosem.COLUMNS, period_s=900)
+    decoder.decode(data)
+    for row in (None, (axdr.null(), axdr.u32(1), axdr.i16(1))):
+        decoder.resume(row)
+        decoder.typed(axdr.decode(data))
     stream.finish()
 
 

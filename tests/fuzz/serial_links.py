@@ -26,7 +26,18 @@ from plc.dlmsotcp import DlmsOverTcpLink, emit_message
 from plc.errors import PlcError
 from plc.link import PlcLink
 from plc.lists import ListPib, ListQuery, ListResponse, Node432
-from plc.prime import Command, DataIndication, JoinIndication, LeaveIndication, parse_payload
+from plc.prime import (
+    Command,
+    DataIndication,
+    JoinIndication,
+    LeaveIndication,
+    MlmeGetConfirm,
+    NetworkEvent,
+    Whitelist,
+    WhitelistAck,
+    parse_payload,
+)
+from plc.topology import PhyLink, RegisteredDevice
 from plc.usi import ProtocolId, UsiDecoder, UsiFrame, UsiNoise
 from tests.fuzz.guided import Target
 
@@ -73,6 +84,26 @@ def run_list(data: bytes) -> None:
     assert response.emit() == data
     for _, record in response.records:
         Node432.parse(record)
+
+
+def run_topology(data: bytes) -> None:
+    """Records, events and answers into the picture of a network and the orders that read it."""
+    link = PlcLink()
+    link.get_pib(0x8102, 0.0)
+    link.whitelist(Whitelist(Command.WHITELIST_ADD, EUI), 0.0)
+    link.management.read_topology(0.0)
+    now = 0.0
+    for part in pieces(data):
+        now += 1.0
+        link.receive(part, now)
+        link.on_deadline(now)
+        link.take_output()
+    list(iter(link.next_event, None))
+    for place in link.topology.places:
+        link.topology.path(place.eui48)
+    for parse in (RegisteredDevice.parse, PhyLink.parse):
+        record = parse(data)
+        assert record.emit() == data
 
 
 def run_hdlc(data: bytes) -> None:
@@ -221,7 +252,9 @@ def run_explain(data: bytes) -> None:
 # ---- seeds
 
 
-def _usi(*payloads: DataIndication | JoinIndication | LeaveIndication) -> bytes:
+def _usi(
+    *payloads: DataIndication | JoinIndication | LeaveIndication | NetworkEvent | MlmeGetConfirm | WhitelistAck,
+) -> bytes:
     return b"".join(UsiFrame(ProtocolId.PRIME_API, one.emit(), one.command).emit() for one in payloads)
 
 
@@ -236,7 +269,26 @@ def usi_seeds() -> list[bytes]:
 def payload_seeds() -> list[bytes]:
     join, data = JoinIndication(b"A", 5, EUI), DataIndication(16, 1, 0, 5, b"answer")
     event = bytes((Command.NETWORK_EVENT, 4)) + EUI + bytes.fromhex("01000203040506")
-    return [bytes((join.command,)) + join.emit(), bytes((data.command,)) + data.emit(), event, b"\x5b" + EUI]
+    read = MlmeGetConfirm(0, 0x8102, b"1.4")
+    return [
+        bytes((join.command,)) + join.emit(),
+        bytes((data.command,)) + data.emit(),
+        event,
+        b"\x5b" + EUI,
+        bytes((read.command,)) + read.emit(),
+        b"\x31\x00\x65\x06" + EUI,
+    ]
+
+
+def topology_seeds() -> list[bytes]:
+    device, phy = RegisteredDevice(EUI, 1, 2, 3, 0, 1), PhyLink(1, 0, 1, 80, 20, 2, 0, 5)
+    happened = _usi(NetworkEvent(0, EUI, 0, 1, 255, 1, 1, 1), NetworkEvent(2, EUI, 0, 1, 3, 1, 1, 1))
+    answered = _usi(MlmeGetConfirm(0, 0x8102, b"1.4"), WhitelistAck(Command.WHITELIST_ADD, 0))
+    lists = b"".join(
+        UsiFrame(ProtocolId.MNGP_GETRSP_ENHANCED, ListResponse(pib, len(record), ((0, record),)).emit()).emit()
+        for pib, record in ((ListPib.REGISTERED_DEVICES, device.emit()), (ListPib.PHY_LINKS, phy.emit()))
+    )
+    return [device.emit(), phy.emit(), b"\x1e" + answered + lists + happened, b"\x05" + happened + answered]
 
 
 def list_seeds() -> list[bytes]:
@@ -288,6 +340,7 @@ TARGETS = {
     "usi": Target(run_usi, usi_seeds, PLC, "/plc/"),
     "payload": Target(run_payload, payload_seeds, PLC, "/plc/"),
     "list": Target(run_list, list_seeds, PLC, "/plc/"),
+    "topology": Target(run_topology, topology_seeds, PLC, "/plc/"),
     "plc": Target(run_plc, usi_seeds, (), "/plc/"),
     "dlmsotcp": Target(run_dlmsotcp, dlmsotcp_seeds, (), "/plc/"),
     "hdlc": Target(run_hdlc, hdlc_seeds, (), "/dlms/"),

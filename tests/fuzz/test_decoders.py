@@ -35,6 +35,7 @@ NO_DECODERS: dict[str, dict[str, str]] = {
     "agent": {
         "metering.visit.profile_catchup.ProfileReading.answer": "values that dlms decoded",
         "metering.visit.profile_catchup.ProfileReading.describe": "values that dlms decoded",
+        "metering.visit.profile_place.Place.load": "a record of the store, which its test damages at random",
         "jobs.firmware.load": "a record of the stored tree, which the target tree reads",
     },
     "headend": {

@@ -67,6 +67,8 @@ def reading(engine: Engine, number: int, *, run: float, stored: float) -> None:
     }  # fmt: skip
     with engine.begin() as conn:
         conn.execute(insert(readings.readings).values(**row))
+        doubt = {name: row[name] for name in ("device", "store", "id", "run", "stored")} | {"doubt": "ahead"}
+        conn.execute(insert(readings.doubtful).values(**doubt))
 
 
 def fill(engine: Engine, at: float) -> None:
@@ -104,9 +106,10 @@ def test_readings_leave_only_where_configured_and_by_both_clocks(engine: Engine)
     reading(engine, 3, run=0, stored=ago(1))  # a concentrator without a clock
     reading(engine, 4, run=ago(1), stored=ago(1))
     assert list(prune(engine, Retention(), NOW)) == []
-    assert dict(prune(engine, Retention(0, 0, 0, 0, 10), NOW)) == {"readings": 1}
+    assert dict(prune(engine, Retention(0, 0, 0, 0, 10), NOW)) == {"readings": 1, "doubtful_readings": 1}
     with engine.begin() as conn:
-        assert list(conn.scalars(select(readings.readings.c.id).order_by(readings.readings.c.id))) == [2, 3, 4]
+        for table in (readings.readings, readings.doubtful):
+            assert list(conn.scalars(select(table.c.id).order_by(table.c.id))) == [2, 3, 4]
 
 
 def test_a_session_stays_as_long_as_one_of_its_alerts(engine: Engine) -> None:

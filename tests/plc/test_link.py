@@ -8,20 +8,43 @@ import pytest
 
 from plc.errors import PlcLocalError
 from plc.events import (
+    BaseNodeRestarted,
     BaseNodeSilent,
     DataConfirmed,
     DataFailed,
     DataReceived,
     FailReason,
+    ManagementUnanswered,
     NetworkNoted,
     NodeEvent,
     NodeJoined,
     NodeLeft,
     NodesListed,
+    PibRead,
+    PibWritten,
     ResyncNoted,
+    TopologyListed,
+    WhitelistChanged,
 )
-from plc.link import CONFIRM_TIMEOUT_S, IN_FLIGHT_MAX, LIST_RETRY_S, LIST_TIMEOUT_S, RELIST_S, WAITING_MAX, PlcLink
+from plc.link import (
+    BUSY_MAX,
+    BUSY_PAUSE_MAX_S,
+    BUSY_PAUSE_S,
+    CONFIRM_FIRST_S,
+    CONFIRM_SHORTEST_S,
+    CONFIRM_TIMEOUT_S,
+    IN_FLIGHT_MAX,
+    LIST_GAP_S,
+    LIST_RETRY_S,
+    LIST_TIMEOUT_S,
+    RELIST_S,
+    SHORT_IN_FLIGHT_MAX,
+    SHORT_OCTETS_MAX,
+    WAITING_MAX,
+    PlcLink,
+)
 from plc.lists import ListPib, ListQuery, ListResponse, Node432
+from plc.management import ORDER_TIMEOUT_S
 from plc.prime import (
     Command,
     DataConfirm,
@@ -29,12 +52,19 @@ from plc.prime import (
     DataRequest,
     JoinIndication,
     LeaveIndication,
+    MlmeGet,
+    MlmeGetConfirm,
+    MlmeSet,
+    MlmeSetConfirm,
     NetworkEvent,
+    NetworkEventKind,
     PrimePayload,
     ReleaseRequest,
     Whitelist,
+    WhitelistAck,
     parse_payload,
 )
+from plc.topology import NodeState, PhyLink, RegisteredDevice
 from plc.usi import ProtocolId, UsiDecoder, UsiFrame
 from tests.sim.pipes import all_splits, random_splits
 
@@ -107,7 +137,7 @@ def test_a_silent_base_node_is_asked_again_after_a_pause_and_for_ever() -> None:
 
 
 def test_the_list_is_read_again_and_nodes_that_are_gone_are_reported_as_left() -> None:
-    link = PlcLink()
+    link = PlcLink(reads_topology=False)
     link.start(0.0)
     link.receive(list_wire((5, 1), (6, 2)) + list_wire(), 0.0)
     events(link), sent(link)
@@ -182,7 +212,6 @@ def test_requests_to_one_node_are_confirmed_in_order() -> None:
         (0x02, FailReason.NODE_TIMEOUT),
         (0xC0, FailReason.BAD_ADDRESS),
         (0xC1, FailReason.BAD_HANDLER),
-        (0xC2, FailReason.BUSY),
         (0x77, FailReason.OTHER_STATUS),
     ],
 )
@@ -197,22 +226,224 @@ def test_a_request_without_a_confirm_fails_after_its_timeout_and_is_never_sent_a
     link = PlcLink()
     tickets = [link.send(5, bytes((index,)), 1, 16, 0.0) for index in range(6)]
     assert len(sent(link)) == IN_FLIGHT_MAX
-    assert link.next_deadline() == CONFIRM_TIMEOUT_S
-    link.on_deadline(CONFIRM_TIMEOUT_S)
+    assert link.next_deadline() == CONFIRM_FIRST_S
+    link.on_deadline(CONFIRM_FIRST_S)
     failed = [DataFailed(5, 1, 16, ticket, FailReason.NO_CONFIRM) for ticket in tickets[:IN_FLIGHT_MAX]]
     assert events(link) == failed
     assert sent(link) == [DataRequest(1, 16, 5, b"\x05")]
 
 
-def test_what_waits_for_a_node_that_leaves_fails_at_once() -> None:
+def busy_link(nodes: int, now: float = 0.0) -> tuple[PlcLink, list[int]]:
+    """A listed link with `nodes` nodes from address 5 on, and one request to each."""
+    link = PlcLink(reads_topology=False)
+    link.start(now)
+    link.receive(list_wire(*((5 + index, 1 + index) for index in range(nodes))) + list_wire(), now)
+    tickets = [link.send(5 + index, b"get", 1, 16, now) for index in range(nodes)]
+    events(link), sent(link)
+    return link, tickets
+
+
+def test_what_is_in_flight_or_waits_for_a_node_that_leaves_fails_at_once_and_the_next_goes_out() -> None:
+    link, tickets = busy_link(IN_FLIGHT_MAX + 1)
+    second = link.send(5, b"more", 1, 16, 0.0)
+    link.receive(wire(LeaveIndication(5)), 0.1)
+    assert events(link) == [
+        DataFailed(5, 1, 16, tickets[0], FailReason.NODE_LEFT),
+        DataFailed(5, 1, 16, second, FailReason.NODE_LEFT),
+        NodeLeft(5, eui(1)),
+    ]
+    assert sent(link) == [DataRequest(1, 16, 5 + IN_FLIGHT_MAX, b"get")]
+
+
+def test_a_node_that_joins_again_has_lost_what_was_on_its_way() -> None:
+    link, tickets = busy_link(IN_FLIGHT_MAX + 1)
+    link.receive(wire(JoinIndication(b"id", 5, eui(1))), 0.1)
+    assert events(link) == [DataFailed(5, 1, 16, tickets[0], FailReason.NODE_LEFT), NodeJoined(5, eui(1), b"id")]
+    assert len(sent(link)) == 1
+
+
+def test_an_answer_of_the_node_takes_the_place_of_a_confirm_that_was_lost() -> None:
+    link, tickets = busy_link(IN_FLIGHT_MAX + 1)
+    link.receive(wire(DataIndication(16, 1, 0, 6, b"answer")), 0.1)
+    assert events(link) == [DataReceived(6, 16, 1, b"answer"), DataConfirmed(6, 1, 16, tickets[1])]
+    assert sent(link) == [DataRequest(1, 16, 5 + IN_FLIGHT_MAX, b"get")]
+    link.receive(wire(DataConfirm(1, 16, 6, 0)), 0.2)
+    assert events(link) == []
+
+
+def test_what_a_node_says_to_another_client_confirms_nothing() -> None:
+    link, _ = busy_link(IN_FLIGHT_MAX + 1)
+    link.receive(wire(DataIndication(17, 1, 0, 6, b"push")), 0.1)
+    assert events(link) == [DataReceived(6, 17, 1, b"push")]
+    assert sent(link) == []
+
+
+def test_a_lost_confirm_costs_what_was_learned_of_this_node_and_the_next_time_twice_as_much() -> None:
     link = PlcLink()
-    link.receive(wire(JoinIndication(b"A", 9, eui(9))), 0.0)
+    now = 0.0
+    for _ in range(20):
+        link.send(5, b"a", 1, 16, now)
+        link.receive(wire(DataConfirm(1, 16, 5, 0)), now + 0.05)
+        now += 0.05
+    events(link), sent(link)
+    ticket = link.send(5, b"b", 1, 16, now)
+    assert link.next_deadline() == now + CONFIRM_SHORTEST_S
+    link.on_deadline(now + CONFIRM_SHORTEST_S)
+    assert events(link) == [DataFailed(5, 1, 16, ticket, FailReason.NO_CONFIRM)]
+    waits = []
+    for _ in range(8):
+        now += 100.0
+        link.send(5, b"b", 1, 16, now)
+        deadline = link.next_deadline()
+        assert deadline is not None
+        waits.append(deadline - now)
+        link.on_deadline(deadline)
+    assert waits == [2.0, 4.0, 8.0, 16.0, 32.0, 40.0, 40.0, 40.0] == [*waits[:5], *[CONFIRM_TIMEOUT_S] * 3]
+
+
+def test_a_slow_node_makes_no_other_node_s_requests_wait_longer() -> None:
+    link = PlcLink()
+    now = 0.0
+    for _ in range(20):
+        link.send(5, b"a", 1, 16, now)
+        link.send(6, b"a", 1, 16, now)
+        link.receive(wire(DataConfirm(1, 16, 5, 0)), now + 0.05)
+        link.receive(wire(DataConfirm(1, 16, 6, 0)), now + 3.0)
+        now += 3.0
+    link.send(6, b"a", 1, 16, now)
+    slow = link.next_deadline()
+    link.send(5, b"a", 1, 16, now)
+    fast = link.next_deadline()
+    assert fast is not None
+    assert slow is not None
+    assert fast - now < 2.0 < 3.0 <= slow - now
+
+
+def test_a_confirm_that_comes_late_is_not_taken_for_that_of_the_next_request() -> None:
+    link = PlcLink()
+    link.send(5, b"a", 1, 16, 0.0)
+    link.on_deadline(CONFIRM_FIRST_S)
+    second = link.send(5, b"b", 1, 16, CONFIRM_FIRST_S)
     events(link)
-    for _ in range(IN_FLIGHT_MAX):
-        link.send(5, b"a", 1, 16, 0.0)
-    waiting = link.send(9, b"b", 1, 16, 0.0)
-    link.receive(wire(LeaveIndication(9)), 0.0)
-    assert events(link) == [DataFailed(9, 1, 16, waiting, FailReason.NODE_LEFT), NodeLeft(9, eui(9))]
+    link.receive(wire(DataConfirm(1, 16, 5, 2)), 6.0)
+    assert events(link) == []
+    link.receive(wire(DataConfirm(1, 16, 5, 0)), 6.1)
+    assert events(link) == [DataConfirmed(5, 1, 16, second)]
+
+
+def test_a_confirm_after_its_timeout_teaches_how_long_confirms_take() -> None:
+    link = PlcLink()
+    link.send(5, b"a", 1, 16, 0.0)
+    link.on_deadline(CONFIRM_FIRST_S)
+    link.receive(wire(DataConfirm(1, 16, 5, 0)), 12.0)
+    link.send(5, b"b", 1, 16, 12.0)
+    deadline = link.next_deadline()
+    assert deadline is not None
+    assert deadline - 12.0 > 12.0
+
+
+def test_what_a_busy_base_node_refuses_is_handed_to_it_again_after_a_pause_and_given_up_in_the_end() -> None:
+    link = PlcLink()
+    ticket = link.send(5, b"a", 1, 16, 0.0)
+    now = 0.0
+    for attempt in range(BUSY_MAX):
+        assert sent(link) == [DataRequest(1, 16, 5, b"a")]
+        link.receive(wire(DataConfirm(1, 16, 5, 0xC2)), now)
+        assert (events(link), sent(link)) == ([], [])
+        now += min(BUSY_PAUSE_MAX_S, BUSY_PAUSE_S * 2**attempt)
+        assert link.next_deadline() == now
+        link.on_deadline(now)
+    link.receive(wire(DataConfirm(1, 16, 5, 0xC2)), now)
+    assert events(link) == [DataFailed(5, 1, 16, ticket, FailReason.BUSY, 0xC2)]
+
+
+def test_after_a_busy_the_next_confirm_lets_the_request_go_at_once() -> None:
+    link = PlcLink()
+    link.send(5, b"a", 1, 16, 0.0)
+    link.send(6, b"b", 1, 16, 0.0)
+    sent(link)
+    link.receive(wire(DataConfirm(1, 16, 6, 0xC2)), 0.01)
+    assert sent(link) == []
+    link.receive(wire(DataConfirm(1, 16, 5, 0)), 0.02)
+    assert sent(link) == [DataRequest(1, 16, 6, b"b")]
+
+
+def test_a_base_node_that_restarts_is_listed_at_once_and_what_it_held_is_given_up() -> None:
+    link, tickets = busy_link(IN_FLIGHT_MAX + 1)
+    link.receive(wire(NetworkEvent(NetworkEventKind.REBOOT, bytes(6), 0, 0, 0, 0, 0, 0)), 20.0)
+    failed = [DataFailed(5 + at, 1, 16, tickets[at], FailReason.BASE_NODE_RESTARTED) for at in range(IN_FLIGHT_MAX)]
+    noted, restarted, *rest = events(link)
+    assert noted == NetworkNoted("reboot", NetworkEventKind.REBOOT, bytes(6), 0, 0, 0, 0, 0, 0)
+    assert restarted == BaseNodeRestarted()
+    assert rest == failed
+    assert sent(link)[0] == ListQuery(ListPib.NODES_432, 32, 0)
+    link.receive(list_wire(), 20.1)
+    assert [event.address for event in events(link) if isinstance(event, NodeLeft)] == [5, 6, 7, 8, 9, 10]
+    assert link.nodes == {}
+
+
+def test_a_base_node_that_has_forgotten_a_node_is_listed_at_once() -> None:
+    link, _ = busy_link(2, now=90.0)
+    link.receive(wire(DataConfirm(1, 16, 6, 0)) + wire(DataConfirm(1, 16, 5, 0xC0)), 100.0)
+    assert link.next_deadline() == 100.0
+    link.on_deadline(100.0)
+    assert sent(link) == [ListQuery(ListPib.NODES_432, 32, 0)]
+
+
+def test_a_node_that_speaks_and_is_on_no_list_has_the_list_read() -> None:
+    link, _ = busy_link(1)
+    link.receive(wire(DataIndication(16, 1, 0, 77, b"hello")), 100.0)
+    link.on_deadline(100.0)
+    assert sent(link) == [ListQuery(ListPib.NODES_432, 32, 0)]
+
+
+def test_doubts_in_swarms_have_the_list_read_once_in_a_while() -> None:
+    link, _ = busy_link(1)
+    for _ in range(50):
+        link.receive(wire(DataIndication(16, 1, 0, 77, b"hello")), 1.0)
+    link.receive(wire(DataConfirm(1, 16, 5, 0)), 1.0)
+    assert link.next_deadline() == LIST_GAP_S
+    link.on_deadline(LIST_GAP_S)
+    assert sent(link) == [ListQuery(ListPib.NODES_432, 32, 0)]
+
+
+def test_a_base_node_that_confirms_nothing_any_more_is_asked_for_its_list() -> None:
+    link, _ = busy_link(IN_FLIGHT_MAX)
+    link.on_deadline(CONFIRM_FIRST_S)
+    assert sent(link) == [ListQuery(ListPib.NODES_432, 32, 0)]
+
+
+def test_short_requests_go_first_but_do_not_fill_the_flight_while_a_long_one_waits() -> None:
+    link = PlcLink()
+    short, long = b"s", bytes(SHORT_OCTETS_MAX + 1)
+    for index in range(IN_FLIGHT_MAX):
+        link.send(5 + index, short, 1, 16, 0.0)
+    for index in range(6):
+        link.send(20 + index, short if index else long, 1, 16, 0.0)
+    sent(link)
+    order = []
+    for index in range(IN_FLIGHT_MAX):
+        link.receive(wire(DataConfirm(1, 16, 5 + index, 0)), 0.1)
+        order += [payload.dst for payload in sent(link) if isinstance(payload, DataRequest)]
+    assert order[0] == 20  # four short ones are in flight
+    assert order[1:] == [21, 22, 23, 24]
+    assert SHORT_IN_FLIGHT_MAX < IN_FLIGHT_MAX
+
+
+def test_requests_to_one_node_keep_their_order_whatever_their_length() -> None:
+    link = PlcLink()
+    for index in range(IN_FLIGHT_MAX):
+        link.send(5 + index, b"s", 1, 16, 0.0)
+    long, short = bytes(SHORT_OCTETS_MAX + 1), b"s"
+    link.send(30, long, 1, 16, 0.0)
+    link.send(30, short, 1, 16, 0.0)
+    sent(link)
+    for index in range(2):
+        link.receive(wire(DataConfirm(1, 16, 5 + index, 0)), 0.1)
+    assert [payload for payload in sent(link) if isinstance(payload, DataRequest)] == [
+        DataRequest(1, 16, 30, long),
+        DataRequest(1, 16, 30, short),
+    ]
 
 
 def test_misuse_is_refused_and_changes_nothing() -> None:
@@ -230,7 +461,8 @@ def test_misuse_is_refused_and_changes_nothing() -> None:
 def test_data_and_network_events_are_reported() -> None:
     link = PlcLink()
     link.receive(wire(DataIndication(16, 1, 0, 5, b"answer")) + wire(NetworkEvent(4, eui(1), 1, 2, 3, 4, 5, 6)), 0.0)
-    assert events(link) == [DataReceived(5, 16, 1, b"answer"), NetworkNoted(4, eui(1))]
+    noted = NetworkNoted("alive", 4, eui(1), sid=1, lnid=2, lsid=3, alive_rx=4, alive_tx=5, alive_time=6)
+    assert events(link) == [DataReceived(5, 16, 1, b"answer"), noted]
 
 
 def test_release_and_whitelist_go_out() -> None:
@@ -238,6 +470,55 @@ def test_release_and_whitelist_go_out() -> None:
     link.release(5, 0.0)
     link.whitelist(Whitelist(Command.WHITELIST_ADD, eui(1)), 0.0)
     assert sent(link) == [ReleaseRequest(5), Whitelist(Command.WHITELIST_ADD, eui(1))]
+
+
+def test_the_topology_is_read_after_each_list_of_nodes() -> None:
+    link = PlcLink()
+    link.start(0.0)
+    link.receive(list_wire((5, 1)) + list_wire(), 0.0)
+    assert sent(link)[-1] == ListQuery(ListPib.REGISTERED_DEVICES, 64, 0)
+    device = RegisteredDevice(eui(1), 7, NodeState.SWITCH, 3, 0, 1)
+    for pib, record in ((ListPib.REGISTERED_DEVICES, device), (ListPib.PHY_LINKS, PhyLink(7, 0, 1, 80, 20, 2, 0, 5))):
+        for records in (((0, record.emit()),), ()):
+            answer = ListResponse(pib, record.SIZE if records else 0, records).emit()
+            link.receive(UsiFrame(ProtocolId.MNGP_GETRSP_ENHANCED, answer).emit(), 0.1)
+    assert events(link)[-1] == TopologyListed(1, 1)
+    (place,) = link.topology.places
+    assert (place.eui48, place.level, place.rx_level, place.snr, place.is_switch) == (eui(1), 1, 80, 20, True)
+
+
+def test_orders_to_the_base_node_wait_for_each_other() -> None:
+    link = PlcLink(reads_topology=False)
+    link.get_pib(0x8102, 0.0)
+    link.promote(eui(1), 0.0)
+    link.demote(eui(2), 0.0)
+    link.whitelist(Whitelist(Command.WHITELIST_ADD, eui(3)), 0.0)
+    assert sent(link) == [MlmeGet(0x8102)]
+    link.receive(wire(MlmeGetConfirm(0, 0x8102, b"1.4")), 0.1)
+    assert sent(link) == [MlmeSet(0x0065, eui(1))]
+    link.receive(wire(MlmeSetConfirm(0)), 0.2)
+    assert sent(link) == [MlmeSet(0x0066, eui(2))]
+    link.receive(wire(MlmeSetConfirm(3)), 0.3)
+    assert sent(link) == [Whitelist(Command.WHITELIST_ADD, eui(3))]
+    link.receive(wire(WhitelistAck(Command.WHITELIST_ADD, 0)), 0.4)
+    assert events(link) == [
+        PibRead(0x8102, 0, b"1.4"),
+        PibWritten(0x0065, 0),
+        PibWritten(0x0066, 3),
+        WhitelistChanged(eui(3), added=True, code=0),
+    ]
+    assert link.next_deadline() is None
+
+
+def test_an_order_without_an_answer_is_given_up_and_the_next_one_goes_out() -> None:
+    link = PlcLink(reads_topology=False)
+    link.set_pib(0x8107, b"\x01", 0.0)
+    link.get_pib(0x0024, 0.0)
+    sent(link)
+    assert link.next_deadline() == ORDER_TIMEOUT_S
+    link.on_deadline(ORDER_TIMEOUT_S)
+    assert events(link) == [ManagementUnanswered("set", 0x8107)]
+    assert sent(link) == [MlmeGet(0x0024)]
 
 
 def test_every_split_of_the_stream_gives_the_same_events() -> None:

@@ -17,12 +17,20 @@ from plc.prime import (
     DataRequest,
     JoinIndication,
     LeaveIndication,
+    MlmeGet,
+    MlmeGetConfirm,
+    MlmeSet,
+    MlmeSetConfirm,
     NetworkEvent,
     PrimePayload,
     ReleaseRequest,
     Whitelist,
+    WhitelistAck,
+    kind_of,
     parse_payload,
 )
+from plc.topology import PhyLink, RegisteredDevice
+from plc.usi import ProtocolId, UsiFrame
 
 EUI = bytes.fromhex("02dc00000001")
 
@@ -38,6 +46,12 @@ PAYLOADS: list[tuple[PrimePayload, str]] = [
     (NetworkEvent(4, EUI, 1, 2, 3, 4, 5, 6), "0402dc0000000101000203040506"),
     (NetworkEvent(0, EUI, 1, 2, 3, 4, 5, 6, (7, 8)), "0002dc000000010100020304050600070008"),
     (Whitelist(Command.WHITELIST_ADD, EUI), "02dc00000001"),
+    (Whitelist(Command.WHITELIST_REMOVE, EUI), "02dc00000001"),
+    (WhitelistAck(Command.WHITELIST_ADD, 1), "5b01"),
+    (MlmeGet(0x0020), "0020"),
+    (MlmeGetConfirm(0, 0x0020, b"\x12\x34"), "000020021234"),
+    (MlmeSet(0x0065, EUI), "00650602dc00000001"),
+    (MlmeSetConfirm(4), "04"),
 ]
 
 
@@ -72,6 +86,17 @@ def test_what_cannot_be_emitted_cannot_be_made() -> None:
         lambda: JoinIndication(b"", 5, b"short"),
         lambda: NetworkEvent(0, EUI, 1, 0x10000, 3, 4, 5, 6),
         lambda: Whitelist(Command.DATA_REQ, EUI),
+        lambda: Whitelist(Command.WHITELIST_ACK, EUI),
+        lambda: WhitelistAck(256, 0),
+        lambda: MlmeGet(0x10000),
+        lambda: MlmeSet(0x0065, bytes(256)),
+        lambda: MlmeGetConfirm(256, 0x0065, b""),
+        lambda: MlmeSetConfirm(-1),
+        lambda: RegisteredDevice(EUI, 0x10000, 1, 2, 3, 4),
+        lambda: RegisteredDevice(EUI, 1, 1, 2, 3, 256),
+        lambda: PhyLink(0x10000, 0, 0, 0, 0, 0, 0, 0),
+        lambda: PhyLink(1, 0, 0, 0, 0, 0, 0, 0x10000),
+        lambda: PhyLink(1, 256, 0, 0, 0, 0, 0, 0),
         lambda: Node432(5, bytes(17), EUI),
         lambda: ListQuery(0x8250, 256, 0),
         lambda: ListResponse(0x8250, 2, ((0, b"\x00"),)),
@@ -97,6 +122,30 @@ def test_a_short_dlms_id_is_padded_on_the_wire_only() -> None:
     assert Node432.parse(node.emit()).dlms_id == b"AB"
 
 
+def test_the_query_of_one_attribute_is_the_frame_that_the_vendor_s_tables_give() -> None:
+    request = MlmeGet(0x0020)
+    frame = UsiFrame(ProtocolId.PRIME_API, request.emit(), request.command)
+    assert frame.emit().hex() == "7e00f02d0020fd7e"
+
+
+def test_network_events_have_names_and_unknown_ones_their_number() -> None:
+    names = [kind_of(NetworkEvent(number, EUI, 0, 0, 0, 0, 0, 0)) for number in range(10)]
+    assert names == [
+        "register", "unregister", "promote", "demote", "alive", "reboot", "no_key", "unknown_node", "error", "9"
+    ]  # fmt: skip
+
+
+def test_records_of_the_topology_are_emitted_and_read() -> None:
+    device = RegisteredDevice(EUI, 0x0102, 2, 3, 4, 5, 6, 7)
+    assert device.emit().hex() == "02dc00000001" + "0102" + "020304050607"
+    assert RegisteredDevice.parse(device.emit()) == device
+    assert len(device.emit()) == RegisteredDevice.SIZE
+    link = PhyLink(0x0102, 3, 4, 5, 6, 7, 8, 0x0900)
+    assert link.emit().hex() == "0102" + "030405060708" + "0900"
+    assert PhyLink.parse(link.emit()) == link
+    assert len(link.emit()) == PhyLink.SIZE
+
+
 def test_random_bytes_into_every_payload_parser_give_a_payload_or_a_decode_error() -> None:
     pick = random.Random(3)
     for _ in range(4000):
@@ -108,6 +157,6 @@ def test_random_bytes_into_every_payload_parser_give_a_payload_or_a_decode_error
                 continue
             assert payload is not None
             assert payload.emit() == data
-        for parse in (ListQuery.parse, ListResponse.parse, Node432.parse):
+        for parse in (ListQuery.parse, ListResponse.parse, Node432.parse, RegisteredDevice.parse, PhyLink.parse):
             with contextlib.suppress(PlcDecodeError):
                 parse(data)

@@ -18,15 +18,19 @@ from dataclasses import dataclass
 from plc.errors import PlcDecodeError
 from plc.lists import ListPib, ListQuery, ListResponse, Node432
 from plc.prime import (
+    EUI48_BYTES,
     ConfirmStatus,
     DataConfirm,
     DataIndication,
     DataRequest,
     JoinIndication,
     LeaveIndication,
+    NetworkEvent,
+    NetworkEventKind,
     ReleaseRequest,
     parse_payload,
 )
+from plc.topology import LSID_NONE, NodeState, RegisteredDevice
 from plc.usi import ProtocolId, UsiDecoder, UsiFrame
 from tests.sim.faults import Faults
 from tests.sim.meters import SimMeter, make_meters
@@ -137,8 +141,13 @@ class BaseNode:
                 if node.joined and node.address >= query.iterator:
                     record = Node432(node.address, node.meter.id.encode(), node.eui48)
                     records.append((node.address, record.emit()))
+        elif query.pib == ListPib.REGISTERED_DEVICES:
+            for node in self._nodes.values():
+                if node.joined and node.address >= query.iterator:
+                    device = RegisteredDevice(node.eui48, node.address, NodeState.TERMINAL, LSID_NONE, 0, 0)
+                    records.append((node.address, device.emit()))
         chosen = tuple(records[: min(query.count_max, LIST_RECORDS_MAX)])
-        response = ListResponse(query.pib, Node432.SIZE if chosen else 0, chosen)
+        response = ListResponse(query.pib, len(chosen[0][1]) if chosen else 0, chosen)
         self._bursts.append(UsiFrame(ProtocolId.MNGP_GETRSP_ENHANCED, response.emit()).emit())
 
     # ---- the network
@@ -153,6 +162,23 @@ class BaseNode:
         node.meter.forget_clients()
         payload = LeaveIndication(node.address)
         self._bursts.append(UsiFrame(ProtocolId.PRIME_API, payload.emit(), payload.command).emit())
+
+    def restart(
+        self, now: float, *, rejoin_after_s: float, join_interval_s: float = 0.1, announced: bool = True
+    ) -> None:
+        """The base node loses its power for a moment: what it held is gone, and no node is in the network until it has
+        joined again, from `rejoin_after_s` on. It says that it restarted where `announced`."""
+        self._later.clear()
+        self._bursts.clear()
+        for node in self._nodes.values():
+            node.joined = False
+            node.meter.forget_clients()
+        self._joins = [
+            (now + rejoin_after_s + join_interval_s * index, address) for index, address in enumerate(self._nodes)
+        ]
+        if announced:
+            payload = NetworkEvent(NetworkEventKind.REBOOT, bytes(EUI48_BYTES), 0, 0, 0, 0, 0, 0)
+            self._bursts.append(UsiFrame(ProtocolId.PRIME_API, payload.emit(), payload.command).emit())
 
     # ---- the control socket
 

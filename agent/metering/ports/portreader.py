@@ -8,6 +8,11 @@ The port counts as working once a *meter* has answered through it: a base node t
 wire to it and nothing beyond. A new firmware has to be judged within minutes, and the next run may be hours away: after
 a port was opened, some meter is visited just to identify it, by reading its name.
 
+How long a meter behind a base node takes to answer is learned per meter and per port; a request that is not answered by
+then is asked again, see `dlms.client.session`. A visit that waits beyond that, or only for its end, gives its place to
+another one, and so does from its start the visit of a meter that answered nothing the last time: silent meters cost the
+line a few octets and no time.
+
 A visit that fails is tried again after a pause that doubles, `retries_max` times per run; then the run is given up for
 that meter, until its next run or until it joins again. Other meters go first meanwhile, so one silent meter never keeps
 the line idle.
@@ -27,21 +32,33 @@ from functools import partial
 from typing import Protocol
 
 from agent.clock import Clock
+from agent.metering.ledger.ledger import Reason
 from agent.metering.ports.probe import Probe
 from agent.metering.registry import Meter, Registry
 from agent.metering.scheduling.schedule import Backoff
 from agent.metering.scheduling.tasks import Job, TaskBook
-from agent.metering.store.reading_store import Progress, Store, StoreError
+from agent.metering.store.reading_store import Store, StoreError
 from agent.metering.visit.profile_catchup import ProfileReading
 from agent.metering.visit.visit import Channel, ProfileKey, Visit, is_profile
-from agent.metering.visit.visit_memory import KnowledgeCache, Leftovers, Retries, positions
+from agent.metering.visit.visit_memory import KnowledgeCache, Leftovers, Retries, places, values_stored
 from agent.settings.config import MANAGEMENT_LOGICAL_DEVICE, MeteringConfig, PortConfig
 from dlms.client.session import MeterSession
 from dlms.cosem.time import ClockPolicy
 from dlms.errors import DlmsError
+from dlms.link.roundtrip import Bounds, NodeRoundTrip, RoundTrips
 from dlms.security.settings import open_auth
 from plc.errors import PlcError, PlcLocalError
-from plc.events import BaseNodeSilent, NodeEvent, NodeJoined, NodeLeft, NodesListed, ResyncNoted
+from plc.events import (
+    BaseNodeRestarted,
+    BaseNodeSilent,
+    ManagementUnanswered,
+    NetworkNoted,
+    NodeEvent,
+    NodeJoined,
+    NodeLeft,
+    NodesListed,
+    ResyncNoted,
+)
 
 LOG = logging.getLogger("agent.metering.port")
 
@@ -49,6 +66,10 @@ WAIT_S = 0.5  # the longest wait for bytes; after it the worker beats and looks 
 LOOK_EVERY_S = 1.0  # how often all meters are checked for what they owe when nothing has changed
 REOPEN = Backoff(1.0, 60.0)
 SILENT_MAX = 3  # unanswered list queries before the port counts as not working
+IDLE_MAX = 32  # visits that wait without holding a place: those of silent meters
+REPEATS_MAX = 3  # of a request that is not answered: with 3 % of all frames lost, four in ten thousand need one more
+ANSWER_FIRST_S = 3.0  # how long to wait for an answer before any meter of the port has given one
+ANSWER_SHORTEST_S = 1.0  # an answer may stand behind those of all other visits on the serial line
 RESPONSE_TIMEOUT_MIN_S = 60.0  # of the session; a backstop, as the links below have timeouts of their own
 
 
@@ -97,6 +118,8 @@ class PortReader:
         self._knowledge = KnowledgeCache(deps.store)
         self._leftovers = Leftovers()
         self._probe = Probe(port, deps.registry)
+        self._round_trips = RoundTrips(answer_bounds(port.response_timeout_s))
+        self._silent: set[str] = set()  # meters (their keys) whose last visit brought no answer at all
         self._bridge: Bridge | None = None
         self._proven = False  # since the port was opened, a meter has answered
         self._visits: dict[int, Visit] = {}
@@ -217,11 +240,13 @@ class PortReader:
             take()
             if visit.outcome is not None:
                 self._finish(visit)
+            elif visit.due:
+                self._keep_step(visit)
         except PlcError:
             raise
         except Exception as error:
             LOG.exception("defect in the visit of %s", visit.meter.meter_id, extra={"event": "visit.defect"})
-            self._over(visit, f"defect: {type(error).__name__}")
+            self._over(visit, f"defect: {type(error).__name__}", trouble=Reason.FAILING)
 
     def _wait_s(self, now: float) -> float:
         deadlines = [now + WAIT_S, self._probe.deadline(), *(visit.deadline() for visit in self._visits.values())]
@@ -235,22 +260,38 @@ class PortReader:
         match event:
             case NodeJoined(address=address, eui48=eui48):
                 meter = registry.join(name, address, eui48)
+                self._cut_off(address, "the meter joined again")
                 self._retries.forgive(meter)  # it is back: what was given up is tried again
+                self._silent.discard(meter.key)
                 self._look_at = 0.0
                 self._base_node_answers()
             case NodeLeft(address=address):
                 left = registry.at(name, address)
                 if left is not None:
                     registry.leave(left.key)
+                    self._silent.discard(left.key)
+                self._cut_off(address, "the meter left the network")
+            case BaseNodeRestarted():
+                LOG.warning("port %s: the base node restarted", name, extra={"event": "port.restarted"})
             case NodesListed(count=count):
                 LOG.debug("port %s: %d nodes", name, count)
                 self._base_node_answers()
             case BaseNodeSilent(attempts=attempts) if attempts >= SILENT_MAX:
                 self._deps.health(name, f"the base node has not answered {attempts} times")
+            case NetworkNoted(kind=kind, eui48=node, sid=sid):
+                LOG.debug("port %s: %s of %s, below switch %d", name, kind, node.hex(), sid)
+            case ManagementUnanswered(what=what, pib=pib):
+                LOG.debug("port %s: the base node has not answered a %s of 0x%04x", name, what, pib)
             case ResyncNoted(dropped_bytes=dropped, why=why):
                 LOG.debug("port %s: %d bytes dropped: %s", name, dropped, why)
             case _:
                 pass
+
+    def _cut_off(self, address: int, why: str) -> None:
+        """End the visit of a node whose connection is gone: nobody answers it any more."""
+        visit = self._visits.get(address)
+        if visit is not None:
+            self._over(visit, why, counts=False)
 
     # --- who is next ---
 
@@ -262,7 +303,7 @@ class PortReader:
             with contextlib.suppress(StoreError):  # its owner reports it; the next change of tasks tidies up
                 self._deps.tasks.tidy()
                 self._deps.store.retain(self._deps.registry.names())
-        room = (1 if bridge.shared_bus else self._parallel_max) - len(self._visits) - self._probe.running
+        room = self._room(bridge)
         if room > 0 and now >= self._look_at:
             start = self._deps.tasks.next_start()
             self._look_at = now + (LOOK_EVERY_S if start is None else min(LOOK_EVERY_S, start))
@@ -280,6 +321,13 @@ class PortReader:
                 self._probe.begin(bridge, now)
             except DlmsError as error:
                 LOG.warning("port %s: %s", self._port.name, error, extra={"event": "port.scan"})
+
+    def _room(self, bridge: Bridge) -> int:
+        """How many visits may begin now."""
+        if bridge.shared_bus:
+            return 1 - len(self._visits) - self._probe.running
+        idle = sum(visit.waits_idly or visit.meter.key in self._silent for visit in self._visits.values())
+        return self._parallel_max - len(self._visits) + min(idle, IDLE_MAX) - self._probe.running
 
     def _identify(self, bridge: Bridge, now: float) -> int:
         """Visit one meter that owes nothing, for its name alone. Returns the number of visits begun."""
@@ -323,6 +371,7 @@ class PortReader:
                 pdu_size=self._metering.pdu_size,
                 known=knowledge,
                 response_timeout_s=max(RESPONSE_TIMEOUT_MIN_S, 2 * self._port.response_timeout_s),
+                round_trip=NodeRoundTrip(self._round_trips, meter.key, 0 if meter.key in self._silent else REPEATS_MAX),
             )
             channel = bridge.channel(meter.address, dst_lsap=MANAGEMENT_LOGICAL_DEVICE, src_lsap=access.client)
         except (DlmsError, PlcLocalError) as error:
@@ -339,6 +388,9 @@ class PortReader:
             knowledge=knowledge,
             policy=self._policy,
             profiles=self._profiles(meter, jobs),
+            first_s=self._metering.profile_first_s,
+            best_now=self._best_now,
+            tasks_stored=self._tasks_stored(meter, jobs),
             taken=self._leftovers.take(meter, jobs),
         )
         self._visits[meter.address] = visit
@@ -346,27 +398,74 @@ class PortReader:
         self._advance(visit, partial(visit.start, now))
 
     def _profiles(self, meter: Meter, jobs: Sequence[Job]) -> dict[ProfileKey, ProfileReading]:
-        """Return the profiles that these jobs ask for, each at the position that it was read to."""
-        first = datetime.fromtimestamp(max(0.0, self._clock.wall() - self._metering.profile_first_s), UTC)
+        """Return the profiles that these jobs ask for, each at the place that it was read to."""
         found: dict[ProfileKey, ProfileReading] = {}
         for job in jobs:
             for item in job.items.items:
                 if is_profile(item.ref):
-                    position = self._knowledge.position(meter.meter_id, job.task.task_id, item.ref.obis)
-                    found[job.task.task_id, item.ref.obis] = ProfileReading(item.ref.obis, position, first)
+                    place = self._knowledge.place(meter.meter_id, job.task.task_id, item.ref.obis)
+                    found[job.task.task_id, item.ref.obis] = ProfileReading(item.ref.obis, place)
         return found
+
+    def _tasks_stored(self, meter: Meter, jobs: Sequence[Job]) -> set[str]:
+        """Return the tasks of which a visit before, cut while it read profiles, has stored all else for this run."""
+        return {
+            job.task.task_id
+            for job in jobs
+            if job.trusted
+            and any(is_profile(item.ref) for item in job.items.items)
+            and self._knowledge.stored_run(meter.meter_id, job.task.task_id) == job.run
+        }
+
+    def _best_now(self) -> datetime | None:
+        return datetime.fromtimestamp(self._clock.wall(), UTC) if self._clock.trusted() else None
+
+    def _keep_step(self, visit: Visit) -> None:
+        """Store what a step of a visit gave, and let it go on."""
+        meter = self._identified(visit)
+        if meter is None:
+            return
+        if meter.meter_id != visit.meter.meter_id and not visit.described:
+            visit.profiles_from(self._profiles(meter, visit.jobs))  # it may have been read under its name before
+        try:
+            self._store(visit, meter, final=False)
+        except StoreError as error:
+            self._over(visit, f"the readings cannot be stored: {error}", trouble=Reason.STORE)
+            return
+        now, wall = self._clock.monotonic(), self._clock.wall()
+        self._advance(visit, partial(visit.go_on, now, wall))
 
     def _finish(self, visit: Visit) -> None:
         outcome = visit.outcome
         if outcome is None:
             return
         if outcome.reached:
+            self._silent.discard(visit.meter.key)
             self._proven = True
             self._report_working()
+        else:
+            self._silent.add(visit.meter.key)
         if not outcome.ok:
             self._leftovers.keep(visit)
             self._over(visit, outcome.error)
             return
+        meter = self._identified(visit)
+        if meter is None:
+            return
+        try:
+            self._store(visit, meter, final=True)
+        except StoreError as error:
+            self._over(visit, f"the readings cannot be stored: {error}", trouble=Reason.STORE)
+            return
+        self._close(visit)
+        self._retries.forgive(meter)
+        self._deps.registry.attempted(meter.key)
+
+    def _identified(self, visit: Visit) -> Meter | None:
+        """Return the meter that a visit reached, under the name that it gave.
+
+        A visit that reached another meter than expected is ended, and there is none.
+        """
         meter, name = visit.meter, visit.device_name()
         if name and meter.named and name != meter.meter_id:
             # What was remembered of the other meter, scalers among it, says nothing about this one: read it anew.
@@ -376,46 +475,82 @@ class PortReader:
             visit.knowledge.forget()
             self._deps.registry.name(meter.key, name)
             self._over(visit, "the meter was exchanged", counts=False)
-            return
+            return None
         if name and not meter.named:
             meter = self._deps.registry.name(meter.key, name) or meter
-        try:
-            self._store(visit, meter)
-        except StoreError as error:
-            self._over(visit, f"the readings cannot be stored: {error}")
-            return
-        self._close(visit)
-        self._retries.forgive(meter)
-        self._deps.registry.attempted(meter.key)
+            self._deps.tasks.renamed(visit.meter.meter_id, meter.meter_id)
+        return meter
 
-    def _store(self, visit: Visit, meter: Meter) -> None:
-        """Store the readings, how far the meter was read, and what was learned, in one commit. Raises `StoreError`."""
-        # A clock that was set in the middle of the visit makes neither the run nor the times before it true.
-        trusted = self._clock.trusted() and all(job.trusted for job in visit.jobs)
+    def _store(self, visit: Visit, meter: Meter, *, final: bool) -> None:
+        """Store what the visit gave since the last time, how far the meter was read, and what was learned, in one
+        commit; `final`: that is all for the visit's runs. Raises `StoreError`."""
+        trusted = self._deps.tasks.vouches(visit.jobs)
         # A meter that has only now told its name may have been read for this run by another way.
         owed = {(job.task.task_id, job.run) for job in self._deps.tasks.owed(meter.meter_id)}
         jobs = [job for job in visit.jobs if meter is visit.meter or (job.task.task_id, job.run) in owed]
         readings = [reading for job in jobs for reading in visit.readings(job, meter.meter_id, trusted=trusted)]
-        marks = [Progress(meter.meter_id, job.task.task_id, job.run) for job in jobs] if trusted else []
+        marks, also = self._deps.tasks.marks(meter.meter_id, jobs if trusted and final else [])
         knowledge: dict[str, Mapping[str, object]] = {}
         for job in jobs:
-            knowledge |= positions(meter.meter_id, job.task.task_id, visit.positions(job))
+            knowledge |= places(meter.meter_id, job.task.task_id, visit.places(job))
+            if trusted and not final and job.task.task_id not in visit.tasks_stored:
+                knowledge |= values_stored(meter.meter_id, job)
         learned = visit.learned()
         if learned:
             knowledge[meter.key] = learned
-        self._deps.store.append(readings, marks, knowledge)
-        self._deps.tasks.ended(visit.jobs, meter.meter_id, ok=True, final=True)
+        if final or readings or knowledge:
+            self._deps.store.append(readings, marks, knowledge, also)
+        self._report_doubts(visit, meter)
+        visit.stored()
+        if final:
+            self._deps.tasks.ended(visit.jobs, meter.meter_id, ok=True, final=True, trusted=trusted)
+        self._deps.tasks.stored(readings)
 
-    def _over(self, visit: Visit, error: str, *, counts: bool = True) -> None:
-        """End a visit that failed. `counts`: the meter or the line is at fault."""
+    @staticmethod
+    def _report_doubts(visit: Visit, meter: Meter) -> None:
+        """Log profiles whose rows began to be doubtful, or are plausible again."""
+        for (task_id, obis), profile in visit.profiles.items():
+            doubtful = next((row for row in profile.rows if row.doubt), None)
+            if profile.turned and doubtful is not None:
+                LOG.warning(
+                    "profile %s of %s (task %s): the time stamp %s of a row is %s; the row is kept and marked",
+                    obis,
+                    meter.meter_id,
+                    task_id,
+                    doubtful.clock.hex() or "-",
+                    doubtful.doubt,
+                    extra={"event": "profile.doubtful"},
+                )
+            elif profile.turned:
+                LOG.info(
+                    "profile %s of %s (task %s): the time stamps of rows are plausible again",
+                    obis,
+                    meter.meter_id,
+                    task_id,
+                    extra={"event": "profile.plausible"},
+                )
+            profile.turned = False
+
+    def _over(self, visit: Visit, error: str, *, counts: bool = True, trouble: Reason | None = None) -> None:
+        """End a visit that failed. `counts`: the meter or the line is at fault; `trouble`: where it is neither
+        silence nor a meter that answers something else."""
         self._close(visit)
         LOG.debug("visit of %s failed: %s", visit.meter.meter_id, error)
-        self._deps.registry.attempted(visit.meter.key, error)
+        if trouble is None and counts:
+            trouble = Reason.FAILING if visit.reached else Reason.SILENT
+        self._deps.registry.attempted(visit.meter.key, error, silent=trouble is Reason.SILENT)
         final = self._retries.note(visit.meter, visit.jobs, gained=visit.gained) if counts else False
         if final and not visit.reached and self._port.scan is not None:
             self._deps.registry.leave(visit.meter.key)  # the scan finds it when it is back
-        self._deps.tasks.ended(visit.jobs, visit.meter.meter_id, ok=False, final=final)
+        self._deps.tasks.ended(visit.jobs, visit.meter.meter_id, ok=False, final=final, trouble=trouble)
 
     def _close(self, visit: Visit) -> None:
         visit.channel.close()
         self._visits.pop(visit.meter.address, None)
+
+
+def answer_bounds(response_timeout_s: float) -> Bounds:
+    """The bounds of what is learned of answers, where one may take `response_timeout_s`."""
+    return Bounds(
+        min(ANSWER_FIRST_S, response_timeout_s), min(ANSWER_SHORTEST_S, response_timeout_s), response_timeout_s
+    )

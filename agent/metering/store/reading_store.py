@@ -40,7 +40,7 @@ from agent.metering.store.sinks import SinkBatch
 from agent.metering.store.store_file import StoreError, StoreFile
 from agent.metering.store.store_schema import NO_MARKS
 from agent.status import QueueStatus
-from omadm.readings import ID_MAX, Reading, ResendOrder, ResendReport, record
+from omadm.readings import ID_MAX, GapReport, Reading, ResendOrder, ResendReport, record
 
 __all__ = ["Batch", "Loss", "Progress", "Refusal", "Store", "StoreError", "StoreStats"]
 
@@ -158,12 +158,14 @@ class Store:
 
     def append(
         self,
-        readings: Sequence[Reading],
+        readings: Sequence[Reading | GapReport],
         progress: Iterable[Progress] = (),
         knowledge: Mapping[str, Mapping[str, object]] | None = None,
+        also: Callable[[sqlite3.Connection], None] = lambda _db: None,
     ) -> tuple[int, int]:
         """Store the readings of one visit, and return their first and last id. All of it is durable on return; on
-        `StoreError` nothing of it is stored. `knowledge`: what was learned about meters, by meter."""
+        `StoreError` nothing of it is stored. `knowledge`: what was learned about meters, by meter. `also` writes the
+        ledger's tables in the same transaction."""
         body = pack([reading.row() for reading in readings]) if readings else b""
         marks = [(mark.meter, mark.task, mark.run) for mark in progress]
         learned = [(meter, pack(what)) for meter, what in (knowledge or {}).items()]
@@ -180,6 +182,7 @@ class Store:
             else:
                 _set_progress(db, marks, first)
             db.executemany("INSERT OR REPLACE INTO knowledge VALUES (?, ?)", learned)
+            also(db)
             while _size(db, counters) > self._records_max and self._make_room(db, counters):
                 pass
             return first, counters["next"] - 1
@@ -187,6 +190,10 @@ class Store:
         ids = self._with_room(work)
         self.on_append()
         return ids
+
+    def ask(self, query: Callable[[sqlite3.Connection], ResultT]) -> ResultT:
+        """Return what `query` reads from the ledger's tables."""
+        return self._run(lambda db, _: query(db))
 
     def progress(self) -> dict[tuple[str, str], int]:
         """(meter, task) → the last run the meter was read for."""
@@ -598,12 +605,14 @@ def _release_adopted(db: sqlite3.Connection, counters: _Counters, store: str, la
     return fresh
 
 
-def _earliest(readings: Sequence[Reading]) -> float:
-    """The earliest time that a reading speaks of: its row's in a profile, else when it was received."""
+def _earliest(readings: Sequence[Reading | GapReport]) -> float:
+    """The earliest time that a reading speaks of: its row's in a profile, else when it was received or noted."""
     return min(_time_of(reading) for reading in readings)
 
 
-def _time_of(reading: Reading) -> float:
+def _time_of(reading: Reading | GapReport) -> float:
+    if isinstance(reading, GapReport):
+        return reading.noted
     if reading.profile is None or reading.meter_time is None:
         return reading.received
     try:

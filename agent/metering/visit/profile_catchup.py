@@ -1,11 +1,16 @@
 """The rows that a meter captured since it was last visited: how a gap is filled after an outage.
 
 A reading list names a profile by its buffer (class 7, attribute 2). What is read is not the whole buffer but the rows
-after the last known one, in windows that a slow line carries in a few seconds, at most `ROWS_PER_VISIT_MAX` per visit.
-A long gap is made up over several runs. Rows are asked for in the meter's own terms: the lower end of the range is the
-clock of the last row, octet for octet as the meter gave it. That clock is the *position* in the profile.
+behind the last one taken, in steps that a slow line carries in some `STEP_S` seconds: each answer is measured, and the
+next one asked for is made longer or shorter. After each step `place` is where to go on, to be stored with the rows.
 
-`ProfileReading` is sans-IO: `next_item` says what to ask for, `answer` takes what came.
+`ProfileReading` is sans-IO: `describe` takes what the meter says of the profile, `next_item` says what to ask for,
+`answer` takes what came. Requests of a visit: with selection by entry at most log2(entries in use) + 2 until the first
+new row, then one per step. Where the meter selects only by time, one per step; n steps of empty time take log2(n), and
+beyond `STRETCH_MAX` of them n / `STRETCH_MAX`.
+
+Rows are plausible when their time stamp fits the time that we know and the rows beside them. All others are taken as
+well, but `doubt` says what is wrong with them, and the place's time stamp stays where it was.
 """
 
 from __future__ import annotations
@@ -14,72 +19,128 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
+from agent.metering.visit.profile_cursors import Buffer, Cursor, EntryCursor, RangeCursor
+from agent.metering.visit.profile_place import CapturedRow, Place
 from dlms import axdr
-from dlms.axdr import Data
+from dlms.axdr import Data, Tag
 from dlms.client.knowledge import MeterKnowledge
+from dlms.codes import DataAccessResult
 from dlms.cosem.obis import AttributeRef, Obis
-from dlms.cosem.profile import BUFFER, CAPTURE_OBJECTS, CAPTURE_PERIOD, CaptureObject, by_range, columns_of
+from dlms.cosem.profile import (
+    BUFFER,
+    CAPTURE_OBJECTS,
+    CAPTURE_PERIOD,
+    ENTRIES,
+    ENTRIES_IN_USE,
+    SORT_METHOD,
+    CaptureObject,
+    RowDecoder,
+    TypedRow,
+    columns_of,
+)
 from dlms.cosem.scaler_unit import scaler_ref
-from dlms.cosem.time import ANY, DATE_TIME_OCTETS, ClockPolicy, CosemDateTime
-from dlms.errors import DlmsError, LocalError
+from dlms.cosem.time import DEVIATION_UNKNOWN, STANDARD_CLOCK, ClockPolicy, CosemDateTime
+from dlms.errors import DecodeError, DlmsError, LocalError
 from dlms.xdlms.apdu.common import AccessError, Item, Result
 
 PROFILE_CLASS = 7
-ROWS_PER_WINDOW = 96  # a day of quarter-hours: some 4 kB, 5 s at 9600 baud
-ROWS_PER_VISIT_MAX = 480
-END_OF_TIME = CosemDateTime(2099, 12, 31, ANY, 23, 59, 59, 0)
+DESCRIPTORS = CAPTURE_OBJECTS, CAPTURE_PERIOD, SORT_METHOD, ENTRIES_IN_USE, ENTRIES
+FIFO, LIFO = 1, 2  # sort methods
+STEP_S = 10.0  # of line time that a step should take: what a cut in the middle costs at most
+STEP_ROWS = 48  # asked for in the first step of a visit: some 2 kB, 2 s at 9600 baud
+STEP_ROWS_MAX = 384  # four days of quarter-hours: some 16 kB, what a visit holds in memory at a time
+STEP_ROWS_MIN = 4
+CLOCK_TOLERANCE_S = 3 * 3600  # ahead of now: an hour of daylight saving, an hour that a clock is wrong, and room
+ZONE_UNKNOWN_S = 14 * 3600  # how far local time may be from UTC
+BACK_MAX_S = 86_400  # a row stamped longer before the last plausible one has lost its clock
+_TRANSIENT = (DataAccessResult.HARDWARE_FAULT, DataAccessResult.TEMPORARY_FAILURE)
+_REFUSED_WHOLE = (DataAccessResult.OBJECT_UNDEFINED, DataAccessResult.OBJECT_UNAVAILABLE)
 
 
 @dataclass(frozen=True, slots=True)
-class CapturedRow:
-    """One row. `clock` is its time stamp as the meter gave it, 12 octets; `cells` are the other columns."""
+class MeterFacts:
+    """What else is known in a visit: the meter's clock, where it was read; our own, where it can be trusted, in UTC;
+    how times of this meter are to be read; how far back a first visit goes."""
 
-    clock: bytes
-    cells: tuple[tuple[AttributeRef, Data], ...]
+    clock: CosemDateTime | None
+    now: datetime | None
+    policy: ClockPolicy = STANDARD_CLOCK
+    first_s: float = 86_400.0
+
+    def local_now(self) -> tuple[datetime | None, float]:
+        """The best known time in the meter's own terms, and by how many seconds it may be wrong.
+
+        That is the meter's clock, unless we have a trusted one and it contradicts that by more than the tolerance.
+        """
+        local = self.clock.local() if self.clock is not None else None
+        if self.now is None:
+            return local, 0.0
+        ours = self.now.astimezone(UTC).replace(tzinfo=None)
+        if local is not None and self.clock is not None:
+            instant = self.clock.to_datetime(self.policy)
+            slack = CLOCK_TOLERANCE_S + (0.0 if instant is not None else ZONE_UNKNOWN_S)
+            if abs((instant.replace(tzinfo=None) if instant is not None else local) - ours) <= timedelta(seconds=slack):
+                return local, 0.0
+        if self.policy.utc_offset_minutes is None:
+            return ours, ZONE_UNKNOWN_S
+        return ours + timedelta(minutes=self.policy.utc_offset_minutes), 0.0
 
 
 class ProfileReading:
-    """One profile in one visit.
+    """One profile in one visit, from `place` on; where that is empty, rows of the last `MeterFacts.first_s` seconds.
 
-    `position` is the clock of the last row in the store (12 octets). Where it is empty, rows since `first` are read.
-    After the visit `position` is where to go on. `error` is set when the meter would not give the profile.
+    `rows` are those of the last step. `error` is set when the meter would not give the profile. `turned` says that the
+    rows of the last step were the first doubtful ones, or the first plausible ones again.
     """
 
-    def __init__(self, obis: Obis, position: bytes, first: datetime) -> None:
+    def __init__(self, obis: Obis, place: Place) -> None:
         self.obis = obis
-        self.position = position
+        self.place = place
         self.rows: list[CapturedRow] = []
+        self.taken = 0
         self.error = ""
-        self._first = first
+        self.turned = False
         self._columns: tuple[CaptureObject, ...] = ()
-        self._period_s = 0
-        self._now_local: datetime | None = None
-        self._low: CosemDateTime | None = None
-        self._high: CosemDateTime | None = None
+        self._decoder = RowDecoder(())
+        self._facts = MeterFacts(None, None)
+        self._now: datetime | None = None
+        self._now_slack_s = 0.0
+        self._buffer: Buffer | None = None
+        self._cursor: Cursor | None = None
+        self._newest_first = False
+        self._step_rows = STEP_ROWS
         self._done = False
 
     @property
-    def descriptors(self) -> tuple[AttributeRef, AttributeRef]:
-        """The attributes that say what a row is: to be read first."""
-        return self._ref(CAPTURE_OBJECTS), self._ref(CAPTURE_PERIOD)
+    def descriptors(self) -> tuple[AttributeRef, ...]:
+        """The attributes that say what a row is and how many there are: to be read first."""
+        return tuple(self._ref(attribute) for attribute in DESCRIPTORS)
 
-    def describe(self, captures: Data | None, period: Data | None, meter_clock: CosemDateTime | None) -> None:
-        """Take what the descriptors gave (`None` where the meter refused), and the meter's clock, where it was read."""
+    def describe(self, described: Sequence[Data | None], facts: MeterFacts) -> None:
+        """Take what the descriptors gave, in their order (`None` where the meter refused), and what else is known."""
+        captures, period, sort, in_use, size = described
         try:
             self._columns = columns_of(captures) if captures is not None else ()
         except DlmsError:
             self._columns = ()
-        if not any(column.is_clock for column in self._columns):
+        clock = next((column for column in self._columns if column.is_clock), None)
+        if clock is None:
             self._fail("no-clock-column" if self._columns else "object-unavailable")
             return
-        value = period.value if period is not None else None
-        self._period_s = value if isinstance(value, int) and value > 0 else 0
-        self._now_local = meter_clock.local() if meter_clock is not None else None
-        first = CosemDateTime.from_datetime(self._first)
-        try:
-            self._low = CosemDateTime.parse(self.position) if self.position else first
-        except DlmsError:  # a damaged position: begin where a first visit would
-            self._low = first
+        period_s = _number(period) or 0
+        self._facts = facts
+        self._now, self._now_slack_s = facts.local_now()
+        self._decoder = RowDecoder(self._columns, period_s=period_s)
+        self._newest_first = _number(sort) == LIFO
+        self._heal()
+        count = _number(in_use)
+        first = self._first()
+        self._buffer = Buffer(clock, period_s, count or 0, _number(size) or 0, self._now, first)
+        fifo = _number(sort) in (None, FIFO)
+        if count is not None and fifo and not self.place.ranges_only:
+            self._cursor = EntryCursor(self.place, self._buffer)
+        else:
+            self._cursor = RangeCursor(self.place, self._buffer)
 
     def unscaled(self, known: MeterKnowledge) -> list[AttributeRef]:
         """Return the columns whose scaler is not known yet; a read of their present value brings it."""
@@ -87,29 +148,25 @@ class ProfileReading:
         return [ref for ref in refs if (where := scaler_ref(ref)) is not None and where not in known.scalers]
 
     def next_item(self) -> Item | None:
-        """Return the next window to ask for; `None` when there is nothing more to read in this visit."""
-        clock = next((column for column in self._columns if column.is_clock), None)
-        if self._done or clock is None or self._low is None:
+        """Return the next step to ask for; `None` when there is nothing more to read in this visit."""
+        if self._done or self._cursor is None:
             return None
-        self._high = self._window_end(self._low)
-        low, high = axdr.octets(self._low.emit()), axdr.octets((self._high or END_OF_TIME).emit())
-        return Item(self._ref(BUFFER), by_range(clock, low, high))
+        selection = self._cursor.next_selection(self._step_rows)
+        return None if selection is None else Item(self._ref(BUFFER), selection)
 
-    def answer(self, result: Result) -> None:
-        """Take the rows of the window, or the reason why there are none."""
+    def answer(self, result: Result, took_s: float) -> None:
+        """Take the rows of a step, or the reason why there are none; `took_s`: how long the answer took to come."""
+        self.rows, self.turned = [], False
+        if self._cursor is None or self._buffer is None:
+            return
         if isinstance(result, AccessError):
-            self._fail(result.text)
+            self._refused(result)
             return
         try:
-            rows = self._decode(result)
+            self._take(self._cursor, result)
         except DlmsError:
             self._fail("not-a-profile")
-            return
-        fresh = _after(rows, self.position)
-        self.rows += fresh
-        if fresh:
-            self.position = fresh[-1].clock
-        self._advance()
+        self._pace(took_s)
 
     # --- inside ---
 
@@ -120,79 +177,153 @@ class ProfileReading:
         self.error = why
         self._done = True
 
-    def _window_end(self, low: CosemDateTime) -> CosemDateTime | None:
-        """Return the end of the window; `None` for all up to the end of the profile, where no end can be computed: that
-        takes a capture period, and a clock that says where now is."""
-        if not self._period_s or self._now_local is None:
+    def _first(self) -> CosemDateTime | None:
+        """Return where a first visit begins, in the meter's terms."""
+        facts = self._facts
+        if facts.clock is not None and self._now is not None and self._now == facts.clock.local():
+            return facts.clock.later(-round(facts.first_s))
+        if facts.now is None:
             return None
-        end = shifted(low, self._period_s * ROWS_PER_WINDOW)
-        reached = end is None or (end.local() or self._now_local) >= self._now_local
-        return None if reached else end
+        return CosemDateTime.from_instant(facts.now - timedelta(seconds=facts.first_s), facts.policy)
 
-    def _advance(self) -> None:
-        if self._high is None or len(self.rows) >= ROWS_PER_VISIT_MAX:
-            self._done = True
+    def _heal(self) -> None:
+        """Forget a place that is ahead of now: a row with a wrong time stamp has moved it, or the clock was set.
+
+        Where the rows taken last are known, reading goes on from now; a place of the first version is begun anew.
+        """
+        place, local = self.place, self.place.local
+        if local is None or self._now is None or not self._ahead(local):
             return
-        # A window may be empty (the meter was without power): the next one begins where it ended.
-        self._low = self._high
+        if place.digests:
+            clock = CosemDateTime.parse(place.clock)
+            now = CosemDateTime.from_datetime(self._now)
+            place.clock = replace(now, deviation=clock.deviation, status=clock.status).emit()
+        else:
+            place.clock = b""
+        place.latest, place.searched = place.clock, b""
 
-    def _decode(self, result: Data) -> list[CapturedRow]:
-        """Decode the rows of one answer. Raises `DlmsError` when a row does not fit the columns."""
-        rows: list[CapturedRow] = []
-        before: Sequence[Data] = ()
-        for member in result.members():
-            cells = list(member.members())
-            if len(cells) != len(self._columns):
-                raise LocalError(f"a row of {len(cells)} cells for {len(self._columns)} columns")
-            # Blue Book 4.3.6: null-data stands for what follows from the row before, which is the same value, or for a
-            # clock the time one capture period later.
-            for index, column in enumerate(self._columns):
-                if cells[index].value is None and before:
-                    cells[index] = self._later(before[index]) if column.is_clock else before[index]
-            before = cells
-            clock = b""
-            others: list[tuple[AttributeRef, Data]] = []
-            for column, cell in zip(self._columns, cells, strict=True):
-                if column.is_clock:
-                    clock = cell.octets()
-                else:
-                    others.append((column.ref, cell))
-            if len(clock) != DATE_TIME_OCTETS:
-                raise LocalError("a row without its time")
-            rows.append(CapturedRow(clock, tuple(others)))
+    def _refused(self, result: AccessError) -> None:
+        if isinstance(self._cursor, EntryCursor) and result.code not in (*_TRANSIENT, *_REFUSED_WHOLE):
+            self.place.ranges_only = True  # the meter may know times, but no entries
+            self._cursor = RangeCursor(self.place, self._buffered)
+        else:
+            self._fail(result.text)
+
+    def _take(self, cursor: Cursor, result: Data) -> None:
+        """Take one answer. Raises `DlmsError` when a row does not fit the columns."""
+        members = _rows_of(result)
+        if self._newest_first:
+            members = members[::-1]
+        if members and cursor.overlaps and self.place.known and self._relative_time(members[0]):
+            # Null-data for the time stamp of a row that should be a known one: it could be that one or the next.
+            if not cursor.go_on_behind():
+                self._cursor = behind = RangeCursor(self.place, self._buffered)
+                if not behind.go_on_behind():
+                    raise LocalError("rows without their time")
+            return
+        new = self._judged(cursor.take(self._decoded(members, known_first=cursor.overlaps)))
+        self.rows = new
+        self.taken += len(new)
+        self.place.note(new, self._buffered.period_s)
+        self.place.entry = cursor.entry_of_last() or self.place.entry
+        if isinstance(cursor, RangeCursor):
+            self.place.entry, self.place.searched = 0, cursor.searched or self.place.searched
+        if new:
+            doubtful = any(row.doubt for row in new)
+            self.turned, self.place.doubtful = doubtful != self.place.doubtful, doubtful
+
+    @property
+    def _buffered(self) -> Buffer:
+        if self._buffer is None:
+            raise LocalError("the profile is not described yet")
+        return self._buffer
+
+    def _relative_time(self, row: Data) -> bool:
+        cells = row.members()
+        return any(column.is_clock and cell.tag == Tag.NULL for column, cell in zip(self._columns, cells, strict=False))
+
+    def _decoded(self, members: Sequence[Data], *, known_first: bool) -> list[CapturedRow]:
+        """Decode the rows of an answer. What is relative is relative to the row before, which for the first one behind
+        a known row is that row, whatever the meter had in front of it."""
+        base = self.place.base_row(self._columns)
+        if not self.place.known:
+            self._decoder.restart()
+        elif known_first or base is None:
+            self._decoder.resume(None, b"" if known_first else self.place.clock)
+        else:
+            self._decoder.resume(base.typed)
+        rows = self._captured(self._decoder.typed(axdr.array(members)))
+        if known_first and base is not None and not all(row.complete for row in rows):
+            behind = self.place.after_known(rows)
+            if behind is not None:
+                self._decoder.resume(base.typed)
+                rows[behind:] = self._captured(self._decoder.typed(axdr.array(members[behind:])))
         return rows
 
-    def _later(self, clock: Data) -> Data:
-        later = shifted(CosemDateTime.parse(clock.octets()), self._period_s)
-        return clock if later is None else axdr.octets(later.emit())
+    def _captured(self, rows: Sequence[TypedRow]) -> list[CapturedRow]:
+        return [CapturedRow.of(row, self._columns) for row in rows]
+
+    def _judged(self, rows: Sequence[CapturedRow]) -> list[CapturedRow]:
+        """The same rows, with what there is to doubt about their times."""
+        judged: list[CapturedRow] = []
+        last, latest = self.place.local, self.place.latest
+        for at, row in enumerate(rows):
+            later = next((local for other in rows[at + 1 :] if (local := other.local) is not None), None)
+            doubt = self._doubt(row.local, last, later)
+            repeated = not doubt and self._repeats(row.clock, latest)
+            judged.append(replace(row, doubt=doubt, repeated=repeated))
+            if not doubt:
+                last = row.local
+                latest = latest if repeated else row.clock
+        return judged
+
+    def _repeats(self, clock: bytes, latest: bytes) -> bool:
+        """Whether this time stamp, without a deviation, is not later than one before it: daylight saving ended without
+        a word of it, or the clock was set back. Which instant it is, the meter does not say."""
+        policy = self._facts.policy
+        if not latest or (policy.deviation_sign and CosemDateTime.parse(clock).deviation != DEVIATION_UNKNOWN):
+            return False
+        instants = [CosemDateTime.parse(octets).to_datetime(policy) for octets in (clock, latest)]
+        return instants[0] is not None and instants[1] is not None and instants[0] <= instants[1]
+
+    def _doubt(self, local: datetime | None, last: datetime | None, later: datetime | None) -> str:
+        back = timedelta(seconds=BACK_MAX_S)
+        if local is None:
+            return "unresolved"
+        if self._ahead(local):
+            return "ahead"
+        if last is not None and last - local > back:
+            return "off-sequence"
+        # A leap ahead that the next row takes back, to where the rows were before.
+        if last is None or later is None:
+            return ""
+        leaps = local - last > back and local - later > back and last - later <= back
+        return "off-sequence" if leaps else ""
+
+    def _ahead(self, local: datetime) -> bool:
+        slack = timedelta(seconds=CLOCK_TOLERANCE_S + self._now_slack_s)
+        return self._now is not None and local - self._now > slack
+
+    def _pace(self, took_s: float) -> None:
+        if took_s > STEP_S:
+            self._step_rows = max(STEP_ROWS_MIN, self._step_rows // 2)
+        elif took_s < STEP_S / 2:
+            self._step_rows = min(STEP_ROWS_MAX, self._step_rows * 2)
 
 
-def _after(rows: list[CapturedRow], position: bytes) -> list[CapturedRow]:
-    """Drop the row at `position`, which the range includes although it is known, and everything before it."""
-    known = [index for index, row in enumerate(rows) if row.clock == position]
-    return rows[known[-1] + 1 :] if known else rows
-
-
-def shifted(clock: CosemDateTime, seconds: int) -> CosemDateTime | None:
-    """Return the time `seconds` later by the meter's own clock; `None` when it has no definite time."""
-    local = clock.local()
-    if local is None:
-        return None
+def _rows_of(result: Data) -> tuple[Data, ...]:
+    if result.value is None:
+        return ()
     try:
-        later = local + timedelta(seconds=seconds)
-    except OverflowError:
-        return None
-    return replace(
-        clock,
-        year=later.year,
-        month=later.month,
-        day=later.day,
-        day_of_week=ANY,
-        hour=later.hour,
-        minute=later.minute,
-        second=later.second,
-        hundredths=0,
-    )
+        return result.members()
+    except LocalError as error:
+        raise DecodeError("profile buffer", 0, "neither array nor compact array") from error
+
+
+def _number(data: Data | None) -> int | None:
+    """A count; `None` where the meter refused, or said something else."""
+    value = data.value if data is not None else None
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
 
 
 def iso_time(clock: bytes, policy: ClockPolicy) -> str | None:

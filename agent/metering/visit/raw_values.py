@@ -22,26 +22,22 @@ _PLAIN: dict[int, str] = {
     Tag.LONG64: "i64",
     Tag.LONG64_UNSIGNED: "u64",
     Tag.ENUM: "enum",
-    # The delta types of a profile's compressed columns go as the integers they hold.
-    Tag.DELTA_INTEGER: "i8",
-    Tag.DELTA_LONG: "i16",
-    Tag.DELTA_DOUBLE_LONG: "i32",
-    Tag.DELTA_UNSIGNED: "u8",
-    Tag.DELTA_LONG_UNSIGNED: "u16",
-    Tag.DELTA_DOUBLE_LONG_UNSIGNED: "u32",
 }
 _TEXTS = (Tag.VISIBLE_STRING, Tag.UTF8_STRING)
 _OCTETS: dict[int, str] = {Tag.OCTET_STRING: "oct", Tag.DATE_TIME: "dt", Tag.DATE: "date", Tag.TIME: "time"}
 _FLOATS: dict[int, str] = {Tag.FLOAT32: "f32", Tag.FLOAT64: "f64"}
 _LISTS: dict[int, str] = {Tag.ARRAY: "array", Tag.STRUCTURE: "struct", Tag.COMPACT_ARRAY: "array"}
 _NOTHING = (Tag.NULL, Tag.DONT_CARE)
+_DELTAS = range(Tag.DELTA_INTEGER, Tag.DELTA_DOUBLE_LONG_UNSIGNED + 1)  # in rows, `RowDecoder` has resolved them
 
 DATE_TIME_BYTES = 12
+UNRESOLVED_ERROR = "unresolved"
 LIST_ENTRIES_MAX = RAW_CHARS_MAX // 8  # an entry is at least `["u8",0]` and a comma
 
 
 class UnstorableError(ValueError):
-    """The meter sent a value that a record cannot hold: of an unknown type, too large, or nested too deep."""
+    """The meter sent a value that a record cannot hold: of an unknown type, relative to a value that is not known, too
+    large, or nested too deep."""
 
 
 def encode(data: Data, *, date_time: bool = False) -> tuple[str, Raw]:
@@ -76,7 +72,7 @@ def _encode(data: Data, date_time: bool, depth: int) -> tuple[str, Raw]:
         if len(members) > LIST_ENTRIES_MAX:
             raise UnstorableError("too-large")
         return _LISTS[tag], [list(_encode(member, date_time, depth + 1)) for member in members]
-    raise UnstorableError("unknown-type")
+    raise UnstorableError(UNRESOLVED_ERROR if tag in _DELTAS else "unknown-type")
 
 
 def _float(value: float) -> float | str:

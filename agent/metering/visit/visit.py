@@ -8,20 +8,30 @@ association is released after the last value changes nothing about that. After a
 given to the next visit for the same runs (`taken`), which then asks for the rest only: over a line that loses packets
 and repeats none, a long list would otherwise never come to its end.
 
-A visit asks in three steps: all attributes at once, with what describes the profiles; the scalers of their columns,
-where they are not known yet; then the profiles' rows, window by window.
+A visit asks in steps: first all attributes at once, with what describes the profiles; then the profiles' rows, some
+seconds of line time per step, with the scalers of their columns before the first rows, where they are not known yet.
+After each step `due` is set, and the visit waits: what was read so far and how far is to be stored (`readings`,
+`places`, then `stored`) before `go_on`. So a cut costs one step at most. Rows for which there is no time left in the
+visit are for the next run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Protocol
 
 from agent.metering.registry import Meter, meter_name
 from agent.metering.scheduling.tasks import Job
-from agent.metering.visit.profile_catchup import PROFILE_CLASS, ProfileReading, iso_time
-from agent.metering.visit.raw_values import UnstorableError, encode
+from agent.metering.visit.profile_catchup import (
+    PROFILE_CLASS,
+    MeterFacts,
+    ProfileReading,
+    iso_time,
+)
+from agent.metering.visit.raw_values import UNRESOLVED_ERROR, UnstorableError, encode
+from dlms import axdr
 from dlms.axdr import Data
 from dlms.client.events import (
     ItemError,
@@ -37,19 +47,20 @@ from dlms.client.events import (
 from dlms.client.knowledge import MeterKnowledge
 from dlms.client.session import MeterSession
 from dlms.cosem.obis import AttributeRef, Obis
-from dlms.cosem.profile import BUFFER
+from dlms.cosem.profile import BUFFER, Unresolved
 from dlms.cosem.time import STANDARD_CLOCK, ClockPolicy, CosemDateTime
 from dlms.errors import DlmsError, PeerError
 from dlms.xdlms.apdu.common import AccessError, Result
 from dlms.xdlms.exchange import Answer, GetAnswer, GetExchange
 from omadm.readings import Reading
 from plc.errors import PlcLocalError
-from plc.events import DataConfirmed, DataFailed, DataReceived
+from plc.events import DataConfirmed, DataFailed, DataReceived, FailReason
 
 DEVICE_NAME = AttributeRef.parse("1/0.0.42.0.0.255/2")
 CLOCK_TIME = AttributeRef.parse("8/0.0.1.0.0.255/2")
 OTHER_REASON = 250  # Data-Access-Result
 CLOSE_S = 5.0  # for the release, once everything was read
+STEP_MARGIN = 2.5  # a step may take so many times what the one before it took: it may be twice as long
 
 ProfileKey = tuple[str, Obis]  # task, profile
 ChannelEvent = DataReceived | DataConfirmed | DataFailed
@@ -87,8 +98,12 @@ class Taken:
 
 @dataclass(slots=True)
 class Visit:
-    """Drive it with `step`; `deadline` says when at the latest. `profiles` are to be read for the task they are filed
-    under."""
+    """Drive it with `step`; `deadline` says when at the latest.
+
+    `profiles` are to be read for the task they are filed under; `first_s` is how far back where nothing of them was
+    read yet. Of `tasks_stored` everything but the profiles is stored for this run already. `best_now` says what time it
+    is, in UTC, `None` while our clock cannot be trusted.
+    """
 
     meter: Meter
     jobs: Sequence[Job]
@@ -103,22 +118,45 @@ class Visit:
     taken_before: int = 0
     outcome: Outcome | None = None
     complete: bool = False
+    first_s: float = 86_400.0
+    best_now: Callable[[], datetime | None] = lambda: None
+    tasks_stored: set[str] = field(default_factory=set)
+    places_stored: dict[ProfileKey, Mapping[str, object]] = field(default_factory=dict)
+    due: bool = False
     described: bool = False
     asked: ProfileReading | None = None
+    asked_at: float = 0.0
+    step_s: float = 0.0
     profiles_at: float = 0.0
     reached: bool = False
 
     def start(self, now: float) -> None:
         self.learned_before = signature(self.knowledge)
         self.taken_before = len(self.taken)
+        self.profiles_from(self.profiles)
         wanted = {DEVICE_NAME: None} | {
-            item.ref: None for job in self.jobs for item in job.items.items if not is_profile(item.ref)
+            item.ref: None
+            for job in self.jobs
+            if job.task.task_id not in self.tasks_stored
+            for item in job.items.items
+            if not is_profile(item.ref)
         }
         if self.profiles:
             wanted[CLOCK_TIME] = None
             wanted |= {ref: None for profile in self.profiles.values() for ref in profile.descriptors}
         self.session.read([ref for ref in wanted if ref not in self.taken], now)
         self._write(now)
+
+    def profiles_from(self, profiles: dict[ProfileKey, ProfileReading]) -> None:
+        """Read these profiles, each from its place on. To be called before rows are asked for."""
+        self.profiles = profiles
+        self.places_stored = {key: profile.place.dump() for key, profile in profiles.items()}
+
+    def go_on(self, now: float, wall: float) -> None:
+        """What was due is stored: ask for the next step."""
+        self.due = False
+        self._go_on(now)
+        self._carry(now, wall)
 
     def step(self, now: float, wall: float) -> None:
         """Take in what the channel has, pass on what the session wants, notice what is over."""
@@ -127,7 +165,7 @@ class Visit:
                 self.reached = True
                 self.session.receive(event.lsdu, now)
             elif isinstance(event, DataFailed):
-                self._fail(f"{event.reason.value}", now)
+                self._packet_failed(event.reason, now)
         deadline = self.session.next_deadline()
         if deadline is not None and deadline <= now:
             self.session.on_deadline(now)
@@ -135,14 +173,28 @@ class Visit:
         if now >= self.until:
             self._fail("the visit took too long", now)
 
+    def _packet_failed(self, reason: FailReason, now: float) -> None:
+        """The bridge gave a packet up. What becomes of the request is for the session, which knows what may be asked
+        again: at once where the packet has not arrived, after its own timeout where nobody knows."""
+        if reason in (FailReason.NODE_TIMEOUT, FailReason.BASE_NODE_RESTARTED):
+            self.session.packet_lost(now)
+        elif reason not in (FailReason.NO_CONFIRM, FailReason.BUSY):
+            self._fail(reason.value, now)
+
+    @property
+    def waits_idly(self) -> bool:
+        """Whether this visit is no reason to leave another meter waiting: the meter has let the time pass in which it
+        used to answer, or everything was read and only the release is still to come."""
+        return self.complete or self.session.overdue
+
     def deadline(self) -> float:
         below = self.session.next_deadline()
         return self.until if below is None else min(below, self.until)
 
     @property
     def gained(self) -> int:
-        """How many attributes this visit itself has brought."""
-        return len(self.taken) - self.taken_before
+        """How many attributes and rows this visit itself has brought."""
+        return len(self.taken) - self.taken_before + sum(profile.taken for profile in self.profiles.values())
 
     def learned(self) -> dict[str, object] | None:
         """What is new to know about the meter, in a form to store; `None` when nothing is."""
@@ -159,25 +211,34 @@ class Visit:
         return meter_name(value.encode("utf-8", "replace")) if isinstance(value, str) else ""
 
     def readings(self, job: Job, meter_id: str, *, trusted: bool) -> list[Reading]:
-        """The readings of one job in the order of its list, rows of profiles in the order of the meter."""
+        """The readings of one job that are not stored yet: attributes in the order of its list, then rows of profiles
+        in the order of the meter, and at the end of the visit the profiles that could not be read."""
         maker = _Maker(job, meter_id, self._iso(self._data(CLOCK_TIME)), trusted)
         found: list[Reading] = []
-        for item in job.items.items:
-            if is_profile(item.ref):
-                found += self._rows(maker, item.ref)
-                continue
+        for item in job.items.items if job.task.task_id not in self.tasks_stored else ():
             taken = self.taken.get(item.ref)
             if taken is not None:  # the session answers for every attribute; one that it does not is not made up
                 found.append(maker.reading(item.ref, taken.result, taken.received, date_time=item.date_time))
+        for (task_id, _), profile in self.profiles.items():
+            if task_id == job.task.task_id:
+                found += self._rows(maker, profile)
         return found
 
-    def positions(self, job: Job) -> dict[Obis, bytes]:
-        """How far each profile of a job has been read now."""
+    def places(self, job: Job) -> dict[Obis, Mapping[str, object]]:
+        """How far each profile of a job has been read now, where that is not stored yet."""
         return {
-            obis: profile.position
-            for (task_id, obis), profile in self.profiles.items()
-            if task_id == job.task.task_id and profile.position
+            key[1]: dumped
+            for key, profile in self.profiles.items()
+            if key[0] == job.task.task_id and (dumped := profile.place.dump()) != self.places_stored.get(key)
         }
+
+    def stored(self) -> None:
+        """Everything that `readings` and `places` gave is durable now."""
+        self.tasks_stored |= {job.task.task_id for job in self.jobs}
+        self.places_stored = {key: profile.place.dump() for key, profile in self.profiles.items()}
+        self.learned_before = signature(self.knowledge)
+        for profile in self.profiles.values():
+            profile.rows = []
 
     # --- inside ---
 
@@ -195,12 +256,16 @@ class Visit:
             case ItemRead(ref=ref, result=result):
                 self.taken[ref] = Taken(result, wall)
             case ReadDone():
-                self._go_on(now)
+                if self.profiles and not self.described:
+                    self.due = True
+                else:
+                    self._go_on(now)
             case Replied(outcome=outcome):
                 self.profiles_at = wall
+                self.step_s = now - self.asked_at
                 if self.asked is not None:
-                    self.asked.answer(_result(outcome))
-                self._go_on(now)
+                    self.asked.answer(_result(outcome), self.step_s)
+                self.due = True
             case SessionClosed():
                 self._end("" if self.complete else "the session ended before everything was read")
             case SessionFailed(error=error):
@@ -216,17 +281,19 @@ class Visit:
     def _ask_more(self, now: float) -> None:
         if not self.described:
             self.described = True
+            facts = MeterFacts(self._clock(), self.best_now(), self.policy, self.first_s)
             for profile in self.profiles.values():
-                captures, period = (self._data(ref) for ref in profile.descriptors)
-                profile.describe(captures, period, self._clock())
+                profile.describe([self._data(ref) for ref in profile.descriptors], facts)
             unscaled = {ref: None for profile in self.profiles.values() for ref in profile.unscaled(self.knowledge)}
             if unscaled:
                 self.session.read(list(unscaled), now)
                 return
-        for profile in self.profiles.values():
+        # A step that would not come to its end in this visit is for the next one; what was read is stored.
+        in_time = now + STEP_MARGIN * self.step_s + CLOSE_S < self.until
+        for profile in self.profiles.values() if in_time else ():
             item = profile.next_item()
             if item is not None:
-                self.asked = profile
+                self.asked, self.asked_at = profile, now
                 self.session.request(GetExchange((item,)), now)
                 return
         self.asked = None
@@ -262,20 +329,27 @@ class Visit:
             self.outcome = Outcome(error, self.reached)
             self.channel.close()
 
-    def _rows(self, maker: _Maker, ref: AttributeRef) -> list[Reading]:
-        profile = self.profiles.get((maker.job.task.task_id, ref.obis))
-        if profile is None:
-            return []
+    def _rows(self, maker: _Maker, profile: ProfileReading) -> list[Reading]:
         found: list[Reading] = []
         for row in profile.rows:
-            of_row = replace(maker, meter_time=iso_time(row.clock, self.policy), profile=str(ref.obis))
+            instant = None if row.repeated else iso_time(row.clock, self.policy) if row.clock else None
+            of_row = replace(maker, meter_time=instant, profile=str(profile.obis), doubt=row.doubt or None)
+            if (instant is None or row.doubt) and row.clock_ref is not None and row.clock:
+                found.append(
+                    of_row.reading(row.clock_ref, Value(axdr.octets(row.clock)), self.profiles_at, date_time=True)
+                )
             for column, data in row.cells:
-                scaler = self.knowledge.scaler_of(column)
-                value = Value(data, scaler.scaler, scaler.unit) if scaler else Value(data)
-                found.append(of_row.reading(column, value, self.profiles_at))
-        if profile.error:
+                found.append(of_row.reading(column, self._cell(column, data), self.profiles_at))
+        if profile.error and self.complete:
+            ref = AttributeRef(PROFILE_CLASS, profile.obis, BUFFER)
             found.append(maker.reading(ref, ItemError(profile.error), self.profiles_at))
         return found
+
+    def _cell(self, column: AttributeRef, data: Data | Unresolved) -> Value | ItemError:
+        if isinstance(data, Unresolved):
+            return ItemError(UNRESOLVED_ERROR)
+        scaler = self.knowledge.scaler_of(column)
+        return Value(data, scaler.scaler, scaler.unit) if scaler else Value(data)
 
     def _iso(self, data: Data | None) -> str | None:
         return iso_time(data.value, self.policy) if data is not None and isinstance(data.value, bytes) else None
@@ -290,6 +364,7 @@ class _Maker:
     meter_time: str | None
     trusted: bool
     profile: str | None = None
+    doubt: str | None = None
 
     def reading(
         self, ref: AttributeRef, result: Value | ItemError, received: float, *, date_time: bool = False
@@ -320,6 +395,7 @@ class _Maker:
             error=error,
             run=self.job.run,
             profile=self.profile,
+            doubt=self.doubt,
         )
 
 

@@ -12,7 +12,8 @@ from agent.metering.registry import Meter
 from agent.metering.scheduling.schedule import Backoff
 from agent.metering.scheduling.tasks import Job
 from agent.metering.store.reading_store import Store, StoreError
-from agent.metering.visit.visit import DEVICE_NAME, Taken, Visit
+from agent.metering.visit.profile_place import Place
+from agent.metering.visit.visit import CLOCK_TIME, DEVICE_NAME, Taken, Visit
 from agent.settings.config import MeteringConfig
 from dlms.client.knowledge import MeterKnowledge
 from dlms.cosem.obis import AttributeRef, Obis
@@ -23,6 +24,7 @@ LOG = logging.getLogger("agent.metering.port")
 KNOWLEDGE_KEPT = 64  # meters whose knowledge stays in memory, some 30 kB each; the store has that of all meters
 RETRY_MAX_S = 900.0  # the longest pause before a retry: several fit into an hourly run
 LEFTOVERS_KEPT = 64  # failed visits whose values wait for a retry, some 30 kB each
+VALUES = "values"  # beside the logical names of profiles
 GOOD_STEP_VALUES = 8  # a failed visit that read so many values counts as progress
 
 
@@ -86,9 +88,7 @@ class Retries:
         failed.not_before = now + self._backoff.pause(failures, self._jitter)
         final = failures > self._retries_max
         if final:
-            LOG.warning(
-                "meter %s was not read in %d attempts", meter.meter_id, failures, extra={"event": "meter.unread"}
-            )
+            LOG.debug("meter %s was not read in %d attempts", meter.meter_id, failures)
         return final
 
 
@@ -99,8 +99,10 @@ class Leftovers:
         self._kept: OrderedDict[str, tuple[frozenset[tuple[str, int]], dict[AttributeRef, Taken]]] = OrderedDict()
 
     def keep(self, visit: Visit) -> None:
-        """Keep all values of a failed visit but the name of the meter, which every visit reads anew."""
-        rest = {ref: taken for ref, taken in visit.taken.items() if ref != DEVICE_NAME}
+        """Keep all values of a failed visit but those that every visit reads anew: the name of the meter, its clock,
+        and what its profiles are."""
+        anew = {DEVICE_NAME, CLOCK_TIME} | {ref for profile in visit.profiles.values() for ref in profile.descriptors}
+        rest = {ref: taken for ref, taken in visit.taken.items() if ref not in anew}
         self._kept.pop(visit.meter.key, None)
         if rest:
             self._kept[visit.meter.key] = (_runs(visit.jobs), rest)
@@ -132,14 +134,21 @@ class KnowledgeCache:
             self._recent.popitem(last=False)
         return known
 
-    def position(self, meter_id: str, task_id: str, obis: Obis) -> bytes:
-        """Return the profile position: the clock of the last row in the store (12 octets), empty for none."""
+    def place(self, meter_id: str, task_id: str, obis: Obis) -> Place:
+        """Return how far a profile was read; an empty place for one that was not, or when that cannot be recalled."""
+        return Place.load(self._recall(_key(meter_id, task_id, str(obis))))
+
+    def stored_run(self, meter_id: str, task_id: str) -> int | None:
+        """Return the last run of a task with profiles for which the meter's other values are in the store."""
+        found = self._recall(_key(meter_id, task_id, VALUES)).get("run")
+        return found if isinstance(found, int) else None
+
+    def _recall(self, key: str) -> dict[str, object]:
         try:
-            found = (self._store.knowledge(_position_key(meter_id, task_id, obis)) or {}).get("clock")
-            return bytes.fromhex(found) if isinstance(found, str) else b""
-        except (StoreError, ValueError) as error:
-            LOG.debug("how far profile %s of %s was read is lost: %s", obis, meter_id, error)
-            return b""
+            return self._store.knowledge(key) or {}
+        except StoreError as error:
+            LOG.debug("what was known of %s is lost: %s", key, error)
+            return {}
 
     def _load(self, key: str) -> MeterKnowledge:
         try:
@@ -150,10 +159,17 @@ class KnowledgeCache:
             return MeterKnowledge()
 
 
-def positions(meter_id: str, task_id: str, reached: Mapping[Obis, bytes]) -> dict[str, dict[str, object]]:
-    """Return the profile positions in the form in which `KnowledgeCache.position` finds them in the store."""
-    return {_position_key(meter_id, task_id, obis): {"clock": clock.hex()} for obis, clock in reached.items()}
+def places(
+    meter_id: str, task_id: str, reached: Mapping[Obis, Mapping[str, object]]
+) -> dict[str, Mapping[str, object]]:
+    """Return how far profiles were read in the form in which `KnowledgeCache.place` finds it in the store."""
+    return {_key(meter_id, task_id, str(obis)): place for obis, place in reached.items()}
 
 
-def _position_key(meter_id: str, task_id: str, obis: Obis) -> str:
-    return f"{meter_id}#{task_id}#{obis}"
+def values_stored(meter_id: str, job: Job) -> dict[str, Mapping[str, object]]:
+    """Return, for the store, that the values of this run are there, while rows of profiles may be missing still."""
+    return {_key(meter_id, job.task.task_id, VALUES): {"run": job.run}}
+
+
+def _key(meter_id: str, task_id: str, what: str) -> str:
+    return f"{meter_id}#{task_id}#{what}"

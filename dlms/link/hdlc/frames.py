@@ -37,8 +37,7 @@ from dlms.errors import DecodeError, LocalError
 FLAG = 0x7E
 _FLAG = b"\x7e"
 FORMAT_TYPE = 0xA0  # high nibble of the format field
-LENGTH_MASK = 0x07FF
-FRAME_BYTES_MAX = LENGTH_MASK  # between the flags
+FRAME_BYTES_MAX = 0x07FF  # between the flags: what 11 bits of the format field say
 FRAME_BYTES_MIN = 7  # format, two one-octet addresses, control, FCS
 INFO_BYTES_MAX = 2030  # what the parameter negotiation can express and every frame holds
 POLL_FINAL = 0x10
@@ -236,7 +235,7 @@ def emit_frame(addresses: bytes, control: int, info: bytes = b"", segmented: boo
     length = head_bytes + 2 + (len(info) + 2 if info else 0)
     if length > FRAME_BYTES_MAX:
         raise LocalError(f"HDLC frame of {length} bytes, at most {FRAME_BYTES_MAX}")
-    first = 0xA0 | length >> 8 | (0x08 if segmented else 0)
+    first = FORMAT_TYPE | length >> 8 | (0x08 if segmented else 0)
     body = bytes((first, length & 0xFF)) + addresses + bytes((control,))
     if info:
         body += fcs16(body).to_bytes(2, "little") + info

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from agent.cli.__main__ import EXIT_REFUSED, main
-from agent.cli.client import RefusedError, ask
+from agent.cli.client import NotRunningError, RefusedError, ask
 from agent.daemon.control import ControlServer
 from agent.daemon.health import Health
 from agent.daemon.views import QUEUE_WARNING_S, Views
@@ -212,3 +212,50 @@ def test_a_store_that_cannot_be_read_is_said(daemon: Daemon, tmp_path: Path) -> 
     (tmp_path / "readings.db").unlink(missing_ok=True)
     (tmp_path / "readings.db").mkdir()
     assert main(["--socket", str(daemon.socket), "queue", "refused"]) == EXIT_REFUSED
+
+
+# --- the other commands, where they cannot do what was asked ------------------------------------------------------
+
+
+def test_a_session_cannot_be_asked_for_before_the_device_is_registered(daemon: Daemon) -> None:
+    with pytest.raises(RefusedError, match="not registered yet"):
+        ask(daemon.socket, "session")
+
+
+@pytest.mark.parametrize("meter", ["KEP0404", 7, None])
+def test_a_meter_that_is_not_known_cannot_be_forgotten(daemon: Daemon, meter: object) -> None:
+    with pytest.raises(RefusedError, match=f"no meter {meter}"):
+        ask(daemon.socket, "forget-meter", meter=meter)
+
+
+def test_update_files_that_cannot_be_read_are_said(daemon: Daemon, tmp_path: Path) -> None:
+    assert ask(daemon.socket, "update")["result"] is None
+    (tmp_path / "update").write_text("a file where a folder belongs")
+    with pytest.raises(RefusedError, match="the Update Agent's files"):
+        ask(daemon.socket, "update")
+
+
+def test_a_path_that_is_no_socket_is_told_from_a_daemon_that_does_not_run(tmp_path: Path) -> None:
+    with pytest.raises(NotRunningError, match="does not run"):
+        ask(tmp_path / "nothing.sock", "status")
+    with pytest.raises(NotRunningError, match="too long"):
+        ask(tmp_path / ("x" * 200), "status")
+
+
+def test_an_answer_that_is_cut_short_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "half.sock"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen(1)
+
+        def half() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(1000)
+                connection.sendall(b'{"ok": tr')
+
+        thread = threading.Thread(target=half)
+        thread.start()
+        with pytest.raises(NotRunningError, match="cut short"):
+            ask(path, "status")
+        thread.join(10)

@@ -1,22 +1,18 @@
-"""Sessions: the state table, packages over several messages, large objects, Atomic and Sequence, and nonsense."""
+"""Whole sessions of a device: packages over several messages, large objects, Atomic and Sequence, and nonsense."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from random import Random
 
 import pytest
 
-from agent.dm.session import MESSAGES_MAX, SESSION_S_MAX, Session
-from agent.dm.session_events import Answer, Ended, NoncesChanged, SessionSettings, Work
-from agent.dm.session_states import TRANSITIONS, Input, SessionUsageError, State
+from agent.dm.session import MESSAGES_MAX
 from agent.https import Response
 from agent.tree.nodes import state_from_json, state_to_json
-from omadm.auth import AuthError
 from omadm.codes import AlertCode
-from omadm.syncml.codec import DM_WBXML, DM_XML, TNDS_WBXML, TNDS_XML, decode, encode
+from omadm.syncml.codec import DM_WBXML, DM_XML, TNDS_WBXML, TNDS_XML, encode
 from omadm.syncml.messages import (
     Add,
     Alert,
@@ -72,207 +68,6 @@ def device(**server: object) -> Device:
 
 def url(one: Device) -> str:
     return one.service.provisioning.uplink.url
-
-
-# -- the table ---------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("state", "given"), list(itertools.product(State, Input)))
-def test_every_pair_of_state_and_input_steps_or_is_refused(state: State, given: Input) -> None:
-    assert TRANSITIONS.allow(state, given) == ((state, given) in TRANSITIONS.table)
-    if TRANSITIONS.allow(state, given):
-        assert TRANSITIONS.after(state, given) is TRANSITIONS.table[state, given]
-    else:
-        with pytest.raises(SessionUsageError):
-            TRANSITIONS.after(state, given)
-
-
-def test_ended_and_failed_are_final_and_every_other_state_can_fail() -> None:
-    for state in State:
-        ends = state in {State.ENDED, State.FAILED}
-        assert TRANSITIONS.allow(state, Input.BROKEN) != ends
-        assert any(pair[0] is state for pair in TRANSITIONS.table) != ends
-
-
-def session(**changes: object) -> Session:
-    settings = SessionSettings(
-        account=ACCOUNT,
-        client_nonce=ACCOUNT.client_nonce,
-        server_nonce=ACCOUNT.server_nonce,
-        session_id="1A",
-        device_id="urn:dcu:TEST-1",
-        device_info=(("./DevInfo/Man", "Maker"),),
-        content_type=DM_WBXML,
-    )
-    return Session(replace(settings, **changes), ENTROPY.randbytes)  # type: ignore[arg-type]
-
-
-def test_verbs_in_the_wrong_state_are_refused_and_change_nothing() -> None:
-    one = session()
-    with pytest.raises(SessionUsageError):
-        one.receive(Answer(200, DM_WBXML, b""), 0.0)
-    with pytest.raises(SessionUsageError):
-        one.answer([], 0.0)
-    one.start(0.0)
-    with pytest.raises(SessionUsageError):
-        one.start(0.0)
-    with pytest.raises(SessionUsageError):
-        one.answer([], 0.0)
-    assert one.state is State.WAIT_PACKAGE
-
-
-def test_a_session_has_an_end_even_when_nobody_answers() -> None:
-    one = session()
-    one.start(10.0)
-    deadline = one.next_deadline()
-    assert deadline == 10.0 + SESSION_S_MAX
-    one.on_deadline(deadline - 1)
-    assert one.next_event() is None
-    one.on_deadline(deadline)
-    assert isinstance(one.next_event(), Ended)
-    assert one.state is State.FAILED
-    assert one.next_deadline() is None
-
-
-@pytest.mark.parametrize(
-    ("answer", "says"),
-    [
-        (Answer(503, "text/plain", b"later"), "HTTP 503"),
-        (Answer(200, "text/html", b"<p>"), "text/html"),
-        (Answer(200, DM_WBXML, b"\x03\x00"), "cannot be read"),
-        (Answer(200, DM_WBXML, b"x" * 70_000), "70000 bytes"),
-    ],
-)
-def test_an_answer_that_is_no_message_ends_the_session_with_a_sentence(answer: Answer, says: str) -> None:
-    one = session()
-    one.start(0.0)
-    one.receive(answer, 1.0)
-    assert says in ended(one).result
-    assert one.take_output() is None
-
-
-def answered(server: FakeDmServer, one: Session, now: float) -> None:
-    """One message to the server and its answer back."""
-    post = one.take_output()
-    assert post is not None
-    headers = {"Content-Type": DM_WBXML, "x-syncml-hmac": post.mac}
-    got = server.request("POST", post.url, body=post.body, headers=headers)
-    one.receive(Answer(got.status, DM_WBXML, got.body, got.headers["x-syncml-hmac"]), now)
-
-
-def events(one: Session) -> list[object]:
-    found: list[object] = []
-    while (event := one.next_event()) is not None:
-        found.append(event)
-    return found
-
-
-def ended(one: Session) -> Ended:
-    last = events(one)[-1]
-    assert isinstance(last, Ended)
-    return last
-
-
-def test_an_answer_that_comes_too_late_is_not_read() -> None:
-    one = session()
-    one.start(0.0)
-    answered(FakeDmServer([[get("./DevInfo/Man")]]), one, SESSION_S_MAX)
-    assert events(one) == [Ended(ok=False, result=f"no end after {SESSION_S_MAX:.0f} seconds")]
-    assert one.take_output() is None
-
-
-def test_replies_that_come_too_late_are_not_sent() -> None:
-    one = session()
-    one.start(0.0)
-    answered(FakeDmServer([[get("./DevInfo/Man")]]), one, 1.0)
-    one.answer([], SESSION_S_MAX)
-    assert ended(one) == Ended(ok=False, result=f"no end after {SESSION_S_MAX:.0f} seconds")
-    assert one.take_output() is None
-
-
-@pytest.mark.parametrize("content", [[], [get("./DevInfo/Man")]], ids=["before the first message", "while at work"])
-def test_a_session_that_is_given_up_says_so_to_both_sides(content: list[Command]) -> None:
-    one = session()
-    one.start(0.0)
-    server = FakeDmServer([content])
-    if content:
-        answered(server, one, 1.0)
-        events(one)
-    one.abort(2.0)
-    assert events(one) == [Ended(ok=False, result="given up on this side")]
-    assert (one.state, one.over()) == (State.FAILED, True)
-    post = one.take_output()
-    assert post is not None
-    goodbye = decode(post.body, DM_WBXML)
-    assert [alert.code for alert in goodbye.of(Alert)] == [AlertCode.SESSION_ABORT]
-    assert goodbye.final
-
-
-def test_a_session_that_waits_for_an_answer_is_given_up_in_silence() -> None:
-    one = session()
-    one.start(0.0)
-    assert one.take_output() is not None
-    one.abort(1.0)
-    assert events(one) == [Ended(ok=False, result="given up on this side")]
-    assert one.take_output() is None
-    one.abort(2.0)
-    assert events(one) == []
-
-
-def test_a_server_that_challenges_and_never_proves_itself_is_given_up() -> None:
-    one = session()
-    one.start(0.0)
-    server = FakeDmServer()
-    server.wrong_macs = 2
-    answered(server, one, 1.0)  # it believes us, but is not believed: we challenge it
-    assert not one.over()
-    server.client_nonce = b"never right"
-    answered(server, one, 2.0)  # it challenges us now, and still does not prove itself
-    last = ended(one)
-    assert (last.ok, last.unproven) == (False, True)
-    assert last.result.startswith("the server did not prove itself: ")
-    assert one.take_output() is None
-
-
-def test_a_server_that_proves_itself_may_challenge_after_it_was_challenged() -> None:
-    class Server(FakeDmServer):
-        """Takes the nonce even of a message that it does not believe, as the device does."""
-
-        def _challenge(self, message: SyncML, error: AuthError) -> Response:
-            ours = next((status.chal for status in message.of(Status) if status.cmd_ref == "0"), None)
-            self.server_nonce = ours.next_nonce or b"" if ours is not None else self.server_nonce
-            return super()._challenge(message, error)
-
-    one = session()
-    one.start(0.0)
-    server = Server()
-    server.wrong_macs = 1
-    answered(server, one, 1.0)
-    server.client_nonce = b"never right"
-    answered(server, one, 2.0)
-    assert not one.over()
-    answered(server, one, 3.0)
-    assert ended(one).ok
-
-
-def test_both_sides_may_challenge_at_once() -> None:
-    one = session()
-    one.start(0.0)
-    server = FakeDmServer()
-    server.wrong_macs = 1
-    server.client_nonce = b"never right"
-    answered(server, one, 1.0)
-    assert not one.over()
-    answered(server, one, 2.0)
-    assert ended(one).ok
-
-
-def test_secrets_are_in_no_representation() -> None:
-    one = session()
-    one.start(0.0)
-    shown = f"{one._settings!r}{one.take_output()!r}{NoncesChanged(b'abc', b'def')!r}"
-    for secret in ("client secret", "server secret", "client nonce", "mac=", "abc", "def"):
-        assert secret not in shown
 
 
 class Stubborn(FakeDmServer):
@@ -854,19 +649,3 @@ def test_damaged_answers_end_the_session_without_an_effect(seed: int) -> None:
     one.turn()
     one.turn()
     assert url(one) == ""
-
-
-def test_a_driver_sees_nonces_before_the_output_that_uses_them() -> None:
-    server = FakeDmServer([[get("./DevInfo/Man")]])
-    one = session()
-    one.start(0.0)
-    post = one.take_output()
-    assert post is not None
-    got = server.request(
-        "POST", post.url, body=post.body, headers={"Content-Type": DM_WBXML, "x-syncml-hmac": post.mac}
-    )
-    one.receive(Answer(got.status, DM_WBXML, got.body, got.headers["x-syncml-hmac"]), 1.0)
-    assert [type(event) for event in events(one)] == [NoncesChanged, Work]
-    assert one.take_output() is None
-    one.answer([], 2.0)
-    assert one.take_output() is not None

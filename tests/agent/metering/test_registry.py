@@ -187,6 +187,7 @@ def test_a_disk_in_trouble_is_survived_and_tried_again(rig: Rig, caplog: pytest.
     assert rig.file.is_file()
 
 
+@pytest.mark.slow
 def test_the_number_of_meters_is_bounded_and_the_longest_gone_is_forgotten(rig: Rig) -> None:
     for number in range(METERS_MAX):
         rig.registry.join("plc0", number, number.to_bytes(6, "big"))

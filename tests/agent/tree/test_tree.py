@@ -21,10 +21,12 @@ from agent.tree.schema import (
     Access,
     Format,
     NodeSpec,
+    check_value,
     group,
     int_range,
     interior,
     live,
+    one_of,
     permanent,
     setting,
 )
@@ -553,3 +555,46 @@ def test_random_commands_never_break_the_tree() -> None:
         else:
             assert state_from_json(state_to_json(changing.state)) == changing.state
     assert len(list(changing.walk(("B",)))) > 1
+
+
+# -- limits ----------------------------------------------------------------------------------------------------
+
+
+def test_a_title_has_at_most_255_characters() -> None:
+    changing = tx()
+    changing.replace_property(("A", "Text"), "Title", "t" * 255)
+    refused(Code.TOO_LARGE, lambda: changing.replace_property(("A", "Text"), "Title", "t" * 256))
+    assert changing.property(("A", "Text"), "Title") == "t" * 255
+
+
+def test_the_root_lets_everybody_add() -> None:
+    changing = tx()
+    refused(Code.NOT_ALLOWED, lambda: changing.replace_property((), "ACL", "Add=server&Get=*"))
+    refused(Code.NOT_ALLOWED, lambda: changing.replace_property((), "ACL", ""))
+
+
+@pytest.mark.parametrize(
+    ("spec", "wrong"),
+    [
+        (permanent("X", Format.CHR, value_chars_max=3), "four"),
+        (permanent("X", Format.BIN), "text"),
+        (permanent("X", Format.CHR), b"\xff"),
+        (permanent("X", Format.BOOL), "yes"),
+        (permanent("X", Format.FLOAT), "1,5"),
+        (permanent("X", Format.INT), "1.5"),
+        (permanent("X", Format.INT), "2147483648"),
+        (permanent("X", Format.INT, check=int_range(1, 9)), "0"),
+        (permanent("X", Format.CHR, check=one_of("a", "b")), "c"),
+    ],
+)
+def test_a_value_that_its_node_cannot_hold_is_an_error(spec: NodeSpec, wrong: str | bytes) -> None:
+    with pytest.raises(ValueError):
+        check_value(spec, wrong)
+
+
+def test_a_value_is_kept_in_its_canonical_form() -> None:
+    assert check_value(permanent("X", Format.INT), " +07 ") == "7"
+    assert check_value(permanent("X", Format.BOOL), " True") == "true"
+    assert check_value(permanent("X", Format.FLOAT), "1.5") == "1.5"
+    assert check_value(permanent("X", Format.BIN), b"\xff") == b"\xff"
+    assert check_value(permanent("X", Format.CHR, check=one_of("a", "b")), b"b") == "b"

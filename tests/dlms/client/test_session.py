@@ -400,3 +400,33 @@ def test_lists_answered_with_nonsense_are_asked_again_in_smaller_pieces(
     } == {ref: values(ref.class_id, ref.obis, ref.attribute) for ref in REFS[:count]}
     assert sum(isinstance(event, ReadDone) for event in events) == 2
     assert known.list_max == 1
+
+
+def test_a_session_that_was_never_open_is_closed_without_a_word_and_not_opened_after() -> None:
+    session = MeterSession(PacketLink(), client=1, server=1, auth=SECRET)
+    session.close(0.0)
+    assert session.next_event() == SessionClosed()
+    assert not session.take_output()
+    with pytest.raises(LocalError, match="over"):
+        session.open(1.0)
+
+
+def test_a_session_that_is_open_already_is_not_opened_again() -> None:
+    wire = Wire(server().new_association(1))
+    session = MeterSession(PacketLink(), client=1, server=1, auth=SECRET)
+    session.open(0.0)
+    session.open(0.0)
+    wire.carry(session)
+    session.open(1.0)
+    assert wire.carry(session) == []
+    assert len(wire.requests("60")) == 1
+
+
+def test_a_session_that_is_closed_while_it_associates_disconnects_and_drops_what_was_asked() -> None:
+    session = MeterSession(PacketLink(), client=1, server=1, auth=SECRET)
+    session.read([ENERGY], 0.0)
+    assert session.take_output()
+    session.close(1.0)
+    assert session.next_event() == SessionClosed()
+    assert session.next_event() is None
+    assert session.next_deadline() is None

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from dlms.cosem.obis import AttributeRef, Obis
-from dlms.cosem.time import ClockPolicy, CosemDateTime
+from dlms.cosem.obis import AttributeRef, MethodRef, Obis
+from dlms.cosem.time import ClockPolicy, CosemDateTime, CosemTime
 from dlms.errors import DecodeError, LocalError
 
 
@@ -120,3 +121,35 @@ def test_a_time_has_twelve_octets(size: int) -> None:
 def test_instants_at_the_edge_of_the_calendar_are_none_and_no_crash() -> None:
     assert CosemDateTime(1, 1, 1, 255, 0, 0, 0, 0, -120, 0).to_datetime() is None
     assert CosemDateTime(9999, 12, 0xFE, 255, 23, 59, 0, 0, 120, 0).to_datetime() is None
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda: Obis(bytes(5)),
+        lambda: MethodRef(0x10000, Obis(bytes(6)), 1),
+        lambda: MethodRef(70, Obis(bytes(6)), 128),
+        lambda: CosemDateTime(year=0x10000),
+        lambda: CosemDateTime(deviation=0x8000),
+        lambda: CosemDateTime(hour=256),
+        lambda: CosemDateTime(status=256),
+        lambda: CosemTime.of("half past two"),
+        lambda: CosemTime.of("2.30"),
+    ],
+)
+def test_what_fits_no_field_on_the_line_is_not_made(wrong: Callable[[], object]) -> None:
+    with pytest.raises(LocalError):
+        wrong()
+
+
+def test_a_code_shows_itself_and_its_octets() -> None:
+    code = Obis.parse("1-0:1.8.0")
+    assert repr(code) == "Obis(1.0.1.8.0.255)"
+    assert bytes(code) == bytes.fromhex("0100010800ff")
+
+
+def test_a_time_without_a_zone_is_the_meters_own() -> None:
+    policy = ClockPolicy(utc_offset_minutes=120)
+    local = datetime(2026, 7, 1, 2, 30)  # noqa: DTZ001 - without a zone is the case
+    assert CosemDateTime.from_instant(local, policy) == CosemDateTime.from_datetime(local)
+    assert CosemDateTime.from_instant(local, policy).hour == 2

@@ -14,11 +14,13 @@ from dlms.cosem.dictionary import describe, usual_class
 from dlms.cosem.obis import AttributeRef, Obis
 from dlms.cosem.profile import (
     CLOCK_OBIS,
+    UNRESOLVED,
     CaptureObject,
-    Cell,
     Row,
     RowDecoder,
     RowStream,
+    TypedRow,
+    Unresolved,
     by_entry,
     by_range,
     columns_of,
@@ -163,23 +165,39 @@ def test_a_decoder_keeps_what_it_learned_for_the_next_block() -> None:
 def test_times_left_out_follow_from_the_capture_period() -> None:
     rows = [axdr.structure(clock(at) if at % 4 == 0 else axdr.null(), axdr.u32(at), axdr.i16(-at)) for at in range(50)]
     assert RowDecoder(COLUMNS, period_s=900).decode(axdr.array(rows).emit()) == plain(50)
-    assert RowDecoder(COLUMNS).decode(axdr.array(rows[:2]).emit())[1] == (None, 1, -1)
+    assert RowDecoder(COLUMNS).decode(axdr.array(rows[:2]).emit())[1] == (UNRESOLVED, 1, -1), "no period is known"
+    assert RowDecoder(COLUMNS, period_s=900).decode(axdr.array(rows[1:3]).emit()) == [
+        (None, 1, -1),
+        (UNRESOLVED, 2, -2),
+    ]
 
 
-def recovered(rows: list[Data]) -> list[Row]:
+BOUNDS = {15: (-(2**7), 2**7 - 1), 16: (-(2**15), 2**15 - 1), 17: (0, 2**8 - 1), 18: (0, 2**16 - 1),
+          5: (-(2**31), 2**31 - 1), 6: (0, 2**32 - 1), 20: (-(2**63), 2**63 - 1), 21: (0, 2**64 - 1)}  # fmt: skip
+
+
+def recovered(rows: list[Data]) -> list[TypedRow]:
     """Member by member: null-data is the value before, a delta is added to it (BB 4.3.6)."""
-    found: list[Row] = []
+    found: list[TypedRow] = []
     for row in rows:
-        cells: list[Cell] = [member.value for member in row.members()]
+        cells: list[Data | Unresolved] = list(row.members())
         before = found[-1] if found else ()
         for at, member in enumerate(row.members()):
             base = before[at] if at < len(before) else None
-            if member.tag == Tag.NULL:
+            if member.tag == Tag.NULL and base is not None:
                 cells[at] = base
-            elif 28 <= member.tag <= 33 and isinstance(base, int):
-                cells[at] = base + member.integer()
+            elif 28 <= member.tag <= 33:
+                cells[at] = UNRESOLVED
+                if isinstance(base, Data) and base.tag in BOUNDS:
+                    low, high = BOUNDS[base.tag]
+                    total = base.integer() + member.integer()
+                    cells[at] = Data(base.tag, total) if low <= total <= high else UNRESOLVED
         found.append(tuple(cells))
     return found
+
+
+def values_of(rows: list[TypedRow]) -> list[Row]:
+    return [tuple([cell.value if isinstance(cell, Data) else cell for cell in row]) for row in rows]
 
 
 def test_null_and_delta_stand_for_what_follows_from_the_row_before() -> None:
@@ -239,7 +257,65 @@ def test_any_mixture_of_shapes_reads_as_member_by_member() -> None:
         rows: list[Data] = []
         while len(rows) < 200:
             rows += [axdr.structure(*chance.choice(kinds))] * chance.choice((1, 1, 2, 9, 70))
-        assert RowDecoder(COLUMNS[1:]).decode(axdr.array(rows).emit()) == recovered(rows)
+        assert RowDecoder(COLUMNS[1:]).decode(axdr.array(rows).emit()) == values_of(recovered(rows))
+
+
+WIDTHS = [(Tag.DELTA_INTEGER, -(2**7), 2**7 - 1), (Tag.DELTA_LONG, -(2**15), 2**15 - 1),
+          (Tag.DELTA_DOUBLE_LONG, -(2**31), 2**31 - 1), (Tag.DELTA_UNSIGNED, 0, 2**8 - 1),
+          (Tag.DELTA_LONG_UNSIGNED, 0, 2**16 - 1), (Tag.DELTA_DOUBLE_LONG_UNSIGNED, 0, 2**32 - 1)]  # fmt: skip
+
+
+@pytest.mark.parametrize(("tag", "low", "high"), WIDTHS)
+def test_a_delta_of_every_width_is_added_and_the_sum_has_the_register_s_type(tag: Tag, low: int, high: int) -> None:
+    decoder = RowDecoder(COLUMNS[1:2])
+    for step in (low, -1 if low else 0, 0, 1, high):
+        rows = axdr.array([axdr.structure(axdr.u64(2**40)), axdr.structure(Data(tag, step))])
+        decoder.restart()
+        assert decoder.typed(rows) == [(axdr.u64(2**40),), (axdr.u64(2**40 + step),)]
+        assert decoder.decode(rows.emit()) == [(2**40,), (2**40 + step,)]
+
+
+def delta(step: int) -> Data:
+    return Data(Tag.DELTA_INTEGER, step)
+
+
+@pytest.mark.parametrize(
+    ("base", "step"),
+    [(axdr.u32(2**32 - 1), 1), (axdr.u32(0), -1), (axdr.i16(32_767), 1), (axdr.null(), 1), (axdr.enum(1), 1),
+     (axdr.octets(b"5"), 1), (axdr.decode(b"\x03\x01"), 1), (Data(Tag.BCD, 9), 1)],
+)  # fmt: skip
+def test_a_delta_that_makes_no_value_is_never_a_number(base: Data, step: int) -> None:
+    rows = axdr.array([axdr.structure(cell) for cell in (base, delta(step), axdr.null(), delta(0), axdr.u32(7))])
+    decoder = RowDecoder(COLUMNS[1:2])
+    assert decoder.typed(rows) == [(base,), *[(UNRESOLVED,)] * 3, (axdr.u32(7),)]
+    assert decoder.decode(rows.emit())[1:] == [*[(UNRESOLVED,)] * 3, (7,)]
+
+
+def test_the_first_row_of_an_answer_follows_the_row_that_the_decoder_was_told_of() -> None:
+    nulls = [axdr.null()] * 3
+    rows = axdr.array([axdr.structure(axdr.null(), delta(5), axdr.null()), axdr.structure(*nulls)])
+    decoder = RowDecoder(COLUMNS, period_s=900)
+    decoder.resume((clock(3), axdr.u32(100), axdr.i16(-3)))
+    found = decoder.typed(rows)
+    assert [row[1:] for row in found] == [(axdr.u32(105), axdr.i16(-3))] * 2
+    times = [CosemDateTime.parse(row[0].octets()).to_datetime() for row in found if isinstance(row[0], Data)]
+    assert times == [START + timedelta(minutes=15 * at) for at in (4, 5)]
+    decoder.resume(None, clock(3).octets())
+    assert decoder.typed(rows) == [(found[at][0], UNRESOLVED, UNRESOLVED) for at in (0, 1)]
+    decoder.resume(None)
+    assert decoder.typed(rows) == [(UNRESOLVED,) * 3] * 2
+
+
+def test_typed_rows_are_those_of_any_mixture_member_by_member() -> None:
+    chance = random.Random(6)
+    for _ in range(300):
+        width = chance.randrange(1, 5)
+        columns = tuple([COLUMNS[1]] * width)
+        rows = [axdr.structure(*[random_data(chance) for _ in range(width)]) for _ in range(chance.randrange(1, 30))]
+        decoder = RowDecoder(columns)
+        assert decoder.typed(axdr.array(rows)) == recovered(rows)
+    with pytest.raises(DecodeError):
+        RowDecoder(COLUMNS).typed(axdr.array([axdr.structure(clock(0), axdr.u32(1))]))
 
 
 def test_a_compact_array_gives_the_same_rows() -> None:
@@ -247,6 +323,15 @@ def test_a_compact_array_gives_the_same_rows() -> None:
     rows = [axdr.structure(clock(at), axdr.u32(at), axdr.i16(-at)) for at in range(30)]
     compact = axdr.compact(TypeDescription(Tag.STRUCTURE, 0, tuple(types)), rows)
     assert RowDecoder(COLUMNS).decode(compact.emit()) == plain(30)
+    assert [row[1:] for row in RowDecoder(COLUMNS).typed(compact)] == [
+        (axdr.u32(at), axdr.i16(-at)) for at in range(30)
+    ]
+    deltas = axdr.compact(
+        TypeDescription(Tag.STRUCTURE, 0, (TypeDescription(Tag.DELTA_INTEGER),)), [axdr.structure(delta(2))]
+    )
+    decoder = RowDecoder(COLUMNS[1:2])
+    decoder.resume((axdr.u32(5),))
+    assert decoder.typed(deltas) == [(axdr.u32(7),)]
     assert RowDecoder(COLUMNS).decode(axdr.null().emit()) == []
 
 

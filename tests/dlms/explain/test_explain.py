@@ -12,6 +12,7 @@ from dlms.codes import Conformance, Context, Mechanism
 from dlms.explain.apdus import Keys, explain_apdu
 from dlms.explain.node import Node
 from dlms.explain.streams import explain_bytes, explain_trace
+from dlms.explain.values import data_node
 from dlms.link.hdlc.frames import HdlcAddress, HdlcFrame
 from dlms.link.trace import TraceLine
 from dlms.link.wrapper import WrapperFrame
@@ -201,3 +202,57 @@ def test_every_kind_of_apdu_is_shown_with_what_is_inside(apdu: str, label: str, 
 )  # fmt: skip
 def test_ciphered_apdus_are_called_by_what_they_hold(tag: int, name: str) -> None:
     assert name in str(explain_apdu(bytes((tag, 5, 0x30, 0, 0, 0, 1)), Keys()).lines())
+
+
+CLIENT, METER = HdlcAddress(16), HdlcAddress(1)
+UI, SNRM, DISC, UA = 0x03, 0x93, 0x53, 0x73
+
+
+def test_a_notification_in_a_ui_frame_is_shown_as_an_apdu() -> None:
+    shown = explained(HdlcFrame(CLIENT, METER, UI, bytes.fromhex("e6e700") + ANSWER).emit())
+    assert "get-response" in shown
+    assert "double-long-unsigned: 1234" in shown
+
+
+@pytest.mark.parametrize(
+    ("control", "info", "said"),
+    [
+        (UI, "0102030405", "information: 0102030405"),  # without the octets of the LLC sublayer
+        (DISC, "0102", "information: 0102"),  # a frame that has no information field
+        (SNRM, "8180", "information: 8180: "),  # parameters that end too soon, and why they cannot be read
+    ],
+)
+def test_information_that_is_none_of_the_known_is_shown_as_octets(control: int, info: str, said: str) -> None:
+    assert said in explained(HdlcFrame(CLIENT, METER, control, bytes.fromhex(info)).emit())
+
+
+def test_segments_of_before_are_forgotten_when_the_link_begins_anew() -> None:
+    apdu = bytes.fromhex("e6e700") + ANSWER
+    first = HdlcFrame(CLIENT, METER, 0x30, apdu[:6], segmented=True).emit()
+    again = HdlcFrame(CLIENT, METER, UA, b"").emit()
+    whole = HdlcFrame(CLIENT, METER, 0x30, apdu).emit()
+    assert "double-long-unsigned: 1234" in explained(first + again + whole)
+    assert "double-long-unsigned: 1234" not in explained(first + whole)
+
+
+def test_a_stream_of_wrapper_messages_that_breaks_is_noise_from_there_on() -> None:
+    good = WrapperFrame(16, 1, GET).emit()
+    bursts = (good, bytes.fromhex("000200100001000101"), GET)  # version 2 is none
+    lines = [TraceLine(float(at), sent=True, data=data) for at, data in enumerate(bursts)]
+    shown = text(explain_trace(lines, Keys()))
+    assert "get-request" in shown
+    assert shown.count("noise") == 2
+    assert f"noise: {len(GET)} octets" in shown
+
+
+def test_a_compact_array_is_shown_with_its_elements_or_why_it_has_none() -> None:
+    assert "2 elements" in text([data_node(axdr.decode(bytes.fromhex("13120400010002")))])
+    cut_short = axdr.CompactArray(axdr.TypeDescription(axdr.Tag.LONG_UNSIGNED), bytes.fromhex("000100"))
+    shown = text([data_node(axdr.Data(axdr.Tag.COMPACT_ARRAY, cut_short))])
+    assert "early" in shown
+    assert "elements" not in shown
+
+
+def test_a_method_is_shown_with_its_name() -> None:
+    shown = explained("c301c100460000600300ff0100")
+    assert "disconnect-control 0.0.96.3.0.255 method 1 remote-disconnect" in shown.replace("_", "-").lower()

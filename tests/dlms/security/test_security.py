@@ -406,3 +406,35 @@ def test_titles_of_another_meter_are_refused() -> None:
     client, meter = pair()
     (failed,), _wire = run((NoAuth(), replace(client, peer_title=bytes(8))), (NoAuth(), meter))
     assert isinstance(failed, SessionFailed)
+
+
+def test_only_the_peers_own_proof_of_the_challenge_is_taken() -> None:
+    challenge, mine = bytes(range(16)), green_book(Policy.BOTH)
+    proof = green_book(Policy.BOTH).gmac(challenge)
+    mine.check_gmac(challenge, proof)
+    for wrong in (
+        proof[:-1] + bytes((proof[-1] ^ 1,)),  # the tag
+        proof[:1] + bytes(4) + proof[5:],  # the counter that the tag is over
+        bytes((proof[0] ^ 1,)) + proof[1:],  # the suite
+        green_book(Policy.BOTH, title=CLIENT).gmac(challenge),  # another system title
+        green_book(Policy.BOTH).gmac(bytes(16)),  # another challenge
+    ):
+        with pytest.raises(PeerError):
+            mine.check_gmac(challenge, wrong)
+    for damaged in (proof[:-1], proof + b"\0", b""):
+        with pytest.raises(DecodeError):
+            mine.check_gmac(challenge, damaged)
+
+
+def test_a_proof_of_a_side_without_a_known_title_is_not_taken() -> None:
+    unknown = Ciphering(Security(METER, EK, AK, policy=Policy.BOTH, counters=MemoryCounters(1)))
+    with pytest.raises(PeerError, match="not known"):
+        unknown.check_gmac(bytes(16), green_book(Policy.BOTH).gmac(bytes(16)))
+    with pytest.raises(PeerError, match="not known"):
+        unknown.unprotect(green_book(Policy.BOTH).protect(GET_CLOCK))
+
+
+@pytest.mark.parametrize("octets", [0, 15, 17, 32])
+def test_a_dedicated_key_has_the_length_of_the_suite(octets: int) -> None:
+    with pytest.raises(LocalError, match="dedicated key"):
+        green_book(Policy.BOTH).use_dedicated(bytes(octets))

@@ -52,6 +52,16 @@ def test_a_batch_is_acknowledged_up_to_its_highest_id_and_stored(
     assert (second["id"], second["value"]) == (9, "0.5")
 
 
+def test_a_doubtful_reading_is_kept_with_its_doubt(server: Starlette, token: str, database: Engine) -> None:
+    body = a_batch(a_record(1), a_record(2, profile="1.0.99.1.0.255", doubt="ahead"))
+    for _ in range(2):
+        assert post(server, token, body) == (200, {"acknowledged": 2})
+    assert [(row["id"], row["value"], row["doubt"]) for row in store.list_readings(database)] == [
+        (1, "1234", None),
+        (2, "1234", "ahead"),
+    ]
+
+
 def test_a_repeated_batch_is_acknowledged_and_changes_nothing(server: Starlette, token: str, database: Engine) -> None:
     body = a_batch(a_record(1), a_record(2))
     for _ in range(3):

@@ -331,6 +331,7 @@ def test_the_operator_may_have_the_job_send_the_full_package_then(engine: Engine
     assert told == [(correlator, 451), (correlator, 200)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fate", ["request", "answer"])
 @pytest.mark.parametrize("at", range(5))
 def test_whichever_exchange_is_lost_the_full_package_is_sent_once(

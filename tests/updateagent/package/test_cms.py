@@ -134,6 +134,7 @@ def test_no_changed_signature_that_openssl_refuses_is_accepted_here(openssl: Ope
         assert openssl.accepts(bytes(bad)), f"byte {at}"
 
 
+@pytest.mark.slow
 def test_every_flipped_bit_of_a_signature_is_refused() -> None:
     good = signer().cms(CONTENT)
     for bit in range(len(good) * 8):
@@ -365,6 +366,7 @@ def as_we_read(ours: certificate.Certificate) -> tuple[object, ...]:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 @pytest.mark.parametrize("one", [root, signer, rsa_signer])
 def test_a_changed_certificate_is_refused_or_read_as_the_library_reads_it(one: Callable[[], Party]) -> None:

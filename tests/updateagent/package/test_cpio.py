@@ -60,6 +60,7 @@ def test_the_checksum_wraps_at_32_bits() -> None:
     assert cpio.checksum(b"\x02", 0xFFFFFFFF) == 1
 
 
+@pytest.mark.slow
 def test_every_flipped_bit_is_refused_or_gives_another_name() -> None:
     good = archive(*FILES)
     for bit in range(len(good) * 8):

@@ -250,6 +250,7 @@ def test_a_source_that_cannot_be_read_is_trouble_of_the_device(shop: Workshop) -
     assert caught.value.code is STORAGE
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_of_a_patch_is_refused_before_it_is_applied(shop: Workshop) -> None:
     good = delta_package(shop)
     image = image_of(good)

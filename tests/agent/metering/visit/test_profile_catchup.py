@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from agent.metering.visit.profile_catchup import ROWS_PER_VISIT_MAX, ProfileReading, shifted
 from agent.settings.provisioning import MeterAccess, Provisioning, ReadingTask
 from dlms import axdr
-from dlms.axdr import Data
-from dlms.cosem.obis import AttributeRef, Obis
-from dlms.cosem.profile import CLOCK_OBIS, CaptureObject
+from dlms.cosem.obis import Obis, Selection
 from dlms.cosem.time import CosemDateTime
-from dlms.xdlms.apdu.common import AccessError
+from dlms.xdlms.apdu.common import Result
 from tests.agent.metering.test_collector import PASSWORD, PlcRig, metering, replace_config
 from tests.sim.meters import SimMeter
+from tests.sim.plc_network import BaseNode
 
 PROFILE = Obis.parse("1.0.99.1.0.255")
 LOG = Obis.parse("0.0.99.98.0.255")
@@ -112,7 +113,7 @@ def test_a_gap_of_days_is_filled_from_the_meter_s_own_rows_none_missing_none_twi
     rig.clock.advance(10 * 86_400)
     rig.capture()
     rig.network.faults.silent = False
-    assert len(rig.meters[0].profiles[PROFILE].rows) > 2 * ROWS_PER_VISIT_MAX
+    assert len(rig.meters[0].profiles[PROFILE].rows) > 900
     rig.live(5 * QUARTER + LATE_S)
     cells = rig.cells(rig.meters[0])
     assert cells == expected(1_800_000_000 + QUARTER - 86_400, rig.captured_until)
@@ -180,12 +181,13 @@ def test_a_profile_that_the_meter_does_not_have_is_one_error_and_no_failure(tmp_
     rig.collector.configure(tasks())
     rig.live(60)
     assert [(record["obis"], record["error"]) for record in rig.records()] == [
-        ("1.0.99.77.0.255", "object-unavailable"),
         ("1.0.1.8.0.255", None),
+        ("1.0.99.77.0.255", "object-unavailable"),
     ]
     assert rig.statuses() == {rig.meters[0].id: "read"}
 
 
+@pytest.mark.slow
 def test_a_lossy_line_costs_time_and_no_row(tmp_path: Path) -> None:
     rig = Rig(tmp_path, meters=2)
     rig.network.faults.loss = 0.02
@@ -199,92 +201,159 @@ def test_a_lossy_line_costs_time_and_no_row(tmp_path: Path) -> None:
         assert last >= rig.captured_until - 3 * QUARTER
 
 
-# --- the core by itself ---
-
-CLOCK = CaptureObject(AttributeRef(8, CLOCK_OBIS, 2))
-VALUE = CaptureObject(AttributeRef(3, Obis.parse("1.0.1.8.0.255"), 2))
-START = datetime(2027, 1, 15, 8, 0, tzinfo=UTC)
+# --- steps that are durable ---
 
 
-def clock_at(minutes: int) -> Data:
-    return axdr.octets(CosemDateTime.from_datetime(START + timedelta(minutes=minutes)).emit())
+class SlowRig(Rig):
+    """Every exchange takes seconds."""
+
+    def __init__(self, tmp_path: Path, latency_s: float = 2.0, meters: int = 1) -> None:
+        super().__init__(tmp_path, meters=meters)
+        self.delivered: list[dict[str, object]] = []
+        self.network = BaseNode(self.meters, start=self.clock.now, join_interval_s=0.5, latency_s=latency_s)
+
+    def records(self) -> list[dict[str, object]]:
+        while (batch := self.store.batch(10**6)) is not None:  # it may be more than one batch holds
+            self.delivered += batch.records
+            self.store.release(batch.store, batch.last)
+        return list(self.delivered)
+
+    def check_complete(self) -> None:
+        """Every row that the last run could have, and every register, once."""
+        cells = self.cells(self.meters[0])
+        assert cells == expected(1_800_000_000 + QUARTER - 86_400, self.captured_until)[: len(cells)]
+        assert cells[-1][0] >= stamps(self.captured_until - 2 * QUARTER, self.captured_until)[0]
+        assert set(self.registers().values()) == {1}
+
+    def registers(self) -> Counter[object]:
+        """Of the first meter: run → records that are no cells of a profile."""
+        return Counter(record["run"] for record in self.records() if not record.get("profile"))
 
 
-def described(
-    columns: tuple[CaptureObject, ...] = (CLOCK, VALUE), period: Data | None = None, position: bytes = b""
-) -> ProfileReading:
-    reading = ProfileReading(PROFILE, position, START)
-    now = CosemDateTime.from_datetime(START + timedelta(days=3))
-    reading.describe(axdr.array([column.data() for column in columns]), period or axdr.u32(QUARTER), now)
-    return reading
+@pytest.mark.parametrize(("days", "latency_s"), [(60, 2.0), (200, 1.0)])
+def test_a_meter_that_was_away_for_long_is_read_again_registers_first(
+    days: int, latency_s: float, tmp_path: Path
+) -> None:
+    rig = SlowRig(tmp_path, latency_s)
+    rig.collector.configure(tasks())
+    rig.live(60)
+    before = len(rig.cells(rig.meters[0]))
+    rig.network.faults.silent = True
+    rig.clock.advance(days * 86_400)
+    rig.capture()
+    rig.network.faults.silent = False
+    held = len(rig.meters[0].profiles[PROFILE].rows)
+    rig.live(QUARTER + LATE_S)
+    assert len(rig.registers()) >= 2, "the registers of the first run after the return"
+    assert len(rig.cells(rig.meters[0])) > before, "and the first steps"
+    rig.live(30 * QUARTER)
+    cells = rig.cells(rig.meters[0])
+    assert set(rig.registers().values()) == {1}
+    missing = max(0, days * 96 + before - held)  # what had left the buffer by then
+    expected_cells = expected(1_800_000_000 + QUARTER - 86_400, rig.captured_until)
+    assert cells[:before] == expected_cells[:before]
+    assert cells[before:] == expected_cells[-(len(cells) - before) :]
+    assert abs(len(expected_cells) - len(cells) - missing) <= before + 32
+    assert rig.statuses() == {rig.meters[0].id: "read"}
 
 
-def test_null_data_stands_for_the_value_before_and_for_the_time_one_period_later() -> None:
-    reading = described()
-    assert reading.next_item() is not None
-    reading.answer(
-        axdr.array(
-            [
-                axdr.structure(clock_at(0), axdr.u32(5)),
-                axdr.structure(axdr.null(), axdr.u32(6)),
-                axdr.structure(axdr.null(), axdr.null()),
-            ]
-        )
-    )
-    assert [row.cells[0][1].value for row in reading.rows] == [5, 6, 6]
-    times = [CosemDateTime.parse(row.clock).to_datetime() for row in reading.rows]
-    assert times == [START, START + timedelta(minutes=15), START + timedelta(minutes=30)]
+@pytest.mark.parametrize("after_s", [3.0, 9.0, 15.0, 27.0, 60.0])
+def test_a_restart_in_the_middle_of_a_visit_loses_at_most_a_step_and_repeats_nothing(
+    after_s: float, tmp_path: Path
+) -> None:
+    rig = SlowRig(tmp_path)
+    rig.collector.configure(tasks())
+    rig.live(60)
+    rig.network.faults.silent = True
+    rig.clock.advance(5 * 86_400)
+    rig.capture()
+    rig.network.faults.silent = False
+    for _ in range(8):
+        rig.run(after_s)
+        rig.restart()
+        rig.collector.configure(tasks())
+    rig.live(4 * QUARTER)
+    rig.check_complete()
 
 
-def test_the_row_that_is_known_is_not_taken_again() -> None:
-    position = clock_at(15).octets()
-    reading = described(position=position)
-    assert reading.next_item() is not None
-    reading.answer(axdr.array([axdr.structure(clock_at(m), axdr.u32(m)) for m in (0, 15, 30)]))
-    assert [row.cells[0][1].value for row in reading.rows] == [30]
-    assert reading.position == clock_at(30).octets()
+def test_a_line_that_is_cut_after_every_step_keeps_the_steps(tmp_path: Path) -> None:
+    rig = SlowRig(tmp_path)
+    rig.collector.configure(tasks())
+    rig.live(60)
+    rig.clock.advance(5 * 86_400)
+    rig.capture()
+    for _ in range(12):
+        seen = rig.store.stats().pending
+        rig.run(QUARTER, until=lambda seen=seen: rig.store.stats().pending > seen)  # type: ignore[misc]
+        rig.lines[-1].broken = True
+        rig.run(10)
+    rig.live(4 * QUARTER)
+    rig.check_complete()
 
 
-@pytest.mark.parametrize(
-    "answer",
-    [
-        axdr.u8(1),
-        axdr.array([axdr.u8(1)]),
-        axdr.array([axdr.structure(clock_at(0))]),
-        axdr.array([axdr.structure(axdr.octets(b"short"), axdr.u32(1))]),
-        axdr.array([axdr.structure(axdr.null(), axdr.u32(1))]),
-        AccessError(3),
-    ],
-)
-def test_an_answer_that_is_no_profile_is_an_error_and_moves_nothing(answer: Data | AccessError) -> None:
-    reading = described(position=clock_at(0).octets())
-    assert reading.next_item() is not None
-    reading.answer(answer)
-    assert reading.error
-    assert reading.rows == []
-    assert reading.position == clock_at(0).octets()
-    assert reading.next_item() is None
+def test_with_our_clock_at_1970_the_meter_is_read_with_few_requests(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    rig.clock.wall_offset, rig.clock.is_trusted = 1_000_000.0, False
+    asked = 0
+    buffer = rig.meters[0].profiles[PROFILE].item.readers
+
+    def counted(selection: Selection | None, whole: Callable[[Selection | None], Result] = buffer[2]) -> Result:
+        nonlocal asked
+        asked += 1
+        return whole(selection)
+
+    buffer[2] = counted
+    rig.collector.configure(tasks())
+    rig.run(240)
+    records = rig.records()
+    assert {record["trusted"] for record in records} == {False}
+    assert records[0]["obis"] == "1.0.1.8.0.255"
+    assert len([record for record in records if record.get("profile")]) > COLUMNS * 90
+    assert 0 < asked <= 8
 
 
-@pytest.mark.parametrize(("columns", "why"), [((VALUE,), "no-clock-column"), ((), "object-unavailable")])
-def test_a_profile_without_a_clock_cannot_be_read_by_time(columns: tuple[CaptureObject, ...], why: str) -> None:
-    reading = described(columns)
-    assert reading.error == why
-    assert reading.next_item() is None
+# --- doubtful rows ---
 
 
-def test_a_place_that_is_damaged_begins_again_where_a_first_visit_would() -> None:
-    assert described(position=b"\x00").next_item() is not None
+def test_a_doubtful_row_is_stored_with_its_mark_and_logged_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "agent.metering.port")
+    rig = Rig(tmp_path)
+    rig.collector.configure(tasks())
+    rig.live(60)
+    wrong = CosemDateTime.of("2028-06-01 00:00:00").emit()
+    for _ in range(2):
+        rig.meters[0].profiles[PROFILE].capture([axdr.octets(wrong), axdr.u32(77), axdr.u32(7)])
+    rig.live(3 * QUARTER + LATE_S)
+    first = 1_800_000_000 + QUARTER - 86_400
+    doubtful = [record for record in rig.records() if record.get("doubt")]
+    assert [(record["doubt"], record["cls"], record["tag"], record["raw"]) for record in doubtful] == 2 * [
+        ("ahead", 8, "dt", wrong.hex()),
+        ("ahead", 3, "u32", 77),
+        ("ahead", 3, "u32", 7),
+    ]
+    plausible = [record for record in rig.records() if record.get("profile") and not record.get("doubt")]
+    assert [record["meter_time"] for record in plausible][::COLUMNS] == stamps(first, rig.captured_until)
+    events = [getattr(record, "event", "") for record in caplog.records]
+    assert [event for event in events if event.startswith("profile.")] == ["profile.doubtful", "profile.plausible"]
 
 
-def test_windows_cover_the_time_up_to_now_and_end() -> None:
-    reading, windows = described(), 0
-    while reading.next_item() is not None:
-        windows += 1
-        reading.answer(axdr.array([]))
-    assert windows == 3
-    assert reading.rows == []
-
-
-def test_a_clock_without_a_definite_time_is_not_shifted() -> None:
-    assert shifted(CosemDateTime(), 900) is None
+def test_a_local_time_that_repeats_has_no_instant_and_the_time_stamp_is_a_cell(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    rig.config = replace(rig.config, meter_utc_offset_min=60)
+    rig.restart()
+    profile = rig.meters[0].profiles[PROFILE]
+    profile.rows.clear()
+    octets = []
+    for text in ("02:30", "02:45", "02:00", "02:15", "02:30", "02:45", "03:00"):
+        clock = CosemDateTime.of(f"2027-01-15 {text}").emit()
+        octets.append(clock)
+        profile.capture([axdr.octets(clock), axdr.u32(len(octets)), axdr.u32(0)])
+    rig.collector.configure(tasks())
+    rig.run(60)
+    rows = [record for record in rig.records() if record.get("profile") and record["obis"] == "1.0.1.8.0.255"]
+    times = ["01:30", "01:45", None, None, None, None, "02:00"]
+    assert [record["meter_time"] for record in rows] == [at and f"2027-01-15T{at}:00Z" for at in times]
+    clocks = [record for record in rig.records() if record.get("profile") and record["cls"] == 8]
+    assert [record["raw"] for record in clocks] == [octets[at].hex() for at in range(2, 6)]

@@ -74,12 +74,13 @@ def test_a_client_that_is_not_connected_is_told_so_and_others_are_left_alone() -
         HdlcServerBus(METER).send(b"x", 0.0)
 
 
-def test_a_broadcast_reaches_everybody_who_is_connected() -> None:
+@pytest.mark.parametrize("everybody", [HdlcAddress(0x7F), HdlcAddress(0x7F, 0x7F), HdlcAddress(0x3FFF, 0x3FFF)])
+def test_a_broadcast_reaches_everybody_who_is_connected(everybody: HdlcAddress) -> None:
     bus = HdlcServerBus(METER)
     for client in (1, 2):
         bus.receive(from_client(client, SNRM), 0.0)
     heard(bus), said(bus)
-    bus.receive(command(0x03, COMMAND + b"all", to=HdlcAddress(0x7F)), 0.0)
+    bus.receive(command(0x03, COMMAND + b"all", to=everybody), 0.0)
     assert heard(bus) == [(1, ApduReceived(b"all")), (2, ApduReceived(b"all"))]
     assert bus.take_output() == b""
 

@@ -201,6 +201,7 @@ def test_segments_without_an_end_end_the_link(info: bytes) -> None:
     assert isinstance(down.error, LinkError)
 
 
+@pytest.mark.slow
 def test_segments_with_nothing_in_them_are_not_kept_for_ever() -> None:
     link = HdlcClientLink(17, METER)
     link.connect(0.0)

@@ -16,6 +16,7 @@ from dlms.link.hdlc.frames import (
     HdlcFrame,
     HdlcNoise,
     _fcs_plain,
+    emit_frame,
     fcs16,
     information_control,
     supervisory_control,
@@ -32,6 +33,7 @@ ADDRESSES = [
     (HdlcAddress(1), "03"),
     (HdlcAddress(0x7F), "ff"),
     (HdlcAddress(1, 17), "0223"),
+    (HdlcAddress(1, 0), "0201"),
     (HdlcAddress(0x7F, 0x7F), "feff"),
     (HdlcAddress(1, 17, size=4), "00020023"),
     (HdlcAddress(1, 0x1234), "00024869"),
@@ -69,6 +71,10 @@ def test_known_frames_are_emitted_and_read(frame: HdlcFrame, wire: str) -> None:
     assert decode([bytes.fromhex(wire)]) == [frame]
 
 
+def test_a_frame_is_made_of_addresses_and_control_alone_too() -> None:
+    assert emit_frame(bytes.fromhex("0321"), 0x93) == SNRM.emit()
+
+
 def test_the_checksum_is_x25_with_and_without_an_extension_module() -> None:
     pick = random.Random(1)
     assert fcs16(b"123456789") == _fcs_plain(b"123456789") == 0x906E
@@ -84,6 +90,7 @@ def test_addresses_of_one_two_and_four_octets_are_emitted_and_read(address: Hdlc
     frame = HdlcFrame(HdlcAddress(16), address, 0x73, UA_INFO)
     back = HdlcFrame(address, HdlcAddress(16), 0x93)
     assert decode([frame.emit() + back.emit()]) == [frame, back]
+    assert frames(decode([b"\x01" + back.emit()])) == [back]  # whatever stands before the flag
 
 
 def test_addresses_are_equal_by_their_parts_and_not_by_their_size() -> None:
@@ -111,11 +118,35 @@ def test_addresses_are_read_as_people_write_them() -> None:
 
 @pytest.mark.parametrize("octets", ["", "020202", "0202020203"])
 def test_an_address_field_of_another_size_is_an_error(octets: str) -> None:
-    with pytest.raises(DecodeError):
+    with pytest.raises(DecodeError) as caught:
         HdlcAddress.parse(bytes.fromhex(octets))
+    assert caught.value.offset == 0
+
+
+@pytest.mark.parametrize(
+    ("octet", "control"),
+    [
+        (0x00, (FrameType.I, False, 0, 0)),
+        (0xBC, (FrameType.I, True, 6, 5)),
+        (0x71, (FrameType.RR, True, 0, 3)),
+        (0xE5, (FrameType.RNR, False, 0, 7)),
+        (0x19, (FrameType.REJ, True, 0, 0)),
+        (0x93, (FrameType.SNRM, True, 0, 0)),
+        (0x43, (FrameType.DISC, False, 0, 0)),
+        (0x73, (FrameType.UA, True, 0, 0)),
+        (0x1F, (FrameType.DM, True, 0, 0)),
+        (0x87, (FrameType.FRMR, False, 0, 0)),
+        (0x13, (FrameType.UI, True, 0, 0)),
+        (0xFF, (FrameType.UNKNOWN, True, 0, 0)),
+        (0xEF, (FrameType.UNKNOWN, False, 0, 0)),
+    ],
+)
+def test_a_control_octet_says_type_poll_and_numbers(octet: int, control: tuple[FrameType, bool, int, int]) -> None:
+    assert CONTROLS[octet] == control
 
 
 def test_every_control_octet_is_read_and_the_known_ones_are_made_again() -> None:
+    assert len(CONTROLS) == 256
     kinds = set()
     for octet, control in enumerate(CONTROLS):
         kinds.add(control.type)
@@ -129,6 +160,30 @@ def test_every_control_octet_is_read_and_the_known_ones_are_made_again() -> None
             made = unnumbered_control(control.type, poll_final=control.poll_final)
         assert made == octet
     assert kinds == set(FrameType)
+
+
+@pytest.mark.parametrize(
+    ("frame", "text"),
+    [
+        (SNRM, "SNRM P/F 16 to 1"),
+        (HdlcFrame(HdlcAddress(16), HdlcAddress(1, 17), 0x54, b"12345", segmented=True),
+         "I N(S)=2 N(R)=2 P/F segmented 1/17 to 16 5 bytes"),
+        (HdlcFrame(HdlcAddress(16), HdlcAddress(1), 0x20), "I N(S)=0 N(R)=1 1 to 16"),
+        (HdlcFrame(HdlcAddress(1), HdlcAddress(16), 0x61), "RR N(R)=3 16 to 1"),
+        (HdlcFrame(HdlcAddress(1), HdlcAddress(16), 0x65), "RNR N(R)=3 16 to 1"),
+    ],
+)  # fmt: skip
+def test_a_frame_as_text_says_what_its_type_has(frame: HdlcFrame, text: str) -> None:
+    assert str(frame) == text
+
+
+@pytest.mark.parametrize("segmented", [False, True])
+@pytest.mark.parametrize("octets", [0, 1, 100, 246, 247, 300, 2000])
+def test_length_and_segmentation_do_not_disturb_each_other(octets: int, segmented: bool) -> None:
+    frame = HdlcFrame(HdlcAddress(1), HdlcAddress(16), 0x10, bytes(octets), segmented)
+    wire = frame.emit()
+    assert int.from_bytes(wire[1:3], "big") == 0xA000 | segmented << 11 | len(wire) - 2
+    assert decode([wire]) == [frame]
 
 
 def test_frames_share_a_flag_and_many_flags_between_them_mean_nothing() -> None:
@@ -255,6 +310,66 @@ def test_random_bytes_give_frames_noise_or_nothing_and_a_frame_after_silence_is_
         assert not decoder.pending
         decoder.feed(UA.emit())
         assert decoder.next() == UA
+
+
+def checked(octets: str, info: bytes = b"") -> bytes:
+    """A frame of any header with right checksums."""
+    head = bytes.fromhex(octets)
+    body = head + fcs16(head).to_bytes(2, "little") + info if info else head
+    return b"\x7e" + body + fcs16(body).to_bytes(2, "little") + b"\x7e"
+
+
+@pytest.mark.parametrize(
+    ("wire", "why"),
+    [
+        (checked("9007032193"), "not format type 3"),
+        (checked("a0090202052393"), "address of 3 octets"),
+        (checked("a00b02020202032193"), "address without an end"),
+        (checked("a00703210f")[:-3] + b"\x00\x00\x7e", "wrong FCS"),
+    ],
+)
+def test_what_is_wrong_with_a_frame_is_said_though_its_checksums_hold(wire: bytes, why: str) -> None:
+    noise, frame = decode([wire + SNRM.emit()])
+    assert isinstance(noise, HdlcNoise)
+    assert (noise.why, frame) == (why, SNRM)
+
+
+@pytest.mark.parametrize(
+    ("octets", "enough"),
+    [
+        ("90", 1),  # format type 1
+        ("a006", 2),  # too short for any frame
+        ("a008032193", 5),  # too short for information after this header
+        ("a00902232193", 6),
+        ("a009020202232193", 8),
+        ("a01e2103730000", 7),  # a wrong HCS
+    ],
+)
+def test_what_cannot_become_a_frame_is_waited_for_no_longer_than_needed_to_see_that(octets: str, enough: int) -> None:
+    decoder = HdlcDecoder()
+    decoder.feed(b"\x7e")
+    for count, octet in enumerate(bytes.fromhex(octets), start=1):
+        decoder.feed(bytes((octet,)))
+        assert decoder.pending == (count < enough)
+
+
+@pytest.mark.parametrize("octets", ["a0", "a007", "a0070321", "a00703219312", "a01e210373c37a8180"])
+def test_a_frame_that_stops_in_its_middle_is_broken_and_one_flag_is_not(octets: str) -> None:
+    decoder = HdlcDecoder()
+    decoder.feed(b"\x7e" + bytes.fromhex(octets))
+    assert not decoder.broken
+    decoder.idle()
+    assert (decoder.broken, decoder.pending) == (True, False)
+    assert decoder.next() == HdlcNoise(1 + len(octets) // 2, "the frame stopped in its middle")
+
+
+def test_a_flag_before_a_silence_still_opens_the_frame_behind_it() -> None:
+    decoder = HdlcDecoder()
+    decoder.feed(b"\x7e")
+    decoder.idle()
+    assert (decoder.broken, decoder.next()) == (False, None)
+    decoder.feed(SNRM.emit()[1:])
+    assert decoder.next() == SNRM
 
 
 @pytest.mark.parametrize("octets", ["00", "a000", "a0070000000000", "a00702040823"])

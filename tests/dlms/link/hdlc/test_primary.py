@@ -460,6 +460,7 @@ def run_down(link: HdlcClientLink, now: float) -> float:
     return now
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("state", ASKING)
 def test_after_any_frame_whole_or_damaged_the_link_comes_to_rest_in_bounded_time(state: State) -> None:
     for control, info in itertools.product(range(256), (b"", b"\x01", RESPONSE + b"\xc4x", RESPONSE + b"\xc2x")):
@@ -471,6 +472,7 @@ def test_after_any_frame_whole_or_damaged_the_link_comes_to_rest_in_bounded_time
             assert run_down(link, 0.0) <= (RETRIES + 2) * ACK_TIMEOUT_S
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pause_s", [0.2, ACK_TIMEOUT_S - 0.1])
 @pytest.mark.parametrize("state", ASKING)
 def test_one_good_frame_after_another_that_does_not_help_ends_the_link_in_bounded_time(

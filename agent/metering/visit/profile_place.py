@@ -1,0 +1,269 @@
+"""How far a profile has been read: which rows were taken last, and the time stamp of the last plausible one.
+
+Sans-IO. A place in a profile is not a time: a meter's clock is set, daylight saving ends, and a defect stamps a row
+with 2028. So a row is known by what is in it (`CapturedRow.digest`), and the place has the digests of the rows taken
+last, in the order of the meter. The time stamp beside them says where to look, and only plausible rows move it.
+
+A place is kept in the store's knowledge as JSON. The first version of this software kept the time stamp alone; such a
+place is understood, and `clock` is still what it was, so that this version can be rolled back.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from hashlib import blake2b
+
+from dlms import axdr
+from dlms.axdr import Data, Tag
+from dlms.cosem.obis import AttributeRef
+from dlms.cosem.profile import UNRESOLVED, CaptureObject, TypedRow, Unresolved
+from dlms.cosem.time import ANY, DATE_TIME_OCTETS, STATUS_UNKNOWN, ClockStatus, CosemDateTime
+from dlms.errors import DlmsError
+
+DIGEST_OCTETS = 8  # of the rows of a few hours two are alike once in 10^15 places
+OVERLAP_S = 3600  # a clock may be set back by so much, or daylight saving end, without a row being missed
+KEPT_ROWS = range(16, 256)  # digests kept: as many as are stamped in two overlaps, at least, at most
+DOUBTFUL_KEPT = 64  # rows stamped ahead of now; as long as they are in the buffer, a range up to its end has them
+BASE_OCTETS_MAX = 2048  # of the last row, encoded; what is longer is not kept
+
+_UNRESOLVED_CELL = Data(Tag.DONT_CARE, None)  # what an unresolved cell is kept as
+
+
+@dataclass(frozen=True, slots=True)
+class CapturedRow:
+    """One row.
+
+    `clock` is its time stamp, 12 octets, empty where nothing tells it. `doubt` says why that time is not to be
+    believed: `ahead` of now, `off-sequence`, `unresolved`, empty for a plausible row. `repeated`: the time stamp is
+    local time that the clock had shown before, so that it stands for no one instant.
+    """
+
+    typed: TypedRow
+    columns: tuple[CaptureObject, ...] = field(repr=False, compare=False)
+    clock: bytes = b""
+    doubt: str = ""
+    repeated: bool = False
+
+    @classmethod
+    def of(cls, typed: TypedRow, columns: tuple[CaptureObject, ...]) -> CapturedRow:
+        """From a row of `RowDecoder.typed`. Raises `LocalError` when the clock's column holds no time."""
+        clock = b""
+        for column, cell in zip(columns, typed, strict=True):
+            if column.is_clock and isinstance(cell, Data) and cell.value is not None and not clock:
+                clock = cell.octets()
+                CosemDateTime.parse(clock)
+        return cls(typed, columns, clock)
+
+    @property
+    def cells(self) -> tuple[tuple[AttributeRef, Data | Unresolved], ...]:
+        """The columns but for the clock."""
+        return tuple(
+            (column.ref, cell) for column, cell in zip(self.columns, self.typed, strict=True) if not column.is_clock
+        )
+
+    @property
+    def clock_ref(self) -> AttributeRef | None:
+        """The attribute that the time stamp was captured from."""
+        return next((column.ref for column in self.columns if column.is_clock), None)
+
+    @property
+    def local(self) -> datetime | None:
+        """The time stamp in the meter's own time, if it is a definite one."""
+        return CosemDateTime.parse(self.clock).local() if self.clock else None
+
+    @property
+    def complete(self) -> bool:
+        """Whether every cell has a value: null-data in front of an answer may stand for the row before."""
+        return all(isinstance(cell, Data) and cell.tag != Tag.NULL for cell in self.typed)
+
+    @property
+    def digest(self) -> bytes:
+        """What the row is known by."""
+        seen = blake2b(self.stamp, digest_size=DIGEST_OCTETS)
+        for column, cell in zip(self.columns, self.typed, strict=True):
+            if not column.is_clock:
+                seen.update(b"\0?" if isinstance(cell, Unresolved) else cell.emit())
+        return seen.digest()
+
+    @property
+    def stamp(self) -> bytes:
+        """Of the time stamp what is the same whether the meter wrote it or left it out: not the day of the week."""
+        if not self.clock:
+            return b""
+        clock = CosemDateTime.parse(self.clock)
+        summer = clock.status != STATUS_UNKNOWN and clock.status & ClockStatus.DAYLIGHT_SAVING
+        return CosemDateTime(
+            clock.year, clock.month, clock.day, ANY, clock.hour, clock.minute, clock.second, 0, clock.deviation, summer
+        ).emit()
+
+    def may_be(self, other: CapturedRow) -> bool:
+        """Whether this row, of which cells may be missing, is `other`."""
+        return self.stamp == other.stamp and all(
+            mine == others or isinstance(mine, Unresolved) or mine.tag == Tag.NULL
+            for column, mine, others in zip(self.columns, self.typed, other.typed, strict=True)
+            if not column.is_clock
+        )
+
+
+@dataclass(slots=True)
+class Place:
+    """Where reading a profile goes on.
+
+    `clock`: the time stamp of the last plausible row, 12 octets, empty before the first one. `latest`: that of the last
+    row that did not repeat a time: after a clock was set back without a word of it, `clock` is before it. `digests`: of
+    the rows taken last, oldest first. `base`: the last row, for what is relative to it. `entry`: its number in the
+    buffer, 0 where it is not known. `searched`: up to there by the clock, there was nothing. `ahead`: digests of
+    doubtful rows stamped ahead. `doubtful`: the last rows were doubtful. `ranges_only`: the meter does not select by
+    entry.
+    """
+
+    clock: bytes = b""
+    latest: bytes = b""
+    digests: list[bytes] = field(default_factory=list)
+    base: tuple[Data, ...] = ()
+    entry: int = 0
+    searched: bytes = b""
+    ahead: list[bytes] = field(default_factory=list)
+    doubtful: bool = False
+    ranges_only: bool = False
+
+    def dump(self) -> dict[str, object]:
+        """A value that JSON can hold."""
+        base = axdr.structure(*self.base).emit() if self.base else b""
+        return {
+            "clock": self.clock.hex(),
+            "latest": self.latest.hex(),
+            "rows": b"".join(self.digests).hex(),
+            "base": base.hex() if len(base) <= BASE_OCTETS_MAX else "",
+            "entry": self.entry,
+            "searched": self.searched.hex(),
+            "ahead": b"".join(self.ahead).hex(),
+            "doubtful": self.doubtful,
+            "ranges_only": self.ranges_only,
+        }
+
+    @classmethod
+    def load(cls, dumped: Mapping[str, object]) -> Place:
+        """The inverse of `dump`, also of the first version's. What is damaged or missing is as if not known."""
+        entry = dumped.get("entry")
+        return cls(
+            clock=_time(_octets(dumped, "clock")),
+            latest=_time(_octets(dumped, "latest")) or _time(_octets(dumped, "clock")),
+            digests=_digests(_octets(dumped, "rows")),
+            base=_base(_octets(dumped, "base")),
+            entry=entry if isinstance(entry, int) and entry > 0 else 0,
+            searched=_time(_octets(dumped, "searched")),
+            ahead=_digests(_octets(dumped, "ahead")),
+            doubtful=dumped.get("doubtful") is True,
+            ranges_only=dumped.get("ranges_only") is True,
+        )
+
+    @property
+    def known(self) -> bool:
+        """Whether a row was ever taken."""
+        return bool(self.clock or self.digests)
+
+    @property
+    def local(self) -> datetime | None:
+        """The time stamp of the last plausible row in the meter's own time."""
+        return CosemDateTime.parse(self.clock).local() if self.clock else None
+
+    def base_row(self, columns: tuple[CaptureObject, ...]) -> CapturedRow | None:
+        """The last row, if it is known and has these columns."""
+        if len(self.base) != len(columns):
+            return None
+        try:
+            return CapturedRow.of(
+                tuple([UNRESOLVED if cell.tag == Tag.DONT_CARE else cell for cell in self.base]), columns
+            )
+        except DlmsError:
+            return None
+
+    def note(self, rows: Sequence[CapturedRow], period_s: int) -> None:
+        """`rows` were taken, in this order."""
+        if not rows:
+            return
+        self.digests += [row.digest for row in rows]
+        wanted = 2 * OVERLAP_S // period_s + 8 if period_s else 64
+        del self.digests[: -min(max(wanted, KEPT_ROWS.start), KEPT_ROWS.stop)]
+        self.base = tuple([_UNRESOLVED_CELL if isinstance(cell, Unresolved) else cell for cell in rows[-1].typed])
+        self.ahead = [*self.ahead, *[row.digest for row in rows if row.doubt == "ahead"]][-DOUBTFUL_KEPT:]
+        for row in rows:
+            if not row.doubt:
+                self.clock, self.searched = row.clock, b""
+                if not row.repeated:
+                    self.latest = row.clock
+
+    def after_known(self, rows: Sequence[CapturedRow]) -> int | None:
+        """In rows that lie side by side in the buffer: the index of the first one that was not taken yet, `None` when
+        no known one is among them.
+
+        The known ones are found by their order. Where several rows are alike, an agreement up to the first of these
+        rows, or of all that is known, counts more than one that breaks off, then the longest; of equal ones the first,
+        since a row twice can be mended and a lost one cannot.
+        """
+        digests = [row.digest for row in rows]
+        best = (False, 0, 0)
+        for end in range(1, len(rows) + 1):
+            most = min(end, len(self.digests))
+            same = next((at for at in range(most) if digests[end - 1 - at] != self.digests[-1 - at]), most)
+            if same:
+                best = max(best, (same == most, same, -end))
+        return -best[2] if best[1] else self._after_base(rows)
+
+    def unknown(self, rows: Sequence[CapturedRow]) -> list[CapturedRow]:
+        """Of rows that were chosen by their time stamps: those that were not taken yet. Rows may well be alike, so
+        they are counted. What the buffer has before the first known one is older than all that was taken."""
+        known = Counter(self.digests) | Counter(self.ahead)
+        since_base = self._after_base(rows) or 0
+        if not self.digests:
+            return list(rows[since_base:])
+        found: list[CapturedRow] = []
+        met = False
+        for at, row in enumerate(rows):
+            if known[row.digest]:
+                known[row.digest] -= 1
+                found = found if met else []
+                met = True
+            elif at >= since_base or row.complete:
+                found.append(row)
+        return found
+
+    def _after_base(self, rows: Sequence[CapturedRow]) -> int | None:
+        """The same by the last row taken, where cells of its copy are missing, and by the time stamp alone for a place
+        of the first version."""
+        if not rows:
+            return None
+        base = self.base_row(rows[0].columns)
+        for at, row in enumerate(rows):
+            if base is not None and not row.complete and row.may_be(base):
+                return at + 1
+            if not self.digests and self.clock and row.clock == self.clock:
+                return at + 1
+        return None
+
+
+def _octets(dumped: Mapping[str, object], name: str) -> bytes:
+    found = dumped.get(name)
+    try:
+        return bytes.fromhex(found) if isinstance(found, str) else b""
+    except ValueError:
+        return b""
+
+
+def _time(octets: bytes) -> bytes:
+    return octets if len(octets) == DATE_TIME_OCTETS else b""
+
+
+def _digests(octets: bytes) -> list[bytes]:
+    return [octets[at : at + DIGEST_OCTETS] for at in range(0, len(octets) - DIGEST_OCTETS + 1, DIGEST_OCTETS)]
+
+
+def _base(octets: bytes) -> tuple[Data, ...]:
+    try:
+        return axdr.decode(octets).members() if octets else ()
+    except DlmsError:
+        return ()

@@ -1,0 +1,97 @@
+"""Nodes that leave, come back or fall silent in the middle of a run, and what that costs the others."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from plc.events import DataFailed, FailReason
+from plc.prime import Command
+from plc.usi import UsiFrame
+from tests.sim.line import Site
+
+
+def read_once(folder: Path, meters: int) -> Site:
+    site = Site(folder, meters)
+    site.join()
+    site.timed_run()
+    return site
+
+
+def test_a_node_that_leaves_in_its_visit_ends_it_at_once_and_is_read_when_it_is_back(tmp_path: Path) -> None:
+    site = read_once(tmp_path, 4)
+    meter = site.meters[2].id
+    left = False
+
+    def lost(frame: UsiFrame, _from_host: bool) -> bool:
+        nonlocal left
+        if not left and frame.command == Command.DATA_IND:
+            left = True
+            site.network.command({"cmd": "leave", "meter": meter}, site.clock.now)
+        return False
+
+    site.timed_run(limit_s=1.0, lost=lost)
+    assert site.reader._visits == {}  # neither its own visit nor another one is still waiting
+    site.network.command({"cmd": "join", "meter": meter}, site.clock.now)
+    before = site.stored()
+    site.advance(2.0)
+    assert site.stored() == before + site.codes
+
+
+def test_a_visit_of_a_silent_meter_gives_its_place_to_the_others(tmp_path: Path) -> None:
+    site = Site(tmp_path, 5, dead=2, parallel_max=1)
+    site.join()
+    site.timed_run()
+    run = site.timed_run()
+    assert run.complete
+    assert run.seconds < 5.0  # one place, two silent meters: each would hold it for 20 s
+
+
+def test_a_silent_meter_that_speaks_again_is_read_in_its_next_visit(tmp_path: Path) -> None:
+    site = Site(tmp_path, 3, dead=1)
+    site.join()
+    site.timed_run()
+    site.network.faults.set({})
+    site.alive = 3
+    run = site.timed_run()
+    assert run.complete
+    assert run.seconds < 2.0
+
+
+def test_the_topology_is_known_once_the_nodes_are_listed(tmp_path: Path) -> None:
+    site = Site(tmp_path, 40)
+    site.network.on_deadline(site.clock.now + 1.0)  # all have joined before the port is opened
+    site.join()
+    site.advance(2.0)
+    core = site.reader._bridge.core  # type: ignore[union-attr]
+    assert {place.eui48 for place in core.topology.places if place.registered} == set(core.nodes.values())
+    assert len(core.nodes) == 40
+
+
+def test_a_restart_of_the_base_node_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    site = read_once(tmp_path, 3)
+    with caplog.at_level(logging.INFO, "agent.metering.port"):
+        site.network.restart(site.clock.now, rejoin_after_s=10.0)
+        site.advance(60.0)
+    said = [record for record in caplog.records if getattr(record, "event", "") == "port.restarted"]
+    assert len(said) == 1
+    assert len(site.registry.present("plc0")) == 3
+
+
+@pytest.mark.parametrize("reason", list(FailReason))
+def test_a_packet_that_may_not_have_arrived_is_asked_for_again_and_what_cannot_arrive_ends_the_visit(
+    tmp_path: Path, reason: FailReason
+) -> None:
+    site = read_once(tmp_path, 1)
+    site.clock.now += 900.0 - site.clock.wall() % 900
+    while not site.reader._visits:
+        site.reader.step()
+    (visit,) = site.reader._visits.values()
+    visit.channel.deliver(DataFailed(2, 1, 16, 1, reason))  # type: ignore[attr-defined]
+    visit.step(site.clock.now, site.clock.wall())
+    asked_again = reason in (FailReason.NODE_TIMEOUT, FailReason.BASE_NODE_RESTARTED)
+    ends = reason not in (FailReason.NO_CONFIRM, FailReason.BUSY) and not asked_again
+    assert (visit.outcome is not None) is ends
+    assert visit.waits_idly is asked_again
