@@ -114,6 +114,9 @@ class Daemon:
 
     def _make_metering(self) -> None:
         from agent.metering.collector import Collector
+        from agent.metering.orders.journal import Journal
+        from agent.metering.orders.order import Permission
+        from agent.metering.orders.order_book import OrderBook
         from agent.metering.registry import Registry
         from agent.metering.scheduling.readinglist import ReadingLists
         from agent.metering.scheduling.schedule import Backoff
@@ -136,11 +139,19 @@ class Daemon:
             leave_after_s=metering.leave_after_s,
             publish=lambda meters: self.board.publish(meters=meters),
         )
+        allowed = {Permission.CHANGE: self.config.orders.change, Permission.SUPPLY: self.config.orders.supply}
+        self.orders = OrderBook(
+            Journal(self.disk, self.config.state_dir / "orders"),
+            self.clock,
+            allowed=[permission for permission, given in allowed.items() if given],
+            known=self.registry.names,
+        )
         self.collector = Collector(
             self.config.ports,
             metering,
             store=self.store,
             registry=self.registry,
+            orders=self.orders,
             lists=ReadingLists(metering.reading_lists_dir, self.config.update.software_dir),
             clock=self.clock,
             rng=self.rng,

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Sequence
 
 from agent.clock import Clock
+from agent.metering.orders.order_book import OrderBook
 from agent.metering.ports.portreader import Bridge, PortReader, ReaderDeps
 from agent.metering.registry import Registry
 from agent.metering.scheduling.readinglist import ReadingLists
@@ -27,6 +28,7 @@ class Collector:
         *,
         store: Store,
         registry: Registry,
+        orders: OrderBook,
         lists: ReadingLists,
         clock: Clock,
         rng: random.Random,
@@ -34,11 +36,12 @@ class Collector:
         health: Callable[[bool, str], None] = lambda _ok, _detail: None,
     ) -> None:
         self.registry = registry
+        self.orders = orders
         self.tasks = TaskBook(store, lists, clock, catch_up_s=metering.catch_up_s)
         self._health = health
         self._lock = threading.Lock()
         self._problems = {port.name: "not open yet" for port in ports if port.health}
-        shared = ReaderDeps(store, registry, self.tasks, clock, rng, self._port_health)
+        shared = ReaderDeps(store, registry, self.tasks, clock, rng, orders, self._port_health)
         self.workers = tuple(PortReader(port, metering, shared, open_bridge) for port in ports)
         self._report()
 
@@ -58,6 +61,7 @@ class Collector:
 
     def tick(self) -> None:
         self.registry.tick()
+        self.orders.tick()
 
     def close(self) -> None:
         """Write what is known of meters to disk. Called after the workers have ended."""

@@ -32,6 +32,8 @@ from functools import partial
 from typing import Protocol
 
 from agent.clock import Clock
+from agent.metering.orders.order_book import OrderBook, Task
+from agent.metering.orders.order_visit import OrderVisit
 from agent.metering.ports.probe import Probe
 from agent.metering.registry import Meter, Registry
 from agent.metering.scheduling.schedule import Backoff
@@ -93,6 +95,7 @@ class ReaderDeps:
     tasks: TaskBook
     clock: Clock
     rng: random.Random
+    orders: OrderBook
     health: Callable[[str, str], None] = lambda _port, _problem: None
 
 
@@ -302,7 +305,7 @@ class PortReader:
             with contextlib.suppress(StoreError):  # its owner reports it; the next change of tasks tidies up
                 self._deps.tasks.tidy()
                 self._deps.store.retain(self._deps.registry.names())
-        room = self._room(bridge)
+        room = self._begin_orders(bridge, self._room(bridge), now)
         if room > 0 and now >= self._look_at:
             start = self._deps.tasks.next_start()
             self._look_at = now + (LOOK_EVERY_S if start is None else min(LOOK_EVERY_S, start))
@@ -320,6 +323,26 @@ class PortReader:
                 self._probe.begin(bridge, now)
             except DlmsError as error:
                 LOG.warning("port %s: %s", self._port.name, error, extra={"event": "port.scan"})
+
+    def _begin_orders(self, bridge: Bridge, room: int, now: float) -> int:
+        """Begin what was ordered, before anything scheduled. Returns how many visits may still begin.
+
+        A visit of the same meter gives way, and on a bus, where one conversation has the line, any visit.
+        """
+        if not self._deps.orders.waiting:
+            return room
+        present = {meter.meter_id: meter for meter in self._deps.registry.present(self._port.name)}
+        for task in self._deps.orders.due(present):
+            meter = present[task.meter_id]
+            if room > 0 and meter.address not in self._visits:
+                self._visit(bridge, meter, [], now, task)
+                room -= 1
+                continue
+            for address, visit in list(self._visits.items()):
+                if (bridge.shared_bus or address == meter.address) and not isinstance(visit, OrderVisit):
+                    self._advance(visit, partial(visit.give_way, now))
+            room = 0  # nothing scheduled begins before this has its place
+        return room
 
     def _room(self, bridge: Bridge) -> int:
         """How many visits may begin now."""
@@ -358,7 +381,8 @@ class PortReader:
 
     # --- visits ---
 
-    def _visit(self, bridge: Bridge, meter: Meter, jobs: list[Job], now: float) -> None:
+    def _visit(self, bridge: Bridge, meter: Meter, jobs: list[Job], now: float, task: Task | None = None) -> None:
+        """Begin a visit of a meter for these jobs, or for the order `task`."""
         access = self._deps.tasks.access
         knowledge = self._knowledge.of(meter.key)
         try:
@@ -375,8 +399,15 @@ class PortReader:
             channel = bridge.channel(meter.address, dst_lsap=MANAGEMENT_LOGICAL_DEVICE, src_lsap=access.client)
         except (DlmsError, PlcLocalError) as error:
             # What was provisioned or configured does not make a session: say so, and wait like after any failure.
+            if task is not None:
+                self._deps.orders.begun(task)
+                self._deps.orders.lost(task, str(error), final=True)
+                return
             self._deps.registry.attempted(meter.key, str(error))
             self._retries.note(meter, jobs)
+            return
+        if task is not None:
+            self._visit_for_order(task, meter, session, channel, now)
             return
         visit = Visit(
             meter=meter,
@@ -394,6 +425,23 @@ class PortReader:
         )
         self._visits[meter.address] = visit
         self._deps.tasks.began(jobs)
+        self._advance(visit, partial(visit.start, now))
+
+    def _visit_for_order(self, task: Task, meter: Meter, session: MeterSession, channel: Channel, now: float) -> None:
+        visit = OrderVisit(
+            meter=meter,
+            jobs=[],
+            session=session,
+            channel=channel,
+            until=now + self._metering.visit_timeout_s,
+            knowledge=session.known,
+            policy=self._policy,
+            task=task,
+            book=self._deps.orders,
+            trusted=self._clock.trusted(),
+        )
+        self._visits[meter.address] = visit
+        self._deps.orders.begun(task)
         self._advance(visit, partial(visit.start, now))
 
     def _profiles(self, meter: Meter, jobs: Sequence[Job]) -> dict[ProfileKey, ProfileReading]:
@@ -444,6 +492,9 @@ class PortReader:
             self._report_working()
         else:
             self._silent.add(visit.meter.key)
+        if isinstance(visit, OrderVisit):
+            self._over(visit, outcome.error)
+            return
         if not outcome.ok:
             self._leftovers.keep(visit)
             self._over(visit, outcome.error)
@@ -532,6 +583,13 @@ class PortReader:
     def _over(self, visit: Visit, error: str, *, counts: bool = True) -> None:
         """End a visit that failed. `counts`: the meter or the line is at fault."""
         self._close(visit)
+        if isinstance(visit, OrderVisit):
+            visit.give_up(error)  # where it has no outcome yet
+            return
+        if visit.gives_way:
+            self._deps.tasks.ended(visit.jobs, visit.meter.meter_id, ok=False, final=False)
+            self._look_at = 0.0  # it goes on as soon as the order is done
+            return
         LOG.debug("visit of %s failed: %s", visit.meter.meter_id, error)
         self._deps.registry.attempted(visit.meter.key, error)
         final = self._retries.note(visit.meter, visit.jobs, gained=visit.gained) if counts else False
