@@ -282,6 +282,7 @@ class Daemon:
     def _make_workers(self) -> None:
         from agent.daemon import watchdog
         from agent.daemon.control import ControlServer
+        from agent.daemon.order_views import OrderViews
         from agent.daemon.supervisor import Supervisor
         from agent.daemon.views import Views
         from agent.ota.handover import HandOver
@@ -298,7 +299,8 @@ class Daemon:
             session_now=self.dm.session_now,
             ages=self._ages,
         )
-        control = ControlServer(config.control_socket, views.handlers(), group=config.control_group)
+        handlers = {**views.handlers(), **OrderViews(self.orders).handlers()}
+        control = ControlServer(config.control_socket, handlers, group=config.control_group)
         control.bind()
         workers: list[Worker] = [*self.collector.workers, self.uplink, self.dm, self.packages, control]
         if self.push is not None:

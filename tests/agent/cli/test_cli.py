@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import getpass
 import json
 import socket
 import threading
@@ -155,7 +156,7 @@ def test_meters_are_a_table(daemon: Daemon, capsys: pytest.CaptureFixture[str]) 
 
 def test_a_meter_can_be_forgotten(daemon: Daemon, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(daemon, capsys, "meters", "forget", "KEP0001")[:2] == (0, "forgotten: KEP0001\n")
-    assert daemon.asked == [{"command": "forget-meter", "meter": "KEP0001"}]
+    assert daemon.asked == [{"command": "forget-meter", "meter": "KEP0001", "peer": getpass.getuser()}]
 
 
 def test_queue_session_and_update_answer(daemon: Daemon, capsys: pytest.CaptureFixture[str]) -> None:
