@@ -282,6 +282,7 @@ class Daemon:
     def _make_workers(self) -> None:
         from agent.daemon import watchdog
         from agent.daemon.control import ControlServer
+        from agent.daemon.order_jobs import OrderJobs
         from agent.daemon.order_views import OrderViews
         from agent.daemon.supervisor import Supervisor
         from agent.daemon.views import Views
@@ -310,7 +311,12 @@ class Daemon:
             workers,
             self.clock,
             watchdog.find(os.environ, config.watchdog.device, config.watchdog.timeout_s),
-            ticks=[self.health.tick, self.rebooter.tick, self.collector.tick],
+            ticks=[
+                self.health.tick,
+                self.rebooter.tick,
+                self.collector.tick,
+                OrderJobs(self.tree, self.orders, self.dm.report_alerts).tick,
+            ],
         )
         self.rebooter.wake = self.supervisor.wake
 

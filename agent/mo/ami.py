@@ -3,6 +3,7 @@
 ./AMI/Uplink/URL chr, Token chr (no Get), BatchMax int
 ./AMI/Access/Client int, Auth chr (none, low), Secret chr (no Get)
 ./AMI/Meter/<id>/Id, Port, Address, State, LastSuccess              live
+./AMI/Order/<x>                                                     see agent.mo.order
 """
 
 from __future__ import annotations
@@ -36,8 +37,10 @@ CLIENT_SAP_MAX = 127
 class Ami:
     root: Path = ("AMI",)
 
-    def __init__(self, meters: Callable[[], Sequence[MeterStatus]]) -> None:
+    def __init__(self, meters: Callable[[], Sequence[MeterStatus]], order: NodeSpec) -> None:
+        """`order` describes ./AMI/Order, which is an object of its own below this one."""
         self._meters = meters
+        self._order = order
 
     def spec(self) -> NodeSpec:
         return interior(
@@ -71,6 +74,7 @@ class Ami:
                 permanent("Secret", Format.CHR, access=Access.REPLACE, secret=True, description="LLS password"),
             ),
             NodeSpec("Meter", Format.NODE, Access.GET, (self._meter(),), names=self._names),
+            self._order,
             type=URN,
         )
 
