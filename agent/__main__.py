@@ -2,7 +2,8 @@
 supervisor. Nothing is decided here but who knows whom.
 
 Exit codes: 0 ended in order, 2 the configuration (or a key or certificate it names) cannot be used, 70 a worker died,
-71 the system would not let us start (storage, an address that is taken): trying again may help.
+71 the system would not let us start (storage, an address that is taken): trying again may help, 75 another instance
+has the state folder: it is left alone.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ LOG = logging.getLogger("agent")
 
 EXIT_CONFIG = 2
 EXIT_SYSTEM = 71  # EX_OSERR of sysexits.h
+EXIT_RUNNING = 75  # EX_TEMPFAIL
 DEFAULT_CONFIG = Path("/etc/dcu/dcu.yaml")
 
 
@@ -44,11 +46,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from agent.daemon.check import check
 
         return check(options.check, sys.stdout, sys.stderr)
+    from agent.daemon.instance import AlreadyRunningError, InstanceLock
+
     try:
         config = load(options.config)
+        # Before the log, which may lie in the folder, is opened or anything else is touched. Held to the very end.
+        instance = InstanceLock(config.state_dir)
+    except ConfigError as error:
+        sys.stderr.write(f"{error}\n")
+        return EXIT_CONFIG
+    except AlreadyRunningError as error:
+        sys.stderr.write(f"dcu-agent: {error}\n")
+        return EXIT_RUNNING
+    except OSError as error:
+        sys.stderr.write(f"dcu-agent: cannot start: {error}\n")
+        return EXIT_SYSTEM
+    try:
+        return _run(config)
+    finally:
+        instance.release()
+
+
+def _run(config: Config) -> int:
+    from agent.daemon.control import refuse_taken
+
+    try:
+        refuse_taken(config.control_socket)  # before health.json is touched, which may be another agent's as well
         log.setup(config.log.level, config.log.file, config.log.file_bytes_max)
         daemon = Daemon(config)
-    except (ConfigError, SecretError) as error:
+    except SecretError as error:
         sys.stderr.write(f"{error}\n")
         return EXIT_CONFIG
     except OSError as error:
@@ -70,14 +96,17 @@ class Daemon:
 
     def __init__(self, config: Config) -> None:
         """Raises `SecretError`, or `OSError` for a file or address that cannot be used."""
-        from agent.clock import SystemClock
+        from agent.clock import FlagFile, KernelClock, SystemClock, TimeSource
         from agent.daemon.health import Health
         from agent.daemon.reboot import Rebooter
         from agent.status import Status, StatusBoard
         from updateagent.disk import RealDisk
 
         self.config = config
-        self.clock = SystemClock()
+        sources: list[TimeSource] = [KernelClock()]
+        if config.clock.synchronized_file is not None:
+            sources.append(FlagFile(config.clock.synchronized_file))
+        self.clock = SystemClock(sources)
         self.disk = RealDisk()
         self.rng = random.SystemRandom()
         self.key = read_secret(config.device.key_file)
@@ -94,6 +123,7 @@ class Daemon:
         self.health = Health(config.update.run_dir, config.update.boot_id_file, self.clock)
         self.rebooter = Rebooter(config.reboot_command, self.clock)
         self.https = _https(config)
+        self.https.on_answer = self.clock.server_date
         self._make_metering()
         self._make_dm()
         self._make_ota()
@@ -117,12 +147,12 @@ class Daemon:
         from agent.metering.orders.journal import Journal
         from agent.metering.orders.order import Permission
         from agent.metering.orders.order_book import OrderBook
+        from agent.metering.ports.opening import bridge_to
         from agent.metering.registry import Registry
         from agent.metering.scheduling.readinglist import ReadingLists
         from agent.metering.scheduling.schedule import Backoff
         from agent.metering.store.reading_store import Store
         from agent.metering.uplink import Uplink
-        from plc.bridge import open_bridge
 
         metering = self.config.metering
         self.store = Store(
@@ -155,8 +185,9 @@ class Daemon:
             lists=ReadingLists(metering.reading_lists_dir, self.config.update.software_dir),
             clock=self.clock,
             rng=self.rng,
-            open_bridge=lambda port: open_bridge(port.protocol, port.url, port.baudrate),
+            open_bridge=bridge_to,
             health=lambda ok, detail: self.health.set("meter_port", ok, detail),
+            meters_health=lambda ok, detail: self.health.set("meters", ok, detail),
         )
         self.uplink = Uplink(
             self.store,
@@ -299,6 +330,7 @@ class Daemon:
             clock=self.clock,
             session_now=self.dm.session_now,
             ages=self._ages,
+            judge=self.clock.judge,
         )
         handlers = {**views.handlers(), **OrderViews(self.orders).handlers()}
         control = ControlServer(config.control_socket, handlers, group=config.control_group)

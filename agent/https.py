@@ -84,6 +84,7 @@ class HttpsClient:
     ) -> None:
         """`ca_file`: PEM of the authorities that servers must chain to. Raises `OSError` when it cannot be read,
         `ssl.SSLError` when it holds no certificate: both are configuration errors for the caller to name."""
+        self.on_answer: Callable[[Mapping[str, str], float, float], None] = lambda _headers, _sent, _received: None
         self._context = ssl.create_default_context(cafile=str(ca_file))
         self._context.minimum_version = ssl.TLSVersion.TLSv1_2
         self._timeout_s = timeout_s
@@ -116,8 +117,10 @@ class HttpsClient:
         except http.client.InvalidURL as error:
             raise HttpsRefused(f"not a URL: {error}") from error
         try:
+            sent = self._monotonic()
             connection.request(method, path, body=body, headers=dict(headers or {}))
             response = connection.getresponse()
+            received = self._monotonic()
         except ssl.SSLError as error:
             connection.close()
             raise HttpsRefused(f"{_shown(url)}: TLS: {error.reason or error}") from error
@@ -129,7 +132,9 @@ class HttpsClient:
             # provisioned, and a wrong one must not end the process. The text may quote a token, so it stays here.
             connection.close()
             raise HttpsRefused(f"{_shown(url)}: the host name or a header cannot be sent") from None
-        return Stream(connection, response)
+        stream = Stream(connection, response)
+        self.on_answer(stream.headers, sent, received)
+        return stream
 
 
 def _target(url: str) -> tuple[str, int, str]:

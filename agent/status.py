@@ -37,7 +37,8 @@ class DmStatus:
 
 @dataclass(frozen=True, slots=True)
 class MeterStatus:
-    """One registered meter. `state`: joined | read | failing | left. Times in seconds since the epoch, 0 never."""
+    """One registered meter. `state`: joined | read | silent | failing | left. Times in seconds since the epoch, 0
+    never."""
 
     meter_id: str
     port: str

@@ -27,3 +27,12 @@ class PeerError(DlmsError):
 
 class LinkError(DlmsError):
     """The environment: the line is dead, an answer never came, the connection closed."""
+
+
+class PortBusyError(LinkError):
+    """Another process has the serial port. `device` is its path, `holder` who has it, empty where nobody tells."""
+
+    def __init__(self, device: str, holder: str) -> None:
+        super().__init__(f"{device}: in use by {holder or 'another process'}")
+        self.device = device
+        self.holder = holder

@@ -26,6 +26,7 @@ RAW_CHARS_MAX = 16 * 1024  # of one value, as JSON
 DEPTH_MAX = 8  # of lists in lists
 FLOAT_DIGITS_MAX = 400  # written without exponent; a double needs about 330
 ID_MAX = 2**63 - 1
+RUN_MAX = 2**40  # seconds since the epoch
 
 Raw = None | bool | int | float | str | list["list[object]"]
 
@@ -91,13 +92,42 @@ class Reading:
         return [getattr(self, name) for name in names]  # astuple() makes deep copies: thirty times slower
 
 
+@dataclass(frozen=True, slots=True)
+class GapReport:
+    """What became of a range of slots of one meter that are not there, as the device stores and sends it.
+
+    `gap` is `open`, `closed`, or `doubted`: readings of these runs from the same store with a lower id were taken under
+    a clock that was wrong. `first` and `last` are runs of `task`, one every `every` seconds; with `profile` (its
+    logical name) they are the ends of the profile's intervals. `last` is `None` while the gap goes on. `reason`: why
+    the slots are missing; `how`: how they were closed. `noted`: by the concentrator's clock, seconds since the epoch.
+    """
+
+    gap: str
+    meter: str
+    task: str
+    profile: str | None
+    first: int
+    last: int | None
+    every: int
+    reason: str
+    how: str | None
+    noted: float
+
+    def row(self) -> list[object]:
+        """The fields in order, as the store keeps them."""
+        return [getattr(self, name) for name in GAP_FIELDS]
+
+
 FIELDS = tuple(field.name for field in fields(Reading))
-ROW_SIZES = (len(FIELDS) - 2, len(FIELDS) - 1, len(FIELDS))
+GAP_FIELDS = tuple(field.name for field in fields(GapReport))
+ROW_SIZES = (len(FIELDS) - 2, len(FIELDS) - 1, len(FIELDS), len(GAP_FIELDS))
+GAP_STATES = ("open", "closed", "doubted")
 
 
 def record(record_id: int, row: Sequence[object]) -> dict[str, object]:
-    """Make a record of the document from its id and `Reading.row()`."""
-    return {"id": record_id, **dict(zip(FIELDS, row, strict=False))}
+    """Make a record of the document from its id and the row of a `Reading` or a `GapReport`."""
+    names = GAP_FIELDS if len(row) == len(GAP_FIELDS) else FIELDS
+    return {"id": record_id, **dict(zip(names, row, strict=False))}
 
 
 def emit(device: str, store: str, records: Sequence[Mapping[str, object]]) -> bytes:
@@ -135,12 +165,23 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
+class GapRecord:
+    """A `GapReport` with its id."""
+
+    id: int
+    report: GapReport
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
-    """Readings of one store of one device, in ascending order of id."""
+    """Readings of one store of one device, and reports of gaps among them, each in ascending order of id. `last`: the
+    highest id, `None` in an empty batch."""
 
     device: str
     store: str
     records: tuple[Record, ...]
+    gaps: tuple[GapRecord, ...] = ()
+    last: int | None = None
 
 
 def inflate(body: bytes) -> bytes:
@@ -174,14 +215,41 @@ def parse(body: bytes) -> Batch:
     if not isinstance(entries, list) or len(entries) > RECORDS_MAX:
         raise BatchError(f"records: a list of at most {RECORDS_MAX} is expected")
     records: list[Record] = []
+    gaps: list[GapRecord] = []
     last = -1
     for number, entry in enumerate(entries):
-        taken = _record_of(_Fields(entry, f"records[{number}]."))
-        if taken.id <= last:
+        members = _Fields(entry, f"records[{number}].")
+        record_id = members.integer("id", 0, ID_MAX)
+        if record_id <= last:
             raise BatchError(f"records[{number}].id: ids ascend")
-        last = taken.id
-        records.append(taken)
-    return Batch(device, store, tuple(records))
+        last = record_id
+        if "gap" in members.entries:
+            gaps.append(GapRecord(record_id, _gap_of(members)))
+        else:
+            records.append(_record_of(members))
+    return Batch(device, store, tuple(records), tuple(gaps), last if entries else None)
+
+
+def _gap_of(members: _Fields) -> GapReport:
+    state = members.text("gap")
+    if state not in GAP_STATES:
+        raise BatchError(f"{members.where}gap: one of {', '.join(GAP_STATES)} is expected")
+    every = members.integer("every", 1, RUN_MAX)
+    first, last = members.integer("first", 0, RUN_MAX), members.optional_integer("last", 0, RUN_MAX)
+    if (last is None and state != "open") or (last is not None and (last < first or (last - first) % every)):
+        raise BatchError(f"{members.where}last: the last slot, whole periods after the first, is expected")
+    return GapReport(
+        gap=state,
+        meter=members.text("meter"),
+        task=members.text("task"),
+        profile=members.optional_text("profile"),
+        first=first,
+        last=last,
+        every=every,
+        reason=members.text("reason"),
+        how=members.optional_text("how"),
+        noted=members.seconds("noted"),
+    )
 
 
 def _record_of(members: _Fields) -> Record:
@@ -211,7 +279,7 @@ def _record_of(members: _Fields) -> Record:
         received=members.seconds("received"),
         trusted=members.boolean("trusted"),
         error=members.optional_text("error"),
-        run=members.integer("run", 0, 2**40),
+        run=members.integer("run", 0, RUN_MAX),
         profile=members.optional_text("profile"),
         doubt=members.optional_text("doubt"),
     )

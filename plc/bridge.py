@@ -15,6 +15,10 @@ What a channel carries is `bridge.carries`:
   open channel at a time, and no node is announced.
 
 A `PlcPortError` from `poll` is final: close the bridge and open a new one after a pause. One thread owns a bridge.
+
+A terminal server that accepts a connection and swallows what it is sent looks like a bus on which nobody answers. So a
+bridge with a `silence_s` gives up with `PlcSilentError` when for so long, and in answer to `SILENT_REQUESTS_MIN`
+requests at least, not one byte has come.
 """
 
 from __future__ import annotations
@@ -22,15 +26,17 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from dlms.errors import LinkError, LocalError
+from dlms.link.datalink import LineSettings
 from dlms.link.port import open_port
-from plc.errors import PlcLocalError, PlcPortError
+from plc.errors import PlcLocalError, PlcPortError, PlcSilentError
 from plc.events import DataConfirmed, DataFailed, DataReceived, NodeEvent, ProtocolBroken
 from plc.protocols import NodeLink, PortProtocol
 
 WRITE_TIMEOUT_S = 5.0  # a port that takes no bytes for so long is dead
+SILENT_REQUESTS_MIN = 8  # a few unanswered questions, hours apart, say nothing about the port
 CHANNEL_EVENTS_MAX = 256  # unread events of one channel; older ones are dropped when their reader is gone
 
 ChannelEvent = DataReceived | DataConfirmed | DataFailed
@@ -47,6 +53,13 @@ class BytePort(Protocol):
 
     def close(self) -> None:
         """Give the port back. Never raises."""
+
+
+@runtime_checkable
+class SettablePort(Protocol):
+    """A port whose speed and parity can be changed. Raises `LinkError` when it fails."""
+
+    def set_line(self, line: LineSettings, /) -> None: ...
 
 
 class Channel:
@@ -85,10 +98,23 @@ class Channel:
 class Bridge:
     """A port and the core that speaks its protocol."""
 
-    def __init__(self, port: BytePort, core: NodeLink, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        port: BytePort,
+        core: NodeLink,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        silence_s: float = 0.0,
+    ) -> None:
+        """`silence_s`: how long requests may stay without one byte in answer; 0 for ever."""
         self.core = core
         self._port = port
         self._clock = clock
+        self.octets_heard = 0
+        self._silence_s = silence_s
+        self._line: LineSettings | None = None  # as far as it was set by us
+        self._unanswered = 0  # requests since the last byte came,
+        self._unanswered_since = 0.0  # the first of them
         self._channels: dict[int, Channel] = {}
         self._started = False
 
@@ -112,6 +138,18 @@ class Bridge:
         self._channels[address] = channel
         return channel
 
+    def set_line(self, line: LineSettings) -> None:
+        """Have the line stand like this for what is sent next. Raises `PlcPortError` when it cannot."""
+        if line == self._line:
+            return
+        if not isinstance(self._port, SettablePort):
+            raise PlcPortError(f"{line.baudrate} baud, parity {line.parity}: this port has no speed to set")
+        try:
+            self._port.set_line(line)
+        except LinkError as error:
+            raise PlcPortError(str(error)) from error
+        self._line = line
+
     def forget(self, channel: Channel) -> None:
         """For `Channel.close`."""
         if self._channels.get(channel.address) is channel:
@@ -120,12 +158,12 @@ class Bridge:
     def poll(self, now: float, wait_s: float) -> list[NodeEvent]:
         """Write what is pending, wait at most `wait_s` for bytes (less when a deadline comes first), and take them in.
 
-        Returns the events that belong to no open channel. Raises `PlcPortError`.
+        Returns the events that belong to no open channel. Raises `PlcPortError`, `PlcSilentError` among them.
         """
         if not self._started:
             self._started = True
             self.core.start(now)
-        self._flush()
+        self._flush(now)
         deadline = self.core.next_deadline()
         if deadline is not None:
             wait_s = min(wait_s, max(0.0, deadline - now))
@@ -137,11 +175,15 @@ class Bridge:
             raise PlcPortError("the other side closed the connection")
         now = max(now, self._clock())
         if data:
+            self._unanswered = 0
+            self.octets_heard += len(data)
             self.core.receive(data, now)
+        else:
+            self._check_silence(now)
         deadline = self.core.next_deadline()
         if deadline is not None and deadline <= now:
             self.core.on_deadline(now)
-        self._flush()
+        self._flush(now)
         return self._sort_events()
 
     def close(self) -> None:
@@ -150,10 +192,18 @@ class Bridge:
             channel.close()
         self._port.close()
 
-    def _flush(self) -> None:
+    def _check_silence(self, now: float) -> None:
+        silent_s = now - self._unanswered_since
+        if self._silence_s and self._unanswered >= SILENT_REQUESTS_MIN and silent_s >= self._silence_s:
+            raise PlcSilentError(self._unanswered, silent_s)
+
+    def _flush(self, now: float) -> None:
         output = self.core.take_output()
         if not output:
             return
+        if not self._unanswered:
+            self._unanswered_since = now
+        self._unanswered += 1
         try:
             self._port.write(output)
         except LinkError as error:
@@ -174,15 +224,22 @@ class Bridge:
 
 
 def open_bridge(
-    protocol: PortProtocol, url: str, baudrate: int = 0, *, clock: Callable[[], float] = time.monotonic
+    protocol: PortProtocol,
+    url: str,
+    baudrate: int = 0,
+    *,
+    parity: str = "none",
+    silence_s: float = 0.0,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Bridge:
-    """Open a port (8N1) and speak `protocol` on it. `url` is anything that `dlms.link.port.open_port`
-    takes: `/dev/ttyS1`, `socket://host:port`, `rfc2217://host:port`. A `baudrate` of 0 is the protocol's own.
+    """Open a port (8 data bits, 1 stop bit) and speak `protocol`. `url` is anything `dlms.link.port.open_port`
+    takes: `/dev/ttyS1`, `socket://host:port`, `rfc2217://host:port`. A `baudrate` of 0 is the protocol's own;
+    `silence_s`: see `Bridge`.
 
     Raises `PlcPortError` when the port cannot be opened.
     """
     try:
-        port = open_port(url, baudrate or protocol.baudrate, write_timeout_s=WRITE_TIMEOUT_S)
+        port = open_port(url, baudrate or protocol.baudrate, parity=parity, write_timeout_s=WRITE_TIMEOUT_S)
     except (LocalError, LinkError) as error:
         raise PlcPortError(str(error)) from error
-    return Bridge(port, protocol.make_core(), clock)
+    return Bridge(port, protocol.make_core(), clock, silence_s=silence_s)

@@ -23,6 +23,15 @@ class PlcPortError(PlcError):
     """The environment: the port cannot be opened, read or written, or was closed by the other side."""
 
 
+class PlcSilentError(PlcPortError):
+    """The port takes bytes and gives none: nothing came in answer to `requests` requests in `seconds` seconds."""
+
+    def __init__(self, requests: int, seconds: float) -> None:
+        super().__init__(f"nothing was heard in {seconds:.0f} s, in answer to {requests} requests")
+        self.requests = requests
+        self.seconds = seconds
+
+
 class PlcProtocolError(PlcError):
     """The configuration names a port protocol that cannot be had."""
 

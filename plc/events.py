@@ -25,6 +25,8 @@ class FailReason(enum.Enum):
     BUSY = "the base node is busy"  # status 0xC2
     OTHER_STATUS = "the base node answered with another status"
     NODE_LEFT = "the node left the network"
+    NO_CONNECTION = "the meter cannot be connected"
+    CONNECTION_LOST = "the connection to the meter is lost"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +88,8 @@ class DataConfirmed:
 
 @dataclass(frozen=True, slots=True)
 class DataFailed:
-    """The packet with this ticket was not delivered, or nobody knows. `status` is the base node's own code."""
+    """The packet with this ticket was not delivered, or nobody knows. `status` is the base node's own code, `detail`
+    what else there is to say. Of a lost connection the ticket is 0: it is about all packets."""
 
     address: int
     dst_lsap: int
@@ -94,6 +97,12 @@ class DataFailed:
     ticket: int
     reason: FailReason
     status: int | None = None
+    detail: str = ""
+
+    @property
+    def why(self) -> str:
+        """The reason in words."""
+        return f"{self.reason.value}: {self.detail}" if self.detail else self.reason.value
 
 
 @dataclass(frozen=True, slots=True)

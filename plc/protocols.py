@@ -16,7 +16,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from plc.errors import AmbiguousProtocolError, BrokenProtocolError, UnknownProtocolError
+from dlms.link.datalink import LineSettings
+from plc.errors import AmbiguousProtocolError, BrokenProtocolError, PlcLocalError, UnknownProtocolError
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -89,12 +90,28 @@ class AddressRange:
 
 
 @dataclass(frozen=True, slots=True)
+class Asking:
+    """How a meter on a bus is asked to connect: how often, and how many seconds it may take each time to begin its
+    answer. `None` is the link's own habit. Nothing of this matters once the meter has answered.
+
+    `last_baudrate` is the speed at which a meter with the opening of mode E was last talked to.
+    """
+
+    tries: int | None = None
+    wait_s: float | None = None
+    last_baudrate: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class LinkRequest:
     """What is known when a data link to one meter is made. Times are seconds.
 
     `client` and `server` are the SAPs of the association, `address` is the meter's on the port. `options` holds a value
-    for every option of the protocol. `retries` is how often an unanswered frame is repeated, `None` for the link's own
-    habit; links over a base node, which repeats by itself, do not need it.
+    for every option of the protocol. Links over a base node, which repeats by itself, do not need `asking`.
+
+    `baudrate` and `parity` are how the line stands for this meter. `mode_e` is its number in the opening of
+    IEC 62056-21 mode E, empty where it has none, and `None` where it does not begin with that opening; `baudrate` is
+    then the highest speed to agree to.
     """
 
     client: int
@@ -103,7 +120,9 @@ class LinkRequest:
     baudrate: int
     response_timeout_s: float
     options: Mapping[str, OptionValue]
-    retries: int | None = None
+    asking: Asking = Asking()
+    parity: str = "none"
+    mode_e: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +132,9 @@ class PortProtocol:
     `baudrate` and `response_timeout_s` (how long a meter may take to answer) are the defaults of the keys of the same
     names. `scan` is the range of addresses in which meters are looked for; `None` where a base node announces them.
     `make_link` raises `dlms.errors.LocalError` when a request cannot be met, such as an address that does not fit.
+
+    `own_lines`: single meters may need another speed or parity than the port, or the opening of mode E. `own_urls`:
+    each meter has a network address; the port has none, and one core (without deadlines of its own) per connection.
     """
 
     name: str
@@ -122,6 +144,8 @@ class PortProtocol:
     make_link: Callable[[LinkRequest], DataLink]
     scan: AddressRange | None = None
     options: tuple[Option, ...] = field(default=())
+    own_lines: bool = False
+    own_urls: bool = False
 
     def __post_init__(self) -> None:
         names = [option.name for option in self.options]
@@ -160,7 +184,42 @@ def _llc_link(request: LinkRequest) -> DataLink:
     return LlcLink(request.client, request.server, answer_timeout_s=request.response_timeout_s)
 
 
+def _stream_core() -> NodeLink:
+    from plc.transparent import StreamLink
+
+    return StreamLink()
+
+
+def _wrapper_link(request: LinkRequest) -> DataLink:
+    from dlms.link.wrapper import WrapperLink
+
+    return WrapperLink(request.client, request.server, answer_timeout_s=request.response_timeout_s)
+
+
 def _hdlc_link(request: LinkRequest) -> DataLink:
+    if request.mode_e is not None:
+        return _opened_hdlc_link(request, request.mode_e)
+    return _plain_hdlc_link(request, LineSettings(request.baudrate, request.parity), request.asking.tries)
+
+
+def _opened_hdlc_link(request: LinkRequest, number: str) -> DataLink:
+    from dlms.link.mode_e.link import ModeELink
+    from dlms.link.mode_e.opening import RETRIES, ModeEOpening
+
+    tries = request.asking.tries
+    opening = ModeEOpening(
+        address=number, baudrate_max=request.baudrate, retries=RETRIES if tries is None else tries - 1
+    )
+    # A meter that has just agreed to a speed is there, and one that has not is most likely not: neither needs many.
+    repeats = MODE_E_CONNECT_TRIES if tries is None else tries
+    return ModeELink(
+        opening,
+        lambda baudrate: _plain_hdlc_link(request, LineSettings(baudrate), repeats),
+        lost_at=request.asking.last_baudrate or request.baudrate,
+    )
+
+
+def _plain_hdlc_link(request: LinkRequest, line: LineSettings, tries: int | None) -> DataLink:
     from dlms.link.hdlc.frames import HdlcAddress
     from dlms.link.hdlc.primary import HdlcClientLink
 
@@ -168,18 +227,19 @@ def _hdlc_link(request: LinkRequest) -> DataLink:
     upper = int(request.options["logical_device"])
     # An address of one octet has the upper part alone (IEC 62056-46, 6.4.2.2): it is then the meter's own.
     address = HdlcAddress(request.address) if octets == 1 else HdlcAddress(upper, request.address, size=octets)
-    repeats = {} if request.retries is None else {"retries": request.retries}
     return HdlcClientLink(
         request.client,
         address,
         info_max=int(request.options["info_bytes_max"]),
         window=int(request.options["window"]),
         ack_timeout_s=request.response_timeout_s,
-        octet_s=10 / request.baudrate,  # 8N1: ten bits per octet
-        **repeats,
+        octet_s=line.octet_s,
+        connect_tries=tries,
+        connect_timeout_s=request.asking.wait_s,
     )
 
 
+MODE_E_CONNECT_TRIES = 2
 HDLC_ADDRESS_MAX = 16_381  # of one part in two octets; the two above are broadcast and "not configured" (6.4.2.3)
 
 # A power line relays over several hops; a meter on a bus answers within a second or never.
@@ -198,9 +258,27 @@ HDLC = PortProtocol(
         Option("info_bytes_max", 128, 32, 2030),
         Option("window", 1, 1, 7),
     ),
+    own_lines=True,
 )
+WRAPPER = PortProtocol("wrapper", 115_200, 30.0, make_core=_stream_core, make_link=_wrapper_link, own_urls=True)
 
-BUILT_IN: Mapping[str, PortProtocol] = {protocol.name: protocol for protocol in (PRIME_USI, HDLC, DLMS_OVER_TCP)}
+BUILT_IN: Mapping[str, PortProtocol] = {
+    protocol.name: protocol for protocol in (PRIME_USI, HDLC, DLMS_OVER_TCP, WRAPPER)
+}
+
+
+def tcp_place(url: str) -> tuple[str, int]:
+    """Host and port of `socket://host:port`. Raises `PlcLocalError`."""
+    from urllib.parse import urlsplit
+
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise PlcLocalError(f"{url}: {error}") from error
+    if parts.scheme != "socket" or not host or not port:
+        raise PlcLocalError(f"{url}: wanted socket://host:port")
+    return host, port
 
 
 def find_protocol(name: str) -> PortProtocol:

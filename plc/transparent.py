@@ -63,3 +63,10 @@ class TransparentLink:
 
     def on_deadline(self, now: float) -> None:
         """Nothing is ever due."""
+
+
+class StreamLink(TransparentLink):
+    """The same over a connection that one meter has for itself."""
+
+    carries = "stream"
+    shared_bus = False

@@ -82,6 +82,29 @@ def forget_meter(context: Context, meter: str) -> None:
 
 
 @cli.group(invoke_without_command=True)
+@click.option("--meter", default="", help="Of this meter only.")
+@click.option("--limit", type=click.IntRange(1, 20_000), default=100, show_default=True, help="At most so many.")
+@json_option
+@click.pass_context
+def gaps(context: click.Context, meter: str, limit: int, as_json: bool) -> None:
+    """The readings that are missing, as ranges, with the reason."""
+    if context.invoked_subcommand is None:
+        found = context.obj.ask("gaps", meter=meter, limit=limit)
+        context.obj.tell(found, as_json, lambda: show.gaps(found))
+
+
+@gaps.command("give-up")
+@click.argument("meter")
+@click.option("--task", default="", help="Of this task only.")
+@click.option("--why", required=True, help="The reason, which the head-end is told.")
+@click.pass_obj
+def give_up(context: Context, meter: str, task: str, why: str) -> None:
+    """Close the gaps of METER: what is missing will not come any more."""
+    found = context.ask("give-up", meter=meter, task=task, why=why)
+    click.echo(f"{found['closed']} gaps closed")
+
+
+@cli.group(invoke_without_command=True)
 @json_option
 @click.pass_context
 def queue(context: click.Context, as_json: bool) -> None:

@@ -15,7 +15,7 @@ def when(epoch: float, now: float) -> str:
     """Return `2026-11-22 10:00:00Z (3 min ago)`; `never` for 0."""
     if not epoch:
         return "never"
-    return f"{time.strftime('%Y-%m-%d %H:%M:%SZ', time.gmtime(epoch))} ({age(now - epoch)})"
+    return f"{stamp(epoch)} ({age(now - epoch)})"
 
 
 def age(seconds: float) -> str:
@@ -69,10 +69,11 @@ def _blocks(document: Mapping[str, Any], now: float) -> Iterator[str]:
             ("firmware", document["fw_version"]),
             ("software", document["sw_version"]),
             ("running", f"since {when(document['started'], now)}"),
-            ("clock", clock if document["clock_trusted"] else f"{clock} (never set)"),
+            ("clock", clock_line(clock, document)),
             ("account", account(dm)),
             ("last session", session(dm["last_session"], now)),
             ("meters", counted(meters)),
+            *((("gaps", gaps_line(document["gaps"])),) if document.get("gaps") else ()),
             ("queue", queue_line(document["queue"], now)),
             ("update", document["update_state"]),
             ("health", health_line(document["health"])),
@@ -81,6 +82,43 @@ def _blocks(document: Mapping[str, Any], now: float) -> Iterator[str]:
     )
     yield slots(document["slots"]) if document["slots"] else ""
     yield tasks(document["tasks"], now) if document["tasks"] else ""
+
+
+def clock_line(shown: str, document: Mapping[str, Any]) -> str:
+    """Return the time with what it is worth."""
+    judged = document.get("clock")
+    if document["clock_trusted"]:
+        return f"{shown} (by {judged['source']}, {age(judged['age_s'])})" if judged else shown
+    return f"{shown} (not trusted{': ' + judged['why'] if judged else ''})"
+
+
+def gaps_line(found: Mapping[str, int]) -> str:
+    if not found["open"]:
+        return "none"
+    return f"{found['open']}, {found['going_on']} of them go on; `dcuctl gaps` lists them"
+
+
+def gaps(found: Mapping[str, Any]) -> str:
+    """Return a table of the slots that are missing."""
+    rows = [
+        (
+            printable(gap["meter"]),
+            printable(gap["profile"] or gap["task"]),
+            stamp(gap["first"]),
+            "goes on" if gap["going_on"] else stamp(gap["last"]),
+            gap["slots"],
+            printable(gap["reason"]),
+        )
+        for gap in found["gaps"]
+    ]
+    if not rows:
+        return "nothing is missing"
+    shown = table(("meter", "task", "first", "last", "slots", "reason"), rows)
+    return shown if len(rows) == found["total"] else f"{shown}\n{len(rows)} of {found['total']} gaps"
+
+
+def stamp(epoch: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(epoch))
 
 
 def account(dm: Mapping[str, Any]) -> str:

@@ -107,6 +107,11 @@ def _ports(config: Config) -> Iterator[str]:
             yield f"ports[{index}].{key}: has no effect on a port of protocol {port.protocol.name}"
         if port.url.startswith("/") and not Path(port.url).exists():
             yield f"ports[{index}].url: no device {port.url}"
+        for entry, meter in enumerate(port.meters):
+            try:
+                port.data_link(meter.address)
+            except DlmsError as error:
+                yield f"ports[{index}].meters[{entry}]: {error}"
         if port.scan is not None:
             try:
                 port.data_link(port.scan.last)

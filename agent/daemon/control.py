@@ -8,6 +8,7 @@ request, the time for it, the connections that wait.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -74,9 +75,10 @@ class ControlServer:
                 self._path.unlink(missing_ok=True)
 
     def listen(self) -> socket.socket:
-        """The listening socket. A file left behind by a process that died is replaced; the supervisor of the system
-        (systemd, init) sees to it that only one agent runs."""
+        """The listening socket. A file left behind by a process that died is replaced; one at which somebody answers is
+        left alone: another agent's, with another state folder. Raises `OSError`."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
+        refuse_taken(self._path)
         self._path.unlink(missing_ok=True)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         before = os.umask(0o777 & ~MODE)
@@ -170,3 +172,21 @@ def peer_of(connection: socket.socket) -> str:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
         return f"uid {uid}"
+
+
+def refuse_taken(path: Path) -> None:
+    """Raise `OSError` when somebody listens at this socket."""
+    if _is_answered(path):
+        raise OSError(errno.EADDRINUSE, "another process answers at this control_socket", str(path))
+
+
+def _is_answered(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as caller:
+        caller.settimeout(TALK_S)
+        try:
+            caller.connect(str(path))
+        except (BlockingIOError, TimeoutError):
+            return True  # so many wait there that there is no room: it is alive
+        except OSError:
+            return False  # no file, no socket, or one that nobody listens at any more
+    return True

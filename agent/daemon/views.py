@@ -8,11 +8,13 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 from agent.daemon.control import ControlError, Handler
+from agent.metering.ledger.gap_table import GAPS_MAX
 from agent.metering.store.reading_store import REFUSED_MAX, Refusal, Store, StoreError
 from agent.status import Status, StatusBoard
+from omadm.readings import TEXT_CHARS_MAX
 
 if TYPE_CHECKING:
-    from agent.clock import Clock
+    from agent.clock import Clock, Judgement
     from agent.daemon.health import Health
     from agent.metering.collector import Collector
     from agent.ota.handover import HandOver
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 REFUSED_SHOWN = 20  # unless more are asked for
 QUEUE_WARNING_S = 7 * 86_400.0  # a refusal that nobody cared for in a week is history
 VALUE_CHARS_MAX = 100
+GAPS_SHOWN = 100  # unless more are asked for
 
 
 class Views:
@@ -36,7 +39,9 @@ class Views:
         clock: Clock,
         session_now: Callable[[str], None],
         ages: Callable[[], Mapping[str, float]],
+        judge: Callable[[], Judgement] | None = None,
     ) -> None:
+        """`judge` says what civil time is worth, where the clock can say more than whether it is trusted."""
         self._board = board
         self._store = store
         self._collector = collector
@@ -45,6 +50,7 @@ class Views:
         self._clock = clock
         self._session_now = session_now
         self._ages = ages
+        self._judge = judge
 
     def handlers(self) -> dict[str, Handler]:
         return {
@@ -57,16 +63,21 @@ class Views:
             "session": self.session,
             "update": self.update,
             "forget-meter": self.forget_meter,
+            "gaps": self.gaps,
+            "give-up": self.give_up,
         }
 
     def status(self, _: Mapping[str, object]) -> object:
-        """Everything at once: the parts of `agent.status.Status`, with `now`, `warnings`, `tasks` and `health`."""
+        """Everything at once: the parts of `agent.status.Status`, with `now`, `warnings`, `tasks`, `gaps`, `clock` and
+        `health`."""
         status = self._current()
         document = asdict(status)
         document["now"] = self._clock.wall()
         document["warnings"] = self._warnings(status)
         document["clock_trusted"] = self._clock.trusted()
+        document["clock"] = asdict(self._judge()) if self._judge is not None else None
         document["tasks"] = {name: asdict(task) for name, task in self._collector.tasks.statuses().items()}
+        document["gaps"] = self._gap_count()
         document["health"] = {name: asdict(check) for name, check in self._health.checks.items()}
         document["beats"] = {name: round(age, 1) for name, age in self._ages().items()}
         return document
@@ -127,10 +138,50 @@ class Views:
         if not gone:
             raise ControlError(f"no meter {meter_id}")
         try:
+            for meter in gone:
+                self._collector.tasks.give_up(meter.meter_id, "", "meter forgotten")
             self._store.forget(meters=[name for meter in gone for name in (meter.meter_id, meter.key)])
         except StoreError as error:
             raise ControlError(f"the store: {error}") from error
         return {"forgotten": [meter.meter_id for meter in gone]}
+
+    def gaps(self, request: Mapping[str, object]) -> object:
+        """The slots that are missing, as ranges, of one `meter` or of all, at most `limit`. `going_on`: `last` is only
+        the last one so far."""
+        meter, limit = request.get("meter", ""), request.get("limit", GAPS_SHOWN)
+        if not isinstance(meter, str):
+            raise ControlError("meter is a text")
+        if not isinstance(limit, int) or isinstance(limit, bool) or not 1 <= limit <= GAPS_MAX:
+            raise ControlError(f"limit is 1 to {GAPS_MAX}")
+        try:
+            found = self._collector.tasks.gaps(meter)
+        except StoreError as error:
+            raise ControlError(f"the store: {error}") from error
+        shown = [
+            {**asdict(gap), "slots": (gap.last - gap.first) // gap.every + 1, "going_on": going_on}
+            for gap, going_on in found[:limit]
+        ]
+        return {"total": len(found), "gaps": shown}
+
+    def give_up(self, request: Mapping[str, object]) -> object:
+        """Close the gaps of a `meter`, or of one `task` of it, because of `why`."""
+        meter, task, why = (request.get(name, "") for name in ("meter", "task", "why"))
+        if not (isinstance(meter, str) and isinstance(task, str) and isinstance(why, str) and meter and why):
+            raise ControlError("meter, why, and at will task, are texts")
+        if len(why) > TEXT_CHARS_MAX:
+            raise ControlError(f"why has at most {TEXT_CHARS_MAX} characters")
+        try:
+            return {"closed": self._collector.tasks.give_up(meter, task, why)}
+        except StoreError as error:
+            raise ControlError(f"the store: {error}") from error
+
+    def _gap_count(self) -> dict[str, int] | None:
+        """Open gaps and how many go on; `None` while the store cannot tell."""
+        try:
+            count, going_on = self._collector.tasks.gap_count()
+        except StoreError:
+            return None
+        return {"open": count, "going_on": going_on}
 
     def _warnings(self, status: Status) -> list[str]:
         """What a person should look at although everything works."""

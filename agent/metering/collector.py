@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from agent.clock import Clock
 from agent.metering.orders.order_book import OrderBook
-from agent.metering.ports.portreader import Bridge, PortReader, ReaderDeps
+from agent.metering.ports.portreader import Bridge, PortHealth, PortReader, ReaderDeps
 from agent.metering.registry import Registry
 from agent.metering.scheduling.readinglist import ReadingLists
 from agent.metering.scheduling.tasks import TaskBook
@@ -16,6 +16,9 @@ from agent.metering.store.reading_store import Store
 from agent.settings.config import MeteringConfig, PortConfig
 from agent.settings.provisioning import Provisioning, TaskStatus
 from agent.status import MeterStatus
+
+SHARE_EVERY_S = 10.0  # how often the share of meters that cannot be read is reckoned
+UNREAD_SHARE_MAX = 0.1  # of a port's meters: a tenth is what churn and exchanges of meters make in a bad week
 
 
 class Collector:
@@ -34,13 +37,26 @@ class Collector:
         rng: random.Random,
         open_bridge: Callable[[PortConfig], Bridge],
         health: Callable[[bool, str], None] = lambda _ok, _detail: None,
+        meters_health: Callable[[bool, str], None] = lambda _ok, _detail: None,
     ) -> None:
+        """`health` takes the check `meter_port`, `meters_health` the check `meters`."""
         self.registry = registry
         self.orders = orders
-        self.tasks = TaskBook(store, lists, clock, catch_up_s=metering.catch_up_s)
+        self.tasks = TaskBook(
+            store,
+            lists,
+            clock,
+            catch_up_s=metering.catch_up_s,
+            meters=registry.meters,
+            port_problem=self._problem_of,
+        )
+        self._clock = clock
         self._health = health
+        self._meters_health = meters_health
+        self._look_at = 0.0
         self._lock = threading.Lock()
-        self._problems = {port.name: "not open yet" for port in ports if port.health}
+        self._ports = {port.name: PortHealth("not open yet") for port in ports}
+        self._checked = [port.name for port in ports if port.health]
         shared = ReaderDeps(store, registry, self.tasks, clock, rng, orders, self._port_health)
         self.workers = tuple(PortReader(port, metering, shared, open_bridge) for port in ports)
         self._report()
@@ -62,21 +78,46 @@ class Collector:
     def tick(self) -> None:
         self.registry.tick()
         self.orders.tick()
+        self.tasks.tick()
+        now = self._clock.monotonic()
+        if now >= self._look_at:
+            self._look_at = now + SHARE_EVERY_S
+            self._report_meters()
 
     def close(self) -> None:
         """Write what is known of meters to disk. Called after the workers have ended."""
         self.registry.save()
 
-    def _port_health(self, port: str, problem: str) -> None:
+    def _problem_of(self, port: str) -> str:
         with self._lock:
-            if port not in self._problems or self._problems[port] == problem:
+            return self._ports[port].problem if port in self._ports else ""
+
+    def _port_health(self, port: str, health: PortHealth) -> None:
+        with self._lock:
+            if port not in self._ports or self._ports[port] == health:
                 return
-            self._problems[port] = problem
+            self._ports[port] = health
         self._report()
 
     def _report(self) -> None:
-        """Publish the check `meter_port`: it is good when every port with `health: true` works."""
+        """Publish the check `meter_port`: it is good when every port with `health: true` works or is excused."""
         with self._lock:
-            wrong = [f"{port}: {problem}" for port, problem in self._problems.items() if problem]
-            detail = "; ".join(wrong) or (", ".join(self._problems) or "no ports")
-        self._health(not wrong, detail)
+            ports = {port: self._ports[port] for port in self._checked}
+        wrong = [f"{port}: {health.problem}" for port, health in ports.items() if health.problem and not health.excused]
+        right = [
+            f"{port} (no meter to prove it: {health.problem})" if health.problem else port
+            for port, health in ports.items()
+        ]
+        self._health(not wrong, "; ".join(wrong) or ", ".join(right) or "no ports")
+
+    def _report_meters(self) -> None:
+        """Publish the check `meters`: it is good while at most `UNREAD_SHARE_MAX` of the meters of every port with
+        `health: true` cannot be read. A firmware is not judged by it: meters fall silent for reasons of their own."""
+        meters = self.registry.meters() if self.tasks.in_force else ()
+        good, details = True, []
+        for port in self._checked:
+            counted = self.tasks.count([meter for meter in meters if meter.port == port])
+            if counted.total:
+                good = good and counted.unread <= UNREAD_SHARE_MAX * counted.total
+                details.append(f"{port}: {counted.text()}")
+        self._meters_health(good, "; ".join(details))

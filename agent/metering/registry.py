@@ -56,12 +56,13 @@ class _Entry:
     last_success: float = 0.0
     last_attempt: float = 0.0
     last_error: str = ""
+    silent: bool = False
 
     def status(self) -> MeterStatus:
         if self.left:
             state = "left"
         elif self.last_error:
-            state = "failing"
+            state = "silent" if self.silent else "failing"
         else:
             state = "read" if self.last_success else "joined"
         return MeterStatus(
@@ -174,14 +175,14 @@ class Registry:
             self._touch(identity=True)
             return entry.meter
 
-    def attempted(self, key: str, error: str = "") -> None:
-        """A visit ended: well, or with `error`."""
+    def attempted(self, key: str, error: str = "", *, silent: bool = False) -> None:
+        """A visit ended: well, or with `error`. `silent`: the meter answered nothing."""
         with self._lock:
             entry = self._entries.get(key)
             if entry is None:
                 return
             entry.last_attempt = self._clock.wall()
-            entry.last_error = error[:ERROR_CHARS_MAX]
+            entry.last_error, entry.silent = error[:ERROR_CHARS_MAX], silent
             if not error:
                 entry.last_success = entry.last_attempt
             self._touch()

@@ -83,7 +83,7 @@ class Ami:
             live("Id", Format.CHR, lambda path: self._find(path[2]).meter_id, "COSEM logical device name, or EUI-48"),
             live("Port", Format.CHR, lambda path: self._find(path[2]).port, "name of the serial port"),
             live("Address", Format.INT, lambda path: str(self._find(path[2]).address), "on the power line or bus"),
-            live("State", Format.CHR, lambda path: self._find(path[2]).state, "joined, read, failing, left"),
+            live("State", Format.CHR, lambda path: self._find(path[2]).state, "joined, read, silent, failing, left"),
             live(
                 "LastSuccess",
                 Format.INT,

@@ -13,9 +13,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent.settings.reader import REQUIRED, ConfigError, Section, compose
+from dlms.link.datalink import PARITIES, LineSettings
 from omadm.ssmp.wire import DEVICE_ID_BYTES_MAX, TEXT_BYTES_MAX
-from plc.errors import PlcProtocolError
-from plc.protocols import BUILT_IN, PRIME_USI, LinkRequest, Option, OptionValue, PortProtocol, find_protocol
+from plc.errors import PlcLocalError, PlcProtocolError
+from plc.protocols import (
+    BUILT_IN,
+    PRIME_USI,
+    Asking,
+    LinkRequest,
+    Option,
+    OptionValue,
+    PortProtocol,
+    find_protocol,
+    tcp_place,
+)
 
 if TYPE_CHECKING:
     from dlms.link.datalink import DataLink
@@ -26,7 +37,8 @@ DAY_S = 86_400
 MAC_ALGORITHMS = ("SHA-256", "MD5")
 PUBLIC_CLIENT = 16  # which every meter answers
 MANAGEMENT_LOGICAL_DEVICE = 1  # its SAP; every meter has one
-KEYS_OF_SOME_PROTOCOL = {"scan"} | {option.name for known in BUILT_IN.values() for option in known.options}
+OWN_HABIT = Asking()
+KEYS_OF_SOME_PROTOCOL = {"scan", "meters"} | {option.name for known in BUILT_IN.values() for option in known.options}
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +95,22 @@ class ScanConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class PortMeterConfig:
+    """A meter that differs from its port. `url`: where each meter has its own. `baudrate` and `parity`: how the line
+    stands for this one; with `mode_e`, which is its number in that opening and may be empty, the highest speed."""
+
+    address: int
+    url: str
+    baudrate: int
+    parity: str
+    mode_e: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class PortConfig:
     """One way to meters. `health`: whether this port must answer before a new firmware is confirmed. `options` are the
-    keys that only ports of this protocol have; one that is left out has its default. `unused`: keys that stand in the
+    keys that only ports of this protocol have; one that is left out has its default. `silence_s`: how long requests may
+    stay without a byte in answer before the port is opened anew; 0 for ever. `unused`: keys that stand in the
     file and belong to other protocols; they have no effect."""
 
     name: str
@@ -93,9 +118,12 @@ class PortConfig:
     url: str
     baudrate: int
     scan: ScanConfig | None = None
+    parity: str = "none"
+    meters: tuple[PortMeterConfig, ...] = ()
     parallel_max: int = 0  # 0: metering.parallel_max
     health: bool = True
     response_timeout_s: float = 5.0
+    silence_s: float = 60.0
     options: Mapping[str, OptionValue] = field(default_factory=dict)
     unused: tuple[str, ...] = ()
 
@@ -105,23 +133,40 @@ class PortConfig:
         *,
         client: int = PUBLIC_CLIENT,
         server: int = MANAGEMENT_LOGICAL_DEVICE,
-        retries: int | None = None,
+        asking: Asking = OWN_HABIT,
     ) -> DataLink:
-        """The data link to the meter with this address. `retries`: see `plc.protocols.LinkRequest`.
+        """The data link to the meter with this address. `asking`: see `plc.protocols.LinkRequest`.
 
         Raises `dlms.errors.LocalError` when the protocol cannot reach such an address.
         """
+        meter = self.meter(address)
         return self.protocol.make_link(
             LinkRequest(
                 client=client,
                 server=server,
                 address=address,
-                baudrate=self.baudrate,
+                baudrate=meter.baudrate if meter else self.baudrate,
+                parity=meter.parity if meter else self.parity,
+                mode_e=meter.mode_e if meter else None,
                 response_timeout_s=self.response_timeout_s,
                 options=self.protocol.with_defaults(self.options),
-                retries=retries,
+                asking=asking,
             )
         )
+
+    def meter(self, address: int) -> PortMeterConfig | None:
+        """What is special about the meter with this address; `None` for nothing."""
+        return next((meter for meter in self.meters if meter.address == address), None)
+
+    def line(self, address: int) -> LineSettings:
+        """How the line stands for the meter with this address."""
+        meter = self.meter(address)
+        return LineSettings(meter.baudrate, meter.parity) if meter else LineSettings(self.baudrate, self.parity)
+
+    @property
+    def where(self) -> str:
+        """What the port leads to, for people."""
+        return self.url or f"{len(self.meters)} meters"
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +226,13 @@ class WatchdogConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class ClockConfig:
+    """`synchronized_file`: what a time service touches after each synchronisation; `None` for none."""
+
+    synchronized_file: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class LogConfig:
     """`file` is `None` for the error output, or the journal where systemd's extra is installed."""
 
@@ -207,6 +259,7 @@ class Config:
     orders: OrdersConfig = field(default=OrdersConfig())
     watchdog: WatchdogConfig = field(default=WatchdogConfig())
     log: LogConfig = field(default=LogConfig())
+    clock: ClockConfig = field(default=ClockConfig())
 
 
 def load(file: Path) -> Config:
@@ -224,10 +277,11 @@ def load(file: Path) -> Config:
         state_dir=state_dir,
         control_socket=top.path("control_socket", "/run/dcu/control.sock"),
         control_group=top.text("control_group", "", filled=False),
-        reboot_command=top.texts("reboot_command", ("reboot",)),
+        reboot_command=top.command("reboot_command", ("reboot",)),
         orders=_orders(top.section("orders")),
         watchdog=_watchdog(top.section("watchdog")),
         log=_log(top.section("log")),
+        clock=_clock(top.section("clock")),
     )
     top.end()
     if len(os.fsencode(config.control_socket)) > 107:  # sun_path holds 108 bytes, the last is NUL
@@ -310,7 +364,7 @@ def _ports(top: Section) -> tuple[PortConfig, ...]:
         port = _port(section)
         if any(port.name == other.name for other in ports):
             section.note("name", f"another port has the name {port.name!r}")
-        if any(port.url == other.url for other in ports):
+        if port.url and any(port.url == other.url for other in ports):
             section.note("url", f"another port has the URL {port.url!r}")
         ports.append(port)
     return tuple(ports)
@@ -323,19 +377,71 @@ def _port(section: Section) -> PortConfig:
     port = PortConfig(
         name=section.text("name", pattern=r"[A-Za-z0-9_-]{1,32}", wanted="up to 32 letters, digits, - and _"),
         protocol=protocol,
-        url=section.text("url"),
+        url="" if protocol.own_urls else section.url("url"),
         baudrate=section.integer("baudrate", protocol.baudrate, 300, 4_000_000),
+        parity=section.choice("parity", "none", PARITIES),
         scan=_scan(section, protocol),
         parallel_max=section.integer("parallel_max", 0, 0, 64),
         health=section.flag("health", default=True),
         response_timeout_s=section.number("response_timeout_s", protocol.response_timeout_s, 0.05, 120),
+        silence_s=section.number("silence_s", 60.0, 0, DAY_S),
         options={option.name: _option(section, option) for option in protocol.options},
     )
+    if protocol.own_lines or protocol.own_urls:
+        port = replace(port, meters=_port_meters(section, port))
     # A file that an earlier version took is not refused for a key that only another protocol's ports have.
     port = replace(port, unused=section.unused(sorted(KEYS_OF_SOME_PROTOCOL)))
     if named is not None:  # else nobody knows which keys it has
         section.end()
     return port
+
+
+def _port_meters(section: Section, port: PortConfig) -> tuple[PortMeterConfig, ...]:
+    meters: list[PortMeterConfig] = []
+    for entry in section.sections("meters"):
+        meter = _port_meter(entry, port)
+        if any(meter.address == other.address for other in meters):
+            entry.note("address", f"another meter of this port has the address {meter.address}")
+        if meter.url and any(meter.url == other.url for other in meters):
+            entry.note("url", f"another meter of this port has the URL {meter.url!r}")
+        meters.append(meter)
+    opened = [meter for meter in meters if meter.mode_e is not None]
+    if len(opened) > 1 and not all(meter.mode_e for meter in opened):
+        section.note(
+            "meters", "where several have mode_e, each needs its mode_e_address: without one all of them answer"
+        )
+    if port.protocol.own_urls and not meters:
+        section.note("meters", f"is missing or empty: each meter of {port.protocol.name} ports has a URL of its own")
+    return tuple(meters)
+
+
+def _port_meter(entry: Section, port: PortConfig) -> PortMeterConfig:
+    lowest, highest = (port.protocol.scan.lowest, port.protocol.scan.highest) if port.protocol.scan else (1, 0xFFFF)
+    address = entry.integer("address", REQUIRED, lowest, highest)
+    url, baudrate, parity, mode_e = "", port.baudrate, port.parity, None
+    if port.protocol.own_urls:
+        url = entry.text("url")
+        try:
+            if url:
+                tcp_place(url)
+        except PlcLocalError as error:
+            entry.note("url", str(error))
+    if port.protocol.own_lines:
+        baudrate = entry.integer("baudrate", port.baudrate, 300, 4_000_000)
+        parity = entry.choice("parity", port.parity, PARITIES)
+        number = entry.text(
+            "mode_e_address", "", pattern=r"[A-Za-z0-9]{1,32}", wanted="up to 32 letters and digits", filled=False
+        )
+        mode_e = number if entry.flag("mode_e", default=False) else None
+        if number and mode_e is None:
+            entry.note("mode_e_address", "has no use without mode_e: true")
+        if mode_e is not None and entry.has("parity"):
+            entry.note("parity", "has no use with mode_e, which ends in HDLC without parity")
+        own_line = mode_e is not None or (baudrate, parity) != (port.baudrate, port.parity)
+        if own_line and port.url.startswith(("socket://", "udp://")):
+            entry.note("", "a line of its own needs a serial port or rfc2217://: nobody can set a line behind a socket")
+    entry.end()
+    return PortMeterConfig(address, url, baudrate, parity, mode_e)
 
 
 def _protocol(section: Section) -> PortProtocol | None:
@@ -432,7 +538,7 @@ def _update(section: Section, state_dir: Path) -> UpdateConfig:
         boot_id_file=section.path("boot_id_file", "/proc/sys/kernel/random/boot_id"),
         roots=section.path("roots", "/etc/dcu/roots.pem"),
         compatible=section.text("compatible"),
-        command=section.texts("command", ("dcu-update",)),
+        command=section.command("command", ("dcu-update",)),
         software_dir=section.path("software_dir", state_dir / "software"),
         full_instead_of_delta=section.choice("full_instead_of_delta", "never", ("never", "always")),
         full_bytes_max=section.integer("full_bytes_max", 1 << 30, 1, 1 << 30),
@@ -444,8 +550,9 @@ def _update(section: Section, state_dir: Path) -> UpdateConfig:
 
 
 def _watchdog(section: Section) -> WatchdogConfig:
+    device = section.text("device", "", filled=False)
     watchdog = WatchdogConfig(
-        device=section.text("device", "", filled=False), timeout_s=section.integer("timeout_s", 60, 5, 600)
+        device=str(section.path("device")) if device else "", timeout_s=section.integer("timeout_s", 60, 5, 600)
     )
     section.end()
     return watchdog
@@ -460,3 +567,10 @@ def _log(section: Section) -> LogConfig:
     )
     section.end()
     return log
+
+
+def _clock(section: Section) -> ClockConfig:
+    file = section.path("synchronized_file", Path())
+    clock = ClockConfig(synchronized_file=file if section.has("synchronized_file") else None)
+    section.end()
+    return clock

@@ -7,6 +7,7 @@ stops the reading, so that one look at the output shows everything that is to be
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -80,14 +81,15 @@ def compose(file: Path) -> Section:
         raise ConfigError(file, [Problem(1, "", f"not YAML: {first_line}")]) from error
     if not isinstance(node, yaml.MappingNode):
         raise ConfigError(file, [Problem(1, "", "the top of the file is a mapping of sections")])
-    return Section(node, "", [], file.parent)
+    return Section(node, "", [], file.absolute().parent)
 
 
 class Section:
     """One mapping. Every getter notes a problem and returns the default, or a stand-in, when the value is unusable."""
 
     def __init__(self, node: yaml.MappingNode | None, path: str, problems: list[Problem], base: Path) -> None:
-        """`node` is `None` for a section that the file leaves out; `base` is where relative paths start."""
+        """`node` is `None` for a section that the file leaves out; `base`, which is absolute, is where relative paths
+        start."""
         self._path = path
         self._problems = problems
         self._base = base
@@ -139,7 +141,18 @@ class Section:
         if not value or "\0" in value:
             self.note(key, "wanted a path")
             return self._base
-        return self._base / Path(value).expanduser()
+        return self._place(value)
+
+    def url(self, key: str) -> str:
+        """Return a URL. One without a scheme is the path of a device, and starts where all paths start."""
+        value = self.text(key)
+        return value if "://" in value or not value else str(self._place(value))
+
+    def command(self, key: str, default: Sequence[str]) -> tuple[str, ...]:
+        """Return a program and its arguments. A program without a slash is looked for in `PATH`; one with a slash is a
+        path, and starts where all paths start. Arguments are left as they are."""
+        found = self.texts(key, default)
+        return (str(self._place(found[0])), *found[1:]) if found and "/" in found[0] else found
 
     def integer(self, key: str, default: int | _Required, low: int, high: int) -> int:
         """Return a whole number from `low` to `high`."""
@@ -243,6 +256,9 @@ class Section:
                 self.note(key, f"unknown key{_suggestion(key, known)}")
 
     # --- inside ---
+
+    def _place(self, path: str) -> Path:
+        return self._base / os.path.expanduser(path)  # noqa: PTH111 - Path's raises where there is no such home
 
     def _take(self, key: yaml.Node, value: yaml.Node) -> None:
         if not isinstance(key, yaml.ScalarNode):

@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from dlms.errors import DlmsError
+from dlms.errors import DlmsError, LocalError
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,43 @@ class LinkUp:
     apdu_bytes_max: int = 0xFFFF
     ends_association: bool = False
     may_repeat: bool = False
+
+
+PARITIES = ("none", "even", "odd")
+
+
+@dataclass(frozen=True, slots=True)
+class LineSettings:
+    """How an asynchronous line stands: eight data bits, one stop bit, and a parity bit where `parity` is not `none`."""
+
+    baudrate: int
+    parity: str = "none"
+
+    def __post_init__(self) -> None:
+        if self.baudrate <= 0 or self.parity not in PARITIES:
+            raise LocalError(f"{self.baudrate} baud, parity {self.parity}: no line stands like that")
+
+    @property
+    def octet_s(self) -> float:
+        """Seconds that an octet takes: start bit, eight data bits, parity bit, stop bit."""
+        return (10 if self.parity == "none" else 11) / self.baudrate
+
+
+@dataclass(slots=True)
+class LineHeard:
+    """What came from the line during one connection of a link that shares it with others (HDLC).
+
+    `octets` are all that came, but for echoes of our own. `frames` are whole ones of the station that was asked,
+    `others` those of or for anybody else. `doubles` counts answers that only a second station at the same address can
+    have given. `turnaround_s` is what the station took to begin its first answer; `None` before it, and where the
+    question had to be repeated.
+    """
+
+    octets: int = 0
+    frames: int = 0
+    others: int = 0
+    doubles: int = 0
+    turnaround_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +120,12 @@ class DataLink(Protocol):
     def next_deadline(self) -> float | None: ...
 
     def on_deadline(self, now: float) -> None: ...
+
+
+def heard_by(link: DataLink) -> LineHeard | None:
+    """What this link has heard; `None` for a link that does not say."""
+    heard = getattr(link, "heard", None)
+    return heard if isinstance(heard, LineHeard) else None
 
 
 class ServerLink(DataLink, Protocol):

@@ -12,7 +12,9 @@ import select
 import time
 from typing import TYPE_CHECKING, Protocol
 
-from dlms.errors import LinkError, LocalError
+from dlms.errors import LinkError, LocalError, PortBusyError
+from dlms.link.datalink import LineSettings
+from dlms.link.exclusive import BUSY, holder_of, keep_others_out
 
 if TYPE_CHECKING:
     import socket
@@ -22,6 +24,10 @@ if TYPE_CHECKING:
 CONNECT_TIMEOUT_S = 10.0
 READ_BYTES_MAX = 65536
 WRITE_TIMEOUT_S = 30.0
+KEEPALIVE_IDLE_S = 30  # a connection without traffic is probed after this,
+KEEPALIVE_INTERVAL_S = 10  # then so often,
+KEEPALIVE_PROBES = 3  # and is over when so many probes in a row were not answered
+UNACKNOWLEDGED_MS = 60_000  # or when what was written is not acknowledged for so long (TCP_USER_TIMEOUT, tcp(7))
 SLICE_S = 0.02  # how late a port without a file descriptor may notice that a read has timed out
 
 
@@ -120,9 +126,22 @@ class SerialPort:
         except (OSError, ValueError) as error:
             raise LinkError(f"serial port {self._name} at {baudrate} baud: {error}") from error
 
+    def set_line(self, line: LineSettings) -> None:
+        """Go on at another speed and parity; what came before is dropped. Raises `LinkError`."""
+        try:
+            self._port.parity = _parity(line.parity)
+        except (OSError, ValueError) as error:
+            raise LinkError(f"serial port {self._name} with parity {line.parity}: {error}") from error
+        self.set_speed(line.baudrate)
+
     def close(self) -> None:
         with contextlib.suppress(OSError, ValueError):  # it was gone already
             self._port.close()
+
+
+def _parity(name: str) -> str:
+    """Return pyserial's letter."""
+    return name[:1].upper()
 
 
 def _has_descriptor(port: serial.Serial) -> bool:
@@ -130,33 +149,68 @@ def _has_descriptor(port: serial.Serial) -> bool:
     return type(port).fileno is not io.RawIOBase.fileno
 
 
-def open_port(url: str, baudrate: int = 9600, *, write_timeout_s: float = WRITE_TIMEOUT_S) -> Port:
-    """Open the port at `url`, serial ones with 8 data bits, no parity, one stop bit.
+def open_port(
+    url: str, baudrate: int = 9600, *, parity: str = "none", write_timeout_s: float = WRITE_TIMEOUT_S
+) -> Port:
+    """Open the port at `url`, serial ones with 8 data bits, one stop bit, and `parity` (see `LineSettings`).
 
     A write that takes longer than `write_timeout_s` fails. Raises `LocalError` for a URL that cannot be, `LinkError`
     when it cannot be opened.
     """
     if url.startswith(("socket://", "udp://")):
         return _open_socket(url, write_timeout_s)
-    return open_serial(url, baudrate, write_timeout_s=write_timeout_s)
+    return open_serial(url, baudrate, parity=parity, write_timeout_s=write_timeout_s)
 
 
-def open_serial(url: str, baudrate: int, *, write_timeout_s: float = WRITE_TIMEOUT_S) -> SerialPort:
-    """Open what pyserial opens, 8N1. Raises `LocalError`, `LinkError`."""
+def open_serial(
+    url: str, baudrate: int, *, parity: str = "none", write_timeout_s: float = WRITE_TIMEOUT_S
+) -> SerialPort:
+    """Open what pyserial opens. Raises `LocalError`, `LinkError`; `PortBusyError` where another process has it.
+
+    A device of this machine is opened for this process alone (`dlms.link.exclusive`).
+    """
     import serial
 
     # pyserial's rfc2217 refuses a write timeout; its socket has one of its own.
     timeout_s = None if url.startswith("rfc2217://") else write_timeout_s
     try:
-        port = serial.serial_for_url(url, do_not_open=True, baudrate=baudrate, write_timeout=timeout_s)
+        port = serial.serial_for_url(
+            url, do_not_open=True, baudrate=baudrate, parity=_parity(parity), write_timeout=timeout_s
+        )
         port.timeout = 0 if _has_descriptor(port) else SLICE_S
+        if isinstance(port, serial.Serial):  # a device, not something behind a URL
+            port.exclusive = True  # pyserial's word for the lock
     except ValueError as error:
         raise LocalError(f"{url}: {error}") from error
     try:
         port.open()
+        if port.exclusive:
+            keep_others_out(port.fileno())
+        network = getattr(port, "_socket", None)  # of rfc2217, which has no other way to it
+        if network is not None:
+            keep_alive(network)
     except (OSError, ValueError) as error:
+        port.close()
+        if getattr(error, "errno", None) in BUSY and isinstance(port, serial.Serial):
+            raise PortBusyError(url, holder_of(str(port.name))) from error
         raise LinkError(f"{url}: {error}") from error
     return SerialPort(port)
+
+
+def keep_alive(connected: socket.socket) -> None:
+    """Have the system notice that the host at the other end is gone, also while nothing is written: a terminal server
+    that lost its power says no good-bye."""
+    import socket
+
+    connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (
+        ("TCP_KEEPIDLE", KEEPALIVE_IDLE_S),
+        ("TCP_KEEPINTVL", KEEPALIVE_INTERVAL_S),
+        ("TCP_KEEPCNT", KEEPALIVE_PROBES),
+        ("TCP_USER_TIMEOUT", UNACKNOWLEDGED_MS),
+    ):
+        if hasattr(socket, name):  # Linux has them all
+            connected.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 def _open_socket(url: str, write_timeout_s: float) -> SocketPort:
@@ -178,6 +232,7 @@ def _open_socket(url: str, write_timeout_s: float) -> SocketPort:
         else:
             connected = socket.create_connection((address[0], address[1]), CONNECT_TIMEOUT_S)
             connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            keep_alive(connected)
     except OSError as error:
         raise LinkError(f"{url}: {error}") from error
     return SocketPort(connected, write_timeout_s)

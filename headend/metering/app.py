@@ -40,9 +40,15 @@ def create_app(engine: Engine, *, wall: Callable[[], float] = time.time) -> Star
         except SQLAlchemyError as error:
             log.exception("readings not stored", extra={"event": "metering.store.failed"})
             raise web.HttpProblem(503, "the readings could not be stored") from error
-        highest = batch.records[-1].id if batch.records else None
-        log.info("%s: %d readings, up to id %s", device, len(batch.records), highest, extra={"event": "metering.batch"})
-        return JSONResponse({"acknowledged": highest})
+        log.info(
+            "%s: %d readings, %d reports of gaps, up to id %s",
+            device,
+            len(batch.records),
+            len(batch.gaps),
+            batch.last,
+            extra={"event": "metering.batch"},
+        )
+        return JSONResponse({"acknowledged": batch.last})
 
     return Starlette(
         routes=[Route("/v1/readings", post_readings, methods=["POST"]), web.health_route()],

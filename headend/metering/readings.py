@@ -27,6 +27,7 @@ from sqlalchemy import (
 
 from dlms.cosem import units
 from headend import db, web
+from headend.metering import gaps
 from omadm.readings import Batch
 
 TOKEN_BYTES = 32
@@ -128,9 +129,7 @@ def unit_shown(number: int | None) -> str:
 
 
 def store(engine: Engine, batch: Batch, now: float) -> None:
-    """Store the new readings of a batch; they are committed on return."""
-    if not batch.records:
-        return
+    """Store the new readings of a batch, and what it tells of gaps; all is committed on return."""
     rows: list[dict[str, object]] = [
         {
             **{name: value for name, value in asdict(record).items() if name in readings.c},
@@ -157,6 +156,21 @@ def store(engine: Engine, batch: Batch, now: float) -> None:
         db.insert_new(connection, readings, rows)
         db.insert_new(connection, doubtful, doubts)
         _see_meters(connection, batch, now)
+        gaps.apply(connection, batch, now)
+        gaps.end_before(connection, batch, now)
+        for report_id, report in gaps.doubted(batch):
+            connection.execute(
+                update(readings)
+                .where(
+                    readings.c.device == batch.device,
+                    readings.c.store == batch.store,
+                    readings.c.id < report_id,
+                    readings.c.meter == report.meter,
+                    readings.c.task == report.task,
+                    readings.c.run.between(report.first, report.last),
+                )
+                .values(trusted=False)
+            )
 
 
 def _see_meters(connection: Connection, batch: Batch, now: float) -> None:

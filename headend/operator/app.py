@@ -26,7 +26,7 @@ from headend.dm.jobs import queue
 from headend.dm.jobs.types import JobError
 from headend.dm.push import PushError
 from headend.dm.schemes import AUTH_TYPES
-from headend.metering import readings
+from headend.metering import gaps, readings
 from headend.operator import views
 from headend.operator.console import Console
 from headend.security import devices
@@ -292,7 +292,39 @@ def _metering_routes(deps: OperatorDeps) -> list[Route]:
 
         return JSONResponse({"readings": await run_in_threadpool(work)})
 
+    async def list_gaps(request: Request) -> Response:
+        query = request.query_params
+
+        def work() -> list[dict[str, Any]]:
+            return gaps.listing(
+                deps.engine,
+                device=query.get("device"),
+                meter=query.get("meter"),
+                state=query.get("state"),
+                limit=_limit(request),
+                offset=_number(request, "offset") or 0,
+            )
+
+        return JSONResponse({"gaps": await run_in_threadpool(work)})
+
+    async def give_up_gaps(request: Request) -> Response:
+        body = await web.read_json(request)
+        device, meter, task, why = (body.get(name) for name in ("device", "meter", "task", "why"))
+        if not (isinstance(device, str) and isinstance(meter, str) and isinstance(why, str) and 0 < len(why) <= 128):
+            raise web.HttpProblem(400, "device, meter, and why (at most 128 characters) are expected")
+        if task is not None and not isinstance(task, str):
+            raise web.HttpProblem(400, "task: a text is expected")
+
+        def work() -> int:
+            return gaps.give_up(deps.engine, device, meter, why, deps.wall(), task=task)
+
+        closed = await run_in_threadpool(work)
+        log.info("%d gaps of %s given up: %s", closed, meter, why, extra={"event": "operator.gaps"})
+        return JSONResponse({"closed": closed})
+
     return [
+        Route("/v1/gaps", list_gaps, methods=["GET"]),
+        Route("/v1/gaps/give-up", give_up_gaps, methods=["POST"]),
         Route("/v1/meters", list_meters, methods=["GET"]),
         Route("/v1/readings", list_readings, methods=["GET"]),
     ]

@@ -249,6 +249,7 @@ def _lister(name: str, columns: Sequence[str], help_text: str, *options: Callabl
 
 
 _METER = click.option("--meter", help="Only this meter.")
+_STATE = click.option("--state", type=click.Choice(["open", "closed"]), help="Only these.")
 _RUN = click.option("--run", type=int, help="Only this run (seconds since the epoch).")
 _OBIS = click.option("--obis", help="Only this code, as 1.0.1.8.0.255.")
 _ORDER = click.option("--newest", "order", flag_value="newest", help="The newest first.")
@@ -299,6 +300,15 @@ _lister(
     _OBIS,
     _RUN,
     _ORDER,
+    _LIMIT,
+)
+_lister(
+    "gaps",
+    ("device", "meter", "task", "profile", "first", "last", "slots", "reason", "state", "how"),
+    "The readings that are missing, as ranges, open ones first.",
+    _DEVICE,
+    _METER,
+    _STATE,
     _LIMIT,
 )
 _lister(

@@ -27,7 +27,7 @@ from starlette.routing import Route
 
 from headend import db, web
 from headend.dm.jobs import queue
-from headend.metering import readings
+from headend.metering import gaps, readings
 from headend.operator import views
 from headend.security import devices
 from headend.security.limits import RateLimit
@@ -86,6 +86,7 @@ class Console:
             "/meters": self._meters,
             "/meter": self._meter,
             "/readings": self._readings,
+            "/gaps": self._gaps,
             "/jobs": self._jobs,
             "/alerts": self._alerts,
             "/packages": self._packages_page,
@@ -213,11 +214,24 @@ class Console:
         if run is None and runs:
             run = int(str(runs[0]["run"]))
         rows = readings.list_readings(self._engine, device=device, meter=meter, run=run, limit=READINGS_PER_RUN_MAX)
-        return "meter.html", {"device": device, "meter": meter, "runs": runs, "run": run, "readings": rows}
+        missing = gaps.listing(self._engine, device=device, meter=meter, limit=ROWS)
+        return "meter.html", {
+            "device": device,
+            "meter": meter,
+            "runs": runs,
+            "run": run,
+            "readings": rows,
+            "gaps": missing,
+        }
 
     def _readings(self, _: Request) -> tuple[str, dict[str, Any]]:
         rows = readings.list_readings(self._engine, newest=True, limit=2 * ROWS)
         return "readings.html", {"readings": rows, "refresh_s": REFRESH_S}
+
+    def _gaps(self, request: Request) -> tuple[str, dict[str, Any]]:
+        state = request.query_params.get("state", "open")
+        rows = gaps.listing(self._engine, state=None if state == "all" else state, limit=2 * ROWS)
+        return "gaps.html", {"gaps": rows, "state": state, "refresh_s": REFRESH_S}
 
     def _jobs(self, _: Request) -> tuple[str, dict[str, Any]]:
         with db.reader(self._engine).begin() as connection:

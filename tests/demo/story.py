@@ -23,6 +23,8 @@ METERS_PLC = 10
 ADDRESSES_RS485 = (17, 18)
 METERS = METERS_PLC + len(ADDRESSES_RS485)
 READ_EVERY_S = 15
+PROFILE_EVERY_S = 900
+PROFILE_LIST = "load-profile-15min"
 CUTS_BYTES = (5 << 20, 9 << 20)
 ADVANCE_WH = 1234
 COMMAND_S = 60
@@ -177,6 +179,7 @@ class Story:
             {"path": "./AMI/Access/Auth", "value": "low"},
             {"path": "./AMI/Access/Secret", "value": self.meter_password().read_text()},
             *self.task_nodes(task, "billing values", READ_EVERY_S, LIST.stem),
+            *self.task_nodes("./SCHED/Task/profile", "load profile", PROFILE_EVERY_S, PROFILE_LIST),
         ]
         before = self.boot_count()
         job = self.finish(stage, self.headend.job(DEVICE_ID, "provision", {"nodes": nodes}), 30, "provisioning")

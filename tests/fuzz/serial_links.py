@@ -17,6 +17,7 @@ from dlms.link.hdlc.frames import HdlcAddress, HdlcDecoder, HdlcFrame, HdlcNoise
 from dlms.link.hdlc.params import FrameReject, LinkParameters
 from dlms.link.hdlc.primary import HdlcClientLink, HdlcServerLink
 from dlms.link.llc import LlcLink
+from dlms.link.mode_e.link import ModeELink
 from dlms.link.mode_e.meter import ModeEMeter
 from dlms.link.mode_e.opening import Identification, ModeEOpening
 from dlms.link.trace import HEADER, parse_trace
@@ -236,6 +237,19 @@ def run_mode_e(data: bytes) -> None:
     list(iter(opening.next_event, None))
 
 
+def run_mode_e_link(data: bytes) -> None:
+    link = ModeELink(ModeEOpening(), lambda _: HdlcClientLink(17, 1), lost_at=9600)
+    link.connect(0.0)
+    now = 0.0
+    for start in range(0, len(data), 8):
+        link.receive(data[start : start + 8], now)
+        list(iter(link.next_event, None))
+        link.take_output()
+        if (deadline := link.next_deadline()) is not None:
+            now = max(now, deadline)
+            link.on_deadline(now)
+
+
 def run_mode_e_meter(data: bytes) -> None:
     meter = ModeEMeter(Identification("ABC", "5", "METER", offers_hdlc=True), "17")
     meter.receive(data, 1.0)
@@ -314,6 +328,11 @@ def hdlc_seeds() -> list[bytes]:
     return [b"\x03" + frames(to_client=True), b"\x07" + frames(to_client=False), b"\x01\x7e\x7e\xa7\xff\x03"]
 
 
+def mode_e_seeds() -> list[bytes]:
+    connected = HdlcFrame(CLIENT, METER, 0x73, LinkParameters().emit()).emit()
+    return [b"/ABC5\\2METER\r\n\x06252\r\n".ljust(32) + connected, connected]
+
+
 def wrapper_seeds() -> list[bytes]:
     return [b"\x04" + WrapperFrame(1, 16, GET).emit() + WrapperFrame(2, 16, b"").emit(), b"\x02\x00\x01\x00"]
 
@@ -351,6 +370,7 @@ TARGETS = {
     "wrapper": Target(run_wrapper, wrapper_seeds, (), "/dlms/"),
     "llc": Target(run_llc, lambda: [GET], (), "/dlms/"),
     "mode-e": Target(run_mode_e, lambda: [rb"/ABC5\2METER" + b"\r\n\x06252\r\n"], (), "/dlms/"),
+    "mode-e-link": Target(run_mode_e_link, mode_e_seeds, (), "/dlms/", mutations=400),
     "mode-e-meter": Target(run_mode_e_meter, lambda: [b"/?17!\r\n\x06252\r\n"], (), "/dlms/"),
     "trace": Target(
         lambda data: parse_trace(data.decode("latin-1")),

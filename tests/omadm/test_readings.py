@@ -198,3 +198,51 @@ def test_a_packed_body_is_read_and_a_larger_one_has_an_error_of_its_own() -> Non
 def test_a_profile_is_a_text() -> None:
     with pytest.raises(readings.BatchError, match="profile"):
         readings.parse(a_batch(a_record(profile=5)))
+
+
+# ---- gaps
+
+
+def a_gap(record_id: int = 1, **fields: Any) -> dict[str, Any]:
+    return {
+        "id": record_id, "gap": "open", "meter": "KEP1", "task": "t1", "profile": None, "first": 900, "last": 2700,
+        "every": 900, "reason": "concentrator-off", "how": None, "noted": 1770000000.5, **fields,
+    }  # fmt: skip
+
+
+def test_reports_of_gaps_travel_among_the_readings() -> None:
+    batch = readings.parse(a_batch(a_record(3), a_gap(4), a_record(7), a_gap(9, last=None)))
+    assert [record.id for record in batch.records] == [3, 7]
+    assert [(gap.id, gap.report.first, gap.report.last) for gap in batch.gaps] == [(4, 900, 2700), (9, 900, None)]
+    assert batch.last == 9
+
+
+def test_a_report_survives_the_store_and_the_wire() -> None:
+    report = readings.GapReport(
+        "closed", "KEP1", "t1", "1.0.99.1.0.255", 900, 2700, 900, "meter-silent", "profile", 5.5
+    )
+    body = readings.emit(DEVICE, STORE, [readings.record(5, json.loads(json.dumps(report.row())))])
+    (gap,) = readings.parse(body).gaps
+    assert (gap.id, gap.report) == (5, report)
+    assert len(report.row()) in readings.ROW_SIZES
+    assert len(set(readings.ROW_SIZES)) == 4, "rows are told apart by their length"
+
+
+@pytest.mark.parametrize(
+    ("fields", "where"),
+    [
+        ({"gap": "perhaps"}, "gap"),
+        ({"gap": "closed", "last": None}, "last"),
+        ({"gap": "doubted", "last": None}, "last"),
+        ({"last": 899}, "last"),
+        ({"last": 2701}, "last"),
+        ({"every": 0}, "every"),
+        ({"first": -1}, "first"),
+        ({"reason": None}, "reason"),
+        ({"how": "x" * 129}, "how"),
+        ({"noted": "now"}, "noted"),
+    ],
+)
+def test_what_is_no_report_of_a_gap_is_refused(fields: dict[str, Any], where: str) -> None:
+    with pytest.raises(readings.BatchError, match=where):
+        readings.parse(a_batch(a_gap(**fields)))

@@ -11,7 +11,7 @@ import pytest
 
 from dlms.link.port import open_port
 from plc.bridge import Bridge, open_bridge
-from plc.errors import PlcLocalError, PlcPortError
+from plc.errors import PlcLocalError, PlcPortError, PlcSilentError
 from plc.events import DataConfirmed, DataFailed, DataReceived, FailReason, NodeJoined, NodesListed
 from plc.link import CONFIRM_TIMEOUT_S, PlcLink
 from plc.prime import DataConfirm, DataIndication, DataRequest, JoinIndication, PrimePayload
@@ -209,3 +209,44 @@ def test_a_terminal_that_hangs_up_is_a_port_error_and_never_silence() -> None:
     with pytest.raises(PlcPortError):
         bridge.poll(0.0, 1.0)
     bridge.close()
+
+
+@pytest.mark.parametrize(
+    ("requests", "every_s", "silence_s", "gives_up"),
+    [
+        (8, 10.0, 60.0, True),
+        (8, 1.0, 60.0, False),  # not for long enough
+        (3, 100.0, 60.0, False),  # too few to say so
+        (50, 10.0, 0.0, False),  # for ever
+    ],
+)
+def test_a_port_that_gives_nothing_is_given_up_after_requests_and_time(
+    requests: int, every_s: float, silence_s: float, gives_up: bool
+) -> None:
+    port = FakePort()
+    bridge = Bridge(port, TransparentLink(), port.clock, silence_s=silence_s)
+    channel = bridge.channel(17)
+
+    def ask() -> None:
+        for _ in range(requests):
+            channel.send(b"~snrm~", port.now)
+            bridge.poll(port.now, every_s)
+
+    if gives_up:
+        with pytest.raises(PlcSilentError, match="nothing was heard in 80 s, in answer to 8 requests"):
+            ask()
+    else:
+        ask()
+
+
+def test_one_byte_is_enough_to_be_alive_and_nothing_is_expected_where_nothing_was_asked() -> None:
+    port = FakePort()
+    bridge = Bridge(port, TransparentLink(), port.clock, silence_s=60.0)
+    channel = bridge.channel(17)
+    bridge.poll(port.now, 86_400.0)
+    for number in range(40):
+        channel.send(b"~snrm~", port.now)
+        if number % 7 == 0:
+            port.incoming = [b"\0"]
+        bridge.poll(port.now, 20.0)
+    assert bridge.octets_heard == 6

@@ -6,7 +6,10 @@ found is said by the port (`scan`), how many are visited at once by its bridge (
 
 The port counts as working once a *meter* has answered through it: a base node that talks about its meters proves the
 wire to it and nothing beyond. A new firmware has to be judged within minutes, and the next run may be hours away: after
-a port was opened, some meter is visited just to identify it, by reading its name.
+a port was opened, some meter is visited just to identify it, by reading its name. Where no meter was ever known there
+is nothing to prove: what is wrong with such a port is told, and excused.
+
+A port that takes bytes and gives none is opened anew, after pauses that grow.
 
 How long a meter behind a base node takes to answer is learned per meter and per port; a request that is not answered by
 then is asked again, see `dlms.client.session`. A visit that waits beyond that, or only for its end, gives its place to
@@ -32,13 +35,16 @@ from functools import partial
 from typing import Protocol
 
 from agent.clock import Clock
+from agent.metering.ledger.ledger import Reason
 from agent.metering.orders.order_book import OrderBook, Task
 from agent.metering.orders.order_visit import OrderVisit
+from agent.metering.ports.line_watch import LineWatch
+from agent.metering.ports.patience import Patience
 from agent.metering.ports.probe import Probe
 from agent.metering.registry import Meter, Registry
 from agent.metering.scheduling.schedule import Backoff
 from agent.metering.scheduling.tasks import Job, TaskBook
-from agent.metering.store.reading_store import Progress, Store, StoreError
+from agent.metering.store.reading_store import Store, StoreError
 from agent.metering.visit.profile_catchup import ProfileReading
 from agent.metering.visit.visit import Channel, ProfileKey, Visit, is_profile
 from agent.metering.visit.visit_memory import KnowledgeCache, Leftovers, Retries, places, values_stored
@@ -46,9 +52,10 @@ from agent.settings.config import MANAGEMENT_LOGICAL_DEVICE, MeteringConfig, Por
 from dlms.client.session import MeterSession
 from dlms.cosem.time import ClockPolicy
 from dlms.errors import DlmsError
+from dlms.link.datalink import DataLink, LineSettings, heard_by
 from dlms.link.roundtrip import Bounds, NodeRoundTrip, RoundTrips
 from dlms.security.settings import open_auth
-from plc.errors import PlcError, PlcLocalError
+from plc.errors import PlcError, PlcLocalError, PlcSilentError
 from plc.events import (
     BaseNodeRestarted,
     BaseNodeSilent,
@@ -60,6 +67,7 @@ from plc.events import (
     NodesListed,
     ResyncNoted,
 )
+from plc.protocols import Asking
 
 LOG = logging.getLogger("agent.metering.port")
 
@@ -81,14 +89,26 @@ class Bridge(Protocol):
     def carries(self) -> str: ...
     @property
     def shared_bus(self) -> bool: ...
+    @property
+    def octets_heard(self) -> int: ...
+    def set_line(self, line: LineSettings) -> None: ...
     def channel(self, address: int, *, dst_lsap: int = 1, src_lsap: int = 16) -> Channel: ...
     def poll(self, now: float, wait_s: float) -> Sequence[NodeEvent]: ...
     def close(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
+class PortHealth:
+    """How a port stands. `problem` is empty when it works. `excused`: there is no meter that could prove the port, so
+    the problem says nothing against the software."""
+
+    problem: str
+    excused: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class ReaderDeps:
-    """What the readers of all ports share. `health(port, problem)`: `""` when the port works."""
+    """What the readers of all ports share. `health(port, how it stands)` is told of every change."""
 
     store: Store
     registry: Registry
@@ -96,7 +116,7 @@ class ReaderDeps:
     clock: Clock
     rng: random.Random
     orders: OrderBook
-    health: Callable[[str, str], None] = lambda _port, _problem: None
+    health: Callable[[str, PortHealth], None] = lambda _port, _health: None
 
 
 class PortReader:
@@ -119,11 +139,18 @@ class PortReader:
         self._retries = Retries(metering, deps.clock, deps.rng.random)
         self._knowledge = KnowledgeCache(deps.store)
         self._leftovers = Leftovers()
-        self._probe = Probe(port, deps.registry)
+        self._patience = Patience(port.response_timeout_s)
+        self._watch = LineWatch(port.name, "HDLC" if port.scan is not None else port.protocol.name)
+        self._probe = Probe(port, deps.registry, self._patience, self._watch)
+        self._links: dict[int, DataLink] = {}  # of the visits, by address
+        self._octets_heard = 0  # until the base node was last found silent
+        self._problem = ""
+        self._mute = ""  # why the port was last opened anew, until something is heard
         self._round_trips = RoundTrips(answer_bounds(port.response_timeout_s))
         self._silent: set[str] = set()  # meters (their keys) whose last visit brought no answer at all
         self._bridge: Bridge | None = None
         self._proven = False  # since the port was opened, a meter has answered
+        self._base_node_heard = False  # since then, it has said which meters it knows, or was given up
         self._visits: dict[int, Visit] = {}
         self._line: deque[Meter] = deque()
         self._look_at = 0.0
@@ -134,7 +161,7 @@ class PortReader:
     # --- the worker ---
 
     def run(self, stop: threading.Event, beat: Callable[[], None]) -> None:
-        self._deps.health(self._port.name, "not open yet")
+        self._deps.health(self._port.name, PortHealth("not open yet"))
         while not stop.is_set():
             beat()
             pause_s = self.step()
@@ -155,6 +182,8 @@ class PortReader:
             return max(0.0, self._open_at - now) if self._bridge is None else 0.0
         try:
             self._round(bridge, now)
+        except PlcSilentError as error:
+            self._reopen(str(error))
         except PlcError as error:
             self._lost(str(error))
         return 0.0
@@ -179,17 +208,33 @@ class PortReader:
             self._try_again_later(str(error))
             return
         self._bridge = bridge
-        self._proven = False
-        LOG.info("port %s is open (%s)", self._port.name, self._port.url, extra={"event": "port.open"})
-        self._deps.health(self._port.name, "open, nothing heard yet")
+        self._proven = self._base_node_heard = False
+        self._octets_heard = 0
+        level = logging.DEBUG if self._mute else logging.INFO
+        LOG.log(level, "port %s is open (%s)", self._port.name, self._port.where, extra={"event": "port.open"})
+        self._report(f"opened anew: {self._mute}" if self._mute else "open, nothing heard yet")
+        if self._port.protocol.own_urls:
+            for entry in self._port.meters:
+                self._deps.registry.join(self._port.name, entry.address)
         if self._port.scan is not None:
-            # No meter announces itself on a bus: those known before are tried again, new ones are looked for.
-            for meter in self._deps.registry.absent(self._port.name):
+            # No meter announces itself on a bus: those known before are tried again, new ones are looked for. Where
+            # nothing at all was heard before, they are asked first: who is there and who has left is no news each time.
+            for meter in [] if self._mute else self._deps.registry.absent(self._port.name):
                 self._deps.registry.join(self._port.name, meter.address)
-            self._probe.reset(self._clock.monotonic())
+            self._probe.reset(self._clock.monotonic(), eager=bool(self._mute))
+
+    def _reopen(self, why: str) -> None:
+        """The port takes bytes and gives none: open it anew. The first time in a row is news."""
+        level = logging.DEBUG if self._mute else logging.WARNING
+        LOG.log(level, "port %s is opened anew: %s", self._port.name, why, extra={"event": "port.silent"})
+        self._mute = why
+        self._drop(why)
 
     def _lost(self, why: str) -> None:
         LOG.warning("port %s is lost: %s", self._port.name, why, extra={"event": "port.lost"})
+        self._drop(why)
+
+    def _drop(self, why: str) -> None:
         for visit in list(self._visits.values()):
             self._over(visit, f"the port is lost: {why}", counts=False)
         self._probe.abandon()
@@ -200,37 +245,72 @@ class PortReader:
     def _try_again_later(self, why: str) -> None:
         self._open_failures += 1
         self._open_at = self._clock.monotonic() + REOPEN.pause(self._open_failures, self._deps.rng.random)
-        self._deps.health(self._port.name, why)
+        self._report(why)
+
+    def _report(self, problem: str) -> None:
+        """Report what is wrong with the port, empty when it works."""
+        self._problem = problem
+        self._deps.health(self._port.name, PortHealth(problem, excused=bool(problem) and self._is_excused()))
+
+    def _is_excused(self) -> bool:
+        """Whether there is no meter that could prove the port: none was ever known, or none is to be read. A base node
+        has to say first whether it knows any."""
+        registry, name = self._deps.registry, self._port.name
+        known = [*registry.present(name), *registry.absent(name)]
+        if self._port.protocol.own_urls:
+            known = [meter for meter in known if meter.named]  # the others stand in the configuration, no more
+        if known:
+            return self._port.scan is not None and self._bridge is not None and not self._deps.tasks.in_force
+        announced = self._port.scan is None and not self._port.protocol.own_urls
+        return self._bridge is None or not announced or self._base_node_heard
 
     def _report_working(self) -> None:
         """Report that the port works: a meter answered, or there is none that could."""
         self._open_failures = 0
-        self._deps.health(self._port.name, "")
+        self._mute = ""
+        self._report("")
 
     def _base_node_answers(self) -> None:
         """The base node answers. That is enough for a port that never had a meter, or whose meters are not to be read;
         otherwise a meter must answer as well."""
         self._open_failures = 0
+        self._mute = ""
+        self._base_node_heard = True
+        self._watch.frame()
         registry, name = self._deps.registry, self._port.name
         known = len(registry.present(name)) + len(registry.absent(name))
         if self._proven or known == 0 or not self._deps.tasks.in_force:
             self._report_working()
         else:
-            self._deps.health(name, f"the base node answers, none of {known} meters has yet")
+            self._report(f"the base node answers, none of {known} meters has yet")
 
     # --- a round ---
 
     def _round(self, bridge: Bridge, now: float) -> None:
         self._begin(bridge, now)
+        self._set_line(bridge)
         for event in bridge.poll(now, self._wait_s(now)):
             self._on_event(event)
         now, wall = self._clock.monotonic(), self._clock.wall()
         for visit in list(self._visits.values()):
             self._advance(visit, partial(visit.step, now, wall))
-        if self._probe.step(now):
+        found = self._probe.step(now)
+        if found is not None:
+            self._retries.forgive(found)  # it is back: what was given up is tried again
             self._look_at = 0.0
             self._proven = True
             self._report_working()
+        elif self._problem and self._watch.garbage not in self._problem:
+            self._report(self._watch.garbage)
+
+    def _set_line(self, bridge: Bridge) -> None:
+        """Have the line stand as the meter that is talked to needs it, where meters of one bus differ."""
+        if not (self._port.meters and self._port.protocol.own_lines):
+            return
+        asked = self._probe.asked
+        for address, link in [*self._links.items(), *([asked] if asked else [])]:
+            line = getattr(link, "line", None)  # of a link that changes it on its way
+            bridge.set_line(line if isinstance(line, LineSettings) else self._port.line(address))
 
     def _advance(self, visit: Visit, take: Callable[[], None]) -> None:
         """Make one step of a visit.
@@ -248,7 +328,7 @@ class PortReader:
             raise
         except Exception as error:
             LOG.exception("defect in the visit of %s", visit.meter.meter_id, extra={"event": "visit.defect"})
-            self._over(visit, f"defect: {type(error).__name__}")
+            self._over(visit, f"defect: {type(error).__name__}", trouble=Reason.FAILING)
 
     def _wait_s(self, now: float) -> float:
         deadlines = [now + WAIT_S, self._probe.deadline(), *(visit.deadline() for visit in self._visits.values())]
@@ -279,7 +359,12 @@ class PortReader:
                 LOG.debug("port %s: %d nodes", name, count)
                 self._base_node_answers()
             case BaseNodeSilent(attempts=attempts) if attempts >= SILENT_MAX:
-                self._deps.health(name, f"the base node has not answered {attempts} times")
+                self._base_node_heard = True  # or rather not: nobody will say whether there are meters
+                octets, self._octets_heard = self._octets_heard, self._bridge.octets_heard if self._bridge else 0
+                self._watch.noise(self._octets_heard - octets)
+                opened = f"opened anew: {self._mute}" if self._mute else ""
+                silent = f"the base node has not answered {attempts} times"
+                self._report("; ".join(filter(None, (silent, opened, self._watch.garbage))))
             case NetworkNoted(kind=kind, eui48=node, sid=sid):
                 LOG.debug("port %s: %s of %s, below switch %d", name, kind, node.hex(), sid)
             case ManagementUnanswered(what=what, pib=pib):
@@ -302,6 +387,8 @@ class PortReader:
             self._generation = self._deps.tasks.generation
             self._retries.forgive_all()  # other tasks, or another password: everybody gets a new chance
             self._look_at = 0.0
+            if self._problem:
+                self._report(self._problem)  # whether it is excused depends on there being tasks
             with contextlib.suppress(StoreError):  # its owner reports it; the next change of tasks tidies up
                 self._deps.tasks.tidy()
                 self._deps.store.retain(self._deps.registry.names())
@@ -387,7 +474,7 @@ class PortReader:
         knowledge = self._knowledge.of(meter.key)
         try:
             session = MeterSession(
-                self._port.data_link(meter.address, client=access.client),
+                self._link(meter, access.client),
                 client=access.client,
                 server=MANAGEMENT_LOGICAL_DEVICE,
                 auth=open_auth(access.auth, access.secret),
@@ -444,6 +531,34 @@ class PortReader:
         self._deps.orders.begun(task)
         self._advance(visit, partial(visit.start, now))
 
+    def _link(self, meter: Meter, client: int) -> DataLink:
+        """Make the link of a visit. Raises `dlms.errors.LocalError`."""
+        asking = self._patience.asking(meter.address, Asking()) if self._port.scan is not None else Asking()
+        link = self._port.data_link(meter.address, client=client, asking=asking)
+        self._links[meter.address] = link
+        return link
+
+    def _reached(self, visit: Visit) -> bool:
+        """Whether the meter has answered: octets on a bus prove nobody before they are a frame of its."""
+        link = self._links.get(visit.meter.address)
+        heard = heard_by(link) if link is not None else None
+        return visit.reached and (heard is None or heard.frames > 0)
+
+    def _heard(self, meter: Meter) -> None:
+        """Learn from what the link of a visit has heard, now that it is over."""
+        link = self._links.pop(meter.address, None)
+        heard = heard_by(link) if link is not None else None
+        if heard is None:
+            return
+        self._watch.conversation(meter.address, heard)
+        line = getattr(link, "line", None)
+        if heard.frames and isinstance(line, LineSettings):
+            self._patience.met(meter.address, line.baudrate)
+        if heard.frames:
+            self._patience.answered(meter.address, heard.turnaround_s)
+        else:
+            self._patience.unanswered(meter.address, self._clock.monotonic())
+
     def _profiles(self, meter: Meter, jobs: Sequence[Job]) -> dict[ProfileKey, ProfileReading]:
         """Return the profiles that these jobs ask for, each at the place that it was read to."""
         found: dict[ProfileKey, ProfileReading] = {}
@@ -477,7 +592,7 @@ class PortReader:
         try:
             self._store(visit, meter, final=False)
         except StoreError as error:
-            self._over(visit, f"the readings cannot be stored: {error}")
+            self._over(visit, f"the readings cannot be stored: {error}", trouble=Reason.STORE)
             return
         now, wall = self._clock.monotonic(), self._clock.wall()
         self._advance(visit, partial(visit.go_on, now, wall))
@@ -486,7 +601,7 @@ class PortReader:
         outcome = visit.outcome
         if outcome is None:
             return
-        if outcome.reached:
+        if self._reached(visit):
             self._silent.discard(visit.meter.key)
             self._proven = True
             self._report_working()
@@ -505,7 +620,7 @@ class PortReader:
         try:
             self._store(visit, meter, final=True)
         except StoreError as error:
-            self._over(visit, f"the readings cannot be stored: {error}")
+            self._over(visit, f"the readings cannot be stored: {error}", trouble=Reason.STORE)
             return
         self._close(visit)
         self._retries.forgive(meter)
@@ -517,7 +632,13 @@ class PortReader:
         A visit that reached another meter than expected is ended, and there is none.
         """
         meter, name = visit.meter, visit.device_name()
+        if name:
+            self._watch.named(meter.address, name)
         if name and meter.named and name != meter.meter_id:
+            shared = self._watch.renamed(meter.address, meter.meter_id, name)
+            if shared:  # what was read may be of either; and retries have to end, as for any failure
+                self._over(visit, shared, gained=0)
+                return None
             # What was remembered of the other meter, scalers among it, says nothing about this one: read it anew.
             LOG.warning(
                 "%s answers as %s, it was %s", meter.key, name, meter.meter_id, extra={"event": "meter.exchanged"}
@@ -528,18 +649,18 @@ class PortReader:
             return None
         if name and not meter.named:
             meter = self._deps.registry.name(meter.key, name) or meter
+            self._deps.tasks.renamed(visit.meter.meter_id, meter.meter_id)
         return meter
 
     def _store(self, visit: Visit, meter: Meter, *, final: bool) -> None:
         """Store what the visit gave since the last time, how far the meter was read, and what was learned, in one
         commit; `final`: that is all for the visit's runs. Raises `StoreError`."""
-        # A clock that was set in the middle of the visit makes neither the run nor the times before it true.
-        trusted = self._clock.trusted() and all(job.trusted for job in visit.jobs)
+        trusted = self._deps.tasks.vouches(visit.jobs)
         # A meter that has only now told its name may have been read for this run by another way.
         owed = {(job.task.task_id, job.run) for job in self._deps.tasks.owed(meter.meter_id)}
         jobs = [job for job in visit.jobs if meter is visit.meter or (job.task.task_id, job.run) in owed]
         readings = [reading for job in jobs for reading in visit.readings(job, meter.meter_id, trusted=trusted)]
-        marks = [Progress(meter.meter_id, job.task.task_id, job.run) for job in jobs] if trusted and final else []
+        marks, also = self._deps.tasks.marks(meter.meter_id, jobs if trusted and final else [])
         knowledge: dict[str, Mapping[str, object]] = {}
         for job in jobs:
             knowledge |= places(meter.meter_id, job.task.task_id, visit.places(job))
@@ -549,11 +670,12 @@ class PortReader:
         if learned:
             knowledge[meter.key] = learned
         if final or readings or knowledge:
-            self._deps.store.append(readings, marks, knowledge)
+            self._deps.store.append(readings, marks, knowledge, also)
         self._report_doubts(visit, meter)
         visit.stored()
         if final:
-            self._deps.tasks.ended(visit.jobs, meter.meter_id, ok=True, final=True)
+            self._deps.tasks.ended(visit.jobs, meter.meter_id, ok=True, final=True, trusted=trusted)
+        self._deps.tasks.stored(readings)
 
     @staticmethod
     def _report_doubts(visit: Visit, meter: Meter) -> None:
@@ -580,8 +702,19 @@ class PortReader:
                 )
             profile.turned = False
 
-    def _over(self, visit: Visit, error: str, *, counts: bool = True) -> None:
-        """End a visit that failed. `counts`: the meter or the line is at fault."""
+    def _over(
+        self,
+        visit: Visit,
+        error: str,
+        *,
+        counts: bool = True,
+        trouble: Reason | None = None,
+        gained: int | None = None,
+    ) -> None:
+        """End a visit that failed. `counts`: the meter or the line is at fault; `trouble`: where it is neither
+        silence nor a meter that answers something else. `gained`: how many values it has brought nevertheless;
+        `None`: those that the visit itself counts."""
+        reached = self._reached(visit)
         self._close(visit)
         if isinstance(visit, OrderVisit):
             visit.give_up(error)  # where it has no outcome yet
@@ -590,16 +723,22 @@ class PortReader:
             self._deps.tasks.ended(visit.jobs, visit.meter.meter_id, ok=False, final=False)
             self._look_at = 0.0  # it goes on as soon as the order is done
             return
+        suspicion = self._watch.suspicion(visit.meter.address)
+        error = f"{error}; {suspicion}" if suspicion else error
         LOG.debug("visit of %s failed: %s", visit.meter.meter_id, error)
-        self._deps.registry.attempted(visit.meter.key, error)
-        final = self._retries.note(visit.meter, visit.jobs, gained=visit.gained) if counts else False
-        if final and not visit.reached and self._port.scan is not None:
+        if trouble is None and counts:
+            trouble = Reason.FAILING if reached else Reason.SILENT
+        self._deps.registry.attempted(visit.meter.key, error, silent=trouble is Reason.SILENT)
+        gained = visit.gained if gained is None else gained
+        final = self._retries.note(visit.meter, visit.jobs, gained=gained) if counts else False
+        if final and not reached and self._port.scan is not None:
             self._deps.registry.leave(visit.meter.key)  # the scan finds it when it is back
-        self._deps.tasks.ended(visit.jobs, visit.meter.meter_id, ok=False, final=final)
+        self._deps.tasks.ended(visit.jobs, visit.meter.meter_id, ok=False, final=final, trouble=trouble)
 
     def _close(self, visit: Visit) -> None:
         visit.channel.close()
         self._visits.pop(visit.meter.address, None)
+        self._heard(visit.meter)
 
 
 def answer_bounds(response_timeout_s: float) -> Bounds:

@@ -1,8 +1,9 @@
 """When a task is due, and when a failure is tried again: pure functions over a task and civil time, sans-IO.
 
 One rule covers ordinary runs, late joiners, outages, a new task and a clock that jumps: *a meter owes a task its newest
-run until it was read for that run, or the catch-up time has passed*. Runs in between that were missed are not made up
-one by one, since the registers of a meter hold the present and its profiles hold the past.
+run until it was read for that run, or the catch-up time has passed* (`agent.metering.scheduling.slots`). Runs in
+between that were missed are not made up one by one, since the registers of a meter hold the present and its profiles
+hold the past; they are listed as gaps (`agent.metering.ledger`).
 
 Runs are aligned to the epoch, so all concentrators read at the same moments whenever they were started.
 """
@@ -24,22 +25,6 @@ def latest_run(task: ReadingTask, wall: float) -> int:
 def next_run(task: ReadingTask, wall: float) -> int:
     """Return the first aligned time after `wall`, in seconds since the epoch."""
     return latest_run(task, wall) + task.every_s
-
-
-def owed_run(task: ReadingTask, done: int, wall: float, catch_up_s: int) -> int | None:
-    """Return the run that a meter has yet to be read for, or `None`. `done` is the last one, 0 for none.
-
-    A `done` that lies further in the future than one period was written under a wrong clock and counts for nothing; a
-    nearer one is an ordinary correction of the clock, and waits to be caught up with.
-    """
-    if not task.enabled:
-        return None
-    run = latest_run(task, wall)
-    if run <= 0 or wall - run > catch_up_s:
-        return None
-    if done >= run and done - wall <= task.every_s:
-        return None
-    return run
 
 
 def next_start(tasks: Iterable[ReadingTask], wall: float) -> int | None:

@@ -3,58 +3,78 @@
 from __future__ import annotations
 
 import logging
+import sqlite3
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from agent.clock import Clock
+from agent.metering.ledger import gap_table
+from agent.metering.ledger.keeper import LedgerKeeper
+from agent.metering.ledger.ledger import Gap, Reason
 from agent.metering.scheduling.readinglist import ReadingList, ReadingListError, ReadingLists
-from agent.metering.scheduling.schedule import next_run, next_start, owed_run
-from agent.metering.store.reading_store import Store
+from agent.metering.scheduling.run_tally import Count, RunTally, Troubles, count
+from agent.metering.scheduling.schedule import latest_run, next_run, next_start
+from agent.metering.scheduling.slots import CORRECTION_S, Correction, Done, Moment, Slots
+from agent.metering.store.reading_store import Progress, Store, StoreError
 from agent.settings.provisioning import MeterAccess, Provisioning, ReadingTask, TaskStatus
+from agent.status import MeterStatus
+from omadm.readings import Reading
 
 LOG = logging.getLogger("agent.metering.scheduling.tasks")
 
 RESULT_CHARS_MAX = 160
-UNTRUSTED_HOLD_S = 120.0  # so long after start, readings wait for a clock that has yet to be set
+UNTRUSTED_HOLD_S = 120.0  # so long after start, readings wait for a clock that nothing has vouched for yet
+SWEEP_EVERY_S = 10.0  # how often meters that came or went are noticed; new runs are swept at once
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Read `items` from a meter, for this run of this task. `trusted`: the clock that says so has been set."""
+    """Read `items` from a meter, for this run of this task. `trusted`: something vouches for the clock that the run was
+    reckoned with, which was monotonic time plus `offset`."""
 
     task: ReadingTask
     run: int
     items: ReadingList
     trusted: bool = True
-
-
-@dataclass(slots=True)
-class _RunCount:
-    """Counts of a task's newest run: meters read, meters given up, visits under way."""
-
-    run: int = 0
-    read: int = 0
-    failed: int = 0
-    active: int = 0
+    offset: float = 0.0
 
 
 class TaskBook:
-    """Thread-safe. What a meter was read for is remembered durably by the store, in the readings' own transaction; runs
-    under a clock that was never set are remembered here only."""
+    """Thread-safe. What a meter was read for is remembered durably by the store, in the readings' own transaction, once
+    the clock is trusted; until then here only. `meters` are all meters that ought to be read; `port_problem` says what
+    is wrong with a port, "" for nothing."""
 
-    def __init__(self, store: Store, lists: ReadingLists, clock: Clock, *, catch_up_s: int) -> None:
+    def __init__(
+        self,
+        store: Store,
+        lists: ReadingLists,
+        clock: Clock,
+        *,
+        catch_up_s: int,
+        meters: Callable[[], Sequence[MeterStatus]] = lambda: (),
+        port_problem: Callable[[str], str] = lambda _port: "",
+    ) -> None:
         self._store = store
         self._lists = lists
         self._clock = clock
         self._catch_up_s = catch_up_s
+        self._meters = meters
+        self._port_problem = port_problem
         self._started = clock.monotonic()
         self._lock = threading.RLock()
         self._provisioning = Provisioning()
-        self._progress: dict[tuple[str, str], int] | None = None
-        self._untrusted: dict[tuple[str, str], int] = {}
-        self._counts: dict[str, _RunCount] = {}
+        self._slots = Slots()
+        self._keeper = LedgerKeeper(store)
+        self._troubles = Troubles(clock.monotonic)
+        self._tallies: dict[str, RunTally] = {}
         self._reading_lists: dict[str, ReadingList | ReadingListError] = {}  # what was found, or why not
+        self._corrected: float | None = None  # the offset that the store agrees with
+        self._swept: tuple[int, ...] = ()  # the newest runs of all tasks
+        self._sweep_at = 0.0
+        self._unlisted = Reason.LATE  # why slots passed before the next sweep; `LATE` where each meter has its reason
+        self._configured = False
+        self._unswept = True  # what passed before this process started has yet to be listed
         self.generation = 0
 
     # --- settings ---
@@ -62,13 +82,15 @@ class TaskBook:
     def configure(self, provisioning: Provisioning) -> None:
         """Follow these tasks and this meter access from now on."""
         with self._lock:
+            self._configured = True
             if provisioning.tasks == self._provisioning.tasks and provisioning.access == self._provisioning.access:
                 self._provisioning = provisioning
                 return
             self._provisioning = provisioning
-            self._counts = {task.task_id: self._counts.get(task.task_id, _RunCount()) for task in provisioning.tasks}
+            self._tallies = {task.task_id: self._tallies.get(task.task_id, RunTally()) for task in provisioning.tasks}
             self._reading_lists.clear()
             self._recall()
+            self._sweep_at = 0.0
             self.generation += 1
         LOG.info(
             "%d reading tasks in force: %s",
@@ -96,10 +118,9 @@ class TaskBook:
     def tidy(self) -> None:
         """Have the store forget the progress of tasks that are gone. Raises `StoreError`."""
         with self._lock:
-            known = {task.task_id for task in self._provisioning.tasks}
-            gone = {task_id for _, task_id in self._done(trusted=True) if task_id not in known}
-            if gone and self._progress is not None:
-                self._progress = {key: run for key, run in self._progress.items() if key[1] in known}
+            self._load()
+            gone = self._slots.tasks() - {task.task_id for task in self._provisioning.tasks}
+            self._slots.forget(gone)
         if gone:
             self._store.forget(tasks=gone)
 
@@ -110,17 +131,19 @@ class TaskBook:
 
         Raises `StoreError` while it is not known what the meter was read for.
         """
-        wall, trusted = self._clock.wall(), self._clock.trusted()
-        if not trusted and self._clock.monotonic() - self._started < UNTRUSTED_HOLD_S:
+        now = self._now()
+        if not now.trusted and now.monotonic - self._started < UNTRUSTED_HOLD_S:
             return []
         with self._lock:
-            done = self._done(trusted=trusted)
+            self._load()
+            if now.trusted and self._newest(now) != self._swept:
+                self._account(now)  # what passed is listed before anything that ends it can be read
             jobs: list[Job] = []
             for task in self._provisioning.tasks:
-                run = owed_run(task, done.get((meter_id, task.task_id), 0), wall, self._catch_up_s)
+                run = self._slots.owed(task, meter_id, now, self._catch_up_s)
                 items = self._list_of(task) if run is not None else None
                 if run is not None and items is not None:
-                    jobs.append(Job(task, run, items, trusted))
+                    jobs.append(Job(task, run, items, now.trusted, now.offset))
             return sorted(jobs, key=lambda job: (-job.task.priority, job.run, job.task.task_id))
 
     def next_start(self) -> float | None:
@@ -132,38 +155,86 @@ class TaskBook:
     # --- what became of it ---
 
     def began(self, jobs: Iterable[Job]) -> None:
-        for job in jobs:
-            self._count_of(job).active += 1
-
-    def ended(self, jobs: Iterable[Job], meter_id: str, *, ok: bool, final: bool) -> None:
-        """Record that a visit for these jobs is over. `ok`: the readings are stored; `final`: no retry will follow."""
         with self._lock:
             for job in jobs:
-                count = self._count_of(job)
-                count.active = max(0, count.active - 1)
-                if count.run != job.run:
-                    continue
+                self._tally_of(job).active += 1
+
+    def vouches(self, jobs: Iterable[Job]) -> bool:
+        """Return whether the clock was trusted when these jobs were reckoned, and still is, and was not corrected in
+        between: a clock that was set in the middle of a visit makes neither the run nor the times before it true."""
+        now = self._now()
+        return now.trusted and all(job.trusted and abs(job.offset - now.offset) <= CORRECTION_S for job in jobs)
+
+    def marks(self, meter_id: str, jobs: Iterable[Job]) -> tuple[list[Progress], Callable[[sqlite3.Connection], None]]:
+        """Return what the store is to hold of these jobs together with their readings, whose clock was trusted: marks,
+        and what else to write in the same transaction."""
+        now = self._now()
+        with self._lock:
+            done = {job.task.task_id: self._slots.next(meter_id, job.task.task_id, job.run, now) for job in jobs}
+        before = {(meter_id, task_id): one.before for task_id, one in done.items() if one.before}
+
+        def also(db: sqlite3.Connection) -> None:
+            if before:
+                gap_table.write(db, (), (), before, (), None)
+
+        return [Progress(meter_id, task_id, one.run) for task_id, one in done.items()], also
+
+    def ended(
+        self, jobs: Sequence[Job], meter_id: str, *, ok: bool, final: bool, trusted: bool = False,
+        trouble: Reason | None = None,
+    ) -> None:  # fmt: skip
+        """Record that a visit for these jobs is over. `ok`: the readings are stored, `trusted` as `vouches` said;
+        `final`: no retry will follow; `trouble`: what is wrong with the meter, where it is to blame."""
+        with self._lock:
+            if ok:
+                self._troubles.over(meter_id)
+            elif trouble is not None:
+                self._troubles.note(meter_id, trouble, final=final)
+            for job in jobs:
+                tally = self._tally_of(job)
+                tally.active = max(0, tally.active - 1)
                 if ok:
-                    count.read += 1
-                    self._note_done(meter_id, job)
-                elif final:
-                    count.failed += 1
+                    self._note_done(meter_id, job, trusted)
+                if ok and tally.run == job.run:
+                    tally.read.add(meter_id)
+
+    def renamed(self, old: str, new: str) -> None:
+        """A meter that was known by the way it is reached has told its name."""
+        with self._lock:
+            try:
+                self._load()
+                self._keeper.rename(old, new)
+            except StoreError as error:
+                LOG.debug("gaps of %s stay under that name: %s", old, error)
+
+    def stored(self, readings: Sequence[Reading]) -> None:
+        """Close the gaps that rows of profiles among these readings fill."""
+        with self._lock:
+            try:
+                self._keeper.refill(readings)
+            except StoreError as error:
+                LOG.debug("gaps that a profile fills stay open: %s", error)
+
+    def count(self, meters: Sequence[MeterStatus]) -> Count:
+        """Sort these meters by whether they can be read now, apart from any run."""
+        with self._lock:
+            return count({meter.meter_id for meter in meters if meter.state == "read"}, meters, self._troubles)
 
     def status(self, task_id: str) -> TaskStatus:
         """Return the status of one task, for the management tree; the default for a task that is not known."""
         with self._lock:
             task = next((task for task in self._provisioning.tasks if task.task_id == task_id), None)
-            count = self._counts.get(task_id)
-            if task is None or count is None:
+            tally = self._tallies.get(task_id)
+            if task is None or tally is None:
                 return TaskStatus()
-            state = "disabled" if not task.enabled else "running" if count.active else "idle"
-            result = f"{count.read} read, {count.failed} failed" if count.run else ""
+            state = "disabled" if not task.enabled else "running" if tally.active else "idle"
             items = self._reading_lists.get(task.reading_list)
+            result = tally.count(self._meters(), self._troubles).text() if tally.run else ""
             if isinstance(items, ReadingListError):
                 result = str(items).splitlines()[0]
             return TaskStatus(
                 state=state,
-                last_run=count.run,
+                last_run=tally.run,
                 next_run=next_run(task, self._clock.wall()) if task.enabled else 0,
                 last_result=result[:RESULT_CHARS_MAX],
             )
@@ -171,33 +242,188 @@ class TaskBook:
     def statuses(self) -> dict[str, TaskStatus]:
         return {task.task_id: self.status(task.task_id) for task in self._provisioning.tasks}
 
+    # --- the ledger ---
+
+    def tick(self) -> None:
+        """Take note of what time alone brings: corrections of the clock, runs that passed. Called about every second.
+        What the store does not take now is tried again."""
+        now = self._now()
+        try:
+            with self._lock:
+                self._load()
+                self._keeper.list_losses()
+                self._account(now)
+        except StoreError as error:
+            LOG.debug("the ledger waits: %s", error)
+
+    def gaps(self, meter_id: str = "", limit: int = gap_table.GAPS_MAX) -> list[tuple[Gap, bool]]:
+        """Return the open gaps, with the last slot that is listed in each, and whether they go on. Raises
+        `StoreError`."""
+        with self._lock:
+            self._load()
+            return self._keeper.listing(meter_id, limit)
+
+    def gap_count(self) -> tuple[int, int]:
+        """Return how many gaps are open, and how many of them go on. Raises `StoreError`."""
+        with self._lock:
+            self._load()
+            return self._keeper.count()
+
+    def give_up(self, meter_id: str, task_id: str, why: str) -> int:
+        """Close the open gaps of a meter, or of one task of it, for a person's reason. Returns how many. Raises
+        `StoreError`."""
+        with self._lock:
+            self._load()
+            closed = self._keeper.give_up(meter_id, task_id, why)
+            self._keeper.flush(self._clock.wall(), alive=False)
+            return closed
+
     # --- inside ---
 
-    def _done(self, *, trusted: bool) -> dict[tuple[str, str], int]:
-        if not trusted:
-            return self._untrusted
-        if self._progress is None:
-            self._progress = self._store.progress()
-            self._recall()
-        return self._progress
+    def _now(self) -> Moment:
+        return Moment(self._clock.monotonic(), self._clock.wall(), self._clock.trusted())
+
+    def _load(self) -> None:
+        if self._keeper.loaded:
+            return
+        runs = self._store.progress()
+        before = self._keeper.load(runs)
+        self._slots = Slots({key: Done(run, before.get(key, 0)) for key, run in runs.items()})
+        self._recall()
 
     def _recall(self) -> None:
         """Take over the last runs of an earlier life of this process from the store's progress."""
-        for (_, task_id), run in (self._progress or {}).items():
-            count = self._counts.get(task_id)
-            if count is not None and count.read + count.failed + count.active == 0:
-                count.run = max(count.run, run)
+        for (meter, task_id), run in self._slots.durable():
+            tally = self._tallies.get(task_id)
+            if tally is not None and not tally.begun:
+                tally.recall(meter, run)
 
-    def _note_done(self, meter_id: str, job: Job) -> None:
-        self._done(trusted=job.trusted)[meter_id, job.task.task_id] = job.run
+    def _account(self, now: Moment) -> None:
+        if now.trusted:
+            self._correct(now)
+            self._sweep(now)
+        else:
+            self._unlisted, self._corrected, self._swept = Reason.CLOCK, None, ()
+        self._keeper.flush(now.wall, alive=now.trusted)
 
-    def _count_of(self, job: Job) -> _RunCount:
+    def _newest(self, now: Moment) -> tuple[int, ...]:
+        return tuple(latest_run(task, now.wall) if task.enabled else 0 for task in self._provisioning.tasks)
+
+    def _correct(self, now: Moment) -> None:
+        """Have the store agree with the clock, after it was corrected or came to be trusted."""
+        if self._corrected is not None and abs(now.offset - self._corrected) < 1.0:
+            return
+        every = {task.task_id: task.every_s for task in self._provisioning.tasks}
+        for meter, task_id, (first, last) in self._slots.doubtful(now):
+            self._keeper.doubt(meter, task_id, first, last, every.get(task_id, 0), now.wall)
+        found = self._slots.corrections(now)
+        for one in found:
+            self._keeper.correct(Progress(one.meter, one.task, one.done.run), one.done.before)
+            self._list_correction(one, every.get(one.task, 0))
+        self._keeper.flush(now.wall, alive=False)
+        self._slots.corrected(found)
+        self._corrected, self._sweep_at = now.offset, 0.0
+        if found:
+            LOG.warning(
+                "the clock was corrected: runs of %d meters are counted anew",
+                len({one.meter for one in found}),
+                extra={"event": "tasks.clock"},
+            )  # fmt: skip
+
+    def _list_correction(self, one: Correction, every_s: int) -> None:
+        keeper = self._keeper
+        if not every_s:
+            return
+        if one.done.run < one.was:
+            self._unlisted = Reason.CLOCK
+            keeper.reopen(one.meter, one.task, one.done.run)
+            return
+        since = one.first or one.done.run
+        keeper.settle(one.meter, one.task, since, Reason.CLOCK)
+        for first, last in sorted(one.missed):
+            keeper.read(one.meter, one.task, first - every_s, since)
+            since = last + every_s
+            keeper.settle(one.meter, one.task, since, Reason.CLOCK)
+        keeper.read(one.meter, one.task, one.done.run, since)
+
+    def _sweep(self, now: Moment) -> None:
+        """List what passed unread before the newest runs, and begin to expect meters that are new."""
+        newest = self._newest(now)
+        if not self._configured:  # nobody has said yet which tasks there are: that no account is wanted is not known
+            return
+        if newest == self._swept and now.monotonic < self._sweep_at:
+            return
+        meters = self._meters()
+        wanted: set[tuple[str, str]] = set()
+        for task, latest in zip(self._provisioning.tasks, newest, strict=True):
+            if not task.enabled or latest <= 0:
+                continue
+            for meter in meters:
+                wanted.add((meter.meter_id, task.task_id))
+                self._settle(meter, task, latest, now)
+            tally = self._tallies[task.task_id]
+            if meters and latest > tally.run and now.wall - latest <= self._catch_up_s:
+                self._summarise(task, tally, meters)
+                tally.begin(latest)
+            if tally.run and not tally.told and not tally.count(meters, self._troubles).waiting:
+                self._summarise(task, tally, meters)
+        for meter_id, task_id in self._keeper.ledger.series():
+            if (meter_id, task_id) not in wanted:
+                self._keeper.release(meter_id, task_id)
+        self._swept, self._sweep_at = newest, now.monotonic + SWEEP_EVERY_S
+        self._unlisted, self._unswept = Reason.LATE, False
+
+    def _settle(self, meter: MeterStatus, task: ReadingTask, latest: int, now: Moment) -> None:
+        keeper, meter_id = self._keeper, meter.meter_id
+        if keeper.expect(meter_id, task.task_id, task.every_s, task.offset_s, latest):
+            done = self._slots.done(meter_id, task.task_id, now)
+            if done >= latest:
+                keeper.read(meter_id, task.task_id, latest)
+        if self._unswept:
+            started = latest_run(task, now.wall - (now.monotonic - self._started))
+            keeper.settle(meter_id, task.task_id, min(started, latest), Reason.OFF)
+        if keeper.ledger.unsettled(meter_id, task.task_id, latest):
+            keeper.settle(meter_id, task.task_id, latest, self._reason(meter, task))
+
+    def _reason(self, meter: MeterStatus, task: ReadingTask) -> Reason:
+        if self._unlisted is not Reason.LATE:
+            return self._unlisted
+        if self._list_of(task) is None:
+            return Reason.LIST
+        if self._port_problem(meter.port):
+            return Reason.PORT
+        if meter.state == "left":
+            return Reason.ABSENT
+        return self._troubles.of(meter.meter_id) or Reason.LATE
+
+    def _summarise(self, task: ReadingTask, tally: RunTally, meters: Sequence[MeterStatus]) -> None:
+        """Log how a run went, once."""
+        if not tally.run or tally.told:
+            return
+        tally.told = True
+        text = tally.count(meters, self._troubles).text()
+        LOG.info("task %s, run %d: %s", task.task_id, tally.run, text, extra={"event": "tasks.run"})
+
+    def _note_done(self, meter_id: str, job: Job, trusted: bool) -> None:
+        now = self._now()
+        durable = self._slots.next(meter_id, job.task.task_id, job.run, now) if trusted else None
+        self._slots.note(job.task, meter_id, job.run, job.offset, now.monotonic, durable)
+        if not trusted:
+            self._corrected = None  # the clock may prove to have been right
+            return
+        try:
+            self._keeper.read(meter_id, job.task.task_id, job.run)
+        except StoreError as error:  # the readings are durable; a later life ends the gap
+            LOG.debug("the ledger waits: %s", error)
+
+    def _tally_of(self, job: Job) -> RunTally:
         """Return the counts of the job's task; a new run begins with zeros."""
-        with self._lock:
-            count = self._counts.setdefault(job.task.task_id, _RunCount())
-            if count.run != job.run and (count.active == 0 or job.run > count.run):
-                count.run, count.read, count.failed = job.run, 0, 0
-            return count
+        tally = self._tallies.setdefault(job.task.task_id, RunTally())
+        if tally.run != job.run and (tally.active == 0 or job.run > tally.run):
+            self._summarise(job.task, tally, self._meters())
+            tally.begin(job.run)
+        tally.begun = True
+        return tally
 
     def _list_of(self, task: ReadingTask) -> ReadingList | None:
         name = task.reading_list

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from agent.metering.store.salvage import Block, Wreck, marks_of
+from agent.metering.store.store_schema import LEDGER
 
 BLOCKS_PER_STEP = 64
 LOSSES_MAX = 1000  # intervals remembered
@@ -43,7 +44,7 @@ def known(db: sqlite3.Connection, name: str) -> Aside | None:
 
 
 def begin(db: sqlite3.Connection, counters: dict[str, int], name: str, wreck: Wreck, now: float) -> Aside:
-    """Take over all but the blocks: progress, what is known of meters, what was refused, losses counted before."""
+    """Take over all but the blocks: progress, the ledger, what is known of meters, refused records, losses before."""
     head = wreck.head()
     aside = Aside(name, head.store or uuid.uuid4().hex, head.released or 0, 0.0, 0, 0, done=False)
     db.executemany(
@@ -58,6 +59,9 @@ def begin(db: sqlite3.Connection, counters: dict[str, int], name: str, wreck: Wr
         "INSERT OR IGNORE INTO refused VALUES (?, ?, ?)",
         [row for row in wreck.refused() if isinstance(row[1], str) and isinstance(row[2], str)],
     )
+    for table, (columns, _) in LEDGER.items():
+        places = ", ".join("?" * len(columns))
+        db.executemany(f"INSERT OR IGNORE INTO {table} VALUES ({places})", wreck.ledger(table))  # noqa: S608
     db.executemany("INSERT OR IGNORE INTO aside VALUES (?, ?, ?, ?, ?, ?, ?, ?)", wreck.asides())
     for counter in ("forwarded", "lost", "refused"):
         counters[counter] += head.counts.get(counter, 0)

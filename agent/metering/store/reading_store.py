@@ -35,7 +35,7 @@ from agent.metering.store.salvage import marks_of
 from agent.metering.store.store_file import StoreError, StoreFile
 from agent.metering.store.store_schema import NO_MARKS
 from agent.status import QueueStatus
-from omadm.readings import ROW_SIZES, Reading, record
+from omadm.readings import ROW_SIZES, GapReport, Reading, record
 
 __all__ = ["Batch", "Loss", "Progress", "Refusal", "Store", "StoreError", "StoreStats"]
 
@@ -152,12 +152,14 @@ class Store:
 
     def append(
         self,
-        readings: Sequence[Reading],
+        readings: Sequence[Reading | GapReport],
         progress: Iterable[Progress] = (),
         knowledge: Mapping[str, Mapping[str, object]] | None = None,
+        also: Callable[[sqlite3.Connection], None] = lambda _db: None,
     ) -> tuple[int, int]:
         """Store the readings of one visit, and return their first and last id. All of it is durable on return; on
-        `StoreError` nothing of it is stored. `knowledge`: what was learned about meters, by meter."""
+        `StoreError` nothing of it is stored. `knowledge`: what was learned about meters, by meter. `also` writes the
+        ledger's tables in the same transaction."""
         body = _pack([reading.row() for reading in readings]) if readings else b""
         marks = [(mark.meter, mark.task, mark.run) for mark in progress]
         learned = [(meter, _pack(what)) for meter, what in (knowledge or {}).items()]
@@ -174,6 +176,7 @@ class Store:
             else:
                 _set_progress(db, marks, first)
             db.executemany("INSERT OR REPLACE INTO knowledge VALUES (?, ?)", learned)
+            also(db)
             while counters["next"] - _oldest(db, counters) > self._records_max and self._drop_oldest(db, counters):
                 pass
             return first, counters["next"] - 1
@@ -181,6 +184,10 @@ class Store:
         ids = self._with_room(work)
         self.on_append()
         return ids
+
+    def ask(self, query: Callable[[sqlite3.Connection], ResultT]) -> ResultT:
+        """Return what `query` reads from the ledger's tables."""
+        return self._run(lambda db, _: query(db))
 
     def progress(self) -> dict[tuple[str, str], int]:
         """(meter, task) → the last run the meter was read for."""
@@ -525,12 +532,14 @@ def _release_adopted(db: sqlite3.Connection, counters: _Counters, store: str, la
     return fresh
 
 
-def _earliest(readings: Sequence[Reading]) -> float:
-    """The earliest time that a reading speaks of: its row's in a profile, else when it was received."""
+def _earliest(readings: Sequence[Reading | GapReport]) -> float:
+    """The earliest time that a reading speaks of: its row's in a profile, else when it was received or noted."""
     return min(_time_of(reading) for reading in readings)
 
 
-def _time_of(reading: Reading) -> float:
+def _time_of(reading: Reading | GapReport) -> float:
+    if isinstance(reading, GapReport):
+        return reading.noted
     if reading.profile is None or reading.meter_time is None:
         return reading.received
     try:

@@ -15,8 +15,10 @@ import sqlite3
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 
-from agent.metering.store.store_schema import COUNTERS, NO_MARKS
+from agent.metering.store.carving import FILE_HEADER_BYTES, Carver, Field, page_bytes_of
+from agent.metering.store.store_schema import COUNTERS, LEDGER, NO_MARKS
 
 ROWS_AT_ONCE = 64
 QUERIES_MAX = 200_000  # some seconds; a file that needs more has lost its inner pages
@@ -24,6 +26,7 @@ ROWS_MAX = 100_000  # of a small table
 SQL_ID_MAX = 2**63 - 1
 
 Row = tuple[object, ...]
+_TROUBLE = (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_CANTOPEN)
 
 _BLOCK = ("first", "last", "made", "meter", "marks", "since", "body")
 
@@ -65,21 +68,38 @@ class Head:
 
 
 class Wreck:
-    """A store's file that is read for what is left in it. Damage never raises; trouble of the file system does."""
+    """A store's file that is read for what is left in it. Damage never raises; trouble of the file system does.
 
-    def __init__(self, db: sqlite3.Connection) -> None:
+    Where queries do not reach, its pages are looked through (carving.py). A page that is free by now may hold a block
+    that was delivered long ago: those have ids that `released` covers, or else the head-end knows them.
+    """
+
+    def __init__(self, db: sqlite3.Connection, file: Path) -> None:
         self._reader = _Reader(db)
+        self._file = file
+        self._carved: dict[int, tuple[int, int]] | None = None  # first id → page and cell
+        self._carved_meta: dict[object, object] = {}
 
     def head(self) -> Head:
         meta = {row[0]: row[1] for row in self._reader.both_ends("meta", ("key", "value"), ("key",))}
         named = {row[0]: row[1] for row in self._reader.both_ends("identity", ("key", "value"), ("key",))}
-        uuid = meta.get("uuid") or named.get("uuid")
+        if "uuid" not in meta or "released" not in meta:
+            self._carve()
+            meta = {**self._carved_meta, **named, **meta}
+        uuid = meta.get("uuid")
         counts = {name: value for name in COUNTERS if (value := _count(meta.get(name))) is not None}
         return Head(uuid if isinstance(uuid, str) else "", counts)
 
     def blocks(self, after: int) -> Iterator[Block]:
         """The blocks with ids above `after`, in their order; `body` is empty where only that cannot be read."""
-        return self._reader.blocks(after)
+        reached = after
+        for block in self._reader.blocks(after):
+            if block.first > reached + 1:
+                yield from self._carve_out(reached, block.first - 1)
+            yield block if block.body else self._carved_block(block.first) or block
+            reached = block.last
+        if self._reader.damaged:
+            yield from self._carve_out(reached, SQL_ID_MAX)
 
     def adopted(self, after: int) -> Iterator[tuple[int, str, Block]]:
         """(number, store, block) of what it had from a store before it, from numbers above `after`."""
@@ -98,9 +118,47 @@ class Wreck:
         names = ("name", "noted", "store", "reached", "stored_at", "salvaged", "lost", "done")
         return self._reader.both_ends("aside", names, ("name",))
 
+    def ledger(self, table: str) -> list[Row]:
+        """The rows of a table of `store_schema.LEDGER` that are sound."""
+        names, types = LEDGER[table]
+        rows = self._reader.both_ends(table, names, names[:2])
+        return [row for row in rows if all(isinstance(*pair) for pair in zip(row, types, strict=True))]
+
     def refused(self) -> list[Row]:
         """(id, record, why)"""
         return self._reader.both_ends("refused", ("id", "record", "why"), ("id",))
+
+    # --- pages ---
+
+    def _carve_out(self, after: int, up_to: int) -> Iterator[Block]:
+        """Blocks with ids from above `after` to `up_to` that queries did not find, in their order."""
+        for first in sorted(self._carve()):
+            if after < first <= up_to:
+                block = self._carved_block(first)
+                if block is not None and block.last <= up_to:
+                    after = block.last
+                    yield block
+
+    def _carved_block(self, first: int) -> Block | None:
+        where = self._carve().get(first)
+        if where is None:
+            return None
+        with self._file.open("rb") as file:
+            found = Carver(file, page_bytes_of(file.read(FILE_HEADER_BYTES))).record(*where)
+        return _block_of(*found) if found is not None else None
+
+    def _carve(self) -> dict[int, tuple[int, int]]:
+        """Look through all pages, once."""
+        if self._carved is None:
+            self._carved = {}
+            with self._file.open("rb") as file:
+                carver = Carver(file, page_bytes_of(file.read(FILE_HEADER_BYTES)))
+                for page, cell, rowid, fields in carver.records():
+                    if rowid is not None and _is_block(fields):
+                        self._carved[rowid] = (page, cell)
+                    elif len(fields) in (2, 3) and isinstance(fields[-2], str):
+                        self._carved_meta.setdefault(fields[-2], fields[-1])
+        return self._carved
 
 
 def marks_of(text: object) -> list[tuple[str, str, int]]:
@@ -122,14 +180,16 @@ class _Reader:
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
         self._queries = 0
+        self.damaged = False
 
     def blocks(self, after: int) -> Iterator[Block]:
         columns = self._columns("block")
         if {"first", "last", "made", "body"} <= columns:
             about = "meter, marks, since" if {"meter", "marks", "since"} <= columns else "'', '[]', 0.0"
             query = f"SELECT first, first, last, made, {about}, {{}} FROM block WHERE first BETWEEN ? AND ?"  # noqa: S608
-            rows = self._between(query + " ORDER BY first LIMIT ?", after + 1, self._highest("first", "block"))
-            yield from filter(None, (_block(row[1:]) for row in rows))
+            low = self._highest("first", "block", f"WHERE first <= {after + 1}", 1)  # the one that `after` lies in
+            rows = self._between(query + " ORDER BY first LIMIT ?", low, self._highest("first", "block"))
+            yield from (block for row in rows if (block := _block(row[1:])) is not None and block.last > after)
 
     def adopted(self, after: int) -> Iterator[tuple[int, str, Block]]:
         if not {"seq", "store", *_BLOCK} <= self._columns("adopted"):
@@ -155,19 +215,25 @@ class _Reader:
         try:
             yield from islice(self._db.execute(query), ROWS_MAX)
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
-            _raise_unless_damage(error)
+            self._note(error)
+
+    def _note(self, error: Exception) -> None:
+        """Damage is what is expected here. Raises the error again when it speaks of the file system."""
+        if isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", -1) & 0xFF in _TROUBLE:
+            raise error
+        self.damaged = True
 
     def _columns(self, table: str) -> set[str]:
         try:
             return {str(row[1]) for row in self._db.execute(f"PRAGMA table_info({table})")}
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
-            _raise_unless_damage(error)
+            self._note(error)
             return set()
 
-    def _highest(self, column: str, table: str) -> int:
-        for row in self._rows(f"SELECT MAX({column}) FROM {table}"):  # noqa: S608 - constants only
+    def _highest(self, column: str, table: str, where: str = "", otherwise: int = SQL_ID_MAX) -> int:
+        for row in self._rows(f"SELECT MAX({column}) FROM {table} {where}"):  # noqa: S608 - no text of others
             return row[0] if isinstance(row[0], int) else 0
-        return SQL_ID_MAX
+        return otherwise
 
     def _between(self, query: str, low: int, high: int) -> Iterator[Row]:
         ranges = [(low, high)] if low <= high else []
@@ -193,20 +259,9 @@ class _Reader:
             for row in self._db.execute(query, (low, high, ROWS_AT_ONCE)):
                 taken.append(row)  # noqa: PERF402 - what came before an error stays
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
-            _raise_unless_damage(error)
+            self._note(error)
             return taken, False
         return taken, True
-
-
-def _raise_unless_damage(error: Exception) -> None:
-    """Raises the error again when it speaks of the file system and not of the file."""
-    if isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", -1) & 0xFF in (
-        sqlite3.SQLITE_IOERR,
-        sqlite3.SQLITE_NOMEM,
-        sqlite3.SQLITE_BUSY,
-        sqlite3.SQLITE_CANTOPEN,
-    ):
-        raise error
 
 
 def _number(row: Row) -> int:
@@ -228,3 +283,29 @@ def _block(row: Row) -> Block | None:
         since if isinstance(since, float) else 0.0,
         body,
     )
+
+
+def _is_block(fields: list[Field]) -> bool:
+    """Whether these are the columns of a block: of this version, or as a file of format 1 has them."""
+    if len(fields) < 4 or fields[0] is not None or not isinstance(fields[1], int):
+        return False
+    return isinstance(fields[2], int | float) and (
+        (len(fields) == 7 and isinstance(fields[3], str | bytes)) or (len(fields) == 4 and isinstance(fields[3], bytes))
+    )
+
+
+def _block_of(rowid: int | None, fields: list[Field]) -> Block | None:
+    if rowid is None or not _is_block(fields):
+        return None
+    last, made, *about = fields[1:]
+    if isinstance(about[0], bytes):  # format 1, and rows from before it was brought forward
+        body, meter, marks, since = [*about, "", NO_MARKS, 0.0][:4] if len(about) == 1 else about
+    else:
+        meter, marks, since, body = about
+    row = (rowid, last, _real(made), meter, marks, _real(since), body)
+    return _block(row)
+
+
+def _real(value: Field) -> Field:
+    """A whole number that SQLite wrote as an integer, to save room."""
+    return float(value) if isinstance(value, int) else value

@@ -262,7 +262,7 @@ class Asides:
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        self._opened: tuple[str, sqlite3.Connection] | None = None
+        self._opened: tuple[str, sqlite3.Connection, Wreck] | None = None
         self.waiting: list[str] = []
 
     def add(self) -> None:
@@ -300,14 +300,16 @@ class Asides:
         """Raises `NewerFormatError`, `sqlite3.Error` for trouble of the file system."""
         if self._opened is None or self._opened[0] != name:
             self.close()
-            db = sqlite3.connect(self._file.with_name(name), check_same_thread=False)
-            self._opened = (name, db)
+            path = self._file.with_name(name)
+            db = sqlite3.connect(path, check_same_thread=False)
+            self._opened = (name, db, Wreck(db, path))
             db.text_factory = lambda text: text.decode("utf-8", "replace")
             with contextlib.suppress(sqlite3.DatabaseError, UnicodeDecodeError):  # damage, which is why it is here
                 db.execute("PRAGMA locking_mode=EXCLUSIVE")
                 db.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
+                db.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # so that the pages of the file are the last ones
             _raise_if_newer(db)
-        return Wreck(self._opened[1])
+        return self._opened[2]
 
     def give_up(self, name: str) -> None:
         """For now: it is looked at again when the store is opened next."""

@@ -6,6 +6,7 @@ Formats so far. A file is brought forward when it is opened, in one transaction;
 1. `block`, `progress`, `knowledge`, `refused`, `meta`.
 2. What a block is about (`meter`, `marks`, `since`) stands in its row, so that it can be told when the body cannot be
    read any more; `progress.at`; `loss`, `aside`, `adopted`; `meta` has a copy, `identity`, on a page of its own.
+3. The ledger's tables (`agent.metering.ledger`): `gap`, `account`, `era`, `alive`.
 
 `block.marks` is the progress of the visit, JSON [[meter, task, run], …]. It moves to the table `progress` when the
 block goes: a page less to write per visit, which on flash is a good part of the wear.
@@ -16,7 +17,7 @@ from __future__ import annotations
 import sqlite3
 import uuid
 
-FORMAT = 2
+FORMAT = 3
 COUNTERS = ("next", "released", "forwarded", "lost", "refused", "holes")
 NO_MARKS = "[]"
 
@@ -48,6 +49,22 @@ _SINCE_2 = (
     "CREATE TABLE aside (name TEXT PRIMARY KEY, noted REAL NOT NULL, store TEXT NOT NULL, reached INTEGER NOT NULL,"
     " stored_at REAL NOT NULL, salvaged INTEGER NOT NULL, lost INTEGER NOT NULL, done INTEGER NOT NULL)",
 )
+_SINCE_3 = (
+    "CREATE TABLE gap (meter TEXT NOT NULL, task TEXT NOT NULL, profile TEXT NOT NULL, first INTEGER NOT NULL,"
+    " last INTEGER NOT NULL, every INTEGER NOT NULL, reason TEXT NOT NULL,"
+    " PRIMARY KEY (meter, task, profile, first)) WITHOUT ROWID",
+    "CREATE TABLE account (meter TEXT NOT NULL, task TEXT NOT NULL, every INTEGER NOT NULL, phase INTEGER NOT NULL,"
+    " settled INTEGER NOT NULL, PRIMARY KEY (meter, task)) WITHOUT ROWID",
+    "CREATE TABLE era (meter TEXT NOT NULL, task TEXT NOT NULL, before INTEGER NOT NULL,"
+    " PRIMARY KEY (meter, task)) WITHOUT ROWID",
+    # When the ledger was looked at last, and which losses it knows of.
+    "CREATE TABLE alive (id INTEGER PRIMARY KEY CHECK (id = 1), at REAL NOT NULL, loss INTEGER NOT NULL)",
+)
+LEDGER = {
+    "gap": (("meter", "task", "profile", "first", "last", "every", "reason"), (str, str, str, int, int, int, str)),
+    "account": (("meter", "task", "every", "phase", "settled"), (str, str, int, int, int)),
+    "era": (("meter", "task", "before"), (str, str, int)),
+}  # table → its columns and their types, for whoever salvages them
 _TO_2 = (
     "ALTER TABLE block ADD COLUMN meter TEXT NOT NULL DEFAULT ''",
     "ALTER TABLE block ADD COLUMN marks TEXT NOT NULL DEFAULT '[]'",
@@ -57,8 +74,20 @@ _TO_2 = (
     "INSERT INTO identity SELECT key, value FROM meta WHERE key = 'uuid'",
     "INSERT INTO meta VALUES ('holes', 0)",
 )
-_MIGRATIONS = {1: _TO_2}  # from this format to the next
-_TABLES = {"meta", "block", "progress", "knowledge", "refused", "identity", "adopted", "loss", "aside"}
+_MIGRATIONS = {1: _TO_2, 2: _SINCE_3}  # from this format to the next
+_TABLES = {
+    "meta",
+    "block",
+    "progress",
+    "knowledge",
+    "refused",
+    "identity",
+    "adopted",
+    "loss",
+    "aside",
+    "alive",
+    *LEDGER,
+}
 
 
 class StoreCorruptError(Exception):
@@ -72,7 +101,7 @@ class NewerFormatError(Exception):
 def create(db: sqlite3.Connection) -> None:
     """Make an empty store in one transaction: there is no moment at which half of one exists."""
     db.execute("BEGIN")
-    for statement in (*_SCHEMA, *_SINCE_2):
+    for statement in (*_SCHEMA, *_SINCE_2, *_SINCE_3):
         db.execute(statement)
     meta: dict[str, object] = {"format": FORMAT, "uuid": uuid.uuid4().hex, **dict.fromkeys(COUNTERS, 0), "next": 1}
     db.executemany("INSERT INTO meta VALUES (?, ?)", list(meta.items()))

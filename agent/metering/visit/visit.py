@@ -174,7 +174,7 @@ class Visit:
                 self.reached = True
                 self.session.receive(event.lsdu, now)
             elif isinstance(event, DataFailed):
-                self._packet_failed(event.reason, now)
+                self._packet_failed(event, now)
         deadline = self.session.next_deadline()
         if deadline is not None and deadline <= now:
             self.session.on_deadline(now)
@@ -182,13 +182,14 @@ class Visit:
         if now >= self.until:
             self._fail("the visit took too long", now)
 
-    def _packet_failed(self, reason: FailReason, now: float) -> None:
+    def _packet_failed(self, failed: DataFailed, now: float) -> None:
         """The bridge gave a packet up. What becomes of the request is for the session, which knows what may be asked
         again: at once where the packet has not arrived, after its own timeout where nobody knows."""
+        reason = failed.reason
         if reason in (FailReason.NODE_TIMEOUT, FailReason.BASE_NODE_RESTARTED):
             self.session.packet_lost(now)
         elif reason not in (FailReason.NO_CONFIRM, FailReason.BUSY):
-            self._fail(reason.value, now)
+            self._fail(failed.why, now)
 
     @property
     def waits_idly(self) -> bool:

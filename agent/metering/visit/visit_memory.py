@@ -88,9 +88,7 @@ class Retries:
         failed.not_before = now + self._backoff.pause(failures, self._jitter)
         final = failures > self._retries_max
         if final:
-            LOG.warning(
-                "meter %s was not read in %d attempts", meter.meter_id, failures, extra={"event": "meter.unread"}
-            )
+            LOG.debug("meter %s was not read in %d attempts", meter.meter_id, failures)
         return final
 
 

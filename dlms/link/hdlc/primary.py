@@ -27,7 +27,7 @@ from __future__ import annotations
 import enum
 
 from dlms.errors import DecodeError, DlmsError, LinkError, LocalError, PeerError
-from dlms.link.datalink import ApduReceived, LinkDown, LinkEvent, LinkUp, is_unsolicited
+from dlms.link.datalink import ApduReceived, LineHeard, LinkDown, LinkEvent, LinkUp, is_unsolicited
 from dlms.link.hdlc.echo import EchoFilter
 from dlms.link.hdlc.frames import (
     CONTROLS,
@@ -129,7 +129,8 @@ class HdlcClientLink(Machine[State, Step, LinkEvent]):
 
     `server_address` is an `HdlcAddress`, a number (upper part alone) or `"upper/lower"`. `info_max` and `window` are
     offered for both directions. Times are seconds; `octet_s` is how long one octet takes on the line (10 / baud rate),
-    which keeps the deadlines right on slow lines.
+    which keeps the deadlines right on slow lines. `connect_tries` is how often SNRM is sent (`None`: `retries` + 1
+    times) and `connect_timeout_s` the longest wait for each answer: for stations that are likely not there.
     """
 
     def __init__(
@@ -145,8 +146,13 @@ class HdlcClientLink(Machine[State, Step, LinkEvent]):
         poll_interval_s: float = POLL_INTERVAL_S,
         retries: int = RETRIES,
         octet_s: float = 0.0,
+        connect_tries: int | None = None,
+        connect_timeout_s: float | None = None,
     ) -> None:
         super().__init__(State.IDLE, TRANSITIONS)
+        self._connect_retries = retries if connect_tries is None else connect_tries - 1
+        self._connect_timeout_s = ack_timeout_s if connect_timeout_s is None else min(connect_timeout_s, ack_timeout_s)
+        self.heard = LineHeard()
         self._client = HdlcAddress(client)
         self._server = HdlcAddress.of(server_address)
         self._addresses = self._server.emit() + self._client.emit()
@@ -190,12 +196,15 @@ class HdlcClientLink(Machine[State, Step, LinkEvent]):
         self._progress = False  # something new came, or something of ours was acknowledged, since the last P=1
         self._progress_at = now
         self._frame_at = now  # when the last frame came, or the last burst left
+        self._last_taken: HdlcFrame | None = None  # the newest I frame
+        self._asked_once = False  # UA answers the only SNRM
 
     # ---- requests of the user
 
     def connect(self, now: float) -> None:
         """Send SNRM; `LinkUp` or `LinkDown` follows. Raises `LocalError` while the link is in use."""
         self._step(Step.CONNECT)
+        self.heard = LineHeard()
         self._timer = ResponseTimer(self._ack_timeout_s, self._octet_s)
         self._echo = EchoFilter(self._client == self._server)
         self._reset(LinkParameters(), now)
@@ -238,6 +247,7 @@ class HdlcClientLink(Machine[State, Step, LinkEvent]):
         if self._state in (State.IDLE, State.CLOSED):
             return
         self._timer.heard(len(data), now)
+        self.heard.octets += len(data)
         self._decoder.feed(data)
         self._drain(now)
         self._extend_deadline(now)
@@ -280,13 +290,16 @@ class HdlcClientLink(Machine[State, Step, LinkEvent]):
             # an RS-485 converter or optical head returns what we sent: that is neither noise nor an answer
             if item.destination == self._server and item.source == self._client and self._echo.is_echo(item):
                 self._timer.was_echo()
+                self.heard.octets -= len(emit_frame(self._addresses, item.control, item.info, item.segmented))
                 continue
             if item.destination != self._client or item.source != self._server:
+                self.heard.others += 1
                 continue
             if self._state in (State.IDLE, State.CLOSED):
                 continue  # the link ended while older frames were still in the decoder
             self._frame_at = now
             self._timer.answered()
+            self.heard.frames += 1
             try:
                 self._handle(item, CONTROLS[item.control], now)
             except DlmsError as error:
@@ -306,10 +319,16 @@ class HdlcClientLink(Machine[State, Step, LinkEvent]):
     def _on_ua(self, frame: HdlcFrame, now: float) -> None:
         if self._state is State.CONNECTING:
             agreed = self._offer.agree(LinkParameters.parse(frame.info))
+            asked_once = self._timeouts == 0
+            if asked_once and self._timer.learned:
+                self.heard.turnaround_s = self._timer.turnaround_s
             self._step(Step.ACCEPT)
             self._reset_after_ua(agreed, now)
+            self._asked_once = asked_once
         elif self._state is State.DISCONNECTING:
             self._end()
+        elif self._asked_once:
+            self.heard.doubles += 1  # one SNRM, two UA
 
     def _reset_after_ua(self, agreed: LinkParameters, now: float) -> None:
         decoder = self._decoder  # it may hold the beginning of what comes behind the UA
@@ -358,7 +377,12 @@ class HdlcClientLink(Machine[State, Step, LinkEvent]):
         The last command told the meter what had arrived, so an old frame answers an earlier command.
         """
         ahead = (control.send_number - self._reassembly.receive_number) % MODULUS
+        last = self._last_taken
+        if last is not None and ahead == MODULUS - 1 and (frame.info, frame.segmented) != (last.info, last.segmented):
+            self.heard.doubles += 1  # the number of the newest frame, but not what was in it: somebody else's
         new, whole = self._reassembly.accept(control.send_number, frame.info, frame.segmented)
+        if new:
+            self._last_taken = frame
         if whole is not None:
             self._deliver(whole)
         if not new and ahead < self.parameters.window_taken:
@@ -460,14 +484,20 @@ class HdlcClientLink(Machine[State, Step, LinkEvent]):
 
     def _start_waiting(self, now: float, *, again: bool) -> None:
         self._frame_at = self._timer.asked(len(self._output), now, again=again)
-        self._deadline = self._frame_at + self._timer.wait_s
+        self._deadline = self._frame_at + self._wait_s
+
+    @property
+    def _wait_s(self) -> float:
+        """How long to wait for the first octet of the answer."""
+        wait_s = self._timer.wait_s
+        return min(wait_s, self._connect_timeout_s) if self._state is State.CONNECTING else wait_s
 
     def _extend_deadline(self, now: float) -> None:
         """Octets are coming: wait for the end of them, but not for ever: neither for a babbling line nor for a station
         that sends one good frame after another and none that helps."""
         if self._deadline is None or self._state is State.RESTING:
             return
-        pause = self._timer.wait_s
+        pause = self._wait_s
         if self._decoder.pending or self._decoder.broken:
             pause = min(pause, self._inter_octet_timeout_s)
         babble = self._ack_timeout_s * BABBLE_TIMEOUTS + LONGEST_FRAME_OCTETS * self._octet_s
@@ -496,7 +526,7 @@ class HdlcClientLink(Machine[State, Step, LinkEvent]):
         """SNRM or DISC was not answered."""
         self._timeouts += self._timer.expired()
         connecting = self._state is State.CONNECTING
-        if self._timeouts <= self._retries:
+        if self._timeouts <= (self._connect_retries if connecting else self._retries):
             kind = FrameType.SNRM if connecting else FrameType.DISC
             self._send_unnumbered(kind, self._offer.emit() if connecting else b"", now, again=True)
         elif connecting:

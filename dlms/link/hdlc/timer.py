@@ -67,6 +67,11 @@ class ResponseTimer:
         return self._heard_at is None
 
     @property
+    def learned(self) -> bool:
+        """Whether an answer to a question that was not repeated has come."""
+        return self._turnarounds > 0
+
+    @property
     def turnaround_s(self) -> float:
         """The slowest answer so far, from the last octet of the question to the first of the answer."""
         return self._slowest_s

@@ -35,7 +35,13 @@ SESSION = {
     "started": NOW - 61, "ended": NOW - 60, "trigger": "push", "session_id": "1A", "messages": 3, "commands": 5,
     "result": "ok",
 }  # fmt: skip
-TASK = {"state": "idle", "last_run": int(NOW) - 300, "next_run": int(NOW) + 600, "last_result": "12 read, 0 failed"}
+TASK = {"state": "idle", "last_run": int(NOW) - 300, "next_run": int(NOW) + 600, "last_result": "1 of 2 read, 1 silent"}
+GAPS = [
+    {"meter": "KEP0001", "task": "billing", "profile": "", "first": 1799978400, "last": 1799998200, "every": 900,
+     "reason": "concentrator-off", "slots": 23, "going_on": False},
+    {"meter": "KEP0002", "task": "billing", "profile": "1.0.99.1.0.255", "first": 1799978400, "last": 1799998200,
+     "every": 900, "reason": "meter-silent", "slots": 23, "going_on": True},
+]  # fmt: skip
 CHECK = {"ok": True, "at": NOW - 1, "detail": "plc0"}
 STATUS = {
     "device_id": "urn:dcu:1", "fw_version": "2", "sw_version": "0.1.0", "started": NOW - 86_400, "now": NOW,
@@ -61,6 +67,8 @@ class Daemon:
             "session": {"asked": True},
             "update": {"state": "idle", "progress": 0, "slots": SLOTS, "result": None},
             "forget-meter": {"forgotten": ["KEP0001"]},
+            "gaps": {"total": 2, "gaps": GAPS},
+            "give-up": {"closed": 2},
         }
         self.path = path
         self.stop = threading.Event()
@@ -124,7 +132,7 @@ def test_status_shows_device_account_session_meters_queue_and_slots(
         "health        all good",
         "A     1        good   booted",
         "billing",
-        "12 read, 0 failed",
+        "1 of 2 read, 1 silent",
     ):
         assert text in out, text
 
@@ -152,6 +160,42 @@ def test_meters_are_a_table(daemon: Daemon, capsys: pytest.CaptureFixture[str]) 
     assert head.split() == ["meter", "port", "address", "state", "last", "read", "error"]
     assert first.startswith("KEP0001  plc0        5  read")
     assert second.endswith("no answer in time")
+
+
+def test_gaps_are_ranges_with_a_reason(daemon: Daemon, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(daemon, capsys, "gaps", "--meter", "KEP0001", "--limit", "5")
+    assert code == 0
+    assert daemon.asked == [{"command": "gaps", "meter": "KEP0001", "limit": 5, "peer": getpass.getuser()}]
+    head, first, second = out.splitlines()
+    assert head.split() == ["meter", "task", "first", "last", "slots", "reason"]
+    assert first.split() == ["KEP0001", "billing", *["2027-01-15", "02:00:00Z", "2027-01-15", "07:30:00Z", "23"],
+                             "concentrator-off"]  # fmt: skip
+    assert second.split()[1:5] == ["1.0.99.1.0.255", "2027-01-15", "02:00:00Z", "goes"]
+    daemon.answers["gaps"] = {"total": 0, "gaps": []}
+    assert run(daemon, capsys, "gaps")[1] == "nothing is missing\n"
+    daemon.answers["gaps"] = {"total": 9, "gaps": GAPS}
+    assert run(daemon, capsys, "gaps")[1].endswith("2 of 9 gaps\n")
+
+
+def test_gaps_are_given_up_for_a_reason(daemon: Daemon, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(daemon, capsys, "gaps", "give-up", "KEP0001")[0] == 2
+    assert run(daemon, capsys, "gaps", "give-up", "KEP0001", "--why", "dark house")[:2] == (0, "2 gaps closed\n")
+    assert daemon.asked == [
+        {"command": "give-up", "meter": "KEP0001", "task": "", "why": "dark house", "peer": getpass.getuser()}
+    ]
+
+
+def test_status_says_what_the_clock_rests_on_and_how_many_gaps_there_are(
+    daemon: Daemon, capsys: pytest.CaptureFixture[str]
+) -> None:
+    judged = {"wall": NOW, "trusted": True, "source": "server", "age_s": 30.0, "why": ""}
+    daemon.answers["status"] = {**STATUS, "clock": judged, "gaps": {"open": 3, "going_on": 1}}
+    out = run(daemon, capsys, "status")[1]
+    assert "clock         2027-01-15 08:00:00Z (by server, 30 s ago)" in out
+    assert "gaps          3, 1 of them go on; `dcuctl gaps` lists them" in out
+    judged |= {"trusted": False, "why": "7200 s ahead of what kernel said"}
+    daemon.answers["status"] = {**STATUS, "clock_trusted": False, "clock": judged, "gaps": None}
+    assert "(not trusted: 7200 s ahead of what kernel said)" in run(daemon, capsys, "status")[1]
 
 
 def test_a_meter_can_be_forgotten(daemon: Daemon, capsys: pytest.CaptureFixture[str]) -> None:

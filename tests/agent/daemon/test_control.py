@@ -161,6 +161,7 @@ def test_every_check_is_published_and_not_ok_before_it_was_made(tmp_path: Path) 
         "agent_up": True,
         "dm_session": False,
         "meter_port": False,
+        "meters": False,
         "storage": False,
     }
 

@@ -101,6 +101,15 @@ def test_a_url_that_is_none_is_an_error_of_ours(server: Server, url: str) -> Non
         HttpsClient(server.ca).request("GET", url)
 
 
+def test_whoever_wants_to_is_told_of_each_answer_and_how_long_it_took(server: Server) -> None:
+    ticks = itertools.count(100.0, 0.25)
+    client = HttpsClient(server.ca, monotonic=lambda: next(ticks))
+    told: list[tuple[dict[str, str], float, float]] = []
+    client.on_answer = lambda headers, sent, received: told.append((dict(headers), sent, received))
+    client.request("GET", server.url)
+    assert [(headers["x-name"], received - sent) for headers, sent, received in told] == [("Value", 0.25)]
+
+
 @pytest.mark.parametrize("url", ["http://127.0.0.1/", "https://", "ftp://127.0.0.1/x", "nonsense"])
 def test_only_https_is_spoken(server: Server, url: str) -> None:
     with pytest.raises(HttpsRefused, match="only https"):

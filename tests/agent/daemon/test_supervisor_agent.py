@@ -162,6 +162,53 @@ def test_a_session_cannot_be_had_before_the_registration(running: Process) -> No
     assert running.end() == 0
 
 
+def second_start(home: Path) -> tuple[int, str]:
+    """Exit code and what is said by an agent that is started while another one runs."""
+    command = [sys.executable, "-m", "agent", "--config", str(home / "dcu.yaml")]
+    ended = subprocess.run(command, cwd=REPO, stderr=subprocess.PIPE, text=True, timeout=30, check=False)
+    return ended.returncode, ended.stderr
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """What lies in a folder, but for what a running agent renews by itself."""
+    files = (file for file in sorted(folder.rglob("*")) if file.is_file() and file.name != "health.json")
+    return {str(file.relative_to(folder)): file.read_bytes() for file in files}
+
+
+@pytest.mark.process
+def test_a_second_instance_names_the_first_and_leaves_it_alone(running: Process) -> None:
+    home = running.home
+    with (home / "dcu.yaml").open("a") as file:
+        file.write("log: {file: state/agent.log}\n")  # the first one does not write it; the second one must not either
+    assert isinstance(running.ask("queue"), dict)  # its store is there now
+    before = contents(home / "state")
+    socket_before = (home / "run" / "control.sock").stat()
+    code, said = second_start(home)
+    pid = running.process.pid
+    assert (code, said) == (
+        75,
+        f"dcu-agent: {home}/state is in use by a running dcu-agent (process {pid}); one agent per state_dir\n",
+    )
+    assert contents(home / "state") == before
+    assert before["agent.lock"] == b"%d\n" % pid
+    assert (home / "run" / "control.sock").stat() == socket_before
+    assert isinstance(running.ask("queue"), dict)
+    assert running.end() == 0
+    again = Process(home)
+    assert again.end() == 0
+
+
+@pytest.mark.process
+def test_an_instance_with_a_state_folder_of_its_own_does_not_take_the_other_ones_socket(running: Process) -> None:
+    home = running.home
+    (home / "dcu.yaml").write_text((home / "dcu.yaml").read_text().replace("state_dir: state", "state_dir: other"))
+    code, said = second_start(home)
+    assert code == 71
+    assert "another process answers at this control_socket" in said
+    assert isinstance(running.ask("queue"), dict)
+    assert running.end() == 0
+
+
 def bad_start(home: Path, capsys: pytest.CaptureFixture[str]) -> str:
     assert main(["--config", str(home / "dcu.yaml")]) == 2
     return capsys.readouterr().err

@@ -65,8 +65,8 @@ class Line:
             self.incoming += burst
 
 
-def bridge_over(line: Line, core: object) -> Bridge:
-    return Bridge(line, core, line.clock.monotonic)  # type: ignore[arg-type]
+def bridge_over(line: Line, core: object, *, silence_s: float = 0.0) -> Bridge:
+    return Bridge(line, core, line.clock.monotonic, silence_s=silence_s)  # type: ignore[arg-type]
 
 
 Opener = Callable[[], Bridge]

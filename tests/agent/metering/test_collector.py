@@ -147,6 +147,13 @@ class Rig:
             self.clock.advance(pause)
 
     def records(self) -> list[dict[str, object]]:
+        return [record for record in self.uplink() if "gap" not in record]
+
+    def gaps(self) -> list[dict[str, object]]:
+        """What the head-end is told of gaps."""
+        return [record for record in self.uplink() if "gap" in record]
+
+    def uplink(self) -> list[dict[str, object]]:
         batch = self.store.batch(10**6)
         return list(batch.records) if batch else []
 
@@ -197,7 +204,7 @@ def test_meters_that_join_are_registered_and_read_for_the_current_run(tmp_path: 
     assert rig.count() == {(meter.id, run): 108 for meter in rig.meters}
     assert rig.statuses() == {meter.id: "read" for meter in rig.meters}
     status = rig.collector.task_status("t1")
-    assert (status.last_run, status.next_run, status.last_result) == (run, run + EVERY_S, "3 read, 0 failed")
+    assert (status.last_run, status.next_run, status.last_result) == (run, run + EVERY_S, "3 of 3 read")
     assert rig.health[-1] == (True, "plc0")
 
 
@@ -308,12 +315,12 @@ def test_an_unknown_reading_list_is_said_in_the_task_s_status(tmp_path: Path) ->
     rig.collector.configure(provisioning(task("a", reading_list="none"), task("b")))
     rig.run(30)
     assert "reading list none" in rig.collector.task_status("a").last_result
-    assert rig.collector.task_status("b").last_result == "1 read, 0 failed"
+    assert rig.collector.task_status("b").last_result == "1 of 1 read"
     (tmp_path / "software" / "active" / "pkg").mkdir(parents=True)
     (tmp_path / "software" / "active" / "pkg" / "none.csv").write_text("obis,cls,attr\n1.0.1.8.0.255,3,2\n")
     rig.collector.software_changed()
     rig.run(5)
-    assert rig.collector.task_status("a").last_result == "1 read, 0 failed"
+    assert rig.collector.task_status("a").last_result == "1 of 1 read"
 
 
 def test_a_missing_list_is_said_of_every_task_that_wants_it_and_of_none_once_it_is_there(tmp_path: Path) -> None:
@@ -325,7 +332,7 @@ def test_a_missing_list_is_said_of_every_task_that_wants_it_and_of_none_once_it_
     (tmp_path / "software" / "active" / "pkg" / "none.csv").write_text("obis,cls,attr\n1.0.1.8.0.255,3,2\n")
     rig.collector.software_changed()
     rig.run(5)
-    assert {rig.collector.task_status(name).last_result for name in "ab"} == {"1 read, 0 failed"}
+    assert {rig.collector.task_status(name).last_result for name in "ab"} == {"1 of 1 read"}
 
 
 # --- trouble ---
@@ -339,9 +346,9 @@ def test_a_meter_that_answers_nothing_is_retried_then_left_for_the_run_and_read_
     rig.run(400)
     assert {meter for meter, _ in rig.count()} == {rig.meters[1].id}
     failing = next(meter for meter in rig.collector.meters() if meter.last_error)
-    assert failing.state == "failing"
+    assert failing.state == "silent"
     assert "no answer" in failing.last_error
-    assert rig.collector.task_status("t1").last_result == "1 read, 1 failed"
+    assert rig.collector.task_status("t1").last_result == "1 of 2 read, 1 silent"
     rig.network.faults.mute = frozenset()
     rig.run(EVERY_S)
     assert rig.count()[mute, 1_800_000_000 + EVERY_S] == 108
@@ -406,14 +413,17 @@ def test_a_line_that_breaks_is_opened_again_and_reading_goes_on(tmp_path: Path) 
 
 def test_a_port_that_cannot_be_opened_is_tried_with_growing_pauses(tmp_path: Path) -> None:
     rig = PlcRig(tmp_path, meters=1)
-    rig.open_error = "no such device"
     rig.collector.configure(provisioning())
+    rig.run(30)
+    rig.open_error = "no such device"
+    rig.lines[-1].broken = True
+    rig.opened = 0
     rig.run(600)
     assert 10 <= rig.opened <= 30
     assert rig.health[-1] == (False, "plc0: no such device")
     rig.open_error = ""
-    rig.run(90)
-    assert rig.count() == {(rig.meters[0].id, 1_800_000_000): 108}
+    rig.run(EVERY_S - 600)
+    assert rig.count() == {(rig.meters[0].id, 1_800_000_000 + n * EVERY_S): 108 for n in range(2)}
 
 
 def test_a_base_node_that_answers_for_meters_that_do_not_proves_nothing(tmp_path: Path) -> None:
@@ -451,7 +461,10 @@ def test_a_port_without_meters_works_when_its_base_node_answers(tmp_path: Path) 
 
 
 def test_a_base_node_that_is_silent_makes_the_port_unhealthy(tmp_path: Path) -> None:
-    rig = PlcRig(tmp_path, meters=0)
+    rig = PlcRig(tmp_path)
+    rig.collector.configure(provisioning())
+    rig.run(30)
+    rig.restart()
     rig.network.receive = lambda data, now: None  # type: ignore[method-assign]
     rig.run(120)
     assert rig.health[-1][0] is False
@@ -513,6 +526,8 @@ class PoisonedBridge:
         self._address = address
         self.carries = bridge.carries
         self.shared_bus = bridge.shared_bus
+        self.octets_heard = bridge.octets_heard
+        self.set_line = bridge.set_line
         self.poll = bridge.poll
         self.close = bridge.close
 

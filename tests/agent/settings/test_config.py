@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from agent.settings import config as configuration
 from agent.settings.config import Config, ConfigError, load
@@ -88,10 +91,107 @@ def test_a_full_file_is_read_as_written(tmp_path: Path) -> None:
     assert config.reboot_command == ("dcu-reboot", "now")
 
 
-def test_relative_paths_start_at_the_folder_of_the_file(tmp_path: Path) -> None:
-    config = read(tmp_path, FULL)
-    assert config.device.key_file == tmp_path / "device.key"
-    assert config.log.file == tmp_path / "dcu.log"
+# Every setting that names a file, folder, device or program: key, YAML around it, and where its value is found. What
+# `%s` becomes is `place/it`, relative, or what is right without it.
+PATHS: dict[str, tuple[str, Callable[[Config], object]]] = {
+    "device.key_file": ("", lambda c: c.device.key_file),
+    "device.release_file": ("", lambda c: c.device.release_file),
+    "security_server.ca_file": ("", lambda c: c.security_server.ca_file),
+    "metering.reading_lists_dir": ("", lambda c: c.metering.reading_lists_dir),
+    "metering.store_file": ("", lambda c: c.metering.store_file),
+    "metering.registry_file": ("", lambda c: c.metering.registry_file),
+    "update.dir": ("", lambda c: c.update.dir),
+    "update.run_dir": ("", lambda c: c.update.run_dir),
+    "update.boot_id_file": ("", lambda c: c.update.boot_id_file),
+    "update.roots": ("", lambda c: c.update.roots),
+    "update.software_dir": ("", lambda c: c.update.software_dir),
+    "update.command": ("[%s, --quiet]", lambda c: c.update.command[0]),
+    "watchdog.device": ("", lambda c: c.watchdog.device),
+    "log.file": ("", lambda c: c.log.file),
+    "state_dir": ("", lambda c: c.state_dir),
+    "control_socket": ("", lambda c: c.control_socket),
+    "reboot_command": ("[%s]", lambda c: c.reboot_command[0]),
+    "ports": ("[{name: a, protocol: prime-usi, url: %s}]", lambda c: c.ports[0].url),
+}
+
+
+def with_paths(value: str) -> str:
+    """A configuration that gives `value` to every setting of `PATHS`."""
+    document: dict[str, Any] = yaml.safe_load(MINIMAL)
+    for key, (around, _) in PATHS.items():
+        section, _, name = key.rpartition(".")
+        place = document.setdefault(section, {}) if section else document
+        place[name] = yaml.safe_load((around or "%s") % value)
+    return yaml.safe_dump(document)
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        ("place/it", "{home}/place/it"),
+        ("./it", "{home}/it"),
+        ("/opt/it", "/opt/it"),
+        ("~root/it", "/root/it"),
+        ("~no-such-person/it", "{home}/~no-such-person/it"),
+    ],
+)
+@pytest.mark.parametrize("how", ["absolute", "relative", "bare"])
+def test_a_relative_path_of_any_setting_starts_at_the_folder_of_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str, value: str, found: str
+) -> None:
+    home = tmp_path / "conf"
+    home.mkdir()
+    (home / "dcu.yaml").write_text(with_paths(value))
+    monkeypatch.chdir(home if how == "bare" else tmp_path)
+    file = {"absolute": home / "dcu.yaml", "relative": Path("conf/dcu.yaml"), "bare": Path("dcu.yaml")}[how]
+    config = load(file)
+    monkeypatch.chdir("/")
+    for key, (_, value_of) in PATHS.items():
+        assert str(value_of(config)) == found.format(home=home), key
+
+
+def test_what_lies_in_the_state_folder_by_default_lies_in_it_however_the_file_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf" / "dcu.yaml").write_text(MINIMAL + "state_dir: state\n")
+    monkeypatch.chdir(tmp_path)
+    config = load(Path("conf/dcu.yaml"))
+    state = tmp_path / "conf" / "state"
+    assert config.state_dir == state
+    assert config.metering.store_file == state / "readings.db"
+    assert config.metering.registry_file == state / "meters.json"
+    assert (config.update.dir, config.update.software_dir) == (state / "update", state / "software")
+
+
+def paths_in(value: object, name: str = "") -> Iterator[str]:
+    """The dotted names of all paths in a configuration."""
+    if isinstance(value, Path):
+        yield name
+    elif dataclasses.is_dataclass(value):
+        for field in dataclasses.fields(value):
+            yield from paths_in(getattr(value, field.name), f"{name}.{field.name}".removeprefix("."))
+
+
+def test_the_table_of_paths_has_every_path_of_the_configuration(tmp_path: Path) -> None:
+    config = read(tmp_path, with_paths("it"))
+    assert set(paths_in(config)) - {"file"} <= set(PATHS)
+
+
+@pytest.mark.parametrize("url", ["socket://h:1", "rfc2217://h:1", "loop://", "udp://h:4059"])
+def test_a_url_with_a_scheme_is_no_path(tmp_path: Path, url: str) -> None:
+    config = read(tmp_path, MINIMAL + f"ports: [{{name: a, protocol: prime-usi, url: '{url}'}}]\n")
+    assert config.ports[0].url == url
+
+
+def test_a_program_without_a_slash_is_looked_for_where_programs_are(tmp_path: Path) -> None:
+    config = read(tmp_path, MINIMAL + "reboot_command: [reboot, ./now]\n")
+    assert config.reboot_command == ("reboot", "./now")
+
+
+def test_one_device_under_two_spellings_is_one_url(tmp_path: Path) -> None:
+    ports = "ports:\n- {name: a, protocol: prime-usi, url: dev/a}\n- {name: b, protocol: prime-usi, url: ./dev/a}\n"
+    assert problems(tmp_path, MINIMAL + ports) == [f"13: ports[1].url: another port has the URL '{tmp_path}/dev/a'"]
 
 
 def test_the_value_is_immutable(tmp_path: Path) -> None:
@@ -109,7 +209,7 @@ def test_all_errors_are_reported_at_once_in_the_order_of_their_lines(tmp_path: P
         "4: device.man: wanted text, got a whole number '5' (quote it)",
         "5: device.mdo: unknown key; did you mean mod?",
         "12: dm.poll_every_s: wanted a whole number, got text 'often'",
-        "14: ports[0].protocol: wanted one of prime-usi, hdlc, dlmsotcp, got 'modbus'",
+        "14: ports[0].protocol: wanted one of prime-usi, hdlc, dlmsotcp, wrapper, got 'modbus'",
         "14: ports[0].name: wanted up to 32 letters, digits, - and _, got 'a b'",
         "15: state: unknown key; did you mean state_dir?",
     ]

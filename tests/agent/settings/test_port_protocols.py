@@ -17,16 +17,21 @@ from pathlib import Path
 import pytest
 
 from agent.daemon.check import problems as found_by_check
+from agent.metering.ports.opening import bridge_to
 from agent.settings.config import ConfigError, PortConfig, load
 from dlms.errors import LocalError
+from dlms.link.datalink import LineSettings
 from dlms.link.hdlc.frames import HdlcAddress
 from dlms.link.hdlc.primary import HdlcClientLink
 from dlms.link.llc import LlcLink
+from dlms.link.mode_e.link import ModeELink
+from dlms.link.wrapper import WrapperLink
 from plc.errors import AmbiguousProtocolError, BrokenProtocolError, PlcProtocolError, UnknownProtocolError
 from plc.protocols import (
     BUILT_IN,
     HDLC,
     PRIME_USI,
+    Asking,
     LinkRequest,
     Option,
     PortProtocol,
@@ -100,6 +105,106 @@ def mistakes(tmp_path: Path, keys: str) -> list[str]:
     return [f"{problem.path}: {problem.text}" for problem in caught.value.problems]
 
 
+# --- meters that differ ---
+
+BUS = "protocol: hdlc, scan: {first: 1, last: 30}, baudrate: 9600"
+
+
+def test_a_meter_of_a_bus_has_what_its_entry_says_and_else_what_the_port_says(tmp_path: Path) -> None:
+    entries = "[{address: 18, baudrate: 2400, parity: even}, {address: 19, mode_e: true, mode_e_address: '7'}]"
+    bus = port(tmp_path, f"{BUS}, parity: odd, meters: {entries}")
+    assert bus.line(17) == LineSettings(9600, "odd")
+    assert bus.line(18) == LineSettings(2400, "even")
+    assert isinstance(bus.data_link(18), HdlcClientLink)
+    opened = bus.data_link(19)
+    assert isinstance(opened, ModeELink)
+    opened.connect(0.0)
+    assert bytes(octet & 0x7F for octet in opened.take_output()) == b"/?7!\r\n"
+
+
+def test_meters_of_the_wrapper_have_an_address_each(tmp_path: Path) -> None:
+    entries = "[{address: 1, url: 'socket://h:4059'}, {address: 2, url: 'socket://h:4060'}]"
+    file = configuration(tmp_path, f"ports: [{{name: lan, protocol: wrapper, meters: {entries}}}]\n")
+    lan = load(file).ports[0]
+    assert [(meter.address, meter.url) for meter in lan.meters] == [(1, "socket://h:4059"), (2, "socket://h:4060")]
+    assert lan.where == "2 meters"
+    assert list(found_by_check(load(file))) == list(found_by_check(load(configuration(tmp_path, ""))))
+    opened = bridge_to(lan)
+    assert opened.carries == "stream"
+    opened.close()
+
+
+@pytest.mark.parametrize(
+    ("keys", "found"),
+    [
+        (f"{BUS}, parity: mark", ["parity: wanted one of none, even, odd, got 'mark'"]),
+        (f"{BUS}, meters: [{{address: 0}}]", ["meters[0].address: wanted 1 to 16381, got 0"]),
+        (f"{BUS}, meters: [{{}}]", ["meters[0].address: is missing"]),
+        (
+            f"{BUS}, meters: [{{address: 1}}, {{address: 1}}]",
+            ["meters[1].address: another meter of this port has the address 1"],
+        ),
+        (
+            f"{BUS}, meters: [{{address: 1, mode_e_address: '7'}}]",
+            ["meters[0].mode_e_address: has no use without mode_e: true"],
+        ),
+        (
+            f"{BUS}, meters: [{{address: 1, mode_e: true, mode_e_address: 'a b'}}]",
+            ["meters[0].mode_e_address: wanted up to 32 letters and digits, got 'a b'"],
+        ),
+        (
+            f"{BUS}, meters: [{{address: 1, mode_e: true, parity: even}}]",
+            ["meters[0].parity: has no use with mode_e, which ends in HDLC without parity"],
+        ),
+        (
+            f"{BUS}, meters: [{{address: 1, mode_e: true, mode_e_address: '7'}}, {{address: 2, mode_e: true}}]",
+            ["meters: where several have mode_e, each needs its mode_e_address: without one all of them answer"],
+        ),
+        (f"{BUS}, meters: [{{address: 1, url: 'socket://h:1'}}]", ["meters[0].url: unknown key"]),
+    ],
+)
+def test_what_is_wrong_with_an_entry_is_said_of_it(tmp_path: Path, keys: str, found: list[str]) -> None:
+    said = [problem.removeprefix("ports[0].").partition(";")[0] for problem in mistakes(tmp_path, keys)]
+    assert said == found
+
+
+@pytest.mark.parametrize(
+    ("keys", "found"),
+    [
+        ("", "ports[0].meters: is missing or empty: each meter of wrapper ports has a URL of its own"),
+        ("meters: [], url: 'socket://h:1'", "ports[0].url: unknown key"),
+        ("meters: [{address: 1}]", "ports[0].meters[0].url: is missing"),
+        ("meters: [{address: 1, url: /dev/x}]", "ports[0].meters[0].url: /dev/x: wanted socket://host:port"),
+        (
+            "meters: [{address: 1, url: 'socket://h:1'}, {address: 2, url: 'socket://h:1'}]",
+            "ports[0].meters[1].url: another meter of this port has the URL 'socket://h:1'",
+        ),
+        ("meters: [{address: 1, url: 'socket://h:1', mode_e: true}]", "ports[0].meters[0].mode_e: unknown key"),
+        ("meters: [{address: 70000, url: 'socket://h:1'}]", "ports[0].meters[0].address: wanted 1 to 65535, got 70000"),
+    ],
+)
+def test_what_is_wrong_with_a_meter_of_the_wrapper_is_said_of_it(tmp_path: Path, keys: str, found: str) -> None:
+    file = configuration(tmp_path, f"ports: [{{name: lan, protocol: wrapper, {keys}}}]\n")
+    with pytest.raises(ConfigError) as caught:
+        load(file)
+    said = [f"{problem.path}: {problem.text}".partition(";")[0] for problem in caught.value.problems]
+    assert found in said
+
+
+@pytest.mark.parametrize("entry", ["{address: 1, mode_e: true}", "{address: 1, baudrate: 300}"])
+def test_behind_a_socket_nobody_can_set_a_line(tmp_path: Path, entry: str) -> None:
+    text = f"ports: [{{name: a, url: 'socket://h:1', {BUS}, meters: [{entry}]}}]\n"
+    with pytest.raises(ConfigError, match="nobody can set a line behind a socket"):
+        load(configuration(tmp_path, text))
+    load(configuration(tmp_path, text.replace("socket:", "rfc2217:")))
+
+
+def test_the_check_finds_an_entry_whose_address_does_not_fit(tmp_path: Path) -> None:
+    text = f"ports: [{{name: a, url: 'socket://h:1', {BUS}, meters: [{{address: 300}}]}}]\n"
+    said = list(found_by_check(load(configuration(tmp_path, text))))
+    assert any(problem.startswith("ports[0].meters[0]: HDLC address 1/300") for problem in said)
+
+
 # --- built in ---
 
 
@@ -113,7 +218,7 @@ def test_every_built_in_protocol_makes_its_core_and_a_link_to_a_meter(name: str)
     link.connect(0.0)
     # A bus is asked who is there; a packet link has nothing to say before its first APDU.
     assert bool(link.take_output()) == (protocol.scan is not None) == (core.carries == "hdlc")
-    assert isinstance(link, HdlcClientLink if core.carries == "hdlc" else LlcLink)
+    assert isinstance(link, {"hdlc": HdlcClientLink, "apdu": LlcLink, "stream": WrapperLink}[core.carries])
 
 
 def test_the_document_has_the_defaults_of_the_registry() -> None:
@@ -142,8 +247,9 @@ def test_an_address_that_does_not_fit_is_the_callers_mistake(tmp_path: Path) -> 
 
 
 def test_a_link_repeats_as_often_as_it_is_asked_to(tmp_path: Path) -> None:
-    def frames_sent(retries: int | None) -> int:
-        link = port(tmp_path, "protocol: hdlc, scan: {first: 1, last: 3}").data_link(1, retries=retries)
+    def frames_sent(tries: int | None) -> int:
+        bus = port(tmp_path, "protocol: hdlc, scan: {first: 1, last: 3}")
+        link = bus.data_link(1, asking=Asking(tries=tries))
         link.connect(0.0)
         sent = 0
         while link.take_output():
@@ -153,7 +259,7 @@ def test_a_link_repeats_as_often_as_it_is_asked_to(tmp_path: Path) -> None:
             link.on_deadline(deadline)
         return sent
 
-    assert frames_sent(1) == 2
+    assert [frames_sent(tries) for tries in (1, 2)] == [1, 2]
     assert frames_sent(None) > 2
 
 
@@ -240,9 +346,9 @@ def test_an_unknown_name_is_told_with_all_that_are_known(site: Site, tmp_path: P
     site.install_the_example()
     with pytest.raises(UnknownProtocolError) as caught:
         find_protocol("smoke-signals")
-    assert caught.value.known == ("prime-usi", "hdlc", "dlmsotcp", "acme-radio")
+    assert caught.value.known == ("prime-usi", "hdlc", "dlmsotcp", "wrapper", "acme-radio")
     assert mistakes(tmp_path, "protocol: smoke-signals, puffs: 3") == [
-        "ports[0].protocol: wanted one of prime-usi, hdlc, dlmsotcp, acme-radio, got 'smoke-signals'"
+        "ports[0].protocol: wanted one of prime-usi, hdlc, dlmsotcp, wrapper, acme-radio, got 'smoke-signals'"
     ]
 
 

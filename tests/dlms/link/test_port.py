@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import socket
+from typing import Any
+
 import pytest
 
 from dlms.errors import LinkError, LocalError
@@ -43,3 +46,16 @@ def test_a_url_that_cannot_be_is_a_local_error(url: str) -> None:
 def test_a_port_that_does_not_open_is_a_link_error(url: str) -> None:
     with pytest.raises(LinkError):
         open_port(url)
+
+
+@pytest.mark.filterwarnings("ignore:set(Daemon|Name):DeprecationWarning")  # pyserial's
+def test_connections_are_kept_alive_and_end_when_the_other_host_is_gone() -> None:
+    listener = socket.create_server(("127.0.0.1", 0))
+    with listener, terminal_server() as server:
+        for url in (f"socket://127.0.0.1:{listener.getsockname()[1]}", server.url):
+            port: Any = open_port(url)
+            connected = port._socket if url.startswith("socket") else port._port._socket
+            assert connected.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+            of_tcp = [socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT, socket.TCP_USER_TIMEOUT]
+            assert [connected.getsockopt(socket.IPPROTO_TCP, option) for option in of_tcp] == [30, 10, 3, 60_000]
+            port.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from headend.dm.push import PushError
 from headend.metering import readings
 from headend.operator import app
 from headend.software.repository import PackageStore
+from omadm.readings import parse
 from tests.headend.asgi import call, pieces
 
 TOKEN = "operator-token"
@@ -80,7 +82,8 @@ def test_without_the_token_nothing_is_answered(server: Starlette, authorization:
 def test_every_route_is_below_the_guarded_path_or_known_to_guard_itself(server: Starlette) -> None:
     paths = {route.path for route in server.routes if isinstance(route, Route)}
     beside = {path for path in paths if not path.startswith(app.API)}
-    pages = {"/", "/device", "/meters", "/meter", "/readings", "/jobs", "/alerts", "/packages", "/registrations"}
+    pages = {"/", "/device", "/meters", "/meter", "/readings", "/gaps", "/jobs", "/alerts", "/packages"}
+    pages.add("/registrations")
     assert beside == pages | {"/login", "/logout", "/jobs/cancel", "/style.css", "/healthz"}
 
 
@@ -316,3 +319,29 @@ def test_a_package_is_uploaded_shown_with_its_address_and_removed(server: Starle
 @pytest.mark.parametrize(("name", "content"), [(".x", b"x"), ("a%20b", b"x"), ("ok", b"")])
 def test_what_is_no_package_is_refused(server: Starlette, name: str, content: bytes) -> None:
     assert ask(server, "PUT", f"/v1/packages/{name}", content=content).status_code == 400
+
+
+# ---- gaps
+
+
+def test_gaps_are_listed_and_given_up_for_a_reason(server: Starlette, database: Engine) -> None:
+    gap = {
+        "gap": "open", "meter": "KFM1", "task": "t1", "profile": None, "first": 1770000300, "last": 1770002100,
+        "every": 900, "reason": "concentrator-off", "how": None, "noted": 1.0,
+    }  # fmt: skip
+    rows = [gap | {"id": 1}, gap | {"id": 2, "meter": "KFM2", "last": None}]
+    batch = {"version": 1, "device": DEVICE, "store": "0" * 32, "records": rows}
+    readings.store(database, parse(json.dumps(batch).encode()), 5.0)
+    listed = ask(server, "GET", "/v1/gaps", params={"device": DEVICE, "state": "open"}).json()["gaps"]
+    assert {row["meter"]: row["slots"] for row in listed} == {"KFM1": 3, "KFM2": None}
+    order = {"device": DEVICE, "meter": "KFM1", "why": "meter exchanged"}
+    assert ask(server, "POST", "/v1/gaps/give-up", json=order).json() == {"closed": 1}
+    (closed,) = ask(server, "GET", "/v1/gaps", params={"state": "closed"}).json()["gaps"]
+    assert (closed["meter"], closed["how"], closed["changed"]) == ("KFM1", "meter exchanged", 1000.0)
+
+
+@pytest.mark.parametrize("order", [{}, {"device": "d", "meter": "m"}, {"device": "d", "meter": "m", "why": ""},
+                                   {"device": "d", "meter": "m", "why": "w" * 129},
+                                   {"device": "d", "meter": "m", "why": "w", "task": 5}])  # fmt: skip
+def test_gaps_are_not_given_up_without_a_reason(server: Starlette, order: dict[str, Any]) -> None:
+    assert ask(server, "POST", "/v1/gaps/give-up", json=order).status_code == 400

@@ -25,7 +25,7 @@ from tests.headend.asgi import BASE, pieces
 
 TOKEN = "operator-token"
 DEVICE = "urn:dcu:T-1"
-PAGES = ("/", "/meters", "/readings", "/jobs", "/alerts", "/packages", "/registrations")
+PAGES = ("/", "/meters", "/readings", "/gaps", "/jobs", "/alerts", "/packages", "/registrations")
 EVIL = "<script>alert(1)</script>"
 
 
@@ -91,7 +91,11 @@ def fill(engine: Engine, packages: PackageStore, text: str = "x") -> None:
         "error": text,
         "obis": "1.0.0.0.0.1",
     }
-    batch = {"version": 1, "device": DEVICE, "store": "0" * 32, "records": [record, failed]}
+    missing = {
+        "id": 3, "gap": "open", "meter": text, "task": text, "profile": text, "first": 1770000000, "last": 1770001800,
+        "every": 900, "reason": text, "how": None, "noted": 1770000000.0,
+    }  # fmt: skip
+    batch = {"version": 1, "device": DEVICE, "store": "0" * 32, "records": [record, failed, missing]}
     readings.store(engine, parse(json.dumps(batch).encode()), 1_770_000_000.0)
     with engine.begin() as connection:
         devices.enrol(connection, DEVICE, bytes(32), 5.0)
@@ -202,6 +206,27 @@ def test_pages_show_what_is_there(browser: Browser, database: Engine, packages: 
     overview = browser.page("/")
     assert "<b>2</b><span>readings</span>" in overview
     assert "<b>1</b><span>failed jobs</span>" in overview
+
+
+def test_gaps_are_shown_with_their_reason_on_their_own_page_and_that_of_the_meter(
+    browser: Browser, database: Engine, packages: PackageStore
+) -> None:
+    fill(database, packages, "meter-silent")
+    gap = {"gap": "open", "meter": "meter-silent", "task": "t", "profile": None, "every": 900, "reason": "port-lost"}
+    rows = [
+        gap | {"id": 4, "first": 1770003600, "last": None, "how": None, "noted": 1.0},
+        gap | {"id": 5, "gap": "closed", "first": 1770000900, "last": 1770000900, "how": "profile", "noted": 1.0,
+               "task": "meter-silent", "profile": "meter-silent"},
+    ]  # fmt: skip
+    batch = {"version": 1, "device": DEVICE, "store": "0" * 32, "records": rows}
+    readings.store(database, parse(json.dumps(batch).encode()), 1_770_000_000.0)
+    for path in ("/gaps", f"/meter?device={DEVICE}&meter=meter-silent"):
+        page = browser.page(path)
+        assert "goes on" in page
+        assert "port-lost" in page
+        assert "2026-02-02 02:40:00Z" in page
+    assert "closed</span> profile" not in browser.page("/gaps")
+    assert "closed</span> profile" in browser.page("/gaps?state=all")
 
 
 def test_foreign_words_stay_words(browser: Browser, database: Engine, packages: PackageStore) -> None:

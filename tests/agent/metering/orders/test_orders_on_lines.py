@@ -240,6 +240,7 @@ def test_an_order_waits_for_its_meter_until_the_deadline(tmp_path: Path) -> None
     named(rig)
     rig.registry.leave(next(meter.key for meter in rig.registry.present("rs485")))
     away = next(meter for meter in rig.meters if not any(m.meter_id == meter.id for m in rig.registry.present("rs485")))
+    rig.network.faults.mute = frozenset({away.id})  # the scan does not find it either
     rig.orders.submit(Request("o1", "ping", [away.id], "t", deadline_s=20))
     (result,) = ended(rig, "o1")
     assert (result["state"], result["attempts"]) == ("not reached", 0)
@@ -276,7 +277,7 @@ def test_an_order_goes_before_the_scheduled_visits_of_a_bus_and_costs_them_nothi
     assert rig.clock.now - before < 3.0
     rig.run(120)
     assert rig.count() == {(meter.id, RUN + n * EVERY_S): 108 for meter in rig.meters for n in range(2)}
-    assert rig.collector.task_status("t1").last_result.startswith("4 read, 0 failed")
+    assert rig.collector.task_status("t1").last_result == "4 of 4 read"
     assert set(rig.statuses().values()) == {"read"}
 
 

@@ -1,4 +1,4 @@
-"""The schedule: aligned runs, one rule for what is owed, and clocks that jump."""
+"""The schedule: aligned runs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from agent.metering.scheduling.schedule import latest_run, next_run, next_start, owed_run
+from agent.metering.scheduling.schedule import latest_run, next_run, next_start
 from agent.settings.provisioning import ReadingTask
 
 DAY = 86_400
@@ -42,48 +42,8 @@ def test_any_moment_lies_between_its_latest_and_its_next_run() -> None:
         assert (latest_run(some, wall) - some.offset_s) % every == 0
 
 
-def test_a_meter_owes_the_newest_run_until_it_was_read() -> None:
-    assert owed_run(task(), 0, NOON + 5, DAY) == NOON
-    assert owed_run(task(), NOON - 900, NOON + 5, DAY) == NOON
-    assert owed_run(task(), NOON, NOON + 5, DAY) is None
-    assert owed_run(task(), NOON, NOON + 900, DAY) == NOON + 900
-
-
-def test_missed_runs_are_made_up_by_the_newest_one_only() -> None:
-    assert owed_run(task(), NOON - 10 * 900, NOON + 5, DAY) == NOON
-    assert owed_run(task(), NOON, NOON + 5, DAY) is None
-
-
-def test_a_run_is_not_made_up_after_the_catch_up_time() -> None:
-    daily = task(DAY)
-    midnight = latest_run(daily, NOON)
-    assert owed_run(daily, 0, midnight + 3600, 3600) == midnight
-    assert owed_run(daily, 0, midnight + 3601, 3600) is None
-    assert owed_run(daily, 0, midnight + DAY, 0) == midnight + DAY
-
-
-def test_a_disabled_task_owes_nothing() -> None:
-    assert owed_run(task(enabled=False), 0, NOON, DAY) is None
+def test_a_disabled_task_starts_nothing() -> None:
     assert next_start([task(enabled=False)], NOON) is None
-
-
-def test_a_clock_set_back_a_little_waits_and_does_not_repeat_a_run() -> None:
-    assert owed_run(task(), NOON, NOON - 3, DAY) is None
-    assert owed_run(task(), NOON, NOON + 1, DAY) is None
-    assert owed_run(task(), NOON, NOON + 900, DAY) == NOON + 900
-
-
-def test_a_run_done_under_a_clock_that_was_years_ahead_does_not_stop_the_reading() -> None:
-    assert owed_run(task(), NOON + 365 * DAY, NOON + 5, DAY) == NOON
-
-
-def test_a_clock_set_forward_owes_one_run() -> None:
-    assert owed_run(task(), 900, NOON + 5, DAY) == NOON
-    assert owed_run(task(), NOON, NOON + 5, DAY) is None
-
-
-def test_before_the_epoch_s_first_run_nothing_is_owed() -> None:
-    assert owed_run(task(DAY, 7200), 0, 5.0, DAY) is None
 
 
 @pytest.mark.parametrize("wall", [NOON, NOON + 1, NOON + 899])

@@ -422,7 +422,7 @@ def settled(opened: Store) -> Store:
 
 
 def cut_short(file: Path) -> None:
-    file.write_bytes(file.read_bytes()[:2000])
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
 
 def no_database(file: Path) -> None:
@@ -440,10 +440,10 @@ def another_database(file: Path) -> None:
 def schema_that_is_no_text(file: Path) -> None:
     data = file.read_bytes()
     assert b"CREATE TABLE meta" in data
-    file.write_bytes(data.replace(b"CREATE TABLE", b"CREATE \xff\xfe\xfdBLE"))
+    file.write_bytes(data.replace(b"CREATE TABLE", b"CREATE \xff\xfeBLE"))
 
 
-@pytest.mark.parametrize("damage", [cut_short, no_database, another_database, schema_that_is_no_text])
+@pytest.mark.parametrize("damage", [no_database, another_database])
 def test_a_file_that_says_nothing_is_set_aside_and_the_loss_is_noted(
     tmp_path: Path, damage: Callable[[Path], None], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -462,6 +462,23 @@ def test_a_file_that_says_nothing_is_set_aside_and_the_loss_is_noted(
     assert {"store.corrupt", "store.salvaged"} <= {getattr(record, "event", "") for record in caplog.records}
     (loss,) = again.losses()
     assert (loss.meter, loss.records, loss.why, loss.since) == ("", 0, "damaged", 0.0)
+
+
+@pytest.mark.parametrize(("damage", "left"), [(schema_that_is_no_text, 5000), (cut_short, 1000)])
+def test_visits_are_found_on_their_pages_where_no_table_can_be_found(
+    tmp_path: Path, damage: Callable[[Path], None], left: int
+) -> None:
+    opened = store(tmp_path)
+    for start in range(0, 5000, 100):
+        opened.append(visit(start, 100), [Progress("m1", "t1", start + 1)])
+    old = opened.stats().uuid
+    opened.close()
+    damage(tmp_path / "s" / "readings.db")
+    again = settled(store(tmp_path))
+    got = delivered(again)
+    assert len(got) >= left
+    assert {(name, int(str(record_id)) - int(str(raw))) for name, record_id, raw in got} == {(old, 1)}
+    assert again.progress()["m1", "t1"] >= 1
 
 
 STATEMENTS = [
@@ -501,7 +518,6 @@ def delivered(opened: Store, records_max: int = 700) -> list[tuple[str, object, 
 
 
 PAGE = 512
-SCHEMA_PAGES = 8  # of several thousand in a file that has something to lose
 
 
 def test_a_bad_page_costs_what_lies_on_it_wherever_it_is(tmp_path: Path) -> None:
@@ -515,8 +531,7 @@ def test_a_bad_page_costs_what_lies_on_it_wherever_it_is(tmp_path: Path) -> None
     file = tmp_path / "s" / "readings.db"
     sound = file.read_bytes()
     pages = len(sound) // PAGE
-    salvaged: list[int] = []
-    unreadable: list[int] = []
+    lost: list[int] = []
     for page in range(1, pages):
         (tmp_path / f"{page}" / "s").mkdir(parents=True)
         copy = tmp_path / f"{page}" / "s" / "readings.db"
@@ -527,18 +542,14 @@ def test_a_bad_page_costs_what_lies_on_it_wherever_it_is(tmp_path: Path) -> None
         assert len(got) == len(set(got)), page
         assert {name for name, _, _ in got} <= {old}, page
         assert all(record_id == int(str(raw)) + 1 for _, record_id, raw in got), page
-        if not got and not stats.lost:  # a page of the schema: no table can be found
-            assert [(loss.records, loss.since) for loss in again.losses()] == [(0, 0.0)], page
-            unreadable.append(page)
-            continue
         ids = {int(str(record_id)) for _, record_id, _ in got}
         assert len(ids - set(range(1, 101))) + stats.lost == 1100, page
         assert sum(loss.records for loss in again.losses()) == stats.lost, page
-        salvaged.append(len(ids))
+        lost.append(stats.lost)
         again.close()
-    assert len(unreadable) <= SCHEMA_PAGES
-    # A leaf page has a few visits. The page above all leaves costs more.
-    assert sum(count < 1100 - 6 * 40 for count in salvaged) <= 1
+    # A leaf page has a few visits. Inner pages and those of the schema cost nothing.
+    assert max(lost) <= 6 * 40
+    assert lost.count(0) >= len(lost) // 3
 
 
 @pytest.mark.parametrize("seed", range(30))

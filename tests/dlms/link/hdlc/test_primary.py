@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from dlms.errors import DecodeError, LinkError, LocalError, PeerError
-from dlms.link.datalink import ApduReceived, LinkDown, LinkUp
+from dlms.link.datalink import ApduReceived, LineHeard, LinkDown, LinkUp
 from dlms.link.hdlc.frames import FrameType, HdlcAddress, HdlcFrame
 from dlms.link.hdlc.params import FrameReject, LinkParameters
 from dlms.link.hdlc.primary import (
@@ -485,3 +485,73 @@ def test_one_good_frame_after_another_that_does_not_help_ends_the_link_in_bounde
             now += pause_s
             link.on_deadline(now)
             assert now <= ANSWER_TIMEOUT_S + (RETRIES + 2) * ACK_TIMEOUT_S
+
+
+# ---- what was heard, and how a station is asked that is likely not there
+
+
+@pytest.mark.parametrize(
+    ("answers", "octets", "kept"),
+    [
+        ([], False, LineHeard()),
+        ([b"\x55\xaa\x55\xaa\x55"], True, LineHeard(octets=5)),
+        ([UA], True, LineHeard(frames=1, turnaround_s=0.5)),
+        ([UA + UA], True, LineHeard(frames=2, doubles=1, turnaround_s=0.5)),  # one SNRM, two stations
+        ([HdlcFrame(HdlcAddress(18), METER, 0x73, b"").emit()], True, LineHeard(others=1)),
+    ],
+)
+def test_a_link_says_what_it_has_heard(answers: list[bytes], octets: bool, kept: LineHeard) -> None:
+    link = HdlcClientLink(17, METER)
+    link.connect(0.0)
+    for answer in answers:
+        link.receive(answer, 0.5)
+    kept.octets = sum(map(len, answers)) if octets else 0
+    assert link.heard == kept
+
+
+def test_an_echo_is_no_octet_of_anybody_else() -> None:
+    link = HdlcClientLink(17, METER)
+    link.connect(0.0)
+    link.receive(link.take_output(), 0.1)
+    assert link.heard == LineHeard()
+
+
+def test_a_second_ua_after_a_second_snrm_is_no_second_station() -> None:
+    link = HdlcClientLink(17, METER)
+    link.connect(0.0)
+    deadline = link.next_deadline()
+    assert deadline is not None
+    link.on_deadline(deadline)
+    link.receive(UA + UA, deadline + 0.1)
+    assert link.heard.doubles == 0
+    assert link.heard.turnaround_s is None
+
+
+@pytest.mark.parametrize(("second", "doubles"), [(b"\xc4\x01", 0), (b"\xc4\x02", 1)])
+def test_one_number_with_two_contents_is_two_stations(second: bytes, doubles: int) -> None:
+    link = connected()
+    link.send(b"\xc0\x01", 0.0)
+    link.take_output()
+    link.receive(i_frame(0, 1, b"\xc4\x01") + i_frame(0, 1, second), 0.1)
+    assert link.heard.doubles == doubles
+
+
+def test_a_station_that_is_likely_not_there_is_asked_once_and_shortly_and_then_treated_like_any_other() -> None:
+    def asked(link: HdlcClientLink) -> list[float]:
+        link.connect(0.0)
+        at = [0.0]
+        while link.take_output():
+            deadline = link.next_deadline()
+            assert deadline is not None
+            at.append(deadline)
+            link.on_deadline(deadline)
+        return at
+
+    assert asked(HdlcClientLink(17, METER, connect_tries=1, connect_timeout_s=0.3)) == [0.0, 0.3]
+    assert asked(HdlcClientLink(17, METER, connect_tries=2)) == [0.0, ACK_TIMEOUT_S, 2 * ACK_TIMEOUT_S]
+    link = HdlcClientLink(17, METER, connect_tries=1, connect_timeout_s=0.3)
+    link.connect(0.0)
+    link.take_output()
+    link.receive(UA, 0.2)
+    link.send(b"\xc0\x01", 1.0)
+    assert link.next_deadline() == 1.0 + ACK_TIMEOUT_S

@@ -1,0 +1,112 @@
+"""What the store keeps of the ledger: accounts, open gaps, and when the ledger was looked at last.
+
+They lie in the file of the readings (`agent.metering.store.store_schema`), so that a gap, its report to the head-end,
+and the reading that ends it cannot be torn apart.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from agent.metering.ledger.ledger import GOES_ON, Balance, Change, Gap
+from omadm.readings import GapReport
+
+GAPS_MAX = 20_000  # open ones on this device, some 2 MB; beyond, the oldest are given up
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """All that a life of this process leaves to the next. `alive`: when it last looked at the ledger, 0 when there was
+    none before; `loss`: the last loss of readings that it listed."""
+
+    balances: tuple[Balance, ...]
+    going_on: tuple[Gap, ...]
+    before: Mapping[tuple[str, str], int]
+    alive: float
+    loss: int
+
+
+def load(db: sqlite3.Connection) -> Kept:
+    """Return what is kept."""
+    alive = db.execute("SELECT at, loss FROM alive").fetchone()
+    return Kept(
+        balances=tuple(Balance(*row) for row in db.execute("SELECT meter, task, every, phase, settled FROM account")),
+        going_on=tuple(_gaps(db, "WHERE last = ?", (GOES_ON,))),
+        before={(meter, task): before for meter, task, before in db.execute("SELECT meter, task, before FROM era")},
+        alive=alive[0] if alive else 0.0,
+        loss=alive[1] if alive else 0,
+    )
+
+
+def open_gaps(db: sqlite3.Connection, meter: str = "", task: str = "", limit: int = GAPS_MAX) -> list[Gap]:
+    """Return the open gaps, of one meter and one task where these are given, by meter, task and time."""
+    wanted = [(column, value) for column, value in (("meter", meter), ("task", task)) if value]
+    where = " AND ".join(f"{column} = ?" for column, _ in wanted)
+    return _gaps(db, f"WHERE {where}" if where else "", tuple(value for _, value in wanted), limit)
+
+
+def count(db: sqlite3.Connection) -> int:
+    """Return how many gaps are open."""
+    return int(db.execute("SELECT COUNT(*) FROM gap").fetchone()[0])
+
+
+def oldest(db: sqlite3.Connection, limit: int) -> list[Gap]:
+    """Return the gaps that ended longest ago."""
+    return _gaps(db, f"WHERE last != {GOES_ON}", (), limit, order="last")
+
+
+def write(
+    db: sqlite3.Connection,
+    changes: Sequence[Change],
+    balances: Iterable[Balance],
+    before: Mapping[tuple[str, str], int],
+    gone: Collection[tuple[str, str]],
+    alive: tuple[float, int] | None,
+) -> None:
+    """Write what has changed. `gone`: accounts that are no more; `alive`: now, and the last loss that is listed."""
+    for change in changes:
+        if change.was is not None:
+            db.execute("DELETE FROM gap WHERE meter=? AND task=? AND profile=? AND first=?", change.was.key)
+        if not change.how:
+            gap = change.gap
+            row = (gap.meter, gap.task, gap.profile, gap.first, gap.last, gap.every, gap.reason)
+            db.execute("INSERT OR REPLACE INTO gap VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+    db.executemany(
+        "INSERT OR REPLACE INTO account VALUES (?, ?, ?, ?, ?)",
+        [(one.meter, one.task, one.every, one.phase, one.settled) for one in balances],
+    )
+    for table in ("account", "era"):
+        db.executemany(f"DELETE FROM {table} WHERE meter=? AND task=?", list(gone))  # noqa: S608
+    db.executemany("INSERT OR REPLACE INTO era VALUES (?, ?, ?)", [(*key, run) for key, run in before.items()])
+    if alive is not None:
+        db.execute("INSERT OR REPLACE INTO alive VALUES (1, ?, ?)", alive)
+
+
+def report(change: Change, noted: float) -> GapReport:
+    """Return what the head-end is told of a change."""
+    gap = change.gap
+    return GapReport(
+        gap="closed" if change.how else "open",
+        meter=gap.meter,
+        task=gap.task,
+        profile=gap.profile or None,
+        first=gap.first,
+        last=None if gap.last == GOES_ON else gap.last,
+        every=gap.every,
+        reason=str(gap.reason),
+        how=change.how or None,
+        noted=round(noted, 3),
+    )
+
+
+def _gaps(
+    db: sqlite3.Connection, where: str, values: tuple[object, ...], limit: int = GAPS_MAX, *, order: str = ""
+) -> list[Gap]:
+    found = db.execute(
+        f"SELECT meter, task, profile, first, last, every, reason FROM gap {where}"  # noqa: S608 - constants only
+        f" ORDER BY {order or 'meter, task, profile, first'} LIMIT ?",
+        (*values, limit),
+    )
+    return [Gap(*row) for row in found]

@@ -1,0 +1,207 @@
+"""What is missing: ranges of slots that concentrators report as not there, until they are closed.
+
+`gap_reports` keeps each report once, by (device, store, id), so that a repeated batch changes nothing. `gaps` is what
+follows from them. A range goes on while `last` is null. Closing a part of a range splits it; closed parts stay as
+history. docs/collection.md draws the states.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    ColumnElement,
+    Connection,
+    Engine,
+    Float,
+    Index,
+    Integer,
+    String,
+    Table,
+    and_,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
+
+from headend import db
+from omadm.readings import Batch, GapReport
+
+PAGE_MAX = 10_000
+
+gap_reports = Table(
+    "gap_reports",
+    db.metadata,
+    Column("device", String(128), primary_key=True),
+    Column("store", String(32), primary_key=True),
+    Column("id", BigInteger, primary_key=True, autoincrement=False),
+    Column("gap", String(16), nullable=False),  # open | closed | doubted
+    Column("meter", String(128), nullable=False, index=True),
+    Column("task", String(128), nullable=False),
+    Column("profile", String(128)),
+    Column("first", BigInteger, nullable=False),
+    Column("last", BigInteger),
+    Column("every", BigInteger, nullable=False),
+    Column("reason", String(128), nullable=False),
+    Column("how", String(128)),
+    Column("noted", Float(53), nullable=False),  # at the concentrator
+    Column("stored", Float(53), nullable=False),  # here
+)
+
+gaps = Table(
+    "gaps",
+    db.metadata,
+    Column("id", Integer, primary_key=True),
+    Column("device", String(128), nullable=False),
+    Column("meter", String(128), nullable=False),
+    Column("task", String(128), nullable=False),
+    Column("profile", String(128), nullable=False),  # empty: runs of the task
+    Column("first", BigInteger, nullable=False),
+    Column("last", BigInteger),  # null: it goes on
+    Column("every", BigInteger, nullable=False),
+    Column("reason", String(128), nullable=False),
+    Column("state", String(8), nullable=False),  # open | closed
+    Column("how", String(128)),  # read, profile, withdrawn, or a person's reason
+    Column("opened", Float(53), nullable=False),
+    Column("changed", Float(53), nullable=False),
+    Index("ix_gaps_series", "device", "meter", "task", "profile", "state"),
+)
+
+
+def apply(connection: Connection, batch: Batch, now: float) -> None:
+    """Take the reports of a batch that are new."""
+    if not batch.gaps:
+        return
+    ids = [gap.id for gap in batch.gaps]
+    of_store = and_(gap_reports.c.device == batch.device, gap_reports.c.store == batch.store)
+    known = set(connection.scalars(select(gap_reports.c.id).where(of_store, gap_reports.c.id.between(ids[0], ids[-1]))))
+    for gap in batch.gaps:
+        if gap.id in known:
+            continue
+        row = {"device": batch.device, "store": batch.store, "id": gap.id, **asdict(gap.report), "stored": now}
+        connection.execute(insert(gap_reports).values(row))
+        if gap.report.gap == "closed":
+            _close(connection, batch.device, gap.report, str(gap.report.how or "closed"), now)
+        elif gap.report.gap == "open":
+            _open(connection, batch.device, gap.report, now)
+
+
+def doubted(batch: Batch) -> list[tuple[int, GapReport]]:
+    """The reports of a batch that take trust from readings with a lower id."""
+    return [(gap.id, gap.report) for gap in batch.gaps if gap.report.gap == "doubted"]
+
+
+def end_before(connection: Connection, batch: Batch, now: float) -> None:
+    """A gap that goes on ends before a run that was read: a device that lost its ledger would never say so."""
+    runs: dict[tuple[str, str], int] = {}
+    for record in batch.records:
+        if record.profile is None and record.run <= now:
+            runs[record.meter, record.task] = max(record.run, runs.get((record.meter, record.task), 0))
+    if not runs:
+        return
+    going_on = and_(gaps.c.device == batch.device, gaps.c.last.is_(None), gaps.c.state == "open", gaps.c.profile == "")
+    for row in connection.execute(select(gaps).where(going_on)).mappings().all():
+        run = runs.get((row["meter"], row["task"]), 0)
+        if run > row["first"]:
+            connection.execute(update(gaps).where(gaps.c.id == row["id"]).values(last=run - row["every"], changed=now))
+
+
+def _open(connection: Connection, device: str, report: GapReport, now: float) -> None:
+    """A range is there from now on, or the end of one that went on is known."""
+    going_on = and_(_series(device, report), gaps.c.first == report.first, gaps.c.state == "open")
+    found = connection.execute(
+        update(gaps).where(going_on).values(last=report.last, reason=report.reason, changed=now)
+    ).rowcount
+    if not found:
+        _insert(connection, device, report, report.first, report.last, report.reason, now, now)
+
+
+def _close(connection: Connection, device: str, report: GapReport, how: str, now: float) -> None:
+    first, last = report.first, report.last if report.last is not None else report.first
+    overlap = and_(
+        _series(device, report),
+        gaps.c.state == "open",
+        gaps.c.first <= last,
+        or_(gaps.c.last.is_(None), gaps.c.last >= first),
+    )
+    for row in connection.execute(select(gaps).where(overlap)).mappings().all():
+        low, high = max(row["first"], first), last if row["last"] is None else min(row["last"], last)
+        connection.execute(
+            update(gaps)
+            .where(gaps.c.id == row["id"])
+            .values(first=low, last=high, state="closed", how=how, changed=now)
+        )
+        rest = ((row["first"], low - row["every"]), (high + row["every"], row["last"]))
+        for begin, end in rest:
+            if end is None or begin <= end:
+                _insert(connection, device, report, begin, end, row["reason"], row["opened"], now)
+
+
+def _insert(
+    connection: Connection,
+    device: str,
+    report: GapReport,
+    first: int,
+    last: int | None,
+    reason: str,
+    opened: float,
+    now: float,
+) -> None:
+    row = {"device": device, "meter": report.meter, "task": report.task, "profile": report.profile or ""}
+    span = {"first": first, "last": last, "every": report.every, "reason": reason}
+    connection.execute(insert(gaps).values({**row, **span, "state": "open", "opened": opened, "changed": now}))
+
+
+def _series(device: str, report: GapReport) -> ColumnElement[bool]:
+    return and_(
+        gaps.c.device == device,
+        gaps.c.meter == report.meter,
+        gaps.c.task == report.task,
+        gaps.c.profile == (report.profile or ""),
+    )
+
+
+def give_up(
+    engine: Engine, device: str, meter: str, why: str, now: float, *, task: str | None = None
+) -> int:  # fmt: skip
+    """Close the open ranges of a meter that have an end, for a person's reason. Returns how many."""
+    wanted = and_(gaps.c.device == device, gaps.c.meter == meter, gaps.c.state == "open", gaps.c.last.is_not(None))
+    if task is not None:
+        wanted = and_(wanted, gaps.c.task == task)
+    with engine.begin() as connection:
+        return connection.execute(update(gaps).where(wanted).values(state="closed", how=why, changed=now)).rowcount
+
+
+def listing(
+    engine: Engine,
+    *,
+    device: str | None = None,
+    meter: str | None = None,
+    state: str | None = None,
+    limit: int = 1000,
+    offset: int = 0,
+) -> list[dict[str, Any]]:
+    """Ranges, open ones first, then the newest. `slots` is `None` while a range goes on."""
+    query = select(gaps)
+    for column, wanted in ((gaps.c.device, device), (gaps.c.meter, meter), (gaps.c.state, state)):
+        if wanted is not None:
+            query = query.where(column == wanted)
+    query = query.order_by(gaps.c.state.desc(), gaps.c.first.desc(), gaps.c.id.desc())
+    with db.reader(engine).begin() as connection:
+        rows = connection.execute(query.limit(min(limit, PAGE_MAX)).offset(offset)).mappings().all()
+    return [dict(row) | {"slots": _slots(dict(row))} for row in rows]
+
+
+def open_count(engine: Engine) -> int:
+    """How many ranges are open."""
+    with db.reader(engine).begin() as connection:
+        return connection.scalar(select(func.count()).where(gaps.c.state == "open")) or 0
+
+
+def _slots(row: dict[str, Any]) -> int | None:
+    return None if row["last"] is None else (row["last"] - row["first"]) // row["every"] + 1

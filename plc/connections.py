@@ -1,0 +1,193 @@
+"""Meters that have a network address each: one connection per conversation, many at a time, one thread.
+
+A `MeterConnections` is used like a `plc.bridge.Bridge`: open a channel to a meter's number, send, `poll`. The channel
+connects without waiting, and closes its connection when it is closed. Trouble of one connection is a `DataFailed` of
+its channel, never the end of the others. What the bytes are is the business of the data link above.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+
+from dlms.link.datalink import LineSettings
+from dlms.link.port import keep_alive
+from plc.bridge import CHANNEL_EVENTS_MAX, ChannelEvent
+from plc.errors import PlcLocalError
+from plc.events import DataFailed, DataReceived, FailReason, NodeEvent
+from plc.protocols import NodeLink, tcp_place
+
+CONNECT_TIMEOUT_S = 10.0
+READ_BYTES_MAX = 65536
+
+
+class Connection:
+    """The channel to one meter, with its connection. `close` it when the conversation is over."""
+
+    def __init__(self, owner: MeterConnections, address: int, where: tuple[str, int], core: NodeLink) -> None:
+        self.address = address
+        self._owner = owner
+        self._core = core
+        self._unsent = b""
+        self._events: deque[ChannelEvent] = deque(maxlen=CHANNEL_EVENTS_MAX)
+        self._socket: socket.socket | None = None
+        self.connected = False
+        self.connect_by = owner.clock() + CONNECT_TIMEOUT_S
+        self._connect(where)
+
+    def send(self, data: bytes, now: float) -> int:
+        """Queue bytes for the meter. Raises `PlcLocalError` when closed, or when nobody takes them."""
+        if self._socket is None and not self._events:
+            raise PlcLocalError(f"the connection to {self.address} is closed")
+        return self._core.send(self.address, data, 0, 0, now)
+
+    def next_event(self) -> ChannelEvent | None:
+        """What came since the last `poll`, oldest first."""
+        return self._events.popleft() if self._events else None
+
+    def close(self) -> None:
+        """End the connection."""
+        self._owner.forget(self)
+        self._end()
+
+    # --- for the owner ---
+
+    def fileno(self) -> int:
+        """For `select`; -1 when there is no connection."""
+        return self._socket.fileno() if self._socket is not None else -1
+
+    @property
+    def wants_to_write(self) -> bool:
+        """Whether bytes wait, or the connection is not yet made."""
+        self._unsent += self._core.take_output()
+        return self._socket is not None and (bool(self._unsent) or not self.connected)
+
+    def write(self) -> None:
+        """The socket takes bytes, or the attempt to connect is decided."""
+        if self._socket is None:
+            return
+        if not self.connected:
+            error = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if error:
+                self.fail(FailReason.NO_CONNECTION, os.strerror(error))
+                return
+            self.connected = True
+        try:
+            sent = self._socket.send(self._unsent) if self._unsent else 0
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self.fail(FailReason.CONNECTION_LOST, error.strerror or str(error))
+            return
+        self._unsent = self._unsent[sent:]
+
+    def read(self, now: float) -> int:
+        """The socket has bytes, or has ended. Returns how many there were."""
+        if self._socket is None or not self.connected:
+            return 0
+        try:
+            data = self._socket.recv(READ_BYTES_MAX)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            self.fail(FailReason.CONNECTION_LOST, error.strerror or str(error))
+            return 0
+        if not data:
+            self.fail(FailReason.CONNECTION_LOST, "closed by the meter")
+            return 0
+        self._core.receive(data, now)
+        while (event := self._core.next_event()) is not None:
+            if isinstance(event, DataReceived):
+                self._events.append(event)
+        return len(data)
+
+    def fail(self, reason: FailReason, detail: str) -> None:
+        """The connection is of no use any more."""
+        self._events.append(DataFailed(self.address, 0, 0, 0, reason, detail=detail))
+        self._end()
+
+    def _connect(self, where: tuple[str, int]) -> None:
+        try:
+            family, kind, proto, _, address = socket.getaddrinfo(*where, type=socket.SOCK_STREAM)[0]
+            self._socket = socket.socket(family, kind, proto)
+            self._socket.settimeout(0.0)
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            keep_alive(self._socket)
+            self._socket.connect(address)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self.fail(FailReason.NO_CONNECTION, error.strerror or str(error))
+
+    def _end(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+
+class MeterConnections:
+    """Meters by number, each with its URL `socket://host:port`."""
+
+    shared_bus = False
+
+    def __init__(
+        self,
+        urls: Mapping[int, str],
+        make_core: Callable[[], NodeLink],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Raises `PlcLocalError` for a URL that is none of a TCP connection."""
+        self._places = {address: tcp_place(url) for address, url in urls.items()}
+        self._make_core = make_core
+        self.clock = clock
+        self.carries = make_core().carries
+        self.octets_heard = 0
+        self._open: dict[int, Connection] = {}
+
+    def channel(self, address: int, *, dst_lsap: int = 1, src_lsap: int = 16) -> Connection:
+        """Begin to connect to a meter. Raises `PlcLocalError` for an unknown one, or one that is being talked to."""
+        del dst_lsap, src_lsap  # the data link has them in its own frames
+        place = self._places.get(address)
+        if place is None:
+            raise PlcLocalError(f"no meter {address} is configured on this port")
+        if address in self._open:
+            raise PlcLocalError(f"a connection to {address} is open")
+        connection = Connection(self, address, place, self._make_core())
+        self._open[address] = connection
+        return connection
+
+    def poll(self, now: float, wait_s: float) -> list[NodeEvent]:
+        """Write what is pending, wait at most `wait_s` for bytes, and take them in. There are no events of the port."""
+        open_ones = [connection for connection in self._open.values() if connection.fileno() >= 0]
+        deadlines = [connection.connect_by - now for connection in open_ones if not connection.connected]
+        writers = [connection for connection in open_ones if connection.wants_to_write]
+        wait_s = max(0.0, min([wait_s, *deadlines]))
+        if len(open_ones) < len(self._open):
+            wait_s = 0.0  # one has failed already, and its reader is to hear it
+        readable, writable, _ = select.select(open_ones, writers, [], wait_s)
+        now = max(now, self.clock())
+        for connection in writable:
+            connection.write()
+        for connection in readable:
+            self.octets_heard += connection.read(now)
+        for connection in open_ones:
+            if connection.fileno() >= 0 and not connection.connected and now >= connection.connect_by:
+                connection.fail(FailReason.NO_CONNECTION, f"no answer in {CONNECT_TIMEOUT_S:g} s")
+        return []
+
+    def set_line(self, line: LineSettings) -> None:
+        """A connection has no line that could be set."""
+
+    def forget(self, connection: Connection) -> None:
+        """For `Connection.close`."""
+        if self._open.get(connection.address) is connection:
+            del self._open[connection.address]
+
+    def close(self) -> None:
+        """End all connections."""
+        for connection in list(self._open.values()):
+            connection.close()

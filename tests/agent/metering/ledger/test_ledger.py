@@ -1,0 +1,262 @@
+"""The ledger's core: what is listed when, how gaps end, and what closes them. A model of single slots judges it."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import pytest
+
+from agent.metering.ledger.ledger import GOES_ON, PROFILE, Balance, Change, Gap, Ledger, Reason, refilled
+
+T0 = 1_800_000_000
+EVERY = 900
+METER, TASK = "KFM1", "t1"
+
+
+def run(number: int) -> int:
+    return T0 + number * EVERY
+
+
+def gap(first: int, last: int, reason: Reason = Reason.SILENT) -> Gap:
+    return Gap(METER, TASK, "", run(first), run(last) if last != GOES_ON else GOES_ON, EVERY, reason)
+
+
+def begun(latest: int = 0) -> Ledger:
+    ledger = Ledger()
+    assert ledger.expect(METER, TASK, EVERY, 0, run(latest)) == (True, [])
+    return ledger
+
+
+def test_the_newest_run_is_owed_and_no_gap() -> None:
+    ledger = begun()
+    assert ledger.settle(METER, TASK, run(0), Reason.SILENT) == []
+    assert not ledger.unsettled(METER, TASK, run(0))
+    assert ledger.unsettled(METER, TASK, run(1))
+
+
+def test_a_gap_begins_once_and_ends_before_the_run_that_is_read() -> None:
+    ledger = begun()
+    assert ledger.settle(METER, TASK, run(1), Reason.SILENT) == [Change(None, gap(0, GOES_ON))]
+    for number in range(2, 24):
+        assert ledger.settle(METER, TASK, run(number), Reason.SILENT) == []
+    assert ledger.going_on() == [gap(0, 22)]
+    assert ledger.read(METER, TASK, run(23)) == [Change(gap(0, GOES_ON), gap(0, 22))]
+    assert ledger.read(METER, TASK, run(24)) == []
+    assert ledger.going_on() == []
+
+
+def test_another_reason_is_another_gap() -> None:
+    ledger = begun()
+    ledger.settle(METER, TASK, run(3), Reason.SILENT)
+    assert ledger.settle(METER, TASK, run(5), Reason.ABSENT) == [
+        Change(gap(0, GOES_ON), gap(0, 2)),
+        Change(None, gap(3, GOES_ON, Reason.ABSENT)),
+    ]
+
+
+def test_a_task_that_goes_or_changes_its_times_ends_what_goes_on() -> None:
+    ledger = begun()
+    ledger.settle(METER, TASK, run(3), Reason.SILENT)
+    assert ledger.expect(METER, TASK, 3600, 0, T0 + 7200) == (True, [Change(gap(0, GOES_ON), gap(0, 2))])
+    assert ledger.settled(METER, TASK) == T0 + 3600
+    assert ledger.release(METER, TASK) == []
+    assert ledger.settle(METER, TASK, run(90), Reason.SILENT) == []
+
+
+def test_after_six_hours_without_power_the_runs_that_passed_are_one_gap() -> None:
+    ledger = Ledger()
+    assert ledger.load([Balance(METER, TASK, EVERY, 0, run(-5))], [], {(METER, TASK): run(0)}, run(0) + 60.0) == []
+    assert ledger.settle(METER, TASK, run(24), Reason.OFF) == [Change(None, gap(1, GOES_ON, Reason.OFF))]
+    (change,) = ledger.read(METER, TASK, run(24))
+    assert change.gap == gap(1, 23, Reason.OFF)
+    assert (change.gap.last - change.gap.first) // EVERY + 1 == 23
+
+
+def test_a_gap_that_went_on_when_the_power_went_is_told_from_the_outage() -> None:
+    ledger = Ledger()
+    kept = [Balance(METER, TASK, EVERY, 0, run(-1))]
+    assert ledger.load(kept, [gap(0, GOES_ON)], {(METER, TASK): run(-1)}, run(10) + 5.0) == []
+    assert ledger.settle(METER, TASK, run(20), Reason.OFF) == [
+        Change(gap(0, GOES_ON), gap(0, 9)),
+        Change(None, gap(10, GOES_ON, Reason.OFF)),
+    ]
+
+
+def test_a_reading_whose_gap_s_end_was_not_durable_ends_it_in_the_next_life() -> None:
+    ledger = Ledger()
+    kept = [Balance(METER, TASK, EVERY, 0, run(-1))]
+    changes = ledger.load(kept, [gap(0, GOES_ON)], {(METER, TASK): run(7)}, run(7) + 5.0)
+    assert changes == [Change(gap(0, GOES_ON), gap(0, 6))]
+    assert ledger.settled(METER, TASK) == run(7)
+
+
+def test_runs_that_were_read_since_the_account_was_written_are_not_listed() -> None:
+    ledger = Ledger()
+    assert ledger.load([Balance(METER, TASK, EVERY, 0, run(0))], [], {(METER, TASK): run(50)}, run(50)) == []
+    assert ledger.settle(METER, TASK, run(51), Reason.OFF) == []
+
+
+def test_a_clock_that_was_wrong_re_opens_what_was_settled_under_it() -> None:
+    ledger = begun()
+    ledger.settle(METER, TASK, run(99), Reason.SILENT)
+    changes = ledger.reopen(METER, TASK, run(1), [gap(0, GOES_ON)])
+    assert changes == [
+        Change(gap(0, GOES_ON), gap(0, 98)),
+        Change(gap(0, 98), gap(2, 98), "withdrawn"),
+        Change(None, gap(0, 1), told=False),
+    ]
+    assert ledger.settled(METER, TASK) == run(1)
+    assert ledger.settle(METER, TASK, run(5), Reason.CLOCK) == [Change(None, gap(2, GOES_ON, Reason.CLOCK))]
+
+
+def test_a_part_is_closed_and_the_rest_stays_open() -> None:
+    ledger = begun()
+    ended = gap(0, 9)
+    assert ledger.close(ended, run(3), run(5), PROFILE) == [
+        Change(ended, gap(3, 5), PROFILE),
+        Change(None, gap(0, 2), told=False),
+        Change(None, gap(6, 9), told=False),
+    ]
+    assert ledger.close(ended, run(10), run(20), PROFILE) == []
+
+
+def test_a_gap_that_goes_on_can_be_closed_as_far_as_it_is_known() -> None:
+    ledger = begun()
+    (change,) = ledger.settle(METER, TASK, run(4), Reason.SILENT)
+    assert ledger.close(change.gap, run(0), run(1), PROFILE) == [
+        Change(gap(0, GOES_ON), gap(0, 1), PROFILE),
+        Change(None, gap(2, GOES_ON), told=False),
+    ]
+    assert ledger.close(gap(2, GOES_ON), run(0), run(50), PROFILE) == [
+        Change(gap(2, GOES_ON), gap(2, 3)),
+        Change(gap(2, 3), gap(2, 3), PROFILE),
+    ]
+    assert ledger.settle(METER, TASK, run(6), Reason.SILENT) == [Change(None, gap(4, GOES_ON))]
+
+
+def test_what_was_read_and_then_lost_is_listed_around_what_is_listed_already() -> None:
+    ledger = begun(99)
+    assert ledger.lose(METER, TASK, run(1) + 5.0, run(9) + 5.0, [gap(3, 4), gap(8, 12)]) == [
+        Change(None, gap(1, 2, Reason.STORE_LOST)),
+        Change(None, gap(5, 7, Reason.STORE_LOST)),
+    ]
+    assert ledger.lose(METER, TASK, run(6) + 5.0, run(6) + 5.0, []) == [Change(None, gap(6, 6, Reason.STORE_LOST))]
+    assert ledger.lose(METER, TASK, run(3) + 5.0, run(3) + 5.0, [gap(3, 4)]) == []
+    assert ledger.lose(METER, "other", run(3), run(3), []) == []
+
+
+# --- profiles ---
+
+
+@pytest.mark.parametrize(
+    ("rows", "period", "found"),
+    [
+        ([run(0), run(1), run(2)], 900.0, [(0, 2)]),
+        ([run(1) + 3.0, run(2) + 1.0], 900.0, [(1, 2)]),
+        ([run(0), run(2), run(7)], 900.0, [(0, 0), (2, 2), (7, 7)]),
+        ([run(-1), run(10), run(11)], 900.0, []),
+        ([run(0), run(0) + 300.0, run(0) + 600.0, run(1)], 300.0, [(0, 1)]),
+        ([run(0), run(4)], 3600.0, []),
+        ([], 900.0, []),
+    ],
+)
+def test_rows_of_a_profile_close_the_slots_in_their_intervals(
+    rows: list[float], period: float, found: list[tuple[int, int]]
+) -> None:
+    assert refilled(gap(0, 9), run(9), rows, period) == [(run(first), run(last)) for first, last in found]
+
+
+def test_slots_between_the_rows_of_a_finer_profile_lie_in_the_interval_that_ends_after_them() -> None:
+    odd = replace(gap(0, 9), first=run(0) + 300, last=run(9) + 300)
+    assert refilled(odd, odd.last, [run(1), run(2)], 900.0) == [(run(0) + 300, run(1) + 300)]
+
+
+# --- a model of single slots ---
+
+
+class Model:
+    """Every slot by itself: what the head-end must think of each after the same changes."""
+
+    def __init__(self) -> None:
+        self.told: dict[int, str] = {}
+        self.going_on: tuple[int, str] | None = None
+
+    def tell(self, changes: list[Change]) -> None:
+        for change in changes:
+            if not change.told:
+                continue
+            if change.how:
+                for slot in range(change.gap.first, change.gap.last + 1, EVERY):
+                    assert self.told.pop(slot, None) is not None or self._in(slot), "closed and never open"
+                if self.going_on is not None and change.gap.last >= self.going_on[0]:
+                    for slot in range(self.going_on[0], change.gap.first, EVERY):
+                        self.told[slot] = self.going_on[1]
+                    self.going_on = (change.gap.last + EVERY, self.going_on[1])
+            elif change.gap.last == GOES_ON:
+                assert self.going_on is None
+                self.going_on = (change.gap.first, change.gap.reason)
+            else:
+                if change.was is not None and change.was.last == GOES_ON:
+                    self.going_on = None
+                for slot in range(change.gap.first, change.gap.last + 1, EVERY):
+                    self.told[slot] = change.gap.reason
+
+    def _in(self, slot: int) -> bool:
+        return self.going_on is not None and slot >= self.going_on[0]
+
+    def open(self, settled: int) -> dict[int, str]:
+        more = {} if self.going_on is None else dict.fromkeys(range(self.going_on[0], settled + 1, EVERY), "")
+        return self.told | {slot: self.going_on[1] for slot in more if self.going_on is not None}
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_every_slot_is_read_or_listed_through_outages_restarts_and_refills(seed: int) -> None:
+    rng = random.Random(seed)
+    ledger, model = begun(), Model()
+    kept: dict[tuple[str, str, str, int], Gap] = {}
+    done = run(-1)
+
+    def apply(changes: list[Change]) -> None:
+        model.tell(changes)
+        for change in changes:
+            if change.was is not None:
+                kept.pop(change.was.key, None)
+            if not change.how:
+                kept[change.gap.key] = change.gap
+
+    number, alive = 0, 0.0
+    reason = Reason.SILENT
+    closed: set[int] = set()
+    read: set[int] = set()
+    while number < 300:
+        number += 1 if rng.random() < 0.9 else rng.randrange(1, 30)
+        if rng.random() < 0.1:  # killed, and perhaps away for some runs
+            balance = Balance(
+                METER, TASK, EVERY, 0, max(ledger.settled(METER, TASK) if rng.random() < 0.2 else 0, run(-1))
+            )
+            going_on = [one for one in kept.values() if one.last == GOES_ON]
+            if not going_on:
+                balance = replace(balance, settled=ledger.settled(METER, TASK))
+            ledger = Ledger()
+            apply(ledger.load([balance], going_on, {(METER, TASK): done}, alive))
+            apply(ledger.settle(METER, TASK, run(number), Reason.OFF))
+        reason = rng.choice((Reason.SILENT, Reason.SILENT, Reason.ABSENT, reason))
+        apply(ledger.settle(METER, TASK, run(number), reason))
+        alive = run(number) + 1.0
+        if rng.random() < 0.5:
+            apply(ledger.read(METER, TASK, run(number)))
+            done = run(number)
+            read.add(run(number))
+        if rng.random() < 0.1 and kept:
+            one = rng.choice(list(kept.values()))
+            first = one.first + EVERY * rng.randrange(3)
+            last = first + EVERY * rng.randrange(10)
+            before = model.open(ledger.settled(METER, TASK))
+            apply(ledger.close(one, first, last, PROFILE))
+            closed |= set(before) - set(model.open(ledger.settled(METER, TASK)))
+        settled = ledger.settled(METER, TASK)
+        listed = model.open(settled)
+        owed = {run(n) for n in range(number + 1)}
+        missing = {slot for slot in owed if slot <= settled} - read - closed
+        assert set(listed) == missing

@@ -1,0 +1,409 @@
+"""What is missing is listed, told once, closed, and the picture of it is the same everywhere: over simulated lines."""
+
+from __future__ import annotations
+
+import logging
+import random
+import sqlite3
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from agent.metering.collector import UNREAD_SHARE_MAX
+from agent.metering.ledger.keeper import LedgerKeeper
+from agent.metering.scheduling.run_tally import SILENT_AFTER
+from agent.metering.store.reading_store import Store, StoreError
+from omadm.readings import Reading
+from tests.agent.metering.test_collector import EVERY_S, PlcRig, metering, provisioning, replace_config, task
+from tests.agent.virtual import VirtualClock
+
+RUN = 1_800_000_000
+
+
+def told(rig: PlcRig) -> list[tuple[object, ...]]:
+    """(gap, meter's number, first, last, reason, how) of each report, slots as numbers of runs."""
+
+    def number(at: object) -> object:
+        return (at - RUN) // EVERY_S if isinstance(at, int) else at
+
+    meters = {meter.id: place for place, meter in enumerate(rig.meters)}
+    return [
+        (gap["gap"], meters.get(str(gap["meter"]), gap["meter"]), number(gap["first"]), number(gap["last"]),
+         gap["reason"], gap["how"])
+        for gap in rig.gaps()
+    ]  # fmt: skip
+
+
+def events(caplog: pytest.LogCaptureFixture, level: int = logging.INFO) -> list[str]:
+    return [str(getattr(record, "event", "")) for record in caplog.records if record.levelno >= level]
+
+
+def off(rig: PlcRig, seconds: float) -> None:
+    """No power for this long. Meters are on lines of their own."""
+    rig.reader.close()
+    rig.collector.close()
+    rig.store.close()
+    rig.clock.advance(seconds)
+    rig.start()
+    rig.collector.configure(provisioning())
+
+
+def test_the_runs_that_passed_in_six_hours_without_power_are_listed(tmp_path: Path) -> None:
+    rig = PlcRig(tmp_path, meters=2)
+    rig.collector.configure(provisioning())
+    rig.run(60)
+    assert rig.gaps() == []
+    off(rig, 6 * 3600.0)
+    rig.run(60)
+    assert sorted(told(rig), key=str) == [
+        ("open", 0, 1, 23, "concentrator-off", None),
+        ("open", 0, 1, None, "concentrator-off", None),
+        ("open", 1, 1, 23, "concentrator-off", None),
+        ("open", 1, 1, None, "concentrator-off", None),
+    ]
+    listed = {(gap.first, gap.last) for gap, _ in rig.collector.tasks.gaps()}
+    assert listed == {(RUN + EVERY_S, RUN + 23 * EVERY_S)}
+    assert {meter for meter, run in rig.count() if run == RUN + 24 * EVERY_S} == {meter.id for meter in rig.meters}
+    before = len(rig.gaps())
+    rig.run(3 * EVERY_S)
+    assert len(rig.gaps()) == before
+
+
+def test_what_is_owed_is_not_forgotten_before_the_tasks_are_known(tmp_path: Path) -> None:
+    rig = PlcRig(tmp_path, meters=1)
+    rig.collector.configure(provisioning())
+    rig.run(60)
+    rig.restart()
+    rig.clock.advance(6 * 3600.0)
+    rig.collector.tick()
+    rig.collector.configure(provisioning())
+    rig.run(30)
+    assert len(rig.collector.tasks.gaps()) == 1
+
+
+def test_a_restart_between_two_runs_lists_nothing(tmp_path: Path) -> None:
+    rig = PlcRig(tmp_path)
+    rig.collector.configure(provisioning())
+    rig.run(60)
+    for _ in range(3):
+        off(rig, 120.0)
+        rig.run(30)
+    assert rig.gaps() == []
+
+
+def test_a_silent_meter_is_one_gap_with_two_reports_however_long_it_lasts(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rig = PlcRig(tmp_path, meters=2)
+    mute = rig.meters[0].id
+    rig.collector.configure(provisioning())
+    rig.run(60)
+    rig.network.faults.mute = frozenset({mute})
+    rig.run(8 * EVERY_S)
+    assert told(rig) == [("open", 0, 1, None, "meter-silent", None)]
+    assert [(gap.first, gap.last, going_on) for gap, going_on in rig.collector.tasks.gaps()] == [
+        (RUN + EVERY_S, RUN + 7 * EVERY_S, True)
+    ]
+    rig.network.faults.mute = frozenset()
+    rig.run(EVERY_S)
+    assert told(rig)[1:] == [("open", 0, 1, 8, "meter-silent", None)]
+    warnings = [event for event in events(caplog, logging.WARNING) if event.startswith("meter.")]
+    assert warnings == ["meter.silent", "meter.recovered"]
+
+
+def test_what_a_meter_owed_before_it_told_its_name_it_owes_under_its_name(tmp_path: Path) -> None:
+    rig = PlcRig(tmp_path, meters=1)
+    meter = rig.meters[0].id
+    rig.network.faults.mute = frozenset({meter})
+    rig.collector.configure(provisioning())
+    rig.run(3 * EVERY_S)
+    assert [(gap["last"], gap["how"]) for gap in rig.gaps()] == [(None, None)]
+    assert rig.gaps()[0]["meter"] != meter
+    rig.network.faults.mute = frozenset()
+    rig.run(EVERY_S)
+    assert [(gap.meter, gap.first, gap.last) for gap, _ in rig.collector.tasks.gaps()] == [
+        (meter, RUN, RUN + 2 * EVERY_S)
+    ]
+    assert [how for _, _, _, _, _, how in told(rig) if how] == ["renamed"]
+
+
+def test_a_meter_that_left_and_a_port_that_is_lost_are_told_apart(tmp_path: Path) -> None:
+    rig = PlcRig(tmp_path, meters=2)
+    rig.collector.configure(provisioning())
+    rig.run(60)
+    rig.network.command({"cmd": "leave", "meter": rig.meters[0].id}, rig.clock.now)
+    rig.run(2 * EVERY_S)
+    assert told(rig) == [("open", 0, 1, None, "meter-absent", None)]
+    rig.open_error = "no such device"
+    rig.lines[-1].broken = True
+    rig.run(2 * EVERY_S)
+    assert ("open", 1, 3, None, "port-lost", None) in told(rig)
+
+
+def test_a_task_that_is_disabled_owes_nothing_and_one_without_a_list_says_so(tmp_path: Path) -> None:
+    rig = PlcRig(tmp_path, meters=1)
+    rig.collector.configure(provisioning(task("t1"), task("t2", reading_list="none")))
+    rig.run(60)
+    rig.run(EVERY_S)
+    assert [(gap["task"], gap["reason"]) for gap in rig.gaps()] == [("t2", "no-reading-list")]
+    rig.collector.configure(provisioning(task("t3")))
+    rig.run(3 * EVERY_S)
+    assert [(gap["task"], gap["last"] is None) for gap in rig.gaps()] == [("t2", True), ("t2", False)]
+
+
+def test_while_nothing_vouches_for_the_clock_nothing_is_settled_and_afterwards_it_is_known_why(tmp_path: Path) -> None:
+    rig = PlcRig(tmp_path, meters=2)
+    rig.collector.configure(provisioning())
+    rig.run(60)
+    rig.network.faults.mute = frozenset({rig.meters[0].id})
+    rig.clock.is_trusted = False
+    rig.run(4 * EVERY_S)
+    assert rig.gaps() == []
+    assert sum(1 for record in rig.records() if record["trusted"] is False) == 4 * 108
+    rig.clock.is_trusted = True
+    rig.run(30)
+    assert told(rig) == [("open", 0, 1, None, "clock-unknown", None)]
+    assert rig.store.progress()[rig.meters[1].id, "t1"] == RUN + 4 * EVERY_S
+    assert rig.count()[rig.meters[1].id, RUN + 4 * EVERY_S] == 108, "what was proven later is not read again"
+
+
+def test_an_outage_and_the_time_until_somebody_vouches_for_the_clock_are_told_apart(tmp_path: Path) -> None:
+    rig = PlcRig(tmp_path, meters=1)
+    rig.collector.configure(provisioning())
+    rig.run(60)
+    rig.network.faults.mute = frozenset({rig.meters[0].id})
+    rig.clock.is_trusted = False
+    off(rig, 6 * 3600.0)
+    rig.run(4 * EVERY_S)
+    assert rig.gaps() == []
+    rig.clock.is_trusted = True
+    rig.run(5)
+    assert told(rig) == [
+        ("open", 0, 1, None, "concentrator-off", None),
+        ("open", 0, 1, 23, "concentrator-off", None),
+        ("open", 0, 24, None, "clock-unknown", None),
+    ]
+
+
+def test_a_clock_that_was_a_day_ahead_leaves_no_run_done_and_its_readings_in_doubt(tmp_path: Path) -> None:
+    rig = PlcRig(tmp_path, meters=1)
+    rig.collector.configure(provisioning())
+    rig.run(EVERY_S - 30)
+    offset = rig.clock.wall_offset
+    rig.clock.wall_offset = offset + 86_400
+    rig.run(600)
+    assert rig.store.progress()[rig.meters[0].id, "t1"] == RUN + 97 * EVERY_S
+    rig.clock.wall_offset = offset
+    rig.run(60)
+    assert rig.store.progress()[rig.meters[0].id, "t1"] == RUN + EVERY_S
+    assert [row for row in told(rig) if row[0] == "doubted" and row[2] == 96]
+    rig.run(EVERY_S)
+    assert rig.store.progress()[rig.meters[0].id, "t1"] == RUN + 2 * EVERY_S
+    right = [int(str(run)) for _, run in rig.count() if int(str(run)) < RUN + 90 * EVERY_S]
+    assert sorted(right) == [RUN, RUN + EVERY_S, RUN + 2 * EVERY_S]
+
+
+def test_what_a_full_store_gave_up_is_listed(tmp_path: Path) -> None:
+    rig = PlcRig(tmp_path, meters=2)
+    rig.store._records_max = 250
+    rig.collector.configure(provisioning())
+    rig.run(2 * EVERY_S)
+    assert rig.store.stats().lost >= 216
+    listed = {(gap.meter, gap.first, gap.last, gap.reason) for gap, _ in rig.collector.tasks.gaps()}
+    assert {(meter.id, RUN, RUN, "store-lost") for meter in rig.meters} <= listed
+
+
+def test_the_ledger_survives_a_store_that_is_set_aside(tmp_path: Path) -> None:
+    rig = PlcRig(tmp_path, meters=1)
+    rig.collector.configure(provisioning())
+    rig.run(60)
+    off(rig, 6 * 3600.0)
+    rig.run(60)
+    before = rig.collector.tasks.gaps()
+    assert len(before) == 1
+    rig.reader.close()
+    rig.store.close()
+    with sqlite3.connect(rig.config.store_file) as db:
+        db.execute("DROP TABLE refused")
+    db.close()
+    rig.start()
+    rig.collector.configure(provisioning())
+    rig.run(30)
+    assert list(tmp_path.glob("readings.db.aside-*")) or list(tmp_path.glob("readings.db.*aside*"))
+    assert rig.collector.tasks.gaps() == before
+
+
+# --- what closes a gap ---
+
+
+def row(meter: str, at: str, obis: str = "1.0.1.8.0.255") -> Reading:
+    return Reading(
+        task="profile", meter=meter, cls=3, obis=obis, attr=2, tag="u32", raw=1, scaler=0, unit=30, meter_time=at,
+        received=1.0, trusted=True, error=None, run=RUN, profile="1.0.99.1.0.255",
+    )  # fmt: skip
+
+
+def test_rows_of_a_load_profile_close_the_slots_that_they_hold_and_the_head_end_is_told(tmp_path: Path) -> None:
+    rig = PlcRig(tmp_path, meters=1)
+    meter = rig.meters[0].id
+    rig.collector.configure(provisioning())
+    rig.run(60)
+    off(rig, 6 * 3600.0)
+    rig.run(60)
+    # RUN is 2027-01-15T08:00:00Z: the intervals that end at 08:15 to 10:00.
+    times = [f"2027-01-15T{8 + quarter // 4:02}:{15 * (quarter % 4):02}:00Z" for quarter in range(1, 9)]
+    rig.collector.tasks.stored([row(meter, at) for at in times])
+    rig.run(2)
+    assert told(rig)[-1] == ("closed", 0, 1, 8, "concentrator-off", "profile")
+    assert [(gap.first, gap.last) for gap, _ in rig.collector.tasks.gaps()] == [(RUN + 9 * EVERY_S, RUN + 23 * EVERY_S)]
+    rig.collector.tasks.stored([row("another", at) for at in times] + [row(meter, "never")])
+    rig.run(2)
+    assert len(rig.collector.tasks.gaps()) == 1
+
+
+def test_a_gap_is_given_up_for_a_person_s_reason(tmp_path: Path) -> None:
+    rig = PlcRig(tmp_path, meters=1)
+    rig.collector.configure(provisioning())
+    rig.run(60)
+    off(rig, 6 * 3600.0)
+    rig.run(60)
+    assert rig.collector.tasks.give_up(rig.meters[0].id, "other", "no") == 0
+    assert rig.collector.tasks.give_up(rig.meters[0].id, "", "dark house") == 1
+    assert rig.collector.tasks.gaps() == []
+    assert told(rig)[-1] == ("closed", 0, 1, 23, "concentrator-off", "dark house")
+    off(rig, 60.0)
+    rig.run(30)
+    assert rig.collector.tasks.gaps() == []
+
+
+def test_what_the_store_would_not_take_is_written_with_the_next_flush(tmp_path: Path) -> None:
+    clock = VirtualClock()
+    store = Store(tmp_path / "s.db", clock, records_max=1000, keep_forwarded_max=0)
+    keeper = LedgerKeeper(store)
+    keeper.load({})
+    keeper.expect("m", "t", 900, 0, RUN)
+    (tmp_path / "gone").mkdir()
+    store.close()
+    (tmp_path / "s.db").rename(tmp_path / "gone" / "s.db")
+    (tmp_path / "s.db").mkdir()
+    with pytest.raises(StoreError):
+        keeper.flush(RUN + 1.0, alive=True)
+    (tmp_path / "s.db").rmdir()
+    (tmp_path / "gone" / "s.db").rename(tmp_path / "s.db")
+    keeper.flush(RUN + 1.0, alive=True)
+    other = LedgerKeeper(store)
+    other.load({})
+    assert other.ledger.settled("m", "t") == RUN - 900
+    store.close()
+
+
+# --- the picture ---
+
+
+def test_two_of_four_are_read_one_is_silent_and_one_is_absent_wherever_one_looks(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rig = PlcRig(tmp_path, meters=4)
+    health: list[tuple[bool, str]] = []
+    rig.collector._meters_health = lambda ok, detail: health.append((ok, detail))
+    rig.collector.configure(provisioning())
+    rig.run(60)
+    assert health[-1] == (True, "plc0: 4 of 4 read")
+    rig.network.faults.mute = frozenset({rig.meters[0].id})
+    rig.network.command({"cmd": "leave", "meter": rig.meters[1].id}, rig.clock.now)
+    with caplog.at_level(logging.INFO):
+        rig.run(2 * EVERY_S - 120)
+    text = "2 of 4 read, 1 silent, 1 absent"
+    assert rig.collector.task_status("t1").last_result == text
+    assert health[-1] == (False, f"plc0: {text}")
+    assert sorted(rig.statuses().values()) == ["left", "read", "read", "silent"]
+    summaries = [record.getMessage() for record in caplog.records if getattr(record, "event", "") == "tasks.run"]
+    assert summaries[-1] == f"task t1, run {RUN + EVERY_S}: {text}"
+    assert rig.health[-1] == (True, "plc0"), "a new firmware is not judged by meters that are silent"
+
+
+def test_a_tenth_of_the_meters_may_be_silent(tmp_path: Path) -> None:
+    rig = PlcRig(tmp_path, meters=11)
+    health: list[tuple[bool, str]] = []
+    rig.collector._meters_health = lambda ok, detail: health.append((ok, detail))
+    rig.network.faults.mute = frozenset({rig.meters[0].id})
+    rig.collector.configure(provisioning())
+    rig.run(EVERY_S - 60)
+    assert UNREAD_SHARE_MAX == 0.1
+    assert health[-1] == (True, "plc0: 10 of 11 read, 1 silent")
+    rig.network.faults.mute = frozenset(meter.id for meter in rig.meters[:2])
+    rig.run(EVERY_S)
+    assert health[-1] == (False, "plc0: 9 of 11 read, 2 silent")
+
+
+def test_a_mute_meter_makes_its_event_also_when_its_period_is_shorter_than_its_retries(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists" / "a.csv").write_text("obis,cls,attr\n1.0.1.8.0.255,3,2\n")
+    rig = PlcRig(tmp_path, meters=1, config=replace_config(metering(tmp_path), tmp_path / "lists"))
+    rig.network.faults.mute = frozenset({rig.meters[0].id})
+    rig.collector.configure(provisioning(task("a", 30, "a")))
+    rig.run(3600)
+    assert [event for event in events(caplog, logging.WARNING) if event.startswith("meter.")] == ["meter.silent"]
+    assert SILENT_AFTER == 3
+
+
+def test_dead_meters_make_a_line_each_and_then_one_per_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rig = PlcRig(tmp_path, meters=8)
+    rig.network.faults.mute = frozenset(meter.id for meter in rig.meters)
+    with caplog.at_level(logging.INFO):
+        rig.collector.configure(provisioning())
+        rig.run(EVERY_S - 60)
+        first = len(caplog.records)
+        rig.run(6 * EVERY_S)
+    assert first < 40
+    later = [str(getattr(record, "event", "")) for record in caplog.records[first:]]
+    assert set(later) <= {"tasks.run"}
+    assert len(later) <= 7
+
+
+# --- all of it together ---
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_each_scheduled_slot_is_read_once_or_listed_whatever_happens(tmp_path: Path, seed: int) -> None:
+    rng = random.Random(seed)
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists" / "a.csv").write_text("obis,cls,attr\n1.0.1.8.0.255,3,2\n")
+    rig = PlcRig(tmp_path, meters=3, config=replace_config(metering(tmp_path), tmp_path / "lists"))
+    tasks = provisioning(task("t1", EVERY_S, "a"))
+    rig.collector.configure(tasks)
+    rig.run(60)
+    for _ in range(30):
+        what = rng.randrange(6)
+        if what == 0:  # killed: nothing is said good-bye to
+            rig.store.close()
+            rig.clock.advance(rng.choice((1.0, 50.0, 1000.0, 9000.0)))
+            rig.start()
+            rig.collector.configure(tasks)
+        elif what == 1:
+            rig.network.faults.mute = frozenset(meter.id for meter in rig.meters if rng.random() < 0.5)
+        elif what == 2:
+            rig.network.command({"cmd": "leave", "meter": rng.choice(rig.meters).id}, rig.clock.now)
+        elif what == 3:
+            for meter in rig.meters:
+                rig.network.command({"cmd": "join", "meter": meter.id}, rig.clock.now)
+        elif what == 4:
+            rig.clock.is_trusted = rng.random() < 0.6
+        rig.run(rng.choice((3.0, 40.0, 300.0, 1000.0)))
+    rig.clock.is_trusted = True
+    rig.run(60)
+    newest = int(rig.clock.wall()) // EVERY_S * EVERY_S
+    listed = {
+        (gap.meter, slot) for gap, _ in rig.collector.tasks.gaps() for slot in range(gap.first, gap.last + 1, EVERY_S)
+    }
+    count = rig.count()
+    trusted = Counter((one["meter"], one["run"]) for one in rig.records() if one["trusted"])
+    assert max(trusted.values()) == 1
+    assert not set(trusted) & listed
+    for meter in rig.meters:
+        for slot in range(RUN, newest, EVERY_S):
+            # What was read in doubt is read again each time that a kill made the process forget it.
+            assert count[meter.id, slot] or (meter.id, slot) in listed, f"{meter.id} {slot} is neither read nor listed"

@@ -1,0 +1,148 @@
+"""Gaps at the head-end: each report once, ranges that end, split and close, and what the device's ledger makes them."""
+
+from __future__ import annotations
+
+import json
+import random
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine
+
+from agent.metering.ledger.gap_table import report
+from agent.metering.ledger.ledger import GOES_ON, PROFILE, Change, Gap, Ledger, Reason
+from headend.metering import gaps, readings
+from omadm.readings import emit, parse, record
+from tests.omadm.test_readings import DEVICE, STORE, a_record
+
+T0, EVERY = 1_800_000_000, 900
+NOW = 1_800_100_000.0
+
+
+def run(number: int) -> int:
+    return T0 + number * EVERY
+
+
+def a_gap(record_id: int, first: int, last: int | None, state: str = "open", **fields: Any) -> dict[str, Any]:
+    return {
+        "id": record_id, "gap": state, "meter": "KFM1", "task": "t1", "profile": None, "first": run(first),
+        "last": None if last is None else run(last), "every": EVERY, "reason": "meter-silent",
+        "how": "profile" if state == "closed" else None, "noted": NOW, **fields,
+    }  # fmt: skip
+
+
+def post(database: Engine, *records: dict[str, Any], store: str = STORE) -> None:
+    body = json.dumps({"version": 1, "device": DEVICE, "store": store, "records": list(records)})
+    readings.store(database, parse(body.encode()), NOW)
+
+
+def shown(database: Engine, state: str = "open") -> list[tuple[int, int | None]]:
+    """First and last slot of each range, by number."""
+    rows = gaps.listing(database, device=DEVICE, meter="KFM1", state=state)
+    return sorted(
+        ((row["first"] - T0) // EVERY, None if row["last"] is None else (row["last"] - T0) // EVERY) for row in rows
+    )
+
+
+def test_a_gap_goes_on_until_its_end_is_told(database: Engine) -> None:
+    post(database, a_gap(1, 0, None))
+    assert shown(database) == [(0, None)]
+    post(database, a_gap(2, 0, 22))
+    assert shown(database) == [(0, 22)]
+    assert gaps.listing(database)[0]["slots"] == 23
+
+
+def test_each_report_counts_once_however_often_the_batch_comes(database: Engine) -> None:
+    opened, closed, again = a_gap(1, 0, 9), a_gap(2, 3, 5, "closed"), a_gap(3, 3, 3)
+    for _ in range(3):
+        post(database, opened, closed, again)
+        post(database, opened)
+    assert shown(database) == [(0, 2), (3, 3), (6, 9)]
+    post(database, a_gap(1, 20, 21), store="e" * 32)
+    assert shown(database)[-1] == (20, 21)
+
+
+def test_a_part_that_is_closed_leaves_the_rest_open_and_stays_as_history(database: Engine) -> None:
+    post(database, a_gap(1, 0, None), a_gap(2, 4, 5, "closed"))
+    assert shown(database) == [(0, 3), (6, None)]
+    assert shown(database, "closed") == [(4, 5)]
+    (row,) = gaps.listing(database, state="closed")
+    assert (row["how"], row["reason"], row["slots"]) == ("profile", "meter-silent", 2)
+
+
+def test_gaps_of_profiles_and_of_other_tasks_are_ranges_of_their_own(database: Engine) -> None:
+    post(database, a_gap(1, 0, 9), a_gap(2, 0, 9, task="t2"), a_gap(3, 0, 9, profile="1.0.99.1.0.255"))
+    post(database, a_gap(4, 0, 9, "closed", profile="1.0.99.1.0.255"))
+    still = {(row["task"], row["profile"]) for row in gaps.listing(database, state="open")}
+    assert still == {("t1", ""), ("t2", "")}
+    assert gaps.open_count(database) == 2
+
+
+def test_an_operator_gives_up_what_has_an_end(database: Engine) -> None:
+    post(database, a_gap(1, 0, 9), a_gap(2, 12, None), a_gap(3, 0, 9, task="t2"))
+    assert gaps.give_up(database, DEVICE, "KFM1", "exchanged on site", NOW, task="t1") == 1
+    assert gaps.give_up(database, DEVICE, "KFM1", "exchanged on site", NOW) == 1
+    assert shown(database) == [(12, None)]
+    assert {row["how"] for row in gaps.listing(database, state="closed")} == {"exchanged on site"}
+
+
+def test_a_run_that_was_read_ends_what_a_device_that_lost_its_ledger_would_not(database: Engine) -> None:
+    meter, task = a_record(1)["meter"], a_record(1)["task"]
+    post(database, a_gap(1, 0, None, meter=meter, task=task))
+    post(
+        database,
+        a_record(2, run=run(-1)),
+        a_record(3, run=run(200_000)),
+        a_record(4, run=run(8), profile="1.0.99.1.0.255"),
+    )
+    assert gaps.listing(database)[0]["last"] is None
+    post(database, a_record(5, run=run(9)))
+    (row,) = gaps.listing(database)
+    assert (row["first"], row["last"], row["state"]) == (run(0), run(8), "open")
+
+
+def test_readings_of_a_clock_that_was_wrong_are_trusted_no_more(database: Engine) -> None:
+    post(
+        database, a_record(1, run=run(0)), a_record(2, run=run(96)), a_record(3, run=run(96), meter="other"),
+        a_gap(4, 96, 96, "doubted", meter="KFM1", task="t1"), a_record(5, run=run(96)),
+    )  # fmt: skip
+    trusted = {row["id"]: row["trusted"] for row in readings.list_readings(database)}
+    meter, task = a_record(1)["meter"], a_record(1)["task"]
+    assert trusted == {1: True, 2: True, 3: True, 5: True}, "another meter and another task"
+    post(database, a_gap(6, 96, 96, "doubted", meter=meter, task=task), a_record(7, run=run(96)))
+    trusted = {row["id"]: row["trusted"] for row in readings.list_readings(database)}
+    assert trusted == {1: True, 2: False, 3: True, 5: False, 7: True}
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_head_end_knows_the_same_ranges_as_the_device(database: Engine, seed: int) -> None:
+    rng = random.Random(seed)
+    ledger, kept, next_id = Ledger(), dict[tuple[str, str, str, int], Gap](), 1
+    ledger.expect("KFM1", "t1", EVERY, 0, run(0))
+
+    def apply(changes: list[Change]) -> None:
+        nonlocal next_id
+        told = []
+        for change in changes:
+            if change.was is not None:
+                kept.pop(change.was.key, None)
+            if not change.how:
+                kept[change.gap.key] = change.gap
+            if change.told:
+                told.append(record(next_id, report(change, NOW).row()))
+                next_id += 1
+        readings.store(database, parse(emit(DEVICE, STORE, told)), NOW)
+
+    for number in range(1, 60):
+        apply(ledger.settle("KFM1", "t1", run(number), rng.choice((Reason.SILENT, Reason.ABSENT, Reason.PORT))))
+        if rng.random() < 0.4:
+            apply(ledger.read("KFM1", "t1", run(number)))
+        if rng.random() < 0.3 and kept:
+            one = rng.choice(list(kept.values()))
+            first = one.first + EVERY * rng.randrange(4)
+            apply(ledger.close(one, first, first + EVERY * rng.randrange(6), PROFILE))
+        of_device = sorted(
+            ((gap.first - T0) // EVERY, None if gap.last == GOES_ON else (gap.last - T0) // EVERY)
+            for gap in kept.values()
+        )
+        assert shown(database) == of_device
