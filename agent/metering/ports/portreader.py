@@ -422,6 +422,10 @@ class PortReader:
         present = {meter.meter_id: meter for meter in self._deps.registry.present(self._port.name)}
         for task in self._deps.orders.due(present):
             meter = present[task.meter_id]
+            if self._deps.access.resting(meter):  # too many wrong keys lock a meter, whoever tries them
+                self._deps.orders.begun(task)
+                self._deps.orders.lost(task, "the meter refused its keys and is not asked for a while", final=True)
+                continue
             if room > 0 and meter.address not in self._visits:
                 self._visit(bridge, meter, [], now, task)
                 room -= 1

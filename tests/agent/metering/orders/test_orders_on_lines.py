@@ -321,6 +321,18 @@ def test_an_order_for_many_is_done_on_each_and_one_that_is_mute_holds_up_nobody(
     assert [len(counter.called) for counter in counters] == [1, 1, 0, 1, 1, 1]
 
 
+def test_a_meter_that_refused_its_keys_is_not_tried_for_an_order(tmp_path: Path) -> None:
+    rig = PlcRig(tmp_path, meters=1)
+    rig.collector.configure(provisioning(secret=b"wrong"))
+    rig.run(10)
+    (known,) = rig.registry.present("plc0")
+    rig.run(2 * EVERY_S, lambda: rig.collector.access.resting(known))
+    rig.orders.submit(Request("o1", "ping", [known.meter_id], "t"))
+    (result,) = ended(rig, "o1", 5)
+    assert (result["state"], result["attempts"]) == ("not reached", 1)
+    assert "refused its keys" in result["error"]
+
+
 def test_orders_are_carried_out_without_any_task(tmp_path: Path) -> None:
     rig = PlcRig(tmp_path, meters=1)
     rig.collector.configure(replace(provisioning(), tasks=()))
