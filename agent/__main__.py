@@ -147,6 +147,9 @@ class Daemon:
     def _make_metering(self) -> None:
         from agent.https import KeptConnection
         from agent.metering.collector import Collector
+        from agent.metering.orders.journal import Journal
+        from agent.metering.orders.order import Permission
+        from agent.metering.orders.order_book import OrderBook
         from agent.metering.ports.opening import bridge_to
         from agent.metering.registry import Registry
         from agent.metering.scheduling.readinglist import ReadingLists
@@ -170,11 +173,19 @@ class Daemon:
             leave_after_s=metering.leave_after_s,
             publish=lambda meters: self.board.publish(meters=meters),
         )
+        allowed = {Permission.CHANGE: self.config.orders.change, Permission.SUPPLY: self.config.orders.supply}
+        self.orders = OrderBook(
+            Journal(self.disk, self.config.state_dir / "orders"),
+            self.clock,
+            allowed=[permission for permission, given in allowed.items() if given],
+            known=self.registry.names,
+        )
         self.collector = Collector(
             self.config.ports,
             metering,
             store=self.store,
             registry=self.registry,
+            orders=self.orders,
             lists=ReadingLists(metering.reading_lists_dir, self.config.update.software_dir),
             clock=self.clock,
             rng=self.rng,
@@ -358,6 +369,8 @@ class Daemon:
     def _make_workers(self) -> None:
         from agent.daemon import watchdog
         from agent.daemon.control import ControlServer
+        from agent.daemon.order_jobs import OrderJobs
+        from agent.daemon.order_views import OrderViews
         from agent.daemon.supervisor import Supervisor
         from agent.daemon.views import Views
         from agent.ota.handover import HandOver
@@ -375,7 +388,8 @@ class Daemon:
             ages=self._ages,
             judge=self.clock.judge,
         )
-        control = ControlServer(config.control_socket, views.handlers(), group=config.control_group)
+        handlers = {**views.handlers(), **OrderViews(self.orders).handlers()}
+        control = ControlServer(config.control_socket, handlers, group=config.control_group)
         control.bind()
         workers: list[Worker] = [*self.collector.workers, self.uplink, self.dm, self.packages, control]
         if self.push is not None:
@@ -387,7 +401,12 @@ class Daemon:
             workers,
             self.clock,
             watchdog.find(os.environ, config.watchdog.device, config.watchdog.timeout_s),
-            ticks=[self.health.tick, self.rebooter.tick, self.collector.tick],
+            ticks=[
+                self.health.tick,
+                self.rebooter.tick,
+                self.collector.tick,
+                OrderJobs(self.tree, self.orders, self.dm.report_alerts).tick,
+            ],
         )
         self.rebooter.wake = self.supervisor.wake
 

@@ -196,6 +196,15 @@ class MeteringConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class OrdersConfig:
+    """Which orders to meters are taken, whoever asks: `change` those that change a meter, `supply` those that can cut
+    or restore somebody's electricity. Reading is always allowed."""
+
+    change: bool = True
+    supply: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class UpdateConfig:
     """The files shared with the Update Agent, and the command that runs it. `full_instead_of_delta` is `never` or
     `always`, with packages of at most `full_bytes_max` bytes."""
@@ -250,6 +259,7 @@ class Config:
     control_socket: Path
     control_group: str
     reboot_command: tuple[str, ...]
+    orders: OrdersConfig = field(default=OrdersConfig())
     watchdog: WatchdogConfig = field(default=WatchdogConfig())
     log: LogConfig = field(default=LogConfig())
     mqtt: MqttConfig | None = None
@@ -272,6 +282,7 @@ def load(file: Path) -> Config:
         control_socket=top.path("control_socket", "/run/dcu/control.sock"),
         control_group=top.text("control_group", "", filled=False),
         reboot_command=top.command("reboot_command", ("reboot",)),
+        orders=_orders(top.section("orders")),
         watchdog=_watchdog(top.section("watchdog")),
         log=_log(top.section("log")),
         mqtt=mqtt_config(top.section("mqtt")),
@@ -516,6 +527,15 @@ def _metering(section: Section, state_dir: Path) -> MeteringConfig:
     )
     section.end()
     return metering
+
+
+def _orders(section: Section) -> OrdersConfig:
+    orders = OrdersConfig(
+        change=section.flag("change", default=True),
+        supply=section.flag("supply", default=False),
+    )
+    section.end()
+    return orders
 
 
 def _update(section: Section, state_dir: Path) -> UpdateConfig:

@@ -20,6 +20,8 @@ from pathlib import Path
 
 from agent.https import HttpsClient, KeptConnection
 from agent.metering.collector import Collector
+from agent.metering.orders.journal import Journal
+from agent.metering.orders.order_book import OrderBook
 from agent.metering.registry import Registry
 from agent.metering.scheduling.readinglist import ReadingLists
 from agent.metering.scheduling.schedule import Backoff
@@ -88,11 +90,13 @@ def _collect() -> tuple[int, float, float]:
     with tempfile.TemporaryDirectory(prefix="dcu-bench-") as name:
         config = _metering(Path(name))
         store = Store(config.store_file, clock, records_max=10**6, keep_forwarded_max=0)
+        registry = Registry(RealDisk(), config.registry_file, clock, leave_after_s=60)
         collector = Collector(
             [PortConfig("plc0", find_protocol("prime-usi"), "/dev/plc", BAUDRATE, response_timeout_s=20.0)],
             config,
             store=store,
-            registry=Registry(RealDisk(), config.registry_file, clock, leave_after_s=60),
+            registry=registry,
+            orders=OrderBook(Journal(RealDisk(), Path(name) / "orders"), clock, allowed=(), known=registry.names),
             lists=ReadingLists(LISTS, Path(name) / "software"),
             clock=clock,
             rng=random.Random(3),
