@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import grp
 import json
 import logging
 import os
 import pwd
-import shutil
 import socket
 import struct
 import threading
@@ -88,7 +88,7 @@ class ControlServer:
             os.umask(before)
         try:
             if self._group:
-                shutil.chown(self._path, group=self._group)
+                os.chown(self._path, -1, grp.getgrnam(self._group).gr_gid)
         except (LookupError, OSError) as error:
             LOG.warning("group %s cannot own %s: %s", self._group, self._path, error, extra={"event": "control.group"})
         listener.listen(WAITING_MAX)

@@ -21,13 +21,12 @@ from agent.ota.download import Downloaded, DownloadError, DownloadStopped, Progr
 from agent.ota.errors import DeltaUnfit, Rejected
 from agent.ota.handover import HandOver, InstallRequest, InstallResult
 from agent.ota.software_jobs import SoftwareJobs
-from agent.ota.verification import verified
+from agent.ota.verification import verified_firmware
 from agent.status import DownloadStatus, UpdateStatus
 from agent.tree import alerts
 from omadm.codes import Refusal
 from omadm.descriptor import DeltaFacts, DeltaSource, Descriptor
 from updateagent.errors import DELTA_UNUSABLE, FULL_REFUSED, Code
-from updateagent.package.manifest import Kind
 
 log = logging.getLogger("agent.update")
 
@@ -175,7 +174,7 @@ class PackageWorker:
         self._take_data()
         package = self._package if self._deps.disk.exists(self._package) else self._handover.package
         try:
-            manifest = verified(self._deps.verify_package, package, Kind.FIRMWARE)
+            manifest = verified_firmware(self._deps.verify_package, package)
             signed = [DeltaSource(name, one.version, one.size, one.root.hex()) for name, one in manifest.deltas.items()]
             self._deltas.check_signed(signed, beat)
         except Rejected as error:
