@@ -101,7 +101,9 @@ def setup(level: str, file: Path | None = None, file_bytes_max: int = 1 << 20, s
 
 
 def _file_handler(file: Path, file_bytes_max: int) -> logging.Handler:
-    from logging.handlers import RotatingFileHandler  # brings pickle and queues; a log that goes elsewhere needs neither
+    from logging.handlers import (
+        RotatingFileHandler,  # brings pickle and queues; a log that goes elsewhere needs neither
+    )
 
     file.parent.mkdir(parents=True, exist_ok=True)
     handler = RotatingFileHandler(file, maxBytes=file_bytes_max, backupCount=FILES_KEPT - 1, encoding="utf-8")

@@ -1,7 +1,7 @@
 """Packages are believed only after verification: the Update Agent's own check, with what this device believes.
 
-What reads packages is loaded with the first one: it brings a cryptographic library, and most starts of the daemon see no
-package at all.
+What reads packages is loaded with the first one: it brings a cryptographic library, and most starts of the daemon see
+no package at all.
 """
 
 from __future__ import annotations
