@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import configparser
 import re
 import shutil
@@ -11,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.architecture import drawing, sans_io
+import dlms
+from tests.architecture import by_name, drawing, sans_io
 
 REPO = Path(__file__).resolve().parents[2]
 PACKAGES = ("agent", "dlms", "headend", "omadm", "plc", "updateagent")
@@ -32,9 +34,18 @@ def lint(folder: Path) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
+def copied(folder: Path) -> Path:
+    """A copy of the packages and of the contracts in `folder`, for whoever wants to change them."""
+    for package in PACKAGES:
+        shutil.copytree(REPO / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(CONTRACTS, folder)
+    return folder
+
+
 @pytest.mark.process
-def test_every_import_points_the_right_way() -> None:
-    code, said = lint(REPO)
+def test_every_import_points_the_right_way_those_by_name_too(tmp_path: Path) -> None:
+    by_name.write_out(copied(tmp_path))
+    code, said = lint(tmp_path)
     assert code == 0, said
 
 
@@ -67,10 +78,7 @@ def contract_names() -> dict[str, str]:
 @pytest.fixture(scope="module")
 def spoiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """What import-linter says of each violation, planted alone into a copy of the packages."""
-    folder = tmp_path_factory.mktemp("spoiled")
-    for package in PACKAGES:
-        shutil.copytree(REPO / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(CONTRACTS, folder)
+    folder = copied(tmp_path_factory.mktemp("spoiled"))
     said = {}
     for contract, (file, text) in PLANTED.items():
         path = folder / file
@@ -90,6 +98,52 @@ def spoiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def test_a_planted_import_breaks_its_contract(spoiled: dict[str, str], contract: str) -> None:
     name = contract_names()["dlms" if contract == "unplaced" else contract]
     assert re.search(rf"^{re.escape(name)}.*BROKEN$", spoiled[contract], re.MULTILINE)
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(
+    ("file", "planted", "contract"),
+    [
+        ("updateagent/boot/policy.py", 'ROW = ("updateagent.boot.rauc:RaucPolicy",)', "cycles"),
+        ("updateagent/slots/block.py", 'TYPES = {"ubi": "updateagent.slots.flash:UbiSlot"}', "cycles"),
+        ("plc/usi.py", 'def late():\n    return import_module("dlms.client.meter")', "plc"),
+    ],
+)
+def test_an_import_by_name_breaks_a_contract_too(tmp_path: Path, file: str, planted: str, contract: str) -> None:
+    path = copied(tmp_path) / file
+    path.write_text(f"{path.read_text(encoding='utf-8')}\n{planted}\n", "utf-8")
+    assert lint(tmp_path)[0] == 0, "import-linter sees it by itself"
+    by_name.write_out(tmp_path)
+    code, said = lint(tmp_path)
+    assert code == 1
+    assert re.search(rf"^{re.escape(contract_names()[contract])}.*BROKEN$", said, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("text", "modules"),
+    [
+        ('X = "updateagent.boot.grub:GrubStore"', ["updateagent.boot.grub"]),
+        ('X = ("updateagent.boot", "other.boot", "updateagent", "updateagent.no_such")', ["updateagent.boot"]),
+        ('log = logging.getLogger("agent.metering.store")', []),
+        ('X = "updateagent.boot: what the boot loader shares"', []),
+    ],
+)
+def test_which_strings_name_a_module(text: str, modules: list[str]) -> None:
+    assert list(by_name.named(text, REPO)) == modules
+
+
+def test_no_name_of_a_module_is_put_together(tmp_path: Path) -> None:
+    assert by_name.built(REPO) == []
+    file = tmp_path / "plc" / "x.py"
+    file.parent.mkdir()
+    file.write_text('import_module(f"dlms.{name}")\nimport_module("dlms." + name)\nimport_module(name)\n')
+    assert by_name.built(tmp_path) == ["plc/x.py:1", "plc/x.py:2"]
+
+
+def test_the_door_of_dlms_shows_the_contracts_what_it_imports_by_name() -> None:
+    tree = ast.parse((REPO / "dlms" / "__init__.py").read_text(encoding="utf-8"))
+    shown = {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert {f"dlms.{home}" for home in dlms._HOMES} <= shown
 
 
 def test_every_contract_has_a_planted_violation() -> None:
