@@ -53,7 +53,7 @@ PLANTED = {
     "packages": ("dlms/cursor.py", "import omadm.codes"),
     "plc": ("plc/usi.py", "from dlms.axdr import Data"),
     "headend": ("headend/web.py", "from updateagent.engine import journal"),
-    "image": ("updateagent/cli.py", "def late():\n    from updateagent.buildhost import pack"),
+    "image": ("updateagent/__main__.py", "def late():\n    from updateagent.buildhost import pack"),
     "dlms": ("dlms/security/hls.py", "from dlms.xdlms import acse"),
     "updateagent": ("updateagent/package/der.py", "from updateagent.slots import block"),
     "omadm": ("omadm/auth.py", "from omadm import bootstrap"),
@@ -98,6 +98,21 @@ def spoiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def test_a_planted_import_breaks_its_contract(spoiled: dict[str, str], contract: str) -> None:
     name = contract_names()["dlms" if contract == "unplaced" else contract]
     assert re.search(rf"^{re.escape(name)}.*BROKEN$", spoiled[contract], re.MULTILINE)
+
+
+def test_the_contract_of_the_build_host_names_all_that_lies_outside_it() -> None:
+    parser = configparser.ConfigParser()
+    parser.read(CONTRACTS)
+    inside = {
+        f"updateagent.{path.stem}"
+        for path in (REPO / "updateagent").iterdir()
+        if path.name != "__init__.py" and (path.suffix == ".py" or (path / "__init__.py").exists())
+    }
+    outside = {*PACKAGES, *inside} - {"updateagent", "updateagent.buildhost"}
+    assert set(parser["importlinter:contract:image"]["source_modules"].split()) == outside
+    # The package itself cannot be named there without all that is below it, the build host included.
+    init = (REPO / "updateagent" / "__init__.py").read_text(encoding="utf-8")
+    assert not [node for node in ast.walk(ast.parse(init)) if isinstance(node, (ast.Import, ast.ImportFrom))]
 
 
 @pytest.mark.process
