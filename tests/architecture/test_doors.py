@@ -208,6 +208,46 @@ def test_the_exceptions_are_drivers_indeed() -> None:
         "from dlms.link import port",
         "def late():\n    from plc.bridge import Bridge",
         "import dlms.security.counters",
+        # Drivers of each package, whether or not somebody has listed them.
+        "from agent import https",
+        "from agent.metering.store import reading_store",
+        "from headend import db",
+        "def late():\n    from updateagent import disk",
+        "from updateagent.engine.updater import Updater",
+        "from plc import connections",
+        "import dlms.link.exclusive",
+        "from importlib import import_module\nx = import_module('updateagent.disk')",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    X = 1\nelse:\n    from dlms.link import port",
+        # Modules of the standard library that nobody thought of forbidding, and libraries that talk.
+        *(
+            f"import {name}"
+            for name in (
+                *("_thread", "_socket", "posix", "ctypes", "gzip", "lzma", "zipfile", "tarfile", "codecs", "sys"),
+                *("importlib", "importlib.resources", "importlib.metadata", "pkgutil", "platform", "timeit"),
+                *("ftplib", "smtplib", "dbm", "shelve", "syslog", "click", "yaml"),
+            )
+        ),
+        "from codecs import open as f",
+        "from lzma import open as f",
+        # Builtins that are only named, and what runs text.
+        "f = open",
+        "def f(how=open): ...",
+        "x = eval('1')",
+        "exec('import os')",
+        "g = __builtins__",
+        # Chance.
+        "from random import Random\nx = Random(None)",
+        "from random import Random as R\nx = R(x=None)",
+        "from cryptography.hazmat.primitives.ciphers.aead import AESGCM\nx = AESGCM.generate_key(128)",
+        "from cryptography.hazmat.primitives.asymmetric import ec\nx = ec.generate_private_key(ec.SECP256R1())",
+        "from cryptography.hazmat.primitives.asymmetric.ec import generate_private_key as new",
+        "from cryptography.hazmat.primitives.asymmetric import x25519\nx = x25519.X25519PrivateKey.generate()",
+        # Clocks by other ways.
+        "from dlms.cosem.time import datetime\nNOW = datetime.now",
+        "from datetime import datetime\nD = datetime\nx = D.now()",
+        "from datetime import datetime\ndef f():\n    D = datetime\n    return D.now()",
+        "from datetime import datetime\nx = getattr(datetime, 'now')()",
+        "from datetime import datetime\ndef f(clock):\n    clock, d = datetime, clock\n    return clock.now()",
     ],
 )
 def test_each_kind_of_input_and_output_is_noticed_in_a_core(planted: str) -> None:
@@ -224,6 +264,10 @@ def test_each_kind_of_input_and_output_is_noticed_in_a_core(planted: str) -> Non
         "from random import Random\nx = Random(7)",
         "from datetime import datetime\nx = datetime(2026, 1, 1)",
         "def f(clock): return clock.now()",
+        "def f(self):\n    clock = self._clock\n    return clock.now()",
+        "from lzma import LZMADecompressor",
+        "def f(ports): return ports.open()",
+        "from omadm.codes import Code\nimport dlms.cursor",
         "import calendar",
         "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from dlms.link.port import Port",
     ],
