@@ -208,6 +208,7 @@ class Daemon:
                 new_id=lambda: str(uuid.uuid4()),
                 task_status=self.collector.task_status,
                 meters=self.collector.meters,
+                system_title=self.collector.access.system_title,
                 push_url=self._push_url,
                 compatible=config.update.compatible,
                 download=self.download,
@@ -293,9 +294,23 @@ class Daemon:
 
     def _provisioned(self, provisioning: Provisioning) -> None:
         log.hide(provisioning.uplink.token)
-        log.hide(provisioning.access.secret)
+        log.hide(*provisioning.secrets())
         self.collector.configure(provisioning)
+        self._drop_secrets(provisioning)
         self.uplink.configure(provisioning.uplink)
+
+    def _drop_secrets(self, provisioning: Provisioning) -> None:
+        """What the key store has, the management tree need not keep."""
+        from agent.mo.ami import drop_secrets
+        from omadm.codes import Refusal
+
+        if not provisioning.secrets() or not self.collector.access.stored(provisioning):
+            return
+        try:
+            with self.tree.transaction() as changing:
+                drop_secrets(changing, provisioning)
+        except Refusal as error:  # the tree keeps them, and the next change of it tries again
+            LOG.warning("keys stay in the management tree: %s", error, extra={"event": "dm.secrets.kept"})
 
     # --- threads ---
 

@@ -27,6 +27,7 @@ class MoDeps:
     * `view()`: the tree as it is now; the objects need the tree, the tree needs the objects, hence a callable.
     * `new_id()`: an identifier that ties a job, its request and its result together.
     * `task_status`, `meters`: read-only views, called from the DM thread.
+    * `system_title()`: ours, as meters see it; empty while it is not known.
     * `push_url()`: where notifications reach this device now, empty for nowhere.
     * `compatible`: the hardware's name, which a firmware package must list.
     """
@@ -36,6 +37,7 @@ class MoDeps:
     new_id: Callable[[], str]
     task_status: Callable[[str], TaskStatus]
     meters: Callable[[], Sequence[MeterStatus]]
+    system_title: Callable[[], bytes] = lambda: b""
     push_url: Callable[[], str] = lambda: ""
     compatible: str = ""
     download: RunningDownload = field(default_factory=RunningDownload)
@@ -54,7 +56,7 @@ class DeviceObjects:
             DmAcc(),
             Inbox(),
             Sched(deps.task_status),
-            Ami(deps.meters),
+            Ami(deps.meters, deps.system_title),
             firmware,
             software,
         )

@@ -584,6 +584,8 @@ class MeterSession:
         self._jobs.clear()
         self._deadline = None
         self._association.break_off(error or LinkError("disconnected"))
+        if isinstance(error, LinkError) and self._association.replayed is not None:
+            error = self._association.replayed  # the meter was not silent: its counter has gone back, or it is not it
         self._events.append(SessionClosed() if error is None else SessionFailed(error))
 
     def _note_loss(self, error: DlmsError) -> None:

@@ -35,6 +35,8 @@ from functools import partial
 from typing import Protocol
 
 from agent.clock import Clock
+from agent.metering.access.accessbook import AccessBook
+from agent.metering.access.session import AccessSession
 from agent.metering.ledger.ledger import Reason
 from agent.metering.ports.line_watch import LineWatch
 from agent.metering.ports.patience import Patience
@@ -47,12 +49,10 @@ from agent.metering.visit.profile_catchup import ProfileReading
 from agent.metering.visit.visit import Channel, ProfileKey, Visit, is_profile
 from agent.metering.visit.visit_memory import KnowledgeCache, Leftovers, Retries, places, values_stored
 from agent.settings.config import MANAGEMENT_LOGICAL_DEVICE, MeteringConfig, PortConfig
-from dlms.client.session import MeterSession
 from dlms.cosem.time import ClockPolicy
 from dlms.errors import DlmsError
 from dlms.link.datalink import DataLink, LineSettings, heard_by
 from dlms.link.roundtrip import Bounds, NodeRoundTrip, RoundTrips
-from dlms.security.settings import open_auth
 from plc.errors import PlcError, PlcLocalError, PlcSilentError
 from plc.events import (
     BaseNodeRestarted,
@@ -111,6 +111,7 @@ class ReaderDeps:
     store: Store
     registry: Registry
     tasks: TaskBook
+    access: AccessBook
     clock: Clock
     rng: random.Random
     health: Callable[[str, PortHealth], None] = lambda _port, _health: None
@@ -418,7 +419,7 @@ class PortReader:
     def _identify(self, bridge: Bridge, now: float) -> int:
         """Visit one meter that owes nothing, for its name alone. Returns the number of visits begun."""
         for meter in self._deps.registry.present(self._port.name):
-            if not self._retries.resting(meter, now):
+            if not (self._retries.resting(meter, now) or self._deps.access.resting(meter)):
                 self._visit(bridge, meter, [], now)
                 return 1
         return 0
@@ -435,7 +436,7 @@ class PortReader:
 
     def _jobs_of(self, meter: Meter, now: float) -> list[Job]:
         """Return what this meter is to be read for now; nothing while it is visited, or rests after a failure."""
-        if meter.address in self._visits or self._retries.resting(meter, now):
+        if meter.address in self._visits or self._retries.resting(meter, now) or self._deps.access.resting(meter):
             return []
         try:
             owed = self._deps.tasks.owed(meter.meter_id)
@@ -446,25 +447,28 @@ class PortReader:
     # --- visits ---
 
     def _visit(self, bridge: Bridge, meter: Meter, jobs: list[Job], now: float) -> None:
-        access = self._deps.tasks.access
         knowledge = self._knowledge.of(meter.key)
         try:
-            session = MeterSession(
-                self._link(meter, access.client),
-                client=access.client,
+            opening = self._deps.access.open(meter)
+            client = opening.credentials.client
+            session = AccessSession(
+                self._link(meter, client),
+                opening,
+                self._deps.access,
                 server=MANAGEMENT_LOGICAL_DEVICE,
-                auth=open_auth(access.auth, access.secret),
                 pdu_size=self._metering.pdu_size,
                 known=knowledge,
                 response_timeout_s=max(RESPONSE_TIMEOUT_MIN_S, 2 * self._port.response_timeout_s),
                 round_trip=NodeRoundTrip(self._round_trips, meter.key, 0 if meter.key in self._silent else REPEATS_MAX),
             )
-            channel = bridge.channel(meter.address, dst_lsap=MANAGEMENT_LOGICAL_DEVICE, src_lsap=access.client)
+            channel = bridge.channel(meter.address, dst_lsap=MANAGEMENT_LOGICAL_DEVICE, src_lsap=client)
         except (DlmsError, PlcLocalError) as error:
             # What was provisioned or configured does not make a session: say so, and wait like after any failure.
             self._deps.registry.attempted(meter.key, str(error))
             self._retries.note(meter, jobs)
             return
+        if opening.identify:
+            jobs = []  # the public client reads the name; the next visit, with the meter's own keys, reads the rest
         visit = Visit(
             meter=meter,
             jobs=jobs,
@@ -673,6 +677,8 @@ class PortReader:
         self._deps.registry.attempted(visit.meter.key, error, silent=trouble is Reason.SILENT)
         gained = visit.gained if gained is None else gained
         final = self._retries.note(visit.meter, visit.jobs, gained=gained) if counts else False
+        if counts and self._deps.access.resting(visit.meter):
+            final = True  # its keys are wrong: it will not be read for this run
         if final and not reached and self._port.scan is not None:
             self._deps.registry.leave(visit.meter.key)  # the scan finds it when it is back
         self._deps.tasks.ended(visit.jobs, visit.meter.meter_id, ok=False, final=final, trouble=trouble)
