@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 import dlms
 from tests.architecture import by_name, drawing, sans_io
@@ -159,6 +160,17 @@ def test_the_door_of_dlms_shows_the_contracts_what_it_imports_by_name() -> None:
     tree = ast.parse((REPO / "dlms" / "__init__.py").read_text(encoding="utf-8"))
     shown = {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     assert {f"dlms.{home}" for home in dlms._HOMES} <= shown
+
+
+def test_a_commit_is_checked_by_what_make_lint_and_make_types_run() -> None:
+    recipes = re.findall(
+        r"^(?:lint|types):.*\n((?:\t.*\n)+)", (REPO / "Makefile").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    run = set(re.findall(r"\$\(BIN\)/([\w-]+(?: (?:check|format)\b)?)", "".join(recipes)))
+    hooks = yaml.safe_load((REPO / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"][0]["hooks"]
+    entries = [hook["entry"].removeprefix(".venv/bin/") for hook in hooks]
+    assert {"lint-imports", "mypy", "ruff check", "ruff format"} <= run
+    assert not [program for program in run if not any(entry.startswith(program) for entry in entries)]
 
 
 def test_every_contract_has_a_planted_violation() -> None:
