@@ -17,6 +17,8 @@ from pathlib import Path
 ROOMS = (
     "agent/dm/session_events.py",
     "agent/dm/session_states.py",
+    "agent/metering/orders/typed_json.py",
+    "agent/metering/visit/raw_values.py",
     "agent/settings/provisioning.py",
     "agent/tree/acl.py",
     "agent/tree/alerts.py",
@@ -68,6 +70,9 @@ DRIVERS = {
 """Modules of those rooms that stand between a core and the world, and what for."""
 
 OPEN_TO_CORES = {
+    "agent.metering.orders.order_book": "the type of a task",
+    "agent.metering.store.reading_store": "the type of a batch",
+    "agent.metering.visit.visit": "what a visit is asked, and its states",
     "dlms.link.trace": "parses the text of a trace",
     "dlms.security.random_octets": "octets and key pairs, the default of an argument for whoever has no other source",
     "headend.software.releases": "what a package says of itself, and the choice among packages",
