@@ -16,6 +16,7 @@ from tests.agent.dm.server import FakeDmServer, add, delete, execute, get, put
 from tests.agent.dm_device import UPDATE, Device, FakeManifest
 from tests.sim.faulty_disk import FaultyDisk, PowerCut, Survival
 from updateagent.errors import SIGNATURE, PackageError
+from updateagent.handover import NAME_CHARS_MAX, InstallRequest
 from updateagent.package.manifest import Kind
 
 URL = "https://packages.example/fw.swu"
@@ -221,6 +222,28 @@ def test_the_same_exec_again_is_202_and_another_one_is_refused_while_busy() -> N
     one.session(START)
     one.session([execute(BOTH, "corr-1")], [execute(BOTH, "corr-2")])
     assert one.server.codes == [202, 500]
+
+
+def test_a_correlator_that_the_update_agent_takes_reaches_it_whole() -> None:
+    one, correlator = device(), "c" * 256
+    one.session([put(f"{BOTH}/PkgURL", URL), execute(BOTH, correlator)])
+    assert one.server.codes == [200, 202]
+    one.work()
+    assert InstallRequest.parse(one.disk.read_bytes(REQUEST)).correlator == correlator
+    one.restart(boot_id="boot 2")
+    leave_result(one)
+    one.work()
+    one.session()
+    assert [heard for *_, heard in one.server.generic] == [correlator]
+
+
+def test_a_correlator_that_the_update_agent_would_refuse_is_refused_at_the_exec() -> None:
+    one = device()
+    one.session([put(f"{BOTH}/PkgURL", URL), execute(BOTH, "c" * 257)])
+    assert (NAME_CHARS_MAX, one.server.codes) == (256, [200, 413])
+    assert not job_of(one).active
+    one.work()
+    assert one.fetcher.urls == []
 
 
 def test_an_exec_without_a_url_is_412() -> None:
