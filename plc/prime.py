@@ -24,10 +24,10 @@ import enum
 from dataclasses import dataclass
 from typing import ClassVar
 
+from dlms.link.llc import LSDU_BYTES_MAX
 from plc.cursor import ADDRESS_MAX, PayloadCursor
 from plc.errors import PlcLocalError
 
-LSDU_BYTES_MAX = 1021
 ADDRESS_BROADCAST = 0xFFF
 ADDRESS_NEW = 0xFFE  # of a node that has no connection yet: never a node's own
 EUI48_BYTES = 6

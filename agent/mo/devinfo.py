@@ -10,10 +10,10 @@ from collections.abc import Callable
 
 from agent.settings.device import DeviceInfo
 from agent.tree.schema import Format, NodeSpec, Path, interior, live
+from omadm.notification import PUSH_URL
 
 URN = "urn:oma:mo:oma-dm-devinfo:1.0"
 DM_VERSION = "1.2"
-PUSH_URL = "./DevInfo/Ext/PushURL"
 
 
 class DevInfo:
