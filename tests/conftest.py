@@ -44,7 +44,7 @@ SLOW = (
     "tests/fuzz",
     "tests/plc/test_interleaving.py",
     "tests/updateagent/boot/test_loaders.py",
-    "tests/updateagent/boot/test_uboot_flash.py",
+    "tests/updateagent/boot/uboot/test_flash.py",
     "tests/updateagent/engine/test_power.py",
     "tests/updateagent/software/test_store.py",
     "tests/updateagent/package/test_manifest.py",

@@ -42,7 +42,7 @@ from tests.agent.tree.test_tree import SCHEMA as TREE_SCHEMA
 from tests.agent.virtual import VirtualClock
 from tests.fuzz import dictionaries
 from tests.fuzz.guided import Target
-from tests.omadm.tnds_documents import decode_tnds
+from tests.omadm.syncml.tnds_documents import decode_tnds
 from tests.sim.faulty_disk import FaultyDisk
 from updateagent.handover import InstallRequest
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from random import Random
 
 import pytest
 
 from agent.jobs import firmware, software
-from agent.jobs.firmware import Event, FumoStateError, Job, State
+from agent.jobs.firmware import Job, State
 from agent.ota.download import DownloadError, DownloadStopped
 from agent.tree import alerts
 from tests.agent.dm.server import FakeDmServer, add, delete, execute, get, put
@@ -44,26 +43,6 @@ def leave_result(one: Device, code: int = 200, **changes: object) -> None:
     result = {"version": 1, "id": job.id, "correlator": job.correlator, "name": "ok", "fumo": code, **changes}
     one.disk.write_durable(RESULT, json.dumps(result).encode())
     one.disk.remove_durable(REQUEST)
-
-
-# -- the table -------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("state", "event"), list(itertools.product(State, Event)))
-def test_every_pair_of_state_and_event_steps_or_is_refused_without_change(state: State, event: Event) -> None:
-    job = Job(state=int(state))
-    if (state, event) in firmware.TRANSITIONS.table:
-        assert job.after(event).state == firmware.TRANSITIONS.table[state, event]
-    else:
-        with pytest.raises(FumoStateError):
-            firmware.TRANSITIONS.after(state, event)
-    assert job.state == state
-
-
-def test_every_state_of_an_active_job_has_an_event_that_ends_it() -> None:
-    ends = {Event.FETCH_FAILED, Event.REJECTED, Event.UPDATED, Event.UPDATE_FAILED}
-    for state in (State.DOWNLOADING, State.DOWNLOADED, State.UPDATING):
-        assert any((state, event) in firmware.TRANSITIONS.table for event in ends)
 
 
 # -- firmware --------------------------------------------------------------------------------------------------
