@@ -34,6 +34,8 @@ CLIENT_SAP_MAX = 127
 
 
 class Ami:
+    """The meters, their access and the uplink, as a server provisions them, and how each meter is doing."""
+
     root: Path = ("AMI",)
 
     def __init__(self, meters: Callable[[], Sequence[MeterStatus]]) -> None:

@@ -17,6 +17,8 @@ DM_VERSION = "1.2"
 
 
 class DevInfo:
+    """What a server learns of the device at the start of each session."""
+
     root: Path = ("DevInfo",)
 
     def __init__(self, device: DeviceInfo, push_url: Callable[[], str]) -> None:
