@@ -32,12 +32,14 @@ class Secrets:
         self._lock = threading.Lock()
         self._hidden: tuple[str, ...] = ()
 
-    def hide(self, secret: str | bytes) -> None:
-        """Blot out `secret` from now on; bytes also in hexadecimal. Secrets below `SECRET_CHARS_MIN` are left alone."""
-        if isinstance(secret, bytes):
-            forms = [secret.hex(), secret.hex().upper(), secret.decode("utf-8", "replace")]
-        else:
-            forms = [secret]
+    def hide(self, *secrets: str | bytes) -> None:
+        """Blot out `secrets` from now on; bytes also in hexadecimal. Those below `SECRET_CHARS_MIN` are left alone."""
+        forms: list[str] = []
+        for secret in secrets:
+            if isinstance(secret, bytes):
+                forms += [secret.hex(), secret.hex().upper(), secret.decode("utf-8", "replace")]
+            else:
+                forms.append(secret)
         with self._lock:
             fresh = {form for form in forms if len(form) >= SECRET_CHARS_MIN}
             # Longest first, so that a secret which contains another one is replaced whole.
@@ -53,9 +55,9 @@ class Secrets:
 SECRETS = Secrets()  # one per process, like the logging tree that it guards
 
 
-def hide(secret: str | bytes) -> None:
-    """Keep `secret` out of every log line of this process."""
-    SECRETS.hide(secret)
+def hide(*secrets: str | bytes) -> None:
+    """Keep `secrets` out of every log line of this process."""
+    SECRETS.hide(*secrets)
 
 
 class LineFormatter(logging.Formatter):

@@ -38,7 +38,7 @@ class DmStatus:
 @dataclass(frozen=True, slots=True)
 class MeterStatus:
     """One registered meter. `state`: joined | read | silent | failing | left. Times in seconds since the epoch, 0
-    never."""
+    never. `key_failures`: how often it refused its keys since the start; `security`: how it is associated with."""
 
     meter_id: str
     port: str
@@ -48,6 +48,8 @@ class MeterStatus:
     last_success: float = 0.0
     last_attempt: float = 0.0
     last_error: str = ""
+    key_failures: int = 0
+    security: str = ""
 
 
 @dataclass(frozen=True, slots=True)

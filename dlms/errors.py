@@ -25,6 +25,10 @@ class PeerError(DlmsError):
     """The peer refused, rejected or broke the protocol."""
 
 
+class SecurityError(PeerError):
+    """Authentication or deciphering failed: a key or password is wrong, or an APDU was forged or sent again."""
+
+
 class LinkError(DlmsError):
     """The environment: the line is dead, an answer never came, the connection closed."""
 

@@ -134,7 +134,7 @@ class Views:
 
     def forget_meter(self, request: Mapping[str, object]) -> object:
         meter_id = request.get("meter")
-        gone = self._collector.registry.remove(meter_id) if isinstance(meter_id, str) else []
+        gone = self._collector.forget(meter_id) if isinstance(meter_id, str) else []
         if not gone:
             raise ControlError(f"no meter {meter_id}")
         try:
@@ -193,6 +193,9 @@ class Views:
             )
         if queue.lost_at and wall - queue.lost_at < QUEUE_WARNING_S:
             found.append(f"{queue.lost} readings are lost: the store was full or damaged, the log says which")
+        refusing = sum(meter.state == "failing" and meter.key_failures > 0 for meter in status.meters)
+        if refusing:
+            found.append(f"meters that do not take their keys: {refusing}; `dcuctl meters` has the reasons")
         return found
 
     def _current(self) -> Status:

@@ -7,8 +7,11 @@ import threading
 from collections.abc import Callable, Sequence
 
 from agent.clock import Clock
+from agent.metering.access.accessbook import AccessBook
+from agent.metering.access.keystore import KeyStore
+from agent.metering.orders.order_book import OrderBook
 from agent.metering.ports.portreader import Bridge, PortHealth, PortReader, ReaderDeps
-from agent.metering.registry import Registry
+from agent.metering.registry import Meter, Registry
 from agent.metering.scheduling.readinglist import ReadingLists
 from agent.metering.scheduling.tasks import TaskBook
 from agent.metering.store.reading_store import Store
@@ -30,6 +33,7 @@ class Collector:
         *,
         store: Store,
         registry: Registry,
+        orders: OrderBook,
         lists: ReadingLists,
         clock: Clock,
         rng: random.Random,
@@ -39,6 +43,7 @@ class Collector:
     ) -> None:
         """`health` takes the check `meter_port`, `meters_health` the check `meters`."""
         self.registry = registry
+        self.orders = orders
         self.tasks = TaskBook(
             store,
             lists,
@@ -48,19 +53,21 @@ class Collector:
             port_problem=self._problem_of,
         )
         self._clock = clock
+        keystore = KeyStore(registry.disk, metering.registry_file.parent / "keys")
+        self.access = AccessBook(keystore, clock, rng.random, registry.note_keys)
         self._health = health
         self._meters_health = meters_health
         self._look_at = 0.0
         self._lock = threading.Lock()
         self._ports = {port.name: PortHealth("not open yet") for port in ports}
         self._checked = [port.name for port in ports if port.health]
-        shared = ReaderDeps(store, registry, self.tasks, clock, rng, self._port_health)
+        shared = ReaderDeps(store, registry, self.tasks, self.access, clock, rng, orders, self._port_health)
         self.workers = tuple(PortReader(port, metering, shared, open_bridge) for port in ports)
         self._report()
 
     def configure(self, provisioning: Provisioning) -> None:
-        """Follow these tasks from now on. Any thread."""
-        self.tasks.configure(provisioning)
+        """Follow these tasks and this access to meters from now on. Any thread."""
+        self.tasks.configure(self.access.configure(provisioning))
 
     def software_changed(self) -> None:
         """Look for reading lists again: a software package brought or removed some."""
@@ -74,15 +81,24 @@ class Collector:
 
     def tick(self) -> None:
         self.registry.tick()
+        self.orders.tick()
+        self.access.tick()
         self.tasks.tick()
         now = self._clock.monotonic()
         if now >= self._look_at:
             self._look_at = now + SHARE_EVERY_S
             self._report_meters()
 
+    def forget(self, meter_id: str) -> list[Meter]:
+        """Forget a meter that is gone for good, its keys and counters too. Returns what was known under that id."""
+        gone = self.registry.remove(meter_id)
+        self.access.forget(meter.key for meter in gone)
+        return gone
+
     def close(self) -> None:
         """Write what is known of meters to disk. Called after the workers have ended."""
         self.registry.save()
+        self.access.close()
 
     def _problem_of(self, port: str) -> str:
         with self._lock:

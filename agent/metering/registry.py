@@ -56,6 +56,8 @@ class _Entry:
     last_success: float = 0.0
     last_attempt: float = 0.0
     last_error: str = ""
+    key_failures: int = 0
+    security: str = ""
     silent: bool = False
 
     def status(self) -> MeterStatus:
@@ -74,6 +76,8 @@ class _Entry:
             last_success=self.last_success,
             last_attempt=self.last_attempt,
             last_error=self.last_error,
+            key_failures=self.key_failures,
+            security=self.security,
         )
 
 
@@ -111,6 +115,10 @@ class Registry:
         self._entries: dict[str, _Entry] = {}
         # Who is in the file was in the network once; whether it still is, the network has yet to say.
         self._load(absent_since=clock.monotonic())
+
+    @property
+    def disk(self) -> Disk:
+        return self._disk
 
     # --- what happens to meters ---
 
@@ -186,6 +194,14 @@ class Registry:
             if not error:
                 entry.last_success = entry.last_attempt
             self._touch()
+
+    def note_keys(self, key: str, failures: int, security: str) -> None:
+        """How often the meter refused its keys, and how it is associated with."""
+        with self._lock:
+            entry = self._entries.get(key)
+            if entry is not None and (entry.key_failures, entry.security) != (failures, security):
+                entry.key_failures, entry.security = failures, security
+                self._touch()
 
     def remove(self, meter_id: str) -> list[Meter]:
         """Forget a meter that is gone for good, and return what was known under that id. It may join again."""

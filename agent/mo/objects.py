@@ -11,6 +11,7 @@ from agent.mo.devdetail import DevDetail
 from agent.mo.devinfo import DevInfo
 from agent.mo.dmacc import DmAcc, Inbox
 from agent.mo.fumo import Fumo
+from agent.mo.order import Order
 from agent.mo.registry import Registry
 from agent.mo.sched import Sched
 from agent.mo.scomo import Scomo
@@ -27,6 +28,7 @@ class MoDeps:
     * `view()`: the tree as it is now; the objects need the tree, the tree needs the objects, hence a callable.
     * `new_id()`: an identifier that ties a job, its request and its result together.
     * `task_status`, `meters`: read-only views, called from the DM thread.
+    * `system_title()`: ours, as meters see it; empty while it is not known.
     * `push_url()`: where notifications reach this device now, empty for nowhere.
     * `compatible`: the hardware's name, which a firmware package must list.
     """
@@ -36,6 +38,7 @@ class MoDeps:
     new_id: Callable[[], str]
     task_status: Callable[[str], TaskStatus]
     meters: Callable[[], Sequence[MeterStatus]]
+    system_title: Callable[[], bytes] = lambda: b""
     push_url: Callable[[], str] = lambda: ""
     compatible: str = ""
     download: RunningDownload = field(default_factory=RunningDownload)
@@ -48,14 +51,15 @@ class DeviceObjects:
         self.device_info = DevInfo(deps.device, deps.push_url)
         firmware = Fumo(deps.view, deps.new_id, deps.compatible, deps.download)
         software = Scomo(deps.view, deps.new_id)
+        order = Order(deps.view, deps.new_id)
         objects = (
             self.device_info,
             DevDetail(deps.device),
             DmAcc(),
             Inbox(),
             Sched(deps.task_status),
-            Ami(deps.meters),
+            Ami(deps.meters, order.spec(), deps.system_title),
             firmware,
             software,
         )
-        self.registry = Registry(objects, executables=(firmware, software))
+        self.registry = Registry(objects, executables=(firmware, software, order))

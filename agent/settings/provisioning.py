@@ -54,17 +54,66 @@ class UplinkSettings:
 
 @dataclass(frozen=True, slots=True)
 class MeterAccess:
-    """How meters are associated with. `auth` is `none` or `low`; `secret` is the LLS password."""
+    """How a meter is associated with. Nothing here is checked: `agent.metering.access.credentials` does that.
+
+    `auth` is one of `AUTHS`, `policy` one of `POLICIES`. `secret` is the password of LLS, or the secret of HLS 2, 3, 4
+    and 6. The keys are octets: 16 of suites 0 and 1, 32 of suite 2. `signing_key` is our private key (PKCS #8 in DER)
+    and `meter_key` the meter's public key (x | y), both for ECDSA.
+    """
 
     client: int = 16
     auth: str = "none"
     secret: bytes = field(default=b"", repr=False)
+    suite: int = 0
+    policy: str = "plain"
+    authentication_key: bytes = field(default=b"", repr=False)
+    encryption_key: bytes = field(default=b"", repr=False)
+    broadcast_key: bytes = field(default=b"", repr=False)
+    signing_key: bytes = field(default=b"", repr=False)
+    meter_key: bytes = b""
+
+    def secrets(self) -> tuple[bytes, ...]:
+        """What no log line may show."""
+        keys = (self.authentication_key, self.encryption_key, self.broadcast_key, self.signing_key)
+        return tuple(secret for secret in (self.secret, *keys) if secret)
+
+
+AUTHS = ("none", "low", "aes", "md5", "sha1", "gmac", "sha256", "ecdsa")
+"""Mechanisms 0 to 7. Mechanism 2 belongs to the maker of the meter; the one that is known here, as `aes`, encrypts the
+challenge with AES-128-ECB, as many makers do."""
+
+POLICIES = ("plain", "authenticated", "encrypted", "both")
+"""How APDUs are protected; `plain` uses the keys for authentication only."""
+
+
+@dataclass(frozen=True, slots=True)
+class AccessRule:
+    """What is different for one meter, or for a group of meters; what is not given comes from the less specific.
+
+    `meter` names one meter by its id, EUI-48 or place (`port/address`). Without it the rule is for a group: meters
+    whose id fits `pattern` (as file names do: `*`, `?`, `[...]`) and that are on `port`, where those are given. `given`
+    holds fields of `MeterAccess`, by name.
+    """
+
+    name: str
+    meter: str = ""
+    pattern: str = ""
+    port: str = ""
+    given: tuple[tuple[str, int | str | bytes], ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Provisioning:
-    """Everything provisioned, whole."""
+    """Everything provisioned, whole. `access` is for meters without a rule; `system_title` is ours, empty for one that
+    the device makes for itself."""
 
     tasks: tuple[ReadingTask, ...] = ()
     uplink: UplinkSettings = UplinkSettings()
     access: MeterAccess = MeterAccess()
+    access_rules: tuple[AccessRule, ...] = ()
+    system_title: bytes = b""
+
+    def secrets(self) -> tuple[bytes, ...]:
+        """The secrets of meters, which no log line may show."""
+        given = [MeterAccess(**dict(rule.given)) for rule in self.access_rules]  # type: ignore[arg-type]
+        return tuple(secret for access in (self.access, *given) for secret in access.secrets())

@@ -35,18 +35,23 @@ PAYLOAD_BYTES_MAX = 4 << 20  # NODES_MAX nodes of a kilobyte
 
 
 class TwoGenerations:
-    """A document of bytes. One owner; not for concurrent use."""
+    """A document of bytes. One owner; not for concurrent use.
+
+    After `load`, `damaged` is how many files were there and could not be read: the newest content may be lost.
+    """
 
     def __init__(self, disk: Disk, folder: Path, name: str) -> None:
         self._disk = disk
         self._name = name
         self._files = (folder / f"{name}.0", folder / f"{name}.1")
         self._sequence = 0
+        self.damaged = 0
         disk.mkdir_durable(folder)
 
     def load(self) -> bytes | None:
         """The newest whole generation, `None` when there is none. Raises `OSError` for trouble other than absence."""
         found: list[tuple[int, bytes]] = []
+        self.damaged = 0
         for file in self._files:
             try:
                 content = self._disk.read_bytes(file)
@@ -56,6 +61,7 @@ class TwoGenerations:
                 found.append(self._parse(content))
             except ValueError as error:
                 log.warning("%s: %s", file, error, extra={"event": "dm.store.damaged"})
+                self.damaged += 1
         if not found:
             return None
         self._sequence, payload = max(found)

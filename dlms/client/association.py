@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 from dlms import axdr
 from dlms.codes import CONFIRMED, LN_CLIENT_CONFORMANCE, Apdu, Conformance, Context, is_unconfirmed
 from dlms.cosem.associations import REPLY_TO_HLS
-from dlms.errors import DecodeError, DlmsError, LinkError, LocalError, PeerError
+from dlms.errors import DecodeError, DlmsError, LinkError, LocalError, PeerError, SecurityError
 from dlms.security.random_octets import RandomOctets, system_random
 from dlms.security.settings import Auth, Hls, Lls, NoAuth, Security, own_title
 from dlms.statemachine import Transitions
@@ -137,6 +137,10 @@ class AssociationRefused(PeerError):
         self.reason = reason
 
 
+class AuthenticationRefused(AssociationRefused, SecurityError):
+    """The server refused the association because of its authentication, or because it could not decipher it."""
+
+
 class ServiceRefused(PeerError):
     """The server answered a request with an exception-response or a confirmedServiceError.
 
@@ -214,6 +218,7 @@ class Association:
         self._invoke_ids: list[int] = []  # of the exchange in flight, one per asking
         self._answered_asking: int | None = None
         self._associations_asked = 0
+        self._dropped: PeerError | None = None  # the last APDU that was genuine and sent again
         self._stale_refusals = 0  # refusals without an invoke id that may still come for a request that was repeated
 
     @property
@@ -222,6 +227,11 @@ class Association:
         if self._established is None:
             raise LocalError("the association is not established")
         return self._established
+
+    @property
+    def replayed(self) -> PeerError | None:
+        """Why the server is not heard, if all that came for an association that was never accepted was sent again."""
+        return self._dropped if self._established is None else None
 
     @property
     def busy(self) -> bool:
@@ -383,7 +393,10 @@ class Association:
             return False
         from dlms.security.gcm import Replayed
 
-        return isinstance(error, Replayed)
+        if not isinstance(error, Replayed):
+            return False
+        self._dropped = error
+        return True
 
     def _receive(self, apdu: bytes) -> None:
         if len(apdu) < 2:
@@ -400,7 +413,7 @@ class Association:
         tag = apdu[0]
         if tag == Apdu.EXCEPTION_RESPONSE:
             exception = faults.parse_exception(apdu)
-            self._refused(exception.text, unsupported=exception.unsupported)
+            self._refused(exception.text, unsupported=exception.unsupported, about_keys=exception.about_keys)
         elif tag == Apdu.CONFIRMED_SERVICE_ERROR:
             self._refused(faults.parse_service_error(apdu).text)
         elif tag in _NOTIFICATIONS and self.state not in (State.IDLE, State.ASSOCIATING):
@@ -434,7 +447,7 @@ class Association:
             return self._ciphering.unprotect(apdu)
         security = self._proposal.security
         if apdu[0] not in _ALWAYS_PLAIN and security is not None and (security.policy or security.signs):
-            raise PeerError(f"APDU 0x{apdu[0]:02x} came unprotected")
+            raise SecurityError(f"APDU 0x{apdu[0]:02x} came unprotected")
         return apdu
 
     def _notified(self, apdu: bytes) -> None:
@@ -475,11 +488,11 @@ class Association:
             and apdu[1] != GET_BLOCK
         )
 
-    def _refused(self, reason: str, *, unsupported: bool = False) -> None:
+    def _refused(self, reason: str, *, unsupported: bool = False, about_keys: bool = False) -> None:
         if self.state is State.PROVING and self._associations_asked > 1:
             raise self._unclear(reason)
         if self.state in (State.ASSOCIATING, State.PROVING):
-            self._refuse(reason)
+            self._refuse(reason, about_keys=about_keys)
         elif self.state is State.WAITING:
             if self._stale_refusals:  # one refusal has ended the request that was sent more than once; this is another
                 self._stale_refusals -= 1
@@ -500,10 +513,11 @@ class Association:
         self._exchange = None
         self._events.append(outcome)
 
-    def _refuse(self, reason: str) -> None:
+    def _refuse(self, reason: str, *, about_keys: bool = False) -> None:
         self._step(Event.REFUSE)
         self._exchange = None
-        self._events.append(Broken(AssociationRefused(reason)))
+        refusal = AuthenticationRefused if about_keys else AssociationRefused
+        self._events.append(Broken(refusal(reason)))
 
     def _aare(self, aare: Aare) -> None:
         information = self._user_information(aare)
@@ -511,7 +525,8 @@ class Association:
         if information[:1] == bytes((Apdu.CONFIRMED_SERVICE_ERROR,)):
             error = faults.parse_service_error(information).text
         if not aare.accepted or error is not None:
-            self._refuse(aare.reason if error is None else f"{aare.reason}, {error}")
+            reason = aare.reason if error is None else f"{aare.reason}, {error}"
+            self._refuse(reason, about_keys=aare.about_keys)
             return
         if not information:
             raise PeerError("the association is accepted without an InitiateResponse")
@@ -551,7 +566,7 @@ class Association:
         if ciphering is not None and information[:1] and information[0] in ciphering.tags:
             return ciphering.unprotect(information)
         if self._ciphered and aare.accepted and information[:1] == bytes((Apdu.INITIATE_RESPONSE,)):
-            raise PeerError("the InitiateResponse came unprotected")
+            raise SecurityError("the InitiateResponse came unprotected")
         return information
 
     def _accept(self, established: Established) -> None:
@@ -568,7 +583,7 @@ class Association:
         from dlms.xdlms.exchange_write import ActionExchange
 
         if aare.mechanism not in (None, auth.mechanism) or aare.authentication is None:
-            raise PeerError("the server did not agree to the authentication that was proposed")
+            raise SecurityError("the server did not agree to the authentication that was proposed")
         check_challenges(self._challenge, aare.authentication)
         security = self._proposal.security
         ours = own_title(auth, security) or b""
@@ -594,7 +609,7 @@ class Association:
         if refusal is not None and self._associations_asked > 1:
             raise self._unclear(refusal)
         if refusal is not None:
-            self._refuse(f"our proof was not accepted ({refusal})")
+            self._refuse(f"our proof was not accepted ({refusal})", about_keys=True)
             return
         if not isinstance(returned, axdr.Data) or not isinstance(returned.value, bytes):
             raise PeerError("the server accepted our proof and gave none of its own")

@@ -31,7 +31,7 @@ from dlms.codes import (
     is_unconfirmed,
 )
 from dlms.cursor import Cursor
-from dlms.errors import LocalError, PeerError
+from dlms.errors import LocalError, PeerError, SecurityError
 from dlms.security.gcm import BROADCAST_KEY, COMPRESSED, SUITE_MASK, TAG_OCTETS, Gcm, check_counter, counted
 from dlms.security.settings import SYSTEM_TITLE_OCTETS, InvocationCounters, MemoryCounters, Policy, Security
 
@@ -216,13 +216,13 @@ class Ciphering:
                 raise PeerError("ciphered with a broadcast key, and there is none")
             key = self._broadcast
         if control & SUITE_MASK != self._suite:
-            raise PeerError(f"security suite {control & SUITE_MASK} where {self._suite} is in use")
+            raise SecurityError(f"security suite {control & SUITE_MASK} where {self._suite} is in use")
         policy = control & _BOTH
         if self._policy & ~policy:
             raise PeerError("protection weaker than agreed")
         plain = self._plain(key, body, policy, title + counter, bytes((control,)))
         if not plain or (expected is not None and plain[0] != expected):
-            raise PeerError("the tag of a ciphered APDU does not match its contents")
+            raise SecurityError("the tag of a ciphered APDU does not match its contents")
         if broadcast:
             self._check_broadcast(plain)
         # Only after the tag was checked: otherwise anybody could advance the counter and lock out the owner of the key.
@@ -250,7 +250,7 @@ class Ciphering:
             right = hmac.compare_digest(key.seal(iv, b"", aad + contents)[1], tag)
             opened = contents if right else None
         if opened is None:
-            raise PeerError("the authentication tag is wrong")
+            raise SecurityError("the authentication tag is wrong")
         return opened
 
     # ---------------------------------------------------------------------------------------------------- HLS 5 GMAC
@@ -268,11 +268,11 @@ class Ciphering:
         control, counter, tag = cursor.take(1), cursor.take(4), cursor.take(TAG_OCTETS)
         cursor.check_end()
         if control[0] != _AUTHENTICATE | self._suite or self.peer_title is None:
-            raise PeerError("the proof of the other side is of another suite, or its system title is not known")
+            raise SecurityError("the proof of the other side is of another suite, or its system title is not known")
         aad = control + self._ak + challenge
         expected = self._global.seal(self.peer_title + counter, b"", aad)[1]
         if not hmac.compare_digest(expected, tag):
-            raise PeerError("the proof of the other side is wrong")
+            raise SecurityError("the proof of the other side is wrong")
         # The counter is not checked: the challenge was fresh, so this is no replay, and the APDU around the proof may
         # have used a later counter.
         number, seen = int.from_bytes(counter, "big"), self._global.counters.seen()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dlms.errors import PeerError
+from dlms.errors import SecurityError
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import (
@@ -36,16 +36,16 @@ def sign(key: EllipticCurvePrivateKey, data: bytes) -> bytes:
 
 
 def check_signature(key: EllipticCurvePublicKey, data: bytes, signature: bytes) -> None:
-    """Verify `signature` over `data`. Raises `PeerError` when it is wrong."""
+    """Verify `signature` over `data`. Raises `SecurityError` when it is wrong."""
     from cryptography.exceptions import InvalidSignature
     from cryptography.hazmat.primitives.asymmetric import ec
     from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
     size = (key.curve.key_size + 7) // 8
     if len(signature) != 2 * size:
-        raise PeerError(f"a signature of {len(signature)} octets where {2 * size} are due")
+        raise SecurityError(f"a signature of {len(signature)} octets where {2 * size} are due")
     r, s = int.from_bytes(signature[:size], "big"), int.from_bytes(signature[size:], "big")
     try:
         key.verify(encode_dss_signature(r, s), data, ec.ECDSA(hash_of(key.curve)))
     except InvalidSignature as error:
-        raise PeerError("the signature of the other side is wrong") from error
+        raise SecurityError("the signature of the other side is wrong") from error

@@ -11,7 +11,7 @@ import hmac
 from typing import TYPE_CHECKING
 
 from dlms.cursor import length_octets
-from dlms.errors import PeerError
+from dlms.errors import SecurityError
 from dlms.security.settings import InvocationCounters
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def counted(octets: bytes) -> bytes:
     return length_octets(len(octets)) + octets
 
 
-class Replayed(PeerError):
+class Replayed(SecurityError):
     """An invocation counter was not higher than all before; `expected` is the lowest acceptable value."""
 
     def __init__(self, counter: int, expected: int) -> None:

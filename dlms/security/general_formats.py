@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from dlms.codes import Apdu
 from dlms.cursor import Cursor
-from dlms.errors import LocalError, PeerError
+from dlms.errors import LocalError, PeerError, SecurityError
 from dlms.security.ecdsa import check_signature, sign
 from dlms.security.gcm import COMPRESSED, SUITE_MASK, TAG_OCTETS, Gcm, check_counter, counted
 from dlms.security.settings import DATE_TIME_OCTETS, SYSTEM_TITLE_OCTETS, InvocationCounters, Policy, Security
@@ -234,7 +234,7 @@ def open_ciphered(
         raise PeerError("general-ciphering of another suite or weaker than agreed")
     plain = _opened(ciphered.header, cursor, control, counter, key or security.ek, security.ak)
     if not plain:
-        raise PeerError("the authentication tag is wrong")
+        raise SecurityError("the authentication tag is wrong")
     if counters is not None:
         check_counter(counters, int.from_bytes(counter, "big"))
     return plain

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from dlms.codes import Mechanism
-from dlms.errors import LocalError, PeerError
+from dlms.errors import LocalError, PeerError, SecurityError
 from dlms.security.ecdsa import check_signature, sign
 from dlms.security.random_octets import RandomOctets, system_random
 from dlms.security.settings import CHALLENGE_OCTETS_MAX, CHALLENGE_OCTETS_MIN, Hls
@@ -84,7 +84,7 @@ def verify(hls: Hls, challenges: Challenges, proof: bytes, gmac: Gmac | None) ->
     else:
         expected = _digest(hls, challenges.ours, challenges.theirs, challenges.their_title, challenges.our_title)
         if not hmac.compare_digest(expected, proof):
-            raise PeerError("the proof of the other side is wrong")
+            raise SecurityError("the proof of the other side is wrong")
 
 
 def _need(gmac: Gmac | None) -> Gmac:

@@ -301,6 +301,11 @@ class Aare:
         return self.result == AssociationResult.ACCEPTED
 
     @property
+    def about_keys(self) -> bool:
+        """Whether the diagnostic is about authentication or ciphering."""
+        return not self.by_provider and self.diagnostic in _ABOUT_KEYS
+
+    @property
     def reason(self) -> str:
         """The diagnostic in the words of the standard."""
         if self.by_provider:
@@ -351,6 +356,17 @@ class Aare:
             certificate=_octet_string(fields, 0xA5),
             by_provider=by_provider,
         )
+
+
+_ABOUT_KEYS = frozenset(
+    (
+        Diagnostic.APPLICATION_CONTEXT_NAME_NOT_SUPPORTED,  # plain where the meter wants ciphering, or the reverse
+        Diagnostic.AUTHENTICATION_MECHANISM_NAME_NOT_RECOGNISED,
+        Diagnostic.AUTHENTICATION_MECHANISM_NAME_REQUIRED,
+        Diagnostic.AUTHENTICATION_FAILURE,
+        Diagnostic.AUTHENTICATION_REQUIRED,
+    )
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 from dlms.axdr import Data
 from dlms.cosem.obis import AttributeRef
-from dlms.security.settings import Lls
+from dlms.security.settings import Auth, Lls, Security
 from dlms.server.objects import Row
+from dlms.server.rights import MANAGEMENT, Rights
 from dlms.simulator.meter import CLOCK_CLASS, SimulatedMeter
 from dlms.simulator.reading_list import rows_from_csv
 
@@ -25,11 +26,31 @@ class SimMeter(SimulatedMeter):
     """A simulated meter that can say what a head-end must hold of it in the end."""
 
     def __init__(
-        self, serial: int, rows: Sequence[Row], phases: int, password: bytes | None, pdu_size: int = 1024
+        self,
+        serial: int,
+        rows: Sequence[Row],
+        phases: int,
+        password: bytes | None,
+        pdu_size: int = 1024,
+        *,
+        auth: Auth | Mapping[int, Auth] | None = None,
+        security: Mapping[int, Security] | None = None,
+        rights: Rights | Mapping[int, Rights] = MANAGEMENT,
     ) -> None:
-        auth = Lls(password) if password else None
+        """With `password` every client needs it; else `auth`, `security` and `rights` are those of `SimulatedMeter`."""
+        auth = Lls(password) if password else auth
         # What the head-end got is compared with what the meter holds later: nothing may change meanwhile by itself.
-        super().__init__(serial, rows, now=_civil_now, phases=phases, auth=auth, pdu_size=pdu_size, dynamic=False)
+        super().__init__(
+            serial,
+            rows,
+            now=_civil_now,
+            phases=phases,
+            auth=auth,
+            security=security,
+            rights=rights,
+            pdu_size=pdu_size,
+            dynamic=False,
+        )
         self._connection = self.connect()
 
     def receive_apdu(self, client: int, apdu: bytes, now: float) -> list[bytes]:

@@ -6,7 +6,7 @@ import logging
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from agent.clock import Clock
 from agent.metering.ledger import gap_table
@@ -17,7 +17,7 @@ from agent.metering.scheduling.run_tally import Count, RunTally, Troubles, count
 from agent.metering.scheduling.schedule import latest_run, next_run, next_start
 from agent.metering.scheduling.slots import CORRECTION_S, Correction, Done, Moment, Slots
 from agent.metering.store.reading_store import Progress, Store, StoreError
-from agent.settings.provisioning import MeterAccess, Provisioning, ReadingTask, TaskStatus
+from agent.settings.provisioning import Provisioning, ReadingTask, TaskStatus
 from agent.status import MeterStatus
 from omadm.readings import Reading
 
@@ -83,7 +83,7 @@ class TaskBook:
         """Follow these tasks and this meter access from now on."""
         with self._lock:
             self._configured = True
-            if provisioning.tasks == self._provisioning.tasks and provisioning.access == self._provisioning.access:
+            if replace(provisioning, uplink=self._provisioning.uplink) == self._provisioning:
                 self._provisioning = provisioning
                 return
             self._provisioning = provisioning
@@ -105,10 +105,6 @@ class TaskBook:
             self._lists.changed()
             self._reading_lists.clear()
             self.generation += 1
-
-    @property
-    def access(self) -> MeterAccess:
-        return self._provisioning.access
 
     @property
     def in_force(self) -> bool:

@@ -128,6 +128,7 @@ class Visit:
     step_s: float = 0.0
     profiles_at: float = 0.0
     reached: bool = False
+    gives_way: bool = False
 
     def start(self, now: float) -> None:
         self.learned_before = signature(self.knowledge)
@@ -151,10 +152,18 @@ class Visit:
         self.profiles = profiles
         self.places_stored = {key: profile.place.dump() for key, profile in profiles.items()}
 
+    def give_way(self, now: float) -> None:
+        """End the visit with the answer to what was asked last. What was read is there as after a failure."""
+        if not self.gives_way and not self.complete:
+            self.gives_way = True
+            self.session.finish(now)
+            self._write(now)
+
     def go_on(self, now: float, wall: float) -> None:
         """What was due is stored: ask for the next step."""
         self.due = False
-        self._go_on(now)
+        if not self.gives_way:
+            self._go_on(now)
         self._carry(now, wall)
 
     def step(self, now: float, wall: float) -> None:

@@ -57,6 +57,11 @@ class ExceptionResponse:
             self.state_error == StateError.SERVICE_UNKNOWN or self.service_error == ServiceError.SERVICE_NOT_SUPPORTED
         )
 
+    @property
+    def about_keys(self) -> bool:
+        """Whether the server could not decipher the request, or took it for a repeated one."""
+        return self.service_error in (ServiceError.DECIPHERING_ERROR, ServiceError.INVOCATION_COUNTER_ERROR)
+
     def emit(self) -> bytes:
         head = bytes((Apdu.EXCEPTION_RESPONSE, self.state_error, self.service_error))
         return head if self.counter is None else head + self.counter.to_bytes(4, "big")

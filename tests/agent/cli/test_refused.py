@@ -20,6 +20,8 @@ from agent.daemon.control import ControlServer
 from agent.daemon.health import Health
 from agent.daemon.views import QUEUE_WARNING_S, Views
 from agent.metering.collector import Collector
+from agent.metering.orders.journal import Journal
+from agent.metering.orders.order_book import OrderBook
 from agent.metering.registry import Registry
 from agent.metering.scheduling.readinglist import ReadingLists
 from agent.metering.store.reading_store import REFUSED_MAX, Store
@@ -66,11 +68,13 @@ class Daemon:
             config,
             store=self.store,
             registry=registry,
+            orders=OrderBook(Journal(disk, folder / "orders"), self.clock, allowed=(), known=registry.names),
             lists=ReadingLists(folder, folder),
             clock=self.clock,
             rng=random.Random(1),
             open_bridge=lambda _: pytest.fail("there is no port"),
         )
+        self.registry = registry
         views = Views(
             board=StatusBoard(Status(device_id="urn:dcu:1")),
             store=self.store,
@@ -115,6 +119,18 @@ def run(daemon: Daemon, capsys: pytest.CaptureFixture[str], *arguments: str) -> 
     capsys.readouterr()
     code = main(["--socket", str(daemon.socket), *arguments])
     return code, capsys.readouterr().out
+
+
+def test_status_warns_of_meters_that_do_not_take_their_keys_until_they_do(
+    daemon: Daemon, capsys: pytest.CaptureFixture[str]
+) -> None:
+    meter, other = daemon.registry.join("plc0", 2), daemon.registry.join("plc0", 3)
+    daemon.registry.note_keys(meter.key, 3, "gmac, suite 0, both, client 1")
+    for one in (meter, other):
+        daemon.registry.attempted(one.key, "something is wrong")
+    assert "meters that do not take their keys: 1" in run(daemon, capsys, "status")[1]
+    daemon.registry.attempted(meter.key)
+    assert "keys" not in run(daemon, capsys, "status")[1]
 
 
 def test_without_a_refusal_nothing_is_listed_and_nobody_is_warned(

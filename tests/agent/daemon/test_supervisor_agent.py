@@ -23,6 +23,14 @@ from cryptography.x509.oid import NameOID
 from agent.__main__ import main
 from agent.cli.client import NotRunningError, ask
 from agent.daemon.check import check
+from agent.metering.access.keystore import KeyStore
+from agent.mo.ami import provisioning_from_tree
+from agent.mo.objects import DeviceObjects, MoDeps
+from agent.settings.device import DeviceInfo
+from agent.settings.provisioning import TaskStatus
+from agent.tree.persistence import ManagementTree
+from agent.tree.tree import Transaction
+from updateagent.disk import RealDisk
 
 REPO = Path(__file__).resolve().parents[3]
 KEY = "5a" * 32
@@ -299,3 +307,36 @@ def test_the_check_finds_everything_at_once(home: Path) -> None:
 def test_the_check_of_a_file_that_is_no_configuration_fails_like_a_start(home: Path) -> None:
     (home / "dcu.yaml").write_text("- a\n")
     assert checked(home) == (2, f"{home}/dcu.yaml:1: the top of the file is a mapping of sections\n")
+
+
+def _no_view() -> Transaction:
+    raise AssertionError("nothing here looks at the tree through the objects")
+
+
+@pytest.mark.process
+def test_keys_of_meters_go_from_the_management_tree_to_the_key_store_and_nowhere_else(home: Path) -> None:
+    secrets = {"EncKey": "3c" * 16, "AuthKey": "a5" * 16}
+    device = DeviceInfo("urn:dcu:1", "M", "N", "A", "7", "0")
+    objects = DeviceObjects(
+        MoDeps(device, view=_no_view, new_id=str, task_status=lambda _: TaskStatus(), meters=lambda: ())
+    )
+    tree = ManagementTree(objects.registry.schema, RealDisk(), home / "state" / "dm", lambda: 0.0)
+    with tree.transaction() as changing:
+        for name, value in secrets.items():
+            changing.put(("AMI", "Access", "Meter", "m", name), value)
+        changing.put(("AMI", "Access", "Secret"), "hush-hush-hush")
+    for _ in range(2):
+        running = Process(home)
+        shown = json.dumps(running.ask("status"))
+        assert running.end() == 0
+        kept = ManagementTree(objects.registry.schema, RealDisk(), home / "state" / "dm", lambda: 0.0).view()
+        assert provisioning_from_tree(kept).secrets() == ()
+        assert kept.find(("AMI", "Access", "Meter", "m")) is not None
+        for secret in (*secrets.values(), "hush-hush-hush"):
+            assert secret not in shown + running.text()
+        store = KeyStore(RealDisk(), home / "state" / "keys")
+        assert store.provisioned() == {
+            "default": {"secret": b"hush-hush-hush"},
+            "meter/m": {"encryption_key": bytes.fromhex("3c" * 16), "authentication_key": bytes.fromhex("a5" * 16)},
+        }
+    assert {file.stat().st_mode & 0o777 for file in (home / "state" / "keys").iterdir()} == {0o600}

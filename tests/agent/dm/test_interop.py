@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy import Engine, select, update
 
 from agent.https import Response
+from agent.mo.ami import drop_secrets, provisioning_from_tree
 from headend.db import create_tables, open_engine
 from headend.dm import accounts, tables
 from headend.dm.jobs import queue as jobs
@@ -126,6 +127,28 @@ def test_a_node_is_deleted_and_another_value_replaced(head: HeadEnd, device: Dev
     assert head.job(second)["state"] == "done"
     assert device.provisioned[-1].tasks == ()
     assert device.provisioned[-1].uplink.batch_records_max == 7
+
+
+@pytest.mark.parametrize("atomic", [False, True])
+def test_keys_of_many_meters_are_provisioned_and_changed_and_the_tree_gives_them_away(
+    head: HeadEnd, device: Device, atomic: bool
+) -> None:
+    def keys(octet: str) -> dict[str, object]:
+        names = [f"./AMI/Access/Meter/KFM{number:013}" for number in range(100)]
+        nodes = [{"path": f"{name}/{leaf}", "value": octet * 16} for name in names for leaf in ("EncKey", "AuthKey")]
+        return {"nodes": nodes, "atomic": atomic}
+
+    for octet in ("1a", "2b"):
+        job = head.enqueue("provision", keys(octet))
+        hold(device)
+        assert head.job(job)["state"] == "done", head.job(job)
+        found = device.provisioned[-1]
+        assert found.secrets() == (bytes.fromhex(octet) * 16,) * 200
+        with device.tree.transaction() as changing:
+            drop_secrets(changing, found)
+    kept = provisioning_from_tree(device.tree.view())
+    assert kept.secrets() == ()
+    assert len(kept.access_rules) == 100
 
 
 def finish_update(device: Device, code: int) -> None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from random import Random
 
 import pytest
 
 from agent.jobs import firmware
 from agent.mo import dmacc
-from agent.mo.ami import provisioning_from_tree
-from agent.settings.provisioning import MeterAccess, Provisioning, UplinkSettings
+from agent.mo.ami import drop_secrets, provisioning_from_tree
+from agent.settings.provisioning import AccessRule, MeterAccess, Provisioning, UplinkSettings
 from agent.status import MeterStatus
 from agent.tree import alerts
 from agent.tree.schema import Format, NodeSpec
@@ -18,7 +19,8 @@ from agent.tree.tree import Transaction
 from agent.tree.uri import node_name
 from omadm.bootstrap import account_from_tnds, parse_profile
 from omadm.codes import Code, Refusal
-from tests.agent.dm.server import ACCOUNT, PROFILE, SERVER_ID, FakeDmServer, get
+from tests.agent.dm.server import ACCOUNT, PROFILE, SERVER_ID, FakeDmServer, add, get
+from tests.agent.dm.server import put as replace_node
 from tests.agent.dm_device import Device
 
 
@@ -183,3 +185,77 @@ def test_an_alert_without_correlator_carries_none() -> None:
         alerts.put(changing, alerts.GenericAlert("a", "urn:x", "./SCHED", "text"))
     device.session([get("./DevInfo/Man")])
     assert device.server.generic == [("urn:x", "./SCHED", "text", None)]
+
+
+def test_access_of_groups_and_meters_is_provisioned_and_its_keys_leave_the_tree_when_they_are_kept_elsewhere() -> None:
+    ek, ak = "00" * 16, "11" * 16
+    changing = fresh()
+    put(
+        changing,
+        AMI__Access__Auth="low",
+        AMI__Access__Secret="password",
+        AMI__Access__SystemTitle="4443550000000001",
+        AMI__Access__Group__new__Pattern="DCU*",
+        AMI__Access__Group__new__Port="plc0",
+        AMI__Access__Group__new__Auth="gmac",
+        AMI__Access__Group__new__Policy="both",
+        AMI__Access__Group__new__Suite="1",
+        AMI__Access__Meter__DCU1__EncKey=ek,
+        AMI__Access__Meter__DCU1__AuthKey=ak,
+        AMI__Access__Meter__other__Id="plc0/17",
+        AMI__Access__Meter__other__Client="2",
+    )
+    found = provisioning_from_tree(changing)
+    assert found.access == MeterAccess(16, "low", b"password")
+    assert found.system_title == bytes.fromhex("4443550000000001")
+    group, one, other = found.access_rules
+    assert group == AccessRule(
+        "group/new", pattern="DCU*", port="plc0", given=(("auth", "gmac"), ("suite", 1), ("policy", "both"))
+    )
+    assert (one.name, one.meter, dict(one.given)) == (
+        "meter/DCU1",
+        "DCU1",
+        {"authentication_key": bytes.fromhex(ak), "encryption_key": bytes(16)},
+    )
+    assert (other.meter, other.given) == ("plc0/17", (("client", 2),))
+    assert set(found.secrets()) == {b"password", bytes(16), bytes.fromhex(ak)}
+
+    drop_secrets(changing, replace(found, system_title=b""))  # written meanwhile: nothing is dropped
+    assert provisioning_from_tree(changing) == found
+    drop_secrets(changing, found)
+    rest = provisioning_from_tree(changing)
+    assert rest.secrets() == ()
+    assert rest.access == MeterAccess(16, "low")
+    assert [rule.name for rule in rest.access_rules] == ["group/new", "meter/DCU1", "meter/other"]
+
+
+@pytest.mark.parametrize(
+    ("leaf", "value"),
+    [
+        ("Auth", "high"),
+        ("Policy", "none"),
+        ("Suite", "3"),
+        ("Client", "0"),
+        ("EncKey", "00" * 15),
+        ("AuthKey", "zz"),
+        ("BroadcastKey", "0"),
+        ("PeerKey", "00" * 63),
+    ],
+)
+def test_access_that_cannot_be_is_refused_when_it_is_written(leaf: str, value: str) -> None:
+    for path in (("AMI", "Access", leaf), ("AMI", "Access", "Meter", "m", leaf)):
+        with pytest.raises(Refusal) as found:
+            fresh().put(path, value)
+        assert found.value.code is Code.BAD_REQUEST
+
+
+def test_secrets_of_meters_are_written_and_never_read() -> None:
+    device = Device(FakeDmServer()).registered()
+    key = "./AMI/Access/Meter/m/EncKey"
+    device.session([add(key, "77" * 16), replace_node("./AMI/Access/Secret", "hush-hush")])
+    assert device.server.codes == [200, 200]
+    assert provisioning_from_tree(device.service.tree.view()).secrets() == (b"hush-hush", b"\x77" * 16)
+    device.session([get(key, "./AMI/Access/Secret"), get("./AMI?list=TNDS", "./AMI?list=StructData")])
+    assert set(device.server.codes[:2]) == {405}
+    for text in ("hush-hush", "7777"):
+        assert text not in repr(device.server.replies)

@@ -13,9 +13,9 @@ from dlms import axdr
 from dlms.client.association import Association, Broken, Proposal
 from dlms.client.events import ItemRead, ReadDone, SessionClosed, SessionEvent, SessionFailed, Value
 from dlms.client.session import MeterSession
-from dlms.codes import LN_CLIENT_CONFORMANCE, Context, Mechanism
+from dlms.codes import LN_CLIENT_CONFORMANCE, Conformance, Context, Mechanism
 from dlms.cosem.obis import AttributeRef
-from dlms.errors import DecodeError, DlmsError, LocalError, PeerError
+from dlms.errors import DecodeError, DlmsError, LocalError, PeerError, SecurityError
 from dlms.security.ciphering import Ciphering
 from dlms.security.ecdsa import check_signature, sign
 from dlms.security.gcm import TAG_OCTETS, Replayed
@@ -406,6 +406,47 @@ def test_titles_of_another_meter_are_refused() -> None:
     client, meter = pair()
     (failed,), _wire = run((NoAuth(), replace(client, peer_title=bytes(8))), (NoAuth(), meter))
     assert isinstance(failed, SessionFailed)
+
+
+WRONG: dict[str, tuple[tuple[Auth, Security | None], tuple[Auth, Security | None]]] = {
+    "password": ((Lls("wrong"), None), (Lls("right"), None)),
+    "no password": ((NoAuth(), None), (Lls("right"), None)),
+    "md5": ((open_auth("md5", b"wrong"), None), (open_auth("md5", b"right"), None)),
+    "sha256": ((open_auth("sha256", b"wrong"), None), (open_auth("sha256", b"right"), None)),
+    "ecdsa": ((ecdsa_pair(ec.SECP256R1())[0], None), (ecdsa_pair(ec.SECP256R1())[1], None)),
+    "encryption key": ((open_auth("gmac"), replace(pair()[0], ek=AK)), (open_auth("gmac"), pair()[1])),
+    "authentication key": ((open_auth("gmac"), replace(pair()[0], ak=EK)), (open_auth("gmac"), pair()[1])),
+    "no ciphering": ((NoAuth(), None), (NoAuth(), pair()[1])),
+    "gmac in a plain context": (
+        (open_auth("gmac"), replace(pair()[0], ek=AK, ciphered_context=False)),
+        (open_auth("gmac"), replace(pair()[1], ciphered_context=False)),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_key_is_an_error_of_its_own_type(name: str) -> None:
+    events, _wire = run(*WRONG[name])
+    assert [type(event) for event in events] == [SessionFailed]
+    assert isinstance(events[0], SessionFailed)
+    assert isinstance(events[0].error, SecurityError)
+
+
+def test_an_answer_sent_again_is_an_error_of_the_same_type() -> None:
+    client, meter = pair()
+    events, _wire = run((NoAuth(), replace(client, counters=MemoryCounters(5, seen=9))), (NoAuth(), meter))
+    assert isinstance(events[-1], SessionFailed)
+    assert isinstance(events[-1].error, SecurityError)
+
+
+def test_a_refusal_that_is_not_about_keys_is_no_error_of_keys() -> None:
+    server = MeterServer([], auth=NoAuth(), conformance=Conformance(0))
+    wire = Wire(server.new_association(1))
+    session = MeterSession(PacketLink(), client=1, server=1)
+    session.open(0.0)
+    (failed,) = wire.run(session)
+    assert isinstance(failed, SessionFailed)
+    assert not isinstance(failed.error, SecurityError)
 
 
 def test_only_the_peers_own_proof_of_the_challenge_is_taken() -> None:

@@ -465,7 +465,7 @@ def test_a_file_that_says_nothing_is_set_aside_and_the_loss_is_noted(
     assert (loss.meter, loss.records, loss.why, loss.since) == ("", 0, "damaged", 0.0)
 
 
-@pytest.mark.parametrize(("damage", "left"), [(schema_that_is_no_text, 5000), (cut_short, 1000)])
+@pytest.mark.parametrize(("damage", "left"), [(schema_that_is_no_text, 5000), (cut_short, 800)])
 def test_visits_are_found_on_their_pages_where_no_table_can_be_found(
     tmp_path: Path, damage: Callable[[Path], None], left: int
 ) -> None:

@@ -1,0 +1,289 @@
+"""How each meter is associated with now: which keys are tried, what follows when they are wrong, and when they change.
+
+`open` says what the next association with a meter uses; its session tells back what became of it. Per meter there are
+at most two accesses: the one that is *wanted* (provisioned, the most specific rule) and the one that is *proven* (the
+last one that worked). While they differ, keys are being changed: the wanted one is tried, and when the meter refuses it
+the proven one goes on being used, until the wanted one has worked. Then the switch is made durable, and the old keys
+are forgotten.
+
+A key is wrong when authentication or deciphering fails before the association is open (`dlms.errors.SecurityError`).
+That is one event, and then a pause that doubles from `PAUSE_MIN_S` to `PAUSE_MAX_S`: meters lock clients out after
+a few attempts, and a wrong key does not mend itself. A change of what is wanted ends the pause.
+
+A meter that has not told its name yet may have rules that are found by that name only. It is asked for its name first,
+with the public client, which every meter has (GB 4.6.4); so is a meter that refuses all keys, as it may be another one.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+
+from agent.clock import Clock
+from agent.metering.access.credentials import Credentials, credentials, describe
+from agent.metering.access.keystore import SECRET_FIELDS, KeyStore, KeyStoreError
+from agent.metering.access.rules import AccessRules
+from agent.metering.registry import Meter
+from agent.metering.scheduling.schedule import Backoff
+from agent.settings.provisioning import AccessRule, MeterAccess, Provisioning
+from dlms.errors import DlmsError, SecurityError
+from dlms.security.gcm import Replayed
+from dlms.security.settings import MemoryCounters
+
+LOG = logging.getLogger("agent.metering.access")
+
+PAUSE_MIN_S = 600.0
+PAUSE_MAX_S = 86_400.0
+NAME_TRIES_MAX = 3  # unanswered ones: then the meter has no public client, and its keys are tried
+PUBLIC = MeterAccess()
+DEFAULT = "default"  # the name under which the secrets of the default access are kept
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """One association to be opened. `identify`: only the name of the meter is to be read. `first`: no association of
+    this kind has been open yet."""
+
+    meter: Meter
+    access: MeterAccess
+    credentials: Credentials
+    identify: bool = False
+    first: bool = False
+
+
+@dataclass(slots=True)
+class _State:
+    """One meter, while this process runs."""
+
+    wanted: MeterAccess
+    failures: int = 0  # in a row, of everything that could be tried
+    refused: int = 0  # in a row, of the wanted access while another one is proven
+    total: int = 0
+    not_before: float = 0.0
+    try_wanted_at: float = 0.0
+    name_asked: bool = False
+    name_tries: int = 0
+
+
+class AccessBook:
+    """Thread-safe."""
+
+    def __init__(
+        self,
+        store: KeyStore,
+        clock: Clock,
+        jitter: Callable[[], float],
+        report: Callable[[str, int, str], None] = lambda _key, _failures, _text: None,
+    ) -> None:
+        """`report` gets, per meter (`Meter.key`), the refused attempts since start and the kind of access in words."""
+        self._report_to = report
+        self._store = store
+        self._clock = clock
+        self._pauses = Backoff(PAUSE_MIN_S, PAUSE_MAX_S)
+        self._jitter = jitter
+        self._lock = threading.RLock()
+        self._rules = AccessRules(MeterAccess())
+        self._title = b""
+        self._unstored: Provisioning | None = None  # settings that could not be joined with the stored secrets yet
+        self._states: dict[str, _State] = {}
+
+    # --- settings ---
+
+    def configure(self, provisioning: Provisioning) -> Provisioning:
+        """Follow these settings from now on. Secrets among them are put into the key store; those that are missing come
+        from there, as the management tree gives them away.
+
+        Returns the settings with all secrets.
+        """
+        with self._lock:
+            try:
+                kept = self._store.provisioned()
+                secrets = {DEFAULT: _merged(kept.get(DEFAULT), _secrets(provisioning.access))}
+                for rule in provisioning.access_rules:
+                    secrets[rule.name] = _merged(kept.get(rule.name), dict(_given_secrets(rule)))
+                self._store.set_provisioned(secrets)
+            except KeyStoreError as error:
+                LOG.warning("keys are not stored: %s", error, extra={"event": "meter.keystore.failed"})
+                complete = self._unstored = provisioning
+            else:
+                self._unstored = None
+                access = replace(provisioning.access, **secrets[DEFAULT])  # type: ignore[arg-type]
+                rules = [_completed(rule, secrets[rule.name]) for rule in provisioning.access_rules]
+                complete = replace(provisioning, access=access, access_rules=tuple(rules))
+            self._rules = AccessRules(complete.access, complete.access_rules)
+            self._title = complete.system_title
+            return complete
+
+    def stored(self, provisioning: Provisioning) -> bool:
+        """Whether all secrets in `provisioning` are durable here, so that nobody else needs to keep them."""
+        try:
+            kept = self._store.provisioned()
+        except KeyStoreError:
+            return False
+        given = {rule.name: dict(_given_secrets(rule)) for rule in provisioning.access_rules}
+        given[DEFAULT] = _secrets(provisioning.access)
+        return all(kept.get(name, {}).get(key) == octets for name, of in given.items() for key, octets in of.items())
+
+    def system_title(self) -> bytes:
+        """The system title that meters see of us; empty while the key store cannot be read."""
+        try:
+            return self._title or self._store.system_title()
+        except KeyStoreError:
+            return b""
+
+    # --- associations ---
+
+    def open(self, meter: Meter) -> Opening:
+        """What the next association with `meter` uses. Raises `LocalError` when that cannot be used at all."""
+        with self._lock:
+            if self._unstored is not None:
+                self.configure(self._unstored)
+            state = self._state(meter)
+            if self._asks_name(meter, state):
+                return Opening(meter, PUBLIC, credentials(PUBLIC, b"", lambda _: MemoryCounters()), identify=True)
+            proven = self._store.proven(meter.key)
+            access = state.wanted
+            if proven is not None and proven != access and self._clock.monotonic() < state.try_wanted_at:
+                access = proven
+            title = self._title or self._store.system_title()
+            self._report_to(meter.key, state.total, describe(access))
+            made = credentials(access, title, lambda key: self._store.counters(key, meter.key))
+            return Opening(meter, access, made, first=access != proven)
+
+    def resting(self, meter: Meter) -> bool:
+        """Whether this meter is not to be visited now, because its keys are wrong."""
+        with self._lock:
+            held = self._states.get(meter.key)
+            if held is None or self._clock.monotonic() >= held.not_before:
+                return False
+            return self._state(meter).not_before > self._clock.monotonic()
+
+    def opened(self, opening: Opening) -> None:
+        """The association is open: both sides have the right keys."""
+        meter = opening.meter
+        with self._lock:
+            state = self._state(meter)
+            if opening.identify:
+                state.name_asked = True
+                return
+            state.failures, state.not_before = 0, 0.0
+            if opening.access != state.wanted:
+                return
+            try:
+                before = self._store.proven(meter.key)
+                self._store.prove(meter.key, opening.access, durable=before is not None)
+            except KeyStoreError as error:  # the old keys are kept, and the next association tries again
+                LOG.warning("the change of keys is not stored: %s", error, extra={"event": "meter.keystore.failed"})
+                return
+            state.refused, state.try_wanted_at = 0, 0.0
+        if before is not None and before != opening.access:
+            LOG.info(
+                "meter %s works with its new keys (%s): the old ones are forgotten",
+                meter.meter_id,
+                opening.credentials.text,
+                extra={"event": "meter.key.changed"},
+            )
+
+    def failed(self, opening: Opening, error: DlmsError, *, was_open: bool) -> None:
+        """The session ended by `error`, before or after the association was open."""
+        meter = opening.meter
+        if not isinstance(error, SecurityError):
+            if opening.identify:
+                with self._lock:
+                    state = self._state(meter)
+                    state.name_tries += 1
+                    state.name_asked = state.name_tries >= NAME_TRIES_MAX
+            return
+        if was_open:
+            # The keys are right. Somebody sends APDUs again or changes them, or the line does; the visit is repeated.
+            LOG.warning("meter %s: %s", meter.meter_id, error, extra={"event": "meter.protection"})
+            return
+        with self._lock:
+            state = self._state(meter)
+            if opening.identify:
+                state.name_asked = True
+                return
+            now = self._clock.monotonic()
+            state.total += 1
+            self._report_to(meter.key, state.total, opening.credentials.text)
+            if opening.access == state.wanted and self._has_other(meter, state):
+                state.refused += 1
+                state.try_wanted_at = now + self._pauses.pause(state.refused, self._jitter)
+                self._log(meter, opening, error, state.refused, "meter.key.pending", "the old keys go on being used")
+                return
+            if opening.access != state.wanted:
+                state.try_wanted_at = 0.0  # the old keys do not work any more: next time the new ones again
+            state.failures += 1
+            state.name_asked = False
+            state.not_before = now + self._pauses.pause(state.failures, self._jitter)
+            event = "meter.replay" if isinstance(error, Replayed) else "meter.key"
+            pause = f"next attempt in {state.not_before - now:.0f} s"
+            self._log(meter, opening, error, state.failures, event, pause)
+
+    def forget(self, meters: Iterable[str]) -> None:
+        """Forget what is known of these meters (`Meter.key`): which keys work, and their counters."""
+        with self._lock:
+            keys = list(meters)
+            for key in keys:
+                self._states.pop(key, None)
+            self._store.forget(keys)
+
+    def tick(self) -> None:
+        self._store.tick(self._clock.monotonic())
+
+    def close(self) -> None:
+        """Write everything that is not written yet."""
+        self._store.flush()
+
+    # --- inside ---
+
+    def _state(self, meter: Meter) -> _State:
+        """The state of this meter. What failed with other settings says nothing about these."""
+        wanted = self._rules.resolve(meter)
+        state = self._states.get(meter.key)
+        if state is None:
+            state = self._states[meter.key] = _State(wanted)
+        elif state.wanted != wanted:
+            state = self._states[meter.key] = _State(wanted, total=state.total, name_asked=state.name_asked)
+        return state
+
+    def _has_other(self, meter: Meter, state: _State) -> bool:
+        proven = self._store.proven(meter.key)
+        return proven is not None and proven != state.wanted
+
+    def _asks_name(self, meter: Meter, state: _State) -> bool:
+        if state.name_asked or not self._rules.needs_name(meter):
+            return False
+        return state.failures > 0 or not meter.named
+
+    def _log(self, meter: Meter, opening: Opening, error: DlmsError, count: int, event: str, consequence: str) -> None:
+        LOG.log(
+            logging.WARNING if count == 1 else logging.DEBUG,
+            "meter %s does not take its keys (%s): %s; %s",
+            meter.meter_id,
+            opening.credentials.text,
+            error,
+            consequence,
+            extra={"event": event},
+        )
+
+
+def _secrets(access: MeterAccess) -> dict[str, bytes]:
+    return {name: getattr(access, name) for name in SECRET_FIELDS if getattr(access, name)}
+
+
+def _given_secrets(rule: AccessRule) -> Iterable[tuple[str, bytes]]:
+    for name, value in rule.given:
+        if name in SECRET_FIELDS and isinstance(value, bytes) and value:
+            yield name, value
+
+
+def _merged(kept: dict[str, bytes] | None, given: dict[str, bytes]) -> dict[str, bytes]:
+    return {**(kept or {}), **given}
+
+
+def _completed(rule: AccessRule, secrets: dict[str, bytes]) -> AccessRule:
+    plain = [(name, value) for name, value in rule.given if name not in SECRET_FIELDS]
+    return replace(rule, given=(*plain, *sorted(secrets.items())))

@@ -1,0 +1,342 @@
+"""The home of the meters' secrets and of their invocation counters: the only module that keeps them.
+
+Two documents in two generations each, mode 0600, written through the `Disk` port (`agent.tree.persistence`):
+
+    keys    our system title; the secrets that the head-end provisioned; per meter the access that is known to work;
+            per encryption key the bound below which all invocation counters count as used
+    seen    per meter and key the highest invocation counter that the meter used
+
+**A counter is never used twice under one key.** AES-GCM loses its secrets when one is. `next` returns a value only
+below a bound that is durable; a bound is raised by `BLOCK` values, those of all keys in one write; and a start goes on
+at the bound, never below. When the newest generation is damaged, the one before may have a bound that is one block
+behind: everything goes on one block later. When both are damaged, a new system title is drawn, which makes all nonces
+new, and counters begin at `LOST_FLOOR`, because meters remember ours. Keys that are not used any more are forgotten by
+raising `floor`, where the counters of new keys begin, to their bound.
+
+The meter's counters are checked against `seen` when an APDU comes in, and written at most `SEEN_FLUSH_S` later.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import threading
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from agent.settings.provisioning import MeterAccess
+from agent.tree.persistence import TwoGenerations
+from dlms.errors import LocalError
+from dlms.security.random_octets import RandomOctets, system_random
+from dlms.security.settings import COUNTER_MAX, SYSTEM_TITLE_OCTETS
+from updateagent.disk import Disk
+
+LOG = logging.getLogger("agent.metering.access")
+
+VERSION = 1
+BLOCK = 1024  # values reserved per write: some fifty visits of every meter; a start skips at most so many of 2^32
+RESERVE_MIN = 512  # values that a session finds reserved when it begins, so that it need not write in the middle
+LOST_FLOOR = 1 << 30  # after the loss of all counters; twice as many APDUs as a meter takes in thirty years
+KEYS_MAX = 8192  # keys with counters of their own: two per meter of a full network
+SEEN_FLUSH_S = 300.0
+PROVEN_FLUSH_S = 10.0  # once for the many meters of a network that is read for the first time
+TITLE_HEAD = b"DCU"  # where the maker's three letters are; the rest is random
+
+OCTET_FIELDS = tuple(field.name for field in fields(MeterAccess) if field.default == b"")
+SECRET_FIELDS = tuple(name for name in OCTET_FIELDS if name != "meter_key")
+
+
+class KeyStoreError(LocalError):
+    """The keys cannot be read, or a change of them cannot be recorded. The text has no secret."""
+
+
+class KeyCounters:
+    """`dlms.security.settings.InvocationCounters` of one key, as one meter uses it.
+
+    `next` is shared by all meters that have the key; what the peer used is the meter's own.
+    """
+
+    def __init__(self, store: KeyStore, name: str, meter: str) -> None:
+        self._store = store
+        self._name = name
+        self._meter = meter
+
+    def next(self) -> int:
+        return self._store.next_counter(self._name)
+
+    def seen(self) -> int | None:
+        return self._store.seen_counter(self._meter, self._name)
+
+    def note(self, counter: int) -> None:
+        self._store.note_counter(self._meter, self._name, counter)
+
+
+class KeyStore:
+    """Thread-safe. Methods raise `KeyStoreError` while the files cannot be read or written."""
+
+    def __init__(self, disk: Disk, folder: Path, random_octets: RandomOctets = system_random) -> None:
+        self._disk = disk
+        self._folder = folder
+        self._random_octets = random_octets
+        self._lock = threading.RLock()
+        self._files: tuple[TwoGenerations, TwoGenerations] | None = None
+        self._title = b""
+        self._floor = 0
+        self._next: dict[str, int] = {}  # per key, the value that is used next
+        self._bounds: dict[str, int] = {}  # per key, the durable bound
+        self._seen: dict[str, dict[str, int]] = {}
+        self._provisioned: dict[str, dict[str, bytes]] = {}
+        self._proven: dict[str, MeterAccess] = {}
+        self._unsaved = False
+        self._seen_unsaved = False
+        self._flush_at: float | None = None
+
+    def __repr__(self) -> str:
+        return f"KeyStore({self._folder})"
+
+    # --- what is provisioned ---
+
+    def system_title(self) -> bytes:
+        """Our system title where none is provisioned: drawn once, and durable before it is used."""
+        with self._lock:
+            self._open()
+            return self._title
+
+    def provisioned(self) -> dict[str, dict[str, bytes]]:
+        """The secrets that were provisioned: rule → field → octets."""
+        with self._lock:
+            self._open()
+            return {rule: dict(secrets) for rule, secrets in self._provisioned.items()}
+
+    def set_provisioned(self, secrets: Mapping[str, Mapping[str, bytes]]) -> None:
+        """Replace them. Durable when this returns; on an error the old ones stand."""
+        with self._lock:
+            self._open()
+            fresh = {rule: dict(given) for rule, given in secrets.items() if given}
+            if fresh == self._provisioned:
+                return
+            old, self._provisioned = self._provisioned, fresh
+            try:
+                self._save()
+            except KeyStoreError:
+                self._provisioned = old
+                raise
+
+    # --- what works ---
+
+    def proven(self, meter: str) -> MeterAccess | None:
+        """The access that this meter was last associated with."""
+        with self._lock:
+            self._open()
+            return self._proven.get(meter)
+
+    def prove(self, meter: str, access: MeterAccess, *, durable: bool) -> None:
+        """Record that `access` works. Not `durable`: with the next write; then a power cut loses no key."""
+        with self._lock:
+            self._open()
+            if self._proven.get(meter) == access:
+                return
+            old = self._proven.get(meter)
+            self._proven[meter] = access
+            self._unsaved = True
+            if not durable:
+                return
+            try:
+                self._save()
+            except KeyStoreError:
+                if old is not None:
+                    self._proven[meter] = old
+                raise
+
+    def forget(self, meters: Iterable[str]) -> None:
+        """Forget what is known of these meters. Counters of ours stay: a key may come back."""
+        with self._lock:
+            for meter in meters:
+                self._unsaved |= self._proven.pop(meter, None) is not None
+                self._seen_unsaved |= self._seen.pop(meter, None) is not None
+
+    # --- counters ---
+
+    def counters(self, key: bytes, meter: str) -> KeyCounters:
+        """The counters of `key`, with `RESERVE_MIN` values reserved."""
+        name = hashlib.sha256(b"counters" + key).hexdigest()[:32]
+        with self._lock:
+            self._open()
+            self._know(name)
+            self._bounds[name] = self._bounds.pop(name)  # the keys in use stand behind the others
+            if min(self._next[name] + RESERVE_MIN, COUNTER_MAX + 1) > self._bounds[name]:
+                self._reserve()
+        return KeyCounters(self, name, meter)
+
+    def next_counter(self, name: str) -> int:
+        """A value that was never returned before for this key, whatever happens to the process."""
+        with self._lock:
+            self._know(name)
+            value = self._next[name]
+            if value > COUNTER_MAX:
+                raise LocalError("the invocation counter is used up: change the key")
+            if value >= self._bounds[name]:
+                self._reserve()
+            self._next[name] = value + 1
+            return value
+
+    def seen_counter(self, meter: str, name: str) -> int | None:
+        with self._lock:
+            return self._seen.get(meter, {}).get(name)
+
+    def note_counter(self, meter: str, name: str, counter: int) -> None:
+        with self._lock:
+            self._seen.setdefault(meter, {})[name] = counter
+            self._seen_unsaved = True
+
+    def _know(self, name: str) -> None:
+        if name not in self._next:
+            self._next[name] = self._bounds[name] = self._floor
+
+    def _reserve(self) -> None:
+        """Raise the bound of every key that has used half of its block. The old bounds stand on an error."""
+        old = dict(self._bounds)
+        for name, bound in old.items():
+            following = self._next[name]
+            if bound - following <= BLOCK // 2:
+                self._bounds[name] = min(max(bound, following) + BLOCK, COUNTER_MAX + 1)
+        try:
+            self._save()
+        except KeyStoreError:
+            self._bounds = old
+            raise
+
+    # --- the files ---
+
+    def tick(self, now: float) -> None:
+        """Write what may wait, once it has waited its time. Trouble of the disk is logged, and tried again."""
+        with self._lock:
+            if self._unsaved or self._seen_unsaved:
+                due = now + (PROVEN_FLUSH_S if self._unsaved else SEEN_FLUSH_S)
+                self._flush_at = due if self._flush_at is None else min(self._flush_at, due)
+            if self._flush_at is not None and now >= self._flush_at:
+                self._flush_at = None
+                self.flush()
+
+    def flush(self) -> None:
+        """Write everything that is not written yet. Trouble of the disk is logged."""
+        with self._lock:
+            try:
+                if self._unsaved:
+                    self._save()
+                if self._seen_unsaved:
+                    self._open()[1].save(_emit({"version": VERSION, "seen": self._seen}))
+                    self._seen_unsaved = False
+            except (OSError, KeyStoreError) as error:
+                LOG.warning("the keys' files cannot be written: %s", error, extra={"event": "meter.keystore.failed"})
+
+    def _save(self) -> None:
+        self._make_room()
+        accesses = {_fingerprint(access): access for access in self._proven.values()}
+        document = {
+            "version": VERSION,
+            "title": self._title.hex(),
+            "floor": self._floor,
+            "bounds": self._bounds,
+            "provisioned": {
+                rule: {name: octets.hex() for name, octets in given.items()}
+                for rule, given in self._provisioned.items()
+            },
+            "accesses": {name: _access_document(access) for name, access in accesses.items()},
+            "proven": {meter: _fingerprint(access) for meter, access in self._proven.items()},
+        }
+        try:
+            self._open()[0].save(_emit(document))
+        except OSError as error:
+            raise KeyStoreError(f"the keys' file cannot be written: {error}") from error
+        self._unsaved = False
+
+    def _make_room(self) -> None:
+        """Forget the keys that have counters for the longest time, in a way that their counters never come back."""
+        for name in list(self._bounds)[: max(0, len(self._bounds) - KEYS_MAX)]:
+            self._floor = max(self._floor, self._bounds.pop(name))
+            self._next.pop(name, None)
+            for seen in self._seen.values():
+                seen.pop(name, None)
+
+    def _open(self) -> tuple[TwoGenerations, TwoGenerations]:
+        """Read the files, once."""
+        if self._files is not None:
+            return self._files
+        try:
+            keys = TwoGenerations(self._disk, self._folder, "keys")
+            seen = TwoGenerations(self._disk, self._folder, "seen")
+            content, seen_content = keys.load(), seen.load()
+        except OSError as error:
+            raise KeyStoreError(f"the keys' files cannot be read: {error}") from error
+        document = _parse(content)
+        if document is not None:
+            self._load(document, behind=keys.damaged > 0)
+        elif keys.damaged:
+            self._floor = LOST_FLOOR
+            LOG.error(
+                "the keys of the meters are lost, both files are damaged: provision them again",
+                extra={"event": "meter.keystore.lost"},
+            )
+        self._seen = _seen(_parse(seen_content))
+        self._files = keys, seen
+        if not self._title:
+            self._title = TITLE_HEAD + self._random_octets(SYSTEM_TITLE_OCTETS - len(TITLE_HEAD))
+            try:
+                self._save()
+            except KeyStoreError:
+                self._files, self._title = None, b""
+                raise
+        return self._files
+
+    def _load(self, document: Mapping[str, Any], *, behind: bool) -> None:
+        skipped = BLOCK if behind else 0
+        self._title = bytes.fromhex(document["title"])
+        self._floor = document["floor"] + skipped
+        self._bounds = {name: min(bound + skipped, COUNTER_MAX + 1) for name, bound in document["bounds"].items()}
+        self._next = dict(self._bounds)
+        self._provisioned = {
+            rule: {name: bytes.fromhex(octets) for name, octets in given.items()}
+            for rule, given in document["provisioned"].items()
+        }
+        accesses = {name: _access_of(held) for name, held in document["accesses"].items()}
+        self._proven = {meter: accesses[name] for meter, name in document["proven"].items()}
+        if behind:
+            LOG.error(
+                "the newest file of the meters' keys is damaged: its last change is lost, counters go on after a gap",
+                extra={"event": "meter.keystore.damaged"},
+            )
+
+
+def _emit(document: Mapping[str, object]) -> bytes:
+    return json.dumps(document, separators=(",", ":")).encode()
+
+
+def _parse(content: bytes | None) -> dict[str, Any] | None:
+    """The document, which a checksum has proven to be one of ours; None for none."""
+    if content is None:
+        return None
+    document: dict[str, Any] = json.loads(content)
+    if document["version"] != VERSION:
+        raise KeyStoreError("the keys' files are of a newer version of this program: left alone")
+    return document
+
+
+def _seen(document: Mapping[str, Any] | None) -> dict[str, dict[str, int]]:
+    return {} if document is None else {meter: dict(counters) for meter, counters in document["seen"].items()}
+
+
+def _access_document(access: MeterAccess) -> dict[str, object]:
+    return {name: value.hex() if isinstance(value, bytes) else value for name, value in asdict(access).items()}
+
+
+def _access_of(document: Mapping[str, Any]) -> MeterAccess:
+    octets = {name: bytes.fromhex(value) for name, value in document.items() if name in OCTET_FIELDS}
+    return MeterAccess(**{**document, **octets})
+
+
+def _fingerprint(access: MeterAccess) -> str:
+    return hashlib.sha256(_emit(_access_document(access))).hexdigest()[:32]
