@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent import log
-from agent.settings.config import Config, ConfigError, load
+from agent.settings.config import EXIT_CONFIG, Config, ConfigError, load
 from agent.settings.identity import SecretError, device_info, read_secret
 from updateagent import __version__
 
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger("agent")
 
-EXIT_CONFIG = 2
 EXIT_SYSTEM = 71  # EX_OSERR of sysexits.h
 EXIT_RUNNING = 75  # EX_TEMPFAIL
 DEFAULT_CONFIG = Path("/etc/dcu/dcu.yaml")

@@ -13,12 +13,12 @@ from typing import Any
 
 from updateagent import boot
 from updateagent.boot import loaders
+from updateagent.boot.policy import TRIES_MAX
 from updateagent.engine.health import DEADLINE_DEFAULT_S, CommandCheck, HealthConfig
 from updateagent.errors import CONFIGURATION, RequestError
 
 DEFAULT_FILE = Path("/etc/dcu-update.toml")
 TRIES_DEFAULT = 3
-TRIES_MAX = 9
 ROOTFS = "rootfs"  # the image that goes to the slot itself
 FILE_BYTES_MAX = 64 << 10
 LOCK_DEFAULT = "/var/lock/fw_printenv.lock"  # of libubootenv's fw_printenv and fw_setenv

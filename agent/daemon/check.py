@@ -13,11 +13,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TextIO
 
-from agent.settings.config import Config, ConfigError, load
+from agent.settings.config import EXIT_CONFIG, Config, ConfigError, load
 from agent.settings.identity import SecretError, read_password, read_release, read_secret
 
 EXIT_OK = 0
-EXIT_CONFIG = 2
 
 
 def check(file: Path, out: TextIO, err: TextIO) -> int:

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from agent.daemon.control import ControlError, Handler
+from agent.jobs.orders import DEADLINE_S, PRIORITY
 from agent.metering.orders.order import OrderError
-from agent.metering.orders.order_book import DEADLINE_S, PRIORITY, Request
+from agent.metering.orders.order_book import Request
 
 if TYPE_CHECKING:
     from agent.metering.orders.order_book import OrderBook

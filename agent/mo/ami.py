@@ -171,6 +171,8 @@ _LEAVES = (
 
 
 class Ami:
+    """The meters, their access and the uplink, as a server provisions them, and how each meter is doing."""
+
     root: Path = ("AMI",)
 
     def __init__(

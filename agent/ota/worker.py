@@ -19,7 +19,7 @@ from agent.ota.deltas import Deltas, check_full
 from agent.ota.deps import OtaConfig, OtaDeps
 from agent.ota.download import Downloaded, DownloadError, DownloadStopped, Progress
 from agent.ota.errors import DeltaUnfit, Rejected
-from agent.ota.handover import HandOver, InstallRequest, InstallResult
+from agent.ota.handover import HandOver
 from agent.ota.software_jobs import SoftwareJobs
 from agent.ota.verification import verified_firmware
 from agent.status import DownloadStatus, UpdateStatus
@@ -27,6 +27,7 @@ from agent.tree import alerts
 from omadm.codes import Refusal
 from omadm.descriptor import DeltaFacts, DeltaSource, Descriptor
 from updateagent.errors import DELTA_UNUSABLE, FULL_REFUSED, Code
+from updateagent.handover import PACKAGE, InstallRequest, InstallResult
 
 log = logging.getLogger("agent.update")
 
@@ -281,7 +282,7 @@ class PackageWorker:
         return self._handover.requested() == job.id or (result is not None and result.id == job.id)
 
     def _hand_over(self, job: Job) -> None:
-        request = InstallRequest(job.id, job.correlator, int(self._deps.clock.wall()))
+        request = InstallRequest(job.id, PACKAGE, job.correlator, int(self._deps.clock.wall()))
         try:
             self._handover.submit(self._package, request)
         except FileNotFoundError:
@@ -341,7 +342,9 @@ class PackageWorker:
         with self._tree.transaction() as changing:
             job = _updating(firmware.load(changing), result, self._config.boot_id)
             event = Event.UPDATED if firmware.OK_RESULT <= code < 300 else Event.UPDATE_FAILED
-            firmware.finish(changing, job, event, code, firmware.Why(error, result.failed_check, "\n".join(result.log)))
+            firmware.finish(
+                changing, job, event, code, firmware.Why(error, result.failed_check or "", "\n".join(result.log))
+            )
         self._deps.on_alert()
 
     def _save(self, job: Job) -> None:

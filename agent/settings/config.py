@@ -36,6 +36,7 @@ __all__ = ["Config", "ConfigError", "load"]
 
 DAY_S = 86_400
 MAC_ALGORITHMS = ("SHA-256", "MD5")
+EXIT_CONFIG = 2  # of programs that a `ConfigError` or `SecretError` ends
 PUBLIC_CLIENT = 16  # which every meter answers
 MANAGEMENT_LOGICAL_DEVICE = 1  # its SAP; every meter has one
 OWN_HABIT = Asking()

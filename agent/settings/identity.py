@@ -8,8 +8,8 @@ from pathlib import Path
 
 from agent.settings.config import DeviceConfig
 from agent.settings.device import UNKNOWN_VERSION, DeviceInfo
+from omadm.ssmp.wire import DEVICE_KEY_BYTES
 
-KEY_BYTES = 32  # what SSMP takes
 SECRET_FILE_BYTES_MAX = 4096
 RELEASE_FILE_BYTES_MAX = 64 * 1024
 
@@ -24,8 +24,8 @@ def read_secret(file: Path) -> bytes:
         key = bytes.fromhex(_read_private(file).decode("ascii").strip())
     except ValueError:
         raise SecretError(f"{file}: wanted hexadecimal digits") from None
-    if len(key) != KEY_BYTES:
-        raise SecretError(f"{file}: wanted {KEY_BYTES} bytes, it holds {len(key)}")
+    if len(key) != DEVICE_KEY_BYTES:
+        raise SecretError(f"{file}: wanted {DEVICE_KEY_BYTES} bytes, it holds {len(key)}")
     return key
 
 

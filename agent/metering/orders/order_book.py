@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from agent.clock import Clock
+from agent.jobs.orders import DEADLINE_S, DEADLINE_S_MAX, PRIORITY, PRIORITY_MAX
 from agent.metering.orders import kinds
 from agent.metering.orders.journal import ID, Journal
 from agent.metering.orders.order import (
@@ -37,8 +38,6 @@ OPEN_MAX = 64  # orders that are not over
 KEPT_MAX = 256  # orders that are over, the newest, for the record
 ATTEMPTS_MAX = 3  # to reach a meter
 RETRY = Backoff(2.0, 30.0)
-DEADLINE_S, DEADLINE_S_MAX = 300.0, 7 * 86_400.0
-PRIORITY, PRIORITY_MAX = 5, 9
 ASKED_BY_CHARS_MAX = 128
 
 

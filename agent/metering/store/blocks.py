@@ -8,6 +8,8 @@ import zlib
 
 from omadm.readings import ROW_SIZES
 
+BLOCKS_PER_BATCH_MAX = 64  # looked at for one uplink batch
+
 COMPRESSION = 6
 
 

@@ -32,7 +32,7 @@ from typing import TypeVar
 from agent.clock import Clock
 from agent.metering.store import resend, sinks
 from agent.metering.store.adoption import note_loss
-from agent.metering.store.blocks import block_rows, blocks, pack, unpack
+from agent.metering.store.blocks import BLOCKS_PER_BATCH_MAX, block_rows, blocks, pack, unpack
 from agent.metering.store.delivery import bounded_start, count, delivered_above, empty, mark, open_ranges
 from agent.metering.store.resend import Again
 from agent.metering.store.salvage import marks_of
@@ -47,7 +47,6 @@ __all__ = ["Batch", "Loss", "Progress", "Refusal", "Store", "StoreError", "Store
 LOG = logging.getLogger("agent.metering.store")
 
 BYTES_MAX = 128 << 20  # of the database file; half a million readings take about 15 MB
-BLOCKS_PER_BATCH_MAX = 64  # looked at for one uplink batch
 FULL_RETRIES = 4  # each one gives up an eighth of the blocks first
 REMEMBERED_MAX = 16_384  # names, before those that nobody knows any more are looked for; the registry holds 4096
 REFUSED_MAX = 1000  # records that the head-end would not take, kept for a person to look at

@@ -11,11 +11,9 @@ import sqlite3
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from agent.metering.store.blocks import block_rows, blocks
+from agent.metering.store.blocks import BLOCKS_PER_BATCH_MAX, block_rows, blocks
 from agent.metering.store.delivery import Range, open_ranges, without
 from omadm.readings import RANGES_MAX, RESENDS_MAX, ResendOrder, ResendReport, record
-
-BLOCKS_PER_BATCH_MAX = 64
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,10 +11,8 @@ import sqlite3
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from agent.metering.store.blocks import block_rows, blocks
+from agent.metering.store.blocks import BLOCKS_PER_BATCH_MAX, block_rows, blocks
 from omadm.readings import record
-
-BLOCKS_PER_BATCH_MAX = 64
 
 
 @dataclass(frozen=True, slots=True)

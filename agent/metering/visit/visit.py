@@ -25,7 +25,6 @@ from typing import Protocol
 from agent.metering.registry import Meter, meter_name
 from agent.metering.scheduling.tasks import Job
 from agent.metering.visit.profile_catchup import (
-    PROFILE_CLASS,
     MeterFacts,
     ProfileReading,
     iso_time,
@@ -47,7 +46,7 @@ from dlms.client.events import (
 from dlms.client.knowledge import MeterKnowledge
 from dlms.client.session import MeterSession
 from dlms.cosem.obis import AttributeRef, Obis
-from dlms.cosem.profile import BUFFER, Unresolved
+from dlms.cosem.profile import BUFFER, PROFILE_CLASS, Unresolved
 from dlms.cosem.time import STANDARD_CLOCK, ClockPolicy, CosemDateTime
 from dlms.errors import DlmsError, PeerError
 from dlms.xdlms.apdu.common import AccessError, Result

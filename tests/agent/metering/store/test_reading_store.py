@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import random
 import signal
 import sqlite3
@@ -707,6 +708,7 @@ def test_what_the_first_version_set_aside_is_taken_over(tmp_path: Path) -> None:
 def test_a_file_of_a_later_version_waits_for_it_and_its_readings_get_through(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.WARNING)
     opened = store(tmp_path)
     opened.append(visit(0, 20), [Progress("m1", "t1", 900)])
     later = opened.stats().uuid

@@ -17,7 +17,7 @@ from updateagent.boot.policy import TRIES_MAX
 from updateagent.engine.health import HealthConfig
 from updateagent.fast_path import UNDERSTOOD, answer, read_settings
 
-REPO = Path(__file__).parents[3]
+REPO = Path(__file__).parents[2]
 
 
 class FastBench(Bench):
