@@ -13,6 +13,7 @@ PACKAGES = ["agent", "omadm", "updateagent", "dlms", "plc", "headend"]
 DEVICE = ["pyserial>=3.5", "crcmod>=1.7", "cryptography>=38.0.4", "PyYAML>=6.0", "click>=8.1.3"]
 HEADEND = ["starlette>=0.37", "uvicorn>=0.30", "SQLAlchemy>=2.0", "httpx>=0.27", "jinja2>=3.1"]
 # Its CliRunner keeps the two outputs apart from click 8.2 on.
+MQTT = ["paho-mqtt>=2.1"]
 TEST = ["click>=8.2", "pytest>=8.0", "pytest-timeout>=2.3.1", "pytest-xdist>=3.6.1", "rich>=13"]
 DEV = ["coverage>=7.10", "import-linter>=2.6", "ruff>=0.15", "mypy>=2.4", "types-PyYAML>=6.0.12", "types-pyserial>=3.5"]
 
@@ -44,9 +45,10 @@ setup(
     install_requires=DEVICE,
     extras_require={
         "systemd": ["systemd-python>=235"],
+        "mqtt": MQTT,
         "headend": HEADEND,
-        "test": [*HEADEND, *TEST],
-        "dev": [*HEADEND, *TEST, *DEV],
+        "test": [*HEADEND, *MQTT, *TEST],
+        "dev": [*HEADEND, *MQTT, *TEST, *DEV],
     },
     entry_points={
         "console_scripts": [

@@ -20,20 +20,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent import log
-from agent.settings.config import Config, ConfigError, load
+from agent.settings.config import EXIT_CONFIG, Config, ConfigError, load
 from agent.settings.identity import SecretError, device_info, read_secret
 from updateagent import __version__
 
 if TYPE_CHECKING:
     from agent.daemon.supervisor import Supervisor, Worker
     from agent.https import HttpsClient
+    from agent.metering.uplink.sink import SinkWorker
     from agent.settings.device import DeviceInfo
     from agent.settings.provisioning import Provisioning
     from agent.tree.tree import Transaction
 
 LOG = logging.getLogger("agent")
 
-EXIT_CONFIG = 2
 EXIT_SYSTEM = 71  # EX_OSERR of sysexits.h
 EXIT_RUNNING = 75  # EX_TEMPFAIL
 DEFAULT_CONFIG = Path("/etc/dcu/dcu.yaml")
@@ -137,19 +137,25 @@ class Daemon:
         )  # fmt: skip
         code = self.supervisor.run()
         self.collector.close()
+        self.uplink_connection.close()
         self.store.close()
         return code
 
     # --- readings ---
 
     def _make_metering(self) -> None:
+        from agent.https import KeptConnection
         from agent.metering.collector import Collector
+        from agent.metering.orders.journal import Journal
+        from agent.metering.orders.order import Permission
+        from agent.metering.orders.order_book import OrderBook
         from agent.metering.ports.opening import bridge_to
         from agent.metering.registry import Registry
         from agent.metering.scheduling.readinglist import ReadingLists
         from agent.metering.scheduling.schedule import Backoff
         from agent.metering.store.reading_store import Store
-        from agent.metering.uplink import Uplink
+        from agent.metering.uplink.replay import ReplayLimits
+        from agent.metering.uplink.worker import Uplink
 
         metering = self.config.metering
         self.store = Store(
@@ -166,11 +172,19 @@ class Daemon:
             leave_after_s=metering.leave_after_s,
             publish=lambda meters: self.board.publish(meters=meters),
         )
+        allowed = {Permission.CHANGE: self.config.orders.change, Permission.SUPPLY: self.config.orders.supply}
+        self.orders = OrderBook(
+            Journal(self.disk, self.config.state_dir / "orders"),
+            self.clock,
+            allowed=[permission for permission, given in allowed.items() if given],
+            known=self.registry.names,
+        )
         self.collector = Collector(
             self.config.ports,
             metering,
             store=self.store,
             registry=self.registry,
+            orders=self.orders,
             lists=ReadingLists(metering.reading_lists_dir, self.config.update.software_dir),
             clock=self.clock,
             rng=self.rng,
@@ -178,16 +192,53 @@ class Daemon:
             health=lambda ok, detail: self.health.set("meter_port", ok, detail),
             meters_health=lambda ok, detail: self.health.set("meters", ok, detail),
         )
+        self.uplink_connection = KeptConnection(self.https)
         self.uplink = Uplink(
             self.store,
-            self.https,
+            self.uplink_connection,
             self.clock,
             device_id=self.device.device_id,
             backoff=Backoff(metering.uplink_backoff_min_s, metering.uplink_backoff_max_s),
             rng=self.rng,
+            replay=ReplayLimits(metering.uplink_replay_records_per_min, metering.uplink_replay_spread_s),
             publish=lambda queue: self.board.publish(queue=queue),
         )
-        self.store.on_append = self.uplink.notify
+        self.sink = self._make_sink()
+        self.store.on_append = self._stored
+
+    def _stored(self) -> None:
+        self.uplink.notify()
+        if self.sink is not None:
+            self.sink.notify()
+
+    def _make_sink(self) -> SinkWorker | None:
+        """Make the sink beside the head-end, where one is configured. Raises `SecretError`."""
+        mqtt = self.config.mqtt
+        if mqtt is None:
+            return None
+        from importlib.util import find_spec
+
+        from agent.metering.scheduling.schedule import Backoff
+        from agent.metering.uplink.mqtt import MqttSink
+        from agent.metering.uplink.sink import SinkWorker
+        from agent.settings.identity import read_password
+
+        if find_spec("paho") is None:
+            raise SecretError("mqtt: paho-mqtt is not installed (dcu-agent[mqtt])")
+        password = read_password(mqtt.password_file) if mqtt.password_file else ""
+        log.hide(password)
+        try:
+            context = mqtt.context()
+        except OSError as error:
+            raise SecretError(f"mqtt: the files for TLS cannot be used: {error}") from error
+        metering = self.config.metering
+        return SinkWorker(
+            self.store,
+            MqttSink(mqtt, self.device.device_id, password, context),
+            self.clock,
+            backoff=Backoff(metering.uplink_backoff_min_s, metering.uplink_backoff_max_s),
+            rng=self.rng,
+        )
 
     # --- management ---
 
@@ -317,6 +368,8 @@ class Daemon:
     def _make_workers(self) -> None:
         from agent.daemon import watchdog
         from agent.daemon.control import ControlServer
+        from agent.daemon.order_jobs import OrderJobs
+        from agent.daemon.order_views import OrderViews
         from agent.daemon.supervisor import Supervisor
         from agent.daemon.views import Views
         from agent.ota.handover import HandOver
@@ -334,17 +387,25 @@ class Daemon:
             ages=self._ages,
             judge=self.clock.judge,
         )
-        control = ControlServer(config.control_socket, views.handlers(), group=config.control_group)
+        handlers = {**views.handlers(), **OrderViews(self.orders).handlers()}
+        control = ControlServer(config.control_socket, handlers, group=config.control_group)
         control.bind()
         workers: list[Worker] = [*self.collector.workers, self.uplink, self.dm, self.packages, control]
         if self.push is not None:
             workers.append(self.push)
+        if self.sink is not None:
+            workers.append(self.sink)
         self.board.publish(workers=tuple(worker.name for worker in workers))
         self.supervisor: Supervisor = Supervisor(
             workers,
             self.clock,
             watchdog.find(os.environ, config.watchdog.device, config.watchdog.timeout_s),
-            ticks=[self.health.tick, self.rebooter.tick, self.collector.tick],
+            ticks=[
+                self.health.tick,
+                self.rebooter.tick,
+                self.collector.tick,
+                OrderJobs(self.tree, self.orders, self.dm.report_alerts).tick,
+            ],
         )
         self.rebooter.wake = self.supervisor.wake
 

@@ -8,7 +8,6 @@ tracebacks included: the last line of defence, not the first.
 from __future__ import annotations
 
 import logging
-import logging.handlers
 import os
 import sys
 import threading
@@ -102,10 +101,12 @@ def setup(level: str, file: Path | None = None, file_bytes_max: int = 1 << 20, s
 
 
 def _file_handler(file: Path, file_bytes_max: int) -> logging.Handler:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.handlers.RotatingFileHandler(
-        file, maxBytes=file_bytes_max, backupCount=FILES_KEPT - 1, encoding="utf-8"
+    from logging.handlers import (
+        RotatingFileHandler,  # brings pickle and queues; a log that goes elsewhere needs neither
     )
+
+    file.parent.mkdir(parents=True, exist_ok=True)
+    handler = RotatingFileHandler(file, maxBytes=file_bytes_max, backupCount=FILES_KEPT - 1, encoding="utf-8")
     handler.setFormatter(LineFormatter())
     return handler
 

@@ -132,6 +132,8 @@ class DownloadStatus:
 
 @dataclass(frozen=True, slots=True)
 class Status:
+    """What the workers last said of themselves, for the tree and the field tool."""
+
     device_id: str = ""
     fw_version: str = ""
     sw_version: str = ""

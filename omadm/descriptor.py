@@ -223,7 +223,7 @@ def _number(texts: Mapping[str, str], tag: str) -> int:
 
 
 def _delta(lists: Mapping[str, list[str]], texts: Mapping[str, str]) -> DeltaFacts | None:
-    """Raises `ValueError`."""
+    """What the descriptor says of a delta; None when it says nothing. Raises `ValueError`."""
     if not (lists["deltaFrom"] or lists["deltaSource"] or any(tag in texts for tag in _FULL)):
         return None
     return DeltaFacts(

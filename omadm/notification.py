@@ -25,6 +25,7 @@ from enum import IntEnum
 from typing import Final
 
 MIME: Final = "application/vnd.syncml.notification"
+PUSH_URL: Final = "./DevInfo/Ext/PushURL"  # where a device says to which address notifications go
 VERSION_1_2: Final = 11  # "1.1" in tenths: DM 1.2 still says 0000001011
 DIGEST_BYTES: Final = 16
 HEADER_BYTES: Final = 8

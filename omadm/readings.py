@@ -13,7 +13,7 @@ import json
 import re
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from decimal import Decimal
 from typing import Any
 
@@ -21,6 +21,8 @@ VERSION = 1
 BODY_BYTES_MAX = 4 << 20  # as sent; the largest batch has about 2 MiB before compression
 PLAIN_BYTES_MAX = 8 << 20  # after decompression
 RECORDS_MAX = 5000  # per batch
+RESENDS_MAX = 32  # orders, and reports, at a time
+RANGES_MAX = 32  # per report
 TEXT_CHARS_MAX = 128
 RAW_CHARS_MAX = 16 * 1024  # of one value, as JSON
 DEPTH_MAX = 8  # of lists in lists
@@ -130,9 +132,44 @@ def record(record_id: int, row: Sequence[object]) -> dict[str, object]:
     return {"id": record_id, **dict(zip(names, row, strict=False))}
 
 
-def emit(device: str, store: str, records: Sequence[Mapping[str, object]]) -> bytes:
-    """Encode the body of a request, before compression. `records` are made by `record`, in ascending order of id."""
-    document = {"version": VERSION, "device": device, "store": store, "records": records}
+@dataclass(frozen=True, slots=True)
+class ResendOrder:
+    """What the head-end wants once more: the records `first` to `last` of `store`; or, with an empty `store`, those of
+    the present store whose values speak of `since` to `until`, in seconds since the epoch. `request` is its number."""
+
+    request: int
+    store: str = ""
+    first: int = 0
+    last: int = 0
+    since: float = 0.0
+    until: float = 0.0
+
+    def entry(self) -> dict[str, object]:
+        """Return the order as an answer to a batch has it."""
+        if self.store:
+            return {"request": self.request, "store": self.store, "first": self.first, "last": self.last}
+        return {"request": self.request, "since": self.since, "until": self.until}
+
+
+@dataclass(frozen=True, slots=True)
+class ResendReport:
+    """How an order ended. `sent`, `refused`: numbers of records; `gone`: ranges of ids that the store has no more;
+    `kept_since`: the earliest time that it still has values of, 0 when it has none."""
+
+    request: int
+    sent: int
+    refused: int
+    gone: tuple[tuple[int, int], ...]
+    kept_since: float
+
+
+def emit(
+    device: str, store: str, records: Sequence[Mapping[str, object]], reports: Sequence[ResendReport] = ()
+) -> bytes:
+    """Return the body of a request before compression. `records` come from `record`, with ascending ids."""
+    document: dict[str, object] = {"version": VERSION, "device": device, "store": store, "records": records}
+    if reports:
+        document["resent"] = [asdict(report) for report in reports]
     return json.dumps(document, separators=(",", ":"), allow_nan=False).encode()
 
 
@@ -182,6 +219,7 @@ class Batch:
     records: tuple[Record, ...]
     gaps: tuple[GapRecord, ...] = ()
     last: int | None = None
+    reports: tuple[ResendReport, ...] = ()
 
 
 def inflate(body: bytes) -> bytes:
@@ -227,7 +265,8 @@ def parse(body: bytes) -> Batch:
             gaps.append(GapRecord(record_id, _gap_of(members)))
         else:
             records.append(_record_of(members))
-    return Batch(device, store, tuple(records), tuple(gaps), last if entries else None)
+    reports = _reports_of(document.get("resent", []))
+    return Batch(device, store, tuple(records), tuple(gaps), last if entries else None, reports)
 
 
 def _gap_of(members: _Fields) -> GapReport:
@@ -250,6 +289,57 @@ def _gap_of(members: _Fields) -> GapReport:
         how=members.optional_text("how"),
         noted=members.seconds("noted"),
     )
+
+
+def parse_orders(entries: object) -> list[ResendOrder]:
+    """The orders in the member `resend` of an answer. Raises `BatchError`."""
+    if not isinstance(entries, list) or len(entries) > RESENDS_MAX:
+        raise BatchError(f"resend: a list of at most {RESENDS_MAX} is expected")
+    orders: list[ResendOrder] = []
+    for number, entry in enumerate(entries):
+        members = _Fields(entry, f"resend[{number}].")
+        request = members.integer("request", 1, ID_MAX)
+        if "since" in members.entries:
+            since, until = members.seconds("since"), members.seconds("until")
+            order = ResendOrder(request, since=since, until=until)
+        else:
+            store, first = members.text("store"), members.integer("first", 1, ID_MAX - 1)
+            if not _STORE.fullmatch(store):
+                raise BatchError(f"{members.where}store: an identifier is expected")
+            order = ResendOrder(request, store, first, members.integer("last", first, ID_MAX - 1))
+        if order.until < order.since:
+            raise BatchError(f"{members.where}until: is before since")
+        orders.append(order)
+    return orders
+
+
+def _reports_of(entries: object) -> tuple[ResendReport, ...]:
+    if not isinstance(entries, list) or len(entries) > RESENDS_MAX:
+        raise BatchError(f"resent: a list of at most {RESENDS_MAX} is expected")
+    reports: list[ResendReport] = []
+    for number, entry in enumerate(entries):
+        members = _Fields(entry, f"resent[{number}].")
+        reports.append(
+            ResendReport(
+                request=members.integer("request", 1, ID_MAX),
+                sent=members.integer("sent", 0, ID_MAX),
+                refused=members.integer("refused", 0, ID_MAX),
+                gone=_ranges_of(members.entries.get("gone"), f"{members.where}gone"),
+                kept_since=members.seconds("kept_since"),
+            )
+        )
+    return tuple(reports)
+
+
+def _ranges_of(entries: object, where: str) -> tuple[tuple[int, int], ...]:
+    if not isinstance(entries, list) or len(entries) > RANGES_MAX:
+        raise BatchError(f"{where}: a list of at most {RANGES_MAX} is expected")
+    for entry in entries:
+        if not (isinstance(entry, list) and len(entry) == 2 and all(type(each) is int for each in entry)):
+            raise BatchError(f"{where}: pairs of ids are expected")
+        if not 0 <= entry[0] <= entry[1] <= ID_MAX:
+            raise BatchError(f"{where}: the first id is not above the last")
+    return tuple((first, last) for first, last in entries)
 
 
 def _record_of(members: _Fields) -> Record:
@@ -382,7 +472,7 @@ class _Fields:
 
     def seconds(self, name: str) -> float:
         value = self.entries.get(name)
-        if isinstance(value, bool) or not isinstance(value, int | Decimal) or not 0 <= value < 2**40:
+        if isinstance(value, bool) or not isinstance(value, int | float | Decimal) or not 0 <= value < 2**40:
             raise BatchError(f"{self.where}{name}: seconds since the epoch are expected")
         return float(value)
 

@@ -151,7 +151,7 @@ class Bridge:
         self._line = line
 
     def forget(self, channel: Channel) -> None:
-        """For `Channel.close`."""
+        """Forget the channel, which has been closed."""
         if self._channels.get(channel.address) is channel:
             del self._channels[channel.address]
 

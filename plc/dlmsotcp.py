@@ -114,7 +114,7 @@ class DlmsOverTcpLink:
         return self._settle_deadline
 
     def on_deadline(self, now: float) -> None:
-        """The list is complete."""
+        """End the list of nodes when no further node has come by the deadline."""
         if self._settle_deadline is not None and self._settle_deadline <= now:
             self._settle_deadline = None
             self._events.append(NodesListed(len(self._nodes)))

@@ -51,7 +51,7 @@ class ListQuery:
 
     @classmethod
     def parse(cls, data: bytes) -> ListQuery:
-        """Raises `PlcDecodeError`."""
+        """Parse the encoded form, all of it. Raises `PlcDecodeError`."""
         cursor = PayloadCursor(data, "list query")
         if cursor.u8() != LIST_QUERY_TAG:
             raise cursor.error(f"tag 0x{data[0]:02x}", back=1)
@@ -84,7 +84,7 @@ class ListResponse:
 
     @classmethod
     def parse(cls, data: bytes) -> ListResponse:
-        """Raises `PlcDecodeError`."""
+        """Parse the encoded form, all of it. Raises `PlcDecodeError`."""
         cursor = PayloadCursor(data, "list answer")
         if cursor.u8() != LIST_RESPONSE_TAG:
             raise cursor.error(f"tag 0x{data[0]:02x}", back=1)
@@ -115,7 +115,7 @@ class Node432:
 
     @classmethod
     def parse(cls, data: bytes) -> Node432:
-        """Raises `PlcDecodeError`."""
+        """Parse the encoded form, all of it. Raises `PlcDecodeError`."""
         cursor = PayloadCursor(data, "4-32 node")
         address = cursor.address()
         padded = cursor.take(DLMS_ID_BYTES_MAX)

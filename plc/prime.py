@@ -24,10 +24,10 @@ import enum
 from dataclasses import dataclass
 from typing import ClassVar
 
+from dlms.link.llc import LSDU_BYTES_MAX
 from plc.cursor import ADDRESS_MAX, PayloadCursor
 from plc.errors import PlcLocalError
 
-LSDU_BYTES_MAX = 1021
 ADDRESS_BROADCAST = 0xFFF
 ADDRESS_NEW = 0xFFE  # of a node that has no connection yet: never a node's own
 EUI48_BYTES = 6
@@ -134,7 +134,7 @@ class DataRequest:
 
     @classmethod
     def parse(cls, data: bytes) -> DataRequest:
-        """Raises `PlcDecodeError`."""
+        """Parse the encoded form, all of it. Raises `PlcDecodeError`."""
         cursor = PayloadCursor(data, "DL_DATA.req")
         dst_lsap, src_lsap = cursor.u8(), cursor.u8()
         dst = cursor.address()
@@ -185,7 +185,7 @@ class DataIndication:
 
     @classmethod
     def parse(cls, data: bytes) -> DataIndication:
-        """Raises `PlcDecodeError`."""
+        """Parse the encoded form, all of it. Raises `PlcDecodeError`."""
         cursor = PayloadCursor(data, "DL_DATA.ind")
         dst_lsap, src_lsap = cursor.u8(), cursor.u8()
         dst, src = cursor.address(), cursor.address()
@@ -216,7 +216,7 @@ class DataConfirm:
 
     @classmethod
     def parse(cls, data: bytes) -> DataConfirm:
-        """Raises `PlcDecodeError`."""
+        """Parse the encoded form, all of it. Raises `PlcDecodeError`."""
         cursor = PayloadCursor(data, "DL_DATA.cfm")
         dst_lsap, src_lsap = cursor.u8(), cursor.u8()
         dst, status = cursor.address(), cursor.u8()
@@ -248,7 +248,7 @@ class JoinIndication:
 
     @classmethod
     def parse(cls, data: bytes) -> JoinIndication:
-        """Raises `PlcDecodeError`. The size of the EUI is what the payload's length leaves for it."""
+        """Parse the payload; the length tells the size of the EUI. Raises `PlcDecodeError`."""
         cursor = PayloadCursor(data, "JOIN.ind")
         dlms_id = cursor.take(cursor.u8())
         address = cursor.address()
@@ -274,7 +274,7 @@ class LeaveIndication:
 
     @classmethod
     def parse(cls, data: bytes) -> LeaveIndication:
-        """Raises `PlcDecodeError`."""
+        """Parse the encoded form, all of it. Raises `PlcDecodeError`."""
         cursor = PayloadCursor(data, "LEAVE.ind")
         address = cursor.address()
         cursor.check_end()
@@ -296,7 +296,7 @@ class ReleaseRequest:
 
     @classmethod
     def parse(cls, data: bytes) -> ReleaseRequest:
-        """Raises `PlcDecodeError`."""
+        """Parse the encoded form, all of it. Raises `PlcDecodeError`."""
         cursor = PayloadCursor(data, "RELEASE.req")
         address = cursor.address()
         cursor.check_end()
@@ -344,7 +344,7 @@ class NetworkEvent:
 
     @classmethod
     def parse(cls, data: bytes) -> NetworkEvent:
-        """Raises `PlcDecodeError`."""
+        """Parse the encoded form, all of it. Raises `PlcDecodeError`."""
         cursor = PayloadCursor(data, "NETWORK_EVENT")
         event = cursor.u8()
         eui48 = cursor.take(EUI48_BYTES)
@@ -372,7 +372,7 @@ class Whitelist:
 
     @classmethod
     def parse(cls, command: Command, data: bytes) -> Whitelist:
-        """Raises `PlcDecodeError`."""
+        """Parse the encoded form, all of it. Raises `PlcDecodeError`."""
         cursor = PayloadCursor(data, "whitelist")
         eui48 = cursor.take(EUI48_BYTES)
         cursor.check_end()
@@ -396,7 +396,7 @@ class WhitelistAck:
 
     @classmethod
     def parse(cls, data: bytes) -> WhitelistAck:
-        """Raises `PlcDecodeError`."""
+        """Parse the encoded form, all of it. Raises `PlcDecodeError`."""
         cursor = PayloadCursor(data, "whitelist acknowledgement")
         ack = cls(cursor.u8(), cursor.u8())
         cursor.check_end()
@@ -425,7 +425,7 @@ class MlmeGet:
 
     @classmethod
     def parse(cls, data: bytes) -> MlmeGet:
-        """Raises `PlcDecodeError`."""
+        """Parse the encoded form, all of it. Raises `PlcDecodeError`."""
         cursor = PayloadCursor(data, "MLME_GET.req")
         request = cls(cursor.u16())
         cursor.check_end()
@@ -450,7 +450,7 @@ class MlmeGetConfirm:
 
     @classmethod
     def parse(cls, data: bytes) -> MlmeGetConfirm:
-        """Raises `PlcDecodeError`."""
+        """Parse the encoded form, all of it. Raises `PlcDecodeError`."""
         cursor = PayloadCursor(data, "MLME_GET.cfm")
         confirm = cls(cursor.u8(), cursor.u16(), cursor.take(cursor.u8()))
         cursor.check_end()
@@ -473,7 +473,7 @@ class MlmeSet:
 
     @classmethod
     def parse(cls, data: bytes) -> MlmeSet:
-        """Raises `PlcDecodeError`."""
+        """Parse the encoded form, all of it. Raises `PlcDecodeError`."""
         cursor = PayloadCursor(data, "MLME_SET.req")
         request = cls(cursor.u16(), cursor.take(cursor.u8()))
         cursor.check_end()
@@ -495,7 +495,7 @@ class MlmeSetConfirm:
 
     @classmethod
     def parse(cls, data: bytes) -> MlmeSetConfirm:
-        """Raises `PlcDecodeError`."""
+        """Parse the encoded form, all of it. Raises `PlcDecodeError`."""
         cursor = PayloadCursor(data, "MLME_SET.cfm")
         confirm = cls(cursor.u8())
         cursor.check_end()

@@ -67,7 +67,7 @@ class RegisteredDevice:
 
     @classmethod
     def parse(cls, data: bytes) -> RegisteredDevice:
-        """Raises `PlcDecodeError`."""
+        """Parse the encoded form, all of it. Raises `PlcDecodeError`."""
         cursor = PayloadCursor(data, "registered device")
         eui48, lnid = cursor.take(EUI48_BYTES), cursor.u16()
         device = cls(eui48, lnid, cursor.u8(), cursor.u8(), cursor.u8(), cursor.u8(), cursor.u8(), cursor.u8())
@@ -102,7 +102,7 @@ class PhyLink:
 
     @classmethod
     def parse(cls, data: bytes) -> PhyLink:
-        """Raises `PlcDecodeError`."""
+        """Parse the encoded form, all of it. Raises `PlcDecodeError`."""
         cursor = PayloadCursor(data, "PHY link")
         lnid = cursor.u16()
         middle = (cursor.u8(), cursor.u8(), cursor.u8(), cursor.u8(), cursor.u8(), cursor.u8())

@@ -171,7 +171,7 @@ def _delta_source(text: str) -> tuple[str, DeltaSource]:
 
 def _install(arguments: argparse.Namespace) -> int:
     from updateagent.engine.machine import State
-    from updateagent.engine.mailbox import InstallRequest
+    from updateagent.handover import InstallRequest
 
     agent = _agent(arguments)
     with agent.alone():

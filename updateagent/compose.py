@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from updateagent.boot import CANARY_KEY
-from updateagent.boot.policy import BootEnv, Variables, open_variables, policy_class
+from updateagent.boot.loaders import open_variables, policy_class
+from updateagent.boot.policy import BootEnv, Variables
 from updateagent.config import Config
 from updateagent.disk import Storage
 from updateagent.engine.deps import EngineDeps, Package, Packages
@@ -24,7 +25,8 @@ from updateagent.errors import (
     DeviceError,
     storage_error,
 )
-from updateagent.slots.block import Slot, slot_type
+from updateagent.slots.block import Slot
+from updateagent.slots.types import slot_type
 
 if TYPE_CHECKING:
     from updateagent.engine.dry_run import DryVariables

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from updateagent import boot
-from updateagent.boot.policy import policy_class
+from updateagent.boot import loaders
+from updateagent.boot.policy import TRIES_MAX
 from updateagent.engine.health import DEADLINE_DEFAULT_S, CommandCheck, HealthConfig
 from updateagent.errors import CONFIGURATION, RequestError
 
 DEFAULT_FILE = Path("/etc/dcu-update.toml")
 TRIES_DEFAULT = 3
-TRIES_MAX = 9
 ROOTFS = "rootfs"  # the image that goes to the slot itself
 FILE_BYTES_MAX = 64 << 10
 LOCK_DEFAULT = "/var/lock/fw_printenv.lock"  # of libubootenv's fw_printenv and fw_setenv
@@ -209,7 +209,7 @@ def _check_slots(top: _Table, slots: tuple[SlotConfig, ...], bootenv: BootEnvCon
     if len(recovery) > 1:
         top.mistake("slot", "there can be one recovery slot")
     pair = (bootenv.type, bootenv.policy)
-    if recovery and pair in boot.BOOT_LOADERS and not policy_class(*pair).has_recovery:
+    if recovery and pair in loaders.BOOT_LOADERS and not loaders.policy_class(*pair).has_recovery:
         top.mistake("slot", f"the policy {bootenv.policy} has no recovery slot")
 
 
@@ -228,7 +228,7 @@ def _slot(table: _Table) -> SlotConfig:
 
 
 def _partition(table: _Table) -> PartitionConfig:
-    from updateagent.slots.block import SLOT_TYPES
+    from updateagent.slots.types import SLOT_TYPES
 
     kind = table.take("type", str) or ""
     table.check("type", kind, lambda value: value in SLOT_TYPES, f"one of {', '.join(sorted(SLOT_TYPES))}")
@@ -241,8 +241,8 @@ def _partition(table: _Table) -> PartitionConfig:
 
 def _bootenv(table: _Table) -> BootEnvConfig:
     kind = table.take("type", str) or ""
-    table.check("type", kind, lambda value: value in boot.types(), f"one of {', '.join(boot.types())}")
-    known = boot.policies(kind)
+    table.check("type", kind, lambda value: value in loaders.types(), f"one of {', '.join(loaders.types())}")
+    known = loaders.policies(kind)
     policy = table.take("policy", str, known[0] if known else "")
     if known:
         table.check("policy", policy, lambda value: value in known, f"with type {kind} one of {', '.join(known)}")

@@ -10,14 +10,15 @@ Only settings in their plain form (`key = "text"`, `key = 3`) are understood.
 
 import os
 
-from updateagent.boot import CANARY, CANARY_KEY, policies
+from updateagent.boot import CANARY, CANARY_KEY
+from updateagent.boot.loaders import policies
 from updateagent.boot.uboot import bytes as envbytes
 from updateagent.engine import sealed
 
 NOTHING_TO_DO = 0
 START_THE_GUARD = 11
 FILE_BYTES_MAX = 1 << 20
-UNDERSTOOD = ("uboot", "rauc")  # the only row of the table in `updateagent.boot` that this module knows
+UNDERSTOOD = ("uboot", "rauc")  # the only row of the table in `updateagent.boot.loaders` that this module knows
 DIGITS_MAX = 2
 MARKED = (b"nor", b"dataflash", b"ram")
 _WANTED = {

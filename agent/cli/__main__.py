@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import click
 
 from agent.cli import follow as following
+from agent.cli import order as orders
 from agent.cli import show
 from agent.cli.client import NotRunningError, RefusedError, ask, socket_path
 
@@ -176,6 +177,10 @@ def update_status(context: Context, follow: bool | None, file: Path | None, as_j
     live = sys.stdout.isatty() and not as_json
     show_update = following.Following(lambda: following.look(context.path, where), live=live, as_json=as_json)
     show_update.run(follow=live if follow is None else follow)
+
+
+for command in (orders.ping, orders.read, orders.order):
+    cli.add_command(command)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -9,14 +9,14 @@ from __future__ import annotations
 import shutil
 import ssl
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TextIO
 
-from agent.settings.config import Config, ConfigError, load
-from agent.settings.identity import SecretError, read_release, read_secret
+from agent.settings.config import EXIT_CONFIG, Config, ConfigError, load
+from agent.settings.identity import SecretError, read_password, read_release, read_secret
 
 EXIT_OK = 0
-EXIT_CONFIG = 2
 
 
 def check(file: Path, out: TextIO, err: TextIO) -> int:
@@ -46,11 +46,28 @@ def problems(config: Config) -> Iterator[str]:
     yield from _roots(config)
     yield from _reading_lists(config)
     yield from _ports(config)
+    yield from _mqtt(config)
     for key, command in (("reboot_command", config.reboot_command), ("update.command", config.update.command)):
         if shutil.which(command[0]) is None:
             yield f"{key}: no program {command[0]}"
     if config.watchdog.device and not Path(config.watchdog.device).exists():
         yield f"watchdog.device: no {config.watchdog.device}"
+
+
+def _mqtt(config: Config) -> Iterator[str]:
+    if config.mqtt is None:
+        return
+    if find_spec("paho") is None:
+        yield "mqtt: paho-mqtt is not installed (dcu-agent[mqtt])"
+    try:
+        config.mqtt.context()
+    except OSError as error:
+        yield f"mqtt.ca_file or mqtt.certificate_file: {error.strerror or error}"
+    if config.mqtt.password_file is not None:
+        try:
+            read_password(config.mqtt.password_file)
+        except SecretError as error:
+            yield f"mqtt.password_file: {error}"
 
 
 def _release(config: Config) -> Iterator[str]:

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import grp
 import json
 import logging
 import os
-import shutil
+import pwd
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -21,7 +23,7 @@ from pathlib import Path
 
 LOG = logging.getLogger("agent.control")
 
-REQUEST_BYTES_MAX = 4096
+REQUEST_BYTES_MAX = 32 << 10  # an order may name 256 meters
 REQUESTS_MAX = 64  # a connection; then it has to come again
 TALK_S = 5.0  # without a byte, either way
 CONNECTION_S = 15.0  # for a whole connection: who drips bytes must not keep the worker from its beat
@@ -86,7 +88,7 @@ class ControlServer:
             os.umask(before)
         try:
             if self._group:
-                shutil.chown(self._path, group=self._group)
+                os.chown(self._path, -1, grp.getgrnam(self._group).gr_gid)
         except (LookupError, OSError) as error:
             LOG.warning("group %s cannot own %s: %s", self._group, self._path, error, extra={"event": "control.group"})
         listener.listen(WAITING_MAX)
@@ -102,10 +104,11 @@ class ControlServer:
         with connection, contextlib.suppress(OSError):  # whoever asked is gone or slow: their loss
             self._talk(connection, self._monotonic() + CONNECTION_S)
 
-    def answer(self, line: bytes) -> bytes:
-        """The answer to one request line, with its newline."""
+    def answer(self, line: bytes, peer: str = "") -> bytes:
+        """The answer to one request line, with its newline. `peer` is who asks, as the kernel knows it; a handler finds
+        it in its request, whatever stood there under that name."""
         try:
-            result = self._dispatch(line)
+            result = self._dispatch(line, peer)
         except ControlError as error:
             document: dict[str, object] = {"ok": False, "error": str(error)}
         except Exception:
@@ -116,7 +119,7 @@ class ControlServer:
             document = {"ok": True, "result": result}
         return json.dumps(document, separators=(",", ":")).encode() + b"\n"
 
-    def _dispatch(self, line: bytes) -> object:
+    def _dispatch(self, line: bytes, peer: str) -> object:
         try:
             request = json.loads(line)
         except (ValueError, RecursionError) as error:
@@ -128,9 +131,10 @@ class ControlServer:
             raise ControlError(
                 f"unknown command {request['command'][:40]!r}; known: {', '.join(sorted(self._handlers))}"
             )
-        return handler(request)
+        return handler({**request, "peer": peer})
 
     def _talk(self, connection: socket.socket, until: float) -> None:
+        peer = peer_of(connection)
         buffer = bytearray()
         for _ in range(REQUESTS_MAX):
             while b"\n" not in buffer:
@@ -148,7 +152,7 @@ class ControlServer:
                 buffer += piece
             line, _, rest = bytes(buffer).partition(b"\n")
             buffer = bytearray(rest)
-            connection.sendall(self.answer(line))
+            connection.sendall(self.answer(line, peer))
 
     def _drain(self, connection: socket.socket, until: float) -> None:
         """Take what still comes, within bounds: closing over unread bytes resets the connection, answer included."""
@@ -158,6 +162,16 @@ class ControlServer:
             connection.settimeout(min(TALK_S, max(left, 0.0)))
             if left <= 0 or not connection.recv(REQUEST_BYTES_MAX):
                 return
+
+
+def peer_of(connection: socket.socket) -> str:
+    """Return the user at the other end of a Unix socket: `root`, or `uid 1000` where that has no name."""
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    _, uid, _ = struct.unpack("3i", credentials)
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"uid {uid}"
 
 
 def refuse_taken(path: Path) -> None:

@@ -17,13 +17,13 @@ from agent.mo.objects import DeviceObjects
 from agent.settings.provisioning import Provisioning
 from agent.status import StatusBoard
 from agent.tree.persistence import ManagementTree
+from omadm.syncml.codec import DM_WBXML
 from updateagent.disk import Disk
 
 if TYPE_CHECKING:
     from agent.https import Response
 
 POLL_EVERY_S = 3600.0
-DM_WBXML = "application/vnd.syncml.dm+wbxml"
 
 
 class Https(Protocol):

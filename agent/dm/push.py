@@ -14,9 +14,10 @@ import time
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
+from omadm.notification import MIME
+
 log = logging.getLogger("agent.dm.push")
 
-MIME = "application/vnd.syncml.notification"
 PATH = "/push"
 HEAD_BYTES_MAX = 4096  # request line and headers; a sender needs some 200
 BODY_BYTES_MAX = 1024  # digest, header, server id (255 at most) and vendor tail

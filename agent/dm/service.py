@@ -21,7 +21,6 @@ from agent.https import HttpsError
 from agent.log import hide
 from agent.mo import dmacc
 from agent.mo.ami import provisioning_from_tree
-from agent.mo.devinfo import PUSH_URL
 from agent.settings.provisioning import Provisioning
 from agent.status import DmStatus, SessionSummary
 from agent.tree import alerts
@@ -30,7 +29,7 @@ from agent.tree.commands import Executor
 from omadm.auth import HMAC_HEADER
 from omadm.bootstrap import Account, BootstrapError, parse_profile
 from omadm.codes import AlertCode, Refusal
-from omadm.notification import Notification, NotificationError, verify
+from omadm.notification import PUSH_URL, Notification, NotificationError, verify
 from omadm.ssmp.errors import SsmpError, SsmpRefused, SsmpUsageError
 
 log = logging.getLogger("agent.dm")

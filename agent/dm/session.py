@@ -23,7 +23,7 @@ from agent.dm.session_events import Acknowledged, Answer, Ended, Event, NoncesCh
 from agent.dm.session_states import TRANSITIONS, Input, SessionUsageError, State
 from agent.tree.alerts import GenericAlert
 from agent.tree.chunks import OBJECT_BYTES_MAX
-from omadm.auth import AUTH_MAC, AuthError, hmac_header, verify_hmac
+from omadm.auth import AUTH_MAC, NONCE_BYTES, AuthError, hmac_header, verify_hmac
 from omadm.codes import AlertCode, Code, succeeded
 from omadm.syncml.codec import accepts, decode, encode
 from omadm.syncml.errors import SyncmlError
@@ -44,7 +44,6 @@ from omadm.syncml.messages import (
 MESSAGES_MAX = 256  # of one session, ours; a large object of MaxObjSize in the smallest chunks a server sends
 SESSION_S_MAX = 900.0
 MESSAGE_BYTES_MAX = 64 * 1024  # MaxMsgSize: what we take and what we send
-NONCE_BYTES = 16
 HTTP_OK = 200
 
 

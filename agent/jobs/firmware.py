@@ -29,7 +29,7 @@ DOWNLOAD, UPDATE, BOTH = "download", "update", "downloadandupdate"
 
 
 class State(IntEnum):
-    """FUMO 1.0, section 5.1."""
+    """States of the Firmware node, as the server reads them (FUMO 1.0, section 5.1)."""
 
     IDLE = 10
     DOWNLOAD_FAILED = 20
@@ -123,7 +123,7 @@ class Job:
     log: str = ""
 
     def after(self, event: Event, **changes: Any) -> Job:
-        """Raises `FumoStateError`."""
+        """The job in the state to which `event` leads. Raises `FumoStateError` where none is allowed."""
         return replace(self, state=int(TRANSITIONS.after(State(self.state), event)), **changes)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from agent.clock import Clock
 from agent.metering.access.accessbook import AccessBook
 from agent.metering.access.keystore import KeyStore
+from agent.metering.orders.order_book import OrderBook
 from agent.metering.ports.portreader import Bridge, PortHealth, PortReader, ReaderDeps
 from agent.metering.registry import Meter, Registry
 from agent.metering.scheduling.readinglist import ReadingLists
@@ -32,6 +33,7 @@ class Collector:
         *,
         store: Store,
         registry: Registry,
+        orders: OrderBook,
         lists: ReadingLists,
         clock: Clock,
         rng: random.Random,
@@ -41,6 +43,7 @@ class Collector:
     ) -> None:
         """`health` takes the check `meter_port`, `meters_health` the check `meters`."""
         self.registry = registry
+        self.orders = orders
         self.tasks = TaskBook(
             store,
             lists,
@@ -58,7 +61,7 @@ class Collector:
         self._lock = threading.Lock()
         self._ports = {port.name: PortHealth("not open yet") for port in ports}
         self._checked = [port.name for port in ports if port.health]
-        shared = ReaderDeps(store, registry, self.tasks, self.access, clock, rng, self._port_health)
+        shared = ReaderDeps(store, registry, self.tasks, self.access, clock, rng, orders, self._port_health)
         self.workers = tuple(PortReader(port, metering, shared, open_bridge) for port in ports)
         self._report()
 
@@ -78,6 +81,7 @@ class Collector:
 
     def tick(self) -> None:
         self.registry.tick()
+        self.orders.tick()
         self.access.tick()
         self.tasks.tick()
         now = self._clock.monotonic()

@@ -5,6 +5,7 @@
             /Group/<name>/Pattern, Port; the same leaves as Access
             /Meter/<name>/Id; the same leaves as Access
 ./AMI/Meter/<id>/Id, Port, Address, State, LastSuccess, KeyFailures, Security   live
+./AMI/Order/<x>  see agent.mo.order
 
 Secrets stay here only until the key store has them (`drop_secrets`); writing one again changes it.
 """
@@ -170,12 +171,19 @@ _LEAVES = (
 
 
 class Ami:
+    """The meters, their access and the uplink, as a server provisions them, and how each meter is doing."""
+
     root: Path = ("AMI",)
 
     def __init__(
-        self, meters: Callable[[], Sequence[MeterStatus]], system_title: Callable[[], bytes] = lambda: b""
+        self,
+        meters: Callable[[], Sequence[MeterStatus]],
+        order: NodeSpec,
+        system_title: Callable[[], bytes] = lambda: b"",
     ) -> None:
+        """`order` describes ./AMI/Order, which is an object of its own below this one."""
         self._meters = meters
+        self._order = order
         self._system_title = system_title
 
     def spec(self) -> NodeSpec:
@@ -221,6 +229,7 @@ class Ami:
                 ),
             ),
             NodeSpec("Meter", Format.NODE, Access.GET, (self._meter(),), names=self._names),
+            self._order,
             type=URN,
         )
 

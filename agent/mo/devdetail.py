@@ -9,6 +9,8 @@ URN = "urn:oma:mo:oma-dm-devdetail:1.0"
 
 
 class DevDetail:
+    """Manufacturer, hardware and versions in detail, and the limits of the tree."""
+
     root: Path = ("DevDetail",)
 
     def __init__(self, device: DeviceInfo) -> None:

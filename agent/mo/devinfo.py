@@ -10,13 +10,15 @@ from collections.abc import Callable
 
 from agent.settings.device import DeviceInfo
 from agent.tree.schema import Format, NodeSpec, Path, interior, live
+from omadm.notification import PUSH_URL
 
 URN = "urn:oma:mo:oma-dm-devinfo:1.0"
 DM_VERSION = "1.2"
-PUSH_URL = "./DevInfo/Ext/PushURL"
 
 
 class DevInfo:
+    """What a server learns of the device at the start of each session."""
+
     root: Path = ("DevInfo",)
 
     def __init__(self, device: DeviceInfo, push_url: Callable[[], str]) -> None:

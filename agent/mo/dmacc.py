@@ -22,6 +22,8 @@ BOOTSTRAP_ROOTS = frozenset({"DMAcc", "SCHED", "AMI"})
 
 
 class DmAcc:
+    """The accounts of the servers that may manage this device."""
+
     root = ROOT
 
     def spec(self) -> NodeSpec:

@@ -16,6 +16,7 @@ from agent.tree import alerts
 from agent.tree.schema import GE, Access, ExecCall, Format, NodeSpec, Path, https_url, interior, live, permanent
 from agent.tree.tree import Transaction
 from omadm.codes import Code, Refusal
+from updateagent.handover import NAME_CHARS_MAX
 
 URN = "urn:oma:mo:oma-fumo:1.0"
 PKG_DATA_BYTES_MAX = 192 * 1024  # what fits MaxObjSize in every encoding
@@ -94,10 +95,15 @@ class Fumo:
         return interior("FUMO", object_)
 
     def execute(self, changing: Transaction, call: ExecCall) -> Code:
-        """Exec of Download, Update or DownloadAndUpdate: 202, or 405, 412 without a URL, 500 while busy."""
+        """Exec of Download, Update or DownloadAndUpdate: 202, or 405, 412 without a URL, 500 while busy.
+
+        413 for a correlator that the Update Agent would refuse, after download and reboot.
+        """
         operation = call.path[len(ROOT) :][0].lower() if len(call.path) == len(ROOT) + 1 else ""
         if operation not in {firmware.DOWNLOAD, firmware.UPDATE, firmware.BOTH}:
             raise Refusal(Code.NOT_ALLOWED, "nothing to execute")
+        if len(call.correlator) > NAME_CHARS_MAX:
+            raise Refusal(Code.TOO_LARGE, f"a correlator has at most {NAME_CHARS_MAX} characters")
         job = firmware.load(changing)
         url = changing.text((*call.path, "PkgURL"))
         if job.active:

@@ -11,6 +11,7 @@ from agent.mo.devdetail import DevDetail
 from agent.mo.devinfo import DevInfo
 from agent.mo.dmacc import DmAcc, Inbox
 from agent.mo.fumo import Fumo
+from agent.mo.order import Order
 from agent.mo.registry import Registry
 from agent.mo.sched import Sched
 from agent.mo.scomo import Scomo
@@ -50,14 +51,15 @@ class DeviceObjects:
         self.device_info = DevInfo(deps.device, deps.push_url)
         firmware = Fumo(deps.view, deps.new_id, deps.compatible, deps.download)
         software = Scomo(deps.view, deps.new_id)
+        order = Order(deps.view, deps.new_id)
         objects = (
             self.device_info,
             DevDetail(deps.device),
             DmAcc(),
             Inbox(),
             Sched(deps.task_status),
-            Ami(deps.meters, deps.system_title),
+            Ami(deps.meters, order.spec(), deps.system_title),
             firmware,
             software,
         )
-        self.registry = Registry(objects, executables=(firmware, software))
+        self.registry = Registry(objects, executables=(firmware, software, order))

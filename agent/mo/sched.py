@@ -27,6 +27,8 @@ PRIORITY_MAX = 9
 
 
 class Sched:
+    """The reading tasks: which list is read and how often, and how the last run ended."""
+
     root: Path = ("SCHED",)
 
     def __init__(self, task_status: Callable[[str], TaskStatus]) -> None:

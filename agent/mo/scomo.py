@@ -43,6 +43,8 @@ OPERATIONS: Mapping[str, Sequence[str]] = {
 
 
 class Scomo:
+    """Software components: downloads, what was delivered and what is deployed."""
+
     root = ROOT
 
     def __init__(self, view: Callable[[], Transaction], new_id: Callable[[], str]) -> None:

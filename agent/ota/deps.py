@@ -16,10 +16,10 @@ from agent.status import StatusBoard
 from agent.tree.persistence import ManagementTree
 from omadm.descriptor import Descriptor
 from updateagent.disk import Disk
-from updateagent.package.manifest import Kind
 
 if TYPE_CHECKING:
     from agent.ota.download import Downloaded, Progress
+    from updateagent.package.description import Kind
 
 
 class Fetcher(Protocol):

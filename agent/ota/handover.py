@@ -6,57 +6,21 @@
     status.json           what the Update Agent is doing, for display
     download/             packages on their way; nobody else looks there
 
-The two programs run at different times and share nothing else.
+The two programs run at different times and share nothing else. What the files hold is in `updateagent.handover`.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from agent.status import UpdateStatus
 from updateagent.disk import Disk
+from updateagent.handover import PACKAGE, InstallRequest, InstallResult
 
 log = logging.getLogger("agent.update")
-
-VERSION = 1
-PACKAGE = "package.swu"
-TEXT_CHARS_MAX = 1024
-LOG_LINES_MAX = 40
-
-
-@dataclass(frozen=True, slots=True)
-class InstallRequest:
-    """`id` makes the request and its result one; `requested` is in seconds since the epoch."""
-
-    id: str
-    correlator: str
-    requested: int
-    kind: str = "firmware"
-
-
-@dataclass(frozen=True, slots=True)
-class InstallResult:
-    """The Update Agent's outcome. `code` is its number of the error, 0 for none; `fumo` the result for the server."""
-
-    id: str
-    correlator: str
-    name: str
-    fumo: int
-    message: str = ""
-    from_version: str = ""
-    to_version: str = ""
-    failed_check: str = ""
-    log: tuple[str, ...] = ()
-    code: int = 0
-
-    @property
-    def error(self) -> str:
-        """Number, name and sentence of what went wrong; empty for success."""
-        return f"{self.code} {self.name}: {self.message}" if self.code else ""
 
 
 class HandOver:
@@ -81,7 +45,7 @@ class HandOver:
 
     def requested(self) -> str:
         """The id of the request that lies in the inbox; empty when there is none."""
-        return _text(self._read(self._inbox / "request.json"), "id")
+        return _id(self._read(self._inbox / "request.json"))
 
     def submit(self, package: Path, request: InstallRequest) -> None:
         """Hand `package` over. May be repeated after a power cut at any point: what was done is not done again.
@@ -96,39 +60,24 @@ class HandOver:
             self._disk.rename_durable(package, self.package)
         elif not self._disk.exists(self.package):
             raise FileNotFoundError(str(package))
-        document = {"version": VERSION, "package": PACKAGE, **asdict(request)}
-        self._disk.write_durable(self._inbox / "request.json", json.dumps(document).encode("utf-8"), 0o644)
+        self._disk.write_durable(self._inbox / "request.json", request.emit(), 0o644)
 
     def result(self) -> InstallResult | None:
         """The outcome that waits to be reported. One that cannot be read is set aside."""
         file = self._outbox / "result.json"
         if not self._disk.exists(file):
             return None
-        document = self._read(file)
-        result_id, fumo = _text(document, "id"), document.get("fumo")
-        if not result_id or not isinstance(fumo, int):
+        result = InstallResult.parse(self._read(file))
+        if result is None:
             log.error(
                 "the Update Agent's result cannot be read; set aside", extra={"event": "update.result.unreadable"}
             )
             self._disk.rename_durable(file, self._outbox / "unreadable.json")
-            return None
-        lines, code = document.get("log"), document.get("code")
-        return InstallResult(
-            id=result_id,
-            correlator=_text(document, "correlator"),
-            name=_text(document, "name"),
-            fumo=fumo,
-            message=_text(document, "message"),
-            from_version=_text(document, "from_version"),
-            to_version=_text(document, "to_version"),
-            failed_check=_text(document, "failed_check"),
-            log=tuple(str(line) for line in lines[-LOG_LINES_MAX:]) if isinstance(lines, list) else (),
-            code=code if isinstance(code, int) else 0,
-        )
+        return result
 
     def forget_result(self, result_id: str) -> None:
-        """The server knows. Another result than this one is left alone."""
-        if _text(self._read(self._outbox / "result.json"), "id") == result_id:
+        """Remove the result, since the server knows it. Another result than this one is left alone."""
+        if _id(self._read(self._outbox / "result.json")) == result_id:
             self._disk.remove_durable(self._outbox / "result.json")
 
     def status(self) -> UpdateStatus:
@@ -145,6 +94,6 @@ class HandOver:
         return document if isinstance(document, dict) else {}
 
 
-def _text(document: dict[str, Any], key: str) -> str:
-    value = document.get(key)
-    return value[:TEXT_CHARS_MAX] if isinstance(value, str) else ""
+def _id(document: dict[str, Any]) -> str:
+    value = document.get("id")
+    return value if isinstance(value, str) else ""

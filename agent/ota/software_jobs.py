@@ -14,9 +14,8 @@ from agent.jobs.software import DELIVERED, DOWNLOAD, DownloadStatus, Job
 from agent.ota.deps import OtaDeps, SoftwareResult
 from agent.ota.download import DownloadError, DownloadStopped, Progress
 from agent.ota.errors import Rejected
-from agent.ota.verification import verified
+from agent.ota.verification import verified_software
 from updateagent.errors import NOT_FOUND as NOT_INSTALLED
-from updateagent.package.manifest import Kind
 
 log = logging.getLogger("agent.update")
 
@@ -93,7 +92,7 @@ class SoftwareJobs:
             return
         beat()
         try:
-            manifest = verified(self._deps.verify_package, package, Kind.SOFTWARE)
+            manifest = verified_software(self._deps.verify_package, package)
         except Rejected as error:
             log.warning("software package refused: %s", error, extra={"event": "software.refused"})
             self._finish(job, error.code.scomo, "", DownloadStatus.INSTALL_FAILED)

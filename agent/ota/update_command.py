@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from agent.jobs.software import DeployedSoftware
+from agent.jobs.software import SUCCESS, DeployedSoftware
 from agent.ota.deps import SoftwareResult
 from agent.ota.errors import DeltaUnfit
 from omadm.descriptor import DeltaSource
@@ -29,7 +29,6 @@ NOT_RUN = -1
 SOFTWARE_TIMEOUT_S = 600.0  # a large package unpacked on slow flash
 LIST_TIMEOUT_S = 30.0  # nothing is unpacked, and nobody beats meanwhile: well below a worker's budget
 
-SUCCESS = 1200
 INSTALL_FAILED = 1405
 REMOVE_FAILED = 1408
 ACTIVATE_FAILED = 1409

@@ -1,32 +1,47 @@
-"""Packages are believed only after verification: the Update Agent's own check, with what this device believes."""
+"""Packages are believed only after verification: the Update Agent's own check, with what this device believes.
+
+What reads packages is loaded with the first one: it brings a cryptographic library, and most starts of the daemon see
+no package at all.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from agent.clock import Clock
 from agent.ota.deps import VerifiedPackage
 from agent.ota.errors import Rejected
 from agent.settings.config import UpdateConfig
 from updateagent.disk import Storage
-from updateagent.engine.journal import Journal
-from updateagent.errors import KIND
-from updateagent.package.manifest import DeviceError, Kind, Manifest, PackageError, Trust, verify_package
-from updateagent.package.roots import believe, parse
-from updateagent.package.trust import load_roots
+from updateagent.errors import KIND, DeviceError, PackageError
+
+if TYPE_CHECKING:
+    from updateagent.package.manifest import Manifest
+    from updateagent.package.trust import Trust
 
 NEWER_ROOTS = "roots.json"  # in the folder shared with the Update Agent: the list of roots that it accepted last
 
 
-def verified(verify: Callable[[Path], VerifiedPackage], package: Path, kind: Kind) -> VerifiedPackage:
-    """What the package at `package` says, all of it verified. Raises `Rejected`."""
+def verified_firmware(verify: Callable[[Path], VerifiedPackage], package: Path) -> VerifiedPackage:
+    """What the firmware package at `package` says, all of it verified. Raises `Rejected`."""
+    return _verified(verify, package, "firmware")
+
+
+def verified_software(verify: Callable[[Path], VerifiedPackage], package: Path) -> VerifiedPackage:
+    """What the software package at `package` says, all of it verified. Raises `Rejected`."""
+    return _verified(verify, package, "software")
+
+
+def _verified(verify: Callable[[Path], VerifiedPackage], package: Path, kind: str) -> VerifiedPackage:
+    """`kind`: the value of an `updateagent.package.description.Kind`."""
     try:
         manifest = verify(package)
     except (PackageError, DeviceError) as error:
         raise Rejected(error.code, error.message) from error
-    if manifest.kind is not kind:
-        raise Rejected(KIND, f"a {manifest.kind.value} package, {kind.value} expected")
+    if manifest.kind.value != kind:
+        raise Rejected(KIND, f"a {manifest.kind.value} package, {kind} expected")
     return manifest
 
 
@@ -38,12 +53,18 @@ def verifier(update: UpdateConfig, disk: Storage, clock: Clock, fw_version: str)
     """
 
     def verify(package: Path) -> Manifest:
+        from updateagent.package.manifest import verify_package
+
         return verify_package(package, _trust(update, disk, clock, fw_version))
 
     return verify
 
 
 def _trust(update: UpdateConfig, disk: Storage, clock: Clock, fw_version: str) -> Trust:
+    from updateagent.engine.journal import Journal
+    from updateagent.package.roots import believe, parse
+    from updateagent.package.trust import Trust, load_roots
+
     record = Journal(disk, update.dir).load()
     trust = Trust(
         roots=load_roots(update.roots),

@@ -19,15 +19,15 @@ from agent.ota.deltas import Deltas, check_full
 from agent.ota.deps import OtaConfig, OtaDeps
 from agent.ota.download import Downloaded, DownloadError, DownloadStopped, Progress
 from agent.ota.errors import DeltaUnfit, Rejected
-from agent.ota.handover import HandOver, InstallRequest, InstallResult
+from agent.ota.handover import HandOver
 from agent.ota.software_jobs import SoftwareJobs
-from agent.ota.verification import verified
+from agent.ota.verification import verified_firmware
 from agent.status import DownloadStatus, UpdateStatus
 from agent.tree import alerts
 from omadm.codes import Refusal
 from omadm.descriptor import DeltaFacts, DeltaSource, Descriptor
 from updateagent.errors import DELTA_UNUSABLE, FULL_REFUSED, Code
-from updateagent.package.manifest import Kind
+from updateagent.handover import PACKAGE, InstallRequest, InstallResult
 
 log = logging.getLogger("agent.update")
 
@@ -175,7 +175,7 @@ class PackageWorker:
         self._take_data()
         package = self._package if self._deps.disk.exists(self._package) else self._handover.package
         try:
-            manifest = verified(self._deps.verify_package, package, Kind.FIRMWARE)
+            manifest = verified_firmware(self._deps.verify_package, package)
             signed = [DeltaSource(name, one.version, one.size, one.root.hex()) for name, one in manifest.deltas.items()]
             self._deltas.check_signed(signed, beat)
         except Rejected as error:
@@ -282,7 +282,7 @@ class PackageWorker:
         return self._handover.requested() == job.id or (result is not None and result.id == job.id)
 
     def _hand_over(self, job: Job) -> None:
-        request = InstallRequest(job.id, job.correlator, int(self._deps.clock.wall()))
+        request = InstallRequest(job.id, PACKAGE, job.correlator, int(self._deps.clock.wall()))
         try:
             self._handover.submit(self._package, request)
         except FileNotFoundError:
@@ -342,7 +342,9 @@ class PackageWorker:
         with self._tree.transaction() as changing:
             job = _updating(firmware.load(changing), result, self._config.boot_id)
             event = Event.UPDATED if firmware.OK_RESULT <= code < 300 else Event.UPDATE_FAILED
-            firmware.finish(changing, job, event, code, firmware.Why(error, result.failed_check, "\n".join(result.log)))
+            firmware.finish(
+                changing, job, event, code, firmware.Why(error, result.failed_check or "", "\n".join(result.log))
+            )
         self._deps.on_alert()
 
     def _save(self, job: Job) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from agent.settings.mqtt import MqttConfig, mqtt_config
 from agent.settings.reader import REQUIRED, ConfigError, Section, compose
 from dlms.link.datalink import PARITIES, LineSettings
 from omadm.ssmp.wire import DEVICE_ID_BYTES_MAX, TEXT_BYTES_MAX
@@ -35,6 +36,7 @@ __all__ = ["Config", "ConfigError", "load"]
 
 DAY_S = 86_400
 MAC_ALGORITHMS = ("SHA-256", "MD5")
+EXIT_CONFIG = 2  # of programs that a `ConfigError` or `SecretError` ends
 PUBLIC_CLIENT = 16  # which every meter answers
 MANAGEMENT_LOGICAL_DEVICE = 1  # its SAP; every meter has one
 OWN_HABIT = Asking()
@@ -190,6 +192,17 @@ class MeteringConfig:
     meter_utc_offset_min: int | None
     uplink_backoff_min_s: float
     uplink_backoff_max_s: float
+    uplink_replay_records_per_min: int = 6000
+    uplink_replay_spread_s: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class OrdersConfig:
+    """Which orders to meters are taken, whoever asks: `change` those that change a meter, `supply` those that can cut
+    or restore somebody's electricity. Reading is always allowed."""
+
+    change: bool = True
+    supply: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,8 +260,10 @@ class Config:
     control_socket: Path
     control_group: str
     reboot_command: tuple[str, ...]
+    orders: OrdersConfig = field(default=OrdersConfig())
     watchdog: WatchdogConfig = field(default=WatchdogConfig())
     log: LogConfig = field(default=LogConfig())
+    mqtt: MqttConfig | None = None
     clock: ClockConfig = field(default=ClockConfig())
 
 
@@ -268,8 +283,10 @@ def load(file: Path) -> Config:
         control_socket=top.path("control_socket", "/run/dcu/control.sock"),
         control_group=top.text("control_group", "", filled=False),
         reboot_command=top.command("reboot_command", ("reboot",)),
+        orders=_orders(top.section("orders")),
         watchdog=_watchdog(top.section("watchdog")),
         log=_log(top.section("log")),
+        mqtt=mqtt_config(top.section("mqtt")),
         clock=_clock(top.section("clock")),
     )
     top.end()
@@ -506,9 +523,20 @@ def _metering(section: Section, state_dir: Path) -> MeteringConfig:
         meter_utc_offset_min=section.integer_or_none("meter_utc_offset_min", -720, 840),
         uplink_backoff_min_s=section.number("uplink_backoff_min_s", 2.0, 0.05, 3600),
         uplink_backoff_max_s=section.number("uplink_backoff_max_s", 300.0, 0.1, DAY_S),
+        uplink_replay_records_per_min=section.integer("uplink_replay_records_per_min", 6000, 60, 100_000_000),
+        uplink_replay_spread_s=section.number("uplink_replay_spread_s", 60.0, 0, 3600),
     )
     section.end()
     return metering
+
+
+def _orders(section: Section) -> OrdersConfig:
+    orders = OrdersConfig(
+        change=section.flag("change", default=True),
+        supply=section.flag("supply", default=False),
+    )
+    section.end()
+    return orders
 
 
 def _update(section: Section, state_dir: Path) -> UpdateConfig:

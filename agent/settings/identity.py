@@ -8,8 +8,8 @@ from pathlib import Path
 
 from agent.settings.config import DeviceConfig
 from agent.settings.device import UNKNOWN_VERSION, DeviceInfo
+from omadm.ssmp.wire import DEVICE_KEY_BYTES
 
-KEY_BYTES = 32  # what SSMP takes
 SECRET_FILE_BYTES_MAX = 4096
 RELEASE_FILE_BYTES_MAX = 64 * 1024
 
@@ -21,6 +21,27 @@ class SecretError(Exception):
 def read_secret(file: Path) -> bytes:
     """Return the device key in `file`, which holds 32 bytes as hexadecimal text. Raises `SecretError`."""
     try:
+        key = bytes.fromhex(_read_private(file).decode("ascii").strip())
+    except ValueError:
+        raise SecretError(f"{file}: wanted hexadecimal digits") from None
+    if len(key) != DEVICE_KEY_BYTES:
+        raise SecretError(f"{file}: wanted {DEVICE_KEY_BYTES} bytes, it holds {len(key)}")
+    return key
+
+
+def read_password(file: Path) -> str:
+    """Return the password that is the first line of `file`. Raises `SecretError`."""
+    try:
+        lines = _read_private(file).decode("utf-8").splitlines()
+    except ValueError:
+        raise SecretError(f"{file}: is no text") from None
+    if not lines or not lines[0]:
+        raise SecretError(f"{file}: holds no password")
+    return lines[0]
+
+
+def _read_private(file: Path) -> bytes:
+    try:
         descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
         raise SecretError(f"{file}: cannot be read: {error.strerror}") from error
@@ -30,16 +51,9 @@ def read_secret(file: Path) -> bytes:
             raise SecretError(f"{file}: is not a file")
         if mode & 0o077:
             raise SecretError(f"{file}: others may use it (mode {stat.S_IMODE(mode):04o}); chmod it to 0600")
-        text = os.read(descriptor, SECRET_FILE_BYTES_MAX)
+        return os.read(descriptor, SECRET_FILE_BYTES_MAX)
     finally:
         os.close(descriptor)
-    try:
-        key = bytes.fromhex(text.decode("ascii").strip())
-    except ValueError:
-        raise SecretError(f"{file}: wanted hexadecimal digits") from None
-    if len(key) != KEY_BYTES:
-        raise SecretError(f"{file}: wanted {KEY_BYTES} bytes, it holds {len(key)}")
-    return key
 
 
 def read_release(file: Path) -> dict[str, str]:

@@ -239,7 +239,7 @@ def _int(text: str) -> str:
 
 
 def int_range(lowest: int, highest: int) -> Callable[[str], None]:
-    """A check for `NodeSpec.check`."""
+    """A check for `NodeSpec.check` that a number lies between `lowest` and `highest`, both included."""
 
     def check(text: str) -> None:
         if not lowest <= int(text) <= highest:
@@ -249,7 +249,7 @@ def int_range(lowest: int, highest: int) -> Callable[[str], None]:
 
 
 def one_of(*words: str) -> Callable[[str], None]:
-    """A check for `NodeSpec.check`."""
+    """A check for `NodeSpec.check` that a text is one of `words`."""
 
     def check(text: str) -> None:
         if text not in words:

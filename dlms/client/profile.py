@@ -18,9 +18,14 @@ from dlms.client.streaming import AnswerStream
 from dlms.cosem.classes import attribute_type
 from dlms.cosem.obis import AttributeRef, Obis, Selection
 from dlms.cosem.profile import (
+    BEGIN_OF_TIME,
     BUFFER,
     CAPTURE_OBJECTS,
     CAPTURE_PERIOD,
+    END_OF_TIME,
+    FIFO,
+    LIFO,
+    PROFILE_CLASS,
     SORT_METHOD,
     CaptureObject,
     Cell,
@@ -32,16 +37,12 @@ from dlms.cosem.profile import (
     columns_of,
 )
 from dlms.cosem.scaler_unit import ScalerUnit
-from dlms.cosem.time import ANY, DATE_TIME_OCTETS, STANDARD_CLOCK, ClockPolicy, CosemDateTime
+from dlms.cosem.time import DATE_TIME_OCTETS, STANDARD_CLOCK, ClockPolicy, CosemDateTime
 from dlms.errors import DlmsError, LinkError, LocalError
 from dlms.xdlms.apdu.common import Item
 
-PROFILE_CLASS = 7
 FRUITLESS_MAX = 3  # failures in a row without a new row
 ENTRIES_AGAIN = 16  # rows requested again by number: a full buffer may have dropped that many at its end meanwhile
-BEGIN_OF_TIME = CosemDateTime(1970, 1, 1, ANY, 0, 0, 0, 0).emit()
-END_OF_TIME = CosemDateTime(2099, 12, 31, ANY, 23, 59, 59, 0).emit()
-FIFO, LIFO = 1, 2  # sort methods: the oldest row first, the newest row first
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,8 +160,8 @@ class _Wanted:
             return by_entry(first + max(0, given.rows - ENTRIES_AGAIN), last)
         low = given.clock if self.sort_method == FIFO else None
         high = given.clock if self.sort_method == LIFO else None
-        low = low or (BEGIN_OF_TIME if self.since is None else self._low(self.since))
-        high = high or (END_OF_TIME if self.until is None else self._high(self.until))
+        low = low or (BEGIN_OF_TIME.emit() if self.since is None else self._low(self.since))
+        high = high or (END_OF_TIME.emit() if self.until is None else self._high(self.until))
         return by_range(self.clock, axdr.octets(low), axdr.octets(high))
 
     def _low(self, when: datetime) -> bytes:

@@ -178,6 +178,7 @@ class MeterSession:
         self._jobs: deque[ReadJob | Exchange] = deque()  # the first one is being worked on
         self._events: deque[SessionEvent] = deque()
         self._undecoded: _Undecoded | None = None
+        self._finishing = False
         self._failure: DlmsError | None = None
         self._deadline: float | None = None
         self._asked_at: list[float] = []  # when the request that waits for its answer was sent, each time
@@ -221,6 +222,18 @@ class MeterSession:
         elif self.state is State.OPEN:
             self._release()
         self._pump()
+
+    def finish(self, now: float) -> None:
+        """Close as soon as the request in flight is answered, with its events; what is queued behind it is dropped.
+
+        A request whose answer nobody waits for would still have the line, on a link where one side speaks at a time.
+        """
+        self._now = now
+        self._settle()
+        if self.state is State.OPEN and self._association.busy:
+            self._finishing = True
+        else:
+            self.close(now)
 
     @property
     def request_octets(self) -> int:
@@ -439,6 +452,11 @@ class MeterSession:
 
     def _next_request(self) -> None:
         """Send the next request, if there is one; the answer to the last one may still be undecoded."""
+        if self._finishing and self.state is State.OPEN:
+            if self._undecoded is None:  # else it is decoded first, which comes back here
+                self._jobs.clear()
+                self._release()
+            return
         while self._jobs and self.state is State.OPEN:
             job = self._jobs[0]
             if not isinstance(job, ReadJob):

@@ -26,12 +26,16 @@ from typing import Final
 from dlms import axdr
 from dlms.axdr import Data, Tag
 from dlms.cosem.obis import AttributeRef, Obis, Selection
-from dlms.cosem.time import DATE_TIME_OCTETS, DEVIATION_UNKNOWN, STANDARD_CLOCK, ClockPolicy, CosemDateTime
+from dlms.cosem.time import ANY, DATE_TIME_OCTETS, DEVIATION_UNKNOWN, STANDARD_CLOCK, ClockPolicy, CosemDateTime
 from dlms.cursor import Cursor
 from dlms.errors import DecodeError, LocalError
 
+PROFILE_CLASS = 7
 BUFFER, CAPTURE_OBJECTS, CAPTURE_PERIOD, SORT_METHOD, SORT_OBJECT, ENTRIES_IN_USE, ENTRIES = range(2, 9)
+FIFO, LIFO = 1, 2  # sort methods: the oldest row first, the newest row first
 CLOCK_CLASS, CLOCK_TIME = 8, 2
+BEGIN_OF_TIME = CosemDateTime(1970, 1, 1, ANY, 0, 0, 0, 0)  # before and after every row, for a range
+END_OF_TIME = CosemDateTime(2099, 12, 31, ANY, 23, 59, 59, 0)
 CLOCK_OBIS = Obis.parse("0.0.1.0.0.255")
 SELECT_RANGE, SELECT_ENTRY = 1, 2
 SHAPES_MAX = 16  # shapes remembered for one buffer; rows of further shapes are decoded member by member

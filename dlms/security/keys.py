@@ -21,6 +21,7 @@ from dlms import axdr
 from dlms.axdr import Data
 from dlms.errors import LocalError, PeerError
 from dlms.security.ecdsa import check_signature, sign
+from dlms.security.random_octets import new_key_pair
 from dlms.security.settings import KEY_OCTETS, MemoryCounters, Policy
 
 if TYPE_CHECKING:
@@ -193,14 +194,12 @@ class KeyAgreement:
         party_v: bytes,
         ephemeral: EllipticCurvePrivateKey | None = None,
     ) -> None:
-        from cryptography.hazmat.primitives.asymmetric import ec
-
         self._suite = suite
         self._key_id = key_id
         self._signing = signing
         self._party_u = party_u
         self._party_v = party_v
-        self._ephemeral = ephemeral or ec.generate_private_key(curve_of(suite))
+        self._ephemeral = ephemeral or new_key_pair(curve_of(suite))
 
     def data(self) -> Data:
         """Our part for the other side: one member of the parameter, or of the result, of `key_agreement`."""

@@ -37,7 +37,7 @@ from dlms.security.keys import (
     unwrap,
     wrap,
 )
-from dlms.security.random_octets import RandomOctets, system_random
+from dlms.security.random_octets import RandomOctets, new_key_pair, system_random
 from dlms.security.settings import KEY_OCTETS, KeyChoice, Security, coordinate_octets
 
 if TYPE_CHECKING:
@@ -65,9 +65,7 @@ def one_pass_originator(
     suite: int, header: Header, recipient: EllipticCurvePublicKey, signing: EllipticCurvePrivateKey
 ) -> tuple[bytes, KeyInfo]:
     """Agree on a fresh key by one-pass Diffie-Hellman; return it, and the key-info for `recipient` to derive it."""
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    ephemeral = ec.generate_private_key(curve_of(suite))
+    ephemeral = new_key_pair(curve_of(suite))
     point = public_octets(ephemeral.public_key())
     key = _derived(suite, shared_secret(ephemeral, recipient), header)
     return key, KeyInfo(AGREED, parameters=ONE_PASS, data=point + sign(signing, point))

@@ -200,7 +200,7 @@ class ScriptTable:
 
 
 def _action_of(data: Data) -> tuple[AttributeRef | MethodRef, Data]:
-    """Raises `LocalError`, ValueError."""
+    """What an action of a script sets or calls, and with which value. Raises `LocalError`, `ValueError`."""
     service, class_id, name, index, parameter = data.members()
     kind = AttributeRef if service.integer() == 1 else MethodRef
     return kind(class_id.integer(), Obis(name.octets()), index.integer()), parameter

@@ -42,6 +42,7 @@ from dlms.security.keys import (
     rekeyed,
     transferred_keys,
 )
+from dlms.security.random_octets import new_key_pair
 from dlms.security.settings import InvocationCounters, MemoryCounters, Security
 from dlms.server.objects import CosemObject, constant
 from dlms.xdlms.apdu.common import ActionOutcome, Result
@@ -170,12 +171,10 @@ class SecuritySetup:
 
     def _generate(self, parameters: Data) -> ActionOutcome:
         """generate_key_pair: the old pair stays in use until the certificate of the new one is imported."""
-        from cryptography.hazmat.primitives.asymmetric import ec
-
         certificate_type = CertificateType(parameters.integer())
         if certificate_type is CertificateType.OTHER:
             return _REFUSED
-        self._pairs[certificate_type] = ec.generate_private_key(curve_of(self.security.suite))
+        self._pairs[certificate_type] = new_key_pair(curve_of(self.security.suite))
         return _DONE
 
     def _request(self, parameters: Data) -> ActionOutcome:

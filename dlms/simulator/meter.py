@@ -18,6 +18,7 @@ from dlms import axdr
 from dlms.axdr import Data, Tag
 from dlms.codes import SERVER_CONFORMANCE, Conformance, DataAccessResult
 from dlms.cosem.obis import AttributeRef, Obis
+from dlms.cosem.profile import CLOCK_CLASS
 from dlms.cosem.time import CosemDateTime
 from dlms.errors import LocalError
 from dlms.security.settings import Auth, Security
@@ -25,7 +26,7 @@ from dlms.server.connection import ServerConnection
 from dlms.server.objects import CosemObject, Row, constant, objects_from_rows
 from dlms.server.rights import MANAGEMENT, Rights
 from dlms.server.server import MeterServer
-from dlms.simulator.objects import CLOCK_CLASS, ENERGY_SHARES, DynamicObjects, Event
+from dlms.simulator.objects import ENERGY_SHARES, DynamicObjects, Event
 from dlms.xdlms.apdu.common import AccessError, Item, Result
 from dlms.xdlms.apdu.notify import Notification
 

@@ -13,7 +13,7 @@ from random import Random
 from dlms import axdr
 from dlms.axdr import Data
 from dlms.cosem.obis import AttributeRef, Obis
-from dlms.cosem.profile import CLOCK_OBIS, CaptureObject
+from dlms.cosem.profile import CLOCK_CLASS, CLOCK_OBIS, PROFILE_CLASS, CaptureObject
 from dlms.cosem.time import CosemDateTime
 from dlms.server.clock import ClockObject
 from dlms.server.control import DisconnectControl, Limiter, ScriptTable, SingleActionSchedule, action, script
@@ -26,7 +26,7 @@ from dlms.server.view import association_object
 from dlms.xdlms.apdu.common import Item
 from dlms.xdlms.apdu.notify import EventNotification, Notification
 
-PROFILE_CLASS, CLOCK_CLASS, CONTACTOR_CLASS, LIMITER_CLASS = 7, 8, 70, 71
+CONTACTOR_CLASS, LIMITER_CLASS = 70, 71
 DISCONNECT_SCRIPTS, IMAGE_SCRIPTS = Obis.parse("0.0.10.0.106.255"), Obis.parse("0.0.10.0.107.255")
 DISCONNECT_SCHEDULE, IMAGE_SCHEDULE = Obis.parse("0.0.15.0.1.255"), Obis.parse("0.0.15.0.2.255")
 LIMITER = Obis.parse("0.0.17.0.0.255")

@@ -12,14 +12,14 @@ from sqlalchemy import Connection, delete, insert, select
 from headend.dm import accounts
 from headend.dm.engine import AlertSeen
 from headend.dm.jobs import queue
+from headend.dm.jobs.params import URI_CHARS_MAX
 from headend.dm.jobs.steps import Checkpoint, Job, Known, Note, Outcome
 from headend.dm.tables import alerts, values
+from omadm.notification import PUSH_URL
 from omadm.syncml.messages import Item, Meta
 
 log = logging.getLogger("headend.dm")
 
-PUSH_URL = "./DevInfo/Ext/PushURL"
-URI_CHARS_MAX = 255
 VALUE_CHARS_MAX = 1 << 20
 _RESULT_CODE = re.compile(r"<ResultCode>\s*(\d{1,5})\s*</ResultCode>|^\s*(\d{3,5})\s*$")
 

@@ -16,6 +16,7 @@ from starlette.routing import Route
 
 from headend import web
 from headend.metering import readings as store
+from headend.metering import resend
 from omadm import readings
 
 log = logging.getLogger("headend.metering")
@@ -37,6 +38,9 @@ def create_app(engine: Engine, *, wall: Callable[[], float] = time.time) -> Star
             raise web.HttpProblem(403, "the batch is of another device than the token")
         try:
             await run_in_threadpool(store.store, engine, batch, wall())
+            if batch.reports:
+                await run_in_threadpool(resend.close, engine, device, batch.reports, wall())
+            orders = await run_in_threadpool(resend.open_orders, engine, device)
         except SQLAlchemyError as error:
             log.exception("readings not stored", extra={"event": "metering.store.failed"})
             raise web.HttpProblem(503, "the readings could not be stored") from error
@@ -48,7 +52,8 @@ def create_app(engine: Engine, *, wall: Callable[[], float] = time.time) -> Star
             batch.last,
             extra={"event": "metering.batch"},
         )
-        return JSONResponse({"acknowledged": batch.last})
+        again = {"resend": [order.entry() for order in orders]} if orders else {}
+        return JSONResponse({"acknowledged": batch.last, **again})
 
     return Starlette(
         routes=[Route("/v1/readings", post_readings, methods=["POST"]), web.health_route()],

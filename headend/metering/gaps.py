@@ -30,7 +30,7 @@ from sqlalchemy import (
 )
 
 from headend import db
-from omadm.readings import Batch, GapReport
+from omadm.readings import GAP_FIELDS, Batch, GapReport
 
 PAGE_MAX = 10_000
 
@@ -85,15 +85,55 @@ def apply(connection: Connection, batch: Batch, now: float) -> None:
             continue
         row = {"device": batch.device, "store": batch.store, "id": gap.id, **asdict(gap.report), "stored": now}
         connection.execute(insert(gap_reports).values(row))
+        later = _later(connection, batch, gap.id, gap.report)
+        if any(other.gap == "open" and _supersedes(other, gap.report) for other in later):
+            continue
         if gap.report.gap == "closed":
             _close(connection, batch.device, gap.report, str(gap.report.how or "closed"), now)
         elif gap.report.gap == "open":
             _open(connection, batch.device, gap.report, now)
+            for other in later:
+                if other.gap == "closed":
+                    _close(connection, batch.device, other, str(other.how or "closed"), now)
 
 
-def doubted(batch: Batch) -> list[tuple[int, GapReport]]:
-    """The reports of a batch that take trust from readings with a lower id."""
-    return [(gap.id, gap.report) for gap in batch.gaps if gap.report.gap == "doubted"]
+def _later(connection: Connection, batch: Batch, report_id: int, report: GapReport) -> list[GapReport]:
+    """The reports on the same series that the device made after this one: they may have come before it, since what is
+    fresh goes before a backlog (docs/uplink.md)."""
+    columns = gap_reports.c
+    query = select(*(columns[name] for name in GAP_FIELDS)).where(
+        columns.device == batch.device,
+        columns.store == batch.store,
+        columns.id > report_id,
+        columns.meter == report.meter,
+        columns.task == report.task,
+        columns.profile == report.profile if report.profile is not None else columns.profile.is_(None),
+    )
+    return [GapReport(*row) for row in connection.execute(query.order_by(columns.id))]
+
+
+def _supersedes(later: GapReport, report: GapReport) -> bool:
+    """Whether a later report that a range is open makes this one void: it has the same beginning, or opens again what
+    this one closed."""
+    if report.gap == "open":
+        return later.first == report.first
+    return later.first <= (report.last or report.first) and (later.last is None or later.last >= report.first)
+
+
+def doubted(connection: Connection, batch: Batch) -> list[tuple[int, GapReport]]:
+    """The reports that take trust from readings with a lower id: those of the batch, and earlier ones that are about
+    readings which come only now."""
+    lowest = min([record.id for record in batch.records] + [gap.id for gap in batch.gaps], default=None)
+    if lowest is None:
+        return []
+    columns = gap_reports.c
+    query = select(columns.id, *(columns[name] for name in GAP_FIELDS)).where(
+        columns.device == batch.device,
+        columns.store == batch.store,
+        columns.id >= lowest,
+        columns.gap == "doubted",
+    )
+    return [(row[0], GapReport(*row[1:])) for row in connection.execute(query.order_by(columns.id))]
 
 
 def end_before(connection: Connection, batch: Batch, now: float) -> None:

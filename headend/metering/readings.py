@@ -158,7 +158,7 @@ def store(engine: Engine, batch: Batch, now: float) -> None:
         _see_meters(connection, batch, now)
         gaps.apply(connection, batch, now)
         gaps.end_before(connection, batch, now)
-        for report_id, report in gaps.doubted(batch):
+        for report_id, report in gaps.doubted(connection, batch):
             connection.execute(
                 update(readings)
                 .where(

@@ -26,13 +26,14 @@ from headend.dm.jobs import queue
 from headend.dm.jobs.types import JobError
 from headend.dm.push import PushError
 from headend.dm.schemes import AUTH_TYPES
-from headend.metering import gaps, readings
+from headend.metering import gaps, readings, resend
 from headend.operator import views
 from headend.operator.console import Console
 from headend.security import devices
 from headend.software.repository import DEFAULT_TYPE, PackageStore, PackageStoreError
 from headend.software.repository import shown as described
 from omadm.bootstrap import Account
+from omadm.readings import BatchError, parse_orders
 
 log = logging.getLogger("headend.operator")
 
@@ -271,6 +272,22 @@ def _report_routes(deps: OperatorDeps) -> list[Route]:
 
 
 def _metering_routes(deps: OperatorDeps) -> list[Route]:
+    async def order_again(request: Request) -> Response:
+        document = await web.read_json(request)
+        device_id = request.path_params["device"]
+        await _require_device(deps, device_id)
+        try:
+            (wanted,) = parse_orders([{**document, "request": 1}])
+        except BatchError as error:
+            raise web.HttpProblem(400, str(error)) from None
+        number = await _write(deps, lambda connection: resend.order(connection, device_id, wanted, deps.wall()))
+        log.info("%s is asked for readings once more", device_id, extra={"event": "operator.resend"})
+        return JSONResponse({"request": number}, status_code=201)
+
+    async def list_orders(request: Request) -> Response:
+        device_id = request.path_params["device"]
+        return await _listing(deps, "orders", lambda connection: resend.listing(connection, device_id))
+
     async def list_meters(request: Request) -> Response:
         device_id = request.query_params.get("device")
         return JSONResponse({"meters": await run_in_threadpool(readings.list_meters, deps.engine, device_id)})
@@ -323,6 +340,8 @@ def _metering_routes(deps: OperatorDeps) -> list[Route]:
         return JSONResponse({"closed": closed})
 
     return [
+        Route("/v1/devices/{device}/resend", order_again, methods=["POST"]),
+        Route("/v1/devices/{device}/resend", list_orders, methods=["GET"]),
         Route("/v1/gaps", list_gaps, methods=["GET"]),
         Route("/v1/gaps/give-up", give_up_gaps, methods=["POST"]),
         Route("/v1/meters", list_meters, methods=["GET"]),

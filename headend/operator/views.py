@@ -9,12 +9,12 @@ from typing import Any
 from sqlalchemy import Connection, Select, Table, func, select
 
 from headend.dm import tables as dm
+from headend.dm.jobs.firmware import FW_VERSION
 from headend.dm.jobs.queue import OPEN_STATES
 from headend.metering import readings
 from headend.security import devices as security
 from omadm.bootstrap import Account
 
-FW_VERSION = "./DevDetail/FwV"
 SESSION_COLUMNS = ("session_id", "state", "messages", "commands", "started", "updated")
 
 Rows = list[dict[str, Any]]

@@ -21,8 +21,7 @@ from sqlalchemy import (
 )
 
 from headend import db
-from omadm.ssmp.crypto import DEVICE_KEY_BYTES
-from omadm.ssmp.wire import DEVICE_ID_BYTES_MAX, RegistrationInfo
+from omadm.ssmp.wire import DEVICE_ID_BYTES_MAX, DEVICE_KEY_BYTES, RegistrationInfo
 
 LOG_ROWS_MAX = 10_000  # of the registration log; the oldest are deleted
 LOG_PRUNE_EVERY = 100

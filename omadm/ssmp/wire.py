@@ -30,6 +30,7 @@ HEADER_BYTES = 6
 FIELD_HEADER_BYTES = 3
 MESSAGE_BYTES_MAX = 48 * 1024  # a bootstrap document is some hundred bytes; this leaves room for certificates in it
 NONCE_BYTES = 32
+DEVICE_KEY_BYTES = 32
 SESSION_BYTES = 16
 MAC_BYTES = 32
 DEVICE_ID_BYTES_MAX = 128

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import configparser
 import re
 import shutil
@@ -10,8 +11,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
-from tests.architecture import drawing, sans_io
+import dlms
+from tests.architecture import by_name, drawing, sans_io
 
 REPO = Path(__file__).resolve().parents[2]
 PACKAGES = ("agent", "dlms", "headend", "omadm", "plc", "updateagent")
@@ -32,9 +35,18 @@ def lint(folder: Path) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
+def copied(folder: Path) -> Path:
+    """A copy of the packages and of the contracts in `folder`, for whoever wants to change them."""
+    for package in PACKAGES:
+        shutil.copytree(REPO / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(CONTRACTS, folder)
+    return folder
+
+
 @pytest.mark.process
-def test_every_import_points_the_right_way() -> None:
-    code, said = lint(REPO)
+def test_every_import_points_the_right_way_those_by_name_too(tmp_path: Path) -> None:
+    by_name.write_out(copied(tmp_path))
+    code, said = lint(tmp_path)
     assert code == 0, said
 
 
@@ -42,7 +54,7 @@ PLANTED = {
     "packages": ("dlms/cursor.py", "import omadm.codes"),
     "plc": ("plc/usi.py", "from dlms.axdr import Data"),
     "headend": ("headend/web.py", "from updateagent.engine import journal"),
-    "image": ("updateagent/cli.py", "def late():\n    from updateagent.buildhost import pack"),
+    "image": ("updateagent/__main__.py", "def late():\n    from updateagent.buildhost import pack"),
     "dlms": ("dlms/security/hls.py", "from dlms.xdlms import acse"),
     "updateagent": ("updateagent/package/der.py", "from updateagent.slots import block"),
     "omadm": ("omadm/auth.py", "from omadm import bootstrap"),
@@ -67,10 +79,7 @@ def contract_names() -> dict[str, str]:
 @pytest.fixture(scope="module")
 def spoiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """What import-linter says of each violation, planted alone into a copy of the packages."""
-    folder = tmp_path_factory.mktemp("spoiled")
-    for package in PACKAGES:
-        shutil.copytree(REPO / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(CONTRACTS, folder)
+    folder = copied(tmp_path_factory.mktemp("spoiled"))
     said = {}
     for contract, (file, text) in PLANTED.items():
         path = folder / file
@@ -90,6 +99,78 @@ def spoiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def test_a_planted_import_breaks_its_contract(spoiled: dict[str, str], contract: str) -> None:
     name = contract_names()["dlms" if contract == "unplaced" else contract]
     assert re.search(rf"^{re.escape(name)}.*BROKEN$", spoiled[contract], re.MULTILINE)
+
+
+def test_the_contract_of_the_build_host_names_all_that_lies_outside_it() -> None:
+    parser = configparser.ConfigParser()
+    parser.read(CONTRACTS)
+    inside = {
+        f"updateagent.{path.stem}"
+        for path in (REPO / "updateagent").iterdir()
+        if path.name != "__init__.py" and (path.suffix == ".py" or (path / "__init__.py").exists())
+    }
+    outside = {*PACKAGES, *inside} - {"updateagent", "updateagent.buildhost"}
+    assert set(parser["importlinter:contract:image"]["source_modules"].split()) == outside
+    # The package itself cannot be named there without all that is below it, the build host included.
+    init = (REPO / "updateagent" / "__init__.py").read_text(encoding="utf-8")
+    assert not [node for node in ast.walk(ast.parse(init)) if isinstance(node, (ast.Import, ast.ImportFrom))]
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(
+    ("file", "planted", "contract"),
+    [
+        ("updateagent/boot/policy.py", 'ROW = ("updateagent.boot.rauc:RaucPolicy",)', "cycles"),
+        ("updateagent/slots/block.py", 'TYPES = {"ubi": "updateagent.slots.flash:UbiSlot"}', "cycles"),
+        ("plc/usi.py", 'def late():\n    return import_module("dlms.client.meter")', "plc"),
+    ],
+)
+def test_an_import_by_name_breaks_a_contract_too(tmp_path: Path, file: str, planted: str, contract: str) -> None:
+    path = copied(tmp_path) / file
+    path.write_text(f"{path.read_text(encoding='utf-8')}\n{planted}\n", "utf-8")
+    assert lint(tmp_path)[0] == 0, "import-linter sees it by itself"
+    by_name.write_out(tmp_path)
+    code, said = lint(tmp_path)
+    assert code == 1
+    assert re.search(rf"^{re.escape(contract_names()[contract])}.*BROKEN$", said, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("text", "modules"),
+    [
+        ('X = "updateagent.boot.grub:GrubStore"', ["updateagent.boot.grub"]),
+        ('X = ("updateagent.boot", "other.boot", "updateagent", "updateagent.no_such")', ["updateagent.boot"]),
+        ('log = logging.getLogger("agent.metering.store")', []),
+        ('X = "updateagent.boot: what the boot loader shares"', []),
+    ],
+)
+def test_which_strings_name_a_module(text: str, modules: list[str]) -> None:
+    assert list(by_name.named(text, REPO)) == modules
+
+
+def test_no_name_of_a_module_is_put_together(tmp_path: Path) -> None:
+    assert by_name.built(REPO) == []
+    file = tmp_path / "plc" / "x.py"
+    file.parent.mkdir()
+    file.write_text('import_module(f"dlms.{name}")\nimport_module("dlms." + name)\nimport_module(name)\n')
+    assert by_name.built(tmp_path) == ["plc/x.py:1", "plc/x.py:2"]
+
+
+def test_the_door_of_dlms_shows_the_contracts_what_it_imports_by_name() -> None:
+    tree = ast.parse((REPO / "dlms" / "__init__.py").read_text(encoding="utf-8"))
+    shown = {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert {f"dlms.{home}" for home in dlms._HOMES} <= shown
+
+
+def test_a_commit_is_checked_by_what_make_lint_and_make_types_run() -> None:
+    recipes = re.findall(
+        r"^(?:lint|types):.*\n((?:\t.*\n)+)", (REPO / "Makefile").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    run = set(re.findall(r"\$\(BIN\)/([\w-]+(?: (?:check|format)\b)?)", "".join(recipes)))
+    hooks = yaml.safe_load((REPO / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"][0]["hooks"]
+    entries = [hook["entry"].removeprefix(".venv/bin/") for hook in hooks]
+    assert {"lint-imports", "mypy", "ruff check", "ruff format"} <= run
+    assert not [program for program in run if not any(entry.startswith(program) for entry in entries)]
 
 
 def test_every_contract_has_a_planted_violation() -> None:
@@ -139,6 +220,46 @@ def test_the_exceptions_are_drivers_indeed() -> None:
         "from dlms.link import port",
         "def late():\n    from plc.bridge import Bridge",
         "import dlms.security.counters",
+        # Drivers of each package, whether or not somebody has listed them.
+        "from agent import https",
+        "from agent.metering.store import reading_store",
+        "from headend import db",
+        "def late():\n    from updateagent import disk",
+        "from updateagent.engine.updater import Updater",
+        "from plc import connections",
+        "import dlms.link.exclusive",
+        "from importlib import import_module\nx = import_module('updateagent.disk')",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    X = 1\nelse:\n    from dlms.link import port",
+        # Modules of the standard library that nobody thought of forbidding, and libraries that talk.
+        *(
+            f"import {name}"
+            for name in (
+                *("_thread", "_socket", "posix", "ctypes", "gzip", "lzma", "zipfile", "tarfile", "codecs", "sys"),
+                *("importlib", "importlib.resources", "importlib.metadata", "pkgutil", "platform", "timeit"),
+                *("ftplib", "smtplib", "dbm", "shelve", "syslog", "click", "yaml"),
+            )
+        ),
+        "from codecs import open as f",
+        "from lzma import open as f",
+        # Builtins that are only named, and what runs text.
+        "f = open",
+        "def f(how=open): ...",
+        "x = eval('1')",
+        "exec('import os')",
+        "g = __builtins__",
+        # Chance.
+        "from random import Random\nx = Random(None)",
+        "from random import Random as R\nx = R(x=None)",
+        "from cryptography.hazmat.primitives.ciphers.aead import AESGCM\nx = AESGCM.generate_key(128)",
+        "from cryptography.hazmat.primitives.asymmetric import ec\nx = ec.generate_private_key(ec.SECP256R1())",
+        "from cryptography.hazmat.primitives.asymmetric.ec import generate_private_key as new",
+        "from cryptography.hazmat.primitives.asymmetric import x25519\nx = x25519.X25519PrivateKey.generate()",
+        # Clocks by other ways.
+        "from dlms.cosem.time import datetime\nNOW = datetime.now",
+        "from datetime import datetime\nD = datetime\nx = D.now()",
+        "from datetime import datetime\ndef f():\n    D = datetime\n    return D.now()",
+        "from datetime import datetime\nx = getattr(datetime, 'now')()",
+        "from datetime import datetime\ndef f(clock):\n    clock, d = datetime, clock\n    return clock.now()",
     ],
 )
 def test_each_kind_of_input_and_output_is_noticed_in_a_core(planted: str) -> None:
@@ -155,6 +276,10 @@ def test_each_kind_of_input_and_output_is_noticed_in_a_core(planted: str) -> Non
         "from random import Random\nx = Random(7)",
         "from datetime import datetime\nx = datetime(2026, 1, 1)",
         "def f(clock): return clock.now()",
+        "def f(self):\n    clock = self._clock\n    return clock.now()",
+        "from lzma import LZMADecompressor",
+        "def f(ports): return ports.open()",
+        "from omadm.codes import Code\nimport dlms.cursor",
         "import calendar",
         "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from dlms.link.port import Port",
     ],

@@ -19,7 +19,7 @@ LIBRARIES: dict[str, set[str]] = {
     "agent": {"serial", "crcmod", "cryptography", "yaml", "click", "systemd"},
     "headend": {"starlette", "uvicorn", "sqlalchemy", "httpx", "cryptography", "click", "yaml", "jinja2"},
 }
-MORE = {"updateagent/buildhost": {"click"}}
+MORE = {"updateagent/buildhost": {"click"}, "agent/metering/uplink": {"paho"}}
 """What a folder may use beside its package's libraries."""
 
 MODULES_MAX = 14

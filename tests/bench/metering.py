@@ -18,13 +18,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from agent.https import HttpsClient
+from agent.https import HttpsClient, KeptConnection
 from agent.metering.collector import Collector
+from agent.metering.orders.journal import Journal
+from agent.metering.orders.order_book import OrderBook
 from agent.metering.registry import Registry
 from agent.metering.scheduling.readinglist import ReadingLists
 from agent.metering.scheduling.schedule import Backoff
 from agent.metering.store.reading_store import Store
-from agent.metering.uplink import Uplink
+from agent.metering.uplink.replay import ReplayLimits
+from agent.metering.uplink.worker import Uplink
 from agent.settings.config import MeteringConfig, PortConfig
 from agent.settings.provisioning import MeterAccess, Provisioning, ReadingTask, UplinkSettings
 from dlms.simulator.reading_list import rows_from_csv
@@ -87,11 +90,13 @@ def _collect() -> tuple[int, float, float]:
     with tempfile.TemporaryDirectory(prefix="dcu-bench-") as name:
         config = _metering(Path(name))
         store = Store(config.store_file, clock, records_max=10**6, keep_forwarded_max=0)
+        registry = Registry(RealDisk(), config.registry_file, clock, leave_after_s=60)
         collector = Collector(
             [PortConfig("plc0", find_protocol("prime-usi"), "/dev/plc", BAUDRATE, response_timeout_s=20.0)],
             config,
             store=store,
-            registry=Registry(RealDisk(), config.registry_file, clock, leave_after_s=60),
+            registry=registry,
+            orders=OrderBook(Journal(RealDisk(), Path(name) / "orders"), clock, allowed=(), known=registry.names),
             lists=ReadingLists(LISTS, Path(name) / "software"),
             clock=clock,
             rng=random.Random(3),
@@ -190,12 +195,23 @@ def _filled(path: Path) -> Store:
 def _deliver(store: Store, url: str, token: str, ca: Path) -> tuple[float, float]:
     """The agent's uplink with its own HTTPS client, until the store is empty: CPU and wall seconds."""
     clock = VirtualClock()
-    uplink = Uplink(store, HttpsClient(ca), clock, device_id=DEVICE, backoff=Backoff(1, 60), rng=random.Random(1))
+    connection = KeptConnection(HttpsClient(ca))
+    uplink = Uplink(
+        store,
+        connection,
+        clock,
+        device_id=DEVICE,
+        backoff=Backoff(1, 60),
+        rng=random.Random(1),
+        replay=ReplayLimits(10**9, 0),
+    )
     uplink.configure(UplinkSettings(url=url, token=token, batch_records_max=BATCH))
     begin, cpu = time.perf_counter(), time.thread_time()
     while store.stats().pending:
+        clock.advance(1)
         if uplink.step() > 0:
             raise RuntimeError("a batch was not taken")
+    connection.close()
     return time.thread_time() - cpu, time.perf_counter() - begin
 
 

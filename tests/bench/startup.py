@@ -78,7 +78,7 @@ def _board(folder: Path) -> Iterator[Path]:
 device: {{id: "urn:dcu:B", key_file: device.key, man: M, mod: D, hw_version: "1", release_file: release}}
 security_server: {{url: "https://127.0.0.1:9/ssmp", ca_file: ca.pem}}
 dm: {{backoff_min_s: 3600, backoff_max_s: 3600}}
-ports: [{{name: plc0, protocol: prime-usi, url: plc}}]
+ports: [{{name: plc0, protocol: prime-usi, url: {folder}/plc}}]
 metering: {{reading_lists_dir: {REPO}/etc/reading-lists}}
 update: {{dir: update, run_dir: run, boot_id_file: boot_id, roots: roots.pem, compatible: HW, command: ["true"]}}
 state_dir: state

@@ -167,6 +167,8 @@ metering:
   reading_lists_dir: {rootfs}/etc/dcu/reading-lists
   uplink_backoff_min_s: 0.5
   uplink_backoff_max_s: 3
+  uplink_replay_records_per_min: 1000000
+  uplink_replay_spread_s: 0.5
 update:
   dir: {self.state}/update
   run_dir: {self.run}

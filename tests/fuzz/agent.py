@@ -21,7 +21,7 @@ from agent.metering.registry import Registry
 from agent.metering.scheduling.readinglist import ReadingListError
 from agent.metering.scheduling.readinglist import parse as parse_list
 from agent.ota import download_state
-from agent.ota.handover import HandOver, InstallRequest
+from agent.ota.handover import HandOver
 from agent.ota.update_command import ask
 from agent.settings.config import ConfigError, load
 from agent.settings.identity import SecretError, read_release, read_secret
@@ -42,8 +42,9 @@ from tests.agent.tree.test_tree import SCHEMA as TREE_SCHEMA
 from tests.agent.virtual import VirtualClock
 from tests.fuzz import dictionaries
 from tests.fuzz.guided import Target
-from tests.omadm.tnds_documents import decode_tnds
+from tests.omadm.syncml.tnds_documents import decode_tnds
 from tests.sim.faulty_disk import FaultyDisk
+from updateagent.handover import InstallRequest
 
 HERE = "/agent/"
 REPO = Path(__file__).parents[2]
@@ -216,7 +217,7 @@ def run_handover(data: bytes) -> None:
         assert handover.result() is None
     handover.status()
     disk.write_durable(FOLDER / "download" / "p", b"package")
-    handover.submit(FOLDER / "download" / "p", InstallRequest("fuzz-request", "c", 1))
+    handover.submit(FOLDER / "download" / "p", InstallRequest("fuzz-request", "package.swu", "c", 1))
 
 
 def handover_seeds() -> list[bytes]:

@@ -25,8 +25,8 @@ from updateagent.boot.uboot.flash import MtdMedium
 from updateagent.boot.uboot.fw_env import EnvLocation, parse_fw_env_config
 from updateagent.engine.health import parse_health
 from updateagent.engine.journal import Record, emit, parse
-from updateagent.engine.mailbox import InstallRequest
 from updateagent.errors import UpdateError
+from updateagent.handover import InstallRequest
 
 SIZE = 0x200
 FLASH = Path("/env")

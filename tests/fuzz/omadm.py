@@ -27,10 +27,12 @@ from omadm.syncml.errors import SyncmlError
 from omadm.syncml.messages import SyncmlValueError
 from tests.fuzz import dictionaries
 from tests.fuzz.guided import Target
-from tests.omadm import syncml_samples, test_bootstrap, test_descriptor, test_provisioning_document, test_ssmp_wire
+from tests.omadm import test_bootstrap, test_descriptor, test_provisioning_document
+from tests.omadm.ssmp import test_wire
+from tests.omadm.ssmp.test_session import DOCUMENT, KEY, a_client, a_session, vector
+from tests.omadm.syncml import samples
+from tests.omadm.syncml.tnds_documents import decode_tnds
 from tests.omadm.test_readings import a_batch, a_record
-from tests.omadm.test_ssmp_session import DOCUMENT, KEY, a_client, a_session, vector
-from tests.omadm.tnds_documents import decode_tnds
 
 HERE = "/omadm/"
 SERVER, SECRET, NONCE = "headend", "secret", b"nonce"
@@ -53,11 +55,11 @@ def run_tnds(content_type: str, data: bytes) -> None:
 
 
 def messages(content_type: str) -> list[bytes]:
-    return [codec.encode(syncml_samples.EVERYTHING, content_type)]
+    return [codec.encode(samples.EVERYTHING, content_type)]
 
 
 def trees(content_type: str) -> list[bytes]:
-    return [codec.encode_tnds(syncml_samples.TREE, content_type)]
+    return [codec.encode_tnds(samples.TREE, content_type)]
 
 
 def run_descriptor(data: bytes) -> None:
@@ -181,7 +183,7 @@ def sealed() -> list[bytes]:
 
 
 def ssmp_messages() -> list[bytes]:
-    return [message.emit() for message in test_ssmp_wire.MESSAGES]
+    return [message.emit() for message in test_wire.MESSAGES]
 
 
 def both_ways(*names: str) -> list[bytes]:

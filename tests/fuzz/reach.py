@@ -10,6 +10,7 @@ from types import FrameType
 
 from tests.fuzz.guided import REPO, Target
 
+OCTETS = {"bytes", "bytes | None", "bytes | bytearray", "bytes | memoryview"}
 DECODER_NAMES = ("parse", "decode", "load", "read", "open", "unwrap", "unprotect", "explain", "receive")
 
 
@@ -31,6 +32,27 @@ def decoders(package: str, others: Collection[str] = ()) -> set[str]:
 
 def _takes_in(name: str, others: Collection[str]) -> bool:
     return (name.split("_", maxsplit=1)[0] in DECODER_NAMES or name in others) and name != "receive_eof"
+
+
+def takers(package: str) -> set[str]:
+    """Public functions and methods of a package that have an argument of type `bytes`, whatever their name is."""
+    folder = REPO / package
+    found: set[str] = set()
+    for path in sorted(folder.rglob("*.py")):
+        module = ".".join(path.relative_to(folder).with_suffix("").parts)
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                methods = [each for each in node.body if isinstance(each, ast.FunctionDef)]
+                found |= {f"{module}.{node.name}.{each.name}" for each in methods if _takes_octets(each)}
+            elif isinstance(node, ast.FunctionDef) and _takes_octets(node):
+                found.add(f"{module}.{node.name}")
+    return found
+
+
+def _takes_octets(function: ast.FunctionDef) -> bool:
+    arguments = (*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs)
+    types = {ast.unparse(each.annotation) for each in arguments if each.annotation is not None}
+    return not function.name.startswith(("_", "emit")) and bool(types & OCTETS)
 
 
 def reached(package: str, targets: Iterable[Target]) -> set[str]:

@@ -29,10 +29,12 @@ from plc.link import PlcLink
 from plc.lists import ListPib, ListQuery, ListResponse, Node432
 from plc.prime import (
     Command,
+    DataConfirm,
     DataIndication,
     JoinIndication,
     LeaveIndication,
     MlmeGetConfirm,
+    MlmeSetConfirm,
     NetworkEvent,
     Whitelist,
     WhitelistAck,
@@ -291,6 +293,7 @@ def payload_seeds() -> list[bytes]:
         b"\x5b" + EUI,
         bytes((read.command,)) + read.emit(),
         b"\x31\x00\x65\x06" + EUI,
+        *(bytes((one.command,)) + one.emit() for one in (DataConfirm(16, 1, 0, 0), MlmeSetConfirm(0))),
     ]
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.fuzz import agent, headend, omadm
+from tests.fuzz import agent, headend, omadm, serial_links
 from tests.fuzz.guided import Target
-from tests.fuzz.reach import decoders, reached
+from tests.fuzz.reach import decoders, reached, takers
 
 OTHERS = (
     "account_from_tnds",
@@ -54,3 +54,74 @@ def test_every_decoder_is_reached_by_a_fuzz_target(package: str) -> None:
     missing = found - reached(package, TARGETS[package].values()) - set(NO_DECODERS[package])
     assert not missing
     assert set(NO_DECODERS[package]) <= found
+
+
+# What has an argument of octets that no peer and no disk made up, or stands around a decoder with a target.
+OCTETS_FROM_US: dict[str, dict[str, str]] = {
+    "agent": {
+        "dm.deps.Https.request": "octets that go out",
+        "https.HttpsClient.request": "octets that go out",
+        "https.HttpsClient.stream": "octets that go out",
+        "https.KeptConnection.request": "octets that go out",
+        "metering.uplink.worker.Https.request": "octets that go out",
+        "ota.download.Transport.request": "octets that go out",
+        "ota.download.Transport.stream": "octets that go out",
+        "metering.visit.visit.Channel.send": "octets that go out",
+        "ota.download_state.PartialFile.write": "octets that go to a file",
+        "dm.nonces.NonceStore.set_nonces": "octets that go to a file",
+        "dm.registration.register": "factory data and configuration",
+        "metering.access.credentials.credentials": "factory data and configuration",
+        "metering.access.keystore.KeyStore.counters": "factory data and configuration",
+        "dm.service.DmService.on_notification": "hands on what it was given; omadm.notification has its target",
+        "metering.registry.meter_name": "a name for logs",
+        "metering.store.carving.page_bytes_of": "a file of the store, which its tests damage",
+        "metering.store.blocks.block_rows": "a file of the store, which its tests damage",
+        "metering.store.blocks.unpack": "a file of the store, which its tests damage",
+        "metering.visit.profile_catchup.iso_time": "octets of a clock that dlms decoded",
+    },
+    "plc": {
+        "bridge.BytePort.write": "octets that go out",
+        "bridge.Channel.send": "octets that go out",
+        "connections.Connection.send": "octets that go out",
+        "dlmsotcp.DlmsOverTcpLink.send": "octets that go out",
+        "protocols.NodeLink.send": "octets that go out",
+        "transparent.TransparentLink.send": "octets that go out",
+        "link.PlcLink.demote": "an address that the caller has chosen",
+        "link.PlcLink.promote": "an address that the caller has chosen",
+        "link.PlcLink.set_pib": "an address that the caller has chosen",
+        "protocols.NodeLink.receive": "a protocol",
+        "transparent.TransparentLink.receive": "hands on what it was given",
+        "lists.ListQuery.parse": "a base node takes it in: the simulated one of the tests",
+        "prime.DataRequest.parse": "a base node takes it in: the simulated one of the tests",
+        "prime.MlmeGet.parse": "a base node takes it in: the simulated one of the tests",
+        "prime.ReleaseRequest.parse": "a base node takes it in: the simulated one of the tests",
+    },
+    "omadm": {
+        "auth.hmac_header": "octets that go out",
+        "ssmp.server_core.SessionTable.find": "an exact look-up",
+    },
+    "headend": {
+        "dm.authentication.Authenticator.check": "compares credentials that omadm.auth has read",
+        "dm.schemes.Basic.accepted": "compares credentials that omadm.auth has read",
+        "dm.schemes.Mac.accepted": "compares credentials that omadm.auth has read",
+        "dm.schemes.Md5.accepted": "compares credentials that omadm.auth has read",
+        "dm.schemes.Scheme.accepted": "compares credentials that omadm.auth has read",
+        "dm.schemes.Scheme.verify": "compares credentials that omadm.auth has read",
+        "dm.schemes.Basic.chal": "made from our own nonce or key",
+        "dm.schemes.Mac.chal": "made from our own nonce or key",
+        "dm.schemes.Md5.chal": "made from our own nonce or key",
+        "dm.schemes.Scheme.chal": "made from our own nonce or key",
+        "dm.schemes.Mac.mac": "made from our own nonce or key",
+        "dm.schemes.Scheme.mac": "made from our own nonce or key",
+        "pki.write_new": "octets that go to a file",
+        "security.devices.enrol": "a key of the operator",
+        "security.service.SecurityService.handle": "a line around the core of SSMP, which has its targets",
+    },
+}
+
+
+@pytest.mark.parametrize("package", sorted(OCTETS_FROM_US))
+def test_whatever_takes_octets_is_reached_by_a_fuzz_target(package: str) -> None:
+    targets = {**serial_links.TARGETS} if package == "plc" else TARGETS[package]
+    missing = takers(package) - reached(package, targets.values())
+    assert missing == set(OCTETS_FROM_US[package])

@@ -7,10 +7,10 @@ import random
 
 import pytest
 
+from dlms.link.llc import LSDU_BYTES_MAX
 from plc.errors import PlcDecodeError, PlcLocalError
 from plc.lists import ListPib, ListQuery, ListResponse, Node432
 from plc.prime import (
-    LSDU_BYTES_MAX,
     Command,
     DataConfirm,
     DataIndication,

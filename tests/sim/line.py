@@ -21,6 +21,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from agent.metering.collector import Collector
+from agent.metering.orders.journal import Journal
+from agent.metering.orders.order_book import OrderBook
 from agent.metering.registry import Registry
 from agent.metering.scheduling.readinglist import ReadingLists
 from agent.metering.store.reading_store import Store
@@ -199,6 +201,7 @@ class Site:
             config,
             store=self.store,
             registry=self.registry,
+            orders=OrderBook(Journal(RealDisk(), folder / "orders"), self.clock, allowed=(), known=self.registry.names),
             lists=ReadingLists(LISTS, folder / "software"),
             clock=self.clock,
             rng=random.Random(3),

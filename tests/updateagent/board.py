@@ -31,10 +31,11 @@ from updateagent.boot.uboot.fw_env import EnvLocation
 from updateagent.disk import RealDisk, Storage
 from updateagent.engine.deps import EngineDeps, Image, Package
 from updateagent.engine.journal import Journal, Record
-from updateagent.engine.mailbox import InstallRequest, Mailbox
+from updateagent.engine.mailbox import Mailbox
 from updateagent.engine.migration import StateFolders
 from updateagent.engine.updater import Updater
 from updateagent.errors import PACKAGE_MISSING, PackageError
+from updateagent.handover import InstallRequest
 from updateagent.package.verity import BLOCK_BYTES, RUN_BYTES, build
 from updateagent.slots.block import FileSlot, Slot
 

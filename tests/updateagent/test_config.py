@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from updateagent.boot import BOOT_LOADERS
+from updateagent.boot.loaders import BOOT_LOADERS
 from updateagent.config import FILE_BYTES_MAX, Config, load
 from updateagent.errors import CONFIGURATION, RequestError
 

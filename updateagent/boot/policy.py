@@ -2,7 +2,8 @@
 
 A policy tells an update's state machine three things: which slot starts next, how many attempts it has left, and
 whether the trial that was asked for has begun. Every operation is one commit of the environment, writes nothing when
-nothing changes, and can be repeated after a power cut. The table of policies is in `updateagent.boot`.
+nothing changes, and can be repeated after a power cut. The table of policies is in
+`updateagent.boot.loaders`.
 """
 
 from __future__ import annotations
@@ -11,12 +12,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from importlib import import_module
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-from updateagent.boot import BOOT_LOADERS, CANARY
-from updateagent.disk import Storage
+from updateagent.boot import CANARY
 from updateagent.errors import CONFIGURATION, ENVIRONMENT_NOT_SHARED, DeviceError, RequestError
 
 TRIES_MAX = 9  # RAUC writes hexadecimal, U-Boot's bootmeth_rauc reads decimal: they agree up to 9
@@ -159,27 +157,3 @@ class NoSuchBootLoader(RequestError):
         super().__init__(CONFIGURATION, f"there is no boot loader of type {of_type} with the policy {policy}")
         self.of_type = of_type
         self.policy = policy
-
-
-def open_variables(of_type: str, policy: str, disk: Storage, config: Path, lock: Path | None) -> Variables:
-    """Open the variables that the boot loader shares with us. Raises `RequestError` (configuration)."""
-    found: Variables = _load(_row(of_type, policy)[0])(disk, config, lock)
-    return found
-
-
-def policy_class(of_type: str, policy: str) -> type[BootEnv]:
-    """The policy of this pair. Raises `NoSuchBootLoader`."""
-    found: type[BootEnv] = _load(_row(of_type, policy)[1])
-    return found
-
-
-def _row(of_type: str, policy: str) -> tuple[str, str]:
-    try:
-        return BOOT_LOADERS[of_type, policy]
-    except KeyError:
-        raise NoSuchBootLoader(of_type, policy) from None
-
-
-def _load(name: str) -> Any:
-    module, _, attribute = name.partition(":")
-    return getattr(import_module(module), attribute)

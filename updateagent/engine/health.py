@@ -65,6 +65,8 @@ def parse_health(raw: bytes, boot_id: str) -> dict[str, Check]:
 
 
 class Verdict(Enum):
+    """What the checks together say of a system on trial."""
+
     WAIT = "wait"
     GOOD = "good"
     FAILED = "failed"

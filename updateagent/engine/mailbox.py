@@ -15,72 +15,19 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from updateagent.disk import RawFile, Storage
 from updateagent.engine.journal import Outcome, Update
-from updateagent.errors import PACKAGE_MISSING, REQUEST, PackageError, RequestError, storage_error
+from updateagent.errors import PACKAGE_MISSING, PackageError, storage_error
+from updateagent.handover import TAIL_LINES_MAX, InstallResult
 
 REQUEST_BYTES_MAX = 16 << 10
 COPY_BYTES = 1 << 16
-TEXT_CHARS_MAX = 256
-LOG_LINES_MAX = 20
 LOG_BYTES_MAX = 8 << 10
 LOG_LINE_CHARS_MAX = 300
 LOG_COMMAND_TIMEOUT_S = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class InstallRequest:
-    """`request.json`: install `package`, a file of the inbox."""
-
-    id: str
-    package: str
-    correlator: str
-    requested: float
-    kind: str = "firmware"
-
-    @classmethod
-    def parse(cls, raw: bytes) -> InstallRequest:
-        """Parse the encoded form. Raises `RequestError` (request)."""
-        try:
-            document = json.loads(raw)
-            request = cls(
-                _text(document, "id"),
-                _text(document, "package"),
-                _text(document, "correlator", ""),
-                float(document.get("requested", 0)),
-                _text(document, "kind"),
-            )
-            version = document["version"]
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise RequestError(REQUEST, f"the request cannot be read: {error}") from error
-        if version != 1:
-            raise RequestError(REQUEST, f"the request has version {version!r}, this program knows 1")
-        if not request.id or request.package in ("", ".", "..") or "/" in request.package or "\0" in request.package:
-            raise RequestError(REQUEST, "the request needs an id and the plain name of a file")
-        return request
-
-    def emit(self) -> bytes:
-        return json.dumps(
-            {
-                "version": 1,
-                "id": self.id,
-                "package": self.package,
-                "kind": self.kind,
-                "correlator": self.correlator,
-                "requested": self.requested,
-            }
-        ).encode()
-
-
-def _text(document: Mapping[str, Any], key: str, default: str | None = None) -> str:
-    value = document[key] if default is None else document.get(key, default)
-    if not isinstance(value, str) or len(value) > TEXT_CHARS_MAX:
-        raise ValueError(f"{key} is a text of at most {TEXT_CHARS_MAX} characters")
-    return value
 
 
 class Mailbox:
@@ -196,7 +143,7 @@ def log_tail(disk: Storage, path: Path | None) -> tuple[str, ...]:
     lines = raw.decode("utf-8", "replace").splitlines()
     if start and lines:
         lines = lines[1:]  # the first one is cut
-    return tuple(line[:LOG_LINE_CHARS_MAX] for line in lines[-LOG_LINES_MAX:])
+    return tuple(line[:LOG_LINE_CHARS_MAX] for line in lines[-TAIL_LINES_MAX:])
 
 
 def command_tail(command: Sequence[str]) -> tuple[str, ...]:
@@ -209,7 +156,7 @@ def command_tail(command: Sequence[str]) -> tuple[str, ...]:
         _, said = child.run(command, LOG_COMMAND_TIMEOUT_S, LOG_BYTES_MAX, with_output=True)
     except OSError:
         return ()
-    return tuple(line[:LOG_LINE_CHARS_MAX] for line in said.splitlines()[-LOG_LINES_MAX:])
+    return tuple(line[:LOG_LINE_CHARS_MAX] for line in said.splitlines()[-TAIL_LINES_MAX:])
 
 
 def read_release_version(disk: Storage, path: Path) -> str:
@@ -229,19 +176,18 @@ def read_release_version(disk: Storage, path: Path) -> str:
 
 def result_document(update: Update, outcome: Outcome, finished: float) -> dict[str, Any]:
     """`result.json` of an update that ended with `outcome`, at `finished` seconds since the epoch."""
-    return {
-        "version": 1,
-        "id": update.id,
-        "correlator": update.correlator,
-        "code": outcome.code,
-        "name": outcome.name,
-        "fumo": outcome.fumo,
-        "scomo": outcome.scomo,
-        "message": outcome.message,
-        "from_version": update.from_version,
-        "to_version": update.to_version,
-        "attempts": update.attempts,
-        "failed_check": update.failed_check,
-        "log": list(update.log),
-        "finished": finished,
-    }
+    return InstallResult(
+        id=update.id,
+        correlator=update.correlator,
+        name=outcome.name,
+        fumo=outcome.fumo,
+        message=outcome.message,
+        from_version=update.from_version,
+        to_version=update.to_version,
+        failed_check=update.failed_check,
+        log=update.log,
+        code=outcome.code,
+        scomo=outcome.scomo,
+        attempts=update.attempts,
+        finished=finished,
+    ).document()

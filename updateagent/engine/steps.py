@@ -15,7 +15,7 @@ from updateagent.boot.policy import Trial
 from updateagent.engine.deps import EngineDeps, Image, Package
 from updateagent.engine.journal import Outcome, Record, SlotNote, Update
 from updateagent.engine.machine import GIVE_UP, Event, State
-from updateagent.engine.mailbox import InstallRequest, result_document
+from updateagent.engine.mailbox import result_document
 from updateagent.errors import (
     ENVIRONMENT_NOT_SHARED,
     EXIT_GUARD_WANTED,
@@ -31,6 +31,7 @@ from updateagent.errors import (
     RequestError,
     UpdateError,
 )
+from updateagent.handover import InstallRequest
 from updateagent.slots.block import BLOCK_BYTES, read_back, write_image
 
 log = logging.getLogger("update")

@@ -12,7 +12,6 @@ from dataclasses import replace
 
 from updateagent.engine.journal import STORES_MAX, Outcome, Update
 from updateagent.engine.machine import DECIDED, GIVE_UP, Event, State
-from updateagent.engine.mailbox import InstallRequest
 from updateagent.engine.steps import MESSAGE_CHARS_MAX, STEPS, Steps
 from updateagent.errors import (
     CANCELLED,
@@ -29,6 +28,7 @@ from updateagent.errors import (
     RequestError,
     UpdateError,
 )
+from updateagent.handover import InstallRequest
 
 log = logging.getLogger("update")
 

@@ -15,16 +15,14 @@ from enum import Enum
 from typing import Any, NoReturn, TypeVar
 
 from updateagent.errors import DESCRIPTION, LIMIT, PackageError
-from updateagent.package.payload import DeltaSource, Encoding, Image, Role
+from updateagent.package.cpio import SIZE_BYTES_MAX
+from updateagent.package.payload import IMAGES_MAX, DeltaSource, Encoding, Image, Role
 
 E = TypeVar("E", bound=Enum)
 
 FORMAT_VERSION = 1
 DESCRIPTION_BYTES_MAX = 64 << 10
-IMAGES_MAX = 64
 COMPATIBLE_MAX = 32
-SIZE_BYTES_MAX = 2**31 - 1
-"""No length reaches 2**31: see `updateagent.package.cpio`."""
 SECURITY_VERSION_MAX = 2**31 - 1
 
 _VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z.+~_-]{0,63}")

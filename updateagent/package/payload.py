@@ -16,8 +16,6 @@ from enum import Enum
 from hashlib import blake2b, sha256
 from typing import NamedTuple
 
-from cryptography.hazmat.primitives.poly1305 import Poly1305
-
 from updateagent.errors import DELTA_SOURCE, PAYLOAD, PackageError
 from updateagent.package import unpack, verity
 from updateagent.package.readable import Package, Readable, opened
@@ -88,6 +86,10 @@ class IntegrityTags:
     """
 
     def __init__(self) -> None:
+        # Here, because the agent loads this module for its types long before there is a package to verify, if ever.
+        from cryptography.hazmat.primitives.poly1305 import Poly1305
+
+        self._mac = Poly1305.generate_tag
         self._secret = os.urandom(KEY_BYTES)
         self._images: dict[str, tuple[int, bytearray]] = {}
 
@@ -109,7 +111,7 @@ class IntegrityTags:
 
     def _tag(self, number: int, run: int, data: bytes) -> bytes:
         position = number.to_bytes(4, "little") + run.to_bytes(8, "little")
-        return Poly1305.generate_tag(blake2b(position, key=self._secret, digest_size=KEY_BYTES).digest(), data)
+        return self._mac(blake2b(position, key=self._secret, digest_size=KEY_BYTES).digest(), data)
 
 
 @dataclass(frozen=True, slots=True)

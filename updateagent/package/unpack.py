@@ -62,17 +62,18 @@ def inflate(file: Readable, offset: int, size: int) -> Iterator[bytes]:
 
 def unxz(file: Readable, offset: int, size: int) -> Iterator[bytes]:
     """Unpack xz. Raises `PackageError` (`compression`, `truncated`)."""
-    import lzma  # here and below: loading a decoder costs memory, and few packages need it
+    # Here and below: loading a decoder costs memory, and few packages need it.
+    from lzma import FORMAT_XZ, LZMADecompressor, LZMAError
 
-    decoder = lzma.LZMADecompressor(format=lzma.FORMAT_XZ, memlimit=XZ_MEMORY_BYTES_MAX)
-    return _decoded(decoder, file, offset, size, "xz", (lzma.LZMAError,))
+    decoder = LZMADecompressor(format=FORMAT_XZ, memlimit=XZ_MEMORY_BYTES_MAX)
+    return _decoded(decoder, file, offset, size, "xz", (LZMAError,))
 
 
 def bunzip(file: Readable, offset: int, size: int) -> Iterator[bytes]:
     """Unpack bzip2. Raises `PackageError` (`compression`, `truncated`)."""
-    import bz2
+    from bz2 import BZ2Decompressor
 
-    return _decoded(bz2.BZ2Decompressor(), file, offset, size, "bzip2", (OSError, ValueError))
+    return _decoded(BZ2Decompressor(), file, offset, size, "bzip2", (OSError, ValueError))
 
 
 def _decoded(

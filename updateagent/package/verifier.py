@@ -57,7 +57,7 @@ class Partition(Protocol):
         """The maximum size of an image in bytes. Raises `DeviceError`."""
 
     def open(self) -> RawFile:
-        """Raises `DeviceError`."""
+        """Open it for reading what it holds now. Raises `DeviceError`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,7 @@
 * syncs after at most `SYNC_BYTES`, and then tells the caller how far it has got, so that a power cut costs at most that
   much again.
 
-`read_back` then checks what the device returns, with the page cache dropped. `slot_type` finds the class for
-`[[slot]] type` of the configuration.
+`read_back` then checks what the device returns, with the page cache dropped.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 
 from updateagent.disk import RawFile, Storage
@@ -77,22 +75,6 @@ class BlockSlot(Slot):
             raise DeviceError(SLOT, f"slot {self.name}: there is no device {self.path}") from None
         except OSError as error:
             raise storage_error(error, f"slot {self.name}, {self.path}") from error
-
-
-SLOT_TYPES = {
-    "file": "updateagent.slots.block:FileSlot",
-    "block": "updateagent.slots.block:BlockSlot",
-    "ubi": "updateagent.slots.flash:UbiSlot",
-    "mtd": "updateagent.slots.flash:MtdSlot",
-}
-"""The class of each slot type, as "module:name", so that only configured types are imported."""
-
-
-def slot_type(name: str) -> type[Slot]:
-    """The type of slot of that name."""
-    module, _, attribute = SLOT_TYPES[name].partition(":")
-    found: type[Slot] = getattr(import_module(module), attribute)
-    return found
 
 
 @dataclass(slots=True)

@@ -38,6 +38,8 @@ from agent.clock import Clock
 from agent.metering.access.accessbook import AccessBook
 from agent.metering.access.session import AccessSession
 from agent.metering.ledger.ledger import Reason
+from agent.metering.orders.order_book import OrderBook, Task
+from agent.metering.orders.order_visit import OrderVisit
 from agent.metering.ports.line_watch import LineWatch
 from agent.metering.ports.patience import Patience
 from agent.metering.ports.probe import Probe
@@ -114,6 +116,7 @@ class ReaderDeps:
     access: AccessBook
     clock: Clock
     rng: random.Random
+    orders: OrderBook
     health: Callable[[str, PortHealth], None] = lambda _port, _health: None
 
 
@@ -390,7 +393,7 @@ class PortReader:
             with contextlib.suppress(StoreError):  # its owner reports it; the next change of tasks tidies up
                 self._deps.tasks.tidy()
                 self._deps.store.retain(self._deps.registry.names())
-        room = self._room(bridge)
+        room = self._begin_orders(bridge, self._room(bridge), now)
         if room > 0 and now >= self._look_at:
             start = self._deps.tasks.next_start()
             self._look_at = now + (LOOK_EVERY_S if start is None else min(LOOK_EVERY_S, start))
@@ -408,6 +411,30 @@ class PortReader:
                 self._probe.begin(bridge, now)
             except DlmsError as error:
                 LOG.warning("port %s: %s", self._port.name, error, extra={"event": "port.scan"})
+
+    def _begin_orders(self, bridge: Bridge, room: int, now: float) -> int:
+        """Begin what was ordered, before anything scheduled. Returns how many visits may still begin.
+
+        A visit of the same meter gives way, and on a bus, where one conversation has the line, any visit.
+        """
+        if not self._deps.orders.waiting:
+            return room
+        present = {meter.meter_id: meter for meter in self._deps.registry.present(self._port.name)}
+        for task in self._deps.orders.due(present):
+            meter = present[task.meter_id]
+            if self._deps.access.resting(meter):  # too many wrong keys lock a meter, whoever tries them
+                self._deps.orders.begun(task)
+                self._deps.orders.lost(task, "the meter refused its keys and is not asked for a while", final=True)
+                continue
+            if room > 0 and meter.address not in self._visits:
+                self._visit(bridge, meter, [], now, task)
+                room -= 1
+                continue
+            for address, visit in list(self._visits.items()):
+                if (bridge.shared_bus or address == meter.address) and not isinstance(visit, OrderVisit):
+                    self._advance(visit, partial(visit.give_way, now))
+            room = 0  # nothing scheduled begins before this has its place
+        return room
 
     def _room(self, bridge: Bridge) -> int:
         """How many visits may begin now."""
@@ -446,7 +473,8 @@ class PortReader:
 
     # --- visits ---
 
-    def _visit(self, bridge: Bridge, meter: Meter, jobs: list[Job], now: float) -> None:
+    def _visit(self, bridge: Bridge, meter: Meter, jobs: list[Job], now: float, task: Task | None = None) -> None:
+        """Begin a visit of a meter for these jobs, or for the order `task`."""
         knowledge = self._knowledge.of(meter.key)
         try:
             opening = self._deps.access.open(meter)
@@ -464,8 +492,15 @@ class PortReader:
             channel = bridge.channel(meter.address, dst_lsap=MANAGEMENT_LOGICAL_DEVICE, src_lsap=client)
         except (DlmsError, PlcLocalError) as error:
             # What was provisioned or configured does not make a session: say so, and wait like after any failure.
+            if task is not None:
+                self._deps.orders.begun(task)
+                self._deps.orders.lost(task, str(error), final=True)
+                return
             self._deps.registry.attempted(meter.key, str(error))
             self._retries.note(meter, jobs)
+            return
+        if task is not None:
+            self._visit_for_order(task, meter, session, channel, now)
             return
         if opening.identify:
             jobs = []  # the public client reads the name; the next visit, with the meter's own keys, reads the rest
@@ -485,6 +520,23 @@ class PortReader:
         )
         self._visits[meter.address] = visit
         self._deps.tasks.began(jobs)
+        self._advance(visit, partial(visit.start, now))
+
+    def _visit_for_order(self, task: Task, meter: Meter, session: AccessSession, channel: Channel, now: float) -> None:
+        visit = OrderVisit(
+            meter=meter,
+            jobs=[],
+            session=session,
+            channel=channel,
+            until=now + self._metering.visit_timeout_s,
+            knowledge=session.known,
+            policy=self._policy,
+            task=task,
+            book=self._deps.orders,
+            trusted=self._clock.trusted(),
+        )
+        self._visits[meter.address] = visit
+        self._deps.orders.begun(task)
         self._advance(visit, partial(visit.start, now))
 
     def _link(self, meter: Meter, client: int) -> DataLink:
@@ -563,6 +615,9 @@ class PortReader:
             self._report_working()
         else:
             self._silent.add(visit.meter.key)
+        if isinstance(visit, OrderVisit):
+            self._over(visit, outcome.error)
+            return
         if not outcome.ok:
             self._leftovers.keep(visit)
             self._over(visit, outcome.error)
@@ -669,6 +724,13 @@ class PortReader:
         `None`: those that the visit itself counts."""
         reached = self._reached(visit)
         self._close(visit)
+        if isinstance(visit, OrderVisit):
+            visit.give_up(error)  # where it has no outcome yet
+            return
+        if visit.gives_way:
+            self._deps.tasks.ended(visit.jobs, visit.meter.meter_id, ok=False, final=False)
+            self._look_at = 0.0  # it goes on as soon as the order is done
+            return
         suspicion = self._watch.suspicion(visit.meter.address)
         error = f"{error}; {suspicion}" if suspicion else error
         LOG.debug("visit of %s failed: %s", visit.meter.meter_id, error)

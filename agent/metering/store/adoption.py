@@ -13,6 +13,7 @@ import uuid
 from dataclasses import dataclass
 from itertools import islice
 
+from agent.metering.store.delivery import Range, count, without
 from agent.metering.store.salvage import Block, Wreck, marks_of
 from agent.metering.store.store_schema import LEDGER
 
@@ -73,7 +74,7 @@ def begin(db: sqlite3.Connection, counters: dict[str, int], name: str, wreck: Wr
 
 def go_on(db: sqlite3.Connection, counters: dict[str, int], aside: Aside, wreck: Wreck, now: float) -> Aside:
     """Take over some more blocks. The result is `done` when nothing is left."""
-    head = wreck.head()
+    head, delivered = wreck.head(), wreck.delivered()
     blocks = list(islice(wreck.blocks(aside.reached), BLOCKS_PER_STEP))
     reached, stored_at, salvaged, lost = aside.reached, aside.stored_at, 0, 0
     for block in blocks:
@@ -82,19 +83,21 @@ def go_on(db: sqlite3.Connection, counters: dict[str, int], aside: Aside, wreck:
         elif block.last <= reached:
             continue
         elif block.first > reached + 1 and (reached or head.released is not None):
-            lost += _note_hole(db, reached + 1, block.first - 1, stored_at, block.made, now)
-        if block.body:
+            lost += _note_hole(db, (reached + 1, block.first - 1), delivered, stored_at, block.made, now)
+        if not without((block.first, block.last), delivered):
+            _mark(db, block)
+        elif block.body:
             _put(db, aside.store, block)
             salvaged += block.last - max(block.first - 1, reached)
             _mark(db, block)
         else:
-            gone = block.last - max(block.first - 1, reached)
+            gone = count(without((max(block.first, reached + 1), block.last), delivered))
             note_loss(db, now, block.meter, block.since or stored_at, block.made, gone, "damaged")
             lost += gone
         reached, stored_at = block.last, block.made
     done = len(blocks) < BLOCKS_PER_STEP
     if done and head.next is not None and head.next > reached + 1:
-        lost += _note_hole(db, reached + 1, head.next - 1, stored_at, 0.0, now)
+        lost += _note_hole(db, (reached + 1, head.next - 1), delivered, stored_at, 0.0, now)
     if done and not reached and not head.counts:  # not a single page of it could be read: nobody knows how many
         note_loss(db, now, "", 0.0, now, 0, "damaged")
     counters["lost"] += lost
@@ -112,9 +115,13 @@ def note_loss(
     db.execute("DELETE FROM loss WHERE seq <= (SELECT MAX(seq) FROM loss) - ?", (LOSSES_MAX,))
 
 
-def _note_hole(db: sqlite3.Connection, first: int, last: int, since: float, until: float, now: float) -> int:
-    note_loss(db, now, "", since, until or now, last - first + 1, "damaged")
-    return last - first + 1
+def _note_hole(
+    db: sqlite3.Connection, hole: Range, delivered: list[Range], since: float, until: float, now: float
+) -> int:
+    lost = count(without(hole, delivered))
+    if lost:
+        note_loss(db, now, "", since, until or now, lost, "damaged")
+    return lost
 
 
 def _mark(db: sqlite3.Connection, block: Block) -> None:

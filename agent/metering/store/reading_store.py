@@ -7,8 +7,9 @@ per visit, which is what flash can bear. Ids are never used again within a store
 How far each meter has been read for each task is written in the same transaction as the readings, so a power cut can
 neither lose a run nor repeat one.
 
-Bounds: `records_max` records, `bytes_max` bytes of file. Blocks go oldest first, and those that were delivered are
-always the oldest. As only the oldest ever go, the ids in the file have no gaps, and counting is a subtraction.
+Bounds: `records_max` records, `bytes_max` bytes of file. Blocks go oldest first. Where the oldest is not delivered yet
+and a later one is (delivery.py), the later one makes room: its body goes, and its row stays as a stub. So the ids in
+the file have no gaps, and counting is a subtraction.
 
 What cannot be delivered any more is counted as `lost`, logged, and remembered as a `Loss` with the meter and the time
 that the values speak of, so that profiles can be asked for it again: blocks given up because the store is full, blocks
@@ -22,7 +23,6 @@ from __future__ import annotations
 import json
 import logging
 import sqlite3
-import zlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -30,23 +30,27 @@ from pathlib import Path
 from typing import TypeVar
 
 from agent.clock import Clock
+from agent.metering.store import resend, sinks
 from agent.metering.store.adoption import note_loss
+from agent.metering.store.blocks import BLOCKS_PER_BATCH_MAX, block_rows, blocks, pack, unpack
+from agent.metering.store.delivery import bounded_start, count, delivered_above, empty, mark, open_ranges
+from agent.metering.store.resend import Again
 from agent.metering.store.salvage import marks_of
+from agent.metering.store.sinks import SinkBatch
 from agent.metering.store.store_file import StoreError, StoreFile
 from agent.metering.store.store_schema import NO_MARKS
 from agent.status import QueueStatus
-from omadm.readings import ROW_SIZES, GapReport, Reading, record
+from omadm.readings import ID_MAX, GapReport, Reading, ResendOrder, ResendReport, record
 
 __all__ = ["Batch", "Loss", "Progress", "Refusal", "Store", "StoreError", "StoreStats"]
 
 LOG = logging.getLogger("agent.metering.store")
 
 BYTES_MAX = 128 << 20  # of the database file; half a million readings take about 15 MB
-BLOCKS_PER_BATCH_MAX = 64  # looked at for one uplink batch
-COMPRESSION = 6
 FULL_RETRIES = 4  # each one gives up an eighth of the blocks first
 REMEMBERED_MAX = 16_384  # names, before those that nobody knows any more are looked for; the registry holds 4096
 REFUSED_MAX = 1000  # records that the head-end would not take, kept for a person to look at
+SINK_SHARE = 4  # this part of `records_max` is kept at most for a sink that is behind
 DROP_SHARE = 1 / 16  # so many more delivered records than are to be kept may be there
 REFUSED_AT = "refused_at"  # beside the fields of a record that is set aside
 
@@ -69,7 +73,7 @@ class Progress:
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Records in the order of their ids, for the uplink; the ids `first` to `last` are dealt with when it is
-    released. `skipped`: records among them that could not be read back."""
+    released: those of them that are not here are delivered already, or (`skipped`) could not be read back."""
 
     store: str
     first: int
@@ -145,6 +149,7 @@ class Store:
         self._records_max = records_max
         self._keep_forwarded_max = keep_forwarded_max
         self._loss_logged = False
+        self._sinks: set[str] = set()
         self.on_append: Callable[[], None] = lambda: None
         self.on_health: Callable[[str], None] = lambda _problem: None  # "" when the store works
 
@@ -160,9 +165,9 @@ class Store:
         """Store the readings of one visit, and return their first and last id. All of it is durable on return; on
         `StoreError` nothing of it is stored. `knowledge`: what was learned about meters, by meter. `also` writes the
         ledger's tables in the same transaction."""
-        body = _pack([reading.row() for reading in readings]) if readings else b""
+        body = pack([reading.row() for reading in readings]) if readings else b""
         marks = [(mark.meter, mark.task, mark.run) for mark in progress]
-        learned = [(meter, _pack(what)) for meter, what in (knowledge or {}).items()]
+        learned = [(meter, pack(what)) for meter, what in (knowledge or {}).items()]
 
         def work(db: sqlite3.Connection, counters: _Counters) -> tuple[int, int]:
             first = counters["next"]
@@ -177,7 +182,7 @@ class Store:
                 _set_progress(db, marks, first)
             db.executemany("INSERT OR REPLACE INTO knowledge VALUES (?, ?)", learned)
             also(db)
-            while counters["next"] - _oldest(db, counters) > self._records_max and self._drop_oldest(db, counters):
+            while _size(db, counters) > self._records_max and self._make_room(db, counters):
                 pass
             return first, counters["next"] - 1
 
@@ -205,7 +210,7 @@ class Store:
     def knowledge(self, meter: str) -> dict[str, object] | None:
         """What was learned about a meter before; `None` when nothing is known, or it cannot be read back."""
         row = self._run(lambda db, _: db.execute("SELECT body FROM knowledge WHERE meter=?", (meter,)).fetchone())
-        learned = _unpack(row[0]) if row else None
+        learned = unpack(row[0]) if row else None
         return learned if isinstance(learned, dict) else None
 
     def forget(self, meters: Iterable[str] = (), tasks: Iterable[str] = ()) -> None:
@@ -240,29 +245,35 @@ class Store:
 
     # --- for the uplink ---
 
-    def batch(self, records_max: int) -> Batch | None:
-        """The oldest records that are not delivered yet, at most `records_max`; `None` when there are none."""
-        return self._run(
-            lambda db, counters: self._take_adopted(db, counters, records_max) or self._take(db, counters, records_max)
-        )
+    def batch(self, records_max: int, *, first: int = 0, last: int = ID_MAX) -> Batch | None:
+        """The oldest records that are not delivered yet, at most `records_max`; `None` when there are none.
 
-    def release(self, store: str, last: int) -> int:
-        """The head-end holds every record of `store` up to id `last`. Returns how many of these were pending. An
-        acknowledgement for another store, the one before this one, changes nothing."""
+        `first`, `last`: only records of this store with these ids. Without `first`, those of earlier stores come
+        before all.
+        """
+
+        def work(db: sqlite3.Connection, counters: _Counters) -> Batch | None:
+            adopted = None if first else self._take_adopted(db, counters, records_max)
+            return adopted or self._take(db, counters, records_max, bounded_start(db, first), last)
+
+        return self._run(work)
+
+    def next_id(self) -> int:
+        """The id that the next record will have."""
+        return self._run(lambda _, counters: counters["next"])
+
+    def release(self, store: str, last: int, *, first: int = 0) -> int:
+        """The head-end holds every record of `store` from id `first` (all, without it) to `last`. Returns how many of
+        these were pending. An acknowledgement for another store, the one before this one, changes nothing."""
 
         def work(db: sqlite3.Connection, counters: _Counters) -> int:
             if store != self.file.uuid:
                 return _release_adopted(db, counters, store, last)
             if not counters["released"] < last < counters["next"]:
                 return 0
-            fresh = _pass(db, counters, last)
+            fresh = mark(db, counters, first, last)
             counters["forwarded"] += fresh
-            # A good number at once: each removal writes the pages that say what is free.
-            if last - _oldest(db, counters) + 1 > self._keep_forwarded_max * (1 + DROP_SHARE):
-                while last - _oldest(db, counters) + 1 > self._keep_forwarded_max and self._drop_oldest(
-                    db, counters, last
-                ):
-                    pass
+            self._drop_kept(db, counters)
             self._loss_logged = False
             return fresh
 
@@ -279,10 +290,10 @@ class Store:
             if batch.store != self.file.uuid:
                 if not _release_adopted(db, {"forwarded": 0}, batch.store, batch.last):
                     return
-            elif batch.last <= counters["released"]:
+            elif not open_ranges(db, counters, batch.first, batch.last):
                 return
             else:
-                _pass(db, counters, batch.last)
+                mark(db, counters, batch.first, batch.last)
             db.executemany("INSERT OR REPLACE INTO refused VALUES (?, ?, ?)", rows)
             keep = "SELECT id FROM refused ORDER BY id DESC LIMIT ?"
             db.execute(f"DELETE FROM refused WHERE id NOT IN ({keep})", (REFUSED_MAX,))  # noqa: S608 - constants only
@@ -296,6 +307,46 @@ class Store:
                 why,
                 extra={"event": "store.refused"},
             )
+
+    def order_again(self, orders: Iterable[ResendOrder]) -> int:
+        """Remember that the head-end wants these once more. Returns how many of the orders are new."""
+        return self._run(lambda db, counters: resend.take(db, counters, self.file.uuid, orders))
+
+    def again(self, records_max: int) -> Again | None:
+        """The next delivered records, at most `records_max`, that the head-end wants once more."""
+        return self._run(lambda db, counters: resend.next_records(db, counters, self.file.uuid, records_max))
+
+    def sent_again(self, again: Again, *, refused: bool = False) -> None:
+        """The head-end acknowledged these, or refused them."""
+        self._run(lambda db, _: resend.advance(db, again, refused=refused))
+
+    def again_reports(self) -> list[ResendReport]:
+        """How the orders ended that have nothing left."""
+        return self._run(lambda db, _: resend.reports(db))
+
+    def close_again(self, requests: Iterable[int]) -> None:
+        """The head-end has the reports on these orders."""
+        self._run(lambda db, _: resend.close(db, requests))
+
+    # --- for further sinks ---
+
+    def add_sink(self, name: str) -> None:
+        """A sink of this name is in use; it gets what is stored from the first such moment on."""
+        self._run(lambda db, counters: sinks.add(db, counters, name))
+        self._sinks.add(name)
+
+    def sink_batch(self, name: str, records_max: int) -> SinkBatch | None:
+        """What a sink gets next, at most `records_max` records; `None` when it has everything."""
+        return self._run(lambda db, counters: sinks.next_records(db, counters, self.file.uuid, name, records_max))
+
+    def sink_done(self, name: str, last: int, missed: int) -> None:
+        """A sink has the records up to `last`, without those that it missed."""
+        self._run(lambda db, _: sinks.done(db, name, last, missed))
+
+    def sink_missed(self, name: str) -> int:
+        """How many records a sink did not get."""
+        rows = self._run(lambda db, _: db.execute("SELECT missed FROM sink WHERE name=?", (name,)).fetchall())
+        return int(rows[0][0]) if rows else 0
 
     # --- for everybody ---
 
@@ -318,7 +369,8 @@ class Store:
         """Return the counts for the status."""
 
         def work(db: sqlite3.Connection, counters: _Counters) -> StoreStats:
-            own = counters["next"] - 1 - counters["released"] - counters["holes"]
+            above = delivered_above(db)
+            own = counters["next"] - 1 - counters["released"] - counters["holes"] - above
             adopted, since = db.execute("SELECT COALESCE(SUM(last - first + 1), 0), MIN(made) FROM adopted").fetchone()
             lost_at = db.execute("SELECT noted FROM loss ORDER BY seq DESC LIMIT 1").fetchone()
             first_pending = "SELECT made FROM block WHERE first <= ? ORDER BY first DESC LIMIT 1"
@@ -327,7 +379,7 @@ class Store:
             return StoreStats(
                 uuid=self.file.uuid,
                 pending=own + adopted,
-                kept=max(0, counters["released"] - _oldest(db, counters) + 1),
+                kept=max(0, counters["released"] - _oldest(db, counters) + 1 + above),
                 oldest=since if since is not None else oldest[0] if oldest else 0.0,
                 forwarded=counters["forwarded"],
                 lost=counters["lost"],
@@ -364,7 +416,25 @@ class Store:
 
     def _shed(self, db: sqlite3.Connection, counters: _Counters) -> bool:
         blocks = db.execute("SELECT COUNT(first) FROM block").fetchone()[0]
-        return sum(self._drop_oldest(db, counters) for _ in range(-(-blocks // 8))) > 0
+        return sum(self._make_room(db, counters) for _ in range(-(-blocks // 8))) > 0
+
+    def _make_room(self, db: sqlite3.Connection, counters: _Counters) -> bool:
+        """Give up the block that is missed least. Returns whether one went; never the only one, which is the visit
+        that is just being stored."""
+        oldest = db.execute("SELECT last FROM block ORDER BY first LIMIT 1").fetchone()
+        if oldest and oldest[0] > counters["released"] and _empty_delivered(db):
+            return True
+        return self._drop_oldest(db, counters)
+
+    def _drop_kept(self, db: sqlite3.Connection, counters: _Counters) -> None:
+        """Remove delivered blocks that are more than are to be kept: a good number at once, since each removal writes
+        the pages that say what is free."""
+        last = counters["released"]
+        lag = min(sinks.lag(db, self._sinks, last), self._records_max // SINK_SHARE)
+        keep = max(self._keep_forwarded_max, lag)
+        if last - _oldest(db, counters) + 1 > keep * (1 + DROP_SHARE):
+            while last - _oldest(db, counters) + 1 > keep and self._drop_oldest(db, counters, last):
+                pass
 
     def _drop_oldest(self, db: sqlite3.Connection, counters: _Counters, up_to: int | None = None) -> bool:
         """Remove the oldest block and return whether one went.
@@ -377,14 +447,10 @@ class Store:
             return False
         first, last, made, meter, since, marks = rows[0]
         _set_progress(db, marks_of(marks), first)
-        damaged = counters["holes"] and _damaged(db, first - 1, last)  # its loss was noted when that was found
+        lost = mark(db, counters, first, last)  # of a damaged block none: its loss was noted when that was found
+        mark(db, counters, 0, last)
         db.execute("DELETE FROM block WHERE first=?", (first,))
-        lost = last - max(first - 1, counters["released"])
-        if lost > 0:
-            counters["released"] = last
-        if lost > 0 and damaged:
-            counters["holes"] -= lost
-        elif lost > 0:
+        if lost:
             counters["lost"] += lost
             note_loss(db, self._clock.wall(), meter, since, made, lost, "full")
             if not self._loss_logged:  # once until the next delivery: a full store would otherwise fill the log as well
@@ -396,45 +462,43 @@ class Store:
                 )
         return True
 
-    def _take(self, db: sqlite3.Connection, counters: _Counters, records_max: int) -> Batch | None:
-        released = counters["released"]
-        start = db.execute("SELECT MAX(first) FROM block WHERE first <= ?", (released + 1,)).fetchone()[0]
-        rows = db.execute(
-            "SELECT first, last, body FROM block WHERE first >= ? ORDER BY first LIMIT ?",
-            (released + 1 if start is None else start, BLOCKS_PER_BATCH_MAX),
-        ).fetchall()
+    def _take(
+        self, db: sqlite3.Connection, counters: _Counters, records_max: int, first: int, last: int
+    ) -> Batch | None:
         records: list[dict[str, object]] = []
-        skipped, reached = 0, released
-        for first, last, body in rows:
-            begin = max(first, released + 1)
-            if begin > last:
-                continue
-            unpacked = _block_rows(first, last, body)
-            if unpacked is None:
-                # Damage inside one block must not hold up all that follow.
-                skipped += last - begin + 1
-                reached = last
-                if body:
-                    self._note_damaged(db, counters, first, begin, last)
-                continue
-            room = records_max - len(records)
-            taken = unpacked[begin - first :][:room]
-            records += [record(record_id, row) for record_id, row in enumerate(taken, begin)]
-            reached = begin + len(taken) - 1
-            if len(records) >= records_max:
+        start, reached, skipped, blocks_left = 0, 0, 0, BLOCKS_PER_BATCH_MAX
+        for begin, end in open_ranges(db, counters, first, last):
+            start = start or begin
+            for block_first, block_last, body in blocks(db, begin, end, blocks_left):
+                blocks_left -= 1
+                low, high = max(block_first, begin), min(block_last, end)
+                unpacked = block_rows(block_first, block_last, body)
+                if unpacked is None:
+                    # Damage inside one block must not hold up all that follow.
+                    skipped, reached = skipped + high - low + 1, high
+                    if body:
+                        self._note_damaged(db, counters, block_first, block_last)
+                    continue
+                taken = unpacked[low - block_first : high - block_first + 1][: records_max - len(records)]
+                records += [record(record_id, row) for record_id, row in enumerate(taken, low)]
+                reached = low + len(taken) - 1
+                if len(records) >= records_max:
+                    break
+            if len(records) >= records_max or not blocks_left:
                 break
-        return Batch(self.file.uuid, released + 1, reached, tuple(records), skipped) if reached > released else None
+        return Batch(self.file.uuid, start, reached, tuple(records), skipped) if reached else None
 
-    def _note_damaged(self, db: sqlite3.Connection, counters: _Counters, first: int, begin: int, last: int) -> None:
+    def _note_damaged(self, db: sqlite3.Connection, counters: _Counters, first: int, last: int) -> None:
         """A block cannot be read back: it counts as lost once, and its row stays, empty, until its ids are passed."""
         made, meter, since = db.execute("SELECT made, meter, since FROM block WHERE first=?", (first,)).fetchone()
-        counters["lost"] += last - begin + 1
-        counters["holes"] += last - begin + 1
-        note_loss(db, self._clock.wall(), meter, since, made, last - begin + 1, "damaged")
+        lost = count(open_ranges(db, counters, first, last))
+        counters["lost"] += lost
+        counters["holes"] += lost
+        note_loss(db, self._clock.wall(), meter, since, made, lost, "damaged")
         db.execute("UPDATE block SET body=x'' WHERE first=?", (first,))
         LOG.error(
             "records %d to %d cannot be read back (meter %s)",
-            begin,
+            first,
             last,
             meter or "unknown",
             extra={"event": "store.rot"},
@@ -449,7 +513,7 @@ class Store:
         records: list[dict[str, object]] = []
         store, reached, start = "", 0, 0
         for seq, of_store, first, last, made, meter, since, body in rows:
-            unpacked = _block_rows(first, last, body)
+            unpacked = block_rows(first, last, body)
             if unpacked is None:
                 db.execute("DELETE FROM adopted WHERE seq=?", (seq,))
                 counters["lost"] += last - first + 1
@@ -497,22 +561,30 @@ def _forget_marks(db: sqlite3.Connection, meters: Collection[str], tasks: Collec
             db.execute("UPDATE block SET marks=? WHERE first=?", (json.dumps(kept, separators=(",", ":")), first))
 
 
-def _pass(db: sqlite3.Connection, counters: _Counters, last: int) -> int:
-    """The ids up to `last` are dealt with. Returns how many of them were records, and not holes."""
-    passed = _damaged(db, counters["released"], last) if counters["holes"] else 0
-    fresh = last - counters["released"] - passed
-    counters["released"] = last
-    counters["holes"] -= passed
-    return fresh
+def _size(db: sqlite3.Connection, counters: Mapping[str, int]) -> int:
+    """Return how many records are in the file."""
+    return counters["next"] - _oldest(db, counters) - empty(db)
 
 
-def _damaged(db: sqlite3.Connection, after: int, up_to: int) -> int:
-    """How many of these ids belong to blocks that cannot be read back."""
-    query = (
-        "SELECT COALESCE(SUM(MIN(last, ?2) - MAX(first - 1, ?1)), 0) FROM block"
-        " WHERE length(body) = 0 AND last > ?1 AND first <= ?2"
-    )
-    return int(db.execute(query, (after, up_to)).fetchone()[0])
+def _empty_delivered(db: sqlite3.Connection) -> bool:
+    """Remove the body of the oldest block that was delivered before those below it; its row becomes one with the stub
+    before it. Returns whether there was one."""
+    for first, last in db.execute("SELECT first, last FROM delivered ORDER BY first").fetchall():
+        query = "SELECT first, last, marks FROM block WHERE first >= ? AND last <= ? AND length(body) > 0"
+        row = db.execute(query + " ORDER BY first LIMIT 1", (first, last)).fetchone()
+        if row is None:
+            continue
+        block_first, block_last, marks = row
+        _set_progress(db, marks_of(marks), block_first)
+        query = "SELECT first FROM block WHERE length(body) = 0 AND first >= ? AND last = ?"
+        stub = db.execute(query, (first, block_first - 1)).fetchone()
+        if stub is None:
+            db.execute(f"UPDATE block SET body=x'', marks='{NO_MARKS}' WHERE first=?", (block_first,))  # noqa: S608
+        else:
+            db.execute("DELETE FROM block WHERE first=?", (block_first,))
+            db.execute("UPDATE block SET last=? WHERE first=?", (block_last, stub[0]))
+        return True
+    return False
 
 
 def _release_adopted(db: sqlite3.Connection, counters: _Counters, store: str, last: int) -> int:
@@ -526,8 +598,8 @@ def _release_adopted(db: sqlite3.Connection, counters: _Counters, store: str, la
         if block_last <= last:
             db.execute("DELETE FROM adopted WHERE seq=?", (seq,))
             continue
-        rest = (_block_rows(first, block_last, body) or [])[last - first + 1 :]
-        db.execute("UPDATE adopted SET first=?, body=? WHERE seq=?", (last + 1, _pack(rest), seq))
+        rest = (block_rows(first, block_last, body) or [])[last - first + 1 :]
+        db.execute("UPDATE adopted SET first=?, body=? WHERE seq=?", (last + 1, pack(rest), seq))
     counters["forwarded"] += fresh
     return fresh
 
@@ -548,18 +620,6 @@ def _time_of(reading: Reading | GapReport) -> float:
         return reading.received
 
 
-def _pack(value: object) -> bytes:
-    return zlib.compress(json.dumps(value, separators=(",", ":"), allow_nan=False).encode(), COMPRESSION)
-
-
-def _unpack(body: bytes) -> object:
-    """Return what was packed; `None` when the checksum says that this is not it."""
-    try:
-        return json.loads(zlib.decompress(body))
-    except (zlib.error, ValueError, TypeError):
-        return None
-
-
 def _refusal(record_id: int, text: str, why: str) -> Refusal:
     try:
         entry = json.loads(text)
@@ -568,10 +628,3 @@ def _refusal(record_id: int, text: str, why: str) -> Refusal:
     entry = entry if isinstance(entry, dict) else {}  # a damaged one is still worth its id and its reason
     at = entry.pop(REFUSED_AT, 0.0)
     return Refusal(record_id, float(at) if isinstance(at, int | float) else 0.0, why, entry)
-
-
-def _block_rows(first: int, last: int, body: bytes) -> list[list[object]] | None:
-    rows = _unpack(body)
-    if not isinstance(rows, list) or len(rows) != last - first + 1:
-        return None
-    return rows if all(isinstance(row, list) and len(row) in ROW_SIZES for row in rows) else None

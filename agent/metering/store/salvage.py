@@ -113,6 +113,11 @@ class Wreck:
         """(meter, body)"""
         return self._reader.both_ends("knowledge", ("meter", "body"), ("meter",))
 
+    def delivered(self) -> list[tuple[int, int]]:
+        """(first, last) of what the head-end held above the watermark, ascending."""
+        rows = self._reader.both_ends("delivered", ("first", "last"), ("first",))
+        return sorted((row[0], row[1]) for row in rows if isinstance(row[0], int) and isinstance(row[1], int))
+
     def asides(self) -> list[Row]:
         """The files that it had taken over itself."""
         names = ("name", "noted", "store", "reached", "stored_at", "salvaged", "lost", "done")

@@ -5,7 +5,9 @@ Formats so far. A file is brought forward when it is opened, in one transaction;
 
 1. `block`, `progress`, `knowledge`, `refused`, `meta`.
 2. What a block is about (`meter`, `marks`, `since`) stands in its row, so that it can be told when the body cannot be
-   read any more; `progress.at`; `loss`, `aside`, `adopted`; `meta` has a copy, `identity`, on a page of its own.
+   read any more; `progress.at`; `loss`, `aside`, `adopted`; `meta` has a copy, `identity`, on a page of its own;
+   `delivered` has what the head-end holds above the watermark `released`, `resend` what it wants once more,
+   `sink` the positions of others.
 3. The ledger's tables (`agent.metering.ledger`): `gap`, `account`, `era`, `alive`.
 
 `block.marks` is the progress of the visit, JSON [[meter, task, run], …]. It moves to the table `progress` when the
@@ -45,6 +47,15 @@ _SINCE_2 = (
     " CHECK (typeof(first) = 'integer' AND typeof(last) = 'integer' AND last >= first AND typeof(body) = 'blob'))",
     "CREATE TABLE loss (seq INTEGER PRIMARY KEY AUTOINCREMENT, noted REAL NOT NULL, meter TEXT NOT NULL,"
     " since REAL NOT NULL, until REAL NOT NULL, records INTEGER NOT NULL, why TEXT NOT NULL)",
+    "CREATE TABLE delivered (first INTEGER PRIMARY KEY, last INTEGER NOT NULL,"
+    " CHECK (typeof(last) = 'integer' AND last >= first))",
+    # The few blocks without a body are found without looking at the others; those others cost the index nothing.
+    "CREATE INDEX block_empty ON block (first, last) WHERE length(body) = 0",
+    "CREATE TABLE sink (name TEXT PRIMARY KEY, position INTEGER NOT NULL, missed INTEGER NOT NULL)",
+    # What the head-end wants once more (resend.py).
+    "CREATE TABLE resend (request INTEGER PRIMARY KEY, store TEXT NOT NULL, reached INTEGER NOT NULL,"
+    " last INTEGER NOT NULL, since REAL NOT NULL, until REAL NOT NULL, sent INTEGER NOT NULL DEFAULT 0,"
+    " refused INTEGER NOT NULL DEFAULT 0, gone TEXT NOT NULL DEFAULT '[]')",
     # The files that were set aside and have been looked through.
     "CREATE TABLE aside (name TEXT PRIMARY KEY, noted REAL NOT NULL, store TEXT NOT NULL, reached INTEGER NOT NULL,"
     " stored_at REAL NOT NULL, salvaged INTEGER NOT NULL, lost INTEGER NOT NULL, done INTEGER NOT NULL)",
@@ -85,6 +96,9 @@ _TABLES = {
     "adopted",
     "loss",
     "aside",
+    "delivered",
+    "resend",
+    "sink",
     "alive",
     *LEDGER,
 }

@@ -32,6 +32,9 @@ from dlms.cosem.profile import (
     CAPTURE_PERIOD,
     ENTRIES,
     ENTRIES_IN_USE,
+    FIFO,
+    LIFO,
+    PROFILE_CLASS,
     SORT_METHOD,
     CaptureObject,
     RowDecoder,
@@ -43,9 +46,7 @@ from dlms.cosem.time import DEVIATION_UNKNOWN, STANDARD_CLOCK, ClockPolicy, Cose
 from dlms.errors import DecodeError, DlmsError, LocalError
 from dlms.xdlms.apdu.common import AccessError, Item, Result
 
-PROFILE_CLASS = 7
 DESCRIPTORS = CAPTURE_OBJECTS, CAPTURE_PERIOD, SORT_METHOD, ENTRIES_IN_USE, ENTRIES
-FIFO, LIFO = 1, 2  # sort methods
 STEP_S = 10.0  # of line time that a step should take: what a cut in the middle costs at most
 STEP_ROWS = 48  # asked for in the first step of a visit: some 2 kB, 2 s at 9600 baud
 STEP_ROWS_MAX = 384  # four days of quarter-hours: some 16 kB, what a visit holds in memory at a time

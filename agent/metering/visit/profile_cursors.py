@@ -19,15 +19,13 @@ from typing import Protocol
 from agent.metering.visit.profile_place import OVERLAP_S, CapturedRow, Place
 from dlms import axdr
 from dlms.cosem.obis import Selection
-from dlms.cosem.profile import CaptureObject, by_entry, by_range
-from dlms.cosem.time import ANY, CosemDateTime
+from dlms.cosem.profile import BEGIN_OF_TIME, END_OF_TIME, CaptureObject, by_entry, by_range
+from dlms.cosem.time import CosemDateTime
 
 OVERLAP_ROWS = 2  # known rows asked for again, to see that the numbers are still those of the last visit
 SEARCH_ROWS = 3  # looked at in one place of the buffer: one with a wrong time stamp does not lead the search astray
 STRETCH_MAX = 64  # an empty window is followed by one of twice its length, up to so many times that of the first
 FIRST_ROWS_UNKNOWN = 96  # read at first where neither the meter nor we know the time
-END_OF_TIME = CosemDateTime(2099, 12, 31, ANY, 23, 59, 59, 0)
-BEGIN_OF_TIME = CosemDateTime(1970, 1, 1, ANY, 0, 0, 0, 0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,6 @@ from typing import Protocol
 from agent.metering.registry import Meter, meter_name
 from agent.metering.scheduling.tasks import Job
 from agent.metering.visit.profile_catchup import (
-    PROFILE_CLASS,
     MeterFacts,
     ProfileReading,
     iso_time,
@@ -47,7 +46,7 @@ from dlms.client.events import (
 from dlms.client.knowledge import MeterKnowledge
 from dlms.client.session import MeterSession
 from dlms.cosem.obis import AttributeRef, Obis
-from dlms.cosem.profile import BUFFER, Unresolved
+from dlms.cosem.profile import BUFFER, PROFILE_CLASS, Unresolved
 from dlms.cosem.time import STANDARD_CLOCK, ClockPolicy, CosemDateTime
 from dlms.errors import DlmsError, PeerError
 from dlms.xdlms.apdu.common import AccessError, Result
@@ -129,6 +128,7 @@ class Visit:
     step_s: float = 0.0
     profiles_at: float = 0.0
     reached: bool = False
+    gives_way: bool = False
 
     def start(self, now: float) -> None:
         self.learned_before = signature(self.knowledge)
@@ -152,10 +152,18 @@ class Visit:
         self.profiles = profiles
         self.places_stored = {key: profile.place.dump() for key, profile in profiles.items()}
 
+    def give_way(self, now: float) -> None:
+        """End the visit with the answer to what was asked last. What was read is there as after a failure."""
+        if not self.gives_way and not self.complete:
+            self.gives_way = True
+            self.session.finish(now)
+            self._write(now)
+
     def go_on(self, now: float, wall: float) -> None:
         """What was due is stored: ask for the next step."""
         self.due = False
-        self._go_on(now)
+        if not self.gives_way:
+            self._go_on(now)
         self._carry(now, wall)
 
     def step(self, now: float, wall: float) -> None:

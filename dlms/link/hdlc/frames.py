@@ -24,10 +24,10 @@ from __future__ import annotations
 import binascii
 import enum
 import functools
-import importlib
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import NamedTuple
 
 import crcmod
@@ -56,7 +56,7 @@ def _fcs_plain(data: bytes) -> int:
 
 
 def _choose_fcs() -> Callable[[bytes], int]:
-    if getattr(importlib.import_module("crcmod.crcmod"), "_usingExtension", False):
+    if getattr(import_module("crcmod.crcmod"), "_usingExtension", False):
         compiled: Callable[[bytes], int] = crcmod.mkCrcFun(0x11021, initCrc=0, rev=True, xorOut=0xFFFF)
         return compiled
     return _fcs_plain

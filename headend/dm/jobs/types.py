@@ -1,4 +1,4 @@
-"""The job types: `get`, `provision`, `firmware` (FUMO 1.0), `software` (SCOMO 1.0), `commands`.
+"""The job types: `get`, `provision`, `firmware` (FUMO 1.0), `software` (SCOMO 1.0), `order`, `commands`.
 
 Each is a small object in `JOB_TYPES`: it checks the parameters when the operator queues the job, and makes the steps
 when the device opens a session. The node names are those of docs/dm.md.
@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from headend.dm.jobs.commands import CommandsJob
 from headend.dm.jobs.firmware import FirmwareJob
+from headend.dm.jobs.order import OrderJob
 from headend.dm.jobs.params import (
     HTTPS_URL,
     NODES_PER_JOB_MAX,
@@ -232,5 +233,5 @@ class SoftwareJob:
 
 
 JOB_TYPES: Mapping[str, JobType] = {
-    one.name: one for one in (GetJob(), ProvisionJob(), FirmwareJob(), SoftwareJob(), CommandsJob())
+    one.name: one for one in (GetJob(), ProvisionJob(), FirmwareJob(), SoftwareJob(), OrderJob(), CommandsJob())
 }

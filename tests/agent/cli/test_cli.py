@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import getpass
 import json
 import socket
 import threading
@@ -164,7 +165,7 @@ def test_meters_are_a_table(daemon: Daemon, capsys: pytest.CaptureFixture[str]) 
 def test_gaps_are_ranges_with_a_reason(daemon: Daemon, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(daemon, capsys, "gaps", "--meter", "KEP0001", "--limit", "5")
     assert code == 0
-    assert daemon.asked == [{"command": "gaps", "meter": "KEP0001", "limit": 5}]
+    assert daemon.asked == [{"command": "gaps", "meter": "KEP0001", "limit": 5, "peer": getpass.getuser()}]
     head, first, second = out.splitlines()
     assert head.split() == ["meter", "task", "first", "last", "slots", "reason"]
     assert first.split() == ["KEP0001", "billing", *["2027-01-15", "02:00:00Z", "2027-01-15", "07:30:00Z", "23"],
@@ -179,7 +180,9 @@ def test_gaps_are_ranges_with_a_reason(daemon: Daemon, capsys: pytest.CaptureFix
 def test_gaps_are_given_up_for_a_reason(daemon: Daemon, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(daemon, capsys, "gaps", "give-up", "KEP0001")[0] == 2
     assert run(daemon, capsys, "gaps", "give-up", "KEP0001", "--why", "dark house")[:2] == (0, "2 gaps closed\n")
-    assert daemon.asked == [{"command": "give-up", "meter": "KEP0001", "task": "", "why": "dark house"}]
+    assert daemon.asked == [
+        {"command": "give-up", "meter": "KEP0001", "task": "", "why": "dark house", "peer": getpass.getuser()}
+    ]
 
 
 def test_status_says_what_the_clock_rests_on_and_how_many_gaps_there_are(
@@ -197,7 +200,7 @@ def test_status_says_what_the_clock_rests_on_and_how_many_gaps_there_are(
 
 def test_a_meter_can_be_forgotten(daemon: Daemon, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(daemon, capsys, "meters", "forget", "KEP0001")[:2] == (0, "forgotten: KEP0001\n")
-    assert daemon.asked == [{"command": "forget-meter", "meter": "KEP0001"}]
+    assert daemon.asked == [{"command": "forget-meter", "meter": "KEP0001", "peer": getpass.getuser()}]
 
 
 def test_queue_session_and_update_answer(daemon: Daemon, capsys: pytest.CaptureFixture[str]) -> None:

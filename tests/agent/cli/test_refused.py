@@ -20,6 +20,8 @@ from agent.daemon.control import ControlServer
 from agent.daemon.health import Health
 from agent.daemon.views import QUEUE_WARNING_S, Views
 from agent.metering.collector import Collector
+from agent.metering.orders.journal import Journal
+from agent.metering.orders.order_book import OrderBook
 from agent.metering.registry import Registry
 from agent.metering.scheduling.readinglist import ReadingLists
 from agent.metering.store.reading_store import REFUSED_MAX, Store
@@ -66,6 +68,7 @@ class Daemon:
             config,
             store=self.store,
             registry=registry,
+            orders=OrderBook(Journal(disk, folder / "orders"), self.clock, allowed=(), known=registry.names),
             lists=ReadingLists(folder, folder),
             clock=self.clock,
             rng=random.Random(1),

@@ -14,7 +14,6 @@ from agent.dm.push import (
     BODY_BYTES_MAX,
     BURST,
     HEAD_BYTES_MAX,
-    MIME,
     RATE_PER_S,
     PushListener,
     RequestError,
@@ -22,7 +21,7 @@ from agent.dm.push import (
     own_url,
     parse_head,
 )
-from omadm.notification import Notification, emit
+from omadm.notification import MIME, Notification, emit
 from tests.agent.dm.server import ACCOUNT, FakeDmServer
 from tests.agent.dm_device import Device
 

@@ -52,7 +52,7 @@ from tests.agent.dm.server import (
     task,
 )
 from tests.agent.dm_device import UPDATE, Device
-from tests.omadm.tnds_documents import decode_tnds
+from tests.omadm.syncml.tnds_documents import decode_tnds
 
 ENTROPY = Random(3)
 URL = "./AMI/Uplink/URL"

@@ -13,6 +13,9 @@ from pathlib import Path
 import pytest
 
 from agent.metering.collector import Collector
+from agent.metering.orders.journal import Journal
+from agent.metering.orders.order import Permission
+from agent.metering.orders.order_book import OrderBook
 from agent.metering.ports.portreader import Bridge as BridgePort
 from agent.metering.registry import Registry
 from agent.metering.scheduling.readinglist import ReadingLists
@@ -85,6 +88,8 @@ def provisioning(*tasks: ReadingTask, secret: bytes = PASSWORD) -> Provisioning:
 class Rig:
     """One collector over one line, in virtual time."""
 
+    allowed = frozenset(Permission)
+
     def __init__(self, tmp_path: Path, port: PortConfig, config: MeteringConfig | None = None) -> None:
         self.tmp_path = tmp_path
         self.port = port
@@ -102,11 +107,15 @@ class Rig:
         self.registry = Registry(
             RealDisk(), self.config.registry_file, self.clock, leave_after_s=self.config.leave_after_s
         )
+        self.orders = OrderBook(
+            Journal(RealDisk(), self.tmp_path / "orders"), self.clock, allowed=self.allowed, known=self.registry.names
+        )
         self.collector = Collector(
             [self.port],
             self.config,
             store=self.store,
             registry=self.registry,
+            orders=self.orders,
             lists=ReadingLists(self.config.reading_lists_dir, self.tmp_path / "software"),
             clock=self.clock,
             rng=random.Random(3),

@@ -11,15 +11,17 @@ from random import Random
 import pytest
 
 from agent.ota.errors import DeltaUnfit
-from agent.ota.handover import HandOver, InstallRequest
+from agent.ota.handover import HandOver
 from agent.ota.update_command import SoftwareCommand, SourceCheck
 from omadm.descriptor import DeltaSource
 from tests.sim.faulty_disk import FaultyDisk, PowerCut, Survival
 from updateagent.errors import DELTA_SOURCE
+from updateagent.handover import PACKAGE as PACKAGE_NAME
+from updateagent.handover import InstallRequest
 
 UPDATE = Path("/update")
 PACKAGE = UPDATE / "download/firmware.swu"
-REQUEST = InstallRequest("id-1", "corr", 1700000000)
+REQUEST = InstallRequest("id-1", PACKAGE_NAME, "corr", 1700000000)
 
 
 def ready(content: bytes = b"package") -> tuple[FaultyDisk, HandOver]:
@@ -64,7 +66,7 @@ def test_a_package_that_is_nowhere_is_an_error() -> None:
 def test_after_a_power_cut_at_any_operation_no_request_meets_another_package(survival: Survival) -> None:
     for number in itertools.count(1):
         disk, hand = ready(b"old")
-        hand.submit(PACKAGE, InstallRequest("id-0", "old", 0))
+        hand.submit(PACKAGE, InstallRequest("id-0", PACKAGE_NAME, "old", 0))
         disk.write_durable(PACKAGE, b"new")
         last = disk.operations + number
         disk.on_operation = lambda operation, last=last: 0.5 if operation.number == last else None

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from random import Random
 
 import pytest
 
 from agent.jobs import firmware, software
-from agent.jobs.firmware import Event, FumoStateError, Job, State
+from agent.jobs.firmware import Job, State
 from agent.ota.download import DownloadError, DownloadStopped
 from agent.tree import alerts
 from tests.agent.dm.server import FakeDmServer, add, delete, execute, get, put
 from tests.agent.dm_device import UPDATE, Device, FakeManifest
 from tests.sim.faulty_disk import FaultyDisk, PowerCut, Survival
 from updateagent.errors import SIGNATURE, PackageError
+from updateagent.handover import NAME_CHARS_MAX, InstallRequest
 from updateagent.package.manifest import Kind
 
 URL = "https://packages.example/fw.swu"
@@ -43,26 +43,6 @@ def leave_result(one: Device, code: int = 200, **changes: object) -> None:
     result = {"version": 1, "id": job.id, "correlator": job.correlator, "name": "ok", "fumo": code, **changes}
     one.disk.write_durable(RESULT, json.dumps(result).encode())
     one.disk.remove_durable(REQUEST)
-
-
-# -- the table -------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("state", "event"), list(itertools.product(State, Event)))
-def test_every_pair_of_state_and_event_steps_or_is_refused_without_change(state: State, event: Event) -> None:
-    job = Job(state=int(state))
-    if (state, event) in firmware.TRANSITIONS.table:
-        assert job.after(event).state == firmware.TRANSITIONS.table[state, event]
-    else:
-        with pytest.raises(FumoStateError):
-            firmware.TRANSITIONS.after(state, event)
-    assert job.state == state
-
-
-def test_every_state_of_an_active_job_has_an_event_that_ends_it() -> None:
-    ends = {Event.FETCH_FAILED, Event.REJECTED, Event.UPDATED, Event.UPDATE_FAILED}
-    for state in (State.DOWNLOADING, State.DOWNLOADED, State.UPDATING):
-        assert any((state, event) in firmware.TRANSITIONS.table for event in ends)
 
 
 # -- firmware --------------------------------------------------------------------------------------------------
@@ -221,6 +201,28 @@ def test_the_same_exec_again_is_202_and_another_one_is_refused_while_busy() -> N
     one.session(START)
     one.session([execute(BOTH, "corr-1")], [execute(BOTH, "corr-2")])
     assert one.server.codes == [202, 500]
+
+
+def test_a_correlator_that_the_update_agent_takes_reaches_it_whole() -> None:
+    one, correlator = device(), "c" * 256
+    one.session([put(f"{BOTH}/PkgURL", URL), execute(BOTH, correlator)])
+    assert one.server.codes == [200, 202]
+    one.work()
+    assert InstallRequest.parse(one.disk.read_bytes(REQUEST)).correlator == correlator
+    one.restart(boot_id="boot 2")
+    leave_result(one)
+    one.work()
+    one.session()
+    assert [heard for *_, heard in one.server.generic] == [correlator]
+
+
+def test_a_correlator_that_the_update_agent_would_refuse_is_refused_at_the_exec() -> None:
+    one = device()
+    one.session([put(f"{BOTH}/PkgURL", URL), execute(BOTH, "c" * 257)])
+    assert (NAME_CHARS_MAX, one.server.codes) == (256, [200, 413])
+    assert not job_of(one).active
+    one.work()
+    assert one.fetcher.urls == []
 
 
 def test_an_exec_without_a_url_is_412() -> None:

@@ -14,6 +14,7 @@ import yaml
 from agent.settings import config as configuration
 from agent.settings.config import Config, ConfigError, load
 from agent.settings.identity import SecretError, device_info, read_release, read_secret
+from agent.settings.mqtt import MqttConfig
 from plc.protocols import BUILT_IN
 
 REPO = Path(__file__).resolve().parents[3]
@@ -365,6 +366,8 @@ def test_the_documented_example_is_valid_and_shows_every_key() -> None:
     for section in (config.device, config.dm, config.metering, config.update, config.log, config.watchdog):
         for field in dataclasses.fields(section):
             assert f"{field.name}:" in text, f"{type(section).__name__}.{field.name} is not in the example"
+    for field in dataclasses.fields(MqttConfig):
+        assert f"#   {field.name}:" in text
     keys = {field.name for field in dataclasses.fields(configuration.PortConfig)} - {"options", "unused"}
     for name in keys | {option.name for protocol in BUILT_IN.values() for option in protocol.options}:
         assert f"{name}:" in text

@@ -15,7 +15,7 @@ from agent.metering.registry import Registry
 from agent.metering.scheduling.readinglist import ReadingList, ReadingListError, parse
 from agent.metering.scheduling.schedule import Backoff
 from agent.metering.store.reading_store import Store
-from agent.metering.uplink import Uplink
+from agent.metering.uplink.worker import Uplink
 from agent.settings.config import Config, ConfigError, load
 from agent.settings.provisioning import UplinkSettings
 from tests.agent.metering.readings import visit

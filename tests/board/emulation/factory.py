@@ -10,7 +10,7 @@ from pathlib import Path
 from tests.board.image.build import REPO, BuiltBoard, make_disk
 from tests.board.image.debian import BoardError
 from tests.board.image.system import COMPATIBLE
-from updateagent.engine.mailbox import InstallRequest
+from updateagent.handover import InstallRequest
 
 DEVICE_KEY = "5a" * 32 + "\n"
 

@@ -241,6 +241,34 @@ def test_a_session_reads_again_until_it_is_closed() -> None:
         session.read([ENERGY], 3.0)
 
 
+def test_a_session_that_finishes_keeps_the_answer_in_flight_and_asks_for_nothing_more() -> None:
+    wire = Wire(server(phases=3).new_association(1))
+    session = MeterSession(PacketLink(LinkUp(125)), client=1, server=1, auth=SECRET)
+    session.read(REFS, 0.0)
+    (aare,) = wire.exchange(session.take_output(), 0.0)
+    session.receive(aare, 0.0)
+    (answer,) = wire.exchange(session.take_output(), 0.0)
+    session.finish(0.0)
+    assert session.take_output() == b""
+    session.receive(answer, 0.0)
+    events = wire.carry(session)
+    assert isinstance(events[0], SessionOpened)
+    assert events[-1] == SessionClosed()
+    assert not any(isinstance(event, ReadDone) for event in events)
+    assert len(session.known.scalers) == 10  # what the answer brought
+    assert len(wire.requests("c0")) == 1
+    assert len(wire.requests("62")) == 1
+
+
+def test_a_session_that_waits_for_nothing_finishes_at_once() -> None:
+    wire = Wire(server().new_association(1))
+    session = MeterSession(PacketLink(), client=1, server=1, auth=SECRET)
+    session.open(0.0)
+    wire.carry(session)
+    session.finish(1.0)
+    assert wire.carry(session) == [SessionClosed()]
+
+
 def test_a_read_asked_for_when_the_last_one_is_done_goes_on_in_the_same_association() -> None:
     wire = Wire(server().new_association(1))
     session = MeterSession(PacketLink(), client=1, server=1, auth=SECRET)

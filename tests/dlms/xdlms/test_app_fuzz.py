@@ -28,7 +28,8 @@ from tests.dlms import test_axdr
 from tests.dlms.client import test_association
 from tests.dlms.random_data import random_data
 from tests.dlms.server import test_server
-from tests.dlms.xdlms import test_acse, test_apdu
+from tests.dlms.xdlms import test_acse
+from tests.dlms.xdlms.apdu import test_apdu
 
 DECODERS: list[Callable[[bytes], object]] = [
     axdr.decode,

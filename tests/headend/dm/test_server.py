@@ -22,7 +22,7 @@ from omadm.bootstrap import Account
 from omadm.syncml.codec import DM_WBXML, DM_XML, decode, encode
 from omadm.syncml.messages import Alert, Command, Get, Item, Meta, Replace, Status, SyncML
 from tests.headend.dm_device import Device, Tree, alert
-from tests.omadm.syncml_samples import Generator
+from tests.omadm.syncml.samples import Generator
 
 DEVICE = "urn:dcu:KR-000001"
 CONFIG = ServerConfig("headend", "https://headend/dm")

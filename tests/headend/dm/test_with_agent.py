@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import Engine, select
 
+from agent.daemon.order_jobs import OrderJobs
 from agent.https import HttpsError, Response
+from agent.metering.orders.journal import Journal
+from agent.metering.orders.kinds import Ended
+from agent.metering.orders.order import Kind, Permission
+from agent.metering.orders.order_book import OrderBook, Task
 from agent.settings.provisioning import ReadingTask
 from headend.db import create_tables, open_engine
 from headend.dm import accounts, tables
@@ -241,3 +246,102 @@ def test_the_agent_believes_our_notification_once(world: World) -> None:
     world.device.turn()
     assert world.rows(tables.sessions)[-1].session_id == "AB"
     assert world.rows(tables.sessions)[-1].trigger == 1200
+
+
+# -- orders to meters -------------------------------------------------------------------------------
+
+
+def order_book(world: World, *allowed: Permission) -> OrderBook:
+    device = world.device
+    journal = Journal(device.disk, Path("/state/orders"))
+    return OrderBook(journal, device.clock, allowed=allowed, known=lambda: {"KEP1", "KEP2"})
+
+
+def carry_out(world: World, book: OrderBook, outcome: Callable[[Task], Ended]) -> None:
+    """What the daemon does: hand the jobs over, carry them out on the meters, report."""
+    jobs = OrderJobs(world.device.tree, book, world.device.service.report_alerts)
+    jobs.tick()
+    for task in book.due({"KEP1", "KEP2"}):
+        book.begun(task)
+        if task.order.kind is Kind.SET:
+            book.sending(task)
+        book.ended(task, outcome(task))
+    jobs.tick()
+
+
+def test_an_order_goes_from_the_exec_to_the_result_of_each_meter(world: World) -> None:
+    book = order_book(world)
+    number = world.enqueue("order", order="ping", meters=["KEP1", "KEP2"])
+    assert world.session() == "ok"
+    assert world.job(number)["state"] == "waiting", world.job(number)
+    carry_out(world, book, lambda task: Ended({"name": task.meter_id}))
+    assert world.session() == "ok"
+    job = world.job(number)
+    assert job["state"] == "done", job
+    assert job["result"]["result_code"] == 1200
+    assert [(m["meter"], m["state"], m["value"]) for m in job["result"]["meters"]] == [
+        ("KEP1", "done", {"name": "KEP1"}),
+        ("KEP2", "done", {"name": "KEP2"}),
+    ]
+    assert world.device.tree.view().names(world.device.tree.view().existing(("AMI", "Order"))) == []
+    (kept,) = book.orders()
+    assert kept["asked_by"] == f"DM server, ./AMI/Order/job{number}"
+
+
+def test_an_order_that_one_meter_refused_fails_with_the_meter_s_words(world: World) -> None:
+    book = order_book(world, Permission.CHANGE)
+    parameters = {"code": "1/0.0.96.1.0.255/2", "value": ["u16", 5]}
+    number = world.enqueue("order", order="set", meters=["KEP1", "KEP2"], parameters=parameters, priority=9)
+    world.session()
+    carry_out(world, book, lambda task: Ended(refused="read-write-denied" if task.meter_id == "KEP2" else ""))
+    world.session()
+    job = world.job(number)
+    assert (job["state"], job["result"]["result_code"]) == ("failed", 1450)
+    assert [(m["state"], m["error"]) for m in job["result"]["meters"]] == [
+        ("done", ""),
+        ("refused", "read-write-denied"),
+    ]
+
+
+def test_an_order_that_the_device_does_not_allow_says_why(world: World) -> None:
+    book = order_book(world, Permission.CHANGE)
+    number = world.enqueue("order", order="disconnect", meters=["KEP1"])
+    world.session()
+    carry_out(world, book, lambda _task: Ended())
+    world.session()
+    job = world.job(number)
+    assert (job["state"], job["result"]["result_code"]) == ("failed", 1400)
+    assert "orders.supply is false in dcu.yaml" in job["result"]["error"]
+    assert book.orders() == []
+
+
+@pytest.mark.parametrize("fate", ["request", "answer"])
+@pytest.mark.parametrize("at", range(6))
+def test_whichever_exchange_is_lost_an_order_runs_once(world: World, at: int, fate: str) -> None:
+    book = order_book(world, Permission.CHANGE)
+    done: list[str] = []
+
+    def outcome(task: Task) -> Ended:
+        done.append(task.meter_id)
+        return Ended()
+
+    parameters = {"code": "1/0.0.96.1.0.255/2", "value": ["u16", 5]}
+    number = world.enqueue("order", order="set", meters=["KEP1"], parameters=parameters)
+    world.line.lose = {world.line.exchanges + at: fate}
+    for _ in range(5):
+        world.session()
+        carry_out(world, book, outcome)
+    assert world.job(number)["state"] == "done", world.job(number)
+    assert done == ["KEP1"]
+
+
+def test_a_restart_between_job_and_order_runs_it_once(world: World) -> None:
+    book = order_book(world)
+    number = world.enqueue("order", order="ping", meters=["KEP1"])
+    world.session()
+    OrderJobs(world.device.tree, book, lambda: None).tick()
+    book = order_book(world)  # the process starts again: the job is in the tree, the order in the journal
+    carry_out(world, book, lambda _task: Ended())
+    world.session()
+    assert world.job(number)["state"] == "done"
+    assert len(book.orders()) == 1

@@ -146,3 +146,32 @@ def test_the_head_end_knows_the_same_ranges_as_the_device(database: Engine, seed
             for gap in kept.values()
         )
         assert shown(database) == of_device
+
+
+def test_reports_that_come_before_earlier_ones_end_in_the_same_ranges(database: Engine) -> None:
+    """What is fresh goes before a backlog: the end of a gap may come before its beginning."""
+    post(database, a_gap(3, 0, 9, "closed"))
+    post(database, a_gap(2, 0, 9))
+    post(database, a_gap(1, 0, None))
+    assert (shown(database), shown(database, "closed")) == ([], [(0, 9)])
+
+
+def test_an_end_that_came_first_is_not_forgotten_for_the_beginning(database: Engine) -> None:
+    post(database, a_gap(5, 20, 25))
+    post(database, a_gap(4, 20, None))
+    assert shown(database) == [(20, 25)]
+
+
+def test_a_range_that_was_opened_again_is_not_closed_by_an_earlier_report(database: Engine) -> None:
+    post(database, a_gap(1, 0, 9))
+    post(database, a_gap(3, 0, 9))
+    post(database, a_gap(2, 0, 9, "closed"))
+    assert shown(database) == [(0, 9)]
+
+
+def test_a_report_of_a_wrong_clock_counts_for_readings_that_come_after_it(database: Engine) -> None:
+    post(database, a_gap(9, 0, 3, "doubted"))
+    post(database, a_record(4, meter="KFM1", task="t1", run=run(2)), a_record(5, meter="KFM1", task="t1", run=run(7)))
+    post(database, a_record(10, meter="KFM1", task="t1", run=run(2)))
+    rows = readings.list_readings(database)
+    assert [(row["id"], row["trusted"]) for row in rows] == [(4, False), (5, True), (10, True)]

@@ -321,6 +321,18 @@ def test_what_is_no_package_is_refused(server: Starlette, name: str, content: by
     assert ask(server, "PUT", f"/v1/packages/{name}", content=content).status_code == 400
 
 
+def test_readings_are_ordered_once_more_and_the_orders_can_be_seen(server: Starlette) -> None:
+    enrol(server)
+    path = f"/v1/devices/{DEVICE}/resend"
+    assert ask(server, "POST", path, json={"since": 10, "until": 20.5}).json() == {"request": 1}
+    assert ask(server, "POST", path, json={"store": "a" * 32, "first": 3, "last": 9}).status_code == 201
+    assert ask(server, "POST", path, json={"store": "a" * 32, "first": 9, "last": 3}).status_code == 400
+    assert ask(server, "POST", "/v1/devices/nobody/resend", json={"since": 10, "until": 20}).status_code == 404
+    newest, oldest = ask(server, "GET", path).json()["orders"]
+    assert (newest["store"], newest["first"], newest["last"], newest["ended"]) == ("a" * 32, 3, 9, None)
+    assert (oldest["since"], oldest["until"]) == (10.0, 20.5)
+
+
 # ---- gaps
 
 

@@ -18,9 +18,10 @@ from tests.updateagent.board import Board
 from tests.updateagent.boot.boards import COUNTED, OTHER_LOADERS, count_commits
 from tests.updateagent.boot.loaders import GrubBoard
 from tests.updateagent.engine.power import Story, Trouble, explore, explore_errors, stories
-from updateagent.boot import BOOT_LOADERS, LOCKED_TYPES, policies, types
+from updateagent.boot import LOCKED_TYPES
 from updateagent.boot.grub import Block, GrubStore
-from updateagent.boot.policy import NoSuchBootLoader, policy_class
+from updateagent.boot.loaders import BOOT_LOADERS, policies, policy_class, types
+from updateagent.boot.policy import NoSuchBootLoader
 from updateagent.compose import UpdateAgent
 from updateagent.config import load
 from updateagent.disk import RealDisk

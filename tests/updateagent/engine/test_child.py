@@ -11,7 +11,8 @@ import pytest
 from updateagent.engine.child import run
 from updateagent.engine.guard import run_command_check
 from updateagent.engine.health import CommandCheck
-from updateagent.engine.mailbox import LOG_LINES_MAX, command_tail
+from updateagent.engine.mailbox import command_tail
+from updateagent.handover import TAIL_LINES_MAX
 
 LONG_S = 60.0  # no test waits for it
 
@@ -67,6 +68,6 @@ def test_a_check_whose_child_holds_its_output_does_not_keep_the_guard() -> None:
 
 def test_the_log_of_a_command_is_its_last_lines() -> None:
     lines = command_tail(["seq", "100"])
-    assert lines == tuple(str(number) for number in range(101 - LOG_LINES_MAX, 101))
+    assert lines == tuple(str(number) for number in range(101 - TAIL_LINES_MAX, 101))
     assert command_tail(["/no/such/journal"]) == ()
     assert command_tail([]) == ()

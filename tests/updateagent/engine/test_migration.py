@@ -18,9 +18,9 @@ from updateagent.disk import RealDisk
 from updateagent.engine.deps import EngineDeps
 from updateagent.engine.hooks import run_hook
 from updateagent.engine.journal import Update
-from updateagent.engine.mailbox import InstallRequest
 from updateagent.engine.migration import StateFolders
 from updateagent.errors import EXIT_GUARD_WANTED, EXIT_OK, EXIT_REBOOT_WANTED, STORAGE_FULL, DeviceError, RequestError
+from updateagent.handover import InstallRequest
 from updateagent.package.payload import Role
 from updateagent.package.verifier import SignedPackages, VerifierDeps
 

@@ -15,8 +15,8 @@ from tests.updateagent.packages import HARDWARE, NOW, Party, Workshop, party, re
 from updateagent.buildhost import assemble, bsdiff
 from updateagent.disk import Storage
 from updateagent.engine.deps import EngineDeps
-from updateagent.engine.mailbox import InstallRequest
 from updateagent.errors import SIGNATURE, PackageError
+from updateagent.handover import InstallRequest
 from updateagent.package import roots, verity
 from updateagent.package.payload import DeltaSource, Encoding, Role
 from updateagent.package.verifier import SignedPackages, VerifierDeps

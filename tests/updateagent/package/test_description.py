@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from updateagent.errors import DESCRIPTION, LIMIT, Code, PackageError
-from updateagent.package import description
+from updateagent.package import description, payload
 from updateagent.package.description import Kind
 from updateagent.package.payload import Encoding, Role
 
@@ -202,7 +202,7 @@ def test_a_file_below_a_file_is_refused() -> None:
 
 
 def test_more_images_than_the_limit_are_refused() -> None:
-    many = [entry(f"i{number}") for number in range(description.IMAGES_MAX + 1)]
+    many = [entry(f"i{number}") for number in range(payload.IMAGES_MAX + 1)]
     assert refused(text(lambda software: software.update(images=many))) is LIMIT
     assert refused(text(lambda software: software.update(images=[]))) is LIMIT
 

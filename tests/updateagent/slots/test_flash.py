@@ -14,8 +14,9 @@ from tests.sim.faulty_disk import FaultyDisk, PowerCut
 from updateagent.errors import KERNEL_FEATURE, SLOT, STORAGE, STORAGE_FULL, Code, DeviceError
 from updateagent.package.verity import build
 from updateagent.rawflash import LEB_CHANGE, MTD_INFO
-from updateagent.slots.block import BLOCK_BYTES, read_back, slot_type, write_image
+from updateagent.slots.block import BLOCK_BYTES, read_back, write_image
 from updateagent.slots.flash import MtdFile, MtdSlot, UbiFile, UbiSlot
+from updateagent.slots.types import slot_type
 
 ERASE_BLOCK = 3 * BLOCK_BYTES  # no power of two, as in UBI
 BLOCKS = 8

@@ -19,6 +19,8 @@ import pytest
 
 from agent.clock import Evidence, SystemClock
 from agent.metering.collector import Collector
+from agent.metering.orders.journal import Journal
+from agent.metering.orders.order_book import OrderBook
 from agent.metering.ports.opening import bridge_to
 from agent.metering.registry import Registry
 from agent.metering.scheduling.readinglist import ReadingLists
@@ -106,11 +108,13 @@ class Station:
         config = metering(tmp_path)
         self.store = Store(config.store_file, clock, records_max=10**6, keep_forwarded_max=0)
         self.health: list[tuple[bool, str]] = []
+        registry = Registry(RealDisk(), config.registry_file, clock, leave_after_s=60.0)
         self.collector = Collector(
             [port],
             config,
             store=self.store,
-            registry=Registry(RealDisk(), config.registry_file, clock, leave_after_s=60.0),
+            registry=registry,
+            orders=OrderBook(Journal(RealDisk(), tmp_path / "orders"), clock, allowed=(), known=registry.names),
             lists=ReadingLists(config.reading_lists_dir, tmp_path / "software"),
             clock=clock,
             rng=random.Random(3),

@@ -23,8 +23,8 @@ from omadm.syncml.messages import (
     TndsNode,
     Unsupported,
 )
-from tests.omadm.syncml_samples import EVERYTHING, HEADER, TREE, Generator
-from tests.omadm.tnds_documents import decode_tnds
+from tests.omadm.syncml.samples import EVERYTHING, HEADER, TREE, Generator
+from tests.omadm.syncml.tnds_documents import decode_tnds
 
 BOTH = [DM_XML, DM_WBXML]
 

@@ -12,12 +12,12 @@ import pytest
 from tests.updateagent.board import TRIES
 from tests.updateagent.engine.test_health import Bench
 from updateagent.__main__ import main
-from updateagent.boot import BOOT_LOADERS
+from updateagent.boot.loaders import BOOT_LOADERS
 from updateagent.boot.policy import TRIES_MAX
 from updateagent.engine.health import HealthConfig
 from updateagent.fast_path import UNDERSTOOD, answer, read_settings
 
-REPO = Path(__file__).parents[3]
+REPO = Path(__file__).parents[2]
 
 
 class FastBench(Bench):
@@ -226,6 +226,7 @@ def test_the_fast_path_imports_next_to_nothing(bench: FastBench) -> None:
         "updateagent",
         "updateagent.__main__",
         "updateagent.boot",
+        "updateagent.boot.loaders",
         "updateagent.boot.uboot",
         "updateagent.boot.uboot.bytes",
         "updateagent.engine",

@@ -11,7 +11,7 @@ import pytest
 
 from omadm.syncml.codec import DM_WBXML, DM_XML, TNDS_WBXML, decode, encode
 from omadm.syncml.messages import Add, Command, Item, Meta, Replace, Results, SyncML, TndsNode
-from tests.omadm.syncml_samples import EVERY_KIND, HEADER, TREE, Generator
+from tests.omadm.syncml.samples import EVERY_KIND, HEADER, TREE, Generator
 
 pytestmark = pytest.mark.skipif(
     shutil.which("wbxml2xml") is None or shutil.which("xml2wbxml") is None,

@@ -11,7 +11,7 @@ from omadm.syncml.codec import DM_XML, decode, encode
 from omadm.syncml.element import BODY_BYTES_MAX, DEPTH_MAX, ELEMENTS_MAX, Element
 from omadm.syncml.errors import SyncmlError
 from omadm.syncml.messages import SyncmlValueError
-from tests.omadm.syncml_samples import EVERYTHING, Generator
+from tests.omadm.syncml.samples import EVERYTHING, Generator
 
 
 @pytest.mark.parametrize(

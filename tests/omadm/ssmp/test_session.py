@@ -18,7 +18,7 @@ from omadm.ssmp.crypto import SessionKeys, Transcript
 from omadm.ssmp.errors import SsmpError, SsmpRefused, SsmpUsageError
 from omadm.ssmp.server_core import Authenticated, Confirmed, ServerSession, SessionTable
 
-VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "ssmp.json").read_text())
+VECTORS = json.loads((Path(__file__).parents[2] / "vectors" / "ssmp.json").read_text())
 KEY = bytes.fromhex(VECTORS["device_key"])
 INFO = wire.RegistrationInfo(**VECTORS["info"])
 DOCUMENT = bytes.fromhex(VECTORS["document"])

@@ -11,7 +11,7 @@ from omadm.syncml.codec import DM_WBXML, TNDS_WBXML, TNDS_XML, decode, encode, e
 from omadm.syncml.element import BODY_BYTES_MAX, DEPTH_MAX, ELEMENTS_MAX, TEXT_BYTES_MAX, Element
 from omadm.syncml.errors import SyncmlError
 from omadm.syncml.messages import Add, Item, Meta, Replace, SyncML, SyncmlValueError, Unsupported
-from tests.omadm.syncml_samples import EVERYTHING, HEADER, TREE, Generator
+from tests.omadm.syncml.samples import EVERYTHING, HEADER, TREE, Generator
 
 MESSAGE = SyncML(HEADER, (Replace("1", (Item(target="./x", meta=Meta("chr"), data="v"),)),))
 BODY = encode(MESSAGE, DM_WBXML)[len(b"\x02\xa4\x01\x6a\x00") :]

@@ -435,6 +435,12 @@ def test_a_job_can_be_cancelled_until_it_runs(engine: Engine, device: Device) ->
         ("firmware", {"url": "https://h/p", "version": ""}),
         ("software", {"url": "https://h/p"}),
         ("software", {"id": "a/b", "url": "https://h/p"}),
+        ("order", {"meters": ["A"]}),
+        ("order", {"order": "ping", "meters": []}),
+        ("order", {"order": "ping", "meters": ["A\nB"]}),
+        ("order", {"order": "ping", "meters": ["A"], "parameters": []}),
+        ("order", {"order": "ping", "meters": ["A"], "priority": 10}),
+        ("order", {"order": "ping", "meters": ["A"], "deadline_s": 0}),
     ],
 )
 def test_a_job_that_makes_no_sense_is_refused_when_it_is_queued(
@@ -451,5 +457,5 @@ def test_a_job_for_a_device_without_account_is_refused(engine: Engine) -> None:
 
 
 def test_the_registry_holds_every_kind_under_its_name() -> None:
-    names = ("get", "provision", "firmware", "software", "commands")
+    names = ("get", "provision", "firmware", "software", "order", "commands")
     assert {name: kind.name for name, kind in JOB_TYPES.items()} == {name: name for name in names}

@@ -13,7 +13,7 @@ import pytest
 from omadm.ssmp import wire
 from omadm.ssmp.errors import SsmpUsageError, SsmpWireError
 
-VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "ssmp.json").read_text())
+VECTORS = json.loads((Path(__file__).parents[2] / "vectors" / "ssmp.json").read_text())
 NAMES = ("hello", "challenge", "auth", "bootstrap", "confirm", "done", "error")
 INFO = wire.RegistrationInfo("Maker", "Model", "1", "2", "3", "http://h/push")
 NONCE = bytes(range(32))
@@ -172,7 +172,7 @@ def test_error_codes_have_three_digits() -> None:
 
 
 def test_types_tags_and_codes_are_those_of_the_document() -> None:
-    document = (Path(__file__).parents[2] / "docs" / "ssmp.md").read_text()
+    document = (Path(__file__).parents[3] / "docs" / "ssmp.md").read_text()
     types = re.findall(r"^\| (\d) \| ([A-Z]+) \| ([0-9A-F, \u2013]+) \|$", document, re.MULTILINE)
     assert {name: int(number) for number, name, _ in types} == {each.name: each.value for each in wire.Type}
     for message, (number, _, tags) in zip(MESSAGES, types, strict=True):

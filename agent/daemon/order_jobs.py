@@ -1,0 +1,85 @@
+"""From the management tree to the order book and back: jobs are handed over, what came of them is reported.
+
+A job is handed over under its own id, again after each restart: the book knows it by then, or it was never accepted.
+It leaves the tree with its result and its alert, in one transaction.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from agent.jobs import orders as jobs
+from agent.metering.orders.order import OrderRefusedError
+from agent.metering.orders.order_book import JournalError, Request
+from omadm.codes import Refusal
+
+if TYPE_CHECKING:
+    from agent.metering.orders.order_book import OrderBook
+    from agent.tree.persistence import ManagementTree
+
+LOG = logging.getLogger("agent.jobs.orders")
+
+
+class OrderJobs:
+    """`tick` is called about every second. `on_alert` is called when there is something to report."""
+
+    def __init__(self, tree: ManagementTree, book: OrderBook, on_alert: Callable[[], None]) -> None:
+        self._tree = tree
+        self._book = book
+        self._on_alert = on_alert
+
+    def tick(self) -> None:
+        for job in jobs.jobs(self._tree.view()):
+            found = self._book.describe(job.id)
+            if found is None:
+                self._hand_over(job)
+            elif found["over"]:
+                done = all(meter["state"] == "done" for meter in _meters(found))
+                self._finish(job, jobs.Result.DONE if done else jobs.Result.NOT_ON_ALL, found)
+
+    def _hand_over(self, job: jobs.Job) -> None:
+        try:
+            self._book.submit(
+                Request(
+                    id=job.id,
+                    kind=job.kind,
+                    meters=job.meters,
+                    parameters=_parameters(job),
+                    asked_by=job.asked_by,
+                    priority=job.priority,
+                    deadline_s=float(job.deadline_s),
+                )
+            )
+        except OrderRefusedError as error:
+            LOG.warning("order of the DM server refused: %s", error, extra={"event": "order.refused"})
+            self._finish(job, jobs.Result.REFUSED, {"error": str(error)})
+        except JournalError as error:
+            LOG.debug("order %s waits: %s", job.id, error)
+
+    def _finish(self, job: jobs.Job, code: jobs.Result, result: dict[str, object]) -> None:
+        try:
+            with self._tree.transaction() as changing:
+                jobs.finish(changing, job, code, result)
+        except (Refusal, OSError) as error:  # the storage fails: a later tick tries again
+            LOG.debug("the result of order %s cannot be kept yet: %s", job.id, error)
+            return
+        self._on_alert()
+
+
+def _parameters(job: jobs.Job) -> dict[str, object]:
+    """Raises `OrderRefusedError`."""
+    try:
+        found = json.loads(job.parameters or "{}")
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise OrderRefusedError("Parameters is no JSON object")
+    return found
+
+
+def _meters(found: dict[str, object]) -> list[dict[str, object]]:
+    meters = found["meters"]
+    return meters if isinstance(meters, list) else []

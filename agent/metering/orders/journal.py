@@ -1,0 +1,127 @@
+"""The journal of orders: a file per order, and one per meter whose state is to be kept, each replaced as a whole.
+
+`accept` is durable before anybody is told that the order was accepted, `note` of `SENT` before its request leaves. An
+order without a file of its own does not exist; files of its meters that a power cut left behind are removed at the next
+start. Each file carries a version and a checksum. The record of an order that cannot be read is set aside; where only
+that of a meter cannot be read, it is not known whether a change was carried out there.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import zlib
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from agent.metering.orders.order import ENDS, TRANSITIONS, Event, Kind, MeterResult, Order, OrderRecord, State
+from updateagent.disk import Disk
+
+LOG = logging.getLogger("agent.metering.orders")
+
+VERSION = 1
+ID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
+CUT_SHORT = "the concentrator was restarted between the request and its answer"
+DAMAGED = "the record of it is damaged"
+
+_ORDER_FILE = re.compile(r"([A-Za-z0-9_-]{1,64})\.json", re.ASCII)
+_METER_FILE = re.compile(r"([A-Za-z0-9_-]{1,64})\.(\d{1,4})\.json", re.ASCII)
+_ASIDE = "damaged"
+
+
+class Journal:
+    """All orders in one folder. Every method but `load` raises `OSError` when the storage fails."""
+
+    def __init__(self, disk: Disk, folder: Path) -> None:
+        self._disk = disk
+        self._folder = folder
+
+    def accept(self, order: Order) -> None:
+        """Make the order durable."""
+        self._disk.mkdir_durable(self._folder)
+        document = asdict(order) | {"kind": order.kind.value, "meters": list(order.meters)}
+        self._disk.write_durable(self._folder / f"{order.id}.json", _emit(document))
+
+    def note(self, order: Order, index: int, result: MeterResult) -> None:
+        """Make the state of the order on its meter number `index` durable."""
+        document = asdict(result) | {"state": result.state.value}
+        self._disk.write_durable(self._folder / f"{order.id}.{index}.json", _emit(document))
+
+    def forget(self, order: Order) -> None:
+        """Remove an order. The order goes first: what is left of it after a power cut belongs to nothing."""
+        self._disk.remove_durable(self._folder / f"{order.id}.json")
+        for index in range(len(order.meters)):
+            self._disk.remove_durable(self._folder / f"{order.id}.{index}.json")
+
+    def load(self) -> list[OrderRecord]:
+        """Return all orders, as they were accepted, after a start of the process.
+
+        Never raises: what cannot be read is logged. `SENT` is resolved, the same way at each start: nothing is written.
+        """
+        try:
+            names = self._disk.listdir(self._folder)
+        except OSError as error:
+            LOG.warning("the orders cannot be read: %s", error, extra={"event": "orders.load.failed"})
+            return []
+        records = [record for name in names if (record := self._load(name, names)) is not None]
+        known = {record.order.id for record in records}
+        for name in names:
+            of_meter = _METER_FILE.fullmatch(name)
+            if of_meter and of_meter[1] not in known:
+                with suppress(OSError):
+                    self._disk.remove_durable(self._folder / name)
+        return sorted(records, key=lambda record: record.order.number)
+
+    def _load(self, name: str, names: list[str]) -> OrderRecord | None:
+        if not _ORDER_FILE.fullmatch(name):
+            return None
+        path = self._folder / name
+        try:
+            order = _order(_parse(self._disk.read_bytes(path)))
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            LOG.warning("order %s cannot be read: %s", name, error, extra={"event": "orders.damaged"})
+            with suppress(OSError):  # the last one is kept to be looked at
+                self._disk.rename_durable(path, self._folder / _ASIDE)
+            return None
+        present = set(names)
+        return OrderRecord(order, [self._result(order, index, present) for index in range(len(order.meters))])
+
+    def _result(self, order: Order, index: int, names: set[str]) -> MeterResult:
+        name = f"{order.id}.{index}.json"
+        if name not in names:
+            return MeterResult(at=order.asked_at)
+        try:
+            document = _parse(self._disk.read_bytes(self._folder / name))
+            result = MeterResult(**(document | {"state": State(document["state"])}))
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            LOG.warning("order %s, meter %d: %s", order.id, index, error, extra={"event": "orders.damaged"})
+            return MeterResult(State.UNKNOWN, error=DAMAGED, at=order.asked_at)
+        if result.state in ENDS or result.state is State.QUEUED:
+            return result
+        state = TRANSITIONS.after(result.state, Event.LOST)
+        return MeterResult(state, error=CUT_SHORT, at=result.at, attempts=result.attempts)
+
+
+def _emit(document: Mapping[str, object]) -> bytes:
+    return json.dumps({"version": VERSION, "crc32": _checksum(document), "body": document}).encode()
+
+
+def _checksum(document: Mapping[str, object]) -> int:
+    return zlib.crc32(json.dumps(document, sort_keys=True, separators=(",", ":")).encode())
+
+
+def _parse(data: bytes) -> dict[str, Any]:
+    """Raises `ValueError`, `KeyError` or `TypeError` for what is not a file of ours."""
+    document = json.loads(data)
+    body = document["body"]
+    if document["version"] != VERSION or not isinstance(body, dict) or document["crc32"] != _checksum(body):
+        raise ValueError("version or checksum")
+    return body
+
+
+def _order(body: Mapping[str, Any]) -> Order:
+    return Order(**{**body, "kind": Kind(body["kind"]), "meters": tuple(body["meters"])})

@@ -1,0 +1,158 @@
+"""The visit of a meter for one order. Sans-IO: driven like any other visit, by the thread of the port.
+
+First the meter says its name: an order for one meter is never carried out on another that has its address now. Then the
+plan of the order's kind says what to ask, step by step. What comes of it goes to the order book at once: at the latest
+before the request that changes the meter leaves, and as soon as the outcome is known, not only when the visit is over.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from agent.metering.orders.kinds import Ask, Change, Context, Ended, Get, Plan, Read, Reply, plan
+from agent.metering.orders.order import OrderError
+from agent.metering.orders.order_book import Task
+from agent.metering.visit.visit import CLOSE_S, DEVICE_NAME, Taken, Visit
+from dlms.client.association import ServiceRefused
+from dlms.client.events import ItemError, ItemRead, ReadDone, Replied, SessionEvent, Value
+from dlms.errors import DlmsError
+from dlms.xdlms.apdu.common import AccessError
+from dlms.xdlms.exchange import GetAnswer
+
+NOT_VERIFIED = "carried out; what came of it could not be read"
+
+
+class Book(Protocol):
+    """The part of `agent.metering.orders.order_book.OrderBook` that a visit uses."""
+
+    def sending(self, task: Task) -> None: ...
+
+    def ended(self, task: Task, ended: Ended) -> None: ...
+
+    def lost(self, task: Task, why: str, *, final: bool = False) -> None: ...
+
+
+@dataclass(slots=True)
+class OrderVisit(Visit):
+    """Call `give_up` when the visit is over, however it went: an order that has no outcome by then is lost."""
+
+    task: Task = field(kw_only=True)
+    book: Book = field(kw_only=True)
+    trusted: bool = field(kw_only=True)
+    settled: bool = False
+    hopeless: bool = False
+    changed: Ended | None = None
+    order_plan: Plan | None = None
+    asking: Ask | None = None
+    sent_at: float = 0.0
+    got: dict[object, Value | ItemError] = field(default_factory=dict)
+
+    def start(self, now: float) -> None:
+        self.session.read([DEVICE_NAME], now)
+        self._write(now)
+
+    def give_up(self, why: str) -> None:
+        """The visit is over. Does nothing when the outcome is known."""
+        if self.settled:
+            return
+        if self.changed is not None:
+            self._settle(self.changed)
+            return
+        self.settled = True
+        self.book.lost(self.task, why, final=self.hopeless)
+
+    # --- inside ---
+
+    def _on_event(self, event: SessionEvent, now: float, wall: float) -> None:
+        match event:
+            case ItemRead(ref=ref, result=result):
+                self.taken[ref] = Taken(result, wall)
+                self.got[ref] = result
+            case ReadDone() if self.order_plan is None:
+                self._named(now, wall)
+            case ReadDone():
+                refs = self.asking.refs if isinstance(self.asking, Read) else ()
+                results = tuple(self.got.get(ref, ItemError("other-reason")) for ref in refs)
+                self._go(Reply(self.sent_at, wall, results), now, wall)
+            case Replied(outcome=outcome):
+                self._replied(outcome, now, wall)
+            case _:
+                super(OrderVisit, self)._on_event(event, now, wall)
+
+    def _named(self, now: float, wall: float) -> None:
+        name = self.device_name()
+        if self.meter.named and name != self.meter.meter_id:
+            self.hopeless = True
+            self._leave(f"at its place there is {name}" if name else "the meter does not say its name", now)
+            return
+        context = Context(name, self.policy, self.trusted)
+        self.order_plan = plan(self.task.order.kind, self.task.order.parameters, context)
+        self._go(None, now, wall)
+
+    def _go(self, reply: Reply | None, now: float, wall: float) -> None:
+        """Give the plan its reply, and do what it wants next."""
+        if self.order_plan is None:
+            return
+        if reply is not None and reply.answer is not None:
+            self.changed = Ended(alarm=NOT_VERIFIED)
+        try:
+            self.asking = next(self.order_plan) if reply is None else self.order_plan.send(reply)
+        except StopIteration as stopped:
+            self._settle(stopped.value)
+            self._leave("", now)
+            return
+        self.sent_at = wall
+        try:
+            self._ask(self.asking, now, wall)
+        except (DlmsError, OrderError) as error:  # the session is over, or the journal cannot be written
+            self._leave(str(error), now)
+
+    def _ask(self, ask: Ask, now: float, wall: float) -> None:
+        match ask:
+            case Read(refs=refs):
+                self.got = {}
+                self.session.read(refs, now)
+            case Get(item=item):
+                self.session.request(self.session.reading((item,)), now)
+            case Change(make=make):
+                exchange = make(wall, self.session.request_octets)
+                self.book.sending(self.task)  # durable: from here on it may have been carried out
+                self.session.request(exchange, now)
+
+    def _replied(self, outcome: object, now: float, wall: float) -> None:
+        if isinstance(self.asking, Get):
+            self._go(Reply(self.sent_at, wall, (_part(outcome),)), now, wall)
+        elif isinstance(outcome, ServiceRefused):
+            self._settle(Ended(refused=outcome.code))
+            self._leave("", now)
+        elif isinstance(outcome, DlmsError):  # an answer that is none: what the meter did is not known
+            self._leave(str(outcome), now)
+        else:
+            self._go(Reply(self.sent_at, wall, (), outcome), now, wall)  # type: ignore[arg-type]
+
+    def _settle(self, ended: Ended) -> None:
+        if not self.settled:
+            self.settled = True
+            self.book.ended(self.task, ended)
+
+    def _leave(self, why: str, now: float) -> None:
+        """End the visit: the outcome is known, or `why` says why it will not be."""
+        if why:
+            self.give_up(why)
+        self.complete = True
+        self.until = min(self.until, now + CLOSE_S)
+        self.session.close(now)
+
+
+def _part(outcome: object) -> Value | ItemError:
+    """The answer to the request of a part of an attribute."""
+    if isinstance(outcome, ServiceRefused):
+        return ItemError(outcome.code)
+    if not isinstance(outcome, GetAnswer):
+        return ItemError("other-reason")
+    try:
+        (result,) = outcome.results()
+    except (DlmsError, ValueError):
+        return ItemError("other-reason")
+    return ItemError(result.text) if isinstance(result, AccessError) else Value(result)

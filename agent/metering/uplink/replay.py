@@ -1,0 +1,82 @@
+"""What is sent first, and how fast a backlog follows: sans-IO, the time is an argument.
+
+After an outage what is read now goes first, and what was left behind follows, oldest first, at a rate that ten thousand
+concentrators together do not drown a head-end with. What is fresh is told by when its id was given out on the monotonic
+clock: civil time may jump.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+
+FRESH_S = 60.0  # what was stored within this time is fresh
+MARK_EVERY_S = 1.0  # so `FRESH_S` takes some 60 marks at most
+JITTER = 0.25  # of each pause between two batches of a replay, up and down
+
+
+class Kind(Enum):
+    """Why a batch is sent. `urgency` is that of RFC 9218, 0 the highest: a head-end or a proxy that has to shed load
+    may begin at the other end."""
+
+    FRESH = "fresh"
+    REPLAY = "replay"
+    RESEND = "resend"  # delivered before; the head-end asked for it
+
+    @property
+    def urgency(self) -> int:
+        return {Kind.FRESH: 3, Kind.REPLAY: 5, Kind.RESEND: 7}[self]
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayLimits:
+    """How fast a backlog may go: `records_per_min`, beginning at a moment drawn from `spread_s` seconds after the
+    connection is back."""
+
+    records_per_min: int = 6000
+    spread_s: float = 60.0
+
+
+class Freshness:
+    """Knows which ids were given out within the last `FRESH_S`, and `MARK_EVERY_S` more."""
+
+    def __init__(self) -> None:
+        self._marks: deque[tuple[float, int]] = deque()
+
+    def note(self, next_id: int, now: float) -> None:
+        """The next record will have this id."""
+        if self._marks and next_id < self._marks[-1][1]:
+            self._marks.clear()  # another store
+        if not self._marks or now - self._marks[-1][0] >= MARK_EVERY_S:
+            self._marks.append((now, next_id))
+        while len(self._marks) > 1 and self._marks[1][0] <= now - FRESH_S:
+            self._marks.popleft()
+
+    @property
+    def first(self) -> int:
+        """The first id that is fresh. What a start of the process finds in the store is not."""
+        return self._marks[0][1]
+
+
+class Pace:
+    """When the next batch of a backlog may go. `chance` draws from 0 to 1."""
+
+    def __init__(self, limits: ReplayLimits, chance: Callable[[], float]) -> None:
+        self._limits = limits
+        self._chance = chance
+        self.ready_at = 0.0
+
+    def restart(self, now: float) -> None:
+        """The head-end can be reached again, for all concentrators at the same moment."""
+        self.hold(now, self._limits.spread_s * self._chance())
+
+    def hold(self, now: float, seconds: float) -> None:
+        """Nothing for this long."""
+        self.ready_at = max(self.ready_at, now + seconds)
+
+    def sent(self, records: int, now: float) -> None:
+        """So many were sent."""
+        pause_s = records * 60 / self._limits.records_per_min
+        self.ready_at = max(self.ready_at, now) + pause_s * (1 - JITTER + 2 * JITTER * self._chance())

@@ -1,0 +1,123 @@
+"""The job `order`: something is asked of meters behind a device, once; the result says what became of it per meter.
+
+The device checks kind and parameters and has the last word on what is allowed (docs/orders.md).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from headend.dm.jobs.params import JobError, known_keys, text
+from headend.dm.jobs.steps import (
+    Batch,
+    Checkpoint,
+    Done,
+    Failed,
+    Job,
+    Json,
+    Request,
+    Steps,
+    Verb,
+    Waiting,
+    add,
+    add_interior,
+    execute,
+    get,
+    only_text,
+    result_code,
+)
+from omadm.codes import Code
+
+ORDERS = "./AMI/Order"
+METERS_MAX = 256
+PARAMETERS_CHARS_MAX = 8192
+DEADLINE_S_MAX = 7 * 86_400
+DONE = 1200
+
+
+class OrderJob:
+    """Add an order node, Exec its Run, wait for OrderComplete, read the result, and delete the node.
+
+    `{"order": "read", "meters": ["KEP0001"], "parameters": {"codes": ["3/1.0.1.8.0.255/2"]}, "priority": 5,
+    "deadline_s": 300}`; only `order` and `meters` are required.
+    """
+
+    name = "order"
+
+    def check(self, params: Mapping[str, Any]) -> Json:
+        known_keys(params, {"order", "meters", "parameters", "priority", "deadline_s"}, {"order", "meters"})
+        meters, parameters = params["meters"], params.get("parameters", {})
+        if not isinstance(meters, list) or not 1 <= len(meters) <= METERS_MAX:
+            raise JobError(f"meters: a list of 1 to {METERS_MAX} ids wanted")
+        for meter in meters:
+            text({"meters": meter}, "meters", r"[^\x00-\x1f]{1,64}", "ids of up to 64 printable characters")
+        if not isinstance(parameters, dict) or len(json.dumps(parameters)) > PARAMETERS_CHARS_MAX:
+            raise JobError(f"parameters: an object of at most {PARAMETERS_CHARS_MAX} characters wanted")
+        checked: Json = {
+            "order": text(params, "order", r"[a-z-]{1,32}", "the kind of an order, as read or clock"),
+            "meters": meters,
+            "parameters": parameters,
+        }
+        for name, low, high in (("priority", 0, 9), ("deadline_s", 1, DEADLINE_S_MAX)):
+            if params.get(name) is not None:
+                value = params[name]
+                if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+                    raise JobError(f"{name}: {low} to {high} wanted, not {value!r}")
+                checked[name] = value
+        return checked
+
+    def steps(self, job: Job) -> Steps:
+        node = f"{ORDERS}/job{job.id}"
+        if "alert" in job.progress:
+            return (yield from self._report(job, node))
+        if job.progress.get("exec_sent"):
+            (reply,) = yield Batch((get(f"{node}/Status/State"),))
+            # Only the status was lost, or nothing arrived: what has run must not be run again.
+            if only_text(reply) in ("waiting", "over"):
+                return Waiting(dict(job.progress))
+        adds = [add_interior(node), *self._leaves(job, node)]
+        replies = yield Batch(tuple(adds))
+        refused = {
+            request.uri: reply.status
+            for request, reply in zip(adds, replies, strict=True)
+            if not reply.ok and reply.status != Code.ALREADY_EXISTS
+        }
+        if refused:
+            return Failed({"error": "the device refused the order's node", "refused": refused})
+        yield Checkpoint({"exec_sent": True})
+        (reply,) = yield Batch((execute(f"{node}/Operations/Run", job.correlator),))
+        if reply.status not in (Code.OK, Code.ACCEPTED):
+            return Failed({"error": "the device refused the order", "status": reply.status})
+        return Waiting({"exec_sent": True})
+
+    @staticmethod
+    def _leaves(job: Job, node: str) -> list[Request]:
+        params = job.params
+        leaves = [
+            add(f"{node}/Kind", params["order"]),
+            add(f"{node}/Meters", "\n".join(params["meters"])),
+            add(f"{node}/Parameters", json.dumps(params["parameters"])),
+        ]
+        for name, leaf in (("priority", "Priority"), ("deadline_s", "Deadline")):
+            if name in params:
+                leaves.append(add(f"{node}/{leaf}", str(params[name]), "int"))
+        return leaves
+
+    @staticmethod
+    def _report(job: Job, node: str) -> Steps:
+        (reply,) = yield Batch((get(f"{node}/Status/Result"),))
+        told = only_text(reply)
+        try:
+            found = json.loads(told or "{}")
+        except ValueError:
+            found = {}
+        code = result_code(job)
+        result: Json = {"result_code": code, **(found if isinstance(found, dict) else {})}
+        if told is None:
+            result |= {"note": "the result could not be read", "status": reply.status}
+        yield Batch((Request(Verb.DELETE, node),))  # the device keeps 64 of these; its own record of orders stays
+        if code == DONE:
+            return Done(result)
+        return Failed({"error": f"the order ended with result {code}", **result})

@@ -1,0 +1,254 @@
+"""The journal: a change is asked for at most once, whenever the power goes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from agent.metering.orders.journal import CUT_SHORT, DAMAGED, Journal
+from agent.metering.orders.kinds import Ended
+from agent.metering.orders.order import ENDS, Order, OrderRefusedError, Permission, State
+from agent.metering.orders.order_book import KEPT_MAX, JournalError, OrderBook, Request, Task
+from tests.agent.virtual import VirtualClock
+from tests.sim.faulty_disk import FaultyDisk, Operation, PowerCut, Survival
+
+FOLDER = Path("/state/orders")
+SET = {"code": "1/0.0.96.1.0.255/2", "value": ["u16", 5]}
+
+
+class Meter:
+    """Counts what it was told to do, which no power cut of the concentrator takes back."""
+
+    def __init__(self) -> None:
+        self.done = 0
+
+
+def book_on(disk: FaultyDisk, clock: VirtualClock | None = None) -> OrderBook:
+    return OrderBook(Journal(disk, FOLDER), clock or VirtualClock(), allowed=list(Permission), known=lambda: {"A", "B"})
+
+
+def request(number: int = 1, kind: str = "set", **parameters: object) -> Request:
+    return Request(f"o{number}", kind, ["A"], "test", parameters or SET)
+
+
+def carry_out(book: OrderBook, meter: Meter) -> None:
+    """The port's part, for what waits."""
+    for task in book.due({"A"}):
+        book.begun(task)
+        book.sending(task)
+        meter.done += 1
+        book.ended(task, Ended("fine"))
+
+
+def states(book: OrderBook) -> list[object]:
+    orders: list[Any] = book.orders()
+    return [meter["state"] for order in orders for meter in order["meters"]]
+
+
+def run(disk: FaultyDisk, meter: Meter, told: list[str]) -> None:
+    """One life of the process: the order is asked for (again), and carried out."""
+    book = book_on(disk)
+    book.submit(request())
+    told.append("accepted")
+    carry_out(book, meter)
+
+
+def cuts() -> Iterator[tuple[int, Survival]]:
+    disk = FaultyDisk()
+    run(disk, Meter(), [])
+    for at in range(1, disk.operations + 1):
+        for survival in Survival:
+            yield at, survival
+
+
+@pytest.mark.parametrize(("at", "survival"), list(cuts()), ids=str)
+def test_a_change_is_made_at_most_once_and_its_result_is_right_or_unknown(at: int, survival: Survival) -> None:
+    disk, meter, told = FaultyDisk(), Meter(), list[str]()
+
+    def cut(operation: Operation) -> None:
+        if operation.number == at:
+            raise PowerCut
+
+    disk.on_operation = cut
+    with pytest.raises(PowerCut):
+        run(disk, meter, told)
+    before = meter.done
+    disk = disk.after_power_cut(survival, Random(at))
+    found = states(book_on(disk))
+    assert found or not told, "an accepted order is there"
+    if found == [State.DONE.value]:
+        assert before == 1
+    run(disk, meter, told)
+    assert meter.done <= 1
+    (state,) = states(book_on(disk))
+    assert state in (State.DONE.value, State.UNKNOWN.value)
+    assert state == State.UNKNOWN.value or meter.done == 1
+    assert len(disk.listdir(FOLDER)) >= 2
+
+
+def test_a_start_between_request_and_answer_says_that_nobody_knows() -> None:
+    disk = FaultyDisk()
+    book = book_on(disk)
+    book.submit(request())
+    (task,) = book.due({"A"})
+    book.begun(task)
+    book.sending(task)
+    for _ in range(2):  # and says so at each start
+        later = book_on(disk)
+        order: Any = later.describe("o1")
+        (result,) = order["meters"]
+        assert (result["state"], result["error"]) == ("unknown", CUT_SHORT)
+        assert later.due({"A"}) == []
+
+
+def test_a_start_while_a_meter_is_asked_asks_again() -> None:
+    disk = FaultyDisk()
+    book = book_on(disk)
+    book.submit(request())
+    book.begun(book.due({"A"})[0])
+    assert len(book_on(disk).due({"A"})) == 1
+
+
+def test_what_cannot_be_made_durable_is_not_sent() -> None:
+    disk = FaultyDisk()
+    book = book_on(disk)
+    book.submit(request())
+    (task,) = book.due({"A"})
+    book.begun(task)
+
+    def full(_operation: Operation) -> None:
+        raise OSError("no space")
+
+    disk.on_operation = full
+    with pytest.raises(JournalError):
+        book.sending(task)
+    book.lost(task, "no space")
+    assert states(book) == ["queued"]
+    with pytest.raises(JournalError):
+        book.submit(request(2))
+
+
+def test_a_result_that_the_storage_does_not_take_is_written_later() -> None:
+    disk = FaultyDisk()
+    book = book_on(disk)
+    book.submit(request())
+    (task,) = book.due({"A"})
+    book.begun(task)
+    book.sending(task)
+
+    def full(_operation: Operation) -> None:
+        raise OSError("no space")
+
+    disk.on_operation = full
+    book.ended(task, Ended("fine"))
+    assert states(book) == ["done"]
+    disk.on_operation = None
+    assert states(book_on(disk)) == ["unknown"]
+    book.tick()
+    assert states(book_on(disk)) == ["done"]
+
+
+def test_damage_is_said_and_never_carried_out_again() -> None:
+    disk = FaultyDisk()
+    meter = Meter()
+    book = book_on(disk)
+    book.submit(request())
+    carry_out(book, meter)
+    disk.write_durable(FOLDER / "o1.0.json", b"{}")
+    damaged = book_on(disk)
+    order: Any = damaged.describe("o1")
+    assert order["meters"][0]["error"] == DAMAGED
+    assert damaged.due({"A"}) == []
+    disk.write_durable(FOLDER / "o1.json", b"\xff")
+    assert book_on(disk).orders() == []
+    assert disk.listdir(FOLDER) == ["damaged"]
+
+
+def test_the_same_order_again_is_not_done_again_and_another_of_its_id_is_refused() -> None:
+    disk, meter = FaultyDisk(), Meter()
+    book = book_on(disk)
+    for _ in range(2):
+        book.submit(request())
+        carry_out(book, meter)
+    assert meter.done == 1
+    with pytest.raises(OrderRefusedError, match="another order"):
+        book.submit(request(1, code=SET["code"], value=["u16", 6]))
+
+
+def test_deadlines_survive_a_start_and_a_clock_set_back_does_not_prolong_them() -> None:
+    disk, clock = FaultyDisk(), VirtualClock()
+    book = book_on(disk, clock)
+    book.submit(request())
+    clock.advance(200)
+    later = book_on(disk, clock)
+    clock.wall_offset -= 86_400
+    clock.advance(101)
+    later.tick()
+    assert states(later) == ["not reached"]
+    assert states(book_on(disk, clock)) == ["not reached"]
+
+
+def test_what_is_kept_is_bounded_and_the_newest() -> None:
+    disk, meter = FaultyDisk(), Meter()
+    book = book_on(disk)
+    for number in range(KEPT_MAX + 5):
+        book.submit(request(number))
+        carry_out(book, meter)
+    kept = [order["id"] for order in book_on(disk).orders()]
+    assert kept == [f"o{number}" for number in reversed(range(5, KEPT_MAX + 5))]
+
+
+def test_the_urgent_goes_first_then_the_older_and_one_per_meter() -> None:
+    book = book_on(FaultyDisk())
+    for number, priority in ((1, 5), (2, 9), (3, 9)):
+        book.submit(Request(f"o{number}", "ping", ["A", "B"], "test", priority=priority))
+    assert [(task.order.id, task.meter_id) for task in book.due({"A", "B"})] == [("o2", "A"), ("o2", "B")]
+    assert [task.meter_id for task in book.due({"B"})] == ["B"]
+
+
+def test_what_has_begun_cannot_be_cancelled() -> None:
+    book = book_on(FaultyDisk())
+    book.submit(Request("o1", "ping", ["A", "B"], "test"))
+    book.begun(book.due({"A"})[0])
+    book.cancel("o1")
+    assert states(book) == ["asking", "cancelled"]
+    assert not {State.ASKING, State.SENT} & ENDS
+    with pytest.raises(OrderRefusedError, match="no order"):
+        book.cancel("o2")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (Request("", "ping", ["A"], "t"), "id of an order"),
+        (Request("../x", "ping", ["A"], "t"), "id of an order"),
+        (Request("o", "sing", ["A"], "t"), "unknown kind"),
+        (Request("o", "ping", [], "t"), "1 to 256 meters"),
+        (Request("o", "ping", ["C"], "t"), "no meter C"),
+        (Request("o", "ping", ["A"], "t", priority=10), "priority"),
+        (Request("o", "ping", ["A"], "t", deadline_s=0), "deadline_s"),
+    ],
+    ids=str,
+)
+def test_an_order_that_makes_no_sense_is_refused(wrong: Request, said: str) -> None:
+    book = book_on(FaultyDisk())
+    with pytest.raises(OrderRefusedError, match=said):
+        book.submit(wrong)
+    assert book.orders() == []
+
+
+@pytest.mark.parametrize(("kind", "allowed"), [("disconnect", [Permission.CHANGE]), ("demand-reset", [])], ids=str)
+def test_what_the_configuration_does_not_allow_is_refused(kind: str, allowed: list[Permission]) -> None:
+    book = OrderBook(Journal(FaultyDisk(), FOLDER), VirtualClock(), allowed=allowed, known=lambda: {"A"})
+    with pytest.raises(OrderRefusedError, match=r"is not allowed here: orders\.(supply|change)"):
+        book.submit(Request("o", kind, ["A"], "t"))
+
+
+def test_a_task_names_its_meter() -> None:
+    record = book_on(FaultyDisk()).submit(Request("o", "ping", ["B", "A"], "t"))
+    assert isinstance(record.order, Order)
+    assert [Task(record.order, index).meter_id for index in (0, 1)] == ["B", "A"]

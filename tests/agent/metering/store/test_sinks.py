@@ -1,0 +1,91 @@
+"""Further sinks: each has a position of its own, none holds up another, and what it missed is counted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from agent.metering.store.reading_store import Store
+from tests.agent.metering.readings import visit
+from tests.agent.virtual import VirtualClock
+
+
+def opened(folder: Path, records_max: int = 4000, keep: int = 0) -> Store:
+    return Store(folder / "readings.db", VirtualClock(), records_max=records_max, keep_forwarded_max=keep)
+
+
+def taken(store: Store, name: str = "local") -> list[object]:
+    raws: list[object] = []
+    while (batch := store.sink_batch(name, 30)) is not None:
+        assert len(batch.records) <= 30
+        raws += [record["raw"] for record in batch.records]
+        store.sink_done(name, batch.last, batch.missed)
+    return raws
+
+
+def test_a_sink_gets_what_is_stored_from_its_first_use_on_and_goes_on_there_after_a_restart(tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    store.append(visit(0, 10))
+    store.add_sink("local")
+    store.append(visit(10, 50))
+    assert taken(store) == list(range(10, 60))
+    store.close()
+    again = opened(tmp_path)
+    again.append(visit(60, 5))
+    again.add_sink("local")
+    assert taken(again) == list(range(60, 65))
+    assert again.sink_missed("local") == 0
+
+
+def test_the_head_end_and_a_sink_do_not_wait_for_each_other(tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    store.add_sink("local")
+    store.append(visit(0, 500))
+    assert taken(store) == list(range(500))
+    assert store.stats().pending == 500
+    store.append(visit(500, 500))
+    store.release(store.stats().uuid, 1000)
+    assert store.batch(10) is None
+    assert taken(store) == list(range(500, 1000)), "delivered records are kept for it"
+
+
+def test_what_is_kept_for_a_sink_that_never_comes_is_bounded_and_it_hears_of_what_it_missed(tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    store.add_sink("local")
+    for number in range(50):
+        store.append(visit(number * 100, 100))
+        store.release(store.stats().uuid, (number + 1) * 100)
+        assert store.stats().kept <= 1100
+    raws = taken(store)
+    assert raws == list(range(5000 - len(raws), 5000))
+    assert 1000 <= len(raws) <= 1100
+    assert store.sink_missed("local") == 5000 - len(raws)
+    assert store.stats().lost == 0
+
+
+def test_nothing_is_kept_for_a_sink_that_is_not_in_use_any_more(tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    store.add_sink("local")
+    store.append(visit(0, 100))
+    store.close()
+    again = opened(tmp_path)
+    again.release(again.stats().uuid, 100)
+    assert again.stats().kept == 0
+
+
+def test_two_sinks_have_two_positions(tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    store.add_sink("a")
+    store.append(visit(0, 10))
+    store.add_sink("b")
+    store.append(visit(10, 10))
+    assert (taken(store, "a"), taken(store, "b")) == (list(range(20)), list(range(10, 20)))
+
+
+def test_a_damaged_visit_is_missed_and_the_others_come(tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    store.add_sink("local")
+    for number in range(3):
+        store.append(visit(number * 10, 10))
+    store.file.run(lambda db, _: db.execute("UPDATE block SET body=x'00' WHERE first=11"))
+    assert taken(store) == [*range(10), *range(20, 30)]
+    assert store.sink_missed("local") == 10
