@@ -14,12 +14,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from agent.metering.collector import Collector
+from agent.metering.orders.journal import Journal
+from agent.metering.orders.order_book import OrderBook
 from agent.metering.ports import portreader
 from agent.metering.registry import Registry
 from agent.metering.scheduling.readinglist import ReadingLists
 from agent.metering.scheduling.schedule import Backoff
 from agent.metering.store.reading_store import Progress, Store
-from agent.metering.uplink import Uplink
+from agent.metering.uplink.worker import Uplink
 from agent.settings.config import MeteringConfig, PortConfig
 from agent.settings.provisioning import MeterAccess, Provisioning, ReadingTask, UplinkSettings
 from omadm.readings import GapReport, Reading
@@ -136,6 +138,7 @@ class World:
             config,
             store=self.store,
             registry=registry,
+            orders=OrderBook(Journal(RealDisk(), self.folder / "orders"), self.clock, allowed=(), known=registry.names),
             lists=ReadingLists(self.folder, self.folder / "software"),
             clock=self.clock,
             rng=random.Random(self.starts),
