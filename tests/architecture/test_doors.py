@@ -222,7 +222,7 @@ def test_the_exceptions_are_drivers_indeed() -> None:
         "import dlms.security.counters",
         # Drivers of each package, whether or not somebody has listed them.
         "from agent import https",
-        "from agent.metering.store import reading_store",
+        "from agent.metering.store import store_file",
         "from headend import db",
         "def late():\n    from updateagent import disk",
         "from updateagent.engine.updater import Updater",

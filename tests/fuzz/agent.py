@@ -17,6 +17,8 @@ from agent.daemon.control import ControlServer
 from agent.dm.push import RequestError, parse_head
 from agent.dm.session import Session
 from agent.dm.session_events import Answer, Ended, NoncesChanged, SessionSettings, Work
+from agent.metering.orders import typed_json
+from agent.metering.orders.typed_json import TypedJsonError
 from agent.metering.registry import Registry
 from agent.metering.scheduling.readinglist import ReadingListError
 from agent.metering.scheduling.readinglist import parse as parse_list
@@ -316,6 +318,19 @@ def sessions() -> list[bytes]:
     return [b"+" + b"\0".join(bodies), b"-" + bodies[1]]
 
 
+def run_typed_json(data: bytes) -> None:
+    """A parameter of an order, as an operator gives it: what is taken is said again in the same words."""
+    try:
+        given = json.loads(data)
+    except (ValueError, RecursionError):
+        return
+    typed_json.decode(given)
+
+
+def typed_values() -> list[bytes]:
+    return [b'["u16",5]', b'["struct",[["i8",-1],["oct","01ff"],["f32","NaN"],["bits","0101"]]]', b'["null",null]']
+
+
 def run_acl(data: bytes) -> None:
     found = Acl.parse(data.decode("utf-8", "replace"))
     assert found is None or Acl.parse(found.emit()) == found
@@ -353,6 +368,7 @@ TARGETS = {
     "download-state": target(run_download_state, state_seeds),
     "download-record": target(run_download_record, lambda: [seed.partition(b"\n")[0] for seed in state_seeds()]),
     "partial-file": target(run_partial, lambda: [b"\x32" + seed.partition(b"\n")[0] for seed in state_seeds()]),
+    "typed-json": target(run_typed_json, typed_values, TypedJsonError, tokens=dictionaries.JSON, mutations=500),
     "handover": target(run_handover, handover_seeds, mutations=500),
     "update-command": target(run_answer, handover_seeds, mutations=40),
     "control": target(run_control, lambda: [b'{"command": "status"}', b'{"command": "queue", "x": [1]}']),

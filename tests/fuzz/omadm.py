@@ -222,6 +222,21 @@ def run_packed(data: bytes) -> None:
     readings.parse(readings.inflate(data))
 
 
+def run_resend_orders(data: bytes) -> None:
+    """The member `resend` of the head-end's answer, as the uplink takes it."""
+    try:
+        entries = json.loads(data)
+    except (ValueError, RecursionError):
+        return
+    for order in readings.parse_orders(entries):
+        assert order.since <= order.until
+
+
+def resend_orders() -> list[bytes]:
+    by_id = {"request": 1, "store": "ab" * 16, "first": 1, "last": 9}
+    return [json.dumps([by_id, {"request": 2, "since": 1.5, "until": 2}]).encode()]
+
+
 def batches() -> list[bytes]:
     values = [("f64", 1.5), ("oct", "00ff"), ("bits", "0101"), ("text", "é"), ("array", [["u8", 1], ["struct", []]])]
     mixed = [a_record(at + 1, tag=tag, raw=raw) for at, (tag, raw) in enumerate(values)]
@@ -294,6 +309,7 @@ TARGETS = {
     "hmac-header": Target(run_hmac_header, headers, (auth.AuthError,), HERE, dictionaries.HEADER),
     "credentials": Target(run_credentials, credentials, (), HERE),
     "readings": Target(run_batch, batches, (BatchError,), HERE, dictionaries.JSON),
+    "resend-orders": Target(run_resend_orders, resend_orders, (BatchError,), HERE, dictionaries.JSON),
     "packed-readings": Target(
         run_packed, lambda: [gzip.compress(one, mtime=0) for one in batches()], (BatchError,), HERE
     ),

@@ -582,9 +582,7 @@ class PortReader:
         return {
             job.task.task_id
             for job in jobs
-            if job.trusted
-            and any(is_profile(item.ref) for item in job.items.items)
-            and self._knowledge.stored_run(meter.meter_id, job.task.task_id) == job.run
+            if job.trusted and self._knowledge.stored_run(meter.meter_id, job.task.task_id) == job.run
         }
 
     def _best_now(self) -> datetime | None:
