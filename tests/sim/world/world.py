@@ -101,7 +101,15 @@ class World:
         self.at(self.clock.now - self.began + seconds, what)
 
     def run(self) -> None:
+        """Let everything happen."""
+        wait_s = portreader.WAIT_S
         portreader.WAIT_S = IDLE_WAIT_S
+        try:
+            self._run()
+        finally:
+            portreader.WAIT_S = wait_s
+
+    def _run(self) -> None:
         self.start()
         end = self.began + self.plan.end_s
         while self.clock.now < end:
