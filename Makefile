@@ -25,7 +25,7 @@ PYTEST  := -n $(WORKERS) --dist loadgroup
 # Tests of the board, one at a time, each of some minutes.
 BOARD   := tests/board -m board -o faulthandler_timeout=0
 
-.PHONY: demo fast test lint types tests board bench fuzz coverage mutate oldest newest torture seeds pin clean
+.PHONY: demo fast test lint types tests board bench fuzz coverage mutate oldest newest torture seeds worlds pin clean
 
 # The newest versions that are known to pass, and the developer's tools, all pinned.
 $(STAMP): setup.py pyproject.toml constraints/newest.txt
@@ -126,8 +126,13 @@ seeds: $(STAMP)
 	set -e; for seed in $(SEEDS); do \
 	  TORTURE_SEED=$$seed $(BIN)/pytest -m "fast or slow" --shuffle $$seed $(PYTEST); done
 
+# Collection in virtual time, from meters to head-end; the slow tier runs the first 200.
+WORLDS ?= 10000
+worlds: $(STAMP)
+	$(BIN)/python -m tests.sim.world --seeds $(WORLDS)
+
 TORTURE_PYTHONS ?= 3.11 3.12 3.13
-torture: seeds
+torture: seeds worlds
 	$(MAKE) fuzz FUZZ_SECONDS=600
 	$(MAKE) oldest newest
 	$(MAKE) $(TORTURE_PYTHONS:%=python-%)

@@ -1,0 +1,63 @@
+"""The metering server of the world: keeps each record once, and now and then behaves as a bad line makes it look."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+from collections.abc import Mapping
+from typing import Any
+
+from agent.https import HttpsError, Response
+from omadm import readings
+from omadm.readings import GapReport, Record
+from tests.sim.world.network import Killed
+
+URL = "https://headend.example/readings"
+
+
+class WorldHeadend:
+    """`trouble`: the share of requests that something happens to; `down`: none gets through."""
+
+    def __init__(self, pick: random.Random) -> None:
+        self.kept: dict[tuple[str, int], Record] = {}
+        self.gaps: dict[tuple[str, int], GapReport] = {}
+        self.different: list[Record] = []  # came under an id that had another content
+        self.trouble = 0.0
+        self.down = False
+        self.kill_after = False  # the daemon dies between our commit and its own
+        self._pick = pick
+
+    def request(
+        self, method: str, url: str, *, body: bytes | None = None, headers: Mapping[str, str] | None = None
+    ) -> Response:
+        del method, url
+        if self.down or self._happens():
+            raise HttpsError("no way to the head-end")
+        if self._happens():
+            return Response(503, {}, b"busy")
+        gzipped = headers is not None and headers.get("Content-Encoding") == "gzip"
+        plain = gzip.decompress(body or b"") if gzipped else body or b""
+        acknowledged = self._keep(plain)
+        if self.kill_after:
+            self.kill_after = False
+            raise Killed
+        if self._happens():
+            raise HttpsError("the answer was lost")
+        return Response(200, {}, json.dumps({"acknowledged": acknowledged}).encode())
+
+    def close(self) -> None:
+        """There is no connection to keep."""
+
+    def _keep(self, plain: bytes) -> Any:
+        batch = readings.parse(plain)
+        for record in batch.records:
+            before = self.kept.setdefault((batch.store, record.id), record)
+            if before != record:
+                self.different.append(record)
+        for gap in batch.gaps:
+            self.gaps.setdefault((batch.store, gap.id), gap.report)
+        return batch.last
+
+    def _happens(self) -> bool:
+        return self._pick.random() < self.trouble

@@ -1,0 +1,359 @@
+"""One world: the daemon's own collector, store and uplink between simulated meters and a simulated head-end.
+
+The loop is the daemon's threads one after another. All waiting is virtual; a day of a calm world is some ten thousand
+steps. What the daemon dies of is an exception that none of its code may catch; what it leaves behind is what it had
+committed, and the next one starts from that.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import sqlite3
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+from agent.metering.collector import Collector
+from agent.metering.orders.journal import Journal
+from agent.metering.orders.order_book import OrderBook
+from agent.metering.ports import portreader
+from agent.metering.registry import Registry
+from agent.metering.scheduling.readinglist import ReadingLists
+from agent.metering.scheduling.schedule import Backoff
+from agent.metering.store.reading_store import Progress, Store
+from agent.metering.uplink.worker import Uplink
+from agent.settings.config import MeteringConfig, PortConfig
+from agent.settings.provisioning import MeterAccess, Provisioning, ReadingTask, UplinkSettings
+from omadm.readings import GapReport, Reading
+from plc.link import PlcLink
+from plc.protocols import PRIME_USI
+from tests.agent.metering.lines import bridge_over
+from tests.agent.virtual import VirtualClock
+from tests.sim.world.headend import URL, WorldHeadend
+from tests.sim.world.meters import BERLIN, PASSWORD, PROFILE, REGISTER, Clockwork, WorldMeter
+from tests.sim.world.network import Killed, WorldLine, WorldNode
+from tests.sim.world.plan import DAY_S, HOUR_S, TROUBLE_DAYS, Happening, Plan
+from updateagent.disk import RealDisk
+
+LOG = logging.getLogger("world")
+
+PORT = PortConfig("plc0", PRIME_USI, "/dev/plc", 115_200, response_timeout_s=5.0)
+LOAD_TASK, REGISTER_TASK = "load", "registers"
+LISTS = {
+    LOAD_TASK: f"obis,cls,attr,type\n{PROFILE},7,2,\n",
+    REGISTER_TASK: f"obis,cls,attr,type\n{REGISTER.obis},3,2,\n0.0.1.0.0.255,8,2,clock\n",
+}
+FIRST_DAYS = 7.0  # so old are the rows that a first visit asks for
+IDLE_WAIT_S = 30.0  # in place of the reader's half second, which is there for stops and beats
+BEFORE_NTP_S = 600.0  # a device without a battery starts in 1970, and is told the time so much later
+
+
+class World:
+    """`run` lets the plan happen; what there is to judge afterwards are `meters` and `headend`."""
+
+    def __init__(self, plan: Plan, folder: Path) -> None:
+        self.plan = plan
+        self.folder = folder
+        for name, text in LISTS.items():
+            (folder / f"{name}.csv").write_text(text)
+        self.pick = random.Random(f"world/{plan.seed}/run")
+        self.clock = VirtualClock(wall=plan.start.timestamp(), monotonic=1000.0)
+        self.true_offset = self.clock.wall_offset
+        self.began = self.clock.now
+        self.starts = 0
+        self._uplink_at = self.clock.now
+        clockwork = Clockwork(BERLIN if plan.zone else None, plan.deviation)
+        self.meters = [
+            WorldMeter(
+                serial + 1,
+                self.civil,
+                clockwork=clockwork,
+                period_s=plan.period_s,
+                entries=4000,
+                compress=plan.compress,
+                backlog_s=plan.backlog_days * DAY_S,
+            )
+            for serial in range(plan.meters)
+        ]
+        self.network = WorldNode(self.meters, self.clock.now)
+        self.network.faults.rng = random.Random(f"world/{plan.seed}/line")
+        self.network.faults.loss = plan.loss
+        self.headend = WorldHeadend(random.Random(f"world/{plan.seed}/headend"))
+        self.headend.trouble = plan.trouble
+        self.line = WorldLine(self.network, self.clock)
+        self._agenda: list[tuple[float, int, Callable[[], None]]] = []
+        for happening in plan.happenings:
+            self.at(happening.at, self._act(happening))
+        self.at(TROUBLE_DAYS * DAY_S, self._calm)
+
+    # ---- time
+
+    def civil(self) -> float:
+        """True civil time, whatever the device believes."""
+        return self.clock.now + self.true_offset
+
+    def at(self, seconds: float, what: Callable[[], None]) -> None:
+        """Do that so long after the beginning."""
+        self._agenda.append((self.began + seconds, len(self._agenda), what))
+        self._agenda.sort(reverse=True)
+
+    def later(self, seconds: float, what: Callable[[], None]) -> None:
+        self.at(self.clock.now - self.began + seconds, what)
+
+    def run(self) -> None:
+        """Let everything happen."""
+        wait_s = portreader.WAIT_S
+        portreader.WAIT_S = IDLE_WAIT_S
+        try:
+            self._run()
+        finally:
+            portreader.WAIT_S = wait_s
+
+    def _run(self) -> None:
+        self.start()
+        end = self.began + self.plan.end_s
+        while self.clock.now < end:
+            try:
+                self._turn(end)
+            except Killed:
+                self._dies()
+                self.start()
+        for meter in self.meters:
+            meter.tick()
+        self.stop()
+
+    def _turn(self, end: float) -> None:
+        while self._agenda and self._agenda[-1][0] <= self.clock.now:
+            self._agenda.pop()[2]()
+        pause = self.reader.step()
+        self.collector.tick()
+        if self.clock.now >= self._uplink_at:
+            self._uplink_at = self.clock.now + self.uplink.step()
+        if pause > 0:
+            nexts = [end, self._uplink_at, *(at for at, _, _ in self._agenda[-1:])]
+            self.clock.now = max(self.clock.now, min(self.clock.now + pause, *nexts))
+
+    # ---- the daemon
+
+    def start(self) -> None:
+        """A start of the daemon, with what lies in its folder."""
+        self.starts += 1
+        config = self._config()
+        self.store = KillableStore(config.store_file, self.clock, records_max=10**6, keep_forwarded_max=200)
+        registry = Registry(RealDisk(), config.registry_file, self.clock, leave_after_s=config.leave_after_s)
+        self.collector = Collector(
+            [PORT],
+            config,
+            store=self.store,
+            registry=registry,
+            orders=OrderBook(Journal(RealDisk(), self.folder / "orders"), self.clock, allowed=(), known=registry.names),
+            lists=ReadingLists(self.folder, self.folder / "software"),
+            clock=self.clock,
+            rng=random.Random(self.starts),
+            open_bridge=lambda _port: bridge_over(self.line, PlcLink()),
+        )
+        self.reader = self.collector.workers[0]
+        self.uplink = Uplink(
+            self.store,
+            self.headend,
+            self.clock,
+            device_id="urn:dcu:world",
+            backoff=Backoff(2.0, 300.0),
+            rng=random.Random(self.starts),
+        )
+        provisioning = self._provisioning()
+        self.collector.configure(provisioning)
+        self.uplink.configure(provisioning.uplink)
+        self._uplink_at = self.clock.now
+
+    def stop(self) -> None:
+        """An orderly end."""
+        self.reader.close()
+        self.collector.close()
+        self.store.close()
+
+    def _dies(self) -> None:
+        """Nothing is closed; but the operating system gives the file's lock back."""
+        LOG.info("the daemon is killed at %.0f", self.clock.now - self.began)
+        self.store.close()
+
+    def _config(self) -> MeteringConfig:
+        return MeteringConfig(
+            reading_lists_dir=self.folder,
+            store_file=self.folder / "readings.db",
+            registry_file=self.folder / "meters.json",
+            store_records_max=10**6,
+            store_keep_forwarded_max=200,
+            parallel_max=4,
+            retries_max=3,
+            retry_backoff_s=15.0,
+            visit_timeout_s=120.0,
+            catch_up_s=86_400,
+            leave_after_s=120.0,
+            pdu_size=1024,
+            profile_first_s=int(FIRST_DAYS * DAY_S),
+            meter_utc_offset_min=0 if not self.plan.zone else None,
+            uplink_backoff_min_s=2.0,
+            uplink_backoff_max_s=300.0,
+        )
+
+    def _provisioning(self) -> Provisioning:
+        return Provisioning(
+            tasks=(
+                ReadingTask(LOAD_TASK, self.plan.every_s, LOAD_TASK),
+                ReadingTask(REGISTER_TASK, self.plan.register_every_s, REGISTER_TASK, priority=1),
+            ),
+            uplink=UplinkSettings(URL, "token", 300),
+            access=MeterAccess(16, "low", PASSWORD),
+        )
+
+    # ---- what happens
+
+    def _act(self, happening: Happening) -> Callable[[], None]:
+        act = _ACTS[happening.what]
+
+        def work() -> None:
+            LOG.info("%.0f: %s, meter %d, %.2f", happening.at, happening.what, happening.meter, happening.amount)
+            act(self, self.meters[happening.meter], happening.amount)
+
+        return work
+
+    def _calm(self) -> None:
+        """The trouble is over: what is wrong now is put right, as a truck would."""
+        LOG.info("calm from now on")
+        self.network.faults.loss = 0.0
+        self.network.faults.mute = frozenset()
+        self.network.faults.silent = False
+        self.headend.trouble, self.headend.down = 0.0, False
+        self.line.broken = False
+        for meter in self.meters:
+            if not meter.powered:
+                meter.switch_power(on=True)
+            self.network.move(meter.id, joined=True)
+        self.set_clock(0.0, trusted=True)
+
+    def set_clock(self, off_s: float, *, trusted: bool) -> None:
+        """The device's clock is now so far from the truth."""
+        self.clock.wall_offset = self.true_offset + off_s
+        self.clock.is_trusted = trusted
+
+    def kill(self, _meter: WorldMeter, _amount: float) -> None:
+        self.line.kill_at = self.clock.now
+
+    def kill_in_append(self, _meter: WorldMeter, amount: float) -> None:
+        self.store.kill_in = "before" if amount < 0.5 else "after"
+
+    def kill_after_upload(self, _meter: WorldMeter, _amount: float) -> None:
+        self.headend.kill_after = True
+
+    def off(self, _meter: WorldMeter, amount: float) -> None:
+        """The concentrator is without power for up to eight hours; its line and its modems wait."""
+        self.stop()
+        self.clock.now += amount * 8 * HOUR_S
+        self.network.reset(self.clock.now)
+        self.line.incoming.clear()
+        self.start()
+
+    def node_reset(self, _meter: WorldMeter, _amount: float) -> None:
+        self.network.reset(self.clock.now)
+
+    def leave(self, meter: WorldMeter, amount: float) -> None:
+        self.network.move(meter.id, joined=False)
+        self.later(amount * 12 * HOUR_S, lambda: self.network.move(meter.id, joined=True))
+
+    def mute(self, meter: WorldMeter, amount: float) -> None:
+        faults = self.network.faults
+        faults.mute |= {meter.id}
+        self.later(amount * 12 * HOUR_S, lambda: setattr(faults, "mute", faults.mute - {meter.id}))
+
+    def meter_off(self, meter: WorldMeter, amount: float) -> None:
+        meter.switch_power(on=False)
+        self.later(amount * 12 * HOUR_S, lambda: meter.switch_power(on=True))
+
+    def headend_down(self, _meter: WorldMeter, amount: float) -> None:
+        self.headend.down = True
+        self.later(amount * 12 * HOUR_S, lambda: setattr(self.headend, "down", False))
+
+    def meter_clock(self, meter: WorldMeter, amount: float) -> None:
+        """Somebody sets the meter's clock: by minutes, or by an hour either way, or back to the truth."""
+        meter.set_clock(self.pick.choice((-3600.0, 3600.0, -600.0, 600.0, 0.0, -7000.0 * amount)))
+
+    def meter_2028(self, meter: WorldMeter, amount: float) -> None:
+        """The meter's clock is two years ahead for a few rows, and then right again."""
+        meter.set_clock(2 * 365 * DAY_S)
+        self.later((0.2 + amount) * 4 * meter.period_s, lambda: meter.set_clock(0.0))
+
+    def clock_back(self, _meter: WorldMeter, amount: float) -> None:
+        self.set_clock(-2 * HOUR_S, trusted=True)
+        self.later(amount * 4 * HOUR_S, lambda: self.set_clock(0.0, trusted=True))
+
+    def clock_ahead(self, _meter: WorldMeter, amount: float) -> None:
+        self.set_clock(DAY_S, trusted=True)
+        self.later(600 + amount * HOUR_S, lambda: self.set_clock(0.0, trusted=True))
+
+    def clock_1970(self, _meter: WorldMeter, amount: float) -> None:
+        """A start without time: 1970, until somebody tells it."""
+        self.line.kill_at = self.clock.now
+        self.set_clock(-self.civil() + 100.0, trusted=False)
+        self.later(BEFORE_NTP_S * (1 + amount), lambda: self.set_clock(0.0, trusted=True))
+
+    def store_page(self, _meter: WorldMeter, amount: float) -> None:
+        """A page of the store's file goes bad, at rest, and the daemon starts anew."""
+        self.stop()
+        file = self.folder / "readings.db"
+        data = bytearray(file.read_bytes())
+        at = int(amount * (len(data) // 512)) * 512
+        if at >= 512:  # without its first page no file is a database
+            data[at : at + 512] = self.pick.randbytes(512)
+            file.write_bytes(data)
+        self.start()
+
+    def line_cut(self, _meter: WorldMeter, amount: float) -> None:
+        self.line.broken = True
+        self.later(amount * 3 * HOUR_S, lambda: setattr(self.line, "broken", False))
+
+    def silence(self, _meter: WorldMeter, amount: float) -> None:
+        self.network.faults.silent = True
+        self.later(amount * 2 * HOUR_S, lambda: setattr(self.network.faults, "silent", False))
+
+
+_ACTS: dict[str, Callable[[World, WorldMeter, float], None]] = {
+    "kill": World.kill,
+    "kill-in-append": World.kill_in_append,
+    "kill-after-upload": World.kill_after_upload,
+    "off": World.off,
+    "node-reset": World.node_reset,
+    "leave": World.leave,
+    "mute": World.mute,
+    "meter-off": World.meter_off,
+    "headend-down": World.headend_down,
+    "meter-clock": World.meter_clock,
+    "meter-2028": World.meter_2028,
+    "clock-back": World.clock_back,
+    "clock-ahead": World.clock_ahead,
+    "clock-1970": World.clock_1970,
+    "store-page": World.store_page,
+    "line-cut": World.line_cut,
+    "silence": World.silence,
+}
+
+
+class KillableStore(Store):
+    """The store, at whose next commit the daemon can be killed: just before it, or just after."""
+
+    kill_in = ""
+
+    def append(
+        self,
+        readings: Sequence[Reading | GapReport],
+        progress: Iterable[Progress] = (),
+        knowledge: Mapping[str, Mapping[str, object]] | None = None,
+        also: Callable[[sqlite3.Connection], None] = lambda _db: None,
+    ) -> tuple[int, int]:
+        kill, self.kill_in = self.kill_in, ""
+        if kill == "before":
+            raise Killed
+        ids = super().append(readings, progress, knowledge, also)
+        if kill == "after":
+            raise Killed
+        return ids
