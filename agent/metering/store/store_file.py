@@ -352,10 +352,17 @@ def _raise_if_newer(db: sqlite3.Connection) -> None:
 
 
 def _log_adopted(aside: Aside) -> None:
+    if not (aside.reached or aside.salvaged or aside.lost):  # "0 are lost" would be a guess
+        LOG.error(
+            "%s: nothing was found in it; how many readings it held is not known",
+            aside.name,
+            extra={"event": "store.salvaged"},
+        )
+        return
     level = logging.ERROR if aside.lost else logging.WARNING
     LOG.log(
         level,
-        "%s: %d readings were taken over and wait for the head-end, %d are lost",
+        "%s: %d readings were taken over and wait for the head-end, %d are known to be lost",
         aside.name,
         aside.salvaged,
         aside.lost,

@@ -463,6 +463,8 @@ def test_a_file_that_says_nothing_is_set_aside_and_the_loss_is_noted(
     assert {"store.corrupt", "store.salvaged"} <= {getattr(record, "event", "") for record in caplog.records}
     (loss,) = again.losses()
     assert (loss.meter, loss.records, loss.why, loss.since) == ("", 0, "damaged", 0.0)
+    (said,) = [record.getMessage() for record in caplog.records if getattr(record, "event", "") == "store.salvaged"]
+    assert "not known" in said
 
 
 @pytest.mark.parametrize(("damage", "left"), [(schema_that_is_no_text, 5000), (cut_short, 800)])
