@@ -578,7 +578,8 @@ def test_a_bad_page_costs_what_lies_on_it_wherever_it_is(tmp_path: Path, deliver
         for number in missing:
             assert any(loss.reach <= ROW_S * number <= loss.until for loss in losses), page
         _, _, since = again.lost_since("m1", (old, 0))
-        assert since is None if not losses else since <= ROW_S * min(missing, default=1200), page
+        assert (since is None) == (not losses), page
+        assert (since or 0.0) <= ROW_S * min(missing, default=1200), page
         assert bool(stats.lost_at) == bool(losses), page
         lost.append(len(missing))
         again.close()
