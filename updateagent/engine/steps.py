@@ -34,7 +34,7 @@ from updateagent.errors import (
 from updateagent.handover import InstallRequest
 from updateagent.slots.block import BLOCK_BYTES, read_back, write_image
 
-log = logging.getLogger("update")
+LOG = logging.getLogger("update")
 
 PROGRESS_STEP = 4  # per cent between two updates of the display
 MESSAGE_CHARS_MAX = 500
@@ -137,7 +137,7 @@ class Steps:
         count = write_image(
             partition, image.size, image.blocks(start), start, checkpoint, sync_bytes=self._deps.sync_bytes
         )
-        log.info(
+        LOG.info(
             "slot %s, image %s: %d bytes written, %d were there already",
             self._update.target,
             image.name,
@@ -258,7 +258,7 @@ class Steps:
         if not update.by_hand:
             deps.mailbox.hold_result(result_document(update, outcome, deps.wall()))
         self._store(self._settled().advance(Event.REPORT))
-        log.info("update to %s: %s", update.to_version or "?", outcome.name, extra={"event": f"update.{outcome.name}"})
+        LOG.info("update to %s: %s", update.to_version or "?", outcome.name, extra={"event": f"update.{outcome.name}"})
         deps.mailbox.clear_inbox(update.package)
         deps.mailbox.publish()
 
