@@ -343,7 +343,11 @@ class PackageWorker:
             job = _updating(firmware.load(changing), result, self._config.boot_id)
             event = Event.UPDATED if firmware.OK_RESULT <= code < 300 else Event.UPDATE_FAILED
             firmware.finish(
-                changing, job, event, code, firmware.Why(error, result.failed_check or "", "\n".join(result.log))
+                changing,
+                job,
+                event,
+                code,
+                firmware.FailureDetails(error, result.failed_check or "", "\n".join(result.log)),
             )
         self._deps.on_alert()
 
@@ -354,7 +358,7 @@ class PackageWorker:
 
     def _finish(self, job: Job, event: Event, result: int, error: str = "") -> None:
         with self._tree.transaction() as changing:
-            firmware.finish(changing, job, event, result, firmware.Why(error))
+            firmware.finish(changing, job, event, result, firmware.FailureDetails(error))
         self._show_job(firmware.load(self._tree.view()))
         self._deps.on_alert()
 

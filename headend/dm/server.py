@@ -137,7 +137,7 @@ class DmServer:
         if row is not None and row.last_request == digest and not _may_be_another(message, row.auth_type):
             return Answer(200, row.last_answer, media_type(request.content_type), row.last_answer_mac)
         if row is None:
-            account = self._authenticator.decoy(device_id, self._config.server_id, self._config.url)
+            account = self._authenticator.placeholder_account(device_id, self._config.server_id, self._config.url)
         else:
             account = accounts.from_row(row)
         with self._table_lock:

@@ -13,7 +13,7 @@ from headend.dm import accounts
 from headend.dm.engine import AlertSeen
 from headend.dm.jobs import queue
 from headend.dm.jobs.params import URI_CHARS_MAX
-from headend.dm.jobs.steps import Checkpoint, Job, Known, Note, Outcome
+from headend.dm.jobs.steps import Checkpoint, Job, Note, Outcome, SubtreeListed
 from headend.dm.tables import alerts, values
 from omadm.notification import PUSH_URL
 from omadm.syncml.messages import Item, Meta
@@ -110,7 +110,7 @@ class SessionStore:
         match note:
             case Checkpoint(progress):
                 queue.checkpoint(self._conn, job.id, progress, self._now)
-            case Known(root, uris):
+            case SubtreeListed(root, uris):
                 self._keep_only(root, uris)
 
     def _keep_only(self, root: str, uris: frozenset[str]) -> None:

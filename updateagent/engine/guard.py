@@ -112,7 +112,7 @@ class Guard:
         if boot is Boot.TRIAL:
             try:
                 with self._deps.alone():
-                    self._deps.updater().blame(missing.name, missing.detail)
+                    self._deps.updater().record_failure(missing.name, missing.detail)
             except UpdateError as error:
                 # The reason could not be stored. Going back matters more.
                 LOG.error("%s", error, extra={"event": "update.error"})  # noqa: TRY400

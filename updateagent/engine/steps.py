@@ -155,11 +155,11 @@ class Steps:
     def _attempt(self) -> int | None:
         update = self._update
         if update.boot_id != self._deps.boot_id:
-            # The log was written by the previous attempt, unless that one recorded its own end (`blame`).
+            # The log was written by the previous attempt, unless that one recorded its own end (`record_failure`).
             lines = update.log or (self._deps.log_tail() if update.attempts else ())
             self._advance(Event.ATTEMPT, attempts=update.attempts + 1, boot_id=self._deps.boot_id, log=lines)
         if self._update.attempts > self._deps.bootenv.tries:
-            self._decide(*self._blame_of_trial())
+            self._decide(*self._failure_of_trial())
             return None
         self._migrate()
         return EXIT_GUARD_WANTED
@@ -212,10 +212,10 @@ class Steps:
                 "the boot loader did not see the trial that was asked for: does it read this environment?",
             )
             return None
-        self._decide(*self._blame_of_trial())
+        self._decide(*self._failure_of_trial())
         return None
 
-    def _blame_of_trial(self) -> tuple[Code, str]:
+    def _failure_of_trial(self) -> tuple[Code, str]:
         update = self._update
         if update.failed_check:
             return TRIAL_FAILED, f"health check {update.failed_check} was not good in time"

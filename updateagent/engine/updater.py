@@ -72,10 +72,10 @@ class Updater(Steps):
         self.write_status()
         return code
 
-    def blame(self, failed_check: str, detail: str) -> None:
+    def record_failure(self, failed_check: str, detail: str) -> None:
         """Record why the running trial system gives up this attempt."""
         self._advance(
-            Event.BLAME,
+            Event.FAILURE,
             failed_check=failed_check,
             log=(*self._deps.log_tail(), f"health check {failed_check}: {detail}"[:MESSAGE_CHARS_MAX]),
         )
