@@ -117,9 +117,7 @@ class OrderJob:
         result: Json = {"result_code": code, **(found if isinstance(found, dict) else {})}
         if told is None:
             result |= {"note": "the result could not be read", "status": reply.status}
-        yield Batch(
-            (Request(CommandName.DELETE, node),)
-        )  # the device keeps 64 of them; its record of orders stays
+        yield Batch((Request(CommandName.DELETE, node),))  # the device keeps 64 of them; its record of orders stays
         if code == DONE:
             return Done(result)
         return Failed({"error": f"the order ended with result {code}", **result})
