@@ -56,7 +56,7 @@ class Again(Exception):
 
 
 def check_url(url: str) -> None:
-    """Raises `DownloadError` 411 for what can never be fetched."""
+    """Check that a URL is one of https with a host. Raises `DownloadError` 411 for what can never be fetched."""
     try:
         parts = urlsplit(url)
         usable = parts.scheme == "https" and bool(parts.hostname) and parts.port != 0

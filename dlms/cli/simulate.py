@@ -153,7 +153,10 @@ def simulate(simulation: Simulation, listen: str) -> None:
 
 
 def _meter(simulation: Simulation) -> SimulatedMeter:
-    """Raises `DlmsError`, `OSError` for a list that cannot be read, `click.UsageError`."""
+    """The meter that the options describe.
+
+    Raises `DlmsError`, `OSError` for a list that cannot be read, `click.UsageError`.
+    """
     rows = rows_from_csv(simulation.codes or BUILT_IN_LIST)
     protection = simulation.protection
     if protection.system_title is None:

@@ -112,7 +112,7 @@ def public_key_of(certificate: Certificate) -> EllipticCurvePublicKey:
 
 
 def check_issued(certificate: Certificate, authorities: Iterable[Certificate]) -> None:
-    """Raises `PeerError` unless one of `authorities` signed the certificate."""
+    """Check that one of `authorities` issued and signed the certificate. Raises `PeerError` otherwise."""
     from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric import ec
 
