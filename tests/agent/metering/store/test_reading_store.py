@@ -523,6 +523,7 @@ def delivered(opened: Store, records_max: int = 700) -> list[tuple[str, object, 
 PAGE = 512
 
 
+@pytest.mark.slow
 def test_a_bad_page_costs_what_lies_on_it_wherever_it_is(tmp_path: Path) -> None:
     """Every page of a file in turn: what is delivered and what is counted as lost is everything."""
     opened = store(tmp_path)
@@ -556,6 +557,7 @@ def test_a_bad_page_costs_what_lies_on_it_wherever_it_is(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("seed", range(30))
+@pytest.mark.slow
 def test_whatever_is_damaged_the_store_works_and_invents_nothing(tmp_path: Path, seed: int) -> None:
     rng = random.Random(seed)
     opened = store(tmp_path)
