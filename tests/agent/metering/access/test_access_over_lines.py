@@ -18,7 +18,7 @@ from agent.metering.access.accessbook import PAUSE_MIN_S, AccessBook
 from agent.metering.access.credentials import credentials
 from agent.metering.access.keystore import SECRET_FIELDS, KeyStore
 from agent.metering.access.rules import AccessRules
-from agent.metering.ports.portreader import Bridge as BridgePort
+from agent.metering.ports.port_state import Bridge as BridgePort
 from agent.metering.registry import Meter
 from agent.settings.provisioning import AUTHS, POLICIES, AccessRule, MeterAccess, Provisioning, ReadingTask
 from dlms.client.events import ItemRead, SessionClosed

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.metering.ports.portreader import Bridge as BridgePort
+from agent.metering.ports.port_state import Bridge as BridgePort
 from agent.settings.config import ScanConfig
 from dlms.link.hdlc.frames import HdlcDecoder, HdlcFrame
 from plc.bridge import Bridge, Channel

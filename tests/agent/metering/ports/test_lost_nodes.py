@@ -67,7 +67,7 @@ def test_the_topology_is_known_once_the_nodes_are_listed(tmp_path: Path) -> None
     site.network.on_deadline(site.clock.now + 1.0)  # all have joined before the port is opened
     site.join()
     site.advance(2.0)
-    core = site.reader._bridge.core  # type: ignore[union-attr]
+    core = site.reader._state.bridge.core  # type: ignore[union-attr]
     assert {place.eui48 for place in core.topology.places if place.registered} == set(core.nodes.values())
     assert len(core.nodes) == 40
 

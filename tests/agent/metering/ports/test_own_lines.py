@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.metering.ports.portreader import Bridge as BridgePort
+from agent.metering.ports.port_state import Bridge as BridgePort
 from agent.settings.config import PortMeterConfig, ScanConfig
 from dlms.errors import LinkError
 from dlms.link.datalink import LineSettings, LinkDown
