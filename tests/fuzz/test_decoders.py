@@ -48,6 +48,7 @@ NO_DECODERS: dict[str, dict[str, str]] = {
         "metering.orders.journal.Journal.load": "files with checksums of their own, which its tests damage",
         "metering.orders.order.OrderRecord.describe": "text for a person",
         "metering.orders.order_book.OrderBook.describe": "text for a person",
+        "metering.ports.port_state.PortState.open": "a port",
         "metering.store.delivery.open_ranges": "rows of the store, which its tests damage",
         "settings.identity.read_password": "factory data and configuration",
         "jobs.firmware.load": "a record of the stored tree, which the target tree reads",
