@@ -9,8 +9,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("agent", "dlms", "headend", "omadm", "plc", "updateagent")
-# An iterator of `sqlite3` over a damaged file: what it gives is said where it is used.
-LEFT = {"agent/metering/store/store_file.py: wreck"}
+# What it gives is said by the class that it returns.
+LEFT = {"agent/metering/store/store_file.py: salvage"}
 
 
 def says_nothing(text: str) -> bool:
