@@ -18,10 +18,10 @@ from hashlib import blake2b
 from uuid import uuid4
 
 from dlms import axdr
-from dlms.axdr import Data, Tag
+from dlms.axdr import DATE_TIME_OCTETS, Data, Tag
 from dlms.cosem.obis import AttributeRef
 from dlms.cosem.profile import UNRESOLVED, CaptureObject, TypedRow, Unresolved
-from dlms.cosem.time import ANY, DATE_TIME_OCTETS, STATUS_UNKNOWN, ClockStatus, CosemDateTime
+from dlms.cosem.time import ANY, STATUS_UNKNOWN, ClockStatus, CosemDateTime
 from dlms.errors import DlmsError
 
 DIGEST_OCTETS = 8  # of the rows of a few hours two are alike once in 10^15 places

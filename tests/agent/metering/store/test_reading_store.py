@@ -537,6 +537,7 @@ def rows(start: int, count: int) -> list[Reading]:
 
 
 @pytest.mark.parametrize("delivered_last", [True, False])
+@pytest.mark.slow
 def test_a_bad_page_costs_what_lies_on_it_wherever_it_is(tmp_path: Path, delivered_last: bool) -> None:
     """Every page of a file in turn: what is delivered, and what is counted as lost, is everything; where the newest
     visits were not counted anywhere yet, their number is said to be not known. In any case the profiles are read again
@@ -590,6 +591,7 @@ def test_a_bad_page_costs_what_lies_on_it_wherever_it_is(tmp_path: Path, deliver
 
 
 @pytest.mark.parametrize("seed", range(30))
+@pytest.mark.slow
 def test_whatever_is_damaged_the_store_works_and_invents_nothing(tmp_path: Path, seed: int) -> None:
     rng = random.Random(seed)
     opened = store(tmp_path)

@@ -43,6 +43,7 @@ def test_a_poisonous_record_found_after_a_restart_is_passed_and_set_aside_once_a
     assert rig.store.stats().pending == 0
 
 
+@pytest.mark.slow
 def test_somebody_who_refuses_everything_empties_nothing(tmp_path: Path) -> None:
     rig = Rig(tmp_path)
     rig.store.append(visit(0, 30))
