@@ -150,7 +150,7 @@ class Daemon:
         from agent.metering.orders.order import Permission
         from agent.metering.orders.order_book import OrderBook
         from agent.metering.ports.opening import bridge_to
-        from agent.metering.registry import Registry
+        from agent.metering.registry.registry import Registry
         from agent.metering.scheduling.readinglist import ReadingLists
         from agent.metering.scheduling.schedule import Backoff
         from agent.metering.store.reading_store import Store

@@ -11,7 +11,8 @@ from agent.metering.access.accessbook import AccessBook
 from agent.metering.access.keystore import KeyStore
 from agent.metering.orders.order_book import OrderBook
 from agent.metering.ports.portreader import Bridge, PortHealth, PortReader, ReaderDeps
-from agent.metering.registry import Meter, Registry
+from agent.metering.registry.entry import Meter
+from agent.metering.registry.registry import Registry
 from agent.metering.scheduling.readinglist import ReadingLists
 from agent.metering.scheduling.tasks import TaskBook
 from agent.metering.store.reading_store import Store

@@ -19,7 +19,7 @@ from agent.dm.session import Session
 from agent.dm.session_events import Answer, Ended, NoncesChanged, SessionSettings, Work
 from agent.metering.orders import typed_json
 from agent.metering.orders.typed_json import TypedJsonError
-from agent.metering.registry import Registry
+from agent.metering.registry.registry import Registry
 from agent.metering.scheduling.readinglist import ReadingListError
 from agent.metering.scheduling.readinglist import parse as parse_list
 from agent.ota import download_state

@@ -89,7 +89,7 @@ OCTETS_FROM_US: dict[str, dict[str, str]] = {
         "metering.access.credentials.credentials": "factory data and configuration",
         "metering.access.keystore.KeyStore.counters": "factory data and configuration",
         "dm.service.DmService.on_notification": "hands on what it was given; omadm.notification has its target",
-        "metering.registry.meter_name": "a name for logs",
+        "metering.registry.entry.meter_name": "a name for logs",
         "metering.store.carving.page_bytes_of": "a file of the store, which its tests damage",
         "metering.store.blocks.block_rows": "a file of the store, which its tests damage",
         "metering.store.blocks.unpack": "a file of the store, which its tests damage",

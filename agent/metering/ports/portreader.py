@@ -43,7 +43,8 @@ from agent.metering.orders.order_visit import OrderVisit
 from agent.metering.ports.line_watch import LineWatch
 from agent.metering.ports.patience import Patience
 from agent.metering.ports.probe import Probe
-from agent.metering.registry import Meter, Registry
+from agent.metering.registry.entry import Meter
+from agent.metering.registry.registry import Registry
 from agent.metering.scheduling.schedule import Backoff
 from agent.metering.scheduling.tasks import Job, TaskBook
 from agent.metering.store.reading_store import Store, StoreError

@@ -14,7 +14,8 @@ from typing import Protocol
 
 from agent.metering.ports.line_watch import LineWatch
 from agent.metering.ports.patience import FIRST, Patience
-from agent.metering.registry import Meter, Registry
+from agent.metering.registry.entry import Meter
+from agent.metering.registry.registry import Registry
 from agent.metering.visit.visit import Channel
 from agent.settings.config import PortConfig
 from dlms.link.datalink import DataLink, LinkDown, LinkUp, heard_by

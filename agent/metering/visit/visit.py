@@ -22,7 +22,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Protocol
 
-from agent.metering.registry import Meter, meter_name
+from agent.metering.registry.entry import Meter, meter_name
 from agent.metering.scheduling.tasks import Job
 from agent.metering.visit.profile_catchup import (
     MeterFacts,

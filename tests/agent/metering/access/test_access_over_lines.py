@@ -19,7 +19,7 @@ from agent.metering.access.credentials import credentials
 from agent.metering.access.keystore import SECRET_FIELDS, KeyStore
 from agent.metering.access.rules import AccessRules
 from agent.metering.ports.portreader import Bridge as BridgePort
-from agent.metering.registry import Meter
+from agent.metering.registry.entry import Meter
 from agent.settings.provisioning import AUTHS, POLICIES, AccessRule, MeterAccess, Provisioning, ReadingTask
 from dlms.client.events import ItemRead, SessionClosed
 from dlms.client.session import MeterSession

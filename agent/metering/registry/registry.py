@@ -11,85 +11,22 @@ aside, since the network tells again who is in it.
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
-import zlib
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from agent.clock import Clock
+from agent.metering.registry import registry_file
+from agent.metering.registry.entry import ERROR_CHARS_MAX, Entry, Meter
 from agent.status import MeterStatus
 from updateagent.disk import Disk
 
 LOG = logging.getLogger("agent.metering.registry")
 
-VERSION = 1
 METERS_MAX = 4096  # the address space of one base node
 SAVE_DELAY_S = 3.0  # a network that comes up brings hundreds of joins in a row
-NAME_BYTES_MAX = 64
-ERROR_CHARS_MAX = 160
-
-
-@dataclass(frozen=True, slots=True)
-class Meter:
-    """One meter. `joined`: first contact, seconds since the epoch. `named`: `meter_id` is its own name."""
-
-    key: str
-    port: str
-    address: int
-    eui48: str
-    meter_id: str
-    named: bool
-    joined: float
-
-
-@dataclass(slots=True)
-class _Entry:
-    """What changes, beside the meter. `absent_since`: monotonic seconds, `None` while it is in the network."""
-
-    meter: Meter
-    absent_since: float | None
-    left: bool = False
-    last_success: float = 0.0
-    last_attempt: float = 0.0
-    last_error: str = ""
-    key_failures: int = 0
-    security: str = ""
-    silent: bool = False
-
-    def status(self) -> MeterStatus:
-        if self.left:
-            state = "left"
-        elif self.last_error:
-            state = "silent" if self.silent else "failing"
-        else:
-            state = "read" if self.last_success else "joined"
-        return MeterStatus(
-            meter_id=self.meter.meter_id,
-            port=self.meter.port,
-            address=self.meter.address,
-            state=state,
-            joined=self.meter.joined,
-            last_success=self.last_success,
-            last_attempt=self.last_attempt,
-            last_error=self.last_error,
-            key_failures=self.key_failures,
-            security=self.security,
-        )
-
-
-def meter_name(octets: bytes) -> str:
-    """Return the id that a logical device name gives: its text, else its octets as hexadecimal; empty when it is empty.
-
-    A name may become part of a path in the management tree and of a file name, so only plain characters count as text.
-    """
-    text = octets.strip(b"\0 ")[:NAME_BYTES_MAX]
-    if text and all(0x21 <= octet <= 0x7E and octet not in b'/\\"' for octet in text):
-        return text.decode("ascii")
-    return text.hex()
 
 
 class Registry:
@@ -112,7 +49,7 @@ class Registry:
         self._lock = threading.RLock()
         self._save_at: float | None = None
         self._changed = True
-        self._entries: dict[str, _Entry] = {}
+        self._entries: dict[str, Entry] = {}
         # Who is in the file was in the network once; whether it still is, the network has yet to say.
         self._load(absent_since=clock.monotonic())
 
@@ -134,7 +71,7 @@ class Registry:
                 self._make_room()
                 meter_id = eui48.hex() or f"{port}-{address}"
                 meter = Meter(key, port, address, eui48.hex(), meter_id, named=False, joined=self._clock.wall())
-                entry = self._entries[key] = _Entry(meter, None)
+                entry = self._entries[key] = Entry(meter, None)
                 LOG.info("meter %s joined, address %d", key, address, extra={"event": "meter.joined"})
                 self._touch(identity=True)
             elif entry.meter.address != address:
@@ -279,11 +216,10 @@ class Registry:
             if self._save_at is None:
                 return
             self._save_at = None
-            meters = [asdict(entry.meter) for entry in self._entries.values()]
-        document = {"version": VERSION, "crc32": zlib.crc32(_canonical(meters)), "meters": meters}
+            data = registry_file.dump(entry.meter for entry in self._entries.values())
         try:
             self._disk.mkdir_durable(self._file.parent)
-            self._disk.write_durable(self._file, json.dumps(document).encode())
+            self._disk.write_durable(self._file, data)
         except OSError as error:
             LOG.warning("%s cannot be written: %s", self._file, error, extra={"event": "registry.save.failed"})
             with self._lock:
@@ -291,7 +227,7 @@ class Registry:
 
     # --- inside ---
 
-    def _set_absent(self, entry: _Entry) -> None:
+    def _set_absent(self, entry: Entry) -> None:
         if entry.absent_since is None:
             entry.absent_since = self._clock.monotonic()
 
@@ -313,55 +249,21 @@ class Registry:
 
     def _load(self, absent_since: float) -> None:
         try:
-            loaded = _parse(self._disk.read_bytes(self._file))
+            loaded = registry_file.parse(self._disk.read_bytes(self._file))
         except FileNotFoundError:
             return
         except OSError as error:
             LOG.warning("%s cannot be read: %s", self._file, error, extra={"event": "registry.load.failed"})
             return
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+        except ValueError as error:
             LOG.warning("%s is damaged (%s): set aside", self._file, error, extra={"event": "registry.corrupt"})
             self._set_aside()
             return
         for meter in loaded[:METERS_MAX]:
-            self._entries[meter.key] = _Entry(meter, absent_since)
+            self._entries[meter.key] = Entry(meter, absent_since)
 
     def _set_aside(self) -> None:
         try:
             self._disk.rename_durable(self._file, self._file.with_name(self._file.name + ".corrupt"))
         except OSError as error:
             LOG.warning("%s cannot be set aside: %s", self._file, error, extra={"event": "registry.aside.failed"})
-
-
-def _canonical(meters: Iterable[object]) -> bytes:
-    return json.dumps(list(meters), sort_keys=True, separators=(",", ":")).encode()
-
-
-def _parse(data: bytes) -> list[Meter]:
-    """Raises `ValueError`, `KeyError` or `TypeError` for what is not a file of ours."""
-    document = json.loads(data)
-    meters = document["meters"]
-    if document["version"] != VERSION or document["crc32"] != zlib.crc32(_canonical(meters)):
-        raise ValueError("version or checksum")
-    return [Meter(**_checked(meter)) for meter in meters]
-
-
-_TYPES: dict[str, type | tuple[type, ...]] = {
-    "key": str,
-    "port": str,
-    "address": int,
-    "eui48": str,
-    "meter_id": str,
-    "named": bool,
-    "joined": (int, float),
-}
-
-
-def _checked(meter: object) -> dict[str, Any]:
-    """The fields of a meter, each of its type. Raises `ValueError`."""
-    if not isinstance(meter, dict) or set(meter) != set(_TYPES):
-        raise ValueError("fields of a meter")
-    for name, kind in _TYPES.items():
-        if not isinstance(meter[name], kind):
-            raise ValueError(f"{name} of a meter")  # noqa: TRY004 - what is wrong is the file, not the call
-    return meter
