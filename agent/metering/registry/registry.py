@@ -140,6 +140,14 @@ class Registry:
                 entry.key_failures, entry.security = failures, security
                 self._touch()
 
+    def set_model(self, key: str, model: str | None) -> None:
+        """What is known of the model of a meter."""
+        with self._lock:
+            entry = self._entries.get(key)
+            if entry is not None and entry.meter.model != model:
+                entry.meter = replace(entry.meter, model=model)
+                self._touch()
+
     def remove(self, meter_id: str) -> list[Meter]:
         """Forget a meter that is gone for good, and return what was known under that id. It may join again."""
         with self._lock:
@@ -168,6 +176,11 @@ class Registry:
                 for entry in self._entries.values()
                 if entry.meter.port == port and entry.absent_since is not None
             ]
+
+    def known(self) -> list[Meter]:
+        """Return all meters, present or not."""
+        with self._lock:
+            return [entry.meter for entry in self._entries.values()]
 
     def get(self, key: str) -> Meter | None:
         with self._lock:
