@@ -257,7 +257,7 @@ def _read_sequence(cursor: Cursor, _tag: int, depth: int) -> Value:
     count = cursor.length()
     if count > cursor.remaining:  # every element takes an octet at least
         raise cursor.error(f"{count} elements cannot fit the {cursor.remaining} octets that are left")
-    cursor.spend(count)
+    cursor.count_values(count)
     return tuple([read(cursor, depth + 1) for _ in range(count)])
 
 
@@ -272,7 +272,7 @@ def _read_compact(cursor: Cursor, _tag: int, depth: int) -> Value:
     count = cursor.length()
     base = cursor.offset
     contents = cursor.take(count)
-    cursor.spend(_compact_elements(description, contents, base)[1])  # what exists must be readable
+    cursor.count_values(_compact_elements(description, contents, base)[1])  # what exists must be readable
     return CompactArray(description, contents)
 
 

@@ -92,6 +92,7 @@ def test_two_applications_are_refused() -> None:
         parse_document(DOCUMENT.replace("</wap", application + "</wap").encode())
 
 
+@pytest.mark.slow
 def test_damaged_documents_are_refused_or_read_and_nothing_else() -> None:
     pick = random.Random(3)
     for _ in range(300):

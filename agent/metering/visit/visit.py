@@ -90,7 +90,7 @@ class Outcome:
 
 
 @dataclass(slots=True)
-class Taken:
+class AttributeResult:
     """What one attribute gave, and when (civil seconds)."""
 
     result: Value | ItemError
@@ -116,7 +116,7 @@ class Visit:
     learned_before: tuple[object, ...] = ()
     policy: ClockPolicy = STANDARD_CLOCK
     profiles: dict[ProfileKey, ProfileReading] = field(default_factory=dict)
-    taken: dict[AttributeRef, Taken] = field(default_factory=dict)
+    taken: dict[AttributeRef, AttributeResult] = field(default_factory=dict)
     taken_before: int = 0
     outcome: Outcome | None = None
     complete: bool = False
@@ -270,7 +270,7 @@ class Visit:
                 self.reached = True
                 self.opened = event
             case ItemRead(ref=ref, result=result):
-                self.taken[ref] = Taken(result, wall)
+                self.taken[ref] = AttributeResult(result, wall)
             case ReadDone():
                 if self.profiles and not self.described:
                     self.due = True

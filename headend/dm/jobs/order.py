@@ -13,13 +13,13 @@ from headend.dm.jobs.params import JobError, known_keys, text
 from headend.dm.jobs.steps import (
     Batch,
     Checkpoint,
+    CommandName,
     Done,
     Failed,
     Job,
     Json,
     Request,
     Steps,
-    Verb,
     Waiting,
     add,
     add_interior,
@@ -117,7 +117,7 @@ class OrderJob:
         result: Json = {"result_code": code, **(found if isinstance(found, dict) else {})}
         if told is None:
             result |= {"note": "the result could not be read", "status": reply.status}
-        yield Batch((Request(Verb.DELETE, node),))  # the device keeps 64 of these; its own record of orders stays
+        yield Batch((Request(CommandName.DELETE, node),))  # the device keeps 64 of them; its record of orders stays
         if code == DONE:
             return Done(result)
         return Failed({"error": f"the order ended with result {code}", **result})

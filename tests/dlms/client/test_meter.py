@@ -142,6 +142,7 @@ def test_the_class_of_a_code_comes_from_the_object_list_once_it_is_known(monkeyp
     assert set(found[world.images.item.obis].methods) == {1, 2, 3, 4}
 
 
+@pytest.mark.slow
 def test_the_clock_is_read_set_and_shifted(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World()
     with meter(world, monkeypatch) as client:
