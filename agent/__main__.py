@@ -368,6 +368,7 @@ class Daemon:
     def _make_workers(self) -> None:
         from agent.daemon import watchdog
         from agent.daemon.control import ControlServer
+        from agent.daemon.network_views import NetworkViews
         from agent.daemon.order_jobs import OrderJobs
         from agent.daemon.order_views import OrderViews
         from agent.daemon.supervisor import Supervisor
@@ -387,7 +388,8 @@ class Daemon:
             ages=self._ages,
             judge=self.clock.judge,
         )
-        handlers = {**views.handlers(), **OrderViews(self.orders).handlers()}
+        networks = NetworkViews(self.collector, may_change=config.orders.change)
+        handlers = {**views.handlers(), **OrderViews(self.orders).handlers(), **networks.handlers()}
         control = ControlServer(config.control_socket, handlers, group=config.control_group)
         control.bind()
         workers: list[Worker] = [*self.collector.workers, self.uplink, self.dm, self.packages, control]

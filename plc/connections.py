@@ -3,6 +3,11 @@
 A `MeterConnections` is used like a `plc.bridge.Bridge`: open a channel to a meter's number, send, `poll`. The channel
 connects without waiting, and closes its connection when it is closed. Trouble of one connection is a `DataFailed` of
 its channel, never the end of the others. What the bytes are is the business of the data link above.
+
+Over datagrams a conversation has a socket of its own, connected to the meter's address and port: the system hands over
+nothing from anybody else, and what comes after the end of a conversation finds no socket. That nobody listens there
+(ICMP) ends a conversation, and so does a network without a route; that a datagram is lost does not, for the session
+above asks again.
 """
 
 from __future__ import annotations
@@ -12,14 +17,14 @@ import select
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from dlms.link.datalink import LineSettings
 from dlms.link.port import keep_alive
 from plc.bridge import CHANNEL_EVENTS_MAX, ChannelEvent
 from plc.errors import PlcLocalError
 from plc.events import DataFailed, DataReceived, FailReason, NodeEvent
-from plc.protocols import NodeLink, tcp_place
+from plc.protocols import NodeLink, Place
 
 CONNECT_TIMEOUT_S = 10.0
 READ_BYTES_MAX = 65536
@@ -28,8 +33,9 @@ READ_BYTES_MAX = 65536
 class Connection:
     """The channel to one meter, with its connection. `close` it when the conversation is over."""
 
-    def __init__(self, owner: MeterConnections, address: int, where: tuple[str, int], core: NodeLink) -> None:
+    def __init__(self, owner: MeterConnections, address: int, where: Place, core: NodeLink) -> None:
         self.address = address
+        self._datagrams = where.datagrams
         self._owner = owner
         self._core = core
         self._unsent = b""
@@ -63,7 +69,8 @@ class Connection:
     @property
     def wants_to_write(self) -> bool:
         """Whether bytes wait, or the connection is not yet made."""
-        self._unsent += self._core.take_output()
+        if not (self._datagrams and self._unsent):  # one at a time: two in one are neither
+            self._unsent += self._core.take_output()
         return self._socket is not None and (bool(self._unsent) or not self.connected)
 
     def write(self) -> None:
@@ -83,7 +90,7 @@ class Connection:
         except OSError as error:
             self.fail(FailReason.CONNECTION_LOST, error.strerror or str(error))
             return
-        self._unsent = self._unsent[sent:]
+        self._unsent = b"" if self._datagrams else self._unsent[sent:]
 
     def read(self, now: float) -> int:
         """The socket has bytes, or has ended. Returns how many there were."""
@@ -96,7 +103,7 @@ class Connection:
         except OSError as error:
             self.fail(FailReason.CONNECTION_LOST, error.strerror or str(error))
             return 0
-        if not data:
+        if not data and not self._datagrams:
             self.fail(FailReason.CONNECTION_LOST, "closed by the meter")
             return 0
         self._core.receive(data, now)
@@ -110,13 +117,15 @@ class Connection:
         self._events.append(DataFailed(self.address, 0, 0, 0, reason, detail=detail))
         self._end()
 
-    def _connect(self, where: tuple[str, int]) -> None:
+    def _connect(self, where: Place) -> None:
+        wanted = socket.SOCK_DGRAM if where.datagrams else socket.SOCK_STREAM
         try:
-            family, kind, proto, _, address = socket.getaddrinfo(*where, type=socket.SOCK_STREAM)[0]
+            family, kind, proto, _, address = socket.getaddrinfo(where.host, where.port, type=wanted)[0]
             self._socket = socket.socket(family, kind, proto)
             self._socket.settimeout(0.0)
-            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            keep_alive(self._socket)
+            if not where.datagrams:
+                self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                keep_alive(self._socket)
             self._socket.connect(address)
         except BlockingIOError:
             return
@@ -130,18 +139,19 @@ class Connection:
 
 
 class MeterConnections:
-    """Meters by number, each with its URL `socket://host:port`."""
+    """Meters by number, each at a place of its own."""
 
     shared_bus = False
 
     def __init__(
         self,
-        urls: Mapping[int, str],
+        find_place: Callable[[int], Place | None],
         make_core: Callable[[], NodeLink],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Raises `PlcLocalError` for a URL that is none of a TCP connection."""
-        self._places = {address: tcp_place(url) for address, url in urls.items()}
+        """`find_place` is asked for each conversation: `None` for a number that no meter has. It raises `PlcLocalError`
+        for a place that makes no sense."""
+        self._find_place = find_place
         self._make_core = make_core
         self.clock = clock
         self.octets_heard = 0
@@ -150,7 +160,7 @@ class MeterConnections:
     def channel(self, address: int, *, dst_lsap: int = 1, src_lsap: int = 16) -> Connection:
         """Begin to connect to a meter. Raises `PlcLocalError` for an unknown one, or one that is being talked to."""
         del dst_lsap, src_lsap  # the data link has them in its own frames
-        place = self._places.get(address)
+        place = self._find_place(address)
         if place is None:
             raise PlcLocalError(f"no meter {address} is configured on this port")
         if address in self._open:

@@ -147,7 +147,7 @@ class Probe:
             return
         self._scan_at = min(self._scan_at, now + scan.every_s)
         if now >= self._scan_at:
-            present = {meter.address for meter in self._registry.present(self._port.name)}
+            present = {meter.address for meter in self._registry.heard(self._port.name)}
             self._queue.extend(address for address in range(scan.first, scan.last + 1) if address not in present)
             self._scan_at = now + scan.every_s
         elif now >= self._silent_at:

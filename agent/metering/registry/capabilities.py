@@ -45,7 +45,7 @@ class Offered:
     @property
     def services(self) -> tuple[str, ...]:
         """The names of the services in the conformance block, in the standard's order."""
-        offered = (flag for flag in reversed(Conformance) if self.conformance & flag)
+        offered = (flag for flag in Conformance if self.conformance & flag)
         return tuple((flag.name or "").lower().replace("_", "-") for flag in offered)
 
 

@@ -20,13 +20,12 @@ from typing import Protocol
 
 from agent.clock import Clock
 from agent.metering.registry.capabilities import FIRMWARE, OBJECT_LIST, ObjectList, Offered, model_of, text_of
-from agent.metering.registry.counters import Counters, failure_kind
+from agent.metering.registry.counters import Counters
 from agent.metering.registry.entry import Meter
 from agent.metering.registry.registry import Registry
 from agent.metering.store.store_file import StoreError
 from dlms.axdr import Data
 from dlms.cosem.obis import AttributeRef
-from dlms.errors import DlmsError
 
 LOG = logging.getLogger("agent.metering.registry")
 
@@ -140,11 +139,12 @@ class DeviceBook:
             if changed:
                 self._changed(meter.key)
 
-    def failed(self, key: str, error: DlmsError | None) -> None:
-        """A visit failed with this error; `None` where it ran out of time."""
+    def failed(self, key: str, kind: str) -> None:
+        """A visit failed; `kind` is of `registry.counters.KINDS`."""
         with self._lock:
-            self._of(key).counters.count(failure_kind(error))
-            self._later(key)
+            if self._registry.get(key) is not None:
+                self._of(key).counters.count(kind)
+                self._later(key)
 
     def told(self, key: str, values: Mapping[AttributeRef, Data | None]) -> bool:
         """A meter answered a question of `due`: `None` for an attribute that it refused.

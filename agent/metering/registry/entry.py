@@ -12,7 +12,8 @@ ERROR_CHARS_MAX = 160
 
 @dataclass(frozen=True, slots=True)
 class Meter:
-    """One meter. `joined`: first contact, seconds since the epoch. `named`: `meter_id` is its own name.
+    """One meter. `joined`: first contact, seconds since the epoch; 0 for one that was added by hand and has not been
+    heard yet. `named`: `meter_id` is its own name.
 
     `model` is what its logical device name, device type and firmware say it is (`registry.capabilities`), `None` while
     that is not known.
@@ -30,7 +31,8 @@ class Meter:
 
 @dataclass(slots=True)
 class Entry:
-    """What changes, beside the meter. `absent_since`: monotonic seconds, `None` while it is in the network."""
+    """What changes, beside the meter. `absent_since`: monotonic seconds, `None` while it is in the network.
+    `asked_name`: a visit has ended well without the meter telling its name."""
 
     meter: Meter
     absent_since: float | None
@@ -41,9 +43,14 @@ class Entry:
     key_failures: int = 0
     security: str = ""
     silent: bool = False
+    asked_name: bool = False
 
-    def status(self) -> MeterStatus:
-        if self.left:
+    def status(self, *, admitted: bool = True) -> MeterStatus:
+        if not admitted:
+            state = "unlisted"
+        elif not self.meter.joined:
+            state = "expected"
+        elif self.left:
             state = "left"
         elif self.last_error:
             state = "silent" if self.silent else "failing"

@@ -20,6 +20,7 @@ from pathlib import Path
 from agent.clock import Clock
 from agent.metering.registry import registry_file
 from agent.metering.registry.entry import ERROR_CHARS_MAX, Entry, Meter
+from agent.metering.registry.whitelist import Whitelist
 from agent.status import MeterStatus
 from updateagent.disk import Disk
 
@@ -50,6 +51,7 @@ class Registry:
         self._save_at: float | None = None
         self._changed = True
         self._entries: dict[str, Entry] = {}
+        self._whitelist = Whitelist()
         # Who is in the file was in the network once; whether it still is, the network has yet to say.
         self._load(absent_since=clock.monotonic())
 
@@ -74,14 +76,42 @@ class Registry:
                 entry = self._entries[key] = Entry(meter, None)
                 LOG.info("meter %s joined, address %d", key, address, extra={"event": "meter.joined"})
                 self._touch(identity=True)
-            elif entry.meter.address != address:
-                entry.meter = replace(entry.meter, address=address)
+            elif entry.meter.address != address or (eui48 and not entry.meter.joined):
+                joined = entry.meter.joined or self._clock.wall()
+                if not entry.meter.joined:  # where nobody announces meters, the first answer is what counts
+                    LOG.info("meter %s, which was expected, joined", key, extra={"event": "meter.joined"})
+                entry.meter = replace(entry.meter, address=address, joined=joined)
                 self._touch(identity=True)
             if entry.left:
                 LOG.info("meter %s is back", entry.meter.meter_id, extra={"event": "meter.back"})
-            entry.absent_since, entry.left = None, False
+            entry.absent_since, entry.left, entry.asked_name = None, False, False
             self._touch()
             return entry.meter
+
+    def expect(self, port: str, address: int, eui48: str = "") -> Meter:
+        """Somebody says that there is such a meter, which may never have been heard. Returns it."""
+        key = f"{port}/{eui48 or address}"
+        with self._lock:
+            entry = self._entries.get(key)
+            if entry is None:
+                self._make_room()
+                meter = Meter(key, port, address, eui48, eui48 or f"{port}-{address}", named=False, joined=0.0)
+                entry = self._entries[key] = Entry(meter, self._clock.monotonic())
+                LOG.info("meter %s is expected", key, extra={"event": "meter.expected"})
+                self._touch(identity=True)
+            return entry.meter
+
+    def admit(self, whitelist: Whitelist) -> None:
+        """Only meters that this list admits are visited from now on."""
+        with self._lock:
+            before = {key for key, entry in self._entries.items() if self._whitelist.admits(entry.meter)}
+            self._whitelist = whitelist
+            after = {key for key, entry in self._entries.items() if whitelist.admits(entry.meter)}
+            if before != after:
+                LOG.info(
+                    "%d of %d meters are admitted", len(after), len(self._entries), extra={"event": "meter.whitelist"}
+                )
+            self._touch()
 
     def leave(self, key: str) -> None:
         """A node is not in the network now; it may be back in a moment."""
@@ -130,6 +160,10 @@ class Registry:
             entry.last_error, entry.silent = error[:ERROR_CHARS_MAX], silent
             if not error:
                 entry.last_success = entry.last_attempt
+                entry.asked_name = not entry.meter.named
+                if not entry.meter.joined:  # of a line where nobody joins
+                    entry.meter = replace(entry.meter, joined=entry.last_attempt)
+                    self._touch(identity=True)
             self._touch()
 
     def note_keys(self, key: str, failures: int, security: str) -> None:
@@ -160,7 +194,16 @@ class Registry:
     # --- what is asked ---
 
     def present(self, port: str) -> list[Meter]:
-        """Return the meters of `port` that can be visited now."""
+        """Return the meters of `port` that can be visited now, and may be."""
+        with self._lock:
+            return [
+                entry.meter
+                for entry in self._entries.values()
+                if entry.meter.port == port and entry.absent_since is None and self._is_visited(entry)
+            ]
+
+    def heard(self, port: str) -> list[Meter]:
+        """Return the meters that are in the network of `port`, those that are not admitted included."""
         with self._lock:
             return [
                 entry.meter
@@ -168,13 +211,18 @@ class Registry:
                 if entry.meter.port == port and entry.absent_since is None
             ]
 
+    def name_only(self, meter: Meter) -> bool:
+        """Whether this meter may be asked for its name and for nothing else."""
+        with self._lock:
+            return not self._whitelist.admits(meter)
+
     def absent(self, port: str) -> list[Meter]:
         """Return the meters of `port` that were there once and are silent now."""
         with self._lock:
             return [
                 entry.meter
                 for entry in self._entries.values()
-                if entry.meter.port == port and entry.absent_since is not None
+                if entry.meter.port == port and entry.absent_since is not None and self._is_visited(entry)
             ]
 
     def known(self) -> list[Meter]:
@@ -189,7 +237,7 @@ class Registry:
 
     def at(self, port: str, address: int) -> Meter | None:
         """Return the present meter with this address, `None` when there is none."""
-        return next((meter for meter in self.present(port) if meter.address == address), None)
+        return next((meter for meter in self.heard(port) if meter.address == address), None)
 
     def names(self) -> set[str]:
         """Return every name under which something may be stored: ids, and the ways to reach meters (`key`)."""
@@ -199,7 +247,16 @@ class Registry:
     def meters(self) -> tuple[MeterStatus, ...]:
         """Return all meters for the status, sorted by id."""
         with self._lock:
-            return tuple(sorted((entry.status() for entry in self._entries.values()), key=lambda meter: meter.meter_id))
+            found = [entry.status(admitted=self._whitelist.admits(entry.meter)) for entry in self._entries.values()]
+            return tuple(sorted(found, key=lambda meter: meter.meter_id))
+
+    def due(self) -> tuple[MeterStatus, ...]:
+        """Return the meters that ought to be read: all that are admitted. One that was never heard counts as left."""
+        return tuple(
+            replace(meter, state="left") if meter.state == "expected" else meter
+            for meter in self.meters()
+            if meter.state != "unlisted"
+        )
 
     # --- time ---
 
@@ -212,7 +269,7 @@ class Registry:
         with self._lock:
             for entry in self._entries.values():
                 away = entry.absent_since is not None and now - entry.absent_since >= self._leave_after_s
-                if away and not entry.left:
+                if away and not entry.left and entry.meter.joined:
                     entry.left = True
                     LOG.info("meter %s left", entry.meter.meter_id, extra={"event": "meter.left"})
                     self._touch()
@@ -239,6 +296,11 @@ class Registry:
                 self._save_at = self._clock.monotonic() + 20 * SAVE_DELAY_S
 
     # --- inside ---
+
+    def _is_visited(self, entry: Entry) -> bool:
+        if self._whitelist.admits(entry.meter):
+            return True
+        return self._whitelist.asks_name(entry.meter) and not entry.asked_name
 
     def _set_absent(self, entry: Entry) -> None:
         if entry.absent_since is None:

@@ -228,7 +228,7 @@ class Visit:
     def readings(self, job: Job, meter_id: str, *, trusted: bool) -> list[Reading]:
         """The readings of one job that are not stored yet: attributes in the order of its list, then rows of profiles
         in the order of the meter, and at the end of the visit the profiles that could not be read."""
-        maker = _Maker(job, meter_id, self._iso(self._data(CLOCK_TIME)), trusted)
+        maker = _Maker(job, meter_id, self._iso(self.data(CLOCK_TIME)), trusted)
         found: list[Reading] = []
         for item in job.items.items if job.task.task_id not in self.tasks_stored else ():
             taken = self.taken.get(item.ref)
@@ -299,7 +299,7 @@ class Visit:
             self.described = True
             facts = MeterFacts(self._clock(), self.best_now(), self.policy, self.first_s)
             for profile in self.profiles.values():
-                profile.describe([self._data(ref) for ref in profile.descriptors], facts)
+                profile.describe([self.data(ref) for ref in profile.descriptors], facts)
             unscaled = {ref: None for profile in self.profiles.values() for ref in profile.unscaled(self.knowledge)}
             if unscaled:
                 self.session.read(list(unscaled), now)
@@ -317,12 +317,13 @@ class Visit:
         self.until = min(self.until, now + CLOSE_S)
         self.session.close(now)
 
-    def _data(self, ref: AttributeRef) -> Data | None:
+    def data(self, ref: AttributeRef) -> Data | None:
+        """What an attribute gave, `None` where it was refused or is not there yet."""
         taken = self.taken.get(ref)
         return taken.result.data if taken is not None and isinstance(taken.result, Value) else None
 
     def _clock(self) -> CosemDateTime | None:
-        data = self._data(CLOCK_TIME)
+        data = self.data(CLOCK_TIME)
         try:
             return CosemDateTime.parse(data.value) if data is not None and isinstance(data.value, bytes) else None
         except DlmsError:

@@ -366,7 +366,7 @@ def test_an_answer_that_is_sent_again_after_a_restart_is_refused(
     rig.run(EVERY_S)
     assert events(caplog) == {("meter.replay", "WARNING"): 1}
     assert len(rig.count()) == 1
-    rig.collector.forget(meter.id)  # a person says that it is another meter, or begins anew
+    rig.collector.remove(meter.id)  # a person says that it is another meter, or begins anew
     rig.network.command({"cmd": "join", "meter": meter.id}, rig.clock.now)
     rig.run(100)
     assert len(rig.count()) == 2
