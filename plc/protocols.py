@@ -136,6 +136,8 @@ class Place:
 def stream_place(address: int, url: str, options: Mapping[str, OptionValue]) -> Place:
     """The place of a meter behind TCP, `socket://host:port`. Raises `PlcLocalError`."""
     del address, options
+    if not url:
+        raise PlcLocalError("each meter has a URL of its own")
     from urllib.parse import urlsplit
 
     try:

@@ -16,6 +16,11 @@ ASK_EVERY_S = 0.3
 KINDS = ("get", "set", "promote", "demote", "allow", "deny")
 
 
+def number(text: str) -> int:
+    """A whole number, decimal or 0x…. Raises `ValueError`."""
+    return int(text, 0)
+
+
 @click.command()
 @click.argument("port", default="")
 @click.option("--history", "limit", type=click.IntRange(0, 512), default=20, show_default=True, help="Events shown.")
@@ -73,11 +78,11 @@ def show_meter(context: Any, meter: str, objects: bool, as_json: bool) -> None:
 
 @click.command("add")
 @click.argument("port")
-@click.option("--address", type=int, default=0, help="On the bus or among the port's meters.")
+@click.option("--address", type=number, default="0", help="On the bus or among the port's meters.")
 @click.option("--eui", "eui48", default="", help="EUI-48 of the modem, behind a base node.")
 @click.option("--url", default="", help="socket://host:port, or udp://address:port, for meters with the COSEM wrapper.")
-@click.option("--wport", type=int, default=0, help="Its logical device behind the wrapper.  [default: 1]")
-@click.option("--baudrate", type=int, default=0, help="Of this meter.  [default: the port's]")
+@click.option("--wport", type=number, default="0", help="Its logical device behind the wrapper.  [default: 1]")
+@click.option("--baudrate", type=number, default="0", help="Of this meter.  [default: the port's]")
 @click.option("--parity", type=click.Choice(("none", "even", "odd")), help="Of this meter.  [default: the port's]")
 @click.option("--mode-e", "mode_e", is_flag=True, help="It begins with the opening of IEC 62056-21 mode E.")
 @click.option("--mode-e-address", default="", help="Its number in that opening.")

@@ -447,7 +447,7 @@ def _port_meter(entry: Section, port: PortConfig) -> PortMeterConfig:
         try:
             port.protocol.find_place(address, url, port.protocol.with_defaults(port.options))
         except PlcLocalError as error:
-            entry.note("url", str(error) if url else f"is missing or empty: {error}")
+            entry.note("url", str(error) if url else f"is missing: {error}")
     if port.protocol.own_lines:
         baudrate = entry.integer("baudrate", port.baudrate, 300, 4_000_000)
         parity = entry.choice("parity", port.parity, PARITIES)

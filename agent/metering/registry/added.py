@@ -6,6 +6,7 @@ those of its configuration, in a sequence that changes while the port is open.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import threading
@@ -156,8 +157,13 @@ class AddedMeters:
             found = parse(self._disk.read_bytes(self._file))
         except FileNotFoundError:
             return
-        except (OSError, ValueError) as error:
-            LOG.warning("%s cannot be used: %s", self._file, error, extra={"event": "meter.added.unreadable"})
+        except OSError as error:
+            LOG.warning("%s cannot be read: %s", self._file, error, extra={"event": "meter.added.unreadable"})
+            return
+        except ValueError as error:
+            LOG.warning("%s is damaged (%s): set aside", self._file, error, extra={"event": "meter.added.corrupt"})
+            with contextlib.suppress(OSError):  # then the next meter that is added takes its place
+                self._disk.rename_durable(self._file, self._file.with_name(self._file.name + ".corrupt"))
             return
         for meter in found:
             try:
