@@ -17,7 +17,7 @@ from pathlib import Path
 ROOMS = (
     "agent/dm/session_events.py",
     "agent/dm/session_states.py",
-    "agent/metering/orders/typed_json.py",
+    "agent/metering/orders/kinds/typed_json.py",
     "agent/metering/visit/raw_values.py",
     "agent/settings/provisioning.py",
     "agent/tree/acl.py",

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field, replace
 
 from agent.clock import Clock
 from agent.jobs.orders import DEADLINE_S, DEADLINE_S_MAX, PRIORITY, PRIORITY_MAX
-from agent.metering.orders import kinds
 from agent.metering.orders.journal import ID, Journal
+from agent.metering.orders.kinds import table as kinds
+from agent.metering.orders.kinds.steps import Ended, Progress
 from agent.metering.orders.order import (
     ENDS,
     TRANSITIONS,
@@ -39,6 +40,7 @@ KEPT_MAX = 256  # orders that are over, the newest, for the record
 ATTEMPTS_MAX = 3  # to reach a meter
 RETRY = Backoff(2.0, 30.0)
 ASKED_BY_CHARS_MAX = 128
+WAITING = frozenset({State.QUEUED, State.PARTLY})
 
 
 class JournalError(OrderError):
@@ -68,6 +70,22 @@ class Task:
     @property
     def meter_id(self) -> str:
         return self.order.meters[self.index]
+
+    @property
+    def background(self) -> bool:
+        """Whether it takes long, and everything else goes first."""
+        return kinds.KINDS[self.order.kind].background
+
+    @property
+    def resumes(self) -> bool:
+        """Whether it is begun anew after a cut, and goes on where it was."""
+        return kinds.KINDS[self.order.kind].resumes
+
+    def gives_way_to(self, other: Task) -> bool:
+        """Whether a visit for this ends with the answer to come, so that `other` need not wait."""
+        if not self.resumes:
+            return False
+        return self.order.priority < other.order.priority or (self.background and not other.background)
 
 
 @dataclass(slots=True)
@@ -128,7 +146,10 @@ class OrderBook:
         return record
 
     def cancel(self, order_id: str) -> dict[str, object]:
-        """Cancel what has not begun. Returns the order as it is then. Raises `OrderRefusedError`."""
+        """Cancel what is not under way. Of what was partly done it is then not known what the meter holds.
+
+        Returns the order as it is then. Raises `OrderRefusedError`.
+        """
         with self._lock:
             record = self._records.get(order_id)
             if record is None:
@@ -136,6 +157,8 @@ class OrderBook:
             for index, result in enumerate(record.results):
                 if result.state is State.QUEUED:
                     self._move(Task(record.order, index), Event.CANCELLED)
+                elif result.state is State.PARTLY:
+                    self._move(Task(record.order, index), Event.CANCELLED, error="cancelled when it was partly done")
             return record.describe()
 
     def describe(self, order_id: str) -> dict[str, object] | None:
@@ -166,8 +189,8 @@ class OrderBook:
             found: dict[str, Task] = {}
             for each in ranked:
                 for index, meter_id in enumerate(each.record.order.meters):
-                    queued = each.record.results[index].state is State.QUEUED
-                    if queued and meter_id in meters and now >= each.not_before.get(index, 0.0) and now < each.until:
+                    waits = each.record.results[index].state in WAITING
+                    if waits and meter_id in meters and now >= each.not_before.get(index, 0.0) and now < each.until:
                         found.setdefault(meter_id, Task(each.record.order, index))
             return list(found.values())
 
@@ -177,18 +200,36 @@ class OrderBook:
             result = self._result(task)
             self._move(task, Event.BEGUN, attempts=result.attempts + 1)
 
-    def sending(self, task: Task) -> None:
-        """The request that changes the meter goes out next. Raises `JournalError`: then it must not."""
+    def result(self, task: Task) -> MeterResult:
+        with self._lock:
+            return self._result(task)
+
+    def sending(self, task: Task, progress: Progress | None = None, *, noted: bool = True) -> None:
+        """A request that changes the meter goes out next. Raises `JournalError`: then it must not.
+
+        Not `noted`: where the journal knows of one before it already, it need not know of this one.
+        """
         with self._lock:
             before = self._result(task)
-            result = replace(before, state=TRANSITIONS.after(before.state, Event.SENDING), at=self._clock.wall())
-            try:
-                self._journal.note(task.order, task.index, result)
-            except OSError as error:
-                raise JournalError(f"the journal cannot be written: {error}") from error
+            state = TRANSITIONS.after(before.state, Event.SENDING)
+            result = replace(before, state=state, at=self._clock.wall(), progress=progress or before.progress)
+            if noted or before.state is not State.SENT:
+                result = replace(result, sent=before.sent + 1)
+                try:
+                    self._journal.note(task.order, task.index, result)
+                except OSError as error:
+                    raise JournalError(f"the journal cannot be written: {error}") from error
             self._records[task.order.id].results[task.index] = result
 
-    def ended(self, task: Task, ended: kinds.Ended) -> None:
+    def paused(self, task: Task, after_s: float, progress: Progress | None = None) -> None:
+        """The visit ends in good order, and the order goes on in another one. Only of kinds that resume."""
+        with self._lock:
+            before = self._result(task)
+            event = Event.CUT if before.sent else Event.LOST
+            self._move(task, event, error="", attempts=before.attempts - 1, progress=progress or before.progress)
+            self._open[task.order.id].not_before[task.index] = self._clock.monotonic() + after_s
+
+    def ended(self, task: Task, ended: Ended) -> None:
         """The meter has answered."""
         with self._lock:
             event = Event.REFUSED if ended.refused else Event.ANSWERED
@@ -198,16 +239,22 @@ class OrderBook:
 
     def lost(self, task: Task, why: str, *, final: bool = False) -> None:
         """The visit ended without an answer. `final`: there is no use in another attempt."""
+        kind = kinds.KINDS[task.order.kind]
         with self._lock:
-            self._move(task, Event.LOST, error=why)
+            cut = kind.resumes and self._result(task).sent > 0
+            self._move(task, Event.CUT if cut else Event.LOST, error=why)
             result = self._result(task)
-            if result.state is not State.QUEUED:
+            if result.state not in WAITING:
                 return
-            if final or result.attempts >= ATTEMPTS_MAX:
+            # What was begun is brought to its end if it can be; what takes long has time until its deadline.
+            tried = result.attempts >= ATTEMPTS_MAX and not cut and not kind.background
+            if final or tried:
                 self._move(task, Event.EXPIRED, error=why)
             else:
                 each = self._open[task.order.id]
-                each.not_before[task.index] = self._clock.monotonic() + RETRY.pause(result.attempts, lambda: 1.0)
+                each.not_before[task.index] = self._clock.monotonic() + RETRY.pause(
+                    max(result.attempts, 1), lambda: 1.0
+                )
 
     # --- time ---
 
@@ -217,8 +264,8 @@ class OrderBook:
             now = self._clock.monotonic()
             for each in [each for each in self._open.values() if now >= each.until]:
                 for index, result in enumerate(each.record.results):
-                    if result.state is State.QUEUED:
-                        why = result.error or "the meter was not in the network before the deadline"
+                    if result.state in WAITING:
+                        why = result.error or _too_late(result)
                         self._move(Task(each.record.order, index), Event.EXPIRED, error=why)
             for order_id, index in list(self._unwritten):
                 record = self._records.get(order_id)
@@ -308,6 +355,12 @@ class OrderBook:
 
 def _same(one: Order, other: Order) -> bool:
     return (one.kind, one.meters, one.parameters) == (other.kind, other.meters, other.parameters)
+
+
+def _too_late(result: MeterResult) -> str:
+    if result.state is State.PARTLY:
+        return "the deadline came before its end"
+    return "the meter was not in the network before the deadline"
 
 
 def _named(meters: Sequence[str]) -> str:

@@ -154,6 +154,7 @@ class PortReader:
         self._base_node_heard = False  # since then, it has said which meters it knows, or was given up
         self._visits: dict[int, Visit] = {}
         self._line: deque[Meter] = deque()
+        self._background_at = 0.0  # on a bus: when an order that takes long may go on
         self._look_at = 0.0
         self._generation = -1
         self._open_at = 0.0
@@ -415,26 +416,38 @@ class PortReader:
     def _begin_orders(self, bridge: Bridge, room: int, now: float) -> int:
         """Begin what was ordered, before anything scheduled. Returns how many visits may still begin.
 
-        A visit of the same meter gives way, and on a bus, where one conversation has the line, any visit.
+        A visit of the same meter gives way, and on a bus, where one conversation has the line, any visit. What takes
+        long has half of the places at most, and on a bus half of the time.
         """
         if not self._deps.orders.waiting:
             return room
         present = {meter.meter_id: meter for meter in self._deps.registry.present(self._port.name)}
-        for task in self._deps.orders.due(present):
+        due = self._deps.orders.due(present)
+        for task in sorted(due, key=lambda task: task.background):
             meter = present[task.meter_id]
             if self._deps.access.resting(meter):  # too many wrong keys lock a meter, whoever tries them
                 self._deps.orders.begun(task)
                 self._deps.orders.lost(task, "the meter refused its keys and is not asked for a while", final=True)
                 continue
+            if task.background and not self._background_may_begin(bridge, now):
+                continue
             if room > 0 and meter.address not in self._visits:
                 self._visit(bridge, meter, [], now, task)
                 room -= 1
                 continue
+            if task.background:
+                continue
             for address, visit in list(self._visits.items()):
-                if (bridge.shared_bus or address == meter.address) and not isinstance(visit, OrderVisit):
+                if (bridge.shared_bus or address == meter.address) and _gives_way(visit, task):
                     self._advance(visit, partial(visit.give_way, now))
             room = 0  # nothing scheduled begins before this has its place
         return room
+
+    def _background_may_begin(self, bridge: Bridge, now: float) -> bool:
+        if bridge.shared_bus:
+            return now >= self._background_at
+        running = sum(isinstance(visit, OrderVisit) and visit.task.background for visit in self._visits.values())
+        return running < max(1, self._parallel_max // 2)
 
     def _room(self, bridge: Bridge) -> int:
         """How many visits may begin now."""
@@ -724,6 +737,10 @@ class PortReader:
         self._close(visit)
         if isinstance(visit, OrderVisit):
             visit.give_up(error)  # where it has no outcome yet
+            now = self._clock.monotonic()
+            if visit.task.background:
+                self._background_at = now + (now - visit.began)  # as much time for everything else
+                self._look_at = 0.0
             return
         if visit.gives_way:
             self._deps.tasks.ended(visit.jobs, visit.meter.meter_id, ok=False, final=False)
@@ -747,6 +764,11 @@ class PortReader:
         visit.channel.close()
         self._visits.pop(visit.meter.address, None)
         self._heard(visit.meter)
+
+
+def _gives_way(visit: Visit, task: Task) -> bool:
+    """Whether a visit ends, so that an order need not wait."""
+    return visit.task.gives_way_to(task) if isinstance(visit, OrderVisit) else True
 
 
 def answer_bounds(response_timeout_s: float) -> Bounds:

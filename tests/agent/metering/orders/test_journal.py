@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from agent.metering.orders.journal import CUT_SHORT, DAMAGED, Journal
-from agent.metering.orders.kinds import Ended
+from agent.metering.orders.kinds.steps import Ended
 from agent.metering.orders.order import ENDS, Order, OrderRefusedError, Permission, State
 from agent.metering.orders.order_book import KEPT_MAX, JournalError, OrderBook, Request, Task
 from tests.agent.virtual import VirtualClock
