@@ -61,6 +61,8 @@ class Kind(StrEnum):
     DISPLAY = "display"
     TARIFF = "tariff"
     SPECIAL_DAYS = "special-days"
+    KEYS = "keys"
+    FIRMWARE = "firmware"
 
 
 class Permission(StrEnum):

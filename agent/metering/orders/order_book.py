@@ -11,9 +11,12 @@ import logging
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from agent.clock import Clock
 from agent.jobs.orders import DEADLINE_S, DEADLINE_S_MAX, PRIORITY, PRIORITY_MAX
+from agent.metering.access.accessbook import Which
+from agent.metering.orders.images import IMAGES_BYTES_MAX, ImageStore, WantedImage
 from agent.metering.orders.journal import ID, Journal
 from agent.metering.orders.kinds import table as kinds
 from agent.metering.orders.kinds.steps import Ended, Progress
@@ -98,15 +101,23 @@ class _Open:
 
 
 class OrderBook:
-    """`allowed` are the permissions that dcu.yaml gives, `known` says which meters there are."""
+    """`allowed` are the permissions that dcu.yaml gives, `known` says which meters there are; without `images` there is
+    no order of firmware."""
 
     def __init__(
-        self, journal: Journal, clock: Clock, *, allowed: Collection[Permission], known: Callable[[], set[str]]
+        self,
+        journal: Journal,
+        clock: Clock,
+        *,
+        allowed: Collection[Permission],
+        known: Callable[[], set[str]],
+        images: ImageStore | None = None,
     ) -> None:
         self._journal = journal
         self._clock = clock
         self._allowed = {Permission.READ, *allowed}
         self._known = known
+        self._images = images
         self._lock = threading.RLock()
         self._records: dict[str, OrderRecord] = {record.order.id: record for record in journal.load()}
         self._number = max((record.order.number for record in self._records.values()), default=0)
@@ -184,7 +195,8 @@ class OrderBook:
         now = self._clock.monotonic()
         with self._lock:
             ranked = sorted(
-                self._open.values(), key=lambda each: (-each.record.order.priority, each.record.order.number)
+                [each for each in self._open.values() if self._prepared(each.record.order)],
+                key=_rank,
             )
             found: dict[str, Task] = {}
             for each in ranked:
@@ -193,6 +205,13 @@ class OrderBook:
                     if waits and meter_id in meters and now >= each.not_before.get(index, 0.0) and now < each.until:
                         found.setdefault(meter_id, Task(each.record.order, index))
             return list(found.values())
+
+    def image(self, task: Task) -> Callable[[int, int], bytes] | None:
+        """What gives octets of the image of the order (offset, length); `None` for an order without one."""
+        wanted = _image(task.order)
+        if wanted is None or self._images is None:
+            return None
+        return partial(self._images.octets, wanted.sha256)
 
     def begun(self, task: Task) -> None:
         """A visit for this has begun. Not durable: nothing follows from it."""
@@ -203,6 +222,16 @@ class OrderBook:
     def result(self, task: Task) -> MeterResult:
         with self._lock:
             return self._result(task)
+
+    def which_keys(self, task: Task) -> Which:
+        """Which keys the visit for this is to use: the order to change them goes out under the old ones, and the next
+        visit shows whether the new ones work."""
+        if task.order.kind is not Kind.KEYS:
+            return Which.USUAL
+        result = self.result(task)
+        if not result.sent:
+            return Which.PROVEN
+        return Which.USUAL if result.error else Which.WANTED  # an error: this was tried, or is not known
 
     def sending(self, task: Task, progress: Progress | None = None, *, noted: bool = True) -> None:
         """A request that changes the meter goes out next. Raises `JournalError`: then it must not.
@@ -262,17 +291,53 @@ class OrderBook:
         """Give up what is past its deadline, and write what the storage did not take. Called about every second."""
         with self._lock:
             now = self._clock.monotonic()
-            for each in [each for each in self._open.values() if now >= each.until]:
+            for each in list(self._open.values()):
+                wrong = self._wrong(each.record.order)
+                if now < each.until and not wrong:
+                    continue
                 for index, result in enumerate(each.record.results):
                     if result.state in WAITING:
-                        why = result.error or _too_late(result)
+                        why = wrong or result.error or self._too_late(each.record.order, result)
                         self._move(Task(each.record.order, index), Event.EXPIRED, error=why)
+            if self._images is not None:
+                self._images.want(image for each in self._open.values() if (image := _image(each.record.order)))
             for order_id, index in list(self._unwritten):
                 record = self._records.get(order_id)
                 if record is None or self._written(record, index):
                     self._unwritten.discard((order_id, index))
 
     # --- inside ---
+
+    def _prepared(self, order: Order) -> bool:
+        wanted = _image(order)
+        return wanted is None or (self._images is not None and self._images.there(wanted.sha256))
+
+    def _wrong(self, order: Order) -> str:
+        """Why this order can never be carried out; empty as long as it may."""
+        wanted = _image(order)
+        return self._images.wrong(wanted.sha256) if wanted is not None and self._images is not None else ""
+
+    def _too_late(self, order: Order, result: MeterResult) -> str:
+        if result.state is State.PARTLY:
+            return "the deadline came before its end"
+        wanted = _image(order)
+        if wanted is not None and self._images is not None and not self._images.there(wanted.sha256):
+            return self._images.trouble(wanted.sha256) or "the image was not there before the deadline"
+        return "the meter was not in the network before the deadline"
+
+    def _check_image(self, order: Order) -> None:
+        """Raises `OrderRefusedError`."""
+        wanted = _image(order)
+        if wanted is None:
+            return
+        if self._images is None:
+            raise OrderRefusedError("firmware: there is no place for images here")
+        images = {found.sha256: found for each in self._open.values() if (found := _image(each.record.order))}
+        if images.setdefault(wanted.sha256, wanted).size != wanted.size:
+            raise OrderRefusedError("firmware: size: another order has this image with another size")
+        total = sum(image.size for image in images.values())
+        if total > IMAGES_BYTES_MAX:
+            raise OrderRefusedError(f"firmware: size: the images of all orders have more than {IMAGES_BYTES_MAX} bytes")
 
     def _checked(self, request: Request) -> Order:
         if not ID.fullmatch(request.id):
@@ -294,7 +359,7 @@ class OrderBook:
         unknown = [meter for meter in meters if meter not in self._known()] if request.id not in self._records else []
         if unknown:
             raise OrderRefusedError(f"no meter {_named(unknown)}")
-        return Order(
+        order = Order(
             id=request.id,
             kind=kind,
             meters=meters,
@@ -304,6 +369,11 @@ class OrderBook:
             deadline_s=float(request.deadline_s),
             priority=request.priority,
         )
+        if kinds.KINDS[kind].latest(parameters) >= order.asked_at + order.deadline_s:
+            raise OrderRefusedError(f"{kind}: the deadline is before the time of the activation")
+        if request.id not in self._records:
+            self._check_image(order)
+        return order
 
     def _until(self, order: Order) -> float:
         """Until when a meter may be asked, in monotonic seconds. A clock that was set back meanwhile does not make it
@@ -357,10 +427,19 @@ def _same(one: Order, other: Order) -> bool:
     return (one.kind, one.meters, one.parameters) == (other.kind, other.meters, other.parameters)
 
 
-def _too_late(result: MeterResult) -> str:
-    if result.state is State.PARTLY:
-        return "the deadline came before its end"
-    return "the meter was not in the network before the deadline"
+def _rank(each: _Open) -> tuple[bool, int, int]:
+    """What goes first: the quick before what takes long, then the more important, then the older."""
+    order = each.record.order
+    return kinds.KINDS[order.kind].background, -order.priority, order.number
+
+
+def _image(order: Order) -> WantedImage | None:
+    """The image that an order needs on the concentrator."""
+    if order.kind is not Kind.FIRMWARE:
+        return None
+    given = order.parameters
+    size = given["size"]
+    return WantedImage(str(given["sha256"]), size if isinstance(size, int) else 0, str(given["url"]))
 
 
 def _named(meters: Sequence[str]) -> str:

@@ -35,9 +35,11 @@ from functools import partial
 from typing import Protocol
 
 from agent.clock import Clock
-from agent.metering.access.accessbook import AccessBook
+from agent.metering.access.accessbook import AccessBook, Which
 from agent.metering.access.session import AccessSession
 from agent.metering.ledger.ledger import Reason
+from agent.metering.orders.kinds.keys import keys_of
+from agent.metering.orders.kinds.steps import Keys
 from agent.metering.orders.order_book import OrderBook, Task
 from agent.metering.orders.order_visit import OrderVisit
 from agent.metering.ports.line_watch import LineWatch
@@ -490,7 +492,10 @@ class PortReader:
         """Begin a visit of a meter for these jobs, or for the order `task`."""
         knowledge = self._knowledge.of(meter.key)
         try:
-            opening = self._deps.access.open(meter)
+            which = Which.USUAL if task is None else self._deps.orders.which_keys(task)
+            pending = self._deps.access.pending(meter)
+            opening = self._deps.access.open(meter, which)
+            keys = keys_of(pending, new_in_use=opening.wanted)
             client = opening.credentials.client
             session = AccessSession(
                 self._link(meter, client),
@@ -512,11 +517,12 @@ class PortReader:
             self._deps.registry.attempted(meter.key, str(error))
             self._retries.note(meter, jobs)
             return
-        if task is not None:
-            self._visit_for_order(task, meter, session, channel, now)
+        if task is not None and not opening.identify:
+            self._visit_for_order(task, keys, meter, session, channel, now)
             return
         if opening.identify:
-            jobs = []  # the public client reads the name; the next visit, with the meter's own keys, reads the rest
+            # The public client reads the name; the next visit, with the meter's own keys, does the rest, or the order.
+            jobs = []
         visit = Visit(
             meter=meter,
             jobs=jobs,
@@ -535,7 +541,9 @@ class PortReader:
         self._deps.tasks.began(jobs)
         self._advance(visit, partial(visit.start, now))
 
-    def _visit_for_order(self, task: Task, meter: Meter, session: AccessSession, channel: Channel, now: float) -> None:
+    def _visit_for_order(
+        self, task: Task, keys: Keys, meter: Meter, session: AccessSession, channel: Channel, now: float
+    ) -> None:
         visit = OrderVisit(
             meter=meter,
             jobs=[],
@@ -547,6 +555,8 @@ class PortReader:
             task=task,
             book=self._deps.orders,
             trusted=self._clock.trusted(),
+            keys=keys,
+            image=self._deps.orders.image(task),
         )
         self._visits[meter.address] = visit
         self._deps.orders.begun(task)
@@ -767,8 +777,9 @@ class PortReader:
 
 
 def _gives_way(visit: Visit, task: Task) -> bool:
-    """Whether a visit ends, so that an order need not wait."""
-    return visit.task.gives_way_to(task) if isinstance(visit, OrderVisit) else True
+    """Whether a visit ends, so that an order need not wait. One that is for the name of a meter alone is short, and
+    may be what the order waits for."""
+    return visit.task.gives_way_to(task) if isinstance(visit, OrderVisit) else bool(visit.jobs)
 
 
 def answer_bounds(response_timeout_s: float) -> Bounds:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from agent.metering.orders.kinds import attributes, basic, calendar
+from agent.metering.orders.kinds import attributes, basic, calendar, firmware, keys
 from agent.metering.orders.kinds.parameters import Checked
 from agent.metering.orders.kinds.steps import Context, Plan
 from agent.metering.orders.order import Kind, OrderRefusedError, Permission
@@ -21,13 +21,14 @@ class KindOfOrder:
 
     `resumes`: begun anew after a cut, its plan finds out what was carried out, and goes on. Of the others a request
     that was sent, and not answered, leaves it unknown whether the meter did it. `background`: it takes long, gives way
-    to everything, and goes on in steps.
+    to everything, and goes on in steps. `latest`: the civil time before which it cannot end, 0 for none.
     """
 
     check: Callable[[dict[str, object]], Checked]
     plan: Callable[[Mapping[str, object], Context], Plan]
     resumes: bool = False
     background: bool = False
+    latest: Callable[[Mapping[str, object]], float] = lambda _parameters: 0.0
 
 
 KINDS: Mapping[Kind, KindOfOrder] = {
@@ -45,7 +46,11 @@ KINDS: Mapping[Kind, KindOfOrder] = {
     ),
     Kind.DISPLAY: KindOfOrder(attributes.check_display, attributes.plan_display, resumes=True),
     Kind.TARIFF: KindOfOrder(calendar.check_tariff, calendar.plan_tariff, resumes=True),
+    Kind.KEYS: KindOfOrder(keys.check_keys, keys.plan_keys, resumes=True),
     Kind.SPECIAL_DAYS: KindOfOrder(calendar.check_special_days, calendar.plan_special_days, resumes=True),
+    Kind.FIRMWARE: KindOfOrder(
+        firmware.check_firmware, firmware.plan_firmware, resumes=True, background=True, latest=firmware.latest
+    ),
 }
 
 
