@@ -24,6 +24,7 @@ BLOCK_SIZE, BLOCKS_STATUS, FIRST_MISSING, ENABLED, STATUS, TO_ACTIVATE = range(2
 INITIATE, BLOCK, VERIFY, ACTIVATE = range(1, 5)
 INITIATED, VERIFYING, VERIFIED, NOT_VERIFIED, ACTIVATING, ACTIVATED, NOT_ACTIVATED = range(1, 8)
 IMAGE_BLOCK_OCTETS_MAX = 64 * 1024
+POLLS_MAX = 120  # of a meter that needs time, in one generator
 ROUNDS_MAX = 5  # passes over the blocks that the meter still lacks
 _NOTHING = axdr.i8(0)
 
@@ -70,7 +71,9 @@ def transfer(image: Image, *, resume: bool) -> Steps:
     """Bring the image into the meter and have it verified. With `resume` an unfinished transfer goes on, and nothing is
     done where the meter has verified this image already."""
     status, block = yield from _begin()
-    while resume and status == VERIFYING:
+    for _ in range(POLLS_MAX):
+        if not resume or status != VERIFYING:
+            break
         yield Wait()
         status = _number((yield from _look(STATUS))[0], "status")
     if resume and status == VERIFIED and _difference(image, (yield from _look(TO_ACTIVATE))[0]) == "":
@@ -132,13 +135,15 @@ def _lacking(status: Data | str, blocks: int) -> list[int] | None:
 def _done(method: int, good: int, bad: int, what: str) -> Steps:
     """Call `method`, and wait for a meter that needs time until its status is `good` or `bad`."""
     came = yield Call(method, _NOTHING)
-    while came == TEMPORARY:
+    for _ in range(POLLS_MAX if came == TEMPORARY else 0):
         status = _number((yield from _look(STATUS))[0], "status")
         if status == good:
             return
         if status == bad:
-            raise PeerError(what)
+            break
         yield Wait()
+    if came == TEMPORARY:
+        raise PeerError(what)
     if came:
         raise PeerError(f"{what}: {came}")
 

@@ -104,7 +104,7 @@ class OrderVisit(Visit):
             case ReadDone():
                 refs = self.asking.refs if isinstance(self.asking, Read) else ()
                 results = tuple(self.got.get(ref, ItemError("other-reason")) for ref in refs)
-                self._go(Reply(self.sent_at, wall, results, now=now), now, wall)
+                self._go(Reply(self.sent_at, wall, results, at=now), now, wall)
             case Replied(outcome=outcome):
                 self._replied(outcome, now, wall)
             case _:
@@ -173,7 +173,7 @@ class OrderVisit(Visit):
 
     def _replied(self, outcome: object, now: float, wall: float) -> None:
         if isinstance(self.asking, Get):
-            self._go(Reply(self.sent_at, wall, (_part(outcome),), now=now), now, wall)
+            self._go(Reply(self.sent_at, wall, (_part(outcome),), at=now), now, wall)
         elif isinstance(outcome, ServiceRefused):
             self._settle(Ended(refused=outcome.code))
             self._leave("", now)

@@ -177,7 +177,7 @@ def _slices(
                 call = calling(MethodRef(IMAGE_TRANSFER, obis, method), parameters, progress, noted=method != BLOCK)
                 reply = yield call
                 came = action_ended(reply).refused
-        if reply.now - context.began >= SLICE_S and method == BLOCK and not came:
+        if reply.at - context.began >= SLICE_S and method == BLOCK and not came:
             yield Pause(REST_S, progress | {"blocks": have + 1})
 
 

@@ -13,13 +13,14 @@ from typing import TypeVar
 from agent.metering.orders.kinds.typed_json import TypedJsonError, decode
 from agent.metering.orders.order import OrderRefusedError, Permission
 from dlms.axdr import Data
+from dlms.client.image_steps import IMAGE_TRANSFER
 from dlms.cosem.obis import AttributeRef, Obis
 from dlms.errors import LocalError
 
 # What else can cut the supply: disconnect control, limiter, arbitrator, and the script table and schedule that are
 # there to call the disconnect control (BB 4.5.8, 4.5.9, 4.5.12; 6.2.7, 6.2.8).
 _SUPPLY_CLASSES = frozenset({68, 70, 71})
-SCRIPT_TABLE, _SINGLE_ACTION_SCHEDULE, SECURITY_SETUP, IMAGE_TRANSFER = 9, 22, 64, 18
+SCRIPT_TABLE, _SINGLE_ACTION_SCHEDULE, SECURITY_SETUP = 9, 22, 64
 NAME_OCTETS_MAX = 32
 _PRINTABLE = re.compile(r"[!-~][ -~]*", re.ASCII)
 

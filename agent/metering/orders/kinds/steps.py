@@ -64,13 +64,14 @@ class Pause:
 @dataclass(frozen=True, slots=True)
 class Reply:
     """What came. `results` for a `Read` or `Get`, per reference; `answer` for a `Change`. Times are civil seconds,
-    `now` is monotonic."""
+    `at` is
+    when it came, monotonic."""
 
     asked_at: float
     came_at: float
     results: tuple[Value | ItemError, ...] = ()
     answer: Answer | None = None
-    now: float = 0.0
+    at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
