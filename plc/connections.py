@@ -140,11 +140,10 @@ class MeterConnections:
         make_core: Callable[[], NodeLink],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Raises `PlcLocalError` for a URL that is none of a TCP connection."""
+        """`urls`: by the number of the meter; nothing is connected yet. Raises `PlcLocalError` for one not of TCP."""
         self._places = {address: tcp_place(url) for address, url in urls.items()}
         self._make_core = make_core
         self.clock = clock
-        self.carries = make_core().carries
         self.octets_heard = 0
         self._open: dict[int, Connection] = {}
 

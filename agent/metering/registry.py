@@ -338,7 +338,7 @@ def _canonical(meters: Iterable[object]) -> bytes:
 
 
 def _parse(data: bytes) -> list[Meter]:
-    """Raises `ValueError`, `KeyError` or `TypeError` for what is not a file of ours."""
+    """The meters of a stored file. Raises `ValueError`, `KeyError` or `TypeError` for what is not a file of ours."""
     document = json.loads(data)
     meters = document["meters"]
     if document["version"] != VERSION or document["crc32"] != zlib.crc32(_canonical(meters)):

@@ -24,12 +24,19 @@ from agent.clock import Clock
 from agent.https import HttpsError
 from agent.ota import download_state
 from agent.ota.download_state import CHECKPOINT_BYTES, PartialFile
-from agent.ota.errors import Again, DownloadError, DownloadStopped, check_url, status_error, storage_error
+from agent.ota.errors import (
+    DownloadError,
+    DownloadStopped,
+    RetryableDownloadError,
+    check_url,
+    status_error,
+    storage_error,
+)
 from omadm import descriptor as dd
 from omadm.descriptor import Descriptor, Report
 from updateagent.disk import Storage
 
-log = logging.getLogger("agent.download")
+LOG = logging.getLogger("agent.download")
 
 ATTEMPTS_MAX = 8  # in a row, without the object having grown
 BACKOFF_FIRST_S = 1.0
@@ -172,7 +179,7 @@ class Downloader:
         finally:
             file.close()
         state = file.state
-        log.info(
+        LOG.info(
             "downloaded %d bytes: %d fetched, %d resumes",
             state.offset,
             state.bytes_fetched,
@@ -257,19 +264,19 @@ class _Job:
                 turns += 1
                 if turns > TURNS_MAX:
                     raise DownloadError(503, 1402, "the object keeps changing while it is fetched")
-            except Again as again:
+            except RetryableDownloadError as again:
                 have = self._file.have
                 failures = 0 if have > furthest else failures + 1
                 furthest = max(have, furthest)
                 if failures >= self._owner._attempts_max:
                     raise again.error from again
-                log.info("download interrupted at byte %d: %s", have, again, extra={"event": "download.interrupted"})
+                LOG.info("download interrupted at byte %d: %s", have, again, extra={"event": "download.interrupted"})
                 self._wait(failures, again.after_s)
         raise DownloadStopped
 
     def _attempt(self) -> bool:
         """One request. True when the object is complete; False to ask again at once (a descriptor came, or what is
-        there turned out stale). Raises `Again` and `DownloadError`."""
+        there turned out stale). Raises `RetryableDownloadError` and `DownloadError`."""
         file = self._file
         if file.have and file.state.total == file.have:
             file.finish()
@@ -464,20 +471,20 @@ class _Job:
                 answer = self._https.request("POST", uri, body=report.line(), headers={"Content-Type": "text/plain"})
                 if 200 <= answer.status < 300:
                     return True
-                log.debug("installation report answered with HTTP %d", answer.status)
+                LOG.debug("installation report answered with HTTP %d", answer.status)
             except (HttpsError, DownloadError) as error:
-                log.debug("installation report not delivered: %s", error)
+                LOG.debug("installation report not delivered: %s", error)
             try:
                 if attempt < REPORT_ATTEMPTS_MAX:
                     self._wait(attempt, 0.0)
             except DownloadStopped:
                 break
-        log.warning("installation report %d was not delivered", report, extra={"event": "download.report.lost"})
+        LOG.warning("installation report %d was not delivered", report, extra={"event": "download.report.lost"})
         return False
 
 
-def _lost(error: HttpsError) -> Again:
-    return Again(DownloadError(503, 1402, str(error), Report.LOSS_OF_SERVICE))
+def _lost(error: HttpsError) -> RetryableDownloadError:
+    return RetryableDownloadError(DownloadError(503, 1402, str(error), Report.LOSS_OF_SERVICE))
 
 
 def _media_type(headers: Mapping[str, str]) -> str:

@@ -19,7 +19,7 @@ from agent.ota.errors import DeltaUnfit
 from omadm.descriptor import DeltaSource
 from updateagent.errors import DELTA_SOURCE
 
-log = logging.getLogger("agent.update")
+LOG = logging.getLogger("agent.update")
 
 POLL_S = 1.0  # between beats while the child works
 OUTPUT_BYTES_MAX = 256 * 1024
@@ -72,14 +72,17 @@ class SourceCheck:
         self._timeout_s = timeout_s
 
     def __call__(self, sources: Sequence[DeltaSource], beat: Callable[[], None]) -> None:
-        """Raises `DeltaUnfit` when it is known not to be. What cannot be told now the Update Agent finds at boot."""
+        """Ask the Update Agent whether each image of `sources` is on the slot that runs.
+
+        Raises `DeltaUnfit` when one is known not to be. What cannot be told now the Update Agent finds at boot.
+        """
         images = [f"{one.name}={one.version}:{one.size}:{one.root}" for one in sources]
         status, answer = ask([*self._command, "source", "--json", *images], beat, self._timeout_s)
         message = str(answer.get("message", ""))[:MESSAGE_CHARS_MAX]
         if answer.get("code") == DELTA_SOURCE.number:
             raise DeltaUnfit(DELTA_SOURCE, message)
         if status != 0:
-            log.warning(
+            LOG.warning(
                 "whether the delta fits is not known before the boot: %s",
                 message or f"exit status {status}",
                 extra={"event": "update.source"},
@@ -114,7 +117,7 @@ class SoftwareCommand:
         status, answer = self._child(["list"], lambda: None, min(LIST_TIMEOUT_S, self._timeout_s))
         entries = answer.get("software")
         if status != 0 or not isinstance(entries, list):
-            log.warning("the installed software cannot be listed", extra={"event": "software.list"})
+            LOG.warning("the installed software cannot be listed", extra={"event": "software.list"})
             return None
         found: dict[str, DeployedSoftware] = {}
         for entry in entries:

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from datetime import datetime
 
 from dlms import axdr
-from dlms.axdr import Data, Tag
+from dlms.axdr import DATE_TIME_OCTETS, Data, Tag
 from dlms.codes import ActionResult, DataAccessResult
 from dlms.cosem.obis import Obis
-from dlms.cosem.time import DATE_TIME_OCTETS, CosemDateTime
+from dlms.cosem.time import CosemDateTime
 from dlms.errors import LocalError
 from dlms.server.objects import CosemObject, Reader, Writer
 from dlms.xdlms.apdu.common import ActionOutcome

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from updateagent.boot.policy import Trial
 from updateagent.engine.deps import EngineDeps, Image, Package
-from updateagent.engine.journal import Outcome, Record, SlotNote, Update
+from updateagent.engine.journal import Outcome, Record, SlotRecord, Update
 from updateagent.engine.machine import GIVE_UP, Event, State
 from updateagent.engine.mailbox import result_document
 from updateagent.errors import (
@@ -34,7 +34,7 @@ from updateagent.errors import (
 from updateagent.handover import InstallRequest
 from updateagent.slots.block import BLOCK_BYTES, read_back, write_image
 
-log = logging.getLogger("update")
+LOG = logging.getLogger("update")
 
 PROGRESS_STEP = 4  # per cent between two updates of the display
 MESSAGE_CHARS_MAX = 500
@@ -82,7 +82,7 @@ class Steps:
         self._run_hook("pre-install")
         # Before the first byte is written: the boot loader must not start a half-written slot.
         self._deps.bootenv.protect(self._update.target)
-        self._store(self.record.note(self._update.target, SlotNote(state="bad")).advance(Event.WRITE))
+        self._store(self.record.note(self._update.target, SlotRecord(state="bad")).advance(Event.WRITE))
 
     def _write(self) -> None:
         update = self._update
@@ -99,7 +99,7 @@ class Steps:
             read_back(self._deps.partitions[update.target][image.name], image.size, image.root, image.known())
         self._run_hook("post-install")
         self._store(
-            self.record.note(update.target, SlotNote(update.to_version, update.security_version, "trial")).advance(
+            self.record.note(update.target, SlotRecord(update.to_version, update.security_version, "trial")).advance(
                 Event.COMPLETE
             )
         )
@@ -137,7 +137,7 @@ class Steps:
         count = write_image(
             partition, image.size, image.blocks(start), start, checkpoint, sync_bytes=self._deps.sync_bytes
         )
-        log.info(
+        LOG.info(
             "slot %s, image %s: %d bytes written, %d were there already",
             self._update.target,
             image.name,
@@ -155,11 +155,11 @@ class Steps:
     def _attempt(self) -> int | None:
         update = self._update
         if update.boot_id != self._deps.boot_id:
-            # The log was written by the previous attempt, unless that one recorded its own end (`blame`).
+            # The log was written by the previous attempt, unless that one recorded its own end (`record_failure`).
             lines = update.log or (self._deps.log_tail() if update.attempts else ())
             self._advance(Event.ATTEMPT, attempts=update.attempts + 1, boot_id=self._deps.boot_id, log=lines)
         if self._update.attempts > self._deps.bootenv.tries:
-            self._decide(*self._blame_of_trial())
+            self._decide(*self._failure_of_trial())
             return None
         self._migrate()
         return EXIT_GUARD_WANTED
@@ -212,10 +212,10 @@ class Steps:
                 "the boot loader did not see the trial that was asked for: does it read this environment?",
             )
             return None
-        self._decide(*self._blame_of_trial())
+        self._decide(*self._failure_of_trial())
         return None
 
-    def _blame_of_trial(self) -> tuple[Code, str]:
+    def _failure_of_trial(self) -> tuple[Code, str]:
         update = self._update
         if update.failed_check:
             return TRIAL_FAILED, f"health check {update.failed_check} was not good in time"
@@ -258,7 +258,7 @@ class Steps:
         if not update.by_hand:
             deps.mailbox.hold_result(result_document(update, outcome, deps.wall()))
         self._store(self._settled().advance(Event.REPORT))
-        log.info("update to %s: %s", update.to_version or "?", outcome.name, extra={"event": f"update.{outcome.name}"})
+        LOG.info("update to %s: %s", update.to_version or "?", outcome.name, extra={"event": f"update.{outcome.name}"})
         deps.mailbox.clear_inbox(update.package)
         deps.mailbox.publish()
 
@@ -266,7 +266,7 @@ class Steps:
         """The record with what this update showed about the slots."""
         record, update = self.record, self._update
         if record.state is State.CONFIRMED:
-            note = SlotNote(update.to_version, update.security_version, "good")
+            note = SlotRecord(update.to_version, update.security_version, "good")
             floor = max(record.security_floor, update.security_version)
             return replace(record.note(update.target, note), security_floor=floor, lost=False)
         if record.state is State.ROLLED_BACK:
@@ -370,8 +370,8 @@ class Steps:
         order = self._deps.bootenv.view().order
         return sorted(names, key=lambda name: order.index(name) if name in order else len(order))
 
-    def _note(self, slot: str) -> SlotNote:
-        default = SlotNote(state="good") if slot == self._deps.booted else SlotNote()
+    def _note(self, slot: str) -> SlotRecord:
+        default = SlotRecord(state="good") if slot == self._deps.booted else SlotRecord()
         return self.record.slots.get(slot, default)
 
     def _now_runs(self) -> str:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from agent.clock import Clock
-from agent.jobs.orders import DEADLINE_S, DEADLINE_S_MAX, PRIORITY, PRIORITY_MAX
+from agent.jobs.orders import DEADLINE_S, PRIORITY
 from agent.metering.access.accessbook import Which
 from agent.metering.orders.images import IMAGES_BYTES_MAX, ImageStore, WantedImage
 from agent.metering.orders.journal import ID, Journal
@@ -34,10 +34,10 @@ from agent.metering.orders.order import (
     State,
 )
 from agent.metering.scheduling.schedule import Backoff
+from omadm.orders import DEADLINE_S_MAX, METERS_MAX, PRIORITY_MAX
 
 LOG = logging.getLogger("agent.metering.orders")
 
-METERS_MAX = 256  # of one order
 OPEN_MAX = 64  # orders that are not over
 KEPT_MAX = 256  # orders that are over, the newest, for the record
 ATTEMPTS_MAX = 3  # to reach a meter

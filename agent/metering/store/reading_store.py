@@ -14,7 +14,7 @@ the file have no gaps, and counting is a subtraction.
 What cannot be delivered any more is counted as `lost`, logged, and remembered as a `Loss` with the meter and the time
 that the values speak of, so that profiles can be asked for it again: blocks given up because the store is full, blocks
 whose checksum says that they are damaged, and what was on bad pages of a file. `holes` counts the ids of damaged blocks
-that the head-end has not been told to pass over yet. Blocks of an earlier file of this device (`adopted`, see
+that the head-end has not been told to pass over yet. Blocks of an earlier file of this device (`recovered`, see
 store_file.py) are delivered first, under the identity that they have.
 """
 
@@ -25,16 +25,15 @@ import logging
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
 
 from agent.clock import Clock
 from agent.metering.store import resend, sinks
-from agent.metering.store.adoption import note_loss
-from agent.metering.store.blocks import BLOCKS_PER_BATCH_MAX, block_rows, blocks, pack, unpack
+from agent.metering.store.blocks import BLOCKS_PER_BATCH_MAX, block_rows, blocks, pack, row_time, unpack
 from agent.metering.store.delivery import bounded_start, count, delivered_above, empty, mark, open_ranges
-from agent.metering.store.resend import Again
+from agent.metering.store.recovery import note_loss
+from agent.metering.store.resend import ResendBatch
 from agent.metering.store.salvage import marks_of
 from agent.metering.store.sinks import SinkBatch
 from agent.metering.store.store_file import StoreError, StoreFile
@@ -85,8 +84,9 @@ class Batch:
 @dataclass(frozen=True, slots=True)
 class Loss:
     """Records that are gone. `meter`: whose, `""` when that is not known; `since` and `until`: the earliest and latest
-    time (seconds since the epoch) that they may speak of; `noted`: when that was found out; `seq` ascends. `records`
-    is 0 where their number is not known."""
+    time (seconds since the epoch) that they may speak of, where the meter is not known at which they were stored;
+    `reach`: the earliest time that rows of profiles among them may speak of, 0 where nobody knows; `noted`: when that
+    was found out; `seq` ascends. `records` is 0 where their number is not known."""
 
     seq: int
     noted: float
@@ -94,7 +94,8 @@ class Loss:
     since: float
     until: float
     records: int
-    why: str
+    reason: str
+    reach: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +105,7 @@ class Refusal:
 
     id: int
     refused_at: float
-    why: str
+    reason: str
     record: Mapping[str, object]
 
 
@@ -253,8 +254,8 @@ class Store:
         """
 
         def work(db: sqlite3.Connection, counters: _Counters) -> Batch | None:
-            adopted = None if first else self._take_adopted(db, counters, records_max)
-            return adopted or self._take(db, counters, records_max, bounded_start(db, first), last)
+            recovered = None if first else self._take_recovered(db, counters, records_max)
+            return recovered or self._take(db, counters, records_max, bounded_start(db, first), last)
 
         return self._run(work)
 
@@ -268,7 +269,7 @@ class Store:
 
         def work(db: sqlite3.Connection, counters: _Counters) -> int:
             if store != self.file.uuid:
-                return _release_adopted(db, counters, store, last)
+                return _release_recovered(db, counters, store, last)
             if not counters["released"] < last < counters["next"]:
                 return 0
             fresh = mark(db, counters, first, last)
@@ -280,7 +281,7 @@ class Store:
         return self._run(work)
 
     def refuse(self, batch: Batch, why: str) -> None:
-        """The head-end will never take this batch: keep it aside, so that the others get through."""
+        """The head-end will never take this batch: set it aside, so that the others get through."""
         # The time goes into the record's text and not into a column of its own: an older version of this software,
         # started again after a rollback, would take a table of another shape for a damaged file.
         refused_at = self._clock.wall()
@@ -288,7 +289,7 @@ class Store:
 
         def work(db: sqlite3.Connection, counters: _Counters) -> None:
             if batch.store != self.file.uuid:
-                if not _release_adopted(db, {"forwarded": 0}, batch.store, batch.last):
+                if not _release_recovered(db, {"forwarded": 0}, batch.store, batch.last):
                     return
             elif not open_ranges(db, counters, batch.first, batch.last):
                 return
@@ -308,23 +309,23 @@ class Store:
                 extra={"event": "store.refused"},
             )
 
-    def order_again(self, orders: Iterable[ResendOrder]) -> int:
+    def order_resend(self, orders: Iterable[ResendOrder]) -> int:
         """Remember that the head-end wants these once more. Returns how many of the orders are new."""
         return self._run(lambda db, counters: resend.take(db, counters, self.file.uuid, orders))
 
-    def again(self, records_max: int) -> Again | None:
+    def resend_batch(self, records_max: int) -> ResendBatch | None:
         """The next delivered records, at most `records_max`, that the head-end wants once more."""
         return self._run(lambda db, counters: resend.next_records(db, counters, self.file.uuid, records_max))
 
-    def sent_again(self, again: Again, *, refused: bool = False) -> None:
+    def resend_sent(self, again: ResendBatch, *, refused: bool = False) -> None:
         """The head-end acknowledged these, or refused them."""
         self._run(lambda db, _: resend.advance(db, again, refused=refused))
 
-    def again_reports(self) -> list[ResendReport]:
+    def resend_reports(self) -> list[ResendReport]:
         """How the orders ended that have nothing left."""
         return self._run(lambda db, _: resend.reports(db))
 
-    def close_again(self, requests: Iterable[int]) -> None:
+    def close_resends(self, requests: Iterable[int]) -> None:
         """The head-end has the reports on these orders."""
         self._run(lambda db, _: resend.close(db, requests))
 
@@ -361,9 +362,26 @@ class Store:
 
     def losses(self, after: int = 0) -> list[Loss]:
         """What was lost for good, in the order in which that was found out, with numbers above `after`."""
-        columns = "seq, noted, meter, since, until, records, why"
+        columns = "seq, noted, meter, since, until, records, why, reach"
         query = f"SELECT {columns} FROM loss WHERE seq > ? ORDER BY seq"  # noqa: S608 - constants only
         return [Loss(*row) for row in self._run(lambda db, _: db.execute(query, (after,)).fetchall())]
+
+    def lost_since(self, meter: str, heard: tuple[str, int]) -> tuple[str, int, float | None]:
+        """Return what was lost since a reader of this meter's profiles heard of it last: the store, its last loss, and
+        the earliest time (seconds since the epoch, 0 where nobody knows) that rows of the meter among it may speak of,
+        `None` where nothing was lost. What a full store gave up does not count: read again, it would fill the store.
+
+        `heard`: the first two of these as of then; a reader who names no store hears of nothing that was before."""
+        store, seq = heard
+
+        def work(db: sqlite3.Connection, _: _Counters) -> tuple[str, int, float | None]:
+            uuid = self.file.uuid
+            newest = int(db.execute("SELECT COALESCE(MAX(seq), 0) FROM loss").fetchone()[0])
+            after = newest if not store else seq if store == uuid else 0
+            query = "SELECT MIN(reach) FROM loss WHERE seq > ? AND meter IN ('', ?) AND why != 'full'"
+            return uuid, newest, db.execute(query, (after, meter)).fetchone()[0]
+
+        return self._run(work)
 
     def stats(self) -> StoreStats:
         """Return the counts for the status."""
@@ -371,14 +389,16 @@ class Store:
         def work(db: sqlite3.Connection, counters: _Counters) -> StoreStats:
             above = delivered_above(db)
             own = counters["next"] - 1 - counters["released"] - counters["holes"] - above
-            adopted, since = db.execute("SELECT COALESCE(SUM(last - first + 1), 0), MIN(made) FROM adopted").fetchone()
+            recovered, since = db.execute(
+                "SELECT COALESCE(SUM(last - first + 1), 0), MIN(made) FROM recovered"
+            ).fetchone()
             lost_at = db.execute("SELECT noted FROM loss ORDER BY seq DESC LIMIT 1").fetchone()
             first_pending = "SELECT made FROM block WHERE first <= ? ORDER BY first DESC LIMIT 1"
             oldest = db.execute(first_pending, (counters["released"] + 1,)).fetchone() if own else None
             refused = db.execute("SELECT id, record, why FROM refused ORDER BY id DESC LIMIT 1").fetchone()
             return StoreStats(
                 uuid=self.file.uuid,
-                pending=own + adopted,
+                pending=own + recovered,
                 kept=max(0, counters["released"] - _oldest(db, counters) + 1 + above),
                 oldest=since if since is not None else oldest[0] if oldest else 0.0,
                 forwarded=counters["forwarded"],
@@ -452,7 +472,7 @@ class Store:
         db.execute("DELETE FROM block WHERE first=?", (first,))
         if lost:
             counters["lost"] += lost
-            note_loss(db, self._clock.wall(), meter, since, made, lost, "full")
+            note_loss(db, self._clock.wall(), meter, (since, made), since, lost, "full")
             if not self._loss_logged:  # once until the next delivery: a full store would otherwise fill the log as well
                 self._loss_logged = True
                 LOG.error(
@@ -494,7 +514,7 @@ class Store:
         lost = count(open_ranges(db, counters, first, last))
         counters["lost"] += lost
         counters["holes"] += lost
-        note_loss(db, self._clock.wall(), meter, since, made, lost, "damaged")
+        note_loss(db, self._clock.wall(), meter, (since, made), since, lost, "damaged")
         db.execute("UPDATE block SET body=x'' WHERE first=?", (first,))
         LOG.error(
             "records %d to %d cannot be read back (meter %s)",
@@ -504,10 +524,10 @@ class Store:
             extra={"event": "store.rot"},
         )
 
-    def _take_adopted(self, db: sqlite3.Connection, counters: _Counters, records_max: int) -> Batch | None:
+    def _take_recovered(self, db: sqlite3.Connection, counters: _Counters, records_max: int) -> Batch | None:
         """The next records of an earlier store; whole blocks, or the beginning of one that is larger than a batch."""
         rows = db.execute(
-            "SELECT seq, store, first, last, made, meter, since, body FROM adopted ORDER BY seq LIMIT ?",
+            "SELECT seq, store, first, last, made, meter, since, body FROM recovered ORDER BY seq LIMIT ?",
             (BLOCKS_PER_BATCH_MAX,),
         ).fetchall()
         records: list[dict[str, object]] = []
@@ -515,9 +535,9 @@ class Store:
         for seq, of_store, first, last, made, meter, since, body in rows:
             unpacked = block_rows(first, last, body)
             if unpacked is None:
-                db.execute("DELETE FROM adopted WHERE seq=?", (seq,))
+                db.execute("DELETE FROM recovered WHERE seq=?", (seq,))
                 counters["lost"] += last - first + 1
-                note_loss(db, self._clock.wall(), meter, since, made, last - first + 1, "damaged")
+                note_loss(db, self._clock.wall(), meter, (since, made), since, last - first + 1, "damaged")
                 LOG.error(
                     "records %d to %d of store %s cannot be read back",
                     first,
@@ -587,19 +607,19 @@ def _empty_delivered(db: sqlite3.Connection) -> bool:
     return False
 
 
-def _release_adopted(db: sqlite3.Connection, counters: _Counters, store: str, last: int) -> int:
+def _release_recovered(db: sqlite3.Connection, counters: _Counters, store: str, last: int) -> int:
     """The head-end holds the records of an earlier store up to `last`, those of the first blocks. A part of a block
     that it holds goes on from there."""
     fresh = 0
     for seq, first, block_last, body in db.execute(
-        "SELECT seq, first, last, body FROM adopted WHERE store=? AND first <= ? ORDER BY seq", (store, last)
+        "SELECT seq, first, last, body FROM recovered WHERE store=? AND first <= ? ORDER BY seq", (store, last)
     ).fetchall():
         fresh += min(block_last, last) - first + 1
         if block_last <= last:
-            db.execute("DELETE FROM adopted WHERE seq=?", (seq,))
+            db.execute("DELETE FROM recovered WHERE seq=?", (seq,))
             continue
         rest = (block_rows(first, block_last, body) or [])[last - first + 1 :]
-        db.execute("UPDATE adopted SET first=?, body=? WHERE seq=?", (last + 1, pack(rest), seq))
+        db.execute("UPDATE recovered SET first=?, body=? WHERE seq=?", (last + 1, pack(rest), seq))
     counters["forwarded"] += fresh
     return fresh
 
@@ -612,12 +632,10 @@ def _earliest(readings: Sequence[Reading | GapReport]) -> float:
 def _time_of(reading: Reading | GapReport) -> float:
     if isinstance(reading, GapReport):
         return reading.noted
-    if reading.profile is None or reading.meter_time is None:
-        return reading.received
-    try:
-        return datetime.fromisoformat(reading.meter_time).timestamp()
-    except ValueError:
-        return reading.received
+    time = None
+    if reading.profile is not None:
+        time = row_time(reading.meter_time, reading.tag, reading.raw)
+    return reading.received if time is None else time
 
 
 def _refusal(record_id: int, text: str, why: str) -> Refusal:

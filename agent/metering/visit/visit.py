@@ -88,7 +88,7 @@ class Outcome:
 
 
 @dataclass(slots=True)
-class Taken:
+class AttributeResult:
     """What one attribute gave, and when (civil seconds)."""
 
     result: Value | ItemError
@@ -113,7 +113,7 @@ class Visit:
     learned_before: tuple[object, ...] = ()
     policy: ClockPolicy = STANDARD_CLOCK
     profiles: dict[ProfileKey, ProfileReading] = field(default_factory=dict)
-    taken: dict[AttributeRef, Taken] = field(default_factory=dict)
+    taken: dict[AttributeRef, AttributeResult] = field(default_factory=dict)
     taken_before: int = 0
     outcome: Outcome | None = None
     complete: bool = False
@@ -263,7 +263,7 @@ class Visit:
             case SessionOpened():
                 self.reached = True
             case ItemRead(ref=ref, result=result):
-                self.taken[ref] = Taken(result, wall)
+                self.taken[ref] = AttributeResult(result, wall)
             case ReadDone():
                 if self.profiles and not self.described:
                     self.due = True
@@ -342,7 +342,13 @@ class Visit:
         found: list[Reading] = []
         for row in profile.rows:
             instant = None if row.repeated else iso_time(row.clock, self.policy) if row.clock else None
-            of_row = replace(maker, meter_time=instant, profile=str(profile.obis), doubt=row.doubt or None)
+            of_row = replace(
+                maker,
+                meter_time=instant,
+                profile=str(profile.obis),
+                doubt=row.doubt or None,
+                reread=profile.place.reread or None,
+            )
             if (instant is None or row.doubt) and row.clock_ref is not None and row.clock:
                 found.append(
                     of_row.reading(row.clock_ref, Value(axdr.octets(row.clock)), self.profiles_at, date_time=True)
@@ -374,6 +380,7 @@ class _Maker:
     trusted: bool
     profile: str | None = None
     doubt: str | None = None
+    reread: str | None = None
 
     def reading(
         self, ref: AttributeRef, result: Value | ItemError, received: float, *, date_time: bool = False
@@ -405,6 +412,7 @@ class _Maker:
             run=self.job.run,
             profile=self.profile,
             doubt=self.doubt,
+            reread=self.reread,
         )
 
 
