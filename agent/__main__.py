@@ -154,6 +154,7 @@ class Daemon:
         from agent.metering.orders.journal import Journal
         from agent.metering.orders.order import Permission
         from agent.metering.orders.order_book import OrderBook
+        from agent.metering.orders.targets import Targets
         from agent.metering.ports.opening import bridge_to
         from agent.metering.registry import Registry
         from agent.metering.scheduling.readinglist import ReadingLists
@@ -195,6 +196,7 @@ class Daemon:
             allowed=[permission for permission, given in allowed.items() if given],
             known=self.registry.names,
             images=self.images,
+            expand=self._meters_of,
         )
         self.collector = Collector(
             self.config.ports,
@@ -209,6 +211,7 @@ class Daemon:
             health=lambda ok, detail: self.health.set("meter_port", ok, detail),
             meters_health=lambda ok, detail: self.health.set("meters", ok, detail),
         )
+        self.targets = Targets(self.registry, self.collector.access)
         self.uplink_connection = KeptConnection(self.https)
         self.uplink = Uplink(
             self.store,
@@ -222,6 +225,10 @@ class Daemon:
         )
         self.sink = self._make_sink()
         self.store.on_append = self._stored
+
+    def _meters_of(self, target: str) -> list[str]:
+        """The meters that a group stands for. Raises `OrderRefusedError`."""
+        return self.targets.meters(target)  # which the collector is needed for, that has the orders
 
     def _stored(self) -> None:
         self.uplink.notify()

@@ -145,6 +145,11 @@ class AccessBook:
 
     # --- associations ---
 
+    def group(self, name: str) -> AccessRule | None:
+        """The rule of the group `name`, which says by its conditions which meters are in it."""
+        with self._lock:
+            return self._rules.group(name)
+
     def pending(self, meter: Meter) -> frozenset[str]:
         """The fields of `MeterAccess` in which what is provisioned for `meter` differs from what it was last associated
         with; none when it was never associated with. Raises `KeyStoreError`."""

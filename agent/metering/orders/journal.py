@@ -46,6 +46,9 @@ class Journal:
         """Make the order durable."""
         self._disk.mkdir_durable(self._folder)
         document = asdict(order) | {"kind": order.kind.value, "meters": list(order.meters)}
+        asked_for = document.pop("asked_for")
+        if asked_for:  # left out where there is none, for a program of before this field
+            document["asked_for"] = list(asked_for)
         self._disk.write_durable(self._folder / f"{order.id}.json", _emit(document))
 
     def note(self, order: Order, index: int, result: MeterResult) -> None:
@@ -129,4 +132,5 @@ def _parse(data: bytes) -> dict[str, Any]:
 
 
 def _order(body: Mapping[str, Any]) -> Order:
-    return Order(**{**body, "kind": Kind(body["kind"]), "meters": tuple(body["meters"])})
+    lists = {name: tuple(body.get(name, ())) for name in ("meters", "asked_for")}
+    return Order(**{**body, "kind": Kind(body["kind"]), **lists})

@@ -126,7 +126,8 @@ TRANSITIONS: Final = Transitions(
 class Order:
     """`parameters` are those of the kind (`agent.metering.orders.kinds`), checked. `asked_at` is in seconds since the
     epoch; `deadline_s` is how long after that a meter may still be asked. A higher `priority` (0 to 9) goes first,
-    among equals the one that was accepted earlier (`number`). `asked_by` says who and by which way."""
+    among equals the one that was accepted earlier (`number`). `asked_by` says who and by which way. `asked_for`: what
+    was named in place of `meters`, where groups were among it."""
 
     id: str
     kind: Kind
@@ -137,6 +138,12 @@ class Order:
     deadline_s: float
     priority: int = 5
     number: int = 0
+    asked_for: tuple[str, ...] = ()
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """What was named by whoever asked."""
+        return self.asked_for or self.meters
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +191,7 @@ class OrderRecord:
             "asked_at": order.asked_at,
             "deadline_s": order.deadline_s,
             "priority": order.priority,
+            "asked_for": list(order.targets),
             "over": self.over,
             "meters": [
                 {

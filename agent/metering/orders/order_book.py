@@ -33,6 +33,7 @@ from agent.metering.orders.order import (
     Permission,
     State,
 )
+from agent.metering.orders.targets import is_group
 from agent.metering.scheduling.schedule import Backoff
 from omadm.orders import DEADLINE_S_MAX, METERS_MAX, PRIORITY_MAX
 
@@ -102,7 +103,7 @@ class _Open:
 
 class OrderBook:
     """`allowed` are the permissions that dcu.yaml gives, `known` says which meters there are; without `images` there is
-    no order of firmware."""
+    no order of firmware. `expand` gives the meters that a group stands for (`agent.metering.orders.targets`)."""
 
     def __init__(
         self,
@@ -112,12 +113,14 @@ class OrderBook:
         allowed: Collection[Permission],
         known: Callable[[], set[str]],
         images: ImageStore | None = None,
+        expand: Callable[[str], list[str]] = lambda target: [target],
     ) -> None:
         self._journal = journal
         self._clock = clock
         self._allowed = {Permission.READ, *allowed}
         self._known = known
         self._images = images
+        self._expand = expand
         self._lock = threading.RLock()
         self._records: dict[str, OrderRecord] = {record.order.id: record for record in journal.load()}
         self._number = max((record.order.number for record in self._records.values()), default=0)
@@ -346,9 +349,15 @@ class OrderBook:
             kind = Kind(request.kind)
         except ValueError:
             raise OrderRefusedError(f"unknown kind {request.kind[:40]!r}; known: {', '.join(Kind)}") from None
-        meters = tuple(dict.fromkeys(request.meters))
+        kept = self._records.get(request.id)
+        targets = tuple(dict.fromkeys(request.meters))
+        if kept is not None and kept.order.targets == targets:
+            meters = kept.order.meters  # a group may be another one by now: this is the order that was accepted
+        else:
+            named = [self._expand(target) if is_group(target) else [target] for target in targets]
+            meters = tuple(dict.fromkeys(meter for found in named for meter in found))
         if not 1 <= len(meters) <= METERS_MAX:
-            raise OrderRefusedError(f"an order is for 1 to {METERS_MAX} meters")
+            raise OrderRefusedError(f"an order is for 1 to {METERS_MAX} meters, not {len(meters)}")
         parameters, needed = kinds.check(kind, request.parameters)
         if needed not in self._allowed:
             raise OrderRefusedError(f"{kind} is not allowed here: orders.{needed} is false in dcu.yaml")
@@ -368,6 +377,7 @@ class OrderBook:
             asked_at=self._clock.wall(),
             deadline_s=float(request.deadline_s),
             priority=request.priority,
+            asked_for=() if meters == targets else targets,
         )
         if kinds.KINDS[kind].latest(parameters) >= order.asked_at + order.deadline_s:
             raise OrderRefusedError(f"{kind}: the deadline is before the time of the activation")
