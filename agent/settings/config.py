@@ -213,10 +213,11 @@ class MeteringConfig:
 @dataclass(frozen=True, slots=True)
 class OrdersConfig:
     """Which orders to meters are taken, whoever asks: `change` those that change a meter, `supply` those that can cut
-    or restore somebody's electricity. Reading is always allowed."""
+    or restore somebody's electricity, `firmware` those that give it another program. Reading is always allowed."""
 
     change: bool = True
     supply: bool = False
+    firmware: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -561,6 +562,7 @@ def _orders(section: Section) -> OrdersConfig:
     orders = OrdersConfig(
         change=section.flag("change", default=True),
         supply=section.flag("supply", default=False),
+        firmware=section.flag("firmware", default=False),
     )
     section.end()
     return orders
