@@ -6,6 +6,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from uuid import uuid4
 
 from agent.clock import Clock
 from agent.metering.registry.entry import Meter
@@ -18,6 +19,7 @@ from agent.settings.config import MeteringConfig
 from dlms.client.knowledge import MeterKnowledge
 from dlms.cosem.obis import AttributeRef, Obis
 from dlms.errors import DlmsError
+from omadm.readings import REREAD_CHARS
 
 LOG = logging.getLogger("agent.metering.port")
 
@@ -145,7 +147,7 @@ class KnowledgeCache:
         except StoreError as error:  # nothing can be stored now either; the next visit hears of it
             LOG.debug("what was lost of %s is not known now: %s", meter_id, error)
             return found
-        place = found.heard(store, seq, since)
+        place = found.heard(store, seq, since, uuid4().hex[:REREAD_CHARS])
         if found.known and not place.known:
             LOG.warning(
                 "profile %s of %s (task %s) is read again, since readings of it may have been lost",
