@@ -27,7 +27,7 @@ from sqlalchemy import (
 
 from dlms.cosem import units
 from headend import db, web
-from headend.metering import gaps
+from headend.metering import events, gaps
 from omadm.readings import Batch
 
 TOKEN_BYTES = 32
@@ -129,7 +129,7 @@ def unit_shown(number: int | None) -> str:
 
 
 def store(engine: Engine, batch: Batch, now: float) -> None:
-    """Store the new readings of a batch, and what it tells of gaps; all is committed on return."""
+    """Store the new readings of a batch, and what it tells of gaps and events; all is committed on return."""
     rows: list[dict[str, object]] = [
         {
             **{name: value for name, value in asdict(record).items() if name in readings.c},
@@ -156,6 +156,7 @@ def store(engine: Engine, batch: Batch, now: float) -> None:
         db.insert_new(connection, readings, rows)
         db.insert_new(connection, doubtful, doubts)
         _see_meters(connection, batch, now)
+        events.apply(connection, batch, now)
         gaps.apply(connection, batch, now)
         gaps.end_before(connection, batch, now)
         for report_id, report in gaps.doubted(connection, batch):
