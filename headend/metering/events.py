@@ -33,7 +33,7 @@ from sqlalchemy import (
 from headend import db
 from omadm.readings import Batch, EventRecord
 
-log = logging.getLogger("headend.metering")
+LOG = logging.getLogger("headend.metering")
 
 PAGE_MAX = 10_000
 KEYS_PER_QUERY = 500
@@ -84,7 +84,7 @@ def apply(connection: Connection, batch: Batch, now: float) -> None:
     for record in fresh.values():
         report = record.report
         if report.grave:
-            log.error(
+            LOG.error(
                 "%s: meter %s: %s",
                 batch.device,
                 report.meter or f"unknown ({report.sender})",

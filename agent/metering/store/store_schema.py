@@ -9,7 +9,8 @@ Formats so far. A file is brought forward when it is opened, in one transaction;
    `delivered` has what the head-end holds above the watermark `released`, `resend` what it wants once more,
    `sink` the positions of others.
 3. The ledger's tables (`agent.metering.ledger`): `gap`, `account`, `era`, `alive`.
-4. `event` has the newest events of meters, by the id of their record: their keys, so that one that a meter repeats is
+4. `aside` is `quarantined`, `adopted` is `recovered`.
+5. `event` has the newest events of meters, by the id of their record: their keys, so that one that a meter repeats is
    known after a restart as well, and `urgent` while they go ahead of readings.
 
 `block.marks` is the progress of the visit, JSON [[meter, task, run], …]. It moves to the table `progress` when the
@@ -21,7 +22,7 @@ from __future__ import annotations
 import sqlite3
 import uuid
 
-FORMAT = 4
+FORMAT = 5
 COUNTERS = ("next", "released", "forwarded", "lost", "refused", "holes")
 NO_MARKS = "[]"
 
@@ -58,7 +59,7 @@ _SINCE_2 = (
     "CREATE TABLE resend (request INTEGER PRIMARY KEY, store TEXT NOT NULL, reached INTEGER NOT NULL,"
     " last INTEGER NOT NULL, since REAL NOT NULL, until REAL NOT NULL, sent INTEGER NOT NULL DEFAULT 0,"
     " refused INTEGER NOT NULL DEFAULT 0, gone TEXT NOT NULL DEFAULT '[]')",
-    # The files that were set aside and have been looked through.
+    # The quarantined files that have been looked through.
     "CREATE TABLE aside (name TEXT PRIMARY KEY, noted REAL NOT NULL, store TEXT NOT NULL, reached INTEGER NOT NULL,"
     " stored_at REAL NOT NULL, salvaged INTEGER NOT NULL, lost INTEGER NOT NULL, done INTEGER NOT NULL)",
 )
@@ -74,6 +75,10 @@ _SINCE_3 = (
     "CREATE TABLE alive (id INTEGER PRIMARY KEY CHECK (id = 1), at REAL NOT NULL, loss INTEGER NOT NULL)",
 )
 _SINCE_4 = (
+    "ALTER TABLE aside RENAME TO quarantined",
+    "ALTER TABLE adopted RENAME TO recovered",
+)
+_SINCE_5 = (
     "CREATE TABLE event (id INTEGER PRIMARY KEY, at REAL NOT NULL, key TEXT NOT NULL, urgent INTEGER NOT NULL)",
 )
 LEDGER = {
@@ -90,7 +95,7 @@ _TO_2 = (
     "INSERT INTO identity SELECT key, value FROM meta WHERE key = 'uuid'",
     "INSERT INTO meta VALUES ('holes', 0)",
 )
-_MIGRATIONS = {1: _TO_2, 2: _SINCE_3, 3: _SINCE_4}  # from this format to the next
+_MIGRATIONS = {1: _TO_2, 2: _SINCE_3, 3: _SINCE_4, 4: _SINCE_5}  # from this format to the next
 _TABLES = {
     "meta",
     "block",
@@ -98,9 +103,9 @@ _TABLES = {
     "knowledge",
     "refused",
     "identity",
-    "adopted",
+    "recovered",
     "loss",
-    "aside",
+    "quarantined",
     "delivered",
     "resend",
     "sink",
@@ -121,7 +126,7 @@ class NewerFormatError(Exception):
 def create(db: sqlite3.Connection) -> None:
     """Make an empty store in one transaction: there is no moment at which half of one exists."""
     db.execute("BEGIN")
-    for statement in (*_SCHEMA, *_SINCE_2, *_SINCE_3, *_SINCE_4):
+    for statement in (*_SCHEMA, *_SINCE_2, *_SINCE_3, *_SINCE_4, *_SINCE_5):
         db.execute(statement)
     meta: dict[str, object] = {"format": FORMAT, "uuid": uuid.uuid4().hex, **dict.fromkeys(COUNTERS, 0), "next": 1}
     db.executemany("INSERT INTO meta VALUES (?, ?)", list(meta.items()))

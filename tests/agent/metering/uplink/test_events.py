@@ -107,11 +107,11 @@ def test_a_file_of_the_format_before_gets_the_table(tmp_path: Path) -> None:
     store = open_store(tmp_path)
     store.append(visit(0, 2))
     store.ask(lambda db: db.execute("DROP TABLE event"))
-    store.ask(lambda db: db.execute("UPDATE meta SET value=3 WHERE key='format'"))
+    store.ask(lambda db: db.execute("UPDATE meta SET value=4 WHERE key='format'"))
     store.close()
     again = open_store(tmp_path)
     again.append([], urgent=[event("a")])
-    assert store_schema.FORMAT == 4
+    assert store_schema.FORMAT == 5
     assert again.stats().pending == 3
     batch = again.urgent_batch(5)
     assert batch is not None
