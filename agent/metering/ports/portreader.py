@@ -31,6 +31,8 @@ from functools import partial
 from agent.clock import Clock
 from agent.metering.access.accessbook import AccessBook
 from agent.metering.access.session import AccessSession
+from agent.metering.events.desk import EventDesk
+from agent.metering.events.port_ears import PortEars
 from agent.metering.ledger.ledger import Reason
 from agent.metering.orders.order_book import OrderBook, Task
 from agent.metering.orders.order_visit import OrderVisit
@@ -53,6 +55,7 @@ from plc.errors import PlcError, PlcLocalError, PlcSilentError
 from plc.events import (
     BaseNodeRestarted,
     BaseNodeSilent,
+    DataReceived,
     ManagementUnanswered,
     NetworkNoted,
     NodeEvent,
@@ -86,6 +89,7 @@ class ReaderDeps:
     rng: random.Random
     orders: OrderBook
     health: Callable[[str, PortHealth], None] = lambda _port, _health: None
+    events: EventDesk | None = None
 
 
 class PortReader:
@@ -121,6 +125,7 @@ class PortReader:
             open_bridge=open_bridge,
             health=deps.health,
         )
+        self._ears = PortEars(port, deps.events, deps.clock) if deps.events is not None else None
         self._links: dict[int, DataLink] = {}  # of the visits, by address
         self._round_trips = RoundTrips(answer_bounds(port.response_timeout_s))
         self._silent: set[str] = set()  # meters (their keys) whose last visit brought no answer at all
@@ -147,7 +152,10 @@ class PortReader:
         """
         bridge = self._state.bridge
         if bridge is None:
-            return self._state.open()
+            pause_s = self._state.open()
+            if self._ears is not None and self._state.bridge is not None:
+                self._ears.attach(self._state.bridge)
+            return pause_s
         try:
             self._round(bridge, self._clock.monotonic())
         except PlcSilentError as error:
@@ -184,6 +192,8 @@ class PortReader:
         now, wall = self._clock.monotonic(), self._clock.wall()
         for visit in list(self._visits.values()):
             self._advance(visit, partial(visit.step, now, wall))
+        if self._ears is not None:
+            self._ears.flush()
         found = self._probe.step(now)
         if found is not None:
             self._retries.reset(found)  # it is back: what was given up is tried again
@@ -253,6 +263,8 @@ class PortReader:
                 LOG.debug("port %s: %s of %s, below switch %d", name, kind, node.hex(), sid)
             case ManagementUnanswered(what=what, pib=pib):
                 LOG.debug("port %s: the base node has not answered a %s of 0x%04x", name, what, pib)
+            case DataReceived() if self._ears is not None:
+                self._ears.packet(event)
             case ResyncNoted(dropped_bytes=dropped, why=why):
                 LOG.debug("port %s: %d bytes dropped: %s", name, dropped, why)
             case _:
@@ -370,9 +382,12 @@ class PortReader:
                 pdu_size=self._metering.pdu_size,
                 known=knowledge,
                 response_timeout_s=max(RESPONSE_TIMEOUT_MIN_S, 2 * self._port.response_timeout_s),
+                pushes=self._ears,
                 round_trip=NodeRoundTrip(self._round_trips, meter.key, 0 if meter.key in self._silent else REPEATS_MAX),
             )
             channel = bridge.channel(meter.address, dst_lsap=MANAGEMENT_LOGICAL_DEVICE, src_lsap=client)
+            if self._ears is not None:
+                self._ears.conversation(meter.address, client)
         except (DlmsError, PlcLocalError) as error:
             # What was provisioned or configured does not make a session: say so, and wait like after any failure.
             if task is not None:

@@ -383,6 +383,10 @@ class Store:
 
     # --- for everybody ---
 
+    def event_keys(self) -> list[tuple[str, float]]:
+        """The keys of the newest events, oldest first, each with the time at which it was stored."""
+        return self._run(lambda db, _: db.execute("SELECT key, at FROM event ORDER BY id").fetchall())
+
     def events(self, limit: int) -> list[dict[str, object]]:
         """The records of the newest events, newest first, as far as they are still here; at most `limit`."""
         return self._run(lambda db, _: events.newest(db, limit))

@@ -532,6 +532,7 @@ class PoisonedBridge:
         self.set_line = bridge.set_line
         self.poll = bridge.poll
         self.close = bridge.close
+        self.overhear: Callable[[int, bytes], None] | None = None
 
     def channel(self, address: int, *, dst_lsap: int = 1, src_lsap: int = 16) -> Channel:
         channel = self._bridge.channel(address, dst_lsap=dst_lsap, src_lsap=src_lsap)
