@@ -42,6 +42,17 @@ class Sender:
     meter: Meter | None
 
 
+@dataclass(frozen=True, slots=True)
+class DeskCounts:
+    """Notifications since the start that are no events: sent again by their meter, more than it may send, refused for
+    want of protection, or replayed by somebody."""
+
+    repeated: int
+    too_many: int
+    refused: int
+    replayed: int
+
+
 class EventDesk:
     """`plain_refused`: what comes without the protection that was agreed is counted and not kept."""
 
@@ -112,7 +123,12 @@ class EventDesk:
             meter = self._registry.get(self._access.meter_of_title(title))
         self._take(Sender(where, "listener", meter), apdu)
 
-    # --- what was read ---
+    # --- for the owner ---
+
+    def counts(self) -> DeskCounts:
+        """What was not kept, since the start."""
+        with self._lock:
+            return DeskCounts(self._intake.repeated, self._intake.too_many, self.refused, self.replayed)
 
     def tick(self) -> None:
         """Tell what is due of senders that send too much, and store what could not be stored before."""

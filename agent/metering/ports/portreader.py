@@ -32,6 +32,7 @@ from agent.clock import Clock
 from agent.metering.access.accessbook import AccessBook
 from agent.metering.access.session import AccessSession
 from agent.metering.events.desk import EventDesk
+from agent.metering.events.logbooks import ALARMS, Circumstances, alarm_events, log_events
 from agent.metering.events.port_ears import PortEars
 from agent.metering.ledger.ledger import Reason
 from agent.metering.orders.order_book import OrderBook, Task
@@ -51,6 +52,7 @@ from dlms.cosem.time import ClockPolicy
 from dlms.errors import DlmsError
 from dlms.link.datalink import DataLink, LineSettings, heard_by
 from dlms.link.roundtrip import Bounds, NodeRoundTrip, RoundTrips
+from omadm.readings import EventReport
 from plc.errors import PlcError, PlcLocalError, PlcSilentError
 from plc.events import (
     BaseNodeRestarted,
@@ -572,13 +574,45 @@ class PortReader:
         learned = visit.learned()
         if learned:
             knowledge[meter.key] = learned
+        happened = self._happened(visit, meter, jobs, knowledge, trusted=trusted)
         if final or readings or knowledge:
-            self._deps.store.append(readings, marks, knowledge, also)
+            self._deps.store.append(readings, marks, knowledge, also, urgent=happened)
         self._report_doubts(visit, meter)
         visit.stored()
         if final:
             self._deps.tasks.ended(visit.jobs, meter.meter_id, ok=True, final=True, trusted=trusted)
         self._deps.tasks.stored(readings)
+
+    def _happened(
+        self,
+        visit: Visit,
+        meter: Meter,
+        jobs: Sequence[Job],
+        knowledge: dict[str, Mapping[str, object]],
+        *,
+        trusted: bool,
+    ) -> list[EventReport]:
+        """Return the events in what a step of a visit has read: new rows of event logs, new bits of alarm registers,
+        which `knowledge` then has."""
+        about = Circumstances(
+            meter.meter_id, f"{meter.port}/{meter.address}", self._clock.wall(), trusted, self._policy
+        )
+        tasks = {job.task.task_id for job in jobs}
+        found = [
+            report
+            for (task_id, obis), profile in visit.profiles.items()
+            if task_id in tasks
+            for report in log_events(about, obis, profile.rows)
+        ]
+        registers = visit.alarm_registers(job for job in jobs if job.task.task_id not in visit.tasks_stored)
+        if registers:
+            key = meter.meter_id + ALARMS
+            before = self._deps.store.knowledge(key) or {}
+            alarms, now = alarm_events(about, registers, before)
+            found += alarms
+            if now != before:
+                knowledge[key] = now
+        return found
 
     @staticmethod
     def _report_doubts(visit: Visit, meter: Meter) -> None:

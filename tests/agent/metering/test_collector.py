@@ -21,7 +21,7 @@ from agent.metering.registry import Registry
 from agent.metering.scheduling.readinglist import ReadingLists
 from agent.metering.store.reading_store import Store
 from agent.metering.visit.visit import Channel, ChannelEvent
-from agent.settings.config import MeteringConfig, PortConfig, ScanConfig
+from agent.settings.config import EventsConfig, MeteringConfig, PortConfig, ScanConfig
 from agent.settings.provisioning import MeterAccess, Provisioning, ReadingTask
 from dlms.simulator.reading_list import rows_from_csv
 from plc.errors import PlcPortError
@@ -89,6 +89,7 @@ class Rig:
     """One collector over one line, in virtual time."""
 
     allowed = frozenset(Permission)
+    events = EventsConfig()
 
     def __init__(self, tmp_path: Path, port: PortConfig, config: MeteringConfig | None = None) -> None:
         self.tmp_path = tmp_path
@@ -121,6 +122,7 @@ class Rig:
             rng=random.Random(3),
             open_bridge=self.open,
             health=lambda ok, detail: self.health.append((ok, detail)),
+            events=self.events,
         )
         self.reader = self.collector.workers[0]
 
@@ -147,7 +149,7 @@ class Rig:
             self.clock.advance(pause)
 
     def records(self) -> list[dict[str, object]]:
-        return [record for record in self.uplink() if "gap" not in record]
+        return [record for record in self.uplink() if "gap" not in record and "event" not in record]
 
     def gaps(self) -> list[dict[str, object]]:
         """What the head-end is told of gaps."""
