@@ -57,6 +57,11 @@ class CallIn:
             self._selector.register(self._udp, selectors.EVENT_READ)
         self._calls: dict[socket.socket, _Call] = {}
 
+    @property
+    def calls(self) -> int:
+        """How many connections there are."""
+        return len(self._calls)
+
     def run(self, stop: threading.Event, beat: Callable[[], None]) -> None:
         """Serve until `stop` is set."""
         try:
