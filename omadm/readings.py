@@ -30,6 +30,7 @@ EVENT_VALUES_MAX = 512  # of one event
 EVENT_OCTETS_MAX = 8192  # of what could not be decoded
 FLOAT_DIGITS_MAX = 400  # written without exponent; a double needs about 330
 ID_MAX = 2**63 - 1
+REREAD_CHARS = 8  # of the name of a second reading of a profile: two have the same once in 10^9
 RUN_MAX = 2**40  # seconds since the epoch
 
 Raw = None | bool | int | float | str | list["list[object]"]
@@ -69,7 +70,9 @@ class Reading:
     `received` is civil time in seconds since the epoch, `trusted` whether the clock had been set by then. `run` is the
     aligned time of the task's run. `meter_time` is the meter's own clock in ISO 8601, or for a cell of a profile, whose
     logical name is `profile`, the time stamp of its row. With `error` there is no value.
-    `doubt` says why the time stamp of the row is not to be believed.
+    `doubt` says why the time stamp of the row is not to be believed. `reread` names the reading of the profile that the
+    row belongs to: a profile is read from some row on, each row once; when it has to be read again, that has another
+    name, and may bring rows that another reading brought.
     """
 
     task: str
@@ -88,12 +91,15 @@ class Reading:
     run: int
     profile: str | None = None
     doubt: str | None = None
+    reread: str | None = None
 
     def row(self) -> list[object]:
-        """The fields in order, as the store keeps them; `profile` and `doubt`, the last two, are left out when there
-        are none."""
-        names = FIELDS if self.doubt is not None else FIELDS[:-1] if self.profile is not None else FIELDS[:-2]
-        return [getattr(self, name) for name in names]  # astuple() makes deep copies: thirty times slower
+        """The fields in order, as the store keeps them; the last three, `profile`, `doubt` and `reread`, are left out
+        from the first on behind which there are none."""
+        row = [getattr(self, name) for name in FIELDS]  # astuple() makes deep copies: thirty times slower
+        while len(row) > ROW_SIZE_MIN and row[-1] is None:
+            row.pop()
+        return row
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +138,7 @@ class EventReport:
     `security`: one of `EVENT_SECURITY`. `values` are what came with it, each an object with `tag`, `raw` and, where
     known, `obis`, `cls`, `attr`, `scaler`, `unit`. What cannot be decoded is in `octets` (hexadecimal), with the reason
     in `error`. `count`: how many messages this one stands for. Two events of one device with the same `key` are one.
+    `task`: which one has read it; empty for what was pushed.
     """
 
     event: str
@@ -151,6 +158,7 @@ class EventReport:
     error: str | None
     count: int
     key: str
+    task: str = ""
 
     def row(self) -> list[object]:
         """The fields in order, as the store keeps them."""
@@ -162,7 +170,8 @@ Stored = Reading | GapReport | EventReport
 FIELDS = tuple(field.name for field in fields(Reading))
 GAP_FIELDS = tuple(field.name for field in fields(GapReport))
 EVENT_FIELDS = tuple(field.name for field in fields(EventReport))
-ROW_SIZES = (len(FIELDS) - 2, len(FIELDS) - 1, len(FIELDS), len(GAP_FIELDS), len(EVENT_FIELDS))
+ROW_SIZE_MIN = len(FIELDS) - 3
+ROW_SIZES = (*range(ROW_SIZE_MIN, len(FIELDS) + 1), len(GAP_FIELDS), len(EVENT_FIELDS))
 GAP_STATES = ("open", "closed", "doubted")
 EVENT_KINDS = ("push", "log", "alarm", "notice")
 """Pushed by a meter; read from an event log; a new bit of an alarm register; noticed by the concentrator itself."""
@@ -245,6 +254,7 @@ class Record:
     run: int
     profile: str | None
     doubt: str | None
+    reread: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -380,6 +390,7 @@ def _event_of(members: _Fields) -> EventReport:
         error=members.optional_text("error"),
         count=members.integer("count", 1, 2**31),
         key=key,
+        task=members.text("task"),
     )
 
 
@@ -482,6 +493,7 @@ def _record_of(members: _Fields) -> Record:
         run=members.integer("run", 0, RUN_MAX),
         profile=members.optional_text("profile"),
         doubt=members.optional_text("doubt"),
+        reread=members.optional_text("reread"),
     )
 
 

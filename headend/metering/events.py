@@ -62,6 +62,7 @@ events = Table(
     Column("octets", Text),  # hexadecimal: what could not be decoded
     Column("error", String(128)),
     Column("count", BigInteger, nullable=False),
+    Column("task", String(128), nullable=False),  # empty: it was pushed
     Column("stored", Float(53), nullable=False),  # here
     Column("acknowledged", Float(53)),  # by a person
     UniqueConstraint("device", "key"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from agent.metering.access.accessbook import AccessBook, Opening
-from agent.metering.registry import Meter
+from agent.metering.registry.entry import Meter
 from dlms.client.association import Notified
 from dlms.client.events import SessionEvent, SessionFailed, SessionOpened
 from dlms.client.knowledge import MeterKnowledge

@@ -18,7 +18,8 @@ from agent.metering.events.intake import Heard, Intake
 from agent.metering.events.notification import PLAIN_TAGS, Notice, opaque, read_notice
 from agent.metering.events.overheard import BlockAssembly
 from agent.metering.events.protection import GLO_TAGS, OPENABLE_TAGS, Opened, open_pushed, title_of
-from agent.metering.registry import Meter, Registry, meter_name
+from agent.metering.registry.entry import Meter, meter_name
+from agent.metering.registry.registry import Registry
 from agent.metering.store.reading_store import Store, StoreError
 from agent.metering.visit.profile_catchup import iso_time
 from dlms.cosem.time import STANDARD_CLOCK, ClockPolicy

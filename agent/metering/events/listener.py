@@ -16,10 +16,9 @@ from typing import Protocol
 
 from agent.clock import Clock
 from agent.metering.events.overheard import WrapperEar
-from agent.metering.registry import Meter
+from agent.metering.registry.entry import Meter
 from agent.settings.config import ListenConfig, PortConfig
 from omadm.readings import EVENT_OCTETS_MAX
-from plc.protocols import tcp_place
 
 LOG = logging.getLogger("agent.metering.events")
 
@@ -148,9 +147,12 @@ def meters_by_host(
 ) -> Callable[[str], Meter | None]:
     """Return what finds a meter by its IP address, where the configuration has that. `at`: the meter by port and
     address."""
-    places = {
-        tcp_place(meter.url)[0]: (port.name, meter.address) for port in ports for meter in port.meters if meter.url
-    }
+    places: dict[str, tuple[str, int]] = {}
+    for port in ports:
+        for meter in port.meters if port.protocol.own_urls else ():
+            endpoint = port.place(meter.address)
+            if endpoint is not None:
+                places[endpoint.host] = (port.name, meter.address)
 
     def find(host: str) -> Meter | None:
         place = places.get(host)

@@ -39,6 +39,7 @@ class Circumstances:
     """What holds for all events of a visit. `sender`: how the meter is reached; `received`: civil seconds."""
 
     meter: str
+    task: str
     sender: str
     received: float
     trusted: bool
@@ -134,6 +135,7 @@ def _report(
         error=error,
         count=1,
         key=hashlib.sha256(key.encode()).hexdigest()[:KEY_CHARS],
+        task=about.task,
     )
 
 

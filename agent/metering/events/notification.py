@@ -24,9 +24,8 @@ from agent.metering.events.codes import (
     is_grave_event,
 )
 from agent.metering.visit.raw_values import UnstorableError, encode
-from dlms.axdr import Data, Tag
+from dlms.axdr import DATE_TIME_OCTETS, Data, Tag
 from dlms.cosem.obis import OBIS_OCTETS, Obis
-from dlms.cosem.time import DATE_TIME_OCTETS
 from dlms.errors import DlmsError
 from dlms.xdlms.apdu import notify
 from omadm.readings import EVENT_OCTETS_MAX, EVENT_VALUES_MAX, RAW_CHARS_MAX, TEXT_CHARS_MAX

@@ -123,11 +123,10 @@ def _station(address: HdlcAddress) -> int:
 
 
 class WrapperEar:
-    """One connection. `client` and `server` have a conversation, whose frames are not of interest here; `None` where
-    there is none."""
+    """One connection. `client` has a conversation, which gets what is for it; `None` where there is none."""
 
-    def __init__(self, client: int | None = None, server: int | None = None, apdu_bytes_max: int = 0xFFFF) -> None:
-        self._own = (server, client)
+    def __init__(self, client: int | None = None, apdu_bytes_max: int = 0xFFFF) -> None:
+        self._client = client
         self._decoder = WrapperDecoder()
         self._apdu_bytes_max = apdu_bytes_max
         self.broken = ""
@@ -141,8 +140,7 @@ class WrapperEar:
         self._decoder.feed(data)
         try:
             while (frame := self._decoder.next()) is not None:
-                wanted = (frame.source, frame.destination) != self._own
-                if wanted and frame.apdu and frame.apdu[0] in MAY_BE_UNSOLICITED:
+                if frame.destination != self._client and frame.apdu and frame.apdu[0] in MAY_BE_UNSOLICITED:
                     found.append(Overheard(frame.source, frame.destination, frame.apdu))
         except DecodeError as error:
             self.broken = str(error)

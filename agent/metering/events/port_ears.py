@@ -8,8 +8,8 @@ from typing import Protocol
 from agent.clock import Clock
 from agent.metering.events.desk import EventDesk
 from agent.metering.events.overheard import HdlcEar, Overheard, WrapperEar
-from agent.metering.registry import Meter
-from agent.settings.config import MANAGEMENT_LOGICAL_DEVICE, PortConfig
+from agent.metering.registry.entry import Meter
+from agent.settings.config import PortConfig
 from dlms.link.datalink import MAY_BE_UNSOLICITED
 from plc.events import DataReceived
 
@@ -51,7 +51,7 @@ class PortEars:
     def conversation(self, address: int, client: int) -> None:
         """A conversation with a meter begins."""
         if self._port.protocol.own_urls:
-            self._connections[address] = WrapperEar(client, MANAGEMENT_LOGICAL_DEVICE)
+            self._connections[address] = WrapperEar(client)
 
     def flush(self) -> None:
         """What nobody has taken in this round is for the desk."""

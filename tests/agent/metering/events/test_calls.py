@@ -16,7 +16,7 @@ from agent.metering.events.desk import EventDesk
 from agent.metering.events.listener import CONNECTIONS_MAX, IDLE_S, CallIn, meters_by_host
 from agent.metering.events.overheard import WrapperEar
 from agent.metering.events.port_ears import PortEars
-from agent.metering.registry import Registry
+from agent.metering.registry.registry import Registry
 from agent.metering.store.reading_store import Store
 from agent.settings.config import ListenConfig, PortConfig, PortMeterConfig
 from agent.settings.provisioning import AccessRule, Provisioning
@@ -81,7 +81,7 @@ def frame(apdu: bytes, client: int = 102) -> bytes:
 
 
 def test_a_push_on_the_connection_that_we_opened_is_an_event_and_an_answer_is_none(office: Office) -> None:
-    port = MeterConnections({4: office.port.meters[0].url}, WRAPPER.make_core)
+    port = MeterConnections(office.port.place, WRAPPER.make_core)
     ears = PortEars(office.port, office.desk, office.clock)
     ears.attach(port)
     port.channel(4)
