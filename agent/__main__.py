@@ -243,6 +243,7 @@ class Daemon:
     # --- management ---
 
     def _make_dm(self) -> None:
+        from agent.daemon.network_views import forget_meter, meter_document, meter_documents, network_documents
         from agent.dm.deps import DmConfig, DmDeps
         from agent.dm.push import PushListener
         from agent.dm.service import DmService
@@ -260,6 +261,10 @@ class Daemon:
                 task_status=self.collector.task_status,
                 meters=self.collector.meters,
                 system_title=self.collector.access.system_title,
+                meter_detail=lambda meter: meter_document(self.collector, meter),
+                meter_details=lambda: meter_documents(self.collector),
+                networks=lambda: network_documents(self.collector),
+                forget_meter=lambda meter: forget_meter(self.collector, meter),
                 push_url=self._push_url,
                 compatible=config.update.compatible,
                 download=self.download,

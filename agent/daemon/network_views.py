@@ -3,7 +3,8 @@ a network with its history, and orders to a base node."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,10 @@ from agent.settings.provisioning import AddedMeter
 
 if TYPE_CHECKING:
     from agent.metering.collector import Collector
+    from agent.metering.registry.entry import Meter
+    from agent.status import MeterStatus
+
+LOG = logging.getLogger("agent.control")
 
 HISTORY_SHOWN = 50  # unless more are asked for
 HISTORY_MAX = 512
@@ -68,12 +73,7 @@ class NetworkViews:
             raise ControlError(f"limit is 0 to {HISTORY_MAX}")
         if port and port not in book.ports:
             raise ControlError(f"there is no port {port}")
-        shown = []
-        for name in [str(port)] if port else book.ports:
-            changes = book.history(name)
-            newest = [asdict(change) for change in changes[::-1][:limit]]
-            shown.append({**asdict(book.picture(name)), "history": newest, "history_total": len(changes)})
-        return shown
+        return network_documents(self._collector, [str(port)] if port else book.ports, limit)
 
     def order(self, request: Mapping[str, object]) -> object:
         """Have the base node of a `port` do `kind`, see `agent.metering.registry.network.NetworkBook.order`."""
@@ -103,11 +103,31 @@ def meter_document(collector: Collector, name: str) -> dict[str, object] | None:
     status = next((it for it in collector.meters() if meter and it.meter_id == meter.meter_id), None)
     if meter is None or status is None:
         return None
-    device = collector.devices.device(meter.key)
-    offered = device.offered
     node = collector.network.node(meter.port, meter.eui48) if meter.eui48 else None
     return {
-        **asdict(status),
+        **_about(collector, meter, status),
+        "security": status.security,
+        "node": None if node is None else asdict(node),
+    }
+
+
+def meter_documents(collector: Collector) -> list[dict[str, object]]:
+    """All meters in short: without how they are associated with, and their places in the network."""
+    statuses = {status.meter_id: status for status in collector.meters()}
+    return [
+        _about(collector, meter, statuses[meter.meter_id])
+        for meter in collector.registry.known()
+        if meter.meter_id in statuses
+    ]
+
+
+def _about(collector: Collector, meter: Meter, status: MeterStatus) -> dict[str, object]:
+    device = collector.devices.device(meter.key)
+    offered = device.offered
+    shown = asdict(status)
+    del shown["security"]
+    return {
+        **shown,
         "key": meter.key,
         "eui48": meter.eui48,
         "added": meter.key in collector.added.keys,
@@ -125,8 +145,29 @@ def meter_document(collector: Collector, name: str) -> dict[str, object] | None:
         },
         "objects": {"count": device.object_count, "digest": device.objects, "why_none": device.objects_why},
         "counters": device.counters.dump(),
-        "node": None if node is None else asdict(node),
     }
+
+
+def network_documents(
+    collector: Collector, ports: Sequence[str] = (), limit: int = HISTORY_MAX
+) -> list[dict[str, object]]:
+    """The networks behind these ports, or all, as plain values, with their last `limit` events, newest first."""
+    book = collector.network
+    shown: list[dict[str, object]] = []
+    for name in ports or book.ports:
+        changes = book.history(name)
+        newest = [asdict(change) for change in changes[::-1][:limit]]
+        shown.append({**asdict(book.picture(name)), "history": newest, "history_total": len(changes)})
+    return shown
+
+
+def forget_meter(collector: Collector, meter_id: str) -> bool:
+    """Forget a meter by its id. Returns whether there was one, and it could be forgotten durably."""
+    try:
+        return bool(collector.remove(meter_id))
+    except (StoreError, OSError) as error:
+        LOG.warning("meter %s cannot be forgotten: %s", meter_id, error, extra={"event": "meter.forget.failed"})
+        return False
 
 
 def _order(order: NetworkOrder) -> dict[str, object]:
