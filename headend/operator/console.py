@@ -28,7 +28,7 @@ from starlette.routing import Route
 from headend import db, web
 from headend.dm.jobs import queue
 from headend.metering import gaps, readings
-from headend.operator import views
+from headend.operator import networks, views
 from headend.security import devices
 from headend.security.limits import RateLimit
 from headend.software.repository import PackageStore
@@ -87,6 +87,7 @@ class Console:
             "/meter": self._meter,
             "/readings": self._readings,
             "/gaps": self._gaps,
+            "/network": self._network,
             "/jobs": self._jobs,
             "/alerts": self._alerts,
             "/packages": self._packages_page,
@@ -232,6 +233,16 @@ class Console:
         state = request.query_params.get("state", "open")
         rows = gaps.listing(self._engine, state=None if state == "all" else state, limit=2 * ROWS)
         return "gaps.html", {"gaps": rows, "state": state, "refresh_s": REFRESH_S}
+
+    def _network(self, request: Request) -> tuple[str, dict[str, Any]]:
+        device = request.query_params.get("device") or None
+        with db.reader(self._engine).begin() as connection:
+            return "network.html", {
+                "device": device,
+                "networks": networks.networks(connection, device),
+                "meters": networks.meters(connection, device),
+                "events": ROWS,
+            }
 
     def _jobs(self, _: Request) -> tuple[str, dict[str, Any]]:
         with db.reader(self._engine).begin() as connection:
