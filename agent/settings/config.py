@@ -171,6 +171,12 @@ class PortConfig:
             return None
         return self.protocol.find_place(address, meter.url, self.protocol.with_defaults(self.options))
 
+    @property
+    def lines_differ(self) -> bool:
+        """Whether some meter needs the line to stand otherwise than the port has it."""
+        own = (self.baudrate, self.parity, None)
+        return self.protocol.own_lines and any((it.baudrate, it.parity, it.mode_e) != own for it in self.meters)
+
     def line(self, address: int) -> LineSettings:
         """How the line stands for the meter with this address."""
         meter = self.meter(address)

@@ -137,6 +137,7 @@ class PortReader:
         self._line: deque[Meter] = deque()
         self._look_at = 0.0
         self._generation = -1
+        self._sets_line = False  # whether the line was ever to stand otherwise than the port has it
         self._busy_at = 0.0  # when a visit was last under way
 
     # --- the worker ---
@@ -205,7 +206,8 @@ class PortReader:
 
     def _set_line(self, bridge: Bridge) -> None:
         """Have the line stand as the meter that is talked to needs it, where meters of one bus differ."""
-        if not (self._port.meters and self._port.protocol.own_lines):
+        self._sets_line = self._sets_line or self._port.lines_differ  # and back, once the last such meter is gone
+        if not self._sets_line:
             return
         asked = self._probe.asked
         for address, link in [*self._links.items(), *([asked] if asked else [])]:
