@@ -95,7 +95,10 @@ class Daemon:
     """All parts of one running daemon."""
 
     def __init__(self, config: Config) -> None:
-        """Raises `SecretError`, or `OSError` for a file or address that cannot be used."""
+        """Read the secrets, open the files and sockets, and put the parts together; nothing runs yet.
+
+        Raises `SecretError`, or `OSError` for a file or address that cannot be used.
+        """
         from agent.clock import FlagFile, KernelClock, SystemClock, TimeSource
         from agent.daemon.health import Health
         from agent.daemon.reboot import Rebooter

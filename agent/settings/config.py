@@ -16,7 +16,7 @@ from agent.settings.mqtt import MqttConfig, mqtt_config
 from agent.settings.reader import REQUIRED, ConfigError, Section, compose
 from dlms.cosem.obis import AttributeRef
 from dlms.errors import LocalError
-from dlms.link.datalink import PARITIES, LineSettings
+from dlms.link.datalink import PARITIES, PUBLIC_CLIENT, LineSettings
 from omadm.ssmp.wire import DEVICE_ID_BYTES_MAX, TEXT_BYTES_MAX
 from plc.errors import PlcLocalError, PlcProtocolError
 from plc.protocols import (
@@ -39,7 +39,6 @@ __all__ = ["Config", "ConfigError", "load"]
 DAY_S = 86_400
 MAC_ALGORITHMS = ("SHA-256", "MD5")
 EXIT_CONFIG = 2  # of programs that a `ConfigError` or `SecretError` ends
-PUBLIC_CLIENT = 16  # which every meter answers
 MANAGEMENT_LOGICAL_DEVICE = 1  # its SAP; every meter has one
 OWN_HABIT = Asking()
 KEYS_OF_SOME_PROTOCOL = {"scan", "meters"} | {option.name for known in BUILT_IN.values() for option in known.options}

@@ -121,7 +121,7 @@ class WrapperLink(_WrapperBase):
 
     @classmethod
     def from_options(cls, options: LinkOptions) -> WrapperLink:
-        """Raises `LocalError` for a server that is no SAP."""
+        """A link between the SAPs of `options`, with its timeout. Raises `LocalError` for a server that is no SAP."""
         timeout_s = options.timeout_s or ANSWER_TIMEOUT_S
         return cls(options.client, options.sap, packet=options.packet, answer_timeout_s=timeout_s)
 

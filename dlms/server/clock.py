@@ -7,11 +7,11 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from dlms import axdr
-from dlms.axdr import Data
+from dlms.axdr import DATE_TIME_OCTETS, Data
 from dlms.codes import ActionResult, DataAccessResult
 from dlms.cosem.obis import Obis, Selection
 from dlms.cosem.profile import CLOCK_OBIS
-from dlms.cosem.time import DATE_TIME_OCTETS, CosemDateTime
+from dlms.cosem.time import CosemDateTime
 from dlms.errors import LocalError
 from dlms.server.objects import CosemObject, constant
 from dlms.xdlms.apdu.common import ActionOutcome, Result

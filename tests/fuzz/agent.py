@@ -16,7 +16,7 @@ from pathlib import Path
 from agent.daemon.control import ControlServer
 from agent.dm.push import RequestError, parse_head
 from agent.dm.session import Session
-from agent.dm.session_events import Answer, Ended, NoncesChanged, SessionSettings, Work
+from agent.dm.session_events import Answer, CommandsReceived, Ended, NoncesChanged, SessionSettings
 from agent.metering.orders import typed_json
 from agent.metering.orders.typed_json import TypedJsonError
 from agent.metering.registry import added
@@ -355,7 +355,7 @@ def run_session(data: bytes) -> None:
                     ends.append(event)
                 case NoncesChanged():
                     nonce = event.server_nonce
-                case Work():
+                case CommandsReceived():
                     assert proven
                     session.answer([], 1.0)
     if not ends:

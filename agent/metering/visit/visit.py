@@ -351,7 +351,13 @@ class Visit:
         found: list[Reading] = []
         for row in profile.rows:
             instant = None if row.repeated else iso_time(row.clock, self.policy) if row.clock else None
-            of_row = replace(maker, meter_time=instant, profile=str(profile.obis), doubt=row.doubt or None)
+            of_row = replace(
+                maker,
+                meter_time=instant,
+                profile=str(profile.obis),
+                doubt=row.doubt or None,
+                reread=profile.place.reread or None,
+            )
             if (instant is None or row.doubt) and row.clock_ref is not None and row.clock:
                 found.append(
                     of_row.reading(row.clock_ref, Value(axdr.octets(row.clock)), self.profiles_at, date_time=True)
@@ -383,6 +389,7 @@ class _Maker:
     trusted: bool
     profile: str | None = None
     doubt: str | None = None
+    reread: str | None = None
 
     def reading(
         self, ref: AttributeRef, result: Value | ItemError, received: float, *, date_time: bool = False
@@ -414,6 +421,7 @@ class _Maker:
             run=self.job.run,
             profile=self.profile,
             doubt=self.doubt,
+            reread=self.reread,
         )
 
 

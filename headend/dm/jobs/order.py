@@ -29,11 +29,9 @@ from headend.dm.jobs.steps import (
     result_code,
 )
 from omadm.codes import Code
+from omadm.orders import DEADLINE_S_MAX, METERS_MAX, PARAMETERS_CHARS_MAX, PRIORITY_MAX
 
 ORDERS = "./AMI/Order"
-METERS_MAX = 256
-PARAMETERS_CHARS_MAX = 8192
-DEADLINE_S_MAX = 7 * 86_400
 DONE = 1200
 
 
@@ -60,7 +58,7 @@ class OrderJob:
             "meters": meters,
             "parameters": parameters,
         }
-        for name, low, high in (("priority", 0, 9), ("deadline_s", 1, DEADLINE_S_MAX)):
+        for name, low, high in (("priority", 0, PRIORITY_MAX), ("deadline_s", 1, DEADLINE_S_MAX)):
             if params.get(name) is not None:
                 value = params[name]
                 if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
