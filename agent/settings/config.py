@@ -183,8 +183,11 @@ class PortConfig:
 
     @property
     def where(self) -> str:
-        """What the port leads to, for people."""
-        return self.url or f"{len(self.meters)} meters"
+        """What the port leads to, for people: with the device that a path by id stands for now."""
+        if not self.url:
+            return f"{len(self.meters)} meters"
+        found = os.path.realpath(self.url) if "://" not in self.url else self.url
+        return self.url if found == self.url else f"{self.url}, now {found}"
 
 
 @dataclass(frozen=True, slots=True)
