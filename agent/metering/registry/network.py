@@ -56,11 +56,17 @@ MODULATIONS = {
 
 
 @runtime_checkable
-class Managed(Protocol):
-    """The core of a base node with a management plane: `plc.link.PlcLink`."""
+class Mapped(Protocol):
+    """A core that knows where the nodes of its network stand: `plc.link.PlcLink`, or one from elsewhere."""
 
     @property
     def topology(self) -> Topology: ...
+
+
+@runtime_checkable
+class Managed(Mapped, Protocol):
+    """The core of a base node with a management plane: `plc.link.PlcLink`."""
+
     def get_pib(self, pib: int, now: float) -> None: ...
     def set_pib(self, pib: int, value: bytes, now: float) -> None: ...
     def promote(self, eui48: bytes, now: float) -> None: ...
@@ -175,7 +181,7 @@ class NetworkBook:
         core = getattr(bridge, "core", None)
         if kept.waiting:
             self._send(kept, core, now)
-        if kept.changed and now >= kept.look_at and isinstance(core, Managed):
+        if kept.changed and now >= kept.look_at and isinstance(core, Mapped):
             kept.changed, kept.look_at = False, now + PICTURE_EVERY_S
             picture = self._picture(port, core.topology, now, kept.listed)
             with self._lock:
@@ -185,16 +191,19 @@ class NetworkBook:
 
     def picture(self, port: str) -> NetworkPicture:
         """Return the newest picture of a port. Raises `KeyError` for one that is not configured."""
-        return self._ports[port].picture
+        picture = self._ports[port].picture
+        names = {meter.eui48: meter.meter_id for meter in self._registry.known() if meter.port == port}
+        nodes = (replace(node, meter_id=names.get(node.eui48, "")) for node in picture.nodes)  # by the names of now
+        return replace(picture, nodes=tuple(nodes))
 
     def pictures(self) -> tuple[NetworkPicture, ...]:
         """Return the pictures of all ports whose network is known."""
-        return tuple(kept.picture for kept in self._ports.values() if kept.picture.at)
+        return tuple(self.picture(port) for port, kept in self._ports.items() if kept.picture.at)
 
     def node(self, port: str, eui48: str) -> NodeView | None:
         """Return one node, `None` where the base node says nothing about it."""
         kept = self._ports.get(port)
-        return next((node for node in kept.picture.nodes if node.eui48 == eui48), None) if kept else None
+        return next((node for node in self.picture(port).nodes if node.eui48 == eui48), None) if kept else None
 
     def history(self, port: str) -> tuple[NetworkChange, ...]:
         """Return the last events of a port, oldest first. Raises `KeyError` for one that is not configured."""
@@ -314,8 +323,7 @@ class NetworkBook:
 
     def _picture(self, port: str, topology: Topology, now: float, listed: float) -> NetworkPicture:
         wall = self._clock.wall()
-        names = {meter.eui48: meter.meter_id for meter in self._registry.known() if meter.port == port}
-        nodes = [_view(place, topology, names.get(place.eui48.hex(), ""), wall - now) for place in topology.places]
+        nodes = [_view(place, topology, wall - now) for place in topology.places]
         nodes.sort(key=lambda node: (node.level is None, node.level or 0, node.eui48))
         return NetworkPicture(port, wall, listed, tuple(nodes))
 
@@ -339,13 +347,13 @@ def _give(core: Managed, order: NetworkOrder, now: float) -> None:
             core.whitelist(Whitelist(command, order.value), now)
 
 
-def _view(place: NodePlace, topology: Topology, meter_id: str, epoch: float) -> NodeView:
-    """`epoch`: what is to be added to monotonic seconds to have civil ones."""
+def _view(place: NodePlace, topology: Topology, epoch: float) -> NodeView:
+    """One node, without the id of its meter. `epoch`: what is to be added to monotonic seconds to have civil ones."""
     names = {state.value: state.name.lower() for state in NodeState}
     modulation = place.modulation
     return NodeView(
         eui48=place.eui48.hex(),
-        meter_id=meter_id,
+        meter_id="",
         registered=place.registered,
         state=names.get(place.state, f"state {place.state}"),
         level=place.level,
