@@ -22,9 +22,10 @@ from collections.abc import Callable
 from dlms.link.datalink import LineSettings
 from dlms.link.port import keep_alive
 from plc.bridge import CHANNEL_EVENTS_MAX, ChannelEvent
+from plc.endpoint import Endpoint
 from plc.errors import PlcLocalError
 from plc.events import DataFailed, DataReceived, FailReason, NodeEvent
-from plc.protocols import NodeLink, Place
+from plc.protocols import NodeLink
 
 CONNECT_TIMEOUT_S = 10.0
 READ_BYTES_MAX = 65536
@@ -33,9 +34,9 @@ READ_BYTES_MAX = 65536
 class Connection:
     """The channel to one meter, with its connection. `close` it when the conversation is over."""
 
-    def __init__(self, owner: MeterConnections, address: int, where: Place, core: NodeLink) -> None:
+    def __init__(self, owner: MeterConnections, address: int, endpoint: Endpoint, core: NodeLink) -> None:
         self.address = address
-        self._datagrams = where.datagrams
+        self._datagrams = endpoint.datagrams
         self._owner = owner
         self._core = core
         self._unsent = b""
@@ -43,7 +44,7 @@ class Connection:
         self._socket: socket.socket | None = None
         self.connected = False
         self.connect_by = owner.clock() + CONNECT_TIMEOUT_S
-        self._connect(where)
+        self._connect(endpoint)
 
     def send(self, data: bytes, now: float) -> int:
         """Queue bytes for the meter. Raises `PlcLocalError` when closed, or when nobody takes them."""
@@ -117,13 +118,13 @@ class Connection:
         self._events.append(DataFailed(self.address, 0, 0, 0, reason, detail=detail))
         self._end()
 
-    def _connect(self, where: Place) -> None:
-        wanted = socket.SOCK_DGRAM if where.datagrams else socket.SOCK_STREAM
+    def _connect(self, endpoint: Endpoint) -> None:
+        wanted = socket.SOCK_DGRAM if endpoint.datagrams else socket.SOCK_STREAM
         try:
-            family, kind, proto, _, address = socket.getaddrinfo(where.host, where.port, type=wanted)[0]
+            family, kind, proto, _, address = socket.getaddrinfo(endpoint.host, endpoint.port, type=wanted)[0]
             self._socket = socket.socket(family, kind, proto)
             self._socket.settimeout(0.0)
-            if not where.datagrams:
+            if not endpoint.datagrams:
                 self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 keep_alive(self._socket)
             self._socket.connect(address)
@@ -145,13 +146,13 @@ class MeterConnections:
 
     def __init__(
         self,
-        find_place: Callable[[int], Place | None],
+        find_endpoint: Callable[[int], Endpoint | None],
         make_core: Callable[[], NodeLink],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`find_place` is asked for each conversation: `None` for a number that no meter has. It raises `PlcLocalError`
-        for a place that makes no sense."""
-        self._find_place = find_place
+        """`find_endpoint` is asked for each conversation: `None` for a number that no meter has. It raises
+        `PlcLocalError` for what is no endpoint."""
+        self._find_endpoint = find_endpoint
         self._make_core = make_core
         self.clock = clock
         self.octets_heard = 0
@@ -160,12 +161,12 @@ class MeterConnections:
     def channel(self, address: int, *, dst_lsap: int = 1, src_lsap: int = 16) -> Connection:
         """Begin to connect to a meter. Raises `PlcLocalError` for an unknown one, or one that is being talked to."""
         del dst_lsap, src_lsap  # the data link has them in its own frames
-        place = self._find_place(address)
-        if place is None:
+        endpoint = self._find_endpoint(address)
+        if endpoint is None:
             raise PlcLocalError(f"no meter {address} is configured on this port")
         if address in self._open:
             raise PlcLocalError(f"a connection to {address} is open")
-        connection = Connection(self, address, place, self._make_core())
+        connection = Connection(self, address, endpoint, self._make_core())
         self._open[address] = connection
         return connection
 

@@ -19,8 +19,8 @@ import ipaddress
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
+from plc.endpoint import Endpoint, OptionValue
 from plc.errors import PlcLocalError
-from plc.protocols import OptionValue, Place
 
 COSEM_PORT = 4059
 PAN_BITS = 0xFCFF
@@ -50,7 +50,7 @@ def node_address(prefix: str, pan_id: int, short: int) -> ipaddress.IPv6Address:
     return ipaddress.IPv6Address(int(network.network_address) | interface_identifier(pan_id, short))
 
 
-def datagram_place(address: int, url: str, options: Mapping[str, OptionValue]) -> Place:
+def datagram_endpoint(address: int, url: str, options: Mapping[str, OptionValue]) -> Endpoint:
     """Where the meter with this number is: at `url` (`udp://ADDRESS:PORT`), else at the address made of the options
     `prefix`, `pan_id`, `interface`, `udp_port` and its number as the short address. Raises `PlcLocalError`."""
     if url:
@@ -62,7 +62,7 @@ def datagram_place(address: int, url: str, options: Mapping[str, OptionValue]) -
     return _scoped(made, str(options["interface"]), int(options["udp_port"]))
 
 
-def _of_url(url: str) -> Place:
+def _of_url(url: str) -> Endpoint:
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
@@ -75,9 +75,9 @@ def _of_url(url: str) -> Place:
     return _scoped(found, interface, port)
 
 
-def _scoped(address: ipaddress.IPv4Address | ipaddress.IPv6Address, interface: str, port: int) -> Place:
+def _scoped(address: ipaddress.IPv4Address | ipaddress.IPv6Address, interface: str, port: int) -> Endpoint:
     if address.is_link_local and address.version == 6:
         if not interface:
             raise PlcLocalError(f"{address} is link-local: it needs an interface, as in [{address}%plc0]")
-        return Place(f"{address}%{interface}", port, datagrams=True)
-    return Place(str(address), port, datagrams=True)
+        return Endpoint(f"{address}%{interface}", port, datagrams=True)
+    return Endpoint(str(address), port, datagrams=True)

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from dlms.link.datalink import LineSettings
+from plc.endpoint import Endpoint, OptionValue
 from plc.errors import AmbiguousProtocolError, BrokenProtocolError, PlcLocalError, UnknownProtocolError
 
 if TYPE_CHECKING:
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from plc.events import NodeEvent
 
 ENTRY_POINT_GROUP = "dcu_agent.port_protocols"
-
-OptionValue = bool | int | float | str
 
 
 class NodeLink(Protocol):
@@ -124,17 +123,8 @@ class LinkRequest:
     mode_e: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a meter with a network address of its own is. `host` may have a scope (`fe80::1%plc0`)."""
-
-    host: str
-    port: int
-    datagrams: bool = False
-
-
-def stream_place(address: int, url: str, options: Mapping[str, OptionValue]) -> Place:
-    """The place of a meter behind TCP, `socket://host:port`. Raises `PlcLocalError`."""
+def stream_endpoint(address: int, url: str, options: Mapping[str, OptionValue]) -> Endpoint:
+    """The endpoint of a meter behind TCP, `socket://host:port`. Raises `PlcLocalError`."""
     del address, options
     if not url:
         raise PlcLocalError("each meter has a URL of its own")
@@ -147,13 +137,13 @@ def stream_place(address: int, url: str, options: Mapping[str, OptionValue]) -> 
         raise PlcLocalError(f"{url}: {error}") from error
     if parts.scheme != "socket" or not host or not port:
         raise PlcLocalError(f"{url}: wanted socket://host:port")
-    return Place(host, port)
+    return Endpoint(host, port)
 
 
-def _datagram_place(address: int, url: str, options: Mapping[str, OptionValue]) -> Place:
-    from plc.g3 import datagram_place
+def _datagram_endpoint(address: int, url: str, options: Mapping[str, OptionValue]) -> Endpoint:
+    from plc.g3 import datagram_endpoint
 
-    return datagram_place(address, url, options)
+    return datagram_endpoint(address, url, options)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,8 +156,8 @@ class PortProtocol:
 
     `own_lines`: single meters may need another speed or parity than the port, or the opening of mode E. `own_urls`:
     each meter has a network address; the port has none, and one core (without deadlines of its own) per connection.
-    `find_place` then says where the meter with this number is, by its URL, which may be empty, and the options of the
-    port; it raises `plc.errors.PlcLocalError`.
+    `find_endpoint` then says where the meter with this number is, by its URL, which may be empty, and the options of
+    the port; it raises `plc.errors.PlcLocalError`.
     """
 
     name: str
@@ -179,7 +169,7 @@ class PortProtocol:
     options: tuple[Option, ...] = field(default=())
     own_lines: bool = False
     own_urls: bool = False
-    find_place: Callable[[int, str, Mapping[str, OptionValue]], Place] = stream_place
+    find_endpoint: Callable[[int, str, Mapping[str, OptionValue]], Endpoint] = stream_endpoint
 
     def __post_init__(self) -> None:
         names = [option.name for option in self.options]
@@ -327,7 +317,7 @@ WRAPPER_UDP = PortProtocol(
         Option("apdu_bytes_max", 1224, 64, 65_000),
     ),
     own_urls=True,
-    find_place=_datagram_place,
+    find_endpoint=_datagram_endpoint,
 )
 
 BUILT_IN: Mapping[str, PortProtocol] = {

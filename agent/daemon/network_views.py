@@ -12,6 +12,7 @@ from agent.daemon.control import ControlError, Handler
 from agent.metering.registry.network import CHANGING_KINDS, NetworkOrder, NetworkOrderError
 from agent.metering.store.store_file import StoreError
 from agent.settings.provisioning import AddedMeter
+from plc.topology import HISTORY_MAX
 
 if TYPE_CHECKING:
     from agent.metering.collector import Collector
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 LOG = logging.getLogger("agent.control")
 
 HISTORY_SHOWN = 50  # unless more are asked for
-HISTORY_MAX = 512
 
 
 class NetworkViews:

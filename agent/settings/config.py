@@ -18,6 +18,7 @@ from dlms.cosem.obis import AttributeRef
 from dlms.errors import LocalError
 from dlms.link.datalink import PARITIES, PUBLIC_CLIENT, LineSettings
 from omadm.ssmp.wire import DEVICE_ID_BYTES_MAX, TEXT_BYTES_MAX
+from plc.endpoint import Endpoint, OptionValue
 from plc.errors import PlcLocalError, PlcProtocolError
 from plc.protocols import (
     BUILT_IN,
@@ -25,8 +26,6 @@ from plc.protocols import (
     Asking,
     LinkRequest,
     Option,
-    OptionValue,
-    Place,
     PortProtocol,
     find_protocol,
 )
@@ -163,12 +162,12 @@ class PortConfig:
         """What is special about the meter with this address; `None` for nothing."""
         return next((meter for meter in self.meters if meter.address == address), None)
 
-    def place(self, address: int) -> Place | None:
+    def place(self, address: int) -> Endpoint | None:
         """Where the meter with this address is, `None` for one that is not known. Raises `PlcLocalError`."""
         meter = self.meter(address)
         if meter is None:
             return None
-        return self.protocol.find_place(address, meter.url, self.protocol.with_defaults(self.options))
+        return self.protocol.find_endpoint(address, meter.url, self.protocol.with_defaults(self.options))
 
     @property
     def lines_differ(self) -> bool:
@@ -223,10 +222,11 @@ class MeteringConfig:
 @dataclass(frozen=True, slots=True)
 class OrdersConfig:
     """Which orders to meters are taken, whoever asks: `change` those that change a meter, `supply` those that can cut
-    or restore somebody's electricity. Reading is always allowed."""
+    or restore somebody's electricity, `firmware` those that give it another program. Reading is always allowed."""
 
     change: bool = True
     supply: bool = False
+    firmware: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -453,7 +453,7 @@ def _port_meter(entry: Section, port: PortConfig) -> PortMeterConfig:
         url = entry.text("url", "", filled=False)
         wport = entry.integer("wport", 0, 0, 0xFFFF)
         try:
-            port.protocol.find_place(address, url, port.protocol.with_defaults(port.options))
+            port.protocol.find_endpoint(address, url, port.protocol.with_defaults(port.options))
         except PlcLocalError as error:
             entry.note("url", str(error) if url else f"is missing: {error}")
     if port.protocol.own_lines:
@@ -571,6 +571,7 @@ def _orders(section: Section) -> OrdersConfig:
     orders = OrdersConfig(
         change=section.flag("change", default=True),
         supply=section.flag("supply", default=False),
+        firmware=section.flag("firmware", default=False),
     )
     section.end()
     return orders

@@ -151,7 +151,7 @@ class WrapperUdpLink(WrapperLink):
 
     @classmethod
     def from_options(cls, options: LinkOptions) -> WrapperUdpLink:
-        """Raises `LocalError` for a server that is no SAP."""
+        """A link between the SAPs of `options` in datagrams. Raises `LocalError` for a server that is no SAP."""
         return cls(options.client, options.sap, answer_timeout_s=options.timeout_s or ANSWER_TIMEOUT_S)
 
     def _take(self, data: bytes) -> None:

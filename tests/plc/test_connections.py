@@ -40,7 +40,7 @@ class World:
         urls = {address: f"socket://127.0.0.1:{it.getsockname()[1]}" for address, it in self.listeners.items()}
         self.clock = Clock()
         urls[9] = f"socket://127.0.0.1:{nobody}"
-        places = {address: WRAPPER.find_place(address, url, {}) for address, url in urls.items()}
+        places = {address: WRAPPER.find_endpoint(address, url, {}) for address, url in urls.items()}
         self.port = MeterConnections(places.get, WRAPPER.make_core, self.clock)
 
     def answer(self, address: int) -> socket.socket:
@@ -152,4 +152,4 @@ def test_what_a_meter_does_not_take_is_bounded(world: World) -> None:
 )
 def test_a_url_that_is_no_tcp_place_is_refused(url: str) -> None:
     with pytest.raises(PlcLocalError):
-        WRAPPER.find_place(1, url, {})
+        WRAPPER.find_endpoint(1, url, {})

@@ -6,9 +6,10 @@ import ipaddress
 
 import pytest
 
+from plc.endpoint import Endpoint, OptionValue
 from plc.errors import PlcLocalError
-from plc.g3 import SHORT_UNASSIGNED, datagram_place, interface_identifier, node_address
-from plc.protocols import WRAPPER_UDP, OptionValue, Place
+from plc.g3 import SHORT_UNASSIGNED, datagram_endpoint, interface_identifier, node_address
+from plc.protocols import WRAPPER_UDP
 
 
 def options(**given: OptionValue) -> dict[str, OptionValue]:
@@ -45,18 +46,18 @@ def test_a_prefix_has_64_bits(prefix: str) -> None:
 @pytest.mark.parametrize(
     ("address", "url", "given", "place"),
     [
-        (1, "", {"pan_id": 0x781D, "interface": "plc0"}, Place("fe80::781d:ff:fe00:1%plc0", 4059, datagrams=True)),
-        (1, "", {"pan_id": 0x781D, "prefix": "fd00::/64"}, Place("fd00::781d:ff:fe00:1", 4059, datagrams=True)),
-        (1, "", {"pan_id": 1, "prefix": "fd00::/64", "udp_port": 5}, Place("fd00::1:ff:fe00:1", 5, datagrams=True)),
-        (1, "udp://[fe80::1%Plc0]:4059", {}, Place("fe80::1%Plc0", 4059, datagrams=True)),
-        (1, "udp://[::1]:7", {"pan_id": 0x781D}, Place("::1", 7, datagrams=True)),
-        (1, "udp://127.0.0.1:7", {}, Place("127.0.0.1", 7, datagrams=True)),
+        (1, "", {"pan_id": 0x781D, "interface": "plc0"}, Endpoint("fe80::781d:ff:fe00:1%plc0", 4059, datagrams=True)),
+        (1, "", {"pan_id": 0x781D, "prefix": "fd00::/64"}, Endpoint("fd00::781d:ff:fe00:1", 4059, datagrams=True)),
+        (1, "", {"pan_id": 1, "prefix": "fd00::/64", "udp_port": 5}, Endpoint("fd00::1:ff:fe00:1", 5, datagrams=True)),
+        (1, "udp://[fe80::1%Plc0]:4059", {}, Endpoint("fe80::1%Plc0", 4059, datagrams=True)),
+        (1, "udp://[::1]:7", {"pan_id": 0x781D}, Endpoint("::1", 7, datagrams=True)),
+        (1, "udp://127.0.0.1:7", {}, Endpoint("127.0.0.1", 7, datagrams=True)),
     ],
 )
 def test_a_place_is_a_url_or_made_of_the_options(
-    address: int, url: str, given: dict[str, OptionValue], place: Place
+    address: int, url: str, given: dict[str, OptionValue], place: Endpoint
 ) -> None:
-    assert datagram_place(address, url, options(**given)) == place
+    assert datagram_endpoint(address, url, options(**given)) == place
 
 
 @pytest.mark.parametrize(
@@ -74,4 +75,4 @@ def test_a_place_is_a_url_or_made_of_the_options(
 )
 def test_a_place_that_cannot_be_is_refused(url: str, given: dict[str, OptionValue]) -> None:
     with pytest.raises(PlcLocalError):
-        datagram_place(1, url, options(**given))
+        datagram_endpoint(1, url, options(**given))

@@ -29,9 +29,11 @@ from datetime import UTC, datetime
 from functools import partial
 
 from agent.clock import Clock
-from agent.metering.access.accessbook import AccessBook
+from agent.metering.access.accessbook import AccessBook, Which
 from agent.metering.access.session import AccessSession
 from agent.metering.ledger.ledger import Reason
+from agent.metering.orders.kinds.keys import keys_of
+from agent.metering.orders.kinds.steps import Keys
 from agent.metering.orders.order_book import OrderBook, Task
 from agent.metering.orders.order_visit import OrderVisit
 from agent.metering.ports.line_watch import LineWatch
@@ -135,6 +137,7 @@ class PortReader:
         self._silent: set[str] = set()  # meters (their keys) whose last visit brought no answer at all
         self._visits: dict[int, Visit] = {}
         self._line: deque[Meter] = deque()
+        self._background_at = 0.0  # on a bus: when an order that takes long may go on
         self._look_at = 0.0
         self._generation = -1
         self._sets_line = False  # whether the line was ever to stand otherwise than the port has it
@@ -314,26 +317,38 @@ class PortReader:
     def _begin_orders(self, bridge: Bridge, room: int, now: float) -> int:
         """Begin what was ordered, before anything scheduled. Returns how many visits may still begin.
 
-        A visit of the same meter gives way, and on a bus, where one conversation has the line, any visit.
+        A visit of the same meter gives way, and on a bus, where one conversation has the line, any visit. What takes
+        long has half of the places at most, and on a bus half of the time.
         """
         if not self._deps.orders.waiting:
             return room
         present = {meter.meter_id: meter for meter in self._deps.registry.present(self._port.name)}
-        for task in self._deps.orders.due(present):
+        due = self._deps.orders.due(present)
+        for task in sorted(due, key=lambda task: task.background):
             meter = present[task.meter_id]
             if self._deps.access.resting(meter):  # too many wrong keys lock a meter, whoever tries them
                 self._deps.orders.begun(task)
                 self._deps.orders.lost(task, "the meter refused its keys and is not asked for a while", final=True)
                 continue
+            if task.background and not self._background_may_begin(bridge, now):
+                continue
             if room > 0 and meter.address not in self._visits:
                 self._visit(bridge, meter, [], now, task)
                 room -= 1
                 continue
+            if task.background:
+                continue
             for address, visit in list(self._visits.items()):
-                if (bridge.shared_bus or address == meter.address) and not isinstance(visit, OrderVisit):
+                if (bridge.shared_bus or address == meter.address) and _gives_way(visit, task):
                     self._advance(visit, partial(visit.give_way, now))
             room = 0  # nothing scheduled begins before this has its place
         return room
+
+    def _background_may_begin(self, bridge: Bridge, now: float) -> bool:
+        if bridge.shared_bus:
+            return now >= self._background_at
+        running = sum(isinstance(visit, OrderVisit) and visit.task.background for visit in self._visits.values())
+        return running < max(1, self._parallel_max // 2)
 
     def _room(self, bridge: Bridge) -> int:
         """How many visits may begin now."""
@@ -400,7 +415,10 @@ class PortReader:
         """Begin a visit of a meter for these jobs, for the order `task`, or for what it is (`extra`)."""
         knowledge = self._knowledge.of(meter.key)
         try:
-            opening = self._deps.access.open(meter)
+            which = Which.USUAL if task is None else self._deps.orders.which_keys(task)
+            pending = self._deps.access.pending(meter)
+            opening = self._deps.access.open(meter, which)
+            keys = keys_of(pending, new_in_use=opening.wanted)
             client = opening.credentials.client
             session = AccessSession(
                 self._link(meter, client),
@@ -422,11 +440,12 @@ class PortReader:
             self._deps.registry.attempted(meter.key, str(error))
             self._retries.note(meter, jobs)
             return
-        if task is not None:
-            self._visit_for_order(task, meter, session, channel, now)
+        if task is not None and not opening.identify:
+            self._visit_for_order(task, keys, meter, session, channel, now)
             return
         if opening.identify or self._deps.registry.name_only(meter):
-            jobs = []  # the public client reads the name; the next visit, with the meter's own keys, reads the rest
+            # The public client reads the name; the next visit, with the meter's own keys, does the rest, or the order.
+            jobs = []
         visit = Visit(
             meter=meter,
             jobs=jobs,
@@ -446,7 +465,9 @@ class PortReader:
         self._deps.tasks.began(jobs)
         self._advance(visit, partial(visit.start, now))
 
-    def _visit_for_order(self, task: Task, meter: Meter, session: AccessSession, channel: Channel, now: float) -> None:
+    def _visit_for_order(
+        self, task: Task, keys: Keys, meter: Meter, session: AccessSession, channel: Channel, now: float
+    ) -> None:
         visit = OrderVisit(
             meter=meter,
             jobs=[],
@@ -458,6 +479,8 @@ class PortReader:
             task=task,
             book=self._deps.orders,
             trusted=self._clock.trusted(),
+            keys=keys,
+            image=self._deps.orders.image(task),
         )
         self._visits[meter.address] = visit
         self._deps.orders.begun(task)
@@ -661,6 +684,10 @@ class PortReader:
         self._close(visit)
         if isinstance(visit, OrderVisit):
             visit.give_up(error)  # where it has no outcome yet
+            now = self._clock.monotonic()
+            if visit.task.background:
+                self._background_at = now + (now - visit.began)  # as much time for everything else
+                self._look_at = 0.0
             return
         if visit.gives_way:
             self._deps.tasks.ended(visit.jobs, visit.meter.meter_id, ok=False, final=False)
@@ -690,6 +717,12 @@ class PortReader:
         visit.channel.close()
         self._visits.pop(visit.meter.address, None)
         self._heard(visit.meter)
+
+
+def _gives_way(visit: Visit, task: Task) -> bool:
+    """Whether a visit ends, so that an order need not wait. One that is for the name of a meter alone is short, and
+    may be what the order waits for."""
+    return visit.task.gives_way_to(task) if isinstance(visit, OrderVisit) else bool(visit.jobs)
 
 
 def answer_bounds(response_timeout_s: float) -> Bounds:

@@ -213,7 +213,7 @@ def _with_address(meter: AddedMeter, port: PortConfig) -> AddedMeter:
         raise ValueError(f"wport {meter.wport}: 0 to {WPORT_MAX}")
     if port.protocol.own_urls:
         try:
-            port.protocol.find_place(meter.address, meter.url, port.protocol.with_defaults(port.options))
+            port.protocol.find_endpoint(meter.address, meter.url, port.protocol.with_defaults(port.options))
         except PlcLocalError as error:
             raise ValueError(str(error)) from error
         if (meter.baudrate, meter.parity, meter.mode_e) != (0, "", None):

@@ -20,9 +20,10 @@ from agent.settings.config import PortConfig, PortMeterConfig
 from dlms.link.datalink import ApduReceived
 from dlms.link.wrapper import WrapperServerLink
 from plc.connections import MeterConnections
+from plc.endpoint import Endpoint
 from plc.errors import PlcLocalError
 from plc.events import DataFailed, DataReceived, FailReason
-from plc.protocols import WRAPPER_UDP, Place
+from plc.protocols import WRAPPER_UDP
 from tests.agent.metering.ports.test_real_ports import Station
 from tests.agent.metering.test_collector import PASSWORD, ROWS, provisioning
 from tests.sim.meters import SimMeter
@@ -51,8 +52,8 @@ class UdpMeter:
         return f"udp://[::1]:{self.socket.getsockname()[1]}"
 
     @property
-    def place(self) -> Place:
-        return Place("::1", self.socket.getsockname()[1], datagrams=True)
+    def place(self) -> Endpoint:
+        return Endpoint("::1", self.socket.getsockname()[1], datagrams=True)
 
     def _serve(self) -> None:
         link = WrapperServerLink(1, packet=True)
@@ -151,7 +152,7 @@ def test_each_datagram_stays_one_and_their_number_is_bounded(ends: list[UdpMeter
     with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as meter:
         meter.bind(("::1", 0))
         meter.settimeout(LIMIT_S)
-        place = Place("::1", meter.getsockname()[1], datagrams=True)
+        place = Endpoint("::1", meter.getsockname()[1], datagrams=True)
         port = MeterConnections({1: place}.get, WRAPPER_UDP.make_core)
         channel = port.channel(1)
         sent = 0
@@ -166,7 +167,7 @@ def test_each_datagram_stays_one_and_their_number_is_bounded(ends: list[UdpMeter
 
 
 def test_an_interface_that_is_not_there_is_said(ends: list[UdpMeter]) -> None:
-    place = Place("fe80::781d:ff:fe00:1%nosuchif0", 4059, datagrams=True)
+    place = Endpoint("fe80::781d:ff:fe00:1%nosuchif0", 4059, datagrams=True)
     port = MeterConnections({1: place}.get, WRAPPER_UDP.make_core)
     channel = port.channel(1)
     event = channel.next_event()
