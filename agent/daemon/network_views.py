@@ -77,15 +77,9 @@ class NetworkViews:
 
     def order(self, request: Mapping[str, object]) -> object:
         """Have the base node of a `port` do `kind`, see `agent.metering.registry.network.NetworkBook.order`."""
-        kind, pib, value = (request.get(name, default) for name, default in (("kind", ""), ("pib", 0), ("value", "")))
-        if not isinstance(kind, str) or not isinstance(pib, int) or not isinstance(value, str):
-            raise ControlError("kind is a text, pib a number, value hexadecimal")
-        if kind in CHANGING_KINDS and not self._may_change:
-            raise ControlError("orders that change something are not allowed here (orders.change)")
         try:
-            octets = bytes.fromhex(value.replace(":", "").replace("-", ""))
-            order = self._collector.network.order(str(request.get("port")), kind, pib=pib, value=octets)
-        except ValueError as error:
+            order = order_network(self._collector, str(request.get("port")), request, may_change=self._may_change)
+        except NetworkOrderError as error:
             raise ControlError(str(error)) from error
         return _order(order)
 
@@ -99,10 +93,10 @@ class NetworkViews:
 
 def meter_document(collector: Collector, name: str) -> dict[str, object] | None:
     """Everything known of the meter with this id, EUI-48 or key, as plain values; `None` for one that is not known."""
-    meter = next((it for it in collector.registry.known() if name in (it.meter_id, it.eui48, it.key)), None)
-    status = next((it for it in collector.meters() if meter and it.meter_id == meter.meter_id), None)
-    if meter is None or status is None:
+    found = collector.registry.find(name)
+    if found is None:
         return None
+    meter, status = found
     node = collector.network.node(meter.port, meter.eui48) if meter.eui48 else None
     return {
         **_about(collector, meter, status),
@@ -157,8 +151,24 @@ def network_documents(
     for name in ports or book.ports:
         changes = book.history(name)
         newest = [asdict(change) for change in changes[::-1][:limit]]
-        shown.append({**asdict(book.picture(name)), "history": newest, "history_total": len(changes)})
+        orders = [_order(order) for order in book.orders(name)]
+        told = {"history": newest, "history_total": len(changes), "orders": orders}
+        shown.append({**asdict(book.picture(name)), **told})
     return shown
+
+
+def order_network(collector: Collector, port: str, wanted: Mapping[str, object], *, may_change: bool) -> NetworkOrder:
+    """Have the base node of a port do what `kind`, `pib` and `value` of `wanted` say. Raises `NetworkOrderError`."""
+    kind, pib, value = (wanted.get(name, default) for name, default in (("kind", ""), ("pib", 0), ("value", "")))
+    if not isinstance(kind, str) or not isinstance(pib, int) or not isinstance(value, str):
+        raise NetworkOrderError("kind is a text, pib a number, value hexadecimal")
+    if kind in CHANGING_KINDS and not may_change:
+        raise NetworkOrderError("orders that change something are not allowed here (orders.change)")
+    try:
+        octets = bytes.fromhex(value.replace(":", "").replace("-", ""))
+    except ValueError:
+        raise NetworkOrderError("value is hexadecimal") from None
+    return collector.network.order(port, kind, pib=pib, value=octets)
 
 
 def forget_meter(collector: Collector, meter_id: str) -> bool:

@@ -8,7 +8,8 @@
                   /Add/<x>/Port, Address, EUI48, …        meters that are known before they are heard
                   /Operations/Forget                      Exec, the meter's id as its data: it is gone for good
     ./AMI/Network/<port>/Nodes, Switches, Listed          live: the network behind a base node
-                        /Topology, History                live, JSON
+                        /Topology, History, Orders        live, JSON
+                        /Operations/Order                 Exec, JSON as its data: an order to the base node
 
 What has many parts is one leaf of JSON: a server reads a network in one Get, not in some thousands.
 """
@@ -42,6 +43,7 @@ from omadm.codes import Code, Refusal
 
 ENTRIES_MAX = 4096  # one for each meter of a full network
 ROOT: Path = ("AMI", "Registry")
+NETWORK: Path = ("AMI", "Network")
 WHITELIST, ADD = (*ROOT, "Whitelist"), (*ROOT, "Add")
 
 Document = Mapping[str, object]
@@ -196,10 +198,18 @@ class MeterRegistry:
 
 
 class Networks:
-    """The networks behind base nodes. `networks` returns a document per port, see `agent.daemon.network_views`."""
+    """The networks behind base nodes. `networks` returns a document per port, see `agent.daemon.network_views`;
+    `order` has the base node of a port do something, and raises `ValueError`."""
 
-    def __init__(self, networks: Callable[[], Sequence[Document]] = lambda: ()) -> None:
+    root = NETWORK
+
+    def __init__(
+        self,
+        networks: Callable[[], Sequence[Document]] = lambda: (),
+        order: Callable[[str, Document], object] = lambda _port, _wanted: None,
+    ) -> None:
         self._networks = networks
+        self._order = order
 
     def spec(self) -> NodeSpec:
         port = group(
@@ -213,9 +223,37 @@ class Networks:
             ),
             live("Topology", Format.CHR, lambda path: self._json(path[2], "nodes"), "all nodes, JSON"),
             live("History", Format.CHR, lambda path: self._json(path[2], "history"), "events, newest first, JSON"),
+            live("Orders", Format.CHR, lambda path: self._json(path[2], "orders"), "orders to the base node, JSON"),
+            interior(
+                "Operations",
+                NodeSpec(
+                    "Order",
+                    Format.NULL,
+                    GE,
+                    description='Exec with `{"kind": "get", "pib": 80}` as data; Orders has what came of it',
+                ),
+            ),
             access=Access.GET,
         )
         return NodeSpec("Network", Format.NODE, Access.GET, (port,), names=self._names)
+
+    def execute(self, changing: Transaction, call: ExecCall) -> Code:
+        """Exec of Order: 202, and `Orders` has what came of it; 405 elsewhere, 400 for what is no order."""
+        del changing
+        if len(call.path) != len(NETWORK) + 3 or call.path[-2:] != ("Operations", "Order"):
+            raise Refusal(Code.NOT_ALLOWED, f"{show(call.path)} is no operation")
+        try:
+            wanted = json.loads(call.data)
+            self._order(call.path[len(NETWORK)], wanted if isinstance(wanted, dict) else {})
+        except (ValueError, RecursionError) as error:
+            raise Refusal(Code.BAD_REQUEST, str(error)[:160]) from error
+        return Code.ACCEPTED
+
+    def written(self, changing: Transaction, path: Path) -> None:
+        """Nothing can be written here."""
+
+    def acknowledged(self, changing: Transaction, alert: GenericAlert) -> None:
+        """There are no alerts of these nodes."""
 
     def _names(self, _: Path) -> list[str]:
         return [str(network["port"]) for network in self._networks() if network.get("at") or network.get("history")]

@@ -29,6 +29,7 @@ class MoDeps:
     * `view()`: the tree as it is now; the objects need the tree, the tree needs the objects, hence a callable.
     * `new_id()`: an identifier that ties a job, its request and its result together.
     * `task_status`, `meters`, `meter_detail`, `meter_details`, `networks`: read-only views, called from the DM thread.
+    * `order_network`: has the base node of a port do something; raises `ValueError`.
     * `forget_meter`: forgets a meter by its id; returns whether there was one.
     * `system_title()`: ours, as meters see it; empty while it is not known.
     * `push_url()`: where notifications reach this device now, empty for nowhere.
@@ -44,6 +45,7 @@ class MoDeps:
     meter_detail: Callable[[str], Document | None] = lambda _: None
     meter_details: Callable[[], Sequence[Document]] = lambda: ()
     networks: Callable[[], Sequence[Document]] = lambda: ()
+    order_network: Callable[[str, Document], object] = lambda _port, _wanted: None
     forget_meter: Callable[[str], bool] = lambda _: False
     push_url: Callable[[], str] = lambda: ""
     compatible: str = ""
@@ -58,6 +60,7 @@ class DeviceObjects:
         firmware = Fumo(deps.view, deps.new_id, deps.compatible, deps.download)
         software = Scomo(deps.view, deps.new_id)
         order = Order(deps.view, deps.new_id)
+        networks = Networks(deps.networks, deps.order_network)
         meters = MeterRegistry(deps.forget_meter, deps.meter_details)
         objects = (
             self.device_info,
@@ -69,7 +72,7 @@ class DeviceObjects:
                 (
                     Meters(deps.meters, deps.meter_detail).spec(),
                     meters.spec(),
-                    Networks(deps.networks).spec(),
+                    networks.spec(),
                     order.spec(),
                 ),
                 deps.system_title,
@@ -77,4 +80,4 @@ class DeviceObjects:
             firmware,
             software,
         )
-        self.registry = Registry(objects, executables=(firmware, software, order, meters))
+        self.registry = Registry(objects, executables=(firmware, software, order, meters, networks))

@@ -25,7 +25,7 @@ from omadm.ssmp.wire import DEVICE_KEY_BYTES
 EXIT_FAILED = 1
 EXIT_CONFIGURATION = 2
 POLL_S = 1.0
-HISTORY_SHOWN = 50  # events of one network
+NETWORK_EVENTS_SHOWN = 50  # events of one network
 _NODE_COLUMNS = ("level", "eui48", "meter_id", "state", "rx_level", "snr", "modulation", "promotions", "last_heard")
 
 CONFIG = click.option(
@@ -229,7 +229,7 @@ def network(config_path: Path, device_id: str, as_json: bool | None) -> None:
         note = f"; {each['problem']}" if each["problem"] else ""
         click.echo(f"port {each['port']}, read {moment(each['updated'])}{note}")
         click.echo(table(each["nodes"], _NODE_COLUMNS))
-        click.echo(table(each["history"][:HISTORY_SHOWN], ("at", "kind", "eui48", "sid", "detail")))
+        click.echo(table(each["history"][:NETWORK_EVENTS_SHOWN], ("at", "kind", "eui48", "sid", "detail")))
     if not found["networks"]:
         click.echo("the device told of no network yet; `survey` asks it")
 

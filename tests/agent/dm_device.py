@@ -132,6 +132,7 @@ class Device:
     meter_details: dict[str, Mapping[str, object]] = field(default_factory=dict)
     networks: list[Mapping[str, object]] = field(default_factory=list)
     forgotten: list[str] = field(default_factory=list)
+    network_orders: list[tuple[str, Mapping[str, object]]] = field(default_factory=list)
     provisioned: list[Provisioning] = field(default_factory=list)
     health: list[tuple[str, bool, str]] = field(default_factory=list)
     reboots: int = 0
@@ -165,6 +166,7 @@ class Device:
                 meter_detail=self.meter_details.get,
                 meter_details=lambda: list(self.meter_details.values()),
                 networks=lambda: self.networks,
+                order_network=self.order_network,
                 forget_meter=self.forget_meter,
                 push_url=lambda: self.push_url,
                 compatible=COMPATIBLE,
@@ -205,6 +207,11 @@ class Device:
         full = FullPolicy(self.full_instead_of_delta, self.full_bytes_max)
         self.packages = PackageWorker(OtaConfig(UPDATE, self.boot_id, DEVICE.known_fw_version, full), packages)
         self.disk.mkdir_durable(UPDATE / "outbox")
+
+    def order_network(self, port: str, wanted: Mapping[str, object]) -> None:
+        if "kind" not in wanted:
+            raise ValueError("no kind")
+        self.network_orders.append((port, wanted))
 
     def forget_meter(self, meter_id: str) -> bool:
         self.forgotten.append(meter_id)

@@ -32,7 +32,7 @@ LOG = logging.getLogger("agent.metering.registry")
 FLUSH_S = 600.0  # how old counters that were not written may be
 CHECK_S = 86_400.0  # how often a meter is asked for its firmware
 RETRY_S = 3600.0  # after a question in idle time was not answered
-LOOK_S = 10.0  # how often meters are looked through for one to ask
+LOOK_AGAIN_S = 10.0  # how often meters are looked through for one to ask
 ROW = "device"
 LISTS = "objects/"  # the rows of object lists begin with that; no meter has such a name
 
@@ -124,6 +124,8 @@ class DeviceBook:
     def visited(self, meter: Meter, offered: Offered | None) -> None:
         """A visit went well; `offered` is what its association agreed to."""
         with self._lock:
+            if self._registry.get(meter.key) is None:
+                return  # it was forgotten meanwhile
             device = self._of(meter.key)
             if meter.named and device.logical_device not in ("", meter.meter_id):
                 counters = device.counters  # another meter stands there now; the place keeps its counts
@@ -152,6 +154,8 @@ class DeviceBook:
         Returns whether its firmware is another one than before, so that nothing learned about it holds any more.
         """
         with self._lock:
+            if self._registry.get(key) is None:
+                return False
             device = self._of(key)
             before = device.firmware
             if FIRMWARE in values:
@@ -199,7 +203,7 @@ class DeviceBook:
                 if refs:
                     self._asked_at[meter.key] = now
                     return meter, refs
-            self._look_at = now + LOOK_S
+            self._look_at = now + LOOK_AGAIN_S
             return None
 
     def answered(self, key: str) -> None:

@@ -234,6 +234,11 @@ class NetworkBook:
             self._keep(order)
             return order
 
+    def orders(self, port: str) -> tuple[NetworkOrder, ...]:
+        """Return the orders to the base node of a port that are still kept, the newest first."""
+        with self._lock:
+            return tuple(order for order in reversed(self._results.values()) if order.port == port)
+
     def result(self, number: int) -> NetworkOrder:
         """Return how an order stands. Raises `NetworkOrderError` for one that is not kept any more."""
         with self._lock:

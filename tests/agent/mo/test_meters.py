@@ -103,3 +103,21 @@ def test_a_meter_is_forgotten_by_exec(device: Device) -> None:
     assert caught.value.code == Code.NOT_FOUND
     with pytest.raises(Refusal), device.tree.transaction() as changing:
         device.objects.registry.execute(changing, ExecCall((*ROOT, "Whitelist"), "", "KFM/1"))
+
+
+def test_a_base_node_is_given_an_order_by_exec(device: Device) -> None:
+    def order(data: str, *, port: str = "plc0", name: str = "Order") -> Code:
+        call = ExecCall(("AMI", "Network", port, "Operations", name), "", data)
+        with device.tree.transaction() as changing:
+            return device.objects.registry.execute(changing, call)
+
+    assert order('{"kind": "get", "pib": 80}') == Code.ACCEPTED
+    assert device.network_orders == [("plc0", {"kind": "get", "pib": 80})]
+    for data in ("", "[]", "{", "[" * 100_000):
+        with pytest.raises(Refusal) as caught:
+            order(data)
+        assert caught.value.code == Code.BAD_REQUEST
+    with pytest.raises(Refusal) as caught:
+        order("{}", name="Other")
+    assert caught.value.code == Code.NOT_ALLOWED
+    assert json.loads(value(device, "AMI/Network/plc0/Orders")) == []

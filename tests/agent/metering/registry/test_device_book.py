@@ -11,7 +11,7 @@ import pytest
 from agent.metering.registry.capabilities import FIRMWARE, OBJECT_LIST, OBJECTS_MAX, ObjectList, Offered, model_of
 from agent.metering.registry.capabilities import text_of as text
 from agent.metering.registry.counters import COUNT_MAX, Counters, failure_kind
-from agent.metering.registry.device_book import CHECK_S, FLUSH_S, LOOK_S, RETRY_S, Device, DeviceBook
+from agent.metering.registry.device_book import CHECK_S, FLUSH_S, LOOK_AGAIN_S, RETRY_S, Device, DeviceBook
 from agent.metering.registry.registry import Registry
 from agent.metering.store.reading_store import Store
 from dlms import axdr
@@ -122,7 +122,7 @@ def test_another_firmware_has_the_list_read_again_and_what_was_learned_forgotten
 def test_a_question_without_an_answer_rests(rig: Rig) -> None:
     rig.meter()
     assert rig.due() == (FIRMWARE,)
-    rig.clock.advance(LOOK_S + 1)
+    rig.clock.advance(LOOK_AGAIN_S + 1)
     assert rig.due() == ()
     rig.clock.advance(RETRY_S)
     assert rig.due() == (FIRMWARE,)

@@ -217,11 +217,18 @@ def test_orders_to_the_base_node_are_answered_by_state(tmp_path: Path) -> None:
     ]
     assert rig.network.pib[0x0030] == b"\x0a\x0b"
     assert rig.network.admitted == {eui48_of(7)}
+    (shown,) = network_documents(rig.collector, ["plc0"])
+    orders = shown["orders"]
+    assert isinstance(orders, list)
+    assert [(it["kind"], it["state"]) for it in orders[:2]] == [("promote", "failed"), ("allow", "done")]
 
 
 def test_an_order_that_may_change_something_needs_the_permission(tmp_path: Path) -> None:
     rig = PlcRig(tmp_path, meters=1)
     views = NetworkViews(rig.collector, may_change=False).handlers()
+    for wanted in ({"kind": 5}, {"kind": "get", "value": "xy"}, {"kind": "fly"}, {"kind": "promote", "value": "01"}):
+        with pytest.raises(ControlError):
+            views["network-order"]({"port": "plc0", **wanted})
     with pytest.raises(ControlError, match=r"orders\.change"):
         views["network-order"]({"port": "plc0", "kind": "promote", "value": eui48_of(1).hex()})
     views["network-order"]({"port": "plc0", "kind": "get", "pib": 1})
