@@ -36,7 +36,7 @@ from dlms.link.llc import LlcLink
 from plc.errors import PlcLocalError
 from plc.events import DataReceived, NodeJoined, NodesListed, TopologyListed
 from plc.protocols import Option, PortProtocol
-from plc.topology import LSID_NONE, RegisteredDevice, Topology
+from plc.prime.topology import LSID_NONE, RegisteredDevice, Topology
 
 HEAD = 5
 

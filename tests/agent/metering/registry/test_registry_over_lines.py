@@ -12,7 +12,7 @@ from agent.daemon.network_views import NetworkViews, forget_meter, meter_documen
 from agent.metering.registry.history import EVENTS_MAX, FLUSH_S, SEGMENT_EVENTS, NetworkHistory
 from agent.settings.config import PortMeterConfig
 from agent.settings.provisioning import AddedMeter
-from plc.prime import NetworkEventKind
+from plc.prime.messages import NetworkEventKind
 from tests.agent.metering.test_collector import BUS, EVERY_S, BusRig, PlcRig, metering, provisioning
 from tests.sim.plc_network import FIRST_ADDRESS, eui48_of
 
