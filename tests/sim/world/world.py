@@ -195,7 +195,6 @@ class World:
             meter_utc_offset_min=0 if not self.plan.zone else None,
             uplink_backoff_min_s=2.0,
             uplink_backoff_max_s=300.0,
-            inventory=True,
         )
 
     def _provisioning(self) -> Provisioning:
