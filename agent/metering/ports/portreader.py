@@ -292,7 +292,9 @@ class PortReader:
                 self._state.report(self._state.problem)  # whether it is excused depends on there being tasks
             with contextlib.suppress(StoreError):  # its owner reports it; the next change of tasks tidies up
                 self._deps.tasks.tidy()
-                self._deps.store.retain(self._deps.registry.names())
+                self._deps.store.retain(
+                    self._deps.registry.names() | self._deps.devices.rows() | self._deps.network.rows()
+                )
         room = self._begin_orders(bridge, self._room(bridge), now)
         if room > 0 and now >= self._look_at:
             start = self._deps.tasks.next_start()

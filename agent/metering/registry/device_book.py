@@ -228,6 +228,11 @@ class DeviceBook:
             row = self._memory.knowledge(LISTS + digest) if digest else None
             return ObjectList.load(digest, row) if row else None
 
+    def rows(self) -> set[str]:
+        """Return the names of rows in the store that belong to no meter alone."""
+        with self._lock:
+            return {LISTS + device.objects for device in self._devices.values() if device.objects}
+
     # --- time and end ---
 
     def tick(self) -> None:

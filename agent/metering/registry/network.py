@@ -16,7 +16,7 @@ from typing import Protocol, runtime_checkable
 
 from agent.clock import Clock
 from agent.metering.registry.device_book import Memory
-from agent.metering.registry.history import NetworkChange, NetworkHistory
+from agent.metering.registry.history import NetworkChange, NetworkHistory, rows_of
 from agent.metering.registry.registry import Registry
 from plc.errors import PlcError
 from plc.events import (
@@ -246,6 +246,10 @@ class NetworkBook:
             if order is None:
                 raise NetworkOrderError(f"there is no order {number}")
             return order
+
+    def rows(self) -> set[str]:
+        """Return the names of the rows in the store that hold the history."""
+        return {row for port in self._ports for row in rows_of(port)}
 
     def tick(self) -> None:
         """Write what is due. Called about every second."""

@@ -10,6 +10,7 @@ import pytest
 from agent.daemon.control import ControlError
 from agent.daemon.network_views import NetworkViews, forget_meter, meter_documents, network_documents
 from agent.metering.registry.history import EVENTS_MAX, FLUSH_S, SEGMENT_EVENTS, NetworkHistory
+from agent.metering.store import reading_store
 from agent.settings.config import PortMeterConfig
 from agent.settings.provisioning import AddedMeter
 from plc.prime.messages import NetworkEventKind
@@ -242,3 +243,22 @@ def test_a_port_without_a_management_plane_says_so(tmp_path: Path) -> None:
     assert rig.collector.network.result(order.number).state == "failed"
     (shown,) = network_documents(rig.collector)
     assert (shown["port"], shown["at"], shown["nodes"]) == ("rs485", 0.0, ())
+
+
+def test_what_belongs_to_no_meter_outlives_the_tidying_of_the_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = inventoried(tmp_path, meters=1)
+    rig.collector.configure(provisioning())
+    rig.run(120)
+    rig.network.happen(NetworkEventKind.PROMOTE, next(iter(rig.network._nodes.values())))
+    rig.run(30)
+    key = rig.registry.known()[0].key
+    before = rig.collector.devices.objects(key), rig.collector.network.history("plc0")
+    assert before[0] is not None
+    monkeypatch.setattr(reading_store, "REMEMBERED_MAX", 0)
+    rig.collector.configure(provisioning(replace(provisioning().tasks[0], task_id="t2")))
+    rig.run(5)
+    assert rig.store.knowledge(f"{key}#device") is not None
+    rig.restart()
+    assert (rig.collector.devices.objects(key), rig.collector.network.history("plc0")) == before
