@@ -12,7 +12,7 @@ import threading
 from collections import OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from agent.clock import Clock
 from agent.metering.registry.device_book import Memory
@@ -31,9 +31,10 @@ from plc.events import (
     TopologyListed,
     WhitelistChanged,
 )
-from plc.prime.management import PIB_DEMOTE, PIB_PROMOTE
-from plc.prime.messages import Command, Whitelist
-from plc.prime.topology import NodePlace, NodeState, Topology
+
+if TYPE_CHECKING:  # what a port without a base node need not load
+    from plc.prime.messages import Whitelist
+    from plc.prime.topology import NodePlace, Topology
 
 PICTURE_EVERY_S = 5.0  # a picture of a full network takes some milliseconds
 ORDERS_MAX = 32  # waiting or in flight, per port
@@ -42,7 +43,7 @@ ORDER_KINDS = ("get", "set", "promote", "demote", "allow", "deny")
 CHANGING_KINDS = frozenset(ORDER_KINDS) - {"get"}
 NO_PLANE = "nothing on this port has a management plane"
 
-# The PROTOCOL field of PRIME's PHY header (PRIME 1.4, 3.4.3): how robust the modulation to a node is.
+# Modulations as PRIME 1.4 numbers them in the header of its PHY frames: how robust the way to a node is.
 MODULATIONS = {
     0: "DBPSK",
     1: "DQPSK",
@@ -285,8 +286,7 @@ class NetworkBook:
             case PibRead(pib=pib, status=status, value=value):
                 self._end(kept, "get", pib, b"", status, value.hex(), now, wall)
             case PibWritten(pib=pib, status=status):
-                kind = {PIB_PROMOTE: "promote", PIB_DEMOTE: "demote"}.get(pib, "set")
-                self._end(kept, kind, pib, b"", status, "", now, wall)
+                self._end(kept, _kind_of_write(pib), pib, b"", status, "", now, wall)
             case WhitelistChanged(eui48=eui48, added=added, code=code):
                 self._end(kept, "allow" if added else "deny", 0, eui48, code, "", now, wall)
             case ManagementUnanswered(what=what) if what != "list":
@@ -340,6 +340,13 @@ class NetworkBook:
 EUI48_OCTETS = 6
 
 
+def _kind_of_write(pib: int) -> str:
+    """Which order wrote this attribute."""
+    from plc.prime.management import PIB_DEMOTE, PIB_PROMOTE
+
+    return {PIB_PROMOTE: "promote", PIB_DEMOTE: "demote"}.get(pib, "set")
+
+
 def _give(core: Managed, order: NetworkOrder, now: float) -> None:
     """Raises `PlcError`."""
     match order.kind:
@@ -352,12 +359,16 @@ def _give(core: Managed, order: NetworkOrder, now: float) -> None:
         case "demote":
             core.demote(order.value, now)
         case _:
+            from plc.prime.messages import Command, Whitelist
+
             command = Command.WHITELIST_ADD if order.kind == "allow" else Command.WHITELIST_REMOVE
             core.whitelist(Whitelist(command, order.value), now)
 
 
 def _view(place: NodePlace, topology: Topology, epoch: float) -> NodeView:
     """One node, without the id of its meter. `epoch`: what is to be added to monotonic seconds to have civil ones."""
+    from plc.prime.topology import NodeState
+
     names = {state.value: state.name.lower() for state in NodeState}
     modulation = place.modulation
     return NodeView(
