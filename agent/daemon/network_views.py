@@ -9,10 +9,10 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from agent.daemon.control import ControlError, Handler
+from agent.metering.registry.history import EVENTS_MAX
 from agent.metering.registry.network import CHANGING_KINDS, NetworkOrder, NetworkOrderError
 from agent.metering.store.store_file import StoreError
 from agent.settings.provisioning import AddedMeter
-from plc.prime.topology import HISTORY_MAX
 
 if TYPE_CHECKING:
     from agent.metering.collector import Collector
@@ -69,8 +69,8 @@ class NetworkViews:
         """The picture of each network, or of that behind one `port`, with its last `limit` events, newest first."""
         book, port = self._collector.network, request.get("port", "")
         limit = request.get("limit", HISTORY_SHOWN)
-        if not isinstance(limit, int) or isinstance(limit, bool) or not 0 <= limit <= HISTORY_MAX:
-            raise ControlError(f"limit is 0 to {HISTORY_MAX}")
+        if not isinstance(limit, int) or isinstance(limit, bool) or not 0 <= limit <= EVENTS_MAX:
+            raise ControlError(f"limit is 0 to {EVENTS_MAX}")
         if port and port not in book.ports:
             raise ControlError(f"there is no port {port}")
         return network_documents(self._collector, [str(port)] if port else book.ports, limit)
@@ -143,7 +143,7 @@ def _about(collector: Collector, meter: Meter, status: MeterStatus) -> dict[str,
 
 
 def network_documents(
-    collector: Collector, ports: Sequence[str] = (), limit: int = HISTORY_MAX
+    collector: Collector, ports: Sequence[str] = (), limit: int = EVENTS_MAX
 ) -> list[dict[str, object]]:
     """The networks behind these ports, or all, as plain values, with their last `limit` events, newest first."""
     book = collector.network
