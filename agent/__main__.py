@@ -268,6 +268,13 @@ class Daemon:
     # --- management ---
 
     def _make_dm(self) -> None:
+        from agent.daemon.network_views import (
+            forget_meter,
+            meter_document,
+            meter_documents,
+            network_documents,
+            order_network,
+        )
         from agent.dm.deps import DmConfig, DmDeps
         from agent.dm.push import PushListener
         from agent.dm.service import DmService
@@ -285,6 +292,13 @@ class Daemon:
                 task_status=self.collector.task_status,
                 meters=self.collector.meters,
                 system_title=self.collector.access.system_title,
+                meter_detail=lambda meter: meter_document(self.collector, meter),
+                meter_details=lambda: meter_documents(self.collector),
+                networks=lambda: network_documents(self.collector),
+                order_network=lambda port, wanted: order_network(
+                    self.collector, port, wanted, may_change=config.orders.change
+                ),
+                forget_meter=lambda meter: forget_meter(self.collector, meter),
                 push_url=self._push_url,
                 compatible=config.update.compatible,
                 download=self.download,

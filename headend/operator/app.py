@@ -27,7 +27,7 @@ from headend.dm.jobs.types import JobError
 from headend.dm.push import PushError
 from headend.dm.schemes import AUTH_TYPES
 from headend.metering import events, gaps, readings, resend
-from headend.operator import views
+from headend.operator import networks, views
 from headend.operator.console import Console
 from headend.security import devices
 from headend.software.repository import DEFAULT_TYPE, PackageStore, PackageStoreError
@@ -266,7 +266,17 @@ def _report_routes(deps: OperatorDeps) -> list[Route]:
         Route("/v1/alerts", lister("alerts", views.alerts), methods=["GET"]),
         Route("/v1/sessions", lister("sessions", views.sessions), methods=["GET"]),
         Route("/v1/values", lister("values", views.values), methods=["GET"]),
+        Route("/v1/networks", lister("networks", _networks), methods=["GET"]),
+        Route("/v1/registered", lister("registered", _registered), methods=["GET"]),
     ]
+
+
+def _networks(connection: Connection, device: str | None, limit: int) -> list[dict[str, Any]]:
+    return networks.networks(connection, device)[:limit]
+
+
+def _registered(connection: Connection, device: str | None, limit: int) -> list[dict[str, Any]]:
+    return networks.meters(connection, device)[:limit]
 
 
 # ---- metering

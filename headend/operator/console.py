@@ -28,7 +28,7 @@ from starlette.routing import Route
 from headend import db, web
 from headend.dm.jobs import queue
 from headend.metering import events, gaps, readings
-from headend.operator import views
+from headend.operator import networks, views
 from headend.security import devices
 from headend.security.limits import RateLimit
 from headend.software.repository import PackageStore
@@ -88,6 +88,7 @@ class Console:
             "/readings": self._readings,
             "/events": self._events,
             "/gaps": self._gaps,
+            "/network": self._network,
             "/jobs": self._jobs,
             "/alerts": self._alerts,
             "/packages": self._packages_page,
@@ -240,6 +241,16 @@ class Console:
         state = request.query_params.get("state", "all")
         rows = events.listing(self._engine, open_only=state == "open", limit=2 * ROWS)
         return "events.html", {"events": rows, "state": state, "refresh_s": REFRESH_S}
+
+    def _network(self, request: Request) -> tuple[str, dict[str, Any]]:
+        device = request.query_params.get("device") or None
+        with db.reader(self._engine).begin() as connection:
+            return "network.html", {
+                "device": device,
+                "networks": networks.networks(connection, device),
+                "meters": networks.meters(connection, device),
+                "events": ROWS,
+            }
 
     def _jobs(self, _: Request) -> tuple[str, dict[str, Any]]:
         with db.reader(self._engine).begin() as connection:

@@ -26,7 +26,7 @@ from tests.headend.metering.test_events import an_event
 
 TOKEN = "operator-token"
 DEVICE = "urn:dcu:T-1"
-PAGES = ("/", "/meters", "/readings", "/events", "/gaps", "/jobs", "/alerts", "/packages", "/registrations")
+PAGES = ("/", "/meters", "/readings", "/events", "/gaps", "/network", "/jobs", "/alerts", "/packages", "/registrations")
 EVIL = "<script>alert(1)</script>"
 
 
@@ -320,3 +320,31 @@ def test_nobody_cancels_without_logging_in(server: Starlette, database: Engine, 
 )
 def test_times_are_told_in_one_unit(seconds: float, text: str) -> None:
     assert console._ago(seconds) == text
+
+
+def test_the_network_page_shows_levels_signal_and_counters_as_text(browser: Browser, database: Engine) -> None:
+    node = {
+        "eui48": EVIL,
+        "registered": True,
+        "state": "switch",
+        "level": 2,
+        "snr": 6,
+        "meter_id": "KFM1",
+        "path": [EVIL],
+    }
+    told = {
+        "./AMI/Network/plc0/Topology": [node, 5],
+        "./AMI/Network/plc0/History": [{"at": 1770000000, "kind": "promote", "eui48": EVIL, "sid": 0, "detail": EVIL}],
+        "./AMI/Registry/Meters": [{"meter_id": EVIL, "state": "read", "counters": {"timeout": 77}}],
+    }
+    with database.begin() as connection:
+        accounts.create(connection, DEVICE, server_id="headend", url="https://dm.example/dm")
+        for uri, value in told.items():
+            row = {"device_id": DEVICE, "uri": uri, "format": "chr", "value": json.dumps(value), "updated": 5.0}
+            connection.execute(insert(dm.values).values(**row))
+    page = browser.page("/network")
+    assert EVIL not in page
+    for shown in ("plc0", "KFM1", "promote", ">77<", ">2<", ">6<"):
+        assert shown in page
+    assert "KFM1" in browser.page(f"/network?device={DEVICE}")
+    assert "KFM1" not in browser.page("/network?device=another")
