@@ -28,6 +28,7 @@ class MoDeps:
     * `view()`: the tree as it is now; the objects need the tree, the tree needs the objects, hence a callable.
     * `new_id()`: an identifier that ties a job, its request and its result together.
     * `task_status`, `meters`: read-only views, called from the DM thread.
+    * `order_progress(id)`: how far an order to meters is, as JSON text; empty for one that is not known.
     * `system_title()`: ours, as meters see it; empty while it is not known.
     * `push_url()`: where notifications reach this device now, empty for nowhere.
     * `compatible`: the hardware's name, which a firmware package must list.
@@ -39,6 +40,7 @@ class MoDeps:
     task_status: Callable[[str], TaskStatus]
     meters: Callable[[], Sequence[MeterStatus]]
     system_title: Callable[[], bytes] = lambda: b""
+    order_progress: Callable[[str], str] = lambda _order: ""
     push_url: Callable[[], str] = lambda: ""
     compatible: str = ""
     download: RunningDownload = field(default_factory=RunningDownload)
@@ -51,7 +53,7 @@ class DeviceObjects:
         self.device_info = DevInfo(deps.device, deps.push_url)
         firmware = Fumo(deps.view, deps.new_id, deps.compatible, deps.download)
         software = Scomo(deps.view, deps.new_id)
-        order = Order(deps.view, deps.new_id)
+        order = Order(deps.view, deps.new_id, deps.order_progress)
         objects = (
             self.device_info,
             DevDetail(deps.device),
