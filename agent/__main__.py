@@ -156,7 +156,7 @@ class Daemon:
         from agent.metering.orders.order_book import OrderBook
         from agent.metering.orders.targets import Targets
         from agent.metering.ports.opening import bridge_to
-        from agent.metering.registry import Registry
+        from agent.metering.registry.registry import Registry
         from agent.metering.scheduling.readinglist import ReadingLists
         from agent.metering.scheduling.schedule import Backoff
         from agent.metering.store.reading_store import Store
@@ -415,6 +415,7 @@ class Daemon:
     def _make_workers(self) -> None:
         from agent.daemon import watchdog
         from agent.daemon.control import ControlServer
+        from agent.daemon.network_views import NetworkViews
         from agent.daemon.order_jobs import OrderJobs
         from agent.daemon.order_views import OrderViews
         from agent.daemon.supervisor import Supervisor
@@ -434,7 +435,8 @@ class Daemon:
             ages=self._ages,
             judge=self.clock.judge,
         )
-        handlers = {**views.handlers(), **OrderViews(self.orders).handlers()}
+        networks = NetworkViews(self.collector, may_change=config.orders.change)
+        handlers = {**views.handlers(), **OrderViews(self.orders).handlers(), **networks.handlers()}
         control = ControlServer(config.control_socket, handlers, group=config.control_group)
         control.bind()
         workers: list[Worker] = [*self.collector.workers, self.uplink, self.dm, self.packages, control]

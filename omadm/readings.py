@@ -28,6 +28,7 @@ RAW_CHARS_MAX = 16 * 1024  # of one value, as JSON
 DEPTH_MAX = 8  # of lists in lists
 FLOAT_DIGITS_MAX = 400  # written without exponent; a double needs about 330
 ID_MAX = 2**63 - 1
+REREAD_CHARS = 8  # of the name of a second reading of a profile: two have the same once in 10^9
 RUN_MAX = 2**40  # seconds since the epoch
 
 Raw = None | bool | int | float | str | list["list[object]"]

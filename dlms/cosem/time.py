@@ -63,6 +63,7 @@ class ClockPolicy:
             raise LocalError(f"deviation_sign is -1, 0 or 1, not {self.deviation_sign}")
 
 
+ZONE_UNKNOWN_S = 14 * 3600  # local time may be so far from UTC
 STANDARD_CLOCK = ClockPolicy()
 
 

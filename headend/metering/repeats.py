@@ -21,10 +21,9 @@ from hashlib import blake2b
 
 from sqlalchemy import ColumnElement, Connection, Table, and_, func, select, update
 
-from omadm.readings import Batch, Record
+from omadm.readings import REREAD_CHARS, Batch, Record
 
 IDENTITY_OCTETS = 16
-REREAD_CHARS = 8
 KEYS_PER_QUERY = 400  # SQLite takes 999 parameters in its older versions
 CLOCK_TAG = "dt"
 

@@ -26,7 +26,7 @@ from agent.clock import Clock
 from agent.metering.access.credentials import Credentials, credentials, describe
 from agent.metering.access.keystore import SECRET_FIELDS, KeyStore, KeyStoreError
 from agent.metering.access.rules import AccessRules
-from agent.metering.registry import Meter
+from agent.metering.registry.entry import Meter
 from agent.metering.scheduling.schedule import Backoff
 from agent.settings.provisioning import AccessRule, MeterAccess, Provisioning
 from dlms.errors import DlmsError, SecurityError

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
-from agent.metering.registry import Meter
+from agent.metering.registry.entry import Meter
 from agent.settings.provisioning import AccessRule, MeterAccess
 
 _WILD = re.compile(r"\[[^]]*\]|[*?]")

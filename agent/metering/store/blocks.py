@@ -7,14 +7,13 @@ import sqlite3
 import zlib
 from datetime import UTC, datetime
 
-from dlms.cosem.time import CosemDateTime
+from dlms.cosem.time import ZONE_UNKNOWN_S, CosemDateTime
 from dlms.errors import DlmsError
 from omadm.readings import FIELDS, ROW_SIZE_MIN, ROW_SIZES
 
 BLOCKS_PER_BATCH_MAX = 64  # looked at for one uplink batch
 
 COMPRESSION = 6
-ZONE_UNKNOWN_S = 14 * 3600  # local time may be so far ahead of UTC
 _METER, _TAG, _RAW, _METER_TIME, _PROFILE = map(FIELDS.index, ("meter", "tag", "raw", "meter_time", "profile"))
 
 

@@ -42,7 +42,7 @@ from dlms.cosem.profile import (
     columns_of,
 )
 from dlms.cosem.scaler_unit import scaler_ref
-from dlms.cosem.time import DEVIATION_UNKNOWN, STANDARD_CLOCK, ClockPolicy, CosemDateTime
+from dlms.cosem.time import DEVIATION_UNKNOWN, STANDARD_CLOCK, ZONE_UNKNOWN_S, ClockPolicy, CosemDateTime
 from dlms.errors import DecodeError, DlmsError, LocalError
 from dlms.xdlms.apdu.common import AccessError, Item, Result
 
@@ -53,7 +53,6 @@ STEP_ROWS_MAX = 384  # four days of quarter-hours: some 16 kB, what a visit hold
 STEP_ROWS_MIN = 4
 REREAD_MARGIN_S = 6 * 3600  # before what was lost: a clock set back once or twice, and the row that a time follows from
 CLOCK_TOLERANCE_S = 3 * 3600  # ahead of now: an hour of daylight saving, an hour that a clock is wrong, and room
-ZONE_UNKNOWN_S = 14 * 3600  # how far local time may be from UTC
 BACK_MAX_S = 86_400  # a row stamped longer before the last plausible one has lost its clock
 _TRANSIENT = (DataAccessResult.HARDWARE_FAULT, DataAccessResult.TEMPORARY_FAILURE)
 _REFUSED_WHOLE = (DataAccessResult.OBJECT_UNDEFINED, DataAccessResult.OBJECT_UNAVAILABLE)

@@ -23,12 +23,12 @@ from dlms.cosem.obis import AttributeRef
 from dlms.cosem.profile import UNRESOLVED, CaptureObject, TypedRow, Unresolved
 from dlms.cosem.time import ANY, STATUS_UNKNOWN, ClockStatus, CosemDateTime
 from dlms.errors import DlmsError
+from omadm.readings import REREAD_CHARS
 
 DIGEST_OCTETS = 8  # of the rows of a few hours two are alike once in 10^15 places
 OVERLAP_S = 3600  # a clock may be set back by so much, or daylight saving end, without a row being missed
 KEPT_ROWS = range(16, 256)  # digests kept: as many as are stamped in two overlaps, at least, at most
 DOUBTFUL_KEPT = 64  # rows stamped ahead of now; as long as they are in the buffer, a range up to its end has them
-REREAD_CHARS = 8  # two readings of one profile have the same name once in 10^9
 BASE_OCTETS_MAX = 2048  # of the last row, encoded; what is longer is not kept
 
 _UNRESOLVED_CELL = Data(Tag.DONT_CARE, None)  # what an unresolved cell is kept as

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from agent.clock import Clock
-from agent.metering.registry import Meter
+from agent.metering.registry.entry import Meter
 from agent.metering.scheduling.schedule import Backoff
 from agent.metering.scheduling.tasks import Job
 from agent.metering.store.reading_store import Store, StoreError

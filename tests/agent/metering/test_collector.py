@@ -18,7 +18,7 @@ from agent.metering.orders.journal import Journal
 from agent.metering.orders.order import Permission
 from agent.metering.orders.order_book import OrderBook
 from agent.metering.ports.port_state import Bridge as BridgePort
-from agent.metering.registry import Registry
+from agent.metering.registry.registry import Registry
 from agent.metering.scheduling.readinglist import ReadingLists
 from agent.metering.store.reading_store import Store
 from agent.metering.visit.visit import Channel, ChannelEvent
