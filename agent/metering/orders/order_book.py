@@ -42,7 +42,7 @@ LOG = logging.getLogger("agent.metering.orders")
 OPEN_MAX = 64  # orders that are not over
 KEPT_MAX = 256  # orders that are over, the newest, for the record
 ATTEMPTS_MAX = 3  # to reach a meter
-RETRY = Backoff(2.0, 30.0)
+RETRY = Backoff(2.0, 600.0)
 ASKED_BY_CHARS_MAX = 128
 WAITING = frozenset({State.QUEUED, State.PARTLY})
 
@@ -260,7 +260,7 @@ class OrderBook:
         with self._lock:
             before = self._result(task)
             event = Event.CUT if before.sent else Event.LOST
-            self._move(task, event, error="", attempts=before.attempts - 1, progress=progress or before.progress)
+            self._move(task, event, error="", attempts=0, progress=progress or before.progress)
             self._open[task.order.id].not_before[task.index] = self._clock.monotonic() + after_s
 
     def ended(self, task: Task, ended: Ended) -> None:
