@@ -310,14 +310,14 @@ def test_what_was_noted_before_there_were_steps_is_read() -> None:
 
 def test_an_order_that_is_partly_done_holds_up_others_of_its_kind_on_its_meter_alone() -> None:
     """Otherwise what it finds by reading might be the work of another order, and it would do its own twice."""
-    entry = {"insert": [{"index": 1, "date": "2027-05-01", "day": 2}]}
+    entry: Any = {"insert": [{"index": 1, "date": "2027-05-01", "day": 2}]}
     book = book_on(FaultyDisk())
     book.submit(Request("o1", "special-days", ["A"], "test", entry))
     (task,) = book.due({"A"})
     book.begun(task)
     book.sending(task, {"step": 1, "of": 1})
     book.lost(task, "no answer")
-    later: list[tuple[str, str, dict[str, object]]] = [
+    later: list[tuple[str, str, Any]] = [
         ("o2", "special-days", entry),
         ("o3", "set", SET),
         ("o4", "ping", {}),
