@@ -299,6 +299,7 @@ class Daemon:
                     self.collector, port, wanted, may_change=config.orders.change
                 ),
                 forget_meter=lambda meter: forget_meter(self.collector, meter),
+                order_progress=self._order_progress,
                 push_url=self._push_url,
                 compatible=config.update.compatible,
                 download=self.download,
@@ -333,6 +334,12 @@ class Daemon:
         listen = config.dm.push_listen
         if listen is not None:
             self.push = PushListener(self.dm.on_notification, host=listen.host, port=listen.port)
+
+    def _order_progress(self, order_id: str) -> str:
+        from agent.jobs.orders import progress_text
+
+        found = self.orders.describe(order_id)
+        return "" if found is None else progress_text(found)
 
     def _view(self) -> Transaction:
         return self.tree.view()  # the objects need the tree, the tree needs the objects
