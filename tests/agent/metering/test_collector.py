@@ -165,8 +165,12 @@ class Rig:
         return [record for record in self.uplink() if "gap" in record]
 
     def uplink(self) -> list[dict[str, object]]:
-        batch = self.store.batch(10**6)
-        return list(batch.records) if batch else []
+        records: list[dict[str, object]] = []
+        first = 0
+        while (batch := self.store.batch(10**6, first=first)) is not None:  # one has at most 64 blocks
+            records += batch.records
+            first = batch.last + 1
+        return records
 
     def count(self) -> Counter[tuple[object, object]]:
         """(meter, run) → records."""
