@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from agent.settings.mqtt import MqttConfig, mqtt_config
 from agent.settings.reader import REQUIRED, ConfigError, Section, compose
 from dlms.link.datalink import PARITIES, LineSettings
-from omadm.ssmp.wire import DEVICE_ID_BYTES_MAX, TEXT_BYTES_MAX
+from omadm.ssmp.limits import DEVICE_ID_BYTES_MAX, TEXT_BYTES_MAX
 from plc.errors import PlcLocalError, PlcProtocolError
 from plc.protocols import (
     BUILT_IN,

@@ -19,7 +19,7 @@ from headend.config import CONFIG_NAME, Config, ConfigError
 from headend.dm.jobs.queue import OPEN_STATES
 from headend.operator.client import OperatorClient, OperatorError, device_path
 from headend.operator.show import table
-from omadm.ssmp.wire import DEVICE_KEY_BYTES
+from omadm.ssmp.limits import DEVICE_KEY_BYTES
 
 EXIT_FAILED = 1
 EXIT_CONFIGURATION = 2
