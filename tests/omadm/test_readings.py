@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from omadm import readings
-from omadm.readings import FIELDS, PIECE_RECORDS, Reading, Record
+from omadm.readings import FIELDS, Reading, Record
 
 DEVICE = "urn:dcu:T-1"
 STORE = "0123456789abcdef" * 2
