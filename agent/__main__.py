@@ -45,10 +45,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from agent.daemon.check import check
 
         return check(to_check, sys.stdout, sys.stderr)
+    from agent.daemon import memory
     from agent.daemon.instance import AlreadyRunningError, InstanceLock
 
+    memory.before_start()
     try:
         config = load(file)
+        memory.after_configuration()
         # Before the log, which may lie in the folder, is opened or anything else is touched. Held to the very end.
         instance = InstanceLock(config.state_dir)
     except ConfigError as error:
@@ -67,12 +70,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(config: Config) -> int:
+    from agent.daemon import memory
     from agent.daemon.control import refuse_taken
 
     try:
         refuse_taken(config.control_socket)  # before health.json is touched, which may be another agent's as well
         log.setup(config.log.level, config.log.file, config.log.file_bytes_max)
         daemon = Daemon(config)
+        memory.after_start()
     except SecretError as error:
         sys.stderr.write(f"{error}\n")
         return EXIT_CONFIG
@@ -371,7 +376,7 @@ class Daemon:
     # --- threads ---
 
     def _make_workers(self) -> None:
-        from agent.daemon import watchdog
+        from agent.daemon import memory, watchdog
         from agent.daemon.control import ControlServer
         from agent.daemon.order_jobs import OrderJobs
         from agent.daemon.order_views import OrderViews
@@ -409,6 +414,7 @@ class Daemon:
                 self.health.tick,
                 self.rebooter.tick,
                 self.collector.tick,
+                memory.Trim(self.board, self.clock).tick,
                 OrderJobs(self.tree, self.orders, self.dm.report_alerts).tick,
             ],
         )
