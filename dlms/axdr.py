@@ -16,13 +16,14 @@ with: visible strings as Latin-1, UTF-8 strings with surrogate escapes.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 
 from dlms.cursor import VALUES_MAX, Cursor, length_octets
 from dlms.errors import LocalError
 
+DATE_TIME_OCTETS = 12  # of a date-time, whether it is one by its type or an octet-string
 DEPTH_MAX = 16  # structures of interface classes nest four deep; this bounds the stack
 COMPACT_ELEMENTS_BASE = 1024  # null-data takes no octets in a compact array, so a few octets of type description
 COMPACT_ELEMENTS_PER_OCTET = 16  # could ask for memory without end: elements are bounded by the octets there are
@@ -62,6 +63,51 @@ class Tag(IntEnum):
     DELTA_LONG_UNSIGNED = 32
     DELTA_DOUBLE_LONG_UNSIGNED = 33
     DONT_CARE = 255
+
+
+# Names of the types for people and for JSON: of `dlms read` and `dlms set`, of reading lists, of typed JSON and of the
+# uplink's records (docs/uplink.md). Types that are not here have their name of the standard.
+TYPE_NAMES: Mapping[Tag, str] = {
+    Tag.NULL: "null",
+    Tag.BOOLEAN: "bool",
+    Tag.INTEGER: "i8",
+    Tag.UNSIGNED: "u8",
+    Tag.LONG: "i16",
+    Tag.LONG_UNSIGNED: "u16",
+    Tag.DOUBLE_LONG: "i32",
+    Tag.DOUBLE_LONG_UNSIGNED: "u32",
+    Tag.LONG64: "i64",
+    Tag.LONG64_UNSIGNED: "u64",
+    Tag.ENUM: "enum",
+    Tag.FLOAT32: "f32",
+    Tag.FLOAT64: "f64",
+    Tag.OCTET_STRING: "oct",
+    Tag.VISIBLE_STRING: "str",
+    Tag.UTF8_STRING: "utf8",
+    Tag.BIT_STRING: "bits",
+    Tag.DATE_TIME: "dt",
+    Tag.DATE: "date",
+    Tag.TIME: "time",
+    Tag.ARRAY: "array",
+    Tag.STRUCTURE: "struct",
+}
+INTEGER_TAGS = (
+    Tag.INTEGER,
+    Tag.UNSIGNED,
+    Tag.LONG,
+    Tag.LONG_UNSIGNED,
+    Tag.DOUBLE_LONG,
+    Tag.DOUBLE_LONG_UNSIGNED,
+    Tag.LONG64,
+    Tag.LONG64_UNSIGNED,
+    Tag.ENUM,
+)
+FLOAT_TAGS = (Tag.FLOAT32, Tag.FLOAT64)
+
+
+def tags_by_name(tags: Iterable[Tag]) -> dict[str, Tag]:
+    """These tags by their names in `TYPE_NAMES`, in the order given."""
+    return {TYPE_NAMES[tag]: tag for tag in tags}
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +211,7 @@ _INTEGERS: dict[int, tuple[int, bool]] = {
     Tag.DELTA_DOUBLE_LONG_UNSIGNED: (4, False),
 }
 _FLOATS = {int(Tag.FLOAT32): struct.Struct(">f"), int(Tag.FLOAT64): struct.Struct(">d")}
-_FIXED_OCTETS = {int(Tag.DATE_TIME): 12, int(Tag.DATE): 5, int(Tag.TIME): 4}
+_FIXED_OCTETS = {int(Tag.DATE_TIME): DATE_TIME_OCTETS, int(Tag.DATE): 5, int(Tag.TIME): 4}
 
 
 def _integer_check(size: int, signed: bool) -> Callable[[Value], bool]:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     import yaml
@@ -37,7 +37,6 @@ class _Required:
 
 
 REQUIRED: Final = _Required()
-DefaultT = TypeVar("DefaultT")
 
 
 @dataclass(frozen=True, slots=True)
