@@ -12,6 +12,7 @@ With `--against DIR` the daemon of another checkout does the same in the same ru
 
 from __future__ import annotations
 
+import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
@@ -177,15 +178,14 @@ def _world(root: Path, meters: int) -> Iterator[World]:
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One daemon: after its registration and a run, started again, after another run, and after more of them."""
+    """One daemon: after its registration and a run, started again, and after another run."""
 
     first: Memory
     started: Memory
     read: Memory
-    later: Memory
 
 
-def operation(root: Path, meters: int, more_runs: int = 0) -> Operation:
+def operation(root: Path, meters: int) -> Operation:
     """Run the daemon of the checkout `root` with so many meters. Raises `tests.demo.processes.DemoError`."""
     with _world(root, meters) as world:
         world.read_all("first")
@@ -193,11 +193,7 @@ def operation(root: Path, meters: int, more_runs: int = 0) -> Operation:
         world.restart()
         started = world.settled()
         world.read_all("second")
-        read = later = world.settled()
-        for number in range(more_runs):
-            world.read_all(f"more{number}")
-            later = world.settled()
-        return Operation(first, started, read, later)
+        return Operation(first, started, world.settled())
 
 
 def run() -> list[Figure]:
@@ -221,6 +217,8 @@ def run() -> list[Figure]:
 
 def compare(other: Path) -> list[Figure]:
     """This checkout beside another one, one after the other, with 500 meters."""
+    packages = [str(other.resolve() / name) for name in ("agent", "omadm", "dlms", "plc", "updateagent")]
+    subprocess.run(python("-m", "compileall", "-q", *packages), check=False, capture_output=True)
     ours, theirs = operation(REPO, METERS), operation(other.resolve(), METERS)
     pairs = [
         ("in operation: RSS", ours.read.rss, theirs.read.rss),
