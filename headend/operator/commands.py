@@ -21,7 +21,7 @@ from headend.operator.client import OperatorClient, OperatorError, device_path
 from headend.operator.networks import SURVEY
 from headend.operator.show import moment, table
 from omadm.orders import DEADLINE_S_MAX, PRIORITY_MAX
-from omadm.ssmp.wire import DEVICE_KEY_BYTES
+from omadm.ssmp.limits import DEVICE_KEY_BYTES
 
 EXIT_FAILED = 1
 EXIT_CONFIGURATION = 2

@@ -22,7 +22,7 @@ from dlms.errors import DlmsError
 
 LOG = logging.getLogger("agent.metering.port")
 
-KNOWLEDGE_KEPT = 64  # meters whose knowledge stays in memory, some 30 kB each; the store has that of all meters
+KNOWLEDGE_KEPT = 16  # meters whose knowledge stays in memory, some 8 kB each; the store has that of all meters
 RETRY_MAX_S = 900.0  # the longest pause before a retry: several fit into an hourly run
 LEFTOVERS_KEPT = 64  # failed visits whose values wait for a retry, some 30 kB each
 VALUES = "values"  # beside the logical names of profiles
