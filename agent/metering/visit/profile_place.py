@@ -177,12 +177,12 @@ class Place:
 
     def heard(self, store: str, seq: int, lost_since: float | None, fresh: str) -> Place:
         """Return the place after what `store` has lost up to its loss `seq`: of this profile possibly everything from
-        `lost_since` on (seconds since the epoch; `None` where nothing that this place has not heard of). `fresh`: the
-        name for a reading that begins anew, `REREAD_CHARS` characters that no other has."""
+        `lost_since` on (seconds since the epoch; `None` where nothing that this place has not heard of). `fresh`: a
+        name that nobody has used, of which `REREAD_CHARS` are kept."""
+        name = self.reread or (store if self.known else fresh)[:REREAD_CHARS]
         if lost_since is None or not self.known:
-            name = self.reread or (store[:REREAD_CHARS] if self.known else fresh)
             return replace(self, reread=name, losses=(store, seq))
-        return Place(ranges_only=self.ranges_only, reread=fresh, since=lost_since, losses=(store, seq))
+        return Place(ranges_only=self.ranges_only, reread=fresh[:REREAD_CHARS], since=lost_since, losses=(store, seq))
 
     @property
     def known(self) -> bool:
