@@ -15,7 +15,7 @@ import random
 import ssl
 import sys
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -124,6 +124,7 @@ class Daemon:
         self.rebooter = Rebooter(config.reboot_command, self.clock)
         self.https = _https(config)
         self.https.on_answer = self.clock.server_date
+        self.soon: Callable[[], None] = lambda: None  # the supervisor's, once there is one: parts are told of it before
         self._make_metering()
         self._make_dm()
         self._make_ota()
@@ -191,6 +192,7 @@ class Daemon:
             open_bridge=bridge_to,
             health=lambda ok, detail: self.health.set("meter_port", ok, detail),
             meters_health=lambda ok, detail: self.health.set("meters", ok, detail),
+            busy=self._soon,
         )
         self.uplink_connection = KeptConnection(self.https)
         self.uplink = Uplink(
@@ -205,6 +207,9 @@ class Daemon:
         )
         self.sink = self._make_sink()
         self.store.on_append = self._stored
+
+    def _soon(self) -> None:
+        self.soon()
 
     def _stored(self) -> None:
         self.uplink.notify()
@@ -408,6 +413,8 @@ class Daemon:
             ],
         )
         self.rebooter.wake = self.supervisor.wake
+        self.soon = self.supervisor.soon
+        self.tree.on_commit(self.supervisor.soon)
 
     def _ages(self) -> dict[str, float]:
         return self.supervisor.ages()

@@ -89,6 +89,7 @@ class OrderBook:
         self._clock = clock
         self._allowed = {Permission.READ, *allowed}
         self._known = known
+        self.on_submit: Callable[[], None] = lambda: None  # called when an order was accepted
         self._lock = threading.RLock()
         self._records: dict[str, OrderRecord] = {record.order.id: record for record in journal.load()}
         self._number = max((record.order.number for record in self._records.values()), default=0)
@@ -125,6 +126,7 @@ class OrderBook:
             "order %s: %s on %s, asked by %s", order.id, order.kind, _named(order.meters), order.asked_by,
             extra={"event": "order.accepted"},
         )  # fmt: skip
+        self.on_submit()
         return record
 
     def cancel(self, order_id: str) -> dict[str, object]:

@@ -24,6 +24,7 @@ from agent.metering.scheduling.schedule import Backoff
 from agent.metering.scheduling.tasks import TaskBook
 from agent.metering.visit.visit import Channel
 from agent.settings.config import PortConfig
+from agent.wakeup import Wakeup
 from dlms.link.datalink import LineSettings
 from plc.errors import PlcError
 from plc.events import NodeEvent
@@ -44,6 +45,7 @@ class Bridge(Protocol):
     @property
     def octets_heard(self) -> int: ...
     def set_line(self, line: LineSettings) -> None: ...
+    def wake_by(self, descriptor: int) -> None: ...
     def channel(self, address: int, *, dst_lsap: int = 1, src_lsap: int = 16) -> Channel: ...
     def poll(self, now: float, wait_s: float) -> Sequence[NodeEvent]: ...
     def close(self) -> None: ...
@@ -76,7 +78,9 @@ class PortState:
         probe: Probe,
         open_bridge: Callable[[PortConfig], Bridge],
         health: Callable[[str, PortHealth], None],
+        wakeup: Wakeup,
     ) -> None:
+        """`wakeup` ends the waits of the bridges that are opened."""
         self.bridge: Bridge | None = None
         self.proven = False
         self.problem = ""
@@ -89,6 +93,7 @@ class PortState:
         self._probe = probe
         self._open_bridge = open_bridge
         self._health = health
+        self._wakeup = wakeup
         self._mute = ""  # why the port was last opened anew, until something is heard
         self._base_node_heard = False  # since it was opened, it has said which meters it knows, or was given up
         self._octets_heard = 0  # until the base node was last found silent
@@ -169,6 +174,7 @@ class PortState:
             LOG.log(level, "port %s cannot be opened: %s", self._port.name, error, extra={"event": "port.open.failed"})
             self.try_again_later(str(error))
             return
+        bridge.wake_by(self._wakeup.fileno())
         self.bridge = bridge
         self.proven = self._base_node_heard = False
         self._octets_heard = 0

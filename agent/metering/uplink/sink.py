@@ -20,6 +20,7 @@ LOG = logging.getLogger("agent.metering.uplink.sink")
 
 RECORDS_PER_BATCH_MAX = 500
 IDLE_S = 10.0  # between two signs of life, of the sink's connection as well
+BEAT_S = 30.0  # between two beats, in a pause that is longer
 
 
 class SinkError(Exception):
@@ -61,6 +62,10 @@ class SinkWorker:
 
     def notify(self) -> None:
         """Say that there is something to send. Any thread."""
+        self._wake.set()
+
+    def wake(self) -> None:
+        """Have `run` look at its `stop` now. Any thread."""
         self._wake.set()
 
     def run(self, stop: threading.Event, beat: Callable[[], None]) -> None:
@@ -108,6 +113,6 @@ class SinkWorker:
         until = self._clock.monotonic() + pause_s
         while not stop.is_set() and (left := until - self._clock.monotonic()) > 0:
             beat()
-            if self._wake.wait(min(left, 1.0)) and not self._failures:
+            if self._wake.wait(min(left, BEAT_S)) and not self._failures:
                 return
             self._wake.clear()

@@ -41,7 +41,6 @@ LOG = logging.getLogger("agent.metering.uplink")
 GZIP_FROM_BYTES = 1024  # smaller bodies gain nothing
 LIMIT_GROWS = 2  # after each success, back towards the provisioned size
 LOOK_EVERY_S = 15.0  # with nothing to send, or in a long pause, the worker beats and publishes this often
-STOP_LOOK_S = 1.0  # how long a stop may go unseen in a pause
 ERROR_CHARS_MAX = 200
 RETRY_AFTER_MAX_S = 3600.0  # a head-end that asks for more is asked again all the same
 RETRY_AFTER_SPREAD = 0.25  # added at random: it may have said the same to everybody
@@ -106,6 +105,10 @@ class Uplink:
         """Say that there is something to send. Any thread."""
         self._wake.set()
 
+    def wake(self) -> None:
+        """Have `run` look at its `stop` now. Any thread."""
+        self._wake.set()
+
     def run(self, stop: threading.Event, beat: Callable[[], None]) -> None:
         while not stop.is_set():
             beat()
@@ -157,7 +160,7 @@ class Uplink:
         """Wait. New settings and a stop cut the wait short; new readings do so only when no backoff runs."""
         until = self._clock.monotonic() + min(pause_s, LOOK_EVERY_S)
         while not stop.is_set() and (left := until - self._clock.monotonic()) > 0:
-            if self._wake.wait(min(left, STOP_LOOK_S)):
+            if self._wake.wait(left):
                 self._wake.clear()
                 if self._settings != self._applied or self._clock.monotonic() >= self._not_before:
                     return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import getpass
 import json
 import socket
@@ -73,7 +72,7 @@ class Daemon:
         self.path = path
         self.stop = threading.Event()
         ready = threading.Event()
-        server = ControlServer(path, {name: self._handler(name) for name in self.answers})
+        self.server = server = ControlServer(path, {name: self._handler(name) for name in self.answers})
         self.thread = threading.Thread(target=server.run, args=(self.stop, ready.set))
         self.thread.start()
         assert ready.wait(10)
@@ -91,8 +90,7 @@ class Daemon:
 
     def end(self) -> None:
         self.stop.set()
-        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as wake:
-            wake.connect(str(self.path))
+        self.server.wake()
         self.thread.join(10)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import socket
@@ -39,6 +40,7 @@ class VirtualClock:
 class RecordingWatchdog:
     def __init__(self, *, active: bool) -> None:
         self.active = active
+        self.every_s = math.inf
         self.calls: list[str] = []
         self.fed_at: list[float] = []
 
@@ -56,7 +58,7 @@ class RecordingWatchdog:
 
 
 class Obedient:
-    """Beats once, then waits for the stop."""
+    """Beats once, then waits until it is woken for the stop."""
 
     def __init__(self, name: str = "obedient", budget_s: float = 1e9) -> None:
         self.name = name
@@ -64,18 +66,24 @@ class Obedient:
         self.stopped = False
         self.beat: Callable[[], None] = lambda: None
         self.started = threading.Event()
+        self._wake = threading.Event()
+
+    def wake(self) -> None:
+        self._wake.set()
 
     def run(self, stop: threading.Event, beat: Callable[[], None]) -> None:
         self.beat = beat
         beat()
         self.started.set()
-        stop.wait()
-        self.stopped = True
+        self._wake.wait()
+        self.stopped = stop.is_set()
 
 
 class Returns:
     name = "returns"
     budget_s = 60.0
+
+    def wake(self) -> None: ...
 
     def run(self, stop: threading.Event, beat: Callable[[], None]) -> None:
         beat()
@@ -84,6 +92,8 @@ class Returns:
 class Raises:
     name = "raises"
     budget_s = 60.0
+
+    def wake(self) -> None: ...
 
     def run(self, stop: threading.Event, beat: Callable[[], None]) -> None:
         raise RuntimeError("the port is on fire")
@@ -97,6 +107,8 @@ class Deaf:
 
     def __init__(self) -> None:
         self.release = threading.Event()
+
+    def wake(self) -> None: ...
 
     def run(self, stop: threading.Event, beat: Callable[[], None]) -> None:
         self.release.wait()
@@ -113,7 +125,7 @@ class Rig:
         self.rounds = 0
         self.rounds_max = rounds_max
         self.script = script
-        self.supervisor = Supervisor(workers, self.clock, self.watchdog, wait=self.wait, stop_grace_s=10.0)
+        self.supervisor = Supervisor(workers, self.clock, self.watchdog, wait=self.wait, tick_s=1.0, stop_grace_s=10.0)
 
     def wait(self, seconds: float) -> None:
         self.clock.now += seconds
@@ -148,7 +160,9 @@ def test_a_stop_request_stops_every_worker_and_the_process_ends_well() -> None:
     workers = [Obedient("a"), Obedient("b")]
 
     def script(rig: Rig) -> None:
-        rig.supervisor.request_stop()
+        if not rig.supervisor.stop.is_set():
+            rig.supervisor.request_stop()
+            return
         wait_for_end_of("a")(rig)
         wait_for_end_of("b")(rig)
 
@@ -330,6 +344,8 @@ class Waits:
         print("running", flush=True)
         while not stop.wait(0.05):
             beat()
+    def wake(self):
+        pass
 
 sys.exit(Supervisor([Waits()], SystemClock(), NoWatchdog()).run())
 """

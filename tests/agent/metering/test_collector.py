@@ -532,6 +532,7 @@ class PoisonedBridge:
         self.octets_heard = bridge.octets_heard
         self.set_line = bridge.set_line
         self.poll = bridge.poll
+        self.wake_by = bridge.wake_by
         self.close = bridge.close
 
     def channel(self, address: int, *, dst_lsap: int = 1, src_lsap: int = 16) -> Channel:
