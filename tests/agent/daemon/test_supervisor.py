@@ -9,13 +9,14 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from agent.daemon import watchdog as watchdogs
-from agent.daemon.supervisor import EXIT_OK, EXIT_WORKER, Supervisor, Worker
+from agent.daemon.supervisor import EXIT_OK, EXIT_WORKER, SOON_S, TICK_S, Supervisor, Worker
 from agent.daemon.watchdog import BothWatchdogs, NoWatchdog, SystemdWatchdog
 
 REPO = Path(__file__).resolve().parents[3]
@@ -256,6 +257,55 @@ def test_ticks_run_on_the_main_thread_every_round() -> None:
     assert seen == [threading.current_thread()] * 3
 
 
+def test_the_next_round_comes_when_the_first_of_all_who_wait_for_it_wants_it() -> None:
+    waits: list[float] = []
+    asked: list[float | None] = [None, 3.0, 0.2]
+
+    def wait(seconds: float) -> None:
+        waits.append(seconds)
+        asked.pop()
+        if not asked:
+            supervisor.request_stop()
+
+    supervisor = Supervisor([], VirtualClock(), NoWatchdog(), ticks=[lambda: None, lambda: asked[-1]], wait=wait)
+    supervisor.run(handle_signals=False)
+    assert waits == [SOON_S, 3.0, TICK_S]
+
+
+def test_the_watchdog_does_not_wait_for_the_ticks() -> None:
+    waits: list[float] = []
+
+    def script(seconds: float) -> None:
+        waits.append(seconds)
+        supervisor.request_stop()
+
+    watchdog = RecordingWatchdog(active=True)
+    watchdog.every_s = 2.5
+    supervisor = Supervisor([], VirtualClock(), watchdog, wait=script)
+    supervisor.run(handle_signals=False)
+    assert waits == [2.5]
+
+
+@pytest.mark.parametrize("how", ["wake", "soon"])
+def test_another_thread_ends_the_wait_for_the_next_round(how: str) -> None:
+    """In real time, with a round that would come in a minute."""
+    clock, rounds = VirtualClock(), []
+
+    def tick() -> float:
+        rounds.append(1)
+        clock.now += SOON_S  # so that even `soon` is now
+        if len(rounds) == 3:
+            supervisor.request_stop()
+        threading.Thread(target=getattr(supervisor, how)).start()
+        return 60.0
+
+    supervisor = Supervisor([], clock, NoWatchdog(), ticks=[tick], tick_s=60.0)
+    began = time.monotonic()
+    supervisor.run(handle_signals=False)
+    assert len(rounds) == 3
+    assert time.monotonic() - began < 30.0
+
+
 # --- the watchdogs ---
 
 
@@ -292,6 +342,7 @@ def test_systemd_without_a_watchdog_setting_is_only_notified(tmp_path: Path) -> 
     watchdog = watchdogs.find({"NOTIFY_SOCKET": "@nobody"}, "", 60)
     assert isinstance(watchdog, SystemdWatchdog)
     assert not watchdog.active
+    assert watchdog.every_s == math.inf
     watchdog.ready()  # nobody listens: a warning, not an error
 
 
@@ -306,6 +357,7 @@ def test_the_device_is_fed_in_time_and_disarmed_only_by_an_orderly_end(tmp_path:
         device.touch()
         watchdog = watchdogs.find({}, str(device), 40)
         assert watchdog.active
+        assert watchdog.every_s == 10.0
         for second in range(25):
             watchdog.feed(float(second))
         watchdog.close(orderly=orderly)
@@ -327,6 +379,9 @@ def test_both_watchdogs_are_served() -> None:
     both.stopping()
     both.close(orderly=True)
     assert first.calls == second.calls == ["ready", "stopping", "close orderly=True"]
+    assert both.every_s == math.inf
+    first.every_s = 2.0
+    assert both.every_s == 2.0
 
 
 # --- real signals ---
@@ -334,7 +389,7 @@ def test_both_watchdogs_are_served() -> None:
 PROGRAM = """
 import sys, threading
 from agent.clock import SystemClock
-from agent.daemon.supervisor import Supervisor
+from agent.daemon.supervisor import SOON_S, TICK_S, Supervisor
 from agent.daemon.watchdog import NoWatchdog
 
 class Waits:
