@@ -116,11 +116,6 @@ class Supervisor:
             self._hurried = True
             self._wakeup.set()
 
-    def request_stop(self) -> None:
-        """End in order, exit code 0. Callable from any thread."""
-        self._stop.set()
-        self.wake()
-
     def ages(self) -> dict[str, float]:
         """Seconds since the last beat of each worker."""
         now = self._clock.monotonic()

@@ -213,7 +213,7 @@ def _refusal(refusal: Refusal) -> dict[str, object]:
     return {
         "id": refusal.id,
         "refused_at": refusal.refused_at,
-        "why": refusal.why,
+        "why": refusal.reason,
         **{name: refusal.record.get(name) for name in fields},
         "value": json.dumps(refusal.record.get("raw"))[:VALUE_CHARS_MAX],
     }

@@ -18,7 +18,7 @@ from agent.settings.provisioning import ReadingTask, TaskStatus
 from agent.tree.schema import Format, NodeSpec, Path, group, int_range, interior, live, setting
 from agent.tree.tree import Transaction
 
-log = logging.getLogger("agent.dm")
+LOG = logging.getLogger("agent.dm")
 
 URN = "urn:x-dcu:mo:sched:1.0"
 TASKS: Path = ("SCHED", "Task")
@@ -104,7 +104,7 @@ def tasks(looking: Transaction) -> tuple[ReadingTask, ...]:
                 priority=int(looking.text((*base, "Setting", "Priority")) or 0),
             )
         except ValueError as error:
-            log.warning("task %s is not used: %s", task_id, error, extra={"event": "dm.task.unusable"})
+            LOG.warning("task %s is not used: %s", task_id, error, extra={"event": "dm.task.unusable"})
         else:
             found.append(task)
     return tuple(found)

@@ -202,7 +202,7 @@ class PortReader:
             self._advance(visit, partial(visit.step, now, wall))
         found = self._probe.step(now)
         if found is not None:
-            self._retries.forgive(found)  # it is back: what was given up is tried again
+            self._retries.reset(found)  # it is back: what was given up is tried again
             self._look_at = 0.0
             self._state.meter_answered()
         elif self._state.problem and self._watch.garbage not in self._state.problem:
@@ -252,7 +252,7 @@ class PortReader:
             case NodeJoined(address=address, eui48=eui48):
                 meter = registry.join(name, address, eui48)
                 self._cut_off(address, "the meter joined again")
-                self._retries.forgive(meter)  # it is back: what was given up is tried again
+                self._retries.reset(meter)  # it is back: what was given up is tried again
                 self._silent.discard(meter.key)
                 self._look_at = 0.0
                 self._state.base_node_answers()
@@ -289,7 +289,7 @@ class PortReader:
     def _begin(self, bridge: Bridge, now: float) -> None:
         if self._generation != self._deps.tasks.generation:
             self._generation = self._deps.tasks.generation
-            self._retries.forgive_all()  # other tasks, or another password: everybody gets a new chance
+            self._retries.reset_all()  # other tasks, or another password: everybody gets a new chance
             self._look_at = 0.0
             if self._state.problem:
                 self._state.report(self._state.problem)  # whether it is excused depends on there being tasks
@@ -542,7 +542,7 @@ class PortReader:
             self._over(visit, f"the readings cannot be stored: {error}", trouble=Reason.STORE)
             return
         self._close(visit)
-        self._retries.forgive(meter)
+        self._retries.reset(meter)
         self._deps.registry.attempted(meter.key)
 
     def _identified(self, visit: Visit) -> Meter | None:

@@ -14,7 +14,7 @@ from agent.metering.scheduling.schedule import Backoff
 from agent.metering.scheduling.tasks import Job
 from agent.metering.store.reading_store import Store, StoreError
 from agent.metering.visit.profile_place import Place
-from agent.metering.visit.visit import CLOCK_TIME, DEVICE_NAME, Taken, Visit
+from agent.metering.visit.visit import CLOCK_TIME, DEVICE_NAME, AttributeResult, Visit
 from agent.settings.config import MeteringConfig
 from dlms.client.knowledge import MeterKnowledge
 from dlms.cosem.obis import AttributeRef, Obis
@@ -69,10 +69,10 @@ class Retries:
         run, failures = failed.runs.get(job.task.task_id, (0, 0)) if failed else (0, 0)
         return run == job.run and failures > self._retries_max
 
-    def forgive(self, meter: Meter) -> None:
+    def reset(self, meter: Meter) -> None:
         self._meters.pop(meter.key, None)
 
-    def forgive_all(self) -> None:
+    def reset_all(self) -> None:
         self._meters.clear()
 
     def note(self, meter: Meter, jobs: Sequence[Job], *, gained: int = 0) -> bool:
@@ -101,7 +101,9 @@ class Leftovers:
     """Keeps what visits read before they failed, for the next visit of the same meter for the same runs."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[str, tuple[frozenset[tuple[str, int]], dict[AttributeRef, Taken]]] = OrderedDict()
+        self._kept: OrderedDict[str, tuple[frozenset[tuple[str, int]], dict[AttributeRef, AttributeResult]]] = (
+            OrderedDict()
+        )
 
     def keep(self, visit: Visit) -> None:
         """Keep all values of a failed visit but those that every visit reads anew: the name of the meter, its clock,
@@ -114,7 +116,7 @@ class Leftovers:
         while len(self._kept) > LEFTOVERS_KEPT:
             self._kept.popitem(last=False)
 
-    def take(self, meter: Meter, jobs: Sequence[Job]) -> dict[AttributeRef, Taken]:
+    def take(self, meter: Meter, jobs: Sequence[Job]) -> dict[AttributeRef, AttributeResult]:
         """Return what is left over for exactly these runs, and forget it."""
         runs, rest = self._kept.pop(meter.key, (frozenset(), {}))
         return rest if runs == _runs(jobs) else {}

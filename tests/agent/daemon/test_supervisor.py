@@ -115,6 +115,12 @@ class Deaf:
         self.release.wait()
 
 
+def stop(supervisor: Supervisor) -> None:
+    """As a signal does it, from any thread."""
+    supervisor.stop.set()
+    supervisor.wake()
+
+
 class Rig:
     """A supervisor in virtual time: `script` is called once a round, and makes things happen."""
 
@@ -133,7 +139,7 @@ class Rig:
         self.rounds += 1
         self.script(self)
         if self.rounds >= self.rounds_max:
-            self.supervisor.request_stop()
+            stop(self.supervisor)
 
     def run(self) -> int:
         return self.supervisor.run(handle_signals=False)
@@ -162,7 +168,7 @@ def test_a_stop_request_stops_every_worker_and_the_process_ends_well() -> None:
 
     def script(rig: Rig) -> None:
         if not rig.supervisor.stop.is_set():
-            rig.supervisor.request_stop()
+            stop(rig.supervisor)
             return
         wait_for_end_of("a")(rig)
         wait_for_end_of("b")(rig)
@@ -235,7 +241,7 @@ def test_without_a_watchdog_a_stalled_worker_ends_the_process_with_70() -> None:
 
 def test_a_worker_that_ignores_the_stop_does_not_hold_the_process_up_for_ever() -> None:
     deaf = Deaf()
-    rig = Rig([deaf], lambda rig: rig.supervisor.request_stop())
+    rig = Rig([deaf], lambda rig: stop(rig.supervisor))
     try:
         assert rig.run() == EXIT_OK
         assert rig.clock.now <= 1000 + 12
@@ -250,7 +256,7 @@ def test_ticks_run_on_the_main_thread_every_round() -> None:
     def wait(seconds: float) -> None:
         clock.now += seconds
         if len(seen) >= 3:
-            supervisor.request_stop()
+            stop(supervisor)
 
     supervisor = Supervisor([], clock, NoWatchdog(), ticks=[lambda: seen.append(threading.current_thread())], wait=wait)
     supervisor.run(handle_signals=False)
@@ -265,7 +271,7 @@ def test_the_next_round_comes_when_the_first_of_all_who_wait_for_it_wants_it() -
         waits.append(seconds)
         asked.pop()
         if not asked:
-            supervisor.request_stop()
+            stop(supervisor)
 
     supervisor = Supervisor([], VirtualClock(), NoWatchdog(), ticks=[lambda: None, lambda: asked[-1]], wait=wait)
     supervisor.run(handle_signals=False)
@@ -277,7 +283,7 @@ def test_the_watchdog_does_not_wait_for_the_ticks() -> None:
 
     def script(seconds: float) -> None:
         waits.append(seconds)
-        supervisor.request_stop()
+        stop(supervisor)
 
     watchdog = RecordingWatchdog(active=True)
     watchdog.every_s = 2.5
@@ -295,7 +301,7 @@ def test_another_thread_ends_the_wait_for_the_next_round(how: str) -> None:
         rounds.append(1)
         clock.now += SOON_S  # so that even `soon` is now
         if len(rounds) == 3:
-            supervisor.request_stop()
+            stop(supervisor)
         threading.Thread(target=getattr(supervisor, how)).start()
         return 60.0
 

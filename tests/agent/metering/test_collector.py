@@ -527,7 +527,6 @@ class PoisonedBridge:
         self._bridge = bridge
         self._poison = poison
         self._address = address
-        self.carries = bridge.carries
         self.shared_bus = bridge.shared_bus
         self.octets_heard = bridge.octets_heard
         self.set_line = bridge.set_line

@@ -236,7 +236,7 @@ def test_the_ledger_survives_a_store_that_is_set_aside(tmp_path: Path) -> None:
     rig.start()
     rig.collector.configure(provisioning())
     rig.run(30)
-    assert list(tmp_path.glob("readings.db.aside-*")) or list(tmp_path.glob("readings.db.*aside*"))
+    assert list(tmp_path.glob("readings.db.quarantine-*"))
     assert rig.collector.tasks.gaps() == before
 
 

@@ -91,7 +91,7 @@ def test_a_meter_that_rests_after_a_failure_is_asked_again_on_time(tmp_path: Pat
     assert retries.next_end(clock.now) == pytest.approx(clock.now + 7.0)
     clock.advance(8.0)
     assert retries.next_end(clock.now) == pytest.approx(clock.now + 2.0)
-    retries.forgive(other)
+    retries.reset(other)
     assert retries.next_end(clock.now) == float("inf")
 
 
