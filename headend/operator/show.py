@@ -9,8 +9,11 @@ from typing import Any
 
 CELL_CHARS_MAX = 60
 TIMES = frozenset(
-    {"at", "created", "last_run", "last_seen", "received", "registered", "run", "started", "updated", "uploaded"}
-)
+    {
+        "at", "created", "ended", "kept_since", "last_run", "last_seen", "made", "received", "registered", "run",
+        "since", "started", "until", "updated", "uploaded",
+    }
+)  # fmt: skip
 
 
 def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
