@@ -391,6 +391,7 @@ class Daemon:
             session_now=self.dm.session_now,
             ages=self._ages,
             judge=self.clock.judge,
+            sinks=[self.uplink.sink_status, *([self.sink.sink_status] if self.sink else [])],
         )
         handlers = {**views.handlers(), **OrderViews(self.orders).handlers()}
         control = ControlServer(config.control_socket, handlers, group=config.control_group)

@@ -10,11 +10,14 @@ import logging
 import random
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from agent.clock import Clock
 from agent.metering.scheduling.schedule import Backoff
 from agent.metering.store.reading_store import Store, StoreError
+from agent.metering.uplink.replay import Throughput
+from agent.status import ERROR_CHARS_MAX, SinkStatus
 
 LOG = logging.getLogger("agent.metering.uplink.sink")
 
@@ -58,7 +61,10 @@ class SinkWorker:
         self._rng = rng
         self._wake = threading.Event()
         self._failures = 0
+        self._not_before = 0.0
         self._known = False
+        self._throughput = Throughput()
+        self._status = SinkStatus(sink.name)
 
     def notify(self) -> None:
         """Say that there is something to send. Any thread."""
@@ -67,6 +73,16 @@ class SinkWorker:
     def wake(self) -> None:
         """Have `run` look at its `stop` now. Any thread."""
         self._wake.set()
+
+    def sink_status(self) -> SinkStatus:
+        """Return how delivery goes. Any thread."""
+        now, failures = self._clock.monotonic(), self._failures
+        return replace(
+            self._status,
+            per_min=self._throughput.per_min(now),
+            failures=failures,
+            again_in_s=max(0.0, self._not_before - now) if failures else 0.0,
+        )
 
     def run(self, stop: threading.Event, beat: Callable[[], None]) -> None:
         while not stop.is_set():
@@ -88,11 +104,15 @@ class SinkWorker:
                 refused = self._sink.deliver(batch.store, batch.records) if batch.records else 0
                 self._store.sink_done(self._sink.name, batch.last, batch.missed + refused)
                 self._missed(batch.missed, refused)
+                if batch.records:
+                    self._throughput.delivered(len(batch.records) - refused, self._clock.monotonic())
+                    self._status = replace(self._status, last_delivery=self._clock.wall())
         except (SinkError, StoreError) as error:
             return self._failed(str(error))
         if self._failures:
             LOG.info("%s: readings are delivered again", self.name, extra={"event": "sink.recovered"})
             self._failures = 0
+            self._status = replace(self._status, last_error="")
         return IDLE_S if batch is None else 0.0
 
     def _missed(self, missed: int, refused: int) -> None:
@@ -107,7 +127,10 @@ class SinkWorker:
         self._failures += 1
         level = logging.WARNING if self._failures == 1 else logging.DEBUG
         LOG.log(level, "%s: readings are not delivered: %s", self.name, why, extra={"event": "sink.failed"})
-        return self._backoff.pause(self._failures, self._rng.random)
+        pause_s = self._backoff.pause(self._failures, self._rng.random)
+        self._not_before = self._clock.monotonic() + pause_s
+        self._status = replace(self._status, last_error=why[:ERROR_CHARS_MAX])
+        return pause_s
 
     def _rest(self, pause_s: float, stop: threading.Event, beat: Callable[[], None]) -> None:
         until = self._clock.monotonic() + pause_s

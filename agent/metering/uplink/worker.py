@@ -31,9 +31,9 @@ from agent.https import HttpsError, Response
 from agent.metering.scheduling.schedule import Backoff
 from agent.metering.store.reading_store import Batch, Store, StoreError
 from agent.metering.uplink.poison import PoisonSearch
-from agent.metering.uplink.replay import FRESH_S, Freshness, Kind, Pace, ReplayLimits
+from agent.metering.uplink.replay import FRESH_S, Freshness, Kind, Pace, ReplayLimits, Throughput
 from agent.settings.provisioning import UplinkSettings
-from agent.status import QueueStatus
+from agent.status import ERROR_CHARS_MAX, QueueStatus, SinkStatus
 from omadm import readings
 
 LOG = logging.getLogger("agent.metering.uplink")
@@ -41,7 +41,7 @@ LOG = logging.getLogger("agent.metering.uplink")
 GZIP_FROM_BYTES = 1024  # smaller bodies gain nothing
 LIMIT_GROWS = 2  # after each success, back towards the provisioned size
 LOOK_EVERY_S = 15.0  # with nothing to send, or in a long pause, the worker beats and publishes this often
-ERROR_CHARS_MAX = 200
+HEAD_END = "head-end"  # among the sinks
 RETRY_AFTER_MAX_S = 3600.0  # a head-end that asks for more is asked again all the same
 RETRY_AFTER_SPREAD = 0.25  # added at random: it may have said the same to everybody
 FRESH_IN_A_ROW_MAX = 8  # batches; then one of the backlog, which must get through as well
@@ -93,6 +93,7 @@ class Uplink:
         self._pace = Pace(replay, rng.random)
         self._pace.restart(clock.monotonic())  # a whole town may have got its power back
         self._search = PoisonSearch()
+        self._throughput = Throughput()
         self._status = QueueStatus()
 
     def configure(self, settings: UplinkSettings) -> None:
@@ -153,6 +154,20 @@ class Uplink:
             return
         self._status = stats.on(self._status)
         self._publish(self._status)
+
+    def sink_status(self) -> SinkStatus:
+        """Return how delivery goes. Any thread."""
+        now, status = self._clock.monotonic(), self._status
+        return SinkStatus(
+            HEAD_END,
+            self._throughput.per_min(now),
+            status.last_uplink,
+            status.last_error,
+            failures=self._failures,
+            again_in_s=max(0.0, self._not_before - now) if self._failures else 0.0,
+            backlog_per_min=self._pace.limits.records_per_min,
+            backlog_in_s=max(0.0, self._pace.ready_at - now),
+        )
 
     # --- inside ---
 
@@ -284,6 +299,7 @@ class Uplink:
         released = self._store.release(batch.store, batch.last if last >= sent_last else last, first=batch.first)
         LOG.debug("delivered %d records up to id %d", released, last)
         self._worked(response)
+        self._throughput.delivered(released, self._clock.monotonic())
         if kind is not Kind.FRESH:
             self._pace.sent(released, self._clock.monotonic())
         self._search.taken(batch)
