@@ -40,8 +40,10 @@ class DmStatus:
 
 @dataclass(frozen=True, slots=True)
 class MeterStatus:
-    """One registered meter. `state`: joined | read | silent | failing | left. Times in seconds since the epoch, 0
-    never. `key_failures`: how often it refused its keys since the start; `security`: how it is associated with."""
+    """One registered meter. `state`: expected (added by hand, never heard) | joined | read | silent | failing | left |
+    unlisted (not on the whitelist, so not read). Times in seconds since the epoch, 0 never. `key_failures`: how often
+    it refused its keys since the start; `security`: how it is associated with; `model`: what it is, `None` while that
+    is not known."""
 
     meter_id: str
     port: str
@@ -53,6 +55,7 @@ class MeterStatus:
     last_error: str = ""
     key_failures: int = 0
     security: str = ""
+    model: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

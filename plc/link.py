@@ -322,6 +322,7 @@ class PlcLink:
     def _on_data(self, payload: DataIndication, now: float) -> None:
         address = payload.src
         self._events.append(DataReceived(address, payload.dst_lsap, payload.src_lsap, payload.lsdu))
+        self.topology.heard(self._nodes.get(address, b""), now)
         if address not in self._nodes and self._listing is not _Listing.OFF:
             self._list_soon(now)  # it joined, and nobody told us
         # What the node answers has arrived there, and what was sent to it before will not be confirmed any more.

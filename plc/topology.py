@@ -113,8 +113,9 @@ class PhyLink:
 
 @dataclass(frozen=True, slots=True)
 class NodePlace:
-    """What is known of one node. `level`, `rx_level` and `snr` are None where no list has told them; `registered` is
-    False for a node that left, or that the base node did not let in."""
+    """What is known of one node. `level`, `rx_level`, `snr` and `modulation` are None where no list has told them;
+    `registered` is False for a node that left, or that the base node did not let in. `heard_at`: when it was last heard
+    of (monotonic seconds), None while it was only listed."""
 
     eui48: bytes
     registered: bool
@@ -125,6 +126,8 @@ class NodePlace:
     level: int | None = None
     rx_level: int | None = None
     snr: int | None = None
+    modulation: int | None = None
+    heard_at: float | None = None
     alive_rx: int = 0
     alive_tx: int = 0
     promotions: int = 0
@@ -180,6 +183,8 @@ class Topology:
             level=None if before is None or moved else before.level,
             rx_level=None if before is None or moved else before.rx_level,
             snr=None if before is None or moved else before.snr,
+            modulation=None if before is None or moved else before.modulation,
+            heard_at=now,
             alive_rx=event.alive_rx,
             alive_tx=event.alive_tx,
             promotions=(before.promotions if before else 0) + (event.event == NetworkEventKind.PROMOTE),
@@ -213,7 +218,13 @@ class Topology:
         for key, place in self._places.items():
             link = heard.get((place.lnid, place.sid)) if place.registered else None
             if link is not None:
-                self._places[key] = replace(place, rx_level=link.rx_level, snr=link.snr)
+                self._places[key] = replace(place, rx_level=link.rx_level, snr=link.snr, modulation=link.modulation)
+
+    def heard(self, eui48: bytes, now: float) -> None:
+        """A node has sent something."""
+        place = self._places.get(eui48)
+        if place is not None:
+            self._places[eui48] = replace(place, heard_at=now)
 
     @property
     def places(self) -> tuple[NodePlace, ...]:
@@ -245,4 +256,5 @@ class Topology:
 
     @staticmethod
     def _gone(place: NodePlace) -> NodePlace:
-        return replace(place, registered=False, state=int(NodeState.DISCONNECTED), level=None, rx_level=None, snr=None)
+        gone = replace(place, registered=False, state=int(NodeState.DISCONNECTED))
+        return replace(gone, level=None, rx_level=None, snr=None, modulation=None)

@@ -314,6 +314,7 @@ class TaskBook:
             self._keeper.doubt(meter, task_id, first, last, every.get(task_id, 0), now.wall)
         found = self._slots.corrections(now)
         for one in found:
+            self._doubt_future(one, every.get(one.task, 0), now)
             self._keeper.correct(Progress(one.meter, one.task, one.done.run), one.done.before)
             self._list_correction(one, every.get(one.task, 0))
         self._keeper.flush(now.wall, alive=False)
@@ -325,6 +326,14 @@ class TaskBook:
                 len({one.meter for one in found}),
                 extra={"event": "tasks.clock"},
             )  # fmt: skip
+
+    def _doubt_future(self, one: Correction, every_s: int, now: Moment) -> None:
+        """Runs that an earlier life stored and that lie in the future were read under a clock that was wrong."""
+        first = one.was
+        if every_s:
+            first -= max(0, int(one.was - now.wall - CORRECTION_S) // every_s) * every_s
+        if one.was > now.wall + CORRECTION_S:
+            self._keeper.doubt(one.meter, one.task, first, one.was, every_s, now.wall)
 
     def _list_correction(self, one: Correction, every_s: int) -> None:
         keeper = self._keeper

@@ -14,6 +14,7 @@ import pytest
 from agent.daemon.control import ControlServer
 from agent.daemon.supervisor import Worker
 from agent.dm.push import PushListener
+from agent.metering.orders.images import FetchError, ImageStore, WantedImage
 from agent.metering.scheduling.schedule import Backoff
 from agent.metering.store.reading_store import Store
 from agent.metering.uplink.sink import SinkError, SinkWorker
@@ -25,6 +26,7 @@ from tests.agent.metering.ports.test_real_ports import Adapter, Station
 from tests.agent.metering.uplink.rig import Rig
 from tests.agent.metering.uplink.test_sink import Listener
 from tests.agent.virtual import VirtualClock
+from updateagent.disk import RealDisk
 
 pytestmark = pytest.mark.process
 PROMPT_S = 5.0  # the shortest wait of any of them is twice as long
@@ -111,7 +113,24 @@ def network_port(folder: Path) -> Made:
     return Made(station.collector.workers[0], station.store.close)
 
 
+def images(folder: Path) -> Made:
+    def fetch(*_: object, **__: object) -> tuple[int, str]:
+        raise FetchError("no head-end")
+
+    return Made(ImageStore(RealDisk(), folder, fetch, VirtualClock()))
+
+
+def images_after_a_failure(folder: Path) -> Made:
+    made = images(folder)
+    assert isinstance(made.worker, ImageStore)
+    made.worker.want([WantedImage("0" * 64, 1, "https://127.0.0.1:9/")])
+    made.worker.step(threading.Event(), lambda: None)
+    return made
+
+
 WORKERS = [
+    images,
+    images_after_a_failure,
     control,
     push,
     uplink,

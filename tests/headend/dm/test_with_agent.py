@@ -13,7 +13,7 @@ from sqlalchemy import Engine, select
 from agent.daemon.order_jobs import OrderJobs
 from agent.https import HttpsError, Response
 from agent.metering.orders.journal import Journal
-from agent.metering.orders.kinds import Ended
+from agent.metering.orders.kinds.steps import Ended
 from agent.metering.orders.order import Kind, Permission
 from agent.metering.orders.order_book import OrderBook, Task
 from agent.settings.provisioning import ReadingTask

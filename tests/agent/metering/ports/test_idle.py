@@ -108,7 +108,7 @@ def new_lists(rig: IdlePlc) -> None:
 
 
 def forgotten_meter(rig: IdlePlc) -> None:
-    assert rig.collector.forget(rig.meters[0].id)
+    assert rig.collector.remove(rig.meters[0].id)
 
 
 def clock_set(rig: IdlePlc) -> None:

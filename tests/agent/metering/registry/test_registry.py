@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.metering.registry import METERS_MAX, SAVE_DELAY_S, Registry, meter_name
+from agent.metering.registry.entry import meter_name
+from agent.metering.registry.registry import METERS_MAX, SAVE_DELAY_S, Registry
 from agent.status import MeterStatus
 from tests.agent.virtual import VirtualClock
 from updateagent.disk import RealDisk

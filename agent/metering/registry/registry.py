@@ -11,85 +11,23 @@ aside, since the network tells again who is in it.
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
-import zlib
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from agent.clock import Clock
+from agent.metering.registry import registry_file
+from agent.metering.registry.entry import ERROR_CHARS_MAX, Entry, Meter
+from agent.metering.registry.whitelist import Whitelist
 from agent.status import MeterStatus
 from updateagent.disk import Disk
 
 LOG = logging.getLogger("agent.metering.registry")
 
-VERSION = 1
 METERS_MAX = 4096  # the address space of one base node
 SAVE_DELAY_S = 3.0  # a network that comes up brings hundreds of joins in a row
-NAME_BYTES_MAX = 64
-ERROR_CHARS_MAX = 160
-
-
-@dataclass(frozen=True, slots=True)
-class Meter:
-    """One meter. `joined`: first contact, seconds since the epoch. `named`: `meter_id` is its own name."""
-
-    key: str
-    port: str
-    address: int
-    eui48: str
-    meter_id: str
-    named: bool
-    joined: float
-
-
-@dataclass(slots=True)
-class _Entry:
-    """What changes, beside the meter. `absent_since`: monotonic seconds, `None` while it is in the network."""
-
-    meter: Meter
-    absent_since: float | None
-    left: bool = False
-    last_success: float = 0.0
-    last_attempt: float = 0.0
-    last_error: str = ""
-    key_failures: int = 0
-    security: str = ""
-    silent: bool = False
-
-    def status(self) -> MeterStatus:
-        if self.left:
-            state = "left"
-        elif self.last_error:
-            state = "silent" if self.silent else "failing"
-        else:
-            state = "read" if self.last_success else "joined"
-        return MeterStatus(
-            meter_id=self.meter.meter_id,
-            port=self.meter.port,
-            address=self.meter.address,
-            state=state,
-            joined=self.meter.joined,
-            last_success=self.last_success,
-            last_attempt=self.last_attempt,
-            last_error=self.last_error,
-            key_failures=self.key_failures,
-            security=self.security,
-        )
-
-
-def meter_name(octets: bytes) -> str:
-    """Return the id that a logical device name gives: its text, else its octets as hexadecimal; empty when it is empty.
-
-    A name may become part of a path in the management tree and of a file name, so only plain characters count as text.
-    """
-    text = octets.strip(b"\0 ")[:NAME_BYTES_MAX]
-    if text and all(0x21 <= octet <= 0x7E and octet not in b'/\\"' for octet in text):
-        return text.decode("ascii")
-    return text.hex()
 
 
 class Registry:
@@ -112,7 +50,8 @@ class Registry:
         self._lock = threading.RLock()
         self._save_at: float | None = None
         self._changed = True
-        self._entries: dict[str, _Entry] = {}
+        self._entries: dict[str, Entry] = {}
+        self._whitelist = Whitelist()
         # Who is in the file was in the network once; whether it still is, the network has yet to say.
         self._load(absent_since=clock.monotonic())
 
@@ -134,17 +73,45 @@ class Registry:
                 self._make_room()
                 meter_id = eui48.hex() or f"{port}-{address}"
                 meter = Meter(key, port, address, eui48.hex(), meter_id, named=False, joined=self._clock.wall())
-                entry = self._entries[key] = _Entry(meter, None)
+                entry = self._entries[key] = Entry(meter, None)
                 LOG.info("meter %s joined, address %d", key, address, extra={"event": "meter.joined"})
                 self._touch(identity=True)
-            elif entry.meter.address != address:
-                entry.meter = replace(entry.meter, address=address)
+            elif entry.meter.address != address or (eui48 and not entry.meter.joined):
+                joined = entry.meter.joined or self._clock.wall()
+                if not entry.meter.joined:  # where nobody announces meters, the first answer is what counts
+                    LOG.info("meter %s, which was expected, joined", key, extra={"event": "meter.joined"})
+                entry.meter = replace(entry.meter, address=address, joined=joined)
                 self._touch(identity=True)
             if entry.left:
                 LOG.info("meter %s is back", entry.meter.meter_id, extra={"event": "meter.back"})
-            entry.absent_since, entry.left = None, False
+            entry.absent_since, entry.left, entry.asked_name = None, False, False
             self._touch()
             return entry.meter
+
+    def expect(self, port: str, address: int, eui48: str = "") -> Meter:
+        """Somebody says that there is such a meter, which may never have been heard. Returns it."""
+        key = f"{port}/{eui48 or address}"
+        with self._lock:
+            entry = self._entries.get(key)
+            if entry is None:
+                self._make_room()
+                meter = Meter(key, port, address, eui48, eui48 or f"{port}-{address}", named=False, joined=0.0)
+                entry = self._entries[key] = Entry(meter, self._clock.monotonic())
+                LOG.info("meter %s is expected", key, extra={"event": "meter.expected"})
+                self._touch(identity=True)
+            return entry.meter
+
+    def admit(self, whitelist: Whitelist) -> None:
+        """Only meters that this list admits are visited from now on."""
+        with self._lock:
+            before = {key for key, entry in self._entries.items() if self._whitelist.admits(entry.meter)}
+            self._whitelist = whitelist
+            after = {key for key, entry in self._entries.items() if whitelist.admits(entry.meter)}
+            if before != after:
+                LOG.info(
+                    "%d of %d meters are admitted", len(after), len(self._entries), extra={"event": "meter.whitelist"}
+                )
+            self._touch()
 
     def leave(self, key: str) -> None:
         """A node is not in the network now; it may be back in a moment."""
@@ -193,6 +160,10 @@ class Registry:
             entry.last_error, entry.silent = error[:ERROR_CHARS_MAX], silent
             if not error:
                 entry.last_success = entry.last_attempt
+                entry.asked_name = not entry.meter.named
+                if not entry.meter.joined:  # of a line where nobody joins
+                    entry.meter = replace(entry.meter, joined=entry.last_attempt)
+                    self._touch(identity=True)
             self._touch()
 
     def note_keys(self, key: str, failures: int, security: str) -> None:
@@ -201,6 +172,14 @@ class Registry:
             entry = self._entries.get(key)
             if entry is not None and (entry.key_failures, entry.security) != (failures, security):
                 entry.key_failures, entry.security = failures, security
+                self._touch()
+
+    def set_model(self, key: str, model: str | None) -> None:
+        """What is known of the model of a meter."""
+        with self._lock:
+            entry = self._entries.get(key)
+            if entry is not None and entry.meter.model != model:
+                entry.meter = replace(entry.meter, model=model)
                 self._touch()
 
     def remove(self, meter_id: str) -> list[Meter]:
@@ -215,7 +194,16 @@ class Registry:
     # --- what is asked ---
 
     def present(self, port: str) -> list[Meter]:
-        """Return the meters of `port` that can be visited now."""
+        """Return the meters of `port` that can be visited now, and may be."""
+        with self._lock:
+            return [
+                entry.meter
+                for entry in self._entries.values()
+                if entry.meter.port == port and entry.absent_since is None and self._is_visited(entry)
+            ]
+
+    def heard(self, port: str) -> list[Meter]:
+        """Return the meters that are in the network of `port`, those that are not admitted included."""
         with self._lock:
             return [
                 entry.meter
@@ -223,14 +211,24 @@ class Registry:
                 if entry.meter.port == port and entry.absent_since is None
             ]
 
+    def name_only(self, meter: Meter) -> bool:
+        """Whether this meter may be asked for its name and for nothing else."""
+        with self._lock:
+            return not self._whitelist.admits(meter)
+
     def absent(self, port: str) -> list[Meter]:
         """Return the meters of `port` that were there once and are silent now."""
         with self._lock:
             return [
                 entry.meter
                 for entry in self._entries.values()
-                if entry.meter.port == port and entry.absent_since is not None
+                if entry.meter.port == port and entry.absent_since is not None and self._is_visited(entry)
             ]
+
+    def known(self) -> list[Meter]:
+        """Return all meters, present or not."""
+        with self._lock:
+            return [entry.meter for entry in self._entries.values()]
 
     def get(self, key: str) -> Meter | None:
         with self._lock:
@@ -239,7 +237,7 @@ class Registry:
 
     def at(self, port: str, address: int) -> Meter | None:
         """Return the present meter with this address, `None` when there is none."""
-        return next((meter for meter in self.present(port) if meter.address == address), None)
+        return next((meter for meter in self.heard(port) if meter.address == address), None)
 
     def names(self) -> set[str]:
         """Return every name under which something may be stored: ids, and the ways to reach meters (`key`)."""
@@ -249,7 +247,16 @@ class Registry:
     def meters(self) -> tuple[MeterStatus, ...]:
         """Return all meters for the status, sorted by id."""
         with self._lock:
-            return tuple(sorted((entry.status() for entry in self._entries.values()), key=lambda meter: meter.meter_id))
+            found = [entry.status(admitted=self._whitelist.admits(entry.meter)) for entry in self._entries.values()]
+            return tuple(sorted(found, key=lambda meter: meter.meter_id))
+
+    def due(self) -> tuple[MeterStatus, ...]:
+        """Return the meters that ought to be read: all that are admitted. One that was never heard counts as left."""
+        return tuple(
+            replace(meter, state="left") if meter.state == "expected" else meter
+            for meter in self.meters()
+            if meter.state != "unlisted"
+        )
 
     # --- time ---
 
@@ -262,7 +269,7 @@ class Registry:
         with self._lock:
             for entry in self._entries.values():
                 away = entry.absent_since is not None and now - entry.absent_since >= self._leave_after_s
-                if away and not entry.left:
+                if away and not entry.left and entry.meter.joined:
                     entry.left = True
                     LOG.info("meter %s left", entry.meter.meter_id, extra={"event": "meter.left"})
                     self._touch()
@@ -279,11 +286,10 @@ class Registry:
             if self._save_at is None:
                 return
             self._save_at = None
-            meters = [asdict(entry.meter) for entry in self._entries.values()]
-        document = {"version": VERSION, "crc32": zlib.crc32(_canonical(meters)), "meters": meters}
+            data = registry_file.dump(entry.meter for entry in self._entries.values())
         try:
             self._disk.mkdir_durable(self._file.parent)
-            self._disk.write_durable(self._file, json.dumps(document).encode())
+            self._disk.write_durable(self._file, data)
         except OSError as error:
             LOG.warning("%s cannot be written: %s", self._file, error, extra={"event": "registry.save.failed"})
             with self._lock:
@@ -291,7 +297,12 @@ class Registry:
 
     # --- inside ---
 
-    def _set_absent(self, entry: _Entry) -> None:
+    def _is_visited(self, entry: Entry) -> bool:
+        if self._whitelist.admits(entry.meter):
+            return True
+        return self._whitelist.asks_name(entry.meter) and not entry.asked_name
+
+    def _set_absent(self, entry: Entry) -> None:
         if entry.absent_since is None:
             entry.absent_since = self._clock.monotonic()
 
@@ -313,55 +324,21 @@ class Registry:
 
     def _load(self, absent_since: float) -> None:
         try:
-            loaded = _parse(self._disk.read_bytes(self._file))
+            loaded = registry_file.parse(self._disk.read_bytes(self._file))
         except FileNotFoundError:
             return
         except OSError as error:
             LOG.warning("%s cannot be read: %s", self._file, error, extra={"event": "registry.load.failed"})
             return
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+        except ValueError as error:
             LOG.warning("%s is damaged (%s): set aside", self._file, error, extra={"event": "registry.corrupt"})
             self._set_aside()
             return
         for meter in loaded[:METERS_MAX]:
-            self._entries[meter.key] = _Entry(meter, absent_since)
+            self._entries[meter.key] = Entry(meter, absent_since)
 
     def _set_aside(self) -> None:
         try:
             self._disk.rename_durable(self._file, self._file.with_name(self._file.name + ".corrupt"))
         except OSError as error:
             LOG.warning("%s cannot be set aside: %s", self._file, error, extra={"event": "registry.aside.failed"})
-
-
-def _canonical(meters: Iterable[object]) -> bytes:
-    return json.dumps(list(meters), sort_keys=True, separators=(",", ":")).encode()
-
-
-def _parse(data: bytes) -> list[Meter]:
-    """Raises `ValueError`, `KeyError` or `TypeError` for what is not a file of ours."""
-    document = json.loads(data)
-    meters = document["meters"]
-    if document["version"] != VERSION or document["crc32"] != zlib.crc32(_canonical(meters)):
-        raise ValueError("version or checksum")
-    return [Meter(**_checked(meter)) for meter in meters]
-
-
-_TYPES: dict[str, type | tuple[type, ...]] = {
-    "key": str,
-    "port": str,
-    "address": int,
-    "eui48": str,
-    "meter_id": str,
-    "named": bool,
-    "joined": (int, float),
-}
-
-
-def _checked(meter: object) -> dict[str, Any]:
-    """The fields of a meter, each of its type. Raises `ValueError`."""
-    if not isinstance(meter, dict) or set(meter) != set(_TYPES):
-        raise ValueError("fields of a meter")
-    for name, kind in _TYPES.items():
-        if not isinstance(meter[name], kind):
-            raise ValueError(f"{name} of a meter")  # noqa: TRY004 - what is wrong is the file, not the call
-    return meter
