@@ -11,7 +11,7 @@ from agent.daemon.control import ControlError, Handler
 from agent.metering.registry.network import CHANGING_KINDS, NetworkOrder, NetworkOrderError
 from agent.metering.store.store_file import StoreError
 from agent.settings.provisioning import AddedMeter
-from plc.topology import HISTORY_MAX
+from plc.prime.topology import HISTORY_MAX
 
 if TYPE_CHECKING:
     from agent.metering.collector import Collector

@@ -33,7 +33,7 @@ from agent.settings.provisioning import MeterAccess, Provisioning, ReadingTask, 
 from dlms.simulator.reading_list import rows_from_csv
 from headend import db
 from headend.metering import readings
-from plc.link import PlcLink
+from plc.prime.link import PlcLink
 from plc.protocols import find_protocol
 from tests.agent.metering.lines import Line, bridge_over
 from tests.agent.metering.readings import visit

@@ -1,6 +1,6 @@
 """The networks behind base nodes as everybody else sees them: nodes, switches, levels, signal, and what happened.
 
-A port's thread owns the topology (`plc.topology`); here is what others may look at: an immutable picture that is
+A port's thread owns the topology (`plc.prime.topology`); here is what others may look at: an immutable picture that is
 replaced whole, and the durable history. Orders to the management plane of a base node (attributes of its PIB, promotion
 and demotion, its own whitelist) wait here for the thread of their port, and so do their results for whoever asked.
 """
@@ -32,9 +32,9 @@ from plc.events import (
     TopologyListed,
     WhitelistChanged,
 )
-from plc.management import PIB_DEMOTE, PIB_PROMOTE
-from plc.prime import Command, Whitelist
-from plc.topology import NodePlace, NodeState, Topology
+from plc.prime.management import PIB_DEMOTE, PIB_PROMOTE
+from plc.prime.messages import Command, Whitelist
+from plc.prime.topology import NodePlace, NodeState, Topology
 
 PICTURE_EVERY_S = 5.0  # a picture of a full network takes some milliseconds
 ORDERS_MAX = 32  # waiting or in flight, per port
@@ -58,7 +58,7 @@ MODULATIONS = {
 
 @runtime_checkable
 class Managed(Protocol):
-    """The core of a base node with a management plane: `plc.link.PlcLink`."""
+    """The core of a base node with a management plane: `plc.prime.link.PlcLink`."""
 
     @property
     def topology(self) -> Topology: ...

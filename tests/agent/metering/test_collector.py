@@ -28,7 +28,7 @@ from dlms.errors import LinkError
 from dlms.simulator.reading_list import rows_from_csv
 from plc.errors import PlcPortError
 from plc.events import DataReceived
-from plc.link import PlcLink
+from plc.prime.link import PlcLink
 from plc.protocols import HDLC, PRIME_USI
 from plc.transparent import TransparentLink
 from tests.agent.metering.lines import Line, bridge_over

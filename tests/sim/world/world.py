@@ -25,7 +25,7 @@ from agent.metering.uplink.worker import Uplink
 from agent.settings.config import MeteringConfig, PortConfig
 from agent.settings.provisioning import MeterAccess, Provisioning, ReadingTask, UplinkSettings
 from omadm.readings import GapReport, Reading
-from plc.link import PlcLink
+from plc.prime.link import PlcLink
 from plc.protocols import PRIME_USI
 from tests.agent.metering.lines import bridge_over
 from tests.agent.virtual import VirtualClock
