@@ -191,6 +191,7 @@ class Daemon:
             open_bridge=bridge_to,
             health=lambda ok, detail: self.health.set("meter_port", ok, detail),
             meters_health=lambda ok, detail: self.health.set("meters", ok, detail),
+            device=self.device.device_id,
         )
         self.uplink_connection = KeptConnection(self.https)
         self.uplink = Uplink(

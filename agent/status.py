@@ -38,7 +38,8 @@ class DmStatus:
 @dataclass(frozen=True, slots=True)
 class MeterStatus:
     """One registered meter. `state`: joined | read | silent | failing | left. Times in seconds since the epoch, 0
-    never. `key_failures`: how often it refused its keys since the start; `security`: how it is associated with."""
+    never. `key_failures`: how often it refused its keys since the start; `security`: how it is associated with;
+    `model`: what it is, `None` while that is not known; `named`: `meter_id` is its own name."""
 
     meter_id: str
     port: str
@@ -50,6 +51,9 @@ class MeterStatus:
     last_error: str = ""
     key_failures: int = 0
     security: str = ""
+    model: str | None = None
+    named: bool = True
+    eui48: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from sqlalchemy import (
     create_engine,
     event,
     insert,
+    inspect,
     make_url,
     select,
 )
@@ -57,17 +58,32 @@ def open_engine(url: str) -> Engine:
 
 
 def create_tables(engine: Engine) -> None:
-    """Create missing tables. The modules that declare tables must have been imported.
+    """Create missing tables, and missing columns that may be null. The modules that declare tables must have been
+    imported.
 
     Raises `SchemaError` for a database that another version of the head-end made.
     """
     metadata.create_all(engine)
+    _add_columns(engine)
     with engine.begin() as connection:
         found = connection.scalars(select(schema.c.version)).one_or_none()
         if found is None:
             connection.execute(insert(schema).values(version=SCHEMA_VERSION))
         elif found != SCHEMA_VERSION:
             raise SchemaError(f"the database has schema {found}, this head-end needs {SCHEMA_VERSION}")
+
+
+def _add_columns(engine: Engine) -> None:
+    """Bring tables of an earlier head-end forward: a column that may be null changes nothing for the rows there are,
+    nor for that head-end, should it come back."""
+    with engine.begin() as connection:
+        found = inspect(connection)
+        for table in metadata.sorted_tables:
+            known = {column["name"] for column in found.get_columns(table.name)}
+            for column in table.c:
+                if column.name not in known and column.nullable:
+                    kind = column.type.compile(engine.dialect)
+                    connection.exec_driver_sql(f'ALTER TABLE "{table.name}" ADD COLUMN "{column.name}" {kind}')
 
 
 def reader(engine: Engine) -> Engine:

@@ -24,6 +24,7 @@ YEARS_KEPT = 16
 _NAME = r"(?:[A-Za-z]{3,10}|<[A-Za-z0-9+-]{3,10}>)"
 _TIME = r"[+-]?\d{1,3}(?::\d{2}(?::\d{2})?)?"
 _DATE = rf"(?:J\d{{1,3}}|\d{{1,3}}|M\d{{1,2}}\.\d\.\d)(?:/{_TIME})?"
+_SPAN = re.compile(r"(\d{1,2}):(\d{2})-(\d{1,2}):(\d{2})", re.ASCII)
 _TZ = re.compile(rf"({_NAME})({_TIME})(?:({_NAME})({_TIME})?(?:,({_DATE}),({_DATE}))?)?")
 
 
@@ -106,6 +107,13 @@ class Zone:
         found = sorted({local - offset for offset in offsets if self.offset(local - offset) == offset})
         return tuple(found) or (local - self.offset(local - max(offsets)),)
 
+    def next_switch(self, instant: int) -> int | None:
+        """Return the first instant after this one at which clocks are set; `None` where they never are."""
+        if self._changes is None:
+            return None
+        instants, _ = self._around(instant, self._changes)
+        return instants[bisect_right(instants, instant)]
+
     def _around(self, instant: int, changes: tuple[_Change, _Change]) -> tuple[list[int], list[int]]:
         year = (datetime(1970, 1, 1) + timedelta(seconds=min(max(instant, 0), LATEST) + self.standard)).year  # noqa: DTZ001 - of local time
         found = self._years.get(year)
@@ -148,3 +156,53 @@ def _change(text: str) -> _Change:
 
 
 UTC = Zone("UTC0")
+
+
+class DayTimes:
+    """Times of every day, as `01:00-05:00,22:30-00:30`: each from its first minute up to, and without, its last, in
+    local time. None at all, an empty text, is falsy."""
+
+    def __init__(self, text: str, zone: Zone = UTC) -> None:
+        """Raises `ZoneError` for a text that says no times."""
+        self.text = text
+        self.zone = zone
+        self._spans = tuple(_span(part.strip()) for part in text.split(",")) if text.strip() else ()
+
+    def __bool__(self) -> bool:
+        return bool(self._spans)
+
+    def hold(self, instant: float) -> bool:
+        """Return whether it is one of these times."""
+        time = self.zone.local(int(instant // 1)) % _DAY
+        return any(first <= time < last or time + _DAY < last for first, last in self._spans)
+
+    def next_begin(self, instant: float) -> int | None:
+        """Return the first instant after this one at which one of these times may begin; `None` for none at all."""
+        return self._next(instant, [first for first, _ in self._spans])
+
+    def next_end(self, instant: float) -> int | None:
+        """Return the first instant after this one at which one of these times may end; `None` for none at all."""
+        return self._next(instant, [last for _, last in self._spans])
+
+    def _next(self, instant: float, times: list[int]) -> int | None:
+        now = int(instant // 1)
+        midnight = self.zone.local(now) // _DAY * _DAY
+        found = [
+            at for day in range(-1, 3) for time in times for at in self.zone.instants(midnight + day * _DAY + time)
+        ]
+        switch = self.zone.next_switch(now)  # which may leave out a beginning, or an end
+        return min((at for at in (*found, *([switch] if switch else [])) if at > now), default=None) if times else None
+
+
+def _span(text: str) -> tuple[int, int]:
+    match = _SPAN.fullmatch(text)
+    numbers = [int(number) for number in match.groups()] if match is not None else []
+    if not numbers or numbers[0] > 23 or numbers[2] > 24 or max(numbers[1], numbers[3]) > 59:
+        raise ZoneError(f"{text!r}: times of a day as 22:30-05:00 expected")
+    first, last = numbers[0] * _HOUR + numbers[1] * 60, numbers[2] * _HOUR + numbers[3] * 60
+    if first == last or last > _DAY:
+        raise ZoneError(f"{text!r}: no times of a day")
+    return first, last if last > first else last + _DAY
+
+
+NO_TIMES = DayTimes("")

@@ -17,6 +17,8 @@ from dataclasses import asdict, dataclass, fields
 from decimal import Decimal
 from typing import Any
 
+from omadm.schedule import GRID_S, Schedule, schedule_of
+
 VERSION = 1
 BODY_BYTES_MAX = 4 << 20  # as sent; the largest batch has about 2 MiB before compression
 PLAIN_BYTES_MAX = 8 << 20  # after decompression
@@ -99,8 +101,9 @@ class GapReport:
     """What became of a range of slots of one meter that are not there, as the device stores and sends it.
 
     `gap` is `open`, `closed`, or `doubted`: readings of these runs from the same store with a lower id were taken under
-    a clock that was wrong. `first` and `last` are runs of `task`, one every `every` seconds; with `profile` (its
-    logical name) they are the ends of the profile's intervals. `last` is `None` while the gap goes on. `reason`: why
+    a clock that was wrong. `first` and `last` are runs of `task`, one every `every` seconds, or at the run times of a
+    calendar, `times` (`omadm.schedule`), for whose grid `every` then stands; with `profile` (its logical name) they are
+    the ends of the profile's intervals. `last` is `None` while the gap goes on. `reason`: why
     the slots are missing; `how`: how they were closed. `noted`: by the concentrator's clock, seconds since the epoch.
     """
 
@@ -114,6 +117,12 @@ class GapReport:
     reason: str
     how: str | None
     noted: float
+    times: str | None = None
+
+    @property
+    def schedule(self) -> Schedule:
+        """When its slots are."""
+        return schedule_of(self.every, self.first % self.every, self.times or "")
 
     def row(self) -> list[object]:
         """The fields in order, as the store keeps them."""
@@ -122,13 +131,13 @@ class GapReport:
 
 FIELDS = tuple(field.name for field in fields(Reading))
 GAP_FIELDS = tuple(field.name for field in fields(GapReport))
-ROW_SIZES = (len(FIELDS) - 2, len(FIELDS) - 1, len(FIELDS), len(GAP_FIELDS))
+ROW_SIZES = (len(FIELDS) - 2, len(FIELDS) - 1, len(FIELDS), len(GAP_FIELDS) - 1, len(GAP_FIELDS))
 GAP_STATES = ("open", "closed", "doubted")
 
 
 def record(record_id: int, row: Sequence[object]) -> dict[str, object]:
     """Make a record of the document from its id and the row of a `Reading` or a `GapReport`."""
-    names = GAP_FIELDS if len(row) == len(GAP_FIELDS) else FIELDS
+    names = GAP_FIELDS if len(row) <= len(GAP_FIELDS) else FIELDS
     return {"id": record_id, **dict(zip(names, row, strict=False))}
 
 
@@ -288,7 +297,17 @@ def _gap_of(members: _Fields) -> GapReport:
         reason=members.text("reason"),
         how=members.optional_text("how"),
         noted=members.seconds("noted"),
+        times=_times_of(members),
     )
+
+
+def _times_of(members: _Fields) -> str | None:
+    times = members.optional_text("times") if "times" in members.entries else None
+    try:
+        schedule_of(GRID_S, 0, times or "")
+    except ValueError as error:
+        raise BatchError(f"{members.where}times: {error}") from None
+    return times
 
 
 def parse_orders(entries: object) -> list[ResendOrder]:

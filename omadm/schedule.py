@@ -26,7 +26,7 @@ from typing import Protocol
 
 from omadm.local_time import EPOCH_ORDINAL, LATEST, UTC, Zone
 
-TEXT_CHARS_MAX = 128
+FIELDS_CHARS_MAX = 63  # with a zone, what a report of a gap may hold
 HOUR_S, DAY_S = 3600, 86_400
 GRID_S = 60  # calendar runs lie on whole minutes
 SEARCH_DAYS = 9 * 366  # from 29 February 2096 it is eight years to the next one
@@ -113,7 +113,7 @@ class Calendar:
     def __init__(self, fields: str, zone: Zone = UTC) -> None:
         """Raises `ScheduleError`, with the field that is wrong."""
         words = fields.split()
-        if len(words) != len(_FIELDS) or len(fields) > TEXT_CHARS_MAX:
+        if len(words) != len(_FIELDS) or len(fields) > FIELDS_CHARS_MAX:
             raise ScheduleError("five fields expected: minute, hour, day of month, month, day of week")
         minutes, hours, days, months, weekdays = (
             _numbers(word, *field) for word, field in zip(words, _FIELDS, strict=True)

@@ -40,8 +40,9 @@ class Collector:
         open_bridge: Callable[[PortConfig], Bridge],
         health: Callable[[bool, str], None] = lambda _ok, _detail: None,
         meters_health: Callable[[bool, str], None] = lambda _ok, _detail: None,
+        device: str = "",
     ) -> None:
-        """`health` takes the check `meter_port`, `meters_health` the check `meters`."""
+        """`health` takes the check `meter_port`, `meters_health` the check `meters`. `device`: whose it is."""
         self.registry = registry
         self.orders = orders
         self.tasks = TaskBook(
@@ -51,6 +52,7 @@ class Collector:
             catch_up_s=metering.catch_up_s,
             meters=registry.meters,
             port_problem=self._problem_of,
+            device=device,
         )
         self._clock = clock
         keystore = KeyStore(registry.disk, metering.registry_file.parent / "keys")

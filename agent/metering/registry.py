@@ -78,6 +78,8 @@ class _Entry:
             last_error=self.last_error,
             key_failures=self.key_failures,
             security=self.security,
+            named=self.meter.named,
+            eui48=self.meter.eui48,
         )
 
 

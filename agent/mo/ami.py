@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from agent.mo.sched import tasks
+from agent.mo import sched
 from agent.settings.provisioning import (
     AUTHS,
     POLICIES,
@@ -279,7 +279,7 @@ def provisioning_from_tree(looking: Transaction) -> Provisioning:
     """Everything that the head-end has provisioned, as one value."""
     uplink = ("AMI", "Uplink")
     return Provisioning(
-        tasks=tasks(looking),
+        tasks=sched.tasks(looking),
         uplink=UplinkSettings(
             url=looking.text((*uplink, "URL")),
             token=looking.text((*uplink, "Token")),
@@ -288,6 +288,8 @@ def provisioning_from_tree(looking: Transaction) -> Provisioning:
         access=MeterAccess(**dict(_given(looking, ACCESS))),  # type: ignore[arg-type]
         access_rules=tuple(_access_rules(looking)),
         system_title=_octets(looking.text((*ACCESS, "SystemTitle"))),
+        quiet_hours=sched.quiet_hours(looking),
+        zone=sched.zone(looking),
     )
 
 

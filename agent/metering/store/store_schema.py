@@ -9,6 +9,7 @@ Formats so far. A file is brought forward when it is opened, in one transaction;
    `delivered` has what the head-end holds above the watermark `released`, `resend` what it wants once more,
    `sink` the positions of others.
 3. The ledger's tables (`agent.metering.ledger`): `gap`, `account`, `era`, `alive`.
+4. `calendar`, where run times are no period: its `id` is less than 0 and stands for `every` in `gap` and `account`.
 
 `block.marks` is the progress of the visit, JSON [[meter, task, run], …]. It moves to the table `progress` when the
 block goes: a page less to write per visit, which on flash is a good part of the wear.
@@ -19,7 +20,7 @@ from __future__ import annotations
 import sqlite3
 import uuid
 
-FORMAT = 3
+FORMAT = 4
 COUNTERS = ("next", "released", "forwarded", "lost", "refused", "holes")
 NO_MARKS = "[]"
 
@@ -71,10 +72,12 @@ _SINCE_3 = (
     # When the ledger was looked at last, and which losses it knows of.
     "CREATE TABLE alive (id INTEGER PRIMARY KEY CHECK (id = 1), at REAL NOT NULL, loss INTEGER NOT NULL)",
 )
+_SINCE_4 = ("CREATE TABLE calendar (id INTEGER PRIMARY KEY, times TEXT NOT NULL)",)
 LEDGER = {
     "gap": (("meter", "task", "profile", "first", "last", "every", "reason"), (str, str, str, int, int, int, str)),
     "account": (("meter", "task", "every", "phase", "settled"), (str, str, int, int, int)),
     "era": (("meter", "task", "before"), (str, str, int)),
+    "calendar": (("id", "times"), (int, str)),
 }  # table → its columns and their types, for whoever salvages them
 _TO_2 = (
     "ALTER TABLE block ADD COLUMN meter TEXT NOT NULL DEFAULT ''",
@@ -85,7 +88,7 @@ _TO_2 = (
     "INSERT INTO identity SELECT key, value FROM meta WHERE key = 'uuid'",
     "INSERT INTO meta VALUES ('holes', 0)",
 )
-_MIGRATIONS = {1: _TO_2, 2: _SINCE_3}  # from this format to the next
+_MIGRATIONS = {1: _TO_2, 2: _SINCE_3, 3: _SINCE_4}  # from this format to the next
 _TABLES = {
     "meta",
     "block",
@@ -115,7 +118,7 @@ class NewerFormatError(Exception):
 def create(db: sqlite3.Connection) -> None:
     """Make an empty store in one transaction: there is no moment at which half of one exists."""
     db.execute("BEGIN")
-    for statement in (*_SCHEMA, *_SINCE_2, *_SINCE_3):
+    for statement in (*_SCHEMA, *_SINCE_2, *_SINCE_3, *_SINCE_4):
         db.execute(statement)
     meta: dict[str, object] = {"format": FORMAT, "uuid": uuid.uuid4().hex, **dict.fromkeys(COUNTERS, 0), "next": 1}
     db.executemany("INSERT INTO meta VALUES (?, ?)", list(meta.items()))

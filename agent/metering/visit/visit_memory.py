@@ -62,7 +62,7 @@ class Retries:
     def given_up(self, meter: Meter, job: Job) -> bool:
         failed = self._meters.get(meter.key)
         run, failures = failed.runs.get(job.task.task_id, (0, 0)) if failed else (0, 0)
-        return run == job.run and failures > self._retries_max
+        return run == job.run and failures > self._retries_of(job)
 
     def forgive(self, meter: Meter) -> None:
         self._meters.pop(meter.key, None)
@@ -73,11 +73,11 @@ class Retries:
     def note(self, meter: Meter, jobs: Sequence[Job], *, gained: int = 0) -> bool:
         """Record that a visit for these jobs failed after it had read `gained` values.
 
-        Returns whether their run is given up now.
+        Returns whether a run of theirs is given up now.
         """
         now = self._clock.monotonic()
         failed = self._meters.setdefault(meter.key, _Failures(since=now))
-        failures = 1
+        failures, final = 1, not jobs and self._retries_max == 0
         for job in jobs:
             run, before = failed.runs.get(job.task.task_id, (0, 0))
             before = before if run == job.run else 0
@@ -85,11 +85,14 @@ class Retries:
             count = before if gained >= GOOD_STEP_VALUES else before + 1
             failed.runs[job.task.task_id] = (job.run, count)
             failures = max(failures, count)
+            final = final or count > self._retries_of(job)
         failed.not_before = now + self._backoff.pause(failures, self._jitter)
-        final = failures > self._retries_max
         if final:
             LOG.debug("meter %s was not read in %d attempts", meter.meter_id, failures)
         return final
+
+    def _retries_of(self, job: Job) -> int:
+        return self._retries_max if job.task.retries_max is None else job.task.retries_max
 
 
 class Leftovers:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.metering.scheduling.readinglist import ROWS_MAX, ReadingListError, ReadingLists, parse
+from agent.metering.scheduling.readinglist import ReadingListError, ReadingLists, parse
+from agent.settings.reading_codes import ITEMS_MAX
 from dlms.cosem.obis import AttributeRef
 
 REPO = Path(__file__).resolve().parents[4]
@@ -57,7 +58,7 @@ def test_all_mistakes_are_named_at_once() -> None:
 
 
 def test_a_list_without_end_is_refused() -> None:
-    rows = "".join(f"1.0.{n // 250}.{n % 250}.0.255,3,2\n" for n in range(ROWS_MAX + 1))
+    rows = "".join(f"1.0.{n // 250}.{n % 250}.0.255,3,2\n" for n in range(ITEMS_MAX + 1))
     with pytest.raises(ReadingListError, match="more than"):
         parse("x", "obis,cls,attr\n" + rows, "x.csv")
 
