@@ -1,4 +1,4 @@
-# make fast     each commit: lint, types, tests of the fast tier (not quite two minutes on two cores)
+# make fast     each commit: lint, types, tests of the fast tier (under a minute of tests on two cores)
 # make test     lint, types, tests          make demo   the main job, end to end
 # make board    an emulated ARM board: U-Boot, kernel, flash
 # make torture  what takes hours: more seeds, longer fuzzing, oldest and newest dependencies, other Pythons

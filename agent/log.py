@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import TextIO
 
 FILES_KEPT = 2  # dcu.log and one older: flash is small
-SECRET_CHARS_MIN = 6  # shorter ones would blot out ordinary words
+SECRET_CHARS_MIN = 6  # shorter ones would redact ordinary words
 MESSAGE_CHARS_MAX = 4096  # a peer's text quoted in a message must not fill the disk
-BLOT = "[secret]"
+REDACTED = "[secret]"
 
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
@@ -32,7 +32,7 @@ class Secrets:
         self._hidden: tuple[str, ...] = ()
 
     def hide(self, *secrets: str | bytes) -> None:
-        """Blot out `secrets` from now on; bytes also in hexadecimal. Those below `SECRET_CHARS_MIN` are left alone."""
+        """Redact `secrets` from now on; bytes also in hexadecimal. Those below `SECRET_CHARS_MIN` are left alone."""
         forms: list[str] = []
         for secret in secrets:
             if isinstance(secret, bytes):
@@ -44,10 +44,10 @@ class Secrets:
             # Longest first, so that a secret which contains another one is replaced whole.
             self._hidden = tuple(sorted(fresh.union(self._hidden), key=len, reverse=True))
 
-    def blot(self, text: str) -> str:
+    def redact(self, text: str) -> str:
         for secret in self._hidden:
             if secret in text:
-                text = text.replace(secret, BLOT)
+                text = text.replace(secret, REDACTED)
         return text
 
 
@@ -78,7 +78,7 @@ class LineFormatter(logging.Formatter):
         line = f"{stamp}{record.levelname} {record.name}{' ' + event if event else ''}: {message}"
         if record.exc_info:
             line = f"{line}\n{self.formatException(record.exc_info)}"
-        return self._secrets.blot(line)
+        return self._secrets.redact(line)
 
 
 def _timestamp(created: float) -> str:

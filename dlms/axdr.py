@@ -16,7 +16,7 @@ with: visible strings as Latin-1, UTF-8 strings with surrogate escapes.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -62,6 +62,51 @@ class Tag(IntEnum):
     DELTA_LONG_UNSIGNED = 32
     DELTA_DOUBLE_LONG_UNSIGNED = 33
     DONT_CARE = 255
+
+
+# Names of the types for people and for JSON: of `dlms read` and `dlms set`, of reading lists, of typed JSON and of the
+# uplink's records (docs/uplink.md). Types that are not here have their name of the standard.
+TYPE_NAMES: Mapping[Tag, str] = {
+    Tag.NULL: "null",
+    Tag.BOOLEAN: "bool",
+    Tag.INTEGER: "i8",
+    Tag.UNSIGNED: "u8",
+    Tag.LONG: "i16",
+    Tag.LONG_UNSIGNED: "u16",
+    Tag.DOUBLE_LONG: "i32",
+    Tag.DOUBLE_LONG_UNSIGNED: "u32",
+    Tag.LONG64: "i64",
+    Tag.LONG64_UNSIGNED: "u64",
+    Tag.ENUM: "enum",
+    Tag.FLOAT32: "f32",
+    Tag.FLOAT64: "f64",
+    Tag.OCTET_STRING: "oct",
+    Tag.VISIBLE_STRING: "str",
+    Tag.UTF8_STRING: "utf8",
+    Tag.BIT_STRING: "bits",
+    Tag.DATE_TIME: "dt",
+    Tag.DATE: "date",
+    Tag.TIME: "time",
+    Tag.ARRAY: "array",
+    Tag.STRUCTURE: "struct",
+}
+INTEGER_TAGS = (
+    Tag.INTEGER,
+    Tag.UNSIGNED,
+    Tag.LONG,
+    Tag.LONG_UNSIGNED,
+    Tag.DOUBLE_LONG,
+    Tag.DOUBLE_LONG_UNSIGNED,
+    Tag.LONG64,
+    Tag.LONG64_UNSIGNED,
+    Tag.ENUM,
+)
+FLOAT_TAGS = (Tag.FLOAT32, Tag.FLOAT64)
+
+
+def tags_by_name(tags: Iterable[Tag]) -> dict[str, Tag]:
+    """These tags by their names in `TYPE_NAMES`, in the order given."""
+    return {TYPE_NAMES[tag]: tag for tag in tags}
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,7 +302,7 @@ def _read_sequence(cursor: Cursor, _tag: int, depth: int) -> Value:
     count = cursor.length()
     if count > cursor.remaining:  # every element takes an octet at least
         raise cursor.error(f"{count} elements cannot fit the {cursor.remaining} octets that are left")
-    cursor.spend(count)
+    cursor.count_values(count)
     return tuple([read(cursor, depth + 1) for _ in range(count)])
 
 
@@ -272,7 +317,7 @@ def _read_compact(cursor: Cursor, _tag: int, depth: int) -> Value:
     count = cursor.length()
     base = cursor.offset
     contents = cursor.take(count)
-    cursor.spend(_compact_elements(description, contents, base)[1])  # what exists must be readable
+    cursor.count_values(_compact_elements(description, contents, base)[1])  # what exists must be readable
     return CompactArray(description, contents)
 
 

@@ -36,7 +36,7 @@ class Cursor:
         """The error to raise about the octet `back` octets before the current one."""
         return DecodeError(self.what, self.base + self.pos - back, why)
 
-    def spend(self, values: int) -> None:
+    def count_values(self, values: int) -> None:
         """`values` more are going to be read. Raises `DecodeError` when that is too many in all."""
         self.values_left -= values
         if self.values_left < 0:

@@ -24,7 +24,7 @@ from headend.metering.readings import doubtful, readings
 from headend.security.devices import registrations
 from headend.software.repository import downloads, reports
 
-log = logging.getLogger("headend.retention")
+LOG = logging.getLogger("headend.retention")
 
 DAY_S = 86_400.0
 EVERY_S = 3600.0
@@ -128,19 +128,19 @@ class RetentionWorker:
             if self._stop.wait(PAUSE_S):
                 return
         if failed:
-            log.warning("%d jobs waited too long and failed", failed, extra={"event": "retention.jobs"})
+            LOG.warning("%d jobs waited too long and failed", failed, extra={"event": "retention.jobs"})
         gone: dict[str, int] = {}
         for table, count in prune(self._engine, self._keep, now):
             gone[table] = gone.get(table, 0) + count
             if self._stop.wait(PAUSE_S):
                 break
         for table, count in gone.items():
-            log.info("%s: %d old rows deleted", table, count, extra={"event": "retention.pruned"})
+            LOG.info("%s: %d old rows deleted", table, count, extra={"event": "retention.pruned"})
 
     def _run(self) -> None:
         while not self._stop.is_set():
             try:
                 self.once()
             except SQLAlchemyError:
-                log.exception("retention failed; it is tried again", extra={"event": "retention.failed"})
+                LOG.exception("retention failed; it is tried again", extra={"event": "retention.failed"})
             self._stop.wait(EVERY_S)

@@ -30,7 +30,7 @@ from headend.security.service import SecurityService
 from headend.software import app as software_app
 from headend.software.repository import PackageStore
 
-log = logging.getLogger("headend")
+LOG = logging.getLogger("headend")
 
 BACKLOG = 256
 GRACEFUL_S = 5
@@ -125,7 +125,7 @@ async def _serve(
     tasks = [asyncio.create_task(server.serve(sockets=[sockets[name]]), name=name) for name, server in servers.items()]
     watch = asyncio.create_task(_announce(list(servers.values()), ready, asked))
     ended, _ = await asyncio.wait([*tasks, watch], return_when=asyncio.FIRST_COMPLETED)
-    log.info("stopping", extra={"event": "headend.stop"})
+    LOG.info("stopping", extra={"event": "headend.stop"})
     for server in servers.values():
         server.should_exit = True
     watch.cancel()

@@ -8,11 +8,12 @@
     while (event := channel.next_event()) is not None:   # DataReceived, DataConfirmed, DataFailed
         ...
 
-What a channel carries is `bridge.carries`:
+What a channel carries depends on the protocol:
 
-- `"apdu"` (prime-usi, dlmsotcp): one packet is one APDU. Any number of channels at a time.
-- `"hdlc"` (hdlc): a byte stream in pieces of any size. The bus is half duplex and shared (`bridge.shared_bus`): one
+- `prime-usi`, `dlmsotcp`: one packet is one APDU. Any number of channels at a time.
+- `hdlc`: a byte stream in pieces of any size. The bus is half duplex and shared (`bridge.shared_bus`): one
   open channel at a time, and no node is announced.
+- `wrapper` has a connection per meter, without this class: `plc.connections.MeterConnections`.
 
 A `PlcPortError` from `poll` is final: close the bridge and open a new one after a pause. One thread owns a bridge.
 
@@ -117,11 +118,6 @@ class Bridge:
         self._unanswered_since = 0.0  # the first of them
         self._channels: dict[int, Channel] = {}
         self._started = False
-
-    @property
-    def carries(self) -> str:
-        """What a channel carries: `"apdu"` or `"hdlc"`."""
-        return self.core.carries
 
     @property
     def shared_bus(self) -> bool:

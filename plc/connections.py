@@ -144,7 +144,6 @@ class MeterConnections:
         self._places = {address: tcp_place(url) for address, url in urls.items()}
         self._make_core = make_core
         self.clock = clock
-        self.carries = make_core().carries
         self.octets_heard = 0
         self._open: dict[int, Connection] = {}
 

@@ -54,7 +54,6 @@ def emit_message(source: int, destination: int, payload: bytes) -> bytes:
 class DlmsOverTcpLink:
     """One base node over TCP. Nothing is confirmed at this level, so there are no `DataConfirmed` events."""
 
-    carries = "apdu"
     shared_bus = False
 
     def __init__(self, *, list_settle_s: float = LIST_SETTLE_S) -> None:

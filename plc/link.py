@@ -125,7 +125,6 @@ class _Listing(enum.Enum):
 class PlcLink:
     """One base node. Not thread-safe: one port thread owns it."""
 
-    carries = "apdu"
     shared_bus = False
 
     def __init__(

@@ -33,11 +33,10 @@ OptionValue = bool | int | float | str
 class NodeLink(Protocol):
     """The sans-IO core below a bridge: `PlcLink`, `DlmsOverTcpLink`, `TransparentLink`, or one from elsewhere.
 
-    `carries` is `"apdu"` when one packet of a channel is one APDU, `"hdlc"` when a channel is a stream of octets.
+    A channel is a sequence of packets, each one APDU, or a stream of octets: as the link of `make_link` expects.
     `shared_bus` says that only one conversation fits on the line at a time.
     """
 
-    carries: str
     shared_bus: bool
 
     def start(self, now: float) -> None: ...

@@ -17,7 +17,6 @@ WRITE_BYTES_MAX = 65536  # between two `take_output`: a window of the longest HD
 class TransparentLink:
     """A byte pipe. `address` is the user's number for the conversation; LSAPs mean nothing here and come back as 0."""
 
-    carries = "hdlc"
     shared_bus = True
 
     def __init__(self) -> None:
@@ -68,5 +67,4 @@ class TransparentLink:
 class StreamLink(TransparentLink):
     """The same over a connection that one meter has for itself."""
 
-    carries = "stream"
     shared_bus = False

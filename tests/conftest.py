@@ -4,7 +4,8 @@ Tiers (CONTRIBUTING.md says when each is run):
 
     fast     every test that is none of the others
     process  starts real processes; marked where the test is
-    slow     walks a large enumeration, in one process; marked where the test is, or by its file in `SLOW`
+    slow     takes more than about a fifth of a second: an enumeration, hours on a simulated line; marked where the test
+             is, or by its file in `SLOW`
     board    runs on the emulated ARM board; marked where the test is
 
 `--shuffle SEED` gives files, and the tests in each, a random order; the seed is printed in the header and gives the

@@ -95,11 +95,6 @@ NOT_FOUND = Code(92, "not-found", 409, 1400)
 CANCELLED = Code(93, "cancelled", 401, 1401)
 
 
-def all_codes() -> dict[str, Code]:
-    """Every code by its name."""
-    return {code.name: code for code in globals().values() if isinstance(code, Code)}
-
-
 class UpdateError(Exception):
     """Base class of every deliberate error of this package. `message` is a sentence for a person."""
 

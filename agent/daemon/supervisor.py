@@ -97,11 +97,6 @@ class Supervisor:
         with contextlib.suppress(BlockingIOError):  # the pipe is full: it wakes anyhow
             os.write(self._wake_out, b"\0")
 
-    def request_stop(self) -> None:
-        """End in order, exit code 0. Callable from any thread."""
-        self._stop.set()
-        self.wake()
-
     def ages(self) -> dict[str, float]:
         """Seconds since the last beat of each worker."""
         now = self._clock.monotonic()

@@ -76,7 +76,10 @@ class Views:
         document["warnings"] = self._warnings(status)
         document["clock_trusted"] = self._clock.trusted()
         document["clock"] = asdict(self._judge()) if self._judge is not None else None
-        document["tasks"] = {name: asdict(task) for name, task in self._collector.tasks.statuses().items()}
+        document["tasks"] = {
+            name: asdict(replace(task, waiting=(), left_out=()))
+            for name, task in self._collector.tasks.statuses().items()
+        }
         document["gaps"] = self._gap_count()
         document["health"] = {name: asdict(check) for name, check in self._health.checks.items()}
         document["beats"] = {name: round(age, 1) for name, age in self._ages().items()}
@@ -213,7 +216,7 @@ def _refusal(refusal: Refusal) -> dict[str, object]:
     return {
         "id": refusal.id,
         "refused_at": refusal.refused_at,
-        "why": refusal.why,
+        "why": refusal.reason,
         **{name: refusal.record.get(name) for name in fields},
         "value": json.dumps(refusal.record.get("raw"))[:VALUE_CHARS_MAX],
     }

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from omadm.notification import MIME
 
-log = logging.getLogger("agent.dm.push")
+LOG = logging.getLogger("agent.dm.push")
 
 PATH = "/push"
 HEAD_BYTES_MAX = 4096  # request line and headers; a sender needs some 200
@@ -117,7 +117,7 @@ def own_url(host: str, port: int, server_url: str) -> str:
             probe.connect(found[0][4])
             return _url(str(probe.getsockname()[0]), port)
     except (OSError, ValueError) as error:  # no route, no name service
-        log.debug("own address not known: %s", error)
+        LOG.debug("own address not known: %s", error)
         return ""
 
 
@@ -169,7 +169,7 @@ class PushListener:
                 except TimeoutError:
                     continue
                 except OSError as error:  # the peer hung up while queued, or descriptors ran out: both pass
-                    log.debug("accept failed: %s", error)
+                    LOG.debug("accept failed: %s", error)
                     stop.wait(ACCEPT_S)
                     continue
                 with connection:
@@ -184,15 +184,15 @@ class PushListener:
         except TimeoutError:
             status = 408
         except OSError as error:
-            log.debug("push from %s: %s", peer, error)
+            LOG.debug("push from %s: %s", peer, error)
             return
-        log.debug("push from %s: %d", peer, status)
+        LOG.debug("push from %s: %d", peer, status)
         text = f"HTTP/1.1 {status} {_REASONS.get(status, 'Error')}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
         try:
             connection.settimeout(1.0)
             connection.sendall(text.encode("ascii"))
         except OSError as error:
-            log.debug("push from %s: answer not sent: %s", peer, error)
+            LOG.debug("push from %s: answer not sent: %s", peer, error)
 
     def _answer(self, connection: socket.socket, deadline: float) -> int:
         buffer = b""

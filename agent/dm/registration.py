@@ -12,7 +12,7 @@ from omadm.ssmp import wire
 from omadm.ssmp.client_core import Registered, RegistrationFailed, SsmpClient
 from omadm.ssmp.errors import SsmpError
 
-log = logging.getLogger("agent.ssmp")
+LOG = logging.getLogger("agent.ssmp")
 
 ROUND_TRIPS_MAX = 3
 
@@ -39,10 +39,10 @@ def register(https: HttpsClient, url: str, device: DeviceInfo, key: bytes, push_
         core.on_deadline(time.monotonic())
         match core.next_event():
             case Registered(document):
-                log.info("registered with the security server", extra={"event": "ssmp.registered"})
+                LOG.info("registered with the security server", extra={"event": "ssmp.registered"})
                 return document
             case RegistrationFailed(error):
-                log.warning("registration failed: %s", error, extra={"event": "ssmp.failed"})
+                LOG.warning("registration failed: %s", error, extra={"event": "ssmp.failed"})
                 raise error
             case None:
                 continue

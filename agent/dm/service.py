@@ -32,7 +32,7 @@ from omadm.codes import AlertCode, Refusal
 from omadm.notification import PUSH_URL, Notification, NotificationError, verify
 from omadm.ssmp.errors import SsmpError, SsmpRefused, SsmpUsageError
 
-log = logging.getLogger("agent.dm")
+LOG = logging.getLogger("agent.dm")
 
 LOOK_EVERY_S = 1.0  # how often the worker beats while nothing happens
 UNPROVEN_MAX = 5  # sessions in a row that failed for credentials, before a new account is asked for
@@ -81,12 +81,12 @@ class DmService:
         try:
             found = self._verified(body, account)
         except NotificationError as error:
-            log.warning("notification ignored: %s", error, extra={"event": "dm.push.refused"})
+            LOG.warning("notification ignored: %s", error, extra={"event": "dm.push.refused"})
             return 403
         except OSError as error:
-            log.error("notification counter not stored: %s", error, extra={"event": "dm.storage"})  # noqa: TRY400
+            LOG.error("notification counter not stored: %s", error, extra={"event": "dm.storage"})  # noqa: TRY400
             return 503
-        log.info("notification for session %s", found.session_text, extra={"event": "dm.push"})
+        LOG.info("notification for session %s", found.session_text, extra={"event": "dm.push"})
         self._timing.ask("push", found.session_text)
         self._wake.set()
         return 202
@@ -141,7 +141,7 @@ class DmService:
         """Whatever is due now: a reboot, a registration or a session."""
         if self._reboot.is_set():
             self._reboot.clear()
-            log.info("asking for a reboot", extra={"event": "dm.reboot"})
+            LOG.info("asking for a reboot", extra={"event": "dm.reboot"})
             self._deps.request_reboot()
             return
         now = self._deps.clock.monotonic()
@@ -176,7 +176,7 @@ class DmService:
         except (SsmpError, SsmpUsageError, BootstrapError, Refusal) as error:
             why, state = f"registration failed: {error}", "unregistered"
         else:
-            log.info("registered with %s", account.server_id, extra={"event": "dm.registered"})
+            LOG.info("registered with %s", account.server_id, extra={"event": "dm.registered"})
             self._unproven = 0
             self._timing.succeeded(self._deps.clock.monotonic())
             self._registered(account)
@@ -184,7 +184,7 @@ class DmService:
             self._timing.ask("bootstrap")
             self._wake.set()
             return
-        log.warning("%s", why, extra={"event": f"dm.{state}"})
+        LOG.warning("%s", why, extra={"event": f"dm.{state}"})
         self._timing.failed(self._deps.clock.monotonic(), slow=slow)
         self._unproven = min(self._unproven, UNPROVEN_MAX - 1)  # the account there is, if any, gets another try
         self._publish(DmStatus(state=state, error=why, last_session=self._status.last_session))
@@ -204,7 +204,7 @@ class DmService:
         now = provisioning_from_tree(self.tree.view())
         if now != self._provisioning:
             self._provisioning = now
-            log.info("provisioning changed: %d tasks", len(now.tasks), extra={"event": "dm.provisioning"})
+            LOG.info("provisioning changed: %d tasks", len(now.tasks), extra={"event": "dm.provisioning"})
             self._deps.on_provisioning(now)
 
     # -- one session ------------------------------------------------------------------------------------------
@@ -214,7 +214,7 @@ class DmService:
     ) -> None:
         started = self._deps.clock.wall()
         session_id = session_id or f"{int.from_bytes(self._deps.entropy(2), 'big') or 1:X}"
-        log.info("session %s (%s) begins", session_id, trigger, extra={"event": "dm.session.begin"})
+        LOG.info("session %s (%s) begins", session_id, trigger, extra={"event": "dm.session.begin"})
         device_info = self._device_info.leaves()
         session, executor = self._new_session(account, trigger, session_id, device_info)
         ended = _Drive(self, account, session, executor, stop, beat).run()
@@ -234,7 +234,7 @@ class DmService:
             self._timing.failed(now)
             self._timing.again(trigger, session_id if trigger == "push" else "")
         level = logging.INFO if ended.ok else logging.WARNING
-        log.log(level, "session %s ends: %s", session_id, ended.result, extra={"event": "dm.session.end"})
+        LOG.log(level, "session %s ends: %s", session_id, ended.result, extra={"event": "dm.session.end"})
         error = "" if ended.ok else ended.result
         self._publish(DmStatus("registered", account.server_id, account.url, error, summary))
         self._deps.health(HEALTH, ended.ok, ended.result)
@@ -283,7 +283,7 @@ class DmService:
                     self._registry.acknowledged(changing, alert)
         except Refusal as error:
             # It stays queued and is sent again: at least once, as promised.
-            log.warning("alert %s stays queued: %s", alert_id, error, extra={"event": "dm.storage"})
+            LOG.warning("alert %s stays queued: %s", alert_id, error, extra={"event": "dm.storage"})
 
     def post(self, session: Session) -> None:
         """One round trip over HTTPS, if the session has something to send."""

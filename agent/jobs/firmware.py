@@ -142,7 +142,7 @@ def save(changing: Transaction, job: Job) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Why:
+class FailureDetails:
     """Why a job failed: the error with its number, the health check that was not good, the last lines of the log."""
 
     error: str = ""
@@ -150,16 +150,18 @@ class Why:
     log: str = ""
 
 
-def finish(changing: Transaction, job: Job, event: Event | None, result: int, why: Why | None = None) -> Job:
+def finish(
+    changing: Transaction, job: Job, event: Event | None, result: int, details: FailureDetails | None = None
+) -> Job:
     """End a job: its state, its result and the alert that tells the server, together."""
-    why = why or Why()
+    details = details or FailureDetails()
     ended = replace(
         job.after(event) if event else job,
         active=False,
         result=result,
-        error=why.error[:ERROR_CHARS_MAX],
-        failed_check=why.failed_check[:ERROR_CHARS_MAX],
-        log=why.log[-LOG_CHARS_MAX:],
+        error=details.error[:ERROR_CHARS_MAX],
+        failed_check=details.failed_check[:ERROR_CHARS_MAX],
+        log=details.log[-LOG_CHARS_MAX:],
     )
     save(changing, ended)
     alert = alerts.GenericAlert(

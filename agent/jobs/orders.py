@@ -23,8 +23,8 @@ RECORD = "orders"
 JOBS_MAX = 16
 RESULTS_MAX = 16  # kept whole, the newest; of others, while their nodes are there, only that they are over
 RESULT_CHARS_MAX = 16 * 1024  # of one result; the tree is written as a whole
-PRIORITY, PRIORITY_MAX = 5, 9
-DEADLINE_S, DEADLINE_S_MAX = 300, 7 * 86_400
+PRIORITY = 5  # when the server names none
+DEADLINE_S = 300  # likewise
 
 ALERT_TYPE = "urn:x-dcu:at:order:1.0:OrderComplete"
 

@@ -10,7 +10,8 @@ from agent.clock import Clock
 from agent.metering.access.accessbook import AccessBook
 from agent.metering.access.keystore import KeyStore
 from agent.metering.orders.order_book import OrderBook
-from agent.metering.ports.portreader import Bridge, PortHealth, PortReader, ReaderDeps
+from agent.metering.ports.port_state import Bridge, PortHealth
+from agent.metering.ports.portreader import PortReader, ReaderDeps
 from agent.metering.registry import Meter, Registry
 from agent.metering.scheduling.readinglist import ReadingLists
 from agent.metering.scheduling.tasks import TaskBook

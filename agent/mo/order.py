@@ -19,9 +19,9 @@ from agent.tree.schema import GE, ExecCall, Format, NodeSpec, Path, group, int_r
 from agent.tree.tree import Transaction
 from agent.tree.uri import show
 from omadm.codes import Code, Refusal
+from omadm.orders import DEADLINE_S_MAX, PARAMETERS_CHARS_MAX, PRIORITY_MAX
 
 METERS_CHARS_MAX = 16_384  # 256 of 64 characters
-PARAMETERS_CHARS_MAX = 8192
 
 
 class Order:
@@ -46,13 +46,13 @@ class Order:
             setting(
                 "Priority",
                 Format.INT,
-                check=int_range(0, orders.PRIORITY_MAX),
+                check=int_range(0, PRIORITY_MAX),
                 description="0 to 9; 5 when absent",
             ),
             setting(
                 "Deadline",
                 Format.INT,
-                check=int_range(1, orders.DEADLINE_S_MAX),
+                check=int_range(1, DEADLINE_S_MAX),
                 description="seconds within which a meter may be asked; 300 when absent",
             ),
             interior("Operations", NodeSpec("Run", Format.NULL, GE)),

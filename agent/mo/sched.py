@@ -29,7 +29,7 @@ from omadm.local_time import TEXT_CHARS_MAX as ZONE_CHARS_MAX
 from omadm.local_time import UTC, DayTimes, Zone
 from omadm.schedule import DAY_S, FIELDS_CHARS_MAX, Calendar
 
-log = logging.getLogger("agent.dm")
+LOG = logging.getLogger("agent.dm")
 
 URN = "urn:x-dcu:mo:sched:1.0"
 TASKS: Path = ("SCHED", "Task")
@@ -249,7 +249,7 @@ def tasks(looking: Transaction) -> tuple[ReadingTask, ...]:
                 retries_max=node.number("Retries"),
             )
         except ValueError as error:
-            log.warning("task %s is not used: %s", task_id, error, extra={"event": "dm.task.unusable"})
+            LOG.warning("task %s is not used: %s", task_id, error, extra={"event": "dm.task.unusable"})
         else:
             found.append(task)
     return tuple(found)

@@ -29,7 +29,7 @@ from omadm import descriptor as dd
 from omadm.descriptor import Descriptor, Report
 from updateagent.disk import Storage
 
-log = logging.getLogger("agent.download")
+LOG = logging.getLogger("agent.download")
 
 ATTEMPTS_MAX = 8  # in a row, without the object having grown
 BACKOFF_FIRST_S = 1.0
@@ -172,7 +172,7 @@ class Downloader:
         finally:
             file.close()
         state = file.state
-        log.info(
+        LOG.info(
             "downloaded %d bytes: %d fetched, %d resumes",
             state.offset,
             state.bytes_fetched,
@@ -263,7 +263,7 @@ class _Job:
                 furthest = max(have, furthest)
                 if failures >= self._owner._attempts_max:
                     raise again.error from again
-                log.info("download interrupted at byte %d: %s", have, again, extra={"event": "download.interrupted"})
+                LOG.info("download interrupted at byte %d: %s", have, again, extra={"event": "download.interrupted"})
                 self._wait(failures, again.after_s)
         raise DownloadStopped
 
@@ -464,15 +464,15 @@ class _Job:
                 answer = self._https.request("POST", uri, body=report.line(), headers={"Content-Type": "text/plain"})
                 if 200 <= answer.status < 300:
                     return True
-                log.debug("installation report answered with HTTP %d", answer.status)
+                LOG.debug("installation report answered with HTTP %d", answer.status)
             except (HttpsError, DownloadError) as error:
-                log.debug("installation report not delivered: %s", error)
+                LOG.debug("installation report not delivered: %s", error)
             try:
                 if attempt < REPORT_ATTEMPTS_MAX:
                     self._wait(attempt, 0.0)
             except DownloadStopped:
                 break
-        log.warning("installation report %d was not delivered", report, extra={"event": "download.report.lost"})
+        LOG.warning("installation report %d was not delivered", report, extra={"event": "download.report.lost"})
         return False
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from agent.clock import Clock
 from updateagent.disk import RawFile, Storage
 
-log = logging.getLogger("agent.download")
+LOG = logging.getLogger("agent.download")
 
 VERSION = 1
 STATE_BYTES_MAX = 64 * 1024
@@ -200,7 +200,7 @@ class PartialFile:
             self.have += len(piece)
             self._beat()
         if state.complete and self._hash.hexdigest() != state.sha256:
-            log.warning("the downloaded file was altered: fetching it again", extra={"event": "download.altered"})
+            LOG.warning("the downloaded file was altered: fetching it again", extra={"event": "download.altered"})
             self.restart()
 
     def _raw(self) -> RawFile:

@@ -20,7 +20,7 @@ from agent.status import UpdateStatus
 from updateagent.disk import Disk
 from updateagent.handover import PACKAGE, InstallRequest, InstallResult
 
-log = logging.getLogger("agent.update")
+LOG = logging.getLogger("agent.update")
 
 
 class HandOver:
@@ -69,7 +69,7 @@ class HandOver:
             return None
         result = InstallResult.parse(self._read(file))
         if result is None:
-            log.error(
+            LOG.error(
                 "the Update Agent's result cannot be read; set aside", extra={"event": "update.result.unreadable"}
             )
             self._disk.rename_durable(file, self._outbox / "unreadable.json")

@@ -17,7 +17,7 @@ from agent.ota.errors import Rejected
 from agent.ota.verification import verified_software
 from updateagent.errors import NOT_FOUND as NOT_INSTALLED
 
-log = logging.getLogger("agent.update")
+LOG = logging.getLogger("agent.update")
 
 NOT_FOUND = 1400
 NO_ROOM_DOWNLOAD = 1404  # "memory error at download" (SCOMO 1.0, section 7)
@@ -62,7 +62,7 @@ class SoftwareJobs:
     def give_up(self) -> None:
         """Report the current job as failed, because the storage fails it for good."""
         job = software.jobs(self._tree.view())[0]
-        log.error("software job given up: the storage fails", extra={"event": "software.given_up"})
+        LOG.error("software job given up: the storage fails", extra={"event": "software.given_up"})
         if job.kind != "Download":
             self._finish(job, NO_ROOM_INSTALL, "", None)
             return
@@ -86,7 +86,7 @@ class SoftwareJobs:
         except DownloadStopped:
             return
         except DownloadError as error:
-            log.warning("software download failed: %s", error, extra={"event": "software.download"})
+            LOG.warning("software download failed: %s", error, extra={"event": "software.download"})
             self._finish(job, error.code_scomo, "", DownloadStatus.DOWNLOAD_FAILED)
             self._deps.fetcher.discard(package)
             return
@@ -94,7 +94,7 @@ class SoftwareJobs:
         try:
             manifest = verified_software(self._deps.verify_package, package)
         except Rejected as error:
-            log.warning("software package refused: %s", error, extra={"event": "software.refused"})
+            LOG.warning("software package refused: %s", error, extra={"event": "software.refused"})
             self._finish(job, error.code.scomo, "", DownloadStatus.INSTALL_FAILED)
             self._deps.fetcher.discard(package)
             return
@@ -164,7 +164,7 @@ class SoftwareJobs:
         identifier = result.software_id or software_id
         good = result.scomo == software.SUCCESS
         if not good:
-            log.warning(
+            LOG.warning(
                 "software %s: %s: %d %s",
                 identifier,
                 job.operation,
@@ -176,7 +176,7 @@ class SoftwareJobs:
         self._inventory({identifier: package_id} if good and package_id else {})
         self._finish(job, result.scomo, identifier, DownloadStatus.IDLE if good else DownloadStatus.INSTALL_FAILED)
         if good:
-            log.info("software %s: %s done", identifier, job.operation, extra={"event": "software.done"})
+            LOG.info("software %s: %s done", identifier, job.operation, extra={"event": "software.done"})
             self._deps.software_changed()
 
     def _inventory(self, package_of: dict[str, str]) -> None:

@@ -19,7 +19,7 @@ from agent.ota.errors import DeltaUnfit
 from omadm.descriptor import DeltaSource
 from updateagent.errors import DELTA_SOURCE
 
-log = logging.getLogger("agent.update")
+LOG = logging.getLogger("agent.update")
 
 POLL_S = 1.0  # between beats while the child works
 OUTPUT_BYTES_MAX = 256 * 1024
@@ -79,7 +79,7 @@ class SourceCheck:
         if answer.get("code") == DELTA_SOURCE.number:
             raise DeltaUnfit(DELTA_SOURCE, message)
         if status != 0:
-            log.warning(
+            LOG.warning(
                 "whether the delta fits is not known before the boot: %s",
                 message or f"exit status {status}",
                 extra={"event": "update.source"},
@@ -114,7 +114,7 @@ class SoftwareCommand:
         status, answer = self._child(["list"], lambda: None, min(LIST_TIMEOUT_S, self._timeout_s))
         entries = answer.get("software")
         if status != 0 or not isinstance(entries, list):
-            log.warning("the installed software cannot be listed", extra={"event": "software.list"})
+            LOG.warning("the installed software cannot be listed", extra={"event": "software.list"})
             return None
         found: dict[str, DeployedSoftware] = {}
         for entry in entries:

@@ -62,7 +62,7 @@ def verifier(update: UpdateConfig, disk: Storage, clock: Clock, fw_version: str)
 
 def _trust(update: UpdateConfig, disk: Storage, clock: Clock, fw_version: str) -> Trust:
     from updateagent.engine.journal import Journal
-    from updateagent.package.roots import believe, parse
+    from updateagent.package.roots import apply_roots, parse
     from updateagent.package.trust import Trust, load_roots
 
     record = Journal(disk, update.dir).load()
@@ -76,4 +76,4 @@ def _trust(update: UpdateConfig, disk: Storage, clock: Clock, fw_version: str) -
         version=fw_version or None,
     )
     newer = update.dir / NEWER_ROOTS
-    return believe(trust, parse(disk.read_bytes(newer))) if disk.exists(newer) else trust
+    return apply_roots(trust, parse(disk.read_bytes(newer))) if disk.exists(newer) else trust

@@ -29,7 +29,7 @@ from omadm.descriptor import DeltaFacts, DeltaSource, Descriptor
 from updateagent.errors import DELTA_UNUSABLE, FULL_REFUSED, Code
 from updateagent.handover import PACKAGE, InstallRequest, InstallResult
 
-log = logging.getLogger("agent.update")
+LOG = logging.getLogger("agent.update")
 
 LOOK_EVERY_S = 1.0  # for results of the Update Agent, and as a safety net for a missed wake-up
 REBOOT_AGAIN_S = 600.0  # a reboot that was asked for and did not come is asked for again
@@ -88,7 +88,7 @@ class PackageWorker:
             self._step(stop, beat)
         except (OSError, Refusal) as error:
             self._failures += 1
-            log.error("package job: %s", error, extra={"event": "update.storage"})  # noqa: TRY400
+            LOG.error("package job: %s", error, extra={"event": "update.storage"})  # noqa: TRY400
             self._count(stop)
         else:
             self._failures = 0
@@ -108,7 +108,7 @@ class PackageWorker:
             else:
                 self._software.give_up()
         except (OSError, Refusal) as error:  # not even that can be stored: later, with the next try
-            log.error("package job: cannot be given up: %s", error, extra={"event": "update.storage"})  # noqa: TRY400
+            LOG.error("package job: cannot be given up: %s", error, extra={"event": "update.storage"})  # noqa: TRY400
 
     def _give_up(self, job: Job) -> None:
         """The storage fails a firmware job for good. What is with the Update Agent already stays there."""
@@ -116,7 +116,7 @@ class PackageWorker:
             if job.boot in {"", self._config.boot_id}:
                 self._ask_for_reboot()
             return
-        log.error("firmware job given up: the storage fails", extra={"event": "update.given_up"})
+        LOG.error("firmware job given up: the storage fails", extra={"event": "update.given_up"})
         with contextlib.suppress(OSError):
             self._deps.fetcher.discard(self._package)  # its room may be what is missing
         if job.state == State.DOWNLOADING:
@@ -179,10 +179,10 @@ class PackageWorker:
             signed = [DeltaSource(name, one.version, one.size, one.root.hex()) for name, one in manifest.deltas.items()]
             self._deltas.check_signed(signed, beat)
         except Rejected as error:
-            log.warning("firmware package refused: %s", error, extra={"event": "update.refused"})
+            LOG.warning("firmware package refused: %s", error, extra={"event": "update.refused"})
             self._refused(job, Event.REJECTED, error.code, error.message)
             return
-        log.info("firmware %s verified", manifest.version, extra={"event": "update.verified"})
+        LOG.info("firmware %s verified", manifest.version, extra={"event": "update.verified"})
         if job.operation == firmware.DOWNLOAD:
             self._finish(job, Event.VERIFIED, firmware.OK_RESULT)
         else:
@@ -210,11 +210,11 @@ class PackageWorker:
         except DownloadStopped:
             return None
         except DeltaUnfit as error:
-            log.warning("firmware package not fetched: %s", error, extra={"event": "update.delta"})
+            LOG.warning("firmware package not fetched: %s", error, extra={"event": "update.delta"})
             self._refused(_offered(job, offer), Event.FETCH_FAILED, error.code, error.message)
             return None
         except DownloadError as error:
-            log.warning("firmware download failed: %s", error, extra={"event": "update.download"})
+            LOG.warning("firmware download failed: %s", error, extra={"event": "update.download"})
             self._finish(job, Event.FETCH_FAILED, error.code_fumo, error=f"download: {error}")
             self._deps.fetcher.discard(self._package)
             return None
@@ -266,7 +266,7 @@ class PackageWorker:
             return FULL_REFUSED
         instead = f"{code.number} {code.name}: {message}"[: firmware.ERROR_CHARS_MAX]
         self._save(job.after(Event.FULL_INSTEAD, instead=instead, boot="", **changes))
-        log.warning("the full package is fetched in place of a delta", extra={"event": "update.full_instead"})
+        LOG.warning("the full package is fetched in place of a delta", extra={"event": "update.full_instead"})
         return None
 
     def _take_data(self) -> None:
@@ -293,7 +293,7 @@ class PackageWorker:
 
     def _mark_handed_over(self, job: Job) -> None:
         self._save(job.after(Event.HANDED_OVER, boot=self._config.boot_id))
-        log.info("firmware package handed over", extra={"event": "update.handed_over"})
+        LOG.info("firmware package handed over", extra={"event": "update.handed_over"})
         self._await_update(firmware.load(self._tree.view()))
 
     def _await_update(self, job: Job) -> None:
@@ -308,7 +308,7 @@ class PackageWorker:
         elif self._lost_since is None:
             self._lost_since = now
         elif now - self._lost_since >= LOST_S:
-            log.error("the update left no result", extra={"event": "update.lost"})
+            LOG.error("the update left no result", extra={"event": "update.lost"})
             self._finish(job, Event.UPDATE_FAILED, RESULT_LOST, error="the update left no result")
 
     def _ask_for_reboot(self) -> None:
@@ -328,7 +328,7 @@ class PackageWorker:
             return
         if any(alert.id == f"fumo-{result.id}" for alert in alerts.pending(looking)):
             return
-        log.info("update ended: %s, %d", result.name, result.fumo, extra={"event": "update.result"})
+        LOG.info("update ended: %s, %d", result.name, result.fumo, extra={"event": "update.result"})
         code, error = result.fumo, result.error
         useless = next((one for one in DELTA_UNUSABLE if one.number == result.code), None)
         if useless is not None and job.active and job.id == result.id:
@@ -343,7 +343,11 @@ class PackageWorker:
             job = _updating(firmware.load(changing), result, self._config.boot_id)
             event = Event.UPDATED if firmware.OK_RESULT <= code < 300 else Event.UPDATE_FAILED
             firmware.finish(
-                changing, job, event, code, firmware.Why(error, result.failed_check or "", "\n".join(result.log))
+                changing,
+                job,
+                event,
+                code,
+                firmware.FailureDetails(error, result.failed_check or "", "\n".join(result.log)),
             )
         self._deps.on_alert()
 
@@ -354,7 +358,7 @@ class PackageWorker:
 
     def _finish(self, job: Job, event: Event, result: int, error: str = "") -> None:
         with self._tree.transaction() as changing:
-            firmware.finish(changing, job, event, result, firmware.Why(error))
+            firmware.finish(changing, job, event, result, firmware.FailureDetails(error))
         self._show_job(firmware.load(self._tree.view()))
         self._deps.on_alert()
 

@@ -84,10 +84,11 @@ class ReadingTask:
 @dataclass(frozen=True, slots=True)
 class TaskStatus:
     """What became of a task. Times are seconds since the epoch; 0 is "never". `state`: idle, running, disabled, closed
-    (runs wait for a window, or quiet hours to end). `local`: `next_run` as a clock of the task's zone shows it.
+    (runs wait for a window, or for quiet hours to end), incomplete (it cannot run).
 
-    `times`: when the runs are, in words as of the settings; `meters`: how many are selected, `waiting` and `left_out`:
-    which are not, and why not. The first have something that is not known yet.
+    `local`: `next_run` as a clock of the task's zone shows it. `times`: when the runs are, in words as of the settings.
+    `meters`: how many are selected; `waiting` and `left_out`: which are not, and why not. Of those that wait, something
+    is not known yet.
     """
 
     state: str = "idle"

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
 import yaml
 
@@ -36,7 +36,6 @@ class _Required:
 
 
 REQUIRED: Final = _Required()
-DefaultT = TypeVar("DefaultT")
 
 
 @dataclass(frozen=True, slots=True)

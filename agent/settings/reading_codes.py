@@ -1,4 +1,4 @@
-"""What is to be read of a meter, one attribute at a time, as a task or a reading list says it. Pure functions.
+"""What is to be read of a meter, one attribute at a time, as a task or a reading list says it. Sans-IO.
 
 `class/OBIS/attribute`, and for the buffer of a profile at will which rows, and which columns of them:
 

@@ -48,7 +48,7 @@ from omadm.syncml.messages import (
     Unsupported,
 )
 
-log = logging.getLogger("agent.dm")
+LOG = logging.getLogger("agent.dm")
 
 NESTING_MAX = 4  # Sequence and Atomic inside each other
 COMMANDS_MAX = 512  # commands of one message, nested ones included
@@ -223,7 +223,7 @@ class _Run:
             try:
                 code = self._item(command, item)
             except Refusal as refusal:
-                log.debug("%s %s: %s", type(command).__name__, item.target, refusal)
+                LOG.debug("%s %s: %s", type(command).__name__, item.target, refusal)
                 self._answers.status(command, refusal.code, item)
                 good = False
             else:

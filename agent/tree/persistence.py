@@ -26,7 +26,7 @@ from agent.tree.tree import DEVICE, Transaction
 from omadm.codes import Code, Refusal
 from updateagent.disk import Disk
 
-log = logging.getLogger("agent.dm")
+LOG = logging.getLogger("agent.dm")
 
 MAGIC = "dcu-store"
 VERSION = 1
@@ -60,7 +60,7 @@ class TwoGenerations:
             try:
                 found.append(self._parse(content))
             except ValueError as error:
-                log.warning("%s: %s", file, error, extra={"event": "dm.store.damaged"})
+                LOG.warning("%s: %s", file, error, extra={"event": "dm.store.damaged"})
                 self.damaged += 1
         if not found:
             return None
@@ -136,7 +136,7 @@ class ManagementTree:
         except ValueError as error:
             # The checksum was right, so this is our own mistake in an older version. Starting empty brings the
             # device back through registration; not starting would not.
-            log.critical("the stored tree cannot be used: %s", error, extra={"event": "dm.tree.lost"})
+            LOG.critical("the stored tree cannot be used: %s", error, extra={"event": "dm.tree.lost"})
             return State()
 
     def on_commit(self, hook: Callable[[], None]) -> None:
@@ -162,7 +162,7 @@ class ManagementTree:
             try:
                 self._store.save(state_to_json(changing.state))
             except OSError as error:
-                log.critical("the tree cannot be stored: %s", error, extra={"event": "dm.tree.storage"})
+                LOG.critical("the tree cannot be stored: %s", error, extra={"event": "dm.tree.storage"})
                 full = error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
                 raise Refusal(Code.DEVICE_FULL if full else Code.COMMAND_FAILED, "storage failed") from error
             self._state = changing.state

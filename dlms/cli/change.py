@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 
 from dlms import axdr
-from dlms.axdr import Data, Tag
+from dlms.axdr import Data
 from dlms.cli.connect import EXIT_REFUSED, Connection, connection_options, exits, json_option, open_meter, reference
 from dlms.cli.keys import read_hex
 from dlms.cli.show import echo_json, plain, value_text
@@ -28,11 +28,8 @@ IMAGE_BYTES_MAX = 64 << 20
 _TYPED = re.compile(r"[a-z]+\d*=.*|null", re.DOTALL)  # a wrong TYPE is told, not written as text
 
 
-_INTEGERS = {
-    "i8": Tag.INTEGER, "u8": Tag.UNSIGNED, "i16": Tag.LONG, "u16": Tag.LONG_UNSIGNED, "i32": Tag.DOUBLE_LONG,
-    "u32": Tag.DOUBLE_LONG_UNSIGNED, "i64": Tag.LONG64, "u64": Tag.LONG64_UNSIGNED, "enum": Tag.ENUM,
-}  # fmt: skip
-_FLOATS = {"f32": Tag.FLOAT32, "f64": Tag.FLOAT64}
+_INTEGERS = axdr.tags_by_name(axdr.INTEGER_TAGS)
+_FLOATS = axdr.tags_by_name(axdr.FLOAT_TAGS)
 _BOOLEANS = {"true": True, "false": False, "1": True, "0": False}
 
 

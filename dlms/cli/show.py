@@ -8,7 +8,7 @@ from decimal import Decimal
 
 import click
 
-from dlms.axdr import CompactArray, Data, Tag
+from dlms.axdr import TYPE_NAMES, CompactArray, Data, Tag
 from dlms.client.reading import Failed, Reading
 from dlms.codes import kebab
 from dlms.cosem.classes import attribute_name
@@ -21,14 +21,6 @@ from dlms.errors import DlmsError
 from dlms.explain.node import octets_text
 
 EXACT_DIGITS = 15  # decimal digits that survive a double: more are given as text
-
-TYPE_NAMES = {
-    Tag.NULL: "null", Tag.BOOLEAN: "bool", Tag.INTEGER: "i8", Tag.UNSIGNED: "u8", Tag.LONG: "i16",
-    Tag.LONG_UNSIGNED: "u16", Tag.DOUBLE_LONG: "i32", Tag.DOUBLE_LONG_UNSIGNED: "u32", Tag.LONG64: "i64",
-    Tag.LONG64_UNSIGNED: "u64", Tag.ENUM: "enum", Tag.FLOAT32: "f32", Tag.FLOAT64: "f64", Tag.OCTET_STRING: "oct",
-    Tag.VISIBLE_STRING: "str", Tag.UTF8_STRING: "utf8", Tag.BIT_STRING: "bits", Tag.DATE_TIME: "dt",
-    Tag.DATE: "date", Tag.TIME: "time", Tag.ARRAY: "array", Tag.STRUCTURE: "struct",
-}  # fmt: skip
 
 
 def type_name(tag: int) -> str:

@@ -40,7 +40,6 @@ class Reading:
     unit: str
     raw: Data
     scaler: int | None = None
-    unit_code: int | None = None
     quality: str = "good"
 
 
@@ -87,16 +86,16 @@ def present(
     if value.scaler is not None:
         scaled = value.scaled()
         if scaled is not None:
-            return Reading(ref, scaled, unit_symbol(value.unit), data, value.scaler, value.unit)
+            return Reading(ref, scaled, unit_symbol(value.unit), data, value.scaler)
         if isinstance(data.value, float):
             scaler = ScalerUnit(value.scaler, value.unit or 0)
-            return Reading(ref, scaler.scaled(data.value), unit_symbol(value.unit), data, value.scaler, value.unit)
+            return Reading(ref, scaler.scaled(data.value), unit_symbol(value.unit), data, value.scaler)
     shown = _named(ref, data, version)
     if isinstance(shown, CosemDateTime):
         when = shown.to_datetime(policy)
         return Reading(ref, shown if when is None else when, "", data, quality=_quality(shown))
     shown = data.value if shown is data else shown
-    return Reading(ref, shown, unit_symbol(value.unit), data, value.scaler, value.unit)
+    return Reading(ref, shown, unit_symbol(value.unit), data, value.scaler)
 
 
 def _named(ref: AttributeRef, data: Data, version: int | None) -> Typed:

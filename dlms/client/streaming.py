@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from dlms.xdlms.exchange_sn import SnReadExchange
 
 
-class Carrier(Protocol):
-    """The driver of the session that the exchange runs on."""
+class SessionDriver(Protocol):
+    """What runs the session that the exchange belongs to, as `dlms.client.meter.Meter` does."""
 
     def run(self, wanted: Callable[[SessionEvent], bool], come: Callable[[], bool]) -> list[SessionEvent]:
         """Run the session until a `wanted` event, or until `come` is true; return the events up to then.
@@ -36,8 +36,8 @@ class AnswerStream:
     Iterating yields the pieces; it raises `ItemFailed` when the meter refuses, or the error that ended the session.
     """
 
-    def __init__(self, carrier: Carrier, ref: AttributeRef, exchange: GetExchange | SnReadExchange) -> None:
-        self._carrier = carrier
+    def __init__(self, driver: SessionDriver, ref: AttributeRef, exchange: GetExchange | SnReadExchange) -> None:
+        self._driver = driver
         self._ref = ref
         self._exchange = exchange
         self._taken = 0
@@ -50,13 +50,13 @@ class AnswerStream:
                 self._taken += len(piece)
                 yield piece
             else:
-                self._carry(lambda: bool(self._exchange.value_from(self._taken)))
+                self._drive(lambda: bool(self._exchange.value_from(self._taken)))
         yield from self._rest(self._outcome)
 
     def drain(self) -> None:
         """Let the answer arrive completely. Never raises: the iteration raises what ended it."""
         if self._outcome is None:
-            self._carry(lambda: False)
+            self._drive(lambda: False)
 
     def end(self, error: DlmsError) -> None:
         """Note that the session has ended with `error`."""
@@ -67,10 +67,10 @@ class AnswerStream:
         """Stop: the answer ends with the block in flight, at the next call on the meter."""
         self._exchange.stop()
 
-    def _carry(self, come: Callable[[], bool]) -> None:
+    def _drive(self, come: Callable[[], bool]) -> None:
         """Run the session until there is another piece, or the end."""
         try:
-            for event in self._carrier.run(lambda event: isinstance(event, Replied), come):
+            for event in self._driver.run(lambda event: isinstance(event, Replied), come):
                 self._note(event)
         except DlmsError as error:
             self._outcome = error

@@ -81,18 +81,9 @@ class Row:
         return int(self.type_name.partition(":")[2] or 0)
 
 
+# A clock and a date-time are octet-strings of meters, not the types of these names.
 TYPE_TAGS: dict[str, Tag] = {
-    "bool": Tag.BOOLEAN,
-    "u8": Tag.UNSIGNED,
-    "u16": Tag.LONG_UNSIGNED,
-    "u32": Tag.DOUBLE_LONG_UNSIGNED,
-    "u64": Tag.LONG64_UNSIGNED,
-    "i8": Tag.INTEGER,
-    "i16": Tag.LONG,
-    "i32": Tag.DOUBLE_LONG,
-    "i64": Tag.LONG64,
-    "enum": Tag.ENUM,
-    "oct": Tag.OCTET_STRING,
+    **axdr.tags_by_name((Tag.BOOLEAN, *axdr.INTEGER_TAGS, Tag.OCTET_STRING)),
     "clock": Tag.OCTET_STRING,
     "dt": Tag.OCTET_STRING,
 }

@@ -48,13 +48,13 @@ class Authenticator:
         self._schemes = schemes
         self._entropy = entropy
         self._pending: OrderedDict[tuple[str, str], _Pending] = OrderedDict()
-        self._decoy = secrets.token_bytes(32)
+        self._placeholder_key = secrets.token_bytes(32)
 
-    def decoy(self, name: str, server_id: str, url: str) -> Account:
+    def placeholder_account(self, name: str, server_id: str, url: str) -> Account:
         """An account for a device that has none, with secrets that are stable per device and known to nobody."""
 
         def derive(label: str) -> bytes:
-            return hmac.digest(self._decoy, f"{label}:{name}".encode(), "sha256")
+            return hmac.digest(self._placeholder_key, f"{label}:{name}".encode(), "sha256")
 
         return Account(
             server_id=server_id,

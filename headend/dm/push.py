@@ -11,7 +11,7 @@ from sqlalchemy import Engine
 from headend.dm import accounts
 from omadm.notification import MIME, RESYNC_NONCE, Notification, emit
 
-log = logging.getLogger("headend.dm")
+LOG = logging.getLogger("headend.dm")
 
 TIMEOUT_S = 5.0
 REFUSED = 403  # the digest was wrong: the nonce has moved on, so try the one that both sides always know
@@ -43,7 +43,7 @@ def notify(engine: Engine, device_id: str, *, client: httpx.Client | None = None
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise PushError(f"{device_id} at {push_url}: {error or type(error).__name__}") from error
         if 200 <= status < 300:
-            log.info("%s: notified", device_id, extra={"event": "dm.push", "device": device_id})
+            LOG.info("%s: notified", device_id, extra={"event": "dm.push", "device": device_id})
             return session_id
         if status != REFUSED:
             break

@@ -37,7 +37,7 @@ from omadm.syncml.element import BODY_BYTES_MAX
 from omadm.syncml.errors import SyncmlError
 from omadm.syncml.messages import Command, Status, SyncHdr, SyncML, SyncmlValueError, Unsupported
 
-log = logging.getLogger("headend.dm")
+LOG = logging.getLogger("headend.dm")
 
 SESSIONS_MAX = 4096  # one per device; the oldest are forgotten first, and their devices start again
 SESSION_IDLE_S = 900.0
@@ -115,7 +115,7 @@ class DmServer:
         try:
             message = decode(request.body, request.content_type)
         except SyncmlError as error:
-            log.warning("a message was not readable: %s", error, extra={"event": "dm.unreadable"})
+            LOG.warning("a message was not readable: %s", error, extra={"event": "dm.unreadable"})
             return _plain(400, f"not a SyncML message: {error}")
         device_id = message.hdr.source
         if len(device_id) > DEVICE_ID_CHARS_MAX:
@@ -137,7 +137,7 @@ class DmServer:
         if row is not None and row.last_request == digest and not _may_be_another(message, row.auth_type):
             return Answer(200, row.last_answer, media_type(request.content_type), row.last_answer_mac)
         if row is None:
-            account = self._authenticator.decoy(device_id, self._config.server_id, self._config.url)
+            account = self._authenticator.placeholder_account(device_id, self._config.server_id, self._config.url)
         else:
             account = accounts.from_row(row)
         with self._table_lock:
@@ -246,7 +246,7 @@ class DmServer:
     def _end(self, conn: Connection, device_id: str, live: _Live, now: float) -> None:
         queue.requeue_running(conn, device_id, now)
         self._forget(device_id)
-        log.info(
+        LOG.info(
             "%s: session %s %s after %d messages, %d commands",
             device_id,
             live.session_id,
@@ -263,7 +263,7 @@ class DmServer:
     def _refuse(self, message: SyncML, request: Request, signer: Account, refused: Refused) -> Answer:
         """Refuse a message: a Status for the header and, with the same code, for every command; nothing is executed."""
         hdr = message.hdr
-        log.warning(
+        LOG.warning(
             "%s: a message was refused: %s",
             hdr.source[:64],
             refused.reason,

@@ -13,12 +13,12 @@ from headend.dm import accounts
 from headend.dm.engine import AlertSeen
 from headend.dm.jobs import queue
 from headend.dm.jobs.params import URI_CHARS_MAX
-from headend.dm.jobs.steps import Checkpoint, Job, Known, Note, Outcome
+from headend.dm.jobs.steps import Checkpoint, Job, Note, Outcome, SubtreeListed
 from headend.dm.tables import alerts, values
 from omadm.notification import PUSH_URL
 from omadm.syncml.messages import Item, Meta
 
-log = logging.getLogger("headend.dm")
+LOG = logging.getLogger("headend.dm")
 
 VALUE_CHARS_MAX = 1 << 20
 _RESULT_CODE = re.compile(r"<ResultCode>\s*(\d{1,5})\s*</ResultCode>|^\s*(\d{3,5})\s*$")
@@ -54,7 +54,7 @@ class SessionStore:
         self._conn.execute(delete(values).where(where))
         self._conn.execute(insert(values).values(device_id=self._device_id, uri=uri, **content))
         if uri == PUSH_URL and not accounts.set_push_url(self._conn, self._device_id, str(item.data)):
-            log.warning(
+            LOG.warning(
                 "%s: its push URL is none",
                 self._device_id,
                 extra={"event": "dm.push.url", "device": self._device_id},
@@ -82,7 +82,7 @@ class SessionStore:
                 received=self._now,
             )
         )
-        log.info(
+        LOG.info(
             "%s: alert %s from %s, result %s",
             self._device_id,
             alert.type or alert.code,
@@ -110,7 +110,7 @@ class SessionStore:
         match note:
             case Checkpoint(progress):
                 queue.checkpoint(self._conn, job.id, progress, self._now)
-            case Known(root, uris):
+            case SubtreeListed(root, uris):
                 self._keep_only(root, uris)
 
     def _keep_only(self, root: str, uris: frozenset[str]) -> None:
@@ -123,7 +123,7 @@ class SessionStore:
 
     def job_finished(self, job: Job, outcome: Outcome) -> None:
         queue.finish(self._conn, job.id, outcome, self._now)
-        log.info(
+        LOG.info(
             "%s: job %d (%s) %s",
             self._device_id,
             job.id,

@@ -19,7 +19,7 @@ from headend.metering import readings as store
 from headend.metering import resend
 from omadm import readings
 
-log = logging.getLogger("headend.metering")
+LOG = logging.getLogger("headend.metering")
 
 
 def create_app(engine: Engine, *, wall: Callable[[], float] = time.time) -> Starlette:
@@ -42,9 +42,9 @@ def create_app(engine: Engine, *, wall: Callable[[], float] = time.time) -> Star
                 await run_in_threadpool(resend.close, engine, device, batch.reports, wall())
             orders = await run_in_threadpool(resend.open_orders, engine, device)
         except SQLAlchemyError as error:
-            log.exception("readings not stored", extra={"event": "metering.store.failed"})
+            LOG.exception("readings not stored", extra={"event": "metering.store.failed"})
             raise web.HttpProblem(503, "the readings could not be stored") from error
-        log.info(
+        LOG.info(
             "%s: %d readings, %d reports of gaps, up to id %s",
             device,
             len(batch.records),

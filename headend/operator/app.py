@@ -35,7 +35,7 @@ from headend.software.repository import shown as described
 from omadm.bootstrap import Account
 from omadm.readings import BatchError, parse_orders
 
-log = logging.getLogger("headend.operator")
+LOG = logging.getLogger("headend.operator")
 
 LIST_DEFAULT = 100
 LIST_MAX = 10_000
@@ -120,7 +120,7 @@ def _device_routes(deps: OperatorDeps) -> list[Route]:
             raise web.HttpProblem(409, str(error)) from None
         except devices.DeviceError as error:
             raise web.HttpProblem(400, str(error)) from None
-        log.info("enrolled %s", device_id, extra={"event": "operator.enrolled"})
+        LOG.info("enrolled %s", device_id, extra={"event": "operator.enrolled"})
         return JSONResponse({"id": device_id}, status_code=201)
 
     async def change(request: Request) -> Response:
@@ -130,7 +130,7 @@ def _device_routes(deps: OperatorDeps) -> list[Route]:
         device_id = request.path_params["device"]
         if not await _write(deps, lambda connection: devices.set_enabled(connection, device_id, enabled)):
             raise web.HttpProblem(404, "there is no such device")
-        log.info("%s switched %s", device_id, "on" if enabled else "off", extra={"event": "operator.switched"})
+        LOG.info("%s switched %s", device_id, "on" if enabled else "off", extra={"event": "operator.switched"})
         return JSONResponse({"id": device_id, "enabled": enabled})
 
     async def list_registrations(request: Request) -> Response:
@@ -150,7 +150,7 @@ def _device_action_routes(deps: OperatorDeps) -> list[Route]:
         device_id = request.path_params["device"]
         await _require_device(deps, device_id)
         token = await run_in_threadpool(readings.issue_token, deps.engine, device_id, deps.wall())
-        log.info("metering token issued for %s", device_id, extra={"event": "operator.token"})
+        LOG.info("metering token issued for %s", device_id, extra={"event": "operator.token"})
         url = f"{deps.urls()['metering']}/v1/readings"
         return JSONResponse({"device": device_id, "token": token, "url": url}, status_code=201)
 
@@ -172,7 +172,7 @@ def _device_action_routes(deps: OperatorDeps) -> list[Route]:
             return made
 
         account = await _write(deps, work)
-        log.info("DM account with %s made for %s", kind, device_id, extra={"event": "operator.account"})
+        LOG.info("DM account with %s made for %s", kind, device_id, extra={"event": "operator.account"})
         return JSONResponse(views.credentials(account), status_code=201, headers={"Cache-Control": "no-store"})
 
     async def push(request: Request) -> Response:
@@ -215,7 +215,7 @@ def _job_routes(deps: OperatorDeps) -> list[Route]:
         except accounts.UnknownDevice:
             await _require_device(deps, device_id)
             raise web.HttpProblem(404, "this device has no DM account (it has not registered)") from None
-        log.info("%s job queued for %s", kind, device_id, extra={"event": "operator.job"})
+        LOG.info("%s job queued for %s", kind, device_id, extra={"event": "operator.job"})
         return JSONResponse(queued, status_code=201)
 
     async def list_jobs(request: Request) -> Response:
@@ -240,7 +240,7 @@ def _job_routes(deps: OperatorDeps) -> list[Route]:
             raise web.HttpProblem(404, "there is no such job")
         if not cancelled:
             raise web.HttpProblem(409, f"the job is {job['state']}: only queued and waiting ones can be cancelled")
-        log.info("job %d cancelled", number, extra={"event": "operator.job.cancelled"})
+        LOG.info("job %d cancelled", number, extra={"event": "operator.job.cancelled"})
         return JSONResponse(job)
 
     return [
@@ -281,7 +281,7 @@ def _metering_routes(deps: OperatorDeps) -> list[Route]:
         except BatchError as error:
             raise web.HttpProblem(400, str(error)) from None
         number = await _write(deps, lambda connection: resend.order(connection, device_id, wanted, deps.wall()))
-        log.info("%s is asked for readings once more", device_id, extra={"event": "operator.resend"})
+        LOG.info("%s is asked for readings once more", device_id, extra={"event": "operator.resend"})
         return JSONResponse({"request": number}, status_code=201)
 
     async def list_orders(request: Request) -> Response:
@@ -336,7 +336,7 @@ def _metering_routes(deps: OperatorDeps) -> list[Route]:
             return gaps.give_up(deps.engine, device, meter, why, deps.wall(), task=task)
 
         closed = await run_in_threadpool(work)
-        log.info("%d gaps of %s given up: %s", closed, meter, why, extra={"event": "operator.gaps"})
+        LOG.info("%d gaps of %s given up: %s", closed, meter, why, extra={"event": "operator.gaps"})
         return JSONResponse({"closed": closed})
 
     return [
@@ -369,7 +369,7 @@ def _package_routes(deps: OperatorDeps) -> list[Route]:
             raise web.HttpProblem(400, str(error)) from None
         except OSError as error:
             raise web.HttpProblem(507, f"the package could not be stored: {error.strerror}") from None
-        log.info("package %s: %d bytes", package.name, package.size, extra={"event": "operator.package"})
+        LOG.info("package %s: %d bytes", package.name, package.size, extra={"event": "operator.package"})
         row = {"name": package.name, "size": package.size, "sha256": package.sha256, "content_type": kind}
         release, _ = await run_in_threadpool(deps.packages.release, package.name)
         return JSONResponse(shown(row | described(release)), status_code=201)
@@ -377,7 +377,7 @@ def _package_routes(deps: OperatorDeps) -> list[Route]:
     async def remove(request: Request) -> Response:
         if not await run_in_threadpool(deps.packages.remove, request.path_params["name"]):
             raise web.HttpProblem(404, "there is no package of this name")
-        log.info("package %s removed", request.path_params["name"], extra={"event": "operator.package.removed"})
+        LOG.info("package %s removed", request.path_params["name"], extra={"event": "operator.package.removed"})
         return Response(status_code=204)
 
     async def list_downloads(request: Request) -> Response:

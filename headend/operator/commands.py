@@ -137,7 +137,7 @@ def job(
     provision  --params '{"nodes": [{"path": "./SCHED/Task/t1/Setting/Every", "value": 900}]}'
     firmware   --release 2; or --package fw-2.swu [--params '{"version": "2"}']
     software   --package lists.swu --params '{"id": "lists"}'
-    commands   --params '{"commands": [{"verb": "Exec", "path": "./FUMO/Firmware/Update"}]}'
+    commands   --params '{"commands": [{"command": "exec", "path": "./FUMO/Firmware/Update"}]}'
 
     Exit status with --wait: 0 done, 1 failed or not over in time.
     """

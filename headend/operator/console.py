@@ -33,7 +33,7 @@ from headend.security import devices
 from headend.security.limits import RateLimit
 from headend.software.repository import PackageStore
 
-log = logging.getLogger("headend.operator")
+LOG = logging.getLogger("headend.operator")
 
 SESSION_S = 8 * 3600.0
 SESSIONS_MAX = 100
@@ -163,7 +163,7 @@ class Console:
         if not await run_in_threadpool(work):
             text = f"Job {number} cannot be cancelled: it runs, is over, or does not exist."
             return self._problem(request, web.HttpProblem(409, text))
-        log.info("job %s cancelled", number, extra={"event": "operator.job.cancelled"})
+        LOG.info("job %s cancelled", number, extra={"event": "operator.job.cancelled"})
         return RedirectResponse("/jobs", status_code=303, headers=HEADERS)
 
     def _open_session(self) -> str:

@@ -19,7 +19,7 @@ from omadm.ssmp import wire
 from omadm.ssmp.errors import SsmpRefused, SsmpWireError
 from omadm.ssmp.server_core import Authenticated, Confirmed, ServerSession, SessionTable
 
-log = logging.getLogger("headend.security")
+LOG = logging.getLogger("headend.security")
 
 MakeDocument = Callable[[Connection, str, wire.RegistrationInfo], bytes]
 
@@ -56,10 +56,10 @@ class SecurityService:
             except SsmpRefused as refusal:
                 return refusal.code, wire.Error(refusal.code, refusal.text).emit()
             except SsmpWireError as error:
-                log.info("%s sent no SSMP message: %s", peer, error, extra={"event": "ssmp.malformed"})
+                LOG.info("%s sent no SSMP message: %s", peer, error, extra={"event": "ssmp.malformed"})
                 return 400, wire.Error(wire.ErrorCode.MALFORMED, "this is not an SSMP message").emit()
             except SQLAlchemyError:
-                log.exception("registration not possible", extra={"event": "ssmp.store.failed"})
+                LOG.exception("registration not possible", extra={"event": "ssmp.store.failed"})
                 return 503, wire.Error(wire.ErrorCode.UNAVAILABLE, "the server cannot register now").emit()
 
     def _answer(self, body: bytes, peer: str) -> bytes:
@@ -75,7 +75,7 @@ class SecurityService:
 
     def _hello(self, message: wire.Hello, body: bytes, peer: str, now: float) -> bytes:
         if not self._limit.allow(f"{message.device_id} {peer}", now):
-            log.warning("%s asks too often from %s", message.device_id, peer, extra={"event": "ssmp.too-many"})
+            LOG.warning("%s asks too often from %s", message.device_id, peer, extra={"event": "ssmp.too-many"})
             raise SsmpRefused(wire.ErrorCode.TOO_MANY, "this device asks too often")
         with db.reader(self._engine).begin() as connection:
             device = devices.find(connection, message.device_id)
@@ -108,11 +108,11 @@ class SecurityService:
                 devices.registered(connection, device_id, info, self._wall())
                 devices.note(connection, device_id, peer, 200, "registered", self._wall())
                 session.acknowledge()
-                log.info("%s registered from %s", device_id, peer, extra={"event": "ssmp.registered"})
+                LOG.info("%s registered from %s", device_id, peer, extra={"event": "ssmp.registered"})
             case None:
                 pass
 
     def _note_refusal(self, session: ServerSession, peer: str, refusal: SsmpRefused) -> None:
-        log.warning("%s refused from %s", session.device_id, peer, extra={"event": "ssmp.refused"})
+        LOG.warning("%s refused from %s", session.device_id, peer, extra={"event": "ssmp.refused"})
         with self._engine.begin() as connection:
             devices.note(connection, session.device_id, peer, refusal.code, refusal.text, self._wall())

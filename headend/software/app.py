@@ -27,7 +27,7 @@ from headend.software.ranges import Slice
 from headend.software.repository import Package, PackageStore
 from omadm import descriptor as dd
 
-log = logging.getLogger("headend.software")
+LOG = logging.getLogger("headend.software")
 
 CHUNK_BYTES = 64 * 1024
 REPORT_BYTES_MAX = 256
@@ -51,7 +51,7 @@ class PackageAnswer(Response):
             await self._send(send, gone)
         except OSError as error:
             event = {"event": "software.broken"}
-            log.info("%s: the answer broke after %d bytes: %s", self._package.name, self._sent, error, extra=event)
+            LOG.info("%s: the answer broke after %d bytes: %s", self._package.name, self._sent, error, extra=event)
         except asyncio.CancelledError:
             self._done(self._sent)  # not in a thread: when the server ends, its threads are gone
             raise

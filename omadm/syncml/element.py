@@ -22,15 +22,11 @@ PAGE_DDF = 2
 
 @dataclass(slots=True)
 class Element:
-    """One element. `content` holds child elements, character data (`str`) and opaque data (`bytes`) in order.
-
-    Only the XML reader fills in `attributes`: SyncML has none, client provisioning documents do.
-    """
+    """One element. `content` holds child elements, character data (`str`) and opaque data (`bytes`) in order."""
 
     name: str
     page: int = PAGE_SYNCML
     content: list[Element | str | bytes] = field(default_factory=list)
-    attributes: dict[str, str] = field(default_factory=dict)
 
     def elements(self) -> Iterator[Element]:
         """The child elements, in order."""

@@ -34,13 +34,13 @@ class _Builder:
     def fail(self, why: str) -> SyncmlError:
         return SyncmlError(WHAT, max(0, self._parser.CurrentByteIndex), why)
 
-    def start(self, name: str, attributes: dict[str, str]) -> None:
+    def start(self, name: str, _attributes: dict[str, str]) -> None:
         self._count += 1
         if len(self._stack) >= DEPTH_MAX:
             raise self.fail(f"elements nest deeper than {DEPTH_MAX}")
         if self._count > ELEMENTS_MAX:
             raise self.fail(f"more than {ELEMENTS_MAX} elements")
-        element = Element(name.rpartition(" ")[2], attributes=attributes)
+        element = Element(name.rpartition(" ")[2])
         if self._stack:
             self._stack[-1].content.append(element)
         else:

@@ -44,7 +44,7 @@ def test_a_hidden_secret_never_appears_in_any_of_its_forms(shown: str) -> None:
     secrets.hide(b"token-4711-abc")
     line = LineFormatter(secrets).format(record("header was %s", shown))
     assert shown not in line
-    assert log.BLOT in line
+    assert log.REDACTED in line
 
 
 def test_a_secret_inside_a_traceback_is_hidden_too() -> None:

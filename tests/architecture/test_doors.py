@@ -262,6 +262,7 @@ def test_the_exceptions_are_drivers_indeed() -> None:
         "from datetime import datetime\ndef f(clock):\n    clock, d = datetime, clock\n    return clock.now()",
     ],
 )
+@pytest.mark.slow
 def test_each_kind_of_input_and_output_is_noticed_in_a_core(planted: str) -> None:
     source = (REPO / "dlms" / "link" / "hdlc" / "frames.py").read_text(encoding="utf-8")
     assert sans_io.violations(source) == []

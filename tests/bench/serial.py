@@ -50,9 +50,9 @@ def _usi() -> list[Figure]:
 
 
 def _line() -> list[Figure]:
-    """Time over the floor of `tests.dlms.line`, on every line the issue names; without latency where the octets go
-    fastest. The floor is a bound that nothing can beat: the session's own SNRM is 12 octets longer and an even
-    division of the lists may take a frame more, so the figures are between 1.00 and 1.02."""
+    """Time over the floor of `tests.dlms.line` at 9600, 19200 and 115200 baud with 20 and 50 ms of latency, and at
+    115200 baud without. The floor is a bound that nothing can beat: the session's own SNRM is 12 octets longer and an
+    even division of the lists may take a frame more, so the figures are between 1.00 and 1.02."""
     known = MeterKnowledge()
     session(1024, 7, 115200, 0.0, known)
     figures = []

@@ -120,6 +120,7 @@ NULLS = b"\x01\x83\x02\x00\x00" + bytes(0x20000)
         ),
     ],
 )
+@pytest.mark.slow
 def test_more_values_than_a_year_of_profile_rows_are_not_made(hostile: bytes, offset: int) -> None:
     with pytest.raises(DecodeError, match=r"more than 524288 values|more elements than") as caught:
         axdr.decode(hostile)

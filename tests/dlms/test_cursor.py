@@ -89,10 +89,10 @@ def test_a_part_with_a_length_is_read_on_its_own_and_errors_in_it_count_from_the
 
 def test_no_more_values_are_made_than_a_year_of_profile_rows_needs() -> None:
     cursor = Cursor(b"", "test")
-    cursor.spend(366 * 96 * 8)  # quarter-hours, 8 columns
-    cursor.spend(524_288 - 366 * 96 * 8)
+    cursor.count_values(366 * 96 * 8)  # quarter-hours, 8 columns
+    cursor.count_values(524_288 - 366 * 96 * 8)
     with pytest.raises(DecodeError, match="more than 524288 values"):
-        cursor.spend(1)
+        cursor.count_values(1)
 
 
 @pytest.mark.parametrize(

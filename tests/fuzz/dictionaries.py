@@ -127,15 +127,3 @@ DESCRIPTOR = (
     b"https://[",
     b"http://",
 )
-PROVISIONING = (
-    b'<characteristic type="',
-    b'<parm name="',
-    b'value="',
-    b"APPLICATION",
-    b"APPADDR",
-    b"APPAUTH",
-    b"PORT",
-    b"AAUTHLEVEL",
-    b"AAUTHDATA",
-    b"w7",
-)

@@ -11,13 +11,15 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
+from cryptography.hazmat.primitives.asymmetric import ec
+
 from dlms import axdr
 from dlms.axdr import Data
 from dlms.client.association import Answered, Association, Proposal
 from dlms.client.knowledge import MeterKnowledge
 from dlms.client.session import MeterSession
-from dlms.codes import Conformance
-from dlms.cosem.associations import named_objects_of, objects_of
+from dlms.codes import Conformance, Mechanism
+from dlms.cosem.associations import REPLY_TO_HLS, named_objects_of, objects_of
 from dlms.cosem.obis import AttributeRef, MethodRef
 from dlms.cosem.profile import RowDecoder, RowStream
 from dlms.cosem.short_names import names_of
@@ -28,18 +30,21 @@ from dlms.security.certificates import Wanted, check_issued, held, read_certific
 from dlms.security.ciphering import Ciphering
 from dlms.security.general_formats import GeneralCiphered, GeneralSigned
 from dlms.security.general_protection import GeneralProtection
+from dlms.security.hls import Challenges, aes_ecb, check_challenges, prove, verify
 from dlms.security.keys import KeyId, key_transfer, transferred_keys
-from dlms.security.settings import KeyChoice, MemoryCounters, Security
+from dlms.security.settings import Hls, KeyChoice, MemoryCounters, Security
+from dlms.server.hls import reply_to_hls
 from dlms.server.server import MeterServer
 from dlms.server.view import association_object
 from dlms.xdlms.acse import Aare, Aarq, ReleaseApdu
 from dlms.xdlms.apdu import action, get, notify, sn
 from dlms.xdlms.apdu import service_errors as faults
 from dlms.xdlms.apdu import set as set_apdu
-from dlms.xdlms.apdu.access import AccessRequest, AccessResponse
+from dlms.xdlms.apdu.access import Access, AccessRequest, AccessResponse
 from dlms.xdlms.apdu.common import Item
 from dlms.xdlms.exchange import Exchange, GetAnswer, GetExchange
-from dlms.xdlms.exchange_write import ActionExchange, SetExchange
+from dlms.xdlms.exchange_sn import SnReadExchange, SnWriteExchange
+from dlms.xdlms.exchange_write import AccessExchange, ActionExchange, SetExchange
 from dlms.xdlms.gbt import BlockTransfer
 from tests.dlms.client import test_association
 from tests.dlms.cosem import test_profile_and_tables as test_cosem
@@ -136,6 +141,74 @@ def run_association(data: bytes) -> None:
                     event.answer.results()
         with suppress(DlmsError):
             association.request(exchanges[at % len(exchanges)]())
+
+
+def run_exchanges(data: bytes) -> None:
+    """Every kind of request, each with its own answers out of the input, as an association hands them on."""
+    names = {(1, REF.obis): 0x100}
+    exchanges: list[Exchange] = [
+        GetExchange((Item(REF),)),
+        GetExchange((Item(REF), Item(REF))),
+        SetExchange((Item(REF),), (axdr.octets(bytes(100)),), 64),
+        ActionExchange((METHOD,), (axdr.octets(bytes(100)),), 64),
+        AccessExchange((Access(Item(REF), axdr.u8(7)), Access(Item(REF)))),
+        SnReadExchange((Item(REF),), names),
+        SnReadExchange.reply_to_hls(bytes(16)),
+        SnWriteExchange((Item(REF),), (axdr.u8(1),), names),
+    ]
+    for exchange in exchanges:
+        exchange.start(1)
+        with suppress(DlmsError):
+            for apdu in pieces(data):
+                if len(apdu) < 3 or apdu[0] != exchange.response_tag:
+                    continue
+                answer = exchange.advance(apdu)
+                if isinstance(answer, GetAnswer):
+                    answer.results()
+                if not isinstance(answer, bytes):
+                    break
+
+
+@functools.cache
+def challenges_and_proofs() -> tuple[tuple[Hls, Challenges, Ciphering | None], ...]:
+    """Every mechanism of high level security as the side that checks a proof sees it."""
+    key = ec.derive_private_key(7, ec.SECP256R1())
+    keys = Security(test_security.METER, test_security.EK, test_security.AK, counters=MemoryCounters(1))
+    checked = Challenges(b"K56iVagY" * 4, b"P6wRJ21F" * 4, test_security.CLIENT, test_security.METER)
+    secrets = [Hls(each, b"secret") for each in (Mechanism.HLS_MD5, Mechanism.HLS_SHA1, Mechanism.HLS_SHA256)]
+    return (
+        *((hls, checked, None) for hls in secrets),
+        (Hls(Mechanism.HLS, transform=aes_ecb(bytes(16))), checked, None),
+        (Hls(Mechanism.HLS_ECDSA, private_key=key, peer_key=key.public_key()), checked, None),
+        (Hls(Mechanism.HLS_GMAC), checked, Ciphering(replace(keys, peer_title=test_security.METER))),
+    )
+
+
+def right_proofs() -> list[bytes]:
+    """What the other side would prove, and the two requests that bring a proof to a meter."""
+    proofs = []
+    for hls, at, _ciphering in challenges_and_proofs():
+        keys = Security(test_security.METER, test_security.EK, test_security.AK, counters=MemoryCounters(1))
+        other = Challenges(at.theirs, at.ours, at.their_title, at.our_title)
+        proofs.append(prove(hls, other, Ciphering(replace(keys, peer_title=test_security.CLIENT))))
+    as_action = action.ActionRequest(0xC1, REPLY_TO_HLS, axdr.octets(bytes(16))).emit()
+    return [*proofs, as_action, SnReadExchange.reply_to_hls(bytes(16)).start(0)]
+
+
+def run_proofs(data: bytes) -> None:
+    """The input as the challenge of the other side, as its proof, and as the request that brings it."""
+    with suppress(DlmsError):
+        check_challenges(b"K56iVagY", data)
+    for hls, challenges, ciphering in challenges_and_proofs():
+        with suppress(DlmsError):
+            verify(hls, challenges, data, ciphering)
+            assert data in right_proofs() or hls.mechanism in (Mechanism.HLS_ECDSA, Mechanism.HLS_GMAC)
+    if data:
+        for short_names in (False, True):
+            with suppress(DlmsError):
+                reply = reply_to_hls(data, short_names=short_names)
+                if reply is not None:
+                    assert reply.acceptance(b"proof") != reply.refusal()
 
 
 def run_session(data: bytes) -> None:
@@ -262,6 +335,15 @@ def conversation() -> tuple[bytes, ...]:
     )
 
 
+def answers() -> list[bytes]:
+    """Every answer of the known ones alone, as the tests have them."""
+    return [
+        _join(seed)
+        for seed in test_app_fuzz.SEEDS
+        if seed[:1] in (b"\xc4", b"\xc5", b"\xc7", b"\xda", b"\x0c", b"\x0d")
+    ]
+
+
 def ciphering_seeds() -> Sequence[bytes]:
     sender = Ciphering(Security(test_security.METER, test_security.EK, test_security.AK, counters=MemoryCounters(1)))
     plain = bytes.fromhex("c401c1001105")
@@ -274,6 +356,8 @@ TARGETS = {
     "data": Target(run_data, lambda: test_app_fuzz.SEEDS, DLMS, "/dlms/"),
     "apdu": Target(run_apdu, lambda: test_app_fuzz.SEEDS, (), "/dlms/"),
     "association": Target(run_association, conversation, (), "/dlms/"),
+    "exchanges": Target(run_exchanges, answers, (), "/dlms/"),
+    "proofs": Target(run_proofs, right_proofs, (), "/dlms/"),
     "session": Target(run_session, conversation, (), "/dlms/", mutations=400),
     "meter": Target(run_server, conversation, (), "/dlms/", mutations=300),
     "ciphering": Target(run_ciphering, ciphering_seeds, DLMS, "/dlms/"),

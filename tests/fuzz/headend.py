@@ -65,8 +65,11 @@ JOBS = (
     ("firmware", {"url": "https://h/p", "version": "2"}),
     ("firmware", {"version": "2", "packages_url": "https://h", "delta": True, "full_after_delta": False}),
     ("software", {"id": "configs", "url": "https://h/p", "name": "n", "version": "1"}),
-    ("commands", {"commands": [{"verb": "replace", "path": "./A?prop=ACL", "value": "Get=*"}], "mode": "sequence"}),
-    ("commands", {"commands": [{"verb": "copy", "path": "./A/B", "source": "./A/C"}, {"verb": "get", "path": "./A"}]}),
+    ("commands", {"commands": [{"command": "replace", "path": "./A?prop=ACL", "value": "Get=*"}], "mode": "sequence"}),
+    (
+        "commands",
+        {"commands": [{"command": "copy", "path": "./A/B", "source": "./A/C"}, {"command": "get", "path": "./A"}]},
+    ),
 )
 
 
@@ -144,7 +147,7 @@ def run_session(data: bytes) -> None:
             return
 
 
-COMMANDS = [{"verb": "get", "path": "./B"}, {"verb": "replace", "path": "./C", "value": "x" * 2000}]
+COMMANDS = [{"command": "get", "path": "./B"}, {"command": "replace", "path": "./C", "value": "x" * 2000}]
 
 
 def sessions() -> list[bytes]:

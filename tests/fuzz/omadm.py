@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 
-from omadm import auth, bootstrap, descriptor, notification, provisioning_document, readings
+from omadm import auth, bootstrap, descriptor, notification, readings
 from omadm.bootstrap import BootstrapError
 from omadm.descriptor import DescriptorError
 from omadm.notification import Notification, NotificationError
@@ -27,7 +27,7 @@ from omadm.syncml.errors import SyncmlError
 from omadm.syncml.messages import SyncmlValueError
 from tests.fuzz import dictionaries
 from tests.fuzz.guided import Target
-from tests.omadm import test_bootstrap, test_descriptor, test_provisioning_document
+from tests.omadm import test_bootstrap, test_descriptor
 from tests.omadm.ssmp import test_wire
 from tests.omadm.ssmp.test_session import DOCUMENT, KEY, a_client, a_session, vector
 from tests.omadm.syncml import samples
@@ -92,18 +92,6 @@ def notifications() -> tuple[bytes, ...]:
 def run_profile(data: bytes) -> None:
     account = bootstrap.account_from_tnds(bootstrap.parse_profile(data))
     assert SECRET not in repr(account)
-
-
-def run_provisioning(data: bytes) -> None:
-    tree = provisioning_document.parse_document(data)
-    with suppress(BootstrapError):
-        bootstrap.account_from_tnds(tree)
-
-
-def run_mac(data: bytes) -> None:
-    """A content type, a zero, and the document that its MAC is about."""
-    content_type, _, document = data.partition(b"\0")
-    provisioning_document.verify_mac(content_type.decode("latin-1"), document, {"USERPIN": b"1234", "NETWPIN": b"5"})
 
 
 def run_hmac_header(data: bytes) -> None:
@@ -291,20 +279,6 @@ TARGETS = {
         (BootstrapError,),
         HERE,
         dictionaries.WBXML,
-    ),
-    "provisioning": Target(
-        run_provisioning,
-        lambda: [test_provisioning_document.DOCUMENT.encode()],
-        (BootstrapError,),
-        HERE,
-        dictionaries.XML + dictionaries.PROVISIONING,
-    ),
-    "provisioning-mac": Target(
-        run_mac,
-        lambda: [b"text/vnd.wap.connectivity-xml; SEC=USERPIN; MAC=0123456789ABCDEF0123456789ABCDEF01234567\0doc"],
-        (BootstrapError,),
-        HERE,
-        (b"SEC=", b"MAC=", b";", b"NETWPIN", b"USERNETWPIN", b"USERPINMAC", b'"'),
     ),
     "hmac-header": Target(run_hmac_header, headers, (auth.AuthError,), HERE, dictionaries.HEADER),
     "credentials": Target(run_credentials, credentials, (), HERE),

@@ -93,7 +93,7 @@ def run_tests(target: Target, number: int | None, cpu_s: int, scratch: Path) -> 
         code = compile(mutated(target.source, number), target.path, "exec", dont_inherit=True)
         sys.meta_path.insert(0, Importer(target, code))
     options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-o", "faulthandler_timeout=0"]
-    options += [f"--basetemp={scratch}", "-m", "not board and not process and not slow"]
+    options += [f"--basetemp={scratch}", "-m", "not board and not process"]
     return int(pytest.main([*options, *target.tests]))
 
 

@@ -117,7 +117,6 @@ def test_a_shared_bus_gives_one_channel_at_a_time_and_bytes_belong_to_it() -> No
     port = FakePort()
     bridge = Bridge(port, TransparentLink(), port.clock)
     assert bridge.shared_bus
-    assert bridge.carries == "hdlc"
     channel = bridge.channel(17)
     with pytest.raises(PlcLocalError):
         bridge.channel(18)

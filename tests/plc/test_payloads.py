@@ -146,6 +146,7 @@ def test_records_of_the_topology_are_emitted_and_read() -> None:
     assert len(link.emit()) == PhyLink.SIZE
 
 
+@pytest.mark.slow
 def test_random_bytes_into_every_payload_parser_give_a_payload_or_a_decode_error() -> None:
     pick = random.Random(3)
     for _ in range(4000):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from updateagent import errors
-from updateagent.errors import EXIT_GUARD_WANTED, EXIT_REBOOT_WANTED, Code, all_codes
+from updateagent.errors import EXIT_GUARD_WANTED, EXIT_REBOOT_WANTED, Code
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "errors.md"
 
@@ -30,6 +30,8 @@ FUMO = {400, 401, 402, 403, 404, 405, 406, 407, 408, 409, 410, 411, 412, 500, 50
 SCOMO = {*range(1400, 1414), 1500, 1501}
 """OMA-TS-DM-SCOMO 1.0."""
 
+CODES = [value for value in vars(errors).values() if isinstance(value, Code)]
+
 
 def documented() -> dict[int, tuple[str, int, int]]:
     rows = re.findall(r"^\| (\d+) \| ([a-z-]+) \| (\d+) \| (\d+) \| .+ \|$", DOCUMENT.read_text("utf-8"), re.MULTILINE)
@@ -40,21 +42,21 @@ def documented() -> dict[int, tuple[str, int, int]]:
 
 @pytest.mark.parametrize("number", PUBLISHED)
 def test_a_published_number_keeps_its_meaning(number: int) -> None:
-    assert {code.number: code.name for code in all_codes().values()}[number] == PUBLISHED[number]
+    assert {code.number: code.name for code in CODES}[number] == PUBLISHED[number]
 
 
 def test_no_number_is_given_twice_and_none_is_an_answer_of_boot() -> None:
-    numbers = [value.number for value in vars(errors).values() if isinstance(value, Code)]
+    numbers = [code.number for code in CODES]
     assert len(set(numbers)) == len(numbers)
     assert not {0, EXIT_REBOOT_WANTED, EXIT_GUARD_WANTED} & set(numbers)
     assert all(0 < number < 126 for number in numbers), "126 and above are the shell's own"
 
 
 def test_every_error_has_a_result_that_fumo_and_scomo_have() -> None:
-    for code in all_codes().values():
+    for code in CODES:
         assert code.fumo in FUMO, code
         assert code.scomo in SCOMO, code
 
 
 def test_the_document_lists_every_error_as_it_is() -> None:
-    assert documented() == {code.number: (code.name, code.fumo, code.scomo) for code in all_codes().values()}
+    assert documented() == {code.number: (code.name, code.fumo, code.scomo) for code in CODES}

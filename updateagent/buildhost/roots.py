@@ -90,15 +90,15 @@ def show(listed: Path, before: Path | None) -> None:
     for name in sorted(found.revoked):
         click.echo(f"revoked {name}")
     if before is not None:
-        roots.accept(_believed(before), [listed.read_bytes()])
+        roots.accept(_trusted(before), [listed.read_bytes()])
         click.echo("devices will follow")
 
 
-def _believed(before: Path) -> trust.Trust:
+def _trusted(before: Path) -> trust.Trust:
     nothing = trust.Trust(roots=(), compatible="", clock=0)
     data = before.read_bytes()
     if data.lstrip().startswith(b"{"):
-        return roots.believe(nothing, roots.parse(data))
+        return roots.apply_roots(nothing, roots.parse(data))
     return trust.Trust(roots=trust.load_roots(before), compatible="", clock=0)
 
 

@@ -27,7 +27,7 @@ from updateagent.engine.health import Check, CommandCheck, HealthConfig, Missing
 from updateagent.engine.updater import Updater
 from updateagent.errors import EXIT_OK, EXIT_REBOOT_WANTED, DeviceError, UpdateError
 
-log = logging.getLogger("update.guard")
+LOG = logging.getLogger("update.guard")
 
 ENVIRONMENT_CHECK = "environment"
 SAID_BYTES_MAX = 200
@@ -81,7 +81,7 @@ class Guard:
                     return self._good(boot)
                 except DeviceError as error:
                     # Another dcu-update is running, or the storage failed: both may pass before the deadline.
-                    log.warning("%s", error, extra={"event": "update.error"})
+                    LOG.warning("%s", error, extra={"event": "update.error"})
                     if watch.is_over(self._deps.monotonic()):
                         return self._failed(boot, Missing("storage", error.message))
             elif verdict is Verdict.FAILED:
@@ -92,7 +92,7 @@ class Guard:
         try:
             updater = self._deps.updater()
         except DeviceError as error:
-            log.error("%s", error, extra={"event": "update.error"})  # noqa: TRY400  a sentence, no traceback
+            LOG.error("%s", error, extra={"event": "update.error"})  # noqa: TRY400  a sentence, no traceback
             return Boot.UNKNOWN
         if updater.on_trial:
             return Boot.TRIAL
@@ -108,14 +108,14 @@ class Guard:
             return EXIT_OK
 
     def _failed(self, boot: Boot, missing: Missing) -> int:
-        log.error("health check %s: %s", missing.name, missing.detail, extra={"event": "update.unhealthy"})
+        LOG.error("health check %s: %s", missing.name, missing.detail, extra={"event": "update.unhealthy"})
         if boot is Boot.TRIAL:
             try:
                 with self._deps.alone():
-                    self._deps.updater().blame(missing.name, missing.detail)
+                    self._deps.updater().record_failure(missing.name, missing.detail)
             except UpdateError as error:
                 # The reason could not be stored. Going back matters more.
-                log.error("%s", error, extra={"event": "update.error"})  # noqa: TRY400
+                LOG.error("%s", error, extra={"event": "update.error"})  # noqa: TRY400
             return EXIT_REBOOT_WANTED
         if boot is Boot.UNKNOWN and self._may_be_on_trial():
             return EXIT_REBOOT_WANTED

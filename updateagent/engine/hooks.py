@@ -24,7 +24,7 @@ from updateagent.errors import HOOK, PackageError, storage_error
 TIMEOUT_S = 120.0
 SAID_BYTES_MAX = 300
 
-log = logging.getLogger("update.hook")
+LOG = logging.getLogger("update.hook")
 
 
 def run_hook(
@@ -57,4 +57,4 @@ def _run(step: str, program: Path, variables: Mapping[str, str], timeout_s: floa
         raise PackageError(HOOK, f"hook {step} did not end in {timeout_s:g} s: {said}")
     if status != 0:
         raise PackageError(HOOK, f"hook {step} ended with {status}: {said}")
-    log.info("hook %s: done %s", step, said, extra={"event": "update.hook"})
+    LOG.info("hook %s: done %s", step, said, extra={"event": "update.hook"})

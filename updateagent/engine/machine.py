@@ -55,7 +55,7 @@ class Event(Enum):
     TRY = "try"  # also again, when the commit that asks for the trial was lost
     ATTEMPT = "attempt"  # the target slot was started once more
     MIGRATE = "migrate"  # the copies of the state are migrated and durable
-    BLAME = "blame"  # the new system says why it gives up
+    FAILURE = "failure"  # the new system says why it gives up
     CONFIRM = "confirm"
     FALL_BACK = "fall back"
     REPORT = "report"
@@ -75,7 +75,7 @@ TABLE: dict[tuple[State, Event], State] = {
     (State.TRIAL, Event.TRY): State.TRIAL,
     (State.TRIAL, Event.ATTEMPT): State.TRIAL,
     (State.TRIAL, Event.MIGRATE): State.TRIAL,
-    (State.TRIAL, Event.BLAME): State.TRIAL,
+    (State.TRIAL, Event.FAILURE): State.TRIAL,
     (State.TRIAL, Event.CONFIRM): State.CONFIRMED,
     (State.TRIAL, Event.FALL_BACK): State.ROLLED_BACK,
     (State.CONFIRMED, Event.REPORT): State.IDLE,

@@ -34,7 +34,7 @@ from updateagent.errors import (
 from updateagent.handover import InstallRequest
 from updateagent.slots.block import BLOCK_BYTES, read_back, write_image
 
-log = logging.getLogger("update")
+LOG = logging.getLogger("update")
 
 PROGRESS_STEP = 4  # per cent between two updates of the display
 MESSAGE_CHARS_MAX = 500
@@ -137,7 +137,7 @@ class Steps:
         count = write_image(
             partition, image.size, image.blocks(start), start, checkpoint, sync_bytes=self._deps.sync_bytes
         )
-        log.info(
+        LOG.info(
             "slot %s, image %s: %d bytes written, %d were there already",
             self._update.target,
             image.name,
@@ -155,11 +155,11 @@ class Steps:
     def _attempt(self) -> int | None:
         update = self._update
         if update.boot_id != self._deps.boot_id:
-            # The log was written by the previous attempt, unless that one recorded its own end (`blame`).
+            # The log was written by the previous attempt, unless that one recorded its own end (`record_failure`).
             lines = update.log or (self._deps.log_tail() if update.attempts else ())
             self._advance(Event.ATTEMPT, attempts=update.attempts + 1, boot_id=self._deps.boot_id, log=lines)
         if self._update.attempts > self._deps.bootenv.tries:
-            self._decide(*self._blame_of_trial())
+            self._decide(*self._failure_of_trial())
             return None
         self._migrate()
         return EXIT_GUARD_WANTED
@@ -212,10 +212,10 @@ class Steps:
                 "the boot loader did not see the trial that was asked for: does it read this environment?",
             )
             return None
-        self._decide(*self._blame_of_trial())
+        self._decide(*self._failure_of_trial())
         return None
 
-    def _blame_of_trial(self) -> tuple[Code, str]:
+    def _failure_of_trial(self) -> tuple[Code, str]:
         update = self._update
         if update.failed_check:
             return TRIAL_FAILED, f"health check {update.failed_check} was not good in time"
@@ -258,7 +258,7 @@ class Steps:
         if not update.by_hand:
             deps.mailbox.hold_result(result_document(update, outcome, deps.wall()))
         self._store(self._settled().advance(Event.REPORT))
-        log.info("update to %s: %s", update.to_version or "?", outcome.name, extra={"event": f"update.{outcome.name}"})
+        LOG.info("update to %s: %s", update.to_version or "?", outcome.name, extra={"event": f"update.{outcome.name}"})
         deps.mailbox.clear_inbox(update.package)
         deps.mailbox.publish()
 

@@ -30,7 +30,7 @@ from updateagent.errors import (
 )
 from updateagent.handover import InstallRequest
 
-log = logging.getLogger("update")
+LOG = logging.getLogger("update")
 
 
 class Updater(Steps):
@@ -44,7 +44,7 @@ class Updater(Steps):
         try:
             code = self._boot()
         except UpdateError as error:
-            log.error("update: %s", error, extra={"event": "update.error"})  # noqa: TRY400  a sentence, no traceback
+            LOG.error("update: %s", error, extra={"event": "update.error"})  # noqa: TRY400  a sentence, no traceback
             self.write_status(error=str(error))
             if self._agent_must_wait():
                 return EXIT_REBOOT_WANTED
@@ -72,10 +72,10 @@ class Updater(Steps):
         self.write_status()
         return code
 
-    def blame(self, failed_check: str, detail: str) -> None:
+    def record_failure(self, failed_check: str, detail: str) -> None:
         """Record why the running trial system gives up this attempt."""
         self._advance(
-            Event.BLAME,
+            Event.FAILURE,
             failed_check=failed_check,
             log=(*self._deps.log_tail(), f"health check {failed_check}: {detail}"[:MESSAGE_CHARS_MAX]),
         )
@@ -150,7 +150,7 @@ class Updater(Steps):
             except UpdateError as error:
                 if error.code is JOURNAL or self.record.state not in GIVE_UP:
                     raise
-                log.error("update: %s", error, extra={"event": "update.failed"})  # noqa: TRY400
+                LOG.error("update: %s", error, extra={"event": "update.failed"})  # noqa: TRY400
                 self._decide(error.code, error.message)
                 continue
             if code is not None:
@@ -160,7 +160,7 @@ class Updater(Steps):
     def _idle(self) -> int:
         error = self.environment_error()
         if error:
-            log.error("%s", error, extra={"event": "update.environment"})
+            LOG.error("%s", error, extra={"event": "update.environment"})
         elif self._deps.bootenv.needs_mark(self._deps.booted):
             return EXIT_GUARD_WANTED
         return EXIT_GUARD_WANTED if self.record.lost else EXIT_OK
@@ -169,7 +169,7 @@ class Updater(Steps):
         state = self.record.state
         if state in DECIDED:
             # The outcome is decided, but completing it has failed repeatedly. Report it all the same.
-            log.error("update: gives up on completing %s", state.value, extra={"event": "update.loop"})
+            LOG.error("update: gives up on completing %s", state.value, extra={"event": "update.loop"})
             self._finish()
         else:
             self._decide(LOOP, f"{state.value} was begun {self.record.stores} times and never completed")

@@ -180,11 +180,11 @@ def accept(trust: Trust, envelopes: Sequence[bytes]) -> tuple[Trust, RootList | 
         needed = trust.root_threshold or len(trust.roots) // 2 + 1
         if found.signed_by(believed) < needed:
             raise PackageError(ROOTS, f"roots version {found.version}: fewer than {needed} of the present roots signed")
-        trust, newest = believe(trust, found), found
+        trust, newest = apply_roots(trust, found), found
     return trust, newest
 
 
-def believe(trust: Trust, found: RootList) -> Trust:
+def apply_roots(trust: Trust, found: RootList) -> Trust:
     """What a device trusts after accepting this list, now or earlier (if the list is from its own storage).
 
     Raises `PackageError` (`roots`) when the list lacks signatures of its own roots, as a damaged one would.

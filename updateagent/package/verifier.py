@@ -22,7 +22,7 @@ from updateagent.package.manifest import Image as SignedImage
 from updateagent.package.manifest import Kind, Manifest, Role, Trust, verify_package
 from updateagent.package.payload import IntegrityTags
 from updateagent.package.readable import Readable
-from updateagent.package.roots import believe
+from updateagent.package.roots import apply_roots
 from updateagent.package.roots import parse as parse_roots
 from updateagent.package.trust import load_roots
 from updateagent.package.verity import BLOCK_BYTES, RUN_BYTES
@@ -173,7 +173,7 @@ class SignedPackages:
             return trust
         except OSError as error:
             raise storage_error(error, str(self._deps.newer_roots)) from error
-        return believe(trust, parse_roots(accepted))
+        return apply_roots(trust, parse_roots(accepted))
 
     def keep_roots(self, envelope: bytes) -> None:
         """Trust a list of roots from a verified package from now on. Raises `DeviceError` (storage)."""

@@ -31,7 +31,7 @@ from updateagent.errors import (
 from updateagent.package.manifest import Image, Kind, Manifest, Role
 from updateagent.package.readable import Readable
 
-log = logging.getLogger("update")
+LOG = logging.getLogger("update")
 
 ACTIVE = "active"
 NEW = ".new-"
@@ -106,7 +106,7 @@ class SoftwareStore:
         try:
             self._drop_old_versions(software_id, chosen)
         except OSError as error:  # the version is active; old ones are removed with the next activation
-            log.warning("old versions of %s stay: %s", software_id, error, extra={"event": "software.leftovers"})
+            LOG.warning("old versions of %s stay: %s", software_id, error, extra={"event": "software.leftovers"})
         return chosen
 
     def deactivate(self, software_id: str) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from agent.clock import Clock
-from agent.jobs.orders import DEADLINE_S, DEADLINE_S_MAX, PRIORITY, PRIORITY_MAX
+from agent.jobs.orders import DEADLINE_S, PRIORITY
 from agent.metering.orders import kinds
 from agent.metering.orders.journal import ID, Journal
 from agent.metering.orders.order import (
@@ -30,10 +30,10 @@ from agent.metering.orders.order import (
     State,
 )
 from agent.metering.scheduling.schedule import Backoff
+from omadm.orders import DEADLINE_S_MAX, METERS_MAX, PRIORITY_MAX
 
 LOG = logging.getLogger("agent.metering.orders")
 
-METERS_MAX = 256  # of one order
 OPEN_MAX = 64  # orders that are not over
 KEPT_MAX = 256  # orders that are over, the newest, for the record
 ATTEMPTS_MAX = 3  # to reach a meter

@@ -13,7 +13,7 @@ from typing import Protocol
 from agent.metering.orders.kinds import Ask, Change, Context, Ended, Get, Plan, Read, Reply, plan
 from agent.metering.orders.order import OrderError
 from agent.metering.orders.order_book import Task
-from agent.metering.visit.visit import CLOSE_S, DEVICE_NAME, Taken, Visit
+from agent.metering.visit.visit import CLOSE_S, DEVICE_NAME, AttributeResult, Visit
 from dlms.client.association import ServiceRefused
 from dlms.client.events import ItemError, ItemRead, ReadDone, Replied, SessionEvent, Value
 from dlms.errors import DlmsError
@@ -67,7 +67,7 @@ class OrderVisit(Visit):
     def _on_event(self, event: SessionEvent, now: float, wall: float) -> None:
         match event:
             case ItemRead(ref=ref, result=result):
-                self.taken[ref] = Taken(result, wall)
+                self.taken[ref] = AttributeResult(result, wall)
                 self.got[ref] = result
             case ReadDone() if self.order_plan is None:
                 self._named(now, wall)

@@ -10,28 +10,14 @@ from __future__ import annotations
 import math
 import re
 
-from dlms.axdr import Data, Tag
+from dlms.axdr import FLOAT_TAGS, INTEGER_TAGS, Data, Tag, tags_by_name
 from dlms.errors import LocalError
 from omadm.readings import DEPTH_MAX
 
-_PLAIN: dict[str, Tag] = {
-    "bool": Tag.BOOLEAN,
-    "bits": Tag.BIT_STRING,
-    "i8": Tag.INTEGER,
-    "u8": Tag.UNSIGNED,
-    "i16": Tag.LONG,
-    "u16": Tag.LONG_UNSIGNED,
-    "i32": Tag.DOUBLE_LONG,
-    "u32": Tag.DOUBLE_LONG_UNSIGNED,
-    "i64": Tag.LONG64,
-    "u64": Tag.LONG64_UNSIGNED,
-    "enum": Tag.ENUM,
-    "str": Tag.VISIBLE_STRING,
-    "utf8": Tag.UTF8_STRING,
-}
-_OCTETS = {"oct": Tag.OCTET_STRING, "dt": Tag.DATE_TIME, "date": Tag.DATE, "time": Tag.TIME}
-_FLOATS = {"f32": Tag.FLOAT32, "f64": Tag.FLOAT64}
-_LISTS = {"array": Tag.ARRAY, "struct": Tag.STRUCTURE}
+_PLAIN = tags_by_name((Tag.BOOLEAN, Tag.BIT_STRING, *INTEGER_TAGS, Tag.VISIBLE_STRING, Tag.UTF8_STRING))
+_OCTETS = tags_by_name((Tag.OCTET_STRING, Tag.DATE_TIME, Tag.DATE, Tag.TIME))
+_FLOATS = tags_by_name(FLOAT_TAGS)
+_LISTS = tags_by_name((Tag.ARRAY, Tag.STRUCTURE))
 _NOT_NUMBERS = ("NaN", "Infinity", "-Infinity")
 _HEX = re.compile(r"(?:[0-9a-fA-F]{2})*", re.ASCII)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agent.metering.ports.portreader import Bridge
+from agent.metering.ports.port_state import Bridge
 from agent.settings.config import PortConfig
 from plc.bridge import open_bridge
 

@@ -4,12 +4,7 @@ Behind a base node (PRIME), meters announce themselves and several are visited a
 packets travel. On an HDLC bus one conversation has the line, and meters are found by asking addresses. How meters are
 found is said by the port (`scan`), how many are visited at once by its bridge (`shared_bus`).
 
-The port counts as working once a *meter* has answered through it: a base node that talks about its meters proves the
-wire to it and nothing beyond. A new firmware has to be judged within minutes, and the next run may be hours away: after
-a port was opened, some meter is visited just to identify it, by reading its name. Where no meter was ever known there
-is nothing to prove: what is wrong with such a port is told, and excused.
-
-A port that takes bytes and gives none is opened anew, after pauses that grow.
+Whether the port is open and works: `agent.metering.ports.port_state`.
 
 How long a meter behind a base node takes to answer is learned per meter and per port; a request that is not answered by
 then is asked again, see `dlms.client.session`. A visit that waits beyond that, or only for its end, gives its place to
@@ -32,7 +27,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from typing import Protocol
 
 from agent.clock import Clock
 from agent.metering.access.accessbook import AccessBook
@@ -42,14 +36,14 @@ from agent.metering.orders.order_book import OrderBook, Task
 from agent.metering.orders.order_visit import OrderVisit
 from agent.metering.ports.line_watch import LineWatch
 from agent.metering.ports.patience import Patience
+from agent.metering.ports.port_state import Bridge, PortHealth, PortState
 from agent.metering.ports.probe import Probe
 from agent.metering.registry import Meter, Registry
-from agent.metering.scheduling.schedule import Backoff
 from agent.metering.scheduling.tasks import Job, TaskBook
 from agent.metering.store.reading_store import Store, StoreError
 from agent.metering.visit.profile_catchup import ProfileReading
 from agent.metering.visit.visit import Channel, ProfileKey, Visit, is_profile
-from agent.metering.visit.visit_memory import KnowledgeCache, Leftovers, Retries, places, values_stored
+from agent.metering.visit.visit_memory import KnowledgeCache, Leftovers, NameQuestions, Retries, places, values_stored
 from agent.settings.config import MANAGEMENT_LOGICAL_DEVICE, MeteringConfig, PortConfig
 from dlms.cosem.time import ClockPolicy
 from dlms.errors import DlmsError
@@ -73,37 +67,11 @@ LOG = logging.getLogger("agent.metering.port")
 
 WAIT_S = 0.5  # the longest wait for bytes; after it the worker beats and looks for a stop and for new settings
 LOOK_EVERY_S = 1.0  # how often all meters are checked for what they owe when nothing has changed
-REOPEN = Backoff(1.0, 60.0)
-SILENT_MAX = 3  # unanswered list queries before the port counts as not working
 IDLE_MAX = 32  # visits that wait without holding a place: those of silent meters
 REPEATS_MAX = 3  # of a request that is not answered: with 3 % of all frames lost, four in ten thousand need one more
 ANSWER_FIRST_S = 3.0  # how long to wait for an answer before any meter of the port has given one
 ANSWER_SHORTEST_S = 1.0  # an answer may stand behind those of all other visits on the serial line
 RESPONSE_TIMEOUT_MIN_S = 60.0  # of the session; a backstop, as the links below have timeouts of their own
-
-
-class Bridge(Protocol):
-    """The part of `plc.bridge.Bridge` that is used."""
-
-    @property
-    def carries(self) -> str: ...
-    @property
-    def shared_bus(self) -> bool: ...
-    @property
-    def octets_heard(self) -> int: ...
-    def set_line(self, line: LineSettings) -> None: ...
-    def channel(self, address: int, *, dst_lsap: int = 1, src_lsap: int = 16) -> Channel: ...
-    def poll(self, now: float, wait_s: float) -> Sequence[NodeEvent]: ...
-    def close(self) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class PortHealth:
-    """How a port stands. `problem` is empty when it works. `excused`: there is no meter that could prove the port, so
-    the problem says nothing against the software."""
-
-    problem: str
-    excused: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +101,6 @@ class PortReader:
         self._port = port
         self._metering = metering
         self._deps = deps
-        self._open_bridge = open_bridge
         self._clock = deps.clock
         self._parallel_max = port.parallel_max or metering.parallel_max
         self._policy = ClockPolicy(utc_offset_minutes=metering.meter_utc_offset_min)
@@ -143,21 +110,26 @@ class PortReader:
         self._patience = Patience(port.response_timeout_s)
         self._watch = LineWatch(port.name, "HDLC" if port.scan is not None else port.protocol.name)
         self._probe = Probe(port, deps.registry, self._patience, self._watch)
+        self._state = PortState(
+            port,
+            deps.registry,
+            deps.tasks,
+            deps.clock,
+            deps.rng,
+            watch=self._watch,
+            probe=self._probe,
+            open_bridge=open_bridge,
+            health=deps.health,
+        )
         self._links: dict[int, DataLink] = {}  # of the visits, by address
-        self._octets_heard = 0  # until the base node was last found silent
-        self._problem = ""
-        self._mute = ""  # why the port was last opened anew, until something is heard
         self._round_trips = RoundTrips(answer_bounds(port.response_timeout_s))
         self._silent: set[str] = set()  # meters (their keys) whose last visit brought no answer at all
-        self._bridge: Bridge | None = None
-        self._proven = False  # since the port was opened, a meter has answered
-        self._base_node_heard = False  # since then, it has said which meters it knows, or was given up
         self._visits: dict[int, Visit] = {}
         self._line: deque[Meter] = deque()
+        self._nameless: deque[Meter] = deque()
+        self._names = NameQuestions(deps.rng.random)
         self._look_at = 0.0
         self._generation = -1
-        self._open_at = 0.0
-        self._open_failures = 0
 
     # --- the worker ---
 
@@ -175,18 +147,17 @@ class PortReader:
 
         Returns how many seconds to wait before the next round: more than 0 only while there is no bridge.
         """
-        now = self._clock.monotonic()
-        bridge = self._bridge
+        bridge = self._state.bridge
         if bridge is None:
-            if now >= self._open_at:
-                self._open()
-            return max(0.0, self._open_at - now) if self._bridge is None else 0.0
+            return self._state.open()
         try:
-            self._round(bridge, now)
+            self._round(bridge, self._clock.monotonic())
         except PlcSilentError as error:
-            self._reopen(str(error))
+            self._state.silent(str(error))
+            self._drop(str(error))
         except PlcError as error:
-            self._lost(str(error))
+            self._state.lost(str(error))
+            self._drop(str(error))
         return 0.0
 
     def close(self) -> None:
@@ -194,96 +165,16 @@ class PortReader:
         for visit in self._visits.values():
             self._deps.tasks.ended(visit.jobs, visit.meter.meter_id, ok=False, final=False)
         self._visits.clear()
-        if self._bridge is not None:
-            self._bridge.close()
-            self._bridge = None
-
-    # --- the port ---
-
-    def _open(self) -> None:
-        try:
-            bridge = self._open_bridge(self._port)
-        except PlcError as error:
-            level = logging.DEBUG if self._open_failures else logging.WARNING
-            LOG.log(level, "port %s cannot be opened: %s", self._port.name, error, extra={"event": "port.open.failed"})
-            self._try_again_later(str(error))
-            return
-        self._bridge = bridge
-        self._proven = self._base_node_heard = False
-        self._octets_heard = 0
-        level = logging.DEBUG if self._mute else logging.INFO
-        LOG.log(level, "port %s is open (%s)", self._port.name, self._port.where, extra={"event": "port.open"})
-        self._report(f"opened anew: {self._mute}" if self._mute else "open, nothing heard yet")
-        if self._port.protocol.own_urls:
-            for entry in self._port.meters:
-                self._deps.registry.join(self._port.name, entry.address)
-        if self._port.scan is not None:
-            # No meter announces itself on a bus: those known before are tried again, new ones are looked for. Where
-            # nothing at all was heard before, they are asked first: who is there and who has left is no news each time.
-            for meter in [] if self._mute else self._deps.registry.absent(self._port.name):
-                self._deps.registry.join(self._port.name, meter.address)
-            self._probe.reset(self._clock.monotonic(), eager=bool(self._mute))
-
-    def _reopen(self, why: str) -> None:
-        """The port takes bytes and gives none: open it anew. The first time in a row is news."""
-        level = logging.DEBUG if self._mute else logging.WARNING
-        LOG.log(level, "port %s is opened anew: %s", self._port.name, why, extra={"event": "port.silent"})
-        self._mute = why
-        self._drop(why)
-
-    def _lost(self, why: str) -> None:
-        LOG.warning("port %s is lost: %s", self._port.name, why, extra={"event": "port.lost"})
-        self._drop(why)
+        self._state.close()
 
     def _drop(self, why: str) -> None:
+        """The port is gone: end what was under way through it."""
         for visit in list(self._visits.values()):
             self._over(visit, f"the port is lost: {why}", counts=False)
         self._probe.abandon()
         self.close()
         self._deps.registry.leave_all(self._port.name)
-        self._try_again_later(why)
-
-    def _try_again_later(self, why: str) -> None:
-        self._open_failures += 1
-        self._open_at = self._clock.monotonic() + REOPEN.pause(self._open_failures, self._deps.rng.random)
-        self._report(why)
-
-    def _report(self, problem: str) -> None:
-        """Report what is wrong with the port, empty when it works."""
-        self._problem = problem
-        self._deps.health(self._port.name, PortHealth(problem, excused=bool(problem) and self._is_excused()))
-
-    def _is_excused(self) -> bool:
-        """Whether there is no meter that could prove the port: none was ever known, or none is to be read. A base node
-        has to say first whether it knows any."""
-        registry, name = self._deps.registry, self._port.name
-        known = [*registry.present(name), *registry.absent(name)]
-        if self._port.protocol.own_urls:
-            known = [meter for meter in known if meter.named]  # the others stand in the configuration, no more
-        if known:
-            return self._port.scan is not None and self._bridge is not None and not self._deps.tasks.in_force
-        announced = self._port.scan is None and not self._port.protocol.own_urls
-        return self._bridge is None or not announced or self._base_node_heard
-
-    def _report_working(self) -> None:
-        """Report that the port works: a meter answered, or there is none that could."""
-        self._open_failures = 0
-        self._mute = ""
-        self._report("")
-
-    def _base_node_answers(self) -> None:
-        """The base node answers. That is enough for a port that never had a meter, or whose meters are not to be read;
-        otherwise a meter must answer as well."""
-        self._open_failures = 0
-        self._mute = ""
-        self._base_node_heard = True
-        self._watch.frame()
-        registry, name = self._deps.registry, self._port.name
-        known = len(registry.present(name)) + len(registry.absent(name))
-        if self._proven or known == 0 or not self._deps.tasks.in_force:
-            self._report_working()
-        else:
-            self._report(f"the base node answers, none of {known} meters has yet")
+        self._state.try_again_later(why)
 
     # --- a round ---
 
@@ -297,12 +188,11 @@ class PortReader:
             self._advance(visit, partial(visit.step, now, wall))
         found = self._probe.step(now)
         if found is not None:
-            self._retries.forgive(found)  # it is back: what was given up is tried again
+            self._retries.reset(found)  # it is back: what was given up is tried again
             self._look_at = 0.0
-            self._proven = True
-            self._report_working()
-        elif self._problem and self._watch.garbage not in self._problem:
-            self._report(self._watch.garbage)
+            self._state.meter_answered()
+        elif self._state.problem and self._watch.garbage not in self._state.problem:
+            self._state.report(self._watch.garbage)
 
     def _set_line(self, bridge: Bridge) -> None:
         """Have the line stand as the meter that is talked to needs it, where meters of one bus differ."""
@@ -344,10 +234,11 @@ class PortReader:
             case NodeJoined(address=address, eui48=eui48):
                 meter = registry.join(name, address, eui48)
                 self._cut_off(address, "the meter joined again")
-                self._retries.forgive(meter)  # it is back: what was given up is tried again
+                self._retries.reset(meter)  # it is back: what was given up is tried again
+                self._names.reset(meter)
                 self._silent.discard(meter.key)
                 self._look_at = 0.0
-                self._base_node_answers()
+                self._state.base_node_answers()
             case NodeLeft(address=address):
                 left = registry.at(name, address)
                 if left is not None:
@@ -358,14 +249,9 @@ class PortReader:
                 LOG.warning("port %s: the base node restarted", name, extra={"event": "port.restarted"})
             case NodesListed(count=count):
                 LOG.debug("port %s: %d nodes", name, count)
-                self._base_node_answers()
-            case BaseNodeSilent(attempts=attempts) if attempts >= SILENT_MAX:
-                self._base_node_heard = True  # or rather not: nobody will say whether there are meters
-                octets, self._octets_heard = self._octets_heard, self._bridge.octets_heard if self._bridge else 0
-                self._watch.noise(self._octets_heard - octets)
-                opened = f"opened anew: {self._mute}" if self._mute else ""
-                silent = f"the base node has not answered {attempts} times"
-                self._report("; ".join(filter(None, (silent, opened, self._watch.garbage))))
+                self._state.base_node_answers()
+            case BaseNodeSilent(attempts=attempts):
+                self._state.base_node_is_silent(attempts)
             case NetworkNoted(kind=kind, eui48=node, sid=sid):
                 LOG.debug("port %s: %s of %s, below switch %d", name, kind, node.hex(), sid)
             case ManagementUnanswered(what=what, pib=pib):
@@ -386,10 +272,10 @@ class PortReader:
     def _begin(self, bridge: Bridge, now: float) -> None:
         if self._generation != self._deps.tasks.generation:
             self._generation = self._deps.tasks.generation
-            self._retries.forgive_all()  # other tasks, or another password: everybody gets a new chance
+            self._retries.reset_all()  # other tasks, or another password: everybody gets a new chance
             self._look_at = 0.0
-            if self._problem:
-                self._report(self._problem)  # whether it is excused depends on there being tasks
+            if self._state.problem:
+                self._state.report(self._state.problem)  # whether it is excused depends on there being tasks
             with contextlib.suppress(StoreError):  # its owner reports it; the next change of tasks tidies up
                 self._deps.tasks.tidy()
                 self._deps.store.retain(self._deps.registry.names())
@@ -398,14 +284,23 @@ class PortReader:
             start = self._deps.tasks.next_start()
             self._look_at = now + (LOOK_EVERY_S if start is None else min(LOOK_EVERY_S, start))
             self._line = deque(self._waiting(now))
+            self._nameless = deque(self._without_names(now))
         while room > 0 and self._line:
             meter = self._line.popleft()
             jobs = self._jobs_of(meter, now)
             if jobs:
                 self._visit(bridge, meter, jobs, now)
                 room -= 1
-        if room > 0 and not self._proven and not self._visits and self._deps.tasks.in_force:
+        if self._deps.tasks.quiet():
+            return
+        if room > 0 and not self._state.proven and not self._visits and self._deps.tasks.in_force:
             room -= self._identify(bridge, now)
+        while room > 0 and self._nameless:
+            meter = self._nameless.popleft()
+            if meter.address not in self._visits:
+                self._names.asked(meter, now)
+                self._visit(bridge, meter, [], now)
+                room -= 1
         if room > 0:
             try:
                 self._probe.begin(bridge, now)
@@ -450,6 +345,14 @@ class PortReader:
                 self._visit(bridge, meter, [], now)
                 return 1
         return 0
+
+    def _without_names(self, now: float) -> list[Meter]:
+        """Return the meters that are in a task, or not, by a name that they have not told yet."""
+        return [
+            meter
+            for meter in self._deps.registry.present(self._port.name)
+            if not meter.named and self._names.due(meter, now) and self._deps.tasks.wants_name(meter.meter_id)
+        ]
 
     def _waiting(self, now: float) -> list[Meter]:
         """Return the meters that owe something and may be visited, the most important and longest waiting first."""
@@ -609,8 +512,7 @@ class PortReader:
             return
         if self._reached(visit):
             self._silent.discard(visit.meter.key)
-            self._proven = True
-            self._report_working()
+            self._state.meter_answered()
         else:
             self._silent.add(visit.meter.key)
         if isinstance(visit, OrderVisit):
@@ -629,7 +531,7 @@ class PortReader:
             self._over(visit, f"the readings cannot be stored: {error}", trouble=Reason.STORE)
             return
         self._close(visit)
-        self._retries.forgive(meter)
+        self._retries.reset(meter)
         self._deps.registry.attempted(meter.key)
 
     def _identified(self, visit: Visit) -> Meter | None:

@@ -1,4 +1,4 @@
-"""Which meters a task reads. Pure functions, sans-IO.
+"""Which meters a task reads: pure functions.
 
 What a selection asks for may not be known of a meter yet: its name before the first visit, its model before somebody
 has asked for it. Such a meter is neither in nor out: it *waits*, and is listed with what is missing.

@@ -245,12 +245,12 @@ class TaskBook:
             return count({meter.meter_id for meter in meters if meter.state == "read"}, meters, self._troubles)
 
     def status(self, task_id: str) -> TaskStatus:
-        """Return the status of one task, for the management tree; the default for a task that is not known."""
+        """Return the status of one task, for the management tree, and of one that cannot run yet."""
         with self._lock:
             task = next((task for task in self._provisioning.tasks if task.task_id == task_id), None)
             tally = self._tallies.get(task_id)
             if task is None or tally is None:
-                return TaskStatus()
+                return TaskStatus(state="incomplete", last_result="settings are missing, or contradict each other")
             wall = self._clock.wall()
             at_rest = "closed" if self._hours.closed(task, wall) else "idle"
             state = "disabled" if not task.enabled else "running" if tally.active else at_rest

@@ -14,7 +14,7 @@ the file have no gaps, and counting is a subtraction.
 What cannot be delivered any more is counted as `lost`, logged, and remembered as a `Loss` with the meter and the time
 that the values speak of, so that profiles can be asked for it again: blocks given up because the store is full, blocks
 whose checksum says that they are damaged, and what was on bad pages of a file. `holes` counts the ids of damaged blocks
-that the head-end has not been told to pass over yet. Blocks of an earlier file of this device (`adopted`, see
+that the head-end has not been told to pass over yet. Blocks of an earlier file of this device (`recovered`, see
 store_file.py) are delivered first, under the identity that they have.
 """
 
@@ -31,10 +31,10 @@ from typing import TypeVar
 
 from agent.clock import Clock
 from agent.metering.store import resend, sinks
-from agent.metering.store.adoption import note_loss
 from agent.metering.store.blocks import BLOCKS_PER_BATCH_MAX, block_rows, blocks, pack, unpack
 from agent.metering.store.delivery import bounded_start, count, delivered_above, empty, mark, open_ranges
-from agent.metering.store.resend import Again
+from agent.metering.store.recovery import note_loss
+from agent.metering.store.resend import ResendBatch
 from agent.metering.store.salvage import marks_of
 from agent.metering.store.sinks import SinkBatch
 from agent.metering.store.store_file import StoreError, StoreFile
@@ -94,7 +94,7 @@ class Loss:
     since: float
     until: float
     records: int
-    why: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,7 @@ class Refusal:
 
     id: int
     refused_at: float
-    why: str
+    reason: str
     record: Mapping[str, object]
 
 
@@ -253,8 +253,8 @@ class Store:
         """
 
         def work(db: sqlite3.Connection, counters: _Counters) -> Batch | None:
-            adopted = None if first else self._take_adopted(db, counters, records_max)
-            return adopted or self._take(db, counters, records_max, bounded_start(db, first), last)
+            recovered = None if first else self._take_recovered(db, counters, records_max)
+            return recovered or self._take(db, counters, records_max, bounded_start(db, first), last)
 
         return self._run(work)
 
@@ -268,7 +268,7 @@ class Store:
 
         def work(db: sqlite3.Connection, counters: _Counters) -> int:
             if store != self.file.uuid:
-                return _release_adopted(db, counters, store, last)
+                return _release_recovered(db, counters, store, last)
             if not counters["released"] < last < counters["next"]:
                 return 0
             fresh = mark(db, counters, first, last)
@@ -280,7 +280,7 @@ class Store:
         return self._run(work)
 
     def refuse(self, batch: Batch, why: str) -> None:
-        """The head-end will never take this batch: keep it aside, so that the others get through."""
+        """The head-end will never take this batch: set it aside, so that the others get through."""
         # The time goes into the record's text and not into a column of its own: an older version of this software,
         # started again after a rollback, would take a table of another shape for a damaged file.
         refused_at = self._clock.wall()
@@ -288,7 +288,7 @@ class Store:
 
         def work(db: sqlite3.Connection, counters: _Counters) -> None:
             if batch.store != self.file.uuid:
-                if not _release_adopted(db, {"forwarded": 0}, batch.store, batch.last):
+                if not _release_recovered(db, {"forwarded": 0}, batch.store, batch.last):
                     return
             elif not open_ranges(db, counters, batch.first, batch.last):
                 return
@@ -308,23 +308,23 @@ class Store:
                 extra={"event": "store.refused"},
             )
 
-    def order_again(self, orders: Iterable[ResendOrder]) -> int:
+    def order_resend(self, orders: Iterable[ResendOrder]) -> int:
         """Remember that the head-end wants these once more. Returns how many of the orders are new."""
         return self._run(lambda db, counters: resend.take(db, counters, self.file.uuid, orders))
 
-    def again(self, records_max: int) -> Again | None:
+    def resend_batch(self, records_max: int) -> ResendBatch | None:
         """The next delivered records, at most `records_max`, that the head-end wants once more."""
         return self._run(lambda db, counters: resend.next_records(db, counters, self.file.uuid, records_max))
 
-    def sent_again(self, again: Again, *, refused: bool = False) -> None:
+    def resend_sent(self, again: ResendBatch, *, refused: bool = False) -> None:
         """The head-end acknowledged these, or refused them."""
         self._run(lambda db, _: resend.advance(db, again, refused=refused))
 
-    def again_reports(self) -> list[ResendReport]:
+    def resend_reports(self) -> list[ResendReport]:
         """How the orders ended that have nothing left."""
         return self._run(lambda db, _: resend.reports(db))
 
-    def close_again(self, requests: Iterable[int]) -> None:
+    def close_resends(self, requests: Iterable[int]) -> None:
         """The head-end has the reports on these orders."""
         self._run(lambda db, _: resend.close(db, requests))
 
@@ -371,14 +371,16 @@ class Store:
         def work(db: sqlite3.Connection, counters: _Counters) -> StoreStats:
             above = delivered_above(db)
             own = counters["next"] - 1 - counters["released"] - counters["holes"] - above
-            adopted, since = db.execute("SELECT COALESCE(SUM(last - first + 1), 0), MIN(made) FROM adopted").fetchone()
+            recovered, since = db.execute(
+                "SELECT COALESCE(SUM(last - first + 1), 0), MIN(made) FROM recovered"
+            ).fetchone()
             lost_at = db.execute("SELECT noted FROM loss ORDER BY seq DESC LIMIT 1").fetchone()
             first_pending = "SELECT made FROM block WHERE first <= ? ORDER BY first DESC LIMIT 1"
             oldest = db.execute(first_pending, (counters["released"] + 1,)).fetchone() if own else None
             refused = db.execute("SELECT id, record, why FROM refused ORDER BY id DESC LIMIT 1").fetchone()
             return StoreStats(
                 uuid=self.file.uuid,
-                pending=own + adopted,
+                pending=own + recovered,
                 kept=max(0, counters["released"] - _oldest(db, counters) + 1 + above),
                 oldest=since if since is not None else oldest[0] if oldest else 0.0,
                 forwarded=counters["forwarded"],
@@ -504,10 +506,10 @@ class Store:
             extra={"event": "store.rot"},
         )
 
-    def _take_adopted(self, db: sqlite3.Connection, counters: _Counters, records_max: int) -> Batch | None:
+    def _take_recovered(self, db: sqlite3.Connection, counters: _Counters, records_max: int) -> Batch | None:
         """The next records of an earlier store; whole blocks, or the beginning of one that is larger than a batch."""
         rows = db.execute(
-            "SELECT seq, store, first, last, made, meter, since, body FROM adopted ORDER BY seq LIMIT ?",
+            "SELECT seq, store, first, last, made, meter, since, body FROM recovered ORDER BY seq LIMIT ?",
             (BLOCKS_PER_BATCH_MAX,),
         ).fetchall()
         records: list[dict[str, object]] = []
@@ -515,7 +517,7 @@ class Store:
         for seq, of_store, first, last, made, meter, since, body in rows:
             unpacked = block_rows(first, last, body)
             if unpacked is None:
-                db.execute("DELETE FROM adopted WHERE seq=?", (seq,))
+                db.execute("DELETE FROM recovered WHERE seq=?", (seq,))
                 counters["lost"] += last - first + 1
                 note_loss(db, self._clock.wall(), meter, since, made, last - first + 1, "damaged")
                 LOG.error(
@@ -587,19 +589,19 @@ def _empty_delivered(db: sqlite3.Connection) -> bool:
     return False
 
 
-def _release_adopted(db: sqlite3.Connection, counters: _Counters, store: str, last: int) -> int:
+def _release_recovered(db: sqlite3.Connection, counters: _Counters, store: str, last: int) -> int:
     """The head-end holds the records of an earlier store up to `last`, those of the first blocks. A part of a block
     that it holds goes on from there."""
     fresh = 0
     for seq, first, block_last, body in db.execute(
-        "SELECT seq, first, last, body FROM adopted WHERE store=? AND first <= ? ORDER BY seq", (store, last)
+        "SELECT seq, first, last, body FROM recovered WHERE store=? AND first <= ? ORDER BY seq", (store, last)
     ).fetchall():
         fresh += min(block_last, last) - first + 1
         if block_last <= last:
-            db.execute("DELETE FROM adopted WHERE seq=?", (seq,))
+            db.execute("DELETE FROM recovered WHERE seq=?", (seq,))
             continue
         rest = (block_rows(first, block_last, body) or [])[last - first + 1 :]
-        db.execute("UPDATE adopted SET first=?, body=? WHERE seq=?", (last + 1, pack(rest), seq))
+        db.execute("UPDATE recovered SET first=?, body=? WHERE seq=?", (last + 1, pack(rest), seq))
     counters["forwarded"] += fresh
     return fresh
 

@@ -17,7 +17,7 @@ from omadm.readings import RANGES_MAX, RESENDS_MAX, ResendOrder, ResendReport, r
 
 
 @dataclass(frozen=True, slots=True)
-class Again:
+class ResendBatch:
     """The next records for an order; those up to `reached` are dealt with when they were acknowledged. `gone`: ranges
     on the way there that the store has no more."""
 
@@ -41,7 +41,7 @@ def take(db: sqlite3.Connection, counters: dict[str, int], uuid: str, orders: It
     return len(fresh)
 
 
-def next_records(db: sqlite3.Connection, counters: dict[str, int], uuid: str, records_max: int) -> Again | None:
+def next_records(db: sqlite3.Connection, counters: dict[str, int], uuid: str, records_max: int) -> ResendBatch | None:
     """Return what is to be sent next, `None` when no order has anything left."""
     order = db.execute(
         "SELECT request, store, reached, last, since, until FROM resend WHERE reached < last ORDER BY request LIMIT 1"
@@ -49,9 +49,9 @@ def next_records(db: sqlite3.Connection, counters: dict[str, int], uuid: str, re
     if order is None:
         return None
     request, store, reached, last, since, until = order
-    if store != uuid:  # an earlier one, of which at most what was never delivered is here (`adopted`)
-        waits = db.execute("SELECT first, last FROM adopted WHERE store=? ORDER BY first", (store,))
-        return Again(request, last, (), tuple(without((reached + 1, last), waits)))
+    if store != uuid:  # an earlier one, of which at most what was never delivered is here (`recovered`)
+        waits = db.execute("SELECT first, last FROM recovered WHERE store=? ORDER BY first", (store,))
+        return ResendBatch(request, last, (), tuple(without((reached + 1, last), waits)))
     records: list[dict[str, object]] = []
     gone: list[Range] = []
     found = blocks(db, reached + 1, last, BLOCKS_PER_BATCH_MAX)
@@ -80,10 +80,10 @@ def next_records(db: sqlite3.Connection, counters: dict[str, int], uuid: str, re
     if len(found) < BLOCKS_PER_BATCH_MAX and len(records) < records_max and reached < last:
         gone.append((reached + 1, last))
         reached = last
-    return Again(request, reached, tuple(records), tuple(gone))
+    return ResendBatch(request, reached, tuple(records), tuple(gone))
 
 
-def advance(db: sqlite3.Connection, again: Again, *, refused: bool) -> None:
+def advance(db: sqlite3.Connection, again: ResendBatch, *, refused: bool) -> None:
     """These were acknowledged, or refused for good."""
     row = db.execute("SELECT gone FROM resend WHERE request=?", (again.request,)).fetchone()
     if row is None:

@@ -1,4 +1,4 @@
-"""What can still be read of a store that was set aside, and how it comes into the store that took its place.
+"""What can still be read of a quarantined store file.
 
 SQLite gives up a whole query at the first bad page. So blocks are asked for by ranges of their ids, and a range that
 fails is halved until it is one id: what is lost is what lies on the bad pages, and nothing else. The small tables are
@@ -49,7 +49,7 @@ class Block:
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
+class StoreHeader:
     """What a store's file says of itself: its uuid (empty where that cannot be read) and its counters, those that can
     be read."""
 
@@ -67,71 +67,72 @@ class Head:
         return self.counts.get("next")
 
 
-class Wreck:
-    """A store's file that is read for what is left in it. Damage never raises; trouble of the file system does.
+class SalvageReader:
+    """Reads what is left in a store's file. Damage never raises; trouble of the file system does.
 
     Where queries do not reach, its pages are looked through (carving.py). A page that is free by now may hold a block
     that was delivered long ago: those have ids that `released` covers, or else the head-end knows them.
     """
 
     def __init__(self, db: sqlite3.Connection, file: Path) -> None:
-        self._reader = _Reader(db)
+        self._queries = _Queries(db)
         self._file = file
         self._carved: dict[int, tuple[int, int]] | None = None  # first id → page and cell
         self._carved_meta: dict[object, object] = {}
 
-    def head(self) -> Head:
-        meta = {row[0]: row[1] for row in self._reader.both_ends("meta", ("key", "value"), ("key",))}
-        named = {row[0]: row[1] for row in self._reader.both_ends("identity", ("key", "value"), ("key",))}
+    def head(self) -> StoreHeader:
+        meta = {row[0]: row[1] for row in self._queries.both_ends("meta", ("key", "value"), ("key",))}
+        named = {row[0]: row[1] for row in self._queries.both_ends("identity", ("key", "value"), ("key",))}
         if "uuid" not in meta or "released" not in meta:
             self._carve()
             meta = {**self._carved_meta, **named, **meta}
         uuid = meta.get("uuid")
         counts = {name: value for name in COUNTERS if (value := _count(meta.get(name))) is not None}
-        return Head(uuid if isinstance(uuid, str) else "", counts)
+        return StoreHeader(uuid if isinstance(uuid, str) else "", counts)
 
     def blocks(self, after: int) -> Iterator[Block]:
         """The blocks with ids above `after`, in their order; `body` is empty where only that cannot be read."""
         reached = after
-        for block in self._reader.blocks(after):
+        for block in self._queries.blocks(after):
             if block.first > reached + 1:
                 yield from self._carve_out(reached, block.first - 1)
             yield block if block.body else self._carved_block(block.first) or block
             reached = block.last
-        if self._reader.damaged:
+        if self._queries.damaged:
             yield from self._carve_out(reached, SQL_ID_MAX)
 
-    def adopted(self, after: int) -> Iterator[tuple[int, str, Block]]:
+    def recovered(self, after: int) -> Iterator[tuple[int, str, Block]]:
         """(number, store, block) of what it had from a store before it, from numbers above `after`."""
-        return self._reader.adopted(after)
+        return self._queries.recovered(after)
 
     def progress(self) -> list[Row]:
         """(meter, task, run)"""
-        return self._reader.both_ends("progress", ("meter", "task", "run"), ("meter", "task"))
+        return self._queries.both_ends("progress", ("meter", "task", "run"), ("meter", "task"))
 
     def knowledge(self) -> list[Row]:
         """(meter, body)"""
-        return self._reader.both_ends("knowledge", ("meter", "body"), ("meter",))
+        return self._queries.both_ends("knowledge", ("meter", "body"), ("meter",))
 
     def delivered(self) -> list[tuple[int, int]]:
         """(first, last) of what the head-end held above the watermark, ascending."""
-        rows = self._reader.both_ends("delivered", ("first", "last"), ("first",))
+        rows = self._queries.both_ends("delivered", ("first", "last"), ("first",))
         return sorted((row[0], row[1]) for row in rows if isinstance(row[0], int) and isinstance(row[1], int))
 
-    def asides(self) -> list[Row]:
-        """The files that it had taken over itself."""
+    def quarantined(self) -> list[Row]:
+        """The files that it had recovered itself."""
         names = ("name", "noted", "store", "reached", "stored_at", "salvaged", "lost", "done")
-        return self._reader.both_ends("aside", names, ("name",))
+        tables = ("quarantined", "aside")  # the second up to format 3
+        return [row for table in tables for row in self._queries.both_ends(table, names, ("name",))]
 
     def ledger(self, table: str) -> list[Row]:
         """The rows of a table of `store_schema.LEDGER` that are sound."""
         names, types = LEDGER[table]
-        rows = self._reader.both_ends(table, names, names[:2])
+        rows = self._queries.both_ends(table, names, names[:2])
         return [row for row in rows if all(isinstance(*pair) for pair in zip(row, types, strict=True))]
 
     def refused(self) -> list[Row]:
         """(id, record, why)"""
-        return self._reader.both_ends("refused", ("id", "record", "why"), ("id",))
+        return self._queries.both_ends("refused", ("id", "record", "why"), ("id",))
 
     # --- pages ---
 
@@ -179,7 +180,7 @@ def _count(value: object) -> int | None:
     return value if isinstance(value, int) and 0 <= value < SQL_ID_MAX else None
 
 
-class _Reader:
+class _Queries:
     """Queries over a file that may fail anywhere; each is bounded, and so is their number."""
 
     def __init__(self, db: sqlite3.Connection) -> None:
@@ -196,14 +197,16 @@ class _Reader:
             rows = self._between(query + " ORDER BY first LIMIT ?", low, self._highest("first", "block"))
             yield from (block for row in rows if (block := _block(row[1:])) is not None and block.last > after)
 
-    def adopted(self, after: int) -> Iterator[tuple[int, str, Block]]:
-        if not {"seq", "store", *_BLOCK} <= self._columns("adopted"):
-            return
-        query = f"SELECT seq, store, {', '.join(_BLOCK[:-1])}, {{}} FROM adopted WHERE seq BETWEEN ? AND ?"  # noqa: S608
-        for row in self._between(query + " ORDER BY seq LIMIT ?", after + 1, self._highest("seq", "adopted")):
-            block = _block(row[2:])
-            if block is not None and isinstance(row[1], str):
-                yield _number(row), row[1], block
+    def recovered(self, after: int) -> Iterator[tuple[int, str, Block]]:
+        for table in ("recovered", "adopted"):  # the second up to format 3
+            if not {"seq", "store", *_BLOCK} <= self._columns(table):
+                continue
+            columns = ", ".join(_BLOCK[:-1])
+            query = f"SELECT seq, store, {columns}, {{}} FROM {table} WHERE seq BETWEEN ? AND ?"  # noqa: S608
+            for row in self._between(query + " ORDER BY seq LIMIT ?", after + 1, self._highest("seq", table)):
+                block = _block(row[2:])
+                if block is not None and isinstance(row[1], str):
+                    yield _number(row), row[1], block
 
     def both_ends(self, table: str, names: tuple[str, ...], keys: tuple[str, ...]) -> list[Row]:
         """The rows of a small table from its beginning to the damage, and from its end back to it."""

@@ -1,11 +1,12 @@
-"""The SQLite file below the store: how it is opened, checked, written, and set aside when it cannot be used.
+"""The SQLite file below the store: how it is opened, checked, written, and quarantined when it cannot be used.
 
 Nothing here knows what a reading is. `StoreFile.run(work)` runs one piece of work under a lock; what it changed is
 committed, counters and all, or not at all. Counters live in the file and have a copy in memory that follows the disk,
 never the other way round. `next` is not written when nothing else changes: it follows from the blocks.
 
-A file that is damaged, or of a format that only a later version knows, is set aside as `NAME.aside-N`, and a new store
-begins. What is left in the files set aside is taken over step by step, one with each piece of work (adoption.py).
+A file that is damaged, or of a format that only a later version knows, goes into quarantine as `NAME.quarantine-N`, and
+a new store begins. What is left in quarantined files is recovered step by step, one with each piece of work
+(recovery.py).
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from agent.clock import Clock
-from agent.metering.store import adoption
-from agent.metering.store.adoption import Aside
-from agent.metering.store.salvage import Wreck
+from agent.metering.store import recovery
+from agent.metering.store.recovery import QuarantinedFile
+from agent.metering.store.salvage import SalvageReader
 from agent.metering.store.store_schema import (
     FORMAT,
     NewerFormatError,
@@ -40,7 +41,7 @@ PAGE_BYTES = 512  # a commit writes whole pages, first to the log and then to th
 WAL_BYTES_MAX = 1 << 20
 BUSY_TIMEOUT_S = 5.0  # another process (an agent that is just ending) may hold the file
 CACHE_KIB = 1024  # the board has 128 MiB for everything
-ASIDE_KEPT_MAX = 3  # of the files that were taken over, for whoever looks into what happened
+QUARANTINED_KEPT_MAX = 3  # of the files that were recovered, for whoever looks into what happened
 
 # Primary result codes that speak of the file system or of another process, not of the file's content.
 _ENVIRONMENT = {
@@ -59,7 +60,7 @@ _ENVIRONMENT = {
 }
 
 _BESIDE = ("-wal", "-shm", "-journal")
-_ASIDE = re.compile(r"\.aside-(\d+)$")
+_QUARANTINED = re.compile(r"\.(?:quarantine|aside)-(\d+)$")
 
 ResultT = TypeVar("ResultT")
 
@@ -84,20 +85,20 @@ class StoreFile:
         self._lock = threading.RLock()
         self._db: sqlite3.Connection | None = None
         self._counters: dict[str, int] = {}
-        self._asides = Asides(file)
+        self._quarantine = Quarantine(file)
         self.uuid = ""
         self.busy_timeout_s = BUSY_TIMEOUT_S
 
     def run(self, work: Callable[[sqlite3.Connection, dict[str, int]], ResultT]) -> ResultT:
         """Run `work(db, counters)` as one transaction and return its result. `work` may change the counters.
 
-        A file that cannot be used is set aside, and the work is done on a new store. Raises `StoreError`; nothing was
+        A file that cannot be used is quarantined, and the work is done on a new store. Raises `StoreError`; nothing was
         changed then.
         """
         with self._lock:
             for _ in range(2):
                 try:
-                    self._adopt()
+                    self._recover()
                     return self._attempt(work)
                 except (sqlite3.ProgrammingError, sqlite3.NotSupportedError):
                     self._roll_back()  # our own defect, which says nothing about the file
@@ -110,7 +111,7 @@ class StoreFile:
                         error,
                         extra={"event": "store.newer"},
                     )
-                    self._set_aside()
+                    self._quarantine_file()
                 except (sqlite3.DatabaseError, StoreCorruptError, UnicodeDecodeError) as error:
                     # The last one: SQLite quotes a damaged schema in its message, and Python cannot decode that.
                     self._roll_back()
@@ -120,7 +121,7 @@ class StoreFile:
                             self._drop_connection()
                         raise StoreError(f"{self._file}: {error}", full=full) from error
                     LOG.critical("the store %s is damaged: %s", self._file, error, extra={"event": "store.corrupt"})
-                    self._set_aside()
+                    self._quarantine_file()
                 except OSError as error:
                     self._roll_back()
                     raise StoreError(f"{self._file}: {error}") from error
@@ -134,13 +135,13 @@ class StoreFile:
         return [self._file]
 
     @property
-    def adopting(self) -> bool:
-        """Whether a file that was set aside is still being taken over."""
-        return bool(self._asides.waiting)
+    def recovering(self) -> bool:
+        """Whether a quarantined file is still being recovered."""
+        return bool(self._quarantine.waiting)
 
     def close(self) -> None:
         with self._lock:
-            self._asides.close()
+            self._quarantine.close()
             self._drop_connection()
 
     def __del__(self) -> None:
@@ -164,7 +165,7 @@ class StoreFile:
     def _open(self) -> sqlite3.Connection:
         self._file.parent.mkdir(parents=True, exist_ok=True)
         fresh = not self._file.exists()
-        if fresh:  # what was left beside a file that was set aside just before a power cut
+        if fresh:  # what was left beside a file that was quarantined just before a power cut
             for suffix in _BESIDE:
                 self._file.with_name(self._file.name + suffix).unlink(missing_ok=True)
         db = sqlite3.connect(self._file, check_same_thread=False, timeout=self.busy_timeout_s)
@@ -187,7 +188,7 @@ class StoreFile:
             check(db)
             had = migrate(db)
             self.uuid, self._counters = identity(db)
-            self._asides.look(db)
+            self._quarantine.look(db)
         except BaseException:
             db.close()
             raise
@@ -196,40 +197,40 @@ class StoreFile:
         self._db = db
         return db
 
-    def _adopt(self) -> None:
-        """Take one step in taking over a file that was set aside, where there is one.
+    def _recover(self) -> None:
+        """Take one step in recovering a quarantined file, where there is one.
 
         Trouble with that file is no trouble of the store: it is tried again when the store is opened next.
         """
         db = self._db or self._open()
-        while (name := self._asides.next()) is not None:
+        while (name := self._quarantine.next()) is not None:
             counters = dict(self._counters)
             try:
-                wreck = self._asides.wreck(name)
-                before = adoption.known(db, name)
-                if before is not None and before.done:  # as a store that was set aside later knows
-                    self._asides.finish(name, db)
+                salvage = self._quarantine.salvage(name)
+                before = recovery.recovery_state(db, name)
+                if before is not None and before.done:  # as a store that was quarantined later knows
+                    self._quarantine.finish(name, db)
                     continue
                 now = self._clock.wall()
                 if before is None:
-                    after = adoption.begin(db, counters, name, wreck, now)
+                    after = recovery.begin(db, counters, name, salvage, now)
                 else:
-                    after = adoption.go_on(db, counters, before, wreck, now)
+                    after = recovery.proceed(db, counters, before, salvage, now)
                 db.executemany("UPDATE meta SET value=? WHERE key=?", [(value, key) for key, value in counters.items()])
                 db.commit()
             except NewerFormatError as error:
                 LOG.info("%s waits for the software that made it: %s", name, error, extra={"event": "store.newer"})
-                self._asides.give_up(name)
+                self._quarantine.give_up(name)
                 continue
             except (sqlite3.Error, OSError, UnicodeDecodeError) as error:
                 self._roll_back()
-                LOG.warning("%s cannot be taken over now: %s", name, error, extra={"event": "store.salvage.failed"})
-                self._asides.give_up(name)
+                LOG.warning("%s cannot be recovered now: %s", name, error, extra={"event": "store.salvage.failed"})
+                self._quarantine.give_up(name)
                 continue
             self._counters = counters
             if after.done:
-                self._asides.finish(name, db)
-                _log_adopted(after)
+                self._quarantine.finish(name, db)
+                _log_recovered(after)
             return
 
     def _roll_back(self) -> None:
@@ -248,61 +249,61 @@ class StoreFile:
                 LOG.debug("close: %s", error)
             self._db = None
 
-    def _set_aside(self) -> None:
-        """Set the file aside. Raises `StoreError` when not even that works."""
+    def _quarantine_file(self) -> None:
+        """Put the file into quarantine. Raises `StoreError` when not even that works."""
         self._drop_connection()
         try:
-            self._asides.add()
+            self._quarantine.add()
         except OSError as error:
-            raise StoreError(f"{self._file}: cannot be set aside: {error}") from error
+            raise StoreError(f"{self._file}: cannot be quarantined: {error}") from error
 
 
-class Asides:
-    """The files that were set aside: which there are, and which are still to be taken over."""
+class Quarantine:
+    """The quarantined files: which there are, and which are still to be recovered."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        self._opened: tuple[str, sqlite3.Connection, Wreck] | None = None
+        self._opened: tuple[str, sqlite3.Connection, SalvageReader] | None = None
         self.waiting: list[str] = []
 
     def add(self) -> None:
-        """Set the file aside under a name that none had before. Raises `OSError`.
+        """Put the file into quarantine under a name that none had before. Raises `OSError`.
 
         A database and its log must not part, not even by a power cut: the log has both names for a moment.
         """
         newest = max((_number(path.name) for path in self._files()), default=0)
-        aside = self._file.with_name(f"{self._file.name}.aside-{newest + 1}")
+        target = self._file.with_name(f"{self._file.name}.quarantine-{newest + 1}")
         for suffix in _BESIDE:
-            old, new = (path.with_name(path.name + suffix) for path in (self._file, aside))
+            old, new = (path.with_name(path.name + suffix) for path in (self._file, target))
             new.unlink(missing_ok=True)
             if old.exists():
                 _link(old, new)
         _sync_folder(self._file.parent)
-        self._file.replace(aside)
+        self._file.replace(target)
         for suffix in _BESIDE:
             self._file.with_name(self._file.name + suffix).unlink(missing_ok=True)
         _sync_folder(self._file.parent)
 
     def look(self, db: sqlite3.Connection) -> None:
-        """See which files there are; those that `db` has taken over wait no more, and only a few of them are kept."""
-        done = {name for (name,) in db.execute("SELECT name FROM aside WHERE done")}
-        # The last one first: it may have taken over one before it.
+        """See which files there are; those that `db` has recovered wait no more, and only a few of them are kept."""
+        done = {name for (name,) in db.execute("SELECT name FROM quarantined WHERE done")}
+        # The last one first: it may have recovered one before it.
         there = sorted((path.name for path in self._files()), key=_number, reverse=True)
         self.waiting = [name for name in there if name not in done]
-        for name in [name for name in there if name in done][ASIDE_KEPT_MAX:]:
+        for name in [name for name in there if name in done][QUARANTINED_KEPT_MAX:]:
             for suffix in ("", *_BESIDE):
                 self._file.with_name(name + suffix).unlink(missing_ok=True)
 
     def next(self) -> str | None:
         return self.waiting[0] if self.waiting else None
 
-    def wreck(self, name: str) -> Wreck:
+    def salvage(self, name: str) -> SalvageReader:
         """Raises `NewerFormatError`, `sqlite3.Error` for trouble of the file system."""
         if self._opened is None or self._opened[0] != name:
             self.close()
             path = self._file.with_name(name)
             db = sqlite3.connect(path, check_same_thread=False)
-            self._opened = (name, db, Wreck(db, path))
+            self._opened = (name, db, SalvageReader(db, path))
             db.text_factory = lambda text: text.decode("utf-8", "replace")
             with contextlib.suppress(sqlite3.DatabaseError, UnicodeDecodeError):  # damage, which is why it is here
                 db.execute("PRAGMA locking_mode=EXCLUSIVE")
@@ -330,7 +331,8 @@ class Asides:
 
     def _files(self) -> list[Path]:
         name = re.escape(self._file.name)
-        pattern = re.compile(rf"{name}\.(?:aside-\d+|corrupt)")  # the second is the name that the first version gave
+        # The last two as earlier versions named them.
+        pattern = re.compile(rf"{name}\.(?:(?:quarantine|aside)-\d+|corrupt)")
         try:
             return [path for path in self._file.parent.iterdir() if pattern.fullmatch(path.name)]
         except OSError:
@@ -338,7 +340,7 @@ class Asides:
 
 
 def _number(name: str) -> int:
-    match = _ASIDE.search(name)
+    match = _QUARANTINED.search(name)
     return int(match[1]) if match else 0
 
 
@@ -351,21 +353,21 @@ def _raise_if_newer(db: sqlite3.Connection) -> None:
         raise NewerFormatError(f"format {found[0]}")
 
 
-def _log_adopted(aside: Aside) -> None:
-    if not (aside.reached or aside.salvaged or aside.lost):  # "0 are lost" would be a guess
+def _log_recovered(file: QuarantinedFile) -> None:
+    if not (file.reached or file.salvaged or file.lost):  # "0 are lost" would be a guess
         LOG.error(
             "%s: nothing was found in it; how many readings it held is not known",
-            aside.name,
+            file.name,
             extra={"event": "store.salvaged"},
         )
         return
-    level = logging.ERROR if aside.lost else logging.WARNING
+    level = logging.ERROR if file.lost else logging.WARNING
     LOG.log(
         level,
-        "%s: %d readings were taken over and wait for the head-end, %d are known to be lost",
-        aside.name,
-        aside.salvaged,
-        aside.lost,
+        "%s: %d readings were recovered and wait for the head-end, %d are known to be lost",
+        file.name,
+        file.salvaged,
+        file.lost,
         extra={"event": "store.salvaged"},
     )
 

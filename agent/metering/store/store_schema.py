@@ -9,7 +9,8 @@ Formats so far. A file is brought forward when it is opened, in one transaction;
    `delivered` has what the head-end holds above the watermark `released`, `resend` what it wants once more,
    `sink` the positions of others.
 3. The ledger's tables (`agent.metering.ledger`): `gap`, `account`, `era`, `alive`.
-4. `calendar`, where run times are no period: its `id` is less than 0 and stands for `every` in `gap` and `account`.
+4. `aside` is `quarantined`, `adopted` is `recovered`.
+5. `calendar`, where run times are no period: its `id` is less than 0 and stands for `every` in `gap` and `account`.
 
 `block.marks` is the progress of the visit, JSON [[meter, task, run], …]. It moves to the table `progress` when the
 block goes: a page less to write per visit, which on flash is a good part of the wear.
@@ -20,7 +21,7 @@ from __future__ import annotations
 import sqlite3
 import uuid
 
-FORMAT = 4
+FORMAT = 5
 COUNTERS = ("next", "released", "forwarded", "lost", "refused", "holes")
 NO_MARKS = "[]"
 
@@ -57,7 +58,7 @@ _SINCE_2 = (
     "CREATE TABLE resend (request INTEGER PRIMARY KEY, store TEXT NOT NULL, reached INTEGER NOT NULL,"
     " last INTEGER NOT NULL, since REAL NOT NULL, until REAL NOT NULL, sent INTEGER NOT NULL DEFAULT 0,"
     " refused INTEGER NOT NULL DEFAULT 0, gone TEXT NOT NULL DEFAULT '[]')",
-    # The files that were set aside and have been looked through.
+    # The quarantined files that have been looked through.
     "CREATE TABLE aside (name TEXT PRIMARY KEY, noted REAL NOT NULL, store TEXT NOT NULL, reached INTEGER NOT NULL,"
     " stored_at REAL NOT NULL, salvaged INTEGER NOT NULL, lost INTEGER NOT NULL, done INTEGER NOT NULL)",
 )
@@ -72,7 +73,11 @@ _SINCE_3 = (
     # When the ledger was looked at last, and which losses it knows of.
     "CREATE TABLE alive (id INTEGER PRIMARY KEY CHECK (id = 1), at REAL NOT NULL, loss INTEGER NOT NULL)",
 )
-_SINCE_4 = ("CREATE TABLE calendar (id INTEGER PRIMARY KEY, times TEXT NOT NULL)",)
+_SINCE_4 = (
+    "ALTER TABLE aside RENAME TO quarantined",
+    "ALTER TABLE adopted RENAME TO recovered",
+)
+_SINCE_5 = ("CREATE TABLE calendar (id INTEGER PRIMARY KEY, times TEXT NOT NULL)",)
 LEDGER = {
     "gap": (("meter", "task", "profile", "first", "last", "every", "reason"), (str, str, str, int, int, int, str)),
     "account": (("meter", "task", "every", "phase", "settled"), (str, str, int, int, int)),
@@ -88,7 +93,7 @@ _TO_2 = (
     "INSERT INTO identity SELECT key, value FROM meta WHERE key = 'uuid'",
     "INSERT INTO meta VALUES ('holes', 0)",
 )
-_MIGRATIONS = {1: _TO_2, 2: _SINCE_3, 3: _SINCE_4}  # from this format to the next
+_MIGRATIONS = {1: _TO_2, 2: _SINCE_3, 3: _SINCE_4, 4: _SINCE_5}  # from this format to the next
 _TABLES = {
     "meta",
     "block",
@@ -96,9 +101,9 @@ _TABLES = {
     "knowledge",
     "refused",
     "identity",
-    "adopted",
+    "recovered",
     "loss",
-    "aside",
+    "quarantined",
     "delivered",
     "resend",
     "sink",
@@ -118,7 +123,7 @@ class NewerFormatError(Exception):
 def create(db: sqlite3.Connection) -> None:
     """Make an empty store in one transaction: there is no moment at which half of one exists."""
     db.execute("BEGIN")
-    for statement in (*_SCHEMA, *_SINCE_2, *_SINCE_3, *_SINCE_4):
+    for statement in (*_SCHEMA, *_SINCE_2, *_SINCE_3, *_SINCE_4, *_SINCE_5):
         db.execute(statement)
     meta: dict[str, object] = {"format": FORMAT, "uuid": uuid.uuid4().hex, **dict.fromkeys(COUNTERS, 0), "next": 1}
     db.executemany("INSERT INTO meta VALUES (?, ?)", list(meta.items()))

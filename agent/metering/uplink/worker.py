@@ -241,11 +241,11 @@ class Uplink:
         """Nothing waits: send what the head-end wants once more, then how that ended."""
         if now < self._pace.ready_at:
             return self._pace.ready_at - now
-        again = self._store.again(self._limit)
+        again = self._store.resend_batch(self._limit)
         if again is not None and not again.records:
-            self._store.sent_again(again)
+            self._store.resend_sent(again)
             return 0.0
-        reports = [] if again else self._store.again_reports()
+        reports = [] if again else self._store.resend_reports()
         if again is None and not reports:
             return LOOK_EVERY_S
         records = again.records if again else ()
@@ -258,13 +258,13 @@ class Uplink:
         match response.status:
             case 200 if _acknowledged_id(response) == (records[-1]["id"] if records else None):
                 if again is not None:
-                    self._store.sent_again(again)
+                    self._store.resend_sent(again)
                     self._pace.sent(len(records), now)
-                self._store.close_again(report.request for report in reports)
+                self._store.close_resends(report.request for report in reports)
                 self._worked(response)
                 return 0.0
             case 400 | 413 if again is not None and _is_verdict(response) and (response.status == 400 or alone):
-                self._store.sent_again(again, refused=True)
+                self._store.resend_sent(again, refused=True)
                 return self._failed(f"the head-end refused what it wants again: {_said(response)}")
             case 413 if not alone:
                 self._limit = len(records) // 2
@@ -297,7 +297,7 @@ class Uplink:
         self._failures = 0
         self._status = replace(self._status, last_uplink=self._clock.wall(), last_error="")
         try:
-            fresh = self._store.order_again(readings.parse_orders(_document(response).get("resend", [])))
+            fresh = self._store.order_resend(readings.parse_orders(_document(response).get("resend", [])))
         except readings.BatchError as error:
             LOG.debug("an order of the head-end is none: %s", error)
             return

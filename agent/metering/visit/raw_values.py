@@ -5,28 +5,22 @@ from __future__ import annotations
 import json
 import math
 
-from dlms.axdr import Data, Tag
+from dlms.axdr import FLOAT_TAGS, INTEGER_TAGS, TYPE_NAMES, Data, Tag
 from omadm.readings import DEPTH_MAX, RAW_CHARS_MAX, Raw
 
 # Tag of the COSEM value → tag of the record, for values that go as they are.
 _PLAIN: dict[int, str] = {
-    Tag.BOOLEAN: "bool",
-    Tag.BIT_STRING: "bits",
-    Tag.DOUBLE_LONG: "i32",
-    Tag.DOUBLE_LONG_UNSIGNED: "u32",
-    Tag.BCD: "u8",  # its octet
-    Tag.INTEGER: "i8",
-    Tag.LONG: "i16",
-    Tag.UNSIGNED: "u8",
-    Tag.LONG_UNSIGNED: "u16",
-    Tag.LONG64: "i64",
-    Tag.LONG64_UNSIGNED: "u64",
-    Tag.ENUM: "enum",
+    **{tag: TYPE_NAMES[tag] for tag in (Tag.BOOLEAN, Tag.BIT_STRING, *INTEGER_TAGS)},
+    Tag.BCD: TYPE_NAMES[Tag.UNSIGNED],  # its octet
 }
 _TEXTS = (Tag.VISIBLE_STRING, Tag.UTF8_STRING)
-_OCTETS: dict[int, str] = {Tag.OCTET_STRING: "oct", Tag.DATE_TIME: "dt", Tag.DATE: "date", Tag.TIME: "time"}
-_FLOATS: dict[int, str] = {Tag.FLOAT32: "f32", Tag.FLOAT64: "f64"}
-_LISTS: dict[int, str] = {Tag.ARRAY: "array", Tag.STRUCTURE: "struct", Tag.COMPACT_ARRAY: "array"}
+_OCTETS: dict[int, str] = {tag: TYPE_NAMES[tag] for tag in (Tag.OCTET_STRING, Tag.DATE_TIME, Tag.DATE, Tag.TIME)}
+_FLOATS: dict[int, str] = {tag: TYPE_NAMES[tag] for tag in FLOAT_TAGS}
+_LISTS: dict[int, str] = {
+    Tag.ARRAY: TYPE_NAMES[Tag.ARRAY],
+    Tag.STRUCTURE: TYPE_NAMES[Tag.STRUCTURE],
+    Tag.COMPACT_ARRAY: TYPE_NAMES[Tag.ARRAY],
+}
 _NOTHING = (Tag.NULL, Tag.DONT_CARE)
 _DELTAS = range(Tag.DELTA_INTEGER, Tag.DELTA_DOUBLE_LONG_UNSIGNED + 1)  # in rows, `RowDecoder` has resolved them
 

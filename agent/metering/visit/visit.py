@@ -88,7 +88,7 @@ class Outcome:
 
 
 @dataclass(slots=True)
-class Taken:
+class AttributeResult:
     """What one attribute gave, and when (civil seconds)."""
 
     result: Value | ItemError
@@ -113,7 +113,7 @@ class Visit:
     learned_before: tuple[object, ...] = ()
     policy: ClockPolicy = STANDARD_CLOCK
     profiles: dict[ProfileKey, ProfileReading] = field(default_factory=dict)
-    taken: dict[AttributeRef, Taken] = field(default_factory=dict)
+    taken: dict[AttributeRef, AttributeResult] = field(default_factory=dict)
     taken_before: int = 0
     outcome: Outcome | None = None
     complete: bool = False
@@ -263,7 +263,7 @@ class Visit:
             case SessionOpened():
                 self.reached = True
             case ItemRead(ref=ref, result=result):
-                self.taken[ref] = Taken(result, wall)
+                self.taken[ref] = AttributeResult(result, wall)
             case ReadDone():
                 if self.profiles and not self.described:
                     self.due = True

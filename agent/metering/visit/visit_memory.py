@@ -13,7 +13,7 @@ from agent.metering.scheduling.schedule import Backoff
 from agent.metering.scheduling.tasks import Job
 from agent.metering.store.reading_store import Store, StoreError
 from agent.metering.visit.profile_place import Place
-from agent.metering.visit.visit import CLOCK_TIME, DEVICE_NAME, Taken, Visit
+from agent.metering.visit.visit import CLOCK_TIME, DEVICE_NAME, AttributeResult, Visit
 from agent.settings.config import MeteringConfig
 from dlms.client.knowledge import MeterKnowledge
 from dlms.cosem.obis import AttributeRef, Obis
@@ -23,6 +23,7 @@ LOG = logging.getLogger("agent.metering.port")
 
 KNOWLEDGE_KEPT = 64  # meters whose knowledge stays in memory, some 30 kB each; the store has that of all meters
 RETRY_MAX_S = 900.0  # the longest pause before a retry: several fit into an hourly run
+ASK_NAME = Backoff(60.0, 3600.0)
 LEFTOVERS_KEPT = 64  # failed visits whose values wait for a retry, some 30 kB each
 VALUES = "values"  # beside the logical names of profiles
 GOOD_STEP_VALUES = 8  # a failed visit that read so many values counts as progress
@@ -64,10 +65,10 @@ class Retries:
         run, failures = failed.runs.get(job.task.task_id, (0, 0)) if failed else (0, 0)
         return run == job.run and failures > self._retries_of(job)
 
-    def forgive(self, meter: Meter) -> None:
+    def reset(self, meter: Meter) -> None:
         self._meters.pop(meter.key, None)
 
-    def forgive_all(self) -> None:
+    def reset_all(self) -> None:
         self._meters.clear()
 
     def note(self, meter: Meter, jobs: Sequence[Job], *, gained: int = 0) -> bool:
@@ -95,11 +96,32 @@ class Retries:
         return self._retries_max if job.task.retries_max is None else job.task.retries_max
 
 
+class NameQuestions:
+    """Decides when a meter that is in no task for want of its name is asked for it, again after pauses that grow."""
+
+    def __init__(self, jitter: Callable[[], float]) -> None:
+        self._jitter = jitter
+        self._meters: dict[str, tuple[int, float]] = {}  # how often it was asked, and not again before
+
+    def due(self, meter: Meter, now: float) -> bool:
+        return now >= self._meters.get(meter.key, (0, 0.0))[1]
+
+    def asked(self, meter: Meter, now: float) -> None:
+        """It is asked now."""
+        times = self._meters.get(meter.key, (0, 0.0))[0] + 1
+        self._meters[meter.key] = times, now + ASK_NAME.pause(times, self._jitter)
+
+    def reset(self, meter: Meter) -> None:
+        self._meters.pop(meter.key, None)
+
+
 class Leftovers:
     """Keeps what visits read before they failed, for the next visit of the same meter for the same runs."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[str, tuple[frozenset[tuple[str, int]], dict[AttributeRef, Taken]]] = OrderedDict()
+        self._kept: OrderedDict[str, tuple[frozenset[tuple[str, int]], dict[AttributeRef, AttributeResult]]] = (
+            OrderedDict()
+        )
 
     def keep(self, visit: Visit) -> None:
         """Keep all values of a failed visit but those that every visit reads anew: the name of the meter, its clock,
@@ -112,7 +134,7 @@ class Leftovers:
         while len(self._kept) > LEFTOVERS_KEPT:
             self._kept.popitem(last=False)
 
-    def take(self, meter: Meter, jobs: Sequence[Job]) -> dict[AttributeRef, Taken]:
+    def take(self, meter: Meter, jobs: Sequence[Job]) -> dict[AttributeRef, AttributeResult]:
         """Return what is left over for exactly these runs, and forget it."""
         runs, rest = self._kept.pop(meter.key, (frozenset(), {}))
         return rest if runs == _runs(jobs) else {}

@@ -7,20 +7,20 @@ from typing import Any
 
 from headend.dm.jobs import params as checks
 from headend.dm.jobs.params import JobError
-from headend.dm.jobs.steps import Batch, Done, Failed, Job, Json, Mode, Reply, Request, Steps, Verb, batches
+from headend.dm.jobs.steps import Batch, CommandName, Done, Failed, Job, Json, Mode, Reply, Request, Steps, batches
 from omadm.syncml.messages import Item, MgmtTree, TndsNode
 
 MODES = {"plain": Mode.PLAIN, "sequence": Mode.SEQUENCE, "atomic": Mode.ATOMIC}
-VERBS = {verb.value.lower(): verb for verb in Verb}
+COMMANDS = {command.value.lower(): command for command in CommandName}
 SHOWN_CHARS_MAX = 4096  # of one value in the result; whole values are in dm_values
 
 
 class CommandsJob:
-    """`{"commands": [{"verb": "replace", "path": "./A?prop=ACL", "value": "Get=*"}, …], "mode": "sequence"}`.
+    """`{"commands": [{"command": "replace", "path": "./A?prop=ACL", "value": "Get=*"}, …], "mode": "sequence"}`.
 
-    Verbs: get, add, replace, delete, exec, copy (with `source`). An add without a value makes an interior node. `mode`
-    is plain (default), sequence or atomic; every device refuses a Get in an Atomic. The result has the status of each
-    command and the values of a Get; the job fails when any status is an error.
+    The commands are get, add, replace, delete, exec, copy (with `source`). An add without a value makes an interior
+    node. `mode` is plain (default), sequence or atomic; every device refuses a Get in an Atomic. The result has the
+    status of each command and the values of a Get; the job fails when any status is an error.
     """
 
     name = "commands"
@@ -33,18 +33,18 @@ class CommandsJob:
         return {"commands": [self._command(c) for c in checks.objects(params["commands"], "commands")], "mode": mode}
 
     @staticmethod
-    def _command(command: Mapping[str, Any]) -> Json:
-        checks.known_keys(command, {"verb", "path", "value", "format", "source"}, {"verb", "path"})
-        verb = command["verb"]
-        if not isinstance(verb, str) or verb not in VERBS:
-            raise JobError(f"verb: one of {', '.join(VERBS)}")
-        path = checks.uri(command["path"], "path", query=verb in ("get", "replace"))
-        checked: Json = {"verb": verb, "path": path}
-        if verb == "copy":
-            checked["source"] = checks.uri(command.get("source"), "source")
-        if command.get("value") is not None:
-            checked |= checks.node_value(path, command["value"], command.get("format"))
-        elif verb == "replace":
+    def _command(given: Mapping[str, Any]) -> Json:
+        checks.known_keys(given, {"command", "path", "value", "format", "source"}, {"command", "path"})
+        command = given["command"]
+        if not isinstance(command, str) or command not in COMMANDS:
+            raise JobError(f"command: one of {', '.join(COMMANDS)}")
+        path = checks.uri(given["path"], "path", query=command in ("get", "replace"))
+        checked: Json = {"command": command, "path": path}
+        if command == "copy":
+            checked["source"] = checks.uri(given.get("source"), "source")
+        if given.get("value") is not None:
+            checked |= checks.node_value(path, given["value"], given.get("format"))
+        elif command == "replace":
             raise JobError(f"{path}: replace needs a value")
         return checked
 
@@ -61,24 +61,24 @@ class CommandsJob:
         return Failed({"replies": said, "error": "the device refused a command"})
 
     @staticmethod
-    def _request(command: Mapping[str, Any], correlator: str) -> Request:
-        verb = VERBS[command["verb"]]
-        has_value = "value" in command
-        data_format = command["format"] if has_value else None
-        if verb is Verb.ADD and not has_value:
+    def _request(given: Mapping[str, Any], correlator: str) -> Request:
+        command = COMMANDS[given["command"]]
+        has_value = "value" in given
+        data_format = given["format"] if has_value else None
+        if command is CommandName.ADD and not has_value:
             data_format = "node"
         return Request(
-            verb,
-            command["path"],
-            checks.data(command) if has_value else None,
+            command,
+            given["path"],
+            checks.data(given) if has_value else None,
             data_format,
-            source=command.get("source"),
-            correlator=correlator if verb is Verb.EXEC else None,
+            source=given.get("source"),
+            correlator=correlator if command is CommandName.EXEC else None,
         )
 
 
 def _shown(request: Request, reply: Reply) -> Json:
-    shown: Json = {"verb": request.verb.value.lower(), "path": request.uri, "status": reply.status}
+    shown: Json = {"command": request.command.value.lower(), "path": request.uri, "status": reply.status}
     if reply.items:
         shown["values"] = {uri: text for item in reply.items for uri, text in _values(item, request.uri).items()}
     return shown

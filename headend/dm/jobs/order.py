@@ -13,13 +13,13 @@ from headend.dm.jobs.params import JobError, known_keys, text
 from headend.dm.jobs.steps import (
     Batch,
     Checkpoint,
+    CommandName,
     Done,
     Failed,
     Job,
     Json,
     Request,
     Steps,
-    Verb,
     Waiting,
     add,
     add_interior,
@@ -29,11 +29,9 @@ from headend.dm.jobs.steps import (
     result_code,
 )
 from omadm.codes import Code
+from omadm.orders import DEADLINE_S_MAX, METERS_MAX, PARAMETERS_CHARS_MAX, PRIORITY_MAX
 
 ORDERS = "./AMI/Order"
-METERS_MAX = 256
-PARAMETERS_CHARS_MAX = 8192
-DEADLINE_S_MAX = 7 * 86_400
 DONE = 1200
 
 
@@ -60,7 +58,7 @@ class OrderJob:
             "meters": meters,
             "parameters": parameters,
         }
-        for name, low, high in (("priority", 0, 9), ("deadline_s", 1, DEADLINE_S_MAX)):
+        for name, low, high in (("priority", 0, PRIORITY_MAX), ("deadline_s", 1, DEADLINE_S_MAX)):
             if params.get(name) is not None:
                 value = params[name]
                 if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
@@ -117,7 +115,7 @@ class OrderJob:
         result: Json = {"result_code": code, **(found if isinstance(found, dict) else {})}
         if told is None:
             result |= {"note": "the result could not be read", "status": reply.status}
-        yield Batch((Request(Verb.DELETE, node),))  # the device keeps 64 of these; its own record of orders stays
+        yield Batch((Request(CommandName.DELETE, node),))  # the device keeps 64 of them; its record of orders stays
         if code == DONE:
             return Done(result)
         return Failed({"error": f"the order ended with result {code}", **result})

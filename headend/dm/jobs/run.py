@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from headend.dm.jobs.steps import NO_ANSWER, Batch, Job, Mode, Note, Outcome, Reply, Request, Steps, Verb
+from headend.dm.jobs.steps import NO_ANSWER, Batch, CommandName, Job, Mode, Note, Outcome, Reply, Request, Steps
 from headend.dm.large_objects import LargeObject
 from omadm.codes import Code
 from omadm.syncml.messages import (
@@ -204,7 +204,7 @@ class Run:
         self._unsent.popleft()
         data = slot.request.data
         large = LargeObject(data if data is not None else "")
-        if slot.request.verb not in (Verb.ADD, Verb.REPLACE) or not large.size or self._too_big(large):
+        if slot.request.command not in (CommandName.ADD, CommandName.REPLACE) or not large.size or self._too_big(large):
             slot.status = Code.OBJECT_TOO_LARGE
             return [], True
         self._large = (large, slot)
@@ -237,22 +237,22 @@ def _command(request: Request, cmd_id: str) -> Command:
     if request.format is not None or request.type is not None:
         meta = Meta(format=request.format, type=request.type)
     item = Item(target=request.uri, source=request.source, meta=meta, data=request.data)
-    match request.verb:
-        case Verb.GET:
+    match request.command:
+        case CommandName.GET:
             return Get(cmd_id, (item,))
-        case Verb.ADD:
+        case CommandName.ADD:
             return Add(cmd_id, (item,))
-        case Verb.REPLACE:
+        case CommandName.REPLACE:
             return Replace(cmd_id, (item,))
-        case Verb.DELETE:
+        case CommandName.DELETE:
             return Delete(cmd_id, (item,))
-        case Verb.COPY:
+        case CommandName.COPY:
             return Copy(cmd_id, (item,))
-        case Verb.EXEC:
+        case CommandName.EXEC:
             return Exec(cmd_id, (item,), request.correlator)
 
 
 def _chunk(request: Request, cmd_id: str, piece: str | bytes, size: int | None, *, more: bool) -> Command:
     meta = Meta(format=request.format, type=request.type, size=size)
     item = Item(target=request.uri, meta=meta, data=piece, more_data=more)
-    return (Add if request.verb is Verb.ADD else Replace)(cmd_id, (item,))
+    return (Add if request.command is CommandName.ADD else Replace)(cmd_id, (item,))

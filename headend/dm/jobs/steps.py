@@ -22,7 +22,7 @@ Json = dict[str, Any]
 NO_ANSWER = 0  # the device closed its package without a status for this command
 
 
-class Verb(Enum):
+class CommandName(Enum):
     """The commands of OMA DM that act on a node."""
 
     GET = "Get"
@@ -48,7 +48,7 @@ class Request:
     `uri` may end in a query (`?prop=ACL`, `?list=TNDS`).
     """
 
-    verb: Verb
+    command: CommandName
     uri: str
     data: str | bytes | None = field(default=None, repr=False)
     format: str | None = None
@@ -106,7 +106,7 @@ class Waiting:
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class SubtreeListed:
     """Below `root` the device has exactly these nodes: stored values of others are outdated."""
 
     root: str
@@ -114,7 +114,7 @@ class Known:
 
 
 Outcome = Done | Failed | Waiting
-Note = Checkpoint | Known  # stored at once, without waiting for the device
+Note = Checkpoint | SubtreeListed  # stored at once, without waiting for the device
 Steps = Generator[Batch | Note, list[Reply], Outcome]
 
 
@@ -133,23 +133,23 @@ class Job:
 
 
 def get(uri: str) -> Request:
-    return Request(Verb.GET, uri)
+    return Request(CommandName.GET, uri)
 
 
 def replace(uri: str, data: str | bytes, data_format: str = "chr") -> Request:
-    return Request(Verb.REPLACE, uri, data, data_format)
+    return Request(CommandName.REPLACE, uri, data, data_format)
 
 
 def add(uri: str, data: str | bytes, data_format: str = "chr") -> Request:
-    return Request(Verb.ADD, uri, data, data_format)
+    return Request(CommandName.ADD, uri, data, data_format)
 
 
 def add_interior(uri: str) -> Request:
-    return Request(Verb.ADD, uri, format="node")
+    return Request(CommandName.ADD, uri, format="node")
 
 
 def execute(uri: str, correlator: str) -> Request:
-    return Request(Verb.EXEC, uri, correlator=correlator)
+    return Request(CommandName.EXEC, uri, correlator=correlator)
 
 
 NODES_MAX = 5000  # of one subtree
@@ -192,7 +192,7 @@ def read(paths: list[str]) -> Generator[Batch | Note, list[Reply], Read]:
         level = list(dict.fromkeys(below))
     for path in paths:
         if path not in found.missing or found.missing[path] == Code.NOT_FOUND:
-            yield Known(path, frozenset(found.values))
+            yield SubtreeListed(path, frozenset(found.values))
     return found
 
 

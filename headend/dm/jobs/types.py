@@ -26,6 +26,7 @@ from headend.dm.jobs.params import (
 from headend.dm.jobs.steps import (
     Batch,
     Checkpoint,
+    CommandName,
     Done,
     Failed,
     Job,
@@ -37,7 +38,6 @@ from headend.dm.jobs.steps import (
     Reply,
     Request,
     Steps,
-    Verb,
     Waiting,
     add,
     add_interior,
@@ -123,7 +123,7 @@ class ProvisionJob:
         nodes = [node for node in job.params["nodes"] if not node.get("delete")]
         doomed = [node["path"] for node in job.params["nodes"] if node.get("delete")]
         refused: dict[str, int] = {}
-        replies = yield from batches([Request(Verb.DELETE, path) for path in doomed])
+        replies = yield from batches([Request(CommandName.DELETE, path) for path in doomed])
         refused |= {
             path: reply.status
             for path, reply in zip(doomed, replies, strict=True)

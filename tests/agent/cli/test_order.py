@@ -84,6 +84,7 @@ def dcuctl(daemon: Daemon, *arguments: str) -> int:
         return int(ended.code or 0)
 
 
+@pytest.mark.slow
 def test_read_shows_progress_and_the_values(daemon: Daemon, capsys: pytest.CaptureFixture[str]) -> None:
     assert dcuctl(daemon, "read", "KEP1", ENERGY) == 0
     shown = capsys.readouterr()
@@ -92,6 +93,7 @@ def test_read_shows_progress_and_the_values(daemon: Daemon, capsys: pytest.Captu
     assert f"by dcuctl: {getpass.getuser()}" in shown.out
 
 
+@pytest.mark.slow
 def test_a_refusal_is_in_the_meter_s_words_and_the_exit_code_says_so(
     daemon: Daemon, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -99,11 +101,13 @@ def test_a_refusal_is_in_the_meter_s_words_and_the_exit_code_says_so(
     assert "read-write-denied" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_unknown_is_not_called_failed(daemon: Daemon, capsys: pytest.CaptureFixture[str]) -> None:
     assert dcuctl(daemon, "order", "action", "KEP3", "15/0.0.40.0.0.255/1") == EXIT_REFUSED
     assert "it is not known whether it was carried out: no answer within 20 s" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_ping_of_several_says_what_became_of_each(daemon: Daemon, capsys: pytest.CaptureFixture[str]) -> None:
     assert dcuctl(daemon, "ping", "KEP1", "KEP3", "--json") == EXIT_REFUSED
     found = json.loads(capsys.readouterr().out)
@@ -127,6 +131,7 @@ def test_a_value_that_is_no_value_is_not_sent(daemon: Daemon, capsys: pytest.Cap
     assert daemon.orders.orders() == []
 
 
+@pytest.mark.slow
 def test_every_order_is_kept_with_who_and_when(daemon: Daemon, capsys: pytest.CaptureFixture[str]) -> None:
     assert dcuctl(daemon, "order", "list") == 0
     assert "no orders yet" in capsys.readouterr().out

@@ -102,6 +102,12 @@ class Deaf:
         self.release.wait()
 
 
+def stop(supervisor: Supervisor) -> None:
+    """As a signal does it, from any thread."""
+    supervisor.stop.set()
+    supervisor.wake()
+
+
 class Rig:
     """A supervisor in virtual time: `script` is called once a round, and makes things happen."""
 
@@ -120,7 +126,7 @@ class Rig:
         self.rounds += 1
         self.script(self)
         if self.rounds >= self.rounds_max:
-            self.supervisor.request_stop()
+            stop(self.supervisor)
 
     def run(self) -> int:
         return self.supervisor.run(handle_signals=False)
@@ -148,7 +154,7 @@ def test_a_stop_request_stops_every_worker_and_the_process_ends_well() -> None:
     workers = [Obedient("a"), Obedient("b")]
 
     def script(rig: Rig) -> None:
-        rig.supervisor.request_stop()
+        stop(rig.supervisor)
         wait_for_end_of("a")(rig)
         wait_for_end_of("b")(rig)
 
@@ -220,7 +226,7 @@ def test_without_a_watchdog_a_stalled_worker_ends_the_process_with_70() -> None:
 
 def test_a_worker_that_ignores_the_stop_does_not_hold_the_process_up_for_ever() -> None:
     deaf = Deaf()
-    rig = Rig([deaf], lambda rig: rig.supervisor.request_stop())
+    rig = Rig([deaf], lambda rig: stop(rig.supervisor))
     try:
         assert rig.run() == EXIT_OK
         assert rig.clock.now <= 1000 + 12
@@ -235,7 +241,7 @@ def test_ticks_run_on_the_main_thread_every_round() -> None:
     def wait(seconds: float) -> None:
         clock.now += seconds
         if len(seen) >= 3:
-            supervisor.request_stop()
+            stop(supervisor)
 
     supervisor = Supervisor([], clock, NoWatchdog(), ticks=[lambda: seen.append(threading.current_thread())], wait=wait)
     supervisor.run(handle_signals=False)

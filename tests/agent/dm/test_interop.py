@@ -130,6 +130,7 @@ def test_a_node_is_deleted_and_another_value_replaced(head: HeadEnd, device: Dev
 
 
 @pytest.mark.parametrize("atomic", [False, True])
+@pytest.mark.slow
 def test_keys_of_many_meters_are_provisioned_and_changed_and_the_tree_gives_them_away(
     head: HeadEnd, device: Device, atomic: bool
 ) -> None:
@@ -200,6 +201,7 @@ def test_lost_nonces_on_either_side_are_repaired_within_one_session(head: HeadEn
         assert head.job(job)["state"] == "done", lost
 
 
+@pytest.mark.slow
 def test_large_values_travel_in_chunks_both_ways(head: HeadEnd, device: Device) -> None:
     device.server.max_msg_size = None
     text = "é<&" * 300

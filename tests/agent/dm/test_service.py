@@ -343,6 +343,7 @@ def test_a_deleted_account_leads_to_a_new_registration() -> None:
     assert device.registrations == 2
 
 
+@pytest.mark.slow
 def test_the_workers_run_until_they_are_stopped() -> None:
     device = Device(FakeDmServer([task()]))
     reached, beaten = threading.Event(), threading.Event()

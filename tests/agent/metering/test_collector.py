@@ -16,7 +16,7 @@ from agent.metering.collector import Collector
 from agent.metering.orders.journal import Journal
 from agent.metering.orders.order import Permission
 from agent.metering.orders.order_book import OrderBook
-from agent.metering.ports.portreader import Bridge as BridgePort
+from agent.metering.ports.port_state import Bridge as BridgePort
 from agent.metering.registry import Registry
 from agent.metering.scheduling.readinglist import ReadingLists
 from agent.metering.store.reading_store import Store
@@ -225,6 +225,7 @@ def test_every_value_has_unit_and_scaler_and_is_what_the_meter_holds(tmp_path: P
     )
 
 
+@pytest.mark.slow
 def test_each_run_is_read_once_and_at_its_time(tmp_path: Path) -> None:
     rig = PlcRig(tmp_path)
     rig.collector.configure(provisioning())
@@ -369,6 +370,7 @@ def test_a_meter_that_joins_again_is_read_for_the_run_it_missed(tmp_path: Path) 
     assert rig.count() == {(meter.id, 1_800_000_000): 108}
 
 
+@pytest.mark.slow
 def test_a_wrong_password_fails_and_the_right_one_provisioned_later_reads_at_once(tmp_path: Path) -> None:
     rig = PlcRig(tmp_path, meters=2)
     rig.collector.configure(provisioning(secret=b"wrong"))
@@ -397,6 +399,7 @@ def test_a_meter_that_leaves_for_a_moment_never_left(tmp_path: Path) -> None:
     assert rig.statuses() == {meter: "left"}
 
 
+@pytest.mark.slow
 def test_a_line_that_breaks_is_opened_again_and_reading_goes_on(tmp_path: Path) -> None:
     rig = PlcRig(tmp_path)
     rig.collector.configure(provisioning())
@@ -524,7 +527,6 @@ class PoisonedBridge:
         self._bridge = bridge
         self._poison = poison
         self._address = address
-        self.carries = bridge.carries
         self.shared_bus = bridge.shared_bus
         self.octets_heard = bridge.octets_heard
         self.set_line = bridge.set_line
@@ -635,6 +637,7 @@ def test_meters_on_a_bus_are_found_by_asking_addresses_and_read_one_after_anothe
     assert rig.health[-1] == (True, "rs485")
 
 
+@pytest.mark.slow
 def test_a_meter_that_is_put_on_the_bus_later_is_found_by_the_next_scan(tmp_path: Path) -> None:
     rig = BusRig(tmp_path)
     rig.network.command({"cmd": "leave", "meter": rig.meters[1].id}, rig.clock.now)

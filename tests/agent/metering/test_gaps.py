@@ -50,6 +50,7 @@ def off(rig: PlcRig, seconds: float) -> None:
     rig.collector.configure(provisioning())
 
 
+@pytest.mark.slow
 def test_the_runs_that_passed_in_six_hours_without_power_are_listed(tmp_path: Path) -> None:
     rig = PlcRig(tmp_path, meters=2)
     rig.collector.configure(provisioning())
@@ -93,6 +94,7 @@ def test_a_restart_between_two_runs_lists_nothing(tmp_path: Path) -> None:
     assert rig.gaps() == []
 
 
+@pytest.mark.slow
 def test_a_silent_meter_is_one_gap_with_two_reports_however_long_it_lasts(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -113,6 +115,7 @@ def test_a_silent_meter_is_one_gap_with_two_reports_however_long_it_lasts(
     assert warnings == ["meter.silent", "meter.recovered"]
 
 
+@pytest.mark.slow
 def test_what_a_meter_owed_before_it_told_its_name_it_owes_under_its_name(tmp_path: Path) -> None:
     rig = PlcRig(tmp_path, meters=1)
     meter = rig.meters[0].id
@@ -142,6 +145,7 @@ def test_a_meter_that_left_and_a_port_that_is_lost_are_told_apart(tmp_path: Path
     assert ("open", 1, 3, None, "port-lost", None) in told(rig)
 
 
+@pytest.mark.slow
 def test_a_task_that_is_disabled_owes_nothing_and_one_without_a_list_says_so(tmp_path: Path) -> None:
     rig = PlcRig(tmp_path, meters=1)
     rig.collector.configure(provisioning(task("t1"), task("t2", reading_list="none")))
@@ -153,6 +157,7 @@ def test_a_task_that_is_disabled_owes_nothing_and_one_without_a_list_says_so(tmp
     assert [(gap["task"], gap["last"] is None) for gap in rig.gaps()] == [("t2", True), ("t2", False)]
 
 
+@pytest.mark.slow
 def test_while_nothing_vouches_for_the_clock_nothing_is_settled_and_afterwards_it_is_known_why(tmp_path: Path) -> None:
     rig = PlcRig(tmp_path, meters=2)
     rig.collector.configure(provisioning())
@@ -169,6 +174,7 @@ def test_while_nothing_vouches_for_the_clock_nothing_is_settled_and_afterwards_i
     assert rig.count()[rig.meters[1].id, RUN + 4 * EVERY_S] == 108, "what was proven later is not read again"
 
 
+@pytest.mark.slow
 def test_an_outage_and_the_time_until_somebody_vouches_for_the_clock_are_told_apart(tmp_path: Path) -> None:
     rig = PlcRig(tmp_path, meters=1)
     rig.collector.configure(provisioning())
@@ -231,7 +237,7 @@ def test_the_ledger_survives_a_store_that_is_set_aside(tmp_path: Path) -> None:
     rig.start()
     rig.collector.configure(provisioning())
     rig.run(30)
-    assert list(tmp_path.glob("readings.db.aside-*")) or list(tmp_path.glob("readings.db.*aside*"))
+    assert list(tmp_path.glob("readings.db.quarantine-*"))
     assert rig.collector.tasks.gaps() == before
 
 
@@ -302,6 +308,7 @@ def test_what_the_store_would_not_take_is_written_with_the_next_flush(tmp_path: 
 # --- the picture ---
 
 
+@pytest.mark.slow
 def test_two_of_four_are_read_one_is_silent_and_one_is_absent_wherever_one_looks(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -324,6 +331,7 @@ def test_two_of_four_are_read_one_is_silent_and_one_is_absent_wherever_one_looks
     assert rig.health[-1] == (True, "plc0"), "a new firmware is not judged by meters that are silent"
 
 
+@pytest.mark.slow
 def test_a_tenth_of_the_meters_may_be_silent(tmp_path: Path) -> None:
     rig = PlcRig(tmp_path, meters=11)
     health: list[tuple[bool, str]] = []
@@ -338,6 +346,7 @@ def test_a_tenth_of_the_meters_may_be_silent(tmp_path: Path) -> None:
     assert health[-1] == (False, "plc0: 9 of 11 read, 2 silent")
 
 
+@pytest.mark.slow
 def test_a_mute_meter_makes_its_event_also_when_its_period_is_shorter_than_its_retries(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -351,6 +360,7 @@ def test_a_mute_meter_makes_its_event_also_when_its_period_is_shorter_than_its_r
     assert SILENT_AFTER == 3
 
 
+@pytest.mark.slow
 def test_dead_meters_make_a_line_each_and_then_one_per_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     rig = PlcRig(tmp_path, meters=8)
     rig.network.faults.mute = frozenset(meter.id for meter in rig.meters)
@@ -369,6 +379,7 @@ def test_dead_meters_make_a_line_each_and_then_one_per_run(tmp_path: Path, caplo
 
 
 @pytest.mark.parametrize("seed", range(8))
+@pytest.mark.slow
 def test_each_scheduled_slot_is_read_once_or_listed_whatever_happens(tmp_path: Path, seed: int) -> None:
     rng = random.Random(seed)
     (tmp_path / "lists").mkdir()

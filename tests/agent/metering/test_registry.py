@@ -129,6 +129,7 @@ def test_identity_survives_a_restart_and_presence_does_not(rig: Rig) -> None:
     assert rig.registry.join("plc0", 7, EUI).meter_id == "KEP0001"
 
 
+@pytest.mark.slow
 def test_many_joins_are_written_once_and_reading_writes_nothing(rig: Rig) -> None:
     for number in range(200):
         rig.registry.join("plc0", number + 1, bytes((2, 0, 0, 0, 0, number)))

@@ -130,7 +130,7 @@ def test_meters_of_the_wrapper_have_an_address_each(tmp_path: Path) -> None:
     assert lan.where == "2 meters"
     assert list(found_by_check(load(file))) == list(found_by_check(load(configuration(tmp_path, ""))))
     opened = bridge_to(lan)
-    assert opened.carries == "stream"
+    assert not opened.shared_bus
     opened.close()
 
 
@@ -217,8 +217,9 @@ def test_every_built_in_protocol_makes_its_core_and_a_link_to_a_meter(name: str)
     link = protocol.make_link(request)
     link.connect(0.0)
     # A bus is asked who is there; a packet link has nothing to say before its first APDU.
-    assert bool(link.take_output()) == (protocol.scan is not None) == (core.carries == "hdlc")
-    assert isinstance(link, {"hdlc": HdlcClientLink, "apdu": LlcLink, "stream": WrapperLink}[core.carries])
+    assert bool(link.take_output()) == (protocol.scan is not None) == core.shared_bus
+    links = {"hdlc": HdlcClientLink, "prime-usi": LlcLink, "dlmsotcp": LlcLink, "wrapper": WrapperLink}
+    assert isinstance(link, links[name])
 
 
 def test_the_document_has_the_defaults_of_the_registry() -> None:

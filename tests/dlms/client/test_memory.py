@@ -52,6 +52,7 @@ def bombed(seeds: list[bytes]) -> Iterator[bytes]:
 
 
 @pytest.mark.parametrize("run", [run_apdu, run_data, run_small, run_values], ids=lambda run: run.__name__)
+@pytest.mark.slow
 def test_a_length_that_lies_allocates_nothing(run: Callable[[bytes], object]) -> None:
     inputs = list(bombed([*SEEDS, *value_seeds()]))
     chance = random.Random(run.__name__)
@@ -178,6 +179,7 @@ def test_a_stream_that_never_ends_is_not_kept(feed: Callable[[bytes], None], pie
     assert peak_of(lambda: feed(piece)) < 400_000
 
 
+@pytest.mark.slow
 def test_flags_are_not_kept() -> None:
     decoder = HdlcDecoder()
 

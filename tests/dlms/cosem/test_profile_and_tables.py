@@ -226,6 +226,7 @@ def test_rows_are_given_as_soon_as_they_are_whole(size: int) -> None:
     assert rows + stream.finish() == plain(70)
 
 
+@pytest.mark.slow
 def test_a_stream_of_rows_ends_like_the_whole_buffer() -> None:
     chance = random.Random(23)
     compact = axdr.compact(TypeDescription(Tag.STRUCTURE, 0, (TypeDescription(Tag.UNSIGNED),)), [])
@@ -250,6 +251,7 @@ def test_a_stream_of_rows_ends_like_the_whole_buffer() -> None:
             assert rows == expected
 
 
+@pytest.mark.slow
 def test_any_mixture_of_shapes_reads_as_member_by_member() -> None:
     chance = random.Random(5)
     kinds = [[random_data(chance) for _ in range(chance.randrange(1, 4))] for _ in range(25)]

@@ -102,6 +102,7 @@ def test_a_meter_that_does_not_live_keeps_its_rows() -> None:
     assert len(meter.profiles[STANDARD_LOG].rows) == logged
 
 
+@pytest.mark.slow
 def test_years_that_passed_fill_the_profile_and_no_more() -> None:
     meter, now = made()
     now.passes(days=4000)

@@ -410,6 +410,7 @@ def test_text_that_no_answer_can_repeat_is_refused_and_stores_nothing(engine: En
 
 @pytest.mark.parametrize("content_type", [DM_XML, DM_WBXML])
 @pytest.mark.parametrize("seed", range(6))
+@pytest.mark.slow
 def test_a_believed_device_that_talks_nonsense_gets_answers_and_breaks_nothing(
     engine: Engine, device: Device, seed: int, content_type: str
 ) -> None:

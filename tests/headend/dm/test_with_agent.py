@@ -200,6 +200,7 @@ def test_software_goes_from_the_exec_to_its_result(world: World) -> None:
 
 @pytest.mark.parametrize("fate", ["request", "answer"])
 @pytest.mark.parametrize("at", [0, 1, 2, 3])
+@pytest.mark.slow
 def test_whichever_exchange_is_lost_the_work_is_done_in_the_end(world: World, at: int, fate: str) -> None:
     number = world.enqueue("provision", nodes=TASK)
     world.line.lose = {world.line.exchanges + at: fate}
@@ -317,6 +318,7 @@ def test_an_order_that_the_device_does_not_allow_says_why(world: World) -> None:
 
 @pytest.mark.parametrize("fate", ["request", "answer"])
 @pytest.mark.parametrize("at", range(6))
+@pytest.mark.slow
 def test_whichever_exchange_is_lost_an_order_runs_once(world: World, at: int, fate: str) -> None:
     book = order_book(world, Permission.CHANGE)
     done: list[str] = []

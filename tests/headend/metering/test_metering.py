@@ -98,6 +98,7 @@ def test_gzip_is_taken(server: Starlette, token: str) -> None:
         (gzip.compress(b" " * (readings.PLAIN_BYTES_MAX + 1)), 413),
     ],
 )
+@pytest.mark.slow
 def test_bad_gzip_is_refused(server: Starlette, token: str, body: bytes, status: int) -> None:
     assert post(server, token, body, **{"Content-Encoding": "gzip"})[0] == status
 

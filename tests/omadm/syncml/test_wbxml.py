@@ -210,6 +210,7 @@ def test_every_form_of_content_is_read(body: bytes, expected: Element) -> None:
     assert wbxml.read(b"\x02\xa4\x01\x6a\x04\0\0a\0" + body) == expected
 
 
+@pytest.mark.slow
 def test_depth_and_number_are_limited() -> None:
     wbxml.read(HEAD + b"\x6d" * DEPTH_MAX + b"\x01" * DEPTH_MAX)
     with pytest.raises(SyncmlError, match="deeper"):

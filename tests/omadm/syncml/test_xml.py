@@ -42,6 +42,7 @@ def test_an_encoding_nobody_knows_is_refused() -> None:
         xml.read(b"<?xml version='1.0' encoding='klingon'?><a/>")
 
 
+@pytest.mark.slow
 def test_depth_number_and_size_are_limited() -> None:
     deep = DEPTH_MAX + 1
     with pytest.raises(SyncmlError, match="deeper"):

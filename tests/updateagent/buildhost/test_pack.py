@@ -77,6 +77,7 @@ def bench(tmp_path: Path, keys: Path) -> Bench:
     return Bench(tmp_path, keys)
 
 
+@pytest.mark.slow
 def test_keys_are_readable_by_their_owner_alone_and_never_overwritten(keys: Path) -> None:
     for name in ("root.key", "signer.key"):
         assert stat.S_IMODE((keys / "own" / name).stat().st_mode) == 0o600
@@ -86,6 +87,7 @@ def test_keys_are_readable_by_their_owner_alone_and_never_overwritten(keys: Path
 
 
 @pytest.mark.parametrize("algorithm", ["p-256", "p-384", "rsa-3072"])
+@pytest.mark.slow
 def test_keys_of_each_algorithm_sign_packages_that_are_taken(bench: Bench, algorithm: str) -> None:
     made = bench.folder / "made"
     assert run("keygen", "--out", made, "--algorithm", algorithm).exit_code == 0
@@ -108,6 +110,7 @@ def test_a_software_package_is_built_and_verified(bench: Bench) -> None:
     assert (said["kind"], said["id"], said["images"][0]["name"]) == ("software", "lists", "etc/list.csv")
 
 
+@pytest.mark.slow
 def test_hardware_that_is_not_named_is_refused_by_its_number(bench: Bench) -> None:
     package = bench.build()
     roots = bench.keys / "own" / "root.crt"
@@ -120,6 +123,7 @@ def inspect(package: Path) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_building_twice_gives_the_same_bytes(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SOURCE_DATE_EPOCH", raising=False)
     for options in ((), ("--compress", "zlib"), ("--compress", "xz")):

@@ -213,7 +213,7 @@ class World:
                     return EXIT_OK
                 if self.story.healthy:
                     return updater.confirm()
-                updater.blame("meter_port", "no answer")
+                updater.record_failure("meter_port", "no answer")
             except DeviceError:
                 continue
             return EXIT_REBOOT_WANTED

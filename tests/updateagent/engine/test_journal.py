@@ -74,7 +74,7 @@ def test_an_update_is_refused_before_anything_is_written_and_fails_afterwards() 
 
 
 def test_a_trial_goes_on_until_it_is_confirmed_or_falls_back() -> None:
-    for event in (Event.TRY, Event.ATTEMPT, Event.MIGRATE, Event.BLAME):
+    for event in (Event.TRY, Event.ATTEMPT, Event.MIGRATE, Event.FAILURE):
         assert next_state(State.TRIAL, event) is State.TRIAL
 
 

@@ -99,7 +99,7 @@ def test_a_system_that_fails_its_health_check_falls_back_and_says_which(board: B
         attempts += 1
         assert board.updater().boot() == EXIT_GUARD_WANTED
         board.log_lines = (f"attempt {attempts}: no answer from the base node",)
-        board.updater().blame("meter_port", "no frame in 10 s")
+        board.updater().record_failure("meter_port", "no frame in 10 s")
 
     assert attempts == 3
     assert board.running_version() == "1"

@@ -140,9 +140,9 @@ def test_a_list_is_kept_and_believed_again() -> None:
     after, newest = roots.accept(trust_in(A), [listed(1, 2, (B, C), (A, B, C))])
     assert newest is not None
     kept = roots.emit(newest)
-    assert roots.believe(trust_in(A), roots.parse(kept)) == after
+    assert roots.apply_roots(trust_in(A), roots.parse(kept)) == after
     with pytest.raises(PackageError):
-        roots.believe(trust_in(A), roots.parse(listed(1, 2, (B, C), (A, B))))
+        roots.apply_roots(trust_in(A), roots.parse(listed(1, 2, (B, C), (A, B))))
 
 
 def test_a_signature_that_does_not_fit_is_not_added() -> None:
@@ -210,7 +210,7 @@ def test_a_package_brings_the_roots_that_its_own_signer_needs(shop: Workshop) ->
     made = package(shop, lists, party("signer of D", D))
     said = verify_package(Buffer(made), trust_in(A))
     assert said.new_roots == lists[1]
-    again = roots.believe(trust_in(A), roots.parse(lists[1]))
+    again = roots.apply_roots(trust_in(A), roots.parse(lists[1]))
     assert verify_package(Buffer(made), again).new_roots is None
     with pytest.raises(UpdateError) as caught:
         verify_package(Buffer(package(shop, [], party("signer of D", D))), trust_in(A))

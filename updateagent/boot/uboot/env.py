@@ -48,7 +48,7 @@ from updateagent.errors import (
 LOCK_WAIT_S = 10.0
 LOCK_POLL_S = 0.05
 
-log = logging.getLogger("update.environment")
+LOG = logging.getLogger("update.environment")
 
 Variables = dict[str, str]
 T = TypeVar("T")
@@ -236,7 +236,7 @@ class EnvironmentStore:
             return lock.acquire()
         except OSError as error:
             # libubootenv goes on as well: better an unlocked environment than one that can never be changed.
-            log.warning("no lock on the boot environment: %s", error, extra={"event": "update.no-lock"})
+            LOG.warning("no lock on the boot environment: %s", error, extra={"event": "update.no-lock"})
             return True
 
     def _release(self) -> None:

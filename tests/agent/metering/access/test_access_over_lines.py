@@ -18,7 +18,7 @@ from agent.metering.access.accessbook import PAUSE_MIN_S, AccessBook
 from agent.metering.access.credentials import credentials
 from agent.metering.access.keystore import SECRET_FIELDS, KeyStore
 from agent.metering.access.rules import AccessRules
-from agent.metering.ports.portreader import Bridge as BridgePort
+from agent.metering.ports.port_state import Bridge as BridgePort
 from agent.metering.registry import Meter
 from agent.settings.provisioning import AUTHS, POLICIES, AccessRule, MeterAccess, Provisioning, ReadingTask
 from dlms.client.events import ItemRead, SessionClosed
@@ -154,6 +154,7 @@ def events(caplog: pytest.LogCaptureFixture) -> Counter[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(("rig_of", "seconds"), [(PlcRig, 120), (BusRig, 900)])
+@pytest.mark.slow
 def test_meters_of_every_kind_are_read_beside_one_whose_key_is_wrong(
     rig_of: type[PlcRig | BusRig], seconds: float, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -226,6 +227,7 @@ def tried(meter: CountingMeter) -> list[float]:
     return [at for client, at in meter.aarqs if client == 1]
 
 
+@pytest.mark.slow
 def test_a_wrong_key_is_one_warning_and_pauses_that_grow(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     meter = counting(KINDS["gmac"], WRONG)
@@ -242,6 +244,7 @@ def test_a_wrong_key_is_one_warning_and_pauses_that_grow(tmp_path: Path, caplog:
     assert rig.count() == {}
 
 
+@pytest.mark.slow
 def test_the_run_of_a_meter_with_a_wrong_key_counts_as_failed(tmp_path: Path) -> None:
     rig = PlcRig(tmp_path, all_meters()[-2:])
     rig.collector.configure(everything())
@@ -262,6 +265,7 @@ def test_another_key_is_tried_at_once(tmp_path: Path) -> None:
     assert rig.collector.meters()[0].state == "read"
 
 
+@pytest.mark.slow
 def test_a_wrong_key_does_not_slow_the_others(tmp_path: Path) -> None:
     def last_read(wrong: int) -> float:
         folder = tmp_path / str(wrong)
@@ -287,6 +291,7 @@ def rekey(meter: SimMeter, ek: bytes) -> None:
     meter.server.change_security(held, replace(held, ek=ek, counters=MemoryCounters(0)))
 
 
+@pytest.mark.slow
 def test_new_keys_are_used_once_the_meter_has_them_and_the_old_ones_until_then(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -325,6 +330,7 @@ def test_new_keys_are_used_once_the_meter_has_them_and_the_old_ones_until_then(
 # --- counters ---
 
 
+@pytest.mark.slow
 def test_a_kill_neither_repeats_a_counter_nor_locks_us_out(tmp_path: Path) -> None:
     """The meter refuses a counter that is not higher than all before, as meters do."""
     meter = KINDS["gmac"].meter(5)
@@ -376,6 +382,7 @@ def begin_at(meter: SimMeter, counter: int) -> None:
 # --- secrets ---
 
 
+@pytest.mark.slow
 def test_no_secret_is_shown_anywhere(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     rig = PlcRig(tmp_path, all_meters())

@@ -142,6 +142,7 @@ def edit(disk: FaultyDisk, change: object) -> None:
 
 
 @pytest.mark.parametrize("survival", Survival)
+@pytest.mark.slow
 def test_no_counter_comes_twice_wherever_the_power_is_cut(survival: Survival) -> None:
     """Lives of a process that each end by a cut at another operation, or at none, one after another on one disk."""
     random = Random(7)

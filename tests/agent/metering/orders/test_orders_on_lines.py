@@ -89,6 +89,7 @@ def test_ping_says_who_answered(rig: Any) -> None:
     assert (result["state"], result["value"], result["attempts"]) == ("done", {"name": rig.meters[0].id}, 1)
 
 
+@pytest.mark.slow
 def test_read_gives_values_with_scaler_and_unit_and_the_meter_s_own_errors(rig: Any) -> None:
     meter = rig.meters[1]
     (result,) = order(rig, "read", meter, codes=[ENERGY, "3/1.0.99.99.99.255/2"])
@@ -117,6 +118,7 @@ def test_set_writes_once_and_a_refusal_is_the_meter_s(rig: Any) -> None:
     assert len(counter.written) == 2
 
 
+@pytest.mark.slow
 def test_action_calls_once_and_says_what_was_returned(rig: Any) -> None:
     counter = Counter(rig.meters[0])
     (result,) = order(rig, "action", rig.meters[0], code=f"1/{COUNTER}/1", value=["struct", [["i8", 1], ["oct", "aa"]]])
@@ -160,6 +162,7 @@ def test_demand_reset_runs_the_script_of_the_end_of_the_billing_period(rig: Any)
         (700, False, "done", 700),
     ],
 )
+@pytest.mark.slow
 def test_a_clock_is_set_between_the_limits_and_reported_beyond(
     rig: Any, ahead_s: float, set_it: bool, state: str, left_s: float
 ) -> None:

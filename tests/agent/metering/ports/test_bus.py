@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.metering.ports.portreader import Bridge as BridgePort
+from agent.metering.ports.port_state import Bridge as BridgePort
 from agent.settings.config import ScanConfig
 from dlms.link.hdlc.frames import HdlcDecoder, HdlcFrame
 from plc.bridge import Bridge, Channel
@@ -66,6 +66,7 @@ def timed(rig: BusRig) -> list[TimedBridge]:
     return bridges
 
 
+@pytest.mark.slow
 def test_a_dead_meter_costs_at_most_a_second_per_run_after_the_first(tmp_path: Path) -> None:
     rig = BusRig(tmp_path, port=replace(SLOW_BUS, scan=ScanConfig(17, 19, every_s=3600)))
     bridges = timed(rig)
@@ -85,6 +86,7 @@ def test_a_dead_meter_costs_at_most_a_second_per_run_after_the_first(tmp_path: P
     assert {rig.count()[alive.id, FIRST_RUN + n * EVERY_S] for n in range(10)} == {108}
 
 
+@pytest.mark.slow
 def test_addresses_where_nobody_is_are_asked_shortly_from_the_second_scan_on(tmp_path: Path) -> None:
     rig = BusRig(tmp_path, addresses=(17,), port=replace(SLOW_BUS, scan=ScanConfig(17, 36, every_s=3600)))
     bridges = timed(rig)
@@ -97,6 +99,7 @@ def test_addresses_where_nobody_is_are_asked_shortly_from_the_second_scan_on(tmp
     assert second_s < 19 * 0.4
 
 
+@pytest.mark.slow
 def test_a_meter_that_is_slower_than_all_the_others_is_found_again_all_the_same(tmp_path: Path) -> None:
     rig = BusRig(tmp_path, port=replace(SLOW_BUS, scan=ScanConfig(17, 19, every_s=900)))
     slow = SlowBus(rig.network, rig.clock, address=19, delay_s=1.0)
@@ -160,6 +163,7 @@ class Swallower:
 
 
 @pytest.mark.parametrize("kind", [PlcRig, BusRig])
+@pytest.mark.slow
 def test_a_port_that_swallows_everything_is_opened_anew_with_growing_pauses_and_says_so(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: type[PlcRig | BusRig]
 ) -> None:
@@ -235,6 +239,7 @@ def garbled_rig(tmp_path: Path, of: Callable[[int], bool]) -> BusRig:
     return rig
 
 
+@pytest.mark.slow
 def test_a_line_that_answers_with_garbage_alone_is_said_to_be_set_up_wrongly_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -324,6 +329,7 @@ def shared_address(rig: BusRig, turns: bool) -> None:
 
 
 @pytest.mark.parametrize("turns", [False, True])
+@pytest.mark.slow
 def test_two_meters_that_answer_to_one_address_are_named_as_such_once_and_cost_no_endless_visits(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, turns: bool
 ) -> None:

@@ -35,12 +35,14 @@ def nth(command: Command | None, number: int) -> Lost:
 
 
 @pytest.mark.parametrize("meters", [8, 16])
+@pytest.mark.slow
 def test_the_line_is_busy_nearly_all_the_time(tmp_path: Path, meters: int) -> None:
     run = site(tmp_path, meters).timed_run()
     assert run.complete
     assert run.busy >= 0.95
 
 
+@pytest.mark.slow
 def test_half_of_the_confirms_lost_cost_next_to_nothing(tmp_path: Path) -> None:
     here = site(tmp_path, 16)
     clean = here.timed_run()
@@ -57,6 +59,7 @@ def test_half_of_the_confirms_lost_cost_next_to_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("command", [Command.DATA_REQ, Command.DATA_CFM, Command.DATA_IND])
 @pytest.mark.parametrize("number", [0, 5, 17, 30])
+@pytest.mark.slow
 def test_a_frame_that_is_swallowed_costs_its_learned_timeout_at_most(
     tmp_path: Path, command: Command, number: int
 ) -> None:
@@ -131,6 +134,7 @@ def test_two_hundred_meters_with_frames_lost_and_meters_dead(tmp_path: Path, see
 
 
 @pytest.mark.parametrize("announced", [True, False])
+@pytest.mark.slow
 def test_a_base_node_that_restarts_in_the_middle_of_a_run_is_read_as_soon_as_its_nodes_are_back(
     tmp_path: Path, announced: bool
 ) -> None:

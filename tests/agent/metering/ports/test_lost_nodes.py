@@ -20,6 +20,7 @@ def read_once(folder: Path, meters: int) -> Site:
     return site
 
 
+@pytest.mark.slow
 def test_a_node_that_leaves_in_its_visit_ends_it_at_once_and_is_read_when_it_is_back(tmp_path: Path) -> None:
     site = read_once(tmp_path, 4)
     meter = site.meters[2].id
@@ -60,12 +61,13 @@ def test_a_silent_meter_that_speaks_again_is_read_in_its_next_visit(tmp_path: Pa
     assert run.seconds < 2.0
 
 
+@pytest.mark.slow
 def test_the_topology_is_known_once_the_nodes_are_listed(tmp_path: Path) -> None:
     site = Site(tmp_path, 40)
     site.network.on_deadline(site.clock.now + 1.0)  # all have joined before the port is opened
     site.join()
     site.advance(2.0)
-    core = site.reader._bridge.core  # type: ignore[union-attr]
+    core = site.reader._state.bridge.core  # type: ignore[union-attr]
     assert {place.eui48 for place in core.topology.places if place.registered} == set(core.nodes.values())
     assert len(core.nodes) == 40
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.metering.ports.portreader import Bridge as BridgePort
+from agent.metering.ports.port_state import Bridge as BridgePort
 from agent.settings.config import PortMeterConfig, ScanConfig
 from dlms.errors import LinkError
 from dlms.link.datalink import LineSettings, LinkDown
@@ -112,6 +112,7 @@ def test_each_meter_of_a_bus_is_read_at_its_own_speed_and_parity_and_with_its_op
 
 
 @pytest.mark.parametrize(("index", "baudrate", "restarted"), [(3, 4800, True), (3, 4800, False), (2, 9600, False)])
+@pytest.mark.slow
 def test_a_mode_e_meter_that_was_lost_at_its_speed_is_read_in_the_next_run(
     tmp_path: Path, index: int, baudrate: int, restarted: bool
 ) -> None:

@@ -233,7 +233,7 @@ def test_of_refused_records_the_newest_are_kept_and_all_are_counted(tmp_path: Pa
     kept = opened.refused(2 * REFUSED_MAX)
     assert [refusal.id for refusal in kept] == list(range(REFUSED_MAX + 5, 5, -1))
     assert [refusal.record["raw"] for refusal in kept] == [refusal.id - 1 for refusal in kept]
-    assert {refusal.why for refusal in kept} == {"no such unit"}
+    assert {refusal.reason for refusal in kept} == {"no such unit"}
     assert opened.stats().refused == REFUSED_MAX + 5
     assert [refusal.id for refusal in opened.refused(2)] == [REFUSED_MAX + 5, REFUSED_MAX + 4]
 
@@ -376,7 +376,7 @@ def test_a_damaged_visit_can_be_released_and_is_lost_and_not_forwarded(tmp_path:
     assert again.release(batch.store, batch.last) == 5
     stats = again.stats()
     assert (stats.pending, stats.lost, stats.forwarded) == (0, 10, 5)
-    assert [(loss.meter, loss.records, loss.why) for loss in again.losses()] == [("m1", 10, "damaged")]
+    assert [(loss.meter, loss.records, loss.reason) for loss in again.losses()] == [("m1", 10, "damaged")]
 
 
 def test_a_damaged_visit_that_goes_because_the_store_is_full_is_lost_once(tmp_path: Path) -> None:
@@ -398,7 +398,7 @@ def test_a_loss_says_whose_values_of_which_time_are_gone(tmp_path: Path) -> None
     made = opened.stats().oldest
     opened.append(visit(2, 4))
     (loss,) = opened.losses()
-    assert (loss.meter, loss.since, loss.until, loss.records, loss.why) == ("m7", 1793492100.0, made, 2, "full")
+    assert (loss.meter, loss.since, loss.until, loss.records, loss.reason) == ("m7", 1793492100.0, made, 2, "full")
     assert opened.losses(after=loss.seq) == []
     assert opened.stats().lost_at == loss.noted
 
@@ -415,9 +415,9 @@ def spoil(opened: Store, statement: str) -> None:
 
 
 def settled(opened: Store) -> Store:
-    """The store after it has taken over what was set aside."""
+    """The store after it has recovered what is in quarantine."""
     opened.stats()
-    while opened.file.adopting:
+    while opened.file.recovering:
         opened.stats()
     return opened
 
@@ -445,7 +445,7 @@ def schema_that_is_no_text(file: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [no_database, another_database])
-def test_a_file_that_says_nothing_is_set_aside_and_the_loss_is_noted(
+def test_a_file_that_says_nothing_is_quarantined_and_the_loss_is_noted(
     tmp_path: Path, damage: Callable[[Path], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     opened = store(tmp_path)
@@ -459,10 +459,10 @@ def test_a_file_that_says_nothing_is_set_aside_and_the_loss_is_noted(
     assert again.append(visit(0, 2)) == (1, 2)
     assert raws(again) == [0, 1]
     assert again.stats().uuid != old
-    assert (tmp_path / "s" / "readings.db.aside-1").exists()
+    assert (tmp_path / "s" / "readings.db.quarantine-1").exists()
     assert {"store.corrupt", "store.salvaged"} <= {getattr(record, "event", "") for record in caplog.records}
     (loss,) = again.losses()
-    assert (loss.meter, loss.records, loss.why, loss.since) == ("", 0, "damaged", 0.0)
+    assert (loss.meter, loss.records, loss.reason, loss.since) == ("", 0, "damaged", 0.0)
     (said,) = [record.getMessage() for record in caplog.records if getattr(record, "event", "") == "store.salvaged"]
     assert "not known" in said
 
@@ -523,6 +523,7 @@ def delivered(opened: Store, records_max: int = 700) -> list[tuple[str, object, 
 PAGE = 512
 
 
+@pytest.mark.slow
 def test_a_bad_page_costs_what_lies_on_it_wherever_it_is(tmp_path: Path) -> None:
     """Every page of a file in turn: what is delivered and what is counted as lost is everything."""
     opened = store(tmp_path)
@@ -556,6 +557,7 @@ def test_a_bad_page_costs_what_lies_on_it_wherever_it_is(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("seed", range(30))
+@pytest.mark.slow
 def test_whatever_is_damaged_the_store_works_and_invents_nothing(tmp_path: Path, seed: int) -> None:
     rng = random.Random(seed)
     opened = store(tmp_path)
@@ -579,7 +581,7 @@ def test_whatever_is_damaged_the_store_works_and_invents_nothing(tmp_path: Path,
     assert raws(again) == [0, 1]
 
 
-def test_taking_over_goes_on_where_a_power_cut_left_it(tmp_path: Path) -> None:
+def test_recovery_goes_on_where_a_power_cut_left_it(tmp_path: Path) -> None:
     opened = store(tmp_path)
     for start in range(0, 2000, 10):
         opened.append(visit(start, 10))
@@ -591,13 +593,13 @@ def test_taking_over_goes_on_where_a_power_cut_left_it(tmp_path: Path) -> None:
         again.stats()
         again.close()
         steps += 1
-        if not again.file.adopting:
+        if not again.file.recovering:
             break
     assert steps > 3
     assert delivered(store(tmp_path)) == [(old, number + 1, number) for number in range(2000)]
 
 
-def test_what_was_taken_over_waits_beside_what_is_new_and_survives_damage_again(tmp_path: Path) -> None:
+def test_what_was_recovered_waits_beside_what_is_new_and_survives_damage_again(tmp_path: Path) -> None:
     opened = store(tmp_path)
     opened.append(visit(0, 30))
     first = opened.stats().uuid
@@ -619,6 +621,27 @@ def test_what_was_taken_over_waits_beside_what_is_new_and_survives_damage_again(
     assert third.stats().forwarded == 35
 
 
+def test_a_damaged_file_of_format_3_is_recovered_with_what_it_had_of_the_one_before(tmp_path: Path) -> None:
+    opened = store(tmp_path)
+    opened.append(visit(0, 30))
+    first = opened.stats().uuid
+    spoil(opened, "DROP TABLE knowledge")
+    again = settled(store(tmp_path))
+    again.append(visit(30, 5))
+    second = again.stats().uuid
+    for statement in (
+        "ALTER TABLE quarantined RENAME TO aside",
+        "ALTER TABLE recovered RENAME TO adopted",
+        "UPDATE meta SET value=3 WHERE key='format'",
+        "DROP TABLE knowledge",
+    ):
+        spoil(again, statement)
+    assert delivered(settled(store(tmp_path)), 7) == [
+        *[(first, number + 1, number) for number in range(30)],
+        *[(second, number - 29, number) for number in range(30, 35)],
+    ]
+
+
 def test_a_record_of_an_earlier_store_can_be_refused(tmp_path: Path) -> None:
     opened = store(tmp_path)
     opened.append(visit(0, 3))
@@ -632,15 +655,15 @@ def test_a_record_of_an_earlier_store_can_be_refused(tmp_path: Path) -> None:
     assert (again.stats().refused, again.stats().forwarded) == (1, 0)
 
 
-def test_files_set_aside_are_kept_up_to_a_bound_and_never_written_over(tmp_path: Path) -> None:
+def test_quarantined_files_are_kept_up_to_a_bound_and_never_written_over(tmp_path: Path) -> None:
     for number in range(6):
         opened = settled(store(tmp_path))
         opened.append(visit(number, 1))
         opened.close()
         no_database(tmp_path / "s" / "readings.db")
     settled(store(tmp_path))
-    names = sorted(path.name for path in (tmp_path / "s").iterdir() if ".aside-" in path.name)
-    assert names == ["readings.db.aside-4", "readings.db.aside-5", "readings.db.aside-6"]
+    names = sorted(path.name for path in (tmp_path / "s").iterdir() if ".quarantine-" in path.name)
+    assert names == ["readings.db.quarantine-4", "readings.db.quarantine-5", "readings.db.quarantine-6"]
 
 
 # --- versions ---
@@ -685,7 +708,7 @@ def test_a_file_of_the_first_version_is_brought_forward_with_all_that_is_in_it(t
     opened.close()
     again = store(tmp_path, keep=100)
     assert (again.stats().uuid, again.stats().pending, raws(again)) == ("ab" * 16, 5, [3, 4, 5, 6, 7])
-    assert not list((tmp_path / "s").glob("*.aside-*"))
+    assert not list((tmp_path / "s").glob("*.quarantine-*"))
 
 
 def test_a_damaged_file_of_the_first_version_is_salvaged_too(tmp_path: Path) -> None:
@@ -699,7 +722,7 @@ def test_a_damaged_file_of_the_first_version_is_salvaged_too(tmp_path: Path) -> 
     assert again.progress() == {("m1", "t1"): 900}
 
 
-def test_what_the_first_version_set_aside_is_taken_over(tmp_path: Path) -> None:
+def test_what_the_first_version_set_aside_is_recovered(tmp_path: Path) -> None:
     as_first_version(tmp_path / "s" / "readings.db.corrupt")
     again = settled(store(tmp_path))
     assert delivered(again) == [("ab" * 16, number + 1, number) for number in (3, 4, 5)]
@@ -800,7 +823,7 @@ def test_a_defect_in_the_middle_of_a_transaction_leaves_nothing_of_it_and_no_dou
         opened.file.run(half)
     assert opened.append(visit(2, 1)) == (3, 3)
     assert raws(opened) == [0, 1, 2]
-    assert not list((tmp_path / "s").glob("*.aside-*"))
+    assert not list((tmp_path / "s").glob("*.quarantine-*"))
 
 
 # --- power ---

@@ -43,6 +43,7 @@ def test_a_poisonous_record_found_after_a_restart_is_passed_and_set_aside_once_a
     assert rig.store.stats().pending == 0
 
 
+@pytest.mark.slow
 def test_somebody_who_refuses_everything_empties_nothing(tmp_path: Path) -> None:
     rig = Rig(tmp_path)
     rig.store.append(visit(0, 30))
@@ -89,7 +90,7 @@ def test_a_record_that_cannot_be_encoded_is_set_aside_and_the_others_get_through
     assert rig.delivered() == [number for number in range(50) if number != 37]
     (refusal,) = rig.store.refused(10)
     assert refusal.record["raw"] == 37
-    assert "cannot be encoded" in refusal.why
+    assert "cannot be encoded" in refusal.reason
 
 
 def test_a_record_whose_body_can_never_fit_is_set_aside_without_a_request(

@@ -96,12 +96,12 @@ def test_what_waits_for_its_first_delivery_is_left_to_that(tmp_path: Path) -> No
     rig.store.append(visit(0, 10))
     rig.store.append(visit(10, 10))
     rig.store.release(rig.store.stats().uuid, 15, first=8)
-    rig.store.order_again([ResendOrder(1, rig.store.stats().uuid, 1, 20)])
-    again = rig.store.again(5)
+    rig.store.order_resend([ResendOrder(1, rig.store.stats().uuid, 1, 20)])
+    again = rig.store.resend_batch(5)
     assert again is not None
     assert [record["raw"] for record in again.records] == [7, 8, 9, 10, 11]
-    rig.store.sent_again(again)
-    again = rig.store.again(100)
+    rig.store.resend_sent(again)
+    again = rig.store.resend_batch(100)
     assert again is not None
     assert [record["raw"] for record in again.records] == [12, 13, 14]
     assert (again.reached, again.gone) == (20, ())
@@ -135,7 +135,7 @@ def test_an_order_that_is_none_changes_nothing_and_the_batch_is_delivered(tmp_pa
     rig.store.append(visit(9000, 1))
     rig.run(30)
     assert rig.headend.order == [9000]
-    assert rig.store.again_reports() == []
+    assert rig.store.resend_reports() == []
 
 
 def test_a_busy_head_end_puts_it_off(tmp_path: Path) -> None:
@@ -167,9 +167,9 @@ def test_a_report_has_a_bounded_number_of_ranges(tmp_path: Path) -> None:
     uuid = rig.store.stats().uuid
     rig.store.release(uuid, 1000)
     rig.store.file.run(lambda db, _: db.execute("UPDATE block SET body=x'00' WHERE first % 20 = 1"))
-    rig.store.order_again([ResendOrder(1, uuid, 1, 1000)])
-    while (again := rig.store.again(10_000)) is not None:
-        rig.store.sent_again(again)
-    (report,) = rig.store.again_reports()
+    rig.store.order_resend([ResendOrder(1, uuid, 1, 1000)])
+    while (again := rig.store.resend_batch(10_000)) is not None:
+        rig.store.resend_sent(again)
+    (report,) = rig.store.resend_reports()
     assert len(report.gone) == RANGES_MAX
     assert (report.sent, report.gone[0], report.gone[-1]) == (500, (1, 10), (621, 990))

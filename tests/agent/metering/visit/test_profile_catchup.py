@@ -83,6 +83,7 @@ def expected(first: int, last: int) -> list[tuple[str, object]]:
     return list(zip(stamps(first, last), range(first // QUARTER, last // QUARTER + 1), strict=True))
 
 
+@pytest.mark.slow
 def test_the_first_visit_reads_as_far_back_as_configured_and_the_next_ones_only_what_is_new(tmp_path: Path) -> None:
     rig = Rig(tmp_path)
     rig.collector.configure(tasks())
@@ -105,6 +106,7 @@ def test_cells_have_the_unit_and_scaler_of_what_was_captured(tmp_path: Path) -> 
         assert (record["tag"], record["cls"], record["attr"]) == ("u32", 3, 2)
 
 
+@pytest.mark.slow
 def test_a_gap_of_days_is_filled_from_the_meter_s_own_rows_none_missing_none_twice(tmp_path: Path) -> None:
     rig = Rig(tmp_path)
     rig.collector.configure(tasks())
@@ -119,6 +121,7 @@ def test_a_gap_of_days_is_filled_from_the_meter_s_own_rows_none_missing_none_twi
     assert cells == expected(1_800_000_000 + QUARTER - 86_400, rig.captured_until)
 
 
+@pytest.mark.slow
 def test_a_meter_that_was_without_power_for_days_leaves_a_hole_and_goes_on_after_it(tmp_path: Path) -> None:
     rig = Rig(tmp_path)
     rig.collector.configure(tasks())
@@ -134,6 +137,7 @@ def test_a_meter_that_was_without_power_for_days_leaves_a_hole_and_goes_on_after
     assert rig.cells(rig.meters[0]) == expected_cells
 
 
+@pytest.mark.slow
 def test_the_place_survives_a_restart_and_so_do_two_tasks_positions(tmp_path: Path) -> None:
     rig = Rig(tmp_path, meters=2)
     both = Provisioning(
@@ -231,6 +235,7 @@ class SlowRig(Rig):
 
 
 @pytest.mark.parametrize(("days", "latency_s"), [(60, 2.0), (200, 1.0)])
+@pytest.mark.slow
 def test_a_meter_that_was_away_for_long_is_read_again_registers_first(
     days: int, latency_s: float, tmp_path: Path
 ) -> None:
@@ -258,6 +263,7 @@ def test_a_meter_that_was_away_for_long_is_read_again_registers_first(
 
 
 @pytest.mark.parametrize("after_s", [3.0, 9.0, 15.0, 27.0, 60.0])
+@pytest.mark.slow
 def test_a_restart_in_the_middle_of_a_visit_loses_at_most_a_step_and_repeats_nothing(
     after_s: float, tmp_path: Path
 ) -> None:
@@ -276,6 +282,7 @@ def test_a_restart_in_the_middle_of_a_visit_loses_at_most_a_step_and_repeats_not
     rig.check_complete()
 
 
+@pytest.mark.slow
 def test_a_line_that_is_cut_after_every_step_keeps_the_steps(tmp_path: Path) -> None:
     rig = SlowRig(tmp_path)
     rig.collector.configure(tasks())

@@ -111,6 +111,7 @@ def test_a_meter_without_power_for_long_takes_few_requests(days: int, size: int,
 
 @WAYS
 @pytest.mark.parametrize("days", [30, 90])
+@pytest.mark.slow
 def test_a_meter_that_was_out_of_reach_for_long_is_made_up_in_steps(days: int, *, by_entry: bool) -> None:
     meter = meter_at(by_entry=by_entry, size=4000)
     reader = Reader(meter)
@@ -129,6 +130,7 @@ def test_a_meter_that_was_out_of_reach_for_long_is_made_up_in_steps(days: int, *
 @WAYS
 @pytest.mark.parametrize("steps", [1, 2, 3])
 @pytest.mark.parametrize("packing", ["plain", "answer"])
+@pytest.mark.slow
 def test_a_visit_cut_after_any_step_goes_on_there(steps: int, packing: str, *, by_entry: bool) -> None:
     meter = meter_at(by_entry=by_entry, packing=packing, size=1500)
     reader = Reader(meter, first_s=11 * DAY)
@@ -144,6 +146,7 @@ def test_a_visit_cut_after_any_step_goes_on_there(steps: int, packing: str, *, b
 
 
 @WAYS
+@pytest.mark.slow
 def test_a_hole_of_months_is_crossed_also_one_step_per_visit(*, by_entry: bool) -> None:
     meter = meter_at(by_entry=by_entry)
     reader = Reader(meter, first_s=2 * DAY)
@@ -409,6 +412,7 @@ def test_whatever_a_meter_answers_a_visit_comes_to_its_end() -> None:
         assert Place.load(json.loads(json.dumps(place.dump()))).dump()
 
 
+@pytest.mark.slow
 def test_a_place_goes_through_json_and_damage_costs_the_damaged_part() -> None:
     meter = meter_at()
     meter.live(5 * DAY)

@@ -209,6 +209,7 @@ def test_the_longest_frame_is_read_and_a_longer_one_cannot_be_made() -> None:
         HdlcFrame(HdlcAddress(1), HdlcAddress(16), 0x10, bytes(room + 1)).emit()
 
 
+@pytest.mark.slow
 def test_frames_with_every_possible_checksum_are_read() -> None:
     """FCS values that hold flags, or end in one, cut nothing: all 65536 of them occur here."""
     decoder = HdlcDecoder()

@@ -338,12 +338,12 @@ def test_software_that_the_device_will_not_take_fails(engine: Engine, device: De
 def test_commands_are_sent_as_written_and_every_status_comes_back(engine: Engine, device: Device, mode: str) -> None:
     device.tree = Tree({"./A": None, "./A/B": "1", "./A/B?prop=ACL": "Get=*"})
     commands = [
-        {"verb": "get", "path": "./A/B"},
-        {"verb": "replace", "path": "./A/B?prop=ACL", "value": "Get=headend"},
-        {"verb": "add", "path": "./A/C"},
-        {"verb": "add", "path": "./A/C/D", "value": "00ff", "format": "bin"},
-        {"verb": "delete", "path": "./A/B"},
-        {"verb": "exec", "path": "./A/C"},
+        {"command": "get", "path": "./A/B"},
+        {"command": "replace", "path": "./A/B?prop=ACL", "value": "Get=headend"},
+        {"command": "add", "path": "./A/C"},
+        {"command": "add", "path": "./A/C/D", "value": "00ff", "format": "bin"},
+        {"command": "delete", "path": "./A/B"},
+        {"command": "exec", "path": "./A/C"},
     ]
     number = enqueue(engine, "commands", commands=commands, mode=mode)
     device.session()
@@ -356,7 +356,10 @@ def test_commands_are_sent_as_written_and_every_status_comes_back(engine: Engine
 
 def test_commands_in_an_atomic_are_all_undone_when_one_fails(engine: Engine, device: Device) -> None:
     device.tree = Tree({"./A": "1"})
-    commands = [{"verb": "replace", "path": "./A", "value": "2"}, {"verb": "replace", "path": "./B", "value": "2"}]
+    commands = [
+        {"command": "replace", "path": "./A", "value": "2"},
+        {"command": "replace", "path": "./B", "value": "2"},
+    ]
     number = enqueue(engine, "commands", commands=commands, mode="atomic")
     device.session()
     assert job(engine, number)["state"] == "failed"
@@ -367,13 +370,13 @@ def test_commands_in_an_atomic_are_all_undone_when_one_fails(engine: Engine, dev
 @pytest.mark.parametrize(
     "command",
     [
-        {"verb": "put", "path": "./A"},
-        {"verb": ["get"], "path": "./A"},
-        {"verb": "replace", "path": "./A"},
-        {"verb": "copy", "path": "./A"},
-        {"verb": "add", "path": "./A?prop=ACL"},
-        {"verb": "get", "path": "./A?drop=table"},
-        {"verb": "get"},
+        {"command": "put", "path": "./A"},
+        {"command": ["get"], "path": "./A"},
+        {"command": "replace", "path": "./A"},
+        {"command": "copy", "path": "./A"},
+        {"command": "add", "path": "./A?prop=ACL"},
+        {"command": "get", "path": "./A?drop=table"},
+        {"command": "get"},
     ],
 )
 def test_commands_that_make_no_sense_are_refused_when_they_are_queued(
@@ -430,7 +433,7 @@ def test_a_job_can_be_cancelled_until_it_runs(engine: Engine, device: Device) ->
         ("provision", {"nodes": [{"path": "./a", "value": "xyz", "format": "bin"}]}),
         ("provision", {"nodes": [{"path": "./a", "value": "a\x00"}]}),
         ("provision", {"nodes": [{"path": "./a", "value": "1"}], "atomic": 1}),
-        ("commands", {"commands": [{"verb": "get", "path": "./a"}], "mode": {}}),
+        ("commands", {"commands": [{"command": "get", "path": "./a"}], "mode": {}}),
         ("firmware", {"url": "http://plain/pkg"}),
         ("firmware", {"url": "https://h/p", "version": ""}),
         ("software", {"url": "https://h/p"}),

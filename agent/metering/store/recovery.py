@@ -1,9 +1,9 @@
-"""How the store takes over what is left in a file that was set aside, in bounded steps, each durable.
+"""How the store recovers what is left in a quarantined file, in bounded steps, each durable.
 
-A file is set aside because it is damaged, or because a later version of this software made it (after a rollback to the
-other slot the earlier one cannot read it, and begins a store of its own). In either case what it held and the head-end
-does not have belongs to this device's queue. `aside.reached` says how far a file has been taken over, so a power cut in
-the middle costs one step and brings nothing twice.
+A file is quarantined because it is damaged, or because a later version of this software made it: after a rollback to
+the other slot the earlier one cannot read it, and begins a store of its own. In either case what it held and the
+head-end does not have belongs to this device's queue. `quarantined.reached` says how far a file has been recovered, so
+a power cut in the middle costs one step and brings nothing twice.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from agent.metering.store.delivery import Range, count, without
-from agent.metering.store.salvage import Block, Wreck, marks_of
+from agent.metering.store.salvage import Block, SalvageReader, marks_of
 from agent.metering.store.store_schema import LEDGER
 
 BLOCKS_PER_STEP = 64
@@ -22,8 +22,8 @@ LOSSES_MAX = 1000  # intervals remembered
 
 
 @dataclass(frozen=True, slots=True)
-class Aside:
-    """A file that was set aside. `reached` counts in ids of its blocks; `store` names what they are records of."""
+class QuarantinedFile:
+    """A file in quarantine. `reached` counts in ids of its blocks; `store` names what they are records of."""
 
     name: str
     store: str
@@ -34,49 +34,53 @@ class Aside:
     done: bool
 
 
-def known(db: sqlite3.Connection, name: str) -> Aside | None:
+def recovery_state(db: sqlite3.Connection, name: str) -> QuarantinedFile | None:
     row = db.execute(
-        "SELECT name, store, reached, stored_at, salvaged, lost, done FROM aside WHERE name=?", (name,)
+        "SELECT name, store, reached, stored_at, salvaged, lost, done FROM quarantined WHERE name=?", (name,)
     ).fetchone()
     if row is None:
         return None
     name, store, reached, stored_at, salvaged, lost, done = row
-    return Aside(name, store, reached, stored_at, salvaged, lost, done=bool(done))
+    return QuarantinedFile(name, store, reached, stored_at, salvaged, lost, done=bool(done))
 
 
-def begin(db: sqlite3.Connection, counters: dict[str, int], name: str, wreck: Wreck, now: float) -> Aside:
-    """Take over all but the blocks: progress, the ledger, what is known of meters, refused records, losses before."""
-    head = wreck.head()
-    aside = Aside(name, head.store or uuid.uuid4().hex, head.released or 0, 0.0, 0, 0, done=False)
+def begin(
+    db: sqlite3.Connection, counters: dict[str, int], name: str, salvage: SalvageReader, now: float
+) -> QuarantinedFile:
+    """Recover all but the blocks: progress, the ledger, what is known of meters, refused records, losses before."""
+    head = salvage.head()
+    file = QuarantinedFile(name, head.store or uuid.uuid4().hex, head.released or 0, 0.0, 0, 0, done=False)
     db.executemany(
         "INSERT INTO progress (meter, task, run) VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET run=max(run, excluded.run)",
-        [row for row in wreck.progress() if _is_progress(*row)],
+        [row for row in salvage.progress() if _is_progress(*row)],
     )
     db.executemany(
         "INSERT OR IGNORE INTO knowledge VALUES (?, ?)",
-        [row for row in wreck.knowledge() if isinstance(row[0], str) and isinstance(row[1], bytes)],
+        [row for row in salvage.knowledge() if isinstance(row[0], str) and isinstance(row[1], bytes)],
     )
     db.executemany(
         "INSERT OR IGNORE INTO refused VALUES (?, ?, ?)",
-        [row for row in wreck.refused() if isinstance(row[1], str) and isinstance(row[2], str)],
+        [row for row in salvage.refused() if isinstance(row[1], str) and isinstance(row[2], str)],
     )
     for table, (columns, _) in LEDGER.items():
         places = ", ".join("?" * len(columns))
-        db.executemany(f"INSERT OR IGNORE INTO {table} VALUES ({places})", wreck.ledger(table))  # noqa: S608
-    db.executemany("INSERT OR IGNORE INTO aside VALUES (?, ?, ?, ?, ?, ?, ?, ?)", wreck.asides())
+        db.executemany(f"INSERT OR IGNORE INTO {table} VALUES ({places})", salvage.ledger(table))  # noqa: S608
+    db.executemany("INSERT OR IGNORE INTO quarantined VALUES (?, ?, ?, ?, ?, ?, ?, ?)", salvage.quarantined())
     for counter in ("forwarded", "lost", "refused"):
         counters[counter] += head.counts.get(counter, 0)
-    for _, store, block in wreck.adopted(0):
+    for _, store, block in salvage.recovered(0):
         _put(db, store, block)
-    _save(db, aside, now)
-    return aside
+    _save(db, file, now)
+    return file
 
 
-def go_on(db: sqlite3.Connection, counters: dict[str, int], aside: Aside, wreck: Wreck, now: float) -> Aside:
-    """Take over some more blocks. The result is `done` when nothing is left."""
-    head, delivered = wreck.head(), wreck.delivered()
-    blocks = list(islice(wreck.blocks(aside.reached), BLOCKS_PER_STEP))
-    reached, stored_at, salvaged, lost = aside.reached, aside.stored_at, 0, 0
+def proceed(
+    db: sqlite3.Connection, counters: dict[str, int], file: QuarantinedFile, salvage: SalvageReader, now: float
+) -> QuarantinedFile:
+    """Recover some more blocks. The result is `done` when nothing is left."""
+    head, delivered = salvage.head(), salvage.delivered()
+    blocks = list(islice(salvage.blocks(file.reached), BLOCKS_PER_STEP))
+    reached, stored_at, salvaged, lost = file.reached, file.stored_at, 0, 0
     for block in blocks:
         if block.first <= reached < block.last:
             pass  # partly delivered: it goes again whole, and the head-end knows what it has
@@ -87,7 +91,7 @@ def go_on(db: sqlite3.Connection, counters: dict[str, int], aside: Aside, wreck:
         if not without((block.first, block.last), delivered):
             _mark(db, block)
         elif block.body:
-            _put(db, aside.store, block)
+            _put(db, file.store, block)
             salvaged += block.last - max(block.first - 1, reached)
             _mark(db, block)
         else:
@@ -101,7 +105,9 @@ def go_on(db: sqlite3.Connection, counters: dict[str, int], aside: Aside, wreck:
     if done and not reached and not head.counts:  # not a single page of it could be read: nobody knows how many
         note_loss(db, now, "", 0.0, now, 0, "damaged")
     counters["lost"] += lost
-    after = Aside(aside.name, aside.store, reached, stored_at, aside.salvaged + salvaged, aside.lost + lost, done=done)
+    after = QuarantinedFile(
+        file.name, file.store, reached, stored_at, file.salvaged + salvaged, file.lost + lost, done=done
+    )
     _save(db, after, now)
     return after
 
@@ -133,7 +139,7 @@ def _mark(db: sqlite3.Connection, block: Block) -> None:
 
 def _put(db: sqlite3.Connection, store: str, block: Block) -> None:
     db.execute(
-        "INSERT OR IGNORE INTO adopted (store, first, last, made, meter, marks, since, body)"
+        "INSERT OR IGNORE INTO recovered (store, first, last, made, meter, marks, since, body)"
         " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
         (store, block.first, block.last, block.made, block.meter, block.marks, block.since, block.body),
     )
@@ -143,8 +149,8 @@ def _is_progress(meter: object, task: object, run: object) -> bool:
     return isinstance(meter, str) and isinstance(task, str) and isinstance(run, int)
 
 
-def _save(db: sqlite3.Connection, aside: Aside, now: float) -> None:
+def _save(db: sqlite3.Connection, file: QuarantinedFile, now: float) -> None:
     db.execute(
-        "INSERT OR REPLACE INTO aside VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-        (aside.name, now, aside.store, aside.reached, aside.stored_at, aside.salvaged, aside.lost, aside.done),
+        "INSERT OR REPLACE INTO quarantined VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        (file.name, now, file.store, file.reached, file.stored_at, file.salvaged, file.lost, file.done),
     )
