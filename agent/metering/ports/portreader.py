@@ -477,7 +477,7 @@ class PortReader:
             for item in job.items.items:
                 if is_profile(item.ref):
                     place = self._knowledge.place(meter.meter_id, job.task.task_id, item.ref.obis)
-                    found[job.task.task_id, item.ref.obis] = ProfileReading(item.ref.obis, place)
+                    found[job.task.task_id, item.ref.obis] = ProfileReading(item.ref.obis, place, item.rows)
         return found
 
     def _tasks_stored(self, meter: Meter, jobs: Sequence[Job]) -> set[str]:
