@@ -2,7 +2,7 @@
 
 Concentrators get their zone as such a string, from the management tree, and not as a name of the tz database: an image
 need not carry that database, a new law is a Replace of one node and no firmware, and device and head-end compute the
-same instants from the same text. The head-end makes the string of a name (`headend.dm.zones`).
+same instants from the same text. The head-end makes the string of a name (`headend.dm.jobs.tasks`).
 
 A rule holds for all years. What changes its rule from year to year (Morocco's in Ramadan) has none, and needs a Replace
 in time.

@@ -261,7 +261,13 @@ def _report_routes(deps: OperatorDeps) -> list[Route]:
 
         return handle
 
+    async def list_tasks(request: Request) -> Response:
+        device_id = request.path_params["device"]
+        await _require_device(deps, device_id)
+        return await _listing(deps, "tasks", lambda connection: views.tasks(connection, device_id, deps.wall()))
+
     return [
+        Route("/v1/devices/{device}/tasks", list_tasks, methods=["GET"]),
         Route("/v1/alerts", lister("alerts", views.alerts), methods=["GET"]),
         Route("/v1/sessions", lister("sessions", views.sessions), methods=["GET"]),
         Route("/v1/values", lister("values", views.values), methods=["GET"]),

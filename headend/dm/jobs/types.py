@@ -50,6 +50,7 @@ from headend.dm.jobs.steps import (
     replace,
     result_code,
 )
+from headend.dm.jobs.tasks import TasksJob
 from omadm.codes import Code
 
 SCOMO = "./SCOMO"
@@ -233,5 +234,6 @@ class SoftwareJob:
 
 
 JOB_TYPES: Mapping[str, JobType] = {
-    one.name: one for one in (GetJob(), ProvisionJob(), FirmwareJob(), SoftwareJob(), OrderJob(), CommandsJob())
+    one.name: one
+    for one in (GetJob(), ProvisionJob(), TasksJob(), FirmwareJob(), SoftwareJob(), OrderJob(), CommandsJob())
 }
