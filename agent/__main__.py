@@ -14,8 +14,9 @@ import os
 import random
 import ssl
 import sys
+import threading
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,7 @@ from updateagent import __version__
 if TYPE_CHECKING:
     from agent.daemon.supervisor import Supervisor, Worker
     from agent.https import HttpsClient
+    from agent.metering.orders.images import ImageStore
     from agent.metering.uplink.sink import SinkWorker
     from agent.settings.device import DeviceInfo
     from agent.settings.provisioning import Provisioning
@@ -95,7 +97,10 @@ class Daemon:
     """All parts of one running daemon."""
 
     def __init__(self, config: Config) -> None:
-        """Raises `SecretError`, or `OSError` for a file or address that cannot be used."""
+        """Read the secrets, open the files and sockets, and put the parts together; nothing runs yet.
+
+        Raises `SecretError`, or `OSError` for a file or address that cannot be used.
+        """
         from agent.clock import FlagFile, KernelClock, SystemClock, TimeSource
         from agent.daemon.health import Health
         from agent.daemon.reboot import Rebooter
@@ -149,8 +154,9 @@ class Daemon:
         from agent.metering.orders.journal import Journal
         from agent.metering.orders.order import Permission
         from agent.metering.orders.order_book import OrderBook
+        from agent.metering.orders.targets import Targets
         from agent.metering.ports.opening import bridge_to
-        from agent.metering.registry import Registry
+        from agent.metering.registry.registry import Registry
         from agent.metering.scheduling.readinglist import ReadingLists
         from agent.metering.scheduling.schedule import Backoff
         from agent.metering.store.reading_store import Store
@@ -172,12 +178,25 @@ class Daemon:
             leave_after_s=metering.leave_after_s,
             publish=lambda meters: self.board.publish(meters=meters),
         )
-        allowed = {Permission.CHANGE: self.config.orders.change, Permission.SUPPLY: self.config.orders.supply}
+        orders = self.config.orders
+        allowed = {
+            Permission.CHANGE: orders.change,
+            Permission.SUPPLY: orders.supply,
+            Permission.FIRMWARE: orders.firmware,
+        }
+        self.images: ImageStore | None = None
+        if orders.firmware:
+            from agent.metering.orders.images import ImageStore
+
+            folder = self.config.state_dir / "meter-images"
+            self.images = ImageStore(self.disk, folder, self._fetch_image, self.clock)
         self.orders = OrderBook(
             Journal(self.disk, self.config.state_dir / "orders"),
             self.clock,
             allowed=[permission for permission, given in allowed.items() if given],
             known=self.registry.names,
+            images=self.images,
+            expand=self._meters_of,
         )
         self.collector = Collector(
             self.config.ports,
@@ -193,6 +212,7 @@ class Daemon:
             meters_health=lambda ok, detail: self.health.set("meters", ok, detail),
             device=self.device.device_id,
         )
+        self.targets = Targets(self.registry, self.collector.access)
         self.uplink_connection = KeptConnection(self.https)
         self.uplink = Uplink(
             self.store,
@@ -206,6 +226,10 @@ class Daemon:
         )
         self.sink = self._make_sink()
         self.store.on_append = self._stored
+
+    def _meters_of(self, target: str) -> list[str]:
+        """The meters that a group stands for. Raises `OrderRefusedError`."""
+        return self.targets.meters(target)  # which the collector is needed for, that has the orders
 
     def _stored(self) -> None:
         self.uplink.notify()
@@ -307,6 +331,7 @@ class Daemon:
         from agent.ota.verification import verifier
         from agent.ota.worker import PackageWorker
 
+        self.downloader = Downloader(self.https, self.disk, self.clock, jitter=self.rng.random)
         update = self.config.update
         settings = OtaConfig(
             update_dir=update.dir,
@@ -319,7 +344,7 @@ class Daemon:
             disk=self.disk,
             clock=self.clock,
             board=self.board,
-            fetcher=Downloader(self.https, self.disk, self.clock, jitter=self.rng.random),
+            fetcher=self.downloader,
             software=SoftwareCommand(update.command),
             verify_package=verifier(update, self.disk, self.clock, self.device.known_fw_version),
             on_alert=self.dm.report_alerts,
@@ -329,6 +354,21 @@ class Daemon:
             download=self.download,
         )
         self.packages = PackageWorker(settings, deps)
+
+    def _fetch_image(
+        self, url: str, into: Path, *, bytes_max: int, stop: threading.Event, beat: Callable[[], None]
+    ) -> tuple[int, str]:
+        """Fetch an image of meter firmware. Raises `agent.metering.orders.images.FetchError`."""
+        from agent.metering.orders.images import FetchError
+        from agent.ota.errors import DownloadError, DownloadStopped
+
+        try:
+            found = self.downloader.fetch(url, into, stop=stop, beat=beat, bytes_max=bytes_max)
+        except DownloadError as error:
+            raise FetchError(str(error)) from error
+        except DownloadStopped:
+            raise FetchError("the agent was ended") from None
+        return found.size, found.sha256
 
     def _register(self) -> bytes:
         from agent.dm.registration import register
@@ -369,6 +409,7 @@ class Daemon:
     def _make_workers(self) -> None:
         from agent.daemon import watchdog
         from agent.daemon.control import ControlServer
+        from agent.daemon.network_views import NetworkViews
         from agent.daemon.order_jobs import OrderJobs
         from agent.daemon.order_views import OrderViews
         from agent.daemon.supervisor import Supervisor
@@ -388,7 +429,8 @@ class Daemon:
             ages=self._ages,
             judge=self.clock.judge,
         )
-        handlers = {**views.handlers(), **OrderViews(self.orders).handlers()}
+        networks = NetworkViews(self.collector, may_change=config.orders.change)
+        handlers = {**views.handlers(), **OrderViews(self.orders).handlers(), **networks.handlers()}
         control = ControlServer(config.control_socket, handlers, group=config.control_group)
         control.bind()
         workers: list[Worker] = [*self.collector.workers, self.uplink, self.dm, self.packages, control]
@@ -396,6 +438,8 @@ class Daemon:
             workers.append(self.push)
         if self.sink is not None:
             workers.append(self.sink)
+        if self.images is not None:
+            workers.append(self.images)
         self.board.publish(workers=tuple(worker.name for worker in workers))
         self.supervisor: Supervisor = Supervisor(
             workers,

@@ -37,9 +37,10 @@ class DmStatus:
 
 @dataclass(frozen=True, slots=True)
 class MeterStatus:
-    """One registered meter. `state`: joined | read | silent | failing | left. Times in seconds since the epoch, 0
-    never. `key_failures`: how often it refused its keys since the start; `security`: how it is associated with;
-    `model`: what it is, `None` while that is not known; `named`: `meter_id` is its own name."""
+    """One registered meter. `state`: expected (added by hand, never heard) | joined | read | silent | failing | left |
+    unlisted (not on the whitelist, so not read). Times in seconds since the epoch, 0 never. `key_failures`: how often
+    it refused its keys since the start; `security`: how it is associated with; `model`: what it is, `None` while that
+    is not known; `named`: `meter_id` is its own name."""
 
     meter_id: str
     port: str

@@ -23,6 +23,7 @@ from enum import IntEnum
 from dlms.cursor import VALUES_MAX, Cursor, length_octets
 from dlms.errors import LocalError
 
+DATE_TIME_OCTETS = 12  # of a date-time, whether it is one by its type or an octet-string
 DEPTH_MAX = 16  # structures of interface classes nest four deep; this bounds the stack
 COMPACT_ELEMENTS_BASE = 1024  # null-data takes no octets in a compact array, so a few octets of type description
 COMPACT_ELEMENTS_PER_OCTET = 16  # could ask for memory without end: elements are bounded by the octets there are
@@ -210,7 +211,7 @@ _INTEGERS: dict[int, tuple[int, bool]] = {
     Tag.DELTA_DOUBLE_LONG_UNSIGNED: (4, False),
 }
 _FLOATS = {int(Tag.FLOAT32): struct.Struct(">f"), int(Tag.FLOAT64): struct.Struct(">d")}
-_FIXED_OCTETS = {int(Tag.DATE_TIME): 12, int(Tag.DATE): 5, int(Tag.TIME): 4}
+_FIXED_OCTETS = {int(Tag.DATE_TIME): DATE_TIME_OCTETS, int(Tag.DATE): 5, int(Tag.TIME): 4}
 
 
 def _integer_check(size: int, signed: bool) -> Callable[[Value], bool]:

@@ -23,6 +23,8 @@ from sqlalchemy import (
     inspect,
     make_url,
     select,
+    text,
+    update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.pool import ConnectionPoolEntry
@@ -31,14 +33,24 @@ BUSY_TIMEOUT_MS = 30_000  # a writer waits this long for another writer before t
 PRIVATE_MODE = 0o600
 _READ_ONLY = "dcu_read_only"
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+# From this version to the next; tables that are missing altogether need none.
+_MIGRATIONS = {
+    1: (
+        "ALTER TABLE readings ADD COLUMN profile VARCHAR(128)",
+        "ALTER TABLE readings ADD COLUMN reread VARCHAR(128)",
+        "ALTER TABLE readings ADD COLUMN identity VARCHAR(32)",
+        "ALTER TABLE readings ADD COLUMN repeated BOOLEAN NOT NULL DEFAULT FALSE",
+        "CREATE INDEX ix_readings_identity ON readings (device, identity)",
+    ),
+}
 
 metadata = MetaData()
 schema = Table("schema_version", metadata, Column("version", Integer, nullable=False))
 
 
 class SchemaError(Exception):
-    """The database was made by another version of the head-end. Nothing in it was changed."""
+    """The database was made by a later version of the head-end. Nothing in it was changed."""
 
 
 def open_engine(url: str) -> Engine:
@@ -58,32 +70,37 @@ def open_engine(url: str) -> Engine:
 
 
 def create_tables(engine: Engine) -> None:
-    """Create missing tables, and missing columns that may be null. The modules that declare tables must have been
-    imported.
+    """Create missing tables, and bring a database of an earlier version forward. The modules that declare tables must
+    have been imported.
 
-    Raises `SchemaError` for a database that another version of the head-end made.
+    Raises `SchemaError` for a database that a later version of the head-end made.
     """
-    metadata.create_all(engine)
-    _add_columns(engine)
     with engine.begin() as connection:
+        schema.create(connection, checkfirst=True)
         found = connection.scalars(select(schema.c.version)).one_or_none()
+        if found is not None and not 0 < found <= SCHEMA_VERSION:
+            raise SchemaError(f"the database has schema {found}, this head-end needs {SCHEMA_VERSION}")
+        for version in range(found or SCHEMA_VERSION, SCHEMA_VERSION):
+            for statement in _MIGRATIONS[version]:
+                connection.execute(text(statement))
+        metadata.create_all(connection)
+        _add_columns(connection)
         if found is None:
             connection.execute(insert(schema).values(version=SCHEMA_VERSION))
-        elif found != SCHEMA_VERSION:
-            raise SchemaError(f"the database has schema {found}, this head-end needs {SCHEMA_VERSION}")
+        elif found < SCHEMA_VERSION:
+            connection.execute(update(schema).values(version=SCHEMA_VERSION))
 
 
-def _add_columns(engine: Engine) -> None:
+def _add_columns(connection: Connection) -> None:
     """Bring tables of an earlier head-end forward: a column that may be null changes nothing for the rows there are,
     nor for that head-end, should it come back."""
-    with engine.begin() as connection:
-        found = inspect(connection)
-        for table in metadata.sorted_tables:
-            known = {column["name"] for column in found.get_columns(table.name)}
-            for column in table.c:
-                if column.name not in known and column.nullable:
-                    kind = column.type.compile(engine.dialect)
-                    connection.exec_driver_sql(f'ALTER TABLE "{table.name}" ADD COLUMN "{column.name}" {kind}')
+    found = inspect(connection)
+    for table in metadata.sorted_tables:
+        known = {column["name"] for column in found.get_columns(table.name)}
+        for column in table.c:
+            if column.name not in known and column.nullable:
+                kind = column.type.compile(connection.dialect)
+                connection.exec_driver_sql(f'ALTER TABLE "{table.name}" ADD COLUMN "{column.name}" {kind}')
 
 
 def reader(engine: Engine) -> Engine:

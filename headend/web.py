@@ -93,7 +93,7 @@ def same_token(token: str, kept_hash: str) -> bool:
 
 
 def require_token(request: Request, kept_hash: str) -> None:
-    """Raises `HttpProblem` 401 unless the request carries the token of this hash."""
+    """Check that the request carries the token of this hash. Raises `HttpProblem` 401 otherwise."""
     if not same_token(bearer(request), kept_hash):
         raise HttpProblem(401, "this token is not known", {"WWW-Authenticate": "Bearer"})
 

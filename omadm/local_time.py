@@ -2,7 +2,7 @@
 
 Concentrators get their zone as such a string, from the management tree, and not as a name of the tz database: an image
 need not carry that database, a new law is a Replace of one node and no firmware, and device and head-end compute the
-same instants from the same text. The head-end makes the string of a name (`headend.dm.jobs.tasks`).
+same instants from the same text. The head-end makes the string of a name (`headend.operator.zones`).
 
 A rule holds for all years. What changes its rule from year to year (Morocco's in Ramadan) has none, and needs a Replace
 in time.
@@ -64,7 +64,7 @@ class Zone:
     """A time zone. `standard` and `summer` are its offsets from UTC in seconds, east being positive."""
 
     def __init__(self, text: str) -> None:
-        """Raises `ZoneError` for a text that is no POSIX TZ string, or says no rule for its summer time."""
+        """Parse a POSIX TZ string. Raises `ZoneError`, also for one without a rule for its summer time."""
         found = _TZ.fullmatch(text) if len(text) <= TEXT_CHARS_MAX else None
         if found is None:
             raise ZoneError(f"{text[:TEXT_CHARS_MAX]!r}: a POSIX TZ string as CET-1CEST,M3.5.0,M10.5.0/3 expected")
@@ -163,7 +163,7 @@ class DayTimes:
     local time. None at all, an empty text, is falsy."""
 
     def __init__(self, text: str, zone: Zone = UTC) -> None:
-        """Raises `ZoneError` for a text that says no times."""
+        """Parse spans, separated by commas. Raises `ZoneError`."""
         self.text = text
         self.zone = zone
         self._spans = tuple(_span(part.strip()) for part in text.split(",")) if text.strip() else ()

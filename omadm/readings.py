@@ -30,6 +30,7 @@ RAW_CHARS_MAX = 16 * 1024  # of one value, as JSON
 DEPTH_MAX = 8  # of lists in lists
 FLOAT_DIGITS_MAX = 400  # written without exponent; a double needs about 330
 ID_MAX = 2**63 - 1
+REREAD_CHARS = 8  # of the name of a second reading of a profile: two have the same once in 10^9
 RUN_MAX = 2**40  # seconds since the epoch
 
 Raw = None | bool | int | float | str | list["list[object]"]
@@ -69,7 +70,9 @@ class Reading:
     `received` is civil time in seconds since the epoch, `trusted` whether the clock had been set by then. `run` is the
     aligned time of the task's run. `meter_time` is the meter's own clock in ISO 8601, or for a cell of a profile, whose
     logical name is `profile`, the time stamp of its row. With `error` there is no value.
-    `doubt` says why the time stamp of the row is not to be believed.
+    `doubt` says why the time stamp of the row is not to be believed. `reread` names the reading of the profile that the
+    row belongs to: a profile is read from some row on, each row once; when it has to be read again, that has another
+    name, and may bring rows that another reading brought.
     """
 
     task: str
@@ -88,12 +91,15 @@ class Reading:
     run: int
     profile: str | None = None
     doubt: str | None = None
+    reread: str | None = None
 
     def row(self) -> list[object]:
-        """The fields in order, as the store keeps them; `profile` and `doubt`, the last two, are left out when there
-        are none."""
-        names = FIELDS if self.doubt is not None else FIELDS[:-1] if self.profile is not None else FIELDS[:-2]
-        return [getattr(self, name) for name in names]  # astuple() makes deep copies: thirty times slower
+        """The fields in order, as the store keeps them; the last three, `profile`, `doubt` and `reread`, are left out
+        from the first on behind which there are none."""
+        row = [getattr(self, name) for name in FIELDS]  # astuple() makes deep copies: thirty times slower
+        while len(row) > ROW_SIZE_MIN and row[-1] is None:
+            row.pop()
+        return row
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +137,8 @@ class GapReport:
 
 FIELDS = tuple(field.name for field in fields(Reading))
 GAP_FIELDS = tuple(field.name for field in fields(GapReport))
-ROW_SIZES = (len(FIELDS) - 2, len(FIELDS) - 1, len(FIELDS), len(GAP_FIELDS) - 1, len(GAP_FIELDS))
+ROW_SIZE_MIN = len(FIELDS) - 3
+ROW_SIZES = (*range(ROW_SIZE_MIN, len(FIELDS) + 1), len(GAP_FIELDS) - 1, len(GAP_FIELDS))
 GAP_STATES = ("open", "closed", "doubted")
 
 
@@ -208,6 +215,7 @@ class Record:
     run: int
     profile: str | None
     doubt: str | None
+    reread: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -391,6 +399,7 @@ def _record_of(members: _Fields) -> Record:
         run=members.integer("run", 0, RUN_MAX),
         profile=members.optional_text("profile"),
         doubt=members.optional_text("doubt"),
+        reread=members.optional_text("reread"),
     )
 
 

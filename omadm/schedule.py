@@ -111,7 +111,7 @@ class Calendar:
     every, phase = GRID_S, 0
 
     def __init__(self, fields: str, zone: Zone = UTC) -> None:
-        """Raises `ScheduleError`, with the field that is wrong."""
+        """Parse five fields. Raises `ScheduleError`, with the field that is wrong."""
         words = fields.split()
         if len(words) != len(_FIELDS) or len(fields) > FIELDS_CHARS_MAX:
             raise ScheduleError("five fields expected: minute, hour, day of month, month, day of week")

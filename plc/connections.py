@@ -3,6 +3,11 @@
 A `MeterConnections` is used like a `plc.bridge.Bridge`: open a channel to a meter's number, send, `poll`. The channel
 connects without waiting, and closes its connection when it is closed. Trouble of one connection is a `DataFailed` of
 its channel, never the end of the others. What the bytes are is the business of the data link above.
+
+Over datagrams a conversation has a socket of its own, connected to the meter's address and port: the system hands over
+nothing from anybody else, and what comes after the end of a conversation finds no socket. That nobody listens there
+(ICMP) ends a conversation, and so does a network without a route; that a datagram is lost does not, for the session
+above asks again.
 """
 
 from __future__ import annotations
@@ -12,14 +17,15 @@ import select
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from dlms.link.datalink import LineSettings
 from dlms.link.port import keep_alive
 from plc.bridge import CHANNEL_EVENTS_MAX, ChannelEvent
+from plc.endpoint import Endpoint
 from plc.errors import PlcLocalError
 from plc.events import DataFailed, DataReceived, FailReason, NodeEvent
-from plc.protocols import NodeLink, tcp_place
+from plc.protocols import NodeLink
 
 CONNECT_TIMEOUT_S = 10.0
 READ_BYTES_MAX = 65536
@@ -28,8 +34,9 @@ READ_BYTES_MAX = 65536
 class Connection:
     """The channel to one meter, with its connection. `close` it when the conversation is over."""
 
-    def __init__(self, owner: MeterConnections, address: int, where: tuple[str, int], core: NodeLink) -> None:
+    def __init__(self, owner: MeterConnections, address: int, endpoint: Endpoint, core: NodeLink) -> None:
         self.address = address
+        self._datagrams = endpoint.datagrams
         self._owner = owner
         self._core = core
         self._unsent = b""
@@ -37,7 +44,7 @@ class Connection:
         self._socket: socket.socket | None = None
         self.connected = False
         self.connect_by = owner.clock() + CONNECT_TIMEOUT_S
-        self._connect(where)
+        self._connect(endpoint)
 
     def send(self, data: bytes, now: float) -> int:
         """Queue bytes for the meter. Raises `PlcLocalError` when closed, or when nobody takes them."""
@@ -63,7 +70,8 @@ class Connection:
     @property
     def wants_to_write(self) -> bool:
         """Whether bytes wait, or the connection is not yet made."""
-        self._unsent += self._core.take_output()
+        if not (self._datagrams and self._unsent):  # one at a time: two in one are neither
+            self._unsent += self._core.take_output()
         return self._socket is not None and (bool(self._unsent) or not self.connected)
 
     def write(self) -> None:
@@ -83,7 +91,7 @@ class Connection:
         except OSError as error:
             self.fail(FailReason.CONNECTION_LOST, error.strerror or str(error))
             return
-        self._unsent = self._unsent[sent:]
+        self._unsent = b"" if self._datagrams else self._unsent[sent:]
 
     def read(self, now: float) -> int:
         """The socket has bytes, or has ended. Returns how many there were."""
@@ -96,7 +104,7 @@ class Connection:
         except OSError as error:
             self.fail(FailReason.CONNECTION_LOST, error.strerror or str(error))
             return 0
-        if not data:
+        if not data and not self._datagrams:
             self.fail(FailReason.CONNECTION_LOST, "closed by the meter")
             return 0
         self._core.receive(data, now)
@@ -110,13 +118,15 @@ class Connection:
         self._events.append(DataFailed(self.address, 0, 0, 0, reason, detail=detail))
         self._end()
 
-    def _connect(self, where: tuple[str, int]) -> None:
+    def _connect(self, endpoint: Endpoint) -> None:
+        wanted = socket.SOCK_DGRAM if endpoint.datagrams else socket.SOCK_STREAM
         try:
-            family, kind, proto, _, address = socket.getaddrinfo(*where, type=socket.SOCK_STREAM)[0]
+            family, kind, proto, _, address = socket.getaddrinfo(endpoint.host, endpoint.port, type=wanted)[0]
             self._socket = socket.socket(family, kind, proto)
             self._socket.settimeout(0.0)
-            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            keep_alive(self._socket)
+            if not endpoint.datagrams:
+                self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                keep_alive(self._socket)
             self._socket.connect(address)
         except BlockingIOError:
             return
@@ -130,18 +140,19 @@ class Connection:
 
 
 class MeterConnections:
-    """Meters by number, each with its URL `socket://host:port`."""
+    """Meters by number, each at a place of its own."""
 
     shared_bus = False
 
     def __init__(
         self,
-        urls: Mapping[int, str],
+        find_endpoint: Callable[[int], Endpoint | None],
         make_core: Callable[[], NodeLink],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Raises `PlcLocalError` for a URL that is none of a TCP connection."""
-        self._places = {address: tcp_place(url) for address, url in urls.items()}
+        """`find_endpoint` is asked for each conversation: `None` for a number that no meter has. It raises
+        `PlcLocalError` for what is no endpoint."""
+        self._find_endpoint = find_endpoint
         self._make_core = make_core
         self.clock = clock
         self.octets_heard = 0
@@ -150,12 +161,12 @@ class MeterConnections:
     def channel(self, address: int, *, dst_lsap: int = 1, src_lsap: int = 16) -> Connection:
         """Begin to connect to a meter. Raises `PlcLocalError` for an unknown one, or one that is being talked to."""
         del dst_lsap, src_lsap  # the data link has them in its own frames
-        place = self._places.get(address)
-        if place is None:
+        endpoint = self._find_endpoint(address)
+        if endpoint is None:
             raise PlcLocalError(f"no meter {address} is configured on this port")
         if address in self._open:
             raise PlcLocalError(f"a connection to {address} is open")
-        connection = Connection(self, address, place, self._make_core())
+        connection = Connection(self, address, endpoint, self._make_core())
         self._open[address] = connection
         return connection
 

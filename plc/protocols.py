@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from dlms.link.datalink import LineSettings
+from plc.endpoint import Endpoint, OptionValue
 from plc.errors import AmbiguousProtocolError, BrokenProtocolError, PlcLocalError, UnknownProtocolError
 
 if TYPE_CHECKING:
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from plc.events import NodeEvent
 
 ENTRY_POINT_GROUP = "dcu_agent.port_protocols"
-
-OptionValue = bool | int | float | str
 
 
 class NodeLink(Protocol):
@@ -124,6 +123,29 @@ class LinkRequest:
     mode_e: str | None = None
 
 
+def stream_endpoint(address: int, url: str, options: Mapping[str, OptionValue]) -> Endpoint:
+    """The endpoint of a meter behind TCP, `socket://host:port`. Raises `PlcLocalError`."""
+    del address, options
+    if not url:
+        raise PlcLocalError("each meter has a URL of its own")
+    from urllib.parse import urlsplit
+
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise PlcLocalError(f"{url}: {error}") from error
+    if parts.scheme != "socket" or not host or not port:
+        raise PlcLocalError(f"{url}: wanted socket://host:port")
+    return Endpoint(host, port)
+
+
+def _datagram_endpoint(address: int, url: str, options: Mapping[str, OptionValue]) -> Endpoint:
+    from plc.g3 import datagram_endpoint
+
+    return datagram_endpoint(address, url, options)
+
+
 @dataclass(frozen=True, slots=True)
 class PortProtocol:
     """One way to talk to meters through a port.
@@ -134,6 +156,8 @@ class PortProtocol:
 
     `own_lines`: single meters may need another speed or parity than the port, or the opening of mode E. `own_urls`:
     each meter has a network address; the port has none, and one core (without deadlines of its own) per connection.
+    `find_endpoint` then says where the meter with this number is, by its URL, which may be empty, and the options of
+    the port; it raises `plc.errors.PlcLocalError`.
     """
 
     name: str
@@ -145,6 +169,7 @@ class PortProtocol:
     options: tuple[Option, ...] = field(default=())
     own_lines: bool = False
     own_urls: bool = False
+    find_endpoint: Callable[[int, str, Mapping[str, OptionValue]], Endpoint] = stream_endpoint
 
     def __post_init__(self) -> None:
         names = [option.name for option in self.options]
@@ -160,7 +185,7 @@ class PortProtocol:
 
 
 def _prime_core() -> NodeLink:
-    from plc.link import PlcLink
+    from plc.prime.link import PlcLink
 
     return PlcLink()
 
@@ -187,6 +212,23 @@ def _stream_core() -> NodeLink:
     from plc.transparent import StreamLink
 
     return StreamLink()
+
+
+def _packet_core() -> NodeLink:
+    from plc.transparent import PacketLink
+
+    return PacketLink()
+
+
+def _wrapper_udp_link(request: LinkRequest) -> DataLink:
+    from dlms.link.wrapper import WrapperUdpLink
+
+    return WrapperUdpLink(
+        request.client,
+        request.server,
+        answer_timeout_s=request.response_timeout_s,
+        apdu_bytes_max=int(request.options["apdu_bytes_max"]),
+    )
 
 
 def _wrapper_link(request: LinkRequest) -> DataLink:
@@ -260,24 +302,27 @@ HDLC = PortProtocol(
     own_lines=True,
 )
 WRAPPER = PortProtocol("wrapper", 115_200, 30.0, make_core=_stream_core, make_link=_wrapper_link, own_urls=True)
+WRAPPER_UDP = PortProtocol(
+    "wrapper-udp",
+    115_200,
+    20.0,
+    make_core=_packet_core,
+    make_link=_wrapper_udp_link,
+    options=(
+        Option("pan_id", 0, 0, 0xFFFF, source="ITU-T G.9903"),
+        Option("prefix", "fe80::/64"),
+        Option("interface", ""),
+        Option("udp_port", 4059, 1, 0xFFFF),
+        # One packet of IPv6's least MTU, 1280 octets, without its headers and those of UDP and the wrapper.
+        Option("apdu_bytes_max", 1224, 64, 65_000),
+    ),
+    own_urls=True,
+    find_endpoint=_datagram_endpoint,
+)
 
 BUILT_IN: Mapping[str, PortProtocol] = {
-    protocol.name: protocol for protocol in (PRIME_USI, HDLC, DLMS_OVER_TCP, WRAPPER)
+    protocol.name: protocol for protocol in (PRIME_USI, HDLC, DLMS_OVER_TCP, WRAPPER, WRAPPER_UDP)
 }
-
-
-def tcp_place(url: str) -> tuple[str, int]:
-    """Host and port of `socket://host:port`. Raises `PlcLocalError`."""
-    from urllib.parse import urlsplit
-
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname, parts.port
-    except ValueError as error:
-        raise PlcLocalError(f"{url}: {error}") from error
-    if parts.scheme != "socket" or not host or not port:
-        raise PlcLocalError(f"{url}: wanted socket://host:port")
-    return host, port
 
 
 def find_protocol(name: str) -> PortProtocol:

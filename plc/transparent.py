@@ -11,6 +11,7 @@ from collections import deque
 from plc.errors import PlcLocalError
 from plc.events import DataReceived, NodeEvent, ResyncNoted
 
+PACKETS_MAX = 64  # a session has one request under way
 WRITE_BYTES_MAX = 65536  # between two `take_output`: a window of the longest HDLC frames is 14 KiB
 
 
@@ -68,3 +69,25 @@ class StreamLink(TransparentLink):
     """The same over a connection that one meter has for itself."""
 
     shared_bus = False
+
+
+class PacketLink(StreamLink):
+    """The same over a socket that carries datagrams to one meter: one per `send` and per `receive`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._packets: deque[bytes] = deque()
+
+    def send(self, address: int, lsdu: bytes, dst_lsap: int, src_lsap: int, now: float) -> int:
+        """Queue one datagram. Raises `PlcLocalError` when nobody takes output."""
+        del dst_lsap, src_lsap, now
+        if len(self._packets) >= PACKETS_MAX:
+            raise PlcLocalError("too many datagrams for the meter at once")
+        self._packets.append(lsdu)
+        self._speaker = address
+        self._last_ticket += 1
+        return self._last_ticket
+
+    def take_output(self) -> bytes:
+        """The next datagram, `b""` for none."""
+        return self._packets.popleft() if self._packets else b""

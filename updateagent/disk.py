@@ -100,7 +100,7 @@ class Storage(ABC):
 
     @abstractmethod
     def unlink(self, path: Path) -> None:
-        """Raises `FileNotFoundError` when there is none."""
+        """Remove a file or link. Raises `FileNotFoundError` when there is none."""
 
     @abstractmethod
     def symlink(self, target: str, path: Path) -> None:
@@ -112,7 +112,7 @@ class Storage(ABC):
 
     @abstractmethod
     def mkdir(self, path: Path, mode: int) -> None:
-        """Raises `FileExistsError` when it is there."""
+        """Make a folder with these permissions. Raises `FileExistsError` when it is there."""
 
     @abstractmethod
     def rmdir(self, path: Path) -> None: ...

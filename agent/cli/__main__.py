@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import click
 
 from agent.cli import follow as following
+from agent.cli import network as networks
 from agent.cli import order as orders
 from agent.cli import show
 from agent.cli.client import NotRunningError, RefusedError, ask, socket_path
@@ -179,8 +180,10 @@ def update_status(context: Context, follow: bool | None, file: Path | None, as_j
     show_update.run(follow=live if follow is None else follow)
 
 
-for command in (orders.ping, orders.read, orders.order):
+for command in (orders.ping, orders.read, orders.order, networks.network, networks.base_node):
     cli.add_command(command)
+for command in (networks.show_meter, networks.add_meter):
+    meters.add_command(command)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -204,6 +204,7 @@ def meters(found: Sequence[Mapping[str, Any]], now: float) -> str:
     rows = [
         (
             meter["meter_id"],
+            printable(meter.get("model") or "-"),
             meter["port"],
             meter["address"],
             meter["state"],
@@ -212,7 +213,7 @@ def meters(found: Sequence[Mapping[str, Any]], now: float) -> str:
         )
         for meter in found
     ]
-    return table(("meter", "port", "address", "state", "last read", "error"), rows)
+    return table(("meter", "model", "port", "address", "state", "last read", "error"), rows)
 
 
 def queue(found: Mapping[str, Any], now: float) -> str:

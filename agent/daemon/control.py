@@ -65,7 +65,7 @@ class ControlServer:
         self._listener = self.listen()
 
     def run(self, stop: threading.Event, beat: Callable[[], None]) -> None:
-        """Raises `OSError` when the socket cannot be made."""
+        """Answer requests, one connection at a time, until `stop`. Raises `OSError` when the socket cannot be made."""
         with self._listener or self.listen() as listener:
             try:
                 while not stop.is_set():
@@ -175,7 +175,7 @@ def peer_of(connection: socket.socket) -> str:
 
 
 def refuse_taken(path: Path) -> None:
-    """Raise `OSError` when somebody listens at this socket."""
+    """Make sure that no other process answers at this socket. Raises `OSError` (EADDRINUSE) when one does."""
     if _is_answered(path):
         raise OSError(errno.EADDRINUSE, "another process answers at this control_socket", str(path))
 

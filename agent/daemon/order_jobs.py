@@ -70,7 +70,7 @@ class OrderJobs:
 
 
 def _parameters(job: jobs.Job) -> dict[str, object]:
-    """Raises `OrderRefusedError`."""
+    """The parameters of a job as an object, empty where none were given. Raises `OrderRefusedError`."""
     try:
         found = json.loads(job.parameters or "{}")
     except (ValueError, RecursionError):

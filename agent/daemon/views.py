@@ -137,15 +137,14 @@ class Views:
 
     def forget_meter(self, request: Mapping[str, object]) -> object:
         meter_id = request.get("meter")
-        gone = self._collector.forget(meter_id) if isinstance(meter_id, str) else []
-        if not gone:
-            raise ControlError(f"no meter {meter_id}")
         try:
-            for meter in gone:
-                self._collector.tasks.give_up(meter.meter_id, "", "meter forgotten")
-            self._store.forget(meters=[name for meter in gone for name in (meter.meter_id, meter.key)])
+            gone = self._collector.remove(meter_id) if isinstance(meter_id, str) else []
         except StoreError as error:
             raise ControlError(f"the store: {error}") from error
+        except OSError as error:
+            raise ControlError(f"the file of added meters: {error}") from error
+        if not gone:
+            raise ControlError(f"no meter {meter_id}")
         return {"forgotten": [meter.meter_id for meter in gone]}
 
     def gaps(self, request: Mapping[str, object]) -> object:

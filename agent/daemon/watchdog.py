@@ -93,7 +93,7 @@ class DeviceWatchdog:
     active = True
 
     def __init__(self, path: Path, timeout_s: int) -> None:
-        """Raises `OSError` when the device cannot be opened (another process holds it, or there is none)."""
+        """Open and arm the device. Raises `OSError` when another process holds it, or there is none."""
         self._fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
         try:
             fcntl.ioctl(self._fd, WDIOC_SETTIMEOUT, struct.pack("i", timeout_s))

@@ -16,7 +16,7 @@ from agent.dm.deps import DmConfig, DmDeps
 from agent.dm.nonces import NonceStore
 from agent.dm.scheduling import Timing
 from agent.dm.session import Session
-from agent.dm.session_events import Acknowledged, Answer, Ended, Event, NoncesChanged, SessionSettings, Work
+from agent.dm.session_events import Acknowledged, Answer, CommandsReceived, Ended, Event, NoncesChanged, SessionSettings
 from agent.https import HttpsError
 from agent.log import hide
 from agent.mo import dmacc
@@ -268,7 +268,7 @@ class DmService:
                 self._nonces.set_nonces(account, client, server)
             case Acknowledged(alert_id):
                 self._acknowledged(alert_id)
-            case Work(message):
+            case CommandsReceived(message):
                 replies = executor.run(message)
                 self._announce()
                 session.answer(list(replies), self._deps.clock.monotonic())

@@ -3,7 +3,7 @@
 The states are in `agent.dm.session_states`. A driver posts what `take_output` gives, feeds the answer to `receive`, and
 carries out the events:
 
-* `Work(message)`: authenticated commands; the driver executes them and calls `answer(replies)`;
+* `CommandsReceived(message)`: authenticated commands; the driver executes them and calls `answer(replies)`;
 * `NoncesChanged`: to be stored durably before the next output is sent;
 * `Acknowledged(alert_id)`: the server has taken note of a generic alert;
 * `Ended(ok, result, unproven)`: the last event.
@@ -19,7 +19,16 @@ from collections import deque
 from collections.abc import Callable
 
 from agent.dm.packing import Limits, Outgoing, Packer, numbered
-from agent.dm.session_events import Acknowledged, Answer, Ended, Event, NoncesChanged, Post, SessionSettings, Work
+from agent.dm.session_events import (
+    Acknowledged,
+    Answer,
+    CommandsReceived,
+    Ended,
+    Event,
+    NoncesChanged,
+    OutgoingMessage,
+    SessionSettings,
+)
 from agent.dm.session_states import TRANSITIONS, Input, SessionUsageError, State
 from agent.tree.alerts import GenericAlert
 from agent.tree.chunks import OBJECT_BYTES_MAX
@@ -68,7 +77,7 @@ class Session:
         self._challenged = False  # the server has challenged us
         self._challenging = False  # we have challenged the server
         self._server_final = True
-        self._output: Post | None = None
+        self._output: OutgoingMessage | None = None
         self._events: deque[Event] = deque()
         self._deadline: float | None = None
         self.messages = 0
@@ -86,7 +95,7 @@ class Session:
         self._packer.put(self._package_1())
         self._send(whole_allowed=True)
 
-    def take_output(self) -> Post | None:
+    def take_output(self) -> OutgoingMessage | None:
         post, self._output = self._output, None
         return post
 
@@ -119,7 +128,7 @@ class Session:
             self._authenticated(message, answer)
 
     def answer(self, replies: list[Outgoing], now: float) -> None:
-        """The answers to the commands of `Work`, not yet numbered."""
+        """The answers to the commands of `CommandsReceived`, not yet numbered."""
         if self._state is not State.ANSWERING:
             raise SessionUsageError(f"answers in {self._state.name}")
         self.on_deadline(now)
@@ -269,7 +278,7 @@ class Session:
             self._server_final = message.final
         self._lead = [self._status_of_header(message.hdr, None)]
         if has_work:
-            self._events.append(Work(message))
+            self._events.append(CommandsReceived(message))
         else:
             self._lead += [
                 Status("", str(message.hdr.msg_id), alert.cmd_id, "Alert", Code.OK) for alert in message.of(Alert)
@@ -358,7 +367,7 @@ class Session:
         account = self._settings.account
         algorithm = self._settings.algorithms[0]
         mac = hmac_header(body, account.client_name, account.client_secret, self._client_nonce, algorithm)
-        self._output = Post(self._url, self._settings.content_type, body, mac)
+        self._output = OutgoingMessage(self._url, self._settings.content_type, body, mac)
         return True
 
     def _remember_alerts(self, message: SyncML) -> None:

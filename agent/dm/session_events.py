@@ -27,7 +27,7 @@ class SessionSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class Post:
+class OutgoingMessage:
     """A message to be posted to the server."""
 
     url: str
@@ -47,7 +47,9 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class CommandsReceived:
+    """The commands of an authenticated message, to be carried out."""
+
     message: SyncML
 
 
@@ -71,4 +73,4 @@ class Ended:
     unproven: bool = False
 
 
-Event = Work | NoncesChanged | Acknowledged | Ended
+Event = CommandsReceived | NoncesChanged | Acknowledged | Ended

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import threading
 from collections.abc import Callable, Sequence
@@ -12,14 +13,20 @@ from agent.metering.access.keystore import KeyStore
 from agent.metering.orders.order_book import OrderBook
 from agent.metering.ports.port_state import Bridge, PortHealth
 from agent.metering.ports.portreader import PortReader, ReaderDeps
-from agent.metering.registry import Meter, Registry
+from agent.metering.registry.added import AddedMeters
+from agent.metering.registry.device_book import DeviceBook
+from agent.metering.registry.entry import Meter
+from agent.metering.registry.network import NetworkBook
+from agent.metering.registry.registry import Registry
+from agent.metering.registry.whitelist import Whitelist
 from agent.metering.scheduling.readinglist import ReadingLists
 from agent.metering.scheduling.tasks import TaskBook
-from agent.metering.store.reading_store import Store
+from agent.metering.store.reading_store import Store, StoreError
 from agent.settings.config import MeteringConfig, PortConfig
-from agent.settings.provisioning import Provisioning, TaskStatus
+from agent.settings.provisioning import AddedMeter, Provisioning, TaskStatus
 from agent.status import MeterStatus
 
+ADDED_FILE = "added-meters.json"  # beside the registry's own file
 SHARE_EVERY_S = 10.0  # how often the share of meters that cannot be read is reckoned
 UNREAD_SHARE_MAX = 0.1  # of a port's meters: a tenth is what churn and exchanges of meters make in a bad week
 
@@ -46,12 +53,19 @@ class Collector:
         """`health` takes the check `meter_port`, `meters_health` the check `meters`. `device`: whose it is."""
         self.registry = registry
         self.orders = orders
+        self.added = AddedMeters(registry.disk, metering.registry_file.with_name(ADDED_FILE), ports, registry)
+        ports = self.added.ports
+        self.devices = DeviceBook(store, registry, clock, device_type=metering.device_type)
+        self.network = NetworkBook(store, registry, clock, [port.name for port in ports])
+        self._store = store
+        self._whitelist = metering.whitelist
+        self._admit(Provisioning())
         self.tasks = TaskBook(
             store,
             lists,
             clock,
             catch_up_s=metering.catch_up_s,
-            meters=registry.meters,
+            meters=registry.due,
             port_problem=self._problem_of,
             device=device,
         )
@@ -64,12 +78,19 @@ class Collector:
         self._lock = threading.Lock()
         self._ports = {port.name: PortHealth("not open yet") for port in ports}
         self._checked = [port.name for port in ports if port.health]
-        shared = ReaderDeps(store, registry, self.tasks, self.access, clock, rng, orders, self._port_health)
+        shared = ReaderDeps(
+            store, registry, self.tasks, self.access, clock, rng, orders, self.devices, self.network, self._port_health
+        )
         self.workers = tuple(PortReader(port, metering, shared, open_bridge) for port in ports)
         self._report()
 
     def configure(self, provisioning: Provisioning) -> None:
-        """Follow these tasks and this access to meters from now on. Any thread."""
+        """Follow these tasks, this access to meters and this list of meters from now on. Any thread."""
+        gone = self.added.provisioned(provisioning.added)
+        self._admit(provisioning)
+        for meter in filter(None, map(self.registry.get, gone)):
+            with contextlib.suppress(StoreError):  # its owner reports it
+                self.remove(meter.meter_id)
         self.tasks.configure(self.access.configure(provisioning))
 
     def software_changed(self) -> None:
@@ -84,6 +105,8 @@ class Collector:
 
     def tick(self) -> None:
         self.registry.tick()
+        self.devices.tick()
+        self.network.tick()
         self.orders.tick()
         self.access.tick()
         self.tasks.tick()
@@ -92,16 +115,46 @@ class Collector:
             self._look_at = now + SHARE_EVERY_S
             self._report_meters()
 
-    def forget(self, meter_id: str) -> list[Meter]:
-        """Forget a meter that is gone for good, its keys and counters too. Returns what was known under that id."""
+    def add(self, meter: AddedMeter) -> str:
+        """Know a meter before it is heard. Returns its key in the registry. Raises `ValueError`, `OSError`."""
+        key = self.added.add(meter)
+        self._admit(self._provisioned)
+        return key
+
+    def remove(self, meter_id: str) -> list[Meter]:
+        """Forget a meter that is gone for good, and all that is known of it: its gaps are closed, its keys, counters,
+        capabilities and positions go. Returns what was known under that id; it may join again.
+
+        Raises `StoreError`, and `OSError` when a meter that was added by hand cannot be taken out of its file.
+        """
+        self.added.remove(meter.key for meter in self.registry.known() if meter.meter_id == meter_id)
         gone = self.registry.remove(meter_id)
-        self.access.forget(meter.key for meter in gone)
+        keys = [meter.key for meter in gone]
+        self.access.forget(keys)
+        self.devices.forget(keys)
+        for meter in gone:
+            self.tasks.give_up(meter.meter_id, "", "meter forgotten")
+        if gone:
+            self._store.forget(meters=[name for meter in gone for name in (meter.meter_id, meter.key)])
         return gone
 
     def close(self) -> None:
         """Write what is known of meters to disk. Called after the workers have ended."""
         self.registry.save()
         self.access.close()
+        self.devices.flush()
+        self.network.flush()
+
+    def _admit(self, provisioning: Provisioning) -> None:
+        """Visit only meters on the lists of the configuration and of the management tree, where there are any."""
+        self._provisioned = provisioning
+        self.registry.admit(
+            Whitelist(
+                (*self._whitelist, *provisioning.whitelist),
+                enforced=bool(self._whitelist) or provisioning.whitelist_enforced,
+                always=self.added.keys,
+            )
+        )
 
     def _problem_of(self, port: str) -> str:
         with self._lock:
@@ -128,7 +181,7 @@ class Collector:
     def _report_meters(self) -> None:
         """Publish the check `meters`: it is good while at most `UNREAD_SHARE_MAX` of the meters of every port with
         `health: true` cannot be read. A firmware is not judged by it: meters fall silent for reasons of their own."""
-        meters = self.registry.meters() if self.tasks.in_force else ()
+        meters = self.registry.due() if self.tasks.in_force else ()
         good, details = True, []
         for port in self._checked:
             counted = self.tasks.count([meter for meter in meters if meter.port == port])

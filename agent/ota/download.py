@@ -24,7 +24,14 @@ from agent.clock import Clock
 from agent.https import HttpsError
 from agent.ota import download_state
 from agent.ota.download_state import CHECKPOINT_BYTES, PartialFile
-from agent.ota.errors import Again, DownloadError, DownloadStopped, check_url, status_error, storage_error
+from agent.ota.errors import (
+    DownloadError,
+    DownloadStopped,
+    RetryableDownloadError,
+    check_url,
+    status_error,
+    storage_error,
+)
 from omadm import descriptor as dd
 from omadm.descriptor import Descriptor, Report
 from updateagent.disk import Storage
@@ -257,7 +264,7 @@ class _Job:
                 turns += 1
                 if turns > TURNS_MAX:
                     raise DownloadError(503, 1402, "the object keeps changing while it is fetched")
-            except Again as again:
+            except RetryableDownloadError as again:
                 have = self._file.have
                 failures = 0 if have > furthest else failures + 1
                 furthest = max(have, furthest)
@@ -269,7 +276,7 @@ class _Job:
 
     def _attempt(self) -> bool:
         """One request. True when the object is complete; False to ask again at once (a descriptor came, or what is
-        there turned out stale). Raises `Again` and `DownloadError`."""
+        there turned out stale). Raises `RetryableDownloadError` and `DownloadError`."""
         file = self._file
         if file.have and file.state.total == file.have:
             file.finish()
@@ -476,8 +483,8 @@ class _Job:
         return False
 
 
-def _lost(error: HttpsError) -> Again:
-    return Again(DownloadError(503, 1402, str(error), Report.LOSS_OF_SERVICE))
+def _lost(error: HttpsError) -> RetryableDownloadError:
+    return RetryableDownloadError(DownloadError(503, 1402, str(error), Report.LOSS_OF_SERVICE))
 
 
 def _media_type(headers: Mapping[str, str]) -> str:

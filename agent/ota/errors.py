@@ -46,7 +46,7 @@ class DownloadStopped(Exception):
     """`stop` was set. What has arrived is durable; the next `fetch` of the same URL goes on from there."""
 
 
-class Again(Exception):
+class RetryableDownloadError(Exception):
     """This attempt failed in a way that another one may not. `after_s`: what the server asked for."""
 
     def __init__(self, error: DownloadError, after_s: float = 0.0) -> None:
@@ -56,7 +56,7 @@ class Again(Exception):
 
 
 def check_url(url: str) -> None:
-    """Raises `DownloadError` 411 for what can never be fetched."""
+    """Check that a URL is one of https with a host. Raises `DownloadError` 411 for what can never be fetched."""
     try:
         parts = urlsplit(url)
         usable = parts.scheme == "https" and bool(parts.hostname) and parts.port != 0
@@ -67,12 +67,12 @@ def check_url(url: str) -> None:
 
 
 def status_error(status: int, headers: Mapping[str, str]) -> Exception:
-    """What an answer with an unusable status means: `Again` or `DownloadError`."""
+    """What an answer with an unusable status means: `RetryableDownloadError` or `DownloadError`."""
     text = f"the server answered HTTP {status}"
     if status >= 500 or status in _RETRY_STATUS:
         after = headers.get("retry-after", "")
         error = DownloadError(500, 1500, text, Report.LOSS_OF_SERVICE)
-        return Again(error, float(after) if re.fullmatch(r"[0-9]{1,6}", after) else 0.0)
+        return RetryableDownloadError(error, float(after) if re.fullmatch(r"[0-9]{1,6}", after) else 0.0)
     if status in (401, 403, 407):
         return DownloadError(406, 1403, text)
     if status >= 400:

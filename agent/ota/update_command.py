@@ -72,7 +72,10 @@ class SourceCheck:
         self._timeout_s = timeout_s
 
     def __call__(self, sources: Sequence[DeltaSource], beat: Callable[[], None]) -> None:
-        """Raises `DeltaUnfit` when it is known not to be. What cannot be told now the Update Agent finds at boot."""
+        """Ask the Update Agent whether each image of `sources` is on the slot that runs.
+
+        Raises `DeltaUnfit` when one is known not to be. What cannot be told now the Update Agent finds at boot.
+        """
         images = [f"{one.name}={one.version}:{one.size}:{one.root}" for one in sources]
         status, answer = ask([*self._command, "source", "--json", *images], beat, self._timeout_s)
         message = str(answer.get("message", ""))[:MESSAGE_CHARS_MAX]

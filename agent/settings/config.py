@@ -7,15 +7,18 @@ names the file that holds one, and that file must belong to its reader alone.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent.settings.mqtt import MqttConfig, mqtt_config
 from agent.settings.reader import REQUIRED, ConfigError, Section, compose
-from dlms.link.datalink import PARITIES, LineSettings
+from dlms.cosem.obis import AttributeRef
+from dlms.errors import LocalError
+from dlms.link.datalink import PARITIES, PUBLIC_CLIENT, LineSettings
 from omadm.ssmp.wire import DEVICE_ID_BYTES_MAX, TEXT_BYTES_MAX
+from plc.endpoint import Endpoint, OptionValue
 from plc.errors import PlcLocalError, PlcProtocolError
 from plc.protocols import (
     BUILT_IN,
@@ -23,10 +26,8 @@ from plc.protocols import (
     Asking,
     LinkRequest,
     Option,
-    OptionValue,
     PortProtocol,
     find_protocol,
-    tcp_place,
 )
 
 if TYPE_CHECKING:
@@ -37,7 +38,6 @@ __all__ = ["Config", "ConfigError", "load"]
 DAY_S = 86_400
 MAC_ALGORITHMS = ("SHA-256", "MD5")
 EXIT_CONFIG = 2  # of programs that a `ConfigError` or `SecretError` ends
-PUBLIC_CLIENT = 16  # which every meter answers
 MANAGEMENT_LOGICAL_DEVICE = 1  # its SAP; every meter has one
 OWN_HABIT = Asking()
 KEYS_OF_SOME_PROTOCOL = {"scan", "meters"} | {option.name for known in BUILT_IN.values() for option in known.options}
@@ -99,13 +99,15 @@ class ScanConfig:
 @dataclass(frozen=True, slots=True)
 class PortMeterConfig:
     """A meter that differs from its port. `url`: where each meter has its own. `baudrate` and `parity`: how the line
-    stands for this one; with `mode_e`, which is its number in that opening and may be empty, the highest speed."""
+    stands for this one; with `mode_e`, which is its number in that opening and may be empty, the highest speed.
+    `wport`: its logical device, where the link names that (the COSEM wrapper); 0 for the management one."""
 
     address: int
     url: str
     baudrate: int
     parity: str
     mode_e: str | None = None
+    wport: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +123,7 @@ class PortConfig:
     baudrate: int
     scan: ScanConfig | None = None
     parity: str = "none"
-    meters: tuple[PortMeterConfig, ...] = ()
+    meters: Sequence[PortMeterConfig] = ()
     parallel_max: int = 0  # 0: metering.parallel_max
     health: bool = True
     response_timeout_s: float = 5.0
@@ -145,7 +147,7 @@ class PortConfig:
         return self.protocol.make_link(
             LinkRequest(
                 client=client,
-                server=server,
+                server=(meter.wport if meter else 0) or server,
                 address=address,
                 baudrate=meter.baudrate if meter else self.baudrate,
                 parity=meter.parity if meter else self.parity,
@@ -159,6 +161,13 @@ class PortConfig:
     def meter(self, address: int) -> PortMeterConfig | None:
         """What is special about the meter with this address; `None` for nothing."""
         return next((meter for meter in self.meters if meter.address == address), None)
+
+    def place(self, address: int) -> Endpoint | None:
+        """Where the meter with this address is, `None` for one that is not known. Raises `PlcLocalError`."""
+        meter = self.meter(address)
+        if meter is None:
+            return None
+        return self.protocol.find_endpoint(address, meter.url, self.protocol.with_defaults(self.options))
 
     def line(self, address: int) -> LineSettings:
         """How the line stands for the meter with this address."""
@@ -174,7 +183,9 @@ class PortConfig:
 @dataclass(frozen=True, slots=True)
 class MeteringConfig:
     """How meters are read and readings are kept. `meter_utc_offset_min` (east is positive) is for meters whose clock
-    does not say its offset; `None` leaves their time open."""
+    does not say its offset; `None` leaves their time open. `whitelist`: where it is not empty, only meters on it are
+    read. `inventory`: whether meters are asked for firmware and objects in idle time; `device_type`: the attribute that
+    says which type a meter is, `None` for none."""
 
     reading_lists_dir: Path
     store_file: Path
@@ -194,15 +205,19 @@ class MeteringConfig:
     uplink_backoff_max_s: float
     uplink_replay_records_per_min: int = 6000
     uplink_replay_spread_s: float = 60.0
+    whitelist: tuple[str, ...] = ()
+    device_type: AttributeRef | None = None
+    inventory: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class OrdersConfig:
     """Which orders to meters are taken, whoever asks: `change` those that change a meter, `supply` those that can cut
-    or restore somebody's electricity. Reading is always allowed."""
+    or restore somebody's electricity, `firmware` those that give it another program. Reading is always allowed."""
 
     change: bool = True
     supply: bool = False
+    firmware: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -424,14 +439,14 @@ def _port_meters(section: Section, port: PortConfig) -> tuple[PortMeterConfig, .
 def _port_meter(entry: Section, port: PortConfig) -> PortMeterConfig:
     lowest, highest = (port.protocol.scan.lowest, port.protocol.scan.highest) if port.protocol.scan else (1, 0xFFFF)
     address = entry.integer("address", REQUIRED, lowest, highest)
-    url, baudrate, parity, mode_e = "", port.baudrate, port.parity, None
+    url, baudrate, parity, mode_e, wport = "", port.baudrate, port.parity, None, 0
     if port.protocol.own_urls:
-        url = entry.text("url")
+        url = entry.text("url", "", filled=False)
+        wport = entry.integer("wport", 0, 0, 0xFFFF)
         try:
-            if url:
-                tcp_place(url)
+            port.protocol.find_endpoint(address, url, port.protocol.with_defaults(port.options))
         except PlcLocalError as error:
-            entry.note("url", str(error))
+            entry.note("url", str(error) if url else f"is missing: {error}")
     if port.protocol.own_lines:
         baudrate = entry.integer("baudrate", port.baudrate, 300, 4_000_000)
         parity = entry.choice("parity", port.parity, PARITIES)
@@ -447,7 +462,7 @@ def _port_meter(entry: Section, port: PortConfig) -> PortMeterConfig:
         if own_line and port.url.startswith(("socket://", "udp://")):
             entry.note("", "a line of its own needs a serial port or rfc2217://: nobody can set a line behind a socket")
     entry.end()
-    return PortMeterConfig(address, url, baudrate, parity, mode_e)
+    return PortMeterConfig(address, url, baudrate, parity, mode_e, wport)
 
 
 def _protocol(section: Section) -> PortProtocol | None:
@@ -525,15 +540,29 @@ def _metering(section: Section, state_dir: Path) -> MeteringConfig:
         uplink_backoff_max_s=section.number("uplink_backoff_max_s", 300.0, 0.1, DAY_S),
         uplink_replay_records_per_min=section.integer("uplink_replay_records_per_min", 6000, 60, 100_000_000),
         uplink_replay_spread_s=section.number("uplink_replay_spread_s", 60.0, 0, 3600),
+        whitelist=section.texts("whitelist", ()),
+        device_type=_attribute(section, "device_type"),
+        inventory=section.flag("inventory", default=True),
     )
     section.end()
     return metering
+
+
+def _attribute(section: Section, key: str) -> AttributeRef | None:
+    """The attribute that a key names as `class/code/attribute`; `None` where the key is left out."""
+    text = section.text(key, "", filled=False)
+    try:
+        return AttributeRef.parse(text) if text else None
+    except LocalError as error:
+        section.note(key, str(error))
+        return None
 
 
 def _orders(section: Section) -> OrdersConfig:
     orders = OrdersConfig(
         change=section.flag("change", default=True),
         supply=section.flag("supply", default=False),
+        firmware=section.flag("firmware", default=False),
     )
     section.end()
     return orders

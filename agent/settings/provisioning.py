@@ -13,6 +13,8 @@ from agent.settings.reading_codes import ReadingItem, parse_codes
 from omadm.local_time import DayTimes, Zone
 from omadm.schedule import GRID_S, Schedule, schedule_of
 
+ADDED_CHARS_MAX = 256  # of one text of an added meter
+
 
 @dataclass(frozen=True, slots=True)
 class MeterSelection:
@@ -164,16 +166,45 @@ class AccessRule:
 
 
 @dataclass(frozen=True, slots=True)
+class AddedMeter:
+    """A meter that somebody added by hand: behind a base node by the `eui48` of its modem, elsewhere by its `address`
+    on the port. `url` is its network address, `wport` its logical device (0: the management one), for meters with the
+    COSEM wrapper. `baudrate` (0), `parity` (empty) and `mode_e` (`None`) are those of the port unless given; `mode_e`
+    is the meter's number in that opening, which may be empty."""
+
+    port: str
+    address: int = 0
+    eui48: str = ""
+    url: str = ""
+    baudrate: int = 0
+    parity: str = ""
+    mode_e: str | None = None
+    wport: int = 0
+
+    def __post_init__(self) -> None:
+        texts = (self.port, self.eui48, self.url, self.parity, self.mode_e or "")
+        numbers = (self.address, self.baudrate, self.wport)
+        if not all(isinstance(text, str) and len(text) <= ADDED_CHARS_MAX for text in texts):
+            raise ValueError("an added meter: texts of at most 256 characters")
+        if not all(isinstance(number, int) and not isinstance(number, bool) for number in numbers):
+            raise ValueError("an added meter: address, baudrate and wport are numbers")
+
+
+@dataclass(frozen=True, slots=True)
 class Provisioning:
     """Everything provisioned, whole. `access` is for meters without a rule; `system_title` is ours, empty for one that
-    the device makes for itself. At the times of day `quiet_hours`, in the local time of `zone`, nothing scheduled goes
-    over the lines."""
+    the device makes for itself. `whitelist` are ids, EUI-48s or places of meters, as patterns; it counts when
+    `whitelist_enforced`. `added`: meters that are to be known before they are heard. At the times of day `quiet_hours`,
+    in the local time of `zone`, nothing scheduled goes over the lines."""
 
     tasks: tuple[ReadingTask, ...] = ()
     uplink: UplinkSettings = UplinkSettings()
     access: MeterAccess = MeterAccess()
     access_rules: tuple[AccessRule, ...] = ()
     system_title: bytes = b""
+    whitelist: tuple[str, ...] = ()
+    whitelist_enforced: bool = False
+    added: tuple[AddedMeter, ...] = ()
     quiet_hours: str = ""
     zone: str = "UTC0"
 

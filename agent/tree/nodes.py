@@ -72,11 +72,12 @@ def timestamp(epoch: int) -> str:
 
 
 def state_to_json(state: State) -> dict[str, Any]:
+    """The state as JSON has it: `root`, a node with its children below `c`, and `records` by name."""
     return {"root": _node_to_json(state.root), "records": {name: dict(r) for name, r in state.records.items()}}
 
 
 def state_from_json(document: Any) -> State:
-    """Raises `ValueError` for anything that `state_to_json` does not make."""
+    """The state that `state_to_json` wrote down. Raises `ValueError` for anything else."""
     try:
         records = {name: dict(record) for name, record in document["records"].items()}
         return State(_node_from_json(document["root"], 0), records)

@@ -25,7 +25,10 @@ class Address:
 
 
 def parse_uri(text: str | None) -> Address:
-    """Raises `Refusal`: 404 for what can address no node, 406 for an unknown query, 414 for too long."""
+    """The node or property that a LocURI addresses, `./A/B?prop=ACL` for one.
+
+    Raises `Refusal`: 404 for what can address no node, 406 for an unknown query, 414 for too long.
+    """
     if not text:
         raise Refusal(Code.INCOMPLETE, "no LocURI")
     if len(text) > PATH_CHARS_MAX + 64:
@@ -59,7 +62,7 @@ def parse_path(text: str) -> Path:
 
 
 def check_name(name: str) -> None:
-    """Raises `Refusal` for what no node can be called."""
+    """Check the name of a node. Raises `Refusal`: 404 for what no node can be called, 414 for too long."""
     if not name or name in {".", ".."} or _FORBIDDEN & set(name) or not name.isprintable():
         raise Refusal(Code.NOT_FOUND, f"not a node name: {name[:32]!r}")
     if len(name) > SEGMENT_CHARS_MAX:

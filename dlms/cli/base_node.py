@@ -22,7 +22,7 @@ class NodePort:
     """A `dlms.link.port.Port` whose every `write` and `read` is one APDU to or from one node."""
 
     def __init__(self, below: Port, client: int, node: int, clock: Callable[[], float] = time.monotonic) -> None:
-        """Raises `LinkError` when the port fails."""
+        """Speak through `below` to `node` as the client with the SAP `client`. Raises `LinkError`."""
         self._below = below
         self._client = client
         self._node = node

@@ -94,7 +94,10 @@ def _with_types(value: object) -> object:
 
 
 def _first_that_fits(values: list[object], use: Callable[[object], object]) -> object:
-    """Raises the `LocalError` about the best reading when none fits; nothing was sent then."""
+    """Use the value in the last reading that fits, so that plain text goes before JSON.
+
+    Raises the `LocalError` about the best reading when none fits; nothing was sent then.
+    """
     failure = LocalError("no value")
     for value in reversed(values):
         try:

@@ -17,12 +17,13 @@ from dlms.cli.listeners import Listener, MakeServer, Server, open_listener
 from dlms.cli.protection import Protection, grouped, make_auth, make_security, protection_options
 from dlms.codes import SERVER_CONFORMANCE, Conformance
 from dlms.errors import DlmsError, LocalError
+from dlms.link.datalink import PUBLIC_CLIENT
 from dlms.link.mode_e.meter import ModeEMeter
 from dlms.link.mode_e.opening import Identification
 from dlms.link.options import LinkOptions
 from dlms.link.registry import DATA_LINKS
 from dlms.security.settings import Auth, MemoryCounters, NoAuth, Security
-from dlms.server.rights import MANAGEMENT, PUBLIC_CLIENT, USUAL_RIGHTS, Rights
+from dlms.server.rights import MANAGEMENT, USUAL_RIGHTS, Rights
 from dlms.simulator.line_faults import LineFaults, SlowLine
 from dlms.simulator.meter import SERIAL_MAX, SimulatedMeter
 from dlms.simulator.reading_list import rows_from_csv
@@ -152,7 +153,10 @@ def simulate(simulation: Simulation, listen: str) -> None:
 
 
 def _meter(simulation: Simulation) -> SimulatedMeter:
-    """Raises `DlmsError`, `OSError` for a list that cannot be read, `click.UsageError`."""
+    """The meter that the options describe.
+
+    Raises `DlmsError`, `OSError` for a list that cannot be read, `click.UsageError`.
+    """
     rows = rows_from_csv(simulation.codes or BUILT_IN_LIST)
     protection = simulation.protection
     if protection.system_title is None:

@@ -4,7 +4,8 @@
 it in an ACTION on the association object (a READ with short names), and the server answers with its own proof. The
 state is PROVING meanwhile. After that, one confirmed service at a time is in flight: `request` sends it, blocks keep
 the state WAITING, and the complete answer returns it to READY. An exception-response ends the service, not the
-association. `release` ends the association in order. An APDU that violates the standard ends it with `Broken`.
+association. `release` ends the association in order. An APDU that violates the standard ends it with
+`AssociationFailed`.
 
 Over a link that may repeat packets, an answer whose invoke id is not the request's is a repeated old one and is
 dropped. Over other links it is accepted, because some meters answer with an id of their own choice.
@@ -161,7 +162,7 @@ class Answered:
 
 
 @dataclass(frozen=True, slots=True)
-class Excepted:
+class RequestRefused:
     """The request in flight was refused as a whole; the association continues."""
 
     error: PeerError
@@ -180,13 +181,13 @@ class Notified:
 
 
 @dataclass(frozen=True, slots=True)
-class Broken:
+class AssociationFailed:
     """The association is over: refused, or the server broke the protocol."""
 
     error: DlmsError
 
 
-AssociationEvent = Established | Answered | Excepted | Released | Notified | Broken
+AssociationEvent = Established | Answered | RequestRefused | Released | Notified | AssociationFailed
 
 
 class Association:
@@ -361,7 +362,7 @@ class Association:
         self._output.append(ReleaseApdu(user_information=self._initiate() if self._ciphered else None).emit())
 
     def break_off(self, error: DlmsError) -> None:
-        """Close because the link below has ended; `Broken` follows unless the association is closed already."""
+        """Close because the link below has ended; `AssociationFailed` follows unless the association is closed."""
         if self.state is not State.CLOSED:
             self._break(error)
 
@@ -382,7 +383,7 @@ class Association:
         try:
             self._receive(apdu)
         except ListRefused as error:
-            self._end_exchange(Event.EXCEPTION, Excepted(error))
+            self._end_exchange(Event.EXCEPTION, RequestRefused(error))
         except DlmsError as error:
             if not self._is_repetition(error):
                 self._break(error)
@@ -498,7 +499,7 @@ class Association:
                 self._stale_refusals -= 1
                 return
             self._stale_refusals = max(0, len(self._invoke_ids) - 1)
-            self._end_exchange(Event.EXCEPTION, Excepted(ServiceRefused(reason, unsupported=unsupported)))
+            self._end_exchange(Event.EXCEPTION, RequestRefused(ServiceRefused(reason, unsupported=unsupported)))
         elif self.state is State.RELEASING:  # some meters do not know RLRQ: the refusal is as good as an RLRE
             self._step(Event.RELEASED)
             self._events.append(Released())
@@ -517,7 +518,7 @@ class Association:
         self._step(Event.REFUSE)
         self._exchange = None
         refusal = AuthenticationRefused if about_keys else AssociationRefused
-        self._events.append(Broken(refusal(reason)))
+        self._events.append(AssociationFailed(refusal(reason)))
 
     def _aare(self, aare: Aare) -> None:
         information = self._user_information(aare)
@@ -623,7 +624,7 @@ class Association:
         self._step(Event.BREAK)
         self._exchange = None
         self._output.clear()
-        self._events.append(Broken(error))
+        self._events.append(AssociationFailed(error))
 
     def _step(self, event: Event) -> None:
         """Take the transition. Raises `LocalError`, and changes nothing, when there is none."""

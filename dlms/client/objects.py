@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 
-    from dlms.security.certificates import CertificateType, Wanted
+    from dlms.security.certificates import CertificateQuery, CertificateType
     from dlms.security.keys import KeyAgreement, KeyId
     from dlms.xdlms.apdu.common import Result
 
@@ -98,11 +98,11 @@ class MeterSecurity:
         """Give the meter a certificate, X.509 in DER."""
         self._call(6, axdr.octets(der))
 
-    def export_certificate(self, wanted: Wanted) -> bytes:
+    def export_certificate(self, wanted: CertificateQuery) -> bytes:
         """Read one of the meter's certificates, in DER."""
         return self._octets(self._call(7, wanted.data()))
 
-    def remove_certificate(self, wanted: Wanted) -> None:
+    def remove_certificate(self, wanted: CertificateQuery) -> None:
         """Have the meter remove a certificate."""
         self._call(8, wanted.data())
 

@@ -12,6 +12,7 @@ from hashlib import blake2b
 from typing import Protocol
 
 from dlms import axdr
+from dlms.axdr import DATE_TIME_OCTETS
 from dlms.client.reading import Failed, ItemFailed, Reading, unit_symbol
 from dlms.client.services import MeterServices
 from dlms.client.streaming import AnswerStream
@@ -37,7 +38,7 @@ from dlms.cosem.profile import (
     columns_of,
 )
 from dlms.cosem.scaler_unit import ScalerUnit
-from dlms.cosem.time import DATE_TIME_OCTETS, STANDARD_CLOCK, ClockPolicy, CosemDateTime
+from dlms.cosem.time import STANDARD_CLOCK, ClockPolicy, CosemDateTime
 from dlms.errors import DlmsError, LinkError, LocalError
 from dlms.xdlms.apdu.common import Item
 

@@ -41,12 +41,12 @@ from dlms.client.association import (
     Answered,
     Association,
     AssociationEvent,
-    Broken,
+    AssociationFailed,
     Established,
-    Excepted,
     Notified,
     Proposal,
     Released,
+    RequestRefused,
     ServiceRefused,
 )
 from dlms.client.events import (
@@ -387,7 +387,7 @@ class MeterSession:
                 return
             self._answered(event.answer)
             self._next_request()
-        elif isinstance(event, Excepted):
+        elif isinstance(event, RequestRefused):
             if self.state is State.ASSOCIATING:
                 self._fail(event.error)
                 return
@@ -396,7 +396,7 @@ class MeterSession:
         elif isinstance(event, Released):
             if self.state is State.RELEASING:
                 self._disconnect()
-        elif isinstance(event, Broken):
+        elif isinstance(event, AssociationFailed):
             if self.state is not State.DISCONNECTING:
                 self._fail(event.error)
 

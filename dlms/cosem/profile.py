@@ -24,9 +24,9 @@ from enum import Enum
 from typing import Final
 
 from dlms import axdr
-from dlms.axdr import Data, Tag
+from dlms.axdr import DATE_TIME_OCTETS, Data, Tag
 from dlms.cosem.obis import AttributeRef, Obis, Selection
-from dlms.cosem.time import ANY, DATE_TIME_OCTETS, DEVIATION_UNKNOWN, STANDARD_CLOCK, ClockPolicy, CosemDateTime
+from dlms.cosem.time import ANY, DEVIATION_UNKNOWN, STANDARD_CLOCK, ClockPolicy, CosemDateTime
 from dlms.cursor import Cursor
 from dlms.errors import DecodeError, LocalError
 

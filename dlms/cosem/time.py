@@ -29,7 +29,6 @@ SECOND_LAST_DAY = 0xFD  # day of month
 DEVIATION_UNKNOWN = -0x8000
 STATUS_UNKNOWN = 0xFF
 
-DATE_TIME_OCTETS = 12
 DATE_OCTETS = 5
 TIME_OCTETS = 4
 
@@ -64,6 +63,7 @@ class ClockPolicy:
             raise LocalError(f"deviation_sign is -1, 0 or 1, not {self.deviation_sign}")
 
 
+ZONE_UNKNOWN_S = 14 * 3600  # local time may be so far from UTC
 STANDARD_CLOCK = ClockPolicy()
 
 

@@ -21,11 +21,10 @@ from datetime import date, datetime, time
 from typing import Self, TypeVar
 
 from dlms import axdr
-from dlms.axdr import CompactArray, Data, Tag
+from dlms.axdr import DATE_TIME_OCTETS, CompactArray, Data, Tag
 from dlms.cosem.obis import OBIS_OCTETS, Obis
 from dlms.cosem.time import (
     DATE_OCTETS,
-    DATE_TIME_OCTETS,
     STANDARD_CLOCK,
     TIME_OCTETS,
     ClockPolicy,

@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 from enum import Enum, IntEnum, IntFlag
 
-from dlms.axdr import CompactArray, Data, Tag
+from dlms.axdr import DATE_TIME_OCTETS, CompactArray, Data, Tag
 from dlms.codes import kebab
 from dlms.cosem.classes import attribute_name, interface_class, method_name
 from dlms.cosem.dictionary import describe
 from dlms.cosem.obis import AttributeRef, MethodRef, Obis
-from dlms.cosem.time import DATE_TIME_OCTETS, CosemDateTime
+from dlms.cosem.time import CosemDateTime
 from dlms.errors import DlmsError
 from dlms.explain.node import Node, octets_text
 from dlms.xdlms.apdu.common import AccessError, ActionOutcome

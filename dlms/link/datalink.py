@@ -33,6 +33,7 @@ class LinkUp:
     may_repeat: bool = False
 
 
+PUBLIC_CLIENT = 16  # the SAP of the client that every meter answers
 PARITIES = ("none", "even", "odd")
 
 

@@ -41,5 +41,5 @@ class LlcLink(DirectLink):
 
     @classmethod
     def from_options(cls, options: LinkOptions) -> LlcLink:
-        """Raises `LocalError` for a server that is no SAP."""
+        """A link between the SAPs of `options`, with its timeout. Raises `LocalError` for a server that is no SAP."""
         return cls(options.client, options.sap, answer_timeout_s=options.timeout_s or ANSWER_TIMEOUT_S)

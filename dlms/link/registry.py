@@ -57,6 +57,18 @@ def _wrapper(options: LinkOptions) -> DataLink:
     return WrapperLink.from_options(options)
 
 
+def _wrapper_udp(options: LinkOptions) -> DataLink:
+    from dlms.link.wrapper import WrapperUdpLink
+
+    return WrapperUdpLink.from_options(options)
+
+
+def _wrapper_udp_meter(options: LinkOptions) -> ServerLink:
+    from dlms.link.wrapper import WrapperServerLink
+
+    return WrapperServerLink(options.sap_alone, packet=True)
+
+
 def _wrapper_meter(options: LinkOptions) -> ServerLink:
     from dlms.link.wrapper import WrapperServerLink
 
@@ -74,6 +86,7 @@ DATA_LINKS: dict[str, DataLinkType] = {
     for link in (
         DataLinkType("hdlc", "HDLC (IEC 62056-46) over a serial line or TCP", _hdlc, _hdlc_meter, mode_e=True),
         DataLinkType("wrapper", "COSEM wrapper (IEC 62056-47) over TCP or UDP", _wrapper, _wrapper_meter),
+        DataLinkType("wrapper-udp", "COSEM wrapper over UDP, duplicates dropped", _wrapper_udp, _wrapper_udp_meter),
         # A base node's DLMS over TCP has the wrapper's layout, with the node where the SAP is.
         DataLinkType("llc", "4-32 LLC (IEC 61334-4-32) through a PLC bridge", _llc, _wrapper_meter, on_port=False),
     )

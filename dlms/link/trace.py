@@ -70,7 +70,7 @@ class TraceWriter:
     """Writes a trace, readable by its owner alone; every burst is in the file when the call returns."""
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
-        """Raises OSError when the file cannot be made."""
+        """Begin a new trace; times in it are seconds of `clock` since now. Raises `OSError` when it cannot be made."""
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         os.fchmod(descriptor, 0o600)
         self._file = os.fdopen(descriptor, "w", encoding="utf-8")

@@ -24,6 +24,7 @@ HEADER_BYTES = 8
 APDU_BYTES_MAX = 0xFFFF
 UDP_APDU_BYTES_MAX = 65507 - HEADER_BYTES  # the longest UDP payload over IPv4
 ANSWER_TIMEOUT_S = 30.0
+REMEMBERED = 4  # datagrams; invoke ids come round after sixteen
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,9 +121,45 @@ class WrapperLink(_WrapperBase):
 
     @classmethod
     def from_options(cls, options: LinkOptions) -> WrapperLink:
-        """Raises `LocalError` for a server that is no SAP."""
+        """A link between the SAPs of `options`, with its timeout. Raises `LocalError` for a server that is no SAP."""
         timeout_s = options.timeout_s or ANSWER_TIMEOUT_S
         return cls(options.client, options.sap, packet=options.packet, answer_timeout_s=timeout_s)
+
+
+class WrapperUdpLink(WrapperLink):
+    """The client's side over UDP, where datagrams are lost, come twice, and come late.
+
+    A datagram that is the same as one of the `REMEMBERED` before it is a duplicate and dropped: two answers differ in
+    their invoke id, their block number or their counter. Asking again after a loss is for the session, which knows what
+    may be asked twice (`LinkUp.may_repeat`). Whose datagrams these are is for the socket, which is connected.
+
+    `apdu_bytes_max`: longer APDUs are not sent, and no longer ones are asked for. A datagram that fits one packet is
+    not lost as a whole because one of its fragments was.
+    """
+
+    def __init__(
+        self,
+        client: int,
+        server: int,
+        *,
+        answer_timeout_s: float = ANSWER_TIMEOUT_S,
+        apdu_bytes_max: int = UDP_APDU_BYTES_MAX,
+    ) -> None:
+        super().__init__(client, server, packet=True, answer_timeout_s=answer_timeout_s)
+        self._apdu_bytes_max = min(apdu_bytes_max, UDP_APDU_BYTES_MAX)
+        self._remembered: deque[bytes] = deque(maxlen=REMEMBERED)
+
+    @classmethod
+    def from_options(cls, options: LinkOptions) -> WrapperUdpLink:
+        """A link between the SAPs of `options` in datagrams. Raises `LocalError` for a server that is no SAP."""
+        return cls(options.client, options.sap, answer_timeout_s=options.timeout_s or ANSWER_TIMEOUT_S)
+
+    def _take(self, data: bytes) -> None:
+        if data in self._remembered:
+            return
+        self._remembered.append(data)
+        if len(data) == HEADER_BYTES + int.from_bytes(data[6:8], "big"):  # else it is cut short, or two in one
+            super()._take(data)
 
 
 class WrapperServerLink(_WrapperBase):

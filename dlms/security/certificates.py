@@ -51,7 +51,7 @@ class CertificateType(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class StoredCertificate:
     """A certificate as the security setup keeps it. Names and serial number are in DER, as is the whole (`der`)."""
 
     entity: Entity
@@ -112,7 +112,7 @@ def public_key_of(certificate: Certificate) -> EllipticCurvePublicKey:
 
 
 def check_issued(certificate: Certificate, authorities: Iterable[Certificate]) -> None:
-    """Raises `PeerError` unless one of `authorities` signed the certificate."""
+    """Check that one of `authorities` issued and signed the certificate. Raises `PeerError` otherwise."""
     from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -131,7 +131,9 @@ def check_issued(certificate: Certificate, authorities: Iterable[Certificate]) -
     raise PeerError("a certificate that no authority we know has signed")
 
 
-def held(certificate: Certificate, der: bytes, server_title: bytes, client_title: bytes | None) -> Held:
+def stored_certificate(
+    certificate: Certificate, der: bytes, server_title: bytes, client_title: bytes | None
+) -> StoredCertificate:
     """Make the record that is kept of a certificate from `read_certificate`."""
     from cryptography import x509
 
@@ -152,7 +154,7 @@ def held(certificate: Certificate, der: bytes, server_title: bytes, client_title
     number = certificate.serial_number
     serial = number.to_bytes(number.bit_length() // 8 + 1, "big")
     issuer, subject = certificate.issuer.public_bytes(), certificate.subject.public_bytes()
-    return Held(entity, certificate_type, title, serial, issuer, subject, alternative_der, der)
+    return StoredCertificate(entity, certificate_type, title, serial, issuer, subject, alternative_der, der)
 
 
 def _title(certificate: Certificate, alternative: object) -> bytes:
@@ -209,7 +211,7 @@ def certificate_request(title: bytes, key: EllipticCurvePrivateKey) -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class CertificateQuery:
     """Identifies a certificate: by entity, type and title, or, if `serial` is not empty, by serial number and
     issuer."""
 
@@ -228,7 +230,7 @@ class Wanted:
         return axdr.structure(axdr.enum(BY_ENTITY), options)
 
     @classmethod
-    def of(cls, data: Data) -> Wanted:
+    def of(cls, data: Data) -> CertificateQuery:
         """Decode a `certificate_identification`. Raises `PeerError`."""
         try:
             how, options = data.members()
@@ -240,7 +242,7 @@ class Wanted:
         except (LocalError, ValueError) as error:
             raise PeerError(f"certificate identification: {error}") from error
 
-    def matches(self, one: Held) -> bool:
+    def matches(self, one: StoredCertificate) -> bool:
         if self.serial:
             return (self.serial, self.issuer) == (one.serial, one.issuer)
         return (self.entity, self.certificate_type, self.title) == (one.entity, one.certificate_type, one.title)

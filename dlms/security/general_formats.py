@@ -18,12 +18,13 @@ import hmac
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from dlms.axdr import DATE_TIME_OCTETS
 from dlms.codes import Apdu
 from dlms.cursor import Cursor
 from dlms.errors import LocalError, PeerError, SecurityError
 from dlms.security.ecdsa import check_signature, sign
 from dlms.security.gcm import COMPRESSED, SUITE_MASK, TAG_OCTETS, Gcm, check_counter, counted
-from dlms.security.settings import DATE_TIME_OCTETS, SYSTEM_TITLE_OCTETS, InvocationCounters, Policy, Security
+from dlms.security.settings import SYSTEM_TITLE_OCTETS, InvocationCounters, Policy, Security
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey, EllipticCurvePublicKey

@@ -41,7 +41,9 @@ def make_challenge(hls: Hls, random_octets: RandomOctets = system_random) -> byt
 
 
 def check_challenges(ours: bytes, theirs: bytes) -> None:
-    """Raises `PeerError` for a challenge of a wrong length, and for our own sent back (our proof would answer it)."""
+    """Check the challenge of the other side against ours: its length, and that it is not ours, which our own proof
+    would answer. Raises `PeerError`.
+    """
     if not CHALLENGE_OCTETS_MIN <= len(theirs) <= CHALLENGE_OCTETS_MAX:
         raise PeerError(f"a challenge of {len(theirs)} octets")
     if hmac.compare_digest(ours, theirs):

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from enum import Enum, IntFlag
 from typing import TYPE_CHECKING, Protocol
 
+from dlms.axdr import DATE_TIME_OCTETS
 from dlms.codes import Mechanism
 from dlms.errors import LocalError
 
@@ -35,7 +36,6 @@ SERVICE_OVERHEAD_OCTETS = 29  # general-glo head 10, length 2, control and count
 _HEADER_OCTETS = 1 + 9 + 9 + 9 + 1 + 1  # tag, transaction, both titles, no date-time, no other information
 CIPHERING_OVERHEAD_OCTETS = _HEADER_OCTETS + 3 + 3 + 5 + 12  # identified key, length, control and counter, tag
 SIGNING_OVERHEAD_OCTETS = _HEADER_OCTETS + 3 + 2  # two lengths; the signature comes on top
-DATE_TIME_OCTETS = 12
 OTHER_INFORMATION_OCTETS_MAX = 64  # sent by us; `dlms.security.general_formats` bounds what is received
 
 

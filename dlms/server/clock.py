@@ -7,13 +7,13 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from dlms import axdr
-from dlms.axdr import Data
+from dlms.axdr import DATE_TIME_OCTETS, Data
 from dlms.codes import ActionResult, DataAccessResult
 from dlms.cosem.obis import Obis, Selection
 from dlms.cosem.profile import CLOCK_OBIS
-from dlms.cosem.time import DATE_TIME_OCTETS, CosemDateTime
+from dlms.cosem.time import CosemDateTime
 from dlms.errors import LocalError
-from dlms.server.objects import CosemObject, constant
+from dlms.server.objects import CosemObject, Reader, Writer, constant
 from dlms.xdlms.apdu.common import ActionOutcome, Result
 
 _DONE = ActionOutcome(ActionResult.SUCCESS)
@@ -42,18 +42,24 @@ class ClockObject:
         self._adjusted = adjusted
         self._preset: tuple[datetime, datetime, datetime] | None = None
         self.offset = timedelta(0)
+        # What is written of zone and daylight saving is kept and read back; the clock does not act on it.
+        self.parameters: dict[int, Data] = {
+            5: axdr.octets(CosemDateTime().emit()),
+            6: axdr.octets(CosemDateTime().emit()),
+            7: axdr.i8(60),
+            8: axdr.boolean(value=False),
+        }
         self.item = CosemObject(8, obis)
         self.item.readers = {
             2: lambda _selection: axdr.octets(CosemDateTime.from_datetime(self.time()).emit()),
             3: self._zone,
             4: constant(axdr.u8(0)),
-            5: constant(axdr.octets(CosemDateTime().emit())),
-            6: constant(axdr.octets(CosemDateTime().emit())),
-            7: constant(axdr.i8(60)),
-            8: constant(axdr.boolean(value=False)),
             9: constant(axdr.enum(1)),  # internal crystal
         }
-        self.item.writers = {2: self._set}
+        self.item.writers = {2: self._set, 3: self._parameter_writer(3)}
+        for number in self.parameters:
+            self.item.readers[number] = self._parameter_reader(number)
+            self.item.writers[number] = self._parameter_writer(number)
         self.item.methods = {
             1: lambda _parameters: self._round(900),
             2: lambda _parameters: self._round(measuring_period_s),
@@ -77,7 +83,24 @@ class ClockObject:
             self._adjusted(before, self.time())
         return True
 
+    def _parameter_reader(self, number: int) -> Reader:
+        return lambda _selection: self.parameters[number]
+
+    def _parameter_writer(self, number: int) -> Writer:
+        def write(value: Data) -> DataAccessResult:
+            present = self.item.get(number, None)
+            if not isinstance(present, Data) or value.tag != present.tag:
+                return DataAccessResult.TYPE_UNMATCHED
+            if isinstance(value.value, bytes) and len(value.value) != DATE_TIME_OCTETS:
+                return DataAccessResult.TYPE_UNMATCHED
+            self.parameters[number] = value
+            return DataAccessResult.SUCCESS
+
+        return write
+
     def _zone(self, _selection: Selection | None) -> Result:
+        if 3 in self.parameters:
+            return self.parameters[3]
         offset = self._now().utcoffset() or timedelta(0)
         return axdr.i16(-round(offset.total_seconds() / 60))
 

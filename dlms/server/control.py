@@ -16,7 +16,7 @@ from dlms.codes import ActionResult, DataAccessResult
 from dlms.cosem.obis import AttributeRef, MethodRef, Obis, Selection
 from dlms.cosem.time import ANY, ANY_YEAR, DATE_OCTETS, LAST_DAY, SECOND_LAST_DAY, TIME_OCTETS
 from dlms.errors import LocalError
-from dlms.server.objects import CosemObject, constant
+from dlms.server.objects import CosemObject, Reader, constant
 from dlms.server.services import ObjectAccess
 from dlms.xdlms.apdu.common import AccessError, ActionOutcome, Item
 
@@ -308,8 +308,9 @@ def _matches(moment: datetime, time: bytes, date: bytes) -> bool:
 
 
 class Limiter:
-    """Class 71 without emergency profiles: executes a script when a value has been above its threshold, or back below
-    it, for long enough. Initially no script is set for either."""
+    """Class 71: executes a script when a value has been above its threshold, or back below it, for long enough.
+    Initially no script is set for either. The emergency profile, its groups and its threshold are kept, and do not come
+    into force."""
 
     def __init__(
         self, actor: ObjectAccess, obis: Obis, monitored: AttributeRef, threshold: Data, scripts: Obis
@@ -322,22 +323,26 @@ class Limiter:
         self._over = False
         self._changing_since: datetime | None = None
         self.item = CosemObject(71, obis)
-        empty = axdr.structure(axdr.u16(0), axdr.octets(b""), axdr.u32(0))
+        self._emergency = {
+            5: threshold,
+            8: axdr.structure(axdr.u16(0), axdr.octets(b""), axdr.u32(0)),
+            9: axdr.array([]),
+        }
         self.item.readers = {
             2: self._read_monitored,
             3: lambda _selection: self._normal,
             4: lambda _selection: self._normal,
-            5: lambda _selection: self._normal,
             6: lambda _selection: axdr.u32(self._durations[6]),
             7: lambda _selection: axdr.u32(self._durations[7]),
-            8: constant(empty),
-            9: constant(axdr.array([])),
             10: constant(axdr.boolean(value=False)),
             11: lambda _selection: axdr.structure(self._actions[True].data(), self._actions[False].data()),
         }
         self.item.writers = {4: self._write_threshold, 11: self._write_actions}
         for number in self._durations:
             self.item.writers[number] = self._duration_writer(number)
+        for number in self._emergency:
+            self.item.readers[number] = self._emergency_reader(number)
+            self.item.writers[number] = self._emergency_writer(number)
 
     def run(self, since: datetime, until: datetime) -> None:
         """Compare the monitored value with the threshold at the time `until`."""
@@ -365,6 +370,18 @@ class Limiter:
             return DataAccessResult.TYPE_UNMATCHED
         self._normal = value
         return DataAccessResult.SUCCESS
+
+    def _emergency_reader(self, number: int) -> Reader:
+        return lambda _selection: self._emergency[number]
+
+    def _emergency_writer(self, number: int) -> Callable[[Data], DataAccessResult]:
+        def write(value: Data) -> DataAccessResult:
+            if value.tag != self._emergency[number].tag:
+                return DataAccessResult.TYPE_UNMATCHED
+            self._emergency[number] = value
+            return DataAccessResult.SUCCESS
+
+        return write
 
     def _duration_writer(self, number: int) -> Callable[[Data], DataAccessResult]:
         def write(value: Data) -> DataAccessResult:

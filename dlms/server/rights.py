@@ -17,6 +17,7 @@ from dlms.axdr import Data
 from dlms.cosem.associations import ObjectInfo, emit_objects
 from dlms.cosem.classes import interface_class
 from dlms.cosem.obis import Obis
+from dlms.link.datalink import PUBLIC_CLIENT
 from dlms.server.objects import CosemObject
 
 
@@ -56,7 +57,6 @@ MANAGEMENT = Rights(_yes, _yes, _yes, _yes)
 READER = Rights(_yes, _yes, _no, _no)
 PUBLIC = Rights(_public, _yes, _no, _no)
 NOTHING = Rights(_no, _no, _no, _no)
-PUBLIC_CLIENT = 16
 USUAL_RIGHTS = {PUBLIC_CLIENT: PUBLIC, 2: READER, 1: MANAGEMENT}
 
 

@@ -22,15 +22,15 @@ from dlms.codes import ActionResult
 from dlms.cosem.obis import Obis, Selection
 from dlms.errors import DlmsError, PeerError
 from dlms.security.certificates import (
+    CertificateQuery,
     CertificateType,
     Entity,
-    Held,
-    Wanted,
+    StoredCertificate,
     certificate_request,
     check_issued,
-    held,
     public_key_of,
     read_certificate,
+    stored_certificate,
 )
 from dlms.security.keys import (
     KeyAgreement,
@@ -80,7 +80,7 @@ class SecuritySetup:
         changed: Callable[[Security], None] | None = None,
     ) -> None:
         self.security = security
-        self.certificates: list[Held] = []
+        self.certificates: list[StoredCertificate] = []
         self._policy = policy_bits(security)
         self._server = server
         self._trusted = trusted
@@ -190,7 +190,7 @@ class SecuritySetup:
         certificate = read_certificate(der)
         known = [read_certificate(one.der) for one in self.certificates if one.entity is Entity.CERTIFICATION_AUTHORITY]
         check_issued(certificate, (*self._trusted, *known))
-        one = held(certificate, der, self.security.system_title, self._client_title)
+        one = stored_certificate(certificate, der, self.security.system_title, self._client_title)
         kept = [other for other in self.certificates if not _same(one, other)]
         if len(kept) >= CERTIFICATES_MAX:
             return _REFUSED
@@ -198,7 +198,7 @@ class SecuritySetup:
         self.certificates = [*kept, one]
         return _DONE
 
-    def _take_key(self, one: Held, certificate: Certificate) -> None:
+    def _take_key(self, one: StoredCertificate, certificate: Certificate) -> None:
         security, public = self.security, public_key_of(certificate)
         options, certificate_type = security.options, one.certificate_type
         if one.entity is Entity.SERVER:
@@ -227,15 +227,15 @@ class SecuritySetup:
         self.certificates.remove(one)
         return _DONE
 
-    def _find(self, parameters: Data) -> Held | None:
-        wanted = Wanted.of(parameters)
+    def _find(self, parameters: Data) -> StoredCertificate | None:
+        wanted = CertificateQuery.of(parameters)
         return next((one for one in self.certificates if wanted.matches(one)), None)
 
     def _list(self, _selection: Selection | None) -> Result:
         return axdr.array([one.info() for one in self.certificates])
 
 
-def _same(one: Held, other: Held) -> bool:
+def _same(one: StoredCertificate, other: StoredCertificate) -> bool:
     if one.entity in (Entity.SERVER, Entity.CLIENT):
         return (one.entity, one.certificate_type) == (other.entity, other.certificate_type)
     return (one.serial, one.issuer) == (other.serial, other.issuer)

@@ -56,7 +56,7 @@ from dlms.server.objects import (
     CosemObject,
 )
 from dlms.server.rights import MANAGEMENT, NOTHING, Rights
-from dlms.server.services import Refuse, Services
+from dlms.server.services import RefusalError, Services
 from dlms.server.short_names import ShortNameServices, refusal_by_name
 from dlms.server.view import Terms, View
 from dlms.statemachine import Transitions
@@ -212,14 +212,16 @@ class ServerAssociation:
         """Take one APDU; return its answers, in order; none to an unconfirmed request. `now`: monotonic seconds."""
         try:
             return self._receive(apdu)
-        except Refuse as refusal:
+        except RefusalError as refusal:
             return [self._refusal(apdu, refusal)]
         except DecodeError:
-            return [self._refusal(apdu, Refuse(StateError.SERVICE_NOT_ALLOWED, ServiceError.OTHER_REASON))]
+            return [self._refusal(apdu, RefusalError(StateError.SERVICE_NOT_ALLOWED, ServiceError.OTHER_REASON))]
         except DlmsError:
-            return [self._refusal(apdu, Refuse(StateError.SERVICE_NOT_ALLOWED, ServiceError.OPERATION_NOT_POSSIBLE))]
+            return [
+                self._refusal(apdu, RefusalError(StateError.SERVICE_NOT_ALLOWED, ServiceError.OPERATION_NOT_POSSIBLE))
+            ]
 
-    def _refusal(self, apdu: bytes, refusal: Refuse) -> bytes:
+    def _refusal(self, apdu: bytes, refusal: RefusalError) -> bytes:
         """An exception-response, or a confirmed-service-error with short names."""
         if self.state is State.ASSOCIATED and isinstance(self._services, ShortNameServices):
             return refusal_by_name(apdu, refusal)
@@ -267,9 +269,9 @@ class ServerAssociation:
         """Answer one APDU; b"" for an unconfirmed request."""
         tag = apdu[0] if apdu else -1
         if tag not in _KNOWN:
-            raise Refuse(StateError.SERVICE_UNKNOWN, ServiceError.SERVICE_NOT_SUPPORTED)
+            raise RefusalError(StateError.SERVICE_UNKNOWN, ServiceError.SERVICE_NOT_SUPPORTED)
         if self.state is State.IDLE:
-            raise Refuse(StateError.SERVICE_NOT_ALLOWED, ServiceError.OPERATION_NOT_POSSIBLE)
+            raise RefusalError(StateError.SERVICE_NOT_ALLOWED, ServiceError.OPERATION_NOT_POSSIBLE)
         if tag == Apdu.RLRQ:
             return self._rlrq(apdu)
         plain = self._unprotect(apdu)
@@ -391,7 +393,7 @@ class ServerAssociation:
             None if pending is None else reply_to_hls(plain, short_names=isinstance(self._services, ShortNameServices))
         )
         if pending is None or reply is None:
-            raise Refuse(StateError.SERVICE_NOT_ALLOWED, ServiceError.OPERATION_NOT_POSSIBLE)
+            raise RefusalError(StateError.SERVICE_NOT_ALLOWED, ServiceError.OPERATION_NOT_POSSIBLE)
         try:
             check_challenges(pending.challenges.ours, pending.challenges.theirs)
             verify(pending.auth, pending.challenges, reply.proof, self._proof_ciphering)
@@ -421,16 +423,16 @@ class ServerAssociation:
         if apdu[0] not in PROTECTED_TAGS:
             security = self._security
             if security is not None and (security.policy or security.signs):
-                raise Refuse(StateError.SERVICE_NOT_ALLOWED, ServiceError.OPERATION_NOT_POSSIBLE)
+                raise RefusalError(StateError.SERVICE_NOT_ALLOWED, ServiceError.OPERATION_NOT_POSSIBLE)
             return apdu
         try:
             return ciphering.unprotect(apdu)
         except Replayed as replay:
-            raise Refuse(
+            raise RefusalError(
                 StateError.SERVICE_NOT_ALLOWED, ServiceError.INVOCATION_COUNTER_ERROR, replay.expected
             ) from replay
         except DlmsError as error:
-            raise Refuse(StateError.SERVICE_NOT_ALLOWED, ServiceError.DECIPHERING_ERROR) from error
+            raise RefusalError(StateError.SERVICE_NOT_ALLOWED, ServiceError.DECIPHERING_ERROR) from error
 
     def _step(self, event: Event) -> None:
         """Take the transition. Raises `LocalError`, and changes nothing, when there is none."""

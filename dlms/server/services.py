@@ -30,7 +30,7 @@ class ObjectAccess(Protocol):
     def act(self, method: MethodRef, parameters: Data | None) -> ActionOutcome: ...
 
 
-class Refuse(DlmsError):
+class RefusalError(DlmsError):
     """A request is refused with this exception-response."""
 
     def __init__(self, state_error: StateError, service_error: ServiceError, counter: int | None = None) -> None:
@@ -70,15 +70,15 @@ class Services:
         }
 
     def handle(self, apdu: bytes) -> bytes:
-        """Answer one plain request. Raises `Refuse`, and `DlmsError` for a request that cannot be decoded."""
+        """Answer one plain request. Raises `RefusalError`, and `DlmsError` for a request that cannot be decoded."""
         service = self._services.get(apdu[0])
         if service is None:
-            raise Refuse(StateError.SERVICE_UNKNOWN, ServiceError.SERVICE_NOT_SUPPORTED)
+            raise RefusalError(StateError.SERVICE_UNKNOWN, ServiceError.SERVICE_NOT_SUPPORTED)
         return service(apdu)
 
     def _need(self, service: Conformance) -> None:
         if not self._conformance & service:
-            raise Refuse(StateError.SERVICE_UNKNOWN, ServiceError.SERVICE_NOT_SUPPORTED)
+            raise RefusalError(StateError.SERVICE_UNKNOWN, ServiceError.SERVICE_NOT_SUPPORTED)
 
     # --------------------------------------------------------------------------------------------------------- GET
 
@@ -150,7 +150,7 @@ class Services:
     def _collect(
         self, request: set_apdu.SetFirstBlock | set_apdu.SetBlock | action.ActionFirstBlock | action.ActionBlock
     ) -> set_apdu.SetFirstBlock | action.ActionFirstBlock | None:
-        """Take one block; return the opening request after the last one, else None. Raises `Refuse`."""
+        """Take one block; return the opening request after the last one, else None. Raises `RefusalError`."""
         block = request.block
         if isinstance(request, set_apdu.SetFirstBlock | action.ActionFirstBlock):
             self._incoming = _Incoming(request, bytearray(), 0)
@@ -158,7 +158,7 @@ class Services:
         wrong = incoming is None or block.number != incoming.number + 1
         if wrong or incoming is None or len(incoming.data) + len(block.data) > RECEIVED_BYTES_MAX:
             self._incoming = None
-            raise Refuse(StateError.SERVICE_NOT_ALLOWED, ServiceError.OPERATION_NOT_POSSIBLE)
+            raise RefusalError(StateError.SERVICE_NOT_ALLOWED, ServiceError.OPERATION_NOT_POSSIBLE)
         incoming.data += block.data
         incoming.number = block.number
         return incoming.first if block.last else None
@@ -175,7 +175,7 @@ class Services:
         outcomes = tuple([self._one(item) for item in request.items])
         answer = access.AccessResponse(request.invoke, outcomes).emit()
         if len(answer) > self._pdu_size:
-            raise Refuse(StateError.SERVICE_NOT_ALLOWED, ServiceError.PDU_TOO_LONG)
+            raise RefusalError(StateError.SERVICE_NOT_ALLOWED, ServiceError.PDU_TOO_LONG)
         return answer
 
     def _one(self, item: access.Access) -> access.AccessOutcome:
@@ -199,7 +199,7 @@ class Services:
             blocks = self._action_blocks
             if blocks is None or request.number != blocks.number:
                 self._action_blocks = None
-                raise Refuse(StateError.SERVICE_NOT_ALLOWED, ServiceError.OPERATION_NOT_POSSIBLE)
+                raise RefusalError(StateError.SERVICE_NOT_ALLOWED, ServiceError.OPERATION_NOT_POSSIBLE)
             return self._action_block(request.invoke, blocks)
         self._action_blocks = None
         if isinstance(request, action.ActionRequest):

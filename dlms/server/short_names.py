@@ -11,7 +11,7 @@ from dlms.cosem.obis import AttributeRef, MethodRef, Selection
 from dlms.cosem.short_names import ASSOCIATION_BASE, method_offset
 from dlms.errors import LocalError
 from dlms.server.objects import CosemObject
-from dlms.server.services import ObjectAccess, Refuse
+from dlms.server.services import ObjectAccess, RefusalError
 from dlms.xdlms.apdu import service_errors, sn
 from dlms.xdlms.apdu.common import AccessError, Item, Result, emit_results
 from dlms.xdlms.exchange_write import BlockSender
@@ -29,7 +29,7 @@ _SERVICES: dict[int, int] = {
 _SERVICE_CODES = {ServiceError.PDU_TOO_LONG: 1, ServiceError.SERVICE_NOT_SUPPORTED: 2}  # others are 0, "other"
 
 
-def refusal_by_name(apdu: bytes, refusal: Refuse) -> bytes:
+def refusal_by_name(apdu: bytes, refusal: RefusalError) -> bytes:
     """Refuse `apdu`: a READ or WRITE with a confirmed-service-error, anything else with an exception-response."""
     service = _SERVICES.get(apdu[0] if apdu else -1)
     if service is None:
@@ -104,7 +104,7 @@ class ShortNameServices:
         self._blocks: BlockSender | None = None
 
     def handle(self, apdu: bytes) -> bytes:
-        """Answer one plain request. Raises `Refuse`, and `DlmsError` for a request that cannot be decoded."""
+        """Answer one plain request. Raises `RefusalError`, and `DlmsError` for a request that cannot be decoded."""
         if apdu[0] == Apdu.READ_REQUEST:
             self._need(Conformance.READ)
             return self._read(apdu)
@@ -115,11 +115,11 @@ class ShortNameServices:
                 self._write(variable, value) for variable, value in zip(request.variables, request.values, strict=True)
             ]
             return sn.WriteResponse(tuple(codes)).emit()
-        raise Refuse(StateError.SERVICE_UNKNOWN, ServiceError.SERVICE_NOT_SUPPORTED)
+        raise RefusalError(StateError.SERVICE_UNKNOWN, ServiceError.SERVICE_NOT_SUPPORTED)
 
     def _need(self, service: Conformance) -> None:
         if not self._conformance & service:
-            raise Refuse(StateError.SERVICE_UNKNOWN, ServiceError.SERVICE_NOT_SUPPORTED)
+            raise RefusalError(StateError.SERVICE_UNKNOWN, ServiceError.SERVICE_NOT_SUPPORTED)
 
     def _read(self, apdu: bytes) -> bytes:
         request = sn.parse_read_request(apdu)

@@ -23,6 +23,7 @@ from dlms.server.profile import ProfileObject
 from dlms.server.push import PushSetup
 from dlms.server.server import MeterServer
 from dlms.server.view import association_object
+from dlms.simulator.tariff import ActivityCalendar, SpecialDays
 from dlms.xdlms.apdu.common import Item
 from dlms.xdlms.apdu.notify import EventNotification, Notification
 
@@ -96,6 +97,8 @@ class DynamicObjects:
         self.clock = ClockObject(now, adjusted=self._clock_adjusted)
         self.contactor = DisconnectControl(switched=self._switched)
         self.images = ImageTransfer(activated=lambda _image: self.log(Event.FIRMWARE_ACTIVATED))
+        self.calendar = ActivityCalendar(self.clock.time)
+        self.special_days = SpecialDays()
         self.profiles: dict[Obis, ProfileObject] = {}
         self._due: dict[Obis, int] = {}  # when the next row is captured, in seconds of the epoch
         self._periods: dict[Obis, int] = {}
@@ -121,6 +124,7 @@ class DynamicObjects:
             self._catch_up(obis, int(now.timestamp()))
         for item in self._timed if now > since else ():
             item.run(since, now)
+        self.calendar.tick()
 
     def _catch_up(self, obis: Obis, now_s: int) -> None:
         period_s = self._periods[obis]
@@ -236,7 +240,7 @@ class DynamicObjects:
         if (CLOCK_CLASS, CLOCK_OBIS) in classes:
             server.add(self.clock.item)
         server.add(self.contactor.item)
-        for item in (self.images.item, self.push.item):
+        for item in (self.images.item, self.push.item, self.calendar.item, self.special_days.item):
             server.add(item)
         server.add(association_object(server))
 

@@ -30,7 +30,7 @@ class Scheme(Protocol):
     type: str
 
     def verify(self, message: SyncML, body: bytes, header: str | None, account: Account, nonce: bytes) -> None:
-        """Raises `AuthError` unless the message comes from the device of `account`."""
+        """Check that the message comes from the device of `account`, with `nonce`. Raises `AuthError` otherwise."""
 
     def chal(self, nonce: bytes) -> Chal:
         """The challenge for a device that was refused."""

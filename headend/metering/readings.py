@@ -12,6 +12,7 @@ from sqlalchemy import (
     Connection,
     Engine,
     Float,
+    Index,
     Integer,
     String,
     Table,
@@ -27,7 +28,7 @@ from sqlalchemy import (
 
 from dlms.cosem import units
 from headend import db, web
-from headend.metering import gaps
+from headend.metering import gaps, repeats
 from omadm.readings import Batch
 
 TOKEN_BYTES = 32
@@ -57,6 +58,11 @@ readings = Table(
     Column("error", String(128)),
     Column("run", BigInteger, nullable=False, index=True),
     Column("stored", Float(53), nullable=False),  # here
+    Column("profile", String(128)),  # whose row the cell is of
+    Column("reread", String(128)),  # which reading of the profile brought it
+    Column("identity", String(32)),  # what makes it the same as another one (repeats.py); null where nothing can
+    Column("repeated", Boolean, nullable=False, default=False),  # came before, under another id
+    Index("ix_readings_identity", "device", "identity"),
 )
 
 # Beside the readings, and not a column of theirs, so that a database of before needs no change.
@@ -130,16 +136,6 @@ def unit_shown(number: int | None) -> str:
 
 def store(engine: Engine, batch: Batch, now: float) -> None:
     """Store the new readings of a batch, and what it tells of gaps; all is committed on return."""
-    rows: list[dict[str, object]] = [
-        {
-            **{name: value for name, value in asdict(record).items() if name in readings.c},
-            "device": batch.device,
-            "store": batch.store,
-            "unit_symbol": unit_shown(record.unit),
-            "stored": now,
-        }
-        for record in batch.records
-    ]
     doubts: list[dict[str, object]] = [
         {
             "device": batch.device,
@@ -153,24 +149,35 @@ def store(engine: Engine, batch: Batch, now: float) -> None:
         if record.doubt is not None
     ]
     with engine.begin() as connection:
+        found = repeats.judge(connection, readings, batch)
+        rows: list[dict[str, object]] = [
+            {
+                **{name: value for name, value in asdict(record).items() if name in readings.c},
+                "device": batch.device,
+                "store": batch.store,
+                "unit_symbol": unit_shown(record.unit),
+                "stored": now,
+                "reread": repeats.reread_of(batch.store, record),
+                **found[record.id],
+            }
+            for record in batch.records
+            if record.id in found
+        ]
         db.insert_new(connection, readings, rows)
         db.insert_new(connection, doubtful, doubts)
         _see_meters(connection, batch, now)
         gaps.apply(connection, batch, now)
         gaps.end_before(connection, batch, now)
         for report_id, report in gaps.doubted(connection, batch):
-            connection.execute(
-                update(readings)
-                .where(
-                    readings.c.device == batch.device,
-                    readings.c.store == batch.store,
-                    readings.c.id < report_id,
-                    readings.c.meter == report.meter,
-                    readings.c.task == report.task,
-                    readings.c.run.between(report.first, report.last),
-                )
-                .values(trusted=False)
+            doubted = and_(
+                readings.c.device == batch.device,
+                readings.c.store == batch.store,
+                readings.c.id < report_id,
+                readings.c.meter == report.meter,
+                readings.c.task == report.task,
+                readings.c.run.between(report.first, report.last),
             )
+            repeats.withdraw(connection, readings, batch.device, doubted)
 
 
 def _see_meters(connection: Connection, batch: Batch, now: float) -> None:
@@ -188,9 +195,10 @@ def _see_meters(connection: Connection, batch: Batch, now: float) -> None:
 
 
 def list_meters(engine: Engine, device: str | None = None) -> list[dict[str, object]]:
-    """Every meter with readings, and their number."""
+    """Every meter with readings, and their number; what came twice counts once."""
     count = (
         select(readings.c.device, readings.c.meter, func.count().label("readings"))
+        .where(readings.c.repeated.is_(False))
         .group_by(readings.c.device, readings.c.meter)
         .subquery()
     )
@@ -213,16 +221,20 @@ def list_readings(
     obis: str | None = None,
     run: int | None = None,
     newest: bool = False,
+    repeated: bool = False,
     limit: int = 1000,
     offset: int = 0,
 ) -> list[dict[str, object]]:
-    """Readings in the order of (device, store, id), or newest first; `doubt` is why the time of one is doubtful."""
+    """Readings in the order of (device, store, id), or newest first; `doubt` is why the time of one is doubtful. With
+    `repeated` those too that came before under another id."""
     columns = readings.c
     same = [readings.c[name] == doubtful.c[name] for name in ("device", "store", "id")]
     query = select(readings, doubtful.c.doubt).outerjoin(doubtful, and_(*same))
     for column, wanted in ((columns.device, device), (columns.meter, meter), (columns.obis, obis), (columns.run, run)):
         if wanted is not None:
             query = query.where(column == wanted)
+    if not repeated:
+        query = query.where(columns.repeated.is_(False))
     order = (columns.stored.desc(), columns.id.desc()) if newest else (columns.device, columns.store, columns.id)
     query = query.order_by(*order).limit(min(limit, PAGE_MAX)).offset(offset)
     with db.reader(engine).begin() as connection:
@@ -233,7 +245,7 @@ def list_runs(engine: Engine, device: str, meter: str, limit: int) -> list[dict[
     """The newest runs of a meter, each with the number of readings and of errors among them."""
     query = (
         select(readings.c.run, func.count().label("count"), func.count(readings.c.error).label("errors"))
-        .where(readings.c.device == device, readings.c.meter == meter)
+        .where(readings.c.device == device, readings.c.meter == meter, readings.c.repeated.is_(False))
         .group_by(readings.c.run)
         .order_by(readings.c.run.desc())
         .limit(limit)

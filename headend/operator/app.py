@@ -29,10 +29,12 @@ from headend.dm.schemes import AUTH_TYPES
 from headend.metering import gaps, readings, resend
 from headend.operator import views
 from headend.operator.console import Console
+from headend.operator.zones import posix_zone
 from headend.security import devices
 from headend.software.repository import DEFAULT_TYPE, PackageStore, PackageStoreError
 from headend.software.repository import shown as described
 from omadm.bootstrap import Account
+from omadm.local_time import ZoneError
 from omadm.readings import BatchError, parse_orders
 
 LOG = logging.getLogger("headend.operator")
@@ -194,6 +196,13 @@ def _device_action_routes(deps: OperatorDeps) -> list[Route]:
 # ---- device management
 
 
+def _zone(name: str) -> str:
+    try:
+        return posix_zone(name)
+    except ZoneError as error:
+        raise web.HttpProblem(400, f"zone: {error}") from None
+
+
 def _job_routes(deps: OperatorDeps) -> list[Route]:
     async def enqueue(request: Request) -> Response:
         document = await web.read_json(request, size_max=1 << 20)
@@ -203,6 +212,9 @@ def _job_routes(deps: OperatorDeps) -> list[Route]:
         device_id = request.path_params["device"]
         if kind == "firmware" and "url" not in params:
             params = {"packages_url": deps.urls()["software"]} | params
+
+        if kind == "tasks" and isinstance(params.get("zone"), str):
+            params = params | {"zone": await run_in_threadpool(_zone, params["zone"])}
 
         def work(connection: Connection) -> dict[str, Any] | None:
             number = queue.enqueue(connection, device_id, kind, params, now=deps.wall())

@@ -72,7 +72,10 @@ class SsmpClient:
     """One registration attempt. Time is monotonic seconds; randomness is an argument."""
 
     def __init__(self, device_id: str, key: bytes, info: wire.RegistrationInfo, client_nonce: bytes) -> None:
-        """Raises `SsmpUsageError` for a key, id or nonce that cannot be sent."""
+        """Prepare the attempt of `device_id`, whose symmetric key is `key`, with a fresh `client_nonce`.
+
+        Raises `SsmpUsageError` for a key, id or nonce that cannot be sent.
+        """
         self._hello = wire.Hello(device_id, client_nonce)
         SessionKeys(key, client_nonce, bytes(wire.NONCE_BYTES))  # refuses a key of the wrong size now, not half-way
         self._key = key

@@ -17,7 +17,7 @@ from pathlib import Path
 ROOMS = (
     "agent/dm/session_events.py",
     "agent/dm/session_states.py",
-    "agent/metering/orders/typed_json.py",
+    "agent/metering/orders/kinds/typed_json.py",
     "agent/metering/visit/raw_values.py",
     "agent/settings/provisioning.py",
     "agent/tree/acl.py",
@@ -89,8 +89,8 @@ STDLIB = frozenset(
     {
         "__future__", "abc", "array", "base64", "binascii", "bisect", "calendar", "collections", "contextlib", "copy",
         "dataclasses", "datetime", "decimal", "enum", "errno", "fractions", "functools", "hashlib", "heapq", "hmac",
-        "itertools", "json", "math", "operator", "re", "string", "struct", "types", "typing", "unicodedata", "warnings",
-        "weakref", "zlib",
+        "ipaddress", "itertools", "json", "math", "operator", "re", "string", "struct", "types", "typing",
+        "unicodedata", "warnings", "weakref", "zlib",
     }
 )  # fmt: skip
 """What a core may import of the standard library: modules that compute. Whoever needs another one looks at it first."""

@@ -22,7 +22,7 @@ from agent.https import HttpsClient, KeptConnection
 from agent.metering.collector import Collector
 from agent.metering.orders.journal import Journal
 from agent.metering.orders.order_book import OrderBook
-from agent.metering.registry import Registry
+from agent.metering.registry.registry import Registry
 from agent.metering.scheduling.readinglist import ReadingLists
 from agent.metering.scheduling.schedule import Backoff
 from agent.metering.store.reading_store import Store
@@ -33,7 +33,7 @@ from agent.settings.provisioning import MeterAccess, Provisioning, ReadingTask, 
 from dlms.simulator.reading_list import rows_from_csv
 from headend import db
 from headend.metering import readings
-from plc.link import PlcLink
+from plc.prime.link import PlcLink
 from plc.protocols import find_protocol
 from tests.agent.metering.lines import Line, bridge_over
 from tests.agent.metering.readings import visit

@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.bench.figure import Figure, plain
+from tests.updateagent.package.buffer import Buffer
 from tests.updateagent.packages import NOW, Workshop, root, rsa_signer
 from updateagent.buildhost import assemble, bsdiff, signing
 from updateagent.package import verity
 from updateagent.package.payload import DeltaSource, Encoding
-from updateagent.package.readable import Buffer
 
 MIB = 1 << 20
 CHANGED_PLACES = 25

@@ -16,17 +16,23 @@ from pathlib import Path
 from agent.daemon.control import ControlServer
 from agent.dm.push import RequestError, parse_head
 from agent.dm.session import Session
-from agent.dm.session_events import Answer, Ended, NoncesChanged, SessionSettings, Work
-from agent.metering.orders import typed_json
-from agent.metering.orders.typed_json import TypedJsonError
-from agent.metering.registry import Registry
+from agent.dm.session_events import Answer, CommandsReceived, Ended, NoncesChanged, SessionSettings
+from agent.metering.orders.kinds import typed_json
+from agent.metering.orders.kinds.typed_json import TypedJsonError
+from agent.metering.registry import added
+from agent.metering.registry.capabilities import ObjectList, Offered
+from agent.metering.registry.counters import Counters
+from agent.metering.registry.device_book import Device
+from agent.metering.registry.history import NetworkChange
+from agent.metering.registry.registry import Registry
 from agent.metering.scheduling.readinglist import ReadingListError
 from agent.metering.scheduling.readinglist import parse as parse_list
 from agent.ota import download_state
 from agent.ota.handover import HandOver
 from agent.ota.update_command import ask
-from agent.settings.config import ConfigError, load
+from agent.settings.config import ConfigError, PortConfig, ScanConfig, load
 from agent.settings.identity import SecretError, read_release, read_secret
+from agent.settings.provisioning import AddedMeter
 from agent.tree.acl import Acl
 from agent.tree.nodes import State, state_from_json, state_to_json
 from agent.tree.persistence import JsonFile, ManagementTree
@@ -34,11 +40,14 @@ from agent.tree.schema import Access, Format, NodeSpec
 from agent.tree.tnds import from_tnds
 from agent.tree.tree import Transaction
 from agent.tree.uri import parse_uri, show
+from dlms import axdr
+from dlms.errors import DlmsError
 from omadm import auth
 from omadm.codes import Refusal
 from omadm.syncml import codec
 from omadm.syncml.errors import SyncmlError
 from omadm.syncml.messages import Alert, Chal, Get, Item, MgmtTree, Status, SyncHdr, SyncML, TndsNode
+from plc.protocols import HDLC
 from tests.agent.dm import server
 from tests.agent.tree.test_tree import SCHEMA as TREE_SCHEMA
 from tests.agent.virtual import VirtualClock
@@ -168,6 +177,52 @@ def registry_seeds() -> list[bytes]:
     registry.save()
     content = disk.read_bytes(file)
     return [content, b"!" + content]
+
+
+def run_added(data: bytes) -> None:
+    """A file of meters that were added by hand, with a checksum that fits: its meters, or `ValueError`."""
+    for meter in added.parse(with_checksum(data)):
+        assert added.key_of(meter)
+
+
+def added_seeds() -> list[bytes]:
+    disk, file = FaultyDisk(), FOLDER / "added.json"
+    registry = Registry(disk, FOLDER / "meters.json", VirtualClock(), leave_after_s=60)
+    port = PortConfig("bus", HDLC, "/dev/bus", 9600, scan=ScanConfig(1, 2))
+    added.AddedMeters(disk, file, [port], registry).add(AddedMeter("bus", 17, parity="even", mode_e="1"))
+    return [disk.read_bytes(file)]
+
+
+def run_meter_rows(data: bytes) -> None:
+    """Rows of the store about a meter and its network: whatever they say, they are used or count as absent."""
+    row = json.loads(data)
+    if not isinstance(row, dict):
+        return
+    device = Device.load(row)
+    assert Device.load(device.dump()) == device
+    Counters.load(row.get("counters"))
+    ObjectList.load("digest", row)
+    events = row.get("events")
+    for stored in events if isinstance(events, list) else ():
+        NetworkChange.load(stored)
+
+
+def meter_rows() -> list[bytes]:
+    device = Device("KFM1", "T", "V1", Offered(7, 1024, None), "ab", "V1", "", 2, 1.5, Counters(1, 2))
+    change = NetworkChange(3, 1.5, "promote", "02dc00000001", 0, 3)
+    rows = {**device.dump(), **ObjectList("ab", 1, ("3/1.0.1.8.0.255/0",)).dump(), "events": [change.row()]}
+    return [json.dumps(rows).encode()]
+
+
+def run_object_list(data: bytes) -> None:
+    """The object list of a meter, as A-XDR."""
+    found = ObjectList.parse(axdr.decode(data))
+    assert found.count >= len(found.objects)
+
+
+def object_lists() -> list[bytes]:
+    entry = axdr.structure(axdr.u16(3), axdr.u8(0), axdr.octets(bytes((1, 0, 1, 8, 0, 255))), axdr.structure())
+    return [axdr.array([entry, entry]).emit()]
 
 
 def run_download_state(data: bytes) -> None:
@@ -300,7 +355,7 @@ def run_session(data: bytes) -> None:
                     ends.append(event)
                 case NoncesChanged():
                     nonce = event.server_nonce
-                case Work():
+                case CommandsReceived():
                     assert proven
                     session.answer([], 1.0)
     if not ends:
@@ -365,6 +420,9 @@ TARGETS = {
     ),
     "tree": target(run_tree, tree_seeds, mutations=500),
     "registry": target(run_registry, registry_seeds, mutations=500),
+    "added-meters": target(run_added, added_seeds, ValueError, tokens=dictionaries.JSON, mutations=500),
+    "meter-rows": target(run_meter_rows, meter_rows, ValueError, tokens=dictionaries.JSON, mutations=500),
+    "object-list": target(run_object_list, object_lists, ValueError, DlmsError, mutations=500),
     "download-state": target(run_download_state, state_seeds),
     "download-record": target(run_download_record, lambda: [seed.partition(b"\n")[0] for seed in state_seeds()]),
     "partial-file": target(run_partial, lambda: [b"\x32" + seed.partition(b"\n")[0] for seed in state_seeds()]),

@@ -26,7 +26,7 @@ from dlms.cosem.short_names import names_of
 from dlms.cosem.types import CosemType
 from dlms.cosem.values import encode, typed
 from dlms.errors import DlmsError
-from dlms.security.certificates import Wanted, check_issued, held, read_certificate
+from dlms.security.certificates import CertificateQuery, check_issued, read_certificate, stored_certificate
 from dlms.security.ciphering import Ciphering
 from dlms.security.general_formats import GeneralCiphered, GeneralSigned
 from dlms.security.general_protection import GeneralProtection
@@ -266,14 +266,14 @@ def run_general(data: bytes) -> None:
     with suppress(DlmsError):
         protection.open(data, test_security.CLIENT)
     with suppress(DlmsError):
-        Wanted.of(axdr.decode(data))
+        CertificateQuery.of(axdr.decode(data))
     transferred_keys(test_general_keys.MASTER, axdr.decode(data))
 
 
 def general_seeds() -> Sequence[bytes]:
     client, _meter = message_keys()
     plain = bytes.fromhex("c001c100010000600100ff0200")
-    seeds = [Wanted(title=bytes(8)).data().emit(), Wanted(serial=b"1", issuer=b"0").data().emit()]
+    seeds = [CertificateQuery(title=bytes(8)).data().emit(), CertificateQuery(serial=b"1", issuer=b"0").data().emit()]
     seeds.append(key_transfer(test_general_keys.MASTER, {KeyId.MASTER: bytes(16)}).emit())
     for choice in KeyChoice:
         options = replace(client.options, key=choice)
@@ -285,7 +285,7 @@ def general_seeds() -> Sequence[bytes]:
 def run_certificate(data: bytes) -> None:
     """A meter is brought a certificate."""
     certificate = read_certificate(data)
-    held(certificate, data, test_security.METER, test_security.CLIENT).info().emit()
+    stored_certificate(certificate, data, test_security.METER, test_security.CLIENT).info().emit()
     check_issued(certificate, (certificate,))
 
 

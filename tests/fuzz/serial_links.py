@@ -25,9 +25,9 @@ from dlms.link.wrapper import WrapperFrame, WrapperLink
 from dlms.xdlms.acse import Aarq, InitiateRequest
 from plc.dlmsotcp import DlmsOverTcpLink, emit_message
 from plc.errors import PlcError
-from plc.link import PlcLink
-from plc.lists import ListPib, ListQuery, ListResponse, Node432
-from plc.prime import (
+from plc.prime.link import PlcLink
+from plc.prime.lists import ListPib, ListQuery, ListResponse, Node432
+from plc.prime.messages import (
     Command,
     DataConfirm,
     DataIndication,
@@ -40,8 +40,8 @@ from plc.prime import (
     WhitelistAck,
     parse_payload,
 )
-from plc.topology import PhyLink, RegisteredDevice
-from plc.usi import ProtocolId, UsiDecoder, UsiFrame, UsiNoise
+from plc.prime.topology import PhyLink, RegisteredDevice
+from plc.prime.usi import ProtocolId, UsiDecoder, UsiFrame, UsiNoise
 from tests.fuzz.guided import Target
 
 CLIENT, METER = HdlcAddress(17), HdlcAddress(1)

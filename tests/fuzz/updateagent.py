@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tests.fuzz.guided import Target
+from tests.updateagent.package.buffer import Buffer
 from tests.updateagent.packages import NOW, Workshop, device, party, release, root, rsa_signer, signer
 from updateagent.buildhost import bsdiff, signing
 from updateagent.errors import UpdateError
@@ -23,7 +24,6 @@ from updateagent.package import certificate, cms, cpio, delta, der, description,
 from updateagent.package.description import Kind
 from updateagent.package.manifest import verify_package
 from updateagent.package.payload import DeltaSource, Encoding, Image, Role
-from updateagent.package.readable import Buffer
 
 OLD = bytes(range(256)) * 40
 NEW = OLD[:3000] + b"changed" * 20 + OLD[2900:]

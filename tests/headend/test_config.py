@@ -11,9 +11,10 @@ import pytest
 import yaml
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
-from sqlalchemy import text
+from sqlalchemy import inspect, text
 
 from headend import config, db, pki
+from headend.metering import readings
 
 PORTS = {name: 1000 + number for number, name in enumerate(config.SERVERS)}
 TLS = {"certificate": "server.pem", "key": "server.key", "ca": "/etc/ca.pem"}
@@ -180,3 +181,42 @@ def test_a_database_of_another_version_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(db.SchemaError, match="schema 99"):
         db.create_tables(engine)
     engine.dispose()
+
+
+READINGS_1 = (
+    "create table schema_version (version integer not null)",
+    "insert into schema_version values (1)",
+    """create table readings (device varchar(128) not null, store varchar(32) not null, id bigint not null,
+    task varchar(128) not null, meter varchar(128) not null, cls integer not null, obis varchar(24) not null,
+    attr integer not null, tag varchar(8) not null, raw text not null, value text, scaler integer, unit integer,
+    unit_symbol varchar(20) not null, meter_time varchar(128), received float not null, trusted boolean not null,
+    error varchar(128), run bigint not null, stored float not null, primary key (device, store, id))""",
+    "create index ix_readings_meter on readings (meter)",
+    "create index ix_readings_run on readings (run)",
+    """insert into readings values ('d', 'ab', 1, 't', 'm', 3, '1.0.1.8.0.255', 2, 'u32', '5', '5', 0, 30, 'Wh', null,
+    1.0, true, null, 900, 2.0)""",
+)
+
+
+def test_a_database_of_the_first_version_is_brought_forward_with_what_is_in_it(tmp_path: Path) -> None:
+    """Afterwards it has the tables, columns and indexes of a new one."""
+    engine = db.open_engine(f"sqlite:///{tmp_path / 'old.db'}")
+    with engine.begin() as connection:
+        for statement in READINGS_1:
+            connection.execute(text(statement))
+    for _ in range(2):
+        db.create_tables(engine)
+    fresh = db.open_engine(f"sqlite:///{tmp_path / 'new.db'}")
+    db.create_tables(fresh)
+    shapes = [
+        {
+            table: ({column["name"] for column in inspector.get_columns(table)},
+                    {index["name"] for index in inspector.get_indexes(table)})
+            for table in inspector.get_table_names()
+        }
+        for inspector in (inspect(engine), inspect(fresh))
+    ]  # fmt: skip
+    assert shapes[0] == shapes[1]
+    assert [(row["id"], row["value"], row["repeated"]) for row in readings.list_readings(engine)] == [(1, "5", False)]
+    for each in (engine, fresh):
+        each.dispose()

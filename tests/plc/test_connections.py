@@ -39,7 +39,9 @@ class World:
             nobody = free.getsockname()[1]
         urls = {address: f"socket://127.0.0.1:{it.getsockname()[1]}" for address, it in self.listeners.items()}
         self.clock = Clock()
-        self.port = MeterConnections(urls | {9: f"socket://127.0.0.1:{nobody}"}, WRAPPER.make_core, self.clock)
+        urls[9] = f"socket://127.0.0.1:{nobody}"
+        places = {address: WRAPPER.find_endpoint(address, url, {}) for address, url in urls.items()}
+        self.port = MeterConnections(places.get, WRAPPER.make_core, self.clock)
 
     def answer(self, address: int) -> socket.socket:
         self.listeners[address].settimeout(LIMIT_S)
@@ -150,4 +152,4 @@ def test_what_a_meter_does_not_take_is_bounded(world: World) -> None:
 )
 def test_a_url_that_is_no_tcp_place_is_refused(url: str) -> None:
     with pytest.raises(PlcLocalError):
-        MeterConnections({1: url}, WRAPPER.make_core)
+        WRAPPER.find_endpoint(1, url, {})

@@ -16,8 +16,8 @@ import time
 from dataclasses import dataclass
 
 from plc.errors import PlcDecodeError
-from plc.lists import ListPib, ListQuery, ListResponse, Node432
-from plc.prime import (
+from plc.prime.lists import ListPib, ListQuery, ListResponse, Node432
+from plc.prime.messages import (
     EUI48_BYTES,
     ConfirmStatus,
     DataConfirm,
@@ -30,8 +30,8 @@ from plc.prime import (
     ReleaseRequest,
     parse_payload,
 )
-from plc.topology import LSID_NONE, NodeState, RegisteredDevice
-from plc.usi import ProtocolId, UsiDecoder, UsiFrame
+from plc.prime.topology import LSID_NONE, NodeState, RegisteredDevice
+from plc.prime.usi import ProtocolId, UsiDecoder, UsiFrame
 from tests.sim.faults import Faults
 from tests.sim.meters import SimMeter, make_meters
 from tests.sim.simulator import parse_arguments, serve

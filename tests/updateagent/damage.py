@@ -23,6 +23,7 @@ from typing import cast
 
 from tests.sim.board.uboot import ENV_BYTES, ENV_OFFSETS, Environment
 from tests.updateagent.board import content
+from tests.updateagent.package.buffer import Buffer
 from tests.updateagent.package.signed import SignedStory, pem, signed_stories
 from tests.updateagent.packages import HARDWARE, Workshop, root
 from updateagent import errors
@@ -30,7 +31,6 @@ from updateagent.__main__ import main as dcu_update
 from updateagent.errors import EXIT_REBOOT_WANTED, FORMAT, LIMIT, PACKAGE_MISSING, TRUNCATED, Code
 from updateagent.package import cpio
 from updateagent.package.cpio import Member
-from updateagent.package.readable import Buffer
 
 PACKAGE_ERRORS = frozenset(range(FORMAT.number, PACKAGE_MISSING.number))
 CUT_ERRORS = frozenset({FORMAT.number, TRUNCATED.number, LIMIT.number})

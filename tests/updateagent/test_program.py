@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 
 from tests.sim.board.uboot import ENV_BYTES, ENV_OFFSETS, Environment, choose
+from tests.updateagent.package.buffer import Buffer
 from updateagent import __version__
 from updateagent.engine.hooks import run_hook
 from updateagent.errors import PackageError
 from updateagent.package import verity
-from updateagent.package.readable import Buffer
 
 pytestmark = pytest.mark.process
 

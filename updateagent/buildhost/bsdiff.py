@@ -32,7 +32,7 @@ Bytes = bytes | mmap.mmap
 
 
 @dataclass(frozen=True, slots=True)
-class Stretch:
+class MatchedRange:
     """`length` bytes of the new image at `new`, to be made from those of the old image at `old`."""
 
     new: int
@@ -53,7 +53,7 @@ def _mapped(path: Path) -> Iterator[mmap.mmap]:
         yield stack.enter_context(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
 
-def stretches(old: Bytes, new: Bytes) -> Iterator[Stretch]:
+def stretches(old: Bytes, new: Bytes) -> Iterator[MatchedRange]:
     """Find, in the order of the new image and without overlaps, what of it is in the old one."""
     step = STEP_BYTES_MIN
     while len(old) // step > INDEX_ENTRIES_MAX:
@@ -64,7 +64,7 @@ def stretches(old: Bytes, new: Bytes) -> Iterator[Stretch]:
     # The start of a new image is usually the start of the old one with a few bytes changed.
     at = covered = _forward(old, new, 0, 0)
     if covered:
-        yield Stretch(0, 0, covered)
+        yield MatchedRange(0, 0, covered)
     end = len(new) - step
     find = index.get
     while at <= end:
@@ -74,7 +74,7 @@ def stretches(old: Bytes, new: Bytes) -> Iterator[Stretch]:
             continue
         back = _backward(old, new, found, at, at - covered)
         length = back + step + _forward(old, new, found + step, at + step)
-        yield Stretch(at - back, found - back, length)
+        yield MatchedRange(at - back, found - back, length)
         at = covered = at - back + length
 
 
@@ -120,12 +120,12 @@ def _agreeing(ours: bytes, theirs: bytes) -> bytes:
     return (int.from_bytes(ours, "big") ^ int.from_bytes(theirs, "big")).to_bytes(len(ours), "big")
 
 
-def write(old: Bytes, new: Bytes, found: Iterator[Stretch], out: BinaryIO) -> None:
+def write(old: Bytes, new: Bytes, found: Iterator[MatchedRange], out: BinaryIO) -> None:
     """Write the patch for these stretches."""
     control, diff, extra = (_Packer(level) for level in (_CONTROL_LEVEL, _DIFF_LEVEL, _EXTRA_LEVEL))
     position = end = 0  # the reader's position in the old image, and how much of the new one it has
     add = 0
-    for stretch in [*found, Stretch(len(new), -1, 0)]:
+    for stretch in [*found, MatchedRange(len(new), -1, 0)]:
         # A triple is: the stretch before, what lies between it and this one, and the way to this one.
         between = stretch.new - end
         target = stretch.old if stretch.length else position
@@ -143,7 +143,7 @@ def _copy(new: Bytes, start: int, length: int, packer: _Packer) -> None:
         packer.write(new[at : min(at + RUN_BYTES, start + length)])
 
 
-def _difference(old: Bytes, new: Bytes, stretch: Stretch, packer: _Packer) -> None:
+def _difference(old: Bytes, new: Bytes, stretch: MatchedRange, packer: _Packer) -> None:
     for done in range(0, stretch.length, RUN_BYTES):
         length = min(RUN_BYTES, stretch.length - done)
         ours = new[stretch.new + done : stretch.new + done + length]

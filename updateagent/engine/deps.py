@@ -66,7 +66,10 @@ class Packages(Protocol):
     """Verifies firmware packages."""
 
     def verify(self, path: Path, record: Record, target: str, fallback: str) -> Package:
-        """Raises `PackageError`, or `DeviceError` when it cannot be read."""
+        """Verify the whole package at `path`, to be written to slot `target`; deltas find their source in `fallback`.
+
+        Raises `PackageError`, or `DeviceError` when it cannot be read.
+        """
 
     def keep_roots(self, envelope: bytes) -> None:
         """Trust this list of roots from now on. Raises `DeviceError`."""

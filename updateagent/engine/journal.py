@@ -68,7 +68,7 @@ class Update:
 
 
 @dataclass(frozen=True, slots=True)
-class SlotNote:
+class SlotRecord:
     """What is known about the content of a slot. `state`: good | trial | bad | empty."""
 
     version: str = ""
@@ -88,7 +88,7 @@ class Record:
     state: State = State.IDLE
     update: Update | None = None
     stores: int = 0
-    slots: Mapping[str, SlotNote] = field(default_factory=dict)
+    slots: Mapping[str, SlotRecord] = field(default_factory=dict)
     security_floor: int = 0
     software_floors: Mapping[str, int] = field(default_factory=dict)
     signed_time: int = 0
@@ -127,7 +127,7 @@ class Record:
         progress = state is not self.state or event is Event.CHECKPOINT
         return replace(self, state=state, update=update, stores=0 if progress else self.stores)
 
-    def note(self, slot: str, note: SlotNote) -> Record:
+    def note(self, slot: str, note: SlotRecord) -> Record:
         """The record with another note on a slot."""
         return replace(self, slots={**self.slots, slot: note})
 
@@ -185,7 +185,7 @@ def _from_json(raw: Mapping[str, Any]) -> Record:
             },
         ),
         stores=int(raw["stores"]),
-        slots={str(name): _build(SlotNote, note) for name, note in raw["slots"].items()},
+        slots={str(name): _build(SlotRecord, note) for name, note in raw["slots"].items()},
         security_floor=int(raw["security_floor"]),
         software_floors={str(name): int(floor) for name, floor in raw.get("software_floors", {}).items()},
         signed_time=int(raw["signed_time"]),

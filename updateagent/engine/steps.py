@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from updateagent.boot.policy import Trial
 from updateagent.engine.deps import EngineDeps, Image, Package
-from updateagent.engine.journal import Outcome, Record, SlotNote, Update
+from updateagent.engine.journal import Outcome, Record, SlotRecord, Update
 from updateagent.engine.machine import GIVE_UP, Event, State
 from updateagent.engine.mailbox import result_document
 from updateagent.errors import (
@@ -82,7 +82,7 @@ class Steps:
         self._run_hook("pre-install")
         # Before the first byte is written: the boot loader must not start a half-written slot.
         self._deps.bootenv.protect(self._update.target)
-        self._store(self.record.note(self._update.target, SlotNote(state="bad")).advance(Event.WRITE))
+        self._store(self.record.note(self._update.target, SlotRecord(state="bad")).advance(Event.WRITE))
 
     def _write(self) -> None:
         update = self._update
@@ -99,7 +99,7 @@ class Steps:
             read_back(self._deps.partitions[update.target][image.name], image.size, image.root, image.known())
         self._run_hook("post-install")
         self._store(
-            self.record.note(update.target, SlotNote(update.to_version, update.security_version, "trial")).advance(
+            self.record.note(update.target, SlotRecord(update.to_version, update.security_version, "trial")).advance(
                 Event.COMPLETE
             )
         )
@@ -266,7 +266,7 @@ class Steps:
         """The record with what this update showed about the slots."""
         record, update = self.record, self._update
         if record.state is State.CONFIRMED:
-            note = SlotNote(update.to_version, update.security_version, "good")
+            note = SlotRecord(update.to_version, update.security_version, "good")
             floor = max(record.security_floor, update.security_version)
             return replace(record.note(update.target, note), security_floor=floor, lost=False)
         if record.state is State.ROLLED_BACK:
@@ -370,8 +370,8 @@ class Steps:
         order = self._deps.bootenv.view().order
         return sorted(names, key=lambda name: order.index(name) if name in order else len(order))
 
-    def _note(self, slot: str) -> SlotNote:
-        default = SlotNote(state="good") if slot == self._deps.booted else SlotNote()
+    def _note(self, slot: str) -> SlotRecord:
+        default = SlotRecord(state="good") if slot == self._deps.booted else SlotRecord()
         return self.record.slots.get(slot, default)
 
     def _now_runs(self) -> str:

@@ -55,7 +55,7 @@ class DeltaSource:
     root: bytes
 
     def check(self, name: str, source: Readable) -> None:
-        """Raise `PackageError` (`delta-source`) unless `source` holds this image, which is called `name`."""
+        """Check that `source` holds this image, which is called `name`. Raises `PackageError` (`delta-source`)."""
         try:
             root = verity.root_of(source, self.size)
         except PackageError as error:
@@ -180,7 +180,7 @@ class Image:
             yield run.data[: self.size - run.block * BLOCK_BYTES]
 
     def check_source(self, source: Readable) -> None:
-        """Raise `PackageError` (`delta-source`) unless `source` holds the image that the delta was made from."""
+        """Check that `source` holds the image that the delta was made from. Raises `PackageError` (`delta-source`)."""
         if self.delta is not None:
             self.delta.check(self.name, source)
 

@@ -20,19 +20,6 @@ class Readable(Protocol):
         """The length in bytes."""
 
 
-class Buffer:
-    """Bytes in memory, as a `Readable`."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-
-    def pread(self, size: int, offset: int) -> bytes:
-        return self._data[offset : offset + size]
-
-    def size(self) -> int:
-        return len(self._data)
-
-
 Package = Path | Readable
 """A package is given by its path, or as an open file or buffer."""
 

@@ -193,7 +193,7 @@ class Tree:
         return b"".join(found)
 
     def check(self, start: int, data: bytes | memoryview) -> None:
-        """Raise `PackageError` (`payload`) unless the whole blocks of `data` are those from number `start` on."""
+        """Check that the whole blocks of `data` are those from number `start` on. Raises `PackageError` (`payload`)."""
         count = len(data) // BLOCK_BYTES
         expected = self.leaves(start, count)
         actual = digests(data)

@@ -19,13 +19,14 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from enum import Enum
 
 from agent.clock import Clock
 from agent.metering.access.credentials import Credentials, credentials, describe
 from agent.metering.access.keystore import SECRET_FIELDS, KeyStore, KeyStoreError
 from agent.metering.access.rules import AccessRules
-from agent.metering.registry import Meter
+from agent.metering.registry.entry import Meter
 from agent.metering.scheduling.schedule import Backoff
 from agent.settings.provisioning import AccessRule, MeterAccess, Provisioning
 from dlms.errors import DlmsError, SecurityError
@@ -41,16 +42,25 @@ PUBLIC = MeterAccess()
 DEFAULT = "default"  # the name under which the secrets of the default access are kept
 
 
+class Which(Enum):
+    """Which keys an association is to use, where those that are wanted and those that are proven differ."""
+
+    USUAL = "the wanted ones, and after they were refused for a while the proven ones"
+    WANTED = "the wanted ones, whatever was refused before"
+    PROVEN = "the proven ones"
+
+
 @dataclass(frozen=True, slots=True)
 class Opening:
     """One association to be opened. `identify`: only the name of the meter is to be read. `first`: no association of
-    this kind has been open yet."""
+    this kind has been open yet. `wanted`: it uses what is provisioned."""
 
     meter: Meter
     access: MeterAccess
     credentials: Credentials
     identify: bool = False
     first: bool = False
+    wanted: bool = True
 
 
 @dataclass(slots=True)
@@ -135,22 +145,41 @@ class AccessBook:
 
     # --- associations ---
 
-    def open(self, meter: Meter) -> Opening:
+    def group(self, name: str) -> AccessRule | None:
+        """The rule of the group `name`, which says by its conditions which meters are in it."""
+        with self._lock:
+            return self._rules.group(name)
+
+    def pending(self, meter: Meter) -> frozenset[str]:
+        """The fields of `MeterAccess` in which what is provisioned for `meter` differs from what it was last associated
+        with; none when it was never associated with. Raises `KeyStoreError`."""
+        with self._lock:
+            wanted, proven = self._state(meter).wanted, self._store.proven(meter.key)
+        if proven is None:
+            return frozenset()
+        return frozenset(
+            field.name for field in fields(MeterAccess) if getattr(wanted, field.name) != getattr(proven, field.name)
+        )
+
+    def open(self, meter: Meter, which: Which = Which.USUAL) -> Opening:
         """What the next association with `meter` uses. Raises `LocalError` when that cannot be used at all."""
         with self._lock:
             if self._unstored is not None:
                 self.configure(self._unstored)
             state = self._state(meter)
             if self._asks_name(meter, state):
-                return Opening(meter, PUBLIC, credentials(PUBLIC, b"", lambda _: MemoryCounters()), identify=True)
+                return Opening(
+                    meter, PUBLIC, credentials(PUBLIC, b"", lambda _: MemoryCounters()), identify=True, wanted=False
+                )
             proven = self._store.proven(meter.key)
             access = state.wanted
-            if proven is not None and proven != access and self._clock.monotonic() < state.try_wanted_at:
+            waits = which is Which.USUAL and self._clock.monotonic() < state.try_wanted_at
+            if proven is not None and (waits or which is Which.PROVEN):
                 access = proven
             title = self._title or self._store.system_title()
             self._report_to(meter.key, state.total, describe(access))
             made = credentials(access, title, lambda key: self._store.counters(key, meter.key))
-            return Opening(meter, access, made, first=access != proven)
+            return Opening(meter, access, made, first=access != proven, wanted=access == state.wanted)
 
     def resting(self, meter: Meter) -> bool:
         """Whether this meter is not to be visited now, because its keys are wrong."""

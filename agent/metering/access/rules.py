@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
-from agent.metering.registry import Meter
+from agent.metering.registry.entry import Meter
 from agent.settings.provisioning import AccessRule, MeterAccess
 
 _WILD = re.compile(r"\[[^]]*\]|[*?]")
@@ -27,6 +27,7 @@ class AccessRules:
         self._own = {rule.meter: rule for rule in reversed(rules) if rule.meter}
         groups = [rule for rule in rules if not rule.meter and (rule.pattern or rule.port)]
         self._groups = tuple(sorted(groups, key=_rank))  # the most specific first
+        self._by_group = {rule.name: rule for rule in groups}
         self._by_name = bool(self._own) or any(rule.pattern for rule in groups)
 
     def resolve(self, meter: Meter) -> MeterAccess:
@@ -38,6 +39,10 @@ class AccessRules:
         names = (meter.meter_id, *_places(meter))
         own = next((self._own[name] for name in names if name in self._own), None)
         return access if own is None else _laid_over(access, own)
+
+    def group(self, name: str) -> AccessRule | None:
+        """The rule of the group `./AMI/Access/Group/<name>`."""
+        return self._by_group.get(f"group/{name}")
 
     def needs_name(self, meter: Meter) -> bool:
         """Whether there may be a rule for this meter that is found by its own name only."""

@@ -34,14 +34,14 @@ class LedgerKeeper:
         self._marks: list[Progress] = []
         self._before: dict[tuple[str, str], int] = {}
         self._alive = 0.0
-        self._loss = 0
+        self._loss, self._loss_of = 0, ""
 
     def load(self, done: dict[tuple[str, str], int]) -> dict[tuple[str, str], int]:
         """Take up what an earlier life left; `done` are the last runs that were read. Returns the runs before theirs,
         see `agent.metering.scheduling.slots.Done`. Raises `StoreError`."""
         kept = self._store.ask(gap_table.load)
         self._add(self.ledger.load(kept.balances, kept.going_on, done, kept.alive))
-        self._alive, self._loss = kept.alive, kept.loss
+        self._alive, self._loss, self._loss_of = kept.alive, kept.loss, self._store.file.uuid
         self.loaded = True
         return dict(kept.before)
 
@@ -108,12 +108,19 @@ class LedgerKeeper:
         A lost visit takes the slot with it that was the newest then, of each task of its meter. Where it is not known
         whose visits were lost, all slots of the time that is given are listed, of all meters.
         """
-        for loss in self._store.losses(self._loss):
+        if self._loss_of not in ("", self._store.file.uuid):  # another file took its place, and counts anew
+            self._loss = 0
+        losses = self._store.losses(self._loss)
+        self._loss_of = self._store.file.uuid
+        for loss in losses:
             for meter, task in self.ledger.series():
                 if loss.meter in ("", meter):
                     since = loss.since if not loss.meter and loss.since else loss.until
                     self._add(self.ledger.lose(meter, task, since, loss.until, self._gaps(meter, task)))
             self._loss = loss.seq
+        if losses:  # among what was lost there may be reports of gaps: the head-end is told of all that are open
+            told = {change.gap.key for change in self._pending if isinstance(change, Change)}
+            self._add([Change(None, gap) for gap in self._gaps() if gap.key not in told])
 
     # --- how gaps are closed ---
 

@@ -14,10 +14,11 @@ import re
 import zlib
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from agent.metering.orders.kinds.table import KINDS
 from agent.metering.orders.order import ENDS, TRANSITIONS, Event, Kind, MeterResult, Order, OrderRecord, State
 from updateagent.disk import Disk
 
@@ -31,6 +32,7 @@ DAMAGED = "the record of it is damaged"
 _ORDER_FILE = re.compile(r"([A-Za-z0-9_-]{1,64})\.json", re.ASCII)
 _METER_FILE = re.compile(r"([A-Za-z0-9_-]{1,64})\.(\d{1,4})\.json", re.ASCII)
 _ASIDE = "damaged"
+_UNCHANGED = MeterResult()
 
 
 class Journal:
@@ -44,11 +46,16 @@ class Journal:
         """Make the order durable."""
         self._disk.mkdir_durable(self._folder)
         document = asdict(order) | {"kind": order.kind.value, "meters": list(order.meters)}
+        asked_for = document.pop("asked_for")
+        if asked_for:  # left out where there is none, for a program of before this field
+            document["asked_for"] = list(asked_for)
         self._disk.write_durable(self._folder / f"{order.id}.json", _emit(document))
 
     def note(self, order: Order, index: int, result: MeterResult) -> None:
         """Make the state of the order on its meter number `index` durable."""
-        document = asdict(result) | {"state": result.state.value}
+        # What was never changed is left out: so a program of before these fields reads what it knows.
+        plain = {name: value for name, value in asdict(result).items() if value != getattr(_UNCHANGED, name)}
+        document = plain | {"state": result.state.value}
         self._disk.write_durable(self._folder / f"{order.id}.{index}.json", _emit(document))
 
     def forget(self, order: Order) -> None:
@@ -61,6 +68,7 @@ class Journal:
         """Return all orders, as they were accepted, after a start of the process.
 
         Never raises: what cannot be read is logged. `SENT` is resolved, the same way at each start: nothing is written.
+        It is `UNKNOWN`, or `PARTLY` done where the kind resumes.
         """
         try:
             names = self._disk.listdir(self._folder)
@@ -100,10 +108,10 @@ class Journal:
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             LOG.warning("order %s, meter %d: %s", order.id, index, error, extra={"event": "orders.damaged"})
             return MeterResult(State.UNKNOWN, error=DAMAGED, at=order.asked_at)
-        if result.state in ENDS or result.state is State.QUEUED:
+        if result.state in ENDS or result.state in (State.QUEUED, State.PARTLY):
             return result
-        state = TRANSITIONS.after(result.state, Event.LOST)
-        return MeterResult(state, error=CUT_SHORT, at=result.at, attempts=result.attempts)
+        event = Event.CUT if KINDS[order.kind].resumes else Event.LOST
+        return replace(result, state=TRANSITIONS.after(result.state, event), error=CUT_SHORT)
 
 
 def _emit(document: Mapping[str, object]) -> bytes:
@@ -124,4 +132,5 @@ def _parse(data: bytes) -> dict[str, Any]:
 
 
 def _order(body: Mapping[str, Any]) -> Order:
-    return Order(**{**body, "kind": Kind(body["kind"]), "meters": tuple(body["meters"])})
+    lists = {name: tuple(body.get(name, ())) for name in ("meters", "asked_for")}
+    return Order(**{**body, "kind": Kind(body["kind"]), **lists})

@@ -6,17 +6,21 @@ The state of an order on one meter, and what is durable of it:
                     ┌──────────── LOST ────────────┐
                     ▼                              │
     ───────────► QUEUED ── BEGUN ─────────────► ASKING ── ANSWERED, REFUSED ─► DONE, REFUSED
-                    │                              │
-                    │                           SENDING (durable before the first octet leaves)
-                    │                              ▼
-                    └─ EXPIRED, CANCELLED       SENT ── ANSWERED, REFUSED ─► DONE, REFUSED
-                          ▼                        │
-                    NOT_REACHED, CANCELLED         └─ LOST ─► UNKNOWN
+                    │                            ▲ │ │
+                    └─ EXPIRED, CANCELLED        │ │ │ SENDING (durable before the first octet leaves)
+                          ▼                 BEGUN│ │ ▼
+                    NOT_REACHED, CANCELLED       │ │ SENT ◄─┐ ── ANSWERED, REFUSED ─► DONE, REFUSED
+                                                 │ │ │ └────┘ SENDING: the next step
+          UNKNOWN ◄── EXPIRED, CANCELLED ── PARTLY ◄─┴─ CUT: of a kind that resumes
+             ▲                                       │
+             └────────────────────────────────── LOST ┘
 ```
 
-`SENT` says that a request that changes the meter may have left. From there nothing leads back to `QUEUED`: whatever
-happens, the request is not made again, and without an answer it is not known whether it was carried out. A process that
-finds `SENT` at its start takes it as `LOST`. Reading never gets there, so it may be repeated.
+`SENT` says that a request that changes the meter may have left. From there nothing leads back to `QUEUED`. An order of
+a plain kind is not sent again, whatever happens: without an answer it is not known whether it was carried out, and a
+process that finds `SENT` at its start takes it as `LOST`. An order of a kind that resumes
+(`agent.metering.orders.kinds.table`) is then `PARTLY` done: it is begun anew and reads what was carried out before it
+sends the rest. When that never comes about, it is not known either. Reading never gets there, so it may be repeated.
 """
 
 from __future__ import annotations
@@ -52,20 +56,29 @@ class Kind(StrEnum):
     DISCONNECT = "disconnect"
     RECONNECT = "reconnect"
     DEMAND_RESET = "demand-reset"
+    LIMITER = "limiter"
+    CLOCK_PARAMETERS = "clock-parameters"
+    DISPLAY = "display"
+    TARIFF = "tariff"
+    SPECIAL_DAYS = "special-days"
+    KEYS = "keys"
+    FIRMWARE = "firmware"
 
 
 class Permission(StrEnum):
-    """What an order needs to be allowed: `change` and `supply` are switches of dcu.yaml."""
+    """What an order needs to be allowed: `change`, `supply` and `firmware` are switches of dcu.yaml."""
 
     READ = "read"
     CHANGE = "change"
     SUPPLY = "supply"  # may cut somebody's electricity
+    FIRMWARE = "firmware"  # gives a meter another program
 
 
 class State(StrEnum):
     QUEUED = "queued"
     ASKING = "asking"
     SENT = "sent"
+    PARTLY = "partly done"
     DONE = "done"
     REFUSED = "refused"
     NOT_REACHED = "not reached"
@@ -79,6 +92,7 @@ class Event(Enum):
     ANSWERED = auto()
     REFUSED = auto()  # by the meter, or because of what was found there
     LOST = auto()  # the visit, or the process, ended without an answer
+    CUT = auto()  # as LOST, or a pause, of a kind that resumes, after a request was sent
     EXPIRED = auto()  # the deadline, or the last attempt
     CANCELLED = auto()
 
@@ -94,9 +108,15 @@ TRANSITIONS: Final = Transitions(
         (State.ASKING, Event.ANSWERED): State.DONE,
         (State.ASKING, Event.REFUSED): State.REFUSED,
         (State.ASKING, Event.LOST): State.QUEUED,
+        (State.ASKING, Event.CUT): State.PARTLY,
+        (State.SENT, Event.SENDING): State.SENT,
         (State.SENT, Event.ANSWERED): State.DONE,
         (State.SENT, Event.REFUSED): State.REFUSED,
         (State.SENT, Event.LOST): State.UNKNOWN,
+        (State.SENT, Event.CUT): State.PARTLY,
+        (State.PARTLY, Event.BEGUN): State.ASKING,
+        (State.PARTLY, Event.EXPIRED): State.UNKNOWN,
+        (State.PARTLY, Event.CANCELLED): State.UNKNOWN,
     },
     OrderStateError,
 )
@@ -106,7 +126,8 @@ TRANSITIONS: Final = Transitions(
 class Order:
     """`parameters` are those of the kind (`agent.metering.orders.kinds`), checked. `asked_at` is in seconds since the
     epoch; `deadline_s` is how long after that a meter may still be asked. A higher `priority` (0 to 9) goes first,
-    among equals the one that was accepted earlier (`number`). `asked_by` says who and by which way."""
+    among equals the one that was accepted earlier (`number`). `asked_by` says who and by which way. `asked_for`: what
+    was named in place of `meters`, where groups were among it."""
 
     id: str
     kind: Kind
@@ -117,18 +138,30 @@ class Order:
     deadline_s: float
     priority: int = 5
     number: int = 0
+    asked_for: tuple[str, ...] = ()
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """What was named by whoever asked."""
+        return self.asked_for or self.meters
 
 
 @dataclass(frozen=True, slots=True)
 class MeterResult:
-    """What became of an order on one meter. `value` is plain JSON; `error` is the DLMS result where the meter refused,
-    otherwise a sentence. `at`: of the last change, seconds since the epoch; `attempts`: visits begun for it."""
+    """What became of an order on one meter.
+
+    `value` is plain JSON; `error` is the DLMS result where the meter refused, otherwise a sentence. `at`: of the last
+    change, seconds since the epoch; `attempts`: visits begun for it, but for those that only went on after a pause;
+    `sent`: requests that may have changed the meter; `progress`: how far it is, plain JSON.
+    """
 
     state: State = State.QUEUED
     value: object = None
     error: str = ""
     at: float = 0.0
     attempts: int = 0
+    sent: int = 0
+    progress: Mapping[str, object] | None = None
 
 
 @dataclass(slots=True)
@@ -158,6 +191,7 @@ class OrderRecord:
             "asked_at": order.asked_at,
             "deadline_s": order.deadline_s,
             "priority": order.priority,
+            "asked_for": list(order.targets),
             "over": self.over,
             "meters": [
                 {
@@ -167,6 +201,7 @@ class OrderRecord:
                     "error": result.error,
                     "at": result.at,
                     "attempts": result.attempts,
+                    "progress": result.progress,
                 }
                 for meter, result in zip(order.meters, self.results, strict=True)
             ],

@@ -11,11 +11,15 @@ import logging
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from agent.clock import Clock
 from agent.jobs.orders import DEADLINE_S, PRIORITY
-from agent.metering.orders import kinds
+from agent.metering.access.accessbook import Which
+from agent.metering.orders.images import IMAGES_BYTES_MAX, ImageStore, WantedImage
 from agent.metering.orders.journal import ID, Journal
+from agent.metering.orders.kinds import table as kinds
+from agent.metering.orders.kinds.steps import Ended, Progress
 from agent.metering.orders.order import (
     ENDS,
     TRANSITIONS,
@@ -29,6 +33,7 @@ from agent.metering.orders.order import (
     Permission,
     State,
 )
+from agent.metering.orders.targets import is_group
 from agent.metering.scheduling.schedule import Backoff
 from omadm.orders import DEADLINE_S_MAX, METERS_MAX, PRIORITY_MAX
 
@@ -39,6 +44,7 @@ KEPT_MAX = 256  # orders that are over, the newest, for the record
 ATTEMPTS_MAX = 3  # to reach a meter
 RETRY = Backoff(2.0, 30.0)
 ASKED_BY_CHARS_MAX = 128
+WAITING = frozenset({State.QUEUED, State.PARTLY})
 
 
 class JournalError(OrderError):
@@ -69,6 +75,22 @@ class Task:
     def meter_id(self) -> str:
         return self.order.meters[self.index]
 
+    @property
+    def background(self) -> bool:
+        """Whether it takes long, and everything else goes first."""
+        return kinds.KINDS[self.order.kind].background
+
+    @property
+    def resumes(self) -> bool:
+        """Whether it is begun anew after a cut, and goes on where it was."""
+        return kinds.KINDS[self.order.kind].resumes
+
+    def gives_way_to(self, other: Task) -> bool:
+        """Whether a visit for this ends with the answer to come, so that `other` need not wait."""
+        if not self.resumes:
+            return False
+        return self.order.priority < other.order.priority or (self.background and not other.background)
+
 
 @dataclass(slots=True)
 class _Open:
@@ -80,15 +102,25 @@ class _Open:
 
 
 class OrderBook:
-    """`allowed` are the permissions that dcu.yaml gives, `known` says which meters there are."""
+    """`allowed` are the permissions that dcu.yaml gives, `known` says which meters there are; without `images` there is
+    no order of firmware. `expand` gives the meters that a group stands for (`agent.metering.orders.targets`)."""
 
     def __init__(
-        self, journal: Journal, clock: Clock, *, allowed: Collection[Permission], known: Callable[[], set[str]]
+        self,
+        journal: Journal,
+        clock: Clock,
+        *,
+        allowed: Collection[Permission],
+        known: Callable[[], set[str]],
+        images: ImageStore | None = None,
+        expand: Callable[[str], list[str]] = lambda target: [target],
     ) -> None:
         self._journal = journal
         self._clock = clock
         self._allowed = {Permission.READ, *allowed}
         self._known = known
+        self._images = images
+        self._expand = expand
         self._lock = threading.RLock()
         self._records: dict[str, OrderRecord] = {record.order.id: record for record in journal.load()}
         self._number = max((record.order.number for record in self._records.values()), default=0)
@@ -128,7 +160,10 @@ class OrderBook:
         return record
 
     def cancel(self, order_id: str) -> dict[str, object]:
-        """Cancel what has not begun. Returns the order as it is then. Raises `OrderRefusedError`."""
+        """Cancel what is not under way. Of what was partly done it is then not known what the meter holds.
+
+        Returns the order as it is then. Raises `OrderRefusedError`.
+        """
         with self._lock:
             record = self._records.get(order_id)
             if record is None:
@@ -136,6 +171,8 @@ class OrderBook:
             for index, result in enumerate(record.results):
                 if result.state is State.QUEUED:
                     self._move(Task(record.order, index), Event.CANCELLED)
+                elif result.state is State.PARTLY:
+                    self._move(Task(record.order, index), Event.CANCELLED, error="cancelled when it was partly done")
             return record.describe()
 
     def describe(self, order_id: str) -> dict[str, object] | None:
@@ -161,15 +198,23 @@ class OrderBook:
         now = self._clock.monotonic()
         with self._lock:
             ranked = sorted(
-                self._open.values(), key=lambda each: (-each.record.order.priority, each.record.order.number)
+                [each for each in self._open.values() if self._prepared(each.record.order)],
+                key=_rank,
             )
             found: dict[str, Task] = {}
             for each in ranked:
                 for index, meter_id in enumerate(each.record.order.meters):
-                    queued = each.record.results[index].state is State.QUEUED
-                    if queued and meter_id in meters and now >= each.not_before.get(index, 0.0) and now < each.until:
+                    waits = each.record.results[index].state in WAITING
+                    if waits and meter_id in meters and now >= each.not_before.get(index, 0.0) and now < each.until:
                         found.setdefault(meter_id, Task(each.record.order, index))
             return list(found.values())
+
+    def image(self, task: Task) -> Callable[[int, int], bytes] | None:
+        """What gives octets of the image of the order (offset, length); `None` for an order without one."""
+        wanted = _image(task.order)
+        if wanted is None or self._images is None:
+            return None
+        return partial(self._images.octets, wanted.sha256)
 
     def begun(self, task: Task) -> None:
         """A visit for this has begun. Not durable: nothing follows from it."""
@@ -177,18 +222,46 @@ class OrderBook:
             result = self._result(task)
             self._move(task, Event.BEGUN, attempts=result.attempts + 1)
 
-    def sending(self, task: Task) -> None:
-        """The request that changes the meter goes out next. Raises `JournalError`: then it must not."""
+    def result(self, task: Task) -> MeterResult:
+        with self._lock:
+            return self._result(task)
+
+    def which_keys(self, task: Task) -> Which:
+        """Which keys the visit for this is to use: the order to change them goes out under the old ones, and the next
+        visit shows whether the new ones work."""
+        if task.order.kind is not Kind.KEYS:
+            return Which.USUAL
+        result = self.result(task)
+        if not result.sent:
+            return Which.PROVEN
+        return Which.USUAL if result.error else Which.WANTED  # an error: this was tried, or is not known
+
+    def sending(self, task: Task, progress: Progress | None = None, *, noted: bool = True) -> None:
+        """A request that changes the meter goes out next. Raises `JournalError`: then it must not.
+
+        Not `noted`: where the journal knows of one before it already, it need not know of this one.
+        """
         with self._lock:
             before = self._result(task)
-            result = replace(before, state=TRANSITIONS.after(before.state, Event.SENDING), at=self._clock.wall())
-            try:
-                self._journal.note(task.order, task.index, result)
-            except OSError as error:
-                raise JournalError(f"the journal cannot be written: {error}") from error
+            state = TRANSITIONS.after(before.state, Event.SENDING)
+            result = replace(before, state=state, at=self._clock.wall(), progress=progress or before.progress)
+            if noted or before.state is not State.SENT:
+                result = replace(result, sent=before.sent + 1)
+                try:
+                    self._journal.note(task.order, task.index, result)
+                except OSError as error:
+                    raise JournalError(f"the journal cannot be written: {error}") from error
             self._records[task.order.id].results[task.index] = result
 
-    def ended(self, task: Task, ended: kinds.Ended) -> None:
+    def paused(self, task: Task, after_s: float, progress: Progress | None = None) -> None:
+        """The visit ends in good order, and the order goes on in another one. Only of kinds that resume."""
+        with self._lock:
+            before = self._result(task)
+            event = Event.CUT if before.sent else Event.LOST
+            self._move(task, event, error="", attempts=before.attempts - 1, progress=progress or before.progress)
+            self._open[task.order.id].not_before[task.index] = self._clock.monotonic() + after_s
+
+    def ended(self, task: Task, ended: Ended) -> None:
         """The meter has answered."""
         with self._lock:
             event = Event.REFUSED if ended.refused else Event.ANSWERED
@@ -198,16 +271,22 @@ class OrderBook:
 
     def lost(self, task: Task, why: str, *, final: bool = False) -> None:
         """The visit ended without an answer. `final`: there is no use in another attempt."""
+        kind = kinds.KINDS[task.order.kind]
         with self._lock:
-            self._move(task, Event.LOST, error=why)
+            cut = kind.resumes and self._result(task).sent > 0
+            self._move(task, Event.CUT if cut else Event.LOST, error=why)
             result = self._result(task)
-            if result.state is not State.QUEUED:
+            if result.state not in WAITING:
                 return
-            if final or result.attempts >= ATTEMPTS_MAX:
+            # What was begun is brought to its end if it can be; what takes long has time until its deadline.
+            tried = result.attempts >= ATTEMPTS_MAX and not cut and not kind.background
+            if final or tried:
                 self._move(task, Event.EXPIRED, error=why)
             else:
                 each = self._open[task.order.id]
-                each.not_before[task.index] = self._clock.monotonic() + RETRY.pause(result.attempts, lambda: 1.0)
+                each.not_before[task.index] = self._clock.monotonic() + RETRY.pause(
+                    max(result.attempts, 1), lambda: 1.0
+                )
 
     # --- time ---
 
@@ -215,17 +294,53 @@ class OrderBook:
         """Give up what is past its deadline, and write what the storage did not take. Called about every second."""
         with self._lock:
             now = self._clock.monotonic()
-            for each in [each for each in self._open.values() if now >= each.until]:
+            for each in list(self._open.values()):
+                wrong = self._wrong(each.record.order)
+                if now < each.until and not wrong:
+                    continue
                 for index, result in enumerate(each.record.results):
-                    if result.state is State.QUEUED:
-                        why = result.error or "the meter was not in the network before the deadline"
+                    if result.state in WAITING:
+                        why = wrong or result.error or self._too_late(each.record.order, result)
                         self._move(Task(each.record.order, index), Event.EXPIRED, error=why)
+            if self._images is not None:
+                self._images.want(image for each in self._open.values() if (image := _image(each.record.order)))
             for order_id, index in list(self._unwritten):
                 record = self._records.get(order_id)
                 if record is None or self._written(record, index):
                     self._unwritten.discard((order_id, index))
 
     # --- inside ---
+
+    def _prepared(self, order: Order) -> bool:
+        wanted = _image(order)
+        return wanted is None or (self._images is not None and self._images.there(wanted.sha256))
+
+    def _wrong(self, order: Order) -> str:
+        """Why this order can never be carried out; empty as long as it may."""
+        wanted = _image(order)
+        return self._images.wrong(wanted.sha256) if wanted is not None and self._images is not None else ""
+
+    def _too_late(self, order: Order, result: MeterResult) -> str:
+        if result.state is State.PARTLY:
+            return "the deadline came before its end"
+        wanted = _image(order)
+        if wanted is not None and self._images is not None and not self._images.there(wanted.sha256):
+            return self._images.trouble(wanted.sha256) or "the image was not there before the deadline"
+        return "the meter was not in the network before the deadline"
+
+    def _check_image(self, order: Order) -> None:
+        """Raises `OrderRefusedError`."""
+        wanted = _image(order)
+        if wanted is None:
+            return
+        if self._images is None:
+            raise OrderRefusedError("firmware: there is no place for images here")
+        images = {found.sha256: found for each in self._open.values() if (found := _image(each.record.order))}
+        if images.setdefault(wanted.sha256, wanted).size != wanted.size:
+            raise OrderRefusedError("firmware: size: another order has this image with another size")
+        total = sum(image.size for image in images.values())
+        if total > IMAGES_BYTES_MAX:
+            raise OrderRefusedError(f"firmware: size: the images of all orders have more than {IMAGES_BYTES_MAX} bytes")
 
     def _checked(self, request: Request) -> Order:
         if not ID.fullmatch(request.id):
@@ -234,9 +349,15 @@ class OrderBook:
             kind = Kind(request.kind)
         except ValueError:
             raise OrderRefusedError(f"unknown kind {request.kind[:40]!r}; known: {', '.join(Kind)}") from None
-        meters = tuple(dict.fromkeys(request.meters))
+        kept = self._records.get(request.id)
+        targets = tuple(dict.fromkeys(request.meters))
+        if kept is not None and kept.order.targets == targets:
+            meters = kept.order.meters  # a group may be another one by now: this is the order that was accepted
+        else:
+            named = [self._expand(target) if is_group(target) else [target] for target in targets]
+            meters = tuple(dict.fromkeys(meter for found in named for meter in found))
         if not 1 <= len(meters) <= METERS_MAX:
-            raise OrderRefusedError(f"an order is for 1 to {METERS_MAX} meters")
+            raise OrderRefusedError(f"an order is for 1 to {METERS_MAX} meters, not {len(meters)}")
         parameters, needed = kinds.check(kind, request.parameters)
         if needed not in self._allowed:
             raise OrderRefusedError(f"{kind} is not allowed here: orders.{needed} is false in dcu.yaml")
@@ -247,7 +368,7 @@ class OrderBook:
         unknown = [meter for meter in meters if meter not in self._known()] if request.id not in self._records else []
         if unknown:
             raise OrderRefusedError(f"no meter {_named(unknown)}")
-        return Order(
+        order = Order(
             id=request.id,
             kind=kind,
             meters=meters,
@@ -256,7 +377,13 @@ class OrderBook:
             asked_at=self._clock.wall(),
             deadline_s=float(request.deadline_s),
             priority=request.priority,
+            asked_for=() if meters == targets else targets,
         )
+        if kinds.KINDS[kind].latest(parameters) >= order.asked_at + order.deadline_s:
+            raise OrderRefusedError(f"{kind}: the deadline is before the time of the activation")
+        if request.id not in self._records:
+            self._check_image(order)
+        return order
 
     def _until(self, order: Order) -> float:
         """Until when a meter may be asked, in monotonic seconds. A clock that was set back meanwhile does not make it
@@ -308,6 +435,21 @@ class OrderBook:
 
 def _same(one: Order, other: Order) -> bool:
     return (one.kind, one.meters, one.parameters) == (other.kind, other.meters, other.parameters)
+
+
+def _rank(each: _Open) -> tuple[bool, int, int]:
+    """What goes first: the quick before what takes long, then the more important, then the older."""
+    order = each.record.order
+    return kinds.KINDS[order.kind].background, -order.priority, order.number
+
+
+def _image(order: Order) -> WantedImage | None:
+    """The image that an order needs on the concentrator."""
+    if order.kind is not Kind.FIRMWARE:
+        return None
+    given = order.parameters
+    size = given["size"]
+    return WantedImage(str(given["sha256"]), size if isinstance(size, int) else 0, str(given["url"]))
 
 
 def _named(meters: Sequence[str]) -> str:

@@ -7,11 +7,25 @@ before the request that changes the meter leaves, and as soon as the outcome is 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from agent.metering.orders.kinds import Ask, Change, Context, Ended, Get, Plan, Read, Reply, plan
-from agent.metering.orders.order import OrderError
+from agent.metering.orders.kinds.steps import (
+    Ask,
+    Change,
+    Context,
+    Ended,
+    Get,
+    Keys,
+    Pause,
+    Plan,
+    Progress,
+    Read,
+    Reply,
+)
+from agent.metering.orders.kinds.table import plan
+from agent.metering.orders.order import MeterResult, OrderError
 from agent.metering.orders.order_book import Task
 from agent.metering.visit.visit import CLOSE_S, DEVICE_NAME, AttributeResult, Visit
 from dlms.client.association import ServiceRefused
@@ -26,7 +40,11 @@ NOT_VERIFIED = "carried out; what came of it could not be read"
 class Book(Protocol):
     """The part of `agent.metering.orders.order_book.OrderBook` that a visit uses."""
 
-    def sending(self, task: Task) -> None: ...
+    def result(self, task: Task) -> MeterResult: ...
+
+    def sending(self, task: Task, progress: Progress | None = None, *, noted: bool = True) -> None: ...
+
+    def paused(self, task: Task, after_s: float, progress: Progress | None = None) -> None: ...
 
     def ended(self, task: Task, ended: Ended) -> None: ...
 
@@ -35,11 +53,17 @@ class Book(Protocol):
 
 @dataclass(slots=True)
 class OrderVisit(Visit):
-    """Call `give_up` when the visit is over, however it went: an order that has no outcome by then is lost."""
+    """Call `give_up` when the visit is over, however it went: an order that has no outcome by then is lost.
+
+    `image` gives octets of the order's image. A visit that gives way is paused with the answer to come.
+    """
 
     task: Task = field(kw_only=True)
     book: Book = field(kw_only=True)
     trusted: bool = field(kw_only=True)
+    keys: Keys = field(default_factory=Keys)
+    image: Callable[[int, int], bytes] | None = None
+    began: float = 0.0
     settled: bool = False
     hopeless: bool = False
     changed: Ended | None = None
@@ -49,8 +73,14 @@ class OrderVisit(Visit):
     got: dict[object, Value | ItemError] = field(default_factory=dict)
 
     def start(self, now: float) -> None:
+        self.began = now
         self.session.read([DEVICE_NAME], now)
         self._write(now)
+
+    def give_way(self, now: float) -> None:
+        """Pause the order with the answer to what was asked last. To be called of kinds that resume only."""
+        del now
+        self.gives_way = True
 
     def give_up(self, why: str) -> None:
         """The visit is over. Does nothing when the outcome is known."""
@@ -74,7 +104,7 @@ class OrderVisit(Visit):
             case ReadDone():
                 refs = self.asking.refs if isinstance(self.asking, Read) else ()
                 results = tuple(self.got.get(ref, ItemError("other-reason")) for ref in refs)
-                self._go(Reply(self.sent_at, wall, results), now, wall)
+                self._go(Reply(self.sent_at, wall, results, at=now), now, wall)
             case Replied(outcome=outcome):
                 self._replied(outcome, now, wall)
             case _:
@@ -86,7 +116,18 @@ class OrderVisit(Visit):
             self.hopeless = True
             self._leave(f"at its place there is {name}" if name else "the meter does not say its name", now)
             return
-        context = Context(name, self.policy, self.trusted)
+        before = self.book.result(self.task)
+        context = Context(
+            name,
+            self.policy,
+            self.trusted,
+            before.progress or {},
+            before.sent,
+            wall,
+            self.began,
+            self.keys,
+            self.image,
+        )
         self.order_plan = plan(self.task.order.kind, self.task.order.parameters, context)
         self._go(None, now, wall)
 
@@ -94,7 +135,7 @@ class OrderVisit(Visit):
         """Give the plan its reply, and do what it wants next."""
         if self.order_plan is None:
             return
-        if reply is not None and reply.answer is not None:
+        if reply is not None and reply.answer is not None and not self.task.resumes:
             self.changed = Ended(alarm=NOT_VERIFIED)
         try:
             self.asking = next(self.order_plan) if reply is None else self.order_plan.send(reply)
@@ -102,6 +143,11 @@ class OrderVisit(Visit):
             self._settle(stopped.value)
             self._leave("", now)
             return
+        except OSError as error:  # the image cannot be read
+            self._leave(str(error), now)
+            return
+        if self.gives_way and not isinstance(self.asking, Pause):
+            self.asking = Pause(0.0)
         self.sent_at = wall
         try:
             self._ask(self.asking, now, wall)
@@ -115,21 +161,26 @@ class OrderVisit(Visit):
                 self.session.read(refs, now)
             case Get(item=item):
                 self.session.request(self.session.reading((item,)), now)
-            case Change(make=make):
+            case Change(make=make, progress=progress, noted=noted):
                 exchange = make(wall, self.session.request_octets)
-                self.book.sending(self.task)  # durable: from here on it may have been carried out
+                # Durable: from here on it may have been carried out.
+                self.book.sending(self.task, progress, noted=noted)
                 self.session.request(exchange, now)
+            case Pause(after_s=after_s, progress=progress):
+                self.settled = True
+                self.book.paused(self.task, after_s, progress)
+                self._leave("", now)
 
     def _replied(self, outcome: object, now: float, wall: float) -> None:
         if isinstance(self.asking, Get):
-            self._go(Reply(self.sent_at, wall, (_part(outcome),)), now, wall)
+            self._go(Reply(self.sent_at, wall, (_part(outcome),), at=now), now, wall)
         elif isinstance(outcome, ServiceRefused):
             self._settle(Ended(refused=outcome.code))
             self._leave("", now)
         elif isinstance(outcome, DlmsError):  # an answer that is none: what the meter did is not known
             self._leave(str(outcome), now)
         else:
-            self._go(Reply(self.sent_at, wall, (), outcome), now, wall)  # type: ignore[arg-type]
+            self._go(Reply(self.sent_at, wall, (), outcome, now), now, wall)  # type: ignore[arg-type]
 
     def _settle(self, ended: Ended) -> None:
         if not self.settled:

@@ -19,7 +19,7 @@ from typing import Protocol
 from agent.clock import Clock
 from agent.metering.ports.line_watch import LineWatch
 from agent.metering.ports.probe import Probe
-from agent.metering.registry import Registry
+from agent.metering.registry.registry import Registry
 from agent.metering.scheduling.schedule import Backoff
 from agent.metering.scheduling.tasks import TaskBook
 from agent.metering.visit.visit import Channel

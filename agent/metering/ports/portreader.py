@@ -29,22 +29,30 @@ from datetime import UTC, datetime
 from functools import partial
 
 from agent.clock import Clock
-from agent.metering.access.accessbook import AccessBook
+from agent.metering.access.accessbook import AccessBook, Which
 from agent.metering.access.session import AccessSession
 from agent.metering.ledger.ledger import Reason
+from agent.metering.orders.kinds.keys import keys_of
+from agent.metering.orders.kinds.steps import Keys
 from agent.metering.orders.order_book import OrderBook, Task
 from agent.metering.orders.order_visit import OrderVisit
 from agent.metering.ports.line_watch import LineWatch
 from agent.metering.ports.patience import Patience
 from agent.metering.ports.port_state import Bridge, PortHealth, PortState
 from agent.metering.ports.probe import Probe
-from agent.metering.registry import Meter, Registry
+from agent.metering.registry.capabilities import Offered
+from agent.metering.registry.counters import failure_kind
+from agent.metering.registry.device_book import DeviceBook
+from agent.metering.registry.entry import Meter
+from agent.metering.registry.network import NetworkBook
+from agent.metering.registry.registry import Registry
 from agent.metering.scheduling.tasks import Job, TaskBook
 from agent.metering.store.reading_store import Store, StoreError
 from agent.metering.visit.profile_catchup import ProfileReading
 from agent.metering.visit.visit import Channel, ProfileKey, Visit, is_profile
 from agent.metering.visit.visit_memory import KnowledgeCache, Leftovers, NameQuestions, Retries, places, values_stored
 from agent.settings.config import MANAGEMENT_LOGICAL_DEVICE, MeteringConfig, PortConfig
+from dlms.cosem.obis import AttributeRef
 from dlms.cosem.time import ClockPolicy
 from dlms.errors import DlmsError
 from dlms.link.datalink import DataLink, LineSettings, heard_by
@@ -65,6 +73,7 @@ from plc.protocols import Asking
 
 LOG = logging.getLogger("agent.metering.port")
 
+QUIET_S = 30.0  # nobody has needed the line for so long, and nobody will: meters are asked what they are
 WAIT_S = 0.5  # the longest wait for bytes; after it the worker beats and looks for a stop and for new settings
 LOOK_EVERY_S = 1.0  # how often all meters are checked for what they owe when nothing has changed
 IDLE_MAX = 32  # visits that wait without holding a place: those of silent meters
@@ -85,6 +94,8 @@ class ReaderDeps:
     clock: Clock
     rng: random.Random
     orders: OrderBook
+    devices: DeviceBook
+    network: NetworkBook
     health: Callable[[str, PortHealth], None] = lambda _port, _health: None
 
 
@@ -128,8 +139,10 @@ class PortReader:
         self._line: deque[Meter] = deque()
         self._nameless: deque[Meter] = deque()
         self._names = NameQuestions(deps.rng.random)
+        self._background_at = 0.0  # on a bus: when an order that takes long may go on
         self._look_at = 0.0
         self._generation = -1
+        self._busy_at = 0.0  # when a visit was last under way
 
     # --- the worker ---
 
@@ -181,6 +194,7 @@ class PortReader:
     def _round(self, bridge: Bridge, now: float) -> None:
         self._begin(bridge, now)
         self._set_line(bridge)
+        self._deps.network.look(self._port.name, bridge, now)
         for event in bridge.poll(now, self._wait_s(now)):
             self._on_event(event)
         now, wall = self._clock.monotonic(), self._clock.wall()
@@ -230,6 +244,7 @@ class PortReader:
 
     def _on_event(self, event: NodeEvent) -> None:
         registry, name = self._deps.registry, self._port.name
+        self._deps.network.event(name, event)
         match event:
             case NodeJoined(address=address, eui48=eui48):
                 meter = registry.join(name, address, eui48)
@@ -301,6 +316,8 @@ class PortReader:
                 self._names.asked(meter, now)
                 self._visit(bridge, meter, [], now)
                 room -= 1
+        if room > 0 and self._is_quiet(now):
+            room -= self._take_inventory(bridge, now)
         if room > 0:
             try:
                 self._probe.begin(bridge, now)
@@ -310,26 +327,38 @@ class PortReader:
     def _begin_orders(self, bridge: Bridge, room: int, now: float) -> int:
         """Begin what was ordered, before anything scheduled. Returns how many visits may still begin.
 
-        A visit of the same meter gives way, and on a bus, where one conversation has the line, any visit.
+        A visit of the same meter gives way, and on a bus, where one conversation has the line, any visit. What takes
+        long has half of the places at most, and on a bus half of the time.
         """
         if not self._deps.orders.waiting:
             return room
         present = {meter.meter_id: meter for meter in self._deps.registry.present(self._port.name)}
-        for task in self._deps.orders.due(present):
+        due = self._deps.orders.due(present)
+        for task in sorted(due, key=lambda task: task.background):
             meter = present[task.meter_id]
             if self._deps.access.resting(meter):  # too many wrong keys lock a meter, whoever tries them
                 self._deps.orders.begun(task)
                 self._deps.orders.lost(task, "the meter refused its keys and is not asked for a while", final=True)
                 continue
+            if task.background and not self._background_may_begin(bridge, now):
+                continue
             if room > 0 and meter.address not in self._visits:
                 self._visit(bridge, meter, [], now, task)
                 room -= 1
                 continue
+            if task.background:
+                continue
             for address, visit in list(self._visits.items()):
-                if (bridge.shared_bus or address == meter.address) and not isinstance(visit, OrderVisit):
+                if (bridge.shared_bus or address == meter.address) and _gives_way(visit, task):
                     self._advance(visit, partial(visit.give_way, now))
             room = 0  # nothing scheduled begins before this has its place
         return room
+
+    def _background_may_begin(self, bridge: Bridge, now: float) -> bool:
+        if bridge.shared_bus:
+            return now >= self._background_at
+        running = sum(isinstance(visit, OrderVisit) and visit.task.background for visit in self._visits.values())
+        return running < max(1, self._parallel_max // 2)
 
     def _room(self, bridge: Bridge) -> int:
         """How many visits may begin now."""
@@ -354,6 +383,22 @@ class PortReader:
             if not meter.named and self._names.due(meter, now) and self._deps.tasks.wants_name(meter.meter_id)
         ]
 
+    def _is_quiet(self, now: float) -> bool:
+        """Whether nobody needs the line, and nobody will soon."""
+        if self._visits or self._line or self._probe.running or self._deps.orders.waiting:
+            self._busy_at = now
+        start = self._deps.tasks.next_start()
+        soon = start is not None and start < QUIET_S
+        return self._metering.inventory and self._state.proven and not soon and now >= self._busy_at + QUIET_S
+
+    def _take_inventory(self, bridge: Bridge, now: float) -> int:
+        """Ask a meter what it is, where somebody wants to know. Returns the number of visits begun."""
+        due = self._deps.devices.due(self._port.name, now)
+        if due is None or self._retries.resting(due[0], now) or self._deps.access.resting(due[0]):
+            return 0
+        self._visit(bridge, due[0], [], now, extra=due[1])
+        return 1
+
     def _waiting(self, now: float) -> list[Meter]:
         """Return the meters that owe something and may be visited, the most important and longest waiting first."""
         ranked: list[tuple[tuple[int, int, float], Meter]] = []
@@ -376,11 +421,22 @@ class PortReader:
 
     # --- visits ---
 
-    def _visit(self, bridge: Bridge, meter: Meter, jobs: list[Job], now: float, task: Task | None = None) -> None:
-        """Begin a visit of a meter for these jobs, or for the order `task`."""
+    def _visit(
+        self,
+        bridge: Bridge,
+        meter: Meter,
+        jobs: list[Job],
+        now: float,
+        task: Task | None = None,
+        extra: tuple[AttributeRef, ...] = (),
+    ) -> None:
+        """Begin a visit of a meter for these jobs, for the order `task`, or for what it is (`extra`)."""
         knowledge = self._knowledge.of(meter.key)
         try:
-            opening = self._deps.access.open(meter)
+            which = Which.USUAL if task is None else self._deps.orders.which_keys(task)
+            pending = self._deps.access.pending(meter)
+            opening = self._deps.access.open(meter, which)
+            keys = keys_of(pending, new_in_use=opening.wanted)
             client = opening.credentials.client
             session = AccessSession(
                 self._link(meter, client),
@@ -402,11 +458,12 @@ class PortReader:
             self._deps.registry.attempted(meter.key, str(error))
             self._retries.note(meter, jobs)
             return
-        if task is not None:
-            self._visit_for_order(task, meter, session, channel, now)
+        if task is not None and not opening.identify:
+            self._visit_for_order(task, keys, meter, session, channel, now)
             return
-        if opening.identify:
-            jobs = []  # the public client reads the name; the next visit, with the meter's own keys, reads the rest
+        if opening.identify or self._deps.registry.name_only(meter):
+            # The public client reads the name; the next visit, with the meter's own keys, does the rest, or the order.
+            jobs = []
         visit = Visit(
             meter=meter,
             jobs=jobs,
@@ -420,12 +477,15 @@ class PortReader:
             best_now=self._best_now,
             tasks_stored=self._tasks_stored(meter, jobs),
             taken=self._leftovers.take(meter, jobs),
+            extra=extra,
         )
         self._visits[meter.address] = visit
         self._deps.tasks.began(jobs)
         self._advance(visit, partial(visit.start, now))
 
-    def _visit_for_order(self, task: Task, meter: Meter, session: AccessSession, channel: Channel, now: float) -> None:
+    def _visit_for_order(
+        self, task: Task, keys: Keys, meter: Meter, session: AccessSession, channel: Channel, now: float
+    ) -> None:
         visit = OrderVisit(
             meter=meter,
             jobs=[],
@@ -437,6 +497,8 @@ class PortReader:
             task=task,
             book=self._deps.orders,
             trusted=self._clock.trusted(),
+            keys=keys,
+            image=self._deps.orders.image(task),
         )
         self._visits[meter.address] = visit
         self._deps.orders.begun(task)
@@ -533,6 +595,20 @@ class PortReader:
         self._close(visit)
         self._retries.reset(meter)
         self._deps.registry.attempted(meter.key)
+        self._learn(visit, meter)
+
+    def _learn(self, visit: Visit, meter: Meter) -> None:
+        """Keep what a visit that went well has shown of the meter itself."""
+        opened = visit.opened
+        known = visit.knowledge
+        self._deps.devices.visited(
+            meter, Offered(int(opened.conformance), opened.pdu_size, known.list_max) if opened else None
+        )
+        if visit.extra:
+            self._busy_at = 0.0  # the line is still quiet
+            self._deps.devices.answered(meter.key)
+            if self._deps.devices.told(meter.key, {ref: visit.data(ref) for ref in visit.extra}):
+                known.forget()  # of another firmware
 
     def _identified(self, visit: Visit) -> Meter | None:
         """Return the meter that a visit reached, under the name that it gave.
@@ -626,11 +702,21 @@ class PortReader:
         self._close(visit)
         if isinstance(visit, OrderVisit):
             visit.give_up(error)  # where it has no outcome yet
+            now = self._clock.monotonic()
+            if visit.task.background:
+                self._background_at = now + (now - visit.began)  # as much time for everything else
+                self._look_at = 0.0
             return
         if visit.gives_way:
             self._deps.tasks.ended(visit.jobs, visit.meter.meter_id, ok=False, final=False)
             self._look_at = 0.0  # it goes on as soon as the order is done
             return
+        outcome = visit.outcome
+        if counts:
+            kind = "other" if outcome is None or outcome.ok else failure_kind(outcome.cause)
+            self._deps.devices.failed(visit.meter.key, kind)
+        if visit.extra:
+            return  # nobody waits for it
         suspicion = self._watch.suspicion(visit.meter.address)
         error = f"{error}; {suspicion}" if suspicion else error
         LOG.debug("visit of %s failed: %s", visit.meter.meter_id, error)
@@ -649,6 +735,12 @@ class PortReader:
         visit.channel.close()
         self._visits.pop(visit.meter.address, None)
         self._heard(visit.meter)
+
+
+def _gives_way(visit: Visit, task: Task) -> bool:
+    """Whether a visit ends, so that an order need not wait. One that is for the name of a meter alone is short, and
+    may be what the order waits for."""
+    return visit.task.gives_way_to(task) if isinstance(visit, OrderVisit) else bool(visit.jobs)
 
 
 def answer_bounds(response_timeout_s: float) -> Bounds:

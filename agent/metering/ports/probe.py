@@ -14,7 +14,8 @@ from typing import Protocol
 
 from agent.metering.ports.line_watch import LineWatch
 from agent.metering.ports.patience import FIRST, Patience
-from agent.metering.registry import Meter, Registry
+from agent.metering.registry.entry import Meter
+from agent.metering.registry.registry import Registry
 from agent.metering.visit.visit import Channel
 from agent.settings.config import PortConfig
 from dlms.link.datalink import DataLink, LinkDown, LinkUp, heard_by
@@ -146,7 +147,7 @@ class Probe:
             return
         self._scan_at = min(self._scan_at, now + scan.every_s)
         if now >= self._scan_at:
-            present = {meter.address for meter in self._registry.present(self._port.name)}
+            present = {meter.address for meter in self._registry.heard(self._port.name)}
             self._queue.extend(address for address in range(scan.first, scan.last + 1) if address not in present)
             self._scan_at = now + scan.every_s
         elif now >= self._silent_at:

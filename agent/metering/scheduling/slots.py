@@ -129,7 +129,8 @@ class Slots:
     def next(self, meter: str, task_id: str, run: int, now: Moment) -> Done:
         """Return what the store is to hold when the meter is read for `run` at a trusted moment."""
         account = self._accounts.get((meter, task_id), _Account())
-        return Done(max(run, _done(account, now)), _stored(account, now))
+        others = [era.last for era in account.eras if era.trusted and not era.agrees(now) and era.last < run]
+        return Done(max(run, _done(account, now)), max([_stored(account, now), *others]))
 
     def note(
         self, task: ReadingTask, meter: str, run: int, offset: float, monotonic: float, durable: Done | None

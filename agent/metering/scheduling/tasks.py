@@ -396,6 +396,7 @@ class TaskBook:
             self._keeper.doubt(meter, task_id, first, last, schedules.get(task_id), now.wall)
         found = self._slots.corrections(now)
         for one in found:
+            self._doubt_future(one, schedules.get(one.task), now)
             self._keeper.correct(Progress(one.meter, one.task, one.done.run), one.done.before)
             self._list_correction(one, schedules.get(one.task))
         self._keeper.flush(now.wall, alive=False)
@@ -407,6 +408,12 @@ class TaskBook:
                 len({one.meter for one in found}),
                 extra={"event": "tasks.clock"},
             )  # fmt: skip
+
+    def _doubt_future(self, one: Correction, schedule: Schedule | None, now: Moment) -> None:
+        """Runs that an earlier life stored and that lie in the future were read under a clock that was wrong."""
+        if one.was > now.wall + CORRECTION_S:
+            first = one.was if schedule is None else min(one.was, schedule.next(now.wall + CORRECTION_S))
+            self._keeper.doubt(one.meter, one.task, first, one.was, schedule, now.wall)
 
     def _list_correction(self, one: Correction, schedule: Schedule | None) -> None:
         keeper = self._keeper

@@ -25,13 +25,12 @@ import logging
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
 
 from agent.clock import Clock
 from agent.metering.store import resend, sinks
-from agent.metering.store.blocks import BLOCKS_PER_BATCH_MAX, block_rows, blocks, pack, unpack
+from agent.metering.store.blocks import BLOCKS_PER_BATCH_MAX, block_rows, blocks, pack, row_time, unpack
 from agent.metering.store.delivery import bounded_start, count, delivered_above, empty, mark, open_ranges
 from agent.metering.store.recovery import note_loss
 from agent.metering.store.resend import ResendBatch
@@ -85,8 +84,9 @@ class Batch:
 @dataclass(frozen=True, slots=True)
 class Loss:
     """Records that are gone. `meter`: whose, `""` when that is not known; `since` and `until`: the earliest and latest
-    time (seconds since the epoch) that they may speak of; `noted`: when that was found out; `seq` ascends. `records`
-    is 0 where their number is not known."""
+    time (seconds since the epoch) that they may speak of, where the meter is not known at which they were stored;
+    `reach`: the earliest time that rows of profiles among them may speak of, 0 where nobody knows; `noted`: when that
+    was found out; `seq` ascends. `records` is 0 where their number is not known."""
 
     seq: int
     noted: float
@@ -95,6 +95,7 @@ class Loss:
     until: float
     records: int
     reason: str
+    reach: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -361,9 +362,26 @@ class Store:
 
     def losses(self, after: int = 0) -> list[Loss]:
         """What was lost for good, in the order in which that was found out, with numbers above `after`."""
-        columns = "seq, noted, meter, since, until, records, why"
+        columns = "seq, noted, meter, since, until, records, why, reach"
         query = f"SELECT {columns} FROM loss WHERE seq > ? ORDER BY seq"  # noqa: S608 - constants only
         return [Loss(*row) for row in self._run(lambda db, _: db.execute(query, (after,)).fetchall())]
+
+    def lost_since(self, meter: str, heard: tuple[str, int]) -> tuple[str, int, float | None]:
+        """Return what was lost since a reader of this meter's profiles heard of it last: the store, its last loss, and
+        the earliest time (seconds since the epoch, 0 where nobody knows) that rows of the meter among it may speak of,
+        `None` where nothing was lost. What a full store gave up does not count: read again, it would fill the store.
+
+        `heard`: the first two of these as of then; a reader who names no store hears of nothing that was before."""
+        store, seq = heard
+
+        def work(db: sqlite3.Connection, _: _Counters) -> tuple[str, int, float | None]:
+            uuid = self.file.uuid
+            newest = int(db.execute("SELECT COALESCE(MAX(seq), 0) FROM loss").fetchone()[0])
+            after = newest if not store else seq if store == uuid else 0
+            query = "SELECT MIN(reach) FROM loss WHERE seq > ? AND meter IN ('', ?) AND why != 'full'"
+            return uuid, newest, db.execute(query, (after, meter)).fetchone()[0]
+
+        return self._run(work)
 
     def stats(self) -> StoreStats:
         """Return the counts for the status."""
@@ -454,7 +472,7 @@ class Store:
         db.execute("DELETE FROM block WHERE first=?", (first,))
         if lost:
             counters["lost"] += lost
-            note_loss(db, self._clock.wall(), meter, since, made, lost, "full")
+            note_loss(db, self._clock.wall(), meter, (since, made), since, lost, "full")
             if not self._loss_logged:  # once until the next delivery: a full store would otherwise fill the log as well
                 self._loss_logged = True
                 LOG.error(
@@ -496,7 +514,7 @@ class Store:
         lost = count(open_ranges(db, counters, first, last))
         counters["lost"] += lost
         counters["holes"] += lost
-        note_loss(db, self._clock.wall(), meter, since, made, lost, "damaged")
+        note_loss(db, self._clock.wall(), meter, (since, made), since, lost, "damaged")
         db.execute("UPDATE block SET body=x'' WHERE first=?", (first,))
         LOG.error(
             "records %d to %d cannot be read back (meter %s)",
@@ -519,7 +537,7 @@ class Store:
             if unpacked is None:
                 db.execute("DELETE FROM recovered WHERE seq=?", (seq,))
                 counters["lost"] += last - first + 1
-                note_loss(db, self._clock.wall(), meter, since, made, last - first + 1, "damaged")
+                note_loss(db, self._clock.wall(), meter, (since, made), since, last - first + 1, "damaged")
                 LOG.error(
                     "records %d to %d of store %s cannot be read back",
                     first,
@@ -614,12 +632,10 @@ def _earliest(readings: Sequence[Reading | GapReport]) -> float:
 def _time_of(reading: Reading | GapReport) -> float:
     if isinstance(reading, GapReport):
         return reading.noted
-    if reading.profile is None or reading.meter_time is None:
-        return reading.received
-    try:
-        return datetime.fromisoformat(reading.meter_time).timestamp()
-    except ValueError:
-        return reading.received
+    time = None
+    if reading.profile is not None:
+        time = row_time(reading.meter_time, reading.tag, reading.raw)
+    return reading.received if time is None else time
 
 
 def _refusal(record_id: int, text: str, why: str) -> Refusal:

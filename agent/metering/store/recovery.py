@@ -11,19 +11,22 @@ from __future__ import annotations
 import sqlite3
 import uuid
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, takewhile
 
+from agent.metering.store.blocks import profile_reach
 from agent.metering.store.delivery import Range, count, without
 from agent.metering.store.salvage import Block, SalvageReader, marks_of
 from agent.metering.store.store_schema import LEDGER
 
 BLOCKS_PER_STEP = 64
 LOSSES_MAX = 1000  # intervals remembered
+UNSEEN_S = 86_400.0  # a profile is read at least so often: the longest period of a usual task
 
 
 @dataclass(frozen=True, slots=True)
 class QuarantinedFile:
-    """A file in quarantine. `reached` counts in ids of its blocks; `store` names what they are records of."""
+    """A file in quarantine. `reached` counts in ids of its blocks; `store` names what they are records of.
+    `uncounted`: more may be lost than `lost`, since its end could not be read."""
 
     name: str
     store: str
@@ -32,6 +35,7 @@ class QuarantinedFile:
     salvaged: int
     lost: int
     done: bool
+    uncounted: bool = False
 
 
 def recovery_state(db: sqlite3.Connection, name: str) -> QuarantinedFile | None:
@@ -78,56 +82,101 @@ def proceed(
     db: sqlite3.Connection, counters: dict[str, int], file: QuarantinedFile, salvage: SalvageReader, now: float
 ) -> QuarantinedFile:
     """Recover some more blocks. The result is `done` when nothing is left."""
-    head, delivered = salvage.head(), salvage.delivered()
+    head, losses = salvage.head(), _Losses(db, salvage, now)
     blocks = list(islice(salvage.blocks(file.reached), BLOCKS_PER_STEP))
-    reached, stored_at, salvaged, lost = file.reached, file.stored_at, 0, 0
+    reached, stored_at, salvaged = file.reached, file.stored_at, 0
     for block in blocks:
         if block.first <= reached < block.last:
             pass  # partly delivered: it goes again whole, and the head-end knows what it has
         elif block.last <= reached:
             continue
         elif block.first > reached + 1 and (reached or head.released is not None):
-            lost += _note_hole(db, (reached + 1, block.first - 1), delivered, stored_at, block.made, now)
-        if not without((block.first, block.last), delivered):
+            losses.note_hole((reached + 1, block.first - 1), (stored_at, block.made))
+        if not losses.waiting((block.first, block.last)):
             _mark(db, block)
         elif block.body:
             _put(db, file.store, block)
             salvaged += block.last - max(block.first - 1, reached)
             _mark(db, block)
         else:
-            gone = count(without((max(block.first, reached + 1), block.last), delivered))
-            note_loss(db, now, block.meter, block.since or stored_at, block.made, gone, "damaged")
-            lost += gone
+            losses.note_block(block, max(block.first, reached + 1), stored_at)
         reached, stored_at = block.last, block.made
     done = len(blocks) < BLOCKS_PER_STEP
     if done and head.next is not None and head.next > reached + 1:
-        lost += _note_hole(db, (reached + 1, head.next - 1), delivered, stored_at, 0.0, now)
-    if done and not reached and not head.counts:  # not a single page of it could be read: nobody knows how many
-        note_loss(db, now, "", 0.0, now, 0, "damaged")
-    counters["lost"] += lost
+        losses.note_hole((reached + 1, head.next - 1), (stored_at, now))
+    uncounted = done and not salvage.end_found
+    if uncounted:
+        losses.note_uncounted(max(reached, (head.next or 1) - 1), stored_at)
+    counters["lost"] += losses.records
     after = QuarantinedFile(
-        file.name, file.store, reached, stored_at, file.salvaged + salvaged, file.lost + lost, done=done
+        file.name,
+        file.store,
+        reached,
+        stored_at,
+        file.salvaged + salvaged,
+        file.lost + losses.records,
+        done=done,
+        uncounted=uncounted,
     )
     _save(db, after, now)
     return after
 
 
+class _Losses:
+    """What a step of the recovery finds to be lost."""
+
+    def __init__(self, db: sqlite3.Connection, salvage: SalvageReader, now: float) -> None:
+        self._db = db
+        self._salvage = salvage
+        self._now = now
+        self._delivered = salvage.delivered()
+        self.records = 0
+
+    def waiting(self, ids: Range) -> list[Range]:
+        """The parts of a range that the head-end does not have."""
+        return without(ids, self._delivered)
+
+    def note_block(self, block: Block, first: int, stored_at: float) -> None:
+        """A block is there without its body. `first`: the first id of it that was not delivered."""
+        lost = count(self.waiting((first, block.last)))
+        since = block.since or stored_at
+        note_loss(self._db, self._now, block.meter, (since, block.made), block.since, lost, "damaged")
+        self.records += lost
+
+    def note_hole(self, ids: Range, stored: tuple[float, float]) -> None:
+        """Blocks with these ids are not there; they were stored between these times."""
+        lost = count(self.waiting(ids))
+        if lost:
+            reach = self._reach(ids[0], stored[0])
+            note_loss(self._db, self._now, "", stored, reach, lost, "damaged")
+            self.records += lost
+
+    def note_uncounted(self, newest: int, stored_at: float) -> None:
+        """The end of the file could not be read: blocks that are newer than everything known may have been there."""
+        reach = self._reach(newest + 1, stored_at)
+        note_loss(self._db, self._now, "", (stored_at, self._now), reach, 0, "damaged")
+
+    def _reach(self, first: int, stored_at: float) -> float:
+        """The earliest time that rows in blocks from the id `first` on may speak of; 0 where nothing tells.
+
+        Rows of a profile are stored in their order, so what is lost begins behind what the last block before it has
+        of the same profile. A profile of which no block is left was read `UNSEEN_S` ago or less.
+        """
+        if not stored_at:
+            return 0.0
+        last: dict[tuple[str, str], float] = {}
+        for block in takewhile(lambda block: block.first < first, self._salvage.blocks(0)):
+            last |= profile_reach(block.body)
+        return min([*last.values(), stored_at - UNSEEN_S])
+
+
 def note_loss(
-    db: sqlite3.Connection, now: float, meter: str, since: float, until: float, records: int, why: str
+    db: sqlite3.Connection, now: float, meter: str, span: tuple[float, float], reach: float, records: int, why: str
 ) -> None:
-    """Remember that records of this meter (`""`: of whichever) that speak of this time are gone for good."""
-    row = (now, meter, since, until, records, why)
-    db.execute("INSERT INTO loss (noted, meter, since, until, records, why) VALUES (?, ?, ?, ?, ?, ?)", row)
+    """Remember that records are gone for good; the fields are those of `Loss`, `span` is its `since` and `until`."""
+    row = (now, meter, *span, records, why, reach)
+    db.execute("INSERT INTO loss (noted, meter, since, until, records, why, reach) VALUES (?, ?, ?, ?, ?, ?, ?)", row)
     db.execute("DELETE FROM loss WHERE seq <= (SELECT MAX(seq) FROM loss) - ?", (LOSSES_MAX,))
-
-
-def _note_hole(
-    db: sqlite3.Connection, hole: Range, delivered: list[Range], since: float, until: float, now: float
-) -> int:
-    lost = count(without(hole, delivered))
-    if lost:
-        note_loss(db, now, "", since, until or now, lost, "damaged")
-    return lost
 
 
 def _mark(db: sqlite3.Connection, block: Block) -> None:

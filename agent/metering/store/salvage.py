@@ -90,6 +90,12 @@ class SalvageReader:
         counts = {name: value for name in COUNTERS if (value := _count(meta.get(name))) is not None}
         return StoreHeader(uuid if isinstance(uuid, str) else "", counts)
 
+    @property
+    def end_found(self) -> bool:
+        """Whether the block with the highest id is known. Without it nobody knows how many ids were given out: the
+        counter `next` is not written with every visit."""
+        return self._queries.end_found
+
     def blocks(self, after: int) -> Iterator[Block]:
         """The blocks with ids above `after`, in their order; `body` is empty where only that cannot be read."""
         reached = after
@@ -187,6 +193,13 @@ class _Queries:
         self._db = db
         self._queries = 0
         self.damaged = False
+
+    @property
+    def end_found(self) -> bool:
+        """Whether the pages that lead to the last block, and its own, can be read."""
+        if "first" not in self._columns("block"):
+            return False
+        return self._highest("first", "block") < SQL_ID_MAX
 
     def blocks(self, after: int) -> Iterator[Block]:
         columns = self._columns("block")

@@ -354,20 +354,21 @@ def _raise_if_newer(db: sqlite3.Connection) -> None:
 
 
 def _log_recovered(file: QuarantinedFile) -> None:
-    if not (file.reached or file.salvaged or file.lost):  # "0 are lost" would be a guess
+    if file.uncounted and not (file.reached or file.salvaged or file.lost):  # "0 are lost" would be a guess
         LOG.error(
             "%s: nothing was found in it; how many readings it held is not known",
             file.name,
             extra={"event": "store.salvaged"},
         )
         return
-    level = logging.ERROR if file.lost else logging.WARNING
+    level = logging.ERROR if file.lost or file.uncounted else logging.WARNING
     LOG.log(
         level,
-        "%s: %d readings were recovered and wait for the head-end, %d are known to be lost",
+        "%s: %d readings were recovered and wait for the head-end, %d are known to be lost%s",
         file.name,
         file.salvaged,
         file.lost,
+        ", and how many of the newest is not known" if file.uncounted else "",
         extra={"event": "store.salvaged"},
     )
 

@@ -9,7 +9,7 @@ Formats so far. A file is brought forward when it is opened, in one transaction;
    `delivered` has what the head-end holds above the watermark `released`, `resend` what it wants once more,
    `sink` the positions of others.
 3. The ledger's tables (`agent.metering.ledger`): `gap`, `account`, `era`, `alive`.
-4. `aside` is `quarantined`, `adopted` is `recovered`.
+4. `aside` is `quarantined`, `adopted` is `recovered`; `loss.reach`.
 5. `calendar`, where run times are no period: its `id` is less than 0 and stands for `every` in `gap` and `account`.
 
 `block.marks` is the progress of the visit, JSON [[meter, task, run], …]. It moves to the table `progress` when the
@@ -76,6 +76,8 @@ _SINCE_3 = (
 _SINCE_4 = (
     "ALTER TABLE aside RENAME TO quarantined",
     "ALTER TABLE adopted RENAME TO recovered",
+    # The earliest time that rows of profiles among what was lost may speak of; 0: nobody knows.
+    "ALTER TABLE loss ADD COLUMN reach REAL NOT NULL DEFAULT 0",
 )
 _SINCE_5 = ("CREATE TABLE calendar (id INTEGER PRIMARY KEY, times TEXT NOT NULL)",)
 LEDGER = {

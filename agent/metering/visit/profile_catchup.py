@@ -45,7 +45,7 @@ from dlms.cosem.profile import (
     columns_of,
 )
 from dlms.cosem.scaler_unit import scaler_ref
-from dlms.cosem.time import DEVIATION_UNKNOWN, STANDARD_CLOCK, ClockPolicy, CosemDateTime
+from dlms.cosem.time import DEVIATION_UNKNOWN, STANDARD_CLOCK, ZONE_UNKNOWN_S, ClockPolicy, CosemDateTime
 from dlms.errors import DecodeError, DlmsError, LocalError
 from dlms.xdlms.apdu.common import AccessError, Item, Result
 
@@ -54,8 +54,8 @@ STEP_S = 10.0  # of line time that a step should take: what a cut in the middle 
 STEP_ROWS = 48  # asked for in the first step of a visit: some 2 kB, 2 s at 9600 baud
 STEP_ROWS_MAX = 384  # four days of quarter-hours: some 16 kB, what a visit holds in memory at a time
 STEP_ROWS_MIN = 4
+REREAD_MARGIN_S = 6 * 3600  # before what was lost: a clock set back once or twice, and the row that a time follows from
 CLOCK_TOLERANCE_S = 3 * 3600  # ahead of now: an hour of daylight saving, an hour that a clock is wrong, and room
-ZONE_UNKNOWN_S = 14 * 3600  # how far local time may be from UTC
 BACK_MAX_S = 86_400  # a row stamped longer before the last plausible one has lost its clock
 _TRANSIENT = (DataAccessResult.HARDWARE_FAULT, DataAccessResult.TEMPORARY_FAILURE)
 _REFUSED_WHOLE = (DataAccessResult.OBJECT_UNDEFINED, DataAccessResult.OBJECT_UNAVAILABLE)
@@ -215,16 +215,18 @@ class ProfileReading:
         self._done = True
 
     def _first(self) -> CosemDateTime | None:
-        """Return where a first visit begins, in the meter's terms."""
-        facts = self._facts
-        if self._selected.first is not None:
+        """Return where a first visit, or one that reads again what was lost, begins, in the meter's terms."""
+        facts, first_s = self._facts, self._facts.first_s
+        if self._selected.first is not None and not self.place.since:
             clock = CosemDateTime.from_datetime(self._selected.first)
             return replace(clock, deviation=facts.clock.deviation) if facts.clock is not None else clock
+        if self.place.since and facts.now is not None:
+            first_s = max(0.0, facts.now.timestamp() - self.place.since) + REREAD_MARGIN_S
         if facts.clock is not None and self._now is not None and self._now == facts.clock.local():
-            return facts.clock.later(-round(facts.first_s))
+            return facts.clock.later(-round(first_s))
         if facts.now is None:
             return None
-        return CosemDateTime.from_instant(facts.now - timedelta(seconds=facts.first_s), facts.policy)
+        return CosemDateTime.from_instant(facts.now - timedelta(seconds=first_s), facts.policy)
 
     def _heal(self) -> None:
         """Forget a place that is ahead of now: a row with a wrong time stamp has moved it, or the clock was set.

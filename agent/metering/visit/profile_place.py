@@ -12,16 +12,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from hashlib import blake2b
+from uuid import uuid4
 
 from dlms import axdr
-from dlms.axdr import Data, Tag
+from dlms.axdr import DATE_TIME_OCTETS, Data, Tag
 from dlms.cosem.obis import AttributeRef
 from dlms.cosem.profile import UNRESOLVED, CaptureObject, TypedRow, Unresolved
-from dlms.cosem.time import ANY, DATE_TIME_OCTETS, STATUS_UNKNOWN, ClockStatus, CosemDateTime
+from dlms.cosem.time import ANY, STATUS_UNKNOWN, ClockStatus, CosemDateTime
 from dlms.errors import DlmsError
+from omadm.readings import REREAD_CHARS
 
 DIGEST_OCTETS = 8  # of the rows of a few hours two are alike once in 10^15 places
 OVERLAP_S = 3600  # a clock may be set back by so much, or daylight saving end, without a row being missed
@@ -118,6 +120,10 @@ class Place:
     buffer, 0 where it is not known. `searched`: up to there by the clock, there was nothing. `ahead`: digests of
     doubtful rows stamped ahead. `doubtful`: the last rows were doubtful. `ranges_only`: the meter does not select by
     entry.
+
+    `reread` is sent with the rows: it tells rows of this reading from those of one before it. `since`: so far back (in
+    seconds since the epoch) an empty place begins, because what was read before was lost; 0 where nothing was.
+    `losses`: up to which loss of which store this place has heard.
     """
 
     clock: bytes = b""
@@ -129,6 +135,9 @@ class Place:
     ahead: list[bytes] = field(default_factory=list)
     doubtful: bool = False
     ranges_only: bool = False
+    reread: str = ""
+    since: float = 0.0
+    losses: tuple[str, int] = ("", 0)
 
     def dump(self) -> dict[str, object]:
         """A value that JSON can hold."""
@@ -143,6 +152,9 @@ class Place:
             "ahead": b"".join(self.ahead).hex(),
             "doubtful": self.doubtful,
             "ranges_only": self.ranges_only,
+            "reread": self.reread,
+            "since": self.since,
+            "losses": list(self.losses),
         }
 
     @classmethod
@@ -159,7 +171,19 @@ class Place:
             ahead=_digests(_octets(dumped, "ahead")),
             doubtful=dumped.get("doubtful") is True,
             ranges_only=dumped.get("ranges_only") is True,
+            reread=_text(dumped.get("reread")),
+            since=_seconds(dumped.get("since")),
+            losses=_losses(dumped.get("losses")),
         )
+
+    def heard(self, store: str, seq: int, lost_since: float | None) -> Place:
+        """Return the place after what `store` has lost up to its loss `seq`: of this profile possibly everything from
+        `lost_since` on (seconds since the epoch; `None` where nothing that this place has not heard of)."""
+        name = self.reread or (store[:REREAD_CHARS] if self.known else uuid4().hex[:REREAD_CHARS])
+        if lost_since is None or not self.known:
+            return replace(self, reread=name, losses=(store, seq))
+        name = uuid4().hex[:REREAD_CHARS]
+        return Place(ranges_only=self.ranges_only, reread=name, since=lost_since, losses=(store, seq))
 
     @property
     def known(self) -> bool:
@@ -244,6 +268,22 @@ class Place:
             if not self.digests and self.clock and row.clock == self.clock:
                 return at + 1
         return None
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) and len(value) <= REREAD_CHARS else ""
+
+
+def _seconds(value: object) -> float:
+    return float(value) if isinstance(value, int | float) and 0 <= value < 2**40 else 0.0
+
+
+def _losses(value: object) -> tuple[str, int]:
+    match value:
+        case [str(store), int(seq)]:
+            return store, seq
+        case _:
+            return "", 0
 
 
 def _octets(dumped: Mapping[str, object], name: str) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 
-from dlms.axdr import FLOAT_TAGS, INTEGER_TAGS, TYPE_NAMES, Data, Tag
+from dlms.axdr import DATE_TIME_OCTETS, FLOAT_TAGS, INTEGER_TAGS, TYPE_NAMES, Data, Tag
 from omadm.readings import DEPTH_MAX, RAW_CHARS_MAX, Raw
 
 # Tag of the COSEM value → tag of the record, for values that go as they are.
@@ -24,7 +24,6 @@ _LISTS: dict[int, str] = {
 _NOTHING = (Tag.NULL, Tag.DONT_CARE)
 _DELTAS = range(Tag.DELTA_INTEGER, Tag.DELTA_DOUBLE_LONG_UNSIGNED + 1)  # in rows, `RowDecoder` has resolved them
 
-DATE_TIME_BYTES = 12
 UNRESOLVED_ERROR = "unresolved"
 LIST_ENTRIES_MAX = RAW_CHARS_MAX // 8  # an entry is at least `["u8",0]` and a comma
 
@@ -52,7 +51,7 @@ def _encode(data: Data, date_time: bool, depth: int) -> tuple[str, Raw]:
     if tag in _PLAIN and isinstance(value, bool | int | str):
         return _PLAIN[tag], value
     if tag in _OCTETS and isinstance(value, bytes):
-        is_date_time = date_time and tag == Tag.OCTET_STRING and len(value) == DATE_TIME_BYTES
+        is_date_time = date_time and tag == Tag.OCTET_STRING and len(value) == DATE_TIME_OCTETS
         return ("dt" if is_date_time else _OCTETS[tag]), value.hex()
     if tag in _TEXTS and isinstance(value, str):
         # Octets that are no UTF-8 arrive as lone surrogates, which no JSON reader has to accept.

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Protocol
 
-from agent.metering.registry import Meter, meter_name
+from agent.metering.registry.entry import Meter, meter_name
 from agent.metering.scheduling.tasks import Job
 from agent.metering.visit.profile_catchup import (
     MeterFacts,
@@ -49,7 +49,7 @@ from dlms.client.session import MeterSession
 from dlms.cosem.obis import AttributeRef, Obis
 from dlms.cosem.profile import BUFFER, PROFILE_CLASS, Unresolved
 from dlms.cosem.time import STANDARD_CLOCK, ClockPolicy, CosemDateTime
-from dlms.errors import DlmsError, PeerError
+from dlms.errors import DlmsError, LocalError, PeerError
 from dlms.xdlms.apdu.common import AccessError, Result
 from dlms.xdlms.exchange import Answer, GetAnswer, GetExchange
 from omadm.readings import Reading
@@ -82,10 +82,12 @@ class Channel(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a visit ended. `reached`: the meter answered something, whatever it was."""
+    """How a visit ended. `reached`: the meter answered something, whatever it was. `cause`: the error as a value, where
+    there is one."""
 
     error: str
     reached: bool
+    cause: DlmsError | None = None
 
     @property
     def ok(self) -> bool:
@@ -105,7 +107,8 @@ class Visit:
     """Drive it with `step`; `deadline` says when at the latest.
 
     `profiles` are to be read for the task they are filed under; `first_s` is how far back where nothing of them was
-    read yet. Of `tasks_stored` everything but the profiles is stored for this run already. `best_now` says what time it
+    read yet. Of `tasks_stored` everything but the profiles is stored for this run already. `extra` is read beside what
+    the jobs want: `agent.metering.registry.device_book` asks for it in idle time. `best_now` says what time it
     is, in UTC, `None` while our clock cannot be trusted.
     """
 
@@ -135,13 +138,16 @@ class Visit:
     reached: bool = False
     gives_way: bool = False
     billing_asked: bool = False
+    extra: tuple[AttributeRef, ...] = ()
+    opened: SessionOpened | None = None
 
     def start(self, now: float) -> None:
         self.learned_before = signature(self.knowledge)
         self.taken_before = len(self.taken)
         self.profiles_from(self.profiles)
         items = self._items()
-        wanted = {DEVICE_NAME: None} | {item.ref: None for item in items if item.billing is None}
+        wanted = {DEVICE_NAME: None} | dict.fromkeys(self.extra)
+        wanted |= {item.ref: None for item in items if item.billing is None}
         if any(item.billing is not None for item in items):
             wanted |= dict.fromkeys(BILLING_COUNTERS)
         if self.profiles:
@@ -225,7 +231,7 @@ class Visit:
     def readings(self, job: Job, meter_id: str, *, trusted: bool) -> list[Reading]:
         """The readings of one job that are not stored yet: attributes in the order of its list, then rows of profiles
         in the order of the meter, and at the end of the visit the profiles that could not be read."""
-        maker = _Maker(job, meter_id, self._iso(self._data(CLOCK_TIME)), trusted)
+        maker = _Maker(job, meter_id, self._iso(self.data(CLOCK_TIME)), trusted)
         found: list[Reading] = []
         for item in job.items.items if job.task.task_id not in self.tasks_stored else ():
             ref = self._ref_of(item)
@@ -266,6 +272,7 @@ class Visit:
         match event:
             case SessionOpened():
                 self.reached = True
+                self.opened = event
             case ItemRead(ref=ref, result=result):
                 self.taken[ref] = AttributeResult(result, wall)
             case ReadDone():
@@ -284,7 +291,7 @@ class Visit:
             case SessionClosed():
                 self._end("" if self.complete else "the session ended before everything was read")
             case SessionFailed(error=error):
-                self._end("" if self.complete else str(error))
+                self._end("" if self.complete else str(error), error)
 
     def _items(self) -> list[ReadingItem]:
         """What is to be read and is no profile, and not stored yet."""
@@ -321,7 +328,7 @@ class Visit:
         return replace(item.ref, obis=Obis(item.ref.obis.code[:5] + bytes([stored])))
 
     def _count(self, ref: AttributeRef) -> int | None:
-        data = self._data(ref)
+        data = self.data(ref)
         value = data.value if data is not None else None
         return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
 
@@ -330,14 +337,14 @@ class Visit:
         try:
             self._ask_more(now)
         except DlmsError as error:  # the session ended behind its last answer
-            self._end(str(error))
+            self._end(str(error), error)
 
     def _ask_more(self, now: float) -> None:
         if not self.described:
             self.described = True
             facts = MeterFacts(self._clock(), self.best_now(), self.policy, self.first_s)
             for profile in self.profiles.values():
-                profile.describe([self._data(ref) for ref in profile.descriptors], facts)
+                profile.describe([self.data(ref) for ref in profile.descriptors], facts)
             unscaled = {ref: None for profile in self.profiles.values() for ref in profile.unscaled(self.knowledge)}
             if unscaled:
                 self.session.read(list(unscaled), now)
@@ -355,12 +362,13 @@ class Visit:
         self.until = min(self.until, now + CLOSE_S)
         self.session.close(now)
 
-    def _data(self, ref: AttributeRef) -> Data | None:
+    def data(self, ref: AttributeRef) -> Data | None:
+        """What an attribute gave, `None` where it was refused or is not there yet."""
         taken = self.taken.get(ref)
         return taken.result.data if taken is not None and isinstance(taken.result, Value) else None
 
     def _clock(self) -> CosemDateTime | None:
-        data = self._data(CLOCK_TIME)
+        data = self.data(CLOCK_TIME)
         try:
             return CosemDateTime.parse(data.value) if data is not None and isinstance(data.value, bytes) else None
         except DlmsError:
@@ -371,23 +379,30 @@ class Visit:
             try:
                 self.channel.send(output, now)
             except PlcLocalError as error:  # longer than the bridge carries, or its queue is full
-                self._fail(str(error), now)
+                self._fail(str(error), now, LocalError(str(error)))
                 return
 
-    def _fail(self, why: str, now: float) -> None:
+    def _fail(self, why: str, now: float, cause: DlmsError | None = None) -> None:
+        """End the visit because of the line or of ours, not because of what the meter said."""
         self.session.receive_eof(now)
-        self._end("" if self.complete else why)
+        self._end("" if self.complete else why, cause)
 
-    def _end(self, error: str) -> None:
+    def _end(self, error: str, cause: DlmsError | None = None) -> None:
         if self.outcome is None:
-            self.outcome = Outcome(error, self.reached)
+            self.outcome = Outcome(error, self.reached, cause)
             self.channel.close()
 
     def _rows(self, maker: _Maker, profile: ProfileReading) -> list[Reading]:
         found: list[Reading] = []
         for row in profile.rows:
             instant = None if row.repeated else iso_time(row.clock, self.policy) if row.clock else None
-            of_row = replace(maker, meter_time=instant, profile=str(profile.obis), doubt=row.doubt or None)
+            of_row = replace(
+                maker,
+                meter_time=instant,
+                profile=str(profile.obis),
+                doubt=row.doubt or None,
+                reread=profile.place.reread or None,
+            )
             if (instant is None or row.doubt) and row.clock_ref is not None and row.clock:
                 found.append(
                     of_row.reading(row.clock_ref, Value(axdr.octets(row.clock)), self.profiles_at, date_time=True)
@@ -419,6 +434,7 @@ class _Maker:
     trusted: bool
     profile: str | None = None
     doubt: str | None = None
+    reread: str | None = None
 
     def reading(
         self, ref: AttributeRef, result: Value | ItemError, received: float, *, date_time: bool = False
@@ -450,6 +466,7 @@ class _Maker:
             run=self.job.run,
             profile=self.profile,
             doubt=self.doubt,
+            reread=self.reread,
         )
 
 

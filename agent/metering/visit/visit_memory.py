@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from agent.clock import Clock
-from agent.metering.registry import Meter
+from agent.metering.registry.entry import Meter
 from agent.metering.scheduling.schedule import Backoff
 from agent.metering.scheduling.tasks import Job
 from agent.metering.store.reading_store import Store, StoreError
@@ -160,8 +160,24 @@ class KnowledgeCache:
         return known
 
     def place(self, meter_id: str, task_id: str, obis: Obis) -> Place:
-        """Return how far a profile was read; an empty place for one that was not, or when that cannot be recalled."""
-        return Place.load(self._recall(_key(meter_id, task_id, str(obis))))
+        """Return how far a profile was read; an empty place for one that was not, when that cannot be recalled, or when
+        the store has lost readings that may have been of it: they are read again."""
+        found = Place.load(self._recall(_key(meter_id, task_id, str(obis))))
+        try:
+            store, seq, since = self._store.lost_since(meter_id, found.losses)
+        except StoreError as error:  # nothing can be stored now either; the next visit hears of it
+            LOG.debug("what was lost of %s is not known now: %s", meter_id, error)
+            return found
+        place = found.heard(store, seq, since)
+        if found.known and not place.known:
+            LOG.warning(
+                "profile %s of %s (task %s) is read again, since readings of it may have been lost",
+                obis,
+                meter_id,
+                task_id,
+                extra={"event": "profile.reread"},
+            )
+        return place
 
     def stored_run(self, meter_id: str, task_id: str) -> int | None:
         """Return the last run of a task with profiles for which the meter's other values are in the store."""

@@ -169,7 +169,7 @@ class HdlcClientLink(Machine[State, Step, LinkEvent]):
 
     @classmethod
     def from_options(cls, options: LinkOptions) -> HdlcClientLink:
-        """Raises `LocalError` for an address or parameters that cannot be."""
+        """A link with the addresses, timeouts and parameters of `options`. Raises `LocalError` where they cannot be."""
         return cls(
             options.client,
             options.server,

@@ -13,10 +13,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from dlms import axdr
-from dlms.axdr import Data
+from dlms.axdr import DATE_TIME_OCTETS, Data
 from dlms.codes import Apdu
 from dlms.cosem.obis import AttributeRef
-from dlms.cosem.time import DATE_TIME_OCTETS, CosemDateTime
+from dlms.cosem.time import CosemDateTime
 from dlms.cursor import Cursor, length_octets
 from dlms.errors import LocalError
 from dlms.xdlms.apdu.common import read_count, read_ref

@@ -12,7 +12,6 @@ from typing import Any
 from headend.dm.jobs.params import JobError, known_keys, text
 from headend.dm.jobs.steps import (
     Batch,
-    Checkpoint,
     CommandName,
     Done,
     Failed,
@@ -20,15 +19,12 @@ from headend.dm.jobs.steps import (
     Json,
     Request,
     Steps,
-    Waiting,
     add,
-    add_interior,
-    execute,
     get,
     only_text,
     result_code,
+    run_node,
 )
-from omadm.codes import Code
 from omadm.orders import DEADLINE_S_MAX, METERS_MAX, PARAMETERS_CHARS_MAX, PRIORITY_MAX
 
 ORDERS = "./AMI/Order"
@@ -70,25 +66,12 @@ class OrderJob:
         node = f"{ORDERS}/job{job.id}"
         if "alert" in job.progress:
             return (yield from self._report(job, node))
-        if job.progress.get("exec_sent"):
-            (reply,) = yield Batch((get(f"{node}/Status/State"),))
-            # Only the status was lost, or nothing arrived: what has run must not be run again.
-            if only_text(reply) in ("waiting", "over"):
-                return Waiting(dict(job.progress))
-        adds = [add_interior(node), *self._leaves(job, node)]
-        replies = yield Batch(tuple(adds))
-        refused = {
-            request.uri: reply.status
-            for request, reply in zip(adds, replies, strict=True)
-            if not reply.ok and reply.status != Code.ALREADY_EXISTS
-        }
-        if refused:
-            return Failed({"error": "the device refused the order's node", "refused": refused})
-        yield Checkpoint({"exec_sent": True})
-        (reply,) = yield Batch((execute(f"{node}/Operations/Run", job.correlator),))
-        if reply.status not in (Code.OK, Code.ACCEPTED):
-            return Failed({"error": "the device refused the order", "status": reply.status})
-        return Waiting({"exec_sent": True})
+        leaves = self._leaves(job, node)
+        return (
+            yield from run_node(
+                job, node, leaves, "Operations/Run", state="Status/State", under_way=("waiting", "over")
+            )
+        )
 
     @staticmethod
     def _leaves(job: Job, node: str) -> list[Request]:

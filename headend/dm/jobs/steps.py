@@ -226,3 +226,32 @@ def below(found: Read, root: str) -> dict[str, str]:
         for uri, value in found.values.items()
         if uri.startswith(f"{root}/")
     }
+
+
+def run_node(
+    job: Job, node: str, adds: list[Request], operation: str, *, state: str, under_way: tuple[str, ...]
+) -> Steps:
+    """Add a node of the job's own, have the device carry it out by Exec, and wait for its alert.
+
+    `adds` make the leaves below `node`, `operation` takes the Exec. After a cut `state` is read first: with a value
+    among `under_way` only the status was lost, and what has run is not run again. The outcome is `Waiting`, or `Failed`
+    with the statuses of what the device refused.
+    """
+    if job.progress.get("exec_sent"):
+        (reply,) = yield Batch((get(f"{node}/{state}"),))
+        if only_text(reply) in under_way:
+            return Waiting(dict(job.progress))
+    wanted = [add_interior(node), *adds]
+    replies = yield Batch(tuple(wanted))
+    refused = {
+        request.uri: reply.status
+        for request, reply in zip(wanted, replies, strict=True)
+        if not reply.ok and reply.status != Code.ALREADY_EXISTS
+    }
+    if refused:
+        return Failed({"error": f"the device refused the node {node}", "refused": refused})
+    yield Checkpoint({"exec_sent": True})
+    (reply,) = yield Batch((execute(f"{node}/{operation}", job.correlator),))
+    if reply.status not in (Code.OK, Code.ACCEPTED):
+        return Failed({"error": f"the device refused to run {node}", "status": reply.status})
+    return Waiting({"exec_sent": True})

@@ -6,11 +6,8 @@ mistake is told when the job is queued; the device has the last word.
 
 from __future__ import annotations
 
-import zoneinfo
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib import resources
-from pathlib import Path
 from typing import Any
 
 from headend.dm.jobs.params import JobError, known_keys, node_value
@@ -29,7 +26,7 @@ from headend.dm.jobs.steps import (
     read,
     replace,
 )
-from omadm.local_time import DayTimes, Zone, ZoneError
+from omadm.local_time import DayTimes, Zone
 from omadm.schedule import Calendar
 
 SCHED = "./SCHED"
@@ -116,8 +113,8 @@ class TasksJob:
     """Have these tasks on a device; others stay as they are.
 
     `{"tasks": {"billing": {"times": "0 0 1 * *", "reading_list": "billing", "window": "00:00-06:00"}, "old": null},
-    "zone": "Europe/Madrid", "quiet_hours": "17:00-21:00"}`. A task has exactly what is given here, and `null` deletes
-    it. `zone` is a name of the tz database, or a POSIX TZ string.
+    "zone": "CET-1CEST,M3.5.0,M10.5.0/3", "quiet_hours": "17:00-21:00"}`. A task has exactly what is given here, and
+    `null` deletes it. `zone` is a POSIX TZ string; the operator's API takes names as well (`headend.operator.zones`).
     """
 
     name = "tasks"
@@ -132,7 +129,7 @@ class TasksJob:
             matching({"a task": task_id}, "a task", r"[A-Za-z0-9_.-]{1,64}", "up to 64 letters, digits and _.-")
             checked["tasks"][task_id] = None if wanted is None else _task(task_id, wanted)
         if "zone" in params:
-            checked["zone"] = posix_zone(_text("zone", params["zone"]))
+            checked["zone"] = _read_by(Zone)("zone", params["zone"])
         if "quiet_hours" in params:
             quiet = params["quiet_hours"]
             checked["quiet_hours"] = quiet and _read_by(DayTimes)("quiet_hours", quiet)
@@ -201,27 +198,3 @@ def _changes(base: str, wanted: Json | None, values: Mapping[str, str | bytes]) 
             if there.get(node) != one["value"]
         ),
     ]
-
-
-def posix_zone(name: str) -> str:
-    """Return a zone as a POSIX TZ string: as it is, or the rule at the end of its file in the tz database (RFC 9636,
-    3.3), which holds from the last switch on that the file lists. Raises `JobError`."""
-    try:
-        return Zone(name).text
-    except ZoneError:
-        pass
-    if name not in zoneinfo.available_timezones():
-        raise JobError(f"zone: {name!r} is no POSIX TZ string, and no name in the tz database of this machine")
-    rule = _tz_file(name).rsplit(b"\n", 2)[1].decode("ascii", "replace")
-    try:
-        return Zone(rule).text
-    except ZoneError as error:
-        raise JobError(f"zone: {name} has no rule for the time to come ({error})") from error
-
-
-def _tz_file(name: str) -> bytes:
-    for folder in zoneinfo.TZPATH:
-        file = Path(folder, name)
-        if file.is_file():
-            return file.read_bytes()
-    return resources.files("tzdata").joinpath("zoneinfo", *name.split("/")).read_bytes()

@@ -25,7 +25,6 @@ from headend.dm.jobs.params import (
 )
 from headend.dm.jobs.steps import (
     Batch,
-    Checkpoint,
     CommandName,
     Done,
     Failed,
@@ -38,17 +37,14 @@ from headend.dm.jobs.steps import (
     Reply,
     Request,
     Steps,
-    Waiting,
     add,
     add_interior,
     batches,
     below,
-    execute,
-    get,
-    only_text,
     read,
     replace,
     result_code,
+    run_node,
 )
 from headend.dm.jobs.tasks import TasksJob
 from omadm.codes import Code
@@ -203,26 +199,11 @@ class SoftwareJob:
         if "alert" in job.progress:
             return (yield from self._report(job))
         node = f"{SCOMO}/Download/job{job.id}"
-        if job.progress.get("exec_sent"):
-            (reply,) = yield Batch((get(f"{node}/Status"),))
-            if only_text(reply) in ("30", "40", "50"):  # progressing, complete, installing (SCOMO 1.0)
-                return Waiting(dict(job.progress))
         leaves = {"PkgID": job.params["id"], "Name": job.params.get("name", job.params["id"])}
         leaves["PkgURL"] = job.params["url"]
-        adds = [add_interior(node), *(add(f"{node}/{name}", value) for name, value in leaves.items())]
-        replies = yield Batch(tuple(adds))
-        refused = {
-            request.uri: reply.status
-            for request, reply in zip(adds, replies, strict=True)
-            if not reply.ok and reply.status != Code.ALREADY_EXISTS
-        }
-        if refused:
-            return Failed({"error": "the device refused the download node", "refused": refused})
-        yield Checkpoint({"exec_sent": True})
-        (reply,) = yield Batch((execute(f"{node}/Operations/DownloadInstall", job.correlator),))
-        if reply.status not in (Code.OK, Code.ACCEPTED):
-            return Failed({"error": "the device refused to install", "status": reply.status})
-        return Waiting({"exec_sent": True})
+        adds = [add(f"{node}/{name}", value) for name, value in leaves.items()]
+        under_way = ("30", "40", "50")  # progressing, complete, installing (SCOMO 1.0)
+        return (yield from run_node(job, node, adds, "Operations/DownloadInstall", state="Status", under_way=under_way))
 
     def _report(self, job: Job) -> Generator[Batch | Note, list[Reply], Outcome]:
         found: Read = yield from read([DEPLOYED])

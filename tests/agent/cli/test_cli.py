@@ -175,8 +175,8 @@ def test_a_refusal_by_the_security_server_is_said(daemon: Daemon, capsys: pytest
 def test_meters_are_a_table(daemon: Daemon, capsys: pytest.CaptureFixture[str]) -> None:
     _, out, _ = run(daemon, capsys, "meters")
     head, first, second = out.splitlines()
-    assert head.split() == ["meter", "port", "address", "state", "last", "read", "error"]
-    assert first.startswith("KEP0001  plc0        5  read")
+    assert head.split() == ["meter", "model", "port", "address", "state", "last", "read", "error"]
+    assert first.startswith("KEP0001  -      plc0        5  read")
     assert second.endswith("no answer in time")
 
 

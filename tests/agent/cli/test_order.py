@@ -18,7 +18,7 @@ from agent.clock import SystemClock
 from agent.daemon.control import ControlServer
 from agent.daemon.order_views import OrderViews
 from agent.metering.orders.journal import Journal
-from agent.metering.orders.kinds import Ended
+from agent.metering.orders.kinds.steps import Ended
 from agent.metering.orders.order import Kind, Permission
 from agent.metering.orders.order_book import OrderBook
 from updateagent.disk import RealDisk

@@ -22,7 +22,7 @@ from agent.daemon.views import QUEUE_WARNING_S, Views
 from agent.metering.collector import Collector
 from agent.metering.orders.journal import Journal
 from agent.metering.orders.order_book import OrderBook
-from agent.metering.registry import Registry
+from agent.metering.registry.registry import Registry
 from agent.metering.scheduling.readinglist import ReadingLists
 from agent.metering.store.reading_store import REFUSED_MAX, Store
 from agent.ota.handover import HandOver

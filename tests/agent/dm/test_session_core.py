@@ -10,7 +10,16 @@ import pytest
 
 from agent.dm.packing import Outgoing
 from agent.dm.session import SESSION_S_MAX, Session
-from agent.dm.session_events import Acknowledged, Answer, Ended, Event, NoncesChanged, Post, SessionSettings, Work
+from agent.dm.session_events import (
+    Acknowledged,
+    Answer,
+    CommandsReceived,
+    Ended,
+    Event,
+    NoncesChanged,
+    OutgoingMessage,
+    SessionSettings,
+)
 from agent.dm.session_states import TRANSITIONS, Input, SessionUsageError, State
 from agent.tree.alerts import GenericAlert
 from omadm.auth import AUTH_MAC, hmac_header, verify_hmac
@@ -173,7 +182,7 @@ class Peer:
         self.client_nonce = ACCOUNT.client_nonce
         self.msg_id = 0
         self.heard = SyncML(SyncHdr("0", 0, "", ""))
-        self.post = Post("", "", b"", "")
+        self.post = OutgoingMessage("", "", b"", "")
 
     def hears(self) -> SyncML:
         """The session's next message; it has to prove itself."""
@@ -266,7 +275,7 @@ def test_a_server_that_wants_nothing_ends_the_session_and_its_nonce_is_kept_for_
 def test_commands_are_work_and_the_answers_go_out_behind_the_status_of_the_header() -> None:
     peer = begun()
     nonces, work = peer.says(get("./DevInfo/Man"))
-    assert isinstance(work, Work)
+    assert isinstance(work, CommandsReceived)
     assert [type(each) for each in work.message.commands] == [Status, Get]
     assert peer.one.take_output() is None
     message = replies(peer, Status("", "1", "2", "Get", 200))
@@ -569,7 +578,7 @@ def test_while_our_package_goes_on_the_server_may_only_ask_for_more(
     else:
         sentence = "the server sent commands while it still waits for answers"
         assert got[-1] == Ended(ok=False, result=sentence)
-        assert not any(isinstance(event, Work) for event in got)
+        assert not any(isinstance(event, CommandsReceived) for event in got)
 
 
 def test_a_part_of_a_package_that_is_challenged_goes_out_again_as_a_part() -> None:

@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 
 from agent.metering.collector import Collector
+from agent.metering.orders.images import ImageStore
 from agent.metering.orders.journal import Journal
 from agent.metering.orders.order import Permission
 from agent.metering.orders.order_book import OrderBook
 from agent.metering.ports.port_state import Bridge as BridgePort
-from agent.metering.registry import Registry
+from agent.metering.registry.registry import Registry
 from agent.metering.scheduling.readinglist import ReadingLists
 from agent.metering.store.reading_store import Store
 from agent.metering.visit.visit import Channel, ChannelEvent
@@ -26,7 +27,7 @@ from agent.settings.provisioning import MeterAccess, Provisioning, ReadingTask
 from dlms.simulator.reading_list import rows_from_csv
 from plc.errors import PlcPortError
 from plc.events import DataReceived
-from plc.link import PlcLink
+from plc.prime.link import PlcLink
 from plc.protocols import HDLC, PRIME_USI
 from plc.transparent import TransparentLink
 from tests.agent.metering.lines import Line, bridge_over
@@ -108,7 +109,11 @@ class Rig:
             RealDisk(), self.config.registry_file, self.clock, leave_after_s=self.config.leave_after_s
         )
         self.orders = OrderBook(
-            Journal(RealDisk(), self.tmp_path / "orders"), self.clock, allowed=self.allowed, known=self.registry.names
+            Journal(RealDisk(), self.tmp_path / "orders"),
+            self.clock,
+            allowed=self.allowed,
+            known=self.registry.names,
+            images=self.make_images(),
         )
         self.collector = Collector(
             [self.port],
@@ -123,6 +128,10 @@ class Rig:
             health=lambda ok, detail: self.health.append((ok, detail)),
         )
         self.reader = self.collector.workers[0]
+
+    def make_images(self) -> ImageStore | None:
+        """Where images of meter firmware are kept; a rig for such orders has one."""
+        return None
 
     def restart(self) -> None:
         self.reader.close()

@@ -61,19 +61,22 @@ def test_only_the_meters_of_a_task_are_read_and_each_other_one_is_listed_with_th
     tasks = (
         task("by-id", selection=MeterSelection(meters=(first,))),
         task("by-group", selection=MeterSelection(groups=("two",))),
-        task("by-model", selection=MeterSelection(models=("KFM*",))),
+        task("by-model", selection=MeterSelection(models=("DCU*",))),
+        task("other-model", selection=MeterSelection(models=("ISK*",))),
         task("all"),
     )
     rig.collector.configure(replace(provisioning(*tasks), access_rules=rules))
     rig.run(60)
     assert read(rig, "by-id") == {RUN: {first}}
     assert read(rig, "by-group") == {RUN: {second}}
-    assert read(rig, "by-model") == {}
+    assert read(rig, "by-model") == {RUN: {first, second, third}}
+    assert read(rig, "other-model") == {}
     assert read(rig, "all") == {RUN: {first, second, third}}
     status = rig.collector.task_status("by-group")
     assert (status.selection, status.meters, status.last_result) == ("groups two", 1, "1 of 1 read")
     assert dict(status.left_out) == dict.fromkeys((first, third), "it is not in group two")
-    assert dict(rig.collector.task_status("by-model").waiting) == dict.fromkeys(ids(rig), "its model is not known yet")
+    others = rig.collector.task_status("other-model")
+    assert dict(others.left_out) == dict.fromkeys(ids(rig), "its model is DCU")
     rig.run(900)
     assert rig.gaps() == [], "who is not in a task owes it nothing"
 

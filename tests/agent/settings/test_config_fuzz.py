@@ -11,7 +11,7 @@ import pytest
 
 from agent.daemon.control import ControlServer
 from agent.https import Response
-from agent.metering.registry import Registry
+from agent.metering.registry.registry import Registry
 from agent.metering.scheduling.readinglist import ReadingList, ReadingListError, parse
 from agent.metering.scheduling.schedule import Backoff
 from agent.metering.store.reading_store import Store

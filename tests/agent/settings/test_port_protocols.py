@@ -25,7 +25,7 @@ from dlms.link.hdlc.frames import HdlcAddress
 from dlms.link.hdlc.primary import HdlcClientLink
 from dlms.link.llc import LlcLink
 from dlms.link.mode_e.link import ModeELink
-from dlms.link.wrapper import WrapperLink
+from dlms.link.wrapper import WrapperLink, WrapperUdpLink
 from plc.errors import AmbiguousProtocolError, BrokenProtocolError, PlcProtocolError, UnknownProtocolError
 from plc.protocols import (
     BUILT_IN,
@@ -173,7 +173,7 @@ def test_what_is_wrong_with_an_entry_is_said_of_it(tmp_path: Path, keys: str, fo
     [
         ("", "ports[0].meters: is missing or empty: each meter of wrapper ports has a URL of its own"),
         ("meters: [], url: 'socket://h:1'", "ports[0].url: unknown key"),
-        ("meters: [{address: 1}]", "ports[0].meters[0].url: is missing"),
+        ("meters: [{address: 1}]", "ports[0].meters[0].url: is missing: each meter has a URL of its own"),
         ("meters: [{address: 1, url: /dev/x}]", "ports[0].meters[0].url: /dev/x: wanted socket://host:port"),
         (
             "meters: [{address: 1, url: 'socket://h:1'}, {address: 2, url: 'socket://h:1'}]",
@@ -218,7 +218,13 @@ def test_every_built_in_protocol_makes_its_core_and_a_link_to_a_meter(name: str)
     link.connect(0.0)
     # A bus is asked who is there; a packet link has nothing to say before its first APDU.
     assert bool(link.take_output()) == (protocol.scan is not None) == core.shared_bus
-    links = {"hdlc": HdlcClientLink, "prime-usi": LlcLink, "dlmsotcp": LlcLink, "wrapper": WrapperLink}
+    links = {
+        "hdlc": HdlcClientLink,
+        "prime-usi": LlcLink,
+        "dlmsotcp": LlcLink,
+        "wrapper": WrapperLink,
+        "wrapper-udp": WrapperUdpLink,
+    }
     assert isinstance(link, links[name])
 
 
@@ -347,7 +353,7 @@ def test_an_unknown_name_is_told_with_all_that_are_known(site: Site, tmp_path: P
     site.install_the_example()
     with pytest.raises(UnknownProtocolError) as caught:
         find_protocol("smoke-signals")
-    assert caught.value.known == ("prime-usi", "hdlc", "dlmsotcp", "wrapper", "acme-radio")
+    assert caught.value.known == ("prime-usi", "hdlc", "dlmsotcp", "wrapper", "wrapper-udp", "acme-radio")
     assert mistakes(tmp_path, "protocol: smoke-signals, puffs: 3") == [
         "ports[0].protocol: wanted one of prime-usi, hdlc, dlmsotcp, wrapper, acme-radio, got 'smoke-signals'"
     ]

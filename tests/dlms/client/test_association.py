@@ -9,13 +9,13 @@ from dlms.client.association import (
     TRANSITIONS,
     Answered,
     Association,
+    AssociationFailed,
     AssociationRefused,
-    Broken,
     Established,
     Event,
-    Excepted,
     Proposal,
     Released,
+    RequestRefused,
     ServiceRefused,
     State,
 )
@@ -99,7 +99,7 @@ def test_a_block_out_of_order_breaks_the_association() -> None:
     association = waiting()
     association.receive_apdu(bytes.fromhex("c402c10000000002000209 04".replace(" ", "")))
     event = association.next_event()
-    assert isinstance(event, Broken)
+    assert isinstance(event, AssociationFailed)
     assert isinstance(event.error, PeerError)
     assert association.state is State.CLOSED
 
@@ -121,7 +121,7 @@ def test_a_refused_service_leaves_the_association_standing(refusal: str) -> None
     association = waiting()
     association.receive_apdu(bytes.fromhex(refusal))
     event = association.next_event()
-    assert isinstance(event, Excepted)
+    assert isinstance(event, RequestRefused)
     assert isinstance(event.error, ServiceRefused)
     association.request(GetExchange((ITEM,)))
     assert association.take_output()[2] == 0xC2
@@ -141,7 +141,7 @@ def test_a_refused_association_says_why(answer: str, reason: str) -> None:
     association.associate()
     association.receive_apdu(bytes.fromhex(answer))
     event = association.next_event()
-    assert isinstance(event, Broken)
+    assert isinstance(event, AssociationFailed)
     assert isinstance(event.error, AssociationRefused)
     assert reason in event.error.reason
 
@@ -152,7 +152,7 @@ def test_what_is_no_aare_breaks_the_association(answer: str) -> None:
     association.associate()
     association.receive_apdu(bytes.fromhex(answer))
     event = association.next_event()
-    assert isinstance(event, Broken)
+    assert isinstance(event, AssociationFailed)
     assert not isinstance(event.error, LocalError)
     association.receive_apdu(AARE)
     assert association.next_event() is None
@@ -195,7 +195,7 @@ def test_a_list_answered_with_one_value_breaks_the_protocol() -> None:
     association = ready()
     association.request(GetExchange((ITEM, ITEM)))
     association.receive_apdu(bytes.fromhex("c401c1001105"))
-    assert isinstance(association.next_event(), Broken)
+    assert isinstance(association.next_event(), AssociationFailed)
 
 
 def test_a_list_with_too_few_results_is_noticed() -> None:
@@ -238,7 +238,7 @@ def test_a_wrong_answer_to_a_set_breaks_the_protocol(answer: str) -> None:
     association.request(SetExchange((ITEM,), (axdr.u8(1),), 1000))
     association.receive_apdu(bytes.fromhex(answer))
     event = association.next_event()
-    assert isinstance(event, Broken)
+    assert isinstance(event, AssociationFailed)
     assert isinstance(event.error, PeerError | DecodeError)
 
 

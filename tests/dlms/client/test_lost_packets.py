@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from dlms import axdr
-from dlms.client.association import Association, Excepted, Proposal
+from dlms.client.association import Association, Proposal, RequestRefused
 from dlms.client.events import ItemRead, Replied, SessionClosed, SessionEvent, SessionFailed, Value
 from dlms.client.session import MeterSession
 from dlms.codes import Mechanism
@@ -338,13 +338,13 @@ def test_the_second_refusal_of_a_repeated_request_is_not_that_of_the_next_reques
     association.request(GetExchange((ITEM,)))
     association.repeat()
     association.receive_apdu(bytes.fromhex("d80102"))
-    assert isinstance(association.next_event(), Excepted)
+    assert isinstance(association.next_event(), RequestRefused)
     association.take_output(), association.take_output()
     association.request(GetExchange((ITEM,)))
     association.receive_apdu(bytes.fromhex("d80102"))
     assert association.next_event() is None
     association.receive_apdu(bytes.fromhex("d80102"))
-    assert isinstance(association.next_event(), Excepted)
+    assert isinstance(association.next_event(), RequestRefused)
 
 
 def test_a_get_in_blocks_that_is_asked_again_begins_with_its_first_block() -> None:

@@ -11,7 +11,7 @@ from dlms.errors import LinkError, LocalError
 from dlms.link.datalink import ApduReceived, LinkDown, LinkUp
 from dlms.link.direct import DirectLink, DirectState, DirectStep
 from dlms.link.llc import LSDU_BYTES_MAX, LlcLink
-from dlms.link.wrapper import APDU_BYTES_MAX, UDP_APDU_BYTES_MAX, WrapperFrame, WrapperLink
+from dlms.link.wrapper import APDU_BYTES_MAX, UDP_APDU_BYTES_MAX, WrapperFrame, WrapperLink, WrapperUdpLink
 from tests.dlms.hdlc_frames import events
 from tests.dlms.table_walk import take_step
 
@@ -22,6 +22,7 @@ LINKS: dict[str, tuple[Callable[[], DirectLink], int]] = {
     "llc": (lambda: LlcLink(16, 1, answer_timeout_s=TIMEOUT_S), LSDU_BYTES_MAX),
     "wrapper": (lambda: WrapperLink(16, 1, answer_timeout_s=TIMEOUT_S), APDU_BYTES_MAX),
     "wrapper over packets": (lambda: WrapperLink(16, 1, packet=True, answer_timeout_s=TIMEOUT_S), UDP_APDU_BYTES_MAX),
+    "wrapper-udp": (lambda: WrapperUdpLink(16, 1, answer_timeout_s=TIMEOUT_S, apdu_bytes_max=1224), 1224),
 }
 
 

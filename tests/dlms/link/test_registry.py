@@ -43,7 +43,7 @@ def test_a_meter_served_over_a_link_hears_the_client_of_that_link(name: str) -> 
     assert meter.client == 16
 
 
-@pytest.mark.parametrize("name", ["wrapper", "llc"])
+@pytest.mark.parametrize("name", ["wrapper", "wrapper-udp", "llc"])
 def test_only_a_meter_on_hdlc_has_two_addresses(name: str) -> None:
     serve = data_link(name).serve
     assert serve is not None
@@ -52,7 +52,7 @@ def test_only_a_meter_on_hdlc_has_two_addresses(name: str) -> None:
 
 
 def test_an_unknown_name_is_refused_with_the_names_there_are() -> None:
-    with pytest.raises(LocalError, match="hdlc, wrapper, llc"):
+    with pytest.raises(LocalError, match="hdlc, wrapper, wrapper-udp, llc"):
         open_link("smoke-signals", LinkOptions())
 
 

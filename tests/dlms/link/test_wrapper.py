@@ -8,7 +8,14 @@ import pytest
 
 from dlms.errors import DecodeError, LocalError
 from dlms.link.datalink import ApduReceived, LinkDown, LinkEvent, LinkUp
-from dlms.link.wrapper import UDP_APDU_BYTES_MAX, WrapperDecoder, WrapperFrame, WrapperLink, WrapperServerLink
+from dlms.link.wrapper import (
+    UDP_APDU_BYTES_MAX,
+    WrapperDecoder,
+    WrapperFrame,
+    WrapperLink,
+    WrapperServerLink,
+    WrapperUdpLink,
+)
 from tests.dlms.hdlc_frames import events
 from tests.sim.pipes import all_splits, random_splits
 
@@ -127,3 +134,60 @@ def test_random_bytes_give_frames_need_more_or_a_decode_error() -> None:
 def test_a_frame_that_does_not_fit_cannot_be_made(values: tuple[int, int, bytes]) -> None:
     with pytest.raises(LocalError):
         WrapperFrame(*values)
+
+
+def udp_link() -> WrapperUdpLink:
+    link = WrapperUdpLink(16, 1, apdu_bytes_max=200)
+    link.connect(0.0)
+    assert events(link) == [LinkUp(200, apdu_bytes_max=200, may_repeat=True)]
+    return link
+
+
+def test_over_udp_a_datagram_that_comes_twice_counts_once() -> None:
+    link = udp_link()
+    datagrams = [WrapperFrame(1, 16, bytes((number,))).emit() for number in range(3)]
+    for datagram in (datagrams[0], datagrams[0], datagrams[1], datagrams[0], datagrams[2], datagrams[1]):
+        link.receive(datagram, 0.0)
+    assert events(link) == [ApduReceived(bytes((number,))) for number in range(3)]
+
+
+def test_over_udp_the_same_answer_counts_again_once_invoke_ids_have_come_round() -> None:
+    link = udp_link()
+    for number in [*range(16), 0]:
+        link.receive(WrapperFrame(1, 16, bytes((0xC4, 1, number))).emit(), 0.0)
+    assert len(events(link)) == 17
+
+
+@pytest.mark.parametrize(
+    "datagram",
+    [
+        WrapperFrame(1, 16, b"ab").emit()[:-1],
+        WrapperFrame(1, 16, b"ab").emit() + b"c",
+        WrapperFrame(1, 16, b"ab").emit() + WrapperFrame(1, 16, b"cd").emit(),
+        WrapperFrame(2, 16, b"ab").emit(),
+        WrapperFrame(1, 17, b"ab").emit(),
+        WrapperFrame(1, 16, b"").emit(),
+        b"\x00\x02" + WrapperFrame(1, 16, b"ab").emit()[2:],
+        b"\x00",
+        b"",
+    ],
+)
+def test_over_udp_a_datagram_that_is_none_of_ours_is_dropped_and_the_link_goes_on(datagram: bytes) -> None:
+    link = udp_link()
+    link.receive(datagram, 0.0)
+    assert events(link) == []
+    link.receive(WrapperFrame(1, 16, b"ok").emit(), 0.0)
+    assert events(link) == [ApduReceived(b"ok")]
+
+
+def test_over_udp_random_datagrams_never_end_the_link() -> None:
+    pick = random.Random(4)
+    link = udp_link()
+    good = WrapperFrame(1, 16, b"answer").emit()
+    for _ in range(3000):
+        mangled = bytearray(good[: pick.randrange(len(good) + 1)])
+        for _ in range(pick.randrange(3)):
+            mangled.insert(pick.randrange(len(mangled) + 1), pick.randrange(256))
+        link.receive(bytes(mangled), 0.0)
+    assert not any(isinstance(event, LinkDown) for event in events(link))
+    link.send(b"still here", 0.0)

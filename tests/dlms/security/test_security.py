@@ -10,7 +10,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from dlms import axdr
-from dlms.client.association import Association, Broken, Proposal
+from dlms.client.association import Association, AssociationFailed, Proposal
 from dlms.client.events import ItemRead, ReadDone, SessionClosed, SessionEvent, SessionFailed, Value
 from dlms.client.session import MeterSession
 from dlms.codes import LN_CLIENT_CONFORMANCE, Conformance, Context, Mechanism
@@ -338,7 +338,7 @@ def test_our_own_challenge_sent_back_is_refused() -> None:
     body += bytes((0xAA, len(value))) + value + answer
     association.receive_apdu(bytes((0x61, len(body))) + body)
     event = association.next_event()
-    assert isinstance(event, Broken)
+    assert isinstance(event, AssociationFailed)
     assert "our own challenge" in str(event.error)
 
 

@@ -18,7 +18,13 @@ from dlms.client.reading import ItemFailed
 from dlms.codes import ActionResult
 from dlms.cosem.obis import AttributeRef
 from dlms.errors import DlmsError, LocalError, PeerError
-from dlms.security.certificates import CERTIFICATE_BYTES_MAX, CertificateType, Entity, Wanted, read_certificate
+from dlms.security.certificates import (
+    CERTIFICATE_BYTES_MAX,
+    CertificateQuery,
+    CertificateType,
+    Entity,
+    read_certificate,
+)
 from dlms.security.keys import KeyAgreement, KeyId, key_transfer, policy_bits, policy_of, rekeyed
 from dlms.security.settings import MemoryCounters, Policy, Security
 from dlms.server.security_setup import CERTIFICATES_MAX, SecuritySetup
@@ -279,7 +285,7 @@ def test_a_key_pair_is_made_certified_and_used(kind: CertificateType) -> None:
         assert isinstance(public, ec.EllipticCurvePublicKey)
         certificate = root.issue(METER.hex(), public, kind)
         verbs.import_certificate(der(certificate))
-        wanted = Wanted(Entity.SERVER, kind, METER)
+        wanted = CertificateQuery(Entity.SERVER, kind, METER)
         assert verbs.export_certificate(wanted) == der(certificate)
         (listed,) = both.read(meter, 6).members()
         entity, certificate_kind, serial, issuer, subject, alternative = listed.members()
@@ -288,7 +294,7 @@ def test_a_key_pair_is_made_certified_and_used(kind: CertificateType) -> None:
         assert issuer.octets() == name("Root").public_bytes()
         assert subject.octets() == name(METER.hex()).public_bytes()
         assert alternative.octets() == b""
-        by_serial = Wanted(serial=serial.octets(), issuer=issuer.octets())
+        by_serial = CertificateQuery(serial=serial.octets(), issuer=issuer.octets())
         assert verbs.export_certificate(by_serial) == der(certificate)
         verbs.remove_certificate(by_serial)
         with pytest.raises(ItemFailed, match="object-unavailable"):
@@ -379,14 +385,14 @@ def test_damaged_certificates_and_parameters_are_answered() -> None:
 
 
 def test_which_certificate_is_meant_reads_as_it_is_written() -> None:
-    for wanted in (Wanted(Entity.CLIENT, AGREEMENT, CLIENT), Wanted(serial=b"\x01", issuer=b"0")):
-        assert Wanted.of(wanted.data()) == wanted
+    for wanted in (CertificateQuery(Entity.CLIENT, AGREEMENT, CLIENT), CertificateQuery(serial=b"\x01", issuer=b"0")):
+        assert CertificateQuery.of(wanted.data()) == wanted
     for wrong in (
         axdr.null(),
         axdr.structure(axdr.enum(0), axdr.structure(axdr.enum(9), axdr.enum(0), axdr.octets(b""))),
     ):
         with pytest.raises(PeerError):
-            Wanted.of(wrong)
+            CertificateQuery.of(wrong)
 
 
 def test_more_keys_than_there_are_are_refused() -> None:

@@ -13,7 +13,7 @@ from sqlalchemy import Engine, select
 from agent.daemon.order_jobs import OrderJobs
 from agent.https import HttpsError, Response
 from agent.metering.orders.journal import Journal
-from agent.metering.orders.kinds import Ended
+from agent.metering.orders.kinds.steps import Ended
 from agent.metering.orders.order import Kind, Permission
 from agent.metering.orders.order_book import OrderBook, Task
 from agent.settings.provisioning import MeterSelection, ReadingTask
@@ -133,7 +133,7 @@ def test_tasks_are_made_changed_and_deleted_each_as_it_is_wanted(world: World) -
         return dict(world.job(number)["result"])
 
     daily = {"every": 86_400, "offset": 60, "reading_list": "residential-108", "meters": ["m1"]}
-    made = run(tasks={"billing": BILLING, "daily": daily}, zone="Europe/Madrid", quiet_hours="17:00-21:00")
+    made = run(tasks={"billing": BILLING, "daily": daily}, zone=MADRID, quiet_hours="17:00-21:00")
     assert made == {"changed": ["billing", "daily"], "deleted": [], "as_before": []}
     told = world.device.provisioned[-1]
     assert (told.zone, told.quiet_hours) == (MADRID, "17:00-21:00")

@@ -106,7 +106,8 @@ def test_a_run_that_was_read_ends_what_a_device_that_lost_its_ledger_would_not(d
 def test_readings_of_a_clock_that_was_wrong_are_trusted_no_more(database: Engine) -> None:
     post(
         database, a_record(1, run=run(0)), a_record(2, run=run(96)), a_record(3, run=run(96), meter="other"),
-        a_gap(4, 96, 96, "doubted", meter="KFM1", task="t1"), a_record(5, run=run(96)),
+        a_gap(4, 96, 96, "doubted", meter="KFM1", task="t1"),
+        a_record(5, run=run(96), obis="1.0.2.8.0.255"),
     )  # fmt: skip
     trusted = {row["id"]: row["trusted"] for row in readings.list_readings(database)}
     meter, task = a_record(1)["meter"], a_record(1)["task"]

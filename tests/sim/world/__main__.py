@@ -10,18 +10,20 @@ import tempfile
 import traceback
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
+from itertools import repeat
 from pathlib import Path
 
-from tests.sim.world.plan import draw
+from tests.sim.world.plan import KINDS, draw
 from tests.sim.world.verdict import violations
 from tests.sim.world.world import World
 
 
-def judge(seed: int) -> tuple[int, list[str]]:
-    """What is wrong in the world of this seed. An exception of the daemon's code is wrong too."""
+def judge(seed: int, kinds: tuple[str, ...] = KINDS) -> tuple[int, list[str]]:
+    """What is wrong in the world of this seed, in which only these kinds of trouble happen. An exception of the
+    daemon's code is wrong too."""
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     with tempfile.TemporaryDirectory(prefix="world-", dir=memory) as folder:
-        world = World(draw(seed), Path(folder))
+        world = World(draw(seed, kinds), Path(folder))
         try:
             world.run()
             return seed, violations(world)
@@ -29,15 +31,28 @@ def judge(seed: int) -> tuple[int, list[str]]:
             return seed, traceback.format_exc().splitlines()[-6:]
 
 
-def quiet_judge(seed: int) -> tuple[int, list[str]]:
+def quiet_judge(seed: int, kinds: tuple[str, ...]) -> tuple[int, list[str]]:
     logging.disable(logging.CRITICAL)
-    return judge(seed)
+    return judge(seed, kinds)
 
 
-def run_many(seeds: Iterable[int], workers: int) -> dict[int, list[str]]:
-    """The worlds of these seeds in which something is wrong."""
+def run_many(seeds: Iterable[int], kinds: tuple[str, ...], workers: int) -> dict[int, list[str]]:
+    """The worlds of these seeds in which something is wrong; each is told as soon as it is found."""
+    found: dict[int, list[str]] = {}
     with ProcessPoolExecutor(workers) as pool:
-        return {seed: wrong for seed, wrong in pool.map(quiet_judge, seeds, chunksize=4) if wrong}
+        for seed, wrong in pool.map(quiet_judge, seeds, repeat(kinds), chunksize=4):
+            if wrong:
+                found[seed] = wrong
+                _tell(seed, wrong)
+            elif seed % 100 == 99:
+                sys.stdout.write(f"up to seed {seed}: {len(found)} wrong\n")
+            sys.stdout.flush()
+    return found
+
+
+def _tell(seed: int, wrong: list[str]) -> None:
+    sys.stdout.write(f"seed {seed}: {len(wrong)} wrong\n")
+    sys.stdout.writelines(f"    {line}\n" for line in wrong[:12])
 
 
 def main() -> None:
@@ -45,21 +60,22 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=0, help="run so many, from --first on")
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--seed", type=int, help="run this one")
+    parser.add_argument("--kinds", default=",".join(KINDS), help="what may happen")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--verbose", action="store_true")
     options = parser.parse_args()
+    kinds = tuple(options.kinds.split(","))
     if options.seed is not None:
         if options.verbose:
             logging.basicConfig(level=logging.INFO, format="%(message)s")
-            sys.stdout.write(f"{draw(options.seed)}\n")
+            sys.stdout.write(f"{draw(options.seed, kinds)}\n")
         else:
             logging.disable(logging.CRITICAL)
-        bad = {seed: wrong for seed, wrong in [judge(options.seed)] if wrong}
+        bad = {seed: wrong for seed, wrong in [judge(options.seed, kinds)] if wrong}
+        for seed, wrong in bad.items():
+            _tell(seed, wrong)
     else:
-        bad = run_many(range(options.first, options.first + options.seeds), options.workers)
-    for seed, wrong in bad.items():
-        sys.stdout.write(f"seed {seed}: {len(wrong)} wrong\n")
-        sys.stdout.writelines(f"    {line}\n" for line in wrong[:12])
+        bad = run_many(range(options.first, options.first + options.seeds), kinds, options.workers)
     sys.stdout.write(f"{len(bad)} of {options.seeds or 1} worlds are wrong\n")
     sys.exit(1 if bad else 0)
 

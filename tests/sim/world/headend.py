@@ -1,4 +1,4 @@
-"""The metering server of the world: keeps each record once, and now and then behaves as a bad line makes it look."""
+"""The metering server of the world: the head-end's own database, behind a line that now and then is a bad one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,12 @@ import random
 from collections.abc import Mapping
 from typing import Any
 
+from sqlalchemy import Engine, create_engine
+from sqlalchemy.pool import StaticPool
+
 from agent.https import HttpsError, Response
+from headend.metering import gaps
+from headend.metering import readings as metering
 from omadm import readings
 from omadm.readings import GapReport, Record
 from tests.sim.world.network import Killed
@@ -27,6 +32,7 @@ class WorldHeadend:
         self.down = False
         self.kill_after = False  # the daemon dies between our commit and its own
         self._pick = pick
+        self.engine = _memory()
 
     def request(
         self, method: str, url: str, *, body: bytes | None = None, headers: Mapping[str, str] | None = None
@@ -49,6 +55,17 @@ class WorldHeadend:
     def close(self) -> None:
         """There is no connection to keep."""
 
+    def shown(self) -> list[Record]:
+        """What the head-end shows: each reading once, with what it says of its trust."""
+        with self.engine.begin() as connection:
+            rows = connection.execute(
+                metering.readings.select().where(metering.readings.c.repeated.is_(False))
+            ).mappings()
+            return [
+                Record(**{name: row[name] for name in Record.__dataclass_fields__ if name != "doubt"}, doubt=None)
+                for row in rows
+            ]
+
     def _keep(self, plain: bytes) -> Any:
         batch = readings.parse(plain)
         for record in batch.records:
@@ -57,7 +74,17 @@ class WorldHeadend:
                 self.different.append(record)
         for gap in batch.gaps:
             self.gaps.setdefault((batch.store, gap.id), gap.report)
+        metering.store(self.engine, batch, 0.0)
         return batch.last
 
     def _happens(self) -> bool:
         return self._pick.random() < self.trouble
+
+
+def _memory() -> Engine:
+    """A database in memory, whose tables need no writing anew for each world."""
+    engine = create_engine("sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False})
+    with engine.begin() as connection:
+        for table in (metering.readings, metering.doubtful, metering.meters, gaps.gap_reports, gaps.gaps):
+            table.create(connection)
+    return engine

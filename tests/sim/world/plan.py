@@ -51,13 +51,8 @@ class Plan:
 
 KINDS = (
     "kill", "kill-in-append", "kill-after-upload", "off", "node-reset", "leave", "mute", "meter-off", "headend-down",
-    "meter-clock", "meter-2028", "clock-1970", "line-cut", "silence",
+    "meter-clock", "meter-2028", "clock-1970", "line-cut", "silence", "clock-back", "clock-ahead", "store-page",
 )  # fmt: skip
-# Not drawn yet, because worlds with them are known to go wrong:
-# - a trusted source that lies, with a kill before it is found out: the next life does not know which runs to doubt, so
-#   a slot can be there twice;
-# - a bad page that holds how far profiles were read: their rows come a second time, under ids of their own.
-OPEN_KINDS = ("clock-back", "clock-ahead", "store-page")
 
 
 def draw(seed: int, kinds: tuple[str, ...] = KINDS) -> Plan:

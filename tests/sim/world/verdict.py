@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 
 from dlms.simulator.meter import CLOCK_CLASS
 from omadm.readings import GapReport, Record
-from tests.sim.world.headend import WorldHeadend
 from tests.sim.world.meters import FIRST_VALUE, PROFILE, REGISTER, Measured, WorldMeter
 from tests.sim.world.plan import DAY_S, HOUR_S
 from tests.sim.world.world import FIRST_DAYS, REGISTER_TASK, World
@@ -17,7 +16,7 @@ SLACK_S = 6.5 * HOUR_S  # the longest period of the task, and a run: what is you
 
 def violations(world: World) -> list[str]:
     """What is wrong, one line each; nothing in a good world."""
-    records = _not_doubted(world.headend)
+    records = world.headend.shown()
     found = [f"{record.meter} {record.id}: came twice with different content" for record in world.headend.different]
     for meter in world.meters:
         own = [record for record in records if record.meter == meter.id]
@@ -28,20 +27,6 @@ def violations(world: World) -> list[str]:
     if world.store.stats().pending:
         found.append(f"{world.store.stats().pending} records are still on the device")
     return found
-
-
-def _not_doubted(headend: WorldHeadend) -> list[Record]:
-    """The records but for the registers of runs that the device took back."""
-    doubted = [(key, report) for key, report in headend.gaps.items() if report.gap == "doubted"]
-
-    def is_doubted(store: str, record: Record) -> bool:
-        return record.profile is None and any(
-            store == of and record.id < report_id and record.meter == gap.meter and record.task == gap.task
-            and gap.first <= record.run <= (gap.last if gap.last is not None else record.run)
-            for (of, report_id), gap in doubted
-        )  # fmt: skip
-
-    return [record for (store, _), record in headend.kept.items() if not is_doubted(store, record)]
 
 
 def _intervals(world: World, meter: WorldMeter, records: list[Record]) -> list[str]:
@@ -60,7 +45,7 @@ def _intervals(world: World, meter: WorldMeter, records: list[Record]) -> list[s
     old = world.plan.start.timestamp() - (FIRST_DAYS - 1) * DAY_S
     for row in meter.measured:
         got = cells.pop(row.value, [])
-        if not got and old < row.true_time < young and not _listed(world, meter, row):
+        if not got and old < row.true_time < young:
             wrong.append(f"{meter.id}: row {row.value} of {row.moment:%d %H:%M} is missing")
         if len(got) > 1:
             wrong.append(f"{meter.id}: row {row.value} of {row.moment:%d %H:%M} came {len(got)} times")
@@ -73,14 +58,6 @@ def _intervals(world: World, meter: WorldMeter, records: list[Record]) -> list[s
 def _right_time(row: Measured, record: Record) -> bool:
     """A time that is not known may be left open; one that is given is right."""
     return record.meter_time is None or datetime.fromisoformat(record.meter_time) == row.moment.astimezone(UTC)
-
-
-def _listed(world: World, meter: WorldMeter, row: Measured) -> bool:
-    """Whether the interval is in the list of what is missing."""
-    for loss in world.store.losses():
-        if loss.meter in ("", meter.id) and loss.since - 2 * HOUR_S <= row.true_time <= loss.until:
-            return True
-    return False
 
 
 def _registers(world: World, meter: WorldMeter, records: list[Record]) -> list[str]:

@@ -17,7 +17,7 @@ from agent.metering.collector import Collector
 from agent.metering.orders.journal import Journal
 from agent.metering.orders.order_book import OrderBook
 from agent.metering.ports import portreader
-from agent.metering.registry import Registry
+from agent.metering.registry.registry import Registry
 from agent.metering.scheduling.readinglist import ReadingLists
 from agent.metering.scheduling.schedule import Backoff
 from agent.metering.store.reading_store import Progress, Store
@@ -25,7 +25,7 @@ from agent.metering.uplink.worker import Uplink
 from agent.settings.config import MeteringConfig, PortConfig
 from agent.settings.provisioning import MeterAccess, Provisioning, ReadingTask, UplinkSettings
 from omadm.readings import GapReport, Reading
-from plc.link import PlcLink
+from plc.prime.link import PlcLink
 from plc.protocols import PRIME_USI
 from tests.agent.metering.lines import bridge_over
 from tests.agent.virtual import VirtualClock

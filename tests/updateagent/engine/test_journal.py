@@ -14,7 +14,7 @@ from random import Random
 import pytest
 
 from tests.sim.faulty_disk import FaultyDisk, Operation
-from updateagent.engine.journal import Journal, Outcome, Record, SlotNote, Update, emit, parse
+from updateagent.engine.journal import Journal, Outcome, Record, SlotRecord, Update, emit, parse
 from updateagent.engine.machine import DECIDED, GIVE_UP, TABLE, Event, IllegalTransition, State, next_state
 from updateagent.engine.sealed import seal
 from updateagent.errors import JOURNAL, DeviceError
@@ -24,7 +24,7 @@ UPDATE = Update("r1", "package.swu", "correlator", 12.5, target="B", fallback="A
 FULL = Record(
     State.ROLLED_BACK,
     replace(UPDATE, outcome=Outcome(72, "trial-failed", 410, 1405, "why"), failed_check="meter_port"),
-    slots={"A": SlotNote("1", 1, "good"), "B": SlotNote()},
+    slots={"A": SlotRecord("1", 1, "good"), "B": SlotRecord()},
     security_floor=3,
     software_floors={"lists": 2},
     signed_time=99,

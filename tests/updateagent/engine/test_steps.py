@@ -19,7 +19,7 @@ from updateagent.boot import CANARY
 from updateagent.boot.policy import BootEnv
 from updateagent.boot.rauc import RaucPolicy
 from updateagent.engine.deps import EngineDeps, Package
-from updateagent.engine.journal import Journal, Outcome, Record, SlotNote, Update
+from updateagent.engine.journal import Journal, Outcome, Record, SlotRecord, Update
 from updateagent.engine.machine import State
 from updateagent.engine.mailbox import Mailbox
 from updateagent.errors import (
@@ -405,17 +405,17 @@ def test_a_confirmed_slot_is_good_and_the_floor_never_goes_back(board: NotedBoar
     board.updater()._deps.journal.store(updater.record)
     board.updater().boot()
     record = board.updater().record
-    assert (record.slots["B"], record.security_floor, record.lost) == (SlotNote("2", 7, "good"), after, False)
+    assert (record.slots["B"], record.security_floor, record.lost) == (SlotRecord("2", 7, "good"), after, False)
     assert record.last == OK
 
 
 @pytest.mark.parametrize(
-    ("state", "note"), [(State.ROLLED_BACK, SlotNote("2", 7, "bad")), (State.FAILED, SlotNote("2", 7, "trial"))]
+    ("state", "note"), [(State.ROLLED_BACK, SlotRecord("2", 7, "bad")), (State.FAILED, SlotRecord("2", 7, "trial"))]
 )
-def test_a_slot_that_fell_back_is_bad(board: NotedBoard, state: State, note: SlotNote) -> None:
+def test_a_slot_that_fell_back_is_bad(board: NotedBoard, state: State, note: SlotRecord) -> None:
     resume(board, state, outcome=Outcome(72, "trial-failed", 410, 1405))
     updater = board.updater()
-    updater._store(updater.record.note("B", SlotNote("2", 7, "trial")))
+    updater._store(updater.record.note("B", SlotRecord("2", 7, "trial")))
     board.updater().boot()
     assert board.updater().record.slots["B"] == note
     assert board.updater().record.security_floor == 0
@@ -442,7 +442,7 @@ class ManySlots(Board):
         self.assemble()
         self.environment.save({**self.variables(), "BOOT_ORDER": "C A R"})
         self.booted = booted
-        slots = {slot: SlotNote("1", 1, state) for slot, state in notes.items()}
+        slots = {slot: SlotRecord("1", 1, state) for slot, state in notes.items()}
         Journal(self.disk, self.update_dir).store(Record(slots=slots))
 
     def running_version(self) -> str:
@@ -546,7 +546,7 @@ def test_the_status_of_a_trial_with_an_update_before_it_and_an_error(board: Note
     record = Record(
         State.TRIAL,
         Update("r1", "package.swu", target="B", to_version="2", attempts=3),
-        slots={"A": SlotNote("1", 1, "good"), "B": SlotNote("2", 7, "trial")},
+        slots={"A": SlotRecord("1", 1, "good"), "B": SlotRecord("2", 7, "trial")},
         last_id="r0",
         last=Outcome(1, "signature", 404, 1407, "why"),
     )

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.updateagent.package.buffer import Buffer
 from updateagent.errors import FORMAT, LIMIT, TRUNCATED, PackageError
 from updateagent.package import cpio
-from updateagent.package.readable import Buffer
 
 
 def archive(*files: tuple[str, bytes]) -> bytes:

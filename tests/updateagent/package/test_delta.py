@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.updateagent.package.buffer import Buffer
 from tests.updateagent.packages import Workshop, device
 from updateagent.buildhost import bsdiff
 from updateagent.errors import COMPRESSION, DELTA_SOURCE, PATCH, PAYLOAD, STORAGE, TRUNCATED, Code, UpdateError
@@ -21,7 +22,6 @@ from updateagent.package import delta, verity
 from updateagent.package.delta import emit_number, parse_number
 from updateagent.package.manifest import Image, verify_package
 from updateagent.package.payload import DeltaSource, Encoding
-from updateagent.package.readable import Buffer
 from updateagent.package.verity import BLOCK_BYTES
 
 OLD = random.Random(1).randbytes(40_000)

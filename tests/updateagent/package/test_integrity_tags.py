@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.updateagent.package.buffer import Buffer
 from tests.updateagent.packages import Workshop, device
 from updateagent.errors import PAYLOAD, UpdateError
 from updateagent.package.manifest import verify_package
 from updateagent.package.payload import Encoding, Image, IntegrityTags
-from updateagent.package.readable import Buffer
 from updateagent.package.verity import BLOCK_BYTES, RUN_BLOCKS, RUN_BYTES
 
 RUNS = [random.Random(seed).randbytes(RUN_BYTES) for seed in range(3)]

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.updateagent.package.buffer import Buffer
 from tests.updateagent.packages import HARDWARE, NOW, Workshop, device, other_root, party, release, signer
 from updateagent.buildhost import assemble
 from updateagent.errors import (
@@ -40,7 +41,6 @@ from updateagent.package import cpio, manifest
 from updateagent.package.description import Kind
 from updateagent.package.manifest import Image, Manifest, PackageError, Trust, verify_package
 from updateagent.package.payload import DeltaSource, Encoding, Role
-from updateagent.package.readable import Buffer
 from updateagent.package.verity import BLOCK_BYTES, RUN_BLOCKS, RUN_BYTES
 
 ROOTFS = random.Random(1).randbytes(600 * BLOCK_BYTES + 123)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from tests.updateagent.package.buffer import Buffer
 from tests.updateagent.packages import NOW, Party, Workshop, device, party, release, signer
 from updateagent.buildhost import assemble, pack, signing
 from updateagent.errors import (
@@ -27,7 +28,6 @@ from updateagent.errors import (
 )
 from updateagent.package import cms, roots
 from updateagent.package.manifest import verify_package
-from updateagent.package.readable import Buffer
 from updateagent.package.trust import Trust
 
 

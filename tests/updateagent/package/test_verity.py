@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.updateagent.package.buffer import Buffer
 from updateagent.errors import FORMAT, PAYLOAD, TRUNCATED, PackageError
 from updateagent.package import verity
-from updateagent.package.readable import Buffer
 from updateagent.package.verity import BLOCK_BYTES, FANOUT, Tree
 
 SIZES = [1, BLOCK_BYTES, BLOCK_BYTES + 1, FANOUT * BLOCK_BYTES, FANOUT * BLOCK_BYTES + 1, 300 * BLOCK_BYTES + 17]

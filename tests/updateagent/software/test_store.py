@@ -11,6 +11,7 @@ from typing import cast
 import pytest
 
 from tests.sim.faulty_disk import FaultyDisk, Operation, PowerCut, Survival
+from tests.updateagent.package.buffer import Buffer
 from updateagent.errors import (
     HOOK,
     KIND,
@@ -21,7 +22,7 @@ from updateagent.errors import (
     RequestError,
 )
 from updateagent.package.manifest import Kind, Manifest, Role
-from updateagent.package.readable import Buffer, Readable
+from updateagent.package.readable import Readable
 from updateagent.software.store import SoftwareStore
 
 FOLDER = Path("/software")

@@ -84,7 +84,7 @@ def emit_copy(variables: Mapping[str, str], size: int, flag: int | None) -> byte
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
+class LoadedEnvironment:
     """An environment as read: which copy is in force, its flag, its variables, and whether the other copy agrees."""
 
     active: int
@@ -128,7 +128,7 @@ class EnvironmentStore:
     def redundant(self) -> bool:
         return len(self._locations) == COPIES_MAX
 
-    def load(self) -> Loaded:
+    def load(self) -> LoadedEnvironment:
         """Read the environment in force. Raises `DeviceError` (environment) when no copy is good."""
         self._acquire()
         try:
@@ -156,12 +156,12 @@ class EnvironmentStore:
         finally:
             self._release()
 
-    def _write(self, loaded: Loaded, variables: Variables) -> Loaded:
+    def _write(self, loaded: LoadedEnvironment, variables: Variables) -> LoadedEnvironment:
         """Write the copy that is not in force, which puts it in force."""
         size = self._locations[0].size
         if not self.redundant:
             self._write_copy(0, emit_copy(variables, size, None))
-            return Loaded(0, 0, variables, settled=True)
+            return LoadedEnvironment(0, 0, variables, settled=True)
         # Never the copy in force: until the other one is whole, it is the only good one.
         target = 1 - loaded.active
         flag = MARK_ACTIVE if loaded.marked else (loaded.flag + 1) % FLAG_MODULUS
@@ -170,7 +170,7 @@ class EnvironmentStore:
             self._make_obsolete(loaded.active)
         return replace(loaded, active=target, flag=flag, variables=variables, settled=False)
 
-    def _load(self) -> Loaded:
+    def _load(self) -> LoadedEnvironment:
         marked = self._is_marked()
         copies = [parse_copy(self._read_copy(index), redundant=self.redundant) for index in range(len(self._locations))]
         active = choose(copies, marked=marked)
@@ -179,7 +179,7 @@ class EnvironmentStore:
             raise DeviceError(ENVIRONMENT, "no copy of the boot environment has a good checksum")
         variables = parse_data(counts[1])
         settled = all(copy is not None and entries(copy[1]) == entries(counts[1]) for copy in copies)
-        return Loaded(active, counts[0], variables, settled, marked)
+        return LoadedEnvironment(active, counts[0], variables, settled, marked)
 
     def _is_marked(self) -> bool:
         """Whether flags are marks. Raises `DeviceError` (environment) when the two copies do not agree on it."""

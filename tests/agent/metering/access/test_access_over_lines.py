@@ -19,7 +19,7 @@ from agent.metering.access.credentials import credentials
 from agent.metering.access.keystore import SECRET_FIELDS, KeyStore
 from agent.metering.access.rules import AccessRules
 from agent.metering.ports.port_state import Bridge as BridgePort
-from agent.metering.registry import Meter
+from agent.metering.registry.entry import Meter
 from agent.settings.provisioning import AUTHS, POLICIES, AccessRule, MeterAccess, Provisioning, ReadingTask
 from dlms.client.events import ItemRead, SessionClosed
 from dlms.client.session import MeterSession
@@ -31,7 +31,7 @@ from dlms.security.hls import aes_ecb
 from dlms.security.keys import public_octets
 from dlms.security.settings import Auth, Hls, Lls, MemoryCounters, NoAuth, Policy, Security, open_auth
 from dlms.server.rights import USUAL_RIGHTS
-from plc.link import PlcLink
+from plc.prime.link import PlcLink
 from plc.transparent import TransparentLink
 from tests.agent.metering.lines import Line, bridge_over
 from tests.agent.metering.test_collector import BUS, EVERY_S, PLC, ROWS, Rig
@@ -366,7 +366,7 @@ def test_an_answer_that_is_sent_again_after_a_restart_is_refused(
     rig.run(EVERY_S)
     assert events(caplog) == {("meter.replay", "WARNING"): 1}
     assert len(rig.count()) == 1
-    rig.collector.forget(meter.id)  # a person says that it is another meter, or begins anew
+    rig.collector.remove(meter.id)  # a person says that it is another meter, or begins anew
     rig.network.command({"cmd": "join", "meter": meter.id}, rig.clock.now)
     rig.run(100)
     assert len(rig.count()) == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
@@ -9,10 +10,14 @@ from typing import Any
 
 import pytest
 
+from agent.metering.access.rules import AccessRules
 from agent.metering.orders.journal import CUT_SHORT, DAMAGED, Journal
-from agent.metering.orders.kinds import Ended
+from agent.metering.orders.kinds.steps import Ended
 from agent.metering.orders.order import ENDS, Order, OrderRefusedError, Permission, State
 from agent.metering.orders.order_book import KEPT_MAX, JournalError, OrderBook, Request, Task
+from agent.metering.orders.targets import Targets
+from agent.settings.provisioning import AccessRule, MeterAccess
+from agent.status import MeterStatus
 from tests.agent.virtual import VirtualClock
 from tests.sim.faulty_disk import FaultyDisk, Operation, PowerCut, Survival
 
@@ -252,3 +257,52 @@ def test_a_task_names_its_meter() -> None:
     record = book_on(FaultyDisk()).submit(Request("o", "ping", ["B", "A"], "t"))
     assert isinstance(record.order, Order)
     assert [Task(record.order, index).meter_id for index in (0, 1)] == ["B", "A"]
+
+
+class Registered:
+    """A registry whose meters come and go."""
+
+    def __init__(self, *ids: str) -> None:
+        self.ids = list(ids)
+
+    def meters(self) -> list[MeterStatus]:
+        return [MeterStatus(name, "plc0" if name < "K" else "bus", 1, "read", 0.0) for name in self.ids]
+
+
+def test_a_group_is_settled_when_the_order_is_accepted() -> None:
+    disk, registry = FaultyDisk(), Registered("A1", "A2", "B1", "X1")
+    rules = AccessRules(MeterAccess(), [AccessRule("group/first", pattern="A*"), AccessRule("group/bus", port="bus")])
+    targets = Targets(registry, rules)
+
+    def book() -> OrderBook:
+        known = {meter.meter_id for meter in registry.meters()}
+        made = OrderBook(Journal(disk, FOLDER), VirtualClock(), allowed=(), known=lambda: known, expand=targets.meters)
+        for name in ("group:third", "group:", "port:none", "Z*"):
+            with pytest.raises(OrderRefusedError, match="there is no such"):
+                made.submit(Request("o9", "ping", [name], "test"))
+        return made
+
+    asked = ["group:first", "X1", "group:bus", "B?"]
+    made = book().submit(Request("o1", "ping", asked, "test"))
+    assert made.order.meters == ("A1", "A2", "X1", "B1")
+    registry.ids.append("A3")
+    again = book()
+    assert again.submit(Request("o1", "ping", asked, "test")).order.meters == ("A1", "A2", "X1", "B1")
+    told: Any = again.describe("o1")
+    assert (told["asked_for"], [meter["meter"] for meter in told["meters"]]) == (asked, ["A1", "A2", "X1", "B1"])
+    assert again.submit(Request("o2", "ping", ["port:plc0"], "test")).order.meters == ("A1", "A2", "A3", "B1")
+    with pytest.raises(OrderRefusedError, match="another order"):
+        again.submit(Request("o1", "ping", ["group:first"], "test"))
+
+
+def test_what_was_noted_before_there_were_steps_is_read() -> None:
+    """The files of a program without steps, progress and groups."""
+    disk = FaultyDisk()
+    book = book_on(disk)
+    book.submit(request())
+    carry_out(book, Meter())
+    order = json.loads(disk.read_bytes(FOLDER / "o1.json"))["body"]
+    result = json.loads(disk.read_bytes(FOLDER / "o1.0.json"))["body"]
+    assert "asked_for" not in order
+    assert set(result) <= {"state", "value", "error", "at", "attempts", "sent"}
+    assert states(book_on(disk)) == ["done"]

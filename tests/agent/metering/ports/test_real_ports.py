@@ -22,7 +22,7 @@ from agent.metering.collector import Collector
 from agent.metering.orders.journal import Journal
 from agent.metering.orders.order_book import OrderBook
 from agent.metering.ports.opening import bridge_to
-from agent.metering.registry import Registry
+from agent.metering.registry.registry import Registry
 from agent.metering.scheduling.readinglist import ReadingLists
 from agent.metering.store.reading_store import Store
 from agent.settings.config import PortConfig, PortMeterConfig, ScanConfig

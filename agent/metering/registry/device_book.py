@@ -1,0 +1,305 @@
+"""What each meter is and can, how often reading it failed, and when to ask it again: durable, a row per meter.
+
+The rows are kept with what else is learned about meters, in the store of readings: a change costs a few hundred octets
+in one transaction, and a power cut between two changes costs the later one. Counters alone are no reason to write; they
+go with the next change, after `FLUSH_S`, or at the end. An object list is kept once for all meters that have the same
+one, under its digest.
+
+A meter is asked who made it and which firmware it runs in idle line time: after its first successful visit, and once a
+day from then on. Where the firmware is another one than the object list was read for, the list is read anew, and what
+was learned about the meter's attributes is forgotten.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from agent.clock import Clock
+from agent.metering.registry.capabilities import FIRMWARE, OBJECT_LIST, ObjectList, Offered, model_of, text_of
+from agent.metering.registry.counters import Counters
+from agent.metering.registry.entry import Meter
+from agent.metering.registry.registry import Registry
+from agent.metering.store.store_file import StoreError
+from dlms.axdr import Data
+from dlms.cosem.obis import AttributeRef
+
+LOG = logging.getLogger("agent.metering.registry")
+
+FLUSH_S = 600.0  # how old counters that were not written may be
+CHECK_S = 86_400.0  # how often a meter is asked for its firmware
+RETRY_S = 3600.0  # after a question in idle time was not answered
+LOOK_S = 10.0  # how often meters are looked through for one to ask
+ROW = "device"
+LISTS = "objects/"  # the rows of object lists begin with that; no meter has such a name
+
+
+class Memory(Protocol):
+    """The part of `agent.metering.store.reading_store.Store` that is used. Both raise `StoreError`."""
+
+    def knowledge(self, meter: str) -> dict[str, object] | None: ...
+
+    def append(
+        self, readings: tuple[()], progress: tuple[()], knowledge: Mapping[str, Mapping[str, object]], /
+    ) -> tuple[int, int]: ...
+
+
+@dataclass(slots=True)
+class Device:
+    """One meter. `objects` is the digest of its object list, empty for none; `objects_for` the firmware that it was
+    read with, and `objects_why` why there is none. `checked`: when it was last asked who it is (civil seconds)."""
+
+    logical_device: str = ""
+    device_type: str = ""
+    firmware: str = ""
+    offered: Offered | None = None
+    objects: str = ""
+    objects_for: str | None = None
+    objects_why: str = ""
+    object_count: int = 0
+    checked: float = 0.0
+    counters: Counters = field(default_factory=Counters)
+
+    @property
+    def model(self) -> str | None:
+        return model_of(self.logical_device, self.device_type or self.firmware)
+
+    def dump(self) -> dict[str, object]:
+        offered = self.offered
+        return {
+            "logical_device": self.logical_device,
+            "device_type": self.device_type,
+            "firmware": self.firmware,
+            "offered": [offered.conformance, offered.pdu_size, offered.list_max] if offered else None,
+            "objects": self.objects,
+            "objects_for": self.objects_for,
+            "objects_why": self.objects_why,
+            "object_count": self.object_count,
+            "checked": self.checked,
+            "counters": self.counters.dump(),
+        }
+
+    @classmethod
+    def load(cls, row: Mapping[str, object]) -> Device:
+        """Return a stored device; what is not as expected is as if it was never learned."""
+        checked, count, offered = row.get("checked"), row.get("object_count"), row.get("offered")
+        return cls(
+            logical_device=_text(row, "logical_device"),
+            device_type=_text(row, "device_type"),
+            firmware=_text(row, "firmware"),
+            offered=_offered(offered),
+            objects=_text(row, "objects"),
+            objects_for=_text(row, "objects_for") if isinstance(row.get("objects_for"), str) else None,
+            objects_why=_text(row, "objects_why"),
+            object_count=count if isinstance(count, int) else 0,
+            checked=float(checked) if isinstance(checked, int | float) else 0.0,
+            counters=Counters.load(row.get("counters")),
+        )
+
+
+class DeviceBook:
+    """Thread-safe. `device_type` is the attribute that says which type a meter is, `None` for none."""
+
+    def __init__(
+        self, memory: Memory, registry: Registry, clock: Clock, *, device_type: AttributeRef | None = None
+    ) -> None:
+        self._memory = memory
+        self._registry = registry
+        self._clock = clock
+        self._device_type = device_type
+        self._lock = threading.RLock()
+        self._devices: dict[str, Device] = {}
+        self._asked_at: dict[str, float] = {}  # key → monotonic seconds of the last question in idle time
+        self._dirty: set[str] = set()
+        self._flush_at: float | None = None
+        self._look_at = 0.0
+        for meter in registry.known():
+            registry.set_model(meter.key, self._of(meter.key).model)
+
+    # --- what visits tell ---
+
+    def visited(self, meter: Meter, offered: Offered | None) -> None:
+        """A visit went well; `offered` is what its association agreed to."""
+        with self._lock:
+            device = self._of(meter.key)
+            if meter.named and device.logical_device not in ("", meter.meter_id):
+                counters = device.counters  # another meter stands there now; the place keeps its counts
+                device = self._devices[meter.key] = Device(counters=counters)
+                self._asked_at.pop(meter.key, None)
+            device.counters.count("read")
+            self._later(meter.key)
+            changed = False
+            if meter.named and device.logical_device != meter.meter_id:
+                device.logical_device, changed = meter.meter_id, True
+            if offered is not None and device.offered != offered:
+                device.offered, changed = offered, True
+            if changed:
+                self._changed(meter.key)
+
+    def failed(self, key: str, kind: str) -> None:
+        """A visit failed; `kind` is of `registry.counters.KINDS`."""
+        with self._lock:
+            if self._registry.get(key) is not None:
+                self._of(key).counters.count(kind)
+                self._later(key)
+
+    def told(self, key: str, values: Mapping[AttributeRef, Data | None]) -> bool:
+        """A meter answered a question of `due`: `None` for an attribute that it refused.
+
+        Returns whether its firmware is another one than before, so that nothing learned about it holds any more.
+        """
+        with self._lock:
+            device = self._of(key)
+            before = device.firmware
+            if FIRMWARE in values:
+                device.firmware = text_of(values[FIRMWARE])
+                device.checked = self._clock.wall()
+            if self._device_type is not None and self._device_type in values:
+                device.device_type = text_of(values[self._device_type])
+            if OBJECT_LIST in values:
+                self._take_list(device, values[OBJECT_LIST])
+            self._changed(key)
+            exchanged = bool(before) and device.firmware != before
+            if exchanged:
+                LOG.info(
+                    "meter %s runs firmware %s, it was %s",
+                    device.logical_device or key,
+                    device.firmware or "that it does not name",
+                    before,
+                    extra={"event": "meter.firmware"},
+                )
+            return exchanged
+
+    # --- what is to be asked ---
+
+    def due(self, port: str, now: float) -> tuple[Meter, tuple[AttributeRef, ...]] | None:
+        """Return a meter of `port` to ask for these attributes now that the line is idle; `None` for nobody.
+
+        Each call that returns one counts as the question. `now`: monotonic seconds.
+        """
+        with self._lock:
+            if now < self._look_at:
+                return None
+            wall = self._clock.wall()
+            for meter in self._registry.present(port):
+                asked = self._asked_at.get(meter.key)
+                if not meter.named or (asked is not None and now < asked + RETRY_S):
+                    continue
+                device = self._of(meter.key)
+                refs: tuple[AttributeRef, ...] = ()
+                if not device.counters.read:
+                    continue  # before its first successful visit there are more important things to ask
+                if not 0 <= wall - device.checked < CHECK_S:
+                    refs = (FIRMWARE,) if self._device_type is None else (FIRMWARE, self._device_type)
+                elif device.objects_for != device.firmware:
+                    refs = (OBJECT_LIST,)
+                if refs:
+                    self._asked_at[meter.key] = now
+                    return meter, refs
+            self._look_at = now + LOOK_S
+            return None
+
+    def answered(self, key: str) -> None:
+        """The last question was answered: the next one need not wait."""
+        with self._lock:
+            self._asked_at.pop(key, None)
+            self._look_at = 0.0
+
+    # --- what is shown ---
+
+    def device(self, key: str) -> Device:
+        """Return what is known of a meter. Not to be changed by the caller."""
+        with self._lock:
+            return self._of(key)
+
+    def objects(self, key: str) -> ObjectList | None:
+        """Return the object list of a meter, `None` where there is none. Raises `StoreError`."""
+        with self._lock:
+            digest = self._of(key).objects
+            row = self._memory.knowledge(LISTS + digest) if digest else None
+            return ObjectList.load(digest, row) if row else None
+
+    # --- time and end ---
+
+    def tick(self) -> None:
+        """Write what is due. Called about every second."""
+        if self._flush_at is not None and self._clock.monotonic() >= self._flush_at:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write everything that is not written yet. Trouble of the store is its owner's to tell; it is tried again."""
+        with self._lock:
+            rows = {f"{key}#{ROW}": self._devices[key].dump() for key in self._dirty if key in self._devices}
+            self._flush_at = None
+            if rows and self._write(rows):
+                self._dirty.clear()
+
+    def forget(self, keys: Iterable[str]) -> None:
+        """These meters are gone for good. Their rows go with what the store has of them."""
+        with self._lock:
+            for key in keys:
+                self._devices.pop(key, None)
+                self._asked_at.pop(key, None)
+                self._dirty.discard(key)
+
+    # --- inside ---
+
+    def _of(self, key: str) -> Device:
+        device = self._devices.get(key)
+        if device is None:
+            try:
+                row = self._memory.knowledge(f"{key}#{ROW}")
+            except StoreError:
+                row = None  # its owner reports it; who the meter is will be asked again
+            device = self._devices[key] = Device.load(row) if row else Device()
+        return device
+
+    def _take_list(self, device: Device, data: Data | None) -> None:
+        device.objects_for = device.firmware
+        device.objects, device.object_count = "", 0
+        if data is None:
+            device.objects_why = "the meter does not give it"
+            return
+        try:
+            found = ObjectList.parse(data)
+        except ValueError as error:
+            device.objects_why = str(error)[:160]
+            return
+        if self._write({LISTS + found.digest: found.dump()}):
+            device.objects, device.object_count, device.objects_why = found.digest, found.count, ""
+        else:
+            device.objects_for, device.objects_why = None, "the store did not take it"
+
+    def _changed(self, key: str) -> None:
+        self._dirty.add(key)
+        self._registry.set_model(key, self._of(key).model)
+        self.flush()
+
+    def _later(self, key: str) -> None:
+        self._dirty.add(key)
+        if self._flush_at is None:
+            self._flush_at = self._clock.monotonic() + FLUSH_S
+
+    def _write(self, rows: Mapping[str, Mapping[str, object]]) -> bool:
+        try:
+            self._memory.append((), (), rows)
+        except StoreError:
+            self._flush_at = self._clock.monotonic() + FLUSH_S
+            return False
+        return True
+
+
+def _text(row: Mapping[str, object], name: str) -> str:
+    value = row.get(name)
+    return value if isinstance(value, str) else ""
+
+
+def _offered(stored: object) -> Offered | None:
+    match stored:
+        case [int(conformance), int(pdu_size), int() | None as list_max]:
+            return Offered(conformance, pdu_size, list_max)
+        case _:
+            return None

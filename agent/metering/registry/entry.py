@@ -1,0 +1,84 @@
+"""One meter of the registry: who it is, how it is reached, and how reading it goes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from agent.status import MeterStatus
+
+NAME_BYTES_MAX = 64
+ERROR_CHARS_MAX = 160
+
+
+@dataclass(frozen=True, slots=True)
+class Meter:
+    """One meter. `joined`: first contact, seconds since the epoch; 0 for one that was added by hand and has not been
+    heard yet. `named`: `meter_id` is its own name.
+
+    `model` is what its logical device name, device type and firmware say it is (`registry.capabilities`), `None` while
+    that is not known.
+    """
+
+    key: str
+    port: str
+    address: int
+    eui48: str
+    meter_id: str
+    named: bool
+    joined: float
+    model: str | None = None
+
+
+@dataclass(slots=True)
+class Entry:
+    """What changes, beside the meter. `absent_since`: monotonic seconds, `None` while it is in the network.
+    `asked_name`: a visit has ended well without the meter telling its name."""
+
+    meter: Meter
+    absent_since: float | None
+    left: bool = False
+    last_success: float = 0.0
+    last_attempt: float = 0.0
+    last_error: str = ""
+    key_failures: int = 0
+    security: str = ""
+    silent: bool = False
+    asked_name: bool = False
+
+    def status(self, *, admitted: bool = True) -> MeterStatus:
+        if not admitted:
+            state = "unlisted"
+        elif not self.meter.joined:
+            state = "expected"
+        elif self.left:
+            state = "left"
+        elif self.last_error:
+            state = "silent" if self.silent else "failing"
+        else:
+            state = "read" if self.last_success else "joined"
+        return MeterStatus(
+            meter_id=self.meter.meter_id,
+            port=self.meter.port,
+            address=self.meter.address,
+            state=state,
+            joined=self.meter.joined,
+            last_success=self.last_success,
+            last_attempt=self.last_attempt,
+            last_error=self.last_error,
+            key_failures=self.key_failures,
+            security=self.security,
+            model=self.meter.model,
+            named=self.meter.named,
+            eui48=self.meter.eui48,
+        )
+
+
+def meter_name(octets: bytes) -> str:
+    """Return the id that a logical device name gives: its text, else its octets as hexadecimal; empty when it is empty.
+
+    A name may become part of a path in the management tree and of a file name, so only plain characters count as text.
+    """
+    text = octets.strip(b"\0 ")[:NAME_BYTES_MAX]
+    if text and all(0x21 <= octet <= 0x7E and octet not in b'/\\"' for octet in text):
+        return text.decode("ascii")
+    return text.hex()

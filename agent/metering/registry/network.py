@@ -1,0 +1,364 @@
+"""The networks behind base nodes as everybody else sees them: nodes, switches, levels, signal, and what happened.
+
+A port's thread owns the topology (`plc.prime.topology`); here is what others may look at: an immutable picture that is
+replaced whole, and the durable history. Orders to the management plane of a base node (attributes of its PIB, promotion
+and demotion, its own whitelist) wait here for the thread of their port, and so do their results for whoever asked.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
+
+from agent.clock import Clock
+from agent.metering.registry.device_book import Memory
+from agent.metering.registry.history import NetworkChange, NetworkHistory
+from agent.metering.registry.registry import Registry
+from plc.errors import PlcError
+from plc.events import (
+    BaseNodeRestarted,
+    ManagementUnanswered,
+    NetworkNoted,
+    NodeEvent,
+    NodeJoined,
+    NodeLeft,
+    PibRead,
+    PibWritten,
+    TopologyListed,
+    WhitelistChanged,
+)
+from plc.prime.management import PIB_DEMOTE, PIB_PROMOTE
+from plc.prime.messages import Command, Whitelist
+from plc.prime.topology import NodePlace, NodeState, Topology
+
+PICTURE_EVERY_S = 5.0  # a picture of a full network takes some milliseconds
+ORDERS_MAX = 32  # waiting or in flight, per port
+RESULTS_MAX = 64
+ORDER_KINDS = ("get", "set", "promote", "demote", "allow", "deny")
+CHANGING_KINDS = frozenset(ORDER_KINDS) - {"get"}
+NO_PLANE = "nothing on this port has a management plane"
+
+# The PROTOCOL field of PRIME's PHY header (PRIME 1.4, 3.4.3): how robust the modulation to a node is.
+MODULATIONS = {
+    0: "DBPSK",
+    1: "DQPSK",
+    2: "D8PSK",
+    4: "DBPSK_C",
+    5: "DQPSK_C",
+    6: "D8PSK_C",
+    12: "R_DBPSK",
+    13: "R_DQPSK",
+}
+
+
+@runtime_checkable
+class Managed(Protocol):
+    """The core of a base node with a management plane: `plc.prime.link.PlcLink`."""
+
+    @property
+    def topology(self) -> Topology: ...
+    def get_pib(self, pib: int, now: float) -> None: ...
+    def set_pib(self, pib: int, value: bytes, now: float) -> None: ...
+    def promote(self, eui48: bytes, now: float) -> None: ...
+    def demote(self, eui48: bytes, now: float) -> None: ...
+    def whitelist(self, entry: Whitelist, now: float) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class NodeView:
+    """One node. `state`: terminal, switch, disconnected, or a number in words; `path`: the switches (EUI-48) from the
+    node to the base node. `level`, `rx_level`, `snr` and `modulation` are `None` where the base node does not tell
+    them; levels and SNR are in the standard's own steps. `last_heard`: seconds since the epoch, 0 for never."""
+
+    eui48: str
+    meter_id: str
+    registered: bool
+    state: str
+    level: int | None
+    lnid: int
+    sid: int
+    lsid: int
+    path: tuple[str, ...]
+    rx_level: int | None
+    snr: int | None
+    modulation: str | None
+    alive_rx: int
+    alive_tx: int
+    promotions: int
+    registrations: int
+    last_heard: float
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkPicture:
+    """One network as it was at `at` (seconds since the epoch; 0: nothing is known). `listed`: when the base node last
+    gave both of its lists, 0 for never."""
+
+    port: str
+    at: float = 0.0
+    listed: float = 0.0
+    nodes: tuple[NodeView, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkOrder:
+    """One order to a base node and what came of it. `state`: waiting, done, failed, unanswered."""
+
+    number: int
+    port: str
+    kind: str
+    pib: int = 0
+    value: bytes = b""
+    state: str = "waiting"
+    answer: str = ""
+
+
+class NetworkOrderError(ValueError):
+    """There is no such order, or it cannot be taken; the text is for whoever asked."""
+
+
+class _Port:
+    """What is kept of one port."""
+
+    def __init__(self, memory: Memory, name: str) -> None:
+        self.picture = NetworkPicture(name)
+        self.history = NetworkHistory(memory, name)
+        self.waiting: deque[NetworkOrder] = deque()
+        self.sent: deque[NetworkOrder] = deque()
+        self.changed = False
+        self.look_at = 0.0
+        self.listed = 0.0
+
+
+class NetworkBook:
+    """Thread-safe. `event` and `look` are called by the thread of the port, the rest by anybody."""
+
+    def __init__(self, memory: Memory, registry: Registry, clock: Clock, ports: Sequence[str]) -> None:
+        self._registry = registry
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._ports = {port: _Port(memory, port) for port in ports}
+        self._numbers = itertools.count(1)
+        self._results: OrderedDict[int, NetworkOrder] = OrderedDict()
+
+    # --- the port's thread ---
+
+    def event(self, port: str, event: NodeEvent) -> None:
+        """Something happened on a port."""
+        kept = self._ports[port]
+        now, wall = self._clock.monotonic(), self._clock.wall()
+        with self._lock:
+            match event:
+                case NetworkNoted(kind="alive"):
+                    kept.changed = True
+                case NetworkNoted(kind=kind, eui48=eui48, sid=sid, lsid=lsid):
+                    kept.history.note(kind, now, wall, eui48=eui48.hex(), sid=sid, lsid=lsid)
+                    kept.changed = True
+                case NodeJoined(eui48=eui48, from_list=False):
+                    kept.history.note("joined", now, wall, eui48=eui48.hex())
+                case NodeLeft(eui48=eui48):
+                    kept.history.note("left", now, wall, eui48=eui48.hex())
+                case BaseNodeRestarted():
+                    kept.history.note("restarted", now, wall)
+                case TopologyListed():
+                    kept.listed, kept.changed, kept.look_at = wall, True, now
+                case _:
+                    self._answered(kept, event, now, wall)
+
+    def look(self, port: str, bridge: object, now: float) -> None:
+        """Give the base node what was ordered, and make a new picture where something has changed."""
+        kept = self._ports[port]
+        core = getattr(bridge, "core", None)
+        if kept.waiting:
+            self._send(kept, core, now)
+        if kept.changed and now >= kept.look_at and isinstance(core, Managed):
+            kept.changed, kept.look_at = False, now + PICTURE_EVERY_S
+            picture = self._picture(port, core.topology, now, kept.listed)
+            with self._lock:
+                kept.picture = picture
+
+    # --- anybody ---
+
+    def picture(self, port: str) -> NetworkPicture:
+        """Return the newest picture of a port. Raises `KeyError` for one that is not configured."""
+        return self._ports[port].picture
+
+    def pictures(self) -> tuple[NetworkPicture, ...]:
+        """Return the pictures of all ports whose network is known."""
+        return tuple(kept.picture for kept in self._ports.values() if kept.picture.at)
+
+    def node(self, port: str, eui48: str) -> NodeView | None:
+        """Return one node, `None` where the base node says nothing about it."""
+        kept = self._ports.get(port)
+        return next((node for node in kept.picture.nodes if node.eui48 == eui48), None) if kept else None
+
+    def history(self, port: str) -> tuple[NetworkChange, ...]:
+        """Return the last events of a port, oldest first. Raises `KeyError` for one that is not configured."""
+        with self._lock:
+            return self._ports[port].history.changes
+
+    @property
+    def ports(self) -> tuple[str, ...]:
+        return tuple(self._ports)
+
+    def order(self, port: str, kind: str, *, pib: int = 0, value: bytes = b"") -> NetworkOrder:
+        """Have the base node of a port do something: `get` or `set` an attribute (`pib`), `promote` or `demote` a node,
+        `allow` or `deny` it in the base node's whitelist (`value` is its EUI-48). Raises `NetworkOrderError`."""
+        with self._lock:
+            kept = self._ports.get(port)
+            if kept is None:
+                raise NetworkOrderError(f"there is no port {port!r}")
+            if kind not in ORDER_KINDS:
+                raise NetworkOrderError(f"{kind!r}: {', '.join(ORDER_KINDS)}")
+            if not 0 <= pib <= 0xFFFF or len(value) > 0xFF:
+                raise NetworkOrderError("an attribute has sixteen bits, a value at most 255 octets")
+            if kind not in ("get", "set") and len(value) != EUI48_OCTETS:
+                raise NetworkOrderError("the EUI-48 of a node has 6 octets")
+            if len(kept.waiting) + len(kept.sent) >= ORDERS_MAX:
+                raise NetworkOrderError(f"{ORDERS_MAX} orders are waiting already")
+            order = NetworkOrder(next(self._numbers), port, kind, pib, value)
+            kept.waiting.append(order)
+            self._keep(order)
+            return order
+
+    def result(self, number: int) -> NetworkOrder:
+        """Return how an order stands. Raises `NetworkOrderError` for one that is not kept any more."""
+        with self._lock:
+            order = self._results.get(number)
+            if order is None:
+                raise NetworkOrderError(f"there is no order {number}")
+            return order
+
+    def tick(self) -> None:
+        """Write what is due. Called about every second."""
+        now = self._clock.monotonic()
+        with self._lock:
+            for kept in self._ports.values():
+                kept.history.tick(now)
+
+    def flush(self) -> None:
+        """Write everything that is not written yet."""
+        with self._lock:
+            for kept in self._ports.values():
+                kept.history.flush(self._clock.monotonic())
+
+    # --- inside ---
+
+    def _send(self, kept: _Port, core: object, now: float) -> None:
+        with self._lock:
+            while kept.waiting:
+                order = kept.waiting.popleft()
+                if not isinstance(core, Managed):
+                    self._keep(replace(order, state="failed", answer=NO_PLANE))
+                    continue
+                try:
+                    _give(core, order, now)
+                except PlcError as error:
+                    self._keep(replace(order, state="failed", answer=str(error)))
+                    continue
+                kept.sent.append(order)
+
+    def _answered(self, kept: _Port, event: NodeEvent, now: float, wall: float) -> None:
+        match event:
+            case PibRead(pib=pib, status=status, value=value):
+                self._end(kept, "get", pib, b"", status, value.hex(), now, wall)
+            case PibWritten(pib=pib, status=status):
+                kind = {PIB_PROMOTE: "promote", PIB_DEMOTE: "demote"}.get(pib, "set")
+                self._end(kept, kind, pib, b"", status, "", now, wall)
+            case WhitelistChanged(eui48=eui48, added=added, code=code):
+                self._end(kept, "allow" if added else "deny", 0, eui48, code, "", now, wall)
+            case ManagementUnanswered(what=what) if what != "list":
+                self._unanswered(kept, event)
+            case _:
+                pass
+
+    def _end(
+        self, kept: _Port, kind: str, pib: int, eui48: bytes, status: int, answer: str, now: float, wall: float
+    ) -> None:
+        # The management plane has one order at a time, so the oldest that fits is the one that was answered.
+        fitting = {"promote": ("promote", "set"), "demote": ("demote", "set")}.get(kind, (kind,))
+        order = next(
+            (
+                order
+                for order in kept.sent
+                if order.kind in fitting and (not eui48 or order.value == eui48) and (order.pib in (0, pib))
+            ),
+            None,
+        )
+        if order is None:
+            return
+        kept.sent.remove(order)
+        state, text = ("failed", f"status 0x{status:02x}") if status else ("done", answer)
+        self._keep(replace(order, state=state, answer=text))
+        if order.kind in CHANGING_KINDS:
+            node = order.value.hex() if order.kind != "set" else ""
+            detail = f"0x{order.pib:04x} " if order.kind == "set" else ""
+            kept.history.note(f"order {order.kind}", now, wall, eui48=node, detail=f"{detail}{text or state}".strip())
+
+    def _unanswered(self, kept: _Port, event: ManagementUnanswered) -> None:
+        kinds = {"get": ("get",), "set": ("set", "promote", "demote"), "whitelist": ("allow", "deny")}[event.what]
+        order = next((order for order in kept.sent if order.kind in kinds), None)
+        if order is not None:
+            kept.sent.remove(order)
+            self._keep(replace(order, state="unanswered", answer="nobody knows whether it was carried out"))
+
+    def _keep(self, order: NetworkOrder) -> None:
+        self._results.pop(order.number, None)
+        self._results[order.number] = order
+        while len(self._results) > RESULTS_MAX:
+            self._results.popitem(last=False)
+
+    def _picture(self, port: str, topology: Topology, now: float, listed: float) -> NetworkPicture:
+        wall = self._clock.wall()
+        names = {meter.eui48: meter.meter_id for meter in self._registry.known() if meter.port == port}
+        nodes = [_view(place, topology, names.get(place.eui48.hex(), ""), wall - now) for place in topology.places]
+        nodes.sort(key=lambda node: (node.level is None, node.level or 0, node.eui48))
+        return NetworkPicture(port, wall, listed, tuple(nodes))
+
+
+EUI48_OCTETS = 6
+
+
+def _give(core: Managed, order: NetworkOrder, now: float) -> None:
+    """Raises `PlcError`."""
+    match order.kind:
+        case "get":
+            core.get_pib(order.pib, now)
+        case "set":
+            core.set_pib(order.pib, order.value, now)
+        case "promote":
+            core.promote(order.value, now)
+        case "demote":
+            core.demote(order.value, now)
+        case _:
+            command = Command.WHITELIST_ADD if order.kind == "allow" else Command.WHITELIST_REMOVE
+            core.whitelist(Whitelist(command, order.value), now)
+
+
+def _view(place: NodePlace, topology: Topology, meter_id: str, epoch: float) -> NodeView:
+    """`epoch`: what is to be added to monotonic seconds to have civil ones."""
+    names = {state.value: state.name.lower() for state in NodeState}
+    modulation = place.modulation
+    return NodeView(
+        eui48=place.eui48.hex(),
+        meter_id=meter_id,
+        registered=place.registered,
+        state=names.get(place.state, f"state {place.state}"),
+        level=place.level,
+        lnid=place.lnid,
+        sid=place.sid,
+        lsid=place.lsid,
+        path=tuple(eui48.hex() for eui48 in topology.path(place.eui48)),
+        rx_level=place.rx_level,
+        snr=place.snr,
+        modulation=None if modulation is None else MODULATIONS.get(modulation, f"number {modulation}"),
+        alive_rx=place.alive_rx,
+        alive_tx=place.alive_tx,
+        promotions=place.promotions,
+        registrations=place.registrations,
+        last_heard=0.0 if place.heard_at is None else place.heard_at + epoch,
+    )

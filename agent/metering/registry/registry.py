@@ -1,0 +1,344 @@
+"""The meters this concentrator has seen: who they are, how they are reached, how reading them goes.
+
+A meter is known by the way it is reached (`key`: port and EUI-48, or port and address) until it has told its logical
+device name, which from then on is its id everywhere. Joins and leaves come and go on a power line; a meter counts as
+left only after it was away for `leave_after_s`.
+
+The file holds what must survive (identity and first contact), not the counters of the day: it is written when a meter
+is new, named or moved, a few seconds later and once for many. It carries a version and a checksum; a damaged one is set
+aside, since the network tells again who is in it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from agent.clock import Clock
+from agent.metering.registry import registry_file
+from agent.metering.registry.entry import ERROR_CHARS_MAX, Entry, Meter
+from agent.metering.registry.whitelist import Whitelist
+from agent.status import MeterStatus
+from updateagent.disk import Disk
+
+LOG = logging.getLogger("agent.metering.registry")
+
+METERS_MAX = 4096  # the address space of one base node
+SAVE_DELAY_S = 3.0  # a network that comes up brings hundreds of joins in a row
+
+
+class Registry:
+    """Thread-safe. `publish` gets the whole picture after each change of it."""
+
+    def __init__(
+        self,
+        disk: Disk,
+        file: Path,
+        clock: Clock,
+        *,
+        leave_after_s: float,
+        publish: Callable[[tuple[MeterStatus, ...]], None] = lambda _meters: None,
+    ) -> None:
+        self._disk = disk
+        self._file = file
+        self._clock = clock
+        self._leave_after_s = leave_after_s
+        self._publish = publish
+        self._lock = threading.RLock()
+        self._save_at: float | None = None
+        self._changed = True
+        self._entries: dict[str, Entry] = {}
+        self._whitelist = Whitelist()
+        # Who is in the file was in the network once; whether it still is, the network has yet to say.
+        self._load(absent_since=clock.monotonic())
+
+    @property
+    def disk(self) -> Disk:
+        return self._disk
+
+    # --- what happens to meters ---
+
+    def join(self, port: str, address: int, eui48: bytes = b"") -> Meter:
+        """A node is in the network of `port`. Returns the meter, which may have been known before."""
+        key = f"{port}/{eui48.hex() or address}"
+        with self._lock:
+            for other in list(self._entries.values()):
+                if other.meter.port == port and other.meter.address == address and other.meter.key != key:
+                    self._set_absent(other)  # another node has its address now
+            entry = self._entries.get(key)
+            if entry is None:
+                self._make_room()
+                meter_id = eui48.hex() or f"{port}-{address}"
+                meter = Meter(key, port, address, eui48.hex(), meter_id, named=False, joined=self._clock.wall())
+                entry = self._entries[key] = Entry(meter, None)
+                LOG.info("meter %s joined, address %d", key, address, extra={"event": "meter.joined"})
+                self._touch(identity=True)
+            elif entry.meter.address != address or (eui48 and not entry.meter.joined):
+                joined = entry.meter.joined or self._clock.wall()
+                if not entry.meter.joined:  # where nobody announces meters, the first answer is what counts
+                    LOG.info("meter %s, which was expected, joined", key, extra={"event": "meter.joined"})
+                entry.meter = replace(entry.meter, address=address, joined=joined)
+                self._touch(identity=True)
+            if entry.left:
+                LOG.info("meter %s is back", entry.meter.meter_id, extra={"event": "meter.back"})
+            entry.absent_since, entry.left, entry.asked_name = None, False, False
+            self._touch()
+            return entry.meter
+
+    def expect(self, port: str, address: int, eui48: str = "") -> Meter:
+        """Somebody says that there is such a meter, which may never have been heard. Returns it."""
+        key = f"{port}/{eui48 or address}"
+        with self._lock:
+            entry = self._entries.get(key)
+            if entry is None:
+                self._make_room()
+                meter = Meter(key, port, address, eui48, eui48 or f"{port}-{address}", named=False, joined=0.0)
+                entry = self._entries[key] = Entry(meter, self._clock.monotonic())
+                LOG.info("meter %s is expected", key, extra={"event": "meter.expected"})
+                self._touch(identity=True)
+            return entry.meter
+
+    def admit(self, whitelist: Whitelist) -> None:
+        """Only meters that this list admits are visited from now on."""
+        with self._lock:
+            before = {key for key, entry in self._entries.items() if self._whitelist.admits(entry.meter)}
+            self._whitelist = whitelist
+            after = {key for key, entry in self._entries.items() if whitelist.admits(entry.meter)}
+            if before != after:
+                LOG.info(
+                    "%d of %d meters are admitted", len(after), len(self._entries), extra={"event": "meter.whitelist"}
+                )
+            self._touch()
+
+    def leave(self, key: str) -> None:
+        """A node is not in the network now; it may be back in a moment."""
+        with self._lock:
+            entry = self._entries.get(key)
+            if entry is not None:
+                self._set_absent(entry)
+
+    def leave_all(self, port: str) -> None:
+        """The port is gone, and with it the way to all its meters."""
+        with self._lock:
+            for entry in self._entries.values():
+                if entry.meter.port == port:
+                    self._set_absent(entry)
+
+    def name(self, key: str, meter_id: str) -> Meter | None:
+        """The meter said who it is. Returns the meter as it is now, `None` when it is not registered any more."""
+        with self._lock:
+            entry = self._entries.get(key)
+            if entry is None:
+                return None
+            if entry.meter.named and entry.meter.meter_id == meter_id:
+                return entry.meter
+            for other in [other for other in self._entries.values() if other.meter.meter_id == meter_id]:
+                if other.meter.key != key:
+                    LOG.warning(
+                        "meter %s is now reached as %s, no longer as %s",
+                        meter_id,
+                        key,
+                        other.meter.key,
+                        extra={"event": "meter.moved"},
+                    )
+                    del self._entries[other.meter.key]
+            LOG.info("meter %s is %s", key, meter_id, extra={"event": "meter.named"})
+            entry.meter = replace(entry.meter, meter_id=meter_id, named=True)
+            self._touch(identity=True)
+            return entry.meter
+
+    def attempted(self, key: str, error: str = "", *, silent: bool = False) -> None:
+        """A visit ended: well, or with `error`. `silent`: the meter answered nothing."""
+        with self._lock:
+            entry = self._entries.get(key)
+            if entry is None:
+                return
+            entry.last_attempt = self._clock.wall()
+            entry.last_error, entry.silent = error[:ERROR_CHARS_MAX], silent
+            if not error:
+                entry.last_success = entry.last_attempt
+                entry.asked_name = not entry.meter.named
+                if not entry.meter.joined:  # of a line where nobody joins
+                    entry.meter = replace(entry.meter, joined=entry.last_attempt)
+                    self._touch(identity=True)
+            self._touch()
+
+    def note_keys(self, key: str, failures: int, security: str) -> None:
+        """How often the meter refused its keys, and how it is associated with."""
+        with self._lock:
+            entry = self._entries.get(key)
+            if entry is not None and (entry.key_failures, entry.security) != (failures, security):
+                entry.key_failures, entry.security = failures, security
+                self._touch()
+
+    def set_model(self, key: str, model: str | None) -> None:
+        """What is known of the model of a meter."""
+        with self._lock:
+            entry = self._entries.get(key)
+            if entry is not None and entry.meter.model != model:
+                entry.meter = replace(entry.meter, model=model)
+                self._touch()
+
+    def remove(self, meter_id: str) -> list[Meter]:
+        """Forget a meter that is gone for good, and return what was known under that id. It may join again."""
+        with self._lock:
+            gone = [entry.meter for entry in self._entries.values() if entry.meter.meter_id == meter_id]
+            for meter in gone:
+                del self._entries[meter.key]
+                self._touch(identity=True)
+            return gone
+
+    # --- what is asked ---
+
+    def present(self, port: str) -> list[Meter]:
+        """Return the meters of `port` that can be visited now, and may be."""
+        with self._lock:
+            return [
+                entry.meter
+                for entry in self._entries.values()
+                if entry.meter.port == port and entry.absent_since is None and self._is_visited(entry)
+            ]
+
+    def heard(self, port: str) -> list[Meter]:
+        """Return the meters that are in the network of `port`, those that are not admitted included."""
+        with self._lock:
+            return [
+                entry.meter
+                for entry in self._entries.values()
+                if entry.meter.port == port and entry.absent_since is None
+            ]
+
+    def name_only(self, meter: Meter) -> bool:
+        """Whether this meter may be asked for its name and for nothing else."""
+        with self._lock:
+            return not self._whitelist.admits(meter)
+
+    def absent(self, port: str) -> list[Meter]:
+        """Return the meters of `port` that were there once and are silent now."""
+        with self._lock:
+            return [
+                entry.meter
+                for entry in self._entries.values()
+                if entry.meter.port == port and entry.absent_since is not None and self._is_visited(entry)
+            ]
+
+    def known(self) -> list[Meter]:
+        """Return all meters, present or not."""
+        with self._lock:
+            return [entry.meter for entry in self._entries.values()]
+
+    def get(self, key: str) -> Meter | None:
+        with self._lock:
+            entry = self._entries.get(key)
+            return entry.meter if entry else None
+
+    def at(self, port: str, address: int) -> Meter | None:
+        """Return the present meter with this address, `None` when there is none."""
+        return next((meter for meter in self.heard(port) if meter.address == address), None)
+
+    def names(self) -> set[str]:
+        """Return every name under which something may be stored: ids, and the ways to reach meters (`key`)."""
+        with self._lock:
+            return {name for entry in self._entries.values() for name in (entry.meter.key, entry.meter.meter_id)}
+
+    def meters(self) -> tuple[MeterStatus, ...]:
+        """Return all meters for the status, sorted by id."""
+        with self._lock:
+            found = [entry.status(admitted=self._whitelist.admits(entry.meter)) for entry in self._entries.values()]
+            return tuple(sorted(found, key=lambda meter: meter.meter_id))
+
+    def due(self) -> tuple[MeterStatus, ...]:
+        """Return the meters that ought to be read: all that are admitted. One that was never heard counts as left."""
+        return tuple(
+            replace(meter, state="left") if meter.state == "expected" else meter
+            for meter in self.meters()
+            if meter.state != "unlisted"
+        )
+
+    # --- time ---
+
+    def tick(self) -> None:
+        """Turn long absences into leaves, publish changes, and save what is due. Called about every second.
+
+        Trouble of the disk is logged and not raised: a later tick tries again.
+        """
+        now = self._clock.monotonic()
+        with self._lock:
+            for entry in self._entries.values():
+                away = entry.absent_since is not None and now - entry.absent_since >= self._leave_after_s
+                if away and not entry.left and entry.meter.joined:
+                    entry.left = True
+                    LOG.info("meter %s left", entry.meter.meter_id, extra={"event": "meter.left"})
+                    self._touch()
+            changed, self._changed = self._changed, False
+            due = self._save_at is not None and now >= self._save_at
+        if changed:
+            self._publish(self.meters())
+        if due:
+            self.save()
+
+    def save(self) -> None:
+        """Write the file now, if there is anything new. Trouble of the disk is logged and tried again later."""
+        with self._lock:
+            if self._save_at is None:
+                return
+            self._save_at = None
+            data = registry_file.dump(entry.meter for entry in self._entries.values())
+        try:
+            self._disk.mkdir_durable(self._file.parent)
+            self._disk.write_durable(self._file, data)
+        except OSError as error:
+            LOG.warning("%s cannot be written: %s", self._file, error, extra={"event": "registry.save.failed"})
+            with self._lock:
+                self._save_at = self._clock.monotonic() + 20 * SAVE_DELAY_S
+
+    # --- inside ---
+
+    def _is_visited(self, entry: Entry) -> bool:
+        if self._whitelist.admits(entry.meter):
+            return True
+        return self._whitelist.asks_name(entry.meter) and not entry.asked_name
+
+    def _set_absent(self, entry: Entry) -> None:
+        if entry.absent_since is None:
+            entry.absent_since = self._clock.monotonic()
+
+    def _touch(self, *, identity: bool = False) -> None:
+        self._changed = True
+        if identity and self._save_at is None:
+            self._save_at = self._clock.monotonic() + SAVE_DELAY_S
+
+    def _make_room(self) -> None:
+        if len(self._entries) >= METERS_MAX:
+            oldest = min(self._entries.values(), key=lambda e: (e.absent_since is None, e.last_success, e.meter.joined))
+            LOG.error(
+                "more than %d meters: %s is forgotten",
+                METERS_MAX,
+                oldest.meter.meter_id,
+                extra={"event": "registry.full"},
+            )
+            del self._entries[oldest.meter.key]
+
+    def _load(self, absent_since: float) -> None:
+        try:
+            loaded = registry_file.parse(self._disk.read_bytes(self._file))
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            LOG.warning("%s cannot be read: %s", self._file, error, extra={"event": "registry.load.failed"})
+            return
+        except ValueError as error:
+            LOG.warning("%s is damaged (%s): set aside", self._file, error, extra={"event": "registry.corrupt"})
+            self._set_aside()
+            return
+        for meter in loaded[:METERS_MAX]:
+            self._entries[meter.key] = Entry(meter, absent_since)
+
+    def _set_aside(self) -> None:
+        try:
+            self._disk.rename_durable(self._file, self._file.with_name(self._file.name + ".corrupt"))
+        except OSError as error:
+            LOG.warning("%s cannot be set aside: %s", self._file, error, extra={"event": "registry.aside.failed"})

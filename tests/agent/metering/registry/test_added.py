@@ -1,0 +1,163 @@
+"""Meters added by hand: what is taken, what is refused, and what a power cut leaves."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from agent.metering.registry.added import AddedMeters, parse
+from agent.metering.registry.registry import Registry
+from agent.settings.config import PortConfig, ScanConfig
+from agent.settings.provisioning import AddedMeter
+from plc.protocols import HDLC, PRIME_USI, WRAPPER, WRAPPER_UDP
+from tests.agent.virtual import VirtualClock
+from updateagent.disk import RealDisk
+
+PORTS = (
+    PortConfig("plc0", PRIME_USI, "/dev/plc", 115_200),
+    PortConfig("rs485", HDLC, "/dev/bus", 9600, scan=ScanConfig(16, 20)),
+    PortConfig("server", HDLC, "socket://10.0.0.1:4001", 9600, scan=ScanConfig(16, 20)),
+    PortConfig("tcp", WRAPPER, "", 115_200),
+    PortConfig("g3", WRAPPER_UDP, "", 115_200, options={"pan_id": 0x781D, "interface": "plc0"}),
+)
+EUI = "02dc00000001"
+
+
+class Rig:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.clock = VirtualClock()
+        self.open()
+
+    def open(self) -> None:
+        self.registry = Registry(RealDisk(), self.folder / "meters.json", self.clock, leave_after_s=60.0)
+        self.added = AddedMeters(RealDisk(), self.folder / "added.json", PORTS, self.registry)
+
+    def port(self, name: str) -> PortConfig:
+        return next(port for port in self.added.ports if port.name == name)
+
+    def keys(self) -> list[str]:
+        return sorted(meter.key for meter in self.registry.known())
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Rig:
+    return Rig(tmp_path)
+
+
+GOOD = (
+    (AddedMeter("plc0", eui48="02:DC:00:00:00:01"), f"plc0/{EUI}"),
+    (AddedMeter("rs485", 17), "rs485/17"),
+    (AddedMeter("rs485", 99, baudrate=19_200, parity="even"), "rs485/99"),
+    (AddedMeter("rs485", 18, mode_e="123"), "rs485/18"),
+    (AddedMeter("server", 17), "server/17"),
+    (AddedMeter("tcp", 3, url="socket://10.0.0.9:4059", wport=17), "tcp/3"),
+    (AddedMeter("g3", 0x12), "g3/18"),
+    (AddedMeter("g3", 5, url="udp://[fd00::5]:4059"), "g3/5"),
+)
+
+
+@pytest.mark.parametrize(("meter", "key"), GOOD)
+def test_a_meter_is_known_before_it_was_heard_and_after_a_restart(rig: Rig, meter: AddedMeter, key: str) -> None:
+    assert rig.added.add(meter) == key
+    assert rig.added.keys == {key}
+    for _ in range(2):
+        assert rig.keys() == [key]
+        assert [it.state for it in rig.registry.meters()] == ["expected"]
+        rig.open()
+
+
+@pytest.mark.parametrize(
+    "meter",
+    [
+        AddedMeter("nowhere", 17),
+        AddedMeter("plc0", 17),
+        AddedMeter("plc0", eui48="02dc"),
+        AddedMeter("plc0", eui48="02dc0000000g"),
+        AddedMeter("plc0", eui48=EUI, baudrate=9600),
+        AddedMeter("rs485"),
+        AddedMeter("rs485", 20_000),
+        AddedMeter("rs485", 17, eui48=EUI),
+        AddedMeter("rs485", 17, url="socket://10.0.0.9:4059"),
+        AddedMeter("rs485", 17, wport=1),
+        AddedMeter("rs485", 17, baudrate=7),
+        AddedMeter("rs485", 17, parity="strange"),
+        AddedMeter("server", 17, baudrate=2400),
+        AddedMeter("tcp", 3),
+        AddedMeter("tcp", 3, url="udp://10.0.0.9:4059"),
+        AddedMeter("tcp", 3, url="socket://10.0.0.9:4059", baudrate=9600),
+        AddedMeter("tcp", 3, url="socket://10.0.0.9:4059", wport=70_000),
+        AddedMeter("g3", 0xFFFE),
+        AddedMeter("g3", 5, url="udp://meter.example:4059"),
+    ],
+)
+def test_a_meter_that_cannot_be_is_refused_and_nothing_changes(rig: Rig, meter: AddedMeter) -> None:
+    with pytest.raises(ValueError):
+        rig.added.add(meter)
+    assert rig.keys() == []
+    assert not (rig.folder / "added.json").exists()
+
+
+def test_an_open_port_sees_what_is_added_and_what_is_removed(rig: Rig) -> None:
+    port = rig.port("rs485")
+    assert port.meter(17) is None
+    key = rig.added.add(AddedMeter("rs485", 17, baudrate=2400, parity="odd"))
+    assert (port.line(17).baudrate, port.line(17).parity) == (2400, "odd")
+    assert [meter.address for meter in rig.registry.present("rs485")] == [17]
+    rig.added.remove([key])
+    assert port.meter(17) is None
+    rig.open()
+    assert rig.added.keys == frozenset()
+
+
+def test_a_network_address_is_found_by_the_port(rig: Rig) -> None:
+    rig.added.add(AddedMeter("g3", 0x12))
+    place = rig.port("g3").place(0x12)
+    assert place is not None
+    assert (place.host, place.port, place.datagrams) == ("fe80::781d:ff:fe00:12%plc0", 4059, True)
+    assert rig.port("g3").place(0x13) is None
+
+
+def test_the_tree_says_which_of_its_meters_it_does_not_have_any_more(rig: Rig) -> None:
+    rig.added.add(AddedMeter("rs485", 17))
+    mine = AddedMeter("rs485", 18)
+    assert rig.added.provisioned([mine, AddedMeter("rs485", 17), AddedMeter("nowhere", 1)]) == []
+    assert rig.added.keys == {"rs485/17", "rs485/18"}
+    assert rig.added.provisioned([]) == ["rs485/18"], "the one from the field stays"
+    with pytest.raises(ValueError):
+        rig.added.provisioned([mine])
+        rig.added.add(mine)
+
+
+def test_a_damaged_file_is_said_and_set_aside(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    rig.added.add(AddedMeter("rs485", 17))
+    file = rig.folder / "added.json"
+    good = file.read_bytes()
+    pick = random.Random(1)
+    for _ in range(200):
+        at = pick.randrange(len(good))
+        damaged = good[:at] + bytes([pick.randrange(256)]) + good[at + 1 :]
+        try:
+            found = parse(damaged)
+        except ValueError:
+            continue
+        assert found == parse(good)
+    file.write_bytes(good[:-5])
+    rig.open()
+    assert rig.added.keys == frozenset()
+    assert "meter.added.corrupt" in {getattr(record, "event", "") for record in caplog.records}
+    assert not file.exists()
+    assert (rig.folder / "added.json.corrupt").read_bytes() == good[:-5]
+
+
+def test_a_meter_of_a_port_that_is_gone_is_kept_for_its_return(rig: Rig) -> None:
+    rig.added.add(AddedMeter("rs485", 17))
+    with_another = tuple(replace(port, name="other") if port.name == "rs485" else port for port in PORTS)
+    AddedMeters(RealDisk(), rig.folder / "added.json", with_another, rig.registry)
+    assert json.loads((rig.folder / "added.json").read_bytes())["meters"][0]["port"] == "rs485"
+    rig.open()
+    assert rig.added.keys == {"rs485/17"}

@@ -1,0 +1,235 @@
+"""The registry of meters: durable identity, joins and leaves with hysteresis, names of their own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from agent.metering.registry.entry import meter_name
+from agent.metering.registry.registry import METERS_MAX, SAVE_DELAY_S, Registry
+from agent.status import MeterStatus
+from tests.agent.virtual import VirtualClock
+from updateagent.disk import RealDisk
+
+EUI = bytes.fromhex("02dc00000001")
+OTHER = bytes.fromhex("02dc00000002")
+
+
+class Rig:
+    def __init__(self, tmp_path: Path) -> None:
+        self.file = tmp_path / "state" / "meters.json"
+        self.clock = VirtualClock()
+        self.published: list[tuple[MeterStatus, ...]] = []
+        self.open()
+
+    def open(self) -> None:
+        self.registry = Registry(RealDisk(), self.file, self.clock, leave_after_s=60.0, publish=self.published.append)
+
+    def run(self, seconds: int) -> None:
+        for _ in range(seconds):
+            self.registry.tick()
+            self.clock.advance(1.0)
+        self.registry.tick()
+
+    def states(self) -> dict[str, str]:
+        return {meter.meter_id: meter.state for meter in self.registry.meters()}
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Rig:
+    return Rig(tmp_path)
+
+
+def test_a_join_registers_a_meter_by_its_modem_until_it_has_a_name(rig: Rig) -> None:
+    meter = rig.registry.join("plc0", 5, EUI)
+    assert (meter.key, meter.meter_id, meter.named) == ("plc0/02dc00000001", "02dc00000001", False)
+    assert rig.states() == {"02dc00000001": "joined"}
+    rig.registry.name(meter.key, "KEP0001")
+    assert rig.states() == {"KEP0001": "joined"}
+    assert rig.registry.join("plc0", 5, EUI).meter_id == "KEP0001"
+
+
+def test_a_meter_on_a_bus_is_known_by_its_address(rig: Rig) -> None:
+    assert rig.registry.join("rs485", 17).meter_id == "rs485-17"
+    assert rig.registry.at("rs485", 17) is not None
+    assert rig.registry.at("rs485", 18) is None
+
+
+def test_joining_again_with_another_address_moves_the_meter(rig: Rig) -> None:
+    rig.registry.join("plc0", 5, EUI)
+    rig.registry.join("plc0", 9, EUI)
+    assert [(m.meter_id, m.address) for m in rig.registry.meters()] == [("02dc00000001", 9)]
+    assert rig.registry.at("plc0", 5) is None
+
+
+def test_an_address_in_other_hands_means_that_the_former_meter_is_away(rig: Rig) -> None:
+    rig.registry.join("plc0", 5, EUI)
+    rig.registry.join("plc0", 5, OTHER)
+    assert [meter.eui48 for meter in rig.registry.present("plc0")] == [OTHER.hex()]
+    rig.run(70)
+    assert rig.states() == {EUI.hex(): "left", OTHER.hex(): "joined"}
+
+
+def test_a_leave_counts_only_after_a_while_and_a_join_takes_it_back(rig: Rig) -> None:
+    key = rig.registry.join("plc0", 5, EUI).key
+    rig.registry.leave(key)
+    assert rig.registry.present("plc0") == []
+    rig.run(50)
+    assert rig.states() == {EUI.hex(): "joined"}
+    rig.registry.join("plc0", 5, EUI)
+    rig.run(100)
+    assert rig.states() == {EUI.hex(): "joined"}
+    rig.registry.leave(key)
+    rig.run(61)
+    assert rig.states() == {EUI.hex(): "left"}
+    rig.registry.join("plc0", 5, EUI)
+    assert rig.states() == {EUI.hex(): "joined"}
+
+
+def test_a_lost_port_takes_all_its_meters_away_and_no_others(rig: Rig) -> None:
+    rig.registry.join("plc0", 5, EUI)
+    rig.registry.join("rs485", 17)
+    rig.registry.leave_all("plc0")
+    assert rig.registry.present("plc0") == []
+    assert len(rig.registry.absent("plc0")) == 1
+    assert len(rig.registry.present("rs485")) == 1
+
+
+def test_attempts_make_a_meter_read_or_failing(rig: Rig) -> None:
+    key = rig.registry.join("plc0", 5, EUI).key
+    rig.registry.attempted(key, "no answer")
+    assert rig.registry.meters()[0].state == "failing"
+    assert rig.registry.meters()[0].last_error == "no answer"
+    rig.clock.advance(10)
+    rig.registry.attempted(key)
+    status = rig.registry.meters()[0]
+    assert (status.state, status.last_error) == ("read", "")
+    assert status.last_success == status.last_attempt == rig.clock.wall()
+
+
+def test_a_meter_that_answers_elsewhere_is_one_meter(rig: Rig) -> None:
+    first = rig.registry.join("plc0", 5, EUI)
+    rig.registry.name(first.key, "KEP0001")
+    second = rig.registry.join("rs485", 17)
+    rig.registry.name(second.key, "KEP0001")
+    assert [(m.meter_id, m.port) for m in rig.registry.meters()] == [("KEP0001", "rs485")]
+
+
+def test_identity_survives_a_restart_and_presence_does_not(rig: Rig) -> None:
+    meter = rig.registry.join("plc0", 5, EUI)
+    rig.registry.name(meter.key, "KEP0001")
+    joined = rig.registry.meters()[0].joined
+    rig.run(int(SAVE_DELAY_S) + 1)
+    rig.open()
+    assert rig.registry.present("plc0") == []
+    assert [(m.meter_id, m.joined, m.state) for m in rig.registry.meters()] == [("KEP0001", joined, "joined")]
+    rig.run(61)
+    assert rig.states() == {"KEP0001": "left"}
+    assert rig.registry.join("plc0", 7, EUI).meter_id == "KEP0001"
+
+
+@pytest.mark.slow
+def test_many_joins_are_written_once_and_reading_writes_nothing(rig: Rig) -> None:
+    for number in range(200):
+        rig.registry.join("plc0", number + 1, bytes((2, 0, 0, 0, 0, number)))
+        rig.registry.tick()
+    assert not rig.file.exists()
+    rig.run(int(SAVE_DELAY_S) + 1)
+    written = rig.file.stat().st_mtime_ns
+    assert len(json.loads(rig.file.read_text())["meters"]) == 200
+    rig.registry.attempted("plc0/020000000001")
+    rig.run(60)
+    assert rig.file.stat().st_mtime_ns == written
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        b"",
+        b"{}",
+        b"[]",
+        b"\xff",
+        b'{"version":1,"crc32":0,"meters":[{"key":1}]}',
+        b'{"version":2,"crc32":3,"meters":[]}',
+        b'{"version":1,"crc32":%d,"meters":[{"key":"a"}]}' % 0,
+        b"[" * 100_000,
+    ],
+)
+def test_a_damaged_file_is_set_aside_and_the_registry_begins_anew(rig: Rig, damage: bytes) -> None:
+    rig.file.parent.mkdir(parents=True)
+    rig.file.write_bytes(damage)
+    rig.open()
+    assert rig.registry.meters() == ()
+    assert rig.file.with_name("meters.json.corrupt").read_bytes() == damage
+    rig.registry.join("plc0", 5, EUI)
+    rig.run(5)
+    rig.open()
+    assert len(rig.registry.meters()) == 1
+
+
+def test_one_flipped_bit_is_noticed(rig: Rig) -> None:
+    rig.registry.join("plc0", 5, EUI)
+    rig.run(5)
+    data = rig.file.read_bytes().replace(b'"address": 5', b'"address": 4')
+    rig.file.write_bytes(data)
+    rig.open()
+    assert rig.registry.meters() == ()
+
+
+def test_a_disk_in_trouble_is_survived_and_tried_again(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    rig.file.parent.mkdir(parents=True)
+    rig.file.mkdir()
+    rig.registry.join("plc0", 5, EUI)
+    rig.run(5)
+    assert "cannot be written" in caplog.text
+    rig.file.rmdir()
+    rig.run(70)
+    assert rig.file.is_file()
+
+
+@pytest.mark.slow
+def test_the_number_of_meters_is_bounded_and_the_longest_gone_is_forgotten(rig: Rig) -> None:
+    for number in range(METERS_MAX):
+        rig.registry.join("plc0", number, number.to_bytes(6, "big"))
+    gone = rig.registry.at("plc0", 77)
+    assert gone is not None
+    rig.registry.leave(gone.key)
+    rig.registry.join("plc0", 5000, OTHER)
+    assert len(rig.registry.meters()) == METERS_MAX
+    assert rig.registry.get(gone.key) is None
+
+
+def test_a_removed_meter_is_forgotten_until_it_joins_again(rig: Rig) -> None:
+    rig.registry.join("plc0", 5, EUI)
+    assert [meter.address for meter in rig.registry.remove(EUI.hex())] == [5]
+    assert rig.registry.remove(EUI.hex()) == []
+    assert rig.registry.meters() == ()
+    rig.run(5)
+    rig.open()
+    assert rig.registry.meters() == ()
+
+
+def test_changes_are_published_once_and_silence_is_not(rig: Rig) -> None:
+    rig.registry.join("plc0", 5, EUI)
+    rig.run(10)
+    assert len(rig.published) == 1
+    assert len(rig.published[-1]) == 1
+
+
+@pytest.mark.parametrize(
+    ("octets", "name"),
+    [
+        (b"KEP0001234567890", "KEP0001234567890"),
+        (b"KEP1  \0\0", "KEP1"),
+        (b"", ""),
+        (b"\0\0", ""),
+        (b"a/b", "612f62"),
+        (b"a b", "612062"),
+        (b"\x01\xff", "01ff"),
+        (b"x" * 100, "x" * 64),
+    ],
+)
+def test_a_name_is_text_where_it_is_plain_and_hexadecimal_elsewhere(octets: bytes, name: str) -> None:
+    assert meter_name(octets) == name
