@@ -392,8 +392,11 @@ class TaskBook:
         if self._corrected is not None and abs(now.offset - self._corrected) < 1.0:
             return
         schedules = {task.task_id: task.schedule for task in self._provisioning.tasks}
-        for meter, task_id, (first, last) in self._slots.doubtful(now):
-            self._keeper.doubt(meter, task_id, first, last, schedules.get(task_id), now.wall)
+        # A run may have been read under both clocks: then doubt has the last word, for reports tell runs, not readings.
+        for meter, task_id, runs in self._slots.confirmed(now):
+            self._keeper.judge("confirmed", meter, task_id, runs, schedules.get(task_id), now.wall)
+        for meter, task_id, runs in self._slots.doubtful(now):
+            self._keeper.judge("doubted", meter, task_id, runs, schedules.get(task_id), now.wall)
         found = self._slots.corrections(now)
         for one in found:
             self._doubt_future(one, schedules.get(one.task), now)
@@ -413,7 +416,7 @@ class TaskBook:
         """Runs that an earlier life stored and that lie in the future were read under a clock that was wrong."""
         if one.was > now.wall + CORRECTION_S:
             first = one.was if schedule is None else min(one.was, schedule.next(now.wall + CORRECTION_S))
-            self._keeper.doubt(one.meter, one.task, first, one.was, schedule, now.wall)
+            self._keeper.judge("doubted", one.meter, one.task, (first, one.was), schedule, now.wall)
 
     def _list_correction(self, one: Correction, schedule: Schedule | None) -> None:
         keeper = self._keeper

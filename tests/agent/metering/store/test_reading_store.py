@@ -288,7 +288,9 @@ def test_as_many_delivered_readings_are_kept_as_are_asked_for(tmp_path: Path) ->
     opened.release(opened.stats().uuid, 4)
     assert opened.stats().kept == 4
     opened.release(opened.stats().uuid, 5)
-    assert opened.stats().kept == 3
+    assert opened.stats().kept == 5, "up to a quarter more: few at a time would wear the flash"
+    opened.release(opened.stats().uuid, 6)
+    assert opened.stats().kept == 4
 
 
 def test_after_a_delivery_the_next_loss_is_logged_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -468,7 +470,7 @@ def test_a_file_that_says_nothing_is_quarantined_and_the_loss_is_noted(
     assert "not known" in said
 
 
-@pytest.mark.parametrize(("damage", "left"), [(schema_that_is_no_text, 5000), (cut_short, 800)])
+@pytest.mark.parametrize(("damage", "left"), [(schema_that_is_no_text, 5000), (cut_short, 600)])
 def test_visits_are_found_on_their_pages_where_no_table_can_be_found(
     tmp_path: Path, damage: Callable[[Path], None], left: int
 ) -> None:
