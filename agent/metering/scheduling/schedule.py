@@ -61,9 +61,9 @@ class Hours:
 
     def _next_start(self, task: ReadingTask, wall: float) -> int:
         newest, following = task.schedule.newest(wall), task.schedule.next(wall)
-        found = [self.begin(task, newest), following, task.open_times.next_begin(wall), self.quiet.next_end(wall)]
-        if task.deadline_s is not None:
-            found.append(newest + task.deadline_s + 1)
+        given_up = newest + self.limit(task) + 1
+        openings = task.open_times.next_begin(wall), self.quiet.next_end(wall)
+        found = [self.begin(task, newest), following, given_up, *openings]
         return min(at for at in found if at is not None and at > wall)
 
 

@@ -123,10 +123,10 @@ def test_a_meter_that_comes_into_a_task_owes_it_from_then_on(tmp_path: Path) -> 
 def test_a_window_holds_a_run_back_and_a_spread_does_too(tmp_path: Path) -> None:
     rig = PlcRig(tmp_path, meters=1)
     rig.collector.configure(provisioning(task("w", windows="09:05-09:10", zone=MADRID), task("s", spread_s=800)))
-    rig.run(290)
+    rig.run(200)
     assert read(rig, "w") == {}
     assert rig.collector.task_status("w").state == "closed"
-    rig.run(590)
+    rig.run(680)
     assert read(rig, "w").keys() == read(rig, "s").keys() == {RUN}
     began = {str(record["task"]): float(str(record["received"])) - RUN for record in rig.records()}
     assert 300 <= began["w"] < 310
