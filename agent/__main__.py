@@ -221,6 +221,7 @@ class Daemon:
             open_bridge=bridge_to,
             health=lambda ok, detail: self.health.set("meter_port", ok, detail),
             meters_health=lambda ok, detail: self.health.set("meters", ok, detail),
+            device=self.device.device_id,
             events=self.config.events,
             busy=self._soon,
         )

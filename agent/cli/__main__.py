@@ -139,9 +139,9 @@ def refused(context: Context, limit: int, as_json: bool) -> None:
 @json_option
 @click.pass_obj
 def tasks(context: Context, as_json: bool) -> None:
-    """The reading tasks and their runs."""
+    """The reading tasks: their runs, when they are, which meters they are for, and why others are not in them."""
     found = context.ask("tasks")
-    context.tell(found, as_json, lambda: show.tasks(found, time.time()) if found else "no tasks provisioned")
+    context.tell(found, as_json, lambda: show.task_details(found, time.time()) if found else "no tasks provisioned")
 
 
 @cli.command()

@@ -39,7 +39,10 @@ SESSION = {
     "started": NOW - 61, "ended": NOW - 60, "trigger": "push", "session_id": "1A", "messages": 3, "commands": 5,
     "result": "ok",
 }  # fmt: skip
-TASK = {"state": "idle", "last_run": int(NOW) - 300, "next_run": int(NOW) + 600, "last_result": "1 of 2 read, 1 silent"}
+TASK = {
+    "state": "idle", "last_run": int(NOW) - 300, "next_run": int(NOW) + 600, "last_result": "1 of 2 read, 1 silent",
+    "local": "", "times": "every 900 s", "windows": "", "selection": "all", "meters": 2, "waiting": [], "left_out": [],
+}  # fmt: skip
 GAPS = [
     {"meter": "KEP0001", "task": "billing", "profile": "", "first": 1799978400, "last": 1799998200, "every": 900,
      "reason": "concentrator-off", "slots": 23, "going_on": False},
@@ -118,6 +121,21 @@ def run(daemon: Daemon, capsys: pytest.CaptureFixture[str], *arguments: str) -> 
     code = main(["--socket", str(daemon.path), *arguments])
     output = capsys.readouterr()
     return code, output.out, output.err
+
+
+def test_tasks_are_shown_in_their_local_time_with_the_meters_that_are_not_in_them(
+    daemon: Daemon, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = TASK | {
+        "local": "2026-11-22 11:10:00+01:00", "times": "10 11 * * * (CET-1)", "windows": "", "selection": "groups two",
+        "meters": 1, "waiting": [["m2", "its name is not known yet"]], "left_out": [["m3", "it is not in group two"]],
+    }  # fmt: skip
+    daemon.answers["tasks"] = {"billing": task}
+    _, shown, _ = run(daemon, capsys, "tasks")
+    assert "2026-11-22 11:10:00+01:00 (" in shown
+    assert "billing  10 11 * * * (CET-1)  any time  groups two       1" in shown
+    assert "billing  m2     waits      its name is not known yet" in shown
+    assert "billing  m3     not in it  it is not in group two" in shown
 
 
 def test_status_shows_device_account_session_meters_queue_and_slots(
