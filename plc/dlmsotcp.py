@@ -21,10 +21,10 @@ from collections import deque
 
 from dlms.errors import DecodeError, LocalError
 from dlms.link.wrapper import WrapperDecoder, WrapperFrame
-from plc.cursor import PayloadCursor
 from plc.errors import PlcDecodeError, PlcLocalError
 from plc.events import DataReceived, NodeEvent, NodeJoined, NodeLeft, NodesListed, ProtocolBroken, ResyncNoted
-from plc.prime import EUI48_BYTES
+from plc.prime.cursor import PayloadCursor
+from plc.prime.messages import EUI48_BYTES
 
 WRITE_BYTES_MAX = 1 << 20  # between two `take_output`: hundreds of requests
 LIST_SETTLE_S = 2.0  # the list has no end mark: after this long without a new node it is taken as complete

@@ -115,7 +115,7 @@ class ResyncNoted:
 
 @dataclass(frozen=True, slots=True)
 class NetworkNoted:
-    """A network event of the base node (register, promote, alive, …), see `plc.topology` for what they add up to.
+    """A network event of the base node (register, promote, alive, …), see `plc.prime.topology` for what they add up to.
 
     `kind` names it in lower case, `event` is its number. `sid` is the switch that the node hangs on, `lsid` its own SID
     as a switch. `alive_rx` and `alive_tx` count the keep-alive messages that were received and sent.

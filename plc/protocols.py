@@ -185,7 +185,7 @@ class PortProtocol:
 
 
 def _prime_core() -> NodeLink:
-    from plc.link import PlcLink
+    from plc.prime.link import PlcLink
 
     return PlcLink()
 

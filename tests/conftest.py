@@ -43,7 +43,7 @@ SLOW = (
     "tests/dlms/link/hdlc/test_pipes.py",
     "tests/dlms/link/test_line_time.py",
     "tests/fuzz",
-    "tests/plc/test_interleaving.py",
+    "tests/plc/prime/test_interleaving.py",
     "tests/updateagent/boot/test_loaders.py",
     "tests/updateagent/boot/uboot/test_flash.py",
     "tests/updateagent/engine/test_power.py",

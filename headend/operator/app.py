@@ -26,8 +26,8 @@ from headend.dm.jobs import queue
 from headend.dm.jobs.types import JobError
 from headend.dm.push import PushError
 from headend.dm.schemes import AUTH_TYPES
-from headend.metering import gaps, readings, resend
-from headend.operator import orders, views
+from headend.metering import events, gaps, readings, resend
+from headend.operator import networks, orders, views
 from headend.operator.console import Console
 from headend.security import devices
 from headend.software.repository import DEFAULT_TYPE, PackageStore, PackageStoreError
@@ -88,6 +88,7 @@ def create_app(deps: OperatorDeps) -> Starlette:
             *_order_routes(deps),
             *_report_routes(deps),
             *_metering_routes(deps),
+            *_event_routes(deps),
             *_package_routes(deps),
             *console.routes(),
             web.health_route(),
@@ -301,7 +302,17 @@ def _report_routes(deps: OperatorDeps) -> list[Route]:
         Route("/v1/alerts", lister("alerts", views.alerts), methods=["GET"]),
         Route("/v1/sessions", lister("sessions", views.sessions), methods=["GET"]),
         Route("/v1/values", lister("values", views.values), methods=["GET"]),
+        Route("/v1/networks", lister("networks", _networks), methods=["GET"]),
+        Route("/v1/registered", lister("registered", _registered), methods=["GET"]),
     ]
+
+
+def _networks(connection: Connection, device: str | None, limit: int) -> list[dict[str, Any]]:
+    return networks.networks(connection, device)[:limit]
+
+
+def _registered(connection: Connection, device: str | None, limit: int) -> list[dict[str, Any]]:
+    return networks.meters(connection, device)[:limit]
 
 
 # ---- metering
@@ -382,6 +393,45 @@ def _metering_routes(deps: OperatorDeps) -> list[Route]:
         Route("/v1/gaps/give-up", give_up_gaps, methods=["POST"]),
         Route("/v1/meters", list_meters, methods=["GET"]),
         Route("/v1/readings", list_readings, methods=["GET"]),
+    ]
+
+
+def _event_routes(deps: OperatorDeps) -> list[Route]:
+    async def list_events(request: Request) -> Response:
+        query = request.query_params
+        grave = query.get("grave")
+        if grave not in (None, "true", "false"):
+            raise web.HttpProblem(400, "grave: true or false is expected")
+        if query.get("state") not in (None, "open"):
+            raise web.HttpProblem(400, "state: open is expected")
+
+        def work() -> list[dict[str, Any]]:
+            return events.listing(
+                deps.engine,
+                device=query.get("device"),
+                meter=query.get("meter"),
+                event=query.get("event"),
+                code=_number(request, "code"),
+                grave=None if grave is None else grave == "true",
+                open_only=query.get("state") == "open",
+                since=_number(request, "since"),
+                until=_number(request, "until"),
+                limit=_limit(request),
+                offset=_number(request, "offset") or 0,
+            )
+
+        return JSONResponse({"events": await run_in_threadpool(work)})
+
+    async def acknowledge_event(request: Request) -> Response:
+        number = request.path_params["event"]
+        if not await _write(deps, lambda connection: events.acknowledge(connection, number, deps.wall())):
+            raise web.HttpProblem(404, "there is no such event")
+        LOG.info("event %d acknowledged", number, extra={"event": "operator.event"})
+        return JSONResponse({"id": number})
+
+    return [
+        Route("/v1/events", list_events, methods=["GET"]),
+        Route("/v1/events/{event:int}/acknowledge", acknowledge_event, methods=["POST"]),
     ]
 
 

@@ -18,13 +18,16 @@ from headend import pki
 from headend.config import CONFIG_NAME, Config, ConfigError
 from headend.dm.jobs.queue import OPEN_STATES
 from headend.operator.client import OperatorClient, OperatorError, device_path
-from headend.operator.show import table
+from headend.operator.networks import SURVEY
+from headend.operator.show import moment, table
 from omadm.orders import DEADLINE_S_MAX, PRIORITY_MAX
-from omadm.ssmp.wire import DEVICE_KEY_BYTES
+from omadm.ssmp.limits import DEVICE_KEY_BYTES
 
 EXIT_FAILED = 1
 EXIT_CONFIGURATION = 2
 POLL_S = 1.0
+NETWORK_EVENTS_SHOWN = 50  # events of one network
+_NODE_COLUMNS = ("level", "eui48", "meter_id", "state", "rx_level", "snr", "modulation", "promotions", "last_heard")
 
 CONFIG = click.option(
     "--config",
@@ -261,11 +264,51 @@ def uplink(config_path: Path, device_id: str, wait_s: float) -> None:
 
 @_command
 @CONFIG
+@click.argument("device_id")
+@click.option("--wait", "wait_s", type=click.FloatRange(0), default=0.0, help="Seconds to wait for the job's end.")
+def survey(config_path: Path, device_id: str, wait_s: float) -> None:
+    """Have a device tell of its networks and meters: topology, signal, history, capabilities, counters."""
+    with asking(config_path) as client:
+        document = {"kind": "get", "params": {"paths": list(SURVEY)}}
+        _finish(client, client.post(device_path(device_id, "/jobs"), document), notify=True, wait_s=wait_s)
+
+
+@_command
+@CONFIG
+@click.argument("device_id")
+@click.option("--json", "as_json", is_flag=True, default=None, help="As JSON, also on a terminal.")
+def network(config_path: Path, device_id: str, as_json: bool | None) -> None:
+    """The networks behind a device, as it told them last (see `survey`)."""
+    with asking(config_path) as client:
+        found = client.get("/v1/networks", device=device_id)
+    if as_json or not sys.stdout.isatty():
+        show(found)
+        return
+    for each in found["networks"]:
+        note = f"; {each['problem']}" if each["problem"] else ""
+        click.echo(f"port {each['port']}, read {moment(each['updated'])}{note}")
+        click.echo(table(each["nodes"], _NODE_COLUMNS))
+        click.echo(table(each["history"][:NETWORK_EVENTS_SHOWN], ("at", "kind", "eui48", "sid", "detail")))
+    if not found["networks"]:
+        click.echo("the device told of no network yet; `survey` asks it")
+
+
+@_command
+@CONFIG
 @click.argument("number", type=click.IntRange(1))
 def cancel(config_path: Path, number: int) -> None:
     """Cancel a job that is queued, or waits for the device's report."""
     with asking(config_path) as client:
         show(client.post(f"/v1/jobs/{number}/cancel"))
+
+
+@_command
+@CONFIG
+@click.argument("number", type=click.IntRange(1))
+def acknowledge(config_path: Path, number: int) -> None:
+    """Acknowledge an event, so that it is no open alarm any more."""
+    with asking(config_path) as client:
+        show(client.post(f"/v1/events/{number}/acknowledge"))
 
 
 @_command
@@ -309,6 +352,7 @@ def _lister(name: str, columns: Sequence[str], help_text: str, *options: Callabl
 
 _METER = click.option("--meter", help="Only this meter.")
 _STATE = click.option("--state", type=click.Choice(["open", "closed"]), help="Only these.")
+_ALARMS = click.option("--alarms", "state", flag_value="open", help="Only alarms that nobody has acknowledged.")
 _RUN = click.option("--run", type=int, help="Only this run (seconds since the epoch).")
 _OBIS = click.option("--obis", help="Only this code, as 1.0.1.8.0.255.")
 _ORDER = click.option("--newest", "order", flag_value="newest", help="The newest first.")
@@ -358,6 +402,25 @@ _lister(
     _DEVICE,
 )
 _lister(
+    "registered",
+    (
+        "device",
+        "meter_id",
+        "port",
+        "state",
+        "model",
+        "firmware",
+        "counters.read",
+        "counters.timeout",
+        "counters.refused",
+        "counters.auth",
+        "last_error",
+    ),
+    "The meters that devices have registered, as they told last, with how often reading them failed.",
+    _DEVICE,
+    _LIMIT,
+)
+_lister(
     "readings",
     ("run", "meter", "obis", "attr", "value", "unit_symbol", "meter_time", "doubt", "error"),
     "The readings, in the order of device, store and id.",
@@ -375,6 +438,15 @@ _lister(
     _DEVICE,
     _METER,
     _STATE,
+    _LIMIT,
+)
+_lister(
+    "events",
+    ("id", "received", "device", "meter", "event", "code", "name", "grave", "security", "meter_time", "count"),
+    "The events of meters, newest first.",
+    _DEVICE,
+    _METER,
+    _ALARMS,
     _LIMIT,
 )
 _lister(

@@ -52,7 +52,7 @@ def test_every_import_points_the_right_way_those_by_name_too(tmp_path: Path) -> 
 
 PLANTED = {
     "packages": ("dlms/cursor.py", "import omadm.codes"),
-    "plc": ("plc/usi.py", "from dlms.axdr import Data"),
+    "plc": ("plc/prime/usi.py", "from dlms.axdr import Data"),
     "headend": ("headend/web.py", "from updateagent.engine import journal"),
     "image": ("updateagent/__main__.py", "def late():\n    from updateagent.buildhost import pack"),
     "dlms": ("dlms/security/hls.py", "from dlms.xdlms import acse"),
@@ -122,7 +122,7 @@ def test_the_contract_of_the_build_host_names_all_that_lies_outside_it() -> None
     [
         ("updateagent/boot/policy.py", 'ROW = ("updateagent.boot.rauc:RaucPolicy",)', "cycles"),
         ("updateagent/slots/block.py", 'TYPES = {"ubi": "updateagent.slots.flash:UbiSlot"}', "cycles"),
-        ("plc/usi.py", 'def late():\n    return import_module("dlms.client.meter")', "plc"),
+        ("plc/prime/usi.py", 'def late():\n    return import_module("dlms.client.meter")', "plc"),
     ],
 )
 def test_an_import_by_name_breaks_a_contract_too(tmp_path: Path, file: str, planted: str, contract: str) -> None:
@@ -302,7 +302,7 @@ def test_the_cores_are_found() -> None:
         "dlms/client/session.py",
         "dlms/link/hdlc/frames.py",
         "omadm/ssmp/wire.py",
-        "plc/link.py",
+        "plc/prime/link.py",
         "updateagent/engine/machine.py",
     } <= found
 

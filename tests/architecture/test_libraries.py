@@ -84,8 +84,8 @@ def test_a_package_names_only_the_rooms_that_it_may(package: str) -> None:
 @pytest.mark.parametrize(
     ("file", "planted"),
     [
-        ("plc/usi.py", "import dlms.explain.node"),
-        ("plc/usi.py", "from dlms import statemachine"),
+        ("plc/prime/usi.py", "import dlms.explain.node"),
+        ("plc/prime/usi.py", "from dlms import statemachine"),
         ("headend/web.py", "def late():\n    import updateagent.disk"),
         ("headend/web.py", "from dlms.axdr import Data"),
         ("headend/web.py", "from agent import clock"),
@@ -93,7 +93,7 @@ def test_a_package_names_only_the_rooms_that_it_may(package: str) -> None:
     ],
 )
 def test_a_room_that_is_not_granted_is_noticed(tmp_path: Path, file: str, planted: str) -> None:
-    (tmp_path / file).parent.mkdir()
+    (tmp_path / file).parent.mkdir(parents=True)
     (tmp_path / file).write_text(planted)
     assert len(not_granted(tmp_path, file.split("/", maxsplit=1)[0])) == 1
 

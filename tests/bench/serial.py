@@ -14,8 +14,8 @@ from pathlib import Path
 
 from dlms.client.events import SessionClosed
 from dlms.client.knowledge import MeterKnowledge
-from plc.prime import Command
-from plc.usi import ProtocolId, UsiDecoder, UsiFrame
+from plc.prime.messages import Command
+from plc.prime.usi import ProtocolId, UsiDecoder, UsiFrame
 from tests.bench.dlms import gurux_session, rate
 from tests.bench.figure import Figure, absent, at_least, at_most, plain
 from tests.dlms.line import CONFIGURATIONS, floor_s, session, steady

@@ -26,7 +26,7 @@ POLL_EVERY_S = 3600  # nothing in the demo waits for a poll: every session is pu
 # A release nobody tested on hardware: the checksum of the PRIME API starts from the wrong value, so the base node
 # understands nothing of what this system says and this system nothing of what it hears.
 UNTESTED = Defect(
-    "plc/usi.py",
+    "plc/prime/usi.py",
     "functools.reduce(operator.xor, data, 0)",
     "functools.reduce(operator.xor, data, 0xFF)",
 )

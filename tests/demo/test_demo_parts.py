@@ -108,7 +108,7 @@ def test_the_defect_of_the_untested_release_is_a_line_that_exists() -> None:
 
 def test_a_defect_that_does_not_apply_stops_the_build(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="0 times"):
-        build("3", tmp_path / "image.tar", tmp_path, Defect("plc/usi.py", "no such line", ""))
+        build("3", tmp_path / "image.tar", tmp_path, Defect("plc/prime/usi.py", "no such line", ""))
 
 
 def test_every_dependency_brings_what_it_needs() -> None:

@@ -12,7 +12,7 @@ from dlms.link.llc import LlcLink
 from dlms.security.settings import Lls
 from dlms.simulator.reading_list import rows_from_csv
 from plc.events import DataReceived, NodeJoined
-from plc.link import PlcLink
+from plc.prime.link import PlcLink
 from tests.sim.meters import SimMeter
 from tests.sim.pipes import Loop, Slow
 from tests.sim.plc_network import BaseNode

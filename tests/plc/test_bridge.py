@@ -13,11 +13,11 @@ from dlms.link.port import open_port
 from plc.bridge import Bridge, open_bridge
 from plc.errors import PlcLocalError, PlcPortError, PlcSilentError
 from plc.events import DataConfirmed, DataFailed, DataReceived, FailReason, NodeJoined, NodesListed
-from plc.link import CONFIRM_TIMEOUT_S, PlcLink
-from plc.prime import DataConfirm, DataIndication, DataRequest, JoinIndication, PrimePayload
+from plc.prime.link import CONFIRM_TIMEOUT_S, PlcLink
+from plc.prime.messages import DataConfirm, DataIndication, DataRequest, JoinIndication, PrimePayload
+from plc.prime.usi import ProtocolId, UsiFrame
 from plc.protocols import DLMS_OVER_TCP, HDLC, PRIME_USI
 from plc.transparent import TransparentLink
-from plc.usi import ProtocolId, UsiFrame
 from tests.sim.terminal_server import terminal_server
 
 EUI = bytes.fromhex("02dc00000001")

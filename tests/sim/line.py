@@ -30,9 +30,9 @@ from agent.settings.config import MeteringConfig, PortConfig
 from agent.settings.provisioning import MeterAccess, Provisioning, ReadingTask
 from dlms.simulator.reading_list import rows_from_csv
 from plc.bridge import Bridge
-from plc.link import PlcLink
+from plc.prime.link import PlcLink
+from plc.prime.usi import UsiDecoder, UsiFrame
 from plc.protocols import PRIME_USI
-from plc.usi import UsiDecoder, UsiFrame
 from tests.agent.virtual import VirtualClock
 from tests.sim.meters import SimMeter
 from tests.sim.plc_network import BaseNode

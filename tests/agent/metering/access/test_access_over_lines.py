@@ -31,7 +31,7 @@ from dlms.security.hls import aes_ecb
 from dlms.security.keys import public_octets
 from dlms.security.settings import Auth, Hls, Lls, MemoryCounters, NoAuth, Policy, Security, open_auth
 from dlms.server.rights import USUAL_RIGHTS
-from plc.link import PlcLink
+from plc.prime.link import PlcLink
 from plc.transparent import TransparentLink
 from tests.agent.metering.lines import Line, bridge_over
 from tests.agent.metering.test_collector import BUS, EVERY_S, PLC, ROWS, Rig

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from plc.prime import Command
-from plc.usi import UsiFrame
+from plc.prime.messages import Command
+from plc.prime.usi import UsiFrame
 from tests.sim.line import BAUDRATE, OCTET_BITS, Lost, Site, share_lost
 
 LEARNED_MAX_S = 2.0  # what one lost frame may cost at 50 ms of latency

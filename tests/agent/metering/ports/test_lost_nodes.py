@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from plc.events import DataFailed, FailReason
-from plc.prime import Command
-from plc.usi import UsiFrame
+from plc.prime.messages import Command
+from plc.prime.usi import UsiFrame
 from tests.sim.line import Site
 
 

@@ -9,8 +9,8 @@ import pytest
 
 from dlms.link.llc import LSDU_BYTES_MAX
 from plc.errors import PlcDecodeError, PlcLocalError
-from plc.lists import ListPib, ListQuery, ListResponse, Node432
-from plc.prime import (
+from plc.prime.lists import ListPib, ListQuery, ListResponse, Node432
+from plc.prime.messages import (
     Command,
     DataConfirm,
     DataIndication,
@@ -29,8 +29,8 @@ from plc.prime import (
     kind_of,
     parse_payload,
 )
-from plc.topology import PhyLink, RegisteredDevice
-from plc.usi import ProtocolId, UsiFrame
+from plc.prime.topology import PhyLink, RegisteredDevice
+from plc.prime.usi import ProtocolId, UsiFrame
 
 EUI = bytes.fromhex("02dc00000001")
 

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from plc.errors import PlcDecodeError, PlcLocalError
-from plc.usi import (
+from plc.prime.usi import (
     EXTENSION_BYTES,
     LENGTH_MAX,
     WIRE_BYTES_MAX,

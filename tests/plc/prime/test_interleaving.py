@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dlms.client.knowledge import MeterKnowledge
-from plc.link import IN_FLIGHT_MAX
+from plc.prime.link import IN_FLIGHT_MAX
 from tests.plc.network import BAUDRATE, LATENCY_S, Host, Network, interleave
 from tests.sim.pipes import Loop, Slow
 

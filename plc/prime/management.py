@@ -16,10 +16,10 @@ from dataclasses import dataclass
 
 from plc.errors import PlcDecodeError, PlcLocalError
 from plc.events import ManagementUnanswered, NodeEvent, PibRead, PibWritten, TopologyListed, WhitelistChanged
-from plc.lists import ListPib, ListQuery, ListResponse
-from plc.prime import Command, MlmeGet, MlmeGetConfirm, MlmeSet, MlmeSetConfirm, Whitelist, WhitelistAck
-from plc.topology import NODES_MAX, PhyLink, RegisteredDevice, Topology
-from plc.usi import ProtocolId, UsiFrame
+from plc.prime.lists import ListPib, ListQuery, ListResponse
+from plc.prime.messages import Command, MlmeGet, MlmeGetConfirm, MlmeSet, MlmeSetConfirm, Whitelist, WhitelistAck
+from plc.prime.topology import NODES_MAX, PhyLink, RegisteredDevice, Topology
+from plc.prime.usi import ProtocolId, UsiFrame
 
 PIB_PROMOTE = 0x0065
 PIB_DEMOTE = 0x0066
@@ -72,7 +72,7 @@ class Management:
         """The base node has forgotten what it was told last."""
         self._give_up(now)
 
-    # ---- the sans-IO contract, as far as `plc.link` leaves it to this class
+    # ---- the sans-IO contract, as far as `plc.prime.link` leaves it to this class
 
     def take_output(self) -> bytes:
         output = bytes(self._output)

@@ -5,7 +5,7 @@ answer    0F  PIB(2)  n  recLen  then n times: iterator(2)  record(recLen)
 
 record of list 0x8250 (4-32 nodes)   addr(2)  id(16, padded)  idLen  EUI-48
 
-The records of the other two lists are in `plc.topology`.
+The records of the other two lists are in `plc.prime.topology`.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import enum
 from dataclasses import dataclass
 from typing import ClassVar
 
-from plc.cursor import PayloadCursor
 from plc.errors import PlcLocalError
-from plc.prime import EUI48_BYTES, check_address, check_eui48, check_octet
+from plc.prime.cursor import PayloadCursor
+from plc.prime.messages import EUI48_BYTES, check_address, check_eui48, check_octet
 
 DLMS_ID_BYTES_MAX = 16
 LIST_QUERY_TAG = 0x0E

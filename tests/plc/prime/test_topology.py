@@ -6,9 +6,9 @@ import pytest
 
 from plc.errors import PlcDecodeError, PlcLocalError
 from plc.events import ManagementUnanswered, NodeEvent, PibRead, TopologyListed, WhitelistChanged
-from plc.lists import ListPib, ListQuery, ListResponse
-from plc.management import LIST_RECORDS_MAX, ORDER_TIMEOUT_S, ORDERS_MAX, Management
-from plc.prime import (
+from plc.prime.lists import ListPib, ListQuery, ListResponse
+from plc.prime.management import LIST_RECORDS_MAX, ORDER_TIMEOUT_S, ORDERS_MAX, Management
+from plc.prime.messages import (
     Command,
     MlmeGet,
     MlmeGetConfirm,
@@ -18,8 +18,8 @@ from plc.prime import (
     Whitelist,
     WhitelistAck,
 )
-from plc.topology import HISTORY_MAX, LSID_NONE, NODES_MAX, NodeState, PhyLink, RegisteredDevice, Topology
-from plc.usi import UsiDecoder, UsiFrame
+from plc.prime.topology import HISTORY_MAX, LSID_NONE, NODES_MAX, NodeState, PhyLink, RegisteredDevice, Topology
+from plc.prime.usi import UsiDecoder, UsiFrame
 
 
 def eui(number: int) -> bytes:

@@ -25,8 +25,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from dlms.link.llc import LSDU_BYTES_MAX
-from plc.cursor import ADDRESS_MAX, PayloadCursor
 from plc.errors import PlcLocalError
+from plc.prime.cursor import ADDRESS_MAX, PayloadCursor
 
 ADDRESS_BROADCAST = 0xFFF
 ADDRESS_NEW = 0xFFE  # of a node that has no connection yet: never a node's own

@@ -26,7 +26,7 @@ from plc.events import (
     TopologyListed,
     WhitelistChanged,
 )
-from plc.link import (
+from plc.prime.link import (
     BUSY_MAX,
     BUSY_PAUSE_MAX_S,
     BUSY_PAUSE_S,
@@ -43,9 +43,9 @@ from plc.link import (
     WAITING_MAX,
     PlcLink,
 )
-from plc.lists import ListPib, ListQuery, ListResponse, Node432
-from plc.management import ORDER_TIMEOUT_S
-from plc.prime import (
+from plc.prime.lists import ListPib, ListQuery, ListResponse, Node432
+from plc.prime.management import ORDER_TIMEOUT_S
+from plc.prime.messages import (
     Command,
     DataConfirm,
     DataIndication,
@@ -64,8 +64,8 @@ from plc.prime import (
     WhitelistAck,
     parse_payload,
 )
-from plc.topology import NodeState, PhyLink, RegisteredDevice
-from plc.usi import ProtocolId, UsiDecoder, UsiFrame
+from plc.prime.topology import NodeState, PhyLink, RegisteredDevice
+from plc.prime.usi import ProtocolId, UsiDecoder, UsiFrame
 from tests.sim.pipes import all_splits, random_splits
 
 

@@ -18,9 +18,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from plc.cursor import PayloadCursor
 from plc.errors import PlcLocalError
-from plc.prime import EUI48_BYTES, NetworkEvent, NetworkEventKind, check_eui48, check_octet
+from plc.prime.cursor import PayloadCursor
+from plc.prime.messages import EUI48_BYTES, NetworkEvent, NetworkEventKind, check_eui48, check_octet
 
 HISTORY_MAX = 512  # network events kept per port: a day of a network that is in order, an hour of one that is not
 NODES_MAX = 4096  # nodes in the picture

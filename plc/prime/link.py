@@ -39,9 +39,9 @@ from plc.events import (
     NodesListed,
     ResyncNoted,
 )
-from plc.lists import ListPib, ListQuery, ListResponse, Node432
-from plc.management import PIB_DEMOTE, PIB_PROMOTE, Management
-from plc.prime import (
+from plc.prime.lists import ListPib, ListQuery, ListResponse, Node432
+from plc.prime.management import PIB_DEMOTE, PIB_PROMOTE, Management
+from plc.prime.messages import (
     ADDRESS_BROADCAST,
     ADDRESS_NEW,
     ConfirmStatus,
@@ -63,8 +63,8 @@ from plc.prime import (
     kind_of,
     parse_payload,
 )
-from plc.topology import Topology
-from plc.usi import ProtocolId, UsiDecoder, UsiFrame, UsiNoise
+from plc.prime.topology import Topology
+from plc.prime.usi import ProtocolId, UsiDecoder, UsiFrame, UsiNoise
 
 IN_FLIGHT_MAX = 5  # what base nodes in the field hold
 SHORT_IN_FLIGHT_MAX = 3  # short requests in flight while a long one is waiting
@@ -136,7 +136,7 @@ class PlcLink:
         relist_s: float = RELIST_S,
         reads_topology: bool = True,
     ) -> None:
-        """`reads_topology`: whether the lists of `plc.topology` are read after each list of nodes."""
+        """`reads_topology`: whether the lists of `plc.prime.topology` are read after each list of nodes."""
         self._reads_topology = reads_topology
         self._confirms = RoundTrips(confirm_bounds)
         self._list_timeout_s = list_timeout_s
