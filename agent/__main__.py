@@ -139,6 +139,7 @@ class Daemon:
         self.rebooter = Rebooter(config.reboot_command, self.clock)
         self.https = _https(config)
         self.https.on_answer = self.clock.server_date
+        self.soon: Callable[[], None] = lambda: None  # the supervisor's, once there is one: parts are told of it before
         self._make_metering()
         self._make_dm()
         self._make_ota()
@@ -221,6 +222,7 @@ class Daemon:
             health=lambda ok, detail: self.health.set("meter_port", ok, detail),
             meters_health=lambda ok, detail: self.health.set("meters", ok, detail),
             events=self.config.events,
+            busy=self._soon,
         )
         self.targets = Targets(self.registry, self.collector.access)
         self.uplink_connection = KeptConnection(self.https)
@@ -236,6 +238,9 @@ class Daemon:
         )
         self.sink = self._make_sink()
         self.store.on_append = self._stored
+
+    def _soon(self) -> None:
+        self.soon()
 
     def _meters_of(self, target: str) -> list[str]:
         """The meters that a group stands for. Raises `OrderRefusedError`."""
@@ -452,6 +457,7 @@ class Daemon:
             session_now=self.dm.session_now,
             ages=self._ages,
             judge=self.clock.judge,
+            sinks=[self.uplink.sink_status, *([self.sink.sink_status] if self.sink else [])],
         )
         networks = NetworkViews(self.collector, may_change=config.orders.change)
         handlers = {**views.handlers(), **OrderViews(self.orders).handlers(), **networks.handlers()}
@@ -483,6 +489,8 @@ class Daemon:
             ],
         )
         self.rebooter.wake = self.supervisor.wake
+        self.soon = self.supervisor.soon
+        self.tree.on_commit(self.supervisor.soon)
 
     def _ages(self) -> dict[str, float]:
         return self.supervisor.ages()

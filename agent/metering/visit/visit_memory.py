@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -51,6 +52,10 @@ class Retries:
     def resting(self, meter: Meter, now: float) -> bool:
         failed = self._meters.get(meter.key)
         return failed is not None and now < failed.not_before
+
+    def next_end(self, now: float) -> float:
+        """Return when the next meter has rested long enough; infinity when none rests."""
+        return min((failed.not_before for failed in self._meters.values() if failed.not_before > now), default=math.inf)
 
     def since(self, meter: Meter) -> float:
         """Return since when visits of this meter have failed (monotonic seconds); 0 when the last one went well.
