@@ -210,6 +210,7 @@ class Daemon:
             open_bridge=bridge_to,
             health=lambda ok, detail: self.health.set("meter_port", ok, detail),
             meters_health=lambda ok, detail: self.health.set("meters", ok, detail),
+            events=self.config.events,
         )
         self.targets = Targets(self.registry, self.collector.access)
         self.uplink_connection = KeptConnection(self.https)
@@ -449,6 +450,11 @@ class Daemon:
         workers: list[Worker] = [*self.collector.workers, self.uplink, self.dm, self.packages, control]
         if self.push is not None:
             workers.append(self.push)
+        if config.events.listen is not None:
+            from agent.metering.events.listener import CallIn, meters_by_host
+
+            meter_at = meters_by_host(config.ports, self.registry.at)
+            workers.append(CallIn(config.events.listen, self.collector.events, self.clock, meter_at))
         if self.sink is not None:
             workers.append(self.sink)
         if self.images is not None:

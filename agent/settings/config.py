@@ -230,6 +230,24 @@ class OrdersConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class ListenConfig:
+    """Where meters call in with notifications in COSEM wrappers: TCP, and UDP too where `udp` is set."""
+
+    host: str
+    port: int
+    udp: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class EventsConfig:
+    """Notifications of meters. `plain_push`: what becomes of one without the protection that was agreed with its meter:
+    `mark` keeps it as unauthenticated, `refuse` counts it. `listen` is `None` where no meter calls in."""
+
+    plain_push: str = "mark"
+    listen: ListenConfig | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class UpdateConfig:
     """The files shared with the Update Agent, and the command that runs it. `full_instead_of_delta` is `never` or
     `always`, with packages of at most `full_bytes_max` bytes."""
@@ -285,6 +303,7 @@ class Config:
     control_group: str
     reboot_command: tuple[str, ...]
     orders: OrdersConfig = field(default=OrdersConfig())
+    events: EventsConfig = field(default=EventsConfig())
     watchdog: WatchdogConfig = field(default=WatchdogConfig())
     log: LogConfig = field(default=LogConfig())
     mqtt: MqttConfig | None = None
@@ -308,6 +327,7 @@ def load(file: Path) -> Config:
         control_group=top.text("control_group", "", filled=False),
         reboot_command=top.command("reboot_command", ("reboot",)),
         orders=_orders(top.section("orders")),
+        events=_events(top.section("events")),
         watchdog=_watchdog(top.section("watchdog")),
         log=_log(top.section("log")),
         mqtt=mqtt_config(top.section("mqtt")),
@@ -575,6 +595,21 @@ def _orders(section: Section) -> OrdersConfig:
     )
     section.end()
     return orders
+
+
+def _events(section: Section) -> EventsConfig:
+    listen = section.section("listen")
+    listening = None
+    if not listen.absent:
+        listening = ListenConfig(
+            host=listen.text("host", "0.0.0.0"),  # noqa: S104 - meters call from their own network
+            port=listen.integer("port", 4059, 0, 65_535),
+            udp=listen.flag("udp", default=False),
+        )
+        listen.end()
+    events = EventsConfig(section.choice("plain_push", "mark", ("mark", "refuse")), listening)
+    section.end()
+    return events
 
 
 def _update(section: Section, state_dir: Path) -> UpdateConfig:

@@ -26,7 +26,7 @@ from headend.dm.jobs import queue
 from headend.dm.jobs.types import JobError
 from headend.dm.push import PushError
 from headend.dm.schemes import AUTH_TYPES
-from headend.metering import gaps, readings, resend
+from headend.metering import events, gaps, readings, resend
 from headend.operator import networks, views
 from headend.operator.console import Console
 from headend.security import devices
@@ -87,6 +87,7 @@ def create_app(deps: OperatorDeps) -> Starlette:
             *_job_routes(deps),
             *_report_routes(deps),
             *_metering_routes(deps),
+            *_event_routes(deps),
             *_package_routes(deps),
             *console.routes(),
             web.health_route(),
@@ -356,6 +357,45 @@ def _metering_routes(deps: OperatorDeps) -> list[Route]:
         Route("/v1/gaps/give-up", give_up_gaps, methods=["POST"]),
         Route("/v1/meters", list_meters, methods=["GET"]),
         Route("/v1/readings", list_readings, methods=["GET"]),
+    ]
+
+
+def _event_routes(deps: OperatorDeps) -> list[Route]:
+    async def list_events(request: Request) -> Response:
+        query = request.query_params
+        grave = query.get("grave")
+        if grave not in (None, "true", "false"):
+            raise web.HttpProblem(400, "grave: true or false is expected")
+        if query.get("state") not in (None, "open"):
+            raise web.HttpProblem(400, "state: open is expected")
+
+        def work() -> list[dict[str, Any]]:
+            return events.listing(
+                deps.engine,
+                device=query.get("device"),
+                meter=query.get("meter"),
+                event=query.get("event"),
+                code=_number(request, "code"),
+                grave=None if grave is None else grave == "true",
+                open_only=query.get("state") == "open",
+                since=_number(request, "since"),
+                until=_number(request, "until"),
+                limit=_limit(request),
+                offset=_number(request, "offset") or 0,
+            )
+
+        return JSONResponse({"events": await run_in_threadpool(work)})
+
+    async def acknowledge_event(request: Request) -> Response:
+        number = request.path_params["event"]
+        if not await _write(deps, lambda connection: events.acknowledge(connection, number, deps.wall())):
+            raise web.HttpProblem(404, "there is no such event")
+        LOG.info("event %d acknowledged", number, extra={"event": "operator.event"})
+        return JSONResponse({"id": number})
+
+    return [
+        Route("/v1/events", list_events, methods=["GET"]),
+        Route("/v1/events/{event:int}/acknowledge", acknowledge_event, methods=["POST"]),
     ]
 
 

@@ -245,6 +245,15 @@ def cancel(config_path: Path, number: int) -> None:
 
 @_command
 @CONFIG
+@click.argument("number", type=click.IntRange(1))
+def acknowledge(config_path: Path, number: int) -> None:
+    """Acknowledge an event, so that it is no open alarm any more."""
+    with asking(config_path) as client:
+        show(client.post(f"/v1/events/{number}/acknowledge"))
+
+
+@_command
+@CONFIG
 @click.argument("device_id")
 def push(config_path: Path, device_id: str) -> None:
     """Ask a device to start a session now."""
@@ -284,6 +293,7 @@ def _lister(name: str, columns: Sequence[str], help_text: str, *options: Callabl
 
 _METER = click.option("--meter", help="Only this meter.")
 _STATE = click.option("--state", type=click.Choice(["open", "closed"]), help="Only these.")
+_ALARMS = click.option("--alarms", "state", flag_value="open", help="Only alarms that nobody has acknowledged.")
 _RUN = click.option("--run", type=int, help="Only this run (seconds since the epoch).")
 _OBIS = click.option("--obis", help="Only this code, as 1.0.1.8.0.255.")
 _ORDER = click.option("--newest", "order", flag_value="newest", help="The newest first.")
@@ -362,6 +372,15 @@ _lister(
     _DEVICE,
     _METER,
     _STATE,
+    _LIMIT,
+)
+_lister(
+    "events",
+    ("id", "received", "device", "meter", "event", "code", "name", "grave", "security", "meter_time", "count"),
+    "The events of meters, newest first.",
+    _DEVICE,
+    _METER,
+    _ALARMS,
     _LIMIT,
 )
 _lister(

@@ -27,7 +27,7 @@ from starlette.routing import Route
 
 from headend import db, web
 from headend.dm.jobs import queue
-from headend.metering import gaps, readings
+from headend.metering import events, gaps, readings
 from headend.operator import networks, views
 from headend.security import devices
 from headend.security.limits import RateLimit
@@ -86,6 +86,7 @@ class Console:
             "/meters": self._meters,
             "/meter": self._meter,
             "/readings": self._readings,
+            "/events": self._events,
             "/gaps": self._gaps,
             "/network": self._network,
             "/jobs": self._jobs,
@@ -216,6 +217,7 @@ class Console:
             run = int(str(runs[0]["run"]))
         rows = readings.list_readings(self._engine, device=device, meter=meter, run=run, limit=READINGS_PER_RUN_MAX)
         missing = gaps.listing(self._engine, device=device, meter=meter, limit=ROWS)
+        happened = events.listing(self._engine, device=device, meter=meter, limit=ROWS)
         return "meter.html", {
             "device": device,
             "meter": meter,
@@ -223,6 +225,7 @@ class Console:
             "run": run,
             "readings": rows,
             "gaps": missing,
+            "events": happened,
         }
 
     def _readings(self, _: Request) -> tuple[str, dict[str, Any]]:
@@ -233,6 +236,11 @@ class Console:
         state = request.query_params.get("state", "open")
         rows = gaps.listing(self._engine, state=None if state == "all" else state, limit=2 * ROWS)
         return "gaps.html", {"gaps": rows, "state": state, "refresh_s": REFRESH_S}
+
+    def _events(self, request: Request) -> tuple[str, dict[str, Any]]:
+        state = request.query_params.get("state", "all")
+        rows = events.listing(self._engine, open_only=state == "open", limit=2 * ROWS)
+        return "events.html", {"events": rows, "state": state, "refresh_s": REFRESH_S}
 
     def _network(self, request: Request) -> tuple[str, dict[str, Any]]:
         device = request.query_params.get("device") or None
@@ -298,6 +306,7 @@ def _environment(wall: Callable[[], float]) -> Environment:
         "what": _what,
         "outcome": _outcome,
         "contents": _contents,
+        "carried": _carried,
     }
     made.filters.update(filters)
     return made
@@ -344,6 +353,17 @@ def _contents(package: Mapping[str, Any]) -> str:
     if package["delta"]:
         return f"{what}, delta from {made_from}"
     return f"{what}, only from {made_from}" if made_from else what
+
+
+def _carried(event: Mapping[str, Any]) -> str:
+    """What came with an event, in one line."""
+    if event["octets"]:
+        return str(event["octets"])
+    parts = [
+        f"{value['obis']} {json.dumps(value['raw'])}" if "obis" in value else json.dumps(value["raw"])
+        for value in event["values"]
+    ]
+    return ", ".join(parts)
 
 
 def _few(names: list[str]) -> str:

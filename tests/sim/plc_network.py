@@ -184,6 +184,10 @@ class BaseNode:
         else:
             self._bursts.append(burst)
 
+    def push(self, address: int, apdu: bytes, now: float, client: int = 102) -> None:
+        """The meter at `address` says something to a client, unasked."""
+        self._send(DataIndication(client, 1, 0, address, apdu), now)
+
     def _answer_list(self, query: ListQuery) -> None:
         records: list[tuple[int, bytes]] = []
         if query.pib == ListPib.NODES_432:

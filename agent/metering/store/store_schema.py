@@ -10,6 +10,8 @@ Formats so far. A file is brought forward when it is opened, in one transaction;
    `sink` the positions of others.
 3. The ledger's tables (`agent.metering.ledger`): `gap`, `account`, `era`, `alive`.
 4. `aside` is `quarantined`, `adopted` is `recovered`; `loss.reach`.
+5. `event` has the newest events of meters, by the id of their record: their keys, so that one that a meter repeats is
+   known after a restart as well, and `urgent` while they go ahead of readings.
 
 `block.marks` is the progress of the visit, JSON [[meter, task, run], …]. It moves to the table `progress` when the
 block goes: a page less to write per visit, which on flash is a good part of the wear.
@@ -20,7 +22,7 @@ from __future__ import annotations
 import sqlite3
 import uuid
 
-FORMAT = 4
+FORMAT = 5
 COUNTERS = ("next", "released", "forwarded", "lost", "refused", "holes")
 NO_MARKS = "[]"
 
@@ -78,6 +80,9 @@ _SINCE_4 = (
     # The earliest time that rows of profiles among what was lost may speak of; 0: nobody knows.
     "ALTER TABLE loss ADD COLUMN reach REAL NOT NULL DEFAULT 0",
 )
+_SINCE_5 = (
+    "CREATE TABLE event (id INTEGER PRIMARY KEY, at REAL NOT NULL, key TEXT NOT NULL, urgent INTEGER NOT NULL)",
+)
 LEDGER = {
     "gap": (("meter", "task", "profile", "first", "last", "every", "reason"), (str, str, str, int, int, int, str)),
     "account": (("meter", "task", "every", "phase", "settled"), (str, str, int, int, int)),
@@ -92,7 +97,7 @@ _TO_2 = (
     "INSERT INTO identity SELECT key, value FROM meta WHERE key = 'uuid'",
     "INSERT INTO meta VALUES ('holes', 0)",
 )
-_MIGRATIONS = {1: _TO_2, 2: _SINCE_3, 3: _SINCE_4}  # from this format to the next
+_MIGRATIONS = {1: _TO_2, 2: _SINCE_3, 3: _SINCE_4, 4: _SINCE_5}  # from this format to the next
 _TABLES = {
     "meta",
     "block",
@@ -107,6 +112,7 @@ _TABLES = {
     "resend",
     "sink",
     "alive",
+    "event",
     *LEDGER,
 }
 
@@ -122,7 +128,7 @@ class NewerFormatError(Exception):
 def create(db: sqlite3.Connection) -> None:
     """Make an empty store in one transaction: there is no moment at which half of one exists."""
     db.execute("BEGIN")
-    for statement in (*_SCHEMA, *_SINCE_2, *_SINCE_3, *_SINCE_4):
+    for statement in (*_SCHEMA, *_SINCE_2, *_SINCE_3, *_SINCE_4, *_SINCE_5):
         db.execute(statement)
     meta: dict[str, object] = {"format": FORMAT, "uuid": uuid.uuid4().hex, **dict.fromkeys(COUNTERS, 0), "next": 1}
     db.executemany("INSERT INTO meta VALUES (?, ?)", list(meta.items()))

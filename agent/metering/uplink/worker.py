@@ -1,8 +1,9 @@
 """The uplink: takes readings out of the store and posts them to the head-end.
 
-What was read just now goes first, then what an outage left behind, oldest first and at a bounded rate (replay.py). A
-batch is released only after the head-end said that its own transaction is committed, so a reading is on the wire at
-least once, and in the head-end exactly once, because it keeps records by (device, store, id). Format: docs/uplink.md.
+Events of meters go first, then what was read just now, then what an outage left behind, oldest first and at a bounded
+rate (replay.py). A batch is released only after the head-end said that its own transaction is committed, so a reading
+is on the wire at least once, and in the head-end exactly once, because it keeps records by (device, store, id). Format:
+docs/uplink.md.
 
 What the head-end answers decides what happens next:
 
@@ -45,6 +46,7 @@ STOP_LOOK_S = 1.0  # how long a stop may go unseen in a pause
 ERROR_CHARS_MAX = 200
 RETRY_AFTER_MAX_S = 3600.0  # a head-end that asks for more is asked again all the same
 RETRY_AFTER_SPREAD = 0.25  # added at random: it may have said the same to everybody
+EVENTS_IN_A_ROW_MAX = 8  # batches; then one of readings, should events come without end
 FRESH_IN_A_ROW_MAX = 8  # batches; then one of the backlog, which must get through as well
 ENCODER_ERRORS = (ValueError, TypeError, RecursionError, OverflowError)
 
@@ -91,6 +93,7 @@ class Uplink:
         self._not_before = 0.0
         self._freshness = Freshness()
         self._fresh_in_a_row = 0
+        self._events_in_a_row = 0
         self._pace = Pace(replay, rng.random)
         self._pace.restart(clock.monotonic())  # a whole town may have got its power back
         self._search = PoisonSearch()
@@ -175,6 +178,12 @@ class Uplink:
                 return (Kind.FRESH if own and batch.first >= self._freshness.first else Kind.REPLAY), batch
             search.window = None
         begin, fresh = search.first(store.file.uuid), self._freshness.first
+        if self._events_in_a_row < EVENTS_IN_A_ROW_MAX:
+            urgent = store.urgent_batch(self._limit, first=begin)
+            if urgent is not None:
+                self._events_in_a_row += 1
+                return Kind.EVENT, urgent
+        self._events_in_a_row = 0
         ways = [(Kind.FRESH, {"first": max(begin, fresh)})]
         if now >= self._pace.ready_at or self._failures:  # a backlog may well be what is tried after a failure
             backlog = (Kind.REPLAY, {"first": begin, "last": fresh - 1})
@@ -228,7 +237,7 @@ class Uplink:
     def _turned_away(self, response: Response, kind: Kind) -> float:
         again_s = _retry_after(response, self._clock.wall()) * (1 + RETRY_AFTER_SPREAD * self._rng.random())
         match response.status:
-            case 429 | 503 if again_s and kind is not Kind.FRESH and not self._failures:
+            case 429 | 503 if again_s and kind.may_wait and not self._failures:
                 self._pace.hold(self._clock.monotonic(), again_s)
                 self._status = replace(self._status, last_error=f"the head-end wants no backlog for {again_s:.0f} s")
                 return 0.0
@@ -281,7 +290,7 @@ class Uplink:
         released = self._store.release(batch.store, batch.last if last >= sent_last else last, first=batch.first)
         LOG.debug("delivered %d records up to id %d", released, last)
         self._worked(response)
-        if kind is not Kind.FRESH:
+        if kind.may_wait:
             self._pace.sent(released, self._clock.monotonic())
         self._search.taken(batch)
         self._limit = min(_batch_limit(settings), self._limit * LIMIT_GROWS)

@@ -22,7 +22,7 @@ from agent.metering.registry.registry import Registry
 from agent.metering.scheduling.readinglist import ReadingLists
 from agent.metering.store.reading_store import Store
 from agent.metering.visit.visit import Channel, ChannelEvent
-from agent.settings.config import MeteringConfig, PortConfig, ScanConfig
+from agent.settings.config import EventsConfig, MeteringConfig, PortConfig, ScanConfig
 from agent.settings.provisioning import MeterAccess, Provisioning, ReadingTask
 from dlms.simulator.reading_list import rows_from_csv
 from plc.errors import PlcPortError
@@ -90,6 +90,7 @@ class Rig:
     """One collector over one line, in virtual time."""
 
     allowed = frozenset(Permission)
+    events = EventsConfig()
 
     def __init__(self, tmp_path: Path, port: PortConfig, config: MeteringConfig | None = None) -> None:
         self.tmp_path = tmp_path
@@ -126,6 +127,7 @@ class Rig:
             rng=random.Random(3),
             open_bridge=self.open,
             health=lambda ok, detail: self.health.append((ok, detail)),
+            events=self.events,
         )
         self.reader = self.collector.workers[0]
 
@@ -156,7 +158,7 @@ class Rig:
             self.clock.advance(pause)
 
     def records(self) -> list[dict[str, object]]:
-        return [record for record in self.uplink() if "gap" not in record]
+        return [record for record in self.uplink() if "gap" not in record and "event" not in record]
 
     def gaps(self) -> list[dict[str, object]]:
         """What the head-end is told of gaps."""
@@ -541,6 +543,7 @@ class PoisonedBridge:
         self.set_line = bridge.set_line
         self.poll = bridge.poll
         self.close = bridge.close
+        self.overhear: Callable[[int, bytes], None] | None = None
 
     def channel(self, address: int, *, dst_lsap: int = 1, src_lsap: int = 16) -> Channel:
         channel = self._bridge.channel(address, dst_lsap=dst_lsap, src_lsap=src_lsap)

@@ -21,6 +21,7 @@ from headend.operator import app
 from headend.software.repository import PackageStore
 from omadm.readings import parse
 from tests.headend.asgi import call, pieces
+from tests.headend.metering.test_events import an_event
 
 TOKEN = "operator-token"
 DEVICE = "urn:dcu:T-1"
@@ -82,7 +83,7 @@ def test_without_the_token_nothing_is_answered(server: Starlette, authorization:
 def test_every_route_is_below_the_guarded_path_or_known_to_guard_itself(server: Starlette) -> None:
     paths = {route.path for route in server.routes if isinstance(route, Route)}
     beside = {path for path in paths if not path.startswith(app.API)}
-    pages = {"/", "/device", "/meters", "/meter", "/readings", "/gaps", "/jobs", "/alerts", "/packages"}
+    pages = {"/", "/device", "/meters", "/meter", "/readings", "/events", "/gaps", "/jobs", "/alerts", "/packages"}
     pages |= {"/network", "/registrations"}
     assert beside == pages | {"/login", "/logout", "/jobs/cancel", "/style.css", "/healthz"}
 
@@ -331,6 +332,34 @@ def test_readings_are_ordered_once_more_and_the_orders_can_be_seen(server: Starl
     newest, oldest = ask(server, "GET", path).json()["orders"]
     assert (newest["store"], newest["first"], newest["last"], newest["ended"]) == ("a" * 32, 3, 9, None)
     assert (oldest["since"], oldest["until"]) == (10.0, 20.5)
+
+
+# ---- events
+
+
+def test_events_are_listed_by_filters_and_alarms_end_with_an_acknowledgement(
+    server: Starlette, database: Engine
+) -> None:
+    rows = [an_event(1), an_event(2, meter="KFM2", grave=True, code=40, name="terminal cover removed", received=90.0)]
+    batch = {"version": 1, "device": DEVICE, "store": "0" * 32, "records": rows}
+    readings.store(database, parse(json.dumps(batch).encode()), 5.0)
+
+    def codes(**query: object) -> list[object]:
+        return [row["code"] for row in ask(server, "GET", "/v1/events", params=query).json()["events"]]
+
+    assert codes() == [40, 1]
+    queries: list[dict[str, object]] = [{"meter": "KFM2"}, {"code": 40}, {"since": 90}, {"grave": "true"}]
+    queries.append({"state": "open"})
+    for query in queries:
+        assert codes(**query) == [40]
+    assert codes(until=89) == codes(grave="false") == [1]
+    assert codes(event="alarm") == codes(device="another") == []
+    (alarm,) = ask(server, "GET", "/v1/events", params={"state": "open"}).json()["events"]
+    assert ask(server, "POST", f"/v1/events/{alarm['id']}/acknowledge").json() == {"id": alarm["id"]}
+    assert codes(state="open") == []
+    assert ask(server, "POST", "/v1/events/99/acknowledge").status_code == 404
+    for wrong in ({"grave": "perhaps"}, {"state": "closed"}, {"code": "x"}):
+        assert ask(server, "GET", "/v1/events", params=wrong).status_code == 400
 
 
 # ---- gaps

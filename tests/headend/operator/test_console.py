@@ -22,10 +22,11 @@ from headend.security import devices
 from headend.software.repository import PackageStore
 from omadm.readings import parse
 from tests.headend.asgi import BASE, pieces
+from tests.headend.metering.test_events import an_event
 
 TOKEN = "operator-token"
 DEVICE = "urn:dcu:T-1"
-PAGES = ("/", "/meters", "/readings", "/gaps", "/network", "/jobs", "/alerts", "/packages", "/registrations")
+PAGES = ("/", "/meters", "/readings", "/events", "/gaps", "/network", "/jobs", "/alerts", "/packages", "/registrations")
 EVIL = "<script>alert(1)</script>"
 
 
@@ -227,6 +228,23 @@ def test_gaps_are_shown_with_their_reason_on_their_own_page_and_that_of_the_mete
         assert "2026-02-02 02:40:00Z" in page
     assert "closed</span> profile" not in browser.page("/gaps")
     assert "closed</span> profile" in browser.page("/gaps?state=all")
+
+
+def test_events_are_shown_on_their_own_page_and_that_of_the_meter(
+    browser: Browser, database: Engine, packages: PackageStore
+) -> None:
+    fill(database, packages, "meter")
+    lost = {"meter": "", "sender": "203.0.113.9:4059", "octets": "db08", "error": "no key", "security": "unopened"}
+    rows = [an_event(7, meter="meter", grave=True, name="strong DC field"), an_event(8, **lost)]
+    batch = {"version": 1, "device": DEVICE, "store": "0" * 32, "records": rows}
+    readings.store(database, parse(json.dumps(batch).encode()), 1_770_000_000.0)
+    page = browser.page("/events")
+    assert "strong DC field" in page
+    assert "203.0.113.9:4059" in page
+    assert "<code>db08</code>" in page
+    assert "203.0.113.9" not in browser.page("/events?state=open")
+    assert "strong DC field" in browser.page(f"/meter?device={DEVICE}&meter=meter")
+    assert "<b>1</b><span>open alarms of meters</span>" in browser.page("/")
 
 
 def test_foreign_words_stay_words(browser: Browser, database: Engine, packages: PackageStore) -> None:
