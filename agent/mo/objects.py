@@ -31,6 +31,7 @@ class MoDeps:
     * `task_status`, `meters`, `meter_detail`, `meter_details`, `networks`: read-only views, called from the DM thread.
     * `order_network`: has the base node of a port do something; raises `ValueError`.
     * `forget_meter`: forgets a meter by its id; returns whether there was one.
+    * `order_progress(id)`: how far an order to meters is, as JSON text; empty for one that is not known.
     * `system_title()`: ours, as meters see it; empty while it is not known.
     * `push_url()`: where notifications reach this device now, empty for nowhere.
     * `compatible`: the hardware's name, which a firmware package must list.
@@ -47,6 +48,7 @@ class MoDeps:
     networks: Callable[[], Sequence[Document]] = lambda: ()
     order_network: Callable[[str, Document], object] = lambda _port, _wanted: None
     forget_meter: Callable[[str], bool] = lambda _: False
+    order_progress: Callable[[str], str] = lambda _order: ""
     push_url: Callable[[], str] = lambda: ""
     compatible: str = ""
     download: RunningDownload = field(default_factory=RunningDownload)
@@ -59,7 +61,7 @@ class DeviceObjects:
         self.device_info = DevInfo(deps.device, deps.push_url)
         firmware = Fumo(deps.view, deps.new_id, deps.compatible, deps.download)
         software = Scomo(deps.view, deps.new_id)
-        order = Order(deps.view, deps.new_id)
+        order = Order(deps.view, deps.new_id, deps.order_progress)
         networks = Networks(deps.networks, deps.order_network)
         meters = MeterRegistry(deps.forget_meter, deps.meter_details)
         objects = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import json
 import secrets
 import sys
@@ -20,7 +21,8 @@ from headend.dm.jobs.queue import OPEN_STATES
 from headend.operator.client import OperatorClient, OperatorError, device_path
 from headend.operator.networks import SURVEY
 from headend.operator.show import moment, table
-from omadm.ssmp.wire import DEVICE_KEY_BYTES
+from omadm.orders import DEADLINE_S_MAX, PRIORITY_MAX
+from omadm.ssmp.limits import DEVICE_KEY_BYTES
 
 EXIT_FAILED = 1
 EXIT_CONFIGURATION = 2
@@ -163,6 +165,64 @@ def job(
         )
 
 
+@_command
+@CONFIG
+@click.argument("device_id")
+@click.argument("kind")
+@click.argument("meters", nargs=-1, required=True)
+@click.option("--params", default="{}", help="Parameters of the kind as JSON; `-` reads them from standard input.")
+@click.option("--priority", type=click.IntRange(0, PRIORITY_MAX), help="The highest first; 5 when not given.")
+@click.option("--deadline", "deadline_s", type=click.IntRange(1, DEADLINE_S_MAX), help="Seconds; 300 when not given.")
+@click.option("--push/--no-push", "notify", default=True, show_default=True, help="Notify the device.")
+@click.option("--wait", "wait_s", type=click.FloatRange(0), default=0.0, help="Seconds to wait for the order's end.")
+def order(
+    config_path: Path,
+    device_id: str,
+    kind: str,
+    meters: tuple[str, ...],
+    params: str,
+    priority: int | None,
+    deadline_s: int | None,
+    notify: bool,
+    wait_s: float,
+) -> None:
+    """Queue an order to METERS behind a device: ids, or groups as group:kfm, port:plc0, 'KEP*'.
+
+    \b
+    read      --params '{"codes": ["3/1.0.1.8.0.255/2"]}'
+    limiter   --params '{"threshold_normal": 4600}'
+    firmware  --deadline 86400 --params '{"url": "https://…", "sha256": "…", "size": 90112, "identifier": "2"}'
+
+    Exit status with --wait: 0 every meter has done it, 1 otherwise.
+    """
+    try:
+        given = json.loads(sys.stdin.read() if params == "-" else params)
+    except ValueError as error:
+        raise click.UsageError(f"--params is not JSON: {error}") from error
+    document = {"order": kind, "meters": list(meters), "parameters": given}
+    document |= {
+        name: value for name, value in (("priority", priority), ("deadline_s", deadline_s)) if value is not None
+    }
+    with asking(config_path) as client:
+        queued = client.post(device_path(device_id, "/jobs"), {"kind": "order", "params": document})
+        _finish(client, queued, notify=notify, wait_s=wait_s)
+
+
+@_command
+@CONFIG
+@click.argument("number", type=int)
+@click.option("--ask/--no-ask", default=False, help="Have the device say how far it is, and wait for that.")
+@click.option(
+    "--wait", "wait_s", type=click.FloatRange(0), default=60.0, show_default=True, help="Seconds, with --ask."
+)
+def show_order(config_path: Path, number: int, ask: bool, wait_s: float) -> None:
+    """An order with what became of each meter, as the device has told it."""
+    with asking(config_path) as client:
+        if ask:
+            _finish(client, client.post(f"/v1/orders/{number}/progress"), notify=True, wait_s=wait_s)
+        show(client.get(f"/v1/orders/{number}"))
+
+
 def _package_url(client: OperatorClient, name: str) -> str:
     found = {row["name"]: row["url"] for row in client.get("/v1/packages")["packages"]}
     if name not in found:
@@ -261,6 +321,100 @@ def push(config_path: Path, device_id: str) -> None:
         show(client.post(device_path(device_id, "/push")))
 
 
+# ---- readings once more
+
+
+def _seconds(_context: click.Context, _option: click.Parameter, value: str | None) -> float | None:
+    """Take seconds since the epoch, or an ISO 8601 time; one without a zone is the local time of this machine."""
+    if value is None:
+        return None
+    with contextlib.suppress(ValueError):
+        return float(value)
+    try:
+        return dt.datetime.fromisoformat(value).timestamp()
+    except (ValueError, OverflowError):
+        raise click.BadParameter(f"{value!r} is neither 2026-11-28T10:00:00+01:00 nor seconds since 1970") from None
+
+
+_RESEND_COLUMNS = (
+    "request", "made", "since", "until", "store", "first", "last", "ended", "sent", "refused", "gone", "kept_since",
+)  # fmt: skip
+
+
+@_command
+@CONFIG
+@_JSON
+@click.argument("device_id")
+@click.option("--since", callback=_seconds, help="Values from this time on: 2026-11-28T10:00:00+01:00, or seconds.")
+@click.option("--until", callback=_seconds, help="Values up to this time; now, if not given.")
+@click.option("--store", help="Records of this store of the device, as in its readings; with --first and --last.")
+@click.option("--first", type=click.IntRange(1), help="The first id.")
+@click.option("--last", type=click.IntRange(1), help="The last id.")
+@click.option("--wait", "wait_s", type=click.FloatRange(0), default=0.0, help="Seconds to wait for the report.")
+def resend(
+    config_path: Path,
+    as_json: bool | None,
+    device_id: str,
+    since: float | None,
+    until: float | None,
+    store: str | None,
+    first: int | None,
+    last: int | None,
+    wait_s: float,
+) -> None:
+    """Ask a device to send readings once more, by the time that they speak of or by their ids.
+
+    Without a range: what it was asked for, and how that ended. The device takes the order with its next batch.
+
+    Exit status with --wait: 0 when all of it came, 1 when records are gone or refused, when the device keeps nothing
+    from so long ago, or when it is not over in time.
+    """
+    by_time, by_id = (since, until), (store, first, last)
+    if any(each is not None for each in by_time) and any(each is not None for each in by_id):
+        raise click.UsageError("--since and --until do not go with --store, --first and --last")
+    if any(each is not None for each in by_id) and None in by_id:
+        raise click.UsageError("--store, --first and --last go together")
+    if until is not None and since is None:
+        raise click.UsageError("--until goes with --since")
+    path = device_path(device_id, "/resend")
+    with asking(config_path) as client:
+        if since is None and store is None:
+            orders = [_by_one_range(order) for order in client.get(path)["orders"]]
+            listed({"orders": orders}, "orders", _RESEND_COLUMNS, as_json)
+            return
+        wanted: dict[str, object] = {"store": store, "first": first, "last": last}
+        if since is not None:
+            wanted = {"since": since, "until": time.time() if until is None else until}
+        _await_resend(client, path, client.post(path, wanted)["request"], wait_s)
+
+
+def _by_one_range(order: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the order with the range that it asks for, and nothing for the other one."""
+    empty = ("since", "until") if order["store"] else ("store", "first", "last")
+    return {name: None if name in empty else value for name, value in order.items()}
+
+
+def _await_resend(client: OperatorClient, path: str, request: int, wait_s: float) -> None:
+    """Wait for the device's report if asked to, and show the order."""
+
+    def order() -> dict[str, Any]:
+        return next(dict(one) for one in client.get(path)["orders"] if one["request"] == request)
+
+    deadline = time.monotonic() + wait_s
+    found = order()
+    while wait_s and found["ended"] is None and time.monotonic() < deadline:
+        time.sleep(min(POLL_S, wait_s))
+        found = order()
+    show(_by_one_range(found))
+    if wait_s and not _all_came(found):
+        sys.exit(EXIT_FAILED)
+
+
+def _all_came(order: Mapping[str, Any]) -> bool:
+    ended = order["ended"] is not None and not order["refused"] and not order["gone"]
+    return ended and (bool(order["store"]) or order["kept_since"] <= order["since"])
+
+
 # ---- packages
 
 
@@ -319,6 +473,13 @@ _lister(
     "jobs",
     ("id", "device_id", "kind", "state", "sent.package", "result", "updated"),
     "The jobs, newest first.",
+    _DEVICE,
+    _LIMIT,
+)
+_lister(
+    "orders",
+    ("id", "device_id", "order", "targets", "state", "counts", "error", "updated"),
+    "The orders to meters, newest first.",
     _DEVICE,
     _LIMIT,
 )

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import getpass
 import json
-import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +12,7 @@ import pytest
 
 from agent.cli.__main__ import EXIT_REFUSED, main
 from agent.cli.client import RefusedError, ask
+from agent.cli.order import progress
 from agent.clock import SystemClock
 from agent.daemon.control import ControlServer
 from agent.daemon.order_views import OrderViews
@@ -39,7 +38,7 @@ class Daemon:
         self.socket = folder / "control.sock"
         self._stop = threading.Event()
         ready = threading.Event()
-        server = ControlServer(self.socket, OrderViews(self.orders).handlers())
+        self._server = server = ControlServer(self.socket, OrderViews(self.orders).handlers())
         self._threads = [
             threading.Thread(target=server.run, args=(self._stop, ready.set)),
             threading.Thread(target=self._port),
@@ -64,8 +63,7 @@ class Daemon:
 
     def end(self) -> None:
         self._stop.set()
-        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as wake:
-            wake.connect(str(self.socket))
+        self._server.wake()
         for thread in self._threads:
             thread.join(10)
 
@@ -183,3 +181,29 @@ def test_a_clock_order_has_its_limits(daemon: Daemon) -> None:
 def test_a_request_that_makes_no_sense_is_refused(daemon: Daemon, wrong: dict[str, object]) -> None:
     with pytest.raises(RefusedError):
         ask(daemon.socket, "order", **wrong)
+
+
+@pytest.mark.parametrize(
+    ("params", "said"),
+    [("x", "no JSON"), ("[]", "an object is expected"), ('{"captures": ["1.8.0"]}', "display: captures[0]: ")],
+)
+def test_parameters_that_cannot_be_are_not_sent(
+    daemon: Daemon, capsys: pytest.CaptureFixture[str], params: str, said: str
+) -> None:
+    assert dcuctl(daemon, "order", "display", "KEP1", "--params", params) != 0
+    assert said in capsys.readouterr().err
+    assert daemon.orders.orders() == []
+
+
+@pytest.mark.parametrize(
+    ("told", "shown"),
+    [
+        (None, ""),
+        ({"stage": "blocks", "blocks": 1799, "of": 3000}, "50 % of 3000 blocks"),
+        ({"step": 2, "of": 5, "what": "set x"}, "step 2 of 5"),
+        ({"stage": "verified"}, "verified"),
+    ],
+)
+def test_progress_is_a_line_per_step_or_tenth(told: dict[str, object] | None, shown: str) -> None:
+    meter = {"meter": "K", "state": "sent", "attempts": 1, "error": "", "progress": told}
+    assert progress(meter) == ("K sent" if not shown else f"K sent, {shown}")
