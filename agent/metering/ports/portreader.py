@@ -435,7 +435,7 @@ class PortReader:
     def _is_quiet(self, now: float) -> bool:
         """Whether nobody needs the line, and nobody will soon."""
         if self._visits or self._line or self._probe.running or self._deps.orders.waiting:
-            self._busy_at = now
+            return False
         start = self._deps.tasks.next_start()
         soon = start is not None and start < QUIET_S
         return self._metering.inventory and self._state.proven and not soon and now >= self._busy_at + QUIET_S
@@ -657,7 +657,6 @@ class PortReader:
             meter, Offered(int(opened.conformance), opened.pdu_size, known.list_max) if opened else None
         )
         if visit.extra:
-            self._busy_at = 0.0  # the line is still quiet
             self._deps.devices.answered(meter.key)
             if self._deps.devices.told(meter.key, {ref: visit.data(ref) for ref in visit.extra}):
                 known.forget()  # of another firmware
@@ -818,6 +817,8 @@ class PortReader:
         visit.channel.close()
         self._visits.pop(visit.meter.address, None)
         self._heard(visit.meter)
+        if not visit.extra:
+            self._busy_at = self._clock.monotonic()
 
 
 def _gives_way(visit: Visit, task: Task) -> bool:
