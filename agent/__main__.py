@@ -268,6 +268,13 @@ class Daemon:
     # --- management ---
 
     def _make_dm(self) -> None:
+        from agent.daemon.network_views import (
+            forget_meter,
+            meter_document,
+            meter_documents,
+            network_documents,
+            order_network,
+        )
         from agent.dm.deps import DmConfig, DmDeps
         from agent.dm.push import PushListener
         from agent.dm.service import DmService
@@ -285,6 +292,14 @@ class Daemon:
                 task_status=self.collector.task_status,
                 meters=self.collector.meters,
                 system_title=self.collector.access.system_title,
+                meter_detail=lambda meter: meter_document(self.collector, meter),
+                meter_details=lambda: meter_documents(self.collector),
+                networks=lambda: network_documents(self.collector),
+                order_network=lambda port, wanted: order_network(
+                    self.collector, port, wanted, may_change=config.orders.change
+                ),
+                forget_meter=lambda meter: forget_meter(self.collector, meter),
+                order_progress=self._order_progress,
                 push_url=self._push_url,
                 compatible=config.update.compatible,
                 download=self.download,
@@ -319,6 +334,12 @@ class Daemon:
         listen = config.dm.push_listen
         if listen is not None:
             self.push = PushListener(self.dm.on_notification, host=listen.host, port=listen.port)
+
+    def _order_progress(self, order_id: str) -> str:
+        from agent.jobs.orders import progress_text
+
+        found = self.orders.describe(order_id)
+        return "" if found is None else progress_text(found)
 
     def _view(self) -> Transaction:
         return self.tree.view()  # the objects need the tree, the tree needs the objects

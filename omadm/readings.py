@@ -107,9 +107,10 @@ class GapReport:
     """What became of a range of slots of one meter that are not there, as the device stores and sends it.
 
     `gap` is `open`, `closed`, or `doubted`: readings of these runs from the same store with a lower id were taken under
-    a clock that was wrong. `first` and `last` are runs of `task`, one every `every` seconds; with `profile` (its
-    logical name) they are the ends of the profile's intervals. `last` is `None` while the gap goes on. `reason`: why
-    the slots are missing; `how`: how they were closed. `noted`: by the concentrator's clock, seconds since the epoch.
+    a clock that was wrong; or `confirmed`: a report on the same runs that said so was wrong. `first` and `last` are
+    runs of `task`, one every `every` seconds; with `profile` (its logical name) they are the ends of the profile's
+    intervals. `last` is `None` while the gap goes on. `reason`: why the slots are missing; `how`: how they were closed.
+    `noted`: by the concentrator's clock, seconds since the epoch.
     """
 
     gap: str
@@ -172,7 +173,7 @@ GAP_FIELDS = tuple(field.name for field in fields(GapReport))
 EVENT_FIELDS = tuple(field.name for field in fields(EventReport))
 ROW_SIZE_MIN = len(FIELDS) - 3
 ROW_SIZES = (*range(ROW_SIZE_MIN, len(FIELDS) + 1), len(GAP_FIELDS), len(EVENT_FIELDS))
-GAP_STATES = ("open", "closed", "doubted")
+GAP_STATES = ("open", "closed", "doubted", "confirmed")
 EVENT_KINDS = ("push", "log", "alarm", "notice")
 """Pushed by a meter; read from an event log; a new bit of an alarm register; noticed by the concentrator itself."""
 EVENT_SECURITY = ("none", "unauthenticated", "authenticated", "encrypted", "both", "unopened")

@@ -169,6 +169,12 @@ class PortConfig:
             return None
         return self.protocol.find_endpoint(address, meter.url, self.protocol.with_defaults(self.options))
 
+    @property
+    def lines_differ(self) -> bool:
+        """Whether some meter needs the line to stand otherwise than the port has it."""
+        own = (self.baudrate, self.parity, None)
+        return self.protocol.own_lines and any((it.baudrate, it.parity, it.mode_e) != own for it in self.meters)
+
     def line(self, address: int) -> LineSettings:
         """How the line stands for the meter with this address."""
         meter = self.meter(address)
@@ -176,8 +182,11 @@ class PortConfig:
 
     @property
     def where(self) -> str:
-        """What the port leads to, for people."""
-        return self.url or f"{len(self.meters)} meters"
+        """What the port leads to, for people: with the device that a path by id stands for now."""
+        if not self.url:
+            return f"{len(self.meters)} meters"
+        found = os.path.realpath(self.url) if "://" not in self.url else self.url
+        return self.url if found == self.url else f"{self.url}, now {found}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -169,16 +169,16 @@ def store(engine: Engine, batch: Batch, now: float) -> None:
         events.apply(connection, batch, now)
         gaps.apply(connection, batch, now)
         gaps.end_before(connection, batch, now)
-        for report_id, report in gaps.doubted(connection, batch):
-            doubted = and_(
+        for below, report in gaps.judgements(connection, batch):
+            judged = and_(
                 readings.c.device == batch.device,
                 readings.c.store == batch.store,
-                readings.c.id < report_id,
+                readings.c.id < below,
                 readings.c.meter == report.meter,
                 readings.c.task == report.task,
                 readings.c.run.between(report.first, report.last),
             )
-            repeats.withdraw(connection, readings, batch.device, doubted)
+            repeats.trust(connection, readings, batch.device, judged, trusted=report.gap == "confirmed")
 
 
 def _see_meters(connection: Connection, batch: Batch, now: float) -> None:

@@ -28,7 +28,7 @@ from starlette.routing import Route
 from headend import db, web
 from headend.dm.jobs import queue
 from headend.metering import events, gaps, readings
-from headend.operator import views
+from headend.operator import networks, orders, views
 from headend.security import devices
 from headend.security.limits import RateLimit
 from headend.software.repository import PackageStore
@@ -51,7 +51,7 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
 }
 _GOOD = frozenset({"done", "complete", "ok"})
-_BAD = frozenset({"failed", "aborted", "lost", "broken off"})
+_BAD = frozenset({"failed", "aborted", "lost", "broken off", "refused", "not reached", "unknown"})
 _PAGES = Path(__file__).parent / "pages"
 
 Page = Callable[[Request], tuple[str, dict[str, Any]]]
@@ -88,7 +88,10 @@ class Console:
             "/readings": self._readings,
             "/events": self._events,
             "/gaps": self._gaps,
+            "/network": self._network,
             "/jobs": self._jobs,
+            "/orders": self._orders,
+            "/order": self._order,
             "/alerts": self._alerts,
             "/packages": self._packages_page,
             "/registrations": self._registrations,
@@ -241,9 +244,32 @@ class Console:
         rows = events.listing(self._engine, open_only=state == "open", limit=2 * ROWS)
         return "events.html", {"events": rows, "state": state, "refresh_s": REFRESH_S}
 
+    def _network(self, request: Request) -> tuple[str, dict[str, Any]]:
+        device = request.query_params.get("device") or None
+        with db.reader(self._engine).begin() as connection:
+            return "network.html", {
+                "device": device,
+                "networks": networks.networks(connection, device),
+                "meters": networks.meters(connection, device),
+                "events": ROWS,
+            }
+
     def _jobs(self, _: Request) -> tuple[str, dict[str, Any]]:
         with db.reader(self._engine).begin() as connection:
             return "jobs.html", {"jobs": queue.listing(connection, limit=ROWS), "refresh_s": REFRESH_S}
+
+    def _orders(self, _: Request) -> tuple[str, dict[str, Any]]:
+        with db.reader(self._engine).begin() as connection:
+            return "orders.html", {"orders": orders.listing(connection, limit=ROWS), "refresh_s": REFRESH_S}
+
+    def _order(self, request: Request) -> tuple[str, dict[str, Any]]:
+        text = request.query_params.get("job", "")
+        number = int(text) if text.isascii() and text.isdigit() and len(text) < 16 else -1
+        with db.reader(self._engine).begin() as connection:
+            order = orders.show(connection, number)
+        if order is None:
+            raise web.HttpProblem(404, "There is no such order.")
+        return "order.html", {"order": order, "refresh_s": REFRESH_S if order["state"] in queue.OPEN_STATES else 0}
 
     def _alerts(self, _: Request) -> tuple[str, dict[str, Any]]:
         with db.reader(self._engine).begin() as connection:
@@ -294,6 +320,8 @@ def _environment(wall: Callable[[], float]) -> Environment:
         "result_mood": lambda code: "good" if code in (200, 1200) else "bad",
         "what": _what,
         "outcome": _outcome,
+        "few": _few,
+        "progress": _progress,
         "contents": _contents,
         "carried": _carried,
     }
@@ -358,6 +386,17 @@ def _carried(event: Mapping[str, Any]) -> str:
 def _few(names: list[str]) -> str:
     shown = ", ".join(names[:3])
     return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
+
+
+def _progress(told: object) -> str:
+    """How far an order is on one meter, in words."""
+    if not isinstance(told, dict):
+        return ""
+    if told.get("blocks") is not None:
+        return f"{told.get('stage')}, {told['blocks']} of {told.get('of')} blocks"
+    if told.get("step") is not None:
+        return f"step {told['step']} of {told.get('of')}: {told.get('what')}"
+    return str(told.get("stage") or "")
 
 
 def _outcome(job: Mapping[str, Any]) -> str:

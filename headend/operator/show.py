@@ -9,7 +9,19 @@ from typing import Any
 
 CELL_CHARS_MAX = 60
 TIMES = frozenset(
-    {"at", "created", "last_run", "last_seen", "received", "registered", "run", "started", "updated", "uploaded"}
+    {
+        "at",
+        "created",
+        "last_heard",
+        "last_run",
+        "last_seen",
+        "received",
+        "registered",
+        "run",
+        "started",
+        "updated",
+        "uploaded",
+    }
 )
 
 
@@ -40,13 +52,14 @@ def _cell(name: str, value: Any) -> str:
     if value is None:
         return ""
     if name.rsplit(".", maxsplit=1)[-1] in TIMES and isinstance(value, int | float) and not isinstance(value, bool):
-        return _time(value)
+        return moment(value)
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     text = "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)
     return text if len(text) <= CELL_CHARS_MAX else f"{text[: CELL_CHARS_MAX - 1]}…"
 
 
-def _time(seconds: float) -> str:
+def moment(seconds: float) -> str:
+    """A time in local time."""
     try:
         return dt.datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M:%S")
     except (ValueError, OverflowError, OSError):

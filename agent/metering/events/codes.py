@@ -1,5 +1,5 @@
-"""What the numbers of events and the bits of alarm registers mean, where a public profile of DLMS/COSEM says so;
-sans-IO.
+"""What the numbers of events and the bits of alarm registers mean, where a public profile of DLMS/COSEM says so.
+Sans-IO.
 
 Names are those of the IDIS companion profile (package 2), whose logs are 0.0.99.98.e.255 with the codes of the objects
 0.0.96.11.e.255. Other profiles use the same objects with numbers of their own; a number that is not here has no name.

@@ -22,7 +22,7 @@ LOG = logging.getLogger("agent.metering.orders")
 
 IMAGES_BYTES_MAX = 32 << 20  # of all images together
 RETRY = Backoff(30.0, 900.0)
-LOOK_S = 10.0
+IDLE_S = 10.0
 _SUFFIXES = ("", ".state")  # of the downloader
 
 
@@ -115,7 +115,7 @@ class ImageStore:
         while not stop.is_set():
             beat()
             self.step(stop, beat)
-            self._wake.wait(LOOK_S)
+            self._wake.wait(IDLE_S)
             self._wake.clear()
 
     def step(self, stop: threading.Event, beat: Callable[[], None]) -> None:

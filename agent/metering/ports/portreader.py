@@ -147,6 +147,7 @@ class PortReader:
         self._background_at = 0.0  # on a bus: when an order that takes long may go on
         self._look_at = 0.0
         self._generation = -1
+        self._sets_line = False  # whether the line was ever to stand otherwise than the port has it
         self._busy_at = 0.0  # when a visit was last under way
 
     # --- the worker ---
@@ -220,7 +221,8 @@ class PortReader:
 
     def _set_line(self, bridge: Bridge) -> None:
         """Have the line stand as the meter that is talked to needs it, where meters of one bus differ."""
-        if not (self._port.meters and self._port.protocol.own_lines):
+        self._sets_line = self._sets_line or self._port.lines_differ  # and back, once the last such meter is gone
+        if not self._sets_line:
             return
         asked = self._probe.asked
         for address, link in [*self._links.items(), *([asked] if asked else [])]:
@@ -304,7 +306,9 @@ class PortReader:
                 self._state.report(self._state.problem)  # whether it is excused depends on there being tasks
             with contextlib.suppress(StoreError):  # its owner reports it; the next change of tasks tidies up
                 self._deps.tasks.tidy()
-                self._deps.store.retain(self._deps.registry.names())
+                self._deps.store.retain(
+                    self._deps.registry.names() | self._deps.devices.rows() | self._deps.network.rows()
+                )
         room = self._begin_orders(bridge, self._room(bridge), now)
         if room > 0 and now >= self._look_at:
             start = self._deps.tasks.next_start()

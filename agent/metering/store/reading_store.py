@@ -52,9 +52,11 @@ FULL_RETRIES = 4  # each one gives up an eighth of the blocks first
 REMEMBERED_MAX = 16_384  # names, before those that nobody knows any more are looked for; the registry holds 4096
 REFUSED_MAX = 1000  # records that the head-end would not take, kept for a person to look at
 SINK_SHARE = 4  # this part of `records_max` is kept at most for a sink that is behind
-DROP_SHARE = 1 / 16  # so many more delivered records than are to be kept may be there
+DROP_SHARE = 1 / 4  # so many more delivered records than are to be kept may be there: few at a time wear the flash
 REFUSED_AT = "refused_at"  # beside the fields of a record that is set aside
 
+# An update, not a row in place of another: that would change the index and free pages as well.
+_LEARN = "INSERT INTO knowledge VALUES (?, ?) ON CONFLICT (meter) DO UPDATE SET body=excluded.body"
 _PROGRESS = "SELECT meter, task, run, at FROM progress"
 _MARKS = f"SELECT first, marks FROM block WHERE marks != '{NO_MARKS}' ORDER BY first"  # noqa: S608 - a constant
 
@@ -188,7 +190,7 @@ class Store:
                 )
             else:
                 _set_progress(db, marks, first)
-            db.executemany("INSERT OR REPLACE INTO knowledge VALUES (?, ?)", learned)
+            db.executemany(_LEARN, learned)
             also(db)
             while _size(db, counters) > self._records_max and self._make_room(db, counters):
                 pass
@@ -507,7 +509,7 @@ class Store:
         if not rows or (up_to is None and len(rows) < 2) or (up_to is not None and rows[0][1] > up_to):
             return False
         first, last, made, meter, since, marks = rows[0]
-        _set_progress(db, marks_of(marks), first)
+        _keep_progress(db, first, meter, marks)
         lost = mark(db, counters, first, last)  # of a damaged block none: its loss was noted when that was found
         mark(db, counters, 0, last)
         db.execute("DELETE FROM block WHERE first=?", (first,))
@@ -604,6 +606,21 @@ def _oldest(db: sqlite3.Connection, counters: Mapping[str, int]) -> int:
     return counters["next"] if first is None else int(first)
 
 
+def _keep_progress(db: sqlite3.Connection, first: int, meter: str, text: object) -> None:
+    """Keep the marks of a block that goes, but for those that a later visit of its meter brought again: that is a page
+    less to write for most blocks."""
+    marks = marks_of(text)
+    later = db.execute(
+        f"SELECT marks FROM block WHERE first > ? AND meter = ? AND marks != '{NO_MARKS}' ORDER BY first",  # noqa: S608
+        (first, meter),
+    )
+    left = {mark[:2] for mark in marks}
+    while left and (row := later.fetchone()) is not None:
+        left -= {mark[:2] for mark in marks_of(row[0])}
+    later.close()
+    _set_progress(db, [mark for mark in marks if mark[:2] in left], first)
+
+
 def _set_progress(db: sqlite3.Connection, marks: Iterable[tuple[str, str, int]], at: int) -> None:
     """Keep marks in the table, unless it has later ones. `at`: the id of the first record of the visit, or of the one
     after it when the visit brought none."""
@@ -631,12 +648,12 @@ def _empty_delivered(db: sqlite3.Connection) -> bool:
     """Remove the body of the oldest block that was delivered before those below it; its row becomes one with the stub
     before it. Returns whether there was one."""
     for first, last in db.execute("SELECT first, last FROM delivered ORDER BY first").fetchall():
-        query = "SELECT first, last, marks FROM block WHERE first >= ? AND last <= ? AND length(body) > 0"
+        query = "SELECT first, last, meter, marks FROM block WHERE first >= ? AND last <= ? AND length(body) > 0"
         row = db.execute(query + " ORDER BY first LIMIT 1", (first, last)).fetchone()
         if row is None:
             continue
-        block_first, block_last, marks = row
-        _set_progress(db, marks_of(marks), block_first)
+        block_first, block_last, meter, marks = row
+        _keep_progress(db, block_first, meter, marks)
         query = "SELECT first FROM block WHERE length(body) = 0 AND first >= ? AND last = ?"
         stub = db.execute(query, (first, block_first - 1)).fetchone()
         if stub is None:

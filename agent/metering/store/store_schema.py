@@ -9,7 +9,7 @@ Formats so far. A file is brought forward when it is opened, in one transaction;
    `delivered` has what the head-end holds above the watermark `released`, `resend` what it wants once more,
    `sink` the positions of others.
 3. The ledger's tables (`agent.metering.ledger`): `gap`, `account`, `era`, `alive`.
-4. `aside` is `quarantined`, `adopted` is `recovered`; `loss.reach`.
+4. `aside` is `quarantined`, `adopted` is `recovered`; `loss.reach`; `knowledge` has row ids.
 5. `event` has the newest events of meters, by the id of their record: their keys, so that one that a meter repeats is
    known after a restart as well, and `urgent` while they go ahead of readings.
 
@@ -79,6 +79,12 @@ _SINCE_4 = (
     "ALTER TABLE adopted RENAME TO recovered",
     # The earliest time that rows of profiles among what was lost may speak of; 0: nobody knows.
     "ALTER TABLE loss ADD COLUMN reach REAL NOT NULL DEFAULT 0",
+    # With row ids: what is learned of a meter fits into its leaf page then, and changes one page instead of four.
+    "ALTER TABLE knowledge RENAME TO knowledge_3",
+    "CREATE TABLE knowledge (meter TEXT NOT NULL UNIQUE, body BLOB NOT NULL,"
+    " CHECK (typeof(meter) = 'text' AND typeof(body) = 'blob'))",
+    "INSERT INTO knowledge (meter, body) SELECT meter, body FROM knowledge_3",
+    "DROP TABLE knowledge_3",
 )
 _SINCE_5 = (
     "CREATE TABLE event (id INTEGER PRIMARY KEY, at REAL NOT NULL, key TEXT NOT NULL, urgent INTEGER NOT NULL)",

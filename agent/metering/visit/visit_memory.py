@@ -6,6 +6,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from uuid import uuid4
 
 from agent.clock import Clock
 from agent.metering.registry.entry import Meter
@@ -145,7 +146,7 @@ class KnowledgeCache:
         except StoreError as error:  # nothing can be stored now either; the next visit hears of it
             LOG.debug("what was lost of %s is not known now: %s", meter_id, error)
             return found
-        place = found.heard(store, seq, since)
+        place = found.heard(store, seq, since, uuid4().hex)
         if found.known and not place.known:
             LOG.warning(
                 "profile %s of %s (task %s) is read again, since readings of it may have been lost",

@@ -84,7 +84,7 @@ def test_every_route_is_below_the_guarded_path_or_known_to_guard_itself(server: 
     paths = {route.path for route in server.routes if isinstance(route, Route)}
     beside = {path for path in paths if not path.startswith(app.API)}
     pages = {"/", "/device", "/meters", "/meter", "/readings", "/events", "/gaps", "/jobs", "/alerts", "/packages"}
-    pages.add("/registrations")
+    pages |= {"/network", "/registrations", "/orders", "/order"}
     assert beside == pages | {"/login", "/logout", "/jobs/cancel", "/style.css", "/healthz"}
 
 
@@ -386,3 +386,25 @@ def test_gaps_are_listed_and_given_up_for_a_reason(server: Starlette, database: 
                                    {"device": "d", "meter": "m", "why": "w", "task": 5}])  # fmt: skip
 def test_gaps_are_not_given_up_without_a_reason(server: Starlette, order: dict[str, Any]) -> None:
     assert ask(server, "POST", "/v1/gaps/give-up", json=order).status_code == 400
+
+
+def test_orders_are_shown_with_their_meters_and_asked_how_far_they_are(server: Starlette, database: Engine) -> None:
+    open_account(database)
+    document = {"kind": "order", "params": {"order": "ping", "meters": ["A", "port:plc0"]}}
+    number = ask(server, "POST", f"/v1/devices/{DEVICE}/jobs", json=document).json()["id"]
+    reading = {"kind": "get", "params": {"paths": ["./DevInfo"]}}
+    other = ask(server, "POST", f"/v1/devices/{DEVICE}/jobs", json=reading)
+    (listed,) = ask(server, "GET", "/v1/orders").json()["orders"]
+    assert (listed["id"], listed["order"], listed["meters"]) == (number, "ping", [])
+    assert listed["targets"] == ["A", "port:plc0"]
+    asked = ask(server, "POST", f"/v1/orders/{number}/progress")
+    assert asked.status_code == 201
+    assert asked.json()["params"] == {"paths": [f"./AMI/Order/job{number}/Status/Progress"]}
+    result = {"meters": [{"meter": "A", "state": "done", "value": {"name": "A"}}, {"meter": "B", "state": "unknown"}]}
+    with database.begin() as connection:
+        connection.execute(dm.jobs.update().where(dm.jobs.c.id == number).values(state="failed", result=result))
+    shown = ask(server, "GET", f"/v1/orders/{number}").json()
+    assert shown["counts"] == {"done": 1, "unknown": 1}
+    assert [meter["state"] for meter in shown["meters"]] == ["done", "unknown"]
+    assert ask(server, "POST", f"/v1/orders/{number}/progress").status_code == 409
+    assert ask(server, "GET", f"/v1/orders/{other.json()['id']}").status_code == 404

@@ -26,7 +26,10 @@ from tests.headend.metering.test_events import an_event
 
 TOKEN = "operator-token"
 DEVICE = "urn:dcu:T-1"
-PAGES = ("/", "/meters", "/readings", "/events", "/gaps", "/jobs", "/alerts", "/packages", "/registrations")
+PAGES = (
+    *("/", "/meters", "/readings", "/events", "/gaps", "/network"),
+    *("/jobs", "/orders", "/alerts", "/packages", "/registrations"),
+)
 EVIL = "<script>alert(1)</script>"
 
 
@@ -107,6 +110,9 @@ def fill(engine: Engine, packages: PackageStore, text: str = "x") -> None:
         connection.execute(
             dm.jobs.update().where(dm.jobs.c.id == number).values(state="failed", result={"error": text})
         )
+        ordered = queue.enqueue(connection, DEVICE, "order", {"order": "firmware", "meters": [f"{text}*"]})
+        told = {"meters": [{"meter": text, "state": text, "error": text, "value": text, "progress": {"stage": text}}]}
+        connection.execute(dm.jobs.update().where(dm.jobs.c.id == ordered).values(state="done", result=told))
         common = {"device_id": DEVICE, "session_id": "1", "trigger": 1200, "messages": 1, "commands": 0, "started": 5}
         session = connection.execute(insert(dm.sessions).values(**common, state="done", updated=6)).inserted_primary_key
         assert session is not None
@@ -320,3 +326,51 @@ def test_nobody_cancels_without_logging_in(server: Starlette, database: Engine, 
 )
 def test_times_are_told_in_one_unit(seconds: float, text: str) -> None:
     assert console._ago(seconds) == text
+
+
+def test_the_network_page_shows_levels_signal_and_counters_as_text(browser: Browser, database: Engine) -> None:
+    node = {
+        "eui48": EVIL,
+        "registered": True,
+        "state": "switch",
+        "level": 2,
+        "snr": 6,
+        "meter_id": "KFM1",
+        "path": [EVIL],
+    }
+    told = {
+        "./AMI/Network/plc0/Topology": [node, 5],
+        "./AMI/Network/plc0/History": [{"at": 1770000000, "kind": "promote", "eui48": EVIL, "sid": 0, "detail": EVIL}],
+        "./AMI/Registry/Meters": [{"meter_id": EVIL, "state": "read", "counters": {"timeout": 77}}],
+    }
+    with database.begin() as connection:
+        accounts.create(connection, DEVICE, server_id="headend", url="https://dm.example/dm")
+        for uri, value in told.items():
+            row = {"device_id": DEVICE, "uri": uri, "format": "chr", "value": json.dumps(value), "updated": 5.0}
+            connection.execute(insert(dm.values).values(**row))
+    page = browser.page("/network")
+    assert EVIL not in page
+    for shown in ("plc0", "KFM1", "promote", ">77<", ">2<", ">6<"):
+        assert shown in page
+    assert "KFM1" in browser.page(f"/network?device={DEVICE}")
+    assert "KFM1" not in browser.page("/network?device=another")
+
+
+def test_an_order_is_shown_with_its_meters_and_how_far_each_is(
+    browser: Browser, database: Engine, packages: PackageStore
+) -> None:
+    fill(database, packages)
+    with database.begin() as connection:
+        number = queue.enqueue(connection, DEVICE, "order", {"order": "firmware", "meters": ["group:kfm"]})
+    assert "The device has not told of its meters yet." in browser.page(f"/order?job={number}")
+    progress = {"stage": "blocks", "blocks": 120, "of": 3000}
+    told = {"counts": {"partly done": 1}, "meters": [{"meter": "KFM1", "state": "partly done", "progress": progress}]}
+    with database.begin() as connection:
+        value = {"device_id": DEVICE, "format": "chr", "updated": 1_770_000_000.0, "value": json.dumps(told)}
+        connection.execute(insert(dm.values).values(**value, uri=f"./AMI/Order/job{number}/Status/Progress"))
+    page = browser.page(f"/order?job={number}")
+    assert "blocks, 120 of 3000 blocks" in page
+    assert "KFM1" in page
+    assert "group:kfm" in browser.page("/orders")
+    for wrong in ("", "0", "x", "9" * 30, "1"):
+        assert browser.call("GET", f"/order?job={wrong}").status_code == 404
