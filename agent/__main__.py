@@ -8,14 +8,13 @@ has the state folder: it is left alone.
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
 import random
+import secrets
 import ssl
 import sys
 import threading
-import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,15 +42,18 @@ DEFAULT_CONFIG = Path("/etc/dcu/dcu.yaml")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of `dcu-agent`; returns the process's exit code."""
-    options = _options(arguments)
-    if options.check is not None:
+    file, to_check = _options(sys.argv[1:] if arguments is None else arguments)
+    if to_check is not None:
         from agent.daemon.check import check
 
-        return check(options.check, sys.stdout, sys.stderr)
+        return check(to_check, sys.stdout, sys.stderr)
+    from agent.daemon import memory
     from agent.daemon.instance import AlreadyRunningError, InstanceLock
 
+    memory.before_start()
     try:
-        config = load(options.config)
+        config = load(file)
+        memory.after_configuration()
         # Before the log, which may lie in the folder, is opened or anything else is touched. Held to the very end.
         instance = InstanceLock(config.state_dir)
     except ConfigError as error:
@@ -70,12 +72,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(config: Config) -> int:
+    from agent.daemon import memory
     from agent.daemon.control import refuse_taken
 
     try:
         refuse_taken(config.control_socket)  # before health.json is touched, which may be another agent's as well
         log.setup(config.log.level, config.log.file, config.log.file_bytes_max)
         daemon = Daemon(config)
+        memory.after_start()
     except SecretError as error:
         sys.stderr.write(f"{error}\n")
         return EXIT_CONFIG
@@ -85,12 +89,18 @@ def _run(config: Config) -> int:
     return daemon.run()
 
 
-def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+def _options(arguments: Sequence[str]) -> tuple[Path, Path | None]:
+    """Return the configuration to run with, and the one to check instead."""
+    if len(arguments) == 2 and arguments[0] == "--config":  # how init starts us: argparse would stay in memory, 0.8 MB
+        return Path(arguments[1]), None
+    import argparse
+
     parser = argparse.ArgumentParser(prog="dcu-agent", description="Agent of a smart-metering data concentrator.")
     parser.add_argument("--config", type=Path, default=DEFAULT_CONFIG, help=f"default: {DEFAULT_CONFIG}")
     parser.add_argument("--check", type=Path, metavar="CONFIG", help="check a configuration and what it names; exit")
     parser.add_argument("--version", action="version", version=f"dcu-agent {__version__}")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    return options.config, options.check
 
 
 class Daemon:
@@ -129,6 +139,7 @@ class Daemon:
         self.rebooter = Rebooter(config.reboot_command, self.clock)
         self.https = _https(config)
         self.https.on_answer = self.clock.server_date
+        self.soon: Callable[[], None] = lambda: None  # the supervisor's, once there is one: parts are told of it before
         self._make_metering()
         self._make_dm()
         self._make_ota()
@@ -211,6 +222,7 @@ class Daemon:
             health=lambda ok, detail: self.health.set("meter_port", ok, detail),
             meters_health=lambda ok, detail: self.health.set("meters", ok, detail),
             events=self.config.events,
+            busy=self._soon,
         )
         self.targets = Targets(self.registry, self.collector.access)
         self.uplink_connection = KeptConnection(self.https)
@@ -226,6 +238,9 @@ class Daemon:
         )
         self.sink = self._make_sink()
         self.store.on_append = self._stored
+
+    def _soon(self) -> None:
+        self.soon()
 
     def _meters_of(self, target: str) -> list[str]:
         """The meters that a group stands for. Raises `OrderRefusedError`."""
@@ -288,7 +303,7 @@ class Daemon:
             MoDeps(
                 device=self.device,
                 view=self._view,
-                new_id=lambda: str(uuid.uuid4()),
+                new_id=lambda: secrets.token_hex(16),
                 task_status=self.collector.task_status,
                 meters=self.collector.meters,
                 system_title=self.collector.access.system_title,
@@ -428,7 +443,7 @@ class Daemon:
     # --- threads ---
 
     def _make_workers(self) -> None:
-        from agent.daemon import watchdog
+        from agent.daemon import memory, watchdog
         from agent.daemon.control import ControlServer
         from agent.daemon.network_views import NetworkViews
         from agent.daemon.order_jobs import OrderJobs
@@ -449,6 +464,7 @@ class Daemon:
             session_now=self.dm.session_now,
             ages=self._ages,
             judge=self.clock.judge,
+            sinks=[self.uplink.sink_status, *([self.sink.sink_status] if self.sink else [])],
         )
         networks = NetworkViews(self.collector, may_change=config.orders.change)
         handlers = {**views.handlers(), **OrderViews(self.orders).handlers(), **networks.handlers()}
@@ -475,10 +491,13 @@ class Daemon:
                 self.health.tick,
                 self.rebooter.tick,
                 self.collector.tick,
+                memory.Trim(self.board, self.clock).tick,
                 OrderJobs(self.tree, self.orders, self.dm.report_alerts).tick,
             ],
         )
         self.rebooter.wake = self.supervisor.wake
+        self.soon = self.supervisor.soon
+        self.tree.on_commit(self.supervisor.soon)
 
     def _ages(self) -> dict[str, float]:
         return self.supervisor.ages()

@@ -11,6 +11,9 @@ SLOTS_MAX = 8  # of the Update Agent's file that are shown
 TEXT_CHARS_MAX = 1024  # of one text in it
 
 
+ERROR_CHARS_MAX = 200  # of the last error of a sink
+
+
 @dataclass(frozen=True, slots=True)
 class SessionSummary:
     """One finished DM session. Times in seconds since the epoch; `result` is `ok` or a sentence that says why not."""
@@ -70,6 +73,22 @@ class QueueStatus:
     refused: int = 0
     refused_at: float = 0.0
     lost_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class SinkStatus:
+    """How the worker of one sink gets on. `per_min`: records that it delivered within the last minute; `last_delivery`:
+    epoch seconds; `failures` in a row, and `again_in_s` until the next attempt. Of the head-end's: a backlog goes at
+    `backlog_per_min` at most, and not before `backlog_in_s`."""
+
+    name: str
+    per_min: int = 0
+    last_delivery: float = 0.0
+    last_error: str = ""
+    failures: int = 0
+    again_in_s: float = 0.0
+    backlog_per_min: int = 0
+    backlog_in_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,13 +14,13 @@ import re
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from decimal import Decimal
 from typing import Any
 
 VERSION = 1
 BODY_BYTES_MAX = 4 << 20  # as sent; the largest batch has about 2 MiB before compression
 PLAIN_BYTES_MAX = 8 << 20  # after decompression
 RECORDS_MAX = 5000  # per batch
+PIECE_RECORDS = 50  # that are encoded at a time
 RESENDS_MAX = 32  # orders, and reports, at a time
 RANGES_MAX = 32  # per report
 TEXT_CHARS_MAX = 128
@@ -34,6 +34,8 @@ REREAD_CHARS = 8  # of the name of a second reading of a profile: two have the s
 RUN_MAX = 2**40  # seconds since the epoch
 
 Raw = None | bool | int | float | str | list["list[object]"]
+
+_encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 _STORE = re.compile(r"[0-9a-f]{32}", re.ASCII)
 _OBIS = re.compile(r"(?:\d{1,3}\.){5}\d{1,3}", re.ASCII)
@@ -223,10 +225,12 @@ def emit(
     device: str, store: str, records: Sequence[Mapping[str, object]], reports: Sequence[ResendReport] = ()
 ) -> bytes:
     """Return the body of a request before compression. `records` come from `record`, with ascending ids."""
-    document: dict[str, object] = {"version": VERSION, "device": device, "store": store, "records": records}
+    document: dict[str, object] = {"version": VERSION, "device": device, "store": store}
     if reports:
         document["resent"] = [asdict(report) for report in reports]
-    return json.dumps(document, separators=(",", ":"), allow_nan=False).encode()
+    # In pieces: the encoder makes a string of each name and value first, of 500 records at once more than 1 MB.
+    pieces = [_encode(records[at : at + PIECE_RECORDS])[1:-1] for at in range(0, len(records), PIECE_RECORDS)]
+    return f'{_encode(document)[:-1]},"records":[{",".join(pieces)}]}}'.encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,6 +308,8 @@ def inflate(body: bytes) -> bytes:
 
 def parse(body: bytes) -> Batch:
     """Parse an uncompressed body. Raises `BatchError` and nothing else."""
+    from decimal import Decimal  # here and below: a device, which loads this module as well, has no use for it
+
     try:
         document = json.loads(body, parse_float=Decimal, parse_constant=_no_constant)
     except (ValueError, RecursionError):
@@ -501,6 +507,8 @@ def _record_of(members: _Fields) -> Record:
 def _value(tag: str, raw: Any, scaler: int | None) -> str | None:
     """The value as text: raw * 10^scaler, exact, without exponent; other scalars unchanged; None for other values."""
     if tag in _INTEGERS or (tag in _FLOATS and not isinstance(raw, str)):
+        from decimal import Decimal
+
         sign, digits, exponent = Decimal(raw).as_tuple()
         if not isinstance(exponent, int):  # NaN and infinities arrive as text, never here
             return None
@@ -549,6 +557,8 @@ def _fits(tag: str, raw: Any) -> bool:
 def _fits_float(raw: Any) -> bool:
     if isinstance(raw, str):
         return raw in _NOT_NUMBERS
+    from decimal import Decimal
+
     if isinstance(raw, bool) or not isinstance(raw, int | Decimal):
         return False
     _, digits, exponent = Decimal(raw).as_tuple()
@@ -557,6 +567,8 @@ def _fits_float(raw: Any) -> bool:
 
 def _plain(raw: Any) -> Any:
     """The raw value for `json.dumps`: floats are written as the shortest text for the same double."""
+    from decimal import Decimal
+
     if isinstance(raw, Decimal):
         return float(raw)
     return [_plain(entry) for entry in raw] if isinstance(raw, list) else raw
@@ -600,6 +612,8 @@ class _Fields:
         return None if self.entries.get(name) is None else self.integer(name, low, high)
 
     def seconds(self, name: str) -> float:
+        from decimal import Decimal
+
         value = self.entries.get(name)
         if isinstance(value, bool) or not isinstance(value, int | float | Decimal) or not 0 <= value < 2**40:
             raise BatchError(f"{self.where}{name}: seconds since the epoch are expected")

@@ -119,7 +119,7 @@ def events(context: Context, limit: int, as_json: bool) -> None:
 @json_option
 @click.pass_context
 def queue(context: click.Context, as_json: bool) -> None:
-    """The readings that wait for the head-end."""
+    """The readings that wait: for the head-end, and for every further sink with its pace and what it missed."""
     if context.invoked_subcommand is None:
         found = context.obj.ask("queue")
         context.obj.tell(found, as_json, lambda: show.queue(found, time.time()))

@@ -215,7 +215,7 @@ def meters(found: Sequence[Mapping[str, Any]], now: float) -> str:
 
 
 def queue(found: Mapping[str, Any], now: float) -> str:
-    return facts(
+    counts = facts(
         [
             ("waiting", f"{found['records']} readings"),
             ("oldest", when(found["oldest"], now)),
@@ -228,6 +228,34 @@ def queue(found: Mapping[str, Any], now: float) -> str:
             ("store", found["store"]),
         ]
     )
+    return f"{counts}\n\n{sinks(found['sinks'], now)}"
+
+
+def sinks(found: Sequence[Mapping[str, Any]], now: float) -> str:
+    """Return a table of everybody who gets readings: what waits, how fast it goes, what they did not get."""
+    rows = [
+        (
+            sink["name"],
+            sink["waiting"],
+            sink["per_min"],
+            pace(sink),
+            sink["missed"],
+            when(sink["last_delivery"], now),
+            printable(sink["last_error"]),
+        )
+        for sink in found
+    ]
+    return table(("sink", "waiting", "per min", "pace", "missed", "last delivery", "error"), rows)
+
+
+def pace(sink: Mapping[str, Any]) -> str:
+    """Return when a sink gets what, in a few words."""
+    if sink["failures"]:
+        return f"{sink['failures']} failures, again {age(-sink['again_in_s'])}"
+    if not sink["backlog_per_min"]:
+        return "at once"
+    held = f" {age(-sink['backlog_in_s'])}" if sink["waiting"] and sink["backlog_in_s"] >= 1 else ""
+    return f"fresh at once, backlog{held} at {sink['backlog_per_min']} per min"
 
 
 def refused(found: Mapping[str, Any], now: float) -> str:

@@ -22,23 +22,28 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger("agent.jobs.orders")
 
+LOOK_EVERY_S = 1.0  # while a job is open
+
 
 class OrderJobs:
-    """`tick` is called about every second. `on_alert` is called when there is something to report."""
+    """`tick` is called when the tree was changed. `on_alert` is called when there is something to report."""
 
     def __init__(self, tree: ManagementTree, book: OrderBook, on_alert: Callable[[], None]) -> None:
         self._tree = tree
         self._book = book
         self._on_alert = on_alert
 
-    def tick(self) -> None:
-        for job in jobs.jobs(self._tree.view()):
+    def tick(self) -> float | None:
+        """Look for new jobs and for results. Returns in how many seconds to look again, `None` for whenever."""
+        open_jobs = jobs.jobs(self._tree.view())
+        for job in open_jobs:
             found = self._book.describe(job.id)
             if found is None:
                 self._hand_over(job)
             elif found["over"]:
                 done = all(meter["state"] == "done" for meter in _meters(found))
                 self._finish(job, jobs.Result.DONE if done else jobs.Result.NOT_ON_ALL, found)
+        return LOOK_EVERY_S if open_jobs else None
 
     def _hand_over(self, job: jobs.Job) -> None:
         try:

@@ -17,7 +17,7 @@ from agent.settings.reader import REQUIRED, ConfigError, Section, compose
 from dlms.cosem.obis import AttributeRef
 from dlms.errors import LocalError
 from dlms.link.datalink import PARITIES, PUBLIC_CLIENT, LineSettings
-from omadm.ssmp.wire import DEVICE_ID_BYTES_MAX, TEXT_BYTES_MAX
+from omadm.ssmp.limits import DEVICE_ID_BYTES_MAX, TEXT_BYTES_MAX
 from plc.endpoint import Endpoint, OptionValue
 from plc.errors import PlcLocalError, PlcProtocolError
 from plc.protocols import (

@@ -19,7 +19,6 @@ from dlms.link.wrapper import WrapperDecoder
 from dlms.xdlms.gbt import GeneralBlock
 from omadm.readings import EVENT_OCTETS_MAX
 
-LLC_HEADS = (LLC_RESPONSE, LLC_COMMAND)
 SILENCE_S = 0.3  # what came before such a pause belongs to no frame of now
 UNFINISHED_MAX = 32  # senders whose message has begun and not ended
 UNFINISHED_S = 30.0  # after this long it will not go on
@@ -108,7 +107,7 @@ class HdlcEar:
         if begun is not None and now - begun.at > UNFINISHED_S:
             begun = None
         info = frame.info
-        if info[:LLC_BYTES] in LLC_HEADS:
+        if info[:LLC_BYTES] in (LLC_RESPONSE, LLC_COMMAND):
             begun, info = None, info[LLC_BYTES:]
         elif begun is None and info[:1] != bytes((Apdu.GENERAL_BLOCK_TRANSFER,)):
             return  # the rest of a message whose beginning was not heard, or none of COSEM

@@ -19,8 +19,8 @@ block goes: a page less to write per visit, which on flash is a good part of the
 
 from __future__ import annotations
 
+import secrets
 import sqlite3
-import uuid
 
 FORMAT = 5
 COUNTERS = ("next", "released", "forwarded", "lost", "refused", "holes")
@@ -136,7 +136,7 @@ def create(db: sqlite3.Connection) -> None:
     db.execute("BEGIN")
     for statement in (*_SCHEMA, *_SINCE_2, *_SINCE_3, *_SINCE_4, *_SINCE_5):
         db.execute(statement)
-    meta: dict[str, object] = {"format": FORMAT, "uuid": uuid.uuid4().hex, **dict.fromkeys(COUNTERS, 0), "next": 1}
+    meta: dict[str, object] = {"format": FORMAT, "uuid": secrets.token_hex(16), **dict.fromkeys(COUNTERS, 0), "next": 1}
     db.executemany("INSERT INTO meta VALUES (?, ?)", list(meta.items()))
     db.execute("INSERT INTO identity VALUES ('uuid', ?)", (meta["uuid"],))
     db.commit()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from dlms.errors import DlmsError
 
 LOG = logging.getLogger("agent.metering.port")
 
-KNOWLEDGE_KEPT = 64  # meters whose knowledge stays in memory, some 30 kB each; the store has that of all meters
+KNOWLEDGE_KEPT = 16  # meters whose knowledge stays in memory, some 8 kB each; the store has that of all meters
 RETRY_MAX_S = 900.0  # the longest pause before a retry: several fit into an hourly run
 LEFTOVERS_KEPT = 64  # failed visits whose values wait for a retry, some 30 kB each
 VALUES = "values"  # beside the logical names of profiles
@@ -51,6 +52,10 @@ class Retries:
     def resting(self, meter: Meter, now: float) -> bool:
         failed = self._meters.get(meter.key)
         return failed is not None and now < failed.not_before
+
+    def next_end(self, now: float) -> float:
+        """Return when the next meter has rested long enough; infinity when none rests."""
+        return min((failed.not_before for failed in self._meters.values() if failed.not_before > now), default=math.inf)
 
     def since(self, meter: Meter) -> float:
         """Return since when visits of this meter have failed (monotonic seconds); 0 when the last one went well.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import getpass
 import json
 import socket
@@ -27,6 +26,11 @@ QUEUE = {
     "records": 12, "oldest": NOW - 7200, "forwarded": 5000, "last_uplink": NOW - 7300, "last_error": "no route",
     "lost": 3, "refused": 0,
 }  # fmt: skip
+SINK = {
+    "name": "mqtt", "per_min": 480, "last_delivery": NOW - 3, "last_error": "", "failures": 0, "again_in_s": 0.0,
+    "backlog_per_min": 0, "backlog_in_s": 0.0, "waiting": 5, "missed": 40,
+}  # fmt: skip
+SINKS = [{**SINK, "name": "head-end", "waiting": 12, "missed": 3, "backlog_per_min": 6000, "backlog_in_s": 17.2}, SINK]
 SLOTS = [
     {"name": "A", "version": "1", "booted": True, "state": "good"},
     {"name": "B", "version": "", "booted": False, "state": "empty"},
@@ -68,7 +72,7 @@ class Daemon:
         self.answers: dict[str, Any] = {
             "status": STATUS,
             "meters": STATUS["meters"],
-            "queue": {**QUEUE, "store": "ab" * 16, "kept": 7},
+            "queue": {**QUEUE, "store": "ab" * 16, "kept": 7, "sinks": SINKS},
             "tasks": {"billing": TASK},
             "health": {"meter_port": CHECK},
             "session": {"asked": True},
@@ -81,7 +85,7 @@ class Daemon:
         self.path = path
         self.stop = threading.Event()
         ready = threading.Event()
-        server = ControlServer(path, {name: self._handler(name) for name in self.answers})
+        self.server = server = ControlServer(path, {name: self._handler(name) for name in self.answers})
         self.thread = threading.Thread(target=server.run, args=(self.stop, ready.set))
         self.thread.start()
         assert ready.wait(10)
@@ -99,8 +103,7 @@ class Daemon:
 
     def end(self) -> None:
         self.stop.set()
-        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as wake:
-            wake.connect(str(self.path))
+        self.server.wake()
         self.thread.join(10)
 
 
@@ -225,6 +228,28 @@ def test_status_says_what_the_clock_rests_on_and_how_many_gaps_there_are(
 def test_a_meter_can_be_forgotten(daemon: Daemon, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(daemon, capsys, "meters", "forget", "KEP0001")[:2] == (0, "forgotten: KEP0001\n")
     assert daemon.asked == [{"command": "forget-meter", "meter": "KEP0001", "peer": getpass.getuser()}]
+
+
+def test_the_queue_says_of_each_sink_what_waits_its_pace_and_what_it_missed(
+    daemon: Daemon, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = run(daemon, capsys, "queue")[1].splitlines()
+    head, first, second = (line.split("  ") for line in shown[-3:])
+    assert [cell.strip() for cell in head if cell] == [
+        "sink", "waiting", "per min", "pace", "missed", "last delivery", "error",
+    ]  # fmt: skip
+    cells = [cell.strip() for cell in first if cell]
+    assert cells[:5] == ["head-end", "12", "480", "fresh at once, backlog in 17 s at 6000 per min", "3"]
+    cells = [cell.strip() for cell in second if cell]
+    assert cells[:5] == ["mqtt", "5", "480", "at once", "40"]
+
+
+def test_a_sink_that_fails_says_so_and_when_it_goes_on(daemon: Daemon, capsys: pytest.CaptureFixture[str]) -> None:
+    failing = {**SINK, "failures": 4, "again_in_s": 33.0, "last_error": "the broker does not answer"}
+    daemon.answers["queue"] = {**daemon.answers["queue"], "sinks": [failing]}
+    last = run(daemon, capsys, "queue")[1].splitlines()[-1]
+    assert "4 failures, again in 33 s" in last
+    assert last.endswith("the broker does not answer")
 
 
 def test_queue_session_and_update_answer(daemon: Daemon, capsys: pytest.CaptureFixture[str]) -> None:

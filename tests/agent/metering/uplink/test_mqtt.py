@@ -181,7 +181,7 @@ def test_a_broker_that_dies_gets_everything_when_it_is_back(broker: Broker, tmp_
     wait_for(lambda: worker.step() == 0.0)
     wait_for(lambda: len(listener.raws()) >= 30)
     assert set(listener.raws()) == set(range(30))
-    assert store.sink_missed("mqtt") == 0
+    assert store.sink_states()["mqtt"].missed == 0
     sink.close()
     listener.close()
 
