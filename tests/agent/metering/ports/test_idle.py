@@ -14,7 +14,7 @@ from agent.metering.ports.portreader import LOOK_IDLE_S
 from agent.metering.ports.probe import LOOK_EVERY_S
 from agent.metering.visit.visit_memory import Retries
 from agent.settings.provisioning import Provisioning
-from plc.link import PlcLink
+from plc.prime.link import PlcLink
 from plc.transparent import TransparentLink
 from tests.agent.metering.lines import Line, bridge_over
 from tests.agent.metering.test_collector import BUS, EVERY_S, BusRig, PlcRig, metering, provisioning, task
