@@ -25,7 +25,7 @@ PYTEST  := -n $(WORKERS) --dist loadgroup
 # Tests of the board, one at a time, each of some minutes.
 BOARD   := tests/board -m board -o faulthandler_timeout=0
 
-.PHONY: demo fast test lint types tests board bench fuzz coverage mutate oldest newest torture seeds worlds pin clean
+.PHONY: demo fast test lint types tests board bench fuzz coverage mutate oldest newest torture seeds worlds kills pin clean
 
 # The newest versions that are known to pass, and the developer's tools, all pinned.
 $(STAMP): setup.py pyproject.toml constraints/newest.txt
@@ -131,8 +131,13 @@ WORLDS ?= 10000
 worlds: $(STAMP)
 	$(BIN)/python -m tests.sim.world --seeds $(WORLDS)
 
+# Real processes, killed at any moment: a quarter of an hour. The process tier kills a few times.
+KILLS ?= 200
+kills: $(STAMP)
+	$(BIN)/python -m tests.sim.world.kills --kills $(KILLS)
+
 TORTURE_PYTHONS ?= 3.11 3.12 3.13
-torture: seeds worlds
+torture: seeds worlds kills
 	$(MAKE) fuzz FUZZ_SECONDS=600
 	$(MAKE) oldest newest
 	$(MAKE) $(TORTURE_PYTHONS:%=python-%)

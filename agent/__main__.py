@@ -8,14 +8,13 @@ has the state folder: it is left alone.
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
 import random
+import secrets
 import ssl
 import sys
 import threading
-import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,15 +42,18 @@ DEFAULT_CONFIG = Path("/etc/dcu/dcu.yaml")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of `dcu-agent`; returns the process's exit code."""
-    options = _options(arguments)
-    if options.check is not None:
+    file, to_check = _options(sys.argv[1:] if arguments is None else arguments)
+    if to_check is not None:
         from agent.daemon.check import check
 
-        return check(options.check, sys.stdout, sys.stderr)
+        return check(to_check, sys.stdout, sys.stderr)
+    from agent.daemon import memory
     from agent.daemon.instance import AlreadyRunningError, InstanceLock
 
+    memory.before_start()
     try:
-        config = load(options.config)
+        config = load(file)
+        memory.after_configuration()
         # Before the log, which may lie in the folder, is opened or anything else is touched. Held to the very end.
         instance = InstanceLock(config.state_dir)
     except ConfigError as error:
@@ -70,12 +72,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(config: Config) -> int:
+    from agent.daemon import memory
     from agent.daemon.control import refuse_taken
 
     try:
         refuse_taken(config.control_socket)  # before health.json is touched, which may be another agent's as well
         log.setup(config.log.level, config.log.file, config.log.file_bytes_max)
         daemon = Daemon(config)
+        memory.after_start()
     except SecretError as error:
         sys.stderr.write(f"{error}\n")
         return EXIT_CONFIG
@@ -85,12 +89,18 @@ def _run(config: Config) -> int:
     return daemon.run()
 
 
-def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+def _options(arguments: Sequence[str]) -> tuple[Path, Path | None]:
+    """Return the configuration to run with, and the one to check instead."""
+    if len(arguments) == 2 and arguments[0] == "--config":  # how init starts us: argparse would stay in memory, 0.8 MB
+        return Path(arguments[1]), None
+    import argparse
+
     parser = argparse.ArgumentParser(prog="dcu-agent", description="Agent of a smart-metering data concentrator.")
     parser.add_argument("--config", type=Path, default=DEFAULT_CONFIG, help=f"default: {DEFAULT_CONFIG}")
     parser.add_argument("--check", type=Path, metavar="CONFIG", help="check a configuration and what it names; exit")
     parser.add_argument("--version", action="version", version=f"dcu-agent {__version__}")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    return options.config, options.check
 
 
 class Daemon:
@@ -211,6 +221,7 @@ class Daemon:
             open_bridge=bridge_to,
             health=lambda ok, detail: self.health.set("meter_port", ok, detail),
             meters_health=lambda ok, detail: self.health.set("meters", ok, detail),
+            events=self.config.events,
             busy=self._soon,
         )
         self.targets = Targets(self.registry, self.collector.access)
@@ -272,6 +283,13 @@ class Daemon:
     # --- management ---
 
     def _make_dm(self) -> None:
+        from agent.daemon.network_views import (
+            forget_meter,
+            meter_document,
+            meter_documents,
+            network_documents,
+            order_network,
+        )
         from agent.dm.deps import DmConfig, DmDeps
         from agent.dm.push import PushListener
         from agent.dm.service import DmService
@@ -285,10 +303,18 @@ class Daemon:
             MoDeps(
                 device=self.device,
                 view=self._view,
-                new_id=lambda: str(uuid.uuid4()),
+                new_id=lambda: secrets.token_hex(16),
                 task_status=self.collector.task_status,
                 meters=self.collector.meters,
                 system_title=self.collector.access.system_title,
+                meter_detail=lambda meter: meter_document(self.collector, meter),
+                meter_details=lambda: meter_documents(self.collector),
+                networks=lambda: network_documents(self.collector),
+                order_network=lambda port, wanted: order_network(
+                    self.collector, port, wanted, may_change=config.orders.change
+                ),
+                forget_meter=lambda meter: forget_meter(self.collector, meter),
+                order_progress=self._order_progress,
                 push_url=self._push_url,
                 compatible=config.update.compatible,
                 download=self.download,
@@ -323,6 +349,12 @@ class Daemon:
         listen = config.dm.push_listen
         if listen is not None:
             self.push = PushListener(self.dm.on_notification, host=listen.host, port=listen.port)
+
+    def _order_progress(self, order_id: str) -> str:
+        from agent.jobs.orders import progress_text
+
+        found = self.orders.describe(order_id)
+        return "" if found is None else progress_text(found)
 
     def _view(self) -> Transaction:
         return self.tree.view()  # the objects need the tree, the tree needs the objects
@@ -411,7 +443,7 @@ class Daemon:
     # --- threads ---
 
     def _make_workers(self) -> None:
-        from agent.daemon import watchdog
+        from agent.daemon import memory, watchdog
         from agent.daemon.control import ControlServer
         from agent.daemon.network_views import NetworkViews
         from agent.daemon.order_jobs import OrderJobs
@@ -441,6 +473,11 @@ class Daemon:
         workers: list[Worker] = [*self.collector.workers, self.uplink, self.dm, self.packages, control]
         if self.push is not None:
             workers.append(self.push)
+        if config.events.listen is not None:
+            from agent.metering.events.listener import CallIn, meters_by_host
+
+            meter_at = meters_by_host(config.ports, self.registry.at)
+            workers.append(CallIn(config.events.listen, self.collector.events, self.clock, meter_at))
         if self.sink is not None:
             workers.append(self.sink)
         if self.images is not None:
@@ -454,6 +491,7 @@ class Daemon:
                 self.health.tick,
                 self.rebooter.tick,
                 self.collector.tick,
+                memory.Trim(self.board, self.clock).tick,
                 OrderJobs(self.tree, self.orders, self.dm.report_alerts).tick,
             ],
         )

@@ -19,6 +19,7 @@ from headend import db
 from headend.config import Retention
 from headend.dm import tables as dm
 from headend.dm.jobs import queue
+from headend.metering.events import events
 from headend.metering.gaps import gap_reports, gaps
 from headend.metering.readings import doubtful, readings
 from headend.security.devices import registrations
@@ -61,6 +62,7 @@ def _rules(keep: Retention, now: float) -> Iterator[_Rule]:
         cutoff = before(keep.readings_days)
         for table in (readings, doubtful):
             yield _Rule(table, (table.c.run < int(cutoff)) & (table.c.stored < cutoff))
+        yield _Rule(events, (events.c.received < cutoff) & (events.c.stored < cutoff))
         yield _Rule(gap_reports, gap_reports.c.stored < cutoff)
         yield _Rule(gaps, (gaps.c.last < int(cutoff)) & (gaps.c.changed < cutoff))
 

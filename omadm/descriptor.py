@@ -15,12 +15,14 @@ Elements in a name space of our own, which other readers skip, describe a delta:
 from __future__ import annotations
 
 import re
-import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
-from xml.parsers import expat
+
+if TYPE_CHECKING:
+    import xml.etree.ElementTree as ET
 
 CONTENT_TYPE = "application/vnd.oma.dd+xml"
 NAMESPACE = "http://www.openmobilealliance.org/xmlns/dd"
@@ -151,6 +153,8 @@ class Descriptor:
 
     def emit(self) -> bytes:
         """The descriptor as XML, UTF-8."""
+        import xml.etree.ElementTree as ET  # here and below: most starts of a device see no descriptor
+
         ET.register_namespace("", NAMESPACE)
         ET.register_namespace("dcu", DELTA_NAMESPACE)
         root = ET.Element(f"{{{NAMESPACE}}}media")
@@ -255,6 +259,9 @@ def _collect(data: bytes) -> tuple[dict[str, list[str]], dict[str, str]]:
 
 def _root(data: bytes) -> ET.Element:
     """Parse the document, refusing a document type (and with it entities), and too many elements."""
+    import xml.etree.ElementTree as ET
+    from xml.parsers import expat
+
     builder = ET.TreeBuilder()
     parser = expat.ParserCreate()
     parser.buffer_text = True
@@ -295,4 +302,6 @@ def _absolute(uri: str, base_url: str) -> str:
 
 
 def _element(root: ET.Element, tag: str, text: str, namespace: str = NAMESPACE) -> None:
+    import xml.etree.ElementTree as ET
+
     ET.SubElement(root, f"{{{namespace}}}{tag}").text = text

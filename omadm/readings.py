@@ -14,24 +14,28 @@ import re
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from decimal import Decimal
 from typing import Any
 
 VERSION = 1
 BODY_BYTES_MAX = 4 << 20  # as sent; the largest batch has about 2 MiB before compression
 PLAIN_BYTES_MAX = 8 << 20  # after decompression
 RECORDS_MAX = 5000  # per batch
+PIECE_RECORDS = 50  # that are encoded at a time
 RESENDS_MAX = 32  # orders, and reports, at a time
 RANGES_MAX = 32  # per report
 TEXT_CHARS_MAX = 128
 RAW_CHARS_MAX = 16 * 1024  # of one value, as JSON
 DEPTH_MAX = 8  # of lists in lists
+EVENT_VALUES_MAX = 512  # of one event
+EVENT_OCTETS_MAX = 8192  # of what could not be decoded
 FLOAT_DIGITS_MAX = 400  # written without exponent; a double needs about 330
 ID_MAX = 2**63 - 1
 REREAD_CHARS = 8  # of the name of a second reading of a profile: two have the same once in 10^9
 RUN_MAX = 2**40  # seconds since the epoch
 
 Raw = None | bool | int | float | str | list["list[object]"]
+
+_encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 _STORE = re.compile(r"[0-9a-f]{32}", re.ASCII)
 _OBIS = re.compile(r"(?:\d{1,3}\.){5}\d{1,3}", re.ASCII)
@@ -105,9 +109,10 @@ class GapReport:
     """What became of a range of slots of one meter that are not there, as the device stores and sends it.
 
     `gap` is `open`, `closed`, or `doubted`: readings of these runs from the same store with a lower id were taken under
-    a clock that was wrong. `first` and `last` are runs of `task`, one every `every` seconds; with `profile` (its
-    logical name) they are the ends of the profile's intervals. `last` is `None` while the gap goes on. `reason`: why
-    the slots are missing; `how`: how they were closed. `noted`: by the concentrator's clock, seconds since the epoch.
+    a clock that was wrong; or `confirmed`: a report on the same runs that said so was wrong. `first` and `last` are
+    runs of `task`, one every `every` seconds; with `profile` (its logical name) they are the ends of the profile's
+    intervals. `last` is `None` while the gap goes on. `reason`: why the slots are missing; `how`: how they were closed.
+    `noted`: by the concentrator's clock, seconds since the epoch.
     """
 
     gap: str
@@ -126,16 +131,62 @@ class GapReport:
         return [getattr(self, name) for name in GAP_FIELDS]
 
 
+@dataclass(frozen=True, slots=True)
+class EventReport:
+    """Something that happened at a meter, as the device stores and sends it.
+
+    `event` says how it is known: one of `EVENT_KINDS`. `meter` is empty where the sender is not known; `sender` is
+    where it came from, in words. `code` is the number of an event in its log, or of a bit in an alarm register, `name`
+    its meaning where a standard has one, `obis` the log, the register or the attribute. `grave`: a person should know.
+    `security`: one of `EVENT_SECURITY`. `values` are what came with it, each an object with `tag`, `raw` and, where
+    known, `obis`, `cls`, `attr`, `scaler`, `unit`. What cannot be decoded is in `octets` (hexadecimal), with the reason
+    in `error`. `count`: how many messages this one stands for. Two events of one device with the same `key` are one.
+    `task`: which one has read it; empty for what was pushed.
+    """
+
+    event: str
+    meter: str
+    sender: str
+    code: int | None
+    name: str
+    grave: bool
+    obis: str | None
+    meter_time: str | None
+    received: float
+    trusted: bool
+    invoke: int | None
+    security: str
+    values: list[dict[str, object]]
+    octets: str | None
+    error: str | None
+    count: int
+    key: str
+    task: str = ""
+
+    def row(self) -> list[object]:
+        """The fields in order, as the store keeps them."""
+        return [getattr(self, name) for name in EVENT_FIELDS]
+
+
+Stored = Reading | GapReport | EventReport
+
 FIELDS = tuple(field.name for field in fields(Reading))
 GAP_FIELDS = tuple(field.name for field in fields(GapReport))
+EVENT_FIELDS = tuple(field.name for field in fields(EventReport))
 ROW_SIZE_MIN = len(FIELDS) - 3
-ROW_SIZES = (*range(ROW_SIZE_MIN, len(FIELDS) + 1), len(GAP_FIELDS))
-GAP_STATES = ("open", "closed", "doubted")
+ROW_SIZES = (*range(ROW_SIZE_MIN, len(FIELDS) + 1), len(GAP_FIELDS), len(EVENT_FIELDS))
+GAP_STATES = ("open", "closed", "doubted", "confirmed")
+EVENT_KINDS = ("push", "log", "alarm", "notice")
+"""Pushed by a meter; read from an event log; a new bit of an alarm register; noticed by the concentrator itself."""
+EVENT_SECURITY = ("none", "unauthenticated", "authenticated", "encrypted", "both", "unopened")
+"""No protection is agreed with the meter; it is, and the message came without; how it was protected, and checked;
+protected in a way that could not be opened."""
 
 
 def record(record_id: int, row: Sequence[object]) -> dict[str, object]:
-    """Make a record of the document from its id and the row of a `Reading` or a `GapReport`."""
-    names = GAP_FIELDS if len(row) == len(GAP_FIELDS) else FIELDS
+    """Make a record of the document from its id and the row of a `Reading`, a `GapReport` or an `EventReport`, which
+    differ in their lengths."""
+    names = {len(GAP_FIELDS): GAP_FIELDS, len(EVENT_FIELDS): EVENT_FIELDS}.get(len(row), FIELDS)
     return {"id": record_id, **dict(zip(names, row, strict=False))}
 
 
@@ -174,10 +225,12 @@ def emit(
     device: str, store: str, records: Sequence[Mapping[str, object]], reports: Sequence[ResendReport] = ()
 ) -> bytes:
     """Return the body of a request before compression. `records` come from `record`, with ascending ids."""
-    document: dict[str, object] = {"version": VERSION, "device": device, "store": store, "records": records}
+    document: dict[str, object] = {"version": VERSION, "device": device, "store": store}
     if reports:
         document["resent"] = [asdict(report) for report in reports]
-    return json.dumps(document, separators=(",", ":"), allow_nan=False).encode()
+    # In pieces: the encoder makes a string of each name and value first, of 500 records at once more than 1 MB.
+    pieces = [_encode(records[at : at + PIECE_RECORDS])[1:-1] for at in range(0, len(records), PIECE_RECORDS)]
+    return f'{_encode(document)[:-1]},"records":[{",".join(pieces)}]}}'.encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,9 +271,17 @@ class GapRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class EventRecord:
+    """An `EventReport` with its id."""
+
+    id: int
+    report: EventReport
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
-    """Readings of one store of one device, and reports of gaps among them, each in ascending order of id. `last`: the
-    highest id, `None` in an empty batch."""
+    """Readings of one store of one device, with reports of gaps and of events among them, each in ascending order of
+    id. `last`: the highest id, `None` in an empty batch."""
 
     device: str
     store: str
@@ -228,6 +289,7 @@ class Batch:
     gaps: tuple[GapRecord, ...] = ()
     last: int | None = None
     reports: tuple[ResendReport, ...] = ()
+    events: tuple[EventRecord, ...] = ()
 
 
 def inflate(body: bytes) -> bytes:
@@ -246,6 +308,8 @@ def inflate(body: bytes) -> bytes:
 
 def parse(body: bytes) -> Batch:
     """Parse an uncompressed body. Raises `BatchError` and nothing else."""
+    from decimal import Decimal  # here and below: a device, which loads this module as well, has no use for it
+
     try:
         document = json.loads(body, parse_float=Decimal, parse_constant=_no_constant)
     except (ValueError, RecursionError):
@@ -262,6 +326,7 @@ def parse(body: bytes) -> Batch:
         raise BatchError(f"records: a list of at most {RECORDS_MAX} is expected")
     records: list[Record] = []
     gaps: list[GapRecord] = []
+    events: list[EventRecord] = []
     last = -1
     for number, entry in enumerate(entries):
         members = _Fields(entry, f"records[{number}].")
@@ -271,16 +336,16 @@ def parse(body: bytes) -> Batch:
         last = record_id
         if "gap" in members.entries:
             gaps.append(GapRecord(record_id, _gap_of(members)))
+        elif "event" in members.entries:
+            events.append(EventRecord(record_id, _event_of(members)))
         else:
             records.append(_record_of(members))
     reports = _reports_of(document.get("resent", []))
-    return Batch(device, store, tuple(records), tuple(gaps), last if entries else None, reports)
+    return Batch(device, store, tuple(records), tuple(gaps), last if entries else None, reports, tuple(events))
 
 
 def _gap_of(members: _Fields) -> GapReport:
-    state = members.text("gap")
-    if state not in GAP_STATES:
-        raise BatchError(f"{members.where}gap: one of {', '.join(GAP_STATES)} is expected")
+    state = members.choice("gap", GAP_STATES)
     every = members.integer("every", 1, RUN_MAX)
     first, last = members.integer("first", 0, RUN_MAX), members.optional_integer("last", 0, RUN_MAX)
     if (last is None and state != "open") or (last is not None and (last < first or (last - first) % every)):
@@ -297,6 +362,63 @@ def _gap_of(members: _Fields) -> GapReport:
         how=members.optional_text("how"),
         noted=members.seconds("noted"),
     )
+
+
+def _event_of(members: _Fields) -> EventReport:
+    values = members.entries.get("values")
+    if not isinstance(values, list) or len(values) > EVENT_VALUES_MAX:
+        raise BatchError(f"{members.where}values: a list of at most {EVENT_VALUES_MAX} is expected")
+    checked = [_event_value(_Fields(value, f"{members.where}values[{at}].")) for at, value in enumerate(values)]
+    if len(json.dumps(checked)) > RAW_CHARS_MAX:
+        raise BatchError(f"{members.where}values: more than {RAW_CHARS_MAX} characters")
+    octets = members.entries.get("octets")
+    if octets is not None and not (
+        isinstance(octets, str) and len(octets) <= 2 * EVENT_OCTETS_MAX and _HEX.fullmatch(octets)
+    ):
+        raise BatchError(f"{members.where}octets: hexadecimal digits of at most {EVENT_OCTETS_MAX} octets are expected")
+    key = members.text("key")
+    if not key:
+        raise BatchError(f"{members.where}key: is empty")
+    return EventReport(
+        event=members.choice("event", EVENT_KINDS),
+        meter=members.text("meter"),
+        sender=members.text("sender"),
+        code=members.optional_integer("code", 0, 2**32 - 1),
+        name=members.text("name"),
+        grave=members.boolean("grave"),
+        obis=_obis_of(members) if members.entries.get("obis") is not None else None,
+        meter_time=members.optional_text("meter_time"),
+        received=members.seconds("received"),
+        trusted=members.boolean("trusted"),
+        invoke=members.optional_integer("invoke", 0, 2**32 - 1),
+        security=members.choice("security", EVENT_SECURITY),
+        values=checked,
+        octets=octets,
+        error=members.optional_text("error"),
+        count=members.integer("count", 1, 2**31),
+        key=key,
+        task=members.text("task"),
+    )
+
+
+def _event_value(members: _Fields) -> dict[str, object]:
+    tag, raw = members.text("tag"), members.entries.get("raw")
+    _check_value(tag, raw, f"{members.where}raw", 0)
+    value: dict[str, object] = {"tag": tag, "raw": _plain(raw)}
+    if members.entries.get("obis") is not None:
+        value["obis"] = _obis_of(members)
+    for name, low, high in (("cls", 0, 65_535), ("attr", -128, 127), ("scaler", -128, 127), ("unit", 0, 255)):
+        number = members.optional_integer(name, low, high)
+        if number is not None:
+            value[name] = number
+    return value
+
+
+def _obis_of(members: _Fields) -> str:
+    obis = members.text("obis")
+    if not _OBIS.fullmatch(obis) or any(int(group) > 255 for group in obis.split(".")):
+        raise BatchError(f"{members.where}obis: six numbers of 0 to 255 are expected")
+    return obis
 
 
 def parse_orders(entries: object) -> list[ResendOrder]:
@@ -351,9 +473,7 @@ def _ranges_of(entries: object, where: str) -> tuple[tuple[int, int], ...]:
 
 
 def _record_of(members: _Fields) -> Record:
-    obis = members.text("obis")
-    if not _OBIS.fullmatch(obis) or any(int(group) > 255 for group in obis.split(".")):
-        raise BatchError(f"{members.where}obis: six numbers of 0 to 255 are expected")
+    obis = _obis_of(members)
     tag = members.text("tag")
     scaler = members.optional_integer("scaler", -128, 127)
     raw = members.entries.get("raw")
@@ -387,6 +507,8 @@ def _record_of(members: _Fields) -> Record:
 def _value(tag: str, raw: Any, scaler: int | None) -> str | None:
     """The value as text: raw * 10^scaler, exact, without exponent; other scalars unchanged; None for other values."""
     if tag in _INTEGERS or (tag in _FLOATS and not isinstance(raw, str)):
+        from decimal import Decimal
+
         sign, digits, exponent = Decimal(raw).as_tuple()
         if not isinstance(exponent, int):  # NaN and infinities arrive as text, never here
             return None
@@ -435,6 +557,8 @@ def _fits(tag: str, raw: Any) -> bool:
 def _fits_float(raw: Any) -> bool:
     if isinstance(raw, str):
         return raw in _NOT_NUMBERS
+    from decimal import Decimal
+
     if isinstance(raw, bool) or not isinstance(raw, int | Decimal):
         return False
     _, digits, exponent = Decimal(raw).as_tuple()
@@ -443,6 +567,8 @@ def _fits_float(raw: Any) -> bool:
 
 def _plain(raw: Any) -> Any:
     """The raw value for `json.dumps`: floats are written as the shortest text for the same double."""
+    from decimal import Decimal
+
     if isinstance(raw, Decimal):
         return float(raw)
     return [_plain(entry) for entry in raw] if isinstance(raw, list) else raw
@@ -467,6 +593,12 @@ class _Fields:
             raise BatchError(f"{self.where}{name}: a text of at most {TEXT_CHARS_MAX} characters is expected")
         return value
 
+    def choice(self, name: str, choices: Sequence[str]) -> str:
+        value = self.text(name)
+        if value not in choices:
+            raise BatchError(f"{self.where}{name}: one of {', '.join(choices)} is expected")
+        return value
+
     def optional_text(self, name: str) -> str | None:
         return None if self.entries.get(name) is None else self.text(name)
 
@@ -480,6 +612,8 @@ class _Fields:
         return None if self.entries.get(name) is None else self.integer(name, low, high)
 
     def seconds(self, name: str) -> float:
+        from decimal import Decimal
+
         value = self.entries.get(name)
         if isinstance(value, bool) or not isinstance(value, int | float | Decimal) or not 0 <= value < 2**40:
             raise BatchError(f"{self.where}{name}: seconds since the epoch are expected")

@@ -30,7 +30,7 @@ from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 from dlms.errors import LinkError, LocalError
-from dlms.link.datalink import LineSettings
+from dlms.link.datalink import MAY_BE_UNSOLICITED, LineSettings
 from dlms.link.port import open_port
 from plc.errors import PlcLocalError, PlcPortError, PlcSilentError
 from plc.events import DataConfirmed, DataFailed, DataReceived, NodeEvent, ProtocolBroken
@@ -119,6 +119,7 @@ class Bridge:
         self._port = port
         self._clock = clock
         self.octets_heard = 0
+        self.overhear: Callable[[int, bytes], None] | None = None  # gets (0, octets) as they come from the port
         self._silence_s = silence_s
         self._line: LineSettings | None = None  # as far as it was set by us
         self._unanswered = 0  # requests since the last byte came,
@@ -185,6 +186,8 @@ class Bridge:
         if data:
             self._unanswered = 0
             self.octets_heard += len(data)
+            if self.overhear is not None:
+                self.overhear(0, data)
             self.core.receive(data, now)
         else:
             self._check_silence(now)
@@ -222,13 +225,20 @@ class Bridge:
         while (event := self.core.next_event()) is not None:
             if isinstance(event, DataReceived | DataConfirmed | DataFailed):
                 channel = self._channels.get(event.address)
-                if channel is not None:
+                if channel is not None and not _is_for_another(event, channel):
                     channel.deliver(event)
                     continue
             elif isinstance(event, ProtocolBroken):
                 raise PlcPortError(event.why)
             rest.append(event)
         return rest
+
+
+def _is_for_another(event: ChannelEvent, channel: Channel) -> bool:
+    """Whether a packet of this node is a push to another client than the one that is talking with it."""
+    if not isinstance(event, DataReceived) or event.dst_lsap in (0, channel.src_lsap):
+        return False
+    return bool(event.lsdu) and event.lsdu[0] in MAY_BE_UNSOLICITED
 
 
 def open_bridge(

@@ -107,6 +107,7 @@ class Connection:
         if not data and not self._datagrams:
             self.fail(FailReason.CONNECTION_LOST, "closed by the meter")
             return 0
+        self._owner.heard(self.address, data)
         self._core.receive(data, now)
         while (event := self._core.next_event()) is not None:
             if isinstance(event, DataReceived):
@@ -156,6 +157,7 @@ class MeterConnections:
         self._make_core = make_core
         self.clock = clock
         self.octets_heard = 0
+        self.overhear: Callable[[int, bytes], None] | None = None  # gets (address, octets) as they come from a meter
         self._open: dict[int, Connection] = {}
         self._wake: list[int] = []
 
@@ -198,6 +200,11 @@ class MeterConnections:
 
     def set_line(self, line: LineSettings) -> None:
         """A connection has no line that could be set."""
+
+    def heard(self, address: int, data: bytes) -> None:
+        """For `Connection.read`."""
+        if self.overhear is not None:
+            self.overhear(address, data)
 
     def forget(self, connection: Connection) -> None:
         """For `Connection.close`."""

@@ -105,6 +105,16 @@ def give_up(context: Context, meter: str, task: str, why: str) -> None:
     click.echo(f"{found['closed']} gaps closed")
 
 
+@cli.command()
+@click.option("--limit", type=click.IntRange(1, 1024), default=20, show_default=True, help="The newest so many.")
+@json_option
+@click.pass_obj
+def events(context: Context, limit: int, as_json: bool) -> None:
+    """What happened at the meters, newest first."""
+    found = context.ask("events", limit=limit)
+    context.tell(found, as_json, lambda: show.events(found))
+
+
 @cli.group(invoke_without_command=True)
 @json_option
 @click.pass_context

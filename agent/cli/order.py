@@ -48,6 +48,17 @@ def typed_json(_context: click.Context, _parameter: click.Parameter, text: str |
         raise click.BadParameter(f'{text!r} is no JSON; a value is a pair of tag and value, as ["u16",5]') from None
 
 
+def parameters_json(_context: click.Context, _parameter: click.Parameter, text: str) -> Any:
+    """Parse the option --params: an object."""
+    try:
+        found = json.loads(sys.stdin.read() if text == "-" else text)
+    except ValueError as error:
+        raise click.BadParameter(f"no JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise click.BadParameter("an object is expected")
+    return found
+
+
 def make(context: Context, kind: str, meters: Sequence[str], parameters: Mapping[str, Any], **options: Any) -> None:
     """Make an order and show what becomes of it. Exits with `NOT_DONE` when a meter has not done it."""
     as_json, wait = options["as_json"], options["wait"]
@@ -72,9 +83,10 @@ def follow(context: Context, found: Mapping[str, Any], *, as_json: bool) -> None
     while True:
         if not as_json:
             for meter in found["meters"]:
-                if meter["state"] != shown.get(meter["meter"], "queued"):
-                    shown[meter["meter"]] = meter["state"]
-                    click.echo(show.printable(progress(meter)), err=True)
+                line = progress(meter)
+                if line != shown.get(meter["meter"], f"{meter['meter']} queued"):
+                    shown[meter["meter"]] = line
+                    click.echo(show.printable(line), err=True)
         if found["over"]:
             break
         time.sleep(LOOK_S)
@@ -85,9 +97,22 @@ def follow(context: Context, found: Mapping[str, Any], *, as_json: bool) -> None
 
 
 def progress(meter: Mapping[str, Any]) -> str:
+    """Return how far an order is on one meter, in one line."""
     attempt = f", attempt {meter['attempts']}" if meter["attempts"] > 1 else ""
+    far = how_far(meter.get("progress"))
     why = f": {meter['error']}" if meter["error"] else ""
-    return f"{meter['meter']} {meter['state']}{attempt}{why}"
+    return f"{meter['meter']} {meter['state']}{attempt}{far and f', {far}'}{why}"
+
+
+def how_far(told: Mapping[str, Any] | None) -> str:
+    """Return the progress of what takes several steps; of an image in tenths, as a line for each block is no help."""
+    if not told:
+        return ""
+    if "blocks" in told:
+        return f"{10 * (10 * int(told['blocks']) // max(int(told['of']), 1))} % of {told['of']} blocks"
+    if "step" in told:
+        return f"step {told['step']} of {told['of']}"
+    return str(told.get("stage", ""))
 
 
 def show_order(found: Mapping[str, Any], now: float) -> str:
@@ -209,6 +234,24 @@ def _plain(kind: str, text: str) -> None:
     def command(context: Context, /, meters: Sequence[str], **options: Any) -> None:
         make(context, kind, meters, {}, **options)
 
+
+def _with_parameters(kind: str, text: str) -> None:
+    @order.command(kind, help=text)
+    @click.argument("meters", nargs=-1, required=True)
+    @click.option("--params", callback=parameters_json, required=True, help="Parameters as JSON; `-` reads them.")
+    @order_options
+    @click.pass_obj
+    def command(context: Context, /, meters: Sequence[str], params: Mapping[str, Any], **options: Any) -> None:
+        make(context, kind, meters, params, **options)
+
+
+_with_parameters("limiter", "Set thresholds, durations and emergency profile of METERS. Needs orders.supply.")
+_with_parameters("clock-parameters", "Set time zone and daylight saving of METERS.")
+_with_parameters("display", "Set what the display of METERS shows.")
+_with_parameters("tariff", "Write an activity calendar into METERS, and activate it now or at a time.")
+_with_parameters("special-days", "Insert, delete or replace special days of METERS.")
+_with_parameters("keys", "Transfer the keys that are provisioned for METERS, wrapped under their master key.")
+_with_parameters("firmware", "Bring an image into METERS and activate it. Needs orders.firmware in dcu.yaml.")
 
 _plain("disconnect", "Disconnect the supply of METERS. Needs orders.supply in dcu.yaml.")
 _plain("reconnect", "Reconnect the supply of METERS. Needs orders.supply in dcu.yaml.")

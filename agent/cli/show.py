@@ -117,6 +117,33 @@ def gaps(found: Mapping[str, Any]) -> str:
     return shown if len(rows) == found["total"] else f"{shown}\n{len(rows)} of {found['total']} gaps"
 
 
+def events(found: Mapping[str, Any]) -> str:
+    """Return a table of events, with what was not kept below it."""
+    rows = [
+        (
+            stamp(event["received"]),
+            printable(event["meter"] or f"unknown ({event['sender']})"),
+            event["event"],
+            "" if event["code"] is None else event["code"],
+            printable(event["name"] or event["error"] or ""),
+            "alarm" if event["grave"] else "",
+            event["security"],
+            event["meter_time"] or "",
+        )
+        for event in found["events"]
+    ]
+    heads = ("received", "meter", "known by", "code", "event", "", "protection", "meter's time")
+    shown = table(heads, rows) if rows else "no events"
+    counts = [
+        (found["repeated"], "sent again by their meters"),
+        (found["too_many"], "more than a meter may send"),
+        (found["refused"], "refused for want of protection"),
+        (found["replayed"], "replayed"),
+    ]
+    not_kept = ", ".join(f"{count} {why}" for count, why in counts if count)
+    return f"{shown}\nnot kept since the start: {not_kept}" if not_kept else shown
+
+
 def stamp(epoch: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(epoch))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import uuid
+import secrets
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -39,7 +39,7 @@ class OrderViews:
         try:
             record = self._orders.submit(
                 Request(
-                    id=str(request.get("id") or uuid.uuid4().hex),
+                    id=str(request.get("id") or secrets.token_hex(16)),
                     kind=str(request.get("kind", "")),
                     meters=meters,
                     parameters=parameters,

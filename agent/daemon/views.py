@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from agent.daemon.control import ControlError, Handler
 from agent.metering.ledger.gap_table import GAPS_MAX
+from agent.metering.store.events import KEPT as EVENTS_KEPT
 from agent.metering.store.reading_store import REFUSED_MAX, Refusal, Store, StoreError, StoreStats
 from agent.metering.store.sinks import SinkState
 from agent.metering.uplink.worker import HEAD_END
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 REFUSED_SHOWN = 20  # unless more are asked for
 QUEUE_WARNING_S = 7 * 86_400.0  # a refusal that nobody cared for in a week is history
 VALUE_CHARS_MAX = 100
+EVENTS_SHOWN = 20  # unless more are asked for
 GAPS_SHOWN = 100  # unless more are asked for
 
 
@@ -70,6 +72,7 @@ class Views:
             "forget-meter": self.forget_meter,
             "gaps": self.gaps,
             "give-up": self.give_up,
+            "events": self.events,
         }
 
     def status(self, _: Mapping[str, object]) -> object:
@@ -193,6 +196,18 @@ class Views:
             return {"closed": self._collector.tasks.give_up(meter, task, why)}
         except StoreError as error:
             raise ControlError(f"the store: {error}") from error
+
+    def events(self, request: Mapping[str, object]) -> object:
+        """The newest events of meters, newest first, at most `limit`."""
+        limit = request.get("limit", EVENTS_SHOWN)
+        if not isinstance(limit, int) or isinstance(limit, bool) or not 1 <= limit <= EVENTS_KEPT:
+            raise ControlError(f"limit is 1 to {EVENTS_KEPT}")
+        desk = self._collector.events
+        try:
+            found = self._store.events(limit)
+        except StoreError as error:
+            raise ControlError(f"the store: {error}") from error
+        return {"events": found, **asdict(desk.counts())}
 
     def _gap_count(self) -> dict[str, int] | None:
         """Open gaps and how many go on; `None` while the store cannot tell."""

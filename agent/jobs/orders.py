@@ -101,6 +101,24 @@ def finish(changing: Transaction, job: Job, code: Result, result: Mapping[str, A
     alerts.put(changing, alert)
 
 
+def waiting_id(looking: Transaction, name: str) -> str:
+    """The id of the job that waits on the order node `name`; empty for none."""
+    return next((job.id for job in jobs(looking) if job.name == name), "")
+
+
+def progress_text(found: Mapping[str, Any]) -> str:
+    """How far an order is on each meter, as JSON text that fits: of many meters, how many are in which state."""
+    meters = [
+        {"meter": meter["meter"], "state": meter["state"], "progress": meter["progress"], "error": meter["error"]}
+        for meter in found["meters"]
+    ]
+    counts: dict[str, int] = {}
+    for meter in meters:
+        counts[meter["state"]] = counts.get(meter["state"], 0) + 1
+    text = json.dumps({"counts": counts, "meters": meters}, separators=(",", ":"))
+    return text if len(text) <= RESULT_CHARS_MAX else json.dumps({"counts": counts}, separators=(",", ":"))
+
+
 def result_text(result: Mapping[str, Any]) -> str:
     """A result as JSON text that fits: too long with the values, it says so and has the states alone."""
     text = json.dumps(result, separators=(",", ":"))

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from agent.clock import Clock
 from agent.metering.access.accessbook import AccessBook
 from agent.metering.access.keystore import KeyStore
+from agent.metering.events.desk import EventDesk
 from agent.metering.orders.order_book import OrderBook
 from agent.metering.ports.port_state import Bridge, PortHealth
 from agent.metering.ports.portreader import PortReader, ReaderDeps
@@ -22,9 +23,10 @@ from agent.metering.registry.whitelist import Whitelist
 from agent.metering.scheduling.readinglist import ReadingLists
 from agent.metering.scheduling.tasks import UNTRUSTED_HOLD_S, TaskBook
 from agent.metering.store.reading_store import Store, StoreError
-from agent.settings.config import MeteringConfig, PortConfig
+from agent.settings.config import EventsConfig, MeteringConfig, PortConfig
 from agent.settings.provisioning import AddedMeter, Provisioning, TaskStatus
 from agent.status import MeterStatus
+from dlms.cosem.time import ClockPolicy
 
 ADDED_FILE = "added-meters.json"  # beside the registry's own file
 BUSY_S = 1.0  # between two ticks while an order waits, or the time
@@ -50,6 +52,7 @@ class Collector:
         open_bridge: Callable[[PortConfig], Bridge],
         health: Callable[[bool, str], None] = lambda _ok, _detail: None,
         meters_health: Callable[[bool, str], None] = lambda _ok, _detail: None,
+        events: EventsConfig = EventsConfig(),  # noqa: B008 - a value that cannot change
         busy: Callable[[], None] = lambda: None,
     ) -> None:
         """`health` takes the check `meter_port`, `meters_health` the check `meters`. `busy()`: `tick` may have
@@ -74,6 +77,14 @@ class Collector:
         self._clock = clock
         keystore = KeyStore(registry.disk, metering.registry_file.parent / "keys")
         self.access = AccessBook(keystore, clock, rng.random, registry.note_keys)
+        self.events = EventDesk(
+            store,
+            registry,
+            self.access,
+            clock,
+            policy=ClockPolicy(utc_offset_minutes=metering.meter_utc_offset_min),
+            plain_refused=events.plain_push == "refuse",
+        )
         self._health = health
         self._meters_health = meters_health
         self._look_at = 0.0
@@ -82,7 +93,7 @@ class Collector:
         self._checked = [port.name for port in ports if port.health]
         shared = ReaderDeps(
             store, registry, self.tasks, self.access, clock, rng, orders, self.devices, self.network,
-            self._port_health, busy,
+            self._port_health, self.events, busy,
         )  # fmt: skip
         self.workers = tuple(PortReader(port, metering, shared, open_bridge) for port in ports)
         self._busy = busy
@@ -125,6 +136,7 @@ class Collector:
         self.network.tick()
         self.orders.tick()
         self.access.tick()
+        self.events.tick()
         self.tasks.tick()
         now = self._clock.monotonic()
         if now >= self._look_at:

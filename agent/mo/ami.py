@@ -4,7 +4,7 @@
 ./AMI/Access/Client, Auth, Suite, Policy, PeerKey; Secret and keys (no Get); SystemTitle, TitleInUse
             /Group/<name>/Pattern, Port; the same leaves as Access
             /Meter/<name>/Id; the same leaves as Access
-./AMI/Meter/<id>/Id, Port, Address, State, LastSuccess, KeyFailures, Security   live
+./AMI/Meter/<id>, ./AMI/Registry, ./AMI/Network/<port>  see agent.mo.meters
 ./AMI/Order/<x>  see agent.mo.order
 
 Secrets stay here only until the key store has them (`drop_secrets`); writing one again changes it.
@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from agent.mo.meters import added_meters, is_enforced, whitelist_of
 from agent.mo.sched import tasks
 from agent.settings.provisioning import (
     AUTHS,
@@ -24,7 +25,6 @@ from agent.settings.provisioning import (
     Provisioning,
     UplinkSettings,
 )
-from agent.status import MeterStatus
 from agent.tree.schema import (
     AGRD,
     ARD,
@@ -43,7 +43,6 @@ from agent.tree.schema import (
     setting,
 )
 from agent.tree.tree import Transaction
-from agent.tree.uri import node_name
 from omadm.readings import RECORDS_MAX
 
 URN = "urn:x-dcu:mo:ami:1.0"
@@ -171,19 +170,13 @@ _LEAVES = (
 
 
 class Ami:
-    """The meters, their access and the uplink, as a server provisions them, and how each meter is doing."""
+    """Access to meters and the uplink, as a server provisions them, and what hangs beside them."""
 
     root: Path = ("AMI",)
 
-    def __init__(
-        self,
-        meters: Callable[[], Sequence[MeterStatus]],
-        order: NodeSpec,
-        system_title: Callable[[], bytes] = lambda: b"",
-    ) -> None:
-        """`order` describes ./AMI/Order, which is an object of its own below this one."""
-        self._meters = meters
-        self._order = order
+    def __init__(self, parts: Sequence[NodeSpec], system_title: Callable[[], bytes] = lambda: b"") -> None:
+        """`parts` describe the objects of their own below this one: meters, registry, networks, orders."""
+        self._parts = tuple(parts)
         self._system_title = system_title
 
     def spec(self) -> NodeSpec:
@@ -228,41 +221,9 @@ class Ami:
                     ),
                 ),
             ),
-            NodeSpec("Meter", Format.NODE, Access.GET, (self._meter(),), names=self._names),
-            self._order,
+            *self._parts,
             type=URN,
         )
-
-    def _meter(self) -> NodeSpec:
-        return group(
-            live("Id", Format.CHR, lambda path: self._find(path[2]).meter_id, "COSEM logical device name, or EUI-48"),
-            live("Port", Format.CHR, lambda path: self._find(path[2]).port, "name of the serial port"),
-            live("Address", Format.INT, lambda path: str(self._find(path[2]).address), "on the power line or bus"),
-            live("State", Format.CHR, lambda path: self._find(path[2]).state, "joined, read, silent, failing, left"),
-            live(
-                "LastSuccess",
-                Format.INT,
-                lambda path: str(int(self._find(path[2]).last_success)),
-                "seconds since 1970, 0: never",
-            ),
-            live(
-                "KeyFailures",
-                Format.INT,
-                lambda path: str(self._find(path[2]).key_failures),
-                "how often it refused its keys since the start",
-            ),
-            live("Security", Format.CHR, lambda path: self._find(path[2]).security, "how it is associated with"),
-            access=Access.GET,
-        )
-
-    def _names(self, _: Path) -> list[str]:
-        return [node_name(meter.meter_id) for meter in self._meters()]
-
-    def _find(self, name: str) -> MeterStatus:
-        for meter in self._meters():
-            if node_name(meter.meter_id) == name:
-                return meter
-        return MeterStatus(meter_id="", port="", address=0, state="left", joined=0.0)
 
 
 def _rules(name: str, *more: NodeSpec) -> NodeSpec:
@@ -288,6 +249,9 @@ def provisioning_from_tree(looking: Transaction) -> Provisioning:
         access=MeterAccess(**dict(_given(looking, ACCESS))),  # type: ignore[arg-type]
         access_rules=tuple(_access_rules(looking)),
         system_title=_octets(looking.text((*ACCESS, "SystemTitle"))),
+        whitelist=whitelist_of(looking),
+        whitelist_enforced=is_enforced(looking),
+        added=tuple(added_meters(looking)),
     )
 
 

@@ -11,6 +11,7 @@ from agent.mo.devdetail import DevDetail
 from agent.mo.devinfo import DevInfo
 from agent.mo.dmacc import DmAcc, Inbox
 from agent.mo.fumo import Fumo
+from agent.mo.meters import Document, MeterRegistry, Meters, Networks
 from agent.mo.order import Order
 from agent.mo.registry import Registry
 from agent.mo.sched import Sched
@@ -27,7 +28,10 @@ class MoDeps:
 
     * `view()`: the tree as it is now; the objects need the tree, the tree needs the objects, hence a callable.
     * `new_id()`: an identifier that ties a job, its request and its result together.
-    * `task_status`, `meters`: read-only views, called from the DM thread.
+    * `task_status`, `meters`, `meter_detail`, `meter_details`, `networks`: read-only views, called from the DM thread.
+    * `order_network`: has the base node of a port do something; raises `ValueError`.
+    * `forget_meter`: forgets a meter by its id; returns whether there was one.
+    * `order_progress(id)`: how far an order to meters is, as JSON text; empty for one that is not known.
     * `system_title()`: ours, as meters see it; empty while it is not known.
     * `push_url()`: where notifications reach this device now, empty for nowhere.
     * `compatible`: the hardware's name, which a firmware package must list.
@@ -39,6 +43,12 @@ class MoDeps:
     task_status: Callable[[str], TaskStatus]
     meters: Callable[[], Sequence[MeterStatus]]
     system_title: Callable[[], bytes] = lambda: b""
+    meter_detail: Callable[[str], Document | None] = lambda _: None
+    meter_details: Callable[[], Sequence[Document]] = lambda: ()
+    networks: Callable[[], Sequence[Document]] = lambda: ()
+    order_network: Callable[[str, Document], object] = lambda _port, _wanted: None
+    forget_meter: Callable[[str], bool] = lambda _: False
+    order_progress: Callable[[str], str] = lambda _order: ""
     push_url: Callable[[], str] = lambda: ""
     compatible: str = ""
     download: RunningDownload = field(default_factory=RunningDownload)
@@ -51,15 +61,25 @@ class DeviceObjects:
         self.device_info = DevInfo(deps.device, deps.push_url)
         firmware = Fumo(deps.view, deps.new_id, deps.compatible, deps.download)
         software = Scomo(deps.view, deps.new_id)
-        order = Order(deps.view, deps.new_id)
+        order = Order(deps.view, deps.new_id, deps.order_progress)
+        networks = Networks(deps.networks, deps.order_network)
+        meters = MeterRegistry(deps.forget_meter, deps.meter_details)
         objects = (
             self.device_info,
             DevDetail(deps.device),
             DmAcc(),
             Inbox(),
             Sched(deps.task_status),
-            Ami(deps.meters, order.spec(), deps.system_title),
+            Ami(
+                (
+                    Meters(deps.meters, deps.meter_detail).spec(),
+                    meters.spec(),
+                    networks.spec(),
+                    order.spec(),
+                ),
+                deps.system_title,
+            ),
             firmware,
             software,
         )
-        self.registry = Registry(objects, executables=(firmware, software, order))
+        self.registry = Registry(objects, executables=(firmware, software, order, meters, networks))

@@ -2,7 +2,7 @@
 
     ./AMI/Order/<x>/Kind, Meters, Parameters, Priority, Deadline    what to do; made by a server
                    /Operations/Run                                  Exec: do it, once
-                   /Status/State, Result                            live
+                   /Status/State, Result, Progress                  live
 
 As with FUMO, an Exec records a job (`agent.jobs.orders`) and is answered 202. What the device does not allow, or what
 makes no sense, is said by the alert: the order is checked where it is carried out.
@@ -25,18 +25,30 @@ METERS_CHARS_MAX = 16_384  # 256 of 64 characters
 
 
 class Order:
-    """`new_id()` makes the id under which the order is known on the device."""
+    """`new_id()` makes the id under which the order is known on the device; `progress(id)` says how far it is, as JSON
+    text."""
 
     root = ORDERS
 
-    def __init__(self, view: Callable[[], Transaction], new_id: Callable[[], str]) -> None:
+    def __init__(
+        self,
+        view: Callable[[], Transaction],
+        new_id: Callable[[], str],
+        progress: Callable[[str], str] = lambda _order: "",
+    ) -> None:
         self._view = view
         self._new_id = new_id
+        self._progress = progress
 
     def spec(self) -> NodeSpec:
         order = group(
             setting("Kind", Format.CHR, value_chars_max=32, description="ping, read, set, … (orders.md); required"),
-            setting("Meters", Format.CHR, value_chars_max=METERS_CHARS_MAX, description="ids, one per line; required"),
+            setting(
+                "Meters",
+                Format.CHR,
+                value_chars_max=METERS_CHARS_MAX,
+                description="ids and groups, one per line; required",
+            ),
             setting(
                 "Parameters",
                 Format.CHR,
@@ -70,9 +82,19 @@ class Order:
                     lambda path: orders.result_of(self._view(), path[len(ORDERS)]),
                     "of the last run, JSON",
                 ),
+                live(
+                    "Progress",
+                    Format.CHR,
+                    self._how_far,
+                    "while it is under way: states of its meters, JSON",
+                ),
             ),
         )
         return interior("Order", order)
+
+    def _how_far(self, path: Path) -> str:
+        waiting = orders.waiting_id(self._view(), path[len(ORDERS)])
+        return self._progress(waiting) if waiting else ""
 
     def execute(self, changing: Transaction, call: ExecCall) -> Code:
         """Exec of Run: 202; 405 elsewhere, 412 without Kind or Meters, 420 with too many jobs, 500 while it runs."""

@@ -17,7 +17,7 @@ from agent.settings.reader import REQUIRED, ConfigError, Section, compose
 from dlms.cosem.obis import AttributeRef
 from dlms.errors import LocalError
 from dlms.link.datalink import PARITIES, PUBLIC_CLIENT, LineSettings
-from omadm.ssmp.wire import DEVICE_ID_BYTES_MAX, TEXT_BYTES_MAX
+from omadm.ssmp.limits import DEVICE_ID_BYTES_MAX, TEXT_BYTES_MAX
 from plc.endpoint import Endpoint, OptionValue
 from plc.errors import PlcLocalError, PlcProtocolError
 from plc.protocols import (
@@ -169,6 +169,12 @@ class PortConfig:
             return None
         return self.protocol.find_endpoint(address, meter.url, self.protocol.with_defaults(self.options))
 
+    @property
+    def lines_differ(self) -> bool:
+        """Whether some meter needs the line to stand otherwise than the port has it."""
+        own = (self.baudrate, self.parity, None)
+        return self.protocol.own_lines and any((it.baudrate, it.parity, it.mode_e) != own for it in self.meters)
+
     def line(self, address: int) -> LineSettings:
         """How the line stands for the meter with this address."""
         meter = self.meter(address)
@@ -176,8 +182,11 @@ class PortConfig:
 
     @property
     def where(self) -> str:
-        """What the port leads to, for people."""
-        return self.url or f"{len(self.meters)} meters"
+        """What the port leads to, for people: with the device that a path by id stands for now."""
+        if not self.url:
+            return f"{len(self.meters)} meters"
+        found = os.path.realpath(self.url) if "://" not in self.url else self.url
+        return self.url if found == self.url else f"{self.url}, now {found}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +227,24 @@ class OrdersConfig:
     change: bool = True
     supply: bool = False
     firmware: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ListenConfig:
+    """Where meters call in with notifications in COSEM wrappers: TCP, and UDP too where `udp` is set."""
+
+    host: str
+    port: int
+    udp: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class EventsConfig:
+    """Notifications of meters. `plain_push`: what becomes of one without the protection that was agreed with its meter:
+    `mark` keeps it as unauthenticated, `refuse` counts it. `listen` is `None` where no meter calls in."""
+
+    plain_push: str = "mark"
+    listen: ListenConfig | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,6 +303,7 @@ class Config:
     control_group: str
     reboot_command: tuple[str, ...]
     orders: OrdersConfig = field(default=OrdersConfig())
+    events: EventsConfig = field(default=EventsConfig())
     watchdog: WatchdogConfig = field(default=WatchdogConfig())
     log: LogConfig = field(default=LogConfig())
     mqtt: MqttConfig | None = None
@@ -299,6 +327,7 @@ def load(file: Path) -> Config:
         control_group=top.text("control_group", "", filled=False),
         reboot_command=top.command("reboot_command", ("reboot",)),
         orders=_orders(top.section("orders")),
+        events=_events(top.section("events")),
         watchdog=_watchdog(top.section("watchdog")),
         log=_log(top.section("log")),
         mqtt=mqtt_config(top.section("mqtt")),
@@ -566,6 +595,21 @@ def _orders(section: Section) -> OrdersConfig:
     )
     section.end()
     return orders
+
+
+def _events(section: Section) -> EventsConfig:
+    listen = section.section("listen")
+    listening = None
+    if not listen.absent:
+        listening = ListenConfig(
+            host=listen.text("host", "0.0.0.0"),  # noqa: S104 - meters call from their own network
+            port=listen.integer("port", 4059, 0, 65_535),
+            udp=listen.flag("udp", default=False),
+        )
+        listen.end()
+    events = EventsConfig(section.choice("plain_push", "mark", ("mark", "refuse")), listening)
+    section.end()
+    return events
 
 
 def _update(section: Section, state_dir: Path) -> UpdateConfig:

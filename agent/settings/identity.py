@@ -8,7 +8,7 @@ from pathlib import Path
 
 from agent.settings.config import DeviceConfig
 from agent.settings.device import UNKNOWN_VERSION, DeviceInfo
-from omadm.ssmp.wire import DEVICE_KEY_BYTES
+from omadm.ssmp.limits import DEVICE_KEY_BYTES
 
 SECRET_FILE_BYTES_MAX = 4096
 RELEASE_FILE_BYTES_MAX = 64 * 1024

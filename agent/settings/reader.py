@@ -12,9 +12,10 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-import yaml
+if TYPE_CHECKING:
+    import yaml
 
 FILE_BYTES_MAX = 1 << 20  # a configuration larger than this is not one
 _TAG = "tag:yaml.org,2002:"
@@ -60,6 +61,18 @@ class ConfigError(Exception):
         super().__init__("\n".join(problem.show(file) for problem in self.problems))
 
 
+@dataclass(slots=True)
+class _Node:
+    """A node of the document, without the library that read it. A scalar has `text`, a sequence `entries`, a mapping
+    `pairs`."""
+
+    tag: str
+    line: int
+    text: str | None = None
+    entries: list[_Node] | None = None
+    pairs: list[tuple[_Node, _Node]] | None = None
+
+
 def compose(file: Path) -> Section:
     """Return the top of the document in `file`. Raises `ConfigError` for a file that is no readable YAML mapping."""
     try:
@@ -69,8 +82,11 @@ def compose(file: Path) -> Section:
         raise ConfigError(file, [Problem(1, "", f"cannot be read: {error.strerror}")]) from error
     if len(raw) > FILE_BYTES_MAX:
         raise ConfigError(file, [Problem(1, "", f"larger than {FILE_BYTES_MAX} bytes")])
+    import yaml  # not at the top, so that a daemon can give it back (`agent.daemon.memory`)
+
     try:
-        node = yaml.compose(raw, Loader=yaml.SafeLoader)
+        composed = yaml.compose(raw, Loader=yaml.SafeLoader)
+        node = None if composed is None else _node_of(composed, {})
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         problem = Problem(mark.line + 1 if mark else 1, "", f"not YAML: {error.problem or error.context}")
@@ -78,7 +94,7 @@ def compose(file: Path) -> Section:
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ConfigError(file, [Problem(1, "", f"not YAML: {first_line}")]) from error
-    if not isinstance(node, yaml.MappingNode):
+    if node is None or node.pairs is None:
         raise ConfigError(file, [Problem(1, "", "the top of the file is a mapping of sections")])
     return Section(node, "", [], file.absolute().parent)
 
@@ -86,18 +102,18 @@ def compose(file: Path) -> Section:
 class Section:
     """One mapping. Every getter notes a problem and returns the default, or a stand-in, when the value is unusable."""
 
-    def __init__(self, node: yaml.MappingNode | None, path: str, problems: list[Problem], base: Path) -> None:
+    def __init__(self, node: _Node | None, path: str, problems: list[Problem], base: Path) -> None:
         """`node` is `None` for a section that the file leaves out; `base`, which is absolute, is where relative paths
         start."""
         self._path = path
         self._problems = problems
         self._base = base
-        self._line = _line(node) if node is not None else 1
+        self._line = node.line if node is not None else 1
         self._absent = node is None
         self._asked: set[str] = set()
-        self._values: dict[str, yaml.Node] = {}
+        self._values: dict[str, _Node] = {}
         self._lines: dict[str, int] = {}
-        for key, value in node.value if node is not None else ():
+        for key, value in (node.pairs or ()) if node is not None else ():
             self._take(key, value)
 
     @property
@@ -195,25 +211,25 @@ class Section:
         node = self._node(key, default)
         if node is None:
             return tuple(default) if not isinstance(default, _Required) else ()
-        if not isinstance(node, yaml.SequenceNode):
+        if node.entries is None:
             self.note(key, f"wanted a list of texts, got {_kind(node)}")
             return ()
         found: list[str] = []
-        for index, item in enumerate(node.value):
-            if isinstance(item, yaml.ScalarNode) and item.tag == _TAG + "str" and item.value:
-                found.append(item.value)
-            elif isinstance(item, yaml.ScalarNode) and item.tag == _TAG + "str":
-                self._add(_line(item), f"{self._join(key)}[{index}]", "is empty")
+        for index, item in enumerate(node.entries):
+            if item.text and item.tag == _TAG + "str":
+                found.append(item.text)
+            elif item.text is not None and item.tag == _TAG + "str":
+                self._add(item.line, f"{self._join(key)}[{index}]", "is empty")
             else:
-                self._add(_line(item), f"{self._join(key)}[{index}]", f"wanted text, got {_kind(item)} (quote it)")
-        if not node.value:
+                self._add(item.line, f"{self._join(key)}[{index}]", f"wanted text, got {_kind(item)} (quote it)")
+        if not node.entries:
             self.note(key, "is an empty list")
         return tuple(found)
 
     def section(self, key: str, *, required: bool = False) -> Section:
         """Return a mapping below this one; an absent section gives every default."""
         node = self._node(key, REQUIRED if required else None)
-        if node is not None and not isinstance(node, yaml.MappingNode):
+        if node is not None and node.pairs is None:
             if node.tag != _TAG + "null" or required:
                 self.note(key, f"wanted a section of keys, got {_kind(node)}")
             node = None
@@ -224,16 +240,16 @@ class Section:
         node = self._node(key, ())
         if node is None:
             return []
-        if not isinstance(node, yaml.SequenceNode):
+        if node.entries is None:
             self.note(key, f"wanted a list of sections, got {_kind(node)}")
             return []
         found: list[Section] = []
-        for index, item in enumerate(node.value):
+        for index, item in enumerate(node.entries):
             path = f"{self._join(key)}[{index}]"
-            if isinstance(item, yaml.MappingNode):
+            if item.pairs is not None:
                 found.append(Section(item, path, self._problems, self._base))
             else:
-                self._add(_line(item), path, f"wanted a section of keys, got {_kind(item)}")
+                self._add(item.line, path, f"wanted a section of keys, got {_kind(item)}")
         return found
 
     def note(self, key: str, text: str) -> None:
@@ -259,18 +275,18 @@ class Section:
     def _place(self, path: str) -> Path:
         return self._base / os.path.expanduser(path)  # noqa: PTH111 - Path's raises where there is no such home
 
-    def _take(self, key: yaml.Node, value: yaml.Node) -> None:
-        if not isinstance(key, yaml.ScalarNode):
-            self._add(_line(key), self._path, "a key is plain text")
+    def _take(self, key: _Node, value: _Node) -> None:
+        name = key.text
+        if name is None:
+            self._add(key.line, self._path, "a key is plain text")
             return
-        name = key.value
         if name in self._values:
-            self._add(_line(key), self._join(name), f"given twice, first on line {self._lines[name]}")
+            self._add(key.line, self._join(name), f"given twice, first on line {self._lines[name]}")
             return
         self._values[name] = value
-        self._lines[name] = _line(key)
+        self._lines[name] = key.line
 
-    def _node(self, key: str, default: object) -> yaml.Node | None:
+    def _node(self, key: str, default: object) -> _Node | None:
         self._asked.add(key)
         node = self._values.get(key)
         if node is None and default is REQUIRED:
@@ -281,9 +297,9 @@ class Section:
         node = self._node(key, default)
         if node is None:
             return None
-        if isinstance(node, yaml.ScalarNode) and node.tag in [_TAG + name for name in types]:
-            return str(node.value)
-        quote = " (quote it)" if types[0] == "str" and isinstance(node, yaml.ScalarNode) else ""
+        if node.text is not None and node.tag in [_TAG + name for name in types]:
+            return node.text
+        quote = " (quote it)" if types[0] == "str" and node.text is not None else ""
         self.note(key, f"wanted {_TYPE_NAMES[types[0]]}, got {_kind(node)}{quote}")
         return None
 
@@ -305,13 +321,25 @@ def _plain_integer(value: str) -> int | None:
     return None
 
 
-def _line(node: yaml.Node) -> int:
-    return int(node.start_mark.line) + 1
+def _node_of(node: yaml.Node, seen: dict[yaml.Node, _Node]) -> _Node:
+    """`seen`: what aliases name again stays one node, otherwise a small document could become a huge one."""
+    import yaml
+
+    if node in seen:
+        return seen[node]
+    seen[node] = made = _Node(str(node.tag), int(node.start_mark.line) + 1)
+    if isinstance(node, yaml.MappingNode):
+        made.pairs = [(_node_of(key, seen), _node_of(value, seen)) for key, value in node.value]
+    elif isinstance(node, yaml.SequenceNode):
+        made.entries = [_node_of(entry, seen) for entry in node.value]
+    else:
+        made.text = str(node.value)
+    return made
 
 
-def _kind(node: yaml.Node) -> str:
+def _kind(node: _Node) -> str:
     name = _TYPE_NAMES.get(node.tag.removeprefix(_TAG), f"a value tagged {node.tag}")
-    return f"{name} {node.value!r}" if isinstance(node, yaml.ScalarNode) and len(node.value) <= 40 else name
+    return f"{name} {node.text!r}" if node.text is not None and len(node.text) <= 40 else name
 
 
 def _suggestion(key: str, known: Sequence[str]) -> str:

@@ -235,6 +235,11 @@ class Association:
         return self._dropped if self._established is None else None
 
     @property
+    def peer_title(self) -> bytes:
+        """The server's system title; empty while it is not known."""
+        return (self._ciphering.peer_title if self._ciphering is not None else None) or b""
+
+    @property
     def busy(self) -> bool:
         """Whether a request is in flight."""
         return self._exchange is not None

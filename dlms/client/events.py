@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from decimal import Decimal
+from typing import TYPE_CHECKING
 
 from dlms.axdr import Data
 from dlms.client.association import Notified
@@ -11,6 +11,9 @@ from dlms.codes import Conformance
 from dlms.cosem.obis import AttributeRef
 from dlms.errors import DlmsError, PeerError
 from dlms.xdlms.exchange import Answer
+
+if TYPE_CHECKING:
+    from decimal import Decimal
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +29,8 @@ class Value:
         raw = self.data.value
         if isinstance(raw, bool) or not isinstance(raw, int):
             return None
+        from decimal import Decimal  # not at the top: who stores raw values never needs it
+
         return Decimal(raw).scaleb(self.scaler or 0)
 
 

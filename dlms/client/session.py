@@ -32,7 +32,7 @@ answered within the timeout learned there, a bounded number of times, and only i
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import TYPE_CHECKING
@@ -142,7 +142,8 @@ class MeterSession:
     `client` and `server` are the SAPs, which `link` was made for. `auth`, `security`, `conformance` and `pdu_size`
     (octets) are proposed for the association. `known` is what earlier sessions learned about the meter; this session
     adds to it. `response_timeout_s` bounds the wait for an answer over links that have no timeout of their own.
-    `round_trip` is what is known of the time that this meter's answers take, see above.
+    `round_trip` is what is known of the time that this meter's answers take, see above. `unasked` is shown each APDU
+    first, and says whether it has taken it: for whoever collects the notifications of all sessions.
     """
 
     def __init__(
@@ -159,6 +160,7 @@ class MeterSession:
         short_names: bool = False,
         response_timeout_s: float = RESPONSE_TIMEOUT_S,
         round_trip: NodeRoundTrip | None = None,
+        unasked: Callable[[bytes], bool] | None = None,
     ) -> None:
         self.client = client
         self.server = server
@@ -167,6 +169,7 @@ class MeterSession:
         self._link = link
         self._response_timeout_s = response_timeout_s
         self._round_trip = round_trip
+        self._unasked = unasked
         self._short_names = short_names
         if conformance is None:
             conformance = SN_CLIENT_CONFORMANCE if short_names else LN_CLIENT_CONFORMANCE
@@ -252,6 +255,11 @@ class MeterSession:
         if self._asked_at and self.state is not State.CLOSED:
             self._no_answer(LinkError("the packet was not delivered"))
 
+    @property
+    def peer_title(self) -> bytes:
+        """The meter's system title, in a session with keys; empty while it is not known."""
+        return self._association.peer_title
+
     # ------------------------------------------------------------------------------------------- the sans-IO contract
 
     def receive(self, data: bytes, now: float) -> None:
@@ -331,6 +339,8 @@ class MeterSession:
         if self.state in (State.IDLE, State.CLOSED):
             return
         if isinstance(event, ApduReceived):
+            if self._unasked is not None and self._unasked(event.apdu):
+                return
             if self.state is not State.DISCONNECTING:
                 self._association.receive_apdu(event.apdu)
                 self._flush()

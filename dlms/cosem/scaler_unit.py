@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from decimal import Decimal
+from typing import TYPE_CHECKING
 
 from dlms.axdr import Data
 from dlms.cosem.obis import AttributeRef
+
+if TYPE_CHECKING:
+    from decimal import Decimal
 
 _SCALER_OF: dict[int, tuple[frozenset[int], int]] = {
     3: (frozenset({2}), 3),  # Register: value; scaler_unit
@@ -27,6 +30,8 @@ class ScalerUnit:
         """`raw` with the scaler applied; exact unless `raw` is a float."""
         if isinstance(raw, float):
             return raw * 10.0**self.scaler
+        from decimal import Decimal  # not at the top: who stores raw values never needs it
+
         return Decimal(raw).scaleb(self.scaler)
 
 

@@ -91,6 +91,10 @@ LinkEvent = LinkUp | ApduReceived | LinkDown
 # the latter two also ciphered with the global and the dedicated key.
 UNSOLICITED = frozenset({0x0F, 0x18, 0x38, 0x58, 0xC2, 0xCA, 0xD2})
 
+# And of what may be: in general protection, which does not show what is inside, or in general blocks.
+IN_BLOCKS = 0xE0
+MAY_BE_UNSOLICITED = UNSOLICITED | {0xDB, 0xDC, 0xDD, 0xDF, IN_BLOCKS}
+
 
 def is_unsolicited(apdu: bytes) -> bool:
     """Whether this answers nothing, so that a link which waits for an answer goes on waiting. Inside general ciphering

@@ -80,6 +80,11 @@ class WrapperDecoder:
         """Bytes of an incomplete frame."""
         return len(self._buffer)
 
+    @property
+    def due_bytes(self) -> int:
+        """How long the APDU of the incomplete frame is going to be; 0 while its header is not there."""
+        return int.from_bytes(self._buffer[6:8], "big") if len(self._buffer) >= HEADER_BYTES else 0
+
 
 class _WrapperBase(DirectLink):
     """What both sides share."""

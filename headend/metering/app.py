@@ -45,9 +45,10 @@ def create_app(engine: Engine, *, wall: Callable[[], float] = time.time) -> Star
             LOG.exception("readings not stored", extra={"event": "metering.store.failed"})
             raise web.HttpProblem(503, "the readings could not be stored") from error
         LOG.info(
-            "%s: %d readings, %d reports of gaps, up to id %s",
+            "%s: %d readings, %d events, %d reports of gaps, up to id %s",
             device,
             len(batch.records),
+            len(batch.events),
             len(batch.gaps),
             batch.last,
             extra={"event": "metering.batch"},

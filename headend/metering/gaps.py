@@ -40,7 +40,7 @@ gap_reports = Table(
     Column("device", String(128), primary_key=True),
     Column("store", String(32), primary_key=True),
     Column("id", BigInteger, primary_key=True, autoincrement=False),
-    Column("gap", String(16), nullable=False),  # open | closed | doubted
+    Column("gap", String(16), nullable=False),  # open | closed | doubted | confirmed
     Column("meter", String(128), nullable=False, index=True),
     Column("task", String(128), nullable=False),
     Column("profile", String(128)),
@@ -120,9 +120,10 @@ def _supersedes(later: GapReport, report: GapReport) -> bool:
     return later.first <= (report.last or report.first) and (later.last is None or later.last >= report.first)
 
 
-def doubted(connection: Connection, batch: Batch) -> list[tuple[int, GapReport]]:
-    """The reports that take trust from readings with a lower id: those of the batch, and earlier ones that are about
-    readings which come only now."""
+def judgements(connection: Connection, batch: Batch) -> list[tuple[int, GapReport]]:
+    """The reports that take trust from readings with a lower id (`doubted`), or give it back (`confirmed`), in their
+    order: those of the batch, and earlier ones that are about readings which come only now. The number beside each is
+    the id below which it counts: of a confirmation that of the doubt that it takes back."""
     lowest = min([record.id for record in batch.records] + [gap.id for gap in batch.gaps], default=None)
     if lowest is None:
         return []
@@ -131,9 +132,22 @@ def doubted(connection: Connection, batch: Batch) -> list[tuple[int, GapReport]]
         columns.device == batch.device,
         columns.store == batch.store,
         columns.id >= lowest,
-        columns.gap == "doubted",
+        columns.gap.in_(("doubted", "confirmed")),
     )
-    return [(row[0], GapReport(*row[1:])) for row in connection.execute(query.order_by(columns.id))]
+    found = [(row[0], GapReport(*row[1:])) for row in connection.execute(query.order_by(columns.id))]
+    return [(_bound(connection, batch, *one), one[1]) for one in found]
+
+
+def _bound(connection: Connection, batch: Batch, report_id: int, report: GapReport) -> int:
+    if report.gap == "doubted":
+        return report_id
+    columns = gap_reports.c
+    same = [columns[name] == getattr(report, name) for name in ("meter", "task", "first", "last")]
+    query = select(func.max(columns.id)).where(
+        columns.device == batch.device, columns.store == batch.store, columns.id < report_id, columns.gap == "doubted",
+        *same,
+    )  # fmt: skip
+    return connection.scalar(query) or 0
 
 
 def end_before(connection: Connection, batch: Batch, now: float) -> None:

@@ -28,7 +28,7 @@ from sqlalchemy import (
 
 from dlms.cosem import units
 from headend import db, web
-from headend.metering import gaps, repeats
+from headend.metering import events, gaps, repeats
 from omadm.readings import Batch
 
 TOKEN_BYTES = 32
@@ -135,7 +135,7 @@ def unit_shown(number: int | None) -> str:
 
 
 def store(engine: Engine, batch: Batch, now: float) -> None:
-    """Store the new readings of a batch, and what it tells of gaps; all is committed on return."""
+    """Store the new readings of a batch, and what it tells of gaps and events; all is committed on return."""
     doubts: list[dict[str, object]] = [
         {
             "device": batch.device,
@@ -166,18 +166,19 @@ def store(engine: Engine, batch: Batch, now: float) -> None:
         db.insert_new(connection, readings, rows)
         db.insert_new(connection, doubtful, doubts)
         _see_meters(connection, batch, now)
+        events.apply(connection, batch, now)
         gaps.apply(connection, batch, now)
         gaps.end_before(connection, batch, now)
-        for report_id, report in gaps.doubted(connection, batch):
-            doubted = and_(
+        for below, report in gaps.judgements(connection, batch):
+            judged = and_(
                 readings.c.device == batch.device,
                 readings.c.store == batch.store,
-                readings.c.id < report_id,
+                readings.c.id < below,
                 readings.c.meter == report.meter,
                 readings.c.task == report.task,
                 readings.c.run.between(report.first, report.last),
             )
-            repeats.withdraw(connection, readings, batch.device, doubted)
+            repeats.trust(connection, readings, batch.device, judged, trusted=report.gap == "confirmed")
 
 
 def _see_meters(connection: Connection, batch: Batch, now: float) -> None:

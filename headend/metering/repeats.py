@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from hashlib import blake2b
 
-from sqlalchemy import ColumnElement, Connection, Table, and_, func, select, update
+from sqlalchemy import ColumnElement, Connection, Table, and_, func, or_, select, update
 
 from omadm.readings import REREAD_CHARS, Batch, Record
 
@@ -62,21 +62,18 @@ def reread_of(store: str, record: Record) -> str | None:
     return None if record.profile is None else record.reread or store[:REREAD_CHARS]
 
 
-def withdraw(connection: Connection, readings: Table, device: str, doubted: ColumnElement[bool]) -> None:
-    """These readings are not to be trusted: of slots that were read once more, the next reading counts now."""
+def trust(connection: Connection, readings: Table, device: str, judged: ColumnElement[bool], *, trusted: bool) -> None:
+    """These readings are trusted or not, which may change which of several readings of a slot counts."""
     columns = readings.c
-    counted = and_(doubted, columns.identity.is_not(None), columns.profile.is_(None), columns.repeated.is_(False))
-    keys = set(connection.scalars(select(columns.identity).where(counted)))
-    connection.execute(update(readings).where(doubted).values(trusted=False))
-    connection.execute(update(readings).where(doubted, columns.profile.is_(None)).values(identity=None, repeated=False))
-    for key in keys:
+    connection.execute(update(readings).where(judged).values(trusted=trusted))
+    slots = and_(judged, columns.identity.is_not(None), columns.profile.is_(None))
+    for key in set(connection.scalars(select(columns.identity).where(slots))):
         same = and_(columns.device == device, columns.identity == key)
-        left = connection.execute(
-            select(columns.store, columns.id).where(same).order_by(columns.stored, columns.id).limit(1)
-        ).first()
-        if left is not None:
-            this = and_(same, columns.store == left.store, columns.id == left.id)
-            connection.execute(update(readings).where(this).values(repeated=False))
+        connection.execute(update(readings).where(same).values(repeated=False))
+        query = select(columns.store, columns.id).where(same, columns.trusted).order_by(columns.stored, columns.id)
+        for store, record_id in connection.execute(query).all()[1:]:
+            this = and_(same, columns.store == store, columns.id == record_id)
+            connection.execute(update(readings).where(this).values(repeated=True))
 
 
 def _counts(
@@ -89,6 +86,7 @@ def _counts(
         query = (
             select(columns.identity, columns.reread, func.count())
             .where(columns.device == device, columns.identity.in_(keys[at : at + KEYS_PER_QUERY]))
+            .where(or_(columns.profile.is_not(None), columns.trusted))
             .group_by(columns.identity, columns.reread)
         )
         for key, reread, count in connection.execute(query):

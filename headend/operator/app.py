@@ -26,8 +26,8 @@ from headend.dm.jobs import queue
 from headend.dm.jobs.types import JobError
 from headend.dm.push import PushError
 from headend.dm.schemes import AUTH_TYPES
-from headend.metering import gaps, readings, resend
-from headend.operator import views
+from headend.metering import events, gaps, readings, resend
+from headend.operator import networks, orders, views
 from headend.operator.console import Console
 from headend.security import devices
 from headend.software.repository import DEFAULT_TYPE, PackageStore, PackageStoreError
@@ -85,8 +85,10 @@ def create_app(deps: OperatorDeps) -> Starlette:
             *_device_routes(deps),
             *_device_action_routes(deps),
             *_job_routes(deps),
+            *_order_routes(deps),
             *_report_routes(deps),
             *_metering_routes(deps),
+            *_event_routes(deps),
             *_package_routes(deps),
             *console.routes(),
             web.health_route(),
@@ -251,6 +253,41 @@ def _job_routes(deps: OperatorDeps) -> list[Route]:
     ]
 
 
+def _order_routes(deps: OperatorDeps) -> list[Route]:
+    """Orders to meters; each is a job, which is queued and cancelled as one."""
+
+    async def list_orders(request: Request) -> Response:
+        device_id, limit = request.query_params.get("device"), _limit(request)
+        return await _listing(deps, "orders", lambda connection: orders.listing(connection, device_id, limit=limit))
+
+    async def show_order(request: Request) -> Response:
+        return JSONResponse(await found(request.path_params["job"]))
+
+    async def ask_progress(request: Request) -> Response:
+        """Queue a job that reads how far the device is; the order has it then."""
+        order = await found(request.path_params["job"])
+        if order["state"] not in queue.OPEN_STATES:
+            raise web.HttpProblem(409, f"the order is {order['state']}: its result has its meters")
+        paths = {"paths": [orders.progress_path(order["id"])]}
+
+        def work(connection: Connection) -> dict[str, Any] | None:
+            return queue.show(connection, queue.enqueue(connection, order["device_id"], "get", paths, now=deps.wall()))
+
+        return JSONResponse(await _write(deps, work), status_code=201)
+
+    async def found(number: int) -> dict[str, Any]:
+        order: dict[str, Any] | None = await _read(deps, lambda connection: orders.show(connection, number))
+        if order is None:
+            raise web.HttpProblem(404, "there is no such order")
+        return order
+
+    return [
+        Route("/v1/orders", list_orders, methods=["GET"]),
+        Route("/v1/orders/{job:int}", show_order, methods=["GET"]),
+        Route("/v1/orders/{job:int}/progress", ask_progress, methods=["POST"]),
+    ]
+
+
 def _report_routes(deps: OperatorDeps) -> list[Route]:
     """What devices have sent: values, alerts, sessions."""
 
@@ -265,7 +302,17 @@ def _report_routes(deps: OperatorDeps) -> list[Route]:
         Route("/v1/alerts", lister("alerts", views.alerts), methods=["GET"]),
         Route("/v1/sessions", lister("sessions", views.sessions), methods=["GET"]),
         Route("/v1/values", lister("values", views.values), methods=["GET"]),
+        Route("/v1/networks", lister("networks", _networks), methods=["GET"]),
+        Route("/v1/registered", lister("registered", _registered), methods=["GET"]),
     ]
+
+
+def _networks(connection: Connection, device: str | None, limit: int) -> list[dict[str, Any]]:
+    return networks.networks(connection, device)[:limit]
+
+
+def _registered(connection: Connection, device: str | None, limit: int) -> list[dict[str, Any]]:
+    return networks.meters(connection, device)[:limit]
 
 
 # ---- metering
@@ -346,6 +393,45 @@ def _metering_routes(deps: OperatorDeps) -> list[Route]:
         Route("/v1/gaps/give-up", give_up_gaps, methods=["POST"]),
         Route("/v1/meters", list_meters, methods=["GET"]),
         Route("/v1/readings", list_readings, methods=["GET"]),
+    ]
+
+
+def _event_routes(deps: OperatorDeps) -> list[Route]:
+    async def list_events(request: Request) -> Response:
+        query = request.query_params
+        grave = query.get("grave")
+        if grave not in (None, "true", "false"):
+            raise web.HttpProblem(400, "grave: true or false is expected")
+        if query.get("state") not in (None, "open"):
+            raise web.HttpProblem(400, "state: open is expected")
+
+        def work() -> list[dict[str, Any]]:
+            return events.listing(
+                deps.engine,
+                device=query.get("device"),
+                meter=query.get("meter"),
+                event=query.get("event"),
+                code=_number(request, "code"),
+                grave=None if grave is None else grave == "true",
+                open_only=query.get("state") == "open",
+                since=_number(request, "since"),
+                until=_number(request, "until"),
+                limit=_limit(request),
+                offset=_number(request, "offset") or 0,
+            )
+
+        return JSONResponse({"events": await run_in_threadpool(work)})
+
+    async def acknowledge_event(request: Request) -> Response:
+        number = request.path_params["event"]
+        if not await _write(deps, lambda connection: events.acknowledge(connection, number, deps.wall())):
+            raise web.HttpProblem(404, "there is no such event")
+        LOG.info("event %d acknowledged", number, extra={"event": "operator.event"})
+        return JSONResponse({"id": number})
+
+    return [
+        Route("/v1/events", list_events, methods=["GET"]),
+        Route("/v1/events/{event:int}/acknowledge", acknowledge_event, methods=["POST"]),
     ]
 
 

@@ -19,12 +19,16 @@ from headend import pki
 from headend.config import CONFIG_NAME, Config, ConfigError
 from headend.dm.jobs.queue import OPEN_STATES
 from headend.operator.client import OperatorClient, OperatorError, device_path
-from headend.operator.show import table
-from omadm.ssmp.wire import DEVICE_KEY_BYTES
+from headend.operator.networks import SURVEY
+from headend.operator.show import moment, table
+from omadm.orders import DEADLINE_S_MAX, PRIORITY_MAX
+from omadm.ssmp.limits import DEVICE_KEY_BYTES
 
 EXIT_FAILED = 1
 EXIT_CONFIGURATION = 2
 POLL_S = 1.0
+NETWORK_EVENTS_SHOWN = 50  # events of one network
+_NODE_COLUMNS = ("level", "eui48", "meter_id", "state", "rx_level", "snr", "modulation", "promotions", "last_heard")
 
 CONFIG = click.option(
     "--config",
@@ -161,6 +165,64 @@ def job(
         )
 
 
+@_command
+@CONFIG
+@click.argument("device_id")
+@click.argument("kind")
+@click.argument("meters", nargs=-1, required=True)
+@click.option("--params", default="{}", help="Parameters of the kind as JSON; `-` reads them from standard input.")
+@click.option("--priority", type=click.IntRange(0, PRIORITY_MAX), help="The highest first; 5 when not given.")
+@click.option("--deadline", "deadline_s", type=click.IntRange(1, DEADLINE_S_MAX), help="Seconds; 300 when not given.")
+@click.option("--push/--no-push", "notify", default=True, show_default=True, help="Notify the device.")
+@click.option("--wait", "wait_s", type=click.FloatRange(0), default=0.0, help="Seconds to wait for the order's end.")
+def order(
+    config_path: Path,
+    device_id: str,
+    kind: str,
+    meters: tuple[str, ...],
+    params: str,
+    priority: int | None,
+    deadline_s: int | None,
+    notify: bool,
+    wait_s: float,
+) -> None:
+    """Queue an order to METERS behind a device: ids, or groups as group:kfm, port:plc0, 'KEP*'.
+
+    \b
+    read      --params '{"codes": ["3/1.0.1.8.0.255/2"]}'
+    limiter   --params '{"threshold_normal": 4600}'
+    firmware  --deadline 86400 --params '{"url": "https://…", "sha256": "…", "size": 90112, "identifier": "2"}'
+
+    Exit status with --wait: 0 every meter has done it, 1 otherwise.
+    """
+    try:
+        given = json.loads(sys.stdin.read() if params == "-" else params)
+    except ValueError as error:
+        raise click.UsageError(f"--params is not JSON: {error}") from error
+    document = {"order": kind, "meters": list(meters), "parameters": given}
+    document |= {
+        name: value for name, value in (("priority", priority), ("deadline_s", deadline_s)) if value is not None
+    }
+    with asking(config_path) as client:
+        queued = client.post(device_path(device_id, "/jobs"), {"kind": "order", "params": document})
+        _finish(client, queued, notify=notify, wait_s=wait_s)
+
+
+@_command
+@CONFIG
+@click.argument("number", type=int)
+@click.option("--ask/--no-ask", default=False, help="Have the device say how far it is, and wait for that.")
+@click.option(
+    "--wait", "wait_s", type=click.FloatRange(0), default=60.0, show_default=True, help="Seconds, with --ask."
+)
+def show_order(config_path: Path, number: int, ask: bool, wait_s: float) -> None:
+    """An order with what became of each meter, as the device has told it."""
+    with asking(config_path) as client:
+        if ask:
+            _finish(client, client.post(f"/v1/orders/{number}/progress"), notify=True, wait_s=wait_s)
+        show(client.get(f"/v1/orders/{number}"))
+
+
 def _package_url(client: OperatorClient, name: str) -> str:
     found = {row["name"]: row["url"] for row in client.get("/v1/packages")["packages"]}
     if name not in found:
@@ -203,11 +265,51 @@ def uplink(config_path: Path, device_id: str, wait_s: float) -> None:
 
 @_command
 @CONFIG
+@click.argument("device_id")
+@click.option("--wait", "wait_s", type=click.FloatRange(0), default=0.0, help="Seconds to wait for the job's end.")
+def survey(config_path: Path, device_id: str, wait_s: float) -> None:
+    """Have a device tell of its networks and meters: topology, signal, history, capabilities, counters."""
+    with asking(config_path) as client:
+        document = {"kind": "get", "params": {"paths": list(SURVEY)}}
+        _finish(client, client.post(device_path(device_id, "/jobs"), document), notify=True, wait_s=wait_s)
+
+
+@_command
+@CONFIG
+@click.argument("device_id")
+@click.option("--json", "as_json", is_flag=True, default=None, help="As JSON, also on a terminal.")
+def network(config_path: Path, device_id: str, as_json: bool | None) -> None:
+    """The networks behind a device, as it told them last (see `survey`)."""
+    with asking(config_path) as client:
+        found = client.get("/v1/networks", device=device_id)
+    if as_json or not sys.stdout.isatty():
+        show(found)
+        return
+    for each in found["networks"]:
+        note = f"; {each['problem']}" if each["problem"] else ""
+        click.echo(f"port {each['port']}, read {moment(each['updated'])}{note}")
+        click.echo(table(each["nodes"], _NODE_COLUMNS))
+        click.echo(table(each["history"][:NETWORK_EVENTS_SHOWN], ("at", "kind", "eui48", "sid", "detail")))
+    if not found["networks"]:
+        click.echo("the device told of no network yet; `survey` asks it")
+
+
+@_command
+@CONFIG
 @click.argument("number", type=click.IntRange(1))
 def cancel(config_path: Path, number: int) -> None:
     """Cancel a job that is queued, or waits for the device's report."""
     with asking(config_path) as client:
         show(client.post(f"/v1/jobs/{number}/cancel"))
+
+
+@_command
+@CONFIG
+@click.argument("number", type=click.IntRange(1))
+def acknowledge(config_path: Path, number: int) -> None:
+    """Acknowledge an event, so that it is no open alarm any more."""
+    with asking(config_path) as client:
+        show(client.post(f"/v1/events/{number}/acknowledge"))
 
 
 @_command
@@ -345,6 +447,7 @@ def _lister(name: str, columns: Sequence[str], help_text: str, *options: Callabl
 
 _METER = click.option("--meter", help="Only this meter.")
 _STATE = click.option("--state", type=click.Choice(["open", "closed"]), help="Only these.")
+_ALARMS = click.option("--alarms", "state", flag_value="open", help="Only alarms that nobody has acknowledged.")
 _RUN = click.option("--run", type=int, help="Only this run (seconds since the epoch).")
 _OBIS = click.option("--obis", help="Only this code, as 1.0.1.8.0.255.")
 _ORDER = click.option("--newest", "order", flag_value="newest", help="The newest first.")
@@ -374,6 +477,13 @@ _lister(
     _LIMIT,
 )
 _lister(
+    "orders",
+    ("id", "device_id", "order", "targets", "state", "counts", "error", "updated"),
+    "The orders to meters, newest first.",
+    _DEVICE,
+    _LIMIT,
+)
+_lister(
     "alerts",
     ("received", "device_id", "type", "source", "result_code", "data"),
     "The alerts, newest first.",
@@ -385,6 +495,25 @@ _lister(
     ("device", "meter", "readings", "last_run", "last_seen"),
     "The meters that readings came from.",
     _DEVICE,
+)
+_lister(
+    "registered",
+    (
+        "device",
+        "meter_id",
+        "port",
+        "state",
+        "model",
+        "firmware",
+        "counters.read",
+        "counters.timeout",
+        "counters.refused",
+        "counters.auth",
+        "last_error",
+    ),
+    "The meters that devices have registered, as they told last, with how often reading them failed.",
+    _DEVICE,
+    _LIMIT,
 )
 _lister(
     "readings",
@@ -404,6 +533,15 @@ _lister(
     _DEVICE,
     _METER,
     _STATE,
+    _LIMIT,
+)
+_lister(
+    "events",
+    ("id", "received", "device", "meter", "event", "code", "name", "grave", "security", "meter_time", "count"),
+    "The events of meters, newest first.",
+    _DEVICE,
+    _METER,
+    _ALARMS,
     _LIMIT,
 )
 _lister(

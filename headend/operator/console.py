@@ -27,8 +27,8 @@ from starlette.routing import Route
 
 from headend import db, web
 from headend.dm.jobs import queue
-from headend.metering import gaps, readings
-from headend.operator import views
+from headend.metering import events, gaps, readings
+from headend.operator import networks, orders, views
 from headend.security import devices
 from headend.security.limits import RateLimit
 from headend.software.repository import PackageStore
@@ -51,7 +51,7 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
 }
 _GOOD = frozenset({"done", "complete", "ok"})
-_BAD = frozenset({"failed", "aborted", "lost", "broken off"})
+_BAD = frozenset({"failed", "aborted", "lost", "broken off", "refused", "not reached", "unknown"})
 _PAGES = Path(__file__).parent / "pages"
 
 Page = Callable[[Request], tuple[str, dict[str, Any]]]
@@ -86,8 +86,12 @@ class Console:
             "/meters": self._meters,
             "/meter": self._meter,
             "/readings": self._readings,
+            "/events": self._events,
             "/gaps": self._gaps,
+            "/network": self._network,
             "/jobs": self._jobs,
+            "/orders": self._orders,
+            "/order": self._order,
             "/alerts": self._alerts,
             "/packages": self._packages_page,
             "/registrations": self._registrations,
@@ -215,6 +219,7 @@ class Console:
             run = int(str(runs[0]["run"]))
         rows = readings.list_readings(self._engine, device=device, meter=meter, run=run, limit=READINGS_PER_RUN_MAX)
         missing = gaps.listing(self._engine, device=device, meter=meter, limit=ROWS)
+        happened = events.listing(self._engine, device=device, meter=meter, limit=ROWS)
         return "meter.html", {
             "device": device,
             "meter": meter,
@@ -222,6 +227,7 @@ class Console:
             "run": run,
             "readings": rows,
             "gaps": missing,
+            "events": happened,
         }
 
     def _readings(self, _: Request) -> tuple[str, dict[str, Any]]:
@@ -233,9 +239,37 @@ class Console:
         rows = gaps.listing(self._engine, state=None if state == "all" else state, limit=2 * ROWS)
         return "gaps.html", {"gaps": rows, "state": state, "refresh_s": REFRESH_S}
 
+    def _events(self, request: Request) -> tuple[str, dict[str, Any]]:
+        state = request.query_params.get("state", "all")
+        rows = events.listing(self._engine, open_only=state == "open", limit=2 * ROWS)
+        return "events.html", {"events": rows, "state": state, "refresh_s": REFRESH_S}
+
+    def _network(self, request: Request) -> tuple[str, dict[str, Any]]:
+        device = request.query_params.get("device") or None
+        with db.reader(self._engine).begin() as connection:
+            return "network.html", {
+                "device": device,
+                "networks": networks.networks(connection, device),
+                "meters": networks.meters(connection, device),
+                "events": ROWS,
+            }
+
     def _jobs(self, _: Request) -> tuple[str, dict[str, Any]]:
         with db.reader(self._engine).begin() as connection:
             return "jobs.html", {"jobs": queue.listing(connection, limit=ROWS), "refresh_s": REFRESH_S}
+
+    def _orders(self, _: Request) -> tuple[str, dict[str, Any]]:
+        with db.reader(self._engine).begin() as connection:
+            return "orders.html", {"orders": orders.listing(connection, limit=ROWS), "refresh_s": REFRESH_S}
+
+    def _order(self, request: Request) -> tuple[str, dict[str, Any]]:
+        text = request.query_params.get("job", "")
+        number = int(text) if text.isascii() and text.isdigit() and len(text) < 16 else -1
+        with db.reader(self._engine).begin() as connection:
+            order = orders.show(connection, number)
+        if order is None:
+            raise web.HttpProblem(404, "There is no such order.")
+        return "order.html", {"order": order, "refresh_s": REFRESH_S if order["state"] in queue.OPEN_STATES else 0}
 
     def _alerts(self, _: Request) -> tuple[str, dict[str, Any]]:
         with db.reader(self._engine).begin() as connection:
@@ -286,7 +320,10 @@ def _environment(wall: Callable[[], float]) -> Environment:
         "result_mood": lambda code: "good" if code in (200, 1200) else "bad",
         "what": _what,
         "outcome": _outcome,
+        "few": _few,
+        "progress": _progress,
         "contents": _contents,
+        "carried": _carried,
     }
     made.filters.update(filters)
     return made
@@ -335,9 +372,31 @@ def _contents(package: Mapping[str, Any]) -> str:
     return f"{what}, only from {made_from}" if made_from else what
 
 
+def _carried(event: Mapping[str, Any]) -> str:
+    """What came with an event, in one line."""
+    if event["octets"]:
+        return str(event["octets"])
+    parts = [
+        f"{value['obis']} {json.dumps(value['raw'])}" if "obis" in value else json.dumps(value["raw"])
+        for value in event["values"]
+    ]
+    return ", ".join(parts)
+
+
 def _few(names: list[str]) -> str:
     shown = ", ".join(names[:3])
     return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
+
+
+def _progress(told: object) -> str:
+    """How far an order is on one meter, in words."""
+    if not isinstance(told, dict):
+        return ""
+    if told.get("blocks") is not None:
+        return f"{told.get('stage')}, {told['blocks']} of {told.get('of')} blocks"
+    if told.get("step") is not None:
+        return f"step {told['step']} of {told.get('of')}: {told.get('what')}"
+    return str(told.get("stage") or "")
 
 
 def _outcome(job: Mapping[str, Any]) -> str:

@@ -10,8 +10,8 @@ from typing import Any
 CELL_CHARS_MAX = 60
 TIMES = frozenset(
     {
-        "at", "created", "ended", "kept_since", "last_run", "last_seen", "made", "received", "registered", "run",
-        "since", "started", "until", "updated", "uploaded",
+        "at", "created", "ended", "kept_since", "last_heard", "last_run", "last_seen", "made", "received", "registered",
+        "run", "since", "started", "until", "updated", "uploaded",
     }
 )  # fmt: skip
 
@@ -43,13 +43,14 @@ def _cell(name: str, value: Any) -> str:
     if value is None:
         return ""
     if name.rsplit(".", maxsplit=1)[-1] in TIMES and isinstance(value, int | float) and not isinstance(value, bool):
-        return _time(value)
+        return moment(value)
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     text = "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)
     return text if len(text) <= CELL_CHARS_MAX else f"{text[: CELL_CHARS_MAX - 1]}…"
 
 
-def _time(seconds: float) -> str:
+def moment(seconds: float) -> str:
+    """A time in local time."""
     try:
         return dt.datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M:%S")
     except (ValueError, OverflowError, OSError):

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Select, Table, func, select
 from headend.dm import tables as dm
 from headend.dm.jobs.firmware import FW_VERSION
 from headend.dm.jobs.queue import OPEN_STATES
-from headend.metering import readings
+from headend.metering import events, readings
 from headend.security import devices as security
 from omadm.bootstrap import Account
 
@@ -30,6 +30,7 @@ def counts(connection: Connection) -> dict[str, int]:
         "devices": count(select(security.devices.c.id)),
         "meters": count(select(readings.meters.c.meter)),
         "readings": count(select(readings.readings.c.id)),
+        "open_alarms": events.open_alarms(connection),
         "open_jobs": count(select(dm.jobs.c.id).where(dm.jobs.c.state.in_(OPEN_STATES))),
         "failed_jobs": count(select(dm.jobs.c.id).where(dm.jobs.c.state == "failed")),
     }

@@ -21,7 +21,8 @@ from sqlalchemy import (
 )
 
 from headend import db
-from omadm.ssmp.wire import DEVICE_ID_BYTES_MAX, DEVICE_KEY_BYTES, RegistrationInfo
+from omadm.ssmp.limits import DEVICE_ID_BYTES_MAX, DEVICE_KEY_BYTES
+from omadm.ssmp.wire import RegistrationInfo
 
 LOG_ROWS_MAX = 10_000  # of the registration log; the oldest are deleted
 LOG_PRUNE_EVERY = 100

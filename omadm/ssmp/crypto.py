@@ -21,7 +21,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
 from omadm.ssmp.errors import SsmpError, SsmpUsageError
-from omadm.ssmp.wire import DEVICE_KEY_BYTES, MAC_BYTES, NONCE_BYTES
+from omadm.ssmp.limits import DEVICE_KEY_BYTES
+from omadm.ssmp.wire import MAC_BYTES, NONCE_BYTES
 
 SEAL_NONCE_BYTES = 12
 _LABEL = b"dcu-ssmp 1 "

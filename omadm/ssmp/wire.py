@@ -22,6 +22,7 @@ from enum import IntEnum
 from typing import ClassVar
 
 from omadm.ssmp.errors import SsmpUsageError, SsmpWireError
+from omadm.ssmp.limits import DEVICE_ID_BYTES_MAX, TEXT_BYTES_MAX
 
 CONTENT_TYPE = "application/vnd.dcu.ssmp"
 MAGIC = b"SS"
@@ -30,11 +31,8 @@ HEADER_BYTES = 6
 FIELD_HEADER_BYTES = 3
 MESSAGE_BYTES_MAX = 48 * 1024  # a bootstrap document is some hundred bytes; this leaves room for certificates in it
 NONCE_BYTES = 32
-DEVICE_KEY_BYTES = 32
 SESSION_BYTES = 16
 MAC_BYTES = 32
-DEVICE_ID_BYTES_MAX = 128
-TEXT_BYTES_MAX = 256  # each text of the registration information
 ERROR_TEXT_BYTES_MAX = 200
 FIELDS_MAX = 32
 

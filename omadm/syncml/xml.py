@@ -8,12 +8,15 @@ namespaces are dropped (`<syncml:Type>` is `Type`); comments and processing inst
 from __future__ import annotations
 
 import re
-from xml.parsers import expat
+from typing import TYPE_CHECKING
 
 from omadm.syncml.element import BODY_BYTES_MAX, DEPTH_MAX, ELEMENTS_MAX, Element
 from omadm.syncml.errors import SyncmlError
 from omadm.syncml.messages import SyncmlValueError
 from omadm.syncml.tokens import NAMESPACES
+
+if TYPE_CHECKING:
+    from xml.parsers import expat
 
 WHAT = "SyncML XML"
 PROLOG = '<?xml version="1.0" encoding="UTF-8"?>'
@@ -60,6 +63,8 @@ class _Builder:
 
 def read(body: bytes) -> Element:
     """The document's root element. Raises `SyncmlError`."""
+    from xml.parsers import expat  # not at the top: a device that speaks WBXML does without it
+
     if len(body) > BODY_BYTES_MAX:
         raise SyncmlError(WHAT, BODY_BYTES_MAX, f"longer than {BODY_BYTES_MAX} bytes")
     parser = expat.ParserCreate(namespace_separator=" ")

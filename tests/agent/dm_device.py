@@ -129,6 +129,10 @@ class Device:
     content_type: str = "application/vnd.syncml.dm+wbxml"
     algorithms: tuple[str, ...] = ("SHA-256",)
     meters: list[MeterStatus] = field(default_factory=list)
+    meter_details: dict[str, Mapping[str, object]] = field(default_factory=dict)
+    networks: list[Mapping[str, object]] = field(default_factory=list)
+    forgotten: list[str] = field(default_factory=list)
+    network_orders: list[tuple[str, Mapping[str, object]]] = field(default_factory=list)
     provisioned: list[Provisioning] = field(default_factory=list)
     health: list[tuple[str, bool, str]] = field(default_factory=list)
     reboots: int = 0
@@ -159,6 +163,11 @@ class Device:
                 new_id=lambda: str(uuid.uuid4()),
                 task_status=lambda task_id: TaskStatus("idle", last_run=1, next_run=2, last_result=f"of {task_id}"),
                 meters=lambda: self.meters,
+                meter_detail=self.meter_details.get,
+                meter_details=lambda: list(self.meter_details.values()),
+                networks=lambda: self.networks,
+                order_network=self.order_network,
+                forget_meter=self.forget_meter,
                 push_url=lambda: self.push_url,
                 compatible=COMPATIBLE,
                 download=download,
@@ -198,6 +207,15 @@ class Device:
         full = FullPolicy(self.full_instead_of_delta, self.full_bytes_max)
         self.packages = PackageWorker(OtaConfig(UPDATE, self.boot_id, DEVICE.known_fw_version, full), packages)
         self.disk.mkdir_durable(UPDATE / "outbox")
+
+    def order_network(self, port: str, wanted: Mapping[str, object]) -> None:
+        if "kind" not in wanted:
+            raise ValueError("no kind")
+        self.network_orders.append((port, wanted))
+
+    def forget_meter(self, meter_id: str) -> bool:
+        self.forgotten.append(meter_id)
+        return meter_id in self.meter_details
 
     def _view(self) -> Transaction:
         return self.tree.view()

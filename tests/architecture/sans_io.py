@@ -71,6 +71,7 @@ DRIVERS = {
 
 OPEN_TO_CORES = {
     "agent.metering.orders.order_book": "the type of a task",
+    "agent.metering.registry.entry": "the type of a meter",
     "agent.metering.store.reading_store": "the type of a batch",
     "agent.metering.visit.visit": "what a visit is asked, and its states",
     "dlms.link.trace": "parses the text of a trace",
@@ -100,6 +101,7 @@ LIBRARIES = frozenset({"crcmod", "cryptography"})
 
 PURE = {
     "bz2.BZ2Decompressor": "bytes in, bytes out",
+    "fnmatch.fnmatchcase": "text only",
     "importlib.import_module": "what it may import is checked where it is called",
     "lzma.FORMAT_XZ": "a number",
     "lzma.LZMADecompressor": "bytes in, bytes out",

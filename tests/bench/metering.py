@@ -37,6 +37,7 @@ from plc.prime.link import PlcLink
 from plc.protocols import find_protocol
 from tests.agent.metering.lines import Line, bridge_over
 from tests.agent.metering.readings import visit
+from tests.agent.metering.store import wear
 from tests.agent.virtual import VirtualClock
 from tests.bench.dlms import gurux_cpu_s
 from tests.bench.figure import Figure, absent, at_least, at_most, plain
@@ -57,8 +58,20 @@ DEVICE = "urn:dcu:BENCH"
 
 
 def run() -> list[Figure]:
-    """Collector, then uplink."""
-    return [*_collector(), *_uplink()]
+    """Collector, then store, then uplink."""
+    return [*_collector(), *_wear(), *_uplink()]
+
+
+def _wear() -> list[Figure]:
+    """What the store hands to the file system, log and checkpoints included, per byte of what it keeps compressed."""
+    found = {}
+    for visit_of in (wear.registers, wear.profile):
+        with tempfile.TemporaryDirectory(prefix="dcu-bench-") as name:
+            found[visit_of] = wear.written_per_payload(Path(name), visit_of, visits=2400, meters=200, keep=20_000)
+    return [
+        at_most("store, written per compressed byte, visits of 108 registers", found[wear.registers], 3.1, "x"),
+        plain("store, written per compressed byte, visits of 96 rows", f"{found[wear.profile]:.1f} x"),
+    ]
 
 
 # -------------------------------------------------------------------------------------------------- the collector

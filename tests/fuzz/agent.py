@@ -51,7 +51,7 @@ from plc.protocols import HDLC
 from tests.agent.dm import server
 from tests.agent.tree.test_tree import SCHEMA as TREE_SCHEMA
 from tests.agent.virtual import VirtualClock
-from tests.fuzz import dictionaries
+from tests.fuzz import dictionaries, events
 from tests.fuzz.guided import Target
 from tests.omadm.syncml.tnds_documents import decode_tnds
 from tests.sim.faulty_disk import FaultyDisk
@@ -413,6 +413,10 @@ def target(
 
 
 TARGETS = {
+    "notification": target(events.run_notice, events.notices, tokens=()),
+    "pushed": target(events.run_pushed, events.pushed, tokens=()),
+    "push-on-bus": target(events.run_bus, events.buses, tokens=(b"\x7e", b"\xe6\xe7\x00", b"\xe0"), mutations=500),
+    "push-on-connection": target(events.run_connection, events.connections, tokens=(b"\x00\x01",)),
     "config": target(run_config, config_seeds, tokens=dictionaries.YAML, mutations=150),
     "reading-list": target(run_reading_list, list_seeds, ReadingListError, tokens=dictionaries.CSV),
     "generation": target(

@@ -25,6 +25,7 @@ from omadm.ssmp.server_core import Authenticated, Confirmed, SessionTable
 from omadm.syncml import codec, text
 from omadm.syncml.errors import SyncmlError
 from omadm.syncml.messages import SyncmlValueError
+from tests.agent.metering.readings import event
 from tests.fuzz import dictionaries
 from tests.fuzz.guided import Target
 from tests.omadm import test_bootstrap, test_descriptor
@@ -228,7 +229,14 @@ def resend_orders() -> list[bytes]:
 def batches() -> list[bytes]:
     values = [("f64", 1.5), ("oct", "00ff"), ("bits", "0101"), ("text", "é"), ("array", [["u8", 1], ["struct", []]])]
     mixed = [a_record(at + 1, tag=tag, raw=raw) for at, (tag, raw) in enumerate(values)]
-    return [a_batch(a_record()), a_batch(*mixed), a_batch(a_record(error="no answer", tag="null", raw=None))]
+    happened = readings.record(1, event("k1").row())
+    happened["values"] = [{"tag": "u8", "raw": 1, "obis": "0.0.96.11.0.255", "cls": 1, "attr": 2}]
+    return [
+        a_batch(happened),
+        a_batch(a_record()),
+        a_batch(*mixed),
+        a_batch(a_record(error="no answer", tag="null", raw=None)),
+    ]
 
 
 DELTA_DESCRIPTORS = [

@@ -12,7 +12,7 @@ from dlms.codes import Conformance, Context
 from dlms.errors import DlmsError
 from dlms.explain.apdus import Keys
 from dlms.explain.streams import explain_bytes
-from dlms.link.datalink import DataLink
+from dlms.link.datalink import DataLink, LinkDown
 from dlms.link.hdlc.frames import HdlcAddress, HdlcDecoder, HdlcFrame, HdlcNoise, information_control
 from dlms.link.hdlc.params import FrameReject, LinkParameters
 from dlms.link.hdlc.primary import HdlcClientLink, HdlcServerLink
@@ -21,7 +21,7 @@ from dlms.link.mode_e.link import ModeELink
 from dlms.link.mode_e.meter import ModeEMeter
 from dlms.link.mode_e.opening import Identification, ModeEOpening
 from dlms.link.trace import HEADER, parse_trace
-from dlms.link.wrapper import WrapperFrame, WrapperLink
+from dlms.link.wrapper import WrapperFrame, WrapperLink, WrapperUdpLink
 from dlms.xdlms.acse import Aarq, InitiateRequest
 from plc.dlmsotcp import DlmsOverTcpLink, emit_message
 from plc.errors import PlcError
@@ -204,6 +204,24 @@ def run_wrapper(data: bytes) -> None:
     _both(data, wrapper)
 
 
+def run_wrapper_udp(data: bytes) -> None:
+    """Datagrams, each with its length before it: the link never ends because of them."""
+    link = WrapperUdpLink(16, 1)
+    link.connect(0.0)
+    while data:
+        datagram, data = data[1 : 1 + data[0]], data[1 + data[0] :]
+        for _ in range(2):
+            link.receive(datagram, 1.0)
+    heard = list(iter(link.next_event, None))
+    assert not any(isinstance(event, LinkDown) for event in heard)
+    link.send(GET, 2.0)
+
+
+def datagram_seeds() -> list[bytes]:
+    datagrams = [WrapperFrame(1, 16, apdu).emit() for apdu in (b"\xc4\x01\xc1\x00\x00", b"\x61\x00")]
+    return [b"".join(bytes((len(datagram),)) + datagram for datagram in datagrams)]
+
+
 def run_llc(data: bytes) -> None:
     link = llc()
     link.receive(data, 1.0)
@@ -371,6 +389,7 @@ TARGETS = {
     "client": Target(run_client, hdlc_seeds, (), "/dlms/", mutations=400),
     "server": Target(run_server, hdlc_seeds, (), "/dlms/", mutations=400),
     "wrapper": Target(run_wrapper, wrapper_seeds, (), "/dlms/"),
+    "wrapper-udp": Target(run_wrapper_udp, datagram_seeds, (), "/dlms/"),
     "llc": Target(run_llc, lambda: [GET], (), "/dlms/"),
     "mode-e": Target(run_mode_e, lambda: [rb"/ABC5\2METER" + b"\r\n\x06252\r\n"], (), "/dlms/"),
     "mode-e-link": Target(run_mode_e_link, mode_e_seeds, (), "/dlms/", mutations=400),

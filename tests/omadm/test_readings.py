@@ -182,6 +182,21 @@ def test_what_the_device_emits_is_what_the_head_end_reads(reading: Reading) -> N
     assert json.loads(taken.raw) == reading.raw
 
 
+@pytest.mark.parametrize(
+    "count", [0, 1, readings.PIECE_RECORDS, readings.PIECE_RECORDS + 1, 3 * readings.PIECE_RECORDS]
+)
+def test_records_that_are_encoded_in_pieces_are_one_document(count: int) -> None:
+    records = [readings.record(number, a_reading().row()) for number in range(1, count + 1)]
+    reports = [readings.ResendReport(3, 1, 0, ((1, 2),), 5.0)]
+    assert json.loads(readings.emit("d", "a" * 32, records, reports)) == {
+        "version": readings.VERSION,
+        "device": "d",
+        "store": "a" * 32,
+        "records": records,
+        "resent": [{"request": 3, "sent": 1, "refused": 0, "gone": [[1, 2]], "kept_since": 5.0}],
+    }
+
+
 def test_both_ends_have_the_same_fields() -> None:
     assert {field.name for field in fields(Record)} == {"id", "value", *FIELDS}
 

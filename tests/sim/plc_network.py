@@ -17,20 +17,28 @@ from dataclasses import dataclass
 
 from plc.errors import PlcDecodeError
 from plc.prime.lists import ListPib, ListQuery, ListResponse, Node432
+from plc.prime.management import PIB_DEMOTE, PIB_PROMOTE
 from plc.prime.messages import (
     EUI48_BYTES,
+    Command,
     ConfirmStatus,
     DataConfirm,
     DataIndication,
     DataRequest,
     JoinIndication,
     LeaveIndication,
+    MlmeGet,
+    MlmeGetConfirm,
+    MlmeSet,
+    MlmeSetConfirm,
     NetworkEvent,
     NetworkEventKind,
     ReleaseRequest,
+    Whitelist,
+    WhitelistAck,
     parse_payload,
 )
-from plc.prime.topology import LSID_NONE, NodeState, RegisteredDevice
+from plc.prime.topology import LSID_NONE, NodeState, PhyLink, RegisteredDevice
 from plc.prime.usi import ProtocolId, UsiDecoder, UsiFrame
 from tests.sim.faults import Faults
 from tests.sim.meters import SimMeter, make_meters
@@ -47,12 +55,19 @@ def eui48_of(serial: int) -> bytes:
 
 @dataclass(slots=True)
 class Node:
-    """One meter's modem."""
+    """One meter's modem. `sid`: the switch that it hangs on, `lsid`: its own number as a switch."""
 
     address: int
     eui48: bytes
     meter: SimMeter
     joined: bool = False
+    sid: int = 0
+    lsid: int = LSID_NONE
+    level: int = 0
+
+    @property
+    def state(self) -> NodeState:
+        return NodeState.TERMINAL if self.lsid == LSID_NONE else NodeState.SWITCH
 
 
 class BaseNode:
@@ -61,6 +76,8 @@ class BaseNode:
     def __init__(self, meters: list[SimMeter], *, start: float, join_interval_s: float, latency_s: float) -> None:
         self.meters = {meter.id: meter for meter in meters}
         self.faults = Faults()
+        self.pib: dict[int, bytes] = {}
+        self.admitted: set[bytes] = set()
         self._latency_s = latency_s
         self._nodes = {
             FIRST_ADDRESS + index: Node(FIRST_ADDRESS + index, eui48_of(meter.serial), meter)
@@ -114,8 +131,41 @@ class BaseNode:
                     node = self._nodes.get(request.address)
                     if node is not None:
                         self._leave(node)
+                case MlmeGet(pib=pib):
+                    self._answer(MlmeGetConfirm(0 if pib in self.pib else 1, pib, self.pib.get(pib, b"")))
+                case MlmeSet() as order:
+                    self._answer(MlmeSetConfirm(self._set(order)))
+                case Whitelist(command=command, eui48=eui48):
+                    (self.admitted.add if command is Command.WHITELIST_ADD else self.admitted.discard)(eui48)
+                    self._answer(WhitelistAck(command, 0))
                 case _:
                     pass
+
+    def _answer(self, payload: MlmeGetConfirm | MlmeSetConfirm | WhitelistAck | NetworkEvent) -> None:
+        self._bursts.append(UsiFrame(ProtocolId.PRIME_API, payload.emit(), payload.command).emit())
+
+    def _set(self, order: MlmeSet) -> int:
+        """Write an attribute, or promote or demote a node. Returns the status."""
+        if order.pib not in (PIB_PROMOTE, PIB_DEMOTE):
+            self.pib[order.pib] = order.value
+            return 0
+        node = next((node for node in self._nodes.values() if node.eui48 == order.value and node.joined), None)
+        if node is None:
+            return 1
+        promoted = order.pib == PIB_PROMOTE
+        node.lsid = node.address if promoted else LSID_NONE
+        self.happen(NetworkEventKind.PROMOTE if promoted else NetworkEventKind.DEMOTE, node)
+        return 0
+
+    def happen(self, kind: NetworkEventKind, node: Node) -> None:
+        """Tell a network event of a node."""
+        self._answer(NetworkEvent(kind, node.eui48, node.sid, node.address, node.lsid, 1, 1, 8))
+
+    def hang(self, address: int, *, below: int) -> None:
+        """A node hangs on another one, which is a switch, from now on."""
+        node, switch = self._nodes[address], self._nodes[below]
+        node.sid, node.level = switch.lsid, switch.level + 1
+        self.happen(NetworkEventKind.REGISTER, node)
 
     def _carry(self, request: DataRequest, now: float) -> None:
         node = self._nodes.get(request.dst)
@@ -134,6 +184,10 @@ class BaseNode:
         else:
             self._bursts.append(burst)
 
+    def push(self, address: int, apdu: bytes, now: float, client: int = 102) -> None:
+        """The meter at `address` says something to a client, unasked."""
+        self._send(DataIndication(client, 1, 0, address, apdu), now)
+
     def _answer_list(self, query: ListQuery) -> None:
         records: list[tuple[int, bytes]] = []
         if query.pib == ListPib.NODES_432:
@@ -144,8 +198,13 @@ class BaseNode:
         elif query.pib == ListPib.REGISTERED_DEVICES:
             for node in self._nodes.values():
                 if node.joined and node.address >= query.iterator:
-                    device = RegisteredDevice(node.eui48, node.address, NodeState.TERMINAL, LSID_NONE, 0, 0)
+                    device = RegisteredDevice(node.eui48, node.address, node.state, node.lsid, node.sid, node.level)
                     records.append((node.address, device.emit()))
+        elif query.pib == ListPib.PHY_LINKS:
+            for node in self._nodes.values():
+                if node.joined and node.address >= query.iterator:
+                    link = PhyLink(node.address, node.sid, 0, 10 + node.address, 5, 4, 0, 3)
+                    records.append((node.address, link.emit()))
         chosen = tuple(records[: min(query.count_max, LIST_RECORDS_MAX)])
         response = ListResponse(query.pib, len(chosen[0][1]) if chosen else 0, chosen)
         self._bursts.append(UsiFrame(ProtocolId.MNGP_GETRSP_ENHANCED, response.emit()).emit())

@@ -51,6 +51,11 @@ class Bus:
         self._stations = stations
         self.meters = {station.meter.id: station.meter for station in stations}
         self.faults = Faults()
+        self._pushed: list[bytes] = []
+
+    def push(self, octets: bytes) -> None:
+        """Frames that nobody has asked for."""
+        self._pushed.append(octets)
 
     def receive(self, data: bytes, now: float) -> None:
         """Bytes from the host: everybody hears them."""
@@ -62,7 +67,7 @@ class Bus:
 
     def take_bursts(self) -> list[bytes]:
         """What the stations say, faults applied."""
-        bursts: list[bytes] = []
+        bursts, self._pushed = self._pushed, []
         for station in self._stations:
             burst = station.link.take_output()
             if burst and station.connected and station.meter.id not in self.faults.mute:

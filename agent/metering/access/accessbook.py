@@ -31,7 +31,7 @@ from agent.metering.scheduling.schedule import Backoff
 from agent.settings.provisioning import AccessRule, MeterAccess, Provisioning
 from dlms.errors import DlmsError, SecurityError
 from dlms.security.gcm import Replayed
-from dlms.security.settings import MemoryCounters
+from dlms.security.settings import MemoryCounters, Policy, Security
 
 LOG = logging.getLogger("agent.metering.access")
 
@@ -180,6 +180,43 @@ class AccessBook:
             self._report_to(meter.key, state.total, describe(access))
             made = credentials(access, title, lambda key: self._store.counters(key, meter.key))
             return Opening(meter, access, made, first=access != proven, wanted=access == state.wanted)
+
+    def push_keys(self, meter: Meter) -> tuple[Security, ...]:
+        """What a meter may protect notifications with: the wanted access, then the one that is proven."""
+        with self._lock:
+            wanted, found = self._rules.resolve(meter), list[Security]()
+            try:
+                title = self._title or self._store.system_title()
+                for access in dict.fromkeys((wanted, self._store.proven(meter.key) or wanted)):
+                    made = credentials(access, title, lambda key: self._store.pushed(key, meter.key))
+                    if made.security is not None:
+                        agreed = made.security.policy if access.policy != "plain" else Policy.NONE
+                        found.append(replace(made.security, policy=agreed))
+            except DlmsError as error:  # said when the meter is visited
+                LOG.debug("keys of %s: %s", meter.meter_id, error)
+            return tuple(found)
+
+    def title_of(self, meter: Meter) -> bytes:
+        """The system title that a meter proved; empty where it is not known."""
+        try:
+            return self._store.title_of(meter.key)
+        except KeyStoreError:
+            return b""
+
+    def meter_of_title(self, title: bytes) -> str:
+        """The meter (`Meter.key`) that proved this system title; empty for none."""
+        try:
+            return self._store.meter_of_title(title)
+        except KeyStoreError:
+            return ""
+
+    def note_title(self, meter: Meter, title: bytes) -> None:
+        """A meter proved this system title."""
+        if title:
+            try:
+                self._store.note_title(meter.key, title)
+            except KeyStoreError:
+                return
 
     def resting(self, meter: Meter) -> bool:
         """Whether this meter is not to be visited now, because its keys are wrong."""

@@ -4,7 +4,8 @@ Two documents in two generations each, mode 0600, written through the `Disk` por
 
     keys    our system title; the secrets that the head-end provisioned; per meter the access that is known to work;
             per encryption key the bound below which all invocation counters count as used
-    seen    per meter and key the highest invocation counter that the meter used
+            per meter the system title that it proved
+    seen    per meter and key the highest invocation counter that the meter used, in answers and in what it pushes
 
 **A counter is never used twice under one key.** AES-GCM loses its secrets when one is. `next` returns a value only
 below a bound that is durable; a bound is raised by `BLOCK` values, those of all keys in one write; and a start goes on
@@ -43,6 +44,7 @@ LOST_FLOOR = 1 << 30  # after the loss of all counters; twice as many APDUs as a
 KEYS_MAX = 8192  # keys with counters of their own: two per meter of a full network
 SEEN_FLUSH_S = 300.0
 PROVEN_FLUSH_S = 10.0  # once for the many meters of a network that is read for the first time
+PUSHED = "#push"  # behind the name of a meter: the counters of what it pushes
 TITLE_HEAD = b"DCU"  # where the maker's three letters are; the rest is random
 
 OCTET_FIELDS = tuple(field.name for field in fields(MeterAccess) if field.default == b"")
@@ -90,6 +92,7 @@ class KeyStore:
         self._seen: dict[str, dict[str, int]] = {}
         self._provisioned: dict[str, dict[str, bytes]] = {}
         self._proven: dict[str, MeterAccess] = {}
+        self._titles: dict[str, bytes] = {}
         self._unsaved = False
         self._seen_unsaved = False
         self._flush_at: float | None = None
@@ -156,13 +159,15 @@ class KeyStore:
         with self._lock:
             for meter in meters:
                 self._unsaved |= self._proven.pop(meter, None) is not None
-                self._seen_unsaved |= self._seen.pop(meter, None) is not None
+                self._unsaved |= self._titles.pop(meter, None) is not None
+                for name in (meter, meter + PUSHED):
+                    self._seen_unsaved |= self._seen.pop(name, None) is not None
 
     # --- counters ---
 
     def counters(self, key: bytes, meter: str) -> KeyCounters:
         """The counters of `key`, with `RESERVE_MIN` values reserved."""
-        name = hashlib.sha256(b"counters" + key).hexdigest()[:32]
+        name = _counters_name(key)
         with self._lock:
             self._open()
             self._know(name)
@@ -170,6 +175,33 @@ class KeyStore:
             if min(self._next[name] + RESERVE_MIN, COUNTER_MAX + 1) > self._bounds[name]:
                 self._reserve()
         return KeyCounters(self, name, meter)
+
+    def pushed(self, key: bytes, meter: str) -> KeyCounters:
+        """The counters of what `meter` pushes under `key`, which are apart from those of its answers: a push may be
+        late. Only for checking; nothing is reserved for sending."""
+        with self._lock:
+            self._open()
+        return KeyCounters(self, _counters_name(key), meter + PUSHED)
+
+    def title_of(self, meter: str) -> bytes:
+        """The system title of a meter; empty where it is not known."""
+        with self._lock:
+            self._open()
+            return self._titles.get(meter, b"")
+
+    def meter_of_title(self, title: bytes) -> str:
+        """The meter that has this system title; empty for none."""
+        with self._lock:
+            self._open()
+            return next((meter for meter, known in self._titles.items() if known == title), "")
+
+    def note_title(self, meter: str, title: bytes) -> None:
+        """A meter proved this system title. Written with the next change."""
+        with self._lock:
+            self._open()
+            if self._titles.get(meter) != title:
+                self._titles[meter] = title
+                self._unsaved = True
 
     def next_counter(self, name: str) -> int:
         """A value that was never returned before for this key, whatever happens to the process."""
@@ -246,6 +278,7 @@ class KeyStore:
                 for rule, given in self._provisioned.items()
             },
             "accesses": {name: _access_document(access) for name, access in accesses.items()},
+            "titles": {meter: title.hex() for meter, title in self._titles.items()},
             "proven": {meter: _fingerprint(access) for meter, access in self._proven.items()},
         }
         try:
@@ -302,6 +335,7 @@ class KeyStore:
             rule: {name: bytes.fromhex(octets) for name, octets in given.items()}
             for rule, given in document["provisioned"].items()
         }
+        self._titles = {meter: bytes.fromhex(title) for meter, title in document.get("titles", {}).items()}
         accesses = {name: _access_of(held) for name, held in document["accesses"].items()}
         self._proven = {meter: accesses[name] for meter, name in document["proven"].items()}
         if behind:
@@ -309,6 +343,10 @@ class KeyStore:
                 "the newest file of the meters' keys is damaged: its last change is lost, counters go on after a gap",
                 extra={"event": "meter.keystore.damaged"},
             )
+
+
+def _counters_name(key: bytes) -> str:
+    return hashlib.sha256(b"counters" + key).hexdigest()[:32]
 
 
 def _emit(document: Mapping[str, object]) -> bytes:

@@ -8,6 +8,7 @@ import sqlite3
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
+from typing import Literal
 
 from agent.metering.ledger import gap_table
 from agent.metering.ledger.ledger import GOES_ON, PROFILE, READ, Change, Gap, Ledger, Reason, refilled
@@ -86,11 +87,16 @@ class LedgerKeeper:
         self._add(self.ledger.reopen(meter, task, run, self._gaps(meter, task)))
         self._touched.add((meter, task))
 
-    def doubt(self, meter: str, task: str, first: int, last: int, every: int, noted: float) -> None:
-        """Readings of these runs were said to be trusted, and are not."""
+    def judge(
+        self, verdict: Literal["doubted", "confirmed"], meter: str, task: str, runs: tuple[int, int], every: int,
+        noted: float,
+    ) -> None:  # fmt: skip
+        """Readings of these runs, first to last, were said to be trusted, and are not; or the same was said before and
+        was wrong."""
+        first, last = runs
         step = every if every and not (last - first) % every else max(1, last - first)
         self._pending.append(
-            GapReport("doubted", meter, task, None, first, last, step, Reason.CLOCK, None, round(noted, 3))
+            GapReport(verdict, meter, task, None, first, last, step, Reason.CLOCK, None, round(noted, 3))
         )
 
     def correct(self, mark: Progress, before: int) -> None:

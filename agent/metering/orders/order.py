@@ -151,7 +151,7 @@ class MeterResult:
     """What became of an order on one meter.
 
     `value` is plain JSON; `error` is the DLMS result where the meter refused, otherwise a sentence. `at`: of the last
-    change, seconds since the epoch; `attempts`: visits begun for it, but for those that only went on after a pause;
+    change, seconds since the epoch; `attempts`: visits begun for it since it last got on;
     `sent`: requests that may have changed the meter; `progress`: how far it is, plain JSON.
     """
 

@@ -42,7 +42,7 @@ LOG = logging.getLogger("agent.metering.orders")
 OPEN_MAX = 64  # orders that are not over
 KEPT_MAX = 256  # orders that are over, the newest, for the record
 ATTEMPTS_MAX = 3  # to reach a meter
-RETRY = Backoff(2.0, 30.0)
+RETRY = Backoff(2.0, 600.0)
 ASKED_BY_CHARS_MAX = 128
 WAITING = frozenset({State.QUEUED, State.PARTLY})
 
@@ -204,9 +204,11 @@ class OrderBook:
                 key=_rank,
             )
             found: dict[str, Task] = {}
+            held = self._held()
             for each in ranked:
                 for index, meter_id in enumerate(each.record.order.meters):
                     waits = each.record.results[index].state in WAITING
+                    waits = waits and not _held_up(each.record, held.get(meter_id, {}))
                     if waits and meter_id in meters and now >= each.not_before.get(index, 0.0) and now < each.until:
                         found.setdefault(meter_id, Task(each.record.order, index))
             return list(found.values())
@@ -260,7 +262,7 @@ class OrderBook:
         with self._lock:
             before = self._result(task)
             event = Event.CUT if before.sent else Event.LOST
-            self._move(task, event, error="", attempts=before.attempts - 1, progress=progress or before.progress)
+            self._move(task, event, error="", attempts=0, progress=progress or before.progress)
             self._open[task.order.id].not_before[task.index] = self._clock.monotonic() + after_s
 
     def ended(self, task: Task, ended: Ended) -> None:
@@ -312,6 +314,19 @@ class OrderBook:
                     self._unwritten.discard((order_id, index))
 
     # --- inside ---
+
+    def _held(self) -> dict[str, dict[Kind, str]]:
+        """Per meter the kinds of which an order has begun to change it and has no end yet, with the ids of the orders.
+
+        What a plan finds by reading is what it did itself only if no other order does the like meanwhile.
+        """
+        held: dict[str, dict[Kind, str]] = {}
+        for each in self._open.values():
+            order = each.record.order
+            for meter_id, result in zip(order.meters, each.record.results, strict=True):
+                if result.sent and result.state not in ENDS:
+                    held.setdefault(meter_id, {})[order.kind] = order.id
+        return held
 
     def _prepared(self, order: Order) -> bool:
         wanted = _image(order)
@@ -437,6 +452,15 @@ class OrderBook:
 
 def _same(one: Order, other: Order) -> bool:
     return (one.kind, one.meters, one.parameters) == (other.kind, other.meters, other.parameters)
+
+
+def _held_up(record: OrderRecord, held: Mapping[Kind, str]) -> bool:
+    """Whether an order waits on its meter until another one of its kind is over; a SET or ACTION of whatever there is,
+    until all are over that are not in the background."""
+    kind = record.order.kind
+    if kind in (Kind.SET, Kind.ACTION):
+        return any(not kinds.KINDS[other].background for other, of in held.items() if of != record.order.id)
+    return kind in held and held[kind] != record.order.id and kinds.KINDS[kind].resumes
 
 
 def _rank(each: _Open) -> tuple[bool, int, int]:

@@ -38,6 +38,8 @@ SILENT_MAX = 3  # unanswered list queries before the port counts as not working
 class Bridge(Protocol):
     """The part of `plc.bridge.Bridge` that is used."""
 
+    overhear: Callable[[int, bytes], None] | None
+
     @property
     def shared_bus(self) -> bool: ...
     @property

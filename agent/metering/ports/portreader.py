@@ -31,6 +31,9 @@ from functools import partial
 from agent.clock import Clock
 from agent.metering.access.accessbook import AccessBook, Which
 from agent.metering.access.session import AccessSession
+from agent.metering.events.desk import EventDesk
+from agent.metering.events.logbooks import ALARMS, Circumstances, alarm_events, log_events
+from agent.metering.events.port_ears import PortEars
 from agent.metering.ledger.ledger import Reason
 from agent.metering.orders.kinds.keys import keys_of
 from agent.metering.orders.kinds.steps import Keys
@@ -58,10 +61,12 @@ from dlms.cosem.time import ClockPolicy
 from dlms.errors import DlmsError
 from dlms.link.datalink import DataLink, LineSettings, heard_by
 from dlms.link.roundtrip import Bounds, NodeRoundTrip, RoundTrips
+from omadm.readings import EventReport
 from plc.errors import PlcError, PlcLocalError, PlcSilentError
 from plc.events import (
     BaseNodeRestarted,
     BaseNodeSilent,
+    DataReceived,
     ManagementUnanswered,
     NetworkNoted,
     NodeEvent,
@@ -100,6 +105,7 @@ class ReaderDeps:
     devices: DeviceBook
     network: NetworkBook
     health: Callable[[str, PortHealth], None] = lambda _port, _health: None
+    events: EventDesk | None = None
     busy: Callable[[], None] = lambda: None
 
 
@@ -138,6 +144,7 @@ class PortReader:
             health=deps.health,
             wakeup=self._wakeup,
         )
+        self._ears = PortEars(port, deps.events, deps.clock) if deps.events is not None else None
         self._links: dict[int, DataLink] = {}  # of the visits, by address
         self._round_trips = RoundTrips(answer_bounds(port.response_timeout_s))
         self._silent: set[str] = set()  # meters (their keys) whose last visit brought no answer at all
@@ -147,6 +154,7 @@ class PortReader:
         self._look_at = 0.0
         self._look_wanted = False  # by another thread
         self._generation = -1
+        self._sets_line = False  # whether the line was ever to stand otherwise than the port has it
         self._busy_at = 0.0  # when a visit was last under way
 
     # --- the worker ---
@@ -173,7 +181,10 @@ class PortReader:
         """
         bridge = self._state.bridge
         if bridge is None:
-            return self._state.open()
+            pause_s = self._state.open()
+            if self._ears is not None and self._state.bridge is not None:
+                self._ears.attach(self._state.bridge)
+            return pause_s
         try:
             self._round(bridge, self._clock.monotonic())
         except PlcSilentError as error:
@@ -214,6 +225,8 @@ class PortReader:
         now, wall = self._clock.monotonic(), self._clock.wall()
         for visit in list(self._visits.values()):
             self._advance(visit, partial(visit.step, now, wall))
+        if self._ears is not None:
+            self._ears.flush()
         found = self._probe.step(now)
         if found is not None:
             self._retries.reset(found)  # it is back: what was given up is tried again
@@ -224,7 +237,8 @@ class PortReader:
 
     def _set_line(self, bridge: Bridge) -> None:
         """Have the line stand as the meter that is talked to needs it, where meters of one bus differ."""
-        if not (self._port.meters and self._port.protocol.own_lines):
+        self._sets_line = self._sets_line or self._port.lines_differ  # and back, once the last such meter is gone
+        if not self._sets_line:
             return
         asked = self._probe.asked
         for address, link in [*self._links.items(), *([asked] if asked else [])]:
@@ -288,6 +302,8 @@ class PortReader:
                 LOG.debug("port %s: %s of %s, below switch %d", name, kind, node.hex(), sid)
             case ManagementUnanswered(what=what, pib=pib):
                 LOG.debug("port %s: the base node has not answered a %s of 0x%04x", name, what, pib)
+            case DataReceived() if self._ears is not None:
+                self._ears.packet(event)
             case ResyncNoted(dropped_bytes=dropped, why=why):
                 LOG.debug("port %s: %d bytes dropped: %s", name, dropped, why)
             case _:
@@ -310,7 +326,9 @@ class PortReader:
                 self._state.report(self._state.problem)  # whether it is excused depends on there being tasks
             with contextlib.suppress(StoreError):  # its owner reports it; the next change of tasks tidies up
                 self._deps.tasks.tidy()
-                self._deps.store.retain(self._deps.registry.names())
+                self._deps.store.retain(
+                    self._deps.registry.names() | self._deps.devices.rows() | self._deps.network.rows()
+                )
         room = self._begin_orders(bridge, self._room(bridge), now)
         if self._look_wanted:
             self._look_wanted, self._look_at = False, 0.0
@@ -457,9 +475,12 @@ class PortReader:
                 pdu_size=self._metering.pdu_size,
                 known=knowledge,
                 response_timeout_s=max(RESPONSE_TIMEOUT_MIN_S, 2 * self._port.response_timeout_s),
+                pushes=self._ears,
                 round_trip=NodeRoundTrip(self._round_trips, meter.key, 0 if meter.key in self._silent else REPEATS_MAX),
             )
             channel = bridge.channel(meter.address, dst_lsap=MANAGEMENT_LOGICAL_DEVICE, src_lsap=client)
+            if self._ears is not None:
+                self._ears.conversation(meter.address, client)
         except (DlmsError, PlcLocalError) as error:
             # What was provisioned or configured does not make a session: say so, and wait like after any failure.
             if task is not None:
@@ -664,13 +685,44 @@ class PortReader:
         learned = visit.learned()
         if learned:
             knowledge[meter.key] = learned
+        happened = self._happened(visit, meter, jobs, knowledge, trusted=trusted)
         if final or readings or knowledge:
-            self._deps.store.append(readings, marks, knowledge, also)
+            self._deps.store.append(readings, marks, knowledge, also, urgent=happened)
         self._report_doubts(visit, meter)
         visit.stored()
         if final:
             self._deps.tasks.ended(visit.jobs, meter.meter_id, ok=True, final=True, trusted=trusted)
         self._deps.tasks.stored(readings)
+
+    def _happened(
+        self,
+        visit: Visit,
+        meter: Meter,
+        jobs: Sequence[Job],
+        knowledge: dict[str, Mapping[str, object]],
+        *,
+        trusted: bool,
+    ) -> list[EventReport]:
+        """Return the events in what a step of a visit has read: new rows of event logs, new bits of alarm registers,
+        which `knowledge` then has."""
+        where, wall = f"{meter.port}/{meter.address}", self._clock.wall()
+        key = meter.meter_id + ALARMS
+        found: list[EventReport] = []
+        before: Mapping[str, object] | None = None
+        for job in jobs:
+            about = Circumstances(meter.meter_id, job.task.task_id, where, wall, trusted, self._policy)
+            for (task_id, obis), profile in visit.profiles.items():
+                if task_id == job.task.task_id:
+                    found += log_events(about, obis, profile.rows)
+            registers = visit.alarm_registers(job) if job.task.task_id not in visit.tasks_stored else []
+            if registers:
+                if before is None:
+                    before = self._deps.store.knowledge(key) or {}
+                alarms, now = alarm_events(about, registers, before)
+                found += alarms
+                if now != before:
+                    before = knowledge[key] = now
+        return found
 
     @staticmethod
     def _report_doubts(visit: Visit, meter: Meter) -> None:

@@ -1,9 +1,9 @@
 """What each meter is and can, how often reading it failed, and when to ask it again: durable, a row per meter.
 
-The rows are kept with what else is learned about meters, in the store of readings: a change costs a few hundred octets
-in one transaction, and a power cut between two changes costs the later one. Counters alone are no reason to write; they
-go with the next change, after `FLUSH_S`, or at the end. An object list is kept once for all meters that have the same
-one, under its digest.
+The rows are kept with what else is learned about meters, in the store of readings: a few hundred octets per change, in
+one transaction for all meters that changed within `SOON_S`, which is what a power cut may cost. Counters alone are no
+reason to write; they go with the next change, after `FLUSH_S`, or at the end. An object list is kept once for all
+meters that have the same one, under its digest.
 
 A meter is asked who made it and which firmware it runs in idle line time: after its first successful visit, and once a
 day from then on. Where the firmware is another one than the object list was read for, the list is read anew, and what
@@ -29,10 +29,11 @@ from dlms.cosem.obis import AttributeRef
 
 LOG = logging.getLogger("agent.metering.registry")
 
-FLUSH_S = 600.0  # how old counters that were not written may be
+SOON_S = 5.0  # the first run of a network changes hundreds of rows, and flash bears no commit for each
+FLUSH_S = 21_600.0  # how old counters that were not written may be: every visit counts, and flash is not for that
 CHECK_S = 86_400.0  # how often a meter is asked for its firmware
 RETRY_S = 3600.0  # after a question in idle time was not answered
-LOOK_S = 10.0  # how often meters are looked through for one to ask
+LOOK_AGAIN_S = 10.0  # how often meters are looked through for one to ask
 ROW = "device"
 LISTS = "objects/"  # the rows of object lists begin with that; no meter has such a name
 
@@ -114,6 +115,7 @@ class DeviceBook:
         self._devices: dict[str, Device] = {}
         self._asked_at: dict[str, float] = {}  # key → monotonic seconds of the last question in idle time
         self._dirty: set[str] = set()
+        self._lists: set[str] = set()  # digests of lists that were written since the start
         self._flush_at: float | None = None
         self._look_at = 0.0
         for meter in registry.known():
@@ -124,6 +126,8 @@ class DeviceBook:
     def visited(self, meter: Meter, offered: Offered | None) -> None:
         """A visit went well; `offered` is what its association agreed to."""
         with self._lock:
+            if self._registry.get(meter.key) is None:
+                return  # it was forgotten meanwhile
             device = self._of(meter.key)
             if meter.named and device.logical_device not in ("", meter.meter_id):
                 counters = device.counters  # another meter stands there now; the place keeps its counts
@@ -152,6 +156,8 @@ class DeviceBook:
         Returns whether its firmware is another one than before, so that nothing learned about it holds any more.
         """
         with self._lock:
+            if self._registry.get(key) is None:
+                return False
             device = self._of(key)
             before = device.firmware
             if FIRMWARE in values:
@@ -199,7 +205,7 @@ class DeviceBook:
                 if refs:
                     self._asked_at[meter.key] = now
                     return meter, refs
-            self._look_at = now + LOOK_S
+            self._look_at = now + LOOK_AGAIN_S
             return None
 
     def answered(self, key: str) -> None:
@@ -221,6 +227,11 @@ class DeviceBook:
             digest = self._of(key).objects
             row = self._memory.knowledge(LISTS + digest) if digest else None
             return ObjectList.load(digest, row) if row else None
+
+    def rows(self) -> set[str]:
+        """Return the names of rows in the store that belong to no meter alone."""
+        with self._lock:
+            return {LISTS + device.objects for device in self._devices.values() if device.objects}
 
     # --- time and end ---
 
@@ -268,26 +279,26 @@ class DeviceBook:
         except ValueError as error:
             device.objects_why = str(error)[:160]
             return
-        if self._write({LISTS + found.digest: found.dump()}):
+        if found.digest in self._lists or self._write({LISTS + found.digest: found.dump()}):
+            self._lists.add(found.digest)
             device.objects, device.object_count, device.objects_why = found.digest, found.count, ""
         else:
             device.objects_for, device.objects_why = None, "the store did not take it"
 
     def _changed(self, key: str) -> None:
-        self._dirty.add(key)
         self._registry.set_model(key, self._of(key).model)
-        self.flush()
+        self._later(key, SOON_S)
 
-    def _later(self, key: str) -> None:
+    def _later(self, key: str, within_s: float = FLUSH_S) -> None:
         self._dirty.add(key)
-        if self._flush_at is None:
-            self._flush_at = self._clock.monotonic() + FLUSH_S
+        flush_at = self._clock.monotonic() + within_s
+        self._flush_at = flush_at if self._flush_at is None else min(self._flush_at, flush_at)
 
     def _write(self, rows: Mapping[str, Mapping[str, object]]) -> bool:
         try:
             self._memory.append((), (), rows)
         except StoreError:
-            self._flush_at = self._clock.monotonic() + FLUSH_S
+            self._flush_at = self._clock.monotonic() + RETRY_S
             return False
         return True
 

@@ -118,3 +118,8 @@ class NetworkHistory:
                 if change is not None:
                     found[change.seq] = change
         return [found[seq] for seq in sorted(found)]
+
+
+def rows_of(port: str) -> list[str]:
+    """The names of the rows in the store that hold the history of a port."""
+    return [ROW.format(port, segment) for segment in range(SEGMENTS)]

@@ -13,11 +13,11 @@ import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from agent.clock import Clock
 from agent.metering.registry.device_book import Memory
-from agent.metering.registry.history import NetworkChange, NetworkHistory
+from agent.metering.registry.history import NetworkChange, NetworkHistory, rows_of
 from agent.metering.registry.registry import Registry
 from plc.errors import PlcError
 from plc.events import (
@@ -32,9 +32,10 @@ from plc.events import (
     TopologyListed,
     WhitelistChanged,
 )
-from plc.prime.management import PIB_DEMOTE, PIB_PROMOTE
-from plc.prime.messages import Command, Whitelist
-from plc.prime.topology import NodePlace, NodeState, Topology
+
+if TYPE_CHECKING:  # what a port without a base node need not load
+    from plc.prime.messages import Whitelist
+    from plc.prime.topology import NodePlace, Topology
 
 PICTURE_EVERY_S = 5.0  # a picture of a full network takes some milliseconds
 ORDERS_MAX = 32  # waiting or in flight, per port
@@ -43,7 +44,7 @@ ORDER_KINDS = ("get", "set", "promote", "demote", "allow", "deny")
 CHANGING_KINDS = frozenset(ORDER_KINDS) - {"get"}
 NO_PLANE = "nothing on this port has a management plane"
 
-# The PROTOCOL field of PRIME's PHY header (PRIME 1.4, 3.4.3): how robust the modulation to a node is.
+# Modulations as PRIME 1.4 numbers them in the header of its PHY frames: how robust the way to a node is.
 MODULATIONS = {
     0: "DBPSK",
     1: "DQPSK",
@@ -57,11 +58,17 @@ MODULATIONS = {
 
 
 @runtime_checkable
-class Managed(Protocol):
-    """The core of a base node with a management plane: `plc.prime.link.PlcLink`."""
+class Mapped(Protocol):
+    """A core that knows where the nodes of its network stand: `plc.prime.link.PlcLink`, or one from elsewhere."""
 
     @property
     def topology(self) -> Topology: ...
+
+
+@runtime_checkable
+class Managed(Mapped, Protocol):
+    """The core of a base node with a management plane: `plc.prime.link.PlcLink`."""
+
     def get_pib(self, pib: int, now: float) -> None: ...
     def set_pib(self, pib: int, value: bytes, now: float) -> None: ...
     def promote(self, eui48: bytes, now: float) -> None: ...
@@ -178,7 +185,7 @@ class NetworkBook:
         core = getattr(bridge, "core", None)
         if kept.waiting:
             self._send(kept, core, now)
-        if kept.changed and now >= kept.look_at and isinstance(core, Managed):
+        if kept.changed and now >= kept.look_at and isinstance(core, Mapped):
             kept.changed, kept.look_at = False, now + PICTURE_EVERY_S
             picture = self._picture(port, core.topology, now, kept.listed)
             with self._lock:
@@ -189,16 +196,19 @@ class NetworkBook:
 
     def picture(self, port: str) -> NetworkPicture:
         """Return the newest picture of a port. Raises `KeyError` for one that is not configured."""
-        return self._ports[port].picture
+        picture = self._ports[port].picture
+        names = {meter.eui48: meter.meter_id for meter in self._registry.known() if meter.port == port}
+        nodes = (replace(node, meter_id=names.get(node.eui48, "")) for node in picture.nodes)  # by the names of now
+        return replace(picture, nodes=tuple(nodes))
 
     def pictures(self) -> tuple[NetworkPicture, ...]:
         """Return the pictures of all ports whose network is known."""
-        return tuple(kept.picture for kept in self._ports.values() if kept.picture.at)
+        return tuple(self.picture(port) for port, kept in self._ports.items() if kept.picture.at)
 
     def node(self, port: str, eui48: str) -> NodeView | None:
         """Return one node, `None` where the base node says nothing about it."""
         kept = self._ports.get(port)
-        return next((node for node in kept.picture.nodes if node.eui48 == eui48), None) if kept else None
+        return next((node for node in self.picture(port).nodes if node.eui48 == eui48), None) if kept else None
 
     def history(self, port: str) -> tuple[NetworkChange, ...]:
         """Return the last events of a port, oldest first. Raises `KeyError` for one that is not configured."""
@@ -230,6 +240,11 @@ class NetworkBook:
         self.on_order()
         return order
 
+    def orders(self, port: str) -> tuple[NetworkOrder, ...]:
+        """Return the orders to the base node of a port that are still kept, the newest first."""
+        with self._lock:
+            return tuple(order for order in reversed(self._results.values()) if order.port == port)
+
     def result(self, number: int) -> NetworkOrder:
         """Return how an order stands. Raises `NetworkOrderError` for one that is not kept any more."""
         with self._lock:
@@ -237,6 +252,10 @@ class NetworkBook:
             if order is None:
                 raise NetworkOrderError(f"there is no order {number}")
             return order
+
+    def rows(self) -> set[str]:
+        """Return the names of the rows in the store that hold the history."""
+        return {row for port in self._ports for row in rows_of(port)}
 
     def tick(self) -> None:
         """Write what is due. Called about every second."""
@@ -272,8 +291,7 @@ class NetworkBook:
             case PibRead(pib=pib, status=status, value=value):
                 self._end(kept, "get", pib, b"", status, value.hex(), now, wall)
             case PibWritten(pib=pib, status=status):
-                kind = {PIB_PROMOTE: "promote", PIB_DEMOTE: "demote"}.get(pib, "set")
-                self._end(kept, kind, pib, b"", status, "", now, wall)
+                self._end(kept, _kind_of_write(pib), pib, b"", status, "", now, wall)
             case WhitelistChanged(eui48=eui48, added=added, code=code):
                 self._end(kept, "allow" if added else "deny", 0, eui48, code, "", now, wall)
             case ManagementUnanswered(what=what) if what != "list":
@@ -319,13 +337,19 @@ class NetworkBook:
 
     def _picture(self, port: str, topology: Topology, now: float, listed: float) -> NetworkPicture:
         wall = self._clock.wall()
-        names = {meter.eui48: meter.meter_id for meter in self._registry.known() if meter.port == port}
-        nodes = [_view(place, topology, names.get(place.eui48.hex(), ""), wall - now) for place in topology.places]
+        nodes = [_view(place, topology, wall - now) for place in topology.places]
         nodes.sort(key=lambda node: (node.level is None, node.level or 0, node.eui48))
         return NetworkPicture(port, wall, listed, tuple(nodes))
 
 
 EUI48_OCTETS = 6
+
+
+def _kind_of_write(pib: int) -> str:
+    """Which order wrote this attribute."""
+    from plc.prime.management import PIB_DEMOTE, PIB_PROMOTE
+
+    return {PIB_PROMOTE: "promote", PIB_DEMOTE: "demote"}.get(pib, "set")
 
 
 def _give(core: Managed, order: NetworkOrder, now: float) -> None:
@@ -340,17 +364,21 @@ def _give(core: Managed, order: NetworkOrder, now: float) -> None:
         case "demote":
             core.demote(order.value, now)
         case _:
+            from plc.prime.messages import Command, Whitelist
+
             command = Command.WHITELIST_ADD if order.kind == "allow" else Command.WHITELIST_REMOVE
             core.whitelist(Whitelist(command, order.value), now)
 
 
-def _view(place: NodePlace, topology: Topology, meter_id: str, epoch: float) -> NodeView:
-    """`epoch`: what is to be added to monotonic seconds to have civil ones."""
+def _view(place: NodePlace, topology: Topology, epoch: float) -> NodeView:
+    """One node, without the id of its meter. `epoch`: what is to be added to monotonic seconds to have civil ones."""
+    from plc.prime.topology import NodeState
+
     names = {state.value: state.name.lower() for state in NodeState}
     modulation = place.modulation
     return NodeView(
         eui48=place.eui48.hex(),
-        meter_id=meter_id,
+        meter_id="",
         registered=place.registered,
         state=names.get(place.state, f"state {place.state}"),
         level=place.level,

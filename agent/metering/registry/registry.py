@@ -202,6 +202,15 @@ class Registry:
                 if entry.meter.port == port and entry.absent_since is None and self._is_visited(entry)
             ]
 
+    def find(self, name: str) -> tuple[Meter, MeterStatus] | None:
+        """Return the meter with this id, EUI-48 or key, and how it stands; `None` for one that is not known."""
+        with self._lock:
+            entry = self._entries.get(name)
+            if entry is None:
+                wanted = (it for it in self._entries.values() if name in (it.meter.meter_id, it.meter.eui48))
+                entry = next(wanted, None) if name else None
+            return None if entry is None else (entry.meter, self._status(entry))
+
     def heard(self, port: str) -> list[Meter]:
         """Return the meters that are in the network of `port`, those that are not admitted included."""
         with self._lock:
@@ -247,7 +256,7 @@ class Registry:
     def meters(self) -> tuple[MeterStatus, ...]:
         """Return all meters for the status, sorted by id."""
         with self._lock:
-            found = [entry.status(admitted=self._whitelist.admits(entry.meter)) for entry in self._entries.values()]
+            found = [self._status(entry) for entry in self._entries.values()]
             return tuple(sorted(found, key=lambda meter: meter.meter_id))
 
     def due(self) -> tuple[MeterStatus, ...]:
@@ -297,6 +306,9 @@ class Registry:
 
     # --- inside ---
 
+    def _status(self, entry: Entry) -> MeterStatus:
+        return entry.status(admitted=self._whitelist.admits(entry.meter))
+
     def _is_visited(self, entry: Entry) -> bool:
         if self._whitelist.admits(entry.meter):
             return True
@@ -313,7 +325,7 @@ class Registry:
 
     def _make_room(self) -> None:
         if len(self._entries) >= METERS_MAX:
-            oldest = min(self._entries.values(), key=lambda e: (e.absent_since is None, e.last_success, e.meter.joined))
+            oldest = min(self._entries.values(), key=_worth)
             LOG.error(
                 "more than %d meters: %s is forgotten",
                 METERS_MAX,
@@ -342,3 +354,9 @@ class Registry:
             self._disk.rename_durable(self._file, self._file.with_name(self._file.name + ".corrupt"))
         except OSError as error:
             LOG.warning("%s cannot be set aside: %s", self._file, error, extra={"event": "registry.aside.failed"})
+
+
+def _worth(entry: Entry) -> tuple[bool, bool, float, float]:
+    """Of two meters, the one with the lower worth is forgotten where there is no room for both. One that somebody named
+    and that was never heard is no stranger."""
+    return not entry.meter.joined, entry.absent_since is None, entry.last_success, entry.meter.joined

@@ -1,4 +1,4 @@
-"""Which meters are admitted: all of them, or those on a list. Sans-IO, immutable.
+"""Which meters are admitted: all of them, or those on a list. Immutable.
 
 An entry is the id of a meter (its logical device name), the EUI-48 of its modem, or its place (`port/address`), with
 `*` and `?` as in file names. A meter that has not told its name yet is admitted by EUI-48 or place; where the list has

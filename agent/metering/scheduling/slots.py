@@ -55,8 +55,8 @@ class Done:
 @dataclass(slots=True)
 class _Era:
     """Runs from `first` to `last`, without `holes`, were read while civil time was monotonic time plus `offset`; the
-    newest ones at the times in `reads` (run, monotonic seconds). `trusted`: some of them were; `doubted`: that was told
-    to be wrong."""
+    newest ones at the times in `reads` (run, monotonic seconds). `trusted`: some of them were; `doubted`: the runs of
+    which that was told to be wrong, `None` for none."""
 
     task: ReadingTask
     offset: float
@@ -64,7 +64,7 @@ class _Era:
     last: int
     reads: list[tuple[int, float]]
     trusted: bool = False
-    doubted: bool = False
+    doubted: Range | None = None
     holes: list[Range] = field(default_factory=list)
 
     def agrees(self, now: Moment) -> bool:
@@ -157,13 +157,24 @@ class Slots:
 
     def doubtful(self, now: Moment) -> list[tuple[str, str, Range]]:
         """Return, once each, the runs that were read under trust and a clock that is now, at a trusted moment, known to
-        have been wrong: meter, task, first and last run."""
+        have been wrong: meter, task, first and last run. See `confirmed`."""
         found: list[tuple[str, str, Range]] = []
         for (meter, task_id), account in self._accounts.items():
             for era in account.eras:
-                if era.trusted and not era.doubted and not era.agrees(now):
-                    era.doubted = True
-                    found.append((meter, task_id, (era.first, era.last)))
+                if era.trusted and era.doubted is None and not era.agrees(now):
+                    era.doubted = (era.first, era.last)
+                    found.append((meter, task_id, era.doubted))
+        return found
+
+    def confirmed(self, now: Moment) -> list[tuple[str, str, Range]]:
+        """Return, once each, what `doubtful` returned before and what is now, at a trusted moment, known to have been
+        right: whoever contradicted that clock was wrong himself."""
+        found: list[tuple[str, str, Range]] = []
+        for (meter, task_id), account in self._accounts.items():
+            for era in account.eras:
+                if era.doubted is not None and era.agrees(now):
+                    found.append((meter, task_id, era.doubted))
+                    era.doubted = None
         return found
 
     def corrections(self, now: Moment) -> list[Correction]:

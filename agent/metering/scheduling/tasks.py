@@ -311,7 +311,9 @@ class TaskBook:
             return
         every = {task.task_id: task.every_s for task in self._provisioning.tasks}
         for meter, task_id, (first, last) in self._slots.doubtful(now):
-            self._keeper.doubt(meter, task_id, first, last, every.get(task_id, 0), now.wall)
+            self._keeper.judge("doubted", meter, task_id, (first, last), every.get(task_id, 0), now.wall)
+        for meter, task_id, runs in self._slots.confirmed(now):
+            self._keeper.judge("confirmed", meter, task_id, runs, every.get(task_id, 0), now.wall)
         found = self._slots.corrections(now)
         for one in found:
             self._doubt_future(one, every.get(one.task, 0), now)
@@ -333,7 +335,7 @@ class TaskBook:
         if every_s:
             first -= max(0, int(one.was - now.wall - CORRECTION_S) // every_s) * every_s
         if one.was > now.wall + CORRECTION_S:
-            self._keeper.doubt(one.meter, one.task, first, one.was, every_s, now.wall)
+            self._keeper.judge("doubted", one.meter, one.task, (first, one.was), every_s, now.wall)
 
     def _list_correction(self, one: Correction, every_s: int) -> None:
         keeper = self._keeper

@@ -7,6 +7,8 @@ per visit, which is what flash can bear. Ids are never used again within a store
 How far each meter has been read for each task is written in the same transaction as the readings, so a power cut can
 neither lose a run nor repeat one.
 
+What happened at meters (`EventReport`) is stored in blocks of its own and goes ahead of everything else (events.py).
+
 Bounds: `records_max` records, `bytes_max` bytes of file. Blocks go oldest first. Where the oldest is not delivered yet
 and a later one is (delivery.py), the later one makes room: its body goes, and its row stays as a stub. So the ids in
 the file have no gaps, and counting is a subtraction.
@@ -29,7 +31,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from agent.clock import Clock
-from agent.metering.store import resend, sinks
+from agent.metering.store import events, resend, sinks
 from agent.metering.store.blocks import BLOCKS_PER_BATCH_MAX, block_rows, blocks, pack, row_time, unpack
 from agent.metering.store.delivery import bounded_start, count, delivered_above, empty, mark, open_ranges
 from agent.metering.store.recovery import note_loss
@@ -39,7 +41,7 @@ from agent.metering.store.sinks import SinkBatch, SinkState
 from agent.metering.store.store_file import StoreError, StoreFile
 from agent.metering.store.store_schema import NO_MARKS
 from agent.status import QueueStatus
-from omadm.readings import ID_MAX, GapReport, Reading, ResendOrder, ResendReport, record
+from omadm.readings import ID_MAX, EventReport, GapReport, Reading, ResendOrder, ResendReport, Stored, record
 
 __all__ = ["Batch", "Loss", "Progress", "Refusal", "Store", "StoreError", "StoreStats"]
 
@@ -50,9 +52,11 @@ FULL_RETRIES = 4  # each one gives up an eighth of the blocks first
 REMEMBERED_MAX = 16_384  # names, before those that nobody knows any more are looked for; the registry holds 4096
 REFUSED_MAX = 1000  # records that the head-end would not take, kept for a person to look at
 SINK_SHARE = 4  # this part of `records_max` is kept at most for a sink that is behind
-DROP_SHARE = 1 / 16  # so many more delivered records than are to be kept may be there
+DROP_SHARE = 1 / 4  # so many more delivered records than are to be kept may be there: few at a time wear the flash
 REFUSED_AT = "refused_at"  # beside the fields of a record that is set aside
 
+# An update, not a row in place of another: that would change the index and free pages as well.
+_LEARN = "INSERT INTO knowledge VALUES (?, ?) ON CONFLICT (meter) DO UPDATE SET body=excluded.body"
 _PROGRESS = "SELECT meter, task, run, at FROM progress"
 _MARKS = f"SELECT first, marks FROM block WHERE marks != '{NO_MARKS}' ORDER BY first"  # noqa: S608 - a constant
 
@@ -162,15 +166,20 @@ class Store:
         progress: Iterable[Progress] = (),
         knowledge: Mapping[str, Mapping[str, object]] | None = None,
         also: Callable[[sqlite3.Connection], None] = lambda _db: None,
+        *,
+        urgent: Sequence[EventReport] = (),
     ) -> tuple[int, int]:
         """Store the readings of one visit, and return their first and last id. All of it is durable on return; on
         `StoreError` nothing of it is stored. `knowledge`: what was learned about meters, by meter. `also` writes the
-        ledger's tables in the same transaction."""
+        ledger's tables in the same transaction, and `urgent` are events, which go to the head-end before anything
+        else. One whose key is among the newest `events.KEPT` is there already and is not stored again."""
         body = pack([reading.row() for reading in readings]) if readings else b""
         marks = [(mark.meter, mark.task, mark.run) for mark in progress]
         learned = [(meter, pack(what)) for meter, what in (knowledge or {}).items()]
 
         def work(db: sqlite3.Connection, counters: _Counters) -> tuple[int, int]:
+            if urgent:
+                self._add_events(db, counters, urgent)
             first = counters["next"]
             if body:
                 counters["next"] += len(readings)
@@ -181,7 +190,7 @@ class Store:
                 )
             else:
                 _set_progress(db, marks, first)
-            db.executemany("INSERT OR REPLACE INTO knowledge VALUES (?, ?)", learned)
+            db.executemany(_LEARN, learned)
             also(db)
             while _size(db, counters) > self._records_max and self._make_room(db, counters):
                 pass
@@ -190,6 +199,19 @@ class Store:
         ids = self._with_room(work)
         self.on_append()
         return ids
+
+    def _add_events(self, db: sqlite3.Connection, counters: _Counters, reports: Sequence[EventReport]) -> None:
+        fresh = events.new_ones(db, reports)
+        if not fresh:
+            return
+        first, now = counters["next"], self._clock.wall()
+        counters["next"] += len(fresh)
+        about = (fresh[0].meter, NO_MARKS, _earliest(fresh))
+        db.execute(
+            "INSERT INTO block (first, last, made, meter, marks, since, body) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (first, counters["next"] - 1, now, *about, pack([report.row() for report in fresh])),
+        )
+        events.add(db, first, now, fresh)
 
     def ask(self, query: Callable[[sqlite3.Connection], ResultT]) -> ResultT:
         """Return what `query` reads from the ledger's tables."""
@@ -259,6 +281,18 @@ class Store:
 
         return self._run(work)
 
+    def urgent_batch(self, records_max: int, *, first: int = 0) -> Batch | None:
+        """The oldest events of this store that are not delivered yet and have ids from `first` on; `None` when there
+        are none, or so much was delivered out of turn already that they have to wait for theirs."""
+
+        def work(db: sqlite3.Connection, counters: _Counters) -> Batch | None:
+            span = events.next_span(db, counters, first, records_max)
+            if span is None or bounded_start(db, span[0]) != span[0]:
+                return None
+            return self._take(db, counters, records_max, *span)
+
+        return self._run(work)
+
     def next_id(self) -> int:
         """The id that the next record will have."""
         return self._run(lambda _, counters: counters["next"])
@@ -273,6 +307,7 @@ class Store:
             if not counters["released"] < last < counters["next"]:
                 return 0
             fresh = mark(db, counters, first, last)
+            events.delivered(db, first, last)
             counters["forwarded"] += fresh
             self._drop_kept(db, counters)
             self._loss_logged = False
@@ -349,6 +384,14 @@ class Store:
         return self._run(sinks.states)
 
     # --- for everybody ---
+
+    def event_keys(self) -> list[tuple[str, float]]:
+        """The keys of the newest events, oldest first, each with the time at which it was stored."""
+        return self._run(lambda db, _: db.execute("SELECT key, at FROM event ORDER BY id").fetchall())
+
+    def events(self, limit: int) -> list[dict[str, object]]:
+        """The records of the newest events, newest first, as far as they are still here; at most `limit`."""
+        return self._run(lambda db, _: events.newest(db, limit))
 
     def refused(self, limit: int) -> list[Refusal]:
         """The records that were refused last, newest first, at most `limit`; `REFUSED_MAX` are kept."""
@@ -465,7 +508,7 @@ class Store:
         if not rows or (up_to is None and len(rows) < 2) or (up_to is not None and rows[0][1] > up_to):
             return False
         first, last, made, meter, since, marks = rows[0]
-        _set_progress(db, marks_of(marks), first)
+        _keep_progress(db, first, meter, marks)
         lost = mark(db, counters, first, last)  # of a damaged block none: its loss was noted when that was found
         mark(db, counters, 0, last)
         db.execute("DELETE FROM block WHERE first=?", (first,))
@@ -562,6 +605,21 @@ def _oldest(db: sqlite3.Connection, counters: Mapping[str, int]) -> int:
     return counters["next"] if first is None else int(first)
 
 
+def _keep_progress(db: sqlite3.Connection, first: int, meter: str, text: object) -> None:
+    """Keep the marks of a block that goes, but for those that a later visit of its meter brought again: that is a page
+    less to write for most blocks."""
+    marks = marks_of(text)
+    later = db.execute(
+        f"SELECT marks FROM block WHERE first > ? AND meter = ? AND marks != '{NO_MARKS}' ORDER BY first",  # noqa: S608
+        (first, meter),
+    )
+    left = {mark[:2] for mark in marks}
+    while left and (row := later.fetchone()) is not None:
+        left -= {mark[:2] for mark in marks_of(row[0])}
+    later.close()
+    _set_progress(db, [mark for mark in marks if mark[:2] in left], first)
+
+
 def _set_progress(db: sqlite3.Connection, marks: Iterable[tuple[str, str, int]], at: int) -> None:
     """Keep marks in the table, unless it has later ones. `at`: the id of the first record of the visit, or of the one
     after it when the visit brought none."""
@@ -589,12 +647,12 @@ def _empty_delivered(db: sqlite3.Connection) -> bool:
     """Remove the body of the oldest block that was delivered before those below it; its row becomes one with the stub
     before it. Returns whether there was one."""
     for first, last in db.execute("SELECT first, last FROM delivered ORDER BY first").fetchall():
-        query = "SELECT first, last, marks FROM block WHERE first >= ? AND last <= ? AND length(body) > 0"
+        query = "SELECT first, last, meter, marks FROM block WHERE first >= ? AND last <= ? AND length(body) > 0"
         row = db.execute(query + " ORDER BY first LIMIT 1", (first, last)).fetchone()
         if row is None:
             continue
-        block_first, block_last, marks = row
-        _set_progress(db, marks_of(marks), block_first)
+        block_first, block_last, meter, marks = row
+        _keep_progress(db, block_first, meter, marks)
         query = "SELECT first FROM block WHERE length(body) = 0 AND first >= ? AND last = ?"
         stub = db.execute(query, (first, block_first - 1)).fetchone()
         if stub is None:
@@ -623,14 +681,16 @@ def _release_recovered(db: sqlite3.Connection, counters: _Counters, store: str, 
     return fresh
 
 
-def _earliest(readings: Sequence[Reading | GapReport]) -> float:
+def _earliest(readings: Sequence[Stored]) -> float:
     """The earliest time that a reading speaks of: its row's in a profile, else when it was received or noted."""
     return min(_time_of(reading) for reading in readings)
 
 
-def _time_of(reading: Reading | GapReport) -> float:
+def _time_of(reading: Stored) -> float:
     if isinstance(reading, GapReport):
         return reading.noted
+    if isinstance(reading, EventReport):
+        return reading.received
     time = None
     if reading.profile is not None:
         time = row_time(reading.meter_time, reading.tag, reading.raw)

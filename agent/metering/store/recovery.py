@@ -8,8 +8,8 @@ a power cut in the middle costs one step and brings nothing twice.
 
 from __future__ import annotations
 
+import secrets
 import sqlite3
-import uuid
 from dataclasses import dataclass
 from itertools import islice, takewhile
 
@@ -53,7 +53,7 @@ def begin(
 ) -> QuarantinedFile:
     """Recover all but the blocks: progress, the ledger, what is known of meters, refused records, losses before."""
     head = salvage.head()
-    file = QuarantinedFile(name, head.store or uuid.uuid4().hex, head.released or 0, 0.0, 0, 0, done=False)
+    file = QuarantinedFile(name, head.store or secrets.token_hex(16), head.released or 0, 0.0, 0, 0, done=False)
     db.executemany(
         "INSERT INTO progress (meter, task, run) VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET run=max(run, excluded.run)",
         [row for row in salvage.progress() if _is_progress(*row)],

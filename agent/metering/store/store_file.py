@@ -38,9 +38,9 @@ from agent.metering.store.store_schema import (
 LOG = logging.getLogger("agent.metering.store")
 
 PAGE_BYTES = 512  # a commit writes whole pages, first to the log and then to their place: small ones waste least
-WAL_BYTES_MAX = 1 << 20
+WAL_BYTES_MAX = 4 << 20  # a page that changes often goes to its place once per so much of the log
 BUSY_TIMEOUT_S = 5.0  # another process (an agent that is just ending) may hold the file
-CACHE_KIB = 1024  # the board has 128 MiB for everything
+CACHE_KIB = 256  # a batch and a visit touch fewer pages; with 1 MiB the daemon is 0.8 MB larger and no faster
 QUARANTINED_KEPT_MAX = 3  # of the files that were recovered, for whoever looks into what happened
 
 # Primary result codes that speak of the file system or of another process, not of the file's content.
@@ -176,6 +176,9 @@ class StoreFile:
             db.execute("PRAGMA locking_mode=EXCLUSIVE")  # no shared memory file: JFFS2 cannot map one
             db.execute("PRAGMA journal_mode=WAL")
             db.execute("PRAGMA synchronous=FULL")  # every commit reaches the medium
+            # Debian's SQLite would write zeros over every page that becomes free: a third of all that is written. What
+            # is secret lies elsewhere.
+            db.execute("PRAGMA secure_delete=OFF")
             db.execute(f"PRAGMA journal_size_limit={WAL_BYTES_MAX}")
             db.execute(f"PRAGMA wal_autocheckpoint={WAL_BYTES_MAX // PAGE_BYTES}")
             db.execute(f"PRAGMA cache_size=-{CACHE_KIB}")

@@ -9,7 +9,9 @@ Formats so far. A file is brought forward when it is opened, in one transaction;
    `delivered` has what the head-end holds above the watermark `released`, `resend` what it wants once more,
    `sink` the positions of others.
 3. The ledger's tables (`agent.metering.ledger`): `gap`, `account`, `era`, `alive`.
-4. `aside` is `quarantined`, `adopted` is `recovered`; `loss.reach`.
+4. `aside` is `quarantined`, `adopted` is `recovered`; `loss.reach`; `knowledge` has row ids.
+5. `event` has the newest events of meters, by the id of their record: their keys, so that one that a meter repeats is
+   known after a restart as well, and `urgent` while they go ahead of readings.
 
 `block.marks` is the progress of the visit, JSON [[meter, task, run], …]. It moves to the table `progress` when the
 block goes: a page less to write per visit, which on flash is a good part of the wear.
@@ -17,10 +19,10 @@ block goes: a page less to write per visit, which on flash is a good part of the
 
 from __future__ import annotations
 
+import secrets
 import sqlite3
-import uuid
 
-FORMAT = 4
+FORMAT = 5
 COUNTERS = ("next", "released", "forwarded", "lost", "refused", "holes")
 NO_MARKS = "[]"
 
@@ -77,6 +79,15 @@ _SINCE_4 = (
     "ALTER TABLE adopted RENAME TO recovered",
     # The earliest time that rows of profiles among what was lost may speak of; 0: nobody knows.
     "ALTER TABLE loss ADD COLUMN reach REAL NOT NULL DEFAULT 0",
+    # With row ids: what is learned of a meter fits into its leaf page then, and changes one page instead of four.
+    "ALTER TABLE knowledge RENAME TO knowledge_3",
+    "CREATE TABLE knowledge (meter TEXT NOT NULL UNIQUE, body BLOB NOT NULL,"
+    " CHECK (typeof(meter) = 'text' AND typeof(body) = 'blob'))",
+    "INSERT INTO knowledge (meter, body) SELECT meter, body FROM knowledge_3",
+    "DROP TABLE knowledge_3",
+)
+_SINCE_5 = (
+    "CREATE TABLE event (id INTEGER PRIMARY KEY, at REAL NOT NULL, key TEXT NOT NULL, urgent INTEGER NOT NULL)",
 )
 LEDGER = {
     "gap": (("meter", "task", "profile", "first", "last", "every", "reason"), (str, str, str, int, int, int, str)),
@@ -92,7 +103,7 @@ _TO_2 = (
     "INSERT INTO identity SELECT key, value FROM meta WHERE key = 'uuid'",
     "INSERT INTO meta VALUES ('holes', 0)",
 )
-_MIGRATIONS = {1: _TO_2, 2: _SINCE_3, 3: _SINCE_4}  # from this format to the next
+_MIGRATIONS = {1: _TO_2, 2: _SINCE_3, 3: _SINCE_4, 4: _SINCE_5}  # from this format to the next
 _TABLES = {
     "meta",
     "block",
@@ -107,6 +118,7 @@ _TABLES = {
     "resend",
     "sink",
     "alive",
+    "event",
     *LEDGER,
 }
 
@@ -122,9 +134,9 @@ class NewerFormatError(Exception):
 def create(db: sqlite3.Connection) -> None:
     """Make an empty store in one transaction: there is no moment at which half of one exists."""
     db.execute("BEGIN")
-    for statement in (*_SCHEMA, *_SINCE_2, *_SINCE_3, *_SINCE_4):
+    for statement in (*_SCHEMA, *_SINCE_2, *_SINCE_3, *_SINCE_4, *_SINCE_5):
         db.execute(statement)
-    meta: dict[str, object] = {"format": FORMAT, "uuid": uuid.uuid4().hex, **dict.fromkeys(COUNTERS, 0), "next": 1}
+    meta: dict[str, object] = {"format": FORMAT, "uuid": secrets.token_hex(16), **dict.fromkeys(COUNTERS, 0), "next": 1}
     db.executemany("INSERT INTO meta VALUES (?, ?)", list(meta.items()))
     db.execute("INSERT INTO identity VALUES ('uuid', ?)", (meta["uuid"],))
     db.commit()

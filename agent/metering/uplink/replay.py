@@ -22,13 +22,19 @@ class Kind(Enum):
     """Why a batch is sent. `urgency` is that of RFC 9218, 0 the highest: a head-end or a proxy that has to shed load
     may begin at the other end."""
 
+    EVENT = "event"  # something happened at a meter: ahead of everything else
     FRESH = "fresh"
     REPLAY = "replay"
     RESEND = "resend"  # delivered before; the head-end asked for it
 
     @property
     def urgency(self) -> int:
-        return {Kind.FRESH: 3, Kind.REPLAY: 5, Kind.RESEND: 7}[self]
+        return {Kind.EVENT: 1, Kind.FRESH: 3, Kind.REPLAY: 5, Kind.RESEND: 7}[self]
+
+    @property
+    def may_wait(self) -> bool:
+        """Whether it is sent at the pace of a backlog."""
+        return self in (Kind.REPLAY, Kind.RESEND)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,9 @@
 """The uplink: takes readings out of the store and posts them to the head-end.
 
-What was read just now goes first, then what an outage left behind, oldest first and at a bounded rate (replay.py). A
-batch is released only after the head-end said that its own transaction is committed, so a reading is on the wire at
-least once, and in the head-end exactly once, because it keeps records by (device, store, id). Format: docs/uplink.md.
+Events of meters go first, then what was read just now, then what an outage left behind, oldest first and at a bounded
+rate (replay.py). A batch is released only after the head-end said that its own transaction is committed, so a reading
+is on the wire at least once, and in the head-end exactly once, because it keeps records by (device, store, id). Format:
+docs/uplink.md.
 
 What the head-end answers decides what happens next:
 
@@ -16,11 +17,11 @@ What the head-end answers decides what happens next:
 
 from __future__ import annotations
 
-import gzip
 import json
 import logging
 import random
 import threading
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from email.utils import parsedate_to_datetime
@@ -39,11 +40,13 @@ from omadm import readings
 LOG = logging.getLogger("agent.metering.uplink")
 
 GZIP_FROM_BYTES = 1024  # smaller bodies gain nothing
+GZIP_WBITS = 16 + zlib.MAX_WBITS  # with the header and trailer of gzip, whose module is another 0.1 MB
 LIMIT_GROWS = 2  # after each success, back towards the provisioned size
 LOOK_EVERY_S = 15.0  # with nothing to send, or in a long pause, the worker beats and publishes this often
 HEAD_END = "head-end"  # among the sinks
 RETRY_AFTER_MAX_S = 3600.0  # a head-end that asks for more is asked again all the same
 RETRY_AFTER_SPREAD = 0.25  # added at random: it may have said the same to everybody
+EVENTS_IN_A_ROW_MAX = 8  # batches; then one of readings, should events come without end
 FRESH_IN_A_ROW_MAX = 8  # batches; then one of the backlog, which must get through as well
 ENCODER_ERRORS = (ValueError, TypeError, RecursionError, OverflowError)
 
@@ -90,6 +93,7 @@ class Uplink:
         self._not_before = 0.0
         self._freshness = Freshness()
         self._fresh_in_a_row = 0
+        self._events_in_a_row = 0
         self._pace = Pace(replay, rng.random)
         self._pace.restart(clock.monotonic())  # a whole town may have got its power back
         self._search = PoisonSearch()
@@ -193,6 +197,12 @@ class Uplink:
                 return (Kind.FRESH if own and batch.first >= self._freshness.first else Kind.REPLAY), batch
             search.window = None
         begin, fresh = search.first(store.file.uuid), self._freshness.first
+        if self._events_in_a_row < EVENTS_IN_A_ROW_MAX:
+            urgent = store.urgent_batch(self._limit, first=begin)
+            if urgent is not None:
+                self._events_in_a_row += 1
+                return Kind.EVENT, urgent
+        self._events_in_a_row = 0
         ways = [(Kind.FRESH, {"first": max(begin, fresh)})]
         if now >= self._pace.ready_at or self._failures:  # a backlog may well be what is tried after a failure
             backlog = (Kind.REPLAY, {"first": begin, "last": fresh - 1})
@@ -221,7 +231,7 @@ class Uplink:
             "Priority": f"u={kind.urgency}",
         }
         if len(body) >= GZIP_FROM_BYTES:
-            body = gzip.compress(body, mtime=0)
+            body = zlib.compress(body, 9, GZIP_WBITS)
             headers["Content-Encoding"] = "gzip"
         try:
             return self._https.request("POST", settings.url, body=body, headers=headers)
@@ -246,7 +256,7 @@ class Uplink:
     def _turned_away(self, response: Response, kind: Kind) -> float:
         again_s = _retry_after(response, self._clock.wall()) * (1 + RETRY_AFTER_SPREAD * self._rng.random())
         match response.status:
-            case 429 | 503 if again_s and kind is not Kind.FRESH and not self._failures:
+            case 429 | 503 if again_s and kind.may_wait and not self._failures:
                 self._pace.hold(self._clock.monotonic(), again_s)
                 self._status = replace(self._status, last_error=f"the head-end wants no backlog for {again_s:.0f} s")
                 return 0.0
@@ -300,7 +310,7 @@ class Uplink:
         LOG.debug("delivered %d records up to id %d", released, last)
         self._worked(response)
         self._throughput.delivered(released, self._clock.monotonic())
-        if kind is not Kind.FRESH:
+        if kind.may_wait:
             self._pace.sent(released, self._clock.monotonic())
         self._search.taken(batch)
         self._limit = min(_batch_limit(settings), self._limit * LIMIT_GROWS)

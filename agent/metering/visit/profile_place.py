@@ -15,7 +15,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from hashlib import blake2b
-from uuid import uuid4
 
 from dlms import axdr
 from dlms.axdr import DATE_TIME_OCTETS, Data, Tag
@@ -176,14 +175,14 @@ class Place:
             losses=_losses(dumped.get("losses")),
         )
 
-    def heard(self, store: str, seq: int, lost_since: float | None) -> Place:
+    def heard(self, store: str, seq: int, lost_since: float | None, fresh: str) -> Place:
         """Return the place after what `store` has lost up to its loss `seq`: of this profile possibly everything from
-        `lost_since` on (seconds since the epoch; `None` where nothing that this place has not heard of)."""
-        name = self.reread or (store[:REREAD_CHARS] if self.known else uuid4().hex[:REREAD_CHARS])
+        `lost_since` on (seconds since the epoch; `None` where nothing that this place has not heard of). `fresh`: a
+        name that nobody has used, of which `REREAD_CHARS` are kept."""
+        name = self.reread or (store if self.known else fresh)[:REREAD_CHARS]
         if lost_since is None or not self.known:
             return replace(self, reread=name, losses=(store, seq))
-        name = uuid4().hex[:REREAD_CHARS]
-        return Place(ranges_only=self.ranges_only, reread=name, since=lost_since, losses=(store, seq))
+        return Place(ranges_only=self.ranges_only, reread=fresh[:REREAD_CHARS], since=lost_since, losses=(store, seq))
 
     @property
     def known(self) -> bool:

@@ -57,6 +57,7 @@ from plc.events import DataConfirmed, DataFailed, DataReceived, FailReason
 
 DEVICE_NAME = AttributeRef.parse("1/0.0.42.0.0.255/2")
 CLOCK_TIME = AttributeRef.parse("8/0.0.1.0.0.255/2")
+ALARM_REGISTERS = bytes((0, 0, 97, 98))
 OTHER_REASON = 250  # Data-Access-Result
 CLOSE_S = 5.0  # for the release, once everything was read
 STEP_MARGIN = 2.5  # a step may take so many times what the one before it took: it may be twice as long
@@ -238,6 +239,11 @@ class Visit:
             if task_id == job.task.task_id:
                 found += self._rows(maker, profile)
         return found
+
+    def alarm_registers(self, job: Job) -> list[tuple[AttributeRef, Data]]:
+        """The alarm registers (0.0.97.98.0-9.255) among what was read for a job, with their values."""
+        wanted = [item.ref for item in job.items.items if _is_alarm_register(item.ref)]
+        return [(ref, data) for ref in wanted if (data := self.data(ref)) is not None]
 
     def places(self, job: Job) -> dict[Obis, Mapping[str, object]]:
         """How far each profile of a job has been read now, where that is not stored yet."""
@@ -428,6 +434,11 @@ class _Maker:
 def is_profile(ref: AttributeRef) -> bool:
     """Whether this names the buffer of a profile, whose rows are read one by one."""
     return ref.class_id == PROFILE_CLASS and ref.attribute == BUFFER
+
+
+def _is_alarm_register(ref: AttributeRef) -> bool:
+    code = ref.obis.code
+    return ref.attribute == 2 and code[:4] == ALARM_REGISTERS and code[4] <= 9 and code[5] == 255
 
 
 def _result(outcome: Answer | PeerError) -> Result:

@@ -7,6 +7,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from uuid import uuid4
 
 from agent.clock import Clock
 from agent.metering.registry.entry import Meter
@@ -22,7 +23,7 @@ from dlms.errors import DlmsError
 
 LOG = logging.getLogger("agent.metering.port")
 
-KNOWLEDGE_KEPT = 64  # meters whose knowledge stays in memory, some 30 kB each; the store has that of all meters
+KNOWLEDGE_KEPT = 16  # meters whose knowledge stays in memory, some 8 kB each; the store has that of all meters
 RETRY_MAX_S = 900.0  # the longest pause before a retry: several fit into an hourly run
 LEFTOVERS_KEPT = 64  # failed visits whose values wait for a retry, some 30 kB each
 VALUES = "values"  # beside the logical names of profiles
@@ -150,7 +151,7 @@ class KnowledgeCache:
         except StoreError as error:  # nothing can be stored now either; the next visit hears of it
             LOG.debug("what was lost of %s is not known now: %s", meter_id, error)
             return found
-        place = found.heard(store, seq, since)
+        place = found.heard(store, seq, since, uuid4().hex)
         if found.known and not place.known:
             LOG.warning(
                 "profile %s of %s (task %s) is read again, since readings of it may have been lost",

@@ -27,7 +27,7 @@ from __future__ import annotations
 import enum
 
 from dlms.errors import DecodeError, DlmsError, LinkError, LocalError, PeerError
-from dlms.link.datalink import ApduReceived, LineHeard, LinkDown, LinkEvent, LinkUp, is_unsolicited
+from dlms.link.datalink import IN_BLOCKS, ApduReceived, LineHeard, LinkDown, LinkEvent, LinkUp, is_unsolicited
 from dlms.link.hdlc.echo import EchoFilter
 from dlms.link.hdlc.frames import (
     CONTROLS,
@@ -351,7 +351,7 @@ class HdlcClientLink(Machine[State, Step, LinkEvent]):
         """I, RR, RNR, REJ and UI while connected. Commands that only a primary sends are left alone."""
         repeated = news = False
         if control.type is FrameType.UI:
-            self._deliver(frame.info)
+            self._on_unnumbered(frame)
         elif control.type in (FrameType.I, FrameType.RR, FrameType.RNR, FrameType.REJ):
             freed = self._send_window.acknowledge(control.receive_number)
             if freed is None:
@@ -370,6 +370,15 @@ class HdlcClientLink(Machine[State, Step, LinkEvent]):
             self._progress_at = now
         if control.poll_final and self._state is State.WAITING and (self._progress or not repeated):
             self._on_final(now)
+
+    def _on_unnumbered(self, frame: HdlcFrame) -> None:
+        """A UI frame: never the answer that is waited for, and nothing that the conversation depends on. One that is a
+        part of a message, by segmentation or in blocks, is not for the association."""
+        apdu = frame.info[LLC_BYTES:]
+        if frame.segmented or not apdu or frame.info[:LLC_BYTES] not in (LLC_RESPONSE, LLC_COMMAND):
+            return
+        if apdu[0] != IN_BLOCKS:
+            self._events.append(ApduReceived(apdu))
 
     def _on_information(self, frame: HdlcFrame, control: Control) -> tuple[bool, bool]:
         """Take one I frame; whether it is the next one, and whether it is an old one again.

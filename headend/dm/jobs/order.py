@@ -31,11 +31,17 @@ ORDERS = "./AMI/Order"
 DONE = 1200
 
 
+def node_of(job_id: int) -> str:
+    """The node that a job makes on the device."""
+    return f"{ORDERS}/job{job_id}"
+
+
 class OrderJob:
     """Add an order node, Exec its Run, wait for OrderComplete, read the result, and delete the node.
 
     `{"order": "read", "meters": ["KEP0001"], "parameters": {"codes": ["3/1.0.1.8.0.255/2"]}, "priority": 5,
-    "deadline_s": 300}`; only `order` and `meters` are required.
+    "deadline_s": 300}`; only `order` and `meters` are required. A meter may be a group:
+    `group:kfm`, `port:plc0`, `KEP*`.
     """
 
     name = "order"
@@ -63,7 +69,7 @@ class OrderJob:
         return checked
 
     def steps(self, job: Job) -> Steps:
-        node = f"{ORDERS}/job{job.id}"
+        node = node_of(job.id)
         if "alert" in job.progress:
             return (yield from self._report(job, node))
         leaves = self._leaves(job, node)

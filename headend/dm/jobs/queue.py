@@ -63,11 +63,13 @@ def show(conn: Connection, job_id: int) -> Json | None:
     return None if row is None else _shown(row._mapping)
 
 
-def listing(conn: Connection, device_id: str | None = None, *, limit: int = 100) -> list[Json]:
-    """The newest jobs, of one device or of all."""
+def listing(conn: Connection, device_id: str | None = None, *, kind: str | None = None, limit: int = 100) -> list[Json]:
+    """The newest jobs, of one device or of all, of one kind or of all."""
     query = select(jobs).order_by(jobs.c.id.desc()).limit(limit)
     if device_id is not None:
         query = query.where(jobs.c.device_id == device_id)
+    if kind is not None:
+        query = query.where(jobs.c.kind == kind)
     return [_shown(row._mapping) for row in conn.execute(query)]
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from agent.cli.__main__ import EXIT_REFUSED, main
 from agent.cli.client import RefusedError, ask
+from agent.cli.order import progress
 from agent.clock import SystemClock
 from agent.daemon.control import ControlServer
 from agent.daemon.order_views import OrderViews
@@ -180,3 +181,29 @@ def test_a_clock_order_has_its_limits(daemon: Daemon) -> None:
 def test_a_request_that_makes_no_sense_is_refused(daemon: Daemon, wrong: dict[str, object]) -> None:
     with pytest.raises(RefusedError):
         ask(daemon.socket, "order", **wrong)
+
+
+@pytest.mark.parametrize(
+    ("params", "said"),
+    [("x", "no JSON"), ("[]", "an object is expected"), ('{"captures": ["1.8.0"]}', "display: captures[0]: ")],
+)
+def test_parameters_that_cannot_be_are_not_sent(
+    daemon: Daemon, capsys: pytest.CaptureFixture[str], params: str, said: str
+) -> None:
+    assert dcuctl(daemon, "order", "display", "KEP1", "--params", params) != 0
+    assert said in capsys.readouterr().err
+    assert daemon.orders.orders() == []
+
+
+@pytest.mark.parametrize(
+    ("told", "shown"),
+    [
+        (None, ""),
+        ({"stage": "blocks", "blocks": 1799, "of": 3000}, "50 % of 3000 blocks"),
+        ({"step": 2, "of": 5, "what": "set x"}, "step 2 of 5"),
+        ({"stage": "verified"}, "verified"),
+    ],
+)
+def test_progress_is_a_line_per_step_or_tenth(told: dict[str, object] | None, shown: str) -> None:
+    meter = {"meter": "K", "state": "sent", "attempts": 1, "error": "", "progress": told}
+    assert progress(meter) == ("K sent" if not shown else f"K sent, {shown}")

@@ -22,7 +22,7 @@ from agent.metering.registry.registry import Registry
 from agent.metering.scheduling.readinglist import ReadingLists
 from agent.metering.store.reading_store import Store
 from agent.metering.visit.visit import Channel, ChannelEvent
-from agent.settings.config import MeteringConfig, PortConfig, ScanConfig
+from agent.settings.config import EventsConfig, MeteringConfig, PortConfig, ScanConfig
 from agent.settings.provisioning import MeterAccess, Provisioning, ReadingTask
 from dlms.errors import LinkError
 from dlms.simulator.reading_list import rows_from_csv
@@ -91,6 +91,7 @@ class Rig:
     """One collector over one line, in virtual time."""
 
     allowed = frozenset(Permission)
+    events = EventsConfig()
 
     def __init__(self, tmp_path: Path, port: PortConfig, config: MeteringConfig | None = None) -> None:
         self.tmp_path = tmp_path
@@ -127,6 +128,7 @@ class Rig:
             rng=random.Random(3),
             open_bridge=self.open,
             health=lambda ok, detail: self.health.append((ok, detail)),
+            events=self.events,
         )
         self.reader = self.collector.workers[0]
 
@@ -157,15 +159,19 @@ class Rig:
             self.clock.advance(pause)
 
     def records(self) -> list[dict[str, object]]:
-        return [record for record in self.uplink() if "gap" not in record]
+        return [record for record in self.uplink() if "gap" not in record and "event" not in record]
 
     def gaps(self) -> list[dict[str, object]]:
         """What the head-end is told of gaps."""
         return [record for record in self.uplink() if "gap" in record]
 
     def uplink(self) -> list[dict[str, object]]:
-        batch = self.store.batch(10**6)
-        return list(batch.records) if batch else []
+        records: list[dict[str, object]] = []
+        first = 0
+        while (batch := self.store.batch(10**6, first=first)) is not None:  # one has at most 64 blocks
+            records += batch.records
+            first = batch.last + 1
+        return records
 
     def count(self) -> Counter[tuple[object, object]]:
         """(meter, run) → records."""
@@ -596,6 +602,7 @@ class PoisonedBridge:
         self.poll = bridge.poll
         self.wake_by = bridge.wake_by
         self.close = bridge.close
+        self.overhear: Callable[[int, bytes], None] | None = None
 
     def channel(self, address: int, *, dst_lsap: int = 1, src_lsap: int = 16) -> Channel:
         channel = self._bridge.channel(address, dst_lsap=dst_lsap, src_lsap=src_lsap)

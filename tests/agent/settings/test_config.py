@@ -414,3 +414,25 @@ def test_the_firmware_version_comes_from_the_release_file(tmp_path: Path) -> Non
     config = dataclasses.replace(read(tmp_path, MINIMAL).device, release_file=release)
     assert device_info(config, "0.1.0").fw_version == "7"
     assert device_info(dataclasses.replace(config, release_file=tmp_path / "no"), "0.1.0").fw_version == "unknown"
+
+
+def test_the_list_of_meters_and_what_they_are_asked(tmp_path: Path) -> None:
+    config = read(tmp_path, MINIMAL).metering
+    assert (config.whitelist, config.inventory, config.device_type) == ((), True, None)
+    text = 'metering: {whitelist: ["KEP*", plc0/5], inventory: false, device_type: 1/0.0.96.1.2.255/2}\n'
+    config = read(tmp_path, MINIMAL + text).metering
+    assert (config.whitelist, config.inventory) == (("KEP*", "plc0/5"), False)
+    assert str(config.device_type) == "1/0.0.96.1.2.255/2"
+    assert "metering.device_type" in problems(tmp_path, MINIMAL + "metering: {device_type: serial}\n")[0]
+
+
+def test_meters_of_a_g3_network_are_found_by_their_short_address(tmp_path: Path) -> None:
+    g3 = "ports:\n  - {name: g3, protocol: wrapper-udp, pan_id: 0x781D, interface: plc0, meters: [%s]}\n"
+    (port,) = read(tmp_path, MINIMAL + g3 % "{address: 0x12, wport: 17}").ports
+    place = port.place(0x12)
+    assert place is not None
+    assert (place.host, place.port) == ("fe80::781d:ff:fe00:12%plc0", 4059)
+    assert port.place(0x13) is None
+    assert problems(tmp_path, MINIMAL + g3 % "{address: 0xFFFE}")[0].endswith("0x0000 to 0xfffd")
+    without = "ports:\n  - {name: g3, protocol: wrapper-udp, meters: [{address: 1}]}\n"
+    assert "url: is missing: a url, or a pan_id of the port, is due" in problems(tmp_path, MINIMAL + without)[0]

@@ -354,8 +354,9 @@ def test_an_unknown_name_is_told_with_all_that_are_known(site: Site, tmp_path: P
     with pytest.raises(UnknownProtocolError) as caught:
         find_protocol("smoke-signals")
     assert caught.value.known == ("prime-usi", "hdlc", "dlmsotcp", "wrapper", "wrapper-udp", "acme-radio")
+    known = "prime-usi, hdlc, dlmsotcp, wrapper, wrapper-udp, acme-radio"
     assert mistakes(tmp_path, "protocol: smoke-signals, puffs: 3") == [
-        "ports[0].protocol: wanted one of prime-usi, hdlc, dlmsotcp, wrapper, acme-radio, got 'smoke-signals'"
+        f"ports[0].protocol: wanted one of {known}, got 'smoke-signals'"
     ]
 
 

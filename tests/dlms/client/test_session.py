@@ -114,6 +114,15 @@ def test_knowledge_survives_its_dump() -> None:
         MeterKnowledge.load({"version": 1, "scalers": 3})
 
 
+def test_what_is_loaded_for_a_second_meter_names_the_same_objects() -> None:
+    known = MeterKnowledge()
+    read(REFS, server(), known)
+    first, second = (MeterKnowledge.load(known.dump()) for _ in range(2))
+    assert {id(ref) for ref in first.sizes} == {id(ref) for ref in second.sizes}
+    assert {id(ref) for ref in first.scalers} == {id(ref) for ref in second.scalers}
+    assert {id(scaler) for scaler in first.scalers.values()} == {id(scaler) for scaler in second.scalers.values()}
+
+
 def test_lists_fit_what_the_link_carries_in_one_go() -> None:
     known = MeterKnowledge()
     read(REFS, server(phases=3), known)

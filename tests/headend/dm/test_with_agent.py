@@ -16,11 +16,12 @@ from agent.metering.orders.journal import Journal
 from agent.metering.orders.kinds.steps import Ended
 from agent.metering.orders.order import Kind, Permission
 from agent.metering.orders.order_book import OrderBook, Task
-from agent.settings.provisioning import ReadingTask
+from agent.settings.provisioning import AddedMeter, ReadingTask
 from headend.db import create_tables, open_engine
 from headend.dm import accounts, tables
 from headend.dm.jobs import queue
 from headend.dm.server import DmServer, Request, ServerConfig
+from headend.operator import networks
 from omadm.auth import HMAC_HEADER
 from omadm.bootstrap import emit_profile
 from omadm.notification import Notification, emit
@@ -347,3 +348,52 @@ def test_a_restart_between_job_and_order_runs_it_once(world: World) -> None:
     world.session()
     assert world.job(number)["state"] == "done"
     assert len(book.orders()) == 1
+
+
+# -- meters and networks ----------------------------------------------------------------------------
+
+
+def test_a_survey_brings_networks_and_meters_however_large(world: World) -> None:
+    node = {"eui48": "02dc00000001", "registered": True, "state": "terminal", "level": 1, "path": [], "snr": 5}
+    nodes = [node | {"eui48": f"02dc{number:08x}", "meter_id": "KFM" + "0" * 60} for number in range(500)]
+    history = [{"seq": 1, "at": 5.0, "kind": "promote", "eui48": "02dc00000001", "sid": 0, "lsid": 3, "detail": ""}]
+    world.device.networks.append({"port": "plc0", "at": 5.0, "listed": 4.0, "nodes": nodes, "history": history})
+    world.device.meter_details["KFM1"] = {"meter_id": "KFM1", "counters": {"timeout": 3}, "objects": {"count": 7}}
+    number = world.enqueue("get", paths=list(networks.SURVEY))
+    assert world.session() == "ok"
+    assert world.job(number)["state"] == "done", world.job(number)
+    with world.engine.connect() as connection:
+        (network,) = networks.networks(connection, DEVICE_ID)
+        (meter,) = networks.meters(connection)
+    assert (network["port"], network["problem"], len(network["nodes"])) == ("plc0", "", 500)
+    assert network["history"] == history
+    assert (meter["meter_id"], meter["counters"]["timeout"], meter["objects"]) == ("KFM1", 3, 7)
+
+
+def test_meters_are_listed_added_and_forgotten_from_here(world: World) -> None:
+    nodes = [
+        {"path": "./AMI/Registry/Whitelist/Enforce", "value": True},
+        {"path": "./AMI/Registry/Whitelist/Entry/all/Id", "value": "KFM*"},
+        {"path": "./AMI/Registry/Add/m21/Port", "value": "rs485"},
+        {"path": "./AMI/Registry/Add/m21/Address", "value": 21},
+    ]
+    number = world.enqueue("provision", nodes=nodes)
+    assert world.session() == "ok"
+    assert world.job(number)["state"] == "done", world.job(number)
+    told = world.device.provisioned[-1]
+    assert (told.whitelist_enforced, told.whitelist, told.added) == (True, ("KFM*",), (AddedMeter("rs485", 21),))
+    world.device.meter_details["KFM1"] = {}
+    forget = {"command": "exec", "path": "./AMI/Registry/Operations/Forget"}
+    numbers = [world.enqueue("commands", commands=[forget | {"value": meter}]) for meter in ("KFM1", "KFM9")]
+    assert world.session() == "ok"
+    assert [world.job(number)["state"] for number in numbers] == ["done", "failed"]
+    assert world.device.forgotten == ["KFM1", "KFM9"]
+
+
+def test_a_base_node_is_given_an_order_from_here(world: World) -> None:
+    world.device.networks.append({"port": "plc0", "at": 5.0, "nodes": [], "history": [], "orders": [{"state": "done"}]})
+    order = {"command": "exec", "path": "./AMI/Network/plc0/Operations/Order", "value": '{"kind": "get", "pib": 80}'}
+    number = world.enqueue("commands", commands=[order, {"command": "get", "path": "./AMI/Network/plc0/Orders"}])
+    assert world.session() == "ok"
+    assert world.job(number)["state"] == "done", world.job(number)
+    assert world.device.network_orders == [("plc0", {"kind": "get", "pib": 80})]

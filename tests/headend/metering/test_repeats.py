@@ -84,7 +84,7 @@ def test_of_a_slot_that_was_read_twice_the_first_trusted_reading_counts(database
     assert shown(database) == [("0", 1), ("0", 2)]
 
 
-def test_when_the_first_is_doubted_the_next_one_counts(database: Engine) -> None:
+def test_when_the_first_is_doubted_the_next_one_counts_until_the_first_is_confirmed(database: Engine) -> None:
     first = a_record(1, run=900)
     post(database, first, a_record(5, run=900), a_record(6, run=900))
     doubt = {"gap": "doubted", "meter": first["meter"], "task": first["task"], "profile": None, "first": 900,
@@ -93,3 +93,6 @@ def test_when_the_first_is_doubted_the_next_one_counts(database: Engine) -> None
     assert shown(database) == [("0", 1), ("0", 5)]
     trusted = {row["id"]: row["trusted"] for row in readings.list_readings(database)}
     assert trusted == {1: False, 5: True}
+    post(database, {"id": 7, **doubt}, {"id": 9, **doubt, "gap": "confirmed"})
+    assert [row["trusted"] for row in readings.list_readings(database)] == [True]
+    assert shown(database) == [("0", 1)], "the confirmation is about the doubt before it"

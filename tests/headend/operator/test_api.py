@@ -21,6 +21,7 @@ from headend.operator import app
 from headend.software.repository import PackageStore
 from omadm.readings import parse
 from tests.headend.asgi import call, pieces
+from tests.headend.metering.test_events import an_event
 
 TOKEN = "operator-token"
 DEVICE = "urn:dcu:T-1"
@@ -82,8 +83,8 @@ def test_without_the_token_nothing_is_answered(server: Starlette, authorization:
 def test_every_route_is_below_the_guarded_path_or_known_to_guard_itself(server: Starlette) -> None:
     paths = {route.path for route in server.routes if isinstance(route, Route)}
     beside = {path for path in paths if not path.startswith(app.API)}
-    pages = {"/", "/device", "/meters", "/meter", "/readings", "/gaps", "/jobs", "/alerts", "/packages"}
-    pages.add("/registrations")
+    pages = {"/", "/device", "/meters", "/meter", "/readings", "/events", "/gaps", "/jobs", "/alerts", "/packages"}
+    pages |= {"/network", "/registrations", "/orders", "/order"}
     assert beside == pages | {"/login", "/logout", "/jobs/cancel", "/style.css", "/healthz"}
 
 
@@ -333,6 +334,34 @@ def test_readings_are_ordered_once_more_and_the_orders_can_be_seen(server: Starl
     assert (oldest["since"], oldest["until"]) == (10.0, 20.5)
 
 
+# ---- events
+
+
+def test_events_are_listed_by_filters_and_alarms_end_with_an_acknowledgement(
+    server: Starlette, database: Engine
+) -> None:
+    rows = [an_event(1), an_event(2, meter="KFM2", grave=True, code=40, name="terminal cover removed", received=90.0)]
+    batch = {"version": 1, "device": DEVICE, "store": "0" * 32, "records": rows}
+    readings.store(database, parse(json.dumps(batch).encode()), 5.0)
+
+    def codes(**query: object) -> list[object]:
+        return [row["code"] for row in ask(server, "GET", "/v1/events", params=query).json()["events"]]
+
+    assert codes() == [40, 1]
+    queries: list[dict[str, object]] = [{"meter": "KFM2"}, {"code": 40}, {"since": 90}, {"grave": "true"}]
+    queries.append({"state": "open"})
+    for query in queries:
+        assert codes(**query) == [40]
+    assert codes(until=89) == codes(grave="false") == [1]
+    assert codes(event="alarm") == codes(device="another") == []
+    (alarm,) = ask(server, "GET", "/v1/events", params={"state": "open"}).json()["events"]
+    assert ask(server, "POST", f"/v1/events/{alarm['id']}/acknowledge").json() == {"id": alarm["id"]}
+    assert codes(state="open") == []
+    assert ask(server, "POST", "/v1/events/99/acknowledge").status_code == 404
+    for wrong in ({"grave": "perhaps"}, {"state": "closed"}, {"code": "x"}):
+        assert ask(server, "GET", "/v1/events", params=wrong).status_code == 400
+
+
 # ---- gaps
 
 
@@ -357,3 +386,25 @@ def test_gaps_are_listed_and_given_up_for_a_reason(server: Starlette, database: 
                                    {"device": "d", "meter": "m", "why": "w", "task": 5}])  # fmt: skip
 def test_gaps_are_not_given_up_without_a_reason(server: Starlette, order: dict[str, Any]) -> None:
     assert ask(server, "POST", "/v1/gaps/give-up", json=order).status_code == 400
+
+
+def test_orders_are_shown_with_their_meters_and_asked_how_far_they_are(server: Starlette, database: Engine) -> None:
+    open_account(database)
+    document = {"kind": "order", "params": {"order": "ping", "meters": ["A", "port:plc0"]}}
+    number = ask(server, "POST", f"/v1/devices/{DEVICE}/jobs", json=document).json()["id"]
+    reading = {"kind": "get", "params": {"paths": ["./DevInfo"]}}
+    other = ask(server, "POST", f"/v1/devices/{DEVICE}/jobs", json=reading)
+    (listed,) = ask(server, "GET", "/v1/orders").json()["orders"]
+    assert (listed["id"], listed["order"], listed["meters"]) == (number, "ping", [])
+    assert listed["targets"] == ["A", "port:plc0"]
+    asked = ask(server, "POST", f"/v1/orders/{number}/progress")
+    assert asked.status_code == 201
+    assert asked.json()["params"] == {"paths": [f"./AMI/Order/job{number}/Status/Progress"]}
+    result = {"meters": [{"meter": "A", "state": "done", "value": {"name": "A"}}, {"meter": "B", "state": "unknown"}]}
+    with database.begin() as connection:
+        connection.execute(dm.jobs.update().where(dm.jobs.c.id == number).values(state="failed", result=result))
+    shown = ask(server, "GET", f"/v1/orders/{number}").json()
+    assert shown["counts"] == {"done": 1, "unknown": 1}
+    assert [meter["state"] for meter in shown["meters"]] == ["done", "unknown"]
+    assert ask(server, "POST", f"/v1/orders/{number}/progress").status_code == 409
+    assert ask(server, "GET", f"/v1/orders/{other.json()['id']}").status_code == 404

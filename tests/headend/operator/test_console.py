@@ -22,10 +22,14 @@ from headend.security import devices
 from headend.software.repository import PackageStore
 from omadm.readings import parse
 from tests.headend.asgi import BASE, pieces
+from tests.headend.metering.test_events import an_event
 
 TOKEN = "operator-token"
 DEVICE = "urn:dcu:T-1"
-PAGES = ("/", "/meters", "/readings", "/gaps", "/jobs", "/alerts", "/packages", "/registrations")
+PAGES = (
+    *("/", "/meters", "/readings", "/events", "/gaps", "/network"),
+    *("/jobs", "/orders", "/alerts", "/packages", "/registrations"),
+)
 EVIL = "<script>alert(1)</script>"
 
 
@@ -106,6 +110,9 @@ def fill(engine: Engine, packages: PackageStore, text: str = "x") -> None:
         connection.execute(
             dm.jobs.update().where(dm.jobs.c.id == number).values(state="failed", result={"error": text})
         )
+        ordered = queue.enqueue(connection, DEVICE, "order", {"order": "firmware", "meters": [f"{text}*"]})
+        told = {"meters": [{"meter": text, "state": text, "error": text, "value": text, "progress": {"stage": text}}]}
+        connection.execute(dm.jobs.update().where(dm.jobs.c.id == ordered).values(state="done", result=told))
         common = {"device_id": DEVICE, "session_id": "1", "trigger": 1200, "messages": 1, "commands": 0, "started": 5}
         session = connection.execute(insert(dm.sessions).values(**common, state="done", updated=6)).inserted_primary_key
         assert session is not None
@@ -229,6 +236,23 @@ def test_gaps_are_shown_with_their_reason_on_their_own_page_and_that_of_the_mete
     assert "closed</span> profile" in browser.page("/gaps?state=all")
 
 
+def test_events_are_shown_on_their_own_page_and_that_of_the_meter(
+    browser: Browser, database: Engine, packages: PackageStore
+) -> None:
+    fill(database, packages, "meter")
+    lost = {"meter": "", "sender": "203.0.113.9:4059", "octets": "db08", "error": "no key", "security": "unopened"}
+    rows = [an_event(7, meter="meter", grave=True, name="strong DC field"), an_event(8, **lost)]
+    batch = {"version": 1, "device": DEVICE, "store": "0" * 32, "records": rows}
+    readings.store(database, parse(json.dumps(batch).encode()), 1_770_000_000.0)
+    page = browser.page("/events")
+    assert "strong DC field" in page
+    assert "203.0.113.9:4059" in page
+    assert "<code>db08</code>" in page
+    assert "203.0.113.9" not in browser.page("/events?state=open")
+    assert "strong DC field" in browser.page(f"/meter?device={DEVICE}&meter=meter")
+    assert "<b>1</b><span>open alarms of meters</span>" in browser.page("/")
+
+
 def test_foreign_words_stay_words(browser: Browser, database: Engine, packages: PackageStore) -> None:
     fill(database, packages, EVIL)
     paths = [*PAGES, f"/device?id={DEVICE}", "/meter?device=urn:dcu:T-1&meter=%3Cscript%3Ealert(1)%3C/script%3E"]
@@ -302,3 +326,51 @@ def test_nobody_cancels_without_logging_in(server: Starlette, database: Engine, 
 )
 def test_times_are_told_in_one_unit(seconds: float, text: str) -> None:
     assert console._ago(seconds) == text
+
+
+def test_the_network_page_shows_levels_signal_and_counters_as_text(browser: Browser, database: Engine) -> None:
+    node = {
+        "eui48": EVIL,
+        "registered": True,
+        "state": "switch",
+        "level": 2,
+        "snr": 6,
+        "meter_id": "KFM1",
+        "path": [EVIL],
+    }
+    told = {
+        "./AMI/Network/plc0/Topology": [node, 5],
+        "./AMI/Network/plc0/History": [{"at": 1770000000, "kind": "promote", "eui48": EVIL, "sid": 0, "detail": EVIL}],
+        "./AMI/Registry/Meters": [{"meter_id": EVIL, "state": "read", "counters": {"timeout": 77}}],
+    }
+    with database.begin() as connection:
+        accounts.create(connection, DEVICE, server_id="headend", url="https://dm.example/dm")
+        for uri, value in told.items():
+            row = {"device_id": DEVICE, "uri": uri, "format": "chr", "value": json.dumps(value), "updated": 5.0}
+            connection.execute(insert(dm.values).values(**row))
+    page = browser.page("/network")
+    assert EVIL not in page
+    for shown in ("plc0", "KFM1", "promote", ">77<", ">2<", ">6<"):
+        assert shown in page
+    assert "KFM1" in browser.page(f"/network?device={DEVICE}")
+    assert "KFM1" not in browser.page("/network?device=another")
+
+
+def test_an_order_is_shown_with_its_meters_and_how_far_each_is(
+    browser: Browser, database: Engine, packages: PackageStore
+) -> None:
+    fill(database, packages)
+    with database.begin() as connection:
+        number = queue.enqueue(connection, DEVICE, "order", {"order": "firmware", "meters": ["group:kfm"]})
+    assert "The device has not told of its meters yet." in browser.page(f"/order?job={number}")
+    progress = {"stage": "blocks", "blocks": 120, "of": 3000}
+    told = {"counts": {"partly done": 1}, "meters": [{"meter": "KFM1", "state": "partly done", "progress": progress}]}
+    with database.begin() as connection:
+        value = {"device_id": DEVICE, "format": "chr", "updated": 1_770_000_000.0, "value": json.dumps(told)}
+        connection.execute(insert(dm.values).values(**value, uri=f"./AMI/Order/job{number}/Status/Progress"))
+    page = browser.page(f"/order?job={number}")
+    assert "blocks, 120 of 3000 blocks" in page
+    assert "KFM1" in page
+    assert "group:kfm" in browser.page("/orders")
+    for wrong in ("", "0", "x", "9" * 30, "1"):
+        assert browser.call("GET", f"/order?job={wrong}").status_code == 404

@@ -9,6 +9,9 @@ import pytest
 from agent.metering.ledger.keeper import LedgerKeeper
 from agent.metering.ports import portreader
 from agent.metering.ports.portreader import PortReader
+from agent.metering.scheduling.slots import Slots
+from agent.metering.visit.profile_place import Place
+from headend.metering import repeats
 from tests.sim.world.__main__ import judge
 from tests.sim.world.world import KillableStore
 
@@ -45,6 +48,37 @@ def no_ledger(patch: pytest.MonkeyPatch) -> None:
 def stored_again(patch: pytest.MonkeyPatch) -> None:
     """A visit that was cut stores its registers again: seed 73 found this one."""
     patch.setattr(PortReader, "_tasks_stored", lambda *_: set())
+
+
+def no_rereading(patch: pytest.MonkeyPatch) -> None:
+    """What bad pages took from a profile is not read again."""
+    patch.setattr(Place, "heard", lambda self, *_: self)
+
+
+def repetitions_shown(patch: pytest.MonkeyPatch) -> None:
+    """The head-end takes what is read again for something new."""
+    patch.setattr(repeats, "_digest", lambda _parts: None)
+
+
+def never_confirmed(patch: pytest.MonkeyPatch) -> None:
+    """What a liar made doubtful stays so, and nobody lists it."""
+    patch.setattr(Slots, "confirmed", lambda *_: [])
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    ("plant", "kinds"),
+    [
+        (no_rereading, ("store-page",)),
+        (repetitions_shown, ("store-page", "kill")),
+        (never_confirmed, ("clock-back", "clock-ahead")),
+    ],
+)
+def test_a_fault_planted_behind_damage_or_a_liar_is_found(
+    plant: Callable[[pytest.MonkeyPatch], None], kinds: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant(monkeypatch)
+    assert any(judge(seed, kinds)[1] for seed in range(SEEDS_TO_FIND))
 
 
 @pytest.mark.timeout(600)

@@ -24,7 +24,7 @@ from agent.metering.store.reading_store import Progress, Store
 from agent.metering.uplink.worker import Uplink
 from agent.settings.config import MeteringConfig, PortConfig
 from agent.settings.provisioning import MeterAccess, Provisioning, ReadingTask, UplinkSettings
-from omadm.readings import GapReport, Reading
+from omadm.readings import EventReport, GapReport, Reading
 from plc.prime.link import PlcLink
 from plc.protocols import PRIME_USI
 from tests.agent.metering.lines import bridge_over
@@ -349,11 +349,13 @@ class KillableStore(Store):
         progress: Iterable[Progress] = (),
         knowledge: Mapping[str, Mapping[str, object]] | None = None,
         also: Callable[[sqlite3.Connection], None] = lambda _db: None,
+        *,
+        urgent: Sequence[EventReport] = (),
     ) -> tuple[int, int]:
         kill, self.kill_in = self.kill_in, ""
         if kill == "before":
             raise Killed
-        ids = super().append(readings, progress, knowledge, also)
+        ids = super().append(readings, progress, knowledge, also, urgent=urgent)
         if kill == "after":
             raise Killed
         return ids

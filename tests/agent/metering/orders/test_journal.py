@@ -306,3 +306,35 @@ def test_what_was_noted_before_there_were_steps_is_read() -> None:
     assert "asked_for" not in order
     assert set(result) <= {"state", "value", "error", "at", "attempts", "sent"}
     assert states(book_on(disk)) == ["done"]
+
+
+def test_an_order_that_is_partly_done_holds_up_others_of_its_kind_on_its_meter_alone() -> None:
+    """Otherwise what it finds by reading might be the work of another order, and it would do its own twice."""
+    entry: Any = {"insert": [{"index": 1, "date": "2027-05-01", "day": 2}]}
+    book = book_on(FaultyDisk())
+    book.submit(Request("o1", "special-days", ["A"], "test", entry))
+    (task,) = book.due({"A"})
+    book.begun(task)
+    book.sending(task, {"step": 1, "of": 1})
+    book.lost(task, "no answer")
+    later: list[tuple[str, str, Any]] = [
+        ("o2", "special-days", entry),
+        ("o3", "set", SET),
+        ("o4", "ping", {}),
+        ("o5", "clock-parameters", {"dst_enabled": True}),
+    ]
+    for order_id, kind, parameters in later:
+        book.submit(Request(order_id, kind, ["A", "B"], "test", parameters, priority=9))
+
+    def due(meter: str) -> list[str]:
+        found = []
+        while tasks := book.due({meter}):
+            found.append(tasks[0].order.id)
+            book.begun(tasks[0])
+            book.ended(tasks[0], Ended())
+        return found
+
+    assert due("B") == ["o2", "o3", "o4", "o5"]
+    assert due("A") == ["o4", "o5"]
+    assert book.cancel("o1")["over"]
+    assert due("A") == ["o2", "o3"]

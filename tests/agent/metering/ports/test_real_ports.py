@@ -200,6 +200,7 @@ def test_a_path_by_id_survives_that_the_adapter_is_plugged_in_again(tmp_path: Pa
     port = PortConfig("bus", HDLC, str(by_id), 9600, scan=ScanConfig(1, 1))
     adapter, spare = Adapter(by_id), os.openpty()
     bridge = bridge_to(port)
+    assert port.where == f"{by_id}, now {by_id.resolve()}"
     adapter.unplug()
     with pytest.raises(PlcPortError):
         bridge.poll(0.0, LIMIT_S)

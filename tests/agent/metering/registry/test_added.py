@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from agent.settings.config import PortConfig, ScanConfig
 from agent.settings.provisioning import AddedMeter
 from plc.protocols import HDLC, PRIME_USI, WRAPPER, WRAPPER_UDP
 from tests.agent.virtual import VirtualClock
+from tests.sim.faulty_disk import FaultyDisk, Operation, PowerCut, Survival
 from updateagent.disk import RealDisk
 
 PORTS = (
@@ -161,3 +164,32 @@ def test_a_meter_of_a_port_that_is_gone_is_kept_for_its_return(rig: Rig) -> None
     assert json.loads((rig.folder / "added.json").read_bytes())["meters"][0]["port"] == "rs485"
     rig.open()
     assert rig.added.keys == {"rs485/17"}
+
+
+def added_on(disk: FaultyDisk) -> AddedMeters:
+    registry = Registry(disk, Path("/state/meters.json"), VirtualClock(), leave_after_s=60.0)
+    return AddedMeters(disk, Path("/state/added.json"), PORTS, registry)
+
+
+@pytest.mark.parametrize("survival", Survival)
+def test_a_power_cut_leaves_the_meters_of_before_or_of_after(survival: Survival) -> None:
+    before, after = {"rs485/17"}, {"rs485/17", "rs485/18"}
+    for cut in itertools.count():
+        disk, operations = FaultyDisk(), itertools.count()
+        added = added_on(disk)
+        added.add(AddedMeter("rs485", 17))
+
+        def plan(_: Operation, cut: int = cut, operations: Iterator[int] = operations) -> None:
+            if next(operations) == cut:
+                raise PowerCut
+
+        disk.on_operation = plan
+        try:
+            added.add(AddedMeter("rs485", 18))
+        except PowerCut:
+            found = added_on(disk.after_power_cut(survival, random.Random(cut))).keys
+            assert found in (before, after)
+        else:
+            break
+    assert added_on(disk.after_power_cut(survival, random.Random(0))).keys == after, "durable when it returns"
+    assert cut > 2

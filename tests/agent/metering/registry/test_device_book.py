@@ -11,7 +11,7 @@ import pytest
 from agent.metering.registry.capabilities import FIRMWARE, OBJECT_LIST, OBJECTS_MAX, ObjectList, Offered, model_of
 from agent.metering.registry.capabilities import text_of as text
 from agent.metering.registry.counters import COUNT_MAX, Counters, failure_kind
-from agent.metering.registry.device_book import CHECK_S, FLUSH_S, LOOK_S, RETRY_S, Device, DeviceBook
+from agent.metering.registry.device_book import CHECK_S, FLUSH_S, LOOK_AGAIN_S, RETRY_S, SOON_S, Device, DeviceBook
 from agent.metering.registry.registry import Registry
 from agent.metering.store.reading_store import Store
 from dlms import axdr
@@ -44,6 +44,10 @@ class Rig:
         self.store = Store(self.folder / "readings.db", self.clock, records_max=1000, keep_forwarded_max=0)
         self.registry = Registry(RealDisk(), self.folder / "meters.json", self.clock, leave_after_s=60.0)
         self.book = DeviceBook(self.store, self.registry, self.clock, device_type=self.device_type)
+
+    def wait(self, seconds: float) -> None:
+        self.clock.advance(seconds)
+        self.book.tick()
 
     def restart(self) -> None:
         """The power is cut: what was not written is gone."""
@@ -100,6 +104,7 @@ def test_what_was_learned_outlives_a_power_cut(rig: Rig) -> None:
     rig.due()
     rig.ask({OBJECT_LIST: objects("1.0.1.8.0.255")})
     before = rig.book.device(key).dump()
+    rig.wait(SOON_S)
     rig.restart()
     assert rig.book.device(key).dump() == before
     assert rig.model() == "KFM V1.2"
@@ -122,7 +127,7 @@ def test_another_firmware_has_the_list_read_again_and_what_was_learned_forgotten
 def test_a_question_without_an_answer_rests(rig: Rig) -> None:
     rig.meter()
     assert rig.due() == (FIRMWARE,)
-    rig.clock.advance(LOOK_S + 1)
+    rig.clock.advance(LOOK_AGAIN_S + 1)
     assert rig.due() == ()
     rig.clock.advance(RETRY_S)
     assert rig.due() == (FIRMWARE,)
@@ -169,12 +174,13 @@ def test_a_device_type_that_is_configured_makes_the_model(tmp_path: Path) -> Non
 
 def test_counters_are_written_after_a_while_and_at_the_end(rig: Rig) -> None:
     key = rig.meter()
+    rig.wait(SOON_S)
     rig.book.failed(key, "timeout")
+    rig.wait(SOON_S)
     rig.restart()
     assert rig.book.device(key).counters.timeout == 0, "a cut costs what was not written"
     rig.book.failed(key, "auth")
-    rig.clock.advance(FLUSH_S + 1)
-    rig.book.tick()
+    rig.wait(FLUSH_S)
     rig.book.failed(key, "decode")
     rig.book.flush()
     rig.restart()

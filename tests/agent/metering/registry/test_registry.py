@@ -233,3 +233,23 @@ def test_changes_are_published_once_and_silence_is_not(rig: Rig) -> None:
 )
 def test_a_name_is_text_where_it_is_plain_and_hexadecimal_elsewhere(octets: bytes, name: str) -> None:
     assert meter_name(octets) == name
+
+
+def test_a_meter_that_somebody_named_makes_no_room_for_strangers(rig: Rig) -> None:
+    expected = rig.registry.expect("plc0", 0, EUI.hex())
+    for number in range(METERS_MAX):
+        rig.registry.join("plc1", number)
+    assert rig.registry.get(expected.key) is not None
+    assert len(rig.registry.known()) == METERS_MAX
+
+
+def test_a_meter_is_found_by_id_modem_and_place(rig: Rig) -> None:
+    meter = rig.registry.join("plc0", 5, EUI)
+    rig.registry.name(meter.key, "KFM0001")
+    for name in ("KFM0001", EUI.hex(), meter.key):
+        found = rig.registry.find(name)
+        assert found is not None
+        assert (found[0].meter_id, found[1].state) == ("KFM0001", "joined")
+    rig.registry.join("rs485", 17)
+    assert rig.registry.find("") is None
+    assert rig.registry.find("nobody") is None

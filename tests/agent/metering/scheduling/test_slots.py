@@ -136,7 +136,7 @@ class World:
         self.clock = SystemClock([self], monotonic=self.monotonic, system=self.system)
         self.started = self.monotonic()
         self.slots = Slots({(METER, "t1"): Done(latest_run(self.task, self.true - self.every_s))})
-        self.doubted: list[tuple[int, int, float]] = []
+        self.judged: list[tuple[bool, int, int, float]] = []  # confirmed, first, last, of readings before
 
     @property
     def task(self) -> ReadingTask:
@@ -164,7 +164,10 @@ class World:
             self.true = min(self.true + (5.0 if near else 60.0), until)
             now = self.moment()
             if now.trusted:
-                self.doubted += [(*runs, self.true) for _, _, runs in self.slots.doubtful(now)]
+                self.judged += [(False, *runs, self.true) for _, _, runs in self.slots.doubtful(now)]
+                for _, _, runs in self.slots.confirmed(now):
+                    before = max(told for _, *of, told in self.judged if tuple(of) == runs)
+                    self.judged.append((True, *runs, before))
                 self.slots.corrected(self.slots.corrections(now))
             elif now.monotonic - self.started < UNTRUSTED_HOLD_S:
                 continue
@@ -177,8 +180,10 @@ class World:
         return Moment(self.clock.monotonic(), self.clock.wall(), self.clock.trusted())
 
     def stands(self, run: int, true: float) -> bool:
-        """Whether a reading of this run, made under trust at this true time, was not taken back later."""
-        return not any(first <= run <= last and true < told for first, last, told in self.doubted)
+        """Whether a reading of this run, made under trust at this true time, was not taken back later, or was
+        confirmed after that."""
+        said = [confirmed for confirmed, first, last, told in self.judged if first <= run <= last and true < told]
+        return said[-1] if said else True
 
 
 @dataclass(frozen=True)
@@ -264,8 +269,7 @@ def test_what_a_lying_time_server_made_trusted_is_taken_back_and_no_slot_is_read
     for run, true, trusted, off_s in made.readings:
         assert trusted
         assert abs(off_s) <= CORRECTION_S or not made.stands(run, true), "a wrong reading stands"
-        # What a liar has once made doubtful stays so: it cannot be told from what he made trusted.
-        assert made.stands(run, true) or abs(off_s) > CORRECTION_S or true < made.jumped
+        assert made.stands(run, true) or abs(off_s) > CORRECTION_S, "a right reading was taken back for good"
     # While a liar was believed he may have had a slot read that had been read before; under a right clock nobody can.
     good = Counter(run for run, _, _, off_s in made.readings if abs(off_s) <= CORRECTION_S)
     assert all(count == 1 for count in good.values()), "a slot was read twice"

@@ -70,8 +70,9 @@ class Headend:
         for record in records:
             key = (str(document["device"]), str(document["store"]), int(record["id"]))
             self.seen_twice += key in self.kept
-            self.kept[key] = record["raw"]
-            self.order.append(record["raw"])
+            raw = record["key"] if "event" in record else record["raw"]
+            self.kept[key] = raw
+            self.order.append(raw)
         for report in document.get("resent", []):  # type: ignore[attr-defined]
             self.reports.append(report)
             self.resend = [order for order in self.resend if order["request"] != report["request"]]

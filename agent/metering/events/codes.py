@@ -1,0 +1,105 @@
+"""What the numbers of events and the bits of alarm registers mean, where a public profile of DLMS/COSEM says so.
+Sans-IO.
+
+Names are those of the IDIS companion profile (package 2), whose logs are 0.0.99.98.e.255 with the codes of the objects
+0.0.96.11.e.255. Other profiles use the same objects with numbers of their own; a number that is not here has no name.
+"""
+
+from __future__ import annotations
+
+from dlms.cosem.obis import Obis
+
+_STANDARD = {
+    1: "power down", 2: "power up", 3: "daylight saving time enabled or disabled", 4: "clock adjusted (old time)",
+    5: "clock adjusted (new time)", 6: "clock invalid", 7: "replace battery", 8: "battery voltage low",
+    9: "tariff activated", 10: "error register cleared", 11: "alarm register cleared", 12: "program memory error",
+    13: "RAM error", 14: "non-volatile memory error", 15: "watchdog error", 16: "measurement system error",
+    17: "firmware ready for activation", 18: "firmware activated", 19: "passive tariff programmed",
+    20: "external alert detected", 47: "parameters changed", 48: "global key changed",
+}  # fmt: skip
+_FRAUD = {
+    40: "terminal cover removed", 41: "terminal cover closed", 42: "strong DC field detected",
+    43: "strong DC field no more", 44: "meter cover removed", 45: "meter cover closed",
+    46: "authentication failed repeatedly", 49: "decryption or authentication failure", 50: "replay attack",
+}  # fmt: skip
+_DISCONNECTOR = {
+    59: "disconnector ready for manual reconnection", 60: "manual disconnection", 61: "manual connection",
+    62: "remote disconnection", 63: "remote connection", 64: "local disconnection", 65: "limiter threshold exceeded",
+    66: "limiter threshold kept again", 67: "limiter threshold changed", 68: "disconnection or reconnection failed",
+    69: "local reconnection",
+}  # fmt: skip
+_QUALITY = {
+    76: "undervoltage L1", 77: "undervoltage L2", 78: "undervoltage L3", 79: "overvoltage L1", 80: "overvoltage L2",
+    81: "overvoltage L3", 82: "voltage missing L1", 83: "voltage missing L2", 84: "voltage missing L3",
+    85: "voltage normal L1", 86: "voltage normal L2", 87: "voltage normal L3", 88: "phase sequence reversed",
+    89: "neutral missing", 90: "phase asymmetry", 91: "current reversed",
+}  # fmt: skip
+EVENTS = {**_STANDARD, **_FRAUD, **_DISCONNECTOR, **_QUALITY}
+CLEARED = 255  # of any log
+
+ALARMS: dict[int, dict[int, str]] = {
+    0: {
+        0: "clock invalid", 1: "replace battery", 8: "program memory error", 9: "RAM error",
+        10: "non-volatile memory error", 11: "measurement system error", 12: "watchdog error", 13: "fraud attempt",
+    },
+    1: {
+        0: "total power failure", 1: "power back", 2: "voltage missing L1", 3: "voltage missing L2",
+        4: "voltage missing L3", 5: "voltage normal L1", 6: "voltage normal L2", 7: "voltage normal L3",
+        8: "neutral missing", 9: "phase asymmetry", 10: "current reversed",
+    },
+}  # fmt: skip
+
+_GRAVE_EVENTS = frozenset({6, 7, 12, 13, 14, 15, 16, 40, 42, 44, 46, 49, 50, 68, 89})
+_HARMLESS_ALARMS = {1: frozenset({1, 5, 6, 7})}  # by register: what says that something is well again
+
+
+def log_of(obis: Obis) -> int | None:
+    """The number e of an event log 0.0.99.98.e.255 or of its code object 0.0.96.11.e.255; `None` for all else."""
+    a, b, c, d, e, f = obis.code
+    return e if (a, b, f) == (0, 0, 255) and (c, d) in ((99, 98), (96, 11)) else None
+
+
+def is_event_log(obis: Obis) -> bool:
+    """Whether this is the logical name of an event log."""
+    return log_of(obis) is not None and obis.code[2] == 99
+
+
+def is_event_code(obis: Obis) -> bool:
+    """Whether this is the logical name of an event code object."""
+    return log_of(obis) is not None and obis.code[2] == 96
+
+
+def alarm_register_of(obis: Obis, *, pushed: bool = False) -> int | None:
+    """The number of an alarm register 0.0.97.98.n.255, n from 0 to 9; in what is `pushed`, of an alarm descriptor
+    0.0.97.98.(20 + n).255 too, which is what meters push. `None` for all else."""
+    a, b, c, d, e, f = obis.code
+    if (a, b, c, d, f) != (0, 0, 97, 98, 255):
+        return None
+    if e <= 9:
+        return e
+    return e - 20 if pushed and 20 <= e <= 29 else None
+
+
+def event_name(code: int) -> str:
+    """What an event code means; empty when no standard says so."""
+    return "event log cleared" if code == CLEARED else EVENTS.get(code, "")
+
+
+def alarm_name(register: int, bit: int) -> str:
+    """What a bit of an alarm register means; empty when no standard says so."""
+    return ALARMS.get(register, {}).get(bit, "")
+
+
+def is_grave_event(code: int) -> bool:
+    """Whether a person should know of an event with this code."""
+    return code in _GRAVE_EVENTS
+
+
+def is_grave_alarm(register: int, bit: int) -> bool:
+    """Whether a person should know of this bit: of all, but for those that say that something is well again."""
+    return bit not in _HARMLESS_ALARMS.get(register, ())
+
+
+def bits_of(value: int) -> list[int]:
+    """The numbers of the bits that are set, lowest first."""
+    return [bit for bit in range(value.bit_length()) if value >> bit & 1]

@@ -1,0 +1,148 @@
+"""Notifications among what a line carries beside our own conversations: sans-IO, bounded, never raises for what came.
+
+`HdlcEar` hears all octets of a bus and finds UI frames, whoever they are for: a meter pushes to a client address that
+is not ours, during a conversation and outside of any. `WrapperEar` hears one connection. Both give whole APDUs;
+`BlockAssembly` puts those together that come in general blocks without anybody asking for the next (GB 9.4.6.13).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from dataclasses import dataclass
+
+from dlms.codes import Apdu
+from dlms.errors import DecodeError, DlmsError
+from dlms.link.datalink import MAY_BE_UNSOLICITED
+from dlms.link.hdlc.frames import CONTROLS, FrameType, HdlcAddress, HdlcDecoder, HdlcFrame
+from dlms.link.hdlc.window import LLC_BYTES, LLC_COMMAND, LLC_RESPONSE
+from dlms.link.wrapper import WrapperDecoder
+from dlms.xdlms.gbt import GeneralBlock
+from omadm.readings import EVENT_OCTETS_MAX
+
+SILENCE_S = 0.3  # what came before such a pause belongs to no frame of now
+UNFINISHED_MAX = 32  # senders whose message has begun and not ended
+UNFINISHED_S = 30.0  # after this long it will not go on
+
+
+@dataclass(frozen=True, slots=True)
+class Overheard:
+    """An APDU that nobody asked for. `source`: the sender's address on a bus; its port on a connection. `destination`:
+    the client that it is for."""
+
+    source: int
+    destination: int
+    apdu: bytes
+
+
+@dataclass(slots=True)
+class _Unfinished:
+    parts: bytearray
+    at: float
+    number: int = 0
+
+
+class BlockAssembly:
+    """Messages in general blocks, by sender."""
+
+    def __init__(self) -> None:
+        self._open: OrderedDict[object, _Unfinished] = OrderedDict()
+
+    def take(self, sender: object, apdu: bytes, now: float) -> tuple[bytes | None, str]:
+        """Take an APDU; return a whole one, or `None` while it goes on, and what was wrong: then the octets are what
+        has come of it."""
+        if apdu[:1] != bytes((Apdu.GENERAL_BLOCK_TRANSFER,)):
+            return apdu, ""
+        begun = self._open.pop(sender, None)
+        if begun is not None and now - begun.at > UNFINISHED_S:
+            begun = None
+        try:
+            block = GeneralBlock.parse(apdu)
+        except DlmsError as error:
+            return apdu, str(error)
+        if block.number != 1 and (begun is None or block.number != begun.number + 1):
+            came = bytes(begun.parts) if begun is not None else b""
+            return came + block.data, f"block {block.number} came where {begun.number + 1 if begun else 1} was due"
+        parts = bytearray() if begun is None or block.number == 1 else begun.parts
+        parts += block.data
+        if len(parts) > EVENT_OCTETS_MAX:
+            return bytes(parts), f"more than {EVENT_OCTETS_MAX} octets in blocks"
+        if block.last:
+            return bytes(parts), ""
+        self._open[sender] = _Unfinished(parts, now, block.number)
+        while len(self._open) > UNFINISHED_MAX:
+            self._open.popitem(last=False)
+        return None, ""
+
+
+class HdlcEar:
+    """All octets of one bus."""
+
+    def __init__(self) -> None:
+        self._decoder = HdlcDecoder()
+        self._open: OrderedDict[HdlcAddress, _Unfinished] = OrderedDict()
+        self._heard: deque[Overheard] = deque()
+        self._at = 0.0
+
+    def receive(self, data: bytes, now: float) -> None:
+        """Octets from the line."""
+        if self._decoder.pending and now - self._at > SILENCE_S:
+            self._decoder.idle()
+        self._at = now
+        self._decoder.feed(data)
+        while (item := self._decoder.next()) is not None:
+            if isinstance(item, HdlcFrame) and CONTROLS[item.control].type is FrameType.UI:
+                self._take(item, now)
+
+    def next_apdu(self) -> Overheard | None:
+        """What was heard, oldest first."""
+        return self._heard.popleft() if self._heard else None
+
+    def _take(self, frame: HdlcFrame, now: float) -> None:
+        begun = self._open.pop(frame.source, None)
+        if begun is not None and now - begun.at > UNFINISHED_S:
+            begun = None
+        info = frame.info
+        if info[:LLC_BYTES] in (LLC_RESPONSE, LLC_COMMAND):
+            begun, info = None, info[LLC_BYTES:]
+        elif begun is None and info[:1] != bytes((Apdu.GENERAL_BLOCK_TRANSFER,)):
+            return  # the rest of a message whose beginning was not heard, or none of COSEM
+        parts = bytearray() if begun is None else begun.parts
+        parts += info
+        if frame.segmented and len(parts) <= EVENT_OCTETS_MAX:
+            self._open[frame.source] = _Unfinished(parts, now)
+            while len(self._open) > UNFINISHED_MAX:
+                self._open.popitem(last=False)
+        elif parts and parts[0] in MAY_BE_UNSOLICITED:
+            self._heard.append(Overheard(_station(frame.source), frame.destination.upper, bytes(parts)))
+
+
+def _station(address: HdlcAddress) -> int:
+    """The number by which a port knows a meter: the lower address, where there is one."""
+    return address.upper if address.lower is None else address.lower
+
+
+class WrapperEar:
+    """One connection. `client` has a conversation, which gets what is for it; `None` where there is none."""
+
+    def __init__(self, client: int | None = None, apdu_bytes_max: int = 0xFFFF) -> None:
+        self._client = client
+        self._decoder = WrapperDecoder()
+        self._apdu_bytes_max = apdu_bytes_max
+        self.broken = ""
+
+    def receive(self, data: bytes) -> list[Overheard]:
+        """Take octets from the connection; return what nobody asked for. `broken` is set when nothing more can be read
+        of it."""
+        found: list[Overheard] = []
+        if self.broken:
+            return found
+        self._decoder.feed(data)
+        try:
+            while (frame := self._decoder.next()) is not None:
+                if frame.destination != self._client and frame.apdu and frame.apdu[0] in MAY_BE_UNSOLICITED:
+                    found.append(Overheard(frame.source, frame.destination, frame.apdu))
+        except DecodeError as error:
+            self.broken = str(error)
+        if self._decoder.due_bytes > self._apdu_bytes_max:
+            self.broken = f"an APDU of {self._decoder.due_bytes} octets is announced, at most {self._apdu_bytes_max}"
+        return found

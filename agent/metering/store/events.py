@@ -1,0 +1,72 @@
+"""The events among the records of the store: which go ahead of everything else, and which are known already.
+
+An event is a record like any other; a row of the table `event` says so, with its key. The newest `KEPT` rows stay, so
+that what a meter sends again is known for one it sent before, after a restart too. `urgent` ends with the delivery.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+
+from agent.metering.store.blocks import block_rows, blocks
+from agent.metering.store.delivery import open_ranges
+from omadm.readings import EventReport, record
+
+KEPT = 1024  # some 50 bytes each; more than a meter's own repetitions and a busy day bring
+
+
+def new_ones(db: sqlite3.Connection, reports: Sequence[EventReport]) -> list[EventReport]:
+    """Return the reports whose keys are not known, each once."""
+    found = {report.key: report for report in reversed(reports)}
+    for key in list(found):
+        if db.execute("SELECT 1 FROM event WHERE key=?", (key,)).fetchone():
+            del found[key]
+    return list(reversed(found.values()))
+
+
+def add(db: sqlite3.Connection, first: int, now: float, reports: Sequence[EventReport]) -> None:
+    """Note the reports that were stored from id `first` on."""
+    rows = [(record_id, now, report.key) for record_id, report in enumerate(reports, first)]
+    db.executemany("INSERT OR REPLACE INTO event VALUES (?, ?, ?, 1)", rows)
+    excess = db.execute("SELECT COUNT(*) FROM event").fetchone()[0] - KEPT
+    if excess > 0:
+        db.execute("DELETE FROM event WHERE id IN (SELECT id FROM event ORDER BY id LIMIT ?)", (excess,))
+
+
+def delivered(db: sqlite3.Connection, first: int, last: int) -> None:
+    """The head-end holds the records `first` to `last`."""
+    db.execute("UPDATE event SET urgent=0 WHERE urgent=1 AND id BETWEEN ? AND ?", (first, last))
+
+
+def next_span(db: sqlite3.Connection, counters: dict[str, int], first: int, limit: int) -> tuple[int, int] | None:
+    """Return the ids of the oldest events that the head-end does not have, at most `limit` with consecutive ids, none
+    below `first`.
+
+    Those that it has by another way are urgent no longer.
+    """
+    query = "SELECT id FROM event WHERE urgent=1 AND id >= ? ORDER BY id LIMIT ?"
+    while True:
+        ids = [row[0] for row in db.execute(query, (first, limit))]
+        if not ids:
+            return None
+        waiting = [each for each in ids if open_ranges(db, counters, each, each)]
+        if len(waiting) < len(ids):
+            done = set(ids) - set(waiting)
+            db.executemany("UPDATE event SET urgent=0 WHERE id=?", [(each,) for each in done])
+        if waiting:
+            last = waiting[0]
+            while last + 1 in waiting:
+                last += 1
+            return waiting[0], last
+
+
+def newest(db: sqlite3.Connection, limit: int) -> list[dict[str, object]]:
+    """Return the records of the newest events, newest first, as far as they can be read."""
+    found: list[dict[str, object]] = []
+    for (record_id,) in db.execute("SELECT id FROM event ORDER BY id DESC LIMIT ?", (limit,)).fetchall():
+        for first, last, body in blocks(db, record_id, record_id, 1):
+            rows = block_rows(first, last, body)
+            if rows is not None and first <= record_id <= last:
+                found.append(record(record_id, rows[record_id - first]))
+    return found

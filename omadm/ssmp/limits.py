@@ -1,0 +1,7 @@
+"""Sizes that whoever keeps a device's identity needs to know, also without registering it (docs/ssmp.md)."""
+
+from __future__ import annotations
+
+DEVICE_KEY_BYTES = 32
+DEVICE_ID_BYTES_MAX = 128
+TEXT_BYTES_MAX = 256  # each text of the registration information
