@@ -139,6 +139,7 @@ class Daemon:
         self.rebooter = Rebooter(config.reboot_command, self.clock)
         self.https = _https(config)
         self.https.on_answer = self.clock.server_date
+        self.soon: Callable[[], None] = lambda: None  # the supervisor's, once there is one: parts are told of it before
         self._make_metering()
         self._make_dm()
         self._make_ota()
@@ -220,7 +221,9 @@ class Daemon:
             open_bridge=bridge_to,
             health=lambda ok, detail: self.health.set("meter_port", ok, detail),
             meters_health=lambda ok, detail: self.health.set("meters", ok, detail),
+            device=self.device.device_id,
             events=self.config.events,
+            busy=self._soon,
         )
         self.targets = Targets(self.registry, self.collector.access)
         self.uplink_connection = KeptConnection(self.https)
@@ -236,6 +239,9 @@ class Daemon:
         )
         self.sink = self._make_sink()
         self.store.on_append = self._stored
+
+    def _soon(self) -> None:
+        self.soon()
 
     def _meters_of(self, target: str) -> list[str]:
         """The meters that a group stands for. Raises `OrderRefusedError`."""
@@ -390,16 +396,9 @@ class Daemon:
         self, url: str, into: Path, *, bytes_max: int, stop: threading.Event, beat: Callable[[], None]
     ) -> tuple[int, str]:
         """Fetch an image of meter firmware. Raises `agent.metering.orders.images.FetchError`."""
-        from agent.metering.orders.images import FetchError
-        from agent.ota.errors import DownloadError, DownloadStopped
+        from agent.daemon.order_jobs import fetch_image
 
-        try:
-            found = self.downloader.fetch(url, into, stop=stop, beat=beat, bytes_max=bytes_max)
-        except DownloadError as error:
-            raise FetchError(str(error)) from error
-        except DownloadStopped:
-            raise FetchError("the agent was ended") from None
-        return found.size, found.sha256
+        return fetch_image(self.downloader, url, into, bytes_max=bytes_max, stop=stop, beat=beat)
 
     def _register(self) -> bytes:
         from agent.dm.registration import register
@@ -459,6 +458,7 @@ class Daemon:
             session_now=self.dm.session_now,
             ages=self._ages,
             judge=self.clock.judge,
+            sinks=[self.uplink.sink_status, *([self.sink.sink_status] if self.sink else [])],
         )
         networks = NetworkViews(self.collector, may_change=config.orders.change)
         handlers = {**views.handlers(), **OrderViews(self.orders).handlers(), **networks.handlers()}
@@ -490,6 +490,8 @@ class Daemon:
             ],
         )
         self.rebooter.wake = self.supervisor.wake
+        self.soon = self.supervisor.soon
+        self.tree.on_commit(self.supervisor.soon)
 
     def _ages(self) -> dict[str, float]:
         return self.supervisor.ages()

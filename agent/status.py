@@ -11,6 +11,9 @@ SLOTS_MAX = 8  # of the Update Agent's file that are shown
 TEXT_CHARS_MAX = 1024  # of one text in it
 
 
+ERROR_CHARS_MAX = 200  # of the last error of a sink
+
+
 @dataclass(frozen=True, slots=True)
 class SessionSummary:
     """One finished DM session. Times in seconds since the epoch; `result` is `ok` or a sentence that says why not."""
@@ -40,7 +43,7 @@ class MeterStatus:
     """One registered meter. `state`: expected (added by hand, never heard) | joined | read | silent | failing | left |
     unlisted (not on the whitelist, so not read). Times in seconds since the epoch, 0 never. `key_failures`: how often
     it refused its keys since the start; `security`: how it is associated with; `model`: what it is, `None` while that
-    is not known."""
+    is not known; `named`: `meter_id` is its own name."""
 
     meter_id: str
     port: str
@@ -53,6 +56,8 @@ class MeterStatus:
     key_failures: int = 0
     security: str = ""
     model: str | None = None
+    named: bool = True
+    eui48: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +75,22 @@ class QueueStatus:
     refused: int = 0
     refused_at: float = 0.0
     lost_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class SinkStatus:
+    """How the worker of one sink gets on. `per_min`: records that it delivered within the last minute; `last_delivery`:
+    epoch seconds; `failures` in a row, and `again_in_s` until the next attempt. Of the head-end's: a backlog goes at
+    `backlog_per_min` at most, and not before `backlog_in_s`."""
+
+    name: str
+    per_min: int = 0
+    last_delivery: float = 0.0
+    last_error: str = ""
+    failures: int = 0
+    again_in_s: float = 0.0
+    backlog_per_min: int = 0
+    backlog_in_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

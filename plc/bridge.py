@@ -63,6 +63,13 @@ class SettablePort(Protocol):
     def set_line(self, line: LineSettings, /) -> None: ...
 
 
+@runtime_checkable
+class WakeablePort(Protocol):
+    """A port whose `read` can be cut short."""
+
+    def wake_by(self, descriptor: int, /) -> None: ...
+
+
 class Channel:
     """The way to one node. Made by `Bridge.channel`; `close` it when the conversation is over."""
 
@@ -134,6 +141,11 @@ class Bridge:
         channel = Channel(self, address, dst_lsap, src_lsap)
         self._channels[address] = channel
         return channel
+
+    def wake_by(self, descriptor: int) -> None:
+        """Have `poll` stop waiting while this file descriptor is readable. Ports that cannot do so wait on."""
+        if isinstance(self._port, WakeablePort):
+            self._port.wake_by(descriptor)
 
     def set_line(self, line: LineSettings) -> None:
         """Have the line stand like this for what is sent next. Raises `PlcPortError` when it cannot."""

@@ -159,6 +159,7 @@ class MeterConnections:
         self.octets_heard = 0
         self.overhear: Callable[[int, bytes], None] | None = None  # gets (address, octets) as they come from a meter
         self._open: dict[int, Connection] = {}
+        self._wake: list[int] = []
 
     def channel(self, address: int, *, dst_lsap: int = 1, src_lsap: int = 16) -> Connection:
         """Begin to connect to a meter. Raises `PlcLocalError` for an unknown one, or one that is being talked to."""
@@ -180,16 +181,22 @@ class MeterConnections:
         wait_s = max(0.0, min([wait_s, *deadlines]))
         if len(open_ones) < len(self._open):
             wait_s = 0.0  # one has failed already, and its reader is to hear it
-        readable, writable, _ = select.select(open_ones, writers, [], wait_s)
+        watched: list[Connection | int] = [*open_ones, *self._wake]
+        readable, writable, _ = select.select(watched, writers, [], wait_s)
         now = max(now, self.clock())
         for connection in writable:
             connection.write()
-        for connection in readable:
-            self.octets_heard += connection.read(now)
+        for heard in readable:
+            if isinstance(heard, Connection):
+                self.octets_heard += heard.read(now)
         for connection in open_ones:
             if connection.fileno() >= 0 and not connection.connected and now >= connection.connect_by:
                 connection.fail(FailReason.NO_CONNECTION, f"no answer in {CONNECT_TIMEOUT_S:g} s")
         return []
+
+    def wake_by(self, descriptor: int) -> None:
+        """Have `poll` stop waiting while this file descriptor is readable."""
+        self._wake = [descriptor]
 
     def set_line(self, line: LineSettings) -> None:
         """A connection has no line that could be set."""

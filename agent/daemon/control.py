@@ -21,6 +21,8 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from agent.wakeup import Wakeup
+
 LOG = logging.getLogger("agent.control")
 
 REQUEST_BYTES_MAX = 32 << 10  # an order may name 256 meters
@@ -28,7 +30,7 @@ REQUESTS_MAX = 64  # a connection; then it has to come again
 TALK_S = 5.0  # without a byte, either way
 CONNECTION_S = 15.0  # for a whole connection: who drips bytes must not keep the worker from its beat
 WAITING_MAX = 8
-ACCEPT_S = 1.0
+ACCEPT_S = 10.0  # for a connection, between two beats
 MODE = 0o660
 
 Handler = Callable[[Mapping[str, object]], object]
@@ -59,6 +61,7 @@ class ControlServer:
         self._group = group
         self._monotonic = monotonic
         self._listener: socket.socket | None = None
+        self._wakeup = Wakeup()
 
     def bind(self) -> None:
         """Make the socket now, so that whoever is told that we are ready can connect. Raises `OSError`."""
@@ -73,6 +76,10 @@ class ControlServer:
                     self.serve_one(listener)
             finally:
                 self._path.unlink(missing_ok=True)
+
+    def wake(self) -> None:
+        """Have `run` look at its `stop` now. Any thread."""
+        self._wakeup.set()
 
     def listen(self) -> socket.socket:
         """The listening socket. A file left behind by a process that died is replaced; one at which somebody answers is
@@ -92,14 +99,16 @@ class ControlServer:
         except (LookupError, OSError) as error:
             LOG.warning("group %s cannot own %s: %s", self._group, self._path, error, extra={"event": "control.group"})
         listener.listen(WAITING_MAX)
-        listener.settimeout(ACCEPT_S)
+        listener.settimeout(0)
         return listener
 
     def serve_one(self, listener: socket.socket) -> None:
-        """Wait a little for a connection and serve it to its end."""
+        """Wait for a connection, up to `ACCEPT_S` or `wake`, and serve it to its end."""
+        if not self._wakeup.wait(ACCEPT_S, [listener]):
+            return
         try:
             connection, _ = listener.accept()
-        except TimeoutError:
+        except BlockingIOError:  # whoever asked is gone already
             return
         with connection, contextlib.suppress(OSError):  # whoever asked is gone or slow: their loss
             self._talk(connection, self._monotonic() + CONNECTION_S)

@@ -8,37 +8,47 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent.jobs import orders as jobs
+from agent.metering.orders.images import FetchError
 from agent.metering.orders.order import OrderRefusedError
 from agent.metering.orders.order_book import JournalError, Request
+from agent.ota.errors import DownloadError, DownloadStopped
 from omadm.codes import Refusal
 
 if TYPE_CHECKING:
     from agent.metering.orders.order_book import OrderBook
+    from agent.ota.download import Downloader
     from agent.tree.persistence import ManagementTree
 
 LOG = logging.getLogger("agent.jobs.orders")
 
+LOOK_EVERY_S = 1.0  # while a job is open
+
 
 class OrderJobs:
-    """`tick` is called about every second. `on_alert` is called when there is something to report."""
+    """`tick` is called when the tree was changed. `on_alert` is called when there is something to report."""
 
     def __init__(self, tree: ManagementTree, book: OrderBook, on_alert: Callable[[], None]) -> None:
         self._tree = tree
         self._book = book
         self._on_alert = on_alert
 
-    def tick(self) -> None:
-        for job in jobs.jobs(self._tree.view()):
+    def tick(self) -> float | None:
+        """Look for new jobs and for results. Returns in how many seconds to look again, `None` for whenever."""
+        open_jobs = jobs.jobs(self._tree.view())
+        for job in open_jobs:
             found = self._book.describe(job.id)
             if found is None:
                 self._hand_over(job)
             elif found["over"]:
                 done = all(meter["state"] == "done" for meter in _meters(found))
                 self._finish(job, jobs.Result.DONE if done else jobs.Result.NOT_ON_ALL, found)
+        return LOOK_EVERY_S if open_jobs else None
 
     def _hand_over(self, job: jobs.Job) -> None:
         try:
@@ -83,3 +93,16 @@ def _parameters(job: jobs.Job) -> dict[str, object]:
 def _meters(found: dict[str, object]) -> list[dict[str, object]]:
     meters = found["meters"]
     return meters if isinstance(meters, list) else []
+
+
+def fetch_image(
+    downloader: Downloader, url: str, into: Path, *, bytes_max: int, stop: threading.Event, beat: Callable[[], None]
+) -> tuple[int, str]:
+    """Fetch an image of meter firmware; returns its size and SHA-256. Raises `FetchError`."""
+    try:
+        found = downloader.fetch(url, into, stop=stop, beat=beat, bytes_max=bytes_max)
+    except DownloadError as error:
+        raise FetchError(error.message) from error
+    except DownloadStopped:
+        raise FetchError("the agent was ended") from None
+    return found.size, found.sha256

@@ -13,6 +13,7 @@ LOG = logging.getLogger("agent.reboot")
 
 RETRY_S = 60.0  # after a command that failed; a reboot that was asked for must happen some time
 ANSWER_S = 120.0  # a command that neither ends nor brings the system down by then is ended and tried again
+LOOK_EVERY_S = 1.0  # how often the command is looked after
 UNDER_WAY_S = 600.0  # init took the request; where we still run so long after, its shutdown hangs or was cancelled
 
 
@@ -42,10 +43,14 @@ class Rebooter:
         LOG.info("reboot requested: %s", reason, extra={"event": "reboot.requested"})
         self.wake()
 
-    def tick(self) -> None:
-        """One look, not blocking. Main thread only."""
+    def tick(self) -> float | None:
+        """One look, not blocking. Main thread only. Returns in how many seconds to look again, `None` for whenever."""
         if not self.requested:
-            return
+            return None
+        self._look()
+        return LOOK_EVERY_S
+
+    def _look(self) -> None:
         now = self._clock.monotonic()
         if self.child is None:
             if now >= self._not_before:

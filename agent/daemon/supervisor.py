@@ -1,16 +1,20 @@
 """The main thread: starts the workers, watches their beats, feeds the watchdog, ends the process.
 
 A worker is one named thread. It calls `beat()` at least every `budget_s` seconds, and returns soon after `stop` is
-set. A worker that returns before, or raises, ends the process with exit code 70: whoever started us starts us again,
-from a known state. The watchdog is fed only while *every* beat is younger than its worker's budget. Where there is no
-watchdog, a stalled worker ends the process the same way.
+set; `wake()` ends whatever it waits for meanwhile, so that nobody has to look up every second. A worker that returns
+before, or raises, ends the process with exit code 70: whoever started us starts us again, from a known state. The
+watchdog is fed only while *every* beat is younger than its worker's budget. Where there is no watchdog, a stalled
+worker ends the process the same way.
+
+The main thread sleeps until a signal, until a worker ends, until the clock is set, or until the next of its own
+deadlines: the watchdog's, and what the ticks asked for.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import os
+import math
 import select
 import signal
 import sys
@@ -22,13 +26,16 @@ from types import FrameType
 from typing import Protocol
 
 from agent.clock import Clock
+from agent.daemon.clock_steps import ClockSteps
 from agent.daemon.watchdog import Watchdog
+from agent.wakeup import Wakeup
 
 LOG = logging.getLogger("agent.supervisor")
 
 EXIT_OK = 0
 EXIT_WORKER = 70  # EX_SOFTWARE of sysexits.h
-TICK_S = 1.0
+TICK_S = 5.0  # as often as health.json is due
+SOON_S = 1.0  # so far apart are two rounds that `soon` asks for
 STOP_GRACE_S = 15.0  # below systemd's TimeoutStopSec in our unit
 THREAD_NAME_CHARS = 15  # proc(5), /proc/pid/comm
 
@@ -41,6 +48,9 @@ class Worker(Protocol):
 
     def run(self, stop: threading.Event, beat: Callable[[], None]) -> None:
         """Work until `stop` is set. Returning earlier, or raising, ends the process."""
+
+    def wake(self) -> None:
+        """Have `run` look at `stop` now instead of after its wait. Called from another thread."""
 
 
 class _Running:
@@ -64,13 +74,14 @@ class Supervisor:
         clock: Clock,
         watchdog: Watchdog,
         *,
-        ticks: Sequence[Callable[[], None]] = (),
+        ticks: Sequence[Callable[[], float | None]] = (),
         wait: Callable[[float], None] | None = None,
         tick_s: float = TICK_S,
         stop_grace_s: float = STOP_GRACE_S,
     ) -> None:
-        """`ticks` are called on this thread about every `tick_s` seconds; they must not block. `wait` replaces the
-        sleep of at most so many seconds between two rounds."""
+        """`ticks` are called on this thread at least every `tick_s` seconds; they must not block, and return after how
+        many seconds they want to be called again, `None` for whenever. `wait` replaces the sleep of at most so many
+        seconds between two rounds."""
         self._clock = clock
         self._watchdog = watchdog
         self._ticks = ticks
@@ -78,10 +89,12 @@ class Supervisor:
         self._stop_grace_s = stop_grace_s
         self._stop = threading.Event()
         self._wait = wait
-        # A pipe and not an Event: a signal handler must not take a lock that this very thread may hold.
-        self._wake_in, self._wake_out = os.pipe()
-        os.set_blocking(self._wake_in, False)
-        os.set_blocking(self._wake_out, False)
+        self._wakeup = Wakeup()
+        self._clock_steps = ClockSteps()
+        self._next_s = tick_s  # until the next round
+        self._round_at = -math.inf
+        self._urgent = False  # wanted at once
+        self._hurried = False  # wanted soon
         self._signalled = False
         now = clock.monotonic()
         self._running = [_Running(worker, now) for worker in workers]
@@ -94,8 +107,14 @@ class Supervisor:
 
     def wake(self) -> None:
         """Have the main thread make its round now. Callable from any thread."""
-        with contextlib.suppress(BlockingIOError):  # the pipe is full: it wakes anyhow
-            os.write(self._wake_out, b"\0")
+        self._urgent = True
+        self._wakeup.set()
+
+    def soon(self) -> None:
+        """Have the main thread make a round, `SOON_S` after the last one. Callable from any thread, and cheap."""
+        if not self._hurried:
+            self._hurried = True
+            self._wakeup.set()
 
     def ages(self) -> dict[str, float]:
         """Seconds since the last beat of each worker."""
@@ -114,8 +133,10 @@ class Supervisor:
         while not self._stop.is_set():
             self._round()
             if not self._stop.is_set():
-                self._pause(self._tick_s)
+                self._pause(min(self._next_s, self._watchdog.every_s))
         self._watchdog.stopping()
+        for running in self._running:
+            running.worker.wake()
         self._join()
         self._watchdog.close(orderly=self._exit_code == EXIT_OK)
         LOG.info("ended with code %d", self._exit_code, extra={"event": "agent.stop"})
@@ -131,10 +152,26 @@ class Supervisor:
     def _pause(self, seconds: float) -> None:
         if self._wait is not None:
             self._wait(seconds)
-        elif select.select([self._wake_in], [], [], seconds)[0]:
-            os.read(self._wake_in, 4096)
+        else:
+            self._sleep(seconds)
         if self._signalled:
             self._stop.set()
+
+    def _sleep(self, seconds: float) -> None:
+        self._sleep_once(seconds)
+        left = self._round_at + SOON_S - self._clock.monotonic()
+        if self._hurried and not self._urgent and left > 0:
+            self._sleep_once(min(seconds, left))
+        self._urgent = False
+
+    def _sleep_once(self, seconds: float) -> None:
+        steps = self._clock_steps
+        descriptors = [self._wakeup.fileno(), *steps.descriptors]
+        ready, _, _ = select.select(descriptors, [], [], min(seconds, steps.look_every_s))
+        if set(steps.descriptors).intersection(ready):
+            steps.clear()
+            self._urgent = True
+        self._wakeup.clear()
 
     def _start(self, running: _Running) -> None:
         def main() -> None:
@@ -159,7 +196,8 @@ class Supervisor:
         running.beat_at = self._clock.monotonic()
 
     def _round(self) -> None:
-        now = self._clock.monotonic()
+        now = self._round_at = self._clock.monotonic()
+        self._hurried = False
         for running in self._running:
             if running.ended.is_set() and not self._stop.is_set():
                 self._fail(f"worker {running.worker.name} ended by itself: {running.reason}")
@@ -170,8 +208,8 @@ class Supervisor:
             self._watchdog.feed(now)
         elif not self._watchdog.active and not self._stop.is_set():
             self._fail(f"worker {stalled[0].worker.name} stalled, and no watchdog will end it")
-        for tick in self._ticks:
-            tick()
+        asked = [tick() for tick in self._ticks]
+        self._next_s = min([self._tick_s, *(max(SOON_S, each) for each in asked if each is not None)])
 
     def _note_stall(self, running: _Running, now: float, *, is_stalled: bool) -> None:
         if is_stalled and not running.stalled:
@@ -197,7 +235,7 @@ class Supervisor:
             self._watchdog.feed(now)
             if all(running.ended.is_set() for running in self._running):
                 return
-            self._pause(min(self._tick_s, deadline - now))
+            self._pause(min(self._tick_s, self._watchdog.every_s, deadline - now))
         for running in self._running:
             if not running.ended.is_set():
                 LOG.warning(

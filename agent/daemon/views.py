@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 from agent.daemon.control import ControlError, Handler
 from agent.metering.ledger.gap_table import GAPS_MAX
 from agent.metering.store.events import KEPT as EVENTS_KEPT
-from agent.metering.store.reading_store import REFUSED_MAX, Refusal, Store, StoreError
-from agent.status import Status, StatusBoard
+from agent.metering.store.reading_store import REFUSED_MAX, Refusal, Store, StoreError, StoreStats
+from agent.metering.store.sinks import SinkState
+from agent.metering.uplink.worker import HEAD_END
+from agent.status import SinkStatus, Status, StatusBoard
 from omadm.readings import TEXT_CHARS_MAX
 
 if TYPE_CHECKING:
@@ -42,8 +44,10 @@ class Views:
         session_now: Callable[[str], None],
         ages: Callable[[], Mapping[str, float]],
         judge: Callable[[], Judgement] | None = None,
+        sinks: Sequence[Callable[[], SinkStatus]] = (),
     ) -> None:
-        """`judge` says what civil time is worth, where the clock can say more than whether it is trusted."""
+        """`sinks` say how delivery goes, the head-end's first. `judge` says what civil time is worth, where the clock
+        can say more than whether it is trusted."""
         self._board = board
         self._store = store
         self._collector = collector
@@ -53,6 +57,7 @@ class Views:
         self._session_now = session_now
         self._ages = ages
         self._judge = judge
+        self._sinks = sinks
 
     def handlers(self) -> dict[str, Handler]:
         return {
@@ -79,7 +84,10 @@ class Views:
         document["warnings"] = self._warnings(status)
         document["clock_trusted"] = self._clock.trusted()
         document["clock"] = asdict(self._judge()) if self._judge is not None else None
-        document["tasks"] = {name: asdict(task) for name, task in self._collector.tasks.statuses().items()}
+        document["tasks"] = {
+            name: asdict(replace(task, waiting=(), left_out=()))
+            for name, task in self._collector.tasks.statuses().items()
+        }
         document["gaps"] = self._gap_count()
         document["health"] = {name: asdict(check) for name, check in self._health.checks.items()}
         document["beats"] = {name: round(age, 1) for name, age in self._ages().items()}
@@ -93,7 +101,22 @@ class Views:
             stats = self._store.stats()
         except StoreError as error:
             raise ControlError(f"the store: {error}") from error
-        return {**asdict(self._current().queue), "store": stats.uuid, "kept": stats.kept}
+        return {
+            **asdict(self._current().queue), "store": stats.uuid, "kept": stats.kept, "sinks": self._sink_list(stats),
+        }  # fmt: skip
+
+    def _sink_list(self, stats: StoreStats) -> list[dict[str, object]]:
+        """Everybody who gets readings, with what waits for them and what they did not get. Raises `ControlError`."""
+        try:
+            states = self._store.sink_states()
+        except StoreError as error:
+            raise ControlError(f"the store: {error}") from error
+        found: list[dict[str, object]] = []
+        for status in (each() for each in self._sinks):
+            own = SinkState(stats.pending, stats.lost + stats.refused)  # the head-end's
+            state = own if status.name == HEAD_END else states.get(status.name, SinkState(0, 0))
+            found.append({**asdict(status), **asdict(state)})
+        return found
 
     def refused(self, request: Mapping[str, object]) -> object:
         """The readings that the head-end would not take, newest first, at most `limit` of them. A value may be long:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import logging
+import math
 import os
 import socket
 import struct
@@ -30,6 +31,10 @@ class Watchdog(Protocol):
     def active(self) -> bool:
         """Whether somebody acts when the feeding stops."""
 
+    @property
+    def every_s(self) -> float:
+        """How often `feed` is to be called at least, in seconds."""
+
     def ready(self) -> None: ...
 
     def feed(self, now: float) -> None:
@@ -45,6 +50,7 @@ class NoWatchdog:
     """Nobody watches."""
 
     active = False
+    every_s = math.inf
 
     def ready(self) -> None: ...
 
@@ -61,16 +67,16 @@ class SystemdWatchdog:
     def __init__(self, address: str, interval_s: float) -> None:
         """`interval_s` is what WATCHDOG_USEC asks for; 0 means that readiness is told and nothing is watched."""
         self._address = "\0" + address[1:] if address.startswith("@") else address
-        self._every_s = interval_s / FEEDS_PER_TIMEOUT
-        self._next = 0.0
         self.active = interval_s > 0
+        self.every_s = interval_s / FEEDS_PER_TIMEOUT if self.active else math.inf
+        self._next = 0.0
 
     def ready(self) -> None:
         self._send(f"READY=1\nMAINPID={os.getpid()}")
 
     def feed(self, now: float) -> None:
         if self.active and now >= self._next:
-            self._next = now + self._every_s
+            self._next = now + self.every_s
             self._send("WATCHDOG=1")
 
     def stopping(self) -> None:
@@ -100,14 +106,14 @@ class DeviceWatchdog:
         except OSError as error:
             # Many drivers have a fixed timeout; feeding four times in ours is then still the best that can be done.
             LOG.info("%s keeps its own timeout: %s", path, error, extra={"event": "watchdog.timeout.fixed"})
-        self._every_s = timeout_s / FEEDS_PER_TIMEOUT
+        self.every_s = timeout_s / FEEDS_PER_TIMEOUT
         self._next = 0.0
 
     def ready(self) -> None: ...
 
     def feed(self, now: float) -> None:
         if now >= self._next:
-            self._next = now + self._every_s
+            self._next = now + self.every_s
             self._write(b"\0")
 
     def stopping(self) -> None: ...
@@ -133,6 +139,10 @@ class BothWatchdogs:
     @property
     def active(self) -> bool:
         return any(watchdog.active for watchdog in self._all)
+
+    @property
+    def every_s(self) -> float:
+        return min(watchdog.every_s for watchdog in self._all)
 
     def ready(self) -> None:
         for watchdog in self._all:

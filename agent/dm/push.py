@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
+from agent.wakeup import Wakeup
 from omadm.notification import MIME
 
 LOG = logging.getLogger("agent.dm.push")
@@ -22,7 +23,8 @@ PATH = "/push"
 HEAD_BYTES_MAX = 4096  # request line and headers; a sender needs some 200
 BODY_BYTES_MAX = 1024  # digest, header, server id (255 at most) and vendor tail
 REQUEST_S = 5.0  # from accept to the last byte of the request
-ACCEPT_S = 1.0  # how often the worker looks at `stop`
+ACCEPT_S = 10.0  # for a connection, between two beats
+ACCEPT_FAILED_S = 1.0  # pause after an accept that failed
 BACKLOG = 8
 RATE_PER_S = 2.0  # verified notifications per second, sustained
 BURST = 10
@@ -149,28 +151,33 @@ class PushListener:
         self._bucket = TokenBucket(RATE_PER_S, BURST)
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._socket = socket.create_server((host, port), family=family, backlog=BACKLOG)
-        self._socket.settimeout(ACCEPT_S)
-
-    @property
-    def port(self) -> int:
-        """The bound port, for a listener that was configured with port 0."""
-        return int(self._socket.getsockname()[1])
+        self._socket.settimeout(0)
+        self._wakeup = Wakeup()
+        # For a listener that was configured with port 0. Asked now: other threads want it also while this one ends.
+        self.port = int(self._socket.getsockname()[1])
 
     def close(self) -> None:
+        """Give the port back, of a listener that does not `run`: that one does it itself."""
         self._socket.close()
+
+    def wake(self) -> None:
+        """Have `run` look at its `stop` now. Any thread."""
+        self._wakeup.set()
 
     def run(self, stop: threading.Event, beat: Callable[[], None]) -> None:
         """Serve until `stop`; then close the socket."""
         with self._socket:
             while not stop.is_set():
                 beat()
+                if not self._wakeup.wait(ACCEPT_S, [self._socket]):
+                    continue
                 try:
                     connection, peer = self._socket.accept()
-                except TimeoutError:
+                except BlockingIOError:  # the peer hung up while queued
                     continue
-                except OSError as error:  # the peer hung up while queued, or descriptors ran out: both pass
+                except OSError as error:  # descriptors ran out: that passes
                     LOG.debug("accept failed: %s", error)
-                    stop.wait(ACCEPT_S)
+                    stop.wait(ACCEPT_FAILED_S)
                     continue
                 with connection:
                     self._serve(connection, str(peer[0]))

@@ -84,10 +84,14 @@ class Timing:
     def wait(self, now: float, most: float) -> float:
         """Seconds until something may be due, at most `most`."""
         with self._lock:
-            at = self._not_before if self._not_before > now else self._poll_at
-            if self._wishes and self._not_before <= now and self._alerts_not_before <= now:
+            if now < self._not_before:
+                return min(most, self._not_before - now)
+            if any(wish != "alert" for wish in self._wishes):
                 return 0.0
-            return most if at is None else max(0.0, min(most, at - now))
+            ends = [most if self._poll_at is None else self._poll_at - now]
+            if self._wishes:
+                ends.append(self._alerts_not_before - now)
+            return max(0.0, min(most, *ends))
 
     def _jittered(self, doublings: int) -> float:
         wait = min(self._backoff_max_s, self._backoff_min_s * 2.0**doublings)

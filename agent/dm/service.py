@@ -34,7 +34,7 @@ from omadm.ssmp.errors import SsmpError, SsmpRefused, SsmpUsageError
 
 LOG = logging.getLogger("agent.dm")
 
-LOOK_EVERY_S = 1.0  # how often the worker beats while nothing happens
+LOOK_EVERY_S = 30.0  # how often the worker beats while nothing happens
 UNPROVEN_MAX = 5  # sessions in a row that failed for credentials, before a new account is asked for
 ADDRESS_EVERY_S = 60.0  # how often the push URL is compared with the one that the server knows
 HEALTH = "dm_session"
@@ -118,6 +118,10 @@ class DmService:
     def reboot(self) -> None:
         """The Update Agent has work: ask for a reboot when the session that is open, if any, is over. Any thread."""
         self._reboot.set()
+        self._wake.set()
+
+    def wake(self) -> None:
+        """Have `run` look at its `stop` now. Any thread."""
         self._wake.set()
 
     # -- the worker -------------------------------------------------------------------------------------------

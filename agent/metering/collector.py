@@ -21,7 +21,7 @@ from agent.metering.registry.network import NetworkBook
 from agent.metering.registry.registry import Registry
 from agent.metering.registry.whitelist import Whitelist
 from agent.metering.scheduling.readinglist import ReadingLists
-from agent.metering.scheduling.tasks import TaskBook
+from agent.metering.scheduling.tasks import UNTRUSTED_HOLD_S, TaskBook
 from agent.metering.store.reading_store import Store, StoreError
 from agent.settings.config import EventsConfig, MeteringConfig, PortConfig
 from agent.settings.provisioning import AddedMeter, Provisioning, TaskStatus
@@ -29,12 +29,14 @@ from agent.status import MeterStatus
 from dlms.cosem.time import ClockPolicy
 
 ADDED_FILE = "added-meters.json"  # beside the registry's own file
+BUSY_S = 1.0  # between two ticks while an order waits, or the time
+CLOCK_STEP_S = 0.5  # civil time that moved by more against monotonic time was set; by less, somebody was held up
 SHARE_EVERY_S = 10.0  # how often the share of meters that cannot be read is reckoned
 UNREAD_SHARE_MAX = 0.1  # of a port's meters: a tenth is what churn and exchanges of meters make in a bad week
 
 
 class Collector:
-    """`workers` go to the supervisor, `tick` is called about every second, the rest may be called from any thread."""
+    """`workers` go to the supervisor, `tick` is called by the main thread, the rest may be called from any thread."""
 
     def __init__(
         self,
@@ -50,9 +52,12 @@ class Collector:
         open_bridge: Callable[[PortConfig], Bridge],
         health: Callable[[bool, str], None] = lambda _ok, _detail: None,
         meters_health: Callable[[bool, str], None] = lambda _ok, _detail: None,
+        device: str = "",
         events: EventsConfig = EventsConfig(),  # noqa: B008 - a value that cannot change
+        busy: Callable[[], None] = lambda: None,
     ) -> None:
-        """`health` takes the check `meter_port`, `meters_health` the check `meters`."""
+        """`health` takes the check `meter_port`, `meters_health` the check `meters`. `device`: whose it is. `busy()`:
+        `tick` may have something to do."""
         self.registry = registry
         self.orders = orders
         self.added = AddedMeters(registry.disk, metering.registry_file.with_name(ADDED_FILE), ports, registry)
@@ -69,6 +74,7 @@ class Collector:
             catch_up_s=metering.catch_up_s,
             meters=registry.due,
             port_problem=self._problem_of,
+            device=device,
         )
         self._clock = clock
         keystore = KeyStore(registry.disk, metering.registry_file.parent / "keys")
@@ -88,19 +94,14 @@ class Collector:
         self._ports = {port.name: PortHealth("not open yet") for port in ports}
         self._checked = [port.name for port in ports if port.health]
         shared = ReaderDeps(
-            store,
-            registry,
-            self.tasks,
-            self.access,
-            clock,
-            rng,
-            orders,
-            self.devices,
-            self.network,
-            self._port_health,
-            self.events,
-        )
+            store, registry, self.tasks, self.access, clock, rng, orders, self.devices, self.network,
+            self._port_health, self.events, busy,
+        )  # fmt: skip
         self.workers = tuple(PortReader(port, metering, shared, open_bridge) for port in ports)
+        self._busy = busy
+        self._started = clock.monotonic()
+        self._time: tuple[bool, float] | None = None  # whether civil time is used, and its offset, at the last tick
+        orders.on_submit = self.network.on_order = self.wake
         self._report()
 
     def configure(self, provisioning: Provisioning) -> None:
@@ -111,10 +112,18 @@ class Collector:
             with contextlib.suppress(StoreError):  # its owner reports it
                 self.remove(meter.meter_id)
         self.tasks.configure(self.access.configure(provisioning))
+        self.wake()
 
     def software_changed(self) -> None:
         """Look for reading lists again: a software package brought or removed some."""
         self.tasks.lists_changed()
+        self.wake()
+
+    def wake(self) -> None:
+        """Have all ports, and soon `tick`, look for what there is to do. Any thread."""
+        for worker in self.workers:
+            worker.wake()
+        self._busy()
 
     def task_status(self, task_id: str) -> TaskStatus:
         return self.tasks.status(task_id)
@@ -122,7 +131,8 @@ class Collector:
     def meters(self) -> tuple[MeterStatus, ...]:
         return self.registry.meters()
 
-    def tick(self) -> None:
+    def tick(self) -> float:
+        """Do what time alone brings. Returns in how many seconds to call it again at the latest."""
         self.registry.tick()
         self.devices.tick()
         self.network.tick()
@@ -134,11 +144,25 @@ class Collector:
         if now >= self._look_at:
             self._look_at = now + SHARE_EVERY_S
             self._report_meters()
+        used = self._look_at_clock(now)
+        start = self.tasks.next_start()
+        return BUSY_S if self.orders.waiting or not used else SHARE_EVERY_S if start is None else start
+
+    def _look_at_clock(self, now: float) -> bool:
+        """Wake the ports when civil time was set, or has come to be used. Returns whether it is used for tasks: a clock
+        that nothing vouches for is not, for a while."""
+        used = self._clock.trusted() or now - self._started >= UNTRUSTED_HOLD_S
+        offset = self._clock.wall() - self._clock.monotonic()
+        before, self._time = self._time, (used, offset)
+        if before is not None and (before[0] != used or abs(before[1] - offset) > CLOCK_STEP_S):
+            self.wake()
+        return used
 
     def add(self, meter: AddedMeter) -> str:
         """Know a meter before it is heard. Returns its key in the registry. Raises `ValueError`, `OSError`."""
         key = self.added.add(meter)
         self._admit(self._provisioned)
+        self.wake()
         return key
 
     def remove(self, meter_id: str) -> list[Meter]:
@@ -156,6 +180,7 @@ class Collector:
             self.tasks.give_up(meter.meter_id, "", "meter forgotten")
         if gone:
             self._store.forget(meters=[name for meter in gone for name in (meter.meter_id, meter.key)])
+        self.wake()
         return gone
 
     def close(self) -> None:

@@ -31,7 +31,8 @@ from updateagent.handover import PACKAGE, InstallRequest, InstallResult
 
 LOG = logging.getLogger("agent.update")
 
-LOOK_EVERY_S = 1.0  # for results of the Update Agent, and as a safety net for a missed wake-up
+LOOK_EVERY_S = 1.0  # for what the Update Agent does with a package that it was given
+LOOK_IDLE_S = 15.0  # for an update that was started by hand; a new job wakes the worker at once
 REBOOT_AGAIN_S = 600.0  # a reboot that was asked for and did not come is asked for again
 STORAGE_RETRY_S_MAX = 60.0
 STORAGE_TRIES_MAX = 8  # of one job, over some four minutes; then it is reported as failed
@@ -79,7 +80,16 @@ class PackageWorker:
             if self._failures:
                 stop.wait(min(LOOK_EVERY_S * 2 ** min(self._failures, DOUBLINGS_MAX), STORAGE_RETRY_S_MAX))
             elif not stop.is_set():
-                self._wake.wait(LOOK_EVERY_S)
+                self._wake.wait(LOOK_EVERY_S if self._is_updating() else LOOK_IDLE_S)
+
+    def wake(self) -> None:
+        """Have `run` look at its `stop` now. Any thread."""
+        self._wake.set()
+
+    def _is_updating(self) -> bool:
+        """Whether the Update Agent has something to do, or will have."""
+        job = firmware.load(self._tree.view())
+        return job.active or (self._shown is not None and self._shown.state != "idle")
 
     def step(self, stop: threading.Event, beat: Callable[[], None]) -> None:
         """Everything that can be done now. Trouble of the storage is logged, and the step tried again later; a job

@@ -51,14 +51,24 @@ class SocketPort:
     def __init__(self, connected: socket.socket, write_timeout_s: float = WRITE_TIMEOUT_S) -> None:
         self._socket = connected
         self._write_timeout_s = write_timeout_s
+        self._wake: list[int] = []
+
+    def wake_by(self, descriptor: int) -> None:
+        """Have a `read` return b"" early while this file descriptor is readable."""
+        self._wake = [descriptor]
 
     def read(self, timeout_s: float | None) -> bytes | None:
         try:
+            if self._wake:
+                ready, _, _ = select.select([self._socket.fileno(), *self._wake], [], [], timeout_s)
+                if self._socket.fileno() not in ready:
+                    return b""
+                timeout_s = 0.0
             self._socket.settimeout(None if timeout_s is None else max(timeout_s, 1e-6))
             data = self._socket.recv(READ_BYTES_MAX)
         except TimeoutError:
             return b""
-        except OSError as error:
+        except (OSError, ValueError) as error:  # `select` has no other word for a socket that was closed
             raise LinkError(f"socket: {error}") from error
         return data or None
 
@@ -86,16 +96,21 @@ class SerialPort:
         self._port = port
         self._name = str(port.name)
         self._descriptor: int | None = port.fileno() if _has_descriptor(port) else None
+        self._wake: list[int] = []
+
+    def wake_by(self, descriptor: int) -> None:
+        """Have a `read` return b"" early while this file descriptor is readable."""
+        self._wake = [descriptor]
 
     def read(self, timeout_s: float | None) -> bytes | None:
         try:
             if self._descriptor is None:
                 return self._read_in_slices(timeout_s)
             wait_s = None if timeout_s is None else max(0.0, timeout_s)
-            ready, _, _ = select.select([self._descriptor], [], [], wait_s)
+            ready, _, _ = select.select([self._descriptor, *self._wake], [], [], wait_s)
             # Readable and yet no byte means that the other side hung up. pyserial raises that itself; its b"" is
             # silence, never the end.
-            return bytes(self._port.read(READ_BYTES_MAX)) if ready else b""
+            return bytes(self._port.read(READ_BYTES_MAX)) if self._descriptor in ready else b""
         except (OSError, ValueError, TypeError) as error:  # SerialException is an OSError
             raise LinkError(f"serial port {self._name}: {error}") from error
 
@@ -103,6 +118,8 @@ class SerialPort:
         limit = None if timeout_s is None else time.monotonic() + timeout_s
         while not (first := bytes(self._port.read(1))):
             if limit is not None and time.monotonic() >= limit:
+                return b""
+            if self._wake and select.select(self._wake, [], [], 0)[0]:
                 return b""
         waiting = int(getattr(self._port, "in_waiting", 0))
         return first + bytes(self._port.read(min(waiting, READ_BYTES_MAX - 1))) if waiting else first

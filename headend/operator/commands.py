@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import json
 import secrets
 import sys
@@ -138,6 +139,7 @@ def job(
 
     \b
     get        --params '{"paths": ["./DevDetail"]}'; `values` shows what was read
+    tasks      --params '{"tasks": {"day": {"times": "0 0 * * *", "codes": "3/1.0.1.8.0.255/2"}, "old": null}}'
     provision  --params '{"nodes": [{"path": "./SCHED/Task/t1/Setting/Every", "value": 900}]}'
     firmware   --release 2; or --package fw-2.swu [--params '{"version": "2"}']
     software   --package lists.swu --params '{"id": "lists"}'
@@ -264,6 +266,21 @@ def uplink(config_path: Path, device_id: str, wait_s: float) -> None:
 
 @_command
 @CONFIG
+@_JSON
+@click.argument("device_id")
+def tasks(config_path: Path, as_json: bool | None, device_id: str) -> None:
+    """The reading tasks of a device as it last told them: state, next runs in local time, selection.
+
+    A job `tasks` makes, changes and deletes them, and a job `get` of ./SCHED has the device tell them anew.
+    """
+    columns = ("task", "node.Status/State", "node.Setting/Times", "node.Setting/Every", "next", "node.Status/Meters",
+               "node.Status/LastResult", "node.Status/Waiting", "told")  # fmt: skip
+    with asking(config_path) as client:
+        listed(client.get(device_path(device_id, "/tasks")), "tasks", columns, as_json)
+
+
+@_command
+@CONFIG
 @click.argument("device_id")
 @click.option("--wait", "wait_s", type=click.FloatRange(0), default=0.0, help="Seconds to wait for the job's end.")
 def survey(config_path: Path, device_id: str, wait_s: float) -> None:
@@ -318,6 +335,100 @@ def push(config_path: Path, device_id: str) -> None:
     """Ask a device to start a session now."""
     with asking(config_path) as client:
         show(client.post(device_path(device_id, "/push")))
+
+
+# ---- readings once more
+
+
+def _seconds(_context: click.Context, _option: click.Parameter, value: str | None) -> float | None:
+    """Take seconds since the epoch, or an ISO 8601 time; one without a zone is the local time of this machine."""
+    if value is None:
+        return None
+    with contextlib.suppress(ValueError):
+        return float(value)
+    try:
+        return dt.datetime.fromisoformat(value).timestamp()
+    except (ValueError, OverflowError):
+        raise click.BadParameter(f"{value!r} is neither 2026-11-28T10:00:00+01:00 nor seconds since 1970") from None
+
+
+_RESEND_COLUMNS = (
+    "request", "made", "since", "until", "store", "first", "last", "ended", "sent", "refused", "gone", "kept_since",
+)  # fmt: skip
+
+
+@_command
+@CONFIG
+@_JSON
+@click.argument("device_id")
+@click.option("--since", callback=_seconds, help="Values from this time on: 2026-11-28T10:00:00+01:00, or seconds.")
+@click.option("--until", callback=_seconds, help="Values up to this time; now, if not given.")
+@click.option("--store", help="Records of this store of the device, as in its readings; with --first and --last.")
+@click.option("--first", type=click.IntRange(1), help="The first id.")
+@click.option("--last", type=click.IntRange(1), help="The last id.")
+@click.option("--wait", "wait_s", type=click.FloatRange(0), default=0.0, help="Seconds to wait for the report.")
+def resend(
+    config_path: Path,
+    as_json: bool | None,
+    device_id: str,
+    since: float | None,
+    until: float | None,
+    store: str | None,
+    first: int | None,
+    last: int | None,
+    wait_s: float,
+) -> None:
+    """Ask a device to send readings once more, by the time that they speak of or by their ids.
+
+    Without a range: what it was asked for, and how that ended. The device takes the order with its next batch.
+
+    Exit status with --wait: 0 when all of it came, 1 when records are gone or refused, when the device keeps nothing
+    from so long ago, or when it is not over in time.
+    """
+    by_time, by_id = (since, until), (store, first, last)
+    if any(each is not None for each in by_time) and any(each is not None for each in by_id):
+        raise click.UsageError("--since and --until do not go with --store, --first and --last")
+    if any(each is not None for each in by_id) and None in by_id:
+        raise click.UsageError("--store, --first and --last go together")
+    if until is not None and since is None:
+        raise click.UsageError("--until goes with --since")
+    path = device_path(device_id, "/resend")
+    with asking(config_path) as client:
+        if since is None and store is None:
+            orders = [_by_one_range(order) for order in client.get(path)["orders"]]
+            listed({"orders": orders}, "orders", _RESEND_COLUMNS, as_json)
+            return
+        wanted: dict[str, object] = {"store": store, "first": first, "last": last}
+        if since is not None:
+            wanted = {"since": since, "until": time.time() if until is None else until}
+        _await_resend(client, path, client.post(path, wanted)["request"], wait_s)
+
+
+def _by_one_range(order: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the order with the range that it asks for, and nothing for the other one."""
+    empty = ("since", "until") if order["store"] else ("store", "first", "last")
+    return {name: None if name in empty else value for name, value in order.items()}
+
+
+def _await_resend(client: OperatorClient, path: str, request: int, wait_s: float) -> None:
+    """Wait for the device's report if asked to, and show the order."""
+
+    def order() -> dict[str, Any]:
+        return next(dict(one) for one in client.get(path)["orders"] if one["request"] == request)
+
+    deadline = time.monotonic() + wait_s
+    found = order()
+    while wait_s and found["ended"] is None and time.monotonic() < deadline:
+        time.sleep(min(POLL_S, wait_s))
+        found = order()
+    show(_by_one_range(found))
+    if wait_s and not _all_came(found):
+        sys.exit(EXIT_FAILED)
+
+
+def _all_came(order: Mapping[str, Any]) -> bool:
+    ended = order["ended"] is not None and not order["refused"] and not order["gone"]
+    return ended and (bool(order["store"]) or order["kept_since"] <= order["since"])
 
 
 # ---- packages

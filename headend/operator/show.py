@@ -10,19 +10,10 @@ from typing import Any
 CELL_CHARS_MAX = 60
 TIMES = frozenset(
     {
-        "at",
-        "created",
-        "last_heard",
-        "last_run",
-        "last_seen",
-        "received",
-        "registered",
-        "run",
-        "started",
-        "updated",
-        "uploaded",
+        "at", "created", "ended", "kept_since", "last_heard", "last_run", "last_seen", "made", "received", "registered",
+        "run", "since", "started", "until", "updated", "uploaded",
     }
-)
+)  # fmt: skip
 
 
 def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:

@@ -8,7 +8,8 @@ import json
 import random
 import stat
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,20 @@ import yaml
 from agent.clock import SystemClock
 from agent.dm.registration import register
 from agent.https import HttpsClient, HttpsRefused
+from agent.metering.scheduling.schedule import Backoff
+from agent.metering.store.reading_store import Store
+from agent.metering.uplink.replay import ReplayLimits
+from agent.metering.uplink.worker import Uplink
 from agent.ota.download import Downloader
 from agent.settings.device import DeviceInfo
+from agent.settings.provisioning import UplinkSettings
 from headend import config as configuration
 from headend import db
 from headend.operator.client import OperatorClient, device_path
 from headend.software.repository import PackageStore
 from omadm import bootstrap
 from omadm.ssmp.errors import SsmpRefused
+from tests.agent.metering.readings import visit
 from tests.headend.running import Child, child, run
 from updateagent.disk import RealDisk
 
@@ -156,6 +163,46 @@ def test_readings_are_kept_once_with_their_exact_value(
     assert (reading["value"], reading["unit_symbol"], reading["id"]) == ("123.45", "Wh", 17)
     (meter,) = operator.get("/v1/meters")["meters"]
     assert (meter["meter"], meter["readings"]) == ("M1", 1)
+
+
+def test_a_device_sends_a_range_once_more_when_the_command_line_asks(
+    operator: OperatorClient, https: HttpsClient, folder: Path, tmp_path: Path
+) -> None:
+    """The device's own store and uplink, and `dcu-headend resend`."""
+    operator.post("/v1/devices", {"id": DEVICE.device_id, "key": KEY.hex(), "replace": True})
+    issued = operator.post(device_path(DEVICE.device_id, "/metering-token"))
+    store = Store(tmp_path / "readings.db", SystemClock(), records_max=1000, keep_forwarded_max=25)
+    at_once = {"backoff": Backoff(0.1, 0.1), "rng": random.Random(1), "replay": ReplayLimits(10**6, 0.0)}
+    device = Uplink(store, https, SystemClock(), device_id=DEVICE.device_id, **at_once)  # type: ignore[arg-type]
+    device.configure(UplinkSettings(issued["url"], issued["token"], 100))
+    began = time.time()
+    store.append(visit(0, 30))
+    store.append(visit(30, 20))
+    until(device, lambda: store.stats().pending == 0)
+    resend = ("resend", "--config", str(folder / "headend.yaml"), DEVICE.device_id)
+    asked = json.loads(run(*resend, "--since", str(began), "--until", "2030-01-01T00:00:00+00:00").stdout)
+    assert asked["ended"] is None
+    store.append(visit(50, 1))  # the order comes with the answer to the next batch
+    until(device, lambda: operator.get(device_path(DEVICE.device_id, "/resend"))["orders"][0]["ended"])
+    (order,) = json.loads(run(*resend, "--json").stdout)["orders"]
+    assert order["request"] == asked["request"]
+    assert (order["sent"], order["refused"], order["store"], order["first"]) == (21, 0, None, None)
+    assert order["kept_since"] > began  # the first visit is not kept any more
+    by_id = (*resend, "--store", store.stats().uuid, "--first", "30", "--last", "45")
+    assert run(*by_id, "--wait", "0.1").returncode == 1  # nobody sends meanwhile
+    store.append(visit(51, 1))
+    until(device, lambda: operator.get(device_path(DEVICE.device_id, "/resend"))["orders"][0]["ended"])
+    by_id_order = json.loads(run(*resend, "--json").stdout)["orders"][0]
+    assert (by_id_order["sent"], by_id_order["gone"], by_id_order["since"]) == (15, [[30, 30]], None)
+    store.close()
+
+
+def until(device: Uplink, there: Callable[[], object]) -> None:
+    """Let the device send until that is so."""
+    end = time.monotonic() + 60.0
+    while not there():
+        assert time.monotonic() < end
+        device.step()
 
 
 def test_plain_http_and_foreign_authorities_get_nowhere(

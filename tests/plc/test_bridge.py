@@ -210,6 +210,22 @@ def test_a_terminal_that_hangs_up_is_a_port_error_and_never_silence() -> None:
     bridge.close()
 
 
+def test_a_poll_ends_early_while_the_descriptor_to_wake_it_is_readable(terminal: tuple[int, str]) -> None:
+    master, name = terminal
+    bridge = open_bridge(HDLC, name)
+    wake = os.eventfd(1)
+    bridge.wake_by(wake)
+    channel = bridge.channel(1)
+    channel.send(b"?", 0.0)
+    assert bridge.poll(0.0, 60.0) == []
+    os.read(wake, 8)
+    os.write(master, b"x")
+    bridge.poll(0.0, 60.0)
+    assert channel.next_event() == DataReceived(1, 0, 0, b"x")
+    bridge.close()
+    os.close(wake)
+
+
 @pytest.mark.parametrize(
     ("requests", "every_s", "silence_s", "gives_up"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import time
 from collections.abc import Iterator
@@ -153,3 +154,18 @@ def test_what_a_meter_does_not_take_is_bounded(world: World) -> None:
 def test_a_url_that_is_no_tcp_place_is_refused(url: str) -> None:
     with pytest.raises(PlcLocalError):
         WRAPPER.find_endpoint(1, url, {})
+
+
+def test_a_poll_ends_early_while_the_descriptor_to_wake_it_is_readable(world: World) -> None:
+    wake = os.eventfd(1)
+    world.port.wake_by(wake)
+    world.port.poll(world.clock(), 60.0)  # with no connection at all
+    channel = world.port.channel(1)
+    channel.send(b"?", world.clock())
+    while not channel.connected:
+        world.port.poll(world.clock(), 60.0)
+    with world.answer(1) as meter:
+        world.port.poll(world.clock(), 60.0)
+        meter.sendall(b"y")
+        assert world.event(channel) == DataReceived(1, 0, 0, b"y")
+    os.close(wake)

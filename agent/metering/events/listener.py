@@ -18,13 +18,14 @@ from agent.clock import Clock
 from agent.metering.events.overheard import WrapperEar
 from agent.metering.registry.entry import Meter
 from agent.settings.config import ListenConfig, PortConfig
+from agent.wakeup import Wakeup
 from omadm.readings import EVENT_OCTETS_MAX
 
 LOG = logging.getLogger("agent.metering.events")
 
 CONNECTIONS_MAX = 64
 IDLE_S = 60.0  # a connection on which nothing came for so long is closed
-STOP_LOOK_S = 5.0  # how long a stop may go unseen; the worker beats as often
+LOOK_S = 15.0  # the worker beats as often, also while nobody calls
 READ_BYTES_MAX = 4096
 
 
@@ -55,6 +56,8 @@ class CallIn:
             self._udp.bind((listen.host, self.port))
             self._selector.register(self._udp, selectors.EVENT_READ)
         self._calls: dict[socket.socket, _Call] = {}
+        self._wakeup = Wakeup()
+        self._selector.register(self._wakeup, selectors.EVENT_READ)
 
     @property
     def calls(self) -> int:
@@ -66,14 +69,20 @@ class CallIn:
         try:
             while not stop.is_set():
                 beat()
-                self.serve(STOP_LOOK_S)
+                self.serve(LOOK_S)
         finally:
             self.close()
+
+    def wake(self) -> None:
+        """Have `run` look at its `stop` now. Any thread."""
+        self._wakeup.set()
 
     def serve(self, wait_s: float) -> None:
         """Take what comes within `wait_s` seconds."""
         for key, _ in self._selector.select(wait_s):
-            if key.fileobj is self._tcp:
+            if key.fileobj is self._wakeup:
+                self._wakeup.clear()
+            elif key.fileobj is self._tcp:
                 self._accept()
             elif key.fileobj is self._udp:
                 self._datagram(self._udp)

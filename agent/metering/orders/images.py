@@ -22,7 +22,7 @@ LOG = logging.getLogger("agent.metering.orders")
 
 IMAGES_BYTES_MAX = 32 << 20  # of all images together
 RETRY = Backoff(30.0, 900.0)
-IDLE_S = 10.0
+IMAGES_EVERY_S = 30.0  # between two beats, with no image to fetch
 _SUFFIXES = ("", ".state")  # of the downloader
 
 
@@ -115,8 +115,19 @@ class ImageStore:
         while not stop.is_set():
             beat()
             self.step(stop, beat)
-            self._wake.wait(IDLE_S)
+            self._wake.wait(self._wait_s())
             self._wake.clear()
+
+    def wake(self) -> None:
+        """Have `run` look at its `stop` now. Any thread."""
+        self._wake.set()
+
+    def _wait_s(self) -> float:
+        """Until the next image is due."""
+        with self._lock:
+            now = self._clock.monotonic()
+            waits = [held.not_before - now for held in self._held.values() if not (held.there or held.wrong)]
+        return max(0.0, min([IMAGES_EVERY_S, *waits]))
 
     def step(self, stop: threading.Event, beat: Callable[[], None]) -> None:
         """Remove what nobody needs, and fetch the next image that is due."""

@@ -119,6 +119,7 @@ class OrderBook:
         self._clock = clock
         self._allowed = {Permission.READ, *allowed}
         self._known = known
+        self.on_submit: Callable[[], None] = lambda: None  # called when an order was accepted
         self._images = images
         self._expand = expand
         self._lock = threading.RLock()
@@ -157,6 +158,7 @@ class OrderBook:
             "order %s: %s on %s, asked by %s", order.id, order.kind, _named(order.meters), order.asked_by,
             extra={"event": "order.accepted"},
         )  # fmt: skip
+        self.on_submit()
         return record
 
     def cancel(self, order_id: str) -> dict[str, object]:

@@ -24,6 +24,7 @@ from agent.metering.scheduling.schedule import Backoff
 from agent.metering.scheduling.tasks import TaskBook
 from agent.metering.visit.visit import Channel
 from agent.settings.config import PortConfig
+from agent.wakeup import Wakeup
 from dlms.link.datalink import LineSettings
 from plc.errors import PlcError
 from plc.events import NodeEvent
@@ -44,6 +45,7 @@ class Bridge(Protocol):
     @property
     def octets_heard(self) -> int: ...
     def set_line(self, line: LineSettings) -> None: ...
+    def wake_by(self, descriptor: int) -> None: ...
     def channel(self, address: int, *, dst_lsap: int = 1, src_lsap: int = 16) -> Channel: ...
     def poll(self, now: float, wait_s: float) -> Sequence[NodeEvent]: ...
     def close(self) -> None: ...
@@ -76,7 +78,9 @@ class PortState:
         probe: Probe,
         open_bridge: Callable[[PortConfig], Bridge],
         health: Callable[[str, PortHealth], None],
+        wakeup: Wakeup,
     ) -> None:
+        """`wakeup` ends the waits of the bridges that are opened."""
         self.bridge: Bridge | None = None
         self.proven = False
         self.problem = ""
@@ -89,7 +93,9 @@ class PortState:
         self._probe = probe
         self._open_bridge = open_bridge
         self._health = health
+        self._wakeup = wakeup
         self._mute = ""  # why the port was last opened anew, until something is heard
+        self._gone = ""  # why the port was last lost, until something is heard
         self._base_node_heard = False  # since it was opened, it has said which meters it knows, or was given up
         self._octets_heard = 0  # until the base node was last found silent
         self._open_at = 0.0
@@ -113,7 +119,10 @@ class PortState:
         self._mute = why
 
     def lost(self, why: str) -> None:
-        LOG.warning("port %s is lost: %s", self._port.name, why, extra={"event": "port.lost"})
+        """The port has failed. The first time in a row is news: what opens and fails again and again is said once."""
+        level = logging.DEBUG if self._gone else logging.WARNING
+        LOG.log(level, "port %s is lost: %s", self._port.name, why, extra={"event": "port.lost"})
+        self._gone = why
 
     def try_again_later(self, why: str) -> None:
         """The port is closed: open it after a pause."""
@@ -128,8 +137,7 @@ class PortState:
 
     def report_working(self) -> None:
         """Report that the port works: a meter answered, or there is none that could."""
-        self._open_failures = 0
-        self._mute = ""
+        self._heard()
         self.report("")
 
     def meter_answered(self) -> None:
@@ -139,8 +147,7 @@ class PortState:
     def base_node_answers(self) -> None:
         """The base node answers. That is enough for a port that never had a meter, or whose meters are not to be read;
         otherwise a meter must answer as well."""
-        self._open_failures = 0
-        self._mute = ""
+        self._heard()
         self._base_node_heard = True
         self._watch.frame()
         registry, name = self._registry, self._port.name
@@ -157,9 +164,16 @@ class PortState:
         self._base_node_heard = True  # or rather not: nobody will say whether there are meters
         octets, self._octets_heard = self._octets_heard, self.bridge.octets_heard if self.bridge else 0
         self._watch.noise(self._octets_heard - octets)
-        opened = f"opened anew: {self._mute}" if self._mute else ""
+        before = self._mute or self._gone
+        opened = f"opened anew: {before}" if before else ""
         silent = f"the base node has not answered {attempts} times"
         self.report("; ".join(filter(None, (silent, opened, self._watch.garbage))))
+
+    def _heard(self) -> None:
+        if self._mute or self._gone:
+            LOG.info("port %s is heard again", self._port.name, extra={"event": "port.heard"})
+        self._open_failures = 0
+        self._mute = self._gone = ""
 
     def _open(self) -> None:
         try:
@@ -169,12 +183,14 @@ class PortState:
             LOG.log(level, "port %s cannot be opened: %s", self._port.name, error, extra={"event": "port.open.failed"})
             self.try_again_later(str(error))
             return
+        bridge.wake_by(self._wakeup.fileno())
         self.bridge = bridge
         self.proven = self._base_node_heard = False
         self._octets_heard = 0
-        level = logging.DEBUG if self._mute else logging.INFO
+        before = self._mute or self._gone
+        level = logging.DEBUG if before else logging.INFO
         LOG.log(level, "port %s is open (%s)", self._port.name, self._port.where, extra={"event": "port.open"})
-        self.report(f"opened anew: {self._mute}" if self._mute else "open, nothing heard yet")
+        self.report(f"opened anew: {before}" if before else "open, nothing heard yet")
         if self._port.protocol.own_urls:
             for entry in self._port.meters:
                 self._registry.join(self._port.name, entry.address)
@@ -187,7 +203,7 @@ class PortState:
 
     def _is_excused(self) -> bool:
         """Whether there is no meter that could prove the port: none was ever known, or none is to be read. A base node
-        has to say first whether it knows any."""
+        has to say first whether it knows any; where it failed to, nobody waits for that again after an opening."""
         registry, name = self._registry, self._port.name
         known = [*registry.present(name), *registry.absent(name)]
         if self._port.protocol.own_urls:
@@ -195,4 +211,4 @@ class PortState:
         if known:
             return self._port.scan is not None and self.bridge is not None and not self._tasks.in_force
         announced = self._port.scan is None and not self._port.protocol.own_urls
-        return self.bridge is None or not announced or self._base_node_heard
+        return self.bridge is None or not announced or self._base_node_heard or bool(self._mute or self._gone)

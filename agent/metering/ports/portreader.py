@@ -53,8 +53,9 @@ from agent.metering.scheduling.tasks import Job, TaskBook
 from agent.metering.store.reading_store import Store, StoreError
 from agent.metering.visit.profile_catchup import ProfileReading
 from agent.metering.visit.visit import Channel, ProfileKey, Visit, is_profile
-from agent.metering.visit.visit_memory import KnowledgeCache, Leftovers, Retries, places, values_stored
+from agent.metering.visit.visit_memory import KnowledgeCache, Leftovers, NameQuestions, Retries, places, values_stored
 from agent.settings.config import MANAGEMENT_LOGICAL_DEVICE, MeteringConfig, PortConfig
+from agent.wakeup import Wakeup
 from dlms.cosem.obis import AttributeRef
 from dlms.cosem.time import ClockPolicy
 from dlms.errors import DlmsError
@@ -79,8 +80,9 @@ from plc.protocols import Asking
 LOG = logging.getLogger("agent.metering.port")
 
 QUIET_S = 30.0  # nobody has needed the line for so long, and nobody will: meters are asked what they are
-WAIT_S = 0.5  # the longest wait for bytes; after it the worker beats and looks for a stop and for new settings
-LOOK_EVERY_S = 1.0  # how often all meters are checked for what they owe when nothing has changed
+WAIT_S = 0.5  # the longest wait for bytes while a meter is visited, or an order waits
+LOOK_EVERY_S = 1.0  # how often all meters are checked for what they owe, while some owe anything or are visited
+LOOK_IDLE_S = 10.0  # the same with nothing to do. Bytes, `wake`, the end of a rest and a run that begins come before
 IDLE_MAX = 32  # visits that wait without holding a place: those of silent meters
 REPEATS_MAX = 3  # of a request that is not answered: with 3 % of all frames lost, four in ten thousand need one more
 ANSWER_FIRST_S = 3.0  # how long to wait for an answer before any meter of the port has given one
@@ -90,7 +92,8 @@ RESPONSE_TIMEOUT_MIN_S = 60.0  # of the session; a backstop, as the links below 
 
 @dataclass(frozen=True, slots=True)
 class ReaderDeps:
-    """What the readers of all ports share. `health(port, how it stands)` is told of every change."""
+    """What the readers of all ports share. `health(port, how it stands)` is told of every change. `busy()`: in this
+    round something was done or came in, so there may be news."""
 
     store: Store
     registry: Registry
@@ -103,6 +106,7 @@ class ReaderDeps:
     network: NetworkBook
     health: Callable[[str, PortHealth], None] = lambda _port, _health: None
     events: EventDesk | None = None
+    busy: Callable[[], None] = lambda: None
 
 
 class PortReader:
@@ -123,6 +127,7 @@ class PortReader:
         self._policy = ClockPolicy(utc_offset_minutes=metering.meter_utc_offset_min)
         self._retries = Retries(metering, deps.clock, deps.rng.random)
         self._knowledge = KnowledgeCache(deps.store)
+        self._wakeup = Wakeup()
         self._leftovers = Leftovers()
         self._patience = Patience(port.response_timeout_s)
         self._watch = LineWatch(port.name, "HDLC" if port.scan is not None else port.protocol.name)
@@ -137,6 +142,7 @@ class PortReader:
             probe=self._probe,
             open_bridge=open_bridge,
             health=deps.health,
+            wakeup=self._wakeup,
         )
         self._ears = PortEars(port, deps.events, deps.clock) if deps.events is not None else None
         self._links: dict[int, DataLink] = {}  # of the visits, by address
@@ -144,8 +150,11 @@ class PortReader:
         self._silent: set[str] = set()  # meters (their keys) whose last visit brought no answer at all
         self._visits: dict[int, Visit] = {}
         self._line: deque[Meter] = deque()
+        self._nameless: deque[Meter] = deque()
+        self._names = NameQuestions(deps.rng.random)
         self._background_at = 0.0  # on a bus: when an order that takes long may go on
         self._look_at = 0.0
+        self._look_wanted = False  # by another thread
         self._generation = -1
         self._sets_line = False  # whether the line was ever to stand otherwise than the port has it
         self._busy_at = 0.0  # when a visit was last under way
@@ -158,11 +167,17 @@ class PortReader:
             beat()
             pause_s = self.step()
             if pause_s > 0:
-                stop.wait(min(pause_s, LOOK_EVERY_S))
+                self._wakeup.wait(min(pause_s, LOOK_IDLE_S))
+            self._wakeup.clear()  # and then it is looked what for
         self.close()
 
+    def wake(self) -> None:
+        """Have `run` look now for a stop, new settings, orders and the clock. Any thread."""
+        self._look_wanted = True
+        self._wakeup.set()
+
     def step(self) -> float:
-        """Make one round. Waits in the bridge for at most `WAIT_S`.
+        """Make one round. Waits in the bridge for at most `LOOK_IDLE_S`, while a meter is visited for `WAIT_S`.
 
         Returns how many seconds to wait before the next round: more than 0 only while there is no bridge.
         """
@@ -203,8 +218,11 @@ class PortReader:
     def _round(self, bridge: Bridge, now: float) -> None:
         self._begin(bridge, now)
         self._set_line(bridge)
-        self._deps.network.look(self._port.name, bridge, now)
-        for event in bridge.poll(now, self._wait_s(now)):
+        look_at = self._deps.network.look(self._port.name, bridge, now)
+        events = bridge.poll(now, min(self._wait_s(bridge, now), max(0.0, look_at - now)))
+        if events or self._visits:
+            self._deps.busy()
+        for event in events:
             self._on_event(event)
         now, wall = self._clock.monotonic(), self._clock.wall()
         for visit in list(self._visits.values()):
@@ -247,8 +265,12 @@ class PortReader:
             LOG.exception("defect in the visit of %s", visit.meter.meter_id, extra={"event": "visit.defect"})
             self._over(visit, f"defect: {type(error).__name__}", trouble=Reason.FAILING)
 
-    def _wait_s(self, now: float) -> float:
-        deadlines = [now + WAIT_S, self._probe.deadline(), *(visit.deadline() for visit in self._visits.values())]
+    def _wait_s(self, bridge: Bridge, now: float) -> float:
+        is_idle = not self._visits and not self._probe.running and not self._deps.orders.waiting
+        longest = self._look_at if is_idle and self._look_at > now else now + WAIT_S
+        deadlines = [longest, self._probe.deadline(), *(visit.deadline() for visit in self._visits.values())]
+        if self._room(bridge) > 0 and not self._deps.tasks.quiet():
+            deadlines.append(self._probe.next_begin(now))
         start = self._deps.tasks.next_start()
         if start is not None:
             deadlines.append(now + start)
@@ -262,6 +284,7 @@ class PortReader:
                 meter = registry.join(name, address, eui48)
                 self._cut_off(address, "the meter joined again")
                 self._retries.reset(meter)  # it is back: what was given up is tried again
+                self._names.reset(meter)
                 self._silent.discard(meter.key)
                 self._look_at = 0.0
                 self._state.base_node_answers()
@@ -310,18 +333,28 @@ class PortReader:
                     self._deps.registry.names() | self._deps.devices.rows() | self._deps.network.rows()
                 )
         room = self._begin_orders(bridge, self._room(bridge), now)
+        if self._look_wanted:
+            self._look_wanted, self._look_at = False, 0.0
         if room > 0 and now >= self._look_at:
-            start = self._deps.tasks.next_start()
-            self._look_at = now + (LOOK_EVERY_S if start is None else min(LOOK_EVERY_S, start))
             self._line = deque(self._waiting(now))
+            self._nameless = deque(self._without_names(now))
+            self._look_at = self._next_look(now)
         while room > 0 and self._line:
             meter = self._line.popleft()
             jobs = self._jobs_of(meter, now)
             if jobs:
                 self._visit(bridge, meter, jobs, now)
                 room -= 1
+        if self._deps.tasks.quiet():
+            return
         if room > 0 and not self._state.proven and not self._visits and self._deps.tasks.in_force:
             room -= self._identify(bridge, now)
+        while room > 0 and self._nameless:
+            meter = self._nameless.popleft()
+            if meter.address not in self._visits:
+                self._names.asked(meter, now)
+                self._visit(bridge, meter, [], now)
+                room -= 1
         if room > 0 and self._is_quiet(now):
             room -= self._take_inventory(bridge, now)
         if room > 0:
@@ -329,6 +362,16 @@ class PortReader:
                 self._probe.begin(bridge, now)
             except DlmsError as error:
                 LOG.warning("port %s: %s", self._port.name, error, extra={"event": "port.scan"})
+
+    def _next_look(self, now: float) -> float:
+        """Return when all meters are to be checked again for what they owe."""
+        start = self._deps.tasks.next_start()
+        ends = [now + LOOK_IDLE_S, max(now + LOOK_EVERY_S, self._retries.next_end(now))]
+        if self._line or self._visits:
+            ends.append(now + LOOK_EVERY_S)
+        if start is not None:
+            ends.append(now + start)
+        return min(ends)
 
     def _begin_orders(self, bridge: Bridge, room: int, now: float) -> int:
         """Begin what was ordered, before anything scheduled. Returns how many visits may still begin.
@@ -381,10 +424,18 @@ class PortReader:
                 return 1
         return 0
 
+    def _without_names(self, now: float) -> list[Meter]:
+        """Return the meters that are in a task, or not, by a name that they have not told yet."""
+        return [
+            meter
+            for meter in self._deps.registry.present(self._port.name)
+            if not meter.named and self._names.due(meter, now) and self._deps.tasks.wants_name(meter.meter_id)
+        ]
+
     def _is_quiet(self, now: float) -> bool:
         """Whether nobody needs the line, and nobody will soon."""
         if self._visits or self._line or self._probe.running or self._deps.orders.waiting:
-            self._busy_at = now
+            return False
         start = self._deps.tasks.next_start()
         soon = start is not None and start < QUIET_S
         return self._metering.inventory and self._state.proven and not soon and now >= self._busy_at + QUIET_S
@@ -540,7 +591,7 @@ class PortReader:
             for item in job.items.items:
                 if is_profile(item.ref):
                     place = self._knowledge.place(meter.meter_id, job.task.task_id, item.ref.obis)
-                    found[job.task.task_id, item.ref.obis] = ProfileReading(item.ref.obis, place)
+                    found[job.task.task_id, item.ref.obis] = ProfileReading(item.ref.obis, place, item.rows)
         return found
 
     def _tasks_stored(self, meter: Meter, jobs: Sequence[Job]) -> set[str]:
@@ -606,7 +657,6 @@ class PortReader:
             meter, Offered(int(opened.conformance), opened.pdu_size, known.list_max) if opened else None
         )
         if visit.extra:
-            self._busy_at = 0.0  # the line is still quiet
             self._deps.devices.answered(meter.key)
             if self._deps.devices.told(meter.key, {ref: visit.data(ref) for ref in visit.extra}):
                 known.forget()  # of another firmware
@@ -767,6 +817,8 @@ class PortReader:
         visit.channel.close()
         self._visits.pop(visit.meter.address, None)
         self._heard(visit.meter)
+        if not visit.extra:
+            self._busy_at = self._clock.monotonic()
 
 
 def _gives_way(visit: Visit, task: Task) -> bool:

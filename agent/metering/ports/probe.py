@@ -132,6 +132,12 @@ class Probe:
         deadline = self._question.link.next_deadline() if self._question else None
         return NEVER if deadline is None else deadline
 
+    def next_begin(self, now: float) -> float:
+        """Return when `begin` has something to do, `NEVER` where nothing is scanned or an address is being asked."""
+        if self._port.scan is None or self._question is not None:
+            return NEVER
+        return now if self._queue else min(self._scan_at, self._silent_at)
+
     def _learn(self, question: _Question, now: float) -> None:
         heard = heard_by(question.link)
         if heard is not None:

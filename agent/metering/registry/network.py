@@ -8,9 +8,10 @@ and demotion, its own whitelist) wait here for the thread of their port, and so 
 from __future__ import annotations
 
 import itertools
+import math
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -151,6 +152,7 @@ class NetworkBook:
         self._ports = {port: _Port(memory, port) for port in ports}
         self._numbers = itertools.count(1)
         self._results: OrderedDict[int, NetworkOrder] = OrderedDict()
+        self.on_order: Callable[[], None] = lambda: None  # called when an order waits for the thread of its port
 
     # --- the port's thread ---
 
@@ -176,8 +178,9 @@ class NetworkBook:
                 case _:
                     self._answered(kept, event, now, wall)
 
-    def look(self, port: str, bridge: object, now: float) -> None:
-        """Give the base node what was ordered, and make a new picture where something has changed."""
+    def look(self, port: str, bridge: object, now: float) -> float:
+        """Give the base node what was ordered, and make a new picture where something has changed. Returns when to look
+        again, infinity where that has time until the next event."""
         kept = self._ports[port]
         core = getattr(bridge, "core", None)
         if kept.waiting:
@@ -187,6 +190,7 @@ class NetworkBook:
             picture = self._picture(port, core.topology, now, kept.listed)
             with self._lock:
                 kept.picture = picture
+        return kept.look_at if kept.changed and isinstance(core, Managed) else math.inf
 
     # --- anybody ---
 
@@ -233,7 +237,8 @@ class NetworkBook:
             order = NetworkOrder(next(self._numbers), port, kind, pib, value)
             kept.waiting.append(order)
             self._keep(order)
-            return order
+        self.on_order()
+        return order
 
     def orders(self, port: str) -> tuple[NetworkOrder, ...]:
         """Return the orders to the base node of a port that are still kept, the newest first."""

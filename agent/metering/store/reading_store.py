@@ -37,7 +37,7 @@ from agent.metering.store.delivery import bounded_start, count, delivered_above,
 from agent.metering.store.recovery import note_loss
 from agent.metering.store.resend import ResendBatch
 from agent.metering.store.salvage import marks_of
-from agent.metering.store.sinks import SinkBatch
+from agent.metering.store.sinks import SinkBatch, SinkState
 from agent.metering.store.store_file import StoreError, StoreFile
 from agent.metering.store.store_schema import NO_MARKS
 from agent.status import QueueStatus
@@ -379,10 +379,9 @@ class Store:
         """A sink has the records up to `last`, without those that it missed."""
         self._run(lambda db, _: sinks.done(db, name, last, missed))
 
-    def sink_missed(self, name: str) -> int:
-        """How many records a sink did not get."""
-        rows = self._run(lambda db, _: db.execute("SELECT missed FROM sink WHERE name=?", (name,)).fetchall())
-        return int(rows[0][0]) if rows else 0
+    def sink_states(self) -> dict[str, SinkState]:
+        """Return how every sink stands that was ever used."""
+        return self._run(sinks.states)
 
     # --- for everybody ---
 

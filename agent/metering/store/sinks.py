@@ -26,6 +26,14 @@ class SinkBatch:
     missed: int
 
 
+@dataclass(frozen=True, slots=True)
+class SinkState:
+    """How many records wait for a sink, and how many it did not get, or will not: they are gone."""
+
+    waiting: int
+    missed: int
+
+
 def add(db: sqlite3.Connection, counters: dict[str, int], name: str) -> None:
     """A sink of this name is in use: one that was never seen begins here."""
     db.execute("INSERT OR IGNORE INTO sink VALUES (?, ?, 0)", (name, counters["next"] - 1))
@@ -57,6 +65,16 @@ def next_records(
 def done(db: sqlite3.Connection, name: str, last: int, missed: int) -> None:
     """A sink has the records up to `last`; so many of them it did not get."""
     db.execute("UPDATE sink SET position=?, missed=missed+? WHERE name=? AND position < ?", (last, missed, name, last))
+
+
+def states(db: sqlite3.Connection, counters: dict[str, int]) -> dict[str, SinkState]:
+    """Return how every sink stands that was ever used."""
+    found = {}
+    for name, position, missed in db.execute("SELECT name, position, missed FROM sink ORDER BY name").fetchall():
+        ahead = "SELECT COALESCE(SUM(last - MAX(first, ?) + 1), 0) FROM block WHERE last >= ?"
+        waiting = db.execute(ahead, (position + 1, position + 1)).fetchone()[0]
+        found[name] = SinkState(waiting, missed + max(0, counters["next"] - 1 - position - waiting))
+    return found
 
 
 def lag(db: sqlite3.Connection, names: Iterable[str], released: int) -> int:

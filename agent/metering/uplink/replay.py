@@ -14,6 +14,7 @@ from enum import Enum
 
 FRESH_S = 60.0  # what was stored within this time is fresh
 MARK_EVERY_S = 1.0  # so `FRESH_S` takes some 60 marks at most
+MINUTE_S = 60.0
 JITTER = 0.25  # of each pause between two batches of a replay, up and down
 
 
@@ -66,17 +67,39 @@ class Freshness:
         return self._marks[0][1]
 
 
+class Throughput:
+    """How many records were delivered within the last minute, as nearly as two numbers can say. May be asked by another
+    thread than the one that delivers."""
+
+    def __init__(self) -> None:
+        self._window = (0.0, 0, 0)  # the minute that began then: records in it, records in the one before
+
+    def delivered(self, records: int, now: float) -> None:
+        began, count, before = self._at(now)
+        self._window = (began, count + records, before)
+
+    def per_min(self, now: float) -> int:
+        began, count, before = self._at(now)
+        return round(count + before * (1 - (now - began) / MINUTE_S))
+
+    def _at(self, now: float) -> tuple[float, int, int]:
+        began, count, before = self._window
+        if now - began >= 2 * MINUTE_S:
+            return now, 0, 0
+        return (began + MINUTE_S, 0, count) if now - began >= MINUTE_S else (began, count, before)
+
+
 class Pace:
     """When the next batch of a backlog may go. `chance` draws from 0 to 1."""
 
     def __init__(self, limits: ReplayLimits, chance: Callable[[], float]) -> None:
-        self._limits = limits
+        self.limits = limits
         self._chance = chance
         self.ready_at = 0.0
 
     def restart(self, now: float) -> None:
         """The head-end can be reached again, for all concentrators at the same moment."""
-        self.hold(now, self._limits.spread_s * self._chance())
+        self.hold(now, self.limits.spread_s * self._chance())
 
     def hold(self, now: float, seconds: float) -> None:
         """Nothing for this long."""
@@ -84,5 +107,5 @@ class Pace:
 
     def sent(self, records: int, now: float) -> None:
         """So many were sent."""
-        pause_s = records * 60 / self._limits.records_per_min
+        pause_s = records * 60 / self.limits.records_per_min
         self.ready_at = max(self.ready_at, now) + pause_s * (1 - JITTER + 2 * JITTER * self._chance())

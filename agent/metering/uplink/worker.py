@@ -32,9 +32,9 @@ from agent.https import HttpsError, Response
 from agent.metering.scheduling.schedule import Backoff
 from agent.metering.store.reading_store import Batch, Store, StoreError
 from agent.metering.uplink.poison import PoisonSearch
-from agent.metering.uplink.replay import FRESH_S, Freshness, Kind, Pace, ReplayLimits
+from agent.metering.uplink.replay import FRESH_S, Freshness, Kind, Pace, ReplayLimits, Throughput
 from agent.settings.provisioning import UplinkSettings
-from agent.status import QueueStatus
+from agent.status import ERROR_CHARS_MAX, QueueStatus, SinkStatus
 from omadm import readings
 
 LOG = logging.getLogger("agent.metering.uplink")
@@ -43,8 +43,7 @@ GZIP_FROM_BYTES = 1024  # smaller bodies gain nothing
 GZIP_WBITS = 16 + zlib.MAX_WBITS  # with the header and trailer of gzip, whose module is another 0.1 MB
 LIMIT_GROWS = 2  # after each success, back towards the provisioned size
 LOOK_EVERY_S = 15.0  # with nothing to send, or in a long pause, the worker beats and publishes this often
-STOP_LOOK_S = 1.0  # how long a stop may go unseen in a pause
-ERROR_CHARS_MAX = 200
+HEAD_END = "head-end"  # among the sinks
 RETRY_AFTER_MAX_S = 3600.0  # a head-end that asks for more is asked again all the same
 RETRY_AFTER_SPREAD = 0.25  # added at random: it may have said the same to everybody
 EVENTS_IN_A_ROW_MAX = 8  # batches; then one of readings, should events come without end
@@ -98,6 +97,7 @@ class Uplink:
         self._pace = Pace(replay, rng.random)
         self._pace.restart(clock.monotonic())  # a whole town may have got its power back
         self._search = PoisonSearch()
+        self._throughput = Throughput()
         self._status = QueueStatus()
 
     def configure(self, settings: UplinkSettings) -> None:
@@ -108,6 +108,10 @@ class Uplink:
 
     def notify(self) -> None:
         """Say that there is something to send. Any thread."""
+        self._wake.set()
+
+    def wake(self) -> None:
+        """Have `run` look at its `stop` now. Any thread."""
         self._wake.set()
 
     def run(self, stop: threading.Event, beat: Callable[[], None]) -> None:
@@ -155,13 +159,27 @@ class Uplink:
         self._status = stats.on(self._status)
         self._publish(self._status)
 
+    def sink_status(self) -> SinkStatus:
+        """Return how delivery goes. Any thread."""
+        now, status = self._clock.monotonic(), self._status
+        return SinkStatus(
+            HEAD_END,
+            self._throughput.per_min(now),
+            status.last_uplink,
+            status.last_error,
+            failures=self._failures,
+            again_in_s=max(0.0, self._not_before - now) if self._failures else 0.0,
+            backlog_per_min=self._pace.limits.records_per_min,
+            backlog_in_s=max(0.0, self._pace.ready_at - now),
+        )
+
     # --- inside ---
 
     def _rest(self, pause_s: float, stop: threading.Event) -> None:
         """Wait. New settings and a stop cut the wait short; new readings do so only when no backoff runs."""
         until = self._clock.monotonic() + min(pause_s, LOOK_EVERY_S)
         while not stop.is_set() and (left := until - self._clock.monotonic()) > 0:
-            if self._wake.wait(min(left, STOP_LOOK_S)):
+            if self._wake.wait(left):
                 self._wake.clear()
                 if self._settings != self._applied or self._clock.monotonic() >= self._not_before:
                     return
@@ -291,6 +309,7 @@ class Uplink:
         released = self._store.release(batch.store, batch.last if last >= sent_last else last, first=batch.first)
         LOG.debug("delivered %d records up to id %d", released, last)
         self._worked(response)
+        self._throughput.delivered(released, self._clock.monotonic())
         if kind.may_wait:
             self._pace.sent(released, self._clock.monotonic())
         self._search.taken(batch)

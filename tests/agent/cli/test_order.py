@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import getpass
 import json
-import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,7 +38,7 @@ class Daemon:
         self.socket = folder / "control.sock"
         self._stop = threading.Event()
         ready = threading.Event()
-        server = ControlServer(self.socket, OrderViews(self.orders).handlers())
+        self._server = server = ControlServer(self.socket, OrderViews(self.orders).handlers())
         self._threads = [
             threading.Thread(target=server.run, args=(self._stop, ready.set)),
             threading.Thread(target=self._port),
@@ -65,8 +63,7 @@ class Daemon:
 
     def end(self) -> None:
         self._stop.set()
-        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as wake:
-            wake.connect(str(self.socket))
+        self._server.wake()
         for thread in self._threads:
             thread.join(10)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import random
@@ -102,8 +101,7 @@ class Daemon:
 
     def end(self) -> None:
         self._stop.set()
-        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as wake:
-            wake.connect(str(self.socket))
+        self._server.wake()
         self._thread.join(10)
         self.store.close()
 

@@ -55,9 +55,9 @@ def server(tmp_path: Path) -> Iterator[Path]:
     assert ready.wait(10)
     yield control_path
     stop.set()
-    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as wake:
-        wake.connect(str(control_path))  # the server looks at `stop` between two connections
+    control.wake()
     thread.join(10)
+    assert not thread.is_alive()
     assert not control_path.exists()
 
 

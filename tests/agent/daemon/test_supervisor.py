@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from agent.daemon import watchdog as watchdogs
-from agent.daemon.supervisor import EXIT_OK, EXIT_WORKER, Supervisor, Worker
+from agent.daemon.supervisor import EXIT_OK, EXIT_WORKER, SOON_S, TICK_S, Supervisor, Worker
 from agent.daemon.watchdog import BothWatchdogs, NoWatchdog, SystemdWatchdog
 
 REPO = Path(__file__).resolve().parents[3]
@@ -39,6 +41,7 @@ class VirtualClock:
 class RecordingWatchdog:
     def __init__(self, *, active: bool) -> None:
         self.active = active
+        self.every_s = math.inf
         self.calls: list[str] = []
         self.fed_at: list[float] = []
 
@@ -56,7 +59,7 @@ class RecordingWatchdog:
 
 
 class Obedient:
-    """Beats once, then waits for the stop."""
+    """Beats once, then waits until it is woken for the stop."""
 
     def __init__(self, name: str = "obedient", budget_s: float = 1e9) -> None:
         self.name = name
@@ -64,18 +67,24 @@ class Obedient:
         self.stopped = False
         self.beat: Callable[[], None] = lambda: None
         self.started = threading.Event()
+        self._wake = threading.Event()
+
+    def wake(self) -> None:
+        self._wake.set()
 
     def run(self, stop: threading.Event, beat: Callable[[], None]) -> None:
         self.beat = beat
         beat()
         self.started.set()
-        stop.wait()
-        self.stopped = True
+        self._wake.wait()
+        self.stopped = stop.is_set()
 
 
 class Returns:
     name = "returns"
     budget_s = 60.0
+
+    def wake(self) -> None: ...
 
     def run(self, stop: threading.Event, beat: Callable[[], None]) -> None:
         beat()
@@ -84,6 +93,8 @@ class Returns:
 class Raises:
     name = "raises"
     budget_s = 60.0
+
+    def wake(self) -> None: ...
 
     def run(self, stop: threading.Event, beat: Callable[[], None]) -> None:
         raise RuntimeError("the port is on fire")
@@ -97,6 +108,8 @@ class Deaf:
 
     def __init__(self) -> None:
         self.release = threading.Event()
+
+    def wake(self) -> None: ...
 
     def run(self, stop: threading.Event, beat: Callable[[], None]) -> None:
         self.release.wait()
@@ -119,7 +132,7 @@ class Rig:
         self.rounds = 0
         self.rounds_max = rounds_max
         self.script = script
-        self.supervisor = Supervisor(workers, self.clock, self.watchdog, wait=self.wait, stop_grace_s=10.0)
+        self.supervisor = Supervisor(workers, self.clock, self.watchdog, wait=self.wait, tick_s=1.0, stop_grace_s=10.0)
 
     def wait(self, seconds: float) -> None:
         self.clock.now += seconds
@@ -154,7 +167,9 @@ def test_a_stop_request_stops_every_worker_and_the_process_ends_well() -> None:
     workers = [Obedient("a"), Obedient("b")]
 
     def script(rig: Rig) -> None:
-        stop(rig.supervisor)
+        if not rig.supervisor.stop.is_set():
+            stop(rig.supervisor)
+            return
         wait_for_end_of("a")(rig)
         wait_for_end_of("b")(rig)
 
@@ -248,6 +263,55 @@ def test_ticks_run_on_the_main_thread_every_round() -> None:
     assert seen == [threading.current_thread()] * 3
 
 
+def test_the_next_round_comes_when_the_first_of_all_who_wait_for_it_wants_it() -> None:
+    waits: list[float] = []
+    asked: list[float | None] = [None, 3.0, 0.2]
+
+    def wait(seconds: float) -> None:
+        waits.append(seconds)
+        asked.pop()
+        if not asked:
+            stop(supervisor)
+
+    supervisor = Supervisor([], VirtualClock(), NoWatchdog(), ticks=[lambda: None, lambda: asked[-1]], wait=wait)
+    supervisor.run(handle_signals=False)
+    assert waits == [SOON_S, 3.0, TICK_S]
+
+
+def test_the_watchdog_does_not_wait_for_the_ticks() -> None:
+    waits: list[float] = []
+
+    def script(seconds: float) -> None:
+        waits.append(seconds)
+        stop(supervisor)
+
+    watchdog = RecordingWatchdog(active=True)
+    watchdog.every_s = 2.5
+    supervisor = Supervisor([], VirtualClock(), watchdog, wait=script)
+    supervisor.run(handle_signals=False)
+    assert waits == [2.5]
+
+
+@pytest.mark.parametrize("how", ["wake", "soon"])
+def test_another_thread_ends_the_wait_for_the_next_round(how: str) -> None:
+    """In real time, with a round that would come in a minute."""
+    clock, rounds = VirtualClock(), []
+
+    def tick() -> float:
+        rounds.append(1)
+        clock.now += SOON_S  # so that even `soon` is now
+        if len(rounds) == 3:
+            stop(supervisor)
+        threading.Thread(target=getattr(supervisor, how)).start()
+        return 60.0
+
+    supervisor = Supervisor([], clock, NoWatchdog(), ticks=[tick], tick_s=60.0)
+    began = time.monotonic()
+    supervisor.run(handle_signals=False)
+    assert len(rounds) == 3
+    assert time.monotonic() - began < 30.0
+
+
 # --- the watchdogs ---
 
 
@@ -284,6 +348,7 @@ def test_systemd_without_a_watchdog_setting_is_only_notified(tmp_path: Path) -> 
     watchdog = watchdogs.find({"NOTIFY_SOCKET": "@nobody"}, "", 60)
     assert isinstance(watchdog, SystemdWatchdog)
     assert not watchdog.active
+    assert watchdog.every_s == math.inf
     watchdog.ready()  # nobody listens: a warning, not an error
 
 
@@ -298,6 +363,7 @@ def test_the_device_is_fed_in_time_and_disarmed_only_by_an_orderly_end(tmp_path:
         device.touch()
         watchdog = watchdogs.find({}, str(device), 40)
         assert watchdog.active
+        assert watchdog.every_s == 10.0
         for second in range(25):
             watchdog.feed(float(second))
         watchdog.close(orderly=orderly)
@@ -319,6 +385,9 @@ def test_both_watchdogs_are_served() -> None:
     both.stopping()
     both.close(orderly=True)
     assert first.calls == second.calls == ["ready", "stopping", "close orderly=True"]
+    assert both.every_s == math.inf
+    first.every_s = 2.0
+    assert both.every_s == 2.0
 
 
 # --- real signals ---
@@ -326,7 +395,7 @@ def test_both_watchdogs_are_served() -> None:
 PROGRAM = """
 import sys, threading
 from agent.clock import SystemClock
-from agent.daemon.supervisor import Supervisor
+from agent.daemon.supervisor import SOON_S, TICK_S, Supervisor
 from agent.daemon.watchdog import NoWatchdog
 
 class Waits:
@@ -336,6 +405,8 @@ class Waits:
         print("running", flush=True)
         while not stop.wait(0.05):
             beat()
+    def wake(self):
+        pass
 
 sys.exit(Supervisor([Waits()], SystemClock(), NoWatchdog()).run())
 """

@@ -136,6 +136,9 @@ def test_the_agent_runs_without_any_network_answers_dcuctl_and_ends_in_order(run
     assert isinstance(status, dict)
     assert (status["device_id"], status["fw_version"]) == ("urn:dcu:1", "7")
     assert status["queue"]["records"] == 0
+    queue = running.ask("queue")
+    assert isinstance(queue, dict)
+    assert [(sink["name"], sink["waiting"], sink["missed"]) for sink in queue["sinks"]] == [("head-end", 0, 0)]
     assert sorted(status["workers"]) == ["control", "dm", "dm-packages", "push", "uplink"]
     tasks = Path(f"/proc/{running.process.pid}/task").glob("*/comm")
     assert set(status["workers"]) <= {file.read_text().strip() for file in tasks}

@@ -114,8 +114,7 @@ class Running:
 
     def end(self) -> None:
         self.stop.set()
-        with contextlib.suppress(OSError):
-            socket.create_connection(("127.0.0.1", self.listener.port)).close()  # so that it looks at `stop` now
+        self.listener.wake()
         self.thread.join()
 
 

@@ -141,8 +141,11 @@ def test_the_worker_wakes_in_the_very_moment_that_a_wait_ends() -> None:
     assert one.wait(5.0, 1.0) == 0.0
     late = timing()
     late.succeeded(0.0, unanswered=True)
-    assert late.wait(4.9, 1.0) == 1.0
+    assert late.wait(4.0, 0.5) == 0.5
+    assert late.wait(4.0, 10.0) == 1.0
     assert late.wait(5.0, 1.0) == 0.0
+    late.ask("push")
+    assert late.wait(4.0, 10.0) == 0.0  # which does not wait for what reports of alerts have to
 
 
 def test_waits_have_a_longest_even_where_the_settings_have_none() -> None:

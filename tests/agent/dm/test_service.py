@@ -357,7 +357,8 @@ def test_the_workers_run_until_they_are_stopped() -> None:
     assert reached.wait(10)
     assert beaten.wait(10)
     device.stop.set()
-    device.service.session_now()
+    device.service.wake()
+    device.packages.wake()
     for thread in threads:
         thread.join(10)
         assert not thread.is_alive()

@@ -24,6 +24,7 @@ from agent.metering.store.reading_store import Store
 from agent.metering.visit.visit import Channel, ChannelEvent
 from agent.settings.config import EventsConfig, MeteringConfig, PortConfig, ScanConfig
 from agent.settings.provisioning import MeterAccess, Provisioning, ReadingTask
+from dlms.errors import LinkError
 from dlms.simulator.reading_list import rows_from_csv
 from plc.errors import PlcPortError
 from plc.events import DataReceived
@@ -153,9 +154,11 @@ class Rig:
     def run(self, seconds: float, until: Callable[[], bool] = lambda: False) -> None:
         end = self.clock.now + seconds
         while self.clock.now < end and not until():
+            for line in self.lines:
+                line.wake_at = end
             pause = self.reader.step()
             self.collector.tick()
-            self.clock.advance(pause)
+            self.clock.advance(min(pause, max(0.0, end - self.clock.now)))
 
     def records(self) -> list[dict[str, object]]:
         return [record for record in self.uplink() if "gap" not in record and "event" not in record]
@@ -429,6 +432,59 @@ def test_a_line_that_breaks_is_opened_again_and_reading_goes_on(tmp_path: Path) 
     assert len(rig.count()) == 9
 
 
+class CutLine(Line):
+    """Can be opened, and then fails."""
+
+    def read(self, wait_s: float) -> bytes:
+        raise LinkError("the other side closed the connection")
+
+
+def test_a_port_that_opens_and_fails_again_and_again_is_news_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rig = PlcRig(tmp_path, meters=0)
+    rig.collector.configure(provisioning())
+    new_bridge, cut = rig.new_bridge, lambda: bridge_over(CutLine(rig.network, rig.clock), PlcLink())
+    rig.new_bridge = cut  # type: ignore[method-assign]
+    caplog.set_level("INFO")
+    rig.run(1800)
+    assert rig.opened > 20
+    events = Counter(getattr(record, "event", "") for record in caplog.records)
+    assert (events["port.open"], events["port.lost"], events["port.heard"]) == (1, 1, 0)
+    first_good = next(number for number, (ok, _) in enumerate(rig.health) if ok)
+    assert all(ok for ok, _ in rig.health[first_good:]), "nobody is there to prove it, after each opening as before"
+    assert "closed the connection" in rig.health[-1][1]
+    rig.new_bridge = new_bridge  # type: ignore[method-assign]
+    rig.run(120)
+    events = Counter(getattr(record, "event", "") for record in caplog.records)
+    assert (events["port.open"], events["port.lost"], events["port.heard"]) == (1, 1, 1)
+    assert rig.health[-1] == (True, "plc0")
+
+
+def test_a_base_node_that_stays_silent_is_excused_also_after_its_port_was_opened_anew(tmp_path: Path) -> None:
+    rig = PlcRig(tmp_path, meters=0)
+    rig.collector.configure(provisioning())
+    rig.new_bridge = lambda: bridge_over(Line(Deaf(), rig.clock), PlcLink(), silence_s=60.0)  # type: ignore[method-assign]
+    rig.run(3600)
+    assert rig.opened > 5
+    first_good = next(number for number, (ok, _) in enumerate(rig.health) if ok)
+    assert all(ok for ok, _ in rig.health[first_good:])
+
+
+class Deaf:
+    """A network that swallows everything."""
+
+    def receive(self, data: bytes, now: float) -> None: ...
+
+    def take_bursts(self) -> list[bytes]:
+        return []
+
+    def next_deadline(self) -> float | None:
+        return None
+
+    def on_deadline(self, now: float) -> None: ...
+
+
 def test_a_port_that_cannot_be_opened_is_tried_with_growing_pauses(tmp_path: Path) -> None:
     rig = PlcRig(tmp_path, meters=1)
     rig.collector.configure(provisioning())
@@ -546,6 +602,7 @@ class PoisonedBridge:
         self.octets_heard = bridge.octets_heard
         self.set_line = bridge.set_line
         self.poll = bridge.poll
+        self.wake_by = bridge.wake_by
         self.close = bridge.close
         self.overhear: Callable[[int, bytes], None] | None = None
 

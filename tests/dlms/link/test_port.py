@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import os
 import socket
+import tty
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from dlms.errors import LinkError, LocalError
-from dlms.link.port import Port, open_port, open_serial
+from dlms.link.port import Port, SerialPort, SocketPort, open_port, open_serial
 from tests.sim.terminal_server import terminal_server
 
 pytestmark = pytest.mark.process
@@ -59,3 +64,44 @@ def test_connections_are_kept_alive_and_end_when_the_other_host_is_gone() -> Non
             of_tcp = [socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT, socket.TCP_USER_TIMEOUT]
             assert [connected.getsockopt(socket.IPPROTO_TCP, option) for option in of_tcp] == [30, 10, 3, 60_000]
             port.close()
+
+
+@pytest.fixture(params=["pty", "socket", "udp", "loop"])
+def line(request: pytest.FixtureRequest) -> Iterator[tuple[SerialPort | SocketPort, Callable[[bytes], object]]]:
+    """A port, and what sends to it from the other end."""
+    with contextlib.ExitStack() as stack:
+        if request.param == "pty":
+            far_end, own = os.openpty()
+            stack.callback(os.close, far_end)
+            tty.setraw(own)
+            port: Port = open_port(os.ttyname(own))
+            os.close(own)
+            send: Callable[[bytes], object] = functools.partial(os.write, far_end)
+        elif request.param == "loop":
+            port = open_port("loop://")
+            send = port.write
+        else:
+            kind = socket.SOCK_STREAM if request.param == "socket" else socket.SOCK_DGRAM
+            near, far = socket.socketpair(type=kind)
+            stack.enter_context(far)
+            port, send = SocketPort(near), far.send
+        stack.callback(port.close)
+        assert isinstance(port, SerialPort | SocketPort)
+        yield port, send
+
+
+def test_a_read_ends_early_while_the_descriptor_to_wake_it_is_readable(
+    line: tuple[SerialPort | SocketPort, Callable[[bytes], object]],
+) -> None:
+    port, send = line
+    wake = os.eventfd(0, os.EFD_NONBLOCK)
+    port.wake_by(wake)
+    assert port.read(0.0) == b""
+    os.eventfd_write(wake, 1)
+    assert port.read(LIMIT_S) == b""
+    send(b"ok")
+    assert read_all(port, 2) == b"ok"  # bytes come first
+    os.eventfd_read(wake)
+    send(b"ok")
+    assert read_all(port, 2) == b"ok"
+    os.close(wake)

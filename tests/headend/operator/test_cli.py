@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 
 from headend import pki
 from headend.cli import main
+from headend.operator import commands
 from headend.operator.show import CELL_CHARS_MAX, table
 
 
@@ -188,3 +189,25 @@ def test_init_says_what_comes_next(tmp_path: Path) -> None:
     assert f"https://127.0.0.1:{servers['operator']['port']}/" in output
     assert f"security_server.url: https://127.0.0.1:{servers['security']['port']}/ssmp" in output
     assert f"dcu-headend serve --config {tmp_path / 'he' / 'headend.yaml'}" in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["--until", "5"], "--until goes with --since"),
+        (["--first", "1", "--last", "2"], "--store, --first and --last go together"),
+        (["--since", "5", "--store", "ab"], "do not go with"),
+        (["--since", "yesterday"], "'yesterday' is neither"),
+    ],
+)
+def test_a_range_that_is_asked_for_once_more_is_whole(config: Path, arguments: list[str], why: str) -> None:
+    done = dcu_headend("resend", "--config", config, "urn:dcu:1", *arguments)
+    assert done.exit_code == 2
+    assert why in done.output
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("1795341604.5", 1795341604.5), ("2026-11-22T10:00:04+01:00", 1795338004.0)]
+)
+def test_a_time_is_written_as_seconds_or_by_iso_8601(text: str, seconds: float) -> None:
+    assert commands._seconds(None, None, text) == seconds  # type: ignore[arg-type]

@@ -44,7 +44,7 @@ LISTS = {
     REGISTER_TASK: f"obis,cls,attr,type\n{REGISTER.obis},3,2,\n0.0.1.0.0.255,8,2,clock\n",
 }
 FIRST_DAYS = 7.0  # so old are the rows that a first visit asks for
-IDLE_WAIT_S = 30.0  # in place of the reader's half second, which is there for stops and beats
+IDLE_WAIT_S = 30.0  # in place of the reader's own, which are there for beats
 BEFORE_NTP_S = 600.0  # a device without a battery starts in 1970, and is told the time so much later
 
 
@@ -102,12 +102,12 @@ class World:
 
     def run(self) -> None:
         """Let everything happen."""
-        wait_s = portreader.WAIT_S
-        portreader.WAIT_S = IDLE_WAIT_S
+        waits = portreader.WAIT_S, portreader.LOOK_IDLE_S
+        portreader.WAIT_S = portreader.LOOK_IDLE_S = IDLE_WAIT_S
         try:
             self._run()
         finally:
-            portreader.WAIT_S = wait_s
+            portreader.WAIT_S, portreader.LOOK_IDLE_S = waits
 
     def _run(self) -> None:
         self.start()
@@ -146,7 +146,7 @@ class World:
             config,
             store=self.store,
             registry=registry,
-            orders=OrderBook(Journal(RealDisk(), self.folder / "orders"), self.clock, allowed=(), known=registry.names),
+            orders=self.make_orders(registry.names),
             lists=ReadingLists(self.folder, self.folder / "software"),
             clock=self.clock,
             rng=random.Random(self.starts),
@@ -165,6 +165,10 @@ class World:
         self.collector.configure(provisioning)
         self.uplink.configure(provisioning.uplink)
         self._uplink_at = self.clock.now
+
+    def make_orders(self, known: Callable[[], set[str]]) -> OrderBook:
+        """The orders to meters, of which there are none here."""
+        return OrderBook(Journal(RealDisk(), self.folder / "orders"), self.clock, allowed=(), known=known)
 
     def stop(self) -> None:
         """An orderly end."""

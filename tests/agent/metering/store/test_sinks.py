@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from agent.metering.store.reading_store import Store
+from agent.metering.store.sinks import SinkState
 from tests.agent.metering.readings import visit
 from tests.agent.virtual import VirtualClock
 
@@ -33,7 +34,7 @@ def test_a_sink_gets_what_is_stored_from_its_first_use_on_and_goes_on_there_afte
     again.append(visit(60, 5))
     again.add_sink("local")
     assert taken(again) == list(range(60, 65))
-    assert again.sink_missed("local") == 0
+    assert again.sink_states()["local"].missed == 0
 
 
 def test_the_head_end_and_a_sink_do_not_wait_for_each_other(tmp_path: Path) -> None:
@@ -58,7 +59,7 @@ def test_what_is_kept_for_a_sink_that_never_comes_is_bounded_and_it_hears_of_wha
     raws = taken(store)
     assert raws == list(range(5000 - len(raws), 5000))
     assert 1000 <= len(raws) <= 1250
-    assert store.sink_missed("local") == 5000 - len(raws)
+    assert store.sink_states()["local"].missed == 5000 - len(raws)
     assert store.stats().lost == 0
 
 
@@ -88,4 +89,20 @@ def test_a_damaged_visit_is_missed_and_the_others_come(tmp_path: Path) -> None:
         store.append(visit(number * 10, 10))
     store.file.run(lambda db, _: db.execute("UPDATE block SET body=x'00' WHERE first=11"))
     assert taken(store) == [*range(10), *range(20, 30)]
-    assert store.sink_missed("local") == 10
+    assert store.sink_states()["local"].missed == 10
+
+
+def test_what_waits_for_a_sink_and_what_is_gone_are_told_before_it_comes(tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    assert store.sink_states() == {}
+    store.add_sink("local")
+    for number in range(50):
+        store.append(visit(number * 100, 100))
+        store.release(store.stats().uuid, (number + 1) * 100)
+    before = store.sink_states()["local"]
+    assert before.waiting + before.missed == 5000
+    raws = taken(store)
+    assert before == SinkState(len(raws), 5000 - len(raws))
+    assert store.sink_states()["local"] == SinkState(0, 5000 - len(raws))
+    store.append(visit(0, 7))
+    assert store.sink_states()["local"] == SinkState(7, 5000 - len(raws))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from agent.https import HttpsError, Response
-from agent.metering.uplink.replay import FRESH_S, Freshness, Pace, ReplayLimits
+from agent.metering.uplink.replay import FRESH_S, Freshness, Pace, ReplayLimits, Throughput
 from agent.metering.uplink.worker import FRESH_IN_A_ROW_MAX
 from tests.agent.metering.readings import visit
 from tests.agent.metering.uplink.rig import Rig
@@ -190,3 +190,35 @@ def test_whatever_the_head_end_does_each_reading_arrives_once_or_is_refused(tmp_
     assert sorted(int(str(raw)) for raw in rig.headend.kept.values()) == sorted(set(range(made)) - refused)
     stats = rig.store.stats()
     assert (stats.pending, stats.lost, stats.forwarded, stats.refused) == (0, 0, made - len(refused), len(refused))
+
+
+def test_the_records_of_the_last_minute_are_counted_as_nearly_as_two_numbers_can_say() -> None:
+    throughput = Throughput()
+    assert throughput.per_min(5000.0) == 0
+    for second in range(120):
+        throughput.delivered(10, 5000.0 + second)
+        if second >= 60:
+            assert 590 <= throughput.per_min(5000.0 + second) <= 610
+    assert throughput.per_min(5150.0) == 300  # half of the minute before the last half
+    assert throughput.per_min(5180.0) == 0
+    throughput.delivered(7, 9000.0)
+    assert throughput.per_min(9000.0) == 7
+
+
+def test_the_uplink_says_of_the_head_end_how_delivery_goes(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, replay=SLOW)
+    told = rig.uplink.sink_status()
+    assert (told.name, told.per_min, told.failures, told.again_in_s) == ("head-end", 0, 0, 0.0)
+    assert told.backlog_per_min == 600
+    assert 0 < told.backlog_in_s <= 60  # as after every start
+    rig.store.append(visit(0, 30))
+    rig.run(5)
+    told = rig.uplink.sink_status()
+    assert (told.per_min, told.last_error) == (30, "")
+    assert told.last_delivery > 0
+    rig.headend.mood = [DOWN]
+    rig.store.append(visit(30, 1))
+    pause_s = rig.uplink.step()
+    told = rig.uplink.sink_status()
+    assert (told.failures, told.last_error) == (1, "no route to host")
+    assert told.again_in_s == pytest.approx(pause_s)

@@ -6,9 +6,12 @@ import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import pytest
+
 from agent.metering.scheduling.schedule import Backoff
 from agent.metering.store.reading_store import Store
 from agent.metering.uplink.sink import IDLE_S, SinkError, SinkWorker
+from agent.status import SinkStatus
 from tests.agent.metering.readings import visit
 from tests.agent.virtual import VirtualClock
 
@@ -71,4 +74,28 @@ def test_what_a_sink_does_not_take_is_missed_and_the_rest_goes_on(tmp_path: Path
     store.append(visit(0, 10))
     assert worker.step() == 0.0
     assert worker.step() == IDLE_S
-    assert store.sink_missed("listener") == 1
+    assert store.sink_states()["listener"].missed == 1
+
+
+def test_a_sink_says_how_it_gets_on(tmp_path: Path) -> None:
+    store, listener, worker, clock = rig(tmp_path)
+    assert worker.sink_status() == SinkStatus("listener")
+    store.append(visit(0, 900))
+    listener.refuse = {1, 2}
+    while worker.step() == 0.0:
+        pass
+    told = worker.sink_status()
+    assert (told.per_min, told.last_delivery, told.last_error) == (898, clock.wall(), "")
+    store.append(visit(900, 1))
+    listener.failures = 1
+    pause_s = worker.step()
+    told = worker.sink_status()
+    assert (told.failures, told.last_error) == (1, "the broker is away")
+    assert told.again_in_s == pytest.approx(pause_s)
+    clock.advance(pause_s)
+    while worker.step() == 0.0:
+        pass
+    told = worker.sink_status()
+    assert (told.failures, told.again_in_s, told.last_error) == (0, 0.0, "")
+    clock.advance(120.0)
+    assert worker.sink_status().per_min == 0

@@ -191,7 +191,7 @@ def test_the_worker_sends_what_is_appended_and_ends_when_told(tmp_path: Path) ->
     rig.store.append(visit(0, 3))
     assert done.wait(10)
     stop.set()
-    rig.uplink.notify()
+    rig.uplink.wake()
     thread.join(10)
     assert not thread.is_alive()
     assert rig.delivered() == [0, 1, 2]
