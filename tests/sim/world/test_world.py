@@ -10,7 +10,6 @@ from agent.metering.ledger.keeper import LedgerKeeper
 from agent.metering.ports import portreader
 from agent.metering.ports.portreader import PortReader
 from agent.metering.scheduling.slots import Slots
-from agent.metering.visit.profile_place import Place
 from headend.metering import repeats
 from tests.sim.world.__main__ import judge
 from tests.sim.world.world import KillableStore
@@ -48,11 +47,6 @@ def no_ledger(patch: pytest.MonkeyPatch) -> None:
 def stored_again(patch: pytest.MonkeyPatch) -> None:
     """A visit that was cut stores its registers again: seed 73 found this one."""
     patch.setattr(PortReader, "_tasks_stored", lambda *_: set())
-
-
-def no_rereading(patch: pytest.MonkeyPatch) -> None:
-    """What bad pages took from a profile is not read again."""
-    patch.setattr(Place, "heard", lambda self, *_: self)
 
 
 def repetitions_shown(patch: pytest.MonkeyPatch) -> None:
