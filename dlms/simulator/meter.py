@@ -39,6 +39,7 @@ EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 DEVICE_NAME = "0.0.42.0.0.255"
 SAP_ASSIGNMENT = "0.0.41.0.0.255"
 SERIAL_MAX = 10**13 - 1
+ALARM_REGISTERS = bytes((0, 0, 97, 98))  # with their filters and descriptors
 NOTIFICATIONS_MAX = 64  # waiting on one connection
 
 
@@ -203,6 +204,8 @@ def _number(row: Row, rng: Random) -> int:
     """A plausible number for the row's type and unit."""
     if row.tag is Tag.ENUM:
         return 1  # of a contactor: connected
+    if row.obis.code[:4] == ALARM_REGISTERS:
+        return 0  # nothing is wrong
     if row.unit == 35:  # volt, in tenths or hundredths
         return rng.randrange(2250, 2350) if row.scaler == -1 else rng.randrange(300, 360)
     if row.unit == 44:  # hertz, in hundredths

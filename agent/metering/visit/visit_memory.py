@@ -23,7 +23,7 @@ from dlms.errors import DlmsError
 
 LOG = logging.getLogger("agent.metering.port")
 
-KNOWLEDGE_KEPT = 16  # meters whose knowledge stays in memory, some 8 kB each; the store has that of all meters
+KNOWLEDGE_KEPT = 64  # meters whose knowledge stays in memory, some 8 kB each; the store has that of all meters
 RETRY_MAX_S = 900.0  # the longest pause before a retry: several fit into an hourly run
 ASK_NAME = Backoff(60.0, 3600.0)
 LEFTOVERS_KEPT = 64  # failed visits whose values wait for a retry, some 30 kB each
