@@ -119,6 +119,11 @@ class ServerSession:
         self._resent = False  # our last message was refused once already
         self._said: list[Status] = []  # the statuses of our last message, to repeat them if the device refuses it
 
+    @property
+    def msg_id(self) -> int:
+        """The MsgID of our last message, 0 before the first."""
+        return self._hdr.msg_id
+
     # -- one exchange ------------------------------------------------------------------------------------------------
 
     def receive(self, message: SyncML, storage: SessionStorage, chal: Chal | None) -> SyncML:

@@ -5,6 +5,10 @@ Authentication only reads the database, so strangers, however many, never take t
 The answer to the last request is kept with the account. A device that lost it sends the same bytes with the same MAC
 again and gets the same bytes back; nothing is executed or stored twice. A device whose session this process does not
 know (the server restarted) goes on in a new one.
+
+Which messages belong together is taken from what the device says in them, not from the SessionID alone: a device that
+lost an answer may come again with the SessionID that it had (a notification names it), and some devices give every
+session the same one.
 """
 
 from __future__ import annotations
@@ -31,17 +35,19 @@ from headend.dm.tables import accounts as accounts_table
 from headend.dm.tables import sessions as sessions_table
 from omadm.auth import NONCE_BYTES
 from omadm.bootstrap import Account
-from omadm.codes import Code
+from omadm.codes import AlertCode, Code
 from omadm.syncml.codec import accepts, decode, encode, media_type
 from omadm.syncml.element import BODY_BYTES_MAX
 from omadm.syncml.errors import SyncmlError
-from omadm.syncml.messages import Command, Status, SyncHdr, SyncML, SyncmlValueError, Unsupported
+from omadm.syncml.messages import Alert, Command, Status, SyncHdr, SyncML, SyncmlValueError, Unsupported
 
 LOG = logging.getLogger("headend.dm")
 
 SESSIONS_MAX = 4096  # one per device; the oldest are forgotten first, and their devices start again
 SESSION_IDLE_S = 900.0
 DEVICE_ID_CHARS_MAX = 255
+BEGINNINGS = frozenset({AlertCode.SERVER_INITIATED, AlertCode.CLIENT_INITIATED})
+EVENTS = frozenset({AlertCode.CLIENT_EVENT, AlertCode.GENERIC})
 LOCKS = 64  # requests of different devices rarely share one
 
 
@@ -82,6 +88,7 @@ class _Live:
     session_id: str
     row: int
     at: float
+    device_msg_id: int = 0  # the highest that was accepted
     proved: bool = False  # the device said 212: it wants no credentials of ours in this session any more
 
 
@@ -203,10 +210,8 @@ class DmServer:
     ) -> _Live:
         live = self._live.get(device_id)
         at = self._monotonic()
-        begins = message.hdr.msg_id == 1  # some devices give every session the same number
-        same = live is not None and live.session_id == message.hdr.session_id and not begins
-        if live is not None and same and at - live.at < SESSION_IDLE_S:
-            live.at = at
+        if live is not None and at - live.at < SESSION_IDLE_S and _goes_on(message, live):
+            live.at, live.device_msg_id = at, message.hdr.msg_id
             return live
         conn.execute(
             update(sessions_table)
@@ -235,7 +240,7 @@ class DmServer:
             )
         )
         key = added.inserted_primary_key
-        live = _Live(session, message.hdr.session_id, int(key[0]) if key else 0, at)
+        live = _Live(session, message.hdr.session_id, int(key[0]) if key else 0, at, message.hdr.msg_id)
         with self._table_lock:
             self._live[device_id] = live
             self._live.move_to_end(device_id)
@@ -305,7 +310,23 @@ class DmServer:
 
 def _may_be_another(message: SyncML, auth_type: str) -> bool:
     """Whether the first message of a new session can be identical to the last one answered: yes, without a nonce."""
-    return auth_type == "BASIC" and message.hdr.msg_id == 1
+    return auth_type == "BASIC" and _begins(message)
+
+
+def _begins(message: SyncML) -> bool:
+    """Whether a message says of itself that it begins a session (DM_Protocol 1.2, 8.3: package 1 has Alert 1200 or
+    1201). Its MsgID says so only if it is 1: a device whose first message was challenged says it again with MsgID 2."""
+    return message.hdr.msg_id == 1 or any(alert.code in BEGINNINGS for alert in message.of(Alert))
+
+
+def _goes_on(message: SyncML, live: _Live) -> bool:
+    """Whether a message belongs to a session that is open."""
+    if live.session_id != message.hdr.session_id or _begins(message) or message.hdr.msg_id <= live.device_msg_id:
+        return False
+    # A device that begins with an event of its own says nothing of our last message.
+    first = next((c for c in message.commands if not (isinstance(c, Status) and c.cmd_ref == "0")), None)
+    answers = any(status.msg_ref == str(live.session.msg_id) for status in message.of(Status))
+    return answers or not (isinstance(first, Alert) and first.code in EVENTS)
 
 
 def _wants_status(command: Command) -> bool:

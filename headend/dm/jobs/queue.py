@@ -108,8 +108,12 @@ def next_for(conn: Connection, device_id: str, now: float) -> Job | None:
     return Job(row.id, row.kind, row.params, row.correlator, row.progress, packages, device_id)
 
 
-def checkpoint(conn: Connection, job_id: int, progress: Json, now: float) -> None:
-    conn.execute(update(jobs).where(jobs.c.id == job_id).values(progress=progress, updated=now))
+def checkpoint(conn: Connection, job: Job, progress: Json, now: float) -> None:
+    """Store the progress of a job. An alert that came since its steps began is kept: they have not seen it yet."""
+    row = conn.execute(select(jobs.c.progress).where(jobs.c.id == job.id)).one()
+    if "alert" in row.progress and "alert" not in job.progress:
+        progress = {**progress, "alert": row.progress["alert"]}
+    conn.execute(update(jobs).where(jobs.c.id == job.id).values(progress=progress, updated=now))
 
 
 def finish(conn: Connection, job_id: int, outcome: Outcome, now: float) -> None:

@@ -82,10 +82,11 @@ class GetJob:
     def steps(self, job: Job) -> Steps:
         paths = list(job.params["paths"])
         found = yield from read(paths)
-        refused = {path: found.missing[path] for path in [*paths, "."] if path in found.missing}
         result: Json = {"values": len(found.values)}
-        if refused:
-            return Failed(result | {"error": "some paths could not be read", "refused": refused})
+        if found.unreadable:
+            result["unreadable"] = found.unreadable
+        if found.missing:
+            return Failed(result | {"error": "some paths could not be read", "refused": found.missing})
         return Done(result)
 
 
@@ -208,6 +209,8 @@ class SoftwareJob:
         found: Read = yield from read([DEPLOYED])
         code = result_code(job)
         result: Json = {"result_code": code, "deployed": below(found, DEPLOYED)}
+        if found.missing:
+            result["unread"] = found.missing
         if code is not None and 1200 <= code < 1300:
             return Done(result)
         return Failed(result | {"error": f"the installation ended with result {code}"})
