@@ -74,7 +74,7 @@ class CommandsJob:
         mode = MODES[job.params["mode"]]
         told: Json = {}
         done: set[int] = set()
-        if job.progress.get("sent"):
+        if job.progress.get("begun"):
             told = {"repeated": True}
             if any(request.command is CommandName.EXEC for request in requests):
                 error = "the session broke off: whether the device carried out the commands is not known"
@@ -83,7 +83,7 @@ class CommandsJob:
             if mode is not Mode.PLAIN and len(done) < len(requests):
                 done = set()  # they are one command to the device
         else:
-            yield Checkpoint({"sent": True})
+            yield Checkpoint({"begun": True})
         left = [request for at, request in enumerate(requests) if at not in done]
         if mode is Mode.PLAIN:
             replies = yield from batches(left)

@@ -99,7 +99,7 @@ class World:
             if self.device.service.on_notification(body) != 202:  # the nonce was lost: as `headend.dm.push` does
                 self._resynchronise(note)
         else:
-            self.device.service._timing.ask("push", "7")  # noqa: SLF001  a device with one SessionID for ever
+            self.device.service._timing.ask("push", "7")  # a device with one SessionID for ever
 
     def _resynchronise(self, note: Notification) -> None:
         with self.engine.begin() as conn:
@@ -192,7 +192,7 @@ MAKE = [
     {"command": "add", "path": "./SCHED/Task/t2"},
     {"command": "add", "path": "./SCHED/Task/t2/Name", "value": "second"},
 ]
-FORGET = [{"command": "exec", "path": "./AMI/Meter/Operations/Forget", "value": "KEP1"}]
+FORGET = [{"command": "exec", "path": "./AMI/Registry/Operations/Forget", "value": "KEP1"}]
 
 
 def _task_is_there(world: World, job: Job) -> bool:

@@ -144,6 +144,35 @@ def test_provision_atomically_replaces_the_nodes_that_were_there_when_another_wa
     assert device.tree.nodes["./SCHED/Task/t1/Name"] == "all registers"
 
 
+def test_provision_atomically_makes_new_nodes_or_none(engine: Engine, device: Device) -> None:
+    before: dict[str, str | bytes | None] = {"./SCHED": None, "./SCHED/Task": None, "./SCHED/Old": "1", "./A": "1"}
+    device.tree = Tree(dict(before), refuse={"./SCHED/Task/t1/Enabled": 425})
+    nodes = [{"path": "./SCHED/Old", "delete": True}, {"path": "./A", "value": "2"}, *TASK]
+    number = enqueue(engine, "provision", nodes=nodes, atomic=True)
+    device.session()
+    assert job(engine, number)["state"] == "failed"
+    assert job(engine, number)["result"]["refused"]["./SCHED/Task/t1/Enabled"] == 425
+    assert device.tree.nodes == before
+    device.tree.refuse = {}
+    number = enqueue(engine, "provision", nodes=nodes, atomic=True)
+    device.session()
+    assert job(engine, number)["result"] == {"replaced": 1, "added": 3, "deleted": 1}
+    assert "./SCHED/Old" not in device.tree.nodes
+
+
+def test_provision_counts_what_was_replaced(engine: Engine, device: Device) -> None:
+    device.tree = Tree({"./A": None, "./A/B": "1", "./A/C": "1"}, refuse={"./A/B": 425})
+    nodes = [{"path": "./A/B", "value": "2"}, {"path": "./A/C", "value": "2"}, {"path": "./A/X", "delete": True}]
+    number = enqueue(engine, "provision", nodes=nodes)
+    device.session()
+    result = job(engine, number)["result"]
+    assert {name: result[name] for name in ("replaced", "added", "deleted")} == {
+        "replaced": 1,
+        "added": 0,
+        "deleted": 0,
+    }
+
+
 def test_provision_deletes_nodes_and_does_not_mind_if_they_are_gone(engine: Engine, device: Device) -> None:
     device.tree = Tree({"./A": None, "./A/B": "1"})
     nodes = [{"path": "./A/B", "delete": True}, {"path": "./A/C", "delete": True}]
