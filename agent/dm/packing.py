@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ from omadm.syncml.codec import TNDS_WBXML, TNDS_XML, encode, encode_tnds, media_
 from omadm.syncml.messages import (
     Alert,
     Command,
+    Item,
     Meta,
     MgmtTree,
     Replace,
@@ -21,6 +23,9 @@ from omadm.syncml.messages import (
     SyncML,
     SyncmlValueError,
 )
+from omadm.syncml.text import repeatable
+
+LOG = logging.getLogger("agent.dm")
 
 Outgoing = Status | Results | Alert | Replace
 
@@ -50,12 +55,37 @@ class Packer:
         return len(self._queue)
 
     def put(self, replies: list[Outgoing]) -> None:
-        """Queue. What the peer cannot take, or the encoding cannot carry, becomes an error status of its command."""
+        """Queue. What the peer cannot take, or the encoding cannot carry, becomes an error status of its command.
+
+        Text that XML cannot carry goes as base64. An Alert that not even so can be written, and a DevInfo item, are left
+        out and said in the log: an alert stays in its queue on the device.
+        """
         for reply in replies:
             if isinstance(reply, Results):
                 self._put_results(reply)
-            elif self._size(reply) is not None:
-                self._queue.append(reply)
+                continue
+            carried = self.carried(reply)
+            if carried is None:
+                name = type(reply).__name__
+                LOG.error("a %s cannot be written in this encoding", name, extra={"event": "dm.unsendable"})
+            else:
+                self._queue.append(carried)
+
+    def carried(self, reply: Outgoing) -> Outgoing | None:
+        """The command as this encoding can carry it; `None` if it cannot."""
+        if self._size(reply) is not None:
+            return reply
+        if isinstance(reply, Status):
+            # Only what it refers to can be at fault: the code and the reference to its command stand.
+            bare = replace(reply, target_refs=(), source_refs=(), items=())
+            return bare if self._size(bare) is not None else None
+        items = tuple(_as_bytes(item) for item in reply.items)
+        whole = replace(reply, items=items)
+        if isinstance(reply, Replace) and self._size(whole) is None:
+            items = tuple(item for item in items if self._size(replace(reply, items=(item,))) is not None)
+            LOG.error("%d values cannot be written", len(reply.items) - len(items), extra={"event": "dm.unsendable"})
+            whole = replace(reply, items=items)
+        return whole if whole.items and self._size(whole) is not None else None
 
     def take(self, hdr: SyncHdr, first: list[Outgoing]) -> tuple[Command, ...]:
         """The commands of the next message, numbered: `first`, then as many of the queue as fit.
@@ -147,6 +177,12 @@ class Packer:
                 return chunk
             want = want * 3 // 4  # room for the shell, and for characters that the encoding writes longer
         return None
+
+
+def _as_bytes(item: Item) -> Item:
+    if not isinstance(item.data, str) or repeatable(item.data):
+        return item
+    return replace(item, data=item.data.encode("utf-8", "surrogatepass"), meta=replace(item.meta or Meta(), format="b64"))
 
 
 def numbered(commands: Sequence[Command]) -> tuple[Command, ...]:

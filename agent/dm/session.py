@@ -41,6 +41,7 @@ from omadm.syncml.messages import (
     Chal,
     Command,
     Item,
+    Malformed,
     Meta,
     Replace,
     Results,
@@ -230,7 +231,7 @@ class Session:
         self._step(Input.UNPROVEN)
         self._lead = [self._status_of_header(message.hdr, refusal)]
         refs = str(message.hdr.msg_id)
-        commands = [c for c in message.commands if not isinstance(c, Status | Results)]
+        commands = [c for c in message.commands if not _is_answer(c)]
         statuses: list[Outgoing] = [
             Status("", refs, command.cmd_id, _name(command), refusal.status) for command in commands
         ]
@@ -251,7 +252,7 @@ class Session:
                 hdr.meta.max_msg_size or limits.message, hdr.meta.max_obj_size or limits.object
             )
         self._read_statuses(message)
-        wanted = [c for c in message.commands if not isinstance(c, Status | Results)]
+        wanted = [c for c in message.commands if not _is_answer(c)]
         work = [c for c in wanted if not _is_alert(c, AlertCode.NEXT_MESSAGE)]
         if any(_is_alert(command, AlertCode.SESSION_ABORT) for command in work):
             self._step(Input.ABORT)
@@ -374,7 +375,9 @@ class Session:
         """Which status will acknowledge which alert. By content: package 1 may take several messages."""
         waiting = list(self._settings.alerts)
         for command in message.of(Alert):
-            alert = next((each for each in waiting if _generic(each, command.cmd_id) == command), None)
+            alert = next(
+                (each for each in waiting if self._packer.carried(_generic(each, command.cmd_id)) == command), None
+            )
             if alert is not None:
                 waiting.remove(alert)
                 self._alert_refs[str(message.hdr.msg_id), command.cmd_id] = alert.id
@@ -412,6 +415,10 @@ def _header_status(message: SyncML) -> Status | None:
 
 def _is_alert(command: Command, code: int) -> bool:
     return isinstance(command, Alert) and command.code == code
+
+
+def _is_answer(command: Command) -> bool:
+    return isinstance(command, Status | Results) or (isinstance(command, Malformed) and command.is_answer)
 
 
 def _name(command: Command) -> str:

@@ -33,13 +33,23 @@ from headend.dm.schemes import Schemes, nonce_for_us
 from headend.dm.session_store import SessionStore
 from headend.dm.tables import accounts as accounts_table
 from headend.dm.tables import sessions as sessions_table
-from omadm.auth import NONCE_BYTES
+from omadm.auth import NONCE_BYTES, AuthError, parse_hmac_header, verify_hmac
 from omadm.bootstrap import Account
 from omadm.codes import AlertCode, Code
 from omadm.syncml.codec import accepts, decode, encode, media_type
 from omadm.syncml.element import BODY_BYTES_MAX
 from omadm.syncml.errors import SyncmlError
-from omadm.syncml.messages import Alert, Command, Status, SyncHdr, SyncML, SyncmlValueError, Unsupported
+from omadm.syncml.messages import (
+    Alert,
+    Command,
+    Malformed,
+    Results,
+    Status,
+    SyncHdr,
+    SyncML,
+    SyncmlValueError,
+    Unsupported,
+)
 
 LOG = logging.getLogger("headend.dm")
 
@@ -118,11 +128,13 @@ class DmServer:
         if not accepts(request.content_type):
             return _plain(415, "application/vnd.syncml.dm+xml or +wbxml wanted")
         if len(request.body) > BODY_BYTES_MAX:
+            self._unreadable(request, f"a message of {len(request.body)} bytes")
             return _plain(413, "the message is too large")
         try:
             message = decode(request.body, request.content_type)
         except SyncmlError as error:
             LOG.warning("a message was not readable: %s", error, extra={"event": "dm.unreadable"})
+            self._unreadable(request, str(error))
             return _plain(400, f"not a SyncML message: {error}")
         device_id = message.hdr.source
         if len(device_id) > DEVICE_ID_CHARS_MAX:
@@ -136,6 +148,38 @@ class DmServer:
             except Exception:
                 self._forget(device_id)  # the session in memory may be ahead of what was stored
                 raise
+
+    def _unreadable(self, request: Request, why: str) -> None:
+        """A message that cannot be read ends its session, and counts against the job that it answers.
+
+        Only a MAC in the transport header tells whose it is: without one nobody is believed, and the job is tried
+        again like any that was cut off.
+        """
+        try:
+            name = parse_hmac_header(request.mac or "").username
+        except AuthError:
+            return
+        with db.reader(self._engine).begin() as conn:
+            device_id = accounts.named(conn, name)
+        if device_id is None:
+            return
+        with self._locks[hash(device_id) % LOCKS], self._engine.begin() as conn:
+            row = accounts.load(conn, device_id)
+            if row is None or row.auth_type != "HMAC":
+                return
+            try:
+                verify_hmac(
+                    request.mac, request.body, name, row.client_secret, row.client_nonce, self._config.algorithms
+                )
+            except AuthError:
+                return
+            queue.unreadable(conn, device_id, why, self._wall())
+            conn.execute(
+                update(sessions_table)
+                .where(sessions_table.c.device_id == device_id, sessions_table.c.state == State.OPEN.value)
+                .values(state=State.FAILED.value, updated=self._wall())
+            )
+            self._forget(device_id)
 
     def _exchange(self, device_id: str, message: SyncML, request: Request) -> Answer:
         digest = hashlib.sha256(request.body + b"\0" + (request.mac or "").encode()).hexdigest()
@@ -287,8 +331,8 @@ class DmServer:
             )
         ]
         for command in message.commands:
-            if command.cmd_id and _wants_status(command):
-                name = command.name if isinstance(command, Unsupported) else type(command).__name__
+            if _wants_status(command):
+                name = command.name if isinstance(command, Unsupported | Malformed) else type(command).__name__
                 statuses.append(Status(str(len(statuses) + 1), str(hdr.msg_id), command.cmd_id, name, refused.status))
         reply_hdr = SyncHdr(
             hdr.session_id,
@@ -330,7 +374,9 @@ def _goes_on(message: SyncML, live: _Live) -> bool:
 
 
 def _wants_status(command: Command) -> bool:
-    return type(command).__name__ not in ("Status", "Results") and not getattr(command, "no_resp", False)
+    if isinstance(command, Status | Results) or (isinstance(command, Malformed) and command.is_answer):
+        return False
+    return not command.no_resp
 
 
 def _plain(status: int, text: str) -> Answer:

@@ -18,6 +18,7 @@ from omadm.syncml.messages import (
     Exec,
     Get,
     Item,
+    Malformed,
     Meta,
     Replace,
     Results,
@@ -81,6 +82,12 @@ class Run:
         slot = self._slot_of(results)
         if slot is not None:
             slot.status = code
+
+    def unreadable(self, answer: Malformed) -> None:
+        """Note that a Status or Results could not be read: its command is without it."""
+        slot = self._sent.get((answer.msg_ref or "", answer.cmd_ref or ""))
+        if slot is not None and answer.name == "Results":
+            slot.lacking = True
 
     def _slot_of(self, results: Results) -> _Slot | None:
         if results.msg_ref is not None:

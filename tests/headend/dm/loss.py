@@ -157,12 +157,6 @@ class World:
         assert shown is not None
         return shown
 
-    def values(self, *path: str) -> dict[str, str]:
-        """The leaves directly below an interior node of the device."""
-        view = self.device.tree.view()
-        node = view.existing(path)
-        return {name: str(view.existing((*path, name)).value) for name in view.names(node)}
-
 
 @dataclass(frozen=True)
 class Case:
@@ -198,11 +192,13 @@ FORGET = [{"command": "exec", "path": "./AMI/Registry/Operations/Forget", "value
 def _task_is_there(world: World, job: Job) -> bool:
     result = job["result"] or {}
     tasks = world.device.provisioned[-1].tasks
-    return _done(job) and result["replaced"] + result["added"] == len(TASK) and [t.task_id for t in tasks] == ["t1"]
+    return (
+        _done(job) and bool(result["replaced"] + result["added"] == len(TASK)) and [t.task_id for t in tasks] == ["t1"]
+    )
 
 
 def _refused_as_said(world: World, job: Job) -> bool:
-    return job["state"] == "failed" and job["result"].get("refused") == {"./Nowhere": 404}
+    return bool(job["state"] == "failed" and job["result"].get("refused") == {"./Nowhere": 404})
 
 
 def _made(world: World, job: Job) -> bool:
@@ -228,11 +224,16 @@ def _update_is_told(world: World, job: Job) -> bool:
 
 def _orders_are_told(world: World, job: Job) -> bool:
     meters = (job["result"] or {}).get("meters", [])
-    return _done(job) and [m["value"] for m in meters] == [{"name": "KEP1"}, {"name": "KEP2"}] and world.orders_run == 2
+    told = [dict(m["value"]) for m in meters]
+    return _done(job) and bool(told == [{"name": "KEP1"}, {"name": "KEP2"}]) and world.orders_run == 2
 
 
 CASES = (
-    Case("get", {"paths": ["./DevInfo/Man", "./DevDetail"]}, lambda _, job: _done(job) and job["result"]["values"] > 9),
+    Case(
+        "get",
+        {"paths": ["./DevInfo/Man", "./DevDetail"]},
+        lambda _, job: _done(job) and bool(job["result"]["values"] > 9),
+    ),
     Case("get", {"paths": ["./DevInfo/Man", "./Nowhere"]}, _refused_as_said, "get, one missing"),
     Case("provision", {"nodes": TASK}, _task_is_there),
     Case("provision", {"nodes": TASK, "atomic": True}, _task_is_there, "provision atomic"),

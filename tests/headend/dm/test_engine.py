@@ -10,7 +10,7 @@ from headend.dm.engine import MESSAGES_MAX, AlertSeen, ServerSession, State
 from headend.dm.jobs.steps import Done, Failed, Job, Note, Outcome
 from headend.dm.jobs.types import JOB_TYPES
 from headend.dm.large_objects import Incoming, LargeObject
-from omadm.syncml.codec import DM_WBXML, encode
+from omadm.syncml.codec import DM_WBXML, DM_XML, decode, encode
 from omadm.syncml.messages import (
     Add,
     Alert,
@@ -152,9 +152,11 @@ def test_each_command_of_a_device_gets_the_status_it_deserves(command: Command, 
     assert codes(Talk().say(command))[1][1] == code
 
 
-def test_commands_without_an_id_and_those_that_want_no_response_get_none() -> None:
-    answer = Talk().say(Unsupported(NO_ID, "Put"), Alert("1", 1201, no_resp=True))
-    assert codes(answer) == [("SyncHdr", 200)]
+def test_a_command_without_an_id_is_bad_and_one_that_wants_no_response_gets_none() -> None:
+    answer = Talk().say(Replace(NO_ID, (Item(source="./DevInfo/Man", data="x"),)), Alert("1", 1201, no_resp=True))
+    assert codes(answer) == [("SyncHdr", 200), ("Replace", 400)]
+    read = decode(encode(answer, DM_XML), DM_XML)
+    assert [status.cmd_ref for status in read.of(Status)] == ["0", ""]
 
 
 @pytest.mark.parametrize(("hdr", "code"), [(replace(HDR, ver_proto="DM/2.0"), 513), (replace(HDR, ver_dtd="1.1"), 505)])
@@ -376,10 +378,10 @@ def test_the_status_of_an_atomic_holds_for_what_is_in_it_and_that_of_a_sequence_
 
 @pytest.mark.parametrize("kind", ["get", "commands"])
 def test_a_get_without_its_value_is_not_done(kind: str) -> None:
-    params: dict[str, object] = {"paths": ["./A"]}
-    if kind == "commands":
-        params = {"commands": [{"command": "get", "path": "./A"}]}
-    talk = Talk(job(kind, **params))
+    if kind == "get":
+        talk = Talk(job(kind, paths=["./A"]))
+    else:
+        talk = Talk(job(kind, commands=[{"command": "get", "path": "./A"}]))
     (get,) = talk.say(START).of(Get)
     talk.say(OK, talk.status(get, 200))
     assert isinstance(talk.port.outcomes[1], Failed)
@@ -410,7 +412,8 @@ def test_a_subtree_of_which_a_part_was_not_answered_is_not_read() -> None:
     answer = talk.say(OK, talk.status(get, 200), talk.result(get, node))
     b, c, d, e = answer.of(Get)
     value = Item(source="./A/B", meta=Meta(format="chr"), data="1")
-    said = [talk.status(b, 200), talk.result(b, value), talk.status(c, 405), talk.status(d, 404), talk.status(e, 200)]
+    said: list[Command] = [talk.status(b, 200), talk.result(b, value)]
+    said += [talk.status(c, 405), talk.status(d, 404), talk.status(e, 200)]
     talk.say(OK, *said)
     outcome = talk.port.outcomes[1]
     assert isinstance(outcome, Failed)
