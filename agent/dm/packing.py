@@ -182,7 +182,9 @@ class Packer:
 def _as_bytes(item: Item) -> Item:
     if not isinstance(item.data, str) or repeatable(item.data):
         return item
-    return replace(item, data=item.data.encode("utf-8", "surrogatepass"), meta=replace(item.meta or Meta(), format="b64"))
+    return replace(
+        item, data=item.data.encode("utf-8", "surrogatepass"), meta=replace(item.meta or Meta(), format="b64")
+    )
 
 
 def numbered(commands: Sequence[Command]) -> tuple[Command, ...]:
