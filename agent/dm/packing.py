@@ -57,8 +57,8 @@ class Packer:
     def put(self, replies: list[Outgoing]) -> None:
         """Queue. What the peer cannot take, or the encoding cannot carry, becomes an error status of its command.
 
-        Text that XML cannot carry goes as base64. An Alert that not even so can be written, and a DevInfo item, are left
-        out and said in the log: an alert stays in its queue on the device.
+        Text that XML cannot carry goes as base64. An Alert or DevInfo item that cannot be written even so is left
+        out and said in the log; an alert stays in its queue on the device.
         """
         for reply in replies:
             if isinstance(reply, Results):

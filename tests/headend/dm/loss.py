@@ -197,6 +197,11 @@ def _task_is_there(world: World, job: Job) -> bool:
     )
 
 
+def _task_changed(world: World, job: Job) -> bool:
+    there = [task.task_id for task in world.device.provisioned[-1].tasks]
+    return _done(job) and job["result"] == {"changed": ["t1"], "deleted": [], "as_before": []} and there == ["t1"]
+
+
 def _refused_as_said(world: World, job: Job) -> bool:
     return bool(job["state"] == "failed" and job["result"].get("refused") == {"./Nowhere": 404})
 
@@ -241,6 +246,7 @@ CASES = (
     Case("commands", {"commands": MAKE, "mode": "sequence"}, _made, "commands sequence"),
     Case("commands", {"commands": MAKE, "mode": "atomic"}, _made, "commands atomic"),
     Case("commands", {"commands": FORGET}, _exec_is_told, "commands exec"),
+    Case("tasks", {"tasks": {"t1": {"every": 60, "reading_list": "residential-108"}}}, _task_changed),
     Case("software", {"id": "lists", "url": "https://headend/pkg/s"}, _software_is_there),
     Case("firmware", {"url": "https://headend/pkg/2", "version": "2"}, _update_is_told),
     Case("order", {"order": "ping", "meters": ["KEP1", "KEP2"]}, _orders_are_told),

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, select, update
 
+from headend import db
 from headend.db import create_tables, open_engine
 from headend.dm import accounts, tables
 from headend.dm.jobs import queue
@@ -417,6 +418,22 @@ def test_commands_that_make_no_sense_are_refused_when_they_are_queued(
 
 
 # -- the queue -------------------------------------------------------------------------------------
+
+
+def test_a_job_queued_by_the_head_end_of_the_day_before_runs(engine: Engine, device: Device) -> None:
+    device.tree = Tree({"./A": "1"})
+    number = enqueue(engine, "commands", commands=[{"command": "get", "path": "./A"}])
+    over = enqueue(engine, "commands", commands=[{"command": "get", "path": "./A"}])
+    old = {"commands": [{"verb": "get", "path": "./A"}], "mode": "plain"}
+    told = {"replies": [{"verb": "get", "path": "./A", "status": 200}]}
+    with engine.begin() as conn:
+        conn.execute(update(tables.jobs).values(params=old))
+        conn.execute(update(tables.jobs).where(tables.jobs.c.id == over).values(state="done", result=told))
+        conn.execute(update(db.schema).values(version=2))
+    create_tables(engine)
+    assert job(engine, over)["result"] == {"replies": [{"command": "get", "path": "./A", "status": 200}]}
+    device.session()
+    assert job(engine, number)["state"] == "done"
 
 
 def test_jobs_run_in_the_order_they_were_queued(engine: Engine, device: Device) -> None:
