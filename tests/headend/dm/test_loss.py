@@ -12,7 +12,11 @@ from tests.headend.dm.loss import CASES, EXCHANGES, FATES, TRIGGERS, WRONG, Case
 PAIRS = [lost for lost in patterns() if len(lost) == 2]
 
 
-@pytest.mark.parametrize("trigger", TRIGGERS)
+# A notification's SessionID is used again after a loss: the others are much alike, and take their time.
+SOME = ["pushed", *(pytest.param(trigger, marks=pytest.mark.slow) for trigger in TRIGGERS if trigger != "pushed")]
+
+
+@pytest.mark.parametrize("trigger", SOME)
 @pytest.mark.parametrize("case", CASES, ids=[case.name or case.kind for case in CASES])
 def test_no_single_loss_makes_a_result_wrong(tmp_path: Path, case: Case, trigger: str) -> None:
     for at in range(EXCHANGES):
