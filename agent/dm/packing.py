@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -24,8 +23,6 @@ from omadm.syncml.messages import (
     SyncmlValueError,
 )
 from omadm.syncml.text import repeatable
-
-LOG = logging.getLogger("agent.dm")
 
 Outgoing = Status | Results | Alert | Replace
 
@@ -50,6 +47,7 @@ class Packer:
         self._queue: deque[Outgoing] = deque()
         self._continuing = False  # the head of the queue is the rest of a result that has begun
         self.limits = Limits()
+        self.unsendable: list[str] = []  # what was left out, for the log
 
     def __len__(self) -> int:
         return len(self._queue)
@@ -58,7 +56,7 @@ class Packer:
         """Queue. What the peer cannot take, or the encoding cannot carry, becomes an error status of its command.
 
         Text that XML cannot carry goes as base64. An Alert or DevInfo item that cannot be written even so is left
-        out and said in the log; an alert stays in its queue on the device.
+        out and noted in `unsendable`; an alert stays in its queue on the device.
         """
         for reply in replies:
             if isinstance(reply, Results):
@@ -66,8 +64,7 @@ class Packer:
                 continue
             carried = self.carried(reply)
             if carried is None:
-                name = type(reply).__name__
-                LOG.error("a %s cannot be written in this encoding", name, extra={"event": "dm.unsendable"})
+                self.unsendable.append(f"{type(reply).__name__}: not to be written in this encoding")
             else:
                 self._queue.append(carried)
 
@@ -83,7 +80,7 @@ class Packer:
         whole = replace(reply, items=items)
         if isinstance(reply, Replace) and self._size(whole) is None:
             items = tuple(item for item in items if self._size(replace(reply, items=(item,))) is not None)
-            LOG.error("%d values cannot be written", len(reply.items) - len(items), extra={"event": "dm.unsendable"})
+            self.unsendable.append(f"{len(reply.items) - len(items)} values of DevInfo cannot be written")
             whole = replace(reply, items=items)
         return whole if whole.items and self._size(whole) is not None else None
 

@@ -28,6 +28,7 @@ from agent.dm.session_events import (
     NoncesChanged,
     OutgoingMessage,
     SessionSettings,
+    Unsendable,
 )
 from agent.dm.session_states import TRANSITIONS, Input, SessionUsageError, State
 from agent.tree.alerts import GenericAlert
@@ -93,7 +94,7 @@ class Session:
         """Make package 1. Raises `SessionUsageError` when started before."""
         self._step(Input.START)
         self._deadline = now + SESSION_S_MAX
-        self._packer.put(self._package_1())
+        self._put(self._package_1())
         self._send(whole_allowed=True)
 
     def take_output(self) -> OutgoingMessage | None:
@@ -134,7 +135,7 @@ class Session:
             raise SessionUsageError(f"answers in {self._state.name}")
         self.on_deadline(now)
         if not self.over():
-            self._packer.put(replies)
+            self._put(replies)
             self._send(whole_allowed=self._server_final)
 
     def abort(self, now: float) -> None:  # noqa: ARG002
@@ -303,6 +304,11 @@ class Session:
         )
         generic = [_generic(alert) for alert in self._settings.alerts]
         return [Alert("", self._settings.alert), Replace("", items), *generic]
+
+    def _put(self, replies: list[Outgoing]) -> None:
+        self._packer.put(replies)
+        self._events.extend(Unsendable(what) for what in self._packer.unsendable)
+        self._packer.unsendable.clear()
 
     def _header(self) -> SyncHdr:
         settings = self._settings

@@ -17,7 +17,6 @@ effects the caller commits before the answer is sent.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -45,8 +44,6 @@ from omadm.syncml.messages import (
     Unsupported,
 )
 from omadm.syncml.text import repeatable
-
-LOG = logging.getLogger("headend.dm")
 
 OUR_MESSAGE_BYTES_MAX = 65_536  # what we declare as MaxMsgSize
 OUR_OBJECT_BYTES_MAX = 1 << 20
@@ -247,7 +244,6 @@ class ServerSession:
 
     def _malformed_answer(self, answer: Malformed, message: SyncML) -> list[Status]:
         """An answer that cannot be read concerns its own command only: that one is without its value, or status."""
-        LOG.warning("%s: %s", self._hdr.target, answer.why, extra={"event": "dm.malformed", "device": self._hdr.target})
         if self._run is not None:
             self._run.unreadable(answer)
         if answer.name == "Status":

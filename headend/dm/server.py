@@ -231,6 +231,8 @@ class DmServer:
         live = self._session(conn, device_id, message, request, signer, now)
         next_nonce = self._entropy(NONCE_BYTES)
         store = SessionStore(conn, device_id, live.row, now)
+        for bad in message.of(Malformed):
+            LOG.warning("%s: %s", device_id, bad.why, extra={"event": "dm.malformed", "device": device_id})
         live.proved = live.proved or any(s.cmd_ref == "0" and s.code == Code.AUTHENTICATED for s in message.of(Status))
         reply = live.session.receive(message, store, self._schemes.of(signer).accepted(next_nonce))
         session = live.session

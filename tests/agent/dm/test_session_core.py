@@ -19,6 +19,7 @@ from agent.dm.session_events import (
     NoncesChanged,
     OutgoingMessage,
     SessionSettings,
+    Unsendable,
 )
 from agent.dm.session_states import TRANSITIONS, Input, SessionUsageError, State
 from agent.tree.alerts import GenericAlert
@@ -533,10 +534,10 @@ def test_an_alert_whose_text_has_no_form_in_the_encoding_goes_as_base64(content_
     assert [event for event in got if isinstance(event, Acknowledged)] == [Acknowledged("id 0")]
 
 
-def test_an_alert_that_cannot_be_written_at_all_is_said_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
-    peer = begun(alerts=(replace(ALERTS[0], source="./\x01"),), content_type=DM_XML)
-    assert [alert.code for alert in peer.heard.of(Alert)] == [1201]
-    assert [record.__dict__["event"] for record in caplog.records] == ["dm.unsendable"]
+def test_an_alert_that_cannot_be_written_at_all_is_said() -> None:
+    one = session(alerts=(replace(ALERTS[0], source="./\x01"),), content_type=DM_XML)
+    one.start(0.0)
+    assert events(one) == [Unsendable("Alert: not to be written in this encoding")]
 
 
 def test_two_alerts_that_say_the_same_are_acknowledged_one_by_one() -> None:
