@@ -8,21 +8,25 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 
 from sqlalchemy import (
+    JSON,
     Column,
     Connection,
     Engine,
     Integer,
     MetaData,
     Table,
+    column,
     create_engine,
     event,
     insert,
     inspect,
     make_url,
     select,
+    table,
     text,
     update,
 )
@@ -33,9 +37,26 @@ BUSY_TIMEOUT_MS = 30_000  # a writer waits this long for another writer before t
 PRIVATE_MODE = 0o600
 _READ_ONLY = "dcu_read_only"
 
-SCHEMA_VERSION = 2
-# From this version to the next; tables that are missing altogether need none.
-_MIGRATIONS = {
+SCHEMA_VERSION = 3
+
+
+def _commands_instead_of_verbs(connection: Connection) -> None:
+    """The entries of a job `commands`, and of its result, called the command `verb`."""
+    if not inspect(connection).has_table("dm_jobs"):
+        return
+    jobs = table("dm_jobs", column("id"), column("kind"), column("params", JSON), column("result", JSON))
+    for row in connection.execute(select(jobs).where(jobs.c.kind == "commands")).all():
+        changed = {}
+        for name, content, entries in (("params", row.params, "commands"), ("result", row.result, "replies")):
+            if isinstance(content, dict) and any("verb" in entry for entry in content.get(entries, ())):
+                renamed = [{"command" if k == "verb" else k: v for k, v in entry.items()} for entry in content[entries]]
+                changed[name] = {**content, entries: renamed}
+        if changed:
+            connection.execute(update(jobs).where(jobs.c.id == row.id).values(**changed))
+
+
+# From this version to the next, as SQL or a function; tables that are missing altogether need none.
+_MIGRATIONS: dict[int, tuple[str | Callable[[Connection], None], ...]] = {
     1: (
         "ALTER TABLE readings ADD COLUMN profile VARCHAR(128)",
         "ALTER TABLE readings ADD COLUMN reread VARCHAR(128)",
@@ -43,6 +64,7 @@ _MIGRATIONS = {
         "ALTER TABLE readings ADD COLUMN repeated BOOLEAN NOT NULL DEFAULT FALSE",
         "CREATE INDEX ix_readings_identity ON readings (device, identity)",
     ),
+    2: (_commands_instead_of_verbs,),
 }
 
 metadata = MetaData()
@@ -81,8 +103,11 @@ def create_tables(engine: Engine) -> None:
         if found is not None and not 0 < found <= SCHEMA_VERSION:
             raise SchemaError(f"the database has schema {found}, this head-end needs {SCHEMA_VERSION}")
         for version in range(found or SCHEMA_VERSION, SCHEMA_VERSION):
-            for statement in _MIGRATIONS[version]:
-                connection.execute(text(statement))
+            for step in _MIGRATIONS[version]:
+                if isinstance(step, str):
+                    connection.execute(text(step))
+                else:
+                    step(connection)
         metadata.create_all(connection)
         _add_columns(connection)
         if found is None:
@@ -95,12 +120,12 @@ def _add_columns(connection: Connection) -> None:
     """Bring tables of an earlier head-end forward: a column that may be null changes nothing for the rows there are,
     nor for that head-end, should it come back."""
     found = inspect(connection)
-    for table in metadata.sorted_tables:
-        known = {column["name"] for column in found.get_columns(table.name)}
-        for column in table.c:
-            if column.name not in known and column.nullable:
-                kind = column.type.compile(connection.dialect)
-                connection.exec_driver_sql(f'ALTER TABLE "{table.name}" ADD COLUMN "{column.name}" {kind}')
+    for each in metadata.sorted_tables:
+        known = {known_column["name"] for known_column in found.get_columns(each.name)}
+        for one in each.c:
+            if one.name not in known and one.nullable:
+                kind = one.type.compile(connection.dialect)
+                connection.exec_driver_sql(f'ALTER TABLE "{each.name}" ADD COLUMN "{one.name}" {kind}')
 
 
 def reader(engine: Engine) -> Engine:

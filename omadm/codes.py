@@ -77,6 +77,14 @@ def succeeded(code: int) -> bool:
     return 200 <= code < 300
 
 
+_NOT_DONE = frozenset({Code.CHUNK_BUFFERED, Code.CANCELLED, Code.NOT_EXECUTED, Code.ATOMIC_ROLLED_BACK})
+
+
+def carried_out(code: int) -> bool:
+    """Whether the command with this status has its effect: of the codes of success some say that it has none (yet)."""
+    return succeeded(code) and code not in _NOT_DONE
+
+
 class Refusal(Exception):
     """A command of the server is answered with an error status. It has changed nothing."""
 

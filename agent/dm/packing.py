@@ -12,6 +12,7 @@ from omadm.syncml.codec import TNDS_WBXML, TNDS_XML, encode, encode_tnds, media_
 from omadm.syncml.messages import (
     Alert,
     Command,
+    Item,
     Meta,
     MgmtTree,
     Replace,
@@ -21,6 +22,7 @@ from omadm.syncml.messages import (
     SyncML,
     SyncmlValueError,
 )
+from omadm.syncml.text import repeatable
 
 Outgoing = Status | Results | Alert | Replace
 
@@ -45,17 +47,42 @@ class Packer:
         self._queue: deque[Outgoing] = deque()
         self._continuing = False  # the head of the queue is the rest of a result that has begun
         self.limits = Limits()
+        self.unsendable: list[str] = []  # what was left out, for the log
 
     def __len__(self) -> int:
         return len(self._queue)
 
     def put(self, replies: list[Outgoing]) -> None:
-        """Queue. What the peer cannot take, or the encoding cannot carry, becomes an error status of its command."""
+        """Queue. What the peer cannot take, or the encoding cannot carry, becomes an error status of its command.
+
+        Text that XML cannot carry goes as base64. An Alert or DevInfo item that cannot be written even so is left
+        out and noted in `unsendable`; an alert stays in its queue on the device.
+        """
         for reply in replies:
             if isinstance(reply, Results):
                 self._put_results(reply)
-            elif self._size(reply) is not None:
-                self._queue.append(reply)
+                continue
+            carried = self.carried(reply)
+            if carried is None:
+                self.unsendable.append(f"{type(reply).__name__}: not to be written in this encoding")
+            else:
+                self._queue.append(carried)
+
+    def carried(self, reply: Outgoing) -> Outgoing | None:
+        """The command as this encoding can carry it; `None` if it cannot."""
+        if self._size(reply) is not None:
+            return reply
+        if isinstance(reply, Status):
+            # Only what it refers to can be at fault: the code and the reference to its command stand.
+            bare = replace(reply, target_refs=(), source_refs=(), items=())
+            return bare if self._size(bare) is not None else None
+        items = tuple(_as_bytes(item) for item in reply.items)
+        whole = replace(reply, items=items)
+        if isinstance(reply, Replace) and self._size(whole) is None:
+            items = tuple(item for item in items if self._size(replace(reply, items=(item,))) is not None)
+            self.unsendable.append(f"{len(reply.items) - len(items)} values of DevInfo cannot be written")
+            whole = replace(reply, items=items)
+        return whole if whole.items and self._size(whole) is not None else None
 
     def take(self, hdr: SyncHdr, first: list[Outgoing]) -> tuple[Command, ...]:
         """The commands of the next message, numbered: `first`, then as many of the queue as fit.
@@ -147,6 +174,14 @@ class Packer:
                 return chunk
             want = want * 3 // 4  # room for the shell, and for characters that the encoding writes longer
         return None
+
+
+def _as_bytes(item: Item) -> Item:
+    if not isinstance(item.data, str) or repeatable(item.data):
+        return item
+    return replace(
+        item, data=item.data.encode("utf-8", "surrogatepass"), meta=replace(item.meta or Meta(), format="b64")
+    )
 
 
 def numbered(commands: Sequence[Command]) -> tuple[Command, ...]:

@@ -16,7 +16,16 @@ from agent.dm.deps import DmConfig, DmDeps
 from agent.dm.nonces import NonceStore
 from agent.dm.scheduling import Timing
 from agent.dm.session import Session
-from agent.dm.session_events import Acknowledged, Answer, CommandsReceived, Ended, Event, NoncesChanged, SessionSettings
+from agent.dm.session_events import (
+    Acknowledged,
+    Answer,
+    CommandsReceived,
+    Ended,
+    Event,
+    NoncesChanged,
+    SessionSettings,
+    Unsendable,
+)
 from agent.https import HttpsError
 from agent.log import hide
 from agent.mo import dmacc
@@ -276,6 +285,8 @@ class DmService:
                 replies = executor.run(message)
                 self._announce()
                 session.answer(list(replies), self._deps.clock.monotonic())
+            case Unsendable(what):
+                LOG.error("%s", what, extra={"event": "dm.unsendable"})
             case Ended():
                 pass
 

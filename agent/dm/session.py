@@ -28,6 +28,7 @@ from agent.dm.session_events import (
     NoncesChanged,
     OutgoingMessage,
     SessionSettings,
+    Unsendable,
 )
 from agent.dm.session_states import TRANSITIONS, Input, SessionUsageError, State
 from agent.tree.alerts import GenericAlert
@@ -41,6 +42,7 @@ from omadm.syncml.messages import (
     Chal,
     Command,
     Item,
+    Malformed,
     Meta,
     Replace,
     Results,
@@ -92,7 +94,7 @@ class Session:
         """Make package 1. Raises `SessionUsageError` when started before."""
         self._step(Input.START)
         self._deadline = now + SESSION_S_MAX
-        self._packer.put(self._package_1())
+        self._put(self._package_1())
         self._send(whole_allowed=True)
 
     def take_output(self) -> OutgoingMessage | None:
@@ -133,7 +135,7 @@ class Session:
             raise SessionUsageError(f"answers in {self._state.name}")
         self.on_deadline(now)
         if not self.over():
-            self._packer.put(replies)
+            self._put(replies)
             self._send(whole_allowed=self._server_final)
 
     def abort(self, now: float) -> None:  # noqa: ARG002
@@ -230,7 +232,7 @@ class Session:
         self._step(Input.UNPROVEN)
         self._lead = [self._status_of_header(message.hdr, refusal)]
         refs = str(message.hdr.msg_id)
-        commands = [c for c in message.commands if not isinstance(c, Status | Results)]
+        commands = [c for c in message.commands if not _is_answer(c)]
         statuses: list[Outgoing] = [
             Status("", refs, command.cmd_id, _name(command), refusal.status) for command in commands
         ]
@@ -251,7 +253,7 @@ class Session:
                 hdr.meta.max_msg_size or limits.message, hdr.meta.max_obj_size or limits.object
             )
         self._read_statuses(message)
-        wanted = [c for c in message.commands if not isinstance(c, Status | Results)]
+        wanted = [c for c in message.commands if not _is_answer(c)]
         work = [c for c in wanted if not _is_alert(c, AlertCode.NEXT_MESSAGE)]
         if any(_is_alert(command, AlertCode.SESSION_ABORT) for command in work):
             self._step(Input.ABORT)
@@ -302,6 +304,11 @@ class Session:
         )
         generic = [_generic(alert) for alert in self._settings.alerts]
         return [Alert("", self._settings.alert), Replace("", items), *generic]
+
+    def _put(self, replies: list[Outgoing]) -> None:
+        self._packer.put(replies)
+        self._events.extend(Unsendable(what) for what in self._packer.unsendable)
+        self._packer.unsendable.clear()
 
     def _header(self) -> SyncHdr:
         settings = self._settings
@@ -374,7 +381,9 @@ class Session:
         """Which status will acknowledge which alert. By content: package 1 may take several messages."""
         waiting = list(self._settings.alerts)
         for command in message.of(Alert):
-            alert = next((each for each in waiting if _generic(each, command.cmd_id) == command), None)
+            alert = next(
+                (each for each in waiting if self._packer.carried(_generic(each, command.cmd_id)) == command), None
+            )
             if alert is not None:
                 waiting.remove(alert)
                 self._alert_refs[str(message.hdr.msg_id), command.cmd_id] = alert.id
@@ -412,6 +421,10 @@ def _header_status(message: SyncML) -> Status | None:
 
 def _is_alert(command: Command, code: int) -> bool:
     return isinstance(command, Alert) and command.code == code
+
+
+def _is_answer(command: Command) -> bool:
+    return isinstance(command, Status | Results) or (isinstance(command, Malformed) and command.is_answer)
 
 
 def _name(command: Command) -> str:

@@ -73,4 +73,11 @@ class Ended:
     unproven: bool = False
 
 
-Event = CommandsReceived | NoncesChanged | Acknowledged | Ended
+@dataclass(frozen=True, slots=True)
+class Unsendable:
+    """Something that was to be sent has no form in the encoding, and was left out. `what` is for the log."""
+
+    what: str
+
+
+Event = CommandsReceived | NoncesChanged | Acknowledged | Ended | Unsendable

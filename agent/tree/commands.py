@@ -38,6 +38,7 @@ from omadm.syncml.messages import (
     Exec,
     Get,
     Item,
+    Malformed,
     Meta,
     MgmtTree,
     Replace,
@@ -80,7 +81,7 @@ class _Answers:
             self.changing.append(len(self.replies))
         refs = (item.target,) if item is not None and item.target else ()
         sources = (item.source,) if item is not None and item.source and isinstance(command, Copy) else ()
-        name = command.name if isinstance(command, Unsupported) else type(command).__name__
+        name = command.name if isinstance(command, Unsupported | Malformed) else type(command).__name__
         self.replies.append(Status("", self.msg_ref, command.cmd_id, name, int(code), refs, sources))
 
     def withdraw(self, code: Code) -> None:
@@ -133,7 +134,7 @@ class _Run:
 
     def _command(self, command: Command, depth: int) -> bool:
         """Whether it succeeded."""
-        if isinstance(command, Status | Results):
+        if isinstance(command, Status | Results) or (isinstance(command, Malformed) and command.is_answer):
             return True  # answers to the client; the session reads them
         self._seen += 1
         self._executor.executed += 1
@@ -142,6 +143,12 @@ class _Run:
             return False
         if not isinstance(command, Add | Replace):
             self._interrupt(None, None)
+        if isinstance(command, Malformed) or not command.cmd_id:
+            # Without a CmdID nothing could refer to it: it is not carried out.
+            why = command.why if isinstance(command, Malformed) else "no CmdID"
+            LOG.warning("a command of the server is bad: %s", why, extra={"event": "dm.malformed"})
+            self._answers.status(command, Code.BAD_REQUEST)
+            return False
         if isinstance(command, Sequence):
             return self._sequence(command, depth)
         if isinstance(command, Atomic):
@@ -199,7 +206,7 @@ class _Run:
             self._answers.replies[index] = replace(reply, code=int(code))
 
     def _unreached(self, command: Command) -> None:
-        if isinstance(command, Status | Results):
+        if isinstance(command, Status | Results) or (isinstance(command, Malformed) and command.is_answer):
             return
         self._answers.status(command, Code.NOT_EXECUTED)
         if isinstance(command, Sequence | Atomic):

@@ -79,6 +79,11 @@ def load(conn: Connection, device_id: str) -> Row[tuple[object, ...]] | None:
     return conn.execute(select(accounts).where(accounts.c.device_id == device_id)).first()
 
 
+def named(conn: Connection, client_name: str) -> str | None:
+    """The id of the device whose client authenticates with this name."""
+    return conn.scalars(select(accounts.c.device_id).where(accounts.c.client_name == client_name)).first()
+
+
 def from_row(row: Row[tuple[object, ...]]) -> Account:
     """The account that a row of `dm_accounts` holds."""
     return Account(

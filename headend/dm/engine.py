@@ -34,6 +34,7 @@ from omadm.syncml.messages import (
     Chal,
     Command,
     Item,
+    Malformed,
     Meta,
     Replace,
     Results,
@@ -42,6 +43,7 @@ from omadm.syncml.messages import (
     SyncML,
     Unsupported,
 )
+from omadm.syncml.text import repeatable
 
 OUR_MESSAGE_BYTES_MAX = 65_536  # what we declare as MaxMsgSize
 OUR_OBJECT_BYTES_MAX = 1 << 20
@@ -118,6 +120,11 @@ class ServerSession:
         self._incoming = Incoming(OUR_OBJECT_BYTES_MAX)
         self._resent = False  # our last message was refused once already
         self._said: list[Status] = []  # the statuses of our last message, to repeat them if the device refuses it
+
+    @property
+    def msg_id(self) -> int:
+        """The MsgID of our last message, 0 before the first."""
+        return self._hdr.msg_id
 
     # -- one exchange ------------------------------------------------------------------------------------------------
 
@@ -206,6 +213,11 @@ class ServerSession:
         return [replace(status, cmd_id=self._new_id()) for status in self._said]
 
     def _take(self, position: int, command: Command, message: SyncML, storage: SessionStorage) -> list[Status]:
+        if not command.cmd_id and not isinstance(command, Status | Results | Malformed):
+            # Nothing could refer to it: it is not carried out, but an abort is one in any form.
+            if isinstance(command, Alert) and command.code == AlertCode.SESSION_ABORT:
+                self.state = State.ABORTED
+            return [] if command.no_resp else [self._status("", _name(command), Code.BAD_REQUEST, message, None)]
         match command:
             case Status():
                 if not self._resent and command.cmd_ref != "0" and self._run is not None:
@@ -219,12 +231,24 @@ class ServerSession:
                 code = self._device_info(command, storage)
             case Unsupported():
                 code = Code.NOT_SUPPORTED
+            case Malformed():
+                code = Code.BAD_REQUEST
+                if command.is_answer:
+                    return self._malformed_answer(command, message)
             case _:
                 # A device sends Replace of DevInfo, Alert, Status and Results (DM_Protocol 1.2, section 6).
                 code = Code.NOT_ALLOWED
-        if not command.cmd_id or command.no_resp:
+        if command.no_resp:
             return []
         return [self._status(command.cmd_id, _name(command), code, message, None, _uris(command))]
+
+    def _malformed_answer(self, answer: Malformed, message: SyncML) -> list[Status]:
+        """An answer that cannot be read concerns its own command only: that one is without its value, or status."""
+        if self._run is not None:
+            self._run.unreadable(answer)
+        if answer.name == "Status":
+            return []
+        return [self._status(answer.cmd_id, answer.name, Code.BAD_REQUEST, message, None)]
 
     def _results(self, results: Results, message: SyncML, storage: SessionStorage) -> list[Status]:
         """Take values for the job. Chunks of a large object and errors get a Status, complete values do not."""
@@ -239,7 +263,11 @@ class ServerSession:
                 if self._run is not None:
                     self._run.result(results, taken.item)
             if taken.status is not None:
-                answers.append(self._status(results.cmd_id, "Results", taken.status, message, None, (uri,)))
+                answers.append(
+                    self._status(
+                        results.cmd_id, "Results", taken.status, message, None, (uri,) if repeatable(uri) else ()
+                    )
+                )
                 if taken.status != Code.CHUNK_BUFFERED and self._run is not None:
                     self._run.failed(results, taken.status)
         return answers
@@ -310,12 +338,12 @@ def _asks_next(message: SyncML) -> bool:
 
 
 def _name(command: Command) -> str:
-    return command.name if isinstance(command, Unsupported) else type(command).__name__
+    return command.name if isinstance(command, Unsupported | Malformed) else type(command).__name__
 
 
 def _uris(command: Command) -> tuple[str, ...]:
     items = command.items if isinstance(command, Replace | Alert) else ()
-    return tuple(item.source for item in items if item.source)
+    return tuple(item.source for item in items if item.source and repeatable(item.source))
 
 
 def _merged(inner: Meta | None, outer: Meta | None) -> Meta | None:

@@ -5,6 +5,10 @@ Authentication only reads the database, so strangers, however many, never take t
 The answer to the last request is kept with the account. A device that lost it sends the same bytes with the same MAC
 again and gets the same bytes back; nothing is executed or stored twice. A device whose session this process does not
 know (the server restarted) goes on in a new one.
+
+Which messages belong together is taken from what the device says in them, not from the SessionID alone: a device that
+lost an answer may come again with the SessionID that it had (a notification names it), and some devices give every
+session the same one.
 """
 
 from __future__ import annotations
@@ -29,19 +33,31 @@ from headend.dm.schemes import Schemes, nonce_for_us
 from headend.dm.session_store import SessionStore
 from headend.dm.tables import accounts as accounts_table
 from headend.dm.tables import sessions as sessions_table
-from omadm.auth import NONCE_BYTES
+from omadm.auth import NONCE_BYTES, AuthError, parse_hmac_header, verify_hmac
 from omadm.bootstrap import Account
-from omadm.codes import Code
+from omadm.codes import AlertCode, Code
 from omadm.syncml.codec import accepts, decode, encode, media_type
 from omadm.syncml.element import BODY_BYTES_MAX
 from omadm.syncml.errors import SyncmlError
-from omadm.syncml.messages import Command, Status, SyncHdr, SyncML, SyncmlValueError, Unsupported
+from omadm.syncml.messages import (
+    Alert,
+    Command,
+    Malformed,
+    Results,
+    Status,
+    SyncHdr,
+    SyncML,
+    SyncmlValueError,
+    Unsupported,
+)
 
 LOG = logging.getLogger("headend.dm")
 
 SESSIONS_MAX = 4096  # one per device; the oldest are forgotten first, and their devices start again
 SESSION_IDLE_S = 900.0
 DEVICE_ID_CHARS_MAX = 255
+BEGINNINGS = frozenset({AlertCode.SERVER_INITIATED, AlertCode.CLIENT_INITIATED})
+EVENTS = frozenset({AlertCode.CLIENT_EVENT, AlertCode.GENERIC})
 LOCKS = 64  # requests of different devices rarely share one
 
 
@@ -82,6 +98,7 @@ class _Live:
     session_id: str
     row: int
     at: float
+    device_msg_id: int = 0  # the highest that was accepted
     proved: bool = False  # the device said 212: it wants no credentials of ours in this session any more
 
 
@@ -111,11 +128,13 @@ class DmServer:
         if not accepts(request.content_type):
             return _plain(415, "application/vnd.syncml.dm+xml or +wbxml wanted")
         if len(request.body) > BODY_BYTES_MAX:
+            self._unreadable(request, f"a message of {len(request.body)} bytes")
             return _plain(413, "the message is too large")
         try:
             message = decode(request.body, request.content_type)
         except SyncmlError as error:
             LOG.warning("a message was not readable: %s", error, extra={"event": "dm.unreadable"})
+            self._unreadable(request, str(error))
             return _plain(400, f"not a SyncML message: {error}")
         device_id = message.hdr.source
         if len(device_id) > DEVICE_ID_CHARS_MAX:
@@ -129,6 +148,38 @@ class DmServer:
             except Exception:
                 self._forget(device_id)  # the session in memory may be ahead of what was stored
                 raise
+
+    def _unreadable(self, request: Request, why: str) -> None:
+        """A message that cannot be read ends its session, and counts against the job that it answers.
+
+        Only a MAC in the transport header tells whose it is: without one nobody is believed, and the job is tried
+        again like any that was cut off.
+        """
+        try:
+            name = parse_hmac_header(request.mac or "").username
+        except AuthError:
+            return
+        with db.reader(self._engine).begin() as conn:
+            device_id = accounts.named(conn, name)
+        if device_id is None:
+            return
+        with self._locks[hash(device_id) % LOCKS], self._engine.begin() as conn:
+            row = accounts.load(conn, device_id)
+            if row is None or row.auth_type != "HMAC":
+                return
+            try:
+                verify_hmac(
+                    request.mac, request.body, name, row.client_secret, row.client_nonce, self._config.algorithms
+                )
+            except AuthError:
+                return
+            queue.unreadable(conn, device_id, why, self._wall())
+            conn.execute(
+                update(sessions_table)
+                .where(sessions_table.c.device_id == device_id, sessions_table.c.state == State.OPEN.value)
+                .values(state=State.FAILED.value, updated=self._wall())
+            )
+            self._forget(device_id)
 
     def _exchange(self, device_id: str, message: SyncML, request: Request) -> Answer:
         digest = hashlib.sha256(request.body + b"\0" + (request.mac or "").encode()).hexdigest()
@@ -180,6 +231,8 @@ class DmServer:
         live = self._session(conn, device_id, message, request, signer, now)
         next_nonce = self._entropy(NONCE_BYTES)
         store = SessionStore(conn, device_id, live.row, now)
+        for bad in message.of(Malformed):
+            LOG.warning("%s: %s", device_id, bad.why, extra={"event": "dm.malformed", "device": device_id})
         live.proved = live.proved or any(s.cmd_ref == "0" and s.code == Code.AUTHENTICATED for s in message.of(Status))
         reply = live.session.receive(message, store, self._schemes.of(signer).accepted(next_nonce))
         session = live.session
@@ -203,10 +256,8 @@ class DmServer:
     ) -> _Live:
         live = self._live.get(device_id)
         at = self._monotonic()
-        begins = message.hdr.msg_id == 1  # some devices give every session the same number
-        same = live is not None and live.session_id == message.hdr.session_id and not begins
-        if live is not None and same and at - live.at < SESSION_IDLE_S:
-            live.at = at
+        if live is not None and at - live.at < SESSION_IDLE_S and _goes_on(message, live):
+            live.at, live.device_msg_id = at, message.hdr.msg_id
             return live
         conn.execute(
             update(sessions_table)
@@ -235,7 +286,7 @@ class DmServer:
             )
         )
         key = added.inserted_primary_key
-        live = _Live(session, message.hdr.session_id, int(key[0]) if key else 0, at)
+        live = _Live(session, message.hdr.session_id, int(key[0]) if key else 0, at, message.hdr.msg_id)
         with self._table_lock:
             self._live[device_id] = live
             self._live.move_to_end(device_id)
@@ -282,8 +333,8 @@ class DmServer:
             )
         ]
         for command in message.commands:
-            if command.cmd_id and _wants_status(command):
-                name = command.name if isinstance(command, Unsupported) else type(command).__name__
+            if _wants_status(command):
+                name = command.name if isinstance(command, Unsupported | Malformed) else type(command).__name__
                 statuses.append(Status(str(len(statuses) + 1), str(hdr.msg_id), command.cmd_id, name, refused.status))
         reply_hdr = SyncHdr(
             hdr.session_id,
@@ -305,11 +356,29 @@ class DmServer:
 
 def _may_be_another(message: SyncML, auth_type: str) -> bool:
     """Whether the first message of a new session can be identical to the last one answered: yes, without a nonce."""
-    return auth_type == "BASIC" and message.hdr.msg_id == 1
+    return auth_type == "BASIC" and _begins(message)
+
+
+def _begins(message: SyncML) -> bool:
+    """Whether a message says of itself that it begins a session (DM_Protocol 1.2, 8.3: package 1 has Alert 1200 or
+    1201). Its MsgID says so only if it is 1: a device whose first message was challenged says it again with MsgID 2."""
+    return message.hdr.msg_id == 1 or any(alert.code in BEGINNINGS for alert in message.of(Alert))
+
+
+def _goes_on(message: SyncML, live: _Live) -> bool:
+    """Whether a message belongs to a session that is open."""
+    if live.session_id != message.hdr.session_id or _begins(message) or message.hdr.msg_id <= live.device_msg_id:
+        return False
+    # A device that begins with an event of its own says nothing of our last message.
+    first = next((c for c in message.commands if not (isinstance(c, Status) and c.cmd_ref == "0")), None)
+    answers = any(status.msg_ref == str(live.session.msg_id) for status in message.of(Status))
+    return answers or not (isinstance(first, Alert) and first.code in EVENTS)
 
 
 def _wants_status(command: Command) -> bool:
-    return type(command).__name__ not in ("Status", "Results") and not getattr(command, "no_resp", False)
+    if isinstance(command, Status | Results) or (isinstance(command, Malformed) and command.is_answer):
+        return False
+    return not command.no_resp
 
 
 def _plain(status: int, text: str) -> Answer:

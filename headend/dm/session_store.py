@@ -109,7 +109,7 @@ class SessionStore:
     def job_noted(self, job: Job, note: Note) -> None:
         match note:
             case Checkpoint(progress):
-                queue.checkpoint(self._conn, job.id, progress, self._now)
+                queue.checkpoint(self._conn, job, progress, self._now)
             case SubtreeListed(root, uris):
                 self._keep_only(root, uris)
 

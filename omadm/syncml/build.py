@@ -14,6 +14,7 @@ from omadm.syncml.messages import (
     Cred,
     Exec,
     Item,
+    Malformed,
     Meta,
     MgmtTree,
     Results,
@@ -129,6 +130,8 @@ def _command(command: Command, *, binary: bool) -> Element:
             return Element(name, content=[*_start(command), *_meta(command.meta), *tail, *items])
         case Unsupported():
             raise SyncmlValueError(f"{command.name}: a command that DM does not use is never sent")
+        case Malformed():
+            raise SyncmlValueError(f"{command.name}: a command that could not be read is never sent")
         case _:
             items = _items(command.items, command.meta, binary=binary)
             return Element(name, content=[*_start(command), *_meta(command.meta), *items])

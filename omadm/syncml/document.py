@@ -2,7 +2,7 @@
 
 It is liberal about the order of elements, about unknown ones (skipped inside commands, and reported as `Unsupported`
 beside them), and about a missing `MetInf` in `Meta`. It is strict where a wrong guess would do harm: in the header,
-numbers, and references.
+numbers, and references. What is wrong inside a command makes that one `Malformed`; the others stand.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from omadm.syncml.messages import (
     Exec,
     Get,
     Item,
+    Malformed,
     Meta,
     MgmtTree,
     Replace,
@@ -36,10 +37,10 @@ from omadm.syncml.messages import (
     SyncmlValueError,
     Unsupported,
 )
-from omadm.syncml.text import from_base64, integer
+from omadm.syncml.text import from_base64, integer, repeatable
 
 WHAT = "SyncML message"
-CMD_ID_CHARS_MAX = 16
+CMD_ID_BYTES_MAX = 64  # opaque: peers use GUIDs
 TNDS_TYPES = frozenset({"application/vnd.syncml.dmtnds+xml", "application/vnd.syncml.dmtnds+wbxml"})
 
 
@@ -156,12 +157,26 @@ def _nonce(element: Element | None, where: str) -> bytes | None:
 
 def _command(element: Element, where: str, context: _Context) -> Command:
     where = f"{where}/{element.name}"
-    cmd_id = (_text(element, "CmdID") or "")[:CMD_ID_CHARS_MAX]
     no_resp = element.child("NoResp") is not None
-    reader = _READERS.get(element.name)
-    if reader is None:
-        return Unsupported(cmd_id, element.name, no_resp)
-    return reader(element, where, cmd_id, no_resp, context)
+    cmd_id = ""
+    try:
+        cmd_id = _id(element, "CmdID", where) or ""
+        reader = _READERS.get(element.name)
+        if reader is None:
+            return Unsupported(cmd_id, element.name, no_resp)
+        return reader(element, where, cmd_id, no_resp, context)
+    except SyncmlError as error:
+        refs = _text(element, "MsgRef"), _text(element, "CmdRef")
+        return Malformed(cmd_id, element.name, str(error), no_resp, *refs)
+
+
+def _id(element: Element, name: str, where: str) -> str | None:
+    text = _text(element, name)
+    if text is not None and len(text.encode("utf-8", "surrogatepass")) > CMD_ID_BYTES_MAX:
+        raise SyncmlError(WHAT, f"{where}/{name}", f"more than {CMD_ID_BYTES_MAX} octets")
+    if text is not None and not repeatable(text):
+        raise SyncmlError(WHAT, f"{where}/{name}", "a character that no answer can repeat")
+    return text
 
 
 def _items(element: Element, where: str, meta: Meta | None, context: _Context) -> tuple[Item, ...]:
@@ -279,10 +294,11 @@ def _status(element: Element, where: str, cmd_id: str, _no_resp: bool, context: 
     code = integer(element.child("Data"), WHAT, where)
     if code is None:
         raise SyncmlError(WHAT, f"{where}/Data", "missing or empty")
+    # A peer answers a command that had no CmdID with no or an empty CmdRef.
     return Status(
         cmd_id=cmd_id,
         msg_ref=_text(element, "MsgRef") or "",
-        cmd_ref=_required(element, "CmdRef", where),
+        cmd_ref=_id(element, "CmdRef", where) or "",
         cmd=_text(element, "Cmd") or "",
         code=code,
         target_refs=_texts(element, "TargetRef"),
@@ -301,7 +317,7 @@ def _results(element: Element, where: str, cmd_id: str, _no_resp: bool, context:
     meta = _meta(element.child("Meta"), where)
     return Results(
         cmd_id=cmd_id,
-        cmd_ref=_required(element, "CmdRef", where),
+        cmd_ref=_id(element, "CmdRef", where) or "",
         items=_items(element, where, meta, context),
         msg_ref=_text(element, "MsgRef") or None,
         meta=meta,

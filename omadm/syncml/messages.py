@@ -164,7 +164,7 @@ class Alert:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """`Status`. `cmd_ref` is "0" for the SyncHdr (then `cmd` is "SyncHdr")."""
+    """`Status`. `cmd_ref` is "0" for the SyncHdr (then `cmd` is "SyncHdr"), and empty for a command without CmdID."""
 
     cmd_id: str
     msg_ref: str
@@ -216,7 +216,29 @@ class Unsupported:
     no_resp: bool = False
 
 
-Command = Add | Replace | Delete | Copy | Get | Exec | Alert | Status | Results | Atomic | Sequence | Unsupported
+@dataclass(frozen=True, slots=True)
+class Malformed:
+    """A command that could not be read: answered with 400, and not carried out. `why` says what is wrong.
+
+    `msg_ref` and `cmd_ref` are those of a Status or Results, so that it is known what is without its answer.
+    """
+
+    cmd_id: str
+    name: str
+    why: str
+    no_resp: bool = False
+    msg_ref: str | None = None
+    cmd_ref: str | None = None
+
+    @property
+    def is_answer(self) -> bool:
+        """Whether it was to be a Status or Results, which get no Status themselves."""
+        return self.name in ("Status", "Results")
+
+
+Command = (
+    Add | Replace | Delete | Copy | Get | Exec | Alert | Status | Results | Atomic | Sequence | Unsupported | Malformed
+)
 
 CommandT = TypeVar("CommandT")
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 
 from omadm.syncml.element import Element
 from omadm.syncml.errors import SyncmlError
 
 DIGITS_MAX = 10  # 32 bits
+_UNSENDABLE = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # XML 1.0, Char
 
 
 def to_base64(data: bytes) -> str:
@@ -21,6 +23,11 @@ def from_base64(text: str) -> bytes | None:
         return base64.b64decode("".join(text.split()), validate=True)
     except (binascii.Error, ValueError):
         return None
+
+
+def repeatable(text: str) -> bool:
+    """Whether both encodings can carry a text that a peer sent, in an answer that refers to it."""
+    return _UNSENDABLE.search(text) is None
 
 
 def integer(element: Element | None, what: str, where: str) -> int | None:

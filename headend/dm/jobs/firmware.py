@@ -86,7 +86,9 @@ class FirmwareJob:
         replies = yield Batch((get(FW_VERSION), get(STATE), *(() if "url" in job.params else (get(HARDWARE),))))
         version, state, *hardware = (only_text(reply) for reply in replies)
         if version is None:
-            return Failed({"error": f"{FW_VERSION} could not be read", "status": replies[0].status})
+            return Failed({"error": f"{FW_VERSION} {replies[0].why}", "status": replies[0].status})
+        if progress.get("exec_sent") and state is None:
+            return Failed({"error": f"{STATE} {replies[1].why}", "status": replies[1].status})
         if progress.get("exec_sent") and state in BUSY:
             return Waiting(progress)  # the Exec had arrived; only its status was lost
         if job.params.get("version") == version and not progress.get("exec_sent"):
@@ -97,12 +99,12 @@ class FirmwareJob:
             return Failed({"error": str(error), "fw_version": version})
         (reply,) = yield Batch((replace(URL, url),))
         if not reply.ok:
-            return Failed({"error": f"{URL} was refused", "status": reply.status})
+            return Failed({"error": f"{URL} {reply.why}", "status": reply.status})
         progress |= {"exec_sent": True, "from_version": progress.get("from_version") or version, **sent}
         yield Checkpoint(progress)
         (reply,) = yield Batch((execute(EXEC, job.correlator),))
         if reply.status not in (Code.OK, Code.ACCEPTED):
-            return Failed({"error": "the device refused to update", "status": reply.status})
+            return Failed({"error": f"the order to update {reply.why}", "status": reply.status})
         return Waiting(progress)
 
     @staticmethod
@@ -126,6 +128,8 @@ class FirmwareJob:
             "ext": ext,
             **job.progress.get("sent", {}),
         }
+        if found.missing:
+            result["unread"] = found.missing
         result |= {name: ext[leaf] for leaf, name in TOLD.items() if ext.get(leaf)}
         if "after_delta" in job.progress:
             result["after_delta"] = job.progress["after_delta"]

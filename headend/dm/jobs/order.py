@@ -12,6 +12,7 @@ from typing import Any
 from headend.dm.jobs.params import JobError, known_keys, text
 from headend.dm.jobs.steps import (
     Batch,
+    Checkpoint,
     CommandName,
     Done,
     Failed,
@@ -94,17 +95,23 @@ class OrderJob:
 
     @staticmethod
     def _report(job: Job, node: str) -> Steps:
-        (reply,) = yield Batch((get(f"{node}/Status/Result"),))
-        told = only_text(reply)
+        told, status = job.progress.get("told"), None
+        if told is None:
+            (reply,) = yield Batch((get(f"{node}/Status/Result"),))
+            told, status = only_text(reply), reply.status
+        if told is not None:
+            # Before the node is deleted: a session that breaks off in between cannot read it again.
+            yield Checkpoint({**job.progress, "told": told})
         try:
             found = json.loads(told or "{}")
         except ValueError:
             found = {}
         code = result_code(job)
         result: Json = {"result_code": code, **(found if isinstance(found, dict) else {})}
-        if told is None:
-            result |= {"note": "the result could not be read", "status": reply.status}
         yield Batch((Request(CommandName.DELETE, node),))  # the device keeps 64 of them; its record of orders stays
+        if told is None:
+            error = f"the order ended with result {code}, but what became of it per meter could not be read"
+            return Failed({**result, "error": error, "status": status})
         if code == DONE:
             return Done(result)
         return Failed({"error": f"the order ended with result {code}", **result})

@@ -23,6 +23,8 @@ from headend.dm.tables import jobs
 from headend.software.releases import PackageInfo, of_version
 
 ATTEMPTS_MAX = 20  # sessions that may break off during a job; a line that bad needs a person
+PATIENCE = 3  # after so many of them in a row the jobs behind it go first
+UNREADABLE_MAX = 3  # answers of a device to one job, each of which ended a session because it could not be read
 HOLD_VALUES = ("nodes", "commands")  # parameters whose entries carry values to set
 OPEN_STATES = ("queued", "running", "waiting")
 
@@ -89,10 +91,16 @@ def _without_values(params: Mapping[str, Any]) -> Json:
 
 
 def next_for(conn: Connection, device_id: str, now: float) -> Job | None:
-    """Take the oldest queued job of a device and mark it as running; None when there is none."""
+    """Take the oldest queued job of a device and mark it as running; None when there is none.
+
+    Jobs under which sessions keep breaking off come last: what breaks them may be the job itself.
+    """
     while True:
         row = conn.execute(
-            select(jobs).where(jobs.c.device_id == device_id, jobs.c.state == "queued").order_by(jobs.c.id).limit(1)
+            select(jobs)
+            .where(jobs.c.device_id == device_id, jobs.c.state == "queued")
+            .order_by(jobs.c.attempts >= PATIENCE, jobs.c.id)
+            .limit(1)
         ).first()
         if row is None:
             return None
@@ -108,8 +116,14 @@ def next_for(conn: Connection, device_id: str, now: float) -> Job | None:
     return Job(row.id, row.kind, row.params, row.correlator, row.progress, packages, device_id)
 
 
-def checkpoint(conn: Connection, job_id: int, progress: Json, now: float) -> None:
-    conn.execute(update(jobs).where(jobs.c.id == job_id).values(progress=progress, updated=now))
+def checkpoint(conn: Connection, job: Job, progress: Json, now: float) -> None:
+    """Store the progress of a job. An alert that came since its steps began is kept: they have not seen it yet."""
+    row = conn.execute(select(jobs.c.progress).where(jobs.c.id == job.id)).one()
+    if "alert" in row.progress and "alert" not in job.progress:
+        progress = {**progress, "alert": row.progress["alert"]}
+    if "unreadable" in row.progress:
+        progress = {**progress, "unreadable": row.progress["unreadable"]}
+    conn.execute(update(jobs).where(jobs.c.id == job.id).values(progress=progress, updated=now))
 
 
 def finish(conn: Connection, job_id: int, outcome: Outcome, now: float) -> None:
@@ -153,6 +167,18 @@ def expire(conn: Connection, job_id: int, before: float, reason: str, now: float
         return False
     finish(conn, job_id, Failed({"error": reason}), now)
     return True
+
+
+def unreadable(conn: Connection, device_id: str, why: str, now: float) -> None:
+    """The answer of a device to its running job could not be read: queue the job again, or fail it at last."""
+    for row in conn.execute(select(jobs).where(jobs.c.device_id == device_id, jobs.c.state == "running")).all():
+        times = row.progress.get("unreadable", 0) + 1
+        if times >= UNREADABLE_MAX:
+            error = f"what the device says to this job cannot be read, {times} times: {why}"
+            finish(conn, row.id, Failed({"error": error}), now)
+            continue
+        progress = {**row.progress, "unreadable": times}
+        conn.execute(update(jobs).where(jobs.c.id == row.id).values(state="queued", progress=progress, updated=now))
 
 
 def requeue_running(conn: Connection, device_id: str, now: float) -> None:

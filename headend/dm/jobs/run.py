@@ -6,9 +6,9 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from headend.dm.jobs.steps import NO_ANSWER, Batch, CommandName, Job, Mode, Note, Outcome, Reply, Request, Steps
+from headend.dm.jobs.steps import Batch, CommandName, Job, Mode, Note, Outcome, Reply, Request, Steps
 from headend.dm.large_objects import LargeObject
-from omadm.codes import Code
+from omadm.codes import Code, carried_out
 from omadm.syncml.messages import (
     Add,
     Atomic,
@@ -18,6 +18,7 @@ from omadm.syncml.messages import (
     Exec,
     Get,
     Item,
+    Malformed,
     Meta,
     Replace,
     Results,
@@ -29,7 +30,7 @@ from omadm.syncml.messages import (
 Measure = Callable[[SyncML], int]
 NewId = Callable[[], str]
 
-RESULT_ITEMS_MAX = 2000  # for one command; more are dropped (a Get of an interior node returns one)
+RESULT_ITEMS_MAX = 2000  # for one command; with more it is not answered whole (an interior node returns one)
 SIZE_MARGIN_BYTES = 32  # CmdIDs get longer towards the end of a message
 
 
@@ -40,6 +41,7 @@ class _Slot:
     request: Request
     status: int | None = None
     items: list[Item] = field(default_factory=list)
+    lacking: bool = False  # some of its items were dropped
 
 
 class Run:
@@ -68,14 +70,24 @@ class Run:
 
     def result(self, results: Results, item: Item) -> None:
         slot = self._slot_of(results)
-        if slot is not None and len(slot.items) < RESULT_ITEMS_MAX:
+        if slot is None:
+            return
+        if len(slot.items) < RESULT_ITEMS_MAX:
             slot.items.append(item)
+        else:
+            slot.lacking = True
 
     def failed(self, results: Results, code: int) -> None:
         """Note that the value of this Results could not be taken."""
         slot = self._slot_of(results)
         if slot is not None:
             slot.status = code
+
+    def unreadable(self, answer: Malformed) -> None:
+        """Note that a Status or Results could not be read: its command is without it."""
+        slot = self._sent.get((answer.msg_ref or "", answer.cmd_ref or ""))
+        if slot is not None and answer.name == "Results":
+            slot.lacking = True
 
     def _slot_of(self, results: Results) -> _Slot | None:
         if results.msg_ref is not None:
@@ -109,8 +121,8 @@ class Run:
         if not large.finished and slot.status in (Code.CHUNK_BUFFERED, Code.OK):
             slot.status = None
             return True
-        if slot.status is None:
-            slot.status = NO_ANSWER
+        if slot.status == Code.CHUNK_BUFFERED and large.finished:
+            slot.status = None  # the last chunk has no status that closes the object
         self._large = None
         return False
 
@@ -137,9 +149,26 @@ class Run:
         self._sent, self._last, self._parent = {}, [], None
 
     def _replies(self) -> list[Reply]:
-        """The replies. A request in an Atomic or Sequence that has no status of its own gets the status of that."""
-        default = NO_ANSWER if self._parent is None or self._parent.status is None else self._parent.status
-        return [Reply(default if s.status is None else s.status, tuple(s.items)) for s in self._slots]
+        return [self._reply(slot) for slot in self._slots]
+
+    def _reply(self, slot: _Slot) -> Reply:
+        status = slot.status if self._parent is None else self._nested_status(slot.status, self._parent.status)
+        wants_value = slot.request.command is CommandName.GET and status is not None and carried_out(status)
+        return Reply(status, tuple(slot.items), slot.lacking or (wants_value and not slot.items))
+
+    def _nested_status(self, own: int | None, parent: int | None) -> int | None:
+        """What a status inside an Atomic or Sequence amounts to (DM_RepPro 1.2, 6.6.2 and 6.6.13).
+
+        The status of an Atomic holds for all that is in it: only with that are those inside carried out, with or
+        without statuses of their own. A Sequence is 200 once it has begun, which says nothing of those inside.
+        """
+        if own is not None and not carried_out(own):
+            return own
+        if self._mode is Mode.ATOMIC:
+            return parent
+        if own is None and parent is not None and not carried_out(parent):
+            return parent
+        return own
 
     # -- into a message ----------------------------------------------------------------------------------------------
 

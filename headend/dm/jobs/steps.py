@@ -14,12 +14,10 @@ from enum import Enum
 from typing import Any
 
 from headend.software.releases import PackageInfo
-from omadm.codes import Code, succeeded
+from omadm.codes import Code, carried_out
 from omadm.syncml.messages import Item
 
 Json = dict[str, Any]
-
-NO_ANSWER = 0  # the device closed its package without a status for this command
 
 
 class CommandName(Enum):
@@ -59,14 +57,28 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """The device's status for a request (`NO_ANSWER` if there was none), and the items of its Results."""
+    """What the device said to a request: its status, and the items of its Results.
 
-    status: int
+    `status` is None when the device closed its package without one: whether it carried the request out is not known.
+    `lacking`: the status promised a value that did not come, or not whole.
+    """
+
+    status: int | None
     items: tuple[Item, ...] = ()
+    lacking: bool = False
 
     @property
     def ok(self) -> bool:
-        return succeeded(self.status)
+        return self.status is not None and carried_out(self.status) and not self.lacking
+
+    @property
+    def why(self) -> str:
+        """What was wrong, to follow the name of a node in a sentence for the operator."""
+        if self.status is None:
+            return "was not answered: what the device did is not known"
+        if self.lacking and carried_out(self.status):
+            return f"was answered {self.status}, but without its value"
+        return "was refused"
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +165,7 @@ def execute(uri: str, correlator: str) -> Request:
 
 
 NODES_MAX = 5000  # of one subtree
+NOT_FOR_US = (Code.NOT_ALLOWED, Code.PERMISSION_DENIED)  # as a secret is, which can be written only
 BATCH_MAX = 64  # requests per batch; as many as fit are sent in one message
 
 
@@ -166,10 +179,12 @@ def batches(requests: list[Request]) -> Generator[Batch, list[Reply], list[Reply
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """The result of `read`: leaf values by URI, and the status by URI of what could not be read."""
+    """The result of `read`: leaf values by URI, the status by URI of what could not be read (None: no answer, or no
+    value), and which nodes below the paths nobody may read."""
 
     values: dict[str, str | bytes]
-    missing: dict[str, int]
+    missing: dict[str, int | None]
+    unreadable: dict[str, int] = field(default_factory=dict)
 
 
 def read(paths: list[str]) -> Generator[Batch | Note, list[Reply], Read]:
@@ -185,12 +200,16 @@ def read(paths: list[str]) -> Generator[Batch | Note, list[Reply], Read]:
         replies = yield from batches([get(uri) for uri in level])
         below: list[str] = []
         for uri, reply in zip(level, replies, strict=True):
-            if not reply.ok:
-                found.missing[uri] = reply.status
+            if uri not in paths and reply.status in NOT_FOR_US:
+                found.unreadable[uri] = reply.status
+            elif not reply.ok and (uri in paths or reply.status != Code.NOT_FOUND):  # it may have gone since
+                found.missing[uri] = None if reply.lacking else reply.status
             for item in reply.items:
                 below += _note(found, item.source or uri, item)
         level = list(dict.fromkeys(below))
     for path in paths:
+        if any(uri.startswith(f"{path}/") for uri in found.missing):
+            continue  # what was not read may well exist
         if path not in found.missing or found.missing[path] == Code.NOT_FOUND:
             yield SubtreeListed(path, frozenset(found.values))
     return found
@@ -241,6 +260,8 @@ def run_node(
         (reply,) = yield Batch((get(f"{node}/{state}"),))
         if only_text(reply) in under_way:
             return Waiting(dict(job.progress))
+        if reply.status is None or reply.lacking:
+            return Failed({"error": f"{node}/{state} {reply.why}", "status": reply.status})
     wanted = [add_interior(node), *adds]
     replies = yield Batch(tuple(wanted))
     refused = {
@@ -249,9 +270,11 @@ def run_node(
         if not reply.ok and reply.status != Code.ALREADY_EXISTS
     }
     if refused:
-        return Failed({"error": f"the device refused the node {node}", "refused": refused})
+        unanswered = None in refused.values()
+        error = f"the node {node} was not answered whole" if unanswered else f"the device refused the node {node}"
+        return Failed({"error": error, "refused": refused})
     yield Checkpoint({"exec_sent": True})
     (reply,) = yield Batch((execute(f"{node}/{operation}", job.correlator),))
     if reply.status not in (Code.OK, Code.ACCEPTED):
-        return Failed({"error": f"the device refused to run {node}", "status": reply.status})
+        return Failed({"error": f"the order to run {node} {reply.why}", "status": reply.status})
     return Waiting({"exec_sent": True})

@@ -14,6 +14,7 @@ from headend.dm.jobs.params import JobError, known_keys, node_value
 from headend.dm.jobs.params import text as matching
 from headend.dm.jobs.steps import (
     Batch,
+    Checkpoint,
     CommandName,
     Done,
     Failed,
@@ -138,9 +139,12 @@ class TasksJob:
     def steps(self, job: Job) -> Steps:
         found = yield from read([SCHED])
         if SCHED in found.missing:
-            return Failed({"error": "the device has no ./SCHED", "status": found.missing[SCHED]})
+            return Failed({"error": f"{SCHED} could not be read", "status": found.missing[SCHED]})
+        if found.missing:  # what has to change is not known then
+            return Failed({"error": f"{SCHED} could not be read whole", "refused": found.missing})
         result: Json = {"changed": [], "deleted": [], "as_before": []}
-        refused: dict[str, int] = {}
+        refused: dict[str, int | None] = {}
+        tried: dict[str, str] = dict(job.progress.get("tried", {}))  # by an earlier session, which broke off
         of_all = [
             replace(f"{SCHED}/{node}", job.params[name])
             for name, node in (("zone", "Zone"), ("quiet_hours", "QuietHours"))
@@ -151,14 +155,17 @@ class TasksJob:
             refused |= {one.uri: got.status for one, got in zip(of_all, replies, strict=True) if not got.ok}
         for task_id, wanted in job.params["tasks"].items():
             requests = _changes(f"{TASKS}/{task_id}", wanted, found.values)
+            what = "deleted" if wanted is None else "changed"
             if requests:
+                tried[task_id] = what
+                yield Checkpoint({**job.progress, "tried": tried})
                 replies = yield Batch(tuple(requests), Mode.ATOMIC)
                 wrong = {one.uri: got.status for one, got in zip(requests, replies, strict=True) if not got.ok}
                 refused |= wrong
                 if not wrong:
-                    result["deleted" if wanted is None else "changed"].append(task_id)
+                    result[what].append(task_id)
             else:
-                result["as_before"].append(task_id)
+                result[tried.get(task_id, "as_before")].append(task_id)
         yield from read([SCHED])
         if refused:
             return Failed(result | {"error": "the device refused nodes", "refused": refused})

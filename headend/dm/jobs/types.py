@@ -41,6 +41,7 @@ from headend.dm.jobs.steps import (
     add_interior,
     batches,
     below,
+    get,
     read,
     replace,
     result_code,
@@ -83,10 +84,11 @@ class GetJob:
     def steps(self, job: Job) -> Steps:
         paths = list(job.params["paths"])
         found = yield from read(paths)
-        refused = {path: found.missing[path] for path in [*paths, "."] if path in found.missing}
         result: Json = {"values": len(found.values)}
-        if refused:
-            return Failed(result | {"error": "some paths could not be read", "refused": refused})
+        if found.unreadable:
+            result["unreadable"] = found.unreadable
+        if found.missing:
+            return Failed(result | {"error": "some paths could not be read", "refused": found.missing})
         return Done(result)
 
 
@@ -95,7 +97,8 @@ class ProvisionJob:
 
     `{"nodes": [{"path": "./A/B", "value": 5, "format": "int"}, {"path": "./C", "delete": true}], "atomic": false}`.
     Without `format` it follows from the value (int, bool, else chr); binary values are hexadecimal text with format
-    `bin`. With `atomic` the Replaces are one Atomic; if a node is missing, all are then added or replaced one by one.
+    `bin`. With `atomic` the device is asked which nodes it has, and everything else is one Atomic: all of it
+    happens, or nothing. A device that has no Atomic, or takes no message of that size, refuses the job.
     """
 
     name = "provision"
@@ -116,58 +119,91 @@ class ProvisionJob:
         return {"path": path, **node_value(path, node.get("value"), node.get("format"))}
 
     def steps(self, job: Job) -> Steps:
-        mode = Mode.ATOMIC if job.params["atomic"] else Mode.PLAIN
+        if job.params["atomic"]:
+            return (yield from self._atomically(job.params["nodes"]))
         nodes = [node for node in job.params["nodes"] if not node.get("delete")]
         doomed = [node["path"] for node in job.params["nodes"] if node.get("delete")]
-        refused: dict[str, int] = {}
         replies = yield from batches([Request(CommandName.DELETE, path) for path in doomed])
-        refused |= {
-            path: reply.status
+        deleted = sum(reply.ok for reply in replies)
+        refused = {
+            path: reply
             for path, reply in zip(doomed, replies, strict=True)
             if not reply.ok and reply.status != Code.NOT_FOUND
         }
-        replaces = [replace(node["path"], data(node), node["format"]) for node in nodes]
-        replies = yield from self._send(replaces, mode)
-        absent = self._absent(nodes, replies, mode, refused)
+        replies = yield from batches([replace(node["path"], data(node), node["format"]) for node in nodes])
+        replaced = sum(reply.ok for reply in replies)
+        absent = [node for node, reply in zip(nodes, replies, strict=True) if reply.status == Code.NOT_FOUND]
+        refused |= {
+            node["path"]: reply
+            for node, reply in zip(nodes, replies, strict=True)
+            if not reply.ok and reply.status != Code.NOT_FOUND
+        }
+        added = 0
         if absent:
-            refused |= yield from self._add(absent)
-        result: Json = {"replaced": len(nodes) - len(absent), "added": len(absent), "deleted": len(doomed)}
-        if refused:
-            return Failed(result | {"error": "the device refused nodes", "refused": refused})
-        return Done(result)
+            added, late, more = yield from self._add(absent)
+            replaced, refused = replaced + late, refused | more
+        return _provisioned({"replaced": replaced, "added": added, "deleted": deleted}, refused)
 
-    @staticmethod
-    def _absent(nodes: list[Json], replies: list[Reply], mode: Mode, refused: dict[str, int]) -> list[Json]:
-        """The nodes to add. Other refusals are noted in `refused`, unless an Atomic failed because a node is missing:
-        then nothing was done, and every node is added (which replaces those that exist)."""
-        statuses = [reply.status for reply in replies]
-        if mode is Mode.ATOMIC and Code.NOT_FOUND in statuses:
-            return nodes
-        for node, reply in zip(nodes, replies, strict=True):
-            if not reply.ok and reply.status != Code.NOT_FOUND:
-                refused[node["path"]] = reply.status
-        return [node for node, status in zip(nodes, statuses, strict=True) if status == Code.NOT_FOUND]
-
-    def _add(self, nodes: list[Json]) -> Generator[Batch, list[Reply], dict[str, int]]:
-        """Add the interior nodes above, which may exist, then the leaves; replace leaves that exist."""
+    def _add(self, nodes: list[Json]) -> Generator[Batch, list[Reply], tuple[int, int, dict[str, Reply]]]:
+        """Add the interior nodes above, which may exist, then the leaves; replace leaves that exist. Returns how many
+        leaves were added, and replaced, and what was refused."""
         parents = list(dict.fromkeys(above for node in nodes for above in _above(node["path"])))
         adds = [add_interior(uri) for uri in parents]
         adds += [add(node["path"], data(node), node["format"]) for node in nodes]
         replies = (yield from batches(adds))[len(parents) :]
         again = [node for node, reply in zip(nodes, replies, strict=True) if reply.status == Code.ALREADY_EXISTS]
         refused = {
-            node["path"]: reply.status
+            node["path"]: reply
             for node, reply in zip(nodes, replies, strict=True)
             if not reply.ok and reply.status != Code.ALREADY_EXISTS
         }
+        added = sum(reply.ok for reply in replies)
         replies = yield from batches([replace(n["path"], data(n), n["format"]) for n in again])
-        return refused | {n["path"]: r.status for n, r in zip(again, replies, strict=True) if not r.ok}
+        refused |= {n["path"]: reply for n, reply in zip(again, replies, strict=True) if not reply.ok}
+        return added, sum(reply.ok for reply in replies), refused
 
     @staticmethod
-    def _send(requests: list[Request], mode: Mode) -> Generator[Batch, list[Reply], list[Reply]]:
-        if mode is Mode.PLAIN or not requests:
-            return (yield from batches(requests))
-        return (yield Batch(tuple(requests), mode))
+    def _atomically(wanted: list[Json]) -> Steps:
+        """Look which nodes there are, then send everything as one Atomic, which makes, replaces and deletes them."""
+        paths = [node["path"] for node in wanted]
+        above = list(dict.fromkeys(uri for node in wanted if not node.get("delete") for uri in _above(node["path"])))
+        look = list(dict.fromkeys([*above, *paths]))
+        replies = yield from batches([get(uri) for uri in look])
+        found = dict(zip(look, replies, strict=True))
+        unknown = {uri: reply for uri, reply in found.items() if reply.status is None}
+        if unknown:
+            return _provisioned({"replaced": 0, "added": 0, "deleted": 0}, unknown)
+        absent = {uri for uri, reply in found.items() if reply.status == Code.NOT_FOUND}
+        requests = [add_interior(uri) for uri in above if uri in absent]
+        counts = {"replaced": 0, "added": 0, "deleted": 0}
+        for node in wanted:
+            path = node["path"]
+            if node.get("delete"):
+                if path not in absent:
+                    requests.append(Request(CommandName.DELETE, path))
+                    counts["deleted"] += 1
+            elif path in absent:
+                requests.append(add(path, data(node), node["format"]))
+                counts["added"] += 1
+            else:
+                requests.append(replace(path, data(node), node["format"]))
+                counts["replaced"] += 1
+        replies = (yield Batch(tuple(requests), Mode.ATOMIC)) if requests else []
+        refused = {r.uri: reply for r, reply in zip(requests, replies, strict=True) if not reply.ok}
+        if not refused:
+            return Done(counts)
+        return _provisioned({"replaced": 0, "added": 0, "deleted": 0}, refused)
+
+
+def _provisioned(counts: Json, refused: Mapping[str, Reply]) -> Outcome:
+    if not refused:
+        return Done(counts)
+    unanswered = sorted(path for path, reply in refused.items() if reply.status is None)
+    if unanswered:
+        error = f"{unanswered[0]} was not answered: what the device did is not known"
+    else:
+        error = "the device refused nodes"
+    return Failed({**counts, "error": error, "refused": {path: reply.status for path, reply in refused.items()}})
 
 
 def _above(uri: str) -> list[str]:
@@ -209,6 +245,8 @@ class SoftwareJob:
         found: Read = yield from read([DEPLOYED])
         code = result_code(job)
         result: Json = {"result_code": code, "deployed": below(found, DEPLOYED)}
+        if found.missing:
+            result["unread"] = found.missing
         if code is not None and 1200 <= code < 1300:
             return Done(result)
         return Failed(result | {"error": f"the installation ended with result {code}"})

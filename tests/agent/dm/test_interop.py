@@ -135,7 +135,7 @@ def test_keys_of_many_meters_are_provisioned_and_changed_and_the_tree_gives_them
     head: HeadEnd, device: Device, atomic: bool
 ) -> None:
     def keys(octet: str) -> dict[str, object]:
-        names = [f"./AMI/Access/Meter/KFM{number:013}" for number in range(100)]
+        names = [f"./AMI/Access/Meter/KFM{number:013}" for number in range(50)]
         nodes = [{"path": f"{name}/{leaf}", "value": octet * 16} for name in names for leaf in ("EncKey", "AuthKey")]
         return {"nodes": nodes, "atomic": atomic}
 
@@ -144,12 +144,12 @@ def test_keys_of_many_meters_are_provisioned_and_changed_and_the_tree_gives_them
         hold(device)
         assert head.job(job)["state"] == "done", head.job(job)
         found = device.provisioned[-1]
-        assert found.secrets() == (bytes.fromhex(octet) * 16,) * 200
+        assert found.secrets() == (bytes.fromhex(octet) * 16,) * 100
         with device.tree.transaction() as changing:
             drop_secrets(changing, found)
     kept = provisioning_from_tree(device.tree.view())
     assert kept.secrets() == ()
-    assert len(kept.access_rules) == 100
+    assert len(kept.access_rules) == 50
 
 
 def finish_update(device: Device, code: int) -> None:

@@ -12,7 +12,7 @@ from agent.dm.session import MESSAGES_MAX
 from agent.https import Response
 from agent.tree.nodes import state_from_json, state_to_json
 from omadm.codes import AlertCode
-from omadm.syncml.codec import DM_WBXML, DM_XML, TNDS_WBXML, TNDS_XML, encode
+from omadm.syncml.codec import DM_WBXML, DM_XML, TNDS_WBXML, TNDS_XML, decode, encode
 from omadm.syncml.messages import (
     Add,
     Alert,
@@ -24,6 +24,7 @@ from omadm.syncml.messages import (
     Exec,
     Get,
     Item,
+    Malformed,
     Meta,
     MgmtTree,
     Replace,
@@ -458,6 +459,34 @@ def test_a_command_that_dm_does_not_use_is_406() -> None:
     (reply,) = device().service.executor(SERVER_ID).run(message)
     assert isinstance(reply, Status)
     assert (reply.code, reply.cmd, reply.cmd_ref) == (406, "Put", "7")
+
+
+def test_a_bad_command_is_400_and_the_others_are_carried_out() -> None:
+    bad = Malformed("2", "Replace", "element a in Data")
+    commands = (replace(get("./DevInfo/Man"), cmd_id="1"), bad, replace(get("./DevInfo/Mod"), cmd_id="3"))
+    replies = device().service.executor(SERVER_ID).run(SyncML(SyncHdr("1", 1, "t", "s"), commands))
+    assert [(r.cmd, r.code) for r in replies if isinstance(r, Status)] == [("Get", 200), ("Replace", 400), ("Get", 200)]
+
+
+def test_a_bad_command_in_an_atomic_undoes_it() -> None:
+    one = device()
+    inside = (Add("2", (item("./SCHED/Task/t1", fmt="node"),)), Malformed("3", "Add", "element a in Data"))
+    message = SyncML(SyncHdr("1", 1, "t", "s"), (Atomic("1", inside),))
+    replies = one.service.executor(SERVER_ID).run(message)
+    assert [r.code for r in replies if isinstance(r, Status)] == [507, 216, 400]
+    view = one.service.tree.view()
+    assert view.names(view.existing(("SCHED", "Task"))) == []
+
+
+def test_a_command_without_an_id_is_not_carried_out_and_answered_as_bad() -> None:
+    one = device()
+    message = SyncML(SyncHdr("1", 1, "t", "s"), (Add("", (item("./SCHED/Task/t1", fmt="node"),)),))
+    (reply,) = one.service.executor(SERVER_ID).run(message)
+    assert isinstance(reply, Status)
+    assert (reply.code, reply.cmd, reply.cmd_ref) == (400, "Add", "")
+    view = one.service.tree.view()
+    assert view.names(view.existing(("SCHED", "Task"))) == []
+    assert decode(encode(SyncML(message.hdr, (replace(reply, cmd_id="1"),)), DM_XML), DM_XML)
 
 
 def test_results_follow_the_status_of_their_get() -> None:

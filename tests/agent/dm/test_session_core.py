@@ -19,6 +19,7 @@ from agent.dm.session_events import (
     NoncesChanged,
     OutgoingMessage,
     SessionSettings,
+    Unsendable,
 )
 from agent.dm.session_states import TRANSITIONS, Input, SessionUsageError, State
 from agent.tree.alerts import GenericAlert
@@ -517,11 +518,26 @@ def test_alerts_that_fill_several_messages_are_acknowledged_each_by_its_own_stat
 
 
 def test_alerts_after_one_that_cannot_be_written_are_acknowledged_each_by_its_own_status() -> None:
-    bad = GenericAlert("bad", "type", "./source", "\x01")
+    bad = GenericAlert("bad", "type", "./\x01", "")
     peer = begun(alerts=(bad, *(replace(each, data="") for each in ALERTS[:2])), content_type=DM_XML)
     *_, first, second = peer.heard.commands
     got = peer.says(peer.status(second), peer.status(first))
     assert [event.alert_id for event in got if isinstance(event, Acknowledged)] == ["id 1", "id 0"]
+
+
+@pytest.mark.parametrize(("content_type", "data"), [(DM_XML, "a\x01b"), (DM_WBXML, "a\0b"), (DM_XML, "a\0b")])
+def test_an_alert_whose_text_has_no_form_in_the_encoding_goes_as_base64(content_type: str, data: str) -> None:
+    peer = begun(alerts=(replace(ALERTS[0], data=data),), content_type=content_type)
+    *_, alert = peer.heard.of(Alert)
+    assert alert.items[0].data == data.encode()
+    got = peer.says(peer.status(alert))
+    assert [event for event in got if isinstance(event, Acknowledged)] == [Acknowledged("id 0")]
+
+
+def test_an_alert_that_cannot_be_written_at_all_is_said() -> None:
+    one = session(alerts=(replace(ALERTS[0], source="./\x01"),), content_type=DM_XML)
+    one.start(0.0)
+    assert events(one) == [Unsendable("Alert: not to be written in this encoding")]
 
 
 def test_two_alerts_that_say_the_same_are_acknowledged_one_by_one() -> None:

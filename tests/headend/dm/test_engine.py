@@ -10,18 +10,20 @@ from headend.dm.engine import MESSAGES_MAX, AlertSeen, ServerSession, State
 from headend.dm.jobs.steps import Done, Failed, Job, Note, Outcome
 from headend.dm.jobs.types import JOB_TYPES
 from headend.dm.large_objects import Incoming, LargeObject
-from omadm.syncml.codec import DM_WBXML, encode
+from omadm.syncml.codec import DM_WBXML, DM_XML, decode, encode
 from omadm.syncml.messages import (
     Add,
     Alert,
     Atomic,
     Chal,
     Command,
+    Delete,
     Get,
     Item,
     Meta,
     Replace,
     Results,
+    Sequence,
     Status,
     SyncHdr,
     SyncML,
@@ -150,9 +152,11 @@ def test_each_command_of_a_device_gets_the_status_it_deserves(command: Command, 
     assert codes(Talk().say(command))[1][1] == code
 
 
-def test_commands_without_an_id_and_those_that_want_no_response_get_none() -> None:
-    answer = Talk().say(Unsupported(NO_ID, "Put"), Alert("1", 1201, no_resp=True))
-    assert codes(answer) == [("SyncHdr", 200)]
+def test_a_command_without_an_id_is_bad_and_one_that_wants_no_response_gets_none() -> None:
+    answer = Talk().say(Replace(NO_ID, (Item(source="./DevInfo/Man", data="x"),)), Alert("1", 1201, no_resp=True))
+    assert codes(answer) == [("SyncHdr", 200), ("Replace", 400)]
+    read = decode(encode(answer, DM_XML), DM_XML)
+    assert [status.cmd_ref for status in read.of(Status)] == ["0", ""]
 
 
 @pytest.mark.parametrize(("hdr", "code"), [(replace(HDR, ver_proto="DM/2.0"), 513), (replace(HDR, ver_dtd="1.1"), 505)])
@@ -314,21 +318,107 @@ def test_an_object_above_the_devices_limit_is_not_sent_at_all() -> None:
 
 
 def test_an_atomic_that_does_not_fit_one_message_fails_its_job() -> None:
-    nodes = [{"path": f"./A/N{n}", "value": "x" * 100} for n in range(40)]
-    talk = Talk(job("provision", nodes=nodes, atomic=True), job("get", 2, paths=["./B"]), meta=Meta(max_msg_size=2048))
+    commands = [{"command": "replace", "path": f"./A/N{n}", "value": "x" * 100} for n in range(40)]
+    talk = Talk(
+        job("commands", commands=commands, mode="atomic"), job("get", 2, paths=["./B"]), meta=Meta(max_msg_size=2048)
+    )
     answer = talk.say(START)
     assert isinstance(talk.port.outcomes[1], Failed)
     assert len(list(answer.of(Get))) == 1
 
 
 def test_children_of_an_atomic_without_a_status_share_their_parents() -> None:
-    nodes = [{"path": f"./A/N{n}", "value": "x"} for n in range(2)]
-    talk = Talk(job("provision", nodes=nodes, atomic=True))
+    talk = Talk(nested("atomic"))
     (atomic,) = talk.say(START).of(Atomic)
     talk.say(OK, talk.status(atomic, 406))
     outcome = talk.port.outcomes[1]
     assert isinstance(outcome, Failed)
-    assert outcome.result["refused"] == {"./A/N0": 406, "./A/N1": 406}
+    assert statuses(outcome) == [406, 406]
+
+
+def nested(mode: str) -> Job:
+    commands = [{"command": "replace", "path": f"./A/N{n}", "value": "x"} for n in range(2)]
+    return job("commands", commands=commands, mode=mode)
+
+
+def statuses(outcome: Outcome) -> list[int | None]:
+    return [reply["status"] for reply in outcome.result["replies"]] if isinstance(outcome, Done | Failed) else []
+
+
+@pytest.mark.parametrize(
+    ("mode", "parent", "inside", "done", "told"),
+    [
+        ("atomic", 200, (200, 200), True, [200, 200]),
+        ("atomic", 200, (None, None), True, [200, 200]),
+        ("atomic", 500, (215, 215), False, [215, 215]),
+        ("atomic", 507, (216, 404), False, [216, 404]),
+        ("atomic", 507, (200, 404), False, [507, 404]),
+        ("atomic", 516, (200, 404), False, [516, 404]),
+        ("atomic", 507, (200, 200), False, [507, 507]),
+        ("atomic", None, (200, 200), False, [None, None]),
+        ("atomic", None, (None, None), False, [None, None]),
+        ("sequence", 200, (200, 200), True, [200, 200]),
+        ("sequence", 200, (404, 215), False, [404, 215]),
+        ("sequence", 200, (200, None), False, [200, None]),
+        ("sequence", 406, (None, None), False, [406, 406]),
+        ("sequence", None, (200, 200), True, [200, 200]),
+    ],
+)
+def test_the_status_of_an_atomic_holds_for_what_is_in_it_and_that_of_a_sequence_does_not(
+    mode: str, parent: int | None, inside: tuple[int | None, ...], done: bool, told: list[int | None]
+) -> None:
+    talk = Talk(nested(mode))
+    (outer,) = (c for c in talk.say(START).commands if isinstance(c, Atomic | Sequence))
+    said = [(outer, parent), *zip(outer.commands, inside, strict=True)]
+    talk.say(OK, *(talk.status(command, code) for command, code in said if code is not None))
+    outcome = talk.port.outcomes[1]
+    assert isinstance(outcome, Done) is done
+    assert statuses(outcome) == told
+
+
+@pytest.mark.parametrize("kind", ["get", "commands"])
+def test_a_get_without_its_value_is_not_done(kind: str) -> None:
+    if kind == "get":
+        talk = Talk(job(kind, paths=["./A"]))
+    else:
+        talk = Talk(job(kind, commands=[{"command": "get", "path": "./A"}]))
+    (get,) = talk.say(START).of(Get)
+    talk.say(OK, talk.status(get, 200))
+    assert isinstance(talk.port.outcomes[1], Failed)
+
+
+@pytest.mark.parametrize("code", [213, 214, 215, 216])
+def test_codes_of_success_that_say_nothing_was_done_are_no_success(code: int) -> None:
+    talk = Talk(job("commands", commands=[{"command": "delete", "path": "./A"}]))
+    (delete,) = talk.say(START).of(Delete)
+    talk.say(OK, talk.status(delete, code))
+    assert isinstance(talk.port.outcomes[1], Failed)
+
+
+def test_what_was_not_answered_is_not_told_as_a_refusal() -> None:
+    talk = Talk(job("commands", commands=[{"command": "delete", "path": "./A"}]))
+    talk.say(START)
+    talk.say(OK)
+    outcome = talk.port.outcomes[1]
+    assert isinstance(outcome, Failed)
+    assert statuses(outcome) == [None]
+    assert outcome.result["error"] == "Delete ./A was not answered: what the device did is not known"
+
+
+def test_a_subtree_of_which_a_part_was_not_answered_is_not_read() -> None:
+    talk = Talk(job("get", paths=["./A"]))
+    (get,) = talk.say(START).of(Get)
+    node = Item(source="./A", meta=Meta(format="node"), data="B/C/D/E")
+    answer = talk.say(OK, talk.status(get, 200), talk.result(get, node))
+    b, c, d, e = answer.of(Get)
+    value = Item(source="./A/B", meta=Meta(format="chr"), data="1")
+    said: list[Command] = [talk.status(b, 200), talk.result(b, value)]
+    said += [talk.status(c, 405), talk.status(d, 404), talk.status(e, 200)]
+    talk.say(OK, *said)
+    outcome = talk.port.outcomes[1]
+    assert isinstance(outcome, Failed)
+    assert outcome.result["refused"] == {"./A/E": None}
+    assert outcome.result["unreadable"] == {"./A/C": 405}
 
 
 def test_no_session_goes_on_for_ever() -> None:

@@ -404,8 +404,116 @@ def test_text_that_no_answer_can_repeat_is_refused_and_stores_nothing(engine: En
     body = request.body.replace(b"\x03./NUL\x00", b"\xc3\x05./\x00UL")
     a = device.account
     mac = hmac_header(body, a.client_name, a.client_secret, a.client_nonce)
-    assert device.server.handle(Request(body, DM_WBXML, mac)).status == 400
-    assert rows(engine, tables.alerts) == []
+    message = device.take(device.server.handle(Request(body, DM_WBXML, mac)))
+    assert [status.code for status in message.of(Status)] == [200, 200, 200, 200]
+    (kept,) = rows(engine, tables.alerts)
+    assert kept.source == "./\0UL"
+
+
+# -- what cannot be read -----------------------------------------------------------------------------
+
+
+def signed(device: Device, body: bytes, content_type: str = DM_XML) -> Request:
+    a = device.account
+    return Request(body, content_type, hmac_header(body, a.client_name, a.client_secret, a.client_nonce))
+
+
+def answer_badly(device: Device, how: bytes) -> SyncML:
+    """Begin a session, and damage the answer to the server's first command."""
+    device.content_type = DM_XML
+    message = device.take(device.server.handle(device.request(device.begin())))
+    commands, final = device.reply(message)
+    request = device.request(commands, final=final)
+    old, new = how.split(b" -> ")
+    assert old in request.body
+    return device.take(device.server.handle(signed(device, request.body.replace(old, new))))
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        b"<Data>poison</Data> -> <Data><a/></Data>",
+        b"chr</Format> -> chr</Format><Size>big</Size>",
+        b"<Cmd>Get</Cmd> -> <Cmd>Get</Cmd><Data>OK</Data>",
+    ],
+)
+def test_one_bad_value_costs_one_job_and_the_next_runs_in_the_same_session(
+    engine: Engine, device: Device, how: bytes
+) -> None:
+    device.tree = Tree({"./Bad": "poison", "./Good": "1"})
+    with engine.begin() as conn:
+        bad, good = (queue.enqueue(conn, DEVICE, "get", {"paths": [path]}) for path in ("./Bad", "./Good"))
+    message = answer_badly(device, how)
+    while any(not isinstance(c, Status) for c in message.commands):
+        commands, final = device.reply(message)
+        message = device.take(device.server.handle(device.request(commands, final=final)))
+    found = {row.id: row for row in rows(engine, tables.jobs)}
+    assert (found[bad].state, found[bad].attempts) == ("failed", 1)
+    assert found[bad].result["refused"] == {"./Bad": None}
+    assert found[good].state == "done"
+
+
+def test_a_job_whose_answers_cannot_be_read_fails_after_three_and_the_next_one_runs(
+    engine: Engine, device: Device
+) -> None:
+    device.tree = Tree({"./Bad": "poison", "./Good": "1"})
+    with engine.begin() as conn:
+        bad, good = (queue.enqueue(conn, DEVICE, "get", {"paths": [path]}) for path in ("./Bad", "./Good"))
+    for _ in range(3):
+        device.take(device.server.handle(device.request(device.begin())))
+        assert device.server.handle(signed(device, b"<SyncML><SyncHdr>", DM_XML)).status == 400
+    found = {row.id: row for row in rows(engine, tables.jobs)}
+    assert (found[bad].state, found[good].state) == ("failed", "queued")
+    assert "cannot be read, 3 times" in found[bad].result["error"]
+    device.session()
+    assert {row.id: row.state for row in rows(engine, tables.jobs)}[good] == "done"
+
+
+def test_junk_in_the_name_of_a_device_counts_against_no_job(engine: Engine, device: Device) -> None:
+    device.tree = Tree({"./A": "1"})
+    with engine.begin() as conn:
+        queue.enqueue(conn, DEVICE, "get", {"paths": ["./A"]})
+    message = device.take(device.server.handle(device.request(device.begin())))
+    for _ in range(5):
+        request = signed(wrong(device), b"<SyncML>", DM_XML)
+        assert device.server.handle(request).status == 400
+    commands, final = device.reply(message)
+    device.take(device.server.handle(device.request(commands, final=final)))
+    (row,) = rows(engine, tables.jobs)
+    assert (row.state, row.attempts) == ("done", 1)
+
+
+def test_a_job_that_keeps_breaking_sessions_lets_the_others_go_first(engine: Engine, device: Device) -> None:
+    device.tree = Tree({"./Bad": "1", "./Good": "1"})
+    with engine.begin() as conn:
+        bad, good = (queue.enqueue(conn, DEVICE, "get", {"paths": [path]}) for path in ("./Bad", "./Good"))
+    for _ in range(queue.PATIENCE):
+        device.take(device.server.handle(device.request(device.begin())))  # and the device says no more
+    message = device.take(device.server.handle(device.request(device.begin())))
+    commands, final = device.reply(message)
+    device.take(device.server.handle(device.request(commands, final=final)))
+    states = {row.id: row.state for row in rows(engine, tables.jobs)}
+    assert (states[good], states[bad]) == ("done", "running")
+
+
+def test_a_constant_session_id_and_a_challenge_at_the_beginning_do_not_join_two_sessions(
+    engine: Engine, device: Device
+) -> None:
+    device.tree = Tree({"./A": "1"})
+    with engine.begin() as conn:
+        number = queue.enqueue(conn, DEVICE, "get", {"paths": ["./A"]})
+    device.take(device.server.handle(device.request(device.begin(), session="7")))
+    again = device.begin()
+    lost = replace(device.account, client_nonce=b"lost")
+    device.account, kept = lost, device.account
+    device.take(device.server.handle(device.request(again, session="7")))  # challenged, with a new nonce
+    assert kept.client_nonce != device.account.client_nonce
+    message = device.take(device.server.handle(device.request(again, session="7")))
+    commands, final = device.reply(message)
+    device.take(device.server.handle(device.request(commands, final=final, session="7")))
+    (row,) = (row for row in rows(engine, tables.jobs) if row.id == number)
+    assert (row.state, row.attempts, row.result) == ("done", 2, {"values": 1})
+    assert [row.state for row in rows(engine, tables.sessions)] == ["lost", "done"]
 
 
 @pytest.mark.parametrize("content_type", [DM_XML, DM_WBXML])

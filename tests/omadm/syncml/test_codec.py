@@ -11,8 +11,10 @@ from omadm.syncml.errors import SyncmlError
 from omadm.syncml.messages import (
     Add,
     Alert,
+    Atomic,
     Get,
     Item,
+    Malformed,
     Meta,
     MgmtTree,
     Replace,
@@ -150,6 +152,57 @@ def test_a_command_that_dm_does_not_know_becomes_unsupported(name: str) -> None:
     assert message.commands == (Unsupported("4", name), Get("5", ()))
 
 
+BAD = {
+    "an element in Data": ("<Add><CmdID>1</CmdID><Item><Data><Other/></Data></Item></Add>", "Other"),
+    "a size that is no number": (
+        "<Replace><CmdID>1</CmdID><Item><Meta><Size>big</Size></Meta><Data>x</Data></Item></Replace>",
+        "not a number",
+    ),
+    "a status without its code": ("<Status><CmdID>1</CmdID><MsgRef>1</MsgRef><CmdRef>7</CmdRef></Status>", "Data"),
+    "a status that is no number": (
+        "<Status><CmdID>1</CmdID><MsgRef>1</MsgRef><CmdRef>7</CmdRef><Data>OK</Data></Status>",
+        "not a number",
+    ),
+    "TNDS without a node": ("<Add><CmdID>1</CmdID><Item><Data><MgmtTree/></Data></Item></Add>", "no Node"),
+    "an unknown format": (
+        "<Add><CmdID>1</CmdID><Item><Data><MgmtTree><Node><NodeName>x</NodeName><RTProperties><Format><odd/></Format>"
+        "</RTProperties></Node></MgmtTree></Data></Item></Add>",
+        "does not exist",
+    ),
+    "an id of 65 octets": (f"<Get><CmdID>{'x' * 65}</CmdID></Get>", "64 octets"),
+}
+
+
+@pytest.mark.parametrize(("command", "why"), BAD.values(), ids=BAD)
+def test_a_bad_command_costs_itself_and_no_other(command: str, why: str) -> None:
+    before, bad, after = read(f"<Get><CmdID>0</CmdID></Get>{command}<Get><CmdID>9</CmdID></Get>").commands
+    assert isinstance(bad, Malformed)
+    assert why in bad.why
+    assert (before, after) == (Get("0", ()), Get("9", ()))
+
+
+def test_a_bad_command_inside_an_atomic_is_bad_there() -> None:
+    (atomic,) = read(f"<Atomic><CmdID>1</CmdID>{BAD['an element in Data'][0]}</Atomic>").of(Atomic)
+    assert isinstance(atomic.commands[0], Malformed)
+
+
+def test_a_bad_answer_says_what_it_was_to_answer() -> None:
+    (bad,) = read(BAD["a status that is no number"][0]).of(Malformed)
+    assert (bad.is_answer, bad.msg_ref, bad.cmd_ref) == (True, "1", "7")
+
+
+@pytest.mark.parametrize("content_type", BOTH)
+@pytest.mark.parametrize("cmd_id", ["{0f8fad5b-d9cb-469f-a165-70867728950e}", "x" * 64, "a b", ""])
+def test_ids_are_opaque_and_come_back_whole(cmd_id: str, content_type: str) -> None:
+    status = Status("1", "1", cmd_id, "Get", 400)
+    assert decode(encode(SyncML(HEADER, (status,)), content_type), content_type).commands == (status,)
+
+
+def test_a_status_without_a_reference_refers_to_nothing() -> None:
+    (status,) = read("<Status><CmdID>1</CmdID><MsgRef>1</MsgRef><Cmd>Get</Cmd><Data>400</Data></Status>").of(Status)
+    assert status.cmd_ref == ""
+
+
 def test_a_command_without_an_id_is_kept_for_the_session_to_refuse() -> None:
     assert next(read("<Get><Item/></Get>").of(Get)).cmd_id == ""
 
@@ -178,10 +231,6 @@ def test_prefixes_and_foreign_namespaces_do_not_matter() -> None:
         (one("").replace("<SessionID> 1 </SessionID>", ""), "SessionID"),
         (one("").replace("<SessionID> 1 </SessionID>", "<SessionID>123456789</SessionID>"), "SessionID"),
         (one("").replace("https://s", ""), "SyncHdr"),
-        (one("<Status><CmdID>1</CmdID><MsgRef>1</MsgRef><CmdRef>1</CmdRef></Status>"), "Status/Data"),
-        (one("<Status><CmdID>1</CmdID><MsgRef>1</MsgRef><Data>200</Data></Status>"), "CmdRef"),
-        (one("<Add><CmdID>1</CmdID><Item><Data><Other/></Data></Item></Add>"), "Other"),
-        (one("<Add><CmdID>1</CmdID><Item><Data><MgmtTree/></Data></Item></Add>"), "no Node"),
         (one("", header="<Meta><NextNonce>%%%</NextNonce></Meta>"), "base64"),
         (one("", header="<Meta><MaxMsgSize>-1</MaxMsgSize></Meta>"), "not a number"),
     ],

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, select, update
 
+from headend import db
 from headend.db import create_tables, open_engine
 from headend.dm import accounts, tables
 from headend.dm.jobs import queue
@@ -142,6 +143,35 @@ def test_provision_atomically_replaces_the_nodes_that_were_there_when_another_wa
     device.session()
     assert job(engine, number)["state"] == "done"
     assert device.tree.nodes["./SCHED/Task/t1/Name"] == "all registers"
+
+
+def test_provision_atomically_makes_new_nodes_or_none(engine: Engine, device: Device) -> None:
+    before: dict[str, str | bytes | None] = {"./SCHED": None, "./SCHED/Task": None, "./SCHED/Old": "1", "./A": "1"}
+    device.tree = Tree(dict(before), refuse={"./SCHED/Task/t1/Enabled": 425})
+    nodes = [{"path": "./SCHED/Old", "delete": True}, {"path": "./A", "value": "2"}, *TASK]
+    number = enqueue(engine, "provision", nodes=nodes, atomic=True)
+    device.session()
+    assert job(engine, number)["state"] == "failed"
+    assert job(engine, number)["result"]["refused"]["./SCHED/Task/t1/Enabled"] == 425
+    assert device.tree.nodes == before
+    device.tree.refuse = {}
+    number = enqueue(engine, "provision", nodes=nodes, atomic=True)
+    device.session()
+    assert job(engine, number)["result"] == {"replaced": 1, "added": 3, "deleted": 1}
+    assert "./SCHED/Old" not in device.tree.nodes
+
+
+def test_provision_counts_what_was_replaced(engine: Engine, device: Device) -> None:
+    device.tree = Tree({"./A": None, "./A/B": "1", "./A/C": "1"}, refuse={"./A/B": 425})
+    nodes = [{"path": "./A/B", "value": "2"}, {"path": "./A/C", "value": "2"}, {"path": "./A/X", "delete": True}]
+    number = enqueue(engine, "provision", nodes=nodes)
+    device.session()
+    result = job(engine, number)["result"]
+    assert {name: result[name] for name in ("replaced", "added", "deleted")} == {
+        "replaced": 1,
+        "added": 0,
+        "deleted": 0,
+    }
 
 
 def test_provision_deletes_nodes_and_does_not_mind_if_they_are_gone(engine: Engine, device: Device) -> None:
@@ -388,6 +418,22 @@ def test_commands_that_make_no_sense_are_refused_when_they_are_queued(
 
 
 # -- the queue -------------------------------------------------------------------------------------
+
+
+def test_a_job_queued_by_the_head_end_of_the_day_before_runs(engine: Engine, device: Device) -> None:
+    device.tree = Tree({"./A": "1"})
+    number = enqueue(engine, "commands", commands=[{"command": "get", "path": "./A"}])
+    over = enqueue(engine, "commands", commands=[{"command": "get", "path": "./A"}])
+    old = {"commands": [{"verb": "get", "path": "./A"}], "mode": "plain"}
+    told = {"replies": [{"verb": "get", "path": "./A", "status": 200}]}
+    with engine.begin() as conn:
+        conn.execute(update(tables.jobs).values(params=old))
+        conn.execute(update(tables.jobs).where(tables.jobs.c.id == over).values(state="done", result=told))
+        conn.execute(update(db.schema).values(version=2))
+    create_tables(engine)
+    assert job(engine, over)["result"] == {"replies": [{"command": "get", "path": "./A", "status": 200}]}
+    device.session()
+    assert job(engine, number)["state"] == "done"
 
 
 def test_jobs_run_in_the_order_they_were_queued(engine: Engine, device: Device) -> None:

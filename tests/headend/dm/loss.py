@@ -1,0 +1,313 @@
+"""The loss table: each kind of job, begun in each way, with exchanges lost singly and in pairs.
+
+`python -m tests.headend.dm.loss` prints it. Both ends are the real ones; only the line between them is a call. A result
+counts as right when it says what the tree of the device shows, as queued when the job is to run again, and as wrong
+otherwise.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from agent.daemon.order_jobs import OrderJobs
+from agent.https import HttpsError, Response
+from agent.metering.orders.journal import Journal
+from agent.metering.orders.kinds.steps import Ended
+from agent.metering.orders.order_book import OrderBook
+from headend.db import create_tables, open_engine
+from headend.dm import accounts
+from headend.dm.jobs import queue
+from headend.dm.server import DmServer, Request, ServerConfig
+from omadm.auth import HMAC_HEADER
+from omadm.bootstrap import emit_profile
+from omadm.notification import Notification, emit
+from tests.agent.dm.server import DEVICE_ID
+from tests.agent.dm_device import UPDATE, Device, FakeManifest
+from updateagent.package.manifest import Kind
+
+CONFIG = ServerConfig("headend", "https://headend/dm")
+TURNS = 8  # sessions that a lost exchange or two may take
+EXCHANGES = 7  # the longest of these jobs takes so many, a challenge at the beginning included
+TRIGGERS = ("user", "pushed", "server")
+FATES = ("request", "answer")
+
+UPDATE_RESULT = 410
+
+RIGHT, QUEUED, WRONG = "right", "queued again", "wrong"
+
+Job = Mapping[str, Any]
+
+
+class Line:
+    """The agent's HTTPS port, ending in the server. `lose` has the numbers of the exchanges to lose, and how."""
+
+    def __init__(self, server: DmServer) -> None:
+        self._server = server
+        self.lose: dict[int, str] = {}
+        self.exchanges = 0
+
+    def request(
+        self, method: str, url: str, *, body: bytes | None = None, headers: Mapping[str, str] | None = None
+    ) -> Response:
+        assert (method, url) == ("POST", CONFIG.url)
+        headers = headers or {}
+        fate = self.lose.pop(self.exchanges, "")
+        self.exchanges += 1
+        if fate == "request":
+            raise HttpsError("the line is down")
+        answer = self._server.handle(Request(body or b"", headers["Content-Type"], headers.get(HMAC_HEADER)))
+        if fate == "answer":
+            raise HttpsError("the line went down")
+        got = {"content-type": answer.content_type} | ({HMAC_HEADER: answer.mac} if answer.mac else {})
+        return Response(answer.status, got, answer.body)
+
+
+class World:
+    """One device with an account, and what happens beside its sessions: packages, and orders to meters."""
+
+    def __init__(self, path: Path) -> None:
+        self.engine = open_engine(f"sqlite:///{path}")
+        create_tables(self.engine)
+        with self.engine.begin() as conn:
+            account = accounts.create(conn, DEVICE_ID, server_id=CONFIG.server_id, url=CONFIG.url)
+        self.line = Line(DmServer(self.engine, CONFIG))
+        self.device = Device(self.line, profile=emit_profile(account))  # type: ignore[arg-type]
+        self.device.meter_details["KEP1"] = {}
+        journal = Journal(self.device.disk, Path("/state/orders"))
+        self.book = OrderBook(journal, self.device.clock, allowed=(), known=lambda: {"KEP1", "KEP2"})
+        self.orders_run = self.updates = 0
+        self.device.turn()
+        self.device.turn()
+
+    def begin(self, trigger: str) -> None:
+        if trigger == "user":
+            self.device.service.session_now("user")
+        elif trigger == "pushed":  # the SessionID comes from the notification, and is used until a session succeeds
+            with self.engine.begin() as conn:
+                account, _, counter = accounts.next_push(conn, DEVICE_ID)
+            note = Notification(0xABCD, account.server_id)
+            body = emit(note, account.server_secret, account.server_nonce, counter=counter)
+            if self.device.service.on_notification(body) != 202:  # the nonce was lost: as `headend.dm.push` does
+                self._resynchronise(note)
+        else:
+            self.device.service._timing.ask("push", "7")  # a device with one SessionID for ever
+
+    def _resynchronise(self, note: Notification) -> None:
+        with self.engine.begin() as conn:
+            account, _, counter = accounts.next_push(conn, DEVICE_ID)
+        assert self.device.service.on_notification(emit(note, account.server_secret, b"\0" * 4, counter=counter)) == 202
+
+    def work(self) -> None:
+        """What the device does outside its sessions."""
+        self.device.work()
+        self.device.turn()
+        if self.device.reboots > self.updates:
+            self._update()
+        jobs = OrderJobs(self.device.tree, self.book, self.device.service.report_alerts)
+        jobs.tick()
+        for task in self.book.due({"KEP1", "KEP2"}):
+            self.book.begun(task)
+            self.orders_run += 1
+            self.book.ended(task, Ended({"name": task.meter_id}))
+        jobs.tick()
+
+    def _update(self) -> None:
+        """The Update Agent's part: the new version does not come up."""
+        self.updates = self.device.reboots
+        disk = self.device.disk
+        request = json.loads(disk.read_bytes(UPDATE / "inbox" / "request.json"))
+        result = {
+            "version": 1,
+            "id": request["id"],
+            "correlator": request["correlator"],
+            "code": 1,
+            "name": "health",
+            "fumo": UPDATE_RESULT,
+            "scomo": 1405,
+            "message": "did not come up",
+            "from_version": "1",
+            "to_version": "2",
+            "attempts": 3,
+            "failed_check": "meter_port",
+            "log": [],
+            "finished": 1_770_000_000,
+        }
+        disk.mkdir_durable(UPDATE / "outbox")
+        disk.write_durable(UPDATE / "outbox" / "result.json", json.dumps(result).encode())
+        disk.remove_durable(UPDATE / "inbox" / "request.json")
+        self.device.restart(boot_id=f"boot {self.updates + 1}")
+        self.device.work()
+
+    def enqueue(self, kind: str, params: Mapping[str, Any]) -> int:
+        with self.engine.begin() as conn:
+            return queue.enqueue(conn, DEVICE_ID, kind, params)
+
+    def job(self, number: int) -> Job:
+        with self.engine.begin() as conn:
+            shown = queue.show(conn, number)
+        assert shown is not None
+        return shown
+
+
+@dataclass(frozen=True)
+class Case:
+    """A kind of job, its parameters, and whether its result is right when it is over."""
+
+    kind: str
+    params: Mapping[str, Any]
+    right: Callable[[World, Job], bool]
+    name: str = field(default="")
+
+
+def _done(job: Job) -> bool:
+    return bool(job["state"] == "done")
+
+
+def _statuses(job: Job) -> list[Any]:
+    return [reply["status"] for reply in job["result"]["replies"]]
+
+
+TASK = [
+    {"path": "./SCHED/Task/t1/Name", "value": "all registers"},
+    {"path": "./SCHED/Task/t1/Setting/Every", "value": 60},
+    {"path": "./SCHED/Task/t1/Setting/ReadingList", "value": "residential-108"},
+    {"path": "./SCHED/Task/t1/Enabled", "value": True},
+]
+MAKE = [
+    {"command": "add", "path": "./SCHED/Task/t2"},
+    {"command": "add", "path": "./SCHED/Task/t2/Name", "value": "second"},
+]
+FORGET = [{"command": "exec", "path": "./AMI/Registry/Operations/Forget", "value": "KEP1"}]
+
+
+def _task_is_there(world: World, job: Job) -> bool:
+    result = job["result"] or {}
+    tasks = world.device.provisioned[-1].tasks
+    return (
+        _done(job) and bool(result["replaced"] + result["added"] == len(TASK)) and [t.task_id for t in tasks] == ["t1"]
+    )
+
+
+def _task_changed(world: World, job: Job) -> bool:
+    there = [task.task_id for task in world.device.provisioned[-1].tasks]
+    return _done(job) and job["result"] == {"changed": ["t1"], "deleted": [], "as_before": []} and there == ["t1"]
+
+
+def _refused_as_said(world: World, job: Job) -> bool:
+    return bool(job["state"] == "failed" and job["result"].get("refused") == {"./Nowhere": 404})
+
+
+def _made(world: World, job: Job) -> bool:
+    return _done(job) and set(_statuses(job)) <= {200}
+
+
+def _exec_is_told(world: World, job: Job) -> bool:
+    """Carried out and said so, or not known: never a refusal that the device did not utter."""
+    if _done(job):
+        return _statuses(job) == [200] and world.device.forgotten == ["KEP1"]
+    return job["state"] == "failed" and set(_statuses(job)) == {None} and "not known" in job["result"]["error"]
+
+
+def _software_is_there(world: World, job: Job) -> bool:
+    installs = sum(call.startswith("install") for call in world.device.software.calls)
+    return _done(job) and job["result"]["result_code"] == 1200 and installs == 1
+
+
+def _update_is_told(world: World, job: Job) -> bool:
+    result = job["result"] or {}
+    return job["state"] == "failed" and result.get("result_code") == UPDATE_RESULT and world.updates == 1
+
+
+def _orders_are_told(world: World, job: Job) -> bool:
+    meters = (job["result"] or {}).get("meters", [])
+    told = [dict(m["value"]) for m in meters]
+    return _done(job) and bool(told == [{"name": "KEP1"}, {"name": "KEP2"}]) and world.orders_run == 2
+
+
+CASES = (
+    Case(
+        "get",
+        {"paths": ["./DevInfo/Man", "./DevDetail"]},
+        lambda _, job: _done(job) and bool(job["result"]["values"] > 9),
+    ),
+    Case("get", {"paths": ["./DevInfo/Man", "./Nowhere"]}, _refused_as_said, "get, one missing"),
+    Case("provision", {"nodes": TASK}, _task_is_there),
+    Case("provision", {"nodes": TASK, "atomic": True}, _task_is_there, "provision atomic"),
+    Case("commands", {"commands": MAKE}, _made),
+    Case("commands", {"commands": MAKE, "mode": "sequence"}, _made, "commands sequence"),
+    Case("commands", {"commands": MAKE, "mode": "atomic"}, _made, "commands atomic"),
+    Case("commands", {"commands": FORGET}, _exec_is_told, "commands exec"),
+    Case("tasks", {"tasks": {"t1": {"every": 60, "reading_list": "residential-108"}}}, _task_changed),
+    Case("software", {"id": "lists", "url": "https://headend/pkg/s"}, _software_is_there),
+    Case("firmware", {"url": "https://headend/pkg/2", "version": "2"}, _update_is_told),
+    Case("order", {"order": "ping", "meters": ["KEP1", "KEP2"]}, _orders_are_told),
+)
+
+
+def patterns(exchanges: int = EXCHANGES) -> Iterator[dict[int, str]]:
+    """Which exchanges are lost, singly and in pairs, each as request or as answer."""
+    for at in range(exchanges):
+        for fate in FATES:
+            yield {at: fate}
+    for pair in itertools.combinations(range(exchanges), 2):
+        for fates in itertools.product(FATES, repeat=2):
+            yield dict(zip(pair, fates, strict=True))
+
+
+@contextmanager
+def world_in(folder: Path) -> Iterator[World]:
+    path = folder / "dm.db"
+    for suffix in ("", "-wal", "-shm"):
+        Path(f"{path}{suffix}").unlink(missing_ok=True)
+    world = World(path)
+    try:
+        yield world
+    finally:
+        world.engine.dispose()
+
+
+def tried(folder: Path, case: Case, trigger: str, lose: Mapping[int, str]) -> tuple[str, Job]:
+    """What becomes of one job when these exchanges are lost."""
+    with world_in(folder) as world:
+        if case.kind == "software":
+            world.device.manifest = FakeManifest(Kind.SOFTWARE, "lists", "1")
+        number = world.enqueue(case.kind, case.params)
+        world.line.exchanges, world.line.lose = 0, dict(lose)
+        job = world.job(number)
+        for _ in range(TURNS):
+            world.begin(trigger)
+            world.device.turn()
+            world.work()
+            world.device.clock.advance(3600)
+            job = world.job(number)
+            if job["state"] in ("done", "failed"):
+                break
+        if job["state"] in ("queued", "running", "waiting"):
+            return QUEUED, job
+        return (RIGHT if case.right(world, job) else WRONG), job
+
+
+def main() -> None:
+    logging.disable(logging.CRITICAL)
+    print(f"{'job':20} {'trigger':8} {RIGHT:>6} {QUEUED:>13} {WRONG:>6}")
+    total: Counter[str] = Counter()
+    with tempfile.TemporaryDirectory() as folder:
+        for case, trigger in itertools.product(CASES, TRIGGERS):
+            counts = Counter(tried(Path(folder), case, trigger, lose)[0] for lose in patterns())
+            total += counts
+            row = f"{counts[RIGHT]:6} {counts[QUEUED]:13} {counts[WRONG]:6}"
+            print(f"{case.name or case.kind:20} {trigger:8} {row}", flush=True)
+    print(f"{'all':29} {total[RIGHT]:6} {total[QUEUED]:13} {total[WRONG]:6}")
+
+
+if __name__ == "__main__":
+    main()
