@@ -13,7 +13,7 @@ import pytest
 from agent.metering.access.accessbook import AccessBook
 from agent.metering.access.keystore import KeyStore
 from agent.metering.events.desk import EventDesk
-from agent.metering.events.listener import CONNECTIONS_MAX, IDLE_S, CallIn, meters_by_host
+from agent.metering.events.listener import CALL_IDLE_S, CONNECTIONS_MAX, CallIn, meters_by_host
 from agent.metering.events.overheard import WrapperEar
 from agent.metering.events.port_ears import PortEars
 from agent.metering.registry.registry import Registry
@@ -175,7 +175,7 @@ def test_many_connections_and_silent_ones_are_dropped(office: Office) -> None:
     for _ in strangers:
         calls.serve(1.0)
     assert calls.calls == CONNECTIONS_MAX
-    office.clock.advance(IDLE_S + 1)
+    office.clock.advance(CALL_IDLE_S + 1)
     calls.serve(0.0)
     assert calls.calls == 0
     for stranger in strangers:
