@@ -140,6 +140,8 @@ def test_an_import_by_name_breaks_a_contract_too(tmp_path: Path, file: str, plan
     [
         ('X = "updateagent.boot.grub:GrubStore"', ["updateagent.boot.grub"]),
         ('X = ("updateagent.boot", "other.boot", "updateagent", "updateagent.no_such")', ["updateagent.boot"]),
+        ('X = "updateagent.boot.grub:GrubStore.load"', ["updateagent.boot.grub"]),
+        ('X = import_module("dlms")', ["dlms"]),
         ('log = logging.getLogger("agent.metering.store")', []),
         ('X = "updateagent.boot: what the boot loader shares"', []),
     ],
@@ -148,12 +150,62 @@ def test_which_strings_name_a_module(text: str, modules: list[str]) -> None:
     assert list(by_name.named(text, REPO)) == modules
 
 
-def test_no_name_of_a_module_is_put_together(tmp_path: Path) -> None:
-    assert by_name.built(REPO) == []
+def test_only_the_listed_functions_import_by_name() -> None:
+    assert by_name.strays(REPO) == []
+
+
+def test_every_listed_function_imports_by_name() -> None:
+    found = set()
+    for entry in by_name.IMPORTERS:
+        file, name = entry.split(": ")
+        for node in ast.walk(ast.parse((REPO / file).read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef) and node.name == name:
+                found |= {
+                    entry
+                    for part in ast.walk(node)
+                    if isinstance(part, ast.Name | ast.Attribute)
+                    and ast.unparse(part).rpartition(".")[2] in by_name.MEANS
+                }
+    assert found == set(by_name.IMPORTERS)
+
+
+@pytest.mark.parametrize(
+    "planted",
+    [
+        'x = import_module("dlms.link")',
+        "def late(name):\n    return __import__(name)",
+        "from importlib import import_module as load",
+        "from importlib import *",
+        "load = importlib.import_module",
+        "from importlib.metadata import entry_points\nx = entry_points(group='x')",
+        "x = importlib.util.spec_from_file_location('x', 'y')",
+        "import runpy\nrunpy.run_module('dlms')",
+    ],
+)
+def test_another_way_to_import_by_name_is_seen(tmp_path: Path, planted: str) -> None:
     file = tmp_path / "plc" / "x.py"
     file.parent.mkdir()
-    file.write_text('import_module(f"dlms.{name}")\nimport_module("dlms." + name)\nimport_module(name)\n')
-    assert by_name.built(tmp_path) == ["plc/x.py:1", "plc/x.py:2"]
+    file.write_text(planted)
+    assert len(by_name.strays(tmp_path)) == 1
+
+
+@pytest.mark.parametrize(
+    ("argument", "is_seen"),
+    [
+        ('f"dlms.{name}"', True),
+        ('"dlms." + name', True),
+        ('".".join(("dlms", name))', True),
+        ('"{}.link".format("dlms")', True),
+        ("name.lower()", True),
+        ("name", False),
+        ('"dlms.link"', False),
+    ],
+)
+def test_no_name_of_a_module_is_put_together(tmp_path: Path, argument: str, is_seen: bool) -> None:
+    file = tmp_path / "updateagent" / "slots" / "types.py"
+    file.parent.mkdir(parents=True)
+    file.write_text(f"def slot_type(name):\n    return import_module({argument})\n")
+    assert bool(by_name.strays(tmp_path)) == is_seen
 
 
 def test_the_door_of_dlms_shows_the_contracts_what_it_imports_by_name() -> None:
