@@ -251,11 +251,5 @@ def listing(
     return [dict(row) | {"slots": _slots(dict(row))} for row in rows]
 
 
-def open_count(engine: Engine) -> int:
-    """How many ranges are open."""
-    with db.reader(engine).begin() as connection:
-        return connection.scalar(select(func.count()).where(gaps.c.state == "open")) or 0
-
-
 def _slots(row: dict[str, Any]) -> int | None:
     return None if row["last"] is None else (row["last"] - row["first"]) // row["every"] + 1

@@ -55,7 +55,6 @@ NO_DECODERS: dict[str, dict[str, str]] = {
     },
     "headend": {
         "metering.events.open_alarms": "a count of rows of the database",
-        "metering.gaps.open_count": "a count of rows of the database",
         "metering.resend.open_orders": "rows of the database",
         "db.open_engine": "a URL of the configuration",
         "dm.accounts.load": "a row of the database",
