@@ -7,8 +7,10 @@ here is read from a file.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 
+WILDCARD = re.compile(r"[*?\[]")  # of fnmatch, whose patterns name groups of meters
 ADDED_CHARS_MAX = 256  # of one text of an added meter
 
 

@@ -40,7 +40,9 @@ from omadm.syncml.text import from_base64, integer
 
 WHAT = "SyncML message"
 CMD_ID_CHARS_MAX = 16
-TNDS_TYPES = frozenset({"application/vnd.syncml.dmtnds+xml", "application/vnd.syncml.dmtnds+wbxml"})
+TNDS_XML = "application/vnd.syncml.dmtnds+xml"
+TNDS_WBXML = "application/vnd.syncml.dmtnds+wbxml"
+TNDS_TYPES = frozenset({TNDS_XML, TNDS_WBXML})
 
 
 @dataclass(frozen=True, slots=True)

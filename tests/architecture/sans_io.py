@@ -74,7 +74,7 @@ DRIVERS = {
 OPEN_TO_CORES = {
     "agent.metering.orders.order_book": {"Task"},
     "agent.metering.store.reading_store": {"Batch"},
-    "agent.metering.visit.visit": {"CLOSE_S", "DEVICE_NAME", "AttributeResult", "Visit"},
+    "agent.metering.visit.visit": {"CLOSE_S", "AttributeResult", "Visit"},
     "dlms.link.trace": {"TraceLine"},
     "dlms.security.random_octets": {"RandomOctets", "new_key_pair", "system_random"},  # defaults of arguments
     "headend.software.releases": {"NoPackageError", "PackageInfo", "choose"},

@@ -45,7 +45,7 @@ from dlms.client.events import (
 )
 from dlms.client.knowledge import MeterKnowledge
 from dlms.client.session import MeterSession
-from dlms.cosem.obis import AttributeRef, Obis
+from dlms.cosem.obis import CLOCK_TIME, DEVICE_NAME, AttributeRef, Obis
 from dlms.cosem.profile import BUFFER, PROFILE_CLASS, Unresolved
 from dlms.cosem.time import STANDARD_CLOCK, ClockPolicy, CosemDateTime
 from dlms.errors import DlmsError, LocalError, PeerError
@@ -55,8 +55,6 @@ from omadm.readings import Reading
 from plc.errors import PlcLocalError
 from plc.events import DataConfirmed, DataFailed, DataReceived, FailReason
 
-DEVICE_NAME = AttributeRef.parse("1/0.0.42.0.0.255/2")
-CLOCK_TIME = AttributeRef.parse("8/0.0.1.0.0.255/2")
 ALARM_REGISTERS = bytes((0, 0, 97, 98))
 OTHER_REASON = 250  # Data-Access-Result
 CLOSE_S = 5.0  # for the release, once everything was read

@@ -15,10 +15,10 @@ from agent.metering.scheduling.schedule import Backoff
 from agent.metering.scheduling.tasks import Job
 from agent.metering.store.reading_store import Store, StoreError
 from agent.metering.visit.profile_place import Place
-from agent.metering.visit.visit import CLOCK_TIME, DEVICE_NAME, AttributeResult, Visit
+from agent.metering.visit.visit import AttributeResult, Visit
 from agent.settings.config import MeteringConfig
 from dlms.client.knowledge import MeterKnowledge
-from dlms.cosem.obis import AttributeRef, Obis
+from dlms.cosem.obis import CLOCK_TIME, DEVICE_NAME, AttributeRef, Obis
 from dlms.errors import DlmsError
 
 LOG = logging.getLogger("agent.metering.port")
