@@ -210,7 +210,7 @@ def test_all_errors_are_reported_at_once_in_the_order_of_their_lines(tmp_path: P
         "4: device.man: wanted text, got a whole number '5' (quote it)",
         "5: device.mdo: unknown key; did you mean mod?",
         "12: dm.poll_every_s: wanted a whole number, got text 'often'",
-        "14: ports[0].protocol: wanted one of prime-usi, hdlc, dlmsotcp, wrapper, wrapper-udp, got 'modbus'",
+        f"14: ports[0].protocol: wanted one of {', '.join(BUILT_IN)}, got 'modbus'",
         "14: ports[0].name: wanted up to 32 letters, digits, - and _, got 'a b'",
         "15: state: unknown key; did you mean state_dir?",
     ]
