@@ -221,6 +221,7 @@ class Daemon:
             open_bridge=bridge_to,
             health=lambda ok, detail: self.health.set("meter_port", ok, detail),
             meters_health=lambda ok, detail: self.health.set("meters", ok, detail),
+            device=self.device.device_id,
             events=self.config.events,
             busy=self._soon,
         )
@@ -395,16 +396,9 @@ class Daemon:
         self, url: str, into: Path, *, bytes_max: int, stop: threading.Event, beat: Callable[[], None]
     ) -> tuple[int, str]:
         """Fetch an image of meter firmware. Raises `agent.metering.orders.images.FetchError`."""
-        from agent.metering.orders.images import FetchError
-        from agent.ota.errors import DownloadError, DownloadStopped
+        from agent.daemon.order_jobs import fetch_image
 
-        try:
-            found = self.downloader.fetch(url, into, stop=stop, beat=beat, bytes_max=bytes_max)
-        except DownloadError as error:
-            raise FetchError(str(error)) from error
-        except DownloadStopped:
-            raise FetchError("the agent was ended") from None
-        return found.size, found.sha256
+        return fetch_image(self.downloader, url, into, bytes_max=bytes_max, stop=stop, beat=beat)
 
     def _register(self) -> bytes:
         from agent.dm.registration import register

@@ -42,7 +42,7 @@ class MeterStatus:
     """One registered meter. `state`: expected (added by hand, never heard) | joined | read | silent | failing | left |
     unlisted (not on the whitelist, so not read). Times in seconds since the epoch, 0 never. `key_failures`: how often
     it refused its keys since the start; `security`: how it is associated with; `model`: what it is, `None` while that
-    is not known."""
+    is not known; `named`: `meter_id` is its own name."""
 
     meter_id: str
     port: str
@@ -55,6 +55,8 @@ class MeterStatus:
     key_failures: int = 0
     security: str = ""
     model: str | None = None
+    named: bool = True
+    eui48: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from sqlalchemy import (
     create_engine,
     event,
     insert,
+    inspect,
     make_url,
     select,
     text,
@@ -83,10 +84,23 @@ def create_tables(engine: Engine) -> None:
             for statement in _MIGRATIONS[version]:
                 connection.execute(text(statement))
         metadata.create_all(connection)
+        _add_columns(connection)
         if found is None:
             connection.execute(insert(schema).values(version=SCHEMA_VERSION))
         elif found < SCHEMA_VERSION:
             connection.execute(update(schema).values(version=SCHEMA_VERSION))
+
+
+def _add_columns(connection: Connection) -> None:
+    """Bring tables of an earlier head-end forward: a column that may be null changes nothing for the rows there are,
+    nor for that head-end, should it come back."""
+    found = inspect(connection)
+    for table in metadata.sorted_tables:
+        known = {column["name"] for column in found.get_columns(table.name)}
+        for column in table.c:
+            if column.name not in known and column.nullable:
+                kind = column.type.compile(connection.dialect)
+                connection.exec_driver_sql(f'ALTER TABLE "{table.name}" ADD COLUMN "{column.name}" {kind}')
 
 
 def reader(engine: Engine) -> Engine:

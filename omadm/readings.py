@@ -16,6 +16,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from omadm.schedule import GRID_S, Schedule, schedule_of
+
 VERSION = 1
 BODY_BYTES_MAX = 4 << 20  # as sent; the largest batch has about 2 MiB before compression
 PLAIN_BYTES_MAX = 8 << 20  # after decompression
@@ -110,9 +112,10 @@ class GapReport:
 
     `gap` is `open`, `closed`, or `doubted`: readings of these runs from the same store with a lower id were taken under
     a clock that was wrong; or `confirmed`: a report on the same runs that said so was wrong. `first` and `last` are
-    runs of `task`, one every `every` seconds; with `profile` (its logical name) they are the ends of the profile's
-    intervals. `last` is `None` while the gap goes on. `reason`: why the slots are missing; `how`: how they were closed.
-    `noted`: by the concentrator's clock, seconds since the epoch.
+    runs of `task`, one every `every` seconds, or at the run times of a calendar, `times` (`omadm.schedule`), for whose
+    grid `every` then stands; with `profile` (its logical name) they are the ends of the profile's intervals. `last` is
+    `None` while the gap goes on. `reason`: why the slots are missing; `how`: how they were closed. `noted`: by the
+    concentrator's clock, seconds since the epoch.
     """
 
     gap: str
@@ -125,6 +128,12 @@ class GapReport:
     reason: str
     how: str | None
     noted: float
+    times: str | None = None
+
+    @property
+    def schedule(self) -> Schedule:
+        """When its slots are."""
+        return schedule_of(self.every, self.first % self.every, self.times or "")
 
     def row(self) -> list[object]:
         """The fields in order, as the store keeps them."""
@@ -174,7 +183,7 @@ FIELDS = tuple(field.name for field in fields(Reading))
 GAP_FIELDS = tuple(field.name for field in fields(GapReport))
 EVENT_FIELDS = tuple(field.name for field in fields(EventReport))
 ROW_SIZE_MIN = len(FIELDS) - 3
-ROW_SIZES = (*range(ROW_SIZE_MIN, len(FIELDS) + 1), len(GAP_FIELDS), len(EVENT_FIELDS))
+ROW_SIZES = (*range(ROW_SIZE_MIN, len(FIELDS) + 1), len(GAP_FIELDS) - 1, len(GAP_FIELDS), len(EVENT_FIELDS))
 GAP_STATES = ("open", "closed", "doubted", "confirmed")
 EVENT_KINDS = ("push", "log", "alarm", "notice")
 """Pushed by a meter; read from an event log; a new bit of an alarm register; noticed by the concentrator itself."""
@@ -186,7 +195,7 @@ protected in a way that could not be opened."""
 def record(record_id: int, row: Sequence[object]) -> dict[str, object]:
     """Make a record of the document from its id and the row of a `Reading`, a `GapReport` or an `EventReport`, which
     differ in their lengths."""
-    names = {len(GAP_FIELDS): GAP_FIELDS, len(EVENT_FIELDS): EVENT_FIELDS}.get(len(row), FIELDS)
+    names = EVENT_FIELDS if len(row) == len(EVENT_FIELDS) else GAP_FIELDS if len(row) <= len(GAP_FIELDS) else FIELDS
     return {"id": record_id, **dict(zip(names, row, strict=False))}
 
 
@@ -361,7 +370,17 @@ def _gap_of(members: _Fields) -> GapReport:
         reason=members.text("reason"),
         how=members.optional_text("how"),
         noted=members.seconds("noted"),
+        times=_times_of(members),
     )
+
+
+def _times_of(members: _Fields) -> str | None:
+    times = members.optional_text("times") if "times" in members.entries else None
+    try:
+        schedule_of(GRID_S, 0, times or "")
+    except ValueError as error:
+        raise BatchError(f"{members.where}times: {error}") from None
+    return times
 
 
 def _event_of(members: _Fields) -> EventReport:

@@ -63,11 +63,21 @@ def status(context: Context, as_json: bool) -> None:
     context.tell(found, as_json, lambda: show.status(found))
 
 
-@cli.group(invoke_without_command=True)
+class Meters(click.Group):
+    """`dcuctl meters METER` is short for `dcuctl meters show METER`."""
+
+    def resolve_command(
+        self, context: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        named = bool(args) and args[0] not in self.commands and not args[0].startswith("-")
+        return super().resolve_command(context, ["show", *args] if named else args)
+
+
+@cli.group(cls=Meters, invoke_without_command=True)
 @json_option
 @click.pass_context
 def meters(context: click.Context, as_json: bool) -> None:
-    """The meters that this concentrator knows."""
+    """The meters that this concentrator knows; with METER, everything that is known of one."""
     if context.invoked_subcommand is None:
         found = context.obj.ask("meters")
         context.obj.tell(found, as_json, lambda: show.meters(found, time.time()))
@@ -139,9 +149,9 @@ def refused(context: Context, limit: int, as_json: bool) -> None:
 @json_option
 @click.pass_obj
 def tasks(context: Context, as_json: bool) -> None:
-    """The reading tasks and their runs."""
+    """The reading tasks: their runs, when they are, which meters they are for, and why others are not in them."""
     found = context.ask("tasks")
-    context.tell(found, as_json, lambda: show.tasks(found, time.time()) if found else "no tasks provisioned")
+    context.tell(found, as_json, lambda: show.task_details(found, time.time()) if found else "no tasks provisioned")
 
 
 @cli.command()

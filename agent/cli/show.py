@@ -189,11 +189,40 @@ def slots(found: Sequence[Mapping[str, Any]]) -> str:
 
 
 def tasks(found: Mapping[str, Mapping[str, Any]], now: float) -> str:
+    """Return a table of the tasks and their runs; the next one is in the task's local time."""
+    rows = [(name, task["state"], when(task["last_run"], now), next_run(task, now), task["last_result"])
+            for name, task in found.items()]  # fmt: skip
+    return table(("task", "state", "last run", "next run", "result"), rows)
+
+
+def next_run(task: Mapping[str, Any], now: float) -> str:
+    """Return `2026-11-22 10:00:00+01:00 (in 3 min)`; `never` for a task that will not run."""
+    local = task["local"]
+    return f"{local} ({age(now - task['next_run'])})" if local else when(task["next_run"], now)
+
+
+def task_details(found: Mapping[str, Mapping[str, Any]], now: float) -> str:
+    """Return the tasks, when and of which meters they read, and why others are not among these."""
     rows = [
-        (name, task["state"], when(task["last_run"], now), when(task["next_run"], now), task["last_result"])
+        (
+            name,
+            task.get("times", ""),
+            task.get("windows") or "any time",
+            task.get("selection", ""),
+            task.get("meters", 0),
+        )
         for name, task in found.items()
     ]
-    return table(("task", "state", "last run", "next run", "result"), rows)
+    blocks = [tasks(found, now), table(("task", "times", "window", "selection", "meters"), rows)]
+    others = [
+        (name, printable(meter), state, why)
+        for name, task in found.items()
+        for state, listed in (("waits", task["waiting"]), ("not in it", task["left_out"]))
+        for meter, why in listed
+    ]
+    if others:
+        blocks.append(table(("task", "meter", "", "why"), [(*row[:3], printable(row[3])) for row in others]))
+    return "\n\n".join(blocks)
 
 
 def meters(found: Sequence[Mapping[str, Any]], now: float) -> str:

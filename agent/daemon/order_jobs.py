@@ -8,16 +8,21 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent.jobs import orders as jobs
+from agent.metering.orders.images import FetchError
 from agent.metering.orders.order import OrderRefusedError
 from agent.metering.orders.order_book import JournalError, Request
+from agent.ota.errors import DownloadError, DownloadStopped
 from omadm.codes import Refusal
 
 if TYPE_CHECKING:
     from agent.metering.orders.order_book import OrderBook
+    from agent.ota.download import Downloader
     from agent.tree.persistence import ManagementTree
 
 LOG = logging.getLogger("agent.jobs.orders")
@@ -88,3 +93,16 @@ def _parameters(job: jobs.Job) -> dict[str, object]:
 def _meters(found: dict[str, object]) -> list[dict[str, object]]:
     meters = found["meters"]
     return meters if isinstance(meters, list) else []
+
+
+def fetch_image(
+    downloader: Downloader, url: str, into: Path, *, bytes_max: int, stop: threading.Event, beat: Callable[[], None]
+) -> tuple[int, str]:
+    """Fetch an image of meter firmware; returns its size and SHA-256. Raises `FetchError`."""
+    try:
+        found = downloader.fetch(url, into, stop=stop, beat=beat, bytes_max=bytes_max)
+    except DownloadError as error:
+        raise FetchError(error.message) from error
+    except DownloadStopped:
+        raise FetchError("the agent was ended") from None
+    return found.size, found.sha256

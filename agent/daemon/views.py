@@ -84,7 +84,10 @@ class Views:
         document["warnings"] = self._warnings(status)
         document["clock_trusted"] = self._clock.trusted()
         document["clock"] = asdict(self._judge()) if self._judge is not None else None
-        document["tasks"] = {name: asdict(task) for name, task in self._collector.tasks.statuses().items()}
+        document["tasks"] = {
+            name: asdict(replace(task, waiting=(), left_out=()))
+            for name, task in self._collector.tasks.statuses().items()
+        }
         document["gaps"] = self._gap_count()
         document["health"] = {name: asdict(check) for name, check in self._health.checks.items()}
         document["beats"] = {name: round(age, 1) for name, age in self._ages().items()}

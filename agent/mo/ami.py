@@ -15,8 +15,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from agent.mo import sched
 from agent.mo.meters import added_meters, is_enforced, whitelist_of
-from agent.mo.sched import tasks
 from agent.settings.provisioning import (
     AUTHS,
     POLICIES,
@@ -240,7 +240,7 @@ def provisioning_from_tree(looking: Transaction) -> Provisioning:
     """Everything that the head-end has provisioned, as one value."""
     uplink = ("AMI", "Uplink")
     return Provisioning(
-        tasks=tasks(looking),
+        tasks=sched.tasks(looking),
         uplink=UplinkSettings(
             url=looking.text((*uplink, "URL")),
             token=looking.text((*uplink, "Token")),
@@ -249,6 +249,8 @@ def provisioning_from_tree(looking: Transaction) -> Provisioning:
         access=MeterAccess(**dict(_given(looking, ACCESS))),  # type: ignore[arg-type]
         access_rules=tuple(_access_rules(looking)),
         system_title=_octets(looking.text((*ACCESS, "SystemTitle"))),
+        quiet_hours=sched.quiet_hours(looking),
+        zone=sched.zone(looking),
         whitelist=whitelist_of(looking),
         whitelist_enforced=is_enforced(looking),
         added=tuple(added_meters(looking)),

@@ -10,16 +10,41 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
+from agent.settings.reading_codes import ReadingItem, parse_codes
+from omadm.local_time import DayTimes, Zone
+from omadm.schedule import GRID_S, Schedule, schedule_of
+
 WILDCARD = re.compile(r"[*?\[]")  # of fnmatch, whose patterns name groups of meters
 ADDED_CHARS_MAX = 256  # of one text of an added meter
 
 
 @dataclass(frozen=True, slots=True)
-class ReadingTask:
-    """One task of the SCHED management object: read `reading_list` from every meter, every `every_s` seconds.
+class MeterSelection:
+    """Which meters a task reads: all, unless something is given.
 
-    Runs are aligned to the epoch: at every wall time `t` with `(t - offset_s) % every_s == 0`.
-    `reading_list` names a CSV of OBIS codes (`residential-108`), from the image or from an active software package.
+    `meters` are ids, EUI-48s or places (`port/address`), `groups` names of the groups of ./AMI/Access: with either, a
+    meter has to be in one of them. `models` and `pattern` (of ids) are patterns as of file names; what is given of
+    these, and `ports`, a meter has to fit as well.
+    """
+
+    meters: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
+    pattern: str = ""
+    ports: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ReadingTask:
+    """One task of the SCHED management object: read `reading_list`, or `codes`, from the meters of `selection`.
+
+    Runs are at every instant `t` with `(t - offset_s) % every_s == 0`, or with `times`, five fields as of cron, at
+    those local times of `zone`, a POSIX TZ string; `every_s` is 0 then. `reading_list` names a CSV of OBIS codes
+    (`residential-108`), from the image or from an active software package; `codes` has the same things one by one.
+
+    A meter is visited for a run from `spread_s` after it at the latest (each device begins at a moment of its own), at
+    the times of day of `windows` only, and not any more `deadline_s` after the run; without, `metering.catch_up_s`
+    counts. `retries_max` is `metering.retries_max` unless given.
     """
 
     task_id: str
@@ -29,22 +54,58 @@ class ReadingTask:
     enabled: bool = True
     offset_s: int = 0
     priority: int = 0
+    times: str = ""
+    zone: str = "UTC0"
+    codes: str = ""
+    selection: MeterSelection = MeterSelection()
+    windows: str = ""
+    spread_s: int = 0
+    deadline_s: int | None = None
+    retries_max: int | None = None
+    schedule: Schedule = field(init=False, repr=False, compare=False)
+    open_times: DayTimes = field(init=False, repr=False, compare=False)
+    items: tuple[ReadingItem, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if not 1 <= self.every_s <= 31 * 86_400:
-            raise ValueError(f"task {self.task_id}: every_s is 1 to 2678400 seconds, not {self.every_s}")
-        if not 0 <= self.offset_s < self.every_s:
-            raise ValueError(f"task {self.task_id}: offset_s is 0 to every_s - 1, not {self.offset_s}")
+        """Raises `ValueError` for what cannot be."""
+        if self.times:
+            if self.every_s or self.offset_s:
+                raise ValueError(f"task {self.task_id}: either times or a period")
+            schedule = schedule_of(GRID_S, 0, f"{self.times} {self.zone}")
+        else:
+            if not 1 <= self.every_s <= 31 * 86_400:
+                raise ValueError(f"task {self.task_id}: every_s is 1 to 2678400 seconds, not {self.every_s}")
+            if not 0 <= self.offset_s < self.every_s:
+                raise ValueError(f"task {self.task_id}: offset_s is 0 to every_s - 1, not {self.offset_s}")
+            schedule = schedule_of(self.every_s, self.offset_s)
+        if self.deadline_s is not None and self.spread_s >= self.deadline_s:
+            raise ValueError(f"task {self.task_id}: a spread as long as the deadline leaves no time to read")
+        object.__setattr__(self, "schedule", schedule)
+        object.__setattr__(self, "items", parse_codes(self.codes) if self.codes else ())
+        object.__setattr__(self, "open_times", DayTimes(self.windows, Zone(self.zone)))
 
 
 @dataclass(frozen=True, slots=True)
 class TaskStatus:
-    """What became of a task. Times are seconds since the epoch; 0 is "never". `state`: idle, running, disabled."""
+    """What became of a task. Times are seconds since the epoch; 0 is "never". `state`: idle, running, disabled, closed
+    (runs wait for a window, or for quiet hours to end), incomplete (it cannot run).
+
+    `local`: `next_run` as a clock of the task's zone shows it. `times`: when the runs are, in words as of the settings.
+    `meters`: how many are selected; `waiting` and `left_out`: which are not, and why not. Of those that wait, something
+    is not known yet.
+    """
 
     state: str = "idle"
     last_run: int = 0
     next_run: int = 0
     last_result: str = ""
+    local: str = ""
+    times: str = ""
+    windows: str = ""
+    selection: str = ""
+    meters: int = 0
+    waiting: tuple[tuple[str, str], ...] = ()
+    left_out: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +196,8 @@ class AddedMeter:
 class Provisioning:
     """Everything provisioned, whole. `access` is for meters without a rule; `system_title` is ours, empty for one that
     the device makes for itself. `whitelist` are ids, EUI-48s or places of meters, as patterns; it counts when
-    `whitelist_enforced`. `added`: meters that are to be known before they are heard."""
+    `whitelist_enforced`. `added`: meters that are to be known before they are heard. At the times of day `quiet_hours`,
+    in the local time of `zone`, nothing scheduled goes over the lines."""
 
     tasks: tuple[ReadingTask, ...] = ()
     uplink: UplinkSettings = UplinkSettings()
@@ -145,6 +207,8 @@ class Provisioning:
     whitelist: tuple[str, ...] = ()
     whitelist_enforced: bool = False
     added: tuple[AddedMeter, ...] = ()
+    quiet_hours: str = ""
+    zone: str = "UTC0"
 
     def secrets(self) -> tuple[bytes, ...]:
         """The secrets of meters, which no log line may show."""

@@ -74,7 +74,7 @@ class MeterImage:
 
         Before activation, the size, the identifier and (if given) the `signature` are compared with what the meter
         reports it is about to activate. `resume` continues an unfinished or unactivated transfer of the same image, if
-        the meter still has it. `progress` is called with the number of blocks sent and the total.
+        the meter still has it. `progress` is called with the number of blocks that the meter has and the total.
 
         Raises `PeerError` when the meter refuses or the image does not verify, `LinkError` when the line fails for
         good.

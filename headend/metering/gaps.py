@@ -19,6 +19,7 @@ from sqlalchemy import (
     Float,
     Index,
     Integer,
+    RowMapping,
     String,
     Table,
     and_,
@@ -31,6 +32,7 @@ from sqlalchemy import (
 
 from headend import db
 from omadm.readings import GAP_FIELDS, Batch, GapReport
+from omadm.schedule import Schedule, schedule_of
 
 PAGE_MAX = 10_000
 
@@ -51,6 +53,7 @@ gap_reports = Table(
     Column("how", String(128)),
     Column("noted", Float(53), nullable=False),  # at the concentrator
     Column("stored", Float(53), nullable=False),  # here
+    Column("times", String(128)),
 )
 
 gaps = Table(
@@ -69,6 +72,7 @@ gaps = Table(
     Column("how", String(128)),  # read, profile, withdrawn, or a person's reason
     Column("opened", Float(53), nullable=False),
     Column("changed", Float(53), nullable=False),
+    Column("times", String(128)),  # of a calendar; null where one slot comes every `every` seconds
     Index("ix_gaps_series", "device", "meter", "task", "profile", "state"),
 )
 
@@ -162,7 +166,8 @@ def end_before(connection: Connection, batch: Batch, now: float) -> None:
     for row in connection.execute(select(gaps).where(going_on)).mappings().all():
         run = runs.get((row["meter"], row["task"]), 0)
         if run > row["first"]:
-            connection.execute(update(gaps).where(gaps.c.id == row["id"]).values(last=run - row["every"], changed=now))
+            last = _schedule(row).previous(run)
+            connection.execute(update(gaps).where(gaps.c.id == row["id"]).values(last=last, changed=now))
 
 
 def _open(connection: Connection, device: str, report: GapReport, now: float) -> None:
@@ -190,7 +195,8 @@ def _close(connection: Connection, device: str, report: GapReport, how: str, now
             .where(gaps.c.id == row["id"])
             .values(first=low, last=high, state="closed", how=how, changed=now)
         )
-        rest = ((row["first"], low - row["every"]), (high + row["every"], row["last"]))
+        schedule = _schedule(row)
+        rest = ((row["first"], schedule.previous(low)), (schedule.next(high), row["last"]))
         for begin, end in rest:
             if end is None or begin <= end:
                 _insert(connection, device, report, begin, end, row["reason"], row["opened"], now)
@@ -207,7 +213,7 @@ def _insert(
     now: float,
 ) -> None:
     row = {"device": device, "meter": report.meter, "task": report.task, "profile": report.profile or ""}
-    span = {"first": first, "last": last, "every": report.every, "reason": reason}
+    span = {"first": first, "last": last, "every": report.every, "times": report.times, "reason": reason}
     connection.execute(insert(gaps).values({**row, **span, "state": "open", "opened": opened, "changed": now}))
 
 
@@ -248,8 +254,12 @@ def listing(
     query = query.order_by(gaps.c.state.desc(), gaps.c.first.desc(), gaps.c.id.desc())
     with db.reader(engine).begin() as connection:
         rows = connection.execute(query.limit(min(limit, PAGE_MAX)).offset(offset)).mappings().all()
-    return [dict(row) | {"slots": _slots(dict(row))} for row in rows]
+    return [dict(row) | {"slots": _slots(row)} for row in rows]
 
 
-def _slots(row: dict[str, Any]) -> int | None:
-    return None if row["last"] is None else (row["last"] - row["first"]) // row["every"] + 1
+def _slots(row: RowMapping) -> int | None:
+    return None if row["last"] is None else _schedule(row).count(row["first"], row["last"])
+
+
+def _schedule(row: RowMapping) -> Schedule:
+    return schedule_of(row["every"], row["first"] % row["every"], row["times"] or "")

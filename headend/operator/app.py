@@ -29,10 +29,12 @@ from headend.dm.schemes import AUTH_TYPES
 from headend.metering import events, gaps, readings, resend
 from headend.operator import networks, orders, views
 from headend.operator.console import Console
+from headend.operator.zones import posix_zone
 from headend.security import devices
 from headend.software.repository import DEFAULT_TYPE, PackageStore, PackageStoreError
 from headend.software.repository import shown as described
 from omadm.bootstrap import Account
+from omadm.local_time import ZoneError
 from omadm.readings import BatchError, parse_orders
 
 LOG = logging.getLogger("headend.operator")
@@ -196,6 +198,18 @@ def _device_action_routes(deps: OperatorDeps) -> list[Route]:
 # ---- device management
 
 
+def _completed(deps: OperatorDeps, kind: str, params: dict[str, Any]) -> dict[str, Any]:
+    """Add to a job's parameters what this server knows: where packages are, and what a zone's name stands for."""
+    if kind == "firmware" and "url" not in params:
+        return {"packages_url": deps.urls()["software"]} | params
+    if kind == "tasks" and isinstance(params.get("zone"), str):
+        try:
+            return params | {"zone": posix_zone(params["zone"])}
+        except ZoneError as error:
+            raise web.HttpProblem(400, f"zone: {error}") from None
+    return params
+
+
 def _job_routes(deps: OperatorDeps) -> list[Route]:
     async def enqueue(request: Request) -> Response:
         document = await web.read_json(request, size_max=1 << 20)
@@ -203,8 +217,7 @@ def _job_routes(deps: OperatorDeps) -> list[Route]:
         if not isinstance(kind, str) or not isinstance(params, dict):
             raise web.HttpProblem(400, "kind, and params as an object, are expected")
         device_id = request.path_params["device"]
-        if kind == "firmware" and "url" not in params:
-            params = {"packages_url": deps.urls()["software"]} | params
+        params = await run_in_threadpool(_completed, deps, kind, params)
 
         def work(connection: Connection) -> dict[str, Any] | None:
             number = queue.enqueue(connection, device_id, kind, params, now=deps.wall())
@@ -298,7 +311,13 @@ def _report_routes(deps: OperatorDeps) -> list[Route]:
 
         return handle
 
+    async def list_tasks(request: Request) -> Response:
+        device_id = request.path_params["device"]
+        await _require_device(deps, device_id)
+        return await _listing(deps, "tasks", lambda connection: views.tasks(connection, device_id, deps.wall()))
+
     return [
+        Route("/v1/devices/{device}/tasks", list_tasks, methods=["GET"]),
         Route("/v1/alerts", lister("alerts", views.alerts), methods=["GET"]),
         Route("/v1/sessions", lister("sessions", views.sessions), methods=["GET"]),
         Route("/v1/values", lister("values", views.values), methods=["GET"]),

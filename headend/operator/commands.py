@@ -139,6 +139,7 @@ def job(
 
     \b
     get        --params '{"paths": ["./DevDetail"]}'; `values` shows what was read
+    tasks      --params '{"tasks": {"day": {"times": "0 0 * * *", "codes": "3/1.0.1.8.0.255/2"}, "old": null}}'
     provision  --params '{"nodes": [{"path": "./SCHED/Task/t1/Setting/Every", "value": 900}]}'
     firmware   --release 2; or --package fw-2.swu [--params '{"version": "2"}']
     software   --package lists.swu --params '{"id": "lists"}'
@@ -261,6 +262,21 @@ def uplink(config_path: Path, device_id: str, wait_s: float) -> None:
         ]
         document = {"kind": "provision", "params": {"nodes": nodes}}
         _finish(client, client.post(device_path(device_id, "/jobs"), document), notify=True, wait_s=wait_s)
+
+
+@_command
+@CONFIG
+@_JSON
+@click.argument("device_id")
+def tasks(config_path: Path, as_json: bool | None, device_id: str) -> None:
+    """The reading tasks of a device as it last told them: state, next runs in local time, selection.
+
+    A job `tasks` makes, changes and deletes them, and a job `get` of ./SCHED has the device tell them anew.
+    """
+    columns = ("task", "node.Status/State", "node.Setting/Times", "node.Setting/Every", "next", "node.Status/Meters",
+               "node.Status/LastResult", "node.Status/Waiting", "told")  # fmt: skip
+    with asking(config_path) as client:
+        listed(client.get(device_path(device_id, "/tasks")), "tasks", columns, as_json)
 
 
 @_command

@@ -205,6 +205,7 @@ class Console:
                 "alerts": views.alerts(connection, device_id, ROWS),
                 "sessions": views.sessions(connection, device_id, ROWS),
                 "values": views.values(connection, device_id, READINGS_PER_RUN_MAX),
+                "tasks": views.tasks(connection, device_id, self._wall()),
             }
 
     def _meters(self, _: Request) -> tuple[str, dict[str, Any]]:
@@ -355,6 +356,8 @@ def _what(job: Mapping[str, Any]) -> str:
         return _few(params["paths"])
     if "nodes" in params:
         return _few([node["path"] for node in params["nodes"]])
+    if "tasks" in params:
+        return ", ".join(name if wanted else f"{name} deleted" for name, wanted in params["tasks"].items())
     shown = {key: value.rpartition("/")[2] if key == "url" else value for key, value in params.items()}
     if "delta" in params:
         shown = {"version": params["version"], "delta": "allowed" if params["delta"] else "not allowed"}

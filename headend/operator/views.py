@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,11 +12,17 @@ from sqlalchemy import Connection, Select, Table, func, select
 from headend.dm import tables as dm
 from headend.dm.jobs.firmware import FW_VERSION
 from headend.dm.jobs.queue import OPEN_STATES
+from headend.dm.jobs.tasks import SCHED, TASKS
 from headend.metering import events, readings
 from headend.security import devices as security
 from omadm.bootstrap import Account
+from omadm.local_time import UTC, Zone
+from omadm.schedule import schedule_of
 
 SESSION_COLUMNS = ("session_id", "state", "messages", "commands", "started", "updated")
+
+NEXT_RUNS = 3
+VALUES_MAX = 10_000
 
 Rows = list[dict[str, Any]]
 
@@ -101,6 +108,37 @@ def values(connection: Connection, device: str | None, limit: int) -> Rows:
         data = row["data"]
         rows.append(dict(row) | {"data": None if data is None else bytes(data).hex()})
     return rows
+
+
+def tasks(connection: Connection, device: str, now: float) -> Rows:
+    """The reading tasks of a device as it last told them, each with its nodes below `node`, its next runs by its own
+    schedule, and when it told."""
+    nodes = {row["uri"]: row for row in values(connection, device, VALUES_MAX) if row["uri"].startswith(f"{SCHED}/")}
+    zone = str(nodes.get(f"{SCHED}/Zone", {}).get("value") or UTC.text)
+    found: dict[str, dict[str, Any]] = {}
+    for uri, row in nodes.items():
+        task_id, _, node = uri.removeprefix(f"{TASKS}/").partition("/")
+        if uri.startswith(f"{TASKS}/") and node:
+            task = found.setdefault(task_id, {"task": task_id, "zone": zone, "told": 0.0, "node": {}})
+            task["node"][node] = row["value"]
+            task["told"] = max(task["told"], row["updated"])
+    return [task | {"next": _next_runs(task["node"], zone, now)} for task in found.values()]
+
+
+def _next_runs(node: Mapping[str, Any], zone: str, now: float) -> list[str]:
+    """The next runs of a task in local time, of one that can run."""
+    if node.get("Enabled") == "false" or node.get("Status/State") in ("disabled", "incomplete"):
+        return []
+    try:
+        times = f"{node['Setting/Times']} {zone}" if node.get("Setting/Times") else ""
+        schedule = schedule_of(int(node.get("Setting/Every") or 0), int(node.get("Setting/Offset") or 0), times)
+        runs = [schedule.next(now)]
+        while len(runs) < NEXT_RUNS:
+            runs.append(schedule.next(runs[-1]))
+        local = Zone(zone)
+        return [time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(local.local(run))) for run in runs]
+    except (ValueError, ZeroDivisionError):  # what a device of another make says
+        return []
 
 
 def _newest(

@@ -48,7 +48,7 @@ CHANCE: dict[str, tuple[str, set[str]]] = {
     ),
     "DAY_S": (
         "a unit",
-        {"agent/settings/config.py", "headend/retention.py"},
+        {"agent/settings/config.py", "headend/retention.py", "omadm/schedule.py"},
     ),
     "DEPTH_MAX": (
         "nesting of the tree; nesting of A-XDR",

@@ -243,6 +243,27 @@ def test_a_report_survives_the_store_and_the_wire() -> None:
     assert len(set(readings.ROW_SIZES)) == len(readings.ROW_SIZES), "rows are told apart by their length"
 
 
+MADRID = "CET-1CEST,M3.5.0,M10.5.0/3"
+
+
+def test_a_gap_of_calendar_runs_says_which_and_one_of_an_earlier_device_does_not() -> None:
+    report = readings.GapReport(
+        "open", "KEP1", "t1", None, 1_792_879_200, 1_793_055_600, 60, "meter-silent", None, 5.5, f"0 0 * * * {MADRID}"
+    )
+    (gap,) = readings.parse(readings.emit(DEVICE, STORE, [readings.record(5, report.row())])).gaps
+    assert gap.report == report
+    assert gap.report.schedule.count(report.first, report.last or 0) == 3  # one of the two days between has 25 hours
+    earlier = readings.record(
+        6, readings.GapReport("open", "KEP1", "t1", None, 900, None, 900, "x", None, 5.5).row()[:-1]
+    )
+    assert "times" not in earlier
+    (gap,) = readings.parse(readings.emit(DEVICE, STORE, [earlier])).gaps
+    assert gap.report.times is None
+    wrong = readings.record(5, report.row()) | {"times": f"0 0 * * {MADRID}"}
+    with pytest.raises(readings.BatchError, match=r"records\[0\].times: five fields expected"):
+        readings.parse(readings.emit(DEVICE, STORE, [wrong]))
+
+
 @pytest.mark.parametrize(
     ("fields", "where"),
     [

@@ -97,6 +97,11 @@ class HdlcEar:
         """What was heard, oldest first."""
         return self._heard.popleft() if self._heard else None
 
+    @property
+    def unfinished(self) -> dict[int, int]:
+        """How many octets have come of messages that have begun and not ended, by sender."""
+        return {_station(source): len(begun.parts) for source, begun in self._open.items()}
+
     def _take(self, frame: HdlcFrame, now: float) -> None:
         begun = self._open.pop(frame.source, None)
         if begun is not None and now - begun.at > UNFINISHED_S:

@@ -6,12 +6,15 @@ and the reading that ends it cannot be torn apart.
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
+import zlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from agent.metering.ledger.ledger import GOES_ON, Balance, Change, Gap
 from omadm.readings import GapReport
+from omadm.schedule import GRID_S, schedule_of
 
 GAPS_MAX = 20_000  # open ones on this device, some 2 MB; beyond, the oldest are given up
 
@@ -31,8 +34,13 @@ class Kept:
 def load(db: sqlite3.Connection) -> Kept:
     """Return what is kept."""
     alive = db.execute("SELECT at, loss FROM alive").fetchone()
+    calendars = _calendars(db)
+    accounts = db.execute("SELECT meter, task, every, phase, settled FROM account")
     return Kept(
-        balances=tuple(Balance(*row) for row in db.execute("SELECT meter, task, every, phase, settled FROM account")),
+        balances=tuple(
+            Balance(meter, task, *_times(every, calendars, phase), settled, calendars.get(every, ""))
+            for meter, task, every, phase, settled in accounts
+        ),
         going_on=tuple(_gaps(db, "WHERE last = ?", (GOES_ON,))),
         before={(meter, task): before for meter, task, before in db.execute("SELECT meter, task, before FROM era")},
         alive=alive[0] if alive else 0.0,
@@ -71,11 +79,12 @@ def write(
             db.execute("DELETE FROM gap WHERE meter=? AND task=? AND profile=? AND first=?", change.was.key)
         if not change.how:
             gap = change.gap
-            row = (gap.meter, gap.task, gap.profile, gap.first, gap.last, gap.every, gap.reason)
+            every = _kept_every(db, gap.every, gap.times)
+            row = (gap.meter, gap.task, gap.profile, gap.first, gap.last, every, gap.reason)
             db.execute("INSERT OR REPLACE INTO gap VALUES (?, ?, ?, ?, ?, ?, ?)", row)
     db.executemany(
         "INSERT OR REPLACE INTO account VALUES (?, ?, ?, ?, ?)",
-        [(one.meter, one.task, one.every, one.phase, one.settled) for one in balances],
+        [(one.meter, one.task, _kept_every(db, one.every, one.times), one.phase, one.settled) for one in balances],
     )
     for table in ("account", "era"):
         db.executemany(f"DELETE FROM {table} WHERE meter=? AND task=?", list(gone))  # noqa: S608
@@ -98,15 +107,47 @@ def report(change: Change, noted: float) -> GapReport:
         reason=str(gap.reason),
         how=change.how or None,
         noted=round(noted, 3),
+        times=gap.times or None,
     )
 
 
 def _gaps(
     db: sqlite3.Connection, where: str, values: tuple[object, ...], limit: int = GAPS_MAX, *, order: str = ""
 ) -> list[Gap]:
+    calendars = _calendars(db)
     found = db.execute(
         f"SELECT meter, task, profile, first, last, every, reason FROM gap {where}"  # noqa: S608 - constants only
         f" ORDER BY {order or 'meter, task, profile, first'} LIMIT ?",
         (*values, limit),
     )
-    return [Gap(*row) for row in found]
+    return [
+        Gap(meter, task, profile, first, last, _times(every, calendars)[0], reason, calendars.get(every, ""))
+        for meter, task, profile, first, last, every, reason in found
+    ]
+
+
+# A calendar stands in a table of its own, under minus the checksum of its text, which takes the place of `every`: so
+# rows of two files can be put together, and text is written once per calendar and not once per meter.
+
+
+def _kept_every(db: sqlite3.Connection, every: int, times: str) -> int:
+    if not times:
+        return every
+    number = -1 - zlib.crc32(times.encode())
+    db.execute("INSERT OR IGNORE INTO calendar VALUES (?, ?)", (number, times))
+    return number
+
+
+def _calendars(db: sqlite3.Connection) -> dict[int, str]:
+    """The calendars by their number. What does not say run times any more (a damaged page) is left out."""
+    found: dict[int, str] = {}
+    for number, times in db.execute("SELECT id, times FROM calendar"):
+        with contextlib.suppress(ValueError):
+            schedule_of(GRID_S, 0, times)
+            found[number] = times
+    return found
+
+
+def _times(every: int, calendars: Mapping[int, str], phase: int = 0) -> tuple[int, int]:
+    """Period and phase; the grid on which they lie for the runs of a calendar, known or lost."""
+    return (every, phase) if every > 0 and every not in calendars else (GRID_S, 0)

@@ -14,6 +14,7 @@ from agent.metering.ledger import gap_table
 from agent.metering.ledger.ledger import GOES_ON, PROFILE, READ, Change, Gap, Ledger, Reason, refilled
 from agent.metering.store.reading_store import Progress, Store
 from omadm.readings import GapReport, Reading
+from omadm.schedule import Schedule
 
 LOG = logging.getLogger("agent.metering.ledger")
 
@@ -47,9 +48,9 @@ class LedgerKeeper:
 
     # --- what happens to accounts ---
 
-    def expect(self, meter: str, task: str, every: int, phase: int, latest: int) -> bool:
+    def expect(self, meter: str, task: str, schedule: Schedule, latest: int) -> bool:
         """The meter owes this task its run `latest` and all after it. Returns whether that is news."""
-        new, changes = self.ledger.expect(meter, task, every, phase, latest)
+        new, changes = self.ledger.expect(meter, task, schedule, latest)
         if new:
             self._touched.add((meter, task))
             self._gone.discard((meter, task))
@@ -88,15 +89,16 @@ class LedgerKeeper:
         self._touched.add((meter, task))
 
     def judge(
-        self, verdict: Literal["doubted", "confirmed"], meter: str, task: str, runs: tuple[int, int], every: int,
-        noted: float,
+        self, verdict: Literal["doubted", "confirmed"], meter: str, task: str, runs: tuple[int, int],
+        schedule: Schedule | None, noted: float,
     ) -> None:  # fmt: skip
         """Readings of these runs, first to last, were said to be trusted, and are not; or the same was said before and
-        was wrong."""
+        was wrong. `schedule`: of the task, where it is known."""
         first, last = runs
+        every, times = (schedule.every, schedule.times) if schedule is not None else (0, "")
         step = every if every and not (last - first) % every else max(1, last - first)
         self._pending.append(
-            GapReport(verdict, meter, task, None, first, last, step, Reason.CLOCK, None, round(noted, 3))
+            GapReport(verdict, meter, task, None, first, last, step, Reason.CLOCK, None, round(noted, 3), times or None)
         )
 
     def correct(self, mark: Progress, before: int) -> None:

@@ -15,6 +15,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from omadm.schedule import Schedule, schedule_of
+
 GOES_ON = 0  # in place of the last slot
 READ, PROFILE, WITHDRAWN, RENAMED = "read", "profile", "withdrawn", "renamed"  # how a gap is closed, or a sentence
 
@@ -32,12 +34,14 @@ class Reason(StrEnum):
     STORE = "store-failed"
     STORE_LOST = "store-lost"  # read, and lost before the head-end had it
     LATE = "not-reached"  # nobody's fault but the line's: other meters took its time
+    DEADLINE = "deadline"  # the same, before the run's deadline
 
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """Slots `first` to `last`, one every `every` seconds; `last` is `GOES_ON` while it goes on. `profile`: the logical
-    name of the profile whose intervals these are, empty for runs of the task."""
+    """Slots `first` to `last`, one every `every` seconds, or at the run times of the calendar `times`; `last` is
+    `GOES_ON` while it goes on. `profile`: the logical name of the profile whose intervals these are, empty for runs of
+    the task."""
 
     meter: str
     task: str
@@ -46,10 +50,16 @@ class Gap:
     last: int
     every: int
     reason: str
+    times: str = ""
 
     @property
     def key(self) -> tuple[str, str, str, int]:
         return (self.meter, self.task, self.profile, self.first)
+
+    @property
+    def schedule(self) -> Schedule:
+        """When its slots are."""
+        return schedule_of(self.every, self.first % self.every, self.times)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,17 +75,11 @@ class Change:
 
 @dataclass(slots=True)
 class _Account:
-    """One meter and one task, whose runs are at `phase` modulo `every`."""
+    """One meter and one task."""
 
-    every: int
-    phase: int
+    schedule: Schedule
     settled: int
     open: Gap | None = None
-
-    def run_at(self, wall: float) -> int:
-        """The newest run at this time."""
-        seconds = int(wall // 1)
-        return seconds - (seconds - self.phase) % self.every
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +91,7 @@ class Balance:
     every: int
     phase: int
     settled: int
+    times: str = ""
 
 
 class Ledger:
@@ -103,16 +108,17 @@ class Ledger:
         gaps = {(gap.meter, gap.task): gap for gap in going_on if not gap.profile}
         for balance in balances:
             key = (balance.meter, balance.task)
-            account = _Account(balance.every, balance.phase, balance.settled, gaps.pop(key, None))
+            schedule = schedule_of(balance.every, balance.phase, balance.times)
+            account = _Account(schedule, balance.settled, gaps.pop(key, None))
             self._accounts[key] = account
             if account.open is not None and alive:
                 # Slots of a gap that goes on are settled without a trace in the store: by then they were.
-                account.settled = max(account.settled, account.run_at(alive) - account.every)
+                account.settled = max(account.settled, schedule.previous(schedule.newest(alive)))
             run = done.get(key, 0)
             if account.open is None:
-                changes += self.read(*key, run, account.settled + account.every)
+                changes += self.read(*key, run, schedule.next(account.settled))
             elif run >= account.open.first:  # the reading is durable, and the end of the gap was not yet
-                account.settled = min(account.settled, run - account.every)
+                account.settled = min(account.settled, schedule.previous(run))
                 changes += self.read(*key, run)
         for gap in gaps.values():  # its account is lost: nobody would ever end it
             changes += _ended(gap, gap.first)
@@ -121,18 +127,19 @@ class Ledger:
     def balances(self) -> list[Balance]:
         """All accounts, as the store keeps them."""
         return [
-            Balance(meter, task, account.every, account.phase, account.settled)
+            Balance(meter, task, when.every, when.phase, account.settled, when.times)
             for (meter, task), account in self._accounts.items()
+            for when in (account.schedule,)
         ]
 
-    def expect(self, meter: str, task: str, every: int, phase: int, latest: int) -> tuple[bool, list[Change]]:
+    def expect(self, meter: str, task: str, schedule: Schedule, latest: int) -> tuple[bool, list[Change]]:
         """The meter owes this task its run `latest` and all after it. Returns whether that is news, and what follows
         from it. A task whose times were changed begins anew."""
         account = self._accounts.get((meter, task))
-        if account is not None and (account.every, account.phase) == (every, phase):
+        if account is not None and _same(account.schedule, schedule):
             return False, []
         changes = self._end(account) if account is not None else []
-        self._accounts[meter, task] = _Account(every, phase, latest - every)
+        self._accounts[meter, task] = _Account(schedule, schedule.previous(latest))
         return True, changes
 
     def release(self, meter: str, task: str) -> list[Change]:
@@ -151,7 +158,7 @@ class Ledger:
         gap = account.open
         changes = self.settle(meter, task, first, Reason(gap.reason) if gap is not None else Reason.LATE)
         if account.open is not None:
-            changes += _ended(account.open, first - account.every)
+            changes += _ended(account.open, account.schedule.previous(first))
             account.open = None
         account.settled = run
         return changes
@@ -159,20 +166,24 @@ class Ledger:
     def settle(self, meter: str, task: str, latest: int, reason: Reason) -> list[Change]:
         """List what is missing before the run `latest`, which is the newest one, for this reason."""
         account = self._accounts.get((meter, task))
-        if account is None or latest - account.every <= account.settled:
+        if account is None:
             return []
-        first, account.settled = account.settled + account.every, latest - account.every
+        schedule, settled = account.schedule, account.settled
+        last = schedule.previous(latest)
+        if last <= settled:
+            return []
+        first, account.settled = schedule.next(settled), last
         if account.open is not None and account.open.reason == reason:
             return []
         before = account.open
-        account.open = Gap(meter, task, "", first, GOES_ON, account.every, reason)
+        account.open = Gap(meter, task, "", first, GOES_ON, schedule.every, reason, schedule.times)
         opened = Change(None, account.open)
-        return [opened] if before is None else [*_ended(before, first - account.every), opened]
+        return [opened] if before is None else [*_ended(before, settled), opened]
 
     def unsettled(self, meter: str, task: str, latest: int) -> bool:
         """Whether something is missing before the run `latest` that is not listed yet."""
         account = self._accounts.get((meter, task))
-        return account is not None and latest - account.every > account.settled
+        return account is not None and account.schedule.previous(latest) > account.settled
 
     def reopen(self, meter: str, task: str, run: int, listed: Sequence[Gap]) -> list[Change]:
         """Runs after `run` were read or listed under a clock that was wrong; `listed` are the gaps of this account."""
@@ -188,7 +199,7 @@ class Ledger:
             if gap.first > run:
                 changes.append(Change(ended, ended, WITHDRAWN))
             elif ended.last > run:
-                changes.append(Change(ended, replace(gap, first=run + gap.every, last=ended.last), WITHDRAWN))
+                changes.append(Change(ended, replace(gap, first=gap.schedule.next(run), last=ended.last), WITHDRAWN))
                 changes.append(Change(None, replace(gap, last=run), told=False))
         return changes
 
@@ -198,20 +209,22 @@ class Ledger:
         account = self._accounts.get((meter, task))
         if account is None:
             return []
-        first, last = account.run_at(since), min(account.run_at(until), account.settled)
+        schedule = account.schedule
+        first, last = schedule.newest(since), min(schedule.newest(until), account.settled)
         changes: list[Change] = []
         for gap in sorted((gap for gap in listed if not gap.profile), key=lambda gap: gap.first):
             end = account.settled if gap.last == GOES_ON else gap.last
             if gap.first > last or end < first:
                 continue
-            changes += self._lost(meter, task, account, first, gap.first - account.every)
-            first = end + account.every
+            changes += self._lost(meter, task, account, first, schedule.previous(gap.first))
+            first = schedule.next(end)
         return changes + self._lost(meter, task, account, first, last)
 
     def _lost(self, meter: str, task: str, account: _Account, first: int, last: int) -> list[Change]:
         if not 0 < first <= last:
             return []
-        return [Change(None, Gap(meter, task, "", first, last, account.every, Reason.STORE_LOST))]
+        when = account.schedule
+        return [Change(None, Gap(meter, task, "", first, last, when.every, Reason.STORE_LOST, when.times))]
 
     def rename(self, old: str, new: str, listed: Sequence[Gap]) -> list[Change]:
         """A meter has told its name: what it owed under `old` it owes under `new`. `listed` are its gaps."""
@@ -265,9 +278,9 @@ class Ledger:
                 account.open = None
         changes.append(Change(gap, replace(gap, first=low, last=high), how))
         if low > gap.first:
-            changes.append(Change(None, replace(gap, last=low - gap.every), told=False))
+            changes.append(Change(None, replace(gap, last=gap.schedule.previous(low)), told=False))
         if high < end:
-            rest = replace(gap, first=high + gap.every)
+            rest = replace(gap, first=gap.schedule.next(high))
             changes.append(Change(None, rest, told=False))
             if going_on and account is not None:
                 account.open = rest
@@ -292,18 +305,21 @@ def refilled(gap: Gap, end: int, times: Sequence[float], period: float) -> list[
     `times` are the time stamps of rows, ascending, each of which holds the interval of `period` seconds that ends with
     it. A profile with longer intervals than the task's tells nothing of its slots.
     """
-    if period > gap.every:
-        return []
+    schedule = gap.schedule
     found: list[tuple[int, int]] = []
     for at in times:
         # The slots after at - period, up to at; a meter stamps some seconds late as well.
-        slot = int((at - gap.first) // gap.every) * gap.every + gap.first
-        if not (gap.first <= slot <= end and slot > at - period):
+        slot = schedule.newest(at)
+        if not (gap.first <= slot <= end and slot > at - period) or slot - schedule.previous(slot) < period:
             continue
         if found and slot <= found[-1][1]:
             continue
-        if found and slot == found[-1][1] + gap.every:
+        if found and slot == schedule.next(found[-1][1]):
             found[-1] = (found[-1][0], slot)
         else:
             found.append((slot, slot))
     return found
+
+
+def _same(one: Schedule, other: Schedule) -> bool:
+    return (one.every, one.phase, one.times) == (other.every, other.phase, other.times)

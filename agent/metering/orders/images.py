@@ -22,7 +22,7 @@ LOG = logging.getLogger("agent.metering.orders")
 
 IMAGES_BYTES_MAX = 32 << 20  # of all images together
 RETRY = Backoff(30.0, 900.0)
-NO_IMAGE_BEAT_S = 30.0  # between two beats, with no image to fetch
+IMAGES_EVERY_S = 30.0  # between two beats, with no image to fetch
 _SUFFIXES = ("", ".state")  # of the downloader
 
 
@@ -127,7 +127,7 @@ class ImageStore:
         with self._lock:
             now = self._clock.monotonic()
             waits = [held.not_before - now for held in self._held.values() if not (held.there or held.wrong)]
-        return max(0.0, min([NO_IMAGE_BEAT_S, *waits]))
+        return max(0.0, min([IMAGES_EVERY_S, *waits]))
 
     def step(self, stop: threading.Event, beat: Callable[[], None]) -> None:
         """Remove what nobody needs, and fetch the next image that is due."""

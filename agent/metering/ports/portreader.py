@@ -53,7 +53,7 @@ from agent.metering.scheduling.tasks import Job, TaskBook
 from agent.metering.store.reading_store import Store, StoreError
 from agent.metering.visit.profile_catchup import ProfileReading
 from agent.metering.visit.visit import Channel, ProfileKey, Visit, is_profile
-from agent.metering.visit.visit_memory import KnowledgeCache, Leftovers, Retries, places, values_stored
+from agent.metering.visit.visit_memory import KnowledgeCache, Leftovers, NameQuestions, Retries, places, values_stored
 from agent.settings.config import MANAGEMENT_LOGICAL_DEVICE, MeteringConfig, PortConfig
 from agent.wakeup import Wakeup
 from dlms.cosem.obis import AttributeRef
@@ -150,6 +150,8 @@ class PortReader:
         self._silent: set[str] = set()  # meters (their keys) whose last visit brought no answer at all
         self._visits: dict[int, Visit] = {}
         self._line: deque[Meter] = deque()
+        self._nameless: deque[Meter] = deque()
+        self._names = NameQuestions(deps.rng.random)
         self._background_at = 0.0  # on a bus: when an order that takes long may go on
         self._look_at = 0.0
         self._look_wanted = False  # by another thread
@@ -267,7 +269,7 @@ class PortReader:
         is_idle = not self._visits and not self._probe.running and not self._deps.orders.waiting
         longest = self._look_at if is_idle and self._look_at > now else now + WAIT_S
         deadlines = [longest, self._probe.deadline(), *(visit.deadline() for visit in self._visits.values())]
-        if self._room(bridge) > 0:
+        if self._room(bridge) > 0 and not self._deps.tasks.quiet():
             deadlines.append(self._probe.next_begin(now))
         start = self._deps.tasks.next_start()
         if start is not None:
@@ -282,6 +284,7 @@ class PortReader:
                 meter = registry.join(name, address, eui48)
                 self._cut_off(address, "the meter joined again")
                 self._retries.reset(meter)  # it is back: what was given up is tried again
+                self._names.reset(meter)
                 self._silent.discard(meter.key)
                 self._look_at = 0.0
                 self._state.base_node_answers()
@@ -334,6 +337,7 @@ class PortReader:
             self._look_wanted, self._look_at = False, 0.0
         if room > 0 and now >= self._look_at:
             self._line = deque(self._waiting(now))
+            self._nameless = deque(self._without_names(now))
             self._look_at = self._next_look(now)
         while room > 0 and self._line:
             meter = self._line.popleft()
@@ -341,8 +345,16 @@ class PortReader:
             if jobs:
                 self._visit(bridge, meter, jobs, now)
                 room -= 1
+        if self._deps.tasks.quiet():
+            return
         if room > 0 and not self._state.proven and not self._visits and self._deps.tasks.in_force:
             room -= self._identify(bridge, now)
+        while room > 0 and self._nameless:
+            meter = self._nameless.popleft()
+            if meter.address not in self._visits:
+                self._names.asked(meter, now)
+                self._visit(bridge, meter, [], now)
+                room -= 1
         if room > 0 and self._is_quiet(now):
             room -= self._take_inventory(bridge, now)
         if room > 0:
@@ -412,10 +424,18 @@ class PortReader:
                 return 1
         return 0
 
+    def _without_names(self, now: float) -> list[Meter]:
+        """Return the meters that are in a task, or not, by a name that they have not told yet."""
+        return [
+            meter
+            for meter in self._deps.registry.present(self._port.name)
+            if not meter.named and self._names.due(meter, now) and self._deps.tasks.wants_name(meter.meter_id)
+        ]
+
     def _is_quiet(self, now: float) -> bool:
         """Whether nobody needs the line, and nobody will soon."""
         if self._visits or self._line or self._probe.running or self._deps.orders.waiting:
-            self._busy_at = now
+            return False
         start = self._deps.tasks.next_start()
         soon = start is not None and start < QUIET_S
         return self._metering.inventory and self._state.proven and not soon and now >= self._busy_at + QUIET_S
@@ -571,7 +591,7 @@ class PortReader:
             for item in job.items.items:
                 if is_profile(item.ref):
                     place = self._knowledge.place(meter.meter_id, job.task.task_id, item.ref.obis)
-                    found[job.task.task_id, item.ref.obis] = ProfileReading(item.ref.obis, place)
+                    found[job.task.task_id, item.ref.obis] = ProfileReading(item.ref.obis, place, item.rows)
         return found
 
     def _tasks_stored(self, meter: Meter, jobs: Sequence[Job]) -> set[str]:
@@ -637,7 +657,6 @@ class PortReader:
             meter, Offered(int(opened.conformance), opened.pdu_size, known.list_max) if opened else None
         )
         if visit.extra:
-            self._busy_at = 0.0  # the line is still quiet
             self._deps.devices.answered(meter.key)
             if self._deps.devices.told(meter.key, {ref: visit.data(ref) for ref in visit.extra}):
                 known.forget()  # of another firmware
@@ -798,6 +817,8 @@ class PortReader:
         visit.channel.close()
         self._visits.pop(visit.meter.address, None)
         self._heard(visit.meter)
+        if not visit.extra:
+            self._busy_at = self._clock.monotonic()
 
 
 def _gives_way(visit: Visit, task: Task) -> bool:

@@ -68,6 +68,8 @@ class Entry:
             key_failures=self.key_failures,
             security=self.security,
             model=self.meter.model,
+            named=self.meter.named,
+            eui48=self.meter.eui48,
         )
 
 

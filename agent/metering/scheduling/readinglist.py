@@ -1,8 +1,10 @@
 """Reading lists: which attributes a task reads, as CSV files from the image and from active software packages.
 
 The first line names the columns. `obis`, `cls` and `attr` are required; `name`, `type`, `scaler`, `unit` and any other
-are optional. `type` matters in two cases: `clock` and `dt` say that twelve octets are a date-time. A list of an active
-software package takes the place of one of the same name in the image.
+are optional. `type` matters in two cases: `clock` and `dt` say that twelve octets are a date-time. `select` says which
+rows of a profile, and `obis` may ask for values of billing resets (`1.0.1.8.0.VZ`), both as in
+`agent.settings.reading_codes`. A list of an active software package takes the place of one of the same name in the
+image.
 """
 
 from __future__ import annotations
@@ -16,12 +18,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from agent.settings.reading_codes import ITEMS_MAX, ReadingItem, billing_of, rows_of
 from dlms.cosem.obis import AttributeRef, Obis
 from dlms.errors import DlmsError
 
 LOG = logging.getLogger("agent.metering.scheduling.readinglist")
 
-ROWS_MAX = 2000  # a meter has some hundred objects
 FILE_BYTES_MAX = 1 << 20
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 DATE_TIME_TYPES = ("dt", "clock")
@@ -30,15 +32,6 @@ NEEDED = ("obis", "cls", "attr")
 
 class ReadingListError(Exception):
     """A list is missing or malformed; the text names file and line."""
-
-
-@dataclass(frozen=True, slots=True)
-class ReadingItem:
-    """One attribute to read. `date_time`: twelve octets of it are a date-time."""
-
-    ref: AttributeRef
-    name: str = ""
-    date_time: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +46,7 @@ def parse(name: str, text: str, file: str) -> ReadingList:
     """Parse the CSV in `text`. Raises `ReadingListError` with one line per mistake, each with `file` and line."""
     rows = csv.reader(io.StringIO(text, newline=""), strict=True)
     mistakes: list[str] = []
-    items: dict[AttributeRef, ReadingItem] = {}
+    items: dict[tuple[AttributeRef, int | None], ReadingItem] = {}
     try:
         header = [column.strip().lower() for column in next(rows, [])]
         missing = [column for column in NEEDED if column not in header]
@@ -62,16 +55,16 @@ def parse(name: str, text: str, file: str) -> ReadingList:
         for row in rows:
             if not any(cell.strip() for cell in row) or row[0].lstrip().startswith("#"):
                 continue
-            if len(items) >= ROWS_MAX:
-                raise ReadingListError(f"{file}:{rows.line_num}: more than {ROWS_MAX} attributes")
+            if len(items) >= ITEMS_MAX:
+                raise ReadingListError(f"{file}:{rows.line_num}: more than {ITEMS_MAX} attributes")
             try:
                 item = _item(dict(zip(header, row, strict=False)))
             except (ValueError, DlmsError) as error:
                 mistakes.append(f"{file}:{rows.line_num}: {error}")
                 continue
-            if item.ref in items:
+            if (item.ref, item.billing) in items:
                 mistakes.append(f"{file}:{rows.line_num}: {item.ref} is listed twice")
-            items[item.ref] = item
+            items[item.ref, item.billing] = item
     except csv.Error as error:
         mistakes.append(f"{file}:{rows.line_num}: {error}")
     if not items and not mistakes:
@@ -88,9 +81,11 @@ def _item(row: dict[str, str]) -> ReadingItem:
             raise ValueError(f"{column}: wanted {low} to {high}, got {text!r}")
         return int(text)
 
-    ref = AttributeRef(number("cls", 1, 65_535), Obis.parse(row.get("obis", "").strip()), number("attr", 1, 127))
+    obis, billing = billing_of(row.get("obis", "").strip())
+    ref = AttributeRef(number("cls", 1, 65_535), Obis.parse(obis), number("attr", 1, 127))
     kind = row.get("type", "").strip().lower().partition(":")[0]
-    return ReadingItem(ref, row.get("name", "").strip(), kind in DATE_TIME_TYPES)
+    selected = rows_of(ref, (row.get("select") or "").split())
+    return ReadingItem(ref, row.get("name", "").strip(), kind in DATE_TIME_TYPES, billing, selected)
 
 
 class ReadingLists:

@@ -17,7 +17,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from agent.metering.scheduling.schedule import latest_run
 from agent.settings.provisioning import ReadingTask
 
 CORRECTION_S = 120.0  # a clock that is corrected by this or less keeps its runs; larger steps put an end to an era
@@ -75,7 +74,7 @@ class _Era:
         two hours wrong has still read this day's slot on this day."""
         if self.agrees(now):
             return self.last
-        met = (run for run, at in self.reads if latest_run(self.task, at + now.offset) == run)
+        met = (run for run, at in self.reads if self.task.schedule.newest(at + now.offset) == run)
         return max(met, default=0)
 
 
@@ -112,7 +111,7 @@ class Slots:
         """Return the run that the meter has yet to be read for, or `None`: the newest, while it is not too old."""
         if not task.enabled:
             return None
-        run = latest_run(task, now.wall)
+        run = task.schedule.newest(now.wall)
         if run <= 0 or now.wall - run > catch_up_s:
             return None
         account = self._accounts.get((meter, task.task_id))
@@ -143,8 +142,9 @@ class Slots:
             account.durable = durable
         for era in account.eras:
             if abs(era.offset - offset) <= CORRECTION_S:
-                if run > era.last + task.every_s:
-                    era.holes.append((era.last + task.every_s, run - task.every_s))
+                first_missed = task.schedule.next(era.last)
+                if run > first_missed:
+                    era.holes.append((first_missed, task.schedule.previous(run)))
                     if len(era.holes) > HOLES_MAX:
                         era.holes[:2] = [(era.holes[0][0], era.holes[1][1])]
                 era.task, era.offset, era.last = task, offset, max(era.last, run)

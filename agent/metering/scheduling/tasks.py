@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -14,16 +15,20 @@ from agent.metering.ledger.keeper import LedgerKeeper
 from agent.metering.ledger.ledger import Gap, Reason
 from agent.metering.scheduling.readinglist import ReadingList, ReadingListError, ReadingLists
 from agent.metering.scheduling.run_tally import Count, RunTally, Troubles, count
-from agent.metering.scheduling.schedule import latest_run, next_run, next_start
+from agent.metering.scheduling.schedule import Hours
+from agent.metering.scheduling.selection import NAME_UNKNOWN, Fit, Verdict, groups_of, shown, verdict
 from agent.metering.scheduling.slots import CORRECTION_S, Correction, Done, Moment, Slots
 from agent.metering.store.reading_store import Progress, Store, StoreError
-from agent.settings.provisioning import Provisioning, ReadingTask, TaskStatus
+from agent.settings.provisioning import MeterSelection, Provisioning, ReadingTask, TaskStatus
 from agent.status import MeterStatus
+from omadm.local_time import DayTimes, Zone
 from omadm.readings import Reading
+from omadm.schedule import Schedule
 
 LOG = logging.getLogger("agent.metering.scheduling.tasks")
 
 RESULT_CHARS_MAX = 160
+UNSELECTED_SHOWN = 200  # meters of one task that are not in it, with the reason
 UNTRUSTED_HOLD_S = 120.0  # so long after start, readings wait for a clock that nothing has vouched for yet
 SWEEP_EVERY_S = 10.0  # how often meters that came or went are noticed; new runs are swept at once
 
@@ -43,7 +48,7 @@ class Job:
 class TaskBook:
     """Thread-safe. What a meter was read for is remembered durably by the store, in the readings' own transaction, once
     the clock is trusted; until then here only. `meters` are all meters that ought to be read; `port_problem` says what
-    is wrong with a port, "" for nothing."""
+    is wrong with a port, "" for nothing; `device` is whose tasks these are."""
 
     def __init__(
         self,
@@ -54,16 +59,19 @@ class TaskBook:
         catch_up_s: int,
         meters: Callable[[], Sequence[MeterStatus]] = lambda: (),
         port_problem: Callable[[str], str] = lambda _port: "",
+        device: str = "",
     ) -> None:
         self._store = store
         self._lists = lists
         self._clock = clock
-        self._catch_up_s = catch_up_s
+        self._hours = Hours(catch_up_s=catch_up_s, device=device)
         self._meters = meters
         self._port_problem = port_problem
         self._started = clock.monotonic()
         self._lock = threading.RLock()
         self._provisioning = Provisioning()
+        self._verdicts: dict[MeterSelection, dict[str, Verdict]] = {}  # by meter; of selections that do not take all
+        self._judged_at: float | None = None
         self._slots = Slots()
         self._keeper = LedgerKeeper(store)
         self._troubles = Troubles(clock.monotonic)
@@ -88,6 +96,9 @@ class TaskBook:
                 return
             self._provisioning = provisioning
             self._tallies = {task.task_id: self._tallies.get(task.task_id, RunTally()) for task in provisioning.tasks}
+            quiet = DayTimes(provisioning.quiet_hours, Zone(provisioning.zone))
+            self._hours = replace(self._hours, quiet=quiet)
+            self._judged_at = None
             self._reading_lists.clear()
             self._recall()
             self._sweep_at = 0.0
@@ -95,7 +106,7 @@ class TaskBook:
         LOG.info(
             "%d reading tasks in force: %s",
             len(provisioning.tasks),
-            ", ".join(f"{task.task_id} every {task.every_s} s" for task in provisioning.tasks) or "none",
+            ", ".join(f"{task.task_id} {_times(task)}" for task in provisioning.tasks) or "none",
             extra={"event": "tasks.configured"},
         )
 
@@ -136,17 +147,33 @@ class TaskBook:
                 self._account(now)  # what passed is listed before anything that ends it can be read
             jobs: list[Job] = []
             for task in self._provisioning.tasks:
-                run = self._slots.owed(task, meter_id, now, self._catch_up_s)
+                if not self._hours.may_visit(task, now.wall) or self._verdict(task, meter_id, now).fit is not Fit.IN:
+                    continue
+                run = self._slots.owed(task, meter_id, now, self._hours.limit(task))
                 items = self._list_of(task) if run is not None else None
                 if run is not None and items is not None:
                     jobs.append(Job(task, run, items, now.trusted, now.offset))
             return sorted(jobs, key=lambda job: (-job.task.priority, job.run, job.task.task_id))
 
     def next_start(self) -> float | None:
-        """Return the seconds until some task has a new run; `None` without an enabled task."""
+        """Return the seconds until some task may have something to do that it had not before; `None` without an enabled
+        task."""
         wall = self._clock.wall()
-        at = next_start(self._provisioning.tasks, wall)
+        at = self._hours.next_start(self._provisioning.tasks, wall)
         return None if at is None else max(0.0, at - wall)
+
+    def quiet(self) -> bool:
+        """Whether nothing may go over the lines now but what somebody has ordered."""
+        return self._hours.quiet.hold(self._clock.wall())
+
+    def wants_name(self, meter_id: str) -> bool:
+        """Whether a meter would be in a task, or not, if only its name were known."""
+        now = self._now()
+        with self._lock:
+            return any(
+                task.enabled and self._verdict(task, meter_id, now).why == NAME_UNKNOWN
+                for task in self._provisioning.tasks
+            )
 
     # --- what became of it ---
 
@@ -197,6 +224,7 @@ class TaskBook:
     def renamed(self, old: str, new: str) -> None:
         """A meter that was known by the way it is reached has told its name."""
         with self._lock:
+            self._judged_at = None
             try:
                 self._load()
                 self._keeper.rename(old, new)
@@ -217,22 +245,35 @@ class TaskBook:
             return count({meter.meter_id for meter in meters if meter.state == "read"}, meters, self._troubles)
 
     def status(self, task_id: str) -> TaskStatus:
-        """Return the status of one task, for the management tree; the default for a task that is not known."""
+        """Return the status of one task, for the management tree, and of one that cannot run yet."""
         with self._lock:
             task = next((task for task in self._provisioning.tasks if task.task_id == task_id), None)
             tally = self._tallies.get(task_id)
             if task is None or tally is None:
-                return TaskStatus()
-            state = "disabled" if not task.enabled else "running" if tally.active else "idle"
-            items = self._reading_lists.get(task.reading_list)
-            result = tally.count(self._meters(), self._troubles).text() if tally.run else ""
-            if isinstance(items, ReadingListError):
-                result = str(items).splitlines()[0]
+                return TaskStatus(state="incomplete", last_result="settings are missing, or contradict each other")
+            wall = self._clock.wall()
+            at_rest = "closed" if self._hours.closed(task, wall) else "idle"
+            state = "disabled" if not task.enabled else "running" if tally.active else at_rest
+            items = self._list_of(task)
+            selected, waiting, left_out = self._sorted(task)
+            result = tally.count(selected, self._troubles).text() if tally.run else ""
+            if waiting and result:
+                result += f", {len(waiting)} undecided"
+            if items is None:
+                result = str(self._reading_lists[_list_name(task)]).splitlines()[0]
+            following = task.schedule.next(wall) if task.enabled else 0
             return TaskStatus(
                 state=state,
                 last_run=tally.run,
-                next_run=next_run(task, self._clock.wall()) if task.enabled else 0,
+                next_run=following,
                 last_result=result[:RESULT_CHARS_MAX],
+                local=_local(following, task) if following else "",
+                times=_times(task),
+                windows=task.windows,
+                selection=shown(task.selection),
+                meters=len(selected),
+                waiting=tuple(waiting.items())[:UNSELECTED_SHOWN],
+                left_out=tuple(left_out.items())[:UNSELECTED_SHOWN],
             )
 
     def statuses(self) -> dict[str, TaskStatus]:
@@ -303,22 +344,64 @@ class TaskBook:
         self._keeper.flush(now.wall, alive=now.trusted)
 
     def _newest(self, now: Moment) -> tuple[int, ...]:
-        return tuple(latest_run(task, now.wall) if task.enabled else 0 for task in self._provisioning.tasks)
+        """The runs of all tasks before which nothing will be read any more."""
+        return tuple(self._hours.settled(task, now.wall) if task.enabled else 0 for task in self._provisioning.tasks)
+
+    # --- which meters ---
+
+    def _verdict(self, task: ReadingTask, meter_id: str, now: Moment) -> Verdict:
+        if task.selection == _ALL:
+            return _SELECTED
+        return self._judged(task.selection, now, meter_id).get(meter_id, _UNREGISTERED)
+
+    def _judged(self, selection: MeterSelection, now: Moment, meter_id: str = "") -> dict[str, Verdict]:
+        """The verdicts on all meters, not older than some seconds; on `meter_id`, who may have joined just now, too."""
+        aged = self._judged_at is None or now.monotonic - self._judged_at >= SWEEP_EVERY_S
+        found = self._verdicts.get(selection)
+        if aged or found is None or (meter_id and meter_id not in found and now.monotonic != self._judged_at):
+            meters, groups = self._meters(), groups_of(self._provisioning.access_rules)
+            wanted = {task.selection for task in self._provisioning.tasks if task.selection != _ALL} | {selection}
+            self._verdicts = {one: {meter.meter_id: verdict(one, meter, groups) for meter in meters} for one in wanted}
+            self._judged_at = now.monotonic
+            found = self._verdicts[selection]
+        return found
+
+    def _sorted(self, task: ReadingTask) -> tuple[list[MeterStatus], dict[str, str], dict[str, str]]:
+        """The meters that are in a task, and why others may be later, or are not."""
+        meters = list(self._meters())
+        if task.selection == _ALL:
+            return meters, {}, {}
+        groups = groups_of(self._provisioning.access_rules)
+        found = [(meter, verdict(task.selection, meter, groups)) for meter in meters]
+        return (
+            [meter for meter, one in found if one.fit is Fit.IN],
+            {meter.meter_id: one.why for meter, one in found if one.fit is Fit.WAITS},
+            {meter.meter_id: one.why for meter, one in found if one.fit is Fit.OUT},
+        )
+
+    def _members(self, task: ReadingTask, meters: Sequence[MeterStatus], now: Moment) -> Sequence[MeterStatus]:
+        if task.selection == _ALL:
+            return meters
+        judged = self._judged(task.selection, now)
+        return [meter for meter in meters if judged.get(meter.meter_id, _UNREGISTERED).fit is Fit.IN]
+
+    # --- corrections and sweeps ---
 
     def _correct(self, now: Moment) -> None:
         """Have the store agree with the clock, after it was corrected or came to be trusted."""
         if self._corrected is not None and abs(now.offset - self._corrected) < 1.0:
             return
-        every = {task.task_id: task.every_s for task in self._provisioning.tasks}
-        for meter, task_id, (first, last) in self._slots.doubtful(now):
-            self._keeper.judge("doubted", meter, task_id, (first, last), every.get(task_id, 0), now.wall)
+        schedules = {task.task_id: task.schedule for task in self._provisioning.tasks}
+        # A run may have been read under both clocks: then doubt has the last word, for reports tell runs, not readings.
         for meter, task_id, runs in self._slots.confirmed(now):
-            self._keeper.judge("confirmed", meter, task_id, runs, every.get(task_id, 0), now.wall)
+            self._keeper.judge("confirmed", meter, task_id, runs, schedules.get(task_id), now.wall)
+        for meter, task_id, runs in self._slots.doubtful(now):
+            self._keeper.judge("doubted", meter, task_id, runs, schedules.get(task_id), now.wall)
         found = self._slots.corrections(now)
         for one in found:
-            self._doubt_future(one, every.get(one.task, 0), now)
+            self._doubt_future(one, schedules.get(one.task), now)
             self._keeper.correct(Progress(one.meter, one.task, one.done.run), one.done.before)
-            self._list_correction(one, every.get(one.task, 0))
+            self._list_correction(one, schedules.get(one.task))
         self._keeper.flush(now.wall, alive=False)
         self._slots.corrected(found)
         self._corrected, self._sweep_at = now.offset, 0.0
@@ -329,17 +412,15 @@ class TaskBook:
                 extra={"event": "tasks.clock"},
             )  # fmt: skip
 
-    def _doubt_future(self, one: Correction, every_s: int, now: Moment) -> None:
+    def _doubt_future(self, one: Correction, schedule: Schedule | None, now: Moment) -> None:
         """Runs that an earlier life stored and that lie in the future were read under a clock that was wrong."""
-        first = one.was
-        if every_s:
-            first -= max(0, int(one.was - now.wall - CORRECTION_S) // every_s) * every_s
         if one.was > now.wall + CORRECTION_S:
-            self._keeper.judge("doubted", one.meter, one.task, (first, one.was), every_s, now.wall)
+            first = one.was if schedule is None else min(one.was, schedule.next(now.wall + CORRECTION_S))
+            self._keeper.judge("doubted", one.meter, one.task, (first, one.was), schedule, now.wall)
 
-    def _list_correction(self, one: Correction, every_s: int) -> None:
+    def _list_correction(self, one: Correction, schedule: Schedule | None) -> None:
         keeper = self._keeper
-        if not every_s:
+        if schedule is None:
             return
         if one.done.run < one.was:
             self._unlisted = Reason.CLOCK
@@ -348,8 +429,8 @@ class TaskBook:
         since = one.first or one.done.run
         keeper.settle(one.meter, one.task, since, Reason.CLOCK)
         for first, last in sorted(one.missed):
-            keeper.read(one.meter, one.task, first - every_s, since)
-            since = last + every_s
+            keeper.read(one.meter, one.task, schedule.previous(first), since)
+            since = schedule.next(last)
             keeper.settle(one.meter, one.task, since, Reason.CLOCK)
         keeper.read(one.meter, one.task, one.done.run, since)
 
@@ -362,37 +443,40 @@ class TaskBook:
             return
         meters = self._meters()
         wanted: set[tuple[str, str]] = set()
-        for task, latest in zip(self._provisioning.tasks, newest, strict=True):
-            if not task.enabled or latest <= 0:
+        for task, bound in zip(self._provisioning.tasks, newest, strict=True):
+            if not task.enabled or bound <= 0:
                 continue
-            for meter in meters:
+            members = self._members(task, meters, now)
+            for meter in members:
                 wanted.add((meter.meter_id, task.task_id))
-                self._settle(meter, task, latest, now)
+                self._settle(meter, task, bound, now)
             tally = self._tallies[task.task_id]
-            if meters and latest > tally.run and now.wall - latest <= self._catch_up_s:
-                self._summarise(task, tally, meters)
-                tally.begin(latest)
-            if tally.run and not tally.told and not tally.count(meters, self._troubles).waiting:
-                self._summarise(task, tally, meters)
+            if members and now.wall >= bound > tally.run:
+                self._summarise(task, tally)
+                tally.begin(bound)
+            over = bound > now.wall or not tally.count(members, self._troubles).waiting
+            if tally.run and not tally.told and over:
+                self._summarise(task, tally)
         for meter_id, task_id in self._keeper.ledger.series():
             if (meter_id, task_id) not in wanted:
                 self._keeper.release(meter_id, task_id)
         self._swept, self._sweep_at = newest, now.monotonic + SWEEP_EVERY_S
         self._unlisted, self._unswept = Reason.LATE, False
 
-    def _settle(self, meter: MeterStatus, task: ReadingTask, latest: int, now: Moment) -> None:
+    def _settle(self, meter: MeterStatus, task: ReadingTask, bound: int, now: Moment) -> None:
+        """List what is missing before the run `bound`."""
         keeper, meter_id = self._keeper, meter.meter_id
-        if keeper.expect(meter_id, task.task_id, task.every_s, task.offset_s, latest):
+        if keeper.expect(meter_id, task.task_id, task.schedule, bound):
             done = self._slots.done(meter_id, task.task_id, now)
-            if done >= latest:
-                keeper.read(meter_id, task.task_id, latest)
+            if done >= bound:
+                keeper.read(meter_id, task.task_id, bound)
         if self._unswept:
-            started = latest_run(task, now.wall - (now.monotonic - self._started))
-            keeper.settle(meter_id, task.task_id, min(started, latest), Reason.OFF)
-        if keeper.ledger.unsettled(meter_id, task.task_id, latest):
-            keeper.settle(meter_id, task.task_id, latest, self._reason(meter, task))
+            started = self._hours.settled(task, now.wall - (now.monotonic - self._started))
+            keeper.settle(meter_id, task.task_id, min(started, bound), Reason.OFF)
+        if keeper.ledger.unsettled(meter_id, task.task_id, bound):
+            keeper.settle(meter_id, task.task_id, bound, self._reason(meter, task, deadline=bound > now.wall))
 
-    def _reason(self, meter: MeterStatus, task: ReadingTask) -> Reason:
+    def _reason(self, meter: MeterStatus, task: ReadingTask, *, deadline: bool) -> Reason:
         if self._unlisted is not Reason.LATE:
             return self._unlisted
         if self._list_of(task) is None:
@@ -401,14 +485,14 @@ class TaskBook:
             return Reason.PORT
         if meter.state == "left":
             return Reason.ABSENT
-        return self._troubles.of(meter.meter_id) or Reason.LATE
+        return self._troubles.of(meter.meter_id) or (Reason.DEADLINE if deadline else Reason.LATE)
 
-    def _summarise(self, task: ReadingTask, tally: RunTally, meters: Sequence[MeterStatus]) -> None:
+    def _summarise(self, task: ReadingTask, tally: RunTally) -> None:
         """Log how a run went, once."""
         if not tally.run or tally.told:
             return
         tally.told = True
-        text = tally.count(meters, self._troubles).text()
+        text = tally.count(self._members(task, self._meters(), self._now()), self._troubles).text()
         LOG.info("task %s, run %d: %s", task.task_id, tally.run, text, extra={"event": "tasks.run"})
 
     def _note_done(self, meter_id: str, job: Job, trusted: bool) -> None:
@@ -427,18 +511,43 @@ class TaskBook:
         """Return the counts of the job's task; a new run begins with zeros."""
         tally = self._tallies.setdefault(job.task.task_id, RunTally())
         if tally.run != job.run and (tally.active == 0 or job.run > tally.run):
-            self._summarise(job.task, tally, self._meters())
+            self._summarise(job.task, tally)
             tally.begin(job.run)
         tally.begun = True
         return tally
 
     def _list_of(self, task: ReadingTask) -> ReadingList | None:
-        name = task.reading_list
+        name = _list_name(task)
         if name not in self._reading_lists:
             try:
-                self._reading_lists[name] = self._lists.get(name)
+                own = ReadingList(task.task_id, task.items) if task.items else None
+                self._reading_lists[name] = own or self._lists.get(name)
             except ReadingListError as error:
                 self._reading_lists[name] = error
                 LOG.warning("task %s cannot run: %s", task.task_id, error, extra={"event": "tasks.list"})
         items = self._reading_lists[name]
         return None if isinstance(items, ReadingListError) else items
+
+
+def _list_name(task: ReadingTask) -> str:
+    return task.codes or task.reading_list
+
+
+_ALL = MeterSelection()
+_SELECTED = Verdict(Fit.IN)
+_UNREGISTERED = Verdict(Fit.OUT, "it is not registered")
+
+
+def _times(task: ReadingTask) -> str:
+    """When a task runs, in words as of the settings."""
+    if task.times:
+        return f"{task.times} ({task.zone})"
+    return f"every {task.every_s} s" + (f" + {task.offset_s} s" if task.offset_s else "")
+
+
+def _local(run: int, task: ReadingTask) -> str:
+    """A run as a clock of the task's zone shows it, with the zone's offset."""
+    zone = Zone(task.zone)
+    local, minutes = time.gmtime(zone.local(run)), abs(zone.offset(run)) // 60
+    sign = "-" if zone.offset(run) < 0 else "+"
+    return f"{time.strftime('%Y-%m-%d %H:%M:%S', local)}{sign}{minutes // 60:02d}:{minutes % 60:02d}"

@@ -26,6 +26,7 @@ LOG = logging.getLogger("agent.metering.uplink.mqtt")
 CONNECT_S = 20.0
 ACKNOWLEDGED_S = 60.0  # for all messages of a batch
 LOOP_S = 0.2
+UNKNOWN = "unknown"  # in place of a meter: an event whose sender nobody knows
 RECORDS_PER_MESSAGE_MAX = 100  # some 25 kB; brokers and listeners have bounds
 REFUSED_FROM = 0x80  # reason codes of MQTT 5 (2.4) from here on are errors
 NEVER_TAKEN = {0x90, 0x95, 0x99}  # topic name invalid, packet too large, payload format invalid
@@ -92,12 +93,13 @@ class MqttSink:
     # --- inside ---
 
     def _messages(self, records: Sequence[Mapping[str, object]]) -> list[tuple[str, Sequence[Mapping[str, object]]]]:
-        by_meter: dict[str, list[Mapping[str, object]]] = {}
+        by_meter: dict[tuple[str, str], list[Mapping[str, object]]] = {}
         for record in records:
-            by_meter.setdefault(str(record["meter"]), []).append(record)
+            kind = "events" if "event" in record else "readings"
+            by_meter.setdefault((kind, str(record["meter"]) or UNKNOWN), []).append(record)
         return [
-            (f"{self._root}/readings/{topic_level(meter)}", some[start : start + RECORDS_PER_MESSAGE_MAX])
-            for meter, some in by_meter.items()
+            (f"{self._root}/{kind}/{topic_level(meter)}", some[start : start + RECORDS_PER_MESSAGE_MAX])
+            for (kind, meter), some in by_meter.items()
             for start in range(0, len(some), RECORDS_PER_MESSAGE_MAX)
         ]
 

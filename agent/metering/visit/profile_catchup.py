@@ -21,6 +21,7 @@ from datetime import UTC, datetime, timedelta
 
 from agent.metering.visit.profile_cursors import Buffer, Cursor, EntryCursor, RangeCursor
 from agent.metering.visit.profile_place import CapturedRow, Place
+from agent.settings.reading_codes import ALL_ROWS, RowSelection
 from dlms import axdr
 from dlms.axdr import Data, Tag
 from dlms.client.knowledge import MeterKnowledge
@@ -36,9 +37,11 @@ from dlms.cosem.profile import (
     LIFO,
     PROFILE_CLASS,
     SORT_METHOD,
+    UNRESOLVED,
     CaptureObject,
     RowDecoder,
     TypedRow,
+    Unresolved,
     columns_of,
 )
 from dlms.cosem.scaler_unit import scaler_ref
@@ -94,14 +97,17 @@ class ProfileReading:
     rows of the last step were the first doubtful ones, or the first plausible ones again.
     """
 
-    def __init__(self, obis: Obis, place: Place) -> None:
+    def __init__(self, obis: Obis, place: Place, selected: RowSelection = ALL_ROWS) -> None:
+        """`selected`: which rows, and which of their columns."""
         self.obis = obis
         self.place = place
+        self._selected = selected
         self.rows: list[CapturedRow] = []
         self.taken = 0
         self.error = ""
         self.turned = False
-        self._columns: tuple[CaptureObject, ...] = ()
+        self._columns: tuple[CaptureObject, ...] = ()  # of the rows that the meter sends
+        self._captured_columns: tuple[CaptureObject, ...] = ()  # all that it has
         self._decoder = RowDecoder(())
         self._facts = MeterFacts(None, None)
         self._now: datetime | None = None
@@ -131,21 +137,32 @@ class ProfileReading:
         period_s = _number(period) or 0
         self._facts = facts
         self._now, self._now_slack_s = facts.local_now()
-        self._decoder = RowDecoder(self._columns, period_s=period_s)
+        self._captured_columns, wanted = self._columns, self._chosen(self._columns)
         self._newest_first = _number(sort) == LIFO
         self._heal()
         count = _number(in_use)
-        first = self._first()
-        self._buffer = Buffer(clock, period_s, count or 0, _number(size) or 0, self._now, first)
+        places = [at for at, column in enumerate(self._columns) if column in wanted]
+        self._buffer = Buffer(
+            clock, period_s, count or 0, _number(size) or 0, self._now, self._first(), self._selected.last,
+            wanted, (places[0] + 1, places[-1] + 1) if wanted else (1, 0),
+        )  # fmt: skip
         fifo = _number(sort) in (None, FIFO)
         if count is not None and fifo and not self.place.ranges_only:
-            self._cursor = EntryCursor(self.place, self._buffer)
+            self._go_by(EntryCursor(self.place, self._buffer))
         else:
-            self._cursor = RangeCursor(self.place, self._buffer)
+            self._go_by(RangeCursor(self.place, self._buffer))
+
+    def wanted(
+        self, cells: Sequence[tuple[AttributeRef, Data | Unresolved]]
+    ) -> list[tuple[AttributeRef, Data | Unresolved]]:
+        """Return the cells of the columns that are selected; a meter may have sent more."""
+        columns = self._selected.columns
+        return [(ref, cell) for ref, cell in cells if not columns or ref.obis in columns]
 
     def unscaled(self, known: MeterKnowledge) -> list[AttributeRef]:
         """Return the columns whose scaler is not known yet; a read of their present value brings it."""
-        refs = [column.ref for column in self._columns if not column.data_index]
+        columns = [column for column in self._columns if not column.data_index]
+        refs = [ref for ref, _ in self.wanted([(column.ref, UNRESOLVED) for column in columns])]
         return [ref for ref in refs if (where := scaler_ref(ref)) is not None and where not in known.scalers]
 
     def next_item(self) -> Item | None:
@@ -174,6 +191,25 @@ class ProfileReading:
     def _ref(self, attribute: int) -> AttributeRef:
         return AttributeRef(PROFILE_CLASS, self.obis, attribute)
 
+    def _chosen(self, columns: Sequence[CaptureObject]) -> tuple[CaptureObject, ...]:
+        """Return the columns to ask for, the clock among them; none for all there are."""
+        names = self._selected.columns
+        return tuple(column for column in columns if column.is_clock or column.ref.obis in names) if names else ()
+
+    def _go_by(self, cursor: Cursor) -> None:
+        """Ask with this cursor, which determines the columns of the rows that come."""
+        columns, buffer = self._captured_columns, self._buffered
+        if buffer.columns and isinstance(cursor, EntryCursor):  # by number, neighbouring columns only
+            columns = columns[buffer.span[0] - 1 : buffer.span[1]]
+        elif buffer.columns:
+            columns = buffer.columns
+        self._cursor = cursor
+        self._expect(columns)
+
+    def _expect(self, columns: tuple[CaptureObject, ...]) -> None:
+        self._columns = columns
+        self._decoder = RowDecoder(columns, period_s=self._buffered.period_s)
+
     def _fail(self, why: str) -> None:
         self.error = why
         self._done = True
@@ -181,6 +217,9 @@ class ProfileReading:
     def _first(self) -> CosemDateTime | None:
         """Return where a first visit, or one that reads again what was lost, begins, in the meter's terms."""
         facts, first_s = self._facts, self._facts.first_s
+        if self._selected.first is not None and not self.place.since:
+            clock = CosemDateTime.from_datetime(self._selected.first)
+            return replace(clock, deviation=facts.clock.deviation) if facts.clock is not None else clock
         if self.place.since and facts.now is not None:
             first_s = max(0.0, facts.now.timestamp() - self.place.since) + REREAD_MARGIN_S
         if facts.clock is not None and self._now is not None and self._now == facts.clock.local():
@@ -208,32 +247,49 @@ class ProfileReading:
     def _refused(self, result: AccessError) -> None:
         if isinstance(self._cursor, EntryCursor) and result.code not in (*_TRANSIENT, *_REFUSED_WHOLE):
             self.place.ranges_only = True  # the meter may know times, but no entries
-            self._cursor = RangeCursor(self.place, self._buffered)
+            self._go_by(RangeCursor(self.place, self._buffered))
         else:
             self._fail(result.text)
 
     def _take(self, cursor: Cursor, result: Data) -> None:
         """Take one answer. Raises `DlmsError` when a row does not fit the columns."""
         members = _rows_of(result)
+        everything = len(self._captured_columns)
+        if members and len(self._columns) != everything == len(members[0].members()):
+            self._expect(self._captured_columns)  # the meter selects no columns
         if self._newest_first:
             members = members[::-1]
         if members and cursor.overlaps and self.place.known and self._relative_time(members[0]):
             # Null-data for the time stamp of a row that should be a known one: it could be that one or the next.
             if not cursor.go_on_behind():
-                self._cursor = behind = RangeCursor(self.place, self._buffered)
+                behind = RangeCursor(self.place, self._buffered)
+                self._go_by(behind)
                 if not behind.go_on_behind():
                     raise LocalError("rows without their time")
             return
-        new = self._judged(cursor.take(self._decoded(members, known_first=cursor.overlaps)))
+        new = self._bounded(self._judged(cursor.take(self._decoded(members, known_first=cursor.overlaps))))
         self.rows = new
         self.taken += len(new)
         self.place.note(new, self._buffered.period_s)
-        self.place.entry = cursor.entry_of_last() or self.place.entry
+        if not self._done:
+            self.place.entry = cursor.entry_of_last() or self.place.entry
         if isinstance(cursor, RangeCursor):
             self.place.entry, self.place.searched = 0, cursor.searched or self.place.searched
         if new:
             doubtful = any(row.doubt for row in new)
             self.turned, self.place.doubtful = doubtful != self.place.doubtful, doubtful
+
+    def _bounded(self, rows: list[CapturedRow]) -> list[CapturedRow]:
+        """The rows up to the end that is selected; no more is asked for once it is reached."""
+        selected = self._selected
+        if selected.end is not None:
+            beyond = next((at for at, row in enumerate(rows) if (row.local or selected.end) > selected.end), len(rows))
+            if beyond < len(rows):
+                self._done = True
+                rows = rows[:beyond]
+        if selected.last and not self._buffered.period_s and isinstance(self._cursor, RangeCursor):
+            rows = rows[-selected.last :]  # rows at no fixed time, by time: how many there are nobody knows before
+        return rows
 
     @property
     def _buffered(self) -> Buffer:

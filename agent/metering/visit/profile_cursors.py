@@ -11,7 +11,7 @@ A cursor says what to select (`next_selection`), is given the rows that came, an
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from math import ceil
 from typing import Protocol
@@ -32,7 +32,8 @@ FIRST_ROWS_UNKNOWN = 96  # read at first where neither the meter nor we know the
 class Buffer:
     """What the meter says of a profile: `in_use` rows of at most `size` (0: it does not say), one per `period_s`
     seconds (0: at no fixed time), and the column of its clock. `now` is the time in the meter's own terms, `first` that
-    of the row at which a first visit begins."""
+    of the row at which a first visit begins. Only the `newest` rows are wanted (0: all), and of these the `columns`
+    (empty: all), which lie in `span`: first and last, counted from 1, 0 being the last there is."""
 
     clock: CaptureObject
     period_s: int
@@ -40,6 +41,9 @@ class Buffer:
     size: int
     now: datetime | None
     first: CosemDateTime | None
+    newest: int = 0
+    columns: tuple[CaptureObject, ...] = ()
+    span: tuple[int, int] = (1, 0)
 
 
 class Cursor(Protocol):
@@ -75,12 +79,15 @@ class EntryCursor:
         self._place = place
         self._buffer = buffer
         self._joined = not place.known  # the next row is known to be a new one
-        self._searched = False
         self._search: range | None = None  # the numbers among which the row searched for is
         self._behind = False
         self._asked = 0
-        self._first = buffer.first.local() if buffer.first is not None and not place.known else None
-        self._next = max(1, self._guess())
+        fresh = buffer.first is not None and not place.known and not buffer.newest
+        self._first = buffer.first.local() if buffer.first is not None and fresh else None
+        # What lies before the newest rows is not wanted: known rows there need not be searched.
+        self._low = max(1, buffer.in_use - buffer.newest + 1) if buffer.newest else 1
+        self._next = self._low if buffer.newest and not place.known else max(self._low, self._guess())
+        self._searched = self._low > 1
         self._last = 0
         if self._first is not None and not buffer.period_s and buffer.in_use > FIRST_ROWS_UNKNOWN:
             self._begin_search()  # an event log, which may go back for years
@@ -94,12 +101,12 @@ class EntryCursor:
             if len(self._search) > max(rows_max // 2, SEARCH_ROWS):
                 middle = self._search[len(self._search) // 2]
                 self._asked = min(SEARCH_ROWS, self._buffer.in_use - middle + 1)
-                return by_entry(middle, middle + self._asked - 1)
+                return self._rows(middle)
             self._next, self._search = max(1, self._search.start - 1), None
         if self._next > self._buffer.in_use:
             return None
         self._asked = min(rows_max, self._buffer.in_use - self._next + 1)
-        return by_entry(self._next, self._next + self._asked - 1)
+        return self._rows(self._next)
 
     def take(self, rows: Sequence[CapturedRow]) -> list[CapturedRow]:
         if self._search is not None:
@@ -135,6 +142,9 @@ class EntryCursor:
         return self._last
 
     # --- inside ---
+
+    def _rows(self, first: int) -> Selection:
+        return by_entry(first, first + self._asked - 1, *self._buffer.span)
 
     @property
     def _full(self) -> bool:
@@ -223,9 +233,8 @@ class RangeCursor:
         if self._done:
             return None
         self._high = self._window_end(rows_max)
-        return by_range(
-            self._buffer.clock, axdr.octets(self._low.emit()), axdr.octets((self._high or END_OF_TIME).emit())
-        )
+        low, high = (axdr.octets(time.emit()) for time in (self._low, self._high or END_OF_TIME))
+        return by_range(self._buffer.clock, low, high, self._buffer.columns)
 
     def take(self, rows: Sequence[CapturedRow]) -> list[CapturedRow]:
         new = self._place.unknown(rows)
@@ -253,6 +262,9 @@ class RangeCursor:
     def _begin(self) -> CosemDateTime:
         place, begin = self._place, self._buffer.first or BEGIN_OF_TIME
         octets = place.searched or place.clock
+        oldest = self._oldest_wanted()
+        if oldest is not None and (not octets or (CosemDateTime.parse(octets).local() or oldest[0]) < oldest[0]):
+            return oldest[1]
         if not octets:
             return begin
         known = CosemDateTime.parse(octets)
@@ -260,6 +272,15 @@ class RangeCursor:
         # A clock that was set back stamps what it captures with what it says now.
         behind_s = (local - now).total_seconds() if local is not None and now is not None and local > now else 0.0
         return known.later(-round(behind_s) - OVERLAP_S - self._buffer.period_s) or begin
+
+    def _oldest_wanted(self) -> tuple[datetime, CosemDateTime] | None:
+        """Return the time of the oldest row that is wanted, where only the newest ones are and it can be reckoned."""
+        buffer = self._buffer
+        if not (buffer.newest and buffer.period_s and buffer.now is not None):
+            return None
+        local = buffer.now - timedelta(seconds=buffer.newest * buffer.period_s - 1)
+        clock = CosemDateTime.from_datetime(local)
+        return local, clock if buffer.first is None else replace(clock, deviation=buffer.first.deviation)
 
     def _window_end(self, rows_max: int) -> CosemDateTime | None:
         """Return the end of the window; `None` for all up to the end of the profile, where no end can be computed: that

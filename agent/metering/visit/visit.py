@@ -30,6 +30,7 @@ from agent.metering.visit.profile_catchup import (
     iso_time,
 )
 from agent.metering.visit.raw_values import UNRESOLVED_ERROR, UnstorableError, encode
+from agent.settings.reading_codes import ReadingItem
 from dlms import axdr
 from dlms.axdr import Data
 from dlms.client.events import (
@@ -55,6 +56,10 @@ from omadm.readings import Reading
 from plc.errors import PlcLocalError
 from plc.events import DataConfirmed, DataFailed, DataReceived, FailReason
 
+# The billing period counter, abstract and of electricity, channel 0; and the F of values that are stored by their age.
+BILLING_COUNTERS = AttributeRef.parse("1/0.0.0.1.0.255/2"), AttributeRef.parse("1/1.0.0.1.0.255/2")
+RESETS_MODULO = 100
+FIRST_STORED = 101
 ALARM_REGISTERS = bytes((0, 0, 97, 98))
 OTHER_REASON = 250  # Data-Access-Result
 CLOSE_S = 5.0  # for the release, once everything was read
@@ -131,6 +136,7 @@ class Visit:
     profiles_at: float = 0.0
     reached: bool = False
     gives_way: bool = False
+    billing_asked: bool = False
     extra: tuple[AttributeRef, ...] = ()
     opened: SessionOpened | None = None
 
@@ -138,14 +144,11 @@ class Visit:
         self.learned_before = signature(self.knowledge)
         self.taken_before = len(self.taken)
         self.profiles_from(self.profiles)
+        items = self._items()
         wanted = {DEVICE_NAME: None} | dict.fromkeys(self.extra)
-        wanted |= {
-            item.ref: None
-            for job in self.jobs
-            if job.task.task_id not in self.tasks_stored
-            for item in job.items.items
-            if not is_profile(item.ref)
-        }
+        wanted |= {item.ref: None for item in items if item.billing is None}
+        if any(item.billing is not None for item in items):
+            wanted |= dict.fromkeys(BILLING_COUNTERS)
         if self.profiles:
             wanted[CLOCK_TIME] = None
             wanted |= {ref: None for profile in self.profiles.values() for ref in profile.descriptors}
@@ -230,9 +233,10 @@ class Visit:
         maker = _Maker(job, meter_id, self._iso(self.data(CLOCK_TIME)), trusted)
         found: list[Reading] = []
         for item in job.items.items if job.task.task_id not in self.tasks_stored else ():
-            taken = self.taken.get(item.ref)
+            ref = self._ref_of(item)
+            taken = self.taken.get(ref)
             if taken is not None:  # the session answers for every attribute; one that it does not is not made up
-                found.append(maker.reading(item.ref, taken.result, taken.received, date_time=item.date_time))
+                found.append(maker.reading(ref, taken.result, taken.received, date_time=item.date_time))
         for (task_id, _), profile in self.profiles.items():
             if task_id == job.task.task_id:
                 found += self._rows(maker, profile)
@@ -276,7 +280,9 @@ class Visit:
             case ItemRead(ref=ref, result=result):
                 self.taken[ref] = AttributeResult(result, wall)
             case ReadDone():
-                if self.profiles and not self.described:
+                if self._ask_billing(now):
+                    pass
+                elif self.profiles and not self.described:
                     self.due = True
                 else:
                     self._go_on(now)
@@ -290,6 +296,45 @@ class Visit:
                 self._end("" if self.complete else "the session ended before everything was read")
             case SessionFailed(error=error):
                 self._end("" if self.complete else str(error), error)
+
+    def _items(self) -> list[ReadingItem]:
+        """What is to be read and is no profile, and not stored yet."""
+        return [
+            item
+            for job in self.jobs
+            if job.task.task_id not in self.tasks_stored
+            for item in job.items.items
+            if not is_profile(item.ref)
+        ]
+
+    def _ask_billing(self, now: float) -> bool:
+        """Ask for the values of billing resets, now that it is known how many resets there were. Returns whether there
+        is anything to ask for."""
+        if self.billing_asked:
+            return False
+        self.billing_asked = True
+        refs = dict.fromkeys(self._ref_of(item) for item in self._items() if item.billing is not None)
+        missing = [ref for ref in refs if ref not in self.taken]
+        if missing:
+            try:
+                self.session.read(missing, now)
+            except DlmsError as error:  # the session ended behind its last answer
+                self._end(str(error))
+        return bool(missing)
+
+    def _ref_of(self, item: ReadingItem) -> AttributeRef:
+        """Return the attribute that has the value of a billing reset: with the number of the reset for F, modulo 100;
+        where the meter does not count its resets, with 101 for the last one, 102 for the one before."""
+        if item.billing is None:
+            return item.ref
+        counter = next((count for ref in BILLING_COUNTERS if (count := self._count(ref)) is not None), None)
+        stored = FIRST_STORED + item.billing if counter is None else (counter - item.billing) % RESETS_MODULO
+        return replace(item.ref, obis=Obis(item.ref.obis.code[:5] + bytes([stored])))
+
+    def _count(self, ref: AttributeRef) -> int | None:
+        data = self.data(ref)
+        value = data.value if data is not None else None
+        return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
 
     def _go_on(self, now: float) -> None:
         """Everything asked for was answered: ask for what follows from it, or be content."""
@@ -366,7 +411,7 @@ class Visit:
                 found.append(
                     of_row.reading(row.clock_ref, Value(axdr.octets(row.clock)), self.profiles_at, date_time=True)
                 )
-            for column, data in row.cells:
+            for column, data in profile.wanted(row.cells):
                 found.append(of_row.reading(column, self._cell(column, data), self.profiles_at))
         if profile.error and self.complete:
             ref = AttributeRef(PROFILE_CLASS, profile.obis, BUFFER)

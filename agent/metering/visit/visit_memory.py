@@ -25,6 +25,7 @@ LOG = logging.getLogger("agent.metering.port")
 
 KNOWLEDGE_KEPT = 16  # meters whose knowledge stays in memory, some 8 kB each; the store has that of all meters
 RETRY_MAX_S = 900.0  # the longest pause before a retry: several fit into an hourly run
+ASK_NAME = Backoff(60.0, 3600.0)
 LEFTOVERS_KEPT = 64  # failed visits whose values wait for a retry, some 30 kB each
 VALUES = "values"  # beside the logical names of profiles
 GOOD_STEP_VALUES = 8  # a failed visit that read so many values counts as progress
@@ -68,7 +69,7 @@ class Retries:
     def given_up(self, meter: Meter, job: Job) -> bool:
         failed = self._meters.get(meter.key)
         run, failures = failed.runs.get(job.task.task_id, (0, 0)) if failed else (0, 0)
-        return run == job.run and failures > self._retries_max
+        return run == job.run and failures > self._retries_of(job)
 
     def reset(self, meter: Meter) -> None:
         self._meters.pop(meter.key, None)
@@ -79,11 +80,11 @@ class Retries:
     def note(self, meter: Meter, jobs: Sequence[Job], *, gained: int = 0) -> bool:
         """Record that a visit for these jobs failed after it had read `gained` values.
 
-        Returns whether their run is given up now.
+        Returns whether a run of theirs is given up now.
         """
         now = self._clock.monotonic()
         failed = self._meters.setdefault(meter.key, _Failures(since=now))
-        failures = 1
+        failures, final = 1, not jobs and self._retries_max == 0
         for job in jobs:
             run, before = failed.runs.get(job.task.task_id, (0, 0))
             before = before if run == job.run else 0
@@ -91,11 +92,33 @@ class Retries:
             count = before if gained >= GOOD_STEP_VALUES else before + 1
             failed.runs[job.task.task_id] = (job.run, count)
             failures = max(failures, count)
+            final = final or count > self._retries_of(job)
         failed.not_before = now + self._backoff.pause(failures, self._jitter)
-        final = failures > self._retries_max
         if final:
             LOG.debug("meter %s was not read in %d attempts", meter.meter_id, failures)
         return final
+
+    def _retries_of(self, job: Job) -> int:
+        return self._retries_max if job.task.retries_max is None else job.task.retries_max
+
+
+class NameQuestions:
+    """Decides when a meter that is in no task for want of its name is asked for it, again after pauses that grow."""
+
+    def __init__(self, jitter: Callable[[], float]) -> None:
+        self._jitter = jitter
+        self._meters: dict[str, tuple[int, float]] = {}  # how often it was asked, and not again before
+
+    def due(self, meter: Meter, now: float) -> bool:
+        return now >= self._meters.get(meter.key, (0, 0.0))[1]
+
+    def asked(self, meter: Meter, now: float) -> None:
+        """It is asked now."""
+        times = self._meters.get(meter.key, (0, 0.0))[0] + 1
+        self._meters[meter.key] = times, now + ASK_NAME.pause(times, self._jitter)
+
+    def reset(self, meter: Meter) -> None:
+        self._meters.pop(meter.key, None)
 
 
 class Leftovers:

@@ -46,6 +46,7 @@ from headend.dm.jobs.steps import (
     result_code,
     run_node,
 )
+from headend.dm.jobs.tasks import TasksJob
 from omadm.codes import Code
 
 SCOMO = "./SCOMO"
@@ -214,5 +215,6 @@ class SoftwareJob:
 
 
 JOB_TYPES: Mapping[str, JobType] = {
-    one.name: one for one in (GetJob(), ProvisionJob(), FirmwareJob(), SoftwareJob(), OrderJob(), CommandsJob())
+    one.name: one
+    for one in (GetJob(), ProvisionJob(), TasksJob(), FirmwareJob(), SoftwareJob(), OrderJob(), CommandsJob())
 }

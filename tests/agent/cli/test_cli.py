@@ -39,13 +39,23 @@ SESSION = {
     "started": NOW - 61, "ended": NOW - 60, "trigger": "push", "session_id": "1A", "messages": 3, "commands": 5,
     "result": "ok",
 }  # fmt: skip
-TASK = {"state": "idle", "last_run": int(NOW) - 300, "next_run": int(NOW) + 600, "last_result": "1 of 2 read, 1 silent"}
+TASK = {
+    "state": "idle", "last_run": int(NOW) - 300, "next_run": int(NOW) + 600, "last_result": "1 of 2 read, 1 silent",
+    "local": "", "times": "every 900 s", "windows": "", "selection": "all", "meters": 2, "waiting": [], "left_out": [],
+}  # fmt: skip
 GAPS = [
     {"meter": "KEP0001", "task": "billing", "profile": "", "first": 1799978400, "last": 1799998200, "every": 900,
      "reason": "concentrator-off", "slots": 23, "going_on": False},
     {"meter": "KEP0002", "task": "billing", "profile": "1.0.99.1.0.255", "first": 1799978400, "last": 1799998200,
      "every": 900, "reason": "meter-silent", "slots": 23, "going_on": True},
 ]  # fmt: skip
+EVENT = {
+    "received": 1799978400.0, "meter": "KEP0001", "sender": "plc0/5", "event": "push", "code": 40, "grave": True,
+    "name": "terminal cover removed", "security": "both", "meter_time": "2027-01-15T02:00:00Z", "error": None,
+}  # fmt: skip
+STRANGER = {**EVENT, "meter": "", "code": None, "grave": False, "name": "", "security": "unopened", "error": "no keys",
+            "meter_time": None}  # fmt: skip
+EVENTS = {"events": [EVENT, STRANGER], "repeated": 3, "too_many": 0, "refused": 0, "replayed": 1}
 CHECK = {"ok": True, "at": NOW - 1, "detail": "plc0"}
 STATUS = {
     "device_id": "urn:dcu:1", "fw_version": "2", "sw_version": "0.1.0", "started": NOW - 86_400, "now": NOW,
@@ -73,6 +83,7 @@ class Daemon:
             "forget-meter": {"forgotten": ["KEP0001"]},
             "gaps": {"total": 2, "gaps": GAPS},
             "give-up": {"closed": 2},
+            "events": EVENTS,
         }
         self.path = path
         self.stop = threading.Event()
@@ -118,6 +129,21 @@ def run(daemon: Daemon, capsys: pytest.CaptureFixture[str], *arguments: str) -> 
     code = main(["--socket", str(daemon.path), *arguments])
     output = capsys.readouterr()
     return code, output.out, output.err
+
+
+def test_tasks_are_shown_in_their_local_time_with_the_meters_that_are_not_in_them(
+    daemon: Daemon, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = TASK | {
+        "local": "2026-11-22 11:10:00+01:00", "times": "10 11 * * * (CET-1)", "windows": "", "selection": "groups two",
+        "meters": 1, "waiting": [["m2", "its name is not known yet"]], "left_out": [["m3", "it is not in group two"]],
+    }  # fmt: skip
+    daemon.answers["tasks"] = {"billing": task}
+    _, shown, _ = run(daemon, capsys, "tasks")
+    assert "2026-11-22 11:10:00+01:00 (" in shown
+    assert "billing  10 11 * * * (CET-1)  any time  groups two       1" in shown
+    assert "billing  m2     waits      its name is not known yet" in shown
+    assert "billing  m3     not in it  it is not in group two" in shown
 
 
 def test_status_shows_device_account_session_meters_queue_and_slots(
@@ -178,6 +204,22 @@ def test_gaps_are_ranges_with_a_reason(daemon: Daemon, capsys: pytest.CaptureFix
     assert run(daemon, capsys, "gaps")[1] == "nothing is missing\n"
     daemon.answers["gaps"] = {"total": 9, "gaps": GAPS}
     assert run(daemon, capsys, "gaps")[1].endswith("2 of 9 gaps\n")
+
+
+def test_events_are_shown_with_what_was_not_kept(daemon: Daemon, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(daemon, capsys, "events", "--limit", "5")
+    assert code == 0
+    assert daemon.asked == [{"command": "events", "limit": 5, "peer": getpass.getuser()}]
+    head, first, second, not_kept = out.splitlines()
+    assert head.split()[:4] == ["received", "meter", "known", "by"]
+    assert "KEP0001" in first
+    assert "terminal cover removed" in first
+    assert "alarm" in first
+    assert "unknown (plc0/5)" in second
+    assert "no keys" in second
+    assert not_kept == "not kept since the start: 3 sent again by their meters, 1 replayed"
+    daemon.answers["events"] = {"events": [], "repeated": 0, "too_many": 0, "refused": 0, "replayed": 0}
+    assert run(daemon, capsys, "events")[1] == "no events\n"
 
 
 def test_gaps_are_given_up_for_a_reason(daemon: Daemon, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,6 +12,7 @@ from agent.cli.__main__ import EXIT_REFUSED, main
 from agent.cli.client import RefusedError, ask
 from agent.metering.ledger.keeper import LedgerKeeper
 from agent.metering.ledger.ledger import Reason
+from omadm.schedule import Periodic
 from tests.agent.cli.test_refused import Daemon
 
 RUN = 1_800_000_000
@@ -23,7 +24,7 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
     keeper = LedgerKeeper(running.store)
     keeper.load({})
     for meter, task in (("m1", "t1"), ("m1", "t2"), ("m2", "t1")):
-        keeper.expect(meter, task, 900, 0, RUN)
+        keeper.expect(meter, task, Periodic(900), RUN)
         keeper.settle(meter, task, RUN + 24 * 900, Reason.OFF)
     keeper.read("m1", "t1", RUN + 24 * 900)
     keeper.flush(RUN + 24 * 900.0 + 5, alive=True)

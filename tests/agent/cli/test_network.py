@@ -97,6 +97,7 @@ def test_a_meter_is_shown_with_what_it_is_and_can(rig: PlcRig) -> None:
     by_eui = json.loads(run(rig, network.show_meter, eui48_of(1).hex(), "--json").output)
     assert by_eui["meter_id"] == rig.meters[0].id
     assert isinstance(run(rig, network.show_meter, "nobody").exception, RefusedError)
+    assert json.loads(run(rig, meters, rig.meters[0].id, "--json").output) == by_eui, "`show` may be left out"
 
 
 def test_the_objects_of_a_meter_are_listed_when_asked_for(rig: PlcRig) -> None:

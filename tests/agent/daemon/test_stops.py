@@ -14,11 +14,13 @@ import pytest
 from agent.daemon.control import ControlServer
 from agent.daemon.supervisor import Worker
 from agent.dm.push import PushListener
+from agent.metering.events.listener import CallIn
 from agent.metering.orders.images import FetchError, ImageStore, WantedImage
+from agent.metering.registry.entry import Meter
 from agent.metering.scheduling.schedule import Backoff
 from agent.metering.store.reading_store import Store
 from agent.metering.uplink.sink import SinkError, SinkWorker
-from agent.settings.config import PortConfig, PortMeterConfig
+from agent.settings.config import ListenConfig, PortConfig, PortMeterConfig
 from plc.protocols import HDLC, PRIME_USI, WRAPPER
 from tests.agent.dm.server import FakeDmServer
 from tests.agent.dm_device import Device
@@ -128,7 +130,16 @@ def images_after_a_failure(folder: Path) -> Made:
     return made
 
 
+class NobodysDesk:
+    def called(self, where: str, apdu: bytes, meter: Meter | None) -> None: ...
+
+
+def calls_of_meters(_folder: Path) -> Made:
+    return Made(CallIn(ListenConfig("127.0.0.1", 0, udp=True), NobodysDesk(), VirtualClock(), lambda _host: None))
+
+
 WORKERS = [
+    calls_of_meters,
     images,
     images_after_a_failure,
     control,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Protocol
 
@@ -23,7 +24,8 @@ class Network(Protocol):
 
 
 class Line:
-    """A `plc.bridge.BytePort` over a network. Waiting moves the clock; `octet_s` is what an octet takes on the line."""
+    """A `plc.bridge.BytePort` over a network. Waiting moves the clock; `octet_s` is what an octet takes on the line. No
+    wait goes on beyond `wake_at`: then another thread has something to say."""
 
     def __init__(self, network: Network, clock: VirtualClock, octet_s: float = 0.0) -> None:
         self.network = network
@@ -32,11 +34,14 @@ class Line:
         self.broken = False
         self.closed = False
         self.incoming = bytearray()
+        self.wake_at = math.inf
 
     def read(self, wait_s: float) -> bytes:
         if self.broken:
             raise LinkError("the line is cut")
         end = self.clock.now + max(wait_s, 0.0)
+        if self.wake_at > self.clock.now:
+            end = min(end, self.wake_at)
         while not self.incoming:
             self._due()
             if self.incoming or self.clock.now >= end:

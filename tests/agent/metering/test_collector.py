@@ -154,9 +154,11 @@ class Rig:
     def run(self, seconds: float, until: Callable[[], bool] = lambda: False) -> None:
         end = self.clock.now + seconds
         while self.clock.now < end and not until():
+            for line in self.lines:
+                line.wake_at = end
             pause = self.reader.step()
             self.collector.tick()
-            self.clock.advance(pause)
+            self.clock.advance(min(pause, max(0.0, end - self.clock.now)))
 
     def records(self) -> list[dict[str, object]]:
         return [record for record in self.uplink() if "gap" not in record and "event" not in record]

@@ -15,6 +15,7 @@ from agent.metering.ledger.keeper import LedgerKeeper
 from agent.metering.scheduling.run_tally import SILENT_AFTER
 from agent.metering.store.reading_store import Store, StoreError
 from omadm.readings import Reading
+from omadm.schedule import Periodic
 from tests.agent.metering.test_collector import EVERY_S, PlcRig, metering, provisioning, replace_config, task
 from tests.agent.virtual import VirtualClock
 
@@ -288,7 +289,7 @@ def test_what_the_store_would_not_take_is_written_with_the_next_flush(tmp_path: 
     store = Store(tmp_path / "s.db", clock, records_max=1000, keep_forwarded_max=0)
     keeper = LedgerKeeper(store)
     keeper.load({})
-    keeper.expect("m", "t", 900, 0, RUN)
+    keeper.expect("m", "t", Periodic(900), RUN)
     (tmp_path / "gone").mkdir()
     store.close()
     (tmp_path / "s.db").rename(tmp_path / "gone" / "s.db")

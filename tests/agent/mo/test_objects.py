@@ -11,7 +11,14 @@ import pytest
 from agent.jobs import firmware
 from agent.mo import dmacc
 from agent.mo.ami import drop_secrets, provisioning_from_tree
-from agent.settings.provisioning import AccessRule, MeterAccess, Provisioning, UplinkSettings
+from agent.settings.provisioning import (
+    AccessRule,
+    MeterAccess,
+    MeterSelection,
+    Provisioning,
+    ReadingTask,
+    UplinkSettings,
+)
 from agent.status import MeterStatus
 from agent.tree import alerts
 from agent.tree.schema import Format, NodeSpec
@@ -78,6 +85,76 @@ def test_an_incomplete_or_contradicting_task_is_left_out_and_the_others_are_not(
         SCHED__Task__e__Setting__ReadingList="list",
     )
     assert [task.task_id for task in provisioning_from_tree(changing).tasks] == ["e"]
+
+
+MADRID = "CET-1CEST,M3.5.0,M10.5.0/3"
+
+
+def test_a_task_has_all_that_a_server_may_say_of_it() -> None:
+    changing = fresh()
+    put(
+        changing,
+        SCHED__Zone=MADRID,
+        SCHED__QuietHours="17:00-21:00",
+        SCHED__Task__t__Setting__Times="0 0 L * *",
+        SCHED__Task__t__Setting__Codes="3/1.0.1.8.0.VZ/2, 7/1.0.98.1.0.255/2 last 3",
+        SCHED__Task__t__Setting__Window="01:00-05:00",
+        SCHED__Task__t__Setting__Spread="600",
+        SCHED__Task__t__Setting__Deadline="86400",
+        SCHED__Task__t__Setting__Retries="9",
+        SCHED__Task__t__Select__Meters="KFM1, KFM2,",
+        SCHED__Task__t__Select__Groups="block a",
+        SCHED__Task__t__Select__Models="KFM E3*,ISK*",
+        SCHED__Task__t__Select__Ids="K*",
+        SCHED__Task__t__Select__Ports="plc0",
+    )
+    found = provisioning_from_tree(changing)
+    assert (found.zone, found.quiet_hours) == (MADRID, "17:00-21:00")
+    (task,) = found.tasks
+    assert task == ReadingTask(
+        "t", 0, "", times="0 0 L * *", zone=MADRID, codes="3/1.0.1.8.0.VZ/2, 7/1.0.98.1.0.255/2 last 3",
+        selection=MeterSelection(("KFM1", "KFM2"), ("block a",), ("KFM E3*", "ISK*"), "K*", ("plc0",)),
+        windows="01:00-05:00", spread_s=600, deadline_s=86_400, retries_max=9,
+    )  # fmt: skip
+    assert (task.schedule.times, len(task.items)) == (f"0 0 L * * {MADRID}", 2)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"Times": "0 0 * * *"},  # and a period
+        {"Codes": ""},
+        {"Spread": "600", "Deadline": "600"},
+    ],
+)
+def test_a_task_that_contradicts_itself_never_runs(more: dict[str, str]) -> None:
+    changing = fresh()
+    settings = {"Every": "60", "Codes": "3/1.0.1.8.0.255/2"}
+    put(changing, **{f"SCHED__Task__t__Setting__{name}": value for name, value in (settings | more).items() if value})
+    assert provisioning_from_tree(changing).tasks == ()
+
+
+@pytest.mark.parametrize(
+    ("node", "value"),
+    [
+        ("SCHED/Zone", "Europe/Madrid"),
+        ("SCHED/Zone", ""),
+        ("SCHED/QuietHours", "17-21"),
+        ("SCHED/Task/t/Setting/Times", "0 0 30 2 *"),
+        ("SCHED/Task/t/Setting/Times", "every day"),
+        ("SCHED/Task/t/Setting/Codes", "1.8.0"),
+        ("SCHED/Task/t/Setting/Codes", "3/1.0.1.8.0.255/2 last 3"),
+        ("SCHED/Task/t/Setting/Codes", ""),
+        ("SCHED/Task/t/Setting/Window", "5"),
+        ("SCHED/Task/t/Setting/Spread", "86401"),
+        ("SCHED/Task/t/Setting/Deadline", "0"),
+        ("SCHED/Task/t/Setting/Retries", "21"),
+    ],
+)
+def test_a_wrong_value_is_refused_where_it_is(node: str, value: str) -> None:
+    with pytest.raises(Refusal) as found:
+        fresh().put(tuple(node.split("/")), value)
+    assert found.value.code is Code.BAD_REQUEST
 
 
 @pytest.mark.parametrize("name", ["../secret", ".hidden", "a/b", "", "a b", "a\n"])

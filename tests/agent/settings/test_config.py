@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from agent.settings import config as configuration
-from agent.settings.config import Config, ConfigError, load
+from agent.settings.config import Config, ConfigError, EventsConfig, ListenConfig, load
 from agent.settings.identity import SecretError, device_info, read_release, read_secret
 from agent.settings.mqtt import MqttConfig
 from plc.protocols import BUILT_IN
@@ -414,6 +414,16 @@ def test_the_firmware_version_comes_from_the_release_file(tmp_path: Path) -> Non
     config = dataclasses.replace(read(tmp_path, MINIMAL).device, release_file=release)
     assert device_info(config, "0.1.0").fw_version == "7"
     assert device_info(dataclasses.replace(config, release_file=tmp_path / "no"), "0.1.0").fw_version == "unknown"
+
+
+def test_events_are_marked_unless_they_are_to_be_refused_and_listened_for_where_that_is_said(tmp_path: Path) -> None:
+    assert read(tmp_path, MINIMAL).events == EventsConfig("mark", None)
+    config = read(
+        tmp_path, MINIMAL + "events: {plain_push: refuse, listen: {host: 127.0.0.1, port: 4060, udp: true}}\n"
+    )
+    assert config.events == EventsConfig("refuse", ListenConfig("127.0.0.1", 4060, udp=True))
+    (problem,) = problems(tmp_path, MINIMAL + "events: {plain_push: drop}\n")
+    assert "events.plain_push" in problem
 
 
 def test_the_list_of_meters_and_what_they_are_asked(tmp_path: Path) -> None:

@@ -249,7 +249,7 @@ def test_firmware_is_transferred_with_what_was_missing(monkeypatch: pytest.Monke
     with meter(world, monkeypatch) as client:
         client.image.transfer(image, b"v2", activate=True, progress=progress)
     assert world.activated == [image]
-    assert seen[-1] == (4, 19)
+    assert seen[-1] == (19, 19)
     assert len(seen) == 20
 
 

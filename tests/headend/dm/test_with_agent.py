@@ -16,12 +16,12 @@ from agent.metering.orders.journal import Journal
 from agent.metering.orders.kinds.steps import Ended
 from agent.metering.orders.order import Kind, Permission
 from agent.metering.orders.order_book import OrderBook, Task
-from agent.settings.provisioning import AddedMeter, ReadingTask
+from agent.settings.provisioning import AddedMeter, MeterSelection, ReadingTask
 from headend.db import create_tables, open_engine
 from headend.dm import accounts, tables
 from headend.dm.jobs import queue
 from headend.dm.server import DmServer, Request, ServerConfig
-from headend.operator import networks
+from headend.operator import networks, views
 from omadm.auth import HMAC_HEADER
 from omadm.bootstrap import emit_profile
 from omadm.notification import Notification, emit
@@ -98,6 +98,7 @@ def world(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[World]:
     engine.dispose()
 
 
+MADRID = "CET-1CEST,M3.5.0,M10.5.0/3"
 TASK = [
     {"path": "./SCHED/Task/t1/Name", "value": "all registers"},
     {"path": "./SCHED/Task/t1/Setting/Every", "value": 60},
@@ -119,6 +120,54 @@ def test_provisioning_arrives_and_takes_effect(world: World, *, atomic: bool) ->
     assert world.session() == "ok"
     assert world.job(number)["state"] == "done", world.job(number)
     assert world.device.provisioned[-1].tasks == (ReadingTask("t1", 60, "residential-108", name="all registers"),)
+
+
+BILLING = {"times": "0 0 1 * *", "codes": "3/1.0.1.8.0.VZ/2", "window": "00:00-06:00", "groups": ["block a"]}
+
+
+def test_tasks_are_made_changed_and_deleted_each_as_it_is_wanted(world: World) -> None:
+    def run(**params: Any) -> dict[str, Any]:
+        number = world.enqueue("tasks", **params)
+        assert world.session() == "ok"
+        assert world.job(number)["state"] == "done", world.job(number)
+        return dict(world.job(number)["result"])
+
+    daily = {"every": 86_400, "offset": 60, "reading_list": "residential-108", "meters": ["m1"]}
+    made = run(tasks={"billing": BILLING, "daily": daily}, zone=MADRID, quiet_hours="17:00-21:00")
+    assert made == {"changed": ["billing", "daily"], "deleted": [], "as_before": []}
+    told = world.device.provisioned[-1]
+    assert (told.zone, told.quiet_hours) == (MADRID, "17:00-21:00")
+    assert told.tasks == (
+        ReadingTask(
+            "billing", 0, "", times="0 0 1 * *", zone=MADRID, codes="3/1.0.1.8.0.VZ/2", windows="00:00-06:00",
+            selection=MeterSelection(groups=("block a",)),
+        ),
+        ReadingTask("daily", 86_400, "residential-108", offset_s=60, zone=MADRID,
+                    selection=MeterSelection(meters=("m1",))),
+    )  # fmt: skip
+    changed = run(tasks={"billing": BILLING, "daily": {"times": "0 6 * * *", "codes": "8/0.0.1.0.0.255/2"}})
+    assert changed == {"changed": ["daily"], "deleted": [], "as_before": ["billing"]}
+    assert world.device.provisioned[-1].tasks[1] == ReadingTask(
+        "daily", 0, "", times="0 6 * * *", zone=MADRID, codes="8/0.0.1.0.0.255/2"
+    )
+    assert run(tasks={"daily": None, "never-was": None})["deleted"] == ["daily"]
+    assert [task.task_id for task in world.device.provisioned[-1].tasks] == ["billing"]
+    with world.engine.begin() as connection:
+        (shown,) = views.tasks(connection, DEVICE_ID, 1.8e9)
+    assert (shown["task"], shown["zone"], shown["node"]["Setting/Times"]) == ("billing", MADRID, "0 0 1 * *")
+    assert shown["next"] == [f"2027-{month:02d}-01 00:00:00" for month in (2, 3, 4)]
+
+
+def test_a_task_that_the_device_refuses_stays_as_it_was(world: World) -> None:
+    assert world.session() == "ok"
+    world.enqueue("tasks", tasks={"t": {"every": 900, "codes": "3/1.0.1.8.0.255/2"}})
+    world.session()
+    before = world.device.provisioned[-1].tasks
+    number = world.enqueue("tasks", tasks={"t": {"every": 60, "codes": "3/1.0.1.8.0.255/2 last 5"}})
+    world.session()
+    assert world.job(number)["state"] == "failed"
+    assert "./SCHED/Task/t/Setting/Codes" in world.job(number)["result"]["refused"]
+    assert world.device.provisioned[-1].tasks == before
 
 
 def test_provisioning_twice_changes_nothing_more(world: World) -> None:

@@ -12,7 +12,9 @@ from sqlalchemy import Engine
 from agent.metering.ledger.gap_table import report
 from agent.metering.ledger.ledger import GOES_ON, PROFILE, Change, Gap, Ledger, Reason
 from headend.metering import gaps, readings
+from omadm.local_time import Zone
 from omadm.readings import emit, parse, record
+from omadm.schedule import Calendar, Periodic, Schedule
 from tests.omadm.test_readings import DEVICE, STORE, a_record
 
 T0, EVERY = 1_800_000_000, 900
@@ -114,11 +116,23 @@ def test_readings_of_a_clock_that_was_wrong_are_trusted_no_more(database: Engine
     assert trusted == {1: True, 2: False, 3: True, 5: False, 7: True}
 
 
-@pytest.mark.parametrize("seed", range(6))
-def test_the_head_end_knows_the_same_ranges_as_the_device(database: Engine, seed: int) -> None:
-    rng = random.Random(seed)
+SCHEDULES: dict[str, Schedule] = {
+    "every quarter-hour": Periodic(EVERY),
+    "local midnight": Calendar("0 0 * * *", Zone("CET-1CEST,M3.5.0,M10.5.0/3")),
+    "weekly, and the first": Calendar("30 2 1 * sun", Zone("CET-1CEST,M3.5.0,M10.5.0/3")),
+}
+
+
+@pytest.mark.parametrize("kind", list(SCHEDULES))
+@pytest.mark.parametrize("seed", range(4))
+def test_the_head_end_knows_the_same_slots_as_the_device(database: Engine, seed: int, kind: str) -> None:
+    rng, schedule = random.Random(seed), SCHEDULES[kind]
     ledger, kept, next_id = Ledger(), dict[tuple[str, str, str, int], Gap](), 1
-    ledger.expect("KFM1", "t1", EVERY, 0, run(0))
+    runs = [schedule.next(T0)]
+    while len(runs) < 80:
+        runs.append(schedule.next(runs[-1]))
+    run = runs.__getitem__
+    ledger.expect("KFM1", "t1", schedule, run(0))
 
     def apply(changes: list[Change]) -> None:
         nonlocal next_id
@@ -139,13 +153,18 @@ def test_the_head_end_knows_the_same_ranges_as_the_device(database: Engine, seed
             apply(ledger.read("KFM1", "t1", run(number)))
         if rng.random() < 0.3 and kept:
             one = rng.choice(list(kept.values()))
-            first = one.first + EVERY * rng.randrange(4)
-            apply(ledger.close(one, first, first + EVERY * rng.randrange(6), PROFILE))
-        of_device = sorted(
-            ((gap.first - T0) // EVERY, None if gap.last == GOES_ON else (gap.last - T0) // EVERY)
-            for gap in kept.values()
-        )
-        assert shown(database) == of_device
+            at = runs.index(one.first) + rng.randrange(4)
+            apply(ledger.close(one, run(at), run(at + rng.randrange(6)), PROFILE))
+        of_device = [
+            (runs.index(gap.first), None if gap.last == GOES_ON else runs.index(gap.last)) for gap in kept.values()
+        ]
+        rows = gaps.listing(database, device=DEVICE, meter="KFM1", state="open")
+        of_head_end = {
+            (runs.index(row["first"]), None if row["last"] is None else runs.index(row["last"])): row["slots"]
+            for row in rows
+        }
+        assert sorted(of_head_end, key=str) == sorted(of_device, key=str)
+        assert all(slots == (None if span[1] is None else span[1] - span[0] + 1) for span, slots in of_head_end.items())
 
 
 def test_reports_that_come_before_earlier_ones_end_in_the_same_ranges(database: Engine) -> None:

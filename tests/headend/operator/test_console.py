@@ -236,6 +236,40 @@ def test_gaps_are_shown_with_their_reason_on_their_own_page_and_that_of_the_mete
     assert "closed</span> profile" in browser.page("/gaps?state=all")
 
 
+def test_tasks_of_a_device_are_shown_with_their_next_run_in_local_time(
+    browser: Browser, database: Engine, packages: PackageStore
+) -> None:
+    fill(database, packages)
+    told = {
+        "Zone": "CET-1CEST,M3.5.0,M10.5.0/3",
+        "Task/billing/Setting/Times": "30 0 1 * *",
+        "Task/billing/Setting/ReadingList": "billing",
+        "Task/billing/Select/Groups": "block a",
+        "Task/billing/Status/State": "closed",
+        "Task/billing/Status/Waiting": "m7: its model is not known yet",
+        "Task/half/Setting/Times": "30 0 1 * *",
+        "Task/half/Status/State": "incomplete",
+        "Task/odd/Setting/Every": "often",
+    }
+    with database.begin() as connection:
+        for node, value in told.items():
+            row = {"device_id": DEVICE, "uri": f"./SCHED/{node}", "value": value, "updated": 1.77e9, "format": "chr"}
+            connection.execute(insert(dm.values).values(**row))
+    page = browser.page(f"/device?id={DEVICE}")
+    for shown in (
+        "<code>30 0 1 * *</code>",
+        "2026-03-01 00:30:00",
+        "groups block a",
+        "m7: its model is not known yet",
+        "closed",
+    ):
+        assert shown in page
+    assert page.count("2026-03-01 00:30:00") == 1, "a task that is not complete has no next run"
+    answer = browser.call("GET", f"/v1/devices/{DEVICE}/tasks", headers={"Authorization": f"Bearer {TOKEN}"})
+    tasks = {row["task"]: row for row in answer.json()["tasks"]}
+    assert (len(tasks["billing"]["next"]), tasks["half"]["next"], tasks["odd"]["next"]) == (3, [], [])
+
+
 def test_events_are_shown_on_their_own_page_and_that_of_the_meter(
     browser: Browser, database: Engine, packages: PackageStore
 ) -> None:

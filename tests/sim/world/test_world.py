@@ -10,7 +10,6 @@ from agent.metering.ledger.keeper import LedgerKeeper
 from agent.metering.ports import portreader
 from agent.metering.ports.portreader import PortReader
 from agent.metering.scheduling.slots import Slots
-from agent.metering.visit.profile_place import Place
 from headend.metering import repeats
 from tests.sim.world.__main__ import judge
 from tests.sim.world.world import KillableStore
@@ -50,11 +49,6 @@ def stored_again(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(PortReader, "_tasks_stored", lambda *_: set())
 
 
-def no_rereading(patch: pytest.MonkeyPatch) -> None:
-    """What bad pages took from a profile is not read again."""
-    patch.setattr(Place, "heard", lambda self, *_: self)
-
-
 def repetitions_shown(patch: pytest.MonkeyPatch) -> None:
     """The head-end takes what is read again for something new."""
     patch.setattr(repeats, "_digest", lambda _parts: None)
@@ -65,20 +59,20 @@ def never_confirmed(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Slots, "confirmed", lambda *_: [])
 
 
+LIAR = ("clock-back", "clock-ahead", "store-page", "kill", "kill-in-append")
+
+
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
-    ("plant", "kinds"),
-    [
-        (no_rereading, ("store-page",)),
-        (repetitions_shown, ("store-page", "kill")),
-        (never_confirmed, ("clock-back", "clock-ahead")),
-    ],
+    ("plant", "kinds", "seed"),
+    [(repetitions_shown, ("store-page", "kill"), 2), (never_confirmed, LIAR, 1018)],
 )
 def test_a_fault_planted_behind_damage_or_a_liar_is_found(
-    plant: Callable[[pytest.MonkeyPatch], None], kinds: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+    plant: Callable[[pytest.MonkeyPatch], None], kinds: tuple[str, ...], seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    assert not judge(seed, kinds)[1]
     plant(monkeypatch)
-    assert any(judge(seed, kinds)[1] for seed in range(SEEDS_TO_FIND))
+    assert judge(seed, kinds)[1]
 
 
 @pytest.mark.timeout(600)

@@ -146,7 +146,7 @@ class World:
             config,
             store=self.store,
             registry=registry,
-            orders=OrderBook(Journal(RealDisk(), self.folder / "orders"), self.clock, allowed=(), known=registry.names),
+            orders=self.make_orders(registry.names),
             lists=ReadingLists(self.folder, self.folder / "software"),
             clock=self.clock,
             rng=random.Random(self.starts),
@@ -165,6 +165,10 @@ class World:
         self.collector.configure(provisioning)
         self.uplink.configure(provisioning.uplink)
         self._uplink_at = self.clock.now
+
+    def make_orders(self, known: Callable[[], set[str]]) -> OrderBook:
+        """The orders to meters, of which there are none here."""
+        return OrderBook(Journal(RealDisk(), self.folder / "orders"), self.clock, allowed=(), known=known)
 
     def stop(self) -> None:
         """An orderly end."""

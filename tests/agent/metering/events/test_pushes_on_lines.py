@@ -94,7 +94,7 @@ def test_a_babbling_meter_fills_nothing_and_its_neighbour_is_heard(tmp_path: Pat
     rig = joined(PlcRig(tmp_path, 2))
     for number in range(300):
         rig.network.push(FIRST_ADDRESS, cover_opened(number), rig.clock.now)
-        rig.run(0.2)
+    rig.run(5)
     rig.network.push(FIRST_ADDRESS + 1, cover_opened(1), rig.clock.now)
     rig.run(1000)
     found = happened(rig)

@@ -8,7 +8,10 @@ from dataclasses import replace
 import pytest
 
 from agent.metering.ledger.ledger import GOES_ON, PROFILE, Balance, Change, Gap, Ledger, Reason, refilled
+from omadm.local_time import Zone
+from omadm.schedule import Calendar, Periodic, Schedule
 
+MADRID = "CET-1CEST,M3.5.0,M10.5.0/3"
 T0 = 1_800_000_000
 EVERY = 900
 METER, TASK = "KFM1", "t1"
@@ -24,7 +27,7 @@ def gap(first: int, last: int, reason: Reason = Reason.SILENT) -> Gap:
 
 def begun(latest: int = 0) -> Ledger:
     ledger = Ledger()
-    assert ledger.expect(METER, TASK, EVERY, 0, run(latest)) == (True, [])
+    assert ledger.expect(METER, TASK, Periodic(EVERY), run(latest)) == (True, [])
     return ledger
 
 
@@ -58,7 +61,7 @@ def test_another_reason_is_another_gap() -> None:
 def test_a_task_that_goes_or_changes_its_times_ends_what_goes_on() -> None:
     ledger = begun()
     ledger.settle(METER, TASK, run(3), Reason.SILENT)
-    assert ledger.expect(METER, TASK, 3600, 0, T0 + 7200) == (True, [Change(gap(0, GOES_ON), gap(0, 2))])
+    assert ledger.expect(METER, TASK, Periodic(3600), T0 + 7200) == (True, [Change(gap(0, GOES_ON), gap(0, 2))])
     assert ledger.settled(METER, TASK) == T0 + 3600
     assert ledger.release(METER, TASK) == []
     assert ledger.settle(METER, TASK, run(90), Reason.SILENT) == []
@@ -178,7 +181,8 @@ def test_slots_between_the_rows_of_a_finer_profile_lie_in_the_interval_that_ends
 class Model:
     """Every slot by itself: what the head-end must think of each after the same changes."""
 
-    def __init__(self) -> None:
+    def __init__(self, schedule: Schedule) -> None:
+        self.schedule = schedule
         self.told: dict[int, str] = {}
         self.going_on: tuple[int, str] | None = None
 
@@ -187,33 +191,52 @@ class Model:
             if not change.told:
                 continue
             if change.how:
-                for slot in range(change.gap.first, change.gap.last + 1, EVERY):
+                for slot in self.schedule.between(change.gap.first, change.gap.last):
                     assert self.told.pop(slot, None) is not None or self._in(slot), "closed and never open"
                 if self.going_on is not None and change.gap.last >= self.going_on[0]:
-                    for slot in range(self.going_on[0], change.gap.first, EVERY):
+                    for slot in self.schedule.between(self.going_on[0], change.gap.first - 1):
                         self.told[slot] = self.going_on[1]
-                    self.going_on = (change.gap.last + EVERY, self.going_on[1])
+                    self.going_on = (self.schedule.next(change.gap.last), self.going_on[1])
             elif change.gap.last == GOES_ON:
                 assert self.going_on is None
                 self.going_on = (change.gap.first, change.gap.reason)
             else:
                 if change.was is not None and change.was.last == GOES_ON:
                     self.going_on = None
-                for slot in range(change.gap.first, change.gap.last + 1, EVERY):
+                for slot in self.schedule.between(change.gap.first, change.gap.last):
                     self.told[slot] = change.gap.reason
 
     def _in(self, slot: int) -> bool:
         return self.going_on is not None and slot >= self.going_on[0]
 
     def open(self, settled: int) -> dict[int, str]:
-        more = {} if self.going_on is None else dict.fromkeys(range(self.going_on[0], settled + 1, EVERY), "")
+        more = {} if self.going_on is None else dict.fromkeys(self.schedule.between(self.going_on[0], settled), "")
         return self.told | {slot: self.going_on[1] for slot in more if self.going_on is not None}
 
 
-@pytest.mark.parametrize("seed", range(60))
-def test_every_slot_is_read_or_listed_through_outages_restarts_and_refills(seed: int) -> None:
+# Each through both switches of its clocks.
+SCHEDULES: dict[str, Schedule] = {
+    "every quarter-hour": Periodic(EVERY),
+    "local midnight": Calendar("0 0 * * *", Zone(MADRID)),
+    "four times on working days": Calendar("30 2,3,14,22 * * mon-fri", Zone(MADRID)),
+    "the last of the month": Calendar("0 0 L * *", Zone(MADRID)),
+}
+
+
+@pytest.mark.parametrize("kind", list(SCHEDULES))
+@pytest.mark.parametrize("seed", range(30))
+def test_every_slot_is_read_or_listed_through_outages_restarts_and_refills(seed: int, kind: str) -> None:
     rng = random.Random(seed)
-    ledger, model = begun(), Model()
+    schedule = SCHEDULES[kind]
+    runs = [schedule.previous(schedule.newest(T0))]
+    while len(runs) < 400:
+        runs.append(schedule.next(runs[-1]))
+
+    def run(number: int) -> int:
+        return runs[number + 1]
+
+    ledger, model = Ledger(), Model(schedule)
+    assert ledger.expect(METER, TASK, schedule, run(0)) == (True, [])
     kept: dict[tuple[str, str, str, int], Gap] = {}
     done = run(-1)
 
@@ -233,8 +256,9 @@ def test_every_slot_is_read_or_listed_through_outages_restarts_and_refills(seed:
         number += 1 if rng.random() < 0.9 else rng.randrange(1, 30)
         if rng.random() < 0.1:  # killed, and perhaps away for some runs
             balance = Balance(
-                METER, TASK, EVERY, 0, max(ledger.settled(METER, TASK) if rng.random() < 0.2 else 0, run(-1))
-            )
+                METER, TASK, schedule.every, schedule.phase,
+                max(ledger.settled(METER, TASK) if rng.random() < 0.2 else 0, run(-1)), schedule.times,
+            )  # fmt: skip
             going_on = [one for one in kept.values() if one.last == GOES_ON]
             if not going_on:
                 balance = replace(balance, settled=ledger.settled(METER, TASK))
@@ -250,8 +274,8 @@ def test_every_slot_is_read_or_listed_through_outages_restarts_and_refills(seed:
             read.add(run(number))
         if rng.random() < 0.1 and kept:
             one = rng.choice(list(kept.values()))
-            first = one.first + EVERY * rng.randrange(3)
-            last = first + EVERY * rng.randrange(10)
+            at = runs.index(one.first) + rng.randrange(3)
+            first, last = runs[at], runs[min(at + rng.randrange(10), len(runs) - 1)]
             before = model.open(ledger.settled(METER, TASK))
             apply(ledger.close(one, first, last, PROFILE))
             closed |= set(before) - set(model.open(ledger.settled(METER, TASK)))

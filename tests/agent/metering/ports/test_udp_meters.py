@@ -107,7 +107,7 @@ def test_meters_are_read_though_datagrams_are_lost_and_come_twice(tmp_path: Path
     station.close()
     assert batch is not None
     for meter in ends:
-        mine = [record for record in batch.records if record["meter"] == meter.meter.id]
+        mine = [record for record in batch.records if record["meter"] == meter.meter.id and "event" not in record]
         assert len(mine) == len(ROWS), "every value, and none twice"
         assert meter.longest <= 1224 + 8, "an answer fits one packet of the least MTU"
     assert ends[0].swallowed, "the line was as bad as it was meant to be"

@@ -115,6 +115,19 @@ def test_a_meter_is_asked_what_it_is_once_the_line_is_quiet_and_never_before_it_
     assert [meter.model for meter in rig.collector.meters()] == [device.model for device in devices]
 
 
+def test_a_bus_is_quiet_only_some_time_after_its_last_visit(tmp_path: Path) -> None:
+    rig = BusRig(tmp_path)
+    rig.config = replace(rig.config, inventory=True)
+    rig.restart()
+    rig.collector.configure(provisioning())
+    rig.run(300, until=lambda: len(rig.count()) == 2)
+    devices = [rig.collector.devices.device(meter.key) for meter in rig.registry.known()]
+    rig.run(20)
+    assert not any(device.checked for device in devices)
+    rig.run(120)
+    assert all(device.checked for device in devices)
+
+
 def test_what_a_meter_is_asked_in_idle_time_is_no_failure_when_it_is_mute(tmp_path: Path) -> None:
     rig = inventoried(tmp_path, meters=1)
     rig.collector.configure(provisioning())

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.metering.scheduling.readinglist import ROWS_MAX, ReadingListError, ReadingLists, parse
+from agent.metering.scheduling.readinglist import ReadingListError, ReadingLists, parse
+from agent.settings.reading_codes import ITEMS_MAX
 from dlms.cosem.obis import AttributeRef
 
 REPO = Path(__file__).resolve().parents[4]
@@ -57,7 +58,7 @@ def test_all_mistakes_are_named_at_once() -> None:
 
 
 def test_a_list_without_end_is_refused() -> None:
-    rows = "".join(f"1.0.{n // 250}.{n % 250}.0.255,3,2\n" for n in range(ROWS_MAX + 1))
+    rows = "".join(f"1.0.{n // 250}.{n % 250}.0.255,3,2\n" for n in range(ITEMS_MAX + 1))
     with pytest.raises(ReadingListError, match="more than"):
         parse("x", "obis,cls,attr\n" + rows, "x.csv")
 
@@ -100,3 +101,14 @@ def test_a_list_that_is_no_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "image" / "bad.csv").write_bytes(b"obis,cls,attr\n\xff\xfe")
     with pytest.raises(ReadingListError, match="not UTF-8 at byte 14"):
         lists.get("bad")
+
+
+def test_a_list_selects_rows_and_asks_for_values_of_billing_resets() -> None:
+    rows = ("1.0.99.1.0.255,7,2,last 96 columns 1.0.1.8.0.255", "1.0.1.8.0.VZ-1,3,2,", "1.0.1.8.0.255,3,2,")
+    text = "\n".join(("obis,cls,attr,select", *rows))
+    load, before, now = parse("x", text, "x.csv").items
+    assert (load.rows.last, [str(name) for name in load.rows.columns]) == (96, ["1.0.1.8.0.255"])
+    assert (before.billing, now.billing) == (1, None)
+    assert before.ref == now.ref
+    with pytest.raises(ReadingListError, match=r"x.csv:2: .*only the buffer"):
+        parse("x", "obis,cls,attr,select\n1.0.1.8.0.255,3,2,last 3\n", "x.csv")

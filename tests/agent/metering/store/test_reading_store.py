@@ -470,7 +470,7 @@ def test_a_file_that_says_nothing_is_quarantined_and_the_loss_is_noted(
     assert "not known" in said
 
 
-@pytest.mark.parametrize(("damage", "left"), [(schema_that_is_no_text, 5000), (cut_short, 800)])
+@pytest.mark.parametrize(("damage", "left"), [(schema_that_is_no_text, 5000), (cut_short, 600)])
 def test_visits_are_found_on_their_pages_where_no_table_can_be_found(
     tmp_path: Path, damage: Callable[[Path], None], left: int
 ) -> None:

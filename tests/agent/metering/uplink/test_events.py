@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from agent.https import HttpsError
-from agent.metering.store import store_schema
 from agent.metering.store.events import KEPT
 from agent.metering.store.reading_store import Store
+from agent.metering.store.store_schema import FORMAT
 from agent.metering.uplink.replay import ReplayLimits
 from agent.metering.uplink.worker import EVENTS_IN_A_ROW_MAX
 from tests.agent.metering.readings import event, visit
@@ -106,12 +106,13 @@ def test_the_newest_events_are_shown_after_their_delivery_too_and_their_number_i
 def test_a_file_of_the_format_before_gets_the_table(tmp_path: Path) -> None:
     store = open_store(tmp_path)
     store.append(visit(0, 2))
-    store.ask(lambda db: db.execute("DROP TABLE event"))
+    for table in ("event", "calendar"):  # those of the formats since
+        store.ask(lambda db, table=table: db.execute(f"DROP TABLE {table}"))
     store.ask(lambda db: db.execute("UPDATE meta SET value=4 WHERE key='format'"))
     store.close()
     again = open_store(tmp_path)
     again.append([], urgent=[event("a")])
-    assert store_schema.FORMAT == 5
+    assert again.ask(lambda db: db.execute("SELECT value FROM meta WHERE key='format'").fetchone()[0]) == FORMAT
     assert again.stats().pending == 3
     batch = again.urgent_batch(5)
     assert batch is not None

@@ -24,7 +24,7 @@ from agent.metering.uplink.mqtt import MqttSink, topic_level
 from agent.metering.uplink.sink import SinkError, SinkWorker
 from agent.settings.mqtt import MqttConfig
 from headend import pki
-from tests.agent.metering.readings import visit
+from tests.agent.metering.readings import event, visit
 
 MOSQUITTO = shutil.which("mosquitto") or ("/usr/sbin/mosquitto" if Path("/usr/sbin/mosquitto").exists() else "")
 DEVICE = "urn:dcu:KR-000042"
@@ -214,6 +214,26 @@ def test_a_broker_of_another_authority_is_refused(broker: Broker, tmp_path: Path
 def test_a_wrong_password_is_said(broker: Broker) -> None:
     with pytest.raises(SinkError, match="refuses the connection: Not authorized"):
         broker.sink("wrong").tend()
+
+
+def test_events_have_topics_of_their_own_and_those_of_strangers_one(
+    broker: Broker, listener: Listener, tmp_path: Path
+) -> None:
+    store = Store(tmp_path / "readings.db", SystemClock(), records_max=10_000, keep_forwarded_max=0)
+    sink = broker.sink()
+    worker = SinkWorker(store, sink, SystemClock(), backoff=Backoff(1, 2), rng=random.Random(1))
+    worker.step()
+    store.append(visit(0, 1), urgent=[event("a"), event("b", meter="")])
+    while worker.step() == 0.0:
+        pass
+    wait_for(lambda: len(listener.messages) >= 4)
+    root = f"dcu/{DEVICE}"
+    assert {topic for topic, _, _ in listener.messages} >= {
+        f"{root}/events/m1",
+        f"{root}/events/unknown",
+        f"{root}/readings/m1",
+    }
+    sink.close()
 
 
 @pytest.mark.parametrize(

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 from agent.metering.visit.profile_catchup import MeterFacts, ProfileReading
 from agent.metering.visit.profile_place import CapturedRow, Place
+from agent.settings.reading_codes import ALL_ROWS, RowSelection
 from dlms import axdr
 from dlms.axdr import Data, Tag
 from dlms.codes import DataAccessResult
 from dlms.cosem.obis import AttributeRef, Obis, Selection
-from dlms.cosem.profile import CLOCK_OBIS, SELECT_ENTRY, SELECT_RANGE, CaptureObject
+from dlms.cosem.profile import CLOCK_OBIS, SELECT_ENTRY, SELECT_RANGE, CaptureObject, Unresolved
 from dlms.cosem.time import DEVIATION_UNKNOWN, STANDARD_CLOCK, STATUS_UNKNOWN, ClockPolicy, ClockStatus, CosemDateTime
 from dlms.server.profile import ProfileObject
 from dlms.xdlms.apdu.common import AccessError, Item, Result
@@ -46,11 +47,14 @@ class MeterModel:
     constant: bool = False
     refused: tuple[int, ...] = ()
     count: int = 0
+    more: tuple[CaptureObject, ...] = ()  # columns beside the clock and the value; the first of these is at the front
+    columns_selected: bool = True
     profile: ProfileObject = field(init=False)
     history: list[tuple[bytes, object]] = field(default_factory=list)  # of every row, its stamp and value
 
     def __post_init__(self) -> None:
-        self.profile = ProfileObject(PROFILE, [CLOCK, VALUE], period_s=self.period_s, entries=self.size)
+        columns = [*self.more[:1], CLOCK, VALUE, *self.more[1:]]
+        self.profile = ProfileObject(PROFILE, columns, period_s=self.period_s, entries=self.size)
 
     @property
     def rows(self) -> list[tuple[Data, ...]]:
@@ -83,7 +87,8 @@ class MeterModel:
     def capture(self, clock: CosemDateTime | None = None) -> None:
         self.count += 1
         row = (axdr.octets((clock or self.clock()).emit()), axdr.u32(7 if self.constant else self.count))
-        self.profile.capture(row)
+        others = [axdr.u32(1000 * at + self.count) for at, _ in enumerate(self.more, 1)]
+        self.profile.capture((*others[:1], *row, *others[1:]))
         self.history.append((CapturedRow.of(row, (CLOCK, VALUE)).stamp, row[1].value))
 
     def read(self, attribute: int, selection: Selection | None = None) -> Result:
@@ -98,6 +103,11 @@ class MeterModel:
             and self.sign < 0
         ):
             return self._by_local_time(selection)
+        if selection is not None and not self.columns_selected:
+            members = selection.parameters.members()
+            entry = selection.selector == SELECT_ENTRY
+            whole = [axdr.u16(1), axdr.u16(0)] if entry else [axdr.array([])]
+            selection = replace(selection, parameters=axdr.structure(*members[: 2 if entry else 3], *whole))
         found = self.profile.item.readers[attribute](selection)
         if attribute != BUFFER or self.packing == "plain" or not isinstance(found, Data):
             return found
@@ -146,16 +156,19 @@ class Reader:
     first_s: float = 86_400.0
     now: Callable[[], float] | None = None
     took_s: float = 5.0
+    selected: RowSelection = ALL_ROWS
+    octets: int = 0  # of all answers
     stored: str = "{}"
     taken: list[CapturedRow] = field(default_factory=list)
     requests: int = 0
     turns: int = 0
+    wanted: list[tuple[AttributeRef, Data | Unresolved]] = field(default_factory=list)
     error: str = ""
 
     def visit(self, *, steps_max: int = 10_000) -> list[CapturedRow]:
         """Read what is new, at most so many steps; each is kept when it is done. Returns the rows."""
         place = Place.load(json.loads(self.stored))
-        reading = ProfileReading(PROFILE, place)
+        reading = ProfileReading(PROFILE, place, self.selected)
         now = (
             datetime.fromtimestamp(self.now() if self.now is not None else self.meter.at, UTC) if self.trusted else None
         )
@@ -171,13 +184,16 @@ class Reader:
             reading.answer(self._answer(item), self.took_s)
             self.turns += reading.turned
             found += reading.rows
+            self.wanted += [cell for row in reading.rows for cell in reading.wanted(row.cells)]
             self.stored = json.dumps(place.dump())
         self.error = reading.error
         self.taken += found
         return found
 
     def _answer(self, item: Item) -> Result:
-        return self.meter.read(BUFFER, item.selection)
+        answer = self.meter.read(BUFFER, item.selection)
+        self.octets += len(answer.emit()) if isinstance(answer, Data) else 0
+        return answer
 
     def values(self) -> list[object]:
         return [cell.value if isinstance(cell, Data) else str(cell) for row in self.taken for _, cell in row.cells]

@@ -292,6 +292,26 @@ def test_an_unnumbered_information_frame_is_an_apdu() -> None:
     assert events(link) == [ApduReceived(b"pushed")]
 
 
+@pytest.mark.parametrize(
+    "frame",
+    [
+        response(0x03, RESPONSE + b"\x0fbegun", segmented=True),
+        response(0x03, b"and the rest"),
+        response(0x03, RESPONSE + b"\xe0\x40block"),
+        response(0x03, RESPONSE),
+    ],
+    ids=["segmented", "rest", "in-blocks", "empty"],
+)
+def test_a_part_of_a_pushed_message_is_no_apdu_and_ends_no_conversation(frame: bytes) -> None:
+    link = connected()
+    link.send(b"\xc0get", 0.0)
+    link.take_output()
+    link.receive(frame, 0.1)
+    assert events(link) == []
+    link.receive(i_frame(0, 1, b"\xc4answer"), 0.2)
+    assert events(link) == [ApduReceived(b"\xc4answer")]
+
+
 # ---- recovery
 
 

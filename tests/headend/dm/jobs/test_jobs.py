@@ -460,5 +460,5 @@ def test_a_job_for_a_device_without_account_is_refused(engine: Engine) -> None:
 
 
 def test_the_registry_holds_every_kind_under_its_name() -> None:
-    names = ("get", "provision", "firmware", "software", "order", "commands")
+    names = ("get", "provision", "firmware", "software", "order", "tasks", "commands")
     assert {name: kind.name for name, kind in JOB_TYPES.items()} == {name: name for name in names}
