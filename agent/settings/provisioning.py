@@ -67,7 +67,7 @@ class ReadingTask:
     items: tuple[ReadingItem, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Raises `ValueError` for what cannot be."""
+        """Check the fields against each other. Raises `ValueError` for what cannot be."""
         if self.times:
             if self.every_s or self.offset_s:
                 raise ValueError(f"task {self.task_id}: either times or a period")

@@ -349,7 +349,7 @@ def _kind_of_write(pib: int) -> str:
 
 
 def _give(core: Managed, order: NetworkOrder, now: float) -> None:
-    """Raises `PlcError`."""
+    """Hand `order` to the base node. Raises `PlcError`."""
     match order.kind:
         case "get":
             core.get_pib(order.pib, now)

@@ -91,7 +91,7 @@ class CapturedRow:
 
     @property
     def stamp(self) -> bytes:
-        """Of the time stamp what is the same whether the meter wrote it or left it out: not the day of the week."""
+        """Return the part of the time stamp that any meter writes, without the day of the week."""
         if not self.clock:
             return b""
         clock = CosemDateTime.parse(self.clock)
@@ -238,8 +238,11 @@ class Place:
         return -best[2] if best[1] else self._after_base(rows)
 
     def unknown(self, rows: Sequence[CapturedRow]) -> list[CapturedRow]:
-        """Of rows that were chosen by their time stamps: those that were not taken yet. Rows may well be alike, so
-        they are counted. What the buffer has before the first known one is older than all that was taken."""
+        """Return the rows that were not taken yet, of those that were chosen by their time stamps.
+
+        Rows may well be alike, so they are counted. What the buffer has before the first known one is older than all
+        that was taken.
+        """
         known = Counter(self.digests) | Counter(self.ahead)
         since_base = self._after_base(rows) or 0
         if not self.digests:
