@@ -35,7 +35,7 @@ NO_DECODERS: dict[str, dict[str, str]] = {
     "agent": {
         "metering.visit.profile_catchup.ProfileReading.answer": "values that dlms decoded",
         "metering.visit.profile_catchup.ProfileReading.describe": "values that dlms decoded",
-        "metering.visit.profile_place.Place.load": "a record of the store, which its test damages at random",
+        "metering.visit.profile_position.ProfilePosition.load": "a record of the store, which its test damages",
         "cli.order.read": "options of a command line",
         "metering.access.accessbook.AccessBook.open": "an entry of the key store",
         "metering.access.credentials.describe": "text for a person",

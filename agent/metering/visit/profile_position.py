@@ -110,7 +110,7 @@ class CapturedRow:
 
 
 @dataclass(slots=True)
-class Place:
+class ProfilePosition:
     """Where reading a profile goes on.
 
     `clock`: the time stamp of the last plausible row, 12 octets, empty before the first one. `latest`: that of the last
@@ -157,7 +157,7 @@ class Place:
         }
 
     @classmethod
-    def load(cls, dumped: Mapping[str, object]) -> Place:
+    def load(cls, dumped: Mapping[str, object]) -> ProfilePosition:
         """The inverse of `dump`, also of the first version's. What is damaged or missing is as if not known."""
         entry = dumped.get("entry")
         return cls(
@@ -175,14 +175,16 @@ class Place:
             losses=_losses(dumped.get("losses")),
         )
 
-    def heard(self, store: str, seq: int, lost_since: float | None, fresh: str) -> Place:
+    def heard(self, store: str, seq: int, lost_since: float | None, fresh: str) -> ProfilePosition:
         """Return the place after what `store` has lost up to its loss `seq`: of this profile possibly everything from
         `lost_since` on (seconds since the epoch; `None` where nothing that this place has not heard of). `fresh`: a
         name that nobody has used, of which `REREAD_CHARS` are kept."""
         name = self.reread or (store if self.known else fresh)[:REREAD_CHARS]
         if lost_since is None or not self.known:
             return replace(self, reread=name, losses=(store, seq))
-        return Place(ranges_only=self.ranges_only, reread=fresh[:REREAD_CHARS], since=lost_since, losses=(store, seq))
+        return ProfilePosition(
+            ranges_only=self.ranges_only, reread=fresh[:REREAD_CHARS], since=lost_since, losses=(store, seq)
+        )
 
     @property
     def known(self) -> bool:
