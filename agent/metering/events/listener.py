@@ -159,7 +159,7 @@ def meters_by_host(
     places: dict[str, tuple[str, int]] = {}
     for port in ports:
         for meter in port.meters if port.protocol.own_urls else ():
-            endpoint = port.place(meter.address)
+            endpoint = port.endpoint(meter.address)
             if endpoint is not None:
                 places[endpoint.host] = (port.name, meter.address)
 

@@ -81,7 +81,7 @@ def frame(apdu: bytes, client: int = 102) -> bytes:
 
 
 def test_a_push_on_the_connection_that_we_opened_is_an_event_and_an_answer_is_none(office: Office) -> None:
-    port = MeterConnections(office.port.place, WRAPPER.make_core)
+    port = MeterConnections(office.port.endpoint, WRAPPER.make_core)
     ears = PortEars(office.port, office.desk, office.clock)
     ears.attach(port)
     port.channel(4)
