@@ -234,6 +234,10 @@ class Apdu(IntEnum):
     GENERAL_BLOCK_TRANSFER = 0xE0
 
 
+UNASKED = frozenset((Apdu.DATA_NOTIFICATION, Apdu.EVENT_NOTIFICATION, Apdu.INFORMATION_REPORT))
+"""APDUs that a server sends without a request."""
+
+
 # Tags of the ciphered form of each service, with the global and with the dedicated key (GB 9.5).
 GLO_OF_PLAIN: dict[int, int] = {
     Apdu.INITIATE_REQUEST: 0x21,

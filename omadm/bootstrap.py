@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import urlsplit
 
-from omadm.syncml.codec import DM_WBXML, TNDS_WBXML, decode, encode
+from omadm.syncml.codec import DM_WBXML, decode, encode
+from omadm.syncml.document import TNDS_WBXML
 from omadm.syncml.errors import SyncmlError
 from omadm.syncml.messages import Add, Item, Meta, MgmtTree, SyncHdr, SyncML, TndsNode
 

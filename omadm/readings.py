@@ -56,7 +56,7 @@ _INTEGERS = {
 _FLOATS = ("f32", "f64")
 _HEX_TAGS = {"oct": None, "dt": 12, "date": 5, "time": 4}  # with the number of bytes where it is fixed
 _LISTS = ("array", "struct")
-_NOT_NUMBERS = ("NaN", "Infinity", "-Infinity")
+NOT_NUMBERS = ("NaN", "Infinity", "-Infinity")
 
 
 class BatchError(Exception):
@@ -575,7 +575,7 @@ def _fits(tag: str, raw: Any) -> bool:
 
 def _fits_float(raw: Any) -> bool:
     if isinstance(raw, str):
-        return raw in _NOT_NUMBERS
+        return raw in NOT_NUMBERS
     from decimal import Decimal
 
     if isinstance(raw, bool) or not isinstance(raw, int | Decimal):

@@ -99,7 +99,7 @@ class Channel:
             self._bridge.forget(self)
 
     def deliver(self, event: ChannelEvent) -> None:
-        """For the bridge: this event belongs to this channel."""
+        """Note an event of this channel, which the bridge hands over."""
         self._events.append(event)
 
 

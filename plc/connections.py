@@ -64,7 +64,7 @@ class Connection:
     # --- for the owner ---
 
     def fileno(self) -> int:
-        """For `select`; -1 when there is no connection."""
+        """Return the descriptor for `select`, -1 when there is no connection."""
         return self._socket.fileno() if self._socket is not None else -1
 
     @property
@@ -202,12 +202,12 @@ class MeterConnections:
         """A connection has no line that could be set."""
 
     def heard(self, address: int, data: bytes) -> None:
-        """For `Connection.read`."""
+        """Note octets that a connection has read."""
         if self.overhear is not None:
             self.overhear(address, data)
 
     def forget(self, connection: Connection) -> None:
-        """For `Connection.close`."""
+        """Leave out a connection that is closed."""
         if self._open.get(connection.address) is connection:
             del self._open[connection.address]
 

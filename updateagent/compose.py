@@ -188,7 +188,11 @@ class UpdateAgent:
 
     def guard(self, monotonic: Callable[[], float], wait: Callable[[float], None]) -> Guard:
         """The guard of this boot. `monotonic` returns seconds; `wait` sleeps for a number of them."""
-        from updateagent.engine.guard import Guard, GuardDeps
+        from updateagent.engine.guard import Guard, GuardDeps, run_command_check
+
+        run_command = run_command_check
+        if self.dry_run is not None:
+            from updateagent.engine.dry_run import command_not_run as run_command
 
         return Guard(
             GuardDeps(
@@ -200,6 +204,7 @@ class UpdateAgent:
                 booted_slot=self.read_booted_slot,
                 canary=self.read_canary,
                 read_health=lambda: self.disk.read_bytes(self.config.run_dir / "health.json"),
+                run_command=run_command,
                 monotonic=monotonic,
                 wait=wait,
             )

@@ -146,8 +146,12 @@ class Storage(ABC):
         """Bytes that can still be written to the file system of `path`."""
 
     @abstractmethod
-    def lock(self, path: Path) -> Lock:
-        """An exclusive advisory lock (flock) on a file that is made when missing."""
+    def lock(self, path: Path, *, write: bool = True) -> Lock:
+        """An exclusive advisory lock (flock) on a file that is made when missing.
+
+        Without `write` the file is only opened to be read, so that a read-only medium will do; a missing one is not
+        made, and since nobody else can hold it, counts as locked.
+        """
 
     def read_bytes(self, path: Path) -> bytes:
         with self.open_raw(path) as file:
@@ -274,14 +278,20 @@ class _FdFile(RawFile):
 
 
 class _FlockFile(Lock):
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, write: bool) -> None:
         self._path = path
+        self._flags = os.O_CLOEXEC | (os.O_RDWR | os.O_CREAT if write else os.O_RDONLY)
         self._fd = -1
 
     def acquire(self) -> bool:
         import fcntl
 
-        fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            fd = os.open(self._path, self._flags, 0o666)
+        except FileNotFoundError:
+            if self._flags & os.O_CREAT:
+                raise
+            return True
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -377,5 +387,5 @@ class RealDisk(Storage):
         found = os.statvfs(path)
         return found.f_bavail * found.f_frsize
 
-    def lock(self, path: Path) -> Lock:
-        return _FlockFile(path)
+    def lock(self, path: Path, *, write: bool = True) -> Lock:
+        return _FlockFile(path, write=write)

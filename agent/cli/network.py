@@ -10,10 +10,10 @@ import click
 
 from agent.cli.client import RefusedError
 from agent.cli.show import age, facts, printable, stamp, table, when
+from agent.status import NETWORK_ORDERS
 
 ANSWER_S = 15.0  # a base node has 5 s for each order, and others may be before this one
 ASK_EVERY_S = 0.3
-KINDS = ("get", "set", "promote", "demote", "allow", "deny")
 
 
 def number(text: str) -> int:
@@ -34,7 +34,7 @@ def network(context: Any, port: str, limit: int, as_json: bool) -> None:
 
 @click.command("base-node")
 @click.argument("port")
-@click.argument("kind", type=click.Choice(KINDS))
+@click.argument("kind", type=click.Choice(NETWORK_ORDERS))
 @click.argument("what")
 @click.argument("value", default="")
 @click.pass_obj

@@ -13,7 +13,7 @@ import click
 
 from agent.cli import show
 
-LOOK_S = 0.3
+ASK_AGAIN_S = 0.3
 NOT_DONE = 1  # exit code: not every meter has done it
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
@@ -89,7 +89,7 @@ def follow(context: Context, found: Mapping[str, Any], *, as_json: bool) -> None
                     click.echo(show.printable(line), err=True)
         if found["over"]:
             break
-        time.sleep(LOOK_S)
+        time.sleep(ASK_AGAIN_S)
         found = context.ask("order-status", id=found["id"])
     context.tell(found, as_json, lambda: show_order(found, time.time()))
     if any(meter["state"] != "done" for meter in found["meters"]):

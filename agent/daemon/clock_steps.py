@@ -30,7 +30,7 @@ class _Itimerspec(ctypes.Structure):
 
 
 class ClockSteps:
-    """For `select`: readable once civil time was set. Where the system cannot tell, there are no `descriptors`."""
+    """Becomes readable for `select` once civil time was set; has no `descriptors` where the system cannot tell."""
 
     def __init__(self, libc: Any = None, read: Callable[[int, int], bytes] = os.read) -> None:
         self._libc = ctypes.CDLL(None, use_errno=True) if libc is None else libc

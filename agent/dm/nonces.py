@@ -25,7 +25,7 @@ class NonceStore:
         self._values = self._file.load()
 
     def nonces(self, account: Account) -> tuple[bytes, bytes]:
-        """For the next message of the client, and of the server."""
+        """Return the nonces for the next message of the client, and of the server."""
         with self._lock:
             values = self._of(account)
             try:
@@ -38,7 +38,7 @@ class NonceStore:
             self._save({**self._of(account), "client_nonce": client.hex(), "server_nonce": server.hex()})
 
     def counter(self, account: Account) -> int | None:
-        """Of the last accepted notification."""
+        """Return the counter of the last accepted notification."""
         with self._lock:
             found = self._of(account).get("counter")
             return found if isinstance(found, int) else None

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 
 from agent.tree.nodes import value_bytes
 from omadm.codes import Code
-from omadm.syncml.codec import TNDS_WBXML, TNDS_XML, encode, encode_tnds, media_type
+from omadm.syncml.codec import encode, encode_tnds, media_type
+from omadm.syncml.document import TNDS_WBXML, TNDS_XML
 from omadm.syncml.messages import (
     Alert,
     Command,

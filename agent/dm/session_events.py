@@ -55,12 +55,16 @@ class CommandsReceived:
 
 @dataclass(frozen=True, slots=True)
 class NoncesChanged:
+    """The server has given the next nonces, of the client and of itself."""
+
     client_nonce: bytes = field(repr=False)
     server_nonce: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Acknowledged:
+    """The server has taken the generic alert of that id."""
+
     alert_id: str
 
 

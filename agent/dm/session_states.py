@@ -21,6 +21,8 @@ from omadm.transitions import Transitions
 
 
 class State(Enum):
+    """Where a session stands."""
+
     READY = auto()
     ANSWERING = auto()
     WAIT_PACKAGE = auto()
@@ -31,6 +33,8 @@ class State(Enum):
 
 
 class Input(Enum):
+    """What moves a session on."""
+
     START = auto()
     SENT_WHOLE = auto()  # our package is complete
     SENT_PART = auto()  # our package goes on

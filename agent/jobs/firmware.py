@@ -44,6 +44,8 @@ class State(IntEnum):
 
 
 class Event(Enum):
+    """What moves a firmware job on."""
+
     EXEC_FETCH = auto()  # Download or DownloadAndUpdate
     EXEC_UPDATE = auto()
     DATA_BROUGHT = auto()  # Replace of Update/PkgData

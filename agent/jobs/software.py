@@ -36,7 +36,6 @@ class DownloadStatus(IntEnum):
     COMPLETE = 40
     INSTALLING = 50
     INSTALL_FAILED = 60
-    INSTALL_FAILED_WITH_DATA = 70
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,7 +88,7 @@ class _Leaf:
     secret: bool = False
 
     def always(self) -> NodeSpec:
-        """As a leaf of the default, which is always there."""
+        """Return the leaf of the default, which is always there."""
         return permanent(
             self.name,
             self.format,
@@ -100,7 +100,7 @@ class _Leaf:
         )
 
     def optional(self) -> NodeSpec:
-        """As a leaf of a rule."""
+        """Return the leaf of a rule."""
         return setting(
             self.name,
             self.format,

@@ -11,11 +11,10 @@ from agent.tree.schema import ARD, Access, Format, NodeSpec, Path, group, interi
 from agent.tree.tnds import put_tnds
 from agent.tree.tree import Transaction
 from agent.tree.uri import parse_path
-from omadm.bootstrap import Account, BootstrapError, account_from_tnds
+from omadm.bootstrap import DMACC_URN, Account, BootstrapError, account_from_tnds
 from omadm.codes import Code, Refusal
 from omadm.syncml.messages import MgmtTree
 
-URN = "urn:oma:mo:oma-dm-dmacc:1.0"
 ROOT: Path = ("DMAcc",)
 MANAGED = (("SCHED",), ("AMI",), ("FUMO",), ("SCOMO",))  # what the bootstrapped server may manage
 BOOTSTRAP_ROOTS = frozenset({"DMAcc", "SCHED", "AMI"})
@@ -54,7 +53,7 @@ class DmAcc:
                 name="AppAuth",
             ),
             group(name="Ext"),
-            type=URN,
+            type=DMACC_URN,
             description="comes with the bootstrap",
         )
         return interior("DMAcc", account)

@@ -162,7 +162,7 @@ class PortConfig:
         """What is special about the meter with this address; `None` for nothing."""
         return next((meter for meter in self.meters if meter.address == address), None)
 
-    def place(self, address: int) -> Endpoint | None:
+    def endpoint(self, address: int) -> Endpoint | None:
         """Where the meter with this address is, `None` for one that is not known. Raises `PlcLocalError`."""
         meter = self.meter(address)
         if meter is None:

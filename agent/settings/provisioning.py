@@ -7,12 +7,14 @@ here is read from a file.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 
 from agent.settings.reading_codes import ReadingItem, parse_codes
 from omadm.local_time import DayTimes, Zone
 from omadm.schedule import GRID_S, Schedule, schedule_of
 
+WILDCARD = re.compile(r"[*?\[]")  # of fnmatch, whose patterns name groups of meters
 ADDED_CHARS_MAX = 256  # of one text of an added meter
 
 
@@ -65,7 +67,7 @@ class ReadingTask:
     items: tuple[ReadingItem, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Raises `ValueError` for what cannot be."""
+        """Check the fields against each other. Raises `ValueError` for what cannot be."""
         if self.times:
             if self.every_s or self.offset_s:
                 raise ValueError(f"task {self.task_id}: either times or a period")

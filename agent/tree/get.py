@@ -6,9 +6,8 @@ from agent.tree.schema import Format
 from agent.tree.tnds import to_tnds
 from agent.tree.tree import ExistingNode, Transaction
 from agent.tree.uri import parse_uri, show
+from omadm.syncml.document import TNDS_XML
 from omadm.syncml.messages import Item, Meta
-
-TNDS_TYPE = "application/vnd.syncml.dmtnds+xml"  # the codec says +wbxml where that is what it writes
 
 
 def results_of(looking: Transaction, item: Item) -> tuple[Item, ...]:
@@ -19,7 +18,7 @@ def results_of(looking: Transaction, item: Item) -> tuple[Item, ...]:
         return (Item(source=item.target, meta=Meta(format="chr", type="text/plain"), data=text),)
     if address.list == "TNDS":
         tree = to_tnds(looking, address.path, address.parts)
-        return (Item(source=show(address.path), meta=Meta(format="xml", type=TNDS_TYPE), data=tree),)
+        return (Item(source=show(address.path), meta=Meta(format="xml", type=TNDS_XML), data=tree),)
     if address.list:
         with_data = address.list == "StructData"
         return tuple(_struct(looking, existing, with_data=with_data) for existing in looking.walk(address.path))

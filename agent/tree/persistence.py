@@ -147,7 +147,7 @@ class ManagementTree:
         return self._state
 
     def view(self, server: str = DEVICE) -> Transaction:
-        """For reading only: what is done to it is never committed."""
+        """Return a transaction to read in; what is done to it is never committed."""
         return Transaction(self.schema, self._state, server=server, wall=self._wall())
 
     @contextmanager

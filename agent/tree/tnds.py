@@ -79,7 +79,7 @@ def replace_tnds(changing: Transaction, base: Path, tree: MgmtTree) -> list[Path
 
 
 def put_tnds(changing: Transaction, base: Path, tree: MgmtTree) -> None:
-    """As `from_tnds`, by the device itself: for bootstrap documents. What is not described is refused."""
+    """Write a bootstrap document by the device's own right, else as `from_tnds` does. Refuse what is not described."""
     for path, node in flatten(base, tree):
         acl = None
         if node.acl:

@@ -75,7 +75,7 @@ class Transaction:
         return ExistingNode(path, spec, current, acl, parent_acl)
 
     def existing(self, path: Path) -> ExistingNode:
-        """As `find`; raises `Refusal` 404."""
+        """Return the node at `path`. Raises `Refusal` 404."""
         found = self.find(path)
         if found is None:
             raise Refusal(Code.NOT_FOUND, show(path))

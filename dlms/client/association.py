@@ -25,7 +25,7 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 from dlms import axdr
-from dlms.codes import CONFIRMED, LN_CLIENT_CONFORMANCE, Apdu, Conformance, Context, is_unconfirmed
+from dlms.codes import CONFIRMED, LN_CLIENT_CONFORMANCE, UNASKED, Apdu, Conformance, Context, is_unconfirmed
 from dlms.cosem.associations import REPLY_TO_HLS
 from dlms.errors import DecodeError, DlmsError, LinkError, LocalError, PeerError, SecurityError
 from dlms.security.random_octets import RandomOctets, system_random
@@ -413,7 +413,7 @@ class Association:
             if complete is None:
                 return
             apdu = complete
-        if apdu[0] in _NOTIFICATIONS and self._ciphered:
+        if apdu[0] in UNASKED and self._ciphered:
             return  # unprotected where protection was agreed: anybody could have sent it
         apdu = self._unprotect(apdu)
         tag = apdu[0]
@@ -422,7 +422,7 @@ class Association:
             self._refused(exception.text, unsupported=exception.unsupported, about_keys=exception.about_keys)
         elif tag == Apdu.CONFIRMED_SERVICE_ERROR:
             self._refused(faults.parse_service_error(apdu).text)
-        elif tag in _NOTIFICATIONS and self.state not in (State.IDLE, State.ASSOCIATING):
+        elif tag in UNASKED and self.state not in (State.IDLE, State.ASSOCIATING):
             self._notified(apdu)
         elif self.state is State.ASSOCIATING and tag == Apdu.AARE:
             self._aare(Aare.parse(apdu))
@@ -636,7 +636,6 @@ class Association:
         self.state = TRANSITIONS.after(self.state, event)
 
 
-_NOTIFICATIONS = frozenset((Apdu.DATA_NOTIFICATION, Apdu.EVENT_NOTIFICATION, Apdu.INFORMATION_REPORT))
 _ANSWERS = frozenset((Apdu.AARE, Apdu.GET_RESPONSE, Apdu.SET_RESPONSE, Apdu.ACTION_RESPONSE, Apdu.ACCESS_RESPONSE))
 _ALWAYS_PLAIN = frozenset((Apdu.AARE, Apdu.RLRE, Apdu.EXCEPTION_RESPONSE, Apdu.CONFIRMED_SERVICE_ERROR))
 

@@ -17,6 +17,7 @@ from dlms import axdr
 from dlms.axdr import Data
 from dlms.cosem.obis import Obis
 from dlms.errors import LocalError, PeerError
+from dlms.xdlms.apdu.common import NO_PARAMETER
 
 IMAGE_TRANSFER = 18
 IMAGE = Obis.parse("0.0.44.0.0.255")
@@ -26,7 +27,6 @@ INITIATED, VERIFYING, VERIFIED, NOT_VERIFIED, ACTIVATING, ACTIVATED, NOT_ACTIVAT
 IMAGE_BLOCK_OCTETS_MAX = 64 * 1024
 POLLS_MAX = 120  # of a meter that needs time, in one generator
 ROUNDS_MAX = 5  # passes over the blocks that the meter still lacks
-_NOTHING = axdr.i8(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +134,7 @@ def _lacking(status: Data | str, blocks: int) -> list[int] | None:
 
 def _done(method: int, good: int, bad: int, what: str) -> Steps:
     """Call `method`, and wait for a meter that needs time until its status is `good` or `bad`."""
-    came = yield Call(method, _NOTHING)
+    came = yield Call(method, NO_PARAMETER)
     for _ in range(POLLS_MAX if came == TEMPORARY else 0):
         status = _number((yield from _look(STATUS))[0], "status")
         if status == good:

@@ -493,15 +493,17 @@ class Meter:
 
     def disconnect(self) -> None:
         """Disconnect the customer: remote_disconnect of the disconnect control."""
-        from dlms.client.objects import DISCONNECT, NOTHING
+        from dlms.client.objects import DISCONNECT
+        from dlms.xdlms.apdu.common import NO_PARAMETER
 
-        self.action(DISCONNECT, NOTHING)
+        self.action(DISCONNECT, NO_PARAMETER)
 
     def reconnect(self) -> None:
         """Reconnect the customer, or allow it: remote_reconnect of the disconnect control."""
-        from dlms.client.objects import NOTHING, RECONNECT
+        from dlms.client.objects import RECONNECT
+        from dlms.xdlms.apdu.common import NO_PARAMETER
 
-        self.action(RECONNECT, NOTHING)
+        self.action(RECONNECT, NO_PARAMETER)
 
 
 def _results(answer: Answer) -> tuple[Result, ...]:

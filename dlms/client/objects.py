@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from dlms.security.keys import KeyAgreement, KeyId
     from dlms.xdlms.apdu.common import Result
 
-NOTHING = axdr.i8(0)  # the parameter of methods that take none
 _CONTACTOR = Obis.parse("0.0.96.3.10.255")
 DISCONNECT = MethodRef(70, _CONTACTOR, 1)
 RECONNECT = MethodRef(70, _CONTACTOR, 2)

@@ -121,3 +121,8 @@ class Selection:
 
     def emit(self) -> bytes:
         return bytes((self.selector,)) + self.parameters.emit()
+
+
+DEVICE_NAME = AttributeRef.parse("1/0.0.42.0.0.255/2")  # COSEM logical device name (BB 6.2.1)
+FIRMWARE_ID = AttributeRef.parse("1/1.0.0.2.0.255/2")  # active firmware identifier (BB 6.2.2)
+CLOCK_TIME = AttributeRef.parse("8/0.0.1.0.0.255/2")

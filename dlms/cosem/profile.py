@@ -33,7 +33,7 @@ from dlms.errors import DecodeError, LocalError
 PROFILE_CLASS = 7
 BUFFER, CAPTURE_OBJECTS, CAPTURE_PERIOD, SORT_METHOD, SORT_OBJECT, ENTRIES_IN_USE, ENTRIES = range(2, 9)
 FIFO, LIFO = 1, 2  # sort methods: the oldest row first, the newest row first
-CLOCK_CLASS, CLOCK_TIME = 8, 2
+CLOCK_CLASS, CLOCK_ATTRIBUTE = 8, 2
 BEGIN_OF_TIME = CosemDateTime(1970, 1, 1, ANY, 0, 0, 0, 0)  # before and after every row, for a range
 END_OF_TIME = CosemDateTime(2099, 12, 31, ANY, 23, 59, 59, 0)
 CLOCK_OBIS = Obis.parse("0.0.1.0.0.255")
@@ -70,7 +70,7 @@ class CaptureObject:
 
     @property
     def is_clock(self) -> bool:
-        return self.ref.class_id == CLOCK_CLASS and self.ref.attribute == CLOCK_TIME
+        return self.ref.class_id == CLOCK_CLASS and self.ref.attribute == CLOCK_ATTRIBUTE
 
     def data(self) -> Data:
         """Encode as capture_object_definition."""

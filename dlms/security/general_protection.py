@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dlms.codes import CIPHERED_TAGS, Apdu
+from dlms.codes import CIPHERED_TAGS, UNASKED, Apdu
 from dlms.errors import LocalError, PeerError
 from dlms.security.gcm import check_counter
 from dlms.security.general_formats import (
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from dlms.security.settings import Security
 
 PROTECTIONS_MAX = 2  # one signature, one ciphering
-_UNASKED = frozenset((Apdu.DATA_NOTIFICATION, Apdu.EVENT_NOTIFICATION, Apdu.INFORMATION_REPORT))
 
 
 class _Opened:
@@ -176,7 +175,7 @@ class GeneralProtection:
 
     def _check_transaction(self, found: _Opened) -> None:
         transaction = found.headers[0].transaction
-        asked = self._is_server or found.plain[0] in _UNASKED
+        asked = self._is_server or found.plain[0] in UNASKED
         if not asked and transaction != self._transaction:
             raise PeerError("the answer to another request")
         if asked and not found.counted:

@@ -8,17 +8,14 @@ from datetime import datetime, timedelta
 
 from dlms import axdr
 from dlms.axdr import DATE_TIME_OCTETS, Data
-from dlms.codes import ActionResult, DataAccessResult
+from dlms.codes import DataAccessResult
 from dlms.cosem.obis import Obis, Selection
 from dlms.cosem.profile import CLOCK_OBIS
 from dlms.cosem.time import CosemDateTime
 from dlms.errors import LocalError
-from dlms.server.objects import CosemObject, Reader, Writer, constant
+from dlms.server.objects import DENIED, DONE, UNFIT, CosemObject, Reader, Writer, constant
 from dlms.xdlms.apdu.common import ActionOutcome, Result
 
-_DONE = ActionOutcome(ActionResult.SUCCESS)
-_UNFIT = ActionOutcome(ActionResult.TYPE_UNMATCHED)
-_DENIED = ActionOutcome(ActionResult.READ_WRITE_DENIED)
 CLOCK_YEARS = 1970, 2199
 SHIFT_S_MAX = 900  # BB 4.5.1: -900 to 900 seconds
 
@@ -113,16 +110,16 @@ class ClockObject:
     def _shift(self, parameters: Data | None) -> ActionOutcome:
         seconds = None if parameters is None else parameters.value
         if type(seconds) is not int:
-            return _UNFIT
+            return UNFIT
         if abs(seconds) > SHIFT_S_MAX:
-            return _DENIED
-        return _DONE if self._move(self.time() + timedelta(seconds=seconds)) else _DENIED
+            return DENIED
+        return DONE if self._move(self.time() + timedelta(seconds=seconds)) else DENIED
 
     def _round(self, period_s: int) -> ActionOutcome:
         """Round the clock to the nearest whole period."""
         seconds = self.time().timestamp()
         to = math.floor(seconds / period_s + 0.5) * period_s
-        return _DONE if self._move(self.time() + timedelta(seconds=to - seconds)) else _DENIED
+        return DONE if self._move(self.time() + timedelta(seconds=to - seconds)) else DENIED
 
     def _set_preset(self, parameters: Data | None) -> ActionOutcome:
         """preset_adjusting_time: the time to set, and the interval in which "adjust to preset time" may set it."""
@@ -130,14 +127,14 @@ class ClockObject:
             members = parameters.members() if parameters is not None else ()
             to, first, last = [CosemDateTime.parse(member.octets()).to_datetime() for member in members]
         except (LocalError, ValueError):
-            return _UNFIT
+            return UNFIT
         if to is None or first is None or last is None:
-            return _UNFIT
+            return UNFIT
         self._preset = to, first, last
-        return _DONE
+        return DONE
 
     def _adjust_to_preset(self, _parameters: Data | None) -> ActionOutcome:
         if self._preset is None or not self._preset[1] <= self.time() <= self._preset[2]:
-            return _DENIED
+            return DENIED
         to, self._preset = self._preset[0], None
-        return _DONE if self._move(to) else _DENIED
+        return DONE if self._move(to) else DENIED

@@ -16,19 +16,13 @@ from dlms.codes import ActionResult, DataAccessResult
 from dlms.cosem.obis import AttributeRef, MethodRef, Obis, Selection
 from dlms.cosem.time import ANY, ANY_YEAR, DATE_OCTETS, LAST_DAY, SECOND_LAST_DAY, TIME_OCTETS
 from dlms.errors import LocalError
-from dlms.server.objects import CosemObject, Reader, constant
+from dlms.server.objects import DENIED, DONE, OTHER_REASON, UNFIT, CosemObject, Reader, constant
 from dlms.server.services import ObjectAccess
-from dlms.xdlms.apdu.common import AccessError, ActionOutcome, Item
+from dlms.xdlms.apdu.common import NO_PARAMETER, AccessError, ActionOutcome, Item
 
-NOTHING = axdr.i8(0)
 ACTIONS_MAX = 64  # of one script
 TIMES_MAX = 64  # of one schedule
 CATCH_UP_MINUTES_MAX = 24 * 60  # execution times missed longer ago are not made up for
-
-_DONE = ActionOutcome(ActionResult.SUCCESS)
-_UNFIT = ActionOutcome(ActionResult.TYPE_UNMATCHED)
-_DENIED = ActionOutcome(ActionResult.READ_WRITE_DENIED)
-_OTHER = ActionOutcome(ActionResult.OTHER_REASON)
 
 
 # ---------------------------------------------------------------------------------------------- disconnect control
@@ -109,11 +103,11 @@ class DisconnectControl:
         """Handle a request to switch the output."""
         following = CONTROL_MODES[self.mode].get((self.state, step))
         if following is None:
-            return _DONE if self._reached(step) else _DENIED
+            return DONE if self._reached(step) else DENIED
         before, self.state = self.connected, following
         if self.connected != before and self._switched is not None:
             self._switched(self.connected)
-        return _DONE
+        return DONE
 
     def _reached(self, step: ControlEvent) -> bool:
         """Whether the present state is one that the request leads to in this mode."""
@@ -134,7 +128,7 @@ class DisconnectControl:
 # -------------------------------------------------------------------------------------------------------- scripts
 
 
-def action(class_id: int, obis: str, method: int, parameter: Data = NOTHING) -> Data:
+def action(class_id: int, obis: str, method: int, parameter: Data = NO_PARAMETER) -> Data:
     """Encode an action of a script that calls a method."""
     name = axdr.octets(Obis.parse(obis).code)
     return axdr.structure(axdr.enum(2), axdr.u16(class_id), name, axdr.i8(method), parameter)
@@ -174,13 +168,13 @@ class ScriptTable:
 
     def _execute(self, parameters: Data | None) -> ActionOutcome:
         if parameters is None or type(parameters.value) is not int:
-            return _UNFIT
+            return UNFIT
         return self.execute(parameters.value)
 
     def execute(self, number: int) -> ActionOutcome:
         """Execute one script."""
         if self._running:
-            return _OTHER
+            return OTHER_REASON
         for member in self._scripts.members():
             identifier, actions = member.members()
             if identifier.integer() == number:
@@ -189,7 +183,7 @@ class ScriptTable:
                     outcomes = [self._one(one) for one in actions.members()[:ACTIONS_MAX]]
                 finally:
                     self._running = False
-                return next((outcome for outcome in outcomes if outcome.code), _DONE)
+                return next((outcome for outcome in outcomes if outcome.code), DONE)
         return ActionOutcome(ActionResult.OBJECT_UNDEFINED)
 
     def _one(self, data: Data) -> ActionOutcome:
@@ -209,7 +203,7 @@ def _action_of(data: Data) -> tuple[AttributeRef | MethodRef, Data]:
 def run_script(actor: ObjectAccess, name: Obis, selector: int) -> ActionOutcome:
     """Execute the script `selector` of the script table `name`; selector 0 means no script."""
     if not selector:
-        return _DONE
+        return DONE
     return actor.act(MethodRef(9, name, 1), axdr.u16(selector))
 
 

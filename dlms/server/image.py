@@ -22,22 +22,16 @@ from collections.abc import Callable
 
 from dlms import axdr
 from dlms.axdr import Data
-from dlms.codes import ActionResult, DataAccessResult
+from dlms.codes import DataAccessResult
 from dlms.cosem.obis import Obis, Selection
 from dlms.errors import LocalError
-from dlms.server.objects import CosemObject, constant
+from dlms.server.objects import DENIED, DONE, LATER, OTHER_REASON, UNFIT, CosemObject, constant
 from dlms.statemachine import Transitions
 from dlms.xdlms.apdu.common import ActionOutcome, Result
 
 IMAGE_BYTES_MAX = 4 * 1024 * 1024
 IDENTIFIER_OCTETS_MAX = 64
 BLOCK_OCTETS = 128
-
-_DONE = ActionOutcome(ActionResult.SUCCESS)
-_UNFIT = ActionOutcome(ActionResult.TYPE_UNMATCHED)
-_DENIED = ActionOutcome(ActionResult.READ_WRITE_DENIED)
-_LATER = ActionOutcome(ActionResult.TEMPORARY_FAILURE)
-_BAD = ActionOutcome(ActionResult.OTHER_REASON)
 
 
 class ImageStatus(enum.IntEnum):
@@ -186,29 +180,29 @@ class ImageTransfer:
             identifier, size = parameters.members() if parameters is not None else ()
             name, octets = identifier.octets(), size.integer()
         except (LocalError, ValueError):
-            return _UNFIT
+            return UNFIT
         if not self._may(ImageEvent.INITIATE) or len(name) > IDENTIFIER_OCTETS_MAX:
-            return _DENIED
+            return DENIED
         if not 0 < octets <= self._image_max:
-            return _DENIED
+            return DENIED
         self._step(ImageEvent.INITIATE)
         self.identifier, self._size = name, octets
         self._pieces.clear()
-        return _DONE
+        return DONE
 
     def _block(self, parameters: Data | None) -> ActionOutcome:
         try:
             number, piece = parameters.members() if parameters is not None else ()
             at, data = number.integer(), piece.octets()
         except (LocalError, ValueError):
-            return _UNFIT
+            return UNFIT
         if not self._may(ImageEvent.BLOCK) or not 0 <= at < self.blocks:
-            return _DENIED
+            return DENIED
         if len(data) != min(self._block_octets, self._size - at * self._block_octets):
-            return _UNFIT
+            return UNFIT
         self._step(ImageEvent.BLOCK)
         self._pieces[at] = data
-        return _DONE
+        return DONE
 
     def _verify(self, _parameters: Data | None) -> ActionOutcome:
         return self._begin(ImageEvent.VERIFY)
@@ -219,13 +213,13 @@ class ImageTransfer:
     def _begin(self, step: ImageEvent) -> ActionOutcome:
         if not self._may(step):
             busy = self.status in (ImageStatus.VERIFYING, ImageStatus.ACTIVATING)
-            return _LATER if busy else _DENIED
+            return LATER if busy else DENIED
         self._step(step)
         self._polls_left = self._slow_polls
         if self._slow_polls:
-            return _LATER
+            return LATER
         self._finish()
-        return _DONE if self.status in (ImageStatus.VERIFIED, ImageStatus.ACTIVATED) else _BAD
+        return DONE if self.status in (ImageStatus.VERIFIED, ImageStatus.ACTIVATED) else OTHER_REASON
 
     def _finish(self) -> None:
         """Finish the verification or activation that was begun."""

@@ -12,6 +12,14 @@ from dlms.cosem.obis import AttributeRef, Obis, Selection
 from dlms.cosem.scaler_unit import scaler_ref
 from dlms.xdlms.apdu.common import AccessError, ActionOutcome, Result
 
+# The outcomes of methods that return nothing but how it went.
+DONE = ActionOutcome(ActionResult.SUCCESS)
+UNFIT = ActionOutcome(ActionResult.TYPE_UNMATCHED)
+DENIED = ActionOutcome(ActionResult.READ_WRITE_DENIED)
+LATER = ActionOutcome(ActionResult.TEMPORARY_FAILURE)
+UNAVAILABLE = ActionOutcome(ActionResult.OBJECT_UNAVAILABLE)
+OTHER_REASON = ActionOutcome(ActionResult.OTHER_REASON)
+
 Reader = Callable[[Selection | None], Result]
 Writer = Callable[[Data], DataAccessResult]
 Method = Callable[[Data | None], ActionOutcome]

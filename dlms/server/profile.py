@@ -7,15 +7,13 @@ from datetime import UTC
 
 from dlms import axdr
 from dlms.axdr import Data
-from dlms.codes import ActionResult, DataAccessResult
+from dlms.codes import DataAccessResult
 from dlms.cosem.obis import Obis, Selection
 from dlms.cosem.profile import SELECT_ENTRY, SELECT_RANGE, CaptureObject, columns_of
 from dlms.cosem.time import STANDARD_CLOCK, CosemDateTime
 from dlms.errors import DlmsError, LocalError
-from dlms.server.objects import CosemObject, constant
+from dlms.server.objects import DONE, CosemObject, constant
 from dlms.xdlms.apdu.common import AccessError, ActionOutcome, Result
-
-_DONE = ActionOutcome(ActionResult.SUCCESS)
 
 
 class ProfileObject:
@@ -53,7 +51,7 @@ class ProfileObject:
 
     def _capture_now(self, row: Sequence[Data]) -> ActionOutcome:
         self.capture(row)
-        return _DONE
+        return DONE
 
     def capture(self, row: Sequence[Data]) -> None:
         """Add a row. Raises `LocalError` unless it has one value per column."""
@@ -64,7 +62,7 @@ class ProfileObject:
 
     def _reset(self, _parameters: Data | None) -> ActionOutcome:
         self.rows.clear()
-        return _DONE
+        return DONE
 
     def _buffer(self, selection: Selection | None) -> Result:
         columns: Sequence[int] = range(len(self.columns))

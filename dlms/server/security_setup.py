@@ -44,7 +44,7 @@ from dlms.security.keys import (
 )
 from dlms.security.random_octets import new_key_pair
 from dlms.security.settings import InvocationCounters, MemoryCounters, Security
-from dlms.server.objects import CosemObject, constant
+from dlms.server.objects import DENIED, DONE, OTHER_REASON, UNAVAILABLE, CosemObject, constant
 from dlms.xdlms.apdu.common import ActionOutcome, Result
 
 if TYPE_CHECKING:
@@ -56,10 +56,6 @@ if TYPE_CHECKING:
 SECURITY_SETUP = Obis.parse("0.0.43.0.0.255")
 CERTIFICATES_MAX = 16
 KEYS_MAX = 4  # in one transfer or agreement: there are four key ids
-_DONE = ActionOutcome(ActionResult.SUCCESS)
-_REFUSED = ActionOutcome(ActionResult.OTHER_REASON)
-_DENIED = ActionOutcome(ActionResult.READ_WRITE_DENIED)
-_UNKNOWN = ActionOutcome(ActionResult.OBJECT_UNAVAILABLE)
 
 
 class SecuritySetup:
@@ -114,7 +110,7 @@ class SecuritySetup:
             try:
                 return method(parameters)
             except (DlmsError, ValueError):  # ValueError: an enumeration without that number
-                return _REFUSED
+                return OTHER_REASON
 
         return call
 
@@ -130,31 +126,31 @@ class SecuritySetup:
         """security_activate: the policy can only become stronger (BB 4.4.7)."""
         bits = parameters.integer()
         if bits & self._policy != self._policy:
-            return _DENIED
+            return DENIED
         policy, signs = policy_of(bits)
         if signs and self.security.signing_key is None:
-            return _REFUSED
+            return OTHER_REASON
         self._use(replace(self.security, policy=policy | self.security.policy, sign=signs or self.security.sign))
         self._policy = bits
-        return _DONE
+        return DONE
 
     def _transfer(self, parameters: Data) -> ActionOutcome:
         """key_transfer: takes all the keys or none."""
         master = self.security.options.master_key
         if not master or len(parameters.members()) > KEYS_MAX:
-            return _REFUSED
+            return OTHER_REASON
         self._use(rekeyed(self.security, transferred_keys(master, parameters), self._new_counters))
-        return _DONE
+        return DONE
 
     def _agree(self, parameters: Data) -> ActionOutcome:
         """key_agreement by the ephemeral unified model C(2e, 0s), in which the client is party U."""
         security = self.security
         client = self._client_title
         if security.signing_key is None or security.peer_signing_key is None or client is None:
-            return _REFUSED
+            return OTHER_REASON
         theirs = parameters.members()
         if not 0 < len(theirs) <= KEYS_MAX:
-            return _REFUSED
+            return OTHER_REASON
         keys: dict[KeyId, bytes] = {}
         halves: list[Data] = []
         for half in theirs:
@@ -173,15 +169,15 @@ class SecuritySetup:
         """generate_key_pair: the old pair stays in use until the certificate of the new one is imported."""
         certificate_type = CertificateType(parameters.integer())
         if certificate_type is CertificateType.OTHER:
-            return _REFUSED
+            return OTHER_REASON
         self._pairs[certificate_type] = new_key_pair(curve_of(self.security.suite))
-        return _DONE
+        return DONE
 
     def _request(self, parameters: Data) -> ActionOutcome:
         """generate_certificate_request, for the key pair that was generated last."""
         pair = self._pairs.get(CertificateType(parameters.integer()))
         if pair is None:
-            return _UNKNOWN
+            return UNAVAILABLE
         return ActionOutcome(ActionResult.SUCCESS, axdr.octets(certificate_request(self.security.system_title, pair)))
 
     def _import(self, parameters: Data) -> ActionOutcome:
@@ -193,10 +189,10 @@ class SecuritySetup:
         one = stored_certificate(certificate, der, self.security.system_title, self._client_title)
         kept = [other for other in self.certificates if not _same(one, other)]
         if len(kept) >= CERTIFICATES_MAX:
-            return _REFUSED
+            return OTHER_REASON
         self._take_key(one, certificate)
         self.certificates = [*kept, one]
-        return _DONE
+        return DONE
 
     def _take_key(self, one: StoredCertificate, certificate: Certificate) -> None:
         security, public = self.security, public_key_of(certificate)
@@ -217,15 +213,15 @@ class SecuritySetup:
 
     def _export(self, parameters: Data) -> ActionOutcome:
         one = self._find(parameters)
-        return _UNKNOWN if one is None else ActionOutcome(ActionResult.SUCCESS, axdr.octets(one.der))
+        return UNAVAILABLE if one is None else ActionOutcome(ActionResult.SUCCESS, axdr.octets(one.der))
 
     def _remove(self, parameters: Data) -> ActionOutcome:
         """remove_certificate: its key stays in use until another one is imported."""
         one = self._find(parameters)
         if one is None:
-            return _UNKNOWN
+            return UNAVAILABLE
         self.certificates.remove(one)
-        return _DONE
+        return DONE
 
     def _find(self, parameters: Data) -> StoredCertificate | None:
         wanted = CertificateQuery.of(parameters)

@@ -160,12 +160,16 @@ class MeterServer:
 
 
 class State(Enum):
+    """Where an association stands."""
+
     IDLE = auto()
     PROVING = auto()
     ASSOCIATED = auto()
 
 
 class Event(Enum):
+    """What moves an association on."""
+
     ACCEPT = auto()
     CHALLENGE = auto()
     PROVED = auto()

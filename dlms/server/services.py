@@ -39,6 +39,12 @@ class RefusalError(DlmsError):
         self.apdu = exception(state_error, service_error, counter)
 
 
+def need(conformance: Conformance, service: Conformance) -> None:
+    """Refuse a service that the association has not negotiated. Raises `RefusalError`."""
+    if not conformance & service:
+        raise RefusalError(StateError.SERVICE_UNKNOWN, ServiceError.SERVICE_NOT_SUPPORTED)
+
+
 def exception(state_error: StateError, service_error: ServiceError, counter: int | None = None) -> bytes:
     return service_errors.ExceptionResponse(state_error, service_error, counter).emit()
 
@@ -76,14 +82,10 @@ class Services:
             raise RefusalError(StateError.SERVICE_UNKNOWN, ServiceError.SERVICE_NOT_SUPPORTED)
         return service(apdu)
 
-    def _need(self, service: Conformance) -> None:
-        if not self._conformance & service:
-            raise RefusalError(StateError.SERVICE_UNKNOWN, ServiceError.SERVICE_NOT_SUPPORTED)
-
     # --------------------------------------------------------------------------------------------------------- GET
 
     def _get(self, apdu: bytes) -> bytes:
-        self._need(Conformance.GET)
+        need(self._conformance, Conformance.GET)
         request = get.parse_request(apdu)
         if isinstance(request, get.GetNext):
             return self._get_next(request)
@@ -93,7 +95,7 @@ class Services:
             whole = get.GetResponse(request.invoke, result).emit()
             raw = result.emit() if isinstance(result, Data) else b""
         else:
-            self._need(Conformance.MULTIPLE_REFERENCES)
+            need(self._conformance, Conformance.MULTIPLE_REFERENCES)
             results = tuple([self._access.get(item) for item in request.items])
             raw = emit_results(results)
             whole = bytes((Apdu.GET_RESPONSE, get.LIST, request.invoke)) + raw
@@ -124,15 +126,15 @@ class Services:
     # --------------------------------------------------------------------------------------------------------- SET
 
     def _set(self, apdu: bytes) -> bytes:
-        self._need(Conformance.SET)
+        need(self._conformance, Conformance.SET)
         request = set_apdu.parse_request(apdu)
         if isinstance(request, set_apdu.SetRequest):
             return set_apdu.SetResponse(request.invoke, (self._access.set(request.item, request.value),)).emit()
         if isinstance(request, set_apdu.SetListRequest):
-            self._need(Conformance.MULTIPLE_REFERENCES)
+            need(self._conformance, Conformance.MULTIPLE_REFERENCES)
             results = self._set_all(request.items, request.values)
             return set_apdu.SetResponse(request.invoke, results, as_list=True).emit()
-        self._need(Conformance.BLOCK_TRANSFER_WITH_SET)
+        need(self._conformance, Conformance.BLOCK_TRANSFER_WITH_SET)
         incoming = self._collect(request)
         if not isinstance(incoming, set_apdu.SetFirstBlock):
             return set_apdu.SetBlockAck(request.invoke, request.block.number).emit()
@@ -170,7 +172,7 @@ class Services:
     # ------------------------------------------------------------------------------------------------------ ACCESS
 
     def _access_service(self, apdu: bytes) -> bytes:
-        self._need(Conformance.ACCESS)
+        need(self._conformance, Conformance.ACCESS)
         request = access.AccessRequest.parse(apdu)
         outcomes = tuple([self._one(item) for item in request.items])
         answer = access.AccessResponse(request.invoke, outcomes).emit()
@@ -193,7 +195,7 @@ class Services:
     # ------------------------------------------------------------------------------------------------------ ACTION
 
     def _action(self, apdu: bytes) -> bytes:
-        self._need(Conformance.ACTION)
+        need(self._conformance, Conformance.ACTION)
         request = action.parse_request(apdu)
         if isinstance(request, action.ActionNext):
             blocks = self._action_blocks
@@ -205,9 +207,9 @@ class Services:
         if isinstance(request, action.ActionRequest):
             return self._outcomes(request.invoke, (self._access.act(request.method, request.parameters),))
         if isinstance(request, action.ActionListRequest):
-            self._need(Conformance.MULTIPLE_REFERENCES)
+            need(self._conformance, Conformance.MULTIPLE_REFERENCES)
             return self._outcomes(request.invoke, self._act_all(request.methods, request.parameters), as_list=True)
-        self._need(Conformance.BLOCK_TRANSFER_WITH_ACTION)
+        need(self._conformance, Conformance.BLOCK_TRANSFER_WITH_ACTION)
         incoming = self._collect(request)
         if not isinstance(incoming, action.ActionFirstBlock):
             return action.ActionBlockAck(request.invoke, request.block.number).emit()
@@ -229,7 +231,7 @@ class Services:
         whole = bytes((Apdu.ACTION_RESPONSE, form, invoke)) + raw
         if len(whole) <= self._pdu_size:
             return whole
-        self._need(Conformance.BLOCK_TRANSFER_WITH_ACTION)
+        need(self._conformance, Conformance.BLOCK_TRANSFER_WITH_ACTION)
         self._action_blocks = BlockSender(raw, self._pdu_size - BLOCK_HEAD_OCTETS)
         return self._action_block(invoke, self._action_blocks)
 

@@ -11,7 +11,7 @@ from dlms.cosem.obis import AttributeRef, MethodRef, Selection
 from dlms.cosem.short_names import ASSOCIATION_BASE, method_offset
 from dlms.errors import LocalError
 from dlms.server.objects import CosemObject
-from dlms.server.services import ObjectAccess, RefusalError
+from dlms.server.services import ObjectAccess, RefusalError, need
 from dlms.xdlms.apdu import service_errors, sn
 from dlms.xdlms.apdu.common import AccessError, Item, Result, emit_results
 from dlms.xdlms.exchange_write import BlockSender
@@ -106,20 +106,18 @@ class ShortNameServices:
     def handle(self, apdu: bytes) -> bytes:
         """Answer one plain request. Raises `RefusalError`, and `DlmsError` for a request that cannot be decoded."""
         if apdu[0] == Apdu.READ_REQUEST:
-            self._need(Conformance.READ)
+            need(self._conformance, Conformance.READ)
             return self._read(apdu)
         if apdu[0] in (Apdu.WRITE_REQUEST, Apdu.UNCONFIRMED_WRITE_REQUEST):
-            self._need(Conformance.WRITE if apdu[0] == Apdu.WRITE_REQUEST else Conformance.UNCONFIRMED_WRITE)
+            need(
+                self._conformance, Conformance.WRITE if apdu[0] == Apdu.WRITE_REQUEST else Conformance.UNCONFIRMED_WRITE
+            )
             request = sn.parse_write_request(apdu)
             codes = [
                 self._write(variable, value) for variable, value in zip(request.variables, request.values, strict=True)
             ]
             return sn.WriteResponse(tuple(codes)).emit()
         raise RefusalError(StateError.SERVICE_UNKNOWN, ServiceError.SERVICE_NOT_SUPPORTED)
-
-    def _need(self, service: Conformance) -> None:
-        if not self._conformance & service:
-            raise RefusalError(StateError.SERVICE_UNKNOWN, ServiceError.SERVICE_NOT_SUPPORTED)
 
     def _read(self, apdu: bytes) -> bytes:
         request = sn.parse_read_request(apdu)

@@ -11,11 +11,11 @@ from datetime import datetime
 
 from dlms import axdr
 from dlms.axdr import DATE_TIME_OCTETS, Data, Tag
-from dlms.codes import ActionResult, DataAccessResult
+from dlms.codes import DataAccessResult
 from dlms.cosem.obis import Obis
 from dlms.cosem.time import CosemDateTime
 from dlms.errors import LocalError
-from dlms.server.objects import CosemObject, Reader, Writer
+from dlms.server.objects import DONE, UNFIT, CosemObject, Reader, Writer
 from dlms.xdlms.apdu.common import ActionOutcome
 
 CALENDAR = Obis.parse("0.0.13.0.0.255")
@@ -23,8 +23,6 @@ SPECIAL_DAYS = Obis.parse("0.0.11.0.0.255")
 ENTRIES_MAX = 400
 _PASSIVE_OF = {2: 6, 3: 7, 4: 8, 5: 9}
 _TIME = 10
-_DONE = ActionOutcome(ActionResult.SUCCESS)
-_UNFIT = ActionOutcome(ActionResult.TYPE_UNMATCHED)
 
 
 class ActivityCalendar:
@@ -46,7 +44,7 @@ class ActivityCalendar:
         for active, passive in _PASSIVE_OF.items():
             self.attributes[active] = self.attributes[passive]
         self.activations += 1
-        return _DONE
+        return DONE
 
     def tick(self) -> None:
         """Activate when the time for it has come. A time with wildcards is none."""
@@ -95,18 +93,18 @@ class SpecialDays:
         except (LocalError, ValueError):
             index = -1
         if parameters is None or index < 0 or len(self.entries) >= ENTRIES_MAX:
-            return _UNFIT
+            return UNFIT
         date = parameters.members()[1].value
         kept = {at: entry for at, entry in self.entries.items() if at != index and entry.members()[1].value != date}
         self.entries = kept | {index: parameters}
-        return _DONE
+        return DONE
 
     def _delete(self, parameters: Data | None) -> ActionOutcome:
         index = None if parameters is None else parameters.value
         if not isinstance(index, int) or index not in self.entries:
-            return _UNFIT
+            return UNFIT
         del self.entries[index]
-        return _DONE
+        return DONE
 
 
 def _index(entry: Data) -> int:

@@ -54,6 +54,8 @@ _TYPE_PREFIX = "Reversed-Domain-Name:"  # some devices put it before the type of
 
 
 class State(Enum):
+    """Where a session with a device stands."""
+
     OPEN = "running"
     DONE = "done"  # complete; the device does not answer our last message
     ABORTED = "aborted"  # by the device (Alert 1223)

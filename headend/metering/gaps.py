@@ -257,12 +257,6 @@ def listing(
     return [dict(row) | {"slots": _slots(row)} for row in rows]
 
 
-def open_count(engine: Engine) -> int:
-    """How many ranges are open."""
-    with db.reader(engine).begin() as connection:
-        return connection.scalar(select(func.count()).where(gaps.c.state == "open")) or 0
-
-
 def _slots(row: RowMapping) -> int | None:
     return None if row["last"] is None else _schedule(row).count(row["first"], row["last"])
 

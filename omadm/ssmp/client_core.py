@@ -21,6 +21,8 @@ REGISTRATION_TIMEOUT_S = 60.0  # three round trips; the server forgets a session
 
 
 class State(Enum):
+    """Where an attempt to register stands."""
+
     IDLE = auto()
     HELLO_SENT = auto()
     AUTH_SENT = auto()
@@ -30,6 +32,8 @@ class State(Enum):
 
 
 class Event(Enum):
+    """What moves an attempt to register on."""
+
     START = auto()
     CHALLENGE = auto()
     BOOTSTRAP = auto()

@@ -28,6 +28,8 @@ FULL_TEXT = "too many registrations at this moment"
 
 
 class State(Enum):
+    """Where the registration of one device stands."""
+
     CHALLENGED = auto()
     AUTHENTICATED = auto()
     BOOTSTRAPPED = auto()
@@ -37,6 +39,8 @@ class State(Enum):
 
 
 class Event(Enum):
+    """What moves the registration of one device on."""
+
     AUTH = auto()
     PROVIDE = auto()
     CONFIRM = auto()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from omadm.syncml import tnds, wbxml
+from omadm.syncml.document import TNDS_WBXML, TNDS_XML
 from omadm.syncml.element import PAGE_METINF, Element
 from omadm.syncml.messages import (
     Alert,
@@ -26,9 +27,6 @@ from omadm.syncml.messages import (
     Unsupported,
 )
 from omadm.syncml.text import to_base64
-
-TNDS_XML = "application/vnd.syncml.dmtnds+xml"
-TNDS_WBXML = "application/vnd.syncml.dmtnds+wbxml"
 
 
 def build(message: SyncML, *, binary: bool) -> Element:

@@ -18,8 +18,6 @@ from omadm.syncml.messages import MgmtTree, SyncML
 
 DM_XML = "application/vnd.syncml.dm+xml"
 DM_WBXML = "application/vnd.syncml.dm+wbxml"
-TNDS_XML = build.TNDS_XML
-TNDS_WBXML = build.TNDS_WBXML
 
 # Content types in use, and whether they mean WBXML (OMA-TS-SyncML_HTTPBinding 1.2, and practice).
 _MESSAGE_TYPES = {
@@ -28,7 +26,7 @@ _MESSAGE_TYPES = {
     "application/vnd.syncml+xml": False,
     "application/vnd.syncml+wbxml": True,
 }
-_TNDS_TYPES = {TNDS_XML: False, TNDS_WBXML: True}
+_TNDS_TYPES = {document.TNDS_XML: False, document.TNDS_WBXML: True}
 
 
 def media_type(content_type: str) -> str:

@@ -41,7 +41,9 @@ from omadm.syncml.text import from_base64, integer, repeatable
 
 WHAT = "SyncML message"
 CMD_ID_BYTES_MAX = 64  # opaque: peers use GUIDs
-TNDS_TYPES = frozenset({"application/vnd.syncml.dmtnds+xml", "application/vnd.syncml.dmtnds+wbxml"})
+TNDS_XML = "application/vnd.syncml.dmtnds+xml"
+TNDS_WBXML = "application/vnd.syncml.dmtnds+wbxml"
+TNDS_TYPES = frozenset({TNDS_XML, TNDS_WBXML})
 
 
 @dataclass(frozen=True, slots=True)

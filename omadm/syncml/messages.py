@@ -102,6 +102,8 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Add:
+    """Creates nodes (OMA-TS-DM_Protocol, Add)."""
+
     cmd_id: str
     items: tuple[Item, ...]
     meta: Meta | None = None
@@ -110,6 +112,8 @@ class Add:
 
 @dataclass(frozen=True, slots=True)
 class Replace:
+    """Overwrites values or properties of nodes."""
+
     cmd_id: str
     items: tuple[Item, ...]
     meta: Meta | None = None
@@ -118,6 +122,8 @@ class Replace:
 
 @dataclass(frozen=True, slots=True)
 class Delete:
+    """Removes nodes with all below them."""
+
     cmd_id: str
     items: tuple[Item, ...]
     meta: Meta | None = None
@@ -126,6 +132,8 @@ class Delete:
 
 @dataclass(frozen=True, slots=True)
 class Copy:
+    """Copies nodes; optional for devices."""
+
     cmd_id: str
     items: tuple[Item, ...]
     meta: Meta | None = None
@@ -134,6 +142,8 @@ class Copy:
 
 @dataclass(frozen=True, slots=True)
 class Get:
+    """Asks for values, properties or subtrees; `Results` bring them."""
+
     cmd_id: str
     items: tuple[Item, ...]
     meta: Meta | None = None
@@ -193,6 +203,8 @@ class Results:
 
 @dataclass(frozen=True, slots=True)
 class Atomic:
+    """Commands of which all are carried out or none."""
+
     cmd_id: str
     commands: tuple[Command, ...]
     meta: Meta | None = None
@@ -201,6 +213,8 @@ class Atomic:
 
 @dataclass(frozen=True, slots=True)
 class Sequence:
+    """Commands that are carried out in this order."""
+
     cmd_id: str
     commands: tuple[Command, ...]
     meta: Meta | None = None

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 WHAT = "SyncML XML"
 PROLOG = '<?xml version="1.0" encoding="UTF-8"?>'
 
-# XML 1.0, production 2 (Char): everything else cannot stand in a document, not even as a reference.
-_FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+NO_XML_CHAR = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""What cannot stand in a document, not even as a reference: XML 1.0, production 2 (Char), lists the others."""
 
 
 class _Builder:
@@ -109,6 +109,6 @@ def _write(element: Element, page: int | None, parts: list[str]) -> None:
 
 
 def _escape(text: str, name: str) -> str:
-    if _FORBIDDEN.search(text):
+    if NO_XML_CHAR.search(text):
         raise SyncmlValueError(f"{name}: a control character has no XML form")
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("\r", "&#13;")

@@ -1,6 +1,8 @@
 """Imports by name: a module that a string names is imported as surely as by `import`, but no contract would see it.
 
-`write_out` gives a copy of the packages an import for every such string, so that import-linter judges both alike.
+So only the functions in `IMPORTERS` import by name, each of a name that stands in a string of its module; anything
+else that could is found by `strays`. `write_out` gives a copy of the packages an import for every such string, so
+that import-linter judges both alike.
 """
 
 from __future__ import annotations
@@ -16,10 +18,28 @@ NO_IMPORTS = {
 }
 """Strings that only look like one of our modules: file, string, and what it is."""
 
-BUILT_NAMES = {
-    "dlms/__init__.py": "the door: its imports for type checkers name the same modules, which a test compares",
+IMPORTERS = {
+    "agent/metering/uplink/mqtt.py: _json_properties": "a module without types, by its literal name",
+    "agent/metering/uplink/mqtt.py: _with_will": "a module without types, by its literal name",
+    "dlms/__init__.py: __getattr__": "the door: its imports for type checkers name the same modules, a test compares",
+    "dlms/__main__.py: get_command": "the commands, from the table in that module",
+    "dlms/link/hdlc/frames.py: _choose_fcs": "a module without types, by its literal name",
+    "plc/protocols.py: _entry_points": "protocols of others; what they import is theirs",
+    "updateagent/boot/loaders.py: _load": "boot loaders, from the table in that module",
+    "updateagent/slots/types.py: slot_type": "types of slots, from the table in that module",
 }
-"""Files that may build the name of a module, and what else shows it to the contracts."""
+"""Functions that import by name, and where the names come from. Each argument is a literal, or a name."""
+
+BUILT_NAMES = frozenset({"dlms/__init__.py: __getattr__"})
+"""Those whose names are put together all the same."""
+
+MEANS = frozenset(
+    {
+        *("__import__", "import_module", "entry_points", "load_module", "exec_module", "module_from_spec"),
+        *("spec_from_file_location", "resolve_name", "run_module", "run_path", "create_module", "SourceFileLoader"),
+    }
+)
+"""Whatever imports by name, as a name or an attribute."""
 
 
 def write_out(root: Path) -> None:
@@ -32,8 +52,15 @@ def write_out(root: Path) -> None:
 
 
 def named(text: str, root: Path, file: str = "") -> Iterator[str]:
-    """Modules of ours that strings in `text` name, as "module" or "module:name". Names of loggers are none."""
+    """Modules of ours that strings in `text` name, as "module" or "module:name". Names of loggers are none, and the
+    name of a package alone is one where it is imported."""
     tree = ast.parse(text)
+    yield from (
+        first.value
+        for call in _calls(tree)
+        for first in call.args[:1]
+        if isinstance(first, ast.Constant) and first.value in PACKAGES
+    )
     others = {
         id(part)
         for node in ast.walk(tree)
@@ -43,7 +70,7 @@ def named(text: str, root: Path, file: str = "") -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in others:
             module, _, attribute = node.value.partition(":")
-            if _is_ours(module, root) and (not attribute or attribute.isidentifier()):
+            if _is_ours(module, root) and (not attribute or attribute.replace(".", "").isidentifier()):
                 if (file, node.value) not in NO_IMPORTS:
                     yield module
 
@@ -56,17 +83,47 @@ def _is_ours(module: str, root: Path) -> bool:
     return path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()
 
 
-def built(root: Path) -> list[str]:
-    """Where a module's name is put together, so that no string shows it: file and line."""
-    return [
-        f"{file}:{node.lineno}"
-        for path in _files(root)
-        if (file := str(path.relative_to(root))) not in BUILT_NAMES
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.Call)
-        and ast.unparse(node.func).rpartition(".")[2] in ("import_module", "__import__")
-        and any(isinstance(argument, (ast.JoinedStr, ast.BinOp)) for argument in node.args)
-    ]
+def strays(root: Path) -> list[str]:
+    """What imports by name outside of `IMPORTERS`, or hides that it does, or puts a name together: file and line."""
+    found = []
+    for path in _files(root):
+        file, tree = str(path.relative_to(root)), ast.parse(path.read_text(encoding="utf-8"))
+        listed = [
+            node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and f"{file}: {node.name}" in IMPORTERS
+        ]
+        inside = {id(part) for function in listed for part in ast.walk(function)}
+        called = {id(call.func) for call in _calls(tree)}
+        lines = {
+            node.lineno
+            for node in ast.walk(tree)
+            if (isinstance(node, ast.Name | ast.Attribute) and _last(node) in MEANS)
+            and (id(node) not in inside or id(node) not in called)
+        }
+        lines |= {line for node in ast.walk(tree) for line in _hidden(node)}
+        for function in listed:
+            if f"{file}: {function.name}" not in BUILT_NAMES:
+                lines |= {call.lineno for call in _calls(function) if _is_built(call)}
+        found += [f"{file}:{line}" for line in sorted(lines)]
+    return found
+
+
+def _hidden(node: ast.AST) -> Iterator[int]:
+    """The line of an import that gives a means to import by name another name."""
+    if isinstance(node, ast.ImportFrom):
+        yield from (node.lineno for alias in node.names if alias.name in MEANS and alias.asname)
+        yield from (node.lineno for alias in node.names if alias.name == "*" and node.module in ("importlib", "runpy"))
+
+
+def _is_built(call: ast.Call) -> bool:
+    return any(not isinstance(argument, ast.Constant | ast.Name) for argument in call.args)
+
+
+def _calls(tree: ast.AST) -> list[ast.Call]:
+    return [node for node in ast.walk(tree) if isinstance(node, ast.Call) and _last(node.func) in MEANS]
+
+
+def _last(node: ast.expr) -> str:
+    return ast.unparse(node).rpartition(".")[2]
 
 
 def _files(root: Path) -> list[Path]:

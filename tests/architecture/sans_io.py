@@ -12,7 +12,9 @@ import ast
 import re
 from collections.abc import Iterator
 from functools import cache
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 ROOMS = (
     "agent/dm/session_events.py",
@@ -70,19 +72,20 @@ DRIVERS = {
 """Modules of those rooms that stand between a core and the world, and what for."""
 
 OPEN_TO_CORES = {
-    "agent.metering.orders.order_book": "the type of a task",
-    "agent.metering.registry.entry": "the type of a meter",
-    "agent.metering.store.reading_store": "the type of a batch",
-    "agent.metering.visit.visit": "what a visit is asked, and its states",
-    "dlms.link.trace": "parses the text of a trace",
-    "dlms.security.random_octets": "octets and key pairs, the default of an argument for whoever has no other source",
-    "headend.software.releases": "what a package says of itself, and the choice among packages",
-    "plc.protocols": "the types of the registry; the built-in protocols",
-    "updateagent.package.payload": "unpacks and checks what a reader hands over",
-    "updateagent.package.readable": "the reader's protocol",
-    "updateagent.package.trust": "judges certificates",
-}
-"""Drivers that a core may import for the part of them that is pure, and which that is."""
+    "agent.metering.orders.order_book": {"Task"},
+    "agent.metering.store.reading_store": {"Batch"},
+    "agent.metering.visit.visit": {"CLOSE_S", "AttributeResult", "Visit"},
+    "dlms.link.trace": {"TraceLine"},
+    "dlms.security.random_octets": {"RandomOctets", "new_key_pair", "system_random"},  # defaults of arguments
+    "headend.software.releases": {"NoPackageError", "PackageInfo", "choose"},
+    "plc.protocols": {"Asking"},
+    "updateagent.package.payload": {
+        "IMAGES_MAX", "DeltaSource", "Encoding", "Image", "IntegrityTags", "Role", "Run",
+    },
+    "updateagent.package.readable": {"Package", "Readable", "opened", "read_exactly"},  # the reader's protocol
+    "updateagent.package.trust": {"ROOTS_MAX", "Trust"},
+}  # fmt: skip
+"""Drivers of which a core may import a part that is pure, and the names of that part."""
 
 MARK = "sans-io"
 
@@ -96,11 +99,13 @@ STDLIB = frozenset(
 )  # fmt: skip
 """What a core may import of the standard library: modules that compute. Whoever needs another one looks at it first."""
 
-LIBRARIES = frozenset({"crcmod", "cryptography"})
-"""What a core may import of others; what cryptography draws from the system is caught where it is named."""
-
 PURE = {
     "bz2.BZ2Decompressor": "bytes in, bytes out",
+    "crcmod": "computes",
+    "cryptography.exceptions": "errors",
+    "cryptography.hazmat": "computes; what it draws from the system is caught where it is named",
+    "cryptography.x509": "computes; what it draws from the system is caught where it is named",
+    "cryptography.utils.CryptographyDeprecationWarning": "a type",
     "fnmatch.fnmatchcase": "text only",
     "importlib.import_module": "what it may import is checked where it is called",
     "lzma.FORMAT_XZ": "a number",
@@ -108,16 +113,39 @@ PURE = {
     "lzma.LZMAError": "an error",
     "random.Random": "with a seed; without one it is caught where it is called",
     "urllib.parse": "text only",
-    "xml.etree.ElementTree": "a tree in memory",
+    "xml.etree.ElementTree.Element": "a tree in memory",
+    "xml.etree.ElementTree.SubElement": "a tree in memory",
+    "xml.etree.ElementTree.TreeBuilder": "a tree in memory",
+    "xml.etree.ElementTree.register_namespace": "a table in memory",
+    "xml.etree.ElementTree.tostring": "octets of a tree",
     "xml.parsers.expat": "bytes in, calls out",
 }
 """Parts of other modules that a core may use all the same, and why."""
 
-BUILTINS = frozenset({"open", "input", "print", "breakpoint", "eval", "exec", "__import__", "__builtins__"})
-"""A core does not even name them: `f = open` is as bad as a call."""
+UNNAMED = frozenset(
+    {
+        *("open", "input", "print", "breakpoint", "eval", "exec", "__import__", "__builtins__"),
+        *("globals", "locals", "vars", "__loader__", "__spec__"),
+    }
+)
+"""Builtins that a core does not even name: `f = open` is as bad as a call."""
+
+BACK_DOORS = frozenset(
+    {
+        *("__builtins__", "__dict__", "__getattribute__", "__globals__", "__import__", "__loader__", "__spec__"),
+        *("__subclasses__", "attrgetter", "methodcaller"),
+    }
+)
+"""Attributes and names that lead to others by text, or to what another module imports."""
 
 CLOCKS = frozenset({"now", "utcnow", "today"})
-DRAWN = re.compile(r"generate|generate_(\w+_)?key")
+DRAWN = re.compile(r"generate|generate_(\w+_)?key|random_\w+|seed|urandom")
+
+GUARDED = frozenset({"date", "datetime", "Random"})
+"""Classes that are half a clock, or half a source of chance. Under another name nothing would be seen, so that a core
+calls them, takes a listed constructor of them, or compares types with them, and does nothing else."""
+
+CONSTRUCTORS = frozenset({"combine", "fromisoformat", "fromordinal", "fromtimestamp", "max", "min", "strptime"})
 
 ROOT = Path(__file__).resolve().parents[2]
 OURS = ("agent", "dlms", "headend", "omadm", "plc", "updateagent")
@@ -144,17 +172,20 @@ def _docstring(path: Path) -> str:
 
 
 @cache
-def open_to_cores() -> frozenset[str]:
-    """The modules of ours that a core may import: other cores, and what `OPEN_TO_CORES` excepts."""
+def core_names() -> frozenset[str]:
+    """The cores, as modules."""
     files = (path.relative_to(ROOT).with_suffix("") for path in cores(ROOT))
-    return frozenset({".".join(file.parts).removesuffix(".__init__") for file in files} | set(OPEN_TO_CORES))
+    return frozenset(".".join(file.parts).removesuffix(".__init__") for file in files)
 
 
 def violations(source: str) -> list[str]:
     """What a module with this text does that a core does not: a sentence each, with the line."""
     tree = ast.parse(source)
-    found = {*_imports(tree), *_names(tree), *_clocks(tree)}
+    found = {*_imports(tree), *_chains(tree), *_names(tree), *_guarded(tree), *_calls(tree)}
     return [f"line {line}: {what}" for line, what in sorted(found)]
+
+
+# ------------------------------------------------------------------------------------------------------ what it imports
 
 
 def _imports(tree: ast.Module) -> Iterator[tuple[int, str]]:
@@ -162,8 +193,7 @@ def _imports(tree: ast.Module) -> Iterator[tuple[int, str]]:
     running = {id(node) for node in _running(tree)}
     for node in ast.walk(tree):
         for line, name in _imported(node):
-            ours = name.split(".")[0] in OURS
-            if not (_is_core(name) if ours else _is_pure(name)) and (id(node) in running or not ours):
+            if not _is_allowed(name) and (id(node) in running or name.split(".")[0] not in OURS):
                 yield line, f"imports {name}"
 
 
@@ -178,16 +208,88 @@ def _imported(node: ast.AST) -> Iterator[tuple[int, str]]:
         yield node.lineno, str(first.value) if isinstance(first, ast.Constant) else "something by name"
 
 
+def _chains(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """Attributes of imported modules that are modules themselves, or parts of them, outside the lists: what
+    `contextlib` has imported is as near as what this module has."""
+    modules = dict(_modules_named(tree))
+    running = {id(node) for node in _running(tree)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and id(node) in running:
+            root, _, attributes = ast.unparse(node).partition(".")
+            name = f"{modules.get(root, '')}.{attributes}"
+            if name.replace(".", "").isidentifier() and root in modules and not _is_allowed(name):
+                yield node.lineno, f"reaches {name}"
+
+
+def _modules_named(tree: ast.Module) -> Iterator[tuple[str, str]]:
+    """The names that imports give to modules, and the modules."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                top = alias.name.partition(".")[0]
+                yield (alias.asname, alias.name) if alias.asname else (top, top)
+        elif isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                if isinstance(_found(f"{node.module}.{alias.name}"), ModuleType):
+                    yield alias.asname or alias.name, f"{node.module}.{alias.name}"
+
+
+def _is_allowed(name: str) -> bool:
+    """Whether a core may take `name`: a module, or what a module has, the modules that it imports included."""
+    found = _found(name)
+    true_name = found.__name__ if isinstance(found, ModuleType) else name
+    if name.endswith(".*"):
+        return False  # nobody sees what comes
+    return _is_core(true_name) if true_name.split(".")[0] in OURS else _is_pure(true_name)
+
+
+@cache
+def _found(name: str) -> object:
+    """The object of this dotted name; None for one that is not there."""
+    parts = name.split(".")
+    for count in range(len(parts), 0, -1):
+        try:
+            found: object = import_module(".".join(parts[:count]))
+        except (ImportError, ValueError):
+            continue
+        for part in parts[count:]:
+            found = getattr(found, part, None)
+        return found
+    return None
+
+
 def _is_pure(name: str) -> bool:
-    top = name.split(".", maxsplit=1)[0]
-    return top in STDLIB or top in LIBRARIES or any(f"{name}.".startswith(f"{pure}.") for pure in PURE)
+    parts = name.split(".")
+    inner = [".".join(parts[:count]) for count in range(1, len(parts))]
+    foreign = [each for each in inner if isinstance(found := _found(each), ModuleType) and found.__name__ != each]
+    if any(not _is_pure(_module_name(each)) for each in foreign):
+        return False
+    is_part = any(f"{name}.".startswith(f"{pure}.") for pure in PURE)
+    return parts[0] in STDLIB or is_part or (name in PARENTS and isinstance(_found(name), ModuleType))
+
+
+def _module_name(name: str) -> str:
+    found = _found(name)
+    assert isinstance(found, ModuleType)
+    return found.__name__
+
+
+PARENTS = frozenset({"cryptography", "urllib", "xml", "xml.etree", "xml.etree.ElementTree", "xml.parsers"})
+"""Modules whose name a core may write on the way to a part of `PURE`."""
 
 
 def _is_core(name: str) -> bool:
-    """Whether the module is a core, or the one that the name is taken from."""
-    path = ROOT.joinpath(*name.split("."))
-    is_module = path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()
-    return (name if is_module else name.rpartition(".")[0]) in open_to_cores()
+    """Whether the module is a core or a room, or is the one that the name is taken from, or lends the name."""
+    parts = name.split(".")
+    for count in range(len(parts), 0, -1):
+        module = ".".join(parts[:count])
+        path = ROOT.joinpath(*parts[:count])
+        if path.with_suffix(".py").is_file():
+            lent = OPEN_TO_CORES.get(module, set())
+            return module in core_names() or parts[count : count + 1] in [[each] for each in lent]
+        if path.is_dir():
+            return count == len(parts) or module in core_names()  # what is taken from a room is judged by itself
+    return False
 
 
 def _running(node: ast.AST) -> Iterator[ast.AST]:
@@ -202,80 +304,105 @@ def _running(node: ast.AST) -> Iterator[ast.AST]:
         yield from _running(child)
 
 
+# -------------------------------------------------------------------------------------------------------- what it names
+
+
 def _names(tree: ast.Module) -> Iterator[tuple[int, str]]:
-    """Builtins that touch the world, keys that the system draws, and chance without a seed."""
-    chance = {
-        alias.asname or alias.name
-        for node in ast.walk(tree)
-        if isinstance(node, ast.ImportFrom) and node.module == "random"
-        for alias in node.names
-    }
-    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
-    seeded = {id(call.func) for call in calls if _is_seeded(call)}
+    """Builtins that touch the world, ways around the lists, and what the system draws."""
+    called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
     for node in ast.walk(tree):
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and node.id in BUILTINS:
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and node.id in UNNAMED | BACK_DOORS:
             yield node.lineno, f"names {node.id}"
+        elif isinstance(node, ast.Attribute) and node.attr in BACK_DOORS:
+            yield node.lineno, f"goes around: {ast.unparse(node)}"
         elif isinstance(node, ast.Attribute) and DRAWN.fullmatch(node.attr):
-            yield node.lineno, f"draws a key: {ast.unparse(node)}"
-        elif isinstance(node, ast.ImportFrom) and any(DRAWN.fullmatch(alias.name) for alias in node.names):
-            yield node.lineno, "imports what draws a key"
-    yield from (
-        (call.lineno, "draws random numbers without a seed")
-        for call in calls
-        if ast.unparse(call.func) in chance and id(call.func) not in seeded
-    )
+            yield node.lineno, f"draws: {ast.unparse(node)}"
+        elif isinstance(node, ast.Name | ast.Attribute) and _last(node) == "import_module" and id(node) not in called:
+            yield node.lineno, "hands on import_module"
+        elif isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                if DRAWN.fullmatch(alias.name) or alias.name in BACK_DOORS:
+                    yield node.lineno, f"imports {alias.name}"
+                elif alias.name in GUARDED | {"import_module"} and alias.asname not in (None, alias.name):
+                    yield node.lineno, f"hides {alias.name} behind another name"
 
 
-def _is_seeded(call: ast.Call) -> bool:
-    seeds = [*call.args, *(keyword.value for keyword in call.keywords)]
-    return bool(seeds) and not any(isinstance(seed, ast.Constant) and seed.value is None for seed in seeds)
+def _guarded(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """Mentions of a class of `GUARDED` that are neither a call, nor a constructor, nor a type."""
+    named = {
+        alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names
+    } & GUARDED
+    modules = {name for name, module in _modules_named(tree) if module in ("datetime", "random")}
+    fine = {id(each) for node in ast.walk(tree) for each in _well_used(node)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name):
+            is_class = node.id in named and isinstance(node.ctx, ast.Load)
+        elif isinstance(node, ast.Attribute):
+            is_class = node.attr in GUARDED and ast.unparse(node.value) in modules
+        else:
+            continue
+        if is_class and id(node) not in fine:
+            yield node.lineno, f"a clock or chance under another name: {ast.unparse(node)}"
 
 
-def _clocks(tree: ast.Module) -> Iterator[tuple[int, str]]:
-    """Every `.now`, `.utcnow`, `.today` of what was not handed in."""
-    yield from _clocks_below(tree, frozenset())
+def _well_used(node: ast.AST) -> Iterator[ast.AST]:
+    """The expressions in `node` that may be a guarded class: what is called, or a type."""
+    if isinstance(node, ast.Call):
+        yield node.func
+        if ast.unparse(node.func) in ("isinstance", "issubclass", "cast"):
+            yield from (part for argument in node.args for part in ast.walk(argument))
+    elif isinstance(node, ast.Attribute) and node.attr in CONSTRUCTORS:
+        yield node.value
+    elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
+        yield from (node.left, node.right)
+    elif isinstance(node, ast.MatchClass):
+        yield node.cls
+    elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.returns:
+        yield from ast.walk(node.returns)
+    elif isinstance(node, ast.arg | ast.AnnAssign) and node.annotation:
+        yield from ast.walk(node.annotation)
 
 
-def _clocks_below(node: ast.AST, handed: frozenset[str]) -> Iterator[tuple[int, str]]:
-    """Those below `node`; `handed` are the parameters in view, and the local names of what comes from them."""
-    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
-        handed = _handed_in(node, handed)
-    if isinstance(node, ast.Attribute) and node.attr in CLOCKS and _root(node) not in handed:
-        yield node.lineno, f"reads the clock: {ast.unparse(node)}"
-    if isinstance(node, ast.Call) and ast.unparse(node.func) == "getattr":
-        names = [each.value for each in node.args[1:2] if isinstance(each, ast.Constant)]
-        if (not names or names[0] in CLOCKS) and _root(node.args[0]) in ("date", "datetime"):
-            yield node.lineno, f"reads the clock by name: {ast.unparse(node)}"
-    for child in ast.iter_child_nodes(node):
-        yield from _clocks_below(child, handed)
+def _last(node: ast.expr) -> str:
+    return ast.unparse(node).rpartition(".")[2]
 
 
-def _handed_in(function: ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda, outer: frozenset[str]) -> frozenset[str]:
-    parts = function.args
-    handed = {each.arg for each in (*parts.posonlyargs, *parts.args, *parts.kwonlyargs)} | outer
-    for node in ast.walk(function):
-        if isinstance(node, ast.Assign):
-            for target, value in _pairs(node):
-                if _root(value) in handed:
-                    handed.add(target)
-                else:
-                    handed.discard(target)
-    return frozenset(handed)
+# -------------------------------------------------------------------------------------------------------- what it calls
 
 
-def _pairs(node: ast.Assign) -> Iterator[tuple[str, ast.expr]]:
-    """Names that are assigned to, and what; of `a, b = c, d` each by itself."""
-    for target in node.targets:
-        if isinstance(target, ast.Name):
-            yield target.id, node.value
-        elif isinstance(target, ast.Tuple):
-            values = node.value.elts if isinstance(node.value, ast.Tuple) else [node.value] * len(target.elts)
-            pairs = zip(target.elts, values, strict=False)  # a starred name takes more than one
-            yield from ((each.id, value) for each, value in pairs if isinstance(each, ast.Name))
+def _calls(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """Calls that look at a clock or at the time zone of the machine, and chance without a seed."""
+    handed = {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and node.attr in CLOCKS and not _is_handed(node.value, handed):
+            yield node.lineno, f"reads the clock: {ast.unparse(node)}"
+        elif isinstance(node, ast.Call):
+            name = _last(node.func)
+            arguments: list[ast.expr | ast.keyword] = [*node.args, *node.keywords]
+            if name == "Random" and not _is_seeded(arguments):
+                yield node.lineno, "draws random numbers without a seed"
+            elif len(arguments) < {"astimezone": 1, "fromtimestamp": 2}.get(name, 0):
+                yield node.lineno, f"asks for the time zone of the machine: {ast.unparse(node)}"
+            elif name == "getattr" and _names_a_clock(node):
+                yield node.lineno, f"reads the clock by name: {ast.unparse(node)}"
 
 
-def _root(node: ast.expr) -> str:
-    """The name that a chain of attributes begins with; "" for any other expression."""
+def _is_seeded(arguments: list[ast.expr | ast.keyword]) -> bool:
+    """Whether the seed is seen to be one: a literal, a text that is put together, a number or a digest."""
+    if len(arguments) != 1 or isinstance(arguments[0], ast.keyword):
+        return False
+    seed = arguments[0]
+    if isinstance(seed, ast.Call):
+        return _last(seed.func) in ("digest", "int")
+    return isinstance(seed, ast.JoinedStr) or (isinstance(seed, ast.Constant) and seed.value is not None)
+
+
+def _is_handed(node: ast.expr, handed: set[str]) -> bool:
+    """Whether it is an argument, or lies in one; a class cannot be, as `_guarded` sees to it."""
     while isinstance(node, ast.Attribute):
         node = node.value
-    return node.id if isinstance(node, ast.Name) else ""
+    return isinstance(node, ast.Name) and node.id in handed
+
+
+def _names_a_clock(call: ast.Call) -> bool:
+    return any(isinstance(each, ast.Constant) and each.value in CLOCKS for each in call.args[1:2])

@@ -140,6 +140,8 @@ def test_an_import_by_name_breaks_a_contract_too(tmp_path: Path, file: str, plan
     [
         ('X = "updateagent.boot.grub:GrubStore"', ["updateagent.boot.grub"]),
         ('X = ("updateagent.boot", "other.boot", "updateagent", "updateagent.no_such")', ["updateagent.boot"]),
+        ('X = "updateagent.boot.grub:GrubStore.load"', ["updateagent.boot.grub"]),
+        ('X = import_module("dlms")', ["dlms"]),
         ('log = logging.getLogger("agent.metering.store")', []),
         ('X = "updateagent.boot: what the boot loader shares"', []),
     ],
@@ -148,12 +150,62 @@ def test_which_strings_name_a_module(text: str, modules: list[str]) -> None:
     assert list(by_name.named(text, REPO)) == modules
 
 
-def test_no_name_of_a_module_is_put_together(tmp_path: Path) -> None:
-    assert by_name.built(REPO) == []
+def test_only_the_listed_functions_import_by_name() -> None:
+    assert by_name.strays(REPO) == []
+
+
+def test_every_listed_function_imports_by_name() -> None:
+    found = set()
+    for entry in by_name.IMPORTERS:
+        file, name = entry.split(": ")
+        for node in ast.walk(ast.parse((REPO / file).read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef) and node.name == name:
+                found |= {
+                    entry
+                    for part in ast.walk(node)
+                    if isinstance(part, ast.Name | ast.Attribute)
+                    and ast.unparse(part).rpartition(".")[2] in by_name.MEANS
+                }
+    assert found == set(by_name.IMPORTERS)
+
+
+@pytest.mark.parametrize(
+    "planted",
+    [
+        'x = import_module("dlms.link")',
+        "def late(name):\n    return __import__(name)",
+        "from importlib import import_module as load",
+        "from importlib import *",
+        "load = importlib.import_module",
+        "from importlib.metadata import entry_points\nx = entry_points(group='x')",
+        "x = importlib.util.spec_from_file_location('x', 'y')",
+        "import runpy\nrunpy.run_module('dlms')",
+    ],
+)
+def test_another_way_to_import_by_name_is_seen(tmp_path: Path, planted: str) -> None:
     file = tmp_path / "plc" / "x.py"
     file.parent.mkdir()
-    file.write_text('import_module(f"dlms.{name}")\nimport_module("dlms." + name)\nimport_module(name)\n')
-    assert by_name.built(tmp_path) == ["plc/x.py:1", "plc/x.py:2"]
+    file.write_text(planted)
+    assert len(by_name.strays(tmp_path)) == 1
+
+
+@pytest.mark.parametrize(
+    ("argument", "is_seen"),
+    [
+        ('f"dlms.{name}"', True),
+        ('"dlms." + name', True),
+        ('".".join(("dlms", name))', True),
+        ('"{}.link".format("dlms")', True),
+        ("name.lower()", True),
+        ("name", False),
+        ('"dlms.link"', False),
+    ],
+)
+def test_no_name_of_a_module_is_put_together(tmp_path: Path, argument: str, is_seen: bool) -> None:
+    file = tmp_path / "updateagent" / "slots" / "types.py"
+    file.parent.mkdir(parents=True)
+    file.write_text(f"def slot_type(name):\n    return import_module({argument})\n")
+    assert bool(by_name.strays(tmp_path)) == is_seen
 
 
 def test_the_door_of_dlms_shows_the_contracts_what_it_imports_by_name() -> None:
@@ -260,6 +312,53 @@ def test_the_exceptions_are_drivers_indeed() -> None:
         "from datetime import datetime\ndef f():\n    D = datetime\n    return D.now()",
         "from datetime import datetime\nx = getattr(datetime, 'now')()",
         "from datetime import datetime\ndef f(clock):\n    clock, d = datetime, clock\n    return clock.now()",
+        "from datetime import datetime\nclass A:\n    D = datetime\n    def f(self): return self.D.now()",
+        "from datetime import datetime\ndef f(d=datetime): return d.now()",
+        "from datetime import datetime\ndef f(d):\n    if (d := datetime): return d.now()",
+        "from datetime import datetime\ndef f(d):\n    for d in (datetime,): d.now()",
+        "from datetime import datetime\nx = vars(datetime)['now']",
+        "from datetime import datetime\ndef f(d):\n    d = datetime\n    return getattr(d, 'now')()",
+        "x = getattr(f, 'today')",
+        "from datetime import datetime\nx = datetime(2026, 1, 1).astimezone()",
+        "from datetime import datetime\nx = datetime.fromtimestamp(0)",
+        "from datetime import datetime\nx = datetime(2026, 1, 1).now()",
+        "import operator\nfrom datetime import datetime\nx = operator.methodcaller('now')(datetime)",
+        "from operator import methodcaller as call",
+        "import operator\nx = operator.attrgetter",
+        # Modules that lie within reach of what is allowed.
+        "from contextlib import os\nx = os.urandom(8)",
+        "import contextlib\nx = contextlib.os.getcwd()",
+        "import contextlib as c\nx = c.sys.stdin",
+        "from contextlib import os as o",
+        "from importlib import import_module as load\nx = load('socket')",
+        "from importlib import import_module\nload = import_module",
+        "from dlms.link.hdlc import frames\nx = frames.import_module('socket')",
+        "import xml.etree.ElementTree\nx = xml.etree.ElementTree.parse('/etc/hostname')",
+        "import xml.etree.ElementTree as ET\nx = ET.parse('/etc/hostname')",
+        "from xml.etree.ElementTree import parse",
+        "from cryptography.hazmat.primitives.ciphers import aead\nx = aead.os.urandom(8)",
+        "import cryptography.hazmat.primitives.ciphers.aead\n"
+        "x = cryptography.hazmat.primitives.ciphers.aead.os.urandom(8)",
+        # More chance.
+        "from random import Random\nR = Random\nx = R()",
+        "from random import Random\nN = None\nx = Random(N)",
+        "from random import Random\nx = Random(1).seed()",
+        "from random import Random\nx = map(Random, [None])",
+        "from cryptography import x509\nx = x509.random_serial_number()",
+        "from cryptography.x509 import random_serial_number",
+        "from cryptography.fernet import Fernet\nx = Fernet(b'').encrypt(b'')",
+        # Builtins by text.
+        "x = globals()['__builtins__']['open']",
+        "x = violations.__globals__['os']",
+        "import contextlib\nx = contextlib.__dict__['os']",
+        # Drivers of ours by way of a room or of a part that is open.
+        "from dlms import link\nx = link.port.open_port",
+        "import dlms.link\nx = dlms.link.port.open_port",
+        "from dlms.link import *",
+        "from plc import protocols\nx = protocols.entry_points()",
+        "from plc.protocols import find",
+        "import plc.protocols",
+        "from updateagent.package.readable import FileReader",
     ],
 )
 @pytest.mark.slow
@@ -277,16 +376,32 @@ def test_each_kind_of_input_and_output_is_noticed_in_a_core(planted: str) -> Non
         "from random import Random\nx = Random(7)",
         "from datetime import datetime\nx = datetime(2026, 1, 1)",
         "def f(clock): return clock.now()",
-        "def f(self):\n    clock = self._clock\n    return clock.now()",
+        "def f(self):\n    return self._clock.now()",
         "from lzma import LZMADecompressor",
         "def f(ports): return ports.open()",
         "from omadm.codes import Code\nimport dlms.cursor",
         "import calendar",
         "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from dlms.link.port import Port",
+        "from plc.protocols import Asking",
+        "import contextlib\nwith contextlib.suppress(ValueError): pass",
+        "from datetime import UTC, datetime\nx = datetime.fromtimestamp(0, UTC).astimezone(UTC)",
+        "from datetime import date, datetime\ndef f(x: datetime | int) -> date: return isinstance(x, (date, datetime))",
+        "def f(facts): return facts.now + 1",
     ],
 )
 def test_what_is_pure_is_left_alone(harmless: str) -> None:
     assert sans_io.violations(harmless) == []
+
+
+def test_what_is_open_to_cores_is_used_by_one() -> None:
+    """A driver lends no name that nobody takes, and none is lent by what is a core itself."""
+    taken: dict[str, set[str]] = {module: set() for module in sans_io.OPEN_TO_CORES}
+    for core in sans_io.cores(REPO):
+        for node in ast.walk(ast.parse(core.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module in taken:
+                taken[node.module] |= {alias.name for alias in node.names}
+    assert [module for module, names in sans_io.OPEN_TO_CORES.items() if names - taken[module]] == []
+    assert not sans_io.core_names() & set(sans_io.OPEN_TO_CORES)
 
 
 def test_the_cores_are_found() -> None:

@@ -44,7 +44,7 @@ from dlms import axdr
 from dlms.errors import DlmsError
 from omadm import auth
 from omadm.codes import Refusal
-from omadm.syncml import codec
+from omadm.syncml import codec, document
 from omadm.syncml.errors import SyncmlError
 from omadm.syncml.messages import Alert, Chal, Get, Item, MgmtTree, Status, SyncHdr, SyncML, TndsNode
 from plc.protocols import HDLC
@@ -319,7 +319,7 @@ def run_subtree(data: bytes) -> None:
     """A subtree that a server adds: it is in the tree, or refused and nothing is."""
     state = State()
     changing = Transaction(TREE_SCHEMA, state, server="server", wall=1000.0)
-    for path in from_tnds(changing, ("B", "x"), decode_tnds(data, codec.TNDS_XML)):
+    for path in from_tnds(changing, ("B", "x"), decode_tnds(data, document.TNDS_XML)):
         assert changing.find(path) is not None
     assert state_from_json(json.loads(json.dumps(state_to_json(changing.state)))) == changing.state
 
@@ -328,7 +328,7 @@ def subtrees() -> list[bytes]:
     name = TndsNode("Name", format="chr", type="text/plain", value="one")
     deep = TndsNode("Sub", format="node", children=(TndsNode("Deep", format="int", value="5"),))
     trees = MgmtTree((TndsNode("x", format="node", children=(name, deep)),)), MgmtTree((name,))
-    return [codec.encode_tnds(tree, codec.TNDS_XML) for tree in trees]
+    return [codec.encode_tnds(tree, document.TNDS_XML) for tree in trees]
 
 
 def run_session(data: bytes) -> None:

@@ -22,7 +22,7 @@ from omadm.ssmp.client_core import Registered, RegistrationFailed
 from omadm.ssmp.crypto import SessionKeys
 from omadm.ssmp.errors import SsmpError, SsmpRefused
 from omadm.ssmp.server_core import Authenticated, Confirmed, SessionTable
-from omadm.syncml import codec, text
+from omadm.syncml import codec, document, text
 from omadm.syncml.errors import SyncmlError
 from omadm.syncml.messages import SyncmlValueError
 from tests.agent.metering.readings import event
@@ -51,8 +51,8 @@ def run_message(content_type: str, data: bytes) -> None:
 def run_tnds(content_type: str, data: bytes) -> None:
     tree = decode_tnds(data, content_type)
     with suppress(SyncmlValueError):
-        written = codec.encode_tnds(tree, codec.TNDS_WBXML)
-        assert codec.encode_tnds(decode_tnds(written, codec.TNDS_WBXML), codec.TNDS_WBXML) == written
+        written = codec.encode_tnds(tree, document.TNDS_WBXML)
+        assert codec.encode_tnds(decode_tnds(written, document.TNDS_WBXML), document.TNDS_WBXML) == written
 
 
 def messages(content_type: str) -> list[bytes]:
@@ -262,11 +262,11 @@ TARGETS = {
         dictionaries.WBXML,
     ),
     "tnds-xml": Target(
-        functools.partial(run_tnds, codec.TNDS_XML), lambda: trees(codec.TNDS_XML), (SyncmlError,), HERE, XML
+        functools.partial(run_tnds, document.TNDS_XML), lambda: trees(document.TNDS_XML), (SyncmlError,), HERE, XML
     ),
     "tnds-wbxml": Target(
-        functools.partial(run_tnds, codec.TNDS_WBXML),
-        lambda: trees(codec.TNDS_WBXML),
+        functools.partial(run_tnds, document.TNDS_WBXML),
+        lambda: trees(document.TNDS_WBXML),
         (SyncmlError,),
         HERE,
         dictionaries.WBXML,

@@ -343,7 +343,7 @@ class FaultyDisk(Storage):
     def free_bytes(self, path: Path) -> int:
         return FREE_BYTES
 
-    def lock(self, path: Path) -> Lock:
+    def lock(self, path: Path, *, write: bool = True) -> Lock:
         return _Lock(self._locks, path)
 
     # -- inside

@@ -46,8 +46,8 @@ class GuardDeps:
     """The dependencies of a guard. Each callable reads the present state, and may raise `UpdateError`.
 
     `updater` starts a run of the state machine; `alone` excludes other programs while it changes something.
-    `read_health` returns the bytes of the health file and raises `OSError`. `monotonic` returns seconds; `wait` sleeps
-    for a number of them.
+    `read_health` returns the bytes of the health file and raises `OSError`. `run_command` runs one configured health
+    command. `monotonic` returns seconds; `wait` sleeps for a number of them.
     """
 
     health: HealthConfig
@@ -58,6 +58,7 @@ class GuardDeps:
     booted_slot: Callable[[], str]
     canary: Callable[[], str | None]
     read_health: Callable[[], bytes]
+    run_command: Callable[[CommandCheck], Check]
     monotonic: Callable[[], float]
     wait: Callable[[float], None]
 
@@ -138,7 +139,7 @@ class Guard:
             checks = {}
         for command in self._deps.health.commands:
             if command.name in names:
-                checks[command.name] = run_command_check(command)
+                checks[command.name] = self._deps.run_command(command)
         if ENVIRONMENT_CHECK in names:
             checks[ENVIRONMENT_CHECK] = self._check_environment()
         return checks

@@ -32,6 +32,8 @@ from updateagent.errors import STATE, RequestError
 
 
 class State(Enum):
+    """Where an update stands."""
+
     IDLE = "idle"
     STAGED = "staged"
     VERIFIED = "verified"
@@ -45,6 +47,8 @@ class State(Enum):
 
 
 class Event(Enum):
+    """What moves an update on."""
+
     STAGE = "stage"
     ACCEPT = "accept"
     REFUSE = "refuse"

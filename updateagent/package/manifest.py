@@ -104,7 +104,7 @@ def verify_package(package: Package, trust: Trust, tags: IntegrityTags | None = 
 
 
 def verify_description(package: Package, trust: Trust) -> Manifest:
-    """Like `verify_package`, but without reading the payloads: enough to decide whether to go on, in milliseconds."""
+    """Verify a package but for its payloads, in milliseconds: enough to decide whether to go on."""
     with opened(package) as file:
         return _verify_description(file, trust)
 

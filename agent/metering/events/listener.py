@@ -24,8 +24,8 @@ from omadm.readings import EVENT_OCTETS_MAX
 LOG = logging.getLogger("agent.metering.events")
 
 CONNECTIONS_MAX = 64
-IDLE_S = 60.0  # a connection on which nothing came for so long is closed
-LOOK_S = 15.0  # the worker beats as often, also while nobody calls
+CALL_IDLE_S = 60.0  # a connection on which nothing came for so long is closed
+LISTEN_S = 15.0  # the worker beats as often, also while nobody calls
 READ_BYTES_MAX = 4096
 
 
@@ -69,7 +69,7 @@ class CallIn:
         try:
             while not stop.is_set():
                 beat()
-                self.serve(LOOK_S)
+                self.serve(LISTEN_S)
         finally:
             self.close()
 
@@ -90,7 +90,7 @@ class CallIn:
                 self._read(key.fileobj)
         now = self._clock.monotonic()
         for connection, call in list(self._calls.items()):
-            if now - call.heard_at >= IDLE_S:
+            if now - call.heard_at >= CALL_IDLE_S:
                 self._drop(connection)
 
     def close(self) -> None:
@@ -159,7 +159,7 @@ def meters_by_host(
     places: dict[str, tuple[str, int]] = {}
     for port in ports:
         for meter in port.meters if port.protocol.own_urls else ():
-            endpoint = port.place(meter.address)
+            endpoint = port.endpoint(meter.address)
             if endpoint is not None:
                 places[endpoint.host] = (port.name, meter.address)
 

@@ -24,7 +24,7 @@ from agent.metering.events.codes import (
 )
 from agent.metering.events.intake import KEY_CHARS
 from agent.metering.visit.profile_catchup import iso_time
-from agent.metering.visit.profile_place import CapturedRow
+from agent.metering.visit.profile_position import CapturedRow
 from agent.metering.visit.raw_values import UnstorableError, encode
 from dlms.axdr import Data
 from dlms.cosem.obis import AttributeRef, Obis

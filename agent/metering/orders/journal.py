@@ -123,7 +123,7 @@ def _checksum(document: Mapping[str, object]) -> int:
 
 
 def _parse(data: bytes) -> dict[str, Any]:
-    """Raises `ValueError`, `KeyError` or `TypeError` for what is not a file of ours."""
+    """Return the document of a file. Raises `ValueError`, `KeyError` or `TypeError` for what is not one of ours."""
     document = json.loads(data)
     body = document["body"]
     if document["version"] != VERSION or not isinstance(body, dict) or document["crc32"] != _checksum(body):

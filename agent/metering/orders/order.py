@@ -75,6 +75,8 @@ class Permission(StrEnum):
 
 
 class State(StrEnum):
+    """How far an order is on one meter."""
+
     QUEUED = "queued"
     ASKING = "asking"
     SENT = "sent"
@@ -87,6 +89,8 @@ class State(StrEnum):
 
 
 class Event(Enum):
+    """What happens to an order on one meter."""
+
     BEGUN = auto()  # a visit of the meter has begun
     SENDING = auto()  # the request that changes the meter goes out next
     ANSWERED = auto()

@@ -346,7 +346,7 @@ class OrderBook:
         return "the meter was not in the network before the deadline"
 
     def _check_image(self, order: Order) -> None:
-        """Raises `OrderRefusedError`."""
+        """Check that there is room for the image of `order`. Raises `OrderRefusedError`."""
         wanted = _image(order)
         if wanted is None:
             return

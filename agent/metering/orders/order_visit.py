@@ -27,9 +27,10 @@ from agent.metering.orders.kinds.steps import (
 from agent.metering.orders.kinds.table import plan
 from agent.metering.orders.order import MeterResult, OrderError
 from agent.metering.orders.order_book import Task
-from agent.metering.visit.visit import CLOSE_S, DEVICE_NAME, AttributeResult, Visit
+from agent.metering.visit.visit import CLOSE_S, AttributeResult, Visit
 from dlms.client.association import ServiceRefused
 from dlms.client.events import ItemError, ItemRead, ReadDone, Replied, SessionEvent, Value
+from dlms.cosem.obis import DEVICE_NAME
 from dlms.errors import DlmsError
 from dlms.xdlms.apdu.common import AccessError
 from dlms.xdlms.exchange import GetAnswer

@@ -7,16 +7,14 @@ not among them.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from typing import Protocol
 
 from agent.metering.orders.order import OrderRefusedError
-from agent.settings.provisioning import AccessRule
+from agent.settings.provisioning import WILDCARD, AccessRule
 
 GROUP, PORT = "group:", "port:"
-_PATTERN = re.compile(r"[*?\[]")
 
 
 class Known(Protocol):
@@ -43,7 +41,7 @@ class Meters(Protocol):
 
 def is_group(target: str) -> bool:
     """Whether a target is none that names one meter."""
-    return target.startswith((GROUP, PORT)) or _PATTERN.search(target) is not None
+    return target.startswith((GROUP, PORT)) or WILDCARD.search(target) is not None
 
 
 class Targets:

@@ -84,7 +84,7 @@ class LineWatch:
             place.suspicion = ""
 
     def noise(self, octets: int) -> None:
-        """In answer to a question of a line's only station came octets that are no frames."""
+        """Octets that are no frames came in answer to a question to the only station of a line."""
         if octets >= GARBAGE_OCTETS_MIN:
             self._note_noise(ONLY_STATION)
 

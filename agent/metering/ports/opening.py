@@ -12,5 +12,5 @@ def bridge_to(port: PortConfig) -> Bridge:
     if port.protocol.own_urls:
         from plc.connections import MeterConnections
 
-        return MeterConnections(port.place, port.protocol.make_core)
+        return MeterConnections(port.endpoint, port.protocol.make_core)
     return open_bridge(port.protocol, port.url, port.baudrate, parity=port.parity, silence_s=port.silence_s)

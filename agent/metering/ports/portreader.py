@@ -590,7 +590,7 @@ class PortReader:
         for job in jobs:
             for item in job.items.items:
                 if is_profile(item.ref):
-                    place = self._knowledge.place(meter.meter_id, job.task.task_id, item.ref.obis)
+                    place = self._knowledge.position(meter.meter_id, job.task.task_id, item.ref.obis)
                     found[job.task.task_id, item.ref.obis] = ProfileReading(item.ref.obis, place, item.rows)
         return found
 

@@ -16,7 +16,6 @@ from dlms.codes import Conformance
 from dlms.cosem.obis import AttributeRef, Obis
 from dlms.errors import DlmsError
 
-FIRMWARE = AttributeRef.parse("1/1.0.0.2.0.255/2")
 OBJECT_LIST = AttributeRef.parse("15/0.0.40.0.0.255/2")  # of the association that asks
 TEXT_CHARS_MAX = 48
 OBJECTS_MAX = 2048  # kept of one list; the digest is of all of them

@@ -19,13 +19,13 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from agent.clock import Clock
-from agent.metering.registry.capabilities import FIRMWARE, OBJECT_LIST, ObjectList, Offered, model_of, text_of
+from agent.metering.registry.capabilities import OBJECT_LIST, ObjectList, Offered, model_of, text_of
 from agent.metering.registry.counters import Counters
 from agent.metering.registry.entry import Meter
 from agent.metering.registry.registry import Registry
 from agent.metering.store.store_file import StoreError
 from dlms.axdr import Data
-from dlms.cosem.obis import AttributeRef
+from dlms.cosem.obis import FIRMWARE_ID, AttributeRef
 
 LOG = logging.getLogger("agent.metering.registry")
 
@@ -160,8 +160,8 @@ class DeviceBook:
                 return False
             device = self._of(key)
             before = device.firmware
-            if FIRMWARE in values:
-                device.firmware = text_of(values[FIRMWARE])
+            if FIRMWARE_ID in values:
+                device.firmware = text_of(values[FIRMWARE_ID])
                 device.checked = self._clock.wall()
             if self._device_type is not None and self._device_type in values:
                 device.device_type = text_of(values[self._device_type])
@@ -199,7 +199,7 @@ class DeviceBook:
                 if not device.counters.read:
                     continue  # before its first successful visit there are more important things to ask
                 if not 0 <= wall - device.checked < CHECK_S:
-                    refs = (FIRMWARE,) if self._device_type is None else (FIRMWARE, self._device_type)
+                    refs = (FIRMWARE_ID,) if self._device_type is None else (FIRMWARE_ID, self._device_type)
                 elif device.objects_for != device.firmware:
                     refs = (OBJECT_LIST,)
                 if refs:

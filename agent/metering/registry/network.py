@@ -19,6 +19,7 @@ from agent.clock import Clock
 from agent.metering.registry.device_book import Memory
 from agent.metering.registry.history import NetworkChange, NetworkHistory, rows_of
 from agent.metering.registry.registry import Registry
+from agent.status import NETWORK_ORDERS
 from plc.errors import PlcError
 from plc.events import (
     BaseNodeRestarted,
@@ -40,8 +41,7 @@ if TYPE_CHECKING:  # what a port without a base node need not load
 PICTURE_EVERY_S = 5.0  # a picture of a full network takes some milliseconds
 ORDERS_MAX = 32  # waiting or in flight, per port
 RESULTS_MAX = 64
-ORDER_KINDS = ("get", "set", "promote", "demote", "allow", "deny")
-CHANGING_KINDS = frozenset(ORDER_KINDS) - {"get"}
+CHANGING_KINDS = frozenset(NETWORK_ORDERS) - {"get"}
 NO_PLANE = "nothing on this port has a management plane"
 
 # Modulations as PRIME 1.4 numbers them in the header of its PHY frames: how robust the way to a node is.
@@ -201,10 +201,6 @@ class NetworkBook:
         nodes = (replace(node, meter_id=names.get(node.eui48, "")) for node in picture.nodes)  # by the names of now
         return replace(picture, nodes=tuple(nodes))
 
-    def pictures(self) -> tuple[NetworkPicture, ...]:
-        """Return the pictures of all ports whose network is known."""
-        return tuple(self.picture(port) for port, kept in self._ports.items() if kept.picture.at)
-
     def node(self, port: str, eui48: str) -> NodeView | None:
         """Return one node, `None` where the base node says nothing about it."""
         kept = self._ports.get(port)
@@ -226,8 +222,8 @@ class NetworkBook:
             kept = self._ports.get(port)
             if kept is None:
                 raise NetworkOrderError(f"there is no port {port!r}")
-            if kind not in ORDER_KINDS:
-                raise NetworkOrderError(f"{kind!r}: {', '.join(ORDER_KINDS)}")
+            if kind not in NETWORK_ORDERS:
+                raise NetworkOrderError(f"{kind!r}: {', '.join(NETWORK_ORDERS)}")
             if not 0 <= pib <= 0xFFFF or len(value) > 0xFF:
                 raise NetworkOrderError("an attribute has sixteen bits, a value at most 255 octets")
             if kind not in ("get", "set") and len(value) != EUI48_OCTETS:
@@ -353,7 +349,7 @@ def _kind_of_write(pib: int) -> str:
 
 
 def _give(core: Managed, order: NetworkOrder, now: float) -> None:
-    """Raises `PlcError`."""
+    """Hand `order` to the base node. Raises `PlcError`."""
     match order.kind:
         case "get":
             core.get_pib(order.pib, now)

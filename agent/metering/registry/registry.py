@@ -357,6 +357,8 @@ class Registry:
 
 
 def _worth(entry: Entry) -> tuple[bool, bool, float, float]:
-    """Of two meters, the one with the lower worth is forgotten where there is no room for both. One that somebody named
-    and that was never heard is no stranger."""
+    """Return the worth of a meter: the one with the lower worth is forgotten where there is no room for both.
+
+    One that somebody named and that was never heard is no stranger.
+    """
     return not entry.meter.joined, entry.absent_since is None, entry.last_success, entry.meter.joined

@@ -12,9 +12,9 @@ from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
 from agent.metering.registry.entry import Meter
+from agent.settings.provisioning import WILDCARD
 
 _EUI48 = re.compile(r"[0-9a-f]{12}")
-_WILD = re.compile(r"[*?\[]")
 
 
 class Whitelist:
@@ -25,8 +25,8 @@ class Whitelist:
         # An EUI-48 is written in many ways, and there is one that the registry uses.
         plain = [_plain_eui48(text) or text for text in texts if text]
         self.enforced = enforced
-        self._exact = {text for text in plain if not _WILD.search(text)}
-        self._patterns = sorted({text for text in plain if _WILD.search(text)})
+        self._exact = {text for text in plain if not WILDCARD.search(text)}
+        self._patterns = sorted({text for text in plain if WILDCARD.search(text)})
         self._always = frozenset(always)
         self._may_be_named = any(not _EUI48.fullmatch(text) and "/" not in text for text in plain)
 
@@ -47,4 +47,4 @@ class Whitelist:
 
 def _plain_eui48(text: str) -> str:
     digits = re.sub(r"[:\-.]", "", text).lower()
-    return digits if _EUI48.fullmatch(digits) and not _WILD.search(text) else ""
+    return digits if _EUI48.fullmatch(digits) and not WILDCARD.search(text) else ""

@@ -301,7 +301,10 @@ class Quarantine:
         return self.waiting[0] if self.waiting else None
 
     def salvage(self, name: str) -> SalvageReader:
-        """Raises `NewerFormatError`, `sqlite3.Error` for trouble of the file system."""
+        """Return a reader of the damaged file `name`.
+
+        Raises `NewerFormatError`, `sqlite3.Error` for trouble of the file system.
+        """
         if self._opened is None or self._opened[0] != name:
             self.close()
             path = self._file.with_name(name)
@@ -316,7 +319,7 @@ class Quarantine:
         return self._opened[2]
 
     def give_up(self, name: str) -> None:
-        """For now: it is looked at again when the store is opened next."""
+        """Leave the file for now; it is looked at again when the store is opened next."""
         self.close()
         self.waiting.remove(name)
 

@@ -33,6 +33,8 @@ NEVER_TAKEN = {0x90, 0x95, 0x99}  # topic name invalid, packet too large, payloa
 
 
 class MqttSink:
+    """Publishes batches to an MQTT 5 broker; a batch is delivered once the broker has acknowledged it (QoS 1)."""
+
     name = "mqtt"
 
     def __init__(

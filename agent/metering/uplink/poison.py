@@ -28,6 +28,8 @@ class Window:
 
 
 class PoisonSearch:
+    """Halves the batches that a sink refuses, until the one record that it cannot take is found."""
+
     def __init__(self) -> None:
         self.window: Window | None = None
         self._credit = 0

@@ -22,7 +22,7 @@ from agent.status import ERROR_CHARS_MAX, SinkStatus
 LOG = logging.getLogger("agent.metering.uplink.sink")
 
 RECORDS_PER_BATCH_MAX = 500
-IDLE_S = 10.0  # between two signs of life, of the sink's connection as well
+HEARTBEAT_S = 10.0  # between two signs of life, of the sink's connection as well
 BEAT_S = 30.0  # between two beats, in a pause that is longer
 
 
@@ -113,7 +113,7 @@ class SinkWorker:
             LOG.info("%s: readings are delivered again", self.name, extra={"event": "sink.recovered"})
             self._failures = 0
             self._status = replace(self._status, last_error="")
-        return IDLE_S if batch is None else 0.0
+        return HEARTBEAT_S if batch is None else 0.0
 
     def _missed(self, missed: int, refused: int) -> None:
         if missed or refused:

@@ -2,7 +2,7 @@
 
 A reading list names a profile by its buffer (class 7, attribute 2). What is read is not the whole buffer but the rows
 behind the last one taken, in steps that a slow line carries in some `STEP_S` seconds: each answer is measured, and the
-next one asked for is made longer or shorter. After each step `place` is where to go on, to be stored with the rows.
+next one asked for is made longer or shorter. After each step `position` is where to go on, to be stored with the rows.
 
 `ProfileReading` is sans-IO: `describe` takes what the meter says of the profile, `next_item` says what to ask for,
 `answer` takes what came. Requests of a visit: with selection by entry at most log2(entries in use) + 2 until the first
@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from agent.metering.visit.profile_cursors import Buffer, Cursor, EntryCursor, RangeCursor
-from agent.metering.visit.profile_place import CapturedRow, Place
+from agent.metering.visit.profile_position import CapturedRow, ProfilePosition
 from agent.settings.reading_codes import ALL_ROWS, RowSelection
 from dlms import axdr
 from dlms.axdr import Data, Tag
@@ -91,16 +91,16 @@ class MeterFacts:
 
 
 class ProfileReading:
-    """One profile in one visit, from `place` on; where that is empty, rows of the last `MeterFacts.first_s` seconds.
+    """One profile in one visit, from `position` on; where that is empty, rows of the last `MeterFacts.first_s` seconds.
 
     `rows` are those of the last step. `error` is set when the meter would not give the profile. `turned` says that the
     rows of the last step were the first doubtful ones, or the first plausible ones again.
     """
 
-    def __init__(self, obis: Obis, place: Place, selected: RowSelection = ALL_ROWS) -> None:
+    def __init__(self, obis: Obis, position: ProfilePosition, selected: RowSelection = ALL_ROWS) -> None:
         """`selected`: which rows, and which of their columns."""
         self.obis = obis
-        self.place = place
+        self.position = position
         self._selected = selected
         self.rows: list[CapturedRow] = []
         self.taken = 0
@@ -147,10 +147,10 @@ class ProfileReading:
             wanted, (places[0] + 1, places[-1] + 1) if wanted else (1, 0),
         )  # fmt: skip
         fifo = _number(sort) in (None, FIFO)
-        if count is not None and fifo and not self.place.ranges_only:
-            self._go_by(EntryCursor(self.place, self._buffer))
+        if count is not None and fifo and not self.position.ranges_only:
+            self._go_by(EntryCursor(self.position, self._buffer))
         else:
-            self._go_by(RangeCursor(self.place, self._buffer))
+            self._go_by(RangeCursor(self.position, self._buffer))
 
     def wanted(
         self, cells: Sequence[tuple[AttributeRef, Data | Unresolved]]
@@ -217,11 +217,11 @@ class ProfileReading:
     def _first(self) -> CosemDateTime | None:
         """Return where a first visit, or one that reads again what was lost, begins, in the meter's terms."""
         facts, first_s = self._facts, self._facts.first_s
-        if self._selected.first is not None and not self.place.since:
+        if self._selected.first is not None and not self.position.since:
             clock = CosemDateTime.from_datetime(self._selected.first)
             return replace(clock, deviation=facts.clock.deviation) if facts.clock is not None else clock
-        if self.place.since and facts.now is not None:
-            first_s = max(0.0, facts.now.timestamp() - self.place.since) + REREAD_MARGIN_S
+        if self.position.since and facts.now is not None:
+            first_s = max(0.0, facts.now.timestamp() - self.position.since) + REREAD_MARGIN_S
         if facts.clock is not None and self._now is not None and self._now == facts.clock.local():
             return facts.clock.later(-round(first_s))
         if facts.now is None:
@@ -233,21 +233,21 @@ class ProfileReading:
 
         Where the rows taken last are known, reading goes on from now; a place of the first version is begun anew.
         """
-        place, local = self.place, self.place.local
+        position, local = self.position, self.position.local
         if local is None or self._now is None or not self._ahead(local):
             return
-        if place.digests:
-            clock = CosemDateTime.parse(place.clock)
+        if position.digests:
+            clock = CosemDateTime.parse(position.clock)
             now = CosemDateTime.from_datetime(self._now)
-            place.clock = replace(now, deviation=clock.deviation, status=clock.status).emit()
+            position.clock = replace(now, deviation=clock.deviation, status=clock.status).emit()
         else:
-            place.clock = b""
-        place.latest, place.searched = place.clock, b""
+            position.clock = b""
+        position.latest, position.searched = position.clock, b""
 
     def _refused(self, result: AccessError) -> None:
         if isinstance(self._cursor, EntryCursor) and result.code not in (*_TRANSIENT, *_REFUSED_WHOLE):
-            self.place.ranges_only = True  # the meter may know times, but no entries
-            self._go_by(RangeCursor(self.place, self._buffered))
+            self.position.ranges_only = True  # the meter may know times, but no entries
+            self._go_by(RangeCursor(self.position, self._buffered))
         else:
             self._fail(result.text)
 
@@ -259,10 +259,10 @@ class ProfileReading:
             self._expect(self._captured_columns)  # the meter selects no columns
         if self._newest_first:
             members = members[::-1]
-        if members and cursor.overlaps and self.place.known and self._relative_time(members[0]):
+        if members and cursor.overlaps and self.position.known and self._relative_time(members[0]):
             # Null-data for the time stamp of a row that should be a known one: it could be that one or the next.
             if not cursor.go_on_behind():
-                behind = RangeCursor(self.place, self._buffered)
+                behind = RangeCursor(self.position, self._buffered)
                 self._go_by(behind)
                 if not behind.go_on_behind():
                     raise LocalError("rows without their time")
@@ -270,14 +270,14 @@ class ProfileReading:
         new = self._bounded(self._judged(cursor.take(self._decoded(members, known_first=cursor.overlaps))))
         self.rows = new
         self.taken += len(new)
-        self.place.note(new, self._buffered.period_s)
+        self.position.note(new, self._buffered.period_s)
         if not self._done:
-            self.place.entry = cursor.entry_of_last() or self.place.entry
+            self.position.entry = cursor.entry_of_last() or self.position.entry
         if isinstance(cursor, RangeCursor):
-            self.place.entry, self.place.searched = 0, cursor.searched or self.place.searched
+            self.position.entry, self.position.searched = 0, cursor.searched or self.position.searched
         if new:
             doubtful = any(row.doubt for row in new)
-            self.turned, self.place.doubtful = doubtful != self.place.doubtful, doubtful
+            self.turned, self.position.doubtful = doubtful != self.position.doubtful, doubtful
 
     def _bounded(self, rows: list[CapturedRow]) -> list[CapturedRow]:
         """The rows up to the end that is selected; no more is asked for once it is reached."""
@@ -304,16 +304,16 @@ class ProfileReading:
     def _decoded(self, members: Sequence[Data], *, known_first: bool) -> list[CapturedRow]:
         """Decode the rows of an answer. What is relative is relative to the row before, which for the first one behind
         a known row is that row, whatever the meter had in front of it."""
-        base = self.place.base_row(self._columns)
-        if not self.place.known:
+        base = self.position.base_row(self._columns)
+        if not self.position.known:
             self._decoder.restart()
         elif known_first or base is None:
-            self._decoder.resume(None, b"" if known_first else self.place.clock)
+            self._decoder.resume(None, b"" if known_first else self.position.clock)
         else:
             self._decoder.resume(base.typed)
         rows = self._captured(self._decoder.typed(axdr.array(members)))
         if known_first and base is not None and not all(row.complete for row in rows):
-            behind = self.place.after_known(rows)
+            behind = self.position.after_known(rows)
             if behind is not None:
                 self._decoder.resume(base.typed)
                 rows[behind:] = self._captured(self._decoder.typed(axdr.array(members[behind:])))
@@ -325,7 +325,7 @@ class ProfileReading:
     def _judged(self, rows: Sequence[CapturedRow]) -> list[CapturedRow]:
         """The same rows, with what there is to doubt about their times."""
         judged: list[CapturedRow] = []
-        last, latest = self.place.local, self.place.latest
+        last, latest = self.position.local, self.position.latest
         for at, row in enumerate(rows):
             later = next((local for other in rows[at + 1 :] if (local := other.local) is not None), None)
             doubt = self._doubt(row.local, last, later)

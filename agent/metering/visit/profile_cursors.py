@@ -5,7 +5,7 @@ clock that was set does not matter. It takes a buffer that keeps the oldest row 
 `entries_in_use`, and a meter that selects by entry. All others are asked by time.
 
 A cursor says what to select (`next_selection`), is given the rows that came, and returns those that were not taken yet
-(`take`). It does not change the `Place`; who takes the rows does.
+(`take`). It does not change the `ProfilePosition`; who takes the rows does.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from datetime import datetime, timedelta
 from math import ceil
 from typing import Protocol
 
-from agent.metering.visit.profile_place import OVERLAP_S, CapturedRow, Place
+from agent.metering.visit.profile_position import OVERLAP_S, CapturedRow, ProfilePosition
 from dlms import axdr
 from dlms.cosem.obis import Selection
 from dlms.cosem.profile import BEGIN_OF_TIME, END_OF_TIME, CaptureObject, by_entry, by_range
@@ -75,18 +75,18 @@ class EntryCursor:
     log2(`in_use`) + 1 requests of `SEARCH_ROWS` rows, in a visit once.
     """
 
-    def __init__(self, place: Place, buffer: Buffer) -> None:
-        self._place = place
+    def __init__(self, position: ProfilePosition, buffer: Buffer) -> None:
+        self._place = position
         self._buffer = buffer
-        self._joined = not place.known  # the next row is known to be a new one
+        self._joined = not position.known  # the next row is known to be a new one
         self._search: range | None = None  # the numbers among which the row searched for is
         self._behind = False
         self._asked = 0
-        fresh = buffer.first is not None and not place.known and not buffer.newest
+        fresh = buffer.first is not None and not position.known and not buffer.newest
         self._first = buffer.first.local() if buffer.first is not None and fresh else None
         # What lies before the newest rows is not wanted: known rows there need not be searched.
         self._low = max(1, buffer.in_use - buffer.newest + 1) if buffer.newest else 1
-        self._next = self._low if buffer.newest and not place.known else max(self._low, self._guess())
+        self._next = self._low if buffer.newest and not position.known else max(self._low, self._guess())
         self._searched = self._low > 1
         self._last = 0
         if self._first is not None and not buffer.period_s and buffer.in_use > FIRST_ROWS_UNKNOWN:
@@ -154,16 +154,16 @@ class EntryCursor:
 
     def _guess(self) -> int:
         """Return the number of the row to begin with, which may be less than 1."""
-        place, buffer = self._place, self._buffer
-        if place.entry and not self._full and place.entry <= buffer.in_use:
-            return place.entry - OVERLAP_ROWS + 1
-        begin = place.local if place.known else self._first
+        position, buffer = self._place, self._buffer
+        if position.entry and not self._full and position.entry <= buffer.in_use:
+            return position.entry - OVERLAP_ROWS + 1
+        begin = position.local if position.known else self._first
         if not buffer.period_s:
             return 1
         if begin is None or buffer.now is None:
             return buffer.in_use - FIRST_ROWS_UNKNOWN + 1
         missed = ceil((buffer.now - begin).total_seconds() / buffer.period_s) + 1
-        if place.known:  # an hour that the clock may have been set by since
+        if position.known:  # an hour that the clock may have been set by since
             missed = max(missed, 0) + OVERLAP_S // buffer.period_s + OVERLAP_ROWS
         return buffer.in_use - max(missed, 0) + 1
 
@@ -209,15 +209,15 @@ class RangeCursor:
     log2(n) requests up to `STRETCH_MAX` windows at a time.
     """
 
-    def __init__(self, place: Place, buffer: Buffer) -> None:
-        self._place = place
+    def __init__(self, position: ProfilePosition, buffer: Buffer) -> None:
+        self._place = position
         self._buffer = buffer
         self._stretch = 1
         self._in_vain = False
         self._behind = False
         self._high: CosemDateTime | None = None
         self._done = False
-        self._first_window = place.known
+        self._first_window = position.known
         self._low = self._begin()
 
     @property
@@ -260,8 +260,8 @@ class RangeCursor:
     # --- inside ---
 
     def _begin(self) -> CosemDateTime:
-        place, begin = self._place, self._buffer.first or BEGIN_OF_TIME
-        octets = place.searched or place.clock
+        position, begin = self._place, self._buffer.first or BEGIN_OF_TIME
+        octets = position.searched or position.clock
         oldest = self._oldest_wanted()
         if oldest is not None and (not octets or (CosemDateTime.parse(octets).local() or oldest[0]) < oldest[0]):
             return oldest[1]

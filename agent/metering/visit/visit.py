@@ -46,7 +46,7 @@ from dlms.client.events import (
 )
 from dlms.client.knowledge import MeterKnowledge
 from dlms.client.session import MeterSession
-from dlms.cosem.obis import AttributeRef, Obis
+from dlms.cosem.obis import CLOCK_TIME, DEVICE_NAME, AttributeRef, Obis
 from dlms.cosem.profile import BUFFER, PROFILE_CLASS, Unresolved
 from dlms.cosem.time import STANDARD_CLOCK, ClockPolicy, CosemDateTime
 from dlms.errors import DlmsError, LocalError, PeerError
@@ -56,8 +56,6 @@ from omadm.readings import Reading
 from plc.errors import PlcLocalError
 from plc.events import DataConfirmed, DataFailed, DataReceived, FailReason
 
-DEVICE_NAME = AttributeRef.parse("1/0.0.42.0.0.255/2")
-CLOCK_TIME = AttributeRef.parse("8/0.0.1.0.0.255/2")
 # The billing period counter, abstract and of electricity, channel 0; and the F of values that are stored by their age.
 BILLING_COUNTERS = AttributeRef.parse("1/0.0.0.1.0.255/2"), AttributeRef.parse("1/1.0.0.1.0.255/2")
 RESETS_MODULO = 100
@@ -160,7 +158,7 @@ class Visit:
     def profiles_from(self, profiles: dict[ProfileKey, ProfileReading]) -> None:
         """Read these profiles, each from its place on. To be called before rows are asked for."""
         self.profiles = profiles
-        self.places_stored = {key: profile.place.dump() for key, profile in profiles.items()}
+        self.places_stored = {key: profile.position.dump() for key, profile in profiles.items()}
 
     def give_way(self, now: float) -> None:
         """End the visit with the answer to what was asked last. What was read is there as after a failure."""
@@ -254,13 +252,13 @@ class Visit:
         return {
             key[1]: dumped
             for key, profile in self.profiles.items()
-            if key[0] == job.task.task_id and (dumped := profile.place.dump()) != self.places_stored.get(key)
+            if key[0] == job.task.task_id and (dumped := profile.position.dump()) != self.places_stored.get(key)
         }
 
     def stored(self) -> None:
         """Everything that `readings` and `places` gave is durable now."""
         self.tasks_stored |= {job.task.task_id for job in self.jobs}
-        self.places_stored = {key: profile.place.dump() for key, profile in self.profiles.items()}
+        self.places_stored = {key: profile.position.dump() for key, profile in self.profiles.items()}
         self.learned_before = signature(self.knowledge)
         for profile in self.profiles.values():
             profile.rows = []
@@ -407,7 +405,7 @@ class Visit:
                 meter_time=instant,
                 profile=str(profile.obis),
                 doubt=row.doubt or None,
-                reread=profile.place.reread or None,
+                reread=profile.position.reread or None,
             )
             if (instant is None or row.doubt) and row.clock_ref is not None and row.clock:
                 found.append(

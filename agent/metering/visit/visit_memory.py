@@ -14,11 +14,11 @@ from agent.metering.registry.entry import Meter
 from agent.metering.scheduling.schedule import Backoff
 from agent.metering.scheduling.tasks import Job
 from agent.metering.store.reading_store import Store, StoreError
-from agent.metering.visit.profile_place import Place
-from agent.metering.visit.visit import CLOCK_TIME, DEVICE_NAME, AttributeResult, Visit
+from agent.metering.visit.profile_position import ProfilePosition
+from agent.metering.visit.visit import AttributeResult, Visit
 from agent.settings.config import MeteringConfig
 from dlms.client.knowledge import MeterKnowledge
-from dlms.cosem.obis import AttributeRef, Obis
+from dlms.cosem.obis import CLOCK_TIME, DEVICE_NAME, AttributeRef, Obis
 from dlms.errors import DlmsError
 
 LOG = logging.getLogger("agent.metering.port")
@@ -165,17 +165,17 @@ class KnowledgeCache:
             self._recent.popitem(last=False)
         return known
 
-    def place(self, meter_id: str, task_id: str, obis: Obis) -> Place:
+    def position(self, meter_id: str, task_id: str, obis: Obis) -> ProfilePosition:
         """Return how far a profile was read; an empty place for one that was not, when that cannot be recalled, or when
         the store has lost readings that may have been of it: they are read again."""
-        found = Place.load(self._recall(_key(meter_id, task_id, str(obis))))
+        found = ProfilePosition.load(self._recall(_key(meter_id, task_id, str(obis))))
         try:
             store, seq, since = self._store.lost_since(meter_id, found.losses)
         except StoreError as error:  # nothing can be stored now either; the next visit hears of it
             LOG.debug("what was lost of %s is not known now: %s", meter_id, error)
             return found
-        place = found.heard(store, seq, since, uuid4().hex)
-        if found.known and not place.known:
+        position = found.heard(store, seq, since, uuid4().hex)
+        if found.known and not position.known:
             LOG.warning(
                 "profile %s of %s (task %s) is read again, since readings of it may have been lost",
                 obis,
@@ -183,7 +183,7 @@ class KnowledgeCache:
                 task_id,
                 extra={"event": "profile.reread"},
             )
-        return place
+        return position
 
     def stored_run(self, meter_id: str, task_id: str) -> int | None:
         """Return the last run of a task with profiles for which the meter's other values are in the store."""
@@ -209,8 +209,8 @@ class KnowledgeCache:
 def places(
     meter_id: str, task_id: str, reached: Mapping[Obis, Mapping[str, object]]
 ) -> dict[str, Mapping[str, object]]:
-    """Return how far profiles were read in the form in which `KnowledgeCache.place` finds it in the store."""
-    return {_key(meter_id, task_id, str(obis)): place for obis, place in reached.items()}
+    """Return how far profiles were read in the form in which `KnowledgeCache.position` finds it in the store."""
+    return {_key(meter_id, task_id, str(obis)): position for obis, position in reached.items()}
 
 
 def values_stored(meter_id: str, job: Job) -> dict[str, Mapping[str, object]]:

@@ -19,7 +19,7 @@ CLIENTS_MAX = 8
 
 
 class HdlcServerBus:
-    """Like `HdlcServerLink`, whose options it takes, with a client SAP that changes."""
+    """A meter's side with any number of client SAPs; it takes the options of `HdlcServerLink`."""
 
     def __init__(
         self, address: HdlcAddress | int | str = 1, *, aliases: Collection[HdlcAddress | int | str] = (), **options: Any

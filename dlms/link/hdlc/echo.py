@@ -14,7 +14,7 @@ from dlms.link.hdlc.params import WINDOW_MAX
 
 
 class EchoFilter:
-    """Of one client's link. Frames are known by their control octet and information field."""
+    """Tells echoes from frames on one client's link. Frames are known by their control octet and information field."""
 
     def __init__(self, same_address: bool) -> None:
         self._same_address = same_address

@@ -146,3 +146,7 @@ def read_outcome(cursor: Cursor) -> ActionOutcome:
 
 def bad_choice(cursor: Cursor, choice: int) -> Exception:
     return cursor.error(f"{choice} is not a form of this service", back=1)
+
+
+NO_PARAMETER = axdr.i8(0)
+"""What a method that takes nothing is called with (BB: integer (0))."""

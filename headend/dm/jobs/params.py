@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from headend.dm.jobs.steps import Json
+from omadm.syncml.xml import NO_XML_CHAR
 
 NODES_PER_JOB_MAX = 1000
 URI_CHARS_MAX = 255
@@ -16,7 +17,6 @@ HTTPS_URL = r"https://[!-~]{1,1000}"
 
 _URI = re.compile(r"\.(/[^/?\x00-\x1f]+)+")
 _QUERY = re.compile(r"\?(prop=[A-Za-z]{1,16}|list=[A-Za-z+-]{1,64})")
-_UNSENDABLE = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # XML 1.0, Char
 
 
 class JobError(ValueError):
@@ -72,7 +72,7 @@ def node_value(path: str, value: object, wanted: object) -> Json:
         raise JobError(f"{path}: a text, number or truth value wanted")
     if wanted is not None and wanted not in FORMATS:
         raise JobError(f"{path}: format {wanted!r} does not exist")
-    if _UNSENDABLE.search(value):
+    if NO_XML_CHAR.search(value):
         raise JobError(f"{path}: a control character cannot be sent as text; use format bin")
     if wanted in BINARY and not re.fullmatch(r"([0-9a-fA-F]{2})*", value):
         raise JobError(f"{path}: a binary value is hexadecimal text")

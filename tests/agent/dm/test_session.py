@@ -12,7 +12,8 @@ from agent.dm.session import MESSAGES_MAX
 from agent.https import Response
 from agent.tree.nodes import state_from_json, state_to_json
 from omadm.codes import AlertCode
-from omadm.syncml.codec import DM_WBXML, DM_XML, TNDS_WBXML, TNDS_XML, decode, encode
+from omadm.syncml.codec import DM_WBXML, DM_XML, decode, encode
+from omadm.syncml.document import TNDS_WBXML, TNDS_XML
 from omadm.syncml.messages import (
     Add,
     Alert,

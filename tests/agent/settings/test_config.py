@@ -210,7 +210,7 @@ def test_all_errors_are_reported_at_once_in_the_order_of_their_lines(tmp_path: P
         "4: device.man: wanted text, got a whole number '5' (quote it)",
         "5: device.mdo: unknown key; did you mean mod?",
         "12: dm.poll_every_s: wanted a whole number, got text 'often'",
-        "14: ports[0].protocol: wanted one of prime-usi, hdlc, dlmsotcp, wrapper, wrapper-udp, got 'modbus'",
+        f"14: ports[0].protocol: wanted one of {', '.join(BUILT_IN)}, got 'modbus'",
         "14: ports[0].name: wanted up to 32 letters, digits, - and _, got 'a b'",
         "15: state: unknown key; did you mean state_dir?",
     ]
@@ -439,10 +439,10 @@ def test_the_list_of_meters_and_what_they_are_asked(tmp_path: Path) -> None:
 def test_meters_of_a_g3_network_are_found_by_their_short_address(tmp_path: Path) -> None:
     g3 = "ports:\n  - {name: g3, protocol: wrapper-udp, pan_id: 0x781D, interface: plc0, meters: [%s]}\n"
     (port,) = read(tmp_path, MINIMAL + g3 % "{address: 0x12, wport: 17}").ports
-    place = port.place(0x12)
-    assert place is not None
-    assert (place.host, place.port) == ("fe80::781d:ff:fe00:12%plc0", 4059)
-    assert port.place(0x13) is None
+    endpoint = port.endpoint(0x12)
+    assert endpoint is not None
+    assert (endpoint.host, endpoint.port) == ("fe80::781d:ff:fe00:12%plc0", 4059)
+    assert port.endpoint(0x13) is None
     assert problems(tmp_path, MINIMAL + g3 % "{address: 0xFFFE}")[0].endswith("0x0000 to 0xfffd")
     without = "ports:\n  - {name: g3, protocol: wrapper-udp, meters: [{address: 1}]}\n"
     assert "url: is missing: a url, or a pan_id of the port, is due" in problems(tmp_path, MINIMAL + without)[0]

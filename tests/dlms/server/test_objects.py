@@ -15,7 +15,6 @@ from dlms.cosem.time import CosemDateTime
 from dlms.server.clock import ClockObject
 from dlms.server.control import (
     CONTROL_MODES,
-    NOTHING,
     ControlEvent,
     ControlState,
     DisconnectControl,
@@ -28,7 +27,7 @@ from dlms.server.control import (
 from dlms.server.objects import CosemObject
 from dlms.server.profile import ProfileObject
 from dlms.server.server import MeterServer
-from dlms.xdlms.apdu.common import AccessError, ActionOutcome, Item
+from dlms.xdlms.apdu.common import NO_PARAMETER, AccessError, ActionOutcome, Item
 from tests.dlms.server.test_server import CODE, Store
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -42,7 +41,7 @@ def value(item: CosemObject, attribute: int, selection: Selection | None = None)
     return result.value if isinstance(result, Data) else DataAccessResult(result.code).text
 
 
-def called(item: CosemObject, method: int, parameters: Data | None = NOTHING) -> str:
+def called(item: CosemObject, method: int, parameters: Data | None = NO_PARAMETER) -> str:
     return ActionResult(item.act(method, parameters).code).text
 
 

@@ -15,12 +15,11 @@ from dlms.codes import SERVER_CONFORMANCE
 from dlms.cosem.obis import AttributeRef, MethodRef, Obis
 from dlms.cosem.time import CosemDateTime
 from dlms.errors import LocalError
-from dlms.server.control import NOTHING
 from dlms.simulator.line_faults import LineFaults, SlowLine
 from dlms.simulator.meter import NOTIFICATIONS_MAX, Event, SimulatedConnection, SimulatedMeter
 from dlms.simulator.objects import DISCONNECT_SCRIPTS, EVENT_REF, LIMITER, POWER, STANDARD_LOG
 from dlms.simulator.reading_list import rows_from_csv
-from dlms.xdlms.apdu.common import Item
+from dlms.xdlms.apdu.common import NO_PARAMETER, Item
 from dlms.xdlms.apdu.notify import DataNotification, EventNotification
 from dlms.xdlms.exchange_write import ActionExchange
 from tests.dlms.client.test_meter import PROFILE
@@ -95,7 +94,7 @@ def test_a_client_that_reads_finds_the_rows_without_anybody_ticking() -> None:
 def test_a_meter_that_does_not_live_keeps_its_rows() -> None:
     meter, now = made(dynamic=False)
     before, logged = len(meter.profiles[PROFILE].rows), len(meter.profiles[STANDARD_LOG].rows)
-    meter.contactor.item.act(1, NOTHING)
+    meter.contactor.item.act(1, NO_PARAMETER)
     now.passes(days=3)
     meter.connect().receive_apdu(1, b"\xc0", 0.0)
     assert len(meter.profiles[PROFILE].rows) == before
@@ -130,7 +129,7 @@ def test_a_clock_that_was_set_is_logged_and_the_profile_goes_on_from_there(shift
 
 def test_events_are_logged_and_the_last_one_is_an_object() -> None:
     meter, _now = made()
-    assert meter.contactor.item.act(1, NOTHING).code == 0
+    assert meter.contactor.item.act(1, NO_PARAMETER).code == 0
     meter.log(Event.COVER_REMOVED)
     assert [row[1].value for row in meter.profiles[STANDARD_LOG].rows[-2:]] == [62, 40]
     small = SimulatedMeter(1, rows_from_csv(BUILT_IN_LIST), now=Now())
@@ -152,7 +151,7 @@ def test_a_script_a_schedule_and_the_limiter_reach_the_contactor() -> None:
     now.passes(minutes=1)
     meter.tick()
     assert output(meter) is False
-    meter.contactor.item.act(2, NOTHING)
+    meter.contactor.item.act(2, NO_PARAMETER)
     threshold = number(meter, AttributeRef(71, LIMITER, 3))
     references = [axdr.structure(axdr.octets(DISCONNECT_SCRIPTS.code), axdr.u16(at)) for at in (1, 2)]
     assert meter.server.set(Item(AttributeRef(71, LIMITER, 11)), axdr.structure(*references)) == 0
@@ -184,7 +183,7 @@ def test_news_go_to_the_clients_of_every_connection_that_want_them() -> None:
     connections = [meter.connect(), meter.connect()]
     eager = [client_of(connection, 1, 0xFFFFFF) for connection in connections]
     client_of(connections[0], 2, 0x1C1D)  # agrees to no notifications
-    eager[0].request(ActionExchange((MethodRef(40, Obis.parse("0.0.25.9.0.255"), 1),), (NOTHING,), 1024))
+    eager[0].request(ActionExchange((MethodRef(40, Obis.parse("0.0.25.9.0.255"), 1),), (NO_PARAMETER,), 1024))
     talk(connections[0], 1, eager[0])
     eager[0].next_event()
     meter.log(Event.COVER_REMOVED)

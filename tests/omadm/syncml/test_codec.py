@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from omadm.syncml.codec import DM_WBXML, DM_XML, TNDS_WBXML, TNDS_XML, accepts, decode, encode, encode_tnds
+from omadm.syncml.codec import DM_WBXML, DM_XML, accepts, decode, encode, encode_tnds
+from omadm.syncml.document import TNDS_WBXML, TNDS_XML
 from omadm.syncml.errors import SyncmlError
 from omadm.syncml.messages import (
     Add,

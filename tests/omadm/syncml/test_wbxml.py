@@ -7,7 +7,8 @@ import random
 import pytest
 
 from omadm.syncml import tokens, wbxml
-from omadm.syncml.codec import DM_WBXML, TNDS_WBXML, TNDS_XML, decode, encode, encode_tnds
+from omadm.syncml.codec import DM_WBXML, decode, encode, encode_tnds
+from omadm.syncml.document import TNDS_WBXML, TNDS_XML
 from omadm.syncml.element import BODY_BYTES_MAX, DEPTH_MAX, ELEMENTS_MAX, TEXT_BYTES_MAX, Element
 from omadm.syncml.errors import SyncmlError
 from omadm.syncml.messages import Add, Item, Meta, Replace, SyncML, SyncmlValueError, Unsupported

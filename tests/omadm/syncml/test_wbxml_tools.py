@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from omadm.syncml.codec import DM_WBXML, DM_XML, TNDS_WBXML, decode, encode
+from omadm.syncml.codec import DM_WBXML, DM_XML, decode, encode
+from omadm.syncml.document import TNDS_WBXML
 from omadm.syncml.messages import Add, Command, Item, Meta, Replace, Results, SyncML, TndsNode
 from tests.omadm.syncml.samples import EVERY_KIND, HEADER, TREE, Generator
 

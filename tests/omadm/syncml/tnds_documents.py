@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from omadm.syncml import tnds, wbxml, xml
-from omadm.syncml.codec import TNDS_WBXML
+from omadm.syncml.document import TNDS_WBXML
 from omadm.syncml.messages import MgmtTree
 
 

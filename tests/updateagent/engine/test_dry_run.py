@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -150,3 +151,39 @@ def test_a_package_that_would_be_refused_is_refused(device: Device, tmp_path: Pa
 
     assert done.returncode in range(20, 60)
     assert not (device.folder / "update").exists()
+
+
+def test_the_operators_health_commands_are_not_run(device: Device, tmp_path: Path) -> None:
+    file = device.folder / "dcu-update.toml"
+    ran = tmp_path / "ran"
+    command = f'[[health.command]]\nname = "touch"\ncommand = ["/bin/touch", "{ran}"]\n'
+    text = file.read_text()
+    checks = 'checks = ["agent_up", "meter_port"'
+    assert text.count(checks) == 1
+    file.write_text(text.replace(checks, f'{checks}, "touch"') + command)
+    device.publish_health({"agent_up": True, "meter_port": True})
+    said = dry_run(device, "guard", code=0)
+    assert said == ["# health command touch is not run, and taken as good", "BOOT_A_LEFT=9"]
+    assert not ran.exists()
+    done = device.update("guard")
+    assert done.returncode == 0, done.stderr
+    assert ran.exists(), done.stderr
+
+
+def test_a_lock_is_only_read_and_excludes_all_the_same(tmp_path: Path) -> None:
+    file = tmp_path / "lock"
+    file.touch(mode=0o400)
+    one, other = ReadOnlyDisk(RealDisk()).lock(file), ReadOnlyDisk(RealDisk()).lock(file)
+    assert one.acquire()
+    about = Path(f"/proc/self/fdinfo/{descriptor_of(file)}").read_text()
+    flags = dict(line.split(maxsplit=1) for line in about.splitlines())["flags:"]
+    assert int(flags, 8) & os.O_ACCMODE == os.O_RDONLY
+    assert not other.acquire()
+    one.release()
+    assert other.acquire()
+    other.release()
+
+
+def descriptor_of(file: Path) -> int:
+    """The descriptor that this process has of `file`."""
+    return next(int(fd.name) for fd in Path("/proc/self/fd").iterdir() if fd.exists() and fd.samefile(file))

@@ -52,10 +52,14 @@ class EnvUbi(UbiVolume, Protocol):
 
 
 class OpenMtd(Protocol):
+    """Opens an MTD partition that holds the environment. Raises `OSError`."""
+
     def __call__(self, path: Path, *, write: bool) -> EnvMtd: ...
 
 
 class OpenVolume(Protocol):
+    """Opens a UBI volume that holds the environment. Raises `OSError`."""
+
     def __call__(self, path: Path, *, write: bool) -> EnvUbi: ...
 
 

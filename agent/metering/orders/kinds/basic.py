@@ -30,14 +30,13 @@ from agent.metering.orders.order import OrderRefusedError, Permission
 from dlms import axdr
 from dlms.axdr import Data
 from dlms.client.events import ItemError, Value
-from dlms.cosem.obis import AttributeRef, MethodRef, Obis, Selection
+from dlms.cosem.obis import CLOCK_TIME, AttributeRef, MethodRef, Obis, Selection
 from dlms.cosem.time import DEVIATION_UNKNOWN, ClockPolicy, CosemDateTime
 from dlms.errors import DlmsError
 from dlms.xdlms.apdu.common import Item
 from dlms.xdlms.exchange_write import SetExchange
 
 CODES_MAX = 32  # of one order
-CLOCK_TIME = AttributeRef.parse("8/0.0.1.0.0.255/2")
 DISCONNECTOR = "0.0.96.3.10.255"
 END_OF_BILLING_PERIOD = "0.0.10.0.1.255"  # script table (BB 6.2.7): resets the maximum demand
 MIN_DEVIATION_S, MAX_DEVIATION_S = 5.0, 600.0

@@ -47,11 +47,10 @@ from dlms.client.image_steps import (
     activate,
     transfer,
 )
-from dlms.cosem.obis import AttributeRef, MethodRef, Obis
+from dlms.cosem.obis import FIRMWARE_ID, AttributeRef, MethodRef, Obis
 from dlms.errors import PeerError
 
 IMAGE_BYTES_MAX = 8 << 20
-FIRMWARE_ID = "1/1.0.0.2.0.255/2"  # active firmware identifier (BB 6.2.2)
 SLICE_S = 10.0  # of line time
 REST_S = 5.0  # between two slices, in which the meter is read if it owes something
 POLL_S = 10.0  # while a meter verifies or activates
@@ -62,7 +61,7 @@ _ACTIVATION, _IS_VERIFIED, _BLOCKS = "activation", "verified", "blocks"
 
 
 def check_firmware(given: dict[str, object]) -> Checked:
-    wanted: dict[str, object] = {"obis": str(IMAGE), "activate": "now", "firmware_id": FIRMWARE_ID} | given
+    wanted: dict[str, object] = {"obis": str(IMAGE), "activate": "now", "firmware_id": str(FIRMWARE_ID)} | given
     check.only(wanted, "obis", "activate", "firmware_id", "url", "sha256", "size", "identifier", "signature")
     for name, pattern, what in (("url", _URL, "an https URL"), ("sha256", _DIGEST, "64 lower-case hexadecimal digits")):
         if not pattern.fullmatch(check.text(wanted, name)):

@@ -12,13 +12,12 @@ import re
 
 from dlms.axdr import FLOAT_TAGS, INTEGER_TAGS, Data, Tag, tags_by_name
 from dlms.errors import LocalError
-from omadm.readings import DEPTH_MAX
+from omadm.readings import DEPTH_MAX, NOT_NUMBERS
 
 _PLAIN = tags_by_name((Tag.BOOLEAN, Tag.BIT_STRING, *INTEGER_TAGS, Tag.VISIBLE_STRING, Tag.UTF8_STRING))
 _OCTETS = tags_by_name((Tag.OCTET_STRING, Tag.DATE_TIME, Tag.DATE, Tag.TIME))
 _FLOATS = tags_by_name(FLOAT_TAGS)
 _LISTS = tags_by_name((Tag.ARRAY, Tag.STRUCTURE))
-_NOT_NUMBERS = ("NaN", "Infinity", "-Infinity")
 _HEX = re.compile(r"(?:[0-9a-fA-F]{2})*", re.ASCII)
 
 
@@ -54,7 +53,7 @@ def _decode(value: object, depth: int) -> Data:
 
 
 def _float(raw: object) -> float:
-    if isinstance(raw, str) and raw in _NOT_NUMBERS:
+    if isinstance(raw, str) and raw in NOT_NUMBERS:
         return float(raw)
     if isinstance(raw, bool) or not isinstance(raw, int | float) or not math.isfinite(raw):
         raise TypedJsonError(f"{str(raw)[:60]!r} is no number")

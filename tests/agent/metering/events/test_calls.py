@@ -13,7 +13,7 @@ import pytest
 from agent.metering.access.accessbook import AccessBook
 from agent.metering.access.keystore import KeyStore
 from agent.metering.events.desk import EventDesk
-from agent.metering.events.listener import CONNECTIONS_MAX, IDLE_S, CallIn, meters_by_host
+from agent.metering.events.listener import CALL_IDLE_S, CONNECTIONS_MAX, CallIn, meters_by_host
 from agent.metering.events.overheard import WrapperEar
 from agent.metering.events.port_ears import PortEars
 from agent.metering.registry.registry import Registry
@@ -81,7 +81,7 @@ def frame(apdu: bytes, client: int = 102) -> bytes:
 
 
 def test_a_push_on_the_connection_that_we_opened_is_an_event_and_an_answer_is_none(office: Office) -> None:
-    port = MeterConnections(office.port.place, WRAPPER.make_core)
+    port = MeterConnections(office.port.endpoint, WRAPPER.make_core)
     ears = PortEars(office.port, office.desk, office.clock)
     ears.attach(port)
     port.channel(4)
@@ -175,7 +175,7 @@ def test_many_connections_and_silent_ones_are_dropped(office: Office) -> None:
     for _ in strangers:
         calls.serve(1.0)
     assert calls.calls == CONNECTIONS_MAX
-    office.clock.advance(IDLE_S + 1)
+    office.clock.advance(CALL_IDLE_S + 1)
     calls.serve(0.0)
     assert calls.calls == 0
     for stranger in strangers:

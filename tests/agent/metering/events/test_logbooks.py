@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from agent.metering.events.logbooks import Circumstances, alarm_events, log_events
-from agent.metering.visit.profile_place import CapturedRow
+from agent.metering.visit.profile_position import CapturedRow
 from dlms import axdr
 from dlms.axdr import Data
 from dlms.cosem.obis import AttributeRef, Obis

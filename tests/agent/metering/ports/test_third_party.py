@@ -155,7 +155,7 @@ def test_a_port_of_another_distribution_is_a_port_like_any_other(
     order = station.collector.network.order("mesh", "get", pib=1)
     station.collector.workers[0].step()
     (meter,) = station.collector.meters()
-    (picture,) = station.collector.network.pictures()
+    picture = station.collector.network.picture("mesh")
     result = station.collector.network.result(order.number)
     station.close()
     assert (meter.meter_id, meter.state, meter.address) == (base_node.meter.id, "read", ADDRESS)

@@ -119,10 +119,10 @@ def test_an_open_port_sees_what_is_added_and_what_is_removed(rig: Rig) -> None:
 
 def test_a_network_address_is_found_by_the_port(rig: Rig) -> None:
     rig.added.add(AddedMeter("g3", 0x12))
-    place = rig.port("g3").place(0x12)
+    place = rig.port("g3").endpoint(0x12)
     assert place is not None
     assert (place.host, place.port, place.datagrams) == ("fe80::781d:ff:fe00:12%plc0", 4059, True)
-    assert rig.port("g3").place(0x13) is None
+    assert rig.port("g3").endpoint(0x13) is None
 
 
 def test_the_tree_says_which_of_its_meters_it_does_not_have_any_more(rig: Rig) -> None:

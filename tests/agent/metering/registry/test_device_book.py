@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.metering.registry.capabilities import FIRMWARE, OBJECT_LIST, OBJECTS_MAX, ObjectList, Offered, model_of
+from agent.metering.registry.capabilities import OBJECT_LIST, OBJECTS_MAX, ObjectList, Offered, model_of
 from agent.metering.registry.capabilities import text_of as text
 from agent.metering.registry.counters import COUNT_MAX, Counters, failure_kind
 from agent.metering.registry.device_book import CHECK_S, FLUSH_S, LOOK_AGAIN_S, RETRY_S, SOON_S, Device, DeviceBook
@@ -17,7 +17,7 @@ from agent.metering.store.reading_store import Store
 from dlms import axdr
 from dlms.client.association import AuthenticationRefused, ServiceRefused
 from dlms.codes import Conformance
-from dlms.cosem.obis import AttributeRef, Obis
+from dlms.cosem.obis import FIRMWARE_ID, AttributeRef, Obis
 from dlms.errors import DecodeError, LinkError, LocalError
 from tests.agent.virtual import VirtualClock
 from updateagent.disk import RealDisk
@@ -84,8 +84,8 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
 
 def test_a_meter_is_asked_for_its_firmware_and_then_for_its_objects_and_then_for_nothing(rig: Rig) -> None:
     key = rig.meter()
-    assert rig.due() == (FIRMWARE,)
-    assert not rig.ask({FIRMWARE: axdr.octets(b"V1.2")})
+    assert rig.due() == (FIRMWARE_ID,)
+    assert not rig.ask({FIRMWARE_ID: axdr.octets(b"V1.2")})
     assert rig.due() == (OBJECT_LIST,)
     rig.ask({OBJECT_LIST: objects("1.0.1.8.0.255", "1.0.2.8.0.255")})
     assert rig.due() == ()
@@ -100,7 +100,7 @@ def test_a_meter_is_asked_for_its_firmware_and_then_for_its_objects_and_then_for
 def test_what_was_learned_outlives_a_power_cut(rig: Rig) -> None:
     key = rig.meter()
     rig.due()
-    rig.ask({FIRMWARE: axdr.octets(b"V1.2")})
+    rig.ask({FIRMWARE_ID: axdr.octets(b"V1.2")})
     rig.due()
     rig.ask({OBJECT_LIST: objects("1.0.1.8.0.255")})
     before = rig.book.device(key).dump()
@@ -115,10 +115,10 @@ def test_another_firmware_has_the_list_read_again_and_what_was_learned_forgotten
     key = rig.meter()
     for _ in range(2):
         rig.due()
-        rig.ask({FIRMWARE: axdr.octets(b"V1"), OBJECT_LIST: objects("1.0.1.8.0.255")})
+        rig.ask({FIRMWARE_ID: axdr.octets(b"V1"), OBJECT_LIST: objects("1.0.1.8.0.255")})
     rig.clock.advance(CHECK_S + 1)
-    assert rig.due() == (FIRMWARE,)
-    assert rig.ask({FIRMWARE: axdr.octets(b"V2")})
+    assert rig.due() == (FIRMWARE_ID,)
+    assert rig.ask({FIRMWARE_ID: axdr.octets(b"V2")})
     assert rig.due() == (OBJECT_LIST,)
     rig.ask({OBJECT_LIST: objects("1.0.1.8.0.255", "1.0.1.7.0.255")})
     assert rig.book.device(key).object_count == 2
@@ -126,17 +126,17 @@ def test_another_firmware_has_the_list_read_again_and_what_was_learned_forgotten
 
 def test_a_question_without_an_answer_rests(rig: Rig) -> None:
     rig.meter()
-    assert rig.due() == (FIRMWARE,)
+    assert rig.due() == (FIRMWARE_ID,)
     rig.clock.advance(LOOK_AGAIN_S + 1)
     assert rig.due() == ()
     rig.clock.advance(RETRY_S)
-    assert rig.due() == (FIRMWARE,)
+    assert rig.due() == (FIRMWARE_ID,)
 
 
 def test_a_meter_that_gives_no_list_is_not_asked_again_for_the_same_firmware(rig: Rig) -> None:
     key = rig.meter()
     rig.due()
-    rig.ask({FIRMWARE: None})
+    rig.ask({FIRMWARE_ID: None})
     assert rig.due() == (OBJECT_LIST,)
     rig.ask({OBJECT_LIST: None})
     assert rig.due() == ()
@@ -154,11 +154,11 @@ def test_a_list_that_makes_no_sense_is_said_to_be_one(rig: Rig, data: axdr.Data)
 
 def test_an_exchanged_meter_starts_anew(rig: Rig) -> None:
     key = rig.meter()
-    rig.ask({FIRMWARE: axdr.octets(b"V1")})
+    rig.ask({FIRMWARE_ID: axdr.octets(b"V1")})
     rig.meter("OTH0002")
     assert rig.book.device(key).firmware == ""
     assert rig.model() == "OTH"
-    assert rig.due() == (FIRMWARE,)
+    assert rig.due() == (FIRMWARE_ID,)
     assert rig.book.device(key).counters.read == 2
 
 
@@ -167,8 +167,8 @@ def test_a_device_type_that_is_configured_makes_the_model(tmp_path: Path) -> Non
     rig.device_type = TYPE
     rig.open()
     rig.meter()
-    assert rig.due() == (FIRMWARE, TYPE)
-    rig.ask({FIRMWARE: axdr.octets(b"V1"), TYPE: axdr.octets(b"ME-382")})
+    assert rig.due() == (FIRMWARE_ID, TYPE)
+    rig.ask({FIRMWARE_ID: axdr.octets(b"V1"), TYPE: axdr.octets(b"ME-382")})
     assert rig.model() == "KFM ME-382"
 
 
@@ -190,7 +190,7 @@ def test_counters_are_written_after_a_while_and_at_the_end(rig: Rig) -> None:
 
 def test_a_forgotten_meter_leaves_nothing(rig: Rig) -> None:
     key = rig.meter()
-    rig.ask({FIRMWARE: axdr.octets(b"V1")})
+    rig.ask({FIRMWARE_ID: axdr.octets(b"V1")})
     rig.registry.remove("KFM0001")
     rig.book.forget([key])
     rig.store.forget(meters=[key])

@@ -10,7 +10,7 @@ import pytest
 
 from agent.metering.scheduling.schedule import Backoff
 from agent.metering.store.reading_store import Store
-from agent.metering.uplink.sink import IDLE_S, SinkError, SinkWorker
+from agent.metering.uplink.sink import HEARTBEAT_S, SinkError, SinkWorker
 from agent.status import SinkStatus
 from tests.agent.metering.readings import visit
 from tests.agent.virtual import VirtualClock
@@ -46,14 +46,14 @@ def rig(tmp_path: Path) -> tuple[Store, Listener, SinkWorker, VirtualClock]:
     store = Store(tmp_path / "readings.db", clock, records_max=10_000, keep_forwarded_max=0)
     listener = Listener()
     worker = SinkWorker(store, listener, clock, backoff=Backoff(2, 60), rng=random.Random(1))
-    assert worker.step() == IDLE_S
+    assert worker.step() == HEARTBEAT_S
     return store, listener, worker, clock
 
 
 def test_everything_comes_in_order_and_the_connection_is_tended_in_between(tmp_path: Path) -> None:
     store, listener, worker, _ = rig(tmp_path)
     store.append(visit(0, 900))
-    assert [worker.step() for _ in range(3)] == [0.0, 0.0, IDLE_S]
+    assert [worker.step() for _ in range(3)] == [0.0, 0.0, HEARTBEAT_S]
     assert listener.got == list(range(900))
     assert listener.tended == 2
 
@@ -73,7 +73,7 @@ def test_what_a_sink_does_not_take_is_missed_and_the_rest_goes_on(tmp_path: Path
     listener.refuse = {3}
     store.append(visit(0, 10))
     assert worker.step() == 0.0
-    assert worker.step() == IDLE_S
+    assert worker.step() == HEARTBEAT_S
     assert store.sink_states()["listener"].missed == 1
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 from agent.metering.visit.profile_catchup import MeterFacts, ProfileReading
-from agent.metering.visit.profile_place import CapturedRow, Place
+from agent.metering.visit.profile_position import CapturedRow, ProfilePosition
 from agent.settings.reading_codes import ALL_ROWS, RowSelection
 from dlms import axdr
 from dlms.axdr import Data, Tag
@@ -167,8 +167,8 @@ class Reader:
 
     def visit(self, *, steps_max: int = 10_000) -> list[CapturedRow]:
         """Read what is new, at most so many steps; each is kept when it is done. Returns the rows."""
-        place = Place.load(json.loads(self.stored))
-        reading = ProfileReading(PROFILE, place, self.selected)
+        position = ProfilePosition.load(json.loads(self.stored))
+        reading = ProfileReading(PROFILE, position, self.selected)
         now = (
             datetime.fromtimestamp(self.now() if self.now is not None else self.meter.at, UTC) if self.trusted else None
         )
@@ -185,7 +185,7 @@ class Reader:
             self.turns += reading.turned
             found += reading.rows
             self.wanted += [cell for row in reading.rows for cell in reading.wanted(row.cells)]
-            self.stored = json.dumps(place.dump())
+            self.stored = json.dumps(position.dump())
         self.error = reading.error
         self.taken += found
         return found

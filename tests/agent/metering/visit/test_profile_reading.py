@@ -11,7 +11,13 @@ from math import log2
 import pytest
 
 from agent.metering.visit.profile_catchup import STEP_ROWS_MAX, MeterFacts, ProfileReading
-from agent.metering.visit.profile_place import BASE_OCTETS_MAX, DOUBTFUL_KEPT, KEPT_ROWS, CapturedRow, Place
+from agent.metering.visit.profile_position import (
+    BASE_OCTETS_MAX,
+    DOUBTFUL_KEPT,
+    KEPT_ROWS,
+    CapturedRow,
+    ProfilePosition,
+)
 from dlms import axdr
 from dlms.axdr import Data
 from dlms.cosem.profile import CaptureObject
@@ -50,7 +56,7 @@ def test_packed_rows_are_the_register_s_values(packing: str, *, by_entry: bool, 
 
 
 def test_the_example_of_a_delta_coded_column() -> None:
-    reading = ProfileReading(PROFILE, Place())
+    reading = ProfileReading(PROFILE, ProfilePosition())
     reading.describe(
         [axdr.array([CLOCK.data(), VALUE.data()]), axdr.u32(900), None, None, None], MeterFacts(None, None)
     )
@@ -254,7 +260,9 @@ def test_a_row_of_the_future_is_kept_and_marked_and_stops_nothing(*, by_entry: b
     doubtful = [(row.doubt, reader.held()[at][1]) for at, row in enumerate(reader.taken) if row.doubt]
     assert doubtful == [("ahead", 21)]
     assert reader.turns == 2
-    assert Place.load(json.loads(reader.stored)).local == CosemDateTime.parse(meter.rows[-1][0].octets()).local()
+    assert (
+        ProfilePosition.load(json.loads(reader.stored)).local == CosemDateTime.parse(meter.rows[-1][0].octets()).local()
+    )
 
 
 def test_a_row_whose_clock_was_lost_is_kept_and_marked() -> None:
@@ -345,8 +353,10 @@ def test_local_times_that_repeat_without_a_word_of_it_stand_for_no_instant(stamp
 # --- what a meter may say ---
 
 
-def described(columns: Sequence[CaptureObject] = (CLOCK, VALUE), place: Place | None = None) -> ProfileReading:
-    reading = ProfileReading(PROFILE, place or Place())
+def described(
+    columns: Sequence[CaptureObject] = (CLOCK, VALUE), position: ProfilePosition | None = None
+) -> ProfileReading:
+    reading = ProfileReading(PROFILE, position or ProfilePosition())
     captures = axdr.array([column.data() for column in columns])
     reading.describe([captures, axdr.u32(900), axdr.enum(1), axdr.u32(5), axdr.u32(9)], MeterFacts(None, None))
     return reading
@@ -365,14 +375,14 @@ ODD = [
 
 @pytest.mark.parametrize("answer", ODD)
 def test_an_answer_that_is_no_profile_is_an_error_and_moves_nothing(answer: Data | AccessError) -> None:
-    place = Place(clock=stamp("2027-01-15 00:00").emit())
-    before = place.dump()
-    reading = described(place=place)
+    position = ProfilePosition(clock=stamp("2027-01-15 00:00").emit())
+    before = position.dump()
+    reading = described(position=position)
     assert reading.next_item() is not None
     reading.answer(answer, 1.0)
     assert reading.error
     assert reading.rows == []
-    assert place.dump() == before
+    assert position.dump() == before
     assert reading.next_item() is None
 
 
@@ -395,8 +405,10 @@ def test_whatever_a_meter_answers_a_visit_comes_to_its_end() -> None:
     chance = random.Random(11)
     numbers = [None, axdr.u32(0), axdr.u32(1), axdr.u32(900), axdr.u32(4000), axdr.i8(-1), axdr.null()]
     for _ in range(400):
-        place = Place.load({"clock": odd_row(chance).members()[0].emit()[2:].hex(), "entry": chance.randrange(9)})
-        reading = ProfileReading(PROFILE, place)
+        position = ProfilePosition.load(
+            {"clock": odd_row(chance).members()[0].emit()[2:].hex(), "entry": chance.randrange(9)}
+        )
+        reading = ProfileReading(PROFILE, position)
         clock = CosemDateTime(chance.choice((1, 1970, 2027, 9999)), 12, 31, 255, 23, 59, 59, 0)
         now = datetime(2027, 1, 15, tzinfo=UTC) if chance.random() < 0.5 else None
         captures = axdr.array([CLOCK.data(), VALUE.data()])
@@ -409,7 +421,7 @@ def test_whatever_a_meter_answers_a_visit_comes_to_its_end() -> None:
             reading.answer(answer, chance.choice((0.1, 6.0, 60.0)))
         else:
             raise AssertionError("no end")
-        assert Place.load(json.loads(json.dumps(place.dump()))).dump()
+        assert ProfilePosition.load(json.loads(json.dumps(position.dump()))).dump()
 
 
 @pytest.mark.slow
@@ -419,8 +431,8 @@ def test_a_place_goes_through_json_and_damage_costs_the_damaged_part() -> None:
     reader = Reader(meter)
     reader.visit()
     dumped = json.loads(reader.stored)
-    assert Place.load(dumped).dump() == dumped
-    assert len(Place.load(dumped).digests) in KEPT_ROWS
+    assert ProfilePosition.load(dumped).dump() == dumped
+    assert len(ProfilePosition.load(dumped).digests) in KEPT_ROWS
     chance = random.Random(4)
     odd: list[object] = [
         None,
@@ -441,8 +453,8 @@ def test_a_place_goes_through_json_and_damage_costs_the_damaged_part() -> None:
     ]
     for _ in range(2000):
         broken = {name: chance.choice(odd) if chance.random() < 0.3 else value for name, value in dumped.items()}
-        place = Place.load(broken)
-        assert Place.load(place.dump()).dump() == place.dump()
+        position = ProfilePosition.load(broken)
+        assert ProfilePosition.load(position.dump()).dump() == position.dump()
         fresh = Reader(meter, stored=json.dumps(broken))
         if chance.random() < 0.05:
             fresh.visit()
@@ -453,7 +465,7 @@ def test_a_row_too_long_to_be_kept_is_only_known_by_its_digest() -> None:
     row = CapturedRow.of(
         (axdr.octets(stamp("2027-01-15 00:00").emit()), axdr.octets(bytes(BASE_OCTETS_MAX))), (CLOCK, VALUE)
     )
-    place = Place()
-    place.note([row], 900)
-    assert Place.load(place.dump()).base == ()
-    assert Place.load(place.dump()).digests == [row.digest]
+    position = ProfilePosition()
+    position.note([row], 900)
+    assert ProfilePosition.load(position.dump()).base == ()
+    assert ProfilePosition.load(position.dump()).digests == [row.digest]

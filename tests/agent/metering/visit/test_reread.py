@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 from agent.metering.visit.profile_catchup import REREAD_MARGIN_S, MeterFacts, ProfileReading
-from agent.metering.visit.profile_place import Place
+from agent.metering.visit.profile_position import ProfilePosition
 from dlms.cosem.obis import Obis
 from dlms.cosem.time import CosemDateTime
 
@@ -14,27 +14,29 @@ NOW = datetime(2026, 11, 28, 12, tzinfo=UTC)
 CLOCK = CosemDateTime.from_datetime(NOW)
 
 
-def read_place() -> Place:
-    return Place(clock=CLOCK.emit(), digests=[b"12345678"], reread="aaaaaaaa", losses=("store-1", 3), ranges_only=True)
+def read_place() -> ProfilePosition:
+    return ProfilePosition(
+        clock=CLOCK.emit(), digests=[b"12345678"], reread="aaaaaaaa", losses=("store-1", 3), ranges_only=True
+    )
 
 
 def test_a_place_that_hears_of_no_loss_goes_on_under_its_name() -> None:
-    place = read_place().heard("store-2", 7, None, FRESH)
-    assert (place.known, place.reread, place.losses) == (True, "aaaaaaaa", ("store-2", 7))
+    position = read_place().heard("store-2", 7, None, FRESH)
+    assert (position.known, position.reread, position.losses) == (True, "aaaaaaaa", ("store-2", 7))
 
 
 def test_a_place_from_before_places_had_names_is_named_by_its_store() -> None:
-    place = Place(clock=CLOCK.emit(), digests=[b"12345678"]).heard("0123456789abcdef", 0, None, FRESH)
-    assert place.reread == "01234567"
-    assert Place().heard("0123456789abcdef", 0, None, FRESH).reread == FRESH
+    position = ProfilePosition(clock=CLOCK.emit(), digests=[b"12345678"]).heard("0123456789abcdef", 0, None, FRESH)
+    assert position.reread == "01234567"
+    assert ProfilePosition().heard("0123456789abcdef", 0, None, FRESH).reread == FRESH
 
 
 def test_a_place_that_hears_of_a_loss_begins_anew_from_before_it_under_another_name() -> None:
     lost_since = (NOW - timedelta(days=3)).timestamp()
-    place = read_place().heard("store-1", 4, lost_since, FRESH)
-    assert (place.known, place.reread, place.since, place.ranges_only) == (False, FRESH, lost_since, True)
-    assert Place.load(place.dump()) == place
-    reading = ProfileReading(Obis.parse("1.0.99.1.0.255"), place)
+    position = read_place().heard("store-1", 4, lost_since, FRESH)
+    assert (position.known, position.reread, position.since, position.ranges_only) == (False, FRESH, lost_since, True)
+    assert ProfilePosition.load(position.dump()) == position
+    reading = ProfileReading(Obis.parse("1.0.99.1.0.255"), position)
     reading._facts, reading._now = MeterFacts(CLOCK, NOW, first_s=60.0), CLOCK.local()
     first = reading._first()
     assert first is not None

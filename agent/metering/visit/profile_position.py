@@ -91,7 +91,7 @@ class CapturedRow:
 
     @property
     def stamp(self) -> bytes:
-        """Of the time stamp what is the same whether the meter wrote it or left it out: not the day of the week."""
+        """Return the part of the time stamp that any meter writes, without the day of the week."""
         if not self.clock:
             return b""
         clock = CosemDateTime.parse(self.clock)
@@ -110,7 +110,7 @@ class CapturedRow:
 
 
 @dataclass(slots=True)
-class Place:
+class ProfilePosition:
     """Where reading a profile goes on.
 
     `clock`: the time stamp of the last plausible row, 12 octets, empty before the first one. `latest`: that of the last
@@ -157,7 +157,7 @@ class Place:
         }
 
     @classmethod
-    def load(cls, dumped: Mapping[str, object]) -> Place:
+    def load(cls, dumped: Mapping[str, object]) -> ProfilePosition:
         """The inverse of `dump`, also of the first version's. What is damaged or missing is as if not known."""
         entry = dumped.get("entry")
         return cls(
@@ -175,14 +175,16 @@ class Place:
             losses=_losses(dumped.get("losses")),
         )
 
-    def heard(self, store: str, seq: int, lost_since: float | None, fresh: str) -> Place:
+    def heard(self, store: str, seq: int, lost_since: float | None, fresh: str) -> ProfilePosition:
         """Return the place after what `store` has lost up to its loss `seq`: of this profile possibly everything from
         `lost_since` on (seconds since the epoch; `None` where nothing that this place has not heard of). `fresh`: a
         name that nobody has used, of which `REREAD_CHARS` are kept."""
         name = self.reread or (store if self.known else fresh)[:REREAD_CHARS]
         if lost_since is None or not self.known:
             return replace(self, reread=name, losses=(store, seq))
-        return Place(ranges_only=self.ranges_only, reread=fresh[:REREAD_CHARS], since=lost_since, losses=(store, seq))
+        return ProfilePosition(
+            ranges_only=self.ranges_only, reread=fresh[:REREAD_CHARS], since=lost_since, losses=(store, seq)
+        )
 
     @property
     def known(self) -> bool:
@@ -238,8 +240,11 @@ class Place:
         return -best[2] if best[1] else self._after_base(rows)
 
     def unknown(self, rows: Sequence[CapturedRow]) -> list[CapturedRow]:
-        """Of rows that were chosen by their time stamps: those that were not taken yet. Rows may well be alike, so
-        they are counted. What the buffer has before the first known one is older than all that was taken."""
+        """Return the rows that were not taken yet, of those that were chosen by their time stamps.
+
+        Rows may well be alike, so they are counted. What the buffer has before the first known one is older than all
+        that was taken.
+        """
         known = Counter(self.digests) | Counter(self.ahead)
         since_base = self._after_base(rows) or 0
         if not self.digests:
