@@ -126,3 +126,4 @@ class Selection:
 DEVICE_NAME = AttributeRef.parse("1/0.0.42.0.0.255/2")  # COSEM logical device name (BB 6.2.1)
 FIRMWARE_ID = AttributeRef.parse("1/1.0.0.2.0.255/2")  # active firmware identifier (BB 6.2.2)
 CLOCK_TIME = AttributeRef.parse("8/0.0.1.0.0.255/2")
+ALARM_OBJECTS = bytes((0, 0, 97, 98))  # A to D of alarm registers, their filters and descriptors

@@ -17,7 +17,7 @@ from weakref import WeakSet
 from dlms import axdr
 from dlms.axdr import Data, Tag
 from dlms.codes import SERVER_CONFORMANCE, Conformance, DataAccessResult
-from dlms.cosem.obis import AttributeRef, Obis
+from dlms.cosem.obis import ALARM_OBJECTS, AttributeRef, Obis
 from dlms.cosem.profile import CLOCK_CLASS
 from dlms.cosem.time import CosemDateTime
 from dlms.errors import LocalError
@@ -39,7 +39,6 @@ EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 DEVICE_NAME = "0.0.42.0.0.255"
 SAP_ASSIGNMENT = "0.0.41.0.0.255"
 SERIAL_MAX = 10**13 - 1
-ALARM_REGISTERS = bytes((0, 0, 97, 98))  # with their filters and descriptors
 NOTIFICATIONS_MAX = 64  # waiting on one connection
 
 
@@ -204,7 +203,7 @@ def _number(row: Row, rng: Random) -> int:
     """A plausible number for the row's type and unit."""
     if row.tag is Tag.ENUM:
         return 1  # of a contactor: connected
-    if row.obis.code[:4] == ALARM_REGISTERS:
+    if row.obis.code[:4] == ALARM_OBJECTS:
         return 0  # nothing is wrong
     if row.unit == 35:  # volt, in tenths or hundredths
         return rng.randrange(2250, 2350) if row.scaler == -1 else rng.randrange(300, 360)

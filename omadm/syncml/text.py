@@ -10,7 +10,7 @@ from omadm.syncml.element import Element
 from omadm.syncml.errors import SyncmlError
 
 DIGITS_MAX = 10  # 32 bits
-_UNSENDABLE = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # XML 1.0, Char
+NO_XML_CHAR = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # XML 1.0, Char
 
 
 def to_base64(data: bytes) -> str:
@@ -27,7 +27,7 @@ def from_base64(text: str) -> bytes | None:
 
 def repeatable(text: str) -> bool:
     """Whether both encodings can carry a text that a peer sent, in an answer that refers to it."""
-    return _UNSENDABLE.search(text) is None
+    return NO_XML_CHAR.search(text) is None
 
 
 def integer(element: Element | None, what: str, where: str) -> int | None:

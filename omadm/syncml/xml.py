@@ -7,12 +7,12 @@ namespaces are dropped (`<syncml:Type>` is `Type`); comments and processing inst
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 from omadm.syncml.element import BODY_BYTES_MAX, DEPTH_MAX, ELEMENTS_MAX, Element
 from omadm.syncml.errors import SyncmlError
 from omadm.syncml.messages import SyncmlValueError
+from omadm.syncml.text import NO_XML_CHAR
 from omadm.syncml.tokens import NAMESPACES
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 WHAT = "SyncML XML"
 PROLOG = '<?xml version="1.0" encoding="UTF-8"?>'
 
-NO_XML_CHAR = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """What cannot stand in a document, not even as a reference: XML 1.0, production 2 (Char), lists the others."""
 
 

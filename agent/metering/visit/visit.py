@@ -46,7 +46,7 @@ from dlms.client.events import (
 )
 from dlms.client.knowledge import MeterKnowledge
 from dlms.client.session import MeterSession
-from dlms.cosem.obis import CLOCK_TIME, DEVICE_NAME, AttributeRef, Obis
+from dlms.cosem.obis import ALARM_OBJECTS, CLOCK_TIME, DEVICE_NAME, AttributeRef, Obis
 from dlms.cosem.profile import BUFFER, PROFILE_CLASS, Unresolved
 from dlms.cosem.time import STANDARD_CLOCK, ClockPolicy, CosemDateTime
 from dlms.errors import DlmsError, LocalError, PeerError
@@ -60,7 +60,6 @@ from plc.events import DataConfirmed, DataFailed, DataReceived, FailReason
 BILLING_COUNTERS = AttributeRef.parse("1/0.0.0.1.0.255/2"), AttributeRef.parse("1/1.0.0.1.0.255/2")
 RESETS_MODULO = 100
 FIRST_STORED = 101
-ALARM_REGISTERS = bytes((0, 0, 97, 98))
 OTHER_REASON = 250  # Data-Access-Result
 CLOSE_S = 5.0  # for the release, once everything was read
 STEP_MARGIN = 2.5  # a step may take so many times what the one before it took: it may be twice as long
@@ -481,7 +480,7 @@ def is_profile(ref: AttributeRef) -> bool:
 
 def _is_alarm_register(ref: AttributeRef) -> bool:
     code = ref.obis.code
-    return ref.attribute == 2 and code[:4] == ALARM_REGISTERS and code[4] <= 9 and code[5] == 255
+    return ref.attribute == 2 and code[:4] == ALARM_OBJECTS and code[4] <= 9 and code[5] == 255
 
 
 def _result(outcome: Answer | PeerError) -> Result:

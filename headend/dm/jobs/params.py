@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from headend.dm.jobs.steps import Json
-from omadm.syncml.xml import NO_XML_CHAR
+from omadm.syncml.text import NO_XML_CHAR
 
 NODES_PER_JOB_MAX = 1000
 URI_CHARS_MAX = 255
