@@ -33,6 +33,7 @@ from agent.ota.update_command import ask
 from agent.settings.config import ConfigError, PortConfig, ScanConfig, load
 from agent.settings.identity import SecretError, read_release, read_secret
 from agent.settings.provisioning import AddedMeter
+from agent.settings.reading_codes import ReadingCodeError, parse_code, parse_codes
 from agent.tree.acl import Acl
 from agent.tree.nodes import State, state_from_json, state_to_json
 from agent.tree.persistence import JsonFile, ManagementTree
@@ -102,6 +103,18 @@ def run_reading_list(data: bytes) -> None:
 def list_seeds() -> list[bytes]:
     whole = (REPO / "etc" / "reading-lists" / "residential-108.csv").read_bytes().splitlines(keepends=True)
     return [b"".join(whole[:12]), b"cls,attr,obis\n3,2,1.0.1.8.0.255\n# no\n8,2,0.0.1.0.0.255\n"]
+
+
+def run_reading_codes(data: bytes) -> None:
+    for item in parse_codes(data.decode("utf-8", "replace")):
+        assert parse_code(str(item.ref)).ref == item.ref
+
+
+def code_seeds() -> list[bytes]:
+    return [
+        b"8/0.0.1.0.0.255/2, 3/1.0.1.8.0.255/2,3/1.0.1.8.0.VZ/2,  3/1.0.1.8.0.VZ-12/2",
+        b"7/1.0.99.1.0.255/2 from 2026-11-01 to 2026-11-15 last 12 columns 1.0.1.8.0.255",
+    ]
 
 
 def run_generation(data: bytes) -> None:
@@ -419,6 +432,9 @@ TARGETS = {
     "push-on-connection": target(events.run_connection, events.connections, tokens=(b"\x00\x01",)),
     "config": target(run_config, config_seeds, tokens=dictionaries.YAML, mutations=150),
     "reading-list": target(run_reading_list, list_seeds, ReadingListError, tokens=dictionaries.CSV),
+    "reading-codes": target(
+        run_reading_codes, code_seeds, ReadingCodeError, tokens=(b"VZ-1", b" last 1", b" from 2026-11-01T00:00", b",")
+    ),
     "generation": target(
         run_generation, lambda: [generation_of(b'{"a":1}')], tokens=(b"dcu-store 1 tree ", b" ", b"\n", b"9" * 19)
     ),
