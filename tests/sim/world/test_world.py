@@ -12,11 +12,11 @@ from agent.metering.ports.portreader import PortReader
 from agent.metering.scheduling.slots import Slots
 from headend.metering import repeats
 from tests.sim.world.__main__ import judge
+from tests.sim.world.plan import KINDS
 from tests.sim.world.world import KillableStore
 
 SEEDS = 200  # 10,000 in `make torture`
 SEEDS_PER_TEST = 10
-SEEDS_TO_FIND = 80
 
 pytestmark = pytest.mark.slow
 
@@ -36,7 +36,11 @@ def no_places(patch: pytest.MonkeyPatch) -> None:
 def no_marks(patch: pytest.MonkeyPatch) -> None:
     """What a meter was read for is not durable."""
     append = KillableStore.append
-    patch.setattr(KillableStore, "append", lambda self, readings, _marks=(), *rest: append(self, readings, (), *rest))
+    patch.setattr(
+        KillableStore,
+        "append",
+        lambda self, readings, _marks=(), *rest, **more: append(self, readings, (), *rest, **more),
+    )
 
 
 def no_ledger(patch: pytest.MonkeyPatch) -> None:
@@ -75,8 +79,17 @@ def test_a_fault_planted_behind_damage_or_a_liar_is_found(
     assert judge(seed, kinds)[1]
 
 
+# Without what makes rows come again by itself: there the head-end must know repetitions. Here it is kept from it, so that
+# what is read twice is seen to come twice.
+PLAIN = tuple(kind for kind in KINDS if kind not in {"store-page", "clock-back", "clock-ahead"})
+
+
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("plant", [no_places, no_marks, no_ledger, stored_again])
-def test_a_planted_fault_is_found(plant: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("plant", "seed"), [(no_places, 0), (no_marks, 1), (no_ledger, 1), (stored_again, 73)])
+def test_a_planted_fault_is_found(
+    plant: Callable[[pytest.MonkeyPatch], None], seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repetitions_shown(monkeypatch)
+    assert not judge(seed, PLAIN)[1]
     plant(monkeypatch)
-    assert any(judge(seed)[1] for seed in [73, *range(SEEDS_TO_FIND)])
+    assert judge(seed, PLAIN)[1]
