@@ -79,8 +79,8 @@ def test_a_fault_planted_behind_damage_or_a_liar_is_found(
     assert judge(seed, kinds)[1]
 
 
-# Without what makes rows come again by itself: there the head-end must know repetitions. Here it is kept from it, so that
-# what is read twice is seen to come twice.
+# Without what makes rows come again by itself, where the head-end must know repetitions. Here it is kept from knowing
+# them, so that what is read twice is seen to come twice.
 PLAIN = tuple(kind for kind in KINDS if kind not in {"store-page", "clock-back", "clock-ahead"})
 
 
