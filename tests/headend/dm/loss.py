@@ -19,22 +19,20 @@ from pathlib import Path
 from typing import Any
 
 from agent.daemon.order_jobs import OrderJobs
-from agent.https import HttpsError, Response
 from agent.metering.orders.journal import Journal
 from agent.metering.orders.kinds.steps import Ended
 from agent.metering.orders.order_book import OrderBook
 from headend.db import create_tables, open_engine
 from headend.dm import accounts
 from headend.dm.jobs import queue
-from headend.dm.server import DmServer, Request, ServerConfig
-from omadm.auth import HMAC_HEADER
+from headend.dm.server import DmServer
 from omadm.bootstrap import emit_profile
 from omadm.notification import Notification, emit
 from tests.agent.dm.server import DEVICE_ID
 from tests.agent.dm_device import UPDATE, Device, FakeManifest
+from tests.headend.dm.line import CONFIG, Line
 from updateagent.package.manifest import Kind
 
-CONFIG = ServerConfig("headend", "https://headend/dm")
 TURNS = 8  # sessions that a lost exchange or two may take
 EXCHANGES = 7  # the longest of these jobs takes so many, a challenge at the beginning included
 TRIGGERS = ("user", "pushed", "server")
@@ -45,30 +43,6 @@ UPDATE_RESULT = 410
 RIGHT, QUEUED, WRONG = "right", "queued again", "wrong"
 
 Job = Mapping[str, Any]
-
-
-class Line:
-    """The agent's HTTPS port, ending in the server. `lose` has the numbers of the exchanges to lose, and how."""
-
-    def __init__(self, server: DmServer) -> None:
-        self._server = server
-        self.lose: dict[int, str] = {}
-        self.exchanges = 0
-
-    def request(
-        self, method: str, url: str, *, body: bytes | None = None, headers: Mapping[str, str] | None = None
-    ) -> Response:
-        assert (method, url) == ("POST", CONFIG.url)
-        headers = headers or {}
-        fate = self.lose.pop(self.exchanges, "")
-        self.exchanges += 1
-        if fate == "request":
-            raise HttpsError("the line is down")
-        answer = self._server.handle(Request(body or b"", headers["Content-Type"], headers.get(HMAC_HEADER)))
-        if fate == "answer":
-            raise HttpsError("the line went down")
-        got = {"content-type": answer.content_type} | ({HMAC_HEADER: answer.mac} if answer.mac else {})
-        return Response(answer.status, got, answer.body)
 
 
 class World:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,6 @@ import pytest
 from sqlalchemy import Engine, select
 
 from agent.daemon.order_jobs import OrderJobs
-from agent.https import HttpsError, Response
 from agent.metering.orders.journal import Journal
 from agent.metering.orders.kinds.steps import Ended
 from agent.metering.orders.order import Kind, Permission
@@ -20,46 +19,19 @@ from agent.settings.provisioning import AddedMeter, MeterSelection, ReadingTask
 from headend.db import create_tables, open_engine
 from headend.dm import accounts, tables
 from headend.dm.jobs import queue
-from headend.dm.server import DmServer, Request, ServerConfig
+from headend.dm.server import DmServer, Request
 from headend.operator import networks, views
-from omadm.auth import HMAC_HEADER
 from omadm.bootstrap import emit_profile
 from omadm.notification import Notification, emit
 from tests.agent.dm.server import DEVICE_ID
 from tests.agent.dm_device import UPDATE, Device
-
-CONFIG = ServerConfig("headend", "https://headend/dm")
-
-
-class Line:
-    """The agent's HTTPS port, ending in the server. `lose` says what happens to the n-th exchange from now."""
-
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
-        self.server = DmServer(engine, CONFIG, entropy=random.Random(7).randbytes)
-        self.lose: dict[int, str] = {}
-        self.exchanges = 0
-
-    def request(
-        self, method: str, url: str, *, body: bytes | None = None, headers: Mapping[str, str] | None = None
-    ) -> Response:
-        assert (method, url) == ("POST", CONFIG.url)
-        assert headers is not None
-        fate = self.lose.pop(self.exchanges, "")
-        self.exchanges += 1
-        if fate == "request":
-            raise HttpsError("the line is down")
-        answer = self.server.handle(Request(body or b"", headers["Content-Type"], headers.get(HMAC_HEADER)))
-        if fate == "answer":
-            raise HttpsError("the line went down")
-        got = {"content-type": answer.content_type} | ({HMAC_HEADER: answer.mac} if answer.mac else {})
-        return Response(answer.status, got, answer.body)
+from tests.headend.dm.line import CONFIG, Line
 
 
 class World:
     def __init__(self, engine: Engine, content_type: str) -> None:
         self.engine = engine
-        self.line = Line(engine)
+        self.line = Line(DmServer(engine, CONFIG, entropy=random.Random(7).randbytes))
         with engine.begin() as conn:
             self.account = accounts.create(conn, DEVICE_ID, server_id=CONFIG.server_id, url=CONFIG.url)
         self.device = Device(
