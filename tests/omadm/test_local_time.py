@@ -20,6 +20,7 @@ def seconds(*fields: int) -> int:
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.slow
 def test_every_half_hour_of_three_years_has_the_offset_that_zoneinfo_says(name: str) -> None:
     zone, peer = Zone(posix(name)), ZoneInfo(name)
     at = FROM
@@ -31,6 +32,7 @@ def test_every_half_hour_of_three_years_has_the_offset_that_zoneinfo_says(name: 
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.slow
 def test_every_local_half_hour_has_the_instants_that_zoneinfo_says(name: str) -> None:
     zone, peer = Zone(posix(name)), ZoneInfo(name)
     local = datetime(2027, 1, 1)  # noqa: DTZ001 - of local time

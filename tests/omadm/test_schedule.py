@@ -67,6 +67,7 @@ def runs_of(schedule: Schedule, low: int, high: int) -> list[int]:
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("pattern", list(PATTERNS))
+@pytest.mark.slow
 def test_the_runs_of_three_years_are_those_of_zoneinfo(name: str, pattern: str) -> None:
     calendar = Calendar(pattern, Zone(posix(name)))
     expected = peers_runs(pattern, ZoneInfo(name))

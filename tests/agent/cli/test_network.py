@@ -51,6 +51,7 @@ def rig(tmp_path: Path) -> PlcRig:
     return made
 
 
+@pytest.mark.slow
 def test_a_network_is_shown_level_by_level_and_then_what_happened(rig: PlcRig) -> None:
     assert run(rig, network.base_node, "plc0", "promote", "02:dc:00:00:00:01").output == "done\n"
     rig.network.hang(FIRST_ADDRESS + 1, below=FIRST_ADDRESS)
@@ -75,6 +76,7 @@ def test_a_port_that_is_not_there_is_refused(rig: PlcRig) -> None:
     assert run(rig, network.base_node, "plc0", "get", "x").exit_code == 2
 
 
+@pytest.mark.slow
 def test_an_order_says_what_the_base_node_answered(rig: PlcRig) -> None:
     rig.network.pib[0x20] = b"\x07"
     assert run(rig, network.base_node, "plc0", "get", "0x20").output == "07\n"

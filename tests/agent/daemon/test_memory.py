@@ -85,11 +85,13 @@ def test_a_start_does_not_load(loaded: set[str], name: str) -> None:
     assert not sorted(one for one in loaded if f"{one}.".startswith(f"{name}.")), NOT_LOADED[name]
 
 
+@pytest.mark.slow
 def test_a_start_loads_what_a_collection_needs(loaded: set[str]) -> None:
     """What is told above of absent modules would be true of a daemon that was not made."""
     assert {"agent.metering.collector", "agent.dm.service", "agent.ota.worker", "ssl", "sqlite3"} <= loaded
 
 
+@pytest.mark.slow
 def test_the_first_class_of_a_frozen_dataclass_is_freed() -> None:
     @dataclass(frozen=True, slots=True)
     class Frozen:

@@ -243,6 +243,7 @@ def test_a_bad_configuration_is_told_whole_and_ends_with_2(home: Path, capsys: p
         ("ca.pem", b"nothing", "ca.pem: holds no certificate"),
     ],
 )
+@pytest.mark.slow
 def test_a_named_file_that_cannot_be_used_ends_with_2(
     home: Path, capsys: pytest.CaptureFixture[str], file: str, content: bytes | None, complaint: str
 ) -> None:
@@ -253,11 +254,13 @@ def test_a_named_file_that_cannot_be_used_ends_with_2(
     assert complaint in bad_start(home, capsys)
 
 
+@pytest.mark.slow
 def test_a_readable_key_ends_with_2(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (home / "device.key").chmod(0o644)
     assert "others may use it (mode 0644)" in bad_start(home, capsys)
 
 
+@pytest.mark.slow
 def test_storage_that_fails_ends_with_a_code_that_is_tried_again(
     home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -161,6 +161,7 @@ def finish_update(device: Device, code: int) -> None:
 
 
 @pytest.mark.parametrize(("code", "state"), [(200, "done"), (410, "failed")])
+@pytest.mark.slow
 def test_a_firmware_job_ends_with_the_result_of_the_update_agent(
     head: HeadEnd, device: Device, code: int, state: str
 ) -> None:

@@ -11,6 +11,7 @@ from agent.jobs.firmware import Event, FumoStateError, Job, State
 
 
 @pytest.mark.parametrize(("state", "event"), list(itertools.product(State, Event)))
+@pytest.mark.slow
 def test_every_pair_of_state_and_event_steps_or_is_refused_without_change(state: State, event: Event) -> None:
     job = Job(state=int(state))
     if (state, event) in firmware.TRANSITIONS.table:

@@ -319,6 +319,7 @@ def test_tasks_that_are_due_together_share_one_visit(tmp_path: Path) -> None:
     assert len({record["received"] for record in records}) < 30
 
 
+@pytest.mark.slow
 def test_a_task_of_higher_priority_goes_first(tmp_path: Path) -> None:
     (tmp_path / "lists").mkdir()
     for name in "ab":
@@ -626,6 +627,7 @@ def test_a_defect_that_one_meter_brings_to_light_leaves_the_others_alone(
     assert failing == ["defect: ZeroDivisionError"]
 
 
+@pytest.mark.slow
 def test_an_exchanged_meter_behind_the_same_modem_is_noticed_and_read_as_itself(tmp_path: Path) -> None:
     rig = PlcRig(tmp_path, meters=1)
     rig.collector.configure(provisioning())

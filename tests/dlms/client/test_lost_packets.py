@@ -174,6 +174,7 @@ def test_any_packet_lost_changes_nothing_of_what_is_read_and_costs_its_timeout(k
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
 @pytest.mark.parametrize("late_s", [3.5, 3.04, 8.0])
+@pytest.mark.slow
 def test_any_packet_late_or_come_twice_is_never_taken_for_another(kind: str, late_s: float) -> None:
     clean = visit(kind)
     for strange in range(1, clean.packets + 1):

@@ -220,6 +220,7 @@ def many() -> list[CosemObject]:
     return [Store(1, AttributeRef.parse(code).obis, a2=axdr.octets(bytes(8))).item for code in CODES]
 
 
+@pytest.mark.slow
 def test_what_was_read_before_the_line_failed_is_kept_and_the_rest_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
     whole, line = client(monkeypatch, *many(), pdu_size=256)
     assert all(isinstance(result, Reading) for result in whole.read_many(CODES))

@@ -188,6 +188,7 @@ def test_rows_that_nobody_wants_any_more_are_not_fetched(monkeypatch: pytest.Mon
     assert len(list(client.profile(PROFILE))) == ROWS
 
 
+@pytest.mark.slow
 def test_a_closed_meter_ends_its_rows_and_the_next_ones_open_it(monkeypatch: pytest.MonkeyPatch) -> None:
     client, line = meter(profile(TIMES["ascending"]()).item, monkeypatch, [])
     rows = client.profile(PROFILE)

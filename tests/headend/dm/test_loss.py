@@ -18,6 +18,7 @@ SOME = ["pushed", *(pytest.param(trigger, marks=pytest.mark.slow) for trigger in
 
 @pytest.mark.parametrize("trigger", SOME)
 @pytest.mark.parametrize("case", CASES, ids=[case.name or case.kind for case in CASES])
+@pytest.mark.slow
 def test_no_single_loss_makes_a_result_wrong(tmp_path: Path, case: Case, trigger: str) -> None:
     for at in range(EXCHANGES):
         for fate in FATES:

@@ -97,6 +97,7 @@ def test_provisioning_arrives_and_takes_effect(world: World, *, atomic: bool) ->
 BILLING = {"times": "0 0 1 * *", "codes": "3/1.0.1.8.0.VZ/2", "window": "00:00-06:00", "groups": ["block a"]}
 
 
+@pytest.mark.slow
 def test_tasks_are_made_changed_and_deleted_each_as_it_is_wanted(world: World) -> None:
     def run(**params: Any) -> dict[str, Any]:
         number = world.enqueue("tasks", **params)

@@ -238,6 +238,7 @@ def test_values_that_a_job_sets_are_shown_to_nobody(server: Starlette, database:
         ({"kind": "firmware", "params": {"url": "http://plain"}}, 400),
     ],
 )
+@pytest.mark.slow
 def test_what_is_no_job_is_refused(server: Starlette, database: Engine, document: dict[str, Any], status: int) -> None:
     open_account(database)
     assert ask(server, "POST", f"/v1/devices/{DEVICE}/jobs", json=document).status_code == status

@@ -149,6 +149,7 @@ def test_the_cookie_is_for_this_server_over_tls_only(server: Starlette) -> None:
     assert TOKEN not in cookie
 
 
+@pytest.mark.slow
 def test_a_cookie_opens_no_api(browser: Browser) -> None:
     assert browser.call("GET", "/v1/devices").status_code == 401
 

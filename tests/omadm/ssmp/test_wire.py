@@ -49,6 +49,7 @@ def test_every_truncation_is_an_error(message: wire.Message) -> None:
 
 
 @pytest.mark.parametrize("message", MESSAGES, ids=lambda message: type(message).__name__)
+@pytest.mark.slow
 def test_a_message_followed_by_something_is_an_error(message: wire.Message) -> None:
     with pytest.raises(SsmpWireError, match="length says"):
         wire.parse(message.emit() + b"\0")

@@ -50,6 +50,7 @@ def joined(rig: PlcRig) -> PlcRig:
 
 
 @pytest.mark.parametrize("client", [PUSH_CLIENT, 16])
+@pytest.mark.slow
 def test_a_push_behind_a_base_node_is_an_event_of_its_meter(tmp_path: Path, client: int) -> None:
     rig = joined(PlcRig(tmp_path, 2))
     rig.network.push(FIRST_ADDRESS + 1, cover_opened(7, time=CLOCK), rig.clock.now, client)

@@ -284,6 +284,7 @@ def test_an_order_goes_before_the_scheduled_visits_of_a_bus_and_costs_them_nothi
     assert set(rig.statuses().values()) == {"read"}
 
 
+@pytest.mark.slow
 def test_what_a_visit_had_read_before_it_gave_way_is_not_read_again(tmp_path: Path) -> None:
     rig = BusRig(tmp_path, addresses=(17, 19))
     named(rig)

@@ -151,6 +151,7 @@ def test_an_order_is_carried_out_in_the_round_after_the_wake(tmp_path: Path) -> 
     assert rig.clock.now - began < 2.0
 
 
+@pytest.mark.slow
 def test_a_wake_has_the_port_look_for_what_its_meters_owe(tmp_path: Path) -> None:
     rig = IdlePlc(tmp_path)
     at_rest(rig)

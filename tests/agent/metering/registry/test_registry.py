@@ -235,6 +235,7 @@ def test_a_name_is_text_where_it_is_plain_and_hexadecimal_elsewhere(octets: byte
     assert meter_name(octets) == name
 
 
+@pytest.mark.slow
 def test_a_meter_that_somebody_named_makes_no_room_for_strangers(rig: Rig) -> None:
     expected = rig.registry.expect("plc0", 0, EUI.hex())
     for number in range(METERS_MAX):

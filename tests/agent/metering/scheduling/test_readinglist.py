@@ -57,6 +57,7 @@ def test_all_mistakes_are_named_at_once() -> None:
     assert [line.split(": ")[0] for line in str(caught.value).splitlines()] == ["x.csv:2", "x.csv:4"]
 
 
+@pytest.mark.slow
 def test_a_list_without_end_is_refused() -> None:
     rows = "".join(f"1.0.{n // 250}.{n % 250}.0.255,3,2\n" for n in range(ITEMS_MAX + 1))
     with pytest.raises(ReadingListError, match="more than"):

@@ -109,6 +109,7 @@ def test_progress_is_replaced_and_forgotten(tmp_path: Path) -> None:
     assert opened.knowledge("m20") == {}
 
 
+@pytest.mark.slow
 def test_meters_that_nobody_knows_any_more_are_forgotten_when_there_are_very_many(tmp_path: Path) -> None:
     opened = store(tmp_path)
     assert opened.retain(["m1"]) == 0

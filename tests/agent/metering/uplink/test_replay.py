@@ -161,6 +161,7 @@ def test_a_pace_holds_for_the_longest_that_was_asked() -> None:
 
 
 @pytest.mark.parametrize("seed", range(30))
+@pytest.mark.slow
 def test_whatever_the_head_end_does_each_reading_arrives_once_or_is_refused(tmp_path: Path, seed: int) -> None:
     """Random outages, lost answers, restarts, refusals and busy times; then all is well."""
     rng = random.Random(seed)

@@ -141,6 +141,7 @@ SPEECHLESS: dict[str, Peer] = {
 @pytest.mark.parametrize("window", [1, 7])
 @pytest.mark.parametrize("octet_s", [0.0, OCTET_S])
 @pytest.mark.parametrize("name", SPEECHLESS)
+@pytest.mark.slow
 def test_a_meter_that_never_answers_in_whatever_way_ends_the_link_in_bounded_time(
     name: str, octet_s: float, window: int
 ) -> None:

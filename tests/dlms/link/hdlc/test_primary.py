@@ -103,6 +103,7 @@ def test_the_verbs_are_refused_or_obeyed_in_every_client_state(state: State) -> 
 
 
 @pytest.mark.parametrize("state", State)
+@pytest.mark.slow
 def test_no_frame_raises_or_hangs_the_client_in_any_state(state: State) -> None:
     for control, info in itertools.product(range(256), (b"", b"\x01\x02", RESPONSE + b"apdu")):
         link = client_in(state)

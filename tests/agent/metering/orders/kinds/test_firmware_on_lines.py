@@ -136,6 +136,7 @@ def progress(rig: Any, order_id: str, index: int = 0) -> Any:
     return rig.orders.describe(order_id)["meters"][index]
 
 
+@pytest.mark.slow
 def test_an_image_gets_into_every_meter_of_a_group_and_is_activated_once(rig: Any) -> None:
     meters = [FirmwareMeter(meter) for meter in rig.meters]
     order_id = submit(rig, *rig.meters)
@@ -153,6 +154,7 @@ def test_an_image_gets_into_every_meter_of_a_group_and_is_activated_once(rig: An
     assert list((rig.tmp_path / "images").iterdir()) == [], "nobody needs it any more"
 
 
+@pytest.mark.slow
 def test_scheduled_reading_goes_on_while_an_image_is_sent(rig: Any) -> None:
     meters = [FirmwareMeter(meter) for meter in rig.meters]
     rig.clock.advance(EVERY_S - rig.clock.wall() % EVERY_S - 3)
@@ -180,6 +182,7 @@ def test_an_order_pre_empts_within_one_exchange_and_the_image_goes_on(rig: Any) 
     assert meter.blocks == list(range(BLOCKS))
 
 
+@pytest.mark.slow
 def test_after_a_restart_only_what_the_meter_lacks_is_sent(rig: Any) -> None:
     meter = FirmwareMeter(rig.meters[0])
     order_id = submit(rig, rig.meters[0])
@@ -196,6 +199,7 @@ def test_after_a_restart_only_what_the_meter_lacks_is_sent(rig: Any) -> None:
     assert rig.server.fetched == 2, "looked at again after the start"
 
 
+@pytest.mark.slow
 def test_a_meter_is_activated_at_the_time_that_was_set(tmp_path: Path) -> None:
     rig = ImagePlcRig(tmp_path, meters=1)
     named(rig)
@@ -295,6 +299,7 @@ def test_images_have_a_bound_and_firmware_needs_its_own_permission(tmp_path: Pat
         book.submit(Request("o9", "firmware", ["A"], "t", FIRMWARE))
 
 
+@pytest.mark.slow
 def test_two_places_of_a_power_line_are_for_images_at_most(tmp_path: Path) -> None:
     rig = ImagePlcRig(tmp_path, meters=4)
     named(rig)

@@ -60,6 +60,7 @@ def counted(item: CosemObject) -> list[tuple[str, int]]:
 # --- limiter, clock parameters, display ---
 
 
+@pytest.mark.slow
 def test_a_limiter_is_set_in_the_types_of_the_meter_and_read_back(rig: Any) -> None:
     item = limiter(rig.meters[0]).item
     done = counted(item)
@@ -184,6 +185,7 @@ def test_a_calendar_that_the_meter_does_not_keep_is_not_activated(rig: Any) -> N
 
 
 @pytest.mark.parametrize("at", range(1, 6))
+@pytest.mark.slow
 def test_a_tariff_order_cut_at_any_step_is_brought_to_its_end_and_activates_once(tmp_path: Path, at: int) -> None:
     """The daemon dies when the meter has carried out request number `at` and its answer is on its way."""
     rig = PlcRig(tmp_path, meters=1)
