@@ -19,7 +19,7 @@ from agent.clock import Clock
 from agent.metering.registry.device_book import Memory
 from agent.metering.registry.history import NetworkChange, NetworkHistory, rows_of
 from agent.metering.registry.registry import Registry
-from agent.status import NETWORK_ORDERS
+from omadm.orders import NETWORK_ORDERS
 from plc.errors import PlcError
 from plc.events import (
     BaseNodeRestarted,
