@@ -65,7 +65,7 @@ def jobs(looking: Transaction) -> tuple[Job, ...]:
 
 def set_jobs(changing: Transaction, wanted: Sequence[Job]) -> None:
     """Make these the jobs, in order."""
-    changing.set_record(RECORD, {**changing.record(RECORD), "jobs": [asdict(job) for job in wanted]})
+    changing.update_record(RECORD, jobs=[asdict(job) for job in wanted])
 
 
 def state_of(looking: Transaction, name: str) -> str:
@@ -82,13 +82,13 @@ def result_of(looking: Transaction, name: str) -> str:
 
 def finish(changing: Transaction, job: Job, code: Result, result: Mapping[str, Any]) -> None:
     """End a job: out of the list, its result kept, and its alert into the queue."""
-    record = changing.record(RECORD)
-    there = {name: text for name, text in record.get("results", {}).items() if changing.find((*ORDERS, name))}
+    results = changing.record(RECORD).get("results", {})
+    there = {name: text for name, text in results.items() if changing.find((*ORDERS, name))}
     there.pop(job.name, None)
     there[job.name] = result_text(result)
     newest = list(there)[-RESULTS_MAX:]
     kept = {name: text if name in newest else "" for name, text in there.items()}
-    changing.set_record(RECORD, {**record, "results": kept})
+    changing.update_record(RECORD, results=kept)
     set_jobs(changing, [each for each in jobs(changing) if each.id != job.id])
     alert = alerts.GenericAlert(
         id=f"order-{job.id}",

@@ -79,14 +79,14 @@ def status_of(looking: Transaction, name: str) -> int:
 
 
 def set_status(changing: Transaction, name: str, status: DownloadStatus) -> None:
-    record = changing.record(RECORD)
-    known = {key: value for key, value in record.get("status", {}).items() if changing.find((*DOWNLOAD, key))}
-    changing.set_record(RECORD, {**record, "status": {**known, name: int(status)}})
+    statuses = changing.record(RECORD).get("status", {})
+    known = {key: value for key, value in statuses.items() if changing.find((*DOWNLOAD, key))}
+    changing.update_record(RECORD, status={**known, name: int(status)})
 
 
 def set_jobs(changing: Transaction, wanted: Sequence[Job]) -> None:
     """Make these the waiting jobs, in order."""
-    changing.set_record(RECORD, {**changing.record(RECORD), "jobs": [asdict(job) for job in wanted]})
+    changing.update_record(RECORD, jobs=[asdict(job) for job in wanted])
 
 
 def finish(changing: Transaction, job: Job, result: int, identifier: str, status: DownloadStatus | None = None) -> None:

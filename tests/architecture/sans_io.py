@@ -19,7 +19,7 @@ from types import ModuleType
 ROOMS = (
     "agent/dm/session_events.py",
     "agent/dm/session_states.py",
-    "agent/metering/orders/kinds/typed_json.py",
+    "agent/metering/orders/types/typed_json.py",
     "agent/metering/visit/raw_values.py",
     "agent/settings/provisioning.py",
     "agent/tree/acl.py",

@@ -18,8 +18,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from agent.metering.orders.kinds.table import KINDS
-from agent.metering.orders.order import ENDS, TRANSITIONS, Event, Kind, MeterResult, Order, OrderRecord, State
+from agent.metering.orders.order import ENDS, TRANSITIONS, Event, MeterResult, Order, OrderRecord, OrderType, State
+from agent.metering.orders.types.table import ORDER_TYPES
 from updateagent.disk import Disk
 
 LOG = logging.getLogger("agent.metering.orders")
@@ -110,7 +110,7 @@ class Journal:
             return MeterResult(State.UNKNOWN, error=DAMAGED, at=order.asked_at)
         if result.state in ENDS or result.state in (State.QUEUED, State.PARTLY):
             return result
-        event = Event.CUT if KINDS[order.kind].resumes else Event.LOST
+        event = Event.CUT if ORDER_TYPES[order.kind].resumes else Event.LOST
         return replace(result, state=TRANSITIONS.after(result.state, event), error=CUT_SHORT)
 
 
@@ -133,4 +133,4 @@ def _parse(data: bytes) -> dict[str, Any]:
 
 def _order(body: Mapping[str, Any]) -> Order:
     lists = {name: tuple(body.get(name, ())) for name in ("meters", "asked_for")}
-    return Order(**{**body, "kind": Kind(body["kind"]), **lists})
+    return Order(**{**body, "kind": OrderType(body["kind"]), **lists})

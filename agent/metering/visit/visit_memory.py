@@ -206,7 +206,7 @@ class KnowledgeCache:
             return MeterKnowledge()
 
 
-def places(
+def positions(
     meter_id: str, task_id: str, reached: Mapping[Obis, Mapping[str, object]]
 ) -> dict[str, Mapping[str, object]]:
     """Return how far profiles were read in the form in which `KnowledgeCache.position` finds it in the store."""

@@ -12,10 +12,10 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping
 
-from agent.metering.orders.kinds import parameters as check
-from agent.metering.orders.kinds.parameters import SECURITY_SETUP, Checked
-from agent.metering.orders.kinds.steps import Context, Ended, Keys, Pause, Plan, action_ended, calling
 from agent.metering.orders.order import OrderRefusedError
+from agent.metering.orders.types import parameters as check
+from agent.metering.orders.types.parameters import SECURITY_SETUP, Checked
+from agent.metering.orders.types.steps import Context, Ended, Keys, Pause, Plan, action_ended, calling
 from dlms import axdr
 from dlms.cosem.obis import MethodRef
 
@@ -33,7 +33,7 @@ def check_keys(given: dict[str, object]) -> Checked:
     wrapped = wanted.get("wrapped")
     if not isinstance(wrapped, dict) or not wrapped:
         raise OrderRefusedError(f"wrapped: an object with one or more of {', '.join(KEY_IDS)} is expected")
-    check.only(wrapped, *KEY_IDS, place="wrapped")
+    check.only(wrapped, *KEY_IDS, path="wrapped")
     for name, key in wrapped.items():
         if not isinstance(key, str) or not _WRAPPED.fullmatch(key):
             raise OrderRefusedError(f"wrapped.{name}: 24 or 40 octets in hexadecimal are expected")

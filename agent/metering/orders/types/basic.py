@@ -9,9 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 
-from agent.metering.orders.kinds import parameters as check
-from agent.metering.orders.kinds.parameters import SCRIPT_TABLE, Checked
-from agent.metering.orders.kinds.steps import (
+from agent.metering.orders.order import OrderRefusedError, Permission
+from agent.metering.orders.types import parameters as check
+from agent.metering.orders.types.parameters import SCRIPT_TABLE, Checked
+from agent.metering.orders.types.steps import (
     Change,
     Context,
     Ended,
@@ -25,8 +26,7 @@ from agent.metering.orders.kinds.steps import (
     setting,
     shown,
 )
-from agent.metering.orders.kinds.typed_json import decode
-from agent.metering.orders.order import OrderRefusedError, Permission
+from agent.metering.orders.types.typed_json import decode
 from dlms import axdr
 from dlms.axdr import Data
 from dlms.client.events import ItemError, Value
@@ -97,14 +97,14 @@ def check_demand_reset(given: dict[str, object]) -> Checked:
     return wanted, check.needed(SCRIPT_TABLE, check.obis(wanted))
 
 
-def _item(code: object, place: str = "codes") -> Item:
+def _item(code: object, path: str = "codes") -> Item:
     """An attribute `3/1.0.1.8.0.255/2`, or `{"code": …, "selector": 1, "selection": [tag, raw]}` for a part of one."""
     if isinstance(code, str):
-        return Item(check.attribute(code, place))
-    found = check.record(code, place, ("code", "selector", "selection"))
-    selector = check.number(found["selector"], f"{place}.selector", 0, 255)
-    selection = Selection(selector, check.value(found["selection"], f"{place}.selection"))
-    return Item(check.attribute(found["code"], f"{place}.code"), selection)
+        return Item(check.attribute(code, path))
+    found = check.record(code, path, ("code", "selector", "selection"))
+    selector = check.number(found["selector"], f"{path}.selector", 0, 255)
+    selection = Selection(selector, check.value(found["selection"], f"{path}.selection"))
+    return Item(check.attribute(found["code"], f"{path}.code"), selection)
 
 
 # ----------------------------------------------------------------------------------------------------------- plans

@@ -146,7 +146,7 @@ def action_ended(reply: Reply) -> Ended:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class AttributeSetting:
     """An attribute and what it is to hold. A plain number takes the type that the attribute has in the meter."""
 
     ref: AttributeRef
@@ -170,7 +170,7 @@ class Written:
         return Ended(self.rows, refused=self.refused, alarm=alarm)
 
 
-def present(wanted: Sequence[Wanted]) -> Generator[Ask, Reply, dict[AttributeRef, Data] | str]:
+def present(wanted: Sequence[AttributeSetting]) -> Generator[Ask, Reply, dict[AttributeRef, Data] | str]:
     """Read what is to be written. Returns the values, or why they cannot be had."""
     refs = tuple(one.ref for one in wanted)
     reply = yield Read(refs)
@@ -182,7 +182,7 @@ def present(wanted: Sequence[Wanted]) -> Generator[Ask, Reply, dict[AttributeRef
     return found
 
 
-def write(wanted: Sequence[Wanted]) -> Generator[Ask, Reply, Written]:
+def write(wanted: Sequence[AttributeSetting]) -> Generator[Ask, Reply, Written]:
     """Write attributes, in this order and only those that hold something else, and read them back.
 
     Nothing is written when one of them cannot be read, or cannot hold the value.

@@ -13,9 +13,10 @@ import re
 from collections.abc import Generator, Mapping
 from datetime import datetime
 
-from agent.metering.orders.kinds import parameters as check
-from agent.metering.orders.kinds.parameters import Checked
-from agent.metering.orders.kinds.steps import (
+from agent.metering.orders.order import OrderRefusedError, Permission
+from agent.metering.orders.types import parameters as check
+from agent.metering.orders.types.parameters import Checked
+from agent.metering.orders.types.steps import (
     Ask,
     Context,
     Ended,
@@ -27,7 +28,6 @@ from agent.metering.orders.kinds.steps import (
     calling,
     shown_value,
 )
-from agent.metering.orders.order import OrderRefusedError, Permission
 from dlms.client.events import Value
 from dlms.client.image_steps import (
     ACTIVATED,
