@@ -27,9 +27,10 @@ class _Postponed(ModuleType):
         if name.startswith("__"):  # asked for by the import system
             raise AttributeError(name)
         with _LOADING:
-            if sys.modules.get(self.__name__) is self:
-                del sys.modules[self.__name__]
-            return getattr(import_module(self.__name__), name)
+            module = self.__name__
+            if sys.modules.get(module) is self:
+                del sys.modules[module]
+            return getattr(import_module(module), name)
 
 
 def postpone() -> None:

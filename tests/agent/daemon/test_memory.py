@@ -18,6 +18,8 @@ from tests.agent.virtual import VirtualClock
 
 REPO = Path(__file__).parents[3]
 NOT_LOADED = {
+    "agent.metering.orders.types.basic": "no order has come",
+    "agent.metering.orders.types.firmware": "no order has come",
     "argparse": "init starts the daemon with --config FILE",
     "cryptography": "only a registration, a package and ciphered meters need it",
     "decimal": "values are made by who reads them, from raw value and scaler",
