@@ -396,7 +396,7 @@ class OrderBook:
             priority=request.priority,
             asked_for=() if meters == targets else targets,
         )
-        if table.ORDER_TYPES[kind].latest(parameters) >= order.asked_at + order.deadline_s:
+        if table.latest(kind, parameters) >= order.asked_at + order.deadline_s:
             raise OrderRefusedError(f"{kind}: the deadline is before the time of the activation")
         if request.id not in self._records:
             self._check_image(order)

@@ -37,7 +37,6 @@ from agent.metering.events.port_ears import PortEars
 from agent.metering.ledger.ledger import Reason
 from agent.metering.orders.order_book import OrderBook, Task
 from agent.metering.orders.order_visit import OrderVisit
-from agent.metering.orders.types.keys import keys_of
 from agent.metering.orders.types.steps import Keys
 from agent.metering.ports.line_watch import LineWatch
 from agent.metering.ports.patience import Patience
@@ -492,7 +491,7 @@ class PortReader:
             which = Which.USUAL if task is None else self._deps.orders.which_keys(task)
             pending = self._deps.access.pending(meter)
             opening = self._deps.access.open(meter, which)
-            keys = keys_of(pending, new_in_use=opening.wanted)
+            keys = Keys.of(pending, new_in_use=opening.wanted)
             client = opening.credentials.client
             session = AccessSession(
                 self._link(meter, client),
