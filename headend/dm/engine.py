@@ -78,8 +78,11 @@ class AlertSeen:
 class SessionStorage(Protocol):
     """Stores what a session receives, and supplies its jobs."""
 
-    def value_seen(self, uri: str, item: Item) -> None:
-        """Store the value of a node that the device sent (`item.meta` has its format)."""
+    def value_seen(self, uri: str, item: Item) -> str:
+        """Store the value of a node that the device sent (`item.meta` has its format).
+
+        Returns why it cannot be kept; empty when it is, and for what is no value (the names below a node, a property).
+        """
 
     def alert_seen(self, alert: AlertSeen) -> None:
         """Store an alert of the device."""
@@ -261,9 +264,9 @@ class ServerSession:
             if taken.broken and self._run is not None:
                 self._run.failed(results, Code.SIZE_MISMATCH)
             if taken.item is not None:
-                storage.value_seen(uri, taken.item)
+                not_kept = storage.value_seen(uri, taken.item)
                 if self._run is not None:
-                    self._run.result(results, taken.item)
+                    self._run.result(results, taken.item, not_kept)
             if taken.status is not None:
                 answers.append(
                     self._status(
@@ -287,7 +290,7 @@ class ServerSession:
                     self._run.object_refused(Code.SIZE_MISMATCH)
             case AlertCode.CLIENT_EVENT | AlertCode.GENERIC:
                 for index, item in enumerate(alert.items or (Item(),)):
-                    storage.alert_seen(_seen(f"{message.hdr.msg_id}/{position}/{index}", alert, item))
+                    storage.alert_seen(_seen(f"{message.hdr.msg_ref}/{position}/{index}", alert, item))
             case None:
                 return Code.BAD_REQUEST
             case _:
@@ -295,12 +298,14 @@ class ServerSession:
         return Code.OK
 
     def _device_info(self, command: Replace, storage: SessionStorage) -> int:
+        code = Code.OK
         for item in command.items:
             uri = item.source or item.target or ""
             if not uri.startswith("./DevInfo/"):
                 return Code.NOT_ALLOWED
-            storage.value_seen(uri, replace(item, meta=_merged(item.meta, command.meta)))
-        return Code.OK
+            if storage.value_seen(uri, replace(item, meta=_merged(item.meta, command.meta))):
+                code = Code.TOO_LARGE
+        return code
 
     # -- writing -----------------------------------------------------------------------------------------------------
 
@@ -318,7 +323,7 @@ class ServerSession:
         hdr = message.hdr
         return Status(
             cmd_id=self._new_id(),
-            msg_ref=str(hdr.msg_id),
+            msg_ref=hdr.msg_ref,
             cmd_ref=cmd_ref,
             cmd=cmd,
             code=code,

@@ -58,6 +58,7 @@ SESSION_IDLE_S = 900.0
 DEVICE_ID_CHARS_MAX = 255
 BEGINNINGS = frozenset({AlertCode.SERVER_INITIATED, AlertCode.CLIENT_INITIATED})
 EVENTS = frozenset({AlertCode.CLIENT_EVENT, AlertCode.GENERIC})
+SESSION_ID_CHARS_SHOWN = 8  # in the table of sessions; DM 1.2 has four
 LOCKS = 64  # requests of different devices rarely share one
 
 
@@ -231,8 +232,8 @@ class DmServer:
         live = self._session(conn, device_id, message, request, signer, now)
         next_nonce = self._entropy(NONCE_BYTES)
         store = SessionStore(conn, device_id, live.row, now)
-        for bad in message.of(Malformed):
-            LOG.warning("%s: %s", device_id, bad.why, extra={"event": "dm.malformed", "device": device_id})
+        for why in (*message.hdr.unread, *(bad.why for bad in message.of(Malformed))):
+            LOG.warning("%s: %s", device_id, why, extra={"event": "dm.malformed", "device": device_id})
         live.proved = live.proved or any(s.cmd_ref == "0" and s.code == Code.AUTHENTICATED for s in message.of(Status))
         reply = live.session.receive(message, store, self._schemes.of(signer).accepted(next_nonce))
         session = live.session
@@ -257,7 +258,7 @@ class DmServer:
         live = self._live.get(device_id)
         at = self._monotonic()
         if live is not None and at - live.at < SESSION_IDLE_S and _goes_on(message, live):
-            live.at, live.device_msg_id = at, message.hdr.msg_id
+            live.at, live.device_msg_id = at, max(live.device_msg_id, message.hdr.msg_id)
             return live
         conn.execute(
             update(sessions_table)
@@ -277,7 +278,7 @@ class DmServer:
         added = conn.execute(
             insert(sessions_table).values(
                 device_id=device_id,
-                session_id=message.hdr.session_id,
+                session_id=message.hdr.session_id[:SESSION_ID_CHARS_SHOWN],
                 state=State.OPEN.value,
                 messages=0,
                 commands=0,
@@ -323,7 +324,7 @@ class DmServer:
         statuses = [
             Status(
                 cmd_id="1",
-                msg_ref=str(hdr.msg_id),
+                msg_ref=hdr.msg_ref,
                 cmd_ref="0",
                 cmd="SyncHdr",
                 code=refused.status,
@@ -335,7 +336,7 @@ class DmServer:
         for command in message.commands:
             if _wants_status(command):
                 name = command.name if isinstance(command, Unsupported | Malformed) else type(command).__name__
-                statuses.append(Status(str(len(statuses) + 1), str(hdr.msg_id), command.cmd_id, name, refused.status))
+                statuses.append(Status(str(len(statuses) + 1), hdr.msg_ref, command.cmd_id, name, refused.status))
         reply_hdr = SyncHdr(
             hdr.session_id,
             hdr.msg_id,
@@ -367,12 +368,13 @@ def _begins(message: SyncML) -> bool:
 
 def _goes_on(message: SyncML, live: _Live) -> bool:
     """Whether a message belongs to a session that is open."""
-    if live.session_id != message.hdr.session_id or _begins(message) or message.hdr.msg_id <= live.device_msg_id:
+    hdr = message.hdr
+    if live.session_id != hdr.session_id or _begins(message) or (hdr.numbered and hdr.msg_id <= live.device_msg_id):
         return False
     # A device that begins with an event of its own says nothing of our last message.
     first = next((c for c in message.commands if not (isinstance(c, Status) and c.cmd_ref == "0")), None)
     answers = any(status.msg_ref == str(live.session.msg_id) for status in message.of(Status))
-    return answers or not (isinstance(first, Alert) and first.code in EVENTS)
+    return answers or (hdr.numbered and not (isinstance(first, Alert) and first.code in EVENTS))
 
 
 def _wants_status(command: Command) -> bool:
