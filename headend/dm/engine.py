@@ -75,6 +75,18 @@ class AlertSeen:
     correlator: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """How the status of a header says that its sender is believed: 200 for this message, 212 for the whole session.
+
+    `chal` brings the next nonce; `resp_uri` is where the device's next messages go, None for where they went.
+    """
+
+    code: Code = Code.OK
+    chal: Chal | None = None
+    resp_uri: str | None = None
+
+
 class SessionStorage(Protocol):
     """Stores what a session receives, and supplies its jobs."""
 
@@ -133,13 +145,14 @@ class ServerSession:
 
     # -- one exchange ------------------------------------------------------------------------------------------------
 
-    def receive(self, message: SyncML, storage: SessionStorage, chal: Chal | None) -> SyncML:
-        """Take an authenticated message; return our answer. `chal` (the next nonce) goes into the header's status."""
+    def receive(self, message: SyncML, storage: SessionStorage, accepted: Accepted) -> SyncML:
+        """Take an authenticated message; return our answer, whose status for the header says `accepted`."""
         self.messages += 1
         self._cmd_id = 0
         msg_id = max(self._hdr.msg_id + 1, message.hdr.msg_id)  # higher than that of a refusal sent before
-        self._hdr = replace(self._hdr, msg_id=msg_id, meta=self._limits())
-        answers = [self._status("0", "SyncHdr", self._header(message.hdr), message, chal)]
+        self._hdr = replace(self._hdr, msg_id=msg_id, meta=self._limits(), resp_uri=accepted.resp_uri)
+        code = self._header(message.hdr, accepted.code)
+        answers = [self._status("0", "SyncHdr", code, message, accepted.chal)]
         if self.state is State.OPEN:
             answers += self._repeat_if_refused(message)
         for position, command in enumerate(message.commands):
@@ -189,7 +202,7 @@ class ServerSession:
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
-    def _header(self, hdr: SyncHdr) -> int:
+    def _header(self, hdr: SyncHdr, believed: Code) -> int:
         """The status of the header; a protocol version that we do not speak ends the session."""
         if hdr.meta is not None and hdr.meta.max_msg_size is not None:
             limit = min(hdr.meta.max_msg_size, OUR_MESSAGE_BYTES_MAX)
@@ -197,7 +210,7 @@ class ServerSession:
         if hdr.meta is not None and hdr.meta.max_obj_size is not None and self._peer_object_bytes is None:
             self._peer_object_bytes = hdr.meta.max_obj_size  # valid for the whole session
         if hdr.ver_dtd == VER_DTD and hdr.ver_proto == VER_PROTO:
-            return Code.OK
+            return believed
         self.state = State.FAILED
         if hdr.ver_dtd == VER_DTD:
             return Code.PROTOCOL_VERSION_NOT_SUPPORTED

@@ -14,6 +14,7 @@ session the same one.
 from __future__ import annotations
 
 import hashlib
+import hmac
 import logging
 import secrets
 import threading
@@ -27,15 +28,15 @@ from sqlalchemy import Connection, Engine, insert, update
 from headend import db
 from headend.dm import accounts
 from headend.dm.authentication import Authenticator, Refused
-from headend.dm.engine import ServerSession, State
+from headend.dm.engine import Accepted, ServerSession, State
 from headend.dm.jobs import queue
-from headend.dm.schemes import Schemes, nonce_for_us
 from headend.dm.session_store import SessionStore
 from headend.dm.tables import accounts as accounts_table
 from headend.dm.tables import sessions as sessions_table
 from omadm.auth import NONCE_BYTES, AuthError, parse_hmac_header, verify_hmac
 from omadm.bootstrap import Account
 from omadm.codes import AlertCode, Code
+from omadm.schemes import Schemes, next_nonce
 from omadm.syncml.codec import accepts, decode, encode, media_type
 from omadm.syncml.element import BODY_BYTES_MAX
 from omadm.syncml.errors import SyncmlError
@@ -59,6 +60,7 @@ DEVICE_ID_CHARS_MAX = 255
 BEGINNINGS = frozenset({AlertCode.SERVER_INITIATED, AlertCode.CLIENT_INITIATED})
 EVENTS = frozenset({AlertCode.CLIENT_EVENT, AlertCode.GENERIC})
 SESSION_ID_CHARS_SHOWN = 8  # in the table of sessions; DM 1.2 has four
+TOKEN_BYTES = 16
 LOCKS = 64  # requests of different devices rarely share one
 
 
@@ -76,11 +78,12 @@ class ServerConfig:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One HTTP request. `mac` is the header `x-syncml-hmac`, if there is one."""
+    """One HTTP request. `mac` is the header `x-syncml-hmac`, if there is one; `session` what its address names."""
 
     body: bytes
     content_type: str
     mac: str | None
+    session: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +104,7 @@ class _Live:
     at: float
     device_msg_id: int = 0  # the highest that was accepted
     proved: bool = False  # the device said 212: it wants no credentials of ours in this session any more
+    token: str = ""  # in the RespURI of a session whose device needs no credentials any more (we said 212)
 
 
 class DmServer:
@@ -183,7 +187,8 @@ class DmServer:
             self._forget(device_id)
 
     def _exchange(self, device_id: str, message: SyncML, request: Request) -> Answer:
-        digest = hashlib.sha256(request.body + b"\0" + (request.mac or "").encode()).hexdigest()
+        proof = f"{request.mac or ''}\0{request.session}".encode()
+        digest = hashlib.sha256(request.body + b"\0" + proof).hexdigest()
         with db.reader(self._engine).begin() as conn:
             row = accounts.load(conn, device_id)
         if row is not None and row.last_request == digest and not _may_be_another(message, row.auth_type):
@@ -192,9 +197,11 @@ class DmServer:
             account = self._authenticator.placeholder_account(device_id, self._config.server_id, self._config.url)
         else:
             account = accounts.from_row(row)
-        with self._table_lock:
-            refused = self._authenticator.check(message, request.body, request.mac, account, self._monotonic())
-        nonce = nonce_for_us(message, self._schemes.of(account).type)
+        refused = None
+        if not self._in_accepted_session(device_id, message, request):
+            with self._table_lock:
+                refused = self._authenticator.check(message, request.body, request.mac, account, self._monotonic())
+        nonce = next_nonce(message, self._schemes.of(account.auth_type))
         signer = replace(account, server_nonce=nonce or account.server_nonce)
         if refused is not None or row is None:
             return self._refuse(message, request, signer, refused or Refused(Code.UNAUTHORIZED, None, "no account"))
@@ -204,12 +211,29 @@ class DmServer:
                 return self._refuse(
                     message, request, signer, Refused(Code.UNAUTHORIZED, None, "the account changed meanwhile")
                 )
-            return self._answer(conn, device_id, message, request, digest, signer)
+            once = row.accepts == accounts.SESSION
+            return self._answer(conn, device_id, message, request, digest, signer, once=once)
+
+    def _in_accepted_session(self, device_id: str, message: SyncML, request: Request) -> bool:
+        """Whether a message belongs to a session in which we said 212, and came to the address that only its device
+        was told. It needs no credentials then."""
+        live = self._live.get(device_id)
+        if live is None or not live.token or not hmac.compare_digest(live.token.encode(), request.session.encode()):
+            return False
+        return self._monotonic() - live.at < SESSION_IDLE_S and _goes_on(message, live)
 
     def _answer(
-        self, conn: Connection, device_id: str, message: SyncML, request: Request, digest: str, signer: Account
+        self,
+        conn: Connection,
+        device_id: str,
+        message: SyncML,
+        request: Request,
+        digest: str,
+        signer: Account,
+        *,
+        once: bool,
     ) -> Answer:
-        answer, nonce = self._work(conn, device_id, message, request, signer)
+        answer, nonce = self._work(conn, device_id, message, request, signer, once=once)
         conn.execute(
             update(accounts_table)
             .where(accounts_table.c.device_id == device_id)
@@ -225,17 +249,22 @@ class DmServer:
         return answer
 
     def _work(
-        self, conn: Connection, device_id: str, message: SyncML, request: Request, signer: Account
+        self, conn: Connection, device_id: str, message: SyncML, request: Request, signer: Account, *, once: bool
     ) -> tuple[Answer, bytes]:
         """Let the session answer an authenticated message; return the answer and the device's next nonce."""
         now = self._wall()
+        believed = self._in_accepted_session(device_id, message, request)
         live = self._session(conn, device_id, message, request, signer, now)
-        next_nonce = self._entropy(NONCE_BYTES)
+        nonce = signer.client_nonce if believed else self._entropy(NONCE_BYTES)
+        accepted = Accepted(chal=None if believed else self._schemes.of(signer.auth_type).accepted(nonce))
+        if once:
+            live.token = live.token or self._entropy(TOKEN_BYTES).hex()
+            accepted = replace(accepted, code=Code.AUTHENTICATED, resp_uri=f"{signer.url}?session={live.token}")
         store = SessionStore(conn, device_id, live.row, now)
         for why in (*message.hdr.unread, *(bad.why for bad in message.of(Malformed))):
             LOG.warning("%s: %s", device_id, why, extra={"event": "dm.malformed", "device": device_id})
         live.proved = live.proved or any(s.cmd_ref == "0" and s.code == Code.AUTHENTICATED for s in message.of(Status))
-        reply = live.session.receive(message, store, self._schemes.of(signer).accepted(next_nonce))
+        reply = live.session.receive(message, store, accepted)
         session = live.session
         conn.execute(
             update(sessions_table)
@@ -250,7 +279,7 @@ class DmServer:
         )
         if session.state is not State.OPEN:
             self._end(conn, device_id, live, now)
-        return self._sign(reply, request, signer, proved=live.proved), next_nonce
+        return self._sign(reply, request, signer, proved=live.proved), nonce
 
     def _session(
         self, conn: Connection, device_id: str, message: SyncML, request: Request, signer: Account, now: float
@@ -349,10 +378,11 @@ class DmServer:
 
     def _sign(self, reply: SyncML, request: Request, signer: Account, *, proved: bool = False) -> Answer:
         body = encode(reply if proved else self._with_cred(reply, signer), request.content_type)
-        return Answer(200, body, media_type(request.content_type), self._schemes.of(signer).mac(body, signer))
+        mac = self._schemes.of(signer.auth_type).mac(body, signer.server)
+        return Answer(200, body, media_type(request.content_type), mac)
 
     def _with_cred(self, reply: SyncML, signer: Account) -> SyncML:
-        return replace(reply, hdr=replace(reply.hdr, cred=self._schemes.of(signer).cred(signer)))
+        return replace(reply, hdr=replace(reply.hdr, cred=self._schemes.of(signer.auth_type).cred(signer.server)))
 
 
 def _may_be_another(message: SyncML, auth_type: str) -> bool:

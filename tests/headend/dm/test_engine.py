@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from headend.dm.engine import MESSAGES_MAX, AlertSeen, ServerSession, State
+from headend.dm.engine import MESSAGES_MAX, Accepted, AlertSeen, ServerSession, State
 from headend.dm.jobs.steps import Done, Failed, Job, Note, Outcome
 from headend.dm.jobs.types import JOB_TYPES
 from headend.dm.large_objects import Incoming, LargeObject
@@ -84,7 +84,7 @@ class Talk:
         self._msg_id += 1
         numbered = tuple(_numbered(command, number) for number, command in enumerate(commands, start=1))
         message = SyncML(replace(hdr, msg_id=self._msg_id, meta=self._meta), numbered, final)
-        self.heard = self.session.receive(message, self.port, CHAL)
+        self.heard = self.session.receive(message, self.port, Accepted(chal=CHAL))
         return self.heard
 
     def status(self, command: Command, code: int) -> Status:

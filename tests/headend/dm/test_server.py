@@ -16,11 +16,11 @@ from headend.db import create_tables, open_engine
 from headend.dm import accounts, tables
 from headend.dm.authentication import Authenticator
 from headend.dm.jobs import queue
-from headend.dm.schemes import Schemes
 from headend.dm.server import Answer, DmServer, Request, ServerConfig
 from headend.dm.session_store import VALUE_MAX, SessionStore
 from omadm.auth import hmac_header
 from omadm.bootstrap import Account
+from omadm.schemes import Schemes
 from omadm.syncml.codec import DM_WBXML, DM_XML, decode, encode
 from omadm.syncml.messages import Alert, Command, Get, Item, Meta, Replace, Status, SyncML
 from tests.headend.dm_device import Device, Tree, alert
