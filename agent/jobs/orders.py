@@ -59,13 +59,18 @@ class Job:
 def jobs(looking: Transaction) -> tuple[Job, ...]:
     """The jobs that are not reported yet, in order. An entry that cannot be read is left out."""
     known = set(Job.__slots__)
-    entries = looking.record(RECORD).get("jobs", [])
-    return tuple(Job(**{**entry, "meters": tuple(entry["meters"])}) for entry in entries if set(entry) == known)
+    return tuple(
+        Job(**{name: entry[name] for name in known} | {"meters": tuple(entry["meters"])})
+        for entry in looking.record(RECORD).get("jobs", [])
+        if set(entry) >= known
+    )
 
 
 def set_jobs(changing: Transaction, wanted: Sequence[Job]) -> None:
-    """Make these the jobs, in order."""
-    changing.set_record(RECORD, {**changing.record(RECORD), "jobs": [asdict(job) for job in wanted]})
+    """Make these the jobs, in order. Of those that were there already, what a later version added is kept."""
+    record = changing.record(RECORD)
+    before = {entry.get("id"): entry for entry in record.get("jobs", [])}
+    changing.set_record(RECORD, {**record, "jobs": [{**before.get(job.id, {}), **asdict(job)} for job in wanted]})
 
 
 def state_of(looking: Transaction, name: str) -> str:

@@ -68,9 +68,12 @@ class Job:
 
 def jobs(looking: Transaction) -> tuple[Job, ...]:
     """The jobs that wait or are under way, in order. An entry that cannot be read is left out."""
-    entries = looking.record(RECORD).get("jobs", [])
     known = set(Job.__slots__)
-    return tuple(Job(**entry) for entry in entries if known - {"software_id"} <= set(entry) <= known)
+    return tuple(
+        Job(**{name: value for name, value in entry.items() if name in known})
+        for entry in looking.record(RECORD).get("jobs", [])
+        if set(entry) >= known - {"software_id"}
+    )
 
 
 def status_of(looking: Transaction, name: str) -> int:
@@ -85,8 +88,10 @@ def set_status(changing: Transaction, name: str, status: DownloadStatus) -> None
 
 
 def set_jobs(changing: Transaction, wanted: Sequence[Job]) -> None:
-    """Make these the waiting jobs, in order."""
-    changing.set_record(RECORD, {**changing.record(RECORD), "jobs": [asdict(job) for job in wanted]})
+    """Make these the waiting jobs, in order. Of those that waited already, what a later version added is kept."""
+    record = changing.record(RECORD)
+    before = {entry.get("id"): entry for entry in record.get("jobs", [])}
+    changing.set_record(RECORD, {**record, "jobs": [{**before.get(job.id, {}), **asdict(job)} for job in wanted]})
 
 
 def finish(changing: Transaction, job: Job, result: int, identifier: str, status: DownloadStatus | None = None) -> None:
