@@ -129,7 +129,9 @@ def _verify(arguments: argparse.Namespace) -> int:
         trust = Trust(load_roots(arguments.roots), arguments.compatible or "", time.time())
     else:
         agent = _agent(arguments)
-        trust = agent.packages().trust(agent.journal().load())
+        record = agent.journal().load()
+        record.check_known()
+        trust = agent.packages().trust(record)
         if arguments.compatible:
             trust = replace(trust, compatible=arguments.compatible)
     manifest = verify_package(arguments.package, trust)
