@@ -131,7 +131,7 @@ def _refuse_later(path: Path) -> None:
         return
     with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
         try:
-            row = connection.execute(f"SELECT version FROM {schema.name}").fetchone()
+            row = connection.execute("SELECT version FROM schema_version").fetchone()
         except sqlite3.Error:  # without the table, or damaged: said when it is opened
             return
     _check_version(None if row is None else row[0])
