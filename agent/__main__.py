@@ -20,8 +20,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent import log
-from agent.settings.config import EXIT_CONFIG, Config, ConfigError, load
-from agent.settings.identity import SecretError, device_info, read_secret
 from updateagent import __version__
 
 if TYPE_CHECKING:
@@ -29,6 +27,7 @@ if TYPE_CHECKING:
     from agent.https import HttpsClient
     from agent.metering.orders.images import ImageStore
     from agent.metering.uplink.sink import SinkWorker
+    from agent.settings.config import Config
     from agent.settings.device import DeviceInfo
     from agent.settings.provisioning import Provisioning
     from agent.tree.tree import Transaction
@@ -47,12 +46,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from agent.daemon.check import check
 
         return check(to_check, sys.stdout, sys.stderr)
+    from agent.daemon.postponed import postpone
+
+    postpone()  # before the first dataclass
     from agent.daemon import memory
     from agent.daemon.instance import AlreadyRunningError, InstanceLock
+    from agent.settings.config import EXIT_CONFIG, ConfigError, load
 
     memory.before_start()
     try:
-        config = load(file)
+        config = load(file, strict=False)
         memory.after_configuration()
         # Before the log, which may lie in the folder, is opened or anything else is touched. Held to the very end.
         instance = InstanceLock(config.state_dir)
@@ -74,10 +77,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(config: Config) -> int:
     from agent.daemon import memory
     from agent.daemon.control import refuse_taken
+    from agent.settings.config import EXIT_CONFIG
+    from agent.settings.identity import SecretError
 
     try:
         refuse_taken(config.control_socket)  # before health.json is touched, which may be another agent's as well
         log.setup(config.log.level, config.log.file, config.log.file_bytes_max)
+        for problem in config.unknown:
+            LOG.warning("%s: passed over", problem.show(config.file), extra={"event": "config.unknown_key"})
         daemon = Daemon(config)
         memory.after_start()
     except SecretError as error:
@@ -114,6 +121,7 @@ class Daemon:
         from agent.clock import FlagFile, KernelClock, SystemClock, TimeSource
         from agent.daemon.health import Health
         from agent.daemon.reboot import Rebooter
+        from agent.settings.identity import device_info, read_secret
         from agent.status import Status, StatusBoard
         from updateagent.disk import RealDisk
 
@@ -262,7 +270,7 @@ class Daemon:
         from agent.metering.scheduling.schedule import Backoff
         from agent.metering.uplink.mqtt import MqttSink
         from agent.metering.uplink.sink import SinkWorker
-        from agent.settings.identity import read_password
+        from agent.settings.identity import SecretError, read_password
 
         if find_spec("paho") is None:
             raise SecretError("mqtt: paho-mqtt is not installed (dcu-agent[mqtt])")
@@ -500,6 +508,7 @@ class Daemon:
 
 def _https(config: Config) -> HttpsClient:
     from agent.https import HttpsClient
+    from agent.settings.identity import SecretError
 
     try:
         return HttpsClient(config.security_server.ca_file)

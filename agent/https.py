@@ -205,6 +205,8 @@ class KeptConnection:
 
 @dataclass(slots=True)
 class _Open:
+    """A kept connection, when it was opened, and when it was last used (monotonic seconds)."""
+
     connection: http.client.HTTPSConnection
     host: str
     port: int
@@ -217,6 +219,8 @@ class _Open:
 
 @dataclass(frozen=True, slots=True)
 class _Request:
+    """What is asked of the server; `path` is that of `url`, with its query."""
+
     method: str
     url: str
     path: str

@@ -14,6 +14,8 @@ from omadm.auth import NONCE_BYTES
 from omadm.bootstrap import Account
 
 SECRET_BYTES = 32
+AUTH_TYPES = ("HMAC", "DIGEST", "BASIC")  # of accounts of devices, as DMAcc calls them
+MESSAGE, SESSION = "message", "session"  # what the device's credentials are accepted for
 PUSH_URL_CHARS_MAX = 255
 _PUSH_URL = re.compile(rf"https?://[!-~]{{1,{PUSH_URL_CHARS_MAX - 8}}}", re.ASCII)
 
@@ -24,7 +26,7 @@ class UnknownDevice(LookupError):
 
 def draft(device_id: str, *, server_id: str, url: str, auth_type: str = "HMAC") -> Account:
     """An account with fresh secrets, which is in force nowhere yet. `url` is the address of the DM server, `auth_type`
-    one of `headend.dm.schemes`. Raises `ValueError` for empty or unprintable names."""
+    one of `AUTH_TYPES`. Raises `ValueError` for empty or unprintable names."""
     return Account(
         server_id=server_id,
         url=url,
@@ -38,11 +40,17 @@ def draft(device_id: str, *, server_id: str, url: str, auth_type: str = "HMAC") 
     )
 
 
-def put_in_force(conn: Connection, device_id: str, account: Account, *, push_url: str = "", now: float) -> None:
+def put_in_force(
+    conn: Connection, device_id: str, account: Account, *, push_url: str = "", accepts: str = MESSAGE, now: float
+) -> None:
     """Make this the account of a device, in the caller's transaction; the one before becomes invalid.
 
-    The counter of its notifications continues, because the device remembers the highest one it accepted.
+    The counter of its notifications continues, because the device remembers the highest one it accepted. `accepts`: the
+    device's credentials are good for one message (status 200) or, not with a MAC, for a whole session (212). Raises
+    `ValueError` for a MAC that is to be good for a session.
     """
+    if accepts == SESSION and account.auth_type == "HMAC":
+        raise ValueError("a MAC protects one message, it cannot be accepted for a session")
     content = {
         "server_id": account.server_id,
         "url": account.url,
@@ -53,6 +61,7 @@ def put_in_force(conn: Connection, device_id: str, account: Account, *, push_url
         "client_nonce": account.client_nonce,
         "server_nonce": account.server_nonce,
         "auth_type": account.auth_type,
+        "accepts": accepts,
         "push_url": push_url,
         "last_request": None,
         "last_answer": None,
@@ -74,11 +83,13 @@ def create(
     url: str,
     push_url: str = "",
     auth_type: str = "HMAC",
+    accepts: str = MESSAGE,
     now: float | None = None,
 ) -> Account:
     """`draft` an account and `put_in_force` at once: of a device that cannot register."""
     account = draft(device_id, server_id=server_id, url=url, auth_type=auth_type)
-    put_in_force(conn, device_id, account, push_url=push_url, now=time.time() if now is None else now)
+    now = time.time() if now is None else now
+    put_in_force(conn, device_id, account, push_url=push_url, accepts=accepts, now=now)
     return account
 
 

@@ -17,8 +17,8 @@ from agent.daemon.control import ControlServer
 from agent.dm.push import RequestError, parse_head
 from agent.dm.session import Session
 from agent.dm.session_events import Answer, CommandsReceived, Ended, NoncesChanged, SessionSettings
-from agent.metering.orders.kinds import typed_json
-from agent.metering.orders.kinds.typed_json import TypedJsonError
+from agent.metering.orders.types import typed_json
+from agent.metering.orders.types.typed_json import TypedJsonError
 from agent.metering.registry import added
 from agent.metering.registry.capabilities import ObjectList, Offered
 from agent.metering.registry.counters import Counters
@@ -194,7 +194,7 @@ def registry_seeds() -> list[bytes]:
 
 def run_added(data: bytes) -> None:
     """A file of meters that were added by hand, with a checksum that fits: its meters, or `ValueError`."""
-    for meter in added.parse(with_checksum(data)):
+    for meter in added.parse(with_checksum(data))[0]:
         assert added.key_of(meter)
 
 

@@ -11,7 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from agent.metering.orders.kinds.steps import (
+from agent.metering.orders.order import MeterResult, OrderError
+from agent.metering.orders.order_book import Task
+from agent.metering.orders.types.steps import (
     Ask,
     Change,
     Context,
@@ -24,9 +26,7 @@ from agent.metering.orders.kinds.steps import (
     Read,
     Reply,
 )
-from agent.metering.orders.kinds.table import plan
-from agent.metering.orders.order import MeterResult, OrderError
-from agent.metering.orders.order_book import Task
+from agent.metering.orders.types.table import plan
 from agent.metering.visit.visit import CLOSE_S, AttributeResult, Visit
 from dlms.client.association import ServiceRefused
 from dlms.client.events import ItemError, ItemRead, ReadDone, Replied, SessionEvent, Value

@@ -35,10 +35,9 @@ from agent.metering.events.desk import EventDesk
 from agent.metering.events.logbooks import ALARMS, Circumstances, alarm_events, log_events
 from agent.metering.events.port_ears import PortEars
 from agent.metering.ledger.ledger import Reason
-from agent.metering.orders.kinds.keys import keys_of
-from agent.metering.orders.kinds.steps import Keys
 from agent.metering.orders.order_book import OrderBook, Task
 from agent.metering.orders.order_visit import OrderVisit
+from agent.metering.orders.types.steps import Keys
 from agent.metering.ports.line_watch import LineWatch
 from agent.metering.ports.patience import Patience
 from agent.metering.ports.port_state import Bridge, PortHealth, PortState
@@ -53,7 +52,14 @@ from agent.metering.scheduling.tasks import Job, TaskBook
 from agent.metering.store.reading_store import Store, StoreError
 from agent.metering.visit.profile_catchup import ProfileReading
 from agent.metering.visit.visit import Channel, ProfileKey, Visit, is_profile
-from agent.metering.visit.visit_memory import KnowledgeCache, Leftovers, NameQuestions, Retries, places, values_stored
+from agent.metering.visit.visit_memory import (
+    KnowledgeCache,
+    Leftovers,
+    NameQuestions,
+    Retries,
+    positions,
+    values_stored,
+)
 from agent.settings.config import MANAGEMENT_LOGICAL_DEVICE, MeteringConfig, PortConfig
 from agent.wakeup import Wakeup
 from dlms.cosem.obis import AttributeRef
@@ -485,7 +491,7 @@ class PortReader:
             which = Which.USUAL if task is None else self._deps.orders.which_keys(task)
             pending = self._deps.access.pending(meter)
             opening = self._deps.access.open(meter, which)
-            keys = keys_of(pending, new_in_use=opening.wanted)
+            keys = Keys.of(pending, new_in_use=opening.wanted)
             client = opening.credentials.client
             session = AccessSession(
                 self._link(meter, client),
@@ -698,7 +704,7 @@ class PortReader:
         marks, also = self._deps.tasks.marks(meter.meter_id, jobs if trusted and final else [])
         knowledge: dict[str, Mapping[str, object]] = {}
         for job in jobs:
-            knowledge |= places(meter.meter_id, job.task.task_id, visit.places(job))
+            knowledge |= positions(meter.meter_id, job.task.task_id, visit.positions(job))
             if trusted and not final and job.task.task_id not in visit.tasks_stored:
                 knowledge |= values_stored(meter.meter_id, job)
         learned = visit.learned()

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
+import secrets
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from uuid import uuid4
 
 from agent.clock import Clock
 from agent.metering.registry.entry import Meter
@@ -23,7 +23,9 @@ from dlms.errors import DlmsError
 
 LOG = logging.getLogger("agent.metering.port")
 
-KNOWLEDGE_KEPT = 64  # meters whose knowledge stays in memory, some 8 kB each; the store has that of all meters
+# Meters whose knowledge stays in memory, some 20 kB each: more than are visited at once. The store has that of all, and
+# who reads hundreds one after another finds none of them here, however many are kept.
+KNOWLEDGE_KEPT = 16
 RETRY_MAX_S = 900.0  # the longest pause before a retry: several fit into an hourly run
 ASK_NAME = Backoff(60.0, 3600.0)
 LEFTOVERS_KEPT = 64  # failed visits whose values wait for a retry, some 30 kB each
@@ -174,7 +176,7 @@ class KnowledgeCache:
         except StoreError as error:  # nothing can be stored now either; the next visit hears of it
             LOG.debug("what was lost of %s is not known now: %s", meter_id, error)
             return found
-        position = found.heard(store, seq, since, uuid4().hex)
+        position = found.heard(store, seq, since, secrets.token_hex(16))
         if found.known and not position.known:
             LOG.warning(
                 "profile %s of %s (task %s) is read again, since readings of it may have been lost",
@@ -206,7 +208,7 @@ class KnowledgeCache:
             return MeterKnowledge()
 
 
-def places(
+def positions(
     meter_id: str, task_id: str, reached: Mapping[Obis, Mapping[str, object]]
 ) -> dict[str, Mapping[str, object]]:
     """Return how far profiles were read in the form in which `KnowledgeCache.position` finds it in the store."""

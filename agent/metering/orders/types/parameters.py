@@ -1,4 +1,4 @@
-"""Checking the parameters of orders before anything is sent: a refusal names the place of what is wrong. Sans-IO.
+"""Checking the parameters of orders before anything is sent: a refusal names the path of what is wrong. Sans-IO.
 
 Every function raises `OrderRefusedError`, whose text begins with the name of the parameter, as `days[1].actions[0].at`.
 """
@@ -10,8 +10,8 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from typing import TypeVar
 
-from agent.metering.orders.kinds.typed_json import TypedJsonError, decode
 from agent.metering.orders.order import OrderRefusedError, Permission
+from agent.metering.orders.types.typed_json import TypedJsonError, decode
 from dlms.axdr import Data
 from dlms.client.image_steps import IMAGE_TRANSFER
 from dlms.cosem.obis import AttributeRef, Obis
@@ -38,11 +38,11 @@ def needed(class_id: int, obis: Obis) -> Permission:
     return Permission.FIRMWARE if class_id == IMAGE_TRANSFER else Permission.CHANGE
 
 
-def only(given: Mapping[str, object], *names: str, place: str = "") -> None:
+def only(given: Mapping[str, object], *names: str, path: str = "") -> None:
     unknown = sorted(set(given) - set(names))
     if unknown:
         raise OrderRefusedError(
-            f"{place and f'{place}: '}unknown parameter {', '.join(unknown)}; known: {', '.join(names) or 'none'}"
+            f"{path and f'{path}: '}unknown parameter {', '.join(unknown)}; known: {', '.join(names) or 'none'}"
         )
 
 
@@ -64,9 +64,9 @@ def flag(given: Mapping[str, object], name: str) -> bool:
     return value
 
 
-def number(value: object, place: str, low: int, high: int) -> int:
+def number(value: object, path: str, low: int, high: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise OrderRefusedError(f"{place}: {low} to {high} is expected, not {str(value)[:40]!r}")
+        raise OrderRefusedError(f"{path}: {low} to {high} is expected, not {str(value)[:40]!r}")
     return value
 
 
@@ -79,45 +79,45 @@ def seconds(given: Mapping[str, object], name: str, highest: float) -> float:
     return float(value)
 
 
-def members(value: object, place: str, low: int, high: int) -> list[object]:
+def members(value: object, path: str, low: int, high: int) -> list[object]:
     """A list of `low` to `high` entries."""
     if not isinstance(value, list) or not low <= len(value) <= high:
-        raise OrderRefusedError(f"{place}: a list of {low} to {high} is expected")
+        raise OrderRefusedError(f"{path}: a list of {low} to {high} is expected")
     return value
 
 
-def record(value: object, place: str, names: Collection[str], optional: Collection[str] = ()) -> dict[str, object]:
+def record(value: object, path: str, names: Collection[str], optional: Collection[str] = ()) -> dict[str, object]:
     """An object with exactly these members."""
     if not isinstance(value, dict):
-        raise OrderRefusedError(f"{place}: an object with {', '.join(names)} is expected")
-    only(value, *names, *optional, place=place)
+        raise OrderRefusedError(f"{path}: an object with {', '.join(names)} is expected")
+    only(value, *names, *optional, path=path)
     missing = [name for name in names if name not in value]
     if missing:
-        raise OrderRefusedError(f"{place}: {', '.join(missing)} is missing")
+        raise OrderRefusedError(f"{path}: {', '.join(missing)} is missing")
     return value
 
 
-def name(value: object, place: str) -> bytes:
+def name(value: object, path: str) -> bytes:
     """A short name of printable ASCII characters, as octets."""
     if not isinstance(value, str) or not _PRINTABLE.fullmatch(value) or len(value) > NAME_OCTETS_MAX:
-        raise OrderRefusedError(f"{place}: 1 to {NAME_OCTETS_MAX} printable ASCII characters are expected")
+        raise OrderRefusedError(f"{path}: 1 to {NAME_OCTETS_MAX} printable ASCII characters are expected")
     return value.encode("ascii")
 
 
-def value(given: object, place: str) -> Data:
+def value(given: object, path: str) -> Data:
     """A value as typed JSON."""
-    return at(place, decode, given)
+    return at(path, decode, given)
 
 
-def attribute(given: object, place: str) -> AttributeRef:
+def attribute(given: object, path: str) -> AttributeRef:
     if not isinstance(given, str):
-        raise OrderRefusedError(f"{place}: a code as 3/1.0.1.8.0.255/2 is expected")
-    return at(place, AttributeRef.parse, given)
+        raise OrderRefusedError(f"{path}: a code as 3/1.0.1.8.0.255/2 is expected")
+    return at(path, AttributeRef.parse, given)
 
 
-def at(place: str, parse: Callable[..., ValueT], *arguments: object) -> ValueT:
-    """`parse(*arguments)`, whose refusal is said to be at this place."""
+def at(path: str, parse: Callable[..., ValueT], *arguments: object) -> ValueT:
+    """`parse(*arguments)`, whose refusal is said to be at this path."""
     try:
         return parse(*arguments)
     except (LocalError, TypedJsonError) as error:
-        raise OrderRefusedError(f"{place}: {error}") from error
+        raise OrderRefusedError(f"{path}: {error}") from error

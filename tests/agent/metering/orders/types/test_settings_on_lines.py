@@ -15,8 +15,8 @@ from dlms.codes import DataAccessResult
 from dlms.cosem.obis import AttributeRef, Obis
 from dlms.server.control import Limiter
 from dlms.server.objects import CosemObject
-from tests.agent.metering.orders.kinds.test_kinds import TARIFF
 from tests.agent.metering.orders.test_orders_on_lines import ended, named, order
+from tests.agent.metering.orders.types.test_types import TARIFF
 from tests.agent.metering.test_collector import BusRig, PlcRig, Rig, provisioning
 from tests.sim.meters import SimMeter
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from agent.metering.orders.kinds.typed_json import TypedJsonError, decode
+from agent.metering.orders.types.typed_json import TypedJsonError, decode
 from agent.metering.visit.raw_values import encode
 from dlms.axdr import Data, Tag
 

@@ -5,13 +5,14 @@ Each has at most one request that changes the meter, so that "sent, and no answe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 
-from agent.metering.orders.kinds import parameters as check
-from agent.metering.orders.kinds.parameters import SCRIPT_TABLE, Checked
-from agent.metering.orders.kinds.steps import (
+from agent.metering.orders.order import OrderRefusedError, OrderType, Permission
+from agent.metering.orders.types import parameters as check
+from agent.metering.orders.types.parameters import SCRIPT_TABLE, Checked
+from agent.metering.orders.types.steps import (
     Change,
     Context,
     Ended,
@@ -19,14 +20,14 @@ from agent.metering.orders.kinds.steps import (
     Plan,
     Read,
     Reply,
+    TypeFunctions,
     action_ended,
     calling,
     set_ended,
     setting,
     shown,
 )
-from agent.metering.orders.kinds.typed_json import decode
-from agent.metering.orders.order import OrderRefusedError, Permission
+from agent.metering.orders.types.typed_json import decode
 from dlms import axdr
 from dlms.axdr import Data
 from dlms.client.events import ItemError, Value
@@ -97,14 +98,14 @@ def check_demand_reset(given: dict[str, object]) -> Checked:
     return wanted, check.needed(SCRIPT_TABLE, check.obis(wanted))
 
 
-def _item(code: object, place: str = "codes") -> Item:
+def _item(code: object, path: str = "codes") -> Item:
     """An attribute `3/1.0.1.8.0.255/2`, or `{"code": …, "selector": 1, "selection": [tag, raw]}` for a part of one."""
     if isinstance(code, str):
-        return Item(check.attribute(code, place))
-    found = check.record(code, place, ("code", "selector", "selection"))
-    selector = check.number(found["selector"], f"{place}.selector", 0, 255)
-    selection = Selection(selector, check.value(found["selection"], f"{place}.selection"))
-    return Item(check.attribute(found["code"], f"{place}.code"), selection)
+        return Item(check.attribute(code, path))
+    found = check.record(code, path, ("code", "selector", "selection"))
+    selector = check.number(found["selector"], f"{path}.selector", 0, 255)
+    selection = Selection(selector, check.value(found["selection"], f"{path}.selection"))
+    return Item(check.attribute(found["code"], f"{path}.code"), selection)
 
 
 # ----------------------------------------------------------------------------------------------------------- plans
@@ -133,8 +134,12 @@ def plan_clock(parameters: Mapping[str, object], context: Context) -> Plan:
     return _clock(context, low, high, set_it=bool(parameters["set"]))
 
 
-def plan_switch(*, on: bool) -> Callable[[Mapping[str, object], Context], Plan]:
-    return lambda parameters, _context: _switch(check.obis(parameters), on=on)
+def plan_disconnect(parameters: Mapping[str, object], _context: Context) -> Plan:
+    return _switch(check.obis(parameters), on=False)
+
+
+def plan_reconnect(parameters: Mapping[str, object], _context: Context) -> Plan:
+    return _switch(check.obis(parameters), on=True)
 
 
 def plan_demand_reset(parameters: Mapping[str, object], _context: Context) -> Plan:
@@ -246,3 +251,15 @@ def _meter_time(before: CosemDateTime, wall: float, policy: ClockPolicy) -> Data
 
 def _held(result: Value | ItemError) -> object:
     return result.data.value if isinstance(result, Value) else None
+
+
+FUNCTIONS: Mapping[OrderType, TypeFunctions] = {
+    OrderType.PING: TypeFunctions(check_ping, plan_ping),
+    OrderType.READ: TypeFunctions(check_read, plan_read),
+    OrderType.SET: TypeFunctions(check_set, plan_set),
+    OrderType.ACTION: TypeFunctions(check_action, plan_action),
+    OrderType.CLOCK: TypeFunctions(check_clock, plan_clock),
+    OrderType.DISCONNECT: TypeFunctions(check_supply, plan_disconnect),
+    OrderType.RECONNECT: TypeFunctions(check_supply, plan_reconnect),
+    OrderType.DEMAND_RESET: TypeFunctions(check_demand_reset, plan_demand_reset),
+}

@@ -10,17 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping
 
-from agent.metering.orders.kinds import parameters as check
-from agent.metering.orders.kinds.attributes import date_time, in_range
-from agent.metering.orders.kinds.parameters import Checked
-from agent.metering.orders.kinds.steps import (
+from agent.metering.orders.order import OrderRefusedError, OrderType
+from agent.metering.orders.types import parameters as check
+from agent.metering.orders.types.attributes import date_time, in_range
+from agent.metering.orders.types.parameters import Checked
+from agent.metering.orders.types.steps import (
     Ask,
+    AttributeSetting,
     Context,
     Ended,
     Plan,
     Read,
     Reply,
-    Wanted,
+    TypeFunctions,
     Written,
     action_ended,
     calling,
@@ -29,7 +31,6 @@ from agent.metering.orders.kinds.steps import (
     shown_value,
     write,
 )
-from agent.metering.orders.order import OrderRefusedError
 from dlms import axdr
 from dlms.axdr import Data
 from dlms.client.events import ItemError
@@ -82,20 +83,20 @@ def _calendar(given: Mapping[str, object]) -> tuple[Data, Data, Data, Data]:
 def _days(value: object) -> dict[int, Data]:
     found: dict[int, Data] = {}
     for at, one in enumerate(check.members(value, "days", 1, DAYS_MAX)):
-        place = f"days[{at}]"
-        day = check.record(one, place, ("id", "actions"))
-        number = check.number(day["id"], f"{place}.id", 0, 255)
+        path = f"days[{at}]"
+        day = check.record(one, path, ("id", "actions"))
+        number = check.number(day["id"], f"{path}.id", 0, 255)
         if number in found:
-            raise OrderRefusedError(f"{place}.id: day {number} is there twice")
-        found[number] = axdr.structure(axdr.u8(number), axdr.array(_day_actions(day["actions"], f"{place}.actions")))
+            raise OrderRefusedError(f"{path}.id: day {number} is there twice")
+        found[number] = axdr.structure(axdr.u8(number), axdr.array(_day_actions(day["actions"], f"{path}.actions")))
     return found
 
 
-def _day_actions(value: object, place: str) -> list[Data]:
+def _day_actions(value: object, path: str) -> list[Data]:
     made: list[Data] = []
     before = b""
-    for at, one in enumerate(check.members(value, place, 1, ACTIONS_MAX)):
-        here = f"{place}[{at}]"
+    for at, one in enumerate(check.members(value, path, 1, ACTIONS_MAX)):
+        here = f"{path}[{at}]"
         action = check.record(one, here, ("at", "script"), ("table",))
         time = check.at(f"{here}.at", CosemTime.of, check.text(action, "at"))
         if time.hour > 23 or time.minute > 59 or time.second > 59:
@@ -112,15 +113,15 @@ def _day_actions(value: object, place: str) -> list[Data]:
 def _weeks(value: object, days: set[int]) -> dict[bytes, Data]:
     found: dict[bytes, Data] = {}
     for at, one in enumerate(check.members(value, "weeks", 1, WEEKS_MAX)):
-        place = f"weeks[{at}]"
-        week = check.record(one, place, ("name", "days"))
-        name = check.name(week["name"], f"{place}.name")
+        path = f"weeks[{at}]"
+        week = check.record(one, path, ("name", "days"))
+        name = check.name(week["name"], f"{path}.name")
         if name in found:
-            raise OrderRefusedError(f"{place}.name: week {name.decode()} is there twice")
-        numbers = check.members(week["days"], f"{place}.days", 7, 7)
+            raise OrderRefusedError(f"{path}.name: week {name.decode()} is there twice")
+        numbers = check.members(week["days"], f"{path}.days", 7, 7)
         for weekday, number in zip(WEEKDAYS, numbers, strict=True):
             if number not in days or isinstance(number, bool):
-                raise OrderRefusedError(f"{place}.days: {weekday} is day {number!r}, which is not among days")
+                raise OrderRefusedError(f"{path}.days: {weekday} is day {number!r}, which is not among days")
         found[name] = axdr.structure(
             axdr.octets(name), *(axdr.u8(number) for number in numbers if isinstance(number, int))
         )
@@ -130,18 +131,18 @@ def _weeks(value: object, days: set[int]) -> dict[bytes, Data]:
 def _seasons(value: object, weeks: set[bytes]) -> list[Data]:
     found: dict[bytes, Data] = {}
     for at, one in enumerate(check.members(value, "seasons", 1, SEASONS_MAX)):
-        place = f"seasons[{at}]"
-        season = check.record(one, place, ("name", "start", "week"))
-        name = check.name(season["name"], f"{place}.name")
+        path = f"seasons[{at}]"
+        season = check.record(one, path, ("name", "start", "week"))
+        name = check.name(season["name"], f"{path}.name")
         if name in found:
-            raise OrderRefusedError(f"{place}.name: season {name.decode()} is there twice")
+            raise OrderRefusedError(f"{path}.name: season {name.decode()} is there twice")
         start = season["start"]
         if isinstance(start, str) and "T" not in start:
             start = f"{start}T00:00"
-        week = check.name(season["week"], f"{place}.week")
+        week = check.name(season["week"], f"{path}.week")
         if week not in weeks:
-            raise OrderRefusedError(f"{place}.week: {week.decode()} is not among weeks")
-        when = axdr.octets(date_time(start, f"{place}.start").emit())
+            raise OrderRefusedError(f"{path}.week: {week.decode()} is not among weeks")
+        when = axdr.octets(date_time(start, f"{path}.start").emit())
         found[name] = axdr.structure(axdr.octets(name), when, axdr.octets(week))
     return list(found.values())
 
@@ -150,17 +151,19 @@ def plan_tariff(parameters: Mapping[str, object], _context: Context) -> Plan:
     code, contents = check.obis(parameters), _calendar(parameters)
     when = _activation(parameters)
     passive = [
-        Wanted(AttributeRef(CALENDAR, code, number), held) for number, held in zip(_PASSIVE, contents, strict=True)
+        AttributeSetting(AttributeRef(CALENDAR, code, number), held)
+        for number, held in zip(_PASSIVE, contents, strict=True)
     ]
     active = [
-        Wanted(AttributeRef(CALENDAR, code, number), held) for number, held in zip(_ACTIVE, contents, strict=True)
+        AttributeSetting(AttributeRef(CALENDAR, code, number), held)
+        for number, held in zip(_ACTIVE, contents, strict=True)
     ]
     timer = AttributeRef(CALENDAR, code, _ACTIVATION_TIME)
     if when is None and (yield from _holds(active)) is True:
         return Ended({"active": True, "already": True})
     if (yield from _holds(passive)) is not True:
         # A time that is set already would activate what is there at that moment, finished or not.
-        stopped = yield from write([Wanted(timer, _NEVER)])
+        stopped = yield from write([AttributeSetting(timer, _NEVER)])
         if stopped.refused or stopped.differ:
             return stopped.ended()
     written = yield from write(passive)
@@ -169,7 +172,7 @@ def plan_tariff(parameters: Mapping[str, object], _context: Context) -> Plan:
         kept = f"not activated: the meter holds something else in {', '.join(written.differ)}"
         return Ended(value, refused=written.refused or kept)
     if when is not None:
-        timed = yield from write([Wanted(timer, axdr.octets(when.emit()))])
+        timed = yield from write([AttributeSetting(timer, axdr.octets(when.emit()))])
         return _timed(value, timed)
     return (yield from _activated(MethodRef(CALENDAR, code, _ACTIVATE), active, value))
 
@@ -179,7 +182,9 @@ def _timed(value: dict[str, object], timed: Written) -> Ended:
     return Ended(value | {"activation": timed.rows}, refused=ended.refused, alarm=ended.alarm)
 
 
-def _activated(method: MethodRef, active: list[Wanted], value: dict[str, object]) -> Generator[Ask, Reply, Ended]:
+def _activated(
+    method: MethodRef, active: list[AttributeSetting], value: dict[str, object]
+) -> Generator[Ask, Reply, Ended]:
     done = action_ended((yield calling(method, axdr.i8(0), {"step": 1, "of": 1, "what": f"action {method}"})))
     if done.refused:
         return Ended(value, refused=f"{method}: {done.refused}")
@@ -189,7 +194,7 @@ def _activated(method: MethodRef, active: list[Wanted], value: dict[str, object]
     return Ended(value, alarm=f"the meter accepted the activation, and another calendar is active{holds or ''}")
 
 
-def _holds(wanted: list[Wanted]) -> Generator[Ask, Reply, bool | str]:
+def _holds(wanted: list[AttributeSetting]) -> Generator[Ask, Reply, bool | str]:
     """Whether the meter holds all of this; a text says why that is not known."""
     found = yield from present(wanted)
     if isinstance(found, str):
@@ -222,11 +227,11 @@ def _doomed(given: Mapping[str, object]) -> list[int]:
     return [check.number(one, f"delete[{at}]", 0, 0xFFFF) for at, one in enumerate(listed)]
 
 
-def _entries(value: object, place: str) -> dict[int, Data]:
+def _entries(value: object, path: str) -> dict[int, Data]:
     found: dict[int, Data] = {}
     dates: set[bytes] = set()
-    for at, one in enumerate(check.members(value, place, 0, ENTRIES_MAX)):
-        here = f"{place}[{at}]"
+    for at, one in enumerate(check.members(value, path, 0, ENTRIES_MAX)):
+        here = f"{path}[{at}]"
         entry = check.record(one, here, ("index", "date", "day"))
         index = check.number(entry["index"], f"{here}.index", 0, 0xFFFF)
         date = check.at(f"{here}.date", CosemDate.of, check.text(entry, "date"))
@@ -245,7 +250,7 @@ def plan_special_days(parameters: Mapping[str, object], _context: Context) -> Pl
     table = AttributeRef(SPECIAL_DAYS, code, 2)
     if "replace" in parameters:
         whole = axdr.array(_entries(parameters["replace"], "replace").values())
-        return (yield from write([Wanted(table, whole)])).ended()
+        return (yield from write([AttributeSetting(table, whole)])).ended()
     entries, doomed = _entries(parameters.get("insert", []), "insert"), _doomed(parameters)
     before = yield from _table(table)
     if isinstance(before, str):
@@ -282,3 +287,9 @@ def _table(ref: AttributeRef) -> Generator[Ask, Reply, dict[int, Data] | str]:
         return {entry.members()[0].integer(): entry for entry in result.data.members()}
     except (LocalError, IndexError):
         return f"{ref}: not a table of special days: {str(shown_value(result))[:60]}"
+
+
+FUNCTIONS: Mapping[OrderType, TypeFunctions] = {
+    OrderType.TARIFF: TypeFunctions(check_tariff, plan_tariff),
+    OrderType.SPECIAL_DAYS: TypeFunctions(check_special_days, plan_special_days),
+}
