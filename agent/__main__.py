@@ -420,10 +420,11 @@ class Daemon:
 
         return fetch_image(self.downloader, url, into, bytes_max=bytes_max, stop=stop, beat=beat)
 
-    def _register(self) -> bytes:
+    def _register(self, held: bytes) -> bytes:
         from agent.dm.registration import register
 
-        return register(self.https, self.config.security_server.url, self.device, self.key, self._push_url())
+        url = self.config.security_server.url
+        return register(self.https, url, self.device, self.key, self._push_url(), held)
 
     def _push_url(self) -> str:
         """Where notifications reach this device now."""

@@ -177,6 +177,7 @@ OCTETS_FROM_US: dict[str, dict[str, str]] = {
     },
     "omadm": {
         "auth.hmac_header": "octets that go out",
+        "ssmp.server_core.ServerSession.is_of": "compares two of our keys",
         "ssmp.server_core.SessionTable.find": "an exact look-up",
     },
     "headend": {
