@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     memory.before_start()
     try:
-        config = load(file)
+        config = load(file, strict=False)
         memory.after_configuration()
         # Before the log, which may lie in the folder, is opened or anything else is touched. Held to the very end.
         instance = InstanceLock(config.state_dir)
@@ -83,6 +83,8 @@ def _run(config: Config) -> int:
     try:
         refuse_taken(config.control_socket)  # before health.json is touched, which may be another agent's as well
         log.setup(config.log.level, config.log.file, config.log.file_bytes_max)
+        for problem in config.unknown:
+            LOG.warning("%s: passed over", problem.show(config.file), extra={"event": "config.unknown_key"})
         daemon = Daemon(config)
         memory.after_start()
     except SecretError as error:

@@ -282,6 +282,8 @@ class DmService:
             case Acknowledged(alert_id):
                 self._acknowledged(alert_id)
             case CommandsReceived(message):
+                for why in message.hdr.unread:
+                    LOG.warning("in the server's header: %s", why, extra={"event": "dm.malformed"})
                 replies = executor.run(message)
                 self._announce()
                 session.answer(list(replies), self._deps.clock.monotonic())

@@ -66,6 +66,7 @@ def _trust(update: UpdateConfig, disk: Storage, clock: Clock, fw_version: str) -
     from updateagent.package.trust import Trust, load_roots
 
     record = Journal(disk, update.dir).load()
+    record.check_known()
     trust = Trust(
         roots=load_roots(update.roots),
         compatible=update.compatible,

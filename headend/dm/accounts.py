@@ -14,6 +14,8 @@ from omadm.auth import NONCE_BYTES
 from omadm.bootstrap import Account
 
 SECRET_BYTES = 32
+AUTH_TYPES = ("HMAC", "DIGEST", "BASIC")  # of accounts of devices, as DMAcc calls them
+MESSAGE, SESSION = "message", "session"  # what the device's credentials are accepted for
 PUSH_URL_CHARS_MAX = 255
 _PUSH_URL = re.compile(rf"https?://[!-~]{{1,{PUSH_URL_CHARS_MAX - 8}}}", re.ASCII)
 
@@ -30,14 +32,18 @@ def create(
     url: str,
     push_url: str = "",
     auth_type: str = "HMAC",
+    accepts: str = MESSAGE,
     now: float | None = None,
 ) -> Account:
     """Create an account with fresh secrets in the caller's transaction. `url` is the address of the DM server.
 
     A device that registers again gets new secrets, and the old ones become invalid. The counter of its notifications
-    continues, because the device remembers the highest one it accepted. `auth_type` is one of `headend.dm.schemes`.
-    Raises `ValueError` for empty or unprintable names.
+    continues, because the device remembers the highest one it accepted. `auth_type` is one of `AUTH_TYPES`.
+    `accepts`: the device's credentials are good for one message (status 200) or, not with a MAC, for a whole session
+    (212). Raises `ValueError` for empty or unprintable names, and for a MAC that is to be good for a session.
     """
+    if accepts == SESSION and auth_type == "HMAC":
+        raise ValueError("a MAC protects one message, it cannot be accepted for a session")
     account = Account(
         server_id=server_id,
         url=url,
@@ -60,6 +66,7 @@ def create(
         "client_nonce": account.client_nonce,
         "server_nonce": account.server_nonce,
         "auth_type": account.auth_type,
+        "accepts": accepts,
         "push_url": push_url,
         "last_request": None,
         "last_answer": None,
