@@ -344,6 +344,8 @@ class Daemon:
             backoff_max_s=config.dm.backoff_max_s,
             content_type=config.dm.content_type,
             mac_algorithms=config.dm.mac_algorithms,
+            auth_types=config.dm.auth_types,
+            standard_notifications=config.dm.push_listen is not None and config.dm.push_listen.standard,
         )
         deps = DmDeps(
             tree=self.tree,
@@ -421,8 +423,10 @@ class Daemon:
         return fetch_image(self.downloader, url, into, bytes_max=bytes_max, stop=stop, beat=beat)
 
     def _register(self, held: bytes) -> bytes:
-        from agent.dm.registration import register
+        from agent.dm.registration import account_document, register
 
+        if self.config.dm.account is not None:
+            return account_document(self.config.dm.account)
         url = self.config.security_server.url
         return register(self.https, url, self.device, self.key, self._push_url(), held)
 
