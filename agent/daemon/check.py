@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TextIO
 
-from agent.daemon.clock_keeper import BUILT, built_at
+from agent.clock_keeper import BUILT, built_at
 from agent.settings.config import EXIT_CONFIG, Config, ConfigError, load
 from agent.settings.identity import SecretError, read_password, read_release, read_secret
 from agent.tls import client_context
