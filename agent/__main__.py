@@ -121,7 +121,7 @@ class Daemon:
         """
         from agent.clock import FlagFile, KernelClock, SystemClock, TimeSource
         from agent.clock_floor import ClockFloor
-        from agent.daemon.clock_keeper import FLOOR_FILE, ClockKeeper, load_floor
+        from agent.clock_keeper import FLOOR_FILE, ClockKeeper, load_floor
         from agent.daemon.health import Health
         from agent.daemon.reboot import Rebooter
         from agent.settings.identity import device_info, read_secret
@@ -365,7 +365,14 @@ class Daemon:
         self.push: PushListener | None = None
         listen = config.dm.push_listen
         if listen is not None:
-            self.push = PushListener(self.dm.on_notification, host=listen.host, port=listen.port)
+            self.push = PushListener(
+                self.dm.on_notification,
+                host=listen.host,
+                port=listen.port,
+                report=lambda ok, detail: self.health.set("push", ok, detail),
+            )
+        else:
+            self.health.set("push", ok=True, detail="not configured")
 
     def _order_progress(self, order_id: str) -> str:
         from agent.jobs.orders import progress_text
@@ -435,7 +442,7 @@ class Daemon:
         from agent.dm.push import own_url
 
         listen = self.config.dm.push_listen
-        if listen is None or self.push is None:
+        if listen is None or self.push is None or not self.push.port:
             return ""
         return listen.advertise or own_url(listen.host, self.push.port, self.config.security_server.url)
 
@@ -483,7 +490,7 @@ class Daemon:
             session_now=self.dm.session_now,
             ages=self._ages,
             judge=self.clock.judge,
-            warnings=[self.clock_keeper.warnings],
+            warnings=[self.clock_keeper.warnings, *([self.push.warnings] if self.push is not None else [])],
             sinks=[self.uplink.sink_status, *([self.sink.sink_status] if self.sink else [])],
         )
         networks = NetworkViews(self.collector, may_change=config.orders.change)
@@ -526,7 +533,7 @@ class Daemon:
 
 def _built(config: Config) -> float:
     """When the image was built; 0 where its release file does not say so."""
-    from agent.daemon.clock_keeper import BUILT, built_at
+    from agent.clock_keeper import BUILT, built_at
     from agent.settings.identity import read_release
 
     try:

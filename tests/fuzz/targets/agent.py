@@ -16,7 +16,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from agent.clock_floor import Stored
-from agent.daemon.clock_keeper import load_floor
+from agent.clock_keeper import load_floor
 from agent.daemon.control import ControlServer
 from agent.dm.push import RequestError, parse_head
 from agent.dm.session import Session
