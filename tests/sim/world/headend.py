@@ -44,13 +44,14 @@ class WorldHeadend:
             return Response(503, {}, b"busy")
         gzipped = headers is not None and headers.get("Content-Encoding") == "gzip"
         plain = gzip.decompress(body or b"") if gzipped else body or b""
-        acknowledged = self._keep(plain)
+        acknowledged, listed = self._keep(plain)
         if self.kill_after:
             self.kill_after = False
             raise Killed
         if self._happens():
             raise HttpsError("the answer was lost")
-        return Response(200, {}, json.dumps({"acknowledged": acknowledged}).encode())
+        answer = {"listed": listed} if listed is not None else {}
+        return Response(200, {}, json.dumps({"acknowledged": acknowledged, **answer}).encode())
 
     def close(self) -> None:
         """There is no connection to keep."""
@@ -74,8 +75,7 @@ class WorldHeadend:
                 self.different.append(record)
         for gap in batch.gaps:
             self.gaps.setdefault((batch.store, gap.id), gap.report)
-        metering.store(self.engine, batch, 0.0)
-        return batch.last
+        return batch.last, metering.store(self.engine, batch, 0.0)
 
     def _happens(self) -> bool:
         return self._pick.random() < self.trouble
