@@ -23,7 +23,7 @@ import logging
 import random
 import threading
 from collections import deque
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -545,7 +545,7 @@ class PortReader:
     def _visit_for_order(
         self,
         task: Task,
-        keys: tuple[Collection[str], bool],
+        keys: tuple[Mapping[str, int], bool],
         meter: Meter,
         session: AccessSession,
         channel: Channel,
