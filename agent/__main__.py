@@ -222,6 +222,7 @@ class Daemon:
             known=self.registry.names,
             images=self.images,
             expand=self._meters_of,
+            own_name=self.registry.own_name,
         )
         self.collector = Collector(
             self.config.ports,
