@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
+from agent.jobs.waiting import set_waiting
 from agent.tree import alerts
 from agent.tree.schema import Path
 from agent.tree.tree import Transaction
@@ -59,13 +60,16 @@ class Job:
 def jobs(looking: Transaction) -> tuple[Job, ...]:
     """The jobs that are not reported yet, in order. An entry that cannot be read is left out."""
     known = set(Job.__slots__)
-    entries = looking.record(RECORD).get("jobs", [])
-    return tuple(Job(**{**entry, "meters": tuple(entry["meters"])}) for entry in entries if set(entry) == known)
+    return tuple(
+        Job(**{name: entry[name] for name in known} | {"meters": tuple(entry["meters"])})
+        for entry in looking.record(RECORD).get("jobs", [])
+        if set(entry) >= known
+    )
 
 
 def set_jobs(changing: Transaction, wanted: Sequence[Job]) -> None:
     """Make these the jobs, in order."""
-    changing.update_record(RECORD, jobs=[asdict(job) for job in wanted])
+    set_waiting(changing, RECORD, wanted)
 
 
 def state_of(looking: Transaction, name: str) -> str:

@@ -16,11 +16,11 @@ import yaml
 
 from headend import config, web
 from headend.config import ConfigError
-from headend.dm.engine import ServerSession, State
+from headend.dm.engine import Accepted, ServerSession, State
 from headend.dm.jobs.types import JOB_TYPES, JobError
-from headend.dm.schemes import Basic, Mac, Md5
 from headend.software import ranges, releases
 from omadm import auth
+from omadm.schemes import Basic, Mac, Md5
 from omadm.syncml import codec
 from omadm.syncml.errors import SyncmlError
 from omadm.syncml.messages import (
@@ -142,7 +142,7 @@ def run_session(data: bytes) -> None:
     for body in data.split(b"\0"):
         message = codec.decode(body, codec.DM_XML)
         with suppress(SyncmlValueError):  # the peer's own text has to be repeated and has no form
-            codec.encode(session.receive(message, port, test_engine.CHAL), codec.DM_WBXML)
+            codec.encode(session.receive(message, port, Accepted(chal=test_engine.CHAL)), codec.DM_WBXML)
         if session.state is not State.OPEN:
             return
 
@@ -175,7 +175,7 @@ def run_scheme(data: bytes) -> None:
     message = codec.decode(body, codec.DM_XML)
     for scheme in (Mac(auth.ALGORITHMS), Md5(), Basic()):
         with suppress(auth.AuthError):
-            scheme.verify(message, body, header.decode("latin-1") or None, server.ACCOUNT, b"nonce")
+            scheme.verify(message, body, header.decode("latin-1") or None, server.ACCOUNT.client)
             raise AssertionError("believed without the secret")
 
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from agent.metering.orders.order import OrderRefusedError
+from agent.metering.orders.order import OrderRefusedError, OrderType
 from agent.metering.orders.types import parameters as check
 from agent.metering.orders.types.parameters import Checked
-from agent.metering.orders.types.steps import AttributeSetting, Context, Plan, write
+from agent.metering.orders.types.steps import AttributeSetting, Context, Plan, TypeFunctions, write
 from dlms import axdr
 from dlms.axdr import Data
 from dlms.cosem.obis import AttributeRef, Obis
@@ -194,3 +194,10 @@ def _capture(value: object, path: str) -> Data:
 
 
 plan_display = _plan(_display)
+
+
+FUNCTIONS: Mapping[OrderType, TypeFunctions] = {
+    OrderType.LIMITER: TypeFunctions(check_limiter, plan_limiter),
+    OrderType.CLOCK_PARAMETERS: TypeFunctions(check_clock_parameters, plan_clock_parameters),
+    OrderType.DISPLAY: TypeFunctions(check_display, plan_display),
+}

@@ -5,11 +5,11 @@ Each has at most one request that changes the meter, so that "sent, and no answe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 
-from agent.metering.orders.order import OrderRefusedError, Permission
+from agent.metering.orders.order import OrderRefusedError, OrderType, Permission
 from agent.metering.orders.types import parameters as check
 from agent.metering.orders.types.parameters import SCRIPT_TABLE, Checked
 from agent.metering.orders.types.steps import (
@@ -20,6 +20,7 @@ from agent.metering.orders.types.steps import (
     Plan,
     Read,
     Reply,
+    TypeFunctions,
     action_ended,
     calling,
     set_ended,
@@ -133,8 +134,12 @@ def plan_clock(parameters: Mapping[str, object], context: Context) -> Plan:
     return _clock(context, low, high, set_it=bool(parameters["set"]))
 
 
-def plan_switch(*, on: bool) -> Callable[[Mapping[str, object], Context], Plan]:
-    return lambda parameters, _context: _switch(check.obis(parameters), on=on)
+def plan_disconnect(parameters: Mapping[str, object], _context: Context) -> Plan:
+    return _switch(check.obis(parameters), on=False)
+
+
+def plan_reconnect(parameters: Mapping[str, object], _context: Context) -> Plan:
+    return _switch(check.obis(parameters), on=True)
 
 
 def plan_demand_reset(parameters: Mapping[str, object], _context: Context) -> Plan:
@@ -246,3 +251,15 @@ def _meter_time(before: CosemDateTime, wall: float, policy: ClockPolicy) -> Data
 
 def _held(result: Value | ItemError) -> object:
     return result.data.value if isinstance(result, Value) else None
+
+
+FUNCTIONS: Mapping[OrderType, TypeFunctions] = {
+    OrderType.PING: TypeFunctions(check_ping, plan_ping),
+    OrderType.READ: TypeFunctions(check_read, plan_read),
+    OrderType.SET: TypeFunctions(check_set, plan_set),
+    OrderType.ACTION: TypeFunctions(check_action, plan_action),
+    OrderType.CLOCK: TypeFunctions(check_clock, plan_clock),
+    OrderType.DISCONNECT: TypeFunctions(check_supply, plan_disconnect),
+    OrderType.RECONNECT: TypeFunctions(check_supply, plan_reconnect),
+    OrderType.DEMAND_RESET: TypeFunctions(check_demand_reset, plan_demand_reset),
+}

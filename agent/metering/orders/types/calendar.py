@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping
 
-from agent.metering.orders.order import OrderRefusedError
+from agent.metering.orders.order import OrderRefusedError, OrderType
 from agent.metering.orders.types import parameters as check
 from agent.metering.orders.types.attributes import date_time, in_range
 from agent.metering.orders.types.parameters import Checked
@@ -22,6 +22,7 @@ from agent.metering.orders.types.steps import (
     Plan,
     Read,
     Reply,
+    TypeFunctions,
     Written,
     action_ended,
     calling,
@@ -286,3 +287,9 @@ def _table(ref: AttributeRef) -> Generator[Ask, Reply, dict[int, Data] | str]:
         return {entry.members()[0].integer(): entry for entry in result.data.members()}
     except (LocalError, IndexError):
         return f"{ref}: not a table of special days: {str(shown_value(result))[:60]}"
+
+
+FUNCTIONS: Mapping[OrderType, TypeFunctions] = {
+    OrderType.TARIFF: TypeFunctions(check_tariff, plan_tariff),
+    OrderType.SPECIAL_DAYS: TypeFunctions(check_special_days, plan_special_days),
+}

@@ -13,7 +13,7 @@ import re
 from collections.abc import Generator, Mapping
 from datetime import datetime
 
-from agent.metering.orders.order import OrderRefusedError, Permission
+from agent.metering.orders.order import OrderRefusedError, OrderType, Permission
 from agent.metering.orders.types import parameters as check
 from agent.metering.orders.types.parameters import Checked
 from agent.metering.orders.types.steps import (
@@ -24,6 +24,7 @@ from agent.metering.orders.types.steps import (
     Plan,
     Read,
     Reply,
+    TypeFunctions,
     action_ended,
     calling,
     shown_value,
@@ -183,3 +184,8 @@ def _slices(
 def _firmware(named: AttributeRef) -> Generator[Ask, Reply, object]:
     """What the meter says of the firmware that it runs: a typed value, or the reason that there is none."""
     return shown_value((yield Read((named,))).results[0])
+
+
+FUNCTIONS: Mapping[OrderType, TypeFunctions] = {
+    OrderType.FIRMWARE: TypeFunctions(check_firmware, plan_firmware, latest),
+}

@@ -10,19 +10,18 @@ Cut off after the request, the order finds out by associating: a meter that take
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
-from agent.metering.orders.order import OrderRefusedError
+from agent.metering.orders.order import OrderRefusedError, OrderType
 from agent.metering.orders.types import parameters as check
 from agent.metering.orders.types.parameters import SECURITY_SETUP, Checked
-from agent.metering.orders.types.steps import Context, Ended, Keys, Pause, Plan, action_ended, calling
+from agent.metering.orders.types.steps import Context, Ended, Pause, Plan, TypeFunctions, action_ended, calling
 from dlms import axdr
 from dlms.cosem.obis import MethodRef
 
 SETUP_CODE = "0.0.43.0.0.255"
 KEY_TRANSFER = 2  # global_key_transfer in version 0 (BB 4.4.7)
 KEY_IDS = {"unicast": 0, "broadcast": 1, "authentication": 2}
-_NAMES = {"encryption_key": "unicast", "authentication_key": "authentication", "broadcast_key": "broadcast"}
 _WRAPPED = re.compile(r"(?:[0-9a-fA-F]{48}|[0-9a-fA-F]{80})", re.ASCII)  # RFC 3394: eight octets more than the key
 _ACCEPTED = "accepted; an association with the new keys is to follow"
 
@@ -38,11 +37,6 @@ def check_keys(given: dict[str, object]) -> Checked:
         if not isinstance(key, str) or not _WRAPPED.fullmatch(key):
             raise OrderRefusedError(f"wrapped.{name}: 24 or 40 octets in hexadecimal are expected")
     return wanted, check.needed(SECURITY_SETUP, check.obis(wanted))
-
-
-def keys_of(pending: Collection[str], *, new_in_use: bool) -> Keys:
-    """`pending` are the fields of `MeterAccess` that are provisioned anew; those that are no keys keep their names."""
-    return Keys(frozenset(_NAMES.get(field, field) for field in pending), new_in_use)
 
 
 def plan_keys(parameters: Mapping[str, object], context: Context) -> Plan:
@@ -67,3 +61,8 @@ def plan_keys(parameters: Mapping[str, object], context: Context) -> Plan:
         return Ended({"in_use": "old"}, refused=f"{method}: {ended.refused}")
     yield Pause(0.0, {"step": 2, "of": 2, "what": _ACCEPTED})
     return Ended(refused="a pause was not taken")
+
+
+FUNCTIONS: Mapping[OrderType, TypeFunctions] = {
+    OrderType.KEYS: TypeFunctions(check_keys, plan_keys),
+}

@@ -8,9 +8,10 @@ reading what was carried out already, and never asks for that a second time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from agent.metering.orders.order import Permission
 from agent.metering.visit.raw_values import UnstorableError, encode
 from dlms.axdr import CompactArray, Data, Tag
 from dlms.client.events import ItemError, Value
@@ -83,6 +84,9 @@ class Ended:
     alarm: str = ""
 
 
+_KEY_NAMES = {"encryption_key": "unicast", "authentication_key": "authentication", "broadcast_key": "broadcast"}
+
+
 @dataclass(frozen=True, slots=True)
 class Keys:
     """The keys of the meter as the access book has them. `provisioned`: names of the keys (`unicast`, `authentication`,
@@ -91,6 +95,12 @@ class Keys:
 
     provisioned: frozenset[str] = frozenset()
     new_in_use: bool = True
+
+    @classmethod
+    def of(cls, pending: Collection[str], *, new_in_use: bool) -> Keys:
+        """`pending` are the fields of `MeterAccess` that are provisioned anew; those that are no keys keep their
+        names."""
+        return cls(frozenset(_KEY_NAMES.get(field, field) for field in pending), new_in_use)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +124,20 @@ class Context:
 
 Ask = Read | Get | Change | Pause
 Plan = Generator[Ask, Reply, Ended]
+
+
+@dataclass(frozen=True, slots=True)
+class TypeFunctions:
+    """What a type of order does.
+
+    `check` is called before an order is accepted: what it lets pass can be carried out, and nothing is sent for the
+    rest. `plan` returns a generator that yields what to ask a meter and is sent each reply; its return value is the
+    outcome. `latest`: the civil time before which it cannot end, 0 for none.
+    """
+
+    check: Callable[[dict[str, object]], tuple[dict[str, object], Permission]]
+    plan: Callable[[Mapping[str, object], Context], Plan]
+    latest: Callable[[Mapping[str, object]], float] = lambda _parameters: 0.0
 
 
 # -------------------------------------------------------------------------------------------------- single requests

@@ -1,56 +1,49 @@
 """The types of orders: one row each. Sans-IO.
 
-`check` is called before an order is accepted: what it lets pass can be carried out, and nothing is sent for the rest.
-`plan` returns a generator that yields what to ask a meter and is sent each reply; its return value is the outcome.
+What a type needs is loaded with its first order: most concentrators see few types, and none for days.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from agent.metering.orders.order import OrderRefusedError, OrderType, Permission
-from agent.metering.orders.types import attributes, basic, calendar, firmware, keys
-from agent.metering.orders.types.parameters import Checked
-from agent.metering.orders.types.steps import Context, Plan
+
+if TYPE_CHECKING:
+    from agent.metering.orders.types.steps import Context, Plan, TypeFunctions
 
 
 @dataclass(frozen=True, slots=True)
 class OrderTypeRow:
-    """What there is to know of one type of order.
+    """What there is to know of one type of order without its functions.
 
     `resumes`: begun anew after a cut, its plan finds out what was carried out, and goes on. Of the others a request
     that was sent, and not answered, leaves it unknown whether the meter did it. `background`: it takes long, gives way
-    to everything, and goes on in steps. `latest`: the civil time before which it cannot end, 0 for none.
+    to everything, and goes on in steps.
     """
 
-    check: Callable[[dict[str, object]], Checked]
-    plan: Callable[[Mapping[str, object], Context], Plan]
     resumes: bool = False
     background: bool = False
-    latest: Callable[[Mapping[str, object]], float] = lambda _parameters: 0.0
 
 
 ORDER_TYPES: Mapping[OrderType, OrderTypeRow] = {
-    OrderType.PING: OrderTypeRow(basic.check_ping, basic.plan_ping),
-    OrderType.READ: OrderTypeRow(basic.check_read, basic.plan_read),
-    OrderType.SET: OrderTypeRow(basic.check_set, basic.plan_set),
-    OrderType.ACTION: OrderTypeRow(basic.check_action, basic.plan_action),
-    OrderType.CLOCK: OrderTypeRow(basic.check_clock, basic.plan_clock),
-    OrderType.DISCONNECT: OrderTypeRow(basic.check_supply, basic.plan_switch(on=False)),
-    OrderType.RECONNECT: OrderTypeRow(basic.check_supply, basic.plan_switch(on=True)),
-    OrderType.DEMAND_RESET: OrderTypeRow(basic.check_demand_reset, basic.plan_demand_reset),
-    OrderType.LIMITER: OrderTypeRow(attributes.check_limiter, attributes.plan_limiter, resumes=True),
-    OrderType.CLOCK_PARAMETERS: OrderTypeRow(
-        attributes.check_clock_parameters, attributes.plan_clock_parameters, resumes=True
-    ),
-    OrderType.DISPLAY: OrderTypeRow(attributes.check_display, attributes.plan_display, resumes=True),
-    OrderType.TARIFF: OrderTypeRow(calendar.check_tariff, calendar.plan_tariff, resumes=True),
-    OrderType.KEYS: OrderTypeRow(keys.check_keys, keys.plan_keys, resumes=True),
-    OrderType.SPECIAL_DAYS: OrderTypeRow(calendar.check_special_days, calendar.plan_special_days, resumes=True),
-    OrderType.FIRMWARE: OrderTypeRow(
-        firmware.check_firmware, firmware.plan_firmware, resumes=True, background=True, latest=firmware.latest
-    ),
+    OrderType.PING: OrderTypeRow(),
+    OrderType.READ: OrderTypeRow(),
+    OrderType.SET: OrderTypeRow(),
+    OrderType.ACTION: OrderTypeRow(),
+    OrderType.CLOCK: OrderTypeRow(),
+    OrderType.DISCONNECT: OrderTypeRow(),
+    OrderType.RECONNECT: OrderTypeRow(),
+    OrderType.DEMAND_RESET: OrderTypeRow(),
+    OrderType.LIMITER: OrderTypeRow(resumes=True),
+    OrderType.CLOCK_PARAMETERS: OrderTypeRow(resumes=True),
+    OrderType.DISPLAY: OrderTypeRow(resumes=True),
+    OrderType.TARIFF: OrderTypeRow(resumes=True),
+    OrderType.KEYS: OrderTypeRow(resumes=True),
+    OrderType.SPECIAL_DAYS: OrderTypeRow(resumes=True),
+    OrderType.FIRMWARE: OrderTypeRow(resumes=True, background=True),
 }
 
 
@@ -60,11 +53,40 @@ def check(kind: OrderType, parameters: Mapping[str, object]) -> tuple[dict[str, 
     Raises `OrderRefusedError`, whose text names the parameter.
     """
     try:
-        return ORDER_TYPES[kind].check(dict(parameters))
+        return _functions(kind).check(dict(parameters))
     except OrderRefusedError as error:
         raise OrderRefusedError(f"{kind}: {error}") from error
 
 
 def plan(kind: OrderType, parameters: Mapping[str, object], context: Context) -> Plan:
     """Return what to do on one meter. `parameters` have passed `check`."""
-    return ORDER_TYPES[kind].plan(parameters, context)
+    return _functions(kind).plan(parameters, context)
+
+
+def latest(kind: OrderType, parameters: Mapping[str, object]) -> float:
+    """Return the civil time before which an order with these parameters cannot end, 0 for none."""
+    return _functions(kind).latest(parameters)
+
+
+def _functions(kind: OrderType) -> TypeFunctions:
+    match kind:
+        case OrderType.LIMITER | OrderType.CLOCK_PARAMETERS | OrderType.DISPLAY:
+            from agent.metering.orders.types import attributes
+
+            return attributes.FUNCTIONS[kind]
+        case OrderType.TARIFF | OrderType.SPECIAL_DAYS:
+            from agent.metering.orders.types import calendar
+
+            return calendar.FUNCTIONS[kind]
+        case OrderType.KEYS:
+            from agent.metering.orders.types import keys
+
+            return keys.FUNCTIONS[kind]
+        case OrderType.FIRMWARE:
+            from agent.metering.orders.types import firmware
+
+            return firmware.FUNCTIONS[kind]
+        case _:
+            from agent.metering.orders.types import basic
+
+            return basic.FUNCTIONS[kind]

@@ -1,4 +1,5 @@
-"""What is remembered of a slot is of that slot: a run that a clock which was a day wrong had is another one."""
+"""What is remembered of meters, and for how long; and that what is remembered of a slot is of that slot: a run under a
+clock that was a day wrong is another one."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from agent.metering.scheduling.readinglist import ReadingList
 from agent.metering.scheduling.slots import CORRECTION_S
 from agent.metering.scheduling.tasks import Job
 from agent.metering.store.reading_store import Store
-from agent.metering.visit.visit_memory import KnowledgeCache, Retries, values_stored
+from agent.metering.visit.visit_memory import KNOWLEDGE_KEPT, UNSAVED_KEPT, KnowledgeCache, Retries, values_stored
 from agent.settings.provisioning import ReadingTask
 from tests.agent.metering.test_collector import metering
 from tests.agent.virtual import VirtualClock
@@ -51,3 +52,22 @@ def test_a_run_that_was_given_up_under_a_clock_a_day_ahead_is_read_when_its_time
     assert retries.given_up(METER, job(DAY_S))
     assert not retries.given_up(METER, job(0.0))
     assert not retries.note(METER, [job(0.0)])
+
+
+def test_what_only_memory_knows_stays_longer_than_what_the_store_has(tmp_path: Path) -> None:
+    cache = KnowledgeCache(Store(tmp_path / "store.db", VirtualClock(), records_max=100, keep_forwarded_max=10))
+    lists, other = cache.of("lists"), cache.of("other")
+    lists.list_lost()
+    for number in range(KNOWLEDGE_KEPT):
+        cache.of(f"meter {number}")
+    assert cache.of("other") is not other
+    assert cache.of("lists") is lists
+
+
+def test_that_lists_were_lost_is_kept_of_so_many_meters_only(tmp_path: Path) -> None:
+    cache = KnowledgeCache(Store(tmp_path / "store.db", VirtualClock(), records_max=100, keep_forwarded_max=10))
+    first = cache.of("first")
+    first.list_lost()
+    for number in range(UNSAVED_KEPT):
+        cache.of(f"meter {number}").list_lost()
+    assert cache.of("first") is not first

@@ -176,3 +176,9 @@ def test_what_changes_more_than_once_resumes() -> None:
     }
     assert set(ORDER_TYPES) == set(OrderType)
     assert {kind for kind, row in ORDER_TYPES.items() if not row.resumes} == plain
+
+
+@pytest.mark.parametrize("kind", OrderType)
+def test_each_type_refuses_a_parameter_that_none_has(kind: OrderType) -> None:
+    with pytest.raises(OrderRefusedError, match="nonsense"):
+        check(kind, {"nonsense": 1})
