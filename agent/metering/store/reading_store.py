@@ -211,7 +211,8 @@ class Store:
             return first, counters["next"] - 1
 
         ids = self._with_room(work)
-        self.on_append()
+        if readings or urgent:  # the ledger's sign of life, every few minutes, is nothing to send
+            self.on_append()
         return ids
 
     def _add_events(self, db: sqlite3.Connection, counters: _Counters, reports: Sequence[EventReport]) -> None:
