@@ -20,6 +20,9 @@ DELIVERED: Path = ("SCOMO", "Inventory", "Delivered")
 DEPLOYED: Path = ("SCOMO", "Inventory", "Deployed")
 RECORD = "scomo"
 JOBS_MAX = 16
+ENDED_KEPT = (
+    16  # of the downloads whose result the server has acknowledged; a server that makes a node per job is no leak
+)
 COMPONENTS_MAX = 64
 
 SUCCESS = 1200
@@ -76,6 +79,25 @@ def jobs(looking: Transaction) -> tuple[Job, ...]:
     )
 
 
+def forget_ended(changing: Transaction) -> None:
+    """Remove the nodes of downloads that are over and whose results are acknowledged, but for the newest.
+
+    A node without a status never had a job: it is its server's, who may be about to use it.
+    """
+    busy = {job.name for job in jobs(changing) if job.kind == "Download"}
+    unheard = {alert.source for alert in alerts.pending(changing)}
+    over = [
+        name
+        for name, status in changing.record(RECORD).get("status", {}).items()
+        if status not in (DownloadStatus.PROGRESSING, DownloadStatus.INSTALLING)
+        and name not in busy
+        and show((*DOWNLOAD, name)) not in unheard
+        and changing.find((*DOWNLOAD, name))
+    ]
+    for name in over[: max(0, len(over) - ENDED_KEPT)]:
+        changing.drop((*DOWNLOAD, name))
+
+
 def status_of(looking: Transaction, name: str) -> int:
     found = looking.record(RECORD).get("status", {}).get(name, DownloadStatus.IDLE)
     return int(found)
@@ -84,6 +106,7 @@ def status_of(looking: Transaction, name: str) -> int:
 def set_status(changing: Transaction, name: str, status: DownloadStatus) -> None:
     record = changing.record(RECORD)
     known = {key: value for key, value in record.get("status", {}).items() if changing.find((*DOWNLOAD, key))}
+    known.pop(name, None)  # the newest goes to the end
     changing.set_record(RECORD, {**record, "status": {**known, name: int(status)}})
 
 

@@ -103,7 +103,8 @@ class FakeSoftware:
         self.components[software_id] = DeployedSoftware(software_id, known.version, active)
         return SoftwareResult(1200, software_id, known.version)
 
-    def activate(self, software_id: str, beat: Callable[[], None]) -> SoftwareResult:
+    def activate(self, software_id: str, beat: Callable[[], None], version: str = "") -> SoftwareResult:
+        self.calls.append(f"activate {software_id} {version}")
         return self._set(software_id, active=True)
 
     def deactivate(self, software_id: str, beat: Callable[[], None]) -> SoftwareResult:
