@@ -86,10 +86,14 @@ def forget_ended(changing: Transaction) -> None:
     """
     busy = {job.name for job in jobs(changing) if job.kind == "Download"}
     unheard = {alert.source for alert in alerts.pending(changing)}
+    record = changing.record(RECORD)
+    ended = record.get("ended", [])
+    # Names of before this list are in no order: they go first.
+    names = [*(name for name in record.get("status", {}) if name not in ended), *ended]
     over = [
         name
-        for name, status in changing.record(RECORD).get("status", {}).items()
-        if status not in (DownloadStatus.PROGRESSING, DownloadStatus.INSTALLING)
+        for name in names
+        if status_of(changing, name) not in (DownloadStatus.PROGRESSING, DownloadStatus.INSTALLING)
         and name not in busy
         and show((*DOWNLOAD, name)) not in unheard
         and changing.find((*DOWNLOAD, name))
@@ -106,7 +110,6 @@ def status_of(looking: Transaction, name: str) -> int:
 def set_status(changing: Transaction, name: str, status: DownloadStatus) -> None:
     record = changing.record(RECORD)
     known = {key: value for key, value in record.get("status", {}).items() if changing.find((*DOWNLOAD, key))}
-    known.pop(name, None)  # the newest goes to the end
     changing.set_record(RECORD, {**record, "status": {**known, name: int(status)}})
 
 
@@ -122,6 +125,9 @@ def finish(changing: Transaction, job: Job, result: int, identifier: str, status
     set_jobs(changing, [each for each in jobs(changing) if each.id != job.id])
     if status is not None and job.kind == "Download":
         set_status(changing, job.name, status)
+        record = changing.record(RECORD)
+        before = [name for name in record.get("ended", []) if name != job.name and changing.find((*DOWNLOAD, name))]
+        changing.set_record(RECORD, {**record, "ended": [*before, job.name]})
     alert = alerts.GenericAlert(
         id=f"scomo-{job.id}",
         type=alerts.SCOMO_TYPE,

@@ -37,8 +37,10 @@ class SoftwareJobs:
         self._mark: object = None
 
     def refresh(self) -> None:
-        """After a start: make the inventory say what is installed, and remove the packages of jobs that have ended."""
+        """After a start: make the inventory say what is installed, and remove what jobs that have ended left behind."""
         self._inventory({})
+        with self._tree.transaction() as changing:
+            software.forget_ended(changing)
         waiting = {self._package(job).name for job in software.jobs(self._tree.view())}
         for name in self._deps.disk.listdir(self._folder):
             if name.startswith(PACKAGE_PREFIX) and name.endswith(PACKAGE_SUFFIX) and name not in waiting:
