@@ -11,6 +11,7 @@ from starlette.routing import Route
 
 from headend import web
 from headend.dm import accounts
+from headend.dm.jobs import queue
 from headend.security.service import MakeDocument, SecurityService
 from omadm import bootstrap
 from omadm.ssmp import wire
@@ -38,7 +39,10 @@ def dm_accounts(server_id: str, dm_url: str) -> MakeDocument:
     """Returns a function that makes bootstrap documents with a new account at the DM server of this head-end."""
 
     def make(connection: Connection, device_id: str, info: wire.RegistrationInfo) -> bytes:
+        before = accounts.load(connection, device_id)
         account = accounts.create(connection, device_id, server_id=server_id, url=dm_url, push_url=info.push_url)
+        if before is not None:  # it may have lost what it was provisioned with, and does not say so
+            queue.provision_again(connection, device_id)
         return bootstrap.emit_profile(account)
 
     return make
