@@ -224,13 +224,14 @@ class Daemon:
             expand=self._meters_of,
             own_name=self.registry.own_name,
         )
+        self.lists = ReadingLists(metering.reading_lists_dir, self.config.update.software_dir)
         self.collector = Collector(
             self.config.ports,
             metering,
             store=self.store,
             registry=self.registry,
             orders=self.orders,
-            lists=ReadingLists(metering.reading_lists_dir, self.config.update.software_dir),
+            lists=self.lists,
             clock=self.clock,
             rng=self.rng,
             open_bridge=bridge_to,
@@ -417,10 +418,23 @@ class Daemon:
             on_alert=self.dm.report_alerts,
             on_reboot=self.dm.reboot,
             check_sources=SourceCheck(update.command),
-            software_changed=self.collector.software_changed,
+            software_changed=self._software_changed,
+            software_problem=self.lists.problem_of,
+            software_mark=self.lists.mark,
             download=self.download,
         )
         self.packages = PackageWorker(settings, deps)
+        self._show_lists()
+
+    def _software_changed(self) -> None:
+        self.collector.software_changed()
+        self._show_lists()
+
+    def _show_lists(self) -> None:
+        problems = self.lists.problems()
+        for problem in problems:
+            LOG.error("%s", problem, extra={"event": "lists.broken"})
+        self.health.set("reading_lists", not problems, problems[0] if problems else "")
 
     def _fetch_image(
         self, url: str, into: Path, *, bytes_max: int, stop: threading.Event, beat: Callable[[], None]

@@ -113,21 +113,24 @@ metering_tokens = Table(
 
 def issue_token(engine: Engine, device: str, now: float) -> str:
     """Issue a bearer token for a device. The previous one stays valid, older ones do not. Only a hash is stored."""
-    token = secrets.token_urlsafe(TOKEN_BYTES)
     with engine.begin() as connection:
-        connection.execute(insert(metering_tokens).values(token_hash=web.token_hash(token), device=device, issued=now))
-        kept = (
-            select(metering_tokens.c.token_hash)
-            .where(metering_tokens.c.device == device)
-            .order_by(metering_tokens.c.issued.desc())
-            .limit(TOKENS_PER_DEVICE)
-        )
-        hashes = list(connection.scalars(kept))
-        connection.execute(
-            delete(metering_tokens).where(
-                metering_tokens.c.device == device, metering_tokens.c.token_hash.not_in(hashes)
-            )
-        )
+        return new_token(connection, device, now)
+
+
+def new_token(connection: Connection, device: str, now: float) -> str:
+    """Issue a token in the caller's transaction (`issue_token`)."""
+    token = secrets.token_urlsafe(TOKEN_BYTES)
+    connection.execute(insert(metering_tokens).values(token_hash=web.token_hash(token), device=device, issued=now))
+    kept = (
+        select(metering_tokens.c.token_hash)
+        .where(metering_tokens.c.device == device)
+        .order_by(metering_tokens.c.issued.desc())
+        .limit(TOKENS_PER_DEVICE)
+    )
+    hashes = list(connection.scalars(kept))
+    connection.execute(
+        delete(metering_tokens).where(metering_tokens.c.device == device, metering_tokens.c.token_hash.not_in(hashes))
+    )
     return token
 
 
