@@ -59,8 +59,8 @@ class DmDeps:
     """Everything else the DM client calls.
 
     * `tree`, `objects`: the management tree and what its nodes do.
-    * `register()`: gets the bootstrap document, from the security server or from a file; raises `SsmpRefused`,
-      `SsmpError` or `BootstrapError`.
+    * `register(held)`: gets the bootstrap document, from the security server or from a file; raises `SsmpRefused`,
+      `SsmpError` or `BootstrapError`. `held` is the fingerprint of the account that the device has, empty for none.
     * `health(name, ok, detail)`: one health check result, for the Update Agent's trial boot.
     * `on_provisioning(p)`: called from the DM thread at start and after each change; must not block.
     * `request_reboot()`: asks the supervisor to reboot the board; returns at once.
@@ -73,7 +73,7 @@ class DmDeps:
     disk: Disk
     clock: Clock
     board: StatusBoard
-    register: Callable[[], bytes]
+    register: Callable[[bytes], bytes]
     health: Callable[[str, bool, str], None]
     on_provisioning: Callable[[Provisioning], None]
     request_reboot: Callable[[], None]

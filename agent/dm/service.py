@@ -163,7 +163,7 @@ class DmService:
         if account is None or self._unproven >= UNPROVEN_MAX:
             if self._timing.may_register(now):
                 beat()
-                self._register()
+                self._register(account)
             return
         self._look_at_address(now)
         due = self._timing.due(now)
@@ -183,12 +183,12 @@ class DmService:
 
     # -- registration -----------------------------------------------------------------------------------------
 
-    def _register(self) -> None:
+    def _register(self, held: Account | None) -> None:
         from omadm.client_provisioning import bootstrap_tree  # once in the life of most devices: not kept in memory
 
         slow = False
         try:
-            tree = bootstrap_tree(self._deps.register())
+            tree = bootstrap_tree(self._deps.register(held.fingerprint() if held else b""))
             with self.tree.transaction() as changing:
                 account = dmacc.install(changing, tree, self._config.auth_types)
         except SsmpRefused as error:

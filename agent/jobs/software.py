@@ -7,9 +7,10 @@ and in order, and ends each in one transaction: the job goes, the inventory chan
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import IntEnum
 
+from agent.jobs.waiting import set_waiting
 from agent.tree import alerts
 from agent.tree.schema import Path
 from agent.tree.tree import Transaction
@@ -68,9 +69,12 @@ class Job:
 
 def jobs(looking: Transaction) -> tuple[Job, ...]:
     """The jobs that wait or are under way, in order. An entry that cannot be read is left out."""
-    entries = looking.record(RECORD).get("jobs", [])
     known = set(Job.__slots__)
-    return tuple(Job(**entry) for entry in entries if known - {"software_id"} <= set(entry) <= known)
+    return tuple(
+        Job(**{name: value for name, value in entry.items() if name in known})
+        for entry in looking.record(RECORD).get("jobs", [])
+        if set(entry) >= known - {"software_id"}
+    )
 
 
 def status_of(looking: Transaction, name: str) -> int:
@@ -79,14 +83,14 @@ def status_of(looking: Transaction, name: str) -> int:
 
 
 def set_status(changing: Transaction, name: str, status: DownloadStatus) -> None:
-    record = changing.record(RECORD)
-    known = {key: value for key, value in record.get("status", {}).items() if changing.find((*DOWNLOAD, key))}
-    changing.set_record(RECORD, {**record, "status": {**known, name: int(status)}})
+    statuses = changing.record(RECORD).get("status", {})
+    known = {key: value for key, value in statuses.items() if changing.find((*DOWNLOAD, key))}
+    changing.update_record(RECORD, status={**known, name: int(status)})
 
 
 def set_jobs(changing: Transaction, wanted: Sequence[Job]) -> None:
     """Make these the waiting jobs, in order."""
-    changing.set_record(RECORD, {**changing.record(RECORD), "jobs": [asdict(job) for job in wanted]})
+    set_waiting(changing, RECORD, wanted)
 
 
 def finish(changing: Transaction, job: Job, result: int, identifier: str, status: DownloadStatus | None = None) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent.settings.mqtt import MqttConfig, mqtt_config
-from agent.settings.reader import REQUIRED, ConfigError, Section, compose
+from agent.settings.reader import REQUIRED, ConfigError, Problem, Section, compose
 from dlms.cosem.obis import AttributeRef
 from dlms.errors import LocalError
 from dlms.link.datalink import PARITIES, PUBLIC_CLIENT, LineSettings
@@ -291,9 +291,11 @@ class WatchdogConfig:
 
 @dataclass(frozen=True, slots=True)
 class ClockConfig:
-    """`synchronized_file`: what a time service touches after each synchronisation; `None` for none."""
+    """`synchronized_file`: what a time service touches after each synchronisation; `None` for none. `set`: whether the
+    machine's clock is set to what a server has told."""
 
     synchronized_file: Path | None = None
+    set: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,10 +328,16 @@ class Config:
     log: LogConfig = field(default=LogConfig())
     mqtt: MqttConfig | None = None
     clock: ClockConfig = field(default=ClockConfig())
+    unknown: tuple[Problem, ...] = ()
+    """Keys that were passed over, because only a later version of this software may know them."""
 
 
-def load(file: Path) -> Config:
-    """Read and check `file`. Raises `ConfigError` that lists everything wrong in it, in the order of its lines."""
+def load(file: Path, *, strict: bool = True) -> Config:
+    """Read and check `file`. Raises `ConfigError` that lists everything wrong in it, in the order of its lines.
+
+    A program that starts is not `strict`: after a rollback it meets the file of a later version, whose keys must not
+    keep the device from working.
+    """
     top = compose(file)
     state_dir = top.path("state_dir", "/var/lib/dcu")
     config = Config(
@@ -354,9 +362,9 @@ def load(file: Path) -> Config:
     top.end()
     if len(os.fsencode(config.control_socket)) > 107:  # sun_path holds 108 bytes, the last is NUL
         top.note("control_socket", "longer than the 107 bytes that a socket's path may have")
-    if top.problems:
+    if any(strict or not problem.may_be_later for problem in top.problems):
         raise ConfigError(file, top.problems)
-    return config
+    return replace(config, unknown=tuple(top.problems))
 
 
 def _device(section: Section) -> DeviceConfig:
@@ -691,6 +699,8 @@ def _log(section: Section) -> LogConfig:
 
 def _clock(section: Section) -> ClockConfig:
     file = section.path("synchronized_file", Path())
-    clock = ClockConfig(synchronized_file=file if section.has("synchronized_file") else None)
+    clock = ClockConfig(
+        synchronized_file=file if section.has("synchronized_file") else None, set=section.flag("set", default=False)
+    )
     section.end()
     return clock

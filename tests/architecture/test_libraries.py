@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-REPO = Path(__file__).resolve().parents[2]
+from tests.architecture.trees import REPO, modules, modules_of, nodes
+
 LIBRARIES: dict[str, set[str]] = {
     "plc": {"crcmod"},
     "dlms": {"serial", "crcmod", "cryptography", "click"},
@@ -28,7 +29,7 @@ MODULES_MAX = 14
 
 def libraries(path: Path) -> Iterator[str]:
     """Top-level names of all that a file imports, also inside functions."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             yield from (alias.name.split(".")[0] for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and not node.level:
@@ -38,7 +39,7 @@ def libraries(path: Path) -> Iterator[str]:
 def strangers(root: Path, package: str) -> list[str]:
     """Imports below `root` that are neither ours, nor of the standard library, nor granted."""
     found = []
-    for path in sorted((root / package).rglob("*.py")):
+    for path in modules_of(root, package):
         file = str(path.relative_to(root))
         granted = LIBRARIES[package].union(*(names for folder, names in MORE.items() if file.startswith(f"{folder}/")))
         known = granted | set(LIBRARIES) | sys.stdlib_module_names
@@ -58,7 +59,7 @@ FROM_OURS = {
 
 def named(path: Path) -> Iterator[str]:
     """Every module that a file imports, dotted, also inside functions; of `from a import b` both a.b and a."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and not node.level:
@@ -69,7 +70,7 @@ def not_granted(root: Path, package: str) -> list[str]:
     """Imports below `root` of our other packages that `package` may not name."""
     return [
         f"{path.relative_to(root)} imports {name}"
-        for path in sorted((root / package).rglob("*.py"))
+        for path in modules_of(root, package)
         for name in named(path)
         if name.split(".")[0] in set(LIBRARIES) - {package}
         and not any(f"{name}.".startswith(f"{granted}.") for granted in FROM_OURS[package])
@@ -111,10 +112,8 @@ def test_a_library_inside_a_function_is_noticed(tmp_path: Path) -> None:
 
 
 def test_no_relative_imports_which_the_checks_would_not_see() -> None:
-    for package in LIBRARIES:
-        for path in (REPO / package).rglob("*.py"):
-            nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-            assert not [node.lineno for node in nodes if isinstance(node, ast.ImportFrom) and node.level], path
+    for path in modules(REPO):
+        assert not [node.lineno for node in nodes(path) if isinstance(node, ast.ImportFrom) and node.level], path
 
 
 def test_a_room_has_few_modules() -> None:

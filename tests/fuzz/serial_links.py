@@ -102,8 +102,8 @@ def run_topology(data: bytes) -> None:
         link.on_deadline(now)
         link.take_output()
     list(iter(link.next_event, None))
-    for place in link.topology.places:
-        link.topology.path(place.eui48)
+    for entry in link.topology.entries:
+        link.topology.path(entry.eui48)
     for parse in (RegisteredDevice.parse, PhyLink.parse):
         record = parse(data)
         assert record.emit() == data

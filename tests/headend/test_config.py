@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 import ssl
 import stat
 from pathlib import Path
@@ -181,6 +183,21 @@ def test_a_database_of_another_version_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(db.SchemaError, match="schema 99"):
         db.create_tables(engine)
     engine.dispose()
+
+
+def test_not_a_byte_or_permission_of_a_later_database_is_changed(tmp_path: Path) -> None:
+    file = tmp_path / "x.db"
+    with contextlib.closing(sqlite3.connect(file)) as connection:
+        connection.execute("create table schema_version (version integer not null)")
+        connection.execute("insert into schema_version values (99)")
+        connection.commit()
+    file.chmod(0o640)
+    before = file.read_bytes()
+    with pytest.raises(db.SchemaError, match="schema 99"):
+        db.open_engine(f"sqlite:///{file}")
+    assert file.read_bytes() == before
+    assert stat.S_IMODE(file.stat().st_mode) == 0o640
+    assert list(tmp_path.iterdir()) == [file]
 
 
 READINGS_1 = (

@@ -22,6 +22,7 @@ from agent.metering.registry import registry_file
 from agent.metering.registry.entry import ERROR_CHARS_MAX, Entry, Meter
 from agent.metering.registry.whitelist import Whitelist
 from agent.status import MeterStatus
+from agent.tree.newer import NewerFormatError, set_aside
 from updateagent.disk import Disk
 
 LOG = logging.getLogger("agent.metering.registry")
@@ -51,6 +52,7 @@ class Registry:
         self._save_at: float | None = None
         self._changed = True
         self._entries: dict[str, Entry] = {}
+        self._foreign: registry_file.Foreign = {}
         self._whitelist = Whitelist()
         # Who is in the file was in the network once; whether it still is, the network has yet to say.
         self._load(absent_since=clock.monotonic())
@@ -295,7 +297,7 @@ class Registry:
             if self._save_at is None:
                 return
             self._save_at = None
-            data = registry_file.dump(entry.meter for entry in self._entries.values())
+            data = registry_file.dump((entry.meter for entry in self._entries.values()), self._foreign)
         try:
             self._disk.mkdir_durable(self._file.parent)
             self._disk.write_durable(self._file, data)
@@ -336,11 +338,17 @@ class Registry:
 
     def _load(self, absent_since: float) -> None:
         try:
-            loaded = registry_file.parse(self._disk.read_bytes(self._file))
+            loaded, self._foreign = registry_file.parse(self._disk.read_bytes(self._file))
         except FileNotFoundError:
             return
         except OSError as error:
             LOG.warning("%s cannot be read: %s", self._file, error, extra={"event": "registry.load.failed"})
+            return
+        except NewerFormatError as error:
+            try:
+                set_aside(self._disk, self._file, error)
+            except OSError as failure:
+                self._not_set_aside(failure)
             return
         except ValueError as error:
             LOG.warning("%s is damaged (%s): set aside", self._file, error, extra={"event": "registry.corrupt"})
@@ -353,7 +361,10 @@ class Registry:
         try:
             self._disk.rename_durable(self._file, self._file.with_name(self._file.name + ".corrupt"))
         except OSError as error:
-            LOG.warning("%s cannot be set aside: %s", self._file, error, extra={"event": "registry.aside.failed"})
+            self._not_set_aside(error)
+
+    def _not_set_aside(self, error: OSError) -> None:
+        LOG.warning("%s cannot be set aside: %s", self._file, error, extra={"event": "registry.aside.failed"})
 
 
 def _worth(entry: Entry) -> tuple[bool, bool, float, float]:

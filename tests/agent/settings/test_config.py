@@ -216,6 +216,16 @@ def test_all_errors_are_reported_at_once_in_the_order_of_their_lines(tmp_path: P
     ]
 
 
+def test_keys_of_a_later_version_do_not_keep_a_program_from_starting_unless_it_checks(tmp_path: Path) -> None:
+    text = MINIMAL.replace("mod: DCU-1", "mod: DCU-1\n  colour: red") + "seal: {of: 1}\n"
+    assert len(problems(tmp_path, text)) == 2
+    config = load(tmp_path / "dcu.yaml", strict=False)
+    assert [problem.path for problem in config.unknown] == ["device.colour", "seal"]
+    assert problems(tmp_path, text + "log: {level: 5}\n")[-1].startswith("13: log.level")
+    with pytest.raises(ConfigError, match="wanted text"):
+        load(tmp_path / "dcu.yaml", strict=False)
+
+
 def test_a_key_given_twice_is_an_error_at_its_second_line(tmp_path: Path) -> None:
     assert problems(tmp_path, MINIMAL + "state_dir: /a\nstate_dir: /b\n") == [
         "12: state_dir: given twice, first on line 11"

@@ -12,9 +12,9 @@ from sqlalchemy import Engine, select
 
 from agent.daemon.order_jobs import OrderJobs
 from agent.metering.orders.journal import Journal
-from agent.metering.orders.kinds.steps import Ended
-from agent.metering.orders.order import Kind, Permission
+from agent.metering.orders.order import OrderType, Permission
 from agent.metering.orders.order_book import OrderBook, Task
+from agent.metering.orders.types.steps import Ended
 from agent.settings.provisioning import AddedMeter, MeterSelection, ReadingTask
 from headend.db import create_tables, open_engine
 from headend.dm import accounts, tables
@@ -287,7 +287,7 @@ def carry_out(world: World, book: OrderBook, outcome: Callable[[Task], Ended]) -
     jobs.tick()
     for task in book.due({"KEP1", "KEP2"}):
         book.begun(task)
-        if task.order.kind is Kind.SET:
+        if task.order.kind is OrderType.SET:
             book.sending(task)
         book.ended(task, outcome(task))
     jobs.tick()
