@@ -231,25 +231,24 @@ class _Attributes:
         self._page = 0
 
     def read(self) -> dict[str, str]:
-        """The attributes up to their END."""
-        found: dict[str, str] = {}
-        name = ""
+        """The attributes up to their END. A value may come in any number of pieces."""
+        found: dict[str, list[str]] = {}
+        pieces: list[str] = []
         while (token := self._reader.u8()) != _END:
             if token == _SWITCH_PAGE:
                 self._page = self._reader.u8()
             elif token == _LITERAL:
-                name = self._reader.table_string(self._reader.number())
-                found[name] = ""
+                pieces = found[self._reader.table_string(self._reader.number())] = []
             elif (text := self._reader.text(token)) is not None:
-                found[name] = found.get(name, "") + (text if isinstance(text, str) else text.decode("utf-8", "replace"))
+                pieces.append(text if isinstance(text, str) else text.decode("utf-8", "replace"))
             elif self._page > 1:
                 raise self._reader.fail(f"attribute code page {self._page} is not known")
             elif token >= _VALUES_FROM:
-                found[name] = found.get(name, "") + _VALUES[self._page].get(token, f"{self._page}:{token:#04x}")
+                pieces.append(_VALUES[self._page].get(token, f"{self._page}:{token:#04x}"))
             else:
                 name, prefix = _STARTS[self._page].get(token, (f"{self._page}:{token:#04x}", ""))
-                found[name] = prefix
-        return found
+                pieces = found[name] = [prefix]
+        return {name: "".join(parts) for name, parts in found.items()}
 
 
 # -- the account -----------------------------------------------------------------------------------------------------

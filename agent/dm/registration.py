@@ -1,6 +1,6 @@
 """Where the DM account comes from: SSMP over HTTPS, or a file.
 
-`register` drives the core of `omadm.ssmp.client_core` through its three round trips.
+`register` drives the core of `omadm.ssmp.client_core` through its round trips.
 """
 
 from __future__ import annotations

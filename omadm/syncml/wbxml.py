@@ -10,6 +10,7 @@ means. Attributes, extensions and processing instructions are errors: SyncML has
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import dataclass
 
 from omadm.syncml import tokens
 from omadm.syncml.element import BODY_BYTES_MAX, DEPTH_MAX, ELEMENTS_MAX, TEXT_BYTES_MAX, Element
@@ -20,14 +21,22 @@ WHAT = "SyncML WBXML"
 MB_BYTES_MAX = 5  # a 32-bit number, 7 bits per byte
 
 
+@dataclass(slots=True)
+class Spent:
+    """What was read so far, of all documents that lie inside each other: characters can be had for nothing, by
+    references to the string table, and each document has one."""
+
+    text_bytes: int = 0
+    elements: int = 0
+
+
 class Reader:
     """A bounds-checked cursor over the document, which also keeps the limits of the whole document."""
 
-    def __init__(self, body: bytes) -> None:
+    def __init__(self, body: bytes, spent: Spent | None = None) -> None:
         self._body = body
         self._at = 0
-        self._text = 0
-        self._count = 0
+        self._spent = spent or Spent()
         self._table = b""
 
     def fail(self, why: str) -> SyncmlError:
@@ -102,13 +111,13 @@ class Reader:
         return None
 
     def account(self, size: int) -> None:
-        self._text += size
-        if self._text > TEXT_BYTES_MAX:
+        self._spent.text_bytes += size
+        if self._spent.text_bytes > TEXT_BYTES_MAX:
             raise self.fail(f"more than {TEXT_BYTES_MAX} bytes of text")
 
     def count(self) -> None:
-        self._count += 1
-        if self._count > ELEMENTS_MAX:
+        self._spent.elements += 1
+        if self._spent.elements > ELEMENTS_MAX:
             raise self.fail(f"more than {ELEMENTS_MAX} elements")
 
     def header(self, public_ids: Collection[int] = tokens.PUBLIC_IDS, fpis: Collection[str] = tokens.FPIS) -> None:
@@ -129,11 +138,11 @@ class Reader:
             raise self.fail(f"public identifier {name[:60]!r} is not SyncML's")
 
 
-def read(body: bytes) -> Element:
-    """The document's root element. Raises `SyncmlError`."""
+def read(body: bytes, spent: Spent | None = None) -> Element:
+    """The document's root element. `spent` counts on from the documents around this one. Raises `SyncmlError`."""
     if len(body) > BODY_BYTES_MAX:
         raise SyncmlError(WHAT, BODY_BYTES_MAX, f"longer than {BODY_BYTES_MAX} bytes")
-    reader = Reader(body)
+    reader = Reader(body, spent)
     reader.header()
     root = _body(reader)
     if not reader.at_end:

@@ -70,7 +70,7 @@ class JobType(Protocol):
 
 
 class GetJob:
-    """Read nodes and subtrees; the values go to `dm_values`. `{"paths": ["./DevDetail", …]}`"""
+    """Read nodes and subtrees; the values go to `dm_values`. `{"paths": ["./DevDetail", …]}`; `.` is the whole tree."""
 
     name = "get"
 
@@ -79,7 +79,7 @@ class GetJob:
         paths = params["paths"]
         if not isinstance(paths, list) or not 1 <= len(paths) <= NODES_PER_JOB_MAX:
             raise JobError("paths: a list of 1 to 1000 URIs wanted")
-        return {"paths": [uri(path, "paths") for path in paths]}
+        return {"paths": [uri(path, "paths", root=True) for path in paths]}
 
     def steps(self, job: Job) -> Steps:
         paths = list(job.params["paths"])
