@@ -23,6 +23,7 @@ from agent import log
 from updateagent import __version__
 
 if TYPE_CHECKING:
+    from agent.clock import SystemClock
     from agent.daemon.supervisor import Supervisor, Worker
     from agent.https import HttpsClient
     from agent.metering.orders.images import ImageStore
@@ -119,6 +120,8 @@ class Daemon:
         Raises `SecretError`, or `OSError` for a file or address that cannot be used.
         """
         from agent.clock import FlagFile, KernelClock, SystemClock, TimeSource
+        from agent.clock_floor import ClockFloor
+        from agent.clock_keeper import FLOOR_FILE, ClockKeeper, load_floor
         from agent.daemon.health import Health
         from agent.daemon.reboot import Rebooter
         from agent.settings.identity import device_info, read_secret
@@ -129,8 +132,10 @@ class Daemon:
         sources: list[TimeSource] = [KernelClock()]
         if config.clock.synchronized_file is not None:
             sources.append(FlagFile(config.clock.synchronized_file))
-        self.clock = SystemClock(sources)
         self.disk = RealDisk()
+        floor_file = config.state_dir / FLOOR_FILE
+        self.clock = SystemClock(sources, floor=ClockFloor(_built(config), load_floor(self.disk, floor_file)))
+        self.clock_keeper = ClockKeeper(self.clock, self.disk, floor_file, may_set=config.clock.set)
         self.rng = random.SystemRandom()
         self.key = read_secret(config.device.key_file)
         log.hide(self.key)
@@ -145,7 +150,7 @@ class Daemon:
         )
         self.health = Health(config.update.run_dir, config.update.boot_id_file, self.clock)
         self.rebooter = Rebooter(config.reboot_command, self.clock)
-        self.https = _https(config)
+        self.https = _https(config, self.clock)
         self.https.on_answer = self.clock.server_date
         self.soon: Callable[[], None] = lambda: None  # the supervisor's, once there is one: parts are told of it before
         self._make_metering()
@@ -160,6 +165,7 @@ class Daemon:
             extra={"event": "agent.begin"},
         )  # fmt: skip
         code = self.supervisor.run()
+        self.clock_keeper.close()
         self.collector.close()
         self.uplink_connection.close()
         self.store.close()
@@ -216,6 +222,7 @@ class Daemon:
             known=self.registry.names,
             images=self.images,
             expand=self._meters_of,
+            own_name=self.registry.own_name,
         )
         self.collector = Collector(
             self.config.ports,
@@ -277,7 +284,7 @@ class Daemon:
         password = read_password(mqtt.password_file) if mqtt.password_file else ""
         log.hide(password)
         try:
-            context = mqtt.context()
+            context = mqtt.context(self.clock.certificate_time)
         except OSError as error:
             raise SecretError(f"mqtt: the files for TLS cannot be used: {error}") from error
         metering = self.config.metering
@@ -292,7 +299,7 @@ class Daemon:
     # --- management ---
 
     def _make_dm(self) -> None:
-        from agent.daemon.network_views import (
+        from agent.daemon.views.networks import (
             forget_meter,
             meter_document,
             meter_documents,
@@ -338,6 +345,8 @@ class Daemon:
             backoff_max_s=config.dm.backoff_max_s,
             content_type=config.dm.content_type,
             mac_algorithms=config.dm.mac_algorithms,
+            auth_types=config.dm.auth_types,
+            standard_notifications=config.dm.push_listen is not None and config.dm.push_listen.standard,
         )
         deps = DmDeps(
             tree=self.tree,
@@ -357,7 +366,14 @@ class Daemon:
         self.push: PushListener | None = None
         listen = config.dm.push_listen
         if listen is not None:
-            self.push = PushListener(self.dm.on_notification, host=listen.host, port=listen.port)
+            self.push = PushListener(
+                self.dm.on_notification,
+                host=listen.host,
+                port=listen.port,
+                report=lambda ok, detail: self.health.set("push", ok, detail),
+            )
+        else:
+            self.health.set("push", ok=True, detail="not configured")
 
     def _order_progress(self, order_id: str) -> str:
         from agent.jobs.orders import progress_text
@@ -391,7 +407,13 @@ class Daemon:
             board=self.board,
             fetcher=self.downloader,
             software=SoftwareCommand(update.command),
-            verify_package=verifier(update, self.disk, self.clock, self.device.known_fw_version),
+            verify_package=verifier(
+                update,
+                self.disk,
+                self.clock.certificate_time,
+                self.device.known_fw_version,
+                on_signed=self.clock.signed,
+            ),
             on_alert=self.dm.report_alerts,
             on_reboot=self.dm.reboot,
             check_sources=SourceCheck(update.command),
@@ -409,8 +431,10 @@ class Daemon:
         return fetch_image(self.downloader, url, into, bytes_max=bytes_max, stop=stop, beat=beat)
 
     def _register(self, held: bytes) -> bytes:
-        from agent.dm.registration import register
+        from agent.dm.registration import account_document, register
 
+        if self.config.dm.account is not None:
+            return account_document(self.config.dm.account)
         url = self.config.security_server.url
         return register(self.https, url, self.device, self.key, self._push_url(), held)
 
@@ -419,7 +443,7 @@ class Daemon:
         from agent.dm.push import own_url
 
         listen = self.config.dm.push_listen
-        if listen is None or self.push is None:
+        if listen is None or self.push is None or not self.push.port:
             return ""
         return listen.advertise or own_url(listen.host, self.push.port, self.config.security_server.url)
 
@@ -448,11 +472,11 @@ class Daemon:
     def _make_workers(self) -> None:
         from agent.daemon import memory, watchdog
         from agent.daemon.control import ControlServer
-        from agent.daemon.network_views import NetworkViews
         from agent.daemon.order_jobs import OrderJobs
-        from agent.daemon.order_views import OrderViews
         from agent.daemon.supervisor import Supervisor
-        from agent.daemon.views import Views
+        from agent.daemon.views.daemon import Views
+        from agent.daemon.views.networks import NetworkViews
+        from agent.daemon.views.orders import OrderViews
         from agent.ota.handover import HandOver
 
         config = self.config
@@ -467,6 +491,7 @@ class Daemon:
             session_now=self.dm.session_now,
             ages=self._ages,
             judge=self.clock.judge,
+            warnings=[self.clock_keeper.warnings, *([self.push.warnings] if self.push is not None else [])],
             sinks=[self.uplink.sink_status, *([self.sink.sink_status] if self.sink else [])],
         )
         networks = NetworkViews(self.collector, may_change=config.orders.change)
@@ -493,6 +518,7 @@ class Daemon:
             ticks=[
                 self.health.tick,
                 self.rebooter.tick,
+                self.clock_keeper.tick,
                 self.collector.tick,
                 memory.Trim(self.board, self.clock).tick,
                 OrderJobs(self.tree, self.orders, self.dm.report_alerts).tick,
@@ -506,16 +532,34 @@ class Daemon:
         return self.supervisor.ages()
 
 
-def _https(config: Config) -> HttpsClient:
-    from agent.https import HttpsClient
-    from agent.settings.identity import SecretError
+def _built(config: Config) -> float:
+    """When the image was built; 0 where its release file does not say so."""
+    from agent.clock_keeper import BUILT, built_at
+    from agent.settings.identity import read_release
 
     try:
-        return HttpsClient(config.security_server.ca_file)
+        return built_at(read_release(config.device.release_file))
+    except (OSError, ValueError) as error:
+        LOG.warning("%s: no %s: %s", config.device.release_file, BUILT, error, extra={"event": "clock.built.unknown"})
+        return 0.0
+
+
+def _https(config: Config, clock: SystemClock) -> HttpsClient:
+    from agent.https import HttpsClient
+    from agent.settings.identity import SecretError
+    from agent.tls import Fault
+
+    def judged(fault: Fault | None) -> None:
+        if fault is None or fault is Fault.EXPIRED:
+            clock.certificate_judged(expired=fault is not None)
+
+    ca_file = config.security_server.ca_file
+    try:
+        return HttpsClient(ca_file, certificate_time=clock.certificate_time, on_verdict=judged)
     except ssl.SSLError as error:
-        raise SecretError(f"{config.security_server.ca_file}: holds no certificate: {error.reason}") from error
+        raise SecretError(f"{ca_file}: holds no certificate: {error.reason}") from error
     except OSError as error:
-        raise SecretError(f"{config.security_server.ca_file}: cannot be read: {error.strerror}") from error
+        raise SecretError(f"{ca_file}: cannot be read: {error.strerror}") from error
 
 
 if __name__ == "__main__":

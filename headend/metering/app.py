@@ -46,7 +46,7 @@ def create_app(engine: Engine, *, wall: Callable[[], float] = time.time) -> Star
         if batch.device != device:
             raise web.HttpProblem(403, "the batch is of another device than the token")
         try:
-            await run_in_threadpool(store.store, engine, batch, wall())
+            listed = await run_in_threadpool(store.store, engine, batch, wall())
             if batch.reports:
                 await run_in_threadpool(resend.close, engine, device, batch.reports, wall())
             orders = await run_in_threadpool(resend.open_orders, engine, device)
@@ -63,7 +63,9 @@ def create_app(engine: Engine, *, wall: Callable[[], float] = time.time) -> Star
             extra={"event": "metering.batch"},
         )
         again = {"resend": [order.entry() for order in orders]} if orders else {}
-        return JSONResponse({"acknowledged": batch.last, **again})
+        answer = {"listed": listed} if listed is not None else {}
+        kinds = {readings.ACCEPTS_HEADER: ", ".join(readings.KINDS)}
+        return JSONResponse({"acknowledged": batch.last, **again, **answer}, headers=kinds)
 
     return Starlette(
         routes=[Route("/v1/readings", post_readings, methods=["POST"]), web.health_route()],
@@ -76,5 +78,8 @@ def _parse(body: bytes, packed: bool) -> readings.Batch:
         return readings.parse(readings.inflate(body) if packed else body)
     except readings.BatchTooLargeError as error:
         raise web.HttpProblem(413, str(error)) from None
+    except readings.LaterVersionError as error:
+        # Not 400, by which a device sets a record aside: every version of it tries again after this, and keeps it.
+        raise web.HttpProblem(415, str(error)) from None
     except readings.BatchError as error:
         raise web.HttpProblem(400, str(error)) from None

@@ -29,7 +29,7 @@ from sqlalchemy import (
 
 from dlms.cosem import units
 from headend import db, web
-from headend.metering import events, gaps, repeats
+from headend.metering import events, gap_lists, gaps, repeats
 from omadm.readings import Batch, Record
 
 TOKEN_BYTES = 32
@@ -79,6 +79,18 @@ doubtful = Table(
     Column("run", BigInteger, nullable=False, index=True),  # both as of the reading, for its retention
     Column("stored", Float(53), nullable=False),
 )
+
+later_records = Table(
+    "later_records",
+    db.metadata,
+    Column("device", String(128), primary_key=True),
+    Column("store", String(32), primary_key=True),
+    Column("id", BigInteger, primary_key=True),
+    Column("kind", String(128), nullable=False, index=True),
+    Column("record", Text, nullable=False),
+    Column("stored", Float, nullable=False, index=True),
+)
+"""Records of kinds that a later head-end knows: kept for it as they came."""
 
 meters = Table(
     "meters",
@@ -137,8 +149,14 @@ def unit_shown(number: int | None) -> str:
     return f"unit {number}" if symbol is None else symbol
 
 
-def store(engine: Engine, batch: Batch, now: float) -> None:
-    """Store the new readings of a batch, and what it tells of gaps and events; all is committed on return."""
+def _later_rows(batch: Batch, now: float) -> list[dict[str, object]]:
+    about = {"device": batch.device, "store": batch.store, "stored": now}
+    return [{**about, "id": one.id, "kind": one.kind, "record": one.text} for one in batch.later]
+
+
+def store(engine: Engine, batch: Batch, now: float) -> str | None:
+    """Store the new readings of a batch, and what it tells of gaps and events; all is committed on return. Returns the
+    answer to its list of gaps, where it has one."""
     doubts: list[dict[str, object]] = [
         {
             "device": batch.device,
@@ -168,6 +186,7 @@ def store(engine: Engine, batch: Batch, now: float) -> None:
         ]
         db.insert_new(connection, readings, rows)
         db.insert_new(connection, doubtful, doubts)
+        db.insert_new(connection, later_records, _later_rows(batch, now))
         _see_meters(connection, batch, now)
         events.apply(connection, batch, now)
         gaps.apply(connection, batch, now)
@@ -182,6 +201,7 @@ def store(engine: Engine, batch: Batch, now: float) -> None:
                 readings.c.run.between(report.first, report.last),
             )
             repeats.trust(connection, readings, batch.device, judged, trusted=report.gap == "confirmed")
+        return gap_lists.take(connection, batch, batch.listed, now) if batch.listed is not None else None
 
 
 def _see_meters(connection: Connection, batch: Batch, now: float) -> None:

@@ -45,9 +45,10 @@ class Views:
         ages: Callable[[], Mapping[str, float]],
         judge: Callable[[], Judgement] | None = None,
         sinks: Sequence[Callable[[], SinkStatus]] = (),
+        warnings: Sequence[Callable[[], Sequence[str]]] = (),
     ) -> None:
         """`sinks` say how delivery goes, the head-end's first. `judge` says what civil time is worth, where the clock
-        can say more than whether it is trusted."""
+        can say more than whether it is trusted. `warnings` have sentences about other parts."""
         self._board = board
         self._store = store
         self._collector = collector
@@ -58,6 +59,7 @@ class Views:
         self._ages = ages
         self._judge = judge
         self._sinks = sinks
+        self._other_warnings = warnings
 
     def handlers(self) -> dict[str, Handler]:
         return {
@@ -223,7 +225,7 @@ class Views:
     def _warnings(self, status: Status) -> list[str]:
         """What a person should look at although everything works."""
         queue, wall = status.queue, self._clock.wall()
-        found: list[str] = []
+        found = [text for say in self._other_warnings for text in say()]
         if queue.refused_at and wall - queue.refused_at < QUEUE_WARNING_S:
             found.append(
                 f"the head-end refused {queue.refused} readings for good: `dcuctl queue refused` has the reasons"

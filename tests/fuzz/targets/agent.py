@@ -13,6 +13,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from agent.clock_floor import Stored
+from agent.clock_keeper import load_floor
 from agent.daemon.control import ControlServer
 from agent.dm.push import RequestError, parse_head
 from agent.dm.session import Session
@@ -34,6 +38,8 @@ from agent.settings.config import ConfigError, PortConfig, ScanConfig, load
 from agent.settings.identity import SecretError, read_release, read_secret
 from agent.settings.provisioning import AddedMeter
 from agent.settings.reading_codes import ReadingCodeError, parse_code, parse_codes
+from agent.tls import TlsError
+from agent.tls import parse as parse_certificate
 from agent.tree.acl import Acl
 from agent.tree.nodes import State, state_from_json, state_to_json
 from agent.tree.persistence import JsonFile, ManagementTree
@@ -49,17 +55,18 @@ from omadm.syncml import codec, document
 from omadm.syncml.errors import SyncmlError
 from omadm.syncml.messages import Alert, Chal, Get, Item, MgmtTree, Status, SyncHdr, SyncML, TndsNode
 from plc.protocols import HDLC
+from tests.agent.certificates import authority
 from tests.agent.dm import server
 from tests.agent.tree.test_tree import SCHEMA as TREE_SCHEMA
 from tests.agent.virtual import VirtualClock
-from tests.fuzz import dictionaries, events
 from tests.fuzz.guided import Target
+from tests.fuzz.targets import dictionaries, events
 from tests.omadm.syncml.tnds_documents import decode_tnds
 from tests.sim.faulty_disk import FaultyDisk
 from updateagent.handover import InstallRequest
 
 HERE = "/agent/"
-REPO = Path(__file__).parents[2]
+REPO = Path(__file__).parents[3]
 FOLDER = Path("/data")
 
 
@@ -93,6 +100,24 @@ def config_seeds() -> list[bytes]:
     whole = (REPO / "etc" / "dcu.yaml").read_bytes()
     lines = [line for line in whole.splitlines() if line.strip() and not line.lstrip().startswith(b"#")]
     return [whole, b"\n".join(lines) + b"\n"]
+
+
+def run_floor(data: bytes) -> None:
+    """A file that is no floor counts as none; what is one is kept as it was."""
+    disk = FaultyDisk()
+    disk.mkdir_durable(FOLDER)
+    disk.write_durable(FOLDER / "floor", data)
+    found = load_floor(disk, FOLDER / "floor")
+    assert Stored.parse(found.emit()) == found
+
+
+def run_certificate(data: bytes) -> None:
+    found = parse_certificate(data)
+    assert found.identity[0][:1] == found.identity[1][:1] == b"\x30"
+
+
+def certificates() -> list[bytes]:
+    return [authority((0, 2e9)).certificate.public_bytes(Encoding.DER)]
 
 
 def run_reading_list(data: bytes) -> None:
@@ -430,6 +455,10 @@ TARGETS = {
     "pushed": target(events.run_pushed, events.pushed, tokens=()),
     "push-on-bus": target(events.run_bus, events.buses, tokens=(b"\x7e", b"\xe6\xe7\x00", b"\xe0"), mutations=500),
     "push-on-connection": target(events.run_connection, events.connections, tokens=(b"\x00\x01",)),
+    "clock-floor": target(
+        run_floor, lambda: [Stored(1.8e9, 1.7e9, 0.0).emit()], tokens=dictionaries.JSON, mutations=500
+    ),
+    "certificate": target(run_certificate, certificates, TlsError, tokens=(b"\x30\x82", b"\xa0\x03", b"\x17\x0d")),
     "config": target(run_config, config_seeds, tokens=dictionaries.YAML, mutations=150),
     "reading-list": target(run_reading_list, list_seeds, ReadingListError, tokens=dictionaries.CSV),
     "reading-codes": target(
