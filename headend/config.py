@@ -77,6 +77,7 @@ class Config:
     log_level: str = "INFO"
     waiting_days_max: int = WAITING_DAYS_MAX
     retention: Retention = field(default=Retention())
+    downloads_open: bool = True  # also to whoever names no device
     push: Push = field(default=Push())
 
     @property
@@ -109,6 +110,7 @@ def load(path: Path) -> Config:
         log_level=document.get("log", {}).get("level", "info").upper(),
         waiting_days_max=document.get("jobs", {}).get("waiting_days_max", WAITING_DAYS_MAX),
         retention=Retention(**document.get("retention", {})),
+        downloads_open=document.get("downloads", {}).get("open", True),
         push=Push(**{name: tuple(values) for name, values in document.get("push", {}).items()}),
     )
 
@@ -125,6 +127,7 @@ def template(server_id: str, ports: dict[str, int], host: str, tls: dict[str, st
         "servers": {name: {"host": host, "port": ports[name], "public_url": ""} for name in SERVERS},
         "jobs": {"waiting_days_max": WAITING_DAYS_MAX},
         "retention": asdict(Retention()),
+        "downloads": {"open": True},
         "push": {"networks": _own_network(host), "ports": []},
         "log": {"level": "info"},
     }
@@ -132,7 +135,7 @@ def template(server_id: str, ports: dict[str, int], host: str, tls: dict[str, st
         "# Configuration of the DCU head-end. Paths are relative to this file's folder. public_url is the base URL\n"
         "# that devices and people use for a server; empty means https://host:port. retention: days after which rows\n"
         "# are deleted, 0 keeps them for ever. push.networks: where devices may be called.\n"
-        + yaml.safe_dump(document, sort_keys=False)
+        "# downloads.open: packages also for whoever names no device.\n" + yaml.safe_dump(document, sort_keys=False)
     )
 
 
@@ -159,6 +162,7 @@ _KEYS: dict[str, type] = {
     "servers": dict,
     "jobs": dict,
     "retention": dict,
+    "downloads": dict,
     "push": dict,
     "log": dict,
 }
@@ -176,11 +180,13 @@ def _problems(document: Any) -> Iterator[str]:
     if not isinstance(document, dict):
         yield "a mapping is expected"
         return
-    yield from _check(document, _KEYS, "", optional={"log", "push", *_DAYS_KEYS})
+    yield from _check(document, _KEYS, "", optional={"downloads", "log", "push", *_DAYS_KEYS})
     if document.get("version") != VERSION:
         yield f"version: {VERSION} is expected"
     if isinstance(document.get("tls"), dict):
         yield from _check(document["tls"], _TLS_KEYS, "tls.")
+    if isinstance(document.get("downloads"), dict):
+        yield from _check(document["downloads"], {"open": bool}, "downloads.", optional={"open"})
     if isinstance(document.get("log"), dict):
         yield from _check(document["log"], _LOG_KEYS, "log.")
         if document["log"].get("level", "info") not in ("debug", "info", "warning", "error"):

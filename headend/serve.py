@@ -173,7 +173,11 @@ def _app(name: str, config: Config, engine: Engine, urls: Urls) -> ASGIApp:
             dm = DmServer(engine, ServerConfig(config.server_id, f"{urls.all()['dm']}{dm_routes.PATH}"))
             return Starlette(routes=[*dm_routes.routes(dm), web.health_route()])
         case "software":
-            return software_app.create_app(PackageStore(engine, config.files), lambda: urls.all()["software"])
+            return software_app.create_app(
+                PackageStore(engine, config.files),
+                lambda: urls.all()["software"],
+                open_to_all=config.downloads_open,
+            )
         case "metering":
             return metering_app.create_app(engine)
         case "operator":

@@ -93,6 +93,13 @@ def create(
     return account
 
 
+def void(conn: Connection, device_id: str) -> None:
+    """Nobody can authenticate with the account any more: its secrets are replaced by others that nobody has."""
+    fresh = {"client_secret": secrets.token_urlsafe(SECRET_BYTES), "server_secret": secrets.token_urlsafe(SECRET_BYTES)}
+    forgotten = {"last_request": None, "last_answer": None, "last_answer_mac": None, "push_url": ""}
+    conn.execute(update(accounts).where(accounts.c.device_id == device_id).values(fresh | forgotten))
+
+
 def load(conn: Connection, device_id: str) -> Row[tuple[object, ...]] | None:
     """The row of a device in `dm_accounts`; None for an unknown device."""
     return conn.execute(select(accounts).where(accounts.c.device_id == device_id)).first()

@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 
 from sqlalchemy import Connection, Engine, insert, update
 
-from headend import db
+from headend import access, db
 from headend.dm import accounts
 from headend.dm.authentication import Authenticator, Refused
 from headend.dm.engine import Accepted, ServerSession, State
@@ -61,6 +61,7 @@ BEGINNINGS = frozenset({AlertCode.SERVER_INITIATED, AlertCode.CLIENT_INITIATED})
 EVENTS = frozenset({AlertCode.CLIENT_EVENT, AlertCode.GENERIC})
 SESSION_ID_CHARS_SHOWN = 8  # in the table of sessions; DM 1.2 has four
 TOKEN_BYTES = 16
+SWITCHED_OFF = "the device is switched off"
 LOCKS = 64  # requests of different devices rarely share one
 
 
@@ -78,12 +79,14 @@ class ServerConfig:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One HTTP request. `mac` is the header `x-syncml-hmac`, if there is one; `session` what its address names."""
+    """One HTTP request. `mac` is the header `x-syncml-hmac`, if there is one; `session` what its address names,
+    `peer` where it came from."""
 
     body: bytes
     content_type: str
     mac: str | None
     session: str = ""
+    peer: str = "unknown"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +126,7 @@ class DmServer:
         self._config = config
         self._wall, self._monotonic, self._entropy = wall, monotonic, entropy
         self._schemes = Schemes.with_mac(config.algorithms)
+        self._refusals = access.RefusalLog(engine)
         self._authenticator = Authenticator(self._schemes, entropy)
         self._live: OrderedDict[str, _Live] = OrderedDict()
         self._locks = tuple(threading.Lock() for _ in range(LOCKS))
@@ -191,7 +195,8 @@ class DmServer:
         digest = hashlib.sha256(request.body + b"\0" + proof).hexdigest()
         with db.reader(self._engine).begin() as conn:
             row = accounts.load(conn, device_id)
-        if row is not None and row.last_request == digest and not _may_be_another(message, row.auth_type):
+            admitted = access.admits(conn, device_id)
+        if admitted and row is not None and row.last_request == digest and not _may_be_another(message, row.auth_type):
             return Answer(200, row.last_answer, media_type(request.content_type), row.last_answer_mac)
         if row is None:
             account = self._authenticator.placeholder_account(device_id, self._config.server_id, self._config.url)
@@ -205,14 +210,33 @@ class DmServer:
         signer = replace(account, server_nonce=nonce or account.server_nonce)
         if refused is not None or row is None:
             return self._refuse(message, request, signer, refused or Refused(Code.UNAUTHORIZED, None, "no account"))
+        if not admitted:
+            return self._switched_off(device_id, message, request, signer)
         with self._engine.begin() as conn:
             row = accounts.load(conn, device_id)
+            if not access.admits(conn, device_id):
+                return self._refuse(message, request, signer, Refused(Code.FORBIDDEN, None, SWITCHED_OFF))
             if row is None or accounts.from_row(row) != account:
                 return self._refuse(
                     message, request, signer, Refused(Code.UNAUTHORIZED, None, "the account changed meanwhile")
                 )
             once = row.accepts == accounts.SESSION
             return self._answer(conn, device_id, message, request, digest, signer, once=once)
+
+    def _switched_off(self, device_id: str, message: SyncML, request: Request, signer: Account) -> Answer:
+        """End the session of a device that is switched off, if it has one. Its running job waits in the queue."""
+        now = self._wall()
+        self._refusals.note(device_id, access.Door.DM, request.peer, now)
+        if self._live.get(device_id) is not None:
+            with self._engine.begin() as conn:
+                queue.requeue_running(conn, device_id, now)
+                conn.execute(
+                    update(sessions_table)
+                    .where(sessions_table.c.device_id == device_id, sessions_table.c.state == State.OPEN.value)
+                    .values(state=State.FAILED.value, updated=now)
+                )
+            self._forget(device_id)
+        return self._refuse(message, request, signer, Refused(Code.FORBIDDEN, None, SWITCHED_OFF))
 
     def _in_accepted_session(self, device_id: str, message: SyncML, request: Request) -> bool:
         """Whether a message belongs to a session in which we said 212, and came to the address that only its device

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from headend import web
+from headend import access, db, web
 from headend.metering import readings as store
 from headend.metering import resend
 from omadm import readings
@@ -24,11 +24,20 @@ LOG = logging.getLogger("headend.metering")
 
 def create_app(engine: Engine, *, wall: Callable[[], float] = time.time) -> Starlette:
     """The metering server's application. `wall` returns seconds since the epoch."""
+    refusals = access.RefusalLog(engine)
+
+    def admitted(device: str) -> bool:
+        with db.reader(engine).begin() as connection:
+            return access.admits(connection, device)
 
     async def post_readings(request: Request) -> Response:
         device = await run_in_threadpool(store.device_of_token, engine, web.bearer(request))
         if device is None:
             raise web.HttpProblem(401, "this token is not known", {"WWW-Authenticate": "Bearer"})
+        if not await run_in_threadpool(admitted, device):
+            peer = request.client.host if request.client else "unknown"
+            await run_in_threadpool(refusals.note, device, access.Door.READINGS, peer, wall())
+            raise web.HttpProblem(403, "this device is switched off")
         body = await web.read_body(request, readings.BODY_BYTES_MAX)
         encoding = request.headers.get("content-encoding", "identity").lower()
         if encoding not in ("gzip", "identity"):

@@ -14,6 +14,7 @@ from omadm.ssmp.wire import RegistrationInfo
 
 LOG_ROWS_MAX = 10_000  # of the registration log; the oldest are deleted
 LOG_PRUNE_EVERY = 100
+ID_RULE = f"a device id has 1 to {DEVICE_ID_BYTES_MAX} letters, digits and :._-"
 _DEVICE_ID = re.compile(rf"[A-Za-z0-9:._-]{{1,{DEVICE_ID_BYTES_MAX}}}", re.ASCII)
 
 registrations = Table(
@@ -43,13 +44,18 @@ class Device:
     device_id: str
     key: bytes = field(repr=False)
     enabled: bool
+    leaving: bool = False  # it is to erase its account, and gets no other
+
+
+def valid_id(device_id: str) -> bool:
+    return _DEVICE_ID.fullmatch(device_id) is not None
 
 
 def enrol(connection: Connection, device_id: str, key: bytes, now: float, *, replace: bool = False) -> None:
     """Add a device, or with `replace` give an existing one a new key; one that is switched off stays that. Raises
     `AlreadyEnrolledError`, and `DeviceError` for an invalid id or key."""
-    if not _DEVICE_ID.fullmatch(device_id):
-        raise DeviceError(f"a device id has 1 to {DEVICE_ID_BYTES_MAX} letters, digits and :._-")
+    if not valid_id(device_id):
+        raise DeviceError(ID_RULE)
     if len(key) != DEVICE_KEY_BYTES:
         raise DeviceError(f"a device key has {DEVICE_KEY_BYTES} bytes")
     known = connection.execute(select(devices.c.id).where(devices.c.id == device_id)).one_or_none()
@@ -70,7 +76,7 @@ def set_enabled(connection: Connection, device_id: str, enabled: bool, now: floa
     Off: from the next request on it is refused, also in a session that is running. On: what was refused before is
     forgotten, and a device that was to erase its account keeps it.
     """
-    values = {"enabled": enabled, "switched": now, "leaving": None}
+    values = {"enabled": enabled, "switched": now, "leaving": None, "leaving_job": None}
     if enabled:
         access.forget_refusals(connection, device_id)
         values |= {"left": None}
@@ -79,7 +85,7 @@ def set_enabled(connection: Connection, device_id: str, enabled: bool, now: floa
 
 def find(connection: Connection, device_id: str) -> Device | None:
     row = connection.execute(select(devices).where(devices.c.id == device_id)).one_or_none()
-    return None if row is None else Device(row.id, row.key, row.enabled)
+    return None if row is None else Device(row.id, row.key, row.enabled, row.leaving is not None)
 
 
 def listing(connection: Connection) -> list[dict[str, object]]:

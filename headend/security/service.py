@@ -16,7 +16,7 @@ from collections.abc import Callable
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from headend import db
+from headend import access, db
 from headend.access import Door, RefusalLog
 from headend.dm import accounts
 from headend.dm.jobs import queue
@@ -126,7 +126,7 @@ class SecurityService:
         with db.reader(self._engine).begin() as connection:
             device = devices.find(connection, device_id)
         stand_in = hmac.digest(self._stand_in_secret, device_id.encode(), "sha256")
-        return (stand_in, False) if device is None else (device.key, device.enabled)
+        return (stand_in, False) if device is None else (device.key, device.enabled and not device.leaving)
 
     def _continue(self, session: ServerSession, body: bytes, peer: str, now: float) -> bytes:
         try:
@@ -162,7 +162,7 @@ class SecurityService:
         device_id, now = confirmed.device_id, self._wall()
         device = devices.find(connection, device_id)
         account = self._drafts.pop(session.session)
-        if device is None or not device.enabled or not session.is_of(device.key):
+        if device is None or not device.enabled or device.leaving or not session.is_of(device.key):
             session.abort()
             raise SsmpRefused(wire.ErrorCode.REFUSED, REFUSED_TEXT)
         who = Registering(device_id, confirmed.held, peer)
@@ -173,9 +173,18 @@ class SecurityService:
         devices.note(connection, device_id, peer, 200, "registered", now)
         session.acknowledge()
 
+    def _has_no_account(self, device_id: str) -> None:
+        """A device that was to erase its account says, with a proof, that it has none: the DM session in which it would
+        have said so may have broken off."""
+        with self._engine.begin() as connection:
+            if access.decommissioned(connection, device_id, self._wall()):
+                accounts.void(connection, device_id)
+
     def _note_refusal(self, session: ServerSession, peer: str, refusal: SsmpRefused, now: float) -> None:
         if session.proven and refusal.code == wire.ErrorCode.REFUSED:
             self._refusals.note(session.device_id, Door.REGISTRATION, peer, self._wall())
+            if session.held == b"":
+                self._has_no_account(session.device_id)
         if not self._limits.note(network_of(peer), now):
             LOG.debug("%s refused from %s", session.device_id, peer, extra={"event": "ssmp.refused"})
             return

@@ -171,7 +171,7 @@ class ServerSession:
         self.cookie, self.ends = opening.cookie, opening.deadline
         self._state = State.CHALLENGED
         self._info = wire.RegistrationInfo("", "", "", "", "", "")  # until AUTH says
-        self._held: bytes | None = None
+        self.held: bytes | None = None  # once it is proven: fingerprint of the account it has, empty for none
         self._transcript = Transcript(hello.version)
         self._transcript.add(opening.hello)
         self._transcript.add(opening.challenge)
@@ -242,13 +242,13 @@ class ServerSession:
     def _on_auth(self, message: wire.Auth | wire.AuthV1, data: bytes) -> None:
         self._transcript.add(wire.unproven(data))
         self.proven = equal(message.mac, self._keys.device_mac(self._transcript.digest()))
+        self.held = message.held if self.proven and isinstance(message, wire.Auth) else None
         if not (self.proven and self._known):
             self._move(Event.FAILURE)
             raise SsmpRefused(wire.ErrorCode.REFUSED, REFUSED_TEXT)
         self._info = message.info
-        self._held = message.held if isinstance(message, wire.Auth) else None
         self._move(Event.AUTH)
-        self._events.append(Authenticated(self.device_id, message.info, self._held))
+        self._events.append(Authenticated(self.device_id, message.info, self.held))
 
     def _on_confirm(self, message: wire.Confirm, data: bytes) -> None:
         self._transcript.add(wire.unproven(data))
@@ -256,7 +256,7 @@ class ServerSession:
             self._move(Event.FAILURE)
             raise SsmpRefused(wire.ErrorCode.REFUSED, REFUSED_TEXT)
         self._move(Event.CONFIRM)
-        self._events.append(Confirmed(self.device_id, self._info, self._held))
+        self._events.append(Confirmed(self.device_id, self._info, self.held))
 
     def _move(self, event: Event) -> None:
         self._state = TRANSITIONS.after(self._state, event)

@@ -10,7 +10,9 @@ from sqlalchemy import Engine
 
 import headend.dm.tables
 import headend.metering.readings
+import headend.security.clones
 import headend.security.devices
+import headend.security.records
 import headend.software.repository  # noqa: F401  (declares its tables, like those above)
 from tests.headend.database import empty_database
 

@@ -15,7 +15,8 @@ from typing import Any
 
 from sqlalchemy import Connection, insert, select, update
 
-from headend.dm.accounts import UnknownDevice, load
+from headend import access
+from headend.dm.accounts import UnknownDevice, load, void
 from headend.dm.jobs import desired
 from headend.dm.jobs.firmware import FIRMWARE
 from headend.dm.jobs.steps import Done, Failed, Job, Json, Outcome, Waiting
@@ -158,6 +159,10 @@ def finish(conn: Connection, job_id: int, outcome: Outcome, now: float) -> None:
         case Failed(result):
             content = {"state": "failed", "result": result}
     conn.execute(update(jobs).where(jobs.c.id == job_id).values(updated=now, **content))
+    if content["state"] in ("done", "failed"):
+        gone = access.order_ended(conn, job_id, now, done=content["state"] == "done")
+        if gone is not None:
+            void(conn, gone)
 
 
 def cancel(conn: Connection, job_id: int, *, now: float | None = None) -> bool:

@@ -84,8 +84,9 @@ def test_every_route_is_below_the_guarded_path_or_known_to_guard_itself(server: 
     paths = {route.path for route in server.routes if isinstance(route, Route)}
     beside = {path for path in paths if not path.startswith(app.API)}
     pages = {"/", "/device", "/meters", "/meter", "/readings", "/events", "/gaps", "/jobs", "/alerts", "/packages"}
-    pages |= {"/network", "/registrations", "/orders", "/order"}
-    assert beside == pages | {"/login", "/logout", "/jobs/cancel", "/style.css", "/healthz"}
+    pages |= {"/network", "/registrations", "/orders", "/order", "/security"}
+    forms = {"/login", "/logout", "/jobs/cancel", "/device/step", "/security/acknowledge"}
+    assert beside == pages | forms | {"/style.css", "/healthz"}
 
 
 def test_health_needs_no_token(server: Starlette) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine
 from sqlalchemy.exc import OperationalError
 
 from headend.dm import accounts
+from headend.metering import readings
 from headend.security import app, devices
 from headend.security.limits import RateLimit
 from headend.security.service import DraftAccount, SecurityService
@@ -247,3 +249,16 @@ def test_the_number_of_clients_is_bounded() -> None:
     assert [limit.allow(key, 0.0) for key in ("a", "b", "c")] == [True] * 3
     assert limit.allow("a", 0.0)  # forgotten, the least recent
     assert not limit.allow("c", 0.0)
+
+
+def test_what_a_stolen_database_gives(bench: Bench, tmp_path: Path) -> None:
+    """Keys and DM secrets as they are, tokens as hashes only: docs/security.md says so."""
+    bench.register()
+    token = readings.issue_token(bench.engine, DEVICE, 5.0)
+    with bench.engine.begin() as connection:
+        row = accounts.load(connection, DEVICE)
+    assert row is not None
+    stolen = b"".join(file.read_bytes() for file in tmp_path.glob("headend.db*"))
+    assert KEY in stolen
+    assert row.client_secret.encode() in stolen
+    assert token.encode() not in stolen
