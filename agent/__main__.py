@@ -298,7 +298,7 @@ class Daemon:
     # --- management ---
 
     def _make_dm(self) -> None:
-        from agent.daemon.network_views import (
+        from agent.daemon.views.networks import (
             forget_meter,
             meter_document,
             meter_documents,
@@ -427,10 +427,11 @@ class Daemon:
 
         return fetch_image(self.downloader, url, into, bytes_max=bytes_max, stop=stop, beat=beat)
 
-    def _register(self) -> bytes:
+    def _register(self, held: bytes) -> bytes:
         from agent.dm.registration import register
 
-        return register(self.https, self.config.security_server.url, self.device, self.key, self._push_url())
+        url = self.config.security_server.url
+        return register(self.https, url, self.device, self.key, self._push_url(), held)
 
     def _push_url(self) -> str:
         """Where notifications reach this device now."""
@@ -466,11 +467,11 @@ class Daemon:
     def _make_workers(self) -> None:
         from agent.daemon import memory, watchdog
         from agent.daemon.control import ControlServer
-        from agent.daemon.network_views import NetworkViews
         from agent.daemon.order_jobs import OrderJobs
-        from agent.daemon.order_views import OrderViews
         from agent.daemon.supervisor import Supervisor
-        from agent.daemon.views import Views
+        from agent.daemon.views.daemon import Views
+        from agent.daemon.views.networks import NetworkViews
+        from agent.daemon.views.orders import OrderViews
         from agent.ota.handover import HandOver
 
         config = self.config

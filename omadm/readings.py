@@ -20,6 +20,11 @@ from typing import Any
 from omadm.schedule import GRID_S, Schedule, schedule_of
 
 VERSION = 1
+KINDS = ("reading", "gap", "event")
+"""What a record can be. One of a later kind says so in its member `kind`."""
+ACCEPTS_HEADER = "DCU-Accepts"
+"""Of each answer: the kinds of records that this head-end knows. One without it is of before gaps and events."""
+LATER_CHARS_MAX = 64 * 1024  # of a record of a later kind
 BODY_BYTES_MAX = 4 << 20  # as sent; the largest batch has about 2 MiB before compression
 PLAIN_BYTES_MAX = 8 << 20  # after decompression
 RECORDS_MAX = 5000  # per batch
@@ -64,6 +69,10 @@ NOT_NUMBERS = ("NaN", "Infinity", "-Infinity")
 
 class BatchError(Exception):
     """The body is not a batch of readings; the text says where and why. Nothing of it is stored."""
+
+
+class LaterVersionError(BatchError):
+    """The body is of a version that only a later head-end can read. The device keeps what is in it."""
 
 
 class BatchTooLargeError(BatchError):
@@ -195,6 +204,12 @@ EVENT_SECURITY = ("none", "unauthenticated", "authenticated", "encrypted", "both
 protected in a way that could not be opened."""
 
 
+def kind_of(entry: Mapping[str, object]) -> str:
+    """Which of `KINDS` a record of the document is, or the name of a later kind."""
+    kind = entry.get("kind")
+    return kind if isinstance(kind, str) else "gap" if "gap" in entry else "event" if "event" in entry else "reading"
+
+
 def record(record_id: int, row: Sequence[object]) -> dict[str, object]:
     """Make a record of the document from its id and the row of a `Reading`, a `GapReport` or an `EventReport`, which
     differ in their lengths."""
@@ -291,6 +306,15 @@ class EventRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class LaterRecord:
+    """A record of a kind that this head-end does not know yet: kept as the JSON text it came in."""
+
+    id: int
+    kind: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
     """Readings of one store of one device, with reports of gaps and of events among them, each in ascending order of
     id. `last`: the highest id, `None` in an empty batch."""
@@ -302,6 +326,7 @@ class Batch:
     last: int | None = None
     reports: tuple[ResendReport, ...] = ()
     events: tuple[EventRecord, ...] = ()
+    later: tuple[LaterRecord, ...] = ()
 
 
 def inflate(body: bytes) -> bytes:
@@ -319,7 +344,7 @@ def inflate(body: bytes) -> bytes:
 
 
 def parse(body: bytes) -> Batch:
-    """Parse an uncompressed body. Raises `BatchError` and nothing else."""
+    """Parse an uncompressed body. Raises `BatchError`, of a later version `LaterVersionError`, and nothing else."""
     from decimal import Decimal  # here and below: a device, which loads this module as well, has no use for it
 
     try:
@@ -327,8 +352,9 @@ def parse(body: bytes) -> Batch:
     except (ValueError, RecursionError):
         raise BatchError("the body is not JSON") from None
     top = _Fields(document, "")
-    if top.integer("version", 0, 2**31) != VERSION:
-        raise BatchError(f"version: {VERSION} is expected")
+    version = top.integer("version", 1, 2**31)
+    if version > VERSION:
+        raise LaterVersionError(f"version: {version} is not known here, {VERSION} is")
     device = top.text("device")
     store = top.text("store")
     if not device or not _STORE.fullmatch(store):
@@ -339,6 +365,7 @@ def parse(body: bytes) -> Batch:
     records: list[Record] = []
     gaps: list[GapRecord] = []
     events: list[EventRecord] = []
+    later: list[LaterRecord] = []
     last = -1
     for number, entry in enumerate(entries):
         members = _Fields(entry, f"records[{number}].")
@@ -346,14 +373,24 @@ def parse(body: bytes) -> Batch:
         if record_id <= last:
             raise BatchError(f"records[{number}].id: ids ascend")
         last = record_id
-        if "gap" in members.entries:
+        if (kind := kind_of(members.entries)) not in KINDS:
+            later.append(_later_of(members, record_id, kind))
+        elif "gap" in members.entries:
             gaps.append(GapRecord(record_id, _gap_of(members)))
         elif "event" in members.entries:
             events.append(EventRecord(record_id, _event_of(members)))
         else:
             records.append(_record_of(members))
     reports = _reports_of(document.get("resent", []))
-    return Batch(device, store, tuple(records), tuple(gaps), last if entries else None, reports, tuple(events))
+    end = last if entries else None
+    return Batch(device, store, tuple(records), tuple(gaps), end, reports, tuple(events), tuple(later))
+
+
+def _later_of(members: _Fields, record_id: int, kind: str) -> LaterRecord:
+    text = json.dumps(members.entries, default=float)
+    if not members.text("kind") or len(text) > LATER_CHARS_MAX:
+        raise BatchError(f"{members.where}kind: a name, and at most {LATER_CHARS_MAX} characters, are expected")
+    return LaterRecord(record_id, kind, text)
 
 
 def _gap_of(members: _Fields) -> GapReport:

@@ -54,7 +54,8 @@ def create_app(engine: Engine, *, wall: Callable[[], float] = time.time) -> Star
             extra={"event": "metering.batch"},
         )
         again = {"resend": [order.entry() for order in orders]} if orders else {}
-        return JSONResponse({"acknowledged": batch.last, **again})
+        kinds = {readings.ACCEPTS_HEADER: ", ".join(readings.KINDS)}
+        return JSONResponse({"acknowledged": batch.last, **again}, headers=kinds)
 
     return Starlette(
         routes=[Route("/v1/readings", post_readings, methods=["POST"]), web.health_route()],
@@ -67,5 +68,8 @@ def _parse(body: bytes, packed: bool) -> readings.Batch:
         return readings.parse(readings.inflate(body) if packed else body)
     except readings.BatchTooLargeError as error:
         raise web.HttpProblem(413, str(error)) from None
+    except readings.LaterVersionError as error:
+        # Not 400, by which a device sets a record aside: every version of it tries again after this, and keeps it.
+        raise web.HttpProblem(415, str(error)) from None
     except readings.BatchError as error:
         raise web.HttpProblem(400, str(error)) from None

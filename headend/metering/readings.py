@@ -80,6 +80,18 @@ doubtful = Table(
     Column("stored", Float(53), nullable=False),
 )
 
+later_records = Table(
+    "later_records",
+    db.metadata,
+    Column("device", String(128), primary_key=True),
+    Column("store", String(32), primary_key=True),
+    Column("id", BigInteger, primary_key=True),
+    Column("kind", String(128), nullable=False, index=True),
+    Column("record", Text, nullable=False),
+    Column("stored", Float, nullable=False, index=True),
+)
+"""Records of kinds that a later head-end knows: kept for it as they came."""
+
 meters = Table(
     "meters",
     db.metadata,
@@ -137,6 +149,11 @@ def unit_shown(number: int | None) -> str:
     return f"unit {number}" if symbol is None else symbol
 
 
+def _later_rows(batch: Batch, now: float) -> list[dict[str, object]]:
+    about = {"device": batch.device, "store": batch.store, "stored": now}
+    return [{**about, "id": one.id, "kind": one.kind, "record": one.text} for one in batch.later]
+
+
 def store(engine: Engine, batch: Batch, now: float) -> None:
     """Store the new readings of a batch, and what it tells of gaps and events; all is committed on return."""
     doubts: list[dict[str, object]] = [
@@ -168,6 +185,7 @@ def store(engine: Engine, batch: Batch, now: float) -> None:
         ]
         db.insert_new(connection, readings, rows)
         db.insert_new(connection, doubtful, doubts)
+        db.insert_new(connection, later_records, _later_rows(batch, now))
         _see_meters(connection, batch, now)
         events.apply(connection, batch, now)
         gaps.apply(connection, batch, now)

@@ -132,7 +132,7 @@ def _device_routes(deps: OperatorDeps) -> list[Route]:
         if not isinstance(enabled, bool):
             raise web.HttpProblem(400, "enabled: true or false is expected")
         device_id = request.path_params["device"]
-        if not await _write(deps, lambda connection: devices.set_enabled(connection, device_id, enabled)):
+        if not await _write(deps, lambda connection: devices.set_enabled(connection, device_id, enabled, deps.wall())):
             raise web.HttpProblem(404, "there is no such device")
         LOG.info("%s switched %s", device_id, "on" if enabled else "off", extra={"event": "operator.switched"})
         return JSONResponse({"id": device_id, "enabled": enabled})

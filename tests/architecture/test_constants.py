@@ -165,7 +165,6 @@ CHANCE: dict[str, tuple[str, set[str]]] = {
             "dlms/security/counters.py",
             "headend/config.py",
             "omadm/readings.py",
-            "omadm/ssmp/wire.py",
             "updateagent/engine/sealed.py",
             "updateagent/handover.py",
         },

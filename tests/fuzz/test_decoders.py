@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.fuzz import agent, dlms_app, dlms_meter, environment, headend, omadm, serial_links, updateagent
 from tests.fuzz.guided import Target
 from tests.fuzz.reach import decoders, reached, takers
+from tests.fuzz.targets import agent, dlms_app, dlms_meter, environment, headend, omadm, serial_links, updateagent
 
 OTHERS = (
     "account_from_tnds",
@@ -177,6 +177,7 @@ OCTETS_FROM_US: dict[str, dict[str, str]] = {
     },
     "omadm": {
         "auth.hmac_header": "octets that go out",
+        "ssmp.server_core.ServerSession.is_of": "compares two of our keys",
         "ssmp.server_core.SessionTable.find": "an exact look-up",
     },
     "headend": {

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 from agent.clock import Clock
 from agent.jobs.orders import DEADLINE_S, PRIORITY
@@ -33,9 +34,11 @@ from agent.metering.orders.order import (
 )
 from agent.metering.orders.targets import is_group
 from agent.metering.orders.types import table
-from agent.metering.orders.types.steps import Ended, Progress
 from agent.metering.scheduling.schedule import Backoff
 from omadm.orders import DEADLINE_S_MAX, METERS_MAX, PRIORITY_MAX
+
+if TYPE_CHECKING:
+    from agent.metering.orders.types.steps import Ended, Progress
 
 LOG = logging.getLogger("agent.metering.orders")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from agent.metering.orders.order import MeterResult, OrderError
 from agent.metering.orders.order_book import Task
@@ -58,6 +58,8 @@ class OrderVisit(Visit):
 
     `image` gives octets of the order's image. A visit that gives way is paused with the answer to come.
     """
+
+    for_order: ClassVar[bool] = True
 
     task: Task = field(kw_only=True)
     book: Book = field(kw_only=True)

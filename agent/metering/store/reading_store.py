@@ -41,7 +41,19 @@ from agent.metering.store.sinks import SinkBatch, SinkState
 from agent.metering.store.store_file import StoreError, StoreFile
 from agent.metering.store.store_schema import NO_MARKS
 from agent.status import QueueStatus
-from omadm.readings import ID_MAX, EventReport, GapReport, Reading, ResendOrder, ResendReport, Stored, record
+from omadm.readings import (
+    EVENT_FIELDS,
+    GAP_FIELDS,
+    ID_MAX,
+    EventReport,
+    GapReport,
+    Reading,
+    ResendOrder,
+    ResendReport,
+    Stored,
+    kind_of,
+    record,
+)
 
 __all__ = ["Batch", "Loss", "Progress", "Refusal", "Store", "StoreError", "StoreStats"]
 
@@ -54,6 +66,7 @@ REFUSED_MAX = 1000  # records that the head-end would not take, kept for a perso
 SINK_SHARE = 4  # this part of `records_max` is kept at most for a sink that is behind
 DROP_SHARE = 1 / 4  # so many more delivered records than are to be kept may be there: few at a time wear the flash
 REFUSED_AT = "refused_at"  # beside the fields of a record that is set aside
+UNKNOWN_KIND = "unknown_kind"  # likewise: the head-end did not know this kind of record, and may one day
 
 # An update, not a row in place of another: that would change the index and free pages as well.
 _LEARN = "INSERT INTO knowledge VALUES (?, ?) ON CONFLICT (meter) DO UPDATE SET body=excluded.body"
@@ -61,6 +74,7 @@ _PROGRESS = "SELECT meter, task, run, at FROM progress"
 _MARKS = f"SELECT first, marks FROM block WHERE marks != '{NO_MARKS}' ORDER BY first"  # noqa: S608 - a constant
 
 ResultT = TypeVar("ResultT")
+BatchT = TypeVar("BatchT", "Batch | None", "SinkBatch | None")
 _Counters = dict[str, int]
 
 
@@ -277,7 +291,9 @@ class Store:
 
         def work(db: sqlite3.Connection, counters: _Counters) -> Batch | None:
             recovered = None if first else self._take_recovered(db, counters, records_max)
-            return recovered or self._take(db, counters, records_max, bounded_start(db, first), last)
+            return recovered or self._leaving(
+                db, counters, self._take(db, counters, records_max, bounded_start(db, first), last)
+            )
 
         return self._run(work)
 
@@ -289,7 +305,7 @@ class Store:
             span = events.next_span(db, counters, first, records_max)
             if span is None or bounded_start(db, span[0]) != span[0]:
                 return None
-            return self._take(db, counters, records_max, *span)
+            return self._leaving(db, counters, self._take(db, counters, records_max, *span))
 
         return self._run(work)
 
@@ -315,12 +331,14 @@ class Store:
 
         return self._run(work)
 
-    def refuse(self, batch: Batch, why: str) -> None:
-        """The head-end will never take this batch: set it aside, so that the others get through."""
+    def refuse(self, batch: Batch, why: str, *, unknown_kind: bool = False) -> None:
+        """The head-end will never take this batch: set it aside, so that the others get through. `unknown_kind`: this
+        head-end will not, since it is of before such records (`offer_again`)."""
         # The time goes into the record's text and not into a column of its own: an older version of this software,
         # started again after a rollback, would take a table of another shape for a damaged file.
         refused_at = self._clock.wall()
-        rows = [(entry["id"], json.dumps({**entry, REFUSED_AT: refused_at}), why) for entry in batch.records]
+        beside = {REFUSED_AT: refused_at} | ({UNKNOWN_KIND: True} if unknown_kind else {})
+        rows = [(entry["id"], json.dumps({**entry, **beside}), why) for entry in batch.records]
 
         def work(db: sqlite3.Connection, counters: _Counters) -> None:
             if batch.store != self.file.uuid:
@@ -336,6 +354,8 @@ class Store:
             counters["refused"] += len(rows)
 
         self._run(work)
+        if unknown_kind:
+            return  # its caller says so once for all
         for entry in batch.records:
             LOG.error(
                 "record %s (meter %s, %s/%s/%s) was refused by the head-end for good: %s",
@@ -343,6 +363,27 @@ class Store:
                 why,
                 extra={"event": "store.refused"},
             )
+
+    def offer_again(self, kinds: Collection[str]) -> int:
+        """The head-end knows these kinds of records by now: store anew those that were set aside for that. Returns how
+        many. They get new ids, under which no head-end holds them."""
+        rows = self._run(lambda db, _: db.execute("SELECT id, record FROM refused ORDER BY id").fetchall())
+        found = [(record_id, _again(text, kinds)) for record_id, text in rows]
+        gaps: dict[str, list[tuple[int, Reading | GapReport]]] = {}
+        for record_id, report in found:
+            if isinstance(report, GapReport):
+                gaps.setdefault(report.meter, []).append((record_id, report))
+        events_ = [(record_id, report) for record_id, report in found if isinstance(report, EventReport)]
+        for entries in gaps.values():
+            self.append(
+                [report for _, report in entries], also=_forget_refused([record_id for record_id, _ in entries])
+            )
+        if events_:
+            ids = [record_id for record_id, _ in events_]
+            # Their keys first, or they would be taken for repetitions of themselves.
+            self._run(lambda db, _: db.executemany("DELETE FROM event WHERE id=?", [(each,) for each in ids]))
+            self.append([], urgent=[report for _, report in events_], also=_forget_refused(ids))
+        return sum(map(len, gaps.values())) + len(events_)
 
     def order_resend(self, orders: Iterable[ResendOrder]) -> int:
         """Remember that the head-end wants these once more. Returns how many of the orders are new."""
@@ -373,7 +414,11 @@ class Store:
 
     def sink_batch(self, name: str, records_max: int) -> SinkBatch | None:
         """What a sink gets next, at most `records_max` records; `None` when it has everything."""
-        return self._run(lambda db, counters: sinks.next_records(db, counters, self.file.uuid, name, records_max))
+
+        def work(db: sqlite3.Connection, counters: _Counters) -> SinkBatch | None:
+            return self._leaving(db, counters, sinks.next_records(db, counters, self.file.uuid, name, records_max))
+
+        return self._run(work)
 
     def sink_done(self, name: str, last: int, missed: int) -> None:
         """A sink has the records up to `last`, without those that it missed."""
@@ -382,6 +427,16 @@ class Store:
     def sink_states(self) -> dict[str, SinkState]:
         """Return how every sink stands that was ever used."""
         return self._run(sinks.states)
+
+    # --- signs of life ---
+
+    def last_alive(self) -> float:
+        """When the ledger was in order last, also in a store before this one; seconds since the epoch, 0 for never."""
+        return self._run(lambda _db, _counters: self.file.sign.alive)
+
+    def note_alive(self, wall: float) -> None:
+        """The ledger is in order up to now, in this store."""
+        self._run(lambda db, counters: self.file.note_sign(db, counters, wall))
 
     # --- for everybody ---
 
@@ -456,6 +511,12 @@ class Store:
         self.file.close()
 
     # --- inside ---
+
+    def _leaving(self, db: sqlite3.Connection, counters: _Counters, batch: BatchT) -> BatchT:
+        """These records are about to be sent: no other will ever have their ids, whatever happens to the file."""
+        if batch is not None and batch.last > self.file.sign.reached:
+            self.file.note_sign(db, counters)
+        return batch
 
     def _run(self, work: Callable[[sqlite3.Connection, _Counters], ResultT]) -> ResultT:
         try:
@@ -697,6 +758,26 @@ def _time_of(reading: Stored) -> float:
     return reading.received if time is None else time
 
 
+def _forget_refused(ids: Sequence[int]) -> Callable[[sqlite3.Connection], None]:
+    def forget(db: sqlite3.Connection) -> None:
+        db.executemany("DELETE FROM refused WHERE id=?", [(each,) for each in ids])
+
+    return forget
+
+
+def _again(text: str, kinds: Collection[str]) -> GapReport | EventReport | None:
+    """The report in a record that was set aside because its kind was not known; `None` for another record."""
+    try:
+        entry = json.loads(text)
+        if entry.get(UNKNOWN_KIND) is not True or (kind := kind_of(entry)) not in kinds:
+            return None
+        if kind == "gap":
+            return GapReport(**{name: entry.get(name) for name in GAP_FIELDS})
+        return EventReport(**{name: entry.get(name) for name in EVENT_FIELDS}) if kind == "event" else None
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        return None
+
+
 def _refusal(record_id: int, text: str, why: str) -> Refusal:
     try:
         entry = json.loads(text)
@@ -704,4 +785,5 @@ def _refusal(record_id: int, text: str, why: str) -> Refusal:
         entry = None
     entry = entry if isinstance(entry, dict) else {}  # a damaged one is still worth its id and its reason
     at = entry.pop(REFUSED_AT, 0.0)
+    entry.pop(UNKNOWN_KIND, None)
     return Refusal(record_id, float(at) if isinstance(at, int | float) else 0.0, why, entry)

@@ -8,7 +8,9 @@ docs/uplink.md.
 What the head-end answers decides what happens next:
 
 * 200 with the highest id it holds: release, and go on at once; with orders to send records again: remember those;
-* 400 for a batch: the one record that it cannot take is searched for by halves, and set aside (poison.py);
+* 400 for a batch: the one record that it cannot take is searched for by halves, and set aside (poison.py); what a
+  head-end of before such records cannot know is set aside at once, and offered again to one that does;
+* 415: a head-end that cannot read this version of the document; waits for one that can, nothing is set aside;
 * 401, 403: the token is wrong; waits for a new one from provisioning, and asks again now and then;
 * 413: smaller batches from now on;
 * 429, 503 with Retry-After for a backlog: that waits, and what is fresh goes on;
@@ -48,6 +50,8 @@ RETRY_AFTER_MAX_S = 3600.0  # a head-end that asks for more is asked again all t
 RETRY_AFTER_SPREAD = 0.25  # added at random: it may have said the same to everybody
 EVENTS_IN_A_ROW_MAX = 8  # batches; then one of readings, should events come without end
 FRESH_IN_A_ROW_MAX = 8  # batches; then one of the backlog, which must get through as well
+READING = "reading"  # the kind that every head-end knows
+ONLY_READINGS = frozenset((READING,))
 ENCODER_ERRORS = (ValueError, TypeError, RecursionError, OverflowError)
 
 
@@ -98,6 +102,7 @@ class Uplink:
         self._pace.restart(clock.monotonic())  # a whole town may have got its power back
         self._search = PoisonSearch()
         self._throughput = Throughput()
+        self._accepts: frozenset[str] | None = None  # kinds of records, as the head-end said last
         self._status = QueueStatus()
 
     def configure(self, settings: UplinkSettings) -> None:
@@ -321,6 +326,7 @@ class Uplink:
     def _worked(self, response: Response) -> None:
         """The head-end has taken something: failures are over, and it may have orders."""
         now = self._clock.monotonic()
+        self._note_kinds(response)
         if self._failures:
             LOG.info("readings are delivered again", extra={"event": "uplink.recovered"})
             if now - self._failing_since > FRESH_S:
@@ -341,7 +347,40 @@ class Uplink:
         self._limit = max(1, len(batch.records) // 2)
         return 0.0
 
+    def _note_kinds(self, response: Response) -> None:
+        """Note which kinds of records the head-end knows, and offer again what one of before them did not take."""
+        said = response.headers.get(readings.ACCEPTS_HEADER.lower(), READING)
+        accepts = frozenset(kind.strip() for kind in said.split(","))
+        if accepts == self._accepts:
+            return
+        again = self._store.offer_again(accepts) if accepts > ONLY_READINGS else 0
+        self._accepts = accepts
+        if again:
+            LOG.info(
+                "%d records are offered again to a head-end that knows them", again, extra={"event": "uplink.kinds"}
+            )
+
+    def _set_unknown_kinds_aside(self, batch: Batch, why: str) -> bool:
+        """A batch was refused by a head-end that takes readings and does not say that it knows more: set the others
+        aside. Returns whether there were any."""
+        if self._accepts != ONLY_READINGS or batch.store != self._store.file.uuid:
+            return False  # the first while none has taken anything: something else may answer in its place
+        others = [entry for entry in batch.records if readings.kind_of(entry) != READING]
+        for entry in others:
+            number = int(str(entry["id"]))
+            self._store.refuse(Batch(batch.store, number, number, (entry,)), why, unknown_kind=True)
+        if others:
+            LOG.warning(
+                "%d records of kinds that the head-end does not know are set aside for a later one: %s",
+                len(others),
+                why,
+                extra={"event": "uplink.kinds"},
+            )
+        return bool(others)
+
     def _not_taken(self, batch: Batch, why: str) -> float:
+        if self._set_unknown_kinds_aside(batch, why):
+            return 0.0
         if self._search.narrow(batch):
             return 0.0
         if not self._search.condemn(batch):

@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from agent.metering.registry.entry import Meter, meter_name
 from agent.metering.scheduling.tasks import Job
@@ -107,8 +107,11 @@ class Visit:
     `profiles` are to be read for the task they are filed under; `first_s` is how far back where nothing of them was
     read yet. Of `tasks_stored` everything but the profiles is stored for this run already. `extra` is read beside what
     the jobs want: `agent.metering.registry.device_book` asks for it in idle time. `best_now` says what time it
-    is, in UTC, `None` while our clock cannot be trusted.
+    is, in UTC, `None` while our clock cannot be trusted. `for_order`: whether it is an
+    `agent.metering.orders.order_visit.OrderVisit`.
     """
+
+    for_order: ClassVar[bool] = False
 
     meter: Meter
     jobs: Sequence[Job]

@@ -23,9 +23,10 @@ from dlms.errors import DlmsError
 
 LOG = logging.getLogger("agent.metering.port")
 
-# Meters whose knowledge stays in memory, some 20 kB each: more than are visited at once. The store has that of all, and
-# who reads hundreds one after another finds none of them here, however many are kept.
+# Meters whose knowledge stays in memory, some 15 kB each. The store has that of all, and who reads hundreds one after
+# another finds none of them here, however many are kept; but that sessions were lost on a list is known here only.
 KNOWLEDGE_KEPT = 16
+UNSAVED_KEPT = 64
 RETRY_MAX_S = 900.0  # the longest pause before a retry: several fit into an hourly run
 ASK_NAME = Backoff(60.0, 3600.0)
 LEFTOVERS_KEPT = 64  # failed visits whose values wait for a retry, some 30 kB each
@@ -163,7 +164,10 @@ class KnowledgeCache:
         """Return the knowledge of one meter. Never raises: what cannot be recalled is learned again."""
         known = self._recent.pop(key, None) or self._load(key)
         self._recent[key] = known
-        while len(self._recent) > KNOWLEDGE_KEPT:
+        saved = [other for other, of in self._recent.items() if not of.list_failures]
+        for other in saved[:-KNOWLEDGE_KEPT]:
+            del self._recent[other]
+        while len(self._recent) > UNSAVED_KEPT:
             self._recent.popitem(last=False)
         return known
 

@@ -18,13 +18,17 @@ from tests.agent.virtual import VirtualClock
 
 REPO = Path(__file__).parents[3]
 NOT_LOADED = {
+    "agent.metering.orders.order_visit": "no order has come",
     "agent.metering.orders.types.basic": "no order has come",
     "agent.metering.orders.types.firmware": "no order has come",
+    "agent.metering.orders.types.steps": "no order has come",
     "argparse": "init starts the daemon with --config FILE",
     "cryptography": "only a registration, a package and ciphered meters need it",
     "decimal": "values are made by who reads them, from raw value and scaler",
     "difflib": "of an error in the configuration",
+    "dlms.xdlms.apdu.action": "only orders and ciphered meters need it",
     "inspect": "only dataclasses without a text of their own need it",
+    "locale": "all texts are in one language",
     "logging.handlers": "of a log in a file",
     "lzma": "only a package needs it",
     "omadm.ssmp.wire": "only a registration needs it",

@@ -21,16 +21,16 @@ from omadm.ssmp import wire
 from omadm.ssmp.client_core import Registered, RegistrationFailed
 from omadm.ssmp.crypto import SessionKeys
 from omadm.ssmp.errors import SsmpError, SsmpRefused
-from omadm.ssmp.server_core import Authenticated, Confirmed, SessionTable
+from omadm.ssmp.server_core import Authenticated, Challenger, Confirmed, SessionTable
 from omadm.syncml import codec, document, text
 from omadm.syncml.errors import SyncmlError
 from omadm.syncml.messages import SyncmlValueError
 from tests.agent.metering.readings import event
-from tests.fuzz import dictionaries
 from tests.fuzz.guided import Target
+from tests.fuzz.targets import dictionaries
 from tests.omadm import test_bootstrap, test_descriptor
 from tests.omadm.ssmp import test_wire
-from tests.omadm.ssmp.test_session import DOCUMENT, KEY, a_client, a_session, vector
+from tests.omadm.ssmp.test_session import DOCUMENT, KEY, a_client, a_session, challenged, vector
 from tests.omadm.syncml import samples
 from tests.omadm.syncml.tnds_documents import decode_tnds
 from tests.omadm.test_readings import a_batch, a_record
@@ -145,12 +145,19 @@ def run_client(data: bytes) -> None:
 
 
 def run_server(data: bytes) -> None:
-    """The security server hears anything: HELLO by way of the table, then messages of the session."""
-    table = SessionTable(bytes)
+    """The security server hears anything: HELLO and AUTH by way of the table, then messages of the session."""
+    table, challenger = SessionTable(bytes), Challenger(bytes)
+    challenger.challenge(vector("hello"), "net", 0.0)
     parts = pieces(data)
-    with suppress(SsmpError):
-        if parts and isinstance(wire.parse(parts[0]), wire.Hello):
-            table.open(parts[0], KEY, known=True, now=0.0)
+    for part in parts[:2]:
+        with suppress(SsmpError):
+            match wire.parse(part):
+                case wire.Hello(version=wire.VERSION_1):
+                    table.open(part, KEY, "net", known=True, now=0.0)
+                case wire.Hello():
+                    challenger.challenge(part, "net", 0.0)
+                case wire.Auth() as auth:
+                    table.prepare(challenger.opening(auth, "net", 0.0), KEY, known=True, now=0.0).receive(part, 0.0)
     session = a_session()
     for message in parts[1:]:
         with suppress(SsmpError):
@@ -163,20 +170,26 @@ def run_server(data: bytes) -> None:
 
 
 def run_sealed(data: bytes) -> None:
-    assert SessionKeys(KEY, vector("client_nonce"), vector("server_nonce")).open(data, bytes(32)) == DOCUMENT
+    assert SessionKeys(KEY, vector("client_nonce"), vector("server_nonce")).open(data, bytes(32), b"") == DOCUMENT
 
 
 def sealed() -> list[bytes]:
     keys = SessionKeys(KEY, vector("client_nonce"), vector("server_nonce"))
-    return [keys.seal(DOCUMENT, bytes(32))]
+    return [keys.seal(DOCUMENT, bytes(32), b"")]
 
 
 def ssmp_messages() -> list[bytes]:
-    return [message.emit() for message in test_wire.MESSAGES]
+    return [message.emit() for message in test_wire.MESSAGES + test_wire.MESSAGES_V1]
 
 
 def both_ways(*names: str) -> list[bytes]:
     return [joined(*(vector(name) for name in names)), joined(vector(names[0]), vector("error"))]
+
+
+def to_the_server() -> list[bytes]:
+    """Both versions, and an AUTH whose challenge is of the server that hears it."""
+    answered = joined(vector("hello"), challenged(Challenger(bytes), 0.0, "net"))
+    return [*both_ways("hello", "auth", "confirm"), joined(vector("hello", 1), vector("auth", 1)), answered]
 
 
 def headers() -> Sequence[bytes]:
@@ -297,8 +310,6 @@ TARGETS = {
     ),
     "ssmp-wire": Target(run_wire, ssmp_messages, (SsmpError,), HERE, dictionaries.SSMP),
     "ssmp-client": Target(run_client, lambda: both_ways("challenge", "bootstrap", "done"), (), HERE, dictionaries.SSMP),
-    "ssmp-server": Target(
-        run_server, lambda: both_ways("hello", "auth", "confirm"), (SsmpRefused,), HERE, dictionaries.SSMP
-    ),
+    "ssmp-server": Target(run_server, to_the_server, (SsmpRefused,), HERE, dictionaries.SSMP),
     "ssmp-sealed": Target(run_sealed, sealed, (SsmpError,), HERE),
 }
