@@ -95,7 +95,7 @@ class Process:
             address = home / "run" / "notify"
             address.unlink(missing_ok=True)
             notify.bind(str(address))
-            notify.settimeout(15)
+            notify.settimeout(90)  # a machine at its limit
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "agent", "--config", str(home / "dcu.yaml")],
                 cwd=REPO,
