@@ -119,6 +119,7 @@ class TlsServer:
         self.plain = plain
         self.date = 0.0
         self.requests = 0
+        self.refused = threading.Event()  # a client has hung up
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self.listener.getsockname()[1])
         self.url = f"https://127.0.0.1:{self.port}/x"
@@ -148,6 +149,7 @@ class TlsServer:
                     with contextlib.suppress(OSError):
                         while socket.socket.recv(speaking, 4096):  # so that no reset overtakes our alert
                             pass
+                    self.refused.set()
 
     def _wrapped(self, line: socket.socket) -> ssl.SSLSocket:
         return self.context.wrap_socket(line, server_side=True, do_handshake_on_connect=False)
@@ -157,6 +159,7 @@ class TlsServer:
         while b"\r\n\r\n" not in head:
             piece = line.recv(4096)
             if not piece:
+                self.refused.set()
                 return
             if self.plain and piece[:1] == b"\x16":
                 line.sendall(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
