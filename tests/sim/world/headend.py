@@ -120,12 +120,12 @@ class WorldHeadend:
         for gap in batch.gaps:
             self.gaps.setdefault((batch.store, gap.id), gap.report)
             self.told.setdefault((batch.store, gap.id), gap.report)
-        metering.store(self.engine, batch, 0.0)
+        listed = metering.store(self.engine, batch, 0.0)
         if batch.reports:
             resend.close(self.engine, DEVICE, batch.reports, 0.0)
         orders = resend.open_orders(self.engine, DEVICE)
         again = {"resend": [order.entry() for order in orders]} if orders else {}
-        return {"acknowledged": batch.last, **again}
+        return {"acknowledged": batch.last, **again, **({} if listed is None else {"listed": listed})}
 
     def _happens(self) -> bool:
         return self._pick.random() < self.trouble
