@@ -708,6 +708,8 @@ class PortReader:
         # A meter that has only now told its name may have been read for this run by another way.
         owed = {(job.task.task_id, job.run) for job in self._deps.tasks.owed(meter.meter_id)}
         jobs = [job for job in visit.jobs if meter is visit.meter or (job.task.task_id, job.run) in owed]
+        if meter is not visit.meter:  # and so may a visit that was cut
+            visit.tasks_stored |= self._tasks_stored(meter, jobs)
         readings = [reading for job in jobs for reading in visit.readings(job, meter.meter_id, trusted=trusted)]
         marks, also = self._deps.tasks.marks(meter.meter_id, jobs if trusted and final else [])
         knowledge: dict[str, Mapping[str, object]] = {}

@@ -14,22 +14,26 @@ from concurrent.futures import ProcessPoolExecutor
 from itertools import repeat
 from pathlib import Path
 
-from tests.sim.world.plan import ALL_KINDS, draw
+from tests.sim.world.plan import ALL_KINDS, Plan, draw
 from tests.sim.world.verdict import violations
 from tests.sim.world.world import World
 
 
 def judge(seed: int, kinds: tuple[str, ...] = ALL_KINDS) -> tuple[int, list[str]]:
-    """What is wrong in the world of this seed, in which only these kinds of trouble happen. An exception of the
-    daemon's code is wrong too."""
+    """What is wrong in the world of this seed, in which only these kinds of trouble happen."""
+    return seed, judge_plan(draw(seed, kinds))
+
+
+def judge_plan(plan: Plan) -> list[str]:
+    """What is wrong in the world of this plan. An exception of the daemon's code is wrong too."""
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     with tempfile.TemporaryDirectory(prefix="world-", dir=memory) as folder:
-        world = World(draw(seed, kinds), Path(folder))
+        world = World(plan, Path(folder))
         try:
             world.run()
-            return seed, violations(world)
+            return violations(world)
         except Exception:
-            return seed, traceback.format_exc().splitlines()[-6:]
+            return traceback.format_exc().splitlines()[-6:]
 
 
 def prepare() -> None:

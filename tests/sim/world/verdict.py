@@ -132,15 +132,20 @@ def _registers(world: World, meter: WorldMeter, records: list[Record], gone: Gon
     told = [*world.headend.gaps.values(), *gone.gaps]
     listed = [gap for gap in told if gap.meter == meter.id and gap.task == REGISTER_TASK]
     known = gone.runs(meter.id) | set(runs)
+    first = next((one.run for one in world.headend.kept.values() if _is_slot(one, meter)), 2**40)  # as it came
     due = _due(world.plan, int(world.civil() - SLACK_S))
     wrong += [f"{meter.id}: the slot {datetime.fromtimestamp(run, UTC):%d %H:%M} is neither read nor listed"
-              for run in due if run > min(runs, default=2**40) and run not in known
+              for run in due if run > first and run not in known
               and not any(_covers(gap, run) for gap in listed)]  # fmt: skip
     wrong += [f"{meter.id}: the slot {datetime.fromtimestamp(run, UTC):%d %H:%M} was read {count} times"
               for run, count in runs.items() if count > 1]  # fmt: skip
     wrong += [f"{meter.id}: {datetime.fromtimestamp(run, UTC):%d %H:%M} is no time of the task"
               for run in runs if run not in due and due.start <= run < due.stop]  # fmt: skip
     return wrong
+
+
+def _is_slot(record: Record, meter: WorldMeter) -> bool:
+    return record.meter == meter.id and record.task == REGISTER_TASK and record.profile is None and record.trusted
 
 
 def _due(plan: Plan, until: int) -> Slots:
