@@ -122,7 +122,7 @@ class Daemon:
         """
         from agent.clock import FlagFile, KernelClock, SystemClock, TimeSource
         from agent.clock_floor import ClockFloor
-        from agent.daemon.clock_keeper import FLOOR_FILE, ClockKeeper, load_floor
+        from agent.clock_keeper import FLOOR_FILE, ClockKeeper, load_floor
         from agent.daemon.health import Health
         from agent.daemon.reboot import Rebooter
         from agent.settings.identity import device_info, read_secret
@@ -346,6 +346,8 @@ class Daemon:
             backoff_max_s=config.dm.backoff_max_s,
             content_type=config.dm.content_type,
             mac_algorithms=config.dm.mac_algorithms,
+            auth_types=config.dm.auth_types,
+            standard_notifications=config.dm.push_listen is not None and config.dm.push_listen.standard,
         )
         deps = DmDeps(
             tree=self.tree,
@@ -365,7 +367,14 @@ class Daemon:
         self.push: PushListener | None = None
         listen = config.dm.push_listen
         if listen is not None:
-            self.push = PushListener(self.dm.on_notification, host=listen.host, port=listen.port)
+            self.push = PushListener(
+                self.dm.on_notification,
+                host=listen.host,
+                port=listen.port,
+                report=lambda ok, detail: self.health.set("push", ok, detail),
+            )
+        else:
+            self.health.set("push", ok=True, detail="not configured")
 
     def _order_progress(self, order_id: str) -> str:
         from agent.jobs.orders import progress_text
@@ -423,8 +432,10 @@ class Daemon:
         return fetch_image(self.downloader, url, into, bytes_max=bytes_max, stop=stop, beat=beat)
 
     def _register(self, held: bytes) -> bytes:
-        from agent.dm.registration import register
+        from agent.dm.registration import account_document, register
 
+        if self.config.dm.account is not None:
+            return account_document(self.config.dm.account)
         url = self.config.security_server.url
         return register(self.https, url, self.device, self.key, self._push_url(), held)
 
@@ -433,7 +444,7 @@ class Daemon:
         from agent.dm.push import own_url
 
         listen = self.config.dm.push_listen
-        if listen is None or self.push is None:
+        if listen is None or self.push is None or not self.push.port:
             return ""
         return listen.advertise or own_url(listen.host, self.push.port, self.config.security_server.url)
 
@@ -481,7 +492,7 @@ class Daemon:
             session_now=self.dm.session_now,
             ages=self._ages,
             judge=self.clock.judge,
-            warnings=[self.clock_keeper.warnings],
+            warnings=[self.clock_keeper.warnings, *([self.push.warnings] if self.push is not None else [])],
             sinks=[self.uplink.sink_status, *([self.sink.sink_status] if self.sink else [])],
         )
         networks = NetworkViews(self.collector, may_change=config.orders.change)
@@ -524,7 +535,7 @@ class Daemon:
 
 def _built(config: Config) -> float:
     """When the image was built; 0 where its release file does not say so."""
-    from agent.daemon.clock_keeper import BUILT, built_at
+    from agent.clock_keeper import BUILT, built_at
     from agent.settings.identity import read_release
 
     try:

@@ -29,7 +29,7 @@ from sqlalchemy import (
 
 from dlms.cosem import units
 from headend import db, web
-from headend.metering import events, gaps, repeats
+from headend.metering import events, gap_lists, gaps, repeats
 from omadm.readings import Batch, Record
 
 TOKEN_BYTES = 32
@@ -154,8 +154,9 @@ def _later_rows(batch: Batch, now: float) -> list[dict[str, object]]:
     return [{**about, "id": one.id, "kind": one.kind, "record": one.text} for one in batch.later]
 
 
-def store(engine: Engine, batch: Batch, now: float) -> None:
-    """Store the new readings of a batch, and what it tells of gaps and events; all is committed on return."""
+def store(engine: Engine, batch: Batch, now: float) -> str | None:
+    """Store the new readings of a batch, and what it tells of gaps and events; all is committed on return. Returns the
+    answer to its list of gaps, where it has one."""
     doubts: list[dict[str, object]] = [
         {
             "device": batch.device,
@@ -200,6 +201,7 @@ def store(engine: Engine, batch: Batch, now: float) -> None:
                 readings.c.run.between(report.first, report.last),
             )
             repeats.trust(connection, readings, batch.device, judged, trusted=report.gap == "confirmed")
+        return gap_lists.take(connection, batch, batch.listed, now) if batch.listed is not None else None
 
 
 def _see_meters(connection: Connection, batch: Batch, now: float) -> None:

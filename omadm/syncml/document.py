@@ -158,9 +158,7 @@ def _chal(element: Element | None) -> Chal | None:
     if element is None:
         return None
     meta = _meta(element.child("Meta"), "Chal") or Meta()
-    if not meta.type:
-        raise SyncmlError(WHAT, "Chal/Meta/Type", "missing")
-    return Chal(meta.type, meta.format, meta.next_nonce)
+    return Chal(meta.type or "", meta.format, meta.next_nonce)
 
 
 def _meta(element: Element | None, where: str, unread: list[str] | None = None) -> Meta | None:

@@ -128,6 +128,9 @@ class Device:
     profile: bytes | Exception = PROFILE
     content_type: str = "application/vnd.syncml.dm+wbxml"
     algorithms: tuple[str, ...] = ("SHA-256",)
+    auth_types: tuple[str, ...] = ("HMAC",)
+    standard_notifications: bool = False
+    other: Https | None = None  # a server of another make, in the place of `server`
     meters: list[MeterStatus] = field(default_factory=list)
     meter_details: dict[str, Mapping[str, object]] = field(default_factory=dict)
     networks: list[Mapping[str, object]] = field(default_factory=list)
@@ -155,7 +158,7 @@ class Device:
         self.boot_id = boot_id or self.boot_id
         self.disk = disk or self.disk
         self.fetcher = FakeFetcher(self.disk)
-        https: Https = self.server
+        https: Https = self.other or self.server
         download = RunningDownload()
         self.objects = DeviceObjects(
             MoDeps(
@@ -175,7 +178,14 @@ class Device:
             )
         )
         self.tree = ManagementTree(self.objects.registry.schema, self.disk, STATE / "dm", self.clock.wall)
-        config = DmConfig(DEVICE_ID, STATE, content_type=self.content_type, mac_algorithms=self.algorithms)
+        config = DmConfig(
+            DEVICE_ID,
+            STATE,
+            content_type=self.content_type,
+            mac_algorithms=self.algorithms,
+            auth_types=self.auth_types,
+            standard_notifications=self.standard_notifications,
+        )
         deps = DmDeps(
             tree=self.tree,
             objects=self.objects,

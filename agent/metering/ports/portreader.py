@@ -614,11 +614,7 @@ class PortReader:
 
     def _tasks_stored(self, meter: Meter, jobs: Sequence[Job]) -> set[str]:
         """Return the tasks of which a visit before, cut while it read profiles, has stored all else for this run."""
-        return {
-            job.task.task_id
-            for job in jobs
-            if job.trusted and self._knowledge.stored_run(meter.meter_id, job.task.task_id) == job.run
-        }
+        return {job.task.task_id for job in jobs if job.trusted and self._knowledge.has_values(meter.meter_id, job)}
 
     def _best_now(self) -> datetime | None:
         return datetime.fromtimestamp(self._clock.wall(), UTC) if self._clock.trusted() else None
