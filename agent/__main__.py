@@ -88,6 +88,7 @@ def _run(config: Config) -> int:
             LOG.warning("%s: passed over", problem.show(config.file), extra={"event": "config.unknown_key"})
         daemon = Daemon(config)
         memory.after_start()
+        memory.drop_texts()
     except SecretError as error:
         sys.stderr.write(f"{error}\n")
         return EXIT_CONFIG

@@ -26,6 +26,8 @@ NOT_LOADED = {
     "cryptography": "only a registration, a package and ciphered meters need it",
     "decimal": "values are made by who reads them, from raw value and scaler",
     "difflib": "of an error in the configuration",
+    "dlms.link.hdlc": "only a bus needs it",
+    "dlms.link.wrapper": "only meters on IP need it",
     "dlms.xdlms.apdu.action": "only orders and ciphered meters need it",
     "inspect": "only dataclasses without a text of their own need it",
     "locale": "all texts are in one language",
@@ -170,6 +172,17 @@ import inspect
 assert Plain.__doc__ == "Plain(a: int)" and inspect.__file__ and dataclasses.inspect.signature is inspect.signature
 """
     subprocess.run([sys.executable, "-S", "-c", code], cwd=REPO, check=True)
+
+
+def test_texts_of_modules_and_classes_are_dropped() -> None:
+    code = """
+import json
+from agent.daemon import memory
+memory.drop_texts()
+assert (json.__doc__, memory.__doc__, memory.Trim.__doc__, json.JSONEncoder.__doc__) == (None,) * 4
+assert int.__doc__ and memory.Trim.tick.__doc__
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=REPO, check=True)
 
 
 def test_memory_is_trimmed_once_after_the_last_delivery() -> None:

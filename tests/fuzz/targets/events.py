@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 
+from agent.metering.events.bus_ear import HdlcEar
 from agent.metering.events.notification import PLAIN_TAGS, opaque, read_notice
-from agent.metering.events.overheard import BlockAssembly, HdlcEar, WrapperEar
+from agent.metering.events.overheard import BlockAssembly, WrapperEar
 from agent.metering.events.protection import open_pushed, title_of
 from dlms.link.wrapper import WrapperFrame
 from dlms.security.settings import MemoryCounters, Policy, Security
