@@ -20,15 +20,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent import log
-from agent.settings.config import EXIT_CONFIG, Config, ConfigError, load
-from agent.settings.identity import SecretError, device_info, read_secret
 from updateagent import __version__
 
 if TYPE_CHECKING:
+    from agent.clock import SystemClock
     from agent.daemon.supervisor import Supervisor, Worker
     from agent.https import HttpsClient
     from agent.metering.orders.images import ImageStore
     from agent.metering.uplink.sink import SinkWorker
+    from agent.settings.config import Config
     from agent.settings.device import DeviceInfo
     from agent.settings.provisioning import Provisioning
     from agent.tree.tree import Transaction
@@ -47,8 +47,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from agent.daemon.check import check
 
         return check(to_check, sys.stdout, sys.stderr)
+    from agent.daemon.postponed import postpone
+
+    postpone()  # before the first dataclass
     from agent.daemon import memory
     from agent.daemon.instance import AlreadyRunningError, InstanceLock
+    from agent.settings.config import EXIT_CONFIG, ConfigError, load
 
     memory.before_start()
     try:
@@ -74,6 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(config: Config) -> int:
     from agent.daemon import memory
     from agent.daemon.control import refuse_taken
+    from agent.settings.config import EXIT_CONFIG
+    from agent.settings.identity import SecretError
 
     try:
         refuse_taken(config.control_socket)  # before health.json is touched, which may be another agent's as well
@@ -114,8 +120,11 @@ class Daemon:
         Raises `SecretError`, or `OSError` for a file or address that cannot be used.
         """
         from agent.clock import FlagFile, KernelClock, SystemClock, TimeSource
+        from agent.clock_floor import ClockFloor
+        from agent.daemon.clock_keeper import FLOOR_FILE, ClockKeeper, load_floor
         from agent.daemon.health import Health
         from agent.daemon.reboot import Rebooter
+        from agent.settings.identity import device_info, read_secret
         from agent.status import Status, StatusBoard
         from updateagent.disk import RealDisk
 
@@ -123,8 +132,10 @@ class Daemon:
         sources: list[TimeSource] = [KernelClock()]
         if config.clock.synchronized_file is not None:
             sources.append(FlagFile(config.clock.synchronized_file))
-        self.clock = SystemClock(sources)
         self.disk = RealDisk()
+        floor_file = config.state_dir / FLOOR_FILE
+        self.clock = SystemClock(sources, floor=ClockFloor(_built(config), load_floor(self.disk, floor_file)))
+        self.clock_keeper = ClockKeeper(self.clock, self.disk, floor_file, may_set=config.clock.set)
         self.rng = random.SystemRandom()
         self.key = read_secret(config.device.key_file)
         log.hide(self.key)
@@ -139,7 +150,7 @@ class Daemon:
         )
         self.health = Health(config.update.run_dir, config.update.boot_id_file, self.clock)
         self.rebooter = Rebooter(config.reboot_command, self.clock)
-        self.https = _https(config)
+        self.https = _https(config, self.clock)
         self.https.on_answer = self.clock.server_date
         self.soon: Callable[[], None] = lambda: None  # the supervisor's, once there is one: parts are told of it before
         self._make_metering()
@@ -154,6 +165,7 @@ class Daemon:
             extra={"event": "agent.begin"},
         )  # fmt: skip
         code = self.supervisor.run()
+        self.clock_keeper.close()
         self.collector.close()
         self.uplink_connection.close()
         self.store.close()
@@ -265,14 +277,14 @@ class Daemon:
         from agent.metering.scheduling.schedule import Backoff
         from agent.metering.uplink.mqtt import MqttSink
         from agent.metering.uplink.sink import SinkWorker
-        from agent.settings.identity import read_password
+        from agent.settings.identity import SecretError, read_password
 
         if find_spec("paho") is None:
             raise SecretError("mqtt: paho-mqtt is not installed (dcu-agent[mqtt])")
         password = read_password(mqtt.password_file) if mqtt.password_file else ""
         log.hide(password)
         try:
-            context = mqtt.context()
+            context = mqtt.context(self.clock.certificate_time)
         except OSError as error:
             raise SecretError(f"mqtt: the files for TLS cannot be used: {error}") from error
         metering = self.config.metering
@@ -287,7 +299,7 @@ class Daemon:
     # --- management ---
 
     def _make_dm(self) -> None:
-        from agent.daemon.network_views import (
+        from agent.daemon.views.networks import (
             forget_meter,
             meter_document,
             meter_documents,
@@ -386,7 +398,13 @@ class Daemon:
             board=self.board,
             fetcher=self.downloader,
             software=SoftwareCommand(update.command),
-            verify_package=verifier(update, self.disk, self.clock, self.device.known_fw_version),
+            verify_package=verifier(
+                update,
+                self.disk,
+                self.clock.certificate_time,
+                self.device.known_fw_version,
+                on_signed=self.clock.signed,
+            ),
             on_alert=self.dm.report_alerts,
             on_reboot=self.dm.reboot,
             check_sources=SourceCheck(update.command),
@@ -416,10 +434,11 @@ class Daemon:
 
         return fetch_image(self.downloader, url, into, bytes_max=bytes_max, stop=stop, beat=beat)
 
-    def _register(self) -> bytes:
+    def _register(self, held: bytes) -> bytes:
         from agent.dm.registration import register
 
-        return register(self.https, self.config.security_server.url, self.device, self.key, self._push_url())
+        url = self.config.security_server.url
+        return register(self.https, url, self.device, self.key, self._push_url(), held)
 
     def _push_url(self) -> str:
         """Where notifications reach this device now."""
@@ -455,11 +474,11 @@ class Daemon:
     def _make_workers(self) -> None:
         from agent.daemon import memory, watchdog
         from agent.daemon.control import ControlServer
-        from agent.daemon.network_views import NetworkViews
         from agent.daemon.order_jobs import OrderJobs
-        from agent.daemon.order_views import OrderViews
         from agent.daemon.supervisor import Supervisor
-        from agent.daemon.views import Views
+        from agent.daemon.views.daemon import Views
+        from agent.daemon.views.networks import NetworkViews
+        from agent.daemon.views.orders import OrderViews
         from agent.ota.handover import HandOver
 
         config = self.config
@@ -474,6 +493,7 @@ class Daemon:
             session_now=self.dm.session_now,
             ages=self._ages,
             judge=self.clock.judge,
+            warnings=[self.clock_keeper.warnings],
             sinks=[self.uplink.sink_status, *([self.sink.sink_status] if self.sink else [])],
         )
         networks = NetworkViews(self.collector, may_change=config.orders.change)
@@ -500,6 +520,7 @@ class Daemon:
             ticks=[
                 self.health.tick,
                 self.rebooter.tick,
+                self.clock_keeper.tick,
                 self.collector.tick,
                 memory.Trim(self.board, self.clock).tick,
                 OrderJobs(self.tree, self.orders, self.dm.report_alerts).tick,
@@ -513,15 +534,34 @@ class Daemon:
         return self.supervisor.ages()
 
 
-def _https(config: Config) -> HttpsClient:
-    from agent.https import HttpsClient
+def _built(config: Config) -> float:
+    """When the image was built; 0 where its release file does not say so."""
+    from agent.daemon.clock_keeper import BUILT, built_at
+    from agent.settings.identity import read_release
 
     try:
-        return HttpsClient(config.security_server.ca_file)
+        return built_at(read_release(config.device.release_file))
+    except (OSError, ValueError) as error:
+        LOG.warning("%s: no %s: %s", config.device.release_file, BUILT, error, extra={"event": "clock.built.unknown"})
+        return 0.0
+
+
+def _https(config: Config, clock: SystemClock) -> HttpsClient:
+    from agent.https import HttpsClient
+    from agent.settings.identity import SecretError
+    from agent.tls import Fault
+
+    def judged(fault: Fault | None) -> None:
+        if fault is None or fault is Fault.EXPIRED:
+            clock.certificate_judged(expired=fault is not None)
+
+    ca_file = config.security_server.ca_file
+    try:
+        return HttpsClient(ca_file, certificate_time=clock.certificate_time, on_verdict=judged)
     except ssl.SSLError as error:
-        raise SecretError(f"{config.security_server.ca_file}: holds no certificate: {error.reason}") from error
+        raise SecretError(f"{ca_file}: holds no certificate: {error.reason}") from error
     except OSError as error:
-        raise SecretError(f"{config.security_server.ca_file}: cannot be read: {error.strerror}") from error
+        raise SecretError(f"{ca_file}: cannot be read: {error.strerror}") from error
 
 
 if __name__ == "__main__":

@@ -13,8 +13,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TextIO
 
+from agent.daemon.clock_keeper import BUILT, built_at
 from agent.settings.config import EXIT_CONFIG, Config, ConfigError, load
 from agent.settings.identity import SecretError, read_password, read_release, read_secret
+from agent.tls import client_context
 
 EXIT_OK = 0
 
@@ -73,16 +75,22 @@ def _mqtt(config: Config) -> Iterator[str]:
 def _release(config: Config) -> Iterator[str]:
     file = config.device.release_file
     try:
-        if not read_release(file).get("VERSION"):
-            yield f"device.release_file: {file} has no VERSION="
+        release = read_release(file)
     except OSError as error:
         yield f"device.release_file: {file}: {error.strerror}"
+        return
+    if not release.get("VERSION"):
+        yield f"device.release_file: {file} has no VERSION="
+    try:
+        built_at(release)
+    except ValueError as error:
+        yield f"device.release_file: {file}: {BUILT}: {error}"
 
 
 def _authorities(config: Config) -> Iterator[str]:
     file = config.security_server.ca_file
     try:
-        ssl.create_default_context(cafile=str(file))
+        client_context(file)
     except ssl.SSLError:
         yield f"security_server.ca_file: {file} holds no certificate"
     except OSError as error:

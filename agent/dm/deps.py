@@ -56,7 +56,8 @@ class DmDeps:
     """Everything else the DM client calls.
 
     * `tree`, `objects`: the management tree and what its nodes do.
-    * `register()`: one SSMP run; returns the bootstrap document, raises `SsmpRefused` or `SsmpError`.
+    * `register(held)`: one SSMP run; returns the bootstrap document, raises `SsmpRefused` or `SsmpError`. `held` is the
+      fingerprint of the account that the device has, empty for none.
     * `health(name, ok, detail)`: one health check result, for the Update Agent's trial boot.
     * `on_provisioning(p)`: called from the DM thread at start and after each change; must not block.
     * `request_reboot()`: asks the supervisor to reboot the board; returns at once.
@@ -69,7 +70,7 @@ class DmDeps:
     disk: Disk
     clock: Clock
     board: StatusBoard
-    register: Callable[[], bytes]
+    register: Callable[[bytes], bytes]
     health: Callable[[str, bool, str], None]
     on_provisioning: Callable[[Provisioning], None]
     request_reboot: Callable[[], None]

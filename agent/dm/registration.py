@@ -1,4 +1,4 @@
-"""The device's side of SSMP over HTTPS: drives the core of `omadm.ssmp.client_core` through its three round trips."""
+"""The device's side of SSMP over HTTPS: drives the core of `omadm.ssmp.client_core` through its round trips."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from omadm.ssmp.errors import SsmpError
 
 LOG = logging.getLogger("agent.ssmp")
 
-ROUND_TRIPS_MAX = 3
+ROUND_TRIPS_MAX = 4  # three, and one more with a server that speaks version 1 only
 
 
-def register(https: HttpsClient, url: str, device: DeviceInfo, key: bytes, push_url: str) -> bytes:
+def register(https: HttpsClient, url: str, device: DeviceInfo, key: bytes, push_url: str, held: bytes) -> bytes:
     """Register with the security server at `url` and return the bootstrap document (an OMA DM profile in WBXML).
 
-    `key` is the device key, 32 bytes; `push_url` is where this device listens for notifications, empty for nowhere.
+    `key` is the device key, 32 bytes; `push_url` is where this device listens for notifications, empty for nowhere;
+    `held` is the fingerprint of the account that it has (`Account.fingerprint`), empty for none.
     Raises `SsmpRefused` when the server says no, `SsmpError` for everything else that the peer or the network does,
     `SsmpUsageError` for values that cannot be sent.
     """
@@ -32,7 +33,7 @@ def register(https: HttpsClient, url: str, device: DeviceInfo, key: bytes, push_
         sw=device.sw_version,
         push_url=push_url,
     )
-    core = SsmpClient(device.device_id, key, info, secrets.token_bytes(wire.NONCE_BYTES))
+    core = SsmpClient(device.device_id, key, info, secrets.token_bytes(wire.NONCE_BYTES), held)
     core.start(time.monotonic())
     for _ in range(ROUND_TRIPS_MAX):
         core.receive(_round_trip(https, url, core.take_output()), time.monotonic())

@@ -162,7 +162,7 @@ class DmService:
         if account is None or self._unproven >= UNPROVEN_MAX:
             if self._timing.may_register(now):
                 beat()
-                self._register()
+                self._register(account)
             return
         self._look_at_address(now)
         due = self._timing.due(now)
@@ -177,10 +177,10 @@ class DmService:
 
     # -- registration -----------------------------------------------------------------------------------------
 
-    def _register(self) -> None:
+    def _register(self, held: Account | None) -> None:
         slow = False
         try:
-            tree = parse_profile(self._deps.register())
+            tree = parse_profile(self._deps.register(held.fingerprint() if held else b""))
             with self.tree.transaction() as changing:
                 account = dmacc.install(changing, tree)
         except SsmpRefused as error:
@@ -282,6 +282,8 @@ class DmService:
             case Acknowledged(alert_id):
                 self._acknowledged(alert_id)
             case CommandsReceived(message):
+                for why in message.hdr.unread:
+                    LOG.warning("in the server's header: %s", why, extra={"event": "dm.malformed"})
                 replies = executor.run(message)
                 self._announce()
                 session.answer(list(replies), self._deps.clock.monotonic())

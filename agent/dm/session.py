@@ -126,7 +126,7 @@ class Session:
             return
         message = self._decoded(answer)
         if message is not None and self._header_holds(message.hdr):
-            self._server_msg_id = message.hdr.msg_id
+            self._server_msg_id = max(self._server_msg_id, message.hdr.msg_id)
             self._authenticated(message, answer)
 
     def answer(self, replies: list[Outgoing], now: float) -> None:
@@ -165,7 +165,7 @@ class Session:
     def _header_holds(self, hdr: SyncHdr) -> bool:
         if hdr.session_id.upper().lstrip("0") != self._settings.session_id.upper().lstrip("0"):
             self._fail(f"an answer for session {hdr.session_id}, not {self._settings.session_id}")
-        elif hdr.msg_id <= self._server_msg_id:
+        elif hdr.numbered and hdr.msg_id <= self._server_msg_id:
             self._fail(f"message {hdr.msg_id} after message {self._server_msg_id}")
         elif not hdr.ver_proto.startswith("DM/1."):
             self._fail(f"protocol {hdr.ver_proto[:16]!r} is not DM 1.x")
@@ -231,7 +231,7 @@ class Session:
         self._challenging = True
         self._step(Input.UNPROVEN)
         self._lead = [self._status_of_header(message.hdr, refusal)]
-        refs = str(message.hdr.msg_id)
+        refs = message.hdr.msg_ref
         commands = [c for c in message.commands if not _is_answer(c)]
         statuses: list[Outgoing] = [
             Status("", refs, command.cmd_id, _name(command), refusal.status) for command in commands
@@ -283,7 +283,7 @@ class Session:
             self._events.append(CommandsReceived(message))
         else:
             self._lead += [
-                Status("", str(message.hdr.msg_id), alert.cmd_id, "Alert", Code.OK) for alert in message.of(Alert)
+                Status("", message.hdr.msg_ref, alert.cmd_id, "Alert", Code.OK) for alert in message.of(Alert)
             ]
             self._send(whole_allowed=self._server_final)
 
@@ -330,7 +330,7 @@ class Session:
         self._note_nonces()
         code = Code.OK if refusal is None else refusal.status
         chal = Chal(AUTH_MAC, "b64", nonce)
-        return Status("", str(hdr.msg_id), "0", "SyncHdr", int(code), (hdr.target,), (hdr.source,), chal)
+        return Status("", hdr.msg_ref, "0", "SyncHdr", int(code), (hdr.target,), (hdr.source,), chal)
 
     def _send(self, *, whole_allowed: bool) -> None:
         """The next message of our package; Final only when the server has closed its own."""

@@ -7,9 +7,10 @@ and in order, and ends each in one transaction: the job goes, the inventory chan
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import IntEnum
 
+from agent.jobs.waiting import set_waiting
 from agent.tree import alerts
 from agent.tree.schema import Path
 from agent.tree.tree import Transaction
@@ -108,16 +109,14 @@ def status_of(looking: Transaction, name: str) -> int:
 
 
 def set_status(changing: Transaction, name: str, status: DownloadStatus) -> None:
-    record = changing.record(RECORD)
-    known = {key: value for key, value in record.get("status", {}).items() if changing.find((*DOWNLOAD, key))}
-    changing.set_record(RECORD, {**record, "status": {**known, name: int(status)}})
+    statuses = changing.record(RECORD).get("status", {})
+    known = {key: value for key, value in statuses.items() if changing.find((*DOWNLOAD, key))}
+    changing.update_record(RECORD, status={**known, name: int(status)})
 
 
 def set_jobs(changing: Transaction, wanted: Sequence[Job]) -> None:
-    """Make these the waiting jobs, in order. Of those that waited already, what a later version added is kept."""
-    record = changing.record(RECORD)
-    before = {entry.get("id"): entry for entry in record.get("jobs", [])}
-    changing.set_record(RECORD, {**record, "jobs": [{**before.get(job.id, {}), **asdict(job)} for job in wanted]})
+    """Make these the waiting jobs, in order."""
+    set_waiting(changing, RECORD, wanted)
 
 
 def finish(changing: Transaction, job: Job, result: int, identifier: str, status: DownloadStatus | None = None) -> None:

@@ -273,9 +273,11 @@ class WatchdogConfig:
 
 @dataclass(frozen=True, slots=True)
 class ClockConfig:
-    """`synchronized_file`: what a time service touches after each synchronisation; `None` for none."""
+    """`synchronized_file`: what a time service touches after each synchronisation; `None` for none. `set`: whether the
+    machine's clock is set to what a server has told."""
 
     synchronized_file: Path | None = None
+    set: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -658,6 +660,8 @@ def _log(section: Section) -> LogConfig:
 
 def _clock(section: Section) -> ClockConfig:
     file = section.path("synchronized_file", Path())
-    clock = ClockConfig(synchronized_file=file if section.has("synchronized_file") else None)
+    clock = ClockConfig(
+        synchronized_file=file if section.has("synchronized_file") else None, set=section.flag("set", default=False)
+    )
     section.end()
     return clock

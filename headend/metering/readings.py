@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from dataclasses import asdict
+from dataclasses import fields
 
 from sqlalchemy import (
     BigInteger,
@@ -18,6 +18,7 @@ from sqlalchemy import (
     Table,
     Text,
     and_,
+    bindparam,
     case,
     delete,
     func,
@@ -29,7 +30,7 @@ from sqlalchemy import (
 from dlms.cosem import units
 from headend import db, web
 from headend.metering import events, gaps, repeats
-from omadm.readings import Batch
+from omadm.readings import Batch, Record
 
 TOKEN_BYTES = 32
 TOKENS_PER_DEVICE = 2  # the one in use, and the one that is on its way to the device
@@ -64,6 +65,8 @@ readings = Table(
     Column("repeated", Boolean, nullable=False, default=False),  # came before, under another id
     Index("ix_readings_identity", "device", "identity"),
 )
+
+RECORD_COLUMNS = tuple(field.name for field in fields(Record) if field.name in readings.c)
 
 # Beside the readings, and not a column of theirs, so that a database of before needs no change.
 doubtful = Table(
@@ -172,7 +175,7 @@ def store(engine: Engine, batch: Batch, now: float) -> None:
         found = repeats.judge(connection, readings, batch)
         rows: list[dict[str, object]] = [
             {
-                **{name: value for name, value in asdict(record).items() if name in readings.c},
+                **{name: getattr(record, name) for name in RECORD_COLUMNS},
                 "device": batch.device,
                 "store": batch.store,
                 "unit_symbol": unit_shown(record.unit),
@@ -206,14 +209,20 @@ def _see_meters(connection: Connection, batch: Batch, now: float) -> None:
     runs: dict[str, int] = {}
     for record in batch.records:
         runs[record.meter] = max(record.run, runs.get(record.meter, 0))
-    for meter, run in runs.items():
-        row: dict[str, object] = {"device": batch.device, "meter": meter, "first_seen": now}
-        db.insert_new(connection, meters, [{**row, "last_seen": now, "last_run": run}])
-        connection.execute(
-            update(meters)
-            .where(meters.c.device == batch.device, meters.c.meter == meter)
-            .values(last_seen=now, last_run=case((meters.c.last_run < run, run), else_=meters.c.last_run))
-        )
+    if not runs:
+        return
+    rows: list[dict[str, object]] = [
+        {"device": batch.device, "meter": meter, "first_seen": now, "last_seen": now, "last_run": run}
+        for meter, run in runs.items()
+    ]
+    db.insert_new(connection, meters, rows)
+    newest = bindparam("newest", type_=BigInteger)
+    seen = (
+        update(meters)
+        .where(meters.c.device == batch.device, meters.c.meter == bindparam("of"))
+        .values(last_seen=now, last_run=case((meters.c.last_run < newest, newest), else_=meters.c.last_run))
+    )
+    connection.execute(seen, [{"of": meter, "newest": run} for meter, run in runs.items()])
 
 
 def list_meters(engine: Engine, device: str | None = None) -> list[dict[str, object]]:

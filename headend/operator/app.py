@@ -22,10 +22,10 @@ from headend import db, web
 from headend.config import SERVER_ID
 from headend.dm import accounts
 from headend.dm import routes as dm_routes
+from headend.dm.accounts import AUTH_TYPES
 from headend.dm.jobs import queue
 from headend.dm.jobs.types import JobError
 from headend.dm.push import PushError
-from headend.dm.schemes import AUTH_TYPES
 from headend.metering import events, gaps, readings, resend
 from headend.operator import networks, orders, views
 from headend.operator.console import Console
@@ -132,7 +132,7 @@ def _device_routes(deps: OperatorDeps) -> list[Route]:
         if not isinstance(enabled, bool):
             raise web.HttpProblem(400, "enabled: true or false is expected")
         device_id = request.path_params["device"]
-        if not await _write(deps, lambda connection: devices.set_enabled(connection, device_id, enabled)):
+        if not await _write(deps, lambda connection: devices.set_enabled(connection, device_id, enabled, deps.wall())):
             raise web.HttpProblem(404, "there is no such device")
         LOG.info("%s switched %s", device_id, "on" if enabled else "off", extra={"event": "operator.switched"})
         return JSONResponse({"id": device_id, "enabled": enabled})
@@ -161,15 +161,24 @@ def _device_action_routes(deps: OperatorDeps) -> list[Route]:
     async def dm_account(request: Request) -> Response:
         document = await web.read_json(request)
         kind, push_url = document.get("auth", "HMAC"), document.get("push_url", "")
+        accepts = document.get("accepts", accounts.MESSAGE)
         if kind not in AUTH_TYPES or not isinstance(push_url, str):
             raise web.HttpProblem(400, f"auth is one of {', '.join(AUTH_TYPES)}, push_url a URL")
+        if accepts not in (accounts.MESSAGE, accounts.SESSION) or (accepts == accounts.SESSION and kind == "HMAC"):
+            raise web.HttpProblem(400, "accepts: message, or session for DIGEST and BASIC")
         device_id = request.path_params["device"]
         await _require_device(deps, device_id)
         url = f"{deps.urls()['dm']}{dm_routes.PATH}"
 
         def work(connection: Connection) -> Account:
             made = accounts.create(
-                connection, device_id, server_id=deps.server_id, url=url, auth_type=kind, now=deps.wall()
+                connection,
+                device_id,
+                server_id=deps.server_id,
+                url=url,
+                auth_type=kind,
+                accepts=accepts,
+                now=deps.wall(),
             )
             if not accounts.set_push_url(connection, device_id, push_url):
                 raise web.HttpProblem(400, "push_url: an http or https URL is expected")

@@ -98,12 +98,20 @@ def _read_key(file: Path) -> str:
     show_default=True,
     help="How the device proves itself: MAC of each message, syncml:auth-md5 or syncml:auth-basic.",
 )
+@click.option(
+    "--accepts",
+    type=click.Choice(["message", "session"]),
+    default="message",
+    show_default=True,
+    help="How long digest or basic credentials are good for: one message, or the session that begins with it.",
+)
 @click.option("--push-url", default="", help="Where it takes notifications.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="New file for the credentials, mode 0600.")
-def account(config_path: Path, device_id: str, auth: str, push_url: str, out: Path) -> None:
+def account(config_path: Path, device_id: str, auth: str, accepts: str, push_url: str, out: Path) -> None:
     """Make a DM account for an enrolled device of another make, which cannot register. It replaces an existing one."""
     with asking(config_path) as client, new_secret(out, ""):
-        made = client.post(device_path(device_id, "/dm-account"), {"auth": auth.upper(), "push_url": push_url})
+        wanted = {"auth": auth.upper(), "accepts": accepts, "push_url": push_url}
+        made = client.post(device_path(device_id, "/dm-account"), wanted)
         out.write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
         click.echo(f"credentials of {device_id} at {made['url']}: {out}")
 

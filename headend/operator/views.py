@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, Table, func, select
 
+from headend import access
 from headend.dm import tables as dm
 from headend.dm.jobs.firmware import FW_VERSION
 from headend.dm.jobs.queue import OPEN_STATES
@@ -34,7 +35,7 @@ def counts(connection: Connection) -> dict[str, int]:
         return connection.execute(select(func.count()).select_from(query.subquery())).scalar_one()
 
     return {
-        "devices": count(select(security.devices.c.id)),
+        "devices": count(select(access.devices.c.id)),
         "meters": count(select(readings.meters.c.meter)),
         "readings": count(select(readings.readings.c.id)),
         "open_alarms": events.open_alarms(connection),

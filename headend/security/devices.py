@@ -1,49 +1,20 @@
-"""Tables of the security server: the devices with their keys, and the log of registrations."""
+"""The devices with their keys, and the log of registrations."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
 
-from sqlalchemy import (
-    Boolean,
-    Column,
-    Connection,
-    Float,
-    Integer,
-    LargeBinary,
-    String,
-    Table,
-    delete,
-    insert,
-    select,
-    update,
-)
+from sqlalchemy import Column, Connection, Float, Integer, String, Table, delete, insert, select, update
 
-from headend import db
+from headend import access, db
+from headend.access import devices
 from omadm.ssmp.limits import DEVICE_ID_BYTES_MAX, DEVICE_KEY_BYTES
 from omadm.ssmp.wire import RegistrationInfo
 
 LOG_ROWS_MAX = 10_000  # of the registration log; the oldest are deleted
 LOG_PRUNE_EVERY = 100
 _DEVICE_ID = re.compile(rf"[A-Za-z0-9:._-]{{1,{DEVICE_ID_BYTES_MAX}}}", re.ASCII)
-
-devices = Table(
-    "devices",
-    db.metadata,
-    Column("id", String(128), primary_key=True),
-    Column("key", LargeBinary, nullable=False),
-    Column("enabled", Boolean, nullable=False),
-    Column("enrolled", Float(53), nullable=False),
-    Column("registered", Float(53)),  # the last completed registration
-    Column("registrations", Integer, nullable=False),
-    Column("man", String(256), nullable=False),
-    Column("mod", String(256), nullable=False),
-    Column("hw", String(256), nullable=False),
-    Column("fw", String(256), nullable=False),
-    Column("sw", String(256), nullable=False),
-    Column("push_url", String(256), nullable=False),
-)
 
 registrations = Table(
     "registrations",
@@ -75,8 +46,8 @@ class Device:
 
 
 def enrol(connection: Connection, device_id: str, key: bytes, now: float, *, replace: bool = False) -> None:
-    """Add a device, or with `replace` give an existing one a new key. Raises `AlreadyEnrolledError`, and `DeviceError`
-    for an invalid id or key."""
+    """Add a device, or with `replace` give an existing one a new key; one that is switched off stays that. Raises
+    `AlreadyEnrolledError`, and `DeviceError` for an invalid id or key."""
     if not _DEVICE_ID.fullmatch(device_id):
         raise DeviceError(f"a device id has 1 to {DEVICE_ID_BYTES_MAX} letters, digits and :._-")
     if len(key) != DEVICE_KEY_BYTES:
@@ -85,7 +56,7 @@ def enrol(connection: Connection, device_id: str, key: bytes, now: float, *, rep
     if known is not None:
         if not replace:
             raise AlreadyEnrolledError(f"{device_id} is enrolled already")
-        connection.execute(update(devices).where(devices.c.id == device_id).values(key=key, enabled=True))
+        connection.execute(update(devices).where(devices.c.id == device_id).values(key=key))
         return
     texts = dict.fromkeys(("man", "mod", "hw", "fw", "sw", "push_url"), "")
     connection.execute(
@@ -93,9 +64,17 @@ def enrol(connection: Connection, device_id: str, key: bytes, now: float, *, rep
     )
 
 
-def set_enabled(connection: Connection, device_id: str, enabled: bool) -> bool:
-    """Allow or forbid a device to register. Returns False when there is no such device."""
-    return connection.execute(update(devices).where(devices.c.id == device_id).values(enabled=enabled)).rowcount == 1
+def set_enabled(connection: Connection, device_id: str, enabled: bool, now: float) -> bool:
+    """Switch a device on or off, at every server at once. Returns False when there is no such device.
+
+    Off: from the next request on it is refused, also in a session that is running. On: what was refused before is
+    forgotten, and a device that was to erase its account keeps it.
+    """
+    values = {"enabled": enabled, "switched": now, "leaving": None}
+    if enabled:
+        access.forget_refusals(connection, device_id)
+        values |= {"left": None}
+    return connection.execute(update(devices).where(devices.c.id == device_id).values(values)).rowcount == 1
 
 
 def find(connection: Connection, device_id: str) -> Device | None:

@@ -139,6 +139,7 @@ class Device:
     reboots: int = 0
     push_url: str = ""
     registrations: int = 0
+    held: list[bytes] = field(default_factory=list)
     manifest: FakeManifest | Exception = field(default_factory=FakeManifest)
     full_instead_of_delta: bool = False
     full_bytes_max: int = 1 << 30
@@ -229,8 +230,9 @@ class Device:
     def _view(self) -> Transaction:
         return self.tree.view()
 
-    def _register(self) -> bytes:
+    def _register(self, held: bytes) -> bytes:
         self.registrations += 1
+        self.held.append(held)
         if isinstance(self.profile, Exception):
             raise self.profile
         return self.profile

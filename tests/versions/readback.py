@@ -16,7 +16,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-generate: Any = importlib.import_module("generate")  # the script beside this one, whatever release is read with
+generate: Any = importlib.import_module("generate")  # beside this file; of no package, in any release
 
 
 def tree(folder: Path) -> Any:

@@ -18,7 +18,7 @@ class Record(Accepted, Protocol):
     """What the device has accepted so far, and how to record more."""
 
     def check_known(self) -> None:
-        """Raises `DeviceError` (journal) where it is not known what was accepted."""
+        """Refuse to go on where it is not known what was accepted. Raises `DeviceError` (journal)."""
 
     def accept_software(self, software_id: str, security_version: int, signed_time: int) -> Self: ...
 

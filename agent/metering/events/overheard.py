@@ -36,6 +36,8 @@ class Overheard:
 
 @dataclass(slots=True)
 class _Unfinished:
+    """The blocks of one message so far, the number of the last one, and when it came."""
+
     parts: bytearray
     at: float
     number: int = 0

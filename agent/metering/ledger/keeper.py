@@ -23,7 +23,11 @@ TOO_MANY = "too many open gaps"
 
 
 class LedgerKeeper:
-    """Not thread-safe: its owner has a lock. What the store would not take stays pending for the next `flush`."""
+    """Not thread-safe: its owner has a lock. What the store would not take stays pending for the next `flush`.
+
+    `orphaned`: in this store no ledger was ever in order, so it is new, or took the place of one that was lost with
+    accounts in it. `last_alive`: when a life before this one had its ledger in order last, in whatever store; 0 where
+    nobody knows."""
 
     def __init__(self, store: Store) -> None:
         self.ledger = Ledger()
@@ -36,21 +40,26 @@ class LedgerKeeper:
         self._before: dict[tuple[str, str], int] = {}
         self._alive = 0.0
         self._loss, self._loss_of = 0, ""
+        self.orphaned = False
+        self.last_alive = 0.0
 
     def load(self, done: dict[tuple[str, str], int]) -> dict[tuple[str, str], int]:
         """Take up what an earlier life left; `done` are the last runs that were read. Returns the runs before theirs,
         see `agent.metering.scheduling.slots.Done`. Raises `StoreError`."""
         kept = self._store.ask(gap_table.load)
-        self._add(self.ledger.load(kept.balances, kept.going_on, done, kept.alive))
+        self.orphaned = not kept.alive
+        self.last_alive = kept.alive or self._store.last_alive()
+        self._add(self.ledger.load(kept.balances, kept.going_on, done, self.last_alive))
         self._alive, self._loss, self._loss_of = kept.alive, kept.loss, self._store.file.uuid
         self.loaded = True
         return dict(kept.before)
 
     # --- what happens to accounts ---
 
-    def expect(self, meter: str, task: str, schedule: Schedule, latest: int) -> bool:
-        """The meter owes this task its run `latest` and all after it. Returns whether that is news."""
-        new, changes = self.ledger.expect(meter, task, schedule, latest)
+    def expect(self, meter: str, task: str, schedule: Schedule, latest: int, settled: int | None = None) -> bool:
+        """The meter owes this task its run `latest` and all after it. Returns whether that is news. `settled`: see
+        `Ledger.expect`."""
+        new, changes = self.ledger.expect(meter, task, schedule, latest, settled)
         if new:
             self._touched.add((meter, task))
             self._gone.discard((meter, task))
@@ -114,6 +123,7 @@ class LedgerKeeper:
         """
         if self._loss_of not in ("", self._store.file.uuid):  # another file took its place, and counts anew
             self._loss = 0
+            self._write_anew()
         losses = self._store.losses(self._loss)
         self._loss_of = self._store.file.uuid
         for loss in losses:
@@ -193,9 +203,17 @@ class LedgerKeeper:
         self._before.clear()
         if alive:
             self._alive = wall
+        if due:
+            self._store.note_alive(wall)
         self._bound()
 
     # --- inside ---
+
+    def _write_anew(self) -> None:
+        """Another store took the place of the one that had the ledger: it gets the accounts, and what goes on."""
+        self._touched |= set(self.ledger.series())
+        known = {gap.key for gap in self._gaps()}
+        self._add([Change(None, replace(gap, last=GOES_ON)) for gap in self.ledger.going_on() if gap.key not in known])
 
     def _add(self, changes: Sequence[Change]) -> None:
         self._pending += changes

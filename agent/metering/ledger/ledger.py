@@ -132,14 +132,18 @@ class Ledger:
             for when in (account.schedule,)
         ]
 
-    def expect(self, meter: str, task: str, schedule: Schedule, latest: int) -> tuple[bool, list[Change]]:
+    def expect(
+        self, meter: str, task: str, schedule: Schedule, latest: int, settled: int | None = None
+    ) -> tuple[bool, list[Change]]:
         """The meter owes this task its run `latest` and all after it. Returns whether that is news, and what follows
-        from it. A task whose times were changed begins anew."""
+        from it. A task whose times were changed begins anew. `settled`: an account of before is lost, and this run was
+        the last that is known to have been accounted for."""
         account = self._accounts.get((meter, task))
         if account is not None and _same(account.schedule, schedule):
             return False, []
         changes = self._end(account) if account is not None else []
-        self._accounts[meter, task] = _Account(schedule, schedule.previous(latest))
+        before = schedule.previous(latest)
+        self._accounts[meter, task] = _Account(schedule, before if settled is None else min(settled, before))
         return True, changes
 
     def release(self, meter: str, task: str) -> list[Change]:

@@ -19,8 +19,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from agent.metering.orders.kinds.table import KINDS
-from agent.metering.orders.order import ENDS, TRANSITIONS, Event, Kind, MeterResult, Order, OrderRecord, State
+from agent.metering.orders.order import ENDS, TRANSITIONS, Event, MeterResult, Order, OrderRecord, OrderType, State
+from agent.metering.orders.types.table import ORDER_TYPES
 from agent.tree.newer import NewerFormatError, check_version, set_aside
 from updateagent.disk import Disk
 
@@ -117,7 +117,7 @@ class Journal:
             return MeterResult(State.UNKNOWN, error=DAMAGED, at=order.asked_at)
         if result.state in ENDS or result.state in (State.QUEUED, State.PARTLY):
             return result
-        event = Event.CUT if KINDS[order.kind].resumes else Event.LOST
+        event = Event.CUT if ORDER_TYPES[order.kind].resumes else Event.LOST
         return replace(result, state=TRANSITIONS.after(result.state, event), error=CUT_SHORT)
 
 
@@ -144,7 +144,7 @@ def _order(body: Mapping[str, Any]) -> Order:
     lists = {name: tuple(body.get(name, ())) for name in ("meters", "asked_for")}
     known = {name: value for name, value in body.items() if name in Order.__slots__}
     try:
-        kind = Kind(body["kind"])
+        kind = OrderType(body["kind"])
     except ValueError:  # whole, and of no kind that we have: a later version's
         raise NewerFormatError(VERSION, f"kind {body['kind']!r} is not known here") from None
     return Order(**{**known, "kind": kind, **lists})

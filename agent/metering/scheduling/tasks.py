@@ -288,7 +288,8 @@ class TaskBook:
         try:
             with self._lock:
                 self._load()
-                self._keeper.list_losses()
+                if not self._unswept:
+                    self._keeper.list_losses()
                 self._account(now)
         except StoreError as error:
             LOG.debug("the ledger waits: %s", error)
@@ -337,11 +338,14 @@ class TaskBook:
 
     def _account(self, now: Moment) -> None:
         if now.trusted:
+            unswept = self._unswept
             self._correct(now)
             self._sweep(now)
+            if unswept and not self._unswept:  # a new account may be there for the one that was lost
+                self._keeper.list_losses()
         else:
             self._unlisted, self._corrected, self._swept = Reason.CLOCK, None, ()
-        self._keeper.flush(now.wall, alive=now.trusted)
+        self._keeper.flush(now.wall, alive=now.trusted and not self._unswept)
 
     def _newest(self, now: Moment) -> tuple[int, ...]:
         """The runs of all tasks before which nothing will be read any more."""
@@ -460,21 +464,52 @@ class TaskBook:
         for meter_id, task_id in self._keeper.ledger.series():
             if (meter_id, task_id) not in wanted:
                 self._keeper.release(meter_id, task_id)
+        if self._unswept:
+            self._say_unknown(meters, now)
         self._swept, self._sweep_at = newest, now.monotonic + SWEEP_EVERY_S
         self._unlisted, self._unswept = Reason.LATE, False
 
     def _settle(self, meter: MeterStatus, task: ReadingTask, bound: int, now: Moment) -> None:
         """List what is missing before the run `bound`."""
         keeper, meter_id = self._keeper, meter.meter_id
-        if keeper.expect(meter_id, task.task_id, task.schedule, bound):
+        if keeper.expect(meter_id, task.task_id, task.schedule, bound, self._settled_before(meter, task, now)):
             done = self._slots.done(meter_id, task.task_id, now)
             if done >= bound:
                 keeper.read(meter_id, task.task_id, bound)
         if self._unswept:
             started = self._hours.settled(task, now.wall - (now.monotonic - self._started))
+            if keeper.orphaned and keeper.last_alive:  # what passed while it was alive was listed, and that was lost
+                alive = self._hours.settled(task, keeper.last_alive)
+                keeper.settle(meter_id, task.task_id, min(alive, started, bound), Reason.STORE_LOST)
             keeper.settle(meter_id, task.task_id, min(started, bound), Reason.OFF)
         if keeper.ledger.unsettled(meter_id, task.task_id, bound):
             keeper.settle(meter_id, task.task_id, bound, self._reason(meter, task, deadline=bound > now.wall))
+
+    def _say_unknown(self, meters: Sequence[MeterStatus], now: Moment) -> None:
+        started = now.wall - (now.monotonic - self._started)
+        known = sum(0 < meter.joined < started for meter in meters)
+        if known and self._keeper.orphaned and not self._keeper.last_alive:
+            LOG.error(
+                "the store is new, and nothing tells when the ledger was in order last: what %d meters missed until now"
+                " is listed nowhere",
+                known,
+                extra={"event": "ledger.unknown"},
+            )
+
+    def _settled_before(self, meter: MeterStatus, task: ReadingTask, now: Moment) -> int | None:
+        """The last run that an account accounted for which is lost with its store; `None` where there was none.
+
+        That is the run that was read last. Where that is lost as well, the ledger was in order at its last sign of
+        life. Without a sign nobody knows, and `_sweep` says so.
+        """
+        if not self._unswept or not self._keeper.orphaned:
+            return None
+        done = self._slots.done(meter.meter_id, task.task_id, now)
+        if done:
+            return done
+        known = self._keeper.last_alive
+        since = max(known, meter.joined)
+        return task.schedule.previous(task.schedule.newest(since)) if known and since <= now.wall else None
 
     def _reason(self, meter: MeterStatus, task: ReadingTask, *, deadline: bool) -> Reason:
         if self._unlisted is not Reason.LATE:

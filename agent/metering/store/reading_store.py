@@ -74,6 +74,7 @@ _PROGRESS = "SELECT meter, task, run, at FROM progress"
 _MARKS = f"SELECT first, marks FROM block WHERE marks != '{NO_MARKS}' ORDER BY first"  # noqa: S608 - a constant
 
 ResultT = TypeVar("ResultT")
+BatchT = TypeVar("BatchT", "Batch | None", "SinkBatch | None")
 _Counters = dict[str, int]
 
 
@@ -290,7 +291,9 @@ class Store:
 
         def work(db: sqlite3.Connection, counters: _Counters) -> Batch | None:
             recovered = None if first else self._take_recovered(db, counters, records_max)
-            return recovered or self._take(db, counters, records_max, bounded_start(db, first), last)
+            return recovered or self._leaving(
+                db, counters, self._take(db, counters, records_max, bounded_start(db, first), last)
+            )
 
         return self._run(work)
 
@@ -302,7 +305,7 @@ class Store:
             span = events.next_span(db, counters, first, records_max)
             if span is None or bounded_start(db, span[0]) != span[0]:
                 return None
-            return self._take(db, counters, records_max, *span)
+            return self._leaving(db, counters, self._take(db, counters, records_max, *span))
 
         return self._run(work)
 
@@ -411,7 +414,11 @@ class Store:
 
     def sink_batch(self, name: str, records_max: int) -> SinkBatch | None:
         """What a sink gets next, at most `records_max` records; `None` when it has everything."""
-        return self._run(lambda db, counters: sinks.next_records(db, counters, self.file.uuid, name, records_max))
+
+        def work(db: sqlite3.Connection, counters: _Counters) -> SinkBatch | None:
+            return self._leaving(db, counters, sinks.next_records(db, counters, self.file.uuid, name, records_max))
+
+        return self._run(work)
 
     def sink_done(self, name: str, last: int, missed: int) -> None:
         """A sink has the records up to `last`, without those that it missed."""
@@ -420,6 +427,16 @@ class Store:
     def sink_states(self) -> dict[str, SinkState]:
         """Return how every sink stands that was ever used."""
         return self._run(sinks.states)
+
+    # --- signs of life ---
+
+    def last_alive(self) -> float:
+        """When the ledger was in order last, also in a store before this one; seconds since the epoch, 0 for never."""
+        return self._run(lambda _db, _counters: self.file.sign.alive)
+
+    def note_alive(self, wall: float) -> None:
+        """The ledger is in order up to now, in this store."""
+        self._run(lambda db, counters: self.file.note_sign(db, counters, wall))
 
     # --- for everybody ---
 
@@ -494,6 +511,12 @@ class Store:
         self.file.close()
 
     # --- inside ---
+
+    def _leaving(self, db: sqlite3.Connection, counters: _Counters, batch: BatchT) -> BatchT:
+        """These records are about to be sent: no other will ever have their ids, whatever happens to the file."""
+        if batch is not None and batch.last > self.file.sign.reached:
+            self.file.note_sign(db, counters)
+        return batch
 
     def _run(self, work: Callable[[sqlite3.Connection, _Counters], ResultT]) -> ResultT:
         try:

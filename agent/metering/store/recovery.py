@@ -15,6 +15,7 @@ from itertools import islice, takewhile
 
 from agent.metering.store.blocks import profile_reach
 from agent.metering.store.delivery import Range, count, without
+from agent.metering.store.life_sign import LifeSign
 from agent.metering.store.salvage import Block, SalvageReader, marks_of
 from agent.metering.store.store_schema import LEDGER
 
@@ -104,9 +105,13 @@ def proceed(
     done = len(blocks) < BLOCKS_PER_STEP
     if done and head.next is not None and head.next > reached + 1:
         losses.note_hole((reached + 1, head.next - 1), (stored_at, now))
-    uncounted = done and not salvage.end_found
+    sign, newest = salvage.sign(), max(reached, (head.next or 1) - 1)
+    if sign is None or sign.store != file.store:
+        sign = LifeSign()
+    # What was in it and is not any more may have been delivered: only up to `released` that is certain.
+    uncounted = done and (not salvage.end_found or sign.reached > max(newest, sign.released))
     if uncounted:
-        losses.note_uncounted(max(reached, (head.next or 1) - 1), stored_at)
+        losses.note_uncounted(newest, stored_at, sign.delivered_to)
     counters["lost"] += losses.records
     after = QuarantinedFile(
         file.name,
@@ -151,10 +156,11 @@ class _Losses:
             note_loss(self._db, self._now, "", stored, reach, lost, "damaged")
             self.records += lost
 
-    def note_uncounted(self, newest: int, stored_at: float) -> None:
-        """The end of the file could not be read: blocks that are newer than everything known may have been there."""
+    def note_uncounted(self, newest: int, stored_at: float, delivered_to: float) -> None:
+        """The end of the file could not be read: blocks that are newer than everything known may have been there.
+        Without any, all that the head-end does not have was stored after `delivered_to`."""
         reach = self._reach(newest + 1, stored_at)
-        note_loss(self._db, self._now, "", (stored_at, self._now), reach, 0, "damaged")
+        note_loss(self._db, self._now, "", (stored_at or delivered_to, self._now), reach, 0, "damaged")
 
     def _reach(self, first: int, stored_at: float) -> float:
         """The earliest time that rows in blocks from the id `first` on may speak of; 0 where nothing tells.

@@ -17,7 +17,9 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+from agent.metering.store import life_sign
 from agent.metering.store.carving import FILE_HEADER_BYTES, Carver, Field, page_bytes_of
+from agent.metering.store.life_sign import LifeSign, LifeSignFile
 from agent.metering.store.store_schema import COUNTERS, LEDGER, NO_MARKS
 
 ROWS_AT_ONCE = 64
@@ -81,6 +83,17 @@ class SalvageReader:
         self._carved_meta: dict[object, object] = {}
 
     def head(self) -> StoreHeader:
+        """What the file says of itself, and its sign of life where that knows better."""
+        head, sign = self._head(), self.sign()
+        if sign is None or head.store not in ("", sign.store):
+            return head
+        return StoreHeader(sign.store, {**head.counts, "released": max(head.released or 0, sign.released)})
+
+    def sign(self) -> LifeSign | None:
+        """The last sign of life of the store in this file."""
+        return LifeSignFile(self._file.with_name(self._file.name + life_sign.SUFFIX)).read()
+
+    def _head(self) -> StoreHeader:
         meta = {row[0]: row[1] for row in self._queries.both_ends("meta", ("key", "value"), ("key",))}
         named = {row[0]: row[1] for row in self._queries.both_ends("identity", ("key", "value"), ("key",))}
         if "uuid" not in meta or "released" not in meta:

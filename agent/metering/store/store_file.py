@@ -7,6 +7,10 @@ never the other way round. `next` is not written when nothing else changes: it f
 A file that is damaged, or of a format that only a later version knows, goes into quarantine as `NAME.quarantine-N`, and
 a new store begins. What is left in quarantined files is recovered step by step, one with each piece of work
 (recovery.py).
+
+Damage to SQLite's log alone would go unnoticed: what lies behind it is ignored, and the store is as it was some time
+ago. Ids would then be used for the second time, and a head-end that knows them would drop new readings. So a sign of
+life lies beside the file (life_sign.py); a store that holds less than its sign says is damaged.
 """
 
 from __future__ import annotations
@@ -22,7 +26,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from agent.clock import Clock
-from agent.metering.store import recovery
+from agent.metering.store import life_sign, recovery
+from agent.metering.store.life_sign import LifeSign, LifeSignFile
 from agent.metering.store.recovery import QuarantinedFile
 from agent.metering.store.salvage import SalvageReader
 from agent.metering.store.store_schema import (
@@ -85,8 +90,10 @@ class StoreFile:
         self._lock = threading.RLock()
         self._db: sqlite3.Connection | None = None
         self._counters: dict[str, int] = {}
-        self._quarantine = Quarantine(file)
+        self._signs = LifeSignFile(file.with_name(file.name + life_sign.SUFFIX))
+        self._quarantine = Quarantine(file, self._signs)
         self.uuid = ""
+        self.sign = LifeSign()  # the last one that is durable
         self.busy_timeout_s = BUSY_TIMEOUT_S
 
     def run(self, work: Callable[[sqlite3.Connection, dict[str, int]], ResultT]) -> ResultT:
@@ -130,6 +137,20 @@ class StoreFile:
                     raise
             raise StoreError(f"{self._file}: corrupt again right after it was made anew")
 
+    def note_sign(self, db: sqlite3.Connection, counters: dict[str, int], alive: float | None = None) -> None:
+        """Within a piece of work: make durable how far the store has come, and with `alive` that the ledger was in
+        order then. What is written must have been committed before. Raises `OSError`."""
+        sign = LifeSign(
+            self.sign.number + 1,
+            self.uuid,
+            self._counters["next"] - 1,
+            counters["released"],
+            _delivered_to(db, counters, self._clock.wall()),
+            self.sign.alive if alive is None else alive,
+        )
+        self._signs.write(sign)
+        self.sign = sign
+
     def names(self) -> list[Path]:
         """The files that are the store: the database."""
         return [self._file]
@@ -142,6 +163,7 @@ class StoreFile:
     def close(self) -> None:
         with self._lock:
             self._quarantine.close()
+            self._signs.close()
             self._drop_connection()
 
     def __del__(self) -> None:
@@ -191,6 +213,7 @@ class StoreFile:
             check(db)
             had = migrate(db)
             self.uuid, self._counters = identity(db)
+            self._look_at_sign(db)
             self._quarantine.look(db)
         except BaseException:
             db.close()
@@ -199,6 +222,15 @@ class StoreFile:
             LOG.info("the store was of format %d, it is %d now", had, FORMAT, extra={"event": "store.migrated"})
         self._db = db
         return db
+
+    def _look_at_sign(self, db: sqlite3.Connection) -> None:
+        """Hold the store to what its last sign says. Raises `StoreCorruptError`, `OSError`."""
+        self.sign = self._signs.read() or LifeSign()
+        newest = self._counters["next"] - 1
+        if self.sign.store != self.uuid:  # a new one, or one from before there were signs
+            self.note_sign(db, self._counters)
+        elif newest < self.sign.reached:
+            raise StoreCorruptError(f"it ends with record {newest}, and record {self.sign.reached} was in it")
 
     def _recover(self) -> None:
         """Take one step in recovering a quarantined file, where there is one.
@@ -264,8 +296,9 @@ class StoreFile:
 class Quarantine:
     """The quarantined files: which there are, and which are still to be recovered."""
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, signs: LifeSignFile) -> None:
         self._file = file
+        self._signs = signs
         self._opened: tuple[str, sqlite3.Connection, SalvageReader] | None = None
         self.waiting: list[str] = []
 
@@ -282,6 +315,7 @@ class Quarantine:
             if old.exists():
                 _link(old, new)
         _sync_folder(self._file.parent)
+        self._signs.copy(target.with_name(target.name + life_sign.SUFFIX))
         self._file.replace(target)
         for suffix in _BESIDE:
             self._file.with_name(self._file.name + suffix).unlink(missing_ok=True)
@@ -294,7 +328,7 @@ class Quarantine:
         there = sorted((path.name for path in self._files()), key=_number, reverse=True)
         self.waiting = [name for name in there if name not in done]
         for name in [name for name in there if name in done][QUARANTINED_KEPT_MAX:]:
-            for suffix in ("", *_BESIDE):
+            for suffix in ("", *_BESIDE, life_sign.SUFFIX):
                 self._file.with_name(name + suffix).unlink(missing_ok=True)
 
     def next(self) -> str | None:
@@ -343,6 +377,15 @@ class Quarantine:
             return [path for path in self._file.parent.iterdir() if pattern.fullmatch(path.name)]
         except OSError:
             return []
+
+
+def _delivered_to(db: sqlite3.Connection, counters: dict[str, int], now: float) -> float:
+    """The time before which nothing was stored that the head-end does not have."""
+    waits = [now, db.execute("SELECT MIN(made) FROM recovered").fetchone()[0]]
+    if counters["released"] < counters["next"] - 1:
+        query = "SELECT made FROM block WHERE first <= ? ORDER BY first DESC LIMIT 1"
+        waits += db.execute(query, (counters["released"] + 1,)).fetchone() or ()
+    return min(made for made in waits if isinstance(made, float))
 
 
 def _number(name: str) -> int:

@@ -34,7 +34,7 @@ from agent.https import HttpsError, Response
 from agent.metering.scheduling.schedule import Backoff
 from agent.metering.store.reading_store import Batch, Store, StoreError
 from agent.metering.uplink.poison import PoisonSearch
-from agent.metering.uplink.replay import FRESH_S, Freshness, Kind, Pace, ReplayLimits, Throughput
+from agent.metering.uplink.replay import FRESH_S, Freshness, Pace, ReplayLimits, Throughput, TrafficClass
 from agent.settings.provisioning import UplinkSettings
 from agent.status import ERROR_CHARS_MAX, QueueStatus, SinkStatus
 from omadm import readings
@@ -189,7 +189,7 @@ class Uplink:
                 if self._settings != self._applied or self._clock.monotonic() >= self._not_before:
                     return
 
-    def _choose(self, now: float) -> tuple[Kind, Batch] | None:
+    def _choose(self, now: float) -> tuple[TrafficClass, Batch] | None:
         """Return what is sent next, or `None` when nothing may be."""
         store, search = self._store, self._search
         next_id = store.next_id()
@@ -199,26 +199,28 @@ class Uplink:
             ids = {"first": window.first, "last": window.last} if own else {}
             batch = store.batch(min(self._limit, search.limit()), **ids)
             if batch is not None and batch.store == window.store:
-                return (Kind.FRESH if own and batch.first >= self._freshness.first else Kind.REPLAY), batch
+                return (
+                    TrafficClass.FRESH if own and batch.first >= self._freshness.first else TrafficClass.REPLAY
+                ), batch
             search.window = None
         begin, fresh = search.first(store.file.uuid), self._freshness.first
         if self._events_in_a_row < EVENTS_IN_A_ROW_MAX:
             urgent = store.urgent_batch(self._limit, first=begin)
             if urgent is not None:
                 self._events_in_a_row += 1
-                return Kind.EVENT, urgent
+                return TrafficClass.EVENT, urgent
         self._events_in_a_row = 0
-        ways = [(Kind.FRESH, {"first": max(begin, fresh)})]
+        ways = [(TrafficClass.FRESH, {"first": max(begin, fresh)})]
         if now >= self._pace.ready_at or self._failures:  # a backlog may well be what is tried after a failure
-            backlog = (Kind.REPLAY, {"first": begin, "last": fresh - 1})
+            backlog = (TrafficClass.REPLAY, {"first": begin, "last": fresh - 1})
             ways.insert(0 if self._fresh_in_a_row >= FRESH_IN_A_ROW_MAX else 1, backlog)
         for kind, ids in ways:
             if (batch := store.batch(self._limit, **ids)) is not None:
-                self._fresh_in_a_row = self._fresh_in_a_row + 1 if kind is Kind.FRESH else 0
+                self._fresh_in_a_row = self._fresh_in_a_row + 1 if kind is TrafficClass.FRESH else 0
                 return kind, batch
         return None
 
-    def _send(self, kind: Kind, batch: Batch, settings: UplinkSettings) -> float:
+    def _send(self, kind: TrafficClass, batch: Batch, settings: UplinkSettings) -> float:
         try:
             body = self.body(batch)
         except ENCODER_ERRORS as error:
@@ -228,7 +230,7 @@ class Uplink:
         response = self._post(kind, body, settings)
         return response if isinstance(response, float) else self._answered(response, kind, batch, settings)
 
-    def _post(self, kind: Kind, body: bytes, settings: UplinkSettings) -> Response | float:
+    def _post(self, kind: TrafficClass, body: bytes, settings: UplinkSettings) -> Response | float:
         """Return the answer; where there is none, the pause after the failure."""
         headers = {
             "Authorization": f"Bearer {settings.token}",
@@ -247,7 +249,7 @@ class Uplink:
         """Return the body of the request before compression."""
         return readings.emit(self._device_id, batch.store, batch.records)
 
-    def _answered(self, response: Response, kind: Kind, batch: Batch, settings: UplinkSettings) -> float:
+    def _answered(self, response: Response, kind: TrafficClass, batch: Batch, settings: UplinkSettings) -> float:
         match response.status:
             case 200:
                 return self._acknowledged(response, kind, batch, settings)
@@ -258,7 +260,7 @@ class Uplink:
             case _:
                 return self._turned_away(response, kind)
 
-    def _turned_away(self, response: Response, kind: Kind) -> float:
+    def _turned_away(self, response: Response, kind: TrafficClass) -> float:
         again_s = _retry_after(response, self._clock.wall()) * (1 + RETRY_AFTER_SPREAD * self._rng.random())
         match response.status:
             case 429 | 503 if again_s and kind.may_wait and not self._failures:
@@ -283,7 +285,7 @@ class Uplink:
             return LOOK_EVERY_S
         records = again.records if again else ()
         response = self._post(
-            Kind.RESEND, readings.emit(self._device_id, self._store.file.uuid, records, reports), settings
+            TrafficClass.RESEND, readings.emit(self._device_id, self._store.file.uuid, records, reports), settings
         )
         if isinstance(response, float):
             return response
@@ -303,9 +305,9 @@ class Uplink:
                 self._limit = len(records) // 2
                 return 0.0
             case _:
-                return self._turned_away(response, Kind.RESEND)
+                return self._turned_away(response, TrafficClass.RESEND)
 
-    def _acknowledged(self, response: Response, kind: Kind, batch: Batch, settings: UplinkSettings) -> float:
+    def _acknowledged(self, response: Response, kind: TrafficClass, batch: Batch, settings: UplinkSettings) -> float:
         last = _acknowledged_id(response)
         if last is None or not batch.first <= last <= batch.last:
             return self._failed(f"the head-end acknowledged {_said(response)} of {batch.first} to {batch.last}")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
+import secrets
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from uuid import uuid4
 
 from agent.clock import Clock
 from agent.metering.registry.entry import Meter
@@ -23,7 +23,10 @@ from dlms.errors import DlmsError
 
 LOG = logging.getLogger("agent.metering.port")
 
-KNOWLEDGE_KEPT = 64  # meters whose knowledge stays in memory, some 8 kB each; the store has that of all meters
+# Meters whose knowledge stays in memory, some 15 kB each. The store has that of all, and who reads hundreds one after
+# another finds none of them here, however many are kept; but that sessions were lost on a list is known here only.
+KNOWLEDGE_KEPT = 16
+UNSAVED_KEPT = 64
 RETRY_MAX_S = 900.0  # the longest pause before a retry: several fit into an hourly run
 ASK_NAME = Backoff(60.0, 3600.0)
 LEFTOVERS_KEPT = 64  # failed visits whose values wait for a retry, some 30 kB each
@@ -161,7 +164,10 @@ class KnowledgeCache:
         """Return the knowledge of one meter. Never raises: what cannot be recalled is learned again."""
         known = self._recent.pop(key, None) or self._load(key)
         self._recent[key] = known
-        while len(self._recent) > KNOWLEDGE_KEPT:
+        saved = [other for other, of in self._recent.items() if not of.list_failures]
+        for other in saved[:-KNOWLEDGE_KEPT]:
+            del self._recent[other]
+        while len(self._recent) > UNSAVED_KEPT:
             self._recent.popitem(last=False)
         return known
 
@@ -174,7 +180,7 @@ class KnowledgeCache:
         except StoreError as error:  # nothing can be stored now either; the next visit hears of it
             LOG.debug("what was lost of %s is not known now: %s", meter_id, error)
             return found
-        position = found.heard(store, seq, since, uuid4().hex)
+        position = found.heard(store, seq, since, secrets.token_hex(16))
         if found.known and not position.known:
             LOG.warning(
                 "profile %s of %s (task %s) is read again, since readings of it may have been lost",
@@ -206,7 +212,7 @@ class KnowledgeCache:
             return MeterKnowledge()
 
 
-def places(
+def positions(
     meter_id: str, task_id: str, reached: Mapping[Obis, Mapping[str, object]]
 ) -> dict[str, Mapping[str, object]]:
     """Return how far profiles were read in the form in which `KnowledgeCache.position` finds it in the store."""

@@ -60,12 +60,14 @@ class Reply:
     """What the device said to a request: its status, and the items of its Results.
 
     `status` is None when the device closed its package without one: whether it carried the request out is not known.
-    `lacking`: the status promised a value that did not come, or not whole.
+    `lacking`: the status promised a value that did not come, or not whole. `not_kept`: why a value that came could not
+    be stored.
     """
 
     status: int | None
     items: tuple[Item, ...] = ()
     lacking: bool = False
+    not_kept: str = ""
 
     @property
     def ok(self) -> bool:
@@ -180,11 +182,12 @@ def batches(requests: list[Request]) -> Generator[Batch, list[Reply], list[Reply
 @dataclass(frozen=True, slots=True)
 class Read:
     """The result of `read`: leaf values by URI, the status by URI of what could not be read (None: no answer, or no
-    value), and which nodes below the paths nobody may read."""
+    value), which nodes below the paths nobody may read, and why values that came could not be stored."""
 
     values: dict[str, str | bytes]
     missing: dict[str, int | None]
     unreadable: dict[str, int] = field(default_factory=dict)
+    not_kept: dict[str, str] = field(default_factory=dict)
 
 
 def read(paths: list[str]) -> Generator[Batch | Note, list[Reply], Read]:
@@ -204,6 +207,8 @@ def read(paths: list[str]) -> Generator[Batch | Note, list[Reply], Read]:
                 found.unreadable[uri] = reply.status
             elif not reply.ok and (uri in paths or reply.status != Code.NOT_FOUND):  # it may have gone since
                 found.missing[uri] = None if reply.lacking else reply.status
+            if reply.not_kept:
+                found.not_kept[uri] = reply.not_kept
             for item in reply.items:
                 below += _note(found, item.source or uri, item)
         level = list(dict.fromkeys(below))

@@ -87,8 +87,12 @@ class GetJob:
         result: Json = {"values": len(found.values)}
         if found.unreadable:
             result["unreadable"] = found.unreadable
+        if found.not_kept:
+            result |= {"values": len(found.values) - len(found.not_kept), "not_kept": found.not_kept}
         if found.missing:
             return Failed(result | {"error": "some paths could not be read", "refused": found.missing})
+        if found.not_kept:
+            return Failed(result | {"error": "some values came, but could not be kept"})
         return Done(result)
 
 

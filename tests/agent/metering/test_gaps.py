@@ -14,6 +14,7 @@ from agent.metering.collector import UNREAD_SHARE_MAX
 from agent.metering.ledger.keeper import LedgerKeeper
 from agent.metering.scheduling.run_tally import SILENT_AFTER
 from agent.metering.store.reading_store import Store, StoreError
+from agent.metering.store.store_schema import StoreCorruptError
 from omadm.readings import Reading
 from omadm.schedule import Periodic
 from tests.agent.metering.test_collector import EVERY_S, PlcRig, metering, provisioning, replace_config, task
@@ -239,6 +240,96 @@ def test_the_ledger_survives_a_store_that_is_set_aside(tmp_path: Path) -> None:
     rig.run(30)
     assert list(tmp_path.glob("readings.db.quarantine-*"))
     assert rig.collector.tasks.gaps() == before
+
+
+def nothing_left(rig: PlcRig, *, sign: bool, seconds: float) -> None:
+    """No power for this long, and after it no page of the store can be read, nor, without `sign`, the sign of life."""
+    rig.reader.close()
+    rig.collector.close()
+    rig.store.close()
+    rig.config.store_file.write_bytes(b"\xff" * 20_000)
+    if not sign:
+        Path(f"{rig.config.store_file}-alive").unlink()
+    rig.clock.advance(seconds)
+    rig.start()
+    rig.collector.configure(provisioning())
+
+
+@pytest.mark.slow
+def test_where_the_ledger_is_lost_all_since_the_last_sign_of_life_is_listed(tmp_path: Path) -> None:
+    rig = PlcRig(tmp_path, meters=2)
+    rig.collector.configure(provisioning())
+    rig.run(3 * EVERY_S)
+    nothing_left(rig, sign=True, seconds=6 * 3600.0)
+    rig.run(60)
+    newest = rig.clock.wall() // EVERY_S * EVERY_S
+    for meter in rig.meters:
+        ranges = [(gap.first, gap.last) for gap, _ in rig.collector.tasks.gaps() if gap.meter == meter.id]
+        slots = {slot for first, last in ranges for slot in range(first, last + 1, EVERY_S)}
+        assert slots >= set(range(RUN + 3 * EVERY_S, int(newest), EVERY_S))
+        assert min(slots) >= RUN  # and nothing from before it was ever there
+        assert (meter.id, newest) in rig.count()
+    reasons = {gap.reason for gap, _ in rig.collector.tasks.gaps()}
+    assert "concentrator-off" in reasons
+    before = rig.collector.tasks.gaps()
+    rig.restart()
+    rig.collector.configure(provisioning())
+    rig.run(30)
+    assert rig.collector.tasks.gaps() == before
+
+
+@pytest.mark.slow
+def test_where_the_sign_of_life_is_lost_as_well_it_is_said_that_nobody_knows(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    rig = PlcRig(tmp_path, meters=2)
+    rig.collector.configure(provisioning())
+    rig.run(60)
+    assert "ledger.unknown" not in events(caplog)
+    nothing_left(rig, sign=False, seconds=6 * 3600.0)
+    rig.run(60)
+    assert events(caplog, logging.ERROR).count("ledger.unknown") == 1
+    rig.restart()
+    rig.collector.configure(provisioning())
+    rig.run(60)
+    assert events(caplog, logging.ERROR).count("ledger.unknown") == 1
+
+
+@pytest.mark.slow
+def test_a_meter_that_is_new_owes_nothing_of_the_time_before_it_joined(tmp_path: Path) -> None:
+    rig = PlcRig(tmp_path, meters=2)
+    rig.collector.configure(provisioning())
+    rig.run(60)
+    rig.reader.close()
+    rig.collector.close()
+    rig.config.registry_file.unlink()  # so that they join for the first time once more
+    nothing_left(rig, sign=True, seconds=6 * 3600.0)
+    rig.run(60)
+    assert not [gap for gap, _ in rig.collector.tasks.gaps() if gap.reason == "concentrator-off"]
+
+
+@pytest.mark.slow
+def test_a_ledger_in_memory_is_written_into_the_store_that_takes_the_place_of_a_damaged_one(tmp_path: Path) -> None:
+    rig = PlcRig(tmp_path, meters=1)
+    rig.collector.configure(provisioning())
+    rig.run(60)
+    damaged = iter([True])
+
+    def find_damage(_db: sqlite3.Connection) -> None:
+        if next(damaged, False):
+            rig.config.store_file.write_bytes(b"\xff" * 20_000)
+            raise StoreCorruptError("as a page that cannot be read says it")
+
+    rig.store.ask(find_damage)
+    rig.collector.tick()
+    accounts = "SELECT meter, task FROM account"
+    assert rig.store.ask(lambda db: db.execute(accounts).fetchall()) == [(rig.meters[0].id, "t1")]
+    off(rig, 6 * 3600.0)
+    rig.run(60)
+    ranges = [(gap.first, gap.last) for gap, _ in rig.collector.tasks.gaps()]
+    slots = {slot for first, last in ranges for slot in range(first, last + 1, EVERY_S)}
+    assert slots >= set(range(RUN + EVERY_S, RUN + 24 * EVERY_S, EVERY_S))
 
 
 # --- what closes a gap ---

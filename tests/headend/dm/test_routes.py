@@ -14,7 +14,6 @@ from sqlalchemy import Engine
 from starlette.applications import Starlette
 
 from headend import web
-from headend.db import create_tables, open_engine
 from headend.dm import accounts
 from headend.dm.push import PushError, notify
 from headend.dm.routes import routes
@@ -22,6 +21,7 @@ from headend.dm.server import Answer, DmServer, Request, ServerConfig
 from omadm.auth import HMAC_HEADER
 from omadm.bootstrap import Account
 from omadm.notification import MIME, RESYNC_NONCE, Notification, verify
+from tests.headend.database import empty_database
 from tests.headend.dm_device import Device
 
 DEVICE = "urn:dcu:KR-000001"
@@ -30,8 +30,7 @@ CONFIG = ServerConfig("headend", "https://headend/dm")
 
 @pytest.fixture
 def engine(tmp_path: Path) -> Iterator[Engine]:
-    engine = open_engine(f"sqlite:///{tmp_path / 'dm.db'}")
-    create_tables(engine)
+    engine = empty_database(tmp_path / "dm.db")
     yield engine
     engine.dispose()
 

@@ -19,8 +19,8 @@ from agent.ota.software_jobs import SoftwareJobs
 from tests.sim.board.uboot import BootLoaderError, Choice
 from tests.sim.faulty_disk import FaultyDisk, Survival
 from tests.updateagent.board import SLOT_BYTES, Board, DiskEnvironment
-from tests.updateagent.engine.hooked import HookedBoard
 from tests.updateagent.engine.power import ROOT, Story, Tally, Trouble, explore, explore_errors, stories
+from tests.updateagent.engine.story_boards import HookedBoard
 from tests.updateagent.package.signed import SignedBoard, SignedStory, signed_stories
 from tests.updateagent.software.scomo import SoftwareStory, software_stories
 from updateagent.boot.uboot.bytes import parse_copy

@@ -12,10 +12,10 @@ import pytest
 
 from agent.metering.access.rules import AccessRules
 from agent.metering.orders.journal import CUT_SHORT, DAMAGED, Journal
-from agent.metering.orders.kinds.steps import Ended
 from agent.metering.orders.order import ENDS, Order, OrderRefusedError, Permission, State
 from agent.metering.orders.order_book import KEPT_MAX, JournalError, OrderBook, Request, Task
 from agent.metering.orders.targets import Targets
+from agent.metering.orders.types.steps import Ended
 from agent.settings.provisioning import AccessRule, MeterAccess
 from agent.status import MeterStatus
 from tests.agent.virtual import VirtualClock

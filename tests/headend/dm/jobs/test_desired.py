@@ -10,15 +10,12 @@ import pytest
 from sqlalchemy import Connection, Engine
 
 from headend.db import create_tables, open_engine
-from headend.dm import tables
+from headend.dm import accounts, tables
 from headend.dm.jobs import desired, queue
 from headend.dm.jobs.steps import Done, Failed
 from headend.metering import readings
-from headend.security.app import dm_accounts
-from omadm.ssmp.wire import RegistrationInfo
 
 DEVICE = "urn:dcu:KR-000001"
-INFO = RegistrationInfo("Example", "DCU-1", "A", "1", "0.2.0", "")
 TASK = {"every": 900, "reading_list": "load"}
 
 
@@ -31,7 +28,11 @@ def engine(tmp_path: Path) -> Iterator[Engine]:
 
 
 def register(connection: Connection) -> None:
-    dm_accounts("headend", "https://headend/dm")(connection, DEVICE, INFO)
+    """As the security server does: the account is put in force, and one that had an account is provisioned again."""
+    again = accounts.load(connection, DEVICE) is not None
+    accounts.create(connection, DEVICE, server_id="headend", url="https://headend/dm")
+    if again:
+        queue.provision_again(connection, DEVICE)
 
 
 def done(connection: Connection, kind: str, outcome: Done | Failed | None = None, **params: Any) -> None:

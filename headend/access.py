@@ -1,0 +1,122 @@
+"""Who may come in: whether a device is switched on, and when it was last refused, for every server's door.
+
+The security server keeps the devices (`headend.security.devices`); each other server asks here before it serves one. A
+device that is enrolled nowhere has neither account nor token, so there is nothing to refuse.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import (
+    Boolean,
+    Column,
+    Connection,
+    Engine,
+    Float,
+    Integer,
+    LargeBinary,
+    String,
+    Table,
+    delete,
+    insert,
+    select,
+    update,
+)
+
+from headend import db
+
+NOTED_EVERY_S = 1.0  # a device that hammers on a door is written down this often, with the number of its tries
+NOTES_MAX = 10_000  # devices and doors whose last note is remembered
+
+
+class Door(StrEnum):
+    """Where a device can be refused."""
+
+    REGISTRATION = "registration"
+    DM = "dm"
+    READINGS = "readings"
+    DOWNLOADS = "downloads"
+    TOKEN = "token"
+
+
+devices = Table(
+    "devices",
+    db.metadata,
+    Column("id", String(128), primary_key=True),
+    Column("key", LargeBinary, nullable=False),
+    Column("enabled", Boolean, nullable=False),
+    Column("enrolled", Float(53), nullable=False),
+    Column("registered", Float(53)),  # the last completed registration
+    Column("registrations", Integer, nullable=False),
+    Column("man", String(256), nullable=False),
+    Column("mod", String(256), nullable=False),
+    Column("hw", String(256), nullable=False),
+    Column("fw", String(256), nullable=False),
+    Column("sw", String(256), nullable=False),
+    Column("push_url", String(256), nullable=False),
+    Column("switched", Float(53)),  # when it was last switched on or off
+    Column("leaving", Float(53)),  # since when it is to erase its account
+    Column("left", Float(53)),  # when it said that it had
+)
+
+refusals = Table(
+    "refusals",
+    db.metadata,
+    Column("device", String(128), primary_key=True),
+    Column("door", String(16), primary_key=True),
+    Column("first", Float(53), nullable=False),
+    Column("last", Float(53), nullable=False),
+    Column("count", Integer, nullable=False),
+    Column("peer", String(64), nullable=False),  # of the last one
+)
+
+
+def admits(connection: Connection, device_id: str) -> bool:
+    """Whether the servers serve this device: not when it is switched off."""
+    enabled = connection.scalars(select(devices.c.enabled).where(devices.c.id == device_id)).one_or_none()
+    return enabled is not False
+
+
+def refused(connection: Connection, device_id: str) -> dict[str, dict[str, Any]]:
+    """When and how often a device was refused since it was switched off, by door."""
+    rows = connection.execute(select(refusals).where(refusals.c.device == device_id)).mappings()
+    return {row["door"]: {name: row[name] for name in ("first", "last", "count", "peer")} for row in rows}
+
+
+def forget_refusals(connection: Connection, device_id: str) -> None:
+    connection.execute(delete(refusals).where(refusals.c.device == device_id))
+
+
+class RefusalLog:
+    """Writes down who was refused where. Only for a device that has proven who it is: a name alone proves nothing."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._lock = threading.Lock()
+        self._noted: OrderedDict[tuple[str, Door], float] = OrderedDict()
+        self._unwritten: dict[tuple[str, Door], int] = {}
+
+    def note(self, device_id: str, door: Door, peer: str, now: float) -> None:
+        """A device that is switched off was refused. `now`: seconds since the epoch."""
+        key = (device_id, door)
+        with self._lock:
+            count = self._unwritten.pop(key, 0) + 1
+            if 0 <= now - self._noted.get(key, float("-inf")) < NOTED_EVERY_S:
+                self._unwritten[key] = count
+                return
+            self._noted[key] = now
+            self._noted.move_to_end(key)
+            while len(self._noted) > NOTES_MAX:
+                gone, _ = self._noted.popitem(last=False)
+                self._unwritten.pop(gone, None)
+        with self._engine.begin() as connection:
+            where = (refusals.c.device == device_id) & (refusals.c.door == door.value)
+            told = {"last": now, "peer": peer[:64]}
+            changed = connection.execute(update(refusals).where(where).values(count=refusals.c.count + count, **told))
+            if not changed.rowcount:
+                row = {"device": device_id, "door": door.value, "first": now, "count": count, **told}
+                connection.execute(insert(refusals).values(row))

@@ -1,0 +1,174 @@
+"""Ids are used once, whatever becomes of the store's log; and the sign of life survives what it has to survive."""
+
+from __future__ import annotations
+
+import shutil
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agent.metering.store import life_sign
+from agent.metering.store.life_sign import LifeSign, LifeSignFile
+from agent.metering.store.reading_store import Progress, Store
+from tests.agent.metering.readings import visit
+from tests.agent.virtual import VirtualClock
+
+NAME = "readings.db"
+VISITS, RECORDS = 3, 3
+FRAME_HEADER, WAL_HEADER, PAGE = 24, 32, 512
+
+Headend = dict[tuple[str, int], object]
+
+
+def opened(folder: Path, clock: VirtualClock) -> Store:
+    return Store(folder / NAME, clock, records_max=10_000, keep_forwarded_max=100)
+
+
+def collect(store: Store, number: int) -> None:
+    """One visit, with values that no other visit has."""
+    store.append(visit(number * RECORDS, RECORDS), [Progress("m1", "t1", number)])
+
+
+def deliver(store: Store, headend: Headend) -> None:
+    """Send everything, as the head-end keeps it: what it knows by (store, id) it does not look at again."""
+    while (batch := store.batch(100)) is not None:
+        for record in batch.records:
+            known = headend.setdefault((batch.store, int(str(record["id"]))), record["raw"])
+            assert known == record["raw"], "a new reading under an id that was used before"
+        store.release(batch.store, batch.last, first=batch.first)
+
+
+def lived(folder: Path, delivered: int) -> Headend:
+    """A store that took some visits, of which the first ones were delivered, each at once, and lost its power."""
+    folder.mkdir()
+    clock, headend = VirtualClock(), Headend()
+    store = opened(folder, clock)
+    for number in range(1, VISITS + 1):
+        clock.advance(900.0)
+        collect(store, number)
+        if number <= delivered:
+            deliver(store, headend)
+    at_the_cut = folder.with_name(folder.name + "-cut")
+    shutil.copytree(folder, at_the_cut)
+    store.close()  # moves the log into the file, in the copy that nobody uses
+    shutil.rmtree(folder)
+    at_the_cut.rename(folder)
+    return headend
+
+
+def damages(log: bytes) -> Iterator[tuple[str, bytes]]:
+    """The log, damaged at every frame, cut before every frame, without its header, and gone."""
+    for at in range(WAL_HEADER, len(log), FRAME_HEADER + PAGE):
+        spoiled = bytearray(log)
+        spoiled[at + FRAME_HEADER + 100] ^= 0x40
+        yield f"damaged at {at}", bytes(spoiled)
+        yield f"cut at {at}", log[:at]
+    yield "without header", bytes(WAL_HEADER) + log[WAL_HEADER:]
+    yield "gone", b""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("delivered", range(VISITS + 1))
+def test_no_damage_of_the_log_has_an_id_used_twice_or_loses_a_visit_in_silence(tmp_path: Path, delivered: int) -> None:
+    before = lived(tmp_path / "s", delivered)
+    log = (tmp_path / "s" / f"{NAME}-wal").read_bytes()
+    rolled_back = 0
+    for number, (what, damaged) in enumerate(damages(log)):
+        folder = tmp_path / f"case-{number}"
+        shutil.copytree(tmp_path / "s", folder)
+        (folder / f"{NAME}-wal").write_bytes(damaged)
+        headend = dict(before)
+        clock = VirtualClock(wall=VirtualClock().wall() + 900.0 * (VISITS + 1))
+        store = opened(folder, clock)
+        done = store.progress().get(("m1", "t1"), 0)
+        for fresh in range(VISITS + 1, VISITS + 3):
+            collect(store, fresh)
+        deliver(store, headend)  # and asserts that no id is used for the second time
+        raws = list(headend.values())
+        assert len(set(map(str, raws))) == len(raws), f"{what}: one reading under two ids"
+        for fresh in range(VISITS + 1, VISITS + 3):
+            assert all(reading.raw in raws for reading in visit(fresh * RECORDS, RECORDS)), what
+        losses = store.losses()
+        rolled_back += bool(losses)
+        for earlier in range(1, VISITS + 1):
+            there = all(reading.raw in raws for reading in visit(earlier * RECORDS, RECORDS))
+            made = VirtualClock().wall() + 900.0 * earlier
+            said = any(loss.since <= made <= loss.until for loss in losses)
+            assert there or said or done < earlier, f"{what}: visit {earlier} is lost, and nobody says so"
+        if all(key in headend for key in before) and done >= VISITS:
+            assert not losses, f"{what}: nothing was lost"
+        store.close()
+        shutil.rmtree(folder)
+    assert bool(rolled_back) == (delivered > 0)
+
+
+def test_a_whole_log_is_no_loss(tmp_path: Path) -> None:
+    headend = lived(tmp_path / "s", 3)
+    store = opened(tmp_path / "s", VirtualClock())
+    uuid = store.stats().uuid
+    deliver(store, headend)
+    assert len(headend) == VISITS * RECORDS
+    assert {of_store for of_store, _ in headend} == {uuid}
+    assert (store.losses(), store.stats().lost) == ([], 0)
+
+
+def test_an_older_copy_of_the_store_is_no_store_to_go_on_with(tmp_path: Path) -> None:
+    clock, headend = VirtualClock(), Headend()
+    store = opened(tmp_path, clock)
+    collect(store, 1)
+    deliver(store, headend)
+    store.close()
+    older = (tmp_path / NAME).read_bytes()
+    store = opened(tmp_path, clock)
+    collect(store, 2)
+    deliver(store, headend)
+    uuid = store.stats().uuid
+    store.close()
+    (tmp_path / NAME).write_bytes(older)  # as somebody restores a backup
+    store = opened(tmp_path, clock)
+    collect(store, 3)
+    assert store.stats().uuid != uuid
+    deliver(store, headend)
+    assert len(headend) == 3 * RECORDS
+
+
+# --- the file ---
+
+SIGN = LifeSign(5, "ab" * 16, 900, 880, 1_800_000_000.25, 1_800_000_300.5)
+
+
+def test_a_sign_comes_back_as_it_was_written(tmp_path: Path) -> None:
+    file = LifeSignFile(tmp_path / "a")
+    assert file.read() is None
+    for number in range(6):
+        file.write(LifeSign(number, SIGN.store, number * 10**number))
+        assert LifeSignFile(tmp_path / "a").read() == LifeSign(number, SIGN.store, number * 10**number)
+    file.write(SIGN)  # a shorter line than the one that was there
+    assert file.read() == LifeSign.parse(SIGN.emit()) == SIGN
+
+
+def test_a_write_that_is_cut_anywhere_leaves_the_sign_before(tmp_path: Path) -> None:
+    file = LifeSignFile(tmp_path / "a")
+    file.write(LifeSign(4, "ab" * 16, 800))
+    file.write(LifeSign(3, "ab" * 16, 700))
+    octets = bytearray((tmp_path / "a").read_bytes())
+    at = SIGN.number % life_sign.GENERATIONS * life_sign.GENERATION_BYTES
+    for size in range(1, len(SIGN.emit()) - 1):
+        torn = octets.copy()
+        torn[at : at + size] = SIGN.emit()[:size]
+        (tmp_path / "b").write_bytes(torn)
+        assert LifeSignFile(tmp_path / "b").read() == LifeSign(4, "ab" * 16, 800)
+
+
+def test_what_a_later_version_adds_is_passed_over_and_what_is_damaged_is_none() -> None:
+    text = SIGN.emit()[9:].replace(b"{", b'{"more":[1],', 1).rstrip()
+    assert LifeSign.parse(b"%08x %s\n" % (zlib.crc32(text), text)) == SIGN
+    for at in (at for at in range(len(SIGN.emit()) - 1) if at != 8):  # the blank tells nothing
+        damaged = bytearray(SIGN.emit())
+        damaged[at] ^= 0x01
+        assert LifeSign.parse(bytes(damaged)) is None
+    assert LifeSign.parse(b"") is None
+    assert LifeSign.parse(bytes(4096)) is None
