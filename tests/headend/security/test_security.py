@@ -10,6 +10,8 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import OperationalError
 
 from headend.dm import accounts
+from headend.dm.jobs import queue
+from headend.dm.jobs.steps import Done
 from headend.metering import readings
 from headend.security import app, devices
 from headend.security.limits import RateLimit
@@ -104,6 +106,19 @@ def test_a_second_registration_brings_new_secrets(bench: Bench) -> None:
     old, new = (bootstrap.account_from_tnds(bootstrap.parse_profile(document)) for document in (first, second))
     assert old.client_secret != new.client_secret
     assert bench.device()["registrations"] == 2
+
+
+def test_a_device_that_registers_anew_is_provisioned_again(bench: Bench, database: Engine) -> None:
+    bench.register()
+    with database.begin() as connection:
+        number = queue.enqueue(connection, DEVICE, "provision", {"nodes": [{"path": "./A/B", "value": 1}]})
+        queue.finish(connection, number, Done({}), 2.0)
+    bench.register(key=bytes(32))
+    with database.begin() as connection:
+        assert [job["state"] for job in queue.listing(connection, DEVICE)] == ["done"]
+    bench.register()
+    with database.begin() as connection:
+        assert [job["state"] for job in queue.listing(connection, DEVICE)] == ["queued", "done"]
 
 
 def test_wrong_key_unknown_device_and_disabled_device_get_the_same_answer(bench: Bench, database: Engine) -> None:
