@@ -273,7 +273,7 @@ class PushListener:
             elif now - connection.since >= self._request_s:
                 self._answer(connection, 408)
         if self._socket is not None and self._socket in ready:
-            self._accept(self._socket, now)
+            self._accept(self._socket)
 
     # --- inside ---
 
@@ -307,7 +307,7 @@ class PushListener:
             ends.append(self._accept_at)
         return max(0.0, min([BEAT_S, *(end - now for end in ends)]))
 
-    def _accept(self, listening: socket.socket, now: float) -> None:
+    def _accept(self, listening: socket.socket) -> None:
         for _ in range(ACCEPTS_MAX):
             try:
                 accepted, address = listening.accept()
@@ -316,8 +316,9 @@ class PushListener:
             except OSError as error:  # descriptors ran out: that passes
                 LOG.debug("accept failed: %s", error)
                 self._selector.unregister(listening)
-                self._accept_at = now + ACCEPT_FAILED_S
+                self._accept_at = self._monotonic() + ACCEPT_FAILED_S
                 return
+            now = self._monotonic()  # of this connection: those before it may have taken their time
             accepted.settimeout(0)
             connection = _Connection(accepted, str(address[0]), network_of(str(address[0])), now)
             if not self._make_room(connection.network, now):

@@ -47,7 +47,7 @@ _JSON = click.option(
 COMMANDS: list[click.Command] = []
 
 
-def _command(function: Callable[..., None]) -> click.Command:
+def command(function: Callable[..., None]) -> click.Command:
     made = click.command()(function)
     COMMANDS.append(made)
     return made
@@ -56,7 +56,7 @@ def _command(function: Callable[..., None]) -> click.Command:
 # ---- devices
 
 
-@_command
+@command
 @CONFIG
 @click.argument("device_id")
 @click.option("--key-file", type=click.Path(path_type=Path), help="The device key: 64 hexadecimal digits.")
@@ -88,7 +88,7 @@ def read_key(file: Path) -> str:
     return key
 
 
-@_command
+@command
 @CONFIG
 @click.argument("device_id")
 @click.option(
@@ -119,7 +119,7 @@ def account(config_path: Path, device_id: str, auth: str, accepts: str, push_url
 # ---- jobs
 
 
-@_command
+@command
 @CONFIG
 @click.argument("device_id")
 @click.argument("kind")
@@ -174,7 +174,7 @@ def job(
         )
 
 
-@_command
+@command
 @CONFIG
 @click.argument("device_id")
 @click.argument("kind")
@@ -217,7 +217,7 @@ def order(
         finish(client, queued, notify=notify, wait_s=wait_s)
 
 
-@_command
+@command
 @CONFIG
 @click.argument("number", type=int)
 @click.option("--ask/--no-ask", default=False, help="Have the device say how far it is, and wait for that.")
@@ -256,7 +256,7 @@ def finish(client: OperatorClient, queued: dict[str, Any], *, notify: bool, wait
         sys.exit(EXIT_FAILED)
 
 
-@_command
+@command
 @CONFIG
 @click.argument("device_id")
 @click.option("--wait", "wait_s", type=click.FloatRange(0), default=0.0, help="Seconds to wait for the job's end.")
@@ -272,7 +272,7 @@ def uplink(config_path: Path, device_id: str, wait_s: float) -> None:
         finish(client, client.post(device_path(device_id, "/jobs"), document), notify=True, wait_s=wait_s)
 
 
-@_command
+@command
 @CONFIG
 @_JSON
 @click.argument("device_id")
@@ -287,7 +287,7 @@ def tasks(config_path: Path, as_json: bool | None, device_id: str) -> None:
         listed(client.get(device_path(device_id, "/tasks")), "tasks", columns, as_json)
 
 
-@_command
+@command
 @CONFIG
 @click.argument("device_id")
 @click.option("--wait", "wait_s", type=click.FloatRange(0), default=0.0, help="Seconds to wait for the job's end.")
@@ -298,7 +298,7 @@ def survey(config_path: Path, device_id: str, wait_s: float) -> None:
         finish(client, client.post(device_path(device_id, "/jobs"), document), notify=True, wait_s=wait_s)
 
 
-@_command
+@command
 @CONFIG
 @click.argument("device_id")
 @click.option("--json", "as_json", is_flag=True, default=None, help="As JSON, also on a terminal.")
@@ -318,7 +318,7 @@ def network(config_path: Path, device_id: str, as_json: bool | None) -> None:
         click.echo("the device told of no network yet; `survey` asks it")
 
 
-@_command
+@command
 @CONFIG
 @click.argument("number", type=click.IntRange(1))
 def cancel(config_path: Path, number: int) -> None:
@@ -327,7 +327,7 @@ def cancel(config_path: Path, number: int) -> None:
         show(client.post(f"/v1/jobs/{number}/cancel"))
 
 
-@_command
+@command
 @CONFIG
 @click.argument("number", type=click.IntRange(1))
 def acknowledge(config_path: Path, number: int) -> None:
@@ -336,7 +336,7 @@ def acknowledge(config_path: Path, number: int) -> None:
         show(client.post(f"/v1/events/{number}/acknowledge"))
 
 
-@_command
+@command
 @CONFIG
 @click.argument("device_id")
 def push(config_path: Path, device_id: str) -> None:
@@ -365,7 +365,7 @@ _RESEND_COLUMNS = (
 )  # fmt: skip
 
 
-@_command
+@command
 @CONFIG
 @_JSON
 @click.argument("device_id")
@@ -442,7 +442,7 @@ def _all_came(order: Mapping[str, Any]) -> bool:
 # ---- packages
 
 
-@_command
+@command
 @CONFIG
 @click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.option("--name", help="Name of the package; the file's name if not given.")

@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import click
 
 from headend.operator.client import device_path
-from headend.operator.commands import CONFIG, asking, finish, read_key, show
-
-COMMANDS: list[click.Command] = []
+from headend.operator.commands import CONFIG, asking, command, finish, read_key, show
 
 
-def _command(function: Callable[..., None]) -> click.Command:
-    made = click.command()(function)
-    COMMANDS.append(made)
-    return made
-
-
-@_command
+@command
 @CONFIG
 @click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 def enrol_csv(config_path: Path, file: Path) -> None:
@@ -32,7 +23,7 @@ def enrol_csv(config_path: Path, file: Path) -> None:
         show(client.post_text("/v1/enrolments", text, "text/csv"))
 
 
-@_command
+@command
 @CONFIG
 @click.argument("device_id")
 def switch_off(config_path: Path, device_id: str) -> None:
@@ -41,7 +32,7 @@ def switch_off(config_path: Path, device_id: str) -> None:
         show(client.patch(device_path(device_id), {"enabled": False}))
 
 
-@_command
+@command
 @CONFIG
 @click.argument("device_id")
 def switch_on(config_path: Path, device_id: str) -> None:
@@ -50,7 +41,7 @@ def switch_on(config_path: Path, device_id: str) -> None:
         show(client.patch(device_path(device_id), {"enabled": True}))
 
 
-@_command
+@command
 @CONFIG
 @click.argument("device_id")
 @click.option("--key-file", type=click.Path(path_type=Path), required=True, help="The new key: 64 hexadecimal digits.")
@@ -62,7 +53,7 @@ def replace_key(config_path: Path, device_id: str, key_file: Path, end_account: 
         show(client.post(device_path(device_id, "/key"), document))
 
 
-@_command
+@command
 @CONFIG
 @click.argument("device_id")
 @click.option("--path", help="The node of its DM account, if it is of another make.")
@@ -75,7 +66,7 @@ def decommission(config_path: Path, device_id: str, path: str | None, notify: bo
         finish(client, order, notify=notify, wait_s=wait_s)
 
 
-@_command
+@command
 @CONFIG
 @click.argument("device_id")
 @click.confirmation_option(prompt="Delete the device with its key, account and jobs?")
@@ -86,7 +77,7 @@ def delete_device(config_path: Path, device_id: str) -> None:
         click.echo(f"{device_id} is deleted")
 
 
-@_command
+@command
 @CONFIG
 @click.argument("number", type=click.IntRange(1))
 def acknowledge_alarm(config_path: Path, number: int) -> None:

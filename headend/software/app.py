@@ -91,7 +91,7 @@ class _Door:
         self._refusals = access.RefusalLog(engine)
 
     def admit(self, device: str, shown: str, peer: str) -> None:
-        """Raises `HttpProblem` 403 for who is not to be served."""
+        """Let through whoever is to be served. Raises `HttpProblem` 403 for the others."""
         with db.reader(self._engine).begin() as connection:
             proven = access.shows_pass(connection, device, shown)
             admitted = access.admits(connection, device)
