@@ -222,14 +222,16 @@ class Daemon:
             known=self.registry.names,
             images=self.images,
             expand=self._meters_of,
+            own_name=self.registry.own_name,
         )
+        self.lists = ReadingLists(metering.reading_lists_dir, self.config.update.software_dir)
         self.collector = Collector(
             self.config.ports,
             metering,
             store=self.store,
             registry=self.registry,
             orders=self.orders,
-            lists=ReadingLists(metering.reading_lists_dir, self.config.update.software_dir),
+            lists=self.lists,
             clock=self.clock,
             rng=self.rng,
             open_bridge=bridge_to,
@@ -344,6 +346,8 @@ class Daemon:
             backoff_max_s=config.dm.backoff_max_s,
             content_type=config.dm.content_type,
             mac_algorithms=config.dm.mac_algorithms,
+            auth_types=config.dm.auth_types,
+            standard_notifications=config.dm.push_listen is not None and config.dm.push_listen.standard,
         )
         deps = DmDeps(
             tree=self.tree,
@@ -414,10 +418,23 @@ class Daemon:
             on_alert=self.dm.report_alerts,
             on_reboot=self.dm.reboot,
             check_sources=SourceCheck(update.command),
-            software_changed=self.collector.software_changed,
+            software_changed=self._software_changed,
+            software_problem=self.lists.problem_of,
+            software_mark=self.lists.mark,
             download=self.download,
         )
         self.packages = PackageWorker(settings, deps)
+        self._show_lists()
+
+    def _software_changed(self) -> None:
+        self.collector.software_changed()
+        self._show_lists()
+
+    def _show_lists(self) -> None:
+        problems = self.lists.problems()
+        for problem in problems:
+            LOG.error("%s", problem, extra={"event": "lists.broken"})
+        self.health.set("reading_lists", not problems, problems[0] if problems else "")
 
     def _fetch_image(
         self, url: str, into: Path, *, bytes_max: int, stop: threading.Event, beat: Callable[[], None]
@@ -428,8 +445,10 @@ class Daemon:
         return fetch_image(self.downloader, url, into, bytes_max=bytes_max, stop=stop, beat=beat)
 
     def _register(self, held: bytes) -> bytes:
-        from agent.dm.registration import register
+        from agent.dm.registration import account_document, register
 
+        if self.config.dm.account is not None:
+            return account_document(self.config.dm.account)
         url = self.config.security_server.url
         return register(self.https, url, self.device, self.key, self._push_url(), held)
 

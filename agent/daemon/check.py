@@ -14,9 +14,13 @@ from pathlib import Path
 from typing import TextIO
 
 from agent.clock_keeper import BUILT, built_at
+from agent.dm.registration import account_document
+from agent.mo import dmacc
 from agent.settings.config import EXIT_CONFIG, Config, ConfigError, load
 from agent.settings.identity import SecretError, read_password, read_release, read_secret
 from agent.tls import client_context
+from omadm.bootstrap import BootstrapError
+from omadm.client_provisioning import bootstrap_tree
 
 EXIT_OK = 0
 
@@ -49,6 +53,7 @@ def problems(config: Config) -> Iterator[str]:
     yield from _reading_lists(config)
     yield from _ports(config)
     yield from _mqtt(config)
+    yield from _account(config)
     for key, command in (("reboot_command", config.reboot_command), ("update.command", config.update.command)):
         if shutil.which(command[0]) is None:
             yield f"{key}: no program {command[0]}"
@@ -70,6 +75,15 @@ def _mqtt(config: Config) -> Iterator[str]:
             read_password(config.mqtt.password_file)
         except SecretError as error:
             yield f"mqtt.password_file: {error}"
+
+
+def _account(config: Config) -> Iterator[str]:
+    if config.dm.account is None:
+        return
+    try:
+        dmacc.checked(bootstrap_tree(account_document(config.dm.account)), config.dm.auth_types)
+    except BootstrapError as error:
+        yield f"dm.account: {error}"
 
 
 def _release(config: Config) -> Iterator[str]:

@@ -4,7 +4,7 @@ State ── root: Node ── children ── …        nodes that servers mad
       └─ records: name → JSON object        what the device must not lose together with them (jobs, alerts)
 
 What a later version of the program stored and this one does not know (a member, a format) is `foreign`: it is kept as
-it came and written back, and nobody sees it (docs/decisions/0013).
+it came and written back, and nobody sees it (docs/decisions/0014).
 """
 
 from __future__ import annotations

@@ -51,19 +51,20 @@ TNDS_TYPES = frozenset({TNDS_XML, TNDS_WBXML})
 
 @dataclass(frozen=True, slots=True)
 class _Context:
-    """How to read data in this document: `binary` for WBXML."""
+    """How to read data in this document: `binary` for WBXML; `spent` counts what embedded documents have cost."""
 
     binary: bool
+    spent: wbxml.Spent
 
 
-def read(root: Element, *, binary: bool) -> SyncML:
-    """The message. Raises `SyncmlError`."""
+def read(root: Element, *, binary: bool, spent: wbxml.Spent | None = None) -> SyncML:
+    """The message. `spent` is what reading the document has cost so far. Raises `SyncmlError`."""
     if root.name != "SyncML":
         raise SyncmlError(WHAT, root.name, "the document's element is not SyncML")
     header, body = root.child("SyncHdr"), root.child("SyncBody")
     if header is None or body is None:
         raise SyncmlError(WHAT, "SyncML", "SyncHdr or SyncBody is missing")
-    context = _Context(binary)
+    context = _Context(binary, spent or wbxml.Spent())
     hdr = _header(header)
     commands = tuple(_command(e, "SyncBody", context) for e in body.elements() if e.name != "Final")
     return SyncML(hdr, commands, final=body.child("Final") is not None)
@@ -158,9 +159,7 @@ def _chal(element: Element | None) -> Chal | None:
     if element is None:
         return None
     meta = _meta(element.child("Meta"), "Chal") or Meta()
-    if not meta.type:
-        raise SyncmlError(WHAT, "Chal/Meta/Type", "missing")
-    return Chal(meta.type, meta.format, meta.next_nonce)
+    return Chal(meta.type or "", meta.format, meta.next_nonce)
 
 
 def _meta(element: Element | None, where: str, unread: list[str] | None = None) -> Meta | None:
@@ -248,7 +247,7 @@ def _data(
             raise SyncmlError(WHAT, f"{where}/Data", f"element {tree.name[:40]} in data")
         return tnds.read(tree, binary=context.binary)
     if data_type in TNDS_TYPES and element.content:
-        return _embedded(element)
+        return _embedded(element, context.spent)
     if data_format in tnds.BINARY_FORMATS:
         return _binary(element)
     return _as_text(element)
@@ -279,7 +278,7 @@ def _binary(element: Element) -> str | bytes:
     return text if decoded is None else decoded
 
 
-def _embedded(element: Element) -> str | bytes | MgmtTree:
+def _embedded(element: Element, spent: wbxml.Spent) -> str | bytes | MgmtTree:
     """A TNDS document inside Data, as XML text (CDATA) or as a whole WBXML document (opaque).
 
     Data that is not such a document is unchanged: a chunk of a large object, or a value that its command will refuse.
@@ -290,7 +289,7 @@ def _embedded(element: Element) -> str | bytes | MgmtTree:
     try:
         if raw.lstrip()[:1] == b"<":
             return tnds.read(xml.read(raw.lstrip()), binary=False)
-        return tnds.read(wbxml.read(raw), binary=True)
+        return tnds.read(wbxml.read(raw, spent), binary=True)
     except SyncmlError:
         return raw if any(isinstance(part, bytes) for part in element.content) else element.text()
 

@@ -81,7 +81,8 @@ class Cred:
 
 @dataclass(frozen=True, slots=True)
 class Chal:
-    """`Chal` inside a Status: the wanted scheme and, for md5 and MAC, the next nonce (decoded)."""
+    """`Chal` inside a Status: the wanted scheme, empty where the peer names none, and, for md5 and MAC, the next nonce
+    (decoded)."""
 
     type: str
     format: str | None = "b64"

@@ -166,16 +166,17 @@ def execute(uri: str, correlator: str) -> Request:
     return Request(CommandName.EXEC, uri, correlator=correlator)
 
 
-NODES_MAX = 5000  # of one subtree
+NODES_MAX = 10_000  # read by one job; a concentrator with 500 meters has about half as many
 NOT_FOR_US = (Code.NOT_ALLOWED, Code.PERMISSION_DENIED)  # as a secret is, which can be written only
 BATCH_MAX = 64  # requests per batch; as many as fit are sent in one message
+READS_PER_BATCH = 256  # a device has 256 messages for a session (DM 1.2 sets no limit), and half of 512 commands in one
 
 
-def batches(requests: list[Request]) -> Generator[Batch, list[Reply], list[Reply]]:
-    """Send any number of independent requests; return all replies, in order."""
+def batches(requests: list[Request], most: int = BATCH_MAX) -> Generator[Batch, list[Reply], list[Reply]]:
+    """Send any number of independent requests, `most` in a batch; return all replies, in order."""
     replies: list[Reply] = []
-    for start in range(0, len(requests), BATCH_MAX):
-        replies += yield Batch(tuple(requests[start : start + BATCH_MAX]))
+    for start in range(0, len(requests), most):
+        replies += yield Batch(tuple(requests[start : start + most]))
     return replies
 
 
@@ -200,7 +201,7 @@ def read(paths: list[str]) -> Generator[Batch | Note, list[Reply], Read]:
         if seen > NODES_MAX:
             found.missing["."] = Code.TOO_LARGE
             return found
-        replies = yield from batches([get(uri) for uri in level])
+        replies = yield from batches([get(uri) for uri in level], READS_PER_BATCH)
         below: list[str] = []
         for uri, reply in zip(level, replies, strict=True):
             if uri not in paths and reply.status in NOT_FOR_US:

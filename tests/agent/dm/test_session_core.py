@@ -99,7 +99,7 @@ def answered(server: FakeDmServer, one: Session, now: float) -> None:
     """One message to the server and its answer back."""
     post = one.take_output()
     assert post is not None
-    headers = {"Content-Type": DM_WBXML, "x-syncml-hmac": post.mac}
+    headers = {"Content-Type": DM_WBXML, "x-syncml-hmac": post.mac or ""}
     got = server.request("POST", post.url, body=post.body, headers=headers)
     one.receive(Answer(got.status, DM_WBXML, got.body, got.headers["x-syncml-hmac"]), now)
 

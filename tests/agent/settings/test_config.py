@@ -256,6 +256,24 @@ def test_missing_sections_are_named(tmp_path: Path) -> None:
         ),
         ("dm: {mac_algorithms: []}", "dm.mac_algorithms: is an empty list"),
         (
+            "dm: {auth_types: [HMAC, X509]}",
+            "dm.auth_types: wanted HMAC, DIGEST, BASIC, TRANSPORT, once each, got 'X509'",
+        ),
+        (
+            "dm: {auth_types: [BASIC, BASIC]}",
+            "dm.auth_types: wanted HMAC, DIGEST, BASIC, TRANSPORT, once each, got 'BASIC'",
+        ),
+        (
+            "dm: {account: {file: /a, mac: 'xy', security: USERPIN, secret_file: /b}}",
+            "dm.account.mac: wanted 40 hexadecimal digits, got 'xy'",
+        ),
+        (f"dm: {{account: {{file: /a, mac: '{'a' * 40}', secret_file: /b}}}}", "dm.account.security: is missing"),
+        (
+            f"dm: {{account: {{file: /a, mac: '{'a' * 40}', security: USERPIN}}}}",
+            "dm.account.secret_file: is missing",
+        ),
+        ("dm: {account: {file: /a, security: USERPIN}}", "dm.account.security: unknown key; known here: file, mac"),
+        (
             "dm: {push_listen: {port: 1, advertise: 'http://a/\u00e9'}}",
             "dm.push_listen.advertise: wanted an http or https URL of up to 240 ASCII characters, got 'http://a/\u00e9'",
         ),

@@ -451,9 +451,9 @@ class UnpacksUnderTheName(SoftwareStore):
 class LinksInTwoSteps(SoftwareStore):
     """Takes the old link away before it makes the new one."""
 
-    def activate(self, software_id: str, version: str | None = None) -> str:
+    def activate(self, software_id: str, version: str | None = None, *, floor: int = 0, running: str = "") -> str:
         self._disk.remove_durable(self._active / software_id)
-        return super().activate(software_id, version)
+        return super().activate(software_id, version, floor=floor, running=running)
 
 
 class RemovesUnderTheName(SoftwareStore):

@@ -163,7 +163,7 @@ class World:
         """Let time pass, in small steps around the jumps."""
         while self.true < until:
             near = until - self.true < 120 or self.true - self.jumped < 300
-            self.true = min(self.true + (5.0 if near else 120.0), until)
+            self.true = min(self.true + (5.0 if near else 60.0), until)
             now = self.moment()
             if now.trusted:
                 for _, _, runs in self.slots.confirmed(now):
