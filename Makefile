@@ -128,8 +128,10 @@ seeds: $(STAMP)
 
 # Collection in virtual time, from meters to head-end; the slow tier runs the first 200.
 WORLDS ?= 10000
+ORDER_WORLDS ?= 1000
 worlds: $(STAMP)
 	$(BIN)/python -m tests.sim.world --seeds $(WORLDS)
+	$(BIN)/python -m tests.sim.world.orders --seeds $(ORDER_WORLDS)
 
 # Real processes, killed at any moment: a quarter of an hour. The process tier kills a few times.
 KILLS ?= 200

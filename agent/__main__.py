@@ -121,7 +121,7 @@ class Daemon:
         """
         from agent.clock import FlagFile, KernelClock, SystemClock, TimeSource
         from agent.clock_floor import ClockFloor
-        from agent.daemon.clock_keeper import FLOOR_FILE, ClockKeeper, load_floor
+        from agent.clock_keeper import FLOOR_FILE, ClockKeeper, load_floor
         from agent.daemon.health import Health
         from agent.daemon.reboot import Rebooter
         from agent.settings.identity import device_info, read_secret
@@ -222,14 +222,16 @@ class Daemon:
             known=self.registry.names,
             images=self.images,
             expand=self._meters_of,
+            own_name=self.registry.own_name,
         )
+        self.lists = ReadingLists(metering.reading_lists_dir, self.config.update.software_dir)
         self.collector = Collector(
             self.config.ports,
             metering,
             store=self.store,
             registry=self.registry,
             orders=self.orders,
-            lists=ReadingLists(metering.reading_lists_dir, self.config.update.software_dir),
+            lists=self.lists,
             clock=self.clock,
             rng=self.rng,
             open_bridge=bridge_to,
@@ -298,7 +300,7 @@ class Daemon:
     # --- management ---
 
     def _make_dm(self) -> None:
-        from agent.daemon.network_views import (
+        from agent.daemon.views.networks import (
             forget_meter,
             meter_document,
             meter_documents,
@@ -365,7 +367,14 @@ class Daemon:
         self.push: PushListener | None = None
         listen = config.dm.push_listen
         if listen is not None:
-            self.push = PushListener(self.dm.on_notification, host=listen.host, port=listen.port)
+            self.push = PushListener(
+                self.dm.on_notification,
+                host=listen.host,
+                port=listen.port,
+                report=lambda ok, detail: self.health.set("push", ok, detail),
+            )
+        else:
+            self.health.set("push", ok=True, detail="not configured")
 
     def _order_progress(self, order_id: str) -> str:
         from agent.jobs.orders import progress_text
@@ -409,10 +418,23 @@ class Daemon:
             on_alert=self.dm.report_alerts,
             on_reboot=self.dm.reboot,
             check_sources=SourceCheck(update.command),
-            software_changed=self.collector.software_changed,
+            software_changed=self._software_changed,
+            software_problem=self.lists.problem_of,
+            software_mark=self.lists.mark,
             download=self.download,
         )
         self.packages = PackageWorker(settings, deps)
+        self._show_lists()
+
+    def _software_changed(self) -> None:
+        self.collector.software_changed()
+        self._show_lists()
+
+    def _show_lists(self) -> None:
+        problems = self.lists.problems()
+        for problem in problems:
+            LOG.error("%s", problem, extra={"event": "lists.broken"})
+        self.health.set("reading_lists", not problems, problems[0] if problems else "")
 
     def _fetch_image(
         self, url: str, into: Path, *, bytes_max: int, stop: threading.Event, beat: Callable[[], None]
@@ -435,7 +457,7 @@ class Daemon:
         from agent.dm.push import own_url
 
         listen = self.config.dm.push_listen
-        if listen is None or self.push is None:
+        if listen is None or self.push is None or not self.push.port:
             return ""
         return listen.advertise or own_url(listen.host, self.push.port, self.config.security_server.url)
 
@@ -464,11 +486,11 @@ class Daemon:
     def _make_workers(self) -> None:
         from agent.daemon import memory, watchdog
         from agent.daemon.control import ControlServer
-        from agent.daemon.network_views import NetworkViews
         from agent.daemon.order_jobs import OrderJobs
-        from agent.daemon.order_views import OrderViews
         from agent.daemon.supervisor import Supervisor
-        from agent.daemon.views import Views
+        from agent.daemon.views.daemon import Views
+        from agent.daemon.views.networks import NetworkViews
+        from agent.daemon.views.orders import OrderViews
         from agent.ota.handover import HandOver
 
         config = self.config
@@ -483,7 +505,7 @@ class Daemon:
             session_now=self.dm.session_now,
             ages=self._ages,
             judge=self.clock.judge,
-            warnings=[self.clock_keeper.warnings],
+            warnings=[self.clock_keeper.warnings, *([self.push.warnings] if self.push is not None else [])],
             sinks=[self.uplink.sink_status, *([self.sink.sink_status] if self.sink else [])],
         )
         networks = NetworkViews(self.collector, may_change=config.orders.change)
@@ -526,7 +548,7 @@ class Daemon:
 
 def _built(config: Config) -> float:
     """When the image was built; 0 where its release file does not say so."""
-    from agent.daemon.clock_keeper import BUILT, built_at
+    from agent.clock_keeper import BUILT, built_at
     from agent.settings.identity import read_release
 
     try:

@@ -190,10 +190,11 @@ def _operator_deps(config: Config, engine: Engine, urls: Urls) -> operator_app.O
         raise ServeError(f"{config.operator_token_file}: empty")
     packages = PackageStore(engine, config.files)
     packages.learn()
+    policy = push.PushPolicy.of(config.push.networks, config.push.ports)
     return operator_app.OperatorDeps(
         engine=engine,
         packages=packages,
-        push=lambda device_id: push.notify(engine, device_id),
+        push=lambda device_id: push.notify(engine, device_id, policy),
         urls=urls.all,
         token_hash=web.token_hash(token),
         server_id=config.server_id,

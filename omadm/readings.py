@@ -9,11 +9,12 @@ and structures as lists of `[tag, raw]`.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import zlib
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
 from typing import Any
 
@@ -31,6 +32,7 @@ RECORDS_MAX = 5000  # per batch
 PIECE_RECORDS = 50  # that are encoded at a time
 RESENDS_MAX = 32  # orders, and reports, at a time
 RANGES_MAX = 32  # per report
+LISTED_MAX = 25_000  # gaps on a page: a device has at most 20,000 open ones
 TEXT_CHARS_MAX = 128
 RAW_CHARS_MAX = 16 * 1024  # of one value, as JSON
 DEPTH_MAX = 8  # of lists in lists
@@ -46,6 +48,7 @@ Raw = None | bool | int | float | str | list["list[object]"]
 _encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 _encode_raw = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 
+_DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _STORE = re.compile(r"[0-9a-f]{32}", re.ASCII)
 _OBIS = re.compile(r"(?:\d{1,3}\.){5}\d{1,3}", re.ASCII)
 _HEX = re.compile(r"(?:[0-9a-f]{2})*", re.ASCII | re.IGNORECASE)
@@ -248,13 +251,78 @@ class ResendReport:
     kept_since: float
 
 
+@dataclass(frozen=True, slots=True)
+class GapList:
+    """What a device lists as missing at a moment at which all that it had stored, up to id `as_of`, was acknowledged:
+    either the `digest` of all its open gaps (`gap_digest`), or, without one, a page of them, `gaps`: those of all
+    meters whose ids are above `after`, and up to `until`; without `until` up to the end. Ids compare by code points."""
+
+    as_of: int
+    digest: str = ""
+    after: str = ""
+    until: str | None = None
+    gaps: tuple[GapReport, ...] = ()
+
+    def entry(self) -> dict[str, object]:
+        """Return the list as the body of a request has it."""
+        if self.digest:
+            return {"as_of": self.as_of, "digest": self.digest}
+        gaps = [dict(zip(GAP_FIELDS, gap.row(), strict=True)) for gap in self.gaps]
+        return {"as_of": self.as_of, "after": self.after, "until": self.until, "gaps": gaps}
+
+
+LIST_ANSWERS = ("agreed", "differs", "taken", "later")
+"""To a digest: the head-end lists the same; it does not, and wants the pages. To a page: it lists the same now. To
+either: it has reports that were made after the list, which says nothing then."""
+
+
+def joined_gaps(gaps: Iterable[GapReport]) -> Iterator[GapReport]:
+    """The same slots in as few ranges as there can be, of gaps in the order of meter, task, profile and first slot:
+    a range that is split at one end only is the same range."""
+    before: GapReport | None = None
+    for gap in gaps:
+        if before is not None and _continues(before, gap):
+            last = None if None in (before.last, gap.last) else max(before.last or 0, gap.last or 0)
+            before = replace(before, last=last)
+            continue
+        if before is not None:
+            yield before
+        before = gap
+    if before is not None:
+        yield before
+
+
+def gap_digest(gaps: Iterable[GapReport]) -> str:
+    """SHA-256 over open gaps in the order of meter, task, profile and first slot."""
+    digest = hashlib.sha256()
+    for gap in joined_gaps(gaps):
+        digest.update(_encode([*_series(gap), gap.first, gap.last]).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def _series(gap: GapReport) -> list[object]:
+    return [gap.meter, gap.task, gap.profile or "", gap.reason, gap.every, gap.times or ""]
+
+
+def _continues(before: GapReport, gap: GapReport) -> bool:
+    if _series(before) != _series(gap):
+        return False
+    return before.last is None or gap.first <= before.schedule.next(before.last)
+
+
 def emit(
-    device: str, store: str, records: Sequence[Mapping[str, object]], reports: Sequence[ResendReport] = ()
+    device: str,
+    store: str,
+    records: Sequence[Mapping[str, object]],
+    reports: Sequence[ResendReport] = (),
+    listed: GapList | None = None,
 ) -> bytes:
     """Return the body of a request before compression. `records` come from `record`, with ascending ids."""
     document: dict[str, object] = {"version": VERSION, "device": device, "store": store}
     if reports:
         document["resent"] = [asdict(report) for report in reports]
+    if listed is not None:
+        document["listed"] = listed.entry()
     # In pieces: the encoder makes a string of each name and value first, of 500 records at once more than 1 MB.
     pieces = [_encode(records[at : at + PIECE_RECORDS])[1:-1] for at in range(0, len(records), PIECE_RECORDS)]
     return f'{_encode(document)[:-1]},"records":[{",".join(pieces)}]}}'.encode()
@@ -327,6 +395,7 @@ class Batch:
     reports: tuple[ResendReport, ...] = ()
     events: tuple[EventRecord, ...] = ()
     later: tuple[LaterRecord, ...] = ()
+    listed: GapList | None = None
 
 
 def inflate(body: bytes) -> bytes:
@@ -382,8 +451,9 @@ def parse(body: bytes) -> Batch:
         else:
             records.append(_record_of(members))
     reports = _reports_of(document.get("resent", []))
-    end = last if entries else None
-    return Batch(device, store, tuple(records), tuple(gaps), end, reports, tuple(events), tuple(later))
+    listed = _list_of(document["listed"]) if "listed" in document else None
+    newest = last if entries else None
+    return Batch(device, store, tuple(records), tuple(gaps), newest, reports, tuple(events), tuple(later), listed)
 
 
 def _later_of(members: _Fields, record_id: int, kind: str) -> LaterRecord:
@@ -391,6 +461,25 @@ def _later_of(members: _Fields, record_id: int, kind: str) -> LaterRecord:
     if not members.text("kind") or len(text) > LATER_CHARS_MAX:
         raise BatchError(f"{members.where}kind: a name, and at most {LATER_CHARS_MAX} characters, are expected")
     return LaterRecord(record_id, kind, text)
+
+
+def _list_of(entry: object) -> GapList:
+    members = _Fields(entry, "listed.")
+    as_of = members.integer("as_of", 0, ID_MAX)
+    if "digest" in members.entries:
+        digest = members.text("digest")
+        if not _DIGEST.fullmatch(digest):
+            raise BatchError("listed.digest: 64 hexadecimal digits are expected")
+        return GapList(as_of, digest)
+    entries = members.entries.get("gaps")
+    if not isinstance(entries, list) or len(entries) > LISTED_MAX:
+        raise BatchError(f"listed.gaps: a list of at most {LISTED_MAX} is expected")
+    gaps = tuple(_gap_of(_Fields(each, f"listed.gaps[{number}].")) for number, each in enumerate(entries))
+    after, until = members.text("after"), members.optional_text("until")
+    for gap in gaps:
+        if gap.gap != "open" or gap.meter <= after or (until is not None and gap.meter > until):
+            raise BatchError("listed.gaps: open gaps of the meters after `after`, up to `until`, are expected")
+    return GapList(as_of, "", after, until, gaps)
 
 
 def _gap_of(members: _Fields) -> GapReport:

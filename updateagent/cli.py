@@ -262,11 +262,19 @@ def _software_install(arguments: argparse.Namespace) -> Mapping[str, Any]:
 
 
 def _software_activate(arguments: argparse.Namespace) -> Mapping[str, Any]:
+    from updateagent.engine.mailbox import read_release_version
     from updateagent.software.store import SoftwareStore
 
     agent = _agent(arguments)
     with agent.alone():
-        version = SoftwareStore(agent.disk, agent.config.software_dir).activate(arguments.id, arguments.version)
+        record = agent.journal().load()
+        record.check_known()
+        version = SoftwareStore(agent.disk, agent.config.software_dir).activate(
+            arguments.id,
+            arguments.version,
+            floor=record.software_floors.get(arguments.id, 0),
+            running=read_release_version(agent.disk, agent.config.release_file),
+        )
     return {"id": arguments.id, "version": version, "active": True}
 
 

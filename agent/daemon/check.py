@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TextIO
 
-from agent.daemon.clock_keeper import BUILT, built_at
+from agent.clock_keeper import BUILT, built_at
 from agent.dm.registration import account_document
 from agent.mo import dmacc
 from agent.settings.config import EXIT_CONFIG, Config, ConfigError, load

@@ -21,6 +21,9 @@ DELIVERED: Path = ("SCOMO", "Inventory", "Delivered")
 DEPLOYED: Path = ("SCOMO", "Inventory", "Deployed")
 RECORD = "scomo"
 JOBS_MAX = 16
+ENDED_KEPT = (
+    16  # of the downloads whose result the server has acknowledged; a server that makes a node per job is no leak
+)
 COMPONENTS_MAX = 64
 
 SUCCESS = 1200
@@ -77,6 +80,29 @@ def jobs(looking: Transaction) -> tuple[Job, ...]:
     )
 
 
+def forget_ended(changing: Transaction) -> None:
+    """Remove the nodes of downloads that are over and whose results are acknowledged, but for the newest.
+
+    A node without a status never had a job: it is its server's, who may be about to use it.
+    """
+    busy = {job.name for job in jobs(changing) if job.kind == "Download"}
+    unheard = {alert.source for alert in alerts.pending(changing)}
+    record = changing.record(RECORD)
+    ended = record.get("ended", [])
+    # Names of before this list are in no order: they go first.
+    names = [*(name for name in record.get("status", {}) if name not in ended), *ended]
+    over = [
+        name
+        for name in names
+        if status_of(changing, name) not in (DownloadStatus.PROGRESSING, DownloadStatus.INSTALLING)
+        and name not in busy
+        and show((*DOWNLOAD, name)) not in unheard
+        and changing.find((*DOWNLOAD, name))
+    ]
+    for name in over[: max(0, len(over) - ENDED_KEPT)]:
+        changing.drop((*DOWNLOAD, name))
+
+
 def status_of(looking: Transaction, name: str) -> int:
     found = looking.record(RECORD).get("status", {}).get(name, DownloadStatus.IDLE)
     return int(found)
@@ -98,6 +124,9 @@ def finish(changing: Transaction, job: Job, result: int, identifier: str, status
     set_jobs(changing, [each for each in jobs(changing) if each.id != job.id])
     if status is not None and job.kind == "Download":
         set_status(changing, job.name, status)
+        record = changing.record(RECORD)
+        before = [name for name in record.get("ended", []) if name != job.name and changing.find((*DOWNLOAD, name))]
+        changing.set_record(RECORD, {**record, "ended": [*before, job.name]})
     alert = alerts.GenericAlert(
         id=f"scomo-{job.id}",
         type=alerts.SCOMO_TYPE,

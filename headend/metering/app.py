@@ -37,7 +37,7 @@ def create_app(engine: Engine, *, wall: Callable[[], float] = time.time) -> Star
         if batch.device != device:
             raise web.HttpProblem(403, "the batch is of another device than the token")
         try:
-            await run_in_threadpool(store.store, engine, batch, wall())
+            listed = await run_in_threadpool(store.store, engine, batch, wall())
             if batch.reports:
                 await run_in_threadpool(resend.close, engine, device, batch.reports, wall())
             orders = await run_in_threadpool(resend.open_orders, engine, device)
@@ -54,8 +54,9 @@ def create_app(engine: Engine, *, wall: Callable[[], float] = time.time) -> Star
             extra={"event": "metering.batch"},
         )
         again = {"resend": [order.entry() for order in orders]} if orders else {}
+        answer = {"listed": listed} if listed is not None else {}
         kinds = {readings.ACCEPTS_HEADER: ", ".join(readings.KINDS)}
-        return JSONResponse({"acknowledged": batch.last, **again}, headers=kinds)
+        return JSONResponse({"acknowledged": batch.last, **again, **answer}, headers=kinds)
 
     return Starlette(
         routes=[Route("/v1/readings", post_readings, methods=["POST"]), web.health_route()],

@@ -2,16 +2,19 @@
 
 `gap_reports` keeps each report once, by (device, store, id), so that a repeated batch changes nothing. `gaps` is what
 follows from them. A range goes on while `last` is null. Closing a part of a range splits it; closed parts stay as
-history. docs/collection.md draws the states.
+history. A range that is closed here alone (`only_here`) is open on the device, and what that says of it still counts.
+docs/collection.md draws the states; gap_lists.py has both ends agree where reports were lost.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
     ColumnElement,
     Connection,
@@ -73,6 +76,8 @@ gaps = Table(
     Column("opened", Float(53), nullable=False),
     Column("changed", Float(53), nullable=False),
     Column("times", String(128)),  # of a calendar; null where one slot comes every `every` seconds
+    Column("store", String(32)),  # whose report it follows from; null for those of an earlier version of the head-end
+    Column("only_here", Boolean),  # closed at this end: the device lists it all the same
     Index("ix_gaps_series", "device", "meter", "task", "profile", "state"),
 )
 
@@ -95,7 +100,7 @@ def apply(connection: Connection, batch: Batch, now: float) -> None:
         if gap.report.gap == "closed":
             _close(connection, batch.device, gap.report, str(gap.report.how or "closed"), now)
         elif gap.report.gap == "open":
-            _open(connection, batch.device, gap.report, now)
+            _open(connection, batch, gap.report, now)
             for other in later:
                 if other.gap == "closed":
                     _close(connection, batch.device, other, str(other.how or "closed"), now)
@@ -166,25 +171,29 @@ def end_before(connection: Connection, batch: Batch, now: float) -> None:
     for row in connection.execute(select(gaps).where(going_on)).mappings().all():
         run = runs.get((row["meter"], row["task"]), 0)
         if run > row["first"]:
-            last = _schedule(row).previous(run)
+            last = schedule_of_row(row).previous(run)
             connection.execute(update(gaps).where(gaps.c.id == row["id"]).values(last=last, changed=now))
 
 
-def _open(connection: Connection, device: str, report: GapReport, now: float) -> None:
+def _open(connection: Connection, batch: Batch, report: GapReport, now: float) -> None:
     """A range is there from now on, or the end of one that went on is known."""
-    going_on = and_(_series(device, report), gaps.c.first == report.first, gaps.c.state == "open")
-    found = connection.execute(
-        update(gaps).where(going_on).values(last=report.last, reason=report.reason, changed=now)
-    ).rowcount
+    same = and_(_series(batch.device, report), gaps.c.first == report.first)
+    told = {"last": report.last, "reason": report.reason, "store": batch.store, "changed": now}
+    found = connection.execute(update(gaps).where(same, gaps.c.state == "open").values(told)).rowcount
+    if not found and report.last is not None:  # closed here, and told once more
+        closed = and_(same, gaps.c.only_here.is_(True), gaps.c.last == report.last)
+        found = connection.execute(update(gaps).where(closed).values(store=batch.store)).rowcount
     if not found:
-        _insert(connection, device, report, report.first, report.last, report.reason, now, now)
+        series = {"device": batch.device, "meter": report.meter, "task": report.task, "profile": report.profile or ""}
+        when = {"first": report.first, "every": report.every, "times": report.times}
+        connection.execute(insert(gaps).values({**series, **when, **told, "state": "open", "opened": now}))
 
 
 def _close(connection: Connection, device: str, report: GapReport, how: str, now: float) -> None:
     first, last = report.first, report.last if report.last is not None else report.first
     overlap = and_(
         _series(device, report),
-        gaps.c.state == "open",
+        listed_there(),
         gaps.c.first <= last,
         or_(gaps.c.last.is_(None), gaps.c.last >= first),
     )
@@ -193,28 +202,19 @@ def _close(connection: Connection, device: str, report: GapReport, how: str, now
         connection.execute(
             update(gaps)
             .where(gaps.c.id == row["id"])
-            .values(first=low, last=high, state="closed", how=how, changed=now)
+            .values(first=low, last=high, state="closed", how=how, changed=now, only_here=None)
         )
-        schedule = _schedule(row)
+        schedule = schedule_of_row(row)
         rest = ((row["first"], schedule.previous(low)), (schedule.next(high), row["last"]))
         for begin, end in rest:
             if end is None or begin <= end:
-                _insert(connection, device, report, begin, end, row["reason"], row["opened"], now)
+                copy = {**row, "first": begin, "last": end, "changed": now}
+                connection.execute(insert(gaps).values({name: copy[name] for name in copy if name != "id"}))
 
 
-def _insert(
-    connection: Connection,
-    device: str,
-    report: GapReport,
-    first: int,
-    last: int | None,
-    reason: str,
-    opened: float,
-    now: float,
-) -> None:
-    row = {"device": device, "meter": report.meter, "task": report.task, "profile": report.profile or ""}
-    span = {"first": first, "last": last, "every": report.every, "times": report.times, "reason": reason}
-    connection.execute(insert(gaps).values({**row, **span, "state": "open", "opened": opened, "changed": now}))
+def listed_there() -> ColumnElement[bool]:
+    """Ranges that the device lists, as far as is known here."""
+    return or_(gaps.c.state == "open", gaps.c.only_here.is_(True))
 
 
 def _series(device: str, report: GapReport) -> ColumnElement[bool]:
@@ -229,12 +229,13 @@ def _series(device: str, report: GapReport) -> ColumnElement[bool]:
 def give_up(
     engine: Engine, device: str, meter: str, why: str, now: float, *, task: str | None = None
 ) -> int:  # fmt: skip
-    """Close the open ranges of a meter that have an end, for a person's reason. Returns how many."""
+    """Close the open ranges of a meter that have an end, for a person's reason, at this end only. Returns how many."""
     wanted = and_(gaps.c.device == device, gaps.c.meter == meter, gaps.c.state == "open", gaps.c.last.is_not(None))
     if task is not None:
         wanted = and_(wanted, gaps.c.task == task)
     with engine.begin() as connection:
-        return connection.execute(update(gaps).where(wanted).values(state="closed", how=why, changed=now)).rowcount
+        closed = {"state": "closed", "how": why, "changed": now, "only_here": True}
+        return connection.execute(update(gaps).where(wanted).values(closed)).rowcount
 
 
 def listing(
@@ -258,8 +259,9 @@ def listing(
 
 
 def _slots(row: RowMapping) -> int | None:
-    return None if row["last"] is None else _schedule(row).count(row["first"], row["last"])
+    return None if row["last"] is None else schedule_of_row(row).count(row["first"], row["last"])
 
 
-def _schedule(row: RowMapping) -> Schedule:
+def schedule_of_row(row: Mapping[str, Any] | RowMapping) -> Schedule:
+    """When the slots of a range are."""
     return schedule_of(row["every"], row["first"] % row["every"], row["times"] or "")

@@ -29,7 +29,7 @@ from sqlalchemy import (
 
 from dlms.cosem import units
 from headend import db, web
-from headend.metering import events, gaps, repeats
+from headend.metering import events, gap_lists, gaps, repeats
 from omadm.readings import Batch, Record
 
 TOKEN_BYTES = 32
@@ -113,21 +113,24 @@ metering_tokens = Table(
 
 def issue_token(engine: Engine, device: str, now: float) -> str:
     """Issue a bearer token for a device. The previous one stays valid, older ones do not. Only a hash is stored."""
-    token = secrets.token_urlsafe(TOKEN_BYTES)
     with engine.begin() as connection:
-        connection.execute(insert(metering_tokens).values(token_hash=web.token_hash(token), device=device, issued=now))
-        kept = (
-            select(metering_tokens.c.token_hash)
-            .where(metering_tokens.c.device == device)
-            .order_by(metering_tokens.c.issued.desc())
-            .limit(TOKENS_PER_DEVICE)
-        )
-        hashes = list(connection.scalars(kept))
-        connection.execute(
-            delete(metering_tokens).where(
-                metering_tokens.c.device == device, metering_tokens.c.token_hash.not_in(hashes)
-            )
-        )
+        return new_token(connection, device, now)
+
+
+def new_token(connection: Connection, device: str, now: float) -> str:
+    """Issue a token in the caller's transaction (`issue_token`)."""
+    token = secrets.token_urlsafe(TOKEN_BYTES)
+    connection.execute(insert(metering_tokens).values(token_hash=web.token_hash(token), device=device, issued=now))
+    kept = (
+        select(metering_tokens.c.token_hash)
+        .where(metering_tokens.c.device == device)
+        .order_by(metering_tokens.c.issued.desc())
+        .limit(TOKENS_PER_DEVICE)
+    )
+    hashes = list(connection.scalars(kept))
+    connection.execute(
+        delete(metering_tokens).where(metering_tokens.c.device == device, metering_tokens.c.token_hash.not_in(hashes))
+    )
     return token
 
 
@@ -154,8 +157,9 @@ def _later_rows(batch: Batch, now: float) -> list[dict[str, object]]:
     return [{**about, "id": one.id, "kind": one.kind, "record": one.text} for one in batch.later]
 
 
-def store(engine: Engine, batch: Batch, now: float) -> None:
-    """Store the new readings of a batch, and what it tells of gaps and events; all is committed on return."""
+def store(engine: Engine, batch: Batch, now: float) -> str | None:
+    """Store the new readings of a batch, and what it tells of gaps and events; all is committed on return. Returns the
+    answer to its list of gaps, where it has one."""
     doubts: list[dict[str, object]] = [
         {
             "device": batch.device,
@@ -200,6 +204,7 @@ def store(engine: Engine, batch: Batch, now: float) -> None:
                 readings.c.run.between(report.first, report.last),
             )
             repeats.trust(connection, readings, batch.device, judged, trusted=report.gap == "confirmed")
+        return gap_lists.take(connection, batch, batch.listed, now) if batch.listed is not None else None
 
 
 def _see_meters(connection: Connection, batch: Batch, now: float) -> None:

@@ -25,7 +25,7 @@ from headend.dm import routes as dm_routes
 from headend.dm.accounts import AUTH_TYPES
 from headend.dm.jobs import queue
 from headend.dm.jobs.types import JobError
-from headend.dm.push import PushError
+from headend.dm.push import PushError, PushForbiddenError
 from headend.metering import events, gaps, readings, resend
 from headend.operator import networks, orders, views
 from headend.operator.console import Console
@@ -193,6 +193,8 @@ def _device_action_routes(deps: OperatorDeps) -> list[Route]:
             session_id = await run_in_threadpool(deps.push, request.path_params["device"])
         except accounts.UnknownDevice:
             raise web.HttpProblem(404, "this device has no DM account") from None
+        except PushForbiddenError as error:
+            raise web.HttpProblem(403, str(error)) from None
         except PushError as error:
             raise web.HttpProblem(502, str(error)) from None
         return JSONResponse({"session_id": session_id})

@@ -19,6 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from headend import db
 from headend.access import Door, RefusalLog
 from headend.dm import accounts
+from headend.dm.jobs import queue
 from headend.security import clones, devices
 from headend.security.clones import Registering
 from headend.security.limits import Limits, network_of
@@ -166,7 +167,7 @@ class SecurityService:
             raise SsmpRefused(wire.ErrorCode.REFUSED, REFUSED_TEXT)
         who = Registering(device_id, confirmed.held, peer)
         unexpected = clones.observe(connection, who, now)
-        accounts.put_in_force(connection, device_id, account, push_url=confirmed.info.push_url, now=now)
+        install_account(connection, device_id, account, confirmed.info.push_url, now)
         clones.remember(connection, who, account, now, unexpected=unexpected)
         devices.registered(connection, device_id, confirmed.info, now)
         devices.note(connection, device_id, peer, 200, "registered", now)
@@ -181,3 +182,12 @@ class SecurityService:
         LOG.warning("%s refused from %s", session.device_id, peer, extra={"event": "ssmp.refused"})
         with self._engine.begin() as connection:
             devices.note(connection, session.device_id, peer, refusal.code, refusal.text, self._wall())
+
+
+def install_account(connection: Connection, device_id: str, account: Account, push_url: str, now: float) -> None:
+    """Put an account in force, in the caller's transaction. A device that had one is provisioned again: it may have
+    lost what it was provisioned with, and does not say so."""
+    before = accounts.load(connection, device_id)
+    accounts.put_in_force(connection, device_id, account, push_url=push_url, now=now)
+    if before is not None:
+        queue.provision_again(connection, device_id, now=now)

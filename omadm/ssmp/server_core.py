@@ -25,7 +25,7 @@ from omadm.ssmp.errors import SsmpRefused, SsmpUsageError, SsmpWireError
 from omadm.transitions import Transitions
 
 SESSION_S = 60.0  # from HELLO to DONE
-SESSIONS_MAX = 4096  # proven ones at a time; each takes about a kilobyte
+PROVEN_MAX = 4096  # proven ones at a time; each takes about a kilobyte
 SESSIONS_PER_DEVICE = 2  # the one at work, and the one before it, whose answer may still be on its way
 HALF_OPEN_MAX = 1000  # sessions of version 1 before their proof
 HALF_OPEN_PER_NETWORK = 16
@@ -273,7 +273,7 @@ class SessionTable:
         self,
         random_bytes: Callable[[int], bytes],
         *,
-        sessions_max: int = SESSIONS_MAX,
+        sessions_max: int = PROVEN_MAX,
         half_open_max: int = HALF_OPEN_MAX,
     ) -> None:
         self._random_bytes = random_bytes

@@ -103,7 +103,8 @@ class FakeSoftware:
         self.components[software_id] = DeployedSoftware(software_id, known.version, active)
         return SoftwareResult(1200, software_id, known.version)
 
-    def activate(self, software_id: str, beat: Callable[[], None]) -> SoftwareResult:
+    def activate(self, software_id: str, beat: Callable[[], None], version: str = "") -> SoftwareResult:
+        self.calls.append(f"activate {software_id} {version}")
         return self._set(software_id, active=True)
 
     def deactivate(self, software_id: str, beat: Callable[[], None]) -> SoftwareResult:
@@ -146,6 +147,8 @@ class Device:
     full_instead_of_delta: bool = False
     full_bytes_max: int = 1 << 30
     check_sources: Callable[[Sequence[DeltaSource]], None] = lambda _: None
+    software_problem: Callable[[str, str], str] = lambda _id, _version: ""
+    software_changes: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.board = StatusBoard(Status())
@@ -213,11 +216,17 @@ class Device:
             on_alert=self.service.report_alerts,
             on_reboot=self.service.reboot,
             check_sources=lambda sources, _: self.check_sources(sources),
+            software_changed=lambda: self.software_changes.append(1),
+            software_problem=self._software_problem,
+            software_mark=lambda: tuple(self.software.components.values()),
             download=download,
         )
         full = FullPolicy(self.full_instead_of_delta, self.full_bytes_max)
         self.packages = PackageWorker(OtaConfig(UPDATE, self.boot_id, DEVICE.known_fw_version, full), packages)
         self.disk.mkdir_durable(UPDATE / "outbox")
+
+    def _software_problem(self, software_id: str, version: str) -> str:
+        return self.software_problem(software_id, version)
 
     def order_network(self, port: str, wanted: Mapping[str, object]) -> None:
         if "kind" not in wanted:

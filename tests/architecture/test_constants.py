@@ -12,10 +12,6 @@ from tests.architecture.trees import REPO, modules, parse, text
 
 # Equal by chance: each could change without the others, and for another reason.
 CHANCE: dict[str, tuple[str, set[str]]] = {
-    "ACCEPT_S": (
-        "how often one worker looks at `stop`",
-        {"agent/daemon/control.py", "agent/dm/push.py"},
-    ),
     "ANSWER_TIMEOUT_S": (
         "patience of one data link",
         {"dlms/link/hdlc/primary.py", "dlms/link/llc.py"},

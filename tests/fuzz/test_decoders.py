@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.fuzz import agent, dlms_app, dlms_meter, environment, headend, omadm, serial_links, updateagent
 from tests.fuzz.guided import Target
 from tests.fuzz.reach import decoders, reached, takers
+from tests.fuzz.targets import agent, dlms_app, dlms_meter, environment, headend, omadm, serial_links, updateagent
 
 OTHERS = (
     "account_from_tnds",

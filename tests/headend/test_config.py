@@ -97,6 +97,29 @@ def test_what_is_no_https_url_is_named(tmp_path: Path, url: str) -> None:
     assert problems(path) == [f"{path}: servers.dm.public_url: an https URL is expected"]
 
 
+def test_a_head_end_on_loopback_may_call_devices_there_and_no_other_is_given_a_network(tmp_path: Path) -> None:
+    assert config.load(written(tmp_path)).push == config.Push(("127.0.0.1/32",))
+    for host in ("0.0.0.0", "192.0.2.1", "headend.example"):
+        assert yaml.safe_load(config.template("headend", PORTS, host, TLS))["push"] == {"networks": [], "ports": []}
+
+
+@pytest.mark.parametrize(
+    ("push", "key"),
+    [
+        ({"networks": ["10.20.0.1/16"]}, "push.networks"),
+        ({"networks": ["everywhere"]}, "push.networks"),
+        ({"networks": [5]}, "push.networks"),
+        ({"networks": "10.0.0.0/8"}, "push.networks"),
+        ({"ports": [0]}, "push.ports"),
+        ({"ports": [True]}, "push.ports"),
+        ({"ports": ["http"]}, "push.ports"),
+        ({"hosts": []}, "push.hosts"),
+    ],
+)
+def test_a_policy_for_notifications_that_is_none_is_named(tmp_path: Path, push: dict[str, Any], key: str) -> None:
+    assert [line.split(": ")[1] for line in problems(written(tmp_path, push=push))] == [key]
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     assert "No such file" in problems(tmp_path / "none.yaml")[0]
 

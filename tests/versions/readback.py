@@ -16,7 +16,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-import generate
+generate: Any = importlib.import_module("generate")  # beside this file; of no package, in any release
 
 
 def tree(folder: Path) -> Any:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import zlib
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from agent.metering.ledger.ledger import GOES_ON, Balance, Change, Gap
-from omadm.readings import GapReport
+from omadm.readings import GapReport, gap_digest
 from omadm.schedule import GRID_S, schedule_of
 
 GAPS_MAX = 20_000  # open ones on this device, some 2 MB; beyond, the oldest are given up
@@ -53,6 +53,27 @@ def open_gaps(db: sqlite3.Connection, meter: str = "", task: str = "", limit: in
     wanted = [(column, value) for column, value in (("meter", meter), ("task", task)) if value]
     where = " AND ".join(f"{column} = ?" for column, _ in wanted)
     return _gaps(db, f"WHERE {where}" if where else "", tuple(value for _, value in wanted), limit)
+
+
+def digest(db: sqlite3.Connection) -> str:
+    """Return the digest of all open gaps, for the head-end to compare."""
+    return gap_digest(report(Change(None, gap), 0.0) for gap in _each_gap(db))
+
+
+def page(db: sqlite3.Connection, after: str, size: int) -> tuple[str | None, tuple[GapReport, ...]]:
+    """Return the open gaps of the next meters after `after`, all of each, about `size` in number, and the last of these
+    meters; `None` where none has gaps after it."""
+    until, number = None, 0
+    query = "SELECT meter, COUNT(*) FROM gap WHERE meter > ? GROUP BY meter ORDER BY meter"
+    for meter, gaps in db.execute(query, (after,)):
+        if number >= size:
+            break
+        until, number = meter, number + gaps
+    else:
+        until = None
+    where, values = ("AND meter <= ?", (after, until)) if until is not None else ("", (after,))
+    found = _gaps(db, f"WHERE meter > ? {where}", values)
+    return until, tuple(report(Change(None, gap), 0.0) for gap in found)
 
 
 def count(db: sqlite3.Connection) -> int:
@@ -114,16 +135,20 @@ def report(change: Change, noted: float) -> GapReport:
 def _gaps(
     db: sqlite3.Connection, where: str, values: tuple[object, ...], limit: int = GAPS_MAX, *, order: str = ""
 ) -> list[Gap]:
+    return list(_each_gap(db, where, values, limit, order=order))
+
+
+def _each_gap(
+    db: sqlite3.Connection, where: str = "", values: tuple[object, ...] = (), limit: int = GAPS_MAX, *, order: str = ""
+) -> Iterator[Gap]:
     calendars = _calendars(db)
     found = db.execute(
         f"SELECT meter, task, profile, first, last, every, reason FROM gap {where}"  # noqa: S608 - constants only
         f" ORDER BY {order or 'meter, task, profile, first'} LIMIT ?",
         (*values, limit),
     )
-    return [
-        Gap(meter, task, profile, first, last, _times(every, calendars)[0], reason, calendars.get(every, ""))
-        for meter, task, profile, first, last, every, reason in found
-    ]
+    for meter, task, profile, first, last, every, reason in found:
+        yield Gap(meter, task, profile, first, last, _times(every, calendars)[0], reason, calendars.get(every, ""))
 
 
 # A calendar stands in a table of its own, under minus the checksum of its text, which takes the place of `every`: so

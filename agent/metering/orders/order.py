@@ -131,7 +131,7 @@ class Order:
     """`parameters` are those of the kind (`agent.metering.orders.types`), checked. `asked_at` is in seconds since the
     epoch; `deadline_s` is how long after that a meter may still be asked. A higher `priority` (0 to 9) goes first,
     among equals the one that was accepted earlier (`number`). `asked_by` says who and by which way. `asked_for`: what
-    was named in place of `meters`, where groups were among it."""
+    was named in place of `meters`, where groups or ways to reach a meter were among it."""
 
     id: str
     kind: OrderType

@@ -106,7 +106,8 @@ class _Open:
 
 class OrderBook:
     """`allowed` are the permissions that dcu.yaml gives, `known` says which meters there are; without `images` there is
-    no order of firmware. `expand` gives the meters that a group stands for (`agent.metering.orders.targets`)."""
+    no order of firmware. `expand` gives the meters that a group stands for (`agent.metering.orders.targets`),
+    `own_name` the id of a meter that is named by the way it is reached, and any other name as it is."""
 
     def __init__(
         self,
@@ -117,6 +118,7 @@ class OrderBook:
         known: Callable[[], set[str]],
         images: ImageStore | None = None,
         expand: Callable[[str], list[str]] = lambda target: [target],
+        own_name: Callable[[str], str] = lambda name: name,
     ) -> None:
         self._journal = journal
         self._clock = clock
@@ -125,6 +127,7 @@ class OrderBook:
         self.on_submit: Callable[[], None] = lambda: None  # called when an order was accepted
         self._images = images
         self._expand = expand
+        self._own_name = own_name
         self._lock = threading.RLock()
         self._records: dict[str, OrderRecord] = {record.order.id: record for record in journal.load()}
         self._number = max((record.order.number for record in self._records.values()), default=0)
@@ -133,6 +136,8 @@ class OrderBook:
         for record in self._records.values():
             if not record.over:
                 self._open[record.order.id] = _Open(record, self._until(record.order))
+                for meter in record.order.meters:
+                    self._rename(record, meter, own_name(meter))
 
     # --- whoever asks ---
 
@@ -215,6 +220,12 @@ class OrderBook:
                     if waits and meter_id in meters and now >= each.not_before.get(index, 0.0) and now < each.until:
                         found.setdefault(meter_id, Task(each.record.order, index))
             return list(found.values())
+
+    def named(self, key: str, meter_id: str) -> None:
+        """The meter that was known as `key` has said its name: what was ordered for it is for that name from now on."""
+        with self._lock:
+            for each in list(self._open.values()):
+                self._rename(each.record, key, meter_id)
 
     def image(self, task: Task) -> Callable[[int, int], bytes] | None:
         """What gives octets of the image of the order (offset, length); `None` for an order without one."""
@@ -318,6 +329,23 @@ class OrderBook:
 
     # --- inside ---
 
+    def _rename(self, record: OrderRecord, key: str, meter_id: str) -> None:
+        order = record.order
+        if key == meter_id or key not in order.meters:
+            return
+        index = order.meters.index(key)
+        if meter_id in order.meters:  # once is enough
+            if record.results[index].state in WAITING:
+                self._move(Task(order, index), Event.EXPIRED, error=f"it is {meter_id}, which the order is for as well")
+            return
+        meters = tuple(meter_id if meter == key else meter for meter in order.meters)
+        record.order = replace(order, meters=meters, asked_for=order.targets)
+        LOG.info("order %s: %s is %s", order.id, key, meter_id, extra={"event": "order.renamed"})
+        try:
+            self._journal.accept(record.order)
+        except OSError as error:  # at the next start the registry says it again
+            LOG.debug("the name in order %s cannot be kept: %s", order.id, error)
+
     def _held(self) -> dict[str, dict[OrderType, str]]:
         """Per meter the kinds of which an order has begun to change it and has no end yet, with the ids of the orders.
 
@@ -375,7 +403,7 @@ class OrderBook:
             meters = kept.order.meters  # a group may be another one by now: this is the order that was accepted
         else:
             named = [self._expand(target) if is_group(target) else [target] for target in targets]
-            meters = tuple(dict.fromkeys(meter for found in named for meter in found))
+            meters = tuple(dict.fromkeys(self._own_name(meter) for found in named for meter in found))
         if not 1 <= len(meters) <= METERS_MAX:
             raise OrderRefusedError(f"an order is for 1 to {METERS_MAX} meters, not {len(meters)}")
         parameters, needed = table.check(kind, request.parameters)

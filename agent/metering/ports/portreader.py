@@ -23,7 +23,7 @@ import logging
 import random
 import threading
 from collections import deque
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -242,8 +242,8 @@ class PortReader:
             self._retries.reset(found)  # it is back: what was given up is tried again
             self._look_at = 0.0
             self._state.meter_answered()
-        elif self._state.problem and self._watch.garbage not in self._state.problem:
-            self._state.report(self._watch.garbage)
+        elif self._state.problem and self._watch.trouble not in self._state.problem:
+            self._state.report(self._watch.trouble)
 
     def _set_line(self, bridge: Bridge) -> None:
         """Have the line stand as the meter that is talked to needs it, where meters of one bus differ."""
@@ -545,7 +545,7 @@ class PortReader:
     def _visit_for_order(
         self,
         task: Task,
-        keys: tuple[Collection[str], bool],
+        keys: tuple[Mapping[str, int], bool],
         meter: Meter,
         session: AccessSession,
         channel: Channel,
@@ -614,11 +614,7 @@ class PortReader:
 
     def _tasks_stored(self, meter: Meter, jobs: Sequence[Job]) -> set[str]:
         """Return the tasks of which a visit before, cut while it read profiles, has stored all else for this run."""
-        return {
-            job.task.task_id
-            for job in jobs
-            if job.trusted and self._knowledge.stored_run(meter.meter_id, job.task.task_id) == job.run
-        }
+        return {job.task.task_id for job in jobs if job.trusted and self._knowledge.has_values(meter.meter_id, job)}
 
     def _best_now(self) -> datetime | None:
         return datetime.fromtimestamp(self._clock.wall(), UTC) if self._clock.trusted() else None

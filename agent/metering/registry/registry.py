@@ -48,6 +48,7 @@ class Registry:
         self._clock = clock
         self._leave_after_s = leave_after_s
         self._publish = publish
+        self.on_named: Callable[[str, str], None] = lambda _key, _meter_id: None  # a meter said its name
         self._lock = threading.RLock()
         self._save_at: float | None = None
         self._changed = True
@@ -148,9 +149,10 @@ class Registry:
                     )
                     del self._entries[other.meter.key]
             LOG.info("meter %s is %s", key, meter_id, extra={"event": "meter.named"})
-            entry.meter = replace(entry.meter, meter_id=meter_id, named=True)
+            named = entry.meter = replace(entry.meter, meter_id=meter_id, named=True)
             self._touch(identity=True)
-            return entry.meter
+        self.on_named(key, meter_id)
+        return named
 
     def attempted(self, key: str, error: str = "", *, silent: bool = False) -> None:
         """A visit ended: well, or with `error`. `silent`: the meter answered nothing."""
@@ -249,6 +251,12 @@ class Registry:
     def at(self, port: str, address: int) -> Meter | None:
         """Return the present meter with this address, `None` when there is none."""
         return next((meter for meter in self.heard(port) if meter.address == address), None)
+
+    def own_name(self, name: str) -> str:
+        """Return the id of the meter that is reached by the `key` `name`; any other name as it is."""
+        with self._lock:
+            entry = self._entries.get(name)
+            return entry.meter.meter_id if entry else name
 
     def names(self) -> set[str]:
         """Return every name under which something may be stored: ids, and the ways to reach meters (`key`)."""

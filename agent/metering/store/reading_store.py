@@ -211,7 +211,8 @@ class Store:
             return first, counters["next"] - 1
 
         ids = self._with_room(work)
-        self.on_append()
+        if readings or urgent:  # the ledger's sign of life, every few minutes, is nothing to send
+            self.on_append()
         return ids
 
     def _add_events(self, db: sqlite3.Connection, counters: _Counters, reports: Sequence[EventReport]) -> None:
@@ -230,6 +231,16 @@ class Store:
     def ask(self, query: Callable[[sqlite3.Connection], ResultT]) -> ResultT:
         """Return what `query` reads from the ledger's tables."""
         return self._run(lambda db, _: query(db))
+
+    def ask_delivered(self, query: Callable[[sqlite3.Connection], ResultT]) -> tuple[int, ResultT] | None:
+        """Return the last id, and what `query` reads, while the head-end has all that is stored; else `None`."""
+
+        def work(db: sqlite3.Connection, counters: _Counters) -> tuple[int, ResultT] | None:
+            if _pending(db, counters) or db.execute("SELECT 1 FROM recovered LIMIT 1").fetchone():
+                return None
+            return counters["next"] - 1, query(db)
+
+        return self._run(work)
 
     def progress(self) -> dict[tuple[str, str], int]:
         """(meter, task) → the last run the meter was read for."""
@@ -484,8 +495,7 @@ class Store:
         """Return the counts for the status."""
 
         def work(db: sqlite3.Connection, counters: _Counters) -> StoreStats:
-            above = delivered_above(db)
-            own = counters["next"] - 1 - counters["released"] - counters["holes"] - above
+            above, own = delivered_above(db), _pending(db, counters)
             recovered, since = db.execute(
                 "SELECT COALESCE(SUM(last - first + 1), 0), MIN(made) FROM recovered"
             ).fetchone()
@@ -658,6 +668,11 @@ class Store:
             if len(records) >= records_max:
                 break
         return Batch(store, start, reached, tuple(records)) if records else None
+
+
+def _pending(db: sqlite3.Connection, counters: Mapping[str, int]) -> int:
+    """Return how many records of this store wait for the head-end."""
+    return counters["next"] - 1 - counters["released"] - counters["holes"] - delivered_above(db)
 
 
 def _oldest(db: sqlite3.Connection, counters: Mapping[str, int]) -> int:

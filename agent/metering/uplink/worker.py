@@ -33,6 +33,7 @@ from agent.clock import Clock
 from agent.https import HttpsError, Response
 from agent.metering.scheduling.schedule import Backoff
 from agent.metering.store.reading_store import Batch, Store, StoreError
+from agent.metering.uplink.gap_lists import GapLists
 from agent.metering.uplink.poison import PoisonSearch
 from agent.metering.uplink.replay import FRESH_S, Freshness, Pace, ReplayLimits, Throughput, TrafficClass
 from agent.settings.provisioning import UplinkSettings
@@ -101,6 +102,7 @@ class Uplink:
         self._pace = Pace(replay, rng.random)
         self._pace.restart(clock.monotonic())  # a whole town may have got its power back
         self._search = PoisonSearch()
+        self._lists = GapLists(store, clock.monotonic())
         self._throughput = Throughput()
         self._accepts: frozenset[str] | None = None  # kinds of records, as the head-end said last
         self._status = QueueStatus()
@@ -145,7 +147,10 @@ class Uplink:
         try:
             chosen = self._choose(now)
             if chosen is None:
-                return 0.0 if self._search.begin_again() else self._send_again(now, settings)
+                if self._search.begin_again():
+                    return 0.0
+                listed = self._lists.next(now)
+                return self._send_again(now, settings) if listed is None else self._send_list(listed, now, settings)
             kind, batch = chosen
             if not batch.records:  # all of it unreadable: there is nothing to send, and no way to get it back
                 self._store.release(batch.store, batch.last, first=batch.first)
@@ -271,6 +276,19 @@ class Uplink:
                 return self._failed(f"the head-end refuses the token ({response.status})", again_s=self._backoff.max_s)
             case status:
                 return self._failed(f"the head-end answered {status}: {_said(response)}", again_s=again_s)
+
+    def _send_list(self, listed: readings.GapList, now: float, settings: UplinkSettings) -> float:
+        """Nothing waits: say what is missing as a whole."""
+        body = readings.emit(self._device_id, self._store.file.uuid, (), listed=listed)
+        response = self._post(TrafficClass.FRESH, body, settings)
+        if isinstance(response, float):
+            return response
+        if response.status != 200:  # none that knows lists, or one that is busy: the next one comes in its time
+            self._lists.answered(None, now)
+            return 0.0 if _is_verdict(response) else self._turned_away(response, TrafficClass.FRESH)
+        self._lists.answered(_document(response).get("listed"), now)
+        self._worked(response)
+        return 0.0
 
     def _send_again(self, now: float, settings: UplinkSettings) -> float:
         """Nothing waits: send what the head-end wants once more, then how that ended."""

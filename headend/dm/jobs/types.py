@@ -219,7 +219,8 @@ def _above(uri: str) -> list[str]:
 class SoftwareJob:
     """SCOMO: add a download node, Exec DownloadInstall, wait for OperationComplete, read the inventory.
 
-    `{"id": "configs", "url": "https://…", "name": "…", "version": "1"}`; only `id` and `url` are required.
+    `{"id": "configs", "url": "https://…", "name": "…", "version": "1"}`; only `id` and `url` are required. The device
+    compares `id` and `version` with the package's (InstallParams), and installs no other.
     """
 
     name = "software"
@@ -241,6 +242,8 @@ class SoftwareJob:
         node = f"{SCOMO}/Download/job{job.id}"
         leaves = {"PkgID": job.params["id"], "Name": job.params.get("name", job.params["id"])}
         leaves["PkgURL"] = job.params["url"]
+        version = job.params.get("version")
+        leaves["InstallParams"] = f"id={job.params['id']}" + (f";version={version}" if version else "")
         adds = [add(f"{node}/{name}", value) for name, value in leaves.items()]
         under_way = ("30", "40", "50")  # progressing, complete, installing (SCOMO 1.0)
         return (yield from run_node(job, node, adds, "Operations/DownloadInstall", state="Status", under_way=under_way))

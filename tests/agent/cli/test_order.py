@@ -15,7 +15,7 @@ from agent.cli.client import RefusedError, ask
 from agent.cli.order import progress
 from agent.clock import SystemClock
 from agent.daemon.control import ControlServer
-from agent.daemon.order_views import OrderViews
+from agent.daemon.views.orders import OrderViews
 from agent.metering.orders.journal import Journal
 from agent.metering.orders.order import OrderType, Permission
 from agent.metering.orders.order_book import OrderBook

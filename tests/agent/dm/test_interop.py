@@ -13,7 +13,6 @@ from sqlalchemy import Engine, select, update
 from agent.https import Response
 from agent.mo.ami import drop_secrets, provisioning_from_tree
 from agent.status import MeterStatus
-from headend.db import create_tables, open_engine
 from headend.dm import accounts, tables
 from headend.dm.jobs import queue as jobs
 from headend.dm.jobs import steps
@@ -23,6 +22,7 @@ from omadm.notification import Notification, emit
 from omadm.syncml.codec import DM_WBXML, DM_XML
 from tests.agent.dm.server import DEVICE_ID, FakeDmServer
 from tests.agent.dm_device import UPDATE, Device, FakeManifest
+from tests.headend.database import empty_database
 from updateagent.package.manifest import Kind
 
 CONFIG = ServerConfig("headend", "https://headend/dm")
@@ -65,8 +65,7 @@ class HeadEnd(FakeDmServer):
 
 @pytest.fixture
 def head(tmp_path: Path) -> Iterator[HeadEnd]:
-    engine = open_engine(f"sqlite:///{tmp_path / 'dm.db'}")
-    create_tables(engine)
+    engine = empty_database(tmp_path / "dm.db")
     yield HeadEnd(engine)
     engine.dispose()
 

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, event, select
 
-from headend.db import create_tables, open_engine
 from headend.dm import accounts, tables
 from headend.dm.authentication import Authenticator
 from headend.dm.jobs import queue
@@ -23,6 +22,7 @@ from omadm.bootstrap import Account
 from omadm.schemes import Schemes
 from omadm.syncml.codec import DM_WBXML, DM_XML, decode, encode
 from omadm.syncml.messages import Alert, Command, Get, Item, Meta, Replace, Status, SyncML
+from tests.headend.database import empty_database
 from tests.headend.dm_device import Device, Tree, alert
 from tests.omadm.syncml.samples import Generator
 
@@ -32,8 +32,7 @@ CONFIG = ServerConfig("headend", "https://headend/dm")
 
 @pytest.fixture
 def engine(tmp_path: Path) -> Iterator[Engine]:
-    engine = open_engine(f"sqlite:///{tmp_path / 'dm.db'}")
-    create_tables(engine)
+    engine = empty_database(tmp_path / "dm.db")
     yield engine
     engine.dispose()
 

@@ -249,7 +249,7 @@ class OrderWorld(World):
             self.at(asked.at, partial(self.told[index].arm, pick.randrange(4), strike))
 
     def _kill_after(self, seconds: float) -> None:
-        self.line.kill_at = self.clock.now + seconds
+        self.fate.kill_at = self.clock.now + seconds
 
     def _cut_off(self, index: int) -> None:
         """The meter has done it, and loses its power before its answer has left."""

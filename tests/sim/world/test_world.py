@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -10,7 +11,10 @@ from agent.metering.ledger.keeper import LedgerKeeper
 from agent.metering.ports import portreader
 from agent.metering.ports.portreader import PortReader
 from agent.metering.scheduling.slots import Slots
+from agent.metering.scheduling.tasks import Job
+from agent.metering.store import resend
 from headend.metering import repeats
+from omadm.schedule import Calendar
 from tests.sim.world.__main__ import judge
 from tests.sim.world.plan import KINDS
 from tests.sim.world.world import KillableStore
@@ -31,7 +35,7 @@ def test_every_interval_is_in_the_head_end_once_and_right_or_listed(first: int) 
 
 def no_places(patch: pytest.MonkeyPatch) -> None:
     """How far profiles were read is not kept."""
-    patch.setattr(portreader, "places", lambda *_: {})
+    patch.setattr(portreader, "positions", lambda *_: {})
 
 
 def no_marks(patch: pytest.MonkeyPatch) -> None:
@@ -62,6 +66,32 @@ def repetitions_shown(patch: pytest.MonkeyPatch) -> None:
 def never_confirmed(patch: pytest.MonkeyPatch) -> None:
     """What a liar made doubtful stays so, and nobody lists it."""
     patch.setattr(Slots, "confirmed", lambda *_: [])
+
+
+def nothing_read_again(patch: pytest.MonkeyPatch) -> None:
+    """What the store lost of a profile is not asked for again."""
+    patch.setattr(KillableStore, "lost_since", lambda self, _meter, heard: (self.file.uuid, heard[1], None))
+
+
+def nothing_sent_again(patch: pytest.MonkeyPatch) -> None:
+    """What a head-end wants once more is said to be gone."""
+    patch.setattr(resend, "block_rows", lambda *_: None)
+
+
+def lies_remembered(patch: pytest.MonkeyPatch) -> None:
+    """What was noted of a run under a clock that was wrong counts for the true one: seed 18 found this one."""
+    patch.setattr(Job, "is_of", lambda self, run, _offset: run == self.run)
+
+
+def twice_at_the_end_of_summer(patch: pytest.MonkeyPatch) -> None:
+    """A local time that exists twice is a run both times, whatever the task."""
+    init = Calendar.__init__
+
+    def careless(self: Calendar, *args: Any) -> None:
+        init(self, *args)
+        self._each_hour = True
+
+    patch.setattr(Calendar, "__init__", careless)
 
 
 LIAR = ("clock-back", "clock-ahead", "store-page", "kill", "kill-in-append")

@@ -22,7 +22,8 @@ from dlms.cosem.obis import MethodRef
 SETUP_CODE = "0.0.43.0.0.255"
 KEY_TRANSFER = 2  # global_key_transfer in version 0 (BB 4.4.7)
 KEY_IDS = {"unicast": 0, "broadcast": 1, "authentication": 2}
-_WRAPPED = re.compile(r"(?:[0-9a-fA-F]{48}|[0-9a-fA-F]{80})", re.ASCII)  # RFC 3394: eight octets more than the key
+WRAP_OCTETS = 8  # what a wrapped key has more (RFC 3394)
+_WRAPPED = re.compile(r"(?:[0-9a-fA-F]{48}|[0-9a-fA-F]{80})", re.ASCII)
 _ACCEPTED = "accepted; an association with the new keys is to follow"
 
 
@@ -45,10 +46,16 @@ def plan_keys(parameters: Mapping[str, object], context: Context) -> Plan:
     keys = context.keys
     if keys.new_in_use and context.sent:
         return Ended({"changed": sorted(named), "in_use": "new"})
-    if set(named) != keys.provisioned:
+    if set(named) != set(keys.provisioned):
         # A meter with keys that nobody here knows would be lost.
         others = ", ".join(sorted(keys.provisioned)) or "nothing"
         return Ended(refused=f"of the meter's access {others} is provisioned anew, the order is for {', '.join(named)}")
+    for name, key in named.items():  # more is not to be seen from outside, without the master key
+        octets = len(bytes.fromhex(key)) - WRAP_OCTETS
+        if octets != keys.provisioned[name]:
+            return Ended(
+                refused=f"wrapped.{name} is a key of {octets} octets, the provisioned one has {keys.provisioned[name]}"
+            )
     if keys.new_in_use:
         return Ended(refused="the meter has the new keys already")
     if context.progress.get("what") == _ACCEPTED:

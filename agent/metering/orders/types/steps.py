@@ -8,7 +8,7 @@ reading what was carried out already, and never asks for that a second time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from agent.metering.orders.order import Permission
@@ -90,17 +90,17 @@ _KEY_NAMES = {"encryption_key": "unicast", "authentication_key": "authentication
 @dataclass(frozen=True, slots=True)
 class Keys:
     """The keys of the meter as the access book has them. `provisioned`: names of the keys (`unicast`, `authentication`,
-    `broadcast`) that are provisioned and differ from those that last worked; `new_in_use`: this visit's association
-    uses what is provisioned."""
+    `broadcast`) that are provisioned and differ from those that last worked, and how many octets each has;
+    `new_in_use`: this visit's association uses what is provisioned."""
 
-    provisioned: frozenset[str] = frozenset()
+    provisioned: Mapping[str, int] = field(default_factory=dict)
     new_in_use: bool = True
 
     @classmethod
-    def of(cls, pending: Collection[str], *, new_in_use: bool) -> Keys:
+    def of(cls, pending: Mapping[str, int], *, new_in_use: bool) -> Keys:
         """`pending` are the fields of `MeterAccess` that are provisioned anew; those that are no keys keep their
         names."""
-        return cls(frozenset(_KEY_NAMES.get(field, field) for field in pending), new_in_use)
+        return cls({_KEY_NAMES.get(name, name): octets for name, octets in pending.items()}, new_in_use)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +118,7 @@ class Context:
     sent: int = 0
     wall: float = 0.0
     began: float = 0.0
-    keys: Keys = Keys()
+    keys: Keys = field(default_factory=Keys)
     image: Callable[[int, int], bytes] | None = None
 
 

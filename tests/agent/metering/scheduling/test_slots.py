@@ -163,7 +163,7 @@ class World:
         """Let time pass, in small steps around the jumps."""
         while self.true < until:
             near = until - self.true < 120 or self.true - self.jumped < 300
-            self.true = min(self.true + (5.0 if near else 60.0), until)
+            self.true = min(self.true + (5.0 if near else 120.0), until)
             now = self.moment()
             if now.trusted:
                 for _, _, runs in self.slots.confirmed(now):
@@ -179,7 +179,8 @@ class World:
                 note(self.slots, self.task, run, now)
 
     def moment(self) -> Moment:
-        return Moment(self.clock.monotonic(), self.clock.wall(), self.clock.trusted())
+        judged = self.clock.judge()
+        return Moment(self.clock.monotonic(), judged.wall, judged.trusted)
 
     def stands(self, run: int, true: float) -> bool:
         """Whether a reading of this run, made under trust at this true time, was not taken back later, or was

@@ -96,6 +96,15 @@ def test_keys_that_are_not_provisioned_are_not_transferred(rig: PlcRig, meter: K
     assert (meter.transfers, meter.in_force().ek) == (0, EK)
 
 
+def test_a_wrapped_key_of_another_length_is_not_sent(rig: PlcRig, meter: KeyMeter) -> None:
+    rig.collector.configure(NEW)
+    result = ask(rig, meter, 1, unicast=wrap(MASTER, NEW_EK + NEW_EK).hex())
+    assert result["state"] == "refused"
+    assert result["error"] == "wrapped.unicast is a key of 32 octets, the provisioned one has 16"
+    assert (meter.transfers, meter.in_force().ek) == (0, EK)
+    assert ask(rig, meter, 2)["state"] == "done"
+
+
 def test_a_transfer_that_the_meter_refuses_leaves_the_old_keys(rig: PlcRig, meter: KeyMeter) -> None:
     rig.collector.configure(NEW)
     result = ask(rig, meter, 1, unicast="00" * 24)

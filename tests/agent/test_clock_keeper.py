@@ -12,7 +12,7 @@ import pytest
 
 from agent.clock import KERNEL, SERVER, Evidence, SystemClock
 from agent.clock_floor import SET_ASIDE_AFTER_S, ClockFloor, Stored
-from agent.daemon.clock_keeper import AGAIN_S, FLOOR_FILE, ClockKeeper, built_at, load_floor
+from agent.clock_keeper import AGAIN_S, FLOOR_FILE, ClockKeeper, built_at, load_floor
 from agent.https import HttpsClient, HttpsRefused
 from agent.tls import Fault
 from tests.agent.certificates import DAY, TlsServer, authority

@@ -57,8 +57,8 @@ from dlms.xdlms.apdu.common import Item
 from dlms.xdlms.gbt import GeneralBlock
 from tests.dlms.hdlc_frames import command, i_command
 from tests.fuzz.guided import Target
-from tests.fuzz.serial_links import explain_seeds
-from tests.fuzz.serial_links import pieces as cut
+from tests.fuzz.targets.serial_links import explain_seeds
+from tests.fuzz.targets.serial_links import pieces as cut
 
 MASTER = bytes(range(16))
 NOW = datetime(2026, 6, 1, 12, 7, tzinfo=UTC)

@@ -36,9 +36,9 @@ from omadm.syncml.messages import (
     SyncmlValueError,
 )
 from tests.agent.dm import server
-from tests.fuzz import dictionaries
 from tests.fuzz.guided import Target
-from tests.fuzz.updateagent import packages
+from tests.fuzz.targets import dictionaries
+from tests.fuzz.targets.updateagent import packages
 from tests.headend.dm import test_engine
 
 HERE = "/headend/"

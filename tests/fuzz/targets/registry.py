@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tests.fuzz import agent, dlms_app, dlms_meter, environment, headend, omadm, serial_links, updateagent
 from tests.fuzz.guided import all_targets
+from tests.fuzz.targets import agent, dlms_app, dlms_meter, environment, headend, omadm, serial_links, updateagent
 
 MODULES = (agent, dlms_app, dlms_meter, environment, headend, omadm, serial_links, updateagent)
 TARGETS = all_targets({module.__name__.rpartition(".")[2]: module.TARGETS for module in MODULES})

@@ -26,8 +26,8 @@ from omadm.syncml import codec, document, text
 from omadm.syncml.errors import SyncmlError
 from omadm.syncml.messages import SyncmlValueError
 from tests.agent.metering.readings import event
-from tests.fuzz import dictionaries
 from tests.fuzz.guided import Target
+from tests.fuzz.targets import dictionaries
 from tests.omadm import test_bootstrap, test_descriptor
 from tests.omadm.ssmp import test_wire
 from tests.omadm.ssmp.test_session import DOCUMENT, KEY, a_client, a_session, challenged, vector

@@ -16,7 +16,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from agent.clock_floor import Stored
-from agent.daemon.clock_keeper import load_floor
+from agent.clock_keeper import load_floor
 from agent.daemon.control import ControlServer
 from agent.dm.push import RequestError, parse_head
 from agent.dm.session import Session
@@ -59,14 +59,14 @@ from tests.agent.certificates import authority
 from tests.agent.dm import server
 from tests.agent.tree.test_tree import SCHEMA as TREE_SCHEMA
 from tests.agent.virtual import VirtualClock
-from tests.fuzz import dictionaries, events
 from tests.fuzz.guided import Target
+from tests.fuzz.targets import dictionaries, events
 from tests.omadm.syncml.tnds_documents import decode_tnds
 from tests.sim.faulty_disk import FaultyDisk
 from updateagent.handover import InstallRequest
 
 HERE = "/agent/"
-REPO = Path(__file__).parents[2]
+REPO = Path(__file__).parents[3]
 FOLDER = Path("/data")
 
 

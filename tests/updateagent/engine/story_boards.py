@@ -1,4 +1,4 @@
-"""Stories of power cuts with hooks, and with state whose form changes between versions.
+"""Stories of power cuts with hooks, with state whose form changes between versions, and with a recovery system.
 
 The hooks are values that work on the simulated disk. What must hold, beside what holds of every update: `pre-install`
 has ended before a byte of the target slot is written, `post-install` before the new version is started, and `migrate`
@@ -10,9 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
-from tests.updateagent.board import SLOT_BYTES, Board, PlainPackage, Shelf, plain_package
+from tests.updateagent.board import SLOT_BYTES, TRIES, Board, PlainPackage, Shelf, content, plain_package
 from tests.updateagent.engine.power import Story, Violation
+from updateagent.boot.policy import BootEnv
+from updateagent.boot.rauc import RaucPolicy
 from updateagent.disk import RawFile, Storage
 from updateagent.engine.deps import EngineDeps, Package
 from updateagent.errors import HOOK, PackageError
@@ -162,4 +165,50 @@ def hooked_stories() -> list[Story]:
         story("migration that fails", 410, failing="migrate"),
         story("hook before that fails", 410, failing="pre-install"),
         story("hook after that fails", 410, failing="post-install"),
+    ]
+
+
+# --- boards with a recovery system in a third slot, R ---
+
+RECOVERY_VERSION = "9"
+
+
+class WithRecovery(Board):
+    """A good system in A, nothing in B, and a recovery system that nobody needs."""
+
+    ENVIRONMENT: ClassVar = {"BOOT_ORDER": "A R", "BOOT_A_LEFT": "3", "BOOT_B_LEFT": "0", "BOOT_R_LEFT": "3"}
+
+    def assemble(self) -> None:
+        super().assemble()
+        self.disk.write_durable(self.slot_file("R"), content(RECOVERY_VERSION).ljust(SLOT_BYTES, b"\xff"))
+
+    def make_environment(self) -> None:
+        self.environment.create(self.ENVIRONMENT)
+
+    def bootenv(self) -> BootEnv:
+        return RaucPolicy(self.open_variables(), ("A", "B", "R"), TRIES, "R")
+
+
+class InRecovery(WithRecovery):
+    """Both systems are broken, their attempts are used up."""
+
+    ENVIRONMENT: ClassVar = {"BOOT_ORDER": "A B R", "BOOT_A_LEFT": "0", "BOOT_B_LEFT": "0", "BOOT_R_LEFT": "3"}
+
+    def assemble(self) -> None:
+        super().assemble()
+        for name in "AB":
+            self.disk.write_durable(self.slot_file(name), b"\0" * SLOT_BYTES)
+
+
+def recovery_stories() -> list[Story]:
+    """An update with a recovery slot behind it, and one from the recovery system; each for good and for bad."""
+    good = Story("good, with recovery", "2", plain_package("2"), healthy=True, fumo=200, make_board=WithRecovery)
+    bad = replace(good, name="never healthy, with recovery", version="3", package=plain_package("3"), healthy=False)
+    return [
+        good,
+        replace(bad, fumo=410),
+        replace(good, name="good, from recovery", make_board=InRecovery, old_version=RECOVERY_VERSION),
+        replace(
+            bad, name="never healthy, from recovery", make_board=InRecovery, old_version=RECOVERY_VERSION, fumo=410
+        ),
     ]
