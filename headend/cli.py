@@ -111,5 +111,5 @@ def _free_ports(host: str) -> dict[str, int]:
     return ports
 
 
-for command in (*commands.COMMANDS, *device_commands.COMMANDS):
+for command in (*commands.COMMANDS, *device_commands.DEVICE_COMMANDS):
     main.add_command(command)

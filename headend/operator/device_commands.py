@@ -10,12 +10,12 @@ import click
 from headend.operator.client import device_path
 from headend.operator.commands import CONFIG, asking, finish, read_key, show
 
-COMMANDS: list[click.Command] = []
+DEVICE_COMMANDS: list[click.Command] = []
 
 
 def _command(function: Callable[..., None]) -> click.Command:
     made = click.command()(function)
-    COMMANDS.append(made)
+    DEVICE_COMMANDS.append(made)
     return made
 
 
