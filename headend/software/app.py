@@ -91,7 +91,8 @@ class _Door:
         self._refusals = access.RefusalLog(engine)
 
     def admit(self, device: str, shown: str, peer: str) -> None:
-        """Let through whoever is to be served. Raises `HttpProblem` 403 for the others."""
+        """Let a client pass, or write down that a device was refused. Raises `HttpProblem` 403 for the latter and for
+        who shows no pass where one is needed."""
         with db.reader(self._engine).begin() as connection:
             proven = access.shows_pass(connection, device, shown)
             admitted = access.admits(connection, device)
