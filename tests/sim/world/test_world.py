@@ -11,7 +11,6 @@ import pytest
 from agent.metering.ledger.keeper import LedgerKeeper
 from agent.metering.ports import portreader
 from agent.metering.ports.portreader import PortReader
-from agent.metering.scheduling.slots import Slots
 from agent.metering.scheduling.tasks import Job
 from agent.metering.store import resend
 from headend.metering import repeats
@@ -62,11 +61,6 @@ def stored_again(patch: pytest.MonkeyPatch) -> None:
 def repetitions_shown(patch: pytest.MonkeyPatch) -> None:
     """The head-end takes what is read again for something new."""
     patch.setattr(repeats, "_digest", lambda _parts: None)
-
-
-def never_confirmed(patch: pytest.MonkeyPatch) -> None:
-    """What a liar made doubtful stays so, and nobody lists it."""
-    patch.setattr(Slots, "confirmed", lambda *_: [])
 
 
 def nothing_read_again(patch: pytest.MonkeyPatch) -> None:
