@@ -184,6 +184,8 @@ def network_of(host: str) -> str:
 
 @dataclass(slots=True, eq=False)
 class _Connection:
+    """A connection that a request may come on: of whom, from which network, since when (monotonic seconds)."""
+
     socket: socket.socket
     peer: str
     network: str
