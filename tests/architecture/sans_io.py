@@ -65,6 +65,7 @@ DRIVERS = {
     "dlms/security/random_octets.py": "asks the system for random octets; the cores take them as an argument",
     "dlms/simulator/reading_list.py": "reads CSV files",
     "plc/connections.py": "connections to meters that have a network address each",
+    "headend/dm/jobs/desired.py": "keeps what jobs have set in the database",
     "headend/dm/jobs/queue.py": "keeps the jobs in the database",
     "headend/dm/jobs/desired.py": "keeps what jobs have set in the database",
     "plc/protocols.py": "looks for the entry points of what is installed",
