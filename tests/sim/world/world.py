@@ -150,6 +150,7 @@ class World:
             lists=ReadingLists(self.folder, self.folder / "software"),
             clock=self.clock,
             rng=random.Random(self.starts),
+            boot="one",  # what is killed here is the process, and time goes on
             open_bridge=lambda _port: bridge_over(self.line, PlcLink()),
         )
         self.reader = self.collector.workers[0]
