@@ -239,6 +239,7 @@ class Daemon:
             health=lambda ok, detail: self.health.set("meter_port", ok, detail),
             meters_health=lambda ok, detail: self.health.set("meters", ok, detail),
             device=self.device.device_id,
+            boot=self.health.boot,
             events=self.config.events,
             busy=self._soon,
         )

@@ -53,11 +53,12 @@ class Collector:
         health: Callable[[bool, str], None] = lambda _ok, _detail: None,
         meters_health: Callable[[bool, str], None] = lambda _ok, _detail: None,
         device: str = "",
+        boot: str = "",
         events: EventsConfig = EventsConfig(),  # noqa: B008 - a value that cannot change
         busy: Callable[[], None] = lambda: None,
     ) -> None:
-        """`health` takes the check `meter_port`, `meters_health` the check `meters`. `device`: whose it is. `busy()`:
-        `tick` may have something to do."""
+        """`health` takes the check `meter_port`, `meters_health` the check `meters`. `device`: whose it is; `boot`
+        tells this boot from others, "" where nobody knows. `busy()`: `tick` may have something to do."""
         self.registry = registry
         self.orders = orders
         self.added = AddedMeters(registry.disk, metering.registry_file.with_name(ADDED_FILE), ports, registry)
@@ -75,6 +76,7 @@ class Collector:
             meters=registry.due,
             port_problem=self._problem_of,
             device=device,
+            boot=boot,
         )
         self._clock = clock
         keystore = KeyStore(registry.disk, metering.registry_file.parent / "keys")

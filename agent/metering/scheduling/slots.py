@@ -6,8 +6,9 @@ counts at a moment are the eras that agree with the civil time of that moment, o
 correction of the clock re-opens by itself what was done under a wrong one, and a clock that comes back to where it was
 finds everything as it left it.
 
-Runs of earlier lives of this process have no offset, since monotonic time begins anew with each boot. They count,
-unless they lie in the future; then the run before their era does.
+Runs of earlier lives of this process count, unless they lie in the future, or were read since this boot under an offset
+that does not agree: a process that is killed under a clock that lies leaves its era to the next one. Then the run
+before their era counts. Of earlier boots there is no offset, since monotonic time begins anew with each.
 
 docs/decisions/0011-slots-and-trust.md tells why; tests/agent/metering/scheduling/test_slots.py enumerates the jumps.
 """
@@ -45,10 +46,16 @@ class Moment:
 @dataclass(frozen=True, slots=True)
 class Done:
     """The last run a meter was read for under a trusted clock, as the store keeps it; `before`: the last one of an
-    earlier era or life, which counts again when `run` turns out to lie in the future."""
+    earlier era or life, which counts again when `run` turns out to lie in the future. For a run that an earlier life
+    read since this boot, `offset` is that of its era, which began at `since` by its own civil time; else `None`."""
 
     run: int = 0
     before: int = 0
+    offset: float | None = None
+    since: float = 0.0
+
+    def agrees(self, now: Moment) -> bool:
+        return self.offset is None or abs(self.offset - now.offset) <= CORRECTION_S
 
 
 @dataclass(slots=True)
@@ -85,6 +92,7 @@ class _Account:
     stored: Done = Done()
     durable: Done = Done()
     eras: list[_Era] = field(default_factory=list)
+    doubted: bool = False  # `stored` was told to be wrong
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +168,10 @@ class Slots:
         have been wrong: meter, task, first and last run. See `confirmed`."""
         found: list[tuple[str, str, Range]] = []
         for (meter, task_id), account in self._accounts.items():
+            stored = account.stored
+            if not account.doubted and not stored.agrees(now):
+                account.doubted = True
+                found.append((meter, task_id, (min(int(stored.since), stored.run), stored.run)))
             for era in account.eras:
                 if era.trusted and era.doubted is None and not era.agrees(now):
                     era.doubted = (era.first, era.last)
@@ -171,6 +183,10 @@ class Slots:
         right: whoever contradicted that clock was wrong himself."""
         found: list[tuple[str, str, Range]] = []
         for (meter, task_id), account in self._accounts.items():
+            stored = account.stored
+            if account.doubted and stored.agrees(now):
+                account.doubted = False
+                found.append((meter, task_id, (min(int(stored.since), stored.run), stored.run)))
             for era in account.eras:
                 if era.doubted is not None and era.agrees(now):
                     found.append((meter, task_id, era.doubted))
@@ -212,9 +228,11 @@ class Slots:
 
 
 def _stored(account: _Account, now: Moment) -> int:
-    """The last run of earlier lives. One in the future was read under a wrong clock; the one before it then counts."""
-    for run in (account.stored.run, account.stored.before):
-        if run <= now.wall + CORRECTION_S:
+    """The last run of earlier lives. One in the future was read under a wrong clock, and so was one of this boot whose
+    offset does not agree; the one before it then counts."""
+    stored = account.stored
+    for run, right in ((stored.run, stored.agrees(now)), (stored.before, True)):
+        if right and run <= now.wall + CORRECTION_S:
             return run
     return 0
 

@@ -8,16 +8,18 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from agent.clock import Clock
 from agent.metering.ledger import gap_table
 from agent.metering.ledger.keeper import LedgerKeeper
 from agent.metering.ledger.ledger import Gap, Reason
+from agent.metering.scheduling.eras import EraBook
 from agent.metering.scheduling.readinglist import ReadingList, ReadingListError, ReadingLists
 from agent.metering.scheduling.run_tally import Count, RunTally, Troubles, count
 from agent.metering.scheduling.schedule import Hours
 from agent.metering.scheduling.selection import NAME_UNKNOWN, Fit, Verdict, groups_of, shown, verdict
-from agent.metering.scheduling.slots import CORRECTION_S, Correction, Done, Moment, Slots
+from agent.metering.scheduling.slots import CORRECTION_S, Correction, Moment, Slots
 from agent.metering.store.reading_store import Progress, Store, StoreError
 from agent.settings.provisioning import MeterSelection, Provisioning, ReadingTask, TaskStatus
 from agent.status import MeterStatus
@@ -53,7 +55,8 @@ class Job:
 class TaskBook:
     """Thread-safe. What a meter was read for is remembered durably by the store, in the readings' own transaction, once
     the clock is trusted; until then here only. `meters` are all meters that ought to be read; `port_problem` says what
-    is wrong with a port, "" for nothing; `device` is whose tasks these are."""
+    is wrong with a port, "" for nothing; `device` is whose tasks these are; `boot` tells this boot from others, ""
+    where nobody knows."""
 
     def __init__(
         self,
@@ -65,8 +68,10 @@ class TaskBook:
         meters: Callable[[], Sequence[MeterStatus]] = lambda: (),
         port_problem: Callable[[str], str] = lambda _port: "",
         device: str = "",
+        boot: str = "",
     ) -> None:
         self._store = store
+        self._eras = EraBook(store, boot)
         self._lists = lists
         self._clock = clock
         self._hours = Hours(catch_up_s=catch_up_s, device=device)
@@ -204,6 +209,8 @@ class TaskBook:
         def also(db: sqlite3.Connection) -> None:
             if before:
                 gap_table.write(db, (), (), before, (), None)
+            if now.trusted:
+                self._eras.write(db, now)
 
         return [Progress(meter_id, task_id, one.run) for task_id, one in done.items()], also
 
@@ -214,6 +221,8 @@ class TaskBook:
         """Record that a visit for these jobs is over. `ok`: the readings are stored, `trusted` as `vouches` said;
         `final`: no retry will follow; `trouble`: what is wrong with the meter, where it is to blame."""
         with self._lock:
+            if ok and trusted:
+                self._eras.written()
             if ok:
                 self._troubles.over(meter_id)
             elif trouble is not None:
@@ -329,9 +338,10 @@ class TaskBook:
     def _load(self) -> None:
         if self._keeper.loaded:
             return
-        runs = self._store.progress()
-        before = self._keeper.load(runs)
-        self._slots = Slots({key: Done(run, before.get(key, 0)) for key, run in runs.items()})
+        progress = self._store.dated_progress()
+        before = self._keeper.load({key: run for key, (_, run) in progress.items()})
+        self._eras.load()
+        self._slots = Slots(self._eras.done(progress, before))
         self._recall()
 
     def _recall(self) -> None:
@@ -403,9 +413,9 @@ class TaskBook:
         schedules = {task.task_id: task.schedule for task in self._provisioning.tasks}
         # A run may have been read under both clocks: then doubt has the last word, for reports tell runs, not readings.
         for meter, task_id, runs in self._slots.confirmed(now):
-            self._keeper.judge("confirmed", meter, task_id, runs, schedules.get(task_id), now.wall)
+            self._judge("confirmed", meter, task_id, runs, schedules.get(task_id), now)
         for meter, task_id, runs in self._slots.doubtful(now):
-            self._keeper.judge("doubted", meter, task_id, runs, schedules.get(task_id), now.wall)
+            self._judge("doubted", meter, task_id, runs, schedules.get(task_id), now)
         found = self._slots.corrections(now)
         for one in found:
             self._doubt_future(one, schedules.get(one.task), now)
@@ -420,6 +430,14 @@ class TaskBook:
                 len({one.meter for one in found}),
                 extra={"event": "tasks.clock"},
             )  # fmt: skip
+
+    def _judge(
+        self, verdict: Literal["doubted", "confirmed"], meter: str, task_id: str, runs: tuple[int, int],
+        schedule: Schedule | None, now: Moment,
+    ) -> None:  # fmt: skip
+        """Of an earlier life it is known when its era began, and not which run was its first: the newest one then."""
+        first = runs[0] if schedule is None else schedule.newest(runs[0])
+        self._keeper.judge(verdict, meter, task_id, (first, runs[1]), schedule, now.wall)
 
     def _doubt_future(self, one: Correction, schedule: Schedule | None, now: Moment) -> None:
         """Runs that an earlier life stored and that lie in the future were read under a clock that was wrong."""

@@ -244,14 +244,19 @@ class Store:
 
     def progress(self) -> dict[tuple[str, str], int]:
         """(meter, task) → the last run the meter was read for."""
+        return {key: run for key, (_, run) in self.dated_progress().items()}
 
-        def work(db: sqlite3.Connection, _: _Counters) -> dict[tuple[str, str], int]:
+    def dated_progress(self) -> dict[tuple[str, str], tuple[int, int]]:
+        """(meter, task) → the id from which on the visit was stored that says so, 0 where that is not known; and the
+        last run the meter was read for."""
+
+        def work(db: sqlite3.Connection, _: _Counters) -> dict[tuple[str, str], tuple[int, int]]:
             newest = {(meter, task): (at, run) for meter, task, run, at in db.execute(_PROGRESS)}
             for first, text in db.execute(_MARKS):
                 for meter, task, run in marks_of(text):
                     if newest.get((meter, task), (0, 0))[0] <= first:
                         newest[meter, task] = (first, run)
-            return {key: run for key, (_, run) in newest.items()}
+            return newest
 
         return self._run(work)
 

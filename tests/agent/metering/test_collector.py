@@ -92,6 +92,7 @@ class Rig:
 
     allowed = frozenset(Permission)
     events = EventsConfig()
+    boot = "one"
 
     def __init__(self, tmp_path: Path, port: PortConfig, config: MeteringConfig | None = None) -> None:
         self.tmp_path = tmp_path
@@ -127,6 +128,7 @@ class Rig:
             lists=ReadingLists(self.config.reading_lists_dir, self.tmp_path / "software"),
             clock=self.clock,
             rng=random.Random(3),
+            boot=self.boot,
             open_bridge=self.open,
             health=lambda ok, detail: self.health.append((ok, detail)),
             events=self.events,

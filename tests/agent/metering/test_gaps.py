@@ -332,6 +332,72 @@ def test_a_ledger_in_memory_is_written_into_the_store_that_takes_the_place_of_a_
     assert slots >= set(range(RUN + EVERY_S, RUN + 24 * EVERY_S, EVERY_S))
 
 
+# --- a process that is killed under a clock that lies ---
+
+
+def judged(rig: PlcRig) -> list[tuple[str, int, int]]:
+    """What was said of readings, by numbers of runs."""
+    return [
+        (str(gap["gap"]), (int(str(gap["first"])) - RUN) // EVERY_S, (int(str(gap["last"])) - RUN) // EVERY_S)
+        for gap in rig.gaps()
+        if gap["gap"] in ("doubted", "confirmed")
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lie_s", [-2 * 3600.0, -86_400.0, 86_400.0])
+def test_what_was_read_under_a_liar_is_doubted_also_after_the_process_was_killed(tmp_path: Path, lie_s: float) -> None:
+    rig = PlcRig(tmp_path, meters=1)
+    rig.collector.configure(provisioning())
+    rig.run(8 * EVERY_S)
+    rig.clock.wall_offset += lie_s
+    begun = rig.store.next_id()
+    rig.run(3 * EVERY_S)
+    said = judged(rig)
+    assert said[0] == ("doubted", 0, 8)  # as it seems to whoever believes the liar
+    lied = {int(str(one["run"])) for one in rig.records() if int(str(one["id"])) >= begun and one["trusted"]}
+    assert len(lied) >= 3
+    rig.restart()
+    rig.clock.wall_offset -= lie_s
+    rig.collector.configure(provisioning())
+    rig.run(2 * EVERY_S)
+    ranges = [(first, last) for verdict, first, last in judged(rig)[len(said) :] if verdict == "doubted"]
+    for run in lied:
+        assert any(first <= (run - RUN) // EVERY_S <= last for first, last in ranges), (run, judged(rig))
+    newest = int(rig.clock.wall() // EVERY_S * EVERY_S)
+    assert newest in {run for _, run in rig.count()}
+
+
+@pytest.mark.slow
+def test_what_an_earlier_life_read_under_a_right_clock_is_confirmed_when_the_liar_is_found_out(tmp_path: Path) -> None:
+    rig = PlcRig(tmp_path, meters=1)
+    rig.collector.configure(provisioning())
+    rig.run(3 * EVERY_S)
+    rig.restart()
+    rig.clock.wall_offset -= 86_400.0
+    rig.collector.configure(provisioning())
+    rig.run(60)
+    rig.clock.wall_offset += 86_400.0
+    rig.run(60)
+    said = judged(rig)
+    assert said[0] == ("doubted", 0, 3)
+    assert ("confirmed", 0, 3) in said[1:]  # takes back all that was said of these readings before
+    assert not [one for one in said[said.index(("confirmed", 0, 3)) :] if one == ("doubted", 0, 3)]
+
+
+@pytest.mark.slow
+def test_of_another_boot_nothing_is_known_and_nothing_doubted(tmp_path: Path) -> None:
+    rig = PlcRig(tmp_path, meters=1)
+    rig.collector.configure(provisioning())
+    rig.run(3 * EVERY_S)
+    rig.boot = "another"
+    rig.restart()
+    rig.clock.wall_offset += 3600.0  # as monotonic time begins anew
+    rig.collector.configure(provisioning())
+    rig.run(60)
+    assert judged(rig) == []
+
+
 # --- what closes a gap ---
 
 

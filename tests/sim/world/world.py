@@ -219,6 +219,7 @@ class World:
             rng=random.Random(self.starts),
             open_bridge=self._open,
             busy=self._soon,
+            boot="one",  # what is killed here is the process, and time goes on
         )
         self.uplink = Uplink(
             self.store,
