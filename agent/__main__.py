@@ -454,6 +454,12 @@ class Daemon:
         url = self.config.security_server.url
         return register(self.https, url, self.device, self.key, self._push_url(), held)
 
+    def _state_folders(self) -> set[Path]:
+        """Where there are files that a later version may have written."""
+        state, metering = self.config.state_dir, self.config.metering
+        meters = metering.registry_file.parent
+        return {state, state / "dm", state / "orders", meters, meters / "keys", metering.store_file.parent}
+
     def _push_url(self) -> str:
         """Where notifications reach this device now."""
         from agent.dm.push import own_url
@@ -494,6 +500,7 @@ class Daemon:
         from agent.daemon.views.networks import NetworkViews
         from agent.daemon.views.orders import OrderViews
         from agent.ota.handover import HandOver
+        from agent.tree import newer
 
         config = self.config
         self._provisioned(self.dm.provisioning)
@@ -507,7 +514,11 @@ class Daemon:
             session_now=self.dm.session_now,
             ages=self._ages,
             judge=self.clock.judge,
-            warnings=[self.clock_keeper.warnings, *([self.push.warnings] if self.push is not None else [])],
+            warnings=[
+                self.clock_keeper.warnings,
+                *([self.push.warnings] if self.push is not None else []),
+                lambda: newer.warnings(self.disk, self._state_folders()),
+            ],
             sinks=[self.uplink.sink_status, *([self.sink.sink_status] if self.sink else [])],
         )
         networks = NetworkViews(self.collector, may_change=config.orders.change)

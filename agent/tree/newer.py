@@ -46,3 +46,8 @@ def files_set_aside(disk: Disk, folders: Iterable[Path]) -> tuple[str, ...]:
     """The files in `folders` that a later version of this software made and this one has set aside."""
     found = (str(folder / name) for folder in folders for name in disk.listdir(folder) if _NEWER.fullmatch(name))
     return tuple(found)[:SHOWN_MAX]
+
+
+def warnings(disk: Disk, folders: Iterable[Path]) -> list[str]:
+    """A sentence on each of them, for the status."""
+    return [f"{file} is of a later version of this software, and not in use" for file in files_set_aside(disk, folders)]

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from agent.tree.acl import Acl, identifier
-from agent.tree.newer import files_set_aside
+from agent.tree.newer import files_set_aside, warnings
 from agent.tree.nodes import Content, State, foreign_nodes, state_from_json, state_to_json
 from agent.tree.persistence import JsonFile, ManagementTree, TwoGenerations
 from agent.tree.schema import (
@@ -563,7 +563,11 @@ def test_a_generation_of_a_later_version_is_kept_for_it_and_the_one_before_count
     write(again, "two")
     assert home(disk).view().text(("A", "Text")) == "two"
     assert disk.read_bytes(FOLDER / "tree.0.newer-2") == newer
-    assert files_set_aside(disk, [FOLDER]) == (str(FOLDER / "tree.0.newer-2"),)
+    aside = FOLDER / "tree.0.newer-2"
+    assert files_set_aside(disk, [FOLDER]) == (str(aside),)
+    assert warnings(disk, [FOLDER, Path("/nowhere")]) == [
+        f"{aside} is of a later version of this software, and not in use"
+    ]
 
 
 def test_a_document_of_another_name_or_version_is_none() -> None:
